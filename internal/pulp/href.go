@@ -1,0 +1,161 @@
+package pulp
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Root is where the REST API begins.
+const Root = "/pulp/api/v3/"
+
+// Collections of the REST API, behind Root, each with its closing slash.
+const (
+	TaskCollection           = "tasks/"
+	WorkerCollection         = "workers/"
+	UserCollection           = "users/"
+	SigningServiceCollection = "signing-services/"
+	PushCollection           = "repositories/container/container-push/"
+	ContainerCollection      = "repositories/container/container/"
+	DistributionCollection   = "distributions/container/container/"
+	NamespaceCollection      = "pulp_container/namespaces/"
+	BlobCollection           = "content/container/blobs/"
+	ManifestCollection       = "content/container/manifests/"
+	TagCollection            = "content/container/tags/"
+	SignatureCollection      = "content/container/signatures/"
+	GuardCollection          = "contentguards/core/content_redirect/"
+)
+
+// Href returns the path that names the object with this id in a collection.
+func Href(collection, id string) string { return Root + collection + id + "/" }
+
+// UserHref returns a user's href; users have numbers for ids.
+func UserHref(id int64) string { return Href(UserCollection, strconv.FormatInt(id, 10)) }
+
+// Collection returns the collection of repositories of this type.
+func (t RepositoryType) Collection() string {
+	if t == ContainerPush {
+		return PushCollection
+	}
+	return ContainerCollection
+}
+
+// RepositoryHref returns a repository's href.
+func RepositoryHref(t RepositoryType, id string) string { return Href(t.Collection(), id) }
+
+// VersionHref returns a repository version's href.
+func VersionHref(t RepositoryType, repositoryID string, number int64) string {
+	return RepositoryHref(t, repositoryID) + "versions/" + strconv.FormatInt(number, 10) + "/"
+}
+
+// Collection returns the collection in which units of this kind are listed.
+func (k Kind) Collection() string {
+	switch k {
+	case KindBlob:
+		return BlobCollection
+	case KindManifest:
+		return ManifestCollection
+	case KindTag:
+		return TagCollection
+	case KindSignature:
+		return SignatureCollection
+	}
+	return "content/"
+}
+
+// prnModels maps a collection to the model that Pulp names in a PRN (contract 1.2).
+var prnModels = map[string]string{
+	TaskCollection:           "core.task",
+	WorkerCollection:         "core.appstatus",
+	UserCollection:           "auth.user",
+	SigningServiceCollection: "core.signingservice",
+	PushCollection:           "container.containerpushrepository",
+	ContainerCollection:      "container.containerrepository",
+	DistributionCollection:   "container.containerdistribution",
+	NamespaceCollection:      "container.containernamespace",
+	BlobCollection:           "container.blob",
+	ManifestCollection:       "container.manifest",
+	TagCollection:            "container.tag",
+	SignatureCollection:      "container.manifestsignature",
+	GuardCollection:          "core.contentredirectcontentguard",
+}
+
+// PRN returns Pulp's resource name of the object with this id in a collection.
+func PRN(collection, id string) string { return "prn:" + prnModels[collection] + ":" + id }
+
+// VersionPRN returns the resource name of a repository version.
+func VersionPRN(id string) string { return "prn:core.repositoryversion:" + id }
+
+// Ref is a parsed href or PRN: what kind of object, which id, and for a version its number.
+type Ref struct {
+	Collection string // empty for the PRN of a repository version
+	ID         string // for a version href: the repository's id; for a version PRN: the version's
+	Version    int64  // -1 when the reference is not a version href
+}
+
+var (
+	uuidForm    = regexp.MustCompile(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
+	numberForm  = regexp.MustCompile(`^(0|[1-9][0-9]{0,17})$`)
+	userIDForm  = regexp.MustCompile(`^[1-9][0-9]{0,17}$`)
+	collections = func() map[string]string { // model -> collection
+		m := make(map[string]string, len(prnModels))
+		for c, model := range prnModels {
+			m[model] = c
+		}
+		return m
+	}()
+)
+
+// ValidUUID says whether s has the form of a UUID, in either case.
+func ValidUUID(s string) bool { return uuidForm.MatchString(s) }
+
+// ParseRef reads an href or a PRN. ok is false when it is neither of an object that this server has.
+func ParseRef(s string) (ref Ref, ok bool) {
+	if model, id, isPRN := cutPRN(s); isPRN {
+		if model == "core.repositoryversion" && ValidUUID(id) {
+			return Ref{ID: strings.ToLower(id), Version: -1}, true
+		}
+		c, known := collections[model]
+		return Ref{Collection: c, ID: strings.ToLower(id), Version: -1}, known && validID(c, id)
+	}
+	rest, ok := strings.CutPrefix(s, Root)
+	if !ok {
+		return Ref{}, false
+	}
+	for c := range prnModels {
+		tail, ok := strings.CutPrefix(rest, c)
+		if !ok {
+			continue
+		}
+		id, tail, ok := strings.Cut(tail, "/")
+		if !ok || !validID(c, id) {
+			continue
+		}
+		id = strings.ToLower(id)
+		if tail == "" {
+			return Ref{Collection: c, ID: id, Version: -1}, true
+		}
+		number, isVersion := strings.CutPrefix(tail, "versions/")
+		number, closed := strings.CutSuffix(number, "/")
+		if (c == PushCollection || c == ContainerCollection) && isVersion && closed && numberForm.MatchString(number) {
+			n, err := strconv.ParseInt(number, 10, 64)
+			return Ref{Collection: c, ID: id, Version: n}, err == nil
+		}
+	}
+	return Ref{}, false
+}
+
+func cutPRN(s string) (model, id string, ok bool) {
+	rest, ok := strings.CutPrefix(s, "prn:")
+	if !ok {
+		return "", "", false
+	}
+	return strings.Cut(rest, ":")
+}
+
+func validID(collection, id string) bool {
+	if collection == UserCollection {
+		return userIDForm.MatchString(id)
+	}
+	return ValidUUID(id)
+}

@@ -1,0 +1,36 @@
+package pulp
+
+import (
+	"regexp"
+	"strings"
+)
+
+// MaxNameLength is how long a repository name or base path may be, in bytes (contract 2.7).
+const MaxNameLength = 255
+
+var (
+	// The form of one segment is the OCI distribution specification's <name> (contract 2.7, the same language).
+	nameForm = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagForm  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+	// cosignSuffixed and cosignBare are the companion tags of cosign (contract, appendix A).
+	cosignSuffixed = regexp.MustCompile(`\.(sig|att|sbom)$`)
+	cosignBare     = regexp.MustCompile(`^sha256-[0-9a-f]{64}$`)
+)
+
+// ValidName says whether s is a well-formed repository name (OCI distribution specification 1.1, "Pulling manifests").
+func ValidName(s string) bool { return len(s) <= MaxNameLength && nameForm.MatchString(s) }
+
+// ValidTag says whether s is a well-formed tag (OCI distribution specification 1.1).
+func ValidTag(s string) bool { return tagForm.MatchString(s) }
+
+// NamespaceOf returns the first segment of a repository name.
+func NamespaceOf(name string) string {
+	namespace, _, _ := strings.Cut(name, "/")
+	return namespace
+}
+
+// IsCompanionTag says whether a tag is one under which cosign keeps signatures, attestations or SBOMs of another
+// manifest. Such tags are never signed (contract 5.4 step 2, appendix A).
+func IsCompanionTag(tag string) bool {
+	return cosignSuffixed.MatchString(tag) || cosignBare.MatchString(tag)
+}

@@ -1,0 +1,162 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// ErrDeleting says that the bytes of a blob are being removed at this moment: wait until its row is gone, then see whether
+// the storage has them.
+var ErrDeleting = errors.New("the blob is being deleted")
+
+const blobColumns = `b.id, b.digest, b.size, b.data, b.data IS NOT NULL, b.location, b.created, b.updated`
+
+func scanBlob(row scanner) (pulp.Blob, error) {
+	var b pulp.Blob
+	var created, updated int64
+	if err := row.Scan(&b.ID, &b.Digest, &b.Size, &b.Data, &b.Inline, &b.Location, &created, &updated); err != nil {
+		return pulp.Blob{}, err
+	}
+	b.Stamps = stamps(created, updated)
+	return b, nil
+}
+
+// CommitBlob records a blob whose bytes are safe (in the storage registry, or in b.Data when b.Inline) as pending in a
+// repository, and ends the upload that it came by, if uploadID names one; the upload must be in this epoch. ErrDeleting when an older copy is just being
+// removed.
+func (s *Store) CommitBlob(ctx context.Context, repositoryID string, b pulp.Blob, uploadID string, epoch int64) error {
+	return s.inTx(ctx, func(t *tx) error {
+		if uploadID != "" {
+			n, err := t.exec(`DELETE FROM upload WHERE id = $1 AND repository_id = $2 AND epoch = $3`, uploadID, repositoryID, epoch)
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				return errUploadGone
+			}
+		}
+		id, err := t.putBlob(b)
+		if err != nil {
+			return err
+		}
+		return t.putPending(repositoryID, pulp.KindBlob, string(b.Digest), id)
+	})
+}
+
+// putBlob stores a blob's row unless it is there and returns its id.
+func (t *tx) putBlob(b pulp.Blob) (string, error) {
+	var id string
+	var deleting bool
+	err := t.row(`SELECT id, deleting FROM blob WHERE digest = $1`, b.Digest).Scan(&id, &deleting)
+	switch {
+	case err == nil && deleting:
+		return "", ErrDeleting
+	case err == nil:
+		return id, nil
+	case !errors.Is(err, sql.ErrNoRows):
+		return "", err
+	}
+	id = pulp.NewID()
+	var data any
+	if b.Inline {
+		data = append([]byte{}, b.Data...)
+	}
+	_, err = t.exec(`INSERT INTO blob (id, digest, size, data, location, created, updated) VALUES ($1, $2, $3, $4, $5, $6, $6)`,
+		id, b.Digest, b.Size, data, b.Location, t.now)
+	return id, err
+}
+
+func (t *tx) putPending(repositoryID string, kind pulp.Kind, key, id string) error {
+	_, err := t.exec(`
+		INSERT INTO pending_content (repository_id, kind, key, content_id, touched) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (repository_id, kind, key) DO UPDATE SET content_id = excluded.content_id, touched = excluded.touched`,
+		repositoryID, kind, key, id, t.now)
+	return err
+}
+
+// LinkBlob makes a blob that another repository holds pending in this one too (a mount): a row, no bytes. ErrDeleting as CommitBlob.
+func (s *Store) LinkBlob(ctx context.Context, repositoryID string, b pulp.Blob) error {
+	return s.inTx(ctx, func(t *tx) error {
+		var deleting bool
+		if err := t.row(`SELECT deleting FROM blob WHERE id = $1`, b.ID).Scan(&deleting); err != nil {
+			return notFound(err, "Blob not found.")
+		}
+		if deleting {
+			return ErrDeleting
+		}
+		return t.putPending(repositoryID, pulp.KindBlob, string(b.Digest), b.ID)
+	})
+}
+
+// TouchBlob keeps a pending blob from being swept for another while. What is not pending is left alone.
+func (s *Store) TouchBlob(ctx context.Context, repositoryID string, dgst digest.Digest) error {
+	return s.inTx(ctx, func(t *tx) error {
+		_, err := t.exec(`UPDATE pending_content SET touched = $4 WHERE repository_id = $1 AND kind = $2 AND key = $3`,
+			repositoryID, pulp.KindBlob, dgst, t.now)
+		return err
+	})
+}
+
+// DeleteBlob takes a blob out of a repository's latest version and out of what is pending there. NotFound when it is in neither;
+// Conflict when a manifest of the latest version or a pending one names it (D22). It returns the new version, if one was made.
+func (s *Store) DeleteBlob(ctx context.Context, repositoryID string, dgst digest.Digest) (*pulp.Version, error) {
+	var v *pulp.Version
+	err := s.inTx(ctx, func(t *tx) error {
+		c, err := t.begin(repositoryID)
+		if err != nil {
+			return err
+		}
+		_, present, err := c.content(pulp.KindBlob, string(dgst))
+		if err != nil {
+			return err
+		}
+		_, waiting, err := c.pending(pulp.KindBlob, string(dgst))
+		if err != nil {
+			return err
+		}
+		if !present && !waiting {
+			return fault.New(fault.NotFound, "Blob not found.")
+		}
+		used, err := c.blobUsed(string(dgst))
+		if err != nil {
+			return err
+		}
+		if used {
+			return fault.New(fault.Conflict, "A manifest refers to the blob.")
+		}
+		if err := c.remove(pulp.KindBlob, string(dgst)); err != nil {
+			return err
+		}
+		if err := c.dropPending(pulp.KindBlob, string(dgst)); err != nil {
+			return err
+		}
+		v, err = c.end()
+		return err
+	})
+	return v, err
+}
+
+// blobUsed says whether a manifest that the repository holds, or that waits in it, names a blob.
+func (c *change) blobUsed(dgst string) (bool, error) {
+	var used bool
+	err := c.tx.row(`
+		SELECT EXISTS (
+			SELECT 1 FROM manifest_blob mb JOIN manifest m ON m.id = mb.manifest_id
+			 WHERE mb.digest = $1 AND (EXISTS (
+				SELECT 1 FROM repository_content c
+				 WHERE c.repository_id = $2 AND c.kind = $3 AND c.key = m.digest AND c.version_removed IS NULL) OR EXISTS (
+				SELECT 1 FROM pending_content p WHERE p.repository_id = $2 AND p.kind = $3 AND p.key = m.digest)))`,
+		dgst, c.repo.ID, pulp.KindManifest).Scan(&used)
+	return used, err
+}
+
+func (c *change) dropPending(kind pulp.Kind, key string) error {
+	_, err := c.tx.exec(`DELETE FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key = $3`, c.repo.ID, kind, key)
+	return err
+}

@@ -1,0 +1,326 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// MissingBlobs says that a manifest names blobs that its repository neither holds nor was sent (D14).
+type MissingBlobs struct{ Digests []digest.Digest }
+
+// Error names the first of them.
+func (e *MissingBlobs) Error() string { return "blob unknown to repository: " + string(e.Digests[0]) }
+
+// MissingChildren says that an index names manifests that its repository neither holds nor was sent. It is an error only where
+// indexes must be complete (D11).
+type MissingChildren struct{ Digests []digest.Digest }
+
+// Error names the first of them.
+func (e *MissingChildren) Error() string {
+	return "manifest unknown to repository: " + string(e.Digests[0])
+}
+
+// PushTarget returns what a base path serves, making what a first push makes: the namespace, a repository of this type and a
+// distribution, all named by the path (contract 3.1, D1). A repository of that name that has no distribution is taken.
+// Conflict when the path serves a fixed version.
+func (s *Store) PushTarget(ctx context.Context, basePath string, t pulp.RepositoryType) (Target, error) {
+	target, err := s.Resolve(ctx, basePath)
+	if err == nil && target.Served() || err != nil && !fault.Is(err, fault.NotFound) {
+		return target, errors.Join(err, readOnly(target))
+	}
+	err = s.inTx(ctx, func(x *tx) error {
+		var err error
+		target, err = resolve(x.ctx, x, basePath)
+		switch {
+		case fault.Is(err, fault.NotFound):
+			target, err = x.makePushTarget(basePath, t)
+		case err == nil && !target.Served():
+			err = x.linkRepository(&target, t)
+		}
+		return err
+	})
+	return target, errors.Join(err, readOnly(target))
+}
+
+func readOnly(t Target) error {
+	if t.Distribution.Pinned != nil {
+		return fault.New(fault.Conflict, "Repository is read-only.")
+	}
+	return nil
+}
+
+func (t *tx) makePushTarget(basePath string, kind pulp.RepositoryType) (Target, error) {
+	namespace, err := t.putNamespace(pulp.NamespaceOf(basePath))
+	if err != nil {
+		return Target{}, err
+	}
+	target := Target{Distribution: pulp.Distribution{
+		ID: pulp.NewID(), Name: basePath, BasePath: basePath, NamespaceID: namespace, Stamps: stamps(t.now, t.now),
+	}}
+	_, err = t.exec(`INSERT INTO distribution (id, name, base_path, namespace_id, created, updated) VALUES ($1, $2, $2, $3, $4, $4)`,
+		target.Distribution.ID, basePath, namespace, t.now)
+	if isUnique(err) {
+		return Target{}, fault.New(fault.Conflict, "A distribution named %s exists under another path.", basePath)
+	}
+	if err != nil {
+		return Target{}, err
+	}
+	return target, t.linkRepository(&target, kind)
+}
+
+// linkRepository gives a distribution the repository that is named by its path, making one when there is none.
+func (t *tx) linkRepository(target *Target, kind pulp.RepositoryType) error {
+	name := target.Distribution.BasePath
+	r, err := scanRepository(t.row(`SELECT `+repositoryColumns+` FROM repository r WHERE r.name = $1`, name))
+	if errors.Is(err, sql.ErrNoRows) {
+		r, err = t.makeRepository(pulp.Repository{Type: kind, Name: name, MadeByPush: true})
+	}
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`UPDATE distribution SET repository_id = $2, updated = $3 WHERE id = $1`, target.Distribution.ID, r.ID, t.now)
+	target.Repository, target.Distribution.RepositoryID, target.Distribution.Repository = r, r.ID, r.Type
+	return err
+}
+
+// makeRepository stores a repository and its empty version 0.
+func (t *tx) makeRepository(r pulp.Repository) (pulp.Repository, error) {
+	r.ID, r.Stamps = pulp.NewID(), stamps(t.now, t.now)
+	if r.Labels == nil {
+		r.Labels = pulp.Labels{}
+	}
+	_, err := t.exec(`
+		INSERT INTO repository (id, type, name, description, labels, retain_repo_versions, signing_service_id, made_by_push, created, updated)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)`,
+		r.ID, r.Type, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), r.MadeByPush, t.now)
+	if isUnique(err) {
+		return r, fault.Field("name", "This field must be unique.")
+	}
+	if err != nil {
+		return r, err
+	}
+	return r, t.insertVersion(pulp.Version{ID: pulp.NewID(), RepositoryID: r.ID})
+}
+
+func (t *tx) putNamespace(name string) (string, error) {
+	if _, err := t.exec(`INSERT INTO namespace (id, name, created, updated) VALUES ($1, $2, $3, $3) ON CONFLICT (name) DO NOTHING`,
+		pulp.NewID(), name, t.now); err != nil {
+		return "", err
+	}
+	return scanString(t.row(`SELECT id FROM namespace WHERE name = $1`, name))
+}
+
+// PutManifest is one manifest on its way into a repository.
+type PutManifest struct {
+	RepositoryID    string
+	Manifest        pulp.Manifest
+	Tags            []string // none: pushed by digest
+	RequireChildren bool     // an index may not name absent manifests (D11)
+}
+
+// PutManifest stores a manifest. By tag, or with a subject, it enters a new version of the repository together with everything of it that was
+// sent before; by digest alone it is pending (contract 3.3, D23). It returns the new version, nil when none was made. MissingBlobs
+// when it names blobs that the repository has not.
+func (s *Store) PutManifest(ctx context.Context, p PutManifest) (*pulp.Version, error) {
+	var v *pulp.Version
+	err := s.inTx(ctx, func(t *tx) error {
+		c, err := t.begin(p.RepositoryID)
+		if err != nil {
+			return err
+		}
+		if err := c.checkParts(p); err != nil {
+			return err
+		}
+		id, err := t.putManifest(p.Manifest)
+		if err != nil {
+			return err
+		}
+		dgst := string(p.Manifest.Digest)
+		if len(p.Tags) == 0 && p.Manifest.Subject == "" {
+			if _, present, err := c.content(pulp.KindManifest, dgst); err != nil || present {
+				return err
+			}
+			return t.putPending(p.RepositoryID, pulp.KindManifest, dgst, id)
+		}
+		if err := c.addManifest(dgst, id); err != nil {
+			return err
+		}
+		for _, name := range p.Tags {
+			if err := c.tag(name, id); err != nil {
+				return err
+			}
+		}
+		v, err = c.end()
+		return err
+	})
+	return v, err
+}
+
+// checkParts sees that what a manifest must not lack is in the repository, in its latest version or pending.
+func (c *change) checkParts(p PutManifest) error {
+	missing := func(kind pulp.Kind, parts []pulp.Descriptor) ([]digest.Digest, error) {
+		var absent []digest.Digest
+		for _, d := range parts {
+			if len(d.URLs) > 0 || pulp.IsForeign(d.MediaType) {
+				continue
+			}
+			_, ok, err := c.content(kind, string(d.Digest))
+			if err == nil && !ok {
+				_, ok, err = c.pending(kind, string(d.Digest))
+			}
+			if err != nil {
+				return nil, err
+			}
+			if !ok && !slices.Contains(absent, d.Digest) {
+				absent = append(absent, d.Digest)
+			}
+		}
+		return absent, nil
+	}
+	blobs := p.Manifest.Layers
+	if p.Manifest.Config != nil {
+		blobs = append([]pulp.Descriptor{*p.Manifest.Config}, blobs...)
+	}
+	absent, err := missing(pulp.KindBlob, blobs)
+	if err != nil || len(absent) > 0 {
+		return errors.Join(err, missingError(absent))
+	}
+	if !p.RequireChildren {
+		return nil
+	}
+	absent, err = missing(pulp.KindManifest, p.Manifest.Children)
+	if err == nil && len(absent) > 0 {
+		err = &MissingChildren{absent}
+	}
+	return err
+}
+
+func missingError(absent []digest.Digest) error {
+	if len(absent) == 0 {
+		return nil
+	}
+	return &MissingBlobs{absent}
+}
+
+// tag makes a name stand for a manifest in the repository.
+func (c *change) tag(name, manifestID string) error {
+	if _, err := c.tx.exec(`
+		INSERT INTO tag (id, name, manifest_id, created, updated) VALUES ($1, $2, $3, $4, $4) ON CONFLICT (name, manifest_id) DO NOTHING`,
+		pulp.NewID(), name, manifestID, c.tx.now); err != nil {
+		return err
+	}
+	id, err := scanString(c.tx.row(`SELECT id FROM tag WHERE name = $1 AND manifest_id = $2`, name, manifestID))
+	if err != nil {
+		return err
+	}
+	if err := c.add(pulp.KindTag, name, id); err != nil {
+		return err
+	}
+	return c.noteTag(name)
+}
+
+// noteTag marks a tag to be written through to the upstream, where there is one to read the mark.
+func (c *change) noteTag(name string) error {
+	_, err := c.tx.exec(`
+		INSERT INTO upstream_tag (repository_id, name) VALUES ($1, $2)
+		ON CONFLICT (repository_id, name) DO UPDATE SET dirty = TRUE, attempts = 0, not_before = 0`, c.repo.ID, name)
+	return err
+}
+
+// DeleteTag takes a tag out of a repository's latest version; its manifest stays. NotFound when there is no such tag.
+func (s *Store) DeleteTag(ctx context.Context, repositoryID, name string) (*pulp.Version, error) {
+	return s.change(ctx, repositoryID, func(c *change) error {
+		_, ok, err := c.content(pulp.KindTag, name)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fault.New(fault.NotFound, "Manifest not found.")
+		}
+		return errors.Join(c.remove(pulp.KindTag, name), c.noteTag(name))
+	})
+}
+
+// change runs f on a repository's content and returns the version that it made, nil when it made none.
+func (s *Store) change(ctx context.Context, repositoryID string, f func(*change) error) (*pulp.Version, error) {
+	var v *pulp.Version
+	err := s.inTx(ctx, func(t *tx) error {
+		c, err := t.begin(repositoryID)
+		if err != nil {
+			return err
+		}
+		if err := f(c); err != nil {
+			return err
+		}
+		v, err = c.end()
+		return err
+	})
+	return v, err
+}
+
+// DeleteManifest takes a manifest out of a repository, in its latest version and pending, with its tags, its signatures and the
+// blobs that no other manifest there names. NotFound when it is in neither.
+func (s *Store) DeleteManifest(ctx context.Context, repositoryID string, dgst digest.Digest) (*pulp.Version, error) {
+	return s.change(ctx, repositoryID, func(c *change) error {
+		id, present, err := c.content(pulp.KindManifest, string(dgst))
+		if err == nil && !present {
+			var waiting bool
+			if id, waiting, err = c.pending(pulp.KindManifest, string(dgst)); err == nil && !waiting {
+				return fault.New(fault.NotFound, "Manifest not found.")
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return c.removeManifest(string(dgst), id)
+	})
+}
+
+func (c *change) removeManifest(dgst, id string) error {
+	tags, err := collect(c.tx.ctx, c.tx, scanString, `
+		SELECT c.key FROM repository_content c JOIN tag t ON t.id = c.content_id
+		 WHERE t.manifest_id = $1 AND c.repository_id = $2 AND c.kind = $3 AND c.version_removed IS NULL`, id, c.repo.ID, pulp.KindTag)
+	if err != nil {
+		return err
+	}
+	for _, name := range tags {
+		if err := errors.Join(c.remove(pulp.KindTag, name), c.noteTag(name)); err != nil {
+			return err
+		}
+	}
+	signatures, err := collect(c.tx.ctx, c.tx, scanString, `SELECT digest FROM signature WHERE manifest_id = $1`, id)
+	if err != nil {
+		return err
+	}
+	for _, d := range signatures {
+		if err := errors.Join(c.remove(pulp.KindSignature, d), c.dropPending(pulp.KindSignature, d)); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(c.remove(pulp.KindManifest, dgst), c.dropPending(pulp.KindManifest, dgst)); err != nil {
+		return err
+	}
+	blobs, err := c.tx.blobsOf(id)
+	if err != nil {
+		return err
+	}
+	for _, d := range blobs {
+		used, err := c.blobUsed(d)
+		if err != nil {
+			return err
+		}
+		if !used {
+			if err := c.remove(pulp.KindBlob, d); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

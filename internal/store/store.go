@@ -1,0 +1,148 @@
+// Package store is the only SQL: it keeps the truth about everything but the bytes of large blobs.
+//
+// One Store is one database. Every change of a repository's content is one transaction that goes through a change (see
+// change.go); every change of a task is a compare-and-set on its attempt (see task.go). It knows no HTTP, no storage
+// registry and no keys.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pressly/goose/v3"
+
+	"github.com/countersign/countersign/internal/fault"
+)
+
+//go:embed migrations/sqlite/*.sql
+var migrations embed.FS
+
+// readConns is how many connections read at once; SQLite readers never wait for the writer (WAL).
+const readConns = 8
+
+// Store is an open database. It is safe for concurrent use. Make one with Open.
+type Store struct {
+	read  *sql.DB
+	write *sql.DB // one connection: SQLite has one writer
+	now   func() time.Time
+
+	jobs    chan *job
+	closing chan struct{}
+	writer  sync.WaitGroup
+	once    sync.Once
+}
+
+// Open opens the database that a URL names, `sqlite:<path>`, creating an empty file where there is none. It does not migrate: see
+// Migrate and Pending.
+func Open(ctx context.Context, rawURL string) (*Store, error) {
+	path, ok := strings.CutPrefix(rawURL, "sqlite:")
+	if !ok || path == "" {
+		scheme, _, _ := strings.Cut(rawURL, ":")
+		return nil, fault.New(fault.Invalid, "database_url: want sqlite:<path>, got the scheme %q", scheme)
+	}
+	path = strings.TrimPrefix(path, "//")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("database directory: %w", err)
+	}
+	write, err := openSQLite(path, 1)
+	if err != nil {
+		return nil, err
+	}
+	read, err := openSQLite(path, readConns)
+	if err != nil {
+		_ = write.Close()
+		return nil, err
+	}
+	s := &Store{read: read, write: write, now: time.Now, jobs: make(chan *job, maxBatch), closing: make(chan struct{})}
+	s.writer.Go(s.runWriter)
+	if err := s.Ping(ctx); err != nil {
+		_ = s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func openSQLite(path string, conns int) (*sql.DB, error) {
+	// FULL: an acknowledged write survives a power cut (architecture 7). immediate: a writer never has to upgrade a lock.
+	q := url.Values{
+		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)", "foreign_keys(ON)", "temp_store(MEMORY)"},
+		"_txlock": {"immediate"},
+	}
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+q.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
+	return db, nil
+}
+
+// Close ends the writer, after the writes that it has accepted, and closes the database. It may be called twice.
+func (s *Store) Close() error {
+	var err error
+	s.once.Do(func() {
+		close(s.closing)
+		s.writer.Wait()
+		err = errors.Join(s.read.Close(), s.write.Close())
+	})
+	return err
+}
+
+// Ping says whether the database answers.
+func (s *Store) Ping(ctx context.Context) error {
+	var one int
+	if err := s.read.QueryRowContext(ctx, `SELECT 1`).Scan(&one); err != nil {
+		return fault.Wrap(fault.Unavailable, err, "The database does not answer.")
+	}
+	return nil
+}
+
+// Migrate brings the schema up to this binary's. It refuses a schema that is newer than the binary.
+func (s *Store) Migrate(ctx context.Context) error {
+	p, err := s.provider()
+	if err != nil {
+		return err
+	}
+	have, want, err := p.GetVersions(ctx)
+	if err != nil {
+		return fmt.Errorf("read schema version: %w", err)
+	}
+	if have > want {
+		return fault.New(fault.Conflict, "The database's schema is version %d; this binary knows only %d. Use a newer binary.", have, want)
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return fmt.Errorf("migrate database: %w", err)
+	}
+	return nil
+}
+
+// Pending says whether the schema is older than this binary's.
+func (s *Store) Pending(ctx context.Context) (bool, error) {
+	p, err := s.provider()
+	if err != nil {
+		return false, err
+	}
+	return p.HasPending(ctx)
+}
+
+func (s *Store) provider() (*goose.Provider, error) {
+	dir, err := fs.Sub(migrations, "migrations/sqlite")
+	if err != nil {
+		return nil, err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, s.write, dir)
+	if err != nil {
+		return nil, fmt.Errorf("read migrations: %w", err)
+	}
+	return p, nil
+}

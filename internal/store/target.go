@@ -1,0 +1,179 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// Target is what a base path serves: a distribution, its repository, and the version that it is pinned to, if it is.
+type Target struct {
+	Distribution pulp.Distribution
+	Repository   pulp.Repository // zero when the distribution has none
+}
+
+// Served says whether the distribution serves anything.
+func (t Target) Served() bool { return t.Repository.ID != "" }
+
+// latest is the version number that stands for "the latest" in membership queries.
+const latest = -1
+
+// version returns the number of the version that the target serves, or latest.
+func (t Target) version() int64 {
+	if t.Distribution.Pinned != nil {
+		return t.Distribution.Pinned.Number
+	}
+	return latest
+}
+
+const distributionColumns = `d.id, d.name, d.base_path, COALESCE(d.repository_id, ''), COALESCE(r.type, ''),
+	COALESCE(pv.id, ''), COALESCE(pv.repository_id, ''), COALESCE(pv.number, 0),
+	d.namespace_id, d.private, d.hidden, d.description, d.labels, d.created, d.updated`
+
+const distributionSource = ` FROM distribution d
+	LEFT JOIN repository_version pv ON pv.id = d.repository_version_id
+	LEFT JOIN repository r ON r.id = COALESCE(d.repository_id, pv.repository_id)`
+
+func scanDistribution(row scanner) (pulp.Distribution, error) {
+	var d pulp.Distribution
+	var pinned pulp.PinnedVersion
+	var description sql.NullString
+	var labels string
+	var created, updated int64
+	err := row.Scan(&d.ID, &d.Name, &d.BasePath, &d.RepositoryID, &d.Repository, &pinned.VersionID, &pinned.RepositoryID, &pinned.Number,
+		&d.NamespaceID, &d.Private, &d.Hidden, &description, &labels, &created, &updated)
+	if err != nil {
+		return pulp.Distribution{}, err
+	}
+	if pinned.VersionID != "" {
+		d.Pinned = &pinned
+	}
+	d.Description, d.Stamps = pointer(description), stamps(created, updated)
+	return d, fromJSON("distribution.labels", labels, &d.Labels)
+}
+
+// Resolve returns what a base path serves. NotFound when no distribution has that path.
+func (s *Store) Resolve(ctx context.Context, basePath string) (Target, error) { return resolve(ctx, s.read, basePath) }
+
+func resolve(ctx context.Context, q querier, basePath string) (Target, error) {
+	d, err := scanDistribution(q.QueryRowContext(ctx, `SELECT `+distributionColumns+distributionSource+` WHERE d.base_path = $1`, basePath))
+	if err != nil {
+		return Target{}, notFound(err, "Repository not found.")
+	}
+	id := d.RepositoryID
+	if d.Pinned != nil {
+		id = d.Pinned.RepositoryID
+	}
+	if id == "" {
+		return Target{Distribution: d}, nil
+	}
+	r, err := scanRepository(q.QueryRowContext(ctx, `SELECT `+repositoryColumns+` FROM repository r WHERE r.id = $1`, id))
+	return Target{d, r}, err
+}
+
+// Distribution returns the distribution with this id. NotFound when there is none.
+func (s *Store) Distribution(ctx context.Context, id string) (pulp.Distribution, error) {
+	d, err := scanDistribution(s.read.QueryRowContext(ctx, `SELECT `+distributionColumns+distributionSource+` WHERE d.id = $1`, id))
+	return d, notFound(err, "No ContainerDistribution matches the given query.")
+}
+
+// RepositoryDistributions returns the distributions that serve a repository's latest version, by base path. Pinned ones do not
+// count (contract 2.7).
+func (s *Store) RepositoryDistributions(ctx context.Context, repositoryID string) ([]pulp.Distribution, error) {
+	return collect(ctx, s.read, scanDistribution,
+		`SELECT `+distributionColumns+distributionSource+` WHERE d.repository_id = $1 ORDER BY d.base_path`, repositoryID)
+}
+
+// in returns the condition that a row c of repository_content is in version number $n of its repository; number may be latest.
+func in(number int64, placeholder string) string {
+	if number == latest {
+		return `c.version_removed IS NULL AND ` + placeholder + ` = -1`
+	}
+	return fmt.Sprintf(`c.version_added <= %[1]s AND (c.version_removed IS NULL OR c.version_removed > %[1]s)`, placeholder)
+}
+
+// held returns the id of the unit that a target serves under a key, in its version or, unless it is pinned, pending.
+func (s *Store) held(ctx context.Context, t Target, kind pulp.Kind, key string) (string, error) {
+	var id string
+	err := s.read.QueryRowContext(ctx, `
+		SELECT c.content_id FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $2 AND c.key = $3 AND `+in(t.version(), `$4`),
+		t.Repository.ID, kind, key, t.version()).Scan(&id)
+	if !errors.Is(err, sql.ErrNoRows) || t.Distribution.Pinned != nil {
+		return id, err
+	}
+	err = s.read.QueryRowContext(ctx, `SELECT content_id FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key = $3`,
+		t.Repository.ID, kind, key).Scan(&id)
+	return id, err
+}
+
+// ServedManifest returns the manifest that a target serves under a tag or a digest. NotFound when there is none.
+func (s *Store) ServedManifest(ctx context.Context, t Target, reference string) (pulp.Manifest, error) {
+	query := `SELECT ` + manifestColumns + ` FROM manifest m WHERE m.id = $1`
+	kind := pulp.KindManifest
+	if digest.Digest(reference).Validate() != nil {
+		kind = pulp.KindTag
+		query = `SELECT ` + manifestColumns + ` FROM tag t JOIN manifest m ON m.id = t.manifest_id WHERE t.id = $1`
+	}
+	id, err := s.held(ctx, t, kind, reference)
+	if err != nil {
+		return pulp.Manifest{}, notFound(err, "Manifest not found.")
+	}
+	return scanManifest(s.read.QueryRowContext(ctx, query, id))
+}
+
+// ServedBlob returns a blob that a target serves or that waits in its repository, with the bytes of a small one. NotFound when there is
+// none.
+func (s *Store) ServedBlob(ctx context.Context, t Target, dgst digest.Digest) (pulp.Blob, error) {
+	id, err := s.held(ctx, t, pulp.KindBlob, string(dgst))
+	if err != nil {
+		return pulp.Blob{}, notFound(err, "Blob not found.")
+	}
+	return scanBlob(s.read.QueryRowContext(ctx, `SELECT `+blobColumns+` FROM blob b WHERE b.id = $1`, id))
+}
+
+// ServedTags returns the names of the tags that a target serves, in byte order, behind after, at most limit.
+func (s *Store) ServedTags(ctx context.Context, t Target, after string, limit int) ([]string, error) {
+	return collect(ctx, s.read, scanString, `
+		SELECT c.key FROM repository_content c
+		 WHERE c.repository_id = $1 AND c.kind = $2 AND c.key > $3 AND `+in(t.version(), `$4`)+` ORDER BY c.key LIMIT $5`,
+		t.Repository.ID, pulp.KindTag, after, t.version(), limit)
+}
+
+// ServedReferrers returns the manifests of a target, in its version or pending, whose subject is a digest; their payloads are
+// left out. An artifact type narrows them when it is not empty.
+func (s *Store) ServedReferrers(ctx context.Context, t Target, subject digest.Digest, artifactType string) ([]pulp.Manifest, error) {
+	found, err := collect(ctx, s.read, scanManifest, `
+		SELECT `+manifestColumns+` FROM manifest m
+		 WHERE m.subject = $1 AND ($2 = '' OR m.artifact_type = $2) AND (EXISTS (
+			SELECT 1 FROM repository_content c
+			 WHERE c.repository_id = $3 AND c.kind = $4 AND c.key = m.digest AND `+in(t.version(), `$5`)+`) OR ($5 = -1 AND EXISTS (
+			SELECT 1 FROM pending_content p WHERE p.repository_id = $3 AND p.kind = $4 AND p.key = m.digest)))
+		 ORDER BY m.id`, subject, artifactType, t.Repository.ID, pulp.KindManifest, t.version())
+	return found, err
+}
+
+// ServedSignatures returns the signatures that a target serves of one manifest, oldest first, with their content: those of its version
+// and, unless it is pinned, those that were sent ahead of a pending manifest.
+func (s *Store) ServedSignatures(ctx context.Context, t Target, manifestID string) ([]pulp.Signature, error) {
+	return collect(ctx, s.read, scanSignature, `
+		SELECT `+signatureColumns+` FROM signature g
+		 WHERE g.manifest_id = $1 AND (EXISTS (
+			SELECT 1 FROM repository_content c
+			 WHERE c.repository_id = $2 AND c.kind = $3 AND c.key = g.digest AND `+in(t.version(), `$4`)+`) OR ($4 = -1 AND EXISTS (
+			SELECT 1 FROM pending_content p WHERE p.repository_id = $2 AND p.kind = $3 AND p.key = g.digest)))
+		 ORDER BY g.id`, manifestID, t.Repository.ID, pulp.KindSignature, t.version())
+}
+
+// Catalog returns the base paths of distributions that serve something and are not hidden, in byte order, behind after, at
+// most limit; private ones only when asked for.
+func (s *Store) Catalog(ctx context.Context, private bool, after string, limit int) ([]string, error) {
+	return collect(ctx, s.read, scanString, `
+		SELECT d.base_path FROM distribution d
+		 WHERE d.base_path > $1 AND NOT d.hidden AND (NOT d.private OR $2) AND COALESCE(d.repository_id, d.repository_version_id) IS NOT NULL
+		 ORDER BY d.base_path LIMIT $3`, after, private, limit)
+}

@@ -1,0 +1,349 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// TaskState is a state of a task (contract 2.2).
+type TaskState string
+
+// The states of a task.
+const (
+	TaskWaiting   TaskState = "waiting"
+	TaskSkipped   TaskState = "skipped"
+	TaskRunning   TaskState = "running"
+	TaskCompleted TaskState = "completed"
+	TaskFailed    TaskState = "failed"
+	TaskCanceled  TaskState = "canceled"
+	TaskCanceling TaskState = "canceling"
+)
+
+// Final says whether a task in this state has ended.
+func (s TaskState) Final() bool {
+	return s == TaskSkipped || s == TaskCompleted || s == TaskFailed || s == TaskCanceled
+}
+
+// ErrFenced says that a task is no longer this attempt's: its lease ran out and another took it, or it was canceled. What
+// the attempt wanted to store is not stored.
+var ErrFenced = errors.New("the task is no longer this attempt's")
+
+// Resource is what a task reserves: alone, or together with others that share it.
+type Resource struct {
+	Href      string `json:"href"`
+	Exclusive bool   `json:"exclusive"`
+}
+
+// Created is an object that a task made.
+type Created struct {
+	Href string `json:"href"`
+	PRN  string `json:"prn"`
+}
+
+// Progress is one progress report of a task (contract 2.2). Total is nil when it is not known.
+type Progress struct {
+	Message string    `json:"message"`
+	Code    string    `json:"code"`
+	State   TaskState `json:"state"`
+	Total   *int64    `json:"total"`
+	Done    int64     `json:"done"`
+	Suffix  *string   `json:"suffix"`
+}
+
+// TaskError is why a task failed: a sentence that is safe to show.
+type TaskError struct {
+	Description string `json:"description"`
+	Traceback   string `json:"traceback"`
+}
+
+// Task is a piece of work for the background.
+type Task struct {
+	ID        string
+	Seq       int64 // order of dispatch
+	Name      string
+	State     TaskState
+	Attempt   int64
+	Args      json.RawMessage
+	Result    json.RawMessage // nil: null
+	Error     *TaskError
+	CID       string // the correlation id of the request that made it
+	CreatedBy int64  // a user's id; 0 when nobody's
+	WorkerID  string // the worker that runs or ran it
+	Resources []Resource
+	Created   []Created
+	Progress  []Progress
+	Unblocked *time.Time
+	Started   *time.Time
+	Finished  *time.Time
+	pulp.Stamps
+}
+
+// NewTask is a task to be made.
+type NewTask struct {
+	Name      string
+	Args      any // encoded as JSON
+	CID       string
+	CreatedBy int64
+	Resources []Resource
+}
+
+// Claim is the right of one attempt to write a task's results. A nil *Claim stands for work outside any task.
+type Claim struct {
+	TaskID  string
+	Attempt int64
+	ended   bool
+}
+
+// Ended says whether the task was completed through this claim.
+func (c *Claim) Ended() bool { return c.ended }
+
+// Outcome is what a completed task made and answered.
+type Outcome struct {
+	Created []Created
+	Result  any // encoded as JSON; nil is null
+}
+
+const taskColumns = `k.id, k.seq, k.name, k.state, k.attempt, k.args, k.result, k.error, k.logging_cid, k.created_by, k.worker_id,
+	k.resources, k.created_resources, k.progress, k.created, k.updated, k.unblocked, k.started, k.finished`
+
+func scanTask(row scanner) (Task, error) {
+	var k Task
+	var args, created, progress, resources string
+	var result, failure, worker sql.NullString
+	var by, unblocked, started, finished sql.NullInt64
+	var made, updated int64
+	err := row.Scan(&k.ID, &k.Seq, &k.Name, &k.State, &k.Attempt, &args, &result, &failure, &k.CID, &by, &worker,
+		&resources, &created, &progress, &made, &updated, &unblocked, &started, &finished)
+	if err != nil {
+		return Task{}, err
+	}
+	k.Args, k.CreatedBy, k.WorkerID, k.Stamps = json.RawMessage(args), by.Int64, worker.String, stamps(made, updated)
+	k.Unblocked, k.Started, k.Finished = fromNullMicros(unblocked), fromNullMicros(started), fromNullMicros(finished)
+	if result.Valid {
+		k.Result = json.RawMessage(result.String)
+	}
+	if failure.Valid {
+		k.Error = &TaskError{}
+		if err := fromJSON("task.error", failure.String, k.Error); err != nil {
+			return Task{}, err
+		}
+	}
+	return k, errors.Join(fromJSON("task.created_resources", created, &k.Created),
+		fromJSON("task.progress", progress, &k.Progress), fromJSON("task.resources", resources, &k.Resources))
+}
+
+// Task returns the task with this id. NotFound when there is none.
+func (s *Store) Task(ctx context.Context, id string) (Task, error) { return task(ctx, s.read, id) }
+
+func task(ctx context.Context, q querier, id string) (Task, error) {
+	k, err := scanTask(q.QueryRowContext(ctx, `SELECT `+taskColumns+` FROM task k WHERE k.id = $1`, id))
+	return k, notFound(err, "No Task matches the given query.")
+}
+
+// CreateTask stores a waiting task with its reservations, which stand behind all earlier ones of the same resources. Its Unblocked is
+// set when it may be claimed at once.
+func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
+	id := pulp.NewID()
+	var made Task
+	err := s.inTx(ctx, func(t *tx) error {
+		var seq int64
+		err := t.row(`
+			INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated)
+			VALUES ($1, (SELECT COALESCE(MAX(seq), 0) + 1 FROM task), $2, 'waiting', $3, $4, $5, $6, $7, $7) RETURNING seq`,
+			id, n.Name, toJSON(n.Args), toJSON(slices.Concat([]Resource{}, n.Resources)), n.CID,
+			sql.NullInt64{Int64: n.CreatedBy, Valid: n.CreatedBy != 0}, t.now).Scan(&seq)
+		if err != nil {
+			return err
+		}
+		for _, r := range n.Resources {
+			if _, err := t.exec(`INSERT INTO task_resource (task_id, resource, exclusive, seq) VALUES ($1, $2, $3, $4)`,
+				id, r.Href, r.Exclusive, seq); err != nil {
+				return err
+			}
+		}
+		if err := t.unblock(id); err != nil {
+			return err
+		}
+		made, err = task(t.ctx, t, id)
+		return err
+	})
+	return made, err
+}
+
+// unblock marks a waiting task as ready when no earlier active reservation stands before one of its own.
+func (t *tx) unblock(id string) error {
+	_, err := t.exec(`
+		UPDATE task SET unblocked = $2
+		 WHERE id = $1 AND unblocked IS NULL AND state = 'waiting' AND NOT EXISTS (
+			SELECT 1 FROM task_resource mine JOIN task_resource other
+			    ON other.resource = mine.resource AND other.seq < mine.seq AND other.active AND (other.exclusive OR mine.exclusive)
+			 WHERE mine.task_id = $1)`, id, t.now)
+	return err
+}
+
+// release gives a final task's reservations back and marks those as ready that waited for nothing else.
+func (t *tx) release(id string) error {
+	resources, err := collect(t.ctx, t, scanString, `SELECT resource FROM task_resource WHERE task_id = $1 AND active`, id)
+	if err != nil {
+		return err
+	}
+	if _, err := t.exec(`UPDATE task_resource SET active = FALSE WHERE task_id = $1`, id); err != nil {
+		return err
+	}
+	for _, resource := range resources {
+		// Next in line are the first reservation and, when it shares, those behind it up to the first exclusive one.
+		next, err := collect(t.ctx, t, scanString, `
+			SELECT task_id FROM task_resource
+			 WHERE resource = $1 AND active AND seq <= COALESCE(
+				(SELECT MIN(seq) FROM task_resource WHERE resource = $1 AND active AND exclusive),
+				(SELECT MAX(seq) FROM task_resource WHERE resource = $1 AND active)) ORDER BY seq`, resource)
+		if err != nil {
+			return err
+		}
+		for _, id := range next {
+			if err := t.unblock(id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// ClaimTask gives the oldest ready task to a worker, running, under a lease. nil when none is ready. With an id it claims that
+// task or none.
+func (s *Store) ClaimTask(ctx context.Context, workerID, id string, lease time.Duration) (*Task, error) {
+	var claimed *Task
+	err := s.inTx(ctx, func(t *tx) error {
+		claimed = nil
+		if id == "" {
+			err := t.row(`SELECT id FROM task WHERE state = 'waiting' AND unblocked IS NOT NULL ORDER BY seq LIMIT 1`).Scan(&id)
+			if errors.Is(err, sql.ErrNoRows) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+		}
+		n, err := t.exec(`
+			UPDATE task SET state = 'running', attempt = attempt + 1, worker_id = $2, lease_until = $3,
+			       started = COALESCE(started, $4), updated = $4
+			 WHERE id = $1 AND state = 'waiting' AND unblocked IS NOT NULL`, id, workerID, t.now+lease.Microseconds(), t.now)
+		if err != nil || n == 0 {
+			return err
+		}
+		k, err := task(t.ctx, t, id)
+		claimed = &k
+		return err
+	})
+	return claimed, err
+}
+
+// ExtendLease says that a claimed task is still worked on. ErrFenced when it is another's or canceled.
+func (s *Store) ExtendLease(ctx context.Context, c *Claim, lease time.Duration) error {
+	return s.inTx(ctx, func(t *tx) error {
+		n, err := t.exec(`UPDATE task SET lease_until = $3 WHERE id = $1 AND attempt = $2 AND state = 'running'`,
+			c.TaskID, c.Attempt, t.now+lease.Microseconds())
+		return fenced(n, err)
+	})
+}
+
+// ReportProgress stores a running task's progress reports in the place of the earlier ones. ErrFenced when it is another's.
+func (s *Store) ReportProgress(ctx context.Context, c *Claim, reports []Progress) error {
+	return s.inTx(ctx, func(t *tx) error {
+		n, err := t.exec(`UPDATE task SET progress = $3, updated = $4 WHERE id = $1 AND attempt = $2 AND state = 'running'`,
+			c.TaskID, c.Attempt, toJSON(reports), t.now)
+		return fenced(n, err)
+	})
+}
+
+// CompleteTask ends a running task that stored its results, if any, through other means.
+func (s *Store) CompleteTask(ctx context.Context, c *Claim, o Outcome) error {
+	return s.inTx(ctx, func(t *tx) error { return t.complete(c, o) })
+}
+
+// complete ends the claim's task in the transaction that stores its results: if the task is another's by now, nothing is stored. A nil
+// claim is work outside a task.
+func (t *tx) complete(c *Claim, o Outcome) error {
+	if c == nil {
+		return nil
+	}
+	var result sql.NullString
+	if o.Result != nil {
+		result = sql.NullString{String: toJSON(o.Result), Valid: true}
+	}
+	if o.Created == nil {
+		o.Created = []Created{}
+	}
+	n, err := t.exec(`
+		UPDATE task SET state = 'completed', created_resources = $3, result = $4, finished = $5, updated = $5, lease_until = NULL
+		 WHERE id = $1 AND attempt = $2 AND state = 'running'`, c.TaskID, c.Attempt, toJSON(o.Created), result, t.now)
+	if err := fenced(n, err); err != nil {
+		return err
+	}
+	c.ended = true
+	return t.release(c.TaskID)
+}
+
+// FailTask ends a running task with a sentence that is safe to show.
+func (s *Store) FailTask(ctx context.Context, c *Claim, sentence string) error {
+	return s.inTx(ctx, func(t *tx) error {
+		n, err := t.exec(`
+			UPDATE task SET state = 'failed', error = $3, finished = $4, updated = $4, lease_until = NULL
+			 WHERE id = $1 AND attempt = $2 AND state = 'running'`, c.TaskID, c.Attempt, toJSON(TaskError{Description: sentence}), t.now)
+		if err := fenced(n, err); err != nil {
+			return err
+		}
+		return t.release(c.TaskID)
+	})
+}
+
+// CancelTask cancels a task: a waiting one is canceled at once, a running one is canceling until its worker has stopped
+// (EndCanceled). A canceled or canceling one stays as it is; a task that ended otherwise is returned unchanged with a Conflict.
+func (s *Store) CancelTask(ctx context.Context, id string) (Task, error) {
+	var k Task
+	err := s.inTx(ctx, func(t *tx) error {
+		n, err := t.exec(`UPDATE task SET state = 'canceled', finished = $2, updated = $2 WHERE id = $1 AND state = 'waiting'`, id, t.now)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			if err := t.release(id); err != nil {
+				return err
+			}
+		} else if _, err := t.exec(`UPDATE task SET state = 'canceling', updated = $2 WHERE id = $1 AND state = 'running'`, id, t.now); err != nil {
+			return err
+		}
+		k, err = task(t.ctx, t, id)
+		return err
+	})
+	if err == nil && k.State.Final() && k.State != TaskCanceled {
+		err = fault.New(fault.Conflict, "The task has ended.")
+	}
+	return k, err
+}
+
+// EndCanceled makes a canceling task canceled: its worker has stopped.
+func (s *Store) EndCanceled(ctx context.Context, c *Claim) error {
+	return s.inTx(ctx, func(t *tx) error {
+		n, err := t.exec(`
+			UPDATE task SET state = 'canceled', finished = $3, updated = $3, lease_until = NULL
+			 WHERE id = $1 AND attempt = $2 AND state = 'canceling'`, c.TaskID, c.Attempt, t.now)
+		if err := fenced(n, err); err != nil {
+			return err
+		}
+		return t.release(c.TaskID)
+	})
+}
+
+func fenced(changed int64, err error) error {
+	if err == nil && changed == 0 {
+		return ErrFenced
+	}
+	return err
+}

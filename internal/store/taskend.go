@@ -1,0 +1,160 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// MaxLosses is how often a task may lose its worker before it fails (architecture 5).
+const MaxLosses = 3
+
+// Reclaimed tells what became of tasks whose workers are gone.
+type Reclaimed struct {
+	Waiting int // are ready again
+	Failed  int // lost their worker too often
+	Ended   int // were being canceled
+}
+
+// ReclaimTasks takes the tasks back whose lease has run out: to be run again, up to MaxLosses times. With everyone it takes
+// every running task back, which is right when a process has just become the only owner of the database.
+func (s *Store) ReclaimTasks(ctx context.Context, everyone bool) (Reclaimed, error) {
+	var r Reclaimed
+	err := s.inTx(ctx, func(t *tx) error {
+		r = Reclaimed{}
+		lost, err := collect(t.ctx, t, scanString,
+			`SELECT id FROM task WHERE lease_until IS NOT NULL AND (lease_until < $1 OR $2) ORDER BY seq`, t.now, everyone)
+		if err != nil {
+			return err
+		}
+		for _, id := range lost {
+			if err := t.reclaim(id, &r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return r, err
+}
+
+func (t *tx) reclaim(id string, r *Reclaimed) error {
+	var state TaskState
+	var losses int64
+	if err := t.row(`UPDATE task SET losses = losses + 1, lease_until = NULL WHERE id = $1 RETURNING state, losses`, id).Scan(&state, &losses); err != nil {
+		return err
+	}
+	end := func(state TaskState, failure any) error {
+		_, err := t.exec(`UPDATE task SET state = $2, error = $3, finished = $4, updated = $4 WHERE id = $1`, id, state, failure, t.now)
+		if err != nil {
+			return err
+		}
+		return t.release(id)
+	}
+	switch {
+	case state == TaskCanceling:
+		r.Ended++
+		return end(TaskCanceled, nil)
+	case losses >= MaxLosses:
+		r.Failed++
+		return end(TaskFailed, toJSON(TaskError{Description: fmt.Sprintf("The task lost its worker %d times.", losses)}))
+	}
+	r.Waiting++
+	_, err := t.exec(`UPDATE task SET state = 'waiting', updated = $2 WHERE id = $1`, id, t.now)
+	return err
+}
+
+// ReturnTask gives a running task back unfinished, to be claimed again: its worker is being stopped. It does not count as a loss.
+func (s *Store) ReturnTask(ctx context.Context, c *Claim) error {
+	return s.inTx(ctx, func(t *tx) error {
+		n, err := t.exec(`
+			UPDATE task SET state = 'waiting', lease_until = NULL, updated = $3
+			 WHERE id = $1 AND attempt = $2 AND state = 'running'`, c.TaskID, c.Attempt, t.now)
+		return fenced(n, err)
+	})
+}
+
+// ReadyTasks returns the ids of tasks that can be claimed now, oldest first, at most limit.
+func (s *Store) ReadyTasks(ctx context.Context, limit int) ([]string, error) {
+	return collect(ctx, s.read, scanString,
+		`SELECT id FROM task WHERE state = 'waiting' AND unblocked IS NOT NULL ORDER BY seq LIMIT $1`, limit)
+}
+
+// DeleteTask removes a task that has ended. NotFound when there is none, Conflict when it has not ended.
+func (s *Store) DeleteTask(ctx context.Context, id string) error {
+	return s.inTx(ctx, func(t *tx) error {
+		k, err := task(t.ctx, t, id)
+		if err != nil {
+			return err
+		}
+		if !k.State.Final() {
+			return fault.New(fault.Conflict, "The task has not ended.")
+		}
+		_, err = t.exec(`DELETE FROM task WHERE id = $1`, id)
+		return err
+	})
+}
+
+// PurgeTasks removes up to limit tasks that ended before a time in one of these states, and returns how many it removed.
+func (s *Store) PurgeTasks(ctx context.Context, before time.Time, states []TaskState, limit int) (int64, error) {
+	var n int64
+	err := s.inTx(ctx, func(t *tx) error {
+		n = 0
+		for _, state := range states {
+			removed, err := t.exec(`
+				DELETE FROM task WHERE id IN (
+					SELECT id FROM task WHERE finished IS NOT NULL AND finished < $1 AND state = $2 ORDER BY finished LIMIT $3)`,
+				micros(before), state, int64(limit)-n)
+			if err != nil {
+				return err
+			}
+			n += removed
+		}
+		return nil
+	})
+	return n, err
+}
+
+// Beat says that a worker lives, making its row when there is none.
+func (s *Store) Beat(ctx context.Context, w pulp.Worker) error {
+	return s.inTx(ctx, func(t *tx) error {
+		_, err := t.exec(`
+			INSERT INTO worker (id, name, versions, services, started, heartbeat) VALUES ($1, $2, $3, $4, $5, $5)
+			ON CONFLICT (id) DO UPDATE SET heartbeat = excluded.heartbeat, services = excluded.services`,
+			w.ID, w.Name, toJSON(w.Versions), toJSON(append([]string{}, w.Services...)), t.now)
+		return err
+	})
+}
+
+// RemoveWorker forgets a worker that has stopped, and with everyone all others too. Tasks keep its id.
+func (s *Store) RemoveWorker(ctx context.Context, id string, everyone bool) error {
+	return s.inTx(ctx, func(t *tx) error {
+		_, err := t.exec(`DELETE FROM worker WHERE id = $1 OR $2`, id, everyone)
+		return err
+	})
+}
+
+const workerColumns = `w.id, w.name, w.versions, w.services, w.started, w.heartbeat,
+	COALESCE((SELECT k.id FROM task k WHERE k.worker_id = w.id AND k.state IN ('running', 'canceling') ORDER BY k.seq LIMIT 1), '')`
+
+func scanWorker(row scanner) (pulp.Worker, error) {
+	var w pulp.Worker
+	var versions, services string
+	var started, beat int64
+	if err := row.Scan(&w.ID, &w.Name, &versions, &services, &started, &beat, &w.TaskID); err != nil {
+		return pulp.Worker{}, err
+	}
+	w.Started, w.Heartbeat = fromMicros(started), fromMicros(beat)
+	if err := fromJSON("worker.versions", versions, &w.Versions); err != nil {
+		return pulp.Worker{}, err
+	}
+	return w, fromJSON("worker.services", services, &w.Services)
+}
+
+// Worker returns the worker with this id. NotFound when there is none.
+func (s *Store) Worker(ctx context.Context, id string) (pulp.Worker, error) {
+	w, err := scanWorker(s.read.QueryRowContext(ctx, `SELECT `+workerColumns+` FROM worker w WHERE w.id = $1`, id))
+	return w, notFound(err, "No AppStatus matches the given query.")
+}

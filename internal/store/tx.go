@@ -1,0 +1,179 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/countersign/countersign/internal/fault"
+)
+
+// maxBatch is how many waiting writes one commit may take with it.
+const maxBatch = 64
+
+var errClosed = fault.New(fault.Unavailable, "The database is closed.")
+
+// querier reads: the pool of readers, or a transaction that sees its own writes.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// tx is a running write. Its statements cannot be cancelled one by one: an interrupted statement would roll back the
+// whole SQLite transaction, and with it the other writes of the batch. Everything in it carries one time.
+type tx struct {
+	*sql.Tx
+	ctx context.Context
+	now int64 // microseconds
+}
+
+func (t *tx) exec(query string, args ...any) (int64, error) {
+	r, err := t.ExecContext(t.ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return r.RowsAffected()
+}
+
+func (t *tx) row(query string, args ...any) *sql.Row { return t.QueryRowContext(t.ctx, query, args...) }
+
+// job is one write that waits for the writer.
+type job struct {
+	ctx context.Context
+	do  func(*tx) error
+	err chan error
+}
+
+// inTx runs f in a transaction and returns after its commit is durable. Writes that wait at the same time share one
+// commit (and one fsync); each is undone alone when it fails. f must be quick and touch nothing but t and its own variables.
+// A ctx that ends while the write waits for its turn cancels it; afterwards it runs to its end.
+func (s *Store) inTx(ctx context.Context, f func(t *tx) error) error {
+	j := &job{ctx: ctx, do: f, err: make(chan error, 1)}
+	select {
+	case <-s.closing:
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	case s.jobs <- j:
+	}
+	select {
+	case err := <-j.err:
+		return err
+	case <-s.closing:
+		s.writer.Wait()
+		select {
+		case err := <-j.err:
+			return err
+		default:
+			return errClosed
+		}
+	}
+}
+
+func (s *Store) runWriter() {
+	for {
+		select {
+		case <-s.closing:
+			return
+		case first := <-s.jobs:
+			batch := append(make([]*job, 0, maxBatch), first)
+			for len(batch) < maxBatch && len(s.jobs) > 0 {
+				batch = append(batch, <-s.jobs)
+			}
+			s.commitBatch(batch)
+		}
+	}
+}
+
+// commitBatch runs each job behind a savepoint of its own and commits them together.
+func (s *Store) commitBatch(batch []*job) {
+	ctx := context.Background()
+	sqlTx, err := s.write.BeginTx(ctx, nil)
+	if err != nil {
+		for _, j := range batch {
+			j.err <- fault.Wrap(fault.Unavailable, err, "The database does not answer.")
+		}
+		return
+	}
+	errs := make([]error, len(batch))
+	var lost error // the engine has given up the whole transaction (disk full, I/O error)
+	for i, j := range batch {
+		if errs[i], lost = runJob(sqlTx, j, micros(s.now())); lost != nil {
+			break
+		}
+	}
+	if lost == nil {
+		lost = sqlTx.Commit()
+	}
+	if err := lost; err != nil {
+		_ = sqlTx.Rollback()
+		for i := range errs {
+			errs[i] = fault.Wrap(fault.Unavailable, err, "The database did not take the write.")
+		}
+	}
+	for i, j := range batch {
+		j.err <- errs[i]
+	}
+}
+
+// runJob runs one write behind a savepoint. lost is an error after which the transaction around it cannot be trusted.
+func runJob(sqlTx *sql.Tx, j *job, now int64) (err, lost error) {
+	if err := j.ctx.Err(); err != nil {
+		return err, nil
+	}
+	t := &tx{Tx: sqlTx, ctx: context.WithoutCancel(j.ctx), now: now}
+	if _, err := t.exec(`SAVEPOINT one`); err != nil {
+		return err, err
+	}
+	if err = guard(t, j.do); err == nil {
+		_, err = t.exec(`RELEASE one`)
+		return err, err
+	}
+	if _, lost := t.exec(`ROLLBACK TO one`); lost != nil {
+		return err, lost
+	}
+	_, lost = t.exec(`RELEASE one`)
+	return err, lost
+}
+
+// guard turns a panic of one write into its error, so that it does not take the writer with it.
+func guard(t *tx, do func(*tx) error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic in a transaction: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return do(t)
+}
+
+// isUnique says whether an error is a violated UNIQUE or PRIMARY KEY constraint.
+func isUnique(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+}
+
+// notFound turns sql.ErrNoRows into a NotFound with a sentence, and leaves other errors.
+func notFound(err error, format string, args ...any) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return fault.New(fault.NotFound, format, args...)
+	}
+	return err
+}
+
+func micros(t time.Time) int64 { return t.UnixMicro() }
+
+func fromMicros(us int64) time.Time { return time.UnixMicro(us).UTC() }
+
+func fromNullMicros(us sql.NullInt64) *time.Time {
+	if !us.Valid {
+		return nil
+	}
+	t := fromMicros(us.Int64)
+	return &t
+}

@@ -1,0 +1,78 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+var errUploadGone = fault.New(fault.NotFound, "Upload not found.")
+
+// Upload is a blob on its way into a repository. Only the holder of its latest epoch may write or commit.
+type Upload struct {
+	ID           string
+	RepositoryID string
+	Epoch        int64
+	Size         int64  // bytes acknowledged
+	Data         []byte // all of them, while they are few and StorageRef is empty
+	StorageRef   string // the storage's own reference once it has the bytes
+	Touched      time.Time
+}
+
+// CreateUpload opens an upload of no bytes in a repository and returns it in epoch 0.
+func (s *Store) CreateUpload(ctx context.Context, repositoryID string) (Upload, error) {
+	u := Upload{ID: pulp.NewID(), RepositoryID: repositoryID}
+	err := s.inTx(ctx, func(t *tx) error {
+		u.Touched = fromMicros(t.now)
+		_, err := t.exec(`INSERT INTO upload (id, repository_id, created, touched) VALUES ($1, $2, $3, $3)`, u.ID, repositoryID, t.now)
+		return err
+	})
+	return u, err
+}
+
+// Upload returns an upload of a repository. NotFound when there is none, also when it is another repository's.
+func (s *Store) Upload(ctx context.Context, repositoryID, id string) (Upload, error) {
+	u, err := scanUpload(s.read.QueryRowContext(ctx, `
+		SELECT id, repository_id, epoch, size, data, storage_ref, touched FROM upload WHERE id = $1 AND repository_id = $2`, id, repositoryID))
+	return u, notFound(err, "Upload not found.")
+}
+
+func scanUpload(row scanner) (Upload, error) {
+	var u Upload
+	var touched int64
+	err := row.Scan(&u.ID, &u.RepositoryID, &u.Epoch, &u.Size, &u.Data, &u.StorageRef, &touched)
+	u.Touched = fromMicros(touched)
+	return u, err
+}
+
+// SaveUpload stores an upload's size, bytes and storage reference and moves it to the next epoch, which it returns. NotFound when the
+// upload has ended or another writer has moved it on since.
+func (s *Store) SaveUpload(ctx context.Context, u Upload) (int64, error) {
+	var data any
+	if u.StorageRef == "" {
+		data = append([]byte{}, u.Data...)
+	}
+	err := s.inTx(ctx, func(t *tx) error {
+		n, err := t.exec(`
+			UPDATE upload SET size = $4, data = $5, storage_ref = $6, epoch = epoch + 1, touched = $7
+			 WHERE id = $1 AND repository_id = $2 AND epoch = $3`, u.ID, u.RepositoryID, u.Epoch, u.Size, data, u.StorageRef, t.now)
+		if err == nil && n == 0 {
+			return errUploadGone
+		}
+		return err
+	})
+	return u.Epoch + 1, err
+}
+
+// DeleteUpload ends an upload without a blob. NotFound when there is none in this repository.
+func (s *Store) DeleteUpload(ctx context.Context, repositoryID, id string) error {
+	return s.inTx(ctx, func(t *tx) error {
+		n, err := t.exec(`DELETE FROM upload WHERE id = $1 AND repository_id = $2`, id, repositoryID)
+		if err == nil && n == 0 {
+			return errUploadGone
+		}
+		return err
+	})
+}

@@ -1,0 +1,58 @@
+package tasks
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/telemetry"
+)
+
+// Dispatcher makes tasks and cancels them.
+type Dispatcher struct {
+	store  *store.Store
+	queue  Queue
+	worker *Worker // runs immediate tasks; never nil
+	log    *slog.Logger
+}
+
+// NewDispatcher returns a Dispatcher that announces its tasks on a queue and runs immediate ones through a worker.
+func NewDispatcher(s *store.Store, q Queue, w *Worker, log *slog.Logger) *Dispatcher {
+	return &Dispatcher{store: s, queue: q, worker: w, log: log}
+}
+
+// Dispatch stores a task, with the context's correlation id, and announces it when it is ready. An immediate one that is ready has run when Dispatch returns; what it
+// returns is the task as it is then.
+func (d *Dispatcher) Dispatch(ctx context.Context, spec Spec) (store.Task, error) {
+	t, err := d.store.CreateTask(ctx, store.NewTask{
+		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), CreatedBy: spec.CreatedBy, Resources: spec.Resources,
+	})
+	if err != nil || t.Unblocked == nil {
+		return t, err
+	}
+	if spec.Immediate {
+		d.worker.runTask(context.WithoutCancel(ctx), t.ID)
+		return d.store.Task(ctx, t.ID)
+	}
+	d.announce(ctx, t.ID)
+	return t, nil
+}
+
+// announce says on the queue that a task is ready. A queue that does not answer delays the task until the next sweep, no more.
+func (d *Dispatcher) announce(ctx context.Context, id string) {
+	if err := d.queue.Push(ctx, id); err != nil {
+		d.log.WarnContext(ctx, "task not announced; the sweep will find it", slog.String("task", id), slog.Any("err", err))
+	}
+}
+
+// Cancel cancels a task and returns it: a waiting one is canceled, a running one canceling until it has stopped. A task that has ended otherwise is
+// returned unchanged with a Conflict.
+func (d *Dispatcher) Cancel(ctx context.Context, id string) (store.Task, error) {
+	t, err := d.store.CancelTask(ctx, id)
+	if err == nil && t.State == store.TaskCanceling {
+		if err := d.queue.Cancel(ctx, id); err != nil {
+			d.log.WarnContext(ctx, "cancel not announced; the next heartbeat will see it", slog.String("task", id), slog.Any("err", err))
+		}
+	}
+	return t, err
+}

@@ -179,8 +179,8 @@ type Signature struct {
 	Digest      digest.Digest // sha256 of Content
 	Name        string        // <manifest digest>@<32 hex of Digest>
 	ManifestID  string
-	Content     []byte // the binary OpenPGP message; nil in lists
-	KeyID       string // 16 upper-case hex digits
+	Content     []byte  // the binary OpenPGP message; nil in lists
+	KeyID       string  // 16 upper-case hex digits
 	Fingerprint *string // of the issuing key, upper-case hex; nil when the signature does not say
 	VerifiedBy  string  // fingerprint of the primary key that it was verified with; empty when none is known
 	Reference   string  // the docker reference that it claims

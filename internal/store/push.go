@@ -226,14 +226,6 @@ func (c *change) tag(name, manifestID string) error {
 	return c.noteTag(name)
 }
 
-// noteTag marks a tag to be written through to the upstream, where there is one to read the mark.
-func (c *change) noteTag(name string) error {
-	_, err := c.tx.exec(`
-		INSERT INTO upstream_tag (repository_id, name) VALUES ($1, $2)
-		ON CONFLICT (repository_id, name) DO UPDATE SET dirty = TRUE, attempts = 0, not_before = 0`, c.repo.ID, name)
-	return err
-}
-
 // DeleteTag takes a tag out of a repository's latest version; its manifest stays. NotFound when there is no such tag.
 func (s *Store) DeleteTag(ctx context.Context, repositoryID, name string) (*pulp.Version, error) {
 	return s.change(ctx, repositoryID, func(c *change) error {

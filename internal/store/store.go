@@ -36,6 +36,8 @@ type Store struct {
 	write *sql.DB // one connection: SQLite has one writer
 	now   func() time.Time
 
+	outbox bool
+
 	jobs    chan *job
 	closing chan struct{}
 	writer  sync.WaitGroup

@@ -58,7 +58,9 @@ func scanDistribution(row scanner) (pulp.Distribution, error) {
 }
 
 // Resolve returns what a base path serves. NotFound when no distribution has that path.
-func (s *Store) Resolve(ctx context.Context, basePath string) (Target, error) { return resolve(ctx, s.read, basePath) }
+func (s *Store) Resolve(ctx context.Context, basePath string) (Target, error) {
+	return resolve(ctx, s.read, basePath)
+}
 
 func resolve(ctx context.Context, q querier, basePath string) (Target, error) {
 	d, err := scanDistribution(q.QueryRowContext(ctx, `SELECT `+distributionColumns+distributionSource+` WHERE d.base_path = $1`, basePath))

@@ -253,10 +253,10 @@ func (s *Store) ExtendLease(ctx context.Context, c *Claim, lease time.Duration) 
 	})
 }
 
-// ReportProgress stores a running task's progress reports in the place of the earlier ones. ErrFenced when it is another's.
+// ReportProgress stores the progress reports of a task that has not ended in the place of the earlier ones. ErrFenced when it is another's.
 func (s *Store) ReportProgress(ctx context.Context, c *Claim, reports []Progress) error {
 	return s.inTx(ctx, func(t *tx) error {
-		n, err := t.exec(`UPDATE task SET progress = $3, updated = $4 WHERE id = $1 AND attempt = $2 AND state = 'running'`,
+		n, err := t.exec(`UPDATE task SET progress = $3, updated = $4 WHERE id = $1 AND attempt = $2 AND state IN ('running', 'canceling')`,
 			c.TaskID, c.Attempt, toJSON(reports), t.now)
 		return fenced(n, err)
 	})

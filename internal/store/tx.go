@@ -29,8 +29,9 @@ type querier interface {
 // whole SQLite transaction, and with it the other writes of the batch. Everything in it carries one time.
 type tx struct {
 	*sql.Tx
-	ctx context.Context
-	now int64 // microseconds
+	ctx    context.Context
+	now    int64 // microseconds
+	outbox bool  // see Store.KeepOutbox
 }
 
 func (t *tx) exec(query string, args ...any) (int64, error) {
@@ -104,7 +105,7 @@ func (s *Store) commitBatch(batch []*job) {
 	errs := make([]error, len(batch))
 	var lost error // the engine has given up the whole transaction (disk full, I/O error)
 	for i, j := range batch {
-		if errs[i], lost = runJob(sqlTx, j, micros(s.now())); lost != nil {
+		if errs[i], lost = s.runJob(sqlTx, j); lost != nil {
 			break
 		}
 	}
@@ -123,11 +124,11 @@ func (s *Store) commitBatch(batch []*job) {
 }
 
 // runJob runs one write behind a savepoint. lost is an error after which the transaction around it cannot be trusted.
-func runJob(sqlTx *sql.Tx, j *job, now int64) (err, lost error) {
+func (s *Store) runJob(sqlTx *sql.Tx, j *job) (err, lost error) {
 	if err := j.ctx.Err(); err != nil {
 		return err, nil
 	}
-	t := &tx{Tx: sqlTx, ctx: context.WithoutCancel(j.ctx), now: now}
+	t := &tx{Tx: sqlTx, ctx: context.WithoutCancel(j.ctx), now: micros(s.now()), outbox: s.outbox}
 	if _, err := t.exec(`SAVEPOINT one`); err != nil {
 		return err, err
 	}

@@ -1,0 +1,231 @@
+package store
+
+import (
+	"strings"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// Filter is a condition on the rows of a list.
+type Filter interface{ write(b *statement) string }
+
+// clause is a Filter that is a function.
+type clause func(b *statement) string
+
+func (c clause) write(b *statement) string { return c(b) }
+
+// All holds when every one of the filters does; without any it always holds.
+func All(filters ...Filter) Filter { return combine(filters, " AND ", "1 = 1") }
+
+// Any holds when one of the filters does; without any it never holds.
+func Any(filters ...Filter) Filter { return combine(filters, " OR ", "1 = 0") }
+
+func combine(filters []Filter, operator, empty string) Filter {
+	return clause(func(b *statement) string {
+		if len(filters) == 0 {
+			return empty
+		}
+		terms := make([]string, len(filters))
+		for i, f := range filters {
+			terms[i] = f.write(b)
+		}
+		return "(" + strings.Join(terms, operator) + ")"
+	})
+}
+
+// Not holds when the filter does not. A comparison with a NULL counts as one that does not hold.
+func Not(f Filter) Filter {
+	return clause(func(b *statement) string { return "NOT COALESCE(" + f.write(b) + ", FALSE)" })
+}
+
+// Op compares a field with a value.
+type Op int
+
+// The comparisons. Those that fold ignore the case of ASCII letters. A NULL field holds in none.
+const (
+	Equal Op = iota
+	NotEqual
+	Less
+	AtMost
+	Greater
+	AtLeast
+	EqualFold
+	Contains
+	ContainsFold
+	HasPrefix
+	HasPrefixFold
+	Match // an RE2 regular expression, found anywhere
+)
+
+// operators are the comparisons as SQL: %f is the field, %v the value.
+var operators = map[Op]string{
+	Equal:         "%f = %v",
+	NotEqual:      "%f <> %v",
+	Less:          "%f < %v",
+	AtMost:        "%f <= %v",
+	Greater:       "%f > %v",
+	AtLeast:       "%f >= %v",
+	EqualFold:     "LOWER(%f) = LOWER(%v)",
+	Contains:      "INSTR(%f, %v) > 0",
+	ContainsFold:  "INSTR(LOWER(%f), LOWER(%v)) > 0",
+	HasPrefix:     "SUBSTR(%f, 1, LENGTH(%v)) = %v",
+	HasPrefixFold: "LOWER(SUBSTR(%f, 1, LENGTH(%v))) = LOWER(%v)",
+	Match:         "%f REGEXP %v",
+}
+
+// Where compares a field with a value: a string, an int64 or a bool. Times are compared as microseconds since 1970.
+func Where(field string, op Op, value any) Filter {
+	return clause(func(b *statement) string {
+		return strings.NewReplacer("%f", b.field(field), "%v", b.arg(value)).Replace(operators[op])
+	})
+}
+
+// OneOf holds when a field equals one of the values.
+func OneOf(field string, values []string) Filter {
+	return clause(func(b *statement) string {
+		return b.field(field) + " IN " + b.set(values)
+	})
+}
+
+// set writes a set of values as one argument, however many they are.
+func (b *statement) set(values []string) string {
+	return "(SELECT j.value FROM json_each(" + b.arg(toJSON(append([]string{}, values...))) + ") j)"
+}
+
+// IsNull holds when a field is NULL or, when null is false, when it is not.
+func IsNull(field string, null bool) Filter {
+	return clause(func(b *statement) string {
+		if null {
+			return b.field(field) + " IS NULL"
+		}
+		return b.field(field) + " IS NOT NULL"
+	})
+}
+
+// LabelOp is a question about one label.
+type LabelOp int
+
+// The questions about a label (contract 1.3, pulp_label_select).
+const (
+	LabelPresent LabelOp = iota
+	LabelAbsent
+	LabelIs       // the value is equal
+	LabelIsNot    // the label is there and its value differs
+	LabelContains // the value contains the text, ignoring case
+)
+
+// Label asks about the label of this key in the field "pulp_labels"; value is used where the question has one.
+func Label(key string, op LabelOp, value string) Filter {
+	return clause(func(b *statement) string {
+		exists := "EXISTS (SELECT 1 FROM json_each(" + b.field("pulp_labels") + ") l WHERE l.key = " + b.arg(key)
+		switch op {
+		case LabelAbsent:
+			return "NOT " + exists + ")"
+		case LabelIs:
+			return exists + " AND l.value = " + b.arg(value) + ")"
+		case LabelIsNot:
+			return exists + " AND COALESCE(l.value <> " + b.arg(value) + ", TRUE))"
+		case LabelContains:
+			return exists + " AND INSTR(LOWER(l.value), LOWER(" + b.arg(value) + ")) > 0)"
+		case LabelPresent:
+		}
+		return exists + ")"
+	})
+}
+
+// VisibleTo narrows a list to what a user who is not staff sees: what lies in the namespace of their own name, and what a distribution that is not
+// private serves (contract 7.2).
+func VisibleTo(username string) Filter {
+	return clause(func(b *statement) string {
+		return "(" + strings.ReplaceAll(b.visible, "%s", b.arg(username)) + ")"
+	})
+}
+
+// Membership relates a content unit to a repository version.
+type Membership int
+
+// The relations.
+const (
+	Present Membership = iota
+	Added
+	Removed
+)
+
+// membership is each relation as a condition on a row of repository_content; %v is the version's number.
+var membership = map[Membership]string{
+	Present: "c.version_added <= %v AND (c.version_removed IS NULL OR c.version_removed > %v)",
+	Added:   "c.version_added = %v",
+	Removed: "c.version_removed = %v",
+}
+
+// InVersion narrows a list of content to the units that a repository version holds, brought or took away.
+func InVersion(repositoryID string, number int64, m Membership) Filter {
+	return clause(func(b *statement) string {
+		return b.id + " IN (SELECT c.content_id FROM repository_content c WHERE c.repository_id = " + b.arg(repositoryID) +
+			" AND c.kind = " + b.arg(b.kind) + " AND " + strings.ReplaceAll(membership[m], "%v", b.arg(number)) + ")"
+	})
+}
+
+// Holding narrows a list of repositories to those that hold one of these units, in any version or only in the latest.
+func Holding(contentIDs []string, latestOnly bool) Filter {
+	return clause(func(b *statement) string {
+		only := ""
+		if latestOnly {
+			only = " AND c.version_removed IS NULL"
+		}
+		return b.id + " IN (SELECT c.repository_id FROM repository_content c WHERE c.content_id IN " + b.set(contentIDs) + only + ")"
+	})
+}
+
+// VersionHolding narrows a list of versions to those that hold one of these units.
+func VersionHolding(contentIDs []string) Filter {
+	return clause(func(b *statement) string {
+		return "EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = " + b.field("repository") +
+			" AND c.content_id IN " + b.set(contentIDs) + " AND " + strings.ReplaceAll(membership[Present], "%v", b.field("number")) + ")"
+	})
+}
+
+// Reserving narrows a list of tasks to those that reserve, or reserved, one of these resources: alone, shared, or either when both are set.
+func Reserving(hrefs []string, exclusive, shared bool) Filter {
+	return clause(func(b *statement) string {
+		return b.id + " IN (SELECT x.task_id FROM task_resource x WHERE x.resource IN " + b.set(hrefs) +
+			" AND (x.exclusive = " + b.arg(exclusive) + " OR x.exclusive <> " + b.arg(shared) + "))"
+	})
+}
+
+// Creating narrows a list of tasks to those that made the object with this href or PRN.
+func Creating(ref string) Filter {
+	return clause(func(b *statement) string {
+		v := b.arg(ref)
+		return "EXISTS (SELECT 1 FROM json_each(" + b.field("created_resources") + ") j WHERE json_extract(j.value, '$.href') = " + v +
+			" OR json_extract(j.value, '$.prn') = " + v + ")"
+	})
+}
+
+// visibleRepositories selects the ids of the repositories that a user who is not staff sees; %s is their namespace.
+const visibleRepositories = `SELECT vr.id FROM repository vr WHERE SUBSTR(vr.name, 1, LENGTH(%s) + 1) = %s || '/' OR EXISTS (
+	SELECT 1 FROM distribution vd JOIN namespace vn ON vn.id = vd.namespace_id
+	 WHERE vd.repository_id = vr.id AND (NOT vd.private OR vn.name = %s))`
+
+// visibleContent selects the ids of the units of a kind in any version of a visible repository.
+func visibleContent(id string) string {
+	return id + ` IN (SELECT vc.content_id FROM repository_content vc WHERE vc.repository_id IN (` + visibleRepositories + `))`
+}
+
+// plain says of a kind of content that it has the labels {}: nobody can set any yet.
+func contentFields(alias string, kind pulp.Kind, more map[string]string) map[string]string {
+	fields := common(alias)
+	fields["pulp_labels"] = "'{}'"
+	fields["pulp_type"] = "'" + kind.String() + "'"
+	for name, expression := range more {
+		fields[name] = expression
+	}
+	return fields
+}
+
+// common are the fields that every list has.
+func common(alias string) map[string]string {
+	return map[string]string{
+		"pulp_id": alias + ".id", "pk": alias + ".id", "pulp_created": alias + ".created", "pulp_last_updated": alias + ".updated",
+	}
+}

@@ -1,0 +1,71 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// KeepOutbox makes every later change of a tag note the tag in the outbox, to be written through to the upstream. It is called before the
+// store is used, when there is an upstream.
+func (s *Store) KeepOutbox() { s.outbox = true }
+
+// noteTag marks a tag to be written through.
+func (c *change) noteTag(name string) error {
+	if !c.tx.outbox {
+		return nil
+	}
+	_, err := c.tx.exec(`
+		INSERT INTO upstream_tag (repository_id, name) VALUES ($1, $2)
+		ON CONFLICT (repository_id, name) DO UPDATE SET dirty = TRUE, attempts = 0, not_before = 0`, c.repo.ID, name)
+	return err
+}
+
+// OutboxTag is a tag that has changed here and not yet upstream.
+type OutboxTag struct {
+	RepositoryID string
+	Repository   string // its name, which is also its name upstream
+	Name         string
+	Digest       string // what it stands for now; empty: it is gone
+	MediaType    string
+	Payload      []byte
+	Written      string // what we last wrote there
+	Attempts     int
+}
+
+// OutboxTags returns tags that are to be written through now, longest waiting first, at most limit.
+func (s *Store) OutboxTags(ctx context.Context, limit int) ([]OutboxTag, error) {
+	return collect(ctx, s.read, func(row scanner) (OutboxTag, error) {
+		var o OutboxTag
+		err := row.Scan(&o.RepositoryID, &o.Repository, &o.Name, &o.Digest, &o.MediaType, &o.Payload, &o.Written, &o.Attempts)
+		return o, err
+	}, `
+		SELECT u.repository_id, r.name, u.name, COALESCE(m.digest, ''), COALESCE(m.media_type, ''), m.payload, u.written_digest, u.attempts
+		  FROM upstream_tag u JOIN repository r ON r.id = u.repository_id
+		  LEFT JOIN repository_content c ON c.repository_id = u.repository_id AND c.kind = $1 AND c.key = u.name AND c.version_removed IS NULL
+		  LEFT JOIN tag t ON t.id = c.content_id
+		  LEFT JOIN manifest m ON m.id = t.manifest_id
+		 WHERE u.dirty AND u.not_before <= $2 ORDER BY u.not_before LIMIT $3`, pulp.KindTag, micros(s.now()), limit)
+}
+
+// WroteTag notes what a tag was written as upstream. When it has changed again since, it stays in the outbox.
+func (s *Store) WroteTag(ctx context.Context, o OutboxTag) error {
+	return s.inTx(ctx, func(t *tx) error {
+		_, err := t.exec(`
+			UPDATE upstream_tag SET written_digest = $3, attempts = 0, dirty = $3 <> COALESCE((
+				SELECT m.digest FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
+				 WHERE c.repository_id = $1 AND c.kind = $4 AND c.key = $2 AND c.version_removed IS NULL), '')
+			 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name, o.Digest, pulp.KindTag)
+		return err
+	})
+}
+
+// PutOffTag notes that a tag could not be written through, to be tried again after a while.
+func (s *Store) PutOffTag(ctx context.Context, o OutboxTag, wait time.Duration) error {
+	return s.inTx(ctx, func(t *tx) error {
+		_, err := t.exec(`UPDATE upstream_tag SET attempts = attempts + 1, not_before = $3 WHERE repository_id = $1 AND name = $2`,
+			o.RepositoryID, o.Name, t.now+wait.Microseconds())
+		return err
+	})
+}

@@ -1,0 +1,112 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// SweepUploads forgets uploads that nobody has touched since a time, at most limit, and returns them; those with a StorageRef have bytes in the
+// storage registry to be dropped, under the name of their repository.
+func (s *Store) SweepUploads(ctx context.Context, before time.Time, limit int) ([]Upload, error) {
+	var swept []Upload
+	err := s.inTx(ctx, func(t *tx) error {
+		var err error
+		swept, err = collect(t.ctx, t, scanUpload, `
+			DELETE FROM upload WHERE id IN (SELECT id FROM upload WHERE touched < $1 ORDER BY touched LIMIT $2)
+			RETURNING id, repository_id, epoch, size, data, storage_ref, touched`, micros(before), limit)
+		return err
+	})
+	return swept, err
+}
+
+// SweepPending forgets that blobs wait in repositories which nobody has touched since a time, unless a pending manifest there names them (D23). It returns
+// how many it forgot, at most limit.
+func (s *Store) SweepPending(ctx context.Context, before time.Time, limit int) (int64, error) {
+	var n int64
+	err := s.inTx(ctx, func(t *tx) error {
+		var err error
+		n, err = t.exec(`
+			DELETE FROM pending_content WHERE (repository_id, kind, key) IN (
+				SELECT p.repository_id, p.kind, p.key FROM pending_content p
+				 WHERE p.kind = $1 AND p.touched < $2 AND NOT EXISTS (
+					SELECT 1 FROM manifest_blob mb JOIN manifest m ON m.id = mb.manifest_id
+					  JOIN pending_content pm ON pm.repository_id = p.repository_id AND pm.kind = $3 AND pm.key = m.digest
+					 WHERE mb.digest = p.key)
+				 ORDER BY p.touched LIMIT $4)`, pulp.KindBlob, micros(before), pulp.KindManifest, limit)
+		return err
+	})
+	return n, err
+}
+
+// unreferenced is the condition that a content unit is in no version of any repository and waits in none.
+const unreferenced = `
+	NOT EXISTS (SELECT 1 FROM repository_content c WHERE c.content_id = u.id) AND
+	NOT EXISTS (SELECT 1 FROM pending_content p WHERE p.content_id = u.id)`
+
+// SweepOrphans removes signatures, tags and manifests that are in no version of any repository, wait in none, and are older than a time. It
+// returns how many it removed, at most limit of each.
+func (s *Store) SweepOrphans(ctx context.Context, before time.Time, limit int) (int64, error) {
+	var n int64
+	err := s.inTx(ctx, func(t *tx) error {
+		n = 0
+		if _, err := t.exec(`
+			DELETE FROM staged_signature WHERE task_id IN (SELECT id FROM task WHERE finished IS NOT NULL AND finished < $1)`, micros(before)); err != nil {
+			return err
+		}
+		for _, query := range []string{
+			`DELETE FROM signature WHERE id IN (SELECT u.id FROM signature u WHERE u.created < $1 AND ` + unreferenced + `
+				AND NOT EXISTS (SELECT 1 FROM staged_signature s WHERE s.signature_id = u.id) LIMIT $2)`,
+			`DELETE FROM tag WHERE id IN (SELECT u.id FROM tag u WHERE u.created < $1 AND ` + unreferenced + ` LIMIT $2)`,
+			`DELETE FROM manifest WHERE id IN (SELECT u.id FROM manifest u WHERE u.created < $1 AND ` + unreferenced + `
+				AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.manifest_id = u.id)
+				AND NOT EXISTS (SELECT 1 FROM signature g WHERE g.manifest_id = u.id)
+				AND NOT EXISTS (SELECT 1 FROM staged_signature s WHERE s.manifest_id = u.id) LIMIT $2)`,
+			`DELETE FROM blob WHERE id IN (SELECT u.id FROM blob u WHERE u.data IS NOT NULL AND u.updated < $1 AND ` + unreferenced + ` LIMIT $2)`,
+		} {
+			removed, err := t.exec(query, micros(before), limit)
+			if err != nil {
+				return err
+			}
+			n += removed
+		}
+		return nil
+	})
+	return n, err
+}
+
+// DoomedBlob is a blob whose bytes are to be removed from the storage registry.
+type DoomedBlob struct {
+	ID       string
+	Digest   digest.Digest
+	Location string
+}
+
+// DoomBlobs marks blobs whose bytes are in the storage registry as being deleted: those that are in no version, wait in no repository
+// and are older than a time, and those that an earlier call marked. It returns them, at most limit. While a blob is marked nobody may take it up again (ErrDeleting).
+func (s *Store) DoomBlobs(ctx context.Context, before time.Time, limit int) ([]DoomedBlob, error) {
+	var doomed []DoomedBlob
+	err := s.inTx(ctx, func(t *tx) error {
+		var err error
+		doomed, err = collect(t.ctx, t, func(row scanner) (DoomedBlob, error) {
+			var b DoomedBlob
+			err := row.Scan(&b.ID, &b.Digest, &b.Location)
+			return b, err
+		}, `UPDATE blob SET deleting = TRUE WHERE id IN (
+				SELECT u.id FROM blob u WHERE u.data IS NULL AND (u.deleting OR u.updated < $1 AND `+unreferenced+`) LIMIT $2)
+			RETURNING id, digest, location`, micros(before), limit)
+		return err
+	})
+	return doomed, err
+}
+
+// ForgetBlob removes the row of a blob whose bytes are gone.
+func (s *Store) ForgetBlob(ctx context.Context, id string) error {
+	return s.inTx(ctx, func(t *tx) error {
+		_, err := t.exec(`DELETE FROM blob WHERE id = $1 AND deleting`, id)
+		return err
+	})
+}

@@ -1,0 +1,142 @@
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/telemetry"
+	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/tasks"
+)
+
+// signer runs sign tasks (contract 5.4): it makes the signatures outside any lock, stages each as soon as it is made, and at
+// the end adds them all to whatever version is the latest then.
+type signer struct{ Options }
+
+func (s signer) run(ctx context.Context, r *tasks.Run) error {
+	var args tasks.SignArgs
+	if err := r.Decode(&args); err != nil {
+		return err
+	}
+	service, err := s.Store.SigningService(ctx, args.ServiceID)
+	if fault.Is(err, fault.NotFound) {
+		return fault.New(fault.NotFound, "The signing service was removed before the task ran.")
+	} else if err != nil {
+		return err
+	}
+	checked, err := s.checked(service)
+	if err != nil {
+		return err
+	}
+	targets, err := s.missing(ctx, r, args, service)
+	if err != nil {
+		return err
+	}
+	report := r.Report("signing.manifests", "Signing manifests", len(targets))
+	group, working := errgroup.WithContext(ctx)
+	group.SetLimit(max(1, s.Parallel))
+	for _, t := range targets {
+		if working.Err() != nil {
+			break
+		}
+		group.Go(func() error {
+			if err := s.signOne(working, r, checked, args.BasePath, t); err != nil {
+				return err
+			}
+			report.Add(1)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	if err := report.Complete(ctx); err != nil {
+		return err
+	}
+	_, err = s.Store.CommitStaged(ctx, r.Claim, args.RepositoryID)
+	return err
+}
+
+// checked returns the service's signer behind the check that nothing it makes escapes.
+func (s signer) checked(service pulp.SigningService) (*signing.Checked, error) {
+	key, err := signing.ParsePublicKey(service.PublicKey)
+	if err != nil {
+		return nil, fmt.Errorf("public key of signing service %s: %w", service.Name, err)
+	}
+	maker, err := s.SignerFor(service)
+	if err != nil {
+		return nil, err
+	}
+	return signing.NewChecked(maker, key), nil
+}
+
+// missing returns what the task is to sign and has not: neither in the repository, unless it is forced (D10), nor by an earlier attempt.
+func (s signer) missing(ctx context.Context, r *tasks.Run, args tasks.SignArgs, service pulp.SigningService) ([]store.SignTarget, error) {
+	targets, err := s.Store.SignTargets(ctx, args.RepositoryID, args.Tags, args.SignLists)
+	if err != nil {
+		return nil, err
+	}
+	done, err := s.Store.Staged(ctx, r.Task.ID, service.Fingerprint)
+	if err != nil {
+		return nil, err
+	}
+	if !args.Force {
+		before, err := s.Store.SignedBy(ctx, args.RepositoryID, service.Fingerprint)
+		if err != nil {
+			return nil, err
+		}
+		done = append(done, before...)
+	}
+	signed := make(map[store.SignedKey]bool, len(done))
+	for _, k := range done {
+		signed[k] = true
+	}
+	missing := targets[:0]
+	for _, t := range targets {
+		if !signed[store.SignedKey{ManifestID: t.ManifestID, Reference: s.reference(args.BasePath, t.Tag)}] {
+			missing = append(missing, t)
+		}
+	}
+	return missing, nil
+}
+
+// reference is the identity that a signature claims: D5, contract 5.3.
+func (s signer) reference(basePath, tag string) string { return signing.Reference(s.Host, basePath, tag) }
+
+func (s signer) signOne(ctx context.Context, r *tasks.Run, checked *signing.Checked, basePath string, t store.SignTarget) error {
+	m, err := s.Store.Manifest(ctx, t.ManifestID)
+	if err != nil {
+		return err
+	}
+	claim := signing.Claim{ManifestDigest: t.Digest, DockerReference: s.reference(basePath, t.Tag)}
+	log := s.Log.With(slog.String("task", r.Task.ID), slog.String("digest", string(t.Digest)), slog.String("reference", claim.DockerReference))
+	log.InfoContext(ctx, "signing")
+	made, err := checked.Sign(ctx, signing.Request{Claim: claim, Manifest: m.Payload, CorrelationID: telemetry.Correlation(ctx)})
+	if err != nil {
+		log.ErrorContext(ctx, "signing failed", slog.Any("err", err))
+		return err
+	}
+	log.InfoContext(ctx, "signed")
+	return s.Store.StageSignature(ctx, r.Claim, stored(t.ManifestID, made))
+}
+
+// stored is the row of a signature that was verified with its maker's key.
+func stored(manifestID string, made signing.Made) pulp.Signature {
+	verified := made.Verified
+	claim := verified.Claim()
+	fingerprint := verified.IssuerFingerprint()
+	return pulp.Signature{
+		Digest: signing.Digest(made.Raw), Name: signing.Name(claim.ManifestDigest, made.Raw), ManifestID: manifestID, Content: made.Raw,
+		KeyID: verified.KeyID(), Fingerprint: &fingerprint, VerifiedBy: verified.Fingerprint(),
+		Reference: claim.DockerReference, Creator: claim.Creator, SignedAt: verified.CreatedAt().Unix(),
+	}
+}

@@ -1,0 +1,117 @@
+// Package memqueue is a task queue inside one process. It knows no tasks, only their ids.
+package memqueue
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/countersign/countersign/tasks"
+)
+
+// Queue is a first-in, first-out queue of ids. The zero value is ready for use.
+type Queue struct {
+	mu      sync.Mutex
+	ids     []string
+	queued  map[string]bool
+	arrived chan struct{} // closed, and replaced, when ids become available
+	running map[string]*watch
+}
+
+// watch is what those wait on who run a task: closed when it is canceled.
+type watch struct {
+	canceled chan struct{}
+	closed   bool
+	waiters  int
+}
+
+var _ tasks.Queue = (*Queue)(nil)
+
+// Push implements tasks.Queue.
+func (q *Queue) Push(_ context.Context, id string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.queued[id] {
+		return nil
+	}
+	if q.queued == nil {
+		q.queued = map[string]bool{}
+	}
+	q.queued[id] = true
+	q.ids = append(q.ids, id)
+	if q.arrived != nil {
+		close(q.arrived)
+		q.arrived = nil
+	}
+	return nil
+}
+
+// Pop implements tasks.Queue.
+func (q *Queue) Pop(ctx context.Context, wait time.Duration) (string, error) {
+	timeout := time.NewTimer(wait)
+	defer timeout.Stop()
+	for {
+		id, arrived := q.take()
+		if id != "" {
+			return id, nil
+		}
+		select {
+		case <-arrived:
+		case <-timeout.C:
+			return "", nil
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+}
+
+// take returns the first id, or a channel that is closed when there is one.
+func (q *Queue) take() (string, <-chan struct{}) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.ids) == 0 {
+		if q.arrived == nil {
+			q.arrived = make(chan struct{})
+		}
+		return "", q.arrived
+	}
+	id := q.ids[0]
+	q.ids = q.ids[1:]
+	delete(q.queued, id)
+	return id, nil
+}
+
+// Cancel implements tasks.Queue.
+func (q *Queue) Cancel(_ context.Context, id string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if w := q.running[id]; w != nil && !w.closed {
+		w.closed = true
+		close(w.canceled)
+	}
+	return nil
+}
+
+// Canceled implements tasks.Queue.
+func (q *Queue) Canceled(_ context.Context, id string) (<-chan struct{}, func(), error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.running == nil {
+		q.running = map[string]*watch{}
+	}
+	w := q.running[id]
+	if w == nil {
+		w = &watch{canceled: make(chan struct{})}
+		q.running[id] = w
+	}
+	w.waiters++
+	return w.canceled, sync.OnceFunc(func() { q.unwatch(id, w) }), nil
+}
+
+func (q *Queue) unwatch(id string, w *watch) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if w.waiters--; w.waiters == 0 && q.running[id] == w {
+		delete(q.running, id)
+	}
+}

@@ -1,0 +1,120 @@
+package tasks
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/countersign/countersign/internal/store"
+)
+
+// Job does what one kind of task is for. Its context ends when the task is canceled, lost to another worker, or when the process stops. A job
+// that stores results does so through the store method that completes the claim in the same transaction; otherwise the task
+// is completed when the job returns nil. A job may be run twice, so it starts from what the database says.
+type Job func(ctx context.Context, r *Run) error
+
+// Run is one attempt at a task.
+type Run struct {
+	Task  store.Task
+	Claim *store.Claim
+
+	store *store.Store
+	log   *slog.Logger
+
+	mu      sync.Mutex
+	reports []*Report
+	dirty   bool
+}
+
+// Decode reads the task's arguments.
+func (r *Run) Decode(args any) error {
+	if err := json.Unmarshal(r.Task.Args, args); err != nil {
+		return fmt.Errorf("arguments of task %s: %w", r.Task.ID, err)
+	}
+	return nil
+}
+
+// Report is one progress report of a running task. It is safe for concurrent use.
+type Report struct {
+	run      *Run
+	progress store.Progress // guarded by run.mu
+}
+
+// Report starts a progress report. total is how much there is to do, or negative when that is not known.
+func (r *Run) Report(code, message string, total int) *Report {
+	p := store.Progress{Message: message, Code: code, State: store.TaskRunning}
+	if total >= 0 {
+		n := int64(total)
+		p.Total = &n
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	report := &Report{run: r, progress: p}
+	r.reports = append(r.reports, report)
+	r.dirty = true
+	return report
+}
+
+// Add says that n more are done.
+func (p *Report) Add(n int) {
+	p.run.mu.Lock()
+	defer p.run.mu.Unlock()
+	p.progress.Done += int64(n)
+	p.run.dirty = true
+}
+
+// Complete says that nothing is left to do, and stores it.
+func (p *Report) Complete(ctx context.Context) error {
+	p.run.mu.Lock()
+	p.progress.State = store.TaskCompleted
+	p.run.dirty = true
+	p.run.mu.Unlock()
+	return p.run.flush(ctx)
+}
+
+// end gives every report that still runs the state in which the task ends.
+func (r *Run) end(state store.TaskState) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.reports {
+		if p.progress.State == store.TaskRunning {
+			p.progress.State = state
+			r.dirty = true
+		}
+	}
+}
+
+// flush stores the reports if they have changed.
+func (r *Run) flush(ctx context.Context) error {
+	r.mu.Lock()
+	if !r.dirty {
+		r.mu.Unlock()
+		return nil
+	}
+	r.dirty = false
+	reports := make([]store.Progress, len(r.reports))
+	for i, p := range r.reports {
+		reports[i] = p.progress
+	}
+	r.mu.Unlock()
+	return r.store.ReportProgress(ctx, r.Claim, reports)
+}
+
+// flushEvery stores changed reports a few times a second until ctx ends.
+func (r *Run) flushEvery(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := r.flush(ctx); err != nil && ctx.Err() == nil {
+				r.log.DebugContext(ctx, "progress not stored", slog.Any("err", err))
+			}
+		}
+	}
+}

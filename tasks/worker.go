@@ -1,0 +1,276 @@
+package tasks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/telemetry"
+)
+
+// What a worker waits for, and how long.
+const (
+	leaseTime     = 30 * time.Second       // without a sign of life a task is another's after this
+	beatEvery     = leaseTime / 3          // how often a lease is extended and the worker shows that it lives
+	sweepEvery    = time.Second            // how often tasks are looked for that nobody announced
+	progressEvery = 300 * time.Millisecond // how often progress is stored
+	popWait       = time.Minute            // how long one look at the queue waits
+	endingTime    = 10 * time.Second       // how long the last write of a task may take
+	announceLimit = 100                    // how many ready tasks one sweep announces
+)
+
+// Why a task's context ends.
+var (
+	errCanceled = errors.New("the task was canceled")
+	errStopping = errors.New("the worker is being stopped")
+)
+
+// Worker runs tasks.
+type Worker struct {
+	store *store.Store
+	queue Queue
+	jobs  map[string]Job
+	log   *slog.Logger
+	slots int
+	self  pulp.Worker
+}
+
+// WorkerOptions say what a worker needs.
+type WorkerOptions struct {
+	Store    *store.Store
+	Queue    Queue
+	Jobs     map[string]Job // by the task's name
+	Log      *slog.Logger
+	Slots    int    // how many tasks at a time
+	Name     string // <pid>@<host>
+	Versions map[string]string
+}
+
+// NewWorker returns a worker that runs nothing yet.
+func NewWorker(o WorkerOptions) *Worker {
+	return &Worker{
+		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, slots: o.Slots,
+		self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},
+	}
+}
+
+// Run takes tasks and runs them until ctx ends. Then it takes no more, lets those that run go on for at most grace, stops the rest, which
+// go back to be run again, and returns.
+func (w *Worker) Run(ctx context.Context, grace time.Duration) error {
+	if err := w.store.Beat(ctx, w.self); err != nil {
+		return fmt.Errorf("register worker: %w", err)
+	}
+	running, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
+	var slots sync.WaitGroup
+	for range w.slots {
+		slots.Go(func() { w.takeTasks(ctx, running) })
+	}
+	slots.Go(func() { w.sweep(ctx) })
+	<-ctx.Done()
+	timeout := time.AfterFunc(grace, func() { stop(errStopping) })
+	defer timeout.Stop()
+	slots.Wait()
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), endingTime)
+	defer cancel()
+	return w.store.RemoveWorker(last, w.self.ID, false)
+}
+
+// takeTasks runs one task after the other, each in the context running, until ctx ends.
+func (w *Worker) takeTasks(ctx, running context.Context) {
+	for ctx.Err() == nil {
+		if w.runTask(running, "") {
+			continue
+		}
+		if _, err := w.queue.Pop(ctx, popWait); err != nil && ctx.Err() == nil {
+			w.log.WarnContext(ctx, "queue does not answer", slog.Any("err", err))
+			sleep(ctx, sweepEvery)
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// sweep announces ready tasks that nobody announced (a command line made them, or the queue forgot them), takes back those of dead
+// workers, and shows that this worker lives.
+func (w *Worker) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	beat := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if time.Since(beat) >= beatEvery {
+			beat = time.Now()
+			if err := errors.Join(w.store.Beat(ctx, w.self), w.reclaim(ctx)); err != nil && ctx.Err() == nil {
+				w.log.WarnContext(ctx, "worker has no database", slog.Any("err", err))
+			}
+		}
+		w.announceReady(ctx)
+	}
+}
+
+func (w *Worker) reclaim(ctx context.Context) error {
+	r, err := w.store.ReclaimTasks(ctx, false)
+	if r != (store.Reclaimed{}) {
+		w.log.WarnContext(ctx, "took tasks back whose worker is gone",
+			slog.Int("waiting", r.Waiting), slog.Int("failed", r.Failed), slog.Int("canceled", r.Ended))
+	}
+	return err
+}
+
+// announceReady says on the queue which tasks can be claimed.
+func (w *Worker) announceReady(ctx context.Context) {
+	ids, err := w.store.ReadyTasks(ctx, announceLimit)
+	for _, id := range ids {
+		if err = w.queue.Push(ctx, id); err != nil {
+			break
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		w.log.WarnContext(ctx, "ready tasks not announced", slog.Any("err", err))
+	}
+}
+
+// runTask claims a task, this one or with "" the oldest that is ready, and runs it to its end. It says whether there was one.
+func (w *Worker) runTask(ctx context.Context, id string) bool {
+	t, err := w.store.ClaimTask(ctx, w.self.ID, id, leaseTime)
+	if err != nil {
+		if ctx.Err() == nil {
+			w.log.ErrorContext(ctx, "task not claimed", slog.Any("err", err))
+			sleep(ctx, sweepEvery)
+		}
+		return false
+	}
+	if t == nil {
+		return false
+	}
+	ctx = telemetry.WithCorrelation(ctx, t.CID)
+	log := w.log.With(slog.String("task", t.ID), slog.String("name", t.Name))
+	r := &Run{Task: *t, Claim: &store.Claim{TaskID: t.ID, Attempt: t.Attempt}, store: w.store, log: log}
+	log.InfoContext(ctx, "task started", slog.Int64("attempt", t.Attempt))
+	err, cause := w.attempt(ctx, r)
+	w.end(ctx, r, err, cause)
+	w.announceReady(ctx)
+	return true
+}
+
+// attempt runs the task's job beside its keepers, and returns its error and why its context ended, if it did.
+func (w *Worker) attempt(ctx context.Context, r *Run) (err, cause error) {
+	job, ok := w.jobs[r.Task.Name]
+	if !ok {
+		return fault.New(fault.Invalid, "This worker has no task named %s.", r.Task.Name), nil
+	}
+	working, cancel := context.WithCancelCause(ctx)
+	var keepers sync.WaitGroup
+	keepers.Go(func() { r.flushEvery(working, progressEvery) })
+	keepers.Go(func() { w.keep(working, r, cancel) })
+	err = guard(func() error { return job(working, r) })
+	cause = context.Cause(working)
+	cancel(nil)
+	keepers.Wait()
+	return err, cause
+}
+
+// keep extends the lease and watches for a cancel until ctx ends; when the task is canceled or lost it ends ctx.
+func (w *Worker) keep(ctx context.Context, r *Run, cancel context.CancelCauseFunc) {
+	canceled, stop, err := w.queue.Canceled(ctx, r.Task.ID)
+	if err != nil {
+		r.log.WarnContext(ctx, "no cancel signals; the lease will tell", slog.Any("err", err))
+	} else {
+		defer stop()
+	}
+	w.checkLease(ctx, r, cancel) // a cancel that came before the watch began
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-canceled:
+			cancel(errCanceled)
+			return
+		case <-tick.C:
+			w.checkLease(ctx, r, cancel)
+		}
+	}
+}
+
+func (w *Worker) checkLease(ctx context.Context, r *Run, cancel context.CancelCauseFunc) {
+	err := w.store.ExtendLease(ctx, r.Claim, leaseTime)
+	switch {
+	case errors.Is(err, store.ErrFenced):
+		cancel(store.ErrFenced)
+	case err != nil && ctx.Err() == nil:
+		r.log.WarnContext(ctx, "lease not extended", slog.Any("err", err))
+	}
+}
+
+// guard turns a job's panic into its error.
+func guard(job func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return job()
+}
+
+// end stores how an attempt ended. A store that does not take it leaves the task to the end of its lease.
+func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endingTime)
+	defer cancel()
+	var err error
+	result := "completed"
+	switch {
+	case jobErr == nil && r.Claim.Ended():
+	case jobErr == nil:
+		r.end(store.TaskCompleted)
+		err = errors.Join(r.flush(ctx), w.store.CompleteTask(ctx, r.Claim, store.Outcome{}))
+	case errors.Is(cause, errStopping):
+		result = "returned"
+		err = w.store.ReturnTask(ctx, r.Claim)
+	case errors.Is(cause, errCanceled), errors.Is(cause, store.ErrFenced), errors.Is(jobErr, store.ErrFenced):
+		result = "canceled"
+		r.end(store.TaskCanceled)
+		err = errors.Join(r.flush(ctx), w.store.EndCanceled(ctx, r.Claim))
+	default:
+		result = "failed"
+		r.end(store.TaskFailed)
+		err = errors.Join(r.flush(ctx), w.store.FailTask(ctx, r.Claim, sentence(jobErr)))
+	}
+	if errors.Is(err, store.ErrFenced) {
+		// Completing or failing lost a race with a cancel: then the task is canceling and this ends it. Otherwise it is another worker's.
+		result = "canceled or taken over"
+		err = w.store.EndCanceled(ctx, r.Claim)
+	}
+	if err != nil && !errors.Is(err, store.ErrFenced) {
+		r.log.ErrorContext(ctx, "task's end not stored", slog.Any("err", err))
+	}
+	r.log.InfoContext(ctx, "task ended", slog.String("result", result), slog.Any("err", jobErr))
+}
+
+// sentence is what a task says of the error it failed with: only what is safe to show.
+func sentence(err error) string {
+	if e, ok := errors.AsType[*fault.Error](err); ok && e.Kind != fault.Internal {
+		return e.Msg
+	}
+	return "Internal error; the server's log has the details under the task's logging_cid."
+}

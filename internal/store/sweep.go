@@ -17,7 +17,7 @@ func (s *Store) SweepUploads(ctx context.Context, before time.Time, limit int) (
 		var err error
 		swept, err = collect(t.ctx, t, scanUpload, `
 			DELETE FROM upload WHERE id IN (SELECT id FROM upload WHERE touched < $1 ORDER BY touched LIMIT $2)
-			RETURNING id, repository_id, epoch, size, data, storage_ref, touched`, micros(before), limit)
+			RETURNING `+uploadColumns, micros(before), limit)
 		return err
 	})
 	return swept, err

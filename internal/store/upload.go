@@ -14,6 +14,7 @@ var errUploadGone = fault.New(fault.NotFound, "Upload not found.")
 type Upload struct {
 	ID           string
 	RepositoryID string
+	Repository   string // its name
 	Epoch        int64
 	Size         int64  // bytes acknowledged
 	Data         []byte // all of them, while they are few and StorageRef is empty
@@ -35,14 +36,16 @@ func (s *Store) CreateUpload(ctx context.Context, repositoryID string) (Upload, 
 // Upload returns an upload of a repository. NotFound when there is none, also when it is another repository's.
 func (s *Store) Upload(ctx context.Context, repositoryID, id string) (Upload, error) {
 	u, err := scanUpload(s.read.QueryRowContext(ctx, `
-		SELECT id, repository_id, epoch, size, data, storage_ref, touched FROM upload WHERE id = $1 AND repository_id = $2`, id, repositoryID))
+		SELECT `+uploadColumns+` FROM upload WHERE id = $1 AND repository_id = $2`, id, repositoryID))
 	return u, notFound(err, "Upload not found.")
 }
+
+const uploadColumns = `id, repository_id, (SELECT name FROM repository WHERE id = repository_id), epoch, size, data, storage_ref, touched`
 
 func scanUpload(row scanner) (Upload, error) {
 	var u Upload
 	var touched int64
-	err := row.Scan(&u.ID, &u.RepositoryID, &u.Epoch, &u.Size, &u.Data, &u.StorageRef, &touched)
+	err := row.Scan(&u.ID, &u.RepositoryID, &u.Repository, &u.Epoch, &u.Size, &u.Data, &u.StorageRef, &touched)
 	u.Touched = fromMicros(touched)
 	return u, err
 }

@@ -110,7 +110,9 @@ func (s signer) missing(ctx context.Context, r *tasks.Run, args tasks.SignArgs, 
 }
 
 // reference is the identity that a signature claims: D5, contract 5.3.
-func (s signer) reference(basePath, tag string) string { return signing.Reference(s.Host, basePath, tag) }
+func (s signer) reference(basePath, tag string) string {
+	return signing.Reference(s.Host, basePath, tag)
+}
 
 func (s signer) signOne(ctx context.Context, r *tasks.Run, checked *signing.Checked, basePath string, t store.SignTarget) error {
 	m, err := s.Store.Manifest(ctx, t.ManifestID)

@@ -1,0 +1,247 @@
+// Package config is the one Config value: defaults, then the YAML file, then the environment, checked as a whole.
+//
+// It reads a file and the environment and nothing else, and imports nothing of this project.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+	"go.yaml.in/yaml/v3"
+)
+
+// Secret is a text that does not print itself.
+type Secret string
+
+// String hides the secret.
+func (Secret) String() string { return "***" }
+
+// GoString hides the secret.
+func (Secret) GoString() string { return "***" }
+
+// LogValue hides the secret.
+func (Secret) LogValue() slog.Value { return slog.StringValue("***") }
+
+// MarshalText hides the secret.
+func (Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
+
+// Reveal returns the secret.
+func (s Secret) Reveal() string { return string(s) }
+
+// Config is everything that can be set. Every key is a YAML key and an environment variable: upper case, dots become underscores,
+// COUNTERSIGN_ in front.
+type Config struct {
+	// Data is the directory of the embedded stores.
+	Data string `yaml:"data" env:"DATA"`
+	// Listen is the address to listen on: plain HTTP unless TLS is set.
+	Listen string `yaml:"listen" env:"LISTEN"`
+	// PublicURL is what clients type; its host is the identity in signatures and the service of tokens (D5). Empty: http://localhost:<port>.
+	PublicURL string `yaml:"public_url" env:"PUBLIC_URL"`
+	// DatabaseURL is sqlite:<path>. Empty: SQLite under Data.
+	DatabaseURL string `yaml:"database_url" env:"DATABASE_URL"`
+	// UpstreamURL is an existing registry to stand in front of. Empty: embedded storage.
+	UpstreamURL string `yaml:"upstream_url" env:"UPSTREAM_URL"`
+	// Storage is where embedded storage keeps blobs.
+	Storage Storage `yaml:"storage" env:"STORAGE"`
+	// AdminPassword sets the password of admin at start. Empty: a first start makes one and prints it once.
+	AdminPassword Secret `yaml:"admin_password" env:"ADMIN_PASSWORD"`
+	// Workers is how many tasks run at a time in this process; 0: none, registry and API only.
+	Workers int `yaml:"workers" env:"WORKERS"`
+	// PushRepositoryType is the type of the repositories that pushes create: container-push or container (D1).
+	PushRepositoryType string `yaml:"push_repository_type" env:"PUSH_REPOSITORY_TYPE"`
+	// SignLists signs manifest lists and indexes too (D2).
+	SignLists bool `yaml:"sign_lists" env:"SIGN_LISTS"`
+	// AnonymousPull lets who has no token read public repositories (D16).
+	AnonymousPull bool `yaml:"anonymous_pull" env:"ANONYMOUS_PULL"`
+	// RequireIndexChildren refuses an index that names absent manifests (D11).
+	RequireIndexChildren bool `yaml:"require_index_children" env:"REQUIRE_INDEX_CHILDREN"`
+
+	TLS        TLS        `yaml:"tls" envPrefix:"TLS_"`
+	Token      Token      `yaml:"token" envPrefix:"TOKEN_"`
+	Upstream   Upstream   `yaml:"upstream" envPrefix:"UPSTREAM_"`
+	Signing    Signing    `yaml:"signing" envPrefix:"SIGNING_"`
+	Signatures Signatures `yaml:"signatures" envPrefix:"SIGNATURES_"`
+	Retention  Retention  `yaml:"retention" envPrefix:"RETENTION_"`
+	Log        Log        `yaml:"log" envPrefix:"LOG_"`
+	// ShutdownGrace is how long requests and tasks may go on after a SIGTERM.
+	ShutdownGrace time.Duration `yaml:"shutdown_grace" env:"SHUTDOWN_GRACE"`
+}
+
+// TLS makes the server speak HTTPS.
+type TLS struct {
+	CertFile string `yaml:"cert_file" env:"CERT_FILE"` // PEM, with intermediates
+	KeyFile  string `yaml:"key_file" env:"KEY_FILE"`   // PEM
+}
+
+// Token is about the registry's bearer tokens.
+type Token struct {
+	PrivateKeyFile string        `yaml:"private_key_file" env:"PRIVATE_KEY_FILE"` // PEM, ECDSA P-256. Empty: one is made and kept in the database
+	PublicKeyFile  string        `yaml:"public_key_file" env:"PUBLIC_KEY_FILE"`   // PEM, of the same key
+	Lifetime       time.Duration `yaml:"lifetime" env:"LIFETIME"`
+}
+
+// Upstream is about the registry at UpstreamURL.
+type Upstream struct {
+	Username           string `yaml:"username" env:"USERNAME"`
+	Password           Secret `yaml:"password" env:"PASSWORD"`
+	CAFile             string `yaml:"ca_file" env:"CA_FILE"` // PEM certificates to trust beside the system's
+	InsecureSkipVerify bool   `yaml:"insecure_skip_verify" env:"INSECURE_SKIP_VERIFY"`
+}
+
+// Signing is about making signatures.
+type Signing struct {
+	Parallel      int           `yaml:"parallel" env:"PARALLEL"`             // signatures that one task makes at a time
+	ScriptTimeout time.Duration `yaml:"script_timeout" env:"SCRIPT_TIMEOUT"` // for one call of a signing script
+	WorkDir       string        `yaml:"work_dir" env:"WORK_DIR"`             // where scripts get their directories. Empty: under Data
+}
+
+// Signatures is about signatures that come from outside.
+type Signatures struct {
+	UnknownKeys string `yaml:"unknown_keys" env:"UNKNOWN_KEYS"` // accept or refuse signatures by keys that the server does not know (D6)
+}
+
+// Retention says how long things are kept that nothing refers to (D19).
+type Retention struct {
+	Uploads time.Duration `yaml:"uploads" env:"UPLOADS"` // unfinished uploads
+	Pending time.Duration `yaml:"pending" env:"PENDING"` // blobs that no manifest has named yet
+	Orphans time.Duration `yaml:"orphans" env:"ORPHANS"` // content that is in no version any more
+	Tasks   time.Duration `yaml:"tasks" env:"TASKS"`     // tasks that have ended
+}
+
+// Log is about what the server says on standard error.
+type Log struct {
+	Level  slog.Level `yaml:"level" env:"LEVEL"`   // debug, info, warn or error
+	Format string     `yaml:"format" env:"FORMAT"` // text or json
+}
+
+// Default returns what holds where nothing is set.
+func Default() Config {
+	return Config{
+		Data:               "./data",
+		Listen:             "127.0.0.1:24817",
+		Workers:            runtime.NumCPU(),
+		PushRepositoryType: "container-push",
+		AnonymousPull:      true,
+		Token:              Token{Lifetime: 5 * time.Minute},
+		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second},
+		Signatures:         Signatures{UnknownKeys: "accept"},
+		Retention:          Retention{Uploads: 24 * time.Hour, Pending: 24 * time.Hour, Orphans: 24 * time.Hour, Tasks: 30 * 24 * time.Hour},
+		Log:                Log{Level: slog.LevelInfo, Format: "text"},
+		ShutdownGrace:      15 * time.Second,
+	}
+}
+
+const prefix = "COUNTERSIGN_"
+
+// Load reads the file, if one is named by path or else by COUNTERSIGN_CONFIG, and the environment (a list of KEY=value), and fills in
+// what depends on other settings. An error names the setting that is wrong.
+func Load(path string, environ []string) (Config, error) {
+	c := Default()
+	vars := env.ToMap(environ)
+	if path == "" {
+		path = vars[prefix+"CONFIG"]
+	}
+	if path != "" {
+		if err := c.readFile(path); err != nil {
+			return Config{}, err
+		}
+	}
+	if err := env.ParseWithOptions(&c, env.Options{Environment: vars, Prefix: prefix}); err != nil {
+		return Config{}, fmt.Errorf("environment: %w", err)
+	}
+	if err := c.complete(); err != nil {
+		return Config{}, err
+	}
+	return c, c.validate()
+}
+
+func (c *Config) readFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("configuration file: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	d := yaml.NewDecoder(f)
+	d.KnownFields(true)
+	if err := d.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("configuration file %s: %w", path, err)
+	}
+	return nil
+}
+
+// complete fills in what follows from other settings.
+func (c *Config) complete() error {
+	data, err := filepath.Abs(c.Data)
+	if err != nil {
+		return fmt.Errorf("data: %w", err)
+	}
+	c.Data = data
+	if c.DatabaseURL == "" {
+		c.DatabaseURL = "sqlite:" + filepath.Join(data, "countersign.db")
+	}
+	if c.Storage.Driver == "" {
+		c.Storage = Storage{Driver: "filesystem", Parameters: map[string]any{"rootdirectory": filepath.Join(data, "storage")}}
+	}
+	if c.Signing.WorkDir == "" {
+		c.Signing.WorkDir = filepath.Join(data, "work")
+	}
+	if c.PublicURL == "" {
+		scheme := "http"
+		if c.TLS.CertFile != "" {
+			scheme = "https"
+		}
+		_, port, err := net.SplitHostPort(c.Listen)
+		if err != nil {
+			return fmt.Errorf("listen: want host:port, got %q", c.Listen)
+		}
+		c.PublicURL = scheme + "://localhost:" + port
+	}
+	return nil
+}
+
+// PublicHost returns the host of PublicURL, with its port where it has one.
+func (c Config) PublicHost() string {
+	u, err := url.Parse(c.PublicURL)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+func (c Config) validate() error {
+	public, err := url.Parse(c.PublicURL)
+	return errors.Join(
+		check(err == nil && public.Host != "" && (public.Scheme == "http" || public.Scheme == "https") &&
+			strings.Trim(public.Path, "/") == "" && public.RawQuery == "" && public.User == nil,
+			"public_url: want http(s)://host[:port], got %q", c.PublicURL),
+		check(c.PushRepositoryType == "container-push" || c.PushRepositoryType == "container",
+			"push_repository_type: want container-push or container, got %q", c.PushRepositoryType),
+		check(c.Signatures.UnknownKeys == "accept" || c.Signatures.UnknownKeys == "refuse",
+			"signatures.unknown_keys: want accept or refuse, got %q", c.Signatures.UnknownKeys),
+		check(c.Workers >= 0, "workers: want 0 or more, got %d", c.Workers),
+		check(c.Signing.Parallel >= 1, "signing.parallel: want 1 or more, got %d", c.Signing.Parallel),
+		check(c.Signing.ScriptTimeout > 0, "signing.script_timeout: want more than 0, got %v", c.Signing.ScriptTimeout),
+		check(c.Token.Lifetime >= time.Minute, "token.lifetime: want 1m or more, got %v", c.Token.Lifetime),
+		check((c.Token.PrivateKeyFile == "") == (c.Token.PublicKeyFile == ""), "token: private_key_file and public_key_file go together"),
+		check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls: cert_file and key_file go together"),
+		check(c.Log.Format == "text" || c.Log.Format == "json", "log.format: want text or json, got %q", c.Log.Format),
+		check(min(c.Retention.Uploads, c.Retention.Pending, c.Retention.Orphans, c.Retention.Tasks) >= time.Minute, "retention: want 1m or more of each"),
+	)
+}
+
+func check(ok bool, format string, args ...any) error {
+	if ok {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
+}

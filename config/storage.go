@@ -1,0 +1,43 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Storage names one of distribution's storage drivers and its parameters: `filesystem:<dir>`, or in the file a block as
+// distribution's own configuration has it (`filesystem: {rootdirectory: …}`).
+type Storage struct {
+	Driver     string
+	Parameters map[string]any
+}
+
+// UnmarshalText reads `filesystem:<dir>`.
+func (s *Storage) UnmarshalText(text []byte) error {
+	driver, dir, ok := strings.Cut(string(text), ":")
+	if !ok || driver != "filesystem" || dir == "" {
+		return fmt.Errorf("storage: want filesystem:<dir>, got %q", text)
+	}
+	*s = Storage{Driver: driver, Parameters: map[string]any{"rootdirectory": dir}}
+	return nil
+}
+
+// UnmarshalYAML reads a block with one driver, or the short form.
+func (s *Storage) UnmarshalYAML(node *yaml.Node) error {
+	if node.Kind == yaml.ScalarNode {
+		return s.UnmarshalText([]byte(node.Value))
+	}
+	var block map[string]map[string]any
+	if err := node.Decode(&block); err != nil {
+		return err
+	}
+	if len(block) != 1 {
+		return fmt.Errorf("line %d: storage: want one driver, got %d", node.Line, len(block))
+	}
+	for driver, parameters := range block {
+		*s = Storage{Driver: driver, Parameters: parameters}
+	}
+	return nil
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/store"
+)
+
+// adminName is the user who may do everything from the start.
+const adminName = "admin"
+
+// databaseDir is the directory that the server owns while it runs.
+func (p *program) databaseDir() string {
+	path, _ := strings.CutPrefix(p.config.DatabaseURL, "sqlite:")
+	return filepath.Dir(strings.TrimPrefix(path, "//"))
+}
+
+// withStore opens the database for a verb that may run beside a server, making it on a first run. It never migrates what a server uses.
+func (p *program) withStore(do func(*store.Store) error) error {
+	s, err := store.Open(p.ctx, p.config.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Close() }()
+	pending, err := s.Pending(p.ctx)
+	if err != nil {
+		return err
+	}
+	if pending {
+		if err := p.migrate(s); err != nil {
+			return err
+		}
+	}
+	return do(s)
+}
+
+// migrate brings the schema up to date while no server runs.
+func (p *program) migrate(s *store.Store) error {
+	lock, err := store.LockDir(p.databaseDir())
+	if fault.Is(err, fault.Conflict) {
+		return errors.New("the database's schema is older than this program, and a server is using it: stop the server first")
+	} else if err != nil {
+		return err
+	}
+	return errors.Join(s.Migrate(p.ctx), lock.Release())
+}
+
+type migrateCommand struct{}
+
+// Run migrates the database.
+func (migrateCommand) Run(p *program) error {
+	return p.withStore(func(*store.Store) error {
+		_, err := fmt.Fprintln(p.out, "The database's schema is up to date.")
+		return err
+	})
+}
+
+type resetAdminCommand struct {
+	Password string `help:"The new password; without it one is made and printed." placeholder:"P"`
+}
+
+// Run sets the admin's password.
+func (c resetAdminCommand) Run(p *program) error {
+	return p.withStore(func(s *store.Store) error {
+		password := c.Password
+		if password == "" {
+			password = rand.Text()
+		}
+		if err := p.putAdmin(s, password); err != nil {
+			return err
+		}
+		if c.Password == "" {
+			_, err := fmt.Fprintf(p.out, "The password of %s is now %s\n", adminName, password)
+			return err
+		}
+		_, err := fmt.Fprintf(p.out, "The password of %s is changed.\n", adminName)
+		return err
+	})
+}
+
+func (p *program) putAdmin(s *store.Store, password string) error {
+	hash, err := auth.HashPassword(password)
+	if err != nil {
+		return err
+	}
+	_, err = s.PutUser(p.ctx, adminName, hash, true, true)
+	return err
+}
+
+// ensureAdmin sees that there is an admin with the configured password. On a first start without one it makes a password and
+// returns it, to be shown once.
+func (p *program) ensureAdmin(s *store.Store, users *auth.Auth) (string, error) {
+	configured := p.config.AdminPassword.Reveal()
+	_, err := s.UserByName(p.ctx, adminName)
+	switch {
+	case configured != "":
+		if _, err := users.Login(p.ctx, adminName, configured); err == nil {
+			return "", nil // unchanged: keep the hash
+		}
+		return "", p.putAdmin(s, configured)
+	case fault.Is(err, fault.NotFound):
+		made := rand.Text()
+		return made, p.putAdmin(s, made)
+	}
+	return "", err
+}

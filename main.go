@@ -1,0 +1,108 @@
+// Command countersign is a container registry that signs.
+//
+// This package reads the command line and ties the rooms together; it holds no rules of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/internal/telemetry"
+)
+
+// version is set when a release is built.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args, os.Environ(), os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// commandLine is what can be said to the program. Called as pulpcore-manager it takes the same verbs.
+type commandLine struct {
+	Config string `help:"YAML file with settings; COUNTERSIGN_CONFIG names it too." type:"path" placeholder:"FILE"`
+
+	Serve                serveCommand         `cmd:"" help:"Registry, API and workers in one process."`
+	AddSigningService    addServiceCommand    `cmd:"" help:"Make a signing service of a script and a key."`
+	RemoveSigningService removeServiceCommand `cmd:"" help:"Remove a signing service."`
+	ListSigningServices  listServicesCommand  `cmd:"" help:"Print the names of the signing services."`
+	ResetAdminPassword   resetAdminCommand    `cmd:"" help:"Set the password of the user admin."`
+	Migrate              migrateCommand       `cmd:"" help:"Bring the database's schema up to this binary's."`
+	Version              versionCommand       `cmd:"" help:"Print the version."`
+}
+
+// program is what the verbs work with.
+type program struct {
+	ctx    context.Context
+	config config.Config
+	out    io.Writer
+	log    *slog.Logger
+	name   string // of the binary as it was called
+}
+
+// run reads the command line and does what it says. Its error is one line for the operator.
+func run(ctx context.Context, args, environ []string, out, errOut io.Writer) error {
+	name := filepath.Base(args[0])
+	var line commandLine
+	exited := false
+	parser, err := kong.New(&line, kong.Name(name), kong.Description("A container registry that signs."),
+		kong.Writers(out, errOut), kong.Exit(func(int) { exited = true }), kong.UsageOnError())
+	if err != nil {
+		return err
+	}
+	parsed, err := parser.Parse(args[1:])
+	if exited { // --help
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	c, err := config.Load(line.Config, environ)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	p := &program{ctx: ctx, config: c, out: out, log: logger(c.Log, errOut), name: name}
+	err = parsed.Run(p)
+	if failed, ok := errors.AsType[commandError](err); ok {
+		return failed
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+func logger(c config.Log, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.Level}
+	if c.Format == "json" {
+		return slog.New(telemetry.LogHandler{Handler: slog.NewJSONHandler(w, options)})
+	}
+	return slog.New(telemetry.LogHandler{Handler: slog.NewTextHandler(w, options)})
+}
+
+type versionCommand struct{}
+
+// Run prints the version.
+func (versionCommand) Run(p *program) error {
+	from := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		from = " " + info.GoVersion
+	}
+	_, err := fmt.Fprintf(p.out, "countersign %s%s\n", version, from)
+	return err
+}

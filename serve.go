@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/countersign/countersign/api"
+	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/telemetry"
+	"github.com/countersign/countersign/proxy"
+	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/storage"
+	"github.com/countersign/countersign/storage/embedded"
+	"github.com/countersign/countersign/storage/upstream"
+	"github.com/countersign/countersign/tasks"
+	"github.com/countersign/countersign/tasks/jobs"
+	"github.com/countersign/countersign/tasks/memqueue"
+)
+
+// How the HTTP server treats connections.
+const (
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 64 << 10
+)
+
+// cleanEvery is how often the housekeeper looks around.
+const cleanEvery = 10 * time.Minute
+
+// pulpVersions are the versions whose REST API this server speaks (contract 8).
+var pulpVersions = map[string]string{"core": "3.123.1", "container": "2.30.0"}
+
+type serveCommand struct{}
+
+// Run serves until the program is told to stop.
+func (serveCommand) Run(p *program) error {
+	lock, err := store.LockDir(p.config.Data)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Release() }()
+	s, err := p.openOwned()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Close() }()
+	srv, err := p.build(s)
+	if err != nil {
+		return err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(p.ctx, "tcp", p.config.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	p.greet(srv)
+	return p.serve(srv, listener)
+}
+
+// openOwned opens the database as its only owner: migrated, and without tasks and workers of a process that is gone.
+func (p *program) openOwned() (*store.Store, error) {
+	s, err := store.Open(p.ctx, p.config.DatabaseURL)
+	if err != nil {
+		return nil, err
+	}
+	err = s.Migrate(p.ctx)
+	if err == nil {
+		_, err = s.ReclaimTasks(p.ctx, true)
+	}
+	if err == nil {
+		err = s.RemoveWorker(p.ctx, "", true)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// server is everything that runs while the program serves.
+type server struct {
+	handler     http.Handler
+	worker      *tasks.Worker
+	workers     int
+	background  []func(context.Context)
+	newPassword string // of admin, when this start made it
+}
+
+// build makes the rooms and ties them together.
+func (p *program) build(s *store.Store) (*server, error) {
+	c := p.config
+	users := auth.New(s)
+	password, err := p.ensureAdmin(s, users)
+	if err != nil {
+		return nil, err
+	}
+	blobs, err := p.openStorage()
+	if err != nil {
+		return nil, err
+	}
+	srv := &server{workers: c.Workers, newPassword: password}
+	upstreamManifests, inFront := blobs.(storage.Manifests)
+	if inFront {
+		s.KeepOutbox()
+		srv.background = append(srv.background, jobs.Outbox{Store: s, Upstream: upstreamManifests, Log: p.log}.Run)
+	}
+	keeper := jobs.Housekeeper{Store: s, Storage: blobs, Log: p.log, Embedded: !inFront, Keep: jobs.Retention{
+		Uploads: c.Retention.Uploads, Pending: c.Retention.Pending, Orphans: c.Retention.Orphans, Tasks: c.Retention.Tasks,
+	}}
+	srv.background = append(srv.background, func(ctx context.Context) { keeper.Run(ctx, cleanEvery) })
+
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("host name: %w", err)
+	}
+	queue := &memqueue.Queue{}
+	srv.worker = tasks.NewWorker(tasks.WorkerOptions{
+		Store: s, Queue: queue, Log: p.log, Slots: c.Workers, Name: fmt.Sprintf("%d@%s", os.Getpid(), host), Versions: pulpVersions,
+		Jobs: jobs.All(jobs.Options{
+			Store: s, Log: p.log, Host: c.PublicHost(), Parallel: c.Signing.Parallel,
+			SignerFor: func(v pulp.SigningService) (signing.Signer, error) { return p.scriptSigner(v), nil },
+		}),
+	})
+	registry, err := p.registry(s, users, blobs)
+	if err != nil {
+		return nil, err
+	}
+	rest := api.New(api.Options{
+		Store: s, Auth: users, Tasks: tasks.NewDispatcher(s, queue, srv.worker, p.log), Log: p.log,
+		PublicURL: c.PublicURL, DataDir: c.Data, Version: version, SignLists: c.SignLists,
+	})
+	srv.handler = telemetry.Correlate(route(registry, rest))
+	return srv, nil
+}
+
+func (p *program) openStorage() (storage.Storage, error) {
+	c := p.config
+	if c.UpstreamURL == "" {
+		return embedded.New(p.ctx, embedded.Options{Driver: c.Storage.Driver, Parameters: c.Storage.Parameters})
+	}
+	return upstream.New(upstream.Options{
+		URL: c.UpstreamURL, Username: c.Upstream.Username, Password: c.Upstream.Password.Reveal(),
+		CAFile: c.Upstream.CAFile, InsecureSkipVerify: c.Upstream.InsecureSkipVerify, Log: p.log,
+	})
+}
+
+func (p *program) registry(s *store.Store, users *auth.Auth, blobs storage.Storage) (http.Handler, error) {
+	c := p.config
+	return proxy.New(proxy.Options{Store: s, Auth: users, Storage: blobs, Log: p.log, PublicURL: c.PublicURL})
+}
+
+// route sends the registry's paths to the registry and the rest to the REST API.
+func route(registry, rest http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, prefix := range []string{"/v2", "/extensions/v2", "/token"} {
+			if r.URL.Path == prefix || strings.HasPrefix(r.URL.Path, prefix+"/") {
+				registry.ServeHTTP(w, r)
+				return
+			}
+		}
+		rest.ServeHTTP(w, r)
+	})
+}
+
+// serve runs everything until the program is told to stop, and then lets requests and tasks end.
+func (p *program) serve(srv *server, listener net.Listener) error {
+	httpServer := &http.Server{
+		Handler: srv.handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+	}
+	group, ctx := errgroup.WithContext(p.ctx)
+	group.Go(func() error {
+		err := p.listen(httpServer, listener)
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return err
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		p.log.InfoContext(p.ctx, "stopping")
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.config.ShutdownGrace)
+		defer cancel()
+		if err := httpServer.Shutdown(last); err != nil {
+			return httpServer.Close()
+		}
+		return nil
+	})
+	if srv.workers > 0 {
+		group.Go(func() error { return srv.worker.Run(ctx, p.config.ShutdownGrace) })
+	}
+	for _, job := range srv.background {
+		group.Go(func() error { job(ctx); return nil })
+	}
+	return group.Wait()
+}
+
+func (p *program) listen(s *http.Server, l net.Listener) error {
+	if t := p.config.TLS; t.CertFile != "" {
+		return s.ServeTLS(l, t.CertFile, t.KeyFile)
+	}
+	return s.Serve(l)
+}
+
+// greet tells the operator where the server is, where its data are, how to log in and what to type next.
+func (p *program) greet(srv *server) {
+	c := p.config
+	host := c.PublicHost()
+	login := "the password that admin has"
+	switch {
+	case srv.newPassword != "":
+		login = srv.newPassword + "   (shown this once; countersign reset-admin-password makes another)"
+	case c.AdminPassword != "":
+		login = "as COUNTERSIGN_ADMIN_PASSWORD says"
+	}
+	where := c.Storage.Driver
+	if c.UpstreamURL != "" {
+		where = c.UpstreamURL
+	}
+	tls := ""
+	if strings.HasPrefix(c.PublicURL, "http:") {
+		tls = " --tls-verify=false"
+	}
+	_, _ = fmt.Fprintf(p.out, `Countersign %s
+  listening on  %s   (clients type %s)
+  data          %s   (blobs: %s)
+  user          %s
+  password      %s
+
+Next:
+  podman login%[8]s %[3]s
+  podman push%[8]s IMAGE %[3]s/team/app:1.0
+  countersign add-signing-service NAME SCRIPT KEYID --class container:ManifestSigningService
+  curl -u admin %[9]s/pulp/api/v3/repositories/container/container-push/
+`, version, c.Listen, host, c.Data, where, adminName, login, tls, c.PublicURL)
+}

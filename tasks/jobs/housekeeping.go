@@ -1,0 +1,120 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
+)
+
+// Retention says how long things are kept that nothing refers to.
+type Retention struct {
+	Uploads time.Duration // unfinished uploads, since they were last written to (D19)
+	Pending time.Duration // blobs that no manifest has named, since they were last asked for (D19)
+	Orphans time.Duration // content that is in no version any more, since it was made
+	Tasks   time.Duration // tasks, since they ended
+}
+
+// Housekeeper removes what nobody needs any more: unfinished uploads, forgotten blobs, orphaned content and old tasks. It takes small bites, so
+// that pushes never wait for it.
+type Housekeeper struct {
+	Store   *store.Store
+	Storage storage.Storage
+	Keep    Retention
+	Log     *slog.Logger
+	// Embedded says that blobs' bytes are ours to remove. An upstream's own garbage collector minds its bytes.
+	Embedded bool
+}
+
+// Run cleans up now and then every so often, until ctx ends.
+func (h Housekeeper) Run(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		if err := h.Clean(ctx); err != nil && ctx.Err() == nil {
+			h.Log.WarnContext(ctx, "housekeeping stopped early", slog.Any("err", err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Clean removes everything whose time has come.
+func (h Housekeeper) Clean(ctx context.Context) error {
+	now := time.Now()
+	final := []store.TaskState{store.TaskCompleted, store.TaskFailed, store.TaskCanceled, store.TaskSkipped}
+	return errors.Join(
+		h.uploads(ctx, now.Add(-h.Keep.Uploads)),
+		h.repeat(ctx, "pending blobs", func() (int64, error) { return h.Store.SweepPending(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
+		h.repeat(ctx, "orphans", func() (int64, error) { return h.Store.SweepOrphans(ctx, now.Add(-h.Keep.Orphans), purgeBatch) }),
+		h.blobs(ctx, now.Add(-h.Keep.Orphans)),
+		h.repeat(ctx, "tasks", func() (int64, error) {
+			return h.Store.PurgeTasks(ctx, now.Add(-h.Keep.Tasks), final, purgeBatch)
+		}),
+	)
+}
+
+// repeat removes one bite after the other until one brings nothing.
+func (h Housekeeper) repeat(ctx context.Context, what string, bite func() (int64, error)) error {
+	var total int64
+	for ctx.Err() == nil {
+		n, err := bite()
+		total += n
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+	}
+	if total > 0 {
+		h.Log.InfoContext(ctx, "removed what nobody needs", slog.String("what", what), slog.Int64("count", total))
+	}
+	return ctx.Err()
+}
+
+func (h Housekeeper) uploads(ctx context.Context, before time.Time) error {
+	return h.repeat(ctx, "uploads", func() (int64, error) {
+		swept, err := h.Store.SweepUploads(ctx, before, purgeBatch)
+		for _, u := range swept {
+			if u.StorageRef == "" {
+				continue
+			}
+			up, resumeErr := h.Storage.Resume(ctx, u.Repository, u.StorageRef, u.Size)
+			if resumeErr == nil {
+				resumeErr = up.Cancel(ctx)
+			}
+			if resumeErr != nil && !errors.Is(resumeErr, storage.ErrNotFound) {
+				h.Log.WarnContext(ctx, "bytes of an unfinished upload stay behind", slog.String("upload", u.ID), slog.Any("err", resumeErr))
+			}
+		}
+		return int64(len(swept)), err
+	})
+}
+
+func (h Housekeeper) blobs(ctx context.Context, before time.Time) error {
+	if !h.Embedded {
+		return nil
+	}
+	return h.repeat(ctx, "blobs", func() (int64, error) {
+		doomed, err := h.Store.DoomBlobs(ctx, before, purgeBatch)
+		if err != nil {
+			return 0, err
+		}
+		for i, b := range doomed {
+			if err := h.Storage.Delete(ctx, b.Location, b.Digest); err != nil {
+				return int64(i), err
+			}
+			if err := h.Store.ForgetBlob(ctx, b.ID); err != nil {
+				return int64(i), err
+			}
+		}
+		return int64(len(doomed)), nil
+	})
+}

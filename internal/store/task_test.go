@@ -1,0 +1,321 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/countersign/countersign/internal/fault"
+)
+
+const leaseForTests = time.Minute
+
+func exclusive(names ...string) []Resource { return resources(true, names) }
+
+func shared(names ...string) []Resource { return resources(false, names) }
+
+func resources(exclusive bool, names []string) []Resource {
+	var r []Resource
+	for _, n := range names {
+		r = append(r, Resource{Href: n, Exclusive: exclusive})
+	}
+	return r
+}
+
+func createTask(t *testing.T, s *Store, r ...Resource) Task {
+	t.Helper()
+	k, err := s.CreateTask(t.Context(), NewTask{Name: "test", Args: map[string]int{"n": 1}, CID: "cid", Resources: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func wantState(t *testing.T, s *Store, id string, want TaskState) Task {
+	t.Helper()
+	k, err := s.Task(t.Context(), id)
+	if err != nil || k.State != want {
+		t.Errorf("task is %s, %v, want %s", k.State, err, want)
+	}
+	return k
+}
+
+func TestTaskLife(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	made := createTask(t, s, exclusive("a")...)
+	if made.State != TaskWaiting || made.Unblocked == nil || made.Started != nil {
+		t.Errorf("a new task = %+v", made)
+	}
+	k, err := s.ClaimTask(t.Context(), "worker", "", leaseForTests)
+	if err != nil || k == nil || k.ID != made.ID || k.State != TaskRunning || k.Attempt != 1 || k.Started == nil {
+		t.Fatalf("ClaimTask = %+v, %v", k, err)
+	}
+	c := &Claim{TaskID: k.ID, Attempt: k.Attempt}
+	if err := s.ReportProgress(t.Context(), c, []Progress{{Message: "m", Code: "c", State: TaskRunning, Done: 3}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CompleteTask(t.Context(), c, Outcome{Result: map[string]int{"n": 1}}); err != nil {
+		t.Fatal(err)
+	}
+	k2 := wantState(t, s, k.ID, TaskCompleted)
+	if string(k2.Result) != `{"n":1}` || k2.Finished == nil || k2.WorkerID != "worker" || len(k2.Progress) != 1 || k2.CID != "cid" {
+		t.Errorf("the completed task = %+v", k2)
+	}
+	if err := s.CompleteTask(t.Context(), c, Outcome{}); !errors.Is(err, ErrFenced) {
+		t.Errorf("completing it again = %v, want ErrFenced", err)
+	}
+	if _, err := s.CancelTask(t.Context(), k.ID); !fault.Is(err, fault.Conflict) {
+		t.Errorf("canceling it = %v, want Conflict (golden 16i)", err)
+	}
+	if err := s.DeleteTask(t.Context(), k.ID); err != nil {
+		t.Errorf("deleting it = %v", err)
+	}
+	if err := s.DeleteTask(t.Context(), k.ID); !fault.Is(err, fault.NotFound) {
+		t.Errorf("deleting it again = %v, want NotFound", err)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	running, waiting, behind := startTask(t, s, exclusive("a")...), createTask(t, s, exclusive("a")...), createTask(t, s, exclusive("a")...)
+	if k, err := s.CancelTask(t.Context(), waiting.ID); err != nil || k.State != TaskCanceled || k.Started != nil {
+		t.Errorf("canceling a waiting task = %+v, %v (golden 16d)", k, err)
+	}
+	if k, err := s.CancelTask(t.Context(), waiting.ID); err != nil || k.State != TaskCanceled {
+		t.Errorf("canceling it again = %+v, %v (golden 16e)", k, err)
+	}
+	if k, err := s.CancelTask(t.Context(), running.TaskID); err != nil || k.State != TaskCanceling {
+		t.Errorf("canceling a running task = %+v, %v", k, err)
+	}
+	if err := s.DeleteTask(t.Context(), running.TaskID); !fault.Is(err, fault.Conflict) {
+		t.Errorf("deleting a canceling task = %v, want Conflict", err)
+	}
+	if err := s.CompleteTask(t.Context(), running, Outcome{}); !errors.Is(err, ErrFenced) {
+		t.Errorf("completing a canceling task = %v, want ErrFenced", err)
+	}
+	if err := s.EndCanceled(t.Context(), running); err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, s, running.TaskID, TaskCanceled)
+	if k := wantState(t, s, behind.ID, TaskWaiting); k.Unblocked == nil {
+		t.Error("the task behind is still blocked")
+	}
+}
+
+func TestLostWorkers(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	now := time.Now()
+	s.now = func() time.Time { return now }
+	c := startTask(t, s, exclusive("a")...)
+	for loss := 1; loss <= MaxLosses; loss++ {
+		now = now.Add(leaseForTests - time.Second)
+		if r, err := s.ReclaimTasks(t.Context(), false); err != nil || r != (Reclaimed{}) {
+			t.Fatalf("a task under its lease was taken back: %+v, %v", r, err)
+		}
+		now = now.Add(2 * time.Second)
+		r, err := s.ReclaimTasks(t.Context(), false)
+		if err != nil || r.Waiting+r.Failed != 1 {
+			t.Fatalf("loss %d: %+v, %v", loss, r, err)
+		}
+		if err := s.ExtendLease(t.Context(), c, leaseForTests); !errors.Is(err, ErrFenced) {
+			t.Errorf("loss %d: the lost worker's beat = %v, want ErrFenced", loss, err)
+		}
+		if loss < MaxLosses {
+			k, err := s.ClaimTask(t.Context(), "another", "", leaseForTests)
+			if err != nil || k == nil {
+				t.Fatalf("loss %d: %v, %v", loss, k, err)
+			}
+			c = &Claim{TaskID: k.ID, Attempt: k.Attempt}
+		}
+	}
+	k := wantState(t, s, c.TaskID, TaskFailed)
+	if k.Error == nil || k.Error.Description != "The task lost its worker 3 times." {
+		t.Errorf("error = %+v", k.Error)
+	}
+}
+
+func TestReturnedTaskRunsAgain(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	c := startTask(t, s)
+	for range 2 * MaxLosses { // being stopped is no loss
+		if err := s.ReturnTask(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		k, err := s.ClaimTask(t.Context(), "worker", "", leaseForTests)
+		if err != nil || k == nil {
+			t.Fatalf("claim = %v, %v", k, err)
+		}
+		c.Attempt = k.Attempt
+	}
+}
+
+func TestPurge(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	for i := range 3 {
+		c := startTask(t, s)
+		var err error
+		if i == 0 {
+			err = s.FailTask(t.Context(), c, "no")
+		} else {
+			err = s.CompleteTask(t.Context(), c, Outcome{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := createTask(t, s)
+	n, err := s.PurgeTasks(t.Context(), time.Now().Add(time.Hour), []TaskState{TaskCompleted}, 10)
+	if err != nil || n != 2 {
+		t.Errorf("purged %d, %v, want 2", n, err)
+	}
+	wantState(t, s, left.ID, TaskWaiting)
+}
+
+// model is what the queue of tasks promises, told as simply as it can be: a task may run when no earlier one that has not ended holds one of its
+// resources, unless both share it.
+type model struct {
+	tasks []*modelTask
+}
+
+type modelTask struct {
+	id        string
+	resources []Resource
+	state     TaskState
+	claim     *Claim
+}
+
+func (m *model) ready() (ids []string) {
+	for i, k := range m.tasks {
+		if k.state == TaskWaiting && !m.blocked(i) {
+			ids = append(ids, k.id)
+		}
+	}
+	return ids
+}
+
+func (m *model) blocked(i int) bool {
+	for _, earlier := range m.tasks[:i] {
+		if earlier.state.Final() {
+			continue
+		}
+		for _, a := range earlier.resources {
+			for _, b := range m.tasks[i].resources {
+				if a.Href == b.Href && (a.Exclusive || b.Exclusive) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func (m *model) in(state TaskState) (found []*modelTask) {
+	for _, k := range m.tasks {
+		if k.state == state {
+			found = append(found, k)
+		}
+	}
+	return found
+}
+
+func TestReservationsFollowTheModel(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	run := 0
+	rapid.Check(t, func(r *rapid.T) {
+		run++
+		m := &model{}
+		defer endAll(t, s, m)
+		for range rapid.IntRange(1, 25).Draw(r, "steps") {
+			step(t, r, s, m, run)
+			got, err := s.ReadyTasks(t.Context(), 100)
+			if err != nil {
+				r.Fatal(err)
+			}
+			if want := m.ready(); fmt.Sprint(got) != fmt.Sprint(want) {
+				r.Fatalf("ready: %v, want %v", got, want)
+			}
+		}
+	})
+}
+
+func step(t *testing.T, r *rapid.T, s *Store, m *model, run int) {
+	running := m.in(TaskRunning)
+	switch rapid.SampledFrom([]string{"create", "create", "claim", "end", "cancel", "lose"}).Draw(r, "step") {
+	case "create":
+		var res []Resource
+		for n := range 3 {
+			switch rapid.IntRange(0, 2).Draw(r, "hold") {
+			case 1:
+				res = append(res, shared(fmt.Sprintf("%d/%d", run, n))...)
+			case 2:
+				res = append(res, exclusive(fmt.Sprintf("%d/%d", run, n))...)
+			}
+		}
+		m.tasks = append(m.tasks, &modelTask{id: createTask(t, s, res...).ID, resources: res, state: TaskWaiting})
+	case "claim":
+		ready := m.ready()
+		k, err := s.ClaimTask(t.Context(), "worker", "", leaseForTests)
+		if err != nil || (k == nil) != (len(ready) == 0) || k != nil && k.ID != ready[0] {
+			r.Fatalf("claimed %v, %v, want the first of %v", k, err, ready)
+		}
+		for _, mt := range m.tasks {
+			if k != nil && mt.id == k.ID {
+				mt.state, mt.claim = TaskRunning, &Claim{TaskID: k.ID, Attempt: k.Attempt}
+			}
+		}
+	case "end":
+		if len(running) == 0 {
+			return
+		}
+		k := rapid.SampledFrom(running).Draw(r, "ends")
+		if err := s.CompleteTask(t.Context(), k.claim, Outcome{}); err != nil {
+			r.Fatal(err)
+		}
+		k.state = TaskCompleted
+	case "cancel":
+		waiting := m.in(TaskWaiting)
+		if len(waiting) == 0 {
+			return
+		}
+		k := rapid.SampledFrom(waiting).Draw(r, "canceled")
+		if _, err := s.CancelTask(t.Context(), k.id); err != nil {
+			r.Fatal(err)
+		}
+		k.state = TaskCanceled
+	case "lose":
+		if len(running) == 0 {
+			return
+		}
+		k := rapid.SampledFrom(running).Draw(r, "lost")
+		if err := s.ReturnTask(t.Context(), k.claim); err != nil {
+			r.Fatal(err)
+		}
+		k.state = TaskWaiting
+	}
+}
+
+// endAll leaves nothing behind for the next run.
+func endAll(t *testing.T, s *Store, m *model) {
+	for _, k := range m.tasks {
+		if k.state.Final() {
+			continue
+		}
+		if _, err := s.CancelTask(t.Context(), k.id); err != nil {
+			t.Error(err)
+		}
+		if k.state == TaskRunning {
+			if err := s.EndCanceled(t.Context(), k.claim); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

@@ -189,7 +189,7 @@ func VersionHolding(contentIDs []string) Filter {
 func Reserving(hrefs []string, exclusive, shared bool) Filter {
 	return clause(func(b *statement) string {
 		return b.id + " IN (SELECT x.task_id FROM task_resource x WHERE x.resource IN " + b.set(hrefs) +
-			" AND (x.exclusive = " + b.arg(exclusive) + " OR x.exclusive <> " + b.arg(shared) + "))"
+			" AND (x.exclusive AND " + b.arg(exclusive) + " OR NOT x.exclusive AND " + b.arg(shared) + "))"
 	})
 }
 
@@ -212,7 +212,7 @@ func visibleContent(id string) string {
 	return id + ` IN (SELECT vc.content_id FROM repository_content vc WHERE vc.repository_id IN (` + visibleRepositories + `))`
 }
 
-// plain says of a kind of content that it has the labels {}: nobody can set any yet.
+// contentFields are the fields of a kind of content. Its labels are {}: nobody can set any yet.
 func contentFields(alias string, kind pulp.Kind, more map[string]string) map[string]string {
 	fields := common(alias)
 	fields["pulp_labels"] = "'{}'"

@@ -56,6 +56,9 @@ func Open(ctx context.Context, rawURL string) (*Store, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("database directory: %w", err)
 	}
+	if err := registerRegexp(); err != nil {
+		return nil, fmt.Errorf("register regexp: %w", err)
+	}
 	write, err := openSQLite(path, 1)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,230 @@
+package auth
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base32"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	"github.com/google/uuid"
+
+	"github.com/countersign/countersign/internal/fault"
+)
+
+// leeway is how far clocks of several nodes may be apart.
+const leeway = 5 * time.Second
+
+// maxToken is how many bytes a token may have.
+const maxToken = 16 << 10
+
+var errToken = fault.New(fault.Unauthenticated, "Invalid token.")
+
+// Access is what a token lets its bearer do to one resource (contract 7.1).
+type Access struct {
+	Type    string   `json:"type"`
+	Name    string   `json:"name"`
+	Actions []string `json:"actions"`
+}
+
+// Issued is a token with its times.
+type Issued struct {
+	Token    string
+	IssuedAt time.Time
+	Lifetime time.Duration
+}
+
+// Bearer is what a verified token says: who, and to what it is limited.
+type Bearer struct {
+	Username string // empty: anonymous
+	Access   []Access
+}
+
+// Allows says whether the token covers an action on a repository.
+func (b Bearer) Allows(kind, name, action string) bool {
+	for _, a := range b.Access {
+		if a.Type != kind || a.Name != name {
+			continue
+		}
+		for _, granted := range a.Actions {
+			if granted == action || granted == "*" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Tokens issues and verifies the registry's bearer tokens: ES256, one key, one issuer, one audience. It is safe for concurrent use.
+type Tokens struct {
+	issuer   string
+	audience string
+	lifetime time.Duration
+	signer   jose.Signer
+	public   *ecdsa.PublicKey
+	now      func() time.Time
+}
+
+// NewTokens returns a Tokens for an issuer (the token endpoint's URL) and an audience (the public host, D16).
+func NewTokens(key *ecdsa.PrivateKey, issuer, audience string, lifetime time.Duration) (*Tokens, error) {
+	id, err := keyID(&key.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	options := (&jose.SignerOptions{}).WithType("JWT").WithHeader("kid", id)
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, options)
+	if err != nil {
+		return nil, fmt.Errorf("token signer: %w", err)
+	}
+	return &Tokens{issuer: issuer, audience: audience, lifetime: lifetime, signer: signer, public: &key.PublicKey, now: time.Now}, nil
+}
+
+// claims are what a token says (contract 7.1).
+type claims struct {
+	Access    []Access `json:"access"`
+	Audience  string   `json:"aud"`
+	Expiry    int64    `json:"exp"`
+	IssuedAt  int64    `json:"iat"`
+	Issuer    string   `json:"iss"`
+	ID        string   `json:"jti"`
+	NotBefore int64    `json:"nbf"`
+	Subject   string   `json:"sub"`
+}
+
+// Issue returns a token for a user, "" for who has none, that is limited to this access.
+func (t *Tokens) Issue(username string, access []Access) (Issued, error) {
+	now := t.now().UTC()
+	if access == nil {
+		access = []Access{}
+	}
+	text, err := jwt.Signed(t.signer).Claims(claims{
+		Access: access, Audience: t.audience, Issuer: t.issuer, ID: uuid.NewString(), Subject: username,
+		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expiry: now.Add(t.lifetime).Unix(),
+	}).Serialize()
+	if err != nil {
+		return Issued{}, fmt.Errorf("sign token: %w", err)
+	}
+	return Issued{Token: text, IssuedAt: now, Lifetime: t.lifetime}, nil
+}
+
+// Verify returns what a token says. Only ES256 by this server's own key counts: what the token says of its key and
+// algorithm chooses nothing. Unauthenticated when it does not hold.
+func (t *Tokens) Verify(text string) (Bearer, error) {
+	if len(text) > maxToken {
+		return Bearer{}, errToken
+	}
+	parsed, err := jwt.ParseSigned(text, []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		return Bearer{}, errToken
+	}
+	var c claims
+	if err := parsed.Claims(t.public, &c); err != nil {
+		return Bearer{}, errToken
+	}
+	now := t.now()
+	if c.Issuer != t.issuer || c.Audience != t.audience ||
+		now.Add(leeway).Before(time.Unix(c.NotBefore, 0)) || now.Add(-leeway).After(time.Unix(c.Expiry, 0)) {
+		return Bearer{}, errToken
+	}
+	return Bearer{Username: c.Subject, Access: c.Access}, nil
+}
+
+// keyID is the id of a public key as libtrust makes it from 30 hex digits of its hash (contract 7.1).
+func keyID(key *ecdsa.PublicKey) (string, error) {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return "", fmt.Errorf("encode token key: %w", err)
+	}
+	sum := sha256.Sum256(der)
+	text := base32.StdEncoding.EncodeToString([]byte(hex.EncodeToString(sum[:])[:30]))
+	var groups []string
+	for i := 0; i+4 <= len(text); i += 4 {
+		groups = append(groups, text[i:i+4])
+	}
+	return strings.Join(groups, ":"), nil
+}
+
+// Settings keeps what the installation knows about itself. *store.Store is one.
+type Settings interface {
+	SettingOrCreate(ctx context.Context, name string, create func() ([]byte, error)) ([]byte, error)
+}
+
+// KeptKey returns the installation's own token key, making it on a first start.
+func KeptKey(ctx context.Context, s Settings) (*ecdsa.PrivateKey, error) {
+	kept, err := s.SettingOrCreate(ctx, "token_key", func() ([]byte, error) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return nil, err
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("token key: %w", err)
+	}
+	return parseKey(kept)
+}
+
+// ReadKey returns the token key in a pair of PEM files. The two must belong together.
+func ReadKey(privatePath, publicPath string) (*ecdsa.PrivateKey, error) {
+	private, err := os.ReadFile(privatePath)
+	if err != nil {
+		return nil, fmt.Errorf("token key: %w", err)
+	}
+	key, err := parseKey(private)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", privatePath, err)
+	}
+	public, err := os.ReadFile(publicPath)
+	if err != nil {
+		return nil, fmt.Errorf("token key: %w", err)
+	}
+	block, _ := pem.Decode(public)
+	if block == nil {
+		return nil, fmt.Errorf("%s: no PEM block", publicPath)
+	}
+	parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", publicPath, err)
+	}
+	if !key.PublicKey.Equal(parsed) {
+		return nil, fmt.Errorf("%s is not the public key of %s", publicPath, privatePath)
+	}
+	return key, nil
+}
+
+func parseKey(text []byte) (*ecdsa.PrivateKey, error) {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, errors.New("no PEM block")
+	}
+	var parsed any
+	var err error
+	if block.Type == "EC PRIVATE KEY" {
+		parsed, err = x509.ParseECPrivateKey(block.Bytes)
+	} else {
+		parsed, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	}
+	if err != nil {
+		return nil, err
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, errors.New("want an ECDSA key on the curve P-256")
+	}
+	return key, nil
+}

@@ -1,0 +1,423 @@
+package pulp
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"mime"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+)
+
+// Bounds of a manifest's structure.
+const (
+	maxEntries = 10_000 // layers, or children
+	maxDepth   = 64     // of nested JSON
+)
+
+// ParseManifest reads a manifest's exact bytes as they were sent with a Content-Type. It is strict (contract 3.3, D11, D24): one
+// JSON object without duplicate keys, of one of the four media types, that is either an image or a list. What it cannot tell from the bytes alone
+// (Digest, and what the image config says) is left empty. Its errors are Invalid and name the place, `<path>: <text>`.
+func ParseManifest(payload []byte, contentType string) (Manifest, error) {
+	if len(payload) > MaxManifestSize {
+		return Manifest{}, fault.New(fault.TooLarge, "A manifest may have %d bytes.", MaxManifestSize)
+	}
+	if err := checkJSON(payload); err != nil {
+		return Manifest{}, err
+	}
+	top, err := members("$", payload)
+	if err != nil {
+		return Manifest{}, err
+	}
+	mediaType, err := manifestType(top, contentType)
+	if err != nil {
+		return Manifest{}, err
+	}
+	m := Manifest{MediaType: mediaType, Payload: payload, Labels: map[string]string{}, Annotations: map[string]string{}}
+	d := manifestReader{top: top}
+	m.SchemaVersion = int(d.number("schemaVersion"))
+	if d.err == nil && m.SchemaVersion != 2 {
+		d.fail("schemaVersion", "%d is not 2", m.SchemaVersion)
+	}
+	d.annotations(&m)
+	artifactType := d.text("artifactType")
+	if subject := d.descriptor("subject"); subject != nil {
+		m.Subject = subject.Digest
+	}
+	if IsList(mediaType) {
+		d.list(&m)
+	} else {
+		d.image(&m)
+	}
+	if d.err != nil {
+		return Manifest{}, d.err
+	}
+	m.classify(artifactType)
+	return m, nil
+}
+
+// manifestType decides what a manifest is, from what it says of itself and what the request says of it.
+func manifestType(top map[string]json.RawMessage, contentType string) (string, error) {
+	stated := ""
+	if contentType != "" {
+		var err error
+		if stated, _, err = mime.ParseMediaType(contentType); err != nil {
+			return "", fault.New(fault.Invalid, "Content-Type: %q is not a media type", contentType)
+		}
+	}
+	var own string
+	if raw, ok := top["mediaType"]; ok {
+		if err := json.Unmarshal(raw, &own); err != nil || own == "" {
+			return "", fault.New(fault.Invalid, "mediaType: want a media type")
+		}
+	}
+	generic := stated == "" || stated == "application/json" || stated == "application/octet-stream"
+	if own != "" && !generic && own != stated {
+		return "", fault.New(fault.Invalid, "mediaType: %q does not agree with the Content-Type %q", own, stated)
+	}
+	_, listed := top["manifests"]
+	_, layered := top["layers"]
+	_, configured := top["config"]
+	if listed && (layered || configured) {
+		return "", fault.New(fault.Invalid, "manifests: a manifest is either a list or an image")
+	}
+	mediaType := own
+	switch {
+	case own != "":
+	case !generic:
+		mediaType = stated
+	case listed:
+		mediaType = OCIIndex
+	case configured:
+		mediaType = OCIManifest
+	default:
+		mediaType = "application/vnd.docker.distribution.manifest.v1+json"
+	}
+	switch mediaType {
+	case DockerManifest, OCIManifest, DockerList, OCIIndex:
+	case "application/vnd.docker.distribution.manifest.v1+json", "application/vnd.docker.distribution.manifest.v1+prettyjws":
+		return "", fault.New(fault.Invalid, "Pushing manifests of the version V1 is not supported")
+	default:
+		return "", fault.New(fault.Invalid, "A manifest of an unknown media type was provided: %s", mediaType)
+	}
+	if own == "" && (mediaType == DockerManifest || mediaType == DockerList) {
+		return "", fault.New(fault.Invalid, "mediaType: this field is required")
+	}
+	if IsList(mediaType) && (layered || configured) || !IsList(mediaType) && listed {
+		return "", fault.New(fault.Invalid, "mediaType: %q does not fit what the manifest holds", mediaType)
+	}
+	return mediaType, nil
+}
+
+// manifestReader takes a manifest apart and keeps the first thing that is wrong.
+type manifestReader struct {
+	top map[string]json.RawMessage
+	err error
+}
+
+func (d *manifestReader) fail(path, format string, args ...any) {
+	if d.err == nil {
+		d.err = fault.New(fault.Invalid, "%s: %s", path, fmt.Sprintf(format, args...))
+	}
+}
+
+func (d *manifestReader) number(key string) int64 {
+	var n json.Number
+	raw, ok := d.top[key]
+	if !ok {
+		d.fail(key, "this field is required")
+		return 0
+	}
+	if err := json.Unmarshal(raw, &n); err != nil || len(raw) > 0 && raw[0] == '"' {
+		d.fail(key, "%s is not an integer", short(raw))
+		return 0
+	}
+	v, err := n.Int64()
+	if err != nil {
+		d.fail(key, "%s is not an integer", short(raw))
+	}
+	return v
+}
+
+func (d *manifestReader) text(key string) string {
+	var s string
+	if raw, ok := d.top[key]; ok {
+		if err := json.Unmarshal(raw, &s); err != nil {
+			d.fail(key, "%s is not of type 'string'", short(raw))
+		}
+	}
+	return s
+}
+
+func (d *manifestReader) annotations(m *Manifest) {
+	raw, ok := d.top["annotations"]
+	if !ok || string(raw) == "null" {
+		return
+	}
+	if err := json.Unmarshal(raw, &m.Annotations); err != nil {
+		d.fail("annotations", "%s is not an object of strings", short(raw))
+		m.Annotations = map[string]string{}
+	}
+}
+
+// descriptor reads the descriptor under a key; nil when there is none.
+func (d *manifestReader) descriptor(key string) *Descriptor {
+	raw, ok := d.top[key]
+	if !ok || string(raw) == "null" {
+		return nil
+	}
+	v := d.parse(key, raw)
+	return &v
+}
+
+func (d *manifestReader) descriptors(key string) []Descriptor {
+	raw, ok := d.top[key]
+	if !ok {
+		d.fail(key, "this field is required")
+		return nil
+	}
+	var items []json.RawMessage
+	if err := json.Unmarshal(raw, &items); err != nil || items == nil {
+		d.fail(key, "%s is not of type 'array'", short(raw))
+		return nil
+	}
+	if len(items) > maxEntries {
+		d.fail(key, "%d entries are more than %d", len(items), maxEntries)
+		return nil
+	}
+	found := make([]Descriptor, len(items))
+	for i, item := range items {
+		found[i] = d.parse(fmt.Sprintf("%s[%d]", key, i), item)
+		if d.err != nil {
+			return nil
+		}
+	}
+	return found
+}
+
+func (d *manifestReader) parse(path string, raw json.RawMessage) (v Descriptor) {
+	object, err := members(path, raw)
+	if err != nil {
+		d.fail(path, "%s is not of type 'object'", short(raw))
+		return v
+	}
+	in := manifestReader{top: object}
+	v.MediaType = in.text("mediaType")
+	v.Digest = digest.Digest(in.text("digest"))
+	v.Size = in.number("size")
+	v.ArtifactType = in.text("artifactType")
+	if urls, ok := object["urls"]; ok && json.Unmarshal(urls, &v.URLs) != nil {
+		in.fail("urls", "%s is not an array of strings", short(urls))
+	}
+	if platform, ok := object["platform"]; ok && string(platform) != "null" {
+		p, err := members("platform", platform)
+		if err != nil {
+			in.fail("platform", "%s is not of type 'object'", short(platform))
+		}
+		inner := manifestReader{top: p}
+		v.Architecture, v.OS = inner.text("architecture"), inner.text("os")
+		if inner.err == nil && (v.Architecture == "" || v.OS == "") {
+			inner.fail("platform", "architecture and os are required")
+		}
+		if inner.err != nil {
+			in.fail("platform", "%s", inner.err.Error())
+		}
+	}
+	switch {
+	case in.err != nil:
+		d.fail(path, "%s", in.err.Error())
+	case v.MediaType == "":
+		d.fail(path, "mediaType: this field is required")
+	case v.Digest.Validate() != nil || !slices.Contains([]digest.Algorithm{digest.SHA256, digest.SHA512}, v.Digest.Algorithm()):
+		d.fail(path, "digest: %s is not a sha256 or sha512 digest", short([]byte(v.Digest)))
+	case v.Size < 0:
+		d.fail(path, "size: %d is less than 0", v.Size)
+	}
+	return v
+}
+
+func (d *manifestReader) image(m *Manifest) {
+	if m.Config = d.descriptor("config"); m.Config == nil {
+		d.fail("config", "this field is required")
+		return
+	}
+	if m.MediaType == DockerManifest && m.Config.MediaType != "application/vnd.docker.container.image.v1+json" &&
+		m.Config.MediaType != "application/octet-stream" {
+		d.fail("config", "mediaType: %q is not that of an image config", m.Config.MediaType)
+	}
+	m.Layers = d.descriptors("layers")
+	var size int64
+	for i, l := range m.Layers {
+		if l.Size > math.MaxInt64-size {
+			d.fail("layers", "the sizes are too large")
+			return
+		}
+		size += l.Size
+		if l.MediaType == "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" && len(l.URLs) == 0 {
+			d.fail(fmt.Sprintf("layers[%d]", i), "urls: a foreign layer says where it is to be had")
+		}
+	}
+	m.ImageSize = &size
+}
+
+func (d *manifestReader) list(m *Manifest) {
+	m.Children = d.descriptors("manifests")
+	for i, c := range m.Children {
+		path := fmt.Sprintf("manifests[%d]", i)
+		if m.MediaType == DockerList {
+			if c.MediaType != DockerManifest && c.MediaType != DockerList && c.MediaType != OCIManifest && c.MediaType != OCIIndex {
+				d.fail(path, "mediaType: %q is not that of a manifest", c.MediaType)
+			}
+			if c.Architecture == "" {
+				d.fail(path, "platform: this field is required")
+			}
+		}
+	}
+}
+
+// classify fills in Type (contract 2.10) and the referrers API's artifact type (OCI distribution specification 1.1, "Listing
+// Referrers").
+func (m *Manifest) classify(artifactType string) {
+	m.ArtifactType = artifactType
+	if m.Config == nil {
+		m.Type = "index"
+		return
+	}
+	if m.ArtifactType == "" {
+		m.ArtifactType = m.Config.MediaType
+	}
+	m.Type = m.imageType(artifactType)
+}
+
+// cosignTypes tells what a cosign artifact is by the media type of its first layer (contract, appendix A).
+var cosignTypes = map[string]string{
+	"application/vnd.dev.cosign.simplesigning.v1+json": "cosign_signature",
+	"application/vnd.dsse.envelope.v1+json":            "cosign_attestation",
+	"application/vnd.dev.sigstore.bundle.v0.3+json":    "cosign_attestation_bundle",
+	"application/vnd.cyclonedx":                        "cosign_sbom",
+	"application/vnd.cyclonedx+xml":                    "cosign_sbom",
+	"application/vnd.cyclonedx+json":                   "cosign_sbom",
+	"text/spdx":                                        "cosign_sbom",
+	"text/spdx+xml":                                    "cosign_sbom",
+	"text/spdx+json":                                   "cosign_sbom",
+	"application/vnd.syft+json":                        "cosign_sbom",
+}
+
+func (m *Manifest) imageType(artifactType string) string {
+	switch {
+	case m.Annotations["containers.bootc"] == "1" || m.Labels["containers.bootc"] == "1":
+		return "bootable"
+	case m.Labels["org.flatpak.ref"] != "":
+		return "flatpak"
+	case m.Config.MediaType == "application/vnd.cncf.helm.config.v1+json":
+		return "helm"
+	}
+	if len(m.Layers) > 0 && cosignTypes[m.Layers[0].MediaType] != "" {
+		return cosignTypes[m.Layers[0].MediaType]
+	}
+	if artifactType != "" || m.Config.MediaType != "application/vnd.oci.image.config.v1+json" &&
+		m.Config.MediaType != "application/vnd.docker.container.image.v1+json" && m.Config.MediaType != "application/octet-stream" {
+		return "artifact"
+	}
+	return "image"
+}
+
+// ApplyConfig fills in what the image config says: labels, architecture and operating system, and the type that follows from the labels. A config that is no image
+// config says nothing.
+func (m *Manifest) ApplyConfig(config []byte) {
+	var c struct {
+		Architecture *string `json:"architecture"`
+		OS           *string `json:"os"`
+		Config       struct {
+			Labels map[string]string `json:"Labels"`
+		} `json:"config"`
+	}
+	if m.Config == nil || json.Unmarshal(config, &c) != nil {
+		return
+	}
+	m.Architecture, m.OS = c.Architecture, c.OS
+	if c.Config.Labels != nil {
+		m.Labels = c.Config.Labels
+	}
+	if m.Type == "image" || m.Type == "artifact" {
+		if special := m.imageType(""); special == "bootable" || special == "flatpak" {
+			m.Type = special
+		}
+	}
+}
+
+// checkJSON sees that bytes are one JSON value that all parsers read alike: UTF-8, no duplicate keys, not nested too deeply, nothing behind it.
+func checkJSON(b []byte) error {
+	if !utf8.Valid(b) {
+		return fault.New(fault.Invalid, "$: not UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	type level struct {
+		keys    map[string]bool // nil in an array
+		wantKey bool
+	}
+	var stack []level
+	for {
+		t, err := d.Token()
+		if err != nil {
+			return fault.New(fault.Invalid, "$: not JSON")
+		}
+		if delim, ok := t.(json.Delim); ok && (delim == '}' || delim == ']') {
+			stack = stack[:len(stack)-1]
+		} else if n := len(stack); n > 0 && stack[n-1].wantKey {
+			key, _ := t.(string)
+			if stack[n-1].keys[key] {
+				return fault.New(fault.Invalid, "$: the key %q is there twice", short([]byte(key)))
+			}
+			stack[n-1].keys[key], stack[n-1].wantKey = true, false
+			continue
+		} else if ok {
+			if len(stack) == maxDepth {
+				return fault.New(fault.Invalid, "$: nested more than %d levels deep", maxDepth)
+			}
+			l := level{}
+			if delim == '{' {
+				l = level{map[string]bool{}, true}
+			}
+			stack = append(stack, l)
+			continue
+		}
+		if len(stack) == 0 {
+			break
+		}
+		if top := &stack[len(stack)-1]; top.keys != nil {
+			top.wantKey = true
+		}
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return fault.New(fault.Invalid, "$: more than one JSON value")
+	}
+	return nil
+}
+
+// members returns the members of a JSON object by their exact names: encoding/json would take other spellings for the same.
+func members(path string, raw []byte) (map[string]json.RawMessage, error) {
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &m); err != nil || m == nil {
+		return nil, fault.New(fault.Invalid, "%s: %s is not of type 'object'", path, short(raw))
+	}
+	return m, nil
+}
+
+// short is what an error shows of a foreign text.
+func short(b []byte) string {
+	const most = 60
+	s := strings.ToValidUTF8(string(b[:min(len(b), most)]), "")
+	if len(b) > most {
+		s += "…"
+	}
+	return s
+}

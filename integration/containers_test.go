@@ -1,0 +1,125 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// containers is one user of podman, buildah and skopeo: a home, credentials and image storage of their own, so that nothing of the
+// machine's configuration is read or changed.
+type containers struct {
+	home   string
+	open   string // policy file that accepts all
+	server *server
+}
+
+// newContainers makes a user who has not logged in.
+func newContainers(t *testing.T, s *server) *containers {
+	t.Helper()
+	home := t.TempDir()
+	c := &containers{home: home, server: s}
+	c.open = write(t, filepath.Join(home, "open.json"), `{"default": [{"type": "insecureAcceptAnything"}]}`, 0o600)
+	write(t, filepath.Join(home, ".config/containers/registries.conf"), "", 0o600)
+	// An empty directory, so that the machine's own lookaside settings are not read.
+	if err := os.MkdirAll(filepath.Join(home, ".config/containers/registries.d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// asAdmin makes a user who has the server's admin password in the file that podman login writes.
+func asAdmin(t *testing.T, s *server) *containers {
+	t.Helper()
+	c := newContainers(t, s)
+	need(t, "skopeo")
+	must(t, c.env(), "skopeo", "login", "--tls-verify=false", "-u", "admin", "-p", adminPassword, s.host)
+	return c
+}
+
+func (c *containers) env(added ...string) []string {
+	return environment(c.home, append([]string{
+		"REGISTRY_AUTH_FILE=" + filepath.Join(c.home, "auth.json"),
+		"CONTAINERS_REGISTRIES_CONF=" + filepath.Join(c.home, ".config/containers/registries.conf"),
+		"XDG_RUNTIME_DIR=" + filepath.Join(c.home, "run"),
+	}, added...)...)
+}
+
+func (c *containers) podman(t *testing.T, env []string, arguments ...string) (string, error) {
+	t.Helper()
+	need(t, "podman")
+	return output(t, c.env(env...), "podman", append([]string{
+		"--root", filepath.Join(c.home, "podman"), "--runroot", filepath.Join(c.home, "podman-run"), "--tmpdir", filepath.Join(c.home, "podman-tmp"),
+		"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none",
+	}, arguments...)...)
+}
+
+func (c *containers) buildah(t *testing.T, arguments ...string) string {
+	t.Helper()
+	need(t, "buildah")
+	return must(t, c.env(), "buildah", append([]string{
+		"--root", filepath.Join(c.home, "buildah"), "--runroot", filepath.Join(c.home, "buildah-run"), "--storage-driver", "vfs",
+	}, arguments...)...)
+}
+
+// podmanPush brings an OCI layout into podman's storage and pushes it under name:tag.
+func (c *containers) podmanPush(t *testing.T, oci, reference string, options ...string) {
+	t.Helper()
+	said, err := c.podman(t, nil, "pull", "--quiet", "--signature-policy", c.open, oci)
+	if err != nil {
+		t.Fatalf("podman pull %s: %v\n%s", oci, err, said)
+	}
+	lines := strings.Fields(said)
+	c.podmanPushID(t, nil, lines[len(lines)-1], reference, options...)
+}
+
+func (c *containers) podmanPushID(t *testing.T, env []string, id, reference string, options ...string) {
+	t.Helper()
+	arguments := append([]string{"push", "--quiet", "--tls-verify=false", "--signature-policy", c.open}, options...)
+	if said, err := c.podman(t, env, append(arguments, id, c.server.host+"/"+reference)...); err != nil {
+		t.Fatalf("podman push %s: %v\n%s", reference, err, said)
+	}
+}
+
+// podmanPull pulls name:tag under a policy, into storage where nothing lies yet.
+func (c *containers) podmanPull(t *testing.T, policy, reference string, options ...string) (string, error) {
+	t.Helper()
+	fresh := &containers{home: t.TempDir(), open: c.open, server: c.server}
+	arguments := append([]string{"pull", "--tls-verify=false", "--signature-policy", policy}, options...)
+	return fresh.podman(t, nil, append(arguments, c.server.host+"/"+reference)...)
+}
+
+// push copies an OCI layout to name:tag with skopeo, all that an index names with it.
+func (c *containers) push(t *testing.T, oci, reference string, options ...string) {
+	t.Helper()
+	need(t, "skopeo")
+	arguments := append([]string{"--policy", c.open, "copy", "--quiet", "--all", "--dest-tls-verify=false"}, options...)
+	must(t, c.env(), "skopeo", append(arguments, oci, "docker://"+c.server.host+"/"+reference)...)
+}
+
+// pull copies name:tag to a directory with skopeo under a policy; options are skopeo's own, such as --override-arch.
+func (c *containers) pull(t *testing.T, policy, reference string, options ...string) (string, error) {
+	t.Helper()
+	need(t, "skopeo")
+	arguments := append([]string{"--policy", policy}, options...)
+	arguments = append(arguments, "copy", "--src-tls-verify=false", "docker://"+c.server.host+"/"+reference, "dir:"+t.TempDir())
+	return output(t, c.env(), "skopeo", arguments...)
+}
+
+// signedBy writes a policy that takes images of this server only with a signature by the key, and nothing else from anywhere.
+func (c *containers) signedBy(t *testing.T, k *key) string {
+	t.Helper()
+	reject := []object{{"type": "reject"}}
+	policy, err := json.Marshal(object{
+		"default": reject,
+		"transports": object{"docker": object{
+			c.server.host: []object{{"type": "signedBy", "keyType": "GPGKeys", "keyPath": k.public}},
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return write(t, filepath.Join(t.TempDir(), "policy.json"), string(policy), 0o600)
+}

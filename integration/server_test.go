@@ -1,0 +1,109 @@
+package integration
+
+import (
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/countersign/countersign/integration/process"
+)
+
+const adminPassword = "correct-horse-battery"
+
+// server is the product, serving on a free port with a data directory of its own.
+type server struct {
+	*process.Server
+	api
+	host    string // host:port, as clients type it and as signatures name it
+	data    string
+	env     []string
+	command process.Command
+}
+
+// startServer starts the product with these additions to its environment and ends it with the test; when the test fails, the log's end is
+// printed.
+func startServer(t *testing.T, env ...string) *server {
+	t.Helper()
+	binary, err := shared.binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := process.FreeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := strings.Cut(address, ":")
+	dir := t.TempDir()
+	s := &server{host: "localhost:" + port, data: filepath.Join(dir, "data")}
+	home := filepath.Join(dir, "home")
+	if err := os.Mkdir(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.env = environment(home, append([]string{
+		"COUNTERSIGN_DATA=" + s.data,
+		"COUNTERSIGN_LISTEN=" + address,
+		"COUNTERSIGN_PUBLIC_URL=http://" + s.host,
+		"COUNTERSIGN_ADMIN_PASSWORD=" + adminPassword,
+	}, env...)...)
+	s.api = api{base: &url.URL{Scheme: "http", Host: s.host}, user: "admin", password: adminPassword}
+	s.command = process.Command{
+		Program: binary, Arguments: []string{"serve"}, Env: s.env, Log: filepath.Join(dir, "log"),
+		Ready: []string{"http://" + address + "/pulp/api/v3/livez/", "http://" + address + "/readyz"},
+	}
+	s.start(t)
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Errorf("the server's end: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("the server's log:\n%s", s.LogTail())
+		}
+	})
+	return s
+}
+
+// start starts the product, for the first time or again after a Stop or Kill.
+func (s *server) start(t *testing.T) {
+	t.Helper()
+	running, err := process.Start(t.Context(), s.command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Server = running
+}
+
+// cli runs a verb of the product beside the server, on the same data directory.
+func (s *server) cli(t *testing.T, env []string, arguments ...string) (string, error) {
+	t.Helper()
+	return output(t, append(s.env[:len(s.env):len(s.env)], env...), s.command.Program, arguments...)
+}
+
+// startPeer starts bare distribution on storage of its own and returns its URL.
+func startPeer(t *testing.T) string {
+	t.Helper()
+	program, err := shared.peer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := process.FreeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	peer, err := process.Start(t.Context(), process.Command{
+		Program: program, Arguments: []string{"-addr", address, "-root", filepath.Join(dir, "root")},
+		Env: environment(dir), Log: filepath.Join(dir, "log"), Ready: []string{"http://" + address + "/v2/"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the upstream's log:\n%s", peer.LogTail())
+		}
+		peer.Kill()
+	})
+	return "http://" + address
+}

@@ -203,7 +203,7 @@ func Creating(ref string) Filter {
 }
 
 // visibleRepositories selects the ids of the repositories that a user who is not staff sees; %s is their namespace.
-const visibleRepositories = `SELECT vr.id FROM repository vr WHERE SUBSTR(vr.name, 1, LENGTH(%s) + 1) = %s || '/' OR EXISTS (
+const visibleRepositories = `SELECT vr.id FROM repository vr WHERE vr.name = %s OR SUBSTR(vr.name, 1, LENGTH(%s) + 1) = %s || '/' OR EXISTS (
 	SELECT 1 FROM distribution vd JOIN namespace vn ON vn.id = vd.namespace_id
 	 WHERE vd.repository_id = vr.id AND (NOT vd.private OR vn.name = %s))`
 

@@ -1,0 +1,307 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/api"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/telemetry"
+	"github.com/countersign/countersign/tasks"
+)
+
+// accounts lets everybody in whose password is "secret".
+type accounts struct{ store *store.Store }
+
+func (a accounts) Basic(r *http.Request) (*pulp.User, error) {
+	name, password, ok := r.BasicAuth()
+	if !ok {
+		return nil, nil
+	}
+	u, err := a.store.UserByName(r.Context(), name)
+	if err != nil || password != "secret" {
+		return nil, fault.New(fault.Unauthenticated, "Invalid username/password.")
+	}
+	return &u, nil
+}
+
+// dispatcher stores tasks and remembers what was asked; no worker takes them.
+type dispatcher struct {
+	store *store.Store
+	mu    sync.Mutex
+	specs []tasks.Spec
+}
+
+func (d *dispatcher) Dispatch(ctx context.Context, spec tasks.Spec) (store.Task, error) {
+	d.mu.Lock()
+	d.specs = append(d.specs, spec)
+	d.mu.Unlock()
+	return d.store.CreateTask(ctx, store.NewTask{
+		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), CreatedBy: spec.CreatedBy, Resources: spec.Resources,
+	})
+}
+
+func (d *dispatcher) Cancel(ctx context.Context, id string) (store.Task, error) {
+	return d.store.CancelTask(ctx, id)
+}
+
+func (d *dispatcher) last() tasks.Spec {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.specs[len(d.specs)-1]
+}
+
+// world is an API over a real store that holds a little of everything.
+type world struct {
+	t          *testing.T
+	server     *httptest.Server
+	store      *store.Store
+	dispatcher *dispatcher
+
+	repo     store.Target // acme/app: tags latest, 1.0 (one image), 2.0, multi (an index of two), and two signatures
+	service  pulp.SigningService
+	manifest digest.Digest // of latest
+	signed   pulp.Version  // the version that the first signature made
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "api.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	public, _ := url.Parse("https://registry.example:8443")
+	w := &world{t: t, store: s, dispatcher: &dispatcher{store: s}}
+	w.server = httptest.NewServer(api.New(api.Options{
+		Store: s, Tasks: w.dispatcher, Auth: accounts{s}, Log: slog.New(slog.DiscardHandler), PublicURL: public,
+		Process: "1@test", Version: "0.1.0", DataDir: t.TempDir(),
+	}))
+	t.Cleanup(w.server.Close)
+	w.fill()
+	return w
+}
+
+func (w *world) fill() {
+	w.t.Helper()
+	ctx := w.t.Context()
+	for _, u := range []struct {
+		name  string
+		staff bool
+	}{{"admin", true}, {"acme", false}, {"carol", false}} {
+		if _, err := w.store.PutUser(ctx, u.name, "x", u.staff, true); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	w.repo = w.target("acme/app")
+	w.manifest = w.pushImage(w.repo, "one", "amd64", "latest")
+	w.pushImage(w.repo, "one", "amd64", "1.0")
+	w.pushImage(w.repo, "two", "arm64", "2.0")
+	w.pushIndex(w.repo, []digest.Digest{w.pushImage(w.repo, "three", "amd64"), w.pushImage(w.repo, "four", "s390x")}, "multi")
+	w.service = w.addService("ctr-svc")
+	w.signed = w.sign(w.repo, w.manifest, "first")
+	w.sign(w.repo, w.manifest, "second")
+	if err := w.store.Beat(ctx, pulp.Worker{ID: pulp.NewID(), Name: "7@test", Versions: map[string]string{"core": "3.123.1"}}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) target(path string) store.Target {
+	w.t.Helper()
+	target, err := w.store.PushTarget(w.t.Context(), path, pulp.ContainerPush)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return target
+}
+
+func (w *world) addService(name string) pulp.SigningService {
+	w.t.Helper()
+	v, err := w.store.AddSigningService(w.t.Context(), pulp.SigningService{
+		Name: name, Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Script: "/srv/sign.sh",
+		Fingerprint: "2950DA0EEA6F1C907BE918A6D1B86E06B4D88886", PublicKey: "-----BEGIN PGP PUBLIC KEY BLOCK-----\n",
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return v
+}
+
+func (w *world) blob(target store.Target, data string) pulp.Descriptor {
+	w.t.Helper()
+	b := pulp.Blob{Digest: digest.FromString(data), Size: int64(len(data)), Data: []byte(data), Inline: true}
+	if err := w.store.CommitBlob(w.t.Context(), target.Repository.ID, b, "", 0); err != nil {
+		w.t.Fatal(err)
+	}
+	return pulp.Descriptor{Digest: b.Digest, Size: b.Size}
+}
+
+func (w *world) put(target store.Target, m pulp.Manifest, tags ...string) digest.Digest {
+	w.t.Helper()
+	m.SchemaVersion, m.Digest = 2, digest.FromBytes(m.Payload)
+	if _, err := w.store.PutManifest(w.t.Context(), store.PutManifest{RepositoryID: target.Repository.ID, Manifest: m, Tags: tags}); err != nil {
+		w.t.Fatal(err)
+	}
+	return m.Digest
+}
+
+func (w *world) pushImage(target store.Target, name, architecture string, tags ...string) digest.Digest {
+	w.t.Helper()
+	config, layer := w.blob(target, "config of "+name), w.blob(target, "layer of "+name)
+	linux, size := "linux", layer.Size
+	return w.put(target, pulp.Manifest{
+		MediaType: pulp.OCIManifest, Payload: []byte("image " + name), Config: &config, Layers: []pulp.Descriptor{layer}, Type: "image",
+		Architecture: &architecture, OS: &linux, ImageSize: &size, Annotations: map[string]string{"org.example": "yes"}, Labels: map[string]string{"maintainer": "ctr"},
+	}, tags...)
+}
+
+func (w *world) pushIndex(target store.Target, children []digest.Digest, tags ...string) digest.Digest {
+	w.t.Helper()
+	m := pulp.Manifest{MediaType: pulp.OCIIndex, Payload: fmt.Appendf(nil, "index of %v", children), Type: "index"}
+	for _, d := range children {
+		m.Children = append(m.Children, pulp.Descriptor{Digest: d})
+	}
+	return w.put(target, m, tags...)
+}
+
+func (w *world) sign(target store.Target, manifest digest.Digest, content string) pulp.Version {
+	w.t.Helper()
+	d, fingerprint := digest.FromString(content), "2950DA0EEA6F1C907BE918A6D1B86E06B4D88886"
+	v, err := w.store.PutSignature(w.t.Context(), target.Repository.ID, manifest, pulp.Signature{
+		Digest: d, Name: string(manifest) + "@" + d.Encoded()[:32], Content: []byte(content), KeyID: "D1B86E06B4D88886", Fingerprint: &fingerprint,
+		Reference: "registry.example:8443/acme/app:latest", Creator: "atomic 5.23.1", SignedAt: 1795384279,
+	})
+	if err != nil || v == nil {
+		w.t.Fatal(v, err)
+	}
+	return *v
+}
+
+func (w *world) repoHref() string {
+	return pulp.RepositoryHref(pulp.ContainerPush, w.repo.Repository.ID)
+}
+
+func (w *world) serviceHref() string { return pulp.Href(pulp.SigningServiceCollection, w.service.ID) }
+
+// call is a request to the API. Its path may be complete or stand behind the API's root.
+type call struct {
+	method string // empty: GET
+	path   string
+	user   string // empty: admin; "-": nobody
+	json   any    // the body, encoded; a string goes as it is
+	kind   string // the Content-Type; empty: JSON
+	header map[string]string
+}
+
+type reply struct {
+	*http.Response
+	raw  string
+	body any
+}
+
+func (w *world) do(c call) reply {
+	w.t.Helper()
+	if c.method == "" {
+		c.method = http.MethodGet
+	}
+	if !strings.HasPrefix(c.path, "/") {
+		c.path = pulp.Root + c.path
+	}
+	var body io.Reader
+	switch v := c.json.(type) {
+	case nil:
+	case string:
+		body = strings.NewReader(v)
+	default:
+		raw, err := json.Marshal(v)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		body = bytes.NewReader(raw)
+	}
+	r, err := http.NewRequestWithContext(w.t.Context(), c.method, w.server.URL+c.path, body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+		if c.kind != "" {
+			r.Header.Set("Content-Type", c.kind)
+		}
+	}
+	switch c.user {
+	case "":
+		r.SetBasicAuth("admin", "secret")
+	case "-":
+	default:
+		r.SetBasicAuth(c.user, "secret")
+	}
+	for name, value := range c.header {
+		r.Header.Set(name, value)
+	}
+	res, err := http.DefaultTransport.RoundTrip(r) // follows no redirect, as glue
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	raw, err := io.ReadAll(res.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	out := reply{Response: res, raw: string(raw)}
+	if len(raw) > 0 {
+		if err := json.Unmarshal(raw, &out.body); err != nil {
+			w.t.Fatalf("%s %s: not JSON: %s", c.method, c.path, raw)
+		}
+	}
+	return out
+}
+
+// get reads a path that must answer 200 with an object.
+func (w *world) get(path string) map[string]any {
+	w.t.Helper()
+	r := w.do(call{path: path})
+	object, ok := r.body.(map[string]any)
+	if r.StatusCode != http.StatusOK || !ok {
+		w.t.Fatalf("GET %s: %d %s", path, r.StatusCode, r.raw)
+	}
+	return object
+}
+
+// results reads a list and returns one field of each of its results.
+func (w *world) results(path, field string) []string {
+	w.t.Helper()
+	found := []string{}
+	for _, v := range w.get(path)["results"].([]any) {
+		found = append(found, fmt.Sprint(v.(map[string]any)[field]))
+	}
+	return found
+}
+
+// expect makes a call and compares its status and, when one is given, its body.
+func (w *world) expect(c call, status int, body string) reply {
+	w.t.Helper()
+	r := w.do(c)
+	if r.StatusCode != status || body != "" && r.raw != body {
+		w.t.Errorf("%s %s: got %d %s\nwant %d %s", c.method, c.path, r.StatusCode, r.raw, status, body)
+	}
+	return r
+}

@@ -1,0 +1,167 @@
+package api
+
+import (
+	"slices"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+)
+
+// content are the fields that content units of every kind have.
+type content struct {
+	object
+	Labels     pulp.Labels `json:"pulp_labels"`
+	VulnReport *string     `json:"vuln_report"` // always null here
+}
+
+func contentOf(kind pulp.Kind, id string, s pulp.Stamps) content {
+	return content{object: objectOf(kind.Collection(), id, s), Labels: pulp.Labels{}}
+}
+
+type tag struct {
+	content
+	Name     string `json:"name"`
+	Manifest string `json:"tagged_manifest"`
+}
+
+type manifest struct {
+	content
+	Digest        string            `json:"digest"`
+	SchemaVersion int               `json:"schema_version"`
+	MediaType     string            `json:"media_type"`
+	Listed        []string          `json:"listed_manifests"`
+	Config        *string           `json:"config_blob"`
+	Blobs         []string          `json:"blobs"`
+	Annotations   map[string]string `json:"annotations"`
+	ImageLabels   map[string]string `json:"labels"`
+	Bootable      bool              `json:"is_bootable"`
+	Flatpak       bool              `json:"is_flatpak"`
+	Type          string            `json:"type"`
+	Architecture  *string           `json:"architecture"`
+	OS            *string           `json:"os"`
+	Size          *int64            `json:"compressed_image_size"`
+}
+
+type blob struct {
+	content
+	Artifact *string `json:"artifact"` // always null: blobs are not artifacts here
+	Digest   string  `json:"digest"`
+}
+
+type signature struct {
+	content
+	Name        string  `json:"name"`
+	Digest      string  `json:"digest"`
+	Type        string  `json:"type"`
+	KeyID       string  `json:"key_id"`
+	Fingerprint *string `json:"fingerprint"`
+	Timestamp   int64   `json:"timestamp"`
+	Creator     string  `json:"creator"`
+	Manifest    string  `json:"signed_manifest"`
+}
+
+func showTag(t pulp.Tag) any {
+	return tag{contentOf(pulp.KindTag, t.ID, t.Stamps), t.Name, pulp.Href(pulp.ManifestCollection, t.ManifestID)}
+}
+
+func showBlob(b pulp.Blob) any {
+	return blob{content: contentOf(pulp.KindBlob, b.ID, b.Stamps), Digest: string(b.Digest)}
+}
+
+func showSignature(g pulp.Signature) any {
+	return signature{
+		content: contentOf(pulp.KindSignature, g.ID, g.Stamps), Name: g.Name, Digest: string(g.Digest), Type: "atomic", KeyID: g.KeyID,
+		Fingerprint: g.Fingerprint, Timestamp: g.SignedAt, Creator: g.Creator, Manifest: pulp.Href(pulp.ManifestCollection, g.ManifestID),
+	}
+}
+
+func showManifest(m pulp.Manifest, parts store.ManifestParts) any {
+	return manifest{
+		content: contentOf(pulp.KindManifest, m.ID, m.Stamps), Digest: string(m.Digest), SchemaVersion: m.SchemaVersion, MediaType: m.MediaType,
+		Listed: hrefs(pulp.ManifestCollection, parts.Children), Config: hrefOrNil(pulp.BlobCollection, parts.Config), Blobs: hrefs(pulp.BlobCollection, parts.Layers),
+		Annotations: m.Annotations, ImageLabels: m.Labels, Bootable: m.Type == "bootable", Flatpak: m.Type == "flatpak", Type: m.Type,
+		Architecture: m.Architecture, OS: m.OS, Size: m.ImageSize,
+	}
+}
+
+// showManifests looks up at once what all of them name.
+func (a *API) showManifests(req *request, all []pulp.Manifest) ([]any, error) {
+	ids := make([]string, len(all))
+	for i, m := range all {
+		ids[i] = m.ID
+	}
+	parts, err := a.Store.ManifestParts(req.Context(), ids)
+	if err != nil {
+		return nil, err
+	}
+	shown := make([]any, len(all))
+	for i, m := range all {
+		shown[i] = showManifest(m, parts[m.ID])
+	}
+	return shown, nil
+}
+
+// contentFilters are those of every kind: by the versions that hold, brought or took away a unit.
+func contentFilters(own ...filters) filters {
+	inVersion := func(m store.Membership) filter {
+		return func(a *API, req *request, _ string, values []string) (store.Filter, error) {
+			text := last(values)
+			if text == "" {
+				return nil, nil
+			}
+			v, err := a.versionNamed(req, text)
+			return store.InVersion(v.RepositoryID, v.Number, m), err
+		}
+	}
+	return filterSets(append(own, identity(), labelSelect(), filters{
+		"repository_version": inVersion(store.Present), "repository_version_added": inVersion(store.Added), "repository_version_removed": inVersion(store.Removed),
+	})...)
+}
+
+// exactly are the filters by a whole text or by several.
+func exactly(field string) filters {
+	return filters{field: compare(field, store.Equal), field + "__in": oneOf(field)}
+}
+
+func (a *API) tags() resource[pulp.Tag] {
+	return resource[pulp.Tag]{
+		model: "Tag", list: (*store.Store).Tags, within: visible, show: each(showTag), orderings: []string{"name", "pulp_type"},
+		filters: contentFilters(filters{
+			"name": compare("name", store.Equal), "name__in": oneOf("name"), "media_type": oneOf("media_type"), "digest": oneOf("digest"),
+		}),
+	}
+}
+
+func (a *API) manifests() resource[pulp.Manifest] {
+	return resource[pulp.Manifest]{
+		model: "Manifest", list: (*store.Store).Manifests, within: visible, show: a.showManifests,
+		orderings: []string{"digest", "schema_version", "media_type", "is_bootable", "is_flatpak", "type", "architecture", "os", "compressed_image_size", "pulp_type"},
+		filters: contentFilters(exactly("digest"), filters{
+			"media_type": oneOf("media_type"), "is_bootable": is("is_bootable"), "is_flatpak": is("is_flatpak"),
+		}),
+	}
+}
+
+func (a *API) blobs() resource[pulp.Blob] {
+	return resource[pulp.Blob]{
+		model: "Blob", list: (*store.Store).Blobs, within: visible, show: each(showBlob), orderings: []string{"digest", "pulp_type"},
+		filters: contentFilters(exactly("digest")),
+	}
+}
+
+func (a *API) signatures() resource[pulp.Signature] {
+	return resource[pulp.Signature]{
+		model: "ManifestSignature", list: (*store.Store).Signatures, within: visible, show: each(showSignature),
+		orderings: []string{"name", "digest", "key_id", "fingerprint", "timestamp", "creator", "pulp_type"},
+		filters:   contentFilters(names("name"), exactly("digest"), exactly("key_id"), filters{"manifest": oneOf("manifest")}),
+	}
+}
+
+func (a *API) contentRoutes() []route {
+	return slices.Concat(contentKind(a, pulp.TagCollection, a.tags()), contentKind(a, pulp.ManifestCollection, a.manifests()),
+		contentKind(a, pulp.BlobCollection, a.blobs()), contentKind(a, pulp.SignatureCollection, a.signatures()))
+}
+
+func contentKind[T any](a *API, collection string, r resource[T]) []route {
+	return []route{{path: collection, methods: get(listOf(a, r))}, {path: collection + ":id/", methods: get(readOf(a, r))}}
+}

@@ -166,7 +166,6 @@ func TestBadUploads(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	const (
-		ociManifest = "application/vnd.oci.image.manifest.v1+json"
 		wrongDigest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 	)
 	manifest := `{"schemaVersion":2,"mediaType":"` + ociManifest + `","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"` + wrongDigest + `","size":2},"layers":[]}`

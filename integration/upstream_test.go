@@ -39,7 +39,7 @@ func TestUpstreamStory(t *testing.T) {
 		}
 	}
 
-	within(t, "the upstream lists the tags", func() bool { return slices.Equal(tagsOf(t, upstream, "acme/front"), []string{"1.0", "multi"}) })
+	within(t, "the upstream lists the tags", func() bool { return slices.Equal(tagsOf(t, upstream, "acme/front", ""), []string{"1.0", "multi"}) })
 	direct := &containers{home: t.TempDir(), open: admin.open, server: &server{host: strings.TrimPrefix(upstream, "http://")}}
 	for _, tag := range []string{"1.0", "multi"} {
 		if said, err := direct.pull(t, admin.open, "acme/front:"+tag); err != nil {
@@ -57,10 +57,10 @@ func TestUpstreamStory(t *testing.T) {
 	}
 }
 
-// tagsOf asks a registry for a repository's tags.
-func tagsOf(t *testing.T, registry, name string) []string {
+// tagsOf asks a registry for a repository's tags, anonymously.
+func tagsOf(t *testing.T, registry, name, query string) []string {
 	t.Helper()
-	response, err := http.Get(registry + "/v2/" + name + "/tags/list")
+	response, err := http.Get(registry + "/v2/" + name + "/tags/list" + query)
 	if err != nil {
 		t.Fatal(err)
 	}

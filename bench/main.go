@@ -1,0 +1,169 @@
+// Command bench measures this registry against bare distribution, both built from this module, in one run on one machine: a round of the
+// one is followed by a round of the other, so that what else the machine does falls on both. It prints a table of medians.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/countersign/countersign/integration/process"
+)
+
+// options are the sizes of a run. The defaults take a few minutes.
+type options struct {
+	rounds  int           // of each measure on each registry
+	clients int           // at a time
+	pushes  int           // images in a round
+	reading time.Duration // of manifest GETs in a round
+	blob    int           // MB of the big blob
+	deep    int           // the push that is compared with the first one; 0 leaves that out
+	window  int           // pushes around it
+	dir     string        // where the data goes; the system's temporary directory when empty
+}
+
+func main() {
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds of each measure on each registry")
+	flag.IntVar(&o.clients, "clients", 8, "clients at a time")
+	flag.IntVar(&o.pushes, "pushes", 400, "images that a round pushes")
+	flag.DurationVar(&o.reading, "reading", 3*time.Second, "time that a round of manifest GETs takes")
+	flag.IntVar(&o.blob, "blob", 200, "size of the big blob in MB")
+	flag.IntVar(&o.deep, "deep", 5000, "number of the push to one repository that is compared with number 1; 0: none")
+	flag.IntVar(&o.window, "window", 100, "pushes around each of these two that are measured")
+	flag.StringVar(&o.dir, "dir", "", "directory for the data of both; it is emptied afterwards")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// run builds both registries, starts them, measures and prints.
+func run(ctx context.Context, o options, out io.Writer) (err error) {
+	dir, err := os.MkdirTemp(o.dir, "countersign-bench")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	ours, stopOurs, err := startOurs(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer stopOurs()
+	peer, stopPeer, err := startPeer(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer stopPeer()
+
+	fmt.Fprintf(out, "%s, %d CPUs, load %s, data on %s; %d rounds of each, interleaved; %d clients; median (min..max)\n\n",
+		runtime.Version(), runtime.NumCPU(), loadAverage(), filesystem(dir), o.rounds, o.clients)
+	rows, err := compare(ctx, o, ours, peer)
+	if err != nil {
+		return err
+	}
+	if err := printTable(out, rows); err != nil || o.deep == 0 {
+		return err
+	}
+	first, deep, err := depth(ctx, o, ours)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "\npush number 1 to a repository (%d around): %v; number %d: %v; ratio %.2f\n",
+		o.window, median(first).Round(time.Microsecond), o.deep, median(deep).Round(time.Microsecond), float64(median(deep))/float64(median(first)))
+	return err
+}
+
+const password = "bench-bench-bench"
+
+// startOurs starts the product as it comes, on embedded defaults.
+func startOurs(ctx context.Context, dir string) (*registry, func(), error) {
+	program, err := process.Build(ctx, dir, ".", "-trimpath")
+	if err != nil {
+		return nil, nil, err
+	}
+	address, err := process.FreeAddress()
+	if err != nil {
+		return nil, nil, err
+	}
+	_, port, _ := strings.Cut(address, ":")
+	public := "localhost:" + port
+	server, err := process.Start(ctx, process.Command{
+		Program: program, Arguments: []string{"serve"}, Log: filepath.Join(dir, "countersign.log"),
+		Env: []string{
+			"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "COUNTERSIGN_DATA=" + filepath.Join(dir, "data"), "COUNTERSIGN_LISTEN=" + address,
+			"COUNTERSIGN_PUBLIC_URL=http://" + public, "COUNTERSIGN_ADMIN_PASSWORD=" + password,
+		},
+		Ready: []string{"http://" + address + "/readyz"},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return &registry{name: "countersign", base: "http://" + address, service: public, user: "admin", password: password}, stop(server), nil
+}
+
+// startPeer starts bare distribution, which asks nobody who they are.
+func startPeer(ctx context.Context, dir string) (*registry, func(), error) {
+	program, err := process.Build(ctx, dir, "integration/baredist", "-trimpath")
+	if err != nil {
+		return nil, nil, err
+	}
+	address, err := process.FreeAddress()
+	if err != nil {
+		return nil, nil, err
+	}
+	server, err := process.Start(ctx, process.Command{
+		Program: program, Arguments: []string{"-addr", address, "-root", filepath.Join(dir, "peer")}, Log: filepath.Join(dir, "peer.log"),
+		Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}, Ready: []string{"http://" + address + "/v2/"},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return &registry{name: "distribution", base: "http://" + address}, stop(server), nil
+}
+
+// stop ends a server without ado: its data is thrown away anyhow.
+func stop(server *process.Server) func() { return server.Kill }
+
+func loadAverage() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	one, _, _ := strings.Cut(string(text), " ")
+	return one
+}
+
+// filesystem names the type of the file system on which a directory lies, because a push is mostly fsync.
+func filesystem(dir string) string {
+	var stat syscall.Statfs_t
+	if err := syscall.Statfs(dir, &stat); err != nil {
+		return "an unknown file system"
+	}
+	switch int64(stat.Type) {
+	case 0xef53:
+		return "ext4"
+	case 0x01021994:
+		return "tmpfs"
+	case 0x58465342:
+		return "xfs"
+	case 0x9123683e:
+		return "btrfs"
+	case 0x794c7630:
+		return "overlayfs"
+	default:
+		return fmt.Sprintf("file system %#x", stat.Type)
+	}
+}

@@ -1,0 +1,115 @@
+package integration
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+)
+
+// load is how many clients push how many tags each, to one repository, at once.
+func load() (clients, tags int) {
+	if soaking() {
+		return 50, 200
+	}
+	return 50, 20
+}
+
+// pushMany has every client push its tags at once and returns what was acknowledged. Any error fails the test.
+func pushMany(t *testing.T, s *server, repository string) []pushed {
+	t.Helper()
+	clients, tags := load()
+	var pushers sync.WaitGroup
+	done := make([][]pushed, clients)
+	for client := range clients {
+		pushers.Go(func() {
+			for n := range tags {
+				tag := fmt.Sprintf("c%d-n%d", client, n)
+				image, err := s.pushTiny(t, repository, tag, "text of "+tag)
+				if err != nil {
+					t.Errorf("push of %s: %v", tag, err)
+					return
+				}
+				done[client] = append(done[client], image)
+			}
+		})
+	}
+	pushers.Wait()
+	var all []pushed
+	for _, images := range done {
+		all = append(all, images...)
+	}
+	return all
+}
+
+// TestScalePushes has 50 clients push 20 tags each to one repository at once: as many tags and as many versions, and no error.
+func TestScalePushes(t *testing.T) {
+	s := startServer(t)
+	clients, tags := load()
+	want := clients * tags
+	images := pushMany(t, s, "busy/app")
+	if t.Failed() {
+		return
+	}
+	repository := text(s.repository(t, "busy/app")["pulp_href"])
+	latest := s.versionsAreComplete(t, repository)
+	if latest["number"] != float64(want) || count(latest, "present", "container.tag") != want || count(latest, "present", "container.manifest") != want {
+		t.Errorf("after %d pushes: %v", want, latest)
+	}
+	if listed := len(tagsOf(t, s.base.String(), "busy/app", "?n=20000")); listed != want {
+		t.Errorf("tags/list has %d tags, want %d", listed, want)
+	}
+	for i := range 20 {
+		s.isServed(t, "busy/app", images[i*len(images)/20])
+	}
+}
+
+// TestScalePushesWhileSigning is the same while one sign task after the other runs on that repository: the pushes never wait for them,
+// the tasks complete, and each signature is in the versions once.
+func TestScalePushesWhileSigning(t *testing.T) {
+	trusted := keyNamed(t, "trusted")
+	s := startServer(t)
+	service := s.addService(t, "busy", trusted, "")
+	const first = 8
+	var names []string
+	for n := range first {
+		tag := fmt.Sprintf("first-%d", n)
+		if _, err := s.pushTiny(t, "busy/app", tag, tag); err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, tag)
+	}
+	repository := text(s.repository(t, "busy/app")["pulp_href"])
+	sign := func() string {
+		return s.sign(t, repository, object{"manifest_signing_service": service, "tags_list": names, "force": true})
+	}
+
+	tasks := []string{sign()}
+	pushing := make(chan []pushed)
+	go func() { pushing <- pushMany(t, s, "busy/app") }()
+	var images []pushed
+	for images == nil {
+		if state := s.get(t, tasks[len(tasks)-1])["state"]; state != "waiting" && state != "running" {
+			tasks = append(tasks, sign())
+		}
+		select {
+		case images = <-pushing:
+		default:
+		}
+	}
+	if t.Failed() {
+		return
+	}
+	for _, task := range tasks {
+		if ended := s.finished(t, task); ended["state"] != "completed" || len(ended["created_resources"].([]any)) != 1 {
+			t.Errorf("sign task: %v", ended)
+		}
+	}
+	latest := s.versionsAreComplete(t, repository)
+	if want := float64(first + len(images) + len(tasks)); latest["number"] != want {
+		t.Errorf("the latest version is %v, want %v", latest["number"], want)
+	}
+	if have, want := count(latest, "present", "container.signature"), first*len(tasks); have != want {
+		t.Errorf("%d signatures, want %d", have, want)
+	}
+	t.Logf("%d pushes beside %d sign tasks", len(images), len(tasks))
+}

@@ -152,7 +152,7 @@ func filesystem(dir string) string {
 	if err := syscall.Statfs(dir, &stat); err != nil {
 		return "an unknown file system"
 	}
-	switch int64(stat.Type) {
+	switch stat.Type {
 	case 0xef53:
 		return "ext4"
 	case 0x01021994:

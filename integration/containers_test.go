@@ -23,6 +23,7 @@ func newContainers(t *testing.T, s *server) *containers {
 	c := &containers{home: home, server: s}
 	c.open = write(t, filepath.Join(home, "open.json"), `{"default": [{"type": "insecureAcceptAnything"}]}`, 0o600)
 	write(t, filepath.Join(home, ".config/containers/registries.conf"), "", 0o600)
+	write(t, filepath.Join(home, "auth.json"), "{}", 0o600)
 	// An empty directory, so that the machine's own lookaside settings are not read.
 	if err := os.MkdirAll(filepath.Join(home, ".config/containers/registries.d"), 0o755); err != nil {
 		t.Fatal(err)
@@ -83,10 +84,10 @@ func (c *containers) podmanPushID(t *testing.T, env []string, id, reference stri
 	}
 }
 
-// podmanPull pulls name:tag under a policy, into storage where nothing lies yet.
+// podmanPull pulls name:tag under a policy, as somebody who has not logged in and in whose storage nothing lies yet.
 func (c *containers) podmanPull(t *testing.T, policy, reference string, options ...string) (string, error) {
 	t.Helper()
-	fresh := &containers{home: t.TempDir(), open: c.open, server: c.server}
+	fresh := newContainers(t, c.server)
 	arguments := append([]string{"pull", "--tls-verify=false", "--signature-policy", policy}, options...)
 	return fresh.podman(t, nil, append(arguments, c.server.host+"/"+reference)...)
 }

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -74,7 +75,11 @@ func index(t *testing.T, text string, architectures ...string) v1.ImageIndex {
 // ociLayout writes an image or an index as an OCI image layout and returns the reference that skopeo, podman and buildah read.
 func ociLayout(t *testing.T, content mutate.Appendable) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "image")
+	// podman makes a name of the path, so it must not hold the test's name with its capitals. TestMain removes it.
+	dir, err := os.MkdirTemp(shared.dir, "oci") //nolint:usetesting // for the reason above
+	if err != nil {
+		t.Fatal(err)
+	}
 	path, err := layout.Write(dir, empty.Index)
 	if err != nil {
 		t.Fatal(err)

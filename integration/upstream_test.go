@@ -40,7 +40,7 @@ func TestUpstreamStory(t *testing.T) {
 	}
 
 	within(t, "the upstream lists the tags", func() bool { return slices.Equal(tagsOf(t, upstream, "acme/front", ""), []string{"1.0", "multi"}) })
-	direct := &containers{home: t.TempDir(), open: admin.open, server: &server{host: strings.TrimPrefix(upstream, "http://")}}
+	direct := newContainers(t, &server{host: strings.TrimPrefix(upstream, "http://")})
 	for _, tag := range []string{"1.0", "multi"} {
 		if said, err := direct.pull(t, admin.open, "acme/front:"+tag); err != nil {
 			t.Errorf("skopeo copy of %s straight from the upstream: %v\n%s", tag, err, said)

@@ -72,6 +72,7 @@ type world struct {
 	server     *httptest.Server
 	store      *store.Store
 	dispatcher *dispatcher
+	database   string // the file
 
 	repo     store.Target // acme/app: tags latest, 1.0 (one image), 2.0, multi (an index of two), and two signatures
 	service  pulp.SigningService
@@ -81,7 +82,8 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "api.db"))
+	database := filepath.Join(t.TempDir(), "api.db")
+	s, err := store.Open(t.Context(), "sqlite:"+database)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +92,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	public, _ := url.Parse("https://registry.example:8443")
-	w := &world{t: t, store: s, dispatcher: &dispatcher{store: s}}
+	w := &world{t: t, store: s, database: database, dispatcher: &dispatcher{store: s}}
 	w.server = httptest.NewServer(api.New(api.Options{
 		Store: s, Tasks: w.dispatcher, Auth: accounts{s}, Log: slog.New(slog.DiscardHandler), PublicURL: public,
 		Process: "1@test", Version: "0.1.0", DataDir: t.TempDir(),

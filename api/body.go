@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,7 +68,7 @@ func parseJSON(raw []byte) (map[string]any, error) {
 		return nil, bad("the text is not UTF-8")
 	}
 	var v any
-	dec := json.NewDecoder(strings.NewReader(string(raw)))
+	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
 	if err := dec.Decode(&v); err != nil {
 		return nil, bad(err.Error())
@@ -93,10 +94,11 @@ func parseForm(raw []byte) (map[string]any, error) {
 func parseMultipart(raw []byte, contentType string) (map[string]any, error) {
 	bad := &httpError{http.StatusBadRequest, detail("Multipart form parse error - the form is malformed.")}
 	_, params, err := mime.ParseMediaType(contentType)
-	if err != nil || params["boundary"] == "" {
+	// The reader takes a form that was cut off for one that is complete.
+	if err != nil || params["boundary"] == "" || !bytes.Contains(raw, []byte("--"+params["boundary"]+"--")) {
 		return nil, bad
 	}
-	form, err := multipart.NewReader(strings.NewReader(string(raw)), params["boundary"]).ReadForm(2 * maxBody) // all of it stays in memory
+	form, err := multipart.NewReader(bytes.NewReader(raw), params["boundary"]).ReadForm(2 * maxBody) // all of it stays in memory
 	if err != nil {
 		return nil, bad
 	}

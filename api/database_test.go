@@ -1,0 +1,45 @@
+package api_test
+
+import (
+	"database/sql"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// What the REST API cannot make yet is put into the database by hand: repositories without distributions, more distributions of one, and private ones.
+
+func (w *world) exec(query string, args ...any) {
+	w.t.Helper()
+	db, err := sql.Open("sqlite", "file:"+w.database+"?_pragma=busy_timeout(10000)") // the store's own driver
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	if _, err := db.ExecContext(w.t.Context(), query, args...); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// undistributed makes a repository by hand, not by a push.
+func (w *world) undistributed(name string) pulp.Repository {
+	w.t.Helper()
+	target := w.target(name)
+	w.exec(`UPDATE distribution SET repository_id = NULL, base_path = 'moved/' || base_path, name = 'moved/' || name WHERE id = $1`, target.Distribution.ID)
+	w.exec(`UPDATE repository SET made_by_push = FALSE WHERE id = $1`, target.Repository.ID)
+	return target.Repository
+}
+
+// distribute makes a distribution of a repository and returns its id.
+func (w *world) distribute(path, repositoryID string) string {
+	w.t.Helper()
+	id := pulp.NewID()
+	w.exec(`INSERT INTO distribution (id, name, base_path, repository_id, namespace_id, created, updated)
+		SELECT $1, $2, $2, $3, n.id, 1, 1 FROM namespace n WHERE n.name = $4`, id, path, repositoryID, pulp.NamespaceOf(path))
+	return id
+}
+
+// hide makes a distribution private.
+func (w *world) hide(path string) {
+	w.t.Helper()
+	w.exec(`UPDATE distribution SET private = TRUE WHERE base_path = $1`, path)
+}

@@ -1,0 +1,223 @@
+package api_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/countersign/countersign/api"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+func TestEveryAnswerCarriesTheCommonHeaders(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for what, c := range map[string]call{
+		"a list":           {path: "tasks/"},
+		"nobody":           {path: "tasks/", user: "-"},
+		"a bad filter":     {path: "tasks/?bogus=1"},
+		"no such route":    {path: "nothing/"},
+		"no closing slash": {path: "tasks"},
+		"a wrong method":   {method: http.MethodPost, path: "tasks/"},
+		"a HEAD":           {method: http.MethodHead, path: "tasks/"},
+	} {
+		r := w.do(c)
+		for name, want := range map[string]string{
+			"Vary": "Accept", "X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin",
+			"Cross-Origin-Opener-Policy": "same-origin", "Access-Control-Expose-Headers": "Correlation-ID",
+		} {
+			if got := r.Header.Get(name); got != want {
+				t.Errorf("%s: %s: %q, want %q", what, name, got, want)
+			}
+		}
+		if id := r.Header.Get("Correlation-ID"); len(id) != 32 {
+			t.Errorf("%s: Correlation-ID %q", what, id)
+		}
+		if kind := r.Header.Get("Content-Type"); kind != "application/json" && r.ContentLength != 0 {
+			t.Errorf("%s: Content-Type %q", what, kind)
+		}
+	}
+	if got := w.do(call{path: "tasks/", header: map[string]string{"Correlation-ID": "my-cid-1"}}).Header.Get("Correlation-ID"); got != "my-cid-1" {
+		t.Errorf("Correlation-ID %q", got)
+	}
+}
+
+func TestMethodsAndPaths(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const root = pulp.Root
+	for what, c := range map[string]struct {
+		call     call
+		status   int
+		location string
+		allow    string
+	}{
+		"HEAD where GET is":                   {call{method: "HEAD", path: "tasks/"}, 200, "", "GET, HEAD, OPTIONS"},
+		"HEAD where only POST is":             {call{method: "HEAD", path: "tasks/purge/"}, 405, "", "POST, OPTIONS"},
+		"OPTIONS":                             {call{method: "OPTIONS", path: "tasks/"}, 200, "", "GET, HEAD, OPTIONS"},
+		"GET where only POST is":              {call{path: "tasks/purge/"}, 405, "", "POST, OPTIONS"},
+		"TRACE":                               {call{method: "TRACE", path: "tasks/"}, 405, "", "GET, HEAD, OPTIONS"},
+		"GET without the slash":               {call{path: "tasks?limit=1"}, 301, root + "tasks/?limit=1", ""},
+		"POST without the slash":              {call{method: "POST", path: "tasks/purge"}, 301, root + "tasks/purge/", ""},
+		"an object without the slash":         {call{path: strings.TrimSuffix(w.repoHref(), "/")}, 301, w.repoHref(), ""},
+		"a version without the slash":         {call{path: w.repoHref() + "versions/0"}, 301, w.repoHref() + "versions/0/", ""},
+		"nothing":                             {call{path: "nothing/"}, 404, "", ""},
+		"nothing without the slash":           {call{path: "nothing"}, 404, "", ""},
+		"two slashes":                         {call{path: "tasks//"}, 404, "", "GET, PATCH, DELETE, HEAD, OPTIONS"},
+		"another host's path":                 {call{path: "//evil.example/pulp/api/v3/tasks"}, 404, "", ""},
+		"the root":                            {call{path: "/pulp/"}, 404, "", ""},
+		"an action that is not there":         {call{method: "POST", path: w.repoHref() + "set_label/", json: "{}"}, 404, "", ""},
+		"a version that is no number":         {call{path: w.repoHref() + "versions/abc/"}, 404, "", "GET, DELETE, HEAD, OPTIONS"},
+		"a version below none":                {call{path: w.repoHref() + "versions/-1/"}, 404, "", "GET, DELETE, HEAD, OPTIONS"},
+		"a push repository as the other type": {call{path: pulp.RepositoryHref(pulp.Container, w.repo.Repository.ID)}, 404, "", "GET, PUT, PATCH, HEAD, OPTIONS"},
+		"a tag as a manifest":                 {call{path: pulp.Href(pulp.ManifestCollection, w.repo.Repository.ID)}, 404, "", "GET, HEAD, OPTIONS"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			r := w.do(c.call)
+			if r.StatusCode != c.status || r.Header.Get("Location") != c.location || r.Header.Get("Allow") != c.allow {
+				t.Errorf("got %d, Location %q, Allow %q", r.StatusCode, r.Header.Get("Location"), r.Header.Get("Allow"))
+			}
+		})
+	}
+	w.expect(call{path: pulp.RepositoryHref(pulp.ContainerPush, strings.ToUpper(w.repo.Repository.ID))}, 200, "")
+	if r := w.do(call{method: http.MethodHead, path: w.repoHref()}); r.ContentLength < 100 || r.raw != "" {
+		t.Errorf("HEAD: Content-Length %d, body %q", r.ContentLength, r.raw)
+	}
+}
+
+func TestJSONIsWhatMostClientsGet(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for accept, status := range map[string]int{
+		"": 200, "*/*": 200, "application/json": 200, "application/json; indent=4": 200, "text/html,application/xhtml+xml": 200,
+		"application/xml": 406, "image/png, application/yaml": 406, "text/css, */*;q=0.1": 200, "APPLICATION/JSON": 200,
+	} {
+		if r := w.do(call{path: "workers/", header: map[string]string{"Accept": accept}}); r.StatusCode != status {
+			t.Errorf("Accept %q: %d, want %d", accept, r.StatusCode, status)
+		}
+	}
+	w.expect(call{path: "tasks/?format=json&limit=1"}, 200, "")
+}
+
+func TestWhoMayCome(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.target("b/secret")
+	w.hide("b/secret")
+	secret := w.target("b/secret")
+	w.put(secret, pulp.Manifest{MediaType: pulp.OCIIndex, Payload: []byte("secret"), Type: "index"}, "hidden")
+	private := pulp.Href(pulp.DistributionCollection, secret.Distribution.ID)
+	version := pulp.VersionHref(pulp.ContainerPush, secret.Repository.ID, 1)
+	for what, c := range map[string]struct {
+		call   call
+		status int
+		body   string
+	}{
+		"nobody, the status":             {call{path: "status/", user: "-"}, 200, ""},
+		"nobody, livez":                  {call{path: "livez/", user: "-"}, 200, ""},
+		"nobody, readyz":                 {call{path: "readyz/", user: "-"}, 200, ""},
+		"nobody, tasks":                  {call{path: "tasks/", user: "-"}, 401, `{"detail":"Authentication credentials were not provided."}`},
+		"nobody, a wrong method":         {call{method: "DELETE", path: "tasks/", user: "-"}, 401, ""},
+		"a bad name":                     {call{path: "tasks/", user: "mallory"}, 401, `{"detail":"Invalid username/password."}`},
+		"a user, signing services":       {call{path: w.serviceHref(), user: "carol"}, 403, `{"detail":"You do not have permission to perform this action."}`},
+		"a user, a public repository":    {call{path: w.repoHref(), user: "carol"}, 200, ""},
+		"a user, editing it":             {call{method: "PATCH", path: w.repoHref(), user: "carol", json: `{"description":"x"}`}, 403, ""},
+		"its owner, editing it":          {call{method: "PATCH", path: w.repoHref(), user: "acme", json: `{"description":"x"}`}, 202, ""},
+		"a user, a private distribution": {call{path: private, user: "carol"}, 404, `{"detail":"No ContainerDistribution matches the given query."}`},
+		"staff, a private distribution":  {call{path: private}, 200, ""},
+		"a user, a private repository":   {call{path: pulp.RepositoryHref(pulp.ContainerPush, secret.Repository.ID), user: "carol"}, 404, ""},
+		"a user, its versions":           {call{path: pulp.RepositoryHref(pulp.ContainerPush, secret.Repository.ID) + "versions/", user: "carol"}, 404, ""},
+		"a user, its version's content":  {call{path: "content/container/tags/?repository_version=" + version, user: "carol"}, 400, `["URI ` + version + ` not found for repositoryversion."]`},
+		"a user, deleting it":            {call{method: "DELETE", path: private, user: "carol"}, 404, ""},
+		"a user, workers":                {call{path: "workers/", user: "carol"}, 200, ""},
+	} {
+		t.Run(what, func(t *testing.T) { w.expect(c.call, c.status, c.body) })
+	}
+	count := func(path, user string) any { return w.do(call{path: path, user: user}).body.(map[string]any)["count"] }
+	for _, path := range []string{"repositories/", pulp.PushCollection, "distributions/", pulp.NamespaceCollection} {
+		if staff, user := count(path, ""), count(path, "carol"); staff != 2.0 || user != 1.0 {
+			t.Errorf("%s: staff sees %v, carol %v", path, staff, user)
+		}
+	}
+	if staff, user := count("content/container/tags/?name=hidden", ""), count("content/container/tags/?name=hidden", "carol"); staff != 1.0 || user != 0.0 {
+		t.Errorf("tags: staff sees %v, carol %v", staff, user)
+	}
+}
+
+func TestStatusTellsWhatIsUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := w.get("status/")
+	if len(s["online_workers"].([]any)) != 1 || s["database_connection"].(map[string]any)["connected"] != true || s["domain_enabled"] != false {
+		t.Errorf("status %v", s)
+	}
+	if space := s["storage"].(map[string]any); space["total"].(float64) < space["free"].(float64) || space["total"].(float64) == 0 {
+		t.Errorf("storage %v", space)
+	}
+	if origin := s["content_settings"].(map[string]any)["content_origin"]; origin != "https://registry.example:8443" {
+		t.Errorf("origin %v", origin)
+	}
+	w.expect(call{path: "livez/", user: "-"}, 200, "")
+	if err := w.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s := w.get("status/"); s["database_connection"].(map[string]any)["connected"] != false {
+		t.Errorf("status without a database: %v", s)
+	}
+	w.expect(call{path: "livez/", user: "-"}, 200, "")
+	w.expect(call{path: "readyz/", user: "-"}, 503, `{"detail":"Not ready."}`)
+	if r := w.do(call{path: "workers/", user: "-"}); strings.Contains(r.raw, "sql") {
+		t.Errorf("internals: %s", r.raw)
+	}
+}
+
+// broken is an Authenticator that fails as told.
+type broken struct{ fail func() error }
+
+func (b broken) Basic(*http.Request) (*pulp.User, error) { return nil, b.fail() }
+
+func TestDefectsShowNothing(t *testing.T) {
+	t.Parallel()
+	public, _ := url.Parse("https://registry.example")
+	for what, fail := range map[string]func() error{
+		"an error without a kind": func() error { return errors.New("password of the database is hunter2") },
+		"a panic":                 func() error { panic("hunter2") },
+	} {
+		var logged strings.Builder
+		h := api.New(api.Options{
+			Auth: broken{fail}, PublicURL: public, Log: slog.New(slog.NewTextHandler(&logged, nil)), Ready: func(context.Context) error { return nil },
+		})
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodGet, pulp.Root+"tasks/", nil))
+		body, _ := io.ReadAll(rec.Body)
+		if rec.Code != 500 || string(body) != `{"detail":"Internal server error."}` || !strings.Contains(logged.String(), "hunter2") {
+			t.Errorf("%s: %d %s; log %s", what, rec.Code, body, logged.String())
+		}
+	}
+}
+
+func TestTheGuardIsOneAndStays(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.results(pulp.GuardCollection, "pulp_href")
+	if again := w.results(pulp.GuardCollection+"?name=content%20redirect", "pulp_href"); len(first) != 1 || len(again) != 1 || first[0] != again[0] {
+		t.Errorf("guards %v, %v", first, again)
+	}
+	if none := w.results(pulp.GuardCollection+"?name=x", "pulp_href"); len(none) != 0 {
+		t.Errorf("guards %v", none)
+	}
+	if d := w.results(pulp.DistributionCollection, "content_guard"); d[0] != first[0] {
+		t.Errorf("the distribution names %v", d)
+	}
+	w.expect(call{path: first[0] + "?fields=name"}, 200, `{"name":"content redirect"}`)
+	w.expect(call{path: pulp.Href(pulp.GuardCollection, pulp.NewID())}, 404, `{"detail":"No ContentRedirectContentGuard matches the given query."}`)
+	if got := w.get(pulp.DistributionCollection)["results"].([]any)[0].(map[string]any)["registry_path"]; got != "registry.example:8443/acme/app" {
+		t.Errorf("registry_path %v", got)
+	}
+}

@@ -172,10 +172,11 @@ func (s *Store) ServedSignatures(ctx context.Context, t Target, manifestID strin
 }
 
 // Catalog returns the base paths of distributions that serve something and are not hidden, in byte order, behind after, at
-// most limit; private ones only when asked for.
-func (s *Store) Catalog(ctx context.Context, private bool, after string, limit int) ([]string, error) {
+// most limit; private ones only under the prefix own, or all of them.
+func (s *Store) Catalog(ctx context.Context, all bool, own, after string, limit int) ([]string, error) {
 	return collect(ctx, s.read, scanString, `
 		SELECT d.base_path FROM distribution d
-		 WHERE d.base_path > $1 AND NOT d.hidden AND (NOT d.private OR $2) AND COALESCE(d.repository_id, d.repository_version_id) IS NOT NULL
-		 ORDER BY d.base_path LIMIT $3`, after, private, limit)
+		 WHERE d.base_path > $1 AND NOT d.hidden AND (NOT d.private OR $2 OR substr(d.base_path, 1, length($3)) = $3)
+		   AND COALESCE(d.repository_id, d.repository_version_id) IS NOT NULL
+		 ORDER BY d.base_path LIMIT $4`, after, all, own, limit)
 }

@@ -1,0 +1,194 @@
+package proxy
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+)
+
+// bearer is who makes a request, and to what a token limits them.
+type bearer struct {
+	user          *pulp.User // nil: nobody, or a token of nobody's
+	authenticated bool       // credentials or a token came with the request
+	token         *auth.Bearer
+}
+
+func (b bearer) name() string {
+	if b.user == nil {
+		return "anonymous"
+	}
+	return b.user.Username
+}
+
+// covers says whether what the request came with covers an action, whoever may do it. A password covers everything (D21).
+func (b bearer) covers(kind, name, action string) bool {
+	return b.token == nil || b.token.Allows(kind, name, action)
+}
+
+var (
+	errUnknownCaller = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Authentication credentials were not provided.", nil)
+	errPassword      = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Invalid username/password.", nil)
+	errBadToken      = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Access to the requested resource is not authorized. The provided Bearer token is invalid.", nil)
+	errScope         = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Insufficient permissions", nil)
+)
+
+// authenticate finds out who makes the request. A token counts only while its user is active, and what the user may do is decided anew
+// with every request.
+func (c *call) authenticate() error {
+	header := c.r.Header.Get("Authorization")
+	scheme, credentials, _ := strings.Cut(header, " ")
+	switch {
+	case header == "":
+		return nil
+	case strings.EqualFold(scheme, "Basic"):
+		user, err := c.Auth.Basic(c.r)
+		if fault.Is(err, fault.Unauthenticated) {
+			return c.challenge(errPassword, "")
+		}
+		c.who = bearer{user: user, authenticated: true}
+		return err
+	case strings.EqualFold(scheme, "Bearer"):
+		token, err := c.Tokens.Verify(strings.TrimSpace(credentials))
+		if err != nil {
+			return c.challenge(errBadToken, "invalid_token")
+		}
+		c.who = bearer{authenticated: true, token: &token}
+		if token.Username == "" {
+			return nil
+		}
+		user, err := c.Store.UserByName(c.r.Context(), token.Username)
+		if fault.Is(err, fault.NotFound) || err == nil && !user.Active {
+			return c.challenge(errBadToken, "invalid_token")
+		}
+		c.who.user = &user
+		return err
+	}
+	return c.challenge(errUnknownCaller, "")
+}
+
+// challenge returns a refusal that tells where to get a token, and for what (contract 7.1).
+func (c *call) challenge(why *failure, reason string) error {
+	text := `Bearer realm="` + c.PublicURL + `/token/",service="` + c.public.Host + `"`
+	for _, scope := range c.scopes() {
+		text += `,scope="` + scope + `"`
+	}
+	if reason != "" {
+		text += `,error="` + reason + `"`
+	}
+	return why.withHeader("WWW-Authenticate", text)
+}
+
+// scopes are what the request needs a token for.
+func (c *call) scopes() []string {
+	if c.r.URL.Path == "/v2/_catalog" {
+		return []string{"registry:catalog:*"}
+	}
+	if c.name == "" {
+		return nil
+	}
+	action := "push"
+	if c.r.Method == http.MethodGet || c.r.Method == http.MethodHead {
+		action = "pull"
+	}
+	scopes := []string{"repository:" + c.name + ":" + action}
+	if from := c.r.URL.Query().Get("from"); c.r.Method == http.MethodPost && pulp.ValidName(from) {
+		scopes = append(scopes, "repository:"+from+":pull")
+	}
+	return scopes
+}
+
+// refuse returns the answer to somebody who may not: 401, for those who are known too (contract 3).
+func (c *call) refuse() error {
+	if c.who.authenticated {
+		return c.challenge(errScope, "insufficient_scope")
+	}
+	return c.challenge(errUnknownCaller, "")
+}
+
+// object is a target as auth decides about it.
+func (g *registry) object(name string, t store.Target, exists bool) auth.Object {
+	return auth.Object{Path: name, Exists: exists, Private: t.Distribution.Private, AnonymousPull: g.AnonymousPull}
+}
+
+// readable returns what the request's name serves, if the caller may read it. Who may not learns nothing: an unknown name and a private
+// one are the same to them.
+func (c *call) readable() (store.Target, error) {
+	t, err := c.visible(c.name)
+	if fault.Is(err, fault.NotFound) {
+		if c.mayPull(c.name, store.Target{}, false) {
+			return t, c.nameUnknown()
+		}
+		return t, c.refuse()
+	}
+	return t, err
+}
+
+// visible returns what a name serves. NotFound when it serves nothing, or nothing that the caller may read.
+func (c *call) visible(name string) (store.Target, error) {
+	t, err := c.Store.Resolve(c.r.Context(), name)
+	if err != nil {
+		return t, err
+	}
+	if !c.mayPull(name, t, true) || !t.Served() {
+		return t, fault.New(fault.NotFound, "Repository not found.")
+	}
+	return t, nil
+}
+
+// mayPull says whether the caller may read a name. Who has an account and asks for a name that is not there may know that.
+func (c *call) mayPull(name string, t store.Target, exists bool) bool {
+	if !c.who.covers("repository", name, "pull") && !c.who.covers("repository", name, "push") {
+		return false
+	}
+	if !exists && c.who.user != nil {
+		return c.who.user.Active
+	}
+	return auth.Allow(c.who.user, auth.Pull, c.object(name, t, exists))
+}
+
+// may says whether the caller may change what is under the request's name.
+func (c *call) may(what auth.Action, t store.Target, exists bool) bool {
+	return c.who.covers("repository", c.name, "push") && auth.Allow(c.who.user, what, c.object(c.name, t, exists))
+}
+
+// writable returns what the request's name serves, if the caller may change it. It makes nothing: NAME_UNKNOWN when it is not there.
+func (c *call) writable(what auth.Action) (store.Target, error) {
+	t, err := c.Store.Resolve(c.r.Context(), c.name)
+	exists := err == nil && t.Served()
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return t, err
+	}
+	switch {
+	case !c.may(what, t, exists):
+		return t, c.refuse()
+	case !exists:
+		return t, c.nameUnknown()
+	case t.Distribution.Pinned != nil:
+		return t, newError(http.StatusBadRequest, "NAME_INVALID", "Repository is read-only.", map[string]string{"name": c.name})
+	}
+	return t, nil
+}
+
+// pushTarget returns what the request's name serves, making it when it is not there, if the caller may (D1).
+func (c *call) pushTarget() (store.Target, error) {
+	t, err := c.Store.Resolve(c.r.Context(), c.name)
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return t, err
+	}
+	if !c.may(auth.Push, t, err == nil) {
+		return t, c.refuse()
+	}
+	if err == nil && t.Served() && t.Distribution.Pinned == nil {
+		return t, nil
+	}
+	t, err = c.Store.PushTarget(c.r.Context(), c.name, c.PushType)
+	if fault.Is(err, fault.Conflict) {
+		return t, newError(http.StatusBadRequest, "NAME_INVALID", "Repository is not available for push.", map[string]string{"name": c.name})
+	}
+	c.audit("create repository", err)
+	return t, err
+}

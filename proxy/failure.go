@@ -1,0 +1,161 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
+)
+
+// failure is an error as the registry answers it (contract 3, table of codes).
+type failure struct {
+	status  int
+	code    string
+	message string
+	detail  any
+	header  http.Header
+	rest    any // where it is set, the whole body, in the shape of the REST API (contract 4)
+}
+
+// Error returns the code and the message.
+func (f *failure) Error() string { return f.code + ": " + f.message }
+
+func newError(status int, code, message string, detail any) *failure {
+	return &failure{status: status, code: code, message: message, detail: detail}
+}
+
+// withHeader returns a copy that is answered with a header.
+func (f *failure) withHeader(key, value string) *failure {
+	c := *f
+	c.header = f.header.Clone()
+	if c.header == nil {
+		c.header = http.Header{}
+	}
+	c.header.Set(key, value)
+	return &c
+}
+
+func methodNotAllowed(method string, allowed map[string]handler) error {
+	names := slices.Collect(maps.Keys(allowed))
+	if allowed[http.MethodGet] != nil {
+		names = append(names, http.MethodHead)
+	}
+	slices.Sort(names)
+	return newError(http.StatusMethodNotAllowed, "UNSUPPORTED", `Method "`+method+`" not allowed.`, nil).
+		withHeader("Allow", strings.Join(names, ", "))
+}
+
+func (c *call) nameUnknown() error {
+	return newError(http.StatusNotFound, "NAME_UNKNOWN", "Repository not found.", map[string]string{"name": c.name})
+}
+
+func (c *call) manifestUnknown() error {
+	return newError(http.StatusNotFound, "MANIFEST_UNKNOWN", "Manifest not found.", map[string]string{"reference": c.ref})
+}
+
+func blobUnknown(d string) error {
+	return newError(http.StatusNotFound, "BLOB_UNKNOWN", "Blob not found.", map[string]string{"digest": d})
+}
+
+func digestInvalid(d string) error {
+	return newError(http.StatusBadRequest, "DIGEST_INVALID", "The digest is not well-formed or not that of the content.", map[string]string{"digest": d})
+}
+
+// kinds says how an error that no handler has named is answered.
+var kinds = map[fault.Kind]struct {
+	status int
+	code   string
+}{
+	fault.Internal:        {http.StatusInternalServerError, "UNKNOWN"},
+	fault.Invalid:         {http.StatusBadRequest, "INVALID_REQUEST"},
+	fault.NotFound:        {http.StatusNotFound, "NAME_UNKNOWN"},
+	fault.Conflict:        {http.StatusConflict, "DENIED"},
+	fault.Denied:          {http.StatusUnauthorized, "UNAUTHORIZED"},
+	fault.Unauthenticated: {http.StatusUnauthorized, "UNAUTHORIZED"},
+	fault.TooLarge:        {http.StatusRequestEntityTooLarge, "SIZE_INVALID"},
+	fault.Unavailable:     {http.StatusServiceUnavailable, "UNAVAILABLE"},
+	fault.TooMany:         {http.StatusTooManyRequests, "TOOMANYREQUESTS"},
+}
+
+// asFailure says how an error is answered. What is internal is not shown.
+func asFailure(err error) *failure {
+	if f, ok := errors.AsType[*failure](err); ok {
+		return f
+	}
+	if missing, ok := errors.AsType[*store.MissingBlobs](err); ok {
+		return newError(http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry", digests(missing.Digests))
+	}
+	if missing, ok := errors.AsType[*store.MissingChildren](err); ok {
+		return newError(http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN", "manifest unknown to registry", digests(missing.Digests))
+	}
+	if errors.Is(err, storage.ErrUnsupported) {
+		return newError(http.StatusBadRequest, "UNSUPPORTED", "The upstream registry does not store this.", nil)
+	}
+	kind := fault.KindOf(err)
+	as := kinds[kind]
+	f := newError(as.status, as.code, "Internal error.", nil)
+	if e, ok := errors.AsType[*fault.Error](err); ok && kind != fault.Internal {
+		f.message = e.Msg
+	}
+	if kind == fault.Unavailable {
+		f = f.withHeader("Retry-After", "1")
+	}
+	return f
+}
+
+func digests(d []digest.Digest) any {
+	return map[string]any{"digest": d[0], "digests": d}
+}
+
+// fail answers an error.
+func (c *call) fail(err error) {
+	ctx := c.r.Context()
+	if ctx.Err() != nil { // nobody is there to read it
+		c.Log.DebugContext(ctx, "client is gone", slog.Any("err", err))
+		panic(http.ErrAbortHandler)
+	}
+	f := asFailure(err)
+	if f.status >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
+		c.Log.ErrorContext(ctx, "request failed", slog.String("method", c.r.Method), slog.String("path", c.r.URL.Path), slog.Any("err", err))
+	}
+	h := c.w.Header()
+	for key, values := range f.header {
+		h[key] = values
+	}
+	body := f.rest
+	if body == nil {
+		detail := f.detail
+		if detail == nil {
+			detail = struct{}{}
+		}
+		type oneError struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+			Detail  any    `json:"detail"`
+		}
+		body = map[string]any{"errors": []oneError{{f.code, f.message, detail}}}
+	}
+	if err := c.answerJSON(f.status, body); err != nil {
+		c.Log.ErrorContext(ctx, "error not answered", slog.Any("err", err))
+	}
+}
+
+// answerJSON answers with a JSON body. It fails before anything is written.
+func (c *call) answerJSON(status int, body any) error {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	c.write(status, "application/json", b)
+	return nil
+}

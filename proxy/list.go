@@ -1,0 +1,109 @@
+package proxy
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// Bounds of lists (contract 3.4).
+const (
+	pageDefault = 100
+	pageMost    = 1000
+)
+
+// page returns how many entries the request asks for, and behind which.
+func (c *call) page() (n int, last string) {
+	q := c.r.URL.Query()
+	n = pageDefault
+	if v, err := strconv.Atoi(q.Get("n")); err == nil {
+		n = min(max(v, 0), pageMost)
+	}
+	return n, q.Get("last")
+}
+
+// paged cuts a list that was read one entry further than asked for, and links to the next page where there is one.
+func (c *call) paged(found []string, n int) []string {
+	if len(found) <= n {
+		return found
+	}
+	found = found[:n]
+	if n > 0 {
+		next := *c.public
+		next.Path = c.r.URL.Path
+		next.RawQuery = "n=" + strconv.Itoa(n) + "&last=" + url.QueryEscape(found[n-1])
+		c.w.Header().Set("Link", "<"+next.String()+`>; rel="next"`)
+	}
+	return found
+}
+
+// getTags answers with the names of a repository's tags.
+func (c *call) getTags() error {
+	t, err := c.readable()
+	if err != nil {
+		return err
+	}
+	n, last := c.page()
+	tags, err := c.Store.ServedTags(c.r.Context(), t, last, n+1)
+	if err != nil {
+		return err
+	}
+	return c.answerJSON(http.StatusOK, map[string]any{"name": c.name, "tags": c.paged(tags, n)})
+}
+
+// getCatalog answers with the names of the repositories that the caller may see.
+func (c *call) getCatalog() error {
+	user := c.who.user
+	if user == nil || !c.who.covers("registry", "catalog", "*") {
+		return c.refuse()
+	}
+	n, last := c.page()
+	names, err := c.Store.Catalog(c.r.Context(), user.Staff, user.Username+"/", last, n+1)
+	if err != nil {
+		return err
+	}
+	return c.answerJSON(http.StatusOK, map[string]any{"repositories": c.paged(names, n)})
+}
+
+// getReferrers answers with the manifests that refer to a digest (OCI distribution specification 1.1, "Listing Referrers"): an empty
+// index when there are none.
+func (c *call) getReferrers() error {
+	t, err := c.readable()
+	if err != nil {
+		return err
+	}
+	subject := digest.Digest(c.ref)
+	if !validDigest(subject) {
+		return digestInvalid(c.ref)
+	}
+	artifactType := c.r.URL.Query().Get("artifactType")
+	found, err := c.Store.ServedReferrers(c.r.Context(), t, subject, artifactType)
+	if err != nil {
+		return err
+	}
+	type descriptor struct {
+		MediaType    string            `json:"mediaType"`
+		Digest       digest.Digest     `json:"digest"`
+		Size         int               `json:"size"`
+		ArtifactType string            `json:"artifactType,omitempty"`
+		Annotations  map[string]string `json:"annotations,omitempty"`
+	}
+	list := make([]descriptor, len(found))
+	for i, m := range found {
+		list[i] = descriptor{m.MediaType, m.Digest, len(m.Payload), m.ArtifactType, m.Annotations}
+	}
+	body, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": pulp.OCIIndex, "manifests": list})
+	if err != nil {
+		return err
+	}
+	if artifactType != "" {
+		c.w.Header().Set("OCI-Filters-Applied", "artifactType")
+	}
+	c.write(http.StatusOK, pulp.OCIIndex, body)
+	return nil
+}

@@ -1,0 +1,237 @@
+package proxy
+
+import (
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+)
+
+// maxTagParams is how many tags one PUT by digest may name.
+const maxTagParams = 100
+
+// getManifest answers with a manifest's exact bytes.
+func (c *call) getManifest() error {
+	t, err := c.readable()
+	if err != nil {
+		return err
+	}
+	if !validReference(c.ref) {
+		return c.manifestUnknown()
+	}
+	m, err := c.Store.ServedManifest(c.r.Context(), t, c.ref)
+	if fault.Is(err, fault.NotFound) {
+		return c.manifestUnknown()
+	} else if err != nil {
+		return err
+	}
+	if byTag := pulp.ValidTag(c.ref); byTag && !accepts(c.r.Header["Accept"], m.MediaType) {
+		return c.manifestUnknown()
+	}
+	h := c.w.Header()
+	h.Set("Docker-Content-Digest", string(m.Digest))
+	h.Set("Etag", `"`+string(m.Digest)+`"`)
+	c.write(http.StatusOK, m.MediaType, m.Payload)
+	return nil
+}
+
+// validReference says whether a reference is a tag or a digest that is stored.
+func validReference(ref string) bool { return pulp.ValidTag(ref) || validDigest(digest.Digest(ref)) }
+
+// accepts says whether Accept headers take a media type: no header takes all; parameters do not count (contract 3.3).
+func accepts(headers []string, mediaType string) bool {
+	if len(headers) == 0 {
+		return true
+	}
+	for _, h := range headers {
+		for _, item := range strings.Split(h, ",") {
+			item, _, _ = strings.Cut(item, ";")
+			if item = strings.TrimSpace(item); item == mediaType || item == "*/*" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// putManifest takes a manifest, under a tag or a digest, or under a digest and tags (contract 3.3).
+func (c *call) putManifest() error {
+	if !c.may(auth.Push, store.Target{}, false) {
+		return c.refuse()
+	}
+	tags, dgst, err := c.putReference()
+	if err != nil {
+		return err
+	}
+	payload, err := c.readAll(pulp.MaxManifestSize, newError(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID", "A manifest may have 4 MiB.", nil))
+	if err != nil {
+		return err
+	}
+	if actual := dgst.Algorithm().FromBytes(payload); len(tags) == 0 || strings.Contains(c.ref, ":") {
+		if actual != dgst {
+			return digestInvalid(string(dgst))
+		}
+	} else {
+		dgst = actual
+	}
+	m, err := pulp.ParseManifest(payload, c.r.Header.Get("Content-Type"))
+	if err != nil {
+		if f := asFailure(err); f.status == http.StatusBadRequest {
+			return newError(http.StatusBadRequest, "MANIFEST_INVALID", f.message, map[string]string{"digest": string(dgst)})
+		}
+		return err
+	}
+	m.Digest = dgst
+	t, err := c.manifestTarget(m)
+	if err != nil {
+		return err
+	}
+	if err := c.storeManifest(t, m, tags); err != nil {
+		return err
+	}
+	h := c.w.Header()
+	h.Set("Location", "/v2/"+c.name+"/manifests/"+string(dgst))
+	h.Set("Docker-Content-Digest", string(dgst))
+	if m.Subject != "" {
+		h.Set("OCI-Subject", string(m.Subject))
+	}
+	for _, tag := range c.r.URL.Query()["tag"] {
+		h.Add("OCI-Tag", tag)
+	}
+	c.empty(http.StatusCreated)
+	return nil
+}
+
+// putReference returns the tags under which a PUT puts a manifest, and the digest that it states; for a PUT by tag the digest only
+// has the algorithm to use.
+func (c *call) putReference() (tags []string, dgst digest.Digest, err error) {
+	tagInvalid := newError(http.StatusBadRequest, "TAG_INVALID", "The tag is not well-formed.", map[string]string{"tag": c.ref})
+	if !strings.Contains(c.ref, ":") {
+		if !pulp.ValidTag(c.ref) {
+			return nil, "", tagInvalid
+		}
+		return []string{c.ref}, digest.Canonical.FromString(""), nil
+	}
+	dgst = digest.Digest(c.ref)
+	if !validDigest(dgst) {
+		return nil, "", digestInvalid(c.ref)
+	}
+	for _, tag := range c.r.URL.Query()["tag"] {
+		if !pulp.ValidTag(tag) || len(tags) == maxTagParams {
+			return nil, "", tagInvalid
+		}
+		if !slices.Contains(tags, tag) {
+			tags = append(tags, tag)
+		}
+	}
+	return tags, dgst, nil
+}
+
+// manifestTarget returns where a manifest goes. A list may come to a name that is not there yet; an image cannot: its blobs come before it.
+func (c *call) manifestTarget(m pulp.Manifest) (store.Target, error) {
+	if pulp.IsList(m.MediaType) {
+		return c.pushTarget()
+	}
+	return c.writable(auth.Push)
+}
+
+// storeManifest stores a parsed manifest: upstream first, where there is one, by digest; then here.
+func (c *call) storeManifest(t store.Target, m pulp.Manifest, tags []string) error {
+	ctx := c.r.Context()
+	if err := c.readConfig(t, &m); err != nil {
+		return err
+	}
+	if c.manifests != nil {
+		if err := c.putUpstream(t, m); err != nil {
+			return err
+		}
+	}
+	_, err := c.Store.PutManifest(ctx, store.PutManifest{
+		RepositoryID: t.Repository.ID, Manifest: m, Tags: tags, RequireChildren: c.RequireIndexChildren,
+	})
+	c.audit("push manifest", err, slog.String("digest", string(m.Digest)), slog.Any("tags", tags))
+	return err
+}
+
+// maxConfig is how much of an image config is read for what it says of the image, in bytes.
+const maxConfig = 4 << 20
+
+// readConfig fills in what the image config says.
+func (c *call) readConfig(t store.Target, m *pulp.Manifest) error {
+	if m.Config == nil || m.Config.Size > maxConfig {
+		return nil
+	}
+	b, err := c.Store.ServedBlob(c.r.Context(), t, m.Config.Digest)
+	if fault.Is(err, fault.NotFound) {
+		return nil // PutManifest says what is missing
+	} else if err != nil {
+		return err
+	}
+	content, err := c.open(b)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = content.Close() }()
+	text, err := io.ReadAll(io.LimitReader(content, maxConfig))
+	if err != nil {
+		return err
+	}
+	m.ApplyConfig(text)
+	return nil
+}
+
+// putUpstream writes a manifest through by digest, after seeing that what it names is upstream under the same name. Doing it twice does no harm.
+func (c *call) putUpstream(t store.Target, m pulp.Manifest) error {
+	ctx := c.r.Context()
+	parts := m.Layers
+	if m.Config != nil {
+		parts = append([]pulp.Descriptor{*m.Config}, parts...)
+	}
+	for _, d := range parts {
+		b, err := c.Store.ServedBlob(ctx, t, d.Digest)
+		if fault.Is(err, fault.NotFound) {
+			if len(d.URLs) > 0 || pulp.IsForeign(d.MediaType) {
+				continue
+			}
+			return &store.MissingBlobs{Digests: []digest.Digest{d.Digest}}
+		} else if err != nil {
+			return err
+		}
+		if err := c.place(ctx, b); err != nil {
+			return err
+		}
+	}
+	return c.manifests.PutManifest(ctx, c.name, string(m.Digest), m.MediaType, m.Payload)
+}
+
+// deleteManifest takes a tag, or a manifest with its tags and signatures, out of the repository, before it answers (D22).
+func (c *call) deleteManifest() error {
+	t, err := c.writable(auth.Delete)
+	if err != nil {
+		return err
+	}
+	switch dgst := digest.Digest(c.ref); {
+	case validDigest(dgst):
+		_, err = c.Store.DeleteManifest(c.r.Context(), t.Repository.ID, dgst)
+	case pulp.ValidTag(c.ref):
+		_, err = c.Store.DeleteTag(c.r.Context(), t.Repository.ID, c.ref)
+	default:
+		return newError(http.StatusBadRequest, "INVALID_REQUEST", "The reference is no tag and no digest.", nil)
+	}
+	c.audit("delete manifest", err, slog.String("reference", c.ref))
+	if fault.Is(err, fault.NotFound) {
+		return c.manifestUnknown()
+	} else if err != nil {
+		return err
+	}
+	c.empty(http.StatusAccepted)
+	return nil
+}

@@ -1,0 +1,152 @@
+// Package proxy is the registry as clients speak to it: /v2/ (OCI distribution specification 1.1), its tokens at /token/, and the
+// signatures' extension at /extensions/v2/.
+//
+// The rules of the protocol live here, once: names, scopes, ranges, digests, who owns an upload, limits, errors. Bytes are behind
+// storage.Storage, everything else is in the store; signatures are judged by signing.
+package proxy
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
+)
+
+// Options say what the registry needs.
+type Options struct {
+	Store   *store.Store
+	Auth    *auth.Auth
+	Tokens  *auth.Tokens
+	Storage storage.Storage
+	Log     *slog.Logger
+	// PublicURL is what clients type: scheme://host[:port] (D5, D16).
+	PublicURL string
+	// PushType is the type of the repositories that pushes create (D1).
+	PushType pulp.RepositoryType
+	// AnonymousPull lets who has no account read public repositories (D16).
+	AnonymousPull bool
+	// RequireIndexChildren refuses an index that names absent manifests (D11).
+	RequireIndexChildren bool
+	// RefuseUnknownKeys refuses signatures by keys that no signing service has (D6).
+	RefuseUnknownKeys bool
+	// InlineLimit is how many bytes a blob may have to be kept in the database; 0 keeps none there.
+	InlineLimit int64
+	// ReadIdle is how long a client may send nothing in the middle of a body. 0 is a minute.
+	ReadIdle time.Duration
+}
+
+// registry is the handler. It is safe for concurrent use.
+type registry struct {
+	Options
+	public    *url.URL
+	manifests storage.Manifests // nil unless the storage is a registry of its own
+	writers   *writers
+}
+
+// New returns the handler for /v2/, /token/ and /extensions/v2/.
+func New(o Options) (http.Handler, error) {
+	public, err := url.Parse(o.PublicURL)
+	if err != nil || public.Host == "" {
+		return nil, errors.New("registry: public URL: want scheme://host[:port]")
+	}
+	if o.ReadIdle == 0 {
+		o.ReadIdle = time.Minute
+	}
+	g := &registry{Options: o, public: public, writers: newWriters()}
+	g.manifests, _ = o.Storage.(storage.Manifests)
+	return g, nil
+}
+
+// call is one request on its way through the registry.
+type call struct {
+	*registry
+	w    http.ResponseWriter
+	r    *http.Request
+	name string // the repository's path; empty where there is none
+	ref  string // a tag, a digest or an upload's id; empty where there is none
+	who  bearer
+}
+
+// handler answers one kind of request. What it returns is answered as an error; it has then written nothing.
+type handler func(*call) error
+
+// ServeHTTP implements http.Handler.
+func (g *registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c := &call{registry: g, w: w, r: r}
+	h := w.Header()
+	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
+	h.Set("X-Registry-Supports-Signatures", "1") // podman and skopeo look for exactly this (contract 3)
+	h.Set("X-Content-Type-Options", "nosniff")
+	if err := c.serve(); err != nil {
+		c.fail(err)
+	}
+}
+
+func (c *call) serve() error {
+	route, err := parsePath(c.r.URL)
+	if err != nil {
+		return err
+	}
+	c.name, c.ref = route.name, route.ref
+	if route.kind == routeRedirect {
+		http.Redirect(c.w, c.r, "/v2/", http.StatusMovedPermanently)
+		return nil
+	}
+	methods := handlers[route.kind]
+	method := c.r.Method
+	if method == http.MethodHead && methods[method] == nil {
+		method = http.MethodGet
+	}
+	answer := methods[method]
+	if answer == nil {
+		return methodNotAllowed(c.r.Method, methods)
+	}
+	if route.kind == routeToken {
+		return answer(c)
+	}
+	if err := c.authenticate(); err != nil {
+		return err
+	}
+	return answer(c)
+}
+
+// handlers are the methods of each kind of path.
+var handlers = map[routeKind]map[string]handler{
+	routeToken:      {http.MethodGet: (*call).getToken},
+	routeBase:       {http.MethodGet: (*call).getBase},
+	routeCatalog:    {http.MethodGet: (*call).getCatalog},
+	routeTags:       {http.MethodGet: (*call).getTags},
+	routeUploads:    {http.MethodPost: (*call).startUpload},
+	routeUpload:     {http.MethodGet: (*call).getUpload, http.MethodPatch: (*call).patchUpload, http.MethodPut: (*call).putUpload, http.MethodDelete: (*call).deleteUpload},
+	routeBlob:       {http.MethodGet: (*call).getBlob, http.MethodDelete: (*call).deleteBlob},
+	routeManifest:   {http.MethodGet: (*call).getManifest, http.MethodPut: (*call).putManifest, http.MethodDelete: (*call).deleteManifest},
+	routeReferrers:  {http.MethodGet: (*call).getReferrers},
+	routeSignatures: {http.MethodGet: (*call).getSignatures, http.MethodPut: (*call).putSignature},
+}
+
+// getBase answers GET /v2/: that this is a registry, and that the caller is known.
+func (c *call) getBase() error {
+	if !c.who.authenticated {
+		return c.challenge(errUnknownCaller, "")
+	}
+	return c.answerJSON(http.StatusOK, struct{}{})
+}
+
+// audit writes the line that every mutation leaves: who, what, on what, with which result.
+func (c *call) audit(action string, err error, facts ...slog.Attr) {
+	attrs := append([]slog.Attr{
+		slog.String("who", c.who.name()), slog.String("action", action), slog.String("repository", c.name),
+	}, facts...)
+	if err != nil {
+		attrs = append(attrs, slog.String("result", "refused"), slog.Any("err", err))
+	} else {
+		attrs = append(attrs, slog.String("result", "done"))
+	}
+	c.Log.LogAttrs(c.r.Context(), slog.LevelInfo, "audit", attrs...)
+}

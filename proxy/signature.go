@@ -1,0 +1,204 @@
+package proxy
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/signing"
+)
+
+// signatureBody is a signature as the extension endpoint speaks of it (contract 4).
+type signatureBody struct {
+	SchemaVersion int    `json:"schemaVersion"`
+	Type          string `json:"type"`
+	Name          string `json:"name"`
+	Content       string `json:"content"` // base64
+}
+
+// getSignatures answers with the signatures of a manifest: an empty list when it has none.
+func (c *call) getSignatures() error {
+	t, err := c.readable()
+	if err != nil {
+		return err
+	}
+	m, err := c.Store.ServedManifest(c.r.Context(), t, c.ref)
+	if fault.Is(err, fault.NotFound) {
+		return c.manifestUnknown()
+	} else if err != nil {
+		return err
+	}
+	held, err := c.Store.ServedSignatures(c.r.Context(), t, m.ID)
+	if err != nil {
+		return err
+	}
+	list := make([]signatureBody, len(held))
+	for i, g := range held {
+		list[i] = signatureBody{2, "atomic", g.Name, base64.StdEncoding.EncodeToString(g.Content)}
+	}
+	return c.answerJSON(http.StatusOK, map[string]any{"signatures": list})
+}
+
+// putSignature takes a signature of a manifest (contract 4, D6).
+func (c *call) putSignature() error {
+	t, err := c.writable(auth.Push)
+	if err != nil {
+		return err
+	}
+	if _, err := c.Store.ServedManifest(c.r.Context(), t, c.ref); fault.Is(err, fault.NotFound) {
+		return c.manifestUnknown()
+	} else if err != nil {
+		return err
+	}
+	body, err := c.readAll(pulp.MaxSignatureBody, newError(http.StatusRequestEntityTooLarge, "SIGNATURE_INVALID", "A signature may have 4,000,000 bytes.", nil))
+	if err != nil {
+		return err
+	}
+	raw, err := c.parseSignatureBody(body)
+	if err != nil {
+		return err
+	}
+	g, err := c.judge(raw)
+	if err == nil {
+		_, err = c.Store.PutSignature(c.r.Context(), t.Repository.ID, digest.Digest(c.ref), g)
+	}
+	c.audit("put signature", err, slog.String("digest", c.ref), slog.String("key", g.KeyID), slog.String("reference", g.Reference))
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return c.manifestUnknown()
+	case fault.Is(err, fault.TooLarge):
+		return newError(http.StatusTooManyRequests, "TOOMANYREQUESTS", asFailure(err).message, map[string]string{"manifest_digest": c.ref})
+	case err != nil:
+		return err
+	}
+	c.w.Header().Set("Location", "/extensions/v2/"+c.name+"/signatures/"+c.ref)
+	c.empty(http.StatusCreated)
+	return nil
+}
+
+func (c *call) signatureInvalid(message string) *failure {
+	return newError(http.StatusBadRequest, "SIGNATURE_INVALID", message, map[string]string{"manifest_digest": c.ref})
+}
+
+var signatureName = regexp.MustCompile(`^sha256:[0-9a-f]{64}@[0-9a-f]{32}$`)
+
+// parseSignatureBody checks the fields of a PUT and returns the signature's bytes. Wrong fields are answered in the REST API's shape, as
+// Pulp's clients expect (contract 4 step 3).
+func (c *call) parseSignatureBody(body []byte) ([]byte, error) {
+	var value any
+	if err := json.Unmarshal(body, &value); err != nil {
+		return nil, c.signatureInvalid("signature invalid")
+	}
+	object, ok := value.(map[string]any)
+	if !ok {
+		return nil, &failure{status: http.StatusBadRequest, code: "SIGNATURE_INVALID", message: "not an object",
+			rest: map[string][]string{"non_field_errors": {"Invalid data. Expected a dictionary, but got " + pythonType(value) + "."}}}
+	}
+	bad := map[string][]string{}
+	const required = "This field is required."
+	text := func(key string) string {
+		s, isText := object[key].(string)
+		_, there := object[key]
+		switch {
+		case !there:
+			bad[key] = []string{required}
+		case !isText:
+			bad[key] = []string{"Not a valid string."}
+		case s == "":
+			bad[key] = []string{"This field may not be blank."}
+		}
+		return s
+	}
+	version, there := object["schemaVersion"]
+	switch v, isNumber := version.(float64); {
+	case !there:
+		bad["schemaVersion"] = []string{required}
+	case !isNumber:
+		bad["schemaVersion"] = []string{"A valid integer is required."}
+	case v < 2:
+		bad["schemaVersion"] = []string{"Ensure this value is greater than or equal to 2."}
+	case v > 2:
+		bad["schemaVersion"] = []string{"Ensure this value is less than or equal to 2."}
+	}
+	if v := text("type"); bad["type"] == nil && v != "atomic" {
+		bad["type"] = []string{`"` + v + `" is not a valid choice.`}
+	}
+	if v := text("name"); bad["name"] == nil && !signatureName.MatchString(v) {
+		bad["name"] = []string{"This value does not match the required pattern."}
+	}
+	content := text("content")
+	if len(bad) > 0 {
+		return nil, &failure{status: http.StatusBadRequest, code: "SIGNATURE_INVALID", message: "fields are wrong", rest: bad}
+	}
+	raw, err := base64.StdEncoding.Strict().DecodeString(content)
+	if err != nil || base64.StdEncoding.EncodeToString(raw) != content { // the decoder skips line breaks
+		return nil, c.signatureInvalid("signature invalid")
+	}
+	return raw, nil
+}
+
+// pythonType names a JSON value's type as Pulp does.
+func pythonType(v any) string {
+	switch v.(type) {
+	case []any:
+		return "list"
+	case string:
+		return "str"
+	case float64:
+		return "int"
+	case bool:
+		return "bool"
+	}
+	return "NoneType"
+}
+
+// judge decides about a signature that comes from outside (D6, D25): it is of this manifest, and, when its key is one that a signing
+// service has, it verifies. The configuration decides about other keys.
+func (c *call) judge(raw []byte) (pulp.Signature, error) {
+	foreign, err := signing.Parse(raw)
+	if err != nil {
+		return pulp.Signature{}, c.signatureInvalid("signature invalid")
+	}
+	g := pulp.Signature{
+		Digest: signing.Digest(raw), Name: signing.Name(digest.Digest(c.ref), raw), Content: raw, KeyID: foreign.KeyID,
+		Reference: foreign.Claim.DockerReference, Creator: foreign.Claim.Creator, SignedAt: foreign.CreatedAt.Unix(),
+	}
+	if foreign.Fingerprint != "" {
+		g.Fingerprint = &foreign.Fingerprint
+	}
+	now := time.Now()
+	switch {
+	case foreign.Claim.ManifestDigest != digest.Digest(c.ref):
+		return g, c.signatureInvalid("The signature is another manifest's.")
+	case foreign.CreatedAt.After(now.Add(signing.ClockSkew)):
+		return g, c.signatureInvalid("The signature's time is in the future.")
+	}
+	services, err := c.Store.SigningServices(c.r.Context())
+	if err != nil {
+		return g, err
+	}
+	for _, s := range services {
+		key, err := signing.ParsePublicKey(s.PublicKey)
+		if err != nil || !key.Has(foreign.KeyID) {
+			continue
+		}
+		verified, err := signing.Verify(raw, key, now)
+		if err != nil {
+			return g, c.signatureInvalid("The signature does not verify with the key of signing service " + s.Name + ".")
+		}
+		g.VerifiedBy = verified.Fingerprint()
+		return g, nil
+	}
+	if c.RefuseUnknownKeys {
+		return g, c.signatureInvalid("The signature's key is not one that the server knows.")
+	}
+	return g, nil
+}

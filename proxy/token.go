@@ -1,0 +1,94 @@
+package proxy
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// maxScopes is how many scopes one token may be asked for.
+const maxScopes = 100
+
+// getToken answers GET /token/ (contract 7.1): a token for what the caller may do of what they ask for. What they may not is there without actions.
+func (c *call) getToken() error {
+	user, err := c.Auth.Basic(c.r)
+	if fault.Is(err, fault.Unauthenticated) {
+		return restError(http.StatusUnauthorized, "Invalid username/password.").withHeader("WWW-Authenticate", `Basic realm="api"`)
+	}
+	if err != nil {
+		return err
+	}
+	q := c.r.URL.Query()
+	if q.Get("service") == "" {
+		return restError(http.StatusBadRequest, "No service name provided.")
+	}
+	scopes := strings.Fields(strings.Join(q["scope"], " "))
+	if len(scopes) > maxScopes {
+		return restError(http.StatusBadRequest, "Too many scopes.")
+	}
+	c.who = bearer{user: user, authenticated: user != nil}
+	access := []auth.Access{}
+	username := ""
+	if user != nil {
+		username = user.Username
+	}
+	for _, scope := range scopes {
+		parts := strings.Split(scope, ":")
+		if len(parts) != 3 { // one that cannot be read spoils them all
+			access = []auth.Access{}
+			break
+		}
+		actions, err := c.grant(parts[0], parts[1], strings.Split(parts[2], ","))
+		if err != nil {
+			return err
+		}
+		access = append(access, auth.Access{Type: parts[0], Name: parts[1], Actions: actions})
+	}
+	issued, err := c.Tokens.Issue(username, access)
+	if err != nil {
+		return err
+	}
+	return c.answerJSON(http.StatusOK, map[string]any{
+		"expires_in": int(issued.Lifetime.Seconds()), "issued_at": issued.IssuedAt.Format("2006-01-02T15:04:05.000000Z"),
+		"token": issued.Token, "access_token": issued.Token,
+	})
+}
+
+// grant returns which of some actions the caller may do. push brings pull with it.
+func (c *call) grant(kind, name string, actions []string) ([]string, error) {
+	granted := []string{}
+	if kind == "registry" && name == "catalog" {
+		if c.who.user != nil && len(actions) == 1 && actions[0] == "*" {
+			granted = append(granted, "*")
+		}
+		return granted, nil
+	}
+	if kind != "repository" || !pulp.ValidName(name) {
+		return granted, nil
+	}
+	t, err := c.Store.Resolve(c.r.Context(), name)
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return nil, err
+	}
+	on := c.object(name, t, err == nil)
+	var pull, push bool
+	for _, action := range actions {
+		pull = pull || action == "pull" || action == "*"
+		push = push || action == "push" || action == "*"
+	}
+	switch {
+	case push && auth.Allow(c.who.user, auth.Push, on):
+		granted = append(granted, "push", "pull")
+	case pull && (auth.Allow(c.who.user, auth.Pull, on) || !on.Exists && c.who.user != nil):
+		granted = append(granted, "pull")
+	}
+	return granted, nil
+}
+
+// restError is an error in the shape of the REST API.
+func restError(status int, detail string) *failure {
+	return &failure{status: status, code: "UNKNOWN", message: detail, rest: map[string]string{"detail": detail}}
+}

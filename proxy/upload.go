@@ -1,0 +1,456 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
+)
+
+var errRange = newError(http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID", "The chunk does not begin where the upload ends.", nil)
+
+// startUpload answers POST blobs/uploads/ (contract 3.2): it opens an upload, takes a whole blob at once (?digest=), or mounts one
+// that another repository holds (?mount=&from=).
+func (c *call) startUpload() error {
+	t, err := c.pushTarget()
+	if err != nil {
+		return err
+	}
+	q := c.r.URL.Query()
+	if text := q.Get("digest"); text != "" && !q.Has("mount") {
+		return c.takeWhole(t, text)
+	}
+	if from := q.Get("from"); q.Has("mount") && from != "" {
+		mounted, err := c.mount(t, from, digest.Digest(q.Get("mount")))
+		if mounted || err != nil {
+			return err
+		}
+	}
+	u, err := c.Store.CreateUpload(c.r.Context(), t.Repository.ID)
+	if err != nil {
+		return err
+	}
+	c.answerUpload(u.ID, 0, http.StatusAccepted)
+	return nil
+}
+
+// mount links a blob of another repository that the caller may read, and answers. Where there is none it says false: the client
+// then uploads, and learns nothing of what others hold.
+func (c *call) mount(t store.Target, from string, dgst digest.Digest) (bool, error) {
+	if !pulp.ValidName(from) || !validDigest(dgst) {
+		return false, nil
+	}
+	source, err := c.visible(from)
+	if fault.Is(err, fault.NotFound) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	ctx := c.r.Context()
+	b, err := c.Store.ServedBlob(ctx, source, dgst)
+	if fault.Is(err, fault.NotFound) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	if err := c.place(ctx, b); err != nil {
+		if errors.Is(err, storage.ErrNotFound) {
+			return false, nil
+		}
+		return false, err
+	}
+	err = c.Store.LinkBlob(ctx, t.Repository.ID, b)
+	if errors.Is(err, store.ErrDeleting) || fault.Is(err, fault.NotFound) {
+		return false, nil
+	}
+	c.audit("mount blob", err, slog.String("digest", string(dgst)), slog.String("from", from))
+	if err != nil {
+		return false, err
+	}
+	c.answerBlob(dgst)
+	return true, nil
+}
+
+// place sees that an upstream holds a blob under the request's name too, where there is an upstream.
+func (c *call) place(ctx context.Context, b pulp.Blob) error {
+	if c.manifests == nil || b.Inline || b.Location == c.name {
+		return nil
+	}
+	return c.Storage.Mount(ctx, b.Location, c.name, b.Digest)
+}
+
+// takeWhole takes a blob that comes with the POST.
+func (c *call) takeWhole(t store.Target, text string) error {
+	dgst := digest.Digest(text)
+	if !validDigest(dgst) {
+		return digestInvalid(text)
+	}
+	u := &upload{call: c, row: store.Upload{RepositoryID: t.Repository.ID}}
+	defer u.leave()
+	if err := u.append(c.body()); err != nil {
+		u.abandon()
+		return err
+	}
+	return u.commit(dgst)
+}
+
+// upload is one request's hold on an upload.
+type upload struct {
+	*call
+	row    store.Upload   // ID is empty for a blob that comes whole
+	acked  int64          // bytes that earlier requests were told are safe
+	writer storage.Upload // where the bytes go once they are many; nil before
+}
+
+// openUpload takes hold of the upload that the request names. The holder calls leave.
+func (c *call) openUpload() (*upload, error) {
+	t, err := c.writable(auth.Push)
+	if err != nil {
+		return nil, err
+	}
+	if !pulp.ValidUUID(c.ref) {
+		return nil, c.uploadUnknown()
+	}
+	if !c.writers.acquire(c.ref) {
+		return nil, newError(http.StatusConflict, "BLOB_UPLOAD_INVALID", "Another request writes to this upload.", nil)
+	}
+	row, err := c.Store.Upload(c.r.Context(), t.Repository.ID, c.ref)
+	if err != nil {
+		c.writers.release(c.ref)
+		if fault.Is(err, fault.NotFound) {
+			return nil, c.uploadUnknown()
+		}
+		return nil, err
+	}
+	return &upload{call: c, row: row, acked: row.Size}, nil
+}
+
+// leave gives the upload back.
+func (u *upload) leave() {
+	if u.row.ID != "" {
+		u.writers.release(u.row.ID)
+	}
+}
+
+func (c *call) uploadUnknown() error {
+	return newError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry", map[string]string{"uuid": c.ref})
+}
+
+// getUpload answers how far an upload is.
+func (c *call) getUpload() error {
+	t, err := c.writable(auth.Push)
+	if err != nil {
+		return err
+	}
+	if !pulp.ValidUUID(c.ref) {
+		return c.uploadUnknown()
+	}
+	row, err := c.Store.Upload(c.r.Context(), t.Repository.ID, c.ref)
+	if fault.Is(err, fault.NotFound) {
+		return c.uploadUnknown()
+	} else if err != nil {
+		return err
+	}
+	c.answerUpload(row.ID, row.Size, http.StatusNoContent)
+	return nil
+}
+
+// patchUpload appends a chunk. It is answered when the chunk has left our buffers and the upload's row says so.
+func (c *call) patchUpload() error {
+	u, err := c.openUpload()
+	if err != nil {
+		return err
+	}
+	defer u.leave()
+	if err := u.checkRange(); err != nil {
+		return err
+	}
+	if err := u.append(c.body()); err != nil {
+		u.salvage()
+		return err
+	}
+	if err := u.save(c.r.Context()); err != nil {
+		return err
+	}
+	c.answerUpload(u.row.ID, u.row.Size, http.StatusAccepted)
+	return nil
+}
+
+// putUpload appends the last bytes, if any come with it, and ends the upload under a digest.
+func (c *call) putUpload() error {
+	u, err := c.openUpload()
+	if err != nil {
+		return err
+	}
+	defer u.leave()
+	text := c.r.URL.Query().Get("digest")
+	if dgst := digest.Digest(text); !validDigest(dgst) {
+		u.abandon()
+		return digestInvalid(text)
+	}
+	if err := u.checkRange(); err != nil {
+		return err
+	}
+	if err := u.append(c.body()); err != nil {
+		u.salvage()
+		return err
+	}
+	return u.commit(digest.Digest(text))
+}
+
+// deleteUpload ends an upload without a blob.
+func (c *call) deleteUpload() error {
+	u, err := c.openUpload()
+	if err != nil {
+		return err
+	}
+	defer u.leave()
+	u.abandon()
+	c.empty(http.StatusNoContent)
+	return nil
+}
+
+// contentRange is how clients say where a chunk belongs: first and last byte (OCI distribution specification 1.1, "Pushing a blob in
+// chunks").
+var contentRange = regexp.MustCompile(`^(\d{1,18})-(\d{1,18})$`)
+
+// checkRange sees that a chunk that says where it belongs belongs at the end.
+func (u *upload) checkRange() error {
+	text := u.r.Header.Get("Content-Range")
+	if text == "" {
+		return nil
+	}
+	first, last, ok := parseRange(text)
+	if !ok {
+		return newError(http.StatusBadRequest, "INVALID_REQUEST", "Invalid range header", nil)
+	}
+	length := u.r.ContentLength
+	if first != u.row.Size || length >= 0 && last-first+1 != length {
+		return errRange.withHeader("Range", rangeOf(u.row.Size)).withHeader("Location", u.location(u.row.ID)).withHeader("Docker-Upload-UUID", u.row.ID)
+	}
+	return nil
+}
+
+func parseRange(text string) (first, last int64, ok bool) {
+	m := contentRange.FindStringSubmatch(text)
+	if m == nil {
+		return 0, 0, false
+	}
+	first, err1 := strconv.ParseInt(m[1], 10, 64)
+	last, err2 := strconv.ParseInt(m[2], 10, 64)
+	return first, last, errors.Join(err1, err2) == nil && last >= first
+}
+
+// rangeOf is what an upload of this size holds, as the registry says it: of an empty one `0-0` (contract 3.2).
+func rangeOf(size int64) string { return fmt.Sprintf("0-%d", max(0, size-1)) }
+
+func (c *call) location(id string) string { return "/v2/" + c.name + "/blobs/uploads/" + id }
+
+func (c *call) answerUpload(id string, size int64, status int) {
+	h := c.w.Header()
+	h.Set("Location", c.location(id))
+	h.Set("Docker-Upload-UUID", id)
+	h.Set("Range", rangeOf(size))
+	c.empty(status)
+}
+
+func (c *call) answerBlob(dgst digest.Digest) {
+	h := c.w.Header()
+	h.Set("Location", "/v2/"+c.name+"/blobs/"+string(dgst))
+	h.Set("Docker-Content-Digest", string(dgst))
+	c.empty(http.StatusCreated)
+}
+
+// append adds all of a body to the upload: to the bytes in the row while they are few, else to the storage.
+func (u *upload) append(body io.Reader) error {
+	if u.row.StorageRef == "" && u.writer == nil {
+		few, err := io.ReadAll(io.LimitReader(body, u.InlineLimit+1-u.row.Size))
+		u.row.Data = append(u.row.Data, few...)
+		u.row.Size = int64(len(u.row.Data))
+		if err != nil {
+			return cutShort(err)
+		}
+		if u.row.Size <= u.InlineLimit && u.InlineLimit > 0 {
+			return nil
+		}
+		body = io.MultiReader(bytes.NewReader(u.row.Data), body)
+	}
+	if err := u.openWriter(); err != nil {
+		return err
+	}
+	_, err := u.writer.ReadFrom(body)
+	u.row.Size = u.writer.Size()
+	if err != nil && u.r.Context().Err() == nil && !fault.Is(err, fault.Unavailable) {
+		return cutShort(err)
+	}
+	return err
+}
+
+// openWriter opens the storage's writer: the kept one, where it stands where the row says, else from the storage.
+func (u *upload) openWriter() error {
+	// The writer outlives the request.
+	ctx := context.WithoutCancel(u.r.Context())
+	var err error
+	if u.row.StorageRef == "" {
+		u.writer, err = u.Storage.Create(ctx, u.name)
+		return err
+	}
+	if u.writer = u.writers.take(u.row.ID, u.row.Epoch, u.row.Size); u.writer != nil {
+		return nil
+	}
+	u.writer, err = u.Storage.Resume(ctx, u.name, u.row.StorageRef, u.row.Size)
+	if errors.Is(err, storage.ErrNotFound) {
+		u.abandon()
+		return u.uploadUnknown()
+	}
+	return err
+}
+
+// save writes down how far the upload is, for the next request.
+func (u *upload) save(ctx context.Context) error {
+	if u.writer != nil {
+		u.row.StorageRef, u.row.Size = u.writer.Ref(), u.writer.Size()
+	}
+	epoch, err := u.Store.SaveUpload(ctx, u.row)
+	if err != nil {
+		if u.writer != nil {
+			_ = u.writer.Close()
+		}
+		if fault.Is(err, fault.NotFound) {
+			return u.uploadUnknown()
+		}
+		return err
+	}
+	u.row.Epoch = epoch
+	if u.writer != nil {
+		u.writers.keep(u.row.ID, epoch, u.writer)
+	}
+	return nil
+}
+
+// salvage writes down what has come of a chunk that was cut short, so that the client need not send it again. What was acknowledged before is
+// never given up for it.
+func (u *upload) salvage() {
+	ctx := context.WithoutCancel(u.r.Context())
+	switch {
+	case u.writer != nil && u.writer.Size() < u.acked:
+		_ = u.writer.Cancel(ctx)
+		return
+	case u.writer == nil:
+		u.row.Data = u.row.Data[:min(int64(len(u.row.Data)), max(u.InlineLimit, u.acked))]
+		u.row.Size = int64(len(u.row.Data))
+		if u.row.StorageRef != "" || u.row.Size == u.acked {
+			return
+		}
+	}
+	if err := u.save(ctx); err != nil {
+		u.Log.DebugContext(ctx, "part of a chunk is lost", slog.String("upload", u.row.ID), slog.Any("err", err))
+	}
+}
+
+// abandon ends the upload and drops its bytes.
+func (u *upload) abandon() {
+	ctx := context.WithoutCancel(u.r.Context())
+	if u.writer == nil && u.row.StorageRef != "" && u.row.ID != "" {
+		if u.writer = u.writers.take(u.row.ID, u.row.Epoch, u.row.Size); u.writer == nil {
+			u.writer, _ = u.Storage.Resume(ctx, u.name, u.row.StorageRef, u.row.Size) // gone is as good as canceled
+		}
+	}
+	if u.writer != nil {
+		if err := u.writer.Cancel(ctx); err != nil {
+			u.Log.WarnContext(ctx, "bytes of an upload stay behind", slog.Any("err", err))
+		}
+	}
+	if u.row.ID == "" {
+		return
+	}
+	if err := u.Store.DeleteUpload(ctx, u.row.RepositoryID, u.row.ID); err != nil && !fault.Is(err, fault.NotFound) {
+		u.Log.WarnContext(ctx, "an upload stays open until it is swept", slog.String("upload", u.row.ID), slog.Any("err", err))
+	}
+}
+
+// commit ends the upload under a digest and answers. Bytes that are not the digest's end it too (D7).
+func (u *upload) commit(dgst digest.Digest) error {
+	if u.writer == nil && u.row.StorageRef != "" {
+		if err := u.openWriter(); err != nil {
+			return err
+		}
+	}
+	b := pulp.Blob{Digest: dgst, Size: u.row.Size, Location: u.name}
+	if u.writer == nil {
+		b.Inline, b.Data = true, u.row.Data
+		if dgst.Algorithm().FromBytes(b.Data) != dgst {
+			u.abandon()
+			return digestInvalid(string(dgst))
+		}
+	} else {
+		b.Size = u.writer.Size()
+		err := u.writer.Commit(u.r.Context(), dgst)
+		if errors.Is(err, storage.ErrDigest) {
+			u.writer = nil
+			u.row.StorageRef = ""
+			u.abandon()
+			return digestInvalid(string(dgst))
+		} else if err != nil {
+			_ = u.writer.Close()
+			return err
+		}
+	}
+	err := u.record(b)
+	u.audit("push blob", err, slog.String("digest", string(dgst)), slog.Int64("size", b.Size))
+	if err != nil {
+		return err
+	}
+	u.answerBlob(dgst)
+	return nil
+}
+
+// How long a commit waits for the removal of an older copy of the same blob.
+const (
+	deletingWait  = 50 * time.Millisecond
+	deletingTries = 200
+)
+
+// record makes the blob known as the repository's. When an older copy is just being removed it waits for the end of that, and then trusts only what the
+// storage has.
+func (u *upload) record(b pulp.Blob) error {
+	ctx := u.r.Context()
+	waited := false
+	for range deletingTries {
+		if waited && !b.Inline {
+			if _, err := u.Storage.Stat(ctx, u.name, b.Digest); errors.Is(err, storage.ErrNotFound) {
+				return fault.New(fault.Unavailable, "An older copy of the blob was just removed; push it again.")
+			} else if err != nil {
+				return err
+			}
+		}
+		err := u.Store.CommitBlob(ctx, u.row.RepositoryID, b, u.row.ID, u.row.Epoch)
+		if fault.Is(err, fault.NotFound) {
+			return u.uploadUnknown()
+		}
+		if !errors.Is(err, store.ErrDeleting) {
+			return err
+		}
+		waited = true
+		select {
+		case <-time.After(deletingWait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return fault.New(fault.Unavailable, "An older copy of the blob is being removed; push it again.")
+}

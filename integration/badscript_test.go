@@ -54,11 +54,7 @@ func TestBadScripts(t *testing.T) {
 			script := strings.ReplaceAll(wellBehavedFor(test.script), goodAgain, good)
 			service := s.addService(t, fmt.Sprintf("bad-%d", i), trusted, script)
 			before := s.get(t, repository)["latest_version_href"]
-			started := time.Now()
 			task := s.finished(t, s.sign(t, repository, object{"manifest_signing_service": service}))
-			if took := time.Since(started); took > time.Minute {
-				t.Errorf("it took %v to give up", took)
-			}
 			problem, _ := task["error"].(object)
 			said := text(problem["description"])
 			if task["state"] != "failed" || said == "" || !strings.Contains(said, test.says) {

@@ -6,13 +6,16 @@ package api
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/telemetry"
@@ -29,6 +32,11 @@ type Dispatcher interface {
 type Authenticator interface {
 	Basic(r *http.Request) (*pulp.User, error)
 }
+
+var (
+	_ Dispatcher    = (*tasks.Dispatcher)(nil)
+	_ Authenticator = (*auth.Auth)(nil)
+)
 
 // Options are what the API is built from. All but DataDir, Ready and SignLists are needed.
 type Options struct {
@@ -159,11 +167,15 @@ func commonHeaders(h http.Header) {
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 }
 
-// noRoute sends a path that lacks only its closing slash to the path that has it, and answers 404 to all others.
+// noRoute sends a path that lacks only its closing slash to the path that has it. Methods that gin has no tree for come here too; the rest is 404.
 func (a *API) noRoute(c *gin.Context) {
-	commonHeaders(c.Writer.Header())
 	path := c.Request.URL.Path
-	if !strings.HasSuffix(path, "/") && a.known(path+"/") {
+	if r, ok := a.find(path); ok {
+		a.serve(r)(c)
+		return
+	}
+	commonHeaders(c.Writer.Header())
+	if _, ok := a.find(path + "/"); ok {
 		location := url.URL{Path: path + "/", RawQuery: c.Request.URL.RawQuery}
 		c.Header("Location", location.String())
 		a.write(c.Writer, answer{status: http.StatusMovedPermanently})
@@ -172,23 +184,16 @@ func (a *API) noRoute(c *gin.Context) {
 	a.write(c.Writer, a.failure(c.Request, errNotFound))
 }
 
-// known says whether a path is that of a route.
-func (a *API) known(path string) bool {
+// find returns the route of a path.
+func (a *API) find(path string) (route, bool) {
 	have := strings.Split(path, "/")
 	for _, r := range a.routes {
 		want := strings.Split(pulp.Root+r.path, "/")
-		if len(want) != len(have) {
-			continue
-		}
-		same := true
-		for i := range want {
-			same = same && (want[i] == have[i] || strings.HasPrefix(want[i], ":") && have[i] != "")
-		}
-		if same {
-			return true
+		if slices.EqualFunc(want, have, func(w, h string) bool { return w == h || strings.HasPrefix(w, ":") && h != "" }) {
+			return r, true
 		}
 	}
-	return false
+	return route{}, false
 }
 
 // recovered turns a panic into a 500 and a line in the log.
@@ -197,7 +202,7 @@ func (a *API) recovered(c *gin.Context) {
 	if p == nil {
 		return
 	}
-	if p == http.ErrAbortHandler {
+	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(p)
 	}
 	a.Log.ErrorContext(c.Request.Context(), "panic in the API", slog.Any("panic", p), slog.String("path", c.Request.URL.Path))

@@ -153,7 +153,7 @@ func (a *API) signatures() resource[pulp.Signature] {
 	return resource[pulp.Signature]{
 		model: "ManifestSignature", list: (*store.Store).Signatures, within: visible, show: each(showSignature),
 		orderings: []string{"name", "digest", "key_id", "fingerprint", "timestamp", "creator", "pulp_type"},
-		filters:   contentFilters(names("name"), exactly("digest"), exactly("key_id"), filters{"manifest": oneOf("manifest")}),
+		filters:   contentFilters(names(), exactly("digest"), exactly("key_id"), filters{"manifest": oneOf("manifest")}),
 	}
 }
 

@@ -71,7 +71,7 @@ func (a *API) showDistributions(show func(baseDistribution, pulp.Distribution) a
 }
 
 func distributionFilters() filters {
-	return filterSets(identity(), names("name"), labelSelect(), filters{
+	return filterSets(identity(), names(), labelSelect(), filters{
 		"base_path": compare("base_path", store.Equal), "base_path__contains": compare("base_path", store.Contains),
 		"base_path__icontains": compare("base_path", store.ContainsFold), "base_path__in": oneOf("base_path"),
 		"repository": relatedTo("repository"), "repository__in": relatedTo("repository"),

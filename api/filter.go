@@ -133,12 +133,12 @@ func matching(field, flags string) filter {
 }
 
 // names are the filters that the contract calls NAME.
-func names(field string) filters {
+func names() filters {
 	return filters{
-		field: compare(field, store.Equal), field + "__iexact": compare(field, store.EqualFold), field + "__in": oneOf(field),
-		field + "__contains": compare(field, store.Contains), field + "__icontains": compare(field, store.ContainsFold),
-		field + "__startswith": compare(field, store.HasPrefix), field + "__istartswith": compare(field, store.HasPrefixFold),
-		field + "__regex": matching(field, ""), field + "__iregex": matching(field, "(?i)"),
+		"name": compare("name", store.Equal), "name__iexact": compare("name", store.EqualFold), "name__in": oneOf("name"),
+		"name__contains": compare("name", store.Contains), "name__icontains": compare("name", store.ContainsFold),
+		"name__startswith": compare("name", store.HasPrefix), "name__istartswith": compare("name", store.HasPrefixFold),
+		"name__regex": matching("name", ""), "name__iregex": matching("name", "(?i)"),
 	}
 }
 

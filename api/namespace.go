@@ -18,7 +18,7 @@ func showNamespace(n pulp.Namespace) any {
 func (a *API) namespaces() resource[pulp.Namespace] {
 	return resource[pulp.Namespace]{
 		model: "ContainerNamespace", list: (*store.Store).Namespaces, show: each(showNamespace), within: visible, orderings: []string{"name"},
-		filters: filterSets(identity(), names("name"), labelSelect()),
+		filters: filterSets(identity(), names(), labelSelect()),
 	}
 }
 

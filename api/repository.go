@@ -68,7 +68,7 @@ var repositoryTypes = map[pulp.RepositoryType]string{
 var repositoryOrderings = []string{"name", "description", "next_version", "retain_repo_versions", "retain_checkpoints", "pulp_type"}
 
 func repositoryFilters() filters {
-	return filterSets(identity(), names("name"), labelSelect(), nullableNumbers("retain_repo_versions"), nullableNumbers("retain_checkpoints"), filters{
+	return filterSets(identity(), names(), labelSelect(), nullableNumbers("retain_repo_versions"), nullableNumbers("retain_checkpoints"), filters{
 		"remote":              noRemote,
 		"with_content":        related(func(refs []pulp.Ref) store.Filter { return store.Holding(idsOf(refs), false) }),
 		"latest_with_content": related(func(refs []pulp.Ref) store.Filter { return store.Holding(idsOf(refs), true) }),
@@ -177,6 +177,10 @@ func (a *API) readEdit(req *request, b *body, repo pulp.Repository, whole bool) 
 		edit.SigningServiceID = &service.ID
 	}
 	if edit.Name != nil && *edit.Name != repo.Name && len(b.errs["name"]) == 0 {
+		// The first push to a path takes the repository of that name: nobody may put one in another's way.
+		if !auth.Allow(req.user, auth.Modify, auth.Object{Path: *edit.Name}) {
+			return edit, errDenied
+		}
 		taken, _, err := a.Store.Repositories(req.Context(), store.ListQuery{Where: []store.Filter{store.Where("name", store.Equal, *edit.Name)}, Limit: 1})
 		if err != nil {
 			return edit, err

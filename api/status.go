@@ -115,7 +115,7 @@ func (a *API) space(ctx context.Context) *space {
 		a.Log.WarnContext(ctx, "data directory not measured", slog.Any("err", err))
 		return nil
 	}
-	size := uint64(fs.Bsize) //nolint:gosec // a block size is positive
+	size := uint64(fs.Bsize)
 	return &space{Total: fs.Blocks * size, Used: (fs.Blocks - fs.Bfree) * size, Free: fs.Bavail * size}
 }
 

@@ -32,7 +32,7 @@ func (a *API) workers() resource[pulp.Worker] {
 	}
 	return resource[pulp.Worker]{
 		model: "AppStatus", list: (*store.Store).Workers, show: each(showWorker), orderings: []string{"name", "last_heartbeat"},
-		filters: filterSets(identity(), names("name"), dates("last_heartbeat"), filters{"online": online(true), "missing": online(false)}),
+		filters: filterSets(identity(), names(), dates("last_heartbeat"), filters{"online": online(true), "missing": online(false)}),
 	}
 }
 

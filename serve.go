@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -122,11 +123,12 @@ func (p *program) build(s *store.Store) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("host name: %w", err)
 	}
+	process := fmt.Sprintf("%d@%s", os.Getpid(), host)
 	queue := &memqueue.Queue{}
 	srv.worker = tasks.NewWorker(tasks.WorkerOptions{
-		Store: s, Queue: queue, Log: p.log, Slots: c.Workers, Name: fmt.Sprintf("%d@%s", os.Getpid(), host), Versions: pulpVersions,
+		Store: s, Queue: queue, Log: p.log, Slots: c.Workers, Name: process, Versions: pulpVersions,
 		Jobs: jobs.All(jobs.Options{
-			Store: s, Log: p.log, Host: c.PublicHost(), Parallel: c.Signing.Parallel,
+			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel,
 			SignerFor: func(v pulp.SigningService) (signing.Signer, error) { return p.scriptSigner(v), nil },
 		}),
 	})
@@ -136,7 +138,7 @@ func (p *program) build(s *store.Store) (*server, error) {
 	}
 	rest := api.New(api.Options{
 		Store: s, Auth: users, Tasks: tasks.NewDispatcher(s, queue, srv.worker, p.log), Log: p.log,
-		PublicURL: c.PublicURL, DataDir: c.Data, Version: version, SignLists: c.SignLists,
+		PublicURL: c.Public(), Process: process, DataDir: c.Data, Version: version, SignLists: c.SignLists, Ready: blobs.Ping,
 	})
 	srv.handler = telemetry.Correlate(route(registry, rest))
 	return srv, nil
@@ -153,9 +155,38 @@ func (p *program) openStorage() (storage.Storage, error) {
 	})
 }
 
+// inlineLimit is how many bytes a blob may have to be kept in the database, durable with its own 201 (architecture 1).
+const inlineLimit = 16 << 10
+
 func (p *program) registry(s *store.Store, users *auth.Auth, blobs storage.Storage) (http.Handler, error) {
 	c := p.config
-	return proxy.New(proxy.Options{Store: s, Auth: users, Storage: blobs, Log: p.log, PublicURL: c.PublicURL})
+	tokens, err := p.tokens(s)
+	if err != nil {
+		return nil, err
+	}
+	o := proxy.Options{
+		Store: s, Auth: users, Tokens: tokens, Storage: blobs, Log: p.log, PublicURL: c.Public(),
+		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: c.AnonymousPull,
+		RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",
+	}
+	if c.UpstreamURL == "" {
+		o.InlineLimit = inlineLimit
+	}
+	return proxy.New(o), nil
+}
+
+// tokens returns the maker of bearer tokens: with the configured key, or the installation's own.
+func (p *program) tokens(s *store.Store) (*auth.Tokens, error) {
+	c := p.config
+	read := func() (*ecdsa.PrivateKey, error) { return auth.KeptKey(p.ctx, s) }
+	if c.Token.PrivateKeyFile != "" {
+		read = func() (*ecdsa.PrivateKey, error) { return auth.ReadKey(c.Token.PrivateKeyFile, c.Token.PublicKeyFile) }
+	}
+	key, err := read()
+	if err != nil {
+		return nil, err
+	}
+	return auth.NewTokens(key, c.PublicURL+"/token/", c.Public().Host, c.Token.Lifetime)
 }
 
 // route sends the registry's paths to the registry and the rest to the REST API.
@@ -214,7 +245,7 @@ func (p *program) listen(s *http.Server, l net.Listener) error {
 // greet tells the operator where the server is, where its data are, how to log in and what to type next.
 func (p *program) greet(srv *server) {
 	c := p.config
-	host := c.PublicHost()
+	host := c.Public().Host
 	login := "the password that admin has"
 	switch {
 	case srv.newPassword != "":

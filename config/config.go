@@ -206,16 +206,17 @@ func (c *Config) complete() error {
 		}
 		c.PublicURL = scheme + "://localhost:" + port
 	}
+	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
 	return nil
 }
 
-// PublicHost returns the host of PublicURL, with its port where it has one.
-func (c Config) PublicHost() string {
+// Public returns PublicURL taken apart.
+func (c Config) Public() *url.URL {
 	u, err := url.Parse(c.PublicURL)
-	if err != nil {
-		return ""
+	if err != nil { // Load has checked it
+		return &url.URL{}
 	}
-	return u.Host
+	return u
 }
 
 func (c Config) validate() error {

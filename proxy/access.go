@@ -72,7 +72,7 @@ func (c *call) authenticate() error {
 
 // challenge returns a refusal that tells where to get a token, and for what (contract 7.1).
 func (c *call) challenge(why *failure, reason string) error {
-	text := `Bearer realm="` + c.PublicURL + `/token/",service="` + c.public.Host + `"`
+	text := `Bearer realm="` + c.PublicURL.String() + `/token/",service="` + c.PublicURL.Host + `"`
 	for _, scope := range c.scopes() {
 		text += `,scope="` + scope + `"`
 	}

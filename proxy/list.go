@@ -34,7 +34,7 @@ func (c *call) paged(found []string, n int) []string {
 	}
 	found = found[:n]
 	if n > 0 {
-		next := *c.public
+		next := *c.PublicURL
 		next.Path = c.r.URL.Path
 		next.RawQuery = "n=" + strconv.Itoa(n) + "&last=" + url.QueryEscape(found[n-1])
 		c.w.Header().Set("Link", "<"+next.String()+`>; rel="next"`)

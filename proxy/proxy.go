@@ -6,7 +6,6 @@
 package proxy
 
 import (
-	"errors"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -26,7 +25,7 @@ type Options struct {
 	Storage storage.Storage
 	Log     *slog.Logger
 	// PublicURL is what clients type: scheme://host[:port] (D5, D16).
-	PublicURL string
+	PublicURL *url.URL
 	// PushType is the type of the repositories that pushes create (D1).
 	PushType pulp.RepositoryType
 	// AnonymousPull lets who has no account read public repositories (D16).
@@ -44,23 +43,18 @@ type Options struct {
 // registry is the handler. It is safe for concurrent use.
 type registry struct {
 	Options
-	public    *url.URL
 	manifests storage.Manifests // nil unless the storage is a registry of its own
 	writers   *writers
 }
 
 // New returns the handler for /v2/, /token/ and /extensions/v2/.
-func New(o Options) (http.Handler, error) {
-	public, err := url.Parse(o.PublicURL)
-	if err != nil || public.Host == "" {
-		return nil, errors.New("registry: public URL: want scheme://host[:port]")
-	}
+func New(o Options) http.Handler {
 	if o.ReadIdle == 0 {
 		o.ReadIdle = time.Minute
 	}
-	g := &registry{Options: o, public: public, writers: newWriters()}
+	g := &registry{Options: o, writers: newWriters()}
 	g.manifests, _ = o.Storage.(storage.Manifests)
-	return g, nil
+	return g
 }
 
 // call is one request on its way through the registry.

@@ -1,0 +1,206 @@
+package signing
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"math"
+	"regexp"
+	"time"
+	"unicode/utf8"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+)
+
+// claimType is what every claim says that it is.
+const claimType = "atomic container signature"
+
+// Bounds of a claim.
+const (
+	maxClaim     = 64 << 10 // bytes
+	maxReference = 1024     // bytes of a docker reference
+	maxDepth     = 32       // of nested JSON
+)
+
+// referenceForm is host[:port]/name:tag as far as a registry must know; a claim may also name no host, no tag, or a digest, as others write it.
+var (
+	referenceForm = regexp.MustCompile(`^[\x21-\x7e]+$`)
+	digestForm    = regexp.MustCompile(`^sha256:[0-9a-f]{64}$|^sha512:[0-9a-f]{128}$`)
+)
+
+// Reference is the docker reference of a tag: host[:port]/base path:tag. Clients compare it with what they pull (contract 5.3).
+func Reference(host, basePath, tag string) string { return host + "/" + basePath + ":" + tag }
+
+// EncodeClaim returns a claim as the JSON that is signed. Invalid when ParseClaim would not read it back.
+func EncodeClaim(c Claim) ([]byte, error) {
+	optional := map[string]any{}
+	if c.Creator != "" {
+		optional["creator"] = c.Creator
+	}
+	if !c.Timestamp.IsZero() {
+		optional["timestamp"] = c.Timestamp.Unix()
+	}
+	b, err := json.Marshal(map[string]any{
+		"critical": map[string]any{
+			"type":     claimType,
+			"image":    map[string]any{"docker-manifest-digest": string(c.ManifestDigest)},
+			"identity": map[string]any{"docker-reference": c.DockerReference},
+		},
+		"optional": optional,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := ParseClaim(b); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// ParseClaim reads the JSON of an atomic container signature (contract 5.6): nothing in it may be read in two ways, and nothing
+// unknown may stand where it counts. Invalid otherwise.
+func ParseClaim(b []byte) (Claim, error) {
+	if len(b) > maxClaim || !utf8.Valid(b) {
+		return Claim{}, malformed("not UTF-8 of at most %d bytes", maxClaim)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	value, err := readValue(d, 0)
+	if err != nil {
+		return Claim{}, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return Claim{}, malformed("more than one JSON value")
+	}
+	p := claimReader{}
+	top := p.object(value, "critical", "optional")
+	critical := p.object(top["critical"], "type", "image", "identity")
+	image := p.object(critical["image"], "docker-manifest-digest")
+	identity := p.object(critical["identity"], "docker-reference")
+	optional, ok := top["optional"].(map[string]any)
+	if !ok {
+		p.fail("optional is not an object")
+	}
+	if p.text(critical["type"]) != claimType {
+		p.fail("the type is not %q", claimType)
+	}
+	c := Claim{ManifestDigest: digest.Digest(p.text(image["docker-manifest-digest"])), DockerReference: p.text(identity["docker-reference"])}
+	if !digestForm.MatchString(string(c.ManifestDigest)) {
+		p.fail("the manifest's digest is not well-formed")
+	}
+	if len(c.DockerReference) > maxReference || !referenceForm.MatchString(c.DockerReference) {
+		p.fail("the docker reference is not well-formed")
+	}
+	if creator, there := optional["creator"]; there {
+		c.Creator = p.text(creator)
+	}
+	if stamp, there := optional["timestamp"]; there {
+		c.Timestamp = p.time(stamp)
+	}
+	if p.err != nil {
+		return Claim{}, p.err
+	}
+	return c, nil
+}
+
+func malformed(format string, args ...any) *fault.Error {
+	return fault.New(fault.Invalid, "The signature's payload is malformed: "+format+".", args...)
+}
+
+// readValue reads one JSON value and refuses what parsers read differently: duplicate keys, and nesting without end.
+func readValue(d *json.Decoder, depth int) (any, error) {
+	if depth > maxDepth {
+		return nil, malformed("nested too deeply")
+	}
+	t, err := d.Token()
+	if err != nil {
+		return nil, malformed("not JSON")
+	}
+	switch t {
+	case json.Delim('{'):
+		object := map[string]any{}
+		for d.More() {
+			key, err := d.Token()
+			name, ok := key.(string)
+			if err != nil || !ok {
+				return nil, malformed("not JSON")
+			}
+			if _, twice := object[name]; twice {
+				return nil, malformed("the key %q is there twice", name)
+			}
+			if object[name], err = readValue(d, depth+1); err != nil {
+				return nil, err
+			}
+		}
+		_, err := d.Token()
+		if err != nil {
+			return nil, malformed("not JSON")
+		}
+		return object, nil
+	case json.Delim('['):
+		array := []any{}
+		for d.More() {
+			v, err := readValue(d, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			array = append(array, v)
+		}
+		if _, err := d.Token(); err != nil {
+			return nil, malformed("not JSON")
+		}
+		return array, nil
+	}
+	return t, nil
+}
+
+// claimReader takes a claim apart and keeps the first thing that is wrong.
+type claimReader struct{ err error }
+
+func (p *claimReader) fail(format string, args ...any) {
+	if p.err == nil {
+		p.err = malformed(format, args...)
+	}
+}
+
+// object returns the members of an object that has exactly these.
+func (p *claimReader) object(v any, names ...string) map[string]any {
+	object, ok := v.(map[string]any)
+	if !ok {
+		p.fail("an object is missing")
+		return nil
+	}
+	for _, name := range names {
+		if _, there := object[name]; !there {
+			p.fail("%s is missing", name)
+		}
+	}
+	if len(object) != len(names) {
+		p.fail("there are unknown members beside %v", names)
+	}
+	return object
+}
+
+func (p *claimReader) text(v any) string {
+	s, ok := v.(string)
+	if !ok {
+		p.fail("a text is missing")
+	}
+	return s
+}
+
+func (p *claimReader) time(v any) time.Time {
+	n, ok := v.(json.Number)
+	if !ok {
+		p.fail("the timestamp is not a number")
+		return time.Time{}
+	}
+	f, err := n.Float64()
+	if err != nil || f < 0 || f > math.MaxInt32*100 {
+		p.fail("the timestamp is out of range")
+		return time.Time{}
+	}
+	return time.Unix(int64(f), 0).UTC()
+}

@@ -1,0 +1,149 @@
+package script
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/signing"
+)
+
+// KeyQuery says which key a service signs with, and where gpg finds it.
+type KeyQuery struct {
+	KeyID     string // key id, fingerprint, or what else gpg takes for a user id
+	GnuPGHome string // empty: the user's own
+	Keyring   string // a keyring file; empty: the home's own
+}
+
+// gpgTime is how long one call of gpg may take.
+const gpgTime = 30 * time.Second
+
+// LookupKey returns the public key of the one primary key that matches, as ASCII armor, and its fingerprint. Its errors are those of
+// Pulp's command (contract 5.2).
+func LookupKey(ctx context.Context, q KeyQuery) (armored, fingerprint string, err error) {
+	if q.KeyID == "" || strings.HasPrefix(q.KeyID, "-") {
+		return "", "", fault.New(fault.Invalid, "gpg: error reading key: No public key")
+	}
+	listing, err := q.gpg(ctx, "--with-colons", "--fingerprint", "--list-keys", q.KeyID)
+	if err != nil {
+		return "", "", err
+	}
+	found := primaryFingerprints(listing)
+	if len(found) != 1 {
+		return "", "", fault.New(fault.Invalid, "There are %d keys matching the key id.", len(found))
+	}
+	key, err := q.gpg(ctx, "--armor", "--export", found[0])
+	if err != nil {
+		return "", "", err
+	}
+	if len(key) == 0 {
+		return "", "", fault.New(fault.Invalid, "gpg: error reading key: No public key")
+	}
+	return string(key), found[0], nil
+}
+
+// primaryFingerprints reads gpg's colon listing: the fpr record behind each pub record.
+func primaryFingerprints(listing []byte) (found []string) {
+	primary := false
+	for line := range strings.Lines(string(listing)) {
+		fields := strings.Split(strings.TrimRight(line, "\n"), ":")
+		switch {
+		case fields[0] == "pub":
+			primary = true
+		case fields[0] == "fpr" && primary && len(fields) > 9:
+			found = append(found, fields[9])
+			primary = false
+		}
+	}
+	return found
+}
+
+// gpg runs gpg on the query's keys and returns what it prints.
+func (q KeyQuery) gpg(ctx context.Context, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, gpgTime)
+	defer cancel()
+	base := []string{"--batch", "--no-tty", "--no-auto-check-trustdb"}
+	if q.GnuPGHome != "" {
+		base = append(base, "--homedir", q.GnuPGHome)
+	}
+	if q.Keyring != "" {
+		ring, err := filepath.Abs(q.Keyring)
+		if err != nil {
+			return nil, err
+		}
+		base = append(base, "--no-default-keyring", "--keyring", ring)
+	}
+	cmd := exec.CommandContext(ctx, "gpg", append(base, args...)...)
+	cmd.WaitDelay = pipeWait
+	var out bytes.Buffer
+	errOut := &bounded{limit: maxErrors}
+	cmd.Stdout, cmd.Stderr = &out, errOut
+	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, fault.New(fault.Invalid, "gpg is not installed; it is needed to look the key up.")
+	}
+	if err != nil {
+		lines := strings.Split(printable(errOut.Bytes()), "\n")
+		return nil, fault.Wrap(fault.Invalid, err, "%s", lines[len(lines)-1])
+	}
+	return out.Bytes(), nil
+}
+
+// Resolve returns the absolute path of a script, symbolic links followed. It must be there, a file, and executable (contract 5.2).
+func Resolve(name string) (string, error) {
+	path, err := filepath.Abs(name)
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return "", fault.New(fault.Invalid, "[Errno 2] No such file or directory: '%s'", name)
+	} else if err != nil {
+		return "", fault.Wrap(fault.Invalid, err, "The script '%s' cannot be read.", name)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fault.Wrap(fault.Invalid, err, "The script '%s' cannot be read.", name)
+	}
+	if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+		return "", fault.New(fault.Invalid, "[Errno 13] Permission denied: '%s' (it must be an executable file)", name)
+	}
+	return path, nil
+}
+
+// dummyManifest is what a service signs when it is validated.
+const dummyManifest = `{
+   "schemaVersion": 2,
+   "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+   "config": {
+      "mediaType": "application/vnd.docker.container.image.v1+json",
+      "size": 2,
+      "digest": "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+   },
+   "layers": []
+}
+`
+
+// Validate has a service sign a fixed manifest under the reference `test` and verifies what comes back (contract 5.2).
+func Validate(ctx context.Context, s signing.Signer, key signing.PublicKey) error {
+	manifest := []byte(dummyManifest)
+	_, err := signing.NewChecked(s, key).Sign(ctx, signing.Request{
+		Claim:    signing.Claim{ManifestDigest: digest.FromBytes(manifest), DockerReference: "test"},
+		Manifest: manifest,
+	})
+	if err != nil && fault.KindOf(err) == fault.Internal {
+		return fmt.Errorf("validate the signing service: %w", err)
+	}
+	return err
+}

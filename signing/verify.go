@@ -1,0 +1,141 @@
+package signing
+
+import (
+	"bytes"
+	"crypto"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"github.com/countersign/countersign/internal/fault"
+)
+
+// ClockSkew is how far ahead a signature's time may be (D25).
+const ClockSkew = 5 * time.Minute
+
+// ErrUnknownKey says that a signature is by another key than the one it was to be verified with.
+var ErrUnknownKey = fault.New(fault.Invalid, "The signature is by another key.")
+
+// strongHashes are what a signature may be made over.
+var strongHashes = []crypto.Hash{crypto.SHA224, crypto.SHA256, crypto.SHA384, crypto.SHA512, crypto.SHA3_256, crypto.SHA3_512}
+
+// PublicKey is an OpenPGP key that signatures are verified with: a primary key and its subkeys. Make one with ParsePublicKey.
+type PublicKey struct{ entity *openpgp.Entity }
+
+// ParsePublicKey reads the one key in an ASCII armor. Invalid when there is none, or more.
+func ParsePublicKey(armored string) (PublicKey, error) {
+	ring, err := openpgp.ReadArmoredKeyRing(strings.NewReader(armored))
+	if err != nil {
+		return PublicKey{}, fault.Wrap(fault.Invalid, err, "Not an OpenPGP public key.")
+	}
+	if len(ring) != 1 {
+		return PublicKey{}, fault.New(fault.Invalid, "There are %d keys where one is wanted.", len(ring))
+	}
+	return PublicKey{ring[0]}, nil
+}
+
+// Fingerprint returns the primary key's fingerprint: 40 upper-case hex digits for a version 4 key.
+func (k PublicKey) Fingerprint() string {
+	return strings.ToUpper(hex.EncodeToString(k.entity.PrimaryKey.Fingerprint))
+}
+
+// Has says whether an id (16 upper-case hex digits) is the primary key's or a subkey's.
+func (k PublicKey) Has(keyID string) bool {
+	if fmt.Sprintf("%016X", k.entity.PrimaryKey.KeyId) == keyID {
+		return true
+	}
+	return slices.ContainsFunc(k.entity.Subkeys, func(s openpgp.Subkey) bool { return fmt.Sprintf("%016X", s.PublicKey.KeyId) == keyID })
+}
+
+// Verified is a signature that was verified. Only Verify makes one.
+type Verified struct {
+	claim     Claim
+	primary   string
+	issuer    string
+	keyID     string
+	createdAt time.Time
+}
+
+// Claim returns what the signature says, which its key vouches for.
+func (v Verified) Claim() Claim { return v.claim }
+
+// Fingerprint returns the fingerprint of the primary key: upper-case hex.
+func (v Verified) Fingerprint() string { return v.primary }
+
+// IssuerFingerprint returns the fingerprint of the key that made the signature, the primary one or a subkey.
+func (v Verified) IssuerFingerprint() string { return v.issuer }
+
+// KeyID returns the id of the key that made the signature: 16 upper-case hex digits.
+func (v Verified) KeyID() string { return v.keyID }
+
+// CreatedAt returns the time that the signature states.
+func (v Verified) CreatedAt() time.Time { return v.createdAt }
+
+// Verify reads a signature and verifies it with a key as of a time. ErrUnknownKey when another key made it; Invalid when it is malformed
+// or bad, when it or the key has expired, when the key was revoked, when its hash is weak, or when its time is more than ClockSkew ahead.
+func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
+	foreign, err := Parse(raw)
+	if err != nil {
+		return Verified{}, err
+	}
+	if !key.Has(foreign.KeyID) {
+		return Verified{}, ErrUnknownKey
+	}
+	if foreign.CreatedAt.After(at) {
+		if foreign.CreatedAt.After(at.Add(ClockSkew)) {
+			return Verified{}, bad("its time is in the future")
+		}
+		at = foreign.CreatedAt // for OpenPGP a signature from the future is none
+	}
+	config := &packet.Config{Time: func() time.Time { return at }}
+	message, err := openpgp.ReadMessage(bytes.NewReader(raw), openpgp.EntityList{key.entity}, nil, config)
+	if err != nil {
+		return Verified{}, bad("it cannot be read")
+	}
+	payload, err := io.ReadAll(io.LimitReader(message.UnverifiedBody, maxClaim+1))
+	if err != nil {
+		return Verified{}, bad("it cannot be read")
+	}
+	if err := judge(message); err != nil {
+		return Verified{}, err
+	}
+	claim, err := ParseClaim(payload)
+	if err != nil {
+		return Verified{}, err
+	}
+	return Verified{
+		claim: claim, primary: key.Fingerprint(), keyID: foreign.KeyID, createdAt: message.Signature.CreationTime.UTC(),
+		issuer: strings.ToUpper(hex.EncodeToString(message.SignedBy.PublicKey.Fingerprint)),
+	}, nil
+}
+
+// judge says what OpenPGP has found of a message that was read to its end.
+func judge(m *openpgp.MessageDetails) error {
+	switch {
+	case !m.IsSigned || m.SignedBy == nil:
+		return bad("its key may not sign")
+	case errors.Is(m.SignatureError, pgperrors.ErrKeyExpired):
+		return bad("its key has expired")
+	case errors.Is(m.SignatureError, pgperrors.ErrKeyRevoked):
+		return bad("its key was revoked")
+	case errors.Is(m.SignatureError, pgperrors.ErrSignatureExpired):
+		return bad("it has expired")
+	case m.SignatureError != nil || m.Signature == nil || len(m.UnverifiedSignatures) > 0:
+		return bad("it is not the key's")
+	case !slices.Contains(strongHashes, m.Signature.Hash):
+		return bad("its hash is weak")
+	}
+	return nil
+}
+
+func bad(why string) error {
+	return fault.New(fault.Invalid, "The signature does not verify: %s.", why)
+}

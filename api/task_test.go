@@ -1,7 +1,6 @@
 package api_test
 
 import (
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -27,7 +26,7 @@ func (w *world) withWorker() {
 		w.t.Fatal(err)
 	}
 	public, _ := url.Parse("https://registry.example:8443")
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	queue := &memqueue.Queue{}
 	worker := tasks.NewWorker(tasks.WorkerOptions{
 		Store: w.store, Queue: queue, Jobs: jobs.All(jobs.Options{Store: w.store, Log: log}), Log: log, Slots: 1, Name: "1@test", Versions: api.Versions("0.1.0"),

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
+	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/signing"
@@ -15,7 +17,11 @@ type commandError struct{ err error }
 
 // Error returns the line.
 func (e commandError) Error() string {
-	return "CommandError: " + strings.Join(strings.Fields(e.err.Error()), " ")
+	text := e.err.Error()
+	if f, ok := errors.AsType[*fault.Error](e.err); ok && f.Kind != fault.Internal {
+		text = f.Msg
+	}
+	return "CommandError: " + strings.Join(strings.Fields(text), " ")
 }
 
 // Unwrap returns the cause.

@@ -73,17 +73,19 @@ func (c *call) getCatalog() error {
 // getReferrers answers with the manifests that refer to a digest (OCI distribution specification 1.1, "Listing Referrers"): an empty
 // index when there are none.
 func (c *call) getReferrers() error {
-	t, err := c.readable()
-	if err != nil {
-		return err
-	}
 	subject := digest.Digest(c.ref)
 	if !validDigest(subject) {
 		return digestInvalid(c.ref)
 	}
 	artifactType := c.r.URL.Query().Get("artifactType")
-	found, err := c.Store.ServedReferrers(c.r.Context(), t, subject, artifactType)
-	if err != nil {
+	t, err := c.readable()
+	var found []pulp.Manifest
+	switch {
+	case err == nil:
+		if found, err = c.Store.ServedReferrers(c.r.Context(), t, subject, artifactType); err != nil {
+			return err
+		}
+	case asFailure(err).status != http.StatusNotFound: // to a name that is not there nothing refers either
 		return err
 	}
 	type descriptor struct {

@@ -62,6 +62,7 @@ type call struct {
 	*registry
 	w    http.ResponseWriter
 	r    *http.Request
+	kind routeKind
 	name string // the repository's path; empty where there is none
 	ref  string // a tag, a digest or an upload's id; empty where there is none
 	who  bearer
@@ -87,7 +88,7 @@ func (c *call) serve() error {
 	if err != nil {
 		return err
 	}
-	c.name, c.ref = route.name, route.ref
+	c.kind, c.name, c.ref = route.kind, route.name, route.ref
 	if route.kind == routeRedirect {
 		http.Redirect(c.w, c.r, "/v2/", http.StatusMovedPermanently)
 		return nil

@@ -34,8 +34,8 @@ func (c *call) startUpload() error {
 	if text := q.Get("digest"); text != "" && !q.Has("mount") {
 		return c.takeWhole(t, text)
 	}
-	if from := q.Get("from"); q.Has("mount") && from != "" {
-		mounted, err := c.mount(t, from, digest.Digest(q.Get("mount")))
+	if q.Has("mount") {
+		mounted, err := c.mount(t, q.Get("from"), digest.Digest(q.Get("mount")))
 		if mounted || err != nil {
 			return err
 		}
@@ -51,30 +51,17 @@ func (c *call) startUpload() error {
 // mount links a blob of another repository that the caller may read, and answers. Where there is none it says false: the client
 // then uploads, and learns nothing of what others hold.
 func (c *call) mount(t store.Target, from string, dgst digest.Digest) (bool, error) {
-	if !pulp.ValidName(from) || !validDigest(dgst) {
+	if !validDigest(dgst) {
 		return false, nil
 	}
-	source, err := c.visible(from)
-	if fault.Is(err, fault.NotFound) {
-		return false, nil
-	} else if err != nil {
-		return false, err
+	b, err := c.mountable(t, from, dgst)
+	if err == nil {
+		err = c.place(c.r.Context(), b)
 	}
-	ctx := c.r.Context()
-	b, err := c.Store.ServedBlob(ctx, source, dgst)
-	if fault.Is(err, fault.NotFound) {
-		return false, nil
-	} else if err != nil {
-		return false, err
+	if err == nil {
+		err = c.Store.LinkBlob(c.r.Context(), t.Repository.ID, b)
 	}
-	if err := c.place(ctx, b); err != nil {
-		if errors.Is(err, storage.ErrNotFound) {
-			return false, nil
-		}
-		return false, err
-	}
-	err = c.Store.LinkBlob(ctx, t.Repository.ID, b)
-	if errors.Is(err, store.ErrDeleting) || fault.Is(err, fault.NotFound) {
+	if fault.Is(err, fault.NotFound) || errors.Is(err, storage.ErrNotFound) || errors.Is(err, store.ErrDeleting) {
 		return false, nil
 	}
 	c.audit("mount blob", err, slog.String("digest", string(dgst)), slog.String("from", from))
@@ -84,6 +71,42 @@ func (c *call) mount(t store.Target, from string, dgst digest.Digest) (bool, err
 	c.answerBlob(dgst)
 	return true, nil
 }
+
+// mountable finds a blob that the caller may read: in the repository that they name, or, when they name none, here or in any that they may
+// read. NotFound when there is none.
+func (c *call) mountable(t store.Target, from string, dgst digest.Digest) (pulp.Blob, error) {
+	ctx := c.r.Context()
+	if from != "" {
+		if !pulp.ValidName(from) {
+			return pulp.Blob{}, fault.New(fault.NotFound, "Repository not found.")
+		}
+		source, err := c.visible(from)
+		if fault.Is(err, fault.NotFound) && !c.who.covers("repository", from, "pull") {
+			return pulp.Blob{}, c.refuse() // the challenge asks for a token that covers both
+		}
+		if err != nil {
+			return pulp.Blob{}, err
+		}
+		return c.Store.ServedBlob(ctx, source, dgst)
+	}
+	b, err := c.Store.ServedBlob(ctx, t, dgst)
+	if !fault.Is(err, fault.NotFound) {
+		return b, err
+	}
+	holders, err := c.Store.BlobHolders(ctx, dgst, mountCandidates)
+	if err != nil {
+		return pulp.Blob{}, err
+	}
+	for _, d := range holders {
+		if auth.Allow(c.who.user, auth.Pull, c.object(d.BasePath, store.Target{Distribution: d}, true)) {
+			return c.Store.ServedBlob(ctx, store.Target{Distribution: d, Repository: pulp.Repository{ID: d.RepositoryID}}, dgst)
+		}
+	}
+	return pulp.Blob{}, fault.New(fault.NotFound, "Blob not found.")
+}
+
+// mountCandidates is how many repositories that hold a blob are looked at for one that the caller may read.
+const mountCandidates = 20
 
 // place sees that an upstream holds a blob under the request's name too, where there is an upstream.
 func (c *call) place(ctx context.Context, b pulp.Blob) error {

@@ -73,27 +73,16 @@ func (c *call) mount(t store.Target, from string, dgst digest.Digest) (bool, err
 }
 
 // mountable finds a blob that the caller may read: in the repository that they name, or, when they name none, here or in any that they may
-// read. NotFound when there is none.
+// read. NotFound when there is none. What counts is what the user may, not what their token is limited to: clients ask for a token for
+// where they push, and a mount discloses nothing but bytes whose digest the caller knows already.
 func (c *call) mountable(t store.Target, from string, dgst digest.Digest) (pulp.Blob, error) {
 	ctx := c.r.Context()
-	if from != "" {
-		if !pulp.ValidName(from) {
-			return pulp.Blob{}, fault.New(fault.NotFound, "Repository not found.")
+	if from == "" {
+		if b, err := c.Store.ServedBlob(ctx, t, dgst); !fault.Is(err, fault.NotFound) {
+			return b, err
 		}
-		source, err := c.visible(from)
-		if fault.Is(err, fault.NotFound) && !c.who.covers("repository", from, "pull") {
-			return pulp.Blob{}, c.refuse() // the challenge asks for a token that covers both
-		}
-		if err != nil {
-			return pulp.Blob{}, err
-		}
-		return c.Store.ServedBlob(ctx, source, dgst)
 	}
-	b, err := c.Store.ServedBlob(ctx, t, dgst)
-	if !fault.Is(err, fault.NotFound) {
-		return b, err
-	}
-	holders, err := c.Store.BlobHolders(ctx, dgst, mountCandidates)
+	holders, err := c.Store.BlobHolders(ctx, dgst, from, mountCandidates)
 	if err != nil {
 		return pulp.Blob{}, err
 	}

@@ -181,13 +181,15 @@ func (s *Store) Catalog(ctx context.Context, all bool, own, after string, limit 
 		 ORDER BY d.base_path LIMIT $4`, after, all, own, limit)
 }
 
-// BlobHolders returns distributions whose repository holds a blob, in its latest version or pending, public ones first, at most limit.
-func (s *Store) BlobHolders(ctx context.Context, dgst digest.Digest, limit int) ([]pulp.Distribution, error) {
+// BlobHolders returns distributions whose repository holds a blob, in its latest version or pending, public ones first, at most limit; only the one with this base path
+// when it is not empty.
+func (s *Store) BlobHolders(ctx context.Context, dgst digest.Digest, basePath string, limit int) ([]pulp.Distribution, error) {
 	return collect(ctx, s.read, scanDistribution, `
 		SELECT `+distributionColumns+distributionSource+`
 		 WHERE d.repository_id IN (
 			SELECT c.repository_id FROM blob b JOIN repository_content c ON c.content_id = b.id AND c.kind = $1 AND c.version_removed IS NULL
 			 WHERE b.digest = $2
 			UNION SELECT p.repository_id FROM blob b JOIN pending_content p ON p.content_id = b.id AND p.kind = $1 WHERE b.digest = $2)
-		 ORDER BY d.private, d.base_path LIMIT $3`, pulp.KindBlob, dgst, limit)
+		   AND ($3 = '' OR d.base_path = $3)
+		 ORDER BY d.private, d.base_path LIMIT $4`, pulp.KindBlob, dgst, basePath, limit)
 }

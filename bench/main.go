@@ -106,7 +106,7 @@ func startOurs(ctx context.Context, dir string) (*registry, func(), error) {
 			"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "COUNTERSIGN_DATA=" + filepath.Join(dir, "data"), "COUNTERSIGN_LISTEN=" + address,
 			"COUNTERSIGN_PUBLIC_URL=http://" + public, "COUNTERSIGN_ADMIN_PASSWORD=" + password,
 		},
-		Ready: []string{"http://" + address + "/readyz"},
+		Ready: []string{"http://" + address + "/pulp/api/v3/readyz/"},
 	})
 	if err != nil {
 		return nil, nil, err

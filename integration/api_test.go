@@ -24,7 +24,7 @@ const (
 // object is a JSON object of the REST API.
 type object = map[string]any
 
-// page is one answer of a list.
+// page is a list, or one page of it.
 type page struct {
 	Count   int      `json:"count"`
 	Results []object `json:"results"`
@@ -110,19 +110,28 @@ func (a api) get(t *testing.T, path string) object {
 	return out
 }
 
-// list reads a list; the path may hold filters. It demands that one page of 2,000 holds it.
+// list reads a whole list, page by page; the path may hold filters.
 func (a api) list(t *testing.T, path string) page {
 	t.Helper()
 	separator := "?"
 	if strings.Contains(path, "?") {
 		separator = "&"
 	}
-	var out page
-	a.call(t, http.MethodGet, path+separator+"limit=2000", nil, http.StatusOK, &out)
-	if out.Count != len(out.Results) {
-		t.Fatalf("GET %s: count %d, but %d results", path, out.Count, len(out.Results))
+	var whole page
+	for next := path + separator + "limit=1000"; next != ""; {
+		var one struct {
+			page
+			Next string `json:"next"`
+		}
+		a.call(t, http.MethodGet, next, nil, http.StatusOK, &one)
+		whole.Count = one.Count
+		whole.Results = append(whole.Results, one.Results...)
+		next = one.Next
 	}
-	return out
+	if whole.Count != len(whole.Results) {
+		t.Fatalf("GET %s: count %d, but %d results", path, whole.Count, len(whole.Results))
+	}
+	return whole
 }
 
 // repository finds a push repository by its name.
@@ -204,4 +213,14 @@ func (a api) signatures(t *testing.T, name, digest string) []signature {
 	}
 	a.call(t, http.MethodGet, "/extensions/v2/"+name+"/signatures/"+digest, nil, http.StatusOK, &out)
 	return out.Signatures
+}
+
+// digest asks the registry which manifest a tag names.
+func (a api) digest(t *testing.T, name, tag string) string {
+	t.Helper()
+	status, header, _ := a.do(t, http.MethodHead, "/v2/"+name+"/manifests/"+tag, http.Header{"Accept": {"*/*"}}, nil)
+	if status != http.StatusOK {
+		t.Fatalf("HEAD %s:%s: %d", name, tag, status)
+	}
+	return header.Get("Docker-Content-Digest")
 }

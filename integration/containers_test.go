@@ -19,7 +19,12 @@ type containers struct {
 // newContainers makes a user who has not logged in.
 func newContainers(t *testing.T, s *server) *containers {
 	t.Helper()
-	home := t.TempDir()
+	// podman takes no run directory whose path is longer than 50 characters.
+	home, err := os.MkdirTemp(shared.dir, "user") //nolint:usetesting // for the reason above
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(home) })
 	c := &containers{home: home, server: s}
 	c.open = write(t, filepath.Join(home, "open.json"), `{"default": [{"type": "insecureAcceptAnything"}]}`, 0o600)
 	write(t, filepath.Join(home, ".config/containers/registries.conf"), "", 0o600)

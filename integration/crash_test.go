@@ -51,7 +51,7 @@ func TestCrashWhilePushing(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(time.Duration(random.IntN(400)+5) * time.Millisecond)
+		time.Sleep(time.Duration(random.IntN(800)+5) * time.Millisecond)
 		s.Kill()
 		pushers.Wait()
 		s.start(t)
@@ -90,6 +90,7 @@ func TestCrashWhileSigning(t *testing.T) {
 	s := startServer(t)
 	service := s.addService(t, "crash", trusted, "")
 	random := moments(t)
+	unfinished := 0 // tasks that the server which came back found not ended
 	for round := range kills() {
 		name := fmt.Sprintf("crash/signed-%d", round)
 		const tags = 6
@@ -107,6 +108,9 @@ func TestCrashWhileSigning(t *testing.T) {
 		time.Sleep(time.Duration(random.IntN(600)) * time.Millisecond)
 		s.Kill()
 		s.start(t)
+		if state := s.get(t, task)["state"]; state == "waiting" || state == "running" {
+			unfinished++
+		}
 		ended := s.finished(t, task)
 		made, _ := ended["created_resources"].([]any)
 		if ended["state"] != "completed" || len(made) != 1 || made[0] != fmt.Sprintf("%sversions/%d/", repository, tags+1) {
@@ -121,6 +125,7 @@ func TestCrashWhileSigning(t *testing.T) {
 			t.FailNow()
 		}
 	}
+	t.Logf("%d kills, %d of them before the task had ended", kills(), unfinished)
 }
 
 // checkSignedOnce demands exactly one signature by the key for each tag and the manifest that it names.

@@ -69,27 +69,28 @@ func TestScalePushesWhileSigning(t *testing.T) {
 	trusted := keyNamed(t, "trusted")
 	s := startServer(t)
 	service := s.addService(t, "busy", trusted, "")
-	const first = 8
-	var names []string
-	for n := range first {
-		tag := fmt.Sprintf("first-%d", n)
-		if _, err := s.pushTiny(t, "busy/app", tag, tag); err != nil {
-			t.Fatal(err)
+	const some = 8 // tags that one task signs
+	var tasks []string
+	sign := func() {
+		var names []string
+		for n := range some {
+			tag := fmt.Sprintf("signed-%d-%d", len(tasks), n)
+			if _, err := s.pushTiny(t, "busy/app", tag, tag); err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, tag)
 		}
-		names = append(names, tag)
-	}
-	repository := text(s.repository(t, "busy/app")["pulp_href"])
-	sign := func() string {
-		return s.sign(t, repository, object{"manifest_signing_service": service, "tags_list": names, "force": true})
+		repository := text(s.repository(t, "busy/app")["pulp_href"])
+		tasks = append(tasks, s.sign(t, repository, object{"manifest_signing_service": service, "tags_list": names}))
 	}
 
-	tasks := []string{sign()}
+	sign()
 	pushing := make(chan []pushed)
 	go func() { pushing <- pushMany(t, s, "busy/app") }()
 	var images []pushed
 	for images == nil {
 		if state := s.get(t, tasks[len(tasks)-1])["state"]; state != "waiting" && state != "running" {
-			tasks = append(tasks, sign())
+			sign()
 		}
 		select {
 		case images = <-pushing:
@@ -104,11 +105,11 @@ func TestScalePushesWhileSigning(t *testing.T) {
 			t.Errorf("sign task: %v", ended)
 		}
 	}
-	latest := s.versionsAreComplete(t, repository)
-	if want := float64(first + len(images) + len(tasks)); latest["number"] != want {
+	latest := s.versionsAreComplete(t, text(s.repository(t, "busy/app")["pulp_href"]))
+	if want := float64(len(images) + (some+1)*len(tasks)); latest["number"] != want {
 		t.Errorf("the latest version is %v, want %v", latest["number"], want)
 	}
-	if have, want := count(latest, "present", "container.signature"), first*len(tasks); have != want {
+	if have, want := count(latest, "present", "container.signature"), some*len(tasks); have != want {
 		t.Errorf("%d signatures, want %d", have, want)
 	}
 	t.Logf("%d pushes beside %d sign tasks", len(images), len(tasks))

@@ -50,7 +50,7 @@ func startServer(t *testing.T, env ...string) *server {
 	s.api = api{base: &url.URL{Scheme: "http", Host: s.host}, user: "admin", password: adminPassword}
 	s.command = process.Command{
 		Program: binary, Arguments: []string{"serve"}, Env: s.env, Log: filepath.Join(dir, "log"),
-		Ready: []string{"http://" + address + "/pulp/api/v3/livez/", "http://" + address + "/readyz"},
+		Ready: []string{"http://" + address + "/pulp/api/v3/livez/", "http://" + address + "/pulp/api/v3/readyz/"},
 	}
 	s.start(t)
 	t.Cleanup(func() {

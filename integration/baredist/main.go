@@ -1,0 +1,59 @@
+// Command baredist runs bare distribution, the registry, from this module's own dependency: what tests stand in front of, and what the
+// bench compares with. Its configuration is that of the stock registry: files, blob descriptors cached in memory.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry/handlers"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem" // registers the driver
+	"github.com/sirupsen/logrus"
+)
+
+func main() {
+	addr := flag.String("addr", "127.0.0.1:5000", "address to listen on")
+	root := flag.String("root", "", "directory for its files")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *addr, *root); err != nil {
+		fmt.Fprintln(os.Stderr, "baredist:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, addr, root string) error {
+	if root == "" {
+		return errors.New("want -root")
+	}
+	logrus.SetOutput(io.Discard)
+	logrus.SetLevel(logrus.PanicLevel)
+	config := &configuration.Configuration{Storage: configuration.Storage{
+		"filesystem": configuration.Parameters{"rootdirectory": root},
+		"delete":     configuration.Parameters{"enabled": true},
+		"cache":      configuration.Parameters{"blobdescriptor": "inmemory"},
+	}}
+	config.HTTP.Secret = "only for tests"
+	app := handlers.NewApp(ctx, config)
+	server := &http.Server{Addr: addr, Handler: app, ReadHeaderTimeout: 10 * time.Second}
+	ended := make(chan error, 1)
+	go func() { ended <- server.ListenAndServe() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return server.Shutdown(last)
+	}
+}

@@ -1,0 +1,134 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+
+	"github.com/countersign/countersign/internal/fault"
+)
+
+// request is one request to the upstream.
+type request struct {
+	method string
+	name   string   // the repository
+	path   string   // behind /v2/<name>; with its query
+	at     *url.URL // where, in the place of path
+	from   string   // another repository to read from (a mount)
+	push   bool     // needs the right to push, whatever the method
+	header http.Header
+	body   []byte    // a body that can be sent again
+	stream io.Reader // a body that cannot
+}
+
+// do sends a request with credentials, and once more with fresh ones when the upstream asks for them. A body that streams is there only
+// once; it goes to an upload whose opening, under the same scope, has shown what the upstream asks for.
+func (s *Storage) do(ctx context.Context, q request) (*http.Response, error) {
+	scope := q.scope()
+	for attempt := 0; ; attempt++ {
+		r, err := s.build(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.auth.authorize(ctx, r, scope); err != nil {
+			return nil, err
+		}
+		res, err := s.client.Do(r)
+		if err != nil {
+			return nil, unavailable(err)
+		}
+		if res.StatusCode != http.StatusUnauthorized || attempt > 0 || q.stream != nil {
+			return res, overloaded(res)
+		}
+		drain(res)
+		if err := s.auth.learn(res, scope); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// scope is what a token is needed for.
+func (q request) scope() []string {
+	action := "pull,push"
+	switch {
+	case q.method == http.MethodDelete:
+		action = "delete,pull,push"
+	case !q.push && (q.method == http.MethodGet || q.method == http.MethodHead):
+		action = "pull"
+	}
+	scopes := []string{"repository:" + q.name + ":" + action}
+	if q.from != "" {
+		scopes = append(scopes, "repository:"+q.from+":pull")
+	}
+	return scopes
+}
+
+func (s *Storage) build(ctx context.Context, q request) (*http.Request, error) {
+	to := s.base.String() + "/v2/" + q.name + q.path
+	if q.at != nil {
+		to = q.at.String()
+	}
+	var body io.Reader
+	switch {
+	case q.stream != nil:
+		body = q.stream
+	case q.body != nil:
+		body = bytes.NewReader(q.body)
+	}
+	r, err := http.NewRequestWithContext(ctx, q.method, to, body)
+	if err != nil {
+		return nil, err
+	}
+	for key, values := range q.header {
+		r.Header[key] = values
+	}
+	return r, nil
+}
+
+// overloaded turns the answers of an upstream that cannot now into an error.
+func overloaded(res *http.Response) error {
+	if res.StatusCode < http.StatusInternalServerError && res.StatusCode != http.StatusTooManyRequests {
+		return nil
+	}
+	drain(res)
+	return unavailable(fmt.Errorf("it answers %s", res.Status))
+}
+
+func unavailable(err error) error {
+	if u, ok := errors.AsType[*url.Error](err); ok { // its text has the whole URL
+		err = u.Err
+	}
+	return fault.Wrap(fault.Unavailable, err, "The upstream registry does not answer.")
+}
+
+// refused is the error for an answer that says no. body may be nil.
+func refused(what string, res *http.Response, body io.Reader) error {
+	var answer struct {
+		Errors []struct{ Code, Message string } `json:"errors"`
+	}
+	why := res.Status
+	if body != nil {
+		if err := json.NewDecoder(io.LimitReader(body, maxErrorBody)).Decode(&answer); err == nil && len(answer.Errors) > 0 {
+			why += " " + answer.Errors[0].Code + " " + answer.Errors[0].Message
+		}
+	}
+	cause := errors.New(why)
+	switch res.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return fault.Wrap(fault.Unavailable, cause, "The upstream registry refuses this server's credentials.")
+	case http.StatusBadRequest:
+		return fault.Wrap(fault.Invalid, cause, "The upstream registry refuses %s: %s.", what, why)
+	}
+	return fault.Wrap(fault.Unavailable, cause, "The upstream registry refuses %s: %s.", what, res.Status)
+}
+
+// drain ends an answer so that its connection can be used again.
+func drain(res *http.Response) {
+	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxErrorBody))
+	_ = res.Body.Close()
+}

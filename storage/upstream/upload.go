@@ -1,0 +1,226 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/storage"
+)
+
+// upload is an upload session of the upstream.
+type upload struct {
+	storage *Storage
+	name    string
+	at      *url.URL // where the session is; the upstream may move it with every request
+	size    int64
+	hash    hash.Hash // sha256 of all bytes so far; nil when it has not seen them all
+	broken  bool      // a chunk was cut short: what the upstream holds is not known
+	ended   bool
+}
+
+var _ storage.Upload = (*upload)(nil)
+
+// Create implements storage.Storage.
+func (s *Storage) Create(ctx context.Context, name string) (storage.Upload, error) {
+	res, err := s.do(ctx, request{method: http.MethodPost, name: name, path: "/blobs/uploads/"})
+	if err != nil {
+		return nil, err
+	}
+	defer drain(res)
+	if res.StatusCode != http.StatusAccepted {
+		return nil, refused("an upload", res, res.Body)
+	}
+	at, err := s.location(res)
+	if err != nil {
+		return nil, err
+	}
+	return &upload{storage: s, name: name, at: at, hash: digest.SHA256.Hash()}, nil
+}
+
+// location returns where an answer says that an upload is. It must be on the upstream itself: our credentials go there.
+func (s *Storage) location(res *http.Response) (*url.URL, error) {
+	at, err := s.base.Parse(res.Header.Get("Location"))
+	if err != nil || res.Header.Get("Location") == "" {
+		return nil, unavailable(errors.New("the upload has no location"))
+	}
+	if at.Scheme != s.base.Scheme || at.Host != s.base.Host {
+		return nil, unavailable(fmt.Errorf("the upload's location is on another host, %s", at.Host))
+	}
+	return at, nil
+}
+
+// Resume implements storage.Storage. The upstream cannot drop bytes, so that an upload with more than offset is as good as gone.
+func (s *Storage) Resume(ctx context.Context, name, ref string, offset int64) (storage.Upload, error) {
+	at, err := s.base.Parse(ref)
+	if err != nil || at.Scheme != s.base.Scheme || at.Host != s.base.Host {
+		return nil, storage.ErrNotFound
+	}
+	res, err := s.do(ctx, request{method: http.MethodGet, name: name, at: at, push: true})
+	if err != nil {
+		return nil, err
+	}
+	defer drain(res)
+	if res.StatusCode != http.StatusNoContent {
+		if res.StatusCode == http.StatusNotFound {
+			return nil, storage.ErrNotFound
+		}
+		return nil, refused("an upload", res, res.Body)
+	}
+	if !holds(res.Header.Get("Range"), offset) {
+		return nil, storage.ErrNotFound
+	}
+	u := &upload{storage: s, name: name, at: at, size: offset}
+	if offset == 0 {
+		u.hash = digest.SHA256.Hash()
+	}
+	if res.Header.Get("Location") != "" {
+		if u.at, err = s.location(res); err != nil {
+			return nil, err
+		}
+	}
+	return u, nil
+}
+
+// holds says whether an upload's Range is that of so many bytes. Registries write an empty one as `0-0`, `0--1` or not at all.
+func holds(text string, size int64) bool {
+	first, last, ok := strings.Cut(strings.TrimPrefix(text, "bytes="), "-")
+	if !ok || first != "0" {
+		return text == "" && size == 0
+	}
+	end, err := strconv.ParseInt(last, 10, 64)
+	if err != nil {
+		return false
+	}
+	return end+1 == size || size == 0 && end <= 0
+}
+
+// ReadFrom implements storage.Upload: one PATCH that streams. What a PATCH that was cut short has left there is not known, so that the
+// upload is lost with it.
+func (u *upload) ReadFrom(r io.Reader) (int64, error) {
+	if u.broken {
+		return 0, storage.ErrNotFound
+	}
+	counted := &counter{r: r, hash: u.hash}
+	res, err := u.storage.do(context.Background(), request{
+		method: http.MethodPatch, name: u.name, at: u.at, stream: counted, push: true,
+		header: http.Header{"Content-Type": {"application/octet-stream"}},
+	})
+	if err != nil {
+		u.hash, u.broken = nil, true
+		if counted.err != nil { // the client's side broke, not the upstream
+			return 0, counted.err
+		}
+		return 0, err
+	}
+	defer drain(res)
+	if res.StatusCode != http.StatusAccepted && res.StatusCode != http.StatusNoContent {
+		u.hash, u.broken = nil, true
+		return 0, refused("a chunk", res, res.Body)
+	}
+	at, err := u.storage.location(res)
+	if err != nil {
+		return 0, err
+	}
+	u.at = at
+	u.size += counted.n
+	return counted.n, nil
+}
+
+// counter counts and hashes what is read through it, and remembers why reading ended.
+type counter struct {
+	r    io.Reader
+	hash hash.Hash
+	n    int64
+	err  error // nil at the end of the input
+}
+
+// Read implements io.Reader.
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if c.hash != nil {
+		c.hash.Write(p[:n])
+	}
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
+	return n, err
+}
+
+// Close implements storage.Upload: nothing is held between calls.
+func (*upload) Close() error { return nil }
+
+// Ref implements storage.Upload.
+func (u *upload) Ref() string { return u.at.RequestURI() }
+
+// Size implements storage.Upload.
+func (u *upload) Size() int64 { return u.size }
+
+// Commit implements storage.Upload. The upstream checks the digest; so do we, as far as we have seen the bytes.
+func (u *upload) Commit(ctx context.Context, dgst digest.Digest) error {
+	if u.ended {
+		return storage.ErrNotFound
+	}
+	if u.hash != nil && dgst.Algorithm() == digest.SHA256 && digest.NewDigest(digest.SHA256, u.hash) != dgst {
+		return errors.Join(storage.ErrDigest, u.Cancel(ctx))
+	}
+	at := *u.at
+	q := at.Query()
+	q.Set("digest", string(dgst))
+	at.RawQuery = q.Encode()
+	res, err := u.storage.do(ctx, request{
+		method: http.MethodPut, name: u.name, at: &at, push: true, header: http.Header{"Content-Type": {"application/octet-stream"}},
+	})
+	if err != nil {
+		return err
+	}
+	defer drain(res)
+	switch {
+	case res.StatusCode == http.StatusCreated:
+		u.ended = true
+		return u.confirm(ctx, res, dgst)
+	case res.StatusCode == http.StatusNotFound:
+		return storage.ErrNotFound
+	case res.StatusCode == http.StatusBadRequest && u.hash != nil && dgst.Algorithm() != digest.SHA256:
+		return errors.Join(storage.ErrUnsupported, u.Cancel(ctx))
+	case res.StatusCode == http.StatusBadRequest:
+		return errors.Join(storage.ErrDigest, u.Cancel(ctx))
+	}
+	return refused("a blob", res, res.Body)
+}
+
+// confirm sees that the upstream keeps a blob under the digest that was asked for: distribution takes a sha512 and keeps the blob under its
+// sha256 alone.
+func (u *upload) confirm(ctx context.Context, res *http.Response, dgst digest.Digest) error {
+	if kept := res.Header.Get("Docker-Content-Digest"); kept == "" || kept == string(dgst) {
+		return nil
+	}
+	_, err := u.storage.Stat(ctx, u.name, dgst)
+	if errors.Is(err, storage.ErrNotFound) {
+		return storage.ErrUnsupported
+	}
+	return err
+}
+
+// Cancel implements storage.Upload.
+func (u *upload) Cancel(ctx context.Context) error {
+	if u.ended {
+		return nil
+	}
+	u.ended = true
+	res, err := u.storage.do(ctx, request{method: http.MethodDelete, name: u.name, at: u.at})
+	if err != nil {
+		return err
+	}
+	drain(res)
+	return nil // an upstream that does not cancel forgets uploads in time
+}

@@ -1,0 +1,336 @@
+// Package upstream keeps blobs, manifests and tags in an existing registry, reached by URL under the OCI distribution
+// specification.
+//
+// Bytes stream through; nothing is buffered whole but manifests. Credentials are this server's own and go to the upstream, and to the token service that it
+// names, and nowhere else.
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/storage"
+)
+
+// Bounds of what is taken from the upstream.
+const (
+	maxManifest   = 4 << 20
+	maxErrorBody  = 64 << 10
+	headerTimeout = time.Minute // until the upstream begins to answer
+	idleConns     = 64
+)
+
+// Options say where the upstream is and how to reach it.
+type Options struct {
+	URL                string // http(s)://host[:port]
+	Username           string // empty: anonymous
+	Password           string
+	CAFile             string // PEM certificates to trust beside the system's
+	InsecureSkipVerify bool
+	Log                *slog.Logger
+}
+
+// Storage is an existing registry. It is safe for concurrent use.
+type Storage struct {
+	base   *url.URL
+	client *http.Client
+	auth   *authority
+	log    *slog.Logger
+}
+
+var (
+	_ storage.Storage   = (*Storage)(nil)
+	_ storage.Manifests = (*Storage)(nil)
+)
+
+// New returns the registry at a URL. It does not reach for it: see Ping.
+func New(o Options) (*Storage, error) {
+	base, err := url.Parse(o.URL)
+	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" || strings.Trim(base.Path, "/") != "" || base.User != nil {
+		return nil, errors.New("upstream_url: want http(s)://host[:port], without a user")
+	}
+	base.Path = ""
+	transport, err := newTransport(o)
+	if err != nil {
+		return nil, err
+	}
+	// A redirect to another host loses the Authorization header: net/http sees to that.
+	client := &http.Client{Transport: transport}
+	return &Storage{base: base, client: client, log: o.Log, auth: newAuthority(base, client, o.Username, o.Password)}, nil
+}
+
+func newTransport(o Options) (*http.Transport, error) {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if o.CAFile != "" {
+		pem, err := os.ReadFile(o.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("upstream.ca_file: %w", err)
+		}
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("upstream.ca_file: no certificates in %s", o.CAFile)
+		}
+	}
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		TLSClientConfig:       &tls.Config{RootCAs: roots, InsecureSkipVerify: o.InsecureSkipVerify, MinVersion: tls.VersionTLS12}, //nolint:gosec // the operator's choice
+		MaxIdleConnsPerHost:   idleConns,
+		IdleConnTimeout:       90 * time.Second,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: headerTimeout,
+		DisableCompression:    true, // bytes stay as they are
+	}, nil
+}
+
+// Ping implements storage.Storage: the upstream answers, if only that it wants credentials.
+func (s *Storage) Ping(ctx context.Context) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base.String()+"/v2/", nil)
+	if err != nil {
+		return err
+	}
+	res, err := s.client.Do(r)
+	if err != nil {
+		return unavailable(err)
+	}
+	drain(res)
+	if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusUnauthorized {
+		return unavailable(fmt.Errorf("GET /v2/ answers %s", res.Status))
+	}
+	return nil
+}
+
+// Stat implements storage.Storage.
+func (s *Storage) Stat(ctx context.Context, name string, dgst digest.Digest) (int64, error) {
+	res, err := s.do(ctx, request{method: http.MethodHead, name: name, path: "/blobs/" + string(dgst)})
+	if err != nil {
+		return 0, err
+	}
+	drain(res)
+	switch {
+	case res.StatusCode == http.StatusNotFound:
+		return 0, storage.ErrNotFound
+	case res.StatusCode != http.StatusOK:
+		return 0, refused("HEAD of a blob", res, nil)
+	case res.ContentLength < 0:
+		return 0, unavailable(errors.New("HEAD of a blob says no length"))
+	}
+	return res.ContentLength, nil
+}
+
+// Open implements storage.Storage. The bytes are fetched as they are read; a Seek asks for a range.
+func (s *Storage) Open(ctx context.Context, name string, dgst digest.Digest) (io.ReadSeekCloser, int64, error) {
+	size, err := s.Stat(ctx, name, dgst)
+	if err != nil {
+		return nil, 0, err
+	}
+	return &reader{ctx: ctx, storage: s, name: name, digest: dgst, size: size}, size, nil
+}
+
+// Mount implements storage.Storage. Where the upstream does not mount, the blob is copied.
+func (s *Storage) Mount(ctx context.Context, from, name string, dgst digest.Digest) error {
+	if _, err := s.Stat(ctx, name, dgst); !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	q := url.Values{"mount": {string(dgst)}, "from": {from}}
+	res, err := s.do(ctx, request{method: http.MethodPost, name: name, path: "/blobs/uploads/?" + q.Encode(), from: from})
+	if err != nil {
+		return err
+	}
+	defer drain(res)
+	switch res.StatusCode {
+	case http.StatusCreated:
+		return nil
+	case http.StatusAccepted:
+		location, err := s.location(res)
+		if err != nil {
+			return err
+		}
+		return s.copyBlob(ctx, from, &upload{storage: s, name: name, at: location, hash: digest.SHA256.Hash()}, dgst)
+	}
+	return refused("mount of a blob", res, res.Body)
+}
+
+// copyBlob sends a blob from one name to another through this process.
+func (s *Storage) copyBlob(ctx context.Context, from string, to *upload, dgst digest.Digest) error {
+	content, _, err := s.Open(ctx, from, dgst)
+	if err != nil {
+		return errors.Join(err, to.Cancel(ctx))
+	}
+	defer func() { _ = content.Close() }()
+	if _, err := to.ReadFrom(content); err != nil {
+		return errors.Join(err, to.Cancel(ctx))
+	}
+	return to.Commit(ctx, dgst)
+}
+
+// Delete implements storage.Storage.
+func (s *Storage) Delete(ctx context.Context, name string, dgst digest.Digest) error {
+	return s.delete(ctx, name, "/blobs/"+string(dgst))
+}
+
+func (s *Storage) delete(ctx context.Context, name, path string) error {
+	res, err := s.do(ctx, request{method: http.MethodDelete, name: name, path: path})
+	if err != nil {
+		return err
+	}
+	defer drain(res)
+	switch res.StatusCode {
+	case http.StatusAccepted, http.StatusOK, http.StatusNoContent, http.StatusNotFound:
+		return nil
+	case http.StatusMethodNotAllowed, http.StatusBadRequest:
+		return storage.ErrUnsupported
+	}
+	return refused("delete", res, res.Body)
+}
+
+// PutManifest implements storage.Manifests.
+func (s *Storage) PutManifest(ctx context.Context, name, reference, mediaType string, payload []byte) error {
+	res, err := s.do(ctx, request{
+		method: http.MethodPut, name: name, path: "/manifests/" + reference, body: payload, header: http.Header{"Content-Type": {mediaType}},
+	})
+	if err != nil {
+		return err
+	}
+	defer drain(res)
+	if res.StatusCode != http.StatusCreated {
+		return refused("a manifest", res, res.Body)
+	}
+	return nil
+}
+
+// manifestTypes are all that a manifest may be.
+const manifestTypes = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, " +
+	"application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json"
+
+// GetManifest implements storage.Manifests.
+func (s *Storage) GetManifest(ctx context.Context, name, reference string) ([]byte, string, error) {
+	res, err := s.do(ctx, request{method: http.MethodGet, name: name, path: "/manifests/" + reference, header: http.Header{"Accept": {manifestTypes}}})
+	if err != nil {
+		return nil, "", err
+	}
+	defer drain(res)
+	switch res.StatusCode {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		return nil, "", storage.ErrNotFound
+	default:
+		return nil, "", refused("a manifest", res, res.Body)
+	}
+	payload, err := io.ReadAll(io.LimitReader(res.Body, maxManifest+1))
+	if err != nil {
+		return nil, "", unavailable(err)
+	}
+	if len(payload) > maxManifest {
+		return nil, "", fault.New(fault.TooLarge, "The upstream registry's manifest has more than %d bytes.", maxManifest)
+	}
+	if d := digest.Digest(reference); d.Validate() == nil && d.Algorithm().FromBytes(payload) != d {
+		return nil, "", fault.New(fault.Unavailable, "The upstream registry answers with other bytes than the digest's.")
+	}
+	return payload, res.Header.Get("Content-Type"), nil
+}
+
+// DeleteManifest implements storage.Manifests.
+func (s *Storage) DeleteManifest(ctx context.Context, name, reference string) error {
+	return s.delete(ctx, name, "/manifests/"+reference)
+}
+
+// reader reads a blob from where it stands, asking for the rest of it anew after a Seek.
+type reader struct {
+	ctx     context.Context //nolint:containedctx // an io.Reader has no other way to carry it
+	storage *Storage
+	name    string
+	digest  digest.Digest
+	size    int64
+	at      int64
+	body    io.ReadCloser
+}
+
+// Read implements io.Reader. It gives at most as many bytes as the blob has.
+func (r *reader) Read(p []byte) (int, error) {
+	if r.at >= r.size {
+		return 0, io.EOF
+	}
+	if r.body == nil {
+		if err := r.open(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := r.body.Read(p[:min(int64(len(p)), r.size-r.at)])
+	r.at += int64(n)
+	if err == io.EOF && r.at < r.size {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+func (r *reader) open() error {
+	q := request{method: http.MethodGet, name: r.name, path: "/blobs/" + string(r.digest)}
+	want := http.StatusOK
+	if r.at > 0 {
+		q.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", r.at)}}
+		want = http.StatusPartialContent
+	}
+	res, err := r.storage.do(r.ctx, q)
+	if err != nil {
+		return err
+	}
+	if res.StatusCode == http.StatusOK && want == http.StatusPartialContent { // it does not do ranges: read up to the place
+		if _, err := io.CopyN(io.Discard, res.Body, r.at); err != nil {
+			drain(res)
+			return unavailable(err)
+		}
+	} else if res.StatusCode != want {
+		defer drain(res)
+		if res.StatusCode == http.StatusNotFound {
+			return storage.ErrNotFound
+		}
+		return refused("a blob", res, res.Body)
+	}
+	r.body = res.Body
+	return nil
+}
+
+// Seek implements io.Seeker.
+func (r *reader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.at
+	case io.SeekEnd:
+		offset += r.size
+	}
+	if offset < 0 {
+		return 0, errors.New("seek before the blob's beginning")
+	}
+	if offset != r.at {
+		if err := r.Close(); err != nil {
+			return 0, err
+		}
+		r.at = offset
+	}
+	return offset, nil
+}
+
+// Close implements io.Closer.
+func (r *reader) Close() error {
+	if r.body == nil {
+		return nil
+	}
+	err := r.body.Close()
+	r.body = nil
+	return err
+}

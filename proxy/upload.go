@@ -306,6 +306,10 @@ func (u *upload) append(body io.Reader) error {
 	}
 	_, err := u.writer.ReadFrom(body)
 	u.row.Size = u.writer.Size()
+	if errors.Is(err, storage.ErrNotFound) {
+		u.abandon()
+		return u.uploadUnknown()
+	}
 	if err != nil && u.r.Context().Err() == nil && !fault.Is(err, fault.Unavailable) {
 		return cutShort(err)
 	}

@@ -1,0 +1,347 @@
+package script_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/signing/script"
+	"github.com/countersign/countersign/signing/signtest"
+)
+
+// key is a key of a real gpg.
+type key struct {
+	home, fingerprint, armor string
+	public                   signing.PublicKey
+}
+
+// gpgKey makes a key in a home of its own, whose path is short: gpg-agent's socket lies in it.
+func gpgKey(t *testing.T) key {
+	t.Helper()
+	for _, tool := range []string{"gpg", "gpgconf", "skopeo"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%s is not installed", tool)
+		}
+	}
+	home, err := os.MkdirTemp("", "cs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd := exec.Command("gpgconf", "--homedir", home, "--kill", "all")
+		_ = cmd.Run()
+		_ = os.RemoveAll(home)
+	})
+	addKey(t, home)
+	k := key{home: home}
+	k.armor, k.fingerprint, err = script.LookupKey(t.Context(), script.KeyQuery{KeyID: "test@example.com", GnuPGHome: home})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.public, err = signing.ParsePublicKey(k.armor); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func addKey(t *testing.T, home string) {
+	t.Helper()
+	gpg(t, home, "--passphrase", "", "--quick-generate-key", "Test <test@example.com>", "rsa2048", "sign", "never")
+}
+
+func gpg(t *testing.T, home string, args ...string) []byte {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "gpg", append([]string{"--batch", "--quiet", "--yes", "--no-tty", "--homedir", home}, args...)...)
+	out, err := cmd.Output()
+	if err != nil {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+			t.Logf("%s", exit.Stderr)
+		}
+		t.Fatalf("gpg %v: %v", args, err)
+	}
+	return out
+}
+
+// write makes an executable file.
+func write(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "sign.sh")
+	if err := os.WriteFile(name, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// guide is the script of Pulp's guide, to the letter.
+const guide = `#!/usr/bin/env bash
+
+MANIFEST_PATH=$1
+FINGEPRINT="$PULP_SIGNING_KEY_FINGERPRINT"
+IMAGE_REFERENCE="$REFERENCE"
+SIGNATURE_PATH="$SIG_PATH"
+
+# Create atomic container signature
+skopeo standalone-sign $MANIFEST_PATH $IMAGE_REFERENCE $FINGEPRINT --output $SIGNATURE_PATH
+# Check the exit status
+STATUS=$?
+if [ $STATUS -eq 0 ]; then
+  echo {\"signature_path\": \"$SIGNATURE_PATH\"}
+else
+  exit $STATUS
+fi
+`
+
+func TestRealScripts(t *testing.T) {
+	t.Parallel()
+	k := gpgKey(t)
+	ours, err := filepath.Abs("../../deploy/examples/sign.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, path := range map[string]string{"the guide's": write(t, guide), "ours": ours} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			signtest.Run(t, func(t *testing.T) (signing.Signer, signing.PublicKey) {
+				work := t.TempDir()
+				t.Cleanup(func() {
+					if left, err := os.ReadDir(work); err != nil || len(left) != 0 {
+						t.Errorf("%d directories are left behind, %v", len(left), err)
+					}
+				})
+				return script.New(script.Options{Path: path, Fingerprint: k.fingerprint, GnuPGHome: k.home, WorkDir: work, Timeout: time.Minute}), k.public
+			})
+		})
+	}
+	t.Run("it can be validated", func(t *testing.T) {
+		t.Parallel()
+		s := script.New(script.Options{Path: ours, Fingerprint: k.fingerprint, GnuPGHome: k.home, WorkDir: t.TempDir(), Timeout: time.Minute})
+		if err := script.Validate(t.Context(), s, k.public); err != nil {
+			t.Errorf("Validate = %v", err)
+		}
+		if err := script.Validate(t.Context(), s, gpgKey(t).public); !fault.Is(err, fault.Invalid) {
+			t.Errorf("Validate with another key = %v, want Invalid", err)
+		}
+	})
+	t.Run("a signature over SHA-1 is refused", func(t *testing.T) {
+		t.Parallel()
+		payload, err := signing.EncodeClaim(signtest.Request("localhost/a:1", "{}").Claim)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "claim")
+		if err := os.WriteFile(file, payload, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		if _, err := signing.Verify(gpg(t, k.home, "--sign", "--output", "-", file), k.public, now); err != nil {
+			t.Errorf("a signature by gpg: %v", err)
+		}
+		weak := gpg(t, k.home, "--digest-algo", "SHA1", "--sign", "--output", "-", file)
+		if _, err := signing.Verify(weak, k.public, now); !fault.Is(err, fault.Invalid) {
+			t.Errorf("one over SHA-1: %v, want Invalid", err)
+		}
+		if _, err := signing.Parse(gpg(t, k.home, "--clearsign", "--output", "-", file)); !fault.Is(err, fault.Invalid) {
+			t.Errorf("a cleartext-signed text: %v, want Invalid", err)
+		}
+	})
+}
+
+func TestBadScripts(t *testing.T) {
+	t.Parallel()
+	outside := filepath.Join(t.TempDir(), "outside")
+	if err := os.WriteFile(outside, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const noFile = "outside its directory, or no file"
+	tests := map[string]struct{ script, want string }{
+		"it fails and says why":             {"echo 'gpg: signing failed: No secret key' >&2; exit 2", "^gpg: signing failed: No secret key$"},
+		"it fails in silence":               {"exit 3", "exit status 3"},
+		"it shouts control characters":      {"printf 'a\\033[31mb\\000c' >&2; exit 1", `^a\[31mbc$`},
+		"it fails with a long speech":       {"head -c 1000000 /dev/zero | tr '\\0' x >&2; echo end >&2; exit 1", "^…x{1000}x*.end$"},
+		"it prints no JSON":                 {"echo hello", "did not return valid JSON"},
+		"it prints nothing":                 {"true", "did not return valid JSON"},
+		"it prints two objects":             {`echo '{"signature_path":"a"} {}'`, "did not return valid JSON"},
+		"it prints a list":                  {"echo '[]'", "did not return valid JSON"},
+		"it prints null":                    {"echo null", "did not return valid JSON"},
+		"it prints too much":                {"head -c 100000000 /dev/zero", "printed more than"},
+		"it names no path":                  {"echo '{}'", "'signature_path'"},
+		"its path is a number":              {`echo '{"signature_path":1}'`, "'signature_path'"},
+		"its path leads up":                 {`echo '{"signature_path":"../../etc/passwd"}'`, noFile},
+		"its path is elsewhere":             {`echo '{"signature_path":"` + outside + `"}'`, noFile},
+		"its path is a link":                {`ln -s ` + outside + ` link; echo '{"signature_path":"link"}'`, noFile},
+		"its path goes through a link":      {`ln -s ` + filepath.Dir(outside) + ` link; echo '{"signature_path":"link/outside"}'`, noFile},
+		"its path is a directory":           {`echo '{"signature_path":"."}'`, noFile},
+		"its path is a pipe":                {`mkfifo pipe; echo '{"signature_path":"pipe"}'`, noFile},
+		"its path is empty":                 {`echo '{"signature_path":""}'`, noFile},
+		"its path is not there":             {`echo '{"signature_path":"nothing"}'`, noFile},
+		"its signature is empty":            {`touch s; echo '{"signature_path":"s"}'`, "empty signature"},
+		"its signature has no end":          {`truncate -s 5000000 s; echo '{"signature_path":"s"}'`, "more than"},
+		"it hangs":                          {"sleep 60", "did not end within"},
+		"it hangs and will not be told":     {"trap '' TERM INT HUP; sleep 60 & while :; do wait; done", "did not end within"},
+		"it leaves a child that holds on":   {`sleep 60 & echo '{"signature_path":"nothing"}'`, noFile},
+		"it leaves a daemon with its pipes": {`setsid sleep 20 & echo '{"signature_path":"nothing"}'`, noFile},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			timeout := time.Minute
+			if strings.Contains(tt.want, "within") {
+				timeout = time.Second
+			}
+			s := script.New(script.Options{Path: write(t, "#!/usr/bin/env bash\n"+tt.script+"\n"), WorkDir: t.TempDir(), Timeout: timeout})
+			raw, err := s.Sign(t.Context(), signtest.Request("localhost/a:1", "{}"))
+			if !fault.Is(err, fault.Invalid) || !regexp.MustCompile("(?s)"+tt.want).MatchString(err.(*fault.Error).Msg) { //nolint:errorlint // fault.Is has seen it
+				t.Errorf("Sign = %q, %v, want %s", raw, err, tt.want)
+			}
+		})
+	}
+	s := script.New(script.Options{Path: "/no/such/script", WorkDir: t.TempDir(), Timeout: time.Minute})
+	if _, err := s.Sign(t.Context(), signtest.Request("a/b:c", "{}")); !fault.Is(err, fault.Invalid) {
+		t.Errorf("a script that is not there: %v, want Invalid", err)
+	}
+}
+
+func TestCancelKillsTheWholeGroup(t *testing.T) {
+	t.Parallel()
+	pids := filepath.Join(t.TempDir(), "pids")
+	path := write(t, "#!/usr/bin/env bash\ntrap '' TERM INT HUP\n(trap '' TERM INT HUP; sleep 300) &\necho $$ $! > "+pids+".new; mv "+pids+".new "+pids+"\nwait\n")
+	s := script.New(script.Options{Path: path, WorkDir: t.TempDir(), Timeout: time.Minute})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("nobody wants it")
+	go func() {
+		for {
+			if _, err := os.Stat(pids); err == nil {
+				cancel(why)
+				return
+			}
+			runtime.Gosched()
+		}
+	}()
+	if _, err := s.Sign(ctx, signtest.Request("a/b:c", "{}")); !errors.Is(err, why) {
+		t.Errorf("Sign = %v, want the cause", err)
+	}
+	b, err := os.ReadFile(pids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range strings.Fields(string(b)) {
+		pid, err := strconv.Atoi(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(10 * time.Second); alive(pid); runtime.Gosched() {
+			if time.Now().After(deadline) {
+				t.Errorf("process %d lives on", pid)
+				break
+			}
+		}
+	}
+}
+
+// alive says whether a process runs; one that only waits to be reaped does not.
+func alive(pid int) bool {
+	if syscall.Kill(pid, 0) != nil {
+		return false
+	}
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	_, state, _ := strings.Cut(string(b), ") ")
+	return err == nil && !strings.HasPrefix(state, "Z")
+}
+
+func TestEnvironmentHasNoSecrets(t *testing.T) {
+	t.Setenv("COUNTERSIGN_ADMIN_PASSWORD", "secret")
+	t.Setenv("GNUPGHOME", "/server/home")
+	dump := filepath.Join(t.TempDir(), "env")
+	path := write(t, "#!/bin/sh\n/usr/bin/env > "+dump+"\npwd >> "+dump+"\necho \"arg=$*\" >> "+dump+"\ncat >> "+dump+" \necho '{}'\n")
+	for home, want := range map[string]string{"": "/server/home", "/service/home": "/service/home"} {
+		s := script.New(script.Options{Path: path, Fingerprint: "ABCD", GnuPGHome: home, WorkDir: t.TempDir(), Timeout: time.Minute})
+		if _, err := s.Sign(t.Context(), signtest.Request("localhost/a:1", "{}")); err == nil {
+			t.Fatal("the script made a signature")
+		}
+		b, err := os.ReadFile(dump)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]string{}
+		for line := range strings.Lines(string(b)) {
+			k, v, _ := strings.Cut(strings.TrimSpace(line), "=")
+			got[k] = v
+		}
+		for k := range got {
+			allowed := "PATH HOME LANG TMPDIR CORRELATION_ID PULP_SIGNING_KEY_FINGERPRINT REFERENCE SIG_PATH GNUPGHOME PWD OLDPWD SHLVL _ arg"
+			if !strings.Contains(" "+allowed+" ", " "+k+" ") && !strings.HasPrefix(k, "/") {
+				t.Errorf("the script sees %s=%s", k, got[k])
+			}
+		}
+		if got["GNUPGHOME"] != want || got["PULP_SIGNING_KEY_FINGERPRINT"] != "ABCD" || got["REFERENCE"] != "localhost/a:1" || got["CORRELATION_ID"] != "suite" {
+			t.Errorf("the script sees %v", got)
+		}
+		if !filepath.IsAbs(got["SIG_PATH"]) || !filepath.IsAbs(got["arg"]) || filepath.Dir(got["SIG_PATH"]) != filepath.Dir(got["arg"]) {
+			t.Errorf("SIG_PATH=%s, argument %s", got["SIG_PATH"], got["arg"])
+		}
+	}
+}
+
+func TestLookupKey(t *testing.T) {
+	t.Parallel()
+	k := gpgKey(t)
+	if len(k.fingerprint) != 40 || k.public.Fingerprint() != k.fingerprint || !strings.Contains(k.armor, "BEGIN PGP PUBLIC KEY BLOCK") {
+		t.Errorf("LookupKey = %s, %s", k.fingerprint, k.armor)
+	}
+	ring := filepath.Join(t.TempDir(), "ring.gpg")
+	if err := os.WriteFile(ring, gpg(t, k.home, "--export", k.fingerprint), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other := gpgKey(t)
+	if _, got, err := script.LookupKey(t.Context(), script.KeyQuery{KeyID: k.fingerprint[24:], GnuPGHome: other.home, Keyring: ring}); err != nil || got != k.fingerprint {
+		t.Errorf("LookupKey in a keyring = %s, %v", got, err)
+	}
+	addKey(t, other.home)
+	tests := map[string]struct {
+		query script.KeyQuery
+		want  string
+	}{
+		"no such key": {script.KeyQuery{KeyID: "1234567812345678", GnuPGHome: k.home}, "gpg: error reading key: No public key"},
+		"two keys":    {script.KeyQuery{KeyID: "test@example.com", GnuPGHome: other.home}, "There are 2 keys matching the key id."},
+		"an option":   {script.KeyQuery{KeyID: "--version", GnuPGHome: k.home}, "gpg: error reading key: No public key"},
+		"nothing":     {script.KeyQuery{GnuPGHome: k.home}, "gpg: error reading key: No public key"},
+	}
+	for name, tt := range tests {
+		_, _, err := script.LookupKey(t.Context(), tt.query)
+		if e, ok := errors.AsType[*fault.Error](err); !ok || e.Msg != tt.want {
+			t.Errorf("%s: %v, want %s", name, err, tt.want)
+		}
+	}
+}
+
+func TestResolve(t *testing.T) {
+	t.Parallel()
+	path := write(t, "#!/bin/sh\n")
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := script.Resolve(link); err != nil || got != path {
+		t.Errorf("Resolve of a link = %s, %v, want %s", got, err, path)
+	}
+	plain := filepath.Join(t.TempDir(), "plain")
+	if err := os.WriteFile(plain, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"/nonexist": "[Errno 2] No such file or directory: '/nonexist'", plain: "Permission denied", t.TempDir(): "Permission denied"} {
+		if _, err := script.Resolve(name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Resolve(%s) = %v, want %s", name, err, want)
+		}
+	}
+}

@@ -1,0 +1,271 @@
+package signing_test
+
+import (
+	"bytes"
+	"compress/zlib"
+	"context"
+	"crypto"
+	"encoding/binary"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/signing/signtest"
+)
+
+var claim = signing.Claim{ManifestDigest: "sha256:" + hex64, DockerReference: "localhost:24817/acme/app:v1"}
+
+// packetOf returns an OpenPGP packet with a new-format header.
+func packetOf(tag byte, body []byte) []byte {
+	b := []byte{0xc0 | tag, 255}
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(body))), body...)
+}
+
+// compressed returns a message in a ZLIB-compressed packet, as gpg makes it.
+func compressed(t *testing.T, message []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	b.WriteByte(2)
+	w := zlib.NewWriter(&b)
+	if _, err := w.Write(message); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return packetOf(8, b.Bytes())
+}
+
+// packets cuts a message at the borders of its packets.
+func packets(t *testing.T, message []byte) [][]byte {
+	t.Helper()
+	var cut [][]byte
+	r := bytes.NewReader(message)
+	for r.Len() > 0 {
+		before := len(message) - r.Len()
+		p, err := packet.Read(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l, ok := p.(*packet.LiteralData); ok {
+			_, _ = new(bytes.Buffer).ReadFrom(l.Body)
+		}
+		cut = append(cut, message[before:len(message)-r.Len()])
+	}
+	return cut
+}
+
+func TestParseWantsExactlyOneSignedMessage(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	key := signtest.NewKey(t, now.Add(-time.Hour), 0)
+	good := key.Sign(t, claim, now)
+	parts := packets(t, good)
+	if len(parts) != 3 {
+		t.Fatalf("a signature has %d packets, want 3", len(parts))
+	}
+	onePass, literal, sig := parts[0], parts[1], parts[2]
+	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	tests := map[string]struct {
+		give []byte
+		good bool
+	}{
+		"as go-crypto makes it":        {good, true},
+		"compressed as a whole":        {compressed(t, good), true},
+		"nothing":                      {nil, false},
+		"a text":                       {[]byte("-----BEGIN PGP MESSAGE-----\n"), false},
+		"literal data alone":           {literal, false},
+		"no signature":                 {join(onePass, literal), false},
+		"no one-pass signature":        {join(literal, sig), false},
+		"a detached signature":         {sig, false},
+		"two literal data":             {join(onePass, literal, literal, sig), false},
+		"two signatures":               {join(onePass, literal, sig, sig), false},
+		"two one-pass signatures":      {join(onePass, onePass, literal, sig, sig), false},
+		"a byte behind it":             {join(good, []byte{0}), false},
+		"a message behind it":          {join(good, good), false},
+		"something before it":          {join(literal, good), false},
+		"a byte behind the compressed": {join(compressed(t, good), []byte{0}), false},
+		"compressed twice":             {compressed(t, compressed(t, good)), false},
+		"half of it":                   {good[:len(good)/2], false},
+		"a bomb":                       {compressed(t, packetOf(11, make([]byte, 64<<20))), false},
+		"another payload":              {key.SignBytes(t, []byte("hello"), signtest.Config{At: now}), false},
+		"a payload without end":        {key.SignBytes(t, make([]byte, 1<<20), signtest.Config{At: now}), false},
+		"a public key":                 {[]byte(key.Armor), false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := signing.Parse(tt.give)
+			if !tt.good {
+				if !fault.Is(err, fault.Invalid) {
+					t.Errorf("Parse = %+v, %v, want Invalid", got, err)
+				}
+				return
+			}
+			if err != nil || got.Claim != claim || got.CreatedAt.Unix() != now.Unix() || got.Fingerprint != key.Public.Fingerprint() || !key.Public.Has(got.KeyID) {
+				t.Errorf("Parse = %+v, %v", got, err)
+			}
+			if _, err := signing.Verify(tt.give, key.Public, now); err != nil {
+				t.Errorf("Verify = %v", err)
+			}
+		})
+	}
+	if _, err := signing.Parse(make([]byte, signing.MaxSize+1)); !fault.Is(err, fault.TooLarge) {
+		t.Errorf("Parse of too much = %v, want TooLarge", err)
+	}
+}
+
+func TestVerify(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	key, other := signtest.NewKey(t, now.Add(-24*time.Hour), 0), signtest.NewKey(t, now.Add(-24*time.Hour), 0)
+	short := signtest.NewKey(t, now.Add(-24*time.Hour), time.Hour)
+	payload, err := signing.EncodeClaim(claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoked := signtest.NewKey(t, now.Add(-24*time.Hour), 0)
+	of := revoked.Sign(t, claim, now)
+	if err := revoked.Entity.RevokeKey(packet.KeyCompromised, "lost", nil); err != nil {
+		t.Fatal(err)
+	}
+	revoked.Export(t)
+	sub := signtest.NewKey(t, now.Add(-24*time.Hour), 0)
+	if err := sub.Entity.AddSigningSubkey(&packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return now.Add(-time.Hour) }}); err != nil {
+		t.Fatal(err)
+	}
+	sub.Export(t)
+	tampered := bytes.Replace(key.Sign(t, claim, now), []byte("acme/app:v1"), []byte("acme/app:v2"), 1)
+
+	tests := map[string]struct {
+		raw  []byte
+		key  *signtest.Key
+		want error // nil: it holds
+	}{
+		"a good one":                    {key.Sign(t, claim, now), key, nil},
+		"one from four minutes ahead":   {key.Sign(t, claim, now.Add(4*time.Minute)), key, nil},
+		"one by a signing subkey":       {sub.Sign(t, claim, now), sub, nil},
+		"one over SHA-512":              {key.SignBytes(t, payload, signtest.Config{At: now, Hash: crypto.SHA512}), key, nil},
+		"one that expires later":        {key.SignBytes(t, payload, signtest.Config{At: now, Lifetime: time.Hour}), key, nil},
+		"one by another key":            {other.Sign(t, claim, now), key, signing.ErrUnknownKey},
+		"one that was changed":          {tampered, key, errAny},
+		"one from six minutes ahead":    {key.Sign(t, claim, now.Add(6*time.Minute)), key, errAny},
+		"one that has expired":          {key.SignBytes(t, payload, signtest.Config{At: now.Add(-2 * time.Hour), Lifetime: time.Hour}), key, errAny},
+		"one by a key that has expired": {short.Sign(t, claim, now.Add(-23*time.Hour-30*time.Minute)), short, errAny},
+		"one by a key that was revoked": {of, revoked, errAny},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := signing.Verify(tt.raw, tt.key.Public, now)
+			switch {
+			case tt.want == nil:
+				if err != nil || got.Claim() != claim || got.Fingerprint() != tt.key.Public.Fingerprint() || !tt.key.Public.Has(got.KeyID()) {
+					t.Errorf("Verify = %+v, %v", got, err)
+				}
+			case !fault.Is(err, fault.Invalid), tt.want == signing.ErrUnknownKey && !errors.Is(err, signing.ErrUnknownKey):
+				t.Errorf("Verify = %+v, %v, want %v", got, err, tt.want)
+			}
+		})
+	}
+	if got, err := signing.Verify(tests["one by a signing subkey"].raw, sub.Public, now); err != nil || got.IssuerFingerprint() == got.Fingerprint() {
+		t.Errorf("the subkey's signature says it is by %s, of %s, %v", got.IssuerFingerprint(), got.Fingerprint(), err)
+	}
+}
+
+var errAny = errors.New("any Invalid")
+
+func TestParsePublicKey(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{"nothing": "", "a text": "hello", "a cut armor": "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nxx"} {
+		if _, err := signing.ParsePublicKey(text); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%s: %v, want Invalid", name, err)
+		}
+	}
+}
+
+// maker signs with a key whatever the test tells it to.
+type maker func(r signing.Request) ([]byte, error)
+
+func (m maker) Sign(_ context.Context, r signing.Request) ([]byte, error) { return m(r) }
+
+func TestCheckedLetsNothingElseOut(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	key, other := signtest.NewKey(t, now.Add(-time.Hour), 0), signtest.NewKey(t, now.Add(-time.Hour), 0)
+	asked := signtest.Request("localhost:24817/acme/app:v1", "{}")
+	elsewhere, another := asked.Claim, asked.Claim
+	elsewhere.DockerReference = "localhost:24817/acme/app:v2"
+	another.ManifestDigest = digest.FromString("another")
+	tests := map[string]struct {
+		give []byte
+		good bool
+	}{
+		"what was asked for": {key.Sign(t, asked.Claim, now), true},
+		"another reference":  {key.Sign(t, elsewhere, now), false},
+		"another manifest":   {key.Sign(t, another, now), false},
+		"another key":        {other.Sign(t, asked.Claim, now), false},
+		"nothing":            {nil, false},
+		"rubbish":            {[]byte("rubbish"), false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			checked := signing.NewChecked(maker(func(signing.Request) ([]byte, error) { return tt.give, nil }), key.Public)
+			made, err := checked.Sign(t.Context(), asked)
+			if tt.good != (err == nil) || err != nil && !fault.Is(err, fault.Invalid) || err == nil && !bytes.Equal(made.Raw, tt.give) {
+				t.Errorf("Sign = %v, want good: %v", err, tt.good)
+			}
+		})
+	}
+	down := errors.New("no key")
+	checked := signing.NewChecked(maker(func(signing.Request) ([]byte, error) { return nil, down }), key.Public)
+	if _, err := checked.Sign(t.Context(), asked); !errors.Is(err, down) {
+		t.Errorf("Sign = %v, want the signer's error", err)
+	}
+}
+
+func TestSuiteWithAKeyInTheProcess(t *testing.T) {
+	t.Parallel()
+	signtest.Run(t, func(t *testing.T) (signing.Signer, signing.PublicKey) {
+		key := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
+		return inProcess{t, key}, key.Public
+	})
+}
+
+type inProcess struct {
+	t   *testing.T
+	key *signtest.Key
+}
+
+func (s inProcess) Sign(ctx context.Context, r signing.Request) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return s.key.Sign(s.t, r.Claim, time.Now()), nil
+}
+
+func FuzzParse(f *testing.F) {
+	now := time.Unix(1795384279, 0)
+	key := signtest.NewKey(f, now.Add(-time.Hour), 0)
+	f.Add(key.Sign(f, claim, now))
+	f.Add([]byte{0xc8, 0x01, 0x02})
+	f.Add([]byte{0x90, 0x0d, 0x03})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		s, err := signing.Parse(raw)
+		if err != nil {
+			return
+		}
+		if len(s.KeyID) != 16 {
+			t.Errorf("key id %q", s.KeyID)
+		}
+		if v, err := signing.Verify(raw, key.Public, now); err == nil && v.Claim() != s.Claim {
+			t.Errorf("verified %+v, parsed %+v", v.Claim(), s.Claim)
+		}
+	})
+}

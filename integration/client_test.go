@@ -151,8 +151,8 @@ func TestPipelineStep(t *testing.T) {
 	content := image(t, "amd64", "pipeline")
 	admin.push(t, ociLayout(t, content), "acme/pipeline:1.0")
 	step := filepath.Join(shared.root, "deploy/examples/ci-sign-and-put.sh")
-	said := must(t, admin.env(trusted.env(), "REGISTRY=http://"+s.host, "REGISTRY_USER=admin", "REGISTRY_PASSWORD="+adminPassword),
-		step, s.host+"/acme/pipeline:1.0", trusted.fingerprint)
+	said := must(t, admin.env(trusted.env(), "REGISTRY="+s.host, "REPOSITORY=acme/pipeline", "TAG=1.0", "KEY="+trusted.fingerprint,
+		"USERNAME=admin", "PASSWORD="+adminPassword, "SCHEME=http"), step)
 	if served := s.signatures(t, "acme/pipeline", digestOf(t, content)); len(served) != 1 {
 		t.Fatalf("%d signatures after the step, want 1\n%s", len(served), said)
 	}

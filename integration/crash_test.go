@@ -105,7 +105,7 @@ func TestCrashWhileSigning(t *testing.T) {
 		}
 		repository := text(s.repository(t, name)["pulp_href"])
 		task := s.sign(t, repository, object{"manifest_signing_service": service})
-		time.Sleep(time.Duration(random.IntN(600)) * time.Millisecond)
+		time.Sleep(time.Duration(random.IntN(350)) * time.Millisecond)
 		s.Kill()
 		s.start(t)
 		if state := s.get(t, task)["state"]; state == "waiting" || state == "running" {

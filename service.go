@@ -52,7 +52,7 @@ func (c addServiceCommand) add(p *program) error {
 		return err
 	}
 	if c.Home != "" && c.Gnupghome != "" {
-		return fmt.Errorf("--home and --gnupghome are mutually exclusive.")
+		return fault.New(fault.Invalid, "--home and --gnupghome are mutually exclusive.")
 	}
 	home := c.Home + c.Gnupghome
 	armored, fingerprint, err := script.LookupKey(p.ctx, script.KeyQuery{KeyID: c.Key, GnuPGHome: home, Keyring: c.Keyring})
@@ -102,22 +102,22 @@ func checkClass(class string) error {
 	}
 	app, model, ok := strings.Cut(class, ":")
 	if !ok {
-		return fmt.Errorf("The signing service class was not provided in a proper format.")
+		return fault.New(fault.Invalid, "The signing service class was not provided in a proper format.")
 	}
 	known, ok := models[app]
 	if !ok {
-		return fmt.Errorf("No installed app with label '%s'.", app)
+		return fault.New(fault.Invalid, "No installed app with label '%s'.", app)
 	}
 	for _, m := range known {
 		if m != model {
 			continue
 		}
 		if app == "core" {
-			return fmt.Errorf("This server signs container manifests only; use --class %s.", pulp.ManifestSigningService)
+			return fault.New(fault.Invalid, "This server signs container manifests only; use --class %s.", pulp.ManifestSigningService)
 		}
-		return fmt.Errorf("Class '%s' is not a subclass of the base 'core:SigningService' class.", class)
+		return fault.New(fault.Invalid, "Class '%s' is not a subclass of the base 'core:SigningService' class.", class)
 	}
-	return fmt.Errorf("App '%s' doesn't have a '%s' model.", app, model)
+	return fault.New(fault.Invalid, "App '%s' doesn't have a '%s' model.", app, model)
 }
 
 type removeServiceCommand struct {

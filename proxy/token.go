@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/countersign/countersign/internal/auth"
@@ -74,15 +75,11 @@ func (c *call) grant(kind, name string, actions []string) ([]string, error) {
 		return nil, err
 	}
 	on := c.object(name, t, err == nil)
-	var pull, push bool
-	for _, action := range actions {
-		pull = pull || action == "pull" || action == "*"
-		push = push || action == "push" || action == "*"
-	}
+	asks := func(action string) bool { return slices.Contains(actions, action) || slices.Contains(actions, "*") }
 	switch {
-	case push && auth.Allow(c.who.user, auth.Push, on):
+	case asks("push") && auth.Allow(c.who.user, auth.Push, on):
 		granted = append(granted, "push", "pull")
-	case pull && (auth.Allow(c.who.user, auth.Pull, on) || !on.Exists && c.who.user != nil):
+	case asks("pull") && (auth.Allow(c.who.user, auth.Pull, on) || !on.Exists && c.who.user != nil):
 		granted = append(granted, "pull")
 	}
 	return granted, nil

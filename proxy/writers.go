@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"sync"
 	"time"
 
@@ -89,17 +88,5 @@ func (w *writers) drop(id string, u storage.Upload) {
 	w.mu.Unlock()
 	if mine {
 		_ = u.Close()
-	}
-}
-
-// forget closes the writer of an acquired upload that has ended, dropping its bytes.
-func (w *writers) forget(ctx context.Context, id string) {
-	w.mu.Lock()
-	k := w.kept[id]
-	delete(w.kept, id)
-	w.mu.Unlock()
-	if k != nil {
-		k.timer.Stop()
-		_ = k.upload.Cancel(ctx)
 	}
 }

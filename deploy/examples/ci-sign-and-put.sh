@@ -14,8 +14,14 @@ trap 'rm -rf "$work"' EXIT
 tls_verify=true
 [ "$SCHEME" = https ] || tls_verify=false
 
+# Passwords go through files and pipes, so that no process listing shows them.
+printf '%s' "$PASSWORD" | skopeo login --authfile "$work/auth.json" --tls-verify="$tls_verify" \
+	--username "$USERNAME" --password-stdin "$REGISTRY" > /dev/null
+escaped=$(printf '%s:%s' "$USERNAME" "$PASSWORD" | sed 's/[\\"]/\\&/g')
+printf 'user = "%s"\n' "$escaped" > "$work/curl"
+
 # The exact bytes of the manifest: the signature is over their digest.
-skopeo inspect --raw --creds "$USERNAME:$PASSWORD" --tls-verify="$tls_verify" \
+skopeo inspect --raw --authfile "$work/auth.json" --tls-verify="$tls_verify" \
 	"docker://$REGISTRY/$REPOSITORY:$TAG" > "$work/manifest.json"
 digest=sha256:$(sha256sum < "$work/manifest.json" | cut -d ' ' -f 1)
 
@@ -27,8 +33,6 @@ base64 -w 0 "$work/signature" > "$work/content"
 jq -n --arg name "$name" --rawfile content "$work/content" \
 	'{schemaVersion: 2, type: "atomic", name: $name, content: $content}' > "$work/signature.json"
 
-# The password comes from a file, so that no process listing shows it.
-printf 'user = "%s:%s"\n' "$USERNAME" "$PASSWORD" > "$work/curl"
 curl --fail-with-body --silent --show-error --config "$work/curl" --upload-file "$work/signature.json" \
 	"$SCHEME://$REGISTRY/extensions/v2/$REPOSITORY/signatures/$digest"
 echo "signed $REGISTRY/$REPOSITORY:$TAG ($digest)"

@@ -63,57 +63,73 @@ func ParseManifest(payload []byte, contentType string) (Manifest, error) {
 	return m, nil
 }
 
-// manifestType decides what a manifest is, from what it says of itself and what the request says of it.
+// The media types of manifests that are no longer taken.
+const (
+	dockerV1       = "application/vnd.docker.distribution.manifest.v1+json"
+	dockerV1Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+)
+
+// manifestType decides what a manifest is, from what it says of itself and what the request says of it, and sees that it holds what that has.
 func manifestType(top map[string]json.RawMessage, contentType string) (string, error) {
-	stated := ""
-	if contentType != "" {
-		var err error
-		if stated, _, err = mime.ParseMediaType(contentType); err != nil {
-			return "", fault.New(fault.Invalid, "Content-Type: %q is not a media type", contentType)
-		}
-	}
-	var own string
-	if raw, ok := top["mediaType"]; ok {
-		if err := json.Unmarshal(raw, &own); err != nil || own == "" {
-			return "", fault.New(fault.Invalid, "mediaType: want a media type")
-		}
-	}
-	generic := stated == "" || stated == "application/json" || stated == "application/octet-stream"
-	if own != "" && !generic && own != stated {
-		return "", fault.New(fault.Invalid, "mediaType: %q does not agree with the Content-Type %q", own, stated)
+	own, mediaType, err := statedType(top, contentType)
+	if err != nil {
+		return "", err
 	}
 	_, listed := top["manifests"]
 	_, layered := top["layers"]
 	_, configured := top["config"]
-	if listed && (layered || configured) {
+	image := layered || configured
+	if listed && image {
 		return "", fault.New(fault.Invalid, "manifests: a manifest is either a list or an image")
 	}
-	mediaType := own
-	switch {
-	case own != "":
-	case !generic:
-		mediaType = stated
-	case listed:
-		mediaType = OCIIndex
-	case configured:
-		mediaType = OCIManifest
-	default:
-		mediaType = "application/vnd.docker.distribution.manifest.v1+json"
+	if mediaType == "" {
+		switch {
+		case listed:
+			mediaType = OCIIndex
+		case configured:
+			mediaType = OCIManifest
+		default:
+			mediaType = dockerV1
+		}
 	}
 	switch mediaType {
-	case DockerManifest, OCIManifest, DockerList, OCIIndex:
-	case "application/vnd.docker.distribution.manifest.v1+json", "application/vnd.docker.distribution.manifest.v1+prettyjws":
+	case DockerManifest, DockerList:
+		if own == "" {
+			return "", fault.New(fault.Invalid, "mediaType: this field is required")
+		}
+	case OCIManifest, OCIIndex:
+	case dockerV1, dockerV1Signed:
 		return "", fault.New(fault.Invalid, "Pushing manifests of the version V1 is not supported")
 	default:
 		return "", fault.New(fault.Invalid, "A manifest of an unknown media type was provided: %s", mediaType)
 	}
-	if own == "" && (mediaType == DockerManifest || mediaType == DockerList) {
-		return "", fault.New(fault.Invalid, "mediaType: this field is required")
-	}
-	if IsList(mediaType) && (layered || configured) || !IsList(mediaType) && listed {
+	if IsList(mediaType) && image || !IsList(mediaType) && listed {
 		return "", fault.New(fault.Invalid, "mediaType: %q does not fit what the manifest holds", mediaType)
 	}
 	return mediaType, nil
+}
+
+// statedType returns the media type that a manifest states, and the one that it or the request states; empty where none does. The two may not disagree (D24).
+func statedType(top map[string]json.RawMessage, contentType string) (own, either string, err error) {
+	if contentType != "" {
+		if either, _, err = mime.ParseMediaType(contentType); err != nil {
+			return "", "", fault.New(fault.Invalid, "Content-Type: %q is not a media type", contentType)
+		}
+	}
+	if either == "application/json" || either == "application/octet-stream" { // they say nothing
+		either = ""
+	}
+	raw, ok := top["mediaType"]
+	if !ok {
+		return "", either, nil
+	}
+	if err := json.Unmarshal(raw, &own); err != nil || own == "" {
+		return "", "", fault.New(fault.Invalid, "mediaType: want a media type")
+	}
+	if either != "" && own != either {
+		return "", "", fault.New(fault.Invalid, "mediaType: %q does not agree with the Content-Type %q", own, either)
+	}
+	return own, own, nil
 }
 
 // manifestReader takes a manifest apart and keeps the first thing that is wrong.

@@ -31,3 +31,14 @@ func (s *Store) DeleteDistribution(ctx context.Context, claim *Claim, id string)
 		return t.complete(claim, Outcome{Result: removed})
 	})
 }
+
+// SetPrivate says whether only those who may pull from it see what a base path serves. NotFound when no distribution has that path.
+func (s *Store) SetPrivate(ctx context.Context, basePath string, private bool) error {
+	return s.inTx(ctx, func(t *tx) error {
+		n, err := t.exec(`UPDATE distribution SET private = $2, updated = $3 WHERE base_path = $1`, basePath, private, t.now)
+		if err == nil && n == 0 {
+			return fault.New(fault.NotFound, "No distribution has the base path %s.", basePath)
+		}
+		return err
+	})
+}

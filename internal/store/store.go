@@ -32,8 +32,9 @@ const readConns = 8
 
 // Store is an open database. It is safe for concurrent use. Make one with Open.
 type Store struct {
-	read  *sql.DB
-	write *sql.DB // one connection: SQLite has one writer
+	path  string
+	read  *prepared
+	write *sql.DB // of the writer's connection
 	now   func() time.Time
 
 	outbox bool
@@ -68,8 +69,14 @@ func Open(ctx context.Context, rawURL string) (*Store, error) {
 		_ = write.Close()
 		return nil, err
 	}
-	s := &Store{read: read, write: write, now: time.Now, jobs: make(chan *job, maxBatch), closing: make(chan struct{})}
-	s.writer.Go(s.runWriter)
+	conn, err := write.Conn(ctx)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open database: %w", err), read.Close(), write.Close())
+	}
+	s := &Store{
+		path: path, read: newPrepared(read), write: write, now: time.Now, jobs: make(chan *job, maxBatch), closing: make(chan struct{}),
+	}
+	s.writer.Go(func() { s.runWriter(&connection{conn, map[string]*sql.Stmt{}}) })
 	if err := s.Ping(ctx); err != nil {
 		_ = s.Close()
 		return nil, err
@@ -78,10 +85,9 @@ func Open(ctx context.Context, rawURL string) (*Store, error) {
 }
 
 func openSQLite(path string, conns int) (*sql.DB, error) {
-	// FULL: an acknowledged write survives a power cut (architecture 7). immediate: a writer never has to upgrade a lock.
+	// FULL: an acknowledged write survives a power cut (architecture 7).
 	q := url.Values{
 		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)", "foreign_keys(ON)", "temp_store(MEMORY)"},
-		"_txlock": {"immediate"},
 	}
 	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+q.Encode())
 	if err != nil {
@@ -114,40 +120,44 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // Migrate brings the schema up to this binary's. It refuses a schema that is newer than the binary.
 func (s *Store) Migrate(ctx context.Context) error {
-	p, err := s.provider()
-	if err != nil {
-		return err
-	}
-	have, want, err := p.GetVersions(ctx)
-	if err != nil {
-		return fmt.Errorf("read schema version: %w", err)
-	}
-	if have > want {
-		return fault.New(fault.Conflict, "The database's schema is version %d; this binary knows only %d. Use a newer binary.", have, want)
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("migrate database: %w", err)
-	}
-	return nil
+	return s.withProvider(func(p *goose.Provider) error {
+		have, want, err := p.GetVersions(ctx)
+		if err != nil {
+			return fmt.Errorf("read schema version: %w", err)
+		}
+		if have > want {
+			return fault.New(fault.Conflict, "The database's schema is version %d; this binary knows only %d. Use a newer binary.", have, want)
+		}
+		if _, err := p.Up(ctx); err != nil {
+			return fmt.Errorf("migrate database: %w", err)
+		}
+		return nil
+	})
 }
 
 // Pending says whether the schema is older than this binary's.
-func (s *Store) Pending(ctx context.Context) (bool, error) {
-	p, err := s.provider()
-	if err != nil {
-		return false, err
-	}
-	return p.HasPending(ctx)
+func (s *Store) Pending(ctx context.Context) (pending bool, err error) {
+	err = s.withProvider(func(p *goose.Provider) error {
+		pending, err = p.HasPending(ctx)
+		return err
+	})
+	return pending, err
 }
 
-func (s *Store) provider() (*goose.Provider, error) {
+// withProvider hands out the migrations, over a connection of their own.
+func (s *Store) withProvider(do func(*goose.Provider) error) error {
 	dir, err := fs.Sub(migrations, "migrations/sqlite")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, s.write, dir)
+	db, err := openSQLite(s.path, 1)
 	if err != nil {
-		return nil, fmt.Errorf("read migrations: %w", err)
+		return err
 	}
-	return p, nil
+	defer func() { _ = db.Close() }()
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir)
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	return do(p)
 }

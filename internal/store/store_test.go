@@ -294,7 +294,11 @@ func TestOpenRefusesWhatItDoesNotKnow(t *testing.T) {
 		}
 	}
 	s := open(t)
-	if _, err := s.write.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, 1)`); err != nil {
+	err := s.inTx(t.Context(), func(x *tx) error {
+		_, err := x.exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, 1)`)
+		return err
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Migrate(t.Context()); !fault.Is(err, fault.Conflict) {

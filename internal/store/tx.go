@@ -25,21 +25,69 @@ type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
+// connection is the writer's own connection to the database, with the statements that it has prepared: preparing costs SQLite more than
+// running most of them does. Only the writer's goroutine uses it.
+type connection struct {
+	*sql.Conn
+	stmts map[string]*sql.Stmt
+}
+
+// stmt returns a text's prepared statement. The texts are the store's own, so all of them are kept.
+func (c *connection) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
+	if s := c.stmts[query]; s != nil {
+		return s, nil
+	}
+	s, err := c.PrepareContext(ctx, query)
+	if err == nil {
+		c.stmts[query] = s
+	}
+	return s, err
+}
+
+func (c *connection) close() error {
+	for _, s := range c.stmts {
+		_ = s.Close()
+	}
+	return c.Close()
+}
+
 // tx is a running write. Its statements cannot be cancelled one by one: an interrupted statement would roll back the
 // whole SQLite transaction, and with it the other writes of the batch. Everything in it carries one time.
 type tx struct {
-	*sql.Tx
-	ctx    context.Context
-	now    int64 // microseconds
-	outbox bool  // see Store.KeepOutbox
+	conn   *connection
+	ctx    context.Context //nolint:containedctx // it is the transaction's, and ends with it
+	now    int64           // microseconds
+	outbox bool            // see Store.KeepOutbox
 }
 
 func (t *tx) exec(query string, args ...any) (int64, error) {
-	r, err := t.ExecContext(t.ctx, query, args...)
+	s, err := t.conn.stmt(t.ctx, query)
+	if err != nil {
+		return 0, err
+	}
+	r, err := s.ExecContext(t.ctx, args...)
 	if err != nil {
 		return 0, err
 	}
 	return r.RowsAffected()
+}
+
+// QueryContext implements querier; the transaction's own context counts.
+func (t *tx) QueryContext(_ context.Context, query string, args ...any) (*sql.Rows, error) {
+	s, err := t.conn.stmt(t.ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return s.QueryContext(t.ctx, args...)
+}
+
+// QueryRowContext implements querier; the transaction's own context counts.
+func (t *tx) QueryRowContext(_ context.Context, query string, args ...any) *sql.Row {
+	s, err := t.conn.stmt(t.ctx, query)
+	if err != nil { // the row has the error
+		return t.conn.Conn.QueryRowContext(t.ctx, query, args...)
+	}
+	return s.QueryRowContext(t.ctx, args...)
 }
 
 func (t *tx) row(query string, args ...any) *sql.Row { return t.QueryRowContext(t.ctx, query, args...) }
@@ -77,7 +125,9 @@ func (s *Store) inTx(ctx context.Context, f func(t *tx) error) error {
 	}
 }
 
-func (s *Store) runWriter() {
+// runWriter commits what waits, batch by batch, until the store is closed.
+func (s *Store) runWriter(conn *connection) {
+	defer func() { _ = conn.close() }()
 	for {
 		select {
 		case <-s.closing:
@@ -87,35 +137,27 @@ func (s *Store) runWriter() {
 			for len(batch) < maxBatch && len(s.jobs) > 0 {
 				batch = append(batch, <-s.jobs)
 			}
-			s.commitBatch(batch)
+			s.commitBatch(conn, batch)
 		}
 	}
 }
 
 // commitBatch runs each job behind a savepoint of its own and commits them together.
-func (s *Store) commitBatch(batch []*job) {
-	ctx := context.Background()
-	sqlTx, err := s.write.BeginTx(ctx, nil)
-	if err != nil {
-		for _, j := range batch {
-			j.err <- fault.Wrap(fault.Unavailable, err, "The database does not answer.")
-		}
-		return
-	}
+func (s *Store) commitBatch(conn *connection, batch []*job) {
+	t := &tx{conn: conn, ctx: context.Background(), outbox: s.outbox} //nolint:forbidigo // a batch is many callers'; none may cancel it
 	errs := make([]error, len(batch))
-	var lost error // the engine has given up the whole transaction (disk full, I/O error)
-	for i, j := range batch {
-		if errs[i], lost = s.runJob(sqlTx, j); lost != nil {
-			break
-		}
+	_, lost := t.exec(`BEGIN IMMEDIATE`) // immediate: a writer never has to upgrade a lock
+	for i := 0; lost == nil && i < len(batch); i++ {
+		t.now = micros(s.now())
+		errs[i], lost = t.run(batch[i])
 	}
 	if lost == nil {
-		lost = sqlTx.Commit()
+		_, lost = t.exec(`COMMIT`)
 	}
-	if err := lost; err != nil {
-		_ = sqlTx.Rollback()
+	if lost != nil { // the engine has given up the whole transaction (disk full, I/O error), or does not answer
+		_, _ = t.exec(`ROLLBACK`)
 		for i := range errs {
-			errs[i] = fault.Wrap(fault.Unavailable, err, "The database did not take the write.")
+			errs[i] = fault.Wrap(fault.Unavailable, lost, "The database did not take the write.")
 		}
 	}
 	for i, j := range batch {
@@ -123,12 +165,11 @@ func (s *Store) commitBatch(batch []*job) {
 	}
 }
 
-// runJob runs one write behind a savepoint. lost is an error after which the transaction around it cannot be trusted.
-func (s *Store) runJob(sqlTx *sql.Tx, j *job) (err, lost error) {
+// run runs one write behind a savepoint. lost is an error after which the transaction around it cannot be trusted.
+func (t *tx) run(j *job) (err, lost error) {
 	if err := j.ctx.Err(); err != nil {
 		return err, nil
 	}
-	t := &tx{Tx: sqlTx, ctx: context.WithoutCancel(j.ctx), now: micros(s.now()), outbox: s.outbox}
 	if _, err := t.exec(`SAVEPOINT one`); err != nil {
 		return err, err
 	}

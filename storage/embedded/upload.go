@@ -38,7 +38,7 @@ func (s *Storage) newUpload(p string) *upload {
 
 // ReadFrom implements storage.Upload.
 func (u *upload) ReadFrom(r io.Reader) (n int64, err error) {
-	ctx := context.Background() // the driver's calls are local or bounded by its own settings; r ends with its request
+	ctx := context.Background() //nolint:forbidigo // io.ReaderFrom carries none; r ends with its request
 	w, err := u.storage.driver.Writer(ctx, u.path, u.began)
 	if err != nil {
 		return 0, fmt.Errorf("write upload: %w", err)

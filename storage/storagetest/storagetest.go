@@ -250,7 +250,7 @@ func seeks(t *testing.T, s storage.Storage) {
 	if end, err := r.Seek(0, io.SeekEnd); err != nil || end != int64(len(b)) {
 		t.Errorf("Seek to the end = %d, %v", end, err)
 	}
-	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+	if n, err := r.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("Read at the end = %d, %v, want EOF", n, err)
 	}
 }

@@ -110,7 +110,8 @@ func (u *upload) ReadFrom(r io.Reader) (int64, error) {
 		return 0, storage.ErrNotFound
 	}
 	counted := &counter{r: r, hash: u.hash}
-	res, err := u.storage.do(context.Background(), request{
+	ctx := context.Background() //nolint:forbidigo // io.ReaderFrom carries none; r ends with its request
+	res, err := u.storage.do(ctx, request{
 		method: http.MethodPatch, name: u.name, at: u.at, stream: counted, push: true,
 		header: http.Header{"Content-Type": {"application/octet-stream"}},
 	})

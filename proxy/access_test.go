@@ -1,0 +1,169 @@
+package proxy_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/countersign/countersign/proxy"
+)
+
+const bearer = `Bearer realm="https://registry.example:8443/token/",service="registry.example:8443"`
+
+// token gets a token for scopes and returns the header to send it in, and what it grants.
+func (w *world) token(who string, scopes ...string) (header, access string) {
+	w.t.Helper()
+	q := url.Values{"service": {publicHost}, "scope": scopes}
+	a := w.want(http.StatusOK, "", who, http.MethodGet, "/token/?"+q.Encode(), nil)
+	var body struct {
+		Token       string `json:"token"`
+		AccessToken string `json:"access_token"`
+		ExpiresIn   int    `json:"expires_in"`
+		IssuedAt    string `json:"issued_at"`
+	}
+	if err := json.Unmarshal([]byte(a.body), &body); err != nil {
+		w.t.Fatal(err)
+	}
+	if body.Token == "" || body.Token != body.AccessToken || body.ExpiresIn != 300 || len(body.IssuedAt) != len("2026-11-22T21:56:42.407180Z") {
+		w.t.Errorf("token answer: %s", a.body)
+	}
+	bearer, err := w.options.Tokens.Verify(body.Token)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	granted, err := json.Marshal(bearer.Access)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return "Bearer " + body.Token, string(granted)
+}
+
+func TestChallenges(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.pushImage("acme/app", "one", "v1")
+	w.private("acme/app")
+	narrow, _ := w.token("admin", "repository:acme/other:pull")
+	tests := map[string]struct{ who, method, path, want string }{
+		"the base":                 {"", http.MethodGet, "/v2/", bearer},
+		"a read":                   {"", http.MethodGet, "/v2/acme/app/tags/list", bearer + `,scope="repository:acme/app:pull"`},
+		"a write":                  {"", http.MethodPut, "/v2/acme/app/manifests/x", bearer + `,scope="repository:acme/app:push"`},
+		"a mount":                  {"", http.MethodPost, "/v2/acme/app/blobs/uploads/?from=acme/one&mount=sha256:abc", bearer + `,scope="repository:acme/app:push",scope="repository:acme/one:pull"`},
+		"a mount with a quote":     {"", http.MethodPost, `/v2/acme/app/blobs/uploads/?from=x"y&mount=sha256:abc`, bearer + `,scope="repository:acme/app:push"`},
+		"the catalog":              {"", http.MethodGet, "/v2/_catalog", bearer + `,scope="registry:catalog:*"`},
+		"an upload's state":        {"", http.MethodGet, "/v2/acme/app/blobs/uploads/x", bearer + `,scope="repository:acme/app:push"`},
+		"a bad password":           {"Basic YWRtaW46d3Jvbmc=", http.MethodGet, "/v2/", bearer},
+		"rubbish for a password":   {"Basic !!", http.MethodGet, "/v2/", bearer},
+		"a bad token":              {"Bearer x.y.z", http.MethodGet, "/v2/", bearer + `,error="invalid_token"`},
+		"a token for elsewhere":    {narrow, http.MethodGet, "/v2/acme/app/tags/list", bearer + `,scope="repository:acme/app:pull",error="insufficient_scope"`},
+		"a write by who may not":   {"carol", http.MethodPost, "/v2/acme/app/blobs/uploads/", bearer + `,scope="repository:acme/app:push",error="insufficient_scope"`},
+		"an unknown kind of login": {"Digest x", http.MethodGet, "/v2/", bearer},
+		"a name that is not there": {"", http.MethodGet, "/v2/acme/none/tags/list", bearer + `,scope="repository:acme/none:pull"`},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if a := w.want(http.StatusUnauthorized, "UNAUTHORIZED", tt.who, tt.method, tt.path, nil); a.header.Get("WWW-Authenticate") != tt.want {
+				t.Errorf("challenge\n got %s\nwant %s", a.header.Get("WWW-Authenticate"), tt.want)
+			}
+		})
+	}
+}
+
+func TestTokens(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.pushImage("acme/app", "one", "v1")
+	w.pushImage("acme/secret", "one", "v1")
+	w.private("acme/secret")
+	const none = `,"actions":[]}]`
+	tests := map[string]struct {
+		who, scope, want string
+	}{
+		"anybody may pull what is public":      {"", "repository:acme/app:pull", `[{"type":"repository","name":"acme/app","actions":["pull"]}]`},
+		"nobody may push":                      {"", "repository:acme/app:pull,push", `[{"type":"repository","name":"acme/app","actions":["pull"]}]`},
+		"what is private is not there":         {"", "repository:acme/secret:pull", `[{"type":"repository","name":"acme/secret"` + none},
+		"what is not there is not there":       {"", "repository:acme/none:pull", `[{"type":"repository","name":"acme/none"` + none},
+		"push brings pull":                     {"admin", "repository:acme/app:push", `[{"type":"repository","name":"acme/app","actions":["push","pull"]}]`},
+		"a namespace of one's own":             {"carol", "repository:carol/new:push", `[{"type":"repository","name":"carol/new","actions":["push","pull"]}]`},
+		"a namespace of another's":             {"carol", "repository:acme/app:push", `[{"type":"repository","name":"acme/app"` + none},
+		"a private one of another's":           {"carol", "repository:acme/secret:pull", `[{"type":"repository","name":"acme/secret"` + none},
+		"the catalog":                          {"carol", "registry:catalog:*", `[{"type":"registry","name":"catalog","actions":["*"]}]`},
+		"the catalog for nobody":               {"", "registry:catalog:*", `[{"type":"registry","name":"catalog"` + none},
+		"another kind":                         {"admin", "registry:x:*", `[{"type":"registry","name":"x"` + none},
+		"a name that is none":                  {"admin", "repository:../x:pull", `[{"type":"repository","name":"../x"` + none},
+		"a scope that is none spoils them all": {"admin", "repository:acme/app:pull foo", `[]`},
+		"a star is what one may":               {"carol", "repository:acme/app:*", `[{"type":"repository","name":"acme/app","actions":["pull"]}]`},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if _, got := w.token(tt.who, tt.scope); got != tt.want {
+				t.Errorf("granted %s, want %s", got, tt.want)
+			}
+		})
+	}
+	if a := w.ask("", http.MethodGet, "/token/", nil); a.status != http.StatusBadRequest || a.body != `{"detail":"No service name provided."}` {
+		t.Errorf("no service: %+v", a)
+	}
+	a := w.ask("Basic YWRtaW46d3Jvbmc=", http.MethodGet, "/token/?service=x", nil)
+	if a.status != http.StatusUnauthorized || a.body != `{"detail":"Invalid username/password."}` || a.header.Get("WWW-Authenticate") != `Basic realm="api"` {
+		t.Errorf("bad password: %+v", a)
+	}
+	w.want(http.StatusMethodNotAllowed, "UNSUPPORTED", "", http.MethodPost, "/token/", "x")
+}
+
+func TestWhoMayWhat(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := string(w.pushImage("acme/app", "one", "v1"))
+	secret := string(w.pushImage("acme/secret", "two", "v1"))
+	w.private("acme/secret")
+	pull, _ := w.token("admin", "repository:acme/app:pull")
+	scoped, _ := w.token("acme", "repository:acme/secret:pull")
+
+	w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
+	w.want(http.StatusOK, "", "carol", http.MethodGet, "/v2/acme/app/manifests/"+d, nil)
+	w.want(http.StatusOK, "", pull, http.MethodGet, "/v2/", nil)
+	w.want(http.StatusUnauthorized, "UNAUTHORIZED", pull, http.MethodDelete, "/v2/acme/app/manifests/v1", nil)
+	w.want(http.StatusUnauthorized, "UNAUTHORIZED", pull, http.MethodPut, "/v2/acme/app/manifests/v2", "{}")
+	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "", http.MethodDelete, "/v2/acme/app/manifests/v1", nil)
+	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "carol", http.MethodDelete, "/v2/acme/app/manifests/v1", nil)
+	w.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/acme/secret/manifests/v1", nil)
+	w.want(http.StatusOK, "", scoped, http.MethodGet, "/v2/acme/secret/tags/list", nil)
+
+	// Who may not read it cannot tell a private repository from none.
+	for _, path := range []string{"tags/list", "manifests/v1", "manifests/" + secret, "blobs/" + secret, "referrers/" + secret} {
+		for _, who := range []string{"", "carol"} {
+			there := w.ask(who, http.MethodGet, "/v2/acme/secret/"+path, nil)
+			not := w.ask(who, http.MethodGet, "/v2/acme/absent/"+path, nil)
+			same := strings.ReplaceAll(there.body, "secret", "absent") == not.body
+			if there.status != not.status || !same || there.status == http.StatusOK && !strings.HasPrefix(path, "referrers") {
+				t.Errorf("%s as %q: %d %s where it is, %d %s where it is not", path, who, there.status, there.body, not.status, not.body)
+			}
+		}
+	}
+	if a := w.ask("", http.MethodGet, "/extensions/v2/acme/secret/signatures/"+secret, nil); a.status != http.StatusUnauthorized {
+		t.Errorf("signatures of a private repository: %d", a.status)
+	}
+
+	// A right that is taken away is gone at once, whatever tokens say.
+	if _, err := w.store.PutUser(t.Context(), "acme", hash(), false, false); err != nil {
+		t.Fatal(err)
+	}
+	w.want(http.StatusUnauthorized, "UNAUTHORIZED", scoped, http.MethodGet, "/v2/acme/secret/tags/list", nil)
+	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "acme", http.MethodGet, "/v2/acme/secret/tags/list", nil)
+}
+
+func TestAnonymousPullCanBeOff(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *proxy.Options) { o.AnonymousPull = false })
+	w.pushImage("acme/app", "one", "v1")
+	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
+	if _, granted := w.token("", "repository:acme/app:pull"); !strings.Contains(granted, `"actions":[]`) {
+		t.Errorf("nobody is granted %s", granted)
+	}
+	w.want(http.StatusOK, "", "carol", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
+}

@@ -1,0 +1,252 @@
+package proxy_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// random returns so many bytes, the same for the same seed.
+func random(n int, seed byte) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b)
+	return b
+}
+
+// start opens an upload and returns its location.
+func (w *world) start(name string) string {
+	w.t.Helper()
+	a := w.want(http.StatusAccepted, "", "admin", http.MethodPost, "/v2/"+name+"/blobs/uploads/", nil)
+	at := a.header.Get("Location")
+	if !strings.HasPrefix(at, "/v2/"+name+"/blobs/uploads/") || a.header.Get("Docker-Upload-Uuid") == "" || a.header.Get("Range") != "0-0" {
+		w.t.Errorf("upload opened with %v", a.header)
+	}
+	return at
+}
+
+func (w *world) wantBlob(name string, d digest.Digest, want []byte) {
+	w.t.Helper()
+	a := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/"+name+"/blobs/"+string(d), nil)
+	if a.body != string(want) || a.header.Get("Docker-Content-Digest") != string(d) || a.header.Get("Content-Type") != "application/octet-stream" {
+		w.t.Errorf("blob %s: %d bytes, want %d; %v", d, len(a.body), len(want), a.header)
+	}
+}
+
+func TestUploads(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, size := range []int{0, 1, 16 << 10, 16<<10 + 1, 100_000} {
+		b := random(size, 1)
+		for _, d := range []digest.Digest{digest.FromBytes(b), digest.SHA512.FromBytes(b)} {
+			name := fmt.Sprintf("acme/%s-%d", d.Algorithm(), size)
+			post := w.want(http.StatusCreated, "", "admin", http.MethodPost, "/v2/"+name+"/blobs/uploads/?digest="+string(d), b)
+			if post.header.Get("Location") != "/v2/"+name+"/blobs/"+string(d) || post.header.Get("Docker-Content-Digest") != string(d) {
+				t.Errorf("POST answers %v", post.header)
+			}
+			w.wantBlob(name, d, b)
+
+			at := w.start(name + "/put")
+			w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), b)
+			w.wantBlob(name+"/put", d, b)
+			w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodGet, at, nil)
+
+			at = w.start(name + "/chunks")
+			for first := 0; first < size; first += 40_000 {
+				last := min(first+40_000, size)
+				a := w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[first:last], "Content-Range", fmt.Sprintf("%d-%d", first, last-1))
+				if a.header.Get("Range") != fmt.Sprintf("0-%d", last-1) || a.header.Get("Location") != at {
+					t.Errorf("PATCH answers %v", a.header)
+				}
+				w.restart()
+				if a := w.want(http.StatusNoContent, "", "admin", http.MethodGet, at, nil); a.header.Get("Range") != fmt.Sprintf("0-%d", last-1) {
+					t.Errorf("after a restart the upload has %s, want 0-%d", a.header.Get("Range"), last-1)
+				}
+			}
+			w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+			w.wantBlob(name+"/chunks", d, b)
+		}
+	}
+}
+
+func TestUploadsThatGrow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := random(60_000, 2)
+	at := w.start("acme/app")
+	for first := 0; first < len(b); first += 10_000 { // from the database's row into the storage
+		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[first:first+10_000])
+	}
+	d := digest.FromBytes(b)
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+	w.wantBlob("acme/app", d, b)
+}
+
+func TestBadUploads(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, size := range []int{100, 50_000} {
+		b := random(size, 3)
+		other := digest.FromString("other")
+		w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?digest="+string(other), b)
+		at := w.start("acme/app")
+		w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, at+"?digest="+string(other), b)
+		w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodGet, at, nil) // D7: it is gone
+		for _, d := range []digest.Digest{other, digest.FromBytes(b)} {
+			w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, "/v2/acme/app/blobs/"+string(d), nil)
+		}
+
+		at = w.start("acme/app")
+		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b)
+		for _, bad := range []string{fmt.Sprintf("%d-%d", size+1, 2*size), "0-99", fmt.Sprintf("%d-%d", size-1, 2*size-2), fmt.Sprintf("%d-%d", size, size+5)} {
+			a := w.want(http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID", "admin", http.MethodPatch, at, b, "Content-Range", bad)
+			if a.header.Get("Range") != fmt.Sprintf("0-%d", size-1) || a.header.Get("Location") != at {
+				t.Errorf("416 says %v", a.header)
+			}
+		}
+		for _, bad := range []string{"bytes 20-30", "5-3", "x", "-", "99999999999999999999-1"} {
+			w.want(http.StatusBadRequest, "INVALID_REQUEST", "admin", http.MethodPatch, at, b, "Content-Range", bad)
+		}
+		w.want(http.StatusNotFound, "NAME_UNKNOWN", "admin", http.MethodGet, strings.Replace(at, "acme/app", "acme/none", 1), nil)
+		w.start("acme/two")
+		w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodPatch, strings.Replace(at, "acme/app", "acme/two", 1), b)
+		w.want(http.StatusNoContent, "", "admin", http.MethodDelete, at, nil)
+		w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodDelete, at, nil)
+		w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodPut, at+"?digest="+string(digest.FromBytes(b)), nil)
+	}
+	for _, bad := range []string{"", "sha256:", "sha256:" + strings.Repeat("0", 63), "md5:d41d8cd98f00b204e9800998ecf8427e", "sha256:../../etc/passwd", "sha256:" + strings.Repeat("A", 64)} {
+		at := w.start("acme/app")
+		w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, at+"?digest="+bad, "x")
+	}
+}
+
+// cutReader gives some bytes and then breaks, as a client does that goes away.
+type cutReader struct{ r io.Reader }
+
+func (c cutReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if err == io.EOF {
+		err = errors.New("gone")
+	}
+	return n, err
+}
+
+func TestClientThatGoesAwayResumes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, size := range []int{8_000, 200_000} {
+		b := random(size, 4)
+		at := w.start("acme/app")
+		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[:size/4])
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, w.server.URL+at, cutReader{bytes.NewReader(b[size/4 : size/2])})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.SetBasicAuth("admin", "secret")
+		if res, err := http.DefaultClient.Do(r); err == nil {
+			_ = res.Body.Close()
+			t.Fatalf("a PATCH that was cut short is answered %s", res.Status)
+		}
+		var has int
+		for { // until the server has noticed
+			a := w.ask("admin", http.MethodPatch, at, nil)
+			if a.status == http.StatusConflict {
+				continue
+			}
+			if n, err := fmt.Sscanf(a.header.Get("Range"), "0-%d", &has); n != 1 || err != nil {
+				t.Fatalf("PATCH without bytes: %+v", a)
+			}
+			has++
+			break
+		}
+		if has < size/4 || has > size/2 {
+			t.Fatalf("the upload has %d bytes, want %d to %d", has, size/4, size/2)
+		}
+		d := digest.FromBytes(b)
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), b[has:])
+		w.wantBlob("acme/app", d, b)
+	}
+}
+
+func TestTwoWritersNeverMix(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := random(300_000, 5)
+	at := w.start("acme/app")
+	var wg sync.WaitGroup
+	taken := make(chan int, 8)
+	for range 8 {
+		wg.Go(func() {
+			if a := w.ask("admin", http.MethodPatch, at, b, "Content-Range", fmt.Sprintf("0-%d", len(b)-1)); a.status == http.StatusAccepted {
+				taken <- 1
+			} else if a.status != http.StatusConflict && a.status != http.StatusRequestedRangeNotSatisfiable {
+				t.Errorf("a second writer is answered %d %s", a.status, a.body)
+			}
+		})
+	}
+	wg.Wait()
+	if len(taken) != 1 {
+		t.Errorf("%d writers were let in, want 1", len(taken))
+	}
+	d := digest.FromBytes(b)
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+	w.wantBlob("acme/app", d, b)
+}
+
+func TestMounts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, size := range []int{10, 40_000} {
+		b := random(size, 6)
+		d := string(w.pushBlob("acme/one", string(b)))
+		hidden := string(w.pushBlob("acme/secret", string(random(size, 7))))
+		w.private("acme/secret")
+		query := func(d, from string) string {
+			return "?mount=" + d + "&from=" + from
+		}
+		a := w.want(http.StatusCreated, "", "carol", http.MethodPost, fmt.Sprintf("/v2/carol/%d/blobs/uploads/%s", size, query(d, "acme/one")), nil)
+		if a.header.Get("Docker-Content-Digest") != d {
+			t.Errorf("mount answers %v", a.header)
+		}
+		w.wantBlob(fmt.Sprintf("carol/%d", size), digest.Digest(d), b)
+		w.want(http.StatusCreated, "", "carol", http.MethodPost, fmt.Sprintf("/v2/carol/%d-b/blobs/uploads/?mount=%s", size, d), nil)
+		for _, q := range []string{query(hidden, "acme/secret"), query(hidden, "acme/one"), "?mount=" + hidden, query(hidden, "../x"), query("sha256:x", "acme/one"), query(d, "acme/none")} {
+			w.want(http.StatusAccepted, "", "carol", http.MethodPost, "/v2/carol/x/blobs/uploads/"+q, nil) // no oracle: it is an upload
+		}
+		w.want(http.StatusNotFound, "BLOB_UNKNOWN", "carol", http.MethodGet, "/v2/carol/x/blobs/"+hidden, nil)
+		w.want(http.StatusCreated, "", "acme", http.MethodPost, "/v2/acme/x/blobs/uploads/"+query(hidden, "acme/secret"), nil)
+	}
+}
+
+func TestBlobs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, size := range []int{1_000, 50_000} {
+		b := random(size, 8)
+		path := "/v2/acme/app/blobs/" + string(w.pushBlob("acme/app", string(b)))
+		head := w.want(http.StatusOK, "", "", http.MethodHead, path, nil)
+		if head.header.Get("Content-Length") != fmt.Sprint(size) || head.body != "" || head.header.Get("Accept-Ranges") != "bytes" {
+			t.Errorf("HEAD answers %v", head.header)
+		}
+		part := w.want(http.StatusPartialContent, "", "", http.MethodGet, path, nil, "Range", "bytes=10-19")
+		if part.body != string(b[10:20]) || part.header.Get("Content-Range") != fmt.Sprintf("bytes 10-19/%d", size) {
+			t.Errorf("a range is %d bytes, %v", len(part.body), part.header)
+		}
+		w.want(http.StatusRequestedRangeNotSatisfiable, "", "", http.MethodGet, path, nil, "Range", "bytes=9999999-")
+		w.want(http.StatusAccepted, "", "admin", http.MethodDelete, path, nil)
+		w.want(http.StatusNotFound, "BLOB_UNKNOWN", "admin", http.MethodDelete, path, nil)
+		w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, path, nil)
+	}
+	w.want(http.StatusBadRequest, "INVALID_REQUEST", "admin", http.MethodDelete, "/v2/acme/app/blobs/foo", nil)
+	w.want(http.StatusBadRequest, "DIGEST_INVALID", "", http.MethodGet, "/v2/acme/app/blobs/foo", nil)
+	w.pushImage("acme/app", "one", "v1")
+	w.want(http.StatusConflict, "DENIED", "admin", http.MethodDelete, "/v2/acme/app/blobs/"+string(digest.FromString("layer one")), nil)
+	w.want(http.StatusMethodNotAllowed, "UNSUPPORTED", "admin", http.MethodPost, "/v2/acme/app/manifests/v1", nil)
+}

@@ -2,6 +2,8 @@ package signing
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"time"
 
 	"github.com/countersign/countersign/internal/fault"
@@ -44,8 +46,8 @@ func (c *Checked) Sign(ctx context.Context, r Request) (Made, error) {
 }
 
 func refused(cause error, why string) error {
-	if cause != nil {
-		why += " (" + cause.Error() + ")"
+	if e, ok := errors.AsType[*fault.Error](cause); ok {
+		why += ": " + strings.TrimSuffix(e.Msg, ".")
 	}
 	return fault.Wrap(fault.Invalid, cause, "What the signing service returned %s.", why)
 }

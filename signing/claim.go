@@ -6,7 +6,9 @@ import (
 	"io"
 	"math"
 	"regexp"
+	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
@@ -21,6 +23,7 @@ const claimType = "atomic container signature"
 const (
 	maxClaim     = 64 << 10 // bytes
 	maxReference = 1024     // bytes of a docker reference
+	maxCreator   = 1024     // bytes of optional.creator
 	maxDepth     = 32       // of nested JSON
 )
 
@@ -95,6 +98,9 @@ func ParseClaim(b []byte) (Claim, error) {
 	}
 	if creator, there := optional["creator"]; there {
 		c.Creator = p.text(creator)
+		if len(c.Creator) > maxCreator || strings.ContainsFunc(c.Creator, unicode.IsControl) { // it is stored, listed and shown
+			p.fail("the creator is too long or has control characters")
+		}
 	}
 	if stamp, there := optional["timestamp"]; there {
 		c.Timestamp = p.time(stamp)

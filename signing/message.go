@@ -2,6 +2,9 @@ package signing
 
 import (
 	"bytes"
+	"compress/bzip2"
+	"compress/flate"
+	"compress/zlib"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -37,54 +40,64 @@ func Name(manifest digest.Digest, raw []byte) string {
 	return string(manifest) + "@" + Digest(raw).Encoded()[:32]
 }
 
-var errNotSigned = fault.New(fault.Invalid, "Not one OpenPGP signed message.")
-
 func notSigned(why string) error {
-	return fault.Wrap(fault.Invalid, fmt.Errorf("%s", why), "%s", errNotSigned.Msg)
+	return fault.New(fault.Invalid, "Not one OpenPGP signed message: %s.", why)
 }
 
 // Parse reads a signature from outside: a binary OpenPGP message of exactly one-pass signature, literal data and signature, which
-// may be compressed as a whole, and whose literal data is a claim. Anything beside, before or behind that is refused. Invalid
-// otherwise.
+// may be compressed as a whole, and whose literal data is a claim. Anything beside, before or behind that is refused, and so are two names
+// of its key that differ. TooLarge over MaxSize; Invalid otherwise.
 func Parse(raw []byte) (Signature, error) {
+	s, _, err := read(raw)
+	return s, err
+}
+
+// read reads a signature, and returns beside what it says the packets that say it: what is verified must be what was read.
+func read(raw []byte) (Signature, []byte, error) {
 	if len(raw) > MaxSize {
-		return Signature{}, fault.New(fault.TooLarge, "A signature may have %d bytes.", MaxSize)
+		return Signature{}, nil, fault.New(fault.TooLarge, "A signature may have %d bytes.", MaxSize)
 	}
-	payload, sig, err := takeApart(raw)
+	message, err := unpack(raw)
 	if err != nil {
-		return Signature{}, err
+		return Signature{}, nil, err
+	}
+	payload, sig, err := takeApart(message)
+	if err != nil {
+		return Signature{}, nil, err
 	}
 	claim, err := ParseClaim(payload)
 	if err != nil {
-		return Signature{}, err
+		return Signature{}, nil, err
 	}
 	s := Signature{CreatedAt: sig.CreationTime.UTC(), Claim: claim}
 	s.KeyID, s.Fingerprint, err = issuer(sig)
-	return s, err
+	return s, message, err
 }
 
 // issuer returns the id and, where the signature says it, the fingerprint of the key that made a signature (contract 5.6).
 func issuer(sig *packet.Signature) (keyID, fingerprint string, err error) {
 	fingerprint = strings.ToUpper(hex.EncodeToString(sig.IssuerFingerprint))
 	switch {
-	case sig.IssuerKeyId != nil:
-		keyID = fmt.Sprintf("%016X", *sig.IssuerKeyId)
 	case len(fingerprint) == 40:
 		keyID = fingerprint[24:]
 	case len(fingerprint) >= 16:
 		keyID = fingerprint[:16]
-	default:
+	case sig.IssuerKeyId == nil:
 		return "", "", notSigned("it does not say by which key")
+	default:
+		return idText(*sig.IssuerKeyId), "", nil
+	}
+	if sig.IssuerKeyId != nil && idText(*sig.IssuerKeyId) != keyID {
+		return "", "", notSigned("it names two keys")
 	}
 	return keyID, fingerprint, nil
 }
 
+// idText spells a key id: 16 upper-case hex digits.
+func idText(id uint64) string { return fmt.Sprintf("%016X", id) }
+
 // takeApart returns the literal data and the signature packet of a signed message, after seeing that it is nothing else.
-func takeApart(raw []byte) ([]byte, *packet.Signature, error) {
-	message, err := unpack(raw)
-	if err != nil {
-		return nil, nil, err
-	}
+func takeApart(message []byte) ([]byte, *packet.Signature, error) {
 	r := bytes.NewReader(message)
 	first, err := packet.Read(r)
 	if err != nil {
@@ -114,32 +127,62 @@ func takeApart(raw []byte) ([]byte, *packet.Signature, error) {
 	if !ok || sig.SigType != packet.SigTypeBinary || sig.Hash != onePass.Hash {
 		return nil, nil, notSigned("no binary signature as announced")
 	}
+	if keyID, _, err := issuer(sig); err != nil {
+		return nil, nil, err
+	} else if keyID != idText(onePass.KeyId) {
+		return nil, nil, notSigned("it announces another key than it names")
+	}
 	if r.Len() != 0 {
 		return nil, nil, notSigned("something behind the signature")
 	}
 	return payload, sig, nil
 }
 
-// unpack returns the packets of a message, unpacked when they are compressed as a whole.
+// Tag and algorithms of a compressed data packet (RFC 9580, sections 5.6 and 9.4).
+const (
+	tagCompressed = 8
+	algorithmZIP  = 1
+	algorithmZLIB = 2
+	algorithmBZ2  = 3
+)
+
+// unpack returns the packets of a message, unpacked when they are compressed as a whole, as gpg does. The compressed data is read here and
+// not by the library, which does not see what lies behind their end inside the packet: anyone could make new signatures out of one.
 func unpack(raw []byte) ([]byte, error) {
 	if len(raw) == 0 || raw[0]&0x80 == 0 {
 		return nil, notSigned("no binary packets")
 	}
 	r := bytes.NewReader(raw)
-	first, err := packet.Read(r)
+	first, err := packet.NewOpaqueReader(r).Next()
 	if err != nil {
 		return nil, notSigned("no packets")
 	}
-	compressed, ok := first.(*packet.Compressed)
-	if !ok {
+	if first.Tag != tagCompressed {
 		return raw, nil
 	}
-	message, err := io.ReadAll(io.LimitReader(compressed.Body, maxUnpacked+1))
-	if err != nil || len(message) > maxUnpacked {
-		return nil, notSigned("it unpacks to too much or not at all")
+	if r.Len() != 0 || len(first.Contents) == 0 {
+		return nil, notSigned("a compressed packet that is empty or not alone")
 	}
-	if _, err := packet.Read(r); err != io.EOF { // what the compressed packet left is the message's end
-		return nil, notSigned("something behind the compressed packet")
+	compressed := bytes.NewReader(first.Contents[1:]) // an io.ByteReader: nothing reads beyond the data's end
+	var body io.Reader
+	switch first.Contents[0] {
+	case algorithmZIP:
+		body = flate.NewReader(compressed)
+	case algorithmZLIB:
+		if body, err = zlib.NewReader(compressed); err != nil {
+			return nil, notSigned("broken compressed data")
+		}
+	case algorithmBZ2:
+		body = bzip2.NewReader(compressed)
+	default:
+		return nil, notSigned("an unknown compression")
+	}
+	message, err := io.ReadAll(io.LimitReader(body, maxUnpacked+1))
+	switch {
+	case err != nil || len(message) > maxUnpacked:
+		return nil, notSigned("it unpacks to too much or not at all")
+	case compressed.Len() != 0:
+		return nil, notSigned("something behind the compressed data")
 	}
 	return message, nil
 }

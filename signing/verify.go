@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -49,10 +48,10 @@ func (k PublicKey) Fingerprint() string {
 
 // Has says whether an id (16 upper-case hex digits) is the primary key's or a subkey's.
 func (k PublicKey) Has(keyID string) bool {
-	if fmt.Sprintf("%016X", k.entity.PrimaryKey.KeyId) == keyID {
+	if idText(k.entity.PrimaryKey.KeyId) == keyID {
 		return true
 	}
-	return slices.ContainsFunc(k.entity.Subkeys, func(s openpgp.Subkey) bool { return fmt.Sprintf("%016X", s.PublicKey.KeyId) == keyID })
+	return slices.ContainsFunc(k.entity.Subkeys, func(s openpgp.Subkey) bool { return idText(s.PublicKey.KeyId) == keyID })
 }
 
 // Verified is a signature that was verified. Only Verify makes one.
@@ -82,7 +81,7 @@ func (v Verified) CreatedAt() time.Time { return v.createdAt }
 // Verify reads a signature and verifies it with a key as of a time. ErrUnknownKey when another key made it; Invalid when it is malformed
 // or bad, when it or the key has expired, when the key was revoked, when its hash is weak, or when its time is more than ClockSkew ahead.
 func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
-	foreign, err := Parse(raw)
+	foreign, packets, err := read(raw)
 	if err != nil {
 		return Verified{}, err
 	}
@@ -96,7 +95,7 @@ func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
 		at = foreign.CreatedAt // for OpenPGP a signature from the future is none
 	}
 	config := &packet.Config{Time: func() time.Time { return at }}
-	message, err := openpgp.ReadMessage(bytes.NewReader(raw), openpgp.EntityList{key.entity}, nil, config)
+	message, err := openpgp.ReadMessage(bytes.NewReader(packets), openpgp.EntityList{key.entity}, nil, config)
 	if err != nil {
 		return Verified{}, bad("it cannot be read")
 	}

@@ -2,11 +2,14 @@ package signing_test
 
 import (
 	"bytes"
+	"compress/flate"
 	"compress/zlib"
 	"context"
 	"crypto"
 	"encoding/binary"
 	"errors"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,6 +44,23 @@ func compressed(t *testing.T, message []byte) []byte {
 	return packetOf(8, b.Bytes())
 }
 
+// withoutLength returns a message in a ZIP-compressed packet that goes on to the end, as skopeo has gpgme make it.
+func withoutLength(t *testing.T, message []byte) []byte {
+	t.Helper()
+	b := bytes.NewBuffer([]byte{0xa3, 1})
+	w, err := flate.NewWriter(b, flate.DefaultCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(message); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 // packets cuts a message at the borders of its packets.
 func packets(t *testing.T, message []byte) [][]byte {
 	t.Helper()
@@ -71,31 +91,40 @@ func TestParseWantsExactlyOneSignedMessage(t *testing.T) {
 	}
 	onePass, literal, sig := parts[0], parts[1], parts[2]
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	announcing := bytes.Clone(onePass)
+	announcing[len(announcing)-2] ^= 1 // the last byte of the key's id
 	tests := map[string]struct {
 		give []byte
 		good bool
 	}{
-		"as go-crypto makes it":        {good, true},
-		"compressed as a whole":        {compressed(t, good), true},
-		"nothing":                      {nil, false},
-		"a text":                       {[]byte("-----BEGIN PGP MESSAGE-----\n"), false},
-		"literal data alone":           {literal, false},
-		"no signature":                 {join(onePass, literal), false},
-		"no one-pass signature":        {join(literal, sig), false},
-		"a detached signature":         {sig, false},
-		"two literal data":             {join(onePass, literal, literal, sig), false},
-		"two signatures":               {join(onePass, literal, sig, sig), false},
-		"two one-pass signatures":      {join(onePass, onePass, literal, sig, sig), false},
-		"a byte behind it":             {join(good, []byte{0}), false},
-		"a message behind it":          {join(good, good), false},
-		"something before it":          {join(literal, good), false},
-		"a byte behind the compressed": {join(compressed(t, good), []byte{0}), false},
-		"compressed twice":             {compressed(t, compressed(t, good)), false},
-		"half of it":                   {good[:len(good)/2], false},
-		"a bomb":                       {compressed(t, packetOf(11, make([]byte, 64<<20))), false},
-		"another payload":              {key.SignBytes(t, []byte("hello"), signtest.Config{At: now}), false},
-		"a payload without end":        {key.SignBytes(t, make([]byte, 1<<20), signtest.Config{At: now}), false},
-		"a public key":                 {[]byte(key.Armor), false},
+		"as go-crypto makes it":                    {good, true},
+		"compressed as a whole":                    {compressed(t, good), true},
+		"compressed without a length":              {withoutLength(t, good), true},
+		"nothing":                                  {nil, false},
+		"a text":                                   {[]byte("-----BEGIN PGP MESSAGE-----\n"), false},
+		"literal data alone":                       {literal, false},
+		"no signature":                             {join(onePass, literal), false},
+		"no one-pass signature":                    {join(literal, sig), false},
+		"a detached signature":                     {sig, false},
+		"two literal data":                         {join(onePass, literal, literal, sig), false},
+		"two signatures":                           {join(onePass, literal, sig, sig), false},
+		"two one-pass signatures":                  {join(onePass, onePass, literal, sig, sig), false},
+		"a byte behind it":                         {join(good, []byte{0}), false},
+		"a message behind it":                      {join(good, good), false},
+		"something before it":                      {join(literal, good), false},
+		"a byte behind the compressed":             {join(compressed(t, good), []byte{0}), false},
+		"a byte behind one without a length":       {join(withoutLength(t, good), []byte{0}), false},
+		"a message behind one without a length":    {join(withoutLength(t, good), good), false},
+		"a byte inside, behind what is compressed": {packetOf(8, join(withoutLength(t, good)[1:], []byte{0})), false},
+		"compressed by nobody knows what":          {packetOf(8, join([]byte{9}, good)), false},
+		"compressed nothing":                       {packetOf(8, nil), false},
+		"another key announced than named":         {join(announcing, literal, sig), false},
+		"compressed twice":                         {compressed(t, compressed(t, good)), false},
+		"half of it":                               {good[:len(good)/2], false},
+		"a bomb":                                   {compressed(t, packetOf(11, make([]byte, 4<<20))), false},
+		"another payload":                          {key.SignBytes(t, []byte("hello"), signtest.Config{At: now}), false},
+		"a payload without end":                    {key.SignBytes(t, make([]byte, 1<<20), signtest.Config{At: now}), false},
+		"a public key":                             {[]byte(key.Armor), false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -118,6 +147,52 @@ func TestParseWantsExactlyOneSignedMessage(t *testing.T) {
 	if _, err := signing.Parse(make([]byte, signing.MaxSize+1)); !fault.Is(err, fault.TooLarge) {
 		t.Errorf("Parse of too much = %v, want TooLarge", err)
 	}
+}
+
+// TestVerifySkopeo reads a signature that skopeo 1.9 made of {} with GnuPG 2.2.
+func TestVerifySkopeo(t *testing.T) {
+	t.Parallel()
+	raw, key := skopeo(t)
+	foreign, err := signing.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verified, err := signing.Verify(raw, key, foreign.CreatedAt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := verified.Claim()
+	if c != foreign.Claim || c.ManifestDigest != digest.FromString("{}") || c.DockerReference != "localhost:24817/acme/app:v1" || !strings.HasPrefix(c.Creator, "atomic ") || c.Timestamp.IsZero() {
+		t.Errorf("claim %+v, untrusted %+v", c, foreign.Claim)
+	}
+	if fpr := key.Fingerprint(); len(fpr) != 40 || verified.Fingerprint() != fpr || verified.IssuerFingerprint() != fpr || foreign.Fingerprint != fpr || verified.KeyID() != fpr[24:] {
+		t.Errorf("by %s, %s, %s, of the key %s", verified.Fingerprint(), verified.IssuerFingerprint(), verified.KeyID(), fpr)
+	}
+	for i := range raw { // whichever bit is turned, nothing else is ever taken for the key's word
+		turned := bytes.Clone(raw)
+		turned[i] ^= 0x10
+		if v, err := signing.Verify(turned, key, foreign.CreatedAt); err == nil && v != verified {
+			t.Errorf("with byte %d changed it says %+v", i, v)
+		}
+	}
+}
+
+// skopeo returns a recorded signature and its key.
+func skopeo(t testing.TB) ([]byte, signing.PublicKey) {
+	t.Helper()
+	raw, err := os.ReadFile("testdata/skopeo.sig")
+	if err != nil {
+		t.Fatal(err)
+	}
+	armored, err := os.ReadFile("testdata/skopeo.asc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := signing.ParsePublicKey(string(armored))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw, key
 }
 
 func TestVerify(t *testing.T) {
@@ -168,7 +243,7 @@ func TestVerify(t *testing.T) {
 				if err != nil || got.Claim() != claim || got.Fingerprint() != tt.key.Public.Fingerprint() || !tt.key.Public.Has(got.KeyID()) {
 					t.Errorf("Verify = %+v, %v", got, err)
 				}
-			case !fault.Is(err, fault.Invalid), tt.want == signing.ErrUnknownKey && !errors.Is(err, signing.ErrUnknownKey):
+			case !fault.Is(err, fault.Invalid), errors.Is(tt.want, signing.ErrUnknownKey) && !errors.Is(err, signing.ErrUnknownKey):
 				t.Errorf("Verify = %+v, %v, want %v", got, err, tt.want)
 			}
 		})
@@ -228,6 +303,12 @@ func TestCheckedLetsNothingElseOut(t *testing.T) {
 	if _, err := checked.Sign(t.Context(), asked); !errors.Is(err, down) {
 		t.Errorf("Sign = %v, want the signer's error", err)
 	}
+	checked = signing.NewChecked(maker(func(signing.Request) ([]byte, error) { return other.Sign(t, asked.Claim, now), nil }), key.Public)
+	_, err := checked.Sign(t.Context(), asked)
+	want := "What the signing service returned does not verify with the service's key: The signature is by another key."
+	if e, ok := errors.AsType[*fault.Error](err); !ok || e.Msg != want {
+		t.Errorf("Sign = %v, want %q", err, want)
+	}
 }
 
 func TestSuiteWithAKeyInTheProcess(t *testing.T) {
@@ -254,6 +335,8 @@ func FuzzParse(f *testing.F) {
 	now := time.Unix(1795384279, 0)
 	key := signtest.NewKey(f, now.Add(-time.Hour), 0)
 	f.Add(key.Sign(f, claim, now))
+	recorded, _ := skopeo(f)
+	f.Add(recorded)
 	f.Add([]byte{0xc8, 0x01, 0x02})
 	f.Add([]byte{0x90, 0x0d, 0x03})
 	f.Fuzz(func(t *testing.T, raw []byte) {

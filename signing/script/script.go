@@ -96,7 +96,7 @@ func (s *Signer) run(ctx context.Context, dir, manifest string, r signing.Reques
 	// The whole group is killed: a script's children may ignore what the script is told.
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = pipeWait
-	out, errOut := &bounded{limit: maxOutput}, &bounded{limit: maxErrors}
+	out, errOut := &bounded{limit: maxOutput, strict: true}, &bounded{limit: maxErrors}
 	cmd.Stdout, cmd.Stderr = out, errOut
 	err := cmd.Run()
 	if cmd.Process != nil {
@@ -106,14 +106,14 @@ func (s *Signer) run(ctx context.Context, dir, manifest string, r signing.Reques
 		err = nil
 	}
 	switch {
+	case out.over:
+		return nil, fault.New(fault.Invalid, "The signing service script printed more than %d bytes.", maxOutput)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return nil, fault.New(fault.Invalid, "The signing service script did not end within %s.", s.options.Timeout)
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case err != nil:
 		return nil, failed(err, errOut.Bytes())
-	case out.over:
-		return nil, fault.New(fault.Invalid, "The signing service script printed more than %d bytes.", maxOutput)
 	}
 	return out.Bytes(), nil
 }
@@ -220,12 +220,16 @@ func readSignature(dir string, out []byte) ([]byte, error) {
 	return raw, nil
 }
 
-// bounded keeps the last bytes written to it, up to a limit, and takes all.
+// bounded keeps the last bytes written to it, up to a limit. It takes all, unless it is strict: then it takes no more behind the limit, and who
+// writes finds the pipe closed.
 type bounded struct {
-	limit int
-	kept  []byte
-	over  bool
+	limit  int
+	strict bool
+	kept   []byte
+	over   bool
 }
+
+var errOver = errors.New("more output than may be")
 
 // Write implements io.Writer.
 func (b *bounded) Write(p []byte) (int, error) {
@@ -233,6 +237,9 @@ func (b *bounded) Write(p []byte) (int, error) {
 	if extra := len(b.kept) - b.limit; extra > 0 || len(p) > b.limit {
 		b.over = true
 		b.kept = append(b.kept[:0], b.kept[max(0, extra):]...)
+	}
+	if b.over && b.strict {
+		return 0, errOver
 	}
 	return len(p), nil
 }

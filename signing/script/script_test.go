@@ -34,7 +34,7 @@ func gpgKey(t *testing.T) key {
 			t.Skipf("%s is not installed", tool)
 		}
 	}
-	home, err := os.MkdirTemp("", "cs")
+	home, err := os.MkdirTemp("", "cs") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -69,7 +69,7 @@ type Key struct {
 	Armor  string // of the public key
 }
 
-// NewKey makes an Ed25519 key as of a time; config may be nil.
+// NewKey makes an Ed25519 key as of a time, for a lifetime; 0: it never expires.
 func NewKey(t testing.TB, at time.Time, lifetime time.Duration) *Key {
 	t.Helper()
 	c := &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return at }, KeyLifetimeSecs: uint32(lifetime.Seconds())}
@@ -105,9 +105,8 @@ func (k *Key) Export(t testing.TB) {
 // Config says how a test signs: when, over which hash, for how long.
 type Config struct {
 	At       time.Time
-	Hash     crypto.Hash // 0 is SHA-256
-	Lifetime time.Duration
-	Text     bool // a signature of a text
+	Hash     crypto.Hash   // 0 is SHA-256
+	Lifetime time.Duration // 0: it never expires
 }
 
 // SignBytes returns an OpenPGP message over any bytes.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -87,17 +88,20 @@ func (s *Signer) makeDir() (string, error) {
 
 // run runs the script and returns what it printed.
 func (s *Signer) run(ctx context.Context, dir, manifest string, r signing.Request) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
+	late := fault.New(fault.Invalid, "The signing service script did not end within %s.", s.options.Timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.options.Timeout, late)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.options.Path, manifest)
 	cmd.Dir = dir
 	cmd.Env = s.environment(dir, r)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = ownGroup()
 	// The whole group is killed: a script's children may ignore what the script is told.
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = pipeWait
 	out, errOut := &bounded{limit: maxOutput, strict: true}, &bounded{limit: maxErrors}
 	cmd.Stdout, cmd.Stderr = out, errOut
+	runtime.LockOSThread() // see ownGroup
+	defer runtime.UnlockOSThread()
 	err := cmd.Run()
 	if cmd.Process != nil {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left behind in its group
@@ -108,8 +112,6 @@ func (s *Signer) run(ctx context.Context, dir, manifest string, r signing.Reques
 	switch {
 	case out.over:
 		return nil, fault.New(fault.Invalid, "The signing service script printed more than %d bytes.", maxOutput)
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return nil, fault.New(fault.Invalid, "The signing service script did not end within %s.", s.options.Timeout)
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case err != nil:

@@ -77,6 +77,9 @@ func gpg(t *testing.T, home string, args ...string) []byte {
 func write(t *testing.T, text string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "sign.sh")
+	// A child that another test forks now would hold the file open for writing, and such a file cannot be executed.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(name, []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +136,7 @@ func TestRealScripts(t *testing.T) {
 			t.Errorf("Validate with another key = %v, want Invalid", err)
 		}
 	})
-	t.Run("a signature over SHA-1 is refused", func(t *testing.T) {
+	t.Run("of what gpg can make, signatures of claims over strong hashes are taken", func(t *testing.T) {
 		t.Parallel()
 		payload, err := signing.EncodeClaim(signtest.Request("localhost/a:1", "{}").Claim)
 		if err != nil {
@@ -150,6 +153,17 @@ func TestRealScripts(t *testing.T) {
 		weak := gpg(t, k.home, "--digest-algo", "SHA1", "--sign", "--output", "-", file)
 		if _, err := signing.Verify(weak, k.public, now); !fault.Is(err, fault.Invalid) {
 			t.Errorf("one over SHA-1: %v, want Invalid", err)
+		}
+		if _, err := signing.Parse(gpg(t, k.home, "--textmode", "--sign", "--output", "-", file)); !fault.Is(err, fault.Invalid) {
+			t.Errorf("a signature of a text: %v, want Invalid", err)
+		}
+		if _, err := signing.Parse(gpg(t, k.home, "--armor", "--sign", "--output", "-", file)); !fault.Is(err, fault.Invalid) {
+			t.Errorf("an armored one: %v, want Invalid", err)
+		}
+		for _, algorithm := range []string{"zip", "zlib", "bzip2", "none"} {
+			if _, err := signing.Verify(gpg(t, k.home, "--compress-algo", algorithm, "--sign", "--output", "-", file), k.public, time.Now()); err != nil {
+				t.Errorf("one compressed with %s: %v", algorithm, err)
+			}
 		}
 		if _, err := signing.Parse(gpg(t, k.home, "--clearsign", "--output", "-", file)); !fault.Is(err, fault.Invalid) {
 			t.Errorf("a cleartext-signed text: %v, want Invalid", err)
@@ -231,7 +245,13 @@ func TestCancelKillsTheWholeGroup(t *testing.T) {
 	if _, err := s.Sign(ctx, signtest.Request("a/b:c", "{}")); !errors.Is(err, why) {
 		t.Errorf("Sign = %v, want the cause", err)
 	}
-	b, err := os.ReadFile(pids)
+	wantEnded(t, pids)
+}
+
+// wantEnded waits until the processes whose ids lie in a file have ended.
+func wantEnded(t *testing.T, file string) {
+	t.Helper()
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,6 +266,62 @@ func TestCancelKillsTheWholeGroup(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// serverOfScript names the script that the test binary runs as a server would, instead of its tests.
+const serverOfScript = "SCRIPT_TEST_SERVER_OF"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(serverOfScript); path != "" {
+		s := script.New(script.Options{Path: path, WorkDir: filepath.Dir(path), Timeout: time.Minute})
+		_, err := s.Sign(context.Background(), signtest.Request("a/b:c", "{}"))
+		panic(err) // it is killed before
+	}
+	os.Exit(m.Run())
+}
+
+func TestScriptEndsWithAKilledServer(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux ends a killed process's children")
+	}
+	pids := filepath.Join(t.TempDir(), "pids")
+	path := write(t, "#!/usr/bin/env bash\ntrap '' TERM INT HUP\necho $$ > "+pids+".new; mv "+pids+".new "+pids+"\nwhile :; do sleep 1; done\n")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := exec.CommandContext(t.Context(), self)
+	server.Env = append(os.Environ(), serverOfScript+"="+path)
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
+		if _, err := os.Stat(pids); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Error("the script did not start")
+			break
+		}
+	}
+	if err := server.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	_ = server.Wait() // killed, which is an error
+	if !t.Failed() {
+		wantEnded(t, pids)
+	}
+}
+
+func TestADeadlineOfTheCallerIsNotTheScripts(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	s := script.New(script.Options{Path: write(t, "#!/bin/sh\nsleep 60\n"), WorkDir: t.TempDir(), Timeout: time.Minute})
+	if _, err := s.Sign(ctx, signtest.Request("a/b:c", "{}")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Sign = %v, want the caller's deadline", err)
 	}
 }
 

@@ -4,25 +4,30 @@
 #   REGISTRY     host[:port]                     REPOSITORY   the image's name there
 #   TAG          the tag that was pushed         KEY          fingerprint or mail address of the GnuPG key
 #   USERNAME, PASSWORD   who may push            SCHEME       https (default) or http
+#   DIGEST       what the push wrote with --digestfile. Give it: without it the step signs whatever the tag names by now.
 #
-# Needs skopeo, gpg, curl, jq. An image of several architectures is signed as what the tag names: its list.
+# Needs skopeo, gpg, curl, jq. Of an image of several architectures the list is signed, and clients that pull look for the
+# signature of the one image that they choose: push such images with `skopeo copy --all --sign-by`, or let the registry sign them.
 set -euo pipefail
-: "${REGISTRY:?}" "${REPOSITORY:?}" "${TAG:?}" "${KEY:?}" "${USERNAME:?}" "${PASSWORD:?}" "${SCHEME:=https}"
+: "${REGISTRY:?}" "${REPOSITORY:?}" "${TAG:?}" "${KEY:?}" "${USERNAME:?}" "${PASSWORD:?}" "${SCHEME:=https}" "${DIGEST:=}"
 
-work=$(mktemp -d)
+work=$(mktemp -d) # for this user only
 trap 'rm -rf "$work"' EXIT
 tls_verify=true
 [ "$SCHEME" = https ] || tls_verify=false
 
-# Passwords go through files and pipes, so that no process listing shows them.
-printf '%s' "$PASSWORD" | skopeo login --authfile "$work/auth.json" --tls-verify="$tls_verify" \
-	--username "$USERNAME" --password-stdin "$REGISTRY" > /dev/null
-escaped=$(printf '%s:%s' "$USERNAME" "$PASSWORD" | sed 's/[\\"]/\\&/g')
-printf 'user = "%s"\n' "$escaped" > "$work/curl"
+# The password goes through pipes and files: on a command line every user of the machine could read it.
+skopeo login --authfile "$work/auth.json" --tls-verify="$tls_verify" \
+	--username "$USERNAME" --password-stdin "$REGISTRY" <<< "$PASSWORD" > "$work/log"
+quoted=$USERNAME:$PASSWORD
+quoted=${quoted//\\/\\\\}
+quoted=${quoted//\"/\\\"}
+printf 'user = "%s"\n' "$quoted" > "$work/curl"
 
 # The exact bytes of the manifest: the signature is over their digest.
-skopeo inspect --raw --authfile "$work/auth.json" --tls-verify="$tls_verify" \
-	"docker://$REGISTRY/$REPOSITORY:$TAG" > "$work/manifest.json"
+image=$REGISTRY/$REPOSITORY:$TAG
+[ -z "$DIGEST" ] || image=$REGISTRY/$REPOSITORY@$DIGEST
+skopeo inspect --raw --authfile "$work/auth.json" --tls-verify="$tls_verify" "docker://$image" > "$work/manifest.json"
 digest=sha256:$(sha256sum < "$work/manifest.json" | cut -d ' ' -f 1)
 
 # The reference is what clients will pull; it is part of what is signed.

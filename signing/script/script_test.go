@@ -171,6 +171,40 @@ func TestRealScripts(t *testing.T) {
 	})
 }
 
+// TestPassphrase signs with a key that is protected, by the example for such keys, and fails in gpg's words with a wrong passphrase.
+func TestPassphrase(t *testing.T) {
+	t.Parallel()
+	k := gpgKey(t)
+	gpg(t, k.home, "--passphrase", "open", "--pinentry-mode", "loopback", "--quick-generate-key", "Protected <protected@example.com>", "rsa2048", "sign", "never")
+	gpgconf := exec.CommandContext(t.Context(), "gpgconf", "--homedir", k.home, "--kill", "gpg-agent") // it may remember the passphrase
+	if err := gpgconf.Run(); err != nil {
+		t.Fatal(err)
+	}
+	armored, fingerprint, err := script.LookupKey(t.Context(), script.KeyQuery{KeyID: "protected@example.com", GnuPGHome: k.home})
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := signing.ParsePublicKey(armored)
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile("../../deploy/examples/sign-with-passphrase.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, passphrase := range []string{"wrong", "open"} { // in this order: the agent remembers the right one
+		file := filepath.Join(t.TempDir(), "passphrase")
+		if err := os.WriteFile(file, []byte(passphrase+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		path := write(t, strings.Replace(string(example), "/etc/countersign/signing-passphrase", file, 1))
+		s := script.New(script.Options{Path: path, Fingerprint: fingerprint, GnuPGHome: k.home, WorkDir: t.TempDir(), Timeout: time.Minute})
+		if err := script.Validate(t.Context(), s, public); (err == nil) != (passphrase == "open") {
+			t.Errorf("with the passphrase %q: %v", passphrase, err)
+		}
+	}
+}
+
 func TestBadScripts(t *testing.T) {
 	t.Parallel()
 	outside := filepath.Join(t.TempDir(), "outside")

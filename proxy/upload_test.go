@@ -132,7 +132,7 @@ type cutReader struct{ r io.Reader }
 
 func (c cutReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = errors.New("gone")
 	}
 	return n, err

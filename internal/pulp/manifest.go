@@ -2,6 +2,7 @@ package pulp
 
 import (
 	"bytes"
+	_ "crypto/sha512" // digests by it are taken
 	"encoding/json"
 	"fmt"
 	"io"

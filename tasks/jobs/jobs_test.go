@@ -1,0 +1,440 @@
+package jobs_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/signing/signtest"
+	"github.com/countersign/countersign/storage"
+	"github.com/countersign/countersign/storage/embedded"
+	"github.com/countersign/countersign/tasks"
+	"github.com/countersign/countersign/tasks/jobs"
+	"github.com/countersign/countersign/tasks/memqueue"
+)
+
+// maker signs with a key in the process, or does what the test tells it to.
+type maker struct {
+	t    *testing.T
+	key  *signtest.Key
+	mu   sync.Mutex
+	made int
+	fail func(n int) error // before the nth signature
+}
+
+func (m *maker) Sign(_ context.Context, r signing.Request) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.made++
+	if m.fail != nil {
+		if err := m.fail(m.made); err != nil {
+			return nil, err
+		}
+	}
+	return m.key.Sign(m.t, r.Claim, time.Now()), nil
+}
+
+// world is the sign job over a real store with an image under two tags and an index of two.
+type world struct {
+	*testing.T
+	store      *store.Store
+	maker      *maker
+	dispatcher *tasks.Dispatcher
+	repo       store.Target
+	service    pulp.SigningService
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "jobs.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	log, queue := slog.New(slog.DiscardHandler), &memqueue.Queue{}
+	w := &world{T: t, store: s, maker: &maker{t: t, key: signtest.NewKey(t, time.Now().Add(-time.Hour), 0)}}
+	worker := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: queue, Log: log, Jobs: jobs.All(jobs.Options{
+		Store: s, Log: log, Host: "registry.example:8443", Parallel: 3,
+		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return w.maker, nil },
+	})})
+	w.dispatcher = tasks.NewDispatcher(s, queue, worker, log)
+	w.service, err = s.AddSigningService(t.Context(), pulp.SigningService{
+		Name: "svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Fingerprint: w.maker.key.Public.Fingerprint(), PublicKey: w.maker.key.Armor,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.repo, err = s.PushTarget(t.Context(), "acme/app", pulp.ContainerPush); err != nil {
+		t.Fatal(err)
+	}
+	w.push("one", "latest", "v1")
+	w.pushIndex("multi", w.push("amd64"), w.push("arm64"))
+	return w
+}
+
+func (w *world) push(text string, tags ...string) digest.Digest {
+	w.Helper()
+	b := pulp.Blob{Digest: digest.FromString(text), Size: int64(len(text)), Data: []byte(text), Inline: true}
+	if err := w.store.CommitBlob(w.Context(), w.repo.Repository.ID, b, "", 0); err != nil {
+		w.Fatal(err)
+	}
+	payload := []byte(`{"config":"` + text + `"}`)
+	m := pulp.Manifest{
+		Digest: digest.FromBytes(payload), MediaType: pulp.OCIManifest, SchemaVersion: 2, Payload: payload, Type: "image",
+		Config: &pulp.Descriptor{Digest: b.Digest},
+	}
+	if _, err := w.store.PutManifest(w.Context(), store.PutManifest{RepositoryID: w.repo.Repository.ID, Manifest: m, Tags: tags}); err != nil {
+		w.Fatal(err)
+	}
+	return m.Digest
+}
+
+func (w *world) pushIndex(tag string, children ...digest.Digest) {
+	w.Helper()
+	payload, err := json.Marshal(children)
+	if err != nil {
+		w.Fatal(err)
+	}
+	m := pulp.Manifest{Digest: digest.FromBytes(payload), MediaType: pulp.OCIIndex, SchemaVersion: 2, Payload: payload, Type: "index"}
+	for _, d := range children {
+		m.Children = append(m.Children, pulp.Descriptor{Digest: d})
+	}
+	if _, err := w.store.PutManifest(w.Context(), store.PutManifest{RepositoryID: w.repo.Repository.ID, Manifest: m, Tags: []string{tag}}); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// sign runs a sign task to its end.
+func (w *world) sign(want store.TaskState, change func(*tasks.SignArgs)) store.Task {
+	w.Helper()
+	args := tasks.SignArgs{RepositoryID: w.repo.Repository.ID, ServiceID: w.service.ID, BasePath: "acme/app"}
+	if change != nil {
+		change(&args)
+	}
+	k, err := w.dispatcher.Dispatch(w.Context(), tasks.Spec{Name: tasks.Sign, Args: args, Immediate: true})
+	if err != nil || k.State != want {
+		w.Errorf("the task is %s %+v, %v, want %s", k.State, k.Error, err, want)
+	}
+	return k
+}
+
+// signatures tells how many signatures the latest version holds, and how many it added.
+func (w *world) signatures() (present, added int64) {
+	w.Helper()
+	r, err := w.store.Repository(w.Context(), pulp.ContainerPush, w.repo.Repository.ID)
+	if err != nil {
+		w.Fatal(err)
+	}
+	v, err := w.store.Version(w.Context(), r.ID, r.LatestVersion)
+	if err != nil {
+		w.Fatal(err)
+	}
+	n := v.Counts[pulp.KindSignature]
+	return n.Present, n.Added
+}
+
+func (w *world) wantSignatures(present, added int64) {
+	w.Helper()
+	if p, a := w.signatures(); p != present || a != added {
+		w.Errorf("the latest version holds %d signatures, %d new, want %d, %d", p, a, present, added)
+	}
+}
+
+func TestSignTask(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k := w.sign(store.TaskCompleted, nil)
+	w.wantSignatures(4, 4) // latest, v1, and two under multi
+	if len(k.Created) != 1 || len(k.Progress) != 1 || *k.Progress[0].Total != 4 || k.Progress[0].Done != 4 || k.Progress[0].State != store.TaskCompleted {
+		t.Errorf("task = %+v", k)
+	}
+	m, err := w.store.ServedManifest(t.Context(), w.repo, "v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := w.store.ServedSignatures(t.Context(), w.repo, m.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var references []string
+	for _, g := range held {
+		v, err := signing.Verify(g.Content, w.maker.key.Public, time.Now())
+		if err != nil || v.Claim().ManifestDigest != m.Digest || g.Name != signing.Name(m.Digest, g.Content) || g.VerifiedBy != w.service.Fingerprint {
+			t.Errorf("a stored signature: %+v, %v", g, err)
+		}
+		references = append(references, v.Claim().DockerReference)
+	}
+	slices.Sort(references)
+	if want := []string{"registry.example:8443/acme/app:latest", "registry.example:8443/acme/app:v1"}; !slices.Equal(references, want) {
+		t.Errorf("references %v, want %v", references, want)
+	}
+
+	if k := w.sign(store.TaskCompleted, nil); len(k.Created) != 0 || w.maker.made != 4 { // D10
+		t.Errorf("signing again made %d more and %v", w.maker.made-4, k.Created)
+	}
+	w.sign(store.TaskCompleted, func(a *tasks.SignArgs) { a.Tags = []string{"v1"}; a.BasePath = "acme/other" })
+	w.wantSignatures(5, 1)
+	w.sign(store.TaskCompleted, func(a *tasks.SignArgs) { a.SignLists = true })
+	w.wantSignatures(6, 1) // the list itself
+	made := w.maker.made
+	w.sign(store.TaskCompleted, func(a *tasks.SignArgs) { a.Force, a.Tags = true, []string{"multi"} })
+	if w.maker.made != made+2 {
+		t.Errorf("force made %d, want 2", w.maker.made-made)
+	}
+	k = w.sign(store.TaskFailed, func(a *tasks.SignArgs) { a.Tags = []string{"nosuch"} })
+	if k.Error == nil || k.Error.Description != "tags_list: The tag 'nosuch' does not exist in the latest repository version." {
+		t.Errorf("an unknown tag: %+v", k.Error)
+	}
+}
+
+func TestAFailedSignTaskLeavesNoVersion(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.maker.fail = func(n int) error {
+		if n == 3 {
+			return fault.New(fault.Invalid, "gpg: signing failed: No secret key")
+		}
+		return nil
+	}
+	k := w.sign(store.TaskFailed, nil)
+	if k.Error == nil || k.Error.Description != "gpg: signing failed: No secret key" || len(k.Created) != 0 || k.Progress[0].State != store.TaskFailed {
+		t.Errorf("task = %+v", k)
+	}
+	w.wantSignatures(0, 0)
+	w.maker.fail = nil
+	w.sign(store.TaskCompleted, nil)
+	w.wantSignatures(4, 4)
+
+	other := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
+	w.maker.key = other // a script that signs with another key
+	w.push("late", "late")
+	if k := w.sign(store.TaskFailed, nil); k.Error == nil || k.Error.Description == "" {
+		t.Errorf("task = %+v", k)
+	}
+	w.wantSignatures(4, 0)
+	if err := w.store.RemoveSigningService(t.Context(), "svc", pulp.ManifestSigningService); err != nil {
+		t.Fatal(err)
+	}
+	w.sign(store.TaskFailed, nil)
+}
+
+func TestEditAndDelete(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	text, retain := "about", int64(3)
+	run := func(spec tasks.Spec) store.Task {
+		spec.Immediate = true
+		k, err := w.dispatcher.Dispatch(t.Context(), spec)
+		if err != nil || k.State != store.TaskCompleted {
+			t.Errorf("%s: %s %+v, %v", spec.Name, k.State, k.Error, err)
+		}
+		return k
+	}
+	run(tasks.Spec{Name: tasks.EditRepository, Args: tasks.EditRepositoryArgs{RepositoryID: w.repo.Repository.ID, Type: pulp.ContainerPush, Fields: tasks.RepositoryFields{
+		Description: tasks.Optional[string]{Set: true, Value: &text}, RetainRepoVersions: tasks.Optional[int64]{Set: true, Value: &retain},
+		SigningServiceID: &w.service.ID, Labels: &map[string]*string{"a": nil},
+	}}})
+	r, err := w.store.Repository(t.Context(), pulp.ContainerPush, w.repo.Repository.ID)
+	if err != nil || *r.Description != text || *r.RetainRepoVersions != 3 || r.SigningServiceID != w.service.ID || len(r.Labels) != 1 || r.Name != "acme/app" {
+		t.Errorf("edited: %+v, %v", r, err)
+	}
+	run(tasks.Spec{Name: tasks.EditRepository, Args: tasks.EditRepositoryArgs{RepositoryID: r.ID, Type: r.Type, Fields: tasks.RepositoryFields{Description: tasks.Optional[string]{Set: true}}}})
+	if r, err = w.store.Repository(t.Context(), pulp.ContainerPush, r.ID); err != nil || r.Description != nil || r.SigningServiceID == "" {
+		t.Errorf("edited again: %+v, %v", r, err)
+	}
+	run(tasks.Spec{Name: tasks.DeleteDistribution, Args: tasks.DeleteDistributionArgs{DistributionID: w.repo.Distribution.ID}})
+	if _, err := w.store.Repository(t.Context(), pulp.ContainerPush, r.ID); !fault.Is(err, fault.NotFound) {
+		t.Errorf("the repository that a push made is still there: %v (D8)", err)
+	}
+	run(tasks.Spec{Name: tasks.Purge, Args: tasks.PurgeArgs{FinishedBefore: time.Now().Add(time.Hour).UnixMicro(), States: []store.TaskState{store.TaskCompleted}}})
+	if left, n, err := w.store.Tasks(t.Context(), store.ListQuery{Limit: 10}); err != nil || n != 1 { // the purge itself
+		t.Errorf("%d tasks are left, %v, %v", n, left, err)
+	}
+}
+
+func TestHousekeeping(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	files, err := embedded.New(t.Context(), embedded.Options{Driver: "filesystem", Parameters: map[string]any{"rootdirectory": t.TempDir()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keep := func(text string) digest.Digest { // a blob in the storage that waits in the repository
+		u, err := files.Create(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := digest.FromString(text)
+		if _, err := u.ReadFrom(bytes.NewReader([]byte(text))); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(u.Commit(t.Context(), d), w.store.CommitBlob(t.Context(), w.repo.Repository.ID, pulp.Blob{Digest: d, Size: int64(len(text))}, "", 0)); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	forgotten, named := keep("forgotten"), keep("named")
+	payload := []byte(fmt.Sprintf("{%q}", named))
+	m := pulp.Manifest{Digest: digest.FromBytes(payload), MediaType: pulp.OCIManifest, SchemaVersion: 2, Payload: payload, Type: "image", Config: &pulp.Descriptor{Digest: named}}
+	if _, err := w.store.PutManifest(t.Context(), store.PutManifest{RepositoryID: w.repo.Repository.ID, Manifest: m}); err != nil {
+		t.Fatal(err)
+	}
+	row, err := w.store.CreateUpload(t.Context(), w.repo.Repository.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := files.Create(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.ReadFrom(bytes.NewReader([]byte("half"))); err != nil {
+		t.Fatal(err)
+	}
+	row.StorageRef, row.Size = u.Ref(), u.Size()
+	if _, err := w.store.SaveUpload(t.Context(), row); err != nil {
+		t.Fatal(err)
+	}
+	keeper := jobs.Housekeeper{Store: w.store, Storage: files, Log: slog.New(slog.DiscardHandler), Embedded: true}
+	keeper.Keep = jobs.Retention{Uploads: time.Hour, Pending: time.Hour, Orphans: time.Hour, Tasks: time.Hour}
+	has := func(d digest.Digest) bool {
+		_, err := files.Stat(t.Context(), "", d)
+		return err == nil
+	}
+	if err := keeper.Clean(t.Context()); err != nil || !has(forgotten) {
+		t.Errorf("what is young was removed, %v", err)
+	}
+	if _, err := w.store.Upload(t.Context(), w.repo.Repository.ID, row.ID); err != nil {
+		t.Errorf("a young upload: %v", err)
+	}
+	keeper.Keep = jobs.Retention{Uploads: -time.Hour, Pending: -time.Hour, Orphans: -time.Hour, Tasks: -time.Hour} // everything is old
+	if err := keeper.Clean(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.store.Upload(t.Context(), w.repo.Repository.ID, row.ID); !fault.Is(err, fault.NotFound) {
+		t.Errorf("an old upload: %v, want NotFound", err)
+	}
+	if _, err := files.Resume(t.Context(), "", row.StorageRef, 0); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("an old upload's bytes: %v, want ErrNotFound", err)
+	}
+	if has(forgotten) || !has(named) {
+		t.Errorf("forgotten is there: %v, named is there: %v", has(forgotten), has(named))
+	}
+	// D23: what is pending by digest stays, with what it names; so does everything in a version.
+	for _, d := range []digest.Digest{m.Digest} {
+		if _, err := w.store.ServedManifest(t.Context(), w.repo, string(d)); err != nil {
+			t.Errorf("a pending manifest: %v", err)
+		}
+	}
+	if _, err := w.store.ServedBlob(t.Context(), w.repo, digest.FromString("one")); err != nil {
+		t.Errorf("a blob of a version: %v", err)
+	}
+	// The same bytes may come again.
+	if keep("forgotten"); !has(forgotten) {
+		t.Error("a blob that was removed does not come back")
+	}
+	if err := w.store.DeleteDistribution(t.Context(), nil, w.repo.Distribution.ID); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // manifests go after what hangs on them
+		if err := keeper.Clean(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if has(named) || has(forgotten) {
+		t.Error("blobs of a repository that is gone stay behind")
+	}
+	if _, n, err := w.store.Manifests(t.Context(), store.ListQuery{Limit: 1}); err != nil || n != 0 {
+		t.Errorf("%d manifests stay behind, %v", n, err)
+	}
+}
+
+// shelf is an upstream that fails as the test tells it to.
+type shelf struct {
+	storage.Manifests
+	mu   sync.Mutex
+	tags map[string]string
+	fail error
+}
+
+func (s *shelf) PutManifest(_ context.Context, name, reference, _ string, payload []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail != nil {
+		return s.fail
+	}
+	s.tags[name+":"+reference] = string(digest.FromBytes(payload))
+	return nil
+}
+
+func (s *shelf) DeleteManifest(_ context.Context, name, reference string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.tags, name+":"+reference)
+	return s.fail
+}
+
+func (s *shelf) holds(tag string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tags[tag]
+}
+
+func (s *shelf) set(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = err
+}
+
+func TestOutbox(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.store.KeepOutbox()
+	up := &shelf{tags: map[string]string{}}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		jobs.Outbox{Store: w.store, Upstream: up, Log: slog.New(slog.DiscardHandler)}.Run(ctx)
+	}()
+	defer func() { stop(); <-done }()
+	eventually := func(what, tag string, want digest.Digest) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); up.holds(tag) != string(want); {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: upstream has %q, want %q", what, up.holds(tag), want)
+			}
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-t.Context().Done():
+			}
+		}
+	}
+	eventually("a push", "acme/app:a", w.push("first", "a"))
+	eventually("a move", "acme/app:a", w.push("second", "a"))
+	up.set(fault.New(fault.Unavailable, "down"))
+	late := w.push("third", "a")
+	w.push("fourth", "b")
+	if _, err := w.store.DeleteTag(t.Context(), w.repo.Repository.ID, "b"); err != nil {
+		t.Fatal(err)
+	}
+	up.set(nil)
+	eventually("after a failure", "acme/app:a", late)
+	eventually("a tag that is gone", "acme/app:b", "")
+}

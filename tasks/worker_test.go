@@ -1,0 +1,216 @@
+package tasks_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/telemetry"
+	"github.com/countersign/countersign/tasks"
+	"github.com/countersign/countersign/tasks/memqueue"
+)
+
+// shop is a worker and a dispatcher over a real store.
+type shop struct {
+	t          *testing.T
+	store      *store.Store
+	queue      *memqueue.Queue
+	dispatcher *tasks.Dispatcher
+	stop       context.CancelFunc
+	stopped    chan error
+}
+
+// openShop starts a worker with these jobs; with no slots it only runs what is immediate.
+func openShop(t *testing.T, slots int, jobs map[string]tasks.Job) *shop {
+	t.Helper()
+	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "tasks.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	q := &memqueue.Queue{}
+	w := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: q, Jobs: jobs, Log: log, Slots: slots, Name: "1@test"})
+	ctx, stop := context.WithCancel(t.Context())
+	o := &shop{t: t, store: s, queue: q, dispatcher: tasks.NewDispatcher(s, q, w, log), stop: stop, stopped: make(chan error, 1)}
+	if slots > 0 {
+		go func() { o.stopped <- w.Run(ctx, 0) }()
+		t.Cleanup(func() {
+			stop()
+			if err := <-o.stopped; err != nil {
+				t.Errorf("Run = %v", err)
+			}
+		})
+	}
+	return o
+}
+
+func (o *shop) dispatch(spec tasks.Spec) store.Task {
+	o.t.Helper()
+	k, err := o.dispatcher.Dispatch(telemetry.WithCorrelation(o.t.Context(), "cid"), spec)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return k
+}
+
+// ended waits until a task has ended and returns it.
+func (o *shop) ended(id string, want store.TaskState) store.Task {
+	o.t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		k, err := o.store.Task(o.t.Context(), id)
+		if err != nil {
+			o.t.Fatal(err)
+		}
+		if k.State.Final() || time.Now().After(deadline) {
+			if k.State != want {
+				o.t.Errorf("the task is %s (%+v), want %s", k.State, k.Error, want)
+			}
+			return k
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-o.t.Context().Done():
+		}
+	}
+}
+
+func TestHowTasksEnd(t *testing.T) {
+	t.Parallel()
+	o := openShop(t, 2, map[string]tasks.Job{
+		"done": func(ctx context.Context, r *tasks.Run) error {
+			var args struct{ N int }
+			if err := r.Decode(&args); err != nil || args.N != 7 || telemetry.Correlation(ctx) != "cid" {
+				return errors.New("wrong arguments")
+			}
+			report := r.Report("code", "Message", 2)
+			report.Add(2)
+			return report.Complete(ctx)
+		},
+		"answers": func(ctx context.Context, r *tasks.Run) error {
+			return o0(ctx, r)
+		},
+		"refused": func(context.Context, *tasks.Run) error { return fault.New(fault.Invalid, "The key is gone.") },
+		"broken":  func(context.Context, *tasks.Run) error { return errors.New("pq: password=secret") },
+		"bug":     func(context.Context, *tasks.Run) error { panic("nil map") },
+		"unfinished report": func(_ context.Context, r *tasks.Run) error {
+			r.Report("code", "Message", -1).Add(3)
+			return errors.New("no")
+		},
+	})
+	tests := map[string]struct {
+		state store.TaskState
+		says  string
+	}{
+		"done": {store.TaskCompleted, ""}, "answers": {store.TaskCompleted, ""},
+		"refused":           {store.TaskFailed, "The key is gone."},
+		"broken":            {store.TaskFailed, "Internal error; the server's log has the details under the task's logging_cid."},
+		"bug":               {store.TaskFailed, "Internal error; the server's log has the details under the task's logging_cid."},
+		"nobody":            {store.TaskFailed, "This worker has no task named nobody."},
+		"unfinished report": {store.TaskFailed, "Internal error; the server's log has the details under the task's logging_cid."},
+	}
+	for name, tt := range tests {
+		k := o.ended(o.dispatch(tasks.Spec{Name: name, Args: map[string]int{"N": 7}}).ID, tt.state)
+		says := ""
+		if k.Error != nil {
+			says = k.Error.Description
+		}
+		if says != tt.says || k.CID != "cid" || k.WorkerID == "" || k.Started == nil || k.Finished == nil {
+			t.Errorf("%s: %q, %+v", name, says, k)
+		}
+		for _, p := range k.Progress {
+			if p.State != tt.state || name == "done" && (p.Done != 2 || *p.Total != 2) || name != "done" && (p.Done != 3 || p.Total != nil) {
+				t.Errorf("%s: progress %+v", name, p)
+			}
+		}
+	}
+}
+
+// o0 stands for a job without a result.
+func o0(context.Context, *tasks.Run) error { return nil }
+
+func TestCancelOfARunningTask(t *testing.T) {
+	t.Parallel()
+	began := make(chan struct{})
+	o := openShop(t, 1, map[string]tasks.Job{
+		"waits": func(ctx context.Context, _ *tasks.Run) error {
+			close(began)
+			<-ctx.Done()
+			return context.Cause(ctx)
+		},
+		"next": o0,
+	})
+	on := []store.Resource{{Href: "/a/", Exclusive: true}}
+	k := o.dispatch(tasks.Spec{Name: "waits", Resources: on})
+	<-began
+	next := o.dispatch(tasks.Spec{Name: "next", Resources: on})
+	if next.Unblocked != nil {
+		t.Error("a task on a reserved resource is ready")
+	}
+	if got, err := o.dispatcher.Cancel(t.Context(), k.ID); err != nil || got.State != store.TaskCanceling {
+		t.Errorf("Cancel = %s, %v", got.State, err)
+	}
+	if got := o.ended(k.ID, store.TaskCanceled); got.Error != nil {
+		t.Errorf("a canceled task has the error %+v", got.Error)
+	}
+	o.ended(next.ID, store.TaskCompleted)
+	if got, err := o.dispatcher.Cancel(t.Context(), next.ID); !fault.Is(err, fault.Conflict) || got.State != store.TaskCompleted {
+		t.Errorf("Cancel of a completed task = %s, %v, want Conflict", got.State, err)
+	}
+}
+
+func TestAStoppedWorkerGivesItsTaskBack(t *testing.T) {
+	t.Parallel()
+	began := make(chan struct{}, 2)
+	o := openShop(t, 1, map[string]tasks.Job{"waits": func(ctx context.Context, _ *tasks.Run) error {
+		began <- struct{}{}
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}})
+	k := o.dispatch(tasks.Spec{Name: "waits"})
+	<-began
+	o.stop()
+	err := <-o.stopped
+	o.stopped <- err
+	got, err := o.store.Task(t.Context(), k.ID)
+	if err != nil || got.State != store.TaskWaiting || got.Attempt != 1 {
+		t.Errorf("the task is %s, attempt %d, %v, want waiting", got.State, got.Attempt, err)
+	}
+}
+
+func TestTasksThatNobodyAnnounced(t *testing.T) {
+	t.Parallel()
+	o := openShop(t, 1, map[string]tasks.Job{"done": o0})
+	k, err := o.store.CreateTask(t.Context(), store.NewTask{Name: "done"}) // as a command line does
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.ended(k.ID, store.TaskCompleted)
+}
+
+func TestImmediateTasks(t *testing.T) {
+	t.Parallel()
+	var ran atomic.Int64
+	o := openShop(t, 0, map[string]tasks.Job{"now": func(context.Context, *tasks.Run) error { ran.Add(1); return nil }})
+	on := []store.Resource{{Href: "/a/", Exclusive: true}}
+	if k := o.dispatch(tasks.Spec{Name: "now", Resources: on, Immediate: true}); k.State != store.TaskCompleted || ran.Load() != 1 {
+		t.Errorf("an immediate task is %s", k.State)
+	}
+	waiting := o.dispatch(tasks.Spec{Name: "later", Resources: on})
+	if k := o.dispatch(tasks.Spec{Name: "now", Resources: on, Immediate: true}); k.State != store.TaskWaiting || ran.Load() != 1 {
+		t.Errorf("an immediate task behind another is %s", k.State)
+	}
+	if _, err := o.dispatcher.Cancel(t.Context(), waiting.ID); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,283 @@
+package proxy_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	ggcr "github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/proxy"
+)
+
+func TestManifests(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	m := w.imageOf("acme/app", "one")
+	d := string(digest.FromString(m))
+	put := w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/v1", m, "Content-Type", pulp.OCIManifest)
+	if put.header.Get("Location") != "/v2/acme/app/manifests/"+d || put.header.Get("Docker-Content-Digest") != d || put.body != "" {
+		t.Errorf("PUT answers %+v", put)
+	}
+	for _, reference := range []string{"v1", d} {
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			a := w.want(http.StatusOK, "", "", method, "/v2/acme/app/manifests/"+reference, nil)
+			if a.header.Get("Content-Type") != pulp.OCIManifest || a.header.Get("Docker-Content-Digest") != d || a.header.Get("Content-Length") != fmt.Sprint(len(m)) {
+				t.Errorf("%s %s answers %v", method, reference, a.header)
+			}
+			if method == http.MethodGet && a.body != m {
+				t.Errorf("%s is other bytes than were put", reference)
+			}
+		}
+	}
+	accept := map[string]int{
+		"": http.StatusOK, "*/*": http.StatusOK, pulp.OCIManifest: http.StatusOK, pulp.OCIManifest + ";q=0.5": http.StatusOK,
+		pulp.DockerManifest + ", " + pulp.OCIManifest: http.StatusOK, pulp.DockerManifest: http.StatusNotFound, "application/*": http.StatusNotFound,
+	}
+	for header, status := range accept {
+		var headers []string
+		if header != "" {
+			headers = []string{"Accept", header}
+		}
+		if a := w.ask("", http.MethodGet, "/v2/acme/app/manifests/v1", nil, headers...); a.status != status {
+			t.Errorf("Accept %q: %d, want %d", header, a.status, status)
+		}
+		w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+d, nil, headers...)
+	}
+	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/manifests/v1", nil)
+	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
+	w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+d, nil)
+	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+d, nil)
+	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+d, nil)
+}
+
+func TestBadManifests(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	m := w.imageOf("acme/app", "one")
+	other := w.imageOf("acme/other", "two")
+	long := strings.Repeat("x", 129)
+	tests := map[string]struct {
+		path, body, contentType string
+		status                  int
+		code                    string
+	}{
+		"another digest":               {string(digest.FromString("other")), m, "", http.StatusBadRequest, "DIGEST_INVALID"},
+		"a digest of an unknown kind":  {"md5:d41d8cd98f00b204e9800998ecf8427e", m, "", http.StatusBadRequest, "DIGEST_INVALID"},
+		"no JSON":                      {"v1", "{", "", http.StatusBadRequest, "MANIFEST_INVALID"},
+		"nothing":                      {"v1", "", "", http.StatusBadRequest, "MANIFEST_INVALID"},
+		"another Content-Type":         {"v1", m, pulp.DockerManifest, http.StatusBadRequest, "MANIFEST_INVALID"},
+		"blobs of another repository":  {"v1", other, "", http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN"},
+		"a tag that begins with a dot": {".v1", m, "", http.StatusBadRequest, "TAG_INVALID"},
+		"a tag that is too long":       {long, m, "", http.StatusBadRequest, "TAG_INVALID"},
+		"a tag with a tilde":           {"-bad~tag", m, "", http.StatusBadRequest, "TAG_INVALID"},
+		"a tag with a line break":      {"a%0ab", m, "", http.StatusBadRequest, "TAG_INVALID"},
+		"more than 4 MiB":              {"v1", m + strings.Repeat(" ", pulp.MaxManifestSize), "", http.StatusRequestEntityTooLarge, "MANIFEST_INVALID"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w.want(tt.status, tt.code, "admin", http.MethodPut, "/v2/acme/app/manifests/"+tt.path, tt.body, "Content-Type", tt.contentType)
+		})
+	}
+	if a := w.ask("admin", http.MethodPut, "/v2/acme/app/manifests/v1", io.LimitReader(endless{}, 64<<20)); a.status != http.StatusRequestEntityTooLarge {
+		t.Errorf("a stream without end is answered %d", a.status)
+	}
+	if a := w.ask("", http.MethodGet, "/v2/acme/app/tags/list", nil); a.body != `{"name":"acme/app","tags":[]}` {
+		t.Errorf("something was stored: %s", a.body)
+	}
+	w.want(http.StatusNotFound, "NAME_UNKNOWN", "admin", http.MethodPut, "/v2/acme/new/manifests/v1", m, "Content-Type", pulp.OCIManifest)
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+func TestIndexes(t *testing.T) {
+	t.Parallel()
+	index := func(children ...digest.Digest) string {
+		var list []string
+		for _, d := range children {
+			list = append(list, fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":1}`, pulp.OCIManifest, d))
+		}
+		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, pulp.OCIIndex, strings.Join(list, ","))
+	}
+	for required, status := range map[bool]int{false: http.StatusCreated, true: http.StatusBadRequest} {
+		w := newWorld(t, func(o *proxy.Options) { o.RequireIndexChildren = required })
+		a, b := w.pushImage("acme/app", "amd64", ""), w.pushImage("acme/app", "arm64", "")
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/multi", index(a, b), "Content-Type", pulp.OCIIndex)
+		w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+string(b), nil)
+		if got := w.ask("admin", http.MethodPut, "/v2/acme/app/manifests/sparse", index(a, digest.FromString("absent"))); got.status != status {
+			t.Errorf("a sparse index, children required %v: %d, want %d (D11)", required, got.status, status)
+		}
+		// A list may be the first thing that comes to a name.
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/lists/manifests/empty", index(), "Content-Type", pulp.OCIIndex)
+	}
+}
+
+func TestTagParameters(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	m := w.imageOf("acme/app", "one")
+	d := digest.SHA512.FromString(m)
+	path := "/v2/acme/app/manifests/" + string(d)
+	a := w.want(http.StatusCreated, "", "admin", http.MethodPut, path+"?tag=a&tag=b&tag=a", m, "Content-Type", pulp.OCIManifest)
+	if a.header.Get("Docker-Content-Digest") != string(d) || len(a.header.Values("OCI-Tag")) == 0 {
+		t.Errorf("PUT answers %v", a.header)
+	}
+	for _, tag := range []string{"a", "b"} {
+		if got := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+tag, nil); got.header.Get("Docker-Content-Digest") != string(d) {
+			t.Errorf("%s is %s", tag, got.header.Get("Docker-Content-Digest"))
+		}
+	}
+	w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, path+"?tag=.x", m, "Content-Type", pulp.OCIManifest)
+}
+
+func TestReferrers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	subject := w.pushImage("acme/app", "one", "v1")
+	empty := w.pushBlob("acme/app", "{}")
+	var want []string
+	for i, kind := range []string{"a/sbom", "a/sbom", "b/signature"} {
+		m := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"artifactType":%q,"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],`+
+			`"subject":{"mediaType":%q,"digest":%q,"size":1},"annotations":{"n":"%d"}}`, pulp.OCIManifest, kind, empty, pulp.OCIManifest, subject, i)
+		a := w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(digest.FromString(m)), m, "Content-Type", pulp.OCIManifest)
+		if a.header.Get("OCI-Subject") != string(subject) {
+			t.Errorf("PUT answers %v", a.header)
+		}
+		want = append(want, string(digest.FromString(m)))
+	}
+	list := func(query string) (found []string, a answer) {
+		a = w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/referrers/"+query, nil)
+		var body struct {
+			MediaType string
+			Manifests []struct {
+				Digest, ArtifactType string
+				Annotations          map[string]string
+			}
+		}
+		if err := json.Unmarshal([]byte(a.body), &body); err != nil || body.MediaType != pulp.OCIIndex || a.header.Get("Content-Type") != pulp.OCIIndex || body.Manifests == nil {
+			t.Errorf("referrers: %s, %v", a.body, err)
+		}
+		for _, m := range body.Manifests {
+			if m.ArtifactType == "" || m.Annotations["n"] == "" {
+				t.Errorf("referrer %+v", m)
+			}
+			found = append(found, m.Digest)
+		}
+		slices.Sort(found)
+		return found, a
+	}
+	all := slices.Sorted(slices.Values(want))
+	if got, a := list(string(subject)); !slices.Equal(got, all) || a.header.Get("OCI-Filters-Applied") != "" {
+		t.Errorf("referrers %v, want %v", got, all)
+	}
+	if got, a := list(string(subject) + "?artifactType=" + url.QueryEscape("b/signature")); !slices.Equal(got, want[2:]) || a.header.Get("OCI-Filters-Applied") != "artifactType" {
+		t.Errorf("filtered %v, want %v", got, want[2:])
+	}
+	if got, _ := list(string(digest.FromString("nobody"))); len(got) != 0 {
+		t.Errorf("referrers of nothing: %v", got)
+	}
+	w.want(http.StatusBadRequest, "DIGEST_INVALID", "", http.MethodGet, "/v2/acme/app/referrers/latest", nil)
+}
+
+func TestLists(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, tag := range []string{"c", "a", "b", "latest", "1.0"} {
+		w.pushImage("acme/app", "one", tag)
+	}
+	w.pushImage("acme/secret", "two", "v1")
+	w.private("acme/secret")
+	w.pushImage("bob/app", "three", "v1")
+	const link = "<https://registry.example:8443"
+	tests := map[string]struct{ who, path, body, link string }{
+		"all tags":            {"", "/v2/acme/app/tags/list", `{"name":"acme/app","tags":["1.0","a","b","c","latest"]}`, ""},
+		"two tags":            {"", "/v2/acme/app/tags/list?n=2", `{"name":"acme/app","tags":["1.0","a"]}`, link + `/v2/acme/app/tags/list?n=2&last=a>; rel="next"`},
+		"the next two":        {"", "/v2/acme/app/tags/list?n=2&last=a", `{"name":"acme/app","tags":["b","c"]}`, link + `/v2/acme/app/tags/list?n=2&last=c>; rel="next"`},
+		"the last":            {"", "/v2/acme/app/tags/list?n=2&last=c", `{"name":"acme/app","tags":["latest"]}`, ""},
+		"behind the last":     {"", "/v2/acme/app/tags/list?last=zzz", `{"name":"acme/app","tags":[]}`, ""},
+		"none":                {"", "/v2/acme/app/tags/list?n=0", `{"name":"acme/app","tags":[]}`, ""},
+		"less than none":      {"", "/v2/acme/app/tags/list?n=-5", `{"name":"acme/app","tags":[]}`, ""},
+		"no number":           {"", "/v2/acme/app/tags/list?n=abc", `{"name":"acme/app","tags":["1.0","a","b","c","latest"]}`, ""},
+		"the catalog":         {"admin", "/v2/_catalog", `{"repositories":["acme/app","acme/secret","bob/app"]}`, ""},
+		"a page of it":        {"admin", "/v2/_catalog?n=1", `{"repositories":["acme/app"]}`, link + `/v2/_catalog?n=1&last=acme%2Fapp>; rel="next"`},
+		"what others see":     {"carol", "/v2/_catalog", `{"repositories":["acme/app","bob/app"]}`, ""},
+		"what its owner sees": {"acme", "/v2/_catalog", `{"repositories":["acme/app","acme/secret","bob/app"]}`, ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if a := w.want(http.StatusOK, "", tt.who, http.MethodGet, tt.path, nil); a.body != tt.body || a.header.Get("Link") != tt.link {
+				t.Errorf("%s\n%s\nwant %s\n%s", a.body, a.header.Get("Link"), tt.body, tt.link)
+			}
+		})
+	}
+}
+
+// TestGoContainerRegistryAsClient pushes, lists, pulls and deletes with somebody else's client, which gets its tokens itself.
+func TestGoContainerRegistryAsClient(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	server := httptest.NewUnstartedServer(nil)
+	host := server.Listener.Addr().String()
+	w.options.PublicURL = &url.URL{Scheme: "http", Host: host} // where the client is sent for tokens
+	server.Config.Handler = proxy.New(w.options)
+	server.Start()
+	t.Cleanup(server.Close)
+	auth := remote.WithAuth(&authn.Basic{Username: "admin", Password: "secret"})
+	var wg sync.WaitGroup
+	for i := range 10 {
+		wg.Go(func() {
+			image, err := ggcr.Image(5000, 2)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			ref, err := name.ParseReference(fmt.Sprintf("%s/acme/app:%d", host, i))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := remote.Write(ref, image, auth, remote.WithContext(t.Context())); err != nil {
+				t.Errorf("push %d: %v", i, err)
+				return
+			}
+			want, _ := image.Digest()
+			got, err := remote.Get(ref, remote.WithContext(t.Context()))
+			if err != nil || got.Digest != want {
+				t.Errorf("pull %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	repo, err := name.NewRepository(host + "/acme/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tags, err := remote.List(repo, remote.WithContext(t.Context())); err != nil || len(tags) != 10 {
+		t.Errorf("tags %v, %v", tags, err)
+	}
+	if err := remote.Delete(repo.Tag("3"), auth, remote.WithContext(t.Context())); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+	if tags, err := remote.List(repo, remote.WithContext(t.Context())); err != nil || len(tags) != 9 {
+		t.Errorf("tags after a delete %v, %v", tags, err)
+	}
+	target, err := w.store.Resolve(t.Context(), "acme/app")
+	if err != nil || target.Repository.LatestVersion != 11 {
+		t.Errorf("the repository is at version %d, %v, want 11", target.Repository.LatestVersion, err)
+	}
+}

@@ -21,6 +21,7 @@ import (
 	"github.com/countersign/countersign/internal/telemetry"
 	"github.com/countersign/countersign/proxy"
 	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/signing/script"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/embedded"
 	"github.com/countersign/countersign/storage/upstream"
@@ -39,9 +40,6 @@ const (
 // cleanEvery is how often the housekeeper looks around.
 const cleanEvery = 10 * time.Minute
 
-// pulpVersions are the versions whose REST API this server speaks (contract 8).
-var pulpVersions = map[string]string{"core": "3.123.1", "container": "2.30.0"}
-
 type serveCommand struct{}
 
 // Run serves until the program is told to stop.
@@ -51,6 +49,9 @@ func (serveCommand) Run(p *program) error {
 		return err
 	}
 	defer func() { _ = lock.Release() }()
+	if err := script.Sweep(p.config.Signing.WorkDir, p.config.Signing.ScriptTimeout); err != nil {
+		return err
+	}
 	s, err := p.openOwned()
 	if err != nil {
 		return err
@@ -126,7 +127,7 @@ func (p *program) build(s *store.Store) (*server, error) {
 	process := fmt.Sprintf("%d@%s", os.Getpid(), host)
 	queue := &memqueue.Queue{}
 	srv.worker = tasks.NewWorker(tasks.WorkerOptions{
-		Store: s, Queue: queue, Log: p.log, Slots: c.Workers, Name: process, Versions: pulpVersions,
+		Store: s, Queue: queue, Log: p.log, Slots: c.Workers, Name: process, Versions: api.Versions(version),
 		Jobs: jobs.All(jobs.Options{
 			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel,
 			SignerFor: func(v pulp.SigningService) (signing.Signer, error) { return p.scriptSigner(v), nil },

@@ -34,6 +34,9 @@ const (
 // pipeWait is how long a script's pipes may stay open after it has ended: what it left behind (a gpg-agent) may hold them.
 const pipeWait = 2 * time.Second
 
+// dirPrefix begins the name of every call's directory.
+const dirPrefix = "sign-"
+
 // Options say which script is run, and how.
 type Options struct {
 	Path        string // absolute
@@ -75,7 +78,7 @@ func (s *Signer) makeDir() (string, error) {
 	if err := os.MkdirAll(s.options.WorkDir, 0o700); err != nil {
 		return "", fmt.Errorf("working directory: %w", err)
 	}
-	dir, err := os.MkdirTemp(s.options.WorkDir, "sign-")
+	dir, err := os.MkdirTemp(s.options.WorkDir, dirPrefix)
 	if err != nil {
 		return "", fmt.Errorf("working directory: %w", err)
 	}
@@ -84,6 +87,24 @@ func (s *Signer) makeDir() (string, error) {
 		return "", fmt.Errorf("working directory: %w", err)
 	}
 	return filepath.Abs(real)
+}
+
+// Sweep removes the directories that calls of a process left behind that was killed: those that nothing has touched for longer than a call may
+// take.
+func Sweep(workDir string, timeout time.Duration) error {
+	left, err := filepath.Glob(filepath.Join(workDir, dirPrefix+"*"))
+	if err != nil {
+		return fmt.Errorf("working directory: %w", err)
+	}
+	for _, dir := range left {
+		if info, err := os.Lstat(dir); err == nil && info.IsDir() && time.Since(info.ModTime()) > timeout {
+			err = os.RemoveAll(dir)
+			if err != nil {
+				return fmt.Errorf("working directory: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // run runs the script and returns what it printed.

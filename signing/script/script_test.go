@@ -455,3 +455,24 @@ func TestResolve(t *testing.T) {
 		}
 	}
 }
+
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	work := t.TempDir()
+	for name, age := range map[string]time.Duration{"sign-old": time.Hour, "sign-young": time.Minute, "other": time.Hour} {
+		dir := filepath.Join(work, name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(dir, time.Time{}, time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := script.Sweep(work, 30*time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(work, "*"))
+	if err != nil || len(left) != 2 {
+		t.Errorf("%v are left, %v, want the young one and the other", left, err)
+	}
+}

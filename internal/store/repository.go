@@ -11,21 +11,35 @@ import (
 const repositoryColumns = `r.id, r.type, r.name, r.description, r.labels, r.retain_repo_versions, r.signing_service_id,
 	r.made_by_push, r.latest_version, r.created, r.updated`
 
+// repositoryRow is a row of repositoryColumns on its way in.
+type repositoryRow struct {
+	value                pulp.Repository
+	description, service sql.NullString
+	retain               sql.NullInt64
+	labels               string
+	created, updated     int64
+}
+
+func (x *repositoryRow) dests() []any {
+	r := &x.value
+	return []any{&r.ID, &r.Type, &r.Name, &x.description, &x.labels, &x.retain, &x.service, &r.MadeByPush, &r.LatestVersion, &x.created, &x.updated}
+}
+
+func (x *repositoryRow) repository() (pulp.Repository, error) {
+	r := x.value
+	r.Description, r.SigningServiceID, r.Stamps = pointer(x.description), x.service.String, stamps(x.created, x.updated)
+	if x.retain.Valid {
+		r.RetainRepoVersions = &x.retain.Int64
+	}
+	return r, fromJSON("repository.labels", x.labels, &r.Labels)
+}
+
 func scanRepository(row scanner) (pulp.Repository, error) {
-	var r pulp.Repository
-	var description, service sql.NullString
-	var retain sql.NullInt64
-	var labels string
-	var created, updated int64
-	err := row.Scan(&r.ID, &r.Type, &r.Name, &description, &labels, &retain, &service, &r.MadeByPush, &r.LatestVersion, &created, &updated)
-	if err != nil {
+	var x repositoryRow
+	if err := row.Scan(x.dests()...); err != nil {
 		return pulp.Repository{}, err
 	}
-	r.Description, r.SigningServiceID, r.Stamps = pointer(description), service.String, stamps(created, updated)
-	if retain.Valid {
-		r.RetainRepoVersions = &retain.Int64
-	}
-	return r, fromJSON("repository.labels", labels, &r.Labels)
+	return x.repository()
 }
 
 // modelName is how Pulp names the class of a repository type in its texts.

@@ -39,23 +39,43 @@ const distributionSource = ` FROM distribution d
 	LEFT JOIN repository_version pv ON pv.id = d.repository_version_id
 	LEFT JOIN repository r ON r.id = COALESCE(d.repository_id, pv.repository_id)`
 
+// distributionRow is a row of distributionColumns on its way in.
+type distributionRow struct {
+	value            pulp.Distribution
+	pinned           pulp.PinnedVersion
+	description      sql.NullString
+	labels           string
+	created, updated int64
+}
+
+func (x *distributionRow) dests() []any {
+	d, p := &x.value, &x.pinned
+	return []any{
+		&d.ID, &d.Name, &d.BasePath, &d.RepositoryID, &d.Repository, &p.VersionID, &p.RepositoryID, &p.Number,
+		&d.NamespaceID, &d.Private, &d.Hidden, &x.description, &x.labels, &x.created, &x.updated,
+	}
+}
+
+func (x *distributionRow) distribution() (pulp.Distribution, error) {
+	d := x.value
+	if x.pinned.VersionID != "" {
+		d.Pinned = &x.pinned
+	}
+	d.Description, d.Stamps = pointer(x.description), stamps(x.created, x.updated)
+	return d, fromJSON("distribution.labels", x.labels, &d.Labels)
+}
+
 func scanDistribution(row scanner) (pulp.Distribution, error) {
-	var d pulp.Distribution
-	var pinned pulp.PinnedVersion
-	var description sql.NullString
-	var labels string
-	var created, updated int64
-	err := row.Scan(&d.ID, &d.Name, &d.BasePath, &d.RepositoryID, &d.Repository, &pinned.VersionID, &pinned.RepositoryID, &pinned.Number,
-		&d.NamespaceID, &d.Private, &d.Hidden, &description, &labels, &created, &updated)
-	if err != nil {
+	var x distributionRow
+	if err := row.Scan(x.dests()...); err != nil {
 		return pulp.Distribution{}, err
 	}
-	if pinned.VersionID != "" {
-		d.Pinned = &pinned
-	}
-	d.Description, d.Stamps = pointer(description), stamps(created, updated)
-	return d, fromJSON("distribution.labels", labels, &d.Labels)
+	return x.distribution()
 }
+
+// servedColumns are repositoryColumns of a repository that a distribution need not have.
+const servedColumns = `COALESCE(r.id, ''), COALESCE(r.type, ''), COALESCE(r.name, ''), r.description, COALESCE(r.labels, '{}'), r.retain_repo_versions,
+	r.signing_service_id, COALESCE(r.made_by_push, FALSE), COALESCE(r.latest_version, 0), COALESCE(r.created, 0), COALESCE(r.updated, 0)`
 
 // Resolve returns what a base path serves. NotFound when no distribution has that path.
 func (s *Store) Resolve(ctx context.Context, basePath string) (Target, error) {
@@ -63,19 +83,19 @@ func (s *Store) Resolve(ctx context.Context, basePath string) (Target, error) {
 }
 
 func resolve(ctx context.Context, q querier, basePath string) (Target, error) {
-	d, err := scanDistribution(q.QueryRowContext(ctx, `SELECT `+distributionColumns+distributionSource+` WHERE d.base_path = $1`, basePath))
+	var d distributionRow
+	var r repositoryRow
+	err := q.QueryRowContext(ctx, `SELECT `+distributionColumns+`, `+servedColumns+distributionSource+` WHERE d.base_path = $1`, basePath).
+		Scan(append(d.dests(), r.dests()...)...)
 	if err != nil {
 		return Target{}, notFound(err, "Repository not found.")
 	}
-	id := d.RepositoryID
-	if d.Pinned != nil {
-		id = d.Pinned.RepositoryID
+	t := Target{}
+	if t.Distribution, err = d.distribution(); err != nil || r.value.ID == "" {
+		return t, err
 	}
-	if id == "" {
-		return Target{Distribution: d}, nil
-	}
-	r, err := scanRepository(q.QueryRowContext(ctx, `SELECT `+repositoryColumns+` FROM repository r WHERE r.id = $1`, id))
-	return Target{d, r}, err
+	t.Repository, err = r.repository()
+	return t, err
 }
 
 // Distribution returns the distribution with this id. NotFound when there is none.
@@ -115,17 +135,19 @@ func (s *Store) held(ctx context.Context, t Target, kind pulp.Kind, key string) 
 
 // ServedManifest returns the manifest that a target serves under a tag or a digest. NotFound when there is none.
 func (s *Store) ServedManifest(ctx context.Context, t Target, reference string) (pulp.Manifest, error) {
-	query := `SELECT ` + manifestColumns + ` FROM manifest m WHERE m.id = $1`
-	kind := pulp.KindManifest
 	if digest.Digest(reference).Validate() != nil {
-		kind = pulp.KindTag
-		query = `SELECT ` + manifestColumns + ` FROM tag t JOIN manifest m ON m.id = t.manifest_id WHERE t.id = $1`
+		m, err := scanManifest(s.read.QueryRowContext(ctx, `
+			SELECT `+manifestColumns+`
+			  FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
+			 WHERE c.repository_id = $1 AND c.kind = $2 AND c.key = $3 AND `+in(t.version(), `$4`),
+			t.Repository.ID, pulp.KindTag, reference, t.version()))
+		return m, notFound(err, "Manifest not found.")
 	}
-	id, err := s.held(ctx, t, kind, reference)
+	id, err := s.held(ctx, t, pulp.KindManifest, reference)
 	if err != nil {
 		return pulp.Manifest{}, notFound(err, "Manifest not found.")
 	}
-	return scanManifest(s.read.QueryRowContext(ctx, query, id))
+	return scanManifest(s.read.QueryRowContext(ctx, `SELECT `+manifestColumns+` FROM manifest m WHERE m.id = $1`, id))
 }
 
 // ServedBlob returns a blob that a target serves or that waits in its repository, with the bytes of a small one. NotFound when there is

@@ -29,14 +29,22 @@ var strongHashes = []crypto.Hash{crypto.SHA224, crypto.SHA256, crypto.SHA384, cr
 // PublicKey is an OpenPGP key that signatures are verified with: a primary key and its subkeys. Make one with ParsePublicKey.
 type PublicKey struct{ entity *openpgp.Entity }
 
-// ParsePublicKey reads the one key in an ASCII armor. Invalid when there is none, or more.
+// ParsePublicKey reads the one key in an ASCII armor. Invalid when there is none, or more, or when any of it is secret: the text of a public
+// key is shown to everyone.
 func ParsePublicKey(armored string) (PublicKey, error) {
+	if strings.Count(armored, "-----BEGIN ") > 1 { // the library reads the first armor and is silent about others
+		return PublicKey{}, fault.New(fault.Invalid, "There are several keys where one is wanted.")
+	}
 	ring, err := openpgp.ReadArmoredKeyRing(strings.NewReader(armored))
 	if err != nil {
 		return PublicKey{}, fault.Wrap(fault.Invalid, err, "Not an OpenPGP public key.")
 	}
 	if len(ring) != 1 {
 		return PublicKey{}, fault.New(fault.Invalid, "There are %d keys where one is wanted.", len(ring))
+	}
+	secret := func(s openpgp.Subkey) bool { return s.PrivateKey != nil }
+	if ring[0].PrivateKey != nil || slices.ContainsFunc(ring[0].Subkeys, secret) {
+		return PublicKey{}, fault.New(fault.Invalid, "A private key where a public one is wanted.")
 	}
 	return PublicKey{ring[0]}, nil
 }

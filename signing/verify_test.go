@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/opencontainers/go-digest"
 
@@ -211,10 +213,16 @@ func TestVerify(t *testing.T) {
 	}
 	revoked.Export(t)
 	sub := signtest.NewKey(t, now.Add(-24*time.Hour), 0)
-	if err := sub.Entity.AddSigningSubkey(&packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return now.Add(-time.Hour) }}); err != nil {
+	bySubkey(t, sub, now.Add(-time.Hour), 0)
+	lost := signtest.NewKey(t, now.Add(-24*time.Hour), 0)
+	bySubkey(t, lost, now.Add(-2*time.Hour), 0)
+	ofLost := lost.Sign(t, claim, now.Add(-time.Hour))
+	if err := lost.Entity.RevokeSubkey(&lost.Entity.Subkeys[len(lost.Entity.Subkeys)-1], packet.KeyCompromised, "lost", nil); err != nil {
 		t.Fatal(err)
 	}
-	sub.Export(t)
+	lost.Export(t)
+	spent := signtest.NewKey(t, now.Add(-24*time.Hour), 0)
+	bySubkey(t, spent, now.Add(-2*time.Hour), 90*time.Minute)
 	tampered := bytes.Replace(key.Sign(t, claim, now), []byte("acme/app:v1"), []byte("acme/app:v2"), 1)
 
 	tests := map[string]struct {
@@ -222,17 +230,19 @@ func TestVerify(t *testing.T) {
 		key  *signtest.Key
 		want error // nil: it holds
 	}{
-		"a good one":                    {key.Sign(t, claim, now), key, nil},
-		"one from four minutes ahead":   {key.Sign(t, claim, now.Add(4*time.Minute)), key, nil},
-		"one by a signing subkey":       {sub.Sign(t, claim, now), sub, nil},
-		"one over SHA-512":              {key.SignBytes(t, payload, signtest.Config{At: now, Hash: crypto.SHA512}), key, nil},
-		"one that expires later":        {key.SignBytes(t, payload, signtest.Config{At: now, Lifetime: time.Hour}), key, nil},
-		"one by another key":            {other.Sign(t, claim, now), key, signing.ErrUnknownKey},
-		"one that was changed":          {tampered, key, errAny},
-		"one from six minutes ahead":    {key.Sign(t, claim, now.Add(6*time.Minute)), key, errAny},
-		"one that has expired":          {key.SignBytes(t, payload, signtest.Config{At: now.Add(-2 * time.Hour), Lifetime: time.Hour}), key, errAny},
-		"one by a key that has expired": {short.Sign(t, claim, now.Add(-23*time.Hour-30*time.Minute)), short, errAny},
-		"one by a key that was revoked": {of, revoked, errAny},
+		"a good one":                       {key.Sign(t, claim, now), key, nil},
+		"one from four minutes ahead":      {key.Sign(t, claim, now.Add(4*time.Minute)), key, nil},
+		"one by a signing subkey":          {sub.Sign(t, claim, now), sub, nil},
+		"one over SHA-512":                 {key.SignBytes(t, payload, signtest.Config{At: now, Hash: crypto.SHA512}), key, nil},
+		"one that expires later":           {key.SignBytes(t, payload, signtest.Config{At: now, Lifetime: time.Hour}), key, nil},
+		"one by another key":               {other.Sign(t, claim, now), key, signing.ErrUnknownKey},
+		"one that was changed":             {tampered, key, errAny},
+		"one from six minutes ahead":       {key.Sign(t, claim, now.Add(6*time.Minute)), key, errAny},
+		"one that has expired":             {key.SignBytes(t, payload, signtest.Config{At: now.Add(-2 * time.Hour), Lifetime: time.Hour}), key, errAny},
+		"one by a key that has expired":    {short.Sign(t, claim, now.Add(-23*time.Hour-30*time.Minute)), short, errAny},
+		"one by a key that was revoked":    {of, revoked, errAny},
+		"one by a subkey that was revoked": {ofLost, lost, errAny},
+		"one by a subkey that has expired": {spent.Sign(t, claim, now.Add(-time.Hour)), spent, errAny},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -253,11 +263,34 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// bySubkey gives a key a subkey that signs for it, made as of a time for a lifetime; 0: it never expires.
+func bySubkey(t *testing.T, key *signtest.Key, at time.Time, lifetime time.Duration) {
+	t.Helper()
+	config := &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, KeyLifetimeSecs: uint32(lifetime.Seconds()), Time: func() time.Time { return at }}
+	if err := key.Entity.AddSigningSubkey(config); err != nil {
+		t.Fatal(err)
+	}
+	key.Export(t)
+}
+
 var errAny = errors.New("any Invalid")
 
 func TestParsePublicKey(t *testing.T) {
 	t.Parallel()
-	for name, text := range map[string]string{"nothing": "", "a text": "hello", "a cut armor": "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nxx"} {
+	key := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
+	var secret bytes.Buffer
+	w, err := armor.Encode(&secret, openpgp.PrivateKeyType, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(key.Entity.SerializePrivate(w, nil), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"nothing": "", "a text": "hello", "a cut armor": "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nxx",
+		"two keys": key.Armor + "\n" + key.Armor, "a private key": secret.String(),
+		"a private key that says it is public": strings.ReplaceAll(secret.String(), "PRIVATE", "PUBLIC"),
+	} {
 		if _, err := signing.ParsePublicKey(text); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%s: %v, want Invalid", name, err)
 		}

@@ -92,16 +92,21 @@ func (s *Signer) makeDir() (string, error) {
 // Sweep removes the directories that calls of a process left behind that was killed: those that nothing has touched for longer than a call may
 // take.
 func Sweep(workDir string, timeout time.Duration) error {
-	left, err := filepath.Glob(filepath.Join(workDir, dirPrefix+"*"))
-	if err != nil {
+	entries, err := os.ReadDir(workDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // nothing was ever signed
+	} else if err != nil {
 		return fmt.Errorf("working directory: %w", err)
 	}
-	for _, dir := range left {
-		if info, err := os.Lstat(dir); err == nil && info.IsDir() && time.Since(info.ModTime()) > timeout {
-			err = os.RemoveAll(dir)
-			if err != nil {
-				return fmt.Errorf("working directory: %w", err)
-			}
+	for _, e := range entries {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), dirPrefix) {
+			continue
+		}
+		if info, err := e.Info(); err != nil || time.Since(info.ModTime()) <= timeout {
+			continue // it is gone, or may be in use
+		}
+		if err := os.RemoveAll(filepath.Join(workDir, e.Name())); err != nil {
+			return fmt.Errorf("working directory: %w", err)
 		}
 	}
 	return nil

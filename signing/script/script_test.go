@@ -458,10 +458,13 @@ func TestResolve(t *testing.T) {
 
 func TestSweep(t *testing.T) {
 	t.Parallel()
-	work := t.TempDir()
+	work := filepath.Join(t.TempDir(), "a[b*") // a path, not a pattern
+	if err := script.Sweep(work, time.Minute); err != nil {
+		t.Errorf("Sweep of a directory that is not there yet: %v", err)
+	}
 	for name, age := range map[string]time.Duration{"sign-old": time.Hour, "sign-young": time.Minute, "other": time.Hour} {
 		dir := filepath.Join(work, name)
-		if err := os.Mkdir(dir, 0o700); err != nil {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Chtimes(dir, time.Time{}, time.Now().Add(-age)); err != nil {
@@ -471,7 +474,7 @@ func TestSweep(t *testing.T) {
 	if err := script.Sweep(work, 30*time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	left, err := filepath.Glob(filepath.Join(work, "*"))
+	left, err := os.ReadDir(work)
 	if err != nil || len(left) != 2 {
 		t.Errorf("%v are left, %v, want the young one and the other", left, err)
 	}

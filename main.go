@@ -52,7 +52,7 @@ type program struct {
 	config config.Config
 	out    io.Writer
 	log    *slog.Logger
-	name   string // of the binary as it was called
+	path   string // of the binary as it was called
 }
 
 // run reads the command line and does what it says. Its error is one line for the operator.
@@ -76,7 +76,7 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) err
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	p := &program{ctx: ctx, config: c, out: out, log: logger(c.Log, errOut), name: name}
+	p := &program{ctx: ctx, config: c, out: out, log: logger(c.Log, errOut), path: args[0]}
 	err = parsed.Run(p)
 	if failed, ok := errors.AsType[commandError](err); ok {
 		return failed

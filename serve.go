@@ -9,12 +9,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign/countersign/api"
+	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -250,13 +252,17 @@ func (p *program) greet(srv *server) {
 	login := "the password that admin has"
 	switch {
 	case srv.newPassword != "":
-		login = srv.newPassword + "   (shown this once; countersign reset-admin-password makes another)"
+		login = srv.newPassword + "   (shown this once; reset-admin-password makes another)"
 	case c.AdminPassword != "":
 		login = "as COUNTERSIGN_ADMIN_PASSWORD says"
 	}
 	where := c.Storage.Driver
 	if c.UpstreamURL != "" {
 		where = c.UpstreamURL
+	}
+	verb := p.path
+	if own, err := filepath.Abs(config.Default().Data); err != nil || own != c.Data {
+		verb = "COUNTERSIGN_DATA=" + c.Data + " " + verb // the verbs work on the same data
 	}
 	tls := ""
 	if strings.HasPrefix(c.PublicURL, "http:") {
@@ -271,7 +277,7 @@ func (p *program) greet(srv *server) {
 Next:
   podman login%[8]s %[3]s
   podman push%[8]s IMAGE %[3]s/team/app:1.0
-  countersign add-signing-service NAME SCRIPT KEYID --class container:ManifestSigningService
+  %[10]s add-signing-service NAME SCRIPT KEYID --class container:ManifestSigningService
   curl -u admin %[9]s/pulp/api/v3/repositories/container/container-push/
-`, version, c.Listen, host, c.Data, where, adminName, login, tls, c.PublicURL)
+`, version, c.Listen, host, c.Data, where, adminName, login, tls, c.PublicURL, verb)
 }

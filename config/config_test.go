@@ -1,0 +1,158 @@
+package config_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/countersign/countersign/config"
+)
+
+// write makes a configuration file.
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "countersign.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func load(t *testing.T, path string, environ ...string) config.Config {
+	t.Helper()
+	c, err := config.Load(path, environ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestTheExampleHasEveryKeyAtItsDefault(t *testing.T) {
+	t.Parallel()
+	const example = "../deploy/examples/countersign.yaml"
+	if diff := cmp.Diff(load(t, ""), load(t, example)); diff != "" {
+		t.Errorf("the example is not the default (-default +example):\n%s", diff)
+	}
+	text, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range keys(reflect.TypeFor[config.Config]()) {
+		if !strings.Contains(string(text), key+":") {
+			t.Errorf("the example lacks %s", key)
+		}
+	}
+}
+
+// keys returns the YAML keys of a struct and of the structs in it.
+func keys(t reflect.Type) (found []string) {
+	for f := range t.Fields() {
+		found = append(found, f.Tag.Get("yaml"))
+		if f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeFor[config.Storage]() {
+			found = append(found, keys(f.Type)...)
+		}
+	}
+	return found
+}
+
+func TestEnvironmentBeatsTheFile(t *testing.T) {
+	t.Parallel()
+	path := write(t, "listen: 127.0.0.1:1\nworkers: 3\nsigning: {script_timeout: 5s}\ntls: {cert_file: a, key_file: b}\n")
+	c := load(t, "", "COUNTERSIGN_CONFIG="+path, "COUNTERSIGN_LISTEN=127.0.0.1:2", "COUNTERSIGN_SIGNING_SCRIPT_TIMEOUT=7s",
+		"COUNTERSIGN_UPSTREAM_PASSWORD=secret", "COUNTERSIGN_ANONYMOUS_PULL=false", "COUNTERSIGN_STORAGE=filesystem:/blobs", "COUNTERSIGN_LOG_LEVEL=warn", "LISTEN=x")
+	got := []any{c.Listen, c.Workers, c.Signing.ScriptTimeout.String(), c.PublicURL, c.Public().Host, c.Upstream.Password.Reveal(), c.AnonymousPull, c.Storage.Parameters["rootdirectory"], c.Log.Level}
+	want := []any{"127.0.0.1:2", 3, "7s", "https://localhost:2", "localhost:2", "secret", false, "/blobs", slog.LevelWarn}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestStorageBlock(t *testing.T) {
+	t.Parallel()
+	c := load(t, write(t, "storage:\n  s3:\n    bucket: blobs\n    region: eu\n"))
+	if diff := cmp.Diff(config.Storage{Driver: "s3", Parameters: map[string]any{"bucket": "blobs", "region": "eu"}}, c.Storage); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestWhatFollows(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c := load(t, "", "COUNTERSIGN_DATA="+dir, "COUNTERSIGN_PUBLIC_URL=https://registry.example/")
+	if c.DatabaseURL != "sqlite:"+dir+"/countersign.db" || c.Storage.Parameters["rootdirectory"] != dir+"/storage" || c.Signing.WorkDir != dir+"/work" || c.PublicURL != "https://registry.example" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestWrongSettings(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		file    string
+		environ string
+		says    string
+	}{
+		"an unknown key":          {"data: x\nlisten_on: y\n", "", "line 2"},
+		"an unknown key inside":   {"tls:\n  cert: x\n", "", "line 2"},
+		"a wrong type":            {"workers: many\n", "", "line 1"},
+		"two storage drivers":     {"storage: {a: {}, b: {}}\n", "", "want one driver"},
+		"a short storage":         {"storage: s3\n", "", "filesystem:<dir>"},
+		"no YAML":                 {"{", "", "countersign.yaml"},
+		"a public URL of a path":  {"", "COUNTERSIGN_PUBLIC_URL=https://x/registry", "public_url"},
+		"a public URL of a user":  {"", "COUNTERSIGN_PUBLIC_URL=https://me@x", "public_url"},
+		"a public URL of nothing": {"", "COUNTERSIGN_PUBLIC_URL=registry.example", "public_url"},
+		"an address":              {"", "COUNTERSIGN_LISTEN=24817", "listen"},
+		"a repository type":       {"", "COUNTERSIGN_PUSH_REPOSITORY_TYPE=file", "push_repository_type"},
+		"unknown keys":            {"", "COUNTERSIGN_SIGNATURES_UNKNOWN_KEYS=maybe", "signatures.unknown_keys"},
+		"fewer workers than none": {"", "COUNTERSIGN_WORKERS=-1", "workers"},
+		"no signature at a time":  {"", "COUNTERSIGN_SIGNING_PARALLEL=0", "signing.parallel"},
+		"no time for a script":    {"", "COUNTERSIGN_SIGNING_SCRIPT_TIMEOUT=0s", "signing.script_timeout"},
+		"a token's life":          {"", "COUNTERSIGN_TOKEN_LIFETIME=1s", "token.lifetime"},
+		"half a key pair":         {"", "COUNTERSIGN_TOKEN_PRIVATE_KEY_FILE=x", "token"},
+		"half of TLS":             {"", "COUNTERSIGN_TLS_CERT_FILE=x", "tls"},
+		"a log's form":            {"", "COUNTERSIGN_LOG_FORMAT=xml", "log.format"},
+		"a log's level":           {"", "COUNTERSIGN_LOG_LEVEL=loud", "Level"},
+		"no retention":            {"", "COUNTERSIGN_RETENTION_TASKS=0s", "retention"},
+		"a duration":              {"", "COUNTERSIGN_RETENTION_TASKS=month", "duration"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := ""
+			if tt.file != "" {
+				path = write(t, tt.file)
+			}
+			if _, err := config.Load(path, []string{tt.environ}); err == nil || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("Load = %v, want an error about %q", err, tt.says)
+			}
+		})
+	}
+	if _, err := config.Load("/no/such/file", nil); err == nil {
+		t.Error("a file that is not there was read")
+	}
+}
+
+func TestSecretsDoNotPrint(t *testing.T) {
+	t.Parallel()
+	c := load(t, "", "COUNTERSIGN_ADMIN_PASSWORD=hunter2", "COUNTERSIGN_UPSTREAM_PASSWORD=hunter2")
+	encoded, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", slog.Any("password", c.AdminPassword))
+	for _, text := range []string{fmt.Sprintf("%v %+v %#v %s", c, c, c, c.AdminPassword), string(encoded), log.String()} {
+		if strings.Contains(text, "hunter2") {
+			t.Errorf("a secret prints: %s", text)
+		}
+	}
+	if c.AdminPassword.Reveal() != "hunter2" {
+		t.Error("a secret cannot be revealed")
+	}
+}

@@ -106,21 +106,12 @@ func (s *Store) TouchBlob(ctx context.Context, repositoryID string, dgst digest.
 // DeleteBlob takes a blob out of a repository's latest version and out of what is pending there. NotFound when it is in neither;
 // Conflict when a manifest of the latest version or a pending one names it (D22). It returns the new version, if one was made.
 func (s *Store) DeleteBlob(ctx context.Context, repositoryID string, dgst digest.Digest) (*pulp.Version, error) {
-	var v *pulp.Version
-	err := s.inTx(ctx, func(t *tx) error {
-		c, err := t.begin(repositoryID)
+	return s.change(ctx, repositoryID, func(c *change) error {
+		_, _, ok, err := c.anywhere(pulp.KindBlob, string(dgst))
 		if err != nil {
 			return err
 		}
-		_, present, err := c.content(pulp.KindBlob, string(dgst))
-		if err != nil {
-			return err
-		}
-		_, waiting, err := c.pending(pulp.KindBlob, string(dgst))
-		if err != nil {
-			return err
-		}
-		if !present && !waiting {
+		if !ok {
 			return fault.New(fault.NotFound, "Blob not found.")
 		}
 		used, err := c.blobUsed(string(dgst))
@@ -133,13 +124,8 @@ func (s *Store) DeleteBlob(ctx context.Context, repositoryID string, dgst digest
 		if err := c.remove(pulp.KindBlob, string(dgst)); err != nil {
 			return err
 		}
-		if err := c.dropPending(pulp.KindBlob, string(dgst)); err != nil {
-			return err
-		}
-		v, err = c.end()
-		return err
+		return c.dropPending(pulp.KindBlob, string(dgst))
 	})
-	return v, err
 }
 
 // blobUsed says whether a manifest that the repository holds, or that waits in it, names a blob.

@@ -59,6 +59,15 @@ func (c *change) pending(kind pulp.Kind, key string) (id string, ok bool, err er
 	return id, err == nil, err
 }
 
+// anywhere returns the id of the unit under a key, in the latest version (present) or else pending; ok is false when there is none.
+func (c *change) anywhere(kind pulp.Kind, key string) (id string, present, ok bool, err error) {
+	if id, present, err = c.content(kind, key); err != nil || present {
+		return id, present, present, err
+	}
+	id, ok, err = c.pending(kind, key)
+	return id, false, ok, err
+}
+
 // add puts a unit under a key, in the place of another one that is there. What is there already stays as it is.
 func (c *change) add(kind pulp.Kind, key, id string) error {
 	if kind != pulp.KindTag { // tags are never pending

@@ -171,10 +171,7 @@ func (c *change) checkParts(p PutManifest) error {
 			if len(d.URLs) > 0 || pulp.IsForeign(d.MediaType) {
 				continue
 			}
-			_, ok, err := c.content(kind, string(d.Digest))
-			if err == nil && !ok {
-				_, ok, err = c.pending(kind, string(d.Digest))
-			}
+			_, _, ok, err := c.anywhere(kind, string(d.Digest))
 			if err != nil {
 				return nil, err
 			}
@@ -261,15 +258,12 @@ func (s *Store) change(ctx context.Context, repositoryID string, f func(*change)
 // blobs that no other manifest there names. NotFound when it is in neither.
 func (s *Store) DeleteManifest(ctx context.Context, repositoryID string, dgst digest.Digest) (*pulp.Version, error) {
 	return s.change(ctx, repositoryID, func(c *change) error {
-		id, present, err := c.content(pulp.KindManifest, string(dgst))
-		if err == nil && !present {
-			var waiting bool
-			if id, waiting, err = c.pending(pulp.KindManifest, string(dgst)); err == nil && !waiting {
-				return fault.New(fault.NotFound, "Manifest not found.")
-			}
-		}
+		id, _, ok, err := c.anywhere(pulp.KindManifest, string(dgst))
 		if err != nil {
 			return err
+		}
+		if !ok {
+			return fault.New(fault.NotFound, "Manifest not found.")
 		}
 		return c.removeManifest(string(dgst), id)
 	})

@@ -71,21 +71,15 @@ func (c *change) checkRoom(manifestID string, size int) error {
 // (D6). What is there already makes no version. NotFound when the repository has no such manifest, TooLarge when it has too many signatures.
 func (s *Store) PutSignature(ctx context.Context, repositoryID string, manifest digest.Digest, g pulp.Signature) (*pulp.Version, error) {
 	return s.change(ctx, repositoryID, func(c *change) error {
-		id, present, err := c.content(pulp.KindManifest, string(manifest))
-		if err == nil && !present {
-			var waiting bool
-			if id, waiting, err = c.pending(pulp.KindManifest, string(manifest)); err == nil && !waiting {
-				return fault.New(fault.NotFound, "Manifest not found.")
-			}
-		}
+		id, present, ok, err := c.anywhere(pulp.KindManifest, string(manifest))
 		if err != nil {
 			return err
 		}
-		g.ManifestID = id
-		if _, held, err := c.content(pulp.KindSignature, string(g.Digest)); err != nil || held {
-			return err
+		if !ok {
+			return fault.New(fault.NotFound, "Manifest not found.")
 		}
-		if _, held, err := c.pending(pulp.KindSignature, string(g.Digest)); err != nil || held {
+		g.ManifestID = id
+		if _, _, held, err := c.anywhere(pulp.KindSignature, string(g.Digest)); err != nil || held {
 			return err
 		}
 		if err := c.checkRoom(id, len(g.Content)); err != nil {

@@ -103,7 +103,11 @@ func (s *Storage) Open(ctx context.Context, _ string, dgst digest.Digest) (io.Re
 	if err != nil {
 		return nil, 0, missing(err)
 	}
-	return &reader{ctx: ctx, driver: s.driver, path: p, size: info.Size()}, info.Size(), nil
+	open := func(at int64) (io.ReadCloser, error) {
+		r, err := s.driver.Reader(ctx, p, at)
+		return r, missing(err)
+	}
+	return storage.NewReader(info.Size(), open), info.Size(), nil
 }
 
 // openFile opens a blob as the file that it is, so that the kernel can send it.
@@ -177,61 +181,4 @@ func (s *Storage) Resume(ctx context.Context, _, ref string, offset int64) (stor
 		u.hash = nil // it has not seen these bytes
 	}
 	return u, nil
-}
-
-// reader reads a blob of an object store, opening it anew where a Seek leads elsewhere.
-type reader struct {
-	ctx    context.Context //nolint:containedctx // an io.Reader has no other way to carry it
-	driver driver.StorageDriver
-	path   string
-	size   int64
-	at     int64
-	body   io.ReadCloser
-}
-
-// Read implements io.Reader.
-func (r *reader) Read(p []byte) (int, error) {
-	if r.at >= r.size {
-		return 0, io.EOF
-	}
-	if r.body == nil {
-		body, err := r.driver.Reader(r.ctx, r.path, r.at)
-		if err != nil {
-			return 0, missing(err)
-		}
-		r.body = body
-	}
-	n, err := r.body.Read(p)
-	r.at += int64(n)
-	return n, err
-}
-
-// Seek implements io.Seeker.
-func (r *reader) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += r.at
-	case io.SeekEnd:
-		offset += r.size
-	}
-	if offset < 0 {
-		return 0, errors.New("seek before the blob's beginning")
-	}
-	if offset != r.at {
-		if err := r.Close(); err != nil {
-			return 0, err
-		}
-		r.at = offset
-	}
-	return offset, nil
-}
-
-// Close implements io.Closer.
-func (r *reader) Close() error {
-	if r.body == nil {
-		return nil
-	}
-	err := r.body.Close()
-	r.body = nil
-	return err
 }

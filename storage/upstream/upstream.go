@@ -138,7 +138,8 @@ func (s *Storage) Open(ctx context.Context, name string, dgst digest.Digest) (io
 	if err != nil {
 		return nil, 0, err
 	}
-	return &reader{ctx: ctx, storage: s, name: name, digest: dgst, size: size}, size, nil
+	open := func(at int64) (io.ReadCloser, error) { return s.openAt(ctx, name, dgst, at) }
+	return storage.NewReader(size, open), size, nil
 }
 
 // Mount implements storage.Storage. Where the upstream does not mount, the blob is copied.
@@ -249,88 +250,29 @@ func (s *Storage) DeleteManifest(ctx context.Context, name, reference string) er
 	return s.delete(ctx, name, "/manifests/"+reference)
 }
 
-// reader reads a blob from where it stands, asking for the rest of it anew after a Seek.
-type reader struct {
-	ctx     context.Context //nolint:containedctx // an io.Reader has no other way to carry it
-	storage *Storage
-	name    string
-	digest  digest.Digest
-	size    int64
-	at      int64
-	body    io.ReadCloser
-}
-
-// Read implements io.Reader. It gives at most as many bytes as the blob has.
-func (r *reader) Read(p []byte) (int, error) {
-	if r.at >= r.size {
-		return 0, io.EOF
+// openAt asks for a blob's bytes from a place on. Where the upstream does not do ranges, it reads up to there.
+func (s *Storage) openAt(ctx context.Context, name string, dgst digest.Digest, at int64) (io.ReadCloser, error) {
+	q := request{method: http.MethodGet, name: name, path: "/blobs/" + string(dgst)}
+	if at > 0 {
+		q.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", at)}}
 	}
-	if r.body == nil {
-		if err := r.open(); err != nil {
-			return 0, err
-		}
-	}
-	n, err := r.body.Read(p[:min(int64(len(p)), r.size-r.at)])
-	r.at += int64(n)
-	if err == io.EOF && r.at < r.size {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
-}
-
-func (r *reader) open() error {
-	q := request{method: http.MethodGet, name: r.name, path: "/blobs/" + string(r.digest)}
-	want := http.StatusOK
-	if r.at > 0 {
-		q.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", r.at)}}
-		want = http.StatusPartialContent
-	}
-	res, err := r.storage.do(r.ctx, q)
+	res, err := s.do(ctx, q)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if res.StatusCode == http.StatusOK && want == http.StatusPartialContent { // it does not do ranges: read up to the place
-		if _, err := io.CopyN(io.Discard, res.Body, r.at); err != nil {
+	switch {
+	case res.StatusCode == http.StatusPartialContent && at > 0, res.StatusCode == http.StatusOK && at == 0:
+		return res.Body, nil
+	case res.StatusCode == http.StatusOK:
+		if _, err := io.CopyN(io.Discard, res.Body, at); err != nil {
 			drain(res)
-			return unavailable(err)
+			return nil, unavailable(err)
 		}
-	} else if res.StatusCode != want {
-		defer drain(res)
-		if res.StatusCode == http.StatusNotFound {
-			return storage.ErrNotFound
-		}
-		return refused("a blob", res, res.Body)
+		return res.Body, nil
+	case res.StatusCode == http.StatusNotFound:
+		drain(res)
+		return nil, storage.ErrNotFound
 	}
-	r.body = res.Body
-	return nil
-}
-
-// Seek implements io.Seeker.
-func (r *reader) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += r.at
-	case io.SeekEnd:
-		offset += r.size
-	}
-	if offset < 0 {
-		return 0, errors.New("seek before the blob's beginning")
-	}
-	if offset != r.at {
-		if err := r.Close(); err != nil {
-			return 0, err
-		}
-		r.at = offset
-	}
-	return offset, nil
-}
-
-// Close implements io.Closer.
-func (r *reader) Close() error {
-	if r.body == nil {
-		return nil
-	}
-	err := r.body.Close()
-	r.body = nil
-	return err
+	defer drain(res)
+	return nil, refused("a blob", res, res.Body)
 }

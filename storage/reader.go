@@ -1,0 +1,69 @@
+package storage
+
+import (
+	"errors"
+	"io"
+)
+
+// NewReader returns a blob of a known size whose bytes come from open, which gives those from a place on. It opens when it is first read, and
+// anew after a Seek to elsewhere, and reads no more than the size.
+func NewReader(size int64, open func(at int64) (io.ReadCloser, error)) io.ReadSeekCloser {
+	return &reader{size: size, open: open}
+}
+
+type reader struct {
+	open func(at int64) (io.ReadCloser, error)
+	size int64
+	at   int64
+	body io.ReadCloser // nil where it stands still
+}
+
+// Read implements io.Reader. A body that ends before the blob does is an error.
+func (r *reader) Read(p []byte) (int, error) {
+	if r.at >= r.size {
+		return 0, io.EOF
+	}
+	if r.body == nil {
+		body, err := r.open(r.at)
+		if err != nil {
+			return 0, err
+		}
+		r.body = body
+	}
+	n, err := r.body.Read(p[:min(int64(len(p)), r.size-r.at)])
+	r.at += int64(n)
+	if errors.Is(err, io.EOF) && r.at < r.size {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// Seek implements io.Seeker.
+func (r *reader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.at
+	case io.SeekEnd:
+		offset += r.size
+	}
+	if offset < 0 {
+		return 0, errors.New("seek before the blob's beginning")
+	}
+	if offset != r.at {
+		if err := r.Close(); err != nil {
+			return 0, err
+		}
+		r.at = offset
+	}
+	return offset, nil
+}
+
+// Close implements io.Closer.
+func (r *reader) Close() error {
+	if r.body == nil {
+		return nil
+	}
+	err := r.body.Close()
+	r.body = nil
+	return err
+}

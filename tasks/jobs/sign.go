@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -37,6 +38,9 @@ func (s signer) run(ctx context.Context, r *tasks.Run) error {
 	targets, err := s.missing(ctx, r, args, service)
 	if err != nil {
 		return err
+	}
+	if host, _, _ := strings.Cut(s.Host, ":"); host == "localhost" && len(targets) > 0 {
+		s.Log.WarnContext(ctx, "signatures claim the host localhost, which means nothing on other machines; set public_url to what clients type")
 	}
 	report := r.Report("signing.manifests", "Signing manifests", len(targets))
 	group, working := errgroup.WithContext(ctx)

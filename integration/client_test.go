@@ -168,6 +168,9 @@ func TestBadUploads(t *testing.T) {
 	const (
 		wrongDigest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 	)
+	if status, _, answer := s.do(t, http.MethodPost, "/v2/bad/app/blobs/uploads/", nil, nil); status != http.StatusAccepted { // the repository is there from here on
+		t.Fatalf("an upload is answered %d %s", status, answer)
+	}
 	manifest := `{"schemaVersion":2,"mediaType":"` + ociManifest + `","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"` + wrongDigest + `","size":2},"layers":[]}`
 	for sentence, test := range map[string]struct {
 		method, path, body string

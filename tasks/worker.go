@@ -65,6 +65,9 @@ func NewWorker(o WorkerOptions) *Worker {
 // go back to be run again, and returns.
 func (w *Worker) Run(ctx context.Context, grace time.Duration) error {
 	if err := w.store.Beat(ctx, w.self); err != nil {
+		if ctx.Err() != nil { // stopped before it began
+			return nil
+		}
 		return fmt.Errorf("register worker: %w", err)
 	}
 	running, stop := context.WithCancelCause(context.WithoutCancel(ctx))

@@ -60,6 +60,14 @@ func Open(ctx context.Context, rawURL string) (*Store, error) {
 	if err := registerRegexp(); err != nil {
 		return nil, fmt.Errorf("register regexp: %w", err)
 	}
+	// It holds password hashes and the token key: SQLite gives its other files the same rights.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
 	write, err := openSQLite(path, 1)
 	if err != nil {
 		return nil, err

@@ -43,8 +43,15 @@ func RunManifests(t *testing.T, open func(t *testing.T) storage.Storage) {
 		if err := m.DeleteManifest(t.Context(), name, "v1"); err != nil && !errors.Is(err, storage.ErrUnsupported) {
 			t.Errorf("DeleteManifest of a tag = %v", err)
 		}
-		if err := m.DeleteManifest(t.Context(), name, string(dgst)); err != nil && !errors.Is(err, storage.ErrUnsupported) {
+		err := m.DeleteManifest(t.Context(), name, string(dgst))
+		if errors.Is(err, storage.ErrUnsupported) {
+			continue
+		}
+		if err != nil {
 			t.Errorf("DeleteManifest = %v", err)
+		}
+		if _, _, err := m.GetManifest(t.Context(), name, string(dgst)); !errors.Is(err, storage.ErrNotFound) {
+			t.Errorf("GetManifest of a deleted manifest = %v, want ErrNotFound", err)
 		}
 	}
 }

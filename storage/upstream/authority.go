@@ -53,7 +53,7 @@ func (a *authority) authorize(ctx context.Context, r *http.Request, scopes []str
 	kept := a.tokens[strings.Join(scopes, " ")]
 	a.mu.Unlock()
 	switch {
-	case r.URL.Host != a.base.Host || r.URL.Scheme != a.base.Scheme:
+	case !sameHost(r.URL, a.base):
 		return nil
 	case basic:
 		r.SetBasicAuth(a.username, a.password)
@@ -101,17 +101,27 @@ func (a *authority) learn(res *http.Response, scopes []string) error {
 	return refused("the request", res, nil)
 }
 
-// mayKnow says whether a token service may be told the password: the upstream itself, or another host over TLS that lies in the same domain (registry.example.com
-// and auth.example.com).
-func (a *authority) mayKnow(realm *url.URL) bool {
-	if realm.Host == a.base.Host && realm.Scheme == a.base.Scheme {
-		return true
+// mayKnow says whether a token service may be told the password: only the upstream's own. Another host, even one of the same
+// domain, gets anonymous requests: nothing but the upstream's word says that it belongs to it.
+func (a *authority) mayKnow(realm *url.URL) bool { return sameHost(realm, a.base) }
+
+// sameHost says whether two URLs have the same scheme, host and port.
+func sameHost(a, b *url.URL) bool { return a.Scheme == b.Scheme && a.Host == b.Host }
+
+// Bounds of redirects.
+const maxRedirects = 10
+
+// leaveCredentials lets a redirect to another host go there without credentials. net/http alone carries them to other ports and
+// schemes of a host, and to the hosts below it.
+func leaveCredentials(r *http.Request, via []*http.Request) error {
+	if len(via) >= maxRedirects {
+		return errors.New("too many redirects")
 	}
-	if realm.Scheme != "https" {
-		return false
+	if !sameHost(r.URL, via[0].URL) {
+		r.Header.Del("Authorization")
+		r.Header.Del("Referer") // an upload's location lets in whoever knows it
 	}
-	_, domain, ok := strings.Cut(a.base.Hostname(), ".")
-	return ok && strings.Contains(domain, ".") && strings.HasSuffix("."+realm.Hostname(), "."+domain)
+	return nil
 }
 
 // fetch gets a token for scopes and keeps it.
@@ -150,6 +160,9 @@ func (a *authority) fetch(ctx context.Context, scopes []string) (token, error) {
 	}
 	if answer.Token == "" {
 		answer.Token = answer.AccessToken
+	}
+	if answer.Token == "" {
+		return token{}, unavailable(errors.New("its token service: no token in the answer"))
 	}
 	life := tokenLife
 	if answer.ExpiresIn > 0 {

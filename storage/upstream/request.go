@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
+	"strings"
 
 	"github.com/countersign/countersign/internal/fault"
 )
@@ -106,25 +108,45 @@ func unavailable(err error) error {
 	return fault.Wrap(fault.Unavailable, err, "The upstream registry does not answer.")
 }
 
-// refused is the error for an answer that says no. body may be nil.
-func refused(what string, res *http.Response, body io.Reader) error {
+// errorCode is what a code of the distribution specification looks like; nothing else of an upstream's words is shown.
+var errorCode = regexp.MustCompile(`^[A-Z][A-Z_]{0,63}$`)
+
+// reason returns the code and the message of an answer that says no; they are empty where it gives none, or body is nil.
+func reason(body io.Reader) (code, message string) {
+	if body == nil {
+		return "", ""
+	}
 	var answer struct {
 		Errors []struct{ Code, Message string } `json:"errors"`
 	}
-	why := res.Status
-	if body != nil {
-		if err := json.NewDecoder(io.LimitReader(body, maxErrorBody)).Decode(&answer); err == nil && len(answer.Errors) > 0 {
-			why += " " + answer.Errors[0].Code + " " + answer.Errors[0].Message
-		}
+	if err := json.NewDecoder(io.LimitReader(body, maxErrorBody)).Decode(&answer); err != nil || len(answer.Errors) == 0 {
+		return "", ""
+	}
+	first := answer.Errors[0]
+	if !errorCode.MatchString(first.Code) {
+		first.Code = ""
+	}
+	return first.Code, first.Message
+}
+
+// refused is the error for an answer that says no. The upstream's message is only for logs. body may be nil.
+func refused(what string, res *http.Response, body io.Reader) error {
+	code, message := reason(body)
+	why := strings.TrimSpace(fmt.Sprintf("%d %s", res.StatusCode, http.StatusText(res.StatusCode)))
+	if code != "" {
+		why += " " + code
 	}
 	cause := errors.New(why)
+	if message != "" {
+		cause = fmt.Errorf("%s: %.300q", why, message)
+	}
 	switch res.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return fault.Wrap(fault.Unavailable, cause, "The upstream registry refuses this server's credentials.")
 	case http.StatusBadRequest:
 		return fault.Wrap(fault.Invalid, cause, "The upstream registry refuses %s: %s.", what, why)
 	}
-	return fault.Wrap(fault.Unavailable, cause, "The upstream registry refuses %s: %s.", what, res.Status)
+	return fault.Wrap(fault.Unavailable, cause, "The upstream registry refuses %s: %s.", what, why)
 }
 
 // drain ends an answer so that its connection can be used again.

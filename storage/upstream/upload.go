@@ -52,7 +52,7 @@ func (s *Storage) location(res *http.Response) (*url.URL, error) {
 	if err != nil || res.Header.Get("Location") == "" {
 		return nil, unavailable(errors.New("the upload has no location"))
 	}
-	if at.Scheme != s.base.Scheme || at.Host != s.base.Host {
+	if !sameHost(at, s.base) {
 		return nil, unavailable(fmt.Errorf("the upload's location is on another host, %s", at.Host))
 	}
 	return at, nil
@@ -61,7 +61,7 @@ func (s *Storage) location(res *http.Response) (*url.URL, error) {
 // Resume implements storage.Storage. The upstream cannot drop bytes, so that an upload with more than offset is as good as gone.
 func (s *Storage) Resume(ctx context.Context, name, ref string, offset int64) (storage.Upload, error) {
 	at, err := s.base.Parse(ref)
-	if err != nil || at.Scheme != s.base.Scheme || at.Host != s.base.Host {
+	if err != nil || !sameHost(at, s.base) {
 		return nil, storage.ErrNotFound
 	}
 	res, err := s.do(ctx, request{method: http.MethodGet, name: name, at: at, push: true})
@@ -109,52 +109,42 @@ func (u *upload) ReadFrom(r io.Reader) (int64, error) {
 	if u.broken {
 		return 0, storage.ErrNotFound
 	}
-	counted := &counter{r: r, hash: u.hash}
-	ctx := context.Background() //nolint:forbidigo // io.ReaderFrom carries none; r ends with its request
-	res, err := u.storage.do(ctx, request{
-		method: http.MethodPatch, name: u.name, at: u.at, stream: counted, push: true,
-		header: http.Header{"Content-Type": {"application/octet-stream"}},
-	})
+	from := &source{r: r, hash: u.hash}
+	at, err := u.patch(from)
+	n, whole, failure := from.end()
+	switch {
+	case failure != nil: // the client's side broke, not the upstream
+		err = failure
+	case err == nil && !whole:
+		err = unavailable(errors.New("it took a chunk before it had all of it"))
+	}
 	if err != nil {
 		u.hash, u.broken = nil, true
-		if counted.err != nil { // the client's side broke, not the upstream
-			return 0, counted.err
-		}
-		return 0, err
-	}
-	defer drain(res)
-	if res.StatusCode != http.StatusAccepted && res.StatusCode != http.StatusNoContent {
-		u.hash, u.broken = nil, true
-		return 0, refused("a chunk", res, res.Body)
-	}
-	at, err := u.storage.location(res)
-	if err != nil {
 		return 0, err
 	}
 	u.at = at
-	u.size += counted.n
-	return counted.n, nil
+	u.size += n
+	return n, nil
 }
 
-// counter counts and hashes what is read through it, and remembers why reading ended.
-type counter struct {
-	r    io.Reader
-	hash hash.Hash
-	n    int64
-	err  error // nil at the end of the input
-}
-
-// Read implements io.Reader.
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	if c.hash != nil {
-		c.hash.Write(p[:n])
+// patch sends a chunk and returns where the upload is then.
+func (u *upload) patch(from *source) (*url.URL, error) {
+	ctx := context.Background() //nolint:forbidigo // io.ReaderFrom carries none; its reader ends with its request
+	res, err := u.storage.do(ctx, request{
+		method: http.MethodPatch, name: u.name, at: u.at, stream: from, push: true,
+		header: http.Header{"Content-Type": {"application/octet-stream"}},
+	})
+	if err != nil {
+		return nil, err
 	}
-	if err != nil && err != io.EOF {
-		c.err = err
+	defer drain(res)
+	switch res.StatusCode {
+	case http.StatusAccepted, http.StatusNoContent:
+		return u.storage.location(res)
+	case http.StatusNotFound:
+		return nil, storage.ErrNotFound
 	}
-	return n, err
+	return nil, refused("a chunk", res, res.Body)
 }
 
 // Close implements storage.Upload: nothing is held between calls.
@@ -191,9 +181,11 @@ func (u *upload) Commit(ctx context.Context, dgst digest.Digest) error {
 		return u.confirm(ctx, res, dgst)
 	case res.StatusCode == http.StatusNotFound:
 		return storage.ErrNotFound
-	case res.StatusCode == http.StatusBadRequest && u.hash != nil && dgst.Algorithm() != digest.SHA256:
-		return errors.Join(storage.ErrUnsupported, u.Cancel(ctx))
 	case res.StatusCode == http.StatusBadRequest:
+		code, _ := reason(res.Body)
+		if dgst.Algorithm() != digest.SHA256 && code != "DIGEST_INVALID" {
+			return errors.Join(storage.ErrUnsupported, u.Cancel(ctx))
+		}
 		return errors.Join(storage.ErrDigest, u.Cancel(ctx))
 	}
 	return refused("a blob", res, res.Body)

@@ -1,8 +1,8 @@
 // Package upstream keeps blobs, manifests and tags in an existing registry, reached by URL under the OCI distribution
 // specification.
 //
-// Bytes stream through; nothing is buffered whole but manifests. Credentials are this server's own and go to the upstream, and to the token service that it
-// names, and nowhere else.
+// Bytes stream through; nothing is buffered whole but manifests. Credentials are this server's own and go to the upstream and
+// nowhere else: a token service on another host is asked anonymously.
 package upstream
 
 import (
@@ -67,8 +67,7 @@ func New(o Options) (*Storage, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A redirect to another host loses the Authorization header: net/http sees to that.
-	client := &http.Client{Transport: transport}
+	client := &http.Client{Transport: transport, CheckRedirect: leaveCredentials}
 	return &Storage{base: base, client: client, log: o.Log, auth: newAuthority(base, client, o.Username, o.Password)}, nil
 }
 
@@ -138,7 +137,7 @@ func (s *Storage) Open(ctx context.Context, name string, dgst digest.Digest) (io
 	if err != nil {
 		return nil, 0, err
 	}
-	open := func(at int64) (io.ReadCloser, error) { return s.openAt(ctx, name, dgst, at) }
+	open := func(at int64) (io.ReadCloser, error) { return s.openAt(ctx, name, dgst, at, size) }
 	return storage.NewReader(size, open), size, nil
 }
 
@@ -251,10 +250,10 @@ func (s *Storage) DeleteManifest(ctx context.Context, name, reference string) er
 }
 
 // openAt asks for a blob's bytes from a place on. Where the upstream does not do ranges, it reads up to there.
-func (s *Storage) openAt(ctx context.Context, name string, dgst digest.Digest, at int64) (io.ReadCloser, error) {
+func (s *Storage) openAt(ctx context.Context, name string, dgst digest.Digest, at, size int64) (io.ReadCloser, error) {
 	q := request{method: http.MethodGet, name: name, path: "/blobs/" + string(dgst)}
 	if at > 0 {
-		q.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", at)}}
+		q.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", at, size-1)}} // not all registries know a range without an end
 	}
 	res, err := s.do(ctx, q)
 	if err != nil {

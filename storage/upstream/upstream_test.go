@@ -60,11 +60,35 @@ func TestDistribution(t *testing.T) {
 	storagetest.RunManifests(t, in)
 }
 
+func TestResumeOfAnEmptyUpload(t *testing.T) {
+	t.Parallel()
+	s := open(t, distribution(t), upstream.Options{})
+	u, err := s.Create(t.Context(), "suite/one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := s.Resume(t.Context(), "suite/one", u.Ref(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := again.ReadFrom(strings.NewReader("bytes")); err != nil || n != 5 {
+		t.Fatalf("ReadFrom = %d, %v", n, err)
+	}
+	if err := again.Commit(t.Context(), digest.FromString("bytes")); err != nil {
+		t.Errorf("Commit = %v", err)
+	}
+}
+
 func TestGoContainerRegistry(t *testing.T) {
 	t.Parallel()
-	storagetest.RunManifests(t, func(t *testing.T) storage.Storage {
+	in := func(t *testing.T) storage.Storage {
 		return open(t, registry.New(registry.Logger(log.New(io.Discard, "", 0))), upstream.Options{})
-	})
+	}
+	storagetest.RunManifests(t, in)
+	storagetest.Run(t, in, // it takes one chunk, tells nothing of an upload, and answers 500 to a second delete
+		"a blob may come in many pieces", "a wrong digest keeps nothing", "an upload is taken up where it was left",
+		"an upload with fewer bytes is not taken up", "a canceled upload is gone",
+		"a deleted blob is gone, and may be deleted again")
 }
 
 // basic asks for a name and a password.

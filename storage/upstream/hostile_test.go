@@ -1,0 +1,164 @@
+package upstream_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/storage"
+	"github.com/countersign/countersign/storage/upstream"
+)
+
+// A port is another host: net/http alone would carry the credentials along.
+func TestRedirectsCarryNoCredentials(t *testing.T) {
+	t.Parallel()
+	var leaked, served atomic.Int64
+	blob := []byte("the bytes")
+	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		served.Add(1)
+		if r.Header.Get("Authorization") != "" {
+			leaked.Add(1)
+		}
+		w.Header().Set("Content-Length", "9")
+		_, _ = w.Write(blob)
+	}))
+	t.Cleanup(store.Close)
+	s := open(t, basic(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, store.URL+"/bytes", http.StatusTemporaryRedirect)
+	})), upstream.Options{Username: "robot", Password: "secret"})
+	r, n, err := s.Open(t.Context(), "suite/one", digest.FromBytes(blob))
+	if err != nil || n != int64(len(blob)) {
+		t.Fatalf("Open = %d, %v", n, err)
+	}
+	defer func() { _ = r.Close() }()
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, blob) {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if served.Load() < 2 || leaked.Load() != 0 {
+		t.Errorf("%d of %d requests to another host carried credentials", leaked.Load(), served.Load())
+	}
+}
+
+// uploads answers POST with an upload, and leaves the other methods to the function.
+func uploads(other http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			w.Header().Set("Location", "/v2/suite/one/blobs/uploads/1")
+			w.WriteHeader(http.StatusAccepted)
+			return
+		}
+		other(w, r)
+	})
+}
+
+// dripping gives single bytes until it is told to end; it is a client that goes on sending.
+type dripping struct{ reads, returned *atomic.Int64 }
+
+// Read implements io.Reader.
+func (d dripping) Read(p []byte) (int, error) {
+	d.reads.Add(1)
+	if d.returned.Load() != 0 {
+		return 0, errors.New("read after ReadFrom returned")
+	}
+	return copy(p, strings.Repeat("x", 4096)), nil
+}
+
+// An upstream that answers before it has read everything leaves net/http reading on.
+func TestReadFromIsDoneWithItsSourceWhenItReturns(t *testing.T) {
+	t.Parallel()
+	answers := map[string]http.HandlerFunc{
+		"an early refusal": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) },
+		"an early consent": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "/v2/x")
+			w.WriteHeader(http.StatusAccepted)
+		},
+		"a hang-up":         func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"an early overload": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTooManyRequests) },
+	}
+	for title, answer := range answers {
+		t.Run(title, func(t *testing.T) {
+			t.Parallel()
+			s := open(t, uploads(answer), upstream.Options{})
+			for range 20 {
+				u, err := s.Create(t.Context(), "suite/one")
+				if err != nil {
+					t.Fatal(err)
+				}
+				var reads, returned atomic.Int64
+				if _, err := u.ReadFrom(dripping{&reads, &returned}); err == nil {
+					t.Error("ReadFrom of an endless source succeeded")
+				}
+				returned.Store(1)
+				before := reads.Load()
+				_ = u.Commit(t.Context(), digest.NewDigestFromBytes(digest.SHA256, make([]byte, sha256.Size)))
+				if after := reads.Load(); after != before {
+					t.Errorf("%d reads of the source after ReadFrom returned", after-before)
+				}
+			}
+		})
+	}
+}
+
+func TestRefusalsOfCommit(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		code string
+		algo digest.Algorithm
+		want error
+	}{
+		"sha512, other bytes":  {"DIGEST_INVALID", digest.SHA512, storage.ErrDigest},
+		"sha512 is not kept":   {"UNSUPPORTED", digest.SHA512, storage.ErrUnsupported},
+		"sha256, other bytes":  {"DIGEST_INVALID", digest.SHA256, storage.ErrDigest},
+		"400 without a reason": {"", digest.SHA256, storage.ErrDigest},
+		"sha512, no reason":    {"", digest.SHA512, storage.ErrUnsupported},
+	}
+	for title, c := range cases {
+		t.Run(title, func(t *testing.T) {
+			t.Parallel()
+			s := open(t, uploads(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				w.Header().Set("Location", r.URL.Path)
+				switch r.Method {
+				case http.MethodPatch:
+					w.WriteHeader(http.StatusAccepted)
+				case http.MethodPut:
+					w.WriteHeader(http.StatusBadRequest)
+					_, _ = io.WriteString(w, `{"errors":[{"code":"`+c.code+`","message":"no"}]}`)
+				}
+			}), upstream.Options{})
+			u, err := s.Create(t.Context(), "suite/one")
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := []byte("some bytes")
+			if _, err := u.ReadFrom(bytes.NewReader(b)); err != nil {
+				t.Fatal(err)
+			}
+			if err := u.Commit(t.Context(), c.algo.FromBytes(b)); !errors.Is(err, c.want) {
+				t.Errorf("Commit = %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
+func TestRefusalsShowNoWordsOfTheUpstream(t *testing.T) {
+	t.Parallel()
+	s := open(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, `{"errors":[{"code":"MANIFEST_INVALID","message":"at /srv/registry by robot:secret"}]}`)
+	}), upstream.Options{})
+	err := s.PutManifest(t.Context(), "suite/one", "v1", "application/vnd.oci.image.manifest.v1+json", []byte("{}"))
+	e, ok := errors.AsType[*fault.Error](err)
+	if !ok || e.Kind != fault.Invalid || !strings.Contains(e.Msg, "MANIFEST_INVALID") || strings.Contains(e.Msg, "/srv") {
+		t.Errorf("PutManifest = %v, want Invalid with the code and without the upstream's words", err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -15,10 +16,18 @@ import (
 // adminName is the user who may do everything from the start.
 const adminName = "admin"
 
-// databaseDir is the directory that the server owns while it runs.
-func (p *program) databaseDir() string {
+// databasePath is the database's file.
+func (p *program) databasePath() string {
 	path, _ := strings.CutPrefix(p.config.DatabaseURL, "sqlite:")
-	return filepath.Dir(strings.TrimPrefix(path, "//"))
+	return strings.TrimPrefix(path, "//")
+}
+
+// withExisting opens the database for a verb that makes no sense without one: called in the wrong directory it says so.
+func (p *program) withExisting(do func(*store.Store) error) error {
+	if _, err := os.Stat(p.databasePath()); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("there is no database at %s; COUNTERSIGN_DATA names the data directory", p.databasePath())
+	}
+	return p.withStore(do)
 }
 
 // withStore opens the database for a verb that may run beside a server, making it on a first run. It never migrates what a server uses.
@@ -42,7 +51,7 @@ func (p *program) withStore(do func(*store.Store) error) error {
 
 // migrate brings the schema up to date while no server runs.
 func (p *program) migrate(s *store.Store) error {
-	lock, err := store.LockDir(p.databaseDir())
+	lock, err := store.LockDir(filepath.Dir(p.databasePath()))
 	if fault.Is(err, fault.Conflict) {
 		return errors.New("the database's schema is older than this program, and a server is using it: stop the server first")
 	} else if err != nil {
@@ -67,7 +76,7 @@ type resetAdminCommand struct {
 
 // Run sets the admin's password.
 func (c resetAdminCommand) Run(p *program) error {
-	return p.withStore(func(s *store.Store) error {
+	return p.withExisting(func(s *store.Store) error {
 		password := c.Password
 		if password == "" {
 			password = rand.Text()

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -53,6 +54,7 @@ type program struct {
 	out    io.Writer
 	log    *slog.Logger
 	path   string // of the binary as it was called
+	file   string // of settings; empty when there is none
 }
 
 // run reads the command line and does what it says. Its error is one line for the operator.
@@ -65,7 +67,7 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) err
 	if err != nil {
 		return err
 	}
-	parsed, err := parser.Parse(args[1:])
+	parsed, err := parser.Parse(verbs(args[1:]))
 	if exited { // --help
 		return nil
 	}
@@ -76,7 +78,7 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) err
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	p := &program{ctx: ctx, config: c, out: out, log: logger(c.Log, errOut), path: args[0]}
+	p := &program{ctx: ctx, config: c, out: out, log: logger(c.Log, errOut), path: args[0], file: settingsFile(line.Config, environ)}
 	err = parsed.Run(p)
 	if failed, ok := errors.AsType[commandError](err); ok {
 		return failed
@@ -85,6 +87,27 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) err
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
+}
+
+// verbs are the arguments, with what people try first put as the parser knows it.
+func verbs(args []string) []string {
+	switch {
+	case len(args) == 0 || args[0] == "help":
+		return []string{"--help"}
+	case args[0] == "--version":
+		return []string{"version"}
+	}
+	return args
+}
+
+// settingsFile returns the path of the file that settings come from.
+func settingsFile(flag string, environ []string) string {
+	for _, v := range environ {
+		if path, ok := strings.CutPrefix(v, "COUNTERSIGN_CONFIG="); ok && flag == "" {
+			return path
+		}
+	}
+	return flag
 }
 
 func logger(c config.Log, w io.Writer) *slog.Logger {

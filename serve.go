@@ -59,15 +59,22 @@ func (serveCommand) Run(p *program) error {
 		return err
 	}
 	defer func() { _ = s.Close() }()
-	srv, err := p.build(s)
+	listener, err := (&net.ListenConfig{}).Listen(p.ctx, "tcp", p.config.Listen)
+	if err != nil {
+		return fmt.Errorf("%w; another address is set with COUNTERSIGN_LISTEN", err)
+	}
+	defer func() { _ = listener.Close() }()
+	users := auth.New(s)
+	srv, err := p.build(s, users)
 	if err != nil {
 		return err
 	}
-	listener, err := (&net.ListenConfig{}).Listen(p.ctx, "tcp", p.config.Listen)
+	// Last, when nothing can fail any more: a password that is made is shown this once.
+	password, err := p.ensureAdmin(s, users)
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return err
 	}
-	p.greet(srv)
+	p.greet(password)
 	return p.serve(srv, listener)
 }
 
@@ -92,26 +99,23 @@ func (p *program) openOwned() (*store.Store, error) {
 
 // server is everything that runs while the program serves.
 type server struct {
-	handler     http.Handler
-	worker      *tasks.Worker
-	workers     int
-	background  []func(context.Context)
-	newPassword string // of admin, when this start made it
+	handler    http.Handler
+	worker     *tasks.Worker
+	workers    int
+	background []func(context.Context)
 }
 
 // build makes the rooms and ties them together.
-func (p *program) build(s *store.Store) (*server, error) {
+func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 	c := p.config
-	users := auth.New(s)
-	password, err := p.ensureAdmin(s, users)
-	if err != nil {
-		return nil, err
-	}
 	blobs, err := p.openStorage()
 	if err != nil {
 		return nil, err
 	}
-	srv := &server{workers: c.Workers, newPassword: password}
+	if err := blobs.Ping(p.ctx); err != nil {
+		p.log.WarnContext(p.ctx, "the storage does not answer; pushes and pulls will fail until it does", slog.Any("err", err))
+	}
+	srv := &server{workers: c.Workers}
 	upstreamManifests, inFront := blobs.(storage.Manifests)
 	if inFront {
 		s.KeepOutbox()
@@ -245,14 +249,15 @@ func (p *program) listen(s *http.Server, l net.Listener) error {
 	return s.Serve(l)
 }
 
-// greet tells the operator where the server is, where its data are, how to log in and what to type next.
-func (p *program) greet(srv *server) {
+// greet tells the operator where the server is, where its data are, how to log in and what to type next. password is what this start has
+// made for admin; empty when it made none.
+func (p *program) greet(password string) {
 	c := p.config
 	host := c.Public().Host
-	login := "the password that admin has"
+	login := "unchanged   (reset-admin-password makes another)"
 	switch {
-	case srv.newPassword != "":
-		login = srv.newPassword + "   (shown this once; reset-admin-password makes another)"
+	case password != "":
+		login = password + "   (shown this once; reset-admin-password makes another)"
 	case c.AdminPassword != "":
 		login = "as COUNTERSIGN_ADMIN_PASSWORD says"
 	}
@@ -261,7 +266,9 @@ func (p *program) greet(srv *server) {
 		where = c.UpstreamURL
 	}
 	verb := p.path
-	if own, err := filepath.Abs(config.Default().Data); err != nil || own != c.Data {
+	if p.file != "" {
+		verb = "COUNTERSIGN_CONFIG=" + p.file + " " + verb
+	} else if own, err := filepath.Abs(config.Default().Data); err != nil || own != c.Data {
 		verb = "COUNTERSIGN_DATA=" + c.Data + " " + verb // the verbs work on the same data
 	}
 	tls := ""
@@ -275,7 +282,7 @@ func (p *program) greet(srv *server) {
   password      %s
 
 Next:
-  podman login%[8]s %[3]s
+  podman login%[8]s -u %[6]s %[3]s
   podman push%[8]s IMAGE %[3]s/team/app:1.0
   %[10]s add-signing-service NAME SCRIPT KEYID --class container:ManifestSigningService
   curl -u admin %[9]s/pulp/api/v3/repositories/container/container-push/

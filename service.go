@@ -130,7 +130,7 @@ func (c removeServiceCommand) Run(p *program) error {
 	if err := checkClass(c.Class); err != nil {
 		return command(err)
 	}
-	return command(p.withStore(func(s *store.Store) error {
+	return command(p.withExisting(func(s *store.Store) error {
 		if err := s.RemoveSigningService(p.ctx, c.Name, c.Class); err != nil {
 			return err
 		}
@@ -143,7 +143,7 @@ type listServicesCommand struct{}
 
 // Run prints the names, one a line.
 func (listServicesCommand) Run(p *program) error {
-	return p.withStore(func(s *store.Store) error {
+	return p.withExisting(func(s *store.Store) error {
 		services, err := s.SigningServices(p.ctx)
 		for _, v := range services {
 			if _, err := fmt.Fprintln(p.out, v.Name); err != nil {

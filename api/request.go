@@ -57,7 +57,7 @@ var errDenied = fault.New(fault.Denied, "You do not have permission to perform t
 
 // audit writes the line that every change leaves: who did what to what, and the task that does it.
 func (r *request) audit(action, object string, attrs ...slog.Attr) {
-	attrs = append([]slog.Attr{slog.String("user", r.user.Username), slog.String("action", action), slog.String("object", object)}, attrs...)
+	attrs = append([]slog.Attr{slog.String("who", r.user.Username), slog.String("action", action), slog.String("object", object), slog.String("result", "done")}, attrs...)
 	r.log.LogAttrs(r.Context(), slog.LevelInfo, "audit", attrs...)
 }
 

@@ -25,6 +25,9 @@ type Checked struct {
 // NewChecked returns a Checked around a signer and the public key that its signatures are verified with.
 func NewChecked(signer Signer, key PublicKey) *Checked { return &Checked{signer, key} }
 
+// Fingerprint returns the fingerprint of the key that the signatures are verified with.
+func (c *Checked) Fingerprint() string { return c.key.Fingerprint() }
+
 // Sign makes one signature. What the signer returns is verified, and its manifest digest and docker reference are compared with the
 // request's; creator and time are the signer's own.
 func (c *Checked) Sign(ctx context.Context, r Request) (Made, error) {

@@ -267,7 +267,11 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 	if err != nil && !errors.Is(err, store.ErrFenced) {
 		r.log.ErrorContext(ctx, "task's end not stored", slog.Any("err", err))
 	}
-	r.log.InfoContext(ctx, "task ended", slog.String("result", result), slog.Any("err", jobErr))
+	ended := []slog.Attr{slog.String("result", result)}
+	if jobErr != nil {
+		ended = append(ended, slog.Any("err", jobErr))
+	}
+	r.log.LogAttrs(ctx, slog.LevelInfo, "task ended", ended...)
 }
 
 // sentence is what a task says of the error it failed with: only what is safe to show.

@@ -124,7 +124,7 @@ func (s signer) signOne(ctx context.Context, r *tasks.Run, checked *signing.Chec
 		return err
 	}
 	claim := signing.Claim{ManifestDigest: t.Digest, DockerReference: s.reference(basePath, t.Tag)}
-	log := s.Log.With(slog.String("task", r.Task.ID), slog.String("digest", string(t.Digest)), slog.String("reference", claim.DockerReference))
+	log := s.Log.With(slog.String("task", r.Task.ID), slog.String("key", checked.Fingerprint()), slog.String("digest", string(t.Digest)), slog.String("reference", claim.DockerReference))
 	log.InfoContext(ctx, "signing")
 	made, err := checked.Sign(ctx, signing.Request{Claim: claim, Manifest: m.Payload, CorrelationID: telemetry.Correlation(ctx)})
 	if err != nil {

@@ -158,7 +158,7 @@ func (p *program) openStorage() (storage.Storage, error) {
 	}
 	return upstream.New(upstream.Options{
 		URL: c.UpstreamURL, Username: c.Upstream.Username, Password: c.Upstream.Password.Reveal(),
-		CAFile: c.Upstream.CAFile, InsecureSkipVerify: c.Upstream.InsecureSkipVerify, Log: p.log,
+		CAFile: c.Upstream.CAFile, InsecureSkipVerify: c.Upstream.InsecureSkipVerify,
 	})
 }
 

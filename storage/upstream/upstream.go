@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -40,7 +39,6 @@ type Options struct {
 	Password           string
 	CAFile             string // PEM certificates to trust beside the system's
 	InsecureSkipVerify bool
-	Log                *slog.Logger
 }
 
 // Storage is an existing registry. It is safe for concurrent use.
@@ -48,7 +46,6 @@ type Storage struct {
 	base   *url.URL
 	client *http.Client
 	auth   *authority
-	log    *slog.Logger
 }
 
 var (
@@ -68,7 +65,7 @@ func New(o Options) (*Storage, error) {
 		return nil, err
 	}
 	client := &http.Client{Transport: transport, CheckRedirect: leaveCredentials}
-	return &Storage{base: base, client: client, log: o.Log, auth: newAuthority(base, client, o.Username, o.Password)}, nil
+	return &Storage{base: base, client: client, auth: newAuthority(base, client, o.Username, o.Password)}, nil
 }
 
 func newTransport(o Options) (*http.Transport, error) {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"io"
 	"log"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -45,7 +44,7 @@ func open(t *testing.T, h http.Handler, o upstream.Options) *upstream.Storage {
 	t.Helper()
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
-	o.URL, o.Log = server.URL, slog.New(slog.DiscardHandler)
+	o.URL = server.URL
 	s, err := upstream.New(o)
 	if err != nil {
 		t.Fatal(err)

@@ -133,6 +133,6 @@ func (a *API) deleteDistribution(req *request) (answer, error) {
 		}
 	}
 	return a.dispatch(req, "delete distribution", href, tasks.Spec{
-		Name: tasks.DeleteDistribution, Args: tasks.DeleteDistributionArgs{DistributionID: d.ID}, Resources: resources, Immediate: true,
+		Name: tasks.DeleteDistribution, Args: tasks.ObjectArgs{Collection: pulp.DistributionCollection, ID: d.ID}, Resources: resources, Immediate: true,
 	})
 }

@@ -70,9 +70,8 @@ func TestListsAreNarrowedAndSorted(t *testing.T) {
 	w.target("c/one")
 	env, bare := "prod", (*string)(nil)
 	retain := int64(3)
-	retained := &retain
-	if _, err := w.store.EditRepository(t.Context(), nil, pulp.ContainerPush, w.target("b/one").Repository.ID, store.RepositoryEdit{
-		Labels: &pulp.Labels{"env": &env, "bare": bare}, RetainRepoVersions: &retained,
+	if _, err := w.store.EditRepository(t.Context(), nil, pulp.ContainerPush, w.target("b/one").Repository.ID, func(r *pulp.Repository) {
+		r.Labels, r.RetainRepoVersions = pulp.Labels{"env": &env, "bare": bare}, &retain
 	}); err != nil {
 		t.Fatal(err)
 	}

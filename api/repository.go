@@ -149,7 +149,7 @@ func (a *API) editRepository(r resource[pulp.Repository], whole bool) handler {
 		}
 		href := pulp.RepositoryHref(repo.Type, repo.ID)
 		return a.dispatch(req, "edit repository", href, tasks.Spec{
-			Name: tasks.EditRepository, Args: tasks.EditRepositoryArgs{RepositoryID: repo.ID, Type: repo.Type, Fields: edit},
+			Name: tasks.Edit, Args: tasks.EditArgs{Collection: repo.Type.Collection(), ID: repo.ID, Repository: &edit},
 			Resources: []store.Resource{{Href: href, Exclusive: true}}, Immediate: true,
 		})
 	}

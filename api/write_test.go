@@ -99,8 +99,8 @@ func TestEditingARepository(t *testing.T) {
 			switch {
 			case c.fields != nil:
 				want := tasks.Spec{
-					Name: tasks.EditRepository, Immediate: true, CreatedBy: 1, Resources: []store.Resource{{Href: href, Exclusive: true}},
-					Args: tasks.EditRepositoryArgs{RepositoryID: w.repo.Repository.ID, Type: pulp.ContainerPush, Fields: *c.fields},
+					Name: tasks.Edit, Immediate: true, CreatedBy: 1, Resources: []store.Resource{{Href: href, Exclusive: true}},
+					Args: tasks.EditArgs{Collection: pulp.PushCollection, ID: w.repo.Repository.ID, Repository: c.fields},
 				}
 				if diff := cmp.Diff(want, w.dispatcher.last()); diff != "" {
 					t.Errorf("task (-want +got):\n%s", diff)
@@ -197,7 +197,7 @@ func TestSigningUsesTheRepositorysService(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	own := w.addService("own")
-	if _, err := w.store.EditRepository(t.Context(), nil, pulp.ContainerPush, w.repo.Repository.ID, store.RepositoryEdit{SigningServiceID: &own.ID}); err != nil {
+	if _, err := w.store.EditRepository(t.Context(), nil, pulp.ContainerPush, w.repo.Repository.ID, func(r *pulp.Repository) { r.SigningServiceID = own.ID }); err != nil {
 		t.Fatal(err)
 	}
 	for body, want := range map[string]string{
@@ -226,7 +226,7 @@ func TestDeletingADistributionReservesWhatGoesWithIt(t *testing.T) {
 	} {
 		w.expect(call{method: http.MethodDelete, path: pulp.Href(pulp.DistributionCollection, c.id)}, 202, "")
 		want := tasks.Spec{
-			Name: tasks.DeleteDistribution, Args: tasks.DeleteDistributionArgs{DistributionID: c.id}, Resources: c.wanted, Immediate: true, CreatedBy: 1,
+			Name: tasks.DeleteDistribution, Args: tasks.ObjectArgs{Collection: pulp.DistributionCollection, ID: c.id}, Resources: c.wanted, Immediate: true, CreatedBy: 1,
 		}
 		if diff := cmp.Diff(want, w.dispatcher.last()); diff != "" {
 			t.Errorf("%s: task (-want +got):\n%s", what, diff)
@@ -342,7 +342,7 @@ func TestTaskArgumentsSurviveTheDatabase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var args tasks.EditRepositoryArgs
+	var args tasks.EditArgs
 	if err := json.Unmarshal(k.Args, &args); err != nil {
 		t.Fatal(err)
 	}

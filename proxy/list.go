@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
 )
 
 // Bounds of lists (contract 3.4).
@@ -34,13 +35,20 @@ func (c *call) paged(found []string, n int) []string {
 	}
 	found = found[:n]
 	if n > 0 {
-		next := *c.PublicURL
-		next.Path = c.r.URL.Path
-		next.RawQuery = "n=" + strconv.Itoa(n) + "&last=" + url.QueryEscape(found[n-1])
-		c.w.Header().Set("Link", "<"+next.String()+`>; rel="next"`)
+		c.linkNext("n=" + strconv.Itoa(n) + "&last=" + url.QueryEscape(found[n-1]))
 	}
 	return found
 }
+
+// linkNext links to the next page of a list: the same path with another query.
+func (c *call) linkNext(query string) {
+	next := *c.PublicURL
+	next.Path, next.RawQuery = c.r.URL.Path, query
+	c.w.Header().Set("Link", "<"+next.String()+`>; rel="next"`)
+}
+
+// referrersSize is about how many bytes one page of referrers has: they carry annotations, and clients read 4 MiB of an index.
+const referrersSize = 1 << 20
 
 // getTags answers with the names of a repository's tags.
 func (c *call) getTags() error {
@@ -77,12 +85,14 @@ func (c *call) getReferrers() error {
 	if !validDigest(subject) {
 		return digestInvalid(c.ref)
 	}
-	artifactType := c.r.URL.Query().Get("artifactType")
+	q := c.r.URL.Query()
+	artifactType := q.Get("artifactType")
 	t, err := c.readable()
-	var found []pulp.Manifest
+	var found []store.Referrer
+	var more bool
 	switch {
 	case err == nil:
-		if found, err = c.Store.ServedReferrers(c.r.Context(), t, subject, artifactType); err != nil {
+		if found, more, err = c.Store.ServedReferrers(c.r.Context(), t, subject, artifactType, q.Get("last"), referrersSize); err != nil {
 			return err
 		}
 	case asFailure(err).status != http.StatusNotFound: // to a name that is not there nothing refers either
@@ -91,13 +101,13 @@ func (c *call) getReferrers() error {
 	type descriptor struct {
 		MediaType    string            `json:"mediaType"`
 		Digest       digest.Digest     `json:"digest"`
-		Size         int               `json:"size"`
+		Size         int64             `json:"size"`
 		ArtifactType string            `json:"artifactType,omitempty"`
 		Annotations  map[string]string `json:"annotations,omitempty"`
 	}
 	list := make([]descriptor, len(found))
 	for i, m := range found {
-		list[i] = descriptor{m.MediaType, m.Digest, len(m.Payload), m.ArtifactType, m.Annotations}
+		list[i] = descriptor{m.MediaType, m.Digest, m.Size, m.ArtifactType, m.Annotations}
 	}
 	body, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": pulp.OCIIndex, "manifests": list})
 	if err != nil {
@@ -105,6 +115,13 @@ func (c *call) getReferrers() error {
 	}
 	if artifactType != "" {
 		c.w.Header().Set("OCI-Filters-Applied", "artifactType")
+	}
+	if more {
+		next := url.Values{"last": {found[len(found)-1].ID}}
+		if artifactType != "" {
+			next.Set("artifactType", artifactType)
+		}
+		c.linkNext(next.Encode())
 	}
 	c.write(http.StatusOK, pulp.OCIIndex, body)
 	return nil

@@ -6,17 +6,28 @@
 package tasks
 
 import (
-	"encoding/json"
+	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 )
 
 // The names of tasks, as clients of Pulp match them (contract 2.2).
 const (
 	Sign               = "pulp_container.app.tasks.sign.sign"
-	EditRepository     = "pulpcore.app.tasks.base.ageneral_update"
+	Sync               = "pulp_container.app.tasks.synchronize.synchronize"
+	Tag                = "pulp_container.app.tasks.tag.tag_image"
+	Untag              = "pulp_container.app.tasks.untag.untag_image"
+	AddContent         = "pulp_container.app.tasks.recursive_add.recursive_add_content"
+	RemoveContent      = "pulp_container.app.tasks.recursive_remove.recursive_remove_content"
+	RemoveSignatures   = "pulp_container.app.tasks.remove_signatures.remove_signatures"
+	Migrate            = "pulp_container.app.tasks.migrate_push_repository.migrate_push_repository"
+	Create             = "pulpcore.app.tasks.base.general_create"
+	Edit               = "pulpcore.app.tasks.base.ageneral_update"
+	Delete             = "pulpcore.app.tasks.base.ageneral_delete"
 	DeleteDistribution = "pulpcore.app.tasks.base.general_multi_delete"
+	DeleteVersion      = "pulpcore.app.tasks.repository.delete_version"
+	Repair             = "pulpcore.app.tasks.repository.repair_version"
+	Restore            = "countersign.tasks.restore_version" // Pulp has no such task
 	Purge              = "pulpcore.app.tasks.purge.purge"
 )
 
@@ -30,40 +41,68 @@ type SignArgs struct {
 	Force        bool     `json:"force"`      // sign again what this key has signed (D10)
 }
 
-// EditRepositoryArgs are the arguments of an EditRepository task. They were validated when it was made.
-type EditRepositoryArgs struct {
-	RepositoryID string              `json:"repository"`
-	Type         pulp.RepositoryType `json:"type"`
-	Fields       RepositoryFields    `json:"fields"`
+// SyncArgs are the arguments of a Sync task.
+type SyncArgs struct {
+	RepositoryID string `json:"repository"`
+	RemoteID     string `json:"remote"`
+	Mirror       bool   `json:"mirror"`      // what the remote has not leaves the repository
+	SignedOnly   bool   `json:"signed_only"` // images without a signature are left out
 }
 
-// RepositoryFields are new values of a repository's fields; absent fields stay.
-type RepositoryFields struct {
-	Name               *string             `json:"name,omitempty"`
-	Description        Optional[string]    `json:"description,omitzero"`
-	Labels             *map[string]*string `json:"labels,omitempty"`
-	RetainRepoVersions Optional[int64]     `json:"retain_repo_versions,omitzero"`
-	SigningServiceID   *string             `json:"signing_service,omitempty"` // empty: none
+// TagArgs are the arguments of a Tag and of an Untag task.
+type TagArgs struct {
+	RepositoryID string        `json:"repository"`
+	Tag          string        `json:"tag"`
+	Digest       digest.Digest `json:"digest,omitempty"` // what the tag shall stand for; empty for Untag
 }
 
-// Optional is a value that may be absent, null or there.
-type Optional[T any] struct {
-	Set   bool
-	Value *T // nil is null
+// AddArgs are the arguments of an AddContent task: units, or what to copy from another repository.
+type AddArgs struct {
+	RepositoryID string       `json:"repository"`
+	Units        []store.Unit `json:"units,omitempty"`
+	Copy         *store.Copy  `json:"copy,omitempty"`
+	Username     string       `json:"username,omitempty"` // only units that this user sees are added; empty: one who sees everything
 }
 
-// MarshalJSON implements json.Marshaler.
-func (o Optional[T]) MarshalJSON() ([]byte, error) { return json.Marshal(o.Value) }
-
-// UnmarshalJSON implements json.Unmarshaler; it is called when the value is there, null included.
-func (o *Optional[T]) UnmarshalJSON(b []byte) error {
-	o.Set = true
-	return json.Unmarshal(b, &o.Value)
+// RemoveArgs are the arguments of a RemoveContent task: units, an image, or everything.
+type RemoveArgs struct {
+	RepositoryID string        `json:"repository"`
+	Units        []store.Unit  `json:"units,omitempty"`
+	Image        digest.Digest `json:"image,omitempty"`
+	All          bool          `json:"all,omitempty"`
 }
 
-// DeleteDistributionArgs are the arguments of a DeleteDistribution task.
-type DeleteDistributionArgs struct {
-	DistributionID string `json:"distribution"`
+// RemoveSignaturesArgs are the arguments of a RemoveSignatures task.
+type RemoveSignaturesArgs struct {
+	RepositoryID string `json:"repository"`
+	KeyID        string `json:"key_id"` // 16 upper-case hex digits
+}
+
+// VersionArgs are the arguments of a DeleteVersion, a Repair and a Restore task.
+type VersionArgs struct {
+	RepositoryID    string `json:"repository"`
+	Number          int64  `json:"number"`
+	VerifyChecksums bool   `json:"verify_checksums,omitempty"` // Repair: read the bytes too
+}
+
+// ObjectArgs name what a Delete or Migrate task is about.
+type ObjectArgs struct {
+	Collection string `json:"collection"` // pulp.ContainerCollection, pulp.RemoteCollection, pulp.NamespaceCollection, ...
+	ID         string `json:"id"`
+}
+
+// CreateArgs are the arguments of a Create task: distributions are the only objects that a task creates. They were validated when it was made.
+type CreateArgs struct {
+	Distribution DistributionFields `json:"distribution"`
+}
+
+// EditArgs are the arguments of an Edit task: new values of the fields of one object. They were validated when it was made.
+type EditArgs struct {
+	Collection   string              `json:"collection"`
+	ID           string              `json:"id"`
+	Repository   *RepositoryFields   `json:"repository,omitempty"`
+	Remote       *RemoteFields       `json:"remote,omitempty"`
+	Distribution *DistributionFields `json:"distribution,omitempty"`
 }
 
 // PurgeArgs are the arguments of a Purge task.

@@ -39,6 +39,7 @@ type Worker struct {
 	jobs  map[string]Job
 	log   *slog.Logger
 	slots int
+	show  func(any) any
 	self  pulp.Worker
 }
 
@@ -51,12 +52,16 @@ type WorkerOptions struct {
 	Slots    int    // how many tasks at a time
 	Name     string // <pid>@<host>
 	Versions map[string]string
+	Show     func(any) any // what clients are shown of an object that a task answers; nil: nothing
 }
 
 // NewWorker returns a worker that runs nothing yet.
 func NewWorker(o WorkerOptions) *Worker {
+	if o.Show == nil { // an object may hold secrets
+		o.Show = func(any) any { return nil }
+	}
 	return &Worker{
-		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, slots: o.Slots,
+		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, slots: o.Slots, show: o.Show,
 		self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},
 	}
 }
@@ -167,7 +172,7 @@ func (w *Worker) runTask(ctx context.Context, id string) bool {
 	}
 	ctx = telemetry.WithCorrelation(ctx, t.CID)
 	log := w.log.With(slog.String("task", t.ID), slog.String("name", t.Name))
-	r := &Run{Task: *t, Claim: &store.Claim{TaskID: t.ID, Attempt: t.Attempt}, store: w.store, log: log}
+	r := &Run{Task: *t, Claim: &store.Claim{TaskID: t.ID, Attempt: t.Attempt, Show: w.show}, store: w.store, log: log}
 	log.InfoContext(ctx, "task started", slog.Int64("attempt", t.Attempt))
 	err, cause := w.attempt(ctx, r)
 	w.end(ctx, r, err, cause)

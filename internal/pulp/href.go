@@ -17,6 +17,7 @@ const (
 	SigningServiceCollection = "signing-services/"
 	PushCollection           = "repositories/container/container-push/"
 	ContainerCollection      = "repositories/container/container/"
+	RemoteCollection         = "remotes/container/container/"
 	DistributionCollection   = "distributions/container/container/"
 	NamespaceCollection      = "pulp_container/namespaces/"
 	BlobCollection           = "content/container/blobs/"
@@ -71,6 +72,7 @@ var prnModels = map[string]string{
 	SigningServiceCollection: "core.signingservice",
 	PushCollection:           "container.containerpushrepository",
 	ContainerCollection:      "container.containerrepository",
+	RemoteCollection:         "container.containerremote",
 	DistributionCollection:   "container.containerdistribution",
 	NamespaceCollection:      "container.containernamespace",
 	BlobCollection:           "container.blob",

@@ -73,6 +73,7 @@ type Repository struct {
 	Labels             Labels
 	RetainRepoVersions *int64
 	SigningServiceID   string // empty when none
+	RemoteID           string // where it is mirrored from; empty when nowhere
 	MadeByPush         bool
 	LatestVersion      int64
 	Stamps
@@ -130,6 +131,7 @@ type Blob struct {
 	Data     []byte // the bytes of a small blob; nil: they are in the storage registry
 	Inline   bool   // the bytes are Data, also when there are none
 	Location string // upstream mode: a name under which the upstream holds the bytes
+	Absent   bool   // the bytes are yet to be fetched from a remote
 	Stamps
 }
 

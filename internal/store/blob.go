@@ -15,12 +15,12 @@ import (
 // the storage has them.
 var ErrDeleting = errors.New("the blob is being deleted")
 
-const blobColumns = `b.id, b.digest, b.size, b.data, b.data IS NOT NULL, b.location, b.created, b.updated`
+const blobColumns = `b.id, b.digest, b.size, b.data, b.data IS NOT NULL, b.location, b.absent, b.created, b.updated`
 
 func scanBlob(row scanner) (pulp.Blob, error) {
 	var b pulp.Blob
 	var created, updated int64
-	if err := row.Scan(&b.ID, &b.Digest, &b.Size, &b.Data, &b.Inline, &b.Location, &created, &updated); err != nil {
+	if err := row.Scan(&b.ID, &b.Digest, &b.Size, &b.Data, &b.Inline, &b.Location, &b.Absent, &created, &updated); err != nil {
 		return pulp.Blob{}, err
 	}
 	b.Stamps = stamps(created, updated)
@@ -49,26 +49,29 @@ func (s *Store) CommitBlob(ctx context.Context, repositoryID string, b pulp.Blob
 	})
 }
 
-// putBlob stores a blob's row unless it is there and returns its id.
+// putBlob stores a blob's row unless it is there and returns its id. The bytes of one that was absent have come, unless b is absent too.
 func (t *tx) putBlob(b pulp.Blob) (string, error) {
 	var id string
-	var deleting bool
-	err := t.row(`SELECT id, deleting FROM blob WHERE digest = $1`, b.Digest).Scan(&id, &deleting)
+	var deleting, absent bool
+	var data any
+	if b.Inline {
+		data = append([]byte{}, b.Data...)
+	}
+	err := t.row(`SELECT id, deleting, absent FROM blob WHERE digest = $1`, b.Digest).Scan(&id, &deleting, &absent)
 	switch {
 	case err == nil && deleting:
 		return "", ErrDeleting
+	case err == nil && absent && !b.Absent:
+		_, err = t.exec(`UPDATE blob SET absent = FALSE, size = $2, data = $3, location = $4, updated = $5 WHERE id = $1`, id, b.Size, data, b.Location, t.now)
+		return id, err
 	case err == nil:
 		return id, nil
 	case !errors.Is(err, sql.ErrNoRows):
 		return "", err
 	}
 	id = pulp.NewID()
-	var data any
-	if b.Inline {
-		data = append([]byte{}, b.Data...)
-	}
-	_, err = t.exec(`INSERT INTO blob (id, digest, size, data, location, created, updated) VALUES ($1, $2, $3, $4, $5, $6, $6)`,
-		id, b.Digest, b.Size, data, b.Location, t.now)
+	_, err = t.exec(`INSERT INTO blob (id, digest, size, data, location, absent, created, updated) VALUES ($1, $2, $3, $4, $5, $6, $7, $7)`,
+		id, b.Digest, b.Size, data, b.Location, b.Absent, t.now)
 	return id, err
 }
 

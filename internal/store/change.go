@@ -151,5 +151,8 @@ func (c *change) end() (*pulp.Version, error) {
 	}
 	_, err := c.tx.exec(`UPDATE repository SET latest_version = $2, next_version = $3, updated = $4 WHERE id = $1`,
 		c.repo.ID, v.Number, v.Number+1, c.tx.now)
+	if err == nil {
+		err = c.tx.retain(c.repo)
+	}
 	return &v, err
 }

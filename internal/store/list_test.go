@@ -37,10 +37,11 @@ func TestFiltersNarrow(t *testing.T) {
 			t.Fatal(err)
 		}
 		retain, value := int64(i), fmt.Sprint(i)
-		edit := RepositoryEdit{Labels: &pulp.Labels{"n": &value, "bare": nil}}
-		if i > 0 {
-			r := &retain
-			edit.RetainRepoVersions = &r
+		edit := func(r *pulp.Repository) {
+			r.Labels = pulp.Labels{"n": &value, "bare": nil}
+			if i > 0 {
+				r.RetainRepoVersions = &retain
+			}
 		}
 		if _, err := s.EditRepository(t.Context(), nil, pulp.ContainerPush, target.Repository.ID, edit); err != nil {
 			t.Fatal(err)

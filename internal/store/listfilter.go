@@ -151,18 +151,20 @@ const (
 	Removed
 )
 
-// membership is each relation as a condition on a row of repository_content; %v is the version's number.
-var membership = map[Membership]string{
-	Present: "c.version_added <= %v AND (c.version_removed IS NULL OR c.version_removed > %v)",
-	Added:   "c.version_added = %v",
-	Removed: "c.version_removed = %v",
-}
-
 // InVersion narrows a list of content to the units that a repository version holds, brought or took away.
 func InVersion(repositoryID string, number int64, m Membership) Filter {
 	return clause(func(b *statement) string {
-		return b.id + " IN (SELECT c.content_id FROM repository_content c WHERE c.repository_id = " + b.arg(repositoryID) +
-			" AND c.kind = " + b.arg(b.kind) + " AND " + strings.ReplaceAll(membership[m], "%v", b.arg(number)) + ")"
+		repository, version := b.arg(repositoryID), b.arg(number)
+		relation := heldIn(version)
+		switch m {
+		case Added:
+			relation = addedIn(repository, version)
+		case Removed:
+			relation = removedIn(repository, version)
+		case Present:
+		}
+		return b.id + " IN (SELECT c.content_id FROM repository_content c WHERE c.repository_id = " + repository +
+			" AND c.kind = " + b.arg(b.kind) + " AND " + relation + ")"
 	})
 }
 
@@ -181,7 +183,7 @@ func Holding(contentIDs []string, latestOnly bool) Filter {
 func VersionHolding(contentIDs []string) Filter {
 	return clause(func(b *statement) string {
 		return "EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = " + b.field("repository") +
-			" AND c.content_id IN " + b.set(contentIDs) + " AND " + strings.ReplaceAll(membership[Present], "%v", b.field("number")) + ")"
+			" AND c.content_id IN " + b.set(contentIDs) + " AND " + heldIn(b.field("number")) + ")"
 	})
 }
 

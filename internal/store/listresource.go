@@ -34,7 +34,7 @@ var repositoryListing = listing[pulp.Repository]{
 	columns: repositoryColumns, source: ` FROM repository r`, id: "r.id", scan: scanRepository,
 	fields: with("r", map[string]string{
 		"name": "r.name", "description": "r.description", "pulp_labels": "r.labels", "pulp_type": "'container.' || r.type",
-		"retain_repo_versions": "r.retain_repo_versions", "retain_checkpoints": "NULL", "next_version": "r.next_version", "remote": "NULL",
+		"retain_repo_versions": "r.retain_repo_versions", "retain_checkpoints": "NULL", "next_version": "r.next_version", "remote": "r.remote_id",
 	}),
 	visible: "r.id IN (" + visibleRepositories + ")",
 }
@@ -68,6 +68,19 @@ var distributionListing = listing[pulp.Distribution]{
 // Distributions lists distributions.
 func (s *Store) Distributions(ctx context.Context, q ListQuery) ([]pulp.Distribution, int64, error) {
 	return list(ctx, s.read, distributionListing, q)
+}
+
+var remoteListing = listing[pulp.Remote]{
+	columns: remoteColumns, source: ` FROM remote m`, id: "m.id", scan: scanRemote,
+	fields: with("m", map[string]string{
+		"name": "m.name", "url": "m.url", "upstream_name": "m.upstream_name", "policy": "m.policy", "sigstore": "m.sigstore", "pulp_labels": "m.labels",
+	}),
+	visible: "m.name = %s OR SUBSTR(m.name, 1, LENGTH(%s) + 1) = %s || '/'",
+}
+
+// Remotes lists remotes.
+func (s *Store) Remotes(ctx context.Context, q ListQuery) ([]pulp.Remote, int64, error) {
+	return list(ctx, s.read, remoteListing, q)
 }
 
 var namespaceListing = listing[pulp.Namespace]{
@@ -260,7 +273,7 @@ func (s *Store) Gone(ctx context.Context, hrefs []string) (map[string]bool, erro
 // tables are where the objects of a collection are kept that a task can make.
 var tables = map[string]string{
 	pulp.PushCollection: "repository", pulp.ContainerCollection: "repository", pulp.DistributionCollection: "distribution",
-	pulp.NamespaceCollection: "namespace", pulp.TagCollection: "tag",
+	pulp.NamespaceCollection: "namespace", pulp.TagCollection: "tag", pulp.RemoteCollection: "remote",
 }
 
 func existence(ref pulp.Ref) (query string, args []any) {

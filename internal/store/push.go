@@ -97,13 +97,10 @@ func (t *tx) makeRepository(r pulp.Repository) (pulp.Repository, error) {
 		r.Labels = pulp.Labels{}
 	}
 	_, err := t.exec(`
-		INSERT INTO repository (id, type, name, description, labels, retain_repo_versions, signing_service_id, made_by_push, created, updated)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)`,
-		r.ID, r.Type, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), r.MadeByPush, t.now)
-	if isUnique(err) {
-		return r, fault.Field("name", "This field must be unique.")
-	}
-	if err != nil {
+		INSERT INTO repository (id, type, name, description, labels, retain_repo_versions, signing_service_id, remote_id, made_by_push, created, updated)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)`,
+		r.ID, r.Type, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), null(r.RemoteID), r.MadeByPush, t.now)
+	if err := uniqueName(err); err != nil {
 		return r, err
 	}
 	return r, t.insertVersion(pulp.Version{ID: pulp.NewID(), RepositoryID: r.ID})
@@ -208,12 +205,7 @@ func missingError(absent []digest.Digest) error {
 
 // tag makes a name stand for a manifest in the repository.
 func (c *change) tag(name, manifestID string) error {
-	if _, err := c.tx.exec(`
-		INSERT INTO tag (id, name, manifest_id, created, updated) VALUES ($1, $2, $3, $4, $4) ON CONFLICT (name, manifest_id) DO NOTHING`,
-		pulp.NewID(), name, manifestID, c.tx.now); err != nil {
-		return err
-	}
-	id, err := scanString(c.tx.row(`SELECT id FROM tag WHERE name = $1 AND manifest_id = $2`, name, manifestID))
+	id, err := c.tx.putTag(name, manifestID)
 	if err != nil {
 		return err
 	}
@@ -221,6 +213,16 @@ func (c *change) tag(name, manifestID string) error {
 		return err
 	}
 	return c.noteTag(name)
+}
+
+// putTag stores a tag's row unless it is there and returns its id.
+func (t *tx) putTag(name, manifestID string) (string, error) {
+	if _, err := t.exec(`
+		INSERT INTO tag (id, name, manifest_id, created, updated) VALUES ($1, $2, $3, $4, $4) ON CONFLICT (name, manifest_id) DO NOTHING`,
+		pulp.NewID(), name, manifestID, t.now); err != nil {
+		return "", err
+	}
+	return scanString(t.row(`SELECT id FROM tag WHERE name = $1 AND manifest_id = $2`, name, manifestID))
 }
 
 // DeleteTag takes a tag out of a repository's latest version; its manifest stays. NotFound when there is no such tag.

@@ -8,26 +8,26 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-const repositoryColumns = `r.id, r.type, r.name, r.description, r.labels, r.retain_repo_versions, r.signing_service_id,
+const repositoryColumns = `r.id, r.type, r.name, r.description, r.labels, r.retain_repo_versions, r.signing_service_id, r.remote_id,
 	r.made_by_push, r.latest_version, r.created, r.updated`
 
 // repositoryRow is a row of repositoryColumns on its way in.
 type repositoryRow struct {
-	value                pulp.Repository
-	description, service sql.NullString
-	retain               sql.NullInt64
-	labels               string
-	created, updated     int64
+	value                        pulp.Repository
+	description, service, remote sql.NullString
+	retain                       sql.NullInt64
+	labels                       string
+	created, updated             int64
 }
 
 func (x *repositoryRow) dests() []any {
 	r := &x.value
-	return []any{&r.ID, &r.Type, &r.Name, &x.description, &x.labels, &x.retain, &x.service, &r.MadeByPush, &r.LatestVersion, &x.created, &x.updated}
+	return []any{&r.ID, &r.Type, &r.Name, &x.description, &x.labels, &x.retain, &x.service, &x.remote, &r.MadeByPush, &r.LatestVersion, &x.created, &x.updated}
 }
 
 func (x *repositoryRow) repository() (pulp.Repository, error) {
 	r := x.value
-	r.Description, r.SigningServiceID, r.Stamps = pointer(x.description), x.service.String, stamps(x.created, x.updated)
+	r.Description, r.SigningServiceID, r.RemoteID, r.Stamps = pointer(x.description), x.service.String, x.remote.String, stamps(x.created, x.updated)
 	if x.retain.Valid {
 		r.RetainRepoVersions = &x.retain.Int64
 	}
@@ -60,56 +60,82 @@ func repository(ctx context.Context, q querier, t pulp.RepositoryType, id string
 	return r, notFound(err, "No %s matches the given query.", modelName(t))
 }
 
-// RepositoryEdit says what to change of a repository; a nil field stays as it is.
-type RepositoryEdit struct {
-	Name               *string
-	Description        **string
-	Labels             *pulp.Labels
-	RetainRepoVersions **int64
-	SigningServiceID   *string // empty: none
-}
-
-// EditRepository changes a repository's own fields and completes the task whose result that is; claim is nil outside a task. A
+// EditRepository changes a repository's own fields by a function and completes the task whose result that is; claim is nil outside a task. A
 // taken name is a field error. It returns the repository as it is afterwards.
-func (s *Store) EditRepository(ctx context.Context, claim *Claim, t pulp.RepositoryType, id string, e RepositoryEdit) (pulp.Repository, error) {
+func (s *Store) EditRepository(ctx context.Context, claim *Claim, t pulp.RepositoryType, id string, edit func(*pulp.Repository)) (pulp.Repository, error) {
 	var r pulp.Repository
 	err := s.inTx(ctx, func(x *tx) error {
 		var err error
 		if r, err = repository(x.ctx, x, t, id); err != nil {
 			return err
 		}
-		e.apply(&r)
+		edit(&r)
+		r.ID, r.Type = id, t
 		_, err = x.exec(`
 			UPDATE repository
-			   SET name = $2, description = $3, labels = $4, retain_repo_versions = $5, signing_service_id = $6, updated = $7
+			   SET name = $2, description = $3, labels = $4, retain_repo_versions = $5, signing_service_id = $6, remote_id = $7, updated = $8
 			 WHERE id = $1`,
-			r.ID, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), x.now)
-		if isUnique(err) {
-			return fault.Field("name", "This field must be unique.")
-		}
-		if err != nil {
+			r.ID, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), null(r.RemoteID), x.now)
+		if err := uniqueName(err); err != nil {
 			return err
 		}
 		r.Updated = fromMicros(x.now)
-		return x.complete(claim, Outcome{})
+		if err := x.retain(r); err != nil {
+			return err
+		}
+		if r, err = repository(x.ctx, x, t, id); err != nil {
+			return err
+		}
+		return x.complete(claim, Outcome{Result: r})
 	})
 	return r, err
 }
 
-func (e RepositoryEdit) apply(r *pulp.Repository) {
-	if e.Name != nil {
-		r.Name = *e.Name
-	}
-	if e.Description != nil {
-		r.Description = *e.Description
-	}
-	if e.Labels != nil {
-		r.Labels = *e.Labels
-	}
-	if e.RetainRepoVersions != nil {
-		r.RetainRepoVersions = *e.RetainRepoVersions
-	}
-	if e.SigningServiceID != nil {
-		r.SigningServiceID = *e.SigningServiceID
-	}
+// CreateRepository keeps a new repository with its empty version 0 and returns it with its id. A taken name is a field error.
+func (s *Store) CreateRepository(ctx context.Context, r pulp.Repository) (pulp.Repository, error) {
+	err := s.inTx(ctx, func(t *tx) error {
+		var err error
+		r, err = t.makeRepository(r)
+		return err
+	})
+	return r, err
+}
+
+// DeleteRepository removes a repository with all its versions and completes the task whose result that is. Distributions that served it stay, and serve
+// nothing. NotFound when there is none of this type.
+func (s *Store) DeleteRepository(ctx context.Context, claim *Claim, kind pulp.RepositoryType, id string) error {
+	return s.inTx(ctx, func(t *tx) error {
+		n, err := t.exec(`DELETE FROM repository WHERE id = $1 AND type = $2`, id, kind)
+		if err == nil && n == 0 {
+			return fault.New(fault.NotFound, "No %s matches the given query.", modelName(kind))
+		}
+		if err != nil {
+			return err
+		}
+		return t.complete(claim, Outcome{Result: map[string]int64{"container." + modelName(kind): n}})
+	})
+}
+
+// MigrateRepository makes a push repository one of the general kind, with the same id and all its versions, and completes the task whose result that
+// is (contract 2.5.1). Tasks that wait for it wait under its new href. NotFound when there is no such push repository.
+func (s *Store) MigrateRepository(ctx context.Context, claim *Claim, id string) error {
+	return s.inTx(ctx, func(t *tx) error {
+		n, err := t.exec(`UPDATE repository SET type = $2, updated = $3 WHERE id = $1 AND type = $4`, id, pulp.Container, t.now, pulp.ContainerPush)
+		if err == nil && n == 0 {
+			return fault.New(fault.NotFound, "No ContainerPushRepository matches the given query.")
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := t.exec(`UPDATE task_resource SET resource = $2 WHERE resource = $1 AND active`,
+			pulp.RepositoryHref(pulp.ContainerPush, id), pulp.RepositoryHref(pulp.Container, id)); err != nil {
+			return err
+		}
+		r, err := repository(t.ctx, t, pulp.Container, id)
+		if err != nil {
+			return err
+		}
+		created := []Created{{pulp.RepositoryHref(r.Type, r.ID), pulp.PRN(r.Type.Collection(), r.ID)}}
+		return t.complete(claim, Outcome{Created: created, Result: r})
+	})
 }

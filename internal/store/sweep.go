@@ -42,10 +42,24 @@ func (s *Store) SweepPending(ctx context.Context, before time.Time, limit int) (
 	return n, err
 }
 
-// unreferenced is the condition that a content unit is in no version of any repository and waits in none.
+// SweepFetched forgets what syncs have fetched before a time and no sync since has wanted. It returns how much it forgot, at most limit.
+func (s *Store) SweepFetched(ctx context.Context, before time.Time, limit int) (int64, error) {
+	var n int64
+	err := s.inTx(ctx, func(t *tx) error {
+		var err error
+		n, err = t.exec(`
+			DELETE FROM fetched_content WHERE (repository_id, kind, key) IN (
+				SELECT repository_id, kind, key FROM fetched_content WHERE touched < $1 ORDER BY touched LIMIT $2)`, micros(before), limit)
+		return err
+	})
+	return n, err
+}
+
+// unreferenced is the condition that a content unit is in no version of any repository, waits in none and was fetched for none.
 const unreferenced = `
 	NOT EXISTS (SELECT 1 FROM repository_content c WHERE c.content_id = u.id) AND
-	NOT EXISTS (SELECT 1 FROM pending_content p WHERE p.content_id = u.id)`
+	NOT EXISTS (SELECT 1 FROM pending_content p WHERE p.content_id = u.id) AND
+	NOT EXISTS (SELECT 1 FROM fetched_content f WHERE f.content_id = u.id)`
 
 // SweepOrphans removes signatures, tags and manifests that are in no version of any repository, wait in none, and are older than a time. It
 // returns how many it removed, at most limit of each.
@@ -65,7 +79,7 @@ func (s *Store) SweepOrphans(ctx context.Context, before time.Time, limit int) (
 				AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.manifest_id = u.id)
 				AND NOT EXISTS (SELECT 1 FROM signature g WHERE g.manifest_id = u.id)
 				AND NOT EXISTS (SELECT 1 FROM staged_signature s WHERE s.manifest_id = u.id) LIMIT $2)`,
-			`DELETE FROM blob WHERE id IN (SELECT u.id FROM blob u WHERE u.data IS NOT NULL AND u.updated < $1 AND ` + unreferenced + ` LIMIT $2)`,
+			`DELETE FROM blob WHERE id IN (SELECT u.id FROM blob u WHERE (u.data IS NOT NULL OR u.absent) AND u.updated < $1 AND ` + unreferenced + ` LIMIT $2)`,
 		} {
 			removed, err := t.exec(query, micros(before), limit)
 			if err != nil {
@@ -96,7 +110,7 @@ func (s *Store) DoomBlobs(ctx context.Context, before time.Time, limit int) ([]D
 			err := row.Scan(&b.ID, &b.Digest, &b.Location)
 			return b, err
 		}, `UPDATE blob SET deleting = TRUE WHERE id IN (
-				SELECT u.id FROM blob u WHERE u.data IS NULL AND (u.deleting OR u.updated < $1 AND `+unreferenced+`) LIMIT $2)
+				SELECT u.id FROM blob u WHERE u.data IS NULL AND NOT u.absent AND (u.deleting OR u.updated < $1 AND `+unreferenced+`) LIMIT $2)
 			RETURNING id, digest, location`, micros(before), limit)
 		return err
 	})

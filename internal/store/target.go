@@ -75,7 +75,7 @@ func scanDistribution(row scanner) (pulp.Distribution, error) {
 
 // servedColumns are repositoryColumns of a repository that a distribution need not have.
 const servedColumns = `COALESCE(r.id, ''), COALESCE(r.type, ''), COALESCE(r.name, ''), r.description, COALESCE(r.labels, '{}'), r.retain_repo_versions,
-	r.signing_service_id, COALESCE(r.made_by_push, FALSE), COALESCE(r.latest_version, 0), COALESCE(r.created, 0), COALESCE(r.updated, 0)`
+	r.signing_service_id, r.remote_id, COALESCE(r.made_by_push, FALSE), COALESCE(r.latest_version, 0), COALESCE(r.created, 0), COALESCE(r.updated, 0)`
 
 // Resolve returns what a base path serves. NotFound when no distribution has that path.
 func (s *Store) Resolve(ctx context.Context, basePath string) (Target, error) {
@@ -100,7 +100,11 @@ func resolve(ctx context.Context, q querier, basePath string) (Target, error) {
 
 // Distribution returns the distribution with this id. NotFound when there is none.
 func (s *Store) Distribution(ctx context.Context, id string) (pulp.Distribution, error) {
-	d, err := scanDistribution(s.read.QueryRowContext(ctx, `SELECT `+distributionColumns+distributionSource+` WHERE d.id = $1`, id))
+	return distribution(ctx, s.read, id)
+}
+
+func distribution(ctx context.Context, q querier, id string) (pulp.Distribution, error) {
+	d, err := scanDistribution(q.QueryRowContext(ctx, `SELECT `+distributionColumns+distributionSource+` WHERE d.id = $1`, id))
 	return d, notFound(err, "No ContainerDistribution matches the given query.")
 }
 
@@ -168,19 +172,6 @@ func (s *Store) ServedTags(ctx context.Context, t Target, after string, limit in
 		t.Repository.ID, pulp.KindTag, after, t.version(), limit)
 }
 
-// ServedReferrers returns the manifests of a target, in its version or pending, whose subject is a digest; their payloads are
-// left out. An artifact type narrows them when it is not empty.
-func (s *Store) ServedReferrers(ctx context.Context, t Target, subject digest.Digest, artifactType string) ([]pulp.Manifest, error) {
-	found, err := collect(ctx, s.read, scanManifest, `
-		SELECT `+manifestColumns+` FROM manifest m
-		 WHERE m.subject = $1 AND ($2 = '' OR m.artifact_type = $2) AND (EXISTS (
-			SELECT 1 FROM repository_content c
-			 WHERE c.repository_id = $3 AND c.kind = $4 AND c.key = m.digest AND `+in(t.version(), `$5`)+`) OR ($5 = -1 AND EXISTS (
-			SELECT 1 FROM pending_content p WHERE p.repository_id = $3 AND p.kind = $4 AND p.key = m.digest)))
-		 ORDER BY m.id`, subject, artifactType, t.Repository.ID, pulp.KindManifest, t.version())
-	return found, err
-}
-
 // ServedSignatures returns the signatures that a target serves of one manifest, oldest first, with their content: those of its version
 // and, unless it is pinned, those that were sent ahead of a pending manifest.
 func (s *Store) ServedSignatures(ctx context.Context, t Target, manifestID string) ([]pulp.Signature, error) {
@@ -198,7 +189,7 @@ func (s *Store) ServedSignatures(ctx context.Context, t Target, manifestID strin
 func (s *Store) Catalog(ctx context.Context, all bool, own, after string, limit int) ([]string, error) {
 	return collect(ctx, s.read, scanString, `
 		SELECT d.base_path FROM distribution d
-		 WHERE d.base_path > $1 AND NOT d.hidden AND (NOT d.private OR $2 OR substr(d.base_path, 1, length($3)) = $3)
+		 WHERE d.base_path > $1 AND NOT d.hidden AND (NOT d.private OR $2 OR substr(d.base_path || '/', 1, length($3)) = $3)
 		   AND COALESCE(d.repository_id, d.repository_version_id) IS NOT NULL
 		 ORDER BY d.base_path LIMIT $4`, after, all, own, limit)
 }

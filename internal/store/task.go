@@ -98,7 +98,9 @@ type NewTask struct {
 type Claim struct {
 	TaskID  string
 	Attempt int64
-	ended   bool
+	// Show turns the object that a task answers into what clients are shown of it; nil: it is shown as it is.
+	Show  func(any) any
+	ended bool
 }
 
 // Ended says whether the task was completed through this claim.
@@ -107,7 +109,7 @@ func (c *Claim) Ended() bool { return c.ended }
 // Outcome is what a completed task made and answered.
 type Outcome struct {
 	Created []Created
-	Result  any // encoded as JSON; nil is null
+	Result  any // encoded as JSON, after Claim.Show; nil is null
 }
 
 const taskColumns = `k.id, k.seq, k.name, k.state, k.attempt, k.args, k.result, k.error, k.logging_cid, k.created_by, k.worker_id,
@@ -274,6 +276,9 @@ func (t *tx) complete(c *Claim, o Outcome) error {
 		return nil
 	}
 	var result sql.NullString
+	if o.Result != nil && c.Show != nil {
+		o.Result = c.Show(o.Result)
+	}
 	if o.Result != nil {
 		result = sql.NullString{String: toJSON(o.Result), Valid: true}
 	}

@@ -6,6 +6,7 @@ package jobs
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -31,48 +32,84 @@ type Options struct {
 func All(o Options) map[string]tasks.Job {
 	return map[string]tasks.Job{
 		tasks.Sign:               signer{o}.run,
-		tasks.EditRepository:     o.editRepository,
-		tasks.DeleteDistribution: o.deleteDistribution,
-		tasks.Purge:              o.purge,
+		tasks.Tag:                with(o.tag),
+		tasks.Untag:              with(o.untag),
+		tasks.AddContent:         with(o.addContent),
+		tasks.RemoveContent:      with(o.removeContent),
+		tasks.RemoveSignatures:   with(o.removeSignatures),
+		tasks.Restore:            with(o.restore),
+		tasks.DeleteVersion:      with(o.deleteVersion),
+		tasks.Create:             with(o.create),
+		tasks.Edit:               with(o.edit),
+		tasks.Delete:             with(o.delete),
+		tasks.DeleteDistribution: with(o.delete),
+		tasks.Migrate:            with(o.migrate),
+		tasks.Purge:              with(o.purge),
 	}
 }
 
-func (o Options) editRepository(ctx context.Context, r *tasks.Run) error {
-	var args tasks.EditRepositoryArgs
-	if err := r.Decode(&args); err != nil {
-		return err
+// with makes a job of a function that wants the task's arguments.
+func with[T any](job func(context.Context, *tasks.Run, T) error) tasks.Job {
+	return func(ctx context.Context, r *tasks.Run) error {
+		var args T
+		if err := r.Decode(&args); err != nil {
+			return err
+		}
+		return job(ctx, r, args)
 	}
-	edit := store.RepositoryEdit{Name: args.Fields.Name, SigningServiceID: args.Fields.SigningServiceID}
-	if f := args.Fields.Description; f.Set {
-		edit.Description = &f.Value
-	}
-	if f := args.Fields.RetainRepoVersions; f.Set {
-		edit.RetainRepoVersions = &f.Value
-	}
-	if f := args.Fields.Labels; f != nil {
-		labels := pulp.Labels(*f)
-		edit.Labels = &labels
-	}
-	_, err := o.Store.EditRepository(ctx, r.Claim, args.Type, args.RepositoryID, edit)
+}
+
+func (o Options) create(ctx context.Context, r *tasks.Run, args tasks.CreateArgs) error {
+	var d pulp.Distribution
+	args.Distribution.Apply(&d)
+	_, err := o.Store.CreateDistribution(ctx, r.Claim, d)
 	return err
 }
 
-func (o Options) deleteDistribution(ctx context.Context, r *tasks.Run) error {
-	var args tasks.DeleteDistributionArgs
-	if err := r.Decode(&args); err != nil {
-		return err
+func (o Options) edit(ctx context.Context, r *tasks.Run, args tasks.EditArgs) (err error) {
+	switch {
+	case args.Remote != nil:
+		_, err = o.Store.EditRemote(ctx, r.Claim, args.ID, args.Remote.Apply)
+	case args.Distribution != nil:
+		_, err = o.Store.EditDistribution(ctx, r.Claim, args.ID, args.Distribution.Apply)
+	case args.Repository != nil:
+		_, err = o.Store.EditRepository(ctx, r.Claim, repositoryType(args.Collection), args.ID, args.Repository.Apply)
+	default:
+		err = fmt.Errorf("task %s edits nothing", r.Task.ID)
 	}
-	return o.Store.DeleteDistribution(ctx, r.Claim, args.DistributionID)
+	return err
+}
+
+// repositoryType is the type of the repositories of a collection.
+func repositoryType(collection string) pulp.RepositoryType {
+	if collection == pulp.PushCollection {
+		return pulp.ContainerPush
+	}
+	return pulp.Container
+}
+
+func (o Options) delete(ctx context.Context, r *tasks.Run, args tasks.ObjectArgs) error {
+	switch args.Collection {
+	case pulp.DistributionCollection:
+		return o.Store.DeleteDistribution(ctx, r.Claim, args.ID)
+	case pulp.RemoteCollection:
+		return o.Store.DeleteRemote(ctx, r.Claim, args.ID)
+	case pulp.NamespaceCollection:
+		return o.Store.DeleteNamespace(ctx, r.Claim, args.ID)
+	case pulp.ContainerCollection, pulp.PushCollection:
+		return o.Store.DeleteRepository(ctx, r.Claim, repositoryType(args.Collection), args.ID)
+	}
+	return fmt.Errorf("task %s deletes nothing: collection %q", r.Task.ID, args.Collection)
+}
+
+func (o Options) migrate(ctx context.Context, r *tasks.Run, args tasks.ObjectArgs) error {
+	return o.Store.MigrateRepository(ctx, r.Claim, args.ID)
 }
 
 // purgeBatch is how many rows one transaction of housekeeping removes at most, so that it never holds the others up.
 const purgeBatch = 500
 
-func (o Options) purge(ctx context.Context, r *tasks.Run) error {
-	var args tasks.PurgeArgs
-	if err := r.Decode(&args); err != nil {
-		return err
-	}
+func (o Options) purge(ctx context.Context, r *tasks.Run, args tasks.PurgeArgs) error {
 	report := r.Report("purge.tasks.key.core.Task", "Purged task-objects of type core.Task", -1)
 	for {
 		n, err := o.Store.PurgeTasks(ctx, time.UnixMicro(args.FinishedBefore), args.States, purgeBatch)

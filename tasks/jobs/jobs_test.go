@@ -247,7 +247,7 @@ func TestEditAndDelete(t *testing.T) {
 		}
 		return k
 	}
-	run(tasks.Spec{Name: tasks.EditRepository, Args: tasks.EditRepositoryArgs{RepositoryID: w.repo.Repository.ID, Type: pulp.ContainerPush, Fields: tasks.RepositoryFields{
+	run(tasks.Spec{Name: tasks.Edit, Args: tasks.EditArgs{Collection: pulp.PushCollection, ID: w.repo.Repository.ID, Repository: &tasks.RepositoryFields{
 		Description: tasks.Optional[string]{Set: true, Value: &text}, RetainRepoVersions: tasks.Optional[int64]{Set: true, Value: &retain},
 		SigningServiceID: &w.service.ID, Labels: &map[string]*string{"a": nil},
 	}}})
@@ -255,11 +255,11 @@ func TestEditAndDelete(t *testing.T) {
 	if err != nil || *r.Description != text || *r.RetainRepoVersions != 3 || r.SigningServiceID != w.service.ID || len(r.Labels) != 1 || r.Name != "acme/app" {
 		t.Errorf("edited: %+v, %v", r, err)
 	}
-	run(tasks.Spec{Name: tasks.EditRepository, Args: tasks.EditRepositoryArgs{RepositoryID: r.ID, Type: r.Type, Fields: tasks.RepositoryFields{Description: tasks.Optional[string]{Set: true}}}})
+	run(tasks.Spec{Name: tasks.Edit, Args: tasks.EditArgs{Collection: pulp.PushCollection, ID: r.ID, Repository: &tasks.RepositoryFields{Description: tasks.Optional[string]{Set: true}}}})
 	if r, err = w.store.Repository(t.Context(), pulp.ContainerPush, r.ID); err != nil || r.Description != nil || r.SigningServiceID == "" {
 		t.Errorf("edited again: %+v, %v", r, err)
 	}
-	run(tasks.Spec{Name: tasks.DeleteDistribution, Args: tasks.DeleteDistributionArgs{DistributionID: w.repo.Distribution.ID}})
+	run(tasks.Spec{Name: tasks.DeleteDistribution, Args: tasks.ObjectArgs{Collection: pulp.DistributionCollection, ID: w.repo.Distribution.ID}})
 	if _, err := w.store.Repository(t.Context(), pulp.ContainerPush, r.ID); !fault.Is(err, fault.NotFound) {
 		t.Errorf("the repository that a push made is still there: %v (D8)", err)
 	}

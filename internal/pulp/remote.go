@@ -1,0 +1,63 @@
+package pulp
+
+import "log/slog"
+
+// Policy says when a sync downloads layers.
+type Policy string
+
+// The policies of remotes (contract 2.6).
+const (
+	Immediate Policy = "immediate" // during the sync
+	OnDemand  Policy = "on_demand" // when a client asks for them; then they are kept
+	Streamed  Policy = "streamed"  // whenever a client asks for them
+)
+
+// Remote is a repository of another registry, to mirror (contract 2.6).
+type Remote struct {
+	ID           string
+	Name         string
+	URL          string // http(s)://host[:port][/prefix]
+	UpstreamName string // the repository there
+	Policy       Policy
+	Includes     []string // patterns of tags to take; nil: all
+	Excludes     []string // and of those to leave; nil: none
+	Sigstore     *string  // where signatures lie in files; nil: nowhere
+	Connection   Connection
+	Secrets      RemoteSecrets
+	Labels       Labels
+	Stamps
+}
+
+// Connection says how a remote is reached. A nil field is the default.
+type Connection struct {
+	CACert              *string             `json:"ca_cert,omitempty"`     // PEM
+	ClientCert          *string             `json:"client_cert,omitempty"` // PEM
+	TLSValidation       bool                `json:"tls_validation"`
+	ProxyURL            *string             `json:"proxy_url,omitempty"`
+	MaxRetries          *int64              `json:"max_retries,omitempty"`
+	TotalTimeout        *float64            `json:"total_timeout,omitempty"` // these in seconds
+	ConnectTimeout      *float64            `json:"connect_timeout,omitempty"`
+	SockConnectTimeout  *float64            `json:"sock_connect_timeout,omitempty"`
+	SockReadTimeout     *float64            `json:"sock_read_timeout,omitempty"`
+	Headers             []map[string]string `json:"headers,omitempty"`
+	DownloadConcurrency *int64              `json:"download_concurrency,omitempty"`
+	RateLimit           *int64              `json:"rate_limit,omitempty"` // requests a second
+}
+
+// RemoteSecrets are what a remote is told and nobody is shown. It does not print itself.
+type RemoteSecrets struct {
+	Username      *string `json:"username,omitempty"`
+	Password      *string `json:"password,omitempty"` //nolint:gosec // a field's name, no password
+	ClientKey     *string `json:"client_key,omitempty"`
+	ProxyUsername *string `json:"proxy_username,omitempty"`
+	ProxyPassword *string `json:"proxy_password,omitempty"`
+}
+
+// String hides the secrets.
+func (RemoteSecrets) String() string { return "***" }
+
+// GoString hides the secrets.
+func (RemoteSecrets) GoString() string { return "***" }
+
+// LogValue hides the secrets.
+func (RemoteSecrets) LogValue() slog.Value { return slog.StringValue("***") }

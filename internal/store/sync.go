@@ -1,0 +1,272 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// A sync writes down what it fetches as it goes: the units, and that a repository fetched them, in fetched_content. Nobody is served from there. At its end one
+// transaction makes a version of what was wanted; a sync that ends otherwise leaves the repository as it was and the next one goes on from there.
+
+// FetchedBlob writes down that a repository has fetched a blob, whose bytes are safe, or known by digest and size alone when b.Absent, from a remote. An absent blob that is
+// known already stays as it is; one whose bytes have come is absent no more. ErrDeleting as CommitBlob.
+func (s *Store) FetchedBlob(ctx context.Context, repositoryID, remoteID string, b pulp.Blob) error {
+	return s.inTx(ctx, func(t *tx) error {
+		id, err := t.putBlob(b)
+		if err != nil {
+			return err
+		}
+		if err := t.putSource(id, remoteID); err != nil {
+			return err
+		}
+		return t.putFetched(repositoryID, pulp.KindBlob, string(b.Digest), id)
+	})
+}
+
+// FilledBlob writes down that the bytes of an absent blob are safe now. ErrDeleting as CommitBlob.
+func (s *Store) FilledBlob(ctx context.Context, b pulp.Blob) error {
+	return s.inTx(ctx, func(t *tx) error {
+		_, err := t.putBlob(b)
+		return err
+	})
+}
+
+func (t *tx) putSource(blobID, remoteID string) error {
+	if remoteID == "" {
+		return nil
+	}
+	_, err := t.exec(`INSERT INTO blob_source (blob_id, remote_id) SELECT $1, m.id FROM remote m WHERE m.id = $2 ON CONFLICT DO NOTHING`, blobID, remoteID)
+	return err
+}
+
+func (t *tx) putFetched(repositoryID string, kind pulp.Kind, key, id string) error {
+	_, err := t.exec(`
+		INSERT INTO fetched_content (repository_id, kind, key, content_id, touched) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (repository_id, kind, key) DO UPDATE SET content_id = excluded.content_id, touched = excluded.touched`,
+		repositoryID, kind, key, id, t.now)
+	return err
+}
+
+// FetchedManifest writes down that a repository has fetched a manifest.
+func (s *Store) FetchedManifest(ctx context.Context, repositoryID string, m pulp.Manifest) error {
+	return s.inTx(ctx, func(t *tx) error {
+		id, err := t.putManifest(m)
+		if err != nil {
+			return err
+		}
+		return t.putFetched(repositoryID, pulp.KindManifest, string(m.Digest), id)
+	})
+}
+
+// FetchedSignature writes down that a repository has fetched a signature of a manifest, which it holds or has fetched before.
+func (s *Store) FetchedSignature(ctx context.Context, repositoryID string, manifest digest.Digest, g pulp.Signature) error {
+	return s.inTx(ctx, func(t *tx) error {
+		if err := t.row(`SELECT id FROM manifest WHERE digest = $1`, manifest).Scan(&g.ManifestID); err != nil {
+			return notFound(err, "Manifest not found.")
+		}
+		id, err := t.putSignature(g)
+		if err != nil {
+			return err
+		}
+		return t.putFetched(repositoryID, pulp.KindSignature, string(g.Digest), id)
+	})
+}
+
+// TakeBlob writes down, as if a repository had fetched it, a blob that the server has already. It is the caller's to know that whoever wants it may read it. false when the
+// server has no such blob, or not its bytes.
+func (s *Store) TakeBlob(ctx context.Context, repositoryID, remoteID string, d digest.Digest) (bool, error) {
+	taken := false
+	err := s.inTx(ctx, func(t *tx) error {
+		var id string
+		err := t.row(`SELECT id FROM blob WHERE digest = $1 AND NOT deleting AND NOT absent`, d).Scan(&id)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		taken = true
+		if err := t.putSource(id, remoteID); err != nil {
+			return err
+		}
+		return t.putFetched(repositoryID, pulp.KindBlob, string(d), id)
+	})
+	return taken, err
+}
+
+// Have is what a repository has of a content unit that a sync wants.
+type Have int
+
+// What a repository may have of a unit.
+const (
+	HaveNothing Have = iota
+	HaveFetched      // by an earlier sync that did not end; not in its latest version
+	HaveVersion      // in its latest version
+)
+
+// HasManifest says what a repository has of a manifest, and returns its bytes and media type when it has it.
+func (s *Store) HasManifest(ctx context.Context, repositoryID string, d digest.Digest) (Have, pulp.Manifest, error) {
+	have, id, err := s.has(ctx, repositoryID, pulp.KindManifest, string(d))
+	if err != nil || have == HaveNothing {
+		return have, pulp.Manifest{}, err
+	}
+	m, err := s.Manifest(ctx, id)
+	if fault.Is(err, fault.NotFound) {
+		return HaveNothing, pulp.Manifest{}, nil
+	}
+	return have, m, err
+}
+
+// HasBlob says whether a repository has a blob, and its bytes.
+func (s *Store) HasBlob(ctx context.Context, repositoryID string, d digest.Digest) (have Have, absent bool, err error) {
+	have, id, err := s.has(ctx, repositoryID, pulp.KindBlob, string(d))
+	if err != nil || have == HaveNothing {
+		return have, false, err
+	}
+	b, err := scanBlob(s.read.QueryRowContext(ctx, `SELECT `+blobColumns+` FROM blob b WHERE b.id = $1`, id))
+	return have, b.Absent, err
+}
+
+// HasSignature says what a repository has of a signature.
+func (s *Store) HasSignature(ctx context.Context, repositoryID string, d digest.Digest) (Have, error) {
+	have, _, err := s.has(ctx, repositoryID, pulp.KindSignature, string(d))
+	return have, err
+}
+
+func (s *Store) has(ctx context.Context, repositoryID string, kind pulp.Kind, key string) (Have, string, error) {
+	found, err := collect(ctx, s.read, func(row scanner) (unitHad, error) {
+		var u unitHad
+		err := row.Scan(&u.have, &u.id)
+		return u, err
+	}, `
+		SELECT 2, content_id FROM repository_content WHERE repository_id = $1 AND kind = $2 AND key = $3 AND version_removed IS NULL
+		UNION ALL SELECT 1, content_id FROM fetched_content WHERE repository_id = $1 AND kind = $2 AND key = $3
+		 ORDER BY 1 DESC LIMIT 1`, repositoryID, kind, key)
+	if err != nil || len(found) == 0 {
+		return HaveNothing, "", err
+	}
+	return found[0].have, found[0].id, nil
+}
+
+type unitHad struct {
+	have Have
+	id   string
+}
+
+// AbsentBlobs returns the blobs that a repository's latest version holds and whose bytes it has not.
+func (s *Store) AbsentBlobs(ctx context.Context, repositoryID string) ([]pulp.Blob, error) {
+	return collect(ctx, s.read, scanBlob, `
+		SELECT `+blobColumns+` FROM repository_content c JOIN blob b ON b.id = c.content_id
+		 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL AND b.absent`, repositoryID, pulp.KindBlob)
+}
+
+// HeldTree returns the digests of a manifest and of all that it lists, as far as a repository's latest version holds them.
+func (s *Store) HeldTree(ctx context.Context, repositoryID string, root digest.Digest) ([]digest.Digest, error) {
+	return collect(ctx, s.read, func(row scanner) (digest.Digest, error) {
+		var d digest.Digest
+		err := row.Scan(&d)
+		return d, err
+	}, `
+		WITH RECURSIVE tree (digest, id) AS (
+			SELECT m.digest, m.id FROM manifest m WHERE m.digest = $1
+			UNION SELECT m.digest, m.id FROM tree t JOIN manifest_child mc ON mc.manifest_id = t.id JOIN manifest m ON m.digest = mc.digest)
+		SELECT t.digest FROM tree t JOIN repository_content c ON c.content_id = t.id
+		 WHERE c.repository_id = $2 AND c.kind = $3 AND c.version_removed IS NULL`, root, repositoryID, pulp.KindManifest)
+}
+
+// HeldTags returns what the tags of a repository's latest version stand for.
+func (s *Store) HeldTags(ctx context.Context, repositoryID string) (map[string]digest.Digest, error) {
+	tags, err := collect(ctx, s.read, scanTagged, `
+		SELECT c.key, m.id, m.digest, m.media_type FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
+		 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL`, repositoryID, pulp.KindTag)
+	if err != nil {
+		return nil, err
+	}
+	held := make(map[string]digest.Digest, len(tags))
+	for _, t := range tags {
+		held[t.tag] = digest.Digest(t.digest)
+	}
+	return held, nil
+}
+
+// Synced is what a sync found at the remote and wants in the repository. All of it is in the repository or was fetched.
+type Synced struct {
+	RepositoryID string
+	Tags         map[string]digest.Digest
+	Manifests    []digest.Digest // wanted by digest, without a tag
+	Signatures   []digest.Digest
+	Mirror       bool // what is not wanted leaves, but for signatures of manifests that stay
+}
+
+// CommitSync makes a version of what a sync wants, and completes the task whose result that is: the version, or null when nothing changed
+// (contract 6).
+func (s *Store) CommitSync(ctx context.Context, claim *Claim, w Synced) (*pulp.Version, error) {
+	var v *pulp.Version
+	err := s.inTx(ctx, func(t *tx) error {
+		c, err := t.begin(w.RepositoryID)
+		if err != nil {
+			return err
+		}
+		keep := func() error { return nil }
+		if w.Mirror {
+			keep = func() error { return steps(c.gatherOwnSignatures, c.keepGathered) }
+		}
+		if err := steps(c.gather, func() error { return c.gatherSynced(w) }, keep, c.addGathered); err != nil {
+			return err
+		}
+		if _, err := t.exec(`DELETE FROM fetched_content WHERE repository_id = $1`, w.RepositoryID); err != nil {
+			return err
+		}
+		if v, err = c.end(); err != nil {
+			return err
+		}
+		var made Outcome
+		if v != nil {
+			made = Outcome{Created: []Created{createdVersion(*v)}, Result: *v}
+		}
+		return t.complete(claim, made)
+	})
+	return v, err
+}
+
+func (c *change) gatherSynced(w Synced) error {
+	where := heldOrFetched(c.repo.ID)
+	for name, d := range w.Tags {
+		var id string
+		err := c.tx.row(`SELECT u.id FROM manifest u WHERE u.digest = $1 AND $2 <> '' AND `+where.condition, append([]any{d, name}, where.args...)...).Scan(&id)
+		if err != nil {
+			return notFound(err, "The manifest of the tag %s was removed while the sync ran; sync again.", name)
+		}
+		if err := c.gatherTag(name, id); err != nil {
+			return err
+		}
+	}
+	for _, want := range []struct {
+		kind    pulp.Kind
+		table   string
+		digests []digest.Digest
+	}{{pulp.KindManifest, "manifest", w.Manifests}, {pulp.KindSignature, "signature", w.Signatures}} {
+		for _, d := range want.digests {
+			if _, err := c.tx.exec(`INSERT INTO change_unit (kind, key, content_id) SELECT $1, u.digest, u.id FROM `+want.table+
+				` u WHERE u.digest = $2 AND `+where.condition+` ON CONFLICT DO NOTHING`, append([]any{want.kind, d}, where.args...)...); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.gatherTree(where); err != nil {
+		return err
+	}
+	// A signature goes where its manifest is.
+	_, err := c.tx.exec(`
+		DELETE FROM change_unit WHERE kind = $1 AND NOT EXISTS (
+			SELECT 1 FROM signature g WHERE g.id = change_unit.content_id AND (
+				EXISTS (SELECT 1 FROM change_unit d WHERE d.kind = $2 AND d.content_id = g.manifest_id) OR EXISTS (
+				SELECT 1 FROM repository_content c WHERE c.repository_id = $3 AND c.content_id = g.manifest_id AND c.version_removed IS NULL)))`,
+		pulp.KindSignature, pulp.KindManifest, c.repo.ID)
+	return err
+}

@@ -1,0 +1,197 @@
+package store
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// Large changes of a repository's content are made of sets: the units that a change is about are gathered in the table change_unit, which
+// is the transaction's own, and enter or leave the repository all at once.
+
+// gather empties the table of gathered units, making it where it is not.
+func (c *change) gather() error {
+	_, err := c.tx.exec(`
+		CREATE TEMPORARY TABLE IF NOT EXISTS change_unit (kind BIGINT NOT NULL, key TEXT NOT NULL, content_id TEXT NOT NULL, PRIMARY KEY (kind, key))`)
+	if err != nil {
+		return err
+	}
+	_, err = c.tx.exec(`DELETE FROM change_unit`)
+	return err
+}
+
+// gatherTag gathers a name for a manifest, making the tag where it is not.
+func (c *change) gatherTag(name, manifestID string) error {
+	id, err := c.tx.putTag(name, manifestID)
+	if err != nil {
+		return err
+	}
+	_, err = c.tx.exec(`INSERT INTO change_unit (kind, key, content_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, pulp.KindTag, name, id)
+	return err
+}
+
+// origin is a condition on what may be gathered: where a unit u must be. Its arguments begin at $3.
+type origin struct {
+	condition string
+	args      []any
+}
+
+// heldBy is what a version of a repository holds.
+func heldBy(repositoryID string, number int64) origin {
+	return origin{`EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = $3 AND c.content_id = u.id AND ` + heldIn("$4") + `)`,
+		[]any{repositoryID, number}}
+}
+
+// heldNow is what a repository holds in its latest version.
+func heldNow(repositoryID string) origin {
+	return origin{`EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = $3 AND c.content_id = u.id AND c.version_removed IS NULL)`,
+		[]any{repositoryID}}
+}
+
+// heldOrFetched is what a repository holds in its latest version, or has fetched for its next one.
+func heldOrFetched(repositoryID string) origin {
+	return origin{`(` + heldNow(repositoryID).condition + ` OR EXISTS (
+		SELECT 1 FROM fetched_content f WHERE f.repository_id = $3 AND f.content_id = u.id))`, []any{repositoryID}}
+}
+
+// seenBy is what a user sees in any repository; an empty name is one who sees everything.
+func seenBy(username string) origin {
+	if username == "" {
+		return origin{`EXISTS (SELECT 1 FROM repository_content c WHERE c.content_id = u.id)`, nil}
+	}
+	return origin{strings.ReplaceAll(visibleContent("u.id"), "%s", "$3"), []any{username}}
+}
+
+// gatherTree gathers what hangs on the gathered tags and manifests: manifests, the manifests they list, configs and layers, as far as they are
+// where they may be taken from.
+func (c *change) gatherTree(where origin) error {
+	if err := c.gatherTagged(); err != nil {
+		return err
+	}
+	for { // level by level: lists are rarely nested
+		n, err := c.tx.exec(`
+			INSERT INTO change_unit (kind, key, content_id)
+			SELECT DISTINCT $1, u.digest, u.id FROM change_unit g JOIN manifest_child mc ON mc.manifest_id = g.content_id JOIN manifest u ON u.digest = mc.digest
+			 WHERE g.kind = $2 AND NOT EXISTS (SELECT 1 FROM change_unit d WHERE d.kind = $1 AND d.key = u.digest) AND `+where.condition,
+			append([]any{pulp.KindManifest, pulp.KindManifest}, where.args...)...)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return c.gatherBlobs(where)
+		}
+	}
+}
+
+// gatherTagged gathers the manifests that the gathered tags stand for.
+func (c *change) gatherTagged() error {
+	_, err := c.tx.exec(`
+		INSERT INTO change_unit (kind, key, content_id)
+		SELECT $1, u.digest, u.id FROM change_unit g JOIN tag t ON t.id = g.content_id JOIN manifest u ON u.id = t.manifest_id WHERE g.kind = $2
+		ON CONFLICT DO NOTHING`, pulp.KindManifest, pulp.KindTag)
+	return err
+}
+
+// gatherBlobs gathers the configs and layers of the gathered manifests.
+func (c *change) gatherBlobs(where origin) error {
+	_, err := c.tx.exec(`
+		INSERT INTO change_unit (kind, key, content_id)
+		SELECT DISTINCT $1, u.digest, u.id FROM change_unit g JOIN manifest_blob mb ON mb.manifest_id = g.content_id JOIN blob u ON u.digest = mb.digest
+		 WHERE g.kind = $2 AND NOT u.deleting AND NOT EXISTS (SELECT 1 FROM change_unit d WHERE d.kind = $1 AND d.key = u.digest) AND `+where.condition,
+		append([]any{pulp.KindBlob, pulp.KindManifest}, where.args...)...)
+	return err
+}
+
+// addGathered puts all gathered units into the repository, in the place of others under the same keys.
+func (c *change) addGathered() error {
+	const replaced = `
+		 WHERE repository_id = $1 AND kind = $2 AND version_removed IS NULL AND EXISTS (
+			SELECT 1 FROM change_unit g WHERE g.kind = $2 AND g.key = repository_content.key AND g.content_id <> repository_content.content_id)`
+	if err := c.noteGathered(); err != nil {
+		return err
+	}
+	// Only a tag's key can come to stand for another unit; the others' are digests.
+	if err := c.takeAway(pulp.KindTag, replaced); err != nil {
+		return err
+	}
+	for _, kind := range pulp.Kinds {
+		n, err := c.tx.exec(`
+			INSERT INTO repository_content (repository_id, kind, key, content_id, version_added)
+			SELECT $1, g.kind, g.key, g.content_id, $3 FROM change_unit g
+			 WHERE g.kind = $2 AND NOT EXISTS (
+				SELECT 1 FROM repository_content c WHERE c.repository_id = $1 AND c.kind = g.kind AND c.key = g.key AND c.version_removed IS NULL)`,
+			c.repo.ID, kind, c.number)
+		if err != nil {
+			return err
+		}
+		c.count(kind, n, n, 0)
+		if kind == pulp.KindTag { // tags are never pending
+			continue
+		}
+		if _, err := c.tx.exec(`
+			DELETE FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key IN (SELECT g.key FROM change_unit g WHERE g.kind = $2)`,
+			c.repo.ID, kind); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeGathered takes all gathered units out of the repository.
+func (c *change) removeGathered() error {
+	if err := c.noteGathered(); err != nil {
+		return err
+	}
+	for _, kind := range pulp.Kinds {
+		if err := c.takeAway(kind, `
+		 WHERE repository_id = $1 AND kind = $2 AND version_removed IS NULL AND key IN (SELECT g.key FROM change_unit g WHERE g.kind = $2)`); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepGathered takes everything else out of the repository.
+func (c *change) keepGathered() error {
+	const others = `
+		 WHERE repository_id = $1 AND kind = $2 AND version_removed IS NULL AND NOT EXISTS (
+			SELECT 1 FROM change_unit g WHERE g.kind = $2 AND g.key = repository_content.key)`
+	if c.tx.outbox {
+		if _, err := c.tx.exec(noteTags+`SELECT repository_id, key FROM repository_content`+others+
+			` ON CONFLICT (repository_id, name) DO UPDATE SET dirty = TRUE, attempts = 0, not_before = 0`, c.repo.ID, pulp.KindTag); err != nil {
+			return err
+		}
+	}
+	for _, kind := range pulp.Kinds {
+		if err := c.takeAway(kind, others); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeAway takes the units of a kind that a condition names ($1 the repository, $2 the kind) out of the repository. They were there before the
+// change began.
+func (c *change) takeAway(kind pulp.Kind, where string) error {
+	n, err := c.tx.exec(`UPDATE repository_content SET version_removed = $3`+where, c.repo.ID, kind, c.number)
+	c.count(kind, -n, 0, n)
+	return err
+}
+
+const noteTags = `INSERT INTO upstream_tag (repository_id, name) `
+
+// noteGathered marks the gathered tags to be written through to the upstream.
+func (c *change) noteGathered() error {
+	if !c.tx.outbox {
+		return nil
+	}
+	_, err := c.tx.exec(noteTags+`SELECT $1, g.key FROM change_unit g WHERE g.kind = $2
+		ON CONFLICT (repository_id, name) DO UPDATE SET dirty = TRUE, attempts = 0, not_before = 0`, c.repo.ID, pulp.KindTag)
+	return err
+}
+
+// name names the repository's latest version as Pulp's errors do.
+func (c *change) name() string {
+	return fmt.Sprintf("<Repository: %s; Version: %d>", c.repo.Name, c.repo.LatestVersion)
+}

@@ -1,0 +1,150 @@
+package tasks
+
+import (
+	"encoding/json"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// Optional is a value that may be absent, null or there.
+type Optional[T any] struct {
+	Set   bool
+	Value *T // nil is null
+}
+
+// MarshalJSON implements json.Marshaler.
+func (o Optional[T]) MarshalJSON() ([]byte, error) { return json.Marshal(o.Value) }
+
+// UnmarshalJSON implements json.Unmarshaler; it is called when the value is there, null included.
+func (o *Optional[T]) UnmarshalJSON(b []byte) error {
+	o.Set = true
+	return json.Unmarshal(b, &o.Value)
+}
+
+// set puts an optional value in the place of another when it is there.
+func (o Optional[T]) set(to **T) {
+	if o.Set {
+		*to = o.Value
+	}
+}
+
+// put puts a value in the place of another when it is there.
+func put[T any](to *T, v *T) {
+	if v != nil {
+		*to = *v
+	}
+}
+
+// RepositoryFields are new values of a repository's fields; absent fields stay.
+type RepositoryFields struct {
+	Name               *string             `json:"name,omitempty"`
+	Description        Optional[string]    `json:"description,omitzero"`
+	Labels             *map[string]*string `json:"labels,omitempty"`
+	RetainRepoVersions Optional[int64]     `json:"retain_repo_versions,omitzero"`
+	SigningServiceID   *string             `json:"signing_service,omitempty"` // empty: none
+	RemoteID           *string             `json:"remote,omitempty"`          // empty: none
+}
+
+// DistributionFields are new values of a distribution's fields; absent fields stay.
+type DistributionFields struct {
+	Name         *string                      `json:"name,omitempty"`
+	BasePath     *string                      `json:"base_path,omitempty"`
+	RepositoryID *string                      `json:"repository,omitempty"` // empty: none
+	Version      Optional[pulp.PinnedVersion] `json:"repository_version,omitzero"`
+	Private      *bool                        `json:"private,omitempty"`
+	Hidden       *bool                        `json:"hidden,omitempty"`
+	Description  Optional[string]             `json:"description,omitzero"`
+	Labels       *map[string]*string          `json:"labels,omitempty"`
+}
+
+// RemoteFields are new values of a remote's fields; absent fields stay.
+type RemoteFields struct {
+	Name                *string                       `json:"name,omitempty"`
+	URL                 *string                       `json:"url,omitempty"`
+	UpstreamName        *string                       `json:"upstream_name,omitempty"`
+	Policy              *pulp.Policy                  `json:"policy,omitempty"`
+	Includes            Optional[[]string]            `json:"includes,omitzero"`
+	Excludes            Optional[[]string]            `json:"excludes,omitzero"`
+	Sigstore            Optional[string]              `json:"sigstore,omitzero"`
+	CACert              Optional[string]              `json:"ca_cert,omitzero"`
+	ClientCert          Optional[string]              `json:"client_cert,omitzero"`
+	TLSValidation       *bool                         `json:"tls_validation,omitempty"`
+	ProxyURL            Optional[string]              `json:"proxy_url,omitzero"`
+	MaxRetries          Optional[int64]               `json:"max_retries,omitzero"`
+	TotalTimeout        Optional[float64]             `json:"total_timeout,omitzero"`
+	ConnectTimeout      Optional[float64]             `json:"connect_timeout,omitzero"`
+	SockConnectTimeout  Optional[float64]             `json:"sock_connect_timeout,omitzero"`
+	SockReadTimeout     Optional[float64]             `json:"sock_read_timeout,omitzero"`
+	Headers             Optional[[]map[string]string] `json:"headers,omitzero"`
+	DownloadConcurrency Optional[int64]               `json:"download_concurrency,omitzero"`
+	RateLimit           Optional[int64]               `json:"rate_limit,omitzero"`
+	Labels              *map[string]*string           `json:"labels,omitempty"`
+	Username            Optional[string]              `json:"username,omitzero"`
+	Password            Optional[string]              `json:"password,omitzero"` //nolint:gosec // a field's name, no password
+	ClientKey           Optional[string]              `json:"client_key,omitzero"`
+	ProxyUsername       Optional[string]              `json:"proxy_username,omitzero"`
+	ProxyPassword       Optional[string]              `json:"proxy_password,omitzero"` //nolint:gosec // a field's name, no password
+}
+
+// Apply changes a repository as the fields say.
+func (f RepositoryFields) Apply(r *pulp.Repository) {
+	put(&r.Name, f.Name)
+	f.Description.set(&r.Description)
+	put((*map[string]*string)(&r.Labels), f.Labels)
+	f.RetainRepoVersions.set(&r.RetainRepoVersions)
+	put(&r.SigningServiceID, f.SigningServiceID)
+	put(&r.RemoteID, f.RemoteID)
+}
+
+// Apply changes a distribution as the fields say.
+func (f DistributionFields) Apply(d *pulp.Distribution) {
+	put(&d.Name, f.Name)
+	put(&d.BasePath, f.BasePath)
+	put(&d.RepositoryID, f.RepositoryID)
+	f.Version.set(&d.Pinned)
+	put(&d.Private, f.Private)
+	put(&d.Hidden, f.Hidden)
+	f.Description.set(&d.Description)
+	put((*map[string]*string)(&d.Labels), f.Labels)
+}
+
+// Apply changes a remote as the fields say.
+func (f RemoteFields) Apply(r *pulp.Remote) {
+	put(&r.Name, f.Name)
+	put(&r.URL, f.URL)
+	put(&r.UpstreamName, f.UpstreamName)
+	put(&r.Policy, f.Policy)
+	setList(&r.Includes, f.Includes)
+	setList(&r.Excludes, f.Excludes)
+	f.Sigstore.set(&r.Sigstore)
+	put((*map[string]*string)(&r.Labels), f.Labels)
+	c, s := &r.Connection, &r.Secrets
+	f.CACert.set(&c.CACert)
+	f.ClientCert.set(&c.ClientCert)
+	put(&c.TLSValidation, f.TLSValidation)
+	f.ProxyURL.set(&c.ProxyURL)
+	f.MaxRetries.set(&c.MaxRetries)
+	f.TotalTimeout.set(&c.TotalTimeout)
+	f.ConnectTimeout.set(&c.ConnectTimeout)
+	f.SockConnectTimeout.set(&c.SockConnectTimeout)
+	f.SockReadTimeout.set(&c.SockReadTimeout)
+	setList(&c.Headers, f.Headers)
+	f.DownloadConcurrency.set(&c.DownloadConcurrency)
+	f.RateLimit.set(&c.RateLimit)
+	f.Username.set(&s.Username)
+	f.Password.set(&s.Password)
+	f.ClientKey.set(&s.ClientKey)
+	f.ProxyUsername.set(&s.ProxyUsername)
+	f.ProxyPassword.set(&s.ProxyPassword)
+}
+
+// setList puts an optional list in the place of another when it is there; null is nil.
+func setList[T any](to *[]T, o Optional[[]T]) {
+	switch {
+	case !o.Set:
+	case o.Value == nil:
+		*to = nil
+	default:
+		*to = *o.Value
+	}
+}

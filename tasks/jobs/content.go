@@ -1,0 +1,54 @@
+package jobs
+
+import (
+	"context"
+
+	"github.com/countersign/countersign/tasks"
+)
+
+// The jobs that change a repository's content by rows alone: one transaction each.
+
+func (o Options) tag(ctx context.Context, r *tasks.Run, args tasks.TagArgs) error {
+	_, err := o.Store.TagManifest(ctx, r.Claim, args.RepositoryID, args.Tag, args.Digest)
+	return err
+}
+
+func (o Options) untag(ctx context.Context, r *tasks.Run, args tasks.TagArgs) error {
+	_, err := o.Store.Untag(ctx, r.Claim, args.RepositoryID, args.Tag)
+	return err
+}
+
+func (o Options) addContent(ctx context.Context, r *tasks.Run, args tasks.AddArgs) (err error) {
+	if args.Copy != nil {
+		_, err = o.Store.CopyContent(ctx, r.Claim, args.RepositoryID, *args.Copy)
+	} else {
+		_, err = o.Store.AddContent(ctx, r.Claim, args.RepositoryID, args.Units, args.Username)
+	}
+	return err
+}
+
+func (o Options) removeContent(ctx context.Context, r *tasks.Run, args tasks.RemoveArgs) (err error) {
+	switch {
+	case args.All:
+		_, err = o.Store.RemoveAll(ctx, r.Claim, args.RepositoryID)
+	case args.Image != "":
+		_, err = o.Store.RemoveImage(ctx, r.Claim, args.RepositoryID, args.Image)
+	default:
+		_, err = o.Store.RemoveContent(ctx, r.Claim, args.RepositoryID, args.Units)
+	}
+	return err
+}
+
+func (o Options) removeSignatures(ctx context.Context, r *tasks.Run, args tasks.RemoveSignaturesArgs) error {
+	_, err := o.Store.RemoveSignatures(ctx, r.Claim, args.RepositoryID, args.KeyID)
+	return err
+}
+
+func (o Options) restore(ctx context.Context, r *tasks.Run, args tasks.VersionArgs) error {
+	_, err := o.Store.Restore(ctx, r.Claim, args.RepositoryID, args.Number)
+	return err
+}
+
+func (o Options) deleteVersion(ctx context.Context, r *tasks.Run, args tasks.VersionArgs) error {
+	return o.Store.DeleteVersion(ctx, r.Claim, args.RepositoryID, args.Number)
+}

@@ -87,6 +87,24 @@ func (r *Run) end(state store.TaskState) {
 	}
 }
 
+// snapshot returns the reports as they are. The caller holds mu, and stores them.
+func (r *Run) snapshot() []store.Progress {
+	r.dirty = false
+	reports := make([]store.Progress, len(r.reports))
+	for i, p := range r.reports {
+		reports[i] = p.progress
+	}
+	return reports
+}
+
+// Finished completes every report that still runs, and returns all, for a job that stores them with its results.
+func (r *Run) Finished() []store.Progress {
+	r.end(store.TaskCompleted)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.snapshot()
+}
+
 // flush stores the reports if they have changed.
 func (r *Run) flush(ctx context.Context) error {
 	r.mu.Lock()
@@ -94,11 +112,7 @@ func (r *Run) flush(ctx context.Context) error {
 		r.mu.Unlock()
 		return nil
 	}
-	r.dirty = false
-	reports := make([]store.Progress, len(r.reports))
-	for i, p := range r.reports {
-		reports[i] = p.progress
-	}
+	reports := r.snapshot()
 	r.mu.Unlock()
 	return r.store.ReportProgress(ctx, r.Claim, reports)
 }

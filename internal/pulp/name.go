@@ -15,6 +15,7 @@ var (
 	// cosignSuffixed and cosignBare are the companion tags of cosign (contract, appendix A).
 	cosignSuffixed = regexp.MustCompile(`\.(sig|att|sbom)$`)
 	cosignBare     = regexp.MustCompile(`^sha256-[0-9a-f]{64}$`)
+	cosignOf       = regexp.MustCompile(`^sha256-([0-9a-f]{64})(?:\.[a-z]+)?$`)
 )
 
 // ValidName says whether s is a well-formed repository name (OCI distribution specification 1.1, "Pulling manifests").
@@ -33,4 +34,13 @@ func NamespaceOf(name string) string {
 // manifest. Such tags are never signed (contract 5.4 step 2, appendix A).
 func IsCompanionTag(tag string) bool {
 	return cosignSuffixed.MatchString(tag) || cosignBare.MatchString(tag)
+}
+
+// CompanionOf returns the hexadecimal sha256 of the manifest that a companion tag of cosign belongs to. ok is false for other tags.
+func CompanionOf(tag string) (hex string, ok bool) {
+	m := cosignOf.FindStringSubmatch(tag)
+	if m == nil {
+		return "", false
+	}
+	return m[1], true
 }

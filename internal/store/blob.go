@@ -27,6 +27,12 @@ func scanBlob(row scanner) (pulp.Blob, error) {
 	return b, nil
 }
 
+// Blob returns the blob of this digest, whoever holds it. NotFound when there is none.
+func (s *Store) Blob(ctx context.Context, d digest.Digest) (pulp.Blob, error) {
+	b, err := scanBlob(s.read.QueryRowContext(ctx, `SELECT `+blobColumns+` FROM blob b WHERE b.digest = $1 AND NOT b.deleting`, d))
+	return b, notFound(err, "Blob not found.")
+}
+
 // CommitBlob records a blob whose bytes are safe (in the storage registry, or in b.Data when b.Inline) as pending in a
 // repository, and ends the upload that it came by, if uploadID names one; the upload must be in this epoch. ErrDeleting when an older copy is just being
 // removed.

@@ -14,10 +14,23 @@ import (
 // A sync writes down what it fetches as it goes: the units, and that a repository fetched them, in fetched_content. Nobody is served from there. At its end one
 // transaction makes a version of what was wanted; a sync that ends otherwise leaves the repository as it was and the next one goes on from there.
 
-// FetchedBlob writes down that a repository has fetched a blob, whose bytes are safe, or known by digest and size alone when b.Absent, from a remote. An absent blob that is
-// known already stays as it is; one whose bytes have come is absent no more. ErrDeleting as CommitBlob.
+// ErrPresent says that the server has the bytes of a blob: it is not for everybody to say that a remote will have them.
+var ErrPresent = errors.New("the blob's bytes are here")
+
+// FetchedBlob writes down that a repository has fetched a blob from a remote: its bytes are safe, or, when b.Absent, it is known by digest and size alone. ErrPresent when b
+// is absent and the server has its bytes; ErrDeleting as CommitBlob.
 func (s *Store) FetchedBlob(ctx context.Context, repositoryID, remoteID string, b pulp.Blob) error {
 	return s.inTx(ctx, func(t *tx) error {
+		if b.Absent {
+			var present bool
+			err := t.row(`SELECT EXISTS (SELECT 1 FROM blob WHERE digest = $1 AND NOT absent)`, b.Digest).Scan(&present)
+			if err != nil {
+				return err
+			}
+			if present {
+				return ErrPresent
+			}
+		}
 		id, err := t.putBlob(b)
 		if err != nil {
 			return err
@@ -201,6 +214,8 @@ type Synced struct {
 	Manifests    []digest.Digest // wanted by digest, without a tag
 	Signatures   []digest.Digest
 	Mirror       bool // what is not wanted leaves, but for signatures of manifests that stay
+	// Report returns the task's last progress reports, when so many units were added and removed.
+	Report func(added, removed int64) []Progress
 }
 
 // CommitSync makes a version of what a sync wants, and completes the task whose result that is: the version, or null when nothing changed
@@ -229,9 +244,20 @@ func (s *Store) CommitSync(ctx context.Context, claim *Claim, w Synced) (*pulp.V
 		if v != nil {
 			made = Outcome{Created: []Created{createdVersion(*v)}, Result: *v}
 		}
+		if w.Report != nil {
+			made.Progress = w.Report(c.changed())
+		}
 		return t.complete(claim, made)
 	})
 	return v, err
+}
+
+// changed says how many units the change has added and removed.
+func (c *change) changed() (added, removed int64) {
+	for _, n := range c.counts {
+		added, removed = added+n.Added, removed+n.Removed
+	}
+	return added, removed
 }
 
 func (c *change) gatherSynced(w Synced) error {

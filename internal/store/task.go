@@ -110,6 +110,8 @@ func (c *Claim) Ended() bool { return c.ended }
 type Outcome struct {
 	Created []Created
 	Result  any // encoded as JSON, after Claim.Show; nil is null
+	// Progress takes the place of the reports that were stored; nil: they stay.
+	Progress []Progress
 }
 
 const taskColumns = `k.id, k.seq, k.name, k.state, k.attempt, k.args, k.result, k.error, k.logging_cid, k.created_by, k.worker_id,
@@ -285,9 +287,14 @@ func (t *tx) complete(c *Claim, o Outcome) error {
 	if o.Created == nil {
 		o.Created = []Created{}
 	}
+	var progress sql.NullString
+	if o.Progress != nil {
+		progress = sql.NullString{String: toJSON(o.Progress), Valid: true}
+	}
 	n, err := t.exec(`
-		UPDATE task SET state = 'completed', created_resources = $3, result = $4, finished = $5, updated = $5, lease_until = NULL
-		 WHERE id = $1 AND attempt = $2 AND state = 'running'`, c.TaskID, c.Attempt, toJSON(o.Created), result, t.now)
+		UPDATE task SET state = 'completed', created_resources = $3, result = $4, finished = $5, updated = $5, lease_until = NULL,
+		       progress = COALESCE($6, progress)
+		 WHERE id = $1 AND attempt = $2 AND state = 'running'`, c.TaskID, c.Attempt, toJSON(o.Created), result, t.now, progress)
 	if err := fenced(n, err); err != nil {
 		return err
 	}

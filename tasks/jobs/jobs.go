@@ -10,9 +10,12 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -26,12 +29,20 @@ type Options struct {
 	Host string
 	// Parallel is how many signatures one task makes at a time.
 	Parallel int
+	// Mirror reaches remotes.
+	Mirror *mirror.Network
+	// Blobs takes in what they send, and Judge decides about their signatures.
+	Blobs intake.Blobs
+	Judge intake.Judge
+	// Upstream is the registry behind this one, where manifests go too; nil when there is none.
+	Upstream storage.Manifests
 }
 
 // All returns the jobs by the names of their tasks.
 func All(o Options) map[string]tasks.Job {
 	return map[string]tasks.Job{
 		tasks.Sign:               signer{o}.run,
+		tasks.Sync:               syncer{o}.run,
 		tasks.Tag:                with(o.tag),
 		tasks.Untag:              with(o.untag),
 		tasks.AddContent:         with(o.addContent),

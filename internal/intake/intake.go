@@ -1,0 +1,129 @@
+// Package intake takes content in that comes from outside: a blob's bytes into the storage and then its row into the database, in the order
+// that a crash may interrupt anywhere, and signatures after judging them.
+//
+// Pushes, syncs and pulls of what a remote has yet to send all go through here.
+package intake
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
+)
+
+// Blobs takes blobs in.
+type Blobs struct {
+	Storage storage.Storage
+	// Inline is how many bytes a blob may have to be kept in the database; 0 keeps all in the storage.
+	Inline int64
+}
+
+// ErrRemoved says that the removal of an older copy of a blob has taken the new bytes along: send them again.
+var ErrRemoved = fault.New(fault.Unavailable, "An older copy of the blob was just removed; push it again.")
+
+// Receive reads a blob to its end and keeps its bytes: in what it returns while they are few, else in the storage, under a repository's name. Its row is
+// the caller's to write, through Record. storage.ErrDigest when the bytes are not the digest's; errors of the reader are returned as they are.
+func (i Blobs) Receive(ctx context.Context, name string, d digest.Digest, from io.Reader) (pulp.Blob, error) {
+	few, err := io.ReadAll(io.LimitReader(from, i.Inline+1))
+	if err != nil {
+		return pulp.Blob{}, err
+	}
+	if int64(len(few)) <= i.Inline && i.Inline > 0 {
+		if d.Algorithm().FromBytes(few) != d {
+			return pulp.Blob{}, storage.ErrDigest
+		}
+		return pulp.Blob{Digest: d, Size: int64(len(few)), Data: few, Inline: true}, nil
+	}
+	u, err := i.Storage.Create(ctx, name)
+	if err != nil {
+		return pulp.Blob{}, err
+	}
+	if _, err = u.ReadFrom(io.MultiReader(bytes.NewReader(few), from)); err == nil {
+		size := u.Size()
+		if err = u.Commit(ctx, d); err == nil {
+			return pulp.Blob{Digest: d, Size: size, Location: name}, nil
+		}
+	}
+	if !errors.Is(err, storage.ErrDigest) { // then it is gone already
+		_ = u.Cancel(context.WithoutCancel(ctx))
+	}
+	_ = u.Close()
+	return pulp.Blob{}, err
+}
+
+// How long a row waits for the removal of an older copy of the same blob.
+const (
+	deletingWait  = 50 * time.Millisecond
+	deletingTries = 200
+)
+
+// Record writes a blob's row, whose bytes are safe, by a function. While an older copy is just being removed it waits for the end of that, and then trusts only what the storage has.
+// ErrRemoved when the bytes went along; the row is then written and has to be taken back by the caller, when undo is not nil by undo.
+func (i Blobs) Record(ctx context.Context, b pulp.Blob, write func(context.Context, pulp.Blob) error, undo func(context.Context) error) error {
+	for range deletingTries {
+		err := write(ctx, b)
+		if err == nil {
+			return i.confirm(ctx, b, undo)
+		}
+		if !errors.Is(err, store.ErrDeleting) {
+			return err
+		}
+		select {
+		case <-time.After(deletingWait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := i.there(ctx, b); err != nil {
+			return err
+		}
+	}
+	return fault.New(fault.Unavailable, "An older copy of the blob is being removed; push it again.")
+}
+
+// confirm sees that a recorded blob's bytes are there: the removal of an older copy, begun and ended between the storage's commit and the row, takes
+// them along. From the row on nothing removes them.
+func (i Blobs) confirm(ctx context.Context, b pulp.Blob, undo func(context.Context) error) error {
+	ctx = context.WithoutCancel(ctx)
+	err := i.there(ctx, b)
+	if errors.Is(err, ErrRemoved) && undo != nil {
+		err = errors.Join(err, undo(ctx))
+	}
+	return err
+}
+
+// there returns ErrRemoved when the storage has not a blob's bytes.
+func (i Blobs) there(ctx context.Context, b pulp.Blob) error {
+	if b.Inline {
+		return nil
+	}
+	_, err := i.Storage.Stat(ctx, b.Location, b.Digest)
+	if errors.Is(err, storage.ErrNotFound) {
+		return ErrRemoved
+	}
+	return err
+}
+
+// Open returns the bytes of a blob that is not absent.
+func (i Blobs) Open(ctx context.Context, b pulp.Blob) (io.ReadSeekCloser, error) {
+	if b.Inline {
+		return nopCloser{bytes.NewReader(b.Data)}, nil
+	}
+	content, _, err := i.Storage.Open(ctx, b.Location, b.Digest)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, fault.Wrap(fault.Unavailable, err, "The storage has lost the blob.")
+	}
+	return content, err
+}
+
+type nopCloser struct{ io.ReadSeeker }
+
+// Close does nothing.
+func (nopCloser) Close() error { return nil }

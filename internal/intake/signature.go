@@ -1,0 +1,66 @@
+package intake
+
+import (
+	"context"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/signing"
+)
+
+// Judge decides about signatures that come from outside.
+type Judge struct {
+	Store *store.Store
+	// RefuseUnknown refuses signatures by keys that no signing service has (D6).
+	RefuseUnknown bool
+}
+
+// ErrUnreadable says that bytes are no signature of an image.
+var ErrUnreadable = fault.New(fault.Invalid, "signature invalid")
+
+// Signature returns what is to be stored of a signature of a manifest (D6, D25): it is of this manifest, and, when its key is one that a signing
+// service has, it verifies. Invalid, with a sentence that says why, when it is refused; then too it has what could be read of it.
+func (j Judge) Signature(ctx context.Context, manifest digest.Digest, raw []byte) (pulp.Signature, error) {
+	foreign, err := signing.Parse(raw)
+	if err != nil {
+		return pulp.Signature{}, ErrUnreadable
+	}
+	g := pulp.Signature{
+		Digest: signing.Digest(raw), Name: signing.Name(manifest, raw), Content: raw, KeyID: foreign.KeyID,
+		Reference: foreign.Claim.DockerReference, Creator: foreign.Claim.Creator, SignedAt: foreign.CreatedAt.Unix(),
+	}
+	if foreign.Fingerprint != "" {
+		g.Fingerprint = &foreign.Fingerprint
+	}
+	now := time.Now()
+	switch {
+	case foreign.Claim.ManifestDigest != manifest:
+		return g, fault.New(fault.Invalid, "The signature is another manifest's.")
+	case foreign.CreatedAt.After(now.Add(signing.ClockSkew)):
+		return g, fault.New(fault.Invalid, "The signature's time is in the future.")
+	}
+	services, err := j.Store.SigningServices(ctx)
+	if err != nil {
+		return g, err
+	}
+	for _, s := range services {
+		key, err := signing.ParsePublicKey(s.PublicKey)
+		if err != nil || !key.Has(foreign.KeyID) {
+			continue
+		}
+		verified, err := signing.Verify(raw, key, now)
+		if err != nil {
+			return g, fault.New(fault.Invalid, "The signature does not verify with the key of signing service %s.", s.Name)
+		}
+		g.VerifiedBy = verified.Fingerprint()
+		return g, nil
+	}
+	if j.RefuseUnknown {
+		return g, fault.New(fault.Invalid, "The signature's key is not one that the server knows.")
+	}
+	return g, nil
+}

@@ -1,0 +1,201 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
+)
+
+// fetch fetches what the repository has not of a manifest: children first, blobs before the manifest that names them. Each manifest is fetched once.
+func (o *oneSync) fetch(ctx context.Context, img *image) error {
+	_, err := o.parts.do(ctx, string(img.manifest.Digest), func() (struct{}, error) {
+		for _, child := range img.children {
+			if child.manifest.Digest == "" {
+				continue
+			}
+			if err := o.fetch(ctx, child); err != nil {
+				return struct{}{}, err
+			}
+		}
+		if err := o.fetchBlobs(ctx, img); err != nil {
+			return struct{}{}, err
+		}
+		if !img.held {
+			if err := o.keepManifest(ctx, img.manifest); err != nil {
+				return struct{}{}, err
+			}
+		}
+		err := o.keepSignatures(ctx, img)
+		img.manifest.Payload, img.manifest.Layers, img.signatures = nil, nil, nil // there may be many images
+		return struct{}{}, err
+	})
+	return err
+}
+
+func (o *oneSync) keepManifest(ctx context.Context, m pulp.Manifest) error {
+	if o.Upstream != nil {
+		if err := o.Upstream.PutManifest(ctx, o.repo.Name, string(m.Digest), m.MediaType, m.Payload); err != nil {
+			return err
+		}
+	}
+	return o.Store.FetchedManifest(ctx, o.repo.ID, m)
+}
+
+func (o *oneSync) keepSignatures(ctx context.Context, img *image) error {
+	for _, g := range img.signatures {
+		have, err := o.Store.HasSignature(ctx, o.repo.ID, g.Digest)
+		if err != nil {
+			return err
+		}
+		if have == store.HaveVersion {
+			continue
+		}
+		if have == store.HaveNothing {
+			if err := o.Store.FetchedSignature(ctx, o.repo.ID, img.manifest.Digest, g); err != nil {
+				return err
+			}
+		}
+		o.mu.Lock()
+		o.wanted.Signatures = append(o.wanted.Signatures, g.Digest)
+		o.mu.Unlock()
+	}
+	return nil
+}
+
+// fetchBlobs fetches an image's config and layers, and fills in what the config says of the image.
+func (o *oneSync) fetchBlobs(ctx context.Context, img *image) error {
+	m := &img.manifest
+	if m.Config != nil && (!img.held || o.absent[m.Config.Digest]) {
+		text, err := o.fetchConfig(ctx, *m.Config)
+		if err != nil {
+			return err
+		}
+		m.ApplyConfig(text)
+	}
+	for _, l := range m.Layers {
+		if len(l.URLs) > 0 || pulp.IsForeign(l.MediaType) || img.held && !o.absent[l.Digest] {
+			continue
+		}
+		if _, err := o.blobs.do(ctx, string(l.Digest), func() (struct{}, error) {
+			return struct{}{}, o.fetchBlob(ctx, l, o.remote.Policy != pulp.Immediate && o.Upstream == nil)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetchConfig fetches an image config and returns its bytes; nil for one that is too large to be read.
+func (o *oneSync) fetchConfig(ctx context.Context, d pulp.Descriptor) ([]byte, error) {
+	if _, err := o.blobs.do(ctx, string(d.Digest), func() (struct{}, error) { return struct{}{}, o.fetchBlob(ctx, d, false) }); err != nil {
+		return nil, err
+	}
+	if d.Size > maxConfig {
+		return nil, nil
+	}
+	b, err := o.Store.Blob(ctx, d.Digest)
+	if err != nil {
+		return nil, err
+	}
+	content, err := o.Blobs.Open(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = content.Close() }()
+	return io.ReadAll(io.LimitReader(content, maxConfig))
+}
+
+// fetchBlob fetches a blob, unless the repository has it or may take the server's own copy. One that may come later is only written down.
+func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) error {
+	have, absent, err := o.Store.HasBlob(ctx, o.repo.ID, d.Digest)
+	if err != nil || have != store.HaveNothing && (!absent || later) {
+		return err
+	}
+	if mine, err := o.mayTake(ctx, d.Digest); err != nil {
+		return err
+	} else if mine {
+		taken, err := o.takeBlob(ctx, d.Digest)
+		if taken || err != nil {
+			return err
+		}
+	}
+	if later {
+		err := o.Store.FetchedBlob(ctx, o.repo.ID, o.remote.ID, pulp.Blob{Digest: d.Digest, Size: d.Size, Absent: true})
+		if !errors.Is(err, store.ErrPresent) {
+			return err
+		}
+	}
+	for try := 1; ; try++ {
+		err := o.download(ctx, d)
+		if !errors.Is(err, intake.ErrRemoved) || try == fetchTries {
+			return err
+		}
+	}
+}
+
+// mayTake says whether the task's user may read a blob anyway: then the server's own copy will do. Else the remote must show that it has the bytes, or
+// whoever knows a digest could read others' blobs through a remote that claims to have it.
+func (o *oneSync) mayTake(ctx context.Context, d digest.Digest) (bool, error) {
+	if o.user == nil {
+		return true, nil
+	}
+	found, err := o.Store.BlobHolders(ctx, d, "", holders)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(found, func(h pulp.Distribution) bool {
+		return auth.Allow(o.user, auth.Pull, auth.Object{Path: h.BasePath, Exists: true, Private: h.Private})
+	}), nil
+}
+
+// takeBlob links the server's own copy of a blob, and in front of an upstream has it there under the repository's name too.
+func (o *oneSync) takeBlob(ctx context.Context, d digest.Digest) (bool, error) {
+	if o.Upstream != nil {
+		b, err := o.Store.Blob(ctx, d)
+		if fault.Is(err, fault.NotFound) {
+			return false, nil
+		} else if err != nil {
+			return false, err
+		}
+		if !b.Inline && b.Location != o.repo.Name {
+			err := o.Blobs.Storage.Mount(ctx, b.Location, o.repo.Name, d)
+			if errors.Is(err, storage.ErrNotFound) {
+				return false, nil
+			} else if err != nil {
+				return false, err
+			}
+		}
+	}
+	return o.Store.TakeBlob(ctx, o.repo.ID, o.remote.ID, d)
+}
+
+func (o *oneSync) download(ctx context.Context, d pulp.Descriptor) error {
+	body, err := o.registry.Blob(ctx, d.Digest, d.Size)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }()
+	b, err := o.Blobs.Receive(ctx, o.repo.Name, d.Digest, body)
+	if errors.Is(err, storage.ErrDigest) {
+		return fault.New(fault.Unavailable, "The remote's bytes are not those of %s.", d.Digest)
+	} else if err != nil {
+		return err
+	}
+	err = o.Blobs.Record(ctx, b, func(ctx context.Context, b pulp.Blob) error {
+		return o.Store.FetchedBlob(ctx, o.repo.ID, o.remote.ID, b)
+	}, nil)
+	if err == nil {
+		o.downloads.Add(1)
+	}
+	return err
+}

@@ -28,6 +28,9 @@ func checkJSON(b []byte) error {
 		if err != nil {
 			return fault.New(fault.Invalid, "$: not JSON")
 		}
+		if s, ok := t.(string); ok && strings.Contains(s, "\x00") {
+			return fault.New(fault.Invalid, "$: a text holds a NUL")
+		}
 		if delim, ok := t.(json.Delim); ok && (delim == '}' || delim == ']') {
 			stack = stack[:len(stack)-1]
 		} else if n := len(stack); n > 0 && stack[n-1].wantKey {

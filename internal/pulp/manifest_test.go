@@ -98,6 +98,8 @@ func TestParseManifest(t *testing.T) {
 		"a byte order mark":                   {"\ufeff" + oci, "", "", "JSON"},
 		"no UTF-8":                            {strings.Replace(oci, "schemaVersion", "schema\xffVersion", 1), "", "", "UTF-8"},
 		"a NUL":                               {strings.Replace(oci, "{", "{\x00", 1), "", "", "JSON"},
+		"a NUL in a text":                     {imageText(pulp.OCIManifest, descriptor(ociConfig, d1, ""), "", `,"annotations":{"a":"b\u0000c"}`), "", "", "NUL"},
+		"a NUL in a key":                      {imageText(pulp.OCIManifest, descriptor(ociConfig, d1, ""), "", `,"annotations":{"a\u0000":"b"}`), "", "", "NUL"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
 )
 
@@ -37,8 +38,8 @@ func (s *Storage) do(ctx context.Context, q request) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := s.auth.authorize(ctx, r, scope); err != nil {
-			return nil, err
+		if err := s.auth.Authorize(ctx, r, scope); err != nil {
+			return nil, outside(err)
 		}
 		res, err := s.client.Do(r)
 		if err != nil {
@@ -48,8 +49,8 @@ func (s *Storage) do(ctx context.Context, q request) (*http.Response, error) {
 			return res, overloaded(res)
 		}
 		drain(res)
-		if err := s.auth.learn(res, scope); err != nil {
-			return nil, err
+		if err := s.auth.Learn(res, scope); err != nil {
+			return nil, outside(err)
 		}
 	}
 }
@@ -90,6 +91,31 @@ func (s *Storage) build(ctx context.Context, q request) (*http.Request, error) {
 		r.Header[key] = values
 	}
 	return r, nil
+}
+
+// outside is the error of a request that is not let in.
+func outside(err error) error {
+	refused, ok := errors.AsType[*bearer.RefusedError](err)
+	if !ok || refused.Status >= http.StatusInternalServerError {
+		return unavailable(err)
+	}
+	return fault.Wrap(fault.Unavailable, err, "The upstream registry refuses this server's credentials.")
+}
+
+// Bounds of redirects.
+const maxRedirects = 10
+
+// leaveCredentials lets a redirect to another host go there without credentials. net/http alone carries them to other ports and
+// schemes of a host, and to the hosts below it.
+func leaveCredentials(r *http.Request, via []*http.Request) error {
+	if len(via) >= maxRedirects {
+		return errors.New("too many redirects")
+	}
+	if !bearer.SameHost(r.URL, via[0].URL) {
+		r.Header.Del("Authorization")
+		r.Header.Del("Referer") // an upload's location lets in whoever knows it
+	}
+	return nil
 }
 
 // overloaded turns the answers of an upstream that cannot now into an error.

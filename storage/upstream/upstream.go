@@ -20,6 +20,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/storage"
 )
@@ -45,7 +46,7 @@ type Options struct {
 type Storage struct {
 	base   *url.URL
 	client *http.Client
-	auth   *authority
+	auth   *bearer.Authority
 }
 
 var (
@@ -65,7 +66,7 @@ func New(o Options) (*Storage, error) {
 		return nil, err
 	}
 	client := &http.Client{Transport: transport, CheckRedirect: leaveCredentials}
-	return &Storage{base: base, client: client, auth: newAuthority(base, client, o.Username, o.Password)}, nil
+	return &Storage{base: base, client: client, auth: bearer.New(base, client, o.Username, o.Password, nil)}, nil
 }
 
 func newTransport(o Options) (*http.Transport, error) {

@@ -1,4 +1,4 @@
-package upstream
+package bearer
 
 import (
 	"net/url"
@@ -21,7 +21,7 @@ func TestWhoMayKnowThePassword(t *testing.T) {
 	for _, c := range cases {
 		base, _ := url.Parse(c.base)
 		realm, _ := url.Parse(c.realm)
-		if got := newAuthority(base, nil, "robot", "secret").mayKnow(realm); got != c.want {
+		if got := New(base, nil, "robot", "secret", nil).mayKnow(realm); got != c.want {
 			t.Errorf("%s may know the password of %s = %t, want %t", c.realm, c.base, got, c.want)
 		}
 	}

@@ -1,4 +1,9 @@
-package upstream
+// Package bearer gets and keeps what lets requests into another registry: Basic credentials, or tokens per scope from the service that the
+// registry names (distribution's specification of token authentication).
+//
+// Credentials go to the registry's own scheme, host and port, and to the token services that the caller trusts with them. Other services are asked
+// anonymously.
+package bearer
 
 import (
 	"context"
@@ -22,16 +27,32 @@ const (
 	tokensKept   = 10_000
 )
 
-// authority gets and keeps what lets requests in: Basic credentials, or tokens per scope from the service that the upstream names.
-type authority struct {
+// Errors of an Authority.
+var (
+	ErrNoService = errors.New("its token service has no URL")
+	ErrNoToken   = errors.New("its token service: no token in the answer")
+)
+
+// RefusedError says that the registry, or its token service, lets nobody in with what there is.
+type RefusedError struct {
+	Status int
+	URL    string // without its query
+}
+
+// Error names the status.
+func (e *RefusedError) Error() string { return fmt.Sprintf("%d at %s", e.Status, e.URL) }
+
+// Authority lets requests into one registry. It is safe for concurrent use.
+type Authority struct {
 	base     *url.URL
 	client   *http.Client
 	username string
 	password string
+	trusted  func(realm *url.URL) bool
 	now      func() time.Time
 
 	mu      sync.Mutex
-	basic   bool     // the upstream wants Basic
+	basic   bool     // the registry wants Basic
 	realm   *url.URL // of its token service; nil while none is known
 	service string
 	tokens  map[string]token // by scope
@@ -42,18 +63,20 @@ type token struct {
 	ends time.Time
 }
 
-func newAuthority(base *url.URL, client *http.Client, username, password string) *authority {
-	return &authority{base: base, client: client, username: username, password: password, now: time.Now, tokens: map[string]token{}}
+// New returns the authority over the registry at base. The client asks token services. An empty username is nobody's; trusted says which token services beside the registry's own
+// host may be told the password, nil is none.
+func New(base *url.URL, client *http.Client, username, password string, trusted func(realm *url.URL) bool) *Authority {
+	return &Authority{base: base, client: client, username: username, password: password, trusted: trusted, now: time.Now, tokens: map[string]token{}}
 }
 
-// authorize adds credentials to a request, getting a token where one is needed.
-func (a *authority) authorize(ctx context.Context, r *http.Request, scopes []string) error {
+// Authorize adds credentials to a request to the registry, getting a token for the scopes where one is needed. A request to another host is left alone.
+func (a *Authority) Authorize(ctx context.Context, r *http.Request, scopes []string) error {
 	a.mu.Lock()
 	basic, realm := a.basic, a.realm
 	kept := a.tokens[strings.Join(scopes, " ")]
 	a.mu.Unlock()
 	switch {
-	case !sameHost(r.URL, a.base):
+	case !SameHost(r.URL, a.base):
 		return nil
 	case basic:
 		r.SetBasicAuth(a.username, a.password)
@@ -74,8 +97,8 @@ func (a *authority) authorize(ctx context.Context, r *http.Request, scopes []str
 // challengeParam is one parameter of a WWW-Authenticate header.
 var challengeParam = regexp.MustCompile(`([a-zA-Z]+)="([^"]*)"`)
 
-// learn takes from an answer of 401 what the upstream wants, and forgets the token that was not good enough.
-func (a *authority) learn(res *http.Response, scopes []string) error {
+// Learn takes from an answer of 401 what the registry wants, and forgets the token that was not good enough.
+func (a *Authority) Learn(res *http.Response, scopes []string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.tokens, strings.Join(scopes, " "))
@@ -92,40 +115,38 @@ func (a *authority) learn(res *http.Response, scopes []string) error {
 			}
 			realm, err := url.Parse(params["realm"])
 			if err != nil || realm.Host == "" || realm.Scheme != "https" && realm.Scheme != "http" {
-				return unavailable(errors.New("its token service has no URL"))
+				return ErrNoService
 			}
 			a.realm, a.service = realm, params["service"]
 			return nil
 		}
 	}
-	return refused("the request", res, nil)
+	return refused(res)
 }
 
-// mayKnow says whether a token service may be told the password: only the upstream's own. Another host, even one of the same
-// domain, gets anonymous requests: nothing but the upstream's word says that it belongs to it.
-func (a *authority) mayKnow(realm *url.URL) bool { return sameHost(realm, a.base) }
-
-// sameHost says whether two URLs have the same scheme, host and port.
-func sameHost(a, b *url.URL) bool { return a.Scheme == b.Scheme && a.Host == b.Host }
-
-// Bounds of redirects.
-const maxRedirects = 10
-
-// leaveCredentials lets a redirect to another host go there without credentials. net/http alone carries them to other ports and
-// schemes of a host, and to the hosts below it.
-func leaveCredentials(r *http.Request, via []*http.Request) error {
-	if len(via) >= maxRedirects {
-		return errors.New("too many redirects")
+func refused(res *http.Response) error {
+	at := ""
+	if res.Request != nil {
+		at = Plain(res.Request.URL)
 	}
-	if !sameHost(r.URL, via[0].URL) {
-		r.Header.Del("Authorization")
-		r.Header.Del("Referer") // an upload's location lets in whoever knows it
-	}
-	return nil
+	return &RefusedError{res.StatusCode, at}
 }
+
+// Plain is a URL without its query and user, which may be secrets.
+func Plain(u *url.URL) string {
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+}
+
+// mayKnow says whether a token service may be told the password.
+func (a *Authority) mayKnow(realm *url.URL) bool {
+	return a.username != "" && (SameHost(realm, a.base) || a.trusted != nil && a.trusted(realm))
+}
+
+// SameHost says whether two URLs have the same scheme, host and port.
+func SameHost(a, b *url.URL) bool { return a.Scheme == b.Scheme && a.Host == b.Host }
 
 // fetch gets a token for scopes and keeps it.
-func (a *authority) fetch(ctx context.Context, scopes []string) (token, error) {
+func (a *Authority) fetch(ctx context.Context, scopes []string) (token, error) {
 	a.mu.Lock()
 	to, service := *a.realm, a.service
 	a.mu.Unlock()
@@ -139,16 +160,16 @@ func (a *authority) fetch(ctx context.Context, scopes []string) (token, error) {
 	if err != nil {
 		return token{}, err
 	}
-	if a.username != "" && a.mayKnow(&to) {
+	if a.mayKnow(&to) {
 		r.SetBasicAuth(a.username, a.password)
 	}
 	res, err := a.client.Do(r)
 	if err != nil {
-		return token{}, unavailable(err)
+		return token{}, err
 	}
-	defer drain(res)
+	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode != http.StatusOK {
-		return token{}, refused("a token", res, nil)
+		return token{}, refused(res)
 	}
 	var answer struct {
 		Token       string `json:"token"`
@@ -156,13 +177,13 @@ func (a *authority) fetch(ctx context.Context, scopes []string) (token, error) {
 		ExpiresIn   int64  `json:"expires_in"`
 	}
 	if err := json.NewDecoder(io.LimitReader(res.Body, maxTokenBody)).Decode(&answer); err != nil {
-		return token{}, unavailable(fmt.Errorf("its token service: %w", err))
+		return token{}, fmt.Errorf("its token service: %w", err)
 	}
 	if answer.Token == "" {
 		answer.Token = answer.AccessToken
 	}
 	if answer.Token == "" {
-		return token{}, unavailable(errors.New("its token service: no token in the answer"))
+		return token{}, ErrNoToken
 	}
 	life := tokenLife
 	if answer.ExpiresIn > 0 {

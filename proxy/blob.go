@@ -40,7 +40,7 @@ func (c *call) getBlob() error {
 	} else if err != nil {
 		return err
 	}
-	if c.r.Method == http.MethodHead {
+	if c.r.Method == http.MethodHead && c.may(auth.Push, t, true) {
 		c.touch(t.Repository.ID, b)
 	}
 	content, err := c.open(b)

@@ -78,6 +78,7 @@ func (g *registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
 	h.Set("X-Registry-Supports-Signatures", "1") // podman and skopeo look for exactly this (contract 3)
 	h.Set("X-Content-Type-Options", "nosniff")
+	c.limitWait()
 	if err := c.serve(); err != nil {
 		c.fail(err)
 	}

@@ -21,6 +21,8 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
+var errRemoved = fault.New(fault.Unavailable, "An older copy of the blob was just removed; push it again.")
+
 var errRange = newError(http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID", "The chunk does not begin where the upload ends.", nil)
 
 // startUpload answers POST blobs/uploads/ (contract 3.2): it opens an upload, takes a whole blob at once (?digest=), or mounts one
@@ -69,6 +71,7 @@ type upload struct {
 	row    store.Upload   // ID is empty for a blob that comes whole
 	acked  int64          // bytes that earlier requests were told are safe
 	writer storage.Upload // where the bytes go once they are many; nil before
+	torn   bool           // the storage failed: what it has of this request's bytes is not known
 }
 
 // openUpload takes hold of the upload that the request names. The holder calls leave.
@@ -131,10 +134,11 @@ func (c *call) patchUpload() error {
 		return err
 	}
 	defer u.leave()
-	if err := u.checkRange(); err != nil {
+	body, err := u.chunk()
+	if err != nil {
 		return err
 	}
-	if err := u.append(c.body()); err != nil {
+	if err := u.append(body); err != nil {
 		u.salvage()
 		return err
 	}
@@ -157,10 +161,11 @@ func (c *call) putUpload() error {
 		u.abandon()
 		return digestInvalid(text)
 	}
-	if err := u.checkRange(); err != nil {
+	body, err := u.chunk()
+	if err != nil {
 		return err
 	}
-	if err := u.append(c.body()); err != nil {
+	if err := u.append(body); err != nil {
 		u.salvage()
 		return err
 	}
@@ -183,21 +188,26 @@ func (c *call) deleteUpload() error {
 // chunks").
 var contentRange = regexp.MustCompile(`^(\d{1,18})-(\d{1,18})$`)
 
-// checkRange sees that a chunk that says where it belongs belongs at the end.
-func (u *upload) checkRange() error {
+// chunk returns the request's body, after seeing that a chunk that says where it belongs belongs at the end. One that says no length of
+// its own is held to what it says of its place.
+func (u *upload) chunk() (*idleReader, error) {
+	body := u.body()
 	text := u.r.Header.Get("Content-Range")
 	if text == "" {
-		return nil
+		return body, nil
 	}
 	first, last, ok := parseRange(text)
 	if !ok {
-		return newError(http.StatusBadRequest, "INVALID_REQUEST", "Invalid range header", nil)
+		return nil, newError(http.StatusBadRequest, "INVALID_REQUEST", "Invalid range header", nil)
 	}
 	length := u.r.ContentLength
 	if first != u.row.Size || length >= 0 && last-first+1 != length {
-		return errRange.withHeader("Range", rangeOf(u.row.Size)).withHeader("Location", u.location(u.row.ID)).withHeader("Docker-Upload-UUID", u.row.ID)
+		return nil, errRange.withHeader("Range", rangeOf(u.row.Size)).withHeader("Location", u.location(u.row.ID)).withHeader("Docker-Upload-UUID", u.row.ID)
 	}
-	return nil
+	if length < 0 {
+		body.r = &exactly{body.r, last - first + 1}
+	}
+	return body, nil
 }
 
 func parseRange(text string) (first, last int64, ok bool) {
@@ -231,31 +241,33 @@ func (c *call) answerBlob(dgst digest.Digest) {
 }
 
 // append adds all of a body to the upload: to the bytes in the row while they are few, else to the storage.
-func (u *upload) append(body io.Reader) error {
+func (u *upload) append(body *idleReader) error {
+	var from io.Reader = body
 	if u.row.StorageRef == "" && u.writer == nil {
 		few, err := io.ReadAll(io.LimitReader(body, u.InlineLimit+1-u.row.Size))
 		u.row.Data = append(u.row.Data, few...)
 		u.row.Size = int64(len(u.row.Data))
 		if err != nil {
-			return cutShort(err)
+			return u.cutShort(err)
 		}
 		if u.row.Size <= u.InlineLimit && u.InlineLimit > 0 {
 			return nil
 		}
-		body = io.MultiReader(bytes.NewReader(u.row.Data), body)
+		from = io.MultiReader(bytes.NewReader(u.row.Data), body)
 	}
 	if err := u.openWriter(); err != nil {
 		return err
 	}
-	_, err := u.writer.ReadFrom(body)
+	_, err := u.writer.ReadFrom(from)
 	u.row.Size = u.writer.Size()
 	if errors.Is(err, storage.ErrNotFound) {
 		u.abandon()
 		return u.uploadUnknown()
 	}
-	if err != nil && u.r.Context().Err() == nil && !fault.Is(err, fault.Unavailable) {
-		return cutShort(err)
+	if err != nil && body.failed != nil && !fault.Is(err, fault.Unavailable) {
+		return u.cutShort(err)
 	}
+	u.torn = err != nil
 	return err
 }
 
@@ -302,12 +314,16 @@ func (u *upload) save(ctx context.Context) error {
 }
 
 // salvage writes down what has come of a chunk that was cut short, so that the client need not send it again. What was acknowledged before is
-// never given up for it.
+// never given up for it: where the storage failed, or kept nothing new, the row stays as it is, and what lies behind its end is dropped by the next
+// Resume.
 func (u *upload) salvage() {
 	ctx := context.WithoutCancel(u.r.Context())
 	switch {
-	case u.writer != nil && u.writer.Size() < u.acked:
-		_ = u.writer.Cancel(ctx)
+	case u.writer != nil && u.row.StorageRef == "" && (u.torn || u.writer.Size() <= u.acked):
+		_ = u.writer.Cancel(ctx) // the row has all bytes
+		return
+	case u.torn:
+		_ = u.writer.Close()
 		return
 	case u.writer == nil:
 		u.row.Data = u.row.Data[:min(int64(len(u.row.Data)), max(u.InlineLimit, u.acked))]
@@ -365,6 +381,9 @@ func (u *upload) commit(dgst digest.Digest) error {
 			u.abandon()
 			return digestInvalid(string(dgst))
 		} else if err != nil {
+			if u.row.ID == "" { // nobody can come back for it
+				u.abandon()
+			}
 			_ = u.writer.Close()
 			return err
 		}
@@ -384,27 +403,19 @@ const (
 	deletingTries = 200
 )
 
-// record makes the blob known as the repository's. When an older copy is just being removed it waits for the end of that, and then trusts only what the
-// storage has.
+// record makes the blob known as the repository's. When an older copy is just being removed it waits for the end of that.
 func (u *upload) record(b pulp.Blob) error {
 	ctx := u.r.Context()
-	waited := false
 	for range deletingTries {
-		if waited && !b.Inline {
-			if _, err := u.Storage.Stat(ctx, u.name, b.Digest); errors.Is(err, storage.ErrNotFound) {
-				return fault.New(fault.Unavailable, "An older copy of the blob was just removed; push it again.")
-			} else if err != nil {
-				return err
-			}
-		}
 		err := u.Store.CommitBlob(ctx, u.row.RepositoryID, b, u.row.ID, u.row.Epoch)
-		if fault.Is(err, fault.NotFound) {
+		switch {
+		case err == nil:
+			return u.confirm(b)
+		case fault.Is(err, fault.NotFound):
 			return u.uploadUnknown()
-		}
-		if !errors.Is(err, store.ErrDeleting) {
+		case !errors.Is(err, store.ErrDeleting):
 			return err
 		}
-		waited = true
 		select {
 		case <-time.After(deletingWait):
 		case <-ctx.Done():
@@ -412,4 +423,22 @@ func (u *upload) record(b pulp.Blob) error {
 		}
 	}
 	return fault.New(fault.Unavailable, "An older copy of the blob is being removed; push it again.")
+}
+
+// confirm sees that a recorded blob's bytes are there: the removal of an older copy, ended between the storage's commit and the row, takes them
+// along, and leaves no trace in the database. From the row on nothing removes them. An upstream's bytes are not ours to remove: there is nothing to
+// see, and a round trip to save.
+func (u *upload) confirm(b pulp.Blob) error {
+	if b.Inline || u.manifests != nil {
+		return nil
+	}
+	ctx := context.WithoutCancel(u.r.Context())
+	_, err := u.Storage.Stat(ctx, u.name, b.Digest)
+	if !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	if _, err := u.Store.DeleteBlob(ctx, u.row.RepositoryID, b.Digest); err != nil && !fault.Is(err, fault.NotFound) {
+		u.Log.ErrorContext(ctx, "a blob without bytes stays", slog.String("digest", string(b.Digest)), slog.Any("err", err))
+	}
+	return errRemoved
 }

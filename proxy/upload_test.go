@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/proxy"
 )
 
 // random returns so many bytes, the same for the same seed.
@@ -154,23 +158,21 @@ func TestClientThatGoesAwayResumes(t *testing.T) {
 			_ = res.Body.Close()
 			t.Fatalf("a PATCH that was cut short is answered %s", res.Status)
 		}
-		var has int
-		for { // until the server has noticed
-			a := w.ask("admin", http.MethodPatch, at, nil)
-			if a.status == http.StatusConflict {
-				continue
-			}
-			if n, err := fmt.Sscanf(a.header.Get("Range"), "0-%d", &has); n != 1 || err != nil {
-				t.Fatalf("PATCH without bytes: %+v", a)
-			}
-			has++
-			break
-		}
-		if has < size/4 || has > size/2 {
-			t.Fatalf("the upload has %d bytes, want %d to %d", has, size/4, size/2)
-		}
 		d := digest.FromBytes(b)
-		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), b[has:])
+		for { // the server may still be at the request that broke
+			a := w.want(http.StatusNoContent, "", "admin", http.MethodGet, at, nil)
+			var last int
+			if n, err := fmt.Sscanf(a.header.Get("Range"), "0-%d", &last); n != 1 || err != nil || last+1 < size/4 || last >= size/2 {
+				t.Fatalf("the upload has %q, %v, want %d to %d bytes", a.header.Get("Range"), err, size/4, size/2)
+			}
+			a = w.ask("admin", http.MethodPut, at+"?digest="+string(d), b[last+1:], "Content-Range", fmt.Sprintf("%d-%d", last+1, size-1))
+			if a.status == http.StatusCreated {
+				break
+			}
+			if a.status != http.StatusConflict && a.status != http.StatusRequestedRangeNotSatisfiable {
+				t.Fatalf("the rest is answered %d %s", a.status, a.body)
+			}
+		}
 		w.wantBlob("acme/app", d, b)
 	}
 }
@@ -249,4 +251,71 @@ func TestBlobs(t *testing.T) {
 	w.pushImage("acme/app", "one", "v1")
 	w.want(http.StatusConflict, "DENIED", "admin", http.MethodDelete, "/v2/acme/app/blobs/"+string(digest.FromString("layer one")), nil)
 	w.want(http.StatusMethodNotAllowed, "UNSUPPORTED", "admin", http.MethodPost, "/v2/acme/app/manifests/v1", nil)
+}
+
+// A client that sends nothing in the middle of a chunk is let go; what it sent stays.
+func TestSlowClientIsLetGo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *proxy.Options) { o.ReadIdle = 100 * time.Millisecond })
+	for _, size := range []int{5_000, 50_000} {
+		b := random(size, 9)
+		at := w.start("acme/app")
+		r, stalled := io.Pipe()
+		go func() { _, _ = stalled.Write(b) }() // and then nothing, and no end
+		// Without an answer the client's transport waits for the end of the body.
+		enough := time.AfterFunc(time.Minute, func() { _ = stalled.CloseWithError(errors.New("not let go")) })
+		a := w.want(http.StatusBadRequest, "BLOB_UPLOAD_INVALID", "admin", http.MethodPatch, at, r)
+		enough.Stop()
+		_ = r.Close()
+		if a.body == "" {
+			t.Error("the client is not told")
+		}
+		if a := w.want(http.StatusNoContent, "", "admin", http.MethodGet, at, nil); a.header.Get("Range") != fmt.Sprintf("0-%d", size-1) {
+			t.Errorf("the upload has %s, want 0-%d", a.header.Get("Range"), size-1)
+		}
+		d := digest.FromBytes(b)
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+		w.wantBlob("acme/app", d, b)
+	}
+}
+
+// A refusal does not wait for a body that never comes.
+func TestRefusedBodyIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *proxy.Options) { o.ReadIdle = 100 * time.Millisecond })
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", w.server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, "POST /v2/acme/app/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	said, err := io.ReadAll(conn) // ends when the server closes
+	if err != nil || !strings.HasPrefix(string(said), "HTTP/1.1 401 ") {
+		t.Errorf("%.100s, %v", said, err)
+	}
+}
+
+// A chunk without a length of its own that is not as long as it says leaves nothing that it did not announce.
+func TestChunkThatLiesAboutItsLength(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, size := range []int{1_000, 50_000} {
+		b := random(size, 10)
+		for _, sent := range []int{size / 2, size + 1, 2 * size} {
+			at := w.start("acme/app")
+			body := io.MultiReader(bytes.NewReader(b), bytes.NewReader(b)) // of no length that the client knows
+			w.want(http.StatusBadRequest, "BLOB_UPLOAD_INVALID", "admin", http.MethodPatch, at, io.LimitReader(body, int64(sent)), "Content-Range", fmt.Sprintf("0-%d", size-1))
+			has := fmt.Sprintf("0-%d", min(sent, size)-1)
+			if a := w.want(http.StatusNoContent, "", "admin", http.MethodGet, at, nil); a.header.Get("Range") != has {
+				t.Errorf("%d bytes sent as %d: the upload has %s, want %s", sent, size, a.header.Get("Range"), has)
+			}
+		}
+		at := w.start("acme/app")
+		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, io.MultiReader(bytes.NewReader(b)), "Content-Range", fmt.Sprintf("0-%d", size-1))
+		d := digest.FromBytes(b)
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+		w.wantBlob("acme/app", d, b)
+	}
 }

@@ -1,0 +1,139 @@
+package proxy_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/proxy"
+	"github.com/countersign/countersign/storage"
+)
+
+// hooked is a storage whose uploads can be made to fail, and to be followed by something.
+type hooked struct {
+	storage.Storage
+	full      atomic.Bool                         // writes take half of what they get, and fail
+	committed atomic.Pointer[func(digest.Digest)] // runs after a commit
+}
+
+type hookedUpload struct {
+	storage.Upload
+	storage *hooked
+}
+
+func (h *hooked) Create(ctx context.Context, name string) (storage.Upload, error) {
+	u, err := h.Storage.Create(ctx, name)
+	return &hookedUpload{u, h}, err
+}
+
+func (h *hooked) Resume(ctx context.Context, name, ref string, offset int64) (storage.Upload, error) {
+	u, err := h.Storage.Resume(ctx, name, ref, offset)
+	if err != nil {
+		return nil, err
+	}
+	return &hookedUpload{u, h}, nil
+}
+
+func (u *hookedUpload) ReadFrom(r io.Reader) (int64, error) {
+	if !u.storage.full.Load() {
+		return u.Upload.ReadFrom(r)
+	}
+	n, err := u.Upload.ReadFrom(io.LimitReader(r, 7_000))
+	return n, errors.Join(err, errors.New("no space left on device"))
+}
+
+func (u *hookedUpload) Commit(ctx context.Context, d digest.Digest) error {
+	err := u.Upload.Commit(ctx, d)
+	if f := u.storage.committed.Load(); f != nil && err == nil {
+		(*f)(d)
+	}
+	return err
+}
+
+func newHookedWorld(t *testing.T) (*world, *hooked) {
+	t.Helper()
+	h := &hooked{}
+	return newWorld(t, func(o *proxy.Options) {
+		h.Storage = o.Storage
+		o.Storage = h
+	}), h
+}
+
+// What was acknowledged before a disk is full is there when it no longer is; the client is not blamed.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	for _, acked := range []int{0, 10_000, 40_000} {
+		w, h := newHookedWorld(t)
+		b := random(80_000, 11)
+		at := w.start("acme/app")
+		if acked > 0 {
+			w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[:acked])
+		}
+		before := w.ask("admin", http.MethodGet, at, nil).header.Get("Range")
+		h.full.Store(true)
+		w.want(http.StatusInternalServerError, "UNKNOWN", "admin", http.MethodPatch, at, b[acked:])
+		w.want(http.StatusInternalServerError, "UNKNOWN", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?digest="+string(digest.FromBytes(b)), b)
+		if after := w.ask("admin", http.MethodGet, at, nil).header.Get("Range"); after != before {
+			t.Errorf("the upload has %s, want %s as before", after, before)
+		}
+		h.full.Store(false)
+		d := digest.FromBytes(b)
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), b[acked:])
+		w.wantBlob("acme/app", d, b)
+	}
+}
+
+// A sweep that removes an older copy of a blob, while it is pushed again, may take the new bytes along: the push is then not acknowledged.
+func TestPushWhileAnOlderCopyIsSwept(t *testing.T) {
+	t.Parallel()
+	w, h := newHookedWorld(t)
+	b := random(40_000, 12)
+	d := w.pushBlob("acme/app", string(b))
+	blob := "/v2/acme/app/blobs/" + string(d)
+	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, blob, nil)
+	sweep := func(d digest.Digest) {
+		h.committed.Store(nil)
+		doomed, err := w.store.DoomBlobs(t.Context(), time.Now().Add(time.Hour), 10)
+		if err != nil || len(doomed) != 1 {
+			t.Errorf("doomed %v, %v", doomed, err)
+			return
+		}
+		if err := errors.Join(w.storage.Delete(t.Context(), "", d), w.store.ForgetBlob(t.Context(), doomed[0].ID)); err != nil {
+			t.Error(err)
+		}
+	}
+	h.committed.Store(&sweep)
+	w.want(http.StatusServiceUnavailable, "UNAVAILABLE", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?digest="+string(d), b)
+	w.want(http.StatusNotFound, "BLOB_UNKNOWN", "admin", http.MethodGet, blob, nil)
+	w.pushBlob("acme/app", string(b))
+	w.wantBlob("acme/app", d, b)
+}
+
+// While an older copy is being removed a push waits.
+func TestPushWaitsForARemoval(t *testing.T) {
+	t.Parallel()
+	w, h := newHookedWorld(t)
+	b := random(40_000, 13)
+	d := w.pushBlob("acme/app", string(b))
+	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/blobs/"+string(d), nil)
+	doomed, err := w.store.DoomBlobs(t.Context(), time.Now().Add(time.Hour), 10)
+	if err != nil || len(doomed) != 1 {
+		t.Fatalf("doomed %v, %v", doomed, err)
+	}
+	forget := func(digest.Digest) {
+		time.AfterFunc(100*time.Millisecond, func() {
+			if err := w.store.ForgetBlob(context.WithoutCancel(t.Context()), doomed[0].ID); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	h.committed.Store(&forget)
+	w.pushBlob("acme/app", string(b))
+	w.wantBlob("acme/app", d, b)
+}

@@ -103,8 +103,10 @@ func (c *call) putManifest() error {
 	if m.Subject != "" {
 		h.Set("OCI-Subject", string(m.Subject))
 	}
-	for _, tag := range c.r.URL.Query()["tag"] {
-		h.Add("OCI-Tag", tag)
+	if strings.Contains(c.ref, ":") {
+		for _, tag := range tags {
+			h.Add("OCI-Tag", tag)
+		}
 	}
 	c.empty(http.StatusCreated)
 	return nil

@@ -142,6 +142,11 @@ func TestTagParameters(t *testing.T) {
 		}
 	}
 	w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, path+"?tag=.x", m, "Content-Type", pulp.OCIManifest)
+	a = w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/c?tag=d", m, "Content-Type", pulp.OCIManifest)
+	if a.header.Get("OCI-Tag") != "" { // a PUT by tag takes no others
+		t.Errorf("PUT by tag answers %v", a.header)
+	}
+	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/d", nil)
 }
 
 func TestReferrers(t *testing.T) {
@@ -193,6 +198,41 @@ func TestReferrers(t *testing.T) {
 	w.want(http.StatusBadRequest, "DIGEST_INVALID", "", http.MethodGet, "/v2/acme/app/referrers/latest", nil)
 }
 
+// Annotations may be large, and anybody who may push makes as many referrers as they like: they come in pages.
+func TestReferrersInPages(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	subject := w.pushImage("acme/app", "one", "v1")
+	empty := w.pushBlob("acme/app", "{}")
+	var want, got []string
+	for i := range 5 {
+		m := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"artifactType":"a/sbom+x","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],`+
+			`"subject":{"mediaType":%q,"digest":%q,"size":1},"annotations":{"n":"%d%s"}}`, pulp.OCIManifest, empty, pulp.OCIManifest, subject, i, strings.Repeat("x", 400_000))
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(digest.FromString(m)), m, "Content-Type", pulp.OCIManifest)
+		want = append(want, fmt.Sprintf("%s %d", digest.FromString(m), len(m)))
+	}
+	pages := 0
+	for path := "/v2/acme/app/referrers/" + string(subject) + "?artifactType=a%2Fsbom%2Bx"; path != ""; pages++ {
+		a := w.want(http.StatusOK, "", "", http.MethodGet, path, nil)
+		var body struct {
+			Manifests []struct {
+				Digest string
+				Size   int
+			}
+		}
+		if err := json.Unmarshal([]byte(a.body), &body); err != nil || len(a.body) > 2<<20 || pages > 5 {
+			t.Fatalf("page %d has %d bytes, %v", pages, len(a.body), err)
+		}
+		for _, m := range body.Manifests {
+			got = append(got, fmt.Sprintf("%s %d", m.Digest, m.Size))
+		}
+		path = strings.TrimSuffix(strings.TrimPrefix(a.header.Get("Link"), "<https://"+publicHost), `>; rel="next"`)
+	}
+	if !slices.Equal(got, want) || pages != 3 {
+		t.Errorf("%d pages: %v, want %v", pages, got, want)
+	}
+}
+
 func TestLists(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -202,6 +242,8 @@ func TestLists(t *testing.T) {
 	w.pushImage("acme/secret", "two", "v1")
 	w.private("acme/secret")
 	w.pushImage("bob/app", "three", "v1")
+	w.pushImage("carol", "four", "v1")
+	w.private("carol")
 	const link = "<https://registry.example:8443"
 	tests := map[string]struct{ who, path, body, link string }{
 		"all tags":            {"", "/v2/acme/app/tags/list", `{"name":"acme/app","tags":["1.0","a","b","c","latest"]}`, ""},
@@ -212,9 +254,9 @@ func TestLists(t *testing.T) {
 		"none":                {"", "/v2/acme/app/tags/list?n=0", `{"name":"acme/app","tags":[]}`, ""},
 		"less than none":      {"", "/v2/acme/app/tags/list?n=-5", `{"name":"acme/app","tags":[]}`, ""},
 		"no number":           {"", "/v2/acme/app/tags/list?n=abc", `{"name":"acme/app","tags":["1.0","a","b","c","latest"]}`, ""},
-		"the catalog":         {"admin", "/v2/_catalog", `{"repositories":["acme/app","acme/secret","bob/app"]}`, ""},
+		"the catalog":         {"admin", "/v2/_catalog", `{"repositories":["acme/app","acme/secret","bob/app","carol"]}`, ""},
 		"a page of it":        {"admin", "/v2/_catalog?n=1", `{"repositories":["acme/app"]}`, link + `/v2/_catalog?n=1&last=acme%2Fapp>; rel="next"`},
-		"what others see":     {"carol", "/v2/_catalog", `{"repositories":["acme/app","bob/app"]}`, ""},
+		"what others see":     {"carol", "/v2/_catalog", `{"repositories":["acme/app","bob/app","carol"]}`, ""},
 		"what its owner sees": {"acme", "/v2/_catalog", `{"repositories":["acme/app","acme/secret","bob/app"]}`, ""},
 	}
 	for name, tt := range tests {
@@ -237,9 +279,10 @@ func TestGoContainerRegistryAsClient(t *testing.T) {
 	server.Config.Handler = proxy.New(w.options)
 	server.Start()
 	t.Cleanup(server.Close)
+	const pushes = 50
 	auth := remote.WithAuth(&authn.Basic{Username: "admin", Password: "secret"})
 	var wg sync.WaitGroup
-	for i := range 10 {
+	for i := range pushes {
 		wg.Go(func() {
 			image, err := ggcr.Image(5000, 2)
 			if err != nil {
@@ -267,17 +310,17 @@ func TestGoContainerRegistryAsClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if tags, err := remote.List(repo, remote.WithContext(t.Context())); err != nil || len(tags) != 10 {
+	if tags, err := remote.List(repo, remote.WithContext(t.Context())); err != nil || len(tags) != pushes {
 		t.Errorf("tags %v, %v", tags, err)
 	}
 	if err := remote.Delete(repo.Tag("3"), auth, remote.WithContext(t.Context())); err != nil {
 		t.Errorf("delete: %v", err)
 	}
-	if tags, err := remote.List(repo, remote.WithContext(t.Context())); err != nil || len(tags) != 9 {
+	if tags, err := remote.List(repo, remote.WithContext(t.Context())); err != nil || len(tags) != pushes-1 {
 		t.Errorf("tags after a delete %v, %v", tags, err)
 	}
 	target, err := w.store.Resolve(t.Context(), "acme/app")
-	if err != nil || target.Repository.LatestVersion != 11 {
-		t.Errorf("the repository is at version %d, %v, want 11", target.Repository.LatestVersion, err)
+	if err != nil || target.Repository.LatestVersion != pushes+1 {
+		t.Errorf("the repository is at version %d, %v, want %d", target.Repository.LatestVersion, err, pushes+1)
 	}
 }

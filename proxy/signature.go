@@ -103,13 +103,15 @@ func (c *call) parseSignatureBody(body []byte) ([]byte, error) {
 			rest: map[string][]string{"non_field_errors": {"Invalid data. Expected a dictionary, but got " + pythonType(value) + "."}}}
 	}
 	bad := map[string][]string{}
-	const required = "This field is required."
+	const required, null = "This field is required.", "This field may not be null."
 	text := func(key string) string {
 		s, isText := object[key].(string)
 		_, there := object[key]
 		switch {
 		case !there:
 			bad[key] = []string{required}
+		case object[key] == nil:
+			bad[key] = []string{null}
 		case !isText:
 			bad[key] = []string{"Not a valid string."}
 		case s == "":
@@ -121,6 +123,8 @@ func (c *call) parseSignatureBody(body []byte) ([]byte, error) {
 	switch v, isNumber := version.(float64); {
 	case !there:
 		bad["schemaVersion"] = []string{required}
+	case version == nil:
+		bad["schemaVersion"] = []string{null}
 	case !isNumber:
 		bad["schemaVersion"] = []string{"A valid integer is required."}
 	case v < 2:

@@ -104,6 +104,8 @@ func TestBadSignatures(t *testing.T) {
 			`{"content":["This field is required."],"name":["This field is required."],"schemaVersion":["This field is required."],"type":["This field is required."]}`},
 		"wrong fields": {path, `{"schemaVersion":1,"type":"gpg","name":"x","content":""}`, http.StatusBadRequest, "",
 			`{"content":["This field may not be blank."],"name":["This value does not match the required pattern."],"schemaVersion":["Ensure this value is greater than or equal to 2."],"type":["\"gpg\" is not a valid choice."]}`},
+		"nulls": {path, `{"schemaVersion":null,"type":null,"name":null,"content":null}`, http.StatusBadRequest, "",
+			`{"content":["This field may not be null."],"name":["This field may not be null."],"schemaVersion":["This field may not be null."],"type":["This field may not be null."]}`},
 		"a version that is a text": {path, field(`"schemaVersion":2`, `"schemaVersion":"2"`), http.StatusBadRequest, "", "A valid integer is required."},
 		"a name that is a number":  {path, field(`"type":"atomic"`, `"type":5`), http.StatusBadRequest, "", "Not a valid string."},
 		"too much":                 {path, body(d, strings.Repeat("A", 4_000_000)), http.StatusRequestEntityTooLarge, invalid, ""},

@@ -1,8 +1,10 @@
 package proxy_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"sync/atomic"
@@ -19,17 +21,19 @@ import (
 type hooked struct {
 	storage.Storage
 	full      atomic.Bool                         // writes take half of what they get, and fail
+	forgets   atomic.Bool                         // what is cut short is lost whole, as with an upstream
 	committed atomic.Pointer[func(digest.Digest)] // runs after a commit
 }
 
 type hookedUpload struct {
 	storage.Upload
 	storage *hooked
+	lost    bool
 }
 
 func (h *hooked) Create(ctx context.Context, name string) (storage.Upload, error) {
 	u, err := h.Storage.Create(ctx, name)
-	return &hookedUpload{u, h}, err
+	return &hookedUpload{Upload: u, storage: h}, err
 }
 
 func (h *hooked) Resume(ctx context.Context, name, ref string, offset int64) (storage.Upload, error) {
@@ -37,15 +41,27 @@ func (h *hooked) Resume(ctx context.Context, name, ref string, offset int64) (st
 	if err != nil {
 		return nil, err
 	}
-	return &hookedUpload{u, h}, nil
+	return &hookedUpload{Upload: u, storage: h}, nil
 }
 
 func (u *hookedUpload) ReadFrom(r io.Reader) (int64, error) {
+	if u.lost {
+		return 0, storage.ErrNotFound
+	}
 	if !u.storage.full.Load() {
-		return u.Upload.ReadFrom(r)
+		n, err := u.Upload.ReadFrom(r)
+		u.lost = err != nil && u.storage.forgets.Load()
+		return n, err
 	}
 	n, err := u.Upload.ReadFrom(io.LimitReader(r, 7_000))
 	return n, errors.Join(err, errors.New("no space left on device"))
+}
+
+func (u *hookedUpload) Size() int64 {
+	if u.lost {
+		return 0
+	}
+	return u.Upload.Size()
 }
 
 func (u *hookedUpload) Commit(ctx context.Context, d digest.Digest) error {
@@ -83,6 +99,30 @@ func TestFullDisk(t *testing.T) {
 			t.Errorf("the upload has %s, want %s as before", after, before)
 		}
 		h.full.Store(false)
+		d := digest.FromBytes(b)
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), b[acked:])
+		w.wantBlob("acme/app", d, b)
+	}
+}
+
+// Where the storage loses the first chunk that is cut short, the upload goes on from what the database has of it.
+func TestStorageThatKeepsNoBrokenChunk(t *testing.T) {
+	t.Parallel()
+	w, h := newHookedWorld(t)
+	h.forgets.Store(true)
+	for _, acked := range []int{0, 10_000} {
+		b := random(80_000, 14)
+		at := w.start("acme/app")
+		if acked > 0 {
+			w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[:acked])
+		}
+		before := w.ask("admin", http.MethodGet, at, nil).header.Get("Range")
+		// Longer than it says, and without a length of its own.
+		place := fmt.Sprintf("%d-%d", acked, len(b)-2)
+		w.want(http.StatusBadRequest, "BLOB_UPLOAD_INVALID", "admin", http.MethodPatch, at, io.MultiReader(bytes.NewReader(b[acked:])), "Content-Range", place)
+		if after := w.want(http.StatusNoContent, "", "admin", http.MethodGet, at, nil).header.Get("Range"); after != before {
+			t.Errorf("the upload has %s, want %s as before", after, before)
+		}
 		d := digest.FromBytes(b)
 		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), b[acked:])
 		w.wantBlob("acme/app", d, b)

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -256,17 +257,13 @@ func TestBlobs(t *testing.T) {
 // A client that sends nothing in the middle of a chunk is let go; what it sent stays.
 func TestSlowClientIsLetGo(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(o *proxy.Options) { o.ReadIdle = 100 * time.Millisecond })
+	w := newWorld(t, func(o *proxy.Options) { o.ReadIdle = 500 * time.Millisecond })
 	for _, size := range []int{5_000, 50_000} {
 		b := random(size, 9)
 		at := w.start("acme/app")
-		r, stalled := io.Pipe()
-		go func() { _, _ = stalled.Write(b) }() // and then nothing, and no end
-		// Without an answer the client's transport waits for the end of the body.
-		enough := time.AfterFunc(time.Minute, func() { _ = stalled.CloseWithError(errors.New("not let go")) })
-		a := w.want(http.StatusBadRequest, "BLOB_UPLOAD_INVALID", "admin", http.MethodPatch, at, r)
-		enough.Stop()
-		_ = r.Close()
+		body, end := stall(b)
+		a := w.want(http.StatusBadRequest, "BLOB_UPLOAD_INVALID", "admin", http.MethodPatch, at, body)
+		end()
 		if a.body == "" {
 			t.Error("the client is not told")
 		}
@@ -276,6 +273,57 @@ func TestSlowClientIsLetGo(t *testing.T) {
 		d := digest.FromBytes(b)
 		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
 		w.wantBlob("acme/app", d, b)
+	}
+}
+
+// stall returns a body that begins and does not end, and what ends it.
+func stall(b []byte) (body io.Reader, end func()) {
+	r, w := io.Pipe()
+	go func() { _, _ = w.Write(b) }()
+	// Without an answer the client's transport waits for the end of the body.
+	enough := time.AfterFunc(time.Minute, func() { _ = w.CloseWithError(errors.New("not let go")) })
+	return r, func() {
+		enough.Stop()
+		_ = r.Close()
+	}
+}
+
+// Over HTTP/2 too, and with whatever it is slow.
+func TestSlowClientsAreTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *proxy.Options) { o.ReadIdle = 500 * time.Millisecond })
+	subject := w.pushImage("acme/app", "one", "v1")
+	second := httptest.NewUnstartedServer(proxy.New(w.options))
+	second.EnableHTTP2 = true
+	second.StartTLS()
+	t.Cleanup(second.Close)
+	for _, server := range []*httptest.Server{w.server, second} {
+		for path, code := range map[string]string{
+			"/v2/acme/app/manifests/v2":                             "MANIFEST_INVALID",
+			"/extensions/v2/acme/app/signatures/" + string(subject): "SIGNATURE_INVALID",
+			w.start("acme/app"):                                     "BLOB_UPLOAD_INVALID",
+		} {
+			method := http.MethodPut
+			if code == "BLOB_UPLOAD_INVALID" {
+				method = http.MethodPatch
+			}
+			body, end := stall([]byte(`{"schemaVersion":`))
+			r, err := http.NewRequestWithContext(t.Context(), method, server.URL+path, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.SetBasicAuth("admin", "secret")
+			res, err := server.Client().Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			told, err := io.ReadAll(res.Body)
+			_ = res.Body.Close()
+			end()
+			if err != nil || res.StatusCode != http.StatusBadRequest || !strings.Contains(string(told), code) {
+				t.Errorf("%s %s is told %s %s, %v", res.Proto, path, res.Status, told, err)
+			}
+		}
 	}
 }
 

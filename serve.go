@@ -18,6 +18,8 @@ import (
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/telemetry"
@@ -131,15 +133,24 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 		return nil, fmt.Errorf("host name: %w", err)
 	}
 	process := fmt.Sprintf("%d@%s", os.Getpid(), host)
+	network, err := p.network()
+	if err != nil {
+		return nil, err
+	}
+	in := intake.Blobs{Storage: blobs}
+	if !inFront {
+		in.Inline = inlineLimit
+	}
 	queue := &memqueue.Queue{}
 	srv.worker = tasks.NewWorker(tasks.WorkerOptions{
 		Store: s, Queue: queue, Log: p.log, Slots: c.Workers, Name: process, Versions: api.Versions(version),
 		Jobs: jobs.All(jobs.Options{
-			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel,
+			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: network, Blobs: in, Upstream: upstreamManifests,
+			Judge:     intake.Judge{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
 			SignerFor: func(v pulp.SigningService) (signing.Signer, error) { return p.scriptSigner(v), nil },
 		}),
 	})
-	registry, err := p.registry(s, users, blobs)
+	registry, err := p.registry(s, users, blobs, &intake.Filler{Store: s, Blobs: in, Mirror: network, Log: p.log, Idle: fillIdle})
 	if err != nil {
 		return nil, err
 	}
@@ -149,6 +160,18 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 	})
 	srv.handler = telemetry.Correlate(route(registry, rest))
 	return srv, nil
+}
+
+// fillIdle is how long a client may take no bytes of a blob that is being fetched, before the blob is fetched without it.
+const fillIdle = 30 * time.Second
+
+// network reaches remotes, at the addresses that are allowed (D20).
+func (p *program) network() (*mirror.Network, error) {
+	allowed, err := p.config.Mirror.Prefixes()
+	if err != nil {
+		return nil, err
+	}
+	return mirror.New(mirror.Options{AllowPrivate: allowed, UserAgent: "countersign/" + version, Log: p.log}), nil
 }
 
 func (p *program) openStorage() (storage.Storage, error) {
@@ -165,7 +188,7 @@ func (p *program) openStorage() (storage.Storage, error) {
 // inlineLimit is how many bytes a blob may have to be kept in the database, durable with its own 201 (architecture 1).
 const inlineLimit = 16 << 10
 
-func (p *program) registry(s *store.Store, users *auth.Auth, blobs storage.Storage) (http.Handler, error) {
+func (p *program) registry(s *store.Store, users *auth.Auth, blobs storage.Storage, filler *intake.Filler) (http.Handler, error) {
 	c := p.config
 	tokens, err := p.tokens(s)
 	if err != nil {
@@ -174,6 +197,7 @@ func (p *program) registry(s *store.Store, users *auth.Auth, blobs storage.Stora
 	o := proxy.Options{
 		Store: s, Auth: users, Tokens: tokens, Storage: blobs, Log: p.log, PublicURL: c.Public(),
 		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: c.AnonymousPull,
+		PushToMirrors: c.Mirror.AllowPush, Filler: filler,
 		RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",
 	}
 	if c.UpstreamURL == "" {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -71,6 +72,7 @@ type Config struct {
 	Upstream   Upstream   `yaml:"upstream" envPrefix:"UPSTREAM_"`
 	Signing    Signing    `yaml:"signing" envPrefix:"SIGNING_"`
 	Signatures Signatures `yaml:"signatures" envPrefix:"SIGNATURES_"`
+	Mirror     Mirror     `yaml:"mirror" envPrefix:"MIRROR_"`
 	Retention  Retention  `yaml:"retention" envPrefix:"RETENTION_"`
 	Log        Log        `yaml:"log" envPrefix:"LOG_"`
 	// ShutdownGrace is how long requests and tasks may go on after a SIGTERM.
@@ -110,6 +112,32 @@ type Signatures struct {
 	UnknownKeys string `yaml:"unknown_keys" env:"UNKNOWN_KEYS"` // accept or refuse signatures by keys that the server does not know (D6)
 }
 
+// Mirror is about the remotes that repositories are mirrored from.
+type Mirror struct {
+	// AllowPrivateAddresses are the private and loopback addresses that remotes may be on: addresses or networks (10.1.0.0/16). All others are refused
+	// (D20).
+	AllowPrivateAddresses []string `yaml:"allow_private_addresses" env:"ALLOW_PRIVATE_ADDRESSES"`
+	// AllowPush lets clients push to mirrored repositories; else a repository with a remote takes signatures alone.
+	AllowPush bool `yaml:"allow_push" env:"ALLOW_PUSH"`
+}
+
+// Prefixes returns AllowPrivateAddresses taken apart.
+func (m Mirror) Prefixes() ([]netip.Prefix, error) {
+	all := make([]netip.Prefix, 0, len(m.AllowPrivateAddresses))
+	for _, text := range m.AllowPrivateAddresses {
+		text = strings.TrimSpace(text)
+		p, err := netip.ParsePrefix(text)
+		if a, addressErr := netip.ParseAddr(text); addressErr == nil {
+			p, err = a.Prefix(a.BitLen())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("mirror.allow_private_addresses: want addresses or networks like 10.1.0.0/16, got %q", text)
+		}
+		all = append(all, p.Masked())
+	}
+	return all, nil
+}
+
 // Retention says how long things are kept that nothing refers to (D19).
 type Retention struct {
 	Uploads time.Duration `yaml:"uploads" env:"UPLOADS"` // unfinished uploads
@@ -135,6 +163,7 @@ func Default() Config {
 		Token:              Token{Lifetime: 5 * time.Minute},
 		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second},
 		Signatures:         Signatures{UnknownKeys: "accept"},
+		Mirror:             Mirror{AllowPrivateAddresses: []string{}},
 		Retention:          Retention{Uploads: 24 * time.Hour, Pending: 24 * time.Hour, Orphans: 24 * time.Hour, Tasks: 30 * 24 * time.Hour},
 		Log:                Log{Level: slog.LevelInfo, Format: "text"},
 		ShutdownGrace:      15 * time.Second,
@@ -221,7 +250,9 @@ func (c Config) Public() *url.URL {
 
 func (c Config) validate() error {
 	public, err := url.Parse(c.PublicURL)
+	_, mirrorErr := c.Mirror.Prefixes()
 	return errors.Join(
+		mirrorErr,
 		check(err == nil && public.Host != "" && (public.Scheme == "http" || public.Scheme == "https") &&
 			strings.Trim(public.Path, "/") == "" && public.RawQuery == "" && public.User == nil,
 			"public_url: want http(s)://host[:port], got %q", c.PublicURL),

@@ -170,10 +170,16 @@ func (c *call) writable(what auth.Action) (store.Target, error) {
 		return t, c.refuse()
 	case !exists:
 		return t, c.nameUnknown()
-	case t.Distribution.Pinned != nil:
+	case c.readOnly(t):
 		return t, newError(http.StatusBadRequest, "NAME_INVALID", "Repository is read-only.", map[string]string{"name": c.name})
 	}
 	return t, nil
+}
+
+// readOnly says whether a target takes no pushes: it is a fixed version, or a mirror of a remote (contract 3.1), which takes signatures alone.
+func (c *call) readOnly(t store.Target) bool {
+	mirrored := t.Repository.RemoteID != "" && !c.PushToMirrors && c.kind != routeSignatures
+	return t.Distribution.Pinned != nil || mirrored
 }
 
 // pushTarget returns what the request's name serves, making it when it is not there, if the caller may (D1).
@@ -185,11 +191,11 @@ func (c *call) pushTarget() (store.Target, error) {
 	if !c.may(auth.Push, t, err == nil) {
 		return t, c.refuse()
 	}
-	if err == nil && t.Served() && t.Distribution.Pinned == nil {
+	if err == nil && t.Served() && !c.readOnly(t) {
 		return t, nil
 	}
 	t, err = c.Store.PushTarget(c.r.Context(), c.name, c.PushType)
-	if fault.Is(err, fault.Conflict) {
+	if fault.Is(err, fault.Conflict) || err == nil && c.readOnly(t) {
 		return t, newError(http.StatusBadRequest, "NAME_INVALID", "Repository is not available for push.", map[string]string{"name": c.name})
 	}
 	c.audit("create repository", err)

@@ -43,16 +43,20 @@ func (c *call) getBlob() error {
 	if c.r.Method == http.MethodHead && c.may(auth.Push, t, true) {
 		c.touch(t.Repository.ID, b)
 	}
+	if b.Absent {
+		return c.getAbsentBlob(t, b)
+	}
+	return c.sendBlob(b)
+}
+
+// sendBlob answers with the bytes that are here, or a range of them.
+func (c *call) sendBlob(b pulp.Blob) error {
 	content, err := c.open(b)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = content.Close() }()
-	h := c.w.Header()
-	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Docker-Content-Digest", c.ref)
-	h.Set("Etag", `"`+c.ref+`"`)
-	h.Set("Cache-Control", "max-age=31536000")
+	blobHeaders(c.w.Header(), b.Digest)
 	http.ServeContent(c.w, c.r, "", time.Time{}, content)
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
@@ -32,6 +33,10 @@ type Options struct {
 	AnonymousPull bool
 	// RequireIndexChildren refuses an index that names absent manifests (D11).
 	RequireIndexChildren bool
+	// PushToMirrors lets clients push to repositories that are mirrored from a remote.
+	PushToMirrors bool
+	// Filler fetches blobs that a sync has left to come later; nil where there is no sync.
+	Filler *intake.Filler
 	// RefuseUnknownKeys refuses signatures by keys that no signing service has (D6).
 	RefuseUnknownKeys bool
 	// InlineLimit is how many bytes a blob may have to be kept in the database; 0 keeps none there.

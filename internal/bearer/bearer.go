@@ -24,6 +24,7 @@ const (
 	maxTokenBody = 1 << 20
 	tokenLife    = time.Minute      // when the token service does not say (distribution's specification of tokens)
 	tokenEarly   = 10 * time.Second // a token is renewed so long before its end
+	tokenWait    = time.Minute      // how long a token service may take
 	tokensKept   = 10_000
 )
 
@@ -156,6 +157,8 @@ func (a *Authority) fetch(ctx context.Context, scopes []string) (token, error) {
 		q.Add("scope", s)
 	}
 	to.RawQuery = q.Encode()
+	ctx, cancel := context.WithTimeout(ctx, tokenWait)
+	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, to.String(), nil)
 	if err != nil {
 		return token{}, err

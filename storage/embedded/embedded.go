@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"time"
 
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
@@ -181,4 +182,30 @@ func (s *Storage) Resume(ctx context.Context, _, ref string, offset int64) (stor
 		u.hash = nil // it has not seen these bytes
 	}
 	return u, nil
+}
+
+// SweepUploads removes the bytes of uploads that were last written to before a time: what a process left that ended while it took a blob in. It must be
+// so long ago that nobody resumes them.
+func (s *Storage) SweepUploads(ctx context.Context, before time.Time) error {
+	left, err := s.driver.List(ctx, uploadRoot)
+	if err = missing(err); errors.Is(err, storage.ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for _, p := range left {
+		info, err := s.driver.Stat(ctx, p)
+		if err = missing(err); errors.Is(err, storage.ErrNotFound) {
+			continue // it has just ended
+		} else if err != nil {
+			return err
+		}
+		if !info.ModTime().Before(before) {
+			continue
+		}
+		if err := missing(s.driver.Delete(ctx, p)); err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
 }

@@ -13,7 +13,7 @@ import (
 // Retention says how long things are kept that nothing refers to.
 type Retention struct {
 	Uploads time.Duration // unfinished uploads, since they were last written to (D19)
-	Pending time.Duration // blobs that no manifest has named, since they were last asked for (D19)
+	Pending time.Duration // blobs that no manifest has named, since they were last asked for (D19), and what syncs fetched that did not end
 	Orphans time.Duration // content that is in no version any more, since it was made
 	Tasks   time.Duration // tasks, since they ended
 }
@@ -51,7 +51,9 @@ func (h Housekeeper) Clean(ctx context.Context) error {
 	final := []store.TaskState{store.TaskCompleted, store.TaskFailed, store.TaskCanceled, store.TaskSkipped}
 	return errors.Join(
 		h.uploads(ctx, now.Add(-h.Keep.Uploads)),
+		h.leftovers(ctx, now.Add(-2*h.Keep.Uploads)), // long after their rows, if they had any
 		h.repeat(ctx, "pending blobs", func() (int64, error) { return h.Store.SweepPending(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
+		h.repeat(ctx, "fetched content", func() (int64, error) { return h.Store.SweepFetched(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
 		h.repeat(ctx, "orphans", func() (int64, error) { return h.Store.SweepOrphans(ctx, now.Add(-h.Keep.Orphans), purgeBatch) }),
 		h.blobs(ctx, now.Add(-h.Keep.Orphans)),
 		h.repeat(ctx, "tasks", func() (int64, error) {
@@ -96,6 +98,16 @@ func (h Housekeeper) uploads(ctx context.Context, before time.Time) error {
 		}
 		return int64(len(swept)), err
 	})
+}
+
+// leftovers removes the bytes of uploads that have no row: of a process that was killed while it took a blob in whole.
+func (h Housekeeper) leftovers(ctx context.Context, before time.Time) error {
+	if s, ok := h.Storage.(interface {
+		SweepUploads(context.Context, time.Time) error
+	}); ok {
+		return s.SweepUploads(ctx, before)
+	}
+	return nil
 }
 
 func (h Housekeeper) blobs(ctx context.Context, before time.Time) error {

@@ -49,7 +49,7 @@ func (s syncer) run(ctx context.Context, r *tasks.Run) error {
 	} else if err != nil {
 		return err
 	}
-	registry, err := s.Mirror.Open(mirror.RemoteOf(remote))
+	registry, err := s.Mirror.Open(remote)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,254 @@
+package mirror
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/bearer"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// Bounds of what a remote may have.
+const (
+	maxTags     = 100_000
+	maxTagPages = 1_000
+	maxTagPage  = 8 << 20 // bytes of one page
+	tagPage     = 1_000   // names that a page is asked to have
+)
+
+// manifestTypes are the media types that a manifest is asked for in.
+var manifestTypes = http.Header{"Accept": {strings.Join([]string{pulp.OCIIndex, pulp.OCIManifest, pulp.DockerList, pulp.DockerManifest}, ", ")}}
+
+// linkNext finds the next page in a Link header (RFC 8288).
+var linkNext = regexp.MustCompile(`<([^>]*)>\s*;[^,]*\brel="?next"?`)
+
+// Tags returns the names of the remote repository's tags, in its own order, each once. Names that are no tags are left out.
+func (g *Registry) Tags(ctx context.Context) ([]string, error) {
+	at := g.at("/v2/" + g.name + "/tags/list")
+	at.RawQuery = "n=" + strconv.Itoa(tagPage)
+	var tags []string
+	seen := map[string]bool{}
+	for range maxTagPages {
+		res, err := g.do(ctx, request{method: http.MethodGet, url: at})
+		if err != nil {
+			return nil, err
+		}
+		if res.StatusCode != http.StatusOK {
+			return nil, refused(res)
+		}
+		body, err := readAll(res, maxTagPage)
+		if err != nil {
+			return nil, err
+		}
+		var page struct {
+			Tags []string `json:"tags"`
+		}
+		if err := json.Unmarshal(body, &page); err != nil {
+			return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of tags is not JSON, url='%s'", bearer.Plain(at))
+		}
+		before := len(tags)
+		for _, name := range page.Tags {
+			if seen[name] {
+				continue
+			}
+			seen[name] = true
+			if !pulp.ValidTag(name) {
+				g.network.Log.WarnContext(ctx, "tag left out: its name is not well-formed", slog.String("remote", g.remote.Name), slog.String("tag", name[:min(len(name), 200)]))
+				continue
+			}
+			tags = append(tags, name)
+		}
+		switch next, err := g.nextPage(at, res.Header.Get("Link")); {
+		case err != nil:
+			return nil, err
+		case len(tags) > maxTags:
+			return nil, fault.New(fault.Unavailable, "The remote repository has more than %d tags; narrow them with includes.", maxTags)
+		case next == nil:
+			return tags, nil
+		case len(tags) == before:
+			return nil, fault.New(fault.Unavailable, "The remote's list of tags does not end, url='%s'", bearer.Plain(at))
+		default:
+			at = next
+		}
+	}
+	return nil, fault.New(fault.Unavailable, "The remote's list of tags has more than %d pages.", maxTagPages)
+}
+
+// nextPage returns where the next page of a list is; nil when there is none.
+func (g *Registry) nextPage(at *url.URL, link string) (*url.URL, error) {
+	m := linkNext.FindStringSubmatch(link)
+	if m == nil {
+		return nil, nil
+	}
+	next, err := at.Parse(m[1])
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "The remote's list of tags goes on nowhere.")
+	}
+	// A registry behind a proxy often does not know its own scheme or host: what counts is the page, and it is the remote's that is asked.
+	page := *at
+	page.RawQuery = next.RawQuery
+	if next.Path != at.Path {
+		return nil, fault.New(fault.Denied, "The remote's list of tags goes on elsewhere, at %s; that is refused.", bearer.Plain(next))
+	}
+	return &page, nil
+}
+
+// Head returns what the remote says of a manifest, by tag or digest. NotFound when it has none.
+func (g *Registry) Head(ctx context.Context, reference string) (Descriptor, error) {
+	res, err := g.do(ctx, request{method: http.MethodHead, url: g.at("/v2/" + g.name + "/manifests/" + reference), header: manifestTypes})
+	if err != nil {
+		return Descriptor{}, err
+	}
+	if res.StatusCode != http.StatusOK {
+		return Descriptor{}, refused(res)
+	}
+	drain(res)
+	d := Descriptor{MediaType: mediaType(res), Digest: digest.Digest(res.Header.Get("Docker-Content-Digest")), Size: res.ContentLength}
+	if !known(d.Digest) {
+		d.Digest = ""
+	}
+	return d, nil
+}
+
+// known says whether a digest is well-formed and of an algorithm that is kept.
+func known(d digest.Digest) bool {
+	return d.Validate() == nil && (d.Algorithm() == digest.SHA256 || d.Algorithm() == digest.SHA512)
+}
+
+func mediaType(res *http.Response) string {
+	name, _, _ := strings.Cut(res.Header.Get("Content-Type"), ";")
+	return strings.TrimSpace(name)
+}
+
+// Manifest returns a manifest's exact bytes, by tag or digest. By digest the bytes are that digest's. NotFound when the remote has none.
+func (g *Registry) Manifest(ctx context.Context, reference string) (Manifest, error) {
+	res, err := g.do(ctx, request{method: http.MethodGet, url: g.at("/v2/" + g.name + "/manifests/" + reference), header: manifestTypes})
+	if err != nil {
+		return Manifest{}, err
+	}
+	if res.StatusCode != http.StatusOK {
+		return Manifest{}, refused(res)
+	}
+	payload, err := readAll(res, pulp.MaxManifestSize)
+	if err != nil {
+		return Manifest{}, err
+	}
+	m := Manifest{mediaType(res), digest.FromBytes(payload), payload}
+	if want := digest.Digest(reference); known(want) {
+		m.Digest = want.Algorithm().FromBytes(payload)
+		if m.Digest != want {
+			return Manifest{}, fault.New(fault.Unavailable, "The remote answers with other bytes than those of %s.", want)
+		}
+	}
+	return m, nil
+}
+
+// maxBlob bounds a blob whose size nobody has said, in bytes.
+const maxBlob = 50 << 30
+
+// Blob returns a blob's bytes: size many, or with a size below 0 as many as the remote sends. The reader goes on by itself where a connection breaks, and ends with an error unless the bytes were
+// the digest's.
+func (g *Registry) Blob(ctx context.Context, d digest.Digest, size int64) (io.ReadCloser, error) {
+	b := &blob{registry: g, ctx: ctx, digest: d, size: size, verifier: d.Verifier()}
+	if err := b.open(); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// blob reads one blob over as many connections as it takes.
+type blob struct {
+	registry *Registry
+	ctx      context.Context //nolint:containedctx // it is the download's
+	digest   digest.Digest
+	size     int64
+	at       int64
+	broken   int64 // connections that broke
+	body     io.ReadCloser
+	verifier digest.Verifier
+	err      error
+}
+
+// open asks for the bytes from where the reader is.
+func (b *blob) open() error {
+	g := b.registry
+	q := request{method: http.MethodGet, url: g.at("/v2/" + g.name + "/blobs/" + string(b.digest)), anywhere: true}
+	if b.at > 0 {
+		q.header = http.Header{"Range": {"bytes=" + strconv.FormatInt(b.at, 10) + "-"}}
+	}
+	res, err := g.do(b.ctx, q)
+	if err != nil {
+		return err
+	}
+	switch {
+	case res.StatusCode == http.StatusPartialContent && b.at > 0 && strings.HasPrefix(res.Header.Get("Content-Range"), "bytes "+strconv.FormatInt(b.at, 10)+"-"):
+	case res.StatusCode == http.StatusOK:
+		if _, err := io.CopyN(io.Discard, res.Body, b.at); err != nil { // it knows no ranges
+			_ = res.Body.Close()
+			return err
+		}
+	default:
+		return refused(res)
+	}
+	b.body = res.Body
+	return nil
+}
+
+// Read implements io.Reader.
+func (b *blob) Read(p []byte) (int, error) {
+	for b.err == nil {
+		n, err := b.body.Read(p)
+		b.at += int64(n)
+		_, _ = b.verifier.Write(p[:n])
+		limit := b.size
+		if limit < 0 {
+			limit = maxBlob
+		}
+		switch {
+		case b.at > limit:
+			b.err = fault.New(fault.Unavailable, "The remote sends more bytes for %s than the %d that it has.", b.digest, limit)
+			return 0, b.err
+		case errors.Is(err, io.EOF) && (b.size < 0 || b.at == b.size):
+			b.err = io.EOF
+			if !b.verifier.Verified() {
+				b.err = fault.New(fault.Unavailable, "The remote's bytes are not those of %s.", b.digest)
+			}
+		case err != nil:
+			b.err = b.goOn(err)
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+	return 0, b.err
+}
+
+// goOn opens another connection after one broke.
+func (b *blob) goOn(err error) error {
+	_ = b.body.Close()
+	retries := int64(defaultRetries)
+	if n := b.registry.remote.Connection.MaxRetries; n != nil {
+		retries = min(*n, maxRetries)
+	}
+	if b.ctx.Err() != nil {
+		return context.Cause(b.ctx)
+	}
+	if b.broken++; b.broken > retries {
+		return fault.Wrap(fault.Unavailable, err, "The remote broke off %s after %d bytes.", b.digest, b.at)
+	}
+	return b.open()
+}
+
+// Close implements io.Closer.
+func (b *blob) Close() error { return b.body.Close() }

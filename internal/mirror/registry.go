@@ -1,0 +1,202 @@
+package mirror
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/net/publicsuffix"
+	"golang.org/x/time/rate"
+
+	"github.com/countersign/countersign/internal/bearer"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// What holds where a remote does not say.
+const (
+	defaultRetries = 3
+	defaultConnect = 30 * time.Second
+	defaultIdle    = 60 * time.Second // without a byte
+	maxRetries     = 10               // whatever a remote says
+	maxHeader      = 64 << 10
+	idleConns      = 100
+)
+
+// Registry is one repository of a remote registry. It is safe for concurrent use.
+type Registry struct {
+	network  *Network
+	remote   pulp.Remote
+	base     *url.URL // without a closing slash
+	name     string
+	sigstore *url.URL
+	proxy    *url.URL
+	client   *http.Client
+	auth     *bearer.Authority
+	rate     *rate.Limiter
+	close    func()
+}
+
+// Descriptor is what a remote says of a manifest.
+type Descriptor struct {
+	MediaType string
+	Digest    digest.Digest // empty when it does not say
+	Size      int64
+}
+
+// Manifest is a manifest's exact bytes. Digest is theirs.
+type Manifest struct {
+	MediaType string
+	Digest    digest.Digest
+	Payload   []byte
+}
+
+// hubHosts are the names under which people know Docker Hub; its API is at the last.
+var hubHosts = []string{"docker.io", "index.docker.io", "hub.docker.com", "registry-1.docker.io"}
+
+// Open returns the repository that a remote names. It does not reach for it. Invalid, in a sentence, when the remote's settings cannot be used.
+func (n *Network) Open(r pulp.Remote) (*Registry, error) {
+	base, err := parseURL(r.URL)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "The remote's url is not http(s)://host[:port] without a user.")
+	}
+	g := &Registry{network: n, remote: r, base: base, name: strings.Trim(r.UpstreamName, "/")}
+	if slices.Contains(hubHosts, base.Hostname()) {
+		base.Host = hubHosts[len(hubHosts)-1]
+		if !strings.Contains(g.name, "/") {
+			g.name = "library/" + g.name
+		}
+	}
+	if !pulp.ValidName(g.name) {
+		return nil, fault.New(fault.Invalid, "The remote's upstream_name %q is not the name of a repository.", r.UpstreamName)
+	}
+	if r.Sigstore != nil {
+		if g.sigstore, err = parseURL(*r.Sigstore); err != nil {
+			return nil, fault.New(fault.Invalid, "The remote's sigstore is not an http or https URL.")
+		}
+	}
+	if err := g.connect(); err != nil {
+		return nil, err
+	}
+	g.auth = bearer.New(base, g.client, text(r.Secrets.Username), text(r.Secrets.Password), func(realm *url.URL) bool { return sameDomain(realm, base) })
+	if n := r.Connection.RateLimit; n != nil && *n > 0 {
+		g.rate = rate.NewLimiter(rate.Limit(*n), 1)
+	}
+	return g, nil
+}
+
+func text(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// parseURL reads an http or https URL without a user, and takes off its closing slash.
+func parseURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil {
+		return nil, fault.New(fault.Invalid, "Enter a valid URL.")
+	}
+	u.Path, u.RawPath, u.RawQuery, u.Fragment = strings.TrimRight(u.Path, "/"), "", "", ""
+	return u, nil
+}
+
+// sameDomain says whether a token service belongs to the remote, as far as names tell: both speak https and share the domain that somebody has registered.
+func sameDomain(a, b *url.URL) bool {
+	if a.Scheme != "https" || b.Scheme != "https" {
+		return false
+	}
+	for _, u := range []*url.URL{a, b} {
+		if _, err := netip.ParseAddr(u.Hostname()); err == nil {
+			return false
+		}
+	}
+	mine, err := publicsuffix.EffectiveTLDPlusOne(a.Hostname())
+	if err != nil {
+		return false
+	}
+	other, err := publicsuffix.EffectiveTLDPlusOne(b.Hostname())
+	return err == nil && mine == other
+}
+
+// connect makes the client: one transport for the remote's own host, with its client certificate, and one for others.
+func (g *Registry) connect() error {
+	c := g.remote.Connection
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if c.CACert != nil && !roots.AppendCertsFromPEM([]byte(*c.CACert)) {
+		return fault.New(fault.Invalid, "The remote's ca_cert holds no certificate.")
+	}
+	if c.ProxyURL != nil {
+		if g.proxy, err = parseURL(*c.ProxyURL); err != nil {
+			return fault.New(fault.Invalid, "The remote's proxy_url is not http(s)://host[:port]; its user goes into proxy_username.")
+		}
+		if user := text(g.remote.Secrets.ProxyUsername); user != "" {
+			g.proxy.User = url.UserPassword(user, text(g.remote.Secrets.ProxyPassword))
+		}
+	}
+	connect := seconds(c.ConnectTimeout, defaultConnect)
+	if c.SockConnectTimeout != nil {
+		connect = seconds(c.SockConnectTimeout, defaultConnect)
+	}
+	other := &http.Transport{
+		DialContext: g.network.dialer(connect), TLSHandshakeTimeout: connect, ResponseHeaderTimeout: seconds(c.SockReadTimeout, defaultIdle),
+		TLSClientConfig:    &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, InsecureSkipVerify: !c.TLSValidation}, //nolint:gosec // the remote's own setting
+		DisableCompression: true, ForceAttemptHTTP2: true, MaxResponseHeaderBytes: maxHeader, MaxIdleConnsPerHost: idleConns, IdleConnTimeout: time.Minute,
+	}
+	if g.proxy != nil {
+		other.Proxy = http.ProxyURL(g.proxy)
+	}
+	own := other
+	if c.ClientCert != nil {
+		pair, err := tls.X509KeyPair([]byte(*c.ClientCert), []byte(text(g.remote.Secrets.ClientKey)))
+		if err != nil {
+			return fault.New(fault.Invalid, "The remote's client_cert and client_key are not a pair in PEM.")
+		}
+		own = other.Clone()
+		own.TLSClientConfig.Certificates = []tls.Certificate{pair}
+	}
+	g.client = &http.Client{Transport: &router{g, own, other}, CheckRedirect: g.redirect}
+	g.close = func() { own.CloseIdleConnections(); other.CloseIdleConnections() }
+	return nil
+}
+
+// seconds returns a timeout of a remote; 0 is none.
+func seconds(v *float64, otherwise time.Duration) time.Duration {
+	if v == nil {
+		return otherwise
+	}
+	return time.Duration(min(*v, 24*3600) * float64(time.Second))
+}
+
+// Close lets idle connections go.
+func (g *Registry) Close() { g.close() }
+
+// router sends requests to the remote's own host through the transport that shows the client certificate.
+type router struct {
+	registry   *Registry
+	own, other *http.Transport
+}
+
+// RoundTrip implements http.RoundTripper.
+func (r *router) RoundTrip(q *http.Request) (*http.Response, error) {
+	g := r.registry
+	if g.proxy != nil { // who else checks where the proxy goes?
+		if a, err := netip.ParseAddr(strings.Trim(q.URL.Hostname(), "[]")); err == nil && !g.network.allowed(a) {
+			return nil, refusedAddress(a, q.URL.Hostname())
+		}
+	}
+	if bearer.SameHost(q.URL, g.base) {
+		return r.own.RoundTrip(q)
+	}
+	return r.other.RoundTrip(q)
+}

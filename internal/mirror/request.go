@@ -1,0 +1,295 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/countersign/countersign/internal/bearer"
+	"github.com/countersign/countersign/internal/fault"
+)
+
+// Bounds of requests.
+const (
+	maxRedirects  = 5
+	maxErrorBody  = 64 << 10
+	firstWait     = 500 * time.Millisecond // before the first retry; twice as long before each further one
+	maxWait       = 30 * time.Second
+	maxRetryAfter = 2 * time.Minute // a remote that wants more is asked no more
+)
+
+// request is one request to a remote.
+type request struct {
+	method    string
+	url       *url.URL
+	header    http.Header
+	anonymous bool // without credentials and the remote's own headers
+	anywhere  bool // may be redirected to other hosts: blobs in object stores
+}
+
+// redirectable marks the requests that may go to other hosts.
+type redirectable struct{}
+
+// at returns the URL of a path of the remote's.
+func (g *Registry) at(path string) *url.URL {
+	u := *g.base
+	u.Path += path
+	return &u
+}
+
+// do sends a request, with credentials where they are asked for, and again while the remote cannot. The answer is one that says yes, 404 or another no; its body is bounded in time.
+func (g *Registry) do(ctx context.Context, q request) (*http.Response, error) {
+	retries := int64(defaultRetries)
+	if n := g.remote.Connection.MaxRetries; n != nil {
+		retries = min(*n, maxRetries)
+	}
+	for attempt := int64(0); ; attempt++ {
+		res, err := g.once(ctx, q)
+		wait, again := retryable(ctx, res, err, attempt)
+		if !again || attempt >= retries {
+			return res, g.failed(q, err)
+		}
+		if res != nil {
+			drain(res)
+		}
+		g.network.Log.DebugContext(ctx, "the remote is asked again", slog.String("url", bearer.Plain(q.url)), slog.Duration("after", wait), slog.Any("err", err))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// retryable says whether a request is worth another try, and when.
+func retryable(ctx context.Context, res *http.Response, err error, attempt int64) (time.Duration, bool) {
+	wait := min(firstWait<<min(attempt, 10), maxWait)
+	wait += rand.N(wait/2 + 1) //nolint:gosec // no secret
+	if err != nil {
+		_, decided := errors.AsType[*fault.Error](err) // an address that is not allowed, a redirect that is refused
+		_, refused := errors.AsType[*bearer.RefusedError](err)
+		return wait, ctx.Err() == nil && !decided && !refused
+	}
+	switch res.StatusCode {
+	case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	default:
+		return 0, false
+	}
+	if after, ok := retryAfter(res.Header.Get("Retry-After"), time.Now()); ok {
+		return after, after <= maxRetryAfter
+	}
+	return wait, true
+}
+
+// retryAfter reads a Retry-After header: seconds, or a date (RFC 9110 section 10.2.3).
+func retryAfter(text string, now time.Time) (time.Duration, bool) {
+	if n, err := strconv.ParseInt(text, 10, 32); err == nil && n >= 0 {
+		return time.Duration(n) * time.Second, true
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return max(0, at.Sub(now)), true
+	}
+	return 0, false
+}
+
+// once sends a request once, and once more with fresh credentials when the remote asks for them.
+func (g *Registry) once(ctx context.Context, q request) (*http.Response, error) {
+	scopes := []string{"repository:" + g.name + ":pull"}
+	for asked := false; ; asked = true {
+		if g.rate != nil {
+			if err := g.rate.Wait(ctx); err != nil {
+				return nil, err
+			}
+		}
+		res, err := g.send(ctx, q, scopes)
+		if err != nil || q.anonymous || asked || res.StatusCode != http.StatusUnauthorized {
+			return res, err
+		}
+		if err := g.auth.Learn(res, scopes); err != nil {
+			if _, refused := errors.AsType[*bearer.RefusedError](err); refused {
+				return res, nil // its 401 says it
+			}
+			drain(res)
+			return nil, err
+		}
+		drain(res)
+	}
+}
+
+func (g *Registry) send(ctx context.Context, q request, scopes []string) (*http.Response, error) {
+	c := g.remote.Connection
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := func() { cancel(nil) }
+	if total := seconds(c.TotalTimeout, 0); total > 0 {
+		timer := time.AfterFunc(total, func() { cancel(errors.New("the remote took longer than total_timeout")) })
+		stop = func() { timer.Stop(); cancel(nil) }
+	}
+	if q.anywhere {
+		ctx = context.WithValue(ctx, redirectable{}, true)
+	}
+	r, err := http.NewRequestWithContext(ctx, q.method, q.url.String(), nil)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	for key, values := range q.header {
+		r.Header[key] = values
+	}
+	r.Header.Set("User-Agent", g.network.UserAgent)
+	if !q.anonymous && bearer.SameHost(q.url, g.base) {
+		for _, h := range c.Headers {
+			for key, value := range h {
+				r.Header.Set(key, value)
+			}
+		}
+		if err := g.auth.Authorize(ctx, r, scopes); err != nil {
+			stop()
+			return nil, err
+		}
+	}
+	res, err := g.client.Do(r)
+	if err != nil {
+		cause := context.Cause(ctx)
+		stop()
+		if cause != nil && !errors.Is(cause, context.Canceled) {
+			err = cause
+		}
+		return nil, err
+	}
+	res.Body = newTimed(res.Body, seconds(c.SockReadTimeout, defaultIdle), cancel, stop)
+	return res, nil
+}
+
+// redirect decides about a redirect: only blobs may come from another host, and then nothing goes there that is for the remote alone.
+func (g *Registry) redirect(r *http.Request, via []*http.Request) error {
+	first := via[0].URL
+	switch {
+	case len(via) > maxRedirects:
+		return fault.New(fault.Unavailable, "The remote redirects more than %d times.", maxRedirects)
+	case r.URL.Scheme != "https" && (r.URL.Scheme != "http" || via[len(via)-1].URL.Scheme == "https"):
+		return fault.New(fault.Denied, "The remote redirects from https to %s://%s; that is refused.", r.URL.Scheme, r.URL.Host)
+	case bearer.SameHost(r.URL, first):
+		return nil
+	case r.Context().Value(redirectable{}) == nil:
+		return fault.New(fault.Denied, "The remote redirects to another host, %s; that is refused for all but blobs.", r.URL.Host)
+	}
+	keep := http.Header{}
+	for _, key := range []string{"Accept", "Range", "User-Agent"} {
+		if v := r.Header.Values(key); len(v) > 0 {
+			keep[key] = v
+		}
+	}
+	r.Header = keep
+	return nil
+}
+
+// failed is the error of a request that got no answer, or none that lets in.
+func (g *Registry) failed(q request, err error) error {
+	if err == nil {
+		return nil
+	}
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		return f
+	}
+	if e, ok := errors.AsType[*bearer.RefusedError](err); ok {
+		return status(e.Status, e.URL)
+	}
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	if u, ok := errors.AsType[*url.Error](err); ok { // its text has the whole URL
+		err = u.Err
+	}
+	return fault.Wrap(fault.Unavailable, err, "Cannot reach the remote: %s, url='%s'", reachable(err), bearer.Plain(q.url))
+}
+
+// reachable says in a few words why there was no answer, without what only the log should have.
+func reachable(err error) string {
+	text := err.Error()
+	if len(text) > 200 {
+		text = text[:200]
+	}
+	return strings.ToValidUTF8(strings.Map(func(r rune) rune {
+		if r < ' ' {
+			return ' '
+		}
+		return r
+	}, text), "?")
+}
+
+// status is the error of an answer that says no, in the words of the reference's client (contract 6).
+func status(code int, at string) error {
+	kind := fault.Unavailable
+	if code == http.StatusNotFound {
+		kind = fault.NotFound
+	}
+	return fault.New(kind, "%d, message='%s', url='%s'", code, http.StatusText(code), at)
+}
+
+// refused is the error of an answer that says no. The answer is ended.
+func refused(res *http.Response) error {
+	drain(res)
+	return status(res.StatusCode, bearer.Plain(res.Request.URL))
+}
+
+// drain ends an answer so that its connection can be used again.
+func drain(res *http.Response) {
+	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxErrorBody))
+	_ = res.Body.Close()
+}
+
+// readAll reads a body of at most so many bytes.
+func readAll(res *http.Response, limit int64) ([]byte, error) {
+	defer func() { _ = res.Body.Close() }()
+	b, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
+	switch {
+	case err != nil:
+		return nil, fault.Wrap(fault.Unavailable, err, "The remote broke off its answer, url='%s'", bearer.Plain(res.Request.URL))
+	case int64(len(b)) > limit:
+		return nil, fault.New(fault.Unavailable, "The remote's answer is larger than %d bytes, url='%s'", limit, bearer.Plain(res.Request.URL))
+	}
+	return b, nil
+}
+
+// timed is a body that must not fall silent.
+type timed struct {
+	io.ReadCloser
+	idle  time.Duration
+	timer *time.Timer
+	stop  func()
+}
+
+func newTimed(body io.ReadCloser, idle time.Duration, cancel context.CancelCauseFunc, stop func()) io.ReadCloser {
+	t := &timed{ReadCloser: body, idle: idle, stop: stop}
+	if idle > 0 {
+		t.timer = time.AfterFunc(idle, func() { cancel(fmt.Errorf("the remote sent nothing for %v", idle)) })
+	}
+	return t
+}
+
+// Read implements io.Reader.
+func (t *timed) Read(p []byte) (int, error) {
+	if t.timer != nil {
+		t.timer.Reset(t.idle)
+		defer t.timer.Stop() // whoever reads may take its time between
+	}
+	return t.ReadCloser.Read(p)
+}
+
+// Close implements io.Closer.
+func (t *timed) Close() error {
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	err := t.ReadCloser.Close()
+	t.stop()
+	return err
+}

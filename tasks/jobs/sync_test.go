@@ -1,0 +1,602 @@
+package jobs_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/mirror"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/signing/signtest"
+	"github.com/countersign/countersign/storage/embedded"
+	"github.com/countersign/countersign/tasks"
+	"github.com/countersign/countersign/tasks/jobs"
+	"github.com/countersign/countersign/tasks/memqueue"
+)
+
+// remoteRegistry is a registry that is synced from, which counts what it is asked and misbehaves as the test tells it to.
+type remoteRegistry struct {
+	*testing.T
+	server *httptest.Server
+
+	mu         sync.Mutex
+	asked      []string                                           // "GET /v2/..."
+	signatures map[digest.Digest][]string                         // base64, by manifest; nil: it has no extension endpoint
+	before     func(w http.ResponseWriter, r *http.Request) bool // says whether it has answered
+}
+
+func newRemote(t *testing.T) *remoteRegistry {
+	t.Helper()
+	g := &remoteRegistry{T: t}
+	inner := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
+	g.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.mu.Lock()
+		g.asked = append(g.asked, r.Method+" "+r.URL.Path)
+		before, signatures := g.before, g.signatures
+		g.mu.Unlock()
+		if before != nil && before(w, r) {
+			return
+		}
+		if signatures != nil {
+			w.Header().Set("X-Registry-Supports-Signatures", "1")
+			if _, d, ok := strings.Cut(r.URL.Path, "/signatures/"); ok {
+				type entry struct {
+					SchemaVersion int    `json:"schemaVersion"`
+					Type          string `json:"type"`
+					Name          string `json:"name"`
+					Content       string `json:"content"`
+				}
+				list := []entry{}
+				for i, s := range signatures[digest.Digest(d)] {
+					list = append(list, entry{2, "atomic", d + "@" + fmt.Sprintf("%032x", i), s})
+				}
+				_ = json.NewEncoder(w).Encode(map[string]any{"signatures": list})
+				return
+			}
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	t.Cleanup(g.server.Close)
+	return g
+}
+
+func (g *remoteRegistry) set(before func(w http.ResponseWriter, r *http.Request) bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.before = before
+}
+
+// count returns how often it was asked since the last count, by a prefix of method and path after /v2/src/app.
+func (g *remoteRegistry) count() map[string]int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := map[string]int{}
+	for _, a := range g.asked {
+		method, path, _ := strings.Cut(a, " ")
+		parts := strings.Split(strings.TrimPrefix(path, "/v2/src/app/"), "/")
+		n[method+" "+parts[0]]++
+	}
+	g.asked = nil
+	return n
+}
+
+func (g *remoteRegistry) put(path, contentType string, body []byte) {
+	g.Helper()
+	q, err := http.NewRequestWithContext(g.Context(), http.MethodPut, g.server.URL+path, bytes.NewReader(body))
+	if err != nil {
+		g.Fatal(err)
+	}
+	q.Header.Set("Content-Type", contentType)
+	res, err := http.DefaultClient.Do(q)
+	if err != nil || res.StatusCode != http.StatusCreated {
+		g.Fatalf("PUT %s: %v %v", path, res, err)
+	}
+	_ = res.Body.Close()
+}
+
+func (g *remoteRegistry) blob(b []byte) pulp.Descriptor {
+	g.Helper()
+	d := digest.FromBytes(b)
+	res, err := http.Post(g.server.URL+"/v2/src/app/blobs/uploads/?digest="+string(d), "application/octet-stream", bytes.NewReader(b)) //nolint:noctx // a test's
+	if err != nil || res.StatusCode != http.StatusCreated {
+		g.Fatalf("blob: %v %v", res, err)
+	}
+	_ = res.Body.Close()
+	return pulp.Descriptor{Digest: d, Size: int64(len(b))}
+}
+
+// image pushes an image of a config and layers of these sizes under tags, or by digest.
+func (g *remoteRegistry) image(name string, layers []int, tags ...string) digest.Digest {
+	g.Helper()
+	config := g.blob([]byte(`{"architecture":"amd64","os":"linux","config":{"Labels":{"name":"` + name + `"}}}`))
+	text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[`,
+		pulp.OCIManifest, config.Digest, config.Size)
+	for i, size := range layers {
+		if i > 0 {
+			text += ","
+		}
+		l := g.blob(bytes.Repeat([]byte(name+fmt.Sprint(i)), size/len(name+"0")+1))
+		text += fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":%d}`, l.Digest, l.Size)
+	}
+	text += "]}"
+	return g.manifest(pulp.OCIManifest, text, tags...)
+}
+
+func (g *remoteRegistry) manifest(mediaType, text string, tags ...string) digest.Digest {
+	g.Helper()
+	d := digest.FromString(text)
+	for _, reference := range append(tags, string(d)) {
+		g.put("/v2/src/app/manifests/"+reference, mediaType, []byte(text))
+	}
+	return d
+}
+
+func (g *remoteRegistry) index(children []digest.Digest, tags ...string) digest.Digest {
+	g.Helper()
+	list := make([]map[string]any, len(children))
+	for i, c := range children {
+		list[i] = map[string]any{"mediaType": pulp.OCIManifest, "digest": c, "size": 100}
+	}
+	text, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": pulp.OCIIndex, "manifests": list})
+	if err != nil {
+		g.Fatal(err)
+	}
+	return g.manifest(pulp.OCIIndex, string(text), tags...)
+}
+
+// mirrorWorld is the sync job over real stores.
+type mirrorWorld struct {
+	*testing.T
+	store      *store.Store
+	blobs      intake.Blobs
+	dispatcher *tasks.Dispatcher
+	repo       pulp.Repository
+	remote     pulp.Remote
+	filler     *intake.Filler
+}
+
+func newMirror(t *testing.T, g *remoteRegistry, change func(*pulp.Remote)) *mirrorWorld {
+	t.Helper()
+	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "sync.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	files, err := embedded.New(t.Context(), embedded.Options{Driver: "filesystem", Parameters: map[string]any{"rootdirectory": t.TempDir()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	w := &mirrorWorld{T: t, store: s, blobs: intake.Blobs{Storage: files, Inline: 1000}}
+	network := mirror.New(mirror.Options{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet})
+	w.filler = &intake.Filler{Store: s, Blobs: w.blobs, Mirror: network, Log: quiet, Idle: time.Second}
+	queue := &memqueue.Queue{}
+	worker := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: queue, Log: quiet, Jobs: jobs.All(jobs.Options{
+		Store: s, Log: quiet, Host: "registry.example", Parallel: 2, Mirror: network, Blobs: w.blobs, Judge: intake.Judge{Store: s},
+	})})
+	w.dispatcher = tasks.NewDispatcher(s, queue, worker, quiet)
+	few := int64(0)
+	r := pulp.Remote{Name: "src", URL: g.server.URL, UpstreamName: "src/app", Policy: pulp.Immediate, Connection: pulp.Connection{TLSValidation: true, MaxRetries: &few}}
+	if change != nil {
+		change(&r)
+	}
+	if w.remote, err = s.CreateRemote(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if w.repo, err = s.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "dst/app", RemoteID: w.remote.ID}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "dst/app", BasePath: "dst/app", RepositoryID: w.repo.ID}); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *mirrorWorld) sync(want store.TaskState, change func(*tasks.SyncArgs)) store.Task {
+	w.Helper()
+	args := tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}
+	if change != nil {
+		change(&args)
+	}
+	k, err := w.dispatcher.Dispatch(w.Context(), tasks.Spec{Name: tasks.Sync, Args: args, Immediate: true})
+	if err != nil || k.State != want {
+		w.Fatalf("the task is %s %+v, %v, want %s", k.State, k.Error, err, want)
+	}
+	return k
+}
+
+func (w *mirrorWorld) latest() pulp.Version {
+	w.Helper()
+	r, err := w.store.Repository(w.Context(), pulp.Container, w.repo.ID)
+	if err != nil {
+		w.Fatal(err)
+	}
+	v, err := w.store.Version(w.Context(), r.ID, r.LatestVersion)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return v
+}
+
+// wantHeld compares the latest version: number, blobs, manifests, tags and signatures.
+func (w *mirrorWorld) wantHeld(number, blobs, manifests, tags, signatures int64) {
+	w.Helper()
+	v := w.latest()
+	got := []int64{v.Number, v.Counts[pulp.KindBlob].Present, v.Counts[pulp.KindManifest].Present, v.Counts[pulp.KindTag].Present, v.Counts[pulp.KindSignature].Present}
+	if want := []int64{number, blobs, manifests, tags, signatures}; !slices.Equal(got, want) {
+		w.Errorf("version, blobs, manifests, tags, signatures are %v, want %v", got, want)
+	}
+}
+
+func (w *mirrorWorld) target() store.Target {
+	w.Helper()
+	t, err := w.store.Resolve(w.Context(), "dst/app")
+	if err != nil {
+		w.Fatal(err)
+	}
+	return t
+}
+
+// fillRemote gives a remote two tags: an image, and an index of two that share a layer with it.
+func fillRemote(g *remoteRegistry) (one, index digest.Digest) {
+	one = g.image("one", []int{50_000, 10}, "latest")
+	return one, g.index([]digest.Digest{g.image("amd", []int{40_000}), g.image("arm", []int{40_000})}, "multi")
+}
+
+func TestSync(t *testing.T) {
+	t.Parallel()
+	g := newRemote(t)
+	fillRemote(g)
+	w := newMirror(t, g, nil)
+	g.count()
+	k := w.sync(store.TaskCompleted, nil)
+	w.wantHeld(1, 7, 4, 2, 0)
+	if n := g.count(); n["GET manifests"] != 4 || n["GET blobs"] != 7 {
+		t.Errorf("the first sync asked %v", n)
+	}
+	reports := map[string]store.Progress{}
+	for _, p := range k.Progress {
+		reports[p.Code] = p
+		if p.State != store.TaskCompleted {
+			t.Errorf("report %+v", p)
+		}
+	}
+	if reports["sync.downloading.artifacts"].Done != 7 || reports["associating.content"].Done != 13 || *reports["sync.processing.manifest"].Total != 2 || len(k.Created) != 1 {
+		t.Errorf("task %+v", k)
+	}
+	// Again: digests alone are asked for, and no version is made.
+	if k := w.sync(store.TaskCompleted, nil); len(k.Created) != 0 || k.Result != nil {
+		t.Errorf("an unchanged sync made %v %s", k.Created, k.Result)
+	}
+	if n := g.count(); n["GET manifests"] != 0 || n["GET blobs"] != 0 || n["HEAD manifests"] != 2 {
+		t.Errorf("the second sync asked %v", n)
+	}
+	w.wantHeld(1, 7, 4, 2, 0)
+	// A tag moves, one goes, one comes; the bytes are exact.
+	moved := g.image("two", []int{60_000}, "latest")
+	w.sync(store.TaskCompleted, nil)
+	w.wantHeld(2, 9, 5, 2, 0)
+	m, err := w.store.ServedManifest(t.Context(), w.target(), "latest")
+	if err != nil || m.Digest != moved || m.Architecture == nil || *m.Architecture != "amd64" || m.Labels["name"] != "two" {
+		t.Errorf("latest = %+v, %v", m, err)
+	}
+	parsed, err := pulp.ParseManifest(m.Payload, m.MediaType)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := w.store.ServedBlob(t.Context(), w.target(), parsed.Layers[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := w.blobs.Open(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := digest.FromReader(content); err != nil || got != b.Digest {
+		t.Errorf("layer %s has the bytes of %s, %v", b.Digest, got, err)
+	}
+	_ = content.Close()
+	// A mirror loses what the remote has not.
+	w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror = true })
+	w.wantHeld(3, 6, 4, 2, 0)
+}
+
+func TestSyncFilters(t *testing.T) {
+	t.Parallel()
+	g := newRemote(t)
+	a := g.image("a", []int{10}, "1.0")
+	g.image("b", []int{10}, "1.1")
+	g.image("c", []int{10}, "2.0")
+	loose := g.image("d", []int{10})
+	g.image("sig", []int{10}, "sha256-"+a.Encoded()+".sig")
+	g.image("other", []int{10}, "sha256-"+strings.Repeat("0", 64)+".sig")
+	w := newMirror(t, g, func(r *pulp.Remote) {
+		r.Includes, r.Excludes = []string{"1.*", string(loose), "[", "x[!y]"}, []string{"?.1"}
+	})
+	w.sync(store.TaskCompleted, nil)
+	tags, err := w.store.HeldTags(t.Context(), w.repo.ID)
+	if err != nil || len(tags) != 2 || tags["1.0"] != a || tags["sha256-"+a.Encoded()+".sig"] == "" {
+		t.Errorf("tags %v, %v", tags, err)
+	}
+	w.wantHeld(1, 6, 3, 2, 0)
+}
+
+func TestSyncSignatures(t *testing.T) {
+	t.Parallel()
+	g := newRemote(t)
+	one, _ := fillRemote(g)
+	key := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
+	sign := func(d digest.Digest) string {
+		return b64(key.Sign(t, signing.Claim{ManifestDigest: d, DockerReference: "src.example/app:x"}, time.Now()))
+	}
+	g.signatures = map[digest.Digest][]string{one: {sign(one), "bm8=", sign(digest.FromString("another"))}}
+	w := newMirror(t, g, nil)
+	w.sync(store.TaskCompleted, nil)
+	w.wantHeld(1, 7, 4, 2, 1)
+	m, err := w.store.ServedManifest(t.Context(), w.target(), string(one))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held, err := w.store.ServedSignatures(t.Context(), w.target(), m.ID); err != nil || len(held) != 1 || held[0].Name != string(one)+"@"+strings.Repeat("0", 32) {
+		t.Errorf("signatures %+v, %v", held, err)
+	}
+	// Ours stay, also in a mirror; another one of theirs comes along.
+	own := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
+	raw := own.Sign(t, signing.Claim{ManifestDigest: one, DockerReference: "registry.example/dst/app:latest"}, time.Now())
+	g2, err := intake.Judge{Store: w.store}.Signature(t.Context(), one, raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.store.PutSignature(t.Context(), w.repo.ID, one, g2); err != nil {
+		t.Fatal(err)
+	}
+	g.mu.Lock()
+	g.signatures[one] = append(g.signatures[one], sign(one))
+	g.mu.Unlock()
+	w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror = true })
+	w.wantHeld(3, 7, 4, 2, 3)
+	// Signed only: the index, of which no image is signed, leaves a mirror.
+	w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.SignedOnly = true, true })
+	w.wantHeld(4, 3, 1, 1, 3)
+}
+
+func b64(raw []byte) string {
+	text, _ := json.Marshal(raw)
+	return strings.Trim(string(text), `"`)
+}
+
+func TestSyncOnDemand(t *testing.T) {
+	t.Parallel()
+	g := newRemote(t)
+	one, _ := fillRemote(g)
+	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
+	g.count()
+	w.sync(store.TaskCompleted, nil)
+	w.wantHeld(1, 7, 4, 2, 0)
+	if n := g.count(); n["GET blobs"] != 3 { // configs
+		t.Errorf("the sync asked %v", n)
+	}
+	m, err := w.store.ServedManifest(t.Context(), w.target(), string(one))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := pulp.ParseManifest(m.Payload, m.MediaType)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer := parsed.Layers[0]
+	read := func() ([]byte, error) {
+		b, err := w.store.ServedBlob(t.Context(), w.target(), layer.Digest)
+		if err != nil || !b.Absent {
+			return nil, errors.Join(err, errors.New("it is here"))
+		}
+		r, err := w.filler.Fetch(t.Context(), "dst/app", b)
+		if err != nil || r == nil {
+			return nil, err
+		}
+		defer func() { _ = r.Close() }()
+		return io.ReadAll(r)
+	}
+	g.set(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, string(layer.Digest)) {
+			return false
+		}
+		_, _ = w.Write(bytes.Repeat([]byte("x"), int(layer.Size))) // as many, and wrong
+		return true
+	})
+	if got, err := read(); err == nil {
+		t.Errorf("wrong bytes end well: %d", len(got))
+	}
+	g.set(nil)
+	got, err := read()
+	if err != nil || digest.FromBytes(got) != layer.Digest {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		b, err := w.store.ServedBlob(t.Context(), w.target(), layer.Digest)
+		if err == nil && !b.Absent {
+			break
+		}
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("the blob is not kept: %v", err)
+		}
+		time.Sleep(5 * time.Millisecond) //nolint:forbidigo // it is written down a moment after its bytes came
+	}
+	// A later sync that wants all bytes now gets the rest.
+	if _, err := w.store.EditRemote(t.Context(), nil, w.remote.ID, func(r *pulp.Remote) { r.Policy = pulp.Immediate }); err != nil {
+		t.Fatal(err)
+	}
+	g.count()
+	w.sync(store.TaskCompleted, nil)
+	if absent, err := w.store.AbsentBlobs(t.Context(), w.repo.ID); err != nil || len(absent) != 0 {
+		t.Errorf("absent %v, %v", absent, err)
+	}
+	if n := g.count(); n["GET blobs"] != 3 || n["GET manifests"] != 0 {
+		t.Errorf("the last sync asked %v", n)
+	}
+	w.wantHeld(1, 7, 4, 2, 0)
+}
+
+// A sync that breaks leaves the version as it was; the next one fetches only the rest.
+func TestSyncGoesOn(t *testing.T) {
+	t.Parallel()
+	g := newRemote(t)
+	fillRemote(g)
+	w := newMirror(t, g, func(r *pulp.Remote) { n := int64(1); r.Connection.DownloadConcurrency = &n })
+	blobs := 0
+	g.set(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			if blobs++; blobs > 4 {
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return true
+			}
+		}
+		return false
+	})
+	k := w.sync(store.TaskFailed, nil)
+	if k.Error == nil || !strings.HasPrefix(k.Error.Description, "503, message='Service Unavailable', url='"+g.server.URL) {
+		t.Errorf("error %+v", k.Error)
+	}
+	w.wantHeld(0, 0, 0, 0, 0)
+	if _, err := w.store.SweepOrphans(t.Context(), time.Now().Add(time.Hour), 100); err != nil {
+		t.Fatal(err)
+	}
+	g.set(nil)
+	g.count()
+	w.sync(store.TaskCompleted, nil)
+	if n := g.count(); n["GET blobs"] != 3 || n["GET manifests"] > 3 {
+		t.Errorf("the next sync asked %v", n)
+	}
+	w.wantHeld(1, 7, 4, 2, 0)
+}
+
+func TestSyncOfARemoteThatLies(t *testing.T) {
+	t.Parallel()
+	for name, lie := range map[string]func(w http.ResponseWriter, r *http.Request) bool{
+		"other bytes for a manifest": func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/") {
+				_, _ = io.WriteString(w, `{"schemaVersion":2}`)
+				return true
+			}
+			return false
+		},
+		"other bytes for a blob": func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+				_, _ = io.WriteString(w, "lies")
+				return true
+			}
+			return false
+		},
+		"an endless blob": func(w http.ResponseWriter, r *http.Request) bool {
+			for r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					return true
+				}
+			}
+			return false
+		},
+		"an endless manifest": func(w http.ResponseWriter, r *http.Request) bool {
+			for r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/") {
+				if _, err := w.Write(bytes.Repeat([]byte(" "), 64<<10)); err != nil {
+					return true
+				}
+			}
+			return false
+		},
+		"endless pages": func(w http.ResponseWriter, r *http.Request) bool {
+			if strings.HasSuffix(r.URL.Path, "/tags/list") {
+				w.Header().Set("Link", `</v2/src/app/tags/list?n=1&last=latest>; rel="next"`)
+				_, _ = io.WriteString(w, `{"tags":["latest"]}`)
+				return true
+			}
+			return false
+		},
+		"pages elsewhere": func(w http.ResponseWriter, r *http.Request) bool {
+			if strings.HasSuffix(r.URL.Path, "/tags/list") {
+				w.Header().Set("Link", `<http://127.0.0.1:1/v2/other/tags/list>; rel="next"`)
+				_, _ = io.WriteString(w, `{"tags":["latest"]}`)
+				return true
+			}
+			return false
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newRemote(t)
+			fillRemote(g)
+			g.set(lie)
+			w := newMirror(t, g, nil)
+			if k := w.sync(store.TaskFailed, nil); k.Error == nil || strings.HasPrefix(k.Error.Description, "Internal error") {
+				t.Errorf("error %+v", k.Error)
+			}
+			w.wantHeld(0, 0, 0, 0, 0)
+		})
+	}
+}
+
+// Who may not read a blob cannot get it by mirroring a remote that says it has it.
+func TestSyncIsNoWayToOthersBlobs(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []pulp.Policy{pulp.Immediate, pulp.OnDemand} {
+		g := newRemote(t)
+		secret := bytes.Repeat([]byte("secret"), 1000)
+		d := g.blob(secret)
+		g.image("evil", []int{10})
+		text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":2},"layers":[{"mediaType":"a/b","digest":%q,"size":%d}]}`,
+			pulp.OCIManifest, g.blob([]byte("{}")).Digest, d.Digest, d.Size)
+		g.manifest(pulp.OCIManifest, text, "latest")
+		g.set(func(w http.ResponseWriter, r *http.Request) bool { // it knows the digest, not the bytes
+			if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, string(d.Digest)) {
+				w.WriteHeader(http.StatusNotFound)
+				return true
+			}
+			return false
+		})
+		w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = policy })
+		victim, err := w.store.PushTarget(t.Context(), "victim/app", pulp.ContainerPush)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := w.blobs.Receive(t.Context(), "victim/app", d.Digest, bytes.NewReader(secret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(w.store.CommitBlob(t.Context(), victim.Repository.ID, got, "", 0), w.store.SetPrivate(t.Context(), "victim/app", true)); err != nil {
+			t.Fatal(err)
+		}
+		mallory, err := w.store.PutUser(t.Context(), "mallory", "", false, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := w.dispatcher.Dispatch(context.WithoutCancel(t.Context()), tasks.Spec{
+			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}, CreatedBy: mallory.ID, Immediate: true,
+		})
+		if err != nil || k.State != store.TaskFailed {
+			t.Errorf("%s: the task is %s, %v", policy, k.State, err)
+		}
+		w.wantHeld(0, 0, 0, 0, 0)
+	}
+}

@@ -171,6 +171,21 @@ type unitHad struct {
 	id   string
 }
 
+// VersionBlobs returns the digests of the blobs that a repository's version holds. NotFound when there is no such version.
+func (s *Store) VersionBlobs(ctx context.Context, repositoryID string, number int64) ([]digest.Digest, error) {
+	if _, err := s.Version(ctx, repositoryID, number); err != nil {
+		return nil, err
+	}
+	return collect(ctx, s.read, scanDigest, `SELECT c.key FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $2 AND `+heldIn("$3"),
+		repositoryID, pulp.KindBlob, number)
+}
+
+func scanDigest(row scanner) (digest.Digest, error) {
+	var d digest.Digest
+	err := row.Scan(&d)
+	return d, err
+}
+
 // AbsentBlobs returns the blobs that a repository's latest version holds and whose bytes it has not.
 func (s *Store) AbsentBlobs(ctx context.Context, repositoryID string) ([]pulp.Blob, error) {
 	return collect(ctx, s.read, scanBlob, `
@@ -180,11 +195,7 @@ func (s *Store) AbsentBlobs(ctx context.Context, repositoryID string) ([]pulp.Bl
 
 // HeldTree returns the digests of a manifest and of all that it lists, as far as a repository's latest version holds them.
 func (s *Store) HeldTree(ctx context.Context, repositoryID string, root digest.Digest) ([]digest.Digest, error) {
-	return collect(ctx, s.read, func(row scanner) (digest.Digest, error) {
-		var d digest.Digest
-		err := row.Scan(&d)
-		return d, err
-	}, `
+	return collect(ctx, s.read, scanDigest, `
 		WITH RECURSIVE tree (digest, id) AS (
 			SELECT m.digest, m.id FROM manifest m WHERE m.digest = $1
 			UNION SELECT m.digest, m.id FROM tree t JOIN manifest_child mc ON mc.manifest_id = t.id JOIN manifest m ON m.digest = mc.digest)

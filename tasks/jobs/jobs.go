@@ -48,6 +48,7 @@ func All(o Options) map[string]tasks.Job {
 		tasks.AddContent:         with(o.addContent),
 		tasks.RemoveContent:      with(o.removeContent),
 		tasks.RemoveSignatures:   with(o.removeSignatures),
+		tasks.Repair:             with(o.repair),
 		tasks.Restore:            with(o.restore),
 		tasks.DeleteVersion:      with(o.deleteVersion),
 		tasks.Create:             with(o.create),

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -40,8 +41,8 @@ type remoteRegistry struct {
 	server *httptest.Server
 
 	mu         sync.Mutex
-	asked      []string                                           // "GET /v2/..."
-	signatures map[digest.Digest][]string                         // base64, by manifest; nil: it has no extension endpoint
+	asked      []string                                          // "GET /v2/..."
+	signatures map[digest.Digest][]string                        // base64, by manifest; nil: it has no extension endpoint
 	before     func(w http.ResponseWriter, r *http.Request) bool // says whether it has answered
 }
 
@@ -598,5 +599,65 @@ func TestSyncIsNoWayToOthersBlobs(t *testing.T) {
 			t.Errorf("%s: the task is %s, %v", policy, k.State, err)
 		}
 		w.wantHeld(0, 0, 0, 0, 0)
+	}
+}
+
+func TestRepair(t *testing.T) {
+	t.Parallel()
+	g := newRemote(t)
+	fillRemote(g)
+	w := newMirror(t, g, nil)
+	w.sync(store.TaskCompleted, nil)
+	held, err := w.store.VersionBlobs(t.Context(), w.repo.ID, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var large []pulp.Blob
+	for _, d := range held {
+		b, err := w.store.Blob(t.Context(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !b.Inline {
+			large = append(large, b)
+		}
+	}
+	if len(large) != 3 {
+		t.Fatalf("%d large blobs", len(large))
+	}
+	// One is lost, one has other bytes.
+	if err := w.blobs.Storage.Delete(t.Context(), "", large[0].Digest); err != nil {
+		t.Fatal(err)
+	}
+	w.spoil(large[1].Digest)
+	repair := func(read bool, corrupted, repaired int64) {
+		t.Helper()
+		k, err := w.dispatcher.Dispatch(t.Context(), tasks.Spec{Name: tasks.Repair, Immediate: true,
+			Args: tasks.VersionArgs{RepositoryID: w.repo.ID, Number: 1, VerifyChecksums: read}})
+		if err != nil || k.State != store.TaskCompleted || k.Progress[0].Done != corrupted || k.Progress[1].Done != repaired {
+			t.Errorf("repair: %s %+v %+v, %v", k.State, k.Error, k.Progress, err)
+		}
+	}
+	repair(false, 1, 1)
+	repair(true, 1, 1)
+	repair(true, 0, 0)
+	w.spoil(large[2].Digest)
+	if err := w.store.DeleteRemote(t.Context(), nil, w.remote.ID); err != nil {
+		t.Fatal(err)
+	}
+	repair(true, 1, 0)
+}
+
+// spoil changes a blob's bytes where they lie.
+func (w *mirrorWorld) spoil(d digest.Digest) {
+	w.Helper()
+	content, size, err := w.blobs.Storage.Open(w.Context(), "", d)
+	if err != nil {
+		w.Fatal(err)
+	}
+	name := content.(*os.File).Name()
+	_ = content.Close()
+	if err := os.WriteFile(name, bytes.Repeat([]byte("!"), int(size)), 0o600); err != nil {
+		w.Fatal(err)
 	}
 }

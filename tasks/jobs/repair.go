@@ -1,0 +1,115 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/storage"
+	"github.com/countersign/countersign/tasks"
+)
+
+// repair looks for blobs of a version whose bytes are lost or wrong and fetches them again from remotes that have them (contract 2.5.3). What no remote has
+// stays broken, and the log says which it is.
+func (o Options) repair(ctx context.Context, r *tasks.Run, args tasks.VersionArgs) error {
+	digests, err := o.Store.VersionBlobs(ctx, args.RepositoryID, args.Number)
+	if err != nil {
+		return err
+	}
+	corrupted := r.Report("repair.corrupted", "Identify corrupted units", -1)
+	repaired := r.Report("repair.repaired", "Repair corrupted units", -1)
+	log := o.Log.With(slog.String("task", r.Task.ID))
+	for _, d := range digests {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		b, err := o.Store.Blob(ctx, d)
+		if err != nil {
+			return err
+		}
+		sound, err := o.sound(ctx, b, args.VerifyChecksums)
+		if err != nil {
+			return err
+		}
+		if sound {
+			continue
+		}
+		corrupted.Add(1)
+		if err := o.refetch(ctx, b); err != nil {
+			log.ErrorContext(ctx, "blob is corrupted and stays so", slog.String("digest", string(b.Digest)), slog.Any("err", err))
+			continue
+		}
+		log.WarnContext(ctx, "blob was corrupted and is repaired", slog.String("digest", string(b.Digest)))
+		repaired.Add(1)
+	}
+	return errors.Join(corrupted.Complete(ctx), repaired.Complete(ctx))
+}
+
+// sound says whether a blob's bytes are all there and, when they are read, the digest's.
+func (o Options) sound(ctx context.Context, b pulp.Blob, read bool) (bool, error) {
+	if b.Absent {
+		return true, nil
+	}
+	if !b.Inline {
+		size, err := o.Blobs.Storage.Stat(ctx, b.Location, b.Digest)
+		if errors.Is(err, storage.ErrNotFound) || err == nil && size != b.Size {
+			return false, nil
+		}
+		if err != nil || !read {
+			return true, err
+		}
+	}
+	content, err := o.Blobs.Open(ctx, b)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = content.Close() }()
+	verifier := b.Digest.Verifier()
+	if _, err := io.Copy(verifier, content); err != nil {
+		return false, err
+	}
+	return verifier.Verified(), nil
+}
+
+// refetch puts a remote's bytes of a blob in the place of broken ones.
+func (o Options) refetch(ctx context.Context, b pulp.Blob) error {
+	if b.Inline || o.Upstream != nil {
+		return errors.New("its bytes are the database's or the upstream's own")
+	}
+	remotes, err := o.Store.BlobSources(ctx, b.ID)
+	if err != nil {
+		return err
+	}
+	err = intake.ErrNoSource
+	for _, remote := range remotes {
+		if err = o.refetchFrom(ctx, remote, b); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func (o Options) refetchFrom(ctx context.Context, remote pulp.Remote, b pulp.Blob) error {
+	registry, err := o.Mirror.Open(remote)
+	if err != nil {
+		return err
+	}
+	defer registry.Close()
+	body, err := registry.Blob(ctx, b.Digest, b.Size)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }()
+	if err := o.Blobs.Storage.Delete(ctx, b.Location, b.Digest); err != nil {
+		return err
+	}
+	_, err = intake.Blobs{Storage: o.Blobs.Storage}.Receive(ctx, b.Location, b.Digest, body)
+	if errors.Is(err, storage.ErrDigest) {
+		err = fault.New(fault.Unavailable, "The remote's bytes are not those of %s.", b.Digest)
+	}
+	return err
+}

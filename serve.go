@@ -137,7 +137,7 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := intake.Blobs{Storage: blobs}
+	in := intake.Blobs{Storage: blobs, Foreign: inFront}
 	if !inFront {
 		in.Inline = inlineLimit
 	}

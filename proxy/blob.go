@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"bytes"
-	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -14,7 +12,6 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/storage"
 )
 
 var sha256Form = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
@@ -63,24 +60,11 @@ func (c *call) sendBlob(b pulp.Blob) error {
 
 // open returns a blob's bytes.
 func (c *call) open(b pulp.Blob) (io.ReadSeekCloser, error) {
-	if b.Inline {
-		return nopCloser{bytes.NewReader(b.Data)}, nil
+	if b.Location == "" {
+		b.Location = c.name
 	}
-	name := b.Location
-	if name == "" {
-		name = c.name
-	}
-	content, _, err := c.Storage.Open(c.r.Context(), name, b.Digest)
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil, fault.Wrap(fault.Unavailable, err, "The storage has lost the blob.")
-	}
-	return content, err
+	return c.blobs.Open(c.r.Context(), b)
 }
-
-type nopCloser struct{ io.ReadSeeker }
-
-// Close does nothing.
-func (nopCloser) Close() error { return nil }
 
 // touchAfter is how old a blob is before asking for it keeps it from being swept: pushes ask for blobs that they have just sent.
 const touchAfter = time.Hour

@@ -49,6 +49,8 @@ type Options struct {
 type registry struct {
 	Options
 	manifests storage.Manifests // nil unless the storage is a registry of its own
+	blobs     intake.Blobs
+	judge     intake.Judge
 	writers   *writers
 }
 
@@ -59,6 +61,8 @@ func New(o Options) http.Handler {
 	}
 	g := &registry{Options: o, writers: newWriters()}
 	g.manifests, _ = o.Storage.(storage.Manifests)
+	g.blobs = intake.Blobs{Storage: o.Storage, Inline: o.InlineLimit, Foreign: g.manifests != nil}
+	g.judge = intake.Judge{Store: o.Store, RefuseUnknown: o.RefuseUnknownKeys}
 	return g
 }
 

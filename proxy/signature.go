@@ -6,14 +6,12 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/signing"
 )
 
 // signatureBody is a signature as the extension endpoint speaks of it (contract 4).
@@ -66,7 +64,10 @@ func (c *call) putSignature() error {
 	if err != nil {
 		return err
 	}
-	g, err := c.judge(raw)
+	g, err := c.judge.Signature(c.r.Context(), digest.Digest(c.ref), raw)
+	if fault.Is(err, fault.Invalid) {
+		err = c.signatureInvalid(asFailure(err).message)
+	}
 	if err == nil {
 		_, err = c.Store.PutSignature(c.r.Context(), t.Repository.ID, digest.Digest(c.ref), g)
 	}
@@ -162,47 +163,4 @@ func pythonType(v any) string {
 		return "bool"
 	}
 	return "NoneType"
-}
-
-// judge decides about a signature that comes from outside (D6, D25): it is of this manifest, and, when its key is one that a signing
-// service has, it verifies. The configuration decides about other keys.
-func (c *call) judge(raw []byte) (pulp.Signature, error) {
-	foreign, err := signing.Parse(raw)
-	if err != nil {
-		return pulp.Signature{}, c.signatureInvalid("signature invalid")
-	}
-	g := pulp.Signature{
-		Digest: signing.Digest(raw), Name: signing.Name(digest.Digest(c.ref), raw), Content: raw, KeyID: foreign.KeyID,
-		Reference: foreign.Claim.DockerReference, Creator: foreign.Claim.Creator, SignedAt: foreign.CreatedAt.Unix(),
-	}
-	if foreign.Fingerprint != "" {
-		g.Fingerprint = &foreign.Fingerprint
-	}
-	now := time.Now()
-	switch {
-	case foreign.Claim.ManifestDigest != digest.Digest(c.ref):
-		return g, c.signatureInvalid("The signature is another manifest's.")
-	case foreign.CreatedAt.After(now.Add(signing.ClockSkew)):
-		return g, c.signatureInvalid("The signature's time is in the future.")
-	}
-	services, err := c.Store.SigningServices(c.r.Context())
-	if err != nil {
-		return g, err
-	}
-	for _, s := range services {
-		key, err := signing.ParsePublicKey(s.PublicKey)
-		if err != nil || !key.Has(foreign.KeyID) {
-			continue
-		}
-		verified, err := signing.Verify(raw, key, now)
-		if err != nil {
-			return g, c.signatureInvalid("The signature does not verify with the key of signing service " + s.Name + ".")
-		}
-		g.VerifiedBy = verified.Fingerprint()
-		return g, nil
-	}
-	if c.RefuseUnknownKeys {
-		return g, c.signatureInvalid("The signature's key is not one that the server knows.")
-	}
-	return g, nil
 }

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -20,8 +19,6 @@ import (
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 )
-
-var errRemoved = fault.New(fault.Unavailable, "An older copy of the blob was just removed; push it again.")
 
 var errRange = newError(http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID", "The chunk does not begin where the upload ends.", nil)
 
@@ -397,48 +394,19 @@ func (u *upload) commit(dgst digest.Digest) error {
 	return nil
 }
 
-// How long a commit waits for the removal of an older copy of the same blob.
-const (
-	deletingWait  = 50 * time.Millisecond
-	deletingTries = 200
-)
-
-// record makes the blob known as the repository's. When an older copy is just being removed it waits for the end of that.
+// record makes the blob known as the repository's.
 func (u *upload) record(b pulp.Blob) error {
-	ctx := u.r.Context()
-	for range deletingTries {
-		err := u.Store.CommitBlob(ctx, u.row.RepositoryID, b, u.row.ID, u.row.Epoch)
-		switch {
-		case err == nil:
-			return u.confirm(b)
-		case fault.Is(err, fault.NotFound):
-			return u.uploadUnknown()
-		case !errors.Is(err, store.ErrDeleting):
-			return err
+	err := u.blobs.Record(u.r.Context(), b, func(ctx context.Context) error {
+		return u.Store.CommitBlob(ctx, u.row.RepositoryID, b, u.row.ID, u.row.Epoch)
+	}, func(ctx context.Context) error {
+		_, err := u.Store.DeleteBlob(ctx, u.row.RepositoryID, b.Digest)
+		if fault.Is(err, fault.NotFound) {
+			return nil
 		}
-		select {
-		case <-time.After(deletingWait):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return fault.New(fault.Unavailable, "An older copy of the blob is being removed; push it again.")
-}
-
-// confirm sees that a recorded blob's bytes are there: the removal of an older copy, ended between the storage's commit and the row, takes them
-// along, and leaves no trace in the database. From the row on nothing removes them. An upstream's bytes are not ours to remove: there is nothing to
-// see, and a round trip to save.
-func (u *upload) confirm(b pulp.Blob) error {
-	if b.Inline || u.manifests != nil {
-		return nil
-	}
-	ctx := context.WithoutCancel(u.r.Context())
-	_, err := u.Storage.Stat(ctx, u.name, b.Digest)
-	if !errors.Is(err, storage.ErrNotFound) {
 		return err
+	})
+	if fault.Is(err, fault.NotFound) {
+		return u.uploadUnknown()
 	}
-	if _, err := u.Store.DeleteBlob(ctx, u.row.RepositoryID, b.Digest); err != nil && !fault.Is(err, fault.NotFound) {
-		u.Log.ErrorContext(ctx, "a blob without bytes stays", slog.String("digest", string(b.Digest)), slog.Any("err", err))
-	}
-	return errRemoved
+	return err
 }

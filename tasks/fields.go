@@ -80,10 +80,10 @@ type RemoteFields struct {
 	RateLimit           Optional[int64]               `json:"rate_limit,omitzero"`
 	Labels              *map[string]*string           `json:"labels,omitempty"`
 	Username            Optional[string]              `json:"username,omitzero"`
-	Password            Optional[string]              `json:"password,omitzero"` //nolint:gosec // a field's name, no password
+	Password            Optional[string]              `json:"password,omitzero"`
 	ClientKey           Optional[string]              `json:"client_key,omitzero"`
 	ProxyUsername       Optional[string]              `json:"proxy_username,omitzero"`
-	ProxyPassword       Optional[string]              `json:"proxy_password,omitzero"` //nolint:gosec // a field's name, no password
+	ProxyPassword       Optional[string]              `json:"proxy_password,omitzero"`
 }
 
 // Apply changes a repository as the fields say.

@@ -133,7 +133,7 @@ func (f *Filler) fetch(ctx context.Context, name string, b pulp.Blob, from io.Re
 	} else if err != nil {
 		return err
 	}
-	return f.Blobs.Record(ctx, got, f.Store.FilledBlob, nil)
+	return f.Blobs.Record(ctx, got, func(ctx context.Context) error { return f.Store.FilledBlob(ctx, got) }, nil)
 }
 
 // follower hands bytes on to who asked, for as long as they take them, and holds the last ones back until all are known to be right.

@@ -24,6 +24,8 @@ type Blobs struct {
 	Storage storage.Storage
 	// Inline is how many bytes a blob may have to be kept in the database; 0 keeps all in the storage.
 	Inline int64
+	// Foreign says that the storage is a registry of its own: nobody here removes its bytes.
+	Foreign bool
 }
 
 // ErrRemoved says that the removal of an older copy of a blob has taken the new bytes along: send them again.
@@ -65,13 +67,13 @@ const (
 	deletingTries = 200
 )
 
-// Record writes a blob's row, whose bytes are safe, by a function. While an older copy is just being removed it waits for the end of that, and then trusts only what the storage has.
-// ErrRemoved when the bytes went along; the row is then written and has to be taken back by the caller, when undo is not nil by undo.
-func (i Blobs) Record(ctx context.Context, b pulp.Blob, write func(context.Context, pulp.Blob) error, undo func(context.Context) error) error {
+// Record writes a blob's row, whose bytes are safe, by a function. While an older copy is just being removed it waits for the end of that. ErrRemoved when the
+// removal took the bytes along: they have to be sent again, and the row, which is written, is taken back by undo, when that is not nil.
+func (i Blobs) Record(ctx context.Context, b pulp.Blob, write, undo func(context.Context) error) error {
 	for range deletingTries {
-		err := write(ctx, b)
+		err := write(ctx)
 		if err == nil {
-			return i.confirm(ctx, b, undo)
+			return i.confirm(context.WithoutCancel(ctx), b, undo)
 		}
 		if !errors.Is(err, store.ErrDeleting) {
 			return err
@@ -81,34 +83,24 @@ func (i Blobs) Record(ctx context.Context, b pulp.Blob, write func(context.Conte
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if err := i.there(ctx, b); err != nil {
-			return err
-		}
 	}
 	return fault.New(fault.Unavailable, "An older copy of the blob is being removed; push it again.")
 }
 
-// confirm sees that a recorded blob's bytes are there: the removal of an older copy, begun and ended between the storage's commit and the row, takes
-// them along. From the row on nothing removes them.
+// confirm sees that a recorded blob's bytes are there: the removal of an older copy, ended between the storage's commit and the row, takes them
+// along, and leaves no trace in the database. From the row on nothing removes them.
 func (i Blobs) confirm(ctx context.Context, b pulp.Blob, undo func(context.Context) error) error {
-	ctx = context.WithoutCancel(ctx)
-	err := i.there(ctx, b)
-	if errors.Is(err, ErrRemoved) && undo != nil {
-		err = errors.Join(err, undo(ctx))
-	}
-	return err
-}
-
-// there returns ErrRemoved when the storage has not a blob's bytes.
-func (i Blobs) there(ctx context.Context, b pulp.Blob) error {
-	if b.Inline {
+	if b.Inline || i.Foreign {
 		return nil
 	}
 	_, err := i.Storage.Stat(ctx, b.Location, b.Digest)
-	if errors.Is(err, storage.ErrNotFound) {
+	if !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	if undo == nil {
 		return ErrRemoved
 	}
-	return err
+	return errors.Join(ErrRemoved, undo(ctx))
 }
 
 // Open returns the bytes of a blob that is not absent.

@@ -47,7 +47,7 @@ type Connection struct {
 // RemoteSecrets are what a remote is told and nobody is shown. It does not print itself.
 type RemoteSecrets struct {
 	Username      *string `json:"username,omitempty"`
-	Password      *string `json:"password,omitempty"` //nolint:gosec // a field's name, no password
+	Password      *string `json:"password,omitempty"`
 	ClientKey     *string `json:"client_key,omitempty"`
 	ProxyUsername *string `json:"proxy_username,omitempty"`
 	ProxyPassword *string `json:"proxy_password,omitempty"`

@@ -118,7 +118,7 @@ func (g *remoteRegistry) put(path, contentType string, body []byte) {
 func (g *remoteRegistry) blob(b []byte) pulp.Descriptor {
 	g.Helper()
 	d := digest.FromBytes(b)
-	res, err := http.Post(g.server.URL+"/v2/src/app/blobs/uploads/?digest="+string(d), "application/octet-stream", bytes.NewReader(b)) //nolint:noctx // a test's
+	res, err := http.Post(g.server.URL+"/v2/src/app/blobs/uploads/?digest="+string(d), "application/octet-stream", bytes.NewReader(b))
 	if err != nil || res.StatusCode != http.StatusCreated {
 		g.Fatalf("blob: %v %v", res, err)
 	}
@@ -444,7 +444,7 @@ func TestSyncOnDemand(t *testing.T) {
 		if err != nil || time.Now().After(deadline) {
 			t.Fatalf("the blob is not kept: %v", err)
 		}
-		time.Sleep(5 * time.Millisecond) //nolint:forbidigo // it is written down a moment after its bytes came
+		time.Sleep(5 * time.Millisecond)
 	}
 	// A later sync that wants all bytes now gets the rest.
 	if _, err := w.store.EditRemote(t.Context(), nil, w.remote.ID, func(r *pulp.Remote) { r.Policy = pulp.Immediate }); err != nil {

@@ -191,7 +191,7 @@ func (o *oneSync) download(ctx context.Context, d pulp.Descriptor) error {
 	} else if err != nil {
 		return err
 	}
-	err = o.Blobs.Record(ctx, b, func(ctx context.Context, b pulp.Blob) error {
+	err = o.Blobs.Record(ctx, b, func(ctx context.Context) error {
 		return o.Store.FetchedBlob(ctx, o.repo.ID, o.remote.ID, b)
 	}, nil)
 	if err == nil {

@@ -147,9 +147,14 @@ type follower struct {
 // Write implements io.Writer. It never fails: what the follower does not take is not their fault who fetch.
 func (f *follower) Write(p []byte) (int, error) {
 	f.pass(f.held)
-	f.held = append(f.held[:0], p...)
+	now := max(0, len(p)-heldBack)
+	f.pass(p[:now])
+	f.held = append(f.held[:0], p[now:]...)
 	return len(p), nil
 }
+
+// heldBack is how many of the last bytes wait for the others to be right.
+const heldBack = 1024
 
 var errSlow = errors.New("the bytes were not taken in time")
 

@@ -1,0 +1,209 @@
+package proxy_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/mirror"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/proxy"
+)
+
+// mirrored makes the repository mirror/app of an image whose layer is yet to be fetched, and returns the image's and the layer's digests and how often the remote was asked for the layer.
+func mirrored(t *testing.T, layer []byte, policy pulp.Policy, serve http.HandlerFunc) (*world, digest.Digest, digest.Digest, *atomic.Int64) {
+	t.Helper()
+	asked := &atomic.Int64{}
+	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		serve(w, r)
+	}))
+	t.Cleanup(source.Close)
+	w := newWorld(t, func(o *proxy.Options) {
+		quiet := slog.New(slog.DiscardHandler)
+		o.Filler = &intake.Filler{
+			Store: o.Store, Blobs: intake.Blobs{Storage: o.Storage, Inline: o.InlineLimit}, Log: quiet, Idle: time.Second,
+			Mirror: mirror.New(mirror.Options{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet}),
+		}
+	})
+	ctx, none := t.Context(), int64(0)
+	remote, err := w.store.CreateRemote(ctx, pulp.Remote{Name: "src", URL: source.URL, UpstreamName: "src/app", Policy: policy,
+		Connection: pulp.Connection{TLSValidation: true, MaxRetries: &none}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo, err := w.store.CreateRepository(ctx, pulp.Repository{Type: pulp.Container, Name: "mirror/app", RemoteID: remote.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.store.CreateDistribution(ctx, nil, pulp.Distribution{Name: "m", BasePath: "mirror/app", RepositoryID: repo.ID}); err != nil {
+		t.Fatal(err)
+	}
+	config, d := []byte("{}"), digest.FromBytes(layer)
+	m := []byte(fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":2},"layers":[{"mediaType":"a/b","digest":%q,"size":%d}]}`,
+		pulp.OCIManifest, digest.FromBytes(config), d, len(layer)))
+	parsed, err := pulp.ParseManifest(m, pulp.OCIManifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed.Digest = digest.FromBytes(m)
+	for _, b := range []pulp.Blob{
+		{Digest: digest.FromBytes(config), Size: 2, Data: config, Inline: true},
+		{Digest: d, Size: int64(len(layer)), Absent: true},
+	} {
+		if err := w.store.FetchedBlob(ctx, repo.ID, remote.ID, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.store.FetchedManifest(ctx, repo.ID, parsed); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.store.CommitSync(ctx, nil, store.Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{"latest": parsed.Digest}}); err != nil {
+		t.Fatal(err)
+	}
+	return w, parsed.Digest, d, asked
+}
+
+func TestBlobsThatComeLater(t *testing.T) {
+	t.Parallel()
+	layer := random(300_000, 21)
+	gate := make(chan struct{})
+	w, _, d, asked := mirrored(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write(layer[:100_000])
+		<-gate
+		_, _ = w.Write(layer[100_000:])
+	})
+	path := "/v2/mirror/app/blobs/" + string(d)
+	if a := w.want(http.StatusOK, "", "", http.MethodHead, path, nil); a.header.Get("Content-Length") != fmt.Sprint(len(layer)) || asked.Load() != 0 {
+		t.Errorf("HEAD %v, the remote was asked %d times", a.header, asked.Load())
+	}
+	var all sync.WaitGroup
+	for i := range 5 {
+		all.Go(func() {
+			if i == 0 {
+				a := w.want(http.StatusPartialContent, "", "", http.MethodGet, path, nil, "Range", "bytes=10-19")
+				if a.body != string(layer[10:20]) {
+					t.Error("a range has other bytes")
+				}
+				return
+			}
+			w.wantBlob("mirror/app", d, layer)
+		})
+	}
+	close(gate)
+	all.Wait()
+	w.wantBlob("mirror/app", d, layer)
+	if asked.Load() != 1 {
+		t.Errorf("the remote was asked %d times, want once", asked.Load())
+	}
+}
+
+// A client sees bytes as they come, and its going away ends nothing.
+func TestABlobComesAlthoughItsReaderLeaves(t *testing.T) {
+	t.Parallel()
+	layer := random(3_000_000, 22)
+	left := make(chan struct{})
+	w, _, d, _ := mirrored(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write(layer[:1_000_000])
+		<-left
+		_, _ = w.Write(layer[1_000_000:])
+	})
+	res, err := http.Get(w.server.URL + "/v2/mirror/app/blobs/" + string(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(res.Body, make([]byte, 500_000)); err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	close(left)
+	w.wantBlob("mirror/app", d, layer)
+}
+
+func TestABlobThatIsStreamed(t *testing.T) {
+	t.Parallel()
+	layer := random(100_000, 23)
+	w, _, d, asked := mirrored(t, layer, pulp.Streamed, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(layer) })
+	for range 2 {
+		w.wantBlob("mirror/app", d, layer)
+	}
+	if asked.Load() != 2 {
+		t.Errorf("the remote was asked %d times, want twice", asked.Load())
+	}
+}
+
+func TestABlobThatComesWrong(t *testing.T) {
+	t.Parallel()
+	layer := random(100_000, 24)
+	answer := http.StatusOK
+	w, _, d, _ := mirrored(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(answer)
+		_, _ = w.Write(bytes.Repeat([]byte("x"), len(layer)))
+	})
+	path := "/v2/mirror/app/blobs/" + string(d)
+	res, err := http.Get(w.server.URL + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(res.Body)
+	_ = res.Body.Close()
+	if err == nil || len(got) == len(layer) {
+		t.Errorf("%d wrong bytes end with %v", len(got), err)
+	}
+	answer = http.StatusNotFound
+	w.want(http.StatusServiceUnavailable, "UNAVAILABLE", "", http.MethodGet, path, nil)
+	remotes, _, err := w.store.Remotes(t.Context(), store.ListQuery{Limit: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.DeleteRemote(t.Context(), nil, remotes[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	w.want(http.StatusServiceUnavailable, "UNAVAILABLE", "", http.MethodGet, path, nil)
+}
+
+// A mirror takes no pushes, unless the configuration says so; without its remote it is a repository like others.
+func TestMirrorsAreReadOnly(t *testing.T) {
+	t.Parallel()
+	layer := random(100_000, 25)
+	w, m, d, _ := mirrored(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(layer) })
+	refused := func() {
+		t.Helper()
+		w.want(http.StatusBadRequest, "NAME_INVALID", "admin", http.MethodPost, "/v2/mirror/app/blobs/uploads/", nil)
+		w.want(http.StatusBadRequest, "NAME_INVALID", "admin", http.MethodPut, "/v2/mirror/app/manifests/x", `{"schemaVersion":2,"manifests":[]}`, "Content-Type", pulp.OCIIndex)
+		w.want(http.StatusBadRequest, "NAME_INVALID", "admin", http.MethodDelete, "/v2/mirror/app/manifests/"+string(m), nil)
+	}
+	refused()
+	if a := w.ask("admin", http.MethodPut, "/extensions/v2/mirror/app/signatures/"+string(m), "{"); a.code() != "SIGNATURE_INVALID" {
+		t.Errorf("a signature is answered %d %s", a.status, a.body)
+	}
+	// Its blobs can be mounted elsewhere, also those that come later.
+	w.want(http.StatusCreated, "", "acme", http.MethodPost, "/v2/acme/app/blobs/uploads/?mount="+string(d)+"&from=mirror/app", nil)
+	w.wantBlob("acme/app", d, layer)
+	w.options.PushToMirrors = true
+	w.restart()
+	w.want(http.StatusAccepted, "", "admin", http.MethodPost, "/v2/mirror/app/blobs/uploads/", nil)
+	w.options.PushToMirrors = false
+	w.restart()
+	remotes, _, err := w.store.Remotes(t.Context(), store.ListQuery{Limit: 1})
+	if err != nil || len(remotes) != 1 || strings.Contains(fmt.Sprint(remotes), "secret") {
+		t.Fatal(remotes, err)
+	}
+	if err := w.store.DeleteRemote(t.Context(), nil, remotes[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	w.want(http.StatusAccepted, "", "admin", http.MethodPost, "/v2/mirror/app/blobs/uploads/", nil)
+}

@@ -28,6 +28,7 @@ type options struct {
 	blob    int           // MB of the big blob
 	deep    int           // the push that is compared with the first one; 0 leaves that out
 	window  int           // pushes around it
+	images  int           // images that a sync brings; 0 leaves syncs out
 	dir     string        // where the data goes; the system's temporary directory when empty
 }
 
@@ -40,6 +41,7 @@ func main() {
 	flag.IntVar(&o.blob, "blob", 200, "size of the big blob in MB")
 	flag.IntVar(&o.deep, "deep", 5000, "number of the push to one repository that is compared with number 1; 0: none")
 	flag.IntVar(&o.window, "window", 100, "pushes around each of these two that are measured")
+	flag.IntVar(&o.images, "images", 200, "images that a sync brings; 0: no syncs")
 	flag.StringVar(&o.dir, "dir", "", "directory for the data of both; it is emptied afterwards")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -57,16 +59,24 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := os.WriteFile(filepath.Join(dir, "policy.json"), []byte(`{"default":[{"type":"insecureAcceptAnything"}]}`), 0o600); err != nil {
+		return err
+	}
 	ours, stopOurs, err := startOurs(ctx, dir)
 	if err != nil {
 		return err
 	}
 	defer stopOurs()
-	peer, stopPeer, err := startPeer(ctx, dir)
+	peer, stopPeer, err := startPeer(ctx, dir, "peer")
 	if err != nil {
 		return err
 	}
 	defer stopPeer()
+	source, stopSource, err := startPeer(ctx, dir, "source")
+	if err != nil {
+		return err
+	}
+	defer stopSource()
 
 	fmt.Fprintf(out, "%s, %d CPUs, load %s, data on %s; %d rounds of each, interleaved; %d clients; median (min..max)\n\n",
 		runtime.Version(), runtime.NumCPU(), loadAverage(), filesystem(dir), o.rounds, o.clients)
@@ -74,8 +84,16 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := printTable(out, rows); err != nil || o.deep == 0 {
+	if err := printTable(out, rows); err != nil {
 		return err
+	}
+	if o.images > 0 {
+		if err := compareSyncs(ctx, o, out, ours, peer, source, dir); err != nil {
+			return err
+		}
+	}
+	if o.deep == 0 {
+		return nil
 	}
 	first, deep, err := depth(ctx, o, ours)
 	if err != nil {
@@ -105,6 +123,7 @@ func startOurs(ctx context.Context, dir string) (*registry, func(), error) {
 		Env: []string{
 			"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "COUNTERSIGN_DATA=" + filepath.Join(dir, "data"), "COUNTERSIGN_LISTEN=" + address,
 			"COUNTERSIGN_PUBLIC_URL=http://" + public, "COUNTERSIGN_ADMIN_PASSWORD=" + password,
+			"COUNTERSIGN_MIRROR_ALLOW_PRIVATE_ADDRESSES=127.0.0.0/8",
 		},
 		Ready: []string{"http://" + address + "/pulp/api/v3/readyz/"},
 	})
@@ -115,7 +134,7 @@ func startOurs(ctx context.Context, dir string) (*registry, func(), error) {
 }
 
 // startPeer starts bare distribution, which asks nobody who they are.
-func startPeer(ctx context.Context, dir string) (*registry, func(), error) {
+func startPeer(ctx context.Context, dir, name string) (*registry, func(), error) {
 	program, err := process.Build(ctx, dir, "integration/baredist", "-trimpath")
 	if err != nil {
 		return nil, nil, err
@@ -125,7 +144,7 @@ func startPeer(ctx context.Context, dir string) (*registry, func(), error) {
 		return nil, nil, err
 	}
 	server, err := process.Start(ctx, process.Command{
-		Program: program, Arguments: []string{"-addr", address, "-root", filepath.Join(dir, "peer")}, Log: filepath.Join(dir, "peer.log"),
+		Program: program, Arguments: []string{"-addr", address, "-root", filepath.Join(dir, name)}, Log: filepath.Join(dir, name+".log"),
 		Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}, Ready: []string{"http://" + address + "/v2/"},
 	})
 	if err != nil {

@@ -141,9 +141,13 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 	if !inFront {
 		in.Inline = inlineLimit
 	}
+	results, err := api.Results(p.ctx, s)
+	if err != nil {
+		return nil, err
+	}
 	queue := &memqueue.Queue{}
 	srv.worker = tasks.NewWorker(tasks.WorkerOptions{
-		Store: s, Queue: queue, Log: p.log, Slots: c.Workers, Name: process, Versions: api.Versions(version),
+		Store: s, Queue: queue, Log: p.log, Slots: c.Workers, Name: process, Versions: api.Versions(version), Show: results,
 		Jobs: jobs.All(jobs.Options{
 			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: network, Blobs: in, Upstream: upstreamManifests,
 			Judge:     intake.Judge{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},

@@ -95,7 +95,7 @@ func (a *API) allRoutes() []route {
 		{path: "readyz/", methods: get(a.ready), open: true},
 	}
 	for _, more := range [][]route{
-		a.taskRoutes(), a.workerRoutes(), a.signingServiceRoutes(), a.repositoryRoutes(), a.versionRoutes(), a.distributionRoutes(),
+		a.taskRoutes(), a.workerRoutes(), a.signingServiceRoutes(), a.repositoryRoutes(), a.versionRoutes(), a.remoteRoutes(), a.distributionRoutes(),
 		a.namespaceRoutes(), a.guardRoutes(), a.contentRoutes(),
 	} {
 		routes = append(routes, more...)

@@ -43,7 +43,10 @@ func (b *body) text(name string, required, nullable bool) tasks.Optional[string]
 }
 
 // count reads a whole number of at least 1 that may be null.
-func (b *body) count(name string) tasks.Optional[int64] {
+func (b *body) count(name string) tasks.Optional[int64] { return b.number(name, 1) }
+
+// number reads a whole number of at least so much that may be null.
+func (b *body) number(name string, least int64) tasks.Optional[int64] {
 	v, set := b.value(name, false)
 	if !set {
 		return tasks.Optional[int64]{}
@@ -55,8 +58,8 @@ func (b *body) count(name string) tasks.Optional[int64] {
 	switch {
 	case err != nil || v == true || v == false:
 		b.fail(name, "A valid integer is required.")
-	case n < 1:
-		b.fail(name, "Ensure this value is greater than or equal to 1.")
+	case n < least:
+		b.fail(name, "Ensure this value is greater than or equal to %d.", least)
 	case n > math.MaxInt32:
 		b.fail(name, "Ensure this value is less than or equal to %d.", math.MaxInt32)
 	}
@@ -115,6 +118,16 @@ func (b *body) texts(name string) []string {
 		texts = append(texts, s)
 	}
 	return texts
+}
+
+// optionalTexts reads a list of texts that may be null.
+func (b *body) optionalTexts(name string) tasks.Optional[[]string] {
+	v, set := b.value(name, true)
+	if !set || v == nil {
+		return tasks.Optional[[]string]{Set: set}
+	}
+	list := b.texts(name)
+	return tasks.Optional[[]string]{Set: true, Value: &list}
 }
 
 // labels reads a map of labels; nil when the body lacks it.

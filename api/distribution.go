@@ -1,7 +1,9 @@
 package api
 
 import (
+	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/countersign/countersign/internal/auth"
@@ -70,6 +72,12 @@ func (a *API) showDistributions(show func(baseDistribution, pulp.Distribution) a
 	}
 }
 
+func showDistribution(b baseDistribution, d pulp.Distribution, path string) distribution {
+	return distribution{
+		baseDistribution: b, RegistryPath: path, Namespace: pulp.Href(pulp.NamespaceCollection, d.NamespaceID), Private: d.Private, Description: d.Description,
+	}
+}
+
 func distributionFilters() filters {
 	return filterSets(identity(), names(), labelSelect(), filters{
 		"base_path": compare("base_path", store.Equal), "base_path__contains": compare("base_path", store.Contains),
@@ -86,10 +94,7 @@ func (a *API) distributions() resource[pulp.Distribution] {
 		orderings: append([]string{"private", "description"}, distributionOrderings...),
 		filters:   filterSets(distributionFilters(), filters{"namespace__name": compare("namespace__name", store.Equal)}),
 		show: a.showDistributions(func(b baseDistribution, d pulp.Distribution) any {
-			return distribution{
-				baseDistribution: b, RegistryPath: a.PublicURL.Host + "/" + d.BasePath,
-				Namespace: pulp.Href(pulp.NamespaceCollection, d.NamespaceID), Private: d.Private, Description: d.Description,
-			}
+			return showDistribution(b, d, a.PublicURL.Host+"/"+d.BasePath)
 		}),
 	}
 }
@@ -105,11 +110,166 @@ func (a *API) anyDistributions() resource[pulp.Distribution] {
 
 func (a *API) distributionRoutes() []route {
 	r := a.distributions()
-	return []route{
+	return slices.Concat([]route{
 		{path: "distributions/", methods: get(listOf(a, a.anyDistributions()))},
-		{path: pulp.DistributionCollection, methods: get(listOf(a, r))},
-		{path: pulp.DistributionCollection + ":id/", methods: map[string]handler{http.MethodGet: readOf(a, r), http.MethodDelete: a.deleteDistribution}},
+		{path: pulp.DistributionCollection, methods: map[string]handler{http.MethodGet: listOf(a, r), http.MethodPost: a.createDistribution}},
+		{path: pulp.DistributionCollection + ":id/", methods: map[string]handler{
+			http.MethodGet: readOf(a, r), http.MethodPut: a.editDistribution(true), http.MethodPatch: a.editDistribution(false), http.MethodDelete: a.deleteDistribution,
+		}},
+	}, labelRoutes(a, pulp.DistributionCollection, a.permittedDistribution))
+}
+
+// permittedDistribution finds the distribution that the path names and sees that the caller may change it.
+func (a *API) permittedDistribution(req *request) (pulp.Distribution, error) {
+	d, err := one(a, a.distributions(), req)
+	if err == nil && !mayOwn(req, d.BasePath) {
+		err = errDenied
 	}
+	return d, err
+}
+
+// createDistribution has a task make a distribution (contract 2.7). What is wrong with it is found here.
+func (a *API) createDistribution(req *request) (answer, error) {
+	b, err := req.body()
+	if err != nil {
+		return answer{}, err
+	}
+	fields, err := a.readDistribution(req, b, pulp.Distribution{}, true)
+	if err != nil {
+		return answer{}, err
+	}
+	return a.dispatch(req, "create distribution", *fields.BasePath, tasks.Spec{
+		Name: tasks.Create, Args: tasks.CreateArgs{Distribution: fields}, Immediate: true,
+		Resources: []store.Resource{{Href: pulp.Root + pulp.DistributionCollection, Exclusive: true}},
+	})
+}
+
+func (a *API) editDistribution(whole bool) handler {
+	return func(req *request) (answer, error) {
+		d, err := a.permittedDistribution(req)
+		if err != nil {
+			return answer{}, err
+		}
+		b, err := req.body()
+		if err != nil {
+			return answer{}, err
+		}
+		fields, err := a.readDistribution(req, b, d, whole)
+		if err != nil {
+			return answer{}, err
+		}
+		if !changed(d, fields.Apply) {
+			return shownOne(a.distributions(), req, d)
+		}
+		href := pulp.Href(pulp.DistributionCollection, d.ID)
+		return a.dispatch(req, "edit distribution", href, tasks.Spec{
+			Name: tasks.Edit, Args: tasks.EditArgs{Collection: pulp.DistributionCollection, ID: d.ID, Distribution: &fields},
+			Resources: []store.Resource{{Href: href, Exclusive: true}}, Immediate: true,
+		})
+	}
+}
+
+// readDistribution reads and checks the fields of a distribution; those that the body lacks stay as they are in old. whole is whether the required ones must be there.
+func (a *API) readDistribution(req *request, b *body, old pulp.Distribution, whole bool) (tasks.DistributionFields, error) {
+	f := tasks.DistributionFields{
+		Name: b.text("name", whole, false).Value, BasePath: b.text("base_path", whole, false).Value, Private: b.flag("private"), Hidden: b.flag("hidden"),
+		Description: b.text("description", false, true), Labels: b.labels("pulp_labels"),
+	}
+	if f.BasePath != nil && len(b.errs["base_path"]) == 0 {
+		if !pulp.ValidName(*f.BasePath) {
+			b.fail("base_path", "The provided registry path contains forbidden characters.")
+		} else if !mayOwn(req, *f.BasePath) {
+			return f, errDenied
+		}
+	}
+	if err := a.readServed(req, b, &f); err != nil {
+		return f, err
+	}
+	if err := a.readGuardOf(req, b); err != nil {
+		return f, err
+	}
+	after := old
+	f.Apply(&after)
+	if len(b.errs) == 0 && (after.Name != old.Name || after.BasePath != old.BasePath) {
+		conflict, err := a.Store.DistributionConflict(req.Context(), old.ID, after.Name, after.BasePath)
+		if err != nil {
+			return f, err
+		}
+		if err := nestedConflict(conflict, b); err != nil {
+			return f, err
+		}
+	}
+	if len(b.errs) == 0 && after.Pinned != nil && after.RepositoryID != "" {
+		return f, fault.New(fault.Invalid, "Only one of the attributes 'repository' and 'repository_version' may be used simultaneously.")
+	}
+	return f, b.finish()
+}
+
+// nestedConflict notes what stands against a name and path; an overlapping path is answered in a shape of its own (contract 2.7).
+func nestedConflict(conflict error, b *body) error {
+	e, ok := errors.AsType[*fault.Error](conflict)
+	if !ok {
+		return conflict
+	}
+	if texts, overlaps := e.Fields[store.OverlapField]; overlaps {
+		return &httpError{http.StatusBadRequest, map[string]any{"base_path": map[string]string{"base_path": texts[0]}}}
+	}
+	for field, texts := range e.Fields {
+		for _, text := range texts {
+			b.fail(field, "%s", text)
+		}
+	}
+	return nil
+}
+
+// readServed reads what a distribution is to serve: a repository that the caller sees, or one version of it.
+func (a *API) readServed(req *request, b *body, f *tasks.DistributionFields) error {
+	if _, set := b.values["repository"]; set {
+		none := ""
+		f.RepositoryID = &none
+		if ref, ok := b.related("repository", pulp.ContainerCollection, pulp.PushCollection); ok {
+			t := pulp.Container
+			if ref.Collection == pulp.PushCollection {
+				t = pulp.ContainerPush
+			}
+			repo, err := seen(a, a.repositories(t), req, ref.ID)
+			if fault.Is(err, fault.NotFound) {
+				b.fail("repository", "Invalid hyperlink - Object does not exist.")
+			} else if err != nil {
+				return err
+			}
+			f.RepositoryID = &repo.ID
+		}
+	}
+	if _, set := b.values["repository_version"]; !set {
+		return nil
+	}
+	f.Version = tasks.Optional[pulp.PinnedVersion]{Set: true}
+	v, given, err := a.readVersion(req, b, "repository_version")
+	if err != nil || !given || len(b.errs["repository_version"]) > 0 {
+		return err
+	}
+	if v.Type == pulp.ContainerPush {
+		return fault.New(fault.Invalid, "A container push repository cannot be distributed by specifying a repository version.")
+	}
+	f.Version.Value = &pulp.PinnedVersion{VersionID: v.ID, RepositoryID: v.RepositoryID, Number: v.Number}
+	return nil
+}
+
+// readGuardOf reads the field content_guard, which can only name the one guard that there is.
+func (a *API) readGuardOf(req *request, b *body) error {
+	text := b.reference("content_guard")
+	if v, set := b.values["content_guard"]; set && v == nil {
+		b.fail("content_guard", "This field may not be null.")
+	}
+	if text == "" {
+		return nil
+	}
+	guard, err := a.guard(req.Context())
+	if err == nil && text != guard.Href && text != guard.PRN {
+		b.fail("content_guard", "Invalid hyperlink - Object does not exist.")
+	}
+	return err
 }
 
 // deleteDistribution deletes a distribution and, when a push made it, its repository (D8), which the task reserves too.

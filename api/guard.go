@@ -10,6 +10,7 @@ import (
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
 )
 
 // contentGuard is the one guard that every distribution names, as clients of Pulp expect. It guards nothing: the proxy decides who may pull.
@@ -28,8 +29,10 @@ type keptGuard struct {
 }
 
 // guard returns the guard, making it on first use.
-func (a *API) guard(ctx context.Context) (contentGuard, error) {
-	raw, err := a.Store.SettingOrCreate(ctx, guardSetting, func() ([]byte, error) {
+func (a *API) guard(ctx context.Context) (contentGuard, error) { return guardOf(ctx, a.Store) }
+
+func guardOf(ctx context.Context, s *store.Store) (contentGuard, error) {
+	raw, err := s.SettingOrCreate(ctx, guardSetting, func() ([]byte, error) {
 		return json.Marshal(keptGuard{pulp.NewID(), time.Now().UnixMicro()})
 	})
 	if err != nil {

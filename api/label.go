@@ -1,8 +1,10 @@
 package api
 
 import (
+	"net/http"
 	"strings"
 
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 )
 
@@ -79,4 +81,59 @@ func labelTerm(term string) (store.Filter, error) {
 		return store.Label(key, store.LabelIsNot, operator[2:]), nil
 	}
 	return nil, badList("Invalid search term: '%s'.", term)
+}
+
+// setLabel is one label with its value, as it is sent and answered.
+type setLabel struct {
+	Key   string  `json:"key"`
+	Value *string `json:"value"`
+}
+
+// labelRoutes are the actions that set and unset one label of an object, at once (contract 2.5.2). permitted finds the object that the path names, if the caller may change it.
+func labelRoutes[T any](a *API, collection string, permitted func(*request) (T, error)) []route {
+	act := func(do func(req *request, b *body, key string) (*string, error)) map[string]handler {
+		return map[string]handler{http.MethodPost: func(req *request) (answer, error) {
+			if _, err := permitted(req); err != nil {
+				return answer{}, err
+			}
+			b, err := req.body()
+			if err != nil {
+				return answer{}, err
+			}
+			key := b.text("key", true, false).Value
+			if key != nil && len(b.errs["key"]) == 0 && !validLabelKey(*key) {
+				b.fail("key", "Key '%s' contains non-alphanumerics.", *key)
+			}
+			if key == nil {
+				return answer{}, b.finish()
+			}
+			value, err := do(req, b, *key)
+			if err != nil {
+				return answer{}, err
+			}
+			href := pulp.Href(collection, strings.ToLower(req.param("id")))
+			req.audit("change label", href)
+			return answer{status: http.StatusCreated, body: setLabel{*key, value}}, nil
+		}}
+	}
+	set := func(req *request, b *body, key string) (*string, error) {
+		value := b.text("value", true, true).Value
+		if value != nil && strings.ContainsAny(*value, "()") {
+			b.fail("value", "Key '%s' contains value with parenthesis.", key)
+		}
+		if err := b.finish(); err != nil {
+			return nil, err
+		}
+		return value, a.Store.SetLabel(req.Context(), collection, strings.ToLower(req.param("id")), key, value)
+	}
+	unset := func(req *request, b *body, key string) (*string, error) {
+		if err := b.finish(); err != nil {
+			return nil, err
+		}
+		return a.Store.UnsetLabel(req.Context(), collection, strings.ToLower(req.param("id")), key)
+	}
+	return []route{
+		{path: collection + ":id/set_label/", methods: act(set)},
+		{path: collection + ":id/unset_label/", methods: act(unset)},
+	}
 }

@@ -1,6 +1,9 @@
 package api
 
 import (
+	"net/http"
+	"strings"
+
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 )
@@ -24,7 +27,47 @@ func (a *API) namespaces() resource[pulp.Namespace] {
 
 func (a *API) namespaceRoutes() []route {
 	return []route{
-		{path: "pulp_container/namespaces/", methods: get(listOf(a, a.namespaces()))},
-		{path: "pulp_container/namespaces/:id/", methods: get(readOf(a, a.namespaces()))},
+		{path: pulp.NamespaceCollection, methods: map[string]handler{http.MethodGet: listOf(a, a.namespaces()), http.MethodPost: a.createNamespace}},
+		{path: pulp.NamespaceCollection + ":id/", methods: map[string]handler{http.MethodGet: readOf(a, a.namespaces()), http.MethodDelete: a.deleteNamespace}},
 	}
+}
+
+// createNamespace makes a namespace, at once: staff any, others that of their own name.
+func (a *API) createNamespace(req *request) (answer, error) {
+	b, err := req.body()
+	if err != nil {
+		return answer{}, err
+	}
+	n := pulp.Namespace{}
+	name, labels := b.text("name", true, false).Value, b.labels("pulp_labels")
+	if name != nil && len(b.errs["name"]) == 0 {
+		n.Name = *name
+		if strings.Contains(*name, "/") || !pulp.ValidName(*name) {
+			b.fail("name", "The provided registry path contains forbidden characters.")
+		} else if !mayOwn(req, *name) {
+			return answer{}, errDenied
+		}
+	}
+	if labels != nil {
+		n.Labels = *labels
+	}
+	if err := b.finish(); err != nil {
+		return answer{}, err
+	}
+	if n, err = a.Store.CreateNamespace(req.Context(), n); err != nil {
+		return answer{}, err
+	}
+	return created(req, "create namespace", showNamespace(n), pulp.Href(pulp.NamespaceCollection, n.ID)), nil
+}
+
+// deleteNamespace deletes a namespace with its distributions, and their repositories where pushes made them (contract 2.9, D8).
+func (a *API) deleteNamespace(req *request) (answer, error) {
+	n, err := one(a, a.namespaces(), req)
+	if err == nil && !mayOwn(req, n.Name) {
+		err = errDenied
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	return a.deleteObject(req, "delete namespace", pulp.NamespaceCollection, n.ID)
 }

@@ -56,7 +56,12 @@ func showRepository(r pulp.Repository) any {
 	if r.Type == pulp.ContainerPush {
 		return pushRepository{baseRepository(r), service}
 	}
-	return containerRepository{remoteRepository{repository: baseRepository(r)}, service}
+	return containerRepository{showAnyRepository(r), service}
+}
+
+// showAnyRepository shows the fields that repositories of every type have.
+func showAnyRepository(r pulp.Repository) remoteRepository {
+	return remoteRepository{baseRepository(r), hrefOrNil(pulp.RemoteCollection, r.RemoteID)}
 }
 
 // repositoryTypes are the types, each with the class that errors name.
@@ -69,18 +74,18 @@ var repositoryOrderings = []string{"name", "description", "next_version", "retai
 
 func repositoryFilters() filters {
 	return filterSets(identity(), names(), labelSelect(), nullableNumbers("retain_repo_versions"), nullableNumbers("retain_checkpoints"), filters{
-		"remote":              noRemote,
+		"remote":              byRemote,
 		"with_content":        related(func(refs []pulp.Ref) store.Filter { return store.Holding(idsOf(refs), false) }),
 		"latest_with_content": related(func(refs []pulp.Ref) store.Filter { return store.Holding(idsOf(refs), true) }),
 	})
 }
 
-// noRemote filters by remote. No repository has one yet: "null", or nothing, finds all and a reference none.
-func noRemote(a *API, req *request, name string, values []string) (store.Filter, error) {
+// byRemote filters by remote: a reference, or "null" (or nothing) for repositories without one (contract 1.3).
+func byRemote(a *API, req *request, name string, values []string) (store.Filter, error) {
 	if v := last(values); v == "" || v == "null" {
-		return nil, nil
+		return store.IsNull("remote", true), nil
 	}
-	return never(a, req, name, values)
+	return relatedTo("remote")(a, req, name, values)
 }
 
 // repositories are those of one type.
@@ -100,7 +105,7 @@ func (a *API) anyRepositories() resource[pulp.Repository] {
 	byType := choice(types, func(v []string) store.Filter { return store.OneOf("pulp_type", v) })
 	return resource[pulp.Repository]{
 		model: "Repository", list: (*store.Store).Repositories, within: visible, orderings: repositoryOrderings,
-		show:    each(func(r pulp.Repository) any { return remoteRepository{repository: baseRepository(r)} }),
+		show:    each(func(r pulp.Repository) any { return showAnyRepository(r) }),
 		filters: filterSets(repositoryFilters(), filters{"pulp_type": byType, "pulp_type__in": byType}),
 	}
 }
@@ -109,14 +114,18 @@ func (a *API) repositoryRoutes() []route {
 	routes := []route{{path: "repositories/", methods: get(listOf(a, a.anyRepositories()))}}
 	for _, t := range slices.Sorted(maps.Keys(repositoryTypes)) {
 		r, path := a.repositories(t), t.Collection()
-		routes = append(routes,
-			route{path: path, methods: get(listOf(a, r))},
-			route{path: path + ":id/", methods: map[string]handler{
-				http.MethodGet: readOf(a, r), http.MethodPut: a.editRepository(r, true), http.MethodPatch: a.editRepository(r, false),
-			}},
-			route{path: path + ":id/sign/", methods: map[string]handler{http.MethodPost: a.sign(r)}},
-		)
+		all := get(listOf(a, r))
+		one := map[string]handler{http.MethodGet: readOf(a, r), http.MethodPut: a.editRepository(r, true), http.MethodPatch: a.editRepository(r, false)}
+		if t == pulp.Container { // push repositories come and go with pushes and distributions
+			all[http.MethodPost], one[http.MethodDelete] = a.createRepository, a.deleteRepository(r)
+		}
+		routes = append(routes, route{path: path, methods: all}, route{path: path + ":id/", methods: one})
+		for name, act := range a.repositoryActions(t, r) {
+			routes = append(routes, route{path: path + ":id/" + name + "/", methods: map[string]handler{http.MethodPost: act}})
+		}
 	}
+	mine := a.repositories(pulp.Container)
+	routes = append(routes, labelRoutes(a, pulp.ContainerCollection, func(req *request) (pulp.Repository, error) { return a.permitted(mine, req, auth.Modify) })...)
 	return routes
 }
 
@@ -144,7 +153,7 @@ func (a *API) editRepository(r resource[pulp.Repository], whole bool) handler {
 		if err != nil {
 			return answer{}, err
 		}
-		if !changes(repo, edit) {
+		if !changed(repo, edit.Apply) {
 			return shownOne(r, req, repo)
 		}
 		href := pulp.RepositoryHref(repo.Type, repo.ID)
@@ -166,8 +175,14 @@ func (a *API) readEdit(req *request, b *body, repo pulp.Repository, whole bool) 
 	if b.count("retain_checkpoints").Value != nil && len(b.errs["retain_checkpoints"]) == 0 {
 		b.fail("retain_checkpoints", "Checkpoints are not supported by this server.")
 	}
-	if repo.Type == pulp.Container && b.reference("remote") != "" {
-		b.fail("remote", "Invalid hyperlink - Object does not exist.")
+	if repo.Type == pulp.Container {
+		remote, set, err := a.readRemoteOf(req, b)
+		if err != nil {
+			return edit, err
+		}
+		if set {
+			edit.RemoteID = &remote.ID
+		}
 	}
 	service, set, err := a.readService(req, b)
 	if err != nil {
@@ -192,6 +207,35 @@ func (a *API) readEdit(req *request, b *body, repo pulp.Repository, whole bool) 
 	return edit, b.finish()
 }
 
+// createRepository makes a repository of the general kind, at once.
+func (a *API) createRepository(req *request) (answer, error) {
+	b, err := req.body()
+	if err != nil {
+		return answer{}, err
+	}
+	r := pulp.Repository{Type: pulp.Container}
+	fields, err := a.readEdit(req, b, r, true)
+	if err != nil {
+		return answer{}, err
+	}
+	fields.Apply(&r)
+	if r, err = a.Store.CreateRepository(req.Context(), r); err != nil {
+		return answer{}, err
+	}
+	return created(req, "create repository", showRepository(r), pulp.RepositoryHref(r.Type, r.ID)), nil
+}
+
+// deleteRepository deletes a repository with its versions; distributions that served it stay (contract 2.5.2).
+func (a *API) deleteRepository(r resource[pulp.Repository]) handler {
+	return func(req *request) (answer, error) {
+		repo, err := a.permitted(r, req, auth.Delete)
+		if err != nil {
+			return answer{}, err
+		}
+		return a.deleteObject(req, "delete repository", repo.Type.Collection(), repo.ID)
+	}
+}
+
 // reference reads a field that names another object; empty when it is null or the body lacks it.
 func (b *body) reference(name string) string {
 	v, _ := b.value(name, false)
@@ -207,49 +251,73 @@ func (b *body) reference(name string) string {
 
 // readService reads the field manifest_signing_service. set is false when the body lacks it; null is no service.
 func (a *API) readService(req *request, b *body) (service pulp.SigningService, set bool, err error) {
-	const name = "manifest_signing_service"
+	return readRelated(b, "manifest_signing_service", pulp.SigningServiceCollection, func(id string) (pulp.SigningService, error) {
+		service, err := a.Store.SigningService(req.Context(), id)
+		if err == nil && service.Class != pulp.ManifestSigningService {
+			err = fault.New(fault.NotFound, "not of this class")
+		}
+		return service, err
+	})
+}
+
+// readRemoteOf reads the field remote: a remote that the caller sees. set is false when the body lacks it; null is no remote.
+func (a *API) readRemoteOf(req *request, b *body) (remote pulp.Remote, set bool, err error) {
+	return readRelated(b, "remote", pulp.RemoteCollection, func(id string) (pulp.Remote, error) { return seen(a, a.remotes(), req, id) })
+}
+
+// readRelated reads a field that names an object of a collection by href or PRN. set is false when the body lacks it; null is the zero value.
+func readRelated[T any](b *body, name, collection string, find func(id string) (T, error)) (object T, set bool, err error) {
 	_, set = b.values[name]
+	ref, ok := b.related(name, collection)
+	if !ok {
+		return object, set, nil
+	}
+	object, err = find(ref.ID)
+	if fault.Is(err, fault.NotFound) {
+		b.fail(name, "Invalid hyperlink - Object does not exist.")
+		return object, set, nil
+	}
+	if err != nil {
+		err = fmt.Errorf("read %s: %w", name, err)
+	}
+	return object, set, err
+}
+
+// related reads a field that refers to an object of one of these collections. ok is false when it is null, absent or wrong.
+func (b *body) related(name string, collections ...string) (ref pulp.Ref, ok bool) {
 	text := b.reference(name)
 	if text == "" {
-		return pulp.SigningService{}, set, nil
+		return ref, false
 	}
 	if u, err := url.Parse(text); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
 		text = u.Path
 	}
-	ref, known := pulp.ParseRef(text)
+	ref, ok = pulp.ParseRef(text)
 	switch {
-	case !known:
+	case !ok:
 		b.fail(name, "Invalid hyperlink - No URL match.")
-		return service, set, nil
-	case ref.Collection != pulp.SigningServiceCollection:
+	case !slices.Contains(collections, ref.Collection):
 		b.fail(name, "Invalid hyperlink - Incorrect URL match.")
-		return service, set, nil
+		ok = false
 	}
-	service, err = a.Store.SigningService(req.Context(), ref.ID)
-	if fault.Is(err, fault.NotFound) || err == nil && service.Class != pulp.ManifestSigningService {
-		b.fail(name, "Invalid hyperlink - Object does not exist.")
-		return pulp.SigningService{}, set, nil
+	return ref, ok
+}
+
+// seen finds an object by id among those that the caller sees.
+func seen[T any](a *API, r resource[T], req *request, id string) (T, error) {
+	var none T
+	where, err := scope(r, req)
+	if err != nil {
+		return none, err
+	}
+	found, _, err := r.list(a.Store, req.Context(), store.ListQuery{Where: append(where, store.Where("pulp_id", store.Equal, id)), Limit: 1})
+	if err == nil && len(found) == 0 {
+		err = fault.New(fault.NotFound, "No %s matches the given query.", r.model)
 	}
 	if err != nil {
-		err = fmt.Errorf("read signing service: %w", err)
+		return none, err
 	}
-	return service, set, err
-}
-
-// changes says whether an edit asks for anything that is not so already.
-func changes(r pulp.Repository, e tasks.RepositoryFields) bool {
-	return e.Name != nil && *e.Name != r.Name ||
-		e.Description.Set && !same(e.Description.Value, r.Description) ||
-		e.RetainRepoVersions.Set && !same(e.RetainRepoVersions.Value, r.RetainRepoVersions) ||
-		e.SigningServiceID != nil && *e.SigningServiceID != r.SigningServiceID ||
-		e.Labels != nil && !maps.EqualFunc(*e.Labels, r.Labels, same[string])
-}
-
-func same[T comparable](a, b *T) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return *a == *b
+	return found[0], nil
 }
 
 // isVersion says whether a reference names a repository version.

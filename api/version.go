@@ -5,8 +5,10 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/tasks"
 )
 
 type version struct {
@@ -95,14 +97,69 @@ func (a *API) anyVersions() resource[pulp.Version] {
 
 func (a *API) versionRoutes() []route {
 	push, container := a.versions(pulp.ContainerPush), a.versions(pulp.Container)
+	repair := func(t pulp.RepositoryType) map[string]handler {
+		return map[string]handler{http.MethodPost: a.repairVersion(t)}
+	}
 	return []route{
 		{path: "repository_versions/", methods: get(listOf(a, a.anyVersions()))},
 		{path: pulp.ContainerCollection + ":id/versions/", methods: get(listOf(a, container))},
-		{path: pulp.ContainerCollection + ":id/versions/:number/", methods: get(readOf(a, container))},
+		{path: pulp.ContainerCollection + ":id/versions/:number/", methods: map[string]handler{http.MethodGet: readOf(a, container), http.MethodDelete: a.deleteVersion}},
+		{path: pulp.ContainerCollection + ":id/versions/:number/repair/", methods: repair(pulp.Container)},
 		{path: pulp.PushCollection + ":id/versions/", methods: get(listOf(a, push))},
 		// Versions of push repositories go with their repository only; nobody may delete one (golden 21c).
 		{path: pulp.PushCollection + ":id/versions/:number/", methods: map[string]handler{
 			http.MethodGet: readOf(a, push), http.MethodDelete: func(*request) (answer, error) { return answer{}, errDenied },
 		}},
+		{path: pulp.PushCollection + ":id/versions/:number/repair/", methods: repair(pulp.ContainerPush)},
+	}
+}
+
+// permittedVersion finds the version that the path names and sees that the caller may do something to its repository.
+func (a *API) permittedVersion(req *request, t pulp.RepositoryType, what auth.Action) (pulp.Version, error) {
+	if _, err := a.permitted(a.repositories(t), req, what); err != nil {
+		return pulp.Version{}, err
+	}
+	return one(a, a.versions(t), req)
+}
+
+// deleteVersion deletes a version of a container repository, unless a distribution serves it; what it changed is the next version's doing then (contract 2.5.3).
+func (a *API) deleteVersion(req *request) (answer, error) {
+	v, err := a.permittedVersion(req, pulp.Container, auth.Delete)
+	if err != nil {
+		return answer{}, err
+	}
+	served, err := a.Store.Distributed(req.Context(), v.ID)
+	if err == nil && served {
+		err = badList("The repository version cannot be deleted because it (or its publications) are currently being used to distribute content. " +
+			"Please update the necessary distributions first.")
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	return a.dispatch(req, "delete version", pulp.VersionHref(v.Type, v.RepositoryID, v.Number), tasks.Spec{
+		Name: tasks.DeleteVersion, Args: tasks.VersionArgs{RepositoryID: v.RepositoryID, Number: v.Number}, Immediate: true,
+		Resources: []store.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID), Exclusive: true}},
+	})
+}
+
+// repairVersion has the blobs of a version looked at, and fetched again where they are broken and a remote has them.
+func (a *API) repairVersion(t pulp.RepositoryType) handler {
+	return func(req *request) (answer, error) {
+		v, err := a.permittedVersion(req, t, auth.Modify)
+		if err != nil {
+			return answer{}, err
+		}
+		b, err := req.body()
+		if err != nil {
+			return answer{}, err
+		}
+		read := b.flag("verify_checksums")
+		if err := b.finish(); err != nil {
+			return answer{}, err
+		}
+		return a.dispatch(req, "repair version", pulp.VersionHref(v.Type, v.RepositoryID, v.Number), tasks.Spec{
+			Name: tasks.Repair, Args: tasks.VersionArgs{RepositoryID: v.RepositoryID, Number: v.Number, VerifyChecksums: read == nil || *read},
+			Resources: []store.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID)}},
+		})
 	}
 }

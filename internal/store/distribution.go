@@ -123,10 +123,11 @@ func (t *tx) checkServed(d pulp.Distribution) error {
 const (
 	takenField   = "This field must be unique."
 	overlapsText = "Overlaps with an existing distribution."
+	// OverlapField is the field of the error about a base path that lies below or above another: it is nested (contract 2.7).
+	OverlapField = "base_path.base_path"
 )
 
-// DistributionConflict returns what stands against a distribution of this name and path, other than the one with this id: a field error, or nil. The error of an overlapping path
-// has the field base_path.base_path.
+// DistributionConflict returns what stands against a distribution of this name and path, other than the one with this id: an error with fields, or nil.
 func (s *Store) DistributionConflict(ctx context.Context, id, name, basePath string) (conflict, err error) {
 	return conflictOf(ctx, s.read, id, name, basePath)
 }
@@ -144,17 +145,22 @@ func conflictOf(ctx context.Context, q querier, id, name, basePath string) (conf
 		SELECT EXISTS (SELECT 1 FROM distribution WHERE name = $1 AND id <> $2), EXISTS (SELECT 1 FROM distribution WHERE base_path = $3 AND id <> $2),
 		       EXISTS (SELECT 1 FROM distribution WHERE id <> $2 AND (base_path IN (SELECT j.value FROM json_each($4) j) OR base_path >= $5 AND base_path < $6))`,
 		name, id, basePath, toJSON(above), below, strings.TrimSuffix(below, "/")+"0").Scan(&named, &there, &overlaps) // '0' follows '/'
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case named:
-		return fault.Field("name", takenField), nil
-	case there:
-		return fault.Field("base_path", takenField), nil
-	case overlaps:
-		return fault.Field("base_path.base_path", overlapsText), nil
 	}
-	return nil, nil
+	fields := fault.Fields{}
+	if named {
+		fields["name"] = []string{takenField}
+	}
+	if there {
+		fields["base_path"] = []string{takenField}
+	} else if overlaps {
+		fields[OverlapField] = []string{overlapsText}
+	}
+	if len(fields) == 0 {
+		return nil, nil
+	}
+	return &fault.Error{Kind: fault.Invalid, Msg: "The distribution's name or base path stands against another's.", Fields: fields}, nil
 }
 
 // DeleteDistribution removes a distribution, and its repository with all versions when a push created that repository and no

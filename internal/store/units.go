@@ -39,8 +39,9 @@ type origin struct {
 
 // heldBy is what a version of a repository holds.
 func heldBy(repositoryID string, number int64) origin {
-	return origin{`EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = $3 AND c.content_id = u.id AND ` + heldIn("$4") + `)`,
-		[]any{repositoryID, number}}
+	// The plus keeps SQLite from looking through all that the version holds, for each unit.
+	return origin{`EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = $3 AND c.content_id = u.id
+		AND +c.version_added <= $4 AND (c.version_removed IS NULL OR c.version_removed > $4))`, []any{repositoryID, number}}
 }
 
 // heldNow is what a repository holds in its latest version.

@@ -93,8 +93,9 @@ type oneSync struct {
 	user     *pulp.User // whose rights count for what the server has already; nil: all rights
 
 	source     mirror.Source
-	tags       map[string]bool        // that the remote has
-	absent     map[digest.Digest]bool // that the repository holds and whose bytes it wants now
+	tags       map[string]bool          // that the remote has
+	settled    map[string]digest.Digest // tags of the latest version of which nothing but the digest needs to be asked
+	absent     map[digest.Digest]bool   // that the repository holds and whose bytes it wants now
 	downloads  *tasks.Report
 	adding     *tasks.Report
 	processing *tasks.Report
@@ -128,6 +129,9 @@ func (o *oneSync) run(ctx context.Context) error {
 		if err := o.findAbsent(ctx); err != nil {
 			return err
 		}
+	}
+	if err := o.findSettled(ctx); err != nil {
+		return err
 	}
 	references := append(names, digestsOf(o.remote.Includes)...)
 	o.processing = o.task.Report("sync.processing.manifest", "Processing Manifests", len(references))
@@ -242,6 +246,16 @@ func (o *oneSync) findAbsent(ctx context.Context) error {
 	return nil
 }
 
+// findSettled finds the tags of which nothing needs to be asked but what they stand for: none, where there are signatures to look for, bytes to fetch, filters whose
+// companions are to be found, or where everything that stays is to be named.
+func (o *oneSync) findSettled(ctx context.Context) (err error) {
+	if o.source != mirror.NoSignatures || o.args.SignedOnly || o.args.Mirror || len(o.absent) > 0 || o.remote.Includes != nil || o.remote.Excludes != nil {
+		return nil
+	}
+	o.settled, err = o.Store.HeldTags(ctx, o.repo.ID)
+	return err
+}
+
 // take takes one tag, or one manifest by digest, with all that belongs to it.
 func (o *oneSync) take(ctx context.Context, reference string) error {
 	d, fetched, err := o.resolve(ctx, reference)
@@ -251,6 +265,9 @@ func (o *oneSync) take(ctx context.Context, reference string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if held, ok := o.settled[reference]; ok && held == d {
+		return nil
 	}
 	img, err := o.inspect(ctx, d, fetched, 0)
 	if err != nil {

@@ -137,6 +137,13 @@ func pythonType(v any) string {
 	return "dict"
 }
 
+// ignore lets fields pass without effect: those that a resource shows and nobody sets (contract 1.4).
+func (b *body) ignore(names ...string) {
+	for _, name := range names {
+		b.known[name] = true
+	}
+}
+
 // fail notes what is wrong with a field.
 func (b *body) fail(name, format string, args ...any) {
 	b.errs[name] = append(b.errs[name], fmt.Sprintf(format, args...))

@@ -82,8 +82,40 @@ func distributionFilters() filters {
 	return filterSets(identity(), names(), labelSelect(), filters{
 		"base_path": compare("base_path", store.Equal), "base_path__contains": compare("base_path", store.Contains),
 		"base_path__icontains": compare("base_path", store.ContainsFold), "base_path__in": oneOf("base_path"),
-		"repository": relatedTo("repository"), "repository__in": relatedTo("repository"),
+		"repository": relatedTo("repository"), "repository__in": relatedTo("repository"), "with_content": servingContent,
 	})
+}
+
+// servingContent filters by content that a distribution serves: in the latest version of its repository, or in the version that it is pinned to.
+func servingContent(a *API, req *request, _ string, values []string) (store.Filter, error) {
+	refs := slices.Collect(commaSeparated(values))
+	if len(refs) == 0 {
+		return nil, nil
+	}
+	ids := make([]string, len(refs))
+	for i, text := range refs {
+		ref, err := reference(text)
+		if err != nil {
+			return nil, err
+		}
+		ids[i] = ref.ID
+	}
+	repositories, _, err := a.Store.Repositories(req.Context(), store.ListQuery{Where: []store.Filter{store.Holding(ids, true)}, Limit: maxDistributions})
+	if err != nil {
+		return nil, err
+	}
+	versions, _, err := a.Store.Versions(req.Context(), store.ListQuery{Where: []store.Filter{store.VersionHolding(ids)}, Limit: maxDistributions})
+	if err != nil {
+		return nil, err
+	}
+	var latest, pinned []string
+	for _, r := range repositories {
+		latest = append(latest, r.ID)
+	}
+	for _, v := range versions {
+		pinned = append(pinned, v.ID)
+	}
+	return store.Any(store.OneOf("repository", latest), store.OneOf("repository_version", pinned)), nil
 }
 
 var distributionOrderings = []string{"name", "base_path", "hidden"}
@@ -182,6 +214,7 @@ func (a *API) readDistribution(req *request, b *body, old pulp.Distribution, who
 			return f, errDenied
 		}
 	}
+	b.ignore("registry_path", "remote", "namespace", "content_guard_prn", "no_content_change_since")
 	if err := a.readServed(req, b, &f); err != nil {
 		return f, err
 	}
@@ -258,15 +291,15 @@ func (a *API) readServed(req *request, b *body, f *tasks.DistributionFields) err
 
 // readGuardOf reads the field content_guard, which can only name the one guard that there is.
 func (a *API) readGuardOf(req *request, b *body) error {
-	text := b.reference("content_guard")
 	if v, set := b.values["content_guard"]; set && v == nil {
 		b.fail("content_guard", "This field may not be null.")
 	}
-	if text == "" {
+	ref, given := b.related("content_guard", pulp.GuardCollection)
+	if !given {
 		return nil
 	}
 	guard, err := a.guard(req.Context())
-	if err == nil && text != guard.Href && text != guard.PRN {
+	if err == nil && guard.Href != pulp.Href(ref.Collection, ref.ID) {
 		b.fail("content_guard", "Invalid hyperlink - Object does not exist.")
 	}
 	return err
@@ -281,18 +314,27 @@ func (a *API) deleteDistribution(req *request) (answer, error) {
 	if !auth.Allow(req.user, auth.Delete, auth.Object{Path: d.BasePath, Private: d.Private, Exists: true}) {
 		return answer{}, errDenied
 	}
-	href := pulp.Href(pulp.DistributionCollection, d.ID)
-	resources := []store.Resource{{Href: href, Exclusive: true}}
-	if d.RepositoryID != "" {
-		repo, err := a.Store.Repository(req.Context(), d.Repository, d.RepositoryID)
-		if err != nil && !fault.Is(err, fault.NotFound) {
-			return answer{}, err
-		}
-		if err == nil && repo.MadeByPush {
-			resources = append(resources, store.Resource{Href: pulp.RepositoryHref(repo.Type, repo.ID), Exclusive: true})
-		}
+	resources, err := a.goesWith(req, d)
+	if err != nil {
+		return answer{}, err
 	}
-	return a.dispatch(req, "delete distribution", href, tasks.Spec{
+	return a.dispatch(req, "delete distribution", resources[0].Href, tasks.Spec{
 		Name: tasks.DeleteDistribution, Args: tasks.ObjectArgs{Collection: pulp.DistributionCollection, ID: d.ID}, Resources: resources, Immediate: true,
 	})
+}
+
+// goesWith returns what a task reserves that deletes a distribution: the distribution, and the repository that a push made for it.
+func (a *API) goesWith(req *request, d pulp.Distribution) ([]store.Resource, error) {
+	resources := []store.Resource{{Href: pulp.Href(pulp.DistributionCollection, d.ID), Exclusive: true}}
+	if d.RepositoryID == "" {
+		return resources, nil
+	}
+	repo, err := a.Store.Repository(req.Context(), d.Repository, d.RepositoryID)
+	if err == nil && repo.MadeByPush {
+		resources = append(resources, store.Resource{Href: pulp.RepositoryHref(repo.Type, repo.ID), Exclusive: true})
+	}
+	if fault.Is(err, fault.NotFound) { // it went just now
+		err = nil
+	}
+	return resources, err
 }

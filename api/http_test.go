@@ -76,7 +76,7 @@ func TestMethodsAndPaths(t *testing.T) {
 		"an action that is not there":         {call{method: "POST", path: w.repoHref() + "set_label/", json: "{}"}, 404, "", ""},
 		"a version that is no number":         {call{path: w.repoHref() + "versions/abc/"}, 404, "", "GET, DELETE, HEAD, OPTIONS"},
 		"a version below none":                {call{path: w.repoHref() + "versions/-1/"}, 404, "", "GET, DELETE, HEAD, OPTIONS"},
-		"a push repository as the other type": {call{path: pulp.RepositoryHref(pulp.Container, w.repo.Repository.ID)}, 404, "", "GET, PUT, PATCH, HEAD, OPTIONS"},
+		"a push repository as the other type": {call{path: pulp.RepositoryHref(pulp.Container, w.repo.Repository.ID)}, 404, "", "GET, PUT, PATCH, DELETE, HEAD, OPTIONS"},
 		"a tag as a manifest":                 {call{path: pulp.Href(pulp.ManifestCollection, w.repo.Repository.ID)}, 404, "", "GET, HEAD, OPTIONS"},
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -2,10 +2,12 @@ package api
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/tasks"
 )
 
 type namespace struct {
@@ -69,5 +71,24 @@ func (a *API) deleteNamespace(req *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return a.deleteObject(req, "delete namespace", pulp.NamespaceCollection, n.ID)
+	own, _, err := a.Store.Distributions(req.Context(), store.ListQuery{
+		Where: []store.Filter{store.Where("namespace", store.Equal, n.ID)}, Limit: maxDistributions,
+	})
+	if err != nil {
+		return answer{}, err
+	}
+	href := pulp.Href(pulp.NamespaceCollection, n.ID)
+	resources := []store.Resource{{Href: href, Exclusive: true}}
+	for _, d := range own {
+		gone, err := a.goesWith(req, d)
+		if err != nil {
+			return answer{}, err
+		}
+		resources = append(resources, gone...)
+	}
+	slices.SortFunc(resources, func(x, y store.Resource) int { return strings.Compare(x.Href, y.Href) })
+	resources = slices.Compact(resources) // two distributions may have one repository
+	return a.dispatch(req, "delete namespace", href, tasks.Spec{
+		Name: tasks.Delete, Args: tasks.ObjectArgs{Collection: pulp.NamespaceCollection, ID: n.ID}, Resources: resources, Immediate: true,
+	})
 }

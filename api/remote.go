@@ -208,10 +208,11 @@ func (a *API) deleteObject(req *request, action, collection, id string) (answer,
 
 // readRemote reads and checks the fields of a remote; those that the body lacks stay as they are in old. whole is whether the required ones must be there.
 func readRemote(b *body, old pulp.Remote, whole bool) tasks.RemoteFields {
+	b.ignore("hidden_fields")
 	f := tasks.RemoteFields{
 		Name: b.text("name", whole, false).Value, URL: b.remoteURL(whole), UpstreamName: b.text("upstream_name", whole, false).Value,
 		Includes: b.optionalTexts("includes"), Excludes: b.optionalTexts("excludes"), Sigstore: b.webURL("sigstore"), Labels: b.labels("pulp_labels"),
-		CACert: b.certificate("ca_cert"), ClientCert: b.certificate("client_cert"), ClientKey: b.secret("client_key"),
+		CACert: b.certificate("ca_cert"), ClientCert: b.certificate("client_cert"), ClientKey: b.privateKey("client_key"),
 		TLSValidation: b.flag("tls_validation"), ProxyURL: b.webURL("proxy_url"),
 		MaxRetries: b.number("max_retries", 0), DownloadConcurrency: b.count("download_concurrency"), RateLimit: b.count("rate_limit"),
 		TotalTimeout: b.duration("total_timeout"), ConnectTimeout: b.duration("connect_timeout"),
@@ -230,9 +231,9 @@ func readRemote(b *body, old pulp.Remote, whole bool) tasks.RemoteFields {
 	f.Excludes = appendTexts(f.Excludes, b.optionalTexts("exclude_tags"), old.Excludes)
 	after := old
 	f.Apply(&after)
-	if cert, key := after.Connection.ClientCert, after.Secrets.ClientKey; cert != nil && key != nil && (f.ClientCert.Set || f.ClientKey.Set) {
+	if cert, key := after.Connection.ClientCert, after.Secrets.ClientKey; cert != nil && key != nil && (f.ClientCert.Set || f.ClientKey.Set) && len(b.errs["client_cert"])+len(b.errs["client_key"]) == 0 {
 		if _, err := tls.X509KeyPair([]byte(*cert), []byte(*key)); err != nil {
-			b.fail("client_key", "The key is not the one of client_cert, or not in PEM.")
+			b.fail("client_key", "The key is not the one of client_cert.")
 		}
 	}
 	return f
@@ -286,18 +287,40 @@ func (b *body) webURL(name string) tasks.Optional[string] {
 	return v
 }
 
-// certificate reads certificates in PEM, which may be null.
+// certificate reads certificates in PEM, which may be null. Everybody who sees the remote is shown them: nothing else may be among them, and above all no key.
 func (b *body) certificate(name string) tasks.Optional[string] {
 	v := b.text(name, false, true)
 	if v.Value == nil || len(b.errs[name]) > 0 {
 		return v
 	}
-	block, _ := pem.Decode([]byte(*v.Value))
+	block, rest := pem.Decode([]byte(*v.Value))
 	if block == nil {
 		b.fail(name, "No certificate in PEM was found.")
-	} else if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-		b.fail(name, "The certificate cannot be read.")
 	}
+	for ; block != nil; block, rest = pem.Decode(rest) {
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil || block.Type != "CERTIFICATE" {
+			b.fail(name, "The certificate cannot be read.")
+			break
+		}
+	}
+	return v
+}
+
+// privateKey reads an unencrypted private key in PEM, which may be null and is never shown.
+func (b *body) privateKey(name string) tasks.Optional[string] {
+	v := b.secret(name)
+	if v.Value == nil || len(b.errs[name]) > 0 {
+		return v
+	}
+	for block, rest := pem.Decode([]byte(*v.Value)); block != nil; block, rest = pem.Decode(rest) {
+		_, pkcs8 := x509.ParsePKCS8PrivateKey(block.Bytes)
+		_, pkcs1 := x509.ParsePKCS1PrivateKey(block.Bytes)
+		_, ec := x509.ParseECPrivateKey(block.Bytes)
+		if pkcs8 == nil || pkcs1 == nil || ec == nil {
+			return v
+		}
+	}
+	b.fail(name, "No unencrypted private key in PEM was found.")
 	return v
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -192,7 +193,10 @@ func (a *API) rollback(req *request, b *body, repo pulp.Repository) (tasks.Spec,
 
 // addContent adds units that the caller sees, with all that they name.
 func (a *API) addContent(req *request, b *body, repo pulp.Repository) (tasks.Spec, error) {
-	units, _, err := a.readUnits(req, b)
+	units, all, err := a.readUnits(req, b)
+	if err == nil && all { // that is for what can be removed
+		err = badList("URI not valid: *")
+	}
 	if err != nil {
 		return tasks.Spec{}, err
 	}
@@ -209,12 +213,12 @@ func (a *API) removeContent(req *request, b *body, repo pulp.Repository) (tasks.
 	return tasks.Spec{Name: tasks.RemoveContent, Args: tasks.RemoveArgs{RepositoryID: repo.ID, Units: units, All: all}, Immediate: true}, err
 }
 
-// unitKinds are the kinds of content by their collections.
+// unitKinds are the kinds of content by their collections; other collections have none.
 var unitKinds = map[string]pulp.Kind{
 	pulp.BlobCollection: pulp.KindBlob, pulp.ManifestCollection: pulp.KindManifest, pulp.TagCollection: pulp.KindTag, pulp.SignatureCollection: pulp.KindSignature,
 }
 
-// readUnits reads the field content_units: references to content that the caller sees, or "*" alone.
+// readUnits reads the field content_units: references to content that the caller sees, each once and in its order, or "*" alone.
 func (a *API) readUnits(req *request, b *body) (units []store.Unit, all bool, err error) {
 	const field = "content_units"
 	texts := b.texts(field)
@@ -232,37 +236,37 @@ func (a *API) readUnits(req *request, b *body) (units []store.Unit, all bool, er
 	if len(texts) == 1 && texts[0] == "*" {
 		return nil, true, nil
 	}
+	wanted := make([]store.Unit, len(texts))
 	byKind := map[pulp.Kind][]string{}
-	hrefs := map[string]string{} // by id
-	for _, t := range texts {
+	for i, t := range texts {
 		ref, err := reference(t)
 		if err != nil {
 			return nil, false, err
 		}
-		kind, known := unitKinds[ref.Collection]
-		if !known {
-			return nil, false, missingUnits(t)
-		}
-		byKind[kind] = append(byKind[kind], ref.ID)
-		hrefs[ref.ID] = t
+		wanted[i] = store.Unit{Kind: unitKinds[ref.Collection], ID: ref.ID}
+		byKind[wanted[i].Kind] = append(byKind[wanted[i].Kind], ref.ID)
 	}
+	seen := map[pulp.Kind]map[string]bool{}
 	for kind, ids := range byKind {
-		found, err := a.seenUnits(req, kind, ids)
-		if err != nil {
+		if seen[kind], err = a.seenUnits(req, kind, ids); err != nil {
 			return nil, false, err
 		}
-		for _, id := range ids {
-			if !found[id] {
-				return nil, false, missingUnits(hrefs[id])
-			}
-			units = append(units, store.Unit{Kind: kind, ID: id})
+	}
+	var missing []string
+	have := map[store.Unit]bool{}
+	for i, u := range wanted {
+		switch {
+		case !seen[u.Kind][u.ID]:
+			missing = append(missing, texts[i])
+		case !have[u]:
+			have[u] = true
+			units = append(units, u)
 		}
 	}
+	if missing != nil {
+		return nil, false, badList("Could not find the following content units: ['%s']", strings.Join(missing, "', '"))
+	}
 	return units, false, nil
-}
-
-func missingUnits(href string) error {
-	return badList("Could not find the following content units: ['%s']", href)
 }
 
 // seenUnits returns which units of a kind the caller sees.
@@ -307,20 +311,16 @@ var copiedTypes = []string{
 func (a *API) copyManifests(req *request, b *body, repo pulp.Repository) (tasks.Spec, error) {
 	from := store.Copy{Digests: listOrAll(b.optionalTexts("digests")), MediaTypes: listOrAll(b.optionalTexts("media_types"))}
 	for _, t := range from.MediaTypes {
-		known := false
-		for _, k := range copiedTypes {
-			known = known || k == t
-		}
-		if !known {
+		if !slices.Contains(copiedTypes, t) {
 			b.fail("media_types", "\"%s\" is not a valid choice.", t)
 		}
 	}
 	return a.copyContent(req, b, repo, from)
 }
 
-// listOrAll is a list of what to copy; nil, which is all, when it was left out, null or empty.
+// listOrAll is a list of what to copy; nil, which is all, when it was left out or null. An empty list is nothing (contract 2.5.2).
 func listOrAll(o tasks.Optional[[]string]) []string {
-	if o.Value == nil || len(*o.Value) == 0 {
+	if o.Value == nil {
 		return nil
 	}
 	return *o.Value

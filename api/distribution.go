@@ -215,7 +215,7 @@ func (a *API) readDistribution(req *request, b *body, old pulp.Distribution, who
 		}
 	}
 	b.ignore("registry_path", "remote", "namespace", "content_guard_prn", "no_content_change_since")
-	if err := a.readServed(req, b, &f); err != nil {
+	if err := a.readServed(req, b, &f, old); err != nil {
 		return f, err
 	}
 	if err := a.readGuardOf(req, b); err != nil {
@@ -255,8 +255,9 @@ func nestedConflict(conflict error, b *body) error {
 	return nil
 }
 
-// readServed reads what a distribution is to serve: a repository that the caller sees, or one version of it.
-func (a *API) readServed(req *request, b *body, f *tasks.DistributionFields) error {
+// readServed reads what a distribution is to serve: a repository that the caller may change, because who may push to the distribution's path writes into it then, or
+// one version of a repository that the caller sees.
+func (a *API) readServed(req *request, b *body, f *tasks.DistributionFields, old pulp.Distribution) error {
 	if _, set := b.values["repository"]; set {
 		none := ""
 		f.RepositoryID = &none
@@ -270,6 +271,8 @@ func (a *API) readServed(req *request, b *body, f *tasks.DistributionFields) err
 				b.fail("repository", "Invalid hyperlink - Object does not exist.")
 			} else if err != nil {
 				return err
+			} else if repo.ID != old.RepositoryID && !mayOwn(req, repo.Name) {
+				return errDenied
 			}
 			f.RepositoryID = &repo.ID
 		}

@@ -1,0 +1,355 @@
+package api_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+)
+
+// mirrors is a world with container repositories: one that holds what acme/app holds, and one that holds nothing, and a remote.
+type mirrors struct {
+	*world
+	full, empty pulp.Repository // acme/full, mirrored from the remote, and acme/empty
+	remote      pulp.Remote     // acme/remote
+}
+
+func newMirrors(t *testing.T) *mirrors {
+	t.Helper()
+	m := &mirrors{world: newWorld(t)}
+	var err error
+	m.remote, err = m.store.CreateRemote(t.Context(), pulp.Remote{
+		Name: "acme/remote", URL: "https://upstream.example", UpstreamName: "library/app", Policy: pulp.Immediate, Includes: []string{"v*"},
+		Connection: pulp.Connection{TLSValidation: true}, Secrets: pulp.RemoteSecrets{Username: ptr("robot"), Password: ptr("tellnobody")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.full, m.empty = m.container("acme/full", m.remote.ID), m.container("acme/empty", "")
+	m.full = m.copyApp(m.full)
+	return m
+}
+
+// container makes an empty container repository.
+func (w *world) container(name, remoteID string) pulp.Repository {
+	w.t.Helper()
+	r, err := w.store.CreateRepository(w.t.Context(), pulp.Repository{Type: pulp.Container, Name: name, RemoteID: remoteID})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+// copyApp puts the tagged images of acme/app into a repository, without their signatures.
+func (w *world) copyApp(r pulp.Repository) pulp.Repository {
+	w.t.Helper()
+	_, err := w.store.CopyContent(w.t.Context(), nil, r.ID, store.Copy{RepositoryID: w.repo.Repository.ID, Number: w.latest(pulp.ContainerPush, w.repo.Repository.ID), Tags: true})
+	if err == nil {
+		r, err = w.store.Repository(w.t.Context(), r.Type, r.ID)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+func (w *world) latest(t pulp.RepositoryType, id string) int64 {
+	w.t.Helper()
+	r, err := w.store.Repository(w.t.Context(), t, id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r.LatestVersion
+}
+
+// serve makes a distribution.
+func (w *world) serve(d pulp.Distribution) pulp.Distribution {
+	w.t.Helper()
+	d, err := w.store.CreateDistribution(w.t.Context(), nil, d)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return d
+}
+
+// pin makes a distribution of a version.
+func (w *world) pin(path, repositoryID string, number int64) pulp.Distribution {
+	w.t.Helper()
+	v, err := w.store.Version(w.t.Context(), repositoryID, number)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.serve(pulp.Distribution{Name: path, BasePath: path, Pinned: &pulp.PinnedVersion{VersionID: v.ID, RepositoryID: repositoryID, Number: number}})
+}
+
+func href(r pulp.Repository) string { return pulp.RepositoryHref(r.Type, r.ID) }
+
+func (m *mirrors) remoteHref() string { return pulp.Href(pulp.RemoteCollection, m.remote.ID) }
+
+// keys returns the names of a JSON object's fields in their order.
+func keys(t *testing.T, raw string) []string {
+	t.Helper()
+	d := json.NewDecoder(strings.NewReader(raw))
+	var names []string
+	for depth, name := 0, true; ; {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return names
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case token == json.Delim('{') || token == json.Delim('['):
+			depth++
+			name = true
+		case token == json.Delim('}') || token == json.Delim(']'):
+			depth--
+			name = true
+		case depth == 1 && name:
+			names = append(names, fmt.Sprint(token))
+			name = false
+		default:
+			name = true
+		}
+	}
+}
+
+var namedVersion = regexp.MustCompile(`<Repository: [^;]*; Version: \d+>`)
+
+// TestChangesAreAnsweredAsTheReference holds answers to changes against the recordings: errors whole, objects and tasks by shape.
+func TestChangesAreAnsweredAsTheReference(t *testing.T) {
+	t.Parallel()
+	m := newMirrors(t)
+	post := func(path string, body any) call { return call{method: http.MethodPost, path: path, json: body} }
+	patch := func(path string, body any) call {
+		return call{method: http.MethodPatch, path: path, json: body}
+	}
+	remove := func(path string) call { return call{method: http.MethodDelete, path: path} }
+	type fields = map[string]any
+	push, full, empty, remote := m.repoHref(), href(m.full), href(m.empty), m.remoteHref()
+	app := m.repo.Repository
+	app.LatestVersion = m.latest(app.Type, app.ID)
+	full1 := pulp.VersionHref(pulp.Container, m.full.ID, 1)
+	absent := "01a20539-5d7d-7e4f-bae7-2b830c817fff"
+	// Of two repositories of our own: one whose distributions are two, and one with a pinned version.
+	many := m.container("acme/many", "")
+	dest := m.serve(pulp.Distribution{Name: "acme-dest", BasePath: "acme/dest", RepositoryID: many.ID})
+	m.serve(pulp.Distribution{Name: "acme-dest-2", BasePath: "acme/dest2", RepositoryID: many.ID})
+	pinned := m.pin("acme/pin", m.copyApp(m.container("acme/pinned", "")).ID, 1)
+	migrated := m.target("acme/migrated").Repository
+	if err := m.store.MigrateRepository(t.Context(), nil, migrated.ID); err != nil {
+		t.Fatal(err)
+	}
+	ns, err := m.store.CreateNamespace(t.Context(), pulp.Namespace{Name: "there"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tagHref := m.results("content/container/tags/?name=latest", "pulp_href")[0]
+	signature := m.results("content/container/signatures/?limit=1", "pulp_href")[0]
+	distribution := pulp.Href(pulp.DistributionCollection, dest.ID)
+	service := fields{"manifest_signing_service": m.serviceHref()}
+	with := func(more fields) fields {
+		all := maps.Clone(service)
+		maps.Copy(all, more)
+		return all
+	}
+	for _, c := range []struct {
+		name   string
+		call   call
+		status int
+	}{
+		{"80-repo-create", post(pulp.ContainerCollection, fields{"name": "ctr/mirror", "description": "d", "pulp_labels": fields{"env": "prod"}, "retain_repo_versions": nil}), 201},
+		{"80b-repo-create-dup", post(pulp.ContainerCollection, fields{"name": "acme/app"}), 400}, // a push repository's name
+		{"80c-repo-create-empty", post(pulp.ContainerCollection, fields{}), 400},
+		{"80d-repo-create-badfield", post(pulp.ContainerCollection, fields{"name": "zz", "foo": 1, "retain_repo_versions": 0, "pulp_labels": fields{"a": "b(c"}}), 400},
+		{"80e-form", call{method: http.MethodPost, path: pulp.ContainerCollection, json: "name=ctr%2Fmirror-form&description=x", kind: "application/x-www-form-urlencoded"}, 201},
+		{"80f-multipart", call{
+			method: http.MethodPost, path: pulp.ContainerCollection, kind: "multipart/form-data; boundary=x",
+			json: "--x\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\nctr/mirror-mp\r\n--x\r\nContent-Disposition: form-data; name=\"retain_repo_versions\"\r\n\r\n3\r\n--x--\r\n",
+		}, 201},
+		{"81-remote-create", post(pulp.RemoteCollection, fields{
+			"name": "ctr/rem", "url": "http://localhost:24817", "upstream_name": "ctr/push", "policy": "immediate", "include_tags": []string{"*"}, "username": "admin", "password": "password",
+		}), 201},
+		{"81c-remote-url-creds", post(pulp.RemoteCollection, fields{"name": "ctr/rem3", "upstream_name": "x", "url": "http://u:p@localhost:24817", "username": "u"}), 400},
+		{"82-sync-noremote", post(empty+"sync/", fields{}), 400},
+		{"82a-sync-bad-remote", post(full+"sync/", fields{"remote": m.serviceHref()}), 400},
+		{"82b-sync", post(full+"sync/", fields{"remote": remote, "mirror": false, "signed_only": false}), 202},
+		{"82d-mirror-version", call{path: full1}, 200},
+		{"83-sign-mirror-no-fbp", post(full+"sign/", service), 400},
+		{"83b-sign-mirror", post(full+"sign/", with(fields{"future_base_path": "library/busybox", "tags_list": []string{"multi"}})), 202},
+		{"84-sync-again-noop", post(full+"sync/", fields{"remote": remote}), 202},
+		{"84b-sync-bad-upstream", post(pulp.RemoteCollection, fields{"name": "ctr/remx", "url": "http://localhost:24817", "upstream_name": "ctr/doesnotexist"}), 201},
+		{"90-tag", post(push+"tag/", fields{"tag": "stable", "digest": m.manifest}), 202},
+		{"90d-tag-bad", post(push+"tag/", fields{"tag": "-x", "digest": m.manifest}), 400},
+		{"90e-tag-baddigest", post(push+"tag/", fields{"tag": "x", "digest": "sha256:0"}), 400},
+		{"90f-tag-missing", post(push+"tag/", fields{}), 400},
+		{"91-untag", post(push+"untag/", fields{"tag": "latest"}), 202},
+		{"91b-untag-missing", post(push+"untag/", fields{"tag": "nope"}), 400},
+		{"92-remove-signatures", post(push+"remove_signatures/", fields{"signed_with_key_id": "0000"}), 400},
+		{"92b-remove-signatures-ok", post(push+"remove_signatures/", fields{"signed_with_key_id": "D1B86E06B4D88886"}), 202},
+		{"92c-missing", post(push+"remove_signatures/", fields{}), 400},
+		{"93-remove-image-bad", post(push+"remove_image/", fields{"digest": "x"}), 400},
+		{"93b-remove-image", post(push+"remove_image/", fields{"digest": m.manifest}), 202},
+		{"94-patch-push-repo", patch(push, with(fields{"description": "hello"})), 202},
+		{"94d-get", call{path: push}, 200},
+		{"94f-patch-readonly", patch(push, fields{"pulp_href": "x"}), 200},
+		{"94g-patch-remote-on-push", patch(push, fields{"remote": remote}), 400},
+		{"94j-set-label-container", post(full+"set_label/", fields{"key": "a", "value": "b"}), 201},
+		{"94k-unset-label", post(full+"unset_label/", fields{"key": "a"}), 201},
+		{"94l-patch-label-with-space-ok", patch(full, fields{"pulp_labels": fields{"a b": "x"}}), 202},
+		{"95-repo-create2", post(pulp.ContainerCollection, with(fields{"name": "ctr/dest", "remote": remote})), 201},
+		{"96-copy-tags", post(empty+"copy_tags/", fields{"source_repository": full, "names": []string{"multi", "1.0"}}), 202},
+		{"96b-copy-none", post(empty+"copy_tags/", fields{}), 400},
+		{"96c-copy-both", post(empty+"copy_tags/", fields{"source_repository": full, "source_repository_version": full1}), 400},
+		{"96d-copy-manifests", post(empty+"copy_manifests/", fields{"source_repository_version": full1, "digests": []any{m.manifest}, "media_types": []string{pulp.OCIManifest}}), 202},
+		{"96e-copy-push-source", post(empty+"copy_tags/", fields{"source_repository": push}), 400},
+		{"96f-copy-manifests-bad-mt", post(empty+"copy_manifests/", fields{"source_repository": full, "media_types": []string{"x"}}), 400},
+		{"96g-copy-tags-push-version", post(empty+"copy_tags/", fields{"source_repository_version": push + "versions/4/", "names": []string{"latest"}}), 202},
+		{"97-add", post(empty+"add/", fields{"content_units": []string{tagHref}}), 202},
+		{"97a-add-signature", post(empty+"add/", fields{"content_units": []string{signature}}), 202},
+		{"97b-add-bad", post(empty+"add/", fields{"content_units": []string{pulp.Href(pulp.TagCollection, absent)}}), 400},
+		{"97c-add-garbage", post(empty+"add/", fields{"content_units": []string{"abc"}}), 400},
+		{"97d-remove", post(full+"remove/", fields{"content_units": []string{tagHref}}), 202},
+		{"97e-remove-star", post(full+"remove/", fields{"content_units": []string{"*"}}), 202},
+		{"97f-remove-star-plus", post(full+"remove/", fields{"content_units": []string{"*", "x"}}), 400},
+		{"98-version-delete", remove(full1), 202},
+		{"98b-version-delete-zero", remove(full + "versions/0/"), 202},
+		{"98c-repair", post(full1+"repair/", fields{"verify_checksums": true}), 202},
+		{"100-dist-create", post(pulp.DistributionCollection, fields{"name": "ctr-dest", "base_path": "ctr/dest", "repository": full}), 202},
+		{"100b-dist-get", call{path: distribution}, 200},
+		{"100c-dist-dup", post(pulp.DistributionCollection, fields{"name": "acme-dest", "base_path": "acme/dest"}), 400},
+		{"100d-dist-overlap", post(pulp.DistributionCollection, fields{"name": "ctr-dest2", "base_path": "acme/dest/sub"}), 400},
+		{"100e-dist-badpath", post(pulp.DistributionCollection, fields{"name": "ctr-dest3", "base_path": "UP/x"}), 400},
+		{"100f-dist-both", post(pulp.DistributionCollection, fields{"name": "ctr-dest4", "base_path": "ctr/d4", "repository": full, "repository_version": full1}), 400},
+		{"100g-dist-push-version", post(pulp.DistributionCollection, fields{"name": "ctr-dest5", "base_path": "ctr/d5", "repository_version": push + "versions/4/"}), 400},
+		{"100h-dist-version", post(pulp.DistributionCollection, fields{
+			"name": "ctr-pin", "base_path": "ctr/pin", "repository_version": full1, "private": true, "description": "pin", "pulp_labels": fields{"x": "y"},
+		}), 202},
+		{"100i-dist-empty", post(pulp.DistributionCollection, fields{}), 400},
+		{"100j-dist-patch", patch(pulp.Href(pulp.DistributionCollection, pinned.ID), fields{"private": false, "repository_version": nil, "repository": full}), 202},
+		{"100k-dist-patch-base", patch(distribution, fields{"base_path": "ctr/pin2"}), 202},
+		{"101-sign-multi-dist", post(href(many)+"sign/", with(fields{"tags_list": []string{"multi"}})), 400},
+		{"101a-dist-delete", remove(distribution), 202},
+		{"102-namespace-create", post(pulp.NamespaceCollection, fields{"name": "ctrns"}), 201},
+		{"102c-ns-patch-405", patch(pulp.Href(pulp.NamespaceCollection, ns.ID), fields{"name": "x"}), 405},
+		{"102d-ns-delete", remove(pulp.Href(pulp.NamespaceCollection, ns.ID)), 202},
+		{"103-repo-delete", remove(full), 202},
+		{"103c-remote-patch", patch(remote, fields{"includes": []string{"w*"}}), 202},
+		{"103d-remote-delete", remove(remote), 202},
+		{"115-migrate", post(push+"migrate/", fields{}), 202},
+		{"115b-old-href-after-migrate", call{path: pulp.RepositoryHref(pulp.ContainerPush, migrated.ID)}, 404},
+		{"121-delete-pinned-version", remove(pulp.VersionHref(pulp.Container, pinned.Pinned.RepositoryID, 1)), 400},
+		{"124-dist-delete-takes-repo", remove(pulp.Href(pulp.DistributionCollection, m.repo.Distribution.ID)), 202},
+		{"124b-repo-gone", call{path: pulp.RepositoryHref(pulp.Container, absent)}, 404},
+		{"127-delete-only-version", remove(empty + "versions/0/"), 202},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			want, allow := golden(t, c.name)
+			r := m.do(c.call)
+			if r.StatusCode != c.status {
+				t.Fatalf("status %d, want %d: %s", r.StatusCode, c.status, r.raw)
+			}
+			if got := r.Header.Get("Allow"); got != allow {
+				t.Errorf("Allow: %s, want %s", got, allow)
+			}
+			if c.status < 400 && !strings.Contains(c.name, "set-label") {
+				compareShape(t, want, r.body)
+				compareCreated(t, r)
+				return
+			}
+			have := r.body
+			encoded, err := json.Marshal(want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			version := fmt.Sprintf(`<Repository: %s; Version: %d>`, app.Name, app.LatestVersion)
+			encoded = bytes.ReplaceAll(bytes.ReplaceAll(encoded, []byte(`\u003c`), []byte("<")), []byte(`\u003e`), []byte(">"))
+			if err := json.Unmarshal(namedVersion.ReplaceAll(encoded, []byte(version)), &want); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, have); diff != "" {
+				t.Errorf("body (-reference +ours):\n%s", diff)
+			}
+		})
+	}
+}
+
+// compareCreated sees that an answer about an object that was made says where it is.
+func compareCreated(t *testing.T, r reply) {
+	t.Helper()
+	object, _ := r.body.(map[string]any)
+	if href, made := object["pulp_href"]; r.StatusCode == http.StatusCreated && made && r.Header.Get("Location") != href {
+		t.Errorf("Location %q of %v", r.Header.Get("Location"), href)
+	}
+}
+
+// TestObjectsHaveTheReferencesFields holds the fields' order and some values against the recordings.
+func TestObjectsHaveTheReferencesFields(t *testing.T) {
+	t.Parallel()
+	m := newMirrors(t)
+	for name, c := range map[string]call{
+		"80-repo-create":   {path: pulp.ContainerCollection, json: `{"name":"ctr/mirror","description":"d","pulp_labels":{"env":"prod"},"retain_repo_versions":null}`},
+		"95-repo-create2":  {path: pulp.ContainerCollection, json: `{"name":"ctr/dest","manifest_signing_service":"` + m.serviceHref() + `","remote":"prn:container.containerremote:` + m.remote.ID + `"}`},
+		"81-remote-create": {path: pulp.RemoteCollection, json: `{"name":"ctr/rem","url":"http://localhost:24817","upstream_name":"ctr/push","policy":"immediate","include_tags":["*"],"username":"admin","password":"password"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			recorded, _ := golden(t, name)
+			c.method = http.MethodPost
+			r := m.expect(c, http.StatusCreated, "")
+			want, have := recorded.(map[string]any), r.body.(map[string]any)
+			for field := range want {
+				if strings.Contains(field, "pulp_href") || strings.HasPrefix(field, "pulp_created") || strings.HasPrefix(field, "pulp_last") ||
+					slices.Contains([]string{"prn", "versions_href", "latest_version_href", "remote", "manifest_signing_service"}, field) {
+					if (want[field] == nil) != (have[field] == nil) {
+						t.Errorf("%s: %v, the reference has %v", field, have[field], want[field])
+					}
+					delete(want, field)
+					delete(have, field)
+				}
+			}
+			if diff := cmp.Diff(want, have); diff != "" {
+				t.Errorf("fields (-reference +ours):\n%s", diff)
+			}
+		})
+	}
+	// The recordings' order; a decoded one has lost it.
+	const common = "pulp_href prn pulp_created pulp_last_updated"
+	for path, want := range map[string]string{
+		href(m.full): common + " versions_href pulp_labels latest_version_href name description retain_repo_versions retain_checkpoints remote manifest_signing_service",
+		m.remoteHref(): common + " name url pulp_labels policy hidden_fields ca_cert client_cert tls_validation proxy_url max_retries total_timeout connect_timeout " +
+			"sock_connect_timeout sock_read_timeout headers download_concurrency rate_limit upstream_name includes excludes sigstore",
+	} {
+		if got := strings.Join(keys(t, m.expect(call{path: path}, 200, "").raw), " "); got != want {
+			t.Errorf("%s: fields\n%s\nwant\n%s", path, got, want)
+		}
+	}
+}
+
+// The reference says nothing about a URL that is none; ours does, because no sync could use it.
+func TestABadRemoteIsRefusedAsTheReferenceDoes(t *testing.T) {
+	t.Parallel()
+	m := newMirrors(t)
+	want, _ := golden(t, "81b-remote-create-bad")
+	r := m.expect(call{method: http.MethodPost, path: pulp.RemoteCollection, json: `{"name":"ctr/rem2","url":"nourl","policy":"foo","sigstore":"x"}`}, 400, "")
+	have := r.body.(map[string]any)
+	if diff := cmp.Diff([]any{"Enter a valid URL."}, have["url"]); diff != "" {
+		t.Errorf("url (-want +got):\n%s", diff)
+	}
+	delete(have, "url")
+	if diff := cmp.Diff(want, any(have)); diff != "" {
+		t.Errorf("body (-reference +ours):\n%s", diff)
+	}
+}

@@ -27,9 +27,14 @@ func (w *world) withWorker() {
 	}
 	public, _ := url.Parse("https://registry.example:8443")
 	log := slog.New(slog.DiscardHandler)
+	results, err := api.Results(w.t.Context(), w.store)
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	queue := &memqueue.Queue{}
 	worker := tasks.NewWorker(tasks.WorkerOptions{
 		Store: w.store, Queue: queue, Jobs: jobs.All(jobs.Options{Store: w.store, Log: log}), Log: log, Slots: 1, Name: "1@test", Versions: api.Versions("0.1.0"),
+		Show: results,
 	})
 	w.server = httptest.NewServer(api.New(api.Options{
 		Store: w.store, Tasks: tasks.NewDispatcher(w.store, queue, worker, log), Auth: auth.New(w.store), Log: log, PublicURL: public, Process: "1@test",

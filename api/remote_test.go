@@ -1,0 +1,329 @@
+package api_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/countersign/countersign/api"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/tasks"
+)
+
+// pair makes a certificate with its key, in PEM.
+func pair(t *testing.T) (certificate, key string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &k.PublicKey, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
+}
+
+func encoded(t *testing.T, v any) string {
+	t.Helper()
+	raw, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
+func TestFieldsOfARemote(t *testing.T) {
+	t.Parallel()
+	m := newMirrors(t)
+	certificate, key := pair(t)
+	_, otherKey := pair(t)
+	const (
+		noNumber, noInteger = `"A valid number is required."`, `"A valid integer is required."`
+		noURL, credentials  = `"Enter a valid URL."`, `"The remote url contains username or password. Please use remote username or password instead."`
+	)
+	for what, c := range map[string]struct {
+		body string // fields beside those that must be there
+		want string // the errors of one field; empty: none
+	}{
+		"nothing more":                   {``, ``},
+		"all that can be":                {`"policy":"on_demand","includes":["v*"],"excludes":["*-rc?"],"sigstore":"https://s.example/sigs","tls_validation":false,"proxy_url":"http://proxy:3128","max_retries":0,"total_timeout":1.5,"connect_timeout":0,"sock_connect_timeout":"2","sock_read_timeout":3,"headers":[{"X-A":"b"}],"download_concurrency":1,"rate_limit":1,"pulp_labels":{"a":null}`, ``},
+		"nulls where they may be":        {`"includes":null,"excludes":null,"include_tags":null,"exclude_tags":null,"sigstore":null,"ca_cert":null,"client_cert":null,"client_key":null,"proxy_url":null,"proxy_username":null,"proxy_password":null,"username":null,"password":null,"max_retries":null,"total_timeout":null,"connect_timeout":null,"sock_connect_timeout":null,"sock_read_timeout":null,"headers":null,"download_concurrency":null,"rate_limit":null`, ``},
+		"what is shown and not set":      {`"hidden_fields":[],"pulp_href":"x","prn":"x","pulp_created":"x","pulp_last_updated":"x"`, ``},
+		"a password without a name":      {`"password":"x"`, ``},
+		"a URL with a prefix":            {`"url":"https://h.example:5000/prefix/"`, ``},
+		"a URL of another kind":          {`"url":"ftp://h.example"`, `"url":[` + noURL + `]`},
+		"a URL without a host":           {`"url":"https:///x"`, `"url":[` + noURL + `]`},
+		"a URL with a password":          {`"url":"https://u:p@h.example"`, `"url":[` + credentials + `]`},
+		"a URL with a user":              {`"url":"https://u@h.example"`, `"url":[` + credentials + `]`},
+		"a URL with a broken password":   {`"url":"https://u:%zz@h.example"`, `"url":[` + noURL + `]`},
+		"a URL that is a list":           {`"url":[]`, `"url":["Not a valid string."]`},
+		"a blank name":                   {`"name":" "`, `"name":["This field may not be blank."]`},
+		"an upstream that is null":       {`"upstream_name":null`, `"upstream_name":["This field may not be null."]`},
+		"a policy that is none":          {`"policy":"never"`, `"policy":["\"never\" is not a valid choice."]`},
+		"a policy that is null":          {`"policy":null`, `"policy":["This field may not be null."]`},
+		"a signature store of files":     {`"sigstore":"file:///sigs"`, `"sigstore":[` + noURL + `]`},
+		"a signature store, credentials": {`"sigstore":"http://u:p@h.example"`, `"sigstore":[` + noURL + `]`},
+		"a proxy with credentials":       {`"proxy_url":"http://u:p@h.example"`, `"proxy_url":[` + noURL + `]`},
+		"retries below none":             {`"max_retries":-1`, `"max_retries":["Ensure this value is greater than or equal to 0."]`},
+		"no downloads at a time":         {`"download_concurrency":0`, `"download_concurrency":["Ensure this value is greater than or equal to 1."]`},
+		"half a download at a time":      {`"download_concurrency":0.5`, `"download_concurrency":[` + noInteger + `]`},
+		"no requests a second":           {`"rate_limit":0`, `"rate_limit":["Ensure this value is greater than or equal to 1."]`},
+		"a time before now":              {`"total_timeout":-0.1`, `"total_timeout":["Ensure this value is greater than or equal to 0.0."]`},
+		"a time without end":             {`"connect_timeout":1e999`, `"connect_timeout":[` + noNumber + `]`},
+		"a time that is no number":       {`"sock_read_timeout":"NaN"`, `"sock_read_timeout":[` + noNumber + `]`},
+		"a time that is true":            {`"sock_connect_timeout":true`, `"sock_connect_timeout":[` + noNumber + `]`},
+		"headers that are one":           {`"headers":{"a":"b"}`, `"headers":["Expected a list of items but got type \"dict\"."]`},
+		"headers of texts":               {`"headers":["a"]`, `"headers":["Expected a dictionary of items but got type \"str\"."]`},
+		"headers of numbers":             {`"headers":[{"a":1}]`, `"headers":["Not a valid string."]`},
+		"a header that splits":           {`"headers":[{"a":"b\r\nc: d"}]`, `"headers":["Not a valid string."]`},
+		"patterns that are one":          {`"includes":"v*"`, `"includes":["Expected a list of items but got type \"str\"."]`},
+		"patterns of numbers":            {`"excludes":[1]`, `"excludes":["Not a valid string."]`},
+		"validation that is null":        {`"tls_validation":null`, `"tls_validation":["This field may not be null."]`},
+		"a password that is a number":    {`"password":1`, `"password":["Not a valid string."]`},
+		"a certificate":                  {`"ca_cert":` + encoded(t, certificate+certificate), ``},
+		"a certificate that is none":     {`"ca_cert":"secret"`, `"ca_cert":["No certificate in PEM was found."]`},
+		"a certificate that is broken":   {`"ca_cert":"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"`, `"ca_cert":["The certificate cannot be read."]`},
+		"a certificate with its key":     {`"client_cert":` + encoded(t, certificate+key), `"client_cert":["The certificate cannot be read."]`},
+		"a key":                          {`"client_key":` + encoded(t, key), ``},
+		"a key that is none":             {`"client_key":"secret"`, `"client_key":["No unencrypted private key in PEM was found."]`},
+		"a key that is a certificate":    {`"client_key":` + encoded(t, certificate), `"client_key":["No unencrypted private key in PEM was found."]`},
+		"a certificate and its key":      {`"client_cert":` + encoded(t, certificate) + `,"client_key":` + encoded(t, key), ``},
+		"a certificate, another's key":   {`"client_cert":` + encoded(t, certificate) + `,"client_key":` + encoded(t, otherKey), `"client_key":["The key is not the one of client_cert."]`},
+		"a label with parentheses":       {`"pulp_labels":{"a":"("}`, `"pulp_labels":["Key 'a' contains value with parenthesis."]`},
+		"a field that is not":            {`"limit":1`, `"limit":["Unexpected field"]`},
+		"a name that is taken":           {`"name":"acme/remote"`, `"name":["This field must be unique."]`},
+	} {
+		t.Run(what, func(t *testing.T) {
+			required := `"name":"acme/` + strings.ReplaceAll(what, " ", "-") + `","url":"https://h.example","upstream_name":"x"`
+			body := "{" + strings.TrimSuffix(required+","+c.body, ",") + "}" // of a field that is there twice the last counts
+			status := http.StatusCreated
+			if c.want != "" {
+				status, c.want = http.StatusBadRequest, "{"+c.want+"}"
+			}
+			m.expect(call{method: http.MethodPost, path: pulp.RemoteCollection, json: body}, status, c.want)
+			if c.want == "" || strings.Contains(c.want, "unique") {
+				return
+			}
+			m.expect(call{method: http.MethodPatch, path: m.remoteHref(), json: "{" + c.body + "}"}, status, c.want)
+		})
+	}
+	m.expect(call{method: http.MethodPost, path: pulp.RemoteCollection, json: `{}`}, 400,
+		`{"name":["This field is required."],"upstream_name":["This field is required."],"url":["This field is required."]}`)
+	m.expect(call{method: http.MethodPut, path: m.remoteHref(), json: `{"name":"acme/remote"}`}, 400, `{"upstream_name":["This field is required."],"url":["This field is required."]}`)
+}
+
+func TestEditingARemote(t *testing.T) {
+	t.Parallel()
+	m := newMirrors(t)
+	if _, err := m.store.CreateRemote(t.Context(), pulp.Remote{Name: "acme/other", URL: "https://h.example", UpstreamName: "x", Policy: pulp.Immediate}); err != nil {
+		t.Fatal(err)
+	}
+	list := func(v ...string) tasks.Optional[[]string] {
+		return tasks.Optional[[]string]{Set: true, Value: &v}
+	}
+	for what, c := range map[string]struct {
+		method, body string
+		fields       *tasks.RemoteFields // nil: nothing is to change
+	}{
+		"nothing":                           {body: `{}`},
+		"what is so":                        {body: `{"name":"acme/remote","url":"https://upstream.example","upstream_name":"library/app","policy":"immediate","includes":["v*"],"excludes":null,"username":"robot","password":"tellnobody","tls_validation":true}`},
+		"PUT of what is so":                 {method: http.MethodPut, body: `{"name":"acme/remote","url":"https://upstream.example","upstream_name":"library/app"}`},
+		"an older name, nothing new":        {body: `{"include_tags":["v*"]}`},
+		"older names that are null":         {body: `{"include_tags":null,"exclude_tags":null}`},
+		"what is shown and not set":         {body: `{"hidden_fields":[{"name":"password","is_set":false}]}`},
+		"other patterns":                    {body: `{"includes":["w*"]}`, fields: &tasks.RemoteFields{Includes: list("w*")}},
+		"no patterns":                       {body: `{"includes":null}`, fields: &tasks.RemoteFields{Includes: tasks.Optional[[]string]{Set: true}}},
+		"an older name adds":                {body: `{"include_tags":["v*","w*"],"exclude_tags":["x"]}`, fields: &tasks.RemoteFields{Includes: list("v*", "w*"), Excludes: list("x")}},
+		"an older name adds to what is new": {body: `{"includes":["a"],"include_tags":["b"]}`, fields: &tasks.RemoteFields{Includes: list("a", "b")}},
+		"another password":                  {body: `{"password":" x "}`, fields: &tasks.RemoteFields{Password: tasks.Optional[string]{Set: true, Value: ptr(" x ")}}},
+		"no password":                       {body: `{"password":null}`, fields: &tasks.RemoteFields{Password: tasks.Optional[string]{Set: true}}},
+		"another policy":                    {body: `{"policy":"streamed"}`, fields: &tasks.RemoteFields{Policy: ptr(pulp.Streamed)}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			if c.method == "" {
+				c.method = http.MethodPatch
+			}
+			edit, before := call{method: c.method, path: m.remoteHref(), json: c.body}, len(m.dispatcher.specs)
+			if c.fields == nil {
+				if r := m.expect(edit, 200, ""); r.body.(map[string]any)["name"] != "acme/remote" || len(m.dispatcher.specs) != before {
+					t.Errorf("body %s", r.raw)
+				}
+				return
+			}
+			m.expect(edit, 202, "")
+			want := tasks.Spec{
+				Name: tasks.Edit, Immediate: true, CreatedBy: 1, Resources: []store.Resource{{Href: m.remoteHref(), Exclusive: true}},
+				Args: tasks.EditArgs{Collection: pulp.RemoteCollection, ID: m.remote.ID, Remote: c.fields},
+			}
+			if diff := cmp.Diff(want, m.dispatcher.last()); diff != "" {
+				t.Errorf("task (-want +got):\n%s", diff)
+			}
+		})
+	}
+	m.expect(call{method: http.MethodPatch, path: m.remoteHref(), json: `{"name":"acme/other"}`}, 400, `{"name":["This field must be unique."]}`)
+	m.expect(call{method: http.MethodDelete, path: m.remoteHref()}, 202, "")
+	want := tasks.Spec{
+		Name: tasks.Delete, Immediate: true, CreatedBy: 1, Resources: []store.Resource{{Href: m.remoteHref(), Exclusive: true}},
+		Args: tasks.ObjectArgs{Collection: pulp.RemoteCollection, ID: m.remote.ID},
+	}
+	if diff := cmp.Diff(want, m.dispatcher.last()); diff != "" {
+		t.Errorf("task (-want +got):\n%s", diff)
+	}
+}
+
+func TestWhoSeesAndChangesRemotes(t *testing.T) {
+	t.Parallel()
+	m := newMirrors(t)
+	make := func(name string) string {
+		return `{"name":"` + name + `","url":"https://h.example","upstream_name":"x"}`
+	}
+	absent := `{"detail":"No ContainerRemote matches the given query."}`
+	for what, c := range map[string]struct {
+		call   call
+		status int
+		body   string
+	}{
+		"its owner reads":              {call{path: m.remoteHref(), user: "acme"}, 200, ""},
+		"another reads":                {call{path: m.remoteHref(), user: "carol"}, 404, absent},
+		"another edits":                {call{method: http.MethodPatch, path: m.remoteHref(), user: "carol", json: `{bad`}, 404, absent},
+		"another deletes":              {call{method: http.MethodDelete, path: m.remoteHref(), user: "carol"}, 404, absent},
+		"another labels":               {call{method: http.MethodPost, path: m.remoteHref() + "set_label/", user: "carol", json: `{"key":"a","value":"b"}`}, 404, absent},
+		"one's own":                    {call{method: http.MethodPost, path: pulp.RemoteCollection, user: "carol", json: make("carol/x")}, 201, ""},
+		"another's":                    {call{method: http.MethodPost, path: pulp.RemoteCollection, user: "carol", json: make("acme/x")}, 403, ""},
+		"its owner gives it away":      {call{method: http.MethodPatch, path: m.remoteHref(), user: "acme", json: `{"name":"carol/y"}`}, 403, ""},
+		"a repository of another's":    {call{method: http.MethodPost, path: pulp.ContainerCollection, user: "carol", json: `{"name":"carol/r","remote":"` + m.remoteHref() + `"}`}, 400, `{"remote":["Invalid hyperlink - Object does not exist."]}`},
+		"a sync from another's":        {call{method: http.MethodPost, path: href(m.container("carol/s", "")) + "sync/", user: "carol", json: `{"remote":"` + m.remoteHref() + `"}`}, 400, `{"remote":["Invalid hyperlink - Object does not exist."]}`},
+		"nobody":                       {call{path: m.remoteHref(), user: "-"}, 401, ""},
+		"a label":                      {call{method: http.MethodPost, path: m.remoteHref() + "set_label/", user: "acme", json: `{"key":"a","value":null}`}, 201, `{"key":"a","value":null}`},
+		"a label that is not":          {call{method: http.MethodPost, path: m.remoteHref() + "unset_label/", user: "acme", json: `{"key":"b"}`}, 400, `{"key":["Label with the key 'b' does not exist."]}`},
+		"a label of other characters":  {call{method: http.MethodPost, path: m.remoteHref() + "set_label/", json: `{"key":"ä","value":"b"}`}, 400, `{"key":["Key 'ä' contains non-alphanumerics."]}`},
+		"a label with a parenthesis":   {call{method: http.MethodPost, path: m.remoteHref() + "set_label/", json: `{"key":"a","value":"("}`}, 400, `{"value":["Key 'a' contains value with parenthesis."]}`},
+		"a label without a value":      {call{method: http.MethodPost, path: m.remoteHref() + "set_label/", json: `{"key":"a"}`}, 400, `{"value":["This field is required."]}`},
+		"a label without a key":        {call{method: http.MethodPost, path: m.remoteHref() + "set_label/", json: `{"value":"a"}`}, 400, `{"key":["This field is required."]}`},
+		"a label with something else":  {call{method: http.MethodPost, path: m.remoteHref() + "unset_label/", json: `{"key":"a","foo":1}`}, 400, `{"foo":["Unexpected field"]}`},
+		"a push repository's label":    {call{method: http.MethodPost, path: m.repoHref() + "unset_label/", json: `{"key":"a"}`}, 404, `{"detail":"Not found."}`},
+		"remotes of every type, staff": {call{path: "remotes/?name=acme/remote&fields=name"}, 200, `{"count":1,"next":null,"previous":null,"results":[{"name":"acme/remote"}]}`},
+		"remotes of every type, carol": {call{path: "remotes/?name=acme/remote", user: "carol"}, 200, `{"count":0,"next":null,"previous":null,"results":[]}`},
+	} {
+		t.Run(what, func(t *testing.T) { m.expect(c.call, c.status, c.body) })
+	}
+	generic := keys(t, encoded(t, m.get("remotes/")["results"].([]any)[0]))
+	for _, own := range []string{"upstream_name", "includes", "excludes", "sigstore"} {
+		for _, k := range generic {
+			if k == own {
+				t.Errorf("the list of every type shows %s", own)
+			}
+		}
+	}
+}
+
+// lines is a log that is read while it is written.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// TestNoSecretIsShown sees that what a remote is told comes out nowhere: in no answer, error, task or line of the log.
+func TestNoSecretIsShown(t *testing.T) {
+	t.Parallel()
+	m := newMirrors(t)
+	m.withWorker()
+	log := &lines{}
+	public, _ := url.Parse("https://registry.example:8443")
+	logged := httptest.NewServer(api.New(api.Options{
+		Store: m.store, Tasks: m.dispatcher, Auth: accounts{m.store}, PublicURL: public, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}))
+	t.Cleanup(logged.Close)
+	certificate, key := pair(t)
+	_, otherKey := pair(t)
+	const secret = "tellnobody"
+	body := func(name string, more map[string]any) string {
+		all := map[string]any{
+			"name": name, "url": "https://upstream.example", "upstream_name": "library/app", "username": secret + "1", "password": secret + "2",
+			"proxy_username": secret + "3", "proxy_password": secret + "4", "client_cert": certificate, "client_key": key,
+		}
+		for k, v := range more {
+			all[k] = v
+		}
+		return encoded(t, all)
+	}
+	var answers strings.Builder
+	for _, server := range []*httptest.Server{m.server, logged} {
+		m.server = server
+		name := fmt.Sprintf("acme/of-%p", server)
+		r := m.expect(call{method: http.MethodPost, path: pulp.RemoteCollection, json: body(name, nil)}, 201, "")
+		made, _ := r.body.(map[string]any)["pulp_href"].(string)
+		all := []reply{r}
+		for _, c := range []call{
+			{path: made},
+			{path: made + "?fields=password,username,client_key,hidden_fields"},
+			{path: pulp.RemoteCollection},
+			{path: "remotes/"},
+			{method: http.MethodPatch, path: made, json: body(name, map[string]any{"description": "x"})},
+			{method: http.MethodPatch, path: made, json: `{"username":"` + secret + `5","password":"` + secret + `6"}`},
+			{method: http.MethodPatch, path: made, json: `{"client_key":"` + secret + `"}`},
+			{method: http.MethodPatch, path: made, json: encoded(t, map[string]string{"client_key": otherKey})},
+			{method: http.MethodPatch, path: made, json: encoded(t, map[string]string{"client_cert": certificate + key})},
+			{method: http.MethodPatch, path: made, json: `{"url":"https://` + secret + `:` + secret + `@h.example"}`},
+			{method: http.MethodPatch, path: made, json: `{"url":"https://` + secret + `:%zz@h.example"}`},
+			{method: http.MethodPatch, path: made, json: `{"proxy_url":"http://` + secret + `:` + secret + `@h.example"}`},
+			{method: http.MethodPatch, path: made, json: `{"password":["` + secret + `"]}`},
+			{method: http.MethodPatch, path: made, json: `{"password":"` + secret},
+			{method: http.MethodPost, path: made + "set_label/", json: `{"key":"a","value":"b"}`},
+			{path: "tasks/"},
+			{method: http.MethodDelete, path: made},
+			{path: "tasks/"},
+		} {
+			all = append(all, m.do(c))
+		}
+		for _, r := range all {
+			answers.WriteString(r.raw + "\n")
+		}
+	}
+	shown := answers.String() + log.String()
+	inner := func(text string) string { return strings.Split(strings.TrimSpace(text), "\n")[1] }
+	for _, s := range []string{secret, inner(key), inner(otherKey)} {
+		if at := strings.Index(shown, s); at >= 0 {
+			t.Errorf("%s is shown: %s", s, shown[max(0, at-300):min(len(shown), at+100)])
+		}
+	}
+	if !strings.Contains(log.String(), `action="edit remote"`) || !strings.Contains(answers.String(), `{"name":"password","is_set":true}`) {
+		t.Errorf("nothing was done: %s", log.String())
+	}
+}

@@ -40,7 +40,7 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 	var tags []string
 	seen := map[string]bool{}
 	for range maxTagPages {
-		res, err := g.do(ctx, request{method: http.MethodGet, url: at})
+		res, err := g.do(ctx, request{method: http.MethodGet, url: at}) //nolint:bodyclose // readAll and refused end it
 		if err != nil {
 			return nil, err
 		}
@@ -133,6 +133,7 @@ func mediaType(res *http.Response) string {
 
 // Manifest returns a manifest's exact bytes, by tag or digest. By digest the bytes are that digest's. NotFound when the remote has none.
 func (g *Registry) Manifest(ctx context.Context, reference string) (Manifest, error) {
+	//nolint:bodyclose // readAll and refused end it
 	res, err := g.do(ctx, request{method: http.MethodGet, url: g.at("/v2/" + g.name + "/manifests/" + reference), header: manifestTypes})
 	if err != nil {
 		return Manifest{}, err

@@ -187,7 +187,7 @@ func (g *Registry) redirect(r *http.Request, via []*http.Request) error {
 			keep[key] = v
 		}
 	}
-	r.Header = keep
+	r.Header = keep //nolint:gosec // nothing else of the old ones goes on: that is the point
 	return nil
 }
 

@@ -1,0 +1,404 @@
+package store
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// shelf is a repository with two images that share a layer, an index of one of them and a third, and tags: one, two, multi; and a signature of the image one.
+type shelf struct {
+	Target
+	one, two, third, multi pulp.Manifest
+	layer                  pulp.Descriptor
+}
+
+func fillShelf(t *testing.T, s *Store, path string) *shelf {
+	t.Helper()
+	x := &shelf{Target: target(t, s, path)}
+	id := x.Repository.ID
+	x.layer = pushBlob(t, s, id, "shared layer")
+	push := func(m pulp.Manifest, tags ...string) pulp.Manifest {
+		t.Helper()
+		if _, err := s.PutManifest(t.Context(), PutManifest{RepositoryID: id, Manifest: m, Tags: tags}); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	x.one = push(image(pushBlob(t, s, id, "config one"), x.layer), "one")
+	x.two = push(image(pushBlob(t, s, id, "config two"), x.layer), "two")
+	x.third = push(image(pushBlob(t, s, id, "config third"), pushBlob(t, s, id, "third layer")))
+	x.multi = push(index(x.one, x.third), "multi")
+	if _, err := s.PutSignature(t.Context(), id, x.one.Digest, signatureOf(t, s, x.Target, x.one, "signed")); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Repository(t.Context(), pulp.ContainerPush, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.Repository = r
+	return x
+}
+
+// unitOf returns a unit of a repository's latest version.
+func unitOf(t *testing.T, s *Store, repositoryID string, kind pulp.Kind, key string) Unit {
+	t.Helper()
+	_, id, err := s.has(t.Context(), repositoryID, kind, key)
+	if err != nil || id == "" {
+		t.Fatalf("%v %s: %q, %v", kind, key, id, err)
+	}
+	return Unit{kind, id}
+}
+
+func newRepository(t *testing.T, s *Store, name string) pulp.Repository {
+	t.Helper()
+	r, err := s.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestRemoveKeepsWhatIsNamed(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	x := fillShelf(t, s, "acme/app")
+	id := x.Repository.ID
+	remove := func(want string, units ...Unit) {
+		t.Helper()
+		v, err := s.RemoveContent(t.Context(), nil, id, units)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantCounts(t, v, want)
+	}
+	// The shelf: 5 blobs, 4 manifests, 1 signature, 3 tags. The tag one goes; its image is the index's too, and stays with its signature.
+	remove("5+0-0 4+0-0 1+0-0 2+0-1", unitOf(t, s, id, pulp.KindTag, "one"))
+	// An image that a tag names cannot be removed alone, and a blob that an image names neither.
+	if v, err := s.RemoveContent(t.Context(), nil, id, []Unit{unitOf(t, s, id, pulp.KindManifest, string(x.two.Digest)), unitOf(t, s, id, pulp.KindBlob, string(x.layer.Digest))}); err != nil || v != nil {
+		t.Errorf("removal of what is named made %+v, %v", v, err)
+	}
+	// The index goes with its images, their signature and blobs; the shared layer stays for two.
+	remove("2+0-3 1+0-3 0+0-1 1+0-1", unitOf(t, s, id, pulp.KindTag, "multi"))
+	remove("0+0-2 0+0-1 0+0-0 0+0-1", unitOf(t, s, id, pulp.KindTag, "two"))
+	// All of it is in older versions still; and can come back.
+	v, err := s.Restore(t.Context(), nil, id, x.Repository.LatestVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCounts(t, v, "5+5-0 4+4-0 1+1-0 3+3-0")
+	if v, err = s.RemoveAll(t.Context(), nil, id); err != nil {
+		t.Fatal(err)
+	}
+	wantCounts(t, v, "0+0-5 0+0-4 0+0-1 0+0-3")
+}
+
+func TestRemoveImage(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	x := fillShelf(t, s, "acme/app")
+	id := x.Repository.ID
+	v, err := s.RemoveImage(t.Context(), nil, id, x.multi.Digest) // with its tag and its third image; one has a tag
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCounts(t, v, "3+0-2 2+0-2 1+0-0 2+0-1")
+	if v, err = s.RemoveImage(t.Context(), nil, id, x.one.Digest); err != nil {
+		t.Fatal(err)
+	}
+	wantCounts(t, v, "2+0-1 1+0-1 0+0-1 1+0-1")
+	if _, err := s.RemoveImage(t.Context(), nil, id, x.one.Digest); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "'<Repository: acme/app; Version: ") {
+		t.Errorf("a manifest that is not there: %v", err)
+	}
+	if _, err := s.RemoveSignatures(t.Context(), nil, id, "0000"); !fault.Is(err, fault.Invalid) {
+		t.Errorf("signatures that are not there: %v", err)
+	}
+}
+
+func TestCopies(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	x := fillShelf(t, s, "acme/app")
+	to := newRepository(t, s, "copies")
+	from := Copy{RepositoryID: x.Repository.ID, Number: x.Repository.LatestVersion}
+	copied := func(c Copy, want string) {
+		t.Helper()
+		v, err := s.CopyContent(t.Context(), nil, to.ID, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantCounts(t, v, want)
+	}
+	tags := from
+	tags.Tags, tags.Names = true, []string{"multi", "nosuch"}
+	copied(tags, "4+4-0 3+3-0 0+0-0 1+1-0") // without signatures
+	manifests := from
+	manifests.Digests = []string{string(x.two.Digest)}
+	copied(manifests, "5+1-0 4+1-0 0+0-0 1+0-0")
+	manifests.MediaTypes = []string{pulp.OCIIndex} // and-ed
+	if v, err := s.CopyContent(t.Context(), nil, to.ID, manifests); err != nil || v != nil {
+		t.Errorf("an image that is an index: %+v, %v", v, err)
+	}
+	// A tag of the same name is replaced.
+	other := newRepository(t, s, "other")
+	o := target(t, s, "acme/other")
+	pushImage(t, s, o.Repository.ID, "other", "multi")
+	if _, err := s.CopyContent(t.Context(), nil, other.ID, Copy{RepositoryID: o.Repository.ID, Number: 1, Tags: true}); err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.CopyContent(t.Context(), nil, other.ID, tags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCounts(t, v, "6+4-0 4+3-0 0+0-0 1+1-1")
+	if _, err := s.CopyContent(t.Context(), nil, to.ID, Copy{RepositoryID: from.RepositoryID, Number: 99, Tags: true}); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a version that is not there: %v", err)
+	}
+	// From an old version comes what it held.
+	fresh := newRepository(t, s, "fresh")
+	if v, err = s.CopyContent(t.Context(), nil, fresh.ID, Copy{RepositoryID: from.RepositoryID, Number: 1, Tags: true}); err != nil {
+		t.Fatal(err)
+	}
+	wantCounts(t, v, "2+2-0 1+1-0 0+0-0 1+1-0")
+}
+
+// What somebody adds brings nothing along that they do not see.
+func TestAddTakesOnlyWhatIsSeen(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	secret, public := target(t, s, "victim/app"), target(t, s, "mallory/app")
+	if err := s.SetPrivate(t.Context(), "victim/app", true); err != nil {
+		t.Fatal(err)
+	}
+	hidden, _ := pushImage(t, s, secret.Repository.ID, "secret", "latest")
+	// A sparse index that names the hidden image (D11).
+	sparse := index(hidden)
+	if _, err := s.PutManifest(t.Context(), PutManifest{RepositoryID: public.Repository.ID, Manifest: sparse, Tags: []string{"x"}}); err != nil {
+		t.Fatal(err)
+	}
+	tag := unitOf(t, s, public.Repository.ID, pulp.KindTag, "x")
+	mine, admins := newRepository(t, s, "mallory/copy"), newRepository(t, s, "admin/copy")
+	v, err := s.AddContent(t.Context(), nil, mine.ID, []Unit{tag, unitOf(t, s, secret.Repository.ID, pulp.KindTag, "latest")}, "mallory")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCounts(t, v, "0+0-0 1+1-0 0+0-0 1+1-0")
+	if v, err = s.AddContent(t.Context(), nil, admins.ID, []Unit{tag}, ""); err != nil {
+		t.Fatal(err)
+	}
+	wantCounts(t, v, "2+2-0 2+2-0 0+0-0 1+1-0")
+}
+
+func TestTags(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	s.KeepOutbox()
+	x := fillShelf(t, s, "acme/app")
+	id := x.Repository.ID
+	v, err := s.TagManifest(t.Context(), nil, id, "one", x.two.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCounts(t, v, "5+0-0 4+0-0 1+0-0 3+1-1")
+	if v, err := s.TagManifest(t.Context(), nil, id, "one", x.two.Digest); err != nil || v != nil {
+		t.Errorf("the same again: %+v, %v", v, err)
+	}
+	if _, err := s.TagManifest(t.Context(), nil, id, "x", digest.FromString("x")); !fault.Is(err, fault.Invalid) {
+		t.Errorf("a manifest that is not there: %v", err)
+	}
+	if _, err := s.Untag(t.Context(), nil, id, "nosuch"); !fault.Is(err, fault.Invalid) {
+		t.Errorf("a tag that is not there: %v", err)
+	}
+	if _, err := s.Untag(t.Context(), nil, id, "two"); err != nil {
+		t.Fatal(err)
+	}
+	// All tags that change are written through, however they change.
+	settle := func() (names []string) {
+		t.Helper()
+		due, err := s.OutboxTags(t.Context(), 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range due {
+			names = append(names, d.Name+"="+d.Digest)
+			if err := s.WroteTag(t.Context(), d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return names
+	}
+	settle()
+	for what, change := range map[string]func() error{
+		"restore":    func() error { _, err := s.Restore(t.Context(), nil, id, x.Repository.LatestVersion); return err },
+		"remove all": func() error { _, err := s.RemoveAll(t.Context(), nil, id); return err },
+		"delete of the latest": func() error {
+			r, err := s.Repository(t.Context(), pulp.ContainerPush, id)
+			if err != nil {
+				return err
+			}
+			return s.DeleteVersion(t.Context(), nil, id, r.LatestVersion)
+		},
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		held, err := s.HeldTags(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var dirty int
+		if err := s.read.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM upstream_tag u WHERE u.dirty`).Scan(&dirty); err != nil || dirty > 0 {
+			t.Errorf("%s: %d tags are still to be written, %v", what, dirty, err)
+		}
+		rows, err := collect(t.Context(), s.read, func(r scanner) ([2]string, error) {
+			var v [2]string
+			err := r.Scan(&v[0], &v[1])
+			return v, err
+		}, `SELECT name, written_digest FROM upstream_tag`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rows {
+			if string(held[r[0]]) != r[1] {
+				t.Errorf("%s: %s was written as %q and is %q", what, r[0], r[1], held[r[0]])
+			}
+		}
+	}
+}
+
+// What a sync has fetched serves nobody and is kept; what it left to come later can come by a push.
+func TestFetchedContent(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	ctx := t.Context()
+	remote, err := s.CreateRemote(ctx, pulp.Remote{Name: "r", URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand})
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo := newRepository(t, s, "mirror")
+	if _, err := s.CreateDistribution(ctx, nil, pulp.Distribution{Name: "m", BasePath: "m", RepositoryID: repo.ID}); err != nil {
+		t.Fatal(err)
+	}
+	served, err := s.Resolve(ctx, "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, layer := digest.FromString("config"), digest.FromString("layer")
+	for _, b := range []pulp.Blob{{Digest: config, Size: 6, Data: []byte("config"), Inline: true}, {Digest: layer, Size: 5, Absent: true}} {
+		if err := s.FetchedBlob(ctx, repo.ID, remote.ID, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := image(pulp.Descriptor{Digest: config}, pulp.Descriptor{Digest: layer})
+	if err := s.FetchedManifest(ctx, repo.ID, m); err != nil {
+		t.Fatal(err)
+	}
+	later := time.Now().Add(time.Hour)
+	if n, err := s.SweepOrphans(ctx, later, 100); err != nil || n != 0 {
+		t.Errorf("the sweep took %d, %v", n, err)
+	}
+	if _, err := s.ServedManifest(ctx, served, string(m.Digest)); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a fetched manifest is served: %v", err)
+	}
+	if _, err := s.ServedBlob(ctx, served, config); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a fetched blob is served: %v", err)
+	}
+	v, err := s.CommitSync(ctx, nil, Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{"latest": m.Digest}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCounts(t, v, "2+2-0 1+1-0 0+0-0 1+1-0")
+	if v, err := s.CommitSync(ctx, nil, Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{"latest": m.Digest}}); err != nil || v != nil {
+		t.Errorf("the same again: %+v, %v", v, err)
+	}
+	b, err := s.ServedBlob(ctx, served, layer)
+	if err != nil || !b.Absent || b.Size != 5 {
+		t.Errorf("the layer is %+v, %v", b, err)
+	}
+	if sources, err := s.BlobSources(ctx, b.ID); err != nil || len(sources) != 1 || sources[0].ID != remote.ID {
+		t.Errorf("its sources are %v, %v", sources, err)
+	}
+	// Somebody pushes it: now it is here for all.
+	pushBlob(t, s, target(t, s, "acme/app").Repository.ID, "layer")
+	if b, err := s.ServedBlob(ctx, served, layer); err != nil || b.Absent || string(b.Data) != "layer" {
+		t.Errorf("after a push the layer is %+v, %v", b, err)
+	}
+	if err := s.FetchedBlob(ctx, repo.ID, remote.ID, pulp.Blob{Digest: layer, Size: 5, Absent: true}); err != ErrPresent { //nolint:errorlint // it is not wrapped
+		t.Errorf("an absent blob that is present: %v", err)
+	}
+	// What no sync came back for is forgotten.
+	if err := s.FetchedBlob(ctx, repo.ID, remote.ID, pulp.Blob{Digest: digest.FromString("x"), Size: 1, Absent: true}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.SweepFetched(ctx, later, 100); err != nil || n != 1 {
+		t.Errorf("%d forgotten, %v", n, err)
+	}
+	if n, err := s.SweepOrphans(ctx, later, 100); err != nil || n != 1 {
+		t.Errorf("%d orphans, %v", n, err)
+	}
+}
+
+func TestDistributions(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	ctx := t.Context()
+	repo := newRepository(t, s, "r")
+	first, err := s.CreateDistribution(ctx, nil, pulp.Distribution{Name: "a", BasePath: "ns/a", RepositoryID: repo.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, field := range map[string]string{"ns/a": "base_path", "ns/a/b": OverlapField, "ns": OverlapField, "ns/a-b": "", "ns/ab": "", "n": ""} {
+		conflict, err := s.DistributionConflict(ctx, "", "other", path)
+		if err != nil || (conflict == nil) != (field == "") || field != "" && len(conflict.(*fault.Error).Fields[field]) == 0 {
+			t.Errorf("%s: %v, %v", path, conflict, err)
+		}
+	}
+	if conflict, err := s.DistributionConflict(ctx, first.ID, "a", "ns/a"); err != nil || conflict != nil {
+		t.Errorf("it stands against itself: %v, %v", conflict, err)
+	}
+	if _, err := s.CreateDistribution(ctx, nil, pulp.Distribution{Name: "a", BasePath: "x", RepositoryID: repo.ID}); !fault.Is(err, fault.Invalid) {
+		t.Errorf("a taken name: %v", err)
+	}
+	// A push may nest (D17); what was there can still be edited.
+	target(t, s, "ns/a/below")
+	if d, err := s.EditDistribution(ctx, nil, first.ID, func(d *pulp.Distribution) { d.Private = true }); err != nil || !d.Private {
+		t.Errorf("edit: %+v, %v", d, err)
+	}
+	if err := s.DeleteRepository(ctx, nil, pulp.Container, repo.ID); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := s.Distribution(ctx, first.ID); err != nil || d.RepositoryID != "" {
+		t.Errorf("after its repository: %+v, %v", d, err)
+	}
+	if err := s.DeleteNamespace(ctx, nil, first.NamespaceID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Resolve(ctx, "ns/a/below"); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a path of a namespace that is gone: %v", err)
+	}
+}
+
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	x := fillShelf(t, s, "acme/app")
+	if err := s.MigrateRepository(t.Context(), nil, x.Repository.ID); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Repository(t.Context(), pulp.Container, x.Repository.ID)
+	if err != nil || r.LatestVersion != x.Repository.LatestVersion {
+		t.Errorf("migrated: %+v, %v", r, err)
+	}
+	if err := s.MigrateRepository(t.Context(), nil, x.Repository.ID); !fault.Is(err, fault.NotFound) {
+		t.Errorf("again: %v", err)
+	}
+	if _, err := s.ServedManifest(t.Context(), x.Target, "one"); err != nil {
+		t.Error(err)
+	}
+}

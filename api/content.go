@@ -2,6 +2,7 @@ package api
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -113,7 +114,30 @@ func contentFilters(own ...filters) filters {
 			return store.InVersion(v.RepositoryID, v.Number, m), err
 		}
 	}
+	// between finds what one of two versions holds and the other does not.
+	between := func(added bool) filter {
+		return func(a *API, req *request, name string, values []string) (store.Filter, error) {
+			text := last(values)
+			if text == "" {
+				return nil, nil
+			}
+			from, to, two := strings.Cut(text, ",")
+			if !two || strings.Contains(to, ",") {
+				return nil, invalid(name, "Range query expects two values.")
+			}
+			if !added {
+				from, to = to, from
+			}
+			without, err := a.versionNamed(req, from)
+			if err != nil {
+				return nil, err
+			}
+			with, err := a.versionNamed(req, to)
+			return store.All(store.InVersion(with.RepositoryID, with.Number, store.Present), store.Not(store.InVersion(without.RepositoryID, without.Number, store.Present))), err
+		}
+	}
 	return filterSets(append(own, identity(), labelSelect(), filters{
+		"added_between": between(true), "removed_between": between(false),
 		"repository_version": inVersion(store.Present), "repository_version_added": inVersion(store.Added), "repository_version_removed": inVersion(store.Removed),
 	})...)
 }

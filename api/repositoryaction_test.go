@@ -211,6 +211,36 @@ func TestContentActions(t *testing.T) {
 const badTag = "The provided tag is not valid. A tag may contain lowercase and uppercase ASCII alphabetic characters, digits, underscores, periods, and dashes. " +
 	"A tag must not start with a period or a dash."
 
+func TestContentBetweenVersions(t *testing.T) {
+	t.Parallel()
+	m := newMirrors(t)
+	if _, err := m.store.Untag(t.Context(), nil, m.full.ID, "multi"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.store.TagManifest(t.Context(), nil, m.full.ID, "new", m.manifest); err != nil {
+		t.Fatal(err)
+	}
+	v := func(n string) string { return href(m.full) + "versions/" + n + "/" }
+	for filter, want := range map[string][]string{
+		"added_between=" + v("1") + "," + v("3"):   {"new"},
+		"added_between=" + v("3") + "," + v("1"):   {"multi"},
+		"removed_between=" + v("1") + "," + v("3"): {"multi"},
+		"removed_between=" + v("0") + "," + v("3"): {},
+		"added_between=": {"1.0", "2.0", "latest", "multi", "new"},
+	} {
+		if got := m.results(pulp.TagCollection+"?ordering=name&"+filter, "name"); !cmp.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", filter, got, want)
+		}
+	}
+	for filter, want := range map[string]string{
+		"added_between=" + v("1"):                  `{"added_between":["Range query expects two values."]}`,
+		"removed_between=" + v("1") + "," + v("7"): `["URI ` + v("7") + ` not found for repositoryversion."]`,
+		"removed_between=a,b":                      `["URI not valid: b"]`,
+	} {
+		m.expect(call{path: pulp.TagCollection + "?" + filter}, 400, want)
+	}
+}
+
 func TestContainerRepositories(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -329,7 +330,7 @@ func TestFetchedContent(t *testing.T) {
 	if b, err := s.ServedBlob(ctx, served, layer); err != nil || b.Absent || string(b.Data) != "layer" {
 		t.Errorf("after a push the layer is %+v, %v", b, err)
 	}
-	if err := s.FetchedBlob(ctx, repo.ID, remote.ID, pulp.Blob{Digest: layer, Size: 5, Absent: true}); err != ErrPresent { //nolint:errorlint // it is not wrapped
+	if err := s.FetchedBlob(ctx, repo.ID, remote.ID, pulp.Blob{Digest: layer, Size: 5, Absent: true}); !errors.Is(err, ErrPresent) {
 		t.Errorf("an absent blob that is present: %v", err)
 	}
 	// What no sync came back for is forgotten.
@@ -355,7 +356,8 @@ func TestDistributions(t *testing.T) {
 	}
 	for path, field := range map[string]string{"ns/a": "base_path", "ns/a/b": OverlapField, "ns": OverlapField, "ns/a-b": "", "ns/ab": "", "n": ""} {
 		conflict, err := s.DistributionConflict(ctx, "", "other", path)
-		if err != nil || (conflict == nil) != (field == "") || field != "" && len(conflict.(*fault.Error).Fields[field]) == 0 {
+		f, _ := errors.AsType[*fault.Error](conflict)
+		if err != nil || (conflict == nil) != (field == "") || field != "" && len(f.Fields[field]) == 0 {
 			t.Errorf("%s: %v, %v", path, conflict, err)
 		}
 	}

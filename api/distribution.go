@@ -104,18 +104,24 @@ func servingContent(a *API, req *request, _ string, values []string) (store.Filt
 	if err != nil {
 		return nil, err
 	}
-	versions, _, err := a.Store.Versions(req.Context(), store.ListQuery{Where: []store.Filter{store.VersionHolding(ids)}, Limit: maxDistributions})
+	pinned, _, err := a.Store.Distributions(req.Context(), store.ListQuery{Where: []store.Filter{store.IsNull("repository_version", false)}, Limit: maxDistributions})
 	if err != nil {
 		return nil, err
 	}
-	var latest, pinned []string
+	var latest, candidates, versions []string
 	for _, r := range repositories {
 		latest = append(latest, r.ID)
 	}
-	for _, v := range versions {
-		pinned = append(pinned, v.ID)
+	for _, d := range pinned {
+		candidates = append(candidates, d.Pinned.VersionID)
 	}
-	return store.Any(store.OneOf("repository", latest), store.OneOf("repository_version", pinned)), nil
+	holding, _, err := a.Store.Versions(req.Context(), store.ListQuery{
+		Where: []store.Filter{store.OneOf("pulp_id", candidates), store.VersionHolding(ids)}, Limit: maxDistributions,
+	})
+	for _, v := range holding {
+		versions = append(versions, v.ID)
+	}
+	return store.Any(store.OneOf("repository", latest), store.OneOf("repository_version", versions)), err
 }
 
 var distributionOrderings = []string{"name", "base_path", "hidden"}

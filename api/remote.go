@@ -126,7 +126,7 @@ func (a *API) createRemote(req *request) (answer, error) {
 	}
 	none := pulp.Remote{Policy: pulp.Immediate, Connection: pulp.Connection{TLSValidation: true}}
 	fields := readRemote(b, none, true)
-	if fields.Name != nil && !mayOwn(req, *fields.Name) {
+	if fields.Name != nil && len(b.errs["name"]) == 0 && !mayOwn(req, *fields.Name) {
 		return answer{}, errDenied
 	}
 	if err := b.finish(); err != nil {
@@ -157,7 +157,7 @@ func (a *API) editRemote(whole bool) handler {
 			return answer{}, err
 		}
 		fields := readRemote(b, r, whole)
-		if fields.Name != nil && !mayOwn(req, *fields.Name) {
+		if fields.Name != nil && len(b.errs["name"]) == 0 && !mayOwn(req, *fields.Name) {
 			return answer{}, errDenied
 		}
 		if fields.Name != nil && *fields.Name != r.Name {

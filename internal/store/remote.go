@@ -109,11 +109,6 @@ func (s *Store) EditRemote(ctx context.Context, claim *Claim, id string, edit fu
 		if err := uniqueName(err); err != nil {
 			return err
 		}
-		if claim != nil { // its arguments may be secrets
-			if _, err := t.exec(`UPDATE task SET args = '{}' WHERE id = $1`, claim.TaskID); err != nil {
-				return err
-			}
-		}
 		return t.complete(claim, Outcome{Result: r})
 	})
 	return r, err

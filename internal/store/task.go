@@ -201,6 +201,10 @@ func (t *tx) release(id string) error {
 	if _, err := t.exec(`UPDATE task_resource SET active = FALSE WHERE task_id = $1`, id); err != nil {
 		return err
 	}
+	// Nobody needs the arguments any more, and they may be secrets.
+	if _, err := t.exec(`UPDATE task SET args = '{}' WHERE id = $1`, id); err != nil {
+		return err
+	}
 	for _, resource := range resources {
 		// Next in line are the first reservation and, when it shares, those behind it up to the first exclusive one.
 		next, err := collect(t.ctx, t, scanString, `

@@ -15,6 +15,7 @@ wanted=(
   "gpg-agent:gpg-agent:the tests that sign with a script skip"
   "jq:jq:the test of the pipeline step skips"
   "curl:curl:the test of the pipeline step skips"
+  "redis-server:redis-server:the tests of the queue on Redis skip"
 )
 
 missing=() packages=()
@@ -31,6 +32,11 @@ look() {
   if [ ! -e /usr/include/stdlib.h ] && [ -e /etc/debian_version ]; then
     missing+=("stdlib.h (libc6-dev): go test -race cannot be built")
     packages+=(libc6-dev)
+  fi
+  # Debian keeps the database's own programs out of the PATH.
+  if ! command -v postgres >/dev/null && ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
+    missing+=("postgres (postgresql): the tests of the store on PostgreSQL skip")
+    packages+=(postgresql)
   fi
   # TLS roots, for fetching Go modules.
   if [ ! -e /etc/ssl/certs/ca-certificates.crt ] && [ -e /etc/debian_version ]; then

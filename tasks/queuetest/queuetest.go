@@ -4,8 +4,13 @@ package queuetest
 import (
 	"context"
 	"errors"
+	"slices"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/countersign/countersign/tasks"
 )
@@ -16,13 +21,18 @@ func Run(t *testing.T, open func(t *testing.T) tasks.Queue) {
 	cases := map[string]func(t *testing.T, q tasks.Queue){
 		"ids come out in the order in which they went in": inOrder,
 		"an id that is in the queue is not put in again":  onceEach,
+		"an id that is pushed again keeps its place":      keepsPlace,
 		"a popped id may come again":                      again,
 		"an empty queue gives nothing after the wait":     empty,
 		"a push wakes one who waits":                      wakes,
 		"one push wakes only one of many":                 wakesOne,
+		"many who pop get each id once":                   each,
+		"pushes and pops are as the model's":              model,
 		"waiting ends with the context":                   endsWithContext,
+		"waiting ends when the context is canceled":       endsMidway,
 		"a cancel reaches everyone who watches the task":  cancels,
 		"a cancel of another task reaches nobody":         cancelsOther,
+		"a watch that has ended takes no other with it":   unwatches,
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -61,6 +71,13 @@ func onceEach(t *testing.T, q tasks.Queue) {
 	push(t, q, "a", "a")
 	wantPop(t, q, long, "a")
 	wantPop(t, q, short, "")
+}
+
+func keepsPlace(t *testing.T, q tasks.Queue) {
+	push(t, q, "a", "b", "a")
+	wantPop(t, q, long, "a")
+	wantPop(t, q, long, "b")
+	wantPop(t, q, 0, "")
 }
 
 func again(t *testing.T, q tasks.Queue) {
@@ -106,6 +123,100 @@ func wakesOne(t *testing.T, q tasks.Queue) {
 	}
 }
 
+// each has several push while many pop.
+func each(t *testing.T, q tasks.Queue) {
+	const poppers, pushers, ids = 8, 4, 2000
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var popping, pushing sync.WaitGroup
+	popped := make(chan string, ids)
+	for range poppers {
+		popping.Go(func() {
+			for {
+				id, err := q.Pop(ctx, long)
+				if id == "" {
+					if !errors.Is(err, context.Canceled) {
+						t.Errorf("Pop = nothing, %v", err)
+					}
+					return
+				}
+				popped <- id
+			}
+		})
+	}
+	for p := range pushers {
+		pushing.Go(func() {
+			for i := p; i < ids; i += pushers {
+				if err := q.Push(ctx, strconv.Itoa(i)); err != nil {
+					t.Errorf("Push = %v", err)
+				}
+			}
+		})
+	}
+	seen := map[string]bool{}
+	for len(seen) < ids {
+		select {
+		case id := <-popped:
+			if seen[id] {
+				t.Fatalf("%s was popped twice", id)
+			}
+			seen[id] = true
+		case <-time.After(long):
+			t.Fatalf("%d of %d ids were popped", len(seen), ids)
+		}
+	}
+	pushing.Wait()
+	wantPop(t, q, 0, "")
+	cancel()
+	popping.Wait()
+}
+
+// model holds pushes and pops against a list.
+func model(t *testing.T, q tasks.Queue) {
+	rapid.Check(t, func(rt *rapid.T) {
+		var want []string
+		pop := func() {
+			var first string
+			if len(want) > 0 {
+				first, want = want[0], want[1:]
+			}
+			if got, err := q.Pop(t.Context(), 0); err != nil || got != first {
+				rt.Fatalf("Pop = %q, %v, want %q", got, err, first)
+			}
+		}
+		for _, id := range rapid.SliceOf(rapid.SampledFrom([]string{"", "", "", "a", "b", "c", "d"})).Draw(rt, "pushes, or pops") {
+			if id == "" {
+				pop()
+				continue
+			}
+			if err := q.Push(t.Context(), id); err != nil {
+				rt.Fatalf("Push(%s) = %v", id, err)
+			}
+			if !slices.Contains(want, id) {
+				want = append(want, id)
+			}
+		}
+		for len(want) > 0 {
+			pop()
+		}
+		pop()
+	})
+}
+
+func endsMidway(t *testing.T, q tasks.Queue) {
+	ctx, cancel := context.WithTimeout(t.Context(), short)
+	defer cancel()
+	before := time.Now()
+	if id, err := q.Pop(ctx, long); id != "" || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Pop = %q, %v, want the context's end", id, err)
+	}
+	if took := time.Since(before); took > long/3 {
+		t.Errorf("Pop took %v, want %v", took, short)
+	}
+	push(t, q, "a") // goes to nobody who has left
+	wantPop(t, q, long, "a")
+}
+
 func endsWithContext(t *testing.T, q tasks.Queue) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -149,5 +260,27 @@ func cancelsOther(t *testing.T, q tasks.Queue) {
 	case <-canceled:
 		t.Error("the watcher of a was told of b's cancel")
 	case <-time.After(short):
+	}
+}
+
+func unwatches(t *testing.T, q tasks.Queue) {
+	_, stop, err := q.Canceled(t.Context(), "a")
+	if err != nil {
+		t.Fatalf("Canceled = %v", err)
+	}
+	canceled, stopOther, err := q.Canceled(t.Context(), "a")
+	if err != nil {
+		t.Fatalf("Canceled = %v", err)
+	}
+	defer stopOther()
+	stop()
+	stop() // a second time changes nothing
+	if err := q.Cancel(t.Context(), "a"); err != nil {
+		t.Fatalf("Cancel = %v", err)
+	}
+	select {
+	case <-canceled:
+	case <-time.After(long):
+		t.Error("the watcher that stayed was not told")
 	}
 }

@@ -1,0 +1,104 @@
+package redisqueue
+
+import (
+	"context"
+	_ "embed" // the scripts
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed lua/push.lua
+var pushText string
+
+//go:embed lua/pop.lua
+var popText string
+
+//go:embed lua/cancel.lua
+var cancelText string
+
+//go:embed lua/canceled.lua
+var canceledText string
+
+var (
+	pushScript     = redis.NewScript(pushText)
+	popScript      = redis.NewScript(popText)
+	cancelScript   = redis.NewScript(cancelText)
+	canceledScript = redis.NewScript(canceledText)
+)
+
+// names are the keys and channels of one installation. They share a hash tag, so that a cluster keeps them on one node.
+type names struct {
+	ready    string // the ids, a sorted set by place
+	canceled string // what the marks of canceled tasks begin with
+	// Channels. Redis tells subscribers of every database, so they name theirs.
+	arrivals string
+	cancels  string
+}
+
+func newNames(prefix string, db int) names {
+	tag := "{" + prefix + "}:"
+	return names{
+		ready:    tag + "ready",
+		canceled: tag + "canceled:",
+		arrivals: fmt.Sprintf("%sdb%d:arrivals", tag, db),
+		cancels:  fmt.Sprintf("%sdb%d:cancels", tag, db),
+	}
+}
+
+// push is lua/push.lua.
+func (q *Queue) push(ctx context.Context, id string) error {
+	return q.run(ctx, pushScript, []string{q.names.ready}, id, q.names.arrivals).Err()
+}
+
+// pop is lua/pop.lua: the first id, or "", and how many stay behind.
+func (q *Queue) pop(ctx context.Context) (id string, behind int64, err error) {
+	reply, err := q.run(ctx, popScript, []string{q.names.ready}).Slice()
+	if err != nil || len(reply) == 0 {
+		return "", 0, err
+	}
+	if len(reply) == 2 {
+		id, _ = reply[0].(string)
+		behind, _ = reply[1].(int64)
+	}
+	return id, behind, nil
+}
+
+// cancel is lua/cancel.lua.
+func (q *Queue) cancel(ctx context.Context, id string) error {
+	keys := []string{q.names.canceled + id}
+	return q.run(ctx, cancelScript, keys, id, markTime.Milliseconds(), q.names.cancels).Err()
+}
+
+// canceled is lua/canceled.lua: those of the ids that were canceled a moment ago.
+func (q *Queue) canceled(ctx context.Context, ids []string) ([]string, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	keys := make([]string, len(ids))
+	for i, id := range ids {
+		keys[i] = q.names.canceled + id
+	}
+	marks, err := q.run(ctx, canceledScript, keys).Int64Slice()
+	if err != nil {
+		return nil, err
+	}
+	var canceled []string
+	for i, mark := range marks[:min(len(marks), len(ids))] {
+		if mark != 0 {
+			canceled = append(canceled, ids[i])
+		}
+	}
+	return canceled, nil
+}
+
+// run runs a script, in a bounded time. A server that was started anew learns it first.
+func (q *Queue) run(ctx context.Context, s *redis.Script, keys []string, args ...any) *redis.Cmd {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	cmd := s.Run(ctx, q.client, keys, args...)
+	if err := cmd.Err(); err != nil {
+		cmd.SetErr(q.hide(err))
+	}
+	return cmd
+}

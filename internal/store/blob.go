@@ -63,6 +63,9 @@ func (t *tx) putBlob(b pulp.Blob) (string, error) {
 	if b.Inline {
 		data = append([]byte{}, b.Data...)
 	}
+	if err := t.refers(); err != nil {
+		return "", err
+	}
 	err := t.row(`SELECT id, deleting, absent FROM blob WHERE digest = $1`, b.Digest).Scan(&id, &deleting, &absent)
 	switch {
 	case err == nil && deleting:
@@ -76,8 +79,12 @@ func (t *tx) putBlob(b pulp.Blob) (string, error) {
 		return "", err
 	}
 	id = pulp.NewID()
-	_, err = t.exec(`INSERT INTO blob (id, digest, size, data, location, absent, created, updated) VALUES ($1, $2, $3, $4, $5, $6, $7, $7)`,
+	n, err := t.exec(`
+		INSERT INTO blob (id, digest, size, data, location, absent, created, updated) VALUES ($1, $2, $3, $4, $5, $6, $7, $7) ON CONFLICT (digest) DO NOTHING`,
 		id, b.Digest, b.Size, data, b.Location, b.Absent, t.now)
+	if err == nil && n == 0 { // another process was faster
+		return scanString(t.row(`SELECT id FROM blob WHERE digest = $1`, b.Digest))
+	}
 	return id, err
 }
 
@@ -92,6 +99,9 @@ func (t *tx) putPending(repositoryID string, kind pulp.Kind, key, id string) err
 // LinkBlob makes a blob that another repository holds pending in this one too (a mount): a row, no bytes. ErrDeleting as CommitBlob.
 func (s *Store) LinkBlob(ctx context.Context, repositoryID string, b pulp.Blob) error {
 	return s.inTx(ctx, func(t *tx) error {
+		if err := t.refers(); err != nil {
+			return err
+		}
 		var deleting bool
 		if err := t.row(`SELECT deleting FROM blob WHERE id = $1`, b.ID).Scan(&deleting); err != nil {
 			return notFound(err, "Blob not found.")

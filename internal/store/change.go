@@ -17,11 +17,14 @@ type change struct {
 	counts map[pulp.Kind]pulp.Count
 }
 
-// begin locks the repository's row and reads its latest version. SQLite's transaction is immediate: it holds the lock already.
+// begin locks the repository's row and reads its latest version.
 func (t *tx) begin(repositoryID string) (*change, error) {
 	c := &change{tx: t, counts: map[pulp.Kind]pulp.Count{}}
+	if err := t.refers(); err != nil {
+		return nil, err
+	}
 	var err error
-	c.repo, err = scanRepository(t.row(`SELECT `+repositoryColumns+` FROM repository r WHERE r.id = $1`, repositoryID))
+	c.repo, err = scanRepository(t.row(`SELECT `+repositoryColumns+` FROM repository r WHERE r.id = $1`+t.dialect.forUpdate, repositoryID))
 	if err != nil {
 		return nil, notFound(err, "Repository not found.")
 	}

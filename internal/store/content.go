@@ -90,7 +90,7 @@ var unitColumns = map[pulp.Kind]string{
 // gatherUnits gathers units that are where they may be taken from.
 func (c *change) gatherUnits(units []Unit, where origin) error {
 	for _, u := range units {
-		_, err := c.tx.exec(`INSERT INTO change_unit (kind, key, content_id) SELECT $1, `+unitColumns[u.Kind]+
+		_, err := c.tx.exec(`INSERT INTO change_unit (kind, key, content_id) SELECT CAST($1 AS BIGINT), `+unitColumns[u.Kind]+
 			` WHERE u.id = $2 AND `+where.condition+` ON CONFLICT DO NOTHING`, append([]any{u.Kind, u.ID}, where.args...)...)
 		if err != nil {
 			return err
@@ -298,7 +298,7 @@ func (c *change) gatherOwnSignatures() error {
 	here := heldNow(c.repo.ID)
 	_, err := c.tx.exec(`
 		INSERT INTO change_unit (kind, key, content_id)
-		SELECT $1, u.digest, u.id FROM change_unit g JOIN signature u ON u.manifest_id = g.content_id WHERE g.kind = $2 AND `+here.condition+`
+		SELECT CAST($1 AS BIGINT), u.digest, u.id FROM change_unit g JOIN signature u ON u.manifest_id = g.content_id WHERE g.kind = $2 AND `+here.condition+`
 		ON CONFLICT DO NOTHING`, append([]any{pulp.KindSignature, pulp.KindManifest}, here.args...)...)
 	return err
 }

@@ -217,8 +217,8 @@ func visibleContent(id string) string {
 // contentFields are the fields of a kind of content. Its labels are {}: nobody can set any yet.
 func contentFields(alias string, kind pulp.Kind, more map[string]string) map[string]string {
 	fields := common(alias)
-	fields["pulp_labels"] = "'{}'"
-	fields["pulp_type"] = "'" + kind.String() + "'"
+	fields["pulp_labels"] = "CAST('{}' AS TEXT)"
+	fields["pulp_type"] = "CAST('" + kind.String() + "' AS TEXT)"
 	for name, expression := range more {
 		fields[name] = expression
 	}

@@ -33,8 +33,8 @@ func (s *Store) Tasks(ctx context.Context, q ListQuery) ([]Task, int64, error) {
 var repositoryListing = listing[pulp.Repository]{
 	columns: repositoryColumns, source: ` FROM repository r`, id: "r.id", scan: scanRepository,
 	fields: with("r", map[string]string{
-		"name": "r.name", "description": "r.description", "pulp_labels": "r.labels", "pulp_type": "'container.' || r.type",
-		"retain_repo_versions": "r.retain_repo_versions", "retain_checkpoints": "NULL", "next_version": "r.next_version", "remote": "r.remote_id",
+		"name": "r.name", "description": "r.description", "pulp_labels": "r.labels", "pulp_type": "('container.' || r.type)",
+		"retain_repo_versions": "r.retain_repo_versions", "retain_checkpoints": "CAST(NULL AS BIGINT)", "next_version": "r.next_version", "remote": "r.remote_id",
 	}),
 	visible: "r.id IN (" + visibleRepositories + ")",
 }
@@ -161,7 +161,7 @@ var manifestListing = listing[pulp.Manifest]{
 	columns: strings.Replace(manifestColumns, "m.payload", "x''", 1), source: ` FROM manifest m`, id: "m.id", kind: pulp.KindManifest, scan: scanManifest,
 	fields: contentFields("m", pulp.KindManifest, map[string]string{
 		"digest": "m.digest", "media_type": "m.media_type", "schema_version": "m.schema_version", "type": "m.type", "architecture": "m.architecture",
-		"os": "m.os", "compressed_image_size": "m.image_size", "is_bootable": "m.type = 'bootable'", "is_flatpak": "m.type = 'flatpak'",
+		"os": "m.os", "compressed_image_size": "m.image_size", "is_bootable": "(m.type = 'bootable')", "is_flatpak": "(m.type = 'flatpak')",
 	}),
 	visible: visibleContent("m.id"),
 }

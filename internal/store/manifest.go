@@ -53,12 +53,15 @@ func (t *tx) putManifest(m pulp.Manifest) (string, error) {
 	if m.Config != nil {
 		config = string(m.Config.Digest)
 	}
-	_, err = t.exec(`
+	n, err := t.exec(`
 		INSERT INTO manifest (id, digest, media_type, schema_version, payload, config_digest, subject, artifact_type,
 			annotations, labels, type, architecture, os, image_size, created, updated)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15)`,
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15) ON CONFLICT (digest) DO NOTHING`,
 		id, m.Digest, m.MediaType, m.SchemaVersion, m.Payload, null(config), null(string(m.Subject)), m.ArtifactType,
 		toJSON(emptyNotNil(m.Annotations)), toJSON(emptyNotNil(m.Labels)), m.Type, nullText(m.Architecture), nullText(m.OS), nullInt(m.ImageSize), t.now)
+	if err == nil && n == 0 { // another process was faster
+		return scanString(t.row(`SELECT id FROM manifest WHERE digest = $1`, m.Digest))
+	}
 	if err != nil {
 		return "", err
 	}

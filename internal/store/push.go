@@ -36,6 +36,9 @@ func (s *Store) PushTarget(ctx context.Context, basePath string, t pulp.Reposito
 		return target, errors.Join(err, readOnly(target))
 	}
 	err = s.inTx(ctx, func(x *tx) error {
+		if err := x.lockNamed("push " + basePath); err != nil { // two first pushes at once make one repository
+			return err
+		}
 		var err error
 		target, err = resolve(x.ctx, x, basePath)
 		switch {

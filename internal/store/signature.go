@@ -206,6 +206,9 @@ func (s *Store) StageSignature(ctx context.Context, c *Claim, g pulp.Signature) 
 		if !mine {
 			return ErrFenced
 		}
+		if err := t.refers(); err != nil {
+			return err
+		}
 		id, err := t.putSignature(g)
 		if err != nil {
 			return err

@@ -20,11 +20,12 @@ import (
 	"time"
 
 	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
 
 	"github.com/countersign/countersign/internal/fault"
 )
 
-//go:embed migrations/sqlite/*.sql
+//go:embed migrations/*/*.sql
 var migrations embed.FS
 
 // readConns is how many connections read at once; SQLite readers never wait for the writer (WAL).
@@ -32,10 +33,13 @@ const readConns = 8
 
 // Store is an open database. It is safe for concurrent use. Make one with Open.
 type Store struct {
-	path  string
-	read  *prepared
-	write *sql.DB // of the writer's connection
-	now   func() time.Time
+	read pool
+	now  func() time.Time
+
+	postgres *postgres // nil on SQLite
+
+	path  string  // of the SQLite file
+	write *sql.DB // of the writer's connection to it
 
 	outbox bool
 
@@ -45,15 +49,42 @@ type Store struct {
 	once    sync.Once
 }
 
-// Open opens the database that a URL names, `sqlite:<path>`, creating an empty file where there is none. It does not migrate: see
+// pool is where reads go.
+type pool interface {
+	querier
+	Close() error
+}
+
+// IsPostgres says whether a URL names a PostgreSQL database, which many processes may share; SQLite has one owner.
+func IsPostgres(rawURL string) bool {
+	return strings.HasPrefix(rawURL, "postgres://") || strings.HasPrefix(rawURL, "postgresql://")
+}
+
+// Open opens the database that a URL names: `sqlite:<path>`, creating an empty file where there is none, or `postgres://…`. It does not migrate: see
 // Migrate and Pending.
 func Open(ctx context.Context, rawURL string) (*Store, error) {
+	if IsPostgres(rawURL) {
+		p, err := openPostgres(rawURL)
+		if err != nil {
+			return nil, err
+		}
+		s := &Store{read: p, now: time.Now, postgres: p, closing: make(chan struct{})}
+		if err := s.Ping(ctx); err != nil {
+			_ = s.Close()
+			return nil, err
+		}
+		return s, nil
+	}
 	path, ok := strings.CutPrefix(rawURL, "sqlite:")
 	if !ok || path == "" {
 		scheme, _, _ := strings.Cut(rawURL, ":")
-		return nil, fault.New(fault.Invalid, "database_url: want sqlite:<path>, got the scheme %q", scheme)
+		return nil, fault.New(fault.Invalid, "database_url: want sqlite:<path> or postgres://…, got the scheme %q", scheme)
 	}
-	path = strings.TrimPrefix(path, "//")
+	return openFile(ctx, strings.TrimPrefix(path, "//"))
+}
+
+// openFile opens a SQLite database and starts its writer.
+func openFile(ctx context.Context, path string) (*Store, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("database directory: %w", err)
 	}
@@ -112,7 +143,10 @@ func (s *Store) Close() error {
 	s.once.Do(func() {
 		close(s.closing)
 		s.writer.Wait()
-		err = errors.Join(s.read.Close(), s.write.Close())
+		err = s.read.Close()
+		if s.write != nil {
+			err = errors.Join(err, s.write.Close())
+		}
 	})
 	return err
 }
@@ -154,16 +188,26 @@ func (s *Store) Pending(ctx context.Context) (pending bool, err error) {
 
 // withProvider hands out the migrations, over a connection of their own.
 func (s *Store) withProvider(do func(*goose.Provider) error) error {
-	dir, err := fs.Sub(migrations, "migrations/sqlite")
+	engine, dialect, options := "sqlite", goose.DialectSQLite3, []goose.ProviderOption(nil)
+	var db *sql.DB
+	if s.postgres != nil {
+		locker, err := lock.NewPostgresSessionLocker() // two processes may migrate at once
+		if err != nil {
+			return fmt.Errorf("lock migrations: %w", err)
+		}
+		engine, dialect, options, db = "postgres", goose.DialectPostgres, []goose.ProviderOption{goose.WithSessionLocker(locker)}, s.postgres.db
+	} else {
+		var err error
+		if db, err = openSQLite(s.path, 1); err != nil {
+			return err
+		}
+		defer func() { _ = db.Close() }()
+	}
+	dir, err := fs.Sub(migrations, "migrations/"+engine)
 	if err != nil {
 		return err
 	}
-	db, err := openSQLite(s.path, 1)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = db.Close() }()
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir)
+	p, err := goose.NewProvider(dialect, db, dir, options...)
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -12,13 +13,20 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// open returns a fresh, migrated store on disk.
+func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
+
+// open returns a fresh, migrated store on disk, on the engine that pgtest.Variable names.
 func open(t *testing.T) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "db", "countersign.db"))
+	url := pgtest.URL(t)
+	if url == "" {
+		url = "sqlite:" + filepath.Join(t.TempDir(), "db", "countersign.db")
+	}
+	s, err := Open(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +157,7 @@ func TestManifestByDigestIsPending(t *testing.T) {
 	}
 	wantCounts(t, v, "4+4-0 3+3-0 1+1-0 1+1-0")
 	var left int
-	if err := s.read.QueryRow(`SELECT COUNT(*) FROM pending_content`).Scan(&left); err != nil || left != 0 {
+	if err := s.read.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM pending_content`).Scan(&left); err != nil || left != 0 {
 		t.Errorf("%d units still wait, %v", left, err)
 	}
 }
@@ -275,7 +283,7 @@ func TestOneBadWriteSpoilsNoOther(t *testing.T) {
 	}
 	wg.Wait()
 	var n int
-	if err := s.read.QueryRow(`SELECT COUNT(*) FROM setting`).Scan(&n); err != nil || n != 30 {
+	if err := s.read.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM setting`).Scan(&n); err != nil || n != 30 {
 		t.Errorf("%d rows, %v, want 30", n, err)
 	}
 	canceled, cancel := context.WithCancel(t.Context())
@@ -295,7 +303,7 @@ func TestOpenRefusesWhatItDoesNotKnow(t *testing.T) {
 	}
 	s := open(t)
 	err := s.inTx(t.Context(), func(x *tx) error {
-		_, err := x.exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, 1)`)
+		_, err := x.exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, TRUE)`)
 		return err
 	})
 	if err != nil {

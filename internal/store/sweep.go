@@ -28,6 +28,9 @@ func (s *Store) SweepUploads(ctx context.Context, before time.Time, limit int) (
 func (s *Store) SweepPending(ctx context.Context, before time.Time, limit int) (int64, error) {
 	var n int64
 	err := s.inTx(ctx, func(t *tx) error {
+		if err := t.sweeps(); err != nil {
+			return err
+		}
 		var err error
 		n, err = t.exec(`
 			DELETE FROM pending_content WHERE (repository_id, kind, key) IN (
@@ -67,6 +70,9 @@ func (s *Store) SweepOrphans(ctx context.Context, before time.Time, limit int) (
 	var n int64
 	err := s.inTx(ctx, func(t *tx) error {
 		n = 0
+		if err := t.sweeps(); err != nil {
+			return err
+		}
 		if _, err := t.exec(`
 			DELETE FROM staged_signature WHERE task_id IN (SELECT id FROM task WHERE finished IS NOT NULL AND finished < $1)`, micros(before)); err != nil {
 			return err
@@ -104,6 +110,9 @@ type DoomedBlob struct {
 func (s *Store) DoomBlobs(ctx context.Context, before time.Time, limit int) ([]DoomedBlob, error) {
 	var doomed []DoomedBlob
 	err := s.inTx(ctx, func(t *tx) error {
+		if err := t.sweeps(); err != nil {
+			return err
+		}
 		var err error
 		doomed, err = collect(t.ctx, t, func(row scanner) (DoomedBlob, error) {
 			var b DoomedBlob

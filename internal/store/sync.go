@@ -69,6 +69,9 @@ func (t *tx) putFetched(repositoryID string, kind pulp.Kind, key, id string) err
 // FetchedManifest writes down that a repository has fetched a manifest.
 func (s *Store) FetchedManifest(ctx context.Context, repositoryID string, m pulp.Manifest) error {
 	return s.inTx(ctx, func(t *tx) error {
+		if err := t.refers(); err != nil {
+			return err
+		}
 		id, err := t.putManifest(m)
 		if err != nil {
 			return err
@@ -80,6 +83,9 @@ func (s *Store) FetchedManifest(ctx context.Context, repositoryID string, m pulp
 // FetchedSignature writes down that a repository has fetched a signature of a manifest, which it holds or has fetched before.
 func (s *Store) FetchedSignature(ctx context.Context, repositoryID string, manifest digest.Digest, g pulp.Signature) error {
 	return s.inTx(ctx, func(t *tx) error {
+		if err := t.refers(); err != nil {
+			return err
+		}
 		if err := t.row(`SELECT id FROM manifest WHERE digest = $1`, manifest).Scan(&g.ManifestID); err != nil {
 			return notFound(err, "Manifest not found.")
 		}
@@ -96,6 +102,9 @@ func (s *Store) FetchedSignature(ctx context.Context, repositoryID string, manif
 func (s *Store) TakeBlob(ctx context.Context, repositoryID, remoteID string, d digest.Digest) (bool, error) {
 	taken := false
 	err := s.inTx(ctx, func(t *tx) error {
+		if err := t.refers(); err != nil {
+			return err
+		}
 		var id string
 		err := t.row(`SELECT id FROM blob WHERE digest = $1 AND NOT deleting AND NOT absent`, d).Scan(&id)
 		if errors.Is(err, sql.ErrNoRows) {
@@ -289,7 +298,7 @@ func (c *change) gatherSynced(w Synced) error {
 		digests []digest.Digest
 	}{{pulp.KindManifest, "manifest", w.Manifests}, {pulp.KindSignature, "signature", w.Signatures}} {
 		for _, d := range want.digests {
-			if _, err := c.tx.exec(`INSERT INTO change_unit (kind, key, content_id) SELECT $1, u.digest, u.id FROM `+want.table+
+			if _, err := c.tx.exec(`INSERT INTO change_unit (kind, key, content_id) SELECT CAST($1 AS BIGINT), u.digest, u.id FROM `+want.table+
 				` u WHERE u.digest = $2 AND `+where.condition+` ON CONFLICT DO NOTHING`, append([]any{want.kind, d}, where.args...)...); err != nil {
 				return err
 			}

@@ -157,10 +157,14 @@ func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
 	id := pulp.NewID()
 	var made Task
 	err := s.inTx(ctx, func(t *tx) error {
+		// The resources are locked before the number is taken: so the order of numbers is the order in which tasks stand in their queues.
+		if err := t.lockResources(hrefsOf(n.Resources)); err != nil {
+			return err
+		}
 		var seq int64
 		err := t.row(`
 			INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated)
-			VALUES ($1, (SELECT COALESCE(MAX(seq), 0) + 1 FROM task), $2, 'waiting', $3, $4, $5, $6, $7, $7) RETURNING seq`,
+			VALUES ($1, `+t.dialect.nextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7) RETURNING seq`,
 			id, n.Name, toJSON(n.Args), toJSON(slices.Concat([]Resource{}, n.Resources)), n.CID,
 			sql.NullInt64{Int64: n.CreatedBy, Valid: n.CreatedBy != 0}, t.now).Scan(&seq)
 		if err != nil {
@@ -181,8 +185,32 @@ func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
 	return made, err
 }
 
+func hrefsOf(resources []Resource) []string {
+	all := make([]string, len(resources))
+	for i, r := range resources {
+		all[i] = r.Href
+	}
+	return all
+}
+
+// lockResources locks the queues of resources until the transaction ends, always in the same order.
+func (t *tx) lockResources(hrefs []string) error {
+	hrefs = slices.Compact(slices.Sorted(slices.Values(hrefs)))
+	for _, href := range hrefs {
+		if err := t.lockNamed(href); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // unblock marks a waiting task as ready when no earlier active reservation stands before one of its own.
 func (t *tx) unblock(id string) error {
+	if t.dialect.forUpdate != "" { // two that release different resources of it at once must see each other
+		if _, err := t.exec(`SELECT 1 FROM task WHERE id = $1`+t.dialect.forUpdate, id); err != nil {
+			return err
+		}
+	}
 	_, err := t.exec(`
 		UPDATE task SET unblocked = $2
 		 WHERE id = $1 AND unblocked IS NULL AND state = 'waiting' AND NOT EXISTS (
@@ -194,8 +222,11 @@ func (t *tx) unblock(id string) error {
 
 // release gives a final task's reservations back and marks those as ready that waited for nothing else.
 func (t *tx) release(id string) error {
-	resources, err := collect(t.ctx, t, scanString, `SELECT resource FROM task_resource WHERE task_id = $1 AND active`, id)
+	resources, err := collect(t.ctx, t, scanString, `SELECT resource FROM task_resource WHERE task_id = $1 AND active ORDER BY resource`, id)
 	if err != nil {
+		return err
+	}
+	if err := t.lockResources(resources); err != nil {
 		return err
 	}
 	if _, err := t.exec(`UPDATE task_resource SET active = FALSE WHERE task_id = $1`, id); err != nil {
@@ -231,7 +262,7 @@ func (s *Store) ClaimTask(ctx context.Context, workerID, id string, lease time.D
 	err := s.inTx(ctx, func(t *tx) error {
 		claimed = nil
 		if id == "" {
-			err := t.row(`SELECT id FROM task WHERE state = 'waiting' AND unblocked IS NOT NULL ORDER BY seq LIMIT 1`).Scan(&id)
+			err := t.row(`SELECT id FROM task WHERE state = 'waiting' AND unblocked IS NOT NULL ORDER BY seq LIMIT 1` + t.dialect.forUpdateFree).Scan(&id)
 			if errors.Is(err, sql.ErrNoRows) {
 				return nil
 			} else if err != nil {

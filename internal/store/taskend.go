@@ -26,7 +26,7 @@ func (s *Store) ReclaimTasks(ctx context.Context, everyone bool) (Reclaimed, err
 	err := s.inTx(ctx, func(t *tx) error {
 		r = Reclaimed{}
 		lost, err := collect(t.ctx, t, scanString,
-			`SELECT id FROM task WHERE lease_until IS NOT NULL AND (lease_until < $1 OR $2) ORDER BY seq`, t.now, everyone)
+			`SELECT id FROM task WHERE lease_until IS NOT NULL AND (lease_until < $1 OR $2) ORDER BY seq`+t.dialect.forUpdateFree, t.now, everyone)
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
@@ -25,10 +26,16 @@ type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// connection is the writer's own connection to the database, with the statements that it has prepared: preparing costs SQLite more than
+// runner runs statements: the writer's connection to SQLite, or a transaction on PostgreSQL.
+type runner interface {
+	querier
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+// connection is the writer's own connection to SQLite, with the statements that it has prepared: preparing costs SQLite more than
 // running most of them does. Only the writer's goroutine uses it.
 type connection struct {
-	*sql.Conn
+	conn  *sql.Conn
 	stmts map[string]*sql.Stmt
 }
 
@@ -37,35 +44,59 @@ func (c *connection) stmt(ctx context.Context, query string) (*sql.Stmt, error) 
 	if s := c.stmts[query]; s != nil {
 		return s, nil
 	}
-	s, err := c.PrepareContext(ctx, query)
+	s, err := c.conn.PrepareContext(ctx, query)
 	if err == nil {
 		c.stmts[query] = s
 	}
 	return s, err
 }
 
+// ExecContext implements runner.
+func (c *connection) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	s, err := c.stmt(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return s.ExecContext(ctx, args...)
+}
+
+// QueryContext implements querier.
+func (c *connection) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	s, err := c.stmt(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return s.QueryContext(ctx, args...)
+}
+
+// QueryRowContext implements querier.
+func (c *connection) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	s, err := c.stmt(ctx, query)
+	if err != nil { // the row has the error
+		return c.conn.QueryRowContext(ctx, query, args...)
+	}
+	return s.QueryRowContext(ctx, args...)
+}
+
 func (c *connection) close() error {
 	for _, s := range c.stmts {
 		_ = s.Close()
 	}
-	return c.Close()
+	return c.conn.Close()
 }
 
-// tx is a running write. Its statements cannot be cancelled one by one: an interrupted statement would roll back the
-// whole SQLite transaction, and with it the other writes of the batch. Everything in it carries one time.
+// tx is a running write. On SQLite its statements cannot be cancelled one by one: an interrupted statement would roll back the
+// whole transaction, and with it the other writes of the batch. Everything in it carries one time.
 type tx struct {
-	conn   *connection
-	ctx    context.Context //nolint:containedctx // it is the transaction's, and ends with it
-	now    int64           // microseconds
-	outbox bool            // see Store.KeepOutbox
+	conn    runner
+	dialect *dialect
+	ctx     context.Context //nolint:containedctx // it is the transaction's, and ends with it
+	now     int64           // microseconds
+	outbox  bool            // see Store.KeepOutbox
 }
 
 func (t *tx) exec(query string, args ...any) (int64, error) {
-	s, err := t.conn.stmt(t.ctx, query)
-	if err != nil {
-		return 0, err
-	}
-	r, err := s.ExecContext(t.ctx, args...)
+	r, err := t.conn.ExecContext(t.ctx, query, args...)
 	if err != nil {
 		return 0, err
 	}
@@ -74,20 +105,12 @@ func (t *tx) exec(query string, args ...any) (int64, error) {
 
 // QueryContext implements querier; the transaction's own context counts.
 func (t *tx) QueryContext(_ context.Context, query string, args ...any) (*sql.Rows, error) {
-	s, err := t.conn.stmt(t.ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	return s.QueryContext(t.ctx, args...)
+	return t.conn.QueryContext(t.ctx, query, args...)
 }
 
 // QueryRowContext implements querier; the transaction's own context counts.
 func (t *tx) QueryRowContext(_ context.Context, query string, args ...any) *sql.Row {
-	s, err := t.conn.stmt(t.ctx, query)
-	if err != nil { // the row has the error
-		return t.conn.Conn.QueryRowContext(t.ctx, query, args...)
-	}
-	return s.QueryRowContext(t.ctx, args...)
+	return t.conn.QueryRowContext(t.ctx, query, args...)
 }
 
 func (t *tx) row(query string, args ...any) *sql.Row { return t.QueryRowContext(t.ctx, query, args...) }
@@ -103,6 +126,9 @@ type job struct {
 // commit (and one fsync); each is undone alone when it fails. f must be quick and touch nothing but t and its own variables.
 // A ctx that ends while the write waits for its turn cancels it; afterwards it runs to its end.
 func (s *Store) inTx(ctx context.Context, f func(t *tx) error) error {
+	if s.postgres != nil {
+		return s.postgres.inTx(ctx, s, f)
+	}
 	j := &job{ctx: ctx, do: f, err: make(chan error, 1)}
 	select {
 	case <-s.closing:
@@ -144,7 +170,7 @@ func (s *Store) runWriter(conn *connection) {
 
 // commitBatch runs each job behind a savepoint of its own and commits them together.
 func (s *Store) commitBatch(conn *connection, batch []*job) {
-	t := &tx{conn: conn, ctx: context.Background(), outbox: s.outbox} //nolint:forbidigo // a batch is many callers'; none may cancel it
+	t := &tx{conn: conn, dialect: &sqliteDialect, ctx: context.Background(), outbox: s.outbox} //nolint:forbidigo // a batch is many callers'; none may cancel it
 	errs := make([]error, len(batch))
 	_, lost := t.exec(`BEGIN IMMEDIATE`) // immediate: a writer never has to upgrade a lock
 	for i := 0; lost == nil && i < len(batch); i++ {
@@ -196,8 +222,11 @@ func guard(t *tx, do func(*tx) error) (err error) {
 
 // isUnique says whether an error is a violated UNIQUE or PRIMARY KEY constraint.
 func isUnique(err error) bool {
-	e, ok := errors.AsType[*sqlite.Error](err)
-	return ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		return e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
+	}
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && e.Code == pgUnique
 }
 
 // notFound turns sql.ErrNoRows into a NotFound with a sentence, and leaves other errors.

@@ -73,7 +73,7 @@ func (c *change) gatherTree(where origin) error {
 	for { // level by level: lists are rarely nested
 		n, err := c.tx.exec(`
 			INSERT INTO change_unit (kind, key, content_id)
-			SELECT DISTINCT $1, u.digest, u.id FROM change_unit g JOIN manifest_child mc ON mc.manifest_id = g.content_id JOIN manifest u ON u.digest = mc.digest
+			SELECT DISTINCT CAST($1 AS BIGINT), u.digest, u.id FROM change_unit g JOIN manifest_child mc ON mc.manifest_id = g.content_id JOIN manifest u ON u.digest = mc.digest
 			 WHERE g.kind = $2 AND NOT EXISTS (SELECT 1 FROM change_unit d WHERE d.kind = $1 AND d.key = u.digest) AND `+where.condition,
 			append([]any{pulp.KindManifest, pulp.KindManifest}, where.args...)...)
 		if err != nil {
@@ -89,7 +89,7 @@ func (c *change) gatherTree(where origin) error {
 func (c *change) gatherTagged() error {
 	_, err := c.tx.exec(`
 		INSERT INTO change_unit (kind, key, content_id)
-		SELECT $1, u.digest, u.id FROM change_unit g JOIN tag t ON t.id = g.content_id JOIN manifest u ON u.id = t.manifest_id WHERE g.kind = $2
+		SELECT CAST($1 AS BIGINT), u.digest, u.id FROM change_unit g JOIN tag t ON t.id = g.content_id JOIN manifest u ON u.id = t.manifest_id WHERE g.kind = $2
 		ON CONFLICT DO NOTHING`, pulp.KindManifest, pulp.KindTag)
 	return err
 }
@@ -98,7 +98,7 @@ func (c *change) gatherTagged() error {
 func (c *change) gatherBlobs(where origin) error {
 	_, err := c.tx.exec(`
 		INSERT INTO change_unit (kind, key, content_id)
-		SELECT DISTINCT $1, u.digest, u.id FROM change_unit g JOIN manifest_blob mb ON mb.manifest_id = g.content_id JOIN blob u ON u.digest = mb.digest
+		SELECT DISTINCT CAST($1 AS BIGINT), u.digest, u.id FROM change_unit g JOIN manifest_blob mb ON mb.manifest_id = g.content_id JOIN blob u ON u.digest = mb.digest
 		 WHERE g.kind = $2 AND NOT u.deleting AND NOT EXISTS (SELECT 1 FROM change_unit d WHERE d.kind = $1 AND d.key = u.digest) AND `+where.condition,
 		append([]any{pulp.KindBlob, pulp.KindManifest}, where.args...)...)
 	return err

@@ -1,0 +1,182 @@
+// Package pgtest gives tests a PostgreSQL database each, on a server of their own, when COUNTERSIGN_TEST_DATABASE asks for it.
+package pgtest
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // registers the driver
+)
+
+// Variable is the environment variable that chooses the engine: empty or "sqlite", or "postgres".
+const Variable = "COUNTERSIGN_TEST_DATABASE"
+
+// server is a PostgreSQL server for one test binary.
+type server struct {
+	dir     string
+	url     string // without a database
+	command *exec.Cmd
+	admin   *sql.DB
+	made    atomic.Int64
+}
+
+var shared struct {
+	once sync.Once
+	s    *server
+	err  error
+}
+
+// Main runs a package's tests and ends the server that they have started. It is what TestMain exits with.
+func Main(m *testing.M) int {
+	code := m.Run()
+	if shared.s != nil {
+		shared.s.stop()
+	}
+	return code
+}
+
+// URL returns the URL of a fresh database for a test, or "" when the tests are to run on SQLite. Without PostgreSQL on the machine the test fails: who asks for it wants it.
+func URL(t testing.TB) string {
+	t.Helper()
+	switch engine := os.Getenv(Variable); engine {
+	case "", "sqlite":
+		return ""
+	case "postgres":
+	default:
+		t.Fatalf("%s: want sqlite or postgres, got %q", Variable, engine)
+	}
+	return Database(t)
+}
+
+// Database returns the URL of a fresh PostgreSQL database for a test.
+func Database(t testing.TB) string {
+	t.Helper()
+	shared.once.Do(func() { shared.s, shared.err = start() })
+	if shared.err != nil {
+		t.Fatalf("PostgreSQL: %v; tools/install-test-tools.sh says how to get it", shared.err)
+	}
+	s := shared.s
+	name := fmt.Sprintf("t%d", s.made.Add(1))
+	if _, err := s.admin.ExecContext(context.WithoutCancel(t.Context()), "CREATE DATABASE "+name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := s.admin.ExecContext(context.WithoutCancel(t.Context()), "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
+			t.Error(err)
+		}
+	})
+	return s.url + "/" + name + "?sslmode=disable"
+}
+
+// programs returns the directory of PostgreSQL's programs: Debian keeps them off the path.
+func programs() (string, error) {
+	if path, err := exec.LookPath("postgres"); err == nil {
+		return filepath.Dir(path), nil
+	}
+	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	if err != nil || len(found) == 0 {
+		return "", errors.New("it is not installed")
+	}
+	slices.Sort(found)
+	return filepath.Dir(found[len(found)-1]), nil
+}
+
+// start makes a cluster in a directory of its own and starts it on a free loopback port. PostgreSQL does not run as root: then it is the user postgres.
+func start() (*server, error) {
+	bin, err := programs()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "pg")
+	if err != nil {
+		return nil, err
+	}
+	s := &server{dir: dir}
+	attributes, err := s.own()
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	data := filepath.Join(dir, "data")
+	ctx := context.Background()
+	initdb := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "-D", data, "-U", "tester", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+	initdb.SysProcAttr, initdb.Dir = attributes, dir
+	if said, err := initdb.CombinedOutput(); err != nil {
+		return nil, errors.Join(fmt.Errorf("initdb: %w: %s", err, said), os.RemoveAll(dir))
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	s.command = exec.CommandContext(ctx, filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(port), "-h", "127.0.0.1", "-k", dir,
+		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off", "-c", "max_connections=400")
+	dying := *attributes
+	dying.Pdeathsig = syscall.SIGQUIT // it must not outlive a test binary that is killed
+	s.command.SysProcAttr, s.command.Dir = &dying, dir
+	if err := s.command.Start(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	s.url = fmt.Sprintf("postgres://tester@127.0.0.1:%d", port)
+	if s.admin, err = sql.Open("pgx", s.url+"/postgres?sslmode=disable"); err != nil {
+		return nil, err
+	}
+	for range 200 {
+		if err = s.admin.PingContext(ctx); err == nil {
+			return s, nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	s.stop()
+	return nil, fmt.Errorf("it does not answer: %w", err)
+}
+
+// own gives the directory to the user that the server runs as.
+func (s *server) own() (*syscall.SysProcAttr, error) {
+	if os.Geteuid() != 0 {
+		return &syscall.SysProcAttr{}, nil
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		return nil, err
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return nil, err
+	}
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, os.Chown(s.dir, uid, gid)
+}
+
+func (s *server) stop() {
+	if s.admin != nil {
+		_ = s.admin.Close()
+	}
+	_ = s.command.Process.Signal(syscall.SIGQUIT)
+	_ = s.command.Wait()
+	_ = os.RemoveAll(s.dir)
+}
+
+func freePort() (int, error) {
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}

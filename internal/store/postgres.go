@@ -1,0 +1,154 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/countersign/countersign/internal/fault"
+)
+
+// PostgreSQL's codes of errors (appendix A of its manual).
+const (
+	pgUnique        = "23505"
+	pgSerialization = "40001"
+	pgDeadlock      = "40P01"
+)
+
+// Bounds of the connections to PostgreSQL.
+const (
+	pgConns    = 32
+	pgIdle     = 5 * time.Minute
+	pgTries    = 8 // times a transaction is run that lost to another
+	pgRetry    = 5 * time.Millisecond
+	pgMaxTexts = 4096
+)
+
+// postgres is a pool of connections to PostgreSQL that speaks its words.
+type postgres struct {
+	db *sql.DB
+
+	mu    sync.RWMutex
+	texts map[string]string // by our texts
+}
+
+// openPostgres opens the database that a URL names. It reaches for it.
+func openPostgres(rawURL string) (*postgres, error) {
+	c, err := pgx.ParseConfig(rawURL)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "database_url: want postgres://USER:PASSWORD@HOST:PORT/DATABASE") // the library's words may hold the password
+	}
+	if c.RuntimeParams["application_name"] == "" {
+		c.RuntimeParams["application_name"] = "countersign"
+	}
+	db := stdlib.OpenDB(*c)
+	db.SetMaxOpenConns(pgConns)
+	db.SetMaxIdleConns(pgConns)
+	db.SetConnMaxIdleTime(pgIdle)
+	return &postgres{db: db, texts: map[string]string{}}, nil
+}
+
+// text returns PostgreSQL's text for ours.
+func (p *postgres) text(query string) string {
+	p.mu.RLock()
+	text, ok := p.texts[query]
+	p.mu.RUnlock()
+	if ok {
+		return text
+	}
+	text = toPostgres.Replace(query)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.texts) >= pgMaxTexts { // lists put theirs together from filters
+		clear(p.texts)
+	}
+	p.texts[query] = text
+	return text
+}
+
+// QueryContext implements querier.
+func (p *postgres) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return p.db.QueryContext(ctx, p.text(query), args...)
+}
+
+// QueryRowContext implements querier.
+func (p *postgres) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return p.db.QueryRowContext(ctx, p.text(query), args...)
+}
+
+// Close implements pool.
+func (p *postgres) Close() error { return p.db.Close() }
+
+// pgTx is a transaction that speaks PostgreSQL's words.
+type pgTx struct {
+	tx   *sql.Tx
+	pool *postgres
+}
+
+// ExecContext implements runner.
+func (p *pgTx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return p.tx.ExecContext(ctx, p.pool.text(query), args...)
+}
+
+// QueryContext implements querier.
+func (p *pgTx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return p.tx.QueryContext(ctx, p.pool.text(query), args...)
+}
+
+// QueryRowContext implements querier.
+func (p *pgTx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return p.tx.QueryRowContext(ctx, p.pool.text(query), args...)
+}
+
+// inTx runs f in a transaction of its own, and again when it lost a deadlock to another. f may so run more than once.
+func (p *postgres) inTx(ctx context.Context, s *Store, f func(*tx) error) error {
+	for try := 1; ; try++ {
+		err := p.once(ctx, s, f)
+		e, ok := errors.AsType[*pgconn.PgError](err)
+		if !ok || e.Code != pgSerialization && e.Code != pgDeadlock || try == pgTries {
+			return unavailable(err)
+		}
+		select {
+		case <-time.After(time.Duration(try) * pgRetry):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (p *postgres) once(ctx context.Context, s *Store, f func(*tx) error) error {
+	began, err := p.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	t := &tx{conn: &pgTx{began, p}, dialect: &postgresDialect, ctx: ctx, now: micros(s.now()), outbox: s.outbox}
+	if err := guard(t, f); err != nil {
+		_ = began.Rollback()
+		return err
+	}
+	return began.Commit()
+}
+
+// unavailable makes the error of a database that does not answer one that says so.
+func unavailable(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, said := errors.AsType[*fault.Error](err); said {
+		return err
+	}
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && len(e.Code) == 5 && e.Code[:2] != "08" && e.Code[:2] != "57" && e.Code[:2] != "53" {
+		return fmt.Errorf("database: %w", err)
+	}
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok || errors.Is(err, sql.ErrConnDone) || pgconn.Timeout(err) {
+		return fault.Wrap(fault.Unavailable, err, "The database does not answer.")
+	}
+	return err
+}

@@ -163,7 +163,8 @@ func (q *Queue) Push(ctx context.Context, id string) error {
 	return nil
 }
 
-// Pop implements tasks.Queue. If Redis does not answer it returns an error, after two seconds at most, also while it waits.
+// Pop implements tasks.Queue. If Redis goes away it returns an error, also while it waits: at once when the connection breaks, some seconds
+// later when Redis only falls silent. What Redis is asked for, even at the end of the wait or of ctx, may take two seconds.
 func (q *Queue) Pop(ctx context.Context, wait time.Duration) (string, error) {
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()

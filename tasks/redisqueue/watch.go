@@ -18,9 +18,13 @@ type watch struct {
 // Canceled implements tasks.Queue. A cancel that came up to half a minute before is seen as well.
 func (q *Queue) Canceled(ctx context.Context, id string) (<-chan struct{}, func(), error) {
 	w := q.watch(id)
-	err := q.heard(ctx, q.current())
-	if err == nil {
-		err = q.recall(ctx, []string{id}) // after the line stood and the watch began, so that no cancel falls between
+	l := q.current()
+	heard := l.stands() // before the look: a cancel that comes after it is heard
+	err := q.recall(ctx, []string{id})
+	if err == nil && !heard {
+		if err = q.heard(ctx, l); err == nil {
+			err = q.recall(ctx, []string{id})
+		}
 	}
 	if err != nil {
 		q.unwatch(id, w)

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/proxy"
@@ -46,7 +47,7 @@ type world struct {
 
 func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 	t.Helper()
-	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "registry.db"))
+	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "registry.db")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/telemetry"
 	"github.com/countersign/countersign/tasks"
@@ -29,7 +30,7 @@ type shop struct {
 // openShop starts a worker with these jobs; with no slots it only runs what is immediate.
 func openShop(t *testing.T, slots int, jobs map[string]tasks.Job) *shop {
 	t.Helper()
-	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "tasks.db"))
+	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "tasks.db")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,6 +62,21 @@ func URL(t testing.TB) string {
 	return Database(t)
 }
 
+// Or returns the URL of a fresh PostgreSQL database where the tests are to run on one, else the SQLite file at a path.
+func Or(t testing.TB, path string) string {
+	t.Helper()
+	if url := URL(t); url != "" {
+		return url
+	}
+	return "sqlite:" + path
+}
+
+// Available says whether PostgreSQL is on this machine.
+func Available() bool {
+	_, err := programs()
+	return err == nil
+}
+
 // Database returns the URL of a fresh PostgreSQL database for a test.
 func Database(t testing.TB) string {
 	t.Helper()

@@ -22,11 +22,7 @@ func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 // open returns a fresh, migrated store on disk, on the engine that pgtest.Variable names.
 func open(t *testing.T) *Store {
 	t.Helper()
-	url := pgtest.URL(t)
-	if url == "" {
-		url = "sqlite:" + filepath.Join(t.TempDir(), "db", "countersign.db")
-	}
-	s, err := Open(t.Context(), url)
+	s, err := Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "db", "countersign.db")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/mirror"
+	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/signing"
@@ -178,7 +179,7 @@ type mirrorWorld struct {
 
 func newMirror(t *testing.T, g *remoteRegistry, change func(*pulp.Remote)) *mirrorWorld {
 	t.Helper()
-	s, err := store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "sync.db"))
+	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "sync.db")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/telemetry"
@@ -72,7 +73,7 @@ type world struct {
 	server     *httptest.Server
 	store      *store.Store
 	dispatcher *dispatcher
-	database   string // the file
+	database   string // its URL
 
 	repo     store.Target // acme/app: tags latest, 1.0 (one image), 2.0, multi (an index of two), and two signatures
 	service  pulp.SigningService
@@ -82,8 +83,8 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	database := filepath.Join(t.TempDir(), "api.db")
-	s, err := store.Open(t.Context(), "sqlite:"+database)
+	database := pgtest.Or(t, filepath.Join(t.TempDir(), "api.db"))
+	s, err := store.Open(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
 	}

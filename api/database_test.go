@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"database/sql"
+	"strings"
 
 	"github.com/countersign/countersign/internal/pulp"
 )
@@ -10,7 +11,11 @@ import (
 
 func (w *world) exec(query string, args ...any) {
 	w.t.Helper()
-	db, err := sql.Open("sqlite", "file:"+w.database+"?_pragma=busy_timeout(10000)") // the store's own driver
+	driver, source := "pgx", w.database // the store's own drivers
+	if path, ok := strings.CutPrefix(w.database, "sqlite:"); ok {
+		driver, source = "sqlite", "file:"+path+"?_pragma=busy_timeout(10000)"
+	}
+	db, err := sql.Open(driver, source)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -176,11 +176,12 @@ func (q *Queue) Pop(ctx context.Context, wait time.Duration) (string, error) {
 		}
 		err := q.await(waiting, l, heard)
 		switch {
+		case err == nil: // look, however late it is: a token may have been taken
 		case ctx.Err() != nil:
 			return "", ctx.Err()
 		case waiting.Err() != nil:
 			return "", nil
-		case err != nil:
+		default:
 			return "", err
 		}
 	}
@@ -192,7 +193,7 @@ func (q *Queue) look(ctx context.Context) (string, error) {
 		q.arrive()
 		return "", err
 	}
-	id, behind, err := q.pop(ctx)
+	id, behind, err := q.pop(context.WithoutCancel(ctx)) // an answer that nobody waits for would be an id lost
 	if behind > 0 || err != nil {
 		q.arrive()
 	}
@@ -202,17 +203,19 @@ func (q *Queue) look(ctx context.Context) (string, error) {
 	return id, nil
 }
 
-// await returns when another look is worth it, or with ctx's error, or because no arrival would be heard.
+// await returns nil when another look is due, or ctx's error, or why no arrival would be heard.
 func (q *Queue) await(ctx context.Context, l *line, heard bool) error {
 	if !heard { // what arrived until the line stood, only a look can tell
 		return q.heard(ctx, l)
 	}
 	select {
 	case <-q.arrived:
+		return nil
 	case <-l.lost:
+		return nil
 	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return ctx.Err()
 }
 
 // arrive has one of those who wait here look.

@@ -25,29 +25,25 @@ const (
 	maxTagPages = 1_000
 	maxTagPage  = 8 << 20 // bytes of one page
 	tagPage     = 1_000   // names that a page is asked to have
+	namesLogged = 20      // of those that are no tags
 )
 
 // manifestTypes are the media types that a manifest is asked for in.
 var manifestTypes = http.Header{"Accept": {strings.Join([]string{pulp.OCIIndex, pulp.OCIManifest, pulp.DockerList, pulp.DockerManifest}, ", ")}}
 
 // linkNext finds the next page in a Link header (RFC 8288).
-var linkNext = regexp.MustCompile(`<([^>]*)>\s*;[^,]*\brel="?next"?`)
+var linkNext = regexp.MustCompile(`(?i)<([^>]*)>\s*;[^,]*\brel="?next\b"?`)
 
 // Tags returns the names of the remote repository's tags, in its own order, each once. Names that are no tags are left out.
 func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 	at := g.at("/v2/" + g.name + "/tags/list")
 	at.RawQuery = "n=" + strconv.Itoa(tagPage)
 	var tags []string
-	seen := map[string]bool{}
+	names, bad := 0, 0
+	seen, pages := map[string]bool{}, map[string]bool{}
 	for range maxTagPages {
-		res, err := g.do(ctx, request{method: http.MethodGet, url: at}) //nolint:bodyclose // readAll and refused end it
-		if err != nil {
-			return nil, err
-		}
-		if res.StatusCode != http.StatusOK {
-			return nil, refused(res)
-		}
-		body, err := readAll(res, maxTagPage)
+		pages[at.RawQuery] = true
+		header, body, err := g.document(ctx, request{method: http.MethodGet, url: at}, maxTagPage)
 		if err != nil {
 			return nil, err
 		}
@@ -57,26 +53,28 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 		if err := json.Unmarshal(body, &page); err != nil {
 			return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of tags is not JSON, url='%s'", bearer.Plain(at))
 		}
-		before := len(tags)
+		if names += len(page.Tags); names > maxTags {
+			return nil, fault.New(fault.Unavailable, "The remote repository has more than %d tags.", maxTags)
+		}
 		for _, name := range page.Tags {
-			if seen[name] {
-				continue
-			}
-			seen[name] = true
 			if !pulp.ValidTag(name) {
+				if bad++; bad > namesLogged {
+					continue
+				}
 				g.network.Log.WarnContext(ctx, "tag left out: its name is not well-formed", slog.String("remote", g.remote.Name), slog.String("tag", name[:min(len(name), 200)]))
 				continue
 			}
-			tags = append(tags, name)
+			if !seen[name] {
+				seen[name] = true
+				tags = append(tags, name)
+			}
 		}
-		switch next, err := g.nextPage(at, res.Header.Get("Link")); {
+		switch next, err := nextPage(at, strings.Join(header.Values("Link"), ", ")); {
 		case err != nil:
 			return nil, err
-		case len(tags) > maxTags:
-			return nil, fault.New(fault.Unavailable, "The remote repository has more than %d tags; narrow them with includes.", maxTags)
 		case next == nil:
 			return tags, nil
-		case len(tags) == before:
+		case pages[next.RawQuery]:
 			return nil, fault.New(fault.Unavailable, "The remote's list of tags does not end, url='%s'", bearer.Plain(at))
 		default:
 			at = next
@@ -86,7 +84,7 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 }
 
 // nextPage returns where the next page of a list is; nil when there is none.
-func (g *Registry) nextPage(at *url.URL, link string) (*url.URL, error) {
+func nextPage(at *url.URL, link string) (*url.URL, error) {
 	m := linkNext.FindStringSubmatch(link)
 	if m == nil {
 		return nil, nil
@@ -106,6 +104,9 @@ func (g *Registry) nextPage(at *url.URL, link string) (*url.URL, error) {
 
 // Head returns what the remote says of a manifest, by tag or digest. NotFound when it has none.
 func (g *Registry) Head(ctx context.Context, reference string) (Descriptor, error) {
+	if !wellFormed(reference) {
+		return Descriptor{}, unknown(reference)
+	}
 	res, err := g.do(ctx, request{method: http.MethodHead, url: g.at("/v2/" + g.name + "/manifests/" + reference), header: manifestTypes})
 	if err != nil {
 		return Descriptor{}, err
@@ -114,7 +115,7 @@ func (g *Registry) Head(ctx context.Context, reference string) (Descriptor, erro
 		return Descriptor{}, refused(res)
 	}
 	drain(res)
-	d := Descriptor{MediaType: mediaType(res), Digest: digest.Digest(res.Header.Get("Docker-Content-Digest")), Size: res.ContentLength}
+	d := Descriptor{MediaType: mediaType(res.Header), Digest: digest.Digest(res.Header.Get("Docker-Content-Digest")), Size: res.ContentLength}
 	if !known(d.Digest) {
 		d.Digest = ""
 	}
@@ -126,26 +127,31 @@ func known(d digest.Digest) bool {
 	return d.Validate() == nil && (d.Algorithm() == digest.SHA256 || d.Algorithm() == digest.SHA512)
 }
 
-func mediaType(res *http.Response) string {
-	name, _, _ := strings.Cut(res.Header.Get("Content-Type"), ";")
+// wellFormed says whether a reference is a tag or a digest, and nothing that leads elsewhere in the remote's paths.
+func wellFormed(reference string) bool {
+	return pulp.ValidTag(reference) || known(digest.Digest(reference))
+}
+
+func unknown(reference string) error {
+	return fault.New(fault.Invalid, "%.200q is neither a tag nor a digest that is kept.", reference)
+}
+
+func mediaType(h http.Header) string {
+	name, _, _ := strings.Cut(h.Get("Content-Type"), ";")
 	return strings.TrimSpace(name)
 }
 
 // Manifest returns a manifest's exact bytes, by tag or digest. By digest the bytes are that digest's. NotFound when the remote has none.
 func (g *Registry) Manifest(ctx context.Context, reference string) (Manifest, error) {
-	//nolint:bodyclose // readAll and refused end it
-	res, err := g.do(ctx, request{method: http.MethodGet, url: g.at("/v2/" + g.name + "/manifests/" + reference), header: manifestTypes})
+	if !wellFormed(reference) {
+		return Manifest{}, unknown(reference)
+	}
+	q := request{method: http.MethodGet, url: g.at("/v2/" + g.name + "/manifests/" + reference), header: manifestTypes}
+	header, payload, err := g.document(ctx, q, pulp.MaxManifestSize)
 	if err != nil {
 		return Manifest{}, err
 	}
-	if res.StatusCode != http.StatusOK {
-		return Manifest{}, refused(res)
-	}
-	payload, err := readAll(res, pulp.MaxManifestSize)
-	if err != nil {
-		return Manifest{}, err
-	}
-	m := Manifest{mediaType(res), digest.FromBytes(payload), payload}
+	m := Manifest{mediaType(header), digest.FromBytes(payload), payload}
 	if want := digest.Digest(reference); known(want) {
 		m.Digest = want.Algorithm().FromBytes(payload)
 		if m.Digest != want {
@@ -161,6 +167,9 @@ const maxBlob = 50 << 30
 // Blob returns a blob's bytes: size many, or with a size below 0 as many as the remote sends. The reader goes on by itself where a connection breaks, and ends with an error unless the bytes were
 // the digest's.
 func (g *Registry) Blob(ctx context.Context, d digest.Digest, size int64) (io.ReadCloser, error) {
+	if !known(d) {
+		return nil, unknown(string(d))
+	}
 	b := &blob{registry: g, ctx: ctx, digest: d, size: size, verifier: d.Verifier()}
 	if err := b.open(); err != nil {
 		return nil, err
@@ -220,7 +229,7 @@ func (b *blob) Read(p []byte) (int, error) {
 		case b.at > limit:
 			b.err = fault.New(fault.Unavailable, "The remote sends more bytes for %s than the %d that it has.", b.digest, limit)
 			return 0, b.err
-		case errors.Is(err, io.EOF) && (b.size < 0 || b.at == b.size):
+		case err != nil && b.at == b.size, errors.Is(err, io.EOF) && b.size < 0: // all is there, however it ended
 			b.err = io.EOF
 			if !b.verifier.Verified() {
 				b.err = fault.New(fault.Unavailable, "The remote's bytes are not those of %s.", b.digest)
@@ -237,18 +246,22 @@ func (b *blob) Read(p []byte) (int, error) {
 
 // goOn opens another connection after one broke.
 func (b *blob) goOn(err error) error {
-	_ = b.body.Close()
-	retries := int64(defaultRetries)
-	if n := b.registry.remote.Connection.MaxRetries; n != nil {
-		retries = min(*n, maxRetries)
+	for {
+		_ = b.body.Close()
+		if b.ctx.Err() != nil {
+			return context.Cause(b.ctx)
+		}
+		if b.broken++; b.broken > b.registry.retries() {
+			return fault.Wrap(fault.Unavailable, &plainError{err}, "The remote broke off %s after %d bytes.", b.digest, b.at)
+		}
+		if err := pause(b.ctx, backoff(b.broken-1)); err != nil {
+			return context.Cause(b.ctx)
+		}
+		err = b.open()
+		if _, decided := errors.AsType[*fault.Error](err); err == nil || decided {
+			return err
+		}
 	}
-	if b.ctx.Err() != nil {
-		return context.Cause(b.ctx)
-	}
-	if b.broken++; b.broken > retries {
-		return fault.Wrap(fault.Unavailable, err, "The remote broke off %s after %d bytes.", b.digest, b.at)
-	}
-	return b.open()
 }
 
 // Close implements io.Closer.

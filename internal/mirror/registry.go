@@ -1,16 +1,18 @@
 package mirror
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/publicsuffix"
 	"golang.org/x/time/rate"
 
@@ -98,6 +100,8 @@ func text(s *string) string {
 	return *s
 }
 
+var defaultPorts = map[string]string{"http": "80", "https": "443"}
+
 // parseURL reads an http or https URL without a user, and takes off its closing slash.
 func parseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
@@ -105,6 +109,10 @@ func parseURL(s string) (*url.URL, error) {
 		return nil, fault.New(fault.Invalid, "Enter a valid URL.")
 	}
 	u.Path, u.RawPath, u.RawQuery, u.Fragment = strings.TrimRight(u.Path, "/"), "", "", ""
+	u.Host = strings.ToLower(u.Host) // hosts are compared as texts
+	if port := u.Port(); port == defaultPorts[u.Scheme] {
+		u.Host = strings.TrimSuffix(u.Host, ":"+port)
+	}
 	return u, nil
 }
 
@@ -114,7 +122,7 @@ func sameDomain(a, b *url.URL) bool {
 		return false
 	}
 	for _, u := range []*url.URL{a, b} {
-		if _, err := netip.ParseAddr(u.Hostname()); err == nil {
+		if _, isAddress := literal(u.Hostname()); isAddress {
 			return false
 		}
 	}
@@ -156,6 +164,9 @@ func (g *Registry) connect() error {
 	if g.proxy != nil {
 		other.Proxy = http.ProxyURL(g.proxy)
 	}
+	if err := checkHeaders(c.Headers); err != nil {
+		return err
+	}
 	own := other
 	if c.ClientCert != nil {
 		pair, err := tls.X509KeyPair([]byte(*c.ClientCert), []byte(text(g.remote.Secrets.ClientKey)))
@@ -164,15 +175,53 @@ func (g *Registry) connect() error {
 		}
 		own = other.Clone()
 		own.TLSClientConfig.Certificates = []tls.Certificate{pair}
+		if g.proxy != nil && g.proxy.Scheme == "https" { // the certificate is for the remote, not for the proxy
+			own.DialTLSContext = g.dialProxy(other)
+		}
 	}
 	g.client = &http.Client{Transport: &router{g, own, other}, CheckRedirect: g.redirect}
 	g.close = func() { own.CloseIdleConnections(); other.CloseIdleConnections() }
 	return nil
 }
 
-// seconds returns a timeout of a remote; 0 is none.
+// dialProxy returns how to reach an https proxy without what is the remote's. With a proxy, net/http dials nothing else over TLS.
+func (g *Registry) dialProxy(t *http.Transport) func(ctx context.Context, network, address string) (net.Conn, error) {
+	settings := t.TLSClientConfig.Clone()
+	settings.ServerName = g.proxy.Hostname()
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := t.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		if t.TLSHandshakeTimeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, t.TLSHandshakeTimeout)
+			defer cancel()
+		}
+		secure := tls.Client(conn, settings)
+		if err := secure.HandshakeContext(ctx); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+		return secure, nil
+	}
+}
+
+// checkHeaders refuses headers that no request can have. Their values may be secrets and are not told.
+func checkHeaders(headers []map[string]string) error {
+	for _, h := range headers {
+		for key, value := range h {
+			if !httpguts.ValidHeaderFieldName(key) || !httpguts.ValidHeaderFieldValue(value) {
+				return fault.New(fault.Invalid, "The remote's headers have one that is not well-formed: %.100q.", key)
+			}
+		}
+	}
+	return nil
+}
+
+// seconds returns a timeout of a remote. Without one, and with 0, which the reference takes for none, it is the usual one: nobody waits for ever.
 func seconds(v *float64, otherwise time.Duration) time.Duration {
-	if v == nil {
+	if v == nil || *v <= 0 {
 		return otherwise
 	}
 	return time.Duration(min(*v, 24*3600) * float64(time.Second))
@@ -191,8 +240,8 @@ type router struct {
 func (r *router) RoundTrip(q *http.Request) (*http.Response, error) {
 	g := r.registry
 	if g.proxy != nil { // who else checks where the proxy goes?
-		if a, err := netip.ParseAddr(strings.Trim(q.URL.Hostname(), "[]")); err == nil && !g.network.allowed(a) {
-			return nil, refusedAddress(a, q.URL.Hostname())
+		if err := g.network.checkProxied(q.URL.Hostname()); err != nil {
+			return nil, err
 		}
 	}
 	if bearer.SameHost(q.URL, g.base) {

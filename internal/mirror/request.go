@@ -2,13 +2,16 @@ package mirror
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +26,9 @@ const (
 	maxErrorBody  = 64 << 10
 	firstWait     = 500 * time.Millisecond // before the first retry; twice as long before each further one
 	maxWait       = 30 * time.Second
-	maxRetryAfter = 2 * time.Minute // a remote that wants more is asked no more
+	maxRetryAfter = 2 * time.Minute  // a remote that wants more is asked no more
+	maxAnswer     = 10 * time.Minute // for an answer that is no blob, however slowly it comes
+	drainTime     = 5 * time.Second  // for the rest of an answer that nobody reads
 )
 
 // request is one request to a remote.
@@ -47,40 +52,94 @@ func (g *Registry) at(path string) *url.URL {
 
 // do sends a request, with credentials where they are asked for, and again while the remote cannot. The answer is one that says yes, 404 or another no; its body is bounded in time.
 func (g *Registry) do(ctx context.Context, q request) (*http.Response, error) {
-	retries := int64(defaultRetries)
-	if n := g.remote.Connection.MaxRetries; n != nil {
-		retries = min(*n, maxRetries)
-	}
-	for attempt := int64(0); ; attempt++ {
+	return g.again(ctx, q, func() (*http.Response, error) { return g.once(ctx, q) })
+}
+
+// document returns the body of an answer of 200, of at most so many bytes. One that breaks off is asked for again.
+func (g *Registry) document(ctx context.Context, q request, limit int64) (header http.Header, body []byte, err error) {
+	res, err := g.again(ctx, q, func() (*http.Response, error) { //nolint:bodyclose // readAll and refused end it
 		res, err := g.once(ctx, q)
+		if err != nil || res.StatusCode != http.StatusOK {
+			return res, err
+		}
+		if body, err = readAll(res, limit); err != nil {
+			return nil, err
+		}
+		return res, nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if res.StatusCode != http.StatusOK {
+		return nil, nil, refused(res)
+	}
+	return res.Header, body, nil
+}
+
+// retries is how often a request is sent again, and a blob's connection made anew.
+func (g *Registry) retries() int64 {
+	if n := g.remote.Connection.MaxRetries; n != nil {
+		return min(*n, maxRetries)
+	}
+	return defaultRetries
+}
+
+func (g *Registry) again(ctx context.Context, q request, once func() (*http.Response, error)) (*http.Response, error) {
+	for attempt := int64(0); ; attempt++ {
+		res, err := once()
 		wait, again := retryable(ctx, res, err, attempt)
-		if !again || attempt >= retries {
+		if !again || attempt >= g.retries() {
 			return res, g.failed(q, err)
 		}
 		if res != nil {
 			drain(res)
 		}
-		g.network.Log.DebugContext(ctx, "the remote is asked again", slog.String("url", bearer.Plain(q.url)), slog.Duration("after", wait), slog.Any("err", err))
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		g.network.Log.DebugContext(ctx, "the remote is asked again", slog.String("url", bearer.Plain(q.url)), slog.Duration("after", wait), slog.String("err", plainText(err)))
+		if err := pause(ctx, wait); err != nil {
+			return nil, err
 		}
 	}
 }
 
+// pause waits, unless the caller goes away.
+func pause(ctx context.Context, wait time.Duration) error {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// backoff is how long to wait before a further try: longer each time, and never quite the same.
+func backoff(attempt int64) time.Duration {
+	wait := min(firstWait<<min(attempt, 10), maxWait)
+	return wait + rand.N(wait/2+1) //nolint:gosec // no secret
+}
+
+// passing says whether a status is one that may be another a little later.
+func passing(status int) bool {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
 // retryable says whether a request is worth another try, and when.
 func retryable(ctx context.Context, res *http.Response, err error, attempt int64) (time.Duration, bool) {
-	wait := min(firstWait<<min(attempt, 10), maxWait)
-	wait += rand.N(wait/2 + 1) //nolint:gosec // no secret
+	wait := backoff(attempt)
 	if err != nil {
+		if e, ok := errors.AsType[*bearer.RefusedError](err); ok { // by the token service
+			return wait, ctx.Err() == nil && passing(e.Status)
+		}
 		_, decided := errors.AsType[*fault.Error](err) // an address that is not allowed, a redirect that is refused
-		_, refused := errors.AsType[*bearer.RefusedError](err)
-		return wait, ctx.Err() == nil && !decided && !refused
+		_, stranger := errors.AsType[*tls.CertificateVerificationError](err)
+		return wait, ctx.Err() == nil && !decided && !stranger && !errors.Is(err, bearer.ErrNoService) && !errors.Is(err, bearer.ErrNoToken)
 	}
-	switch res.StatusCode {
-	case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-	default:
+	if !passing(res.StatusCode) {
 		return 0, false
 	}
 	if after, ok := retryAfter(res.Header.Get("Retry-After"), time.Now()); ok {
@@ -128,32 +187,38 @@ func (g *Registry) send(ctx context.Context, q request, scopes []string) (*http.
 	c := g.remote.Connection
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := func() { cancel(nil) }
-	if total := seconds(c.TotalTimeout, 0); total > 0 {
-		timer := time.AfterFunc(total, func() { cancel(errors.New("the remote took longer than total_timeout")) })
-		stop = func() { timer.Stop(); cancel(nil) }
+	total := seconds(c.TotalTimeout, 0)
+	if !q.anywhere && (total == 0 || total > maxAnswer) {
+		total = maxAnswer
 	}
-	if q.anywhere {
-		ctx = context.WithValue(ctx, redirectable{}, true)
+	if total > 0 {
+		timer := time.AfterFunc(total, func() { cancel(fmt.Errorf("the remote took longer than %v", total)) })
+		stop = func() { timer.Stop(); cancel(nil) }
 	}
 	r, err := http.NewRequestWithContext(ctx, q.method, q.url.String(), nil)
 	if err != nil {
 		stop()
 		return nil, err
 	}
-	for key, values := range q.header {
-		r.Header[key] = values
-	}
 	r.Header.Set("User-Agent", g.network.UserAgent)
 	if !q.anonymous && bearer.SameHost(q.url, g.base) {
 		for _, h := range c.Headers {
 			for key, value := range h {
-				r.Header.Set(key, value)
+				r.Header.Set(key, value) // net/http leaves out those that would say another host or length
 			}
 		}
+	}
+	for key, values := range q.header { // what the request is about is not for the remote's settings to change
+		r.Header[key] = values
+	}
+	if !q.anonymous && bearer.SameHost(q.url, g.base) {
 		if err := g.auth.Authorize(ctx, r, scopes); err != nil {
 			stop()
 			return nil, err
 		}
+	}
+	if q.anywhere { // but not its token
+		r = r.WithContext(context.WithValue(ctx, redirectable{}, true))
 	}
 	res, err := g.client.Do(r)
 	if err != nil {
@@ -164,7 +229,7 @@ func (g *Registry) send(ctx context.Context, q request, scopes []string) (*http.
 		}
 		return nil, err
 	}
-	res.Body = newTimed(res.Body, seconds(c.SockReadTimeout, defaultIdle), cancel, stop)
+	res.Body = newTimed(ctx, res.Body, seconds(c.SockReadTimeout, defaultIdle), cancel, stop)
 	return res, nil
 }
 
@@ -200,20 +265,56 @@ func (g *Registry) failed(q request, err error) error {
 		return f
 	}
 	if e, ok := errors.AsType[*bearer.RefusedError](err); ok {
-		return status(e.Status, e.URL)
+		f := status(e.Status, e.URL)
+		f.Kind = fault.Unavailable // a token service that is not there says nothing of the manifest
+		return f
 	}
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
+	if e, ok := errors.AsType[*brokenError](err); ok {
+		return fault.Wrap(fault.Unavailable, &plainError{e.err}, "The remote broke off its answer, url='%s'", bearer.Plain(q.url))
+	}
+	return fault.Wrap(fault.Unavailable, &plainError{err}, "Cannot reach the remote: %s, url='%s'", plainText(err), bearer.Plain(q.url))
+}
+
+// brokenError is why an answer ended before its end.
+type brokenError struct{ err error }
+
+// Error implements error.
+func (e *brokenError) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *brokenError) Unwrap() error { return e.err }
+
+// plainError is an error whose text has no secrets.
+type plainError struct{ err error }
+
+// Error implements error.
+func (e *plainError) Error() string { return plainText(e.err) }
+
+// Unwrap returns the error with all its text.
+func (e *plainError) Unwrap() error { return e.err }
+
+// secretParts are a URL's query and user, which let in whoever knows them.
+var secretParts = regexp.MustCompile(`\?[^\s"'<>]*|//[^\s/@"']*@`)
+
+// plainText says in a few words why there was no answer, without credentials and without this server's own addresses.
+func plainText(err error) string {
+	if err == nil {
+		return ""
+	}
 	if u, ok := errors.AsType[*url.Error](err); ok { // its text has the whole URL
 		err = u.Err
 	}
-	return fault.Wrap(fault.Unavailable, err, "Cannot reach the remote: %s, url='%s'", reachable(err), bearer.Plain(q.url))
-}
-
-// reachable says in a few words why there was no answer, without what only the log should have.
-func reachable(err error) string {
 	text := err.Error()
+	if e, ok := errors.AsType[*net.OpError](err); ok {
+		text = fmt.Sprintf("%s %v: %v", e.Op, e.Addr, e.Err)
+	}
+	if e, ok := errors.AsType[*net.DNSError](err); ok {
+		text = fmt.Sprintf("lookup %s: %s", e.Name, e.Err)
+	}
+	text = secretParts.ReplaceAllString(text, "")
 	if len(text) > 200 {
 		text = text[:200]
 	}
@@ -226,7 +327,7 @@ func reachable(err error) string {
 }
 
 // status is the error of an answer that says no, in the words of the reference's client (contract 6).
-func status(code int, at string) error {
+func status(code int, at string) *fault.Error {
 	kind := fault.Unavailable
 	if code == http.StatusNotFound {
 		kind = fault.NotFound
@@ -240,8 +341,11 @@ func refused(res *http.Response) error {
 	return status(res.StatusCode, bearer.Plain(res.Request.URL))
 }
 
-// drain ends an answer so that its connection can be used again.
+// drain ends an answer so that its connection can be used again, unless that takes long.
 func drain(res *http.Response) {
+	if t, ok := res.Body.(*timed); ok {
+		defer time.AfterFunc(drainTime, t.stop).Stop()
+	}
 	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxErrorBody))
 	_ = res.Body.Close()
 }
@@ -252,7 +356,7 @@ func readAll(res *http.Response, limit int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
 	switch {
 	case err != nil:
-		return nil, fault.Wrap(fault.Unavailable, err, "The remote broke off its answer, url='%s'", bearer.Plain(res.Request.URL))
+		return nil, &brokenError{err}
 	case int64(len(b)) > limit:
 		return nil, fault.New(fault.Unavailable, "The remote's answer is larger than %d bytes, url='%s'", limit, bearer.Plain(res.Request.URL))
 	}
@@ -262,15 +366,17 @@ func readAll(res *http.Response, limit int64) ([]byte, error) {
 // timed is a body that must not fall silent.
 type timed struct {
 	io.ReadCloser
+	ctx   context.Context //nolint:containedctx // it is the answer's
 	idle  time.Duration
 	timer *time.Timer
 	stop  func()
 }
 
-func newTimed(body io.ReadCloser, idle time.Duration, cancel context.CancelCauseFunc, stop func()) io.ReadCloser {
-	t := &timed{ReadCloser: body, idle: idle, stop: stop}
+func newTimed(ctx context.Context, body io.ReadCloser, idle time.Duration, cancel context.CancelCauseFunc, stop func()) io.ReadCloser {
+	t := &timed{ReadCloser: body, ctx: ctx, idle: idle, stop: stop}
 	if idle > 0 {
 		t.timer = time.AfterFunc(idle, func() { cancel(fmt.Errorf("the remote sent nothing for %v", idle)) })
+		t.timer.Stop() // until somebody reads
 	}
 	return t
 }
@@ -281,7 +387,11 @@ func (t *timed) Read(p []byte) (int, error) {
 		t.timer.Reset(t.idle)
 		defer t.timer.Stop() // whoever reads may take its time between
 	}
-	return t.ReadCloser.Read(p)
+	n, err := t.ReadCloser.Read(p)
+	if cause := context.Cause(t.ctx); err != nil && !errors.Is(err, io.EOF) && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause // says more than that it was broken off
+	}
+	return n, err
 }
 
 // Close implements io.Closer.

@@ -52,6 +52,9 @@ func (g *Registry) SignatureSource(ctx context.Context) (Source, error) {
 
 // Signatures returns a manifest's signatures from a source, unjudged. A remote that has none returns none.
 func (g *Registry) Signatures(ctx context.Context, from Source, d digest.Digest) ([]Signature, error) {
+	if !known(d) {
+		return nil, unknown(string(d))
+	}
 	switch from {
 	case Extension:
 		return g.extension(ctx, d)
@@ -64,19 +67,10 @@ func (g *Registry) Signatures(ctx context.Context, from Source, d digest.Digest)
 
 func (g *Registry) extension(ctx context.Context, d digest.Digest) ([]Signature, error) {
 	at := g.at("/extensions/v2/" + g.name + "/signatures/" + string(d))
-	res, err := g.do(ctx, request{method: http.MethodGet, url: at})
-	if err != nil {
-		return nil, err
-	}
-	if res.StatusCode == http.StatusNotFound {
-		drain(res)
+	_, body, err := g.document(ctx, request{method: http.MethodGet, url: at}, pulp.MaxSignatureBody)
+	if fault.Is(err, fault.NotFound) {
 		return nil, nil
-	}
-	if res.StatusCode != http.StatusOK {
-		return nil, refused(res)
-	}
-	body, err := readAll(res, pulp.MaxSignatureBody)
-	if err != nil {
+	} else if err != nil {
 		return nil, err
 	}
 	var list struct {
@@ -91,13 +85,17 @@ func (g *Registry) extension(ctx context.Context, d digest.Digest) ([]Signature,
 		return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of signatures is not JSON, url='%s'", bearer.Plain(at))
 	}
 	var found []Signature
+	left := 0
 	for _, s := range list.Signatures {
 		content, err := base64.StdEncoding.DecodeString(s.Content)
 		if s.SchemaVersion != 2 || s.Type != "atomic" || err != nil {
-			g.network.Log.WarnContext(ctx, "signature left out: it is of no known form", slog.String("remote", g.remote.Name), slog.String("digest", string(d)))
+			left++
 			continue
 		}
 		found = append(found, Signature{s.Name, content})
+	}
+	if left > 0 {
+		g.network.Log.WarnContext(ctx, "signatures left out: they are of no known form", slog.String("remote", g.remote.Name), slog.String("digest", string(d)), slog.Int("signatures", left))
 	}
 	return found, nil
 }
@@ -109,19 +107,10 @@ func (g *Registry) lookaside(ctx context.Context, d digest.Digest) ([]Signature,
 	for n := 1; n <= maxLookaside; n++ {
 		at := *g.sigstore
 		at.Path += "/" + g.name + "@" + string(d.Algorithm()) + "=" + d.Encoded() + "/signature-" + strconv.Itoa(n)
-		res, err := g.do(ctx, request{method: http.MethodGet, url: &at, anonymous: true})
-		if err != nil {
-			return nil, err
-		}
-		if res.StatusCode == http.StatusNotFound {
-			drain(res)
+		_, content, err := g.document(ctx, request{method: http.MethodGet, url: &at, anonymous: true}, left)
+		if fault.Is(err, fault.NotFound) {
 			return found, nil
-		}
-		if res.StatusCode != http.StatusOK {
-			return nil, refused(res)
-		}
-		content, err := readAll(res, left)
-		if err != nil {
+		} else if err != nil {
 			return nil, err
 		}
 		left -= int64(len(content))

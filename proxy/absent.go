@@ -28,16 +28,17 @@ func (c *call) getAbsentBlob(t store.Target, b pulp.Blob) error {
 		return errors.New("an absent blob, and nobody to fetch it")
 	}
 	for range waitsForBlob {
-		bytes, err := c.Filler.Fetch(c.r.Context(), t.Repository.Name, b)
+		got, err := c.Filler.Fetch(c.r.Context(), t.Repository, b)
 		if err != nil {
 			return err
 		}
-		if bytes != nil && c.r.Header.Get("Range") == "" {
-			return c.streamBlob(b, bytes)
+		// A range of what is not kept is all of it, as it comes (RFC 9110 section 14.2).
+		if got.ReadCloser != nil && (c.r.Header.Get("Range") == "" || !got.Kept) {
+			return c.streamBlob(b, got)
 		}
-		if bytes != nil {
-			_, err = io.Copy(io.Discard, bytes)
-			_ = bytes.Close()
+		if got.ReadCloser != nil {
+			_, err = io.Copy(io.Discard, got)
+			_ = got.Close()
 			if err != nil {
 				return err
 			}
@@ -49,7 +50,6 @@ func (c *call) getAbsentBlob(t store.Target, b pulp.Blob) error {
 		if !again.Absent {
 			return c.sendBlob(again)
 		}
-		c.r.Header.Del("Range") // it is not kept: all of it, then, as it comes (RFC 9110 section 14.2)
 	}
 	return newError(http.StatusServiceUnavailable, "UNAVAILABLE", "The remote that has the blob does not give it.", nil)
 }

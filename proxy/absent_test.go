@@ -190,8 +190,12 @@ func TestMirrorsAreReadOnly(t *testing.T) {
 	if a := w.ask("admin", http.MethodPut, "/extensions/v2/mirror/app/signatures/"+string(m), "{"); a.code() != "SIGNATURE_INVALID" {
 		t.Errorf("a signature is answered %d %s", a.status, a.body)
 	}
-	// Its blobs can be mounted elsewhere, also those that come later.
-	w.want(http.StatusCreated, "", "acme", http.MethodPost, "/v2/acme/app/blobs/uploads/?mount="+string(d)+"&from=mirror/app", nil)
+	// A blob that comes later can be mounted elsewhere when it has come.
+	mount := "/v2/acme/app/blobs/uploads/?mount=" + string(d) + "&from=mirror/app"
+	w.want(http.StatusAccepted, "", "acme", http.MethodPost, mount, nil)
+	w.wantBlob("mirror/app", d, layer)
+	w.wantBlob("mirror/app", d, layer) // who waited for the first knows that it is kept
+	w.want(http.StatusCreated, "", "acme", http.MethodPost, mount, nil)
 	w.wantBlob("acme/app", d, layer)
 	w.options.PushToMirrors = true
 	w.restart()

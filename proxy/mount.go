@@ -21,6 +21,9 @@ func (c *call) mount(t store.Target, from string, dgst digest.Digest) (bool, err
 		return false, nil
 	}
 	b, err := c.mountable(t, from, dgst)
+	if err == nil && b.Absent { // a remote's word is no blob
+		return false, nil
+	}
 	if err == nil {
 		err = c.place(c.r.Context(), b)
 	}

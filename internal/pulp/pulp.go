@@ -131,7 +131,8 @@ type Blob struct {
 	Data     []byte // the bytes of a small blob; nil: they are in the storage registry
 	Inline   bool   // the bytes are Data, also when there are none
 	Location string // upstream mode: a name under which the upstream holds the bytes
-	Absent   bool   // the bytes are yet to be fetched from a remote
+	Absent   bool   // the bytes are yet to be fetched, from RemoteID
+	RemoteID string // empty, of an absent blob: they can be had no more
 	Stamps
 }
 

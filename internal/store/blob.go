@@ -51,9 +51,35 @@ func (s *Store) CommitBlob(ctx context.Context, repositoryID string, b pulp.Blob
 		if err != nil {
 			return err
 		}
+		if err := t.proven(repositoryID, id, ""); err != nil {
+			return err
+		}
 		return t.putPending(repositoryID, pulp.KindBlob, string(b.Digest), id)
 	})
 }
+
+// blobIn returns a blob as a repository has it: absent, with the size that it claims, when it has a remote's word alone.
+func (s *Store) blobIn(ctx context.Context, repositoryID, id string) (pulp.Blob, error) {
+	var claimed bool
+	var size int64
+	var remote string
+	b, err := scanBlob(withMore{s.read.QueryRowContext(ctx, `
+		SELECT `+blobColumns+`, k.blob_id IS NOT NULL, COALESCE(k.size, 0), COALESCE(k.remote_id, '')
+		  FROM blob b LEFT JOIN blob_claim k ON k.blob_id = b.id AND k.repository_id = $1 WHERE b.id = $2`, repositoryID, id), []any{&claimed, &size, &remote}})
+	if claimed {
+		b.Absent, b.Size, b.RemoteID, b.Inline, b.Data = true, size, remote, false, nil
+	}
+	return b, err
+}
+
+// withMore is a row with more columns than its scanner knows.
+type withMore struct {
+	row  scanner
+	more []any
+}
+
+// Scan implements scanner.
+func (w withMore) Scan(dests ...any) error { return w.row.Scan(append(dests, w.more...)...) }
 
 // putBlob stores a blob's row unless it is there and returns its id. The bytes of one that was absent have come, unless b is absent too.
 func (t *tx) putBlob(b pulp.Blob) (string, error) {
@@ -108,6 +134,9 @@ func (s *Store) LinkBlob(ctx context.Context, repositoryID string, b pulp.Blob) 
 		}
 		if deleting {
 			return ErrDeleting
+		}
+		if err := t.proven(repositoryID, b.ID, ""); err != nil {
+			return err
 		}
 		return t.putPending(repositoryID, pulp.KindBlob, string(b.Digest), b.ID)
 	})

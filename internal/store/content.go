@@ -111,7 +111,8 @@ func (s *Store) AddContent(ctx context.Context, claim *Claim, repositoryID strin
 				wanted = append(wanted, u)
 			}
 		}
-		return nil, steps(c.gather, func() error { return c.gatherUnits(wanted, where) }, func() error { return c.gatherTree(where) }, c.addGathered)
+		return nil, steps(c.gather, func() error { return c.gatherUnits(wanted, where) }, func() error { return c.gatherTree(where) },
+			func() error { return c.inheritClaims(seenRepositories(username)) }, c.addGathered)
 	})
 }
 
@@ -143,7 +144,8 @@ func (s *Store) CopyContent(ctx context.Context, claim *Claim, repositoryID stri
 			return nil, err
 		}
 		return nil, steps(c.gather, func() error { return c.gatherCopy(from) },
-			func() error { return c.gatherTree(heldBy(from.RepositoryID, from.Number)) }, c.addGathered)
+			func() error { return c.gatherTree(heldBy(from.RepositoryID, from.Number)) },
+			func() error { return c.inheritClaims(origin{`c.repository_id = $3`, []any{from.RepositoryID}}) }, c.addGathered)
 	})
 }
 

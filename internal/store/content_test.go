@@ -325,19 +325,45 @@ func TestFetchedContent(t *testing.T) {
 	if sources, err := s.BlobSources(ctx, b.ID); err != nil || len(sources) != 1 || sources[0].ID != remote.ID {
 		t.Errorf("its sources are %v, %v", sources, err)
 	}
-	// Somebody pushes it: now it is here for all.
-	pushBlob(t, s, target(t, s, "acme/app").Repository.ID, "layer")
-	if b, err := s.ServedBlob(ctx, served, layer); err != nil || b.Absent || string(b.Data) != "layer" {
-		t.Errorf("after a push the layer is %+v, %v", b, err)
+	// Somebody pushes it elsewhere: that is no proof that this repository may have it; a copy inherits the claim.
+	elsewhere := target(t, s, "acme/app")
+	pushBlob(t, s, elsewhere.Repository.ID, "layer")
+	if b, err := s.ServedBlob(ctx, elsewhere, layer); err != nil || b.Absent || string(b.Data) != "layer" {
+		t.Errorf("where it was pushed the layer is %+v, %v", b, err)
 	}
-	if err := s.FetchedBlob(ctx, repo.ID, remote.ID, pulp.Blob{Digest: layer, Size: 5, Absent: true}); !errors.Is(err, ErrPresent) {
-		t.Errorf("an absent blob that is present: %v", err)
-	}
-	// What no sync came back for is forgotten.
-	if err := s.FetchedBlob(ctx, repo.ID, remote.ID, pulp.Blob{Digest: digest.FromString("x"), Size: 1, Absent: true}); err != nil {
+	copied := newRepository(t, s, "copied")
+	if _, err := s.CopyContent(ctx, nil, copied.ID, Copy{RepositoryID: repo.ID, Number: 1, Tags: true}); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.SweepFetched(ctx, later, 100); err != nil || n != 1 {
+	for _, id := range []string{repo.ID, copied.ID} {
+		if _, absent, err := s.HasBlob(ctx, id, layer); err != nil || !absent {
+			t.Errorf("claimed and not shown, and yet there: %v", err)
+		}
+	}
+	// Its own remote shows it: now the repository has it, and so has whoever claims it of the same remote.
+	if err := s.FilledBlob(ctx, repo.ID, remote.ID, b); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{repo.ID, copied.ID} {
+		if _, absent, err := s.HasBlob(ctx, id, layer); err != nil || absent {
+			t.Errorf("shown, and yet absent: %v", err)
+		}
+	}
+	// A claim without its remote is none that can be met.
+	if err := s.FetchedBlob(ctx, copied.ID, remote.ID, pulp.Blob{Digest: config, Size: 99, Absent: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DeleteRemote(ctx, nil, remote.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, absent, err := s.HasBlob(ctx, copied.ID, config); err != nil || !absent {
+		t.Errorf("a claim went with its remote: %v", err)
+	}
+	// What no sync came back for is forgotten.
+	if err := s.FetchedBlob(ctx, repo.ID, "", pulp.Blob{Digest: digest.FromString("x"), Size: 1, Absent: true}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.SweepFetched(ctx, later, 100); err != nil || n != 2 {
 		t.Errorf("%d forgotten, %v", n, err)
 	}
 	if n, err := s.SweepOrphans(ctx, later, 100); err != nil || n != 1 {

@@ -71,7 +71,8 @@ func (t *tx) putManifest(m pulp.Manifest) (string, error) {
 		}
 	}
 	for i, l := range m.Layers {
-		if _, err := t.exec(`INSERT INTO manifest_blob (manifest_id, position, digest) VALUES ($1, $2, $3)`, id, i, l.Digest); err != nil {
+		if _, err := t.exec(`INSERT INTO manifest_blob (manifest_id, position, digest, optional) VALUES ($1, $2, $3, $4)`,
+			id, i, l.Digest, len(l.URLs) > 0 || pulp.IsForeign(l.MediaType)); err != nil {
 			return "", err
 		}
 	}

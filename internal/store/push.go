@@ -88,6 +88,9 @@ func (t *tx) linkRepository(target *Target, kind pulp.RepositoryType) error {
 	if err != nil {
 		return err
 	}
+	if r.RemoteID != "" { // a mirror is served where somebody says so
+		return fault.New(fault.Conflict, "Repository is read-only.")
+	}
 	_, err = t.exec(`UPDATE distribution SET repository_id = $2, updated = $3 WHERE id = $1`, target.Distribution.ID, r.ID, t.now)
 	target.Repository, target.Distribution.RepositoryID, target.Distribution.Repository = r, r.ID, r.Type
 	return err

@@ -129,7 +129,7 @@ func (s *Store) DeleteRemote(ctx context.Context, claim *Claim, id string) error
 	})
 }
 
-// BlobSources returns the remotes that have a blob, newest first.
+// BlobSources returns the remotes that a blob was synced from, newest first.
 func (s *Store) BlobSources(ctx context.Context, blobID string) ([]pulp.Remote, error) {
 	return collect(ctx, s.read, scanRemote, `
 		SELECT `+remoteColumns+` FROM blob_source b JOIN remote m ON m.id = b.remote_id WHERE b.blob_id = $1 ORDER BY m.id DESC`, blobID)

@@ -45,14 +45,18 @@ func (s *Store) SweepPending(ctx context.Context, before time.Time, limit int) (
 	return n, err
 }
 
-// SweepFetched forgets what syncs have fetched before a time and no sync since has wanted. It returns how much it forgot, at most limit.
+// SweepFetched forgets what syncs have fetched before a time and no sync since has wanted; repositories that a task has reserved, perhaps to be synced, are left alone. It
+// returns how much it forgot, at most limit.
 func (s *Store) SweepFetched(ctx context.Context, before time.Time, limit int) (int64, error) {
 	var n int64
 	err := s.inTx(ctx, func(t *tx) error {
 		var err error
 		n, err = t.exec(`
 			DELETE FROM fetched_content WHERE (repository_id, kind, key) IN (
-				SELECT repository_id, kind, key FROM fetched_content WHERE touched < $1 ORDER BY touched LIMIT $2)`, micros(before), limit)
+				SELECT f.repository_id, f.kind, f.key FROM fetched_content f
+				 WHERE f.touched < $1 AND NOT EXISTS (
+					SELECT 1 FROM task_resource x WHERE x.active AND x.resource = $3 || f.repository_id || '/')
+				 ORDER BY f.touched LIMIT $2)`, micros(before), limit, pulp.Root+pulp.ContainerCollection)
 		return err
 	})
 	return n, err

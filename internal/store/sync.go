@@ -14,24 +14,18 @@ import (
 // A sync writes down what it fetches as it goes: the units, and that a repository fetched them, in fetched_content. Nobody is served from there. At its end one
 // transaction makes a version of what was wanted; a sync that ends otherwise leaves the repository as it was and the next one goes on from there.
 
-// ErrPresent says that the server has the bytes of a blob: it is not for everybody to say that a remote will have them.
-var ErrPresent = errors.New("the blob's bytes are here")
-
-// FetchedBlob writes down that a repository has fetched a blob from a remote: its bytes are safe, or, when b.Absent, it is known by digest and size alone. ErrPresent when b
-// is absent and the server has its bytes; ErrDeleting as CommitBlob.
+// FetchedBlob writes down that a repository has fetched a blob from a remote: its bytes are safe, or, when b.Absent, it is a claim. ErrDeleting as CommitBlob.
 func (s *Store) FetchedBlob(ctx context.Context, repositoryID, remoteID string, b pulp.Blob) error {
 	return s.inTx(ctx, func(t *tx) error {
-		if b.Absent {
-			var present bool
-			err := t.row(`SELECT EXISTS (SELECT 1 FROM blob WHERE digest = $1 AND NOT absent)`, b.Digest).Scan(&present)
-			if err != nil {
-				return err
-			}
-			if present {
-				return ErrPresent
-			}
-		}
 		id, err := t.putBlob(b)
+		if err != nil {
+			return err
+		}
+		if b.Absent {
+			err = t.putClaim(repositoryID, id, remoteID, b.Size)
+		} else {
+			err = t.proven(repositoryID, id, remoteID)
+		}
 		if err != nil {
 			return err
 		}
@@ -42,12 +36,29 @@ func (s *Store) FetchedBlob(ctx context.Context, repositoryID, remoteID string, 
 	})
 }
 
-// FilledBlob writes down that the bytes of an absent blob are safe now. ErrDeleting as CommitBlob.
-func (s *Store) FilledBlob(ctx context.Context, b pulp.Blob) error {
+// FilledBlob writes down that the bytes of a blob that a repository has claimed have come from its remote and are safe. ErrDeleting as CommitBlob.
+func (s *Store) FilledBlob(ctx context.Context, repositoryID, remoteID string, b pulp.Blob) error {
 	return s.inTx(ctx, func(t *tx) error {
-		_, err := t.putBlob(b)
-		return err
+		id, err := t.putBlob(b)
+		if err != nil {
+			return err
+		}
+		return t.proven(repositoryID, id, remoteID)
 	})
+}
+
+// putClaim notes that a repository has only a remote's word for a blob.
+func (t *tx) putClaim(repositoryID, blobID, remoteID string, size int64) error {
+	_, err := t.exec(`
+		INSERT INTO blob_claim (repository_id, blob_id, remote_id, size) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (repository_id, blob_id) DO UPDATE SET remote_id = excluded.remote_id, size = excluded.size`, repositoryID, blobID, null(remoteID), size)
+	return err
+}
+
+// proven ends a repository's claim on a blob: it has shown that the bytes are its to have. So has every other claim on the same remote, if one is named.
+func (t *tx) proven(repositoryID, blobID, remoteID string) error {
+	_, err := t.exec(`DELETE FROM blob_claim WHERE blob_id = $1 AND (repository_id = $2 OR remote_id = $3)`, blobID, repositoryID, null(remoteID))
+	return err
 }
 
 func (t *tx) putSource(blobID, remoteID string) error {
@@ -116,6 +127,9 @@ func (s *Store) TakeBlob(ctx context.Context, repositoryID, remoteID string, d d
 		if err := t.putSource(id, remoteID); err != nil {
 			return err
 		}
+		if err := t.proven(repositoryID, id, ""); err != nil {
+			return err
+		}
 		return t.putFetched(repositoryID, pulp.KindBlob, string(d), id)
 	})
 	return taken, err
@@ -150,8 +164,19 @@ func (s *Store) HasBlob(ctx context.Context, repositoryID string, d digest.Diges
 	if err != nil || have == HaveNothing {
 		return have, false, err
 	}
-	b, err := scanBlob(s.read.QueryRowContext(ctx, `SELECT `+blobColumns+` FROM blob b WHERE b.id = $1`, id))
+	b, err := s.blobIn(ctx, repositoryID, id)
+	if errors.Is(err, sql.ErrNoRows) { // it has just gone
+		return HaveNothing, false, nil
+	}
 	return have, b.Absent, err
+}
+
+// TouchFetched keeps what a repository has fetched from being swept for another while.
+func (s *Store) TouchFetched(ctx context.Context, repositoryID string, kind pulp.Kind, key string) error {
+	return s.inTx(ctx, func(t *tx) error {
+		_, err := t.exec(`UPDATE fetched_content SET touched = $4 WHERE repository_id = $1 AND kind = $2 AND key = $3`, repositoryID, kind, key, t.now)
+		return err
+	})
 }
 
 // HasSignature says what a repository has of a signature.
@@ -199,7 +224,8 @@ func scanDigest(row scanner) (digest.Digest, error) {
 func (s *Store) AbsentBlobs(ctx context.Context, repositoryID string) ([]pulp.Blob, error) {
 	return collect(ctx, s.read, scanBlob, `
 		SELECT `+blobColumns+` FROM repository_content c JOIN blob b ON b.id = c.content_id
-		 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL AND b.absent`, repositoryID, pulp.KindBlob)
+		 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL
+		   AND (b.absent OR EXISTS (SELECT 1 FROM blob_claim k WHERE k.repository_id = $1 AND k.blob_id = b.id))`, repositoryID, pulp.KindBlob)
 }
 
 // HeldTree returns the digests of a manifest and of all that it lists, as far as a repository's latest version holds them.
@@ -251,7 +277,7 @@ func (s *Store) CommitSync(ctx context.Context, claim *Claim, w Synced) (*pulp.V
 		if w.Mirror {
 			keep = func() error { return steps(c.gatherOwnSignatures, c.keepGathered) }
 		}
-		if err := steps(c.gather, func() error { return c.gatherSynced(w) }, keep, c.addGathered); err != nil {
+		if err := steps(c.gather, func() error { return c.gatherSynced(w) }, keep, c.addGathered); err != nil { // fetched blobs keep their claims
 			return err
 		}
 		if _, err := t.exec(`DELETE FROM fetched_content WHERE repository_id = $1`, w.RepositoryID); err != nil {
@@ -282,7 +308,25 @@ func (c *change) changed() (added, removed int64) {
 
 func (c *change) gatherSynced(w Synced) error {
 	where := heldOrFetched(c.repo.ID)
+	held, err := collect(c.tx.ctx, c.tx, scanTagged, `
+		SELECT c.key, c.content_id, m.digest, '' FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
+		 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL`, c.repo.ID, pulp.KindTag)
+	if err != nil {
+		return err
+	}
+	same := map[string]bool{}
+	for _, t := range held {
+		if same[t.tag] = w.Tags[t.tag] == digest.Digest(t.digest); !same[t.tag] || !w.Mirror {
+			continue
+		}
+		if _, err := c.tx.exec(`INSERT INTO change_unit (kind, key, content_id) VALUES ($1, $2, $3)`, pulp.KindTag, t.tag, t.id); err != nil {
+			return err
+		}
+	}
 	for name, d := range w.Tags {
+		if same[name] {
+			continue
+		}
 		var id string
 		err := c.tx.row(`SELECT u.id FROM manifest u WHERE u.digest = $1 AND $2 <> '' AND `+where.condition, append([]any{d, name}, where.args...)...).Scan(&id)
 		if err != nil {
@@ -307,12 +351,33 @@ func (c *change) gatherSynced(w Synced) error {
 	if err := c.gatherTree(where); err != nil {
 		return err
 	}
+	if err := c.checkGathered(); err != nil {
+		return err
+	}
 	// A signature goes where its manifest is.
-	_, err := c.tx.exec(`
+	_, err = c.tx.exec(`
 		DELETE FROM change_unit WHERE kind = $1 AND NOT EXISTS (
 			SELECT 1 FROM signature g WHERE g.id = change_unit.content_id AND (
 				EXISTS (SELECT 1 FROM change_unit d WHERE d.kind = $2 AND d.content_id = g.manifest_id) OR EXISTS (
 				SELECT 1 FROM repository_content c WHERE c.repository_id = $3 AND c.content_id = g.manifest_id AND c.version_removed IS NULL)))`,
 		pulp.KindSignature, pulp.KindManifest, c.repo.ID)
 	return err
+}
+
+// checkGathered repeats the check that every gathered manifest which the repository does not hold yet has its blobs: some may have been removed while the sync ran.
+func (c *change) checkGathered() error {
+	var manifest, missing string
+	err := c.tx.row(`
+		SELECT g.key, mb.digest FROM change_unit g JOIN manifest_blob mb ON mb.manifest_id = g.content_id
+		 WHERE g.kind = $1 AND NOT mb.optional
+		   AND NOT EXISTS (SELECT 1 FROM change_unit d WHERE d.kind = $2 AND d.key = mb.digest)
+		   AND NOT EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = $3 AND c.kind = $1 AND c.key = g.key AND c.version_removed IS NULL)
+		 LIMIT 1`, pulp.KindManifest, pulp.KindBlob, c.repo.ID).Scan(&manifest, &missing)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return fault.New(fault.Unavailable, "The blob %s of the image %s was removed while the sync ran; sync again.", missing, manifest)
 }

@@ -161,7 +161,7 @@ func (s *Store) ServedBlob(ctx context.Context, t Target, dgst digest.Digest) (p
 	if err != nil {
 		return pulp.Blob{}, notFound(err, "Blob not found.")
 	}
-	return scanBlob(s.read.QueryRowContext(ctx, `SELECT `+blobColumns+` FROM blob b WHERE b.id = $1`, id))
+	return s.blobIn(ctx, t.Repository.ID, id)
 }
 
 // ServedTags returns the names of the tags that a target serves, in byte order, behind after, at most limit.

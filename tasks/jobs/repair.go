@@ -70,7 +70,11 @@ func (o Options) sound(ctx context.Context, b pulp.Blob, read bool) (bool, error
 	defer func() { _ = content.Close() }()
 	verifier := b.Digest.Verifier()
 	if _, err := io.Copy(verifier, content); err != nil {
-		return false, err
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		o.Log.WarnContext(ctx, "blob cannot be read", slog.String("digest", string(b.Digest)), slog.Any("err", err))
+		return false, nil
 	}
 	return verifier.Verified(), nil
 }
@@ -104,9 +108,6 @@ func (o Options) refetchFrom(ctx context.Context, remote pulp.Remote, b pulp.Blo
 		return err
 	}
 	defer func() { _ = body.Close() }()
-	if err := o.Blobs.Storage.Delete(ctx, b.Location, b.Digest); err != nil {
-		return err
-	}
 	_, err = intake.Blobs{Storage: o.Blobs.Storage}.Receive(ctx, b.Location, b.Digest, body)
 	if errors.Is(err, storage.ErrDigest) {
 		err = fault.New(fault.Unavailable, "The remote's bytes are not those of %s.", b.Digest)

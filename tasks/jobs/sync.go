@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
@@ -25,6 +27,8 @@ const (
 	maxConcurrency  = 100       // whatever the remote says
 	maxNesting      = 8         // lists in lists
 	maxConfig       = 4 << 20   // bytes of an image config
+	maxInspected    = 256 << 20 // bytes of manifests that are known and not fetched yet: of one list and all that it lists, say
+	maxSync         = 24 * time.Hour
 	holders         = 20        // repositories that hold a blob which are looked at for one that the task's user may read
 	fetchTries      = 3         // times a blob is fetched whose bytes a sweep took along
 	allTags         = "sha256:" // how patterns begin that name manifests by digest
@@ -54,6 +58,8 @@ func (s syncer) run(ctx context.Context, r *tasks.Run) error {
 		return err
 	}
 	defer registry.Close()
+	ctx, cancel := context.WithTimeoutCause(ctx, maxSync, fault.New(fault.Unavailable, "The sync has taken %v and is given up; the next one goes on from there.", maxSync))
+	defer cancel()
 	user, err := s.userOf(ctx, r.Task)
 	if err != nil {
 		return err
@@ -102,6 +108,7 @@ type oneSync struct {
 	manifests  once[*image]
 	parts      once[struct{}]
 	blobs      once[struct{}]
+	held       atomic.Int64 // bytes of manifests that are inspected and not fetched
 
 	mu     sync.Mutex
 	wanted store.Synced
@@ -142,7 +149,9 @@ func (o *oneSync) run(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := o.each(ctx, o.companions(), o.take); err != nil {
+	companions := o.companions()
+	o.args.SignedOnly = false // they are what signs
+	if err := o.each(ctx, companions, o.take); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -191,6 +200,9 @@ func (o *oneSync) listTags(ctx context.Context) ([]string, error) {
 	var names []string
 	for _, name := range all {
 		o.tags[name] = true
+		if _, isCompanion := pulp.CompanionOf(name); isCompanion && o.args.SignedOnly {
+			continue // it comes with what it belongs to
+		}
 		if (o.remote.Includes == nil || matches(o.remote.Includes, name)) && !matches(o.remote.Excludes, name) {
 			names = append(names, name)
 		}
@@ -270,6 +282,11 @@ func (o *oneSync) take(ctx context.Context, reference string) error {
 		return nil
 	}
 	img, err := o.inspect(ctx, d, fetched, 0)
+	if fault.Is(err, fault.NotFound) && o.tags[reference] { // it was moved in between
+		if d, fetched, err = o.resolve(ctx, reference); err == nil {
+			img, err = o.inspect(ctx, d, fetched, 0)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -323,6 +340,11 @@ func (o *oneSync) inspect(ctx context.Context, d digest.Digest, fetched *mirror.
 		}
 		if o.args.SignedOnly && !pulp.IsList(img.manifest.MediaType) && !o.signed(img) {
 			img.wanted = false
+		}
+		if o.held.Add(int64(len(img.manifest.Payload))); !img.wanted {
+			o.release(img)
+		} else if o.held.Load() > maxInspected {
+			return nil, fault.New(fault.Unavailable, "The remote's lists have more than %d bytes of manifests; sync fewer tags at a time.", maxInspected)
 		}
 		return img, nil
 	})
@@ -380,6 +402,9 @@ func (o *oneSync) inspectChildren(ctx context.Context, img *image, depth int) er
 		}
 		img.children = append(img.children, child)
 		img.wanted = img.wanted && (child.wanted || child.manifest.Digest == "")
+	}
+	if o.args.SignedOnly && len(img.children) == 0 {
+		img.wanted = false // nothing of it is signed
 	}
 	return nil
 }

@@ -415,8 +415,8 @@ func TestSyncOnDemand(t *testing.T) {
 		if err != nil || !b.Absent {
 			return nil, errors.Join(err, errors.New("it is here"))
 		}
-		r, err := w.filler.Fetch(t.Context(), "dst/app", b)
-		if err != nil || r == nil {
+		r, err := w.filler.Fetch(t.Context(), w.repo, b)
+		if err != nil || r.ReadCloser == nil {
 			return nil, err
 		}
 		defer func() { _ = r.Close() }()
@@ -596,10 +596,113 @@ func TestSyncIsNoWayToOthersBlobs(t *testing.T) {
 		k, err := w.dispatcher.Dispatch(context.WithoutCancel(t.Context()), tasks.Spec{
 			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}, CreatedBy: mallory.ID, Immediate: true,
 		})
-		if err != nil || k.State != store.TaskFailed {
-			t.Errorf("%s: the task is %s, %v", policy, k.State, err)
+		if policy == pulp.Immediate {
+			if err != nil || k.State != store.TaskFailed {
+				t.Errorf("the task is %s, %v", k.State, err)
+			}
+			w.wantHeld(0, 0, 0, 0, 0)
+			continue
 		}
-		w.wantHeld(0, 0, 0, 0, 0)
+		// It may be claimed; what is claimed comes from the remote alone, and that has no bytes.
+		if err != nil || k.State != store.TaskCompleted {
+			t.Errorf("the task is %s, %v", k.State, err)
+		}
+		b, err := w.store.ServedBlob(t.Context(), w.target(), d.Digest)
+		if err != nil || !b.Absent || b.Data != nil {
+			t.Errorf("the blob is %+v, %v", b, err)
+		}
+		if _, err := w.filler.Fetch(t.Context(), w.repo, b); err == nil || strings.Contains(err.Error(), g.server.URL) && strings.HasPrefix(err.Error(), "4") {
+			t.Errorf("fetched: %v", err)
+		}
+	}
+}
+
+// A remote that claims what another tenant mirrors on demand is no way to that tenant's remote and its credentials.
+func TestAClaimIsMetByItsOwnRemoteAlone(t *testing.T) {
+	t.Parallel()
+	victims := newRemote(t)
+	fillRemote(victims)
+	w := newMirror(t, victims, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
+	w.sync(store.TaskCompleted, nil)
+	absent, err := w.store.AbsentBlobs(t.Context(), w.repo.ID)
+	if err != nil || len(absent) == 0 {
+		t.Fatal(absent, err)
+	}
+	mallory := newRemote(t)
+	remote, err := w.store.CreateRemote(t.Context(), pulp.Remote{Name: "mallory", URL: mallory.server.URL, UpstreamName: "src/app", Policy: pulp.OnDemand})
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo, err := w.store.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "mallory/app"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range absent { // of another size than it has, too
+		if err := w.store.FetchedBlob(t.Context(), repo.ID, remote.ID, pulp.Blob{Digest: b.Digest, Size: 1, Absent: true}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.store.FetchedBlob(t.Context(), repo.ID, remote.ID, pulp.Blob{Digest: b.Digest, Size: 1, Absent: true}); err != nil {
+			t.Fatal(err)
+		}
+		claimed := pulp.Blob{ID: b.ID, Digest: b.Digest, Size: 1, Absent: true, RemoteID: remote.ID}
+		victims.count()
+		if _, err := w.filler.Fetch(t.Context(), repo, claimed); err == nil {
+			t.Error("fetched")
+		}
+		if n := victims.count(); len(n) != 0 {
+			t.Errorf("the victim's remote was asked %v", n)
+		}
+		served, err := w.store.ServedBlob(t.Context(), w.target(), b.Digest)
+		if err != nil || served.Size == 1 || served.RemoteID != w.remote.ID {
+			t.Errorf("the victim's blob is %+v, %v", served, err)
+		}
+	}
+}
+
+// Content that goes away while a sync runs is not missing from what it makes: the sync fails, and the next one heals.
+func TestContentThatGoesWhileASyncRuns(t *testing.T) {
+	t.Parallel()
+	g := newRemote(t)
+	g.image("one", []int{50_000}, "latest")
+	w := newMirror(t, g, nil)
+	w.sync(store.TaskCompleted, nil)
+	held, err := w.store.HeldTags(t.Context(), w.repo.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The same layer under another image; the first image goes while the other's manifest is asked for.
+	m, err := w.store.ServedManifest(t.Context(), w.target(), "latest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := pulp.ParseManifest(m.Payload, m.MediaType)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := g.blob([]byte(`{"architecture":"arm64","os":"linux"}`))
+	text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[{"mediaType":"a/b","digest":%q,"size":%d}]}`,
+		pulp.OCIManifest, config.Digest, config.Size, parsed.Layers[0].Digest, parsed.Layers[0].Size)
+	g.manifest(pulp.OCIManifest, text, "latest")
+	var once sync.Once
+	g.set(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, string(config.Digest)) {
+			once.Do(func() {
+				if _, err := w.store.DeleteManifest(t.Context(), w.repo.ID, held["latest"]); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		return false
+	})
+	// Whether the layer was seen before it went or not: in the end it is there.
+	args := tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}
+	k, err := w.dispatcher.Dispatch(t.Context(), tasks.Spec{Name: tasks.Sync, Args: args, Immediate: true})
+	if err != nil || k.State == store.TaskFailed && !strings.Contains(k.Error.Description, "sync again") {
+		t.Fatalf("%s %+v, %v", k.State, k.Error, err)
+	}
+	w.sync(store.TaskCompleted, nil)
+	if b, err := w.store.ServedBlob(t.Context(), w.target(), parsed.Layers[0].Digest); err != nil || b.Absent {
+		t.Errorf("the layer: %+v, %v", b, err)
 	}
 }
 

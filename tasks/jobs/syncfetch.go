@@ -36,10 +36,17 @@ func (o *oneSync) fetch(ctx context.Context, img *image) error {
 			}
 		}
 		err := o.keepSignatures(ctx, img)
-		img.manifest.Payload, img.manifest.Layers, img.signatures = nil, nil, nil // there may be many images
+		o.release(img)
 		return struct{}{}, err
 	})
 	return err
+}
+
+// release lets go of what an image need not be known by any more: there may be many.
+func (o *oneSync) release(img *image) {
+	o.held.Add(-int64(len(img.manifest.Payload)))
+	img.manifest = pulp.Manifest{Digest: img.manifest.Digest, MediaType: img.manifest.MediaType}
+	img.children, img.signatures = nil, nil
 }
 
 func (o *oneSync) keepManifest(ctx context.Context, m pulp.Manifest) error {
@@ -60,10 +67,8 @@ func (o *oneSync) keepSignatures(ctx context.Context, img *image) error {
 		if have == store.HaveVersion {
 			continue
 		}
-		if have == store.HaveNothing {
-			if err := o.Store.FetchedSignature(ctx, o.repo.ID, img.manifest.Digest, g); err != nil {
-				return err
-			}
+		if err := o.Store.FetchedSignature(ctx, o.repo.ID, img.manifest.Digest, g); err != nil { // again, where it was fetched before: so it stays
+			return err
 		}
 		o.mu.Lock()
 		o.wanted.Signatures = append(o.wanted.Signatures, g.Digest)
@@ -97,7 +102,7 @@ func (o *oneSync) fetchBlobs(ctx context.Context, img *image) error {
 
 // fetchConfig fetches an image config and returns its bytes; nil for one that is too large to be read.
 func (o *oneSync) fetchConfig(ctx context.Context, d pulp.Descriptor) ([]byte, error) {
-	if _, err := o.blobs.do(ctx, string(d.Digest), func() (struct{}, error) { return struct{}{}, o.fetchBlob(ctx, d, false) }); err != nil {
+	if _, err := o.blobs.do(ctx, "config "+string(d.Digest), func() (struct{}, error) { return struct{}{}, o.fetchBlob(ctx, d, false) }); err != nil {
 		return nil, err
 	}
 	if d.Size > maxConfig {
@@ -118,8 +123,14 @@ func (o *oneSync) fetchConfig(ctx context.Context, d pulp.Descriptor) ([]byte, e
 // fetchBlob fetches a blob, unless the repository has it or may take the server's own copy. One that may come later is only written down.
 func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) error {
 	have, absent, err := o.Store.HasBlob(ctx, o.repo.ID, d.Digest)
-	if err != nil || have != store.HaveNothing && (!absent || later) {
+	if err != nil {
 		return err
+	}
+	if have != store.HaveNothing && (!absent || later) {
+		if have == store.HaveFetched {
+			return o.Store.TouchFetched(ctx, o.repo.ID, pulp.KindBlob, string(d.Digest))
+		}
+		return nil
 	}
 	if mine, err := o.mayTake(ctx, d.Digest); err != nil {
 		return err
@@ -130,10 +141,7 @@ func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) 
 		}
 	}
 	if later {
-		err := o.Store.FetchedBlob(ctx, o.repo.ID, o.remote.ID, pulp.Blob{Digest: d.Digest, Size: d.Size, Absent: true})
-		if !errors.Is(err, store.ErrPresent) {
-			return err
-		}
+		return o.Store.FetchedBlob(ctx, o.repo.ID, o.remote.ID, pulp.Blob{Digest: d.Digest, Size: d.Size, Absent: true})
 	}
 	for try := 1; ; try++ {
 		err := o.download(ctx, d)

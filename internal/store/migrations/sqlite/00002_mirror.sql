@@ -21,10 +21,10 @@ ALTER TABLE repository ADD COLUMN remote_id TEXT REFERENCES remote (id) ON DELET
 CREATE INDEX repository_remote ON repository (remote_id) WHERE remote_id IS NOT NULL;
 CREATE INDEX distribution_version ON distribution (repository_version_id) WHERE repository_version_id IS NOT NULL;
 
--- An absent blob is known by its digest and size alone; its bytes are fetched from one of its sources when somebody asks.
+-- An absent blob is one of whose bytes the server has none: repositories have claims alone.
 ALTER TABLE blob ADD COLUMN absent BOOLEAN NOT NULL DEFAULT FALSE;
 
--- Remotes that have a blob: to fetch an absent one, to repair a broken one.
+-- Remotes that have a blob: to repair a broken one.
 CREATE TABLE blob_source (
     blob_id         TEXT NOT NULL REFERENCES blob (id) ON DELETE CASCADE,
     remote_id       TEXT NOT NULL REFERENCES remote (id) ON DELETE CASCADE,
@@ -43,3 +43,18 @@ CREATE TABLE fetched_content (
 );
 CREATE INDEX fetched_content_unit ON fetched_content (content_id);
 CREATE INDEX fetched_content_touched ON fetched_content (touched);
+
+-- A repository's word for a blob of which it knows digest and size alone: that a remote has it. Until the bytes have come from that remote the repository hands
+-- out no others', whoever has them.
+CREATE TABLE blob_claim (
+    repository_id   TEXT NOT NULL REFERENCES repository (id) ON DELETE CASCADE,
+    blob_id         TEXT NOT NULL REFERENCES blob (id) ON DELETE CASCADE,
+    remote_id       TEXT REFERENCES remote (id) ON DELETE SET NULL,  -- NULL: the bytes can be had no more
+    size            BIGINT NOT NULL,
+    PRIMARY KEY (repository_id, blob_id)
+);
+CREATE INDEX blob_claim_blob ON blob_claim (blob_id);
+CREATE INDEX blob_claim_remote ON blob_claim (remote_id);
+
+-- A layer that is to be had elsewhere need not be here (D11).
+ALTER TABLE manifest_blob ADD COLUMN optional BOOLEAN NOT NULL DEFAULT FALSE;

@@ -318,12 +318,12 @@ func plainText(err error) string {
 	if len(text) > 200 {
 		text = text[:200]
 	}
-	return strings.ToValidUTF8(strings.Map(func(r rune) rune {
+	return strings.Map(func(r rune) rune {
 		if r < ' ' {
 			return ' '
 		}
 		return r
-	}, text), "?")
+	}, text)
 }
 
 // status is the error of an answer that says no, in the words of the reference's client (contract 6).

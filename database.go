@@ -24,6 +24,9 @@ func (p *program) databasePath() string {
 
 // withExisting opens the database for a verb that makes no sense without one: called in the wrong directory it says so.
 func (p *program) withExisting(do func(*store.Store) error) error {
+	if store.IsPostgres(p.config.DatabaseURL) {
+		return p.withStore(do)
+	}
 	if _, err := os.Stat(p.databasePath()); errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("there is no database at %s; COUNTERSIGN_DATA names the data directory", p.databasePath())
 	}
@@ -41,12 +44,34 @@ func (p *program) withStore(do func(*store.Store) error) error {
 	if err != nil {
 		return err
 	}
+	if pending && store.IsPostgres(p.config.DatabaseURL) {
+		return errOldSchema
+	}
 	if pending {
 		if err := p.migrate(s); err != nil {
 			return err
 		}
 	}
 	return do(s)
+}
+
+// errOldSchema is said of a shared database: other processes may be using it, so only an operator migrates it.
+var errOldSchema = errors.New("the database's schema is older than this program, or there is none yet: run `countersign migrate`")
+
+// openShared opens a database that other processes use too. Its schema must be this program's.
+func (p *program) openShared() (*store.Store, error) {
+	s, err := store.Open(p.ctx, p.config.DatabaseURL)
+	if err != nil {
+		return nil, err
+	}
+	pending, err := s.Pending(p.ctx)
+	if err == nil && pending {
+		err = errOldSchema
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // migrate brings the schema up to date while no server runs.
@@ -64,6 +89,18 @@ type migrateCommand struct{}
 
 // Run migrates the database.
 func (migrateCommand) Run(p *program) error {
+	if store.IsPostgres(p.config.DatabaseURL) {
+		s, err := store.Open(p.ctx, p.config.DatabaseURL)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = s.Close() }()
+		if err := s.Migrate(p.ctx); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(p.out, "The database's schema is up to date.")
+		return err
+	}
 	return p.withStore(func(*store.Store) error {
 		_, err := fmt.Fprintln(p.out, "The database's schema is up to date.")
 		return err

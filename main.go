@@ -39,6 +39,7 @@ type commandLine struct {
 	Config string `help:"YAML file with settings; COUNTERSIGN_CONFIG names it too." type:"path" placeholder:"FILE"`
 
 	Serve                serveCommand         `cmd:"" help:"Registry, API and workers in one process."`
+	Worker               workerCommand        `cmd:"" help:"Workers only, beside servers on the same PostgreSQL and Redis."`
 	AddSigningService    addServiceCommand    `cmd:"" help:"Make a signing service of a script and a key."`
 	RemoveSigningService removeServiceCommand `cmd:"" help:"Remove a signing service."`
 	ListSigningServices  listServicesCommand  `cmd:"" help:"Print the names of the signing services."`

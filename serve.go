@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,6 +34,7 @@ import (
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/jobs"
 	"github.com/countersign/countersign/tasks/memqueue"
+	"github.com/countersign/countersign/tasks/redisqueue"
 )
 
 // How the HTTP server treats connections.
@@ -48,19 +51,11 @@ type serveCommand struct{}
 
 // Run serves until the program is told to stop.
 func (serveCommand) Run(p *program) error {
-	lock, err := store.LockDir(p.config.Data)
+	s, release, err := p.openForServing()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = lock.Release() }()
-	if err := script.Sweep(p.config.Signing.WorkDir, p.config.Signing.ScriptTimeout); err != nil {
-		return err
-	}
-	s, err := p.openOwned()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = s.Close() }()
+	defer release()
 	listener, err := (&net.ListenConfig{}).Listen(p.ctx, "tcp", p.config.Listen)
 	if err != nil {
 		return fmt.Errorf("%w; another address is set with COUNTERSIGN_LISTEN", err)
@@ -71,6 +66,7 @@ func (serveCommand) Run(p *program) error {
 	if err != nil {
 		return err
 	}
+	defer srv.close()
 	// Last, when nothing can fail any more: a password that is made is shown this once.
 	password, err := p.ensureAdmin(s, users)
 	if err != nil {
@@ -78,6 +74,27 @@ func (serveCommand) Run(p *program) error {
 	}
 	p.greet(password)
 	return p.serve(srv, listener)
+}
+
+// openForServing opens the database: SQLite as its only owner, PostgreSQL beside others. release closes it.
+func (p *program) openForServing() (s *store.Store, release func(), err error) {
+	if store.IsPostgres(p.config.DatabaseURL) {
+		if s, err = p.openShared(); err != nil {
+			return nil, nil, err
+		}
+		return s, func() { _ = s.Close() }, script.Sweep(p.config.Signing.WorkDir, p.config.Signing.ScriptTimeout)
+	}
+	lock, err := store.LockDir(p.config.Data)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err = script.Sweep(p.config.Signing.WorkDir, p.config.Signing.ScriptTimeout); err == nil {
+		s, err = p.openOwned()
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, lock.Release())
+	}
+	return s, func() { _ = s.Close(); _ = lock.Release() }, nil
 }
 
 // openOwned opens the database as its only owner: migrated, and without tasks and workers of a process that is gone.
@@ -105,62 +122,122 @@ type server struct {
 	worker     *tasks.Worker
 	workers    int
 	background []func(context.Context)
+	close      func()
 }
 
-// build makes the rooms and ties them together.
-func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
+// engine is what both a server and a worker run: the storage, the way to remotes, the queue, and the worker on it.
+type engine struct {
+	process  string // <pid>@<host>
+	storage  storage.Storage
+	upstream storage.Manifests // nil without one
+	blobs    intake.Blobs
+	network  *mirror.Network
+	queue    queue
+	worker   *tasks.Worker
+}
+
+// queue is the task queue with what the program does to it beside the tasks: ping is nil where it is in the process.
+type queue struct {
+	tasks.Queue
+	ping  func(context.Context) error
+	close func()
+}
+
+// buildEngine makes the rooms that work and ties them together.
+func (p *program) buildEngine(s *store.Store) (*engine, error) {
 	c := p.config
-	blobs, err := p.openStorage()
-	if err != nil {
+	e := &engine{}
+	var err error
+	if e.storage, err = p.openStorage(); err != nil {
 		return nil, err
 	}
-	if err := blobs.Ping(p.ctx); err != nil {
+	if err := e.storage.Ping(p.ctx); err != nil {
 		p.log.WarnContext(p.ctx, "the storage does not answer; pushes and pulls will fail until it does", slog.Any("err", err))
 	}
-	srv := &server{workers: c.Workers}
-	upstreamManifests, inFront := blobs.(storage.Manifests)
-	if inFront {
+	inFront := false
+	if e.upstream, inFront = e.storage.(storage.Manifests); inFront {
 		s.KeepOutbox()
-		srv.background = append(srv.background, jobs.Outbox{Store: s, Upstream: upstreamManifests, Log: p.log}.Run)
 	}
-	keeper := jobs.Housekeeper{Store: s, Storage: blobs, Log: p.log, Embedded: !inFront, Keep: jobs.Retention{
-		Uploads: c.Retention.Uploads, Pending: c.Retention.Pending, Orphans: c.Retention.Orphans, Tasks: c.Retention.Tasks,
-	}}
-	srv.background = append(srv.background, func(ctx context.Context) { keeper.Run(ctx, cleanEvery) })
-
-	host, err := os.Hostname()
-	if err != nil {
-		return nil, fmt.Errorf("host name: %w", err)
-	}
-	process := fmt.Sprintf("%d@%s", os.Getpid(), host)
-	network, err := p.network()
-	if err != nil {
+	if e.network, err = p.network(); err != nil {
 		return nil, err
 	}
-	in := intake.Blobs{Storage: blobs, Foreign: inFront}
+	e.blobs = intake.Blobs{Storage: e.storage, Foreign: inFront}
 	if !inFront {
-		in.Inline = inlineLimit
+		e.blobs.Inline = inlineLimit
 	}
 	results, err := api.Results(p.ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	queue := &memqueue.Queue{}
-	srv.worker = tasks.NewWorker(tasks.WorkerOptions{
-		Store: s, Queue: queue, Log: p.log, Slots: c.Workers, Name: process, Versions: api.Versions(version), Show: results,
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("host name: %w", err)
+	}
+	e.process = fmt.Sprintf("%d@%s", os.Getpid(), host)
+	if e.queue, err = p.openQueue(); err != nil {
+		return nil, err
+	}
+	e.worker = tasks.NewWorker(tasks.WorkerOptions{
+		Store: s, Queue: e.queue, Log: p.log, Slots: c.Workers, Name: e.process, Versions: api.Versions(version), Show: results,
 		Jobs: jobs.All(jobs.Options{
-			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: network, Blobs: in, Upstream: upstreamManifests,
+			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: e.network, Blobs: e.blobs, Upstream: e.upstream,
 			Judge:     intake.Judge{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
 			SignerFor: func(v pulp.SigningService) (signing.Signer, error) { return p.scriptSigner(v), nil },
 		}),
 	})
-	registry, err := p.registry(s, users, blobs, &intake.Filler{Store: s, Blobs: in, Mirror: network, Log: p.log, Idle: fillIdle})
+	return e, nil
+}
+
+// openQueue opens the queue: in the process, or on Redis, which need not answer yet.
+func (p *program) openQueue() (queue, error) {
+	c := p.config
+	if c.RedisURL == "" {
+		return queue{Queue: &memqueue.Queue{}, close: func() {}}, nil
+	}
+	o := redisqueue.Options{URL: c.RedisURL.Reveal(), Prefix: c.Redis.Prefix, Cluster: c.Redis.Cluster, Log: p.log}
+	if c.Redis.CAFile != "" {
+		pem, err := os.ReadFile(c.Redis.CAFile)
+		if err != nil {
+			return queue{}, fmt.Errorf("redis.ca_file: %w", err)
+		}
+		roots, err := x509.SystemCertPool()
+		if err != nil {
+			roots = x509.NewCertPool()
+		}
+		if !roots.AppendCertsFromPEM(pem) {
+			return queue{}, errors.New("redis.ca_file: no certificate in it")
+		}
+		o.TLS = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
+	q, err := redisqueue.New(p.ctx, o)
+	if err != nil {
+		return queue{}, fmt.Errorf("redis_url: %w", err)
+	}
+	return queue{q, q.Ping, func() { _ = q.Close() }}, nil
+}
+
+// build makes the rooms of a server and ties them together.
+func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
+	c := p.config
+	e, err := p.buildEngine(s)
+	if err != nil {
+		return nil, err
+	}
+	srv := &server{workers: c.Workers, worker: e.worker, close: e.queue.close}
+	if e.upstream != nil {
+		srv.background = append(srv.background, jobs.Outbox{Store: s, Upstream: e.upstream, Log: p.log}.Run)
+	}
+	keeper := jobs.Housekeeper{Store: s, Storage: e.storage, Log: p.log, Embedded: e.upstream == nil, Keep: jobs.Retention{
+		Uploads: c.Retention.Uploads, Pending: c.Retention.Pending, Orphans: c.Retention.Orphans, Tasks: c.Retention.Tasks,
+	}}
+	srv.background = append(srv.background, func(ctx context.Context) { keeper.Run(ctx, cleanEvery) })
+	registry, err := p.registry(s, users, e.storage, &intake.Filler{Store: s, Blobs: e.blobs, Mirror: e.network, Log: p.log, Idle: fillIdle})
 	if err != nil {
 		return nil, err
 	}
 	rest := api.New(api.Options{
-		Store: s, Auth: users, Tasks: tasks.NewDispatcher(s, queue, srv.worker, p.log), Log: p.log,
-		PublicURL: c.Public(), Process: process, DataDir: c.Data, Version: version, SignLists: c.SignLists, Ready: blobs.Ping,
+		Store: s, Auth: users, Tasks: tasks.NewDispatcher(s, e.queue, srv.worker, p.log), Log: p.log, Redis: e.queue.ping,
+		PublicURL: c.Public(), Process: e.process, DataDir: c.Data, Version: version, SignLists: c.SignLists, Ready: e.storage.Ping,
 	})
 	srv.handler = telemetry.Correlate(route(registry, rest))
 	return srv, nil
@@ -299,9 +376,9 @@ func (p *program) greet(password string) {
 	} else if own, err := filepath.Abs(config.Default().Data); err != nil || own != c.Data {
 		verb = "COUNTERSIGN_DATA=" + c.Data + " " + verb // the verbs work on the same data
 	}
-	tls := ""
+	verify := ""
 	if strings.HasPrefix(c.PublicURL, "http:") {
-		tls = " --tls-verify=false"
+		verify = " --tls-verify=false"
 	}
 	_, _ = fmt.Fprintf(p.out, `Countersign %s
   listening on  %s   (clients type %s)
@@ -314,5 +391,5 @@ Next:
   podman push%[8]s IMAGE %[3]s/team/app:1.0
   %[10]s add-signing-service NAME SCRIPT KEYID --class container:ManifestSigningService
   curl -u admin %[9]s/pulp/api/v3/repositories/container/container-push/
-`, version, c.Listen, host, c.Data, where, adminName, login, tls, c.PublicURL, verb)
+`, version, c.Listen, host, c.Data, where, adminName, login, verify, c.PublicURL, verb)
 }

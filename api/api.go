@@ -49,6 +49,8 @@ type Options struct {
 	Version   string   // of this binary, in the status
 	DataDir   string   // where the status looks for free space; empty: it says nothing about it
 	SignLists bool     // whether signing signs lists and indexes too, when the call does not say (D2)
+	// Redis says whether the queue's Redis answers; nil: the queue is in the process.
+	Redis func(context.Context) error
 	// Ready says whether this process can do its work, beside the database; nil: it can.
 	Ready func(context.Context) error
 }

@@ -92,6 +92,13 @@ func (a *API) status(req *request) (answer, error) {
 		a.Log.ErrorContext(req.Context(), "workers not read for the status", slog.Any("err", err))
 	}
 	s.Database.Connected = err == nil
+	if a.Redis != nil {
+		err := a.Redis(req.Context())
+		if err != nil {
+			a.Log.WarnContext(req.Context(), "Redis does not answer; tasks go on by the sweep", slog.Any("err", err))
+		}
+		s.Redis.Connected = err == nil
+	}
 	for _, w := range workers {
 		s.OnlineWorkers = append(s.OnlineWorkers, app{w.Name, stamp(w.Heartbeat), versionsOf(w.Versions)})
 	}

@@ -48,8 +48,10 @@ type Config struct {
 	Listen string `yaml:"listen" env:"LISTEN"`
 	// PublicURL is what clients type; its host is the identity in signatures and the service of tokens (D5). Empty: http://localhost:<port>.
 	PublicURL string `yaml:"public_url" env:"PUBLIC_URL"`
-	// DatabaseURL is sqlite:<path>. Empty: SQLite under Data.
+	// DatabaseURL is sqlite:<path> or postgres://USER:PASSWORD@HOST:PORT/DATABASE. Empty: SQLite under Data.
 	DatabaseURL string `yaml:"database_url" env:"DATABASE_URL"`
+	// RedisURL is where the queue is: redis:// or rediss://[USER:PASSWORD@]HOST[:PORT][/DATABASE]. Empty: in the process.
+	RedisURL Secret `yaml:"redis_url" env:"REDIS_URL"`
 	// UpstreamURL is an existing registry to stand in front of. Empty: embedded storage.
 	UpstreamURL string `yaml:"upstream_url" env:"UPSTREAM_URL"`
 	// Storage is where embedded storage keeps blobs.
@@ -70,6 +72,7 @@ type Config struct {
 	TLS        TLS        `yaml:"tls" envPrefix:"TLS_"`
 	Token      Token      `yaml:"token" envPrefix:"TOKEN_"`
 	Upstream   Upstream   `yaml:"upstream" envPrefix:"UPSTREAM_"`
+	Redis      Redis      `yaml:"redis" envPrefix:"REDIS_"`
 	Signing    Signing    `yaml:"signing" envPrefix:"SIGNING_"`
 	Signatures Signatures `yaml:"signatures" envPrefix:"SIGNATURES_"`
 	Mirror     Mirror     `yaml:"mirror" envPrefix:"MIRROR_"`
@@ -98,6 +101,13 @@ type Upstream struct {
 	Password           Secret `yaml:"password" env:"PASSWORD"`
 	CAFile             string `yaml:"ca_file" env:"CA_FILE"` // PEM certificates to trust beside the system's
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify" env:"INSECURE_SKIP_VERIFY"`
+}
+
+// Redis is about the queue at RedisURL.
+type Redis struct {
+	Prefix  string `yaml:"prefix" env:"PREFIX"`   // sets installations on one Redis apart
+	CAFile  string `yaml:"ca_file" env:"CA_FILE"` // PEM certificates to trust beside the system's, for rediss://
+	Cluster bool   `yaml:"cluster" env:"CLUSTER"` // RedisURL names one node of a cluster
 }
 
 // Signing is about making signatures.
@@ -163,6 +173,7 @@ func Default() Config {
 		Token:              Token{Lifetime: 5 * time.Minute},
 		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second},
 		Signatures:         Signatures{UnknownKeys: "accept"},
+		Redis:              Redis{Prefix: "countersign"},
 		Mirror:             Mirror{AllowPrivateAddresses: []string{}},
 		Retention:          Retention{Uploads: 24 * time.Hour, Pending: 24 * time.Hour, Orphans: 24 * time.Hour, Tasks: 30 * 24 * time.Hour},
 		Log:                Log{Level: slog.LevelInfo, Format: "text"},

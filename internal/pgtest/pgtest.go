@@ -49,7 +49,7 @@ func Main(m *testing.M) int {
 	return code
 }
 
-// URL returns the URL of a fresh database for a test, or "" when the tests are to run on SQLite. Without PostgreSQL on the machine the test fails: who asks for it wants it.
+// URL returns the URL of a fresh database for a test, or "" when the tests are to run on SQLite.
 func URL(t testing.TB) string {
 	t.Helper()
 	switch engine := os.Getenv(Variable); engine {
@@ -71,18 +71,21 @@ func Or(t testing.TB, path string) string {
 	return "sqlite:" + path
 }
 
-// Available says whether PostgreSQL is on this machine.
-func Available() bool {
+// available says whether PostgreSQL is on this machine.
+func available() bool {
 	_, err := programs()
 	return err == nil
 }
 
-// Database returns the URL of a fresh PostgreSQL database for a test.
+// Database returns the URL of a fresh PostgreSQL database for a test. Where PostgreSQL is not installed the test is skipped.
 func Database(t testing.TB) string {
 	t.Helper()
+	if !available() {
+		t.Skip("PostgreSQL is not installed; tools/install-test-tools.sh says how to get it")
+	}
 	shared.once.Do(func() { shared.s, shared.err = start() })
 	if shared.err != nil {
-		t.Fatalf("PostgreSQL: %v; tools/install-test-tools.sh says how to get it", shared.err)
+		t.Fatalf("PostgreSQL: %v", shared.err)
 	}
 	s := shared.s
 	name := fmt.Sprintf("t%d", s.made.Add(1))

@@ -168,7 +168,7 @@ func (s *Store) Migrate(ctx context.Context) error {
 			return fmt.Errorf("read schema version: %w", err)
 		}
 		if have > want {
-			return fault.New(fault.Conflict, "The database's schema is version %d; this binary knows only %d. Use a newer binary.", have, want)
+			return tooNew(have, want)
 		}
 		if _, err := p.Up(ctx); err != nil {
 			return fmt.Errorf("migrate database: %w", err)
@@ -177,13 +177,24 @@ func (s *Store) Migrate(ctx context.Context) error {
 	})
 }
 
-// Pending says whether the schema is older than this binary's.
+// Pending says whether the schema is older than this binary's. A schema that is newer is a Conflict.
 func (s *Store) Pending(ctx context.Context) (pending bool, err error) {
 	err = s.withProvider(func(p *goose.Provider) error {
-		pending, err = p.HasPending(ctx)
-		return err
+		have, want, err := p.GetVersions(ctx)
+		if err != nil {
+			return fmt.Errorf("read schema version: %w", err)
+		}
+		if have > want {
+			return tooNew(have, want)
+		}
+		pending = have < want
+		return nil
 	})
 	return pending, err
+}
+
+func tooNew(have, want int64) error {
+	return fault.New(fault.Conflict, "The database's schema is version %d; this binary knows only %d. Use a newer binary.", have, want)
 }
 
 // withProvider hands out the migrations, over a connection of their own.

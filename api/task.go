@@ -118,24 +118,36 @@ func ownTasks(req *request) ([]store.Filter, error) {
 }
 
 func (a *API) tasks() resource[store.Task] {
-	state := func(with func([]string) store.Filter) filter { return choice(taskStates, with) }
-	isState := state(func(v []string) store.Filter { return store.OneOf("state", v) })
-	isNotState := state(func(v []string) store.Filter { return store.Not(store.OneOf("state", v)) })
 	return resource[store.Task]{
 		model: "Task", list: (*store.Store).Tasks, within: ownTasks, show: a.showTasks,
 		orderings: []string{"state", "name", "logging_cid", "unblocked_at", "started_at", "finished_at", "error", "result"},
 		filters: filterSets(identity(), dates("pulp_created"), dates("unblocked_at"), dates("started_at"), dates("finished_at"), filters{
-			"state": isState, "state__in": isState, "state__ne": isNotState,
-			"name": compare("name", store.Equal), "name__contains": compare("name", store.Contains), "name__in": oneOf("name"),
+			"state": oneState(store.Equal), "state__ne": oneState(store.NotEqual),
+			"state__in": choice(taskStates, func(v []string) store.Filter { return store.OneOf("state", v) }),
+			"name":      compare("name", store.Equal), "name__contains": compare("name", store.Contains), "name__in": oneOf("name"),
 			"name__ne":    compare("name", store.NotEqual),
 			"logging_cid": compare("logging_cid", store.Equal), "logging_cid__contains": compare("logging_cid", store.Contains),
 			"worker": relatedTo("worker"), "worker__in": relatedTo("worker"),
-			"parent_task": never, "child_tasks": never, "task_group": never,
+			"parent_task": never, "child_tasks": never, "task_group": inGroup,
 			"created_resources":  createdResources,
 			"reserved_resources": reserving(true, true), "reserved_resources__in": reserving(true, true),
 			"exclusive_resources": reserving(true, false), "exclusive_resources__in": reserving(true, false),
 			"shared_resources": reserving(false, true), "shared_resources__in": reserving(false, true),
 		}),
+	}
+}
+
+// oneState compares a task's state with one that there is.
+func oneState(op store.Op) filter {
+	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+		v := last(values)
+		switch {
+		case v == "":
+			return nil, nil
+		case !slices.Contains(taskStates, v):
+			return nil, invalidChoice(name, v)
+		}
+		return store.Where("state", op, v), nil
 	}
 }
 
@@ -145,10 +157,23 @@ func createdResources(_ *API, _ *request, _ string, values []string) (store.Filt
 	if v == "" {
 		return nil, nil
 	}
-	if _, err := reference(v); err != nil {
+	ref, err := reference(v)
+	if err != nil {
 		return nil, err
 	}
-	return store.Creating(v), nil
+	if strings.HasPrefix(v, "prn:") {
+		return store.Creating(strings.ToLower(v)), nil
+	}
+	return store.Creating(hrefOf(ref)), nil
+}
+
+// hrefOf returns the href of what is referred to, as tasks keep it.
+func hrefOf(r pulp.Ref) string {
+	href := pulp.Href(r.Collection, r.ID)
+	if r.Version >= 0 {
+		href += fmt.Sprintf("versions/%d/", r.Version)
+	}
+	return href
 }
 
 // reserving filters tasks by what they reserve. Reservations are kept as hrefs; PRNs are translated.
@@ -156,7 +181,7 @@ func reserving(exclusive, shared bool) filter {
 	return related(func(refs []pulp.Ref) store.Filter {
 		hrefs := make([]string, len(refs))
 		for i, r := range refs {
-			hrefs[i] = pulp.Href(r.Collection, r.ID)
+			hrefs[i] = hrefOf(r)
 		}
 		return store.Reserving(hrefs, exclusive, shared)
 	})
@@ -169,6 +194,7 @@ func (a *API) taskRoutes() []route {
 		{path: "tasks/:id/", methods: map[string]handler{
 			http.MethodGet: readOf(a, a.tasks()), http.MethodPatch: a.cancelTask, http.MethodDelete: a.deleteTask,
 		}},
+		{path: "tasks/:id/my_permissions/", methods: get(a.taskPermissions)},
 	}
 }
 
@@ -193,7 +219,9 @@ func (a *API) cancelTask(req *request) (answer, error) {
 	if err != nil && !ended {
 		return answer{}, err
 	}
-	req.audit("cancel task", pulp.Href(pulp.TaskCollection, t.ID), slog.String("state", string(t.State)))
+	if !ended {
+		req.audit("cancel task", pulp.Href(pulp.TaskCollection, t.ID), slog.String("state", string(t.State)))
+	}
 	ans, err := shownOne(a.tasks(), req, t)
 	if ended {
 		ans.status = http.StatusConflict
@@ -214,6 +242,14 @@ func (a *API) deleteTask(req *request) (answer, error) {
 	}
 	req.audit("delete task", pulp.Href(pulp.TaskCollection, t.ID))
 	return answer{status: http.StatusNoContent}, nil
+}
+
+// taskPermissions answers with what the caller may do with a task, as Pulp names it: who sees one may do all.
+func (a *API) taskPermissions(req *request) (answer, error) {
+	if _, err := one(a, a.tasks(), req); err != nil {
+		return answer{}, err
+	}
+	return ok(map[string][]string{"permissions": {"core.change_task", "core.delete_task", "core.view_task"}}), nil
 }
 
 // purgeAge is how old finished tasks must be when a purge does not say (contract 2.2).

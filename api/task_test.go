@@ -5,11 +5,16 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/jobs"
 	"github.com/countersign/countersign/tasks/memqueue"
@@ -69,4 +74,248 @@ func TestEditsAreThereWhenTheTaskIsNamed(t *testing.T) {
 	w.expect(call{path: "tasks/", user: "-", header: map[string]string{"Authorization": "Basic YWRtaW46d3Jvbmc="}}, http.StatusUnauthorized, `{"detail":"Invalid username/password."}`)
 	w.expect(call{path: "tasks/", user: "-", header: map[string]string{"Authorization": "Bearer x"}}, http.StatusUnauthorized, "")
 	w.expect(call{path: "tasks/", user: "-", header: map[string]string{"Authorization": "Basic %"}}, http.StatusUnauthorized, "")
+}
+
+// task makes a waiting task of a user on resources that it reserves alone.
+func task(w *world, user int64, resources ...string) store.Task {
+	w.t.Helper()
+	n := store.NewTask{Name: tasks.Sign, Args: struct{}{}, CID: "cid", CreatedBy: user}
+	for _, href := range resources {
+		n.Resources = append(n.Resources, store.Resource{Href: href, Exclusive: true})
+	}
+	k, err := w.store.CreateTask(w.t.Context(), n)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return k
+}
+
+// claim makes a ready task running, as a worker does.
+func claim(w *world, k store.Task) *store.Claim {
+	w.t.Helper()
+	now := time.Now().UnixMicro()
+	w.exec(`UPDATE task SET state = 'running', attempt = 1, worker_id = $2, started = $3, lease_until = $4 WHERE id = $1 AND unblocked IS NOT NULL`,
+		k.ID, pulp.NewID(), now, now+time.Minute.Microseconds())
+	return &store.Claim{TaskID: k.ID, Attempt: 1}
+}
+
+func (w *world) userID(name string) int64 {
+	w.t.Helper()
+	u, err := w.store.UserByName(w.t.Context(), name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return u.ID
+}
+
+// TestTasksAreCanceledAndDeleted goes through the recorded cancels and deletions, one state after the other.
+func TestTasksAreCanceledAndDeleted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	running, waiting, completed, failed := task(w, 1, w.repoHref()), task(w, 1, w.repoHref()), task(w, 1), task(w, 1)
+	runs := claim(w, running)
+	if err := w.store.CompleteTask(t.Context(), claim(w, completed), store.Outcome{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.FailTask(t.Context(), claim(w, failed), "gpg: signing failed: No secret key"); err != nil {
+		t.Fatal(err)
+	}
+	stop := func() {
+		if err := w.store.EndCanceled(t.Context(), runs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		golden string
+		method string
+		task   store.Task
+		json   string
+		status int
+		state  string // of the task in the answer; empty: the answer is the recording's
+		before func()
+	}{
+		{golden: "15-task-running", task: running, status: 200, state: "running"},
+		{golden: "15b-task-waiting", task: waiting, status: 200, state: "waiting"},
+		{golden: "16h-task-delete-incomplete-409", method: http.MethodDelete, task: waiting, status: 409},
+		{golden: "16h-task-delete-incomplete-409", method: http.MethodDelete, task: running, status: 409},
+		{golden: "16f-task-cancel-bad-state", method: http.MethodPatch, task: waiting, json: `{"state":"completed"}`, status: 400},
+		{golden: "16g-task-cancel-nobody", method: http.MethodPatch, task: waiting, json: `{}`, status: 400},
+		{golden: "16-task-cancel-waiting", method: http.MethodPatch, task: waiting, json: `{"state":"canceled"}`, status: 200, state: "canceled"},
+		{golden: "16d-task-canceled-waiting", task: waiting, status: 200, state: "canceled"},
+		{golden: "16b-task-cancel-running", method: http.MethodPatch, task: running, json: `{"state":"canceled"}`, status: 200, state: "canceling"},
+		{golden: "16b-task-cancel-running", method: http.MethodPatch, task: running, json: `{"state":"canceled"}`, status: 200, state: "canceling"},
+		{golden: "16h-task-delete-incomplete-409", method: http.MethodDelete, task: running, status: 409},
+		{golden: "16c-task-canceled", task: running, status: 200, state: "canceled", before: stop},
+		{golden: "16e-task-cancel-already-canceled-200", method: http.MethodPatch, task: running, json: `{"state":"canceled"}`, status: 200, state: "canceled"},
+		{golden: "16i-task-cancel-completed-409", method: http.MethodPatch, task: completed, json: `{"state":"canceled"}`, status: 409, state: "completed"},
+		{golden: "16j-task-cancel-failed-409", method: http.MethodPatch, task: failed, json: `{"state":"canceled"}`, status: 409, state: "failed"},
+		{golden: "17-task-sign-failed", task: failed, status: 200, state: "failed"},
+		{golden: "118c-task-delete", method: http.MethodDelete, task: failed, status: 204},
+		{golden: "118c-task-delete", method: http.MethodDelete, task: waiting, status: 204},
+		{golden: "118d-task-delete-again", method: http.MethodDelete, task: failed, status: 404},
+		{golden: "118d-task-delete-again", method: http.MethodPatch, task: failed, json: `{"state":"canceled"}`, status: 404},
+	} {
+		if c.before != nil {
+			c.before()
+		}
+		sent := call{method: c.method, path: pulp.Href(pulp.TaskCollection, c.task.ID)}
+		if c.json != "" {
+			sent.json = c.json
+		}
+		want, allow := golden(t, c.golden)
+		r := w.do(sent)
+		if got := r.Header.Get("Allow"); r.StatusCode != c.status || got != allow {
+			t.Errorf("%s: %d, Allow: %s; want %d, %s", c.golden, r.StatusCode, got, c.status, allow)
+		}
+		if c.state == "" {
+			if diff := cmp.Diff(want, r.body); diff != "" {
+				t.Errorf("%s: body (-reference +ours):\n%s", c.golden, diff)
+			}
+			continue
+		}
+		compareShape(t, want, r.body)
+		if got := r.body.(map[string]any)["state"]; got != c.state {
+			t.Errorf("%s: the task is %s, want %s", c.golden, got, c.state)
+		}
+	}
+	got := w.get(pulp.Href(pulp.TaskCollection, running.ID))
+	if got["error"] != nil || got["parent_task"] != nil || got["task_group"] != nil || !cmp.Equal(got["child_tasks"], any([]any{})) || got["finished_at"] == nil {
+		t.Errorf("a canceled task: %v", got)
+	}
+}
+
+func TestCancelTakesOneWordAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	path := pulp.Href(pulp.TaskCollection, task(w, 1).ID)
+	only := `{"state":["The only acceptable value for 'state' is 'canceled'."]}`
+	for body, want := range map[string]string{
+		`{"state":"canceling"}`:               only,
+		`{"state":"CANCELED"}`:                only,
+		`{"state":7}`:                         only,
+		`{"state":null}`:                      `{"state":["This field may not be null."]}`,
+		`{"state":""}`:                        `{"state":["This field may not be blank."]}`,
+		`{"state":["canceled"]}`:              `{"state":["Not a valid string."]}`,
+		`{"state":"canceled","name":"other"}`: `{"name":["Unexpected field"]}`,
+		`["canceled"]`:                        `{"non_field_errors":["Invalid data. Expected a dictionary, but got list."]}`,
+	} {
+		w.expect(call{method: http.MethodPatch, path: path, json: body}, http.StatusBadRequest, want)
+	}
+	if got := w.get(path)["state"]; got != "waiting" {
+		t.Errorf("the task is %v", got)
+	}
+	form := call{method: http.MethodPatch, path: path + "?fields=state", json: "state=canceled", kind: "application/x-www-form-urlencoded"}
+	w.expect(form, http.StatusOK, `{"state":"canceled"}`)
+	w.expect(call{method: http.MethodPut, path: path, json: `{"state":"canceled"}`}, http.StatusMethodNotAllowed, "")
+}
+
+func TestTasksAreTheirMakers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	mine, others, nobodys := task(w, w.userID("carol")), task(w, w.userID("acme")), task(w, 0)
+	href := func(k store.Task) string { return pulp.Href(pulp.TaskCollection, k.ID) }
+	cancel := func(k store.Task, user string) call {
+		return call{method: http.MethodPatch, path: href(k), json: `{"state":"canceled"}`, user: user}
+	}
+	missing := `{"detail":"No Task matches the given query."}`
+	for _, k := range []store.Task{others, nobodys} {
+		for _, c := range []call{
+			{path: href(k), user: "carol"}, cancel(k, "carol"), {path: href(k) + "my_permissions/", user: "carol"},
+			{method: http.MethodDelete, path: href(k), user: "carol"},
+		} {
+			w.expect(c, http.StatusNotFound, missing)
+		}
+		for _, query := range []string{"?pulp_href__in=" + href(k), "?state__ne=completed&pulp_id__in=" + k.ID, "?q=" + url.QueryEscape(`name="x" OR pulp_id__in="`+k.ID+`"`)} {
+			w.expect(call{path: "tasks/" + query, user: "carol"}, http.StatusOK, `{"count":0,"next":null,"previous":null,"results":[]}`)
+		}
+	}
+	permissions := `{"permissions":["core.change_task","core.delete_task","core.view_task"]}`
+	for _, user := range []string{"carol", "admin"} {
+		r := w.expect(call{path: href(mine) + "my_permissions/", user: user}, http.StatusOK, permissions)
+		want, allow := golden(t, "112c-my-permissions")
+		compareShape(t, want, r.body)
+		if got := r.Header.Get("Allow"); got != allow {
+			t.Errorf("Allow: %s, want %s", got, allow)
+		}
+	}
+	w.expect(call{path: href(mine) + "my_permissions/", user: "-"}, http.StatusUnauthorized, "")
+	w.expect(call{path: "tasks/abc/my_permissions/", user: "carol"}, http.StatusNotFound, `{"detail":"Not found."}`)
+	w.expect(call{path: href(mine), user: "carol"}, http.StatusOK, "")
+	w.expect(cancel(mine, "carol"), http.StatusOK, "")
+	w.expect(call{method: http.MethodDelete, path: href(mine), user: "carol"}, http.StatusNoContent, "")
+	w.expect(cancel(nobodys, "admin"), http.StatusOK, "")
+	w.expect(call{method: http.MethodPost, path: "tasks/purge/", json: `{}`, user: "carol"}, http.StatusForbidden, "")
+	if got := len(w.results("tasks/", "name")); got != 2 {
+		t.Errorf("an administrator sees %d tasks, want 2", got)
+	}
+}
+
+func TestTaskFiltersReadReferences(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	repo := w.repoHref()
+	k := task(w, 1, repo)
+	version := pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number)
+	made := store.Created{Href: version, PRN: pulp.VersionPRN(w.signed.ID)}
+	if err := w.store.CompleteTask(t.Context(), claim(w, k), store.Outcome{Created: []store.Created{made}}); err != nil {
+		t.Fatal(err)
+	}
+	for query, want := range map[string]int{
+		"created_resources=" + w.server.URL + version:                                  1,
+		"created_resources=prn:core.repositoryversion:" + strings.ToUpper(w.signed.ID): 1,
+		"created_resources=" + repo + "versions/99/":                                   0,
+		"created_resources=":                                           1,
+		"reserved_resources=" + w.server.URL + repo:                    1,
+		"reserved_resources=" + version:                                0, // a version is not its repository
+		"exclusive_resources=" + version + "," + repo:                  1,
+		"shared_resources=" + repo:                                     0,
+		"reserved_resources=abc":                                       -1,
+		"state=completed":                                              1,
+		"state=waiting&state=completed":                                1,
+		"state=":                                                       1,
+		"state=completed,waiting":                                      -1,
+		"state__ne=completed,waiting":                                  -1,
+		"state__ne=completed":                                          0,
+		"state__in=completed,waiting":                                  1,
+		"unblocked_at__lte=2099-01-01&started_at__gte=2020-01-01":      1,
+		"finished_at__range=2020-01-01,2020-01-02":                     0,
+		"child_tasks=" + pulp.Href(pulp.TaskCollection, k.ID):          0,
+		"parent_task=abc":                                              -1,
+		"worker=abc":                                                   -1,
+		"name=" + tasks.Sign + "&logging_cid=cid&minimal=true":         1,
+		"q=" + url.QueryEscape(`state=completed AND NOT state=failed`): 1,
+	} {
+		r := w.do(call{path: "tasks/?" + query})
+		switch {
+		case want < 0 && r.StatusCode != http.StatusBadRequest, want >= 0 && r.StatusCode != http.StatusOK:
+			t.Errorf("%s: %d %s", query, r.StatusCode, r.raw)
+		case want >= 0 && r.body.(map[string]any)["count"] != float64(want):
+			t.Errorf("%s: %v, want %d", query, r.body.(map[string]any)["count"], want)
+		}
+	}
+}
+
+func TestWorkersAreFiltered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	if err := w.store.Beat(t.Context(), pulp.Worker{ID: pulp.NewID(), Name: "8@gone"}); err != nil {
+		t.Fatal(err)
+	}
+	w.exec(`UPDATE worker SET heartbeat = 1000000 WHERE name = '8@gone'`)
+	both := "7@test 8@gone"
+	for query, want := range map[string]string{
+		"": both, "name=7@test": "7@test", "name__in=7@test,x": "7@test", "name__contains=@": both, "name__icontains=GONE": "8@gone",
+		"name__iexact=7@TEST": "7@test", "name__startswith=8": "8@gone", "name__istartswith=7@T": "7@test", "name__regex=^7": "7@test", "name__iregex=GONE$": "8@gone",
+		"online=true": "7@test", "online=false": "8@gone", "missing=true": "8@gone", "missing=false": "7@test", "online=": both,
+		"last_heartbeat=1970-01-01T00:00:01": "8@gone", "last_heartbeat__gt=2020-01-01": "7@test", "last_heartbeat__lte=1970-01-01T00:00:01Z": "8@gone",
+		"last_heartbeat__range=1970-01-01,2099-01-01": both, "last_heartbeat__isnull=true": "",
+	} {
+		if got := strings.Join(w.results("workers/?ordering=name&"+query, "name"), " "); got != want {
+			t.Errorf("workers/?%s: %q, want %q", query, got, want)
+		}
+	}
+	w.expect(call{path: "workers/?online=perhaps"}, http.StatusBadRequest, `{"online":["Select a valid choice. perhaps is not one of the available choices."]}`)
+	w.expect(call{path: "workers/?last_heartbeat__lt=x"}, http.StatusBadRequest, `{"last_heartbeat__lt":["Enter a valid date/time."]}`)
+	w.expect(call{path: "workers/" + pulp.NewID() + "/"}, http.StatusNotFound, `{"detail":"No AppStatus matches the given query."}`)
+	w.expect(call{method: http.MethodDelete, path: w.results("workers/", "pulp_href")[0]}, http.StatusMethodNotAllowed, "")
 }

@@ -1,0 +1,67 @@
+package api_test
+
+import (
+	"net/http"
+	"net/url"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+func TestTaskGroupsAreNone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	want, allow := golden(t, "41-task-groups")
+	for _, query := range []string{"", "?limit=3&fields=description&minimal=true", "?ordering=-description", "?ordering=pk,-pulp_created"} {
+		r := w.expect(call{path: "task-groups/" + query, user: "carol"}, http.StatusOK, "")
+		if diff := cmp.Diff(want, r.body); diff != "" || r.Header.Get("Allow") != allow {
+			t.Errorf("%s: Allow %q, body (-reference +ours):\n%s", query, r.Header.Get("Allow"), diff)
+		}
+	}
+	absent := "task-groups/" + pulp.NewID() + "/"
+	missing, bad := `{"detail":"No TaskGroup matches the given query."}`, `{"detail":"Not found."}`
+	for what, c := range map[string]struct {
+		call   call
+		status int
+		body   string
+	}{
+		"read":                 {call{path: absent}, 404, missing},
+		"cancel":               {call{method: http.MethodPatch, path: absent, json: `{"state":"canceled"}`}, 404, missing},
+		"cancel without state": {call{method: http.MethodPatch, path: absent, json: `{}`}, 404, missing},
+		"no UUID":              {call{path: "task-groups/abc/"}, 404, bad},
+		"cancel of no UUID":    {call{method: http.MethodPatch, path: "task-groups/abc/", json: `{"state":"canceled"}`}, 404, bad},
+		"delete":               {call{method: http.MethodDelete, path: absent}, 405, `{"detail":"Method \"DELETE\" not allowed."}`},
+		"make":                 {call{method: http.MethodPost, path: "task-groups/", json: `{}`}, 405, ""},
+		"a filter":             {call{path: "task-groups/?description=x"}, 400, `{"errors":["Invalid Filter: 'description'"]}`},
+		"an id filter":         {call{path: "task-groups/?pulp_id__in=" + pulp.NewID()}, 400, `{"errors":["Invalid Filter: 'pulp_id__in'"]}`},
+		"an expression":        {call{path: "task-groups/?q=" + url.QueryEscape("description=x")}, 400, `{"q":["Filter 'description' does not exist."]}`},
+		"an ordering":          {call{path: "task-groups/?ordering=tasks"}, 400, `{"ordering":["Select a valid choice. tasks is not one of the available choices."]}`},
+		"nobody":               {call{path: "task-groups/", user: "-"}, 401, ""},
+	} {
+		t.Run(what, func(t *testing.T) { w.expect(c.call, c.status, c.body) })
+	}
+	if r := w.do(call{path: absent}); r.Header.Get("Allow") != "GET, PATCH, HEAD, OPTIONS" {
+		t.Errorf("Allow: %s", r.Header.Get("Allow"))
+	}
+}
+
+func TestTasksAreInNoGroup(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	task(w, 1)
+	id := pulp.NewID()
+	for query, want := range map[string]int{
+		"": 1, "?task_group=": 1, "?task_group=/pulp/api/v3/task-groups/" + id + "/": 0, "?task_group=prn:core.taskgroup:" + id: 0,
+		"?task_group=" + w.server.URL + "/pulp/api/v3/task-groups/" + id + "/":       0,
+		"?q=" + url.QueryEscape(`NOT task_group="/pulp/api/v3/task-groups/`+id+`/"`): 1,
+	} {
+		if got := len(w.results("tasks/"+query, "name")); got != want {
+			t.Errorf("tasks/%s: %d, want %d", query, got, want)
+		}
+	}
+	for _, v := range []string{"abc", "/pulp/api/v3/task-groups/abc/", "/pulp/api/v3/tasks/" + id + "/", "prn:core.taskgroup:1", "/pulp/api/v3/task-groups/" + id} {
+		w.expect(call{path: "tasks/?task_group=" + v}, http.StatusBadRequest, `["URI not valid: `+v+`"]`)
+	}
+}

@@ -16,7 +16,7 @@ TEST_FLAGS   ?=
 FUZZTIME     ?= 60s
 BENCH_FLAGS  ?=
 
-.PHONY: help build run test unit integration lint bench fuzz soak clean tools
+.PHONY: help build run test postgres unit integration lint bench fuzz soak clean tools
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -30,8 +30,14 @@ run: build ## build and start the registry on embedded defaults
 tools: ## install what the tests use (Debian as root), or say what is missing
 	tools/install-test-tools.sh
 
-test: tools ## run every test: packages, then the built binary with real clients
+test: tools ## run every test: packages, the built binary with real clients, and what has a database on PostgreSQL too
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -p $(TEST_PROCS) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) ./...
+	$(MAKE) postgres
+
+postgres: ## run the suites of what has a database, and the seed stories, on PostgreSQL
+	COUNTERSIGN_TEST_DATABASE=postgres $(GO) test -shuffle=on -p $(TEST_PROCS) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) \
+	  ./internal/store ./api ./proxy ./tasks ./tasks/jobs
+	COUNTERSIGN_TEST_DATABASE=postgres $(GO) test -run 'Seed|ContentManagement' -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) ./integration
 
 unit: ## run the packages' own tests only
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -p $(TEST_PROCS) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) \

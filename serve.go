@@ -79,6 +79,9 @@ func (serveCommand) Run(p *program) error {
 // openForServing opens the database: SQLite as its only owner, PostgreSQL beside others. release closes it.
 func (p *program) openForServing() (s *store.Store, release func(), err error) {
 	if store.IsPostgres(p.config.DatabaseURL) {
+		if err := os.MkdirAll(p.config.Data, 0o700); err != nil {
+			return nil, nil, fmt.Errorf("data directory: %w", err)
+		}
 		if s, err = p.openShared(); err != nil {
 			return nil, nil, err
 		}
@@ -154,8 +157,8 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 	if err := e.storage.Ping(p.ctx); err != nil {
 		p.log.WarnContext(p.ctx, "the storage does not answer; pushes and pulls will fail until it does", slog.Any("err", err))
 	}
-	inFront := false
-	if e.upstream, inFront = e.storage.(storage.Manifests); inFront {
+	upstreamManifests, inFront := e.storage.(storage.Manifests)
+	if e.upstream = upstreamManifests; inFront {
 		s.KeepOutbox()
 	}
 	if e.network, err = p.network(); err != nil {
@@ -179,6 +182,7 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 	}
 	e.worker = tasks.NewWorker(tasks.WorkerOptions{
 		Store: s, Queue: e.queue, Log: p.log, Slots: c.Workers, Name: e.process, Versions: api.Versions(version), Show: results,
+		Usable: func(ctx context.Context) ([]pulp.SigningService, error) { return usable(ctx, s) },
 		Jobs: jobs.All(jobs.Options{
 			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: e.network, Blobs: e.blobs, Upstream: e.upstream,
 			Judge:     intake.Judge{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/countersign/countersign/internal/fault"
@@ -152,4 +154,25 @@ func (listServicesCommand) Run(p *program) error {
 		}
 		return err
 	})
+}
+
+// usable returns the signing services that this process can use: those whose script is here and may be run.
+func usable(ctx context.Context, s *store.Store) ([]pulp.SigningService, error) {
+	all, err := s.SigningServices(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := []pulp.SigningService{}
+	for _, v := range all {
+		if info, err := os.Stat(v.Script); err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
+			continue
+		}
+		if v.GnuPGHome != "" {
+			if _, err := os.Stat(v.GnuPGHome); err != nil {
+				continue
+			}
+		}
+		found = append(found, v)
+	}
+	return found, nil
 }

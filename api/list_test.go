@@ -193,7 +193,7 @@ func TestTasksAreFilteredByWhatTheyTouch(t *testing.T) {
 	make("two", false, repo)
 	make("three", true, other)
 	worker := pulp.NewID()
-	k, err := w.store.ClaimTask(t.Context(), worker, one.ID, time.Minute)
+	k, err := w.store.ClaimTask(t.Context(), worker, one.ID, nil, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,6 +65,13 @@ type status struct {
 	Storage           *space          `json:"storage"`
 	Content           contentSettings `json:"content_settings"`
 	DomainEnabled     bool            `json:"domain_enabled"`
+	Services          []usableService `json:"signing_services,omitempty"` // for administrators; Pulp's status has none
+}
+
+// usableService is a signing service and how many of the online workers can use it; with none its tasks wait.
+type usableService struct {
+	Name    string `json:"name"`
+	Workers int    `json:"online_workers"`
 }
 
 // Versions returns the versions that a process announces, by component.
@@ -99,8 +106,22 @@ func (a *API) status(req *request) (answer, error) {
 		}
 		s.Redis.Connected = err == nil
 	}
+	able := map[string]int{}
 	for _, w := range workers {
 		s.OnlineWorkers = append(s.OnlineWorkers, app{w.Name, stamp(w.Heartbeat), versionsOf(w.Versions)})
+		for _, name := range w.Services {
+			able[name]++
+		}
+	}
+	if user, err := a.Auth.Basic(req.Request); err != nil || user == nil || !user.Staff {
+		return ok(s), nil
+	}
+	services, err := a.Store.SigningServices(req.Context())
+	if err != nil {
+		s.Database.Connected = false
+	}
+	for _, v := range services {
+		s.Services = append(s.Services, usableService{v.Name, able[v.Name]})
 	}
 	return ok(s), nil
 }

@@ -249,7 +249,7 @@ func TestTasksAreCanceledDeletedAndPurged(t *testing.T) {
 	}
 	run := func(id string) *store.Claim {
 		t.Helper()
-		k, err := w.store.ClaimTask(t.Context(), pulp.NewID(), id, 1e9)
+		k, err := w.store.ClaimTask(t.Context(), pulp.NewID(), id, nil, 1e9)
 		if err != nil || k == nil {
 			t.Fatal(k, err)
 		}

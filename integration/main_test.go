@@ -1,7 +1,7 @@
 // Package integration drives the built binary with the clients that people use: podman, docker, skopeo, buildah, gpg and curl.
 //
 // It knows the product by its command line, its environment and its wire formats only; nothing of the module but integration/process is
-// imported. A client that is not installed skips the tests that need it, saying so.
+// and the tests' own PostgreSQL (internal/pgtest) is imported. A client that is not installed skips the tests that need it, saying so.
 package integration
 
 import (
@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/countersign/countersign/integration/process"
+	"github.com/countersign/countersign/internal/pgtest"
 )
 
 // common is what the tests share: made by the first that needs it, ended by TestMain.
@@ -75,7 +76,7 @@ func run(m *testing.M) (code int, err error) {
 		shared.keys[name] = sync.OnceValues(func() (*key, error) { return newKey(ctx, filepath.Join(dir, name), name) })
 		defer endAgent(filepath.Join(dir, name))
 	}
-	code = m.Run()
+	code = pgtest.Main(m)
 	if daemon != nil {
 		daemon.stop()
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/countersign/countersign/integration/process"
+	"github.com/countersign/countersign/internal/pgtest"
 )
 
 const adminPassword = "correct-horse-battery"
@@ -47,6 +48,10 @@ func startServer(t *testing.T, env ...string) *server {
 		"COUNTERSIGN_PUBLIC_URL=http://" + s.host,
 		"COUNTERSIGN_ADMIN_PASSWORD=" + adminPassword,
 	}, env...)...)
+	if database := pgtest.URL(t); database != "" {
+		s.env = append(s.env, "COUNTERSIGN_DATABASE_URL="+database)
+		must(t, s.env, binary, "migrate")
+	}
 	s.api = api{base: &url.URL{Scheme: "http", Host: s.host}, user: "admin", password: adminPassword}
 	s.command = process.Command{
 		Program: binary, Arguments: []string{"serve"}, Env: s.env, Log: filepath.Join(dir, "log"),

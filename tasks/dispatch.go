@@ -25,7 +25,7 @@ func NewDispatcher(s *store.Store, q Queue, w *Worker, log *slog.Logger) *Dispat
 // returns is the task as it is then.
 func (d *Dispatcher) Dispatch(ctx context.Context, spec Spec) (store.Task, error) {
 	t, err := d.store.CreateTask(ctx, store.NewTask{
-		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), CreatedBy: spec.CreatedBy, Resources: spec.Resources,
+		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), CreatedBy: spec.CreatedBy, Resources: spec.Resources, ServiceID: spec.ServiceID,
 	})
 	if err != nil || t.Unblocked == nil {
 		return t, err

@@ -117,6 +117,7 @@ type Spec struct {
 	Args      any
 	CreatedBy int64 // a user's id; 0: nobody's
 	Resources []store.Resource
+	ServiceID string // the signing service that the task uses; empty: none
 	// Immediate runs the task at once, before Dispatch returns, when nothing that it reserves is taken; for work that takes
 	// a transaction, not for work that takes time.
 	Immediate bool

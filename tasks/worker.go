@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/countersign/countersign/internal/fault"
@@ -40,7 +41,10 @@ type Worker struct {
 	log   *slog.Logger
 	slots int
 	show  func(any) any
-	self  pulp.Worker
+	self  pulp.Worker // but for Services
+
+	findUsable func(context.Context) ([]pulp.SigningService, error)
+	usable     atomic.Pointer[[]pulp.SigningService] // what findUsable said last; nil: nothing yet
 }
 
 // WorkerOptions say what a worker needs.
@@ -53,6 +57,8 @@ type WorkerOptions struct {
 	Name     string // <pid>@<host>
 	Versions map[string]string
 	Show     func(any) any // what clients are shown of an object that a task answers; nil: nothing
+	// Usable returns the signing services that this process can use; nil: all that there are.
+	Usable func(context.Context) ([]pulp.SigningService, error)
 }
 
 // NewWorker returns a worker that runs nothing yet.
@@ -61,7 +67,7 @@ func NewWorker(o WorkerOptions) *Worker {
 		o.Show = func(any) any { return nil }
 	}
 	return &Worker{
-		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, slots: o.Slots, show: o.Show,
+		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, slots: o.Slots, show: o.Show, findUsable: o.Usable,
 		self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},
 	}
 }
@@ -69,7 +75,7 @@ func NewWorker(o WorkerOptions) *Worker {
 // Run takes tasks and runs them until ctx ends. Then it takes no more, lets those that run go on for at most grace, stops the rest, which
 // go back to be run again, and returns.
 func (w *Worker) Run(ctx context.Context, grace time.Duration) error {
-	if err := w.store.Beat(ctx, w.self); err != nil {
+	if err := errors.Join(w.lookForServices(ctx), w.beat(ctx)); err != nil {
 		if ctx.Err() != nil { // stopped before it began
 			return nil
 		}
@@ -127,12 +133,52 @@ func (w *Worker) sweep(ctx context.Context) {
 		}
 		if time.Since(beat) >= beatEvery {
 			beat = time.Now()
-			if err := errors.Join(w.store.Beat(ctx, w.self), w.reclaim(ctx)); err != nil && ctx.Err() == nil {
+			if err := errors.Join(w.beat(ctx), w.reclaim(ctx)); err != nil && ctx.Err() == nil {
 				w.log.WarnContext(ctx, "worker has no database", slog.Any("err", err))
 			}
 		}
+		if err := w.lookForServices(ctx); err != nil && ctx.Err() == nil {
+			w.log.WarnContext(ctx, "signing services not looked for", slog.Any("err", err))
+		}
 		w.announceReady(ctx)
 	}
+}
+
+// lookForServices finds out which signing services this process can use: one may just have been made, or a key plugged in.
+func (w *Worker) lookForServices(ctx context.Context) error {
+	if w.findUsable == nil {
+		return nil
+	}
+	found, err := w.findUsable(ctx)
+	if err == nil {
+		w.usable.Store(&found)
+	}
+	return err
+}
+
+// services returns the ids of the services that this process can use; nil stands for all.
+func (w *Worker) services() []string {
+	if w.findUsable == nil {
+		return nil
+	}
+	ids := []string{}
+	if found := w.usable.Load(); found != nil {
+		for _, v := range *found {
+			ids = append(ids, v.ID)
+		}
+	}
+	return ids
+}
+
+// beat shows that the worker lives, and what it can sign with.
+func (w *Worker) beat(ctx context.Context) error {
+	self := w.self
+	if found := w.usable.Load(); found != nil {
+		for _, v := range *found {
+			self.Services = append(self.Services, v.Name)
+		}
+	}
+	return w.store.Beat(ctx, self)
 }
 
 func (w *Worker) reclaim(ctx context.Context) error {
@@ -159,7 +205,7 @@ func (w *Worker) announceReady(ctx context.Context) {
 
 // runTask claims a task, this one or with "" the oldest that is ready, and runs it to its end. It says whether there was one.
 func (w *Worker) runTask(ctx context.Context, id string) bool {
-	t, err := w.store.ClaimTask(ctx, w.self.ID, id, leaseTime)
+	t, err := w.store.ClaimTask(ctx, w.self.ID, id, w.services(), leaseTime)
 	if err != nil {
 		if ctx.Err() == nil {
 			w.log.ErrorContext(ctx, "task not claimed", slog.Any("err", err))

@@ -129,7 +129,7 @@ func start() (*server, error) {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	data := filepath.Join(dir, "data")
-	ctx := context.Background()
+	ctx := context.Background() //nolint:forbidigo // the server is all tests', and ends with the test binary
 	initdb := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "-D", data, "-U", "tester", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
 	initdb.SysProcAttr, initdb.Dir = attributes, dir
 	if said, err := initdb.CombinedOutput(); err != nil {
@@ -191,7 +191,7 @@ func (s *server) stop() {
 }
 
 func freePort() (int, error) {
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0") //nolint:forbidigo // as above
 	if err != nil {
 		return 0, err
 	}

@@ -32,7 +32,7 @@ func startTask(t *testing.T, s *Store, resources ...Resource) *Claim {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.ClaimTask(t.Context(), "worker", k.ID, leaseForTests)
+	got, err := s.ClaimTask(t.Context(), "worker", k.ID, nil, leaseForTests)
 	if err != nil || got == nil {
 		t.Fatalf("claim: %v, %v", got, err)
 	}
@@ -174,7 +174,7 @@ func TestAFencedAttemptStoresNothing(t *testing.T) {
 	if _, err := s.ReclaimTasks(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.ClaimTask(t.Context(), "another", old.TaskID, leaseForTests)
+	again, err := s.ClaimTask(t.Context(), "another", old.TaskID, nil, leaseForTests)
 	if err != nil || again == nil || again.Attempt != old.Attempt+1 {
 		t.Fatalf("second claim: %+v, %v", again, err)
 	}

@@ -92,6 +92,7 @@ type NewTask struct {
 	CID       string
 	CreatedBy int64
 	Resources []Resource
+	ServiceID string // the signing service that whoever claims it must be able to use; empty: none
 }
 
 // Claim is the right of one attempt to write a task's results. A nil *Claim stands for work outside any task.
@@ -163,10 +164,10 @@ func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
 		}
 		var seq int64
 		err := t.row(`
-			INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated)
-			VALUES ($1, `+t.dialect.nextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7) RETURNING seq`,
+			INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated, service_id)
+			VALUES ($1, `+t.dialect.nextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7, $8) RETURNING seq`,
 			id, n.Name, toJSON(n.Args), toJSON(slices.Concat([]Resource{}, n.Resources)), n.CID,
-			sql.NullInt64{Int64: n.CreatedBy, Valid: n.CreatedBy != 0}, t.now).Scan(&seq)
+			sql.NullInt64{Int64: n.CreatedBy, Valid: n.CreatedBy != 0}, t.now, null(n.ServiceID)).Scan(&seq)
 		if err != nil {
 			return err
 		}
@@ -256,13 +257,19 @@ func (t *tx) release(id string) error {
 }
 
 // ClaimTask gives the oldest ready task to a worker, running, under a lease. nil when none is ready. With an id it claims that
-// task or none.
-func (s *Store) ClaimTask(ctx context.Context, workerID, id string, lease time.Duration) (*Task, error) {
+// task or none. Tasks that need a signing service are claimed only when it is one of these, or is gone; nil stands for all services.
+func (s *Store) ClaimTask(ctx context.Context, workerID, id string, services []string, lease time.Duration) (*Task, error) {
 	var claimed *Task
+	wanted := id
+	usable := toJSON(append([]string{}, services...))
 	err := s.inTx(ctx, func(t *tx) error {
 		claimed = nil
-		if id == "" {
-			err := t.row(`SELECT id FROM task WHERE state = 'waiting' AND unblocked IS NOT NULL ORDER BY seq LIMIT 1` + t.dialect.forUpdateFree).Scan(&id)
+		if id = wanted; id == "" {
+			err := t.row(`
+				SELECT id FROM task WHERE state = 'waiting' AND unblocked IS NOT NULL
+				   AND (service_id IS NULL OR $1 OR service_id IN (SELECT j.value FROM json_each($2) j)
+				        OR NOT EXISTS (SELECT 1 FROM signing_service v WHERE v.id = service_id))
+				 ORDER BY seq LIMIT 1`+t.dialect.forUpdateFree, services == nil, usable).Scan(&id)
 			if errors.Is(err, sql.ErrNoRows) {
 				return nil
 			} else if err != nil {

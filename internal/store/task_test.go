@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
 )
 
 const leaseForTests = time.Minute
@@ -50,7 +51,7 @@ func TestTaskLife(t *testing.T) {
 	if made.State != TaskWaiting || made.Unblocked == nil || made.Started != nil {
 		t.Errorf("a new task = %+v", made)
 	}
-	k, err := s.ClaimTask(t.Context(), "worker", "", leaseForTests)
+	k, err := s.ClaimTask(t.Context(), "worker", "", nil, leaseForTests)
 	if err != nil || k == nil || k.ID != made.ID || k.State != TaskRunning || k.Attempt != 1 || k.Started == nil {
 		t.Fatalf("ClaimTask = %+v, %v", k, err)
 	}
@@ -127,7 +128,7 @@ func TestLostWorkers(t *testing.T) {
 			t.Errorf("loss %d: the lost worker's beat = %v, want ErrFenced", loss, err)
 		}
 		if loss < MaxLosses {
-			k, err := s.ClaimTask(t.Context(), "another", "", leaseForTests)
+			k, err := s.ClaimTask(t.Context(), "another", "", nil, leaseForTests)
 			if err != nil || k == nil {
 				t.Fatalf("loss %d: %v, %v", loss, k, err)
 			}
@@ -148,7 +149,7 @@ func TestReturnedTaskRunsAgain(t *testing.T) {
 		if err := s.ReturnTask(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
-		k, err := s.ClaimTask(t.Context(), "worker", "", leaseForTests)
+		k, err := s.ClaimTask(t.Context(), "worker", "", nil, leaseForTests)
 		if err != nil || k == nil {
 			t.Fatalf("claim = %v, %v", k, err)
 		}
@@ -263,7 +264,7 @@ func step(t *testing.T, r *rapid.T, s *Store, m *model, run int) {
 		m.tasks = append(m.tasks, &modelTask{id: createTask(t, s, res...).ID, resources: res, state: TaskWaiting})
 	case "claim":
 		ready := m.ready()
-		k, err := s.ClaimTask(t.Context(), "worker", "", leaseForTests)
+		k, err := s.ClaimTask(t.Context(), "worker", "", nil, leaseForTests)
 		if err != nil || (k == nil) != (len(ready) == 0) || k != nil && k.ID != ready[0] {
 			r.Fatalf("claimed %v, %v, want the first of %v", k, err, ready)
 		}
@@ -317,5 +318,47 @@ func endAll(t *testing.T, s *Store, m *model) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// A sign task waits for a worker that can use its service; one whose service is gone is anybody's, to fail.
+func TestTasksThatNeedAService(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	service, err := s.AddSigningService(t.Context(), pulp.SigningService{Name: "svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript})
+	if err != nil {
+		t.Fatal(err)
+	}
+	needy, err := s.CreateTask(t.Context(), NewTask{Name: "needy", ServiceID: service.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := createTask(t, s)
+	claim := func(services ...string) string {
+		t.Helper()
+		k, err := s.ClaimTask(t.Context(), "worker", "", append([]string{}, services...), leaseForTests)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k == nil {
+			return ""
+		}
+		return k.ID
+	}
+	if got := claim("other"); got != plain.ID {
+		t.Errorf("claimed %q, want the task that needs none", got)
+	}
+	if got := claim("other"); got != "" {
+		t.Errorf("claimed %q without its service", got)
+	}
+	if got := claim("other", service.ID); got != needy.ID {
+		t.Errorf("claimed %q, want the one that needs the service", got)
+	}
+	orphan, err := s.CreateTask(t.Context(), NewTask{Name: "orphan", ServiceID: pulp.NewID()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := claim(); got != orphan.ID {
+		t.Errorf("claimed %q, want the one whose service is gone", got)
 	}
 }

@@ -58,3 +58,6 @@ CREATE INDEX blob_claim_remote ON blob_claim (remote_id);
 
 -- A layer that is to be had elsewhere need not be here (D11).
 ALTER TABLE manifest_blob ADD COLUMN optional BOOLEAN NOT NULL DEFAULT FALSE;
+
+-- A task that signs is for workers that can use its signing service (architecture 6); NULL: any worker will do.
+ALTER TABLE task ADD COLUMN service_id TEXT;

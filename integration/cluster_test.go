@@ -1,0 +1,271 @@
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/countersign/countersign/integration/process"
+	"github.com/countersign/countersign/internal/pgtest"
+)
+
+// redisServer is a redis-server of one test, without persistence.
+type redisServer struct {
+	address string
+	dir     string
+	cmd     *exec.Cmd
+}
+
+func startRedis(t *testing.T) *redisServer {
+	t.Helper()
+	need(t, "redis-server", "redis-cli")
+	address, err := process.FreeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &redisServer{address: address, dir: t.TempDir()}
+	r.start(t)
+	t.Cleanup(r.kill)
+	return r
+}
+
+func (r *redisServer) start(t *testing.T) {
+	t.Helper()
+	host, port, _ := strings.Cut(r.address, ":")
+	r.cmd = exec.CommandContext(t.Context(), "redis-server", "--port", port, "--bind", host, "--dir", r.dir, "--save", "", "--appendonly", "no")
+	if err := r.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "Redis answers", func() bool { return r.cli(t, "ping") == nil })
+}
+
+func (r *redisServer) cli(t *testing.T, arguments ...string) error {
+	host, port, _ := strings.Cut(r.address, ":")
+	_, err := output(t, environment(r.dir), "redis-cli", append([]string{"-h", host, "-p", port}, arguments...)...)
+	return err
+}
+
+func (r *redisServer) kill() {
+	_ = r.cmd.Process.Kill()
+	_ = r.cmd.Wait()
+}
+
+// cluster is several processes on one PostgreSQL, one Redis and one storage directory.
+type cluster struct {
+	redis   *redisServer
+	servers []*server
+	env     []string // of all of them
+	workers []*process.Server
+	started int
+}
+
+// startCluster starts two servers that run no tasks, and workers.
+func startCluster(t *testing.T, workers int, env ...string) *cluster {
+	t.Helper()
+	c := &cluster{redis: startRedis(t)}
+	c.env = append([]string{
+		"COUNTERSIGN_DATABASE_URL=" + pgtest.Database(t), "COUNTERSIGN_REDIS_URL=redis://" + c.redis.address,
+		"COUNTERSIGN_STORAGE=filesystem:" + t.TempDir(),
+	}, env...)
+	c.run(t, "migrate")
+	first := startServer(t, append(c.env, "COUNTERSIGN_WORKERS=0")...)
+	c.env = append(c.env, "COUNTERSIGN_PUBLIC_URL=http://"+first.host)
+	c.servers = []*server{first, startServer(t, append(c.env, "COUNTERSIGN_WORKERS=0")...)}
+	for range workers {
+		c.addWorker(t)
+	}
+	within(t, "all workers are online", func() bool {
+		online, _ := first.get(t, apiRoot+"status/")["online_workers"].([]any)
+		return len(online) >= workers
+	})
+	return c
+}
+
+// run runs a verb of the product on the cluster's stores.
+func (c *cluster) run(t *testing.T, arguments ...string) string {
+	t.Helper()
+	binary, err := shared.binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	return must(t, environment(dir, append(c.env, "COUNTERSIGN_DATA="+dir)...), binary, arguments...)
+}
+
+func (c *cluster) addWorker(t *testing.T) {
+	t.Helper()
+	binary, err := shared.binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.started++
+	dir := t.TempDir()
+	w, err := process.Start(t.Context(), process.Command{
+		Program: binary, Arguments: []string{"worker"}, Log: filepath.Join(dir, "log"),
+		Env: environment(dir, append(c.env, "COUNTERSIGN_DATA="+dir, "COUNTERSIGN_WORKERS=4")...),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.workers = append(c.workers, w)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("a worker's log:\n%s", w.LogTail())
+		}
+		w.Kill()
+	})
+}
+
+// TestTwoServersOnOneDatabase pushes to one repository through two servers at once, and begins uploads at one and ends them at the other.
+func TestTwoServersOnOneDatabase(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, 0)
+	one, two := c.servers[0], c.servers[1]
+	const clients, each = 8, 10
+	var pushers sync.WaitGroup
+	images := make([][]pushed, clients)
+	failed := make([]error, clients)
+	for n := range clients {
+		pushers.Go(func() {
+			for i := range each {
+				image, err := c.servers[(n+i)%2].pushTiny(t, "both/app", fmt.Sprintf("c%d-%d", n, i), fmt.Sprintf("shared by all %d", i))
+				failed[n] = errors.Join(failed[n], err)
+				images[n] = append(images[n], image)
+			}
+		})
+	}
+	pushers.Wait()
+	if err := errors.Join(failed...); err != nil {
+		t.Fatal(err)
+	}
+	repository := text(one.repository(t, "both/app")["pulp_href"])
+	latest := one.latest(t, repository)
+	if latest["number"] != float64(clients*each) || count(latest, "present", "container.tag") != clients*each || count(latest, "present", "container.manifest") != each {
+		t.Errorf("after %d pushes: %v", clients*each, latest)
+	}
+	countsMatchLists(t, two.api, latest)
+	for n := range images {
+		for i, image := range images[n] {
+			c.servers[(n+i+1)%2].isServed(t, "both/app", image) // by the other
+		}
+	}
+	// An upload goes from one to the other with every request.
+	for _, size := range []int{1_000, 200_000} {
+		content := []byte(strings.Repeat("x", size))
+		_, header, _ := one.do(t, http.MethodPost, "/v2/both/app/blobs/uploads/", nil, nil)
+		at := header.Get("Location")
+		for i, part := range [][]byte{content[:size/3], content[size/3 : size/2], content[size/2:]} {
+			status, header, answer := c.servers[(i+1)%2].do(t, http.MethodPatch, at, http.Header{"Content-Type": {"application/octet-stream"}}, part)
+			if status != http.StatusAccepted {
+				t.Fatalf("part %d of %d bytes: %d %s", i, size, status, answer)
+			}
+			at = header.Get("Location")
+		}
+		digest := describe("", content).Digest
+		if status, _, answer := one.do(t, http.MethodPut, at+"?digest="+digest, nil, nil); status != http.StatusCreated {
+			t.Errorf("the end of %d bytes: %d %s", size, status, answer)
+		}
+		if status, _, blob := two.do(t, http.MethodGet, "/v2/both/app/blobs/"+digest, nil, nil); status != http.StatusOK || describe("", blob).Digest != digest {
+			t.Errorf("%d bytes: %d", size, status)
+		}
+	}
+}
+
+// TestAServerNeedsItsSchema starts a server on an empty PostgreSQL database.
+func TestAServerNeedsItsSchema(t *testing.T) {
+	t.Parallel()
+	binary, err := shared.binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	env := environment(dir, "COUNTERSIGN_DATA="+dir, "COUNTERSIGN_LISTEN=127.0.0.1:1", "COUNTERSIGN_DATABASE_URL="+pgtest.Database(t))
+	for _, verb := range []string{"serve", "list-signing-services"} {
+		if said, err := output(t, env, binary, verb); err == nil || !strings.Contains(said, "countersign migrate") {
+			t.Errorf("%s on an empty database: %v %s", verb, err, said)
+		}
+	}
+	must(t, env, binary, "migrate")
+	must(t, env, binary, "migrate")
+	must(t, env, binary, "list-signing-services")
+	if said, err := output(t, env, binary, "worker"); err == nil || !strings.Contains(said, "COUNTERSIGN_REDIS_URL") {
+		t.Errorf("a worker without Redis: %v %s", err, said)
+	}
+}
+
+// TestNothingIsLost signs many repositories with three workers while workers are killed and Redis forgets everything, dies and comes back: each task completes, and each signature is
+// stored once.
+func TestNothingIsLost(t *testing.T) {
+	t.Parallel()
+	need(t, "skopeo")
+	trusted := keyNamed(t, "trusted")
+	c := startCluster(t, 3, trusted.env())
+	s := c.servers[0]
+	repositories, rounds := 12, 2
+	if soaking() {
+		repositories, rounds = 100, 10
+	}
+	script := write(t, filepath.Join(t.TempDir(), "sign.sh"), seedScript, 0o755)
+	c.run(t, "add-signing-service", "cluster", script, trusted.id, "--class", "container:ManifestSigningService", "--gnupghome", trusted.home)
+	service := text(s.list(t, signingServices).Results[0]["pulp_href"])
+
+	images := map[string]map[string]string{}
+	var started []string
+	for r := range repositories {
+		name := fmt.Sprintf("many/r%d", r)
+		images[name] = map[string]string{}
+		for n := range rounds {
+			tag := fmt.Sprintf("n%d", n)
+			image, err := c.servers[n%2].pushTiny(t, name, tag, name+tag)
+			if err != nil {
+				t.Fatal(err)
+			}
+			images[name][tag] = image.name
+			href := text(s.repository(t, name)["pulp_href"])
+			started = append(started, s.sign(t, href, object{"manifest_signing_service": service}))
+		}
+	}
+	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+	for i := range 4 {
+		time.Sleep(time.Duration(200+random.IntN(500)) * time.Millisecond)
+		switch i {
+		case 0:
+			if err := c.redis.cli(t, "flushall"); err != nil {
+				t.Error(err)
+			}
+		case 1, 3:
+			c.workers[random.IntN(len(c.workers))].Kill()
+			c.addWorker(t)
+		case 2:
+			c.redis.kill()
+			if connected := s.get(t, apiRoot+"status/")["redis_connection"]; fmt.Sprint(connected) != "map[connected:false]" {
+				t.Errorf("without Redis the status says %v", connected)
+			}
+			if _, err := s.pushTiny(t, "many/r0", "without", "without Redis"); err != nil { // not signed
+				t.Error(err)
+			}
+			c.redis.start(t)
+		}
+	}
+	for _, task := range started {
+		ended := s.finished(t, task)
+		if ended["state"] != "completed" {
+			t.Errorf("%s: %v %v", task, ended["state"], ended["error"])
+		}
+	}
+	for name, tags := range images {
+		checkSignedOnce(t, s, trusted, name, tags)
+	}
+	for _, w := range c.workers {
+		if err := w.Stop(); err != nil && !w.Ended() {
+			t.Error(err)
+		}
+	}
+}

@@ -85,7 +85,7 @@ func parseJSON(raw []byte) (map[string]any, error) {
 
 func parseForm(raw []byte) (map[string]any, error) {
 	form, err := url.ParseQuery(string(raw))
-	if err != nil {
+	if err != nil || !validTexts(form) {
 		return nil, &httpError{http.StatusBadRequest, detail("Form parse error - the form is malformed.")}
 	}
 	return formValues(form), nil
@@ -99,7 +99,7 @@ func parseMultipart(raw []byte, contentType string) (map[string]any, error) {
 		return nil, bad
 	}
 	form, err := multipart.NewReader(bytes.NewReader(raw), params["boundary"]).ReadForm(2 * maxBody) // all of it stays in memory
-	if err != nil {
+	if err != nil || !validTexts(form.Value) {
 		return nil, bad
 	}
 	values := formValues(form.Value)
@@ -107,6 +107,16 @@ func parseMultipart(raw []byte, contentType string) (map[string]any, error) {
 		values[name] = struct{}{} // no field here takes a file
 	}
 	return values, nil
+}
+
+// validTexts says whether all of a form is UTF-8.
+func validTexts(form map[string][]string) bool {
+	for name, values := range form {
+		if !utf8.ValidString(name) || !utf8.ValidString(strings.Join(values, "")) {
+			return false
+		}
+	}
+	return true
 }
 
 func formValues(form map[string][]string) map[string]any {

@@ -11,6 +11,8 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
+const nullCharacters = "Null characters are not allowed."
+
 // text reads a text that is not blank. required is whether it must be there, nullable whether it may be null.
 func (b *body) text(name string, required, nullable bool) tasks.Optional[string] {
 	v, set := b.value(name, false)
@@ -37,7 +39,7 @@ func (b *body) text(name string, required, nullable bool) tasks.Optional[string]
 	case s == "":
 		b.fail(name, "This field may not be blank.")
 	case strings.ContainsRune(s, 0):
-		b.fail(name, "Null characters are not allowed.")
+		b.fail(name, nullCharacters)
 	}
 	return tasks.Optional[string]{Set: true, Value: &s}
 }
@@ -115,6 +117,10 @@ func (b *body) texts(name string) []string {
 			b.fail(name, "Not a valid string.")
 			return nil
 		}
+		if strings.ContainsRune(s, 0) {
+			b.fail(name, nullCharacters)
+			return nil
+		}
 		texts = append(texts, s)
 	}
 	return texts
@@ -154,6 +160,9 @@ func (b *body) labels(name string) *map[string]*string {
 		case string:
 			if strings.ContainsAny(s, "()") {
 				b.fail(name, "Key '%s' contains value with parenthesis.", key)
+			}
+			if strings.ContainsRune(s, 0) {
+				b.fail(name, nullCharacters)
 			}
 			labels[key] = &s
 		default:

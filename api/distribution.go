@@ -220,6 +220,10 @@ func (a *API) readDistribution(req *request, b *body, old pulp.Distribution, who
 			return f, errDenied
 		}
 	}
+	// The first push to a path makes a distribution of that name: nobody may put one in another's way.
+	if f.Name != nil && *f.Name != old.Name && strings.Contains(*f.Name, "/") && pulp.ValidName(*f.Name) && !mayOwn(req, *f.Name) {
+		return f, errDenied
+	}
 	b.ignore("registry_path", "remote", "namespace", "content_guard_prn", "no_content_change_since")
 	if err := a.readServed(req, b, &f, old); err != nil {
 		return f, err
@@ -229,7 +233,7 @@ func (a *API) readDistribution(req *request, b *body, old pulp.Distribution, who
 	}
 	after := old
 	f.Apply(&after)
-	if len(b.errs) == 0 && (after.Name != old.Name || after.BasePath != old.BasePath) {
+	if len(b.errs["name"])+len(b.errs["base_path"]) == 0 && (after.Name != old.Name || after.BasePath != old.BasePath) {
 		conflict, err := a.Store.DistributionConflict(req.Context(), old.ID, after.Name, after.BasePath)
 		if err != nil {
 			return f, err
@@ -250,7 +254,11 @@ func nestedConflict(conflict error, b *body) error {
 	if !ok {
 		return conflict
 	}
-	if texts, overlaps := e.Fields[store.OverlapField]; overlaps {
+	texts, overlaps := e.Fields[store.OverlapField]
+	switch {
+	case overlaps && len(b.errs) > 0: // it is the reference's last check
+		return nil
+	case overlaps:
 		return &httpError{http.StatusBadRequest, map[string]any{"base_path": map[string]string{"base_path": texts[0]}}}
 	}
 	for field, texts := range e.Fields {

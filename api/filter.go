@@ -254,14 +254,18 @@ func identity() filters {
 	byID := func(read func(string) (string, error)) filter {
 		return func(_ *API, _ *request, _ string, values []string) (store.Filter, error) {
 			var ids []string
+			narrows := false
 			for v := range commaSeparated(values) {
 				id, err := read(v)
 				if err != nil {
 					return nil, err
 				}
-				ids = append(ids, id)
+				narrows = true
+				if id != "" {
+					ids = append(ids, id)
+				}
 			}
-			if len(ids) == 0 {
+			if !narrows {
 				return nil, nil
 			}
 			return store.OneOf("pulp_id", ids), nil
@@ -278,6 +282,9 @@ func identity() filters {
 			ref, ok := pulp.ParseRef(v)
 			if !ok || !strings.HasPrefix(v, "/") {
 				return "", badList("URI not valid: %s", v)
+			}
+			if ref.Version >= 0 { // its id is that of the repository, which it is not
+				return "", nil
 			}
 			return ref.ID, nil
 		}),
@@ -331,10 +338,13 @@ func relatedTo(field string) filter {
 	return related(func(refs []pulp.Ref) store.Filter { return store.OneOf(field, idsOf(refs)) })
 }
 
+// idsOf returns the ids of what is referred to, but for versions that are named by their repositories' ids.
 func idsOf(refs []pulp.Ref) []string {
-	ids := make([]string, len(refs))
-	for i, r := range refs {
-		ids[i] = r.ID
+	ids := make([]string, 0, len(refs))
+	for _, r := range refs {
+		if r.Version < 0 {
+			ids = append(ids, r.ID)
+		}
 	}
 	return ids
 }

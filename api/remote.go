@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -129,7 +131,7 @@ func (a *API) createRemote(req *request) (answer, error) {
 	if fields.Name != nil && len(b.errs["name"]) == 0 && !mayOwn(req, *fields.Name) {
 		return answer{}, errDenied
 	}
-	if err := b.finish(); err != nil {
+	if err := a.finishRemote(req, b, none, fields); err != nil {
 		return answer{}, err
 	}
 	r := none
@@ -160,16 +162,7 @@ func (a *API) editRemote(whole bool) handler {
 		if fields.Name != nil && len(b.errs["name"]) == 0 && !mayOwn(req, *fields.Name) {
 			return answer{}, errDenied
 		}
-		if fields.Name != nil && *fields.Name != r.Name {
-			taken, _, err := a.Store.Remotes(req.Context(), store.ListQuery{Where: []store.Filter{store.Where("name", store.Equal, *fields.Name)}, Limit: 1})
-			if err != nil {
-				return answer{}, err
-			}
-			if len(taken) > 0 {
-				b.fail("name", "This field must be unique.")
-			}
-		}
-		if err := b.finish(); err != nil {
+		if err := a.finishRemote(req, b, r, fields); err != nil {
 			return answer{}, err
 		}
 		if !changed(r, fields.Apply) {
@@ -181,6 +174,20 @@ func (a *API) editRemote(whole bool) handler {
 			Resources: []store.Resource{{Href: href, Exclusive: true}}, Immediate: true,
 		})
 	}
+}
+
+// finishRemote sees, last of all, that no other remote has the name.
+func (a *API) finishRemote(req *request, b *body, old pulp.Remote, fields tasks.RemoteFields) error {
+	if fields.Name != nil && *fields.Name != old.Name && len(b.errs["name"]) == 0 {
+		taken, _, err := a.Store.Remotes(req.Context(), store.ListQuery{Where: []store.Filter{store.Where("name", store.Equal, *fields.Name)}, Limit: 1})
+		if err != nil {
+			return err
+		}
+		if len(taken) > 0 {
+			b.fail("name", "This field must be unique.")
+		}
+	}
+	return b.finish()
 }
 
 // changed says whether applying an edit to an object makes it another.
@@ -300,8 +307,11 @@ func (b *body) certificate(name string) tasks.Optional[string] {
 	for ; block != nil; block, rest = pem.Decode(rest) {
 		if _, err := x509.ParseCertificate(block.Bytes); err != nil || block.Type != "CERTIFICATE" {
 			b.fail(name, "The certificate cannot be read.")
-			break
+			return v
 		}
+	}
+	if strings.Contains(*v.Value, "PRIVATE KEY") && len(b.errs[name]) == 0 { // a block that is cut short is none to the decoder
+		b.fail(name, "The certificate cannot be read.")
 	}
 	return v
 }
@@ -335,7 +345,7 @@ func (b *body) secret(name string) tasks.Optional[string] {
 	case !ok:
 		b.fail(name, "Not a valid string.")
 	case strings.ContainsRune(s, 0):
-		b.fail(name, "Null characters are not allowed.")
+		b.fail(name, nullCharacters)
 	}
 	return tasks.Optional[string]{Set: true, Value: &s}
 }
@@ -385,7 +395,7 @@ func (b *body) headers(name string) tasks.Optional[[]map[string]string] {
 		one := make(map[string]string, len(object))
 		for key, value := range object {
 			s, ok := value.(string)
-			if !ok || key == "" || strings.ContainsAny(key+s, "\r\n\x00") {
+			if !ok || !httpguts.ValidHeaderFieldName(key) || !httpguts.ValidHeaderFieldValue(s) {
 				b.fail(name, "Not a valid string.")
 			}
 			one[key] = s

@@ -100,6 +100,8 @@ func TestFieldsOfARemote(t *testing.T) {
 		"headers of texts":               {`"headers":["a"]`, `"headers":["Expected a dictionary of items but got type \"str\"."]`},
 		"headers of numbers":             {`"headers":[{"a":1}]`, `"headers":["Not a valid string."]`},
 		"a header that splits":           {`"headers":[{"a":"b\r\nc: d"}]`, `"headers":["Not a valid string."]`},
+		"a header's name with a space":   {`"headers":[{"a b":"c"}]`, `"headers":["Not a valid string."]`},
+		"a header without a name":        {`"headers":[{"":"c"}]`, `"headers":["Not a valid string."]`},
 		"patterns that are one":          {`"includes":"v*"`, `"includes":["Expected a list of items but got type \"str\"."]`},
 		"patterns of numbers":            {`"excludes":[1]`, `"excludes":["Not a valid string."]`},
 		"validation that is null":        {`"tls_validation":null`, `"tls_validation":["This field may not be null."]`},
@@ -107,6 +109,9 @@ func TestFieldsOfARemote(t *testing.T) {
 		"a certificate":                  {`"ca_cert":` + encoded(t, certificate+certificate), ``},
 		"a certificate that is none":     {`"ca_cert":"secret"`, `"ca_cert":["No certificate in PEM was found."]`},
 		"a certificate that is broken":   {`"ca_cert":"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"`, `"ca_cert":["The certificate cannot be read."]`},
+		"a certificate, a cut key":       {`"ca_cert":` + encoded(t, certificate+key[:len(key)/2]), `"ca_cert":["The certificate cannot be read."]`},
+		"a cut key, a certificate":       {`"ca_cert":` + encoded(t, key[:len(key)/2]+"\n"+certificate), `"ca_cert":["The certificate cannot be read."]`},
+		"a certificate with remarks":     {`"ca_cert":` + encoded(t, "# the root\n"+certificate), ``},
 		"a certificate with its key":     {`"client_cert":` + encoded(t, certificate+key), `"client_cert":["The certificate cannot be read."]`},
 		"a key":                          {`"client_key":` + encoded(t, key), ``},
 		"a key that is none":             {`"client_key":"secret"`, `"client_key":["No unencrypted private key in PEM was found."]`},
@@ -131,6 +136,8 @@ func TestFieldsOfARemote(t *testing.T) {
 			m.expect(call{method: http.MethodPatch, path: m.remoteHref(), json: "{" + c.body + "}"}, status, c.want)
 		})
 	}
+	m.expect(call{method: http.MethodPost, path: pulp.RemoteCollection, json: `{"name":"acme/remote","policy":"never"}`}, 400,
+		`{"name":["This field must be unique."],"policy":["\"never\" is not a valid choice."],"upstream_name":["This field is required."],"url":["This field is required."]}`)
 	m.expect(call{method: http.MethodPost, path: pulp.RemoteCollection, json: `{}`}, 400,
 		`{"name":["This field is required."],"upstream_name":["This field is required."],"url":["This field is required."]}`)
 	m.expect(call{method: http.MethodPut, path: m.remoteHref(), json: `{"name":"acme/remote"}`}, 400, `{"upstream_name":["This field is required."],"url":["This field is required."]}`)

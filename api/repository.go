@@ -296,7 +296,7 @@ func (b *body) related(name string, collections ...string) (ref pulp.Ref, ok boo
 	switch {
 	case !ok:
 		b.fail(name, "Invalid hyperlink - No URL match.")
-	case !slices.Contains(collections, ref.Collection):
+	case !slices.Contains(collections, ref.Collection) || ref.Version >= 0: // a version is not its repository
 		b.fail(name, "Invalid hyperlink - Incorrect URL match.")
 		ok = false
 	}

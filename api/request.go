@@ -29,6 +29,14 @@ func (a *API) identify(r route, c *gin.Context) (*request, error) {
 	if err != nil {
 		return nil, &httpError{http.StatusBadRequest, map[string][]string{"errors": {"The query string is malformed."}}}
 	}
+	for name, values := range query {
+		for i, v := range values {
+			if strings.ContainsRune(v, 0) { // no database keeps such texts, and not every one may be asked for them
+				return nil, invalid(name, "%s", nullCharacters)
+			}
+			values[i] = strings.ToValidUTF8(v, "\ufffd")
+		}
+	}
 	req := &request{Request: c.Request, query: query, param: c.Param, log: a.Log}
 	if r.open {
 		return req, nil

@@ -165,6 +165,40 @@ func TestPushRepositoriesLoseWhatIsRemoved(t *testing.T) {
 	}
 }
 
+// TestASyncShowsItsVersion: what a sync made is shown as a GET shows it, and nothing when it made nothing (contract 6).
+func TestASyncShowsItsVersion(t *testing.T) {
+	t.Parallel()
+	m := newMirrors(t)
+	show, err := api.Results(t.Context(), m.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := m.store.Version(t.Context(), m.full.ID, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := m.expect(call{path: href(m.full) + "versions/1/"}, 200, "").raw
+	if diff := cmp.Diff(got, encoded(t, show(v))); diff != "" {
+		t.Errorf("result (-GET +task):\n%s", diff)
+	}
+}
+
+// TestDistributionsOutliveTheirRepository is golden 103b.
+func TestDistributionsOutliveTheirRepository(t *testing.T) {
+	t.Parallel()
+	m := newMirrors(t)
+	m.withWorker()
+	served := pulp.Href(pulp.DistributionCollection, m.serve(pulp.Distribution{Name: "acme/full", BasePath: "acme/full", RepositoryID: m.full.ID}).ID)
+	before := m.get(served)
+	m.expect(call{method: http.MethodDelete, path: href(m.full)}, http.StatusAccepted, "")
+	after := m.get(served)
+	if before["repository"] != href(m.full) || after["repository"] != nil {
+		t.Errorf("repository %v, then %v", before["repository"], after["repository"])
+	}
+	want, _ := golden(t, "103b-dist-after-repo-delete")
+	compareShape(t, want, after)
+}
+
 func TestNothingElseIsShownAsAResult(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

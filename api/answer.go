@@ -73,6 +73,9 @@ func (a *API) failure(r *http.Request, err error) answer {
 	if e, ok := errors.AsType[*httpError](err); ok {
 		return answer{status: e.status, body: e.body}
 	}
+	if store.Away(err) {
+		err = fault.Wrap(fault.Unavailable, err, "The database does not answer.")
+	}
 	e, known := errors.AsType[*fault.Error](err)
 	status, mapped := http.StatusInternalServerError, false
 	if known {

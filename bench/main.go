@@ -29,6 +29,7 @@ type options struct {
 	deep    int           // the push that is compared with the first one; 0 leaves that out
 	window  int           // pushes around it
 	images  int           // images that a sync brings; 0 leaves syncs out
+	tasks   int           // tasks in a round; 0 leaves tasks out
 	dir     string        // where the data goes; the system's temporary directory when empty
 }
 
@@ -42,6 +43,7 @@ func main() {
 	flag.IntVar(&o.deep, "deep", 5000, "number of the push to one repository that is compared with number 1; 0: none")
 	flag.IntVar(&o.window, "window", 100, "pushes around each of these two that are measured")
 	flag.IntVar(&o.images, "images", 200, "images that a sync brings; 0: no syncs")
+	flag.IntVar(&o.tasks, "tasks", 3000, "tasks that a round dispatches; 0: none")
 	flag.StringVar(&o.dir, "dir", "", "directory for the data of both; it is emptied afterwards")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -89,6 +91,11 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	}
 	if o.images > 0 {
 		if err := compareSyncs(ctx, o, out, ours, peer, source, dir); err != nil {
+			return err
+		}
+	}
+	if o.tasks > 0 {
+		if err := compareTasks(ctx, o, out, dir); err != nil {
 			return err
 		}
 	}

@@ -101,6 +101,9 @@ func asFailure(err error) *failure {
 	if errors.Is(err, storage.ErrUnsupported) {
 		return newError(http.StatusBadRequest, "UNSUPPORTED", "The upstream registry does not store this.", nil)
 	}
+	if store.Away(err) {
+		err = fault.Wrap(fault.Unavailable, err, "The database does not answer.")
+	}
 	kind := fault.KindOf(err)
 	as := kinds[kind]
 	f := newError(as.status, as.code, "Internal error.", nil)

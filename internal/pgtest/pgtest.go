@@ -83,7 +83,7 @@ func Database(t testing.TB) string {
 	if !available() {
 		t.Skip("PostgreSQL is not installed; tools/install-test-tools.sh says how to get it")
 	}
-	shared.once.Do(func() { shared.s, shared.err = start() })
+	shared.once.Do(func() { shared.s, shared.err = start("fsync=off", "full_page_writes=off", "synchronous_commit=off") })
 	if shared.err != nil {
 		t.Fatalf("PostgreSQL: %v", shared.err)
 	}
@@ -100,6 +100,15 @@ func Database(t testing.TB) string {
 	return s.url + "/" + name + "?sslmode=disable"
 }
 
+// Durable starts a server that keeps what it has acknowledged, as one in production does, for measurements. It returns the URL of its database and what ends it.
+func Durable() (url string, stop func(), err error) {
+	s, err := start()
+	if err != nil {
+		return "", nil, err
+	}
+	return s.url + "/postgres?sslmode=disable", s.stop, nil
+}
+
 // programs returns the directory of PostgreSQL's programs: Debian keeps them off the path.
 func programs() (string, error) {
 	if path, err := exec.LookPath("postgres"); err == nil {
@@ -114,7 +123,7 @@ func programs() (string, error) {
 }
 
 // start makes a cluster in a directory of its own and starts it on a free loopback port. PostgreSQL does not run as root: then it is the user postgres.
-func start() (*server, error) {
+func start(settings ...string) (*server, error) {
 	bin, err := programs()
 	if err != nil {
 		return nil, err
@@ -139,8 +148,11 @@ func start() (*server, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	s.command = exec.CommandContext(ctx, filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(port), "-h", "127.0.0.1", "-k", dir,
-		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off", "-c", "max_connections=400")
+	arguments := []string{"-D", data, "-p", strconv.Itoa(port), "-h", "127.0.0.1", "-k", dir, "-c", "max_connections=400"}
+	for _, setting := range settings {
+		arguments = append(arguments, "-c", setting)
+	}
+	s.command = exec.CommandContext(ctx, filepath.Join(bin, "postgres"), arguments...)
 	dying := *attributes
 	dying.Pdeathsig = syscall.SIGQUIT // it must not outlive a test binary that is killed
 	s.command.SysProcAttr, s.command.Dir = &dying, dir

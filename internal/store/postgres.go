@@ -3,8 +3,10 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
-	"fmt"
+	"io"
+	"net"
 	"sync"
 	"time"
 
@@ -138,17 +140,30 @@ func (p *postgres) once(ctx context.Context, s *Store, f func(*tx) error) error 
 
 // unavailable makes the error of a database that does not answer one that says so.
 func unavailable(err error) error {
-	if err == nil {
-		return nil
-	}
-	if _, said := errors.AsType[*fault.Error](err); said {
-		return err
-	}
-	if e, ok := errors.AsType[*pgconn.PgError](err); ok && len(e.Code) == 5 && e.Code[:2] != "08" && e.Code[:2] != "57" && e.Code[:2] != "53" {
-		return fmt.Errorf("database: %w", err)
-	}
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok || errors.Is(err, sql.ErrConnDone) || pgconn.Timeout(err) {
+	if Away(err) {
 		return fault.Wrap(fault.Unavailable, err, "The database does not answer.")
 	}
 	return err
+}
+
+// Away says whether an error comes from a database that does not answer: it is being restarted, or the way to it is broken.
+func Away(err error) bool {
+	if err == nil {
+		return false
+	}
+	if _, said := errors.AsType[*fault.Error](err); said {
+		return false
+	}
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && len(e.Code) == 5 {
+		switch e.Code[:2] { // connection exceptions, insufficient resources, operator intervention
+		case "08", "53", "57":
+			return true
+		}
+		return false
+	}
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return true
+	}
+	_, network := errors.AsType[*net.OpError](err)
+	return network || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, io.ErrUnexpectedEOF)
 }

@@ -185,3 +185,36 @@ func TestRemotesAreFiltered(t *testing.T) {
 		t.Errorf("carol sees %s", r.raw)
 	}
 }
+
+// TestWhoDeletesVersionsAndRepositories: those who see a repository and do not own it are told that they may not, the rest that there is none.
+func TestWhoDeletesVersionsAndRepositories(t *testing.T) {
+	t.Parallel()
+	m := newMirrors(t)
+	m.serve(pulp.Distribution{Name: "acme/full", BasePath: "acme/full", RepositoryID: m.full.ID}) // everybody sees it now
+	hidden, shown := href(m.empty), href(m.full)
+	m.container("acme/full-2", "")
+	remove, post, patch := http.MethodDelete, http.MethodPost, http.MethodPatch
+	for _, c := range []struct {
+		call   call
+		status int
+	}{
+		{call{method: remove, path: shown + "versions/1/", user: "carol"}, 403},
+		{call{method: remove, path: shown, user: "carol"}, 403},
+		{call{method: patch, path: shown, user: "carol", json: `{bad`}, 403},
+		{call{method: post, path: shown + "set_label/", user: "carol", json: `{bad`}, 403},
+		{call{method: post, path: shown + "sync/", user: "carol", json: `{bad`}, 403},
+		{call{method: post, path: shown + "versions/1/repair/", user: "carol", json: `{bad`}, 403},
+		{call{method: remove, path: hidden + "versions/0/", user: "carol"}, 404},
+		{call{method: remove, path: hidden, user: "carol"}, 404},
+		{call{method: post, path: hidden + "set_label/", user: "carol", json: `{bad`}, 404},
+		{call{method: remove, path: m.repoHref() + "versions/1/"}, 403}, // nobody's
+		{call{method: remove, path: shown + "versions/7/", user: "acme"}, 404},
+		{call{method: remove, path: shown + "versions/1/", user: "acme"}, 202},
+		{call{method: post, path: shown + "set_label/", user: "acme", json: `{"key":"a","value":"b"}`}, 201},
+		{call{method: patch, path: shown, user: "acme", json: `{"name":"acme/full-2"}`}, 400},
+		{call{method: patch, path: shown, user: "acme", json: `{"name":"acme/app"}`}, 400}, // of the other type
+		{call{method: remove, path: shown, user: "acme"}, 202},
+	} {
+		m.expect(c.call, c.status, "")
+	}
+}

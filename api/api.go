@@ -98,7 +98,7 @@ func (a *API) allRoutes() []route {
 	}
 	for _, more := range [][]route{
 		a.taskRoutes(), a.workerRoutes(), a.signingServiceRoutes(), a.repositoryRoutes(), a.versionRoutes(), a.remoteRoutes(), a.distributionRoutes(),
-		a.namespaceRoutes(), a.guardRoutes(), a.contentRoutes(), a.taskGroupRoutes(),
+		a.namespaceRoutes(), a.guardRoutes(), a.contentRoutes(), a.taskGroupRoutes(), a.orphanRoutes(),
 	} {
 		routes = append(routes, more...)
 	}

@@ -29,6 +29,7 @@ const (
 	Repair             = "pulpcore.app.tasks.repository.repair_version"
 	Restore            = "countersign.tasks.restore_version" // Pulp has no such task
 	Purge              = "pulpcore.app.tasks.purge.purge"
+	CleanOrphans       = "pulpcore.app.tasks.orphan.orphan_cleanup"
 )
 
 // SignArgs are the arguments of a Sign task.
@@ -109,6 +110,12 @@ type EditArgs struct {
 type PurgeArgs struct {
 	FinishedBefore int64             `json:"finished_before"` // microseconds since 1970
 	States         []store.TaskState `json:"states"`
+}
+
+// OrphanArgs are the arguments of a CleanOrphans task.
+type OrphanArgs struct {
+	Before int64        `json:"before"`          // what is younger stays; microseconds since 1970
+	Units  []store.Unit `json:"units,omitempty"` // only these are looked at; none: all content
 }
 
 // Spec is a task to be made.

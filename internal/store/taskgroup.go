@@ -92,8 +92,8 @@ var orphaned = map[pulp.Kind][]string{
 	},
 	// Tags and signatures that nothing holds go with their manifest: it could not go without them.
 	pulp.KindManifest: {
-		`DELETE FROM signature WHERE id IN (SELECT u.id FROM signature u WHERE u.manifest_id = $1 AND u.created < $2 AND ` + unreferenced + unstaged + `)`,
-		`DELETE FROM tag WHERE id IN (SELECT u.id FROM tag u WHERE u.manifest_id = $1 AND u.created < $2 AND ` + unreferenced + `)`,
+		`DELETE FROM signature WHERE id IN (SELECT u.id FROM signature u WHERE u.manifest_id = $1 AND u.created < $2 AND ` + unreferenced + unstaged + ofLoose + `)`,
+		`DELETE FROM tag WHERE id IN (SELECT u.id FROM tag u WHERE u.manifest_id = $1 AND u.created < $2 AND ` + unreferenced + ofLoose + `)`,
 		`DELETE FROM manifest WHERE id IN (SELECT u.id FROM manifest u WHERE u.id = $1 AND u.created < $2 AND ` + unreferenced + `
 			AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.manifest_id = u.id)
 			AND NOT EXISTS (SELECT 1 FROM signature g WHERE g.manifest_id = u.id)
@@ -103,6 +103,12 @@ var orphaned = map[pulp.Kind][]string{
 		`DELETE FROM blob WHERE id IN (SELECT u.id FROM blob u WHERE u.id = $1 AND (u.data IS NOT NULL OR u.absent) AND u.updated < $2 AND ` + unreferenced + `)`,
 	},
 }
+
+// ofLoose is the condition that the manifest $1 is held by nothing but what may go with it.
+const ofLoose = ` AND EXISTS (SELECT 1 FROM manifest m WHERE m.id = $1 AND m.created < $2 AND
+	NOT EXISTS (SELECT 1 FROM repository_content c WHERE c.content_id = m.id) AND
+	NOT EXISTS (SELECT 1 FROM pending_content p WHERE p.content_id = m.id) AND
+	NOT EXISTS (SELECT 1 FROM fetched_content f WHERE f.content_id = m.id))`
 
 const unstaged = ` AND NOT EXISTS (SELECT 1 FROM staged_signature s WHERE s.signature_id = u.id)`
 

@@ -115,18 +115,6 @@ func (h Housekeeper) blobs(ctx context.Context, before time.Time) error {
 		return nil
 	}
 	return h.repeat(ctx, "blobs", func() (int64, error) {
-		doomed, err := h.Store.DoomBlobs(ctx, before, purgeBatch)
-		if err != nil {
-			return 0, err
-		}
-		for i, b := range doomed {
-			if err := h.Storage.Delete(ctx, b.Location, b.Digest); err != nil {
-				return int64(i), err
-			}
-			if err := h.Store.ForgetBlob(ctx, b.ID); err != nil {
-				return int64(i), err
-			}
-		}
-		return int64(len(doomed)), nil
+		return h.removeBlobs(ctx, func() ([]store.DoomedBlob, error) { return h.Store.DoomBlobs(ctx, before, purgeBatch) })
 	})
 }

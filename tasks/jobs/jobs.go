@@ -56,7 +56,7 @@ func All(o Options) map[string]tasks.Job {
 		tasks.Delete:             with(o.delete),
 		tasks.DeleteDistribution: with(o.delete),
 		tasks.Migrate:            with(o.migrate),
-		tasks.Purge:              with(o.purge),
+		tasks.CleanOrphans:       with(o.cleanOrphans), tasks.Purge: totalled(with(o.purge)),
 	}
 }
 

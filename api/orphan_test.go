@@ -1,0 +1,313 @@
+package api_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/api"
+	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
+	"github.com/countersign/countersign/storage/embedded"
+	"github.com/countersign/countersign/tasks"
+	"github.com/countersign/countersign/tasks/jobs"
+	"github.com/countersign/countersign/tasks/memqueue"
+)
+
+func cleanup(json any) call {
+	return call{method: http.MethodPost, path: "orphans/cleanup/", json: json}
+}
+
+func TestOrphanCleanupIsTheReferences(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for name, c := range map[string]struct {
+		json   string
+		status int
+	}{
+		"117-orphans-cleanup":  {`{"orphan_protection_time":100000,"content_hrefs":null}`, 400},
+		"117b-orphans-cleanup": {`{"orphan_protection_time":100000}`, 202},
+		"117c-orphans-bad":     {`{"orphan_protection_time":-1,"content_hrefs":[]}`, 400},
+	} {
+		want, allow := golden(t, name)
+		r := w.expect(cleanup(c.json), c.status, "")
+		if got := r.Header.Get("Allow"); got != allow {
+			t.Errorf("%s: Allow: %s, want %s", name, got, allow)
+		}
+		if c.status == http.StatusAccepted {
+			compareShape(t, want, r.body)
+		} else if diff := cmp.Diff(want, r.body); diff != "" {
+			t.Errorf("%s: body (-reference +ours):\n%s", name, diff)
+		}
+	}
+}
+
+func TestOrphanCleanupIsChecked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	tag, absent := w.results("content/container/tags/?name=2.0", "pulp_href")[0], pulp.Href(pulp.BlobCollection, pulp.NewID())
+	bad := func(field, text string) string { return `{"` + field + `":["` + text + `"]}` }
+	const time, hrefs = "orphan_protection_time", "content_hrefs"
+	for body, want := range map[string]string{
+		`{"orphan_protection_time":"abc"}`:           bad(time, "A valid integer is required."),
+		`{"orphan_protection_time":1.5}`:             bad(time, "A valid integer is required."),
+		`{"orphan_protection_time":true}`:            bad(time, "A valid integer is required."),
+		`{"orphan_protection_time":9999999999}`:      bad(time, "Ensure this value is less than or equal to 2147483647."),
+		`{"content_hrefs":"abc"}`:                    bad(hrefs, `Expected a list of items but got type \"str\".`),
+		`{"content_hrefs":[7]}`:                      bad(hrefs, "Not a valid string."),
+		`{"content_hrefs":[""]}`:                     bad(hrefs, "Not a valid string."),
+		`{"content_hrefs":["abc"]}`:                  bad(hrefs, "URI not valid: abc"),
+		`{"content_hrefs":["` + absent + `"]}`:       bad(hrefs, "URI "+absent+" not found for content."),
+		`{"content_hrefs":["` + w.repoHref() + `"]}`: bad(hrefs, "URI "+w.repoHref()+" not found for content."),
+		`{"content_hrefs":["` + tag + `","x","y"]}`:  `{"content_hrefs":["URI not valid: x","URI not valid: y"]}`,
+		`{"foo":1}`: bad("foo", "Unexpected field"),
+		`[]`:        bad("non_field_errors", "Invalid data. Expected a dictionary, but got list."),
+		`{"orphan_protection_time":-1,"content_hrefs":["abc"]}`: `{"content_hrefs":["URI not valid: abc"],"orphan_protection_time":["Ensure this value is greater than or equal to 0."]}`,
+	} {
+		w.expect(cleanup(body), http.StatusBadRequest, want)
+	}
+	form := cleanup("content_hrefs=")
+	form.kind = "application/x-www-form-urlencoded"
+	w.expect(form, http.StatusBadRequest, `{"content_hrefs":["Must not be []."]}`) // and not everything
+	for user, status := range map[string]int{"carol": http.StatusForbidden, "acme": http.StatusForbidden, "-": http.StatusUnauthorized} {
+		c := cleanup(`{"orphan_protection_time":-1}`)
+		c.user = user
+		w.expect(c, status, "")
+	}
+	w.expect(call{path: "orphans/cleanup/"}, http.StatusMethodNotAllowed, `{"detail":"Method \"GET\" not allowed."}`)
+	if len(w.dispatcher.specs) != 0 {
+		t.Errorf("tasks were made: %+v", w.dispatcher.specs)
+	}
+}
+
+func TestOrphanCleanupTasks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	tag := w.results("content/container/tags/?name=2.0", "pulp_href")[0]
+	prn := w.results("content/container/tags/?name=2.0", "prn")[0]
+	unit := []store.Unit{{Kind: pulp.KindTag, ID: tag[len(tag)-37 : len(tag)-1]}}
+	const day = 24 * 60
+	for body, want := range map[string]struct {
+		minutes int64
+		units   []store.Unit
+	}{
+		`{}`:                                    {day, nil},
+		``:                                      {day, nil},
+		`{"orphan_protection_time":null}`:       {day, nil},
+		`{"orphan_protection_time":0}`:          {0, nil},
+		`{"orphan_protection_time":"5"}`:        {5, nil},
+		`{"orphan_protection_time":2147483647}`: {2147483647, nil},
+		`{"content_hrefs":["` + tag + `","` + prn + `","` + w.server.URL + tag + `"]}`: {day, unit},
+	} {
+		asked := time.Now().UnixMicro()
+		w.expect(cleanup(body), http.StatusAccepted, "")
+		spec := w.dispatcher.last()
+		args := spec.Args.(tasks.OrphanArgs)
+		if late := args.Before + want.minutes*60_000_000 - asked; late < 0 || late > time.Minute.Microseconds() || !slices.Equal(args.Units, want.units) {
+			t.Errorf("%s: %+v", body, args)
+		}
+		if spec.Name != "pulpcore.app.tasks.orphan.orphan_cleanup" || spec.CreatedBy != 1 || spec.Immediate ||
+			!slices.Equal(spec.Resources, []store.Resource{{Href: "/pulp/api/v3/orphans/cleanup/", Exclusive: true}}) {
+			t.Errorf("%s: %+v", body, spec)
+		}
+	}
+}
+
+// atOnce runs every task before it is answered.
+type atOnce struct{ *tasks.Dispatcher }
+
+func (d atOnce) Dispatch(ctx context.Context, spec tasks.Spec) (store.Task, error) {
+	spec.Immediate = true
+	return d.Dispatcher.Dispatch(ctx, spec)
+}
+
+// withStorage makes the world's API run all its tasks at once, with blobs' bytes in the storage that it returns.
+func (w *world) withStorage() storage.Storage {
+	w.t.Helper()
+	files, err := embedded.New(w.t.Context(), embedded.Options{Driver: "filesystem", Parameters: map[string]any{"rootdirectory": w.t.TempDir()}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	public, _ := url.Parse("https://registry.example:8443")
+	log, queue := slog.New(slog.DiscardHandler), &memqueue.Queue{}
+	worker := tasks.NewWorker(tasks.WorkerOptions{
+		Store: w.store, Queue: queue, Log: log, Slots: 1, Name: "1@test",
+		Jobs: jobs.All(jobs.Options{Store: w.store, Log: log, Blobs: intake.Blobs{Storage: files}}),
+	})
+	w.server = httptest.NewServer(api.New(api.Options{
+		Store: w.store, Tasks: atOnce{tasks.NewDispatcher(w.store, queue, worker, log)}, Auth: accounts{w.store}, Log: log, PublicURL: public, Process: "1@test",
+	}))
+	w.t.Cleanup(w.server.Close)
+	return files
+}
+
+// storedBlob puts a blob's bytes into the storage and makes it wait in a repository.
+func (w *world) storedBlob(files storage.Storage, text string) digest.Digest {
+	w.t.Helper()
+	u, err := files.Create(w.t.Context(), "")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	d := digest.FromString(text)
+	if _, err := u.ReadFrom(strings.NewReader(text)); err != nil {
+		w.t.Fatal(err)
+	}
+	b := pulp.Blob{Digest: d, Size: int64(len(text))}
+	if err := errors.Join(u.Commit(w.t.Context(), d), w.store.CommitBlob(w.t.Context(), w.repo.Repository.ID, b, "", 0)); err != nil {
+		w.t.Fatal(err)
+	}
+	return d
+}
+
+// age makes all content older than any protection.
+func (w *world) age() {
+	w.t.Helper()
+	w.exec(`UPDATE pending_content SET touched = 1`)
+	for _, table := range []string{"blob", "manifest", "tag", "signature"} {
+		w.exec(`UPDATE ` + table + ` SET created = 1, updated = 1`)
+	}
+}
+
+// clean runs a cleanup and returns what its task tells: content, artifacts.
+func (w *world) clean(json any) [2]float64 {
+	w.t.Helper()
+	k := w.get(w.expect(cleanup(json), http.StatusAccepted, "").body.(map[string]any)["task"].(string))
+	reports := k["progress_reports"].([]any)
+	if k["state"] != "completed" || k["error"] != nil || len(reports) != 2 {
+		w.t.Fatalf("the task %v", k)
+	}
+	var done [2]float64
+	for i, code := range []string{"clean-up.content", "clean-up.artifacts"} {
+		r := reports[i].(map[string]any)
+		if r["code"] != code || r["state"] != "completed" || r["total"] != nil {
+			w.t.Errorf("a report %v, want %s", r, code)
+		}
+		done[i] = r["done"].(float64)
+	}
+	return done
+}
+
+func TestOrphansAreCleanedUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	files := w.withStorage()
+	w.age()
+	held := len(w.results("content/container/blobs/", "prn"))
+	if got := w.clean(`{"orphan_protection_time":0}`); got != [2]float64{} || len(w.results("content/container/blobs/", "prn")) != held {
+		t.Errorf("of what a version holds went %v", got)
+	}
+	forgotten, named := w.storedBlob(files, "forgotten"), w.storedBlob(files, "named")
+	child := w.put(w.repo, pulp.Manifest{MediaType: pulp.OCIManifest, Payload: []byte("by digest"), Config: &pulp.Descriptor{Digest: named}, Type: "image"})
+	w.pushIndex(w.repo, []digest.Digest{child})
+	has := func(want bool, digests ...digest.Digest) {
+		t.Helper()
+		for _, d := range digests {
+			if _, err := files.Stat(t.Context(), "", d); (err == nil) != want {
+				t.Errorf("bytes of %s: %v", d, err)
+			}
+		}
+	}
+	if got := w.clean(`{}`); got != [2]float64{} { // all of it may be a push that goes on
+		t.Errorf("of what is young went %v", got)
+	}
+	has(true, forgotten, named)
+	w.exec(`UPDATE pending_content SET touched = 1 WHERE key = $1`, string(forgotten))
+	w.exec(`UPDATE blob SET updated = 1 WHERE digest = $1`, string(forgotten))
+	if got := w.clean(``); got != [2]float64{1, 1} {
+		t.Errorf("of one old blob went %v", got)
+	}
+	has(false, forgotten)
+	has(true, named)
+	if _, err := w.store.ServedManifest(t.Context(), w.repo, string(child)); err != nil {
+		t.Errorf("a young manifest by digest: %v", err)
+	}
+	if got := w.clean(`{"orphan_protection_time":0}`); got != [2]float64{3, 1} { // the index, its image, the image's blob
+		t.Errorf("of everything went %v", got)
+	}
+	has(false, named)
+	if got := len(w.results("content/container/manifests/?digest__in="+string(child), "prn")); got != 0 {
+		t.Error("a manifest by digest is still there")
+	}
+	if got := len(w.results("content/container/blobs/", "prn")); got != held {
+		t.Errorf("%d blobs, want %d", got, held)
+	}
+	w.storedBlob(files, "forgotten") // the same bytes may come again
+	has(true, forgotten)
+}
+
+func TestOrphansAreCleanedUpByName(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	files := w.withStorage()
+	one, other := w.storedBlob(files, "one"), w.storedBlob(files, "other")
+	m := w.put(w.repo, pulp.Manifest{MediaType: pulp.OCIManifest, Payload: []byte("by digest"), Config: &pulp.Descriptor{Digest: one}, Type: "image"})
+	href := func(kind string, d digest.Digest) string {
+		t.Helper()
+		return w.results("content/container/"+kind+"/?digest="+string(d), "pulp_href")[0]
+	}
+	config, manifest, held := href("blobs", one), href("manifests", m), href("manifests", w.manifest)
+	if got := w.clean(map[string]any{"content_hrefs": []string{config, manifest, held}}); got != [2]float64{} {
+		t.Errorf("of what is young went %v", got)
+	}
+	w.age()
+	if got := w.clean(map[string]any{"content_hrefs": []string{config}}); got != [2]float64{} {
+		t.Errorf("of a blob that a manifest names went %v", got)
+	}
+	if got := w.clean(map[string]any{"content_hrefs": []string{config, held, manifest}}); got != [2]float64{2, 1} {
+		t.Errorf("of a manifest and its blob went %v", got)
+	}
+	if _, err := files.Stat(t.Context(), "", one); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("the blob's bytes: %v", err)
+	}
+	if _, err := files.Stat(t.Context(), "", other); err != nil {
+		t.Errorf("another blob's bytes: %v", err)
+	}
+	w.get(held)
+	w.expect(call{path: manifest}, http.StatusNotFound, "")
+	w.expect(cleanup(map[string]any{"content_hrefs": []string{manifest}}), http.StatusBadRequest, "")
+}
+
+func TestPurgesTellTheirTotals(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.withStorage()
+	for range 3 {
+		if err := w.store.CompleteTask(t.Context(), claim(w, task(w, 1)), store.Outcome{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	task(w, 1) // waits
+	r := w.expect(call{method: http.MethodPost, path: "tasks/purge/", json: `{"finished_before":"2099-01-01","states":["completed","failed"]}`}, http.StatusAccepted, "")
+	k := w.get(r.body.(map[string]any)["task"].(string))
+	done := map[string]float64{}
+	for _, v := range k["progress_reports"].([]any) {
+		p := v.(map[string]any)
+		done[p["code"].(string)] = p["done"].(float64)
+		if p["state"] != "completed" {
+			t.Errorf("a report %v", p)
+		}
+	}
+	if want := map[string]float64{"purge.tasks.key.core.Task": 3, "purge.tasks.total": 3, "purge.tasks.error": 0}; !cmp.Equal(done, want) || k["state"] != "completed" {
+		t.Errorf("the task is %s, reports %v, want %v", k["state"], done, want)
+	}
+	if got := w.results("tasks/?ordering=name", "state"); !slices.Equal(got, []string{"waiting", "completed"}) {
+		t.Errorf("tasks are left: %v", got)
+	}
+	want, allow := golden(t, "118-purge")
+	compareShape(t, want, r.body)
+	if got := r.Header.Get("Allow"); got != allow {
+		t.Errorf("Allow: %s, want %s", got, allow)
+	}
+}

@@ -1,0 +1,231 @@
+package store
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// waiting counts what waits in repositories.
+func waiting(t *testing.T, s *Store) map[pulp.Kind]int {
+	t.Helper()
+	kinds, err := collect(t.Context(), s.read, func(row scanner) (pulp.Kind, error) {
+		var k pulp.Kind
+		err := row.Scan(&k)
+		return k, err
+	}, `SELECT kind FROM pending_content`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := map[pulp.Kind]int{}
+	for _, k := range kinds {
+		n[k]++
+	}
+	return n
+}
+
+func run(t *testing.T, s *Store, query string, args ...any) {
+	t.Helper()
+	if err := s.inTx(t.Context(), func(t *tx) error { _, err := t.exec(query, args...); return err }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// old makes everything so old that any sweep may have it.
+func old(t *testing.T, s *Store) {
+	t.Helper()
+	run(t, s, `UPDATE pending_content SET touched = 1`)
+	for _, table := range []string{"blob", "manifest", "tag", "signature"} {
+		run(t, s, `UPDATE `+table+` SET created = 1, updated = 1`)
+	}
+}
+
+var longAgo = time.UnixMicro(1000)
+
+func sweepManifests(t *testing.T, s *Store, want ...int64) {
+	t.Helper()
+	for _, w := range append(want, 0) {
+		n, err := s.SweepPendingManifests(t.Context(), longAgo, 100)
+		if err != nil || n != w {
+			t.Fatalf("SweepPendingManifests = %d, %v, want %d", n, err, w)
+		}
+	}
+}
+
+func TestPendingManifestsAreSweptWhenNothingRefersToThem(t *testing.T) {
+	t.Parallel()
+	put := func(s *Store, to Target, m pulp.Manifest, tags ...string) {
+		t.Helper()
+		if _, err := s.PutManifest(t.Context(), PutManifest{RepositoryID: to.Repository.ID, Manifest: m, Tags: tags}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct {
+		make func(t *testing.T, s *Store, to Target, m pulp.Manifest) // m is pending and old
+		want []int64
+	}{
+		"alone":           {func(*testing.T, *Store, Target, pulp.Manifest) {}, []int64{1}},
+		"pushed again":    {func(t *testing.T, s *Store, to Target, m pulp.Manifest) { put(s, to, m) }, nil},
+		"in an old list":  {func(t *testing.T, s *Store, to Target, m pulp.Manifest) { put(s, to, index(m)); old(t, s) }, []int64{1, 1}},
+		"in a young list": {func(t *testing.T, s *Store, to Target, m pulp.Manifest) { put(s, to, index(m)) }, nil},
+		"in another's list": {func(t *testing.T, s *Store, to Target, m pulp.Manifest) {
+			put(s, target(t, s, "acme/other"), index(m))
+		}, []int64{1}},
+		"with a referrer": {func(t *testing.T, s *Store, to Target, m pulp.Manifest) {
+			r := pulp.Manifest{Payload: []byte("referrer"), Subject: m.Digest, MediaType: pulp.OCIManifest, SchemaVersion: 2, Type: "artifact"}
+			r.Digest = digest.FromBytes(r.Payload)
+			put(s, to, r)
+			old(t, s)
+		}, nil},
+		"in a version elsewhere": {func(t *testing.T, s *Store, _ Target, _ pulp.Manifest) {
+			pushImage(t, s, target(t, s, "acme/other").Repository.ID, "one", "v1")
+			old(t, s)
+		}, nil},
+		"in a version that was": {func(t *testing.T, s *Store, to Target, m pulp.Manifest) {
+			put(s, to, m, "v1")
+			if _, err := s.DeleteManifest(t.Context(), to.Repository.ID, m.Digest); err != nil {
+				t.Fatal(err)
+			}
+			pushImage(t, s, to.Repository.ID, "one")
+			old(t, s)
+		}, nil},
+		"signed long ago": {func(t *testing.T, s *Store, to Target, m pulp.Manifest) {
+			if _, err := s.PutSignature(t.Context(), to.Repository.ID, m.Digest, signatureOf(t, s, to, m, "sig")); err != nil {
+				t.Fatal(err)
+			}
+			old(t, s)
+		}, []int64{1}},
+		"signed just now": {func(t *testing.T, s *Store, to Target, m pulp.Manifest) {
+			if _, err := s.PutSignature(t.Context(), to.Repository.ID, m.Digest, signatureOf(t, s, to, m, "sig")); err != nil {
+				t.Fatal(err)
+			}
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t)
+			to := target(t, s, "acme/app")
+			m, _ := pushImage(t, s, to.Repository.ID, "one")
+			old(t, s)
+			c.make(t, s, to, m)
+			sweepManifests(t, s, c.want...)
+			if _, err := s.ServedManifest(t.Context(), to, string(m.Digest)); (err == nil) != (c.want == nil) {
+				t.Errorf("ServedManifest: %v", err)
+			}
+			if left := waiting(t, s); c.want != nil && left[pulp.KindSignature] > 0 {
+				t.Errorf("its signature waits on: %v", left)
+			}
+		})
+	}
+}
+
+func TestUnitsAreSweptByName(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	to := target(t, s, "acme/app")
+	kept, _ := pushImage(t, s, to.Repository.ID, "kept", "v1")
+	m, _ := pushImage(t, s, to.Repository.ID, "one")
+	if _, err := s.PutSignature(t.Context(), to.Repository.ID, m.Digest, signatureOf(t, s, to, m, "sig")); err != nil {
+		t.Fatal(err)
+	}
+	id := func(table string, d digest.Digest) string {
+		t.Helper()
+		id, err := scanString(s.read.QueryRowContext(t.Context(), `SELECT id FROM `+table+` WHERE digest = $1`, d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	sweep := func(kind pulp.Kind, id string, want int64) {
+		t.Helper()
+		if n, err := s.SweepUnit(t.Context(), Unit{kind, id}, longAgo); err != nil || n != want {
+			t.Errorf("SweepUnit(%s) = %d, %v, want %d", kind, n, err, want)
+		}
+	}
+	manifest, config, tag := id("manifest", m.Digest), id("blob", m.Config.Digest), "a tag of no version"
+	signature := id("signature", digest.FromString("sig"))
+	run(t, s, `INSERT INTO tag (id, name, manifest_id, created, updated) VALUES ($1, 'x', $2, 1, 1)`, tag, manifest) // older than its manifest
+	sweep(pulp.KindManifest, manifest, 0)                                                                            // young
+	old(t, s)
+	sweep(pulp.KindBlob, config, 0)         // a pending manifest names it
+	sweep(pulp.KindSignature, signature, 0) // it waits for its manifest
+	sweep(pulp.KindManifest, manifest, 3)   // with its tag and its signature
+	sweep(pulp.KindManifest, manifest, 0)
+	sweep(pulp.KindTag, tag, 0)
+	sweep(pulp.KindBlob, config, 1)
+	sweep(pulp.KindManifest, id("manifest", kept.Digest), 0)
+	sweep(pulp.KindBlob, id("blob", kept.Config.Digest), 0)
+	if _, err := s.SweepUnit(t.Context(), Unit{ID: manifest}, longAgo); err == nil {
+		t.Error("a unit of no kind is swept")
+	}
+	if left := waiting(t, s); left[pulp.KindManifest]+left[pulp.KindSignature] != 0 || left[pulp.KindBlob] != 1 {
+		t.Errorf("%v waits", left)
+	}
+}
+
+func TestBlobsAreDoomedByName(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	to := target(t, s, "acme/app")
+	b := pulp.Blob{Digest: digest.FromString("far"), Size: 3}
+	if err := s.CommitBlob(t.Context(), to.Repository.ID, b, "", 0); err != nil {
+		t.Fatal(err)
+	}
+	stored, err := s.Blob(t.Context(), b.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doom := func(want int) {
+		t.Helper()
+		doomed, err := s.DoomBlob(t.Context(), stored.ID, longAgo)
+		if err != nil || len(doomed) != want || want > 0 && doomed[0] != (DoomedBlob{stored.ID, b.Digest, ""}) {
+			t.Errorf("DoomBlob = %+v, %v, want %d", doomed, err, want)
+		}
+	}
+	old(t, s)
+	doom(0) // it waits
+	if n, err := s.SweepUnit(t.Context(), Unit{pulp.KindBlob, stored.ID}, longAgo); n != 0 || err != nil {
+		t.Errorf("SweepUnit = %d, %v: its bytes are still there", n, err)
+	}
+	doom(1)
+	doom(1) // until it is forgotten
+	if err := s.CommitBlob(t.Context(), to.Repository.ID, b, "", 0); !errors.Is(err, ErrDeleting) {
+		t.Errorf("a doomed blob is taken up: %v", err)
+	}
+	if err := s.ForgetBlob(t.Context(), stored.ID); err != nil {
+		t.Fatal(err)
+	}
+	doom(0)
+}
+
+func TestOneRemovesAtATime(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	var busy sync.Mutex
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			err := s.AloneRemoving(t.Context(), func() error {
+				if !busy.TryLock() {
+					return errors.New("two at once")
+				}
+				defer busy.Unlock()
+				_, err := s.DoomBlobs(t.Context(), longAgo, 1) // it may write
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	broken := errors.New("no bytes")
+	if err := s.AloneRemoving(t.Context(), func() error { return broken }); !errors.Is(err, broken) {
+		t.Errorf("AloneRemoving: %v", err)
+	}
+}

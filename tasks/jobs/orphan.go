@@ -1,0 +1,149 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/tasks"
+)
+
+// orphans is one run of orphan cleanup: the housekeeping that removes content, at once and with manifests that were pushed by digest (D23), counted.
+type orphans struct {
+	Housekeeper
+	before             time.Time // what is younger may be on its way in
+	content, artifacts *tasks.Report
+}
+
+// cleanOrphans removes content that nothing refers to and that is older than a time: all of it, or what of the named units is (contract 2.11).
+func (o Options) cleanOrphans(ctx context.Context, r *tasks.Run, args tasks.OrphanArgs) error {
+	c := orphans{
+		Housekeeper: Housekeeper{Store: o.Store, Storage: o.Blobs.Storage, Log: o.Log, Embedded: o.Upstream == nil}, before: time.UnixMicro(args.Before),
+		content:   r.Report("clean-up.content", "Clean up orphan Content", -1),
+		artifacts: r.Report("clean-up.artifacts", "Clean up orphan Artifacts", -1),
+	}
+	clean := c.all
+	if args.Units != nil {
+		clean = func(ctx context.Context) error { return c.named(ctx, args.Units) }
+	}
+	if err := clean(ctx); err != nil {
+		return err
+	}
+	return errors.Join(c.content.Complete(ctx), c.artifacts.Complete(ctx))
+}
+
+// all removes every orphan. What waits goes first: what it names is an orphan only then.
+func (c orphans) all(ctx context.Context) error {
+	for _, sweep := range []struct {
+		what    string
+		content bool // rows of content, not of what keeps it
+		bite    func(context.Context, time.Time, int) (int64, error)
+	}{
+		{"pending manifests", false, c.Store.SweepPendingManifests},
+		{"pending blobs", false, c.Store.SweepPending},
+		{"fetched content", false, c.Store.SweepFetched},
+		{"orphans", true, c.Store.SweepOrphans},
+		{"blobs", false, c.sweepBlobs}, // counts for itself
+	} {
+		err := c.repeat(ctx, sweep.what, func() (int64, error) {
+			n, err := sweep.bite(ctx, c.before, purgeBatch)
+			if sweep.content {
+				c.content.Add(int(n))
+			}
+			return n, err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c orphans) sweepBlobs(ctx context.Context, before time.Time, limit int) (int64, error) {
+	return c.countBlobs(ctx, func() ([]store.DoomedBlob, error) { return c.Store.DoomBlobs(ctx, before, limit) })
+}
+
+// countBlobs removes blobs with their bytes. Each is content and an artifact.
+func (c orphans) countBlobs(ctx context.Context, doom func() ([]store.DoomedBlob, error)) (int64, error) {
+	if !c.Embedded {
+		return 0, nil
+	}
+	n, err := c.removeBlobs(ctx, doom)
+	c.content.Add(int(n))
+	c.artifacts.Add(int(n))
+	return n, err
+}
+
+// named removes those of the units that are orphans, and goes over the rest again as long as some go: a list holds its manifests, a manifest its blobs.
+func (c orphans) named(ctx context.Context, units []store.Unit) error {
+	for {
+		var left []store.Unit
+		for _, u := range units {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			n, err := c.unit(ctx, u)
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				left = append(left, u)
+			}
+		}
+		if len(left) == 0 || len(left) == len(units) {
+			return nil
+		}
+		units = left
+	}
+}
+
+func (c orphans) unit(ctx context.Context, u store.Unit) (int64, error) {
+	n, err := c.Store.SweepUnit(ctx, u, c.before)
+	c.content.Add(int(n))
+	if err != nil || n > 0 || u.Kind != pulp.KindBlob {
+		return n, err
+	}
+	return c.countBlobs(ctx, func() ([]store.DoomedBlob, error) { return c.Store.DoomBlob(ctx, u.ID, c.before) })
+}
+
+// removeBlobs removes blobs that doom marks, bytes and rows, alone, and returns how many.
+func (h Housekeeper) removeBlobs(ctx context.Context, doom func() ([]store.DoomedBlob, error)) (int64, error) {
+	var n int64
+	err := h.Store.AloneRemoving(ctx, func() error {
+		doomed, err := doom()
+		if err != nil {
+			return err
+		}
+		for _, b := range doomed {
+			if err := h.Storage.Delete(ctx, b.Location, b.Digest); err != nil {
+				return err
+			}
+			if err := h.Store.ForgetBlob(ctx, b.ID); err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
+
+// totalled adds to a purge's report what clients of Pulp look for beside it: what went in all, and what went wrong (contract 2.2).
+func totalled(purge tasks.Job) tasks.Job {
+	return func(ctx context.Context, r *tasks.Run) error {
+		total := r.Report("purge.tasks.total", "Purged task-related-objects total", -1)
+		failed := r.Report("purge.tasks.error", "Errors while purging task-objects", -1)
+		if err := purge(ctx, r); err != nil {
+			if ctx.Err() == nil {
+				failed.Add(1)
+			}
+			return err
+		}
+		for _, p := range r.Finished() {
+			total.Add(int(p.Done))
+		}
+		return errors.Join(total.Complete(ctx), failed.Complete(ctx))
+	}
+}

@@ -251,7 +251,9 @@ func (w *Worker) keep(ctx context.Context, r *Run, cancel context.CancelCauseFun
 	} else {
 		defer stop()
 	}
-	w.checkLease(ctx, r, cancel) // a cancel that came before the watch began
+	if mine, err := w.store.StillClaimed(ctx, r.Claim); err == nil && !mine { // a cancel that came before the watch began
+		cancel(store.ErrFenced)
+	}
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
 	for {

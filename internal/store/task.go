@@ -299,6 +299,12 @@ func (s *Store) ExtendLease(ctx context.Context, c *Claim, lease time.Duration) 
 	})
 }
 
+// StillClaimed says whether a claimed task is still this attempt's and not canceled.
+func (s *Store) StillClaimed(ctx context.Context, c *Claim) (mine bool, err error) {
+	err = s.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM task WHERE id = $1 AND attempt = $2 AND state = 'running')`, c.TaskID, c.Attempt).Scan(&mine)
+	return mine, err
+}
+
 // ReportProgress stores the progress reports of a task that has not ended in the place of the earlier ones. ErrFenced when it is another's.
 func (s *Store) ReportProgress(ctx context.Context, c *Claim, reports []Progress) error {
 	return s.inTx(ctx, func(t *tx) error {

@@ -67,7 +67,6 @@ func startRedis(ctx context.Context, dir string) (*redisqueue.Queue, func(), err
 		return nil, nil, err
 	}
 	host, port, _ := strings.Cut(address, ":")
-	//nolint:gosec // the arguments are this program's own
 	command := exec.CommandContext(ctx, "redis-server", "--port", port, "--bind", host, "--dir", dir, "--save", "", "--appendonly", "no")
 	if err := command.Start(); err != nil {
 		return nil, nil, err
@@ -129,7 +128,12 @@ func measureTasks(ctx context.Context, o options, out io.Writer, name string, s 
 	working, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(working, time.Second) }()
-	defer func() { stop(); <-ended }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			fmt.Fprintln(out, "the worker's end:", err)
+		}
+	}()
 
 	dispatch := func(ctx context.Context, task, repository string) error {
 		_, err := d.Dispatch(ctx, tasks.Spec{Name: task, Args: map[string]int64{"At": time.Now().UnixMicro()}, Resources: []store.Resource{{Href: repository, Exclusive: true}}})

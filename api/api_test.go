@@ -58,7 +58,8 @@ func (d *dispatcher) Dispatch(ctx context.Context, spec tasks.Spec) (store.Task,
 }
 
 func (d *dispatcher) Cancel(ctx context.Context, id string) (store.Task, error) {
-	return d.store.CancelTask(ctx, id)
+	k, _, err := d.store.CancelTask(ctx, id)
+	return k, err
 }
 
 func (d *dispatcher) last() tasks.Spec {

@@ -38,17 +38,20 @@ func (d *Dispatcher) Dispatch(ctx context.Context, spec Spec) (store.Task, error
 	return t, nil
 }
 
-// announce says on the queue that a task is ready. A queue that does not answer delays the task until the next sweep, no more.
-func (d *Dispatcher) announce(ctx context.Context, id string) {
-	if err := d.queue.Push(ctx, id); err != nil {
-		d.log.WarnContext(ctx, "task not announced; the sweep will find it", slog.String("task", id), slog.Any("err", err))
+// announce says on the queue that tasks are ready. A queue that does not answer delays them until the next sweep, no more.
+func (d *Dispatcher) announce(ctx context.Context, ids ...string) {
+	if err := d.queue.Push(ctx, ids...); err != nil {
+		d.log.WarnContext(ctx, "tasks not announced; the sweep will find them", slog.Any("tasks", ids), slog.Any("err", err))
 	}
 }
 
 // Cancel cancels a task and returns it: a waiting one is canceled, a running one canceling until it has stopped. A task that has ended otherwise is
 // returned unchanged with a Conflict.
 func (d *Dispatcher) Cancel(ctx context.Context, id string) (store.Task, error) {
-	t, err := d.store.CancelTask(ctx, id)
+	t, freed, err := d.store.CancelTask(ctx, id)
+	if len(freed) > 0 {
+		d.announce(ctx, freed...)
+	}
 	if err == nil && t.State == store.TaskCanceling {
 		if err := d.queue.Cancel(ctx, id); err != nil {
 			d.log.WarnContext(ctx, "cancel not announced; the next heartbeat will see it", slog.String("task", id), slog.Any("err", err))

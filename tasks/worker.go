@@ -19,6 +19,7 @@ import (
 // What a worker waits for, and how long.
 const (
 	leaseTime     = 30 * time.Second       // without a sign of life a task is another's after this
+	keepAfter     = 20 * time.Millisecond  // a task that is over by then is not watched for a cancel
 	beatEvery     = leaseTime / 3          // how often a lease is extended and the worker shows that it lives
 	sweepEvery    = time.Second            // how often tasks are looked for that nobody announced
 	progressEvery = 300 * time.Millisecond // how often progress is stored
@@ -193,10 +194,8 @@ func (w *Worker) reclaim(ctx context.Context) error {
 // announceReady says on the queue which tasks can be claimed.
 func (w *Worker) announceReady(ctx context.Context) {
 	ids, err := w.store.ReadyTasks(ctx, announceLimit)
-	for _, id := range ids {
-		if err = w.queue.Push(ctx, id); err != nil {
-			break
-		}
+	if err == nil {
+		err = w.queue.Push(ctx, ids...)
 	}
 	if err != nil && ctx.Err() == nil {
 		w.log.WarnContext(ctx, "ready tasks not announced", slog.Any("err", err))
@@ -222,7 +221,10 @@ func (w *Worker) runTask(ctx context.Context, id string) bool {
 	log.InfoContext(ctx, "task started", slog.Int64("attempt", t.Attempt))
 	err, cause := w.attempt(ctx, r)
 	w.end(ctx, r, err, cause)
-	w.announceReady(ctx)
+	// Those that waited for this one are for whoever is idle. Its own announcement is not taken by anybody while all are busy.
+	if err := errors.Join(w.queue.Push(ctx, r.Claim.Freed()...), w.queue.Remove(ctx, t.ID)); err != nil && ctx.Err() == nil {
+		log.WarnContext(ctx, "queue does not answer; the sweep will announce what is ready", slog.Any("err", err))
+	}
 	return true
 }
 
@@ -245,6 +247,9 @@ func (w *Worker) attempt(ctx context.Context, r *Run) (err, cause error) {
 
 // keep extends the lease and watches for a cancel until ctx ends; when the task is canceled or lost it ends ctx.
 func (w *Worker) keep(ctx context.Context, r *Run, cancel context.CancelCauseFunc) {
+	if sleep(ctx, keepAfter); ctx.Err() != nil {
+		return
+	}
 	canceled, stop, err := w.queue.Canceled(ctx, r.Task.ID)
 	if err != nil {
 		r.log.WarnContext(ctx, "no cancel signals; the lease will tell", slog.Any("err", err))

@@ -85,6 +85,11 @@ func (p *postgres) QueryRowContext(ctx context.Context, query string, args ...an
 	return p.db.QueryRowContext(ctx, p.text(query), args...)
 }
 
+// ExecContext implements runner.
+func (p *postgres) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return p.db.ExecContext(ctx, p.text(query), args...)
+}
+
 // Close implements pool.
 func (p *postgres) Close() error { return p.db.Close() }
 
@@ -111,8 +116,21 @@ func (p *pgTx) QueryRowContext(ctx context.Context, query string, args ...any) *
 
 // inTx runs f in a transaction of its own, and again when it lost a deadlock to another. f may so run more than once.
 func (p *postgres) inTx(ctx context.Context, s *Store, f func(*tx) error) error {
+	return retried(ctx, func() error { return p.once(ctx, s, f) })
+}
+
+// inStatement runs f, which runs one statement, without a transaction around it.
+func (p *postgres) inStatement(ctx context.Context, s *Store, f func(*tx) error) error {
+	return retried(ctx, func() error {
+		t := &tx{conn: p, dialect: &postgresDialect, ctx: ctx, now: micros(s.now()), outbox: s.outbox}
+		return guard(t, f)
+	})
+}
+
+// retried runs a transaction again that lost to another.
+func retried(ctx context.Context, once func() error) error {
 	for try := 1; ; try++ {
-		err := p.once(ctx, s, f)
+		err := once()
 		e, ok := errors.AsType[*pgconn.PgError](err)
 		if !ok || e.Code != pgSerialization && e.Code != pgDeadlock || try == pgTries {
 			return unavailable(err)

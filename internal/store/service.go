@@ -7,16 +7,17 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-const serviceColumns = `id, name, class, kind, script, fingerprint, public_key, gnupghome, created, updated`
+const serviceColumns = `id, name, class, kind, script, fingerprint, public_key, gnupghome, config, created, updated`
 
 func scanService(row scanner) (pulp.SigningService, error) {
 	var v pulp.SigningService
+	var config string
 	var created, updated int64
-	if err := row.Scan(&v.ID, &v.Name, &v.Class, &v.Kind, &v.Script, &v.Fingerprint, &v.PublicKey, &v.GnuPGHome, &created, &updated); err != nil {
+	if err := row.Scan(&v.ID, &v.Name, &v.Class, &v.Kind, &v.Script, &v.Fingerprint, &v.PublicKey, &v.GnuPGHome, &config, &created, &updated); err != nil {
 		return pulp.SigningService{}, err
 	}
 	v.Stamps = stamps(created, updated)
-	return v, nil
+	return v, fromJSON("signing_service.config", config, &v.Config)
 }
 
 // SigningService returns the service with this id. NotFound when there is none.
@@ -36,9 +37,9 @@ func (s *Store) AddSigningService(ctx context.Context, v pulp.SigningService) (p
 	err := s.inTx(ctx, func(t *tx) error {
 		v.Stamps = stamps(t.now, t.now)
 		_, err := t.exec(`
-			INSERT INTO signing_service (id, name, class, kind, script, fingerprint, public_key, gnupghome, created, updated)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)`,
-			v.ID, v.Name, v.Class, v.Kind, v.Script, v.Fingerprint, v.PublicKey, v.GnuPGHome, t.now)
+			INSERT INTO signing_service (id, name, class, kind, script, fingerprint, public_key, gnupghome, config, created, updated)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)`,
+			v.ID, v.Name, v.Class, v.Kind, v.Script, v.Fingerprint, v.PublicKey, v.GnuPGHome, toJSON(v.Config), t.now)
 		if isUnique(err) {
 			return fault.New(fault.Conflict, "duplicate key value violates unique constraint: Key (name)=(%s) already exists.", v.Name)
 		}

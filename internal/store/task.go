@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/countersign/countersign/internal/fault"
@@ -102,10 +104,14 @@ type Claim struct {
 	// Show turns the object that a task answers into what clients are shown of it; nil: it is shown as it is.
 	Show  func(any) any
 	ended bool
+	freed []string
 }
 
-// Ended says whether the task was completed through this claim.
+// Ended says whether the task was ended through this claim.
 func (c *Claim) Ended() bool { return c.ended }
+
+// Freed returns the ids of tasks that became ready when this claim's task ended.
+func (c *Claim) Freed() []string { return c.freed }
 
 // Outcome is what a completed task made and answered.
 type Outcome struct {
@@ -117,6 +123,9 @@ type Outcome struct {
 
 const taskColumns = `k.id, k.seq, k.name, k.state, k.attempt, k.args, k.result, k.error, k.logging_cid, k.created_by, k.worker_id,
 	k.resources, k.created_resources, k.progress, k.created, k.updated, k.unblocked, k.started, k.finished`
+
+// returnedTask are taskColumns without the name that SQLite's RETURNING does not know.
+var returnedTask = strings.ReplaceAll(taskColumns, "k.", "")
 
 func scanTask(row scanner) (Task, error) {
 	var k Task
@@ -155,33 +164,39 @@ func task(ctx context.Context, q querier, id string) (Task, error) {
 // CreateTask stores a waiting task with its reservations, which stand behind all earlier ones of the same resources. Its Unblocked is
 // set when it may be claimed at once.
 func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
-	id := pulp.NewID()
-	var made Task
+	made := Task{
+		ID: pulp.NewID(), Name: n.Name, State: TaskWaiting, Args: json.RawMessage(toJSON(n.Args)), CID: n.CID, CreatedBy: n.CreatedBy,
+		Resources: slices.Concat([]Resource{}, n.Resources), Created: []Created{}, Progress: []Progress{},
+	}
 	err := s.inTx(ctx, func(t *tx) error {
 		// The resources are locked before the number is taken: so the order of numbers is the order in which tasks stand in their queues.
 		if err := t.lockResources(hrefsOf(n.Resources)); err != nil {
 			return err
 		}
-		var seq int64
+		args := []any{
+			made.ID, n.Name, string(made.Args), toJSON(made.Resources), n.CID, sql.NullInt64{Int64: n.CreatedBy, Valid: n.CreatedBy != 0}, t.now, null(n.ServiceID),
+		}
+		blocked := []string{"FALSE"}
+		for _, r := range n.Resources {
+			args = append(args, r.Href, r.Exclusive)
+			blocked = append(blocked, fmt.Sprintf("EXISTS (SELECT 1 FROM task_resource r WHERE r.resource = $%d AND r.active AND (r.exclusive OR $%d))", len(args)-1, len(args)))
+		}
+		var unblocked sql.NullInt64
 		err := t.row(`
-			INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated, service_id)
-			VALUES ($1, `+t.dialect.nextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7, $8) RETURNING seq`,
-			id, n.Name, toJSON(n.Args), toJSON(slices.Concat([]Resource{}, n.Resources)), n.CID,
-			sql.NullInt64{Int64: n.CreatedBy, Valid: n.CreatedBy != 0}, t.now, null(n.ServiceID)).Scan(&seq)
+			INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated, service_id, unblocked)
+			VALUES ($1, `+t.dialect.nextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7, $8,
+				CASE WHEN `+strings.Join(blocked, " OR ")+` THEN NULL ELSE CAST($7 AS BIGINT) END) RETURNING seq, unblocked`, args...).Scan(&made.Seq, &unblocked)
 		if err != nil {
 			return err
 		}
+		made.Unblocked, made.Stamps = fromNullMicros(unblocked), stamps(t.now, t.now)
 		for _, r := range n.Resources {
 			if _, err := t.exec(`INSERT INTO task_resource (task_id, resource, exclusive, seq) VALUES ($1, $2, $3, $4)`,
-				id, r.Href, r.Exclusive, seq); err != nil {
+				made.ID, r.Href, r.Exclusive, made.Seq); err != nil {
 				return err
 			}
 		}
-		if err := t.unblock(id); err != nil {
-			return err
-		}
-		made, err = task(t.ctx, t, id)
-		return err
+		return nil
 	})
 	return made, err
 }
@@ -205,85 +220,74 @@ func (t *tx) lockResources(hrefs []string) error {
 	return nil
 }
 
-// unblock marks a waiting task as ready when no earlier active reservation stands before one of its own.
-func (t *tx) unblock(id string) error {
-	if t.dialect.forUpdate != "" { // two that release different resources of it at once must see each other
-		if _, err := t.exec(`SELECT 1 FROM task WHERE id = $1`+t.dialect.forUpdate, id); err != nil {
-			return err
-		}
+// release gives a final task's reservations back, and marks those tasks as ready that waited for nothing else. It returns their ids.
+func (t *tx) release(id string, hrefs []string) ([]string, error) {
+	if len(hrefs) == 0 {
+		return nil, nil
 	}
-	_, err := t.exec(`
-		UPDATE task SET unblocked = $2
-		 WHERE id = $1 AND unblocked IS NULL AND state = 'waiting' AND NOT EXISTS (
-			SELECT 1 FROM task_resource mine JOIN task_resource other
-			    ON other.resource = mine.resource AND other.seq < mine.seq AND other.active AND (other.exclusive OR mine.exclusive)
-			 WHERE mine.task_id = $1)`, id, t.now)
-	return err
-}
-
-// release gives a final task's reservations back and marks those as ready that waited for nothing else.
-func (t *tx) release(id string) error {
-	resources, err := collect(t.ctx, t, scanString, `SELECT resource FROM task_resource WHERE task_id = $1 AND active ORDER BY resource`, id)
-	if err != nil {
-		return err
-	}
-	if err := t.lockResources(resources); err != nil {
-		return err
+	if err := t.lockResources(hrefs); err != nil {
+		return nil, err
 	}
 	if _, err := t.exec(`UPDATE task_resource SET active = FALSE WHERE task_id = $1`, id); err != nil {
-		return err
+		return nil, err
 	}
-	// Nobody needs the arguments any more, and they may be secrets.
-	if _, err := t.exec(`UPDATE task SET args = '{}' WHERE id = $1`, id); err != nil {
-		return err
-	}
-	for _, resource := range resources {
-		// Next in line are the first reservation and, when it shares, those behind it up to the first exclusive one.
-		next, err := collect(t.ctx, t, scanString, `
-			SELECT task_id FROM task_resource
-			 WHERE resource = $1 AND active AND seq <= COALESCE(
-				(SELECT MIN(seq) FROM task_resource WHERE resource = $1 AND active AND exclusive),
-				(SELECT MAX(seq) FROM task_resource WHERE resource = $1 AND active)) ORDER BY seq`, resource)
+	var freed []string
+	for _, href := range hrefs {
+		ready, err := t.unblock(href)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		for _, id := range next {
-			if err := t.unblock(id); err != nil {
-				return err
-			}
+		freed = append(freed, ready...)
+	}
+	return freed, nil
+}
+
+// nextInLine are the waiting tasks k that stand first in a resource's queue ($1): the first reservation and, when it shares, those behind
+// it up to the first exclusive one.
+const nextInLine = `k.state = 'waiting' AND k.unblocked IS NULL AND k.id IN (
+	SELECT task_id FROM task_resource
+	 WHERE resource = $1 AND active AND seq <= COALESCE(
+		(SELECT MIN(seq) FROM task_resource WHERE resource = $1 AND active AND exclusive),
+		(SELECT MAX(seq) FROM task_resource WHERE resource = $1 AND active)))`
+
+// unblock marks those as ready that stand first in a resource's queue and in the queues of all their other resources. It returns their ids.
+func (t *tx) unblock(href string) ([]string, error) {
+	if t.dialect.forUpdate != "" { // two transactions that release different resources of one task at once must see each other
+		locked, err := collect(t.ctx, t, scanString, `SELECT k.id FROM task k WHERE `+nextInLine+` ORDER BY k.seq`+t.dialect.forUpdate, href)
+		if err != nil || len(locked) == 0 {
+			return nil, err
 		}
 	}
-	return nil
+	return collect(t.ctx, t, scanString, `
+		UPDATE task AS k SET unblocked = $2
+		 WHERE `+nextInLine+` AND NOT EXISTS (
+			SELECT 1 FROM task_resource mine JOIN task_resource other
+			    ON other.resource = mine.resource AND other.seq < mine.seq AND other.active AND (other.exclusive OR mine.exclusive)
+			 WHERE mine.task_id = k.id) RETURNING id`, href, t.now)
 }
 
 // ClaimTask gives the oldest ready task to a worker, running, under a lease. nil when none is ready. With an id it claims that
 // task or none. Tasks that need a signing service are claimed only when it is one of these, or is gone; nil stands for all services.
 func (s *Store) ClaimTask(ctx context.Context, workerID, id string, services []string, lease time.Duration) (*Task, error) {
+	const set = `
+		UPDATE task AS k SET state = 'running', attempt = attempt + 1, worker_id = $1, lease_until = $2, started = COALESCE(started, $3), updated = $3
+		 WHERE state = 'waiting' AND unblocked IS NOT NULL AND id = `
 	var claimed *Task
-	wanted := id
-	usable := toJSON(append([]string{}, services...))
-	err := s.inTx(ctx, func(t *tx) error {
+	err := s.inStatement(ctx, func(t *tx) error {
 		claimed = nil
-		if id = wanted; id == "" {
-			err := t.row(`
+		query, args := set+`$4`, []any{workerID, t.now + lease.Microseconds(), t.now, id}
+		if id == "" {
+			query = set + `(
 				SELECT id FROM task WHERE state = 'waiting' AND unblocked IS NOT NULL
-				   AND (service_id IS NULL OR $1 OR service_id IN (SELECT j.value FROM json_each($2) j)
+				   AND (service_id IS NULL OR $4 OR service_id IN (SELECT j.value FROM json_each($5) j)
 				        OR NOT EXISTS (SELECT 1 FROM signing_service v WHERE v.id = service_id))
-				 ORDER BY seq LIMIT 1`+t.dialect.forUpdateFree, services == nil, usable).Scan(&id)
-			if errors.Is(err, sql.ErrNoRows) {
-				return nil
-			} else if err != nil {
-				return err
-			}
+				 ORDER BY seq LIMIT 1` + t.dialect.forUpdateFree + `)`
+			args = append(args[:3], services == nil, toJSON(append([]string{}, services...)))
 		}
-		n, err := t.exec(`
-			UPDATE task SET state = 'running', attempt = attempt + 1, worker_id = $2, lease_until = $3,
-			       started = COALESCE(started, $4), updated = $4
-			 WHERE id = $1 AND state = 'waiting' AND unblocked IS NOT NULL`, id, workerID, t.now+lease.Microseconds(), t.now)
-		if err != nil || n == 0 {
-			return err
+		k, err := scanTask(t.row(query+` RETURNING `+returnedTask, args...))
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
 		}
-		k, err := task(t.ctx, t, id)
 		claimed = &k
 		return err
 	})
@@ -292,7 +296,7 @@ func (s *Store) ClaimTask(ctx context.Context, workerID, id string, services []s
 
 // ExtendLease says that a claimed task is still worked on. ErrFenced when it is another's or canceled.
 func (s *Store) ExtendLease(ctx context.Context, c *Claim, lease time.Duration) error {
-	return s.inTx(ctx, func(t *tx) error {
+	return s.inStatement(ctx, func(t *tx) error {
 		n, err := t.exec(`UPDATE task SET lease_until = $3 WHERE id = $1 AND attempt = $2 AND state = 'running'`,
 			c.TaskID, c.Attempt, t.now+lease.Microseconds())
 		return fenced(n, err)
@@ -307,7 +311,7 @@ func (s *Store) StillClaimed(ctx context.Context, c *Claim) (mine bool, err erro
 
 // ReportProgress stores the progress reports of a task that has not ended in the place of the earlier ones. ErrFenced when it is another's.
 func (s *Store) ReportProgress(ctx context.Context, c *Claim, reports []Progress) error {
-	return s.inTx(ctx, func(t *tx) error {
+	return s.inStatement(ctx, func(t *tx) error {
 		n, err := t.exec(`UPDATE task SET progress = $3, updated = $4 WHERE id = $1 AND attempt = $2 AND state IN ('running', 'canceling')`,
 			c.TaskID, c.Attempt, toJSON(reports), t.now)
 		return fenced(n, err)
@@ -339,41 +343,64 @@ func (t *tx) complete(c *Claim, o Outcome) error {
 	if o.Progress != nil {
 		progress = sql.NullString{String: toJSON(o.Progress), Valid: true}
 	}
-	n, err := t.exec(`
-		UPDATE task SET state = 'completed', created_resources = $3, result = $4, finished = $5, updated = $5, lease_until = NULL,
-		       progress = COALESCE($6, progress)
-		 WHERE id = $1 AND attempt = $2 AND state = 'running'`, c.TaskID, c.Attempt, toJSON(o.Created), result, t.now, progress)
-	if err := fenced(n, err); err != nil {
+	return t.end(c, TaskCompleted, `created_resources = $5, result = $6, progress = COALESCE($7, progress)`, "state = 'running'", toJSON(o.Created), result, progress)
+}
+
+// end gives the claim's task a final state, with other members set, and frees what it has reserved. ErrFenced when the task is another's or in another state.
+func (t *tx) end(c *Claim, state TaskState, set, in string, args ...any) error {
+	var resources string
+	// Nobody needs the arguments any more, and they may be secrets.
+	err := t.row(`
+		UPDATE task SET state = $3, finished = $4, updated = $4, lease_until = NULL, args = '{}', `+set+`
+		 WHERE id = $1 AND attempt = $2 AND `+in+` RETURNING resources`, append([]any{c.TaskID, c.Attempt, state, t.now}, args...)...).Scan(&resources)
+	if errors.Is(err, sql.ErrNoRows) {
+		return ErrFenced
+	} else if err != nil {
 		return err
 	}
 	c.ended = true
-	return t.release(c.TaskID)
+	c.freed, err = t.releaseAll(c.TaskID, resources)
+	return err
+}
+
+// releaseAll is release of the resources that a task's row names.
+func (t *tx) releaseAll(id, resources string) ([]string, error) {
+	var reserved []Resource
+	if err := fromJSON("task.resources", resources, &reserved); err != nil {
+		return nil, err
+	}
+	return t.release(id, hrefsOf(reserved))
 }
 
 // FailTask ends a running task with a sentence that is safe to show.
 func (s *Store) FailTask(ctx context.Context, c *Claim, sentence string) error {
 	return s.inTx(ctx, func(t *tx) error {
-		n, err := t.exec(`
-			UPDATE task SET state = 'failed', error = $3, finished = $4, updated = $4, lease_until = NULL
-			 WHERE id = $1 AND attempt = $2 AND state = 'running'`, c.TaskID, c.Attempt, toJSON(TaskError{Description: sentence}), t.now)
-		if err := fenced(n, err); err != nil {
-			return err
-		}
-		return t.release(c.TaskID)
+		return t.end(c, TaskFailed, `error = $5`, "state = 'running'", toJSON(TaskError{Description: sentence}))
 	})
 }
 
 // CancelTask cancels a task: a waiting one is canceled at once, a running one is canceling until its worker has stopped
-// (EndCanceled). A canceled or canceling one stays as it is; a task that ended otherwise is returned unchanged with a Conflict.
-func (s *Store) CancelTask(ctx context.Context, id string) (Task, error) {
+// (EndCanceled). A canceled or canceling one stays as it is; a task that ended otherwise is returned unchanged with a Conflict. It returns also
+// the ids of tasks that waited for this one only.
+func (s *Store) CancelTask(ctx context.Context, id string) (Task, []string, error) {
 	var k Task
+	var freed []string
 	err := s.inTx(ctx, func(t *tx) error {
-		n, err := t.exec(`UPDATE task SET state = 'canceled', finished = $2, updated = $2 WHERE id = $1 AND state = 'waiting'`, id, t.now)
+		freed = nil
+		waiting, err := task(t.ctx, t, id)
+		if err != nil {
+			return err
+		}
+		// In the order of those who end tasks: first the queues, then tasks that wait in them.
+		if err := t.lockResources(hrefsOf(waiting.Resources)); err != nil {
+			return err
+		}
+		n, err := t.exec(`UPDATE task SET state = 'canceled', finished = $2, updated = $2, args = '{}' WHERE id = $1 AND state = 'waiting'`, id, t.now)
 		if err != nil {
 			return err
 		}
 		if n > 0 {
-			if err := t.release(id); err != nil {
+			if freed, err = t.release(id, hrefsOf(waiting.Resources)); err != nil {
 				return err
 			}
 		} else if _, err := t.exec(`UPDATE task SET state = 'canceling', updated = $2 WHERE id = $1 AND state = 'running'`, id, t.now); err != nil {
@@ -385,20 +412,12 @@ func (s *Store) CancelTask(ctx context.Context, id string) (Task, error) {
 	if err == nil && k.State.Final() && k.State != TaskCanceled {
 		err = fault.New(fault.Conflict, "The task has ended.")
 	}
-	return k, err
+	return k, freed, err
 }
 
 // EndCanceled makes a canceling task canceled: its worker has stopped.
 func (s *Store) EndCanceled(ctx context.Context, c *Claim) error {
-	return s.inTx(ctx, func(t *tx) error {
-		n, err := t.exec(`
-			UPDATE task SET state = 'canceled', finished = $3, updated = $3, lease_until = NULL
-			 WHERE id = $1 AND attempt = $2 AND state = 'canceling'`, c.TaskID, c.Attempt, t.now)
-		if err := fenced(n, err); err != nil {
-			return err
-		}
-		return t.release(c.TaskID)
-	})
+	return s.inTx(ctx, func(t *tx) error { return t.end(c, TaskCanceled, `worker_id = worker_id`, "state = 'canceling'") })
 }
 
 func fenced(changed int64, err error) error {

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -69,7 +70,7 @@ func TestTaskLife(t *testing.T) {
 	if err := s.CompleteTask(t.Context(), c, Outcome{}); !errors.Is(err, ErrFenced) {
 		t.Errorf("completing it again = %v, want ErrFenced", err)
 	}
-	if _, err := s.CancelTask(t.Context(), k.ID); !fault.Is(err, fault.Conflict) {
+	if _, _, err := s.CancelTask(t.Context(), k.ID); !fault.Is(err, fault.Conflict) {
 		t.Errorf("canceling it = %v, want Conflict (golden 16i)", err)
 	}
 	if err := s.DeleteTask(t.Context(), k.ID); err != nil {
@@ -84,13 +85,13 @@ func TestCancel(t *testing.T) {
 	t.Parallel()
 	s := open(t)
 	running, waiting, behind := startTask(t, s, exclusive("a")...), createTask(t, s, exclusive("a")...), createTask(t, s, exclusive("a")...)
-	if k, err := s.CancelTask(t.Context(), waiting.ID); err != nil || k.State != TaskCanceled || k.Started != nil {
+	if k, _, err := s.CancelTask(t.Context(), waiting.ID); err != nil || k.State != TaskCanceled || k.Started != nil {
 		t.Errorf("canceling a waiting task = %+v, %v (golden 16d)", k, err)
 	}
-	if k, err := s.CancelTask(t.Context(), waiting.ID); err != nil || k.State != TaskCanceled {
+	if k, _, err := s.CancelTask(t.Context(), waiting.ID); err != nil || k.State != TaskCanceled {
 		t.Errorf("canceling it again = %+v, %v (golden 16e)", k, err)
 	}
-	if k, err := s.CancelTask(t.Context(), running.TaskID); err != nil || k.State != TaskCanceling {
+	if k, _, err := s.CancelTask(t.Context(), running.TaskID); err != nil || k.State != TaskCanceling {
 		t.Errorf("canceling a running task = %+v, %v", k, err)
 	}
 	if err := s.DeleteTask(t.Context(), running.TaskID); !fault.Is(err, fault.Conflict) {
@@ -202,6 +203,14 @@ func (m *model) ready() (ids []string) {
 	return ids
 }
 
+// wantFreed sees that exactly those tasks are said to be freed that are ready now and were not before.
+func (m *model) wantFreed(r *rapid.T, before, got []string) {
+	want := slices.DeleteFunc(m.ready(), func(id string) bool { return slices.Contains(before, id) })
+	if fmt.Sprint(slices.Sorted(slices.Values(got))) != fmt.Sprint(slices.Sorted(slices.Values(want))) {
+		r.Fatalf("freed: %v, want %v", got, want)
+	}
+}
+
 func (m *model) blocked(i int) bool {
 	for _, earlier := range m.tasks[:i] {
 		if earlier.state.Final() {
@@ -278,20 +287,25 @@ func step(t *testing.T, r *rapid.T, s *Store, m *model, run int) {
 			return
 		}
 		k := rapid.SampledFrom(running).Draw(r, "ends")
+		before := m.ready()
 		if err := s.CompleteTask(t.Context(), k.claim, Outcome{}); err != nil {
 			r.Fatal(err)
 		}
 		k.state = TaskCompleted
+		m.wantFreed(r, before, k.claim.Freed())
 	case "cancel":
 		waiting := m.in(TaskWaiting)
 		if len(waiting) == 0 {
 			return
 		}
 		k := rapid.SampledFrom(waiting).Draw(r, "canceled")
-		if _, err := s.CancelTask(t.Context(), k.id); err != nil {
+		before := m.ready()
+		_, freed, err := s.CancelTask(t.Context(), k.id)
+		if err != nil {
 			r.Fatal(err)
 		}
 		k.state = TaskCanceled
+		m.wantFreed(r, before, freed)
 	case "lose":
 		if len(running) == 0 {
 			return
@@ -310,7 +324,7 @@ func endAll(t *testing.T, s *Store, m *model) {
 		if k.state.Final() {
 			continue
 		}
-		if _, err := s.CancelTask(t.Context(), k.id); err != nil {
+		if _, _, err := s.CancelTask(t.Context(), k.id); err != nil {
 			t.Error(err)
 		}
 		if k.state == TaskRunning {

@@ -43,15 +43,18 @@ func (s *Store) ReclaimTasks(ctx context.Context, everyone bool) (Reclaimed, err
 func (t *tx) reclaim(id string, r *Reclaimed) error {
 	var state TaskState
 	var losses int64
-	if err := t.row(`UPDATE task SET losses = losses + 1, lease_until = NULL WHERE id = $1 RETURNING state, losses`, id).Scan(&state, &losses); err != nil {
+	var resources string
+	err := t.row(`UPDATE task SET losses = losses + 1, lease_until = NULL WHERE id = $1 RETURNING state, losses, resources`, id).Scan(&state, &losses, &resources)
+	if err != nil {
 		return err
 	}
 	end := func(state TaskState, failure any) error {
-		_, err := t.exec(`UPDATE task SET state = $2, error = $3, finished = $4, updated = $4 WHERE id = $1`, id, state, failure, t.now)
+		_, err := t.exec(`UPDATE task SET state = $2, error = $3, finished = $4, updated = $4, args = '{}' WHERE id = $1`, id, state, failure, t.now)
 		if err != nil {
 			return err
 		}
-		return t.release(id)
+		_, err = t.releaseAll(id, resources)
+		return err
 	}
 	switch {
 	case state == TaskCanceling:
@@ -62,7 +65,7 @@ func (t *tx) reclaim(id string, r *Reclaimed) error {
 		return end(TaskFailed, toJSON(TaskError{Description: fmt.Sprintf("The task lost its worker %d times.", losses)}))
 	}
 	r.Waiting++
-	_, err := t.exec(`UPDATE task SET state = 'waiting', updated = $2 WHERE id = $1`, id, t.now)
+	_, err = t.exec(`UPDATE task SET state = 'waiting', updated = $2 WHERE id = $1`, id, t.now)
 	return err
 }
 

@@ -151,6 +151,14 @@ func (s *Store) inTx(ctx context.Context, f func(t *tx) error) error {
 	}
 }
 
+// inStatement is inTx for an f that runs one statement and no more: to PostgreSQL that is a transaction by itself.
+func (s *Store) inStatement(ctx context.Context, f func(t *tx) error) error {
+	if s.postgres != nil {
+		return s.postgres.inStatement(ctx, s, f)
+	}
+	return s.inTx(ctx, f)
+}
+
 // runWriter commits what waits, batch by batch, until the store is closed.
 func (s *Store) runWriter(conn *connection) {
 	defer func() { _ = conn.close() }()

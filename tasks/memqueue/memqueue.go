@@ -2,6 +2,7 @@
 package memqueue
 
 import (
+	"container/list"
 	"context"
 	"sync"
 	"time"
@@ -12,9 +13,9 @@ import (
 // Queue is a first-in, first-out queue of ids. The zero value is ready for use.
 type Queue struct {
 	mu      sync.Mutex
-	ids     []string
-	queued  map[string]bool
-	arrived chan struct{} // closed, and replaced, when ids become available
+	ids     list.List                // of strings
+	queued  map[string]*list.Element // by id
+	arrived chan struct{}            // closed, and replaced, when ids become available
 	running map[string]*watch
 }
 
@@ -28,20 +29,31 @@ type watch struct {
 var _ tasks.Queue = (*Queue)(nil)
 
 // Push implements tasks.Queue.
-func (q *Queue) Push(_ context.Context, id string) error {
+func (q *Queue) Push(_ context.Context, ids ...string) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.queued[id] {
-		return nil
-	}
 	if q.queued == nil {
-		q.queued = map[string]bool{}
+		q.queued = map[string]*list.Element{}
 	}
-	q.queued[id] = true
-	q.ids = append(q.ids, id)
-	if q.arrived != nil {
+	for _, id := range ids {
+		if q.queued[id] == nil {
+			q.queued[id] = q.ids.PushBack(id)
+		}
+	}
+	if q.arrived != nil && q.ids.Len() > 0 {
 		close(q.arrived)
 		q.arrived = nil
+	}
+	return nil
+}
+
+// Remove implements tasks.Queue.
+func (q *Queue) Remove(_ context.Context, id string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if e := q.queued[id]; e != nil {
+		q.ids.Remove(e)
+		delete(q.queued, id)
 	}
 	return nil
 }
@@ -69,14 +81,13 @@ func (q *Queue) Pop(ctx context.Context, wait time.Duration) (string, error) {
 func (q *Queue) take() (string, <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.ids) == 0 {
+	if q.ids.Len() == 0 {
 		if q.arrived == nil {
 			q.arrived = make(chan struct{})
 		}
 		return "", q.arrived
 	}
-	id := q.ids[0]
-	q.ids = q.ids[1:]
+	id, _ := q.ids.Remove(q.ids.Front()).(string)
 	delete(q.queued, id)
 	return id, nil
 }

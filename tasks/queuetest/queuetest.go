@@ -27,7 +27,7 @@ func Run(t *testing.T, open func(t *testing.T) tasks.Queue) {
 		"a push wakes one who waits":                      wakes,
 		"one push wakes only one of many":                 wakesOne,
 		"many who pop get each id once":                   each,
-		"pushes and pops are as the model's":              model,
+		"pushes, removals and pops are as the model's":    model,
 		"waiting ends with the context":                   endsWithContext,
 		"waiting ends when the context is canceled":       endsMidway,
 		"a cancel reaches everyone who watches the task":  cancels,
@@ -44,10 +44,8 @@ func Run(t *testing.T, open func(t *testing.T) tasks.Queue) {
 
 func push(t *testing.T, q tasks.Queue, ids ...string) {
 	t.Helper()
-	for _, id := range ids {
-		if err := q.Push(t.Context(), id); err != nil {
-			t.Fatalf("Push(%s) = %v", id, err)
-		}
+	if err := q.Push(t.Context(), ids...); err != nil {
+		t.Fatalf("Push(%v) = %v", ids, err)
 	}
 }
 
@@ -171,7 +169,7 @@ func each(t *testing.T, q tasks.Queue) {
 	popping.Wait()
 }
 
-// model holds pushes and pops against a list.
+// model holds pushes, removals and pops against a list.
 func model(t *testing.T, q tasks.Queue) {
 	rapid.Check(t, func(rt *rapid.T) {
 		var want []string
@@ -184,16 +182,27 @@ func model(t *testing.T, q tasks.Queue) {
 				rt.Fatalf("Pop = %q, %v, want %q", got, err, first)
 			}
 		}
-		for _, id := range rapid.SliceOf(rapid.SampledFrom([]string{"", "", "", "a", "b", "c", "d"})).Draw(rt, "pushes, or pops") {
-			if id == "" {
+		id := rapid.SampledFrom([]string{"a", "b", "c", "d", "e"})
+		for range rapid.IntRange(0, 20).Draw(rt, "steps") {
+			switch rapid.SampledFrom([]string{"push", "remove", "pop"}).Draw(rt, "step") {
+			case "push":
+				ids := rapid.SliceOfN(id, 0, 4).Draw(rt, "pushed")
+				if err := q.Push(t.Context(), ids...); err != nil {
+					rt.Fatalf("Push(%v) = %v", ids, err)
+				}
+				for _, id := range ids {
+					if !slices.Contains(want, id) {
+						want = append(want, id)
+					}
+				}
+			case "remove":
+				gone := id.Draw(rt, "removed")
+				if err := q.Remove(t.Context(), gone); err != nil {
+					rt.Fatalf("Remove(%s) = %v", gone, err)
+				}
+				want = slices.DeleteFunc(want, func(id string) bool { return id == gone })
+			case "pop":
 				pop()
-				continue
-			}
-			if err := q.Push(t.Context(), id); err != nil {
-				rt.Fatalf("Push(%s) = %v", id, err)
-			}
-			if !slices.Contains(want, id) {
-				want = append(want, id)
 			}
 		}
 		for len(want) > 0 {

@@ -156,9 +156,20 @@ func (q *Queue) Ping(ctx context.Context) error {
 }
 
 // Push implements tasks.Queue.
-func (q *Queue) Push(ctx context.Context, id string) error {
-	if err := q.push(ctx, id); err != nil {
-		return fmt.Errorf("redis: push %s: %w", id, err)
+func (q *Queue) Push(ctx context.Context, ids ...string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	if err := q.push(ctx, ids); err != nil {
+		return fmt.Errorf("redis: push %s: %w", strings.Join(ids, ", "), err)
+	}
+	return nil
+}
+
+// Remove implements tasks.Queue.
+func (q *Queue) Remove(ctx context.Context, id string) error {
+	if err := q.remove(ctx, id); err != nil {
+		return fmt.Errorf("redis: remove %s: %w", id, err)
 	}
 	return nil
 }

@@ -47,8 +47,22 @@ func newNames(prefix string, db int) names {
 }
 
 // push is lua/push.lua.
-func (q *Queue) push(ctx context.Context, id string) error {
-	return q.run(ctx, pushScript, []string{q.names.ready}, id, q.names.arrivals).Err()
+func (q *Queue) push(ctx context.Context, ids []string) error {
+	args := []any{q.names.arrivals}
+	for _, id := range ids {
+		args = append(args, id)
+	}
+	return q.run(ctx, pushScript, []string{q.names.ready}, args...).Err()
+}
+
+// remove takes an id out of the queue: one command, which needs no script.
+func (q *Queue) remove(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	if err := q.client.ZRem(ctx, q.names.ready, id).Err(); err != nil {
+		return q.hide(err)
+	}
+	return nil
 }
 
 // pop is lua/pop.lua: the first id, or "", and how many stay behind.

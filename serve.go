@@ -26,7 +26,6 @@ import (
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/telemetry"
 	"github.com/countersign/countersign/proxy"
-	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/script"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/embedded"
@@ -180,13 +179,14 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 	if e.queue, err = p.openQueue(); err != nil {
 		return nil, err
 	}
+	signers := p.newSigners()
 	e.worker = tasks.NewWorker(tasks.WorkerOptions{
 		Store: s, Queue: e.queue, Log: p.log, Slots: c.Workers, Name: e.process, Versions: api.Versions(version), Show: results,
-		Usable: func(ctx context.Context) ([]pulp.SigningService, error) { return usable(ctx, s) },
+		Usable: func(ctx context.Context) ([]pulp.SigningService, error) { return signers.all(ctx, s) },
 		Jobs: jobs.All(jobs.Options{
 			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: e.network, Blobs: e.blobs, Upstream: e.upstream,
 			Judge:     intake.Judge{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
-			SignerFor: func(v pulp.SigningService) (signing.Signer, error) { return p.scriptSigner(v), nil },
+			SignerFor: signers.signer,
 		}),
 	})
 	return e, nil

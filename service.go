@@ -1,16 +1,16 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/signing/openpgp"
 	"github.com/countersign/countersign/signing/script"
 )
 
@@ -37,13 +37,15 @@ func command(err error) error {
 }
 
 type addServiceCommand struct {
-	Name      string `arg:"" help:"The service's name."`
-	Script    string `arg:"" help:"The signing script."`
-	Key       string `arg:"" help:"Key id or fingerprint of the key that the script signs with."`
-	Class     string `default:"container:ManifestSigningService" help:"The kind of service." placeholder:"APP:MODEL"`
-	Home      string `help:"GnuPG home directory of the key; the user's own when not given." placeholder:"DIR"`
-	Gnupghome string `help:"The same as --home." placeholder:"DIR"`
-	Keyring   string `help:"Look the key up in this keyring file." placeholder:"FILE"`
+	Name       string `arg:"" help:"The service's name."`
+	Script     string `arg:"" optional:"" help:"The signing script."`
+	Key        string `arg:"" optional:"" help:"Key id or fingerprint of the key that the script signs with."`
+	Class      string `default:"container:ManifestSigningService" help:"The kind of service." placeholder:"APP:MODEL"`
+	Home       string `help:"GnuPG home directory of the script's key; the user's own when not given." placeholder:"DIR"`
+	Gnupghome  string `help:"The same as --home." placeholder:"DIR"`
+	Keyring    string `help:"Look the script's key up in this keyring file." placeholder:"FILE"`
+	OpenPGPKey string `name:"openpgp-key" help:"Sign with the secret key in this file, without a script." placeholder:"FILE"`
+	Passphrase string `name:"passphrase-file" help:"File with the passphrase of that key." placeholder:"FILE"`
 }
 
 // Run validates the service by having it sign, and keeps it (contract 5.2).
@@ -53,42 +55,86 @@ func (c addServiceCommand) add(p *program) error {
 	if err := checkClass(c.Class); err != nil {
 		return err
 	}
-	if c.Home != "" && c.Gnupghome != "" {
-		return fault.New(fault.Invalid, "--home and --gnupghome are mutually exclusive.")
-	}
-	home := c.Home + c.Gnupghome
-	armored, fingerprint, err := script.LookupKey(p.ctx, script.KeyQuery{KeyID: c.Key, GnuPGHome: home, Keyring: c.Keyring})
+	service, err := c.service(p)
 	if err != nil {
 		return err
 	}
-	path, err := script.Resolve(c.Script)
+	service.Name, service.Class = c.Name, c.Class
+	key, err := signing.ParsePublicKey(service.PublicKey)
 	if err != nil {
 		return err
 	}
-	key, err := signing.ParsePublicKey(armored)
+	signer, err := p.newSigners().signer(service)
 	if err != nil {
 		return err
 	}
-	service := pulp.SigningService{
-		Name: c.Name, Class: c.Class, Kind: pulp.ServiceScript, Script: path, Fingerprint: fingerprint, PublicKey: armored, GnuPGHome: home,
-	}
-	if err := script.Validate(p.ctx, p.scriptSigner(service), key); err != nil {
+	if err := signing.Validate(p.ctx, signer, key); err != nil {
 		return err
 	}
 	return p.withStore(func(s *store.Store) error {
 		if _, err := s.AddSigningService(p.ctx, service); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(p.out, "Successfully added signing service %s for key %s.\n", c.Name, fingerprint)
+		_, err := fmt.Fprintf(p.out, "Successfully added signing service %s for key %s.\n", c.Name, service.Fingerprint)
 		return err
 	})
 }
 
-func (p *program) scriptSigner(v pulp.SigningService) *script.Signer {
-	return script.New(script.Options{
-		Path: v.Script, Fingerprint: v.Fingerprint, GnuPGHome: v.GnuPGHome,
-		WorkDir: p.config.Signing.WorkDir, Timeout: p.config.Signing.ScriptTimeout,
-	})
+// service returns what the arguments describe, by its kind.
+func (c addServiceCommand) service(p *program) (pulp.SigningService, error) {
+	switch {
+	case c.OpenPGPKey != "":
+		return c.openPGPService()
+	case c.Passphrase != "":
+		return pulp.SigningService{}, fault.New(fault.Invalid, "--passphrase-file goes with --openpgp-key.")
+	}
+	return c.scriptService(p)
+}
+
+func (c addServiceCommand) scriptService(p *program) (pulp.SigningService, error) {
+	none := pulp.SigningService{}
+	if c.Script == "" || c.Key == "" {
+		return none, fault.New(fault.Invalid, "Say a SCRIPT and its KEY, or --openpgp-key FILE.")
+	}
+	if c.Home != "" && c.Gnupghome != "" {
+		return none, fault.New(fault.Invalid, "--home and --gnupghome are mutually exclusive.")
+	}
+	home := c.Home + c.Gnupghome
+	armored, fingerprint, err := script.LookupKey(p.ctx, script.KeyQuery{KeyID: c.Key, GnuPGHome: home, Keyring: c.Keyring})
+	if err != nil {
+		return none, err
+	}
+	path, err := script.Resolve(c.Script)
+	if err != nil {
+		return none, err
+	}
+	return pulp.SigningService{Kind: pulp.ServiceScript, Script: path, Fingerprint: fingerprint, PublicKey: armored, GnuPGHome: home}, nil
+}
+
+func (c addServiceCommand) openPGPService() (pulp.SigningService, error) {
+	none := pulp.SigningService{}
+	if c.Script+c.Key+c.Home+c.Gnupghome+c.Keyring != "" {
+		return none, fault.New(fault.Invalid, "SCRIPT, KEY, --home, --gnupghome and --keyring do not go with --openpgp-key.")
+	}
+	// Links are kept as they are: where secrets are mounted, they lead elsewhere after each change.
+	file, err := filepath.Abs(c.OpenPGPKey)
+	if err != nil {
+		return none, err
+	}
+	o := openpgp.Options{KeyFile: file}
+	if c.Passphrase != "" {
+		if o.PassphraseFile, err = filepath.Abs(c.Passphrase); err != nil {
+			return none, err
+		}
+	}
+	key, err := openpgp.Load(o)
+	if err != nil {
+		return none, err
+	}
+	return pulp.SigningService{
+		Kind: pulp.ServiceOpenPGP, Fingerprint: key.Fingerprint(), PublicKey: key.PublicKey(),
+		Config: pulp.ServiceConfig{KeyFile: o.KeyFile, PassphraseFile: o.PassphraseFile},
+	}, nil
 }
 
 // models are the model names of the apps that Pulp's users know, to tell a wrong class from a misspelt one.
@@ -154,25 +200,4 @@ func (listServicesCommand) Run(p *program) error {
 		}
 		return err
 	})
-}
-
-// usable returns the signing services that this process can use: those whose script is here and may be run.
-func usable(ctx context.Context, s *store.Store) ([]pulp.SigningService, error) {
-	all, err := s.SigningServices(ctx)
-	if err != nil {
-		return nil, err
-	}
-	found := []pulp.SigningService{}
-	for _, v := range all {
-		if info, err := os.Stat(v.Script); err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
-			continue
-		}
-		if v.GnuPGHome != "" {
-			if _, err := os.Stat(v.GnuPGHome); err != nil {
-				continue
-			}
-		}
-		found = append(found, v)
-	}
-	return found, nil
 }

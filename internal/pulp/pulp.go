@@ -195,8 +195,17 @@ type Signature struct {
 // ServiceKind says how a signing service makes signatures.
 type ServiceKind string
 
-// ServiceScript runs an operator's script.
-const ServiceScript ServiceKind = "script"
+// The kinds of signing services.
+const (
+	ServiceScript  ServiceKind = "script"  // runs an operator's script
+	ServiceOpenPGP ServiceKind = "openpgp" // signs in the process with a key from a file
+)
+
+// ServiceConfig says what a signing service of another kind than script signs with. It holds no secret, only where one is.
+type ServiceConfig struct {
+	KeyFile        string `json:"key_file,omitempty"`        // absolute path of an OpenPGP secret key
+	PassphraseFile string `json:"passphrase_file,omitempty"` // absolute path; empty: the key has no passphrase
+}
 
 // ManifestSigningService is the class of signing services for manifests, as the command line spells it.
 const ManifestSigningService = "container:ManifestSigningService"
@@ -211,6 +220,7 @@ type SigningService struct {
 	Fingerprint string // of the primary key, 40 upper-case hex digits
 	PublicKey   string // ASCII armor
 	GnuPGHome   string // GNUPGHOME for the script; empty: the server's own
+	Config      ServiceConfig
 	Stamps
 }
 

@@ -51,7 +51,7 @@ type Signer struct{ options Options }
 
 var _ signing.Signer = (*Signer)(nil)
 
-// New returns a Signer. It does not look at the script: see Resolve and Validate.
+// New returns a Signer. It does not look at the script: see Resolve and signing.Validate.
 func New(o Options) *Signer { return &Signer{o} }
 
 // Sign implements signing.Signer. When ctx ends, or the deadline passes, the script and everything in its process group is killed. Its

@@ -129,10 +129,10 @@ func TestRealScripts(t *testing.T) {
 	t.Run("it can be validated", func(t *testing.T) {
 		t.Parallel()
 		s := script.New(script.Options{Path: ours, Fingerprint: k.fingerprint, GnuPGHome: k.home, WorkDir: t.TempDir(), Timeout: time.Minute})
-		if err := script.Validate(t.Context(), s, k.public); err != nil {
+		if err := signing.Validate(t.Context(), s, k.public); err != nil {
 			t.Errorf("Validate = %v", err)
 		}
-		if err := script.Validate(t.Context(), s, gpgKey(t).public); !fault.Is(err, fault.Invalid) {
+		if err := signing.Validate(t.Context(), s, gpgKey(t).public); !fault.Is(err, fault.Invalid) {
 			t.Errorf("Validate with another key = %v, want Invalid", err)
 		}
 	})
@@ -199,7 +199,7 @@ func TestPassphrase(t *testing.T) {
 		}
 		path := write(t, strings.Replace(string(example), "/etc/countersign/signing-passphrase", file, 1))
 		s := script.New(script.Options{Path: path, Fingerprint: fingerprint, GnuPGHome: k.home, WorkDir: t.TempDir(), Timeout: time.Minute})
-		if err := script.Validate(t.Context(), s, public); (err == nil) != (passphrase == "open") {
+		if err := signing.Validate(t.Context(), s, public); (err == nil) != (passphrase == "open") {
 			t.Errorf("with the passphrase %q: %v", passphrase, err)
 		}
 	}

@@ -4,17 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/signing"
 )
 
 // KeyQuery says which key a service signs with, and where gpg finds it.
@@ -120,30 +116,4 @@ func Resolve(name string) (string, error) {
 		return "", fault.New(fault.Invalid, "[Errno 13] Permission denied: '%s' (it must be an executable file)", name)
 	}
 	return path, nil
-}
-
-// dummyManifest is what a service signs when it is validated.
-const dummyManifest = `{
-   "schemaVersion": 2,
-   "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
-   "config": {
-      "mediaType": "application/vnd.docker.container.image.v1+json",
-      "size": 2,
-      "digest": "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
-   },
-   "layers": []
-}
-`
-
-// Validate has a service sign a fixed manifest under the reference `test` and verifies what comes back (contract 5.2).
-func Validate(ctx context.Context, s signing.Signer, key signing.PublicKey) error {
-	manifest := []byte(dummyManifest)
-	_, err := signing.NewChecked(s, key).Sign(ctx, signing.Request{
-		Claim:    signing.Claim{ManifestDigest: digest.FromBytes(manifest), DockerReference: "test"},
-		Manifest: manifest,
-	})
-	if err != nil && fault.KindOf(err) == fault.Internal {
-		return fmt.Errorf("validate the signing service: %w", err)
-	}
-	return err
 }

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+
+	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/signing/openpgp"
+	"github.com/countersign/countersign/signing/script"
+)
+
+// signers makes the signers of signing services, and knows which services this process can use. It is safe for concurrent use.
+type signers struct {
+	config config.Signing
+	log    *slog.Logger
+	keys   openpgp.Cache
+
+	mu   sync.Mutex
+	said map[string]string // by a service's id: why it could not be used when it was last looked at
+}
+
+func (p *program) newSigners() *signers {
+	return &signers{config: p.config.Signing, log: p.log, said: map[string]string{}}
+}
+
+// signer returns the signer of a service. Invalid when what it signs with is not here, or is not what the service was made of.
+func (s *signers) signer(v pulp.SigningService) (signing.Signer, error) {
+	switch v.Kind {
+	case pulp.ServiceScript:
+		return script.New(script.Options{
+			Path: v.Script, Fingerprint: v.Fingerprint, GnuPGHome: v.GnuPGHome, WorkDir: s.config.WorkDir, Timeout: s.config.ScriptTimeout,
+		}), nil
+	case pulp.ServiceOpenPGP:
+		return s.openPGP(v)
+	}
+	return nil, fault.New(fault.Invalid, "This program knows no signing services of the kind %s.", v.Kind)
+}
+
+// usable says why a service cannot be used here; nil when it can. It is asked once a second, and signs nothing.
+func (s *signers) usable(v pulp.SigningService) error {
+	if v.Kind == pulp.ServiceScript {
+		return usableScript(v)
+	}
+	_, err := s.signer(v)
+	return err
+}
+
+func usableScript(v pulp.SigningService) error {
+	info, err := os.Stat(v.Script)
+	switch {
+	case err != nil:
+		return err
+	case info.IsDir() || info.Mode()&0o111 == 0:
+		return fmt.Errorf("%s is not executable", v.Script)
+	case v.GnuPGHome != "":
+		_, err = os.Stat(v.GnuPGHome)
+	}
+	return err
+}
+
+// openPGP returns the signer with a service's key file, whose key must still be the service's.
+func (s *signers) openPGP(v pulp.SigningService) (signing.Signer, error) {
+	signer, err := s.keys.Load(openpgp.Options{KeyFile: v.Config.KeyFile, PassphraseFile: v.Config.PassphraseFile, Creator: "countersign " + version})
+	if err != nil {
+		return nil, err
+	}
+	if got := signer.Fingerprint(); got != v.Fingerprint {
+		return nil, fault.New(fault.Invalid, "The key file of signing service %s holds the key %s, and the service was made with %s.", v.Name, got, v.Fingerprint)
+	}
+	return signer, nil
+}
+
+// all returns the services that this process can use. Why it cannot use one it says once, and again when the reason changes.
+func (s *signers) all(ctx context.Context, db *store.Store) ([]pulp.SigningService, error) {
+	services, err := db.SigningServices(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := []pulp.SigningService{}
+	for _, v := range services {
+		err := s.usable(v)
+		s.tell(ctx, v, err)
+		// Tasks for a key that is here and has expired shall fail and say so, not wait.
+		if err == nil || errors.Is(err, openpgp.ErrNotValid) {
+			found = append(found, v)
+		}
+	}
+	return found, nil
+}
+
+func (s *signers) tell(ctx context.Context, v pulp.SigningService, err error) {
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	s.mu.Lock()
+	changed := s.said[v.ID] != why
+	s.said[v.ID] = why
+	s.mu.Unlock()
+	switch {
+	case !changed:
+	case err != nil:
+		s.log.WarnContext(ctx, "this process cannot use a signing service", slog.String("service", v.Name), slog.Any("err", err))
+	default:
+		s.log.InfoContext(ctx, "this process can use a signing service again", slog.String("service", v.Name))
+	}
+}

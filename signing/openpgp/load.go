@@ -1,0 +1,263 @@
+package openpgp
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"time"
+
+	pgp "github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/signing"
+)
+
+// Options say which key signs.
+type Options struct {
+	KeyFile        string // one secret key, armored or binary, as gpg --export-secret-keys writes it
+	PassphraseFile string // its first line is the key's passphrase; empty: the key has none
+	Creator        string // what claims say made them
+}
+
+// ErrNotValid says that a key is there and may not sign any more: it has expired or was revoked.
+var ErrNotValid = errors.New("the key is not valid")
+
+// Sizes of RSA keys in bits.
+const (
+	minRSA = 2048
+	maxRSA = 4096
+)
+
+// Tags of packets (RFC 9580, section 5).
+const (
+	tagSecretKey    = 5
+	tagPublicKey    = 6
+	tagSecretSubkey = 7
+)
+
+// keyVersion is the version of keys that all clients read; version 6 is not known to GnuPG.
+const keyVersion = 4
+
+// Load reads a key and gets it ready to sign. The files must be regular ones that only their owner may read. The primary key
+// signs where it may and its secret is there, else the newest such subkey. gpg prefers the subkey; but podman
+// and skopeo of Debian 12 accept under a policy only what the primary key has signed. Only that secret is kept. Its errors are Invalid and never show what is in the files;
+// ErrNotValid is among them.
+func Load(o Options) (*Signer, error) {
+	s, _, err := load(o)
+	return s, err
+}
+
+// load returns besides which files were read.
+func load(o Options) (*Signer, []fs.FileInfo, error) {
+	raw, info, err := readSecret(o.KeyFile, "key file", maxKeyFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	files := []fs.FileInfo{info}
+	var pass passphrase
+	if o.PassphraseFile != "" {
+		if pass, info, err = readPassphrase(o.PassphraseFile); err != nil {
+			return nil, nil, err
+		}
+		files = append(files, info)
+	}
+	s, err := parse(raw, pass)
+	if err != nil {
+		return nil, files, cannot(err, o.KeyFile)
+	}
+	s.creator = o.Creator
+	return s, files, nil
+}
+
+// cannot makes a sentence of why a key is of no use, which for the log says which.
+func cannot(err error, which string) error {
+	why := "it is damaged."
+	if e, ok := errors.AsType[*fault.Error](err); ok {
+		why = e.Msg
+	}
+	return fault.Wrap(fault.Invalid, fmt.Errorf("%s: %w", which, err), "The key cannot be used: %s", why)
+}
+
+// parse reads a key, decrypts the part that signs and forgets all other secrets.
+func parse(raw []byte, pass passphrase) (*Signer, error) {
+	e, err := readKey(raw)
+	if err != nil {
+		return nil, err
+	}
+	key, err := signingKey(e, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	if err := checkAlgorithm(&key.PublicKey); err != nil {
+		return nil, err
+	}
+	if key.Encrypted && len(pass) == 0 {
+		return nil, fault.New(fault.Invalid, "it is protected and no passphrase is given.")
+	}
+	if err := key.Decrypt(pass); err != nil {
+		return nil, fault.New(fault.Invalid, "the passphrase is wrong, or it is damaged.")
+	}
+	e.PrivateKey = nil
+	for i := range e.Subkeys {
+		e.Subkeys[i].PrivateKey = nil
+	}
+	s := &Signer{key: key, entity: e}
+	if s.armored, err = armored(e); err != nil {
+		return nil, err
+	}
+	s.public, err = signing.ParsePublicKey(s.armored)
+	return s, err
+}
+
+// readKey reads the one secret key that the bytes hold, armored or binary.
+func readKey(raw []byte) (*pgp.Entity, error) {
+	raw, err := unarmored(raw)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPackets(raw); err != nil {
+		return nil, err
+	}
+	e, err := pgp.ReadEntity(packet.NewReader(bytes.NewReader(raw)))
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, err, "it is damaged, or of a kind that this program does not know.")
+	}
+	return e, nil
+}
+
+func unarmored(raw []byte) ([]byte, error) {
+	if len(raw) > 0 && raw[0]&0x80 != 0 { // every packet begins so, and no text does
+		return raw, nil
+	}
+	if bytes.Count(raw, []byte("-----BEGIN ")) > 1 {
+		return nil, fault.New(fault.Invalid, "it holds several keys where one is wanted.")
+	}
+	block, err := armor.Decode(bytes.NewReader(raw))
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "there is no OpenPGP key in it.")
+	}
+	if block.Type == pgp.PublicKeyType {
+		return nil, errOnlyPublic
+	}
+	body, err := io.ReadAll(block.Body)
+	if err != nil || block.Type != pgp.PrivateKeyType {
+		return nil, fault.New(fault.Invalid, "there is no OpenPGP key in it.")
+	}
+	return body, nil
+}
+
+var errOnlyPublic = fault.New(fault.Invalid, "it holds the public key only; gpg --export-secret-keys writes both.")
+
+// checkPackets sees that there is one secret key, and of which version: the library passes over keys that it does not know.
+func checkPackets(raw []byte) error {
+	secret, public := 0, 0
+	r := packet.NewOpaqueReader(bytes.NewReader(raw))
+	for {
+		p, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return fault.New(fault.Invalid, "there is no OpenPGP key in it.")
+		}
+		switch p.Tag {
+		case tagSecretKey:
+			secret++
+		case tagPublicKey:
+			public++
+		}
+		if (p.Tag == tagSecretKey || p.Tag == tagSecretSubkey) && (len(p.Contents) == 0 || p.Contents[0] != keyVersion) {
+			return fault.New(fault.Invalid, "it is no version 4 key, and others are not known to all clients.")
+		}
+	}
+	switch {
+	case secret+public > 1:
+		return fault.New(fault.Invalid, "it holds %d keys where one is wanted.", secret+public)
+	case public == 1:
+		return errOnlyPublic
+	case secret == 0:
+		return fault.New(fault.Invalid, "there is no OpenPGP key in it.")
+	}
+	return nil
+}
+
+// signingKey returns the part of a key that signs.
+func signingKey(e *pgp.Entity, now time.Time) (*packet.PrivateKey, error) {
+	for _, key := range parts(e) {
+		if _, ok := e.SigningKeyById(now, key.KeyId); ok {
+			return key, nil
+		}
+	}
+	return nil, whyNot(e, now)
+}
+
+// parts returns the parts of a key whose secrets are there: the primary key, and then subkeys, the newest first.
+func parts(e *pgp.Entity) []*packet.PrivateKey {
+	subkeys := slices.Clone(e.Subkeys)
+	slices.SortStableFunc(subkeys, func(a, b pgp.Subkey) int {
+		return cmp.Compare(b.Sig.CreationTime.Unix(), a.Sig.CreationTime.Unix())
+	})
+	var found []*packet.PrivateKey
+	for _, k := range append([]pgp.Subkey{{PrivateKey: e.PrivateKey}}, subkeys...) {
+		if k.PrivateKey != nil && !k.PrivateKey.Dummy() {
+			found = append(found, k.PrivateKey)
+		}
+	}
+	return found
+}
+
+// whyNot says why no part of a key may sign.
+func whyNot(e *pgp.Entity, now time.Time) error {
+	self, _ := e.PrimarySelfSignature()
+	signs := func(k pgp.Subkey) bool { return k.Sig.FlagsValid && k.Sig.FlagSign }
+	switch {
+	case e.Revoked(now):
+		return fault.Wrap(fault.Invalid, ErrNotValid, "it was revoked.")
+	case self == nil || e.PrimaryKey.KeyExpired(self, now) || self.SigExpired(now):
+		return fault.Wrap(fault.Invalid, ErrNotValid, "it has expired.")
+	case slices.ContainsFunc(e.Subkeys, signs):
+		return fault.Wrap(fault.Invalid, ErrNotValid, "its subkey that signs has expired, was revoked, or its secret is not there.")
+	}
+	return fault.New(fault.Invalid, "no part of it may sign, or its secret is not there.")
+}
+
+// checkAlgorithm refuses keys that are weak and those whose signatures clients do not read.
+func checkAlgorithm(key *packet.PublicKey) error {
+	curve, _ := key.Curve()
+	switch key.PubKeyAlgo {
+	case packet.PubKeyAlgoRSA, packet.PubKeyAlgoRSASignOnly:
+		bits, err := key.BitLength()
+		if err != nil || bits < minRSA || bits > maxRSA {
+			return fault.New(fault.Invalid, "it has %d bits; RSA keys of %d to %d bits can be used.", bits, minRSA, maxRSA)
+		}
+		return nil
+	case packet.PubKeyAlgoEdDSA:
+		if curve == packet.Curve25519 {
+			return nil
+		}
+	case packet.PubKeyAlgoECDSA:
+		if curve == packet.CurveNistP256 || curve == packet.CurveNistP384 || curve == packet.CurveNistP521 {
+			return nil
+		}
+	default:
+	}
+	return fault.New(fault.Invalid, "it is of another algorithm than RSA, Ed25519 and ECDSA over a NIST curve, which clients read.")
+}
+
+// armored writes a key's public part.
+func armored(e *pgp.Entity) (string, error) {
+	var b bytes.Buffer
+	w, err := armor.Encode(&b, pgp.PublicKeyType, nil)
+	if err != nil {
+		return "", err
+	}
+	if err := errors.Join(e.Serialize(w), w.Close()); err != nil {
+		return "", err
+	}
+	return b.String(), nil
+}

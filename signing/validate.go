@@ -1,0 +1,36 @@
+package signing
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+)
+
+// dummyManifest is what a service signs when it is validated.
+const dummyManifest = `{
+   "schemaVersion": 2,
+   "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+   "config": {
+      "mediaType": "application/vnd.docker.container.image.v1+json",
+      "size": 2,
+      "digest": "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+   },
+   "layers": []
+}
+`
+
+// Validate has a service sign a fixed manifest under the reference `test` and verifies what comes back (contract 5.2).
+func Validate(ctx context.Context, s Signer, key PublicKey) error {
+	manifest := []byte(dummyManifest)
+	_, err := NewChecked(s, key).Sign(ctx, Request{
+		Claim:    Claim{ManifestDigest: digest.FromBytes(manifest), DockerReference: "test"},
+		Manifest: manifest,
+	})
+	if err != nil && fault.KindOf(err) == fault.Internal {
+		return fmt.Errorf("validate the signing service: %w", err)
+	}
+	return err
+}

@@ -66,6 +66,9 @@ func (serveCommand) Run(p *program) error {
 		return err
 	}
 	defer srv.close()
+	if err := p.ensureService(s); err != nil {
+		return err
+	}
 	// Last, when nothing can fail any more: a password that is made is shown this once.
 	password, err := p.ensureAdmin(s, users)
 	if err != nil {

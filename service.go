@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strings"
 
@@ -60,15 +61,7 @@ func (c addServiceCommand) add(p *program) error {
 		return err
 	}
 	service.Name, service.Class = c.Name, c.Class
-	key, err := signing.ParsePublicKey(service.PublicKey)
-	if err != nil {
-		return err
-	}
-	signer, err := p.newSigners().signer(service)
-	if err != nil {
-		return err
-	}
-	if err := signing.Validate(p.ctx, signer, key); err != nil {
+	if err := p.validate(service); err != nil {
 		return err
 	}
 	return p.withStore(func(s *store.Store) error {
@@ -80,11 +73,24 @@ func (c addServiceCommand) add(p *program) error {
 	})
 }
 
+// validate has a service sign once.
+func (p *program) validate(v pulp.SigningService) error {
+	key, err := signing.ParsePublicKey(v.PublicKey)
+	if err != nil {
+		return err
+	}
+	signer, err := p.newSigners().signer(v)
+	if err != nil {
+		return err
+	}
+	return signing.Validate(p.ctx, signer, key)
+}
+
 // service returns what the arguments describe, by its kind.
 func (c addServiceCommand) service(p *program) (pulp.SigningService, error) {
 	switch {
 	case c.OpenPGPKey != "":
-		return c.openPGPService()
+		return c.openPGPService(p)
 	case c.Passphrase != "":
 		return pulp.SigningService{}, fault.New(fault.Invalid, "--passphrase-file goes with --openpgp-key.")
 	}
@@ -111,7 +117,7 @@ func (c addServiceCommand) scriptService(p *program) (pulp.SigningService, error
 	return pulp.SigningService{Kind: pulp.ServiceScript, Script: path, Fingerprint: fingerprint, PublicKey: armored, GnuPGHome: home}, nil
 }
 
-func (c addServiceCommand) openPGPService() (pulp.SigningService, error) {
+func (c addServiceCommand) openPGPService(p *program) (pulp.SigningService, error) {
 	none := pulp.SigningService{}
 	if c.Script+c.Key+c.Home+c.Gnupghome+c.Keyring != "" {
 		return none, fault.New(fault.Invalid, "SCRIPT, KEY, --home, --gnupghome and --keyring do not go with --openpgp-key.")
@@ -121,20 +127,58 @@ func (c addServiceCommand) openPGPService() (pulp.SigningService, error) {
 	if err != nil {
 		return none, err
 	}
-	o := openpgp.Options{KeyFile: file}
+	passphrase := ""
 	if c.Passphrase != "" {
-		if o.PassphraseFile, err = filepath.Abs(c.Passphrase); err != nil {
+		if passphrase, err = filepath.Abs(c.Passphrase); err != nil {
 			return none, err
 		}
 	}
-	key, err := openpgp.Load(o)
+	return p.openPGPService(pulp.ServiceConfig{KeyFile: file, PassphraseFile: passphrase})
+}
+
+// openPGPService returns the service, without a name, of a key in a file.
+func (p *program) openPGPService(c pulp.ServiceConfig) (pulp.SigningService, error) {
+	key, err := openpgp.Load(keyOptions(p.config.Data, c))
 	if err != nil {
-		return none, err
+		return pulp.SigningService{}, err
 	}
-	return pulp.SigningService{
-		Kind: pulp.ServiceOpenPGP, Fingerprint: key.Fingerprint(), PublicKey: key.PublicKey(),
-		Config: pulp.ServiceConfig{KeyFile: o.KeyFile, PassphraseFile: o.PassphraseFile},
-	}, nil
+	return pulp.SigningService{Kind: pulp.ServiceOpenPGP, Fingerprint: key.Fingerprint(), PublicKey: key.PublicKey(), Config: c}, nil
+}
+
+// ensureService makes a signing service with a key of its own on a first start on SQLite, so that somebody new can sign at once: when there is no
+// signing service yet and no admin, who is made after it. So a service that was removed does not come back. A start that is killed in
+// between leaves a key without a service, which the next start takes.
+func (p *program) ensureService(s *store.Store) error {
+	name := p.config.Signing.DefaultService
+	if name == "" || store.IsPostgres(p.config.DatabaseURL) {
+		return nil
+	}
+	if _, err := s.UserByName(p.ctx, adminName); !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	if services, err := s.SigningServices(p.ctx); err != nil || len(services) > 0 {
+		return err
+	}
+	file, err := openpgp.Ensure(filepath.Join(p.config.Data, "keys"), "Countersign", "countersign@"+p.config.Public().Hostname())
+	if err != nil {
+		return err
+	}
+	if file, err = filepath.Rel(p.config.Data, file); err != nil {
+		return err
+	}
+	service, err := p.openPGPService(pulp.ServiceConfig{KeyFile: file})
+	if err != nil {
+		return err
+	}
+	service.Name, service.Class = name, pulp.ManifestSigningService
+	if err := p.validate(service); err != nil {
+		return err
+	}
+	if _, err := s.AddSigningService(p.ctx, service); err != nil {
+		return err
+	}
+	p.log.InfoContext(p.ctx, "made a signing service with a key of its own", slog.String("service", name), slog.String("key", service.Fingerprint))
+	return nil
 }
 
 // models are the model names of the apps that Pulp's users know, to tell a wrong class from a misspelt one.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/countersign/countersign/config"
@@ -20,6 +21,7 @@ import (
 // signers makes the signers of signing services, and knows which services this process can use. It is safe for concurrent use.
 type signers struct {
 	config config.Signing
+	data   string // the data directory
 	log    *slog.Logger
 	keys   openpgp.Cache
 
@@ -28,7 +30,7 @@ type signers struct {
 }
 
 func (p *program) newSigners() *signers {
-	return &signers{config: p.config.Signing, log: p.log, said: map[string]string{}}
+	return &signers{config: p.config.Signing, data: p.config.Data, log: p.log, said: map[string]string{}}
 }
 
 // signer returns the signer of a service. Invalid when what it signs with is not here, or is not what the service was made of.
@@ -68,7 +70,7 @@ func usableScript(v pulp.SigningService) error {
 
 // openPGP returns the signer with a service's key file, whose key must still be the service's.
 func (s *signers) openPGP(v pulp.SigningService) (signing.Signer, error) {
-	signer, err := s.keys.Load(openpgp.Options{KeyFile: v.Config.KeyFile, PassphraseFile: v.Config.PassphraseFile, Creator: "countersign " + version})
+	signer, err := s.keys.Load(keyOptions(s.data, v.Config))
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +78,15 @@ func (s *signers) openPGP(v pulp.SigningService) (signing.Signer, error) {
 		return nil, fault.New(fault.Invalid, "The key file of signing service %s holds the key %s, and the service was made with %s.", v.Name, got, v.Fingerprint)
 	}
 	return signer, nil
+}
+
+// keyOptions says which key a service has. The one that a first start makes moves with the data directory.
+func keyOptions(data string, c pulp.ServiceConfig) openpgp.Options {
+	o := openpgp.Options{KeyFile: c.KeyFile, PassphraseFile: c.PassphraseFile, Creator: "countersign " + version}
+	if !filepath.IsAbs(o.KeyFile) {
+		o.KeyFile = filepath.Join(data, o.KeyFile)
+	}
+	return o
 }
 
 // all returns the services that this process can use. Why it cannot use one it says once, and again when the reason changes.

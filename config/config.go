@@ -115,6 +115,8 @@ type Signing struct {
 	Parallel      int           `yaml:"parallel" env:"PARALLEL"`             // signatures that one task makes at a time
 	ScriptTimeout time.Duration `yaml:"script_timeout" env:"SCRIPT_TIMEOUT"` // for one call of a signing script
 	WorkDir       string        `yaml:"work_dir" env:"WORK_DIR"`             // where scripts get their directories. Empty: under Data
+	// DefaultService is the name of the signing service that a first start on SQLite makes, with a key of its own. Empty: none is made.
+	DefaultService string `yaml:"default_service" env:"DEFAULT_SERVICE"`
 }
 
 // Signatures is about signatures that come from outside.
@@ -171,7 +173,7 @@ func Default() Config {
 		PushRepositoryType: "container-push",
 		AnonymousPull:      true,
 		Token:              Token{Lifetime: 5 * time.Minute},
-		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second},
+		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, DefaultService: "countersign"},
 		Signatures:         Signatures{UnknownKeys: "accept"},
 		Redis:              Redis{Prefix: "countersign"},
 		Mirror:             Mirror{AllowPrivateAddresses: []string{}},
@@ -198,6 +200,9 @@ func Load(path string, environ []string) (Config, error) {
 	}
 	if err := env.ParseWithOptions(&c, env.Options{Environment: vars, Prefix: prefix}); err != nil {
 		return Config{}, fmt.Errorf("environment: %w", err)
+	}
+	if name, set := vars[prefix+"SIGNING_DEFAULT_SERVICE"]; set { // the library passes over variables that are empty
+		c.Signing.DefaultService = name
 	}
 	if err := c.complete(); err != nil {
 		return Config{}, err

@@ -74,6 +74,26 @@ func TestEnvironmentBeatsTheFile(t *testing.T) {
 	}
 }
 
+func TestDefaultService(t *testing.T) {
+	t.Parallel()
+	off := write(t, "signing: {default_service: ''}\n")
+	for name, tt := range map[string]struct {
+		path    string
+		environ []string
+		want    string
+	}{
+		"nothing said":               {"", nil, "countersign"},
+		"off in the file":            {off, nil, ""},
+		"off in the environment":     {"", []string{"COUNTERSIGN_SIGNING_DEFAULT_SERVICE="}, ""},
+		"another name":               {"", []string{"COUNTERSIGN_SIGNING_DEFAULT_SERVICE=ours"}, "ours"},
+		"on again, whatever's there": {off, []string{"COUNTERSIGN_SIGNING_DEFAULT_SERVICE=ours"}, "ours"},
+	} {
+		if got := load(t, tt.path, tt.environ...).Signing.DefaultService; got != tt.want {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
+	}
+}
+
 func TestStorageBlock(t *testing.T) {
 	t.Parallel()
 	c := load(t, write(t, "storage:\n  s3:\n    bucket: blobs\n    region: eu\n"))

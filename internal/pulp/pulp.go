@@ -203,8 +203,8 @@ const (
 
 // ServiceConfig says what a signing service of another kind than script signs with. It holds no secret, only where one is.
 type ServiceConfig struct {
-	KeyFile        string `json:"key_file,omitempty"`        // absolute path of an OpenPGP secret key
-	PassphraseFile string `json:"passphrase_file,omitempty"` // absolute path; empty: the key has no passphrase
+	KeyFile        string `json:"key_file,omitempty"`        // path of an OpenPGP secret key; a relative one is below the data directory
+	PassphraseFile string `json:"passphrase_file,omitempty"` // path; empty: the key has no passphrase
 }
 
 // ManifestSigningService is the class of signing services for manifests, as the command line spells it.

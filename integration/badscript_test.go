@@ -135,7 +135,7 @@ func TestAddSigningServiceRefusals(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo")
 	trusted := keyNamed(t, "trusted")
-	s := startServer(t)
+	s := startServer(t, "COUNTERSIGN_SIGNING_DEFAULT_SERVICE=") // it counts services
 	dir := t.TempDir()
 	good := write(t, filepath.Join(dir, "good.sh"), seedScript, 0o755)
 	rubbish := write(t, filepath.Join(dir, "rubbish.sh"), "#!/bin/sh\necho rubbish\n", 0o755)

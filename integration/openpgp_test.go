@@ -1,0 +1,501 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/countersign/countersign/internal/pgtest"
+)
+
+// keyHome makes a GnuPG home of its own. gpg-agent's socket lies in it, so its path is short.
+func keyHome(t *testing.T) *key {
+	t.Helper()
+	need(t, "gpg", "gpgconf", "gpg-agent")
+	home, err := os.MkdirTemp(shared.dir, "g") //nolint:usetesting // for the reason above
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		endAgent(home)
+		os.RemoveAll(home)
+	})
+	return &key{home: home, public: filepath.Join(home, "public.asc")}
+}
+
+// run calls gpg, which has to succeed.
+func (k *key) run(t *testing.T, arguments ...string) string {
+	t.Helper()
+	said, err := k.gpg(t.Context(), arguments...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return said
+}
+
+// generate makes a primary key and keeps its public part.
+func (k *key) generate(t *testing.T, algorithm, passphrase string) {
+	t.Helper()
+	k.run(t, "--passphrase", passphrase, "--quick-generate-key", algorithm+" <"+algorithm+"@example.com>", algorithm, "sign", "never")
+	for line := range strings.Lines(k.run(t, "--with-colons", "--list-keys")) {
+		if fields := strings.Split(line, ":"); fields[0] == "fpr" {
+			k.fingerprint, k.id = fields[9], fields[9][24:]
+			break
+		}
+	}
+	write(t, k.public, k.run(t, "--armor", "--export", k.fingerprint), 0o600)
+}
+
+// secret exports the secret key to a file that only its owner may read.
+func (k *key) secret(t *testing.T, passphrase string, arguments ...string) string {
+	t.Helper()
+	if len(arguments) == 0 {
+		arguments = []string{"--armor", "--export-secret-keys", k.fingerprint}
+	}
+	return write(t, filepath.Join(t.TempDir(), "secret.asc"), k.run(t, append([]string{"--passphrase", passphrase}, arguments...)...), 0o600)
+}
+
+// secretParts returns what of a key file is not in the public key: lines of the armor, and their bytes.
+func (k *key) secretParts(t *testing.T, file string) (parts [][]byte) {
+	t.Helper()
+	armored, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := k.run(t, "--export", k.fingerprint)
+	for line := range bytes.Lines(armored) {
+		line = bytes.TrimSpace(line)
+		raw, err := base64.StdEncoding.AppendDecode(nil, line)
+		if len(line) == 64 && err == nil && !strings.Contains(public, string(raw)) {
+			parts = append(parts, line, raw)
+		}
+	}
+	if len(parts) == 0 {
+		t.Fatal("the key file has nothing that is not in the public key")
+	}
+	return parts
+}
+
+// addKeyService adds a signing service of a key file and returns its href.
+func (s *server) addKeyService(t *testing.T, name string, k *key, arguments ...string) string {
+	t.Helper()
+	said, err := s.cli(t, nil, append([]string{"add-signing-service", name}, arguments...)...)
+	if err != nil || said != "Successfully added signing service "+name+" for key "+k.fingerprint+".\n" {
+		t.Fatalf("add-signing-service: %v\n%s", err, said)
+	}
+	found := s.list(t, signingServices+"?name="+name).Results
+	if len(found) != 1 || found[0]["pubkey_fingerprint"] != k.fingerprint || found[0]["script"] != "" || !strings.Contains(text(found[0]["public_key"]), "PUBLIC KEY") {
+		t.Fatalf("the signing service is %v", found)
+	}
+	return text(found[0]["pulp_href"])
+}
+
+// pulls has podman and skopeo pull under a policy, or be refused.
+func (c *containers) pulls(t *testing.T, policy, reference string, want bool) {
+	t.Helper()
+	for client, pull := range map[string]func(*testing.T, string, string, ...string) (string, error){"podman": c.podmanPull, "skopeo": c.pull} {
+		if said, err := pull(t, policy, reference); want != (err == nil) {
+			t.Errorf("%s pulls %s: %v, want it to pull: %v\n%s", client, reference, err, want, said)
+		}
+	}
+}
+
+// TestKeyFiles signs with keys that gpg has made, of every kind, and has gpg, skopeo and podman check it.
+func TestKeyFiles(t *testing.T) {
+	t.Parallel()
+	stranger := keyNamed(t, "stranger")
+	s := startServer(t)
+	admin := asAdmin(t, s)
+	const passphrase = "a passphrase that nobody tells"
+	secrets := [][]byte{[]byte(passphrase)}
+	for i, test := range []struct{ name, algorithm, passphrase string }{
+		{"rsa2048", "rsa2048", ""}, {"rsa3072", "rsa3072", ""}, {"rsa4096", "rsa4096", passphrase}, {"ed25519", "ed25519", ""}, {"p256", "nistp256", passphrase},
+		{"p384", "nistp384", ""}, {"p521", "nistp521", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			k := keyHome(t)
+			k.generate(t, test.algorithm, test.passphrase)
+			file := k.secret(t, test.passphrase)
+			arguments := []string{"--openpgp-key", file}
+			if test.passphrase != "" {
+				if said, err := s.cli(t, nil, append([]string{"add-signing-service", "none"}, arguments...)...); err == nil {
+					t.Errorf("without the passphrase the service was added: %s", said)
+				}
+				arguments = append(arguments, "--passphrase-file", write(t, filepath.Join(t.TempDir(), "passphrase"), test.passphrase+"\n", 0o600))
+			}
+			secrets = append(secrets, k.secretParts(t, file)...)
+			service := s.addKeyService(t, test.name, k, arguments...)
+			name := "keys/" + test.name
+			content := image(t, "amd64", fmt.Sprint("key", i))
+			digest := digestOf(t, content)
+			admin.push(t, ociLayout(t, content), name+":1.0")
+			policy := admin.signedBy(t, k)
+			admin.pulls(t, policy, name+":1.0", false)
+			s.signed(t, text(s.repository(t, name)["pulp_href"]), object{"manifest_signing_service": service})
+			served := s.signatures(t, name, digest)
+			if len(served) != 1 {
+				t.Fatalf("%d signatures, want 1", len(served))
+			}
+			standaloneVerify(t, s, k, name, digest, "1.0", served[0])
+			if c := k.claimOf(t, served[0].Content).Critical; c.Image.Digest != digest || c.Identity.Reference != s.host+"/"+name+":1.0" {
+				t.Errorf("gpg --decrypt says %+v", c)
+			}
+			k.run(t, "--verify", write(t, filepath.Join(t.TempDir(), "signature"), string(served[0].Content), 0o600))
+			admin.pulls(t, policy, name+":1.0", true)
+			admin.pulls(t, admin.signedBy(t, stranger), name+":1.0", false)
+		})
+	}
+	// Neither the database nor the log has any of the secrets.
+	files, err := filepath.Glob(filepath.Join(s.data, "countersign.db*"))
+	if err != nil || pgtest.URL(t) == "" && len(files) == 0 {
+		t.Fatalf("the database's files: %v, %v", files, err)
+	}
+	for _, file := range append(files, s.command.Log) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, secret := range secrets {
+			if bytes.Contains(text, secret) {
+				t.Errorf("%s holds secret %d", file, i)
+			}
+		}
+	}
+}
+
+// TestSubkeySigns signs with a subkey where the primary key's secret is elsewhere. Clients of Debian 12 verify it, and accept under a policy only
+// what a primary key has signed, whoever signs; so what they do there is not demanded.
+func TestSubkeySigns(t *testing.T) {
+	t.Parallel()
+	k := keyHome(t)
+	k.generate(t, "ed25519", "")
+	k.run(t, "--passphrase", "", "--quick-add-key", k.fingerprint, "ed25519", "sign", "never")
+	write(t, k.public, k.run(t, "--armor", "--export", k.fingerprint), 0o600)
+	s := startServer(t)
+	admin := asAdmin(t, s)
+	content := image(t, "amd64", "subkey")
+	admin.push(t, ociLayout(t, content), "keys/subkey:1.0")
+	repository := text(s.repository(t, "keys/subkey")["pulp_href"])
+
+	offline := s.addKeyService(t, "offline", k, "--openpgp-key", k.secret(t, "", "--armor", "--export-secret-subkeys", k.fingerprint))
+	s.signed(t, repository, object{"manifest_signing_service": offline})
+	served := s.signatures(t, "keys/subkey", digestOf(t, content))
+	if len(served) != 1 {
+		t.Fatalf("%d signatures, want 1", len(served))
+	}
+	k.run(t, "--verify", write(t, filepath.Join(t.TempDir(), "signature"), string(served[0].Content), 0o600))
+	policy := admin.signedBy(t, k)
+	said, err := admin.podmanPull(t, policy, "keys/subkey:1.0")
+	t.Logf("podman pull of what a subkey has signed: %v\n%s", err, said)
+
+	// With the primary secret there, it signs, and all clients accept that.
+	whole := s.addKeyService(t, "whole", k, "--openpgp-key", k.secret(t, ""))
+	s.signed(t, repository, object{"manifest_signing_service": whole, "force": true})
+	admin.pulls(t, policy, "keys/subkey:1.0", true)
+}
+
+// usableBy returns how many processes can use a service, as status says.
+func (s *server) usableBy(t *testing.T, name string) float64 {
+	t.Helper()
+	services, _ := s.get(t, apiRoot+"status/")["signing_services"].([]any)
+	for _, v := range services {
+		if service, _ := v.(object); service["name"] == name {
+			n, is := service["online_workers"].(float64)
+			if !is {
+				t.Fatalf("status says %v", service)
+			}
+			return n
+		}
+	}
+	t.Fatalf("status names no service %s: %v", name, services)
+	return 0
+}
+
+// TestKeyFileChanges takes the key file away, opens it to others, and puts another key there: tasks wait until the key is back, and the log says why.
+// With the same key, but expired, they fail.
+func TestKeyFileChanges(t *testing.T) {
+	t.Parallel()
+	k, other := keyHome(t), keyHome(t)
+	k.generate(t, "ed25519", "")
+	other.generate(t, "ed25519", "")
+	s := startServer(t)
+	admin := asAdmin(t, s)
+	admin.push(t, ociLayout(t, image(t, "amd64", "changes")), "keys/changes:1.0")
+	repository := text(s.repository(t, "keys/changes")["pulp_href"])
+	file := k.secret(t, "")
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong, err := os.ReadFile(other.secret(t, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(content []byte, mode os.FileMode) {
+		t.Helper()
+		beside := write(t, file+".new", string(content), 0o600)
+		if err := errors.Join(os.Chmod(beside, mode), os.Rename(beside, file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	service := s.addKeyService(t, "changes", k, "--openpgp-key", file)
+	sign := object{"manifest_signing_service": service, "force": true}
+	s.signed(t, repository, sign)
+	for _, test := range []struct {
+		sentence string
+		change   func()
+		says     string
+		status   bool
+	}{
+		{"it is gone", func() { must(t, s.env, "rm", file) }, "The key file cannot be read: no such file or directory.", true},
+		{"others may read it", func() { put(good, 0o644) }, "may be used by others than its owner", false},
+		{"another key is there", func() { put(wrong, 0o600) }, "holds the key " + other.fingerprint, false},
+		{"half of it is there", func() { put(good[:len(good)/2], 0o600) }, "The key cannot be used", false},
+	} {
+		t.Run(test.sentence, func(t *testing.T) {
+			test.change()
+			within(t, "the log says why", func() bool { return strings.Contains(s.LogTail(), test.says) })
+			task := s.sign(t, repository, sign)
+			if test.status { // it is as old as the last heartbeat
+				within(t, "status says that no process can use the service", func() bool { return s.usableBy(t, "changes") == 0 })
+			}
+			if state := s.get(t, task)["state"]; state != "waiting" {
+				t.Errorf("the task is %v, want waiting", state)
+			}
+			put(good, 0o600)
+			if done := s.finished(t, task); done["state"] != "completed" {
+				t.Errorf("with the key back: %v", done)
+			}
+			if test.status {
+				within(t, "status says that this process can", func() bool { return s.usableBy(t, "changes") == 1 })
+			}
+		})
+	}
+	k.run(t, "--passphrase", "", "--quick-set-expire", k.fingerprint, "seconds=1")
+	time.Sleep(2100 * time.Millisecond) // gpg exports the expiry; the library compares whole seconds
+	expired, err := os.ReadFile(k.secret(t, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(expired, 0o600)
+	task := s.finished(t, s.sign(t, repository, sign))
+	problem, _ := task["error"].(object)
+	if said := text(problem["description"]); task["state"] != "failed" || said != "The key cannot be used: it has expired." {
+		t.Errorf("with an expired key: %s, %q", task["state"], said)
+	}
+}
+
+// TestNewcomerSigns signs on a first start with nothing made before and nothing installed: the server has a key of its own.
+func TestNewcomerSigns(t *testing.T) {
+	t.Parallel()
+	if pgtest.URL(t) != "" {
+		t.Skip("only a start on SQLite makes a service")
+	}
+	s := startServer(t)
+	services := s.list(t, signingServices)
+	if services.Count != 1 || services.Results[0]["name"] != "countersign" {
+		t.Fatalf("signing services: %v", services)
+	}
+	service := services.Results[0]
+	k := keyHome(t)
+	k.fingerprint = text(service["pubkey_fingerprint"])
+	write(t, k.public, text(service["public_key"]), 0o600)
+	k.run(t, "--import", k.public)
+	tiny, err := s.pushTiny(t, "new/comer", "1.0", "hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.signed(t, text(s.repository(t, "new/comer")["pulp_href"]), object{"manifest_signing_service": service["pulp_href"]})
+	served := s.signatures(t, "new/comer", tiny.name)
+	if len(served) != 1 {
+		t.Fatalf("%d signatures, want 1", len(served))
+	}
+	standaloneVerify(t, s, k, "new/comer", tiny.name, "1.0", served[0])
+	admin := asAdmin(t, s)
+	admin.push(t, ociLayout(t, image(t, "amd64", "newcomer")), "new/comer:2.0")
+	admin.pulls(t, admin.signedBy(t, k), "new/comer:2.0", false)
+	s.signed(t, text(s.repository(t, "new/comer")["pulp_href"]), object{"manifest_signing_service": service["pulp_href"]})
+	admin.pulls(t, admin.signedBy(t, k), "new/comer:2.0", true)
+
+	// The data directory may be moved, and what was removed does not come back.
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	moved := s.data + "-moved"
+	if err := os.Rename(s.data, moved); err != nil {
+		t.Fatal(err)
+	}
+	s.data, s.env = moved, append(s.env[:len(s.env):len(s.env)], "COUNTERSIGN_DATA="+moved)
+	s.command.Env = s.env
+	s.start(t)
+	s.signed(t, text(s.repository(t, "new/comer")["pulp_href"]), object{"manifest_signing_service": service["pulp_href"], "force": true})
+	if said, err := s.cli(t, nil, "remove-signing-service", "countersign"); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.start(t)
+	if left := s.list(t, signingServices); left.Count != 0 {
+		t.Errorf("after a restart there are %v", left)
+	}
+}
+
+// TestDefaultServiceOff makes none where the setting says so, and none beside one that was added before the first start.
+func TestDefaultServiceOff(t *testing.T) {
+	t.Parallel()
+	off := startServer(t, "COUNTERSIGN_SIGNING_DEFAULT_SERVICE=")
+	if services := off.list(t, signingServices); services.Count != 0 {
+		t.Errorf("signing services: %v", services)
+	}
+	if _, err := os.Stat(filepath.Join(off.data, "keys")); !os.IsNotExist(err) {
+		t.Errorf("the directory of keys: %v", err)
+	}
+	k := keyHome(t)
+	k.generate(t, "ed25519", "")
+	before := startServer(t)
+	if err := before.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if pgtest.URL(t) != "" {
+		return // the rest is about an empty data directory
+	}
+	if err := os.RemoveAll(before.data); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := before.cli(t, nil, "add-signing-service", "mine", "--openpgp-key", k.secret(t, "")); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	before.start(t)
+	if services := before.list(t, signingServices); services.Count != 1 || services.Results[0]["name"] != "mine" {
+		t.Errorf("signing services: %v", services)
+	}
+}
+
+// TestFirstStartIsKilled kills first starts at moments that move on by some milliseconds: whenever it was, there is one key in the end, and one service
+// that signs with it.
+func TestFirstStartIsKilled(t *testing.T) {
+	t.Parallel()
+	if pgtest.URL(t) != "" {
+		t.Skip("only a start on SQLite makes a service")
+	}
+	s := startServer(t)
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	moments := map[string]int{}
+	for i := range 12 {
+		if err := os.RemoveAll(s.data); err != nil {
+			t.Fatal(err)
+		}
+		for attempt := range 3 {
+			command := exec.CommandContext(t.Context(), s.command.Program, s.command.Arguments...)
+			command.Env = s.env
+			if err := command.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(20*i+7*attempt) * time.Millisecond)
+			_ = command.Process.Kill()
+			_ = command.Wait()
+			moments[fmt.Sprintf("%d keys", len(keyFiles(t, s.data)))]++
+		}
+		s.start(t)
+		files := keyFiles(t, s.data)
+		services := s.list(t, signingServices)
+		if len(files) != 1 || services.Count != 1 || files[0] != text(services.Results[0]["pubkey_fingerprint"])+".asc" {
+			t.Fatalf("keys %v, services %v", files, services)
+		}
+		image, err := s.pushTiny(t, "killed/app", "1.0", "hello")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.signed(t, text(s.repository(t, "killed/app")["pulp_href"]), object{"manifest_signing_service": services.Results[0]["pulp_href"]})
+		if served := s.signatures(t, "killed/app", image.name); len(served) != 1 {
+			t.Errorf("%d signatures, want 1", len(served))
+		}
+		if err := s.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("what the killed starts had left: %v", moments)
+
+	// The state between the key and its service, without luck: the key is there and nothing else.
+	entries, err := os.ReadDir(s.data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if entry.Name() != "keys" {
+			if err := os.RemoveAll(filepath.Join(s.data, entry.Name())); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	before := keyFiles(t, s.data)
+	s.start(t)
+	services := s.list(t, signingServices)
+	if after := keyFiles(t, s.data); !slices.Equal(before, after) || services.Count != 1 || text(services.Results[0]["pubkey_fingerprint"])+".asc" != before[0] {
+		t.Errorf("keys %v, then %v, services %v", before, after, services)
+	}
+}
+
+// keyFiles returns the names of the key files below a data directory.
+func keyFiles(t *testing.T, data string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(data, "keys"))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if _, err := hex.DecodeString(strings.TrimSuffix(e.Name(), ".asc")); err == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// TestKeyFileRefusals adds no service of a file that will not do, and says so in one line that does not show the file's content.
+func TestKeyFileRefusals(t *testing.T) {
+	t.Parallel()
+	k := keyHome(t)
+	k.generate(t, "ed25519", "")
+	file := k.secret(t, "")
+	open := k.secret(t, "")
+	if err := os.Chmod(open, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := startServer(t, "COUNTERSIGN_SIGNING_DEFAULT_SERVICE=")
+	for sentence, test := range map[string]struct {
+		arguments []string
+		says      string
+	}{
+		"no such file":         {[]string{"--openpgp-key", "/nonexistent"}, "The key file cannot be read: no such file or directory."},
+		"a file for all":       {[]string{"--openpgp-key", open}, "set its mode to 0600"},
+		"the public key":       {[]string{"--openpgp-key", k.public}, "public key only"},
+		"a directory":          {[]string{"--openpgp-key", s.data}, "not a regular file"},
+		"no passphrase file":   {[]string{"--openpgp-key", file, "--passphrase-file", "/nonexistent"}, "The passphrase file cannot be read"},
+		"with a script":        {[]string{"/bin/true", k.id, "--openpgp-key", file}, "do not go with --openpgp-key"},
+		"with a home":          {[]string{"--home", k.home, "--openpgp-key", file}, "do not go with --openpgp-key"},
+		"a passphrase alone":   {[]string{"--passphrase-file", file}, "goes with --openpgp-key"},
+		"nothing":              {nil, "Say a SCRIPT and its KEY"},
+		"a class that is not":  {[]string{"--openpgp-key", file, "--class", "container:Foo"}, "App 'container' doesn't have a 'Foo' model."},
+		"a script without key": {[]string{"/bin/true"}, "Say a SCRIPT and its KEY"},
+	} {
+		said, err := s.cli(t, nil, append([]string{"add-signing-service", "refused"}, test.arguments...)...)
+		if err == nil || !strings.HasPrefix(said, "CommandError: ") || strings.Count(said, "\n") != 1 || !strings.Contains(said, test.says) {
+			t.Errorf("%s: %v\n%s", sentence, err, said)
+		}
+	}
+	if services := s.list(t, signingServices); services.Count != 0 {
+		t.Errorf("signing services: %v", services)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,10 +27,12 @@ type options struct {
 	pushes  int           // images in a round
 	reading time.Duration // of manifest GETs in a round
 	blob    int           // MB of the big blob
-	deep    int           // the push that is compared with the first one; 0 leaves that out
+	deep    int           // the push that is compared with the first one
 	window  int           // pushes around it
-	images  int           // images that a sync brings; 0 leaves syncs out
-	tasks   int           // tasks in a round; 0 leaves tasks out
+	images  int           // images that a sync brings
+	tasks   int           // tasks in a round
+	old     int           // tasks that ended before the last measurement of tasks
+	only    string        // names of parts, with commas between them; empty: all
 	dir     string        // where the data goes; the system's temporary directory when empty
 }
 
@@ -40,10 +43,12 @@ func main() {
 	flag.IntVar(&o.pushes, "pushes", 400, "images that a round pushes")
 	flag.DurationVar(&o.reading, "reading", 3*time.Second, "time that a round of manifest GETs takes")
 	flag.IntVar(&o.blob, "blob", 200, "size of the big blob in MB")
-	flag.IntVar(&o.deep, "deep", 5000, "number of the push to one repository that is compared with number 1; 0: none")
+	flag.IntVar(&o.deep, "deep", 5000, "number of the push to one repository that is compared with number 1")
 	flag.IntVar(&o.window, "window", 100, "pushes around each of these two that are measured")
-	flag.IntVar(&o.images, "images", 200, "images that a sync brings; 0: no syncs")
-	flag.IntVar(&o.tasks, "tasks", 3000, "tasks that a round dispatches; 0: none")
+	flag.IntVar(&o.images, "images", 200, "images that a sync brings")
+	flag.IntVar(&o.tasks, "tasks", 3000, "tasks that a round dispatches")
+	flag.IntVar(&o.old, "old", 1_000_000, "tasks that ended before, beside which dispatching is measured again")
+	flag.StringVar(&o.only, "only", "", "which parts to run, of registry,sync,tasks,depth; all when empty")
 	flag.StringVar(&o.dir, "dir", "", "directory for the data of both; it is emptied afterwards")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -82,26 +87,36 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 
 	fmt.Fprintf(out, "%s, %d CPUs, load %s, data on %s; %d rounds of each, interleaved; %d clients; median (min..max)\n\n",
 		runtime.Version(), runtime.NumCPU(), loadAverage(), filesystem(dir), o.rounds, o.clients)
+	parts := []struct {
+		name string
+		run  func() error
+	}{
+		{"registry", func() error { return compareRegistries(ctx, o, out, ours, peer) }},
+		{"sync", func() error { return compareSyncs(ctx, o, out, ours, peer, source, dir) }},
+		{"tasks", func() error { return compareTasks(ctx, o, out, dir) }},
+		{"depth", func() error { return compareDepth(ctx, o, out, ours) }},
+	}
+	for _, part := range parts {
+		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), part.name) {
+			continue
+		}
+		if err := part.run(); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	return nil
+}
+
+func compareRegistries(ctx context.Context, o options, out io.Writer, ours, peer *registry) error {
 	rows, err := compare(ctx, o, ours, peer)
 	if err != nil {
 		return err
 	}
-	if err := printTable(out, rows); err != nil {
-		return err
-	}
-	if o.images > 0 {
-		if err := compareSyncs(ctx, o, out, ours, peer, source, dir); err != nil {
-			return err
-		}
-	}
-	if o.tasks > 0 {
-		if err := compareTasks(ctx, o, out, dir); err != nil {
-			return err
-		}
-	}
-	if o.deep == 0 {
-		return nil
-	}
+	return printTable(out, rows)
+}
+
+// compareDepth measures whether a push to a repository with many versions costs more than the first ones.
+func compareDepth(ctx context.Context, o options, out io.Writer, ours *registry) error {
 	first, deep, err := depth(ctx, o, ours)
 	if err != nil {
 		return err

@@ -2,17 +2,21 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/hibiken/asynq"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign/countersign/integration/process"
@@ -27,17 +31,21 @@ const (
 	taskWorkers = 8
 	taskRepos   = 200 // that tasks are spread over
 	busyTasks   = 20  // that wait on one busy repository
+
+	waitingTasks = 10_000 // that wait on it at last
 )
 
 // compareTasks measures tasks that do nothing: in one process on SQLite, and on PostgreSQL and Redis, which both keep what they acknowledge.
+// asynq on the same Redis, which keeps nothing, is beside them.
 func compareTasks(ctx context.Context, o options, out io.Writer, dir string) error {
 	fmt.Fprintf(out, "\ntasks that do nothing, %d workers, one claim a task; latency is from the dispatch to the start, of tasks that come alone\n", taskWorkers)
-	local, err := store.Open(ctx, "sqlite:"+filepath.Join(dir, "tasks.db"))
+	file := filepath.Join(dir, "tasks.db")
+	local, err := openTasks(ctx, "sqlite:"+file, "sqlite", "file:"+file+"?_pragma=busy_timeout(60000)", &memqueue.Queue{})
 	if err != nil {
 		return err
 	}
-	defer func() { _ = local.Close() }()
-	if err := measureTasks(ctx, o, out, "in process, SQLite", local, &memqueue.Queue{}); err != nil {
+	defer local.close()
+	if err := local.measure(ctx, o, out, "in process, SQLite"); err != nil {
 		return err
 	}
 	url, stopDatabase, err := pgtest.Durable()
@@ -46,45 +54,88 @@ func compareTasks(ctx context.Context, o options, out io.Writer, dir string) err
 		return nil //nolint:nilerr // it is said
 	}
 	defer stopDatabase()
-	queue, stopRedis, err := startRedis(ctx, dir)
+	queue, address, stopRedis, err := startRedis(ctx, dir)
 	if err != nil {
 		fmt.Fprintln(out, "not measured on PostgreSQL and Redis:", err)
 		return nil //nolint:nilerr // it is said
 	}
 	defer stopRedis()
-	far, err := store.Open(ctx, url)
+	far, err := openTasks(ctx, url, "pgx", url, queue)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = far.Close() }()
-	return measureTasks(ctx, o, out, "PostgreSQL and Redis", far, queue)
+	defer far.close()
+	if err := far.measure(ctx, o, out, "PostgreSQL and Redis"); err != nil {
+		return err
+	}
+	return measureAsynq(ctx, o, out, address)
+}
+
+// tasksOn is a worker of tasks that do nothing, on one database.
+type tasksOn struct {
+	store      *store.Store
+	raw        *sql.DB // the same database
+	dispatcher *tasks.Dispatcher
+	counter    *counter
+	hold       chan struct{} // what the task "busy" waits for
+	close      func()
+}
+
+func openTasks(ctx context.Context, url, driver, source string, q tasks.Queue) (*tasksOn, error) {
+	s, err := store.Open(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Migrate(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	raw, err := sql.Open(driver, source)
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	on := &tasksOn{store: s, raw: raw, counter: &counter{}, hold: make(chan struct{})}
+	quiet := slog.New(slog.DiscardHandler)
+	w := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: q, Log: quiet, Slots: taskWorkers, Name: "1@bench", Jobs: map[string]tasks.Job{
+		"nothing": on.counter.run, "busy": func(context.Context, *tasks.Run) error { <-on.hold; return nil },
+	}})
+	on.dispatcher = tasks.NewDispatcher(s, q, w, quiet)
+	working, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(working, time.Second) }()
+	on.close = func() {
+		stop()
+		if err := errors.Join(<-ended, raw.Close(), s.Close()); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: the worker's end:", err)
+		}
+	}
+	return on, nil
 }
 
 // startRedis starts a redis-server that keeps nothing: it need not.
-func startRedis(ctx context.Context, dir string) (*redisqueue.Queue, func(), error) {
+func startRedis(ctx context.Context, dir string) (*redisqueue.Queue, string, func(), error) {
 	address, err := process.FreeAddress()
 	if err != nil {
-		return nil, nil, err
+		return nil, "", nil, err
 	}
 	host, port, _ := strings.Cut(address, ":")
 	command := exec.CommandContext(ctx, "redis-server", "--port", port, "--bind", host, "--dir", dir, "--save", "", "--appendonly", "no")
 	if err := command.Start(); err != nil {
-		return nil, nil, err
+		return nil, "", nil, err
 	}
 	stop := func() { _ = command.Process.Kill(); _ = command.Wait() }
 	q, err := redisqueue.New(ctx, redisqueue.Options{URL: "redis://" + address})
 	if err != nil {
 		stop()
-		return nil, nil, err
+		return nil, "", nil, err
 	}
 	for range 100 {
 		if err = q.Ping(ctx); err == nil {
-			return q, func() { _ = q.Close(); stop() }, nil
+			return q, address, func() { _ = q.Close(); stop() }, nil
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 	stop()
-	return nil, nil, err
+	return nil, "", nil, err
 }
 
 // counter tells when so many tasks have run, and how long each waited.
@@ -115,85 +166,170 @@ func (c *counter) run(_ context.Context, r *tasks.Run) error {
 	return nil
 }
 
-func measureTasks(ctx context.Context, o options, out io.Writer, name string, s *store.Store, q tasks.Queue) error {
-	if err := s.Migrate(ctx); err != nil {
-		return err
-	}
-	c, hold := &counter{}, make(chan struct{})
-	quiet := slog.New(slog.DiscardHandler)
-	w := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: q, Log: quiet, Slots: taskWorkers, Name: "1@bench", Jobs: map[string]tasks.Job{
-		"nothing": c.run, "busy": func(context.Context, *tasks.Run) error { <-hold; return nil },
-	}})
-	d := tasks.NewDispatcher(s, q, w, quiet)
-	working, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- w.Run(working, time.Second) }()
-	defer func() {
-		stop()
-		if err := <-ended; err != nil {
-			fmt.Fprintln(out, "the worker's end:", err)
-		}
-	}()
+func (on *tasksOn) dispatch(ctx context.Context, task, repository string) error {
+	_, err := on.dispatcher.Dispatch(ctx, tasks.Spec{
+		Name: task, Args: map[string]int64{"At": time.Now().UnixMicro()}, Resources: []store.Resource{{Href: repository, Exclusive: true}},
+	})
+	return err
+}
 
-	dispatch := func(ctx context.Context, task, repository string) error {
-		_, err := d.Dispatch(ctx, tasks.Spec{Name: task, Args: map[string]int64{"At": time.Now().UnixMicro()}, Resources: []store.Resource{{Href: repository, Exclusive: true}}})
-		return err
+// burst dispatches many tasks at once and returns how many a second have ended.
+func (on *tasksOn) burst(ctx context.Context, n int) (float64, error) {
+	on.counter.expect(n)
+	began := time.Now()
+	group, working := errgroup.WithContext(ctx)
+	group.SetLimit(taskWorkers)
+	for i := range n {
+		group.Go(func() error { return on.dispatch(working, "nothing", fmt.Sprintf("/r/%d/", i%taskRepos)) })
 	}
-	burst := func() (float64, error) {
-		c.expect(o.tasks)
+	if err := group.Wait(); err != nil {
+		return 0, err
+	}
+	select {
+	case <-on.counter.done:
+		return float64(n) / time.Since(began).Seconds(), nil
+	case <-time.After(maxTask):
+		return 0, errors.New("tasks do not end")
+	}
+}
+
+// latencies are from dispatch to start, and of the dispatch itself.
+type latencies struct{ start, dispatch []time.Duration }
+
+func (l latencies) String() string {
+	at := func(d []time.Duration, percent int) time.Duration {
+		return d[len(d)*percent/100].Round(10 * time.Microsecond)
+	}
+	return fmt.Sprintf("p50 %v, p99 %v (dispatch %v, %v)", at(l.start, 50), at(l.start, 99), at(l.dispatch, 50), at(l.dispatch, 99))
+}
+
+// alone dispatches one task after the other.
+func (on *tasksOn) alone(ctx context.Context) (latencies, error) {
+	const n = 200
+	on.counter.expect(n)
+	var l latencies
+	for range n {
 		began := time.Now()
-		group, working := errgroup.WithContext(ctx)
-		group.SetLimit(taskWorkers)
-		for n := range o.tasks {
-			group.Go(func() error { return dispatch(working, "nothing", fmt.Sprintf("/r/%d/", n%taskRepos)) })
+		if err := on.dispatch(ctx, "nothing", "/alone/"); err != nil {
+			return l, err
 		}
-		if err := group.Wait(); err != nil {
-			return 0, err
-		}
-		select {
-		case <-c.done:
-			return float64(o.tasks) / time.Since(began).Seconds(), nil
-		case <-time.After(maxTask):
-			return 0, errors.New("tasks do not end")
-		}
+		l.dispatch = append(l.dispatch, time.Since(began))
+		time.Sleep(5 * time.Millisecond)
 	}
-	alone := func() ([]time.Duration, error) {
-		const n = 100
-		c.expect(n)
-		for range n {
-			if err := dispatch(ctx, "nothing", "/alone/"); err != nil {
-				return nil, err
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-		<-c.done
-		return slices.Sorted(slices.Values(c.waited)), nil
-	}
+	<-on.counter.done
+	l.start = on.counter.waited
+	slices.Sort(l.start)
+	slices.Sort(l.dispatch)
+	return l, nil
+}
+
+func (on *tasksOn) measure(ctx context.Context, o options, out io.Writer, name string) error {
 	var rates []float64
 	for range o.rounds {
-		r, err := burst()
+		r, err := on.burst(ctx, o.tasks)
 		if err != nil {
 			return err
 		}
 		rates = append(rates, r)
 	}
-	waits, err := alone()
+	waits, err := on.alone(ctx)
 	if err != nil {
 		return err
 	}
+	fmt.Fprintf(out, "%-22s %s; latency %v\n", name, spread(rates, "/s"), waits)
 	// A busy repository with others waiting on it does not delay the rest.
+	defer close(on.hold)
 	for range busyTasks + 1 {
-		if err := dispatch(ctx, "busy", "/busy/"); err != nil {
+		if err := on.dispatch(ctx, "busy", "/busy/"); err != nil {
 			return err
 		}
 	}
-	beside, err := alone()
-	close(hold)
+	if waits, err = on.alone(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "   beside %d tasks that wait on one repository: latency %v\n", busyTasks, waits)
+	if err := on.age(ctx, o.old); err != nil {
+		return err
+	}
+	if waits, err = on.alone(ctx); err != nil {
+		return err
+	}
+	rate, err := on.burst(ctx, o.tasks)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%-22s %s; latency p50 %v, p99 %v; beside %d tasks that wait on one repository p50 %v, p99 %v\n", name, spread(rates, "/s"),
-		waits[len(waits)/2].Round(10*time.Microsecond), waits[len(waits)*99/100].Round(10*time.Microsecond), busyTasks,
-		beside[len(beside)/2].Round(10*time.Microsecond), beside[len(beside)*99/100].Round(10*time.Microsecond))
+	fmt.Fprintf(out, "   beside %d tasks that have ended and %d that wait: %.0f /s; latency %v\n", o.old, waitingTasks, rate, waits)
+	return nil
+}
+
+// age adds tasks that have ended, and many that wait behind the busy one.
+func (on *tasksOn) age(ctx context.Context, ended int) error {
+	const (
+		series = `WITH RECURSIVE series (n) AS (SELECT CAST($1 AS BIGINT) UNION ALL SELECT n + 1 FROM series WHERE n < $2) `
+		step   = 20_000 // at a time, so that others may write
+	)
+	for from := 1; from <= ended; from += step {
+		if err := on.ageBy(ctx, series, from, min(from+step-1, ended)); err != nil {
+			return err
+		}
+	}
+	for range waitingTasks {
+		if err := on.dispatch(ctx, "busy", "/busy/"); err != nil {
+			return err
+		}
+	}
+	_, err := on.raw.ExecContext(ctx, "ANALYZE") // as a database that has grown slowly has done by itself
+	return err
+}
+
+func (on *tasksOn) ageBy(ctx context.Context, series string, from, to int) error {
+	for _, text := range []string{
+		`INSERT INTO task (id, seq, name, state, created, updated, unblocked, started, finished, resources)
+			` + series + `SELECT 'old-' || n, -n, 'nothing', 'completed', n, n, n, n, n, '[{"href": "/r/1/", "exclusive": true}]' FROM series`,
+		`INSERT INTO task_resource (task_id, resource, exclusive, seq, active) ` + series + `SELECT 'old-' || n, '/r/' || (n % 200) || '/', TRUE, -n, FALSE FROM series`,
+	} {
+		if _, err := on.raw.ExecContext(ctx, text, from, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measureAsynq prints what a well-known queue does with tasks that do nothing, on Redis alone: without resources to reserve, and without keeping anything.
+func measureAsynq(ctx context.Context, o options, out io.Writer, address string) error {
+	at := asynq.RedisClientOpt{Addr: address}
+	client := asynq.NewClient(at)
+	defer func() { _ = client.Close() }()
+	server := asynq.NewServer(at, asynq.Config{Concurrency: taskWorkers, LogLevel: asynq.FatalLevel})
+	var left atomic.Int64
+	done := make(chan struct{}, 1)
+	if err := server.Start(asynq.HandlerFunc(func(context.Context, *asynq.Task) error {
+		if left.Add(-1) == 0 {
+			done <- struct{}{}
+		}
+		return nil
+	})); err != nil {
+		return err
+	}
+	defer server.Shutdown()
+	var rates []float64
+	for range o.rounds {
+		left.Store(int64(o.tasks))
+		began := time.Now()
+		group, working := errgroup.WithContext(ctx)
+		group.SetLimit(taskWorkers)
+		for range o.tasks {
+			group.Go(func() error {
+				_, err := client.EnqueueContext(working, asynq.NewTask("nothing", nil))
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+		<-done
+		rates = append(rates, float64(o.tasks)/time.Since(began).Seconds())
+	}
+	fmt.Fprintf(out, "%-22s %s\n", "asynq on that Redis", spread(rates, "/s"))
 	return nil
 }

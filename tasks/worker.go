@@ -193,7 +193,7 @@ func (w *Worker) reclaim(ctx context.Context) error {
 
 // announceReady says on the queue which tasks can be claimed.
 func (w *Worker) announceReady(ctx context.Context) {
-	ids, err := w.store.ReadyTasks(ctx, announceLimit)
+	ids, err := w.store.ReadyTasks(ctx, w.services(), announceLimit)
 	if err == nil {
 		err = w.queue.Push(ctx, ids...)
 	}

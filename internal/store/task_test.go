@@ -246,7 +246,7 @@ func TestReservationsFollowTheModel(t *testing.T) {
 		defer endAll(t, s, m)
 		for range rapid.IntRange(1, 25).Draw(r, "steps") {
 			step(t, r, s, m, run)
-			got, err := s.ReadyTasks(t.Context(), 100)
+			got, err := s.ReadyTasks(t.Context(), nil, 100)
 			if err != nil {
 				r.Fatal(err)
 			}

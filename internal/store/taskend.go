@@ -79,10 +79,10 @@ func (s *Store) ReturnTask(ctx context.Context, c *Claim) error {
 	})
 }
 
-// ReadyTasks returns the ids of tasks that can be claimed now, oldest first, at most limit.
-func (s *Store) ReadyTasks(ctx context.Context, limit int) ([]string, error) {
+// ReadyTasks returns the ids of tasks that can be claimed now by those who can use these services (nil: all), oldest first, at most limit.
+func (s *Store) ReadyTasks(ctx context.Context, services []string, limit int) ([]string, error) {
 	return collect(ctx, s.read, scanString,
-		`SELECT id FROM task WHERE state = 'waiting' AND unblocked IS NOT NULL ORDER BY seq LIMIT $1`, limit)
+		`SELECT id FROM task WHERE `+claimable+` ORDER BY seq LIMIT $3`, services == nil, toJSON(append([]string{}, services...)), limit)
 }
 
 // DeleteTask removes a task that has ended. NotFound when there is none, Conflict when it has not ended.

@@ -1,0 +1,62 @@
+package openpgp_test
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"testing"
+
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/signing/openpgp"
+	"github.com/countersign/countersign/signing/signtest"
+)
+
+// BenchmarkSign compares, for each algorithm, the key's own operation with a signature and with one that is verified before it is handed out.
+func BenchmarkSign(b *testing.B) {
+	for _, algorithm := range []struct {
+		name   string
+		config packet.Config
+	}{
+		{"RSA-2048", packet.Config{Algorithm: packet.PubKeyAlgoRSA, RSABits: 2048}},
+		{"RSA-3072", packet.Config{Algorithm: packet.PubKeyAlgoRSA, RSABits: 3072}},
+		{"RSA-4096", packet.Config{Algorithm: packet.PubKeyAlgoRSA, RSABits: 4096}},
+		{"P-256", packet.Config{Algorithm: packet.PubKeyAlgoECDSA, Curve: packet.CurveNistP256}},
+		{"Ed25519", packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Curve: packet.Curve25519}},
+	} {
+		b.Run(algorithm.name, func(b *testing.B) { benchmark(b, algorithm.config) })
+	}
+}
+
+func benchmark(b *testing.B, c packet.Config) {
+	e := newEntity(b, c)
+	bare := asToken(b, e.PrivateKey)
+	s, err := openpgp.Load(openpgp.Options{KeyFile: keep(b, secretOf(b, e)), Creator: "bench"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	checked, r := signing.NewChecked(s, s.Public()), signtest.Request("localhost:5000/a/b:1", `{"schemaVersion": 2}`)
+	digest := sha256.Sum256(r.Manifest)
+	var hash crypto.SignerOpts = crypto.SHA256
+	if c.Algorithm == packet.PubKeyAlgoEdDSA {
+		hash = crypto.Hash(0)
+	}
+	for _, how := range []struct {
+		name string
+		sign func() error
+	}{
+		{"bare", func() error { _, err := bare.Sign(rand.Reader, digest[:], hash); return err }},
+		{"message", func() error { _, err := s.Sign(b.Context(), r); return err }},
+		{"checked", func() error { _, err := checked.Sign(b.Context(), r); return err }},
+	} {
+		b.Run(how.name, func(b *testing.B) {
+			for b.Loop() {
+				if err := how.sign(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "signatures/s")
+		})
+	}
+}

@@ -242,28 +242,44 @@ func (t *tx) release(id string, hrefs []string) ([]string, error) {
 	return freed, nil
 }
 
-// nextInLine are the waiting tasks k that stand first in a resource's queue ($1): the first reservation and, when it shares, those behind
-// it up to the first exclusive one.
-const nextInLine = `k.state = 'waiting' AND k.unblocked IS NULL AND k.id IN (
-	SELECT task_id FROM task_resource
-	 WHERE resource = $1 AND active AND seq <= COALESCE(
-		(SELECT MIN(seq) FROM task_resource WHERE resource = $1 AND active AND exclusive),
-		(SELECT MAX(seq) FROM task_resource WHERE resource = $1 AND active)))`
-
 // unblock marks those as ready that stand first in a resource's queue and in the queues of all their other resources. It returns their ids.
+// Each statement begins at a queue's head or at a task's key: what else waits costs nothing.
 func (t *tx) unblock(href string) ([]string, error) {
+	var first string
+	var exclusive, single bool
+	err := t.row(`
+		SELECT r.task_id, r.exclusive, NOT EXISTS (SELECT 1 FROM task_resource m WHERE m.task_id = r.task_id AND m.resource <> r.resource)
+		  FROM task_resource r WHERE r.resource = $1 AND r.active ORDER BY r.seq LIMIT 1`, href).Scan(&first, &exclusive, &single)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	const waits = ` AND state = 'waiting' AND unblocked IS NULL`
+	if exclusive && single { // it stands first in its only queue
+		return collect(t.ctx, t, scanString, `UPDATE task SET unblocked = $2 WHERE id = $1`+waits+` RETURNING id`, first, t.now)
+	}
+	heads := []string{first}
+	if !exclusive { // all that share the resource before the first one that does not
+		heads, err = collect(t.ctx, t, scanString, `
+			SELECT task_id FROM task_resource WHERE resource = $1 AND active
+			   AND seq < COALESCE((SELECT MIN(seq) FROM task_resource WHERE resource = $1 AND active AND exclusive), 9223372036854775807)
+			 ORDER BY seq`, href)
+		if err != nil {
+			return nil, err
+		}
+	}
 	if t.dialect.forUpdate != "" { // two transactions that release different resources of one task at once must see each other
-		locked, err := collect(t.ctx, t, scanString, `SELECT k.id FROM task k WHERE `+nextInLine+` ORDER BY k.seq`+t.dialect.forUpdate, href)
-		if err != nil || len(locked) == 0 {
+		if _, err := t.exec(`
+			SELECT 1 FROM task WHERE id IN (SELECT j.value FROM json_each($1) j)`+waits+` ORDER BY seq`+t.dialect.forUpdate, toJSON(heads)); err != nil {
 			return nil, err
 		}
 	}
 	return collect(t.ctx, t, scanString, `
-		UPDATE task AS k SET unblocked = $2
-		 WHERE `+nextInLine+` AND NOT EXISTS (
+		UPDATE task AS k SET unblocked = $2 WHERE id IN (SELECT j.value FROM json_each($1) j)`+waits+` AND NOT EXISTS (
 			SELECT 1 FROM task_resource mine JOIN task_resource other
 			    ON other.resource = mine.resource AND other.seq < mine.seq AND other.active AND (other.exclusive OR mine.exclusive)
-			 WHERE mine.task_id = k.id) RETURNING id`, href, t.now)
+			 WHERE mine.task_id = k.id) RETURNING id`, toJSON(heads), t.now)
 }
 
 // claimable are the tasks that can be claimed by those who can use the services in a JSON list ($2), or all ($1): what the index task_ready holds,

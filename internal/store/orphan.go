@@ -5,33 +5,10 @@ package store
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/countersign/countersign/internal/pulp"
 )
-
-// removing is held in this process by who removes blobs' bytes.
-var removing sync.Mutex
-
-// removal is the name of the lock between processes that remove blobs' bytes.
-const removal = "countersign:removal"
-
-// AloneRemoving runs f, which removes the bytes of blobs that it dooms and then forgets them, while nobody else does, in whatever process. Of two at once
-// one might remove the bytes of a blob that the other has forgotten and that a push has brought back since.
-func (s *Store) AloneRemoving(ctx context.Context, f func() error) error {
-	removing.Lock()
-	defer removing.Unlock()
-	if s.postgres == nil { // one process has the database
-		return f()
-	}
-	return s.postgres.once(ctx, s, func(t *tx) error {
-		if err := t.lockNamed(removal); err != nil {
-			return err
-		}
-		return f()
-	})
-}
 
 // forgettable is the condition that a manifest which was pushed by digest (p, a row of pending_content) is an orphan (D23): it has waited since before $2, is in
 // no version, no list and no referrer of its repository names it, and nobody has signed it since. $1 and $3 are the kinds of manifests and signatures.

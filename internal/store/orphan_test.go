@@ -210,7 +210,7 @@ func TestOneRemovesAtATime(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			err := s.AloneRemoving(t.Context(), func() error {
+			err := s.Alone(t.Context(), Removing, func() error {
 				if !busy.TryLock() {
 					return errors.New("two at once")
 				}
@@ -225,7 +225,7 @@ func TestOneRemovesAtATime(t *testing.T) {
 	}
 	all.Wait()
 	broken := errors.New("no bytes")
-	if err := s.AloneRemoving(t.Context(), func() error { return broken }); !errors.Is(err, broken) {
-		t.Errorf("AloneRemoving: %v", err)
+	if err := s.Alone(t.Context(), Removing, func() error { return broken }); !errors.Is(err, broken) {
+		t.Errorf("Alone: %v", err)
 	}
 }

@@ -111,7 +111,7 @@ func (c orphans) unit(ctx context.Context, u store.Unit) (int64, error) {
 // removeBlobs removes blobs that doom marks, bytes and rows, alone, and returns how many.
 func (h Housekeeper) removeBlobs(ctx context.Context, doom func() ([]store.DoomedBlob, error)) (int64, error) {
 	var n int64
-	err := h.Store.AloneRemoving(ctx, func() error {
+	err := h.Store.Alone(ctx, store.Removing, func() error {
 		doomed, err := doom()
 		if err != nil {
 			return err

@@ -42,19 +42,26 @@ func (o Outbox) Run(ctx context.Context) {
 	}
 }
 
+// empty writes through what waits. Several servers look, and one at a time writes: it reads again what there is when its turn has come.
 func (o Outbox) empty(ctx context.Context) error {
-	for ctx.Err() == nil {
-		due, err := o.Store.OutboxTags(ctx, outboxBatch)
-		if err != nil || len(due) == 0 {
-			return err
-		}
-		for _, t := range due {
-			if err := o.send(ctx, t); err != nil {
+	due, err := o.Store.OutboxTags(ctx, 1)
+	if err != nil || len(due) == 0 {
+		return err
+	}
+	return o.Store.Alone(ctx, store.WritingThrough, func() error {
+		for ctx.Err() == nil {
+			due, err := o.Store.OutboxTags(ctx, outboxBatch)
+			if err != nil || len(due) == 0 {
 				return err
 			}
+			for _, t := range due {
+				if err := o.send(ctx, t); err != nil {
+					return err
+				}
+			}
 		}
-	}
-	return ctx.Err()
+		return ctx.Err()
+	})
 }
 
 // send writes one tag and notes what came of it. The error is the database's.

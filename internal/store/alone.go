@@ -1,0 +1,36 @@
+package store
+
+import (
+	"context"
+	"sync"
+)
+
+// Sole is work that one process of an installation does at a time, and one goroutine in it.
+type Sole string
+
+// The works that are done alone.
+const (
+	// Removing the bytes of blobs that are doomed, and then forgetting them: of two at once one might remove the bytes of a blob that the other has
+	// forgotten and that a push has brought back since.
+	Removing Sole = "countersign:removal"
+	// WritingThrough tags to the upstream: of two at once one might write what a tag stood for after the other wrote what it stands for now.
+	WritingThrough Sole = "countersign:outbox"
+)
+
+// soles are held in this process by who does such work.
+var soles = map[Sole]*sync.Mutex{Removing: {}, WritingThrough: {}}
+
+// Alone runs f while nobody else does the same work, in whatever process.
+func (s *Store) Alone(ctx context.Context, work Sole, f func() error) error {
+	soles[work].Lock()
+	defer soles[work].Unlock()
+	if s.postgres == nil { // one process has the database
+		return f()
+	}
+	return unavailable(s.postgres.once(ctx, s, func(t *tx) error {
+		if err := t.lockNamed(string(work)); err != nil {
+			return err
+		}
+		return f()
+	}))
+}

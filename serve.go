@@ -22,6 +22,7 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/mirror"
+	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/telemetry"
@@ -139,6 +140,9 @@ type engine struct {
 	network  *mirror.Network
 	queue    queue
 	worker   *tasks.Worker
+
+	dispatcher *tasks.Dispatcher
+	notary     *notary.Notary
 }
 
 // queue is the task queue with what the program does to it beside the tasks: ping is nil where it is in the process.
@@ -183,15 +187,22 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 		return nil, err
 	}
 	signers := p.newSigners()
+	s.Seal(store.Sealing{Host: c.Public().Host, Lists: c.SignLists, Service: c.Signing.ServiceOnPush})
+	e.notary = &notary.Notary{
+		Store: s, Log: p.log, SignerFor: signers.signer, Usable: func(v pulp.SigningService) bool { return signers.usable(v) == nil },
+		Parallel: c.Signing.Parallel, Timeout: c.Signing.OnPushTimeout, AcceptUnsigned: c.Signing.OnPushFailure == "accept",
+	}
 	e.worker = tasks.NewWorker(tasks.WorkerOptions{
 		Store: s, Queue: e.queue, Log: p.log, Slots: c.Workers, Name: e.process, Versions: api.Versions(version), Show: results,
 		Usable: func(ctx context.Context) ([]pulp.SigningService, error) { return signers.all(ctx, s) },
 		Jobs: jobs.All(jobs.Options{
 			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: e.network, Blobs: e.blobs, Upstream: e.upstream,
-			Judge:     intake.Judge{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
-			SignerFor: signers.signer,
+			Judge:  intake.Judge{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
+			Notary: e.notary,
 		}),
 	})
+	e.dispatcher = tasks.NewDispatcher(s, e.queue, e.worker, p.log)
+	e.notary.Dispatch = e.dispatcher.Dispatch
 	return e, nil
 }
 
@@ -238,12 +249,12 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 		Uploads: c.Retention.Uploads, Pending: c.Retention.Pending, Orphans: c.Retention.Orphans, Tasks: c.Retention.Tasks,
 	}}
 	srv.background = append(srv.background, func(ctx context.Context) { keeper.Run(ctx, cleanEvery) })
-	registry, err := p.registry(s, users, e.storage, &intake.Filler{Store: s, Blobs: e.blobs, Mirror: e.network, Log: p.log, Idle: fillIdle})
+	registry, err := p.registry(s, users, e, &intake.Filler{Store: s, Blobs: e.blobs, Mirror: e.network, Log: p.log, Idle: fillIdle})
 	if err != nil {
 		return nil, err
 	}
 	rest := api.New(api.Options{
-		Store: s, Auth: users, Tasks: tasks.NewDispatcher(s, e.queue, srv.worker, p.log), Log: p.log, Redis: e.queue.ping,
+		Store: s, Auth: users, Tasks: e.dispatcher, Log: p.log, Redis: e.queue.ping,
 		PublicURL: c.Public(), Process: e.process, DataDir: c.Data, Version: version, SignLists: c.SignLists, Ready: e.storage.Ping,
 	})
 	srv.handler = telemetry.Correlate(route(registry, rest))
@@ -276,14 +287,14 @@ func (p *program) openStorage() (storage.Storage, error) {
 // inlineLimit is how many bytes a blob may have to be kept in the database, durable with its own 201 (architecture 1).
 const inlineLimit = 16 << 10
 
-func (p *program) registry(s *store.Store, users *auth.Auth, blobs storage.Storage, filler *intake.Filler) (http.Handler, error) {
+func (p *program) registry(s *store.Store, users *auth.Auth, e *engine, filler *intake.Filler) (http.Handler, error) {
 	c := p.config
 	tokens, err := p.tokens(s)
 	if err != nil {
 		return nil, err
 	}
 	o := proxy.Options{
-		Store: s, Auth: users, Tokens: tokens, Storage: blobs, Log: p.log, PublicURL: c.Public(),
+		Store: s, Auth: users, Tokens: tokens, Storage: e.storage, Notary: e.notary, Log: p.log, PublicURL: c.Public(),
 		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: c.AnonymousPull,
 		PushToMirrors: c.Mirror.AllowPush, Filler: filler,
 		RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",

@@ -36,11 +36,13 @@ type remoteRepository struct {
 type pushRepository struct {
 	repository
 	SigningService *string `json:"manifest_signing_service"`
+	SignOnPush     bool    `json:"sign_on_push,omitempty"` // ours: Pulp has no such field
 }
 
 type containerRepository struct {
 	remoteRepository
 	SigningService *string `json:"manifest_signing_service"`
+	SignOnPush     bool    `json:"sign_on_push,omitempty"` // ours: Pulp has no such field
 }
 
 func baseRepository(r pulp.Repository) repository {
@@ -54,9 +56,9 @@ func baseRepository(r pulp.Repository) repository {
 func showRepository(r pulp.Repository) any {
 	service := hrefOrNil(pulp.SigningServiceCollection, r.SigningServiceID)
 	if r.Type == pulp.ContainerPush {
-		return pushRepository{baseRepository(r), service}
+		return pushRepository{baseRepository(r), service, r.SignOnPush}
 	}
-	return containerRepository{showAnyRepository(r), service}
+	return containerRepository{showAnyRepository(r), service, r.SignOnPush}
 }
 
 // showAnyRepository shows the fields that repositories of every type have.
@@ -190,6 +192,11 @@ func (a *API) readEdit(req *request, b *body, repo pulp.Repository, whole bool) 
 	}
 	if set {
 		edit.SigningServiceID = &service.ID
+	}
+	edit.SignOnPush = b.flag("sign_on_push")
+	after := repo
+	if edit.Apply(&after); after.SignOnPush && after.SigningServiceID == "" {
+		b.fail("sign_on_push", "A repository that signs on push needs a manifest_signing_service.")
 	}
 	if edit.Name != nil && *edit.Name != repo.Name && len(b.errs["name"]) == 0 {
 		// The first push to a path takes the repository of that name: nobody may put one in another's way.

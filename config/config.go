@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -117,6 +118,24 @@ type Signing struct {
 	WorkDir       string        `yaml:"work_dir" env:"WORK_DIR"`             // where scripts get their directories. Empty: under Data
 	// DefaultService is the name of the signing service that a first start on SQLite makes, with a key of its own. Empty: none is made.
 	DefaultService string `yaml:"default_service" env:"DEFAULT_SERVICE"`
+	// OnPush are the repositories that sign on push beside those that say so themselves: PATTERN=SERVICE, where a pattern is a repository's name, or
+	// ends with * and stands for all names that begin so. The first that fits counts.
+	OnPush []string `yaml:"on_push" env:"ON_PUSH"`
+	// OnPushFailure is what becomes of a push that cannot be signed: refuse, or accept, and a task signs it later.
+	OnPushFailure string        `yaml:"on_push_failure" env:"ON_PUSH_FAILURE"`
+	OnPushTimeout time.Duration `yaml:"on_push_timeout" env:"ON_PUSH_TIMEOUT"` // a push waits for its signatures at most so long
+}
+
+// ServiceOnPush returns the name of the signing service with which OnPush has a repository sign on push; empty: it has not.
+func (s Signing) ServiceOnPush(repository string) string {
+	for _, rule := range s.OnPush {
+		pattern, service, _ := strings.Cut(rule, "=")
+		start, open := strings.CutSuffix(pattern, "*")
+		if pattern == repository || open && strings.HasPrefix(repository, start) {
+			return service
+		}
+	}
+	return ""
 }
 
 // Signatures is about signatures that come from outside.
@@ -173,7 +192,7 @@ func Default() Config {
 		PushRepositoryType: "container-push",
 		AnonymousPull:      true,
 		Token:              Token{Lifetime: 5 * time.Minute},
-		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, DefaultService: "countersign"},
+		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, DefaultService: "countersign", OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second},
 		Signatures:         Signatures{UnknownKeys: "accept"},
 		Redis:              Redis{Prefix: "countersign"},
 		Mirror:             Mirror{AllowPrivateAddresses: []string{}},
@@ -278,6 +297,13 @@ func (c Config) validate() error {
 			"signatures.unknown_keys: want accept or refuse, got %q", c.Signatures.UnknownKeys),
 		check(c.Workers >= 0, "workers: want 0 or more, got %d", c.Workers),
 		check(c.Signing.Parallel >= 1, "signing.parallel: want 1 or more, got %d", c.Signing.Parallel),
+		check(!slices.ContainsFunc(c.Signing.OnPush, func(rule string) bool {
+			pattern, service, ok := strings.Cut(rule, "=")
+			return !ok || pattern == "" || service == "" || strings.Contains(strings.TrimSuffix(pattern, "*"), "*")
+		}), "signing.on_push: want PATTERN=SERVICE, with a * at the pattern's end at most, got %q", c.Signing.OnPush),
+		check(c.Signing.OnPushFailure == "refuse" || c.Signing.OnPushFailure == "accept",
+			"signing.on_push_failure: want refuse or accept, got %q", c.Signing.OnPushFailure),
+		check(c.Signing.OnPushTimeout > 0, "signing.on_push_timeout: want more than 0, got %v", c.Signing.OnPushTimeout),
 		check(c.Signing.ScriptTimeout > 0, "signing.script_timeout: want more than 0, got %v", c.Signing.ScriptTimeout),
 		check(c.Token.Lifetime >= time.Minute, "token.lifetime: want 1m or more, got %v", c.Token.Lifetime),
 		check((c.Token.PrivateKeyFile == "") == (c.Token.PublicKeyFile == ""), "token: private_key_file and public_key_file go together"),

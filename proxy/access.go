@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net/http"
 	"strings"
 
@@ -194,7 +195,10 @@ func (c *call) pushTarget() (store.Target, error) {
 	if err == nil && t.Served() && !c.readOnly(t) {
 		return t, nil
 	}
-	t, err = c.Store.PushTarget(c.r.Context(), c.name, c.PushType)
+	err = c.sealed(func(ctx context.Context) error {
+		t, err = c.Store.PushTarget(ctx, c.name, c.PushType)
+		return err
+	})
 	if fault.Is(err, fault.Conflict) || err == nil && c.readOnly(t) {
 		return t, newError(http.StatusBadRequest, "NAME_INVALID", "Repository is not available for push.", map[string]string{"name": c.name})
 	}

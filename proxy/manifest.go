@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -147,7 +149,6 @@ func (c *call) manifestTarget(m pulp.Manifest) (store.Target, error) {
 
 // storeManifest stores a parsed manifest: upstream first, where there is one, by digest; then here.
 func (c *call) storeManifest(t store.Target, m pulp.Manifest, tags []string) error {
-	ctx := c.r.Context()
 	if err := c.readConfig(t, &m); err != nil {
 		return err
 	}
@@ -156,8 +157,17 @@ func (c *call) storeManifest(t store.Target, m pulp.Manifest, tags []string) err
 			return err
 		}
 	}
-	_, err := c.Store.PutManifest(ctx, store.PutManifest{
-		RepositoryID: t.Repository.ID, Manifest: m, Tags: tags, RequireChildren: c.RequireIndexChildren,
+	put := store.PutManifest{RepositoryID: t.Repository.ID, Manifest: m, Tags: tags, RequireChildren: c.RequireIndexChildren}
+	err := c.sealed(func(ctx context.Context) error {
+		_, err := c.Store.PutManifest(ctx, put)
+		if _, unsigned := errors.AsType[*store.Unsigned](err); unsigned { // it waits in the repository for its signatures
+			waiting := put
+			waiting.Wait = true
+			if _, err := c.Store.PutManifest(ctx, waiting); err != nil {
+				return err
+			}
+		}
+		return err
 	})
 	c.audit("push manifest", err, slog.String("digest", string(m.Digest)), slog.Any("tags", tags))
 	return err

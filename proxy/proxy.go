@@ -6,6 +6,7 @@
 package proxy
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
@@ -24,7 +26,9 @@ type Options struct {
 	Auth    *auth.Auth
 	Tokens  *auth.Tokens
 	Storage storage.Storage
-	Log     *slog.Logger
+	// Notary has pushes to repositories that sign on push signed; nil where none does.
+	Notary *notary.Notary
+	Log    *slog.Logger
 	// PublicURL is what clients type: scheme://host[:port] (D5, D16).
 	PublicURL *url.URL
 	// PushType is the type of the repositories that pushes create (D1).
@@ -154,4 +158,12 @@ func (c *call) audit(action string, err error, facts ...slog.Attr) {
 		attrs = append(attrs, slog.String("result", "done"))
 	}
 	c.Log.LogAttrs(c.r.Context(), slog.LevelInfo, "audit", attrs...)
+}
+
+// sealed runs a change that may make tags visible, which some repositories want signed first.
+func (c *call) sealed(change func(context.Context) error) error {
+	if c.Notary == nil {
+		return change(c.r.Context())
+	}
+	return c.Notary.Seal(c.r.Context(), notary.Reason{Who: c.who.name()}, change)
 }

@@ -42,7 +42,8 @@ type RepositoryFields struct {
 	Labels             *map[string]*string `json:"labels,omitempty"`
 	RetainRepoVersions Optional[int64]     `json:"retain_repo_versions,omitzero"`
 	SigningServiceID   *string             `json:"signing_service,omitempty"` // empty: none
-	RemoteID           *string             `json:"remote,omitempty"`          // empty: none
+	SignOnPush         *bool               `json:"sign_on_push,omitempty"`
+	RemoteID           *string             `json:"remote,omitempty"` // empty: none
 }
 
 // DistributionFields are new values of a distribution's fields; absent fields stay.
@@ -93,6 +94,7 @@ func (f RepositoryFields) Apply(r *pulp.Repository) {
 	put((*map[string]*string)(&r.Labels), f.Labels)
 	f.RetainRepoVersions.set(&r.RetainRepoVersions)
 	put(&r.SigningServiceID, f.SigningServiceID)
+	put(&r.SignOnPush, f.SignOnPush)
 	put(&r.RemoteID, f.RemoteID)
 }
 

@@ -30,6 +30,7 @@ const (
 	Restore            = "countersign.tasks.restore_version" // Pulp has no such task
 	Purge              = "pulpcore.app.tasks.purge.purge"
 	CleanOrphans       = "pulpcore.app.tasks.orphan.orphan_cleanup"
+	Seal               = store.SealTask // Pulp has no such task
 )
 
 // SignArgs are the arguments of a Sign task.
@@ -40,6 +41,14 @@ type SignArgs struct {
 	Tags         []string `json:"tags"`       // none: all
 	SignLists    bool     `json:"sign_lists"` // sign lists and indexes too (D2)
 	Force        bool     `json:"force"`      // sign again what this key has signed (D10)
+}
+
+// SealArgs are the arguments of a Seal task: signatures that a change waits for, which another process asks for because it has not the key (architecture 6).
+type SealArgs struct {
+	RepositoryID string           `json:"repository"`
+	ServiceID    string           `json:"service"`
+	Missing      []store.Unsealed `json:"missing"`
+	Who          string           `json:"who"` // the user on whose behalf the key is used
 }
 
 // SyncArgs are the arguments of a Sync task.

@@ -73,6 +73,7 @@ type Repository struct {
 	Labels             Labels
 	RetainRepoVersions *int64
 	SigningServiceID   string // empty when none
+	SignOnPush         bool   // no tag is visible before that service has signed it
 	RemoteID           string // where it is mirrored from; empty when nowhere
 	MadeByPush         bool
 	LatestVersion      int64

@@ -136,8 +136,13 @@ func (c *change) count(kind pulp.Kind, present, added, removed int64) {
 	c.counts[kind] = pulp.Count{Present: n.Present + present, Added: n.Added + added, Removed: n.Removed + removed}
 }
 
-// end makes the next version of what was changed and returns it; nil when nothing was.
+// end makes the next version of what was changed and returns it; nil when nothing was. Unsigned when it would show tags that must be signed first.
 func (c *change) end() (*pulp.Version, error) {
+	if c.counts[pulp.KindTag].Added > 0 || c.counts[pulp.KindManifest].Added > 0 {
+		if err := c.seal(); err != nil {
+			return nil, err
+		}
+	}
 	changed := false
 	for _, n := range c.counts {
 		changed = changed || n.Added != 0 || n.Removed != 0

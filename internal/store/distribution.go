@@ -32,6 +32,9 @@ func (s *Store) CreateDistribution(ctx context.Context, claim *Claim, d pulp.Dis
 		if d, err = distribution(t.ctx, t, d.ID); err != nil {
 			return err
 		}
+		if err := t.sealDistribution(d); err != nil {
+			return err
+		}
 		created := []Created{{pulp.Href(pulp.DistributionCollection, d.ID), pulp.PRN(pulp.DistributionCollection, d.ID)}}
 		return t.complete(claim, Outcome{Created: created, Result: d})
 	})
@@ -72,9 +75,18 @@ func (s *Store) EditDistribution(ctx context.Context, claim *Claim, id string, e
 		if d, err = distribution(t.ctx, t, id); err != nil {
 			return err
 		}
+		if before.BasePath != d.BasePath || before.RepositoryID != d.RepositoryID || !samePinned(before.Pinned, d.Pinned) {
+			if err := t.sealDistribution(d); err != nil {
+				return err
+			}
+		}
 		return t.complete(claim, Outcome{Result: d})
 	})
 	return d, err
+}
+
+func samePinned(a, b *pulp.PinnedVersion) bool {
+	return a == nil && b == nil || a != nil && b != nil && a.VersionID == b.VersionID
 }
 
 func distributionValues(d pulp.Distribution, namespace string) []any {

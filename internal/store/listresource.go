@@ -16,7 +16,7 @@ func with(alias string, more map[string]string) map[string]string {
 }
 
 var taskListing = listing[Task]{
-	columns: taskColumns, source: ` FROM task k`, id: "k.id", scan: scanTask,
+	columns: taskColumns, source: ` FROM (SELECT * FROM task WHERE name <> '` + SealTask + `') k`, id: "k.id", scan: scanTask,
 	fields: with("k", map[string]string{
 		"name": "k.name", "state": "k.state", "logging_cid": "k.logging_cid", "unblocked_at": "k.unblocked", "started_at": "k.started",
 		"finished_at": "k.finished", "error": "k.error", "result": "k.result", "worker": "k.worker_id", "created_by": "k.created_by",

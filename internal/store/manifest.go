@@ -41,6 +41,12 @@ func (s *Store) Manifest(ctx context.Context, id string) (pulp.Manifest, error) 
 	return m, notFound(err, "No Manifest matches the given query.")
 }
 
+// ManifestByDigest returns the manifest with this digest, wherever it is. NotFound when there is none.
+func (s *Store) ManifestByDigest(ctx context.Context, d digest.Digest) (pulp.Manifest, error) {
+	m, err := scanManifest(s.read.QueryRowContext(ctx, `SELECT `+manifestColumns+` FROM manifest m WHERE m.digest = $1`, d))
+	return m, notFound(err, "No Manifest matches the given query.")
+}
+
 // putManifest stores a manifest's row and what it names, unless it is there, and returns its id.
 func (t *tx) putManifest(m pulp.Manifest) (string, error) {
 	var id string

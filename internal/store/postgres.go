@@ -148,7 +148,8 @@ func (p *postgres) once(ctx context.Context, s *Store, f func(*tx) error) error 
 	if err != nil {
 		return err
 	}
-	t := &tx{conn: &pgTx{began, p}, dialect: &postgresDialect, ctx: ctx, now: micros(s.now()), outbox: s.outbox}
+	t := &tx{conn: &pgTx{began, p}, dialect: &postgresDialect, ctx: ctx, now: micros(s.now()), outbox: s.outbox, sealing: s.sealing}
+	t.mayBeUnsigned = ctx.Value(mayBeUnsigned{}) != nil
 	if err := guard(t, f); err != nil {
 		_ = began.Rollback()
 		return err

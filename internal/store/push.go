@@ -93,7 +93,10 @@ func (t *tx) linkRepository(target *Target, kind pulp.RepositoryType) error {
 	}
 	_, err = t.exec(`UPDATE distribution SET repository_id = $2, updated = $3 WHERE id = $1`, target.Distribution.ID, r.ID, t.now)
 	target.Repository, target.Distribution.RepositoryID, target.Distribution.Repository = r, r.ID, r.Type
-	return err
+	if err != nil {
+		return err
+	}
+	return t.sealDistribution(target.Distribution)
 }
 
 // makeRepository stores a repository and its empty version 0.
@@ -103,9 +106,9 @@ func (t *tx) makeRepository(r pulp.Repository) (pulp.Repository, error) {
 		r.Labels = pulp.Labels{}
 	}
 	_, err := t.exec(`
-		INSERT INTO repository (id, type, name, description, labels, retain_repo_versions, signing_service_id, remote_id, made_by_push, created, updated)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)`,
-		r.ID, r.Type, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), null(r.RemoteID), r.MadeByPush, t.now)
+		INSERT INTO repository (id, type, name, description, labels, retain_repo_versions, signing_service_id, sign_on_push, remote_id, made_by_push, created, updated)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)`,
+		r.ID, r.Type, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), r.SignOnPush, null(r.RemoteID), r.MadeByPush, t.now)
 	if err := uniqueName(err); err != nil {
 		return r, err
 	}
@@ -126,6 +129,7 @@ type PutManifest struct {
 	Manifest        pulp.Manifest
 	Tags            []string // none: pushed by digest
 	RequireChildren bool     // an index may not name absent manifests (D11)
+	Wait            bool     // it stays pending, whatever tags and subject it has: it is not signed yet
 }
 
 // PutManifest stores a manifest. By tag, or with a subject, it enters a new version of the repository together with everything of it that was
@@ -146,7 +150,7 @@ func (s *Store) PutManifest(ctx context.Context, p PutManifest) (*pulp.Version, 
 			return err
 		}
 		dgst := string(p.Manifest.Digest)
-		if len(p.Tags) == 0 && p.Manifest.Subject == "" {
+		if p.Wait || len(p.Tags) == 0 && p.Manifest.Subject == "" {
 			if _, present, err := c.content(pulp.KindManifest, dgst); err != nil || present {
 				return err
 			}

@@ -123,7 +123,7 @@ func (s *Store) SignTargets(ctx context.Context, repositoryID string, names []st
 		if len(names) > 0 && !slices.Contains(names, t.tag) || pulp.IsCompanionTag(t.tag) {
 			continue
 		}
-		more, err := s.expand(ctx, repositoryID, t, lists)
+		more, err := expand(ctx, s.read, repositoryID, latest, t, lists)
 		if err != nil {
 			return nil, err
 		}
@@ -140,8 +140,8 @@ func scanTagged(row scanner) (taggedManifest, error) {
 	return t, err
 }
 
-// expand lists what one tag asks to be signed, walking nested lists once each.
-func (s *Store) expand(ctx context.Context, repositoryID string, root taggedManifest, lists bool) ([]SignTarget, error) {
+// expand lists what one tag asks to be signed in a version of its repository, walking nested lists once each.
+func expand(ctx context.Context, q querier, repositoryID string, number int64, root taggedManifest, lists bool) ([]SignTarget, error) {
 	var targets []SignTarget
 	queue, seen := []taggedManifest{root}, map[string]bool{root.id: true}
 	for len(queue) > 0 {
@@ -154,11 +154,11 @@ func (s *Store) expand(ctx context.Context, repositoryID string, root taggedMani
 		if !list {
 			continue
 		}
-		children, err := collect(ctx, s.read, scanTagged, `
+		children, err := collect(ctx, q, scanTagged, `
 			SELECT '', m.id, m.digest, m.media_type
 			  FROM manifest_child mc JOIN manifest m ON m.digest = mc.digest
-			  JOIN repository_content c ON c.repository_id = $2 AND c.kind = $3 AND c.key = mc.digest AND c.version_removed IS NULL
-			 WHERE mc.manifest_id = $1 ORDER BY mc.position`, m.id, repositoryID, pulp.KindManifest)
+			  JOIN repository_content c ON c.repository_id = $2 AND c.kind = $3 AND c.key = mc.digest AND `+in(number, `$4`)+`
+			 WHERE mc.manifest_id = $1 ORDER BY mc.position`, m.id, repositoryID, pulp.KindManifest, number)
 		if err != nil {
 			return nil, err
 		}

@@ -41,7 +41,8 @@ type Store struct {
 	path  string  // of the SQLite file
 	write *sql.DB // of the writer's connection to it
 
-	outbox bool
+	outbox  bool
+	sealing *Sealing // nil: nothing signs on push
 
 	jobs    chan *job
 	closing chan struct{}

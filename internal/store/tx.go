@@ -93,6 +93,9 @@ type tx struct {
 	ctx     context.Context //nolint:containedctx // it is the transaction's, and ends with it
 	now     int64           // microseconds
 	outbox  bool            // see Store.KeepOutbox
+	sealing *Sealing        // see Store.Seal
+
+	mayBeUnsigned bool // see WithoutSeal
 }
 
 func (t *tx) exec(query string, args ...any) (int64, error) {
@@ -178,7 +181,7 @@ func (s *Store) runWriter(conn *connection) {
 
 // commitBatch runs each job behind a savepoint of its own and commits them together.
 func (s *Store) commitBatch(conn *connection, batch []*job) {
-	t := &tx{conn: conn, dialect: &sqliteDialect, ctx: context.Background(), outbox: s.outbox} //nolint:forbidigo // a batch is many callers'; none may cancel it
+	t := &tx{conn: conn, dialect: &sqliteDialect, ctx: context.Background(), outbox: s.outbox, sealing: s.sealing} //nolint:forbidigo // a batch is many callers'; none may cancel it
 	errs := make([]error, len(batch))
 	_, lost := t.exec(`BEGIN IMMEDIATE`) // immediate: a writer never has to upgrade a lock
 	for i := 0; lost == nil && i < len(batch); i++ {
@@ -207,6 +210,7 @@ func (t *tx) run(j *job) (err, lost error) {
 	if _, err := t.exec(`SAVEPOINT one`); err != nil {
 		return err, err
 	}
+	t.mayBeUnsigned = j.ctx.Value(mayBeUnsigned{}) != nil
 	if err = guard(t, j.do); err == nil {
 		_, err = t.exec(`RELEASE one`)
 		return err, err

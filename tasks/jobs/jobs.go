@@ -12,9 +12,9 @@ import (
 
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/mirror"
+	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
-	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/tasks"
 )
@@ -23,8 +23,8 @@ import (
 type Options struct {
 	Store *store.Store
 	Log   *slog.Logger
-	// SignerFor returns the maker of a service's signatures.
-	SignerFor func(pulp.SigningService) (signing.Signer, error)
+	// Notary has manifests signed.
+	Notary *notary.Notary
 	// Host is the host, with its port where it has one, that docker references begin with (D5).
 	Host string
 	// Parallel is how many signatures one task makes at a time.
@@ -42,17 +42,18 @@ type Options struct {
 func All(o Options) map[string]tasks.Job {
 	return map[string]tasks.Job{
 		tasks.Sign:               signer{o}.run,
-		tasks.Sync:               syncer{o}.run,
-		tasks.Tag:                with(o.tag),
+		tasks.Seal:               with(o.seal),
+		tasks.Sync:               o.sealed(syncer{o}.run),
+		tasks.Tag:                o.sealed(with(o.tag)),
 		tasks.Untag:              with(o.untag),
-		tasks.AddContent:         with(o.addContent),
-		tasks.RemoveContent:      with(o.removeContent),
+		tasks.AddContent:         o.sealed(with(o.addContent)),
+		tasks.RemoveContent:      o.sealed(with(o.removeContent)),
 		tasks.RemoveSignatures:   with(o.removeSignatures),
 		tasks.Repair:             with(o.repair),
-		tasks.Restore:            with(o.restore),
+		tasks.Restore:            o.sealed(with(o.restore)),
 		tasks.DeleteVersion:      with(o.deleteVersion),
-		tasks.Create:             with(o.create),
-		tasks.Edit:               with(o.edit),
+		tasks.Create:             o.sealed(with(o.create)),
+		tasks.Edit:               o.sealed(with(o.edit)),
 		tasks.Delete:             with(o.delete),
 		tasks.DeleteDistribution: with(o.delete),
 		tasks.Migrate:            with(o.migrate),

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -57,6 +58,7 @@ type world struct {
 	dispatcher *tasks.Dispatcher
 	repo       store.Target
 	service    pulp.SigningService
+	notary     *notary.Notary
 }
 
 func newWorld(t *testing.T) *world {
@@ -71,11 +73,17 @@ func newWorld(t *testing.T) *world {
 	}
 	log, queue := slog.New(slog.DiscardHandler), &memqueue.Queue{}
 	w := &world{T: t, store: s, maker: &maker{t: t, key: signtest.NewKey(t, time.Now().Add(-time.Hour), 0)}}
+	s.Seal(store.Sealing{Host: "registry.example:8443"})
+	w.notary = &notary.Notary{
+		Store: s, Log: log, Parallel: 4, Timeout: time.Minute,
+		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return w.maker, nil }, Usable: func(pulp.SigningService) bool { return true },
+	}
 	worker := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: queue, Log: log, Jobs: jobs.All(jobs.Options{
 		Store: s, Log: log, Host: "registry.example:8443", Parallel: 3,
-		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return w.maker, nil },
+		Notary: w.notary,
 	})})
 	w.dispatcher = tasks.NewDispatcher(s, queue, worker, log)
+	w.notary.Dispatch = w.dispatcher.Dispatch
 	w.service, err = s.AddSigningService(t.Context(), pulp.SigningService{
 		Name: "svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Fingerprint: w.maker.key.Public.Fingerprint(), PublicKey: w.maker.key.Armor,
 	})

@@ -2,16 +2,14 @@ package jobs
 
 import (
 	"context"
-	"fmt"
-	"log/slog"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
-	"github.com/countersign/countersign/internal/telemetry"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/tasks"
 )
@@ -31,7 +29,7 @@ func (s signer) run(ctx context.Context, r *tasks.Run) error {
 	} else if err != nil {
 		return err
 	}
-	checked, err := s.checked(service)
+	checked, err := s.Notary.Checked(service)
 	if err != nil {
 		return err
 	}
@@ -42,6 +40,7 @@ func (s signer) run(ctx context.Context, r *tasks.Run) error {
 	if host, _, _ := strings.Cut(s.Host, ":"); host == "localhost" && len(targets) > 0 {
 		s.Log.WarnContext(ctx, "signatures claim the host localhost, which means nothing on other machines; set public_url to what clients type")
 	}
+	why := s.reason(ctx, r)
 	report := r.Report("signing.manifests", "Signing manifests", len(targets))
 	group, working := errgroup.WithContext(ctx)
 	group.SetLimit(max(1, s.Parallel))
@@ -50,7 +49,7 @@ func (s signer) run(ctx context.Context, r *tasks.Run) error {
 			break
 		}
 		group.Go(func() error {
-			if err := s.signOne(working, r, checked, args.BasePath, t); err != nil {
+			if err := s.signOne(working, r, why, checked, args.BasePath, t); err != nil {
 				return err
 			}
 			report.Add(1)
@@ -68,19 +67,6 @@ func (s signer) run(ctx context.Context, r *tasks.Run) error {
 	}
 	_, err = s.Store.CommitStaged(ctx, r.Claim, args.RepositoryID)
 	return err
-}
-
-// checked returns the service's signer behind the check that nothing it makes escapes.
-func (s signer) checked(service pulp.SigningService) (*signing.Checked, error) {
-	key, err := signing.ParsePublicKey(service.PublicKey)
-	if err != nil {
-		return nil, fmt.Errorf("public key of signing service %s: %w", service.Name, err)
-	}
-	maker, err := s.SignerFor(service)
-	if err != nil {
-		return nil, err
-	}
-	return signing.NewChecked(maker, key), nil
 }
 
 // missing returns what the task is to sign and has not: neither in the repository, unless it is forced (D10), nor by an earlier attempt.
@@ -118,31 +104,41 @@ func (s signer) reference(basePath, tag string) string {
 	return signing.Reference(s.Host, basePath, tag)
 }
 
-func (s signer) signOne(ctx context.Context, r *tasks.Run, checked *signing.Checked, basePath string, t store.SignTarget) error {
+func (s signer) signOne(ctx context.Context, r *tasks.Run, why notary.Reason, checked *signing.Checked, basePath string, t store.SignTarget) error {
 	m, err := s.Store.Manifest(ctx, t.ManifestID)
 	if err != nil {
 		return err
 	}
-	claim := signing.Claim{ManifestDigest: t.Digest, DockerReference: s.reference(basePath, t.Tag)}
-	log := s.Log.With(slog.String("task", r.Task.ID), slog.String("key", checked.Fingerprint()), slog.String("digest", string(t.Digest)), slog.String("reference", claim.DockerReference))
-	log.InfoContext(ctx, "signing")
-	made, err := checked.Sign(ctx, signing.Request{Claim: claim, Manifest: m.Payload, CorrelationID: telemetry.Correlation(ctx)})
+	made, err := s.Notary.Sign(ctx, why, checked, m, s.reference(basePath, t.Tag))
 	if err != nil {
-		log.ErrorContext(ctx, "signing failed", slog.Any("err", err))
 		return err
 	}
-	log.InfoContext(ctx, "signed")
-	return s.Store.StageSignature(ctx, r.Claim, stored(t.ManifestID, made))
+	return s.Store.StageSignature(ctx, r.Claim, made)
 }
 
-// stored is the row of a signature that was verified with its maker's key.
-func stored(manifestID string, made signing.Made) pulp.Signature {
-	verified := made.Verified
-	claim := verified.Claim()
-	fingerprint := verified.IssuerFingerprint()
-	return pulp.Signature{
-		Digest: signing.Digest(made.Raw), Name: signing.Name(claim.ManifestDigest, made.Raw), ManifestID: manifestID, Content: made.Raw,
-		KeyID: verified.KeyID(), Fingerprint: &fingerprint, VerifiedBy: verified.Fingerprint(),
-		Reference: claim.DockerReference, Creator: claim.Creator, SignedAt: verified.CreatedAt().Unix(),
+// reason says for whom a task uses a key.
+func (o Options) reason(ctx context.Context, r *tasks.Run) notary.Reason {
+	why := notary.Reason{Task: r.Task.ID}
+	if r.Task.CreatedBy != 0 {
+		if u, err := o.Store.User(ctx, r.Task.CreatedBy); err == nil { // else it was removed
+			why.Who = u.Username
+		}
+	}
+	return why
+}
+
+// seal signs what a change in another process waits for.
+func (o Options) seal(ctx context.Context, r *tasks.Run, args tasks.SealArgs) error {
+	service, err := o.Store.SigningService(ctx, args.ServiceID)
+	if err != nil {
+		return err
+	}
+	return o.Notary.SignMissing(ctx, notary.Reason{Who: args.Who, Task: r.Task.ID}, args.RepositoryID, service, args.Missing, nil)
+}
+
+// sealed is a job that runs again when what it would show was not signed, and is now.
+func (o Options) sealed(job tasks.Job) tasks.Job {
+	return func(ctx context.Context, r *tasks.Run) error {
+		return o.Notary.Seal(ctx, o.reason(ctx, r), func(ctx context.Context) error { return job(ctx, r) })
 	}
 }

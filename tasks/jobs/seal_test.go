@@ -1,0 +1,276 @@
+package jobs_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/notary"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/tasks"
+)
+
+// sealed is a world whose repository signs on push.
+func sealed(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t)
+	w.sign(store.TaskCompleted, nil) // what is there before
+	yes := true
+	w.dispatch(store.TaskCompleted, tasks.Edit, tasks.EditArgs{Collection: pulp.PushCollection, ID: w.repo.Repository.ID, Repository: &tasks.RepositoryFields{
+		SigningServiceID: &w.service.ID, SignOnPush: &yes,
+	}})
+	return w
+}
+
+func (w *world) dispatch(want store.TaskState, name string, args any) store.Task {
+	w.Helper()
+	k, err := w.dispatcher.Dispatch(w.Context(), tasks.Spec{Name: name, Args: args, Immediate: true})
+	if err != nil || k.State != want {
+		w.Errorf("%s is %s %+v, %v, want %s", name, k.State, k.Error, err, want)
+	}
+	return k
+}
+
+// put puts a manifest of one blob into the repository as the registry does.
+func (w *world) put(text string, tags ...string) (digest.Digest, error) {
+	w.Helper()
+	b := pulp.Blob{Digest: digest.FromString(text), Size: int64(len(text)), Data: []byte(text), Inline: true}
+	if err := w.store.CommitBlob(w.Context(), w.repo.Repository.ID, b, "", 0); err != nil {
+		w.Fatal(err)
+	}
+	payload := []byte(`{"config":"` + text + `"}`)
+	p := store.PutManifest{RepositoryID: w.repo.Repository.ID, Tags: tags, Manifest: pulp.Manifest{
+		Digest: digest.FromBytes(payload), MediaType: pulp.OCIManifest, SchemaVersion: 2, Payload: payload, Type: "image", Config: &pulp.Descriptor{Digest: b.Digest},
+	}}
+	return p.Manifest.Digest, w.notary.Seal(w.Context(), notary.Reason{Who: "alice"}, func(ctx context.Context) error {
+		_, err := w.store.PutManifest(ctx, p)
+		if _, unsigned := errors.AsType[*store.Unsigned](err); unsigned {
+			waiting := p
+			waiting.Wait = true
+			_, waitErr := w.store.PutManifest(ctx, waiting)
+			err = errors.Join(err, waitErr)
+		}
+		return err
+	})
+}
+
+// wantSealed sees that every tag that every distribution of the repository shows has, for that path, a signature that verifies.
+func (w *world) wantSealed() {
+	w.Helper()
+	served, err := w.store.RepositoryDistributions(w.Context(), w.repo.Repository.ID)
+	if err != nil {
+		w.Fatal(err)
+	}
+	targets, err := w.store.SignTargets(w.Context(), w.repo.Repository.ID, nil, false)
+	if err != nil {
+		w.Fatal(err)
+	}
+	for _, d := range served {
+		target, err := w.store.Resolve(w.Context(), d.BasePath)
+		if err != nil {
+			w.Fatal(err)
+		}
+		for _, s := range targets {
+			held, err := w.store.ServedSignatures(w.Context(), target, s.ManifestID)
+			if err != nil {
+				w.Fatal(err)
+			}
+			want := "registry.example:8443/" + d.BasePath + ":" + s.Tag
+			if !slices.ContainsFunc(held, func(g pulp.Signature) bool {
+				v, err := signing.Verify(g.Content, w.maker.key.Public, time.Now())
+				return err == nil && v.Claim().ManifestDigest == s.Digest && v.Claim().DockerReference == want
+			}) {
+				w.Errorf("%s is not signed for %s", s.Digest, want)
+			}
+		}
+	}
+}
+
+// Whatever makes a tag visible in a repository that signs on push, it is signed in the version in which it appears.
+func TestNothingIsSeenUnsigned(t *testing.T) {
+	t.Parallel()
+	w := sealed(t)
+	id := w.repo.Repository.ID
+	d, err := w.put("two", "v2", "stable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.wantSignatures(6, 2)
+	w.wantSealed()
+	w.dispatch(store.TaskCompleted, tasks.Tag, tasks.TagArgs{RepositoryID: id, Tag: "v2-again", Digest: d})
+	w.wantSealed()
+	w.wantSignatures(7, 1)
+
+	// A distribution shows what is signed for its path, and a changed path is another one.
+	name, path, other := "second", "acme/second", "acme/third"
+	k := w.dispatch(store.TaskCompleted, tasks.Create, tasks.CreateArgs{Distribution: tasks.DistributionFields{Name: &name, BasePath: &path, RepositoryID: &id}})
+	w.wantSealed()
+	made, err := w.store.Resolve(t.Context(), path)
+	if err != nil {
+		t.Fatal(k.Error, err)
+	}
+	w.dispatch(store.TaskCompleted, tasks.Edit, tasks.EditArgs{Collection: pulp.DistributionCollection, ID: made.Distribution.ID, Distribution: &tasks.DistributionFields{BasePath: &other}})
+	w.wantSealed()
+
+	// What is rolled back was signed for one path, and is shown under two.
+	r, err := w.store.Repository(t.Context(), pulp.ContainerPush, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.dispatch(store.TaskCompleted, tasks.RemoveContent, tasks.RemoveArgs{RepositoryID: id, All: true})
+	w.dispatch(store.TaskCompleted, tasks.Restore, tasks.VersionArgs{RepositoryID: id, Number: 1})
+	w.wantSealed()
+	w.dispatch(store.TaskCompleted, tasks.Restore, tasks.VersionArgs{RepositoryID: id, Number: r.LatestVersion})
+	w.wantSealed()
+
+	// A copy brings tags that nobody has signed for this repository.
+	source, err := w.store.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "source"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err = w.store.Repository(t.Context(), pulp.ContainerPush, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := store.Copy{RepositoryID: id, Number: r.LatestVersion, Tags: true}
+	w.dispatch(store.TaskCompleted, tasks.AddContent, tasks.AddArgs{RepositoryID: source.ID, Copy: &all})
+	w.dispatch(store.TaskCompleted, tasks.Tag, tasks.TagArgs{RepositoryID: source.ID, Tag: "copied", Digest: d})
+	back := store.Copy{RepositoryID: source.ID, Number: 2, Tags: true}
+	w.dispatch(store.TaskCompleted, tasks.AddContent, tasks.AddArgs{RepositoryID: id, Copy: &back})
+	w.wantSealed()
+	if _, err := w.store.ServedManifest(t.Context(), w.repo, "copied"); err != nil {
+		t.Errorf("the copied tag: %v", err)
+	}
+
+	// A version that is not signed for a path cannot be pinned there.
+	pinned, fourth := "pinned", "acme/fourth"
+	versions, _, err := w.store.Versions(t.Context(), store.ListQuery{Where: []store.Filter{store.Where("number", store.Equal, int64(1))}, Limit: 10})
+	if err != nil || len(versions) == 0 {
+		t.Fatal(versions, err)
+	}
+	for _, v := range versions {
+		if v.RepositoryID != id {
+			continue
+		}
+		k = w.dispatch(store.TaskFailed, tasks.Create, tasks.CreateArgs{Distribution: tasks.DistributionFields{
+			Name: &pinned, BasePath: &fourth, Version: tasks.Optional[pulp.PinnedVersion]{Set: true, Value: &pulp.PinnedVersion{VersionID: v.ID, RepositoryID: id, Number: 1}},
+		}})
+		if k.Error == nil || k.Error.Description != "repository_version: The version holds the tag 'latest', which is not signed for this base path, and versions do not change." {
+			t.Errorf("a pinned version that is not signed: %+v", k.Error)
+		}
+	}
+}
+
+// An image that completes a list is signed for the list's tags too.
+func TestAnImageThatCompletesAList(t *testing.T) {
+	t.Parallel()
+	w := sealed(t)
+	late := digest.FromBytes([]byte(`{"config":"late"}`))
+	if err := w.notary.Seal(t.Context(), notary.Reason{}, func(context.Context) error {
+		w.pushIndex("sparse", late) // none of it is there: nothing to sign
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.put("late", "by-itself"); err != nil {
+		t.Fatal(err)
+	}
+	w.wantSealed()
+}
+
+func TestAPushThatCannotBeSigned(t *testing.T) {
+	t.Parallel()
+	w := sealed(t)
+	broken := func(int) error { return fault.New(fault.Invalid, "gpg: signing failed: No secret key") }
+	w.maker.fail = broken
+	if _, err := w.put("bad", "v1"); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("the push: %v", err)
+	}
+	if m, err := w.store.ServedManifest(t.Context(), w.repo, "v1"); err != nil || string(m.Payload) != `{"config":"one"}` {
+		t.Errorf("the tag was moved: %s, %v", m.Payload, err)
+	}
+	if k := w.dispatch(store.TaskFailed, tasks.Tag, tasks.TagArgs{RepositoryID: w.repo.Repository.ID, Tag: "new", Digest: digest.FromBytes([]byte(`{"config":"one"}`))}); k.Error == nil {
+		t.Errorf("task = %+v", k)
+	}
+	w.notary.AcceptUnsigned = true
+	if _, err := w.put("bad", "v1"); err != nil {
+		t.Errorf("the push that may be signed later: %v", err)
+	}
+	m, err := w.store.ServedManifest(t.Context(), w.repo, "v1")
+	if err != nil || string(m.Payload) != `{"config":"bad"}` {
+		t.Errorf("the tag was not moved: %s, %v", m.Payload, err)
+	}
+	k, err := w.store.ClaimTask(t.Context(), "worker", "", nil, time.Minute)
+	if err != nil || k == nil || k.Name != tasks.Sign {
+		t.Fatalf("no task signs it later: %+v, %v", k, err)
+	}
+}
+
+// Pushes that race for one tag all succeed, and no version shows it unsigned.
+func TestSealedPushesThatRace(t *testing.T) {
+	t.Parallel()
+	w := sealed(t)
+	const pushes = 24
+	var all sync.WaitGroup
+	for i := range pushes {
+		all.Go(func() {
+			if _, err := w.put(fmt.Sprintf("race %d", i), "race", fmt.Sprintf("race-%d", i)); err != nil {
+				t.Errorf("push %d: %v", i, err)
+			}
+		})
+	}
+	all.Wait()
+	w.wantSealed()
+	r, err := w.store.Repository(t.Context(), pulp.ContainerPush, w.repo.Repository.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for number := int64(1); number <= r.LatestVersion; number++ {
+		v, err := w.store.Version(t.Context(), r.ID, number)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tags, signatures := v.Counts[pulp.KindTag].Added, v.Counts[pulp.KindSignature].Added; number > r.LatestVersion-pushes && (tags != 2 || signatures != 2) {
+			t.Errorf("version %d added %d tags and %d signatures", number, tags, signatures)
+		}
+	}
+}
+
+// A service that this process cannot use is another's: a task that no list shows asks for the signatures.
+func TestAKeyThatIsElsewhere(t *testing.T) {
+	t.Parallel()
+	w := sealed(t)
+	w.notary.Usable = func(pulp.SigningService) bool { return false }
+	w.notary.Dispatch = func(ctx context.Context, s tasks.Spec) (store.Task, error) {
+		if s.ServiceID != w.service.ID {
+			t.Errorf("the task is for %q", s.ServiceID)
+		}
+		s.Immediate = true // as if the other process were at hand
+		return w.dispatcher.Dispatch(ctx, s)
+	}
+	if _, err := w.put("far", "far"); err != nil {
+		t.Fatal(err)
+	}
+	w.wantSealed()
+	shown, _, err := w.store.Tasks(t.Context(), store.ListQuery{Limit: 100})
+	if err != nil || slices.ContainsFunc(shown, func(k store.Task) bool { return k.Name == tasks.Seal }) {
+		t.Errorf("lists show what is internal: %v", err)
+	}
+	w.notary.Timeout = 50 * time.Millisecond
+	w.notary.Dispatch = w.dispatcher.Dispatch // nobody takes it
+	if _, err := w.put("nobody", "far"); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("nobody signs: %v", err)
+	}
+	if k, err := w.store.ClaimTask(t.Context(), "worker", "", nil, time.Minute); err != nil || k != nil {
+		t.Errorf("what nobody waits for is left to be done: %+v, %v", k, err)
+	}
+}

@@ -1,0 +1,187 @@
+package policy_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/signing/policy"
+)
+
+// signer is a key of a test.
+type signer struct {
+	entity *openpgp.Entity
+	public []byte
+}
+
+func newSigner(t *testing.T) signer {
+	t.Helper()
+	entity, err := openpgp.NewEntity("test", "", "test@example.com", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var public bytes.Buffer
+	if err := entity.Serialize(&public); err != nil {
+		t.Fatal(err)
+	}
+	return signer{entity, public.Bytes()}
+}
+
+func (s signer) fingerprint() string { return fmt.Sprintf("%X", s.entity.PrimaryKey.Fingerprint) }
+
+func (s signer) sign(t *testing.T, manifest []byte, reference string) []byte {
+	t.Helper()
+	claim, err := signing.EncodeClaim(signing.Claim{ManifestDigest: digest.FromBytes(manifest), DockerReference: reference})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var raw bytes.Buffer
+	in, err := openpgp.Sign(&raw, s.entity, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Write(claim); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return raw.Bytes()
+}
+
+func parse(t *testing.T, text string) *policy.Policy {
+	t.Helper()
+	p, err := policy.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// TestOutcomes sees which requirement fails, why, and which signature satisfies the others.
+func TestOutcomes(t *testing.T) {
+	t.Parallel()
+	ours, theirs := newSigner(t), newSigner(t)
+	manifest := []byte(`{"schemaVersion":2}`)
+	image := policy.Image{Reference: "example.com:5000/team/app:1", Manifest: manifest, Signatures: [][]byte{
+		theirs.sign(t, manifest, "example.com:5000/team/app:1"), ours.sign(t, manifest, "example.com:5000/team/app:1"), ours.sign(t, manifest, "other.example.com/app:1"),
+	}}
+	key := base64.StdEncoding.EncodeToString(ours.public)
+	p := parse(t, `{"default":[{"type":"reject"}],"transports":{"docker":{"example.com:5000/team":[
+		{"type":"signedBy","keyType":"GPGKeys","keyData":"`+key+`"},
+		{"type":"signedBy","keyType":"GPGKeys","keyPath":"/absent"},
+		{"type":"sigstoreSigned","keyPath":"/x"},
+		{"type":"insecureAcceptAnything"},
+		{"type":"signedBy","keyType":"GPGKeys","keyData":"`+key+`","signedIdentity":{"type":"exactReference","dockerReference":"example.org/a:1"}}]}}}`)
+	p.ReadKeys(func(string) ([]byte, error) { return nil, errors.New("no such file") })
+	got, err := p.Evaluate(image, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const unknown, other = "The signature is by another key.", "the signature is for "
+	want := policy.Verdict{
+		Reference: "example.com:5000/team/app:1", Scope: "example.com:5000/team",
+		Requirements: []policy.Outcome{
+			{Type: "signedBy", Accepted: true, Evaluated: true, Signature: 1, Key: ours.fingerprint(), Rejected: []string{unknown}},
+			{Type: "signedBy", Evaluated: true, Reason: "no such file", Signature: -1},
+			{Type: "sigstoreSigned", Reason: "not evaluated: this program knows nothing of sigstoreSigned", Signature: -1},
+			{Type: "insecureAcceptAnything", Accepted: true, Evaluated: true, Signature: -1},
+			{Type: "signedBy", Evaluated: true, Reason: "none of the signatures satisfies it", Signature: -1, Rejected: []string{
+				unknown, other + "example.com:5000/team/app:1", other + "other.example.com/app:1",
+			}},
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	image.Reference = "elsewhere.example.com/app"
+	if got, err = p.Evaluate(image, time.Now()); err != nil || got.Scope != "default" || got.Reference != "elsewhere.example.com/app:latest" || got.Accepted {
+		t.Errorf("elsewhere: %+v, %v", got, err)
+	}
+}
+
+// TestScopes looks up images in a policy that has a scope of every kind.
+func TestScopes(t *testing.T) {
+	t.Parallel()
+	const accept = `:[{"type":"insecureAcceptAnything"}]`
+	var scopes []string
+	for _, s := range []string{
+		"a.example.com/n/r:1", "a.example.com/n/r", "a.example.com/n", "a.example.com", "*.example.com", "*.com", "", "docker.io/library/r", "b.example.org:5000", "*.example.org",
+	} {
+		scopes = append(scopes, `"`+s+`"`+accept)
+	}
+	p := parse(t, `{"default":[{"type":"reject"}],"transports":{"docker":{`+strings.Join(scopes, ",")+`}}}`)
+	for reference, want := range map[string]string{
+		"a.example.com/n/r:1": "a.example.com/n/r:1", "a.example.com/n/r:2": "a.example.com/n/r", "a.example.com/n/s": "a.example.com/n", "a.example.com/n2/s": "a.example.com",
+		"a.example.com:80/n/r:1": "*.example.com", "b.a.example.com/n": "*.example.com", "example.com/n": "*.com", "r": "docker.io/library/r", "index.docker.io/r": "docker.io/library/r", "s": "docker",
+		"b.example.org:5000/x": "b.example.org:5000", "b.example.org/x": "*.example.org",
+	} {
+		if got, err := p.Evaluate(policy.Image{Reference: reference}, time.Now()); err != nil || got.Scope != want {
+			t.Errorf("%s: scope %q, want %q (%v)", reference, got.Scope, want, err)
+		}
+	}
+}
+
+// TestRefused sees that what is no policy and what is no image is refused as Invalid.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", "null", "{}", `{"default":[]}`, `{"default":[{"type":"reject"}],"default":[{"type":"reject"}]}`, `{"default":[{"type":"other"}]}`, `{"default":[{"type":"sigstoreSigned","key":1}]}`} {
+		if _, err := policy.Parse([]byte(text)); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if _, err := policy.Parse(make([]byte, policy.MaxSize+1)); !fault.Is(err, fault.TooLarge) {
+		t.Errorf("a long policy: %v", err)
+	}
+	p := parse(t, `{"default":[{"type":"insecureAcceptAnything"}]}`)
+	both := "example.com/a:1@" + digest.FromString("x").String()
+	for _, reference := range []string{"", "UPPER", both, "[::1]:5000/a:1", strings.Repeat("a", 64)} {
+		if _, err := p.Evaluate(policy.Image{Reference: reference}, time.Now()); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%q: %v", reference, err)
+		}
+	}
+	if _, err := p.Evaluate(policy.Image{Reference: "example.com/a@" + digest.FromString("x").String(), Manifest: []byte("y")}, time.Now()); err == nil {
+		t.Error("a manifest of another digest than the reference's is judged")
+	}
+}
+
+// FuzzParse looks for policies that break the reader, and for images that break what it read.
+func FuzzParse(f *testing.F) {
+	f.Add(`{"default":[{"type":"reject"}],"transports":{"docker":{"":[{"type":"insecureAcceptAnything"}]}}}`, "example.com/a:1")
+	f.Add(`{"default":[{"type":"signedBy","keyType":"GPGKeys","keyData":"AAAA","signedIdentity":{"type":"remapIdentity","prefix":"a.b","signedPrefix":"c.d"}}]}`, "a.b/c")
+	raw, err := os.ReadFile("../testdata/skopeo.sig")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, text, reference string) {
+		p, err := policy.Parse([]byte(text))
+		if err != nil {
+			return
+		}
+		v, err := p.Evaluate(policy.Image{Reference: reference, Signatures: [][]byte{raw}}, time.Now())
+		if err != nil {
+			return
+		}
+		accepted := true
+		for _, o := range v.Requirements {
+			accepted = accepted && o.Accepted
+			if o.Accepted != (o.Reason == "") {
+				t.Errorf("%+v", o)
+			}
+		}
+		if accepted != v.Accepted || len(v.Requirements) == 0 {
+			t.Errorf("%+v", v)
+		}
+	})
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -48,7 +49,7 @@ func main() {
 	flag.IntVar(&o.images, "images", 200, "images that a sync brings")
 	flag.IntVar(&o.tasks, "tasks", 3000, "tasks that a round dispatches")
 	flag.IntVar(&o.old, "old", 1_000_000, "tasks that ended before, beside which dispatching is measured again")
-	flag.StringVar(&o.only, "only", "", "which parts to run, of registry,sync,tasks,depth; all when empty")
+	flag.StringVar(&o.only, "only", "", "which parts to run, of registry,sync,tasks,signing,depth; all when empty")
 	flag.StringVar(&o.dir, "dir", "", "directory for the data of both; it is emptied afterwards")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -94,6 +95,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		{"registry", func() error { return compareRegistries(ctx, o, out, ours, peer) }},
 		{"sync", func() error { return compareSyncs(ctx, o, out, ours, peer, source, dir) }},
 		{"tasks", func() error { return compareTasks(ctx, o, out, dir) }},
+		{"signing", func() error { return compareSigning(ctx, o, out, ours, dir) }},
 		{"depth", func() error { return compareDepth(ctx, o, out, ours) }},
 	}
 	for _, part := range parts {
@@ -140,19 +142,33 @@ func startOurs(ctx context.Context, dir string) (*registry, func(), error) {
 	}
 	_, port, _ := strings.Cut(address, ":")
 	public := "localhost:" + port
+	env := []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "COUNTERSIGN_DATA=" + filepath.Join(dir, "data"), "COUNTERSIGN_LISTEN=" + address,
+		"COUNTERSIGN_PUBLIC_URL=http://" + public, "COUNTERSIGN_ADMIN_PASSWORD=" + password,
+		"COUNTERSIGN_MIRROR_ALLOW_PRIVATE_ADDRESSES=127.0.0.0/8",
+	}
 	server, err := process.Start(ctx, process.Command{
-		Program: program, Arguments: []string{"serve"}, Log: filepath.Join(dir, "countersign.log"),
-		Env: []string{
-			"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "COUNTERSIGN_DATA=" + filepath.Join(dir, "data"), "COUNTERSIGN_LISTEN=" + address,
-			"COUNTERSIGN_PUBLIC_URL=http://" + public, "COUNTERSIGN_ADMIN_PASSWORD=" + password,
-			"COUNTERSIGN_MIRROR_ALLOW_PRIVATE_ADDRESSES=127.0.0.0/8",
-		},
+		Program: program, Arguments: []string{"serve"}, Log: filepath.Join(dir, "countersign.log"), Env: env,
 		Ready: []string{"http://" + address + "/pulp/api/v3/readyz/"},
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	return &registry{name: "countersign", base: "http://" + address, service: public, user: "admin", password: password}, stop(server), nil
+	r := &registry{name: "countersign", base: "http://" + address, service: public, user: "admin", password: password}
+	r.cli = func(ctx context.Context, arguments ...string) error {
+		command := exec.CommandContext(ctx, program, arguments...)
+		command.Env = env
+		if said, err := command.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %.500s", arguments[0], err, said)
+		}
+		return nil
+	}
+	return r, func() {
+		for _, f := range r.cleanup {
+			f()
+		}
+		server.Kill()
+	}, nil
 }
 
 // startPeer starts bare distribution, which asks nobody who they are.

@@ -27,6 +27,9 @@ type registry struct {
 	service string // of tokens; empty where nobody is asked for one
 
 	user, password string
+
+	cli     func(ctx context.Context, arguments ...string) error // runs a verb beside it; nil where there are none
+	cleanup []func()                                             // when it ends
 }
 
 // session is a registry with a token for one repository. A token lives five minutes; a round is shorter.

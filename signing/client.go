@@ -107,13 +107,13 @@ func newer(a, b *packet.Signature) *packet.Signature {
 	return a
 }
 
-// Fingerprints returns those of the primary keys: upper-case hex.
-func (r Keyring) Fingerprints() []string {
-	prints := make([]string, len(r.entities))
+// Keys returns the keys one by one.
+func (r Keyring) Keys() []PublicKey {
+	keys := make([]PublicKey, len(r.entities))
 	for i, e := range r.entities {
-		prints[i] = strings.ToUpper(hex.EncodeToString(e.PrimaryKey.Fingerprint))
+		keys[i] = PublicKey{e}
 	}
-	return prints
+	return keys
 }
 
 // Verify judges a signature as a client would at a time, and returns beside what it says its payload. ErrUnknownKey when none of
@@ -123,7 +123,7 @@ func (r Keyring) Verify(raw []byte, at time.Time) (Verified, []byte, error) {
 	if err != nil {
 		return Verified{}, nil, err
 	}
-	payload, sig, err := takeApart(packets)
+	payload, sig, err := takeApart(packets.packets)
 	if err != nil {
 		return Verified{}, nil, err
 	}

@@ -52,26 +52,29 @@ func Parse(raw []byte) (Signature, error) {
 	return s, err
 }
 
+// message is what a signature was read from: its packets, and the payload in them.
+type message struct{ packets, payload []byte }
+
 // read reads a signature, and returns beside what it says the packets that say it: what is verified must be what was read.
-func read(raw []byte) (Signature, []byte, error) {
+func read(raw []byte) (Signature, message, error) {
 	if len(raw) > MaxSize {
-		return Signature{}, nil, fault.New(fault.TooLarge, "A signature may have %d bytes.", MaxSize)
+		return Signature{}, message{}, fault.New(fault.TooLarge, "A signature may have %d bytes.", MaxSize)
 	}
-	message, err := unpack(raw)
+	packets, err := unpack(raw)
 	if err != nil {
-		return Signature{}, nil, err
+		return Signature{}, message{}, err
 	}
-	payload, sig, err := takeApart(message)
+	payload, sig, err := takeApart(packets)
 	if err != nil {
-		return Signature{}, nil, err
+		return Signature{}, message{}, err
 	}
 	claim, err := ParseClaim(payload)
 	if err != nil {
-		return Signature{}, nil, err
+		return Signature{}, message{}, err
 	}
 	s := Signature{CreatedAt: sig.CreationTime.UTC(), Claim: claim}
 	s.KeyID, s.Fingerprint, err = issuer(sig)
-	return s, message, err
+	return s, message{packets, payload}, err
 }
 
 // issuer returns the id and, where the signature says it, the fingerprint of the key that made a signature (contract 5.6).

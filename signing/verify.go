@@ -89,7 +89,7 @@ func (v Verified) CreatedAt() time.Time { return v.createdAt }
 // Verify reads a signature and verifies it with a key as of a time. ErrUnknownKey when another key made it; Invalid when it is malformed
 // or bad, when it or the key has expired, when the key was revoked, when its hash is weak, or when its time is more than ClockSkew ahead.
 func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
-	foreign, packets, err := read(raw)
+	foreign, read, err := read(raw)
 	if err != nil {
 		return Verified{}, err
 	}
@@ -103,7 +103,7 @@ func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
 		at = foreign.CreatedAt // for OpenPGP a signature from the future is none
 	}
 	config := &packet.Config{Time: func() time.Time { return at }}
-	message, err := openpgp.ReadMessage(bytes.NewReader(packets), openpgp.EntityList{key.entity}, nil, config)
+	message, err := openpgp.ReadMessage(bytes.NewReader(read.packets), openpgp.EntityList{key.entity}, nil, config)
 	if err != nil {
 		return Verified{}, bad("it cannot be read")
 	}
@@ -114,12 +114,11 @@ func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
 	if err := judge(message); err != nil {
 		return Verified{}, err
 	}
-	claim, err := ParseClaim(payload)
-	if err != nil {
-		return Verified{}, err
+	if !bytes.Equal(payload, read.payload) { // what is verified must be what was read
+		return Verified{}, bad("it can be read in two ways")
 	}
 	return Verified{
-		claim: claim, primary: key.Fingerprint(), keyID: foreign.KeyID, createdAt: message.Signature.CreationTime.UTC(),
+		claim: foreign.Claim, primary: key.Fingerprint(), keyID: foreign.KeyID, createdAt: message.Signature.CreationTime.UTC(),
 		issuer: strings.ToUpper(hex.EncodeToString(message.SignedBy.PublicKey.Fingerprint)),
 	}, nil
 }

@@ -41,6 +41,13 @@ func (s *Store) Manifest(ctx context.Context, id string) (pulp.Manifest, error) 
 	return m, notFound(err, "No Manifest matches the given query.")
 }
 
+// Payload returns the exact bytes of the manifest with this id. NotFound when there is none.
+func (s *Store) Payload(ctx context.Context, id string) ([]byte, error) {
+	var b []byte
+	err := s.read.QueryRowContext(ctx, `SELECT payload FROM manifest WHERE id = $1`, id).Scan(&b)
+	return b, notFound(err, "No Manifest matches the given query.")
+}
+
 // ManifestByDigest returns the manifest with this digest, wherever it is. NotFound when there is none.
 func (s *Store) ManifestByDigest(ctx context.Context, d digest.Digest) (pulp.Manifest, error) {
 	m, err := scanManifest(s.read.QueryRowContext(ctx, `SELECT `+manifestColumns+` FROM manifest m WHERE m.digest = $1`, d))

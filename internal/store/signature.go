@@ -36,14 +36,14 @@ func (s *Store) Signature(ctx context.Context, id string) (pulp.Signature, error
 
 // putSignature stores a signature's row unless it is there and returns its id.
 func (t *tx) putSignature(g pulp.Signature) (string, error) {
-	_, err := t.exec(`
+	id, err := scanString(t.row(`
 		INSERT INTO signature (id, digest, name, manifest_id, content, key_id, fingerprint, verified_by, reference, creator, signed_at, created, updated)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12) ON CONFLICT (digest) DO NOTHING`,
-		pulp.NewID(), g.Digest, g.Name, g.ManifestID, g.Content, g.KeyID, nullText(g.Fingerprint), g.VerifiedBy, g.Reference, g.Creator, g.SignedAt, t.now)
-	if err != nil {
-		return "", err
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12) ON CONFLICT (digest) DO NOTHING RETURNING id`,
+		pulp.NewID(), g.Digest, g.Name, g.ManifestID, g.Content, g.KeyID, nullText(g.Fingerprint), g.VerifiedBy, g.Reference, g.Creator, g.SignedAt, t.now))
+	if errors.Is(err, sql.ErrNoRows) {
+		return scanString(t.row(`SELECT id FROM signature WHERE digest = $1`, g.Digest))
 	}
-	return scanString(t.row(`SELECT id FROM signature WHERE digest = $1`, g.Digest))
+	return id, err
 }
 
 // signatureOverhead is at least what one signature takes in the answer of the extension endpoint beside its base64 content, in bytes.
@@ -62,9 +62,13 @@ func (c *change) checkRoom(manifestID string, size int) error {
 		return err
 	}
 	if held+int64((size+2)/3*4+signatureOverhead) > pulp.MaxSignatureBody {
-		return fault.New(fault.TooLarge, "The manifest has as many signatures as clients can read (%d bytes); remove some first.", pulp.MaxSignatureBody)
+		return errNoRoom()
 	}
 	return nil
+}
+
+func errNoRoom() error {
+	return fault.New(fault.TooLarge, "The manifest has as many signatures as clients can read (%d bytes); remove some first.", pulp.MaxSignatureBody)
 }
 
 // PutSignature adds a signature to a manifest of a repository: in a new version, or, while the manifest is pending, waiting with it
@@ -195,8 +199,8 @@ func (s *Store) Staged(ctx context.Context, taskID, fingerprint string) ([]Signe
 		`SELECT manifest_id, reference FROM staged_signature WHERE task_id = $1 AND fingerprint = $2`, taskID, fingerprint)
 }
 
-// StageSignature keeps a signature that a task has made until the task commits it. ErrFenced when the task is another attempt's.
-func (s *Store) StageSignature(ctx context.Context, c *Claim, g pulp.Signature) error {
+// StageSignatures keeps signatures that a task has made until the task commits them. ErrFenced when the task is another attempt's.
+func (s *Store) StageSignatures(ctx context.Context, c *Claim, made []pulp.Signature) error {
 	return s.inTx(ctx, func(t *tx) error {
 		var mine bool
 		err := t.row(`SELECT EXISTS (SELECT 1 FROM task WHERE id = $1 AND attempt = $2 AND state = 'running')`, c.TaskID, c.Attempt).Scan(&mine)
@@ -209,14 +213,18 @@ func (s *Store) StageSignature(ctx context.Context, c *Claim, g pulp.Signature) 
 		if err := t.refers(); err != nil {
 			return err
 		}
-		id, err := t.putSignature(g)
-		if err != nil {
-			return err
+		for _, g := range made {
+			id, err := t.putSignature(g)
+			if err != nil {
+				return err
+			}
+			if _, err := t.exec(`
+				INSERT INTO staged_signature (task_id, manifest_id, reference, fingerprint, signature_id) VALUES ($1, $2, $3, $4, $5)
+				ON CONFLICT DO NOTHING`, c.TaskID, g.ManifestID, g.Reference, g.VerifiedBy, id); err != nil {
+				return err
+			}
 		}
-		_, err = t.exec(`
-			INSERT INTO staged_signature (task_id, manifest_id, reference, fingerprint, signature_id) VALUES ($1, $2, $3, $4, $5)
-			ON CONFLICT DO NOTHING`, c.TaskID, g.ManifestID, g.Reference, g.VerifiedBy, id)
-		return err
+		return nil
 	})
 }
 
@@ -244,34 +252,40 @@ func (s *Store) CommitStaged(ctx context.Context, claim *Claim, repositoryID str
 	return v, err
 }
 
-type stagedSignature struct {
-	id, digest, manifestID, manifest string
-	size                             int
-}
-
+// addStaged adds what a task has staged, all at once, however much it is: pushes wait for it.
 func (c *change) addStaged(taskID string) error {
-	staged, err := collect(c.tx.ctx, c.tx, func(row scanner) (stagedSignature, error) {
-		var g stagedSignature
-		err := row.Scan(&g.id, &g.digest, &g.size, &g.manifestID, &g.manifest)
-		return g, err
-	}, `SELECT g.id, g.digest, length(g.content), m.id, m.digest
-	      FROM staged_signature s JOIN signature g ON g.id = s.signature_id JOIN manifest m ON m.id = s.manifest_id
-	     WHERE s.task_id = $1 ORDER BY g.id`, taskID)
+	var full bool
+	err := c.tx.row(`
+		SELECT EXISTS (SELECT 1 FROM (
+			SELECT s.manifest_id AS manifest_id, SUM((length(g.content) + 2) / 3 * 4 + $4) AS size
+			  FROM staged_signature s JOIN signature g ON g.id = s.signature_id WHERE s.task_id = $1 GROUP BY s.manifest_id) n
+		 WHERE n.size + COALESCE((
+			SELECT SUM((length(g.content) + 2) / 3 * 4 + $4) FROM signature g
+			 WHERE g.manifest_id = n.manifest_id AND (EXISTS (
+				SELECT 1 FROM repository_content c WHERE c.repository_id = $2 AND c.kind = $3 AND c.key = g.digest AND c.version_removed IS NULL) OR EXISTS (
+				SELECT 1 FROM pending_content p WHERE p.repository_id = $2 AND p.kind = $3 AND p.key = g.digest))), 0) > $5)`,
+		taskID, c.repo.ID, pulp.KindSignature, signatureOverhead, pulp.MaxSignatureBody).Scan(&full)
 	if err != nil {
 		return err
 	}
-	for _, g := range staged {
-		_, present, err := c.content(pulp.KindManifest, g.manifest)
-		if err != nil {
-			return err
-		}
-		if !present {
-			continue
-		}
-		if err := errors.Join(c.checkRoom(g.manifestID, g.size), c.add(pulp.KindSignature, g.digest, g.id)); err != nil {
-			return err
-		}
+	if full {
+		return errNoRoom()
 	}
+	const staged = `FROM staged_signature s JOIN signature g ON g.id = s.signature_id JOIN manifest m ON m.id = s.manifest_id WHERE s.task_id = $2`
+	if _, err := c.tx.exec(`DELETE FROM pending_content WHERE repository_id = $1 AND kind = $3 AND key IN (SELECT g.digest `+staged+`)`,
+		c.repo.ID, taskID, pulp.KindSignature); err != nil {
+		return err
+	}
+	n, err := c.tx.exec(`
+		INSERT INTO repository_content (repository_id, kind, key, content_id, version_added)
+		SELECT $1, $3, g.digest, g.id, $4 `+staged+` AND EXISTS (
+			SELECT 1 FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $5 AND c.key = m.digest AND c.version_removed IS NULL) AND NOT EXISTS (
+			SELECT 1 FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $3 AND c.key = g.digest AND c.version_removed IS NULL)`,
+		c.repo.ID, taskID, pulp.KindSignature, c.number, pulp.KindManifest)
+	if err != nil {
+		return err
+	}
+	c.count(pulp.KindSignature, n, n, 0)
 	_, err = c.tx.exec(`DELETE FROM staged_signature WHERE task_id = $1`, taskID)
 	return err
 }

@@ -134,7 +134,7 @@ func TestCommitStaged(t *testing.T) {
 	for _, m := range []pulp.Manifest{stays, leaves} {
 		g := signatureOf(t, s, to, m, "sig of "+string(m.Digest))
 		for range 2 { // what is staged twice is kept once
-			if err := s.StageSignature(t.Context(), claim, g); err != nil {
+			if err := s.StageSignatures(t.Context(), claim, []pulp.Signature{g}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -168,7 +168,7 @@ func TestAFencedAttemptStoresNothing(t *testing.T) {
 	m, _ := pushImage(t, s, to.Repository.ID, "one", "v1")
 	old := startTask(t, s)
 	g := signatureOf(t, s, to, m, "sig")
-	if err := s.StageSignature(t.Context(), old, g); err != nil {
+	if err := s.StageSignatures(t.Context(), old, []pulp.Signature{g}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.ReclaimTasks(t.Context(), true); err != nil {
@@ -181,7 +181,7 @@ func TestAFencedAttemptStoresNothing(t *testing.T) {
 	if _, err := s.CommitStaged(t.Context(), old, to.Repository.ID); err != ErrFenced { //nolint:errorlint // the bare sentinel is what it returns
 		t.Errorf("the old attempt's commit = %v, want ErrFenced", err)
 	}
-	if err := s.StageSignature(t.Context(), old, g); err != ErrFenced { //nolint:errorlint // the bare sentinel is what it returns
+	if err := s.StageSignatures(t.Context(), old, []pulp.Signature{g}); err != ErrFenced { //nolint:errorlint // the bare sentinel is what it returns
 		t.Errorf("the old attempt's staging = %v, want ErrFenced", err)
 	}
 	if got, _ := s.ServedSignatures(t.Context(), to, g.ManifestID); len(got) != 0 {

@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -40,27 +41,9 @@ func (s signer) run(ctx context.Context, r *tasks.Run) error {
 	if host, _, _ := strings.Cut(s.Host, ":"); host == "localhost" && len(targets) > 0 {
 		s.Log.WarnContext(ctx, "signatures claim the host localhost, which means nothing on other machines; set public_url to what clients type")
 	}
-	why := s.reason(ctx, r)
 	report := r.Report("signing.manifests", "Signing manifests", len(targets))
-	group, working := errgroup.WithContext(ctx)
-	group.SetLimit(max(1, s.Parallel))
-	for _, t := range targets {
-		if working.Err() != nil {
-			break
-		}
-		group.Go(func() error {
-			if err := s.signOne(working, r, why, checked, args.BasePath, t); err != nil {
-				return err
-			}
-			report.Add(1)
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
+	if err := s.signAll(ctx, r, checked, args.BasePath, targets, report); err != nil {
 		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
 	}
 	if err := report.Complete(ctx); err != nil {
 		return err
@@ -104,17 +87,92 @@ func (s signer) reference(basePath, tag string) string {
 	return signing.Reference(s.Host, basePath, tag)
 }
 
-func (s signer) signOne(ctx context.Context, r *tasks.Run, why notary.Reason, checked *signing.Checked, basePath string, t store.SignTarget) error {
-	m, err := s.Store.Manifest(ctx, t.ManifestID)
-	if err != nil {
-		return err
-	}
-	made, err := s.Notary.Sign(ctx, why, checked, m, s.reference(basePath, t.Tag))
-	if err != nil {
-		return err
-	}
-	return s.Store.StageSignature(ctx, r.Claim, made)
+// signAll signs the targets and stages what is made, together as much as there is: one write takes many signatures.
+func (s signer) signAll(ctx context.Context, r *tasks.Run, checked *signing.Checked, basePath string, targets []store.SignTarget, report *tasks.Report) error {
+	why := s.reason(ctx, r)
+	made := make(chan pulp.Signature, stageBatch)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var both errgroup.Group
+	both.Go(func() error {
+		defer close(made)
+		group, working := errgroup.WithContext(ctx)
+		group.SetLimit(max(1, s.Parallel))
+		for _, t := range targets {
+			if working.Err() != nil {
+				break
+			}
+			group.Go(func() error {
+				payload, err := s.Store.Payload(working, t.ManifestID)
+				if err != nil {
+					return err
+				}
+				m := pulp.Manifest{ID: t.ManifestID, Digest: t.Digest, Payload: payload}
+				g, err := s.Notary.Sign(working, why, checked, m, s.reference(basePath, t.Tag))
+				if err != nil {
+					return err
+				}
+				made <- g // it is always taken
+				return nil
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+		return context.Cause(ctx)
+	})
+	both.Go(func() error {
+		var failed error
+		for {
+			batch := gather(made)
+			if len(batch) == 0 {
+				return failed
+			}
+			// What is made is kept even when the rest fails: another attempt need not make it again.
+			err := s.stage(ctx, r, batch)
+			if err == nil {
+				report.Add(len(batch))
+			} else if failed == nil {
+				failed = err
+				stop(err)
+			}
+		}
+	})
+	return both.Wait()
 }
+
+// gather takes what is made until there is a batch of it, or for a short while; nothing when all has been taken.
+func gather(made <-chan pulp.Signature) []pulp.Signature {
+	first, more := <-made
+	if !more {
+		return nil
+	}
+	batch, patience := []pulp.Signature{first}, time.After(stageWait)
+	for len(batch) < stageBatch {
+		select {
+		case g, more := <-made:
+			if !more {
+				return batch
+			}
+			batch = append(batch, g)
+		case <-patience:
+			return batch
+		}
+	}
+	return batch
+}
+
+func (s signer) stage(ctx context.Context, r *tasks.Run, made []pulp.Signature) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stageTime)
+	defer cancel()
+	return s.Store.StageSignatures(ctx, r.Claim, made)
+}
+
+const (
+	stageBatch = 200                    // signatures that one write stages at most
+	stageWait  = 100 * time.Millisecond // that the first of them waits for others
+	stageTime  = 10 * time.Second       // that it may take
+)
 
 // reason says for whom a task uses a key.
 func (o Options) reason(ctx context.Context, r *tasks.Run) notary.Reason {

@@ -1,0 +1,44 @@
+package store
+
+import (
+	"context"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// ServedChildren returns what a target serves of what a list names, in the list's order, each once.
+func (s *Store) ServedChildren(ctx context.Context, t Target, manifestID string) ([]pulp.Manifest, error) {
+	found, err := collect(ctx, s.read, scanManifest, `
+		SELECT `+manifestColumns+`
+		  FROM manifest_child mc JOIN manifest m ON m.digest = mc.digest
+		  JOIN repository_content c ON c.repository_id = $2 AND c.kind = $3 AND c.key = mc.digest AND `+in(t.version(), `$4`)+`
+		 WHERE mc.manifest_id = $1 ORDER BY mc.position`, manifestID, t.Repository.ID, pulp.KindManifest, t.version())
+	if err != nil {
+		return nil, err
+	}
+	seen, once := map[string]bool{}, found[:0]
+	for _, m := range found {
+		if !seen[m.ID] {
+			seen[m.ID] = true
+			once = append(once, m)
+		}
+	}
+	return once, nil
+}
+
+// SignatureContents returns the bytes of signatures by their ids. Those that are gone are left out.
+func (s *Store) SignatureContents(ctx context.Context, ids []string) (map[string][]byte, error) {
+	contents := make(map[string][]byte, len(ids))
+	if len(ids) == 0 {
+		return contents, nil
+	}
+	rows, err := collect(ctx, s.read, func(row scanner) (pulp.Signature, error) {
+		var g pulp.Signature
+		err := row.Scan(&g.ID, &g.Content)
+		return g, err
+	}, `SELECT g.id, g.content FROM signature g WHERE g.id IN (SELECT j.value FROM json_each($1) j)`, toJSON(ids))
+	for _, g := range rows {
+		contents[g.ID] = g.Content
+	}
+	return contents, err
+}

@@ -3,9 +3,11 @@ package api
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/verify"
 )
 
 // content are the fields that content units of every kind have.
@@ -59,6 +61,11 @@ type signature struct {
 	Timestamp   int64   `json:"timestamp"`
 	Creator     string  `json:"creator"`
 	Manifest    string  `json:"signed_manifest"`
+
+	// What follows is ours: Pulp has no such fields.
+	Reference string   `json:"docker_reference"`
+	Verified  bool     `json:"verified"`         // with the key of a signing service, now
+	Services  []string `json:"signing_services"` // whose key that is
 }
 
 func showTag(t pulp.Tag) any {
@@ -69,11 +76,39 @@ func showBlob(b pulp.Blob) any {
 	return blob{content: contentOf(pulp.KindBlob, b.ID, b.Stamps), Digest: string(b.Digest)}
 }
 
-func showSignature(g pulp.Signature) any {
+func showSignature(g pulp.Signature, c verify.Check) any {
 	return signature{
 		content: contentOf(pulp.KindSignature, g.ID, g.Stamps), Name: g.Name, Digest: string(g.Digest), Type: "atomic", KeyID: g.KeyID,
 		Fingerprint: g.Fingerprint, Timestamp: g.SignedAt, Creator: g.Creator, Manifest: pulp.Href(pulp.ManifestCollection, g.ManifestID),
+		Reference: g.Reference, Verified: c.Verified, Services: serviceHrefs(c.Services),
 	}
+}
+
+// showSignatures verifies those whose key a signing service has.
+func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) {
+	keys, err := verify.ServiceKeys(req.Context(), a.Store)
+	if err != nil {
+		return nil, err
+	}
+	var known []string
+	for _, g := range all {
+		if keys.Has(g.KeyID) {
+			known = append(known, g.ID)
+		}
+	}
+	contents, err := a.Store.SignatureContents(req.Context(), known)
+	if err != nil {
+		return nil, err
+	}
+	shown, now := make([]any, len(all)), time.Now()
+	for i, g := range all {
+		var check verify.Check
+		if raw, there := contents[g.ID]; there {
+			check = keys.Check(raw, now)
+		}
+		shown[i] = showSignature(g, check)
+	}
+	return shown, nil
 }
 
 func showManifest(m pulp.Manifest, parts store.ManifestParts) any {
@@ -175,7 +210,7 @@ func (a *API) blobs() resource[pulp.Blob] {
 
 func (a *API) signatures() resource[pulp.Signature] {
 	return resource[pulp.Signature]{
-		model: "ManifestSignature", list: (*store.Store).Signatures, within: visible, show: each(showSignature),
+		model: "ManifestSignature", list: (*store.Store).Signatures, within: visible, show: a.showSignatures,
 		orderings: []string{"name", "digest", "key_id", "fingerprint", "timestamp", "creator", "pulp_type"},
 		filters:   contentFilters(names(), exactly("digest"), exactly("key_id"), filters{"manifest": oneOf("manifest")}),
 	}

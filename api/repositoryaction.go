@@ -22,7 +22,7 @@ type action func(req *request, b *body, repo pulp.Repository) (tasks.Spec, error
 
 // repositoryActions are the actions of a type of repository by the last segment of their path (contract 2.5.1, 2.5.2).
 func (a *API) repositoryActions(t pulp.RepositoryType, r resource[pulp.Repository]) map[string]handler {
-	actions := map[string]handler{"sign": a.sign(r)}
+	actions := map[string]handler{"sign": a.sign(r), "verify": a.verify(r)}
 	add := func(name string, act action) { actions[name] = a.contentAction(r, name, act) }
 	add("tag", a.tag)
 	add("untag", a.untag)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/signing"
 )
 
@@ -17,6 +18,7 @@ type Image struct {
 	Reference  string   // by which it is pulled: with a tag, which is latest when there is none, or a digest
 	Manifest   []byte   // of an image; of a list only where a client takes it whole
 	Signatures [][]byte // of the manifest
+	Listed     bool     // it is of a list that the reference names: a digest in that is the list's, and the client knows this one's from there
 }
 
 // Verdict is what a policy says of an image.
@@ -46,8 +48,8 @@ func (p *Policy) Evaluate(image Image, at time.Time) (Verdict, error) {
 	}
 	scope, requirements := p.scope(reference)
 	v := Verdict{Accepted: true, Reference: reference.String(), Scope: scope}
-	if reference.digest != "" && reference.digest.Algorithm().FromBytes(image.Manifest) != reference.digest {
-		return Verdict{}, errors.New("the manifest is not that of the reference's digest")
+	if reference.digest != "" && !image.Listed && reference.digest.Algorithm().FromBytes(image.Manifest) != reference.digest {
+		return Verdict{}, fault.New(fault.Invalid, "The manifest is not that of the digest in %q.", image.Reference)
 	}
 	for _, r := range requirements {
 		o := p.evaluate(r, reference, image, at)
@@ -114,7 +116,40 @@ func (p *Policy) signedBy(o *Outcome, r *requirement, reference named, image Ima
 	}
 }
 
+// PublicKeys returns every key of the policy that can be read.
+func (p *Policy) PublicKeys() []signing.PublicKey {
+	var keys []signing.PublicKey
+	for _, r := range p.all() {
+		if r.kind == SignedBy && r.keyType == gpgKeys {
+			if ring, err := p.ring(r); err == nil {
+				keys = append(keys, ring.Keys()...)
+			}
+		}
+	}
+	return keys
+}
+
+// Longest returns how many requirements the longest list has.
+func (p *Policy) Longest() int {
+	longest := len(p.fallback)
+	for _, scopes := range p.transports {
+		for _, requirements := range scopes {
+			longest = max(longest, len(requirements))
+		}
+	}
+	return longest
+}
+
+// ring returns the keys of a requirement, reading them once.
 func (p *Policy) ring(r *requirement) (signing.Keyring, error) {
+	if r.read == nil {
+		ring, err := p.readRing(r)
+		r.read = &readRing{ring, err}
+	}
+	return r.read.ring, r.read.err
+}
+
+func (p *Policy) readRing(r *requirement) (signing.Keyring, error) {
 	if r.keyType != gpgKeys {
 		return signing.Keyring{}, fmt.Errorf("clients do not implement the keyType %s", r.keyType)
 	}

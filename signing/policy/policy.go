@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/signing"
 )
 
 // MaxSize is how many bytes a policy may have. Clients know no bound; this one is ours.
@@ -31,7 +32,7 @@ const (
 	Sigstore  = "sigstoreSigned"
 )
 
-// Policy is a policy that was read. Make one with Parse.
+// Policy is a policy that was read. Make one with Parse. One goroutine at a time may use it.
 type Policy struct {
 	fallback   []*requirement
 	transports map[string]map[string][]*requirement
@@ -45,6 +46,13 @@ type requirement struct {
 	paths    []string // of files with keys, for signedBy
 	data     []byte   // keys; nil when there are paths
 	identity matcher
+	read     *readRing // nil until the keys are needed
+}
+
+// readRing are the keys of a requirement, or why there are none.
+type readRing struct {
+	ring signing.Keyring
+	err  error
 }
 
 // file is the content of a file with keys, or why there is none.

@@ -194,7 +194,7 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 	}
 	e.worker = tasks.NewWorker(tasks.WorkerOptions{
 		Store: s, Queue: e.queue, Log: p.log, Slots: c.Workers, Name: e.process, Versions: api.Versions(version), Show: results,
-		Usable: func(ctx context.Context) ([]pulp.SigningService, error) { return signers.all(ctx, s) },
+		Usable: func(ctx context.Context) ([]pulp.SigningService, error) { return signers.all(ctx, s) }, Lease: c.TaskLease,
 		Jobs: jobs.All(jobs.Options{
 			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: e.network, Blobs: e.blobs, Upstream: e.upstream,
 			Judge:  intake.Judge{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},

@@ -11,13 +11,21 @@ type worker struct {
 	LastHeartbeat stamp             `json:"last_heartbeat"`
 	Versions      map[string]string `json:"versions"`
 	CurrentTask   *string           `json:"current_task"`
+	// Services are the names of the signing services that it can use, for administrators. Pulp has no such field.
+	Services []string `json:"signing_services,omitempty"`
 }
 
-func showWorker(w pulp.Worker) any {
-	return worker{
-		object: objectOf(pulp.WorkerCollection, w.ID, pulp.Stamps{Created: w.Started, Updated: w.Heartbeat}), Name: w.Name,
-		LastHeartbeat: stamp(w.Heartbeat), Versions: versionsOf(w.Versions), CurrentTask: hrefOrNil(pulp.TaskCollection, w.TaskID),
-	}
+func showWorkers(req *request, all []pulp.Worker) ([]any, error) {
+	return each(func(w pulp.Worker) any {
+		shown := worker{
+			object: objectOf(pulp.WorkerCollection, w.ID, pulp.Stamps{Created: w.Started, Updated: w.Heartbeat}), Name: w.Name,
+			LastHeartbeat: stamp(w.Heartbeat), Versions: versionsOf(w.Versions), CurrentTask: hrefOrNil(pulp.TaskCollection, w.TaskID),
+		}
+		if req.user.Staff {
+			shown.Services = w.Services
+		}
+		return shown
+	})(req, all)
 }
 
 func (a *API) workers() resource[pulp.Worker] {
@@ -31,7 +39,7 @@ func (a *API) workers() resource[pulp.Worker] {
 		})
 	}
 	return resource[pulp.Worker]{
-		model: "AppStatus", list: (*store.Store).Workers, show: each(showWorker), orderings: []string{"name", "last_heartbeat"},
+		model: "AppStatus", list: (*store.Store).Workers, show: showWorkers, orderings: []string{"name", "last_heartbeat"},
 		filters: filterSets(identity(), names(), dates("last_heartbeat"), filters{"online": online(true), "missing": online(false)}),
 	}
 }

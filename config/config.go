@@ -61,6 +61,8 @@ type Config struct {
 	AdminPassword Secret `yaml:"admin_password" env:"ADMIN_PASSWORD"`
 	// Workers is how many tasks run at a time in this process; 0: none, registry and API only.
 	Workers int `yaml:"workers" env:"WORKERS"`
+	// TaskLease is how long a worker may show no sign of life before its task is another's.
+	TaskLease time.Duration `yaml:"task_lease" env:"TASK_LEASE"`
 	// PushRepositoryType is the type of the repositories that pushes create: container-push or container (D1).
 	PushRepositoryType string `yaml:"push_repository_type" env:"PUSH_REPOSITORY_TYPE"`
 	// SignLists signs manifest lists and indexes too (D2).
@@ -189,6 +191,7 @@ func Default() Config {
 		Data:               "./data",
 		Listen:             "127.0.0.1:24817",
 		Workers:            runtime.NumCPU(),
+		TaskLease:          30 * time.Second,
 		PushRepositoryType: "container-push",
 		AnonymousPull:      true,
 		Token:              Token{Lifetime: 5 * time.Minute},
@@ -296,6 +299,7 @@ func (c Config) validate() error {
 		check(c.Signatures.UnknownKeys == "accept" || c.Signatures.UnknownKeys == "refuse",
 			"signatures.unknown_keys: want accept or refuse, got %q", c.Signatures.UnknownKeys),
 		check(c.Workers >= 0, "workers: want 0 or more, got %d", c.Workers),
+		check(c.TaskLease >= time.Second, "task_lease: want 1s or more, got %v", c.TaskLease),
 		check(c.Signing.Parallel >= 1, "signing.parallel: want 1 or more, got %d", c.Signing.Parallel),
 		check(!slices.ContainsFunc(c.Signing.OnPush, func(rule string) bool {
 			pattern, service, ok := strings.Cut(rule, "=")

@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,9 +19,9 @@ import (
 
 // What a worker waits for, and how long.
 const (
-	leaseTime     = 30 * time.Second       // without a sign of life a task is another's after this
 	keepAfter     = 20 * time.Millisecond  // a task that is over by then is not watched for a cancel
-	beatEvery     = leaseTime / 3          // how often a lease is extended and the worker shows that it lives
+	beatsPerLease = 3                      // how often a lease is extended, and the worker shows that it lives, in the time of one
+	rememberDead  = time.Hour              // how long a worker is listed that shows no more that it lives
 	sweepEvery    = time.Second            // how often tasks are looked for that nobody announced
 	progressEvery = 300 * time.Millisecond // how often progress is stored
 	popWait       = time.Minute            // how long one look at the queue waits
@@ -42,6 +43,7 @@ type Worker struct {
 	log   *slog.Logger
 	slots int
 	show  func(any) any
+	lease time.Duration
 	self  pulp.Worker // but for Services
 
 	findUsable func(context.Context) ([]pulp.SigningService, error)
@@ -60,7 +62,12 @@ type WorkerOptions struct {
 	Show     func(any) any // what clients are shown of an object that a task answers; nil: nothing
 	// Usable returns the signing services that this process can use; nil: all that there are.
 	Usable func(context.Context) ([]pulp.SigningService, error)
+	// Lease is how long a task without a sign of life is still its worker's; 0 is DefaultLease.
+	Lease time.Duration
 }
+
+// DefaultLease is how long a worker may show no sign of life before its task is another's.
+const DefaultLease = 30 * time.Second
 
 // NewWorker returns a worker that runs nothing yet.
 func NewWorker(o WorkerOptions) *Worker {
@@ -69,7 +76,7 @@ func NewWorker(o WorkerOptions) *Worker {
 	}
 	return &Worker{
 		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, slots: o.Slots, show: o.Show, findUsable: o.Usable,
-		self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},
+		lease: cmp.Or(o.Lease, DefaultLease), self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},
 	}
 }
 
@@ -132,7 +139,7 @@ func (w *Worker) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if time.Since(beat) >= beatEvery {
+		if time.Since(beat) >= w.beatEvery() {
 			beat = time.Now()
 			if err := errors.Join(w.beat(ctx), w.reclaim(ctx)); err != nil && ctx.Err() == nil {
 				w.log.WarnContext(ctx, "worker has no database", slog.Any("err", err))
@@ -171,6 +178,8 @@ func (w *Worker) services() []string {
 	return ids
 }
 
+func (w *Worker) beatEvery() time.Duration { return w.lease / beatsPerLease }
+
 // beat shows that the worker lives, and what it can sign with.
 func (w *Worker) beat(ctx context.Context) error {
 	self := w.self
@@ -184,6 +193,9 @@ func (w *Worker) beat(ctx context.Context) error {
 
 func (w *Worker) reclaim(ctx context.Context) error {
 	r, err := w.store.ReclaimTasks(ctx, false)
+	if err == nil {
+		err = w.store.ForgetWorkers(ctx, time.Now().Add(-rememberDead))
+	}
 	if r != (store.Reclaimed{}) {
 		w.log.WarnContext(ctx, "took tasks back whose worker is gone",
 			slog.Int("waiting", r.Waiting), slog.Int("failed", r.Failed), slog.Int("canceled", r.Ended))
@@ -204,7 +216,7 @@ func (w *Worker) announceReady(ctx context.Context) {
 
 // runTask claims a task, this one or with "" the oldest that is ready, and runs it to its end. It says whether there was one.
 func (w *Worker) runTask(ctx context.Context, id string) bool {
-	t, err := w.store.ClaimTask(ctx, w.self.ID, id, w.services(), leaseTime)
+	t, err := w.store.ClaimTask(ctx, w.self.ID, id, w.services(), w.lease)
 	if err != nil {
 		if ctx.Err() == nil {
 			w.log.ErrorContext(ctx, "task not claimed", slog.Any("err", err))
@@ -259,7 +271,7 @@ func (w *Worker) keep(ctx context.Context, r *Run, cancel context.CancelCauseFun
 	if mine, err := w.store.StillClaimed(ctx, r.Claim); err == nil && !mine { // a cancel that came before the watch began
 		cancel(store.ErrFenced)
 	}
-	tick := time.NewTicker(beatEvery)
+	tick := time.NewTicker(w.beatEvery())
 	defer tick.Stop()
 	for {
 		select {
@@ -275,7 +287,7 @@ func (w *Worker) keep(ctx context.Context, r *Run, cancel context.CancelCauseFun
 }
 
 func (w *Worker) checkLease(ctx context.Context, r *Run, cancel context.CancelCauseFunc) {
-	err := w.store.ExtendLease(ctx, r.Claim, leaseTime)
+	err := w.store.ExtendLease(ctx, r.Claim, w.lease)
 	switch {
 	case errors.Is(err, store.ErrFenced):
 		cancel(store.ErrFenced)

@@ -139,6 +139,14 @@ func (s *Store) RemoveWorker(ctx context.Context, id string, everyone bool) erro
 	})
 }
 
+// ForgetWorkers forgets the workers that have not shown since a time that they live. Tasks keep their ids.
+func (s *Store) ForgetWorkers(ctx context.Context, since time.Time) error {
+	return s.inStatement(ctx, func(t *tx) error {
+		_, err := t.exec(`DELETE FROM worker WHERE heartbeat < $1`, micros(since))
+		return err
+	})
+}
+
 const workerColumns = `w.id, w.name, w.versions, w.services, w.started, w.heartbeat,
 	COALESCE((SELECT k.id FROM task k WHERE k.worker_id = w.id AND k.state IN ('running', 'canceling') ORDER BY k.seq LIMIT 1), '')`
 

@@ -29,8 +29,10 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args, os.Environ(), os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		if !errors.Is(err, errNotAccepted) {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(exitStatus(os.Args, err))
 	}
 }
 
@@ -43,6 +45,7 @@ type commandLine struct {
 	AddSigningService    addServiceCommand    `cmd:"" help:"Make a signing service of a script and a key."`
 	RemoveSigningService removeServiceCommand `cmd:"" help:"Remove a signing service."`
 	ListSigningServices  listServicesCommand  `cmd:"" help:"Print the names of the signing services."`
+	Verify               verifyCommand        `cmd:"" help:"Say who signed an image, and what a policy makes of it."`
 	ResetAdminPassword   resetAdminCommand    `cmd:"" help:"Set the password of the user admin."`
 	Migrate              migrateCommand       `cmd:"" help:"Bring the database's schema up to this binary's."`
 	Version              versionCommand       `cmd:"" help:"Print the version."`

@@ -3,14 +3,12 @@ package integration
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/countersign/countersign/integration/process"
 	"github.com/countersign/countersign/internal/pgtest"
@@ -69,10 +67,15 @@ type cluster struct {
 // startCluster starts two servers that run no tasks, and workers.
 func startCluster(t *testing.T, workers int, env ...string) *cluster {
 	t.Helper()
+	return startClusterOn(t, pgtest.Database(t), workers, env...)
+}
+
+// startClusterOn is startCluster on a given database.
+func startClusterOn(t *testing.T, database string, workers int, env ...string) *cluster {
+	t.Helper()
 	c := &cluster{redis: startRedis(t)}
 	c.env = append([]string{
-		"COUNTERSIGN_DATABASE_URL=" + pgtest.Database(t), "COUNTERSIGN_REDIS_URL=redis://" + c.redis.address,
-		"COUNTERSIGN_STORAGE=filesystem:" + t.TempDir(),
+		"COUNTERSIGN_DATABASE_URL=" + database, "COUNTERSIGN_REDIS_URL=redis://" + c.redis.address, "COUNTERSIGN_STORAGE=filesystem:" + t.TempDir(),
 	}, env...)
 	c.run(t, "migrate")
 	first := startServer(t, append(c.env, "COUNTERSIGN_WORKERS=0")...)
@@ -197,75 +200,5 @@ func TestAServerNeedsItsSchema(t *testing.T) {
 	must(t, env, binary, "list-signing-services")
 	if said, err := output(t, env, binary, "worker"); err == nil || !strings.Contains(said, "COUNTERSIGN_REDIS_URL") {
 		t.Errorf("a worker without Redis: %v %s", err, said)
-	}
-}
-
-// TestNothingIsLost signs many repositories with three workers while workers are killed and Redis forgets everything, dies and comes back: each task completes, and each signature is
-// stored once.
-func TestNothingIsLost(t *testing.T) {
-	t.Parallel()
-	need(t, "skopeo")
-	trusted := keyNamed(t, "trusted")
-	c := startCluster(t, 3, trusted.env())
-	s := c.servers[0]
-	repositories, rounds := 12, 2
-	if soaking() {
-		repositories, rounds = 100, 10
-	}
-	script := write(t, filepath.Join(t.TempDir(), "sign.sh"), seedScript, 0o755)
-	c.run(t, "add-signing-service", "cluster", script, trusted.id, "--class", "container:ManifestSigningService", "--gnupghome", trusted.home)
-	service := text(s.list(t, signingServices).Results[0]["pulp_href"])
-
-	images := map[string]map[string]string{}
-	var started []string
-	for r := range repositories {
-		name := fmt.Sprintf("many/r%d", r)
-		images[name] = map[string]string{}
-		for n := range rounds {
-			tag := fmt.Sprintf("n%d", n)
-			image, err := c.servers[n%2].pushTiny(t, name, tag, name+tag)
-			if err != nil {
-				t.Fatal(err)
-			}
-			images[name][tag] = image.name
-			href := text(s.repository(t, name)["pulp_href"])
-			started = append(started, s.sign(t, href, object{"manifest_signing_service": service}))
-		}
-	}
-	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
-	for i := range 4 {
-		time.Sleep(time.Duration(200+random.IntN(500)) * time.Millisecond)
-		switch i {
-		case 0:
-			if err := c.redis.cli(t, "flushall"); err != nil {
-				t.Error(err)
-			}
-		case 1, 3:
-			c.workers[random.IntN(len(c.workers))].Kill()
-			c.addWorker(t)
-		case 2:
-			c.redis.kill()
-			if connected := s.get(t, apiRoot+"status/")["redis_connection"]; fmt.Sprint(connected) != "map[connected:false]" {
-				t.Errorf("without Redis the status says %v", connected)
-			}
-			if _, err := s.pushTiny(t, "many/r0", "without", "without Redis"); err != nil { // not signed
-				t.Error(err)
-			}
-			c.redis.start(t)
-		}
-	}
-	for _, task := range started {
-		ended := s.finished(t, task)
-		if ended["state"] != "completed" {
-			t.Errorf("%s: %v %v", task, ended["state"], ended["error"])
-		}
-	}
-	for name, tags := range images {
-		checkSignedOnce(t, s, trusted, name, tags)
-	}
-	for _, w := range c.workers {
-		if err := w.Stop(); err != nil && !w.Ended() {
-			t.Error(err)
-		}
 	}
 }

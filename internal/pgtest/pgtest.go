@@ -31,7 +31,11 @@ type server struct {
 	url     string // without a database
 	command *exec.Cmd
 	admin   *sql.DB
-	made    atomic.Int64
+
+	program    string
+	arguments  []string
+	attributes *syscall.SysProcAttr
+	made       atomic.Int64
 }
 
 var shared struct {
@@ -148,29 +152,73 @@ func start(settings ...string) (*server, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	arguments := []string{"-D", data, "-p", strconv.Itoa(port), "-h", "127.0.0.1", "-k", dir, "-c", "max_connections=400"}
+	s.arguments = []string{"-D", data, "-p", strconv.Itoa(port), "-h", "127.0.0.1", "-k", dir, "-c", "max_connections=400"}
 	for _, setting := range settings {
-		arguments = append(arguments, "-c", setting)
+		s.arguments = append(s.arguments, "-c", setting)
 	}
-	s.command = exec.CommandContext(ctx, filepath.Join(bin, "postgres"), arguments...)
 	dying := *attributes
 	dying.Pdeathsig = syscall.SIGQUIT // it must not outlive a test binary that is killed
-	s.command.SysProcAttr, s.command.Dir = &dying, dir
-	if err := s.command.Start(); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
+	s.program, s.attributes = filepath.Join(bin, "postgres"), &dying
 	s.url = fmt.Sprintf("postgres://tester@127.0.0.1:%d", port)
 	if s.admin, err = sql.Open("pgx", s.url+"/postgres?sslmode=disable"); err != nil {
 		return nil, err
 	}
+	if err := s.launch(ctx); err != nil {
+		s.stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// launch starts the server's process and waits until it answers.
+func (s *server) launch(ctx context.Context) error {
+	s.command = exec.CommandContext(ctx, s.program, s.arguments...)
+	s.command.SysProcAttr, s.command.Dir = s.attributes, s.dir
+	err := s.command.Start()
 	for range 200 {
-		if err = s.admin.PingContext(ctx); err == nil {
-			return s, nil
+		if err != nil {
+			return err
+		}
+		if err := s.admin.PingContext(ctx); err == nil {
+			return nil
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	s.stop()
-	return nil, fmt.Errorf("it does not answer: %w", err)
+	return errors.New("it does not answer")
+}
+
+// Own is a PostgreSQL server of one test, which may take it away.
+type Own struct{ s *server }
+
+// NewOwn starts a server for one test, and ends it with the test. Where PostgreSQL is not installed the test is skipped.
+func NewOwn(t testing.TB) Own {
+	t.Helper()
+	if !available() {
+		t.Skip("PostgreSQL is not installed; tools/install-test-tools.sh says how to get it")
+	}
+	s, err := start("fsync=off") // a process that is killed loses nothing by it
+	if err != nil {
+		t.Fatalf("PostgreSQL: %v", err)
+	}
+	t.Cleanup(s.stop)
+	return Own{s}
+}
+
+// URL returns the URL of its database.
+func (o Own) URL() string { return o.s.url + "/postgres?sslmode=disable" }
+
+// Kill ends it at once, as a crash does.
+func (o Own) Kill() {
+	_ = o.s.command.Process.Signal(syscall.SIGQUIT)
+	_ = o.s.command.Wait()
+}
+
+// Start starts it again, with what it had.
+func (o Own) Start(t testing.TB) {
+	t.Helper()
+	if err := o.s.launch(context.WithoutCancel(t.Context())); err != nil {
+		t.Fatalf("PostgreSQL: %v", err)
+	}
 }
 
 // own gives the directory to the user that the server runs as.

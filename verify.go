@@ -202,6 +202,9 @@ func printVerdict(w io.Writer, v policy.Verdict) {
 			fmt.Fprintf(w, ": %s", o.Reason)
 		}
 		fmt.Fprintln(w)
+		if len(o.Rejected) == 1 && !o.Accepted { // has been said
+			continue
+		}
 		for j, reason := range o.Rejected {
 			fmt.Fprintf(w, "    signature %d: %s\n", j+1, reason)
 		}

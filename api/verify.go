@@ -19,8 +19,9 @@ import (
 
 // Bounds of what one call may have judged.
 const (
-	maxRequirements = 20 // of one scope of a policy
-	maxJudged       = 20 // references
+	maxRequirements = 20  // of one scope of a policy
+	maxJudged       = 20  // references
+	maxKeys         = 100 // of a policy
 )
 
 // verified is the answer of verify/: who signed what a tag stands for and, given a policy, whether clients accept it.
@@ -206,6 +207,8 @@ func readPolicy(b *body, raw []byte) *policy.Policy {
 		b.fail(field, "The policy names files, which are the client's: give keys as keyData.")
 	case p.Longest() > maxRequirements:
 		b.fail(field, "The policy has a list of more than %d requirements.", maxRequirements)
+	case len(p.PublicKeys()) > maxKeys:
+		b.fail(field, "The policy has more than %d keys.", maxKeys)
 	}
 	return p
 }

@@ -246,7 +246,12 @@ func TestVerifyRefuses(t *testing.T) {
 	key := newSigningKey(t)
 	old := pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, 1)
 	many := `{"default":[` + strings.Repeat(`{"type":"reject"},`, 20) + `{"type":"reject"}]}`
+	var keys []string
+	for i := range 6 {
+		keys = append(keys, fmt.Sprintf(`"%d.example":[%s]`, i, strings.TrimSuffix(strings.Repeat(key.signedBy("")+",", 20), ",")))
+	}
 	for body, want := range map[string]string{
+		`{"tag":"latest","policy":{"default":[{"type":"reject"}],"transports":{"docker":{` + strings.Join(keys, ",") + `}}}}`: `"policy":["The policy has more than 100 keys."]`,
 		`{}`:                                   `"tag":["This field is required."]`,
 		`{"tag":"absent"}`:                     `"tag":["The repository version has no such tag."]`,
 		`{"tag":"-"}`:                          `"tag":[`,

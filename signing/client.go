@@ -3,13 +3,16 @@ package signing
 import (
 	"bytes"
 	"crypto"
+	"crypto/dsa" //nolint:staticcheck // gpg still knows such keys, and so must what judges as gpg does
 	"encoding/hex"
+	"errors"
 	"io"
 	"strings"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"github.com/countersign/countersign/internal/fault"
@@ -38,9 +41,49 @@ func ParseKeyring(blobs ...[]byte) (Keyring, error) {
 
 const armorBegin = "-----BEGIN PGP "
 
+// Bounds of keys that are not the operator's: reading a key verifies its self-signatures, and with 65,535 bits one takes minutes.
+const (
+	maxKeyBits   = 8192 // of RSA moduli, and of DSA primes
+	maxGroupBits = 512  // of DSA subgroups; a signature's cost goes with them
+)
+
+// readRing reads a binary ring, unless one of its keys is over the bounds.
+func readRing(raw []byte) (openpgp.EntityList, error) {
+	packets := packet.NewReader(bytes.NewReader(raw))
+	for {
+		p, err := packets.Next()
+		if errors.Is(err, io.EOF) {
+			return openpgp.ReadKeyRing(bytes.NewReader(raw))
+		}
+		if err != nil && !isUnsupported(err) {
+			return nil, err
+		}
+		var key *packet.PublicKey
+		switch p := p.(type) {
+		case *packet.PublicKey:
+			key = p
+		case *packet.PrivateKey:
+			key = &p.PublicKey
+		default:
+			continue
+		}
+		bits, err := key.BitLength()
+		group, isDSA := key.PublicKey.(*dsa.PublicKey)
+		if err == nil && bits > maxKeyBits || isDSA && group.Q.BitLen() > maxGroupBits {
+			return nil, fault.New(fault.Invalid, "A key is too large.")
+		}
+	}
+}
+
+func isUnsupported(err error) bool {
+	_, unsupported := errors.AsType[pgperrors.UnsupportedError](err)
+	_, structural := errors.AsType[pgperrors.StructuralError](err)
+	return unsupported || structural
+}
+
 func readKeys(blob []byte) ([]*openpgp.Entity, error) {
 	if len(blob) > 0 && blob[0]&0x80 != 0 {
-		return openpgp.ReadKeyRing(bytes.NewReader(blob))
+		return readRing(blob)
 	}
 	var keys []*openpgp.Entity
 	var last error
@@ -51,7 +94,11 @@ func readKeys(blob []byte) ([]*openpgp.Entity, error) {
 			last = err
 			continue
 		}
-		more, err := openpgp.ReadKeyRing(block.Body)
+		var more openpgp.EntityList
+		raw, err := io.ReadAll(block.Body)
+		if err == nil {
+			more, err = readRing(raw)
+		}
 		if err != nil {
 			last = err
 			continue

@@ -2,7 +2,11 @@ package signing_test
 
 import (
 	"bytes"
+	"crypto/dsa" //nolint:staticcheck // keys of that kind are what is tested
+	"crypto/rsa"
+	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,8 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/signing"
 )
 
@@ -208,6 +214,7 @@ func TestClientsJudgeAsGPG(t *testing.T) {
 
 	time.Sleep(1100 * time.Millisecond) // for the signature that expires
 	now, accepted := time.Now(), 0
+	var differ []string // names of cases that the server's own verification judges in another way
 	for _, c := range cases {
 		theirs := accepts(t, c.raw, c.blobs...)
 		ring, err := signing.ParseKeyring(c.blobs...)
@@ -220,11 +227,29 @@ func TestClientsJudgeAsGPG(t *testing.T) {
 		if theirs {
 			accepted++
 		}
+		if theirs != verifies(c.raw, ring, now) {
+			differ = append(differ, c.name)
+		}
+	}
+	documented := []string{ // docs/verify.md
+		"a signature of the future", "a signature older than its key", "ed25519 with SHA1", "of the future, when its key will have expired", "rsa with SHA1",
+	}
+	slices.Sort(differ)
+	if !slices.Equal(differ, documented) {
+		t.Errorf("Verify differs from gpg for %q, want %q", differ, documented)
 	}
 	t.Logf("gpg accepts %d of %d", accepted, len(cases))
 	if accepted < 15 || len(cases)-accepted < 10 {
 		t.Errorf("gpg accepts %d of %d: the comparison says little", accepted, len(cases))
 	}
+}
+
+// verifies says whether Verify takes a signature with one of the keys.
+func verifies(raw []byte, ring signing.Keyring, at time.Time) bool {
+	return slices.ContainsFunc(ring.Keys(), func(k signing.PublicKey) bool {
+		_, err := signing.Verify(raw, k, at)
+		return err == nil
+	})
 }
 
 // revoke uses the certificate that gpg makes with each key.
@@ -241,4 +266,26 @@ func (g gnupg) revoke(fingerprint string) {
 func (g gnupg) command(fingerprint, commands string) {
 	g.t.Helper()
 	g.run(commands, "--command-fd", "0", "--no-batch", "--no-tty", "--edit-key", fingerprint)
+}
+
+// TestKeysHaveBounds: reading a key must not take minutes, whoever sends it.
+func TestKeysHaveBounds(t *testing.T) {
+	t.Parallel()
+	number := func(bits uint) *big.Int {
+		return new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), bits), big.NewInt(1))
+	}
+	for name, key := range map[string]*packet.PublicKey{
+		"RSA":              packet.NewRSAPublicKey(time.Now(), &rsa.PublicKey{N: number(16384), E: 65537}),
+		"DSA":              packet.NewDSAPublicKey(time.Now(), &dsa.PublicKey{Parameters: dsa.Parameters{P: number(65528), Q: number(256), G: number(2)}, Y: number(3)}),
+		"DSA, large group": packet.NewDSAPublicKey(time.Now(), &dsa.PublicKey{Parameters: dsa.Parameters{P: number(3072), Q: number(65528), G: number(2)}, Y: number(3)}),
+	} {
+		var raw bytes.Buffer
+		if err := key.Serialize(&raw); err != nil {
+			t.Fatal(err)
+		}
+		_, err := signing.ParseKeyring(raw.Bytes())
+		if cause := errors.Unwrap(err); !fault.Is(err, fault.Invalid) || cause == nil || cause.Error() != "A key is too large." {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

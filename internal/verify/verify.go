@@ -5,7 +5,6 @@ package verify
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/countersign/countersign/internal/pulp"
@@ -72,11 +71,19 @@ type Check struct {
 // Check verifies a signature with every key that may have made it, as of a time.
 func (k Keys) Check(raw []byte, at time.Time) Check {
 	c := Check{Reason: signing.ErrUnknownKey.Msg}
+	said, err := signing.Parse(raw)
+	if err != nil {
+		c.Reason = err.Error()
+		return c
+	}
 	try := func(key signing.PublicKey) bool {
+		if !key.Has(said.KeyID) {
+			return false
+		}
 		verified, err := signing.Verify(raw, key, at)
 		if err == nil {
 			c.Verified, c.Key, c.Reason = true, verified.Fingerprint(), ""
-		} else if !c.Verified && !errors.Is(err, signing.ErrUnknownKey) {
+		} else if !c.Verified {
 			c.Reason = err.Error()
 		}
 		return err == nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -139,14 +140,15 @@ func (w *Worker) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if time.Since(beat) >= w.beatEvery() {
+		before := w.services()
+		if err := w.lookForServices(ctx); err != nil && ctx.Err() == nil {
+			w.log.WarnContext(ctx, "signing services not looked for", slog.Any("err", err))
+		}
+		if time.Since(beat) >= w.beatEvery() || !slices.Equal(before, w.services()) {
 			beat = time.Now()
 			if err := errors.Join(w.beat(ctx), w.reclaim(ctx)); err != nil && ctx.Err() == nil {
 				w.log.WarnContext(ctx, "worker has no database", slog.Any("err", err))
 			}
-		}
-		if err := w.lookForServices(ctx); err != nil && ctx.Err() == nil {
-			w.log.WarnContext(ctx, "signing services not looked for", slog.Any("err", err))
 		}
 		w.announceReady(ctx)
 	}

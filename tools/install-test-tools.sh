@@ -16,6 +16,7 @@ wanted=(
   "jq:jq:the test of the pipeline step skips"
   "curl:curl:the test of the pipeline step skips"
   "redis-server:redis-server:the tests of the queue on Redis skip"
+  "nginx:nginx-light:the test of TLS in front skips"
 )
 
 missing=() packages=()

@@ -186,7 +186,7 @@ func (r *registry) makeScript(ctx context.Context, dir string) (string, func(con
 	fingerprint := strings.Trim(strings.SplitN(rest, "\n", 2)[0], ":")
 	script := filepath.Join(dir, "sign.sh")
 	text := "#!/usr/bin/env bash\nskopeo standalone-sign \"$1\" \"$REFERENCE\" \"$PULP_SIGNING_KEY_FINGERPRINT\" --output \"$SIG_PATH\" >&2 &&\necho \"{\\\"signature_path\\\": \\\"$SIG_PATH\\\"}\"\n"
-	if err := os.WriteFile(script, []byte(text), 0o700); err != nil { //nolint:gosec // it is run
+	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
 		return "", nil, err
 	}
 	if err := r.cli(ctx, "add-signing-service", "script", script, fingerprint, "--gnupghome", home); err != nil {

@@ -87,7 +87,7 @@ func (v Verified) KeyID() string { return v.keyID }
 func (v Verified) CreatedAt() time.Time { return v.createdAt }
 
 // Verify reads a signature and verifies it with a key as of a time. ErrUnknownKey when another key made it; Invalid when it is malformed
-// or bad, when it or the key has expired, when the key was revoked, when its hash is weak, or when its time is more than ClockSkew ahead.
+// or bad, when it or the key has expired, when it is older than its key, when the key was revoked, when its hash is weak, or when its time is more than ClockSkew ahead.
 func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
 	foreign, read, err := read(raw)
 	if err != nil {
@@ -138,6 +138,8 @@ func judge(m *openpgp.MessageDetails) error {
 		return bad("it is not the key's")
 	case !slices.Contains(strongHashes, m.Signature.Hash):
 		return bad("its hash is weak")
+	case m.Signature.CreationTime.Before(m.SignedBy.PublicKey.CreationTime): // gpg refuses it, and with it every client
+		return bad("it is older than its key")
 	}
 	return nil
 }

@@ -8,15 +8,21 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/countersign/countersign/integration/process"
 	"github.com/countersign/countersign/internal/pgtest"
@@ -233,5 +239,119 @@ func TestNginxInFront(t *testing.T) {
 	}
 	if said, err := os.ReadFile(complaints); err != nil || len(said) > 0 {
 		t.Errorf("nginx complained (%v):\n%s", err, said)
+	}
+}
+
+// composed is what the test reads of a compose file.
+type composed struct {
+	Services map[string]struct {
+		Image       string
+		Command     []string
+		Environment map[string]string
+		Ports       []string
+		Healthcheck struct{ Test []string }
+		DependsOn   map[string]struct{ Condition string } `yaml:"depends_on"`
+	}
+}
+
+// readCompose has docker-compose check deploy/compose.yaml and resolve its variables and anchors. Without a value for each secret it must refuse.
+func readCompose(t *testing.T, env ...string) composed {
+	t.Helper()
+	command := []string{"docker-compose"}
+	if _, err := exec.LookPath(command[0]); err != nil {
+		need(t, "docker")
+		if command = []string{"docker", "compose"}; exec.CommandContext(t.Context(), "docker", "compose", "version").Run() != nil {
+			t.Skip("neither docker-compose nor docker compose is installed; tools/install-test-tools.sh says how to get it")
+		}
+	}
+	file := write(t, filepath.Join(t.TempDir(), "deploy", "compose.yaml"), changed(t, "compose.yaml"), 0o600)
+	command = append(command, "-f", file, "config")
+	for missing := range env {
+		some := slices.Delete(slices.Clone(env), missing, missing+1)
+		if said, err := output(t, environment(t.TempDir(), some...), command[0], command[1:]...); err == nil {
+			t.Errorf("without %s the file is accepted:\n%s", env[missing], said)
+		}
+	}
+	must(t, environment(t.TempDir(), env...), command[0], append(command[1:], "--quiet")...)
+	var c composed
+	if err := yaml.Unmarshal([]byte(must(t, environment(t.TempDir(), env...), command[0], command[1:]...)), &c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestCompose checks the compose file with docker-compose, and runs what it says without containers, as no registry can be reached for the
+// images: migrate, serve and worker start with its commands and its environment, on a PostgreSQL and a Redis of the test, and the health
+// check of the server finds it healthy, and nobody when it is gone.
+func TestCompose(t *testing.T) {
+	t.Parallel()
+	need(t, "bash")
+	c := readCompose(t, "POSTGRES_PASSWORD=0a", "COUNTERSIGN_ADMIN_PASSWORD="+adminPassword, "COUNTERSIGN_PUBLIC_URL=http://registry.example.com")
+	for name, service := range c.Services {
+		if len(service.Ports) > 0 != (name == "serve") {
+			t.Errorf("%s publishes %v", name, service.Ports)
+		}
+	}
+	serve := c.Services["serve"]
+	if condition := serve.DependsOn["migrate"].Condition; condition != "service_completed_successfully" {
+		t.Errorf("serve starts when migrate is at %q", condition)
+	}
+	address, err := process.FreeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := strings.Cut(address, ":")
+	binary, err := shared.binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	database, queue, data := pgtest.Database(t), startRedis(t), t.TempDir()
+	run := func(name string) process.Command {
+		service := c.Services[name]
+		own := process.Command{Program: binary, Arguments: service.Command, Log: filepath.Join(data, name+".log"), Env: environment(data)}
+		for key, value := range service.Environment {
+			switch value {
+			case "postgres://countersign:0a@postgres:5432/countersign?sslmode=disable":
+				value = database
+			case "redis://redis:6379":
+				value = "redis://" + queue.address
+			case "/var/lib/countersign":
+				value = data
+			case "0.0.0.0:24817":
+				value = address
+			}
+			own.Env = append(own.Env, key+"="+value)
+		}
+		return own
+	}
+	migrate := run("migrate")
+	must(t, migrate.Env, migrate.Program, migrate.Arguments...)
+	command := run("serve")
+	command.Ready = []string{"http://" + address + "/pulp/api/v3/readyz/"}
+	server, err := process.Start(t.Context(), command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Kill)
+	worker, err := process.Start(t.Context(), run("worker"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(worker.Kill)
+	a := api{base: &url.URL{Scheme: "http", Host: address}, user: "admin", password: adminPassword}
+	within(t, "the worker is online", func() bool {
+		online, _ := a.get(t, apiRoot+"status/")["online_workers"].([]any)
+		return len(online) == 1
+	})
+	check := slices.Clone(serve.Healthcheck.Test[1:])
+	for i := range check {
+		check[i] = strings.NewReplacer("$$", "$", "24817", port).Replace(check[i])
+	}
+	must(t, environment(data), check[0], check[1:]...)
+	if err := errors.Join(worker.Stop(), server.Stop()); err != nil {
+		t.Error(err)
+	}
+	if said, err := output(t, environment(data), check[0], check[1:]...); err == nil {
+		t.Errorf("a server that has ended is healthy:\n%s", said)
 	}
 }

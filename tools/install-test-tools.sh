@@ -17,6 +17,7 @@ wanted=(
   "curl:curl:the test of the pipeline step skips"
   "redis-server:redis-server:the tests of the queue on Redis skip"
   "nginx:nginx-light:the test of TLS in front skips"
+  "docker-compose:docker-compose:the test of the compose file skips"
 )
 
 missing=() packages=()

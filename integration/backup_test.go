@@ -1,0 +1,270 @@
+package integration
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/countersign/countersign/internal/pgtest"
+	"github.com/countersign/countersign/signing"
+)
+
+// documented returns the blocks of commands below a heading of docs/operations.md, each as its lines.
+func documented(t *testing.T, heading string) [][]string {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join(shared.root, "docs/operations.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, found := strings.Cut(string(page), "\n### "+heading+"\n")
+	if !found {
+		t.Fatalf("docs/operations.md has no heading %q", heading)
+	}
+	section, _, _ = strings.Cut(section, "\n##")
+	var blocks [][]string
+	for i, part := range strings.Split(section, "```") {
+		if i%2 == 1 {
+			blocks = append(blocks, strings.Split(strings.TrimSpace(part), "\n"))
+		}
+	}
+	return blocks
+}
+
+// backup is a server that is saved with the documented commands, lost, and restored.
+type backup struct {
+	*server
+	public  signing.PublicKey
+	policy  string
+	user    *containers
+	service string
+	kept    map[string][]pushed // by repository: what was acknowledged before the backup began
+	half    string              // an upload that has not ended by then
+}
+
+// bulk is more than a blob may have that is kept in the database.
+var bulk = strings.Repeat("in a file. ", 2000)
+
+// fill pushes what the backup has to hold: to a repository that signs on push, and to one that a task signs; small blobs and large ones.
+func (b *backup) fill(t *testing.T) {
+	t.Helper()
+	b.kept = map[string][]pushed{}
+	for _, name := range []string{"prod/app", "acme/app"} {
+		for i := range 12 {
+			body := fmt.Sprintf("%s %d ", name, i)
+			if i%2 == 1 {
+				body += bulk
+			}
+			image, err := b.pushTiny(t, name, fmt.Sprintf("v%d", i), body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.kept[name] = append(b.kept[name], image)
+		}
+	}
+	b.signed(t, text(b.repository(t, "acme/app")["pulp_href"]), object{"manifest_signing_service": b.service})
+	_, header, _ := b.do(t, http.MethodPost, "/v2/acme/app/blobs/uploads/", nil, nil)
+	status, header, answer := b.do(t, http.MethodPatch, header.Get("Location"), octets, []byte(bulk))
+	if status != http.StatusAccepted {
+		t.Fatalf("PATCH: %d %s", status, answer)
+	}
+	b.half = header.Get("Location")
+}
+
+var octets = http.Header{"Content-Type": {"application/octet-stream"}}
+
+// save runs commands one by one while clients push, and lets some pushes pass before each and after the last.
+func (b *backup) save(t *testing.T, env, commands []string) {
+	t.Helper()
+	const clients, between = 4, 12
+	var pushes atomic.Int64
+	var pushing sync.WaitGroup
+	stop := make(chan struct{})
+	for client := range clients {
+		pushing.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := b.pushTiny(t, fmt.Sprintf("prod/busy%d", client), fmt.Sprintf("v%d", n), fmt.Sprintf("%d %d %s", client, n, bulk)); err != nil {
+					t.Errorf("a push during the backup: %v", err)
+					return
+				}
+				pushes.Add(1)
+			}
+		})
+	}
+	defer pushing.Wait()
+	defer close(stop)
+	for _, command := range append(commands, "true") {
+		so := pushes.Load()
+		within(t, "pushes go on", func() bool { return pushes.Load() >= so+between || t.Failed() })
+		b.run(t, env, command)
+	}
+	t.Logf("%d pushes during the backup", pushes.Load())
+}
+
+// run runs a documented command in the directory above the data.
+func (b *backup) run(t *testing.T, env []string, command string) {
+	t.Helper()
+	must(t, append(b.env[:len(b.env):len(b.env)], env...), "bash", "-euc", "cd "+filepath.Dir(b.data)+"; "+command)
+}
+
+// check demands of the restored server that what was acknowledged before the backup is there and verifies, that whatever else it shows is whole and
+// signed, and that it works on.
+func (b *backup) check(t *testing.T) {
+	t.Helper()
+	for name, images := range b.kept {
+		for _, image := range images {
+			b.isServed(t, name, image)
+			if wrong := b.seenSigned(t, b.public, name, image.tag); wrong != "" {
+				t.Error(wrong)
+			}
+		}
+		for _, image := range images[:2] {
+			if said, err := b.user.pull(t, b.policy, name+":"+image.tag); err != nil {
+				t.Errorf("%s:%s does not pull under the policy: %v\n%s", name, image.tag, err, said)
+			}
+		}
+	}
+	// The client is told to begin anew.
+	if status, _, answer := b.do(t, http.MethodPatch, b.half, octets, []byte(bulk)); status != http.StatusNotFound || !strings.Contains(string(answer), "BLOB_UPLOAD_UNKNOWN") {
+		t.Errorf("the rest of an upload that was under way: %d %s", status, answer)
+	}
+	later := 0
+	for _, repository := range b.list(t, pushRepos).Results {
+		name := text(repository["name"])
+		b.versionsAreComplete(t, text(repository["pulp_href"]))
+		if b.kept[name] != nil {
+			continue
+		}
+		var shown struct{ Tags []string }
+		b.call(t, http.MethodGet, "/v2/"+name+"/tags/list", nil, http.StatusOK, &shown)
+		for _, tag := range shown.Tags {
+			later++
+			b.isWhole(t, name, tag)
+			if wrong := b.seenSigned(t, b.public, name, tag); wrong != "" {
+				t.Error(wrong)
+			}
+		}
+	}
+	if later == 0 {
+		t.Error("nothing of what was pushed while the backup waited to begin is there")
+	}
+	t.Logf("%d of the pushes during the backup are in it", later)
+	for _, name := range []string{"prod/app", "acme/app"} {
+		image, err := b.pushTiny(t, name, "after", "after the restore "+bulk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.kept[name] = append(b.kept[name], image)
+	}
+	b.signed(t, text(b.repository(t, "acme/app")["pulp_href"]), object{"manifest_signing_service": b.service})
+	for _, name := range []string{"prod/app", "acme/app"} {
+		if said, err := b.user.pull(t, b.policy, name+":after"); err != nil {
+			t.Errorf("what was pushed to %s after the restore does not pull: %v\n%s", name, err, said)
+		}
+	}
+}
+
+// isWhole demands that all that a tag names is there.
+func (b *backup) isWhole(t *testing.T, name, tag string) {
+	t.Helper()
+	var manifest struct {
+		Config descriptor
+		Layers []descriptor
+	}
+	b.call(t, http.MethodGet, "/v2/"+name+"/manifests/"+tag, nil, http.StatusOK, &manifest)
+	image := pushed{tag: tag, name: b.digest(t, name, tag)}
+	for _, blob := range append(manifest.Layers, manifest.Config) {
+		image.blobs = append(image.blobs, blob.Digest)
+	}
+	b.isServed(t, name, image)
+}
+
+// TestBackupOnSQLite saves a server on the embedded stores while it works, loses its data directory, and restores it.
+func TestBackupOnSQLite(t *testing.T) {
+	t.Parallel()
+	need(t, "sqlite3", "skopeo")
+	if os.Getenv(pgtest.Variable) == "postgres" {
+		t.Skip("the tests run on PostgreSQL")
+	}
+	s := startServer(t, "COUNTERSIGN_SIGNING_ON_PUSH=prod/*=countersign")
+	service := s.list(t, signingServices).Results[0] // made by the first start, with a key below the data directory
+	b := &backup{server: s, user: newContainers(t, s), service: text(service["pulp_href"])}
+	k := &key{public: write(t, filepath.Join(t.TempDir(), "public.asc"), text(service["public_key"]), 0o600)}
+	b.public, b.policy = publicKey(t, k), b.user.signedBy(t, k)
+	b.fill(t)
+	blocks := documented(t, "On SQLite")
+	if len(blocks) != 2 {
+		t.Fatalf("%d blocks of commands, want one for the backup and one for the restore", len(blocks))
+	}
+	b.save(t, nil, blocks[0])
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(s.data); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range blocks[1] {
+		b.run(t, nil, command)
+	}
+	s.start(t)
+	b.check(t)
+}
+
+// TestBackupOnPostgreSQL saves the database and the storage of a server while it works, and restores them to another database and directory. Redis
+// keeps what it has.
+func TestBackupOnPostgreSQL(t *testing.T) {
+	t.Parallel()
+	need(t, "pg_dump", "pg_restore", "skopeo")
+	c := startCluster(t, 0, "COUNTERSIGN_SIGNING_ON_PUSH=prod/*=release")
+	s := c.servers[0]
+	if err := c.servers[1].Stop(); err != nil {
+		t.Fatal(err)
+	}
+	c.addWorker(t)
+	k := keyHome(t)
+	k.generate(t, "ed25519", "")
+	b := &backup{server: s, user: newContainers(t, s), service: s.addKeyService(t, "release", k, "--openpgp-key", k.secret(t, ""))}
+	b.public, b.policy = publicKey(t, k), b.user.signedBy(t, k)
+	b.fill(t)
+	blocks := documented(t, "On PostgreSQL")
+	if len(blocks) != 2 {
+		t.Fatalf("%d blocks of commands, want one for the backup and one for the restore", len(blocks))
+	}
+	setting := func(name string) string {
+		i := slices.IndexFunc(s.env, func(v string) bool { return strings.HasPrefix(v, name+"=") })
+		if i < 0 {
+			t.Fatalf("the server's environment has no %s", name)
+		}
+		_, value, _ := strings.Cut(s.env[i], "=")
+		return value
+	}
+	_, old, _ := strings.Cut(setting("COUNTERSIGN_STORAGE"), ":")
+	b.save(t, []string{"STORAGE=" + old}, blocks[0])
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	c.workers[0].Kill()
+	if err := os.RemoveAll(old); err != nil {
+		t.Fatal(err)
+	}
+	fresh := filepath.Join(t.TempDir(), "storage")
+	moved := []string{"COUNTERSIGN_DATABASE_URL=" + pgtest.Database(t), "COUNTERSIGN_STORAGE=filesystem:" + fresh}
+	for _, command := range blocks[1] {
+		b.run(t, append(moved, "STORAGE="+fresh), command)
+	}
+	c.env = append(c.env, moved...)
+	s.command.Env = append(s.env[:len(s.env):len(s.env)], moved...)
+	s.start(t)
+	c.addWorker(t)
+	b.check(t)
+}

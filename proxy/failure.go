@@ -98,6 +98,9 @@ func asFailure(err error) *failure {
 	if missing, ok := errors.AsType[*store.MissingChildren](err); ok {
 		return newError(http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN", "manifest unknown to registry", digests(missing.Digests))
 	}
+	if moved, ok := errors.AsType[*store.TagMoved](err); ok {
+		return newError(http.StatusPreconditionFailed, "PRECONDITION_FAILED", "The tag is not what the request demands.", map[string]string{"tag": moved.Name, "digest": string(moved.Current)})
+	}
 	if errors.Is(err, storage.ErrUnsupported) {
 		return newError(http.StatusBadRequest, "UNSUPPORTED", "The upstream registry does not store this.", nil)
 	}

@@ -41,6 +41,10 @@ func (c *call) getManifest() error {
 	h := c.w.Header()
 	h.Set("Docker-Content-Digest", string(m.Digest))
 	h.Set("Etag", `"`+string(m.Digest)+`"`)
+	if unchanged(c.r.Header, m.Digest) {
+		c.w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
 	c.write(http.StatusOK, m.MediaType, m.Payload)
 	return nil
 }
@@ -102,6 +106,7 @@ func (c *call) putManifest() error {
 	h := c.w.Header()
 	h.Set("Location", "/v2/"+c.name+"/manifests/"+string(dgst))
 	h.Set("Docker-Content-Digest", string(dgst))
+	h.Set("Etag", `"`+string(dgst)+`"`)
 	if m.Subject != "" {
 		h.Set("OCI-Subject", string(m.Subject))
 	}
@@ -112,6 +117,14 @@ func (c *call) putManifest() error {
 	}
 	c.empty(http.StatusCreated)
 	return nil
+}
+
+// tagCondition is what the request demands of the tag in its path before it changes; nil when it demands nothing, or names a digest.
+func (c *call) tagCondition() func(digest.Digest) bool {
+	if !pulp.ValidTag(c.ref) {
+		return nil
+	}
+	return condition(c.r.Header)
 }
 
 // putReference returns the tags under which a PUT puts a manifest, and the digest that it states; for a PUT by tag the digest only
@@ -157,7 +170,7 @@ func (c *call) storeManifest(t store.Target, m pulp.Manifest, tags []string) err
 			return err
 		}
 	}
-	put := store.PutManifest{RepositoryID: t.Repository.ID, Manifest: m, Tags: tags, RequireChildren: c.RequireIndexChildren}
+	put := store.PutManifest{RepositoryID: t.Repository.ID, Manifest: m, Tags: tags, RequireChildren: c.RequireIndexChildren, When: c.tagCondition()}
 	err := c.sealed(func(ctx context.Context) error {
 		_, err := c.Store.PutManifest(ctx, put)
 		if _, unsigned := errors.AsType[*store.Unsigned](err); unsigned { // it waits in the repository for its signatures
@@ -234,7 +247,7 @@ func (c *call) deleteManifest() error {
 	case validDigest(dgst):
 		_, err = c.Store.DeleteManifest(c.r.Context(), t.Repository.ID, dgst)
 	case pulp.ValidTag(c.ref):
-		_, err = c.Store.DeleteTag(c.r.Context(), t.Repository.ID, c.ref)
+		_, err = c.Store.DeleteTag(c.r.Context(), t.Repository.ID, c.ref, c.tagCondition())
 	default:
 		return newError(http.StatusBadRequest, "INVALID_REQUEST", "The reference is no tag and no digest.", nil)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -129,7 +130,9 @@ type PutManifest struct {
 	Manifest        pulp.Manifest
 	Tags            []string // none: pushed by digest
 	RequireChildren bool     // an index may not name absent manifests (D11)
-	Wait            bool     // it stays pending, whatever tags and subject it has: it is not signed yet
+	// When says whether the tags may change, given the digest that each stands for now, empty for one that is not there; nil: always.
+	When func(current digest.Digest) bool
+	Wait bool // it stays pending, whatever tags and subject it has: it is not signed yet
 }
 
 // PutManifest stores a manifest. By tag, or with a subject, it enters a new version of the repository together with everything of it that was
@@ -141,6 +144,11 @@ func (s *Store) PutManifest(ctx context.Context, p PutManifest) (*pulp.Version, 
 		c, err := t.begin(p.RepositoryID)
 		if err != nil {
 			return err
+		}
+		for _, name := range p.Tags {
+			if err := c.demand(name, p.When); err != nil {
+				return err
+			}
 		}
 		if err := c.checkParts(p); err != nil {
 			return err
@@ -168,6 +176,33 @@ func (s *Store) PutManifest(ctx context.Context, p PutManifest) (*pulp.Version, 
 		return err
 	})
 	return v, err
+}
+
+// TagMoved says that a tag does not stand for what a change of it demands.
+type TagMoved struct {
+	Name    string
+	Current digest.Digest // empty when there is no such tag
+}
+
+// Error says what the tag stands for.
+func (e *TagMoved) Error() string { return fmt.Sprintf("the tag %s stands for %q", e.Name, e.Current) }
+
+// demand sees that a tag stands for what is demanded. The repository is locked: of several who demand the same, one finds it.
+func (c *change) demand(name string, when func(digest.Digest) bool) error {
+	if when == nil {
+		return nil
+	}
+	var current digest.Digest
+	err := c.tx.row(`
+		SELECT m.digest FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
+		 WHERE c.repository_id = $1 AND c.kind = $2 AND c.key = $3 AND c.version_removed IS NULL`, c.repo.ID, pulp.KindTag, name).Scan(&current)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	if !when(current) {
+		return &TagMoved{name, current}
+	}
+	return nil
 }
 
 // checkParts sees that what a manifest must not lack is in the repository, in its latest version or pending.
@@ -235,8 +270,9 @@ func (t *tx) putTag(name, manifestID string) (string, error) {
 	return scanString(t.row(`SELECT id FROM tag WHERE name = $1 AND manifest_id = $2`, name, manifestID))
 }
 
-// DeleteTag takes a tag out of a repository's latest version; its manifest stays. NotFound when there is no such tag.
-func (s *Store) DeleteTag(ctx context.Context, repositoryID, name string) (*pulp.Version, error) {
+// DeleteTag takes a tag out of a repository's latest version; its manifest stays. NotFound when there is no such tag, TagMoved when
+// it does not stand for what is demanded (nil: anything).
+func (s *Store) DeleteTag(ctx context.Context, repositoryID, name string, when func(digest.Digest) bool) (*pulp.Version, error) {
 	return s.change(ctx, repositoryID, func(c *change) error {
 		_, ok, err := c.content(pulp.KindTag, name)
 		if err != nil {
@@ -244,6 +280,9 @@ func (s *Store) DeleteTag(ctx context.Context, repositoryID, name string) (*pulp
 		}
 		if !ok {
 			return fault.New(fault.NotFound, "Manifest not found.")
+		}
+		if err := c.demand(name, when); err != nil {
+			return err
 		}
 		return errors.Join(c.remove(pulp.KindTag, name), c.noteTag(name))
 	})

@@ -212,7 +212,7 @@ func TestDeleteManifestTakesWhatIsItsOwn(t *testing.T) {
 	if _, err := s.DeleteManifest(t.Context(), to.Repository.ID, one.Digest); !fault.Is(err, fault.NotFound) {
 		t.Errorf("deleting it again: %v, want NotFound", err)
 	}
-	v, err = s.DeleteTag(t.Context(), to.Repository.ID, "two")
+	v, err = s.DeleteTag(t.Context(), to.Repository.ID, "two", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

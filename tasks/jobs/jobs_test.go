@@ -440,7 +440,7 @@ func TestOutbox(t *testing.T) {
 	up.set(fault.New(fault.Unavailable, "down"))
 	late := w.push("third", "a")
 	w.push("fourth", "b")
-	if _, err := w.store.DeleteTag(t.Context(), w.repo.Repository.ID, "b"); err != nil {
+	if _, err := w.store.DeleteTag(t.Context(), w.repo.Repository.ID, "b", nil); err != nil {
 		t.Fatal(err)
 	}
 	up.set(nil)

@@ -407,7 +407,7 @@ func (p *program) greet(password string) {
 Next:
   podman login%[8]s -u %[6]s %[3]s
   podman push%[8]s IMAGE %[3]s/team/app:1.0
-  %[10]s add-signing-service NAME SCRIPT KEYID --class container:ManifestSigningService
+  %[10]s add-signing-service NAME --openpgp-key FILE   (or: NAME SCRIPT KEYID)
   curl -u admin %[9]s/pulp/api/v3/repositories/container/container-push/
 `, version, c.Listen, host, c.Data, where, adminName, login, verify, c.PublicURL, verb)
 }

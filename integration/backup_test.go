@@ -9,8 +9,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
+	"github.com/countersign/countersign/integration/process"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/signing"
 )
@@ -267,4 +269,106 @@ func TestBackupOnPostgreSQL(t *testing.T) {
 	s.start(t)
 	c.addWorker(t)
 	b.check(t)
+}
+
+// TestDiskIsFull takes the room from a server on the embedded stores: pushes fail and leave nothing, pulls go on, and with room again pushes do.
+func TestDiskIsFull(t *testing.T) {
+	t.Parallel()
+	if os.Getenv(pgtest.Variable) == "postgres" {
+		t.Skip("the tests run on PostgreSQL")
+	}
+	disk := t.TempDir()
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("a small file system cannot be mounted here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	s := startServer(t, "COUNTERSIGN_DATA="+filepath.Join(disk, "data"))
+	var kept []pushed
+	for i := range 1000 {
+		image, err := s.pushTiny(t, "full/app", fmt.Sprintf("v%d", i), fmt.Sprintf("%d %s", i, bulk[:5000]))
+		if err != nil {
+			break
+		}
+		kept = append(kept, image)
+	}
+	t.Logf("%d images had room", len(kept))
+	if _, err := s.pushTiny(t, "full/app", "large", strings.Repeat(bulk, 500)); err == nil {
+		t.Error("a blob is taken that is larger than the disk")
+	}
+	for _, image := range kept {
+		s.isServed(t, "full/app", image)
+	}
+	if status, _, answer := s.do(t, http.MethodGet, "/v2/full/app/manifests/large", nil, nil); status != http.StatusNotFound {
+		t.Errorf("the tag of the refused push: %d %s", status, answer)
+	}
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", syscall.MS_REMOUNT, "size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	image, err := s.pushTiny(t, "full/app", "large", strings.Repeat(bulk, 500))
+	if err != nil {
+		t.Fatalf("a push when there is room again: %v", err)
+	}
+	s.isServed(t, "full/app", image)
+	s.versionsAreComplete(t, text(s.repository(t, "full/app")["pulp_href"]))
+}
+
+// TestUpstreamIsAway takes the upstream away: what the database holds is served, what the upstream holds is refused for the moment, and sign tasks go on.
+func TestUpstreamIsAway(t *testing.T) {
+	t.Parallel()
+	program, err := shared.peer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := process.FreeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	command := process.Command{
+		Program: program, Arguments: []string{"-addr", address, "-root", filepath.Join(dir, "root")},
+		Env: environment(dir), Log: filepath.Join(dir, "log"), Ready: []string{"http://" + address + "/v2/"},
+	}
+	upstream, err := process.Start(t.Context(), command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { upstream.Kill() })
+	s := startServer(t, "COUNTERSIGN_UPSTREAM_URL=http://"+address)
+	k := keyHome(t)
+	k.generate(t, "ed25519", "")
+	service := s.addKeyService(t, "here", k, "--openpgp-key", k.secret(t, ""))
+	image, err := s.pushTiny(t, "away/app", "v1", "before")
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream.Kill()
+	s.signed(t, text(s.repository(t, "away/app")["pulp_href"]), object{"manifest_signing_service": service})
+	if wrong := s.seenSigned(t, publicKey(t, k), "away/app", "v1"); wrong != "" {
+		t.Error(wrong)
+	}
+	if have := s.digest(t, "away/app", "v1"); have != image.name {
+		t.Errorf("the tag is %s, want %s", have, image.name)
+	}
+	status, header, answer := s.do(t, http.MethodGet, "/v2/away/app/blobs/"+image.blobs[0], nil, nil)
+	if status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" || !strings.Contains(string(answer), "UNAVAILABLE") || strings.Contains(string(answer), address) {
+		t.Errorf("a blob: %d %v %s", status, header, answer)
+	}
+	if _, err := s.pushTiny(t, "away/app", "v2", "without"); err == nil || !strings.Contains(err.Error(), "503") {
+		t.Errorf("a push: %v", err)
+	}
+	if status, _, _ := s.do(t, http.MethodGet, apiRoot+"readyz/", nil, nil); status != http.StatusServiceUnavailable {
+		t.Errorf("readyz: %d", status)
+	}
+	if upstream, err = process.Start(t.Context(), command); err != nil {
+		t.Fatal(err)
+	}
+	s.isServed(t, "away/app", image)
+	if image, err = s.pushTiny(t, "away/app", "v2", "without"); err != nil {
+		t.Fatal(err)
+	}
+	s.isServed(t, "away/app", image)
 }

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -50,12 +51,18 @@ func ModuleRoot(ctx context.Context) (string, error) {
 	return filepath.Dir(file), nil
 }
 
-// FreeAddress returns a loopback address on which nothing listens. It stays below the ports that the kernel hands to clients, so that
+// given are the addresses that FreeAddress has returned.
+var given sync.Map
+
+// FreeAddress returns a loopback address on which nothing listens, and another one each time. It stays below the ports that the kernel hands to clients, so that
 // a server which is killed finds its port free when it comes back.
 func FreeAddress() (string, error) {
 	const first, last, attempts = 20000, 32000, 100
 	for range attempts {
 		address := fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first))
+		if _, taken := given.LoadOrStore(address, true); taken {
+			continue
+		}
 		listener, err := net.Listen("tcp", address)
 		if err != nil {
 			continue

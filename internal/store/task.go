@@ -220,6 +220,9 @@ func (t *tx) lockResources(hrefs []string) error {
 	return nil
 }
 
+// reservations are the resources that a task has reserved, with spaces between them. Its row says what it asked for, which may have another name by now.
+const reservations = `COALESCE((SELECT string_agg(r.resource, ' ') FROM task_resource r WHERE r.task_id = task.id AND r.active), '')`
+
 // release gives a final task's reservations back, and marks those tasks as ready that waited for nothing else. It returns their ids.
 func (t *tx) release(id string, hrefs []string) ([]string, error) {
 	if len(hrefs) == 0 {
@@ -367,28 +370,19 @@ func (t *tx) complete(c *Claim, o Outcome) error {
 
 // end gives the claim's task a final state, with other members set, and frees what it has reserved. ErrFenced when the task is another's or in another state.
 func (t *tx) end(c *Claim, state TaskState, set, in string, args ...any) error {
-	var resources string
+	var reserved string
 	// Nobody needs the arguments any more, and they may be secrets.
 	err := t.row(`
 		UPDATE task SET state = $3, finished = $4, updated = $4, lease_until = NULL, args = '{}', `+set+`
-		 WHERE id = $1 AND attempt = $2 AND `+in+` RETURNING resources`, append([]any{c.TaskID, c.Attempt, state, t.now}, args...)...).Scan(&resources)
+		 WHERE id = $1 AND attempt = $2 AND `+in+` RETURNING `+reservations, append([]any{c.TaskID, c.Attempt, state, t.now}, args...)...).Scan(&reserved)
 	if errors.Is(err, sql.ErrNoRows) {
 		return ErrFenced
 	} else if err != nil {
 		return err
 	}
 	c.ended = true
-	c.freed, err = t.releaseAll(c.TaskID, resources)
+	c.freed, err = t.release(c.TaskID, strings.Fields(reserved))
 	return err
-}
-
-// releaseAll is release of the resources that a task's row names.
-func (t *tx) releaseAll(id, resources string) ([]string, error) {
-	var reserved []Resource
-	if err := fromJSON("task.resources", resources, &reserved); err != nil {
-		return nil, err
-	}
-	return t.release(id, hrefsOf(reserved))
 }
 
 // FailTask ends a running task with a sentence that is safe to show.
@@ -406,12 +400,12 @@ func (s *Store) CancelTask(ctx context.Context, id string) (Task, []string, erro
 	var freed []string
 	err := s.inTx(ctx, func(t *tx) error {
 		freed = nil
-		waiting, err := task(t.ctx, t, id)
-		if err != nil {
-			return err
+		var reserved string
+		if err := t.row(`SELECT `+reservations+` FROM task WHERE id = $1`, id).Scan(&reserved); err != nil {
+			return notFound(err, "No Task matches the given query.")
 		}
 		// In the order of those who end tasks: first the queues, then tasks that wait in them.
-		if err := t.lockResources(hrefsOf(waiting.Resources)); err != nil {
+		if err := t.lockResources(strings.Fields(reserved)); err != nil {
 			return err
 		}
 		n, err := t.exec(`UPDATE task SET state = 'canceled', finished = $2, updated = $2, args = '{}' WHERE id = $1 AND state = 'waiting'`, id, t.now)
@@ -419,7 +413,7 @@ func (s *Store) CancelTask(ctx context.Context, id string) (Task, []string, erro
 			return err
 		}
 		if n > 0 {
-			if freed, err = t.release(id, hrefsOf(waiting.Resources)); err != nil {
+			if freed, err = t.release(id, strings.Fields(reserved)); err != nil {
 				return err
 			}
 		} else if _, err := t.exec(`UPDATE task SET state = 'canceling', updated = $2 WHERE id = $1 AND state = 'running'`, id, t.now); err != nil {

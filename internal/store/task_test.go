@@ -376,3 +376,34 @@ func TestTasksThatNeedAService(t *testing.T) {
 		t.Errorf("claimed %q, want the one whose service is gone", got)
 	}
 }
+
+// Tasks that wait for a repository which gets another name go on waiting for it, in their order, and are freed.
+func TestTasksBehindAMigration(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	target, err := s.PushTarget(t.Context(), "acme/app", pulp.ContainerPush)
+	if err != nil {
+		t.Fatal(err)
+	}
+	href := pulp.RepositoryHref(pulp.ContainerPush, target.Repository.ID)
+	migration, one, two := createTask(t, s, exclusive(href)...), createTask(t, s, exclusive(href)...), createTask(t, s, exclusive(href)...)
+	claim := func(k Task) *Claim {
+		t.Helper()
+		claimed, err := s.ClaimTask(t.Context(), "worker", "", nil, leaseForTests)
+		if err != nil || claimed == nil || claimed.ID != k.ID {
+			t.Fatalf("claimed %+v, %v, want task %d", claimed, err, k.Seq)
+		}
+		return &Claim{TaskID: claimed.ID, Attempt: claimed.Attempt}
+	}
+	c := claim(migration)
+	if err := s.MigrateRepository(t.Context(), c, target.Repository.ID); err != nil || !slices.Equal(c.Freed(), []string{one.ID}) {
+		t.Fatalf("the migration freed %v, %v", c.Freed(), err)
+	}
+	three := createTask(t, s, exclusive(pulp.RepositoryHref(pulp.Container, target.Repository.ID))...)
+	for _, k := range []Task{one, two, three} {
+		c := claim(k)
+		if err := s.CompleteTask(t.Context(), c, Outcome{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

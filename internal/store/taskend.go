@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/countersign/countersign/internal/fault"
@@ -43,8 +44,8 @@ func (s *Store) ReclaimTasks(ctx context.Context, everyone bool) (Reclaimed, err
 func (t *tx) reclaim(id string, r *Reclaimed) error {
 	var state TaskState
 	var losses int64
-	var resources string
-	err := t.row(`UPDATE task SET losses = losses + 1, lease_until = NULL WHERE id = $1 RETURNING state, losses, resources`, id).Scan(&state, &losses, &resources)
+	var reserved string
+	err := t.row(`UPDATE task SET losses = losses + 1, lease_until = NULL WHERE id = $1 RETURNING state, losses, `+reservations, id).Scan(&state, &losses, &reserved)
 	if err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func (t *tx) reclaim(id string, r *Reclaimed) error {
 		if err != nil {
 			return err
 		}
-		_, err = t.releaseAll(id, resources)
+		_, err = t.release(id, strings.Fields(reserved))
 		return err
 	}
 	switch {

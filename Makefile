@@ -21,8 +21,8 @@ BENCH_FLAGS  ?=
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-build: ## build bin/countersign (static, no cgo)
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) .
+build: ## build bin/countersign (static, no cgo); with CGO_ENABLED=1 it can use PKCS #11 tokens
+	CGO_ENABLED=$(CGO_ENABLED) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) .
 
 run: build ## build and start the registry on embedded defaults
 	exec $(BIN) serve
@@ -56,7 +56,7 @@ fuzz: ## run each fuzz target for FUZZTIME (60s)
 	tools/fuzz.sh $(FUZZTIME)
 
 soak: tools ## the long form of the load and kill tests
-	COUNTERSIGN_SOAK=1 $(GO) test -count=1 -v -timeout 6h -run '^Test(Scale|Crash)' $(TEST_FLAGS) ./integration
+	COUNTERSIGN_SOAK=1 $(GO) test -count=1 -v -timeout 6h -run '^Test(Scale|Crash|NothingIsLost|PostgresIsAway|RedisIsAway)' $(TEST_FLAGS) ./integration
 
 clean: ## remove what was built
 	rm -rf bin .cache

@@ -7,6 +7,7 @@ SHELL      := bash
 GO         ?= go
 BIN        := bin/countersign
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || cat VERSION 2>/dev/null || echo dev)
+CGO_ENABLED ?= 0
 LDFLAGS    := -s -w -X main.version=$(VERSION)
 
 # Package binaries that run at the same time, and the longest that one may take.

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/openpgp"
+	"github.com/countersign/countersign/signing/pkcs11"
 	"github.com/countersign/countersign/signing/script"
 )
 
@@ -47,6 +50,9 @@ type addServiceCommand struct {
 	Keyring    string `help:"Look the script's key up in this keyring file." placeholder:"FILE"`
 	OpenPGPKey string `name:"openpgp-key" help:"Sign with the secret key in this file, without a script." placeholder:"FILE"`
 	Passphrase string `name:"passphrase-file" help:"File with the passphrase of that key." placeholder:"FILE"`
+	PKCS11URI  string `name:"pkcs11-uri" help:"Sign with the key in a token that this PKCS #11 URI (RFC 7512) names, without a script." placeholder:"URI"`
+	PublicKey  string `help:"File with the OpenPGP public key, armored, of the token's key." placeholder:"FILE"`
+	UserID     string `name:"user-id" help:"Make an OpenPGP public key of the token's key, for this user." placeholder:"'NAME <MAIL>'"`
 }
 
 // Run validates the service by having it sign, and keeps it (contract 5.2).
@@ -79,7 +85,9 @@ func (p *program) validate(v pulp.SigningService) error {
 	if err != nil {
 		return err
 	}
-	signer, err := p.newSigners().signer(v)
+	signers := p.newSigners()
+	signers.config.TokenWait = 0 // somebody is waiting
+	signer, err := signers.signer(v)
 	if err != nil {
 		return err
 	}
@@ -89,6 +97,10 @@ func (p *program) validate(v pulp.SigningService) error {
 // service returns what the arguments describe, by its kind.
 func (c addServiceCommand) service(p *program) (pulp.SigningService, error) {
 	switch {
+	case c.PKCS11URI != "":
+		return c.pkcs11Service(p)
+	case c.PublicKey+c.UserID != "":
+		return pulp.SigningService{}, fault.New(fault.Invalid, "--public-key and --user-id go with --pkcs11-uri.")
 	case c.OpenPGPKey != "":
 		return c.openPGPService(p)
 	case c.Passphrase != "":
@@ -100,7 +112,7 @@ func (c addServiceCommand) service(p *program) (pulp.SigningService, error) {
 func (c addServiceCommand) scriptService(p *program) (pulp.SigningService, error) {
 	none := pulp.SigningService{}
 	if c.Script == "" || c.Key == "" {
-		return none, fault.New(fault.Invalid, "Say a SCRIPT and its KEY, or --openpgp-key FILE.")
+		return none, fault.New(fault.Invalid, "Say a SCRIPT and its KEY, or --openpgp-key FILE, or --pkcs11-uri URI.")
 	}
 	if c.Home != "" && c.Gnupghome != "" {
 		return none, fault.New(fault.Invalid, "--home and --gnupghome are mutually exclusive.")
@@ -134,6 +146,51 @@ func (c addServiceCommand) openPGPService(p *program) (pulp.SigningService, erro
 		}
 	}
 	return p.openPGPService(pulp.ServiceConfig{KeyFile: file, PassphraseFile: passphrase})
+}
+
+// maxPublicKey bounds the file of a public key, in bytes.
+const maxPublicKey = 1 << 20
+
+// pkcs11Service returns the service of a key in a token, whose OpenPGP public key is read or made. It is made once and kept: its fingerprint
+// depends on the time.
+func (c addServiceCommand) pkcs11Service(p *program) (pulp.SigningService, error) {
+	none := pulp.SigningService{}
+	switch {
+	case c.Script+c.Key+c.Home+c.Gnupghome+c.Keyring+c.OpenPGPKey+c.Passphrase != "":
+		return none, fault.New(fault.Invalid, "SCRIPT, KEY, --home, --gnupghome, --keyring, --openpgp-key and --passphrase-file do not go with --pkcs11-uri.")
+	case (c.PublicKey == "") == (c.UserID == ""):
+		return none, fault.New(fault.Invalid, "With --pkcs11-uri say one of --public-key FILE, the OpenPGP key that there is, and --user-id 'NAME <MAIL>', to make one.")
+	}
+	var armored string
+	var err error
+	if c.PublicKey == "" {
+		armored, err = pkcs11.NewPublicKey(p.ctx, c.PKCS11URI, c.UserID)
+	} else {
+		armored, err = readPublicKey(c.PublicKey)
+	}
+	if err != nil {
+		return none, err
+	}
+	key, err := signing.ParsePublicKey(armored)
+	if err != nil {
+		return none, err
+	}
+	return pulp.SigningService{
+		Kind: pulp.ServicePKCS11, Fingerprint: key.Fingerprint(), PublicKey: armored, Config: pulp.ServiceConfig{PKCS11URI: c.PKCS11URI},
+	}, nil
+}
+
+func readPublicKey(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", fault.Wrap(fault.Invalid, err, "The public key cannot be read: %v.", err)
+	}
+	defer func() { _ = f.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(f, maxPublicKey))
+	if err != nil {
+		return "", fault.Wrap(fault.Invalid, err, "The public key cannot be read: %v.", err)
+	}
+	return string(raw), nil
 }
 
 // openPGPService returns the service, without a name, of a key in a file.

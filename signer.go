@@ -16,6 +16,7 @@ import (
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/openpgp"
+	"github.com/countersign/countersign/signing/pkcs11"
 	"github.com/countersign/countersign/signing/script"
 )
 
@@ -47,17 +48,32 @@ func (s *signers) signer(v pulp.SigningService) (signing.Signer, error) {
 		}), nil
 	case pulp.ServiceOpenPGP:
 		return s.openPGP(v)
+	case pulp.ServicePKCS11:
+		return s.pkcs11(v)
 	}
 	return nil, fault.New(fault.Invalid, "This program knows no signing services of the kind %s.", v.Kind)
 }
 
 // usable says why a service cannot be used here; nil when it can. It is asked once a second, and signs nothing.
 func (s *signers) usable(v pulp.SigningService) error {
-	if v.Kind == pulp.ServiceScript {
+	switch v.Kind {
+	case pulp.ServiceScript:
 		return usableScript(v)
+	case pulp.ServicePKCS11:
+		signer, err := s.pkcs11(v)
+		if err != nil {
+			return err
+		}
+		return signer.Usable()
+	default:
+		_, err := s.signer(v)
+		return err
 	}
-	_, err := s.signer(v)
-	return err
+}
+
+// pkcs11 returns the signer with a service's key in a token.
+func (s *signers) pkcs11(v pulp.SigningService) (*pkcs11.Signer, error) {
+	return pkcs11.New(pkcs11.Options{URI: v.Config.PKCS11URI, PublicKey: v.PublicKey, Creator: "countersign " + version, Wait: s.config.TokenWait})
 }
 
 func usableScript(v pulp.SigningService) error {

@@ -117,6 +117,7 @@ type Redis struct {
 type Signing struct {
 	Parallel      int           `yaml:"parallel" env:"PARALLEL"`             // signatures that one task makes at a time
 	ScriptTimeout time.Duration `yaml:"script_timeout" env:"SCRIPT_TIMEOUT"` // for one call of a signing script
+	TokenWait     time.Duration `yaml:"token_wait" env:"TOKEN_WAIT"`         // a signature waits so long for a PKCS #11 token that is away
 	WorkDir       string        `yaml:"work_dir" env:"WORK_DIR"`             // where scripts get their directories. Empty: under Data
 	// DefaultService is the name of the signing service that a first start on SQLite makes, with a key of its own. Empty: none is made.
 	DefaultService string `yaml:"default_service" env:"DEFAULT_SERVICE"`
@@ -195,7 +196,7 @@ func Default() Config {
 		PushRepositoryType: "container-push",
 		AnonymousPull:      true,
 		Token:              Token{Lifetime: 5 * time.Minute},
-		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, DefaultService: "countersign", OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second},
+		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, TokenWait: 2 * time.Minute, DefaultService: "countersign", OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second},
 		Signatures:         Signatures{UnknownKeys: "accept"},
 		Redis:              Redis{Prefix: "countersign"},
 		Mirror:             Mirror{AllowPrivateAddresses: []string{}},
@@ -309,6 +310,7 @@ func (c Config) validate() error {
 			"signing.on_push_failure: want refuse or accept, got %q", c.Signing.OnPushFailure),
 		check(c.Signing.OnPushTimeout > 0, "signing.on_push_timeout: want more than 0, got %v", c.Signing.OnPushTimeout),
 		check(c.Signing.ScriptTimeout > 0, "signing.script_timeout: want more than 0, got %v", c.Signing.ScriptTimeout),
+		check(c.Signing.TokenWait >= 0, "signing.token_wait: want 0 or more, got %v", c.Signing.TokenWait),
 		check(c.Token.Lifetime >= time.Minute, "token.lifetime: want 1m or more, got %v", c.Token.Lifetime),
 		check((c.Token.PrivateKeyFile == "") == (c.Token.PublicKeyFile == ""), "token: private_key_file and public_key_file go together"),
 		check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls: cert_file and key_file go together"),

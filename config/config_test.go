@@ -133,6 +133,7 @@ func TestWrongSettings(t *testing.T) {
 		"fewer workers than none": {"", "COUNTERSIGN_WORKERS=-1", "workers"},
 		"no signature at a time":  {"", "COUNTERSIGN_SIGNING_PARALLEL=0", "signing.parallel"},
 		"no time for a script":    {"", "COUNTERSIGN_SIGNING_SCRIPT_TIMEOUT=0s", "signing.script_timeout"},
+		"less than no wait":       {"", "COUNTERSIGN_SIGNING_TOKEN_WAIT=-1s", "signing.token_wait"},
 		"a token's life":          {"", "COUNTERSIGN_TOKEN_LIFETIME=1s", "token.lifetime"},
 		"half a key pair":         {"", "COUNTERSIGN_TOKEN_PRIVATE_KEY_FILE=x", "token"},
 		"half of TLS":             {"", "COUNTERSIGN_TLS_CERT_FILE=x", "tls"},

@@ -15,6 +15,7 @@ wanted=(
   "gpg-agent:gpg-agent:the tests that sign with a script skip"
   "jq:jq:the test of the pipeline step skips"
   "curl:curl:the test of the pipeline step skips"
+  "softhsm2-util:softhsm2:the tests with keys in tokens skip"
   "redis-server:redis-server:the tests of the queue on Redis skip"
   "nginx:nginx-light:the test of TLS in front skips"
   "docker-compose:docker-compose:the test of the compose file skips"

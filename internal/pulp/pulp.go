@@ -200,12 +200,14 @@ type ServiceKind string
 const (
 	ServiceScript  ServiceKind = "script"  // runs an operator's script
 	ServiceOpenPGP ServiceKind = "openpgp" // signs in the process with a key from a file
+	ServicePKCS11  ServiceKind = "pkcs11"  // signs with a key in a token
 )
 
 // ServiceConfig says what a signing service of another kind than script signs with. It holds no secret, only where one is.
 type ServiceConfig struct {
 	KeyFile        string `json:"key_file,omitempty"`        // path of an OpenPGP secret key; a relative one is below the data directory
 	PassphraseFile string `json:"passphrase_file,omitempty"` // path; empty: the key has no passphrase
+	PKCS11URI      string `json:"pkcs11_uri,omitempty"`      // of a key in a token; it names the file with the PIN
 }
 
 // ManifestSigningService is the class of signing services for manifests, as the command line spells it.

@@ -45,9 +45,12 @@ func New(o Options) (*Signer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := signing.ParsePublicKey(o.PublicKey); err != nil {
+		return nil, err
+	}
 	entities, err := pgp.ReadArmoredKeyRing(strings.NewReader(o.PublicKey))
-	if err != nil || len(entities) != 1 {
-		return nil, fault.Wrap(fault.Invalid, err, "One OpenPGP public key is wanted.")
+	if err != nil {
+		return nil, err
 	}
 	return &Signer{key: openKey(u), entity: entities[0], o: o}, nil
 }

@@ -23,7 +23,7 @@ import (
 const (
 	gzipLayerType = "application/vnd.oci.image.layer.v1.tar+gzip"
 	layerSize     = 40_000 // bytes of a layer of an image that is synced; each image has two
-	pollTask      = 5 * time.Millisecond
+	pollTask      = 10 * time.Millisecond
 	maxTask       = 10 * time.Minute
 )
 

@@ -97,15 +97,21 @@ func (t *token) drop(ctx context.Context, c *conn, why error) {
 	if errors.Is(why, errSlow) {
 		return
 	}
-	_, _ = call(context.WithoutCancel(ctx), t, func() {}, func(lib cryptoki) (struct{}, error) {
+	go c.close(context.WithoutCancel(ctx), t)
+}
+
+// close closes the sessions that are not in use; those that are follow.
+func (c *conn) close(ctx context.Context, t *token) {
+	_, _ = call(ctx, t, func() {}, func(lib cryptoki) (struct{}, error) {
 		c.mu.Lock()
-		defer c.mu.Unlock()
-		for _, s := range c.idle {
+		idle := c.idle
+		c.idle = nil
+		c.mu.Unlock()
+		for _, s := range idle {
 			if t.mod.now() == c.generation {
 				_ = lib.CloseSession(s)
 			}
 		}
-		c.idle = nil
 		return struct{}{}, nil
 	})
 }
@@ -286,13 +292,13 @@ func within[T any](ctx context.Context, t *token, c *conn, f func(cryptoki, pkcs
 
 // keep takes a session back, unless the token went away.
 func (c *conn) keep(s pkcs11.SessionHandle) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	select {
 	case <-c.dead:
 		return false
 	default:
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.idle = append(c.idle, s)
 	return true
 }

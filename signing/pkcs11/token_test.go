@@ -461,7 +461,6 @@ func TestAStuckTokenKeepsNobodyWaiting(t *testing.T) {
 		}
 	}}
 	k := wrap(t, uri(t, "stuck", "key", userPIN), w)
-	k.token.mod.limit = 300 * time.Millisecond
 	other := &key{uri: k.uri, token: &token{mod: k.token.mod}}
 	other.uri.Token, other.uri.Object, other.token.uri = "main", "p256", other.uri
 	other.token.uri.Token = "main"
@@ -470,6 +469,7 @@ func TestAStuckTokenKeepsNobodyWaiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	slot.Store(uint64(c.slot))
+	k.token.mod.limit = 500 * time.Millisecond
 
 	ctx, cancel := context.WithCancel(t.Context())
 	failed := make(chan error, 1)
@@ -486,7 +486,7 @@ func TestAStuckTokenKeepsNobodyWaiting(t *testing.T) {
 		if _, err := k.sign(t.Context(), 0, crypto.SHA256, make([]byte, 32)); !fault.Is(err, fault.Unavailable) {
 			t.Errorf("sign %d with the stuck token = %v, want Unavailable", i, err)
 		}
-		if _, err := other.sign(t.Context(), 0, crypto.SHA256, make([]byte, 32)); err != nil {
+		if _, err := other.sign(t.Context(), time.Minute, crypto.SHA256, make([]byte, 32)); err != nil {
 			t.Errorf("sign %d with the other token = %v", i, err)
 		}
 	}

@@ -196,7 +196,7 @@ func Default() Config {
 		PushRepositoryType: "container-push",
 		AnonymousPull:      true,
 		Token:              Token{Lifetime: 5 * time.Minute},
-		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, TokenWait: 2 * time.Minute, DefaultService: "countersign", OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second},
+		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, TokenWait: 5 * time.Second, DefaultService: "countersign", OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second},
 		Signatures:         Signatures{UnknownKeys: "accept"},
 		Redis:              Redis{Prefix: "countersign"},
 		Mirror:             Mirror{AllowPrivateAddresses: []string{}},

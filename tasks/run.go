@@ -16,6 +16,14 @@ import (
 // is completed when the job returns nil. A job may be run twice, so it starts from what the database says.
 type Job func(ctx context.Context, r *Run) error
 
+// Again says that a job did not fail: what it needs is away for a while. The task goes back to be run again, and does not count as lost.
+func Again(err error) error { return again{err} }
+
+type again struct{ error }
+
+// Unwrap returns why.
+func (a again) Unwrap() error { return a.error }
+
 // Run is one attempt at a task.
 type Run struct {
 	Task  store.Task

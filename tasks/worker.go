@@ -239,6 +239,9 @@ func (w *Worker) runTask(ctx context.Context, id string) bool {
 	if err := errors.Join(w.queue.Push(ctx, r.Claim.Freed()...), w.queue.Remove(ctx, t.ID)); err != nil && ctx.Err() == nil {
 		log.WarnContext(ctx, "queue does not answer; the sweep will announce what is ready", slog.Any("err", err))
 	}
+	if cause == nil && runsAgain(err) {
+		sleep(ctx, sweepEvery) // by then it is known who can run it
+	}
 	return true
 }
 
@@ -319,7 +322,7 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 	case jobErr == nil:
 		r.end(store.TaskCompleted)
 		err = errors.Join(r.flush(ctx), w.store.CompleteTask(ctx, r.Claim, store.Outcome{}))
-	case errors.Is(cause, errStopping):
+	case errors.Is(cause, errStopping), cause == nil && runsAgain(jobErr):
 		result = "returned"
 		err = w.store.ReturnTask(ctx, r.Claim)
 	case errors.Is(cause, errCanceled), errors.Is(cause, store.ErrFenced), errors.Is(jobErr, store.ErrFenced):
@@ -344,6 +347,15 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 		ended = append(ended, slog.Any("err", jobErr))
 	}
 	r.log.LogAttrs(ctx, slog.LevelInfo, "task ended", ended...)
+}
+
+// runsAgain says whether a job ended because of what will be there again: a key that is away, or the database.
+func runsAgain(err error) bool {
+	if _, ok := errors.AsType[again](err); ok {
+		return true
+	}
+	e, ok := errors.AsType[*fault.Error](err)
+	return store.Away(err) || ok && store.Away(e.Err)
 }
 
 // sentence is what a task says of the error it failed with: only what is safe to show.

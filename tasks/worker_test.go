@@ -215,3 +215,23 @@ func TestImmediateTasks(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// What is away for a while fails no task, however often it is: the task waits, and others go before it meanwhile.
+func TestWhatIsAwayFailsNoTask(t *testing.T) {
+	t.Parallel()
+	o := openShop(t, 1, map[string]tasks.Job{
+		"needy": func(_ context.Context, r *tasks.Run) error {
+			if r.Task.Attempt <= store.MaxLosses {
+				return tasks.Again(fault.New(fault.Unavailable, "The token is away."))
+			}
+			return nil
+		},
+		"other": func(context.Context, *tasks.Run) error { return nil },
+	})
+	needy := o.dispatch(tasks.Spec{Name: "needy"})
+	other := o.ended(o.dispatch(tasks.Spec{Name: "other"}).ID, store.TaskCompleted)
+	k := o.ended(needy.ID, store.TaskCompleted)
+	if k.Attempt != store.MaxLosses+1 || k.Finished.Before(*other.Finished) {
+		t.Errorf("the task took %d attempts, want %d; it ended %v, the other %v", k.Attempt, store.MaxLosses+1, k.Finished, other.Finished)
+	}
+}

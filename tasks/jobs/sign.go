@@ -109,7 +109,9 @@ func (s signer) signAll(ctx context.Context, r *tasks.Run, checked *signing.Chec
 				}
 				m := pulp.Manifest{ID: t.ManifestID, Digest: t.Digest, Payload: payload}
 				g, err := s.Notary.Sign(working, why, checked, m, s.reference(basePath, t.Tag))
-				if err != nil {
+				if fault.Is(err, fault.Unavailable) {
+					return tasks.Again(err) // the key is away: its tasks wait, and hold nobody up
+				} else if err != nil {
 					return err
 				}
 				made <- g // it is always taken

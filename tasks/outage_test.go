@@ -1,0 +1,144 @@
+package tasks_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pgtest"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/tasks"
+	"github.com/countersign/countersign/tasks/memqueue"
+)
+
+// startOn starts a worker on a PostgreSQL database, which knows it as "cut", and returns the store and a client of the same database.
+func startOn(t *testing.T, lease time.Duration, jobs func(*store.Store) map[string]tasks.Job) (*store.Store, *sql.DB) {
+	t.Helper()
+	url := pgtest.Database(t)
+	s, err := store.Open(t.Context(), url+"&application_name=cut")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("pgx", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	w := tasks.NewWorker(tasks.WorkerOptions{
+		Store: s, Queue: &memqueue.Queue{}, Jobs: jobs(s), Log: slog.New(slog.DiscardHandler), Slots: 1, Name: "1@test", Lease: lease,
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- w.Run(ctx, 0) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-stopped; err != nil {
+			t.Errorf("Run = %v", err)
+		}
+	})
+	return s, db
+}
+
+// TestATaskOutlivesItsConnections cuts the connections of a task at any moment until one of its reads, or writes, fails. The database is there all the time, so the failure
+// could be stored; but a task that has lost its database has not failed, and is run again.
+func TestATaskOutlivesItsConnections(t *testing.T) {
+	t.Parallel()
+	for name, use := range map[string]func(context.Context, *store.Store, *tasks.Run) error{
+		"reads": func(ctx context.Context, s *store.Store, r *tasks.Run) error {
+			_, err := s.Task(ctx, r.Task.ID)
+			return err
+		},
+		"writes": func(ctx context.Context, s *store.Store, r *tasks.Run) error {
+			return s.Beat(ctx, pulp.Worker{ID: r.Task.ID})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cut := make(chan error, 10)
+			s, db := startOn(t, 3*time.Second, func(s *store.Store) map[string]tasks.Job {
+				return map[string]tasks.Job{"work": func(ctx context.Context, r *tasks.Run) error {
+					for r.Task.Attempt == 1 {
+						if err := use(ctx, s, r); err != nil {
+							cut <- err
+							return err
+						}
+					}
+					return nil
+				}}
+			})
+			k, err := s.CreateTask(t.Context(), store.NewTask{Name: "work"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for began := time.Now(); len(cut) == 0 && time.Since(began) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
+				if _, err := db.ExecContext(t.Context(), `
+					SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cut' AND datname = current_database()`); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var ended store.Task
+			for began := time.Now(); !ended.State.Final() && time.Since(began) < 20*time.Second; time.Sleep(20 * time.Millisecond) {
+				ended, _ = s.Task(t.Context(), k.ID) // its connections may be cut ones
+			}
+			if ended.State != store.TaskCompleted || ended.Attempt != 2 {
+				t.Errorf("the task is %s in attempt %d (%+v) after %v, want completed in attempt 2", ended.State, ended.Attempt, ended.Error, <-cut)
+			}
+		})
+	}
+}
+
+// TestATaskThatAlwaysLosesItsDatabaseFails has a task lose its database each time: it may be what the task does to it.
+func TestATaskThatAlwaysLosesItsDatabaseFails(t *testing.T) {
+	t.Parallel()
+	s, _ := startOn(t, time.Second, func(*store.Store) map[string]tasks.Job {
+		return map[string]tasks.Job{"work": func(context.Context, *tasks.Run) error { return sql.ErrConnDone }}
+	})
+	k, err := s.CreateTask(t.Context(), store.NewTask{Name: "work"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); !k.State.Final() && time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
+		if k, err = s.Task(t.Context(), k.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if k.State != store.TaskFailed || k.Attempt != store.MaxLosses || k.Error == nil || !strings.Contains(k.Error.Description, "3 times") {
+		t.Errorf("the task is %s in attempt %d (%+v), want failed in attempt %d", k.State, k.Attempt, k.Error, store.MaxLosses)
+	}
+}
+
+// TestDeadWorkersAreForgotten sees that a worker that has not shown for an hour is listed no more, and others are.
+func TestDeadWorkersAreForgotten(t *testing.T) {
+	t.Parallel()
+	s, db := startOn(t, time.Second, func(*store.Store) map[string]tasks.Job { return nil })
+	gone, silent := pulp.NewID(), pulp.NewID()
+	for id, age := range map[string]time.Duration{gone: 61 * time.Minute, silent: 59 * time.Minute} {
+		if err := s.Beat(t.Context(), pulp.Worker{ID: id, Name: "2@test"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := db.ExecContext(t.Context(), `UPDATE worker SET heartbeat = $2 WHERE id = $1`, id, time.Now().Add(-age).UnixMicro()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	for began := time.Now(); err == nil && time.Since(began) < 20*time.Second; time.Sleep(20 * time.Millisecond) {
+		_, err = s.Worker(t.Context(), gone)
+	}
+	if !fault.Is(err, fault.NotFound) {
+		t.Errorf("Worker = %v, want NotFound", err)
+	}
+	left, _, err := s.Workers(t.Context(), store.ListQuery{Limit: 10})
+	if _, silentErr := s.Worker(t.Context(), silent); errors.Join(err, silentErr) != nil || len(left) != 2 {
+		t.Errorf("%d workers are left, %v, %v, want the worker itself and the silent one", len(left), err, silentErr)
+	}
+}

@@ -123,7 +123,7 @@ func TestDeadWorkersAreForgotten(t *testing.T) {
 	s, db := startOn(t, time.Second, func(*store.Store) map[string]tasks.Job { return nil })
 	gone, silent := pulp.NewID(), pulp.NewID()
 	for id, age := range map[string]time.Duration{gone: 61 * time.Minute, silent: 59 * time.Minute} {
-		if err := s.Beat(t.Context(), pulp.Worker{ID: id, Name: "2@test"}); err != nil {
+		if err := s.Beat(t.Context(), pulp.Worker{ID: id, Name: "2@test " + id}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := db.ExecContext(t.Context(), `UPDATE worker SET heartbeat = $2 WHERE id = $1`, id, time.Now().Add(-age).UnixMicro()); err != nil {

@@ -22,6 +22,7 @@ import (
 const (
 	keepAfter     = 20 * time.Millisecond  // a task that is over by then is not watched for a cancel
 	beatsPerLease = 3                      // how often a lease is extended, and the worker shows that it lives, in the time of one
+	putOff        = 2 * time.Second        // how long a task waits at least whose key was away
 	rememberDead  = time.Hour              // how long a worker is listed that shows no more that it lives
 	sweepEvery    = time.Second            // how often tasks are looked for that nobody announced
 	progressEvery = 300 * time.Millisecond // how often progress is stored
@@ -239,9 +240,6 @@ func (w *Worker) runTask(ctx context.Context, id string) bool {
 	if err := errors.Join(w.queue.Push(ctx, r.Claim.Freed()...), w.queue.Remove(ctx, t.ID)); err != nil && ctx.Err() == nil {
 		log.WarnContext(ctx, "queue does not answer; the sweep will announce what is ready", slog.Any("err", err))
 	}
-	if cause == nil && runsAgain(err) {
-		sleep(ctx, sweepEvery) // by then it is known who can run it
-	}
 	return true
 }
 
@@ -322,9 +320,14 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 	case jobErr == nil:
 		r.end(store.TaskCompleted)
 		err = errors.Join(r.flush(ctx), w.store.CompleteTask(ctx, r.Claim, store.Outcome{}))
-	case errors.Is(cause, errStopping), cause == nil && runsAgain(jobErr):
+	case errors.Is(cause, errStopping):
 		result = "returned"
-		err = w.store.ReturnTask(ctx, r.Claim)
+		err = w.store.ReturnTask(ctx, r.Claim, 0)
+	case cause == nil && isAgain(jobErr):
+		result = "put off"
+		err = errors.Join(r.flush(ctx), w.store.ReturnTask(ctx, r.Claim, putOff))
+	case cause == nil && lostDatabase(jobErr):
+		result = "left to the end of its lease"
 	case errors.Is(cause, errCanceled), errors.Is(cause, store.ErrFenced), errors.Is(jobErr, store.ErrFenced):
 		result = "canceled"
 		r.end(store.TaskCanceled)
@@ -349,11 +352,13 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 	r.log.LogAttrs(ctx, slog.LevelInfo, "task ended", ended...)
 }
 
-// runsAgain says whether a job ended because of what will be there again: a key that is away, or the database.
-func runsAgain(err error) bool {
-	if _, ok := errors.AsType[again](err); ok {
-		return true
-	}
+func isAgain(err error) bool {
+	_, ok := errors.AsType[again](err)
+	return ok
+}
+
+// lostDatabase says whether a job ended because the database was away. That is no fault of the task's, and counts as if its worker had been lost.
+func lostDatabase(err error) bool {
 	e, ok := errors.AsType[*fault.Error](err)
 	return store.Away(err) || ok && store.Away(e.Err)
 }

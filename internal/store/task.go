@@ -285,9 +285,9 @@ func (t *tx) unblock(href string) ([]string, error) {
 			 WHERE mine.task_id = k.id) RETURNING id`, toJSON(heads), t.now)
 }
 
-// claimable are the tasks that can be claimed by those who can use the services in a JSON list ($2), or all ($1): what the index task_ready holds,
-// but for those that need another service. A task whose service is gone is anybody's, to fail.
-const claimable = `unblocked IS NOT NULL AND lease_until IS NULL AND finished IS NULL
+// claimable are the tasks that can be claimed now ($3) by those who can use the services in a JSON list ($2), or all ($1): what the index task_ready holds,
+// but for those that need another service or were put off. A task whose service is gone is anybody's, to fail.
+const claimable = `unblocked IS NOT NULL AND lease_until IS NULL AND finished IS NULL AND unblocked <= $3
 	AND (service_id IS NULL OR $1 OR service_id IN (SELECT j.value FROM json_each($2) j)
 	     OR NOT EXISTS (SELECT 1 FROM signing_service v WHERE v.id = service_id))`
 
@@ -295,12 +295,12 @@ const claimable = `unblocked IS NOT NULL AND lease_until IS NULL AND finished IS
 // task or none. Tasks that need a signing service are claimed only when it is one of these, or is gone; nil stands for all services.
 func (s *Store) ClaimTask(ctx context.Context, workerID, id string, services []string, lease time.Duration) (*Task, error) {
 	const set = `
-		UPDATE task AS k SET state = 'running', attempt = attempt + 1, worker_id = $3, lease_until = $4, started = COALESCE(started, $5), updated = $5
+		UPDATE task AS k SET state = 'running', attempt = attempt + 1, worker_id = $4, lease_until = $5, started = COALESCE(started, $3), updated = $3
 		 WHERE state = 'waiting' AND unblocked IS NOT NULL AND id = `
 	var claimed *Task
 	err := s.inStatement(ctx, func(t *tx) error {
 		claimed = nil
-		query, args := set+`$6 AND `+claimable, []any{services == nil, toJSON(append([]string{}, services...)), workerID, t.now + lease.Microseconds(), t.now}
+		query, args := set+`$6 AND `+claimable, []any{services == nil, toJSON(append([]string{}, services...)), t.now, workerID, t.now + lease.Microseconds()}
 		if id == "" {
 			query = set + `(SELECT id FROM task WHERE ` + claimable + ` ORDER BY seq LIMIT 1` + t.dialect.forUpdateFree + `)`
 		} else {

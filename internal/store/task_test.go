@@ -147,7 +147,7 @@ func TestReturnedTaskRunsAgain(t *testing.T) {
 	s := open(t)
 	c := startTask(t, s)
 	for range 2 * MaxLosses { // being stopped is no loss
-		if err := s.ReturnTask(t.Context(), c); err != nil {
+		if err := s.ReturnTask(t.Context(), c, 0); err != nil {
 			t.Fatal(err)
 		}
 		k, err := s.ClaimTask(t.Context(), "worker", "", nil, leaseForTests)
@@ -311,7 +311,7 @@ func step(t *testing.T, r *rapid.T, s *Store, m *model, run int) {
 			return
 		}
 		k := rapid.SampledFrom(running).Draw(r, "lost")
-		if err := s.ReturnTask(t.Context(), k.claim); err != nil {
+		if err := s.ReturnTask(t.Context(), k.claim, 0); err != nil {
 			r.Fatal(err)
 		}
 		k.state = TaskWaiting

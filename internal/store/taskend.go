@@ -70,12 +70,12 @@ func (t *tx) reclaim(id string, r *Reclaimed) error {
 	return err
 }
 
-// ReturnTask gives a running task back unfinished, to be claimed again: its worker is being stopped. It does not count as a loss.
-func (s *Store) ReturnTask(ctx context.Context, c *Claim) error {
+// ReturnTask gives a running task back unfinished, to be claimed again after a while: its worker is being stopped, or what it needs is away. It does not count as a loss.
+func (s *Store) ReturnTask(ctx context.Context, c *Claim, after time.Duration) error {
 	return s.inTx(ctx, func(t *tx) error {
 		n, err := t.exec(`
-			UPDATE task SET state = 'waiting', lease_until = NULL, updated = $3
-			 WHERE id = $1 AND attempt = $2 AND state = 'running'`, c.TaskID, c.Attempt, t.now)
+			UPDATE task SET state = 'waiting', lease_until = NULL, updated = $3, unblocked = CASE WHEN $5 THEN CAST($4 AS BIGINT) ELSE unblocked END
+			 WHERE id = $1 AND attempt = $2 AND state = 'running'`, c.TaskID, c.Attempt, t.now, t.now+after.Microseconds(), after > 0)
 		return fenced(n, err)
 	})
 }
@@ -83,7 +83,7 @@ func (s *Store) ReturnTask(ctx context.Context, c *Claim) error {
 // ReadyTasks returns the ids of tasks that can be claimed now by those who can use these services (nil: all), oldest first, at most limit.
 func (s *Store) ReadyTasks(ctx context.Context, services []string, limit int) ([]string, error) {
 	return collect(ctx, s.read, scanString,
-		`SELECT id FROM task WHERE `+claimable+` ORDER BY seq LIMIT $3`, services == nil, toJSON(append([]string{}, services...)), limit)
+		`SELECT id FROM task WHERE `+claimable+` ORDER BY seq LIMIT $4`, services == nil, toJSON(append([]string{}, services...)), micros(s.now()), limit)
 }
 
 // DeleteTask removes a task that has ended. NotFound when there is none, Conflict when it has not ended.

@@ -264,10 +264,17 @@ func TestBackupOnPostgreSQL(t *testing.T) {
 	for _, command := range blocks[1] {
 		b.run(t, append(moved, "STORAGE="+fresh), command)
 	}
-	c.env = append(c.env, moved...)
 	s.command.Env = append(s.env[:len(s.env):len(s.env)], moved...)
 	s.start(t)
-	c.addWorker(t)
+	dir := t.TempDir()
+	worker, err := process.Start(t.Context(), process.Command{
+		Program: s.command.Program, Arguments: []string{"worker"}, Log: filepath.Join(dir, "log"),
+		Env: environment(dir, slices.Concat(c.env, moved, []string{"COUNTERSIGN_DATA=" + dir})...),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(worker.Kill)
 	b.check(t)
 }
 

@@ -19,6 +19,8 @@ wanted=(
   "redis-server:redis-server:the tests of the queue on Redis skip"
   "nginx:nginx-light:the test of TLS in front skips"
   "docker-compose:docker-compose:the test of the compose file skips"
+  "systemd-analyze:systemd:the test of the systemd units skips"
+  "sqlite3:sqlite3:the test of the backup on SQLite skips"
 )
 
 missing=() packages=()

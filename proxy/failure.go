@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 
@@ -103,6 +104,9 @@ func asFailure(err error) *failure {
 	}
 	if errors.Is(err, storage.ErrUnsupported) {
 		return newError(http.StatusBadRequest, "UNSUPPORTED", "The upstream registry does not store this.", nil)
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		err = fault.Wrap(fault.Unavailable, err, "The storage is full.")
 	}
 	if store.Away(err) {
 		err = fault.Wrap(fault.Unavailable, err, "The database does not answer.")

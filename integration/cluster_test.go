@@ -57,11 +57,12 @@ func (r *redisServer) kill() {
 
 // cluster is several processes on one PostgreSQL, one Redis and one storage directory.
 type cluster struct {
-	redis   *redisServer
-	servers []*server
-	env     []string // of all of them
-	workers []*process.Server
-	started int
+	redis    *redisServer
+	database string // its URL
+	servers  []*server
+	env      []string // of all of them
+	workers  []*process.Server
+	started  int
 }
 
 // startCluster starts two servers that run no tasks, and workers.
@@ -73,7 +74,7 @@ func startCluster(t *testing.T, workers int, env ...string) *cluster {
 // startClusterOn is startCluster on a given database.
 func startClusterOn(t *testing.T, database string, workers int, env ...string) *cluster {
 	t.Helper()
-	c := &cluster{redis: startRedis(t)}
+	c := &cluster{redis: startRedis(t), database: database}
 	c.env = append([]string{
 		"COUNTERSIGN_DATABASE_URL=" + database, "COUNTERSIGN_REDIS_URL=redis://" + c.redis.address, "COUNTERSIGN_STORAGE=filesystem:" + t.TempDir(),
 	}, env...)
@@ -102,6 +103,7 @@ func (c *cluster) run(t *testing.T, arguments ...string) string {
 	return must(t, environment(dir, append(c.env, "COUNTERSIGN_DATA="+dir)...), binary, arguments...)
 }
 
+// addWorker starts a worker, which its database knows as worker1, worker2 and so on.
 func (c *cluster) addWorker(t *testing.T) {
 	t.Helper()
 	binary, err := shared.binary()
@@ -112,7 +114,8 @@ func (c *cluster) addWorker(t *testing.T) {
 	dir := t.TempDir()
 	w, err := process.Start(t.Context(), process.Command{
 		Program: binary, Arguments: []string{"worker"}, Log: filepath.Join(dir, "log"),
-		Env: environment(dir, append(c.env, "COUNTERSIGN_DATA="+dir, "COUNTERSIGN_WORKERS=4")...),
+		Env: environment(dir, append(c.env, "COUNTERSIGN_DATA="+dir, "COUNTERSIGN_WORKERS=4",
+			fmt.Sprintf("COUNTERSIGN_DATABASE_URL=%s&application_name=worker%d", c.database, c.started))...),
 	})
 	if err != nil {
 		t.Fatal(err)

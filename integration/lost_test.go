@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"slices"
@@ -19,7 +18,8 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// watchTasks has the database note every change of a task's state, from outside the product.
+// watchTasks has the database note every change of a task's state, and which process made it, from outside the product: each worker that is added
+// from now on, or was added on a database with a watch, is known to the database by a name of its own (see addWorker).
 func watchTasks(t *testing.T, url string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("pgx", url)
@@ -28,10 +28,11 @@ func watchTasks(t *testing.T, url string) *sql.DB {
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	for _, text := range []string{
-		`CREATE TABLE seen (n BIGSERIAL PRIMARY KEY, task TEXT, seq BIGINT, repository TEXT, attempt BIGINT, state TEXT, worker TEXT)`,
+		`CREATE TABLE seen (n BIGSERIAL PRIMARY KEY, task TEXT, seq BIGINT, repository TEXT, attempt BIGINT, state TEXT, writer TEXT)`,
 		`CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-			INSERT INTO seen (task, seq, repository, attempt, state, worker) VALUES (NEW.id, NEW.seq,
-				(SELECT r ->> 'href' FROM jsonb_array_elements(NEW.resources::jsonb) r WHERE r ->> 'href' LIKE '%/repositories/%' LIMIT 1), NEW.attempt, NEW.state, NEW.worker_id);
+			INSERT INTO seen (task, seq, repository, attempt, state, writer) VALUES (NEW.id, NEW.seq,
+				(SELECT r ->> 'href' FROM jsonb_array_elements(NEW.resources::jsonb) r WHERE r ->> 'href' LIKE '%/repositories/%' LIMIT 1),
+				NEW.attempt, NEW.state, current_setting('application_name'));
 			RETURN NEW; END $$`,
 		`CREATE TRIGGER see AFTER UPDATE OF state, attempt ON task FOR EACH ROW EXECUTE FUNCTION see()`,
 	} {
@@ -44,24 +45,26 @@ func watchTasks(t *testing.T, url string) *sql.DB {
 
 // seenTask is what the database has seen of a task so far.
 type seenTask struct {
-	seq, attempt  int64
-	state, worker string
+	seq, attempt int64
+	state        string
+	holder       string // the process that began the attempt
 }
 
-// checkSeen sees that what the database noted is what the queue promises: each attempt is the next one, ends as the worker's that began it, and
-// nothing comes after the end; the tasks of a repository follow each other in order. It returns how many completed, and how many attempts there were.
+// checkSeen sees that what the database noted is what the queue promises: each attempt is the next one, is ended by the process that began it, and
+// nothing comes after the end; the tasks of a repository follow each other in order, and all have completed. It returns how many there were, and how
+// many attempts.
 func checkSeen(t *testing.T, db *sql.DB) (completed, attempts int) {
 	t.Helper()
-	rows, err := db.QueryContext(t.Context(), `SELECT task, seq, repository, attempt, state, COALESCE(worker, '') FROM seen ORDER BY n`)
+	rows, err := db.QueryContext(t.Context(), `SELECT task, seq, repository, attempt, state, writer FROM seen ORDER BY n`)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = rows.Close() }()
-	tasks, holder, last := map[string]*seenTask{}, map[string]string{}, map[string]int64{}
+	tasks, running, last := map[string]*seenTask{}, map[string]string{}, map[string]int64{}
 	for rows.Next() {
-		var id, repository, state, worker string
+		var id, repository, state, writer string
 		var seq, attempt int64
-		if err := rows.Scan(&id, &seq, &repository, &attempt, &state, &worker); err != nil {
+		if err := rows.Scan(&id, &seq, &repository, &attempt, &state, &writer); err != nil {
 			t.Fatal(err)
 		}
 		k := tasks[id]
@@ -75,30 +78,35 @@ func checkSeen(t *testing.T, db *sql.DB) (completed, attempts int) {
 			if k.state != "waiting" || attempt != k.attempt+1 {
 				t.Errorf("task %d: attempt %d begins while attempt %d is %s", seq, attempt, k.attempt, k.state)
 			}
-			if other := holder[repository]; other != "" && other != id {
+			if other := running[repository]; other != "" && other != id {
 				t.Errorf("task %d begins while task %d has %s", seq, tasks[other].seq, repository)
 			}
-			holder[repository] = id
+			running[repository], k.holder = id, writer
 		case "waiting":
-			if k.state != "running" {
-				t.Errorf("task %d goes back from %s", seq, k.state)
+			if k.state != "running" || attempt != k.attempt {
+				t.Errorf("task %d: attempt %d goes back from %s", seq, attempt, k.state)
 			}
 		case "completed":
 			completed++
-			if k.state != "running" || attempt != k.attempt || worker != k.worker {
-				t.Errorf("task %d: attempt %d of %s completes what is %s, attempt %d of %s", seq, attempt, worker, k.state, k.attempt, k.worker)
+			if k.state != "running" || attempt != k.attempt || writer != k.holder {
+				t.Errorf("task %d: %s completes attempt %d of what is %s, attempt %d of %s", seq, writer, attempt, k.state, k.attempt, k.holder)
 			}
 			if seq < last[repository] {
 				t.Errorf("task %d completes after task %d of the same repository", seq, last[repository])
 			}
-			holder[repository], last[repository] = "", seq
+			running[repository], last[repository] = "", seq
 		default:
 			t.Errorf("task %d is %s", seq, state)
 		}
-		k.attempt, k.state, k.worker = attempt, state, worker
+		k.attempt, k.state = attempt, state
 	}
 	if err := rows.Err(); err != nil {
 		t.Fatal(err)
+	}
+	for _, k := range tasks {
+		if k.state != "completed" {
+			t.Errorf("task %d is left %s", k.seq, k.state)
+		}
 	}
 	return completed, attempts
 }
@@ -177,8 +185,82 @@ func (a api) trySign(t *testing.T, repository, service string) (string, error) {
 	return accepted.Task, nil
 }
 
-// TestNothingIsLost has 1,000 tasks sign 100 repositories on three workers, while workers are killed and stopped past their leases, and Redis and PostgreSQL are
-// killed and come back without what they need not keep: each task completes, in order, and each signature is stored once.
+// disaster is something that happens to a cluster while it works.
+type disaster struct {
+	name   string
+	strike func()
+}
+
+// disasters are what TestNothingIsLost lets happen. Those that strike a worker strike one that has a task at that moment.
+func (c *cluster) disasters(t *testing.T, own pgtest.Own, db *sql.DB) []disaster {
+	return []disaster{
+		{"a worker is killed", func() {
+			n, _, _ := c.stopBusy(t, db)
+			c.replaceWorker(t, n)
+		}},
+		{"all workers are killed", func() {
+			for range c.workers {
+				c.replaceWorker(t, 0)
+			}
+		}},
+		{"a worker stands still until another has its task", func() {
+			n, task, attempt := c.stopBusy(t, db)
+			within(t, "another worker takes the task of one that stands still", func() bool {
+				var now int64
+				err := db.QueryRowContext(t.Context(), `SELECT attempt FROM task WHERE id = $1`, task).Scan(&now)
+				return err == nil && now > attempt
+			})
+			signal(t, c.workers[n], syscall.SIGCONT)
+		}},
+		{"Redis forgets", func() {
+			if err := c.redis.cli(t, "flushall"); err != nil {
+				t.Error(err)
+			}
+		}},
+		{"Redis is killed", func() {
+			c.redis.kill()
+			time.Sleep(time.Second)
+			c.redis.start(t)
+		}},
+		{"PostgreSQL is killed", func() {
+			own.Kill()
+			time.Sleep(time.Second)
+			own.Start(t)
+		}},
+		{"connections to PostgreSQL are cut", func() {
+			for range 20 {
+				if _, err := db.ExecContext(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'worker%'`); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		}},
+	}
+}
+
+// stopBusy stops a worker (SIGSTOP) that has a task, as the database sees it, and returns its place, the task and its attempt.
+func (c *cluster) stopBusy(t *testing.T, db *sql.DB) (n int, task string, attempt int64) {
+	t.Helper()
+	for began := time.Now(); time.Since(began) < time.Minute; {
+		for n, w := range c.workers {
+			signal(t, w, syscall.SIGSTOP)
+			time.Sleep(10 * time.Millisecond) // what it has sent is done
+			err := db.QueryRowContext(t.Context(), `
+				SELECT k.id, k.attempt FROM task k JOIN worker w ON w.id = k.worker_id WHERE k.state = 'running' AND w.name LIKE $1 LIMIT 1`,
+				fmt.Sprintf("%d@%%", w.PID())).Scan(&task, &attempt)
+			if err == nil {
+				return n, task, attempt
+			}
+			signal(t, w, syscall.SIGCONT)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatal("no worker has a task")
+	return 0, "", 0
+}
+
+// TestNothingIsLost has 1,000 tasks (in the long form 10,000) sign 100 repositories on three workers, while one disaster after the other strikes them, Redis and PostgreSQL:
+// each task completes, in order, by the one worker that has it, and each signature is stored once.
 func TestNothingIsLost(t *testing.T) {
 	own := pgtest.NewOwn(t)
 	k := keyHome(t)
@@ -189,9 +271,13 @@ func TestNothingIsLost(t *testing.T) {
 	service := text(s.list(t, signingServices).Results[0]["pulp_href"])
 	db := watchTasks(t, own.URL())
 
-	const repositories, rounds, clients = 100, 10, 8
+	const repositories, clients = 100, 8
+	rounds := 10
+	if soaking() {
+		rounds = 100
+	}
 	images := make([]map[string]string, repositories)
-	started := make([][]string, repositories)
+	asked := make([][]string, repositories)
 	hrefs := make([]string, repositories)
 	name := func(r int) string { return fmt.Sprintf("many/r%d", r) }
 	for r := range repositories {
@@ -202,13 +288,17 @@ func TestNothingIsLost(t *testing.T) {
 		images[r] = map[string]string{"n0": image.name}
 		hrefs[r] = text(s.repository(t, name(r))["pulp_href"])
 	}
-	var asking sync.WaitGroup
-	for client := range clients {
-		asking.Go(func() {
-			for n := range rounds {
+	random := moments(t)
+	all := c.disasters(t, own, db)
+	var next []disaster
+	began := time.Now()
+	for n := range rounds {
+		var asking sync.WaitGroup
+		for client := range clients {
+			asking.Go(func() {
 				for r := client; r < repositories; r += clients {
+					tag := fmt.Sprintf("n%d", n)
 					again(t, "push", func() error {
-						tag := fmt.Sprintf("n%d", n)
 						image, err := c.servers[n%2].pushTiny(t, name(r), tag, name(r)+tag)
 						if err == nil {
 							images[r][tag] = image.name
@@ -218,68 +308,52 @@ func TestNothingIsLost(t *testing.T) {
 					again(t, "sign", func() error {
 						task, err := c.servers[(n+1)%2].trySign(t, hrefs[r], service)
 						if err == nil {
-							started[r] = append(started[r], task)
+							asked[r] = append(asked[r], task)
 						}
 						return err
 					})
 				}
-			}
-		})
+			})
+		}
+		if len(next) == 0 {
+			next = slices.Clone(all)
+			random.Shuffle(len(next), func(i, j int) { next[i], next[j] = next[j], next[i] })
+		}
+		time.Sleep(time.Duration(50+random.IntN(200)) * time.Millisecond)
+		t.Logf("%v: %s", time.Since(began).Round(time.Millisecond), next[0].name)
+		next[0].strike()
+		next = next[1:]
+		asking.Wait()
 	}
-	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
-	faults := []func(){
-		func() {
-			if err := c.redis.cli(t, "flushall"); err != nil {
-				t.Error(err)
-			}
-		},
-		func() { c.replaceWorker(t, random.IntN(len(c.workers))) },
-		func() {
-			c.redis.kill()
-			time.Sleep(time.Second)
-			c.redis.start(t)
-		},
-		func() {
-			frozen := c.workers[random.IntN(len(c.workers))]
-			signal(t, frozen, syscall.SIGSTOP)
-			time.Sleep(5 * time.Second) // its lease is over, and others have its tasks
-			signal(t, frozen, syscall.SIGCONT)
-		},
-		func() {
-			own.Kill()
-			time.Sleep(time.Second)
-			own.Start(t)
-		},
-		func() { c.replaceWorker(t, random.IntN(len(c.workers))) },
-	}
-	for _, fault := range faults {
-		time.Sleep(time.Duration(500+random.IntN(1000)) * time.Millisecond)
-		fault()
-	}
-	asking.Wait()
 	total := 0
 	for r := range repositories {
-		for _, task := range started[r] {
+		for _, task := range asked[r] {
 			total++
 			if ended := s.finished(t, task); ended["state"] != "completed" {
 				t.Errorf("%s: %v %v", task, ended["state"], ended["error"])
 			}
 		}
 	}
-	if total < repositories*rounds {
+	if total != repositories*rounds {
 		t.Errorf("%d tasks, want %d", total, repositories*rounds)
 	}
+	// One whose answer was lost is a task all the same.
+	within(t, "no task is left", func() bool {
+		var left int
+		err := db.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM task WHERE finished IS NULL`).Scan(&left)
+		return err == nil && left == 0
+	})
 	completed, attempts := checkSeen(t, db)
 	if completed < total {
 		t.Errorf("the database saw %d of %d tasks complete", completed, total)
 	}
+	t.Logf("%d tasks, %d attempts, %v", completed, attempts, time.Since(began).Round(time.Second))
 	public := publicKey(t, k)
 	for r := range repositories {
 		onceSigned(t, s, public, name(r), images[r])
 	}
-	t.Logf("%d tasks, %d attempts", completed, attempts)
 	for _, w := range c.workers {
-		if err := w.Stop(); err != nil && !w.Ended() {
+		if err := w.Stop(); err != nil {
 			t.Error(err)
 		}
 	}

@@ -80,18 +80,32 @@ func TestATaskOutlivesItsConnections(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			for began := time.Now(); time.Since(began) < 10*time.Second; time.Sleep(10 * time.Millisecond) { // the worker has begun
+				if k, err = s.Task(t.Context(), k.ID); err != nil {
+					t.Fatal(err)
+				}
+				if k.State == store.TaskRunning {
+					break
+				}
+			}
 			for began := time.Now(); len(cut) == 0 && time.Since(began) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
 				if _, err := db.ExecContext(t.Context(), `
 					SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cut' AND datname = current_database()`); err != nil {
 					t.Fatal(err)
 				}
 			}
+			var lost error
+			select {
+			case lost = <-cut:
+			default:
+				t.Fatal("no connection was cut while it was used")
+			}
 			var ended store.Task
 			for began := time.Now(); !ended.State.Final() && time.Since(began) < 20*time.Second; time.Sleep(20 * time.Millisecond) {
 				ended, _ = s.Task(t.Context(), k.ID) // its connections may be cut ones
 			}
 			if ended.State != store.TaskCompleted || ended.Attempt != 2 {
-				t.Errorf("the task is %s in attempt %d (%+v) after %v, want completed in attempt 2", ended.State, ended.Attempt, ended.Error, <-cut)
+				t.Errorf("the task is %s in attempt %d (%+v) after %v, want completed in attempt 2", ended.State, ended.Attempt, ended.Error, lost)
 			}
 		})
 	}

@@ -12,7 +12,7 @@ type worker struct {
 	Versions      map[string]string `json:"versions"`
 	CurrentTask   *string           `json:"current_task"`
 	// Services are the names of the signing services that it can use, for administrators. Pulp has no such field.
-	Services []string `json:"signing_services,omitempty"`
+	Services *[]string `json:"signing_services,omitempty"`
 }
 
 func showWorkers(req *request, all []pulp.Worker) ([]any, error) {
@@ -22,7 +22,7 @@ func showWorkers(req *request, all []pulp.Worker) ([]any, error) {
 			LastHeartbeat: stamp(w.Heartbeat), Versions: versionsOf(w.Versions), CurrentTask: hrefOrNil(pulp.TaskCollection, w.TaskID),
 		}
 		if req.user.Staff {
-			shown.Services = w.Services
+			shown.Services = &w.Services
 		}
 		return shown
 	})(req, all)

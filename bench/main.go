@@ -145,7 +145,7 @@ func startOurs(ctx context.Context, dir string) (*registry, func(), error) {
 	env := []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "COUNTERSIGN_DATA=" + filepath.Join(dir, "data"), "COUNTERSIGN_LISTEN=" + address,
 		"COUNTERSIGN_PUBLIC_URL=http://" + public, "COUNTERSIGN_ADMIN_PASSWORD=" + password,
-		"COUNTERSIGN_MIRROR_ALLOW_PRIVATE_ADDRESSES=127.0.0.0/8",
+		"COUNTERSIGN_MIRROR_ALLOW_PRIVATE_ADDRESSES=127.0.0.0/8", "SOFTHSM2_CONF=" + tokenConfig(dir),
 	}
 	server, err := process.Start(ctx, process.Command{
 		Program: program, Arguments: []string{"serve"}, Log: filepath.Join(dir, "countersign.log"), Env: env,

@@ -38,7 +38,7 @@ var scriptParallel, keyParallel = max(4, 2*runtime.NumCPU()), max(1, runtime.Num
 // compareSigning measures whole sign tasks, from the request to the end, with every signature verified and stored, against the bare operation of the key by as many
 // goroutines, and what a push to the same repository takes meanwhile.
 func compareSigning(ctx context.Context, o options, out io.Writer, ours *registry, dir string) error {
-	fmt.Fprintf(out, "\nsignatures a second: whole sign tasks against the bare key, %d at a time, or the bare script, %d at a time\n", keyParallel, scriptParallel)
+	fmt.Fprintf(out, "\nsignatures a second: whole sign tasks against the bare key, %d at a time, or the bare token or script, %d at a time\n", keyParallel, scriptParallel)
 	s, err := ours.open(ctx, o.clients, signRepo)
 	if err != nil {
 		return err
@@ -68,6 +68,11 @@ func compareSigning(ctx context.Context, o options, out io.Writer, ours *registr
 		{"RSA-2048 in the process", "rsa", all, func(context.Context) error { _, err := rsaKey.Sign(rand.Reader, digest[:], crypto.SHA256); return err }, keyParallel},
 		{"Ed25519 in the process", "countersign", all, func(context.Context) error { _, err := curve.Sign(rand.Reader, digest[:], crypto.Hash(0)); return err }, keyParallel},
 	}
+	if token, bare, err := ours.makeToken(ctx, dir); err != nil {
+		fmt.Fprintln(out, "no token is measured:", err)
+	} else {
+		kinds = append(kinds, signKind{"RSA-2048 in SoftHSM", token, all, bare, scriptParallel})
+	}
 	if script, bare, err := ours.makeScript(ctx, dir); err != nil {
 		fmt.Fprintln(out, "no script is measured:", err)
 	} else {
@@ -96,8 +101,8 @@ func compareSigning(ctx context.Context, o options, out io.Writer, ours *registr
 		r := results[i]
 		fmt.Fprintf(out, "%26s  task %-26s bare %-26s ratio %.2f\n", k.what, spread(r.ours, "/s"), spread(r.peer, "/s"), median(r.ours)/median(r.peer))
 	}
-	if len(kinds) == 3 {
-		fmt.Fprintf(out, "Ed25519 in the process against the script: %.0f times\n", median(results[1].ours)/median(results[2].ours))
+	if last := len(kinds) - 1; kinds[last].service == "script" {
+		fmt.Fprintf(out, "Ed25519 in the process against the script: %.0f times\n", median(results[1].ours)/median(results[last].ours))
 	}
 	return pushesBeside(ctx, out, ours, s, repository)
 }
@@ -116,6 +121,9 @@ func tagNames(n int) []string {
 	}
 	return names
 }
+
+// tokenConfig is the file that tells SoftHSM where its tokens are.
+func tokenConfig(dir string) string { return filepath.Join(dir, "softhsm2.conf") }
 
 // makeKey makes an OpenPGP key and writes it where a service can have it.
 func makeKey(dir string, config packet.Config) (crypto.Signer, string, error) {

@@ -18,8 +18,7 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// watchTasks has the database note every change of a task's state, and which process made it, from outside the product: each worker that is added
-// from now on, or was added on a database with a watch, is known to the database by a name of its own (see addWorker).
+// watchTasks has the database note every change of a task's state, and which process made it, from outside the product: it knows each worker by a name (see addWorker).
 func watchTasks(t *testing.T, url string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("pgx", url)

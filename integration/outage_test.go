@@ -1,10 +1,12 @@
 package integration
 
 import (
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -19,7 +21,7 @@ func outage() time.Duration {
 	if soaking() {
 		return 75 * time.Second
 	}
-	return 8 * time.Second
+	return 15 * time.Second
 }
 
 // slowService adds a signing service whose script takes its time, and says in a file when it begins.
@@ -46,52 +48,85 @@ func (c *cluster) pushSigned(t *testing.T, name, tag, service string) (pushed, s
 	return image, s.sign(t, text(s.repository(t, name)["pulp_href"]), object{"manifest_signing_service": service})
 }
 
-// TestPostgresIsAway takes the database away from servers and workers: they say so, stay, and go on when it is back.
+// bearer asks for a token to pull from a repository with, and returns the header that shows it.
+func (s *server) bearer(t *testing.T, name string) http.Header {
+	t.Helper()
+	var out struct{ Token string }
+	s.call(t, http.MethodGet, "/token/?service="+s.host+"&scope=repository:"+name+":pull", nil, http.StatusOK, &out)
+	return http.Header{"Authorization": {"Bearer " + out.Token}}
+}
+
+// isAway sees that a server says to each who asks that its database does not answer, and nothing else of it.
+func (s *server) isAway(t *testing.T, token http.Header, name string, image pushed) {
+	t.Helper()
+	var oci struct {
+		Errors []struct{ Code, Message string }
+	}
+	manifest := "/v2/" + name + "/manifests/" + image.tag
+	holder := api{base: s.base}
+	for what, ask := range map[string]struct {
+		api
+		method, path string
+		header       http.Header
+	}{
+		"a manifest":            {s.api, http.MethodGet, manifest, nil},
+		"a manifest by a token": {holder, http.MethodGet, manifest, token},
+		"a blob by a token":     {holder, http.MethodGet, "/v2/" + name + "/blobs/" + image.blobs[0], token},
+		"an upload":             {s.api, http.MethodPost, "/v2/" + name + "/blobs/uploads/", nil},
+		"a token":               {s.api, http.MethodGet, "/token/?service=" + s.host + "&scope=repository:" + name + ":pull", nil},
+		"signatures":            {s.api, http.MethodGet, "/extensions/v2/" + name + "/signatures/" + image.name, nil},
+	} {
+		status, header, body := ask.do(t, ask.method, ask.path, ask.header, nil)
+		if err := json.Unmarshal(body, &oci); status != http.StatusServiceUnavailable || err != nil || len(oci.Errors) != 1 || oci.Errors[0].Code != "UNAVAILABLE" || header.Get("Retry-After") == "" {
+			t.Errorf("%s without the database: %d %v %s", what, status, header, body)
+		}
+		if strings.Contains(string(body), "127.0.0.1") || strings.Contains(string(body), "dial") {
+			t.Errorf("%s: the answer says too much: %s", what, body)
+		}
+	}
+	if status, _, body := s.do(t, http.MethodHead, manifest, nil, nil); status != http.StatusServiceUnavailable || len(body) != 0 {
+		t.Errorf("HEAD without the database: %d %s", status, body)
+	}
+	var drf struct{ Detail string }
+	for _, path := range []string{"tasks/", "repositories/container/container-push/", "workers/"} {
+		status, _, body := s.do(t, http.MethodGet, apiRoot+path, nil, nil)
+		if err := json.Unmarshal(body, &drf); status != http.StatusServiceUnavailable || err != nil || drf.Detail != "The database does not answer." {
+			t.Errorf("%s without the database: %d %s", path, status, body)
+		}
+	}
+	status, _, body := s.do(t, http.MethodGet, apiRoot+"status/", nil, nil)
+	if status != http.StatusOK || !strings.Contains(string(body), `"database_connection":{"connected":false}`) || !strings.Contains(string(body), `"redis_connection":{"connected":true}`) {
+		t.Errorf("the status without the database: %d %s", status, body)
+	}
+	for path, want := range map[string]int{"livez/": http.StatusOK, "readyz/": http.StatusServiceUnavailable} {
+		if status, _, _ = s.do(t, http.MethodGet, apiRoot+path, nil, nil); status != want {
+			t.Errorf("%s: %d, want %d", path, status, want)
+		}
+	}
+}
+
+// TestPostgresIsAway takes the database away from servers and workers, while a task runs and others wait: all say so, stay, and go on when it is back. A task has lost
+// its worker once by it, and no more.
 func TestPostgresIsAway(t *testing.T) {
 	t.Parallel()
 	own := pgtest.NewOwn(t)
-	k := keyHome(t)
-	k.generate(t, "ed25519", "")
-	c := startClusterOn(t, own.URL(), 2, "COUNTERSIGN_TASK_LEASE=2s")
-	c.run(t, "add-signing-service", "cluster", "--openpgp-key", k.secret(t, ""))
+	k := keyNamed(t, "trusted")
+	c := startClusterOn(t, own.URL(), 2, "COUNTERSIGN_TASK_LEASE=2s", k.env())
+	db := watchTasks(t, own.URL())
+	service, file := c.slowService(t, k, 2)
 	s := c.servers[0]
-	service := text(s.list(t, signingServices).Results[0]["pulp_href"])
-	image, err := s.pushTiny(t, "away/app", "v1", "before")
-	if err != nil {
-		t.Fatal(err)
+	var tasks []string
+	image, task := c.pushSigned(t, "away/app", "v1", service)
+	tasks = append(tasks, task)
+	for n := range 3 { // they wait for the first
+		_, task := c.pushSigned(t, "away/app", fmt.Sprintf("w%d", n), service)
+		tasks = append(tasks, task)
 	}
+	token := s.bearer(t, "away/app")
+	within(t, "the script runs", func() bool { return fileSize(file) > 0 })
 	own.Kill()
-	began := time.Now()
-	for time.Since(began) < outage() {
-		status, header, body := s.do(t, http.MethodGet, "/v2/away/app/manifests/v1", http.Header{"Accept": {ociManifest}}, nil)
-		var oci struct {
-			Errors []struct{ Code, Message string }
-		}
-		if err := json.Unmarshal(body, &oci); status != http.StatusServiceUnavailable || err != nil || len(oci.Errors) != 1 || oci.Errors[0].Code != "UNAVAILABLE" || header.Get("Retry-After") == "" {
-			t.Fatalf("a pull without the database: %d %v %s", status, header, body)
-		}
-		if strings.Contains(string(body), "127.0.0.1") || strings.Contains(string(body), "dial") {
-			t.Errorf("the answer says too much: %s", body)
-		}
-		if _, err := s.pushTiny(t, "away/app", "v2", "without"); err == nil || !strings.Contains(err.Error(), "503") {
-			t.Fatalf("a push without the database: %v", err)
-		}
-		var drf struct{ Detail string }
-		status, _, body = s.do(t, http.MethodGet, apiRoot+"tasks/", nil, nil)
-		if err := json.Unmarshal(body, &drf); status != http.StatusServiceUnavailable || err != nil || drf.Detail == "" {
-			t.Fatalf("the API without the database: %d %s", status, body)
-		}
-		status, _, body = s.do(t, http.MethodGet, apiRoot+"status/", nil, nil)
-		if status != http.StatusOK || !strings.Contains(string(body), `"database_connection":{"connected":false}`) {
-			t.Errorf("the status without the database: %d %s", status, body)
-		}
-		if status, _, _ = s.do(t, http.MethodGet, apiRoot+"livez/", nil, nil); status != http.StatusOK {
-			t.Errorf("livez: %d", status)
-		}
-		if status, _, _ = s.do(t, http.MethodGet, apiRoot+"readyz/", nil, nil); status != http.StatusServiceUnavailable {
-			t.Errorf("readyz: %d", status)
-		}
-		time.Sleep(time.Second)
+	for began := time.Now(); time.Since(began) < outage() && !t.Failed(); time.Sleep(time.Second) {
+		s.isAway(t, token, "away/app", image)
 	}
 	own.Start(t)
 	again(t, "a push when the database is back", func() error {
@@ -99,40 +134,50 @@ func TestPostgresIsAway(t *testing.T) {
 		return err
 	})
 	s.isServed(t, "away/app", image)
+	if status, _, _ := (api{base: s.base}).do(t, http.MethodGet, "/v2/away/app/manifests/v1", token, nil); status != http.StatusOK {
+		t.Errorf("a pull by the token of before: %d", status)
+	}
 	for _, w := range c.workers {
 		if w.Ended() {
 			t.Error("a worker did not survive")
 		}
 	}
-	within(t, "the workers are online again", func() bool {
-		online, _ := s.get(t, apiRoot+"status/")["online_workers"].([]any)
-		return len(online) == len(c.workers)
-	})
-	_, task := c.pushSigned(t, "away/app", "v3", service)
-	if ended := s.finished(t, task); ended["state"] != "completed" {
-		t.Errorf("a task afterwards: %v", ended)
+	_, task = c.pushSigned(t, "away/app", "v3", service)
+	for n, task := range append(tasks, task) {
+		if ended := s.finished(t, task); ended["state"] != "completed" {
+			t.Errorf("task %d: %v", n, ended)
+		}
 	}
-	within(t, "the workers say what they can sign with", func() bool {
-		for _, w := range s.list(t, apiRoot+"workers/?online=true").Results {
-			if fmt.Sprint(w["signing_services"]) != "[cluster]" {
+	if completed, attempts := checkSeen(t, db); completed != 5 || attempts > 6 {
+		t.Errorf("%d tasks completed in %d attempts, want 5 in at most 6", completed, attempts)
+	}
+	within(t, "the workers are online again, and say what they can sign with", func() bool {
+		online := s.list(t, apiRoot+"workers/?online=true").Results
+		for _, w := range online {
+			if fmt.Sprint(w["signing_services"]) != "[slow]" {
 				return false
 			}
 		}
-		return true
+		return len(online) == len(c.workers)
 	})
 }
 
-// TestRedisIsAway takes the queue away: pulls and pushes go on, and tasks by the sweep.
+// TestRedisIsAway takes the queue away: pulls and pushes go on, and tasks by the sweep; one is canceled when its worker looks after its lease. However long a lease is,
+// workers show that they live.
 func TestRedisIsAway(t *testing.T) {
 	t.Parallel()
-	k := keyHome(t)
-	k.generate(t, "ed25519", "")
-	c := startCluster(t, 2)
+	k := keyNamed(t, "trusted")
+	c := startCluster(t, 2, "COUNTERSIGN_TASK_LEASE=10m", k.env())
+	never, file := c.slowService(t, k, 600)
 	c.run(t, "add-signing-service", "cluster", "--openpgp-key", k.secret(t, ""))
 	s := c.servers[0]
-	service := text(s.list(t, signingServices).Results[0]["pulp_href"])
+	service := text(s.list(t, signingServices+"?name=cluster").Results[0]["pulp_href"])
+	before := s.list(t, apiRoot+"workers/?ordering=name").Results
 	c.redis.kill()
 	began := time.Now()
+	_, endless := c.pushSigned(t, "away/endless", "v1", never)
+	within(t, "the script runs", func() bool { return fileSize(file) > 0 })
+	s.call(t, http.MethodPatch, endless, object{"state": "canceled"}, http.StatusOK, nil)
 	for n := 0; time.Since(began) < outage(); n++ {
 		image, task := c.pushSigned(t, "away/app", fmt.Sprintf("v%d", n), service)
 		if ended := s.finished(t, task); ended["state"] != "completed" {
@@ -143,6 +188,17 @@ func TestRedisIsAway(t *testing.T) {
 			t.Errorf("the status without Redis: %s", got)
 		}
 	}
+	if ended := s.finished(t, endless); ended["state"] != "canceled" {
+		t.Errorf("a task that was canceled without Redis: %v", ended)
+	}
+	within(t, "the workers show that they live", func() bool {
+		for n, w := range s.list(t, apiRoot+"workers/?ordering=name").Results {
+			if w["last_heartbeat"] == before[n]["last_heartbeat"] {
+				return false
+			}
+		}
+		return true
+	})
 	c.redis.start(t)
 	within(t, "the status has Redis again", func() bool {
 		return fmt.Sprint(s.get(t, apiRoot+"status/")["redis_connection"]) == "map[connected:true]"
@@ -191,16 +247,17 @@ func TestAFencedWorkerCommitsNothing(t *testing.T) {
 	}
 }
 
-// TestAWorkerDrains ends a worker with SIGTERM in the middle of a task: the task ends first, if it does in time; else it goes back, to be run by another.
+// TestAWorkerDrains ends a worker with SIGTERM in the middle of a task: the task ends first, if it does in time; else it goes back, to be run by another. The worker
+// takes no other task.
 func TestAWorkerDrains(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		grace    string
 		seconds  int
-		attempts int
+		attempts string // the workers that ran the task
 	}{
-		"in time":  {"20s", 3, 1},
-		"too long": {"1s", 6, 2},
+		"in time":  {"20s", 3, "worker1"},
+		"too long": {"2s", 6, "worker1 worker2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -211,6 +268,16 @@ func TestAWorkerDrains(t *testing.T) {
 			service, file := c.slowService(t, k, tt.seconds)
 			_, task := c.pushSigned(t, "drain/app", "v1", service)
 			within(t, "the script runs", func() bool { return fileSize(file) > 0 })
+			if _, err := c.servers[0].pushTiny(t, "drain/other", "v1", "other"); err != nil {
+				t.Fatal(err)
+			}
+			other := text(c.servers[0].repository(t, "drain/other")["pulp_href"])
+			signal(t, c.workers[0], syscall.SIGTERM)
+			time.Sleep(200 * time.Millisecond) // it is heard
+			later := c.servers[0].sign(t, other, object{"manifest_signing_service": service})
+			if c.workers[0].Ended() {
+				t.Error("the worker did not wait for its task")
+			}
 			if err := c.workers[0].Stop(); err != nil {
 				t.Error(err)
 			}
@@ -218,18 +285,31 @@ func TestAWorkerDrains(t *testing.T) {
 				t.Errorf("%d workers are listed after the only one has ended", left)
 			}
 			c.addWorker(t)
-			if ended := c.servers[0].finished(t, task); ended["state"] != "completed" {
-				t.Errorf("the task: %v", ended)
+			for task, want := range map[string]string{task: tt.attempts, later: "worker2"} {
+				if ended := c.servers[0].finished(t, task); ended["state"] != "completed" {
+					t.Errorf("the task: %v", ended)
+				}
+				if got := runBy(t, db, task); got != want {
+					t.Errorf("the task was run by %q, want %q", got, want)
+				}
 			}
-			if completed, attempts := checkSeen(t, db); completed != 1 || attempts != tt.attempts {
-				t.Errorf("%d tasks completed in %d attempts, want 1 in %d", completed, attempts, tt.attempts)
-			}
+			checkSeen(t, db)
 			var losses int
 			if err := db.QueryRowContext(t.Context(), `SELECT SUM(losses) FROM task`).Scan(&losses); err != nil || losses != 0 {
 				t.Errorf("%d losses, %v, want none: it was given back", losses, err)
 			}
 		})
 	}
+}
+
+// runBy returns which workers have run a task, in order.
+func runBy(t *testing.T, db *sql.DB, href string) (workers string) {
+	t.Helper()
+	err := db.QueryRowContext(t.Context(), `SELECT string_agg(writer, ' ' ORDER BY n) FROM seen WHERE state = 'running' AND task = $1`, path.Base(href)).Scan(&workers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return workers
 }
 
 func fileSize(path string) int64 {

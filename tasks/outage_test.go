@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -128,6 +130,27 @@ func TestATaskThatAlwaysLosesItsDatabaseFails(t *testing.T) {
 	}
 	if k.State != store.TaskFailed || k.Attempt != store.MaxLosses || k.Error == nil || !strings.Contains(k.Error.Description, "3 times") {
 		t.Errorf("the task is %s in attempt %d (%+v), want failed in attempt %d", k.State, k.Attempt, k.Error, store.MaxLosses)
+	}
+}
+
+// TestAnotherConnectionIsNotTheDatabases has a task fail whose way to something else is broken: it is not run again.
+func TestAnotherConnectionIsNotTheDatabases(t *testing.T) {
+	t.Parallel()
+	broken := fault.Wrap(fault.Unavailable, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}, "Cannot reach the remote.")
+	s, _ := startOn(t, time.Second, func(*store.Store) map[string]tasks.Job {
+		return map[string]tasks.Job{"work": func(context.Context, *tasks.Run) error { return broken }}
+	})
+	k, err := s.CreateTask(t.Context(), store.NewTask{Name: "work"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); !k.State.Final() && time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
+		if k, err = s.Task(t.Context(), k.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if k.State != store.TaskFailed || k.Attempt != 1 || k.Error == nil || k.Error.Description != broken.Msg {
+		t.Errorf("the task is %s in attempt %d (%+v), want failed in attempt 1 with %q", k.State, k.Attempt, k.Error, broken.Msg)
 	}
 }
 

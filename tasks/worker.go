@@ -326,7 +326,7 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 	case cause == nil && isAgain(jobErr):
 		result = "put off"
 		err = errors.Join(r.flush(ctx), w.store.ReturnTask(ctx, r.Claim, putOff))
-	case cause == nil && lostDatabase(jobErr):
+	case cause == nil && store.Away(jobErr): // no fault of the task's: it counts as if its worker had been lost
 		result = "left to the end of its lease"
 	case errors.Is(cause, errCanceled), errors.Is(cause, store.ErrFenced), errors.Is(jobErr, store.ErrFenced):
 		result = "canceled"
@@ -355,12 +355,6 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 func isAgain(err error) bool {
 	_, ok := errors.AsType[again](err)
 	return ok
-}
-
-// lostDatabase says whether a job ended because the database was away. That is no fault of the task's, and counts as if its worker had been lost.
-func lostDatabase(err error) bool {
-	e, ok := errors.AsType[*fault.Error](err)
-	return store.Away(err) || ok && store.Away(e.Err)
 }
 
 // sentence is what a task says of the error it failed with: only what is safe to show.

@@ -157,18 +157,28 @@ func (p *postgres) once(ctx context.Context, s *Store, f func(*tx) error) error 
 	return began.Commit()
 }
 
+// awayError is the error of a database that does not answer.
+type awayError struct{ error }
+
+// Unwrap returns what the driver said.
+func (e awayError) Unwrap() error { return e.error }
+
 // unavailable makes the error of a database that does not answer one that says so.
 func unavailable(err error) error {
 	if Away(err) {
-		return fault.Wrap(fault.Unavailable, err, "The database does not answer.")
+		return fault.Wrap(fault.Unavailable, awayError{err}, "The database does not answer.")
 	}
 	return err
 }
 
-// Away says whether an error comes from a database that does not answer: it is being restarted, or the way to it is broken.
+// Away says whether an error comes from a database that does not answer: it is being restarted, or the way to it is broken. A broken way to something else, which
+// a fault.Error tells of, is not meant.
 func Away(err error) bool {
 	if err == nil {
 		return false
+	}
+	if _, said := errors.AsType[awayError](err); said {
+		return true
 	}
 	if _, said := errors.AsType[*fault.Error](err); said {
 		return false

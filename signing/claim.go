@@ -25,6 +25,7 @@ const (
 	maxReference = 1024     // bytes of a docker reference
 	maxCreator   = 1024     // bytes of optional.creator
 	maxDepth     = 32       // of nested JSON
+	maxTime      = math.MaxInt32 * 100
 )
 
 // referenceForm is host[:port]/name:tag as far as a registry must know; a claim may also name no host, no tag, or a digest, as others write it.
@@ -36,30 +37,52 @@ var (
 // Reference is the docker reference of a tag: host[:port]/base path:tag. Clients compare it with what they pull (contract 5.3).
 func Reference(host, basePath, tag string) string { return host + "/" + basePath + ":" + tag }
 
+// claimText is a claim as it is written.
+type claimText struct {
+	Critical struct {
+		Identity struct {
+			DockerReference string `json:"docker-reference"`
+		} `json:"identity"`
+		Image struct {
+			ManifestDigest digest.Digest `json:"docker-manifest-digest"`
+		} `json:"image"`
+		Type string `json:"type"`
+	} `json:"critical"`
+	Optional struct {
+		Creator   string `json:"creator,omitempty"`
+		Timestamp *int64 `json:"timestamp,omitempty"`
+	} `json:"optional"`
+}
+
 // EncodeClaim returns a claim as the JSON that is signed. Invalid when ParseClaim would not read it back.
 func EncodeClaim(c Claim) ([]byte, error) {
-	optional := map[string]any{}
-	if c.Creator != "" {
-		optional["creator"] = c.Creator
+	if err := c.check(); err != nil {
+		return nil, err
 	}
+	var text claimText
+	text.Critical.Type = claimType
+	text.Critical.Image.ManifestDigest, text.Critical.Identity.DockerReference = c.ManifestDigest, c.DockerReference
+	text.Optional.Creator = c.Creator
 	if !c.Timestamp.IsZero() {
-		optional["timestamp"] = c.Timestamp.Unix()
+		seconds := c.Timestamp.Unix()
+		text.Optional.Timestamp = &seconds
 	}
-	b, err := json.Marshal(map[string]any{
-		"critical": map[string]any{
-			"type":     claimType,
-			"image":    map[string]any{"docker-manifest-digest": string(c.ManifestDigest)},
-			"identity": map[string]any{"docker-reference": c.DockerReference},
-		},
-		"optional": optional,
-	})
-	if err != nil {
-		return nil, err
+	return json.Marshal(text)
+}
+
+// check sees that a claim is one that may be signed, and be taken.
+func (c Claim) check() error {
+	switch {
+	case !digestForm.MatchString(string(c.ManifestDigest)):
+		return malformed("the manifest's digest is not well-formed")
+	case len(c.DockerReference) > maxReference || !referenceForm.MatchString(c.DockerReference):
+		return malformed("the docker reference is not well-formed")
+	case len(c.Creator) > maxCreator || !utf8.ValidString(c.Creator) || strings.ContainsFunc(c.Creator, unicode.IsControl): // it is stored, listed and shown
+		return malformed("the creator is too long or has control characters")
+	case !c.Timestamp.IsZero() && (c.Timestamp.Unix() < 0 || c.Timestamp.Unix() > maxTime):
+		return malformed("the timestamp is out of range")
 	}
-	if _, err := ParseClaim(b); err != nil {
-		return nil, err
-	}
-	return b, nil
+	return nil
 }
 
 // ParseClaim reads the JSON of an atomic container signature (contract 5.6): nothing in it may be read in two ways, and nothing
@@ -90,23 +113,17 @@ func ParseClaim(b []byte) (Claim, error) {
 		p.fail("the type is not %q", claimType)
 	}
 	c := Claim{ManifestDigest: digest.Digest(p.text(image["docker-manifest-digest"])), DockerReference: p.text(identity["docker-reference"])}
-	if !digestForm.MatchString(string(c.ManifestDigest)) {
-		p.fail("the manifest's digest is not well-formed")
-	}
-	if len(c.DockerReference) > maxReference || !referenceForm.MatchString(c.DockerReference) {
-		p.fail("the docker reference is not well-formed")
-	}
 	if creator, there := optional["creator"]; there {
 		c.Creator = p.text(creator)
-		if len(c.Creator) > maxCreator || strings.ContainsFunc(c.Creator, unicode.IsControl) { // it is stored, listed and shown
-			p.fail("the creator is too long or has control characters")
-		}
 	}
 	if stamp, there := optional["timestamp"]; there {
 		c.Timestamp = p.time(stamp)
 	}
 	if p.err != nil {
 		return Claim{}, p.err
+	}
+	if err := c.check(); err != nil {
+		return Claim{}, err
 	}
 	return c, nil
 }
@@ -204,7 +221,7 @@ func (p *claimReader) time(v any) time.Time {
 		return time.Time{}
 	}
 	f, err := n.Float64()
-	if err != nil || f < 0 || f > math.MaxInt32*100 {
+	if err != nil || f < 0 || f > maxTime {
 		p.fail("the timestamp is out of range")
 		return time.Time{}
 	}

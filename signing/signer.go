@@ -19,8 +19,8 @@ type Claim struct {
 // Request asks a Signer for one signature.
 type Request struct {
 	Claim         Claim
-	Manifest      []byte // the manifest's exact bytes; a script gets them as a file
-	CorrelationID string // of the task or request on whose behalf it is made
+	Manifest      func(context.Context) ([]byte, error) // reads the manifest's exact bytes; a script gets them as a file
+	CorrelationID string                                // of the task or request on whose behalf it is made
 }
 
 // Signer signs claims with one key and returns the binary OpenPGP signed message. It is safe for concurrent use. A signer may set creator

@@ -27,7 +27,7 @@ func Validate(ctx context.Context, s Signer, key PublicKey) error {
 	manifest := []byte(dummyManifest)
 	_, err := NewChecked(s, key).Sign(ctx, Request{
 		Claim:    Claim{ManifestDigest: digest.FromBytes(manifest), DockerReference: "test"},
-		Manifest: manifest,
+		Manifest: func(context.Context) ([]byte, error) { return manifest, nil },
 	})
 	if err != nil && fault.KindOf(err) == fault.Internal {
 		return fmt.Errorf("validate the signing service: %w", err)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign/countersign/internal/fault"
@@ -58,21 +59,23 @@ func (n *Notary) Checked(service pulp.SigningService) (*signing.Checked, error) 
 	return signing.NewChecked(maker, key), nil
 }
 
-// Sign signs one manifest for one docker reference and returns the signature's row, which is not stored.
-func (n *Notary) Sign(ctx context.Context, why Reason, checked *signing.Checked, m pulp.Manifest, reference string) (pulp.Signature, error) {
+// Sign signs the manifest with an id and a digest for one docker reference and returns the signature's row, which is not stored.
+func (n *Notary) Sign(ctx context.Context, why Reason, checked *signing.Checked, manifestID string, manifest digest.Digest, reference string) (pulp.Signature, error) {
 	made, err := checked.Sign(ctx, signing.Request{
-		Claim: signing.Claim{ManifestDigest: m.Digest, DockerReference: reference}, Manifest: m.Payload, CorrelationID: telemetry.Correlation(ctx),
+		Claim:         signing.Claim{ManifestDigest: manifest, DockerReference: reference},
+		Manifest:      func(ctx context.Context) ([]byte, error) { return n.Store.Payload(ctx, manifestID) },
+		CorrelationID: telemetry.Correlation(ctx),
 	})
 	line := []slog.Attr{
 		slog.String("who", why.Who), slog.String("action", "sign"), slog.String("key", checked.Fingerprint()),
-		slog.String("digest", string(m.Digest)), slog.String("reference", reference), slog.String("task", why.Task),
+		slog.String("digest", string(manifest)), slog.String("reference", reference), slog.String("task", why.Task),
 	}
 	if err != nil {
 		n.Log.LogAttrs(ctx, slog.LevelError, "audit", append(line, slog.String("result", "failed"), slog.Any("err", err))...)
 		return pulp.Signature{}, err
 	}
 	n.Log.LogAttrs(ctx, slog.LevelInfo, "audit", append(line, slog.String("result", "done"), slog.String("signature", string(signing.Digest(made.Raw))))...)
-	return row(m.ID, made), nil
+	return row(manifestID, made), nil
 }
 
 // row is the row of a signature that was verified with its maker's key.
@@ -206,7 +209,7 @@ func (n *Notary) SignMissing(ctx context.Context, why Reason, repositoryID strin
 			group.Go(func() error {
 				m, err := n.Store.ManifestByDigest(working, w.Digest)
 				if err == nil {
-					made[i], err = n.Sign(working, why, checked, m, w.Reference)
+					made[i], err = n.Sign(working, why, checked, m.ID, m.Digest, w.Reference)
 				}
 				return err
 			})

@@ -3,8 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -36,11 +34,12 @@ func (s *Store) Signature(ctx context.Context, id string) (pulp.Signature, error
 
 // putSignature stores a signature's row unless it is there and returns its id.
 func (t *tx) putSignature(g pulp.Signature) (string, error) {
-	id, err := scanString(t.row(`
+	id := pulp.NewID()
+	n, err := t.exec(`
 		INSERT INTO signature (id, digest, name, manifest_id, content, key_id, fingerprint, verified_by, reference, creator, signed_at, created, updated)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12) ON CONFLICT (digest) DO NOTHING RETURNING id`,
-		pulp.NewID(), g.Digest, g.Name, g.ManifestID, g.Content, g.KeyID, nullText(g.Fingerprint), g.VerifiedBy, g.Reference, g.Creator, g.SignedAt, t.now))
-	if errors.Is(err, sql.ErrNoRows) {
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12) ON CONFLICT (digest) DO NOTHING`,
+		id, g.Digest, g.Name, g.ManifestID, g.Content, g.KeyID, nullText(g.Fingerprint), g.VerifiedBy, g.Reference, g.Creator, g.SignedAt, t.now)
+	if err == nil && n == 0 {
 		return scanString(t.row(`SELECT id FROM signature WHERE digest = $1`, g.Digest))
 	}
 	return id, err
@@ -117,14 +116,23 @@ func (s *Store) SignTargets(ctx context.Context, repositoryID string, names []st
 	if err != nil {
 		return nil, err
 	}
+	wanted := make(map[string]bool, len(names)) // and whether each is there
 	for _, name := range names {
-		if !slices.ContainsFunc(tagged, func(t taggedManifest) bool { return t.tag == name }) {
+		wanted[name] = false
+	}
+	for _, t := range tagged {
+		if _, named := wanted[t.tag]; named {
+			wanted[t.tag] = true
+		}
+	}
+	for _, name := range names {
+		if !wanted[name] {
 			return nil, fault.Field("tags_list", "The tag '%s' does not exist in the latest repository version.", name)
 		}
 	}
 	var targets []SignTarget
 	for _, t := range tagged {
-		if len(names) > 0 && !slices.Contains(names, t.tag) || pulp.IsCompanionTag(t.tag) {
+		if len(names) > 0 && !wanted[t.tag] || pulp.IsCompanionTag(t.tag) {
 			continue
 		}
 		more, err := expand(ctx, s.read, repositoryID, latest, t, lists)

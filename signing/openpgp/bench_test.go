@@ -37,7 +37,7 @@ func benchmark(b *testing.B, c packet.Config) {
 		b.Fatal(err)
 	}
 	checked, r := signing.NewChecked(s, s.Public()), signtest.Request("localhost:5000/a/b:1", `{"schemaVersion": 2}`)
-	digest := sha256.Sum256(r.Manifest)
+	digest := sha256.Sum256([]byte(r.Claim.ManifestDigest))
 	var hash crypto.SignerOpts = crypto.SHA256
 	if c.Algorithm == packet.PubKeyAlgoEdDSA {
 		hash = crypto.Hash(0)

@@ -113,7 +113,8 @@ func keep(t testing.TB, b []byte) string {
 func accepted(t *testing.T, s *openpgp.Signer) {
 	t.Helper()
 	h := newHome(t)
-	r := signtest.Request("localhost:5000/a/b:1", `{"schemaVersion": 2}`)
+	const manifest = `{"schemaVersion": 2}`
+	r := signtest.Request("localhost:5000/a/b:1", manifest)
 	raw, err := s.Sign(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
@@ -127,9 +128,9 @@ func accepted(t *testing.T, s *openpgp.Signer) {
 	if _, err := exec.LookPath("skopeo"); err != nil {
 		t.Skip("skopeo is not installed")
 	}
-	verify := exec.CommandContext(t.Context(), "skopeo", "standalone-verify", keep(t, r.Manifest), r.Claim.DockerReference, s.SigningFingerprint(), signature)
+	verify := exec.CommandContext(t.Context(), "skopeo", "standalone-verify", keep(t, []byte(manifest)), r.Claim.DockerReference, s.SigningFingerprint(), signature)
 	verify.Env = append(os.Environ(), "GNUPGHOME="+h.dir)
-	want := "digest " + digest.FromBytes(r.Manifest).String()
+	want := "digest " + digest.FromString(manifest).String()
 	if said, err := verify.CombinedOutput(); err != nil || !bytes.Contains(said, []byte(want)) {
 		t.Errorf("skopeo standalone-verify: %v\n%s", err, said)
 	}

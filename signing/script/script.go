@@ -62,8 +62,12 @@ func (s *Signer) Sign(ctx context.Context, r signing.Request) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+	b, err := r.Manifest(ctx)
+	if err != nil {
+		return nil, err
+	}
 	manifest := filepath.Join(dir, "manifest.json")
-	if err := os.WriteFile(manifest, r.Manifest, 0o600); err != nil {
+	if err := os.WriteFile(manifest, b, 0o600); err != nil {
 		return nil, fmt.Errorf("write manifest for the signing script: %w", err)
 	}
 	out, err := s.run(ctx, dir, manifest, r)

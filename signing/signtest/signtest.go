@@ -57,8 +57,9 @@ func Run(t *testing.T, open func(t *testing.T) (signing.Signer, signing.PublicKe
 // Request asks for a signature of a manifest with these bytes.
 func Request(reference, manifest string) signing.Request {
 	return signing.Request{
-		Claim:    signing.Claim{ManifestDigest: digest.FromString(manifest), DockerReference: reference},
-		Manifest: []byte(manifest), CorrelationID: "suite",
+		Claim:         signing.Claim{ManifestDigest: digest.FromString(manifest), DockerReference: reference},
+		Manifest:      func(context.Context) ([]byte, error) { return []byte(manifest), nil },
+		CorrelationID: "suite",
 	}
 }
 

@@ -103,12 +103,7 @@ func (s signer) signAll(ctx context.Context, r *tasks.Run, checked *signing.Chec
 				break
 			}
 			group.Go(func() error {
-				payload, err := s.Store.Payload(working, t.ManifestID)
-				if err != nil {
-					return err
-				}
-				m := pulp.Manifest{ID: t.ManifestID, Digest: t.Digest, Payload: payload}
-				g, err := s.Notary.Sign(working, why, checked, m, s.reference(basePath, t.Tag))
+				g, err := s.Notary.Sign(working, why, checked, t.ManifestID, t.Digest, s.reference(basePath, t.Tag))
 				if fault.Is(err, fault.Unavailable) {
 					return tasks.Again(err) // the key is away: its tasks wait, and hold nobody up
 				} else if err != nil {

@@ -26,7 +26,7 @@ type signers struct {
 	data   string // the data directory
 	log    *slog.Logger
 	keys   openpgp.Cache
-	slots  chan struct{} // held while a key in the process is at work
+	slots  signing.Slots // of keys in the process: their work is arithmetic, and more of it at a time than processors is of no use
 
 	mu   sync.Mutex
 	said map[string]string // by a service's id: why it could not be used when it was last looked at
@@ -35,7 +35,7 @@ type signers struct {
 func (p *program) newSigners() *signers {
 	return &signers{
 		config: p.config.Signing, data: p.config.Data, log: p.log, said: map[string]string{},
-		slots: make(chan struct{}, max(1, runtime.NumCPU()-1)), // one processor is left to the registry
+		slots: signing.NewSlots(runtime.NumCPU() - 1), // one processor is left to the registry
 	}
 }
 
@@ -98,24 +98,7 @@ func (s *signers) openPGP(v pulp.SigningService) (signing.Signer, error) {
 	if got := signer.Fingerprint(); got != v.Fingerprint {
 		return nil, fault.New(fault.Invalid, "The key file of signing service %s holds the key %s, and the service was made with %s.", v.Name, got, v.Fingerprint)
 	}
-	return limited{signer, s.slots}, nil
-}
-
-// limited is a signer whose work is arithmetic: there is no use in more of it at a time than processors, and harm to everybody else.
-type limited struct {
-	signing.Signer
-	slots chan struct{}
-}
-
-// Sign implements signing.Signer.
-func (l limited) Sign(ctx context.Context, r signing.Request) ([]byte, error) {
-	select {
-	case l.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	defer func() { <-l.slots }()
-	return l.Signer.Sign(ctx, r)
+	return s.slots.Limited(signer), nil
 }
 
 // keyOptions says which key a service has. The one that a first start makes moves with the data directory.

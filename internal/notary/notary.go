@@ -46,7 +46,8 @@ type Reason struct {
 	Task string // a task's id; empty: outside any
 }
 
-// Checked returns a service's signer behind the check that nothing it makes escapes.
+// Checked returns a service's signer, of whose signatures Parallel are made at a time, behind the check that nothing it makes escapes. Twice as many callers keep it
+// busy: what one has made is verified while the next is made.
 func (n *Notary) Checked(service pulp.SigningService) (*signing.Checked, error) {
 	key, err := signing.ParsePublicKey(service.PublicKey)
 	if err != nil {
@@ -56,7 +57,7 @@ func (n *Notary) Checked(service pulp.SigningService) (*signing.Checked, error) 
 	if err != nil {
 		return nil, err
 	}
-	return signing.NewChecked(maker, key), nil
+	return signing.NewChecked(signing.NewSlots(n.Parallel).Limited(maker), key), nil
 }
 
 // Sign signs the manifest with an id and a digest for one docker reference and returns the signature's row, which is not stored.
@@ -204,7 +205,7 @@ func (n *Notary) SignMissing(ctx context.Context, why Reason, repositoryID strin
 	for some := range slices.Chunk(missing, sealBatch) {
 		made := make([]pulp.Signature, len(some))
 		group, working := errgroup.WithContext(ctx)
-		group.SetLimit(max(1, n.Parallel))
+		group.SetLimit(2 * max(1, n.Parallel))
 		for i, w := range some {
 			group.Go(func() error {
 				m, err := n.Store.ManifestByDigest(working, w.Digest)

@@ -97,7 +97,7 @@ func (s signer) signAll(ctx context.Context, r *tasks.Run, checked *signing.Chec
 	both.Go(func() error {
 		defer close(made)
 		group, working := errgroup.WithContext(ctx)
-		group.SetLimit(max(1, s.Parallel))
+		group.SetLimit(2 * max(1, s.Parallel))
 		for _, t := range targets {
 			if working.Err() != nil {
 				break

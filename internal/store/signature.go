@@ -260,24 +260,34 @@ func (s *Store) CommitStaged(ctx context.Context, claim *Claim, repositoryID str
 	return v, err
 }
 
-// addStaged adds what a task has staged, all at once, however much it is: pushes wait for it.
-func (c *change) addStaged(taskID string) error {
-	var full bool
-	err := c.tx.row(`
+// checkStagedRoom sees that the signatures of each manifest, with those that a task has staged, fit into what clients read. It looks first at the signatures of all
+// repositories together, which is quicker and mostly enough.
+func (c *change) checkStagedRoom(taskID string) error {
+	const size = `SUM((length(g.content) + 2) / 3 * 4 + $2)`
+	const staged = `
 		SELECT EXISTS (SELECT 1 FROM (
-			SELECT s.manifest_id AS manifest_id, SUM((length(g.content) + 2) / 3 * 4 + $4) AS size
+			SELECT s.manifest_id AS manifest_id, ` + size + ` AS size
 			  FROM staged_signature s JOIN signature g ON g.id = s.signature_id WHERE s.task_id = $1 GROUP BY s.manifest_id) n
-		 WHERE n.size + COALESCE((
-			SELECT SUM((length(g.content) + 2) / 3 * 4 + $4) FROM signature g
-			 WHERE g.manifest_id = n.manifest_id AND (EXISTS (
-				SELECT 1 FROM repository_content c WHERE c.repository_id = $2 AND c.kind = $3 AND c.key = g.digest AND c.version_removed IS NULL) OR EXISTS (
-				SELECT 1 FROM pending_content p WHERE p.repository_id = $2 AND p.kind = $3 AND p.key = g.digest))), 0) > $5)`,
-		taskID, c.repo.ID, pulp.KindSignature, signatureOverhead, pulp.MaxSignatureBody).Scan(&full)
-	if err != nil {
+		 WHERE n.size + COALESCE((SELECT ` + size + ` FROM signature g WHERE g.manifest_id = n.manifest_id`
+	var full bool
+	err := c.tx.row(staged+`), 0) > $3)`, taskID, signatureOverhead, pulp.MaxSignatureBody).Scan(&full)
+	if err != nil || !full {
 		return err
 	}
-	if full {
+	err = c.tx.row(staged+` AND (EXISTS (
+				SELECT 1 FROM repository_content c WHERE c.repository_id = $4 AND c.kind = $5 AND c.key = g.digest AND c.version_removed IS NULL) OR EXISTS (
+				SELECT 1 FROM pending_content p WHERE p.repository_id = $4 AND p.kind = $5 AND p.key = g.digest))), 0) > $3)`,
+		taskID, signatureOverhead, pulp.MaxSignatureBody, c.repo.ID, pulp.KindSignature).Scan(&full)
+	if err == nil && full {
 		return errNoRoom()
+	}
+	return err
+}
+
+// addStaged adds what a task has staged, all at once, however much it is: pushes wait for it.
+func (c *change) addStaged(taskID string) error {
+	if err := c.checkStagedRoom(taskID); err != nil {
+		return err
 	}
 	const staged = `FROM staged_signature s JOIN signature g ON g.id = s.signature_id JOIN manifest m ON m.id = s.manifest_id WHERE s.task_id = $2`
 	if _, err := c.tx.exec(`DELETE FROM pending_content WHERE repository_id = $1 AND kind = $3 AND key IN (SELECT g.digest `+staged+`)`,

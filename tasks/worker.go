@@ -21,7 +21,8 @@ import (
 // What a worker waits for, and how long.
 const (
 	keepAfter     = 20 * time.Millisecond  // a task that is over by then is not watched for a cancel
-	beatsPerLease = 3                      // how often a lease is extended, and the worker shows that it lives, in the time of one
+	beatsPerLease = 3                      // how often a lease is extended, and the worker shows that it lives, in the time of one, at least
+	longestBeat   = 5 * time.Second        // and however long a lease is: workers that have not shown for a while count as gone, and cancels wait for it without the queue
 	putOff        = 2 * time.Second        // how long a task waits at least whose key was away
 	rememberDead  = time.Hour              // how long a worker is listed that shows no more that it lives
 	sweepEvery    = time.Second            // how often tasks are looked for that nobody announced
@@ -181,7 +182,7 @@ func (w *Worker) services() []string {
 	return ids
 }
 
-func (w *Worker) beatEvery() time.Duration { return w.lease / beatsPerLease }
+func (w *Worker) beatEvery() time.Duration { return min(w.lease/beatsPerLease, longestBeat) }
 
 // beat shows that the worker lives, and what it can sign with.
 func (w *Worker) beat(ctx context.Context) error {

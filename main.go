@@ -46,6 +46,8 @@ type commandLine struct {
 	RemoveSigningService removeServiceCommand `cmd:"" help:"Remove a signing service."`
 	ListSigningServices  listServicesCommand  `cmd:"" help:"Print the names of the signing services."`
 	Verify               verifyCommand        `cmd:"" help:"Say who signed an image, and what a policy makes of it."`
+	Adopt                adoptCommand         `cmd:"" help:"Take what the upstream registry has into repositories here."`
+	Drift                driftCommand         `cmd:"" help:"Say in what repositories and the upstream registry differ."`
 	ResetAdminPassword   resetAdminCommand    `cmd:"" help:"Set the password of the user admin."`
 	Migrate              migrateCommand       `cmd:"" help:"Bring the database's schema up to this binary's."`
 	Version              versionCommand       `cmd:"" help:"Print the version."`

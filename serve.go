@@ -19,6 +19,7 @@ import (
 
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/mirror"
@@ -143,6 +144,7 @@ type engine struct {
 
 	dispatcher *tasks.Dispatcher
 	notary     *notary.Notary
+	adopter    *adopt.Adopter // nil without an upstream
 }
 
 // queue is the task queue with what the program does to it beside the tasks: ping is nil where it is in the process.
@@ -192,13 +194,19 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 		Store: s, Log: p.log, SignerFor: signers.signer, Usable: func(v pulp.SigningService) bool { return signers.usable(v) == nil },
 		Parallel: c.Signing.Parallel, Timeout: c.Signing.OnPushTimeout, AcceptUnsigned: c.Signing.OnPushFailure == "accept",
 	}
+	if inFront {
+		e.adopter = &adopt.Adopter{
+			Store: s, Upstream: e.upstream, Blobs: e.blobs, Notary: e.notary, Log: p.log,
+			Type: pulp.RepositoryType(c.PushRepositoryType), Public: c.Upstream.AdoptPublic, Keep: c.Upstream.KeepManifests,
+		}
+	}
 	e.worker = tasks.NewWorker(tasks.WorkerOptions{
 		Store: s, Queue: e.queue, Log: p.log, Slots: c.Workers, Name: e.process, Versions: api.Versions(version), Show: results,
 		Usable: func(ctx context.Context) ([]pulp.SigningService, error) { return signers.all(ctx, s) }, Lease: c.TaskLease,
 		Jobs: jobs.All(jobs.Options{
 			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: e.network, Blobs: e.blobs, Upstream: e.upstream,
 			Judge:  intake.Judge{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
-			Notary: e.notary,
+			Notary: e.notary, Adopter: e.adopter,
 		}),
 	})
 	e.dispatcher = tasks.NewDispatcher(s, e.queue, e.worker, p.log)
@@ -243,7 +251,10 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 	}
 	srv := &server{workers: c.Workers, worker: e.worker, close: e.queue.close}
 	if e.upstream != nil {
-		srv.background = append(srv.background, jobs.Outbox{Store: s, Upstream: e.upstream, Log: p.log}.Run)
+		srv.background = append(srv.background, jobs.Outbox{Store: s, Upstream: e.upstream, Log: p.log, Adopter: e.adopter}.Run)
+		if every := c.Upstream.CompareEvery; every > 0 {
+			srv.background = append(srv.background, jobs.Comparer{Store: s, Adopter: e.adopter, Log: p.log, Every: every, Follow: c.Upstream.Follow}.Run)
+		}
 	}
 	keeper := jobs.Housekeeper{Store: s, Storage: e.storage, Log: p.log, Embedded: e.upstream == nil, Keep: jobs.Retention{
 		Uploads: c.Retention.Uploads, Pending: c.Retention.Pending, Orphans: c.Retention.Orphans, Tasks: c.Retention.Tasks,
@@ -255,7 +266,7 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 	}
 	rest := api.New(api.Options{
 		Store: s, Auth: users, Tasks: e.dispatcher, Log: p.log, Redis: e.queue.ping,
-		PublicURL: c.Public(), Process: e.process, DataDir: c.Data, Version: version, SignLists: c.SignLists, Ready: e.storage.Ping,
+		PublicURL: c.Public(), Process: e.process, DataDir: c.Data, Version: version, SignLists: c.SignLists, Ready: e.storage.Ping, Upstream: e.upstream != nil,
 	})
 	srv.handler = telemetry.Correlate(route(registry, rest))
 	return srv, nil
@@ -301,6 +312,9 @@ func (p *program) registry(s *store.Store, users *auth.Auth, e *engine, filler *
 	}
 	if c.UpstreamURL == "" {
 		o.InlineLimit = inlineLimit
+	}
+	if c.Upstream.AdoptOnPull && e.adopter != nil {
+		o.Adopt, o.AdoptPublic = e.adopter.Pulled, c.Upstream.AdoptPublic
 	}
 	return proxy.New(o), nil
 }

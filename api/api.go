@@ -48,6 +48,7 @@ type Options struct {
 	Process   string   // this process, as <pid>@<host>, in the status
 	Version   string   // of this binary, in the status
 	DataDir   string   // where the status looks for free space; empty: it says nothing about it
+	Upstream  bool     // whether there is an upstream registry
 	SignLists bool     // whether signing signs lists and indexes too, when the call does not say (D2)
 	// Redis says whether the queue's Redis answers; nil: the queue is in the process.
 	Redis func(context.Context) error
@@ -98,7 +99,7 @@ func (a *API) allRoutes() []route {
 	}
 	for _, more := range [][]route{
 		a.taskRoutes(), a.workerRoutes(), a.signingServiceRoutes(), a.repositoryRoutes(), a.versionRoutes(), a.remoteRoutes(), a.distributionRoutes(),
-		a.namespaceRoutes(), a.guardRoutes(), a.contentRoutes(), a.taskGroupRoutes(), a.orphanRoutes(),
+		a.namespaceRoutes(), a.guardRoutes(), a.contentRoutes(), a.taskGroupRoutes(), a.orphanRoutes(), a.upstreamRoutes(),
 	} {
 		routes = append(routes, more...)
 	}

@@ -104,6 +104,16 @@ type Upstream struct {
 	Password           Secret `yaml:"password" env:"PASSWORD"`
 	CAFile             string `yaml:"ca_file" env:"CA_FILE"` // PEM certificates to trust beside the system's
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify" env:"INSECURE_SKIP_VERIFY"`
+	// AdoptOnPull has a pull of what is not here take it from the upstream, if it is there.
+	AdoptOnPull bool `yaml:"adopt_on_pull" env:"ADOPT_ON_PULL"`
+	// AdoptPublic lets everybody read what adoption makes; else it is private.
+	AdoptPublic bool `yaml:"adopt_public" env:"ADOPT_PUBLIC"`
+	// CompareEvery is how often each repository is held against the upstream; 0: never.
+	CompareEvery time.Duration `yaml:"compare_every" env:"COMPARE_EVERY"`
+	// Follow makes versions here of what others push to the upstream; else it is only reported.
+	Follow bool `yaml:"follow" env:"FOLLOW"`
+	// KeepManifests has hidden tags keep alive upstream what versions here hold and no tag there.
+	KeepManifests bool `yaml:"keep_manifests" env:"KEEP_MANIFESTS"`
 }
 
 // Redis is about the queue at RedisURL.
@@ -196,6 +206,7 @@ func Default() Config {
 		PushRepositoryType: "container-push",
 		AnonymousPull:      true,
 		Token:              Token{Lifetime: 5 * time.Minute},
+		Upstream:           Upstream{CompareEvery: 5 * time.Minute, Follow: true},
 		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, TokenWait: 5 * time.Second, DefaultService: "countersign", OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second},
 		Signatures:         Signatures{UnknownKeys: "accept"},
 		Redis:              Redis{Prefix: "countersign"},
@@ -299,6 +310,7 @@ func (c Config) validate() error {
 			"push_repository_type: want container-push or container, got %q", c.PushRepositoryType),
 		check(c.Signatures.UnknownKeys == "accept" || c.Signatures.UnknownKeys == "refuse",
 			"signatures.unknown_keys: want accept or refuse, got %q", c.Signatures.UnknownKeys),
+		check(c.Upstream.CompareEvery == 0 || c.Upstream.CompareEvery >= time.Second, "upstream.compare_every: want 0, or 1s or more, got %v", c.Upstream.CompareEvery),
 		check(c.Workers >= 0, "workers: want 0 or more, got %d", c.Workers),
 		check(c.TaskLease >= time.Second, "task_lease: want 1s or more, got %v", c.TaskLease),
 		check(c.Signing.Parallel >= 1, "signing.parallel: want 1 or more, got %d", c.Signing.Parallel),

@@ -22,18 +22,18 @@ const maxTagParams = 100
 
 // getManifest answers with a manifest's exact bytes.
 func (c *call) getManifest() error {
-	t, err := c.readable()
+	m, err := c.findManifest()
 	if err != nil {
-		return err
-	}
-	if !validReference(c.ref) {
-		return c.manifestUnknown()
-	}
-	m, err := c.Store.ServedManifest(c.r.Context(), t, c.ref)
-	if fault.Is(err, fault.NotFound) {
-		return c.manifestUnknown()
-	} else if err != nil {
-		return err
+		adopted, adoptErr := c.adopt(err)
+		if adoptErr != nil {
+			return adoptErr
+		}
+		if !adopted {
+			return err
+		}
+		if m, err = c.findManifest(); err != nil {
+			return err
+		}
 	}
 	if byTag := pulp.ValidTag(c.ref); byTag && !accepts(c.r.Header["Accept"], m.MediaType) {
 		return c.manifestUnknown()
@@ -47,6 +47,41 @@ func (c *call) getManifest() error {
 	}
 	c.write(http.StatusOK, m.MediaType, m.Payload)
 	return nil
+}
+
+// findManifest returns what the request's name and reference stand for.
+func (c *call) findManifest() (pulp.Manifest, error) {
+	t, err := c.readable()
+	if err != nil {
+		return pulp.Manifest{}, err
+	}
+	if !validReference(c.ref) {
+		return pulp.Manifest{}, c.manifestUnknown()
+	}
+	m, err := c.Store.ServedManifest(c.r.Context(), t, c.ref)
+	if fault.Is(err, fault.NotFound) {
+		return m, c.manifestUnknown()
+	}
+	return m, err
+}
+
+// adopt takes what was not found from the upstream, where pulls do that, and says whether there is something now. The upstream is only asked for those who may read what
+// comes of it.
+func (c *call) adopt(why error) (bool, error) {
+	f, ok := errors.AsType[*failure](why)
+	if c.Adopt == nil || !ok || f.status != http.StatusNotFound && f.status != http.StatusUnauthorized || !validReference(c.ref) {
+		return false, nil
+	}
+	t, err := c.Store.Resolve(c.r.Context(), c.name)
+	if fault.Is(err, fault.NotFound) {
+		t = store.Target{Distribution: pulp.Distribution{Private: !c.AdoptPublic}}
+	} else if err != nil {
+		return false, err
+	}
+	if !c.mayPull(c.name, t, true) {
+		return false, nil
+	}
+	return c.Adopt(c.r.Context(), c.who.name(), c.name, c.ref)
 }
 
 // validReference says whether a reference is a tag or a digest that is stored.

@@ -20,6 +20,8 @@ var (
 	ErrNotFound = errors.New("not in storage")
 	// ErrDigest says that the bytes are not those of the digest they were committed under. The upload is gone.
 	ErrDigest = errors.New("bytes do not match the digest")
+	// ErrAway says that the storage does not answer now; trying again may help.
+	ErrAway = errors.New("the storage does not answer")
 	// ErrUnsupported says that this storage cannot keep what was asked of it (an upstream without sha512, say).
 	ErrUnsupported = errors.New("not supported by the storage")
 )
@@ -75,4 +77,10 @@ type Manifests interface {
 	// DeleteManifest removes a manifest by digest, or a tag. What is not there is no error; ErrUnsupported when the
 	// upstream does not delete.
 	DeleteManifest(ctx context.Context, name, reference string) error
+	// Resolve returns the digest that a tag stands for, or the digest itself where there is such a manifest. ErrNotFound when there is none.
+	Resolve(ctx context.Context, name, reference string) (digest.Digest, error)
+	// Tags returns all tags of a name, in the upstream's order. ErrNotFound when it knows no such name.
+	Tags(ctx context.Context, name string) ([]string, error)
+	// Catalog returns the names of all repositories. ErrUnsupported when the upstream does not list them.
+	Catalog(ctx context.Context) ([]string, error)
 }

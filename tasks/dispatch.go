@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/telemetry"
 )
@@ -43,6 +44,19 @@ func (d *Dispatcher) announce(ctx context.Context, ids ...string) {
 	if err := d.queue.Push(ctx, ids...); err != nil {
 		d.log.WarnContext(ctx, "tasks not announced; the sweep will find them", slog.Any("tasks", ids), slog.Any("err", err))
 	}
+}
+
+// upstreamHref is what tasks about the upstream reserve: one of them runs at a time.
+const upstreamHref = pulp.Root + "upstream/"
+
+// AdoptSpec is a task that adopts the upstream's repositories whose names match a pattern.
+func AdoptSpec(pattern string) Spec {
+	return Spec{Name: Adopt, Args: AdoptArgs{Pattern: pattern}, Resources: []store.Resource{{Href: upstreamHref, Exclusive: true}}}
+}
+
+// CompareSpec is a task that holds the repositories whose names match a pattern against the upstream.
+func CompareSpec(pattern string, deep bool) Spec {
+	return Spec{Name: Compare, Args: CompareArgs{Pattern: pattern, Deep: deep}, Resources: []store.Resource{{Href: upstreamHref, Exclusive: true}}}
 }
 
 // Cancel cancels a task and returns it: a waiting one is canceled, a running one canceling until it has stopped. A task that has ended otherwise is

@@ -30,7 +30,9 @@ const (
 	Restore            = "countersign.tasks.restore_version" // Pulp has no such task
 	Purge              = "pulpcore.app.tasks.purge.purge"
 	CleanOrphans       = "pulpcore.app.tasks.orphan.orphan_cleanup"
-	Seal               = store.SealTask // Pulp has no such task
+	Seal               = store.SealTask            // Pulp has no such task
+	Adopt              = "countersign.tasks.adopt" // nor these
+	Compare            = "countersign.tasks.compare"
 )
 
 // SignArgs are the arguments of a Sign task.
@@ -49,6 +51,17 @@ type SealArgs struct {
 	ServiceID    string           `json:"service"`
 	Missing      []store.Unsealed `json:"missing"`
 	Who          string           `json:"who"` // the user on whose behalf the key is used
+}
+
+// AdoptArgs are the arguments of an Adopt task: which of the upstream's repositories.
+type AdoptArgs struct {
+	Pattern string `json:"pattern"` // a name; * stands for any characters
+}
+
+// CompareArgs are the arguments of a Compare task: which repositories are held against the upstream.
+type CompareArgs struct {
+	Pattern string `json:"pattern"` // a name; * stands for any characters
+	Deep    bool   `json:"deep"`    // manifests and blobs too
 }
 
 // SyncArgs are the arguments of a Sync task.

@@ -15,10 +15,12 @@ const (
 	Removing Sole = "countersign:removal"
 	// WritingThrough tags to the upstream: of two at once one might write what a tag stood for after the other wrote what it stands for now.
 	WritingThrough Sole = "countersign:outbox"
+	// Comparing repositories with the upstream: two at once would ask it for everything twice.
+	Comparing Sole = "countersign:compare"
 )
 
 // soles are held in this process by who does such work.
-var soles = map[Sole]*sync.Mutex{Removing: {}, WritingThrough: {}}
+var soles = map[Sole]*sync.Mutex{Removing: {}, WritingThrough: {}, Comparing: {}}
 
 // Alone runs f while nobody else does the same work, in whatever process.
 func (s *Store) Alone(ctx context.Context, work Sole, f func() error) error {

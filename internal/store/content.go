@@ -33,14 +33,15 @@ func (s *Store) changeFor(ctx context.Context, claim *Claim, repositoryID string
 			return err
 		}
 		if v != nil {
-			created = append([]Created{createdVersion(*v)}, created...)
+			created = append([]Created{CreatedVersion(*v)}, created...)
 		}
 		return t.complete(claim, Outcome{Created: created})
 	})
 	return v, err
 }
 
-func createdVersion(v pulp.Version) Created {
+// CreatedVersion names a version as what a task has made.
+func CreatedVersion(v pulp.Version) Created {
 	return Created{pulp.VersionHref(v.Type, v.RepositoryID, v.Number), pulp.VersionPRN(v.ID)}
 }
 

@@ -11,6 +11,9 @@ import (
 // store is used, when there is an upstream.
 func (s *Store) KeepOutbox() { s.outbox = true }
 
+// noted is what a change of a tag here does to a row that is there.
+const noted = `dirty = TRUE, attempts = 0, not_before = 0, serial = upstream_tag.serial + 1`
+
 // noteTag marks a tag to be written through.
 func (c *change) noteTag(name string) error {
 	if !c.tx.outbox {
@@ -18,7 +21,7 @@ func (c *change) noteTag(name string) error {
 	}
 	_, err := c.tx.exec(`
 		INSERT INTO upstream_tag (repository_id, name) VALUES ($1, $2)
-		ON CONFLICT (repository_id, name) DO UPDATE SET dirty = TRUE, attempts = 0, not_before = 0`, c.repo.ID, name)
+		ON CONFLICT (repository_id, name) DO UPDATE SET `+noted, c.repo.ID, name)
 	return err
 }
 
@@ -49,23 +52,24 @@ func (s *Store) OutboxTags(ctx context.Context, limit int) ([]OutboxTag, error) 
 		 WHERE u.dirty AND u.not_before <= $2 ORDER BY u.not_before LIMIT $3`, pulp.KindTag, micros(s.now()), limit)
 }
 
-// WroteTag notes what a tag was written as upstream. When it has changed again since, it stays in the outbox.
-func (s *Store) WroteTag(ctx context.Context, o OutboxTag) error {
+// WroteTag notes what a tag was written as upstream. When it has changed again since, it stays in the outbox. stale is what the upstream still shows though it is
+// gone here; empty: nothing.
+func (s *Store) WroteTag(ctx context.Context, o OutboxTag, stale string) error {
 	return s.inTx(ctx, func(t *tx) error {
 		_, err := t.exec(`
-			UPDATE upstream_tag SET written_digest = $3, attempts = 0, dirty = $3 <> COALESCE((
+			UPDATE upstream_tag SET written_digest = $3, attempts = 0, stale_digest = CASE WHEN CAST($5 AS TEXT) <> '' THEN $5 ELSE stale_digest END, dirty = $3 <> COALESCE((
 				SELECT m.digest FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
 				 WHERE c.repository_id = $1 AND c.kind = $4 AND c.key = $2 AND c.version_removed IS NULL), '')
-			 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name, o.Digest, pulp.KindTag)
+			 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name, o.Digest, pulp.KindTag, stale)
 		return err
 	})
 }
 
-// PutOffTag notes that a tag could not be written through, to be tried again after a while.
+// PutOffTag notes that a tag could not be written through, to be tried again after a while. What was sent may still arrive.
 func (s *Store) PutOffTag(ctx context.Context, o OutboxTag, wait time.Duration) error {
 	return s.inTx(ctx, func(t *tx) error {
-		_, err := t.exec(`UPDATE upstream_tag SET attempts = attempts + 1, not_before = $3 WHERE repository_id = $1 AND name = $2`,
-			o.RepositoryID, o.Name, t.now+wait.Microseconds())
+		_, err := t.exec(`UPDATE upstream_tag SET attempts = attempts + 1, not_before = $3, stale_digest = $4 WHERE repository_id = $1 AND name = $2`,
+			o.RepositoryID, o.Name, t.now+wait.Microseconds(), o.Digest)
 		return err
 	})
 }

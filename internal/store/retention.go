@@ -213,7 +213,7 @@ func (t *tx) dropLatest(repositoryID string, p int64) error {
 			INSERT INTO upstream_tag (repository_id, name)
 			SELECT DISTINCT repository_id, key FROM repository_content
 			 WHERE repository_id = $1 AND kind = $2 AND (version_added > $3 OR version_removed > $3)
-			ON CONFLICT (repository_id, name) DO UPDATE SET dirty = TRUE, attempts = 0, not_before = 0`, repositoryID, pulp.KindTag, p); err != nil {
+			ON CONFLICT (repository_id, name) DO UPDATE SET `+noted, repositoryID, pulp.KindTag, p); err != nil {
 			return err
 		}
 	}

@@ -288,7 +288,7 @@ func (s *Store) CommitSync(ctx context.Context, claim *Claim, w Synced) (*pulp.V
 		}
 		var made Outcome
 		if v != nil {
-			made = Outcome{Created: []Created{createdVersion(*v)}, Result: *v}
+			made = Outcome{Created: []Created{CreatedVersion(*v)}, Result: *v}
 		}
 		if w.Report != nil {
 			made.Progress = w.Report(c.changed())

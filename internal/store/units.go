@@ -186,7 +186,7 @@ func (c *change) keepGathered() error {
 			SELECT 1 FROM change_unit g WHERE g.kind = $2 AND g.key = repository_content.key)`
 	if c.tx.outbox {
 		if _, err := c.tx.exec(noteTags+`SELECT repository_id, key FROM repository_content`+others+
-			` ON CONFLICT (repository_id, name) DO UPDATE SET dirty = TRUE, attempts = 0, not_before = 0`, c.repo.ID, pulp.KindTag); err != nil {
+			` ON CONFLICT (repository_id, name) DO UPDATE SET `+noted, c.repo.ID, pulp.KindTag); err != nil {
 			return err
 		}
 	}
@@ -214,7 +214,7 @@ func (c *change) noteGathered() error {
 		return nil
 	}
 	_, err := c.tx.exec(noteTags+`SELECT $1, g.key FROM change_unit g WHERE g.kind = $2
-		ON CONFLICT (repository_id, name) DO UPDATE SET dirty = TRUE, attempts = 0, not_before = 0`, c.repo.ID, pulp.KindTag)
+		ON CONFLICT (repository_id, name) DO UPDATE SET `+noted, c.repo.ID, pulp.KindTag)
 	return err
 }
 

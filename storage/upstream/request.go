@@ -14,6 +14,7 @@ import (
 
 	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/storage"
 )
 
 // request is one request to the upstream.
@@ -63,6 +64,9 @@ func (q request) scope() []string {
 		action = "delete,pull,push"
 	case !q.push && (q.method == http.MethodGet || q.method == http.MethodHead):
 		action = "pull"
+	}
+	if q.name == "" {
+		return []string{"registry:catalog:*"}
 	}
 	scopes := []string{"repository:" + q.name + ":" + action}
 	if q.from != "" {
@@ -131,7 +135,7 @@ func unavailable(err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok { // its text has the whole URL
 		err = u.Err
 	}
-	return fault.Wrap(fault.Unavailable, err, "The upstream registry does not answer.")
+	return fault.Wrap(fault.Unavailable, fmt.Errorf("%w: %w", storage.ErrAway, err), "The upstream registry does not answer.")
 }
 
 // errorCode is what a code of the distribution specification looks like; nothing else of an upstream's words is shown.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/notary"
@@ -36,6 +37,8 @@ type Options struct {
 	Judge intake.Judge
 	// Upstream is the registry behind this one, where manifests go too; nil when there is none.
 	Upstream storage.Manifests
+	// Adopter takes in what the upstream has; nil when there is none.
+	Adopter *adopt.Adopter
 }
 
 // All returns the jobs by the names of their tasks.
@@ -56,6 +59,8 @@ func All(o Options) map[string]tasks.Job {
 		tasks.Edit:               o.sealed(with(o.edit)),
 		tasks.Delete:             with(o.delete),
 		tasks.DeleteDistribution: with(o.delete),
+		tasks.Adopt:              with(o.adopt),
+		tasks.Compare:            with(o.compare),
 		tasks.Migrate:            with(o.migrate),
 		tasks.CleanOrphans:       with(o.cleanOrphans), tasks.Purge: totalled(with(o.purge)),
 	}

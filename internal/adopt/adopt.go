@@ -1,0 +1,287 @@
+// Package adopt takes in what an upstream registry shows and this one does not know, and finds where the two differ.
+//
+// What is adopted becomes content of a repository of the same name: manifests, tags and sizes are read, and no blob is copied. Our own writes are never taken for
+// somebody else's (store.UpstreamTag). It knows no HTTP; how an upstream is asked is in storage/upstream.
+package adopt
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/notary"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
+)
+
+// Bounds of what is asked of an upstream.
+const (
+	parallel   = 8       // requests at a time
+	maxNesting = 8       // lists in lists
+	maxConfig  = 4 << 20 // bytes of an image config
+	missKept   = 10 * time.Second
+	maxMisses  = 10_000
+)
+
+// Adopter adopts. It is safe for concurrent use.
+type Adopter struct {
+	Store    *store.Store
+	Upstream storage.Manifests
+	Blobs    intake.Blobs
+	Notary   *notary.Notary
+	Log      *slog.Logger
+	// Type is the type of the repositories that are made.
+	Type pulp.RepositoryType
+	// Public says that everybody may read repositories that are made; else they are private.
+	Public bool
+	// Keep has a hidden tag keep each manifest alive upstream that a version here holds and no tag there.
+	Keep bool
+
+	mu     sync.Mutex
+	misses map[string]time.Time // what the upstream had not, when it was asked last
+}
+
+// hiddenPrefix begins the tags that keep manifests alive upstream. No tag here is ever one of them.
+const hiddenPrefix = "countersign-keep."
+
+// HiddenTag is the tag that keeps a manifest alive upstream.
+func HiddenTag(d digest.Digest) string {
+	hex := d.Encoded()
+	return hiddenPrefix + string(d.Algorithm()) + "-" + hex[:min(len(hex), 64)] // a tag has at most 128 characters
+}
+
+func hidden(tag string) bool { return strings.HasPrefix(tag, hiddenPrefix) }
+
+// Pulled adopts what somebody asks for by a tag or a digest, and says whether there is something. What the upstream has not is not asked for again for a while.
+func (a *Adopter) Pulled(ctx context.Context, who, name, reference string) (bool, error) {
+	key := name + " " + reference
+	if a.missed(key) {
+		return false, nil
+	}
+	d, err := a.Upstream.Resolve(ctx, name, reference)
+	if errors.Is(err, storage.ErrNotFound) {
+		a.miss(key)
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	r, err := a.begin(ctx, who, name)
+	if fault.Is(err, fault.Conflict) { // the name is something else here
+		a.miss(key)
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	wanted := store.Adopted{RepositoryID: r.repo.ID}
+	if pulp.ValidTag(reference) {
+		here, err := a.Store.UpstreamTags(ctx, r.repo.ID)
+		if err != nil {
+			return false, err
+		}
+		known := here[reference]
+		if known.Here != "" || known.Dirty || known.Stale == d || hidden(reference) { // it is ours to say what it stands for
+			a.miss(key)
+			return false, nil
+		}
+		wanted.Tags = map[string]store.AdoptedTag{reference: {Digest: d, Serial: known.Serial}}
+	} else {
+		wanted.Manifests = []digest.Digest{d}
+	}
+	if err := r.take(ctx, d, 0); err != nil {
+		if why, left := leftOut(err); left {
+			a.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.String("reference", reference), slog.String("why", why))
+			a.miss(key)
+			return false, nil
+		}
+		return false, err
+	}
+	_, err = r.commit(ctx, wanted)
+	return err == nil, err
+}
+
+func (a *Adopter) missed(key string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return time.Since(a.misses[key]) < missKept
+}
+
+func (a *Adopter) miss(key string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.misses == nil || len(a.misses) >= maxMisses {
+		a.misses = map[string]time.Time{}
+	}
+	a.misses[key] = time.Now()
+}
+
+// run is the adoption into one repository.
+type run struct {
+	*Adopter
+	repo pulp.Repository
+	why  notary.Reason
+
+	mu    sync.Mutex
+	taken map[digest.Digest]bool
+	drift []store.Drift
+}
+
+// begin returns the adoption into the repository of a name, which it makes where there is none.
+func (a *Adopter) begin(ctx context.Context, who, name string) (*run, error) {
+	if !pulp.ValidName(name) {
+		return nil, fault.New(fault.Invalid, "%q is not the name of a repository.", name)
+	}
+	repo, made, err := a.Store.AdoptTarget(ctx, name, a.Type, a.Public)
+	if err != nil {
+		return nil, err
+	}
+	if made {
+		a.Log.InfoContext(ctx, "audit", slog.String("who", who), slog.String("action", "adopt repository"), slog.String("repository", name), slog.String("result", "done"))
+	}
+	return a.of(repo, notary.Reason{Who: who}), nil
+}
+
+func (a *Adopter) of(repo pulp.Repository, why notary.Reason) *run {
+	return &run{Adopter: a, repo: repo, why: why, taken: map[digest.Digest]bool{}}
+}
+
+// commit makes the version. A repository that signs on push has it signed before it is seen.
+func (r *run) commit(ctx context.Context, wanted store.Adopted) (v *pulp.Version, err error) {
+	if len(wanted.Tags)+len(wanted.Manifests) == 0 {
+		return nil, nil
+	}
+	err = r.Notary.Seal(ctx, r.why, func(ctx context.Context) (err error) {
+		v, err = r.Store.CommitAdopted(ctx, wanted)
+		return err
+	})
+	if err == nil && v != nil {
+		r.Log.InfoContext(ctx, "audit", slog.String("who", r.why.Who), slog.String("action", "adopt"), slog.String("repository", r.repo.Name),
+			slog.Int64("version", v.Number), slog.Int("tags", len(wanted.Tags)), slog.String("result", "done"))
+	}
+	return v, err
+}
+
+// lostError says that the upstream has not all that a manifest names.
+type lostError struct{ what digest.Digest }
+
+// Error implements error.
+func (e lostError) Error() string { return "The upstream has not " + string(e.what) + ", which it names." }
+
+// leftOut says whether an error is the content's own, and not the upstream's or the database's, and why it is left out.
+func leftOut(err error) (why string, left bool) {
+	if lost, ok := errors.AsType[lostError](err); ok {
+		return lost.Error(), true
+	}
+	if e, ok := errors.AsType[*fault.Error](err); ok && (e.Kind == fault.Invalid || e.Kind == fault.TooLarge) {
+		return e.Msg, true
+	}
+	if errors.Is(err, storage.ErrNotFound) {
+		return "It went away while it was looked at.", true
+	}
+	return "", false
+}
+
+// take writes down a manifest and all that it names, children and blobs first. What the repository has already it has with all that.
+func (r *run) take(ctx context.Context, d digest.Digest, depth int) error {
+	r.mu.Lock()
+	taken := r.taken[d]
+	r.mu.Unlock()
+	if taken {
+		return nil
+	}
+	if depth > maxNesting {
+		return fault.New(fault.Invalid, "The list nests more than %d deep.", maxNesting)
+	}
+	have, m, err := r.Store.HasManifest(ctx, r.repo.ID, d)
+	if err != nil {
+		return err
+	}
+	if have != store.HaveVersion {
+		if err := r.fetch(ctx, d, have, m, depth); err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	r.taken[d] = true
+	r.mu.Unlock()
+	return nil
+}
+
+func (r *run) fetch(ctx context.Context, d digest.Digest, have store.Have, m pulp.Manifest, depth int) (err error) {
+	if have == store.HaveNothing {
+		if m.Payload, m.MediaType, err = r.Upstream.GetManifest(ctx, r.repo.Name, string(d)); err != nil {
+			return err
+		}
+	}
+	if m, err = pulp.ParseManifest(m.Payload, m.MediaType); err != nil {
+		return err
+	}
+	m.Digest = d
+	for _, c := range m.Children {
+		if err := r.take(ctx, c.Digest, depth+1); err != nil && !errors.Is(err, storage.ErrNotFound) { // a sparse list is one too (D11)
+			return err
+		}
+	}
+	for _, l := range m.Layers {
+		if len(l.URLs) > 0 || pulp.IsForeign(l.MediaType) {
+			continue
+		}
+		if err := r.takeBlob(ctx, l.Digest); err != nil {
+			return err
+		}
+	}
+	if m.Config != nil {
+		if err := r.takeBlob(ctx, m.Config.Digest); err != nil {
+			return err
+		}
+		if err := r.readConfig(ctx, &m); err != nil {
+			return err
+		}
+	}
+	return r.Store.FetchedManifest(ctx, r.repo.ID, m)
+}
+
+// takeBlob writes down that a blob lies upstream, under the repository's name.
+func (r *run) takeBlob(ctx context.Context, d digest.Digest) error {
+	have, absent, err := r.Store.HasBlob(ctx, r.repo.ID, d)
+	switch {
+	case err != nil:
+		return err
+	case have == store.HaveFetched && !absent:
+		return r.Store.TouchFetched(ctx, r.repo.ID, pulp.KindBlob, string(d))
+	case have == store.HaveVersion && !absent:
+		return nil
+	}
+	size, err := r.Blobs.Storage.Stat(ctx, r.repo.Name, d)
+	if errors.Is(err, storage.ErrNotFound) {
+		return lostError{d}
+	} else if err != nil {
+		return err
+	}
+	b := pulp.Blob{Digest: d, Size: size, Location: r.repo.Name}
+	return r.Blobs.Record(ctx, b, func(ctx context.Context) error { return r.Store.FetchedBlob(ctx, r.repo.ID, "", b) }, nil)
+}
+
+func (r *run) readConfig(ctx context.Context, m *pulp.Manifest) error {
+	if m.Config.Size > maxConfig {
+		return nil
+	}
+	content, err := r.Blobs.Open(ctx, pulp.Blob{Digest: m.Config.Digest, Size: m.Config.Size, Location: r.repo.Name})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = content.Close() }()
+	text, err := io.ReadAll(io.LimitReader(content, maxConfig))
+	if err == nil {
+		m.ApplyConfig(text)
+	}
+	return err
+}

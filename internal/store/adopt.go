@@ -1,0 +1,302 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// UpstreamTag is a tag as this registry knows it, to be held against what the upstream shows.
+type UpstreamTag struct {
+	Name    string
+	Here    digest.Digest // what it stands for in the latest version; empty: it is not there
+	Written digest.Digest // what we last wrote upstream; empty: nothing
+	Stale   digest.Digest // what the upstream may show though it is ours no more; empty: nothing
+	Dirty   bool          // it is about to be written through
+	Serial  int64         // counts its changes here; 0 for one that never had any
+}
+
+// UpstreamTags returns the tags that a repository has or has written through, by name.
+func (s *Store) UpstreamTags(ctx context.Context, repositoryID string) (map[string]UpstreamTag, error) {
+	all, err := collect(ctx, s.read, func(row scanner) (UpstreamTag, error) {
+		var t UpstreamTag
+		err := row.Scan(&t.Name, &t.Here, &t.Written, &t.Stale, &t.Dirty, &t.Serial)
+		return t, err
+	}, `
+		SELECT n.name, COALESCE(m.digest, ''), COALESCE(u.written_digest, ''), COALESCE(u.stale_digest, ''), COALESCE(u.dirty, FALSE), COALESCE(u.serial, 0)
+		  FROM (SELECT key AS name FROM repository_content WHERE repository_id = $1 AND kind = $2 AND version_removed IS NULL
+		        UNION SELECT name FROM upstream_tag WHERE repository_id = $1) n
+		  LEFT JOIN repository_content c ON c.repository_id = $1 AND c.kind = $2 AND c.key = n.name AND c.version_removed IS NULL
+		  LEFT JOIN tag t ON t.id = c.content_id
+		  LEFT JOIN manifest m ON m.id = t.manifest_id
+		  LEFT JOIN upstream_tag u ON u.repository_id = $1 AND u.name = n.name`, repositoryID, pulp.KindTag)
+	if err != nil {
+		return nil, err
+	}
+	tags := make(map[string]UpstreamTag, len(all))
+	for _, t := range all {
+		tags[t.Name] = t
+	}
+	return tags, nil
+}
+
+// Adopted is what the upstream shows and a repository shall have. The manifests were fetched, with all that they name.
+type Adopted struct {
+	RepositoryID string
+	Tags         map[string]AdoptedTag
+	Manifests    []digest.Digest // without a tag
+}
+
+// AdoptedTag is what a tag stands for upstream, and the serial that it had here before the upstream was asked. One that has changed since is left out.
+type AdoptedTag struct {
+	Digest digest.Digest
+	Serial int64
+}
+
+// CommitAdopted makes a version of what was adopted, nil when nothing changed. The tags count as written: they are upstream.
+func (s *Store) CommitAdopted(ctx context.Context, a Adopted) (*pulp.Version, error) {
+	var v *pulp.Version
+	err := s.inTx(ctx, func(t *tx) error {
+		c, err := t.begin(a.RepositoryID)
+		if err != nil {
+			return err
+		}
+		wanted, err := c.unchanged(a.Tags)
+		if err != nil {
+			return err
+		}
+		w := Synced{RepositoryID: a.RepositoryID, Tags: wanted, Manifests: a.Manifests}
+		if err := steps(c.gather, func() error { return c.gatherSynced(w) }, c.addGathered); err != nil {
+			return err
+		}
+		for name, d := range wanted {
+			if _, err := t.exec(`
+				INSERT INTO upstream_tag (repository_id, name, written_digest, dirty) VALUES ($1, $2, $3, FALSE)
+				ON CONFLICT (repository_id, name) DO UPDATE SET written_digest = excluded.written_digest, stale_digest = '', dirty = FALSE`, a.RepositoryID, name, d); err != nil {
+				return err
+			}
+		}
+		v, err = c.end()
+		return err
+	})
+	return v, err
+}
+
+// unchanged returns the tags that have not changed here since their serials were read, and are not about to be written through.
+func (c *change) unchanged(tags map[string]AdoptedTag) (map[string]digest.Digest, error) {
+	type row struct {
+		name   string
+		serial int64
+		dirty  bool
+	}
+	rows, err := collect(c.tx.ctx, c.tx, func(s scanner) (row, error) {
+		var r row
+		err := s.Scan(&r.name, &r.serial, &r.dirty)
+		return r, err
+	}, `SELECT name, serial, dirty FROM upstream_tag WHERE repository_id = $1`, c.repo.ID)
+	if err != nil {
+		return nil, err
+	}
+	wanted := make(map[string]digest.Digest, len(tags))
+	for name, t := range tags {
+		wanted[name] = t.Digest
+	}
+	known := map[string]bool{}
+	for _, r := range rows {
+		known[r.name] = true
+		if t, asked := tags[r.name]; asked && (r.dirty || r.serial != t.Serial) {
+			delete(wanted, r.name)
+		}
+	}
+	for name, t := range tags {
+		if t.Serial != 0 && !known[name] {
+			delete(wanted, name)
+		}
+	}
+	return wanted, nil
+}
+
+// SettleTag notes that the upstream shows what a tag stands for here: nothing is on its way there any more.
+func (s *Store) SettleTag(ctx context.Context, repositoryID string, t UpstreamTag) error {
+	return s.inTx(ctx, func(x *tx) error {
+		_, err := x.exec(`
+			INSERT INTO upstream_tag (repository_id, name, written_digest, dirty) VALUES ($1, $2, $3, FALSE)
+			ON CONFLICT (repository_id, name) DO UPDATE SET written_digest = excluded.written_digest, stale_digest = '' WHERE upstream_tag.serial = $4 AND NOT upstream_tag.dirty`,
+			repositoryID, t.Name, t.Here, t.Serial)
+		return err
+	})
+}
+
+// RewriteTag has a tag written through again.
+func (s *Store) RewriteTag(ctx context.Context, repositoryID, name string) error {
+	return s.inTx(ctx, func(t *tx) error {
+		_, err := t.exec(noteTags+`VALUES ($1, $2) ON CONFLICT (repository_id, name) DO UPDATE SET `+noted, repositoryID, name)
+		return err
+	})
+}
+
+// Drift is one difference between a repository and the upstream.
+type Drift struct {
+	RepositoryID string
+	Repository   string
+	Type         pulp.RepositoryType
+	Kind         string        // tag, manifest, blob
+	Name         string        // of the tag; the digest of the others
+	Here         digest.Digest // empty: not here
+	Upstream     digest.Digest // empty: not there
+	Note         string        // what becomes of it
+	Found        time.Time
+}
+
+// Compared writes down in what the upstream differs from a repository, in the place of what was found before.
+func (s *Store) Compared(ctx context.Context, repositoryID string, found []Drift) error {
+	return s.inTx(ctx, func(t *tx) error {
+		if _, err := t.exec(`DELETE FROM upstream_drift WHERE repository_id = $1`, repositoryID); err != nil {
+			return err
+		}
+		for _, d := range found {
+			if _, err := t.exec(`
+				INSERT INTO upstream_drift (repository_id, kind, name, here, upstream, note, found)
+				SELECT id, CAST($2 AS TEXT), CAST($3 AS TEXT), CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS TEXT), CAST($7 AS BIGINT) FROM repository WHERE id = $1
+				ON CONFLICT DO NOTHING`, repositoryID, d.Kind, d.Name, d.Here, d.Upstream, d.Note, t.now); err != nil {
+				return err
+			}
+		}
+		_, err := t.exec(`UPDATE repository SET compared = $2 WHERE id = $1`, repositoryID, t.now)
+		return err
+	})
+}
+
+// Drifts returns what was found, by repository, kind and name, and how much there is in all.
+func (s *Store) Drifts(ctx context.Context, limit, offset int) ([]Drift, int64, error) {
+	var count int64
+	if err := s.read.QueryRowContext(ctx, `SELECT COUNT(*) FROM upstream_drift`).Scan(&count); err != nil {
+		return nil, 0, err
+	}
+	found, err := collect(ctx, s.read, func(row scanner) (Drift, error) {
+		var d Drift
+		var at int64
+		err := row.Scan(&d.RepositoryID, &d.Repository, &d.Type, &d.Kind, &d.Name, &d.Here, &d.Upstream, &d.Note, &at)
+		d.Found = time.UnixMicro(at)
+		return d, err
+	}, `
+		SELECT r.id, r.name, r.type, d.kind, d.name, d.here, d.upstream, d.note, d.found
+		  FROM upstream_drift d JOIN repository r ON r.id = d.repository_id ORDER BY r.name, d.kind, d.name LIMIT $1 OFFSET $2`, limit, offset)
+	return found, count, err
+}
+
+// LeastCompared returns the repositories whose last comparison with the upstream was before a time, longest ago first, at most limit.
+func (s *Store) LeastCompared(ctx context.Context, before time.Time, limit int) ([]pulp.Repository, error) {
+	return collect(ctx, s.read, scanRepository, `
+		SELECT `+repositoryColumns+` FROM repository r WHERE r.compared < $1 ORDER BY r.compared, r.id LIMIT $2`, before.UnixMicro(), limit)
+}
+
+// RepositoryByName returns the repository with this name. NotFound when there is none.
+func (s *Store) RepositoryByName(ctx context.Context, name string) (pulp.Repository, error) {
+	r, err := scanRepository(s.read.QueryRowContext(ctx, `SELECT `+repositoryColumns+` FROM repository r WHERE r.name = $1`, name))
+	return r, notFound(err, "Repository not found.")
+}
+
+// KnownManifest is a manifest that some version of a repository holds.
+type KnownManifest struct {
+	Digest    digest.Digest
+	MediaType string
+	Payload   []byte
+}
+
+// HeldManifest returns a manifest that any version of a repository holds; false when none does.
+func (s *Store) HeldManifest(ctx context.Context, repositoryID string, d digest.Digest) (KnownManifest, bool, error) {
+	m := KnownManifest{Digest: d}
+	err := s.read.QueryRowContext(ctx, `
+		SELECT m.media_type, m.payload FROM manifest m WHERE m.digest = $1 AND EXISTS (
+			SELECT 1 FROM repository_content c WHERE c.repository_id = $2 AND c.kind = $3 AND c.key = m.digest)`, d, repositoryID, pulp.KindManifest).Scan(&m.MediaType, &m.Payload)
+	if errors.Is(err, sql.ErrNoRows) {
+		return m, false, nil
+	}
+	return m, err == nil, err
+}
+
+// HeldManifests returns the digests of the manifests that a repository holds in any version.
+func (s *Store) HeldManifests(ctx context.Context, repositoryID string) ([]digest.Digest, error) {
+	return collect(ctx, s.read, scanDigest, `SELECT DISTINCT key FROM repository_content WHERE repository_id = $1 AND kind = $2 ORDER BY key`, repositoryID, pulp.KindManifest)
+}
+
+// HeldBlobs returns the digests of the blobs that a repository holds in any version and whose bytes lie in the storage.
+func (s *Store) HeldBlobs(ctx context.Context, repositoryID string) ([]digest.Digest, error) {
+	return collect(ctx, s.read, scanDigest, `
+		SELECT DISTINCT c.key FROM repository_content c JOIN blob b ON b.id = c.content_id
+		 WHERE c.repository_id = $1 AND c.kind = $2 AND NOT b.absent AND b.data IS NULL ORDER BY c.key`, repositoryID, pulp.KindBlob)
+}
+
+// KeptManifest notes that a hidden tag keeps a manifest alive upstream.
+func (s *Store) KeptManifest(ctx context.Context, repositoryID string, d digest.Digest) error {
+	return s.inTx(ctx, func(t *tx) error {
+		_, err := t.exec(`INSERT INTO upstream_keep (repository_id, digest) SELECT id, CAST($2 AS TEXT) FROM repository WHERE id = $1 ON CONFLICT DO NOTHING`, repositoryID, d)
+		return err
+	})
+}
+
+// Kept is a manifest that a hidden tag keeps alive upstream.
+type Kept struct {
+	RepositoryID, Repository string
+	Digest                   digest.Digest
+}
+
+// NeedlesslyKept returns manifests that a hidden tag keeps alive upstream and no version holds any more, at most limit.
+func (s *Store) NeedlesslyKept(ctx context.Context, limit int) ([]Kept, error) {
+	return collect(ctx, s.read, func(row scanner) (Kept, error) {
+		var k Kept
+		err := row.Scan(&k.RepositoryID, &k.Repository, &k.Digest)
+		return k, err
+	}, `
+		SELECT k.repository_id, r.name, k.digest FROM upstream_keep k JOIN repository r ON r.id = k.repository_id
+		 WHERE NOT EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = k.repository_id AND c.kind = $1 AND c.key = k.digest) LIMIT $2`, pulp.KindManifest, limit)
+}
+
+// ForgetKept notes that a hidden tag is gone.
+func (s *Store) ForgetKept(ctx context.Context, k Kept) error {
+	return s.inTx(ctx, func(t *tx) error {
+		_, err := t.exec(`DELETE FROM upstream_keep WHERE repository_id = $1 AND digest = $2`, k.RepositoryID, k.Digest)
+		return err
+	})
+}
+
+// errMirrored is why the upstream's own changes do not enter a mirror: its remote says what it holds.
+var errMirrored = fault.New(fault.Conflict, "The repository mirrors a remote.")
+
+// AdoptTarget returns the repository into which an upstream's repository of this name is adopted, and whether it was made: with a distribution of that path, private unless
+// public. Conflict when the name is a mirror's, or its path serves something else.
+func (s *Store) AdoptTarget(ctx context.Context, name string, kind pulp.RepositoryType, public bool) (pulp.Repository, bool, error) {
+	r, err := s.RepositoryByName(ctx, name)
+	switch {
+	case err == nil && r.RemoteID != "":
+		return r, false, errMirrored
+	case err == nil || !fault.Is(err, fault.NotFound):
+		return r, false, err
+	}
+	var target Target
+	err = s.inTx(ctx, func(x *tx) error {
+		if err := x.lockNamed("push " + name); err != nil {
+			return err
+		}
+		var err error
+		if target, err = resolve(x.ctx, x, name); !fault.Is(err, fault.NotFound) {
+			if err == nil && target.Repository.Name != name {
+				err = fault.New(fault.Conflict, "The path %s serves another repository.", name)
+			}
+			return err
+		}
+		if target, err = x.makePushTarget(name, kind); err != nil || public {
+			return err
+		}
+		_, err = x.exec(`UPDATE distribution SET private = TRUE WHERE id = $1`, target.Distribution.ID)
+		return err
+	})
+	return target.Repository, err == nil, err
+}

@@ -1,0 +1,164 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/countersign/countersign/internal/adopt"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/notary"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
+	"github.com/countersign/countersign/tasks"
+)
+
+// errNoUpstream ends tasks about an upstream where there is none.
+var errNoUpstream = fault.New(fault.Invalid, "There is no upstream registry: COUNTERSIGN_UPSTREAM_URL is not set.")
+
+// adopt adopts the upstream's repositories that match a pattern, one after the other. One that cannot be adopted keeps no other from it.
+func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) error {
+	if o.Adopter == nil {
+		return errNoUpstream
+	}
+	names, err := o.Adopter.Names(ctx, args.Pattern)
+	if errors.Is(err, storage.ErrUnsupported) {
+		return fault.New(fault.Invalid, "The upstream does not list its repositories: name them one by one.")
+	} else if err != nil {
+		return waits(err)
+	}
+	if len(names) == 0 {
+		return fault.New(fault.NotFound, "The upstream has no repository that matches %q.", args.Pattern)
+	}
+	report := r.Report("adopt.repositories", "Adopting repositories", len(names))
+	var made store.Outcome
+	var refused error
+	for _, name := range names {
+		found, err := o.Adopter.Repository(ctx, o.reason(ctx, r), name)
+		if fault.Is(err, fault.Conflict) || fault.Is(err, fault.NotFound) || fault.Is(err, fault.Invalid) {
+			o.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.Any("err", err))
+			refused = err
+		} else if err != nil {
+			return waits(err)
+		}
+		if found.Version != nil {
+			made.Created = append(made.Created, store.CreatedVersion(*found.Version))
+		}
+		report.Add(1)
+	}
+	if refused != nil && len(names) == 1 {
+		return refused
+	}
+	made.Progress = r.Finished()
+	return o.Store.CompleteTask(ctx, r.Claim, made)
+}
+
+// compare holds the repositories that match a pattern against the upstream, and changes nothing here.
+func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareArgs) error {
+	if o.Adopter == nil {
+		return errNoUpstream
+	}
+	all, err := o.Store.LeastCompared(ctx, time.Now().Add(time.Hour), maxCompared)
+	if err != nil {
+		return err
+	}
+	var repos []pulp.Repository
+	for _, repo := range all {
+		if adopt.Matches(args.Pattern, repo.Name) {
+			repos = append(repos, repo)
+		}
+	}
+	report := r.Report("compare.repositories", "Comparing repositories", len(repos))
+	found := r.Report("compare.differences", "Differences", -1)
+	for _, repo := range repos {
+		got, err := o.Adopter.Compare(ctx, o.reason(ctx, r), repo, adopt.How{Deep: args.Deep})
+		if err != nil && !fault.Is(err, fault.NotFound) { // it may have been removed meanwhile
+			return waits(err)
+		}
+		report.Add(1)
+		found.Add(len(got.Drift))
+	}
+	return o.Store.CompleteTask(ctx, r.Claim, store.Outcome{Progress: r.Finished()})
+}
+
+// maxCompared is how many repositories one comparison takes.
+const maxCompared = 1_000_000
+
+// waits has a task wait for an upstream that is away.
+func waits(err error) error {
+	if errors.Is(err, storage.ErrAway) {
+		return tasks.Again(err)
+	}
+	return err
+}
+
+// Comparer finds what others push to the upstream, repository by repository, the one first that was compared longest ago.
+type Comparer struct {
+	Store   *store.Store
+	Adopter *adopt.Adopter
+	Log     *slog.Logger
+	Every   time.Duration // each repository is compared so often
+	Follow  bool          // what is found becomes versions here
+}
+
+// How the comparer works.
+const (
+	compareLook  = 5 * time.Second // how often it is looked whether one is due
+	compareBatch = 20
+	comparePause = 30 * time.Second // after a failure
+)
+
+// Run compares until ctx ends.
+func (c Comparer) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		wait := min(compareLook, c.Every)
+		if err := c.round(ctx); err != nil && ctx.Err() == nil {
+			c.Log.WarnContext(ctx, "comparison with the upstream stopped early", slog.Any("err", err))
+			wait = comparePause
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// round compares what is due. Several servers look, and one at a time compares.
+func (c Comparer) round(ctx context.Context) error {
+	due, err := c.Store.LeastCompared(ctx, time.Now().Add(-c.Every), 1)
+	if err != nil || len(due) == 0 {
+		return err
+	}
+	return c.Store.Alone(ctx, store.Comparing, func() error {
+		due, err := c.Store.LeastCompared(ctx, time.Now().Add(-c.Every), compareBatch)
+		for _, repo := range due {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err := c.compare(ctx, repo); err != nil {
+				return fmt.Errorf("%s: %w", repo.Name, err)
+			}
+		}
+		return err
+	})
+}
+
+// compare compares one repository. What is wrong with it alone does not stop the others.
+func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
+	found, err := c.Adopter.Compare(ctx, notary.Reason{}, repo, adopt.How{Follow: c.Follow})
+	switch {
+	case err == nil:
+		for _, d := range found.Drift {
+			c.Log.WarnContext(ctx, "the upstream differs", slog.String("repository", repo.Name), slog.String("kind", d.Kind), slog.String("name", d.Name),
+				slog.String("here", string(d.Here)), slog.String("upstream", string(d.Upstream)), slog.String("note", d.Note))
+		}
+		return nil
+	case errors.Is(err, storage.ErrAway), store.Away(err), ctx.Err() != nil:
+		return err
+	}
+	c.Log.WarnContext(ctx, "repository not compared with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))
+	return c.Store.Compared(ctx, repo.ID, nil)
+}

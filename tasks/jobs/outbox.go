@@ -29,9 +29,11 @@ type Outbox struct {
 	Store    *store.Store
 	Upstream storage.Manifests
 	Log      *slog.Logger
-	// Adopter keeps manifests alive upstream whose last tag moves on, if it is to.
+	// Adopter keeps manifests alive upstream whose last tag moves on, if it is to; nil: nobody does.
 	Adopter *adopt.Adopter
 }
+
+func (o Outbox) keeps() bool { return o.Adopter != nil && o.Adopter.Keep }
 
 // Run empties the outbox again and again until ctx ends.
 func (o Outbox) Run(ctx context.Context) {
@@ -39,7 +41,7 @@ func (o Outbox) Run(ctx context.Context) {
 	defer tick.Stop()
 	var dropped time.Time
 	for {
-		if o.Adopter.Keep && time.Since(dropped) > dropEvery {
+		if o.keeps() && time.Since(dropped) > dropEvery {
 			if err := o.dropKept(ctx); err != nil && ctx.Err() == nil {
 				o.Log.WarnContext(ctx, "hidden tags that nobody needs stay upstream for now", slog.Any("err", err))
 			}
@@ -92,7 +94,7 @@ func (o Outbox) send(ctx context.Context, t store.OutboxTag) error {
 
 // write writes one tag, after what it stood for is safe, and returns what the upstream goes on showing under it though it is gone here.
 func (o Outbox) write(ctx context.Context, t store.OutboxTag) (stale string, err error) {
-	if o.Adopter.Keep && t.Written != "" && t.Written != t.Digest {
+	if o.keeps() && t.Written != "" && t.Written != t.Digest {
 		repo := pulp.Repository{ID: t.RepositoryID, Name: t.Repository}
 		if err := o.Adopter.KeepAlive(ctx, repo, digest.Digest(t.Written)); err != nil {
 			return "", err

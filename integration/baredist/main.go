@@ -16,20 +16,35 @@ import (
 
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/handlers"
-	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem" // registers the driver
+	"github.com/distribution/distribution/v3/registry/storage"
+	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	"github.com/sirupsen/logrus"
 )
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:5000", "address to listen on")
 	root := flag.String("root", "", "directory for its files")
+	collect := flag.Bool("collect", false, "collect garbage, manifests without a tag among it, and end; nobody may use the files meanwhile")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *addr, *root); err != nil {
+	do := func() error { return run(ctx, *addr, *root) }
+	if *collect {
+		do = func() error { return collectGarbage(ctx, *root) }
+	}
+	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "baredist:", err)
 		os.Exit(1)
 	}
+}
+
+func collectGarbage(ctx context.Context, root string) error {
+	driver := filesystem.New(filesystem.DriverParameters{RootDirectory: root, MaxThreads: 25})
+	registry, err := storage.NewRegistry(ctx, driver)
+	if err != nil {
+		return err
+	}
+	return storage.MarkAndSweep(ctx, driver, registry, storage.GCOpts{RemoveUntagged: true, Quiet: true})
 }
 
 func run(ctx context.Context, addr, root string) error {
@@ -43,6 +58,7 @@ func run(ctx context.Context, addr, root string) error {
 		"delete":     configuration.Parameters{"enabled": true},
 		"cache":      configuration.Parameters{"blobdescriptor": "inmemory"},
 	}}
+	config.Catalog.MaxEntries = 1000 // as where it reads a file
 	config.HTTP.Secret = "only for tests"
 	app := handlers.NewApp(ctx, config)
 	server := &http.Server{Addr: addr, Handler: app, ReadHeaderTimeout: 10 * time.Second}

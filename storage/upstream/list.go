@@ -17,17 +17,16 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// Bounds of lists.
+// Bounds of lists. How long a page is the upstream decides: some refuse what is more than they like.
 const (
 	maxListPage = 16 << 20 // bytes
 	maxListed   = 1_000_000
-	listPage    = 1000
 )
 
 // Tags implements storage.Manifests.
 func (s *Storage) Tags(ctx context.Context, name string) ([]string, error) {
 	var all []string
-	err := s.pages(ctx, request{method: http.MethodGet, name: name, path: fmt.Sprintf("/tags/list?n=%d", listPage)}, func(page []byte) (int, error) {
+	err := s.pages(ctx, request{method: http.MethodGet, name: name, path: "/tags/list"}, func(page []byte) (int, error) {
 		var list struct{ Tags []string }
 		err := json.Unmarshal(page, &list)
 		all = append(all, list.Tags...)
@@ -40,7 +39,7 @@ func (s *Storage) Tags(ctx context.Context, name string) ([]string, error) {
 func (s *Storage) Catalog(ctx context.Context) ([]string, error) {
 	var all []string
 	first := *s.base
-	first.Path, first.RawQuery = "/v2/_catalog", fmt.Sprintf("n=%d", listPage)
+	first.Path = "/v2/_catalog"
 	listed := 0
 	err := s.pages(ctx, request{method: http.MethodGet, at: &first}, func(page []byte) (int, error) {
 		var list struct{ Repositories []string }

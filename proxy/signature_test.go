@@ -138,7 +138,7 @@ func TestBadSignatures(t *testing.T) {
 	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "carol", http.MethodPut, path, body(d, encode(good)))
 }
 
-// The cap is that of the store; here it is only told well.
+// The cap is that of the store; here it is only told well. Hostile input 15.
 func TestTooManySignatures(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -1,0 +1,510 @@
+package proxy_test
+
+import (
+	"bytes"
+	"compress/zlib"
+	"encoding/binary"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/signing/signtest"
+)
+
+// signatures is the path of a manifest's signatures.
+func signatures(d digest.Digest) string { return "/extensions/v2/acme/app/signatures/" + string(d) }
+
+// addService makes a key one that the server knows.
+func (w *world) addService(name string, key *signtest.Key) {
+	w.t.Helper()
+	if _, err := w.store.AddSigningService(w.t.Context(), pulp.SigningService{
+		Name: name, Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Fingerprint: key.Public.Fingerprint(), PublicKey: key.Armor,
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// nothingStored demands that a manifest has no signature, and its repository the version given.
+func (w *world) nothingStored(d digest.Digest, version int64) {
+	w.t.Helper()
+	if a := w.want(http.StatusOK, "", "", http.MethodGet, signatures(d), nil); a.body != `{"signatures":[]}` {
+		w.t.Errorf("something was stored: %.300s", a.body)
+	}
+	target, err := w.store.Resolve(w.t.Context(), "acme/app")
+	if err != nil || target.Repository.LatestVersion != version {
+		w.t.Errorf("the repository is at version %d, %v, want %d", target.Repository.LatestVersion, err, version)
+	}
+}
+
+// frame returns an OpenPGP packet with a new-format header.
+func frame(tag byte, body []byte) []byte {
+	b := []byte{0xc0 | tag, 255}
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(body))), body...)
+}
+
+// pieces cuts a signed message into its one-pass signature, its literal data and its signature.
+func pieces(t *testing.T, message []byte) (onePass, literal, sig []byte) {
+	t.Helper()
+	var cut [][]byte
+	r := bytes.NewReader(message)
+	for r.Len() > 0 {
+		from := len(message) - r.Len()
+		p, err := packet.Read(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l, ok := p.(*packet.LiteralData); ok {
+			if _, err := io.Copy(io.Discard, l.Body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cut = append(cut, message[from:len(message)-r.Len()])
+	}
+	if len(cut) != 3 {
+		t.Fatalf("a signature has %d packets, want 3", len(cut))
+	}
+	return cut[0], cut[1], cut[2]
+}
+
+// TestHostilePayloads signs what is no claim of this manifest, with a key that the server knows, so that nothing but the payload is wrong.
+//
+// Hostile inputs 1, 5 and 6.
+func TestHostilePayloads(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d, other := w.pushImage("acme/app", "one", "v1"), w.pushImage("acme/app", "two", "v2")
+	now := time.Now()
+	key := signtest.NewKey(t, now.Add(-time.Hour), 0)
+	w.addService("svc", key)
+	good := `{"critical":{"type":"atomic container signature","image":{"docker-manifest-digest":"` + string(d) + `"},` +
+		`"identity":{"docker-reference":"` + publicHost + `/acme/app:v1"}},"optional":{}}`
+	put := func(payload string) answer {
+		raw := key.SignBytes(t, []byte(payload), signtest.Config{At: now})
+		return w.ask("admin", http.MethodPut, signatures(d), body(d, encode(raw)))
+	}
+	edit := func(old, with string) string {
+		if !strings.Contains(good, old) {
+			t.Fatalf("no %q in the good payload", old)
+		}
+		return strings.Replace(good, old, with, 1)
+	}
+	const image = `"image":{"docker-manifest-digest":"`
+	for name, payload := range map[string]string{
+		"the digest of another manifest":            edit(string(d), string(other)),
+		"the digest of no manifest":                 edit(string(d), string(digest.FromString("nothing"))),
+		"two digests, this one last":                edit(image, image+string(other)+`","docker-manifest-digest":"`),
+		"two digests, this one first":               edit(`"},"identity"`, `","docker-manifest-digest":"`+string(other)+`"},"identity"`),
+		"two digests, one spelled with an escape":   edit(image, `"image":{"docker-manifest\u002ddigest":"`+string(other)+`","docker-manifest-digest":"`),
+		"two equal digests":                         edit(image, image+string(d)+`","docker-manifest-digest":"`),
+		"critical twice":                            edit(`{"critical"`, `{"critical":{},"critical"`),
+		"image twice":                               edit(`"image"`, `"image":{},"image"`),
+		"two references":                            edit(`"docker-reference"`, `"docker-reference":"evil.example/app:v1","docker-reference"`),
+		"an unknown member in critical":             edit(`"critical":{`, `"critical":{"x":1,`),
+		"an unknown member in image":                edit(`"image":{`, `"image":{"x":1,`),
+		"an unknown member at the top":              edit(`{"critical"`, `{"x":1,"critical"`),
+		"another type":                              edit("atomic container signature", "cosign container image signature"),
+		"a type in capitals":                        edit("atomic container signature", "Atomic Container Signature"),
+		"a member's name in capitals":               edit(`"type"`, `"Type"`),
+		"a digest in upper case":                    edit(d.Encoded(), strings.ToUpper(d.Encoded())),
+		"an algorithm in upper case":                edit("sha256:", "SHA256:"),
+		"a short digest":                            edit(d.Encoded(), d.Encoded()[1:]),
+		"a long digest":                             edit(d.Encoded(), d.Encoded()+"0"),
+		"a sha1":                                    edit(string(d), "sha1:"+d.Encoded()[:40]),
+		"a digest with a line break":                edit(d.Encoded(), d.Encoded()+`\n`),
+		"a digest that is a list of two":            edit(`"`+string(d)+`"`, `["`+string(d)+`","`+string(other)+`"]`),
+		"a second claim behind the first":           good + good,
+		"a byte order mark":                         "\ufeff" + good,
+		"a NUL behind it":                           good + "\x00",
+		"a comment":                                 edit(`{"critical"`, `{/**/"critical"`),
+		"a number that is no number in one parser":  edit(`"optional":{}`, `"optional":{"timestamp":NaN}`),
+		"optional nested ten thousand times":        edit(`"optional":{}`, `"optional":{"x":`+strings.Repeat("[", 10_000)+strings.Repeat("]", 10_000)+`}`),
+		"a reference with a line break":             edit("acme/app:v1", `acme/app:v1\nevil`),
+		"a reference with a right-to-left override": edit("acme/app:v1", "acme/app:\u202ev1"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if a := put(payload); a.status != http.StatusBadRequest || a.code() != "SIGNATURE_INVALID" {
+				t.Errorf("answered %d %.300s, want 400 SIGNATURE_INVALID", a.status, a.body)
+			}
+		})
+	}
+	w.nothingStored(d, 2)
+	if a := put(good); a.status != http.StatusCreated {
+		t.Errorf("the good payload is answered %d %s: the cases above prove nothing", a.status, a.body)
+	}
+}
+
+// TestHostileMessages sends OpenPGP messages that are not exactly one binary signed message, the parts of which are all good.
+//
+// Hostile inputs 4 and 17.
+func TestHostileMessages(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d, other := w.pushImage("acme/app", "one", "v1"), w.pushImage("acme/app", "two", "v2")
+	now := time.Now()
+	known, unknown := signtest.NewKey(t, now.Add(-time.Hour), 0), signtest.NewKey(t, now.Add(-time.Hour), 0)
+	w.addService("svc", known)
+	for whose, key := range map[string]*signtest.Key{"a known key": known, "an unknown key": unknown} {
+		good, stranger := signature(t, key, d, now), signature(t, key, other, now)
+		onePass, literal, sig := pieces(t, good)
+		_, otherLiteral, otherSig := pieces(t, stranger)
+		join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+		for name, raw := range map[string][]byte{
+			"literal data alone":                   literal,
+			"a cleartext-signed message":           cleartext(t, key, d),
+			"a detached signature":                 sig,
+			"two literal data":                     join(onePass, literal, otherLiteral, sig),
+			"two literal data, the other first":    join(onePass, otherLiteral, literal, sig),
+			"an unsigned literal before":           join(otherLiteral, good),
+			"two signatures":                       join(onePass, literal, sig, sig),
+			"two signatures, of two manifests":     join(onePass, literal, sig, otherSig),
+			"two one-pass signatures":              join(onePass, onePass, literal, sig, sig),
+			"a packet behind":                      join(good, literal),
+			"a message behind":                     join(good, stranger),
+			"a byte behind":                        join(good, []byte{0}),
+			"a marker packet behind":               join(good, frame(10, []byte("PGP"))),
+			"a marker packet before":               join(frame(10, []byte("PGP")), good),
+			"a padding packet before":              join(frame(21, make([]byte, 16)), good),
+			"a private packet before":              join(frame(60, []byte("x")), good),
+			"a packet behind, compressed as one":   frame(8, deflated(t, join(good, literal))),
+			"compressed in a compressed packet":    frame(8, deflated(t, frame(8, deflated(t, good)))),
+			"a byte behind the compressed data":    frame(8, append(deflated(t, good), 0)),
+			"a packet behind the compressed":       join(frame(8, deflated(t, good)), literal),
+			"a public key":                         []byte(key.Armor),
+			"armor":                                []byte("-----BEGIN PGP MESSAGE-----\n\n" + encode(good) + "\n-----END PGP MESSAGE-----\n"),
+			"an encrypted packet":                  frame(18, join([]byte{1}, good)),
+			"a length of four gigabytes":           join([]byte{0xc0 | 11, 255, 255, 255, 255, 255}, good),
+			"a compressed packet that expands":     frame(8, deflated(t, frame(11, make([]byte, 4<<20)))),
+			"the signed message and then a bomb":   frame(8, deflated(t, join(good, make([]byte, 4<<20)))),
+			"half of it":                           good[:len(good)/2],
+			"a signature that another key says is": named(t, good, onePass),
+		} {
+			t.Run(name+" by "+whose, func(t *testing.T) {
+				w.want(http.StatusBadRequest, "SIGNATURE_INVALID", "admin", http.MethodPut, signatures(d), body(d, encode(raw)))
+			})
+		}
+	}
+	w.nothingStored(d, 2)
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, signatures(d), body(d, encode(frame(8, deflated(t, signature(t, known, d, now))))))
+}
+
+// named returns a message whose one-pass signature announces another key than its signature names.
+func named(t *testing.T, message, onePass []byte) []byte {
+	t.Helper()
+	other := bytes.Clone(message)
+	other[len(onePass)-2] ^= 1 // the last byte of the key's id
+	return other
+}
+
+// deflated returns the content of a ZLIB-compressed packet.
+func deflated(t *testing.T, message []byte) []byte {
+	t.Helper()
+	b := bytes.NewBuffer([]byte{2})
+	w := zlib.NewWriter(b)
+	if _, err := w.Write(message); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// cleartext returns a claim as a cleartext-signed message.
+func cleartext(t *testing.T, key *signtest.Key, d digest.Digest) []byte {
+	t.Helper()
+	payload, err := signing.EncodeClaim(signing.Claim{ManifestDigest: d, DockerReference: publicHost + "/acme/app:v1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	w, err := clearsign.Encode(&b, key.Entity.PrivateKey, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(payload); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// TestSignaturesThatGPGCallsBad has GnuPG make a signature, changes what is signed, and sees that GnuPG and the server refuse it alike.
+//
+// Hostile input 2.
+func TestSignaturesThatGPGCallsBad(t *testing.T) {
+	t.Parallel()
+	for _, tool := range []string{"gpg", "gpgconf"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%s is not installed", tool)
+		}
+	}
+	home, err := os.MkdirTemp("", "g") //nolint:usetesting // the agent's socket lies in it: the path must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = exec.Command("gpgconf", "--homedir", home, "--kill", "all").Run()
+		_ = os.RemoveAll(home)
+	})
+	gpg := func(in string, args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), "gpg", append([]string{"--homedir", home, "--batch", "--yes", "--quiet", "--no-tty", "--passphrase", "", "--pinentry-mode", "loopback"}, args...)...)
+		cmd.Stdin = strings.NewReader(in)
+		out, err := cmd.Output()
+		return string(out), err
+	}
+	must := func(in string, args ...string) string {
+		t.Helper()
+		out, err := gpg(in, args...)
+		if err != nil {
+			t.Fatalf("gpg %v: %v", args, err)
+		}
+		return out
+	}
+	must("", "--quick-generate-key", "Test <test@example.com>", "ed25519", "sign", "never")
+	public := must("", "--armor", "--export", "test@example.com")
+	key, err := signing.ParsePublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	d := w.pushImage("acme/app", "one", "v1")
+	w.addService("svc", &signtest.Key{Public: key, Armor: public})
+	claim, err := signing.EncodeClaim(signing.Claim{ManifestDigest: d, DockerReference: publicHost + "/acme/app:v1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := []byte(must(string(claim), "--compress-level", "0", "--sign"))
+	payload := bytes.Replace(good, []byte("/acme/app:v1"), []byte("/acme/app:v2"), 1)
+	value := bytes.Clone(good)
+	value[len(value)-1] ^= 1
+	for name, raw := range map[string][]byte{"another reference in what was signed": payload, "another number in the signature": value} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "signature")
+			if err := os.WriteFile(file, raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if said, err := gpg("", "--status-fd", "1", "--verify", file); err == nil || !strings.Contains(said, "[GNUPG:] BADSIG ") {
+				t.Fatalf("gpg does not call it bad: %v\n%s", err, said)
+			}
+			a := w.want(http.StatusBadRequest, "SIGNATURE_INVALID", "admin", http.MethodPut, signatures(d), body(d, encode(raw)))
+			if !strings.Contains(a.body, "does not verify with the key of signing service svc") {
+				t.Errorf("answered %s", a.body)
+			}
+		})
+	}
+	w.nothingStored(d, 1)
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, signatures(d), body(d, encode(good)))
+}
+
+// TestSignaturesByKeysThatTheServerDoesNotKnow: they are kept as nobody's, unless the server refuses them, and none passes for a known key's.
+//
+// Hostile input 3. That the list says so is TestHostileSignaturesAreFlagged's in api.
+func TestSignaturesByKeysThatTheServerDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.pushImage("acme/app", "one", "v1")
+	now := time.Now()
+	known, unknown := signtest.NewKey(t, now.Add(-time.Hour), 0), signtest.NewKey(t, now.Add(-time.Hour), 0)
+	w.addService("svc", known)
+	// The unknown key's signature, which says that the known key made it.
+	posing := *known.Entity.PrivateKey
+	posing.PrivateKey = unknown.Entity.PrivateKey.PrivateKey
+	pretender := *known.Entity
+	pretender.PrivateKey = &posing
+	forged := signature(t, &signtest.Key{Entity: &pretender}, d, now)
+	if s, err := signing.Parse(forged); err != nil || !known.Public.Has(s.KeyID) {
+		t.Fatalf("the forged signature is by %s, %v", s.KeyID, err)
+	}
+	put := func(status int, code string, raw []byte) {
+		t.Helper()
+		w.want(status, code, "admin", http.MethodPut, signatures(d), body(d, encode(raw)))
+	}
+	put(http.StatusBadRequest, "SIGNATURE_INVALID", forged)
+	w.options.RefuseUnknownKeys = true
+	w.restart()
+	put(http.StatusBadRequest, "SIGNATURE_INVALID", forged)
+	put(http.StatusBadRequest, "SIGNATURE_INVALID", signature(t, unknown, d, now))
+	w.nothingStored(d, 1)
+	w.options.RefuseUnknownKeys = false
+	w.restart()
+	put(http.StatusCreated, "", signature(t, unknown, d, now))
+	put(http.StatusCreated, "", signature(t, known, d, now))
+	target, err := w.store.Resolve(t.Context(), "acme/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := w.store.ServedManifest(t.Context(), target, string(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := w.store.ServedSignatures(t.Context(), target, m.ID)
+	if err != nil || len(kept) != 2 {
+		t.Fatalf("%d signatures are kept, %v, want 2", len(kept), err)
+	}
+	for _, g := range kept {
+		want := ""
+		if known.Public.Has(g.KeyID) {
+			want = known.Public.Fingerprint()
+		}
+		if g.VerifiedBy != want {
+			t.Errorf("the signature by %s is kept as verified by %q, want %q", g.KeyID, g.VerifiedBy, want)
+		}
+	}
+}
+
+// TestSignaturesOutOfTheirTime: what has expired, was revoked or comes from the future is refused when it comes; what expires later is served all the
+// same, for clients judge it themselves.
+//
+// Hostile input 7. That the list says so is TestHostileSignaturesAreFlagged's in api.
+func TestSignaturesOutOfTheirTime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.pushImage("acme/app", "one", "v1")
+	now := time.Now()
+	claim, err := signing.EncodeClaim(signing.Claim{ManifestDigest: d, DockerReference: publicHost + "/acme/app:v1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, unknown := signtest.NewKey(t, now.Add(-24*time.Hour), 0), signtest.NewKey(t, now.Add(-24*time.Hour), 0)
+	spent, revoked := signtest.NewKey(t, now.Add(-24*time.Hour), time.Hour), signtest.NewKey(t, now.Add(-24*time.Hour), 0)
+	young := signtest.NewKey(t, now.Add(-time.Minute), 0)
+	bySpent, byRevoked := signature(t, spent, d, now.Add(-23*time.Hour-30*time.Minute)), signature(t, revoked, d, now)
+	if err := revoked.Entity.RevokeKey(packet.KeyCompromised, "lost", nil); err != nil {
+		t.Fatal(err)
+	}
+	revoked.Export(t)
+	for name, k := range map[string]*signtest.Key{"svc": key, "spent": spent, "revoked": revoked, "young": young} {
+		w.addService(name, k)
+	}
+	expired := key.SignBytes(t, claim, signtest.Config{At: now.Add(-2 * time.Hour), Lifetime: time.Hour})
+	for name, tt := range map[string]struct {
+		raw []byte
+		key *signtest.Key
+		why string // as Verify says it
+	}{
+		"a signature that has expired":              {expired, key, "it has expired"},
+		"a signature that has just expired":         {key.SignBytes(t, claim, signtest.Config{At: now.Add(-time.Minute), Lifetime: time.Second}), key, "it has expired"},
+		"a signature by a key that has expired":     {bySpent, spent, "its key has expired"},
+		"a signature by a key that was revoked":     {byRevoked, revoked, "its key was revoked"},
+		"a signature of six minutes ahead":          {signature(t, key, d, now.Add(6*time.Minute)), key, "in the future"},
+		"a signature of six minutes ahead, unknown": {signature(t, unknown, d, now.Add(6*time.Minute)), unknown, "in the future"},
+		"a signature of eighty years ahead":         {signature(t, key, d, now.AddDate(79, 0, 0)), key, "in the future"},
+		"a signature that is older than its key":    {signature(t, &signtest.Key{Entity: backdated(young)}, d, now.Add(-2*time.Minute)), young, "older than its key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := signing.Verify(tt.raw, tt.key.Public, now); err == nil || !strings.Contains(err.Error(), tt.why) {
+				t.Errorf("Verify = %v, want %q", err, tt.why)
+			}
+			w.want(http.StatusBadRequest, "SIGNATURE_INVALID", "admin", http.MethodPut, signatures(d), body(d, encode(tt.raw)))
+		})
+	}
+	w.nothingStored(d, 1)
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, signatures(d), body(d, encode(signature(t, key, d, now.Add(4*time.Minute)))))
+
+	target, err := w.store.Resolve(t.Context(), "acme/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := signing.Parse(expired)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.store.PutSignature(t.Context(), target.Repository.ID, d, pulp.Signature{ // as it came an hour and a half ago
+		Digest: signing.Digest(expired), Name: signing.Name(d, expired), Content: expired, KeyID: said.KeyID, Fingerprint: &said.Fingerprint,
+		VerifiedBy: key.Public.Fingerprint(), Reference: said.Claim.DockerReference, SignedAt: said.CreatedAt.Unix(),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if a := w.want(http.StatusOK, "", "", http.MethodGet, signatures(d), nil); !strings.Contains(a.body, encode(expired)) {
+		t.Errorf("what expired after it came is not served: %.300s", a.body)
+	}
+}
+
+// backdated returns a key as its thief's clock has it: it signs at times before it was made.
+func backdated(key *signtest.Key) *openpgp.Entity {
+	e := *key.Entity
+	identities := map[string]*openpgp.Identity{}
+	for name, id := range key.Entity.Identities {
+		i, self := *id, *id.SelfSignature
+		self.CreationTime = self.CreationTime.Add(-time.Hour)
+		i.SelfSignature = &self
+		identities[name] = &i
+	}
+	private, public := *e.PrivateKey, *e.PrimaryKey
+	public.CreationTime = public.CreationTime.Add(-time.Hour)
+	private.CreationTime = public.CreationTime
+	e.PrivateKey, e.PrimaryKey, e.Identities = &private, &public, identities
+	return &e
+}
+
+// TestHostileSignatureBodies sends bodies that are too large, and content that is base64 in one decoder and not in another.
+//
+// Hostile input 16.
+func TestHostileSignatureBodies(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.pushImage("acme/app", "one", "v1")
+	key := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
+	raw := signature(t, key, d, time.Now())
+	for len(raw)%3 != 1 { // so that its base64 ends in two signs of padding
+		claim := signing.Claim{ManifestDigest: d, DockerReference: publicHost + "/acme/app:v1", Creator: strings.Repeat("x", len(raw)%3+1)}
+		raw = key.Sign(t, claim, time.Now())
+	}
+	good := encode(raw)
+	sized := func(n int) string { return body(d, strings.Repeat("A", n-len(body(d, "")))) }
+	whole := func(content string) string { return body(d, content) }
+	for name, tt := range map[string]struct {
+		body   any
+		status int
+	}{
+		"4,000,000 bytes that are no signature":   {sized(pulp.MaxSignatureBody), http.StatusBadRequest},
+		"4,000,001 bytes":                         {sized(pulp.MaxSignatureBody + 1), http.StatusRequestEntityTooLarge},
+		"4,000,001 bytes, of an unsaid length":    {struct{ io.Reader }{strings.NewReader(sized(pulp.MaxSignatureBody + 1))}, http.StatusRequestEntityTooLarge},
+		"a good body and white space without end": {whole(good) + strings.Repeat(" ", pulp.MaxSignatureBody), http.StatusRequestEntityTooLarge},
+		"8 megabytes":                             {sized(8 << 20), http.StatusRequestEntityTooLarge},
+		"junk in the middle":                      {whole(good[:8] + "!" + good[8:]), http.StatusBadRequest},
+		"junk behind":                             {whole(good + "!!!!"), http.StatusBadRequest},
+		"more base64 behind the padding":          {whole(good + "AAAA"), http.StatusBadRequest},
+		"a line break in the middle":              {whole(good[:8] + "\n" + good[8:]), http.StatusBadRequest},
+		"a line break at the end":                 {whole(good + "\n"), http.StatusBadRequest},
+		"lines as a mail has them":                {whole(good[:76] + "\r\n" + good[76:]), http.StatusBadRequest},
+		"a space in front":                        {whole(" " + good), http.StatusBadRequest},
+		"a NUL at the end":                        {whole(good + "\x00"), http.StatusBadRequest},
+		"no padding":                              {whole(strings.TrimRight(good, "=")), http.StatusBadRequest},
+		"half the padding":                        {whole(strings.TrimSuffix(good, "=")), http.StatusBadRequest},
+		"too much padding":                        {whole(good + "=="), http.StatusBadRequest},
+		"bits behind the end":                     {whole(good[:len(good)-3] + string(good[len(good)-3]+1) + "=="), http.StatusBadRequest},
+		"the alphabet of URLs":                    {whole("-_-_" + good), http.StatusBadRequest},
+		"base64 of base64":                        {whole(encode([]byte(good))), http.StatusBadRequest},
+		"nothing":                                 {"", http.StatusBadRequest},
+		"two bodies":                              {whole(good) + whole(good), http.StatusBadRequest},
+		"a member's name in other letters":        {strings.Replace(whole(good), `"content"`, `"Content"`, 1), http.StatusBadRequest},
+		"nested ten thousand times":               {strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000), http.StatusBadRequest},
+		"a version that is nearly two":            {strings.Replace(whole(good), `"schemaVersion":2`, `"schemaVersion":2.5`, 1), http.StatusBadRequest},
+		"a name of another manifest's form":       {strings.Replace(whole(good), string(d)+"@", "sha256:../../etc@", 1), http.StatusBadRequest},
+		"a name with a line break behind":         {strings.Replace(whole(good), strings.Repeat("0", 32), strings.Repeat("0", 32)+`\n`, 1), http.StatusBadRequest},
+		"a compressed body":                       {deflated(t, []byte(whole(good))), http.StatusBadRequest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if a := w.ask("admin", http.MethodPut, signatures(d), tt.body); a.status != tt.status {
+				t.Errorf("answered %d %.300s, want %d", a.status, a.body, tt.status)
+			}
+		})
+	}
+	w.nothingStored(d, 1)
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, signatures(d), whole(good))
+}

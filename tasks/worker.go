@@ -45,6 +45,7 @@ type Worker struct {
 	jobs  map[string]Job
 	log   *slog.Logger
 	slots int
+	found chan struct{} // taken by an idle slot when the sweep has found a task for it
 	show  func(any) any
 	lease time.Duration
 	self  pulp.Worker // but for Services
@@ -79,7 +80,7 @@ func NewWorker(o WorkerOptions) *Worker {
 	}
 	return &Worker{
 		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, slots: o.Slots, show: o.Show, findUsable: o.Usable,
-		lease: cmp.Or(o.Lease, DefaultLease), self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},
+		found: make(chan struct{}), lease: cmp.Or(o.Lease, DefaultLease), self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},
 	}
 }
 
@@ -114,11 +115,29 @@ func (w *Worker) takeTasks(ctx, running context.Context) {
 		if w.runTask(running, "") {
 			continue
 		}
-		if _, err := w.queue.Pop(ctx, popWait); err != nil && ctx.Err() == nil {
+		if err := w.hear(ctx); err != nil && ctx.Err() == nil {
 			w.log.WarnContext(ctx, "queue does not answer", slog.Any("err", err))
 			sleep(ctx, sweepEvery)
 		}
 	}
+}
+
+// hear waits until the queue says that there is a task, or the sweep has found one for this process, at most for popWait.
+func (w *Worker) hear(ctx context.Context) error {
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		select {
+		case <-w.found:
+			stop()
+		case <-waiting.Done():
+		}
+	}()
+	_, err := w.queue.Pop(waiting, popWait)
+	if waiting.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 func sleep(ctx context.Context, d time.Duration) {
@@ -207,10 +226,17 @@ func (w *Worker) reclaim(ctx context.Context) error {
 	return err
 }
 
-// announceReady says on the queue which tasks can be claimed.
+// announceReady says on the queue which tasks can be claimed. What is announced a process may hear that cannot use the task's key, so this process's own
+// idle slots are told here.
 func (w *Worker) announceReady(ctx context.Context) {
 	ids, err := w.store.ReadyTasks(ctx, w.services(), announceLimit)
 	if err == nil {
+		for range min(len(ids), w.slots) {
+			select {
+			case w.found <- struct{}{}:
+			default: // nobody is idle
+			}
+		}
 		err = w.queue.Push(ctx, ids...)
 	}
 	if err != nil && ctx.Err() == nil {

@@ -199,6 +199,51 @@ func TestTasksThatNobodyAnnounced(t *testing.T) {
 	o.ended(k.ID, store.TaskCompleted)
 }
 
+// deaf is a queue of which this process hears nothing: others, who cannot use the key that a task needs, take all that is announced.
+type deaf struct{ memqueue.Queue }
+
+// Pop waits.
+func (*deaf) Pop(ctx context.Context, wait time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	<-ctx.Done()
+	return "", nil
+}
+
+// TestTasksThatOthersHear runs a task though all announcements go to other processes.
+func TestTasksThatOthersHear(t *testing.T) {
+	t.Parallel()
+	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "deaf.db")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ran := make(chan struct{}, 1)
+	w := tasks.NewWorker(tasks.WorkerOptions{
+		Store: s, Queue: &deaf{}, Log: slog.New(slog.DiscardHandler), Slots: 2, Name: "1@test",
+		Jobs: map[string]tasks.Job{"work": func(context.Context, *tasks.Run) error { ran <- struct{}{}; return nil }},
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- w.Run(ctx, 0) }()
+	time.Sleep(100 * time.Millisecond) // its slots wait
+	if _, err := s.CreateTask(t.Context(), store.NewTask{Name: "work"}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ran:
+	case <-time.After(30 * time.Second): // they wait for a minute at a time
+		t.Error("the task does not run")
+	}
+	stop()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestImmediateTasks(t *testing.T) {
 	t.Parallel()
 	var ran atomic.Int64

@@ -99,8 +99,11 @@ const (
 
 var errTooLong = errors.New("signing took too long")
 
+// ErrKeyAway says that a change was not signed because its key is away for a while, or nobody with it has signed in time. Nothing was changed.
+var ErrKeyAway = errors.New("the key is away")
+
 // Seal runs a change; while it fails because tags would be seen unsigned, it has them signed and runs it again. The change
-// must use the context that it is given. A change outside any task waits for its signatures for Timeout. Unavailable when what must be signed cannot be.
+// must use the context that it is given. A change outside any task, or whose key only others have, waits for its signatures for Timeout. Unavailable when what must be signed cannot be.
 func (n *Notary) Seal(ctx context.Context, why Reason, change func(context.Context) error) error {
 	for range sealTries {
 		err := change(ctx)
@@ -117,6 +120,9 @@ func (n *Notary) Seal(ctx context.Context, why Reason, change func(context.Conte
 			n.Log.ErrorContext(ctx, "not signed before it is shown", slog.String("service", missing.Service.Name), slog.Any("err", err))
 			return n.later(ctx, missing, change)
 		default:
+			if fault.Is(err, fault.Unavailable) && !store.Away(err) || errors.Is(err, errTooLong) {
+				err = fmt.Errorf("%w: %w", ErrKeyAway, err)
+			}
 			return fault.Wrap(fault.Unavailable, err, "Nothing is shown before it is signed, and the signing service %s did not sign: %s", missing.Service.Name, sentence(err))
 		}
 	}
@@ -124,7 +130,7 @@ func (n *Notary) Seal(ctx context.Context, why Reason, change func(context.Conte
 }
 
 func (n *Notary) signInTime(ctx context.Context, why Reason, missing *store.Unsigned) error {
-	if why.Task == "" {
+	if why.Task == "" || !n.Usable(missing.Service) { // a task that waits for others' work holds a place that they may need
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, n.Timeout, errTooLong)
 		defer cancel()

@@ -59,6 +59,7 @@ type world struct {
 	repo       store.Target
 	service    pulp.SigningService
 	notary     *notary.Notary
+	worker     *tasks.Worker
 }
 
 func newWorld(t *testing.T) *world {
@@ -78,11 +79,11 @@ func newWorld(t *testing.T) *world {
 		Store: s, Log: log, Parallel: 4, Timeout: time.Minute,
 		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return w.maker, nil }, Usable: func(pulp.SigningService) bool { return true },
 	}
-	worker := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: queue, Log: log, Jobs: jobs.All(jobs.Options{
+	worker := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: queue, Log: log, Slots: 1, Jobs: jobs.All(jobs.Options{
 		Store: s, Log: log, Host: "registry.example:8443", Parallel: 3,
 		Notary: w.notary,
 	})})
-	w.dispatcher = tasks.NewDispatcher(s, queue, worker, log)
+	w.worker, w.dispatcher = worker, tasks.NewDispatcher(s, queue, worker, log)
 	w.notary.Dispatch = w.dispatcher.Dispatch
 	w.service, err = s.AddSigningService(t.Context(), pulp.SigningService{
 		Name: "svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Fingerprint: w.maker.key.Public.Fingerprint(), PublicKey: w.maker.key.Armor,
@@ -96,6 +97,20 @@ func newWorld(t *testing.T) *world {
 	w.push("one", "latest", "v1")
 	w.pushIndex("multi", w.push("amd64"), w.push("arm64"))
 	return w
+}
+
+// serve has a worker run what waits, until the test ends.
+func (w *world) serve() {
+	w.Helper()
+	ctx, stop := context.WithCancel(w.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- w.worker.Run(ctx, 0) }()
+	w.Cleanup(func() {
+		stop()
+		if err := <-stopped; err != nil {
+			w.Errorf("Run = %v", err)
+		}
+	})
 }
 
 func (w *world) push(text string, tags ...string) digest.Digest {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -273,4 +274,32 @@ func TestAKeyThatIsElsewhere(t *testing.T) {
 	if k, err := w.store.ClaimTask(t.Context(), "worker", "", nil, time.Minute); err != nil || k != nil {
 		t.Errorf("what nobody waits for is left to be done: %+v, %v", k, err)
 	}
+}
+
+// A task whose change cannot be signed because the key is away waits without holding a worker, and goes on when the key is back.
+func TestATaskWhoseSealingKeyIsAway(t *testing.T) {
+	t.Parallel()
+	w := sealed(t)
+	w.notary.Timeout = 50 * time.Millisecond
+	var here atomic.Bool
+	w.notary.Usable = func(pulp.SigningService) bool { return here.Load() }
+	args := tasks.TagArgs{RepositoryID: w.repo.Repository.ID, Tag: "new", Digest: digest.FromBytes([]byte(`{"config":"one"}`))}
+	k, err := w.dispatcher.Dispatch(t.Context(), tasks.Spec{Name: tasks.Tag, Args: args, Immediate: true})
+	if err != nil || k.State != store.TaskWaiting {
+		t.Fatalf("the task is %s (%v), %v; want it to wait", k.State, k.Error, err)
+	}
+	if _, err := w.store.ServedManifest(t.Context(), w.repo, "new"); !fault.Is(err, fault.NotFound) {
+		t.Errorf("the tag is seen: %v", err)
+	}
+	here.Store(true)
+	w.serve()
+	for began := time.Now(); !k.State.Final() && time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
+		if k, err = w.store.Task(t.Context(), k.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if k.State != store.TaskCompleted {
+		t.Errorf("the task is %s (%v)", k.State, k.Error)
+	}
+	w.wantSealed()
 }

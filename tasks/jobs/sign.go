@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -104,7 +105,7 @@ func (s signer) signAll(ctx context.Context, r *tasks.Run, checked *signing.Chec
 			}
 			group.Go(func() error {
 				g, err := s.Notary.Sign(working, why, checked, t.ManifestID, t.Digest, s.reference(basePath, t.Tag))
-				if fault.Is(err, fault.Unavailable) {
+				if fault.Is(err, fault.Unavailable) && !store.Away(err) {
 					return tasks.Again(err) // the key is away: its tasks wait, and hold nobody up
 				} else if err != nil {
 					return err
@@ -113,10 +114,11 @@ func (s signer) signAll(ctx context.Context, r *tasks.Run, checked *signing.Chec
 				return nil
 			})
 		}
-		if err := group.Wait(); err != nil {
-			return err
+		err := group.Wait()
+		if cause := context.Cause(ctx); cause != nil { // what broke off says less than why
+			return cause
 		}
-		return context.Cause(ctx)
+		return err
 	})
 	both.Go(func() error {
 		var failed error
@@ -194,6 +196,10 @@ func (o Options) seal(ctx context.Context, r *tasks.Run, args tasks.SealArgs) er
 // sealed is a job that runs again when what it would show was not signed, and is now.
 func (o Options) sealed(job tasks.Job) tasks.Job {
 	return func(ctx context.Context, r *tasks.Run) error {
-		return o.Notary.Seal(ctx, o.reason(ctx, r), func(ctx context.Context) error { return job(ctx, r) })
+		err := o.Notary.Seal(ctx, o.reason(ctx, r), func(ctx context.Context) error { return job(ctx, r) })
+		if errors.Is(err, notary.ErrKeyAway) && ctx.Err() == nil {
+			return tasks.Again(err)
+		}
+		return err
 	}
 }

@@ -117,6 +117,7 @@ func TestEditingARepository(t *testing.T) {
 	}
 }
 
+// TestSigning calls sign with everything that may be right and wrong about it. Hostile inputs 13 and 14.
 func TestSigning(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -25,7 +25,7 @@ fi
 const goodAgain = "@GOOD_AGAIN@"
 
 // TestBadScripts has scripts go wrong in every way after their service was added: the task fails with a plain sentence, makes no version,
-// and the repository can be signed afterwards.
+// and the repository can be signed afterwards. Hostile inputs 8, 9 and 10.
 func TestBadScripts(t *testing.T) {
 	t.Parallel()
 	trusted, stranger := keyNamed(t, "trusted"), keyNamed(t, "stranger")

@@ -37,6 +37,7 @@ func TestParseClaim(t *testing.T) {
 	}
 }
 
+// TestParseClaimIsStrict reads claims that others might read in another way. Hostile inputs 5 and 6.
 func TestParseClaimIsStrict(t *testing.T) {
 	t.Parallel()
 	replace := func(old, with string) string {

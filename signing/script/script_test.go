@@ -205,6 +205,7 @@ func TestPassphrase(t *testing.T) {
 	}
 }
 
+// TestBadScripts runs scripts that go wrong. Hostile inputs 8, 9 and 10.
 func TestBadScripts(t *testing.T) {
 	t.Parallel()
 	outside := filepath.Join(t.TempDir(), "outside")
@@ -369,6 +370,7 @@ func alive(pid int) bool {
 	return err == nil && !strings.HasPrefix(state, "Z")
 }
 
+// TestEnvironmentHasNoSecrets has a script print all that it is told. Hostile input 11.
 func TestEnvironmentHasNoSecrets(t *testing.T) {
 	t.Setenv("COUNTERSIGN_ADMIN_PASSWORD", "secret")
 	t.Setenv("GNUPGHOME", "/server/home")

@@ -210,7 +210,7 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 		}),
 	})
 	e.dispatcher = tasks.NewDispatcher(s, e.queue, e.worker, p.log)
-	e.notary.Dispatch = e.dispatcher.Dispatch
+	e.notary.Dispatch, e.notary.Cancel = e.dispatcher.Dispatch, e.dispatcher.Cancel
 	return e, nil
 }
 

@@ -91,7 +91,14 @@ func (p *program) validate(v pulp.SigningService) error {
 	if err != nil {
 		return err
 	}
-	return signing.Validate(p.ctx, signer, key)
+	err = signing.Validate(p.ctx, signer, key)
+	result := slog.String("result", "done")
+	if err != nil {
+		result = slog.String("result", "failed")
+	}
+	p.log.InfoContext(p.ctx, "audit", slog.String("who", "command line"), slog.String("action", "sign"), slog.String("key", key.Fingerprint()),
+		slog.String("reference", "test"), slog.String("service", v.Name), result)
+	return err
 }
 
 // service returns what the arguments describe, by its kind.

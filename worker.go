@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/signing/script"
 )
 
 type workerCommand struct{}
@@ -24,6 +25,9 @@ func (workerCommand) Run(p *program) error {
 		return err
 	}
 	defer func() { _ = s.Close() }()
+	if err := script.Sweep(p.config.Signing.WorkDir, p.config.Signing.ScriptTimeout); err != nil {
+		return err
+	}
 	e, err := p.buildEngine(s)
 	if err != nil {
 		return err

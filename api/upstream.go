@@ -122,4 +122,3 @@ func orNull(d digest.Digest) *digest.Digest {
 	}
 	return &d
 }
-

@@ -173,7 +173,9 @@ func (r *run) commit(ctx context.Context, wanted store.Adopted) (v *pulp.Version
 type lostError struct{ what digest.Digest }
 
 // Error implements error.
-func (e lostError) Error() string { return "The upstream has not " + string(e.what) + ", which it names." }
+func (e lostError) Error() string {
+	return "The upstream has not " + string(e.what) + ", which it names."
+}
 
 // leftOut says whether an error is the content's own, and not the upstream's or the database's, and why it is left out.
 func leftOut(err error) (why string, left bool) {

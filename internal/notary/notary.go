@@ -32,6 +32,8 @@ type Notary struct {
 	Usable func(pulp.SigningService) bool
 	// Dispatch makes a task, for a service that only others can use.
 	Dispatch func(context.Context, tasks.Spec) (store.Task, error)
+	// Cancel cancels one that nobody waits for any more.
+	Cancel func(context.Context, string) (store.Task, error)
 	// Parallel is how many signatures one caller has made at a time.
 	Parallel int
 	// Timeout is how long a push waits for its signatures.
@@ -95,6 +97,7 @@ const (
 	sealTries = 8                     // times that others may change what a change needs before it is given up
 	sealBatch = 64                    // signatures that are kept at a time
 	sealPoll  = 20 * time.Millisecond // how often a task that signs is looked at
+	sealEnd   = 10 * time.Second      // how long it may take to end one that nobody waits for
 )
 
 var errTooLong = errors.New("signing took too long")
@@ -173,9 +176,10 @@ func (n *Notary) sign(ctx context.Context, why Reason, missing *store.Unsigned) 
 	if err != nil {
 		return err
 	}
-	done := context.WithoutCancel(ctx)
 	defer func() {
-		if _, _, err := n.Store.CancelTask(done, t.ID); err == nil || fault.Is(err, fault.Conflict) {
+		done, cancel := context.WithTimeout(context.WithoutCancel(ctx), sealEnd)
+		defer cancel()
+		if _, err := n.Cancel(done, t.ID); err == nil || fault.Is(err, fault.Conflict) {
 			_ = n.Store.DeleteTask(done, t.ID) // one that is still being canceled goes with the old ones
 		}
 	}()

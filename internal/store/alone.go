@@ -22,17 +22,25 @@ const (
 // soles are held in this process by who does such work.
 var soles = map[Sole]*sync.Mutex{Removing: {}, WritingThrough: {}, Comparing: {}}
 
-// Alone runs f while nobody else does the same work, in whatever process.
-func (s *Store) Alone(ctx context.Context, work Sole, f func() error) error {
+// Alone runs f while nobody else does the same work, in whatever process. On PostgreSQL that holds as long as a connection stands, which may break beneath f: before each
+// step that must not be done beside another's, f asks still, and ends with its error.
+func (s *Store) Alone(ctx context.Context, work Sole, f func(still func() error) error) error {
 	soles[work].Lock()
 	defer soles[work].Unlock()
 	if s.postgres == nil { // one process has the database
-		return f()
+		return f(func() error { return nil })
 	}
-	return unavailable(s.postgres.once(ctx, s, func(t *tx) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// The lock outlives ctx: f may be in the middle of a step when that ends.
+	return unavailable(s.postgres.once(context.WithoutCancel(ctx), s, func(t *tx) error {
 		if err := t.lockNamed(string(work)); err != nil {
 			return err
 		}
-		return f()
+		return f(func() error {
+			var one int
+			return t.row(`SELECT 1`).Scan(&one)
+		})
 	}))
 }

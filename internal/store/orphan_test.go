@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 )
 
@@ -210,7 +211,7 @@ func TestOneRemovesAtATime(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			err := s.Alone(t.Context(), Removing, func() error {
+			err := s.Alone(t.Context(), Removing, func(func() error) error {
 				if !busy.TryLock() {
 					return errors.New("two at once")
 				}
@@ -225,7 +226,36 @@ func TestOneRemovesAtATime(t *testing.T) {
 	}
 	all.Wait()
 	broken := errors.New("no bytes")
-	if err := s.Alone(t.Context(), Removing, func() error { return broken }); !errors.Is(err, broken) {
+	if err := s.Alone(t.Context(), Removing, func(func() error) error { return broken }); !errors.Is(err, broken) {
 		t.Errorf("Alone: %v", err)
+	}
+}
+
+// TestAloneIsToldOfALostLock cuts the connection beneath work that is done alone.
+func TestAloneIsToldOfALostLock(t *testing.T) {
+	t.Parallel()
+	if pgtest.URL(t) == "" {
+		t.Skip("only PostgreSQL has a connection that can break")
+	}
+	s := open(t)
+	err := s.Alone(t.Context(), Comparing, func(still func() error) error {
+		if err := still(); err != nil {
+			return err
+		}
+		if _, err := s.read.QueryContext(t.Context(), `
+			SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+			 WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle in transaction'`); err != nil {
+			t.Fatal(err)
+		}
+		for began := time.Now(); time.Since(began) < 10*time.Second; time.Sleep(10 * time.Millisecond) {
+			if err := still(); err != nil {
+				return err
+			}
+		}
+		t.Error("nobody says that the lock is lost")
+		return nil
+	})
+	if !Away(err) {
+		t.Errorf("Alone = %v, want that the database does not answer", err)
 	}
 }

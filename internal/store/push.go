@@ -162,6 +162,15 @@ func (s *Store) PutManifest(ctx context.Context, p PutManifest) (*pulp.Version, 
 			if _, present, err := c.content(pulp.KindManifest, dgst); err != nil || present {
 				return err
 			}
+			if seen, err := c.completes(dgst); err != nil {
+				return err
+			} else if seen && !p.Wait {
+				if err := c.addManifest(dgst, id); err != nil {
+					return err
+				}
+				v, err = c.end()
+				return err
+			}
 			return t.putPending(p.RepositoryID, pulp.KindManifest, dgst, id)
 		}
 		if err := c.addManifest(dgst, id); err != nil {
@@ -176,6 +185,17 @@ func (s *Store) PutManifest(ctx context.Context, p PutManifest) (*pulp.Version, 
 		return err
 	})
 	return v, err
+}
+
+// completes says whether a manifest completes a list that the repository shows, and that must be signed before it is seen.
+func (c *change) completes(dgst string) (seen bool, err error) {
+	if v, err := c.tx.sealedWith(c.repo); err != nil || v == nil {
+		return false, err
+	}
+	err = c.tx.row(`
+		SELECT EXISTS (SELECT 1 FROM manifest_child e JOIN repository_content c ON c.content_id = e.manifest_id
+		 WHERE e.digest = $1 AND c.repository_id = $2 AND c.kind = $3 AND c.version_removed IS NULL)`, dgst, c.repo.ID, pulp.KindManifest).Scan(&seen)
+	return seen, err
 }
 
 // TagMoved says that a tag does not stand for what a change of it demands.

@@ -127,8 +127,11 @@ func (s *Store) MigrateRepository(ctx context.Context, claim *Claim, id string) 
 		if err != nil {
 			return err
 		}
-		if _, err := t.exec(`UPDATE task_resource SET resource = $2 WHERE resource = $1 AND active`,
-			pulp.RepositoryHref(pulp.ContainerPush, id), pulp.RepositoryHref(pulp.Container, id)); err != nil {
+		before, after := pulp.RepositoryHref(pulp.ContainerPush, id), pulp.RepositoryHref(pulp.Container, id)
+		if err := t.lockResources([]string{before, after}); err != nil { // a task may just be taking its place behind this one
+			return err
+		}
+		if _, err := t.exec(`UPDATE task_resource SET resource = $2 WHERE resource = $1 AND active`, before, after); err != nil {
 			return err
 		}
 		r, err := repository(t.ctx, t, pulp.Container, id)

@@ -49,10 +49,13 @@ func (s *Store) Distributed(ctx context.Context, versionID string) (bool, error)
 }
 
 // DeleteVersion removes a version of a repository and completes the task whose result that is. What it brought and took away is from then on the next version's doing; without
-// the latest version the one before it is the latest again. Conflict when a distribution is pinned to it or the repository has no other. NotFound when
+// the latest version the one before it is the latest again, and shows nothing unsigned where the repository signs on push. Conflict when a distribution is pinned to it or the repository has no other. NotFound when
 // there is none.
 func (s *Store) DeleteVersion(ctx context.Context, claim *Claim, repositoryID string, number int64) error {
 	return s.inTx(ctx, func(t *tx) error {
+		if _, err := t.begin(repositoryID); err != nil { // a push may be making the next one
+			return err
+		}
 		v, err := version(t.ctx, t, repositoryID, number)
 		if err != nil {
 			return err
@@ -78,7 +81,9 @@ func (s *Store) DeleteVersion(ctx context.Context, claim *Claim, repositoryID st
 			}
 			err = t.dropBetween(repositoryID, p, newer.Int64)
 		default:
-			err = t.dropLatest(repositoryID, older.Int64)
+			if err = t.dropLatest(repositoryID, older.Int64); err == nil {
+				err = t.sealLatest(repositoryID)
+			}
 		}
 		if err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/countersign/countersign/internal/fault"
@@ -297,5 +298,55 @@ func TestVersionsAgainstAModel(t *testing.T) {
 				m.check(what)
 			}
 		})
+	}
+}
+
+// TestDeletedVersionsBesidePushes has the latest version deleted again and again while tags are made. At every moment the latest version is the newest, and in the end it is what
+// its counts say.
+func TestDeletedVersionsBesidePushes(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	id := target(t, s, "acme/app").Repository.ID
+	m, _ := pushImage(t, s, id, "one", "v1")
+	stop := make(chan struct{})
+	var pushing sync.WaitGroup
+	for p := range 3 {
+		pushing.Go(func() {
+			for n := range 60 {
+				if _, err := s.TagManifest(t.Context(), nil, id, fmt.Sprintf("t%d-%d", p, n), m.Digest); err != nil {
+					t.Errorf("tag: %v", err)
+				}
+			}
+		})
+	}
+	go func() { pushing.Wait(); close(stop) }()
+	for done := false; !done; {
+		select {
+		case <-stop:
+			done = true
+		default:
+		}
+		r, err := s.Repository(t.Context(), pulp.ContainerPush, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.LatestVersion == 1 { // which has the image
+			continue
+		}
+		if err := s.DeleteVersion(t.Context(), nil, id, r.LatestVersion); err != nil && !fault.Is(err, fault.NotFound) && !fault.Is(err, fault.Conflict) {
+			t.Fatal(err)
+		}
+	}
+	r, err := s.Repository(t.Context(), pulp.ContainerPush, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, _, err := s.Versions(t.Context(), ListQuery{Where: []Filter{Where("repository", Equal, id)}, Order: []Order{{Field: "number", Desc: true}}, Limit: 1})
+	if err != nil || len(all) != 1 || all[0].Number != r.LatestVersion {
+		t.Fatalf("the newest version is %v, the latest %d (%v)", all, r.LatestVersion, err)
+	}
+	held, err := s.HeldTags(t.Context(), id)
+	if err != nil || int64(len(held)) != all[0].Counts[pulp.KindTag].Present {
+		t.Errorf("%d tags are there, and the version counts %d (%v)", len(held), all[0].Counts[pulp.KindTag].Present, err)
 	}
 }

@@ -206,6 +206,28 @@ func (t *tx) sealDistribution(d pulp.Distribution) error {
 	if d.Pinned != nil {
 		return t.sealPinned(*v, id, number, d.BasePath)
 	}
+	return t.sealShown(*v, id, []string{d.BasePath})
+}
+
+// sealLatest sees that everything a repository's latest version shows is signed under every path that serves it, when the repository signs on push.
+func (t *tx) sealLatest(repositoryID string) error {
+	r, err := scanRepository(t.row(`SELECT `+repositoryColumns+` FROM repository r WHERE r.id = $1`, repositoryID))
+	if err != nil {
+		return err
+	}
+	v, err := t.sealedWith(r)
+	if err != nil || v == nil {
+		return err
+	}
+	paths, err := collect(t.ctx, t, scanString, `SELECT base_path FROM distribution WHERE repository_id = $1 ORDER BY base_path`, repositoryID)
+	if err != nil {
+		return err
+	}
+	return t.sealShown(*v, repositoryID, paths)
+}
+
+// sealShown sees that all tags of a repository's latest version are signed for paths. Signatures that wait make a version more.
+func (t *tx) sealShown(v pulp.SigningService, id string, paths []string) error {
 	c, err := t.begin(id)
 	if err != nil {
 		return err
@@ -216,7 +238,7 @@ func (t *tx) sealDistribution(d pulp.Distribution) error {
 	if err != nil {
 		return err
 	}
-	if err := c.sealTags(*v, tagged, []string{d.BasePath}); err != nil {
+	if err := c.sealTags(v, tagged, paths); err != nil {
 		return err
 	}
 	_, err = c.end()

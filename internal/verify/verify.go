@@ -7,6 +7,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/signing"
@@ -122,7 +123,10 @@ func Tag(ctx context.Context, s *store.Store, t store.Target, reference string, 
 	}
 	var r Report
 	queue, seen := []pulp.Manifest{root}, map[string]bool{root.ID: true}
-	for len(queue) > 0 && len(r.Manifests) < maxImages {
+	for len(queue) > 0 {
+		if len(seen) > maxImages { // a verdict is about all of it
+			return Report{}, fault.New(fault.TooLarge, "The list has more than %d manifests, which are not looked at.", maxImages)
+		}
 		m := queue[0]
 		queue = queue[1:]
 		if len(r.Manifests) == 0 || !pulp.IsList(m.MediaType) {

@@ -97,11 +97,12 @@ type module struct {
 	active     int           // calls in the library
 	conns      int           // that are in use in this generation
 	logins     map[uint][sha256.Size]byte
+	presenting map[string]*sync.Mutex       // by token: held while a PIN is presented
 	refused    map[string][sha256.Size]byte // by token: the PIN that it refused last
 }
 
 func newModule(path string, load func(string) cryptoki) *module {
-	return &module{path: path, load: load, limit: callLimit, logins: map[uint][sha256.Size]byte{}, refused: map[string][sha256.Size]byte{}}
+	return &module{path: path, load: load, limit: callLimit, logins: map[uint][sha256.Size]byte{}, presenting: map[string]*sync.Mutex{}, refused: map[string][sha256.Size]byte{}}
 }
 
 func loadLibrary(path string) cryptoki {

@@ -169,7 +169,7 @@ func (t *token) login(ctx context.Context, pin secret) (*conn, error) {
 			return nil, err
 		}
 		if t.uri.PINFile != "" {
-			if err := t.present(lib, s, slot, info, pin); err != nil {
+			if err := t.present(lib, s, slot, pin); err != nil {
 				_ = lib.CloseSession(s)
 				return nil, err
 			}
@@ -223,9 +223,25 @@ func (u URI) matches(i pkcs11.TokenInfo) bool {
 }
 
 // present logs in. A PIN that the token has refused is not tried again before the file holds another, and none is tried when the token says that one
-// more wrong PIN locks it. So a wrong PIN costs one attempt, and a process that is started again and again locks no token that counts aloud.
-func (t *token) present(lib cryptoki, s pkcs11.SessionHandle, slot uint, info pkcs11.TokenInfo, pin secret) error {
-	m, id := t.mod, info.ManufacturerID+"\x00"+info.SerialNumber+"\x00"+info.Label
+// more wrong PIN locks it. So a wrong PIN costs each process one attempt, and a process that is started again and again locks no token that counts aloud.
+func (t *token) present(lib cryptoki, s pkcs11.SessionHandle, slot uint, pin secret) error {
+	m := t.mod
+	info, err := lib.GetTokenInfo(slot)
+	if err != nil {
+		return err
+	}
+	id := info.ManufacturerID + "\x00" + info.SerialNumber + "\x00" + info.Label
+	m.mu.Lock()
+	if m.presenting[id] == nil {
+		m.presenting[id] = &sync.Mutex{}
+	}
+	alone := m.presenting[id]
+	m.mu.Unlock()
+	alone.Lock() // several URIs may be about one token: what one has learned the next must know
+	defer alone.Unlock()
+	if info, err = lib.GetTokenInfo(slot); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	refused, ok := m.refused[id]
 	m.mu.Unlock()
@@ -237,7 +253,7 @@ func (t *token) present(lib cryptoki, s pkcs11.SessionHandle, slot uint, info pk
 	case info.Flags&pkcs11.CKF_USER_PIN_FINAL_TRY != 0:
 		return fault.New(fault.Invalid, "The token locks its PIN at the next wrong one, and so is not tried: log in once with the token's own tools.")
 	}
-	err := lib.Login(s, pkcs11.CKU_USER, string(pin))
+	err = lib.Login(s, pkcs11.CKU_USER, string(pin))
 	code, _ := errors.AsType[pkcs11.Error](err)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -247,8 +263,9 @@ func (t *token) present(lib cryptoki, s pkcs11.SessionHandle, slot uint, info pk
 			return fault.New(fault.Invalid, "The token was given another PIN by another signing service.")
 		}
 		return nil
-	case pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED,
-		pkcs11.CKR_USER_PIN_NOT_INITIALIZED:
+	case pkcs11.CKR_USER_PIN_NOT_INITIALIZED: // nothing was checked: the file's PIN may be the one that will be set
+		return fault.Wrap(fault.Invalid, err, "The token has no user PIN yet.")
+	case pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED:
 		m.refused[id] = pin.sum()
 		return fault.Wrap(fault.Invalid, err, "The token refuses the PIN.")
 	}

@@ -51,6 +51,7 @@ var testTokens = map[string]map[string]func() (crypto.Signer, error){
 	"gone":  {"key": ecKey(elliptic.P256())},
 	"pin":   {"key": ecKey(elliptic.P256())},
 	"stuck": {"key": ecKey(elliptic.P256())},
+	"odd":   {"p256": ecKey(elliptic.P256()), "rsa 2048": rsaKey(2048)},
 }
 
 func rsaKey(bits int) func() (crypto.Signer, error) {
@@ -273,7 +274,7 @@ func TestThousandSignaturesEightAtATimeWithTwoKeys(t *testing.T) {
 	t.Logf("1,000 signatures in %v", time.Since(start))
 }
 
-// Not beside others: it has the library started anew, which the tests with a wrapped one do not know of.
+// Not beside others: it has the library started anew, which the tests with a wrapped one do not know of. Hostile input 40.
 func TestTheTokenGoesAndComesBack(t *testing.T) {
 	s, public := open(t, uri(t, "gone", "key", userPIN), time.Minute)
 	checked := signing.NewChecked(s, public)
@@ -349,8 +350,17 @@ type wrapped struct {
 	cryptoki
 	logins func()     // before each login
 	sign   func(uint) // before each signature, with the slot
+	flags  uint       // that the token has too
 	mu     sync.Mutex
 	slots  map[pkcs11.SessionHandle]uint
+}
+
+func (w *wrapped) GetTokenInfo(slot uint) (i pkcs11.TokenInfo, err error) {
+	if w.cryptoki != nil {
+		i, err = w.cryptoki.GetTokenInfo(slot)
+	}
+	i.Flags |= w.flags
+	return i, err
 }
 
 func (w *wrapped) Login(s pkcs11.SessionHandle, user uint, pin string) error {
@@ -404,6 +414,7 @@ func wrap(t *testing.T, text string, w *wrapped) *key {
 	return &key{uri: u, token: &token{uri: u, mod: m}}
 }
 
+// TestAWrongPINIsTriedOnce: a wrong PIN must not lock the token. Hostile input 40.
 func TestAWrongPINIsTriedOnce(t *testing.T) {
 	t.Parallel()
 	text := uri(t, "pin", "key", wrongPIN)
@@ -435,18 +446,20 @@ func TestAWrongPINIsTriedOnce(t *testing.T) {
 	}
 }
 
+// TestTheLastTryIsLeftToPeople: nor may a PIN that was wrong in other processes. Hostile input 40.
 func TestTheLastTryIsLeftToPeople(t *testing.T) {
 	t.Parallel()
 	for _, flag := range []uint{pkcs11.CKF_USER_PIN_FINAL_TRY, pkcs11.CKF_USER_PIN_LOCKED} {
-		w := &wrapped{logins: func() { t.Error("the token was asked to check a PIN") }}
+		w := &wrapped{logins: func() { t.Error("the token was asked to check a PIN") }, flags: flag}
 		k := wrap(t, uri(t, "pin", "key", userPIN), w)
-		err := k.token.present(w, 0, 0, pkcs11.TokenInfo{Flags: flag}, userPIN)
+		err := k.token.present(w, 0, 0, userPIN)
 		if !fault.Is(err, fault.Invalid) {
 			t.Errorf("present with flag %x = %v, want Invalid", flag, err)
 		}
 	}
 }
 
+// TestAStuckTokenKeepsNobodyWaiting: a token that does not answer holds up neither other tokens nor whoever asks it. Hostile input 40.
 func TestAStuckTokenKeepsNobodyWaiting(t *testing.T) {
 	t.Parallel()
 	stuck, release := make(chan struct{}), make(chan struct{})

@@ -132,11 +132,11 @@ func (c Comparer) round(ctx context.Context) error {
 	if err != nil || len(due) == 0 {
 		return err
 	}
-	return c.Store.Alone(ctx, store.Comparing, func() error {
+	return c.Store.Alone(ctx, store.Comparing, func(still func() error) error {
 		due, err := c.Store.LeastCompared(ctx, time.Now().Add(-c.Every), compareBatch)
 		for _, repo := range due {
-			if ctx.Err() != nil {
-				return ctx.Err()
+			if err := errors.Join(still(), ctx.Err()); err != nil {
+				return err
 			}
 			if err := c.compare(ctx, repo); err != nil {
 				return fmt.Errorf("%s: %w", repo.Name, err)

@@ -46,7 +46,7 @@ func All(o Options) map[string]tasks.Job {
 	return map[string]tasks.Job{
 		tasks.Sign:               signer{o}.run,
 		tasks.Seal:               with(o.seal),
-		tasks.Sync:               o.sealed(syncer{o}.run),
+		tasks.Sync:               syncer{o}.run,
 		tasks.Tag:                o.sealed(with(o.tag)),
 		tasks.Untag:              with(o.untag),
 		tasks.AddContent:         o.sealed(with(o.addContent)),
@@ -54,7 +54,7 @@ func All(o Options) map[string]tasks.Job {
 		tasks.RemoveSignatures:   with(o.removeSignatures),
 		tasks.Repair:             with(o.repair),
 		tasks.Restore:            o.sealed(with(o.restore)),
-		tasks.DeleteVersion:      with(o.deleteVersion),
+		tasks.DeleteVersion:      o.sealed(with(o.deleteVersion)),
 		tasks.Create:             o.sealed(with(o.create)),
 		tasks.Edit:               o.sealed(with(o.edit)),
 		tasks.Delete:             with(o.delete),

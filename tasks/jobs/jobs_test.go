@@ -84,7 +84,7 @@ func newWorld(t *testing.T) *world {
 		Notary: w.notary,
 	})})
 	w.worker, w.dispatcher = worker, tasks.NewDispatcher(s, queue, worker, log)
-	w.notary.Dispatch = w.dispatcher.Dispatch
+	w.notary.Dispatch, w.notary.Cancel = w.dispatcher.Dispatch, w.dispatcher.Cancel
 	w.service, err = s.AddSigningService(t.Context(), pulp.SigningService{
 		Name: "svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Fingerprint: w.maker.key.Public.Fingerprint(), PublicKey: w.maker.key.Armor,
 	})

@@ -111,12 +111,15 @@ func (c orphans) unit(ctx context.Context, u store.Unit) (int64, error) {
 // removeBlobs removes blobs that doom marks, bytes and rows, alone, and returns how many.
 func (h Housekeeper) removeBlobs(ctx context.Context, doom func() ([]store.DoomedBlob, error)) (int64, error) {
 	var n int64
-	err := h.Store.Alone(ctx, store.Removing, func() error {
+	err := h.Store.Alone(ctx, store.Removing, func(still func() error) error {
 		doomed, err := doom()
 		if err != nil {
 			return err
 		}
 		for _, b := range doomed {
+			if err := errors.Join(still(), context.Cause(ctx)); err != nil {
+				return err
+			}
 			if err := h.Storage.Delete(ctx, b.Location, b.Digest); err != nil {
 				return err
 			}

@@ -64,13 +64,16 @@ func (o Outbox) empty(ctx context.Context) error {
 	if err != nil || len(due) == 0 {
 		return err
 	}
-	return o.Store.Alone(ctx, store.WritingThrough, func() error {
+	return o.Store.Alone(ctx, store.WritingThrough, func(still func() error) error {
 		for ctx.Err() == nil {
 			due, err := o.Store.OutboxTags(ctx, outboxBatch)
 			if err != nil || len(due) == 0 {
 				return err
 			}
 			for _, t := range due {
+				if err := still(); err != nil {
+					return err
+				}
 				if err := o.send(ctx, t); err != nil {
 					return err
 				}

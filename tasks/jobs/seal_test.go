@@ -303,3 +303,46 @@ func TestATaskWhoseSealingKeyIsAway(t *testing.T) {
 	}
 	w.wantSealed()
 }
+
+// Without the latest version the one before it is shown, under paths for which it was not signed.
+func TestADeletedVersionShowsNothingUnsigned(t *testing.T) {
+	t.Parallel()
+	w := sealed(t)
+	id := w.repo.Repository.ID
+	if _, err := w.put("two", "v2"); err != nil {
+		t.Fatal(err)
+	}
+	name, path := "second", "acme/second"
+	w.dispatch(store.TaskCompleted, tasks.Create, tasks.CreateArgs{Distribution: tasks.DistributionFields{Name: &name, BasePath: &path, RepositoryID: &id}})
+	w.wantSealed()
+	r, err := w.store.Repository(t.Context(), pulp.ContainerPush, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.dispatch(store.TaskCompleted, tasks.DeleteVersion, tasks.VersionArgs{RepositoryID: id, Number: r.LatestVersion})
+	w.wantSealed()
+	if targets, err := w.store.SignTargets(t.Context(), id, nil, false); err != nil || len(targets) == 0 {
+		t.Errorf("nothing is shown at all: %v, %v", targets, err)
+	}
+}
+
+// An image that comes by digest and completes a list under a visible tag is signed too.
+func TestAnImageByDigestThatCompletesAList(t *testing.T) {
+	t.Parallel()
+	w := sealed(t)
+	late := digest.FromBytes([]byte(`{"config":"late"}`))
+	if err := w.notary.Seal(t.Context(), notary.Reason{}, func(context.Context) error {
+		w.pushIndex("sparse", late)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := w.put("late"); err != nil || d != late {
+		t.Fatal(d, err)
+	}
+	w.wantSealed()
+	targets, err := w.store.SignTargets(t.Context(), w.repo.Repository.ID, []string{"sparse"}, false)
+	if err != nil || len(targets) != 1 {
+		t.Errorf("the list shows %v, %v", targets, err)
+	}
+}

@@ -196,10 +196,15 @@ func (o Options) seal(ctx context.Context, r *tasks.Run, args tasks.SealArgs) er
 // sealed is a job that runs again when what it would show was not signed, and is now.
 func (o Options) sealed(job tasks.Job) tasks.Job {
 	return func(ctx context.Context, r *tasks.Run) error {
-		err := o.Notary.Seal(ctx, o.reason(ctx, r), func(ctx context.Context) error { return job(ctx, r) })
-		if errors.Is(err, notary.ErrKeyAway) && ctx.Err() == nil {
-			return tasks.Again(err)
-		}
-		return err
+		return o.seals(ctx, r, func(ctx context.Context) error { return job(ctx, r) })
 	}
+}
+
+// seals runs a task's change again when what it would show was not signed, and is now. While the key is away the task waits.
+func (o Options) seals(ctx context.Context, r *tasks.Run, change func(context.Context) error) error {
+	err := o.Notary.Seal(ctx, o.reason(ctx, r), change)
+	if errors.Is(err, notary.ErrKeyAway) && ctx.Err() == nil {
+		return tasks.Again(err)
+	}
+	return err
 }

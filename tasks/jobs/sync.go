@@ -164,8 +164,10 @@ func (o *oneSync) run(ctx context.Context) error {
 		}
 		return o.task.Finished()
 	}
-	_, err = o.Store.CommitSync(ctx, o.task.Claim, o.wanted)
-	return err
+	return o.seals(ctx, o.task, func(ctx context.Context) error {
+		_, err := o.Store.CommitSync(ctx, o.task.Claim, o.wanted)
+		return err
+	})
 }
 
 // each runs f for all of a list, some at a time.

@@ -45,7 +45,7 @@ func (o *oneSync) fetch(ctx context.Context, img *image) error {
 // release lets go of what an image need not be known by any more: there may be many.
 func (o *oneSync) release(img *image) {
 	o.held.Add(-int64(len(img.manifest.Payload)))
-	img.manifest = pulp.Manifest{Digest: img.manifest.Digest, MediaType: img.manifest.MediaType}
+	img.manifest.Payload, img.manifest.Config, img.manifest.Layers, img.manifest.Children = nil, nil, nil, nil // others may be reading its digest
 	img.children, img.signatures = nil, nil
 }
 

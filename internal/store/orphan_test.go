@@ -242,10 +242,11 @@ func TestAloneIsToldOfALostLock(t *testing.T) {
 		if err := still(); err != nil {
 			return err
 		}
-		if _, err := s.read.QueryContext(t.Context(), `
-			SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-			 WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle in transaction'`); err != nil {
-			t.Fatal(err)
+		var cut int
+		if err := s.read.QueryRowContext(t.Context(), `
+			SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity
+			 WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle in transaction'`).Scan(&cut); err != nil || cut != 1 {
+			t.Fatalf("%d connections cut, %v", cut, err)
 		}
 		for began := time.Now(); time.Since(began) < 10*time.Second; time.Sleep(10 * time.Millisecond) {
 			if err := still(); err != nil {

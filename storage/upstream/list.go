@@ -61,11 +61,7 @@ var nextLink = regexp.MustCompile(`<([^>]*)>\s*;[^,]*\brel="?next"?`)
 func (s *Storage) pages(ctx context.Context, q request, take func(page []byte) (int, error)) error {
 	seen := map[string]bool{}
 	for {
-		res, err := s.do(ctx, q)
-		if err != nil {
-			return err
-		}
-		next, err := s.page(res, take)
+		next, err := s.page(ctx, q, take)
 		if err != nil || next == nil {
 			return err
 		}
@@ -77,7 +73,12 @@ func (s *Storage) pages(ctx context.Context, q request, take func(page []byte) (
 	}
 }
 
-func (s *Storage) page(res *http.Response, take func(page []byte) (int, error)) (*url.URL, error) {
+// page reads one page and returns where the next is; nil: there is none.
+func (s *Storage) page(ctx context.Context, q request, take func(page []byte) (int, error)) (*url.URL, error) {
+	res, err := s.do(ctx, q)
+	if err != nil {
+		return nil, err
+	}
 	defer drain(res)
 	switch res.StatusCode {
 	case http.StatusOK:

@@ -167,7 +167,7 @@ func (c *call) tagCondition() func(digest.Digest) bool {
 func (c *call) putReference() (tags []string, dgst digest.Digest, err error) {
 	tagInvalid := newError(http.StatusBadRequest, "TAG_INVALID", "The tag is not well-formed.", map[string]string{"tag": c.ref})
 	if !strings.Contains(c.ref, ":") {
-		if !pulp.ValidTag(c.ref) {
+		if !takenTag(c.ref) {
 			return nil, "", tagInvalid
 		}
 		return []string{c.ref}, digest.Canonical.FromString(""), nil
@@ -177,7 +177,7 @@ func (c *call) putReference() (tags []string, dgst digest.Digest, err error) {
 		return nil, "", digestInvalid(c.ref)
 	}
 	for _, tag := range c.r.URL.Query()["tag"] {
-		if !pulp.ValidTag(tag) || len(tags) == maxTagParams {
+		if !takenTag(tag) || len(tags) == maxTagParams {
 			return nil, "", tagInvalid
 		}
 		if !slices.Contains(tags, tag) {
@@ -186,6 +186,9 @@ func (c *call) putReference() (tags []string, dgst digest.Digest, err error) {
 	}
 	return tags, dgst, nil
 }
+
+// takenTag says whether a tag may be pushed: it is well-formed (contract 3.3), and no misspelled companion of cosign's (D23).
+func takenTag(tag string) bool { return pulp.ValidTag(tag) && !pulp.BrokenCompanionTag(tag) }
 
 // manifestTarget returns where a manifest goes. A list may come to a name that is not there yet; an image cannot: its blobs come before it.
 func (c *call) manifestTarget(m pulp.Manifest) (store.Target, error) {

@@ -68,6 +68,7 @@ func FuzzParseRef(f *testing.F) {
 	})
 }
 
+// TestNames: names and tags that are well-formed and not. Hostile inputs 25 and 26.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]bool{
@@ -95,7 +96,60 @@ func TestNames(t *testing.T) {
 			t.Errorf("IsCompanionTag(%q) = %v", tag, got)
 		}
 	}
+	hex := strings.Repeat("a", 64)
+	for tag, want := range map[string]bool{
+		"sha256-" + hex[1:] + ".sig": true, "sha256-" + hex + "a.att": true, "sha256-" + strings.ToUpper(hex) + ".sbom": true, "sha256-.sig": true, "sha256-" + hex + ".x.sig": true,
+		"sha256-" + hex + ".sig": false, "sha256-" + hex + ".att": false, "sha256-" + hex + ".sbom": false, "sha256-" + hex: false, "sha256-abc": false, "x.sig": false, "v1.sbom": false,
+	} {
+		if got := pulp.BrokenCompanionTag(tag); got != want {
+			t.Errorf("BrokenCompanionTag(%q) = %v", tag, got)
+		}
+	}
 	if pulp.NamespaceOf("a/b/c") != "a" || pulp.NamespaceOf("a") != "a" {
 		t.Error("NamespaceOf")
 	}
+}
+
+// FuzzNames compares what is taken for a name and for a tag with what their grammar says, written out a second time. Hostile inputs 25 and 26.
+func FuzzNames(f *testing.F) {
+	for _, s := range []string{
+		"acme/app", "a/b/c", "a.b", "a__b", "a---b", "..", "a/../b", "a//b", "/a", "a/", "A/b", "a___b", "a._b", "\u0430cme/app", "a\n", "a\x00", "_catalog", "a/blobs/uploads", "%2e%2e", strings.Repeat("a", 256),
+		"latest", ".x", "-x", "sha256-" + strings.Repeat("0", 64) + ".sig", strings.Repeat("x", 129), "a:b", "a@b",
+	} {
+		f.Add(s)
+	}
+	const small = "abcdefghijklmnopqrstuvwxyz0123456789"
+	segment := func(s string) bool {
+		for s != "" {
+			rest := strings.TrimLeft(s, small)
+			if len(rest) == len(s) {
+				return false // a run of letters and digits is missing
+			}
+			if rest == "" {
+				return true
+			}
+			word := strings.TrimLeft(rest, "._-")
+			if between := rest[:len(rest)-len(word)]; between != "." && between != "_" && between != "__" && strings.Trim(between, "-") != "" || between == "" {
+				return false
+			}
+			s = word
+		}
+		return false
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		name := len(s) <= pulp.MaxNameLength
+		for _, part := range strings.Split(s, "/") {
+			name = name && segment(part)
+		}
+		if pulp.ValidName(s) != name {
+			t.Errorf("ValidName(%q) = %v, want %v", s, !name, name)
+		}
+		tag := s != "" && len(s) <= 128 && s[0] != '.' && s[0] != '-' && strings.Trim(s, small+strings.ToUpper(small)+"._-") == ""
+		if pulp.ValidTag(s) != tag {
+			t.Errorf("ValidTag(%q) = %v, want %v", s, !tag, tag)
+		}
+		if hex, ok := pulp.CompanionOf(s); ok && (len(hex) != 64 || !strings.HasPrefix(s, "sha256-"+hex)) || pulp.BrokenCompanionTag(s) && ok {
+			t.Errorf("CompanionOf(%q) = %q, %v", s, hex, ok)
+		}
+	})
 }

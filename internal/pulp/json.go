@@ -5,13 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// checkJSON sees that bytes are one JSON value that all parsers read alike: UTF-8, no duplicate keys, not nested too deeply, nothing behind it.
+// checkJSON sees that bytes are one JSON value that all parsers read alike: UTF-8, no duplicate keys, no number that a double cannot hold, not nested too deeply,
+// nothing behind it.
 func checkJSON(b []byte) error {
 	if !utf8.Valid(b) {
 		return fault.New(fault.Invalid, "$: not UTF-8")
@@ -30,6 +32,11 @@ func checkJSON(b []byte) error {
 		}
 		if s, ok := t.(string); ok && strings.Contains(s, "\x00") {
 			return fault.New(fault.Invalid, "$: a text holds a NUL")
+		}
+		if n, ok := t.(json.Number); ok {
+			if _, err := n.Float64(); err != nil {
+				return fault.New(fault.Invalid, "$: the number %s is too large", short([]byte(n)))
+			}
 		}
 		if delim, ok := t.(json.Delim); ok && (delim == '}' || delim == ']') {
 			stack = stack[:len(stack)-1]
@@ -64,11 +71,27 @@ func checkJSON(b []byte) error {
 	return nil
 }
 
-// members returns the members of a JSON object by their exact names: encoding/json would take other spellings for the same.
+// knownMembers are the members of manifests, descriptors and platforms that clients read.
+var knownMembers = []string{
+	"schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations",
+	"digest", "size", "urls", "data", "platform", "architecture", "os", "os.version", "os.features", "variant", "features",
+}
+
+// members returns the members of a JSON object by their exact names. Other spellings of those that clients read are refused: clients in Go take them for the same.
 func members(path string, raw []byte) (map[string]json.RawMessage, error) {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &m); err != nil || m == nil {
 		return nil, fault.New(fault.Invalid, "%s: %s is not of type 'object'", path, short(raw))
+	}
+	for key := range m {
+		if slices.Contains(knownMembers, key) {
+			continue
+		}
+		for _, known := range knownMembers {
+			if strings.EqualFold(key, known) {
+				return nil, fault.New(fault.Invalid, "%s: the member %q is spelled %q", path, short([]byte(key)), known)
+			}
+		}
 	}
 	return m, nil
 }

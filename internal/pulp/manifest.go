@@ -141,6 +141,13 @@ func (d *manifestReader) fail(path, format string, args ...any) {
 	}
 }
 
+// refuse keeps what is wrong with a part.
+func (d *manifestReader) refuse(err error) {
+	if d.err == nil {
+		d.err = err
+	}
+}
+
 func (d *manifestReader) number(key string) int64 {
 	var n json.Number
 	raw, ok := d.top[key]
@@ -218,7 +225,7 @@ func (d *manifestReader) descriptors(key string) []Descriptor {
 func (d *manifestReader) parse(path string, raw json.RawMessage) (v Descriptor) {
 	object, err := members(path, raw)
 	if err != nil {
-		d.fail(path, "%s is not of type 'object'", short(raw))
+		d.refuse(err)
 		return v
 	}
 	in := manifestReader{top: object}
@@ -232,7 +239,7 @@ func (d *manifestReader) parse(path string, raw json.RawMessage) (v Descriptor) 
 	if platform, ok := object["platform"]; ok && string(platform) != "null" {
 		p, err := members("platform", platform)
 		if err != nil {
-			in.fail("platform", "%s is not of type 'object'", short(platform))
+			in.refuse(err)
 		}
 		inner := manifestReader{top: p}
 		v.Architecture, v.OS = inner.text("architecture"), inner.text("os")

@@ -1,6 +1,7 @@
 package pulp_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -30,6 +31,7 @@ func indexText(mediaType, children, more string) string {
 	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]%s}`, mediaType, children, more)
 }
 
+// TestParseManifest reads manifests that are right and wrong. Hostile inputs 18, 19, 20 and 22.
 func TestParseManifest(t *testing.T) {
 	t.Parallel()
 	oci := imageText(pulp.OCIManifest, descriptor(ociConfig, d1, ""), descriptor(ociLayer, d2, ""), "")
@@ -72,6 +74,18 @@ func TestParseManifest(t *testing.T) {
 		"Layers in another case":              {strings.Replace(oci, `"layers"`, `"Layers"`, 1), "", "", "layers"},
 		"a key twice":                         {strings.Replace(oci, `"layers"`, `"layers":[],"layers"`, 1), "", "", "twice"},
 		"a key twice deep down":               {imageText(pulp.OCIManifest, descriptor(ociConfig, d1, `,"size":11`), "", ""), "", "", "twice"},
+		"a huge number that nobody knows":     {imageText(pulp.OCIManifest, descriptor(ociConfig, d1, ""), "", `,"x":[-1e400]`), "", "", "number"},
+		"a size of 20 digits":                 {strings.Replace(oci, `"size":10`, `"size":18446744073709551616`, 1), "", "", "size"},
+		"layers twice, in two spellings":      {strings.Replace(oci, `"layers"`, `"Layers":[],"layers"`, 1), "", "", `"Layers" is spelled "layers"`},
+		"layers with a long s":                {imageText(pulp.OCIManifest, descriptor(ociConfig, d1, ""), "", `,"layer\u017f":[]`), "", "", "is spelled"},
+		"manifests in another case":           {imageText(pulp.OCIManifest, descriptor(ociConfig, d1, ""), "", `,"Manifests":[]`), "", "", "is spelled"},
+		"a media type in another case":        {imageText(pulp.OCIManifest, descriptor(ociConfig, d1, ""), "", `,"MediaType":"`+pulp.OCIIndex+`"`), "", "", "is spelled"},
+		"a digest in another case":            {imageText(pulp.OCIManifest, descriptor(ociConfig, d1, `,"Digest":"`+d2+`"`), "", ""), "", "", "config: the member \"Digest\""},
+		"a platform in another case":          {indexText(pulp.OCIIndex, descriptor(pulp.OCIManifest, d1, `,"platform":{"architecture":"a","os":"b","OS":"c"}`), ""), "", "", "platform: the member"},
+		"annotations in two cases":            {imageText(pulp.OCIManifest, descriptor(ociConfig, d1, ""), "", `,"annotations":{"Size":"1","size":"2"}`), "", pulp.OCIManifest, ""},
+		"config and manifests":                {indexText(pulp.OCIIndex, "", `,"config":`+descriptor(ociConfig, d1, "")), "", "", "manifests"},
+		"layers without a config and a type":  {`{"schemaVersion":2,"manifests":[],"layers":[]}`, "", "", "manifests"},
+		"20,001 children":                     {indexText(pulp.OCIIndex, strings.Repeat(descriptor(pulp.OCIManifest, d2, "")+",", 20_000)+descriptor(pulp.OCIManifest, d2, ""), ""), "", "", "manifests"},
 		"layers that are a text":              {strings.Replace(oci, `[`+descriptor(ociLayer, d2, "")+`]`, `"x"`, 1), "", "", "layers"},
 		"a layer that is a text":              {imageText(pulp.OCIManifest, descriptor(ociConfig, d1, ""), `"x"`, ""), "", "", "layers[0]"},
 		"no config":                           {`{"schemaVersion":2,"mediaType":"` + pulp.OCIManifest + `","layers":[]}`, "", "", "config"},
@@ -80,7 +94,7 @@ func TestParseManifest(t *testing.T) {
 		"a short digest":                      {strings.Replace(oci, d2, d2[:70], 1), "", "", "digest"},
 		"a negative size":                     {strings.Replace(oci, `"size":10`, `"size":-1`, 1), "", "", "size"},
 		"a size that is no integer":           {strings.Replace(oci, `"size":10`, `"size":1.5`, 1), "", "", "size"},
-		"a huge size":                         {strings.Replace(oci, `"size":10`, `"size":1e400`, 1), "", "", "size"},
+		"a huge size":                         {strings.Replace(oci, `"size":10`, `"size":1e400`, 1), "", "", "number"},
 		"sizes that overflow":                 {imageText(pulp.OCIManifest, descriptor(ociConfig, d1, ""), strings.ReplaceAll(descriptor(ociLayer, d1, "")+","+descriptor(ociLayer, d2, ""), `"size":10`, `"size":9223372036854775807`), ""), "", "", "sizes"},
 		"a docker list without a platform":    {indexText(pulp.DockerList, descriptor(pulp.DockerManifest, d1, ""), ""), "", "", "platform"},
 		"half a platform":                     {indexText(pulp.OCIIndex, descriptor(pulp.OCIManifest, d1, `,"platform":{"os":"linux"}`), ""), "", "", "platform"},
@@ -159,20 +173,63 @@ func TestWhatAManifestIs(t *testing.T) {
 	}
 }
 
+// looseDescriptor and looseManifest are what clients in Go read, which take members of any case.
+type looseDescriptor struct {
+	MediaType, Digest string
+	Size              int64
+	Platform          *struct{ Architecture, OS string }
+}
+
+type looseManifest struct {
+	SchemaVersion     int
+	MediaType         string
+	Config            *looseDescriptor
+	Layers, Manifests []looseDescriptor
+}
+
+// FuzzParseManifest: what is taken is either a list or an image, and means the same to a parser that is not strict. Hostile inputs 19 and 20.
 func FuzzParseManifest(f *testing.F) {
-	f.Add([]byte(imageText(pulp.OCIManifest, descriptor(ociConfig, d1, ""), descriptor(ociLayer, d2, ""), "")), pulp.OCIManifest)
+	image := imageText(pulp.OCIManifest, descriptor(ociConfig, d1, ""), descriptor(ociLayer, d2, ""), "")
+	f.Add([]byte(image), pulp.OCIManifest)
 	f.Add([]byte(indexText(pulp.DockerList, descriptor(pulp.DockerManifest, d1, `,"platform":{"architecture":"a","os":"b"}`), "")), "")
+	for _, more := range []string{
+		`,"Layers":[]`, `,"layers":[]`, `,"layer\u017f":[]`, `,"Manifests":[` + descriptor(pulp.OCIManifest, d1, "") + `]`, `,"manifests":[]`, `,"MediaType":"x"`, `,"x":1e400`, `,"x":"\u0000"`,
+		`,"subject":` + descriptor(pulp.OCIManifest, d2, ""), `,"annotations":{"a":"b","A":"c"}`, `,"x":` + strings.Repeat("[", 63) + strings.Repeat("]", 63), `,"\ud800":1,"\udfff":2`,
+	} {
+		f.Add([]byte(strings.Replace(image, "}]}", "}]"+more+"}", 1)), pulp.OCIManifest)
+	}
+	f.Add([]byte("\ufeff"+image), "")
+	f.Add([]byte(image+"\n"), pulp.OCIManifest+"; charset=utf-8")
+	f.Add([]byte(strings.Replace(image, `"size":10`, `"size":1e1`, 1)), "application/json")
+	f.Add([]byte(`{"schemaVersion":2,"config":`+descriptor(ociConfig, d1, `,"Size":11`)+`,"layers":[]}`), "")
 	f.Fuzz(func(t *testing.T, b []byte, contentType string) {
 		m, err := pulp.ParseManifest(b, contentType)
 		if err != nil {
 			return
 		}
-		if pulp.IsList(m.MediaType) == (m.Config != nil) {
+		if pulp.IsList(m.MediaType) == (m.Config != nil) || pulp.IsList(m.MediaType) == (m.ImageSize != nil) {
 			t.Errorf("%q is a %s with the config %v", b, m.MediaType, m.Config)
 		}
-		for _, d := range append(m.Layers, m.Children...) {
+		var loose looseManifest
+		if err := json.Unmarshal(b, &loose); err != nil {
+			t.Fatalf("%q: %v", b, err)
+		}
+		if loose.SchemaVersion != 2 || loose.MediaType != "" && loose.MediaType != m.MediaType || (loose.Config == nil) != (m.Config == nil) {
+			t.Errorf("%q is a %s, and read loosely %+v", b, m.MediaType, loose)
+		}
+		strict, read := append(m.Layers, m.Children...), append(loose.Layers, loose.Manifests...)
+		if m.Config != nil && loose.Config != nil {
+			strict, read = append(strict, *m.Config), append(read, *loose.Config)
+		}
+		if len(strict) != len(read) {
+			t.Fatalf("%q has %d parts, and read loosely %d", b, len(strict), len(read))
+		}
+		for i, d := range strict {
 			if d.Digest.Validate() != nil || d.Size < 0 {
 				t.Errorf("%q has the descriptor %+v", b, d)
+			}
+			if l := read[i]; l.Digest != string(d.Digest) || l.Size != d.Size || l.MediaType != d.MediaType || l.Platform != nil && (l.Platform.Architecture != d.Architecture || l.Platform.OS != d.OS) {
+				t.Errorf("%q has %+v, and read loosely %+v", b, d, l)
 			}
 		}
 	})

@@ -14,6 +14,8 @@ var (
 	tagForm  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 	// cosignSuffixed and cosignBare are the companion tags of cosign (contract, appendix A).
 	cosignSuffixed = regexp.MustCompile(`\.(sig|att|sbom)$`)
+	cosignStarted  = regexp.MustCompile(`^sha256-.*\.(?:sig|att|sbom)$`)
+	cosignWhole    = regexp.MustCompile(`^sha256-[0-9a-f]{64}\.(?:sig|att|sbom)$`)
 	cosignBare     = regexp.MustCompile(`^sha256-[0-9a-f]{64}$`)
 	cosignOf       = regexp.MustCompile(`^sha256-([0-9a-f]{64})(?:\.[a-z]+)?$`)
 )
@@ -34,6 +36,11 @@ func NamespaceOf(name string) string {
 // manifest. Such tags are never signed (contract 5.4 step 2, appendix A).
 func IsCompanionTag(tag string) bool {
 	return cosignSuffixed.MatchString(tag) || cosignBare.MatchString(tag)
+}
+
+// BrokenCompanionTag says whether a tag looks like a companion tag of cosign and names no manifest: nothing finds it, and it would never be signed.
+func BrokenCompanionTag(tag string) bool {
+	return cosignStarted.MatchString(tag) && !cosignWhole.MatchString(tag)
 }
 
 // CompanionOf returns the hexadecimal sha256 of the manifest that a companion tag of cosign belongs to. ok is false for other tags.

@@ -53,6 +53,11 @@ func (s syncer) run(ctx context.Context, r *tasks.Run) error {
 	} else if err != nil {
 		return err
 	}
+	if s.Upstream != nil {
+		if err := s.Blobs.Storage.Ping(ctx); err != nil { // there is nowhere to put anything
+			return waits(err)
+		}
+	}
 	registry, err := s.Mirror.Open(remote)
 	if err != nil {
 		return err
@@ -70,7 +75,7 @@ func (s syncer) run(ctx context.Context, r *tasks.Run) error {
 		adding:    r.Report("associating.content", "Associating Content", -1),
 		wanted:    store.Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{}, Mirror: args.Mirror},
 	}
-	return one.run(ctx)
+	return waits(one.run(ctx))
 }
 
 // userOf returns who made a task; nil is one who may read everything.

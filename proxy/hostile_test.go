@@ -1,0 +1,692 @@
+package proxy_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/proxy"
+)
+
+// raw sends a request whose target is exactly this text, which no client would make so, and whose body may be longer than what is sent of it.
+func (w *world) raw(who, method, target, body string, headers ...string) answer {
+	w.t.Helper()
+	conn, err := (&net.Dialer{}).DialContext(w.t.Context(), "tcp", w.server.Listener.Addr().String())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	text := method + " " + target + " HTTP/1.1\r\nHost: " + publicHost + "\r\nConnection: close\r\n"
+	if who != "" {
+		text += "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(who+":secret")) + "\r\n"
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		text += headers[i] + ": " + headers[i+1] + "\r\n"
+	}
+	if _, err := io.WriteString(conn, text+"\r\n"+body); err != nil {
+		w.t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	if err != nil {
+		w.t.Fatalf("%s %.120s: %v", method, target, err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return answer{res.StatusCode, res.Header, string(b)}
+}
+
+// unchanged demands that a repository has this many versions behind it and these tags.
+func (w *world) unchanged(name string, version int64, tags string) {
+	w.t.Helper()
+	target, err := w.store.Resolve(w.t.Context(), name)
+	if err != nil || target.Repository.LatestVersion != version {
+		w.t.Errorf("%s is at version %d, %v, want %d", name, target.Repository.LatestVersion, err, version)
+	}
+	if a := w.ask("admin", http.MethodGet, "/v2/"+name+"/tags/list", nil); a.body != `{"name":"`+name+`","tags":[`+tags+`]}` {
+		w.t.Errorf("something was stored: %.300s", a.body)
+	}
+}
+
+// counted counts what is read of it.
+type counted struct {
+	r    io.Reader
+	mu   sync.Mutex
+	read int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.mu.Lock()
+	c.read += int64(n)
+	c.mu.Unlock()
+	return n, err
+}
+
+// TestHugeManifestsAreRefusedEarly sends manifests at the bound, above it, and of 4 GB.
+//
+// Hostile input 18.
+func TestHugeManifestsAreRefusedEarly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	m := w.imageOf("acme/app", "one")
+	full := m + strings.Repeat(" ", pulp.MaxManifestSize-len(m))
+	d := digest.FromString(full)
+	put := "/v2/acme/app/manifests/"
+	w.want(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID", "admin", http.MethodPut, put+"v1", full+" ", "Content-Type", pulp.OCIManifest)
+	w.want(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID", "admin", http.MethodPut, put+string(digest.FromString(full+" ")), io.MultiReader(strings.NewReader(full+" ")), "Content-Type", pulp.OCIManifest)
+	for _, path := range []string{put + "v1", "/v2/acme/new/manifests/v1"} {
+		// One that says its length is refused before any of it has come.
+		if a := w.raw("admin", http.MethodPut, path, "", "Content-Type", pulp.OCIIndex, "Content-Length", "4294967296"); a.status != http.StatusRequestEntityTooLarge || a.code() != "MANIFEST_INVALID" {
+			t.Errorf("4 GB are answered %d %s", a.status, a.body)
+		}
+		// Who may not push is not read at all.
+		if a := w.raw("carol", http.MethodPut, path, "", "Content-Type", pulp.OCIIndex, "Content-Length", "4294967296"); a.status != http.StatusUnauthorized {
+			t.Errorf("4 GB of a stranger are answered %d %s", a.status, a.body)
+		}
+		// One that does not say it is read to the bound, and what the connection holds.
+		stream := &counted{r: io.LimitReader(endless{}, 4<<30)}
+		if a := w.ask("admin", http.MethodPut, path, stream); a.status != http.StatusRequestEntityTooLarge || a.code() != "MANIFEST_INVALID" {
+			t.Errorf("a stream of 4 GB is answered %d %s", a.status, a.body)
+		}
+		stream.mu.Lock()
+		if stream.read > 64<<20 {
+			t.Errorf("%d bytes of the stream were taken", stream.read)
+		}
+		stream.mu.Unlock()
+	}
+	w.unchanged("acme/app", 0, "")
+	w.want(http.StatusNotFound, "NAME_UNKNOWN", "admin", http.MethodGet, "/v2/acme/new/tags/list", nil)
+
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, put+"v1", full, "Content-Type", pulp.OCIManifest)
+	if a := w.want(http.StatusOK, "", "", http.MethodGet, put+"v1", nil); a.body != full || a.header.Get("Docker-Content-Digest") != string(d) {
+		t.Errorf("a manifest of 4 MiB comes back as %d bytes, %v", len(a.body), a.header)
+	}
+}
+
+// TestHostileManifests puts what parsers read in several ways, by tag and by the digest of exactly these bytes.
+//
+// Hostile inputs 19 and 20.
+func TestHostileManifests(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	image := w.imageOf("acme/app", "one")
+	other := w.pushBlob("acme/app", "other layer")
+	index := `{"schemaVersion":2,"mediaType":"` + pulp.OCIIndex + `","manifests":[]}`
+	more := func(m, members string) string { return strings.TrimSuffix(m, "}") + "," + members + "}" }
+	layers := fmt.Sprintf(`[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":11}]`, other)
+	untyped := strings.Replace(image, `"mediaType":"`+pulp.OCIManifest+`",`, "", 1)
+	for name, tt := range map[string]struct{ manifest, contentType string }{
+		"layers twice":                        {more(image, `"layers":`+layers), pulp.OCIManifest},
+		"layers twice, one with an escape":    {more(image, `"layer\u0073":`+layers), pulp.OCIManifest},
+		"layers twice, one in upper case":     {more(image, `"Layers":`+layers), pulp.OCIManifest},
+		"layers twice, one with a long s":     {more(image, `"layerſ":`+layers), pulp.OCIManifest},
+		"the config's digest twice":           {strings.Replace(image, `"config":{`, `"config":{"digest":"`+string(other)+`",`, 1), pulp.OCIManifest},
+		"the config's digest in upper case":   {strings.Replace(image, `"config":{`, `"config":{"DIGEST":"`+string(other)+`",`, 1), pulp.OCIManifest},
+		"an annotation twice":                 {more(image, `"annotations":{"a":"b","a":"c"}`), pulp.OCIManifest},
+		"the media type twice":                {more(image, `"mediaType":"`+pulp.OCIManifest+`"`), pulp.OCIManifest},
+		"nested 10,000 deep, lists":           {more(image, `"x":`+strings.Repeat("[", 10_000)+strings.Repeat("]", 10_000)), pulp.OCIManifest},
+		"nested 10,000 deep, objects":         {more(index, `"x":`+strings.Repeat(`{"a":`, 10_000)+"1"+strings.Repeat("}", 10_000)), pulp.OCIIndex},
+		"nothing but brackets":                {strings.Repeat("[", pulp.MaxManifestSize), pulp.OCIManifest},
+		"a size beyond all numbers":           {strings.Replace(image, `"size":`, `"size":1e999,"x":`, 1), pulp.OCIManifest},
+		"a size beyond 64 bits":               {strings.Replace(image, `"size":`, `"size":9223372036854775808,"x":`, 1), pulp.OCIManifest},
+		"a size of a million digits":          {strings.Replace(image, `"size":`, `"size":`+strings.Repeat("9", 1_000_000)+`,"x":`, 1), pulp.OCIManifest},
+		"a huge number that nobody reads":     {more(index, `"x":-1e400`), pulp.OCIIndex},
+		"a byte order mark":                   {"\xef\xbb\xbf" + image, pulp.OCIManifest},
+		"UTF-16":                              {"\xff\xfe" + strings.Join(strings.Split(image, ""), "\x00"), pulp.OCIManifest},
+		"bytes that are no UTF-8":             {more(image, "\"x\":\"\xff\""), pulp.OCIManifest},
+		"a NUL before it":                     {"\x00" + image, pulp.OCIManifest},
+		"a NUL behind it":                     {image + "\x00", pulp.OCIManifest},
+		"a NUL in a text":                     {more(image, `"annotations":{"a":"b`+"\x00"+`c"}`), pulp.OCIManifest},
+		"a NUL in a text, as an escape":       {more(image, `"annotations":{"a":"b\u0000c"}`), pulp.OCIManifest},
+		"a second value behind it":            {image + image, pulp.OCIManifest},
+		"an image that is an index too":       {more(image, `"manifests":[]`), pulp.OCIManifest},
+		"an index that is an image too":       {more(index, `"layers":[],"config":{}`), pulp.OCIIndex},
+		"an index with layers":                {more(index, `"layers":[]`), pulp.OCIIndex},
+		"an image that is an index to some":   {more(image, `"Manifests":[]`), pulp.OCIManifest},
+		"both, and no type":                   {more(untyped, `"manifests":[]`), ""},
+		"both, and the image's Content-Type":  {more(untyped, `"manifests":[]`), pulp.OCIManifest},
+		"both, and the index's Content-Type":  {more(untyped, `"manifests":[]`), pulp.OCIIndex},
+		"two types, in two spellings":         {more(image, `"MediaType":"`+pulp.OCIIndex+`"`), pulp.OCIManifest},
+		"an image sent as an index":           {image, pulp.OCIIndex},
+		"an image sent as one of docker's":    {image, pulp.DockerManifest},
+		"an index sent as an image":           {index, pulp.OCIManifest},
+		"an index sent as a list of docker's": {index, pulp.DockerList},
+		"an image that says it is an index":   {strings.Replace(image, pulp.OCIManifest, pulp.OCIIndex, 1), pulp.OCIIndex},
+		"an index that says it is an image":   {strings.Replace(index, pulp.OCIIndex, pulp.OCIManifest, 1), pulp.OCIManifest},
+		"no type, sent as an index":           {untyped, pulp.OCIIndex},
+		"a type in upper case":                {strings.Replace(image, pulp.OCIManifest, strings.ToUpper(pulp.OCIManifest), 1), pulp.OCIManifest},
+		"a type with a parameter":             {strings.Replace(image, pulp.OCIManifest, pulp.OCIManifest+"; a=b", 1), pulp.OCIManifest},
+		"a type of a web page":                {strings.Replace(image, pulp.OCIManifest, "text/html", 1), "text/html"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := digest.FromString(tt.manifest)
+			for _, reference := range []string{"v1", string(d), string(d) + "?tag=v1"} {
+				a := w.want(http.StatusBadRequest, "MANIFEST_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+reference, tt.manifest, "Content-Type", tt.contentType)
+				if len(a.body) > 1000 {
+					t.Errorf("the error has %d bytes", len(a.body))
+				}
+			}
+			w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/"+string(d), nil)
+			w.unchanged("acme/app", 0, "")
+		})
+	}
+}
+
+// TestDigestsAreOfRawBytes puts one image in several spellings: each is a manifest of its own, and comes back as it was sent.
+//
+// Hostile inputs 19 and 20.
+func TestDigestsAreOfRawBytes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	image := w.imageOf("acme/app", "one")
+	spellings := map[string]string{
+		"as it is": image, "with a line behind it": image + "\n", "with lines": strings.ReplaceAll(image, ",", ",\r\n\t"),
+		"with escapes": strings.ReplaceAll(image, "/", `\/`), "with other escapes": strings.Replace(image, `"layers"`, `"layer\u0073"`, 1),
+		"with one more member": strings.TrimSuffix(image, "}") + `,"org.example":{"z":1,"a":[1.0e3,null]}}`, "without its type": strings.Replace(image, `"mediaType":"`+pulp.OCIManifest+`",`, "", 1),
+		"with annotations in two cases": strings.TrimSuffix(image, "}") + `,"annotations":{"layers":"a","Layers":"b"}}`,
+	}
+	for name, m := range spellings {
+		t.Run(name, func(t *testing.T) {
+			d := digest.FromString(m)
+			tag := "t" + d.Encoded()[:8]
+			for other := range maps.Values(spellings) {
+				if other != m {
+					w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(d), other, "Content-Type", pulp.OCIManifest)
+				}
+			}
+			if a := w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/"+tag, m, "Content-Type", pulp.OCIManifest); a.header.Get("Docker-Content-Digest") != string(d) {
+				t.Errorf("it is taken for %s, want %s", a.header.Get("Docker-Content-Digest"), d)
+			}
+			for _, reference := range []string{tag, string(d)} {
+				a := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+reference, nil)
+				if a.body != m || a.header.Get("Docker-Content-Digest") != string(d) || a.header.Get("Content-Type") != pulp.OCIManifest {
+					t.Errorf("%s comes back as %v\n%s", reference, a.header, a.body)
+				}
+			}
+		})
+	}
+}
+
+// indexOf names manifests.
+func indexOf(children ...digest.Digest) string {
+	list := make([]string, len(children))
+	for i, d := range children {
+		list[i] = fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":1}`, pulp.OCIManifest, d)
+	}
+	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, pulp.OCIIndex, strings.Join(list, ","))
+}
+
+// TestIndexesOfAbsentChildren puts indexes that name what is not there, or not here: naming it gives nobody what another repository holds.
+//
+// Hostile input 21. That the API lists no absent child is TestManifestPartsNameWhatIsThere' in internal/store.
+func TestIndexesOfAbsentChildren(t *testing.T) {
+	t.Parallel()
+	for _, required := range []bool{false, true} {
+		w := newWorld(t, func(o *proxy.Options) { o.RequireIndexChildren = required })
+		here, foreign := w.pushImage("acme/app", "here", ""), w.pushImage("acme/secret", "foreign", "v1")
+		w.private("acme/secret")
+		absent := digest.FromString("absent")
+		const path = "/v2/acme/app/manifests/"
+		for name, child := range map[string]digest.Digest{"absent": absent, "foreign": foreign} {
+			list := indexOf(here, child)
+			for _, reference := range []string{name, string(digest.FromString(list))} {
+				if required {
+					a := w.want(http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN", "admin", http.MethodPut, path+reference, list, "Content-Type", pulp.OCIIndex)
+					if !strings.Contains(a.body, string(child)) || strings.Contains(a.body, string(here)) {
+						t.Errorf("a sparse index is refused with %s", a.body)
+					}
+					w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, path+reference, nil)
+					continue
+				}
+				w.want(http.StatusCreated, "", "admin", http.MethodPut, path+reference, list, "Content-Type", pulp.OCIIndex)
+				if a := w.want(http.StatusOK, "", "", http.MethodGet, path+reference, nil); a.body != list {
+					t.Errorf("a sparse index comes back as %s", a.body)
+				}
+			}
+			w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, path+string(child), nil)
+			w.want(http.StatusOK, "", "", http.MethodGet, path+string(here), nil)
+		}
+		w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, "/v2/acme/app/blobs/"+string(digest.FromString("layer foreign")), nil)
+	}
+}
+
+// TestHostileIndexes puts indexes that name themselves, that are too wide, and that are as wide as is taken. What a sign task makes of wide and deep ones is
+// TestSigningWideAndDeepIndexes' in integration.
+//
+// Hostile input 22.
+func TestHostileIndexes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	child := w.pushImage("acme/app", "one", "v1")
+	const path = "/v2/acme/app/manifests/"
+	self := digest.FromString("itself")
+	for _, list := range []string{indexOf(self), indexOf(child, self), indexOf(self, self)} {
+		// Nobody can make an index that holds its own digest; one that claims to is not what it claims.
+		w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, path+string(self), list, "Content-Type", pulp.OCIIndex)
+	}
+	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, path+string(self), nil)
+	wide := func(n int) string {
+		entry := fmt.Sprintf(`{"mediaType":"a/b","digest":%q,"size":1}`, child)
+		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, pulp.OCIIndex, strings.Repeat(entry+",", n-1)+entry)
+	}
+	w.want(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID", "admin", http.MethodPut, path+"wide", wide(100_000), "Content-Type", pulp.OCIIndex)
+	for _, n := range []int{10_001, 35_000} {
+		w.want(http.StatusBadRequest, "MANIFEST_INVALID", "admin", http.MethodPut, path+"wide", wide(n), "Content-Type", pulp.OCIIndex)
+	}
+	w.unchanged("acme/app", 1, `"v1"`)
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, path+"wide", wide(10_000), "Content-Type", pulp.OCIIndex)
+}
+
+// TestBlobsUnderOtherDigests ends uploads, of bytes in the row and in the storage, under digests that are not theirs or are none.
+//
+// Hostile input 23.
+func TestBlobsUnderOtherDigests(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, size := range []int{100, 50_000} {
+		b := random(size, 11)
+		right, long := digest.FromBytes(b), digest.SHA512.FromBytes(b)
+		for name, d := range map[string]string{
+			"another":              string(digest.FromString("other")),
+			"another sha512":       string(digest.SHA512.FromString("other")),
+			"sha256 called sha512": "sha512:" + right.Encoded(),
+			"sha512 called sha256": "sha256:" + long.Encoded(),
+			"a sha384":             string(digest.SHA384.FromBytes(b)),
+			"an md5":               "md5:d41d8cd98f00b204e9800998ecf8427e",
+			"an unknown algorithm": "crc32:" + right.Encoded(),
+			"63 digits":            "sha256:" + right.Encoded()[1:],
+			"65 digits":            string(right) + "0",
+			"upper case":           "sha256:" + strings.ToUpper(right.Encoded()),
+			"an upper algorithm":   "SHA256:" + right.Encoded(),
+			"no algorithm":         right.Encoded(),
+			"no digits":            "sha256:",
+			"nothing":              "",
+			"a path":               "sha256:../../../../etc/passwd",
+			"a path as long":       "sha256:" + strings.Repeat("../", 21) + "a",
+			"a path before":        "../sha256:" + right.Encoded(),
+			"a line break":         string(right) + "\n",
+			"a NUL":                string(right) + "\x00",
+			"two":                  string(right) + "," + string(right),
+		} {
+			t.Run(fmt.Sprintf("%d bytes, %s", size, name), func(t *testing.T) {
+				query := "?digest=" + url.QueryEscape(d)
+				if d != "" { // with none it opens an upload
+					w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/"+query, b)
+				}
+				whole, chunked := w.start("acme/app"), w.start("acme/app")
+				w.want(http.StatusAccepted, "", "admin", http.MethodPatch, chunked, b)
+				w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, whole+query, b)
+				w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, chunked+query, nil)
+				for _, at := range []string{whole, chunked} {
+					w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodGet, at, nil)
+					w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodPut, at+"?digest="+string(right), b)
+				}
+				if parsed := digest.Digest(d); parsed.Validate() == nil && parsed.Algorithm() != digest.SHA384 {
+					w.want(http.StatusNotFound, "BLOB_UNKNOWN", "admin", http.MethodGet, "/v2/acme/app/blobs/"+d, nil)
+				}
+			})
+		}
+		for _, d := range []digest.Digest{right, long} {
+			w.want(http.StatusNotFound, "BLOB_UNKNOWN", "admin", http.MethodGet, "/v2/acme/app/blobs/"+string(d), nil)
+		}
+	}
+}
+
+// TestHostileChunks sends chunks that do not belong where they say, in the middle of an upload and as its end. They leave what was acknowledged, and it can be ended.
+//
+// Hostile input 24.
+func TestHostileChunks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, size := range []int{900, 60_000} {
+		b := random(size, 12)
+		third := size / 3
+		d := digest.FromBytes(b)
+		at := w.start("acme/app")
+		first, second, last := b[:third], b[third:2*third], b[2*third:]
+		of := func(from, to int) string { return fmt.Sprintf("%d-%d", from, to-1) }
+		refused := func(status int, code, method, path string, body []byte, place string, has int) {
+			t.Helper()
+			w.want(status, code, "admin", method, path, body, "Content-Range", place)
+			a := w.want(http.StatusNoContent, "", "admin", http.MethodGet, at, nil)
+			if want := fmt.Sprintf("0-%d", max(0, has-1)); a.header.Get("Range") != want {
+				t.Errorf("after %s %s the upload has %s, want %s", method, place, a.header.Get("Range"), want)
+			}
+		}
+		for _, method := range []string{http.MethodPatch, http.MethodPut} {
+			path := at
+			if method == http.MethodPut {
+				path += "?digest=" + string(d)
+			}
+			wrong := func(body []byte, place string, has int) {
+				t.Helper()
+				refused(http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID", method, path, body, place, has)
+			}
+			wrong(second, of(third, 2*third), 0) // the second before the first
+			wrong(last, of(2*third, size), 0)    // the last
+			wrong(first, of(1, third+1), 0)      // a gap of one byte
+			wrong(first, of(0, third+1), 0)      // longer than it is
+			wrong(first, of(0, third-1), 0)      // shorter
+			wrong(first, "0-999999999999999", 0) // far longer
+			wrong(nil, "0-0", 0)                 // nothing, said to be a byte
+		}
+		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, first, "Content-Range", of(0, third))
+		for _, method := range []string{http.MethodPatch, http.MethodPut} {
+			path := at
+			if method == http.MethodPut {
+				path += "?digest=" + string(d)
+			}
+			wrong := func(body []byte, place string) {
+				t.Helper()
+				refused(http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID", method, path, body, place, third)
+			}
+			wrong(first, of(0, third))                      // the first again
+			wrong(b[third-1:2*third], of(third-1, 2*third)) // overlapping by a byte
+			wrong(b[third+1:2*third], of(third+1, 2*third)) // a gap of a byte
+			wrong(last, of(2*third, size))                  // the last before the second
+			for _, place := range []string{"-", "x", "1", "1-", "-1", "bytes 300-599/900", "599-300", "0x12c-0x257", "+300-599", " ", "300-599,600-899", "99999999999999999999-1", "١-٢"} {
+				if strings.TrimSpace(place) != "" {
+					refused(http.StatusBadRequest, "INVALID_REQUEST", method, path, second, place, third)
+				}
+			}
+		}
+		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, second, "Content-Range", of(third, 2*third))
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), last, "Content-Range", of(2*third, size))
+		w.wantBlob("acme/app", d, b)
+	}
+}
+
+// TestTwoEndsOfOneUpload has several requests end one upload at once, with the right bytes and with others, while others go on sending: whatever wins, the bytes are
+// those of the digest, or the upload is gone.
+//
+// Hostile input 24.
+func TestTwoEndsOfOneUpload(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for round := range 20 {
+		b, others := random(40_000, byte(20+round)), random(40_000, byte(60+round))
+		if round%2 == 0 { // in the row
+			b, others = b[:4_000], others[:4_000]
+		}
+		name := fmt.Sprintf("acme/app-%d", round)
+		d, half := digest.FromBytes(b), len(b)/2
+		at := w.start(name)
+		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[:half])
+		var made sync.Map
+		var wg sync.WaitGroup
+		for i := range 6 {
+			wg.Go(func() {
+				method, path, body := http.MethodPut, at+"?digest="+string(d), b[half:]
+				switch i {
+				case 0:
+					body = others[half:]
+				case 1:
+					method, path = http.MethodPatch, at
+				case 2:
+					method, path, body = http.MethodPatch, at, others[half:]
+				}
+				a := w.ask("admin", method, path, body, "Content-Range", fmt.Sprintf("%d-%d", half, len(b)-1))
+				made.Store(i, a.status)
+				switch a.status {
+				case http.StatusCreated, http.StatusAccepted, http.StatusConflict, http.StatusRequestedRangeNotSatisfiable, http.StatusNotFound:
+				case http.StatusBadRequest:
+					if a.code() != "DIGEST_INVALID" {
+						t.Errorf("round %d: %s is answered %s", round, method, a.body)
+					}
+				default:
+					t.Errorf("round %d: %s is answered %d %s", round, method, a.status, a.body)
+				}
+			})
+		}
+		wg.Wait()
+		created := 0
+		for i := range 6 {
+			if status, _ := made.Load(i); status == http.StatusCreated {
+				created++
+			}
+		}
+		if status, _ := made.Load(0); status == http.StatusCreated || created > 1 {
+			t.Errorf("round %d: %d ends were taken, the wrong one with %v", round, created, status)
+		}
+		if created == 0 && w.ask("admin", http.MethodGet, at, nil).status == http.StatusNoContent {
+			w.ask("admin", http.MethodPut, at+"?digest="+string(d), nil) // with whatever was let in
+		}
+		if a := w.ask("", http.MethodGet, "/v2/"+name+"/blobs/"+string(d), nil); a.status == http.StatusOK && !bytes.Equal([]byte(a.body), b) || created == 1 && a.status != http.StatusOK {
+			t.Errorf("round %d: %d bytes of other content, %d", round, len(a.body), a.status)
+		}
+		w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodGet, at, nil)
+	}
+}
+
+// hostileNames are names as they may stand in a request's target, none of them well-formed once it is decoded.
+var hostileNames = []string{
+	"", ".", "..", "../..", "../../etc", "%2e%2e", "%2e%2e/acme/secret", "carol/../acme/secret", "carol/%2e%2e/acme/secret", "carol/..%2facme/secret", "carol/./x", "./acme/secret", "acme/secret/.",
+	"acme%2fsecret", "acme%2Fsecret", "carol%2f..%2f..%2facme%2fsecret", "acme//secret", "/acme/secret", "acme/secret/", "acme%5csecret", "carol/..%5c..%5cacme/secret",
+	"%252e%252e", "acme%252fsecret", "%c0%ae%c0%ae/acme/secret", "acme%c0%afsecret", "acme%00/secret", "acme/secret%00", "acme/secret%0a", "acme/secret%0d%0aX-Evil:%20yes", "acme%20/secret", "acme/secret%20", "acme%09/secret",
+	"ACME/secret", "Acme/Secret", "%D0%B0cme/secret", "\u0430cme/secret", "%EF%BD%81cme/secret", "acme\u2215secret", "acme%E2%88%95secret", "acme/s%E2%80%8Becret", "acme/\u017fecret", "acme/secre%CC%81t",
+	"_catalog", "acme/_catalog", "_", "-acme", "acme-", "acme/-", ".acme/secret", "acme./secret", "acme._/secret", "acme___/x", "a..b", "a___b", "~acme", "acme;v=1/secret", "acme:443/secret", "acme@x/secret", "acme+x", "acme,x",
+	"acme&x", "acme%3fx", "acme%23x", "$acme", "*", "acme/*", "{acme}", "acme'--", "acme%22x", "acme%27%20OR%201=1", "%25s%25n",
+}
+
+// TestHostileNames asks for names that are none, in every kind of request: nothing is served, nothing is made, and what another repository holds stays there.
+//
+// Hostile input 25.
+func TestHostileNames(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	image := w.imageOf("acme/secret", "hidden")
+	d := string(w.pushImage("acme/secret", "hidden", "v1"))
+	layer := string(digest.FromString("layer hidden"))
+	w.private("acme/secret")
+	w.pushImage("carol/x", "own", "v1")
+	before := w.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/_catalog", nil).body
+	names := append(hostileNames[:len(hostileNames):len(hostileNames)], strings.Repeat("a", 256), strings.Repeat("a/", 127)+"aa", strings.Repeat("a", 60_000), strings.Repeat("../", 1000)+"etc/passwd")
+	for _, name := range names {
+		for _, who := range []string{"", "carol", "admin"} {
+			for _, request := range []struct{ method, path, body string }{
+				{http.MethodGet, "/v2/" + name + "/manifests/v1", ""}, {http.MethodHead, "/v2/" + name + "/manifests/" + d, ""}, {http.MethodGet, "/v2/" + name + "/blobs/" + layer, ""},
+				{http.MethodGet, "/v2/" + name + "/tags/list", ""}, {http.MethodGet, "/v2/" + name + "/referrers/" + d, ""}, {http.MethodGet, "/extensions/v2/" + name + "/signatures/" + d, ""},
+				{http.MethodPost, "/v2/" + name + "/blobs/uploads/", ""}, {http.MethodPost, "/v2/" + name + "/blobs/uploads/?mount=" + layer + "&from=acme/secret", ""},
+				{http.MethodPut, "/v2/" + name + "/manifests/v2", image}, {http.MethodPut, "/extensions/v2/" + name + "/signatures/" + d, "{}"},
+				{http.MethodDelete, "/v2/" + name + "/manifests/v1", ""}, {http.MethodDelete, "/v2/" + name + "/blobs/" + layer, ""},
+			} {
+				a := w.raw(who, request.method, request.path, request.body, "Content-Type", pulp.OCIManifest, "Content-Length", fmt.Sprint(len(request.body)))
+				if a.status != http.StatusBadRequest && a.status != http.StatusNotFound || a.header.Get("X-Evil") != "" || len(a.body) > 100_000 {
+					t.Errorf("%s %.150q as %q is answered %d %.200s", request.method, request.path, who, a.status, a.body)
+				}
+				if strings.Contains(a.body, "hidden") || a.header.Get("Docker-Content-Digest") != "" {
+					t.Errorf("%s %.150q as %q gives %.300s", request.method, request.path, who, a.body)
+				}
+			}
+		}
+		for _, from := range []string{name, url.QueryEscape(name)} {
+			if a := w.raw("carol", http.MethodPost, "/v2/carol/x/blobs/uploads/?mount="+layer+"&from="+from, "", "Content-Length", "0"); a.status == http.StatusCreated {
+				t.Errorf("a blob is mounted from %.150q", from)
+			}
+		}
+	}
+	if after := w.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/_catalog", nil).body; after != before {
+		t.Errorf("the catalog is %s, was %s", after, before)
+	}
+	w.want(http.StatusNotFound, "BLOB_UNKNOWN", "carol", http.MethodGet, "/v2/carol/x/blobs/"+layer, nil)
+	w.unchanged("acme/secret", 1, `"v1"`)
+}
+
+// TestOddNamesAreServed pushes to names that hold the words of the protocol, and finds in each what was pushed there and nothing of the others.
+//
+// Hostile input 25.
+func TestOddNamesAreServed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	names := []string{
+		"a", "blobs", "manifests", "tags", "list", "v2", "token", "uploads", "referrers", "signatures", "extensions/v2", "a/blobs", "a/blobs/uploads", "a/blobs/uploads/b", "a/manifests", "a/manifests/v1", "a/tags/list", "a/tags",
+		"a/referrers/b", "a/signatures/b", "blobs/uploads", "blobs/uploads/blobs/uploads", "manifests/manifests/manifests", "tags/list/tags/list", "catalog", "0", "a.b_c__d---e/0", strings.Repeat("a", 255), strings.Repeat("b/", 127) + "b",
+	}
+	for i, name := range names {
+		text := fmt.Sprintf("odd %d.", i)
+		d := w.pushImage(name, text, "v1")
+		layer := digest.FromString("layer " + text)
+		w.wantBlob(name, layer, []byte("layer "+text))
+		for _, reference := range []string{"v1", string(d)} {
+			if a := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/"+name+"/manifests/"+reference, nil); digest.FromString(a.body) != d {
+				t.Errorf("%s:%s is %s", name, reference, a.body)
+			}
+		}
+		if a := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/"+name+"/tags/list", nil); a.body != `{"name":"`+name+`","tags":["v1"]}` {
+			t.Errorf("the tags of %s: %s", name, a.body)
+		}
+		w.want(http.StatusOK, "", "", http.MethodGet, "/v2/"+name+"/referrers/"+string(d), nil)
+		w.want(http.StatusOK, "", "", http.MethodGet, "/extensions/v2/"+name+"/signatures/"+string(d), nil)
+		at := w.start(name)
+		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, "chunk")
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(digest.FromString("chunk")), nil)
+		for j := range i {
+			w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, "/v2/"+names[j]+"/blobs/"+string(layer), nil)
+			w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/"+names[j]+"/manifests/"+string(d), nil)
+		}
+	}
+}
+
+// TestHostileTags puts, reads and deletes tags that are none, in the path and as a parameter.
+//
+// Hostile input 26.
+func TestHostileTags(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	image := w.imageOf("acme/app", "one")
+	d := w.pushImage("acme/app", "one", "v1")
+	hex := d.Encoded()
+	length := []string{"Content-Type", pulp.OCIManifest, "Content-Length", fmt.Sprint(len(image))}
+	for _, tag := range []string{
+		"..", "../x", "../../other/manifests/v1", "a/b", "/", ".v1", ".", "-v1", "v1 ", " v1", "v1\n", "\nv1", "a\nb", "a\r\nX-Evil: yes", "v1\x00", "\x00", "a:b", "a@b", "a+b", "a~b", "a%b", "a?b", "a#b", "a*", "a\\b", "é", "v\u0661", "v1\u200b",
+		"ｖ1", "\xff", strings.Repeat("x", 129), strings.Repeat("x", 20_000), "sha256:" + hex[1:], "latest,v1", `"v1"`,
+		// What cosign would take for a companion if it were written well.
+		"sha256-" + hex[1:] + ".sig", "sha256-" + hex + "0.att", "sha256-" + strings.ToUpper(hex) + ".sbom", "sha256-.sig", "sha256-" + hex + ".x.sig", "sha256-" + hex + "-.att", "sha256-../x.sig",
+	} {
+		a := w.raw("admin", http.MethodPut, "/v2/acme/app/manifests/"+url.PathEscape(tag), image, length...)
+		if dots := tag == "." || tag == ".."; a.status != http.StatusBadRequest && !dots || a.header.Get("X-Evil") != "" {
+			t.Errorf("PUT %.150q is answered %d %.300s", tag, a.status, a.body)
+		}
+		w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(d)+"?tag=good&tag="+url.QueryEscape(tag), image, "Content-Type", pulp.OCIManifest)
+		for method, statuses := range map[string]string{http.MethodGet: "400 404", http.MethodHead: "400 404", http.MethodDelete: "400 404"} {
+			if a := w.raw("admin", method, "/v2/acme/app/manifests/"+url.PathEscape(tag), ""); !strings.Contains(statuses, fmt.Sprint(a.status)) {
+				t.Errorf("%s %.150q is answered %d %.300s", method, tag, a.status, a.body)
+			}
+		}
+	}
+	// With its slashes as they are, it is a path that there is not.
+	for _, target := range []string{"../x", "..", "../../app/manifests/v2", "a/../v2", "v2/", "./v2"} {
+		if a := w.raw("admin", http.MethodPut, "/v2/acme/app/manifests/"+target, image, length...); a.status != http.StatusNotFound && a.status != http.StatusBadRequest {
+			t.Errorf("PUT %s is answered %d %s", target, a.status, a.body)
+		}
+	}
+	w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(d)+"?tag=", image, "Content-Type", pulp.OCIManifest)
+	w.unchanged("acme/app", 1, `"v1"`)
+
+	for _, tag := range []string{"0", "_", "v1.2-3_4", "sha256-" + hex, "sha256-" + hex + ".sig", "sha256-short", "mine.sig", strings.Repeat("x", 128)} {
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/"+tag, image, "Content-Type", pulp.OCIManifest)
+		w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+tag, nil)
+	}
+}
+
+// told is all that an answer tells, without what differs from one request to the next: times, uploads' ids, and the words given.
+func told(a answer, words ...string) string {
+	id := a.header.Get("Docker-Upload-Uuid")
+	h := a.header.Clone()
+	h.Del("Date")
+	h.Del("Content-Length")
+	text := fmt.Sprint(a.status, h, a.body)
+	for _, word := range append([]string{id}, words...) {
+		if word != "" {
+			text = strings.ReplaceAll(text, word, "X")
+		}
+	}
+	return text
+}
+
+// TestNoOracleOfForeignBlobs asks, in every way that takes a digest, for what a repository holds that the caller may not read, and for what no repository holds: the
+// answers are the same, and the caller's repository has neither afterwards.
+//
+// Hostile input 27.
+func TestNoOracleOfForeignBlobs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.pushImage("carol/x", "own", "v1")
+	w.pushImage("acme/secret", "hidden", "v1")
+	large := w.pushBlob("acme/secret", string(random(50_000, 90)))
+	w.private("acme/secret")
+	manifest := digest.FromString(w.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/acme/secret/manifests/v1", nil).body)
+	config := digest.FromString(w.want(http.StatusOK, "", "carol", http.MethodGet, "/v2/carol/x/manifests/v1", nil).body) // any that is there
+	token, _ := w.token("carol", "repository:carol/x:pull,push")
+	wide, _ := w.token("carol", "repository:carol/x:pull,push", "repository:acme/secret:pull")
+	none := digest.FromString("no repository has this")
+	image := func(d digest.Digest) string {
+		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"a/b","digest":%q,"size":1},"layers":[]}`, pulp.OCIManifest, d)
+	}
+	for _, hidden := range []digest.Digest{digest.FromString("layer hidden"), large, manifest} {
+		for _, who := range []string{"carol", token, wide, ""} {
+			for _, from := range []string{"&from=acme/secret", "", "&from=", "&from=carol/x", "&from=acme/none", "&from=acme%2Fsecret", "&from=../acme/secret", "&from=ACME/secret", "&from=acme/secret&from=carol/x"} {
+				try := func(d digest.Digest) answer {
+					return w.ask(who, http.MethodPost, "/v2/carol/x/blobs/uploads/?mount="+string(d)+from, nil)
+				}
+				there, not := try(hidden), try(none)
+				if told(there, string(hidden)) != told(not, string(none)) || who != "" && there.status != http.StatusAccepted {
+					t.Errorf("mount%s as %.10q: %s\nand of nothing %s", from, who, told(there), told(not))
+				}
+			}
+			for _, request := range []struct {
+				method, path string
+				body         func(digest.Digest) any
+			}{
+				{http.MethodHead, "/v2/carol/x/blobs/%s", nil}, {http.MethodGet, "/v2/carol/x/blobs/%s", nil}, {http.MethodDelete, "/v2/carol/x/blobs/%s", nil},
+				{http.MethodHead, "/v2/carol/x/manifests/%s", nil}, {http.MethodGet, "/v2/carol/x/manifests/%s", nil}, {http.MethodDelete, "/v2/carol/x/manifests/%s", nil},
+				{http.MethodGet, "/v2/carol/x/referrers/%s", nil}, {http.MethodGet, "/extensions/v2/carol/x/signatures/%s", nil},
+				{http.MethodPost, "/v2/carol/x/blobs/uploads/?digest=%s", func(digest.Digest) any { return "" }},
+				{http.MethodPut, "/v2/carol/x/manifests/v2", func(d digest.Digest) any { return image(d) }},
+				// The repository itself: as if it were not there.
+				{http.MethodHead, "/v2/acme/secret/blobs/%s", nil}, {http.MethodGet, "/v2/acme/secret/blobs/%s", nil}, {http.MethodDelete, "/v2/acme/secret/blobs/%s", nil},
+				{http.MethodHead, "/v2/acme/secret/manifests/%s", nil}, {http.MethodPost, "/v2/acme/secret/blobs/uploads/?mount=%s&from=carol/x", nil},
+			} {
+				try := func(d digest.Digest, name string) answer {
+					path := strings.Replace(request.path, "acme/secret", name, 1)
+					if strings.Contains(path, "%s") {
+						path = fmt.Sprintf(path, d)
+					}
+					var body any
+					if request.body != nil {
+						body = request.body(d)
+					}
+					return w.ask(who, request.method, path, body, "Content-Type", pulp.OCIManifest, "Range", "bytes=0-0")
+				}
+				there := try(hidden, "acme/secret")
+				for _, not := range []answer{try(none, "acme/secret"), try(hidden, "acme/nowhere")} {
+					if told(there, string(hidden), "acme/secret") != told(not, string(none), string(hidden), "acme/nowhere", "acme/secret") {
+						t.Errorf("%s %s as %.10q: %s\nand of nothing %s", request.method, request.path, who, told(there), told(not))
+					}
+				}
+				if there.status < http.StatusBadRequest && !strings.Contains(request.path, "referrers") {
+					t.Errorf("%s %s as %.10q is answered %d", request.method, request.path, who, there.status)
+				}
+			}
+		}
+		w.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/acme/secret/manifests/"+string(manifest), nil)
+	}
+	w.want(http.StatusOK, "", "acme", http.MethodHead, "/v2/acme/secret/blobs/"+string(large), nil)
+	w.want(http.StatusOK, "", "carol", http.MethodGet, "/v2/carol/x/manifests/"+string(config), nil)
+	w.unchanged("carol/x", 1, `"v1"`)
+}

@@ -398,6 +398,7 @@ func TestSignaturesOutOfTheirTime(t *testing.T) {
 	}{
 		"a signature that has expired":              {expired, key, "it has expired"},
 		"a signature that has just expired":         {key.SignBytes(t, claim, signtest.Config{At: now.Add(-time.Minute), Lifetime: time.Second}), key, "it has expired"},
+		"a signature that has expired, unknown":     {unknown.SignBytes(t, claim, signtest.Config{At: now.Add(-2 * time.Hour), Lifetime: time.Hour}), unknown, "it has expired"},
 		"a signature by a key that has expired":     {bySpent, spent, "its key has expired"},
 		"a signature by a key that was revoked":     {byRevoked, revoked, "its key was revoked"},
 		"a signature of six minutes ahead":          {signature(t, key, d, now.Add(6*time.Minute)), key, "in the future"},

@@ -28,6 +28,7 @@ type Signature struct {
 	KeyID       string    // of the issuing key: 16 upper-case hex digits
 	Fingerprint string    // of the issuing key, upper-case hex; empty when the signature does not say
 	CreatedAt   time.Time // of the OpenPGP packet
+	ExpiresAt   time.Time // zero: never
 	Claim       Claim
 }
 
@@ -73,6 +74,9 @@ func read(raw []byte) (Signature, message, error) {
 		return Signature{}, message{}, err
 	}
 	s := Signature{CreatedAt: sig.CreationTime.UTC(), Claim: claim}
+	if sig.SigLifetimeSecs != nil && *sig.SigLifetimeSecs != 0 {
+		s.ExpiresAt = s.CreatedAt.Add(time.Duration(*sig.SigLifetimeSecs) * time.Second)
+	}
 	s.KeyID, s.Fingerprint, err = issuer(sig)
 	return s, message{packets, payload}, err
 }

@@ -42,6 +42,8 @@ func (j Judge) Signature(ctx context.Context, manifest digest.Digest, raw []byte
 		return g, fault.New(fault.Invalid, "The signature is another manifest's.")
 	case foreign.CreatedAt.After(now.Add(signing.ClockSkew)):
 		return g, fault.New(fault.Invalid, "The signature's time is in the future.")
+	case !foreign.ExpiresAt.IsZero() && !now.Before(foreign.ExpiresAt):
+		return g, fault.New(fault.Invalid, "The signature has expired.")
 	}
 	services, err := j.Store.SigningServices(ctx)
 	if err != nil {

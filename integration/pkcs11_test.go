@@ -101,7 +101,7 @@ func (s *server) addTokenService(t *testing.T, name string, arguments ...string)
 	if err != nil && strings.Contains(said, "made without cgo") {
 		t.Skip("the server under test was built without cgo")
 	}
-	if err != nil || !strings.HasPrefix(said, "Successfully added signing service "+name+" for key ") {
+	if err != nil || !strings.Contains(said, "Successfully added signing service "+name+" for key ") {
 		t.Fatalf("add-signing-service: %v\n%s", err, said)
 	}
 	found := s.list(t, signingServices+"?name="+name).Results

@@ -24,7 +24,8 @@ type upstreamPeer struct {
 	command process.Command
 }
 
-func newPeer(t *testing.T) *upstreamPeer {
+// newPeer starts bare distribution; options are baredist's own.
+func newPeer(t *testing.T, options ...string) *upstreamPeer {
 	t.Helper()
 	program, err := shared.peer()
 	if err != nil {
@@ -37,7 +38,7 @@ func newPeer(t *testing.T) *upstreamPeer {
 	dir := t.TempDir()
 	p := &upstreamPeer{address: address, root: filepath.Join(dir, "root"), api: api{base: &url.URL{Scheme: "http", Host: address}}}
 	p.command = process.Command{
-		Program: program, Arguments: []string{"-addr", address, "-root", p.root}, Env: environment(dir), Log: filepath.Join(dir, "log"),
+		Program: program, Arguments: append([]string{"-addr", address, "-root", p.root}, options...), Env: environment(dir), Log: filepath.Join(dir, "log"),
 		Ready: []string{"http://" + address + "/v2/"},
 	}
 	p.start(t)

@@ -15,6 +15,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
 )
 
 // maxTagParams is how many tags one PUT by digest may name.
@@ -272,7 +273,19 @@ func (c *call) putUpstream(t store.Target, m pulp.Manifest) error {
 			return err
 		}
 	}
-	return c.manifests.PutManifest(ctx, c.name, string(m.Digest), m.MediaType, m.Payload)
+	err := c.manifests.PutManifest(ctx, c.name, string(m.Digest), m.MediaType, m.Payload)
+	if errors.Is(err, storage.ErrAway) && hasURLs(m) && c.Storage.Ping(ctx) == nil {
+		return errors.Join(errURLs, err)
+	}
+	return err
+}
+
+// errURLs is the answer for layers that an upstream does not take for where they lie. Distribution 3.1 answers 500 to those, again and again, so that whoever
+// tries again later never ends; from an upstream that does answer, 500 to such a manifest counts as a refusal.
+var errURLs = newError(http.StatusBadRequest, "UNSUPPORTED", "The upstream registry does not take layers that lie at other URLs, or not at these.", nil)
+
+func hasURLs(m pulp.Manifest) bool {
+	return slices.ContainsFunc(m.Layers, func(d pulp.Descriptor) bool { return len(d.URLs) > 0 })
 }
 
 // deleteManifest takes a tag, or a manifest with its tags and signatures, out of the repository, before it answers (D22).

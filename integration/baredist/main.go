@@ -24,11 +24,12 @@ import (
 func main() {
 	addr := flag.String("addr", "127.0.0.1:5000", "address to listen on")
 	root := flag.String("root", "", "directory for its files")
+	lenient := flag.Bool("lenient", false, "take layers that lie at other URLs, and indexes whose manifests are not there")
 	collect := flag.Bool("collect", false, "collect garbage, manifests without a tag among it, and end; nobody may use the files meanwhile")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	do := func() error { return run(ctx, *addr, *root) }
+	do := func() error { return run(ctx, *addr, *root, *lenient) }
 	if *collect {
 		do = func() error { return collectGarbage(ctx, *root) }
 	}
@@ -47,7 +48,7 @@ func collectGarbage(ctx context.Context, root string) error {
 	return storage.MarkAndSweep(ctx, driver, registry, storage.GCOpts{RemoveUntagged: true, Quiet: true})
 }
 
-func run(ctx context.Context, addr, root string) error {
+func run(ctx context.Context, addr, root string, lenient bool) error {
 	if root == "" {
 		return errors.New("want -root")
 	}
@@ -60,6 +61,10 @@ func run(ctx context.Context, addr, root string) error {
 	}}
 	config.Catalog.MaxEntries = 1000 // as where it reads a file
 	config.HTTP.Secret = "only for tests"
+	if lenient {
+		config.Validation.Manifests.URLs.Allow = []string{"^https?://"}
+		config.Validation.Manifests.Indexes.Platforms = "none"
+	}
 	app := handlers.NewApp(ctx, config)
 	server := &http.Server{Addr: addr, Handler: app, ReadHeaderTimeout: 10 * time.Second}
 	ended := make(chan error, 1)

@@ -161,7 +161,7 @@ func TestPipelineStep(t *testing.T) {
 	}
 }
 
-// TestBadUploads sends what no registry may keep: every answer is a clear error, and no repository appears.
+// TestBadUploads sends what no registry may keep: every answer is a clear error, and no repository appears. Hostile inputs 18, 23, 25 and 26.
 func TestBadUploads(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

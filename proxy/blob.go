@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -12,6 +14,7 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/storage"
 )
 
 var sha256Form = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
@@ -46,24 +49,84 @@ func (c *call) getBlob() error {
 	return c.sendBlob(b)
 }
 
+// emptyRange finds the last no bytes in a Range. http.ServeContent would answer with a Content-Range that ends before it begins, as it does for the end of a blob
+// that is empty; all of the blob may be sent instead (RFC 9110, 14.2).
+var emptyRange = regexp.MustCompile(`[=,\s]-\+?0+\s*(?:,|$)`)
+
 // sendBlob answers with the bytes that are here, or a range of them.
 func (c *call) sendBlob(b pulp.Blob) error {
-	content, err := c.open(b)
-	if err != nil {
+	content, err := c.fetch(b)
+	if err != nil || content == nil {
 		return err
 	}
 	defer func() { _ = content.Close() }()
 	blobHeaders(c.w.Header(), b.Digest)
+	if b.Size == 0 || emptyRange.MatchString(c.r.Header.Get("Range")) {
+		c.r.Header.Del("Range")
+	}
 	http.ServeContent(c.w, c.r, "", time.Time{}, content)
 	return nil
 }
 
-// open returns a blob's bytes.
-func (c *call) open(b pulp.Blob) (io.ReadSeekCloser, error) {
+// locator is a storage that may know where a blob's bytes are to be had by anybody.
+type locator interface {
+	// Locate returns where, or the bytes from the first on, or neither, when Open is to be asked.
+	Locate(ctx context.Context, name string, dgst digest.Digest) (at string, content io.ReadCloser, err error)
+}
+
+// fetch returns a blob's bytes for the answer; nil when the answer was that they are elsewhere. For HEAD it asks a storage that is far away for no bytes.
+func (c *call) fetch(b pulp.Blob) (io.ReadSeekCloser, error) {
+	if b.Inline || c.manifests == nil {
+		return c.open(b)
+	}
+	if c.r.Method == http.MethodHead {
+		size, err := c.Storage.Stat(c.r.Context(), c.located(b).Location, b.Digest)
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil, fault.Wrap(fault.Unavailable, err, "The storage has lost the blob.")
+		} else if err != nil {
+			return nil, err
+		}
+		return storage.NewReader(size, func(int64) (io.ReadCloser, error) { return nil, io.ErrUnexpectedEOF }, nil), nil
+	}
+	l, ok := c.Storage.(locator)
+	if !c.HandOnRedirects || !ok {
+		return c.open(b)
+	}
+	b = c.located(b)
+	at, content, err := l.Locate(c.r.Context(), b.Location, b.Digest)
+	switch {
+	case err != nil:
+		return nil, err
+	case at != "":
+		h := c.w.Header()
+		h.Set("Location", at)
+		h.Set("Cache-Control", "no-store") // it lets in whoever knows it, for a while
+		h.Set("Docker-Content-Digest", string(b.Digest))
+		c.empty(http.StatusTemporaryRedirect)
+		return nil, nil
+	case content == nil:
+		return c.open(b)
+	}
+	return storage.NewReader(b.Size, func(at int64) (io.ReadCloser, error) {
+		content, err := c.open(b)
+		if err == nil {
+			_, err = content.Seek(at, io.SeekStart)
+		}
+		return content, err
+	}, content), nil
+}
+
+// located returns a blob with the name under which it lies.
+func (c *call) located(b pulp.Blob) pulp.Blob {
 	if b.Location == "" {
 		b.Location = c.name
 	}
-	return c.blobs.Open(c.r.Context(), b)
+	return b
+}
+
+// open returns a blob's bytes.
+func (c *call) open(b pulp.Blob) (io.ReadSeekCloser, error) {
+	return c.blobs.Open(c.r.Context(), c.located(b))
 }
 
 // touchAfter is how old a blob is before asking for it keeps it from being swept: pushes ask for blobs that they have just sent.

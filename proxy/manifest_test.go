@@ -63,6 +63,7 @@ func TestManifests(t *testing.T) {
 	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+d, nil)
 }
 
+// TestBadManifests puts manifests that are refused. Hostile inputs 18, 20 and 26.
 func TestBadManifests(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -104,6 +105,7 @@ type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
+// TestIndexes puts whole indexes and sparse ones. Hostile input 21.
 func TestIndexes(t *testing.T) {
 	t.Parallel()
 	index := func(children ...digest.Digest) string {

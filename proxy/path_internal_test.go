@@ -8,6 +8,7 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
+// TestParsePath takes paths apart. Hostile input 25.
 func TestParsePath(t *testing.T) {
 	t.Parallel()
 	const hex64 = "7fbe918c3928bd80381de7c89b41da7ba4811e89a1f877aec1f49f0aaac8cbc2"
@@ -69,6 +70,7 @@ func TestParsePath(t *testing.T) {
 	}
 }
 
+// FuzzParsePath: names that a path gives are well-formed, and references hold no slash. Hostile input 25.
 func FuzzParsePath(f *testing.F) {
 	for _, s := range []string{"/v2/a/b/manifests/v1", "/v2/a/blobs/uploads/", "/v2/_catalog", "/extensions/v2/a/signatures/sha256:00", "/v2/%2e%2e/x", "/v2/a/tags/list"} {
 		f.Add(s)
@@ -91,6 +93,7 @@ func FuzzParsePath(f *testing.F) {
 	})
 }
 
+// FuzzParseRange: a chunk does not end before it begins. Hostile input 24.
 func FuzzParseRange(f *testing.F) {
 	for _, s := range []string{"0-9", "10-9", "bytes 0-1/2", "-1", "99999999999999999999-1"} {
 		f.Add(s)

@@ -94,6 +94,7 @@ func TestUploadsThatGrow(t *testing.T) {
 	w.wantBlob("acme/app", d, b)
 }
 
+// TestBadUploads sends blobs that are not what they claim, and chunks that are not where. Hostile inputs 23 and 24.
 func TestBadUploads(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -178,6 +179,7 @@ func TestClientThatGoesAwayResumes(t *testing.T) {
 	}
 }
 
+// TestTwoWritersNeverMix has eight requests send one chunk at once. Hostile input 24.
 func TestTwoWritersNeverMix(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -203,6 +205,7 @@ func TestTwoWritersNeverMix(t *testing.T) {
 	w.wantBlob("acme/app", d, b)
 }
 
+// TestMounts mounts what one may read, and what one may not. Hostile input 27.
 func TestMounts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -345,7 +348,7 @@ func TestRefusedBodyIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-// A chunk without a length of its own that is not as long as it says leaves nothing that it did not announce.
+// A chunk without a length of its own that is not as long as it says leaves nothing that it did not announce. Hostile input 24.
 func TestChunkThatLiesAboutItsLength(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -290,7 +290,8 @@ func (p *program) openStorage() (storage.Storage, error) {
 		return embedded.New(p.ctx, embedded.Options{Driver: c.Storage.Driver, Parameters: c.Storage.Parameters})
 	}
 	return upstream.New(upstream.Options{
-		URL: c.UpstreamURL, Username: c.Upstream.Username, Password: c.Upstream.Password.Reveal(),
+		URL: c.UpstreamURL, Prefix: c.Upstream.Prefix, Username: c.Upstream.Username, Password: c.Upstream.Password.Reveal(),
+		Token: c.Upstream.Token.Reveal(), TokenHosts: c.Upstream.TokenHosts,
 		CAFile: c.Upstream.CAFile, InsecureSkipVerify: c.Upstream.InsecureSkipVerify,
 	})
 }
@@ -310,6 +311,7 @@ func (p *program) registry(s *store.Store, users *auth.Auth, e *engine, filler *
 		PushToMirrors: c.Mirror.AllowPush, Filler: filler,
 		RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",
 	}
+	o.HandOnRedirects = c.Upstream.Redirects == "hand_on"
 	if c.UpstreamURL == "" {
 		o.InlineLimit = inlineLimit
 	}

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -100,8 +101,15 @@ type Token struct {
 
 // Upstream is about the registry at UpstreamURL.
 type Upstream struct {
-	Username           string `yaml:"username" env:"USERNAME"`
-	Password           Secret `yaml:"password" env:"PASSWORD"`
+	// Prefix begins the names there: team/app here is Prefix + team/app there. Empty, or ending in /.
+	Prefix   string `yaml:"prefix" env:"PREFIX"`
+	Username string `yaml:"username" env:"USERNAME"`
+	Password Secret `yaml:"password" env:"PASSWORD"`
+	Token    Secret `yaml:"token" env:"TOKEN"` // a bearer token that is good for everything, in the place of a user
+	// TokenHosts are the host[:port] of token services beside the upstream's own host that may know the password.
+	TokenHosts []string `yaml:"token_hosts" env:"TOKEN_HOSTS"`
+	// Redirects of the upstream's: follow, or hand_on to clients, who then get blobs' bytes elsewhere.
+	Redirects          string `yaml:"redirects" env:"REDIRECTS"`
 	CAFile             string `yaml:"ca_file" env:"CA_FILE"` // PEM certificates to trust beside the system's
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify" env:"INSECURE_SKIP_VERIFY"`
 	// AdoptOnPull has a pull of what is not here take it from the upstream, if it is there.
@@ -206,7 +214,7 @@ func Default() Config {
 		PushRepositoryType: "container-push",
 		AnonymousPull:      true,
 		Token:              Token{Lifetime: 5 * time.Minute},
-		Upstream:           Upstream{CompareEvery: 5 * time.Minute, Follow: true},
+		Upstream:           Upstream{Redirects: "follow", TokenHosts: []string{}, CompareEvery: 5 * time.Minute, Follow: true},
 		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, TokenWait: 5 * time.Second, DefaultService: "countersign", OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second},
 		Signatures:         Signatures{UnknownKeys: "accept"},
 		Redis:              Redis{Prefix: "countersign"},
@@ -310,6 +318,10 @@ func (c Config) validate() error {
 			"push_repository_type: want container-push or container, got %q", c.PushRepositoryType),
 		check(c.Signatures.UnknownKeys == "accept" || c.Signatures.UnknownKeys == "refuse",
 			"signatures.unknown_keys: want accept or refuse, got %q", c.Signatures.UnknownKeys),
+		check(prefixForm.MatchString(c.Upstream.Prefix),
+			"upstream.prefix: want a repository's name that ends in /, got %q", c.Upstream.Prefix),
+		check(c.Upstream.Redirects == "follow" || c.Upstream.Redirects == "hand_on", "upstream.redirects: want follow or hand_on, got %q", c.Upstream.Redirects),
+		check(c.Upstream.Token == "" || c.Upstream.Username == "", "upstream: either token, or username and password"),
 		check(c.Upstream.CompareEvery == 0 || c.Upstream.CompareEvery >= time.Second, "upstream.compare_every: want 0, or 1s or more, got %v", c.Upstream.CompareEvery),
 		check(c.Workers >= 0, "workers: want 0 or more, got %d", c.Workers),
 		check(c.TaskLease >= time.Second, "task_lease: want 1s or more, got %v", c.TaskLease),
@@ -330,6 +342,9 @@ func (c Config) validate() error {
 		check(min(c.Retention.Uploads, c.Retention.Pending, c.Retention.Orphans, c.Retention.Tasks) >= time.Minute, "retention: want 1m or more of each"),
 	)
 }
+
+// prefixForm is the beginning of a repository's name, up to a slash (OCI distribution specification 1.1, "Pulling manifests").
+var prefixForm = regexp.MustCompile(`^([a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*/)*$`)
 
 func check(ok bool, format string, args ...any) error {
 	if ok {

@@ -45,6 +45,8 @@ type Options struct {
 	RefuseUnknownKeys bool
 	// InlineLimit is how many bytes a blob may have to be kept in the database; 0 keeps none there.
 	InlineLimit int64
+	// HandOnRedirects tells clients where else a blob's bytes are, where the storage says so.
+	HandOnRedirects bool
 	// Adopt takes what the upstream has under a name and a tag or digest, and says whether it has something; nil: pulls do not adopt.
 	Adopt func(ctx context.Context, who, name, reference string) (bool, error)
 	// AdoptPublic says that everybody may read the repositories that Adopt makes.

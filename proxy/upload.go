@@ -55,7 +55,11 @@ func (c *call) takeWhole(t store.Target, text string) error {
 	}
 	u := &upload{call: c, row: store.Upload{RepositoryID: t.Repository.ID}}
 	defer u.leave()
-	if err := u.append(c.body()); err != nil {
+	body := c.body()
+	if whole, err := u.takeAtOnce(body, dgst); whole {
+		return err
+	}
+	if err := u.append(body); err != nil {
 		u.abandon()
 		return err
 	}
@@ -162,11 +166,42 @@ func (c *call) putUpload() error {
 	if err != nil {
 		return err
 	}
+	if whole, err := u.takeAtOnce(body, digest.Digest(text)); whole {
+		return err
+	}
 	if err := u.append(body); err != nil {
 		u.salvage()
 		return err
 	}
 	return u.commit(digest.Digest(text))
+}
+
+// takeAtOnce takes a blob that comes all in one request, where the storage saves work by that, and answers; false where it does not.
+func (u *upload) takeAtOnce(body *idleReader, dgst digest.Digest) (bool, error) {
+	if u.row.StorageRef != "" || u.row.Size > 0 || u.InlineLimit > 0 {
+		return false, nil
+	}
+	if err := u.openWriter(); err != nil {
+		return true, err
+	}
+	once, ok := u.writer.(storage.Finisher)
+	if !ok {
+		return false, nil
+	}
+	err := once.Finish(u.r.Context(), body, dgst)
+	switch {
+	case errors.Is(err, storage.ErrDigest):
+		u.writer = nil
+		u.abandon()
+		return true, digestInvalid(string(dgst))
+	case err != nil && body.failed != nil && !fault.Is(err, fault.Unavailable):
+		u.abandon()
+		return true, u.cutShort(err)
+	case err != nil:
+		u.abandon()
+		return true, err
+	}
+	return true, u.keep(pulp.Blob{Digest: dgst, Size: u.writer.Size(), Location: u.name})
 }
 
 // deleteUpload ends an upload without a blob.
@@ -385,12 +420,17 @@ func (u *upload) commit(dgst digest.Digest) error {
 			return err
 		}
 	}
+	return u.keep(b)
+}
+
+// keep makes a blob whose bytes are safe the repository's, and answers.
+func (u *upload) keep(b pulp.Blob) error {
 	err := u.record(b)
-	u.audit("push blob", err, slog.String("digest", string(dgst)), slog.Int64("size", b.Size))
+	u.audit("push blob", err, slog.String("digest", string(b.Digest)), slog.Int64("size", b.Size))
 	if err != nil {
 		return err
 	}
-	u.answerBlob(dgst)
+	u.answerBlob(b.Digest)
 	return nil
 }
 

@@ -5,17 +5,18 @@ import (
 	"io"
 )
 
-// NewReader returns a blob of a known size whose bytes come from open, which gives those from a place on. It opens when it is first read, and
-// anew after a Seek to elsewhere, and reads no more than the size.
-func NewReader(size int64, open func(at int64) (io.ReadCloser, error)) io.ReadSeekCloser {
-	return &reader{size: size, open: open}
+// NewReader returns a blob of a known size whose bytes come from open, which gives those from a place on. It opens when it is first read, unless it is given the first bytes' body, and
+// anew when it is read elsewhere after a Seek, and reads no more than the size. first may be nil.
+func NewReader(size int64, open func(at int64) (io.ReadCloser, error), first io.ReadCloser) io.ReadSeekCloser {
+	return &reader{size: size, open: open, body: first}
 }
 
 type reader struct {
-	open func(at int64) (io.ReadCloser, error)
-	size int64
-	at   int64
-	body io.ReadCloser // nil where it stands still
+	open   func(at int64) (io.ReadCloser, error)
+	size   int64
+	at     int64
+	body   io.ReadCloser // nil where it stands still
+	bodyAt int64         // what it gives next
 }
 
 // Read implements io.Reader. A body that ends before the blob does is an error.
@@ -23,15 +24,21 @@ func (r *reader) Read(p []byte) (int, error) {
 	if r.at >= r.size {
 		return 0, io.EOF
 	}
+	if r.body != nil && r.bodyAt != r.at {
+		if err := r.Close(); err != nil {
+			return 0, err
+		}
+	}
 	if r.body == nil {
 		body, err := r.open(r.at)
 		if err != nil {
 			return 0, err
 		}
-		r.body = body
+		r.body, r.bodyAt = body, r.at
 	}
 	n, err := r.body.Read(p[:min(int64(len(p)), r.size-r.at)])
 	r.at += int64(n)
+	r.bodyAt = r.at
 	if errors.Is(err, io.EOF) && r.at < r.size {
 		err = io.ErrUnexpectedEOF
 	}
@@ -49,12 +56,7 @@ func (r *reader) Seek(offset int64, whence int) (int64, error) {
 	if offset < 0 {
 		return 0, errors.New("seek before the blob's beginning")
 	}
-	if offset != r.at {
-		if err := r.Close(); err != nil {
-			return 0, err
-		}
-		r.at = offset
-	}
+	r.at = offset
 	return offset, nil
 }
 

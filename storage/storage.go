@@ -66,6 +66,12 @@ type Upload interface {
 	Cancel(ctx context.Context) error
 }
 
+// Finisher is the further power of an upload that can take its last bytes and end with them at once.
+type Finisher interface {
+	// Finish appends all bytes of r and commits, as ReadFrom and then Commit. After an error the upload can only be canceled.
+	Finish(ctx context.Context, r io.Reader, dgst digest.Digest) error
+}
+
 // Manifests is the further power of a storage that is a registry of its own: in front of such a storage, manifests and tags
 // are written through under their own names, so that it stays a complete registry. storage/upstream has it, storage/embedded
 // has not.

@@ -44,7 +44,11 @@ func (s *Storage) Catalog(ctx context.Context) ([]string, error) {
 	err := s.pages(ctx, request{method: http.MethodGet, at: &first}, func(page []byte) (int, error) {
 		var list struct{ Repositories []string }
 		err := json.Unmarshal(page, &list)
-		all = append(all, list.Repositories...)
+		for _, name := range list.Repositories {
+			if rest, ours := strings.CutPrefix(name, s.prefix); ours {
+				all = append(all, rest)
+			}
+		}
 		listed += len(list.Repositories)
 		return listed, err
 	})

@@ -24,6 +24,7 @@ type request struct {
 	path   string   // behind /v2/<name>; with its query
 	at     *url.URL // where, in the place of path
 	from   string   // another repository to read from (a mount)
+	still  bool     // a redirect is the answer
 	push   bool     // needs the right to push, whatever the method
 	header http.Header
 	body   []byte    // a body that can be sent again
@@ -33,6 +34,16 @@ type request struct {
 // do sends a request with credentials, and once more with fresh ones when the upstream asks for them. A body that streams is there only
 // once; it goes to an upload whose opening, under the same scope, has shown what the upstream asks for.
 func (s *Storage) do(ctx context.Context, q request) (*http.Response, error) {
+	if q.name != "" {
+		q.name = s.prefix + q.name
+	}
+	if q.from != "" {
+		q.from = s.prefix + q.from
+	}
+	client := s.client
+	if q.still {
+		client = s.still
+	}
 	scope := q.scope()
 	for attempt := 0; ; attempt++ {
 		r, err := s.build(ctx, q)
@@ -42,7 +53,7 @@ func (s *Storage) do(ctx context.Context, q request) (*http.Response, error) {
 		if err := s.auth.Authorize(ctx, r, scope); err != nil {
 			return nil, outside(err)
 		}
-		res, err := s.client.Do(r)
+		res, err := client.Do(r)
 		if err != nil {
 			return nil, unavailable(err)
 		}

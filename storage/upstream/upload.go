@@ -165,13 +165,50 @@ func (u *upload) Commit(ctx context.Context, dgst digest.Digest) error {
 	if u.hash != nil && dgst.Algorithm() == digest.SHA256 && digest.NewDigest(digest.SHA256, u.hash) != dgst {
 		return errors.Join(storage.ErrDigest, u.Cancel(ctx))
 	}
+	return u.put(ctx, u.under(dgst), nil, dgst)
+}
+
+// Finish implements storage.Finisher: a blob that comes all at once is one PUT.
+func (u *upload) Finish(ctx context.Context, r io.Reader, dgst digest.Digest) error {
+	if u.size != 0 || u.broken || u.ended {
+		if _, err := u.ReadFrom(r); err != nil {
+			return err
+		}
+		return u.Commit(ctx, dgst)
+	}
+	from := &source{r: r, hash: digest.SHA256.Hash()}
+	err := u.put(ctx, u.under(dgst), from, dgst)
+	n, whole, failure := from.end()
+	switch {
+	case failure != nil: // the client's side broke, not the upstream
+		err = failure
+	case err == nil && (!whole || dgst.Algorithm() == digest.SHA256 && digest.NewDigest(digest.SHA256, from.hash) != dgst):
+		err = unavailable(errors.New("it took other bytes than it was sent"))
+	}
+	if err != nil {
+		u.hash, u.broken = nil, true
+		return err
+	}
+	u.size = n
+	return nil
+}
+
+// under is where the upload is committed under a digest.
+func (u *upload) under(dgst digest.Digest) *url.URL {
 	at := *u.at
 	q := at.Query()
 	q.Set("digest", string(dgst))
 	at.RawQuery = q.Encode()
-	res, err := u.storage.do(ctx, request{
-		method: http.MethodPut, name: u.name, at: &at, push: true, header: http.Header{"Content-Type": {"application/octet-stream"}},
-	})
+	return &at
+}
+
+// put commits the upload, with the last bytes unless they are nil.
+func (u *upload) put(ctx context.Context, at *url.URL, last *source, dgst digest.Digest) error {
+	put := request{method: http.MethodPut, name: u.name, at: at, push: true, header: http.Header{"Content-Type": {"application/octet-stream"}}}
+	if last != nil {
+		put.stream = last
+	}
+	res, err := u.storage.do(ctx, put)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,7 @@
 // specification.
 //
 // Bytes stream through; nothing is buffered whole but manifests. Credentials are this server's own and go to the upstream and
-// nowhere else: a token service on another host is asked anonymously.
+// to the token services that Options name: others are asked anonymously.
 package upstream
 
 import (
@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,16 +37,21 @@ const (
 // Options say where the upstream is and how to reach it.
 type Options struct {
 	URL                string // http(s)://host[:port]
+	Prefix             string // of the names there, empty or ending in /: `team/app` here is Prefix + `team/app` there
 	Username           string // empty: anonymous
 	Password           string
-	CAFile             string // PEM certificates to trust beside the system's
+	Token              string   // a bearer token that is good for everything, in the place of a user
+	TokenHosts         []string // host[:port] of token services beside the upstream's own host that may know the password
+	CAFile             string   // PEM certificates to trust beside the system's
 	InsecureSkipVerify bool
 }
 
 // Storage is an existing registry. It is safe for concurrent use.
 type Storage struct {
 	base   *url.URL
+	prefix string
 	client *http.Client
+	still  *http.Client // follows no redirect
 	auth   *bearer.Authority
 }
 
@@ -65,8 +71,18 @@ func New(o Options) (*Storage, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := &http.Client{Transport: transport, CheckRedirect: leaveCredentials}
-	return &Storage{base: base, client: client, auth: bearer.New(base, client, o.Username, o.Password, nil)}, nil
+	s := &Storage{
+		base: base, prefix: o.Prefix, client: &http.Client{Transport: transport, CheckRedirect: leaveCredentials},
+		still: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+	}
+	if o.Token != "" {
+		s.auth = bearer.Fixed(base, o.Token)
+		return s, nil
+	}
+	s.auth = bearer.New(base, s.client, o.Username, o.Password, func(realm *url.URL) bool {
+		return (realm.Scheme == "https" || base.Scheme == "http") && slices.Contains(o.TokenHosts, realm.Host)
+	})
+	return s, nil
 }
 
 func newTransport(o Options) (*http.Transport, error) {
@@ -129,14 +145,50 @@ func (s *Storage) Stat(ctx context.Context, name string, dgst digest.Digest) (in
 	return res.ContentLength, nil
 }
 
-// Open implements storage.Storage. The bytes are fetched as they are read; a Seek asks for a range.
+// Open implements storage.Storage. The bytes are fetched as they are read; to read on elsewhere after a Seek asks for a range.
 func (s *Storage) Open(ctx context.Context, name string, dgst digest.Digest) (io.ReadSeekCloser, int64, error) {
-	size, err := s.Stat(ctx, name, dgst)
+	res, err := s.do(ctx, request{method: http.MethodGet, name: name, path: "/blobs/" + string(dgst)})
 	if err != nil {
 		return nil, 0, err
 	}
+	switch {
+	case res.StatusCode == http.StatusOK && res.ContentLength >= 0:
+	case res.StatusCode == http.StatusOK:
+		_ = res.Body.Close()
+		return nil, 0, unavailable(errors.New("GET of a blob says no length"))
+	case res.StatusCode == http.StatusNotFound:
+		drain(res)
+		return nil, 0, storage.ErrNotFound
+	default:
+		defer drain(res)
+		return nil, 0, refused("a blob", res, res.Body)
+	}
+	size := res.ContentLength
 	open := func(at int64) (io.ReadCloser, error) { return s.openAt(ctx, name, dgst, at, size) }
-	return storage.NewReader(size, open), size, nil
+	return storage.NewReader(size, open, res.Body), size, nil
+}
+
+// Locate asks for a blob, and returns where its bytes are to be had by anybody, when the upstream says so; else it may return the bytes, from the first on. Neither, and no
+// error, when Open is to be asked. The place is good for a short while, and for whoever knows it.
+func (s *Storage) Locate(ctx context.Context, name string, dgst digest.Digest) (at string, content io.ReadCloser, err error) {
+	res, err := s.do(ctx, request{method: http.MethodGet, name: name, path: "/blobs/" + string(dgst), still: true})
+	if err != nil {
+		return "", nil, err
+	}
+	if res.StatusCode == http.StatusOK {
+		return "", res.Body, nil
+	}
+	drain(res)
+	to, err := res.Location()
+	switch {
+	case res.StatusCode < 300 || res.StatusCode >= 400 || err != nil: // Open says what is wrong
+		return "", nil, nil
+	case bearer.SameHost(to, s.base), to.User != nil: // our credentials are needed there
+		return "", nil, nil
+	case to.Scheme != "https" && (to.Scheme != "http" || s.base.Scheme != "http"):
+		return "", nil, nil
+	}
+	return to.String(), nil, nil
 }
 
 // Mount implements storage.Storage. Where the upstream does not mount, the blob is copied.
@@ -144,7 +196,7 @@ func (s *Storage) Mount(ctx context.Context, from, name string, dgst digest.Dige
 	if _, err := s.Stat(ctx, name, dgst); !errors.Is(err, storage.ErrNotFound) {
 		return err
 	}
-	q := url.Values{"mount": {string(dgst)}, "from": {from}}
+	q := url.Values{"mount": {string(dgst)}, "from": {s.prefix + from}}
 	res, err := s.do(ctx, request{method: http.MethodPost, name: name, path: "/blobs/uploads/?" + q.Encode(), from: from})
 	if err != nil {
 		return err

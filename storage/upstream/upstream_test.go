@@ -1,12 +1,16 @@
 package upstream_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -199,5 +203,226 @@ func TestNewRefusesBadURLs(t *testing.T) {
 		if _, err := upstream.New(upstream.Options{URL: u}); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("New(%q) = %v", u, err)
 		}
+	}
+}
+
+// recorded notes the requests that pass.
+func recorded(next http.Handler, into *[]string) http.Handler {
+	var mu sync.Mutex
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		*into = append(*into, r.Method+" "+r.URL.Path)
+		mu.Unlock()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// TestNamesHaveAPrefixThere keeps everything under a prefix, in the same words as without.
+func TestNamesHaveAPrefixThere(t *testing.T) {
+	t.Parallel()
+	in := func(t *testing.T) storage.Storage {
+		return open(t, distribution(t), upstream.Options{Prefix: "company/"})
+	}
+	storagetest.Run(t, in)
+	storagetest.RunManifests(t, in)
+	var asked []string
+	behind := distribution(t)
+	s := open(t, recorded(behind, &asked), upstream.Options{Prefix: "company/deep/"})
+	put(t, s, "team/app", []byte("bytes"))
+	if err := s.Mount(t.Context(), "team/app", "team/other", digest.FromString("bytes")); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range asked {
+		if !strings.Contains(r, " /v2/company/deep/team/") {
+			t.Errorf("it asked for %s", r)
+		}
+	}
+}
+
+func put(t *testing.T, s *upstream.Storage, name string, b []byte) {
+	t.Helper()
+	u, err := s.Create(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.(storage.Finisher).Finish(t.Context(), bytes.NewReader(b), digest.FromBytes(b)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLists reads tags and names page by page, and nothing from other hosts.
+func TestLists(t *testing.T) {
+	t.Parallel()
+	pages := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path + "?" + r.URL.RawQuery {
+		case "/v2/company/app/tags/list?":
+			w.Header().Set("Link", `</v2/company/app/tags/list?last=b>; rel="next"`)
+			_, _ = io.WriteString(w, `{"tags":["a","b"]}`)
+		case "/v2/company/app/tags/list?last=b":
+			_, _ = io.WriteString(w, `{"tags":["c"]}`)
+		case "/v2/company/elsewhere/tags/list?":
+			w.Header().Set("Link", `<http://other.example/v2/x>; rel="next"`)
+			_, _ = io.WriteString(w, `{"tags":["a"]}`)
+		case "/v2/company/endless/tags/list?", "/v2/company/endless/tags/list?again":
+			w.Header().Set("Link", `</v2/company/endless/tags/list?again>; rel=next`)
+			_, _ = io.WriteString(w, `{"tags":["a"]}`)
+		case "/v2/company/none/tags/list?":
+			_, _ = io.WriteString(w, `{"tags":null}`)
+		case "/v2/_catalog?":
+			_, _ = io.WriteString(w, `{"repositories":["company/app","companyother/app","else","company/deep/app"]}`)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	})
+	s := open(t, pages, upstream.Options{Prefix: "company/"})
+	if tags, err := s.Tags(t.Context(), "app"); err != nil || !slices.Equal(tags, []string{"a", "b", "c"}) {
+		t.Errorf("Tags = %v, %v", tags, err)
+	}
+	if tags, err := s.Tags(t.Context(), "none"); err != nil || len(tags) != 0 {
+		t.Errorf("Tags of an empty one = %v, %v", tags, err)
+	}
+	if _, err := s.Tags(t.Context(), "missing"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("Tags of nothing = %v", err)
+	}
+	for _, name := range []string{"elsewhere", "endless"} {
+		if _, err := s.Tags(t.Context(), name); !errors.Is(err, storage.ErrAway) {
+			t.Errorf("Tags of %s = %v", name, err)
+		}
+	}
+	if names, err := s.Catalog(t.Context()); err != nil || !slices.Equal(names, []string{"app", "deep/app"}) {
+		t.Errorf("Catalog = %v, %v", names, err)
+	}
+	for _, status := range []int{http.StatusNotFound, http.StatusForbidden, http.StatusMethodNotAllowed} {
+		s := open(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }), upstream.Options{})
+		if _, err := s.Catalog(t.Context()); !errors.Is(err, storage.ErrUnsupported) {
+			t.Errorf("Catalog where that is %d = %v", status, err)
+		}
+	}
+}
+
+// TestResolve finds out what a tag stands for, also where the upstream does not say.
+func TestResolve(t *testing.T) {
+	t.Parallel()
+	s := open(t, distribution(t), upstream.Options{})
+	manifest := []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`)
+	if err := s.PutManifest(t.Context(), "suite/one", "v1", "application/vnd.oci.image.index.v1+json", manifest); err != nil {
+		t.Fatal(err)
+	}
+	silent := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			_, _ = w.Write(manifest)
+		}
+	}), upstream.Options{})
+	for what, s := range map[string]*upstream.Storage{"distribution": s, "one that does not say": silent} {
+		if d, err := s.Resolve(t.Context(), "suite/one", "v1"); err != nil || d != digest.FromBytes(manifest) {
+			t.Errorf("%s: Resolve = %s, %v", what, d, err)
+		}
+	}
+	if _, err := s.Resolve(t.Context(), "suite/one", "v2"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("Resolve of nothing = %v", err)
+	}
+}
+
+// TestAWholeBlobIsTwoRequests takes a blob that comes at once, and refuses other bytes than its digest's.
+func TestAWholeBlobIsTwoRequests(t *testing.T) {
+	t.Parallel()
+	var asked []string
+	s := open(t, recorded(distribution(t), &asked), upstream.Options{})
+	put(t, s, "suite/one", []byte("bytes"))
+	if len(asked) != 2 {
+		t.Errorf("it asked %v", asked)
+	}
+	content, size, err := s.Open(t.Context(), "suite/one", digest.FromString("bytes"))
+	if err != nil || size != 5 || len(asked) != 3 {
+		t.Fatalf("Open = %d, %v after %v", size, err, asked)
+	}
+	defer func() { _ = content.Close() }()
+	if _, err := content.Seek(2, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(content); err != nil || string(b) != "tes" {
+		t.Errorf("read %q, %v", b, err)
+	}
+	u, err := s.Create(t.Context(), "suite/one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.(storage.Finisher).Finish(t.Context(), strings.NewReader("others"), digest.FromString("wrong")); !errors.Is(err, storage.ErrDigest) {
+		t.Errorf("Finish with other bytes = %v", err)
+	}
+	if _, err := s.Stat(t.Context(), "suite/one", digest.FromString("wrong")); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("Stat = %v", err)
+	}
+}
+
+// TestLocate hands on where bytes are, and only what everybody may follow.
+func TestLocate(t *testing.T) {
+	t.Parallel()
+	d := digest.FromString("bytes")
+	for what, c := range map[string]struct{ to, want string }{
+		"another host":              {"http://store.example/bytes?signature=x", "http://store.example/bytes?signature=x"},
+		"the same host":             {"/elsewhere", ""},
+		"one that wants a password": {"http://user:secret@store.example/bytes", ""},
+		"no web":                    {"ftp://store.example/bytes", ""},
+		"nowhere":                   {"", ""},
+	} {
+		s := open(t, basic(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", c.to)
+			w.WriteHeader(http.StatusTemporaryRedirect)
+		})), upstream.Options{Username: "robot", Password: "secret"})
+		if at, content, err := s.Locate(t.Context(), "suite/one", d); at != c.want || content != nil || err != nil {
+			t.Errorf("%s: Locate = %q, %v, %v, want %q", what, at, content, err, c.want)
+		}
+	}
+	s := open(t, distribution(t), upstream.Options{})
+	put(t, s, "suite/one", []byte("bytes"))
+	at, content, err := s.Locate(t.Context(), "suite/one", d)
+	if err != nil || at != "" || content == nil {
+		t.Fatalf("Locate = %q, %v, %v", at, content, err)
+	}
+	defer func() { _ = content.Close() }()
+	if b, err := io.ReadAll(content); err != nil || string(b) != "bytes" {
+		t.Errorf("read %q, %v", b, err)
+	}
+	if at, content, err := s.Locate(t.Context(), "suite/one", digest.FromString("none")); at != "" || content != nil || err != nil {
+		t.Errorf("Locate of nothing = %q, %v, %v", at, content, err)
+	}
+}
+
+// TestWhoMayKnowThePassword tells a token service on another host the password only when it is named, and a fixed token goes to the upstream alone.
+func TestWhoMayKnowThePassword(t *testing.T) {
+	t.Parallel()
+	var told atomic.Value
+	tokens := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, _, _ := r.BasicAuth()
+		told.Store(user)
+		_, _ = io.WriteString(w, `{"token":"good"}`)
+	}))
+	t.Cleanup(tokens.Close)
+	guarded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer good" {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="`+tokens.URL+`/token",service="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		_, _ = io.WriteString(w, `{"tags":["a"]}`)
+	})
+	host := strings.TrimPrefix(tokens.URL, "http://")
+	for want, hosts := range map[string][]string{"": {"other.example"}, "robot": {"other.example", host}} {
+		told.Store("nobody asked")
+		s := open(t, guarded, upstream.Options{Username: "robot", Password: "secret", TokenHosts: hosts})
+		if _, err := s.Tags(t.Context(), "suite/one"); err != nil || told.Load() != want {
+			t.Errorf("with %v it was told %q, %v, want %q", hosts, told.Load(), err, want)
+		}
+	}
+	told.Store("nobody asked")
+	if _, err := open(t, guarded, upstream.Options{Token: "good"}).Tags(t.Context(), "suite/one"); err != nil {
+		t.Errorf("with a fixed token: %v", err)
+	}
+	if _, err := open(t, guarded, upstream.Options{Token: "bad"}).Tags(t.Context(), "suite/one"); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("with a fixed token that is bad: %v", err)
+	}
+	if told.Load() != "nobody asked" {
+		t.Error("the token service was asked")
 	}
 }

@@ -80,9 +80,14 @@ func copyTo(t *testing.T, registry, reference string, content mutate.Appendable)
 // that it is not yet served under, and pulled under a policy.
 func TestMirroredSeedStory(t *testing.T) {
 	t.Parallel()
-	need(t, "podman", "skopeo")
 	trusted := keyNamed(t, "trusted")
-	s := startServer(t, allowLoopback, trusted.env())
+	mirroredSeedStory(t, startServer(t, allowLoopback, trusted.env()), trusted)
+}
+
+// mirroredSeedStory is told by any server that has the key and may mirror from this machine.
+func mirroredSeedStory(t *testing.T, s *server, trusted *key) {
+	t.Helper()
+	need(t, "podman", "skopeo")
 	source := startPeer(t)
 	list := index(t, "busybox", "amd64", "arm64", "s390x")
 	layers, err := image(t, "amd64", "second layer").Layers()

@@ -63,13 +63,39 @@ func holds(t *testing.T, what string, have object, want map[string]any) {
 // TestSeedStory follows Pulp's guide from the first line to the last with the guide's own commands and looks at every field that it prints.
 func TestSeedStory(t *testing.T) {
 	t.Parallel()
-	need(t, "podman", "skopeo")
 	trusted := keyNamed(t, "trusted")
-	s := startServer(t, trusted.env())
-	admin := asAdmin(t, s)
+	for client, push := range seedPushes {
+		t.Run(client, func(t *testing.T) {
+			t.Parallel()
+			seedStory(t, startServer(t, trusted.env()), trusted, push)
+		})
+	}
+}
 
-	content := image(t, "amd64", "minio")
-	admin.podmanPush(t, ociLayout(t, content), "test/minio:v1")
+// seedPushes bring the story's image to name:tag, each with one of the clients that the guide names or means.
+var seedPushes = map[string]func(t *testing.T, admin *containers, reference string){
+	"podman": func(t *testing.T, admin *containers, reference string) {
+		admin.podmanPush(t, ociLayout(t, image(t, "amd64", "minio")), reference)
+	},
+	"skopeo": func(t *testing.T, admin *containers, reference string) {
+		admin.push(t, ociLayout(t, image(t, "amd64", "minio")), reference)
+	},
+	"docker": func(t *testing.T, admin *containers, reference string) {
+		docker, host := newDockerUser(t), admin.server.host
+		docker.must(t, "login", "--username", "admin", "--password", adminPassword, host)
+		docker.must(t, "load", "--input", dockerArchive(t, image(t, "amd64", "minio"), host+"/"+reference))
+		docker.must(t, "push", host+"/"+reference)
+		docker.must(t, "rmi", host+"/"+reference)
+		docker.must(t, "pull", host+"/"+reference)
+	},
+}
+
+// seedStory is told by any server that has the key.
+func seedStory(t *testing.T, s *server, trusted *key, push func(*testing.T, *containers, string)) {
+	t.Helper()
+	need(t, "podman", "skopeo")
+	admin := asAdmin(t, s)
+	push(t, admin, "test/minio:v1")
 
 	repository := s.repository(t, "test/minio")
 	href := text(repository["pulp_href"])

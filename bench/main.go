@@ -93,6 +93,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		run  func() error
 	}{
 		{"registry", func() error { return compareRegistries(ctx, o, out, ours, peer) }},
+		{"upstream", func() error { return compareUpstream(ctx, o, out, dir) }},
 		{"sync", func() error { return compareSyncs(ctx, o, out, ours, peer, source, dir) }},
 		{"tasks", func() error { return compareTasks(ctx, o, out, dir) }},
 		{"signing", func() error { return compareSigning(ctx, o, out, ours, dir) }},
@@ -130,8 +131,8 @@ func compareDepth(ctx context.Context, o options, out io.Writer, ours *registry)
 
 const password = "bench-bench-bench"
 
-// startOurs starts the product as it comes, on embedded defaults.
-func startOurs(ctx context.Context, dir string) (*registry, func(), error) {
+// startOurs starts the product as it comes, on embedded defaults, but for what is added to its environment.
+func startOurs(ctx context.Context, dir string, more ...string) (*registry, func(), error) {
 	program, err := process.Build(ctx, dir, ".", "-trimpath")
 	if err != nil {
 		return nil, nil, err
@@ -142,11 +143,11 @@ func startOurs(ctx context.Context, dir string) (*registry, func(), error) {
 	}
 	_, port, _ := strings.Cut(address, ":")
 	public := "localhost:" + port
-	env := []string{
+	env := append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "COUNTERSIGN_DATA=" + filepath.Join(dir, "data"), "COUNTERSIGN_LISTEN=" + address,
 		"COUNTERSIGN_PUBLIC_URL=http://" + public, "COUNTERSIGN_ADMIN_PASSWORD=" + password,
 		"COUNTERSIGN_MIRROR_ALLOW_PRIVATE_ADDRESSES=127.0.0.0/8", "SOFTHSM2_CONF=" + tokenConfig(dir),
-	}
+	}, more...)
 	server, err := process.Start(ctx, process.Command{
 		Program: program, Arguments: []string{"serve"}, Log: filepath.Join(dir, "countersign.log"), Env: env,
 		Ready: []string{"http://" + address + "/pulp/api/v3/readyz/"},
@@ -171,8 +172,8 @@ func startOurs(ctx context.Context, dir string) (*registry, func(), error) {
 	}, nil
 }
 
-// startPeer starts bare distribution, which asks nobody who they are.
-func startPeer(ctx context.Context, dir, name string) (*registry, func(), error) {
+// startPeer starts bare distribution, which asks nobody who they are; options are baredist's own.
+func startPeer(ctx context.Context, dir, name string, options ...string) (*registry, func(), error) {
 	program, err := process.Build(ctx, dir, "integration/baredist", "-trimpath")
 	if err != nil {
 		return nil, nil, err
@@ -182,7 +183,7 @@ func startPeer(ctx context.Context, dir, name string) (*registry, func(), error)
 		return nil, nil, err
 	}
 	server, err := process.Start(ctx, process.Command{
-		Program: program, Arguments: []string{"-addr", address, "-root", filepath.Join(dir, name)}, Log: filepath.Join(dir, name+".log"),
+		Program: program, Arguments: append([]string{"-addr", address, "-root", filepath.Join(dir, name)}, options...), Log: filepath.Join(dir, name+".log"),
 		Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}, Ready: []string{"http://" + address + "/v2/"},
 	})
 	if err != nil {

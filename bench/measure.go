@@ -38,7 +38,11 @@ func compare(ctx context.Context, o options, ours, peer *registry) ([]row, error
 			slices.Reverse(order)
 		}
 		for _, r := range order {
-			binary.LittleEndian.PutUint64(content, uint64(round)) // a blob that is not there yet
+			place := uint64(0)
+			if r == ours {
+				place = 1
+			}
+			binary.LittleEndian.PutUint64(content, uint64(round)<<1|place) // a blob that is not there yet, nor behind ours
 			got, err := measure(ctx, o, r, round, content)
 			if err != nil {
 				return nil, err
@@ -58,7 +62,7 @@ func compare(ctx context.Context, o options, ours, peer *registry) ([]row, error
 // measure is one round on one registry: pushes/s, GETs/s, MB/s up, MB/s down.
 func measure(ctx context.Context, o options, r *registry, round int, blob []byte) ([4]float64, error) {
 	var got [4]float64
-	s, err := r.open(ctx, o.clients, fmt.Sprintf("bench/round-%d", round))
+	s, err := r.open(ctx, o.clients, fmt.Sprintf("%s/round-%d", r.name, round))
 	if err != nil {
 		return got, err
 	}

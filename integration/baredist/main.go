@@ -18,6 +18,7 @@ import (
 	"github.com/distribution/distribution/v3/registry/handlers"
 	"github.com/distribution/distribution/v3/registry/storage"
 	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/middleware/redirect" // registers it
 	"github.com/sirupsen/logrus"
 )
 
@@ -25,11 +26,12 @@ func main() {
 	addr := flag.String("addr", "127.0.0.1:5000", "address to listen on")
 	root := flag.String("root", "", "directory for its files")
 	lenient := flag.Bool("lenient", false, "take layers that lie at other URLs, and indexes whose manifests are not there")
+	redirect := flag.String("redirect", "", "URL under which its files are served, to which pulls of blobs are redirected")
 	collect := flag.Bool("collect", false, "collect garbage, manifests without a tag among it, and end; nobody may use the files meanwhile")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	do := func() error { return run(ctx, *addr, *root, *lenient) }
+	do := func() error { return run(ctx, *addr, *root, *redirect, *lenient) }
 	if *collect {
 		do = func() error { return collectGarbage(ctx, *root) }
 	}
@@ -48,7 +50,7 @@ func collectGarbage(ctx context.Context, root string) error {
 	return storage.MarkAndSweep(ctx, driver, registry, storage.GCOpts{RemoveUntagged: true, Quiet: true})
 }
 
-func run(ctx context.Context, addr, root string, lenient bool) error {
+func run(ctx context.Context, addr, root, redirect string, lenient bool) error {
 	if root == "" {
 		return errors.New("want -root")
 	}
@@ -61,6 +63,9 @@ func run(ctx context.Context, addr, root string, lenient bool) error {
 	}}
 	config.Catalog.MaxEntries = 1000 // as where it reads a file
 	config.HTTP.Secret = "only for tests"
+	if redirect != "" {
+		config.Middleware = map[string][]configuration.Middleware{"storage": {{Name: "redirect", Options: configuration.Parameters{"baseurl": redirect}}}}
+	}
 	if lenient {
 		config.Validation.Manifests.URLs.Allow = []string{"^https?://"}
 		config.Validation.Manifests.Indexes.Platforms = "none"

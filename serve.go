@@ -120,6 +120,7 @@ func (p *program) openOwned() (*store.Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	s.Remember() // the lock on the data directory is held
 	return s, nil
 }
 

@@ -41,6 +41,8 @@ type Store struct {
 	path  string  // of the SQLite file
 	write *sql.DB // of the writer's connection to it
 
+	memory *memory // nil: everything is read from the database
+
 	outbox  bool
 	sealing *Sealing // nil: nothing signs on push
 

@@ -79,7 +79,15 @@ const servedColumns = `COALESCE(r.id, ''), COALESCE(r.type, ''), COALESCE(r.name
 
 // Resolve returns what a base path serves. NotFound when no distribution has that path.
 func (s *Store) Resolve(ctx context.Context, basePath string) (Target, error) {
-	return resolve(ctx, s.read, basePath)
+	if t, ok := s.memory.target(basePath); ok {
+		return t, nil
+	}
+	asOf := s.memory.before()
+	t, err := resolve(ctx, s.read, basePath)
+	if err == nil {
+		s.memory.keepTarget(asOf, basePath, t)
+	}
+	return t, err
 }
 
 func resolve(ctx context.Context, q querier, basePath string) (Target, error) {
@@ -139,6 +147,19 @@ func (s *Store) held(ctx context.Context, t Target, kind pulp.Kind, key string) 
 
 // ServedManifest returns the manifest that a target serves under a tag or a digest. NotFound when there is none.
 func (s *Store) ServedManifest(ctx context.Context, t Target, reference string) (pulp.Manifest, error) {
+	key := remembered{t.Repository.ID, t.version(), reference}
+	if m, ok := s.memory.manifest(key); ok {
+		return m, nil
+	}
+	asOf := s.memory.before()
+	m, err := s.servedManifest(ctx, t, reference)
+	if err == nil {
+		s.memory.keepManifest(asOf, key, m)
+	}
+	return m, err
+}
+
+func (s *Store) servedManifest(ctx context.Context, t Target, reference string) (pulp.Manifest, error) {
 	if digest.Digest(reference).Validate() != nil {
 		m, err := scanManifest(s.read.QueryRowContext(ctx, `
 			SELECT `+manifestColumns+`

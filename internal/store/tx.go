@@ -197,6 +197,7 @@ func (s *Store) commitBatch(conn *connection, batch []*job) {
 			errs[i] = fault.Wrap(fault.Unavailable, lost, "The database did not take the write.")
 		}
 	}
+	s.memory.wrote()
 	for i, j := range batch {
 		j.err <- errs[i]
 	}

@@ -40,13 +40,19 @@ func (c *call) getBlob() error {
 	} else if err != nil {
 		return err
 	}
-	if c.r.Method == http.MethodHead && c.may(auth.Push, t, true) {
+	pushes := c.r.Method == http.MethodHead && c.may(auth.Push, t, true)
+	if pushes {
 		c.touch(t.Repository.ID, b)
 	}
 	if b.Absent {
 		return c.getAbsentBlob(t, b)
 	}
-	return c.sendBlob(b)
+	err = c.sendBlob(b)
+	if pushes && errors.Is(err, storage.ErrNotFound) { // who sends it again mends it
+		c.Log.WarnContext(c.r.Context(), "the storage has lost a blob; its pusher is told that it is not there", slog.String("digest", c.ref), slog.Any("err", err))
+		return blobUnknown(c.ref)
+	}
+	return err
 }
 
 // emptyRange finds the last no bytes in a Range. http.ServeContent would answer with a Content-Range that ends before it begins, as it does for the end of a blob

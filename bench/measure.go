@@ -73,6 +73,11 @@ func measure(ctx context.Context, o options, r *registry, round int, blob []byte
 	}
 	got[0] = float64(o.pushes) / took.Seconds()
 
+	if r.settled != nil {
+		if err := r.settled(ctx, s.repository, o.pushes); err != nil {
+			return got, err
+		}
+	}
 	reads, took, err := s.anonymous().readMany(ctx, o)
 	if err != nil {
 		return got, err

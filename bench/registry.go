@@ -28,6 +28,9 @@ type registry struct {
 
 	user, password string
 
+	// settled waits until what pushes have left to be done is done: so many tags are upstream. nil: they leave nothing.
+	settled func(ctx context.Context, repository string, tags int) error
+
 	cli     func(ctx context.Context, arguments ...string) error // runs a verb beside it; nil where there are none
 	cleanup []func()                                             // when it ends
 }

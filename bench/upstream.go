@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -40,7 +41,28 @@ func startInFront(ctx context.Context, dir string, peer *registry, more ...strin
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, nil, err
 	}
-	return startOurs(ctx, dir, append([]string{"COUNTERSIGN_UPSTREAM_URL=" + peer.base}, more...)...)
+	front, stop, err := startOurs(ctx, dir, append([]string{"COUNTERSIGN_UPSTREAM_URL=" + peer.base}, more...)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	front.name = "front"
+	front.settled = func(ctx context.Context, repository string, tags int) error {
+		for ctx.Err() == nil {
+			response, err := http.Get(peer.base + "/v2/" + repository + "/tags/list") //nolint:noctx // the loop looks at it
+			if err != nil {
+				return err
+			}
+			var list struct{ Tags []string }
+			err = json.NewDecoder(response.Body).Decode(&list)
+			_ = response.Body.Close()
+			if err != nil || len(list.Tags) >= tags {
+				return err
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		return ctx.Err()
+	}
+	return front, stop, nil
 }
 
 // redirectedPulls measures pulls of a big blob that distribution hands to a server of files, and the product hands on.

@@ -239,6 +239,10 @@ func (c *call) readConfig(t store.Target, m *pulp.Manifest) error {
 	} else if err != nil {
 		return err
 	}
+	if text, ok := c.recent.get(b.Digest); ok {
+		m.ApplyConfig(text)
+		return nil
+	}
 	content, err := c.open(b)
 	if err != nil {
 		return err

@@ -60,6 +60,7 @@ type registry struct {
 	Options
 	manifests storage.Manifests // nil unless the storage is a registry of its own
 	blobs     intake.Blobs
+	recent    recent
 	judge     intake.Judge
 	writers   *writers
 }

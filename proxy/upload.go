@@ -188,7 +188,8 @@ func (u *upload) takeAtOnce(body *idleReader, dgst digest.Digest) (bool, error) 
 	if !ok {
 		return false, nil
 	}
-	err := once.Finish(u.r.Context(), body, dgst)
+	from := &watched{Reader: body}
+	err := once.Finish(u.r.Context(), from, dgst)
 	switch {
 	case errors.Is(err, storage.ErrDigest):
 		u.writer = nil
@@ -201,7 +202,11 @@ func (u *upload) takeAtOnce(body *idleReader, dgst digest.Digest) (bool, error) 
 		u.abandon()
 		return true, err
 	}
-	return true, u.keep(pulp.Blob{Digest: dgst, Size: u.writer.Size(), Location: u.name})
+	err = u.keep(pulp.Blob{Digest: dgst, Size: u.writer.Size(), Location: u.name})
+	if err == nil && u.writer.Size() == int64(from.seen.Len()) {
+		u.recent.keep(dgst, from.seen.Bytes())
+	}
+	return true, err
 }
 
 // deleteUpload ends an upload without a blob.

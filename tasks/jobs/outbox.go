@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/pulp"
@@ -16,14 +18,15 @@ import (
 
 // How the outbox works.
 const (
-	outboxEvery = 250 * time.Millisecond // how often it is looked into
-	outboxBatch = 100                    // how many tags one look takes
-	outboxFirst = time.Second            // how long a tag waits after its first failure; twice as long after each further one
-	outboxMost  = 5 * time.Minute        // and at most so long
-	dropEvery   = 10 * time.Minute       // how often hidden tags are looked for that nobody needs
+	outboxEvery    = 250 * time.Millisecond // how often it is looked into
+	outboxBatch    = 100                    // how many tags one look takes
+	outboxParallel = 4                      // how many of them are written at a time
+	outboxFirst    = time.Second            // how long a tag waits after its first failure; twice as long after each further one
+	outboxMost     = 5 * time.Minute        // and at most so long
+	dropEvery      = 10 * time.Minute       // how often hidden tags are looked for that nobody needs
 )
 
-// Outbox writes tags through to the upstream, one at a time: always what a tag stands for now, however it came to (architecture
+// Outbox writes tags through to the upstream, each at one time only: always what a tag stands for now, however it came to (architecture
 // 3, step 5). A failure is tried again and undoes nothing here.
 type Outbox struct {
 	Store    *store.Store
@@ -70,11 +73,15 @@ func (o Outbox) empty(ctx context.Context) error {
 			if err != nil || len(due) == 0 {
 				return err
 			}
-			for _, t := range due {
+			for some := range slices.Chunk(due, outboxParallel) {
 				if err := still(); err != nil {
 					return err
 				}
-				if err := o.send(ctx, t); err != nil {
+				var sending errgroup.Group
+				for _, t := range some {
+					sending.Go(func() error { return o.send(ctx, t) })
+				}
+				if err := sending.Wait(); err != nil {
 					return err
 				}
 			}

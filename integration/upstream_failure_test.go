@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -351,9 +350,6 @@ func TestUpstreamBreaksPulls(t *testing.T) {
 // TestUpstreamStalls has the upstream take no bytes of a chunk, and stop in the middle of a blob: neither keeps a client for ever.
 func TestUpstreamStalls(t *testing.T) {
 	t.Parallel()
-	if os.Getenv("COUNTERSIGN_TEST_DEFECTS") == "" {
-		t.Skip("a known defect, shown with COUNTERSIGN_TEST_DEFECTS=1: storage/upstream bounds the time until an answer begins, and neither that of a body's bytes nor that of a chunk's")
-	}
 	f := startFronted(t)
 	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
 	if status, _, body := f.pushLarge(t, "large", content); status != http.StatusCreated {
@@ -502,17 +498,13 @@ func TestUpstreamLateWrite(t *testing.T) {
 	for title, c := range map[string]struct {
 		writes int           // that time out, and arrive in the opposite order
 		after  time.Duration // from the newest write's arrival
-		defect string        // why it does not hold yet
 	}{
 		"at once":                {writes: 1},
-		"after some comparisons": {1, 8 * time.Second, "store.SettleTag forgets what may still arrive with the first comparison that finds the newest tag upstream; what comes then is adopted as somebody's push"},
-		"two of them":            {2, 0, "store.PutOffTag remembers one write that may still arrive; the other is adopted as somebody's push"},
+		"after some comparisons": {1, 8 * time.Second},
+		"two of them":            {2, 0},
 	} {
 		t.Run(title, func(t *testing.T) {
 			t.Parallel()
-			if c.defect != "" && os.Getenv("COUNTERSIGN_TEST_DEFECTS") == "" {
-				t.Skip("a known defect, shown with COUNTERSIGN_TEST_DEFECTS=1: " + c.defect)
-			}
 			f := startFronted(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")
 			var arrive []func()
 			for n := range c.writes {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -88,7 +89,7 @@ func (a *Adopter) Pulled(ctx context.Context, who, name, reference string) (bool
 			return false, err
 		}
 		known := here[reference]
-		if known.Here != "" || known.Dirty || known.Stale == d || hidden(reference) { // it is ours to say what it stands for
+		if known.Here != "" || known.Dirty || slices.Contains(known.Stale, d) || hidden(reference) { // it is ours to say what it stands for
 			a.miss(key)
 			return false, nil
 		}

@@ -160,14 +160,14 @@ func (r *run) compareTag(ctx context.Context, how How, t store.UpstreamTag) (dig
 	case err != nil:
 		return "", err
 	case d == t.Here:
-		if t.Written != d || t.Stale != "" {
+		if t.Written != d {
 			return "", r.Store.SettleTag(ctx, r.repo.ID, t)
 		}
 		return "", nil
-	case d == t.Stale && t.Here == "":
+	case t.Here == "" && slices.Contains(t.Stale, d):
 		r.differs("tag", t.Name, "", d, "It was deleted here; the upstream keeps it.")
 		return "", nil
-	case d == t.Stale:
+	case slices.Contains(t.Stale, d):
 		r.differs("tag", t.Name, t.Here, d, "An older write of ours arrived late; it is written again.")
 		return "", r.Store.RewriteTag(ctx, r.repo.ID, t.Name)
 	case r.repo.RemoteID != "":

@@ -15,21 +15,21 @@ import (
 // UpstreamTag is a tag as this registry knows it, to be held against what the upstream shows.
 type UpstreamTag struct {
 	Name    string
-	Here    digest.Digest // what it stands for in the latest version; empty: it is not there
-	Written digest.Digest // what we last wrote upstream; empty: nothing
-	Stale   digest.Digest // what the upstream may show though it is ours no more; empty: nothing
-	Dirty   bool          // it is about to be written through
-	Serial  int64         // counts its changes here; 0 for one that never had any
+	Here    digest.Digest   // what it stands for in the latest version; empty: it is not there
+	Written digest.Digest   // what we last wrote upstream; empty: nothing
+	Stale   []digest.Digest // what the upstream may show though it is ours no more
+	Dirty   bool            // it is about to be written through
+	Serial  int64           // counts its changes here; 0 for one that never had any
 }
 
 // UpstreamTags returns the tags that a repository has or has written through, by name.
 func (s *Store) UpstreamTags(ctx context.Context, repositoryID string) (map[string]UpstreamTag, error) {
 	all, err := collect(ctx, s.read, func(row scanner) (UpstreamTag, error) {
 		var t UpstreamTag
-		err := row.Scan(&t.Name, &t.Here, &t.Written, &t.Stale, &t.Dirty, &t.Serial)
+		err := row.Scan(&t.Name, &t.Here, &t.Written, &t.Dirty, &t.Serial)
 		return t, err
 	}, `
-		SELECT n.name, COALESCE(m.digest, ''), COALESCE(u.written_digest, ''), COALESCE(u.stale_digest, ''), COALESCE(u.dirty, FALSE), COALESCE(u.serial, 0)
+		SELECT n.name, COALESCE(m.digest, ''), COALESCE(u.written_digest, ''), COALESCE(u.dirty, FALSE), COALESCE(u.serial, 0)
 		  FROM (SELECT key AS name FROM repository_content WHERE repository_id = $1 AND kind = $2 AND version_removed IS NULL
 		        UNION SELECT name FROM upstream_tag WHERE repository_id = $1) n
 		  LEFT JOIN repository_content c ON c.repository_id = $1 AND c.kind = $2 AND c.key = n.name AND c.version_removed IS NULL
@@ -43,7 +43,21 @@ func (s *Store) UpstreamTags(ctx context.Context, repositoryID string) (map[stri
 	for _, t := range all {
 		tags[t.Name] = t
 	}
-	return tags, nil
+	type stale struct {
+		name   string
+		digest digest.Digest
+	}
+	late, err := collect(ctx, s.read, func(row scanner) (stale, error) {
+		var l stale
+		err := row.Scan(&l.name, &l.digest)
+		return l, err
+	}, `SELECT name, digest FROM upstream_stale WHERE repository_id = $1 AND ends >= $2`, repositoryID, micros(s.now()))
+	for _, l := range late {
+		t := tags[l.name]
+		t.Name, t.Stale = l.name, append(t.Stale, l.digest)
+		tags[l.name] = t
+	}
+	return tags, err
 }
 
 // Adopted is what the upstream shows and a repository shall have. The manifests were fetched, with all that they name.
@@ -78,7 +92,10 @@ func (s *Store) CommitAdopted(ctx context.Context, a Adopted) (*pulp.Version, er
 		for name, d := range wanted {
 			if _, err := t.exec(`
 				INSERT INTO upstream_tag (repository_id, name, written_digest, dirty) VALUES ($1, $2, $3, FALSE)
-				ON CONFLICT (repository_id, name) DO UPDATE SET written_digest = excluded.written_digest, stale_digest = '', dirty = FALSE`, a.RepositoryID, name, d); err != nil {
+				ON CONFLICT (repository_id, name) DO UPDATE SET written_digest = excluded.written_digest, dirty = FALSE`, a.RepositoryID, name, d); err != nil {
+				return err
+			}
+			if _, err := t.exec(`DELETE FROM upstream_stale WHERE repository_id = $1 AND name = $2`, a.RepositoryID, name); err != nil {
 				return err
 			}
 		}
@@ -122,12 +139,12 @@ func (c *change) unchanged(tags map[string]AdoptedTag) (map[string]digest.Digest
 	return wanted, nil
 }
 
-// SettleTag notes that the upstream shows what a tag stands for here: nothing is on its way there any more.
+// SettleTag notes that the upstream shows what a tag stands for here, though we have not written it.
 func (s *Store) SettleTag(ctx context.Context, repositoryID string, t UpstreamTag) error {
 	return s.inTx(ctx, func(x *tx) error {
 		_, err := x.exec(`
 			INSERT INTO upstream_tag (repository_id, name, written_digest, dirty) VALUES ($1, $2, $3, FALSE)
-			ON CONFLICT (repository_id, name) DO UPDATE SET written_digest = excluded.written_digest, stale_digest = '' WHERE upstream_tag.serial = $4 AND NOT upstream_tag.dirty`,
+			ON CONFLICT (repository_id, name) DO UPDATE SET written_digest = excluded.written_digest WHERE upstream_tag.serial = $4 AND NOT upstream_tag.dirty`,
 			repositoryID, t.Name, t.Here, t.Serial)
 		return err
 	})

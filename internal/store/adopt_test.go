@@ -1,6 +1,7 @@
 package store
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
@@ -81,7 +82,7 @@ func TestAdoptionLosesToAPush(t *testing.T) {
 			if err != nil || v != nil {
 				t.Errorf("the adoption made %+v, %v", v, err)
 			}
-			if after := upstreamTag(t, s, id, "v1"); after != before || after.Here != mine.Digest {
+			if after := upstreamTag(t, s, id, "v1"); !reflect.DeepEqual(after, before) || after.Here != mine.Digest {
 				t.Errorf("the tag is %+v, and was %+v", after, before)
 			}
 		})

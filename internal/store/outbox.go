@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/countersign/countersign/internal/pulp"
@@ -57,10 +58,17 @@ func (s *Store) OutboxTags(ctx context.Context, limit int) ([]OutboxTag, error) 
 func (s *Store) WroteTag(ctx context.Context, o OutboxTag, stale string) error {
 	return s.inTx(ctx, func(t *tx) error {
 		_, err := t.exec(`
-			UPDATE upstream_tag SET written_digest = $3, attempts = 0, stale_digest = CASE WHEN CAST($5 AS TEXT) <> '' THEN $5 ELSE stale_digest END, dirty = $3 <> COALESCE((
+			UPDATE upstream_tag SET written_digest = $3, attempts = 0, dirty = $3 <> COALESCE((
 				SELECT m.digest FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
 				 WHERE c.repository_id = $1 AND c.kind = $4 AND c.key = $2 AND c.version_removed IS NULL), '')
-			 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name, o.Digest, pulp.KindTag, stale)
+			 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name, o.Digest, pulp.KindTag)
+		if err != nil {
+			return err
+		}
+		if stale != "" {
+			return t.putStale(o.RepositoryID, o.Name, stale, forever)
+		}
+		_, err = t.exec(`DELETE FROM upstream_stale WHERE repository_id = $1 AND name = $2 AND (ends < $3 OR ends = $4)`, o.RepositoryID, o.Name, t.now, int64(forever))
 		return err
 	})
 }
@@ -68,8 +76,25 @@ func (s *Store) WroteTag(ctx context.Context, o OutboxTag, stale string) error {
 // PutOffTag notes that a tag could not be written through, to be tried again after a while. What was sent may still arrive.
 func (s *Store) PutOffTag(ctx context.Context, o OutboxTag, wait time.Duration) error {
 	return s.inTx(ctx, func(t *tx) error {
-		_, err := t.exec(`UPDATE upstream_tag SET attempts = attempts + 1, not_before = $3, stale_digest = $4 WHERE repository_id = $1 AND name = $2`,
-			o.RepositoryID, o.Name, t.now+wait.Microseconds(), o.Digest)
-		return err
+		_, err := t.exec(`UPDATE upstream_tag SET attempts = attempts + 1, not_before = $3 WHERE repository_id = $1 AND name = $2`,
+			o.RepositoryID, o.Name, t.now+wait.Microseconds())
+		if err != nil || o.Digest == "" {
+			return err
+		}
+		return t.putStale(o.RepositoryID, o.Name, o.Digest, t.now+lateness.Microseconds())
 	})
+}
+
+const (
+	// lateness is how long a write that was given up may still arrive.
+	lateness = time.Hour
+	forever  = math.MaxInt64
+)
+
+// putStale notes what the upstream may show under a tag though it is ours no more.
+func (t *tx) putStale(repositoryID, name, digest string, ends int64) error {
+	_, err := t.exec(`
+		INSERT INTO upstream_stale (repository_id, name, digest, ends) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (repository_id, name, digest) DO UPDATE SET ends = excluded.ends`, repositoryID, name, digest, ends)
+	return err
 }

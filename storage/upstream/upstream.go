@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -30,8 +31,13 @@ import (
 const (
 	maxManifest   = 4 << 20
 	maxErrorBody  = 64 << 10
-	headerTimeout = time.Minute // until the upstream begins to answer
+	headerTimeout = time.Minute      // until the upstream begins to answer
+	dialTimeout   = 10 * time.Second // to reach it
+	pingTimeout   = 10 * time.Second
 	idleConns     = 64
+	idleTime      = time.Minute      // a connection without use
+	stallTime     = 75 * time.Second // in which no byte comes or goes; longer than those of the others, and than clients may send nothing
+	buffers       = 64 << 10         // bytes
 )
 
 // Options say where the upstream is and how to reach it.
@@ -103,15 +109,48 @@ func newTransport(o Options) (*http.Transport, error) {
 		Proxy:                 http.ProxyFromEnvironment,
 		TLSClientConfig:       &tls.Config{RootCAs: roots, InsecureSkipVerify: o.InsecureSkipVerify, MinVersion: tls.VersionTLS12}, //nolint:gosec // the operator's choice
 		MaxIdleConnsPerHost:   idleConns,
-		IdleConnTimeout:       90 * time.Second,
+		DialContext:           dial,
+		ReadBufferSize:        buffers,
+		WriteBufferSize:       buffers,
+		IdleConnTimeout:       idleTime,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: headerTimeout,
 		DisableCompression:    true, // bytes stay as they are
 	}, nil
 }
 
+// dial reaches the upstream by a connection that ends when nothing moves on it.
+func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &impatient{c}, nil
+}
+
+// impatient is a connection that fails when nothing moves on it for stallTime. What is written gives the answer time too.
+type impatient struct{ net.Conn }
+
+// Read implements net.Conn.
+func (c *impatient) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(stallTime)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+// Write implements net.Conn.
+func (c *impatient) Write(p []byte) (int, error) {
+	if err := c.SetDeadline(time.Now().Add(stallTime)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
 // Ping implements storage.Storage: the upstream answers, if only that it wants credentials.
 func (s *Storage) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base.String()+"/v2/", nil)
 	if err != nil {
 		return err

@@ -2,8 +2,15 @@
 
 -- Counts the changes of a tag here: who looked at the upstream in between has seen something else.
 ALTER TABLE upstream_tag ADD COLUMN serial BIGINT NOT NULL DEFAULT 1;
--- What the upstream may show under a tag though it is ours no more: a write that was given up and may still arrive, or a tag that it does not delete.
-ALTER TABLE upstream_tag ADD COLUMN stale_digest TEXT COLLATE "C" NOT NULL DEFAULT '';
+
+-- What the upstream may show under a tag though it is ours no more: writes that were given up and may still arrive, or a tag that it does not delete.
+CREATE TABLE upstream_stale (
+    repository_id   TEXT COLLATE "C" NOT NULL REFERENCES repository (id) ON DELETE CASCADE,
+    name            TEXT COLLATE "C" NOT NULL,
+    digest          TEXT COLLATE "C" NOT NULL,
+    ends            BIGINT NOT NULL,        -- when it counts no more, in microseconds since 1970
+    PRIMARY KEY (repository_id, name, digest)
+);
 
 -- Manifests that a hidden tag keeps alive upstream, because no other tag does there.
 CREATE TABLE upstream_keep (

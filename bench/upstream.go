@@ -48,7 +48,7 @@ func startInFront(ctx context.Context, dir string, peer *registry, more ...strin
 	front.name = "front"
 	front.settled = func(ctx context.Context, repository string, tags int) error {
 		for ctx.Err() == nil {
-			response, err := http.Get(peer.base + "/v2/" + repository + "/tags/list") //nolint:noctx // the loop looks at it
+			response, err := http.Get(peer.base + "/v2/" + repository + "/tags/list")
 			if err != nil {
 				return err
 			}

@@ -70,8 +70,17 @@ func (c *call) sendBlob(b pulp.Blob) error {
 	if b.Size == 0 || emptyRange.MatchString(c.r.Header.Get("Range")) {
 		c.r.Header.Del("Range")
 	}
+	if c.manifests != nil && !b.Inline && c.plain() {
+		return c.streamBlob(b, content)
+	}
 	http.ServeContent(c.w, c.r, "", time.Time{}, content)
 	return nil
+}
+
+// plain says whether the request is for all of something, whatever it was before.
+func (c *call) plain() bool {
+	h := c.r.Header
+	return c.r.Method == http.MethodGet && h.Get("Range") == "" && h.Get("If-None-Match") == "" && h.Get("If-Match") == ""
 }
 
 // locator is a storage that may know where a blob's bytes are to be had by anybody.

@@ -3,6 +3,7 @@ package storagetest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -39,6 +40,7 @@ func RunManifests(t *testing.T, open func(t *testing.T) storage.Storage) {
 	if _, _, err := m.GetManifest(t.Context(), name, "nosuch"); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("GetManifest of an unknown tag = %v, want ErrNotFound", err)
 	}
+	lists(t, m, dgst)
 	for range 2 {
 		if err := m.DeleteManifest(t.Context(), name, "v1"); err != nil && !errors.Is(err, storage.ErrUnsupported) {
 			t.Errorf("DeleteManifest of a tag = %v", err)
@@ -53,5 +55,30 @@ func RunManifests(t *testing.T, open func(t *testing.T) storage.Storage) {
 		if _, _, err := m.GetManifest(t.Context(), name, string(dgst)); !errors.Is(err, storage.ErrNotFound) {
 			t.Errorf("GetManifest of a deleted manifest = %v, want ErrNotFound", err)
 		}
+	}
+}
+
+// lists has m tell what is in the suite's repository: the manifest, under the tag v1.
+func lists(t *testing.T, m storage.Manifests, dgst digest.Digest) {
+	t.Helper()
+	for _, reference := range []string{string(dgst), "v1"} {
+		if got, err := m.Resolve(t.Context(), name, reference); err != nil || got != dgst {
+			t.Errorf("Resolve(%s) = %s, %v, want %s", reference, got, err, dgst)
+		}
+	}
+	for _, reference := range []string{string(digest.FromString("none")), "nosuch"} {
+		if got, err := m.Resolve(t.Context(), name, reference); !errors.Is(err, storage.ErrNotFound) {
+			t.Errorf("Resolve(%s) = %s, %v, want ErrNotFound", reference, got, err)
+		}
+	}
+	if tags, err := m.Tags(t.Context(), name); err != nil || !slices.Equal(tags, []string{"v1"}) {
+		t.Errorf("Tags = %q, %v, want v1", tags, err)
+	}
+	if tags, err := m.Tags(t.Context(), "suite/none"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("Tags of an unknown name = %q, %v, want ErrNotFound", tags, err)
+	}
+	names, err := m.Catalog(t.Context())
+	if !errors.Is(err, storage.ErrUnsupported) && (err != nil || !slices.Equal(names, []string{name})) {
+		t.Errorf("Catalog = %q, %v, want %s", names, err, name)
 	}
 }

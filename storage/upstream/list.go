@@ -17,11 +17,13 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// Bounds of lists. How long a page is the upstream decides: some refuse what is more than they like.
-const (
-	maxListPage = 16 << 20 // bytes
-	maxListed   = 1_000_000
-)
+// bounds are those of lists. How long a page is the upstream decides: some refuse what is more than they like, and some send empty ones in between.
+type bounds struct {
+	page, all     int // bytes
+	pages, listed int
+}
+
+var usual = bounds{page: 16 << 20, all: 128 << 20, pages: 10_000, listed: 1_000_000}
 
 // Tags implements storage.Manifests.
 func (s *Storage) Tags(ctx context.Context, name string) ([]string, error) {
@@ -52,7 +54,7 @@ func (s *Storage) Catalog(ctx context.Context) ([]string, error) {
 		listed += len(list.Repositories)
 		return listed, err
 	})
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, errNoList) {
 		return nil, storage.ErrUnsupported
 	}
 	return all, err
@@ -61,58 +63,75 @@ func (s *Storage) Catalog(ctx context.Context) ([]string, error) {
 // nextLink finds the next page in a Link header (RFC 8288).
 var nextLink = regexp.MustCompile(`<([^>]*)>\s*;[^,]*\brel="?next"?`)
 
+var (
+	errTooLong = errors.New("its list is too long, or has no end")
+	errNoList  = fmt.Errorf("it shows no such list: %w", storage.ErrNotFound)
+)
+
 // pages reads a list page by page. take returns how much it has in all.
 func (s *Storage) pages(ctx context.Context, q request, take func(page []byte) (int, error)) error {
-	seen := map[string]bool{}
-	for {
-		next, err := s.page(ctx, q, take)
-		if err != nil || next == nil {
+	seen, bytes := map[string]bool{}, 0
+	for len(seen) < s.lists.pages && bytes <= s.lists.all {
+		page, next, err := s.page(ctx, q)
+		if err != nil {
 			return err
 		}
-		if seen[next.String()] {
-			return unavailable(errors.New("its list has no end"))
+		listed, err := take(page)
+		switch {
+		case err != nil:
+			return unavailable(fmt.Errorf("its list is malformed: %w", err))
+		case listed > s.lists.listed:
+			return unavailable(errTooLong)
+		case next == nil:
+			return nil
+		case seen[next.String()]:
+			return unavailable(errTooLong)
 		}
+		bytes += len(page)
 		seen[next.String()] = true
 		q.at, q.path = next, ""
 	}
+	return unavailable(errTooLong)
 }
 
-// page reads one page and returns where the next is; nil: there is none.
-func (s *Storage) page(ctx context.Context, q request, take func(page []byte) (int, error)) (*url.URL, error) {
+// page reads one page, and where the next is; nil: there is none.
+func (s *Storage) page(ctx context.Context, q request) (page []byte, next *url.URL, err error) {
 	res, err := s.do(ctx, q)
+	if _, refused := errors.AsType[*bearer.RefusedError](err); refused && q.name == "" && !errors.Is(err, storage.ErrAway) {
+		return nil, nil, errNoList // for many the catalog is for administrators
+	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer drain(res)
 	switch res.StatusCode {
 	case http.StatusOK:
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		return nil, storage.ErrNotFound
+		return nil, nil, errNoList
 	case http.StatusUnauthorized, http.StatusForbidden:
-		if res.Request.URL.Path == "/v2/_catalog" { // for many that is for administrators
-			return nil, storage.ErrNotFound
+		if q.name == "" {
+			return nil, nil, errNoList
 		}
-		return nil, refused("a list", res, res.Body)
+		return nil, nil, refused("a list", res, res.Body)
 	default:
-		return nil, refused("a list", res, res.Body)
+		return nil, nil, refused("a list", res, res.Body)
 	}
-	page, err := io.ReadAll(io.LimitReader(res.Body, maxListPage+1))
+	page, err = io.ReadAll(io.LimitReader(res.Body, int64(s.lists.page)+1))
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, nil, unavailable(err)
 	}
-	n, err := take(page)
-	if err != nil || len(page) > maxListPage || n > maxListed {
-		return nil, unavailable(fmt.Errorf("a list that is malformed or too long: %w", err))
+	if len(page) > s.lists.page {
+		return nil, nil, unavailable(errTooLong)
 	}
 	m := nextLink.FindStringSubmatch(strings.Join(res.Header.Values("Link"), ","))
 	if m == nil {
-		return nil, nil
+		return page, nil, nil
 	}
-	next, err := res.Request.URL.Parse(m[1])
+	next, err = res.Request.URL.Parse(m[1])
 	if err != nil || !bearer.SameHost(next, s.base) { // our credentials go there
-		return nil, unavailable(errors.New("the next page of a list is on another host"))
+		return nil, nil, unavailable(errors.New("the next page of a list is on another host"))
 	}
-	return next, nil
+	return page, next, nil
 }
 
 // Resolve implements storage.Manifests. An upstream that does not say the digest is asked for the manifest itself.

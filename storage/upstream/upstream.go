@@ -59,6 +59,7 @@ type Storage struct {
 	client *http.Client
 	still  *http.Client // follows no redirect
 	auth   *bearer.Authority
+	lists  bounds
 }
 
 var (
@@ -78,7 +79,7 @@ func New(o Options) (*Storage, error) {
 		return nil, err
 	}
 	s := &Storage{
-		base: base, prefix: o.Prefix, client: &http.Client{Transport: transport, CheckRedirect: leaveCredentials},
+		base: base, prefix: o.Prefix, lists: usual, client: &http.Client{Transport: transport, CheckRedirect: leaveCredentials},
 		still: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 	if o.Token != "" {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -41,6 +42,7 @@ func distribution(t *testing.T) http.Handler {
 		"maintenance": configuration.Parameters{"uploadpurging": map[any]any{"enabled": false}},
 	}}
 	config.HTTP.Secret = "test"
+	config.Catalog.MaxEntries = 1000 // as where it reads a file
 	return handlers.NewApp(t.Context(), config)
 }
 
@@ -292,11 +294,51 @@ func TestLists(t *testing.T) {
 	if names, err := s.Catalog(t.Context()); err != nil || !slices.Equal(names, []string{"app", "deep/app"}) {
 		t.Errorf("Catalog = %v, %v", names, err)
 	}
-	for _, status := range []int{http.StatusNotFound, http.StatusForbidden, http.StatusMethodNotAllowed} {
+	for _, status := range []int{http.StatusNotFound, http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed} {
 		s := open(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }), upstream.Options{})
 		if _, err := s.Catalog(t.Context()); !errors.Is(err, storage.ErrUnsupported) {
 			t.Errorf("Catalog where that is %d = %v", status, err)
 		}
+	}
+	s = open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/token" {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+r.Host+`/token",service="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}), upstream.Options{Username: "robot", Password: "secret"})
+	if _, err := s.Catalog(t.Context()); !errors.Is(err, storage.ErrUnsupported) {
+		t.Errorf("Catalog where the token service gives no token for it = %v", err)
+	}
+	if _, err := s.Tags(t.Context(), "app"); errors.Is(err, storage.ErrNotFound) || !fault.Is(err, fault.Unavailable) {
+		t.Errorf("Tags where the token service gives no token = %v", err)
+	}
+}
+
+// TestListsThatNeverEnd gives up on lists that are longer than anybody's.
+func TestListsThatNeverEnd(t *testing.T) {
+	t.Parallel()
+	var page atomic.Int64
+	for what, text := range map[string]string{
+		"many tags":      `{"tags":["t"` + strings.Repeat(`,"t"`, 80) + `]}`,
+		"empty pages":    `{"tags":[]}`,
+		"large pages":    `{"tags":[]` + strings.Repeat(" ", 1000) + `}`,
+		"one large page": `{"tags":[]` + strings.Repeat(" ", 1<<10) + `}`,
+		"no JSON":        `{"tags":`,
+		"other JSON":     `{"tags":{"a":1}}`,
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			s := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Link", fmt.Sprintf(`<%s?page=%d>; rel="next"`, r.URL.Path, page.Add(1)))
+				_, _ = io.WriteString(w, text)
+			}), upstream.Options{})
+			upstream.ShortLists(s)
+			if tags, err := s.Tags(t.Context(), "app"); !errors.Is(err, storage.ErrAway) || strings.Contains(err.Error(), "%!") {
+				t.Errorf("Tags = %d of them, %v", len(tags), err)
+			}
+		})
 	}
 }
 

@@ -200,8 +200,18 @@ func (r *run) keepReplaced(ctx context.Context, here map[string]store.UpstreamTa
 	return nil
 }
 
-// KeepAlive has a hidden tag keep a manifest alive upstream, if a version of the repository holds it. What has gone there is put back, as far as its blobs are there.
+// KeepAlive has a hidden tag keep a manifest alive upstream, if a version of the repository holds it. What has gone there is put back; what cannot be, because its blobs have
+// gone too, is given up.
 func (a *Adopter) KeepAlive(ctx context.Context, repo pulp.Repository, d digest.Digest) error {
+	err := a.keepAlive(ctx, repo, d)
+	if fault.Is(err, fault.Invalid) {
+		a.Log.WarnContext(ctx, "the upstream has lost what an older version holds", slog.String("repository", repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
+		return nil
+	}
+	return err
+}
+
+func (a *Adopter) keepAlive(ctx context.Context, repo pulp.Repository, d digest.Digest) error {
 	m, held, err := a.Store.HeldManifest(ctx, repo.ID, d)
 	if err != nil || !held {
 		return err
@@ -252,7 +262,7 @@ func (r *run) putBack(ctx context.Context, d digest.Digest) string {
 	if !r.Keep {
 		return "The upstream has removed it; pulls by it through here go on as long as its blobs are there."
 	}
-	if err := r.KeepAlive(ctx, r.repo, d); err != nil {
+	if err := r.keepAlive(ctx, r.repo, d); err != nil {
 		r.Log.WarnContext(ctx, "manifest not put back upstream", slog.String("repository", r.repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
 		return "The upstream has removed it, and does not take it back."
 	}

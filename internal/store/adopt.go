@@ -190,6 +190,14 @@ func (s *Store) Compared(ctx context.Context, repositoryID string, found []Drift
 	})
 }
 
+// NotCompared notes that a comparison came to nothing: what was found before stays, and others have their turn.
+func (s *Store) NotCompared(ctx context.Context, repositoryID string) error {
+	return s.inTx(ctx, func(t *tx) error {
+		_, err := t.exec(`UPDATE repository SET compared = $2 WHERE id = $1`, repositoryID, t.now)
+		return err
+	})
+}
+
 // Drifts returns what was found, by repository, kind and name, and how much there is in all.
 func (s *Store) Drifts(ctx context.Context, limit, offset int) ([]Drift, int64, error) {
 	var count int64

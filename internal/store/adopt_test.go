@@ -178,6 +178,12 @@ func TestDrift(t *testing.T) {
 	if due, err := s.LeastCompared(t.Context(), time.Now().Add(-time.Minute), 10); err != nil || len(due) != 1 || due[0].ID != b.ID {
 		t.Errorf("LeastCompared = %v, %v", due, err)
 	}
+	if err := s.NotCompared(t.Context(), a.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, count, err := s.Drifts(t.Context(), 10, 0); err != nil || count != 2 {
+		t.Errorf("%d differences are left, %v", count, err)
+	}
 	if err := s.Compared(t.Context(), a.ID, nil); err != nil {
 		t.Fatal(err)
 	}

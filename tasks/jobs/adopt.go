@@ -160,5 +160,5 @@ func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
 		return err
 	}
 	c.Log.WarnContext(ctx, "repository not compared with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))
-	return c.Store.Compared(ctx, repo.ID, nil)
+	return c.Store.NotCompared(ctx, repo.ID)
 }

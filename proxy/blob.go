@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
+	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -61,15 +62,15 @@ var emptyRange = regexp.MustCompile(`[=,\s]-\+?0+\s*(?:,|$)`)
 
 // sendBlob answers with the bytes that are here, or a range of them.
 func (c *call) sendBlob(b pulp.Blob) error {
+	if b.Size == 0 || emptyRange.MatchString(c.r.Header.Get("Range")) {
+		c.r.Header.Del("Range")
+	}
 	content, err := c.fetch(b)
 	if err != nil || content == nil {
 		return err
 	}
 	defer func() { _ = content.Close() }()
 	blobHeaders(c.w.Header(), b.Digest)
-	if b.Size == 0 || emptyRange.MatchString(c.r.Header.Get("Range")) {
-		c.r.Header.Del("Range")
-	}
 	if c.manifests != nil && !b.Inline && c.plain() {
 		return c.streamBlob(b, content)
 	}
@@ -83,52 +84,70 @@ func (c *call) plain() bool {
 	return c.r.Method == http.MethodGet && h.Get("Range") == "" && h.Get("If-None-Match") == "" && h.Get("If-Match") == ""
 }
 
-// locator is a storage that may know where a blob's bytes are to be had by anybody.
-type locator interface {
-	// Locate returns where, or the bytes from the first on, or neither, when Open is to be asked.
-	Locate(ctx context.Context, name string, dgst digest.Digest) (at string, content io.ReadCloser, err error)
+// remote is a storage far away, which is asked once for what a client wants.
+type remote interface {
+	// OpenPart opens a blob where a part of it is to be read; what is read elsewhere it asks for again.
+	OpenPart(ctx context.Context, name string, dgst digest.Digest, part storage.Part) (io.ReadSeekCloser, error)
+	// Locate is OpenPart, or says where clients may get the bytes, without the storage's credentials.
+	Locate(ctx context.Context, name string, dgst digest.Digest, part storage.Part) (at string, content io.ReadSeekCloser, err error)
 }
 
-// fetch returns a blob's bytes for the answer; nil when the answer was that they are elsewhere. For HEAD it asks a storage that is far away for no bytes.
+// fetch returns a blob's bytes for the answer; nil when the answer was that they are elsewhere. For HEAD, and for a range that is not there, it asks a storage that is far
+// away for no bytes.
 func (c *call) fetch(b pulp.Blob) (io.ReadSeekCloser, error) {
-	if b.Inline || c.manifests == nil {
-		return c.open(b)
-	}
-	if c.r.Method == http.MethodHead {
-		size, err := c.Storage.Stat(c.r.Context(), c.located(b).Location, b.Digest)
-		if errors.Is(err, storage.ErrNotFound) {
-			return nil, fault.Wrap(fault.Unavailable, err, "The storage has lost the blob.")
-		} else if err != nil {
-			return nil, err
-		}
-		return storage.NewReader(size, func(int64) (io.ReadCloser, error) { return nil, io.ErrUnexpectedEOF }, nil), nil
-	}
-	l, ok := c.Storage.(locator)
-	if !c.HandOnRedirects || !ok {
+	far, ok := c.Storage.(remote)
+	if b.Inline || !ok {
 		return c.open(b)
 	}
 	b = c.located(b)
-	at, content, err := l.Locate(c.r.Context(), b.Location, b.Digest)
+	ctx, part := c.r.Context(), c.part(b.Size)
+	var content io.ReadSeekCloser
+	var at string
+	var err error
 	switch {
-	case err != nil:
-		return nil, err
-	case at != "":
-		h := c.w.Header()
-		h.Set("Location", at)
-		h.Set("Cache-Control", "no-store") // it lets in whoever knows it, for a while
-		h.Set("Docker-Content-Digest", string(b.Digest))
-		c.empty(http.StatusTemporaryRedirect)
-		return nil, nil
-	case content == nil:
-		return c.open(b)
+	case c.r.Method == http.MethodHead || part.First > part.Last && b.Size > 0:
+		var size int64
+		size, err = c.Storage.Stat(ctx, b.Location, b.Digest)
+		content = storage.NewReader(size, func(int64) (io.ReadCloser, error) { return nil, io.ErrUnexpectedEOF }, nil, 0)
+	case c.HandOnRedirects:
+		at, content, err = far.Locate(ctx, b.Location, b.Digest, part)
+	default:
+		content, err = far.OpenPart(ctx, b.Location, b.Digest, part)
 	}
-	return storage.NewReader(b.Size, func(at int64) (io.ReadCloser, error) {
-		content, err := c.open(b)
-		if err == nil {
-			_, err = content.Seek(at, io.SeekStart)
-		}
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, fault.Wrap(fault.Unavailable, err, "The storage has lost the blob.")
+	}
+	if err != nil || at == "" {
 		return content, err
-	}, content), nil
+	}
+	h := c.w.Header()
+	h.Set("Location", at)
+	h.Set("Cache-Control", "no-store") // it lets in whoever knows it, for a while
+	h.Set("Docker-Content-Digest", string(b.Digest))
+	c.empty(http.StatusTemporaryRedirect)
+	return nil, nil
+}
+
+// oneRange is a Range of one piece, as nearly all are.
+var oneRange = regexp.MustCompile(`^bytes=(\d{0,18})-(\d{0,18})$`)
+
+// part is what the request's Range will want of a blob of a size, all of it where that is not easily said. http.ServeContent decides; this only saves asking for more. First is
+// behind Last where there is no such range.
+func (c *call) part(size int64) storage.Part {
+	whole := storage.Part{Size: size, Last: size - 1}
+	m := oneRange.FindStringSubmatch(c.r.Header.Get("Range"))
+	if m == nil || m[1]+m[2] == "" || c.r.Header.Get("If-Range") != "" {
+		return whole
+	}
+	first, _ := strconv.ParseInt(m[1], 10, 64) // empty is 0
+	last, _ := strconv.ParseInt(m[2], 10, 64)
+	switch {
+	case m[1] == "":
+		first, last = max(0, size-last), size-1
+	case m[2] == "":
+		last = size - 1
+	}
+	return storage.Part{Size: size, First: first, Last: min(last, size-1)}
 }
 
 // located returns a blob with the name under which it lies.

@@ -64,7 +64,7 @@ func (c *call) cutShort(err error) error {
 
 // body returns the request's body, under a deadline that moves on with every piece that arrives.
 func (c *call) body() *idleReader {
-	return &idleReader{r: c.r.Body, c: http.NewResponseController(c.w), idle: c.ReadIdle}
+	return &idleReader{r: c.r.Body, c: http.NewResponseController(c.w), idle: c.ReadIdle, left: c.r.ContentLength}
 }
 
 // limitWait sets a deadline for a body that nobody may come to read: the server reads what a refusal leaves of it.
@@ -79,6 +79,7 @@ type idleReader struct {
 	c      *http.ResponseController
 	idle   time.Duration
 	due    time.Time
+	left   int64 // bytes to come, as the client says; -1: it does not
 	failed error // what ended the body before its end: the client's fault, not the storage's
 }
 
@@ -92,6 +93,9 @@ func (i *idleReader) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := i.r.Read(p)
+	if i.left >= 0 {
+		i.left = max(0, i.left-int64(n))
+	}
 	switch {
 	case errors.Is(err, io.EOF):
 		_ = i.c.SetReadDeadline(time.Time{}) // what follows the body takes its own time
@@ -100,6 +104,9 @@ func (i *idleReader) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Left implements storage.Counted.
+func (i *idleReader) Left() int64 { return i.left }
 
 // exactly gives so many bytes of a body that does not say its own length, and fails where it has fewer or more.
 type exactly struct {

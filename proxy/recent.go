@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"io"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -50,13 +49,13 @@ func (r *recent) get(d digest.Digest) ([]byte, bool) {
 
 // watched is a body on its way, of which the first bytes are kept while they are few.
 type watched struct {
-	io.Reader
+	*idleReader
 	seen bytes.Buffer
 }
 
 // Read implements io.Reader.
 func (w *watched) Read(p []byte) (int, error) {
-	n, err := w.Reader.Read(p)
+	n, err := w.idleReader.Read(p)
 	if w.seen.Len() <= maxRecentBlob {
 		w.seen.Write(p[:n])
 	}

@@ -188,7 +188,7 @@ func (u *upload) takeAtOnce(body *idleReader, dgst digest.Digest) (bool, error) 
 	if !ok {
 		return false, nil
 	}
-	from := &watched{Reader: body}
+	from := &watched{idleReader: body}
 	err := once.Finish(u.r.Context(), from, dgst)
 	switch {
 	case errors.Is(err, storage.ErrDigest):
@@ -280,7 +280,7 @@ func (c *call) answerBlob(dgst digest.Digest) {
 // append adds all of a body to the upload: to the bytes in the row while they are few, else to the storage.
 func (u *upload) append(body *idleReader) error {
 	var from io.Reader = body
-	if u.row.StorageRef == "" && u.writer == nil {
+	if u.row.StorageRef == "" && u.writer == nil && u.row.Size+u.InlineLimit > 0 {
 		few, err := io.ReadAll(io.LimitReader(body, u.InlineLimit+1-u.row.Size))
 		u.row.Data = append(u.row.Data, few...)
 		u.row.Size = int64(len(u.row.Data))
@@ -294,6 +294,9 @@ func (u *upload) append(body *idleReader) error {
 	}
 	if err := u.openWriter(); err != nil {
 		return err
+	}
+	if body.Left() == 0 && u.row.StorageRef != "" { // a PUT mostly brings nothing more
+		return nil
 	}
 	_, err := u.writer.ReadFrom(from)
 	u.row.Size = u.writer.Size()
@@ -313,6 +316,9 @@ func (u *upload) openWriter() error {
 	// The writer outlives the request.
 	ctx := context.WithoutCancel(u.r.Context())
 	var err error
+	if u.writer != nil {
+		return nil
+	}
 	if u.row.StorageRef == "" {
 		u.writer, err = u.Storage.Create(ctx, u.name)
 		return err
@@ -417,6 +423,9 @@ func (u *upload) commit(dgst digest.Digest) error {
 			u.row.StorageRef = ""
 			u.abandon()
 			return digestInvalid(string(dgst))
+		} else if errors.Is(err, storage.ErrNotFound) && u.row.ID != "" {
+			u.abandon()
+			return u.uploadUnknown()
 		} else if err != nil {
 			if u.row.ID == "" { // nobody can come back for it
 				u.abandon()

@@ -5,10 +5,10 @@ import (
 	"io"
 )
 
-// NewReader returns a blob of a known size whose bytes come from open, which gives those from a place on. It opens when it is first read, unless it is given the first bytes' body, and
-// anew when it is read elsewhere after a Seek, and reads no more than the size. first may be nil.
-func NewReader(size int64, open func(at int64) (io.ReadCloser, error), first io.ReadCloser) io.ReadSeekCloser {
-	return &reader{size: size, open: open, body: first}
+// NewReader returns a blob of a known size whose bytes come from open, which gives those from a place on. It opens when it is first read and anew when it is read elsewhere
+// after a Seek, and reads no more than the size. body, unless it is nil, is opened already, at a place.
+func NewReader(size int64, open func(at int64) (io.ReadCloser, error), body io.ReadCloser, at int64) io.ReadSeekCloser {
+	return &reader{size: size, open: open, body: body, bodyAt: at}
 }
 
 type reader struct {

@@ -66,6 +66,15 @@ type Upload interface {
 	Cancel(ctx context.Context) error
 }
 
+// Part is what is wanted of a blob: the bytes from First to Last, both counted from 0, of so many.
+type Part struct{ Size, First, Last int64 }
+
+// Whole says whether that is all of the blob.
+func (p Part) Whole() bool { return p.First == 0 && p.Last == p.Size-1 }
+
+// Counted is a reader that may know how many bytes it still has; -1: it does not. An upstream is told, where it is known.
+type Counted interface{ Left() int64 }
+
 // Finisher is the further power of an upload that can take its last bytes and end with them at once.
 type Finisher interface {
 	// Finish appends all bytes of r and commits, as ReadFrom and then Commit. After an error the upload can only be canceled.

@@ -108,7 +108,7 @@ func (s *Storage) Open(ctx context.Context, _ string, dgst digest.Digest) (io.Re
 		r, err := s.driver.Reader(ctx, p, at)
 		return r, missing(err)
 	}
-	return storage.NewReader(info.Size(), open, nil), info.Size(), nil
+	return storage.NewReader(info.Size(), open, nil, 0), info.Size(), nil
 }
 
 // openFile opens a blob as the file that it is, so that the kernel can send it.

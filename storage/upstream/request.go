@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/storage"
@@ -23,12 +25,13 @@ type request struct {
 	name   string   // the repository
 	path   string   // behind /v2/<name>; with its query
 	at     *url.URL // where, in the place of path
-	from   string   // another repository to read from (a mount)
-	still  bool     // a redirect is the answer
-	push   bool     // needs the right to push, whatever the method
+	from   string   // another repository, to mount a blob from
+	mount  digest.Digest
+	handOn bool // a redirect that clients can follow is the answer
+	push   bool // needs the right to push, whatever the method
 	header http.Header
-	body   []byte    // a body that can be sent again
-	stream io.Reader // a body that cannot
+	body   []byte  // a body that can be sent again
+	stream *source // a body that cannot
 }
 
 // do sends a request with credentials, and once more with fresh ones when the upstream asks for them. A body that streams is there only
@@ -41,8 +44,8 @@ func (s *Storage) do(ctx context.Context, q request) (*http.Response, error) {
 		q.from = s.prefix + q.from
 	}
 	client := s.client
-	if q.still {
-		client = s.still
+	if q.handOn {
+		client = s.handOn
 	}
 	scope := q.scope()
 	for attempt := 0; ; attempt++ {
@@ -57,7 +60,7 @@ func (s *Storage) do(ctx context.Context, q request) (*http.Response, error) {
 		if err != nil {
 			return nil, unavailable(err)
 		}
-		if res.StatusCode != http.StatusUnauthorized || attempt > 0 || q.stream != nil {
+		if res.StatusCode != http.StatusUnauthorized || attempt > 0 || q.stream != nil || !bearer.SameHost(res.Request.URL, s.base) {
 			return res, overloaded(res)
 		}
 		drain(res)
@@ -91,9 +94,12 @@ func (s *Storage) build(ctx context.Context, q request) (*http.Request, error) {
 	if q.at != nil {
 		to = q.at.String()
 	}
+	if q.from != "" {
+		to += "?" + url.Values{"mount": {string(q.mount)}, "from": {q.from}}.Encode()
+	}
 	var body io.Reader
 	switch {
-	case q.stream != nil:
+	case q.stream != nil && q.stream.length != 0:
 		body = q.stream
 	case q.body != nil:
 		body = bytes.NewReader(q.body)
@@ -101,6 +107,9 @@ func (s *Storage) build(ctx context.Context, q request) (*http.Request, error) {
 	r, err := http.NewRequestWithContext(ctx, q.method, to, body)
 	if err != nil {
 		return nil, err
+	}
+	if body != nil && q.stream != nil {
+		r.ContentLength = q.stream.length
 	}
 	for key, values := range q.header {
 		r.Header[key] = values
@@ -131,6 +140,15 @@ func leaveCredentials(r *http.Request, via []*http.Request) error {
 		r.Header.Del("Referer") // an upload's location lets in whoever knows it
 	}
 	return nil
+}
+
+// leaveToClients ends at a redirect that clients of ours can follow: to another host, which needs none of our credentials, and not from https to http.
+func (s *Storage) leaveToClients(r *http.Request, via []*http.Request) error {
+	to := r.URL
+	if !bearer.SameHost(to, s.base) && to.User == nil && (to.Scheme == "https" || to.Scheme == "http" && s.base.Scheme == "http") {
+		return http.ErrUseLastResponse
+	}
+	return leaveCredentials(r, via)
 }
 
 // overloaded turns the answers of an upstream that cannot now into an error.

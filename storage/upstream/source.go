@@ -5,19 +5,33 @@ import (
 	"hash"
 	"io"
 	"sync"
+
+	"github.com/countersign/countersign/storage"
 )
 
 // source is a body on its way to the upstream. It counts and hashes what is read through it and remembers how reading ended.
 //
 // net/http goes on reading a body when the upstream answers, or hangs up, before it has all of it; end puts a stop to that.
 type source struct {
-	mu    sync.Mutex
-	r     io.Reader
-	hash  hash.Hash // may be nil
-	n     int64
-	whole bool  // the input has been read to its end
-	err   error // the input's own failure
-	ended bool
+	mu     sync.Mutex
+	r      io.Reader
+	hash   hash.Hash // may be nil
+	length int64     // of the input; -1: not known
+	n      int64
+	whole  bool  // the input has been read to its end
+	err    error // the input's own failure
+	ended  bool
+}
+
+func newSource(r io.Reader, h hash.Hash) *source {
+	s := &source{r: r, hash: h, length: -1}
+	switch r := r.(type) {
+	case storage.Counted:
+		s.length = r.Left()
+	case interface{ Len() int }: // a buffer, or a reader of one
+		s.length = int64(r.Len())
+	}
+	return s
 }
 
 var errEnded = errors.New("the request is over")
@@ -49,5 +63,5 @@ func (s *source) end() (n int64, whole bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
-	return s.n, s.whole, s.err
+	return s.n, s.whole || s.n == s.length, s.err
 }

@@ -110,7 +110,7 @@ func (u *upload) ReadFrom(r io.Reader) (int64, error) {
 	if u.broken {
 		return 0, storage.ErrNotFound
 	}
-	from := &source{r: r, hash: u.hash}
+	from := newSource(r, u.hash)
 	at, err := u.patch(from)
 	n, whole, failure := from.end()
 	switch {
@@ -176,7 +176,7 @@ func (u *upload) Finish(ctx context.Context, r io.Reader, dgst digest.Digest) er
 		}
 		return u.Commit(ctx, dgst)
 	}
-	from := &source{r: r, hash: digest.SHA256.Hash()}
+	from := newSource(r, digest.SHA256.Hash())
 	err := u.put(ctx, u.under(dgst), from, dgst)
 	n, whole, failure := from.end()
 	switch {
@@ -204,11 +204,9 @@ func (u *upload) under(dgst digest.Digest) *url.URL {
 
 // put commits the upload, with the last bytes unless they are nil.
 func (u *upload) put(ctx context.Context, at *url.URL, last *source, dgst digest.Digest) error {
-	put := request{method: http.MethodPut, name: u.name, at: at, push: true, header: http.Header{"Content-Type": {"application/octet-stream"}}}
-	if last != nil {
-		put.stream = last
-	}
-	res, err := u.storage.do(ctx, put)
+	res, err := u.storage.do(ctx, request{
+		method: http.MethodPut, name: u.name, at: at, stream: last, push: true, header: http.Header{"Content-Type": {"application/octet-stream"}},
+	})
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,7 @@ type Storage struct {
 	base   *url.URL
 	prefix string
 	client *http.Client
-	still  *http.Client // follows no redirect
+	handOn *http.Client // follows no redirect that a client of ours can follow
 	auth   *bearer.Authority
 	lists  bounds
 }
@@ -80,8 +80,8 @@ func New(o Options) (*Storage, error) {
 	}
 	s := &Storage{
 		base: base, prefix: o.Prefix, lists: usual, client: &http.Client{Transport: transport, CheckRedirect: leaveCredentials},
-		still: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
+	s.handOn = &http.Client{Transport: transport, CheckRedirect: s.leaveToClients}
 	if o.Token != "" {
 		s.auth = bearer.Fixed(base, o.Token)
 		return s, nil
@@ -187,57 +187,107 @@ func (s *Storage) Stat(ctx context.Context, name string, dgst digest.Digest) (in
 
 // Open implements storage.Storage. The bytes are fetched as they are read; to read on elsewhere after a Seek asks for a range.
 func (s *Storage) Open(ctx context.Context, name string, dgst digest.Digest) (io.ReadSeekCloser, int64, error) {
-	res, err := s.do(ctx, request{method: http.MethodGet, name: name, path: "/blobs/" + string(dgst)})
+	res, err := s.fetch(ctx, name, dgst, storage.Part{Last: -1}, false)
 	if err != nil {
 		return nil, 0, err
 	}
-	switch {
-	case res.StatusCode == http.StatusOK && res.ContentLength >= 0:
-	case res.StatusCode == http.StatusOK:
+	if res.ContentLength < 0 {
 		_ = res.Body.Close()
 		return nil, 0, unavailable(errors.New("GET of a blob says no length"))
-	case res.StatusCode == http.StatusNotFound:
-		drain(res)
-		return nil, 0, storage.ErrNotFound
-	default:
-		defer drain(res)
-		return nil, 0, refused("a blob", res, res.Body)
 	}
-	size := res.ContentLength
-	open := func(at int64) (io.ReadCloser, error) { return s.openAt(ctx, name, dgst, at, size) }
-	return storage.NewReader(size, open, res.Body), size, nil
+	return s.reader(ctx, name, dgst, res.ContentLength, res.Body, 0), res.ContentLength, nil
 }
 
-// Locate asks for a blob, and returns where its bytes are to be had by anybody, when the upstream says so; else it may return the bytes, from the first on. Neither, and no
-// error, when Open is to be asked. The place is good for a short while, and for whoever knows it.
-func (s *Storage) Locate(ctx context.Context, name string, dgst digest.Digest) (at string, content io.ReadCloser, err error) {
-	res, err := s.do(ctx, request{method: http.MethodGet, name: name, path: "/blobs/" + string(dgst), still: true})
+// OpenPart opens a blob where a part of it is to be read, of which the upstream is asked for no more. Another part can be read too, as after Open. The size need not be
+// the upstream's: it counts where the upstream says none.
+func (s *Storage) OpenPart(ctx context.Context, name string, dgst digest.Digest, part storage.Part) (io.ReadSeekCloser, error) {
+	_, content, err := s.openPart(ctx, name, dgst, part, false)
+	return content, err
+}
+
+// Locate is OpenPart, but where the upstream redirects to another host it returns where, in the place of the content: there anybody gets the bytes who knows the URL, for as long
+// as the upstream has it so. Redirects within the upstream's host, to a user's URL or from https to http are followed here.
+func (s *Storage) Locate(ctx context.Context, name string, dgst digest.Digest, part storage.Part) (at string, content io.ReadSeekCloser, err error) {
+	return s.openPart(ctx, name, dgst, part, true)
+}
+
+func (s *Storage) openPart(ctx context.Context, name string, dgst digest.Digest, part storage.Part, handOn bool) (string, io.ReadSeekCloser, error) {
+	res, err := s.fetch(ctx, name, dgst, part, handOn)
 	if err != nil {
 		return "", nil, err
 	}
+	if to, err := res.Location(); err == nil && res.StatusCode >= 300 {
+		drain(res)
+		return to.String(), nil, nil
+	}
+	size := part.Size
+	if res.StatusCode == http.StatusOK && res.ContentLength >= 0 {
+		size = res.ContentLength
+	}
+	body, err := skip(res, part.First)
+	if err != nil {
+		return "", nil, err
+	}
+	return "", s.reader(ctx, name, dgst, size, body, part.First), nil
+}
+
+// reader is a blob whose body is open at a place.
+func (s *Storage) reader(ctx context.Context, name string, dgst digest.Digest, size int64, body io.ReadCloser, at int64) io.ReadSeekCloser {
+	return storage.NewReader(size, func(at int64) (io.ReadCloser, error) {
+		res, err := s.fetch(ctx, name, dgst, storage.Part{Size: size, First: at, Last: size - 1}, false)
+		if err != nil {
+			return nil, err
+		}
+		return skip(res, at)
+	}, body, at)
+}
+
+// fetch asks for a part of a blob and returns the answer: 200, 206 where a part was asked for or, with handOn, a redirect that goes to the client.
+func (s *Storage) fetch(ctx context.Context, name string, dgst digest.Digest, part storage.Part, handOn bool) (*http.Response, error) {
+	q := request{method: http.MethodGet, name: name, path: "/blobs/" + string(dgst), handOn: handOn}
+	if !part.Whole() {
+		q.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", part.First, part.Last)}} // not all registries know a range without an end
+	}
+	res, err := s.do(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	switch res.StatusCode {
+	case http.StatusOK:
+		return res, nil
+	case http.StatusPartialContent:
+		from := fmt.Sprintf("bytes %d-", part.First)
+		if got := res.Header.Get("Content-Range"); !part.Whole() && (got == "" || strings.HasPrefix(got, from)) {
+			return res, nil
+		}
+		_ = res.Body.Close()
+		return nil, unavailable(errors.New("it sends another part of a blob than it was asked for"))
+	case http.StatusNotFound:
+		drain(res)
+		return nil, storage.ErrNotFound
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		if _, err := res.Location(); handOn && err == nil {
+			return res, nil
+		}
+	}
+	defer drain(res)
+	return nil, refused("a blob", res, res.Body)
+}
+
+// skip returns the bytes of an answer from a place of the blob on. An upstream that does not do ranges sends those before it too.
+func skip(res *http.Response, at int64) (io.ReadCloser, error) {
 	if res.StatusCode == http.StatusOK {
-		return "", res.Body, nil
+		if _, err := io.CopyN(io.Discard, res.Body, at); err != nil {
+			_ = res.Body.Close()
+			return nil, unavailable(err)
+		}
 	}
-	drain(res)
-	to, err := res.Location()
-	switch {
-	case res.StatusCode < 300 || res.StatusCode >= 400 || err != nil: // Open says what is wrong
-		return "", nil, nil
-	case bearer.SameHost(to, s.base), to.User != nil: // our credentials are needed there
-		return "", nil, nil
-	case to.Scheme != "https" && (to.Scheme != "http" || s.base.Scheme != "http"):
-		return "", nil, nil
-	}
-	return to.String(), nil, nil
+	return res.Body, nil
 }
 
 // Mount implements storage.Storage. Where the upstream does not mount, the blob is copied.
 func (s *Storage) Mount(ctx context.Context, from, name string, dgst digest.Digest) error {
-	if _, err := s.Stat(ctx, name, dgst); !errors.Is(err, storage.ErrNotFound) {
-		return err
-	}
-	q := url.Values{"mount": {string(dgst)}, "from": {s.prefix + from}}
-	res, err := s.do(ctx, request{method: http.MethodPost, name: name, path: "/blobs/uploads/?" + q.Encode(), from: from})
+	res, err := s.do(ctx, request{method: http.MethodPost, name: name, path: "/blobs/uploads/", from: from, mount: dgst})
 	if err != nil {
 		return err
 	}
@@ -250,7 +300,11 @@ func (s *Storage) Mount(ctx context.Context, from, name string, dgst digest.Dige
 		if err != nil {
 			return err
 		}
-		return s.copyBlob(ctx, from, &upload{storage: s, name: name, at: location, hash: digest.SHA256.Hash()}, dgst)
+		to := &upload{storage: s, name: name, at: location, hash: digest.SHA256.Hash()}
+		if _, err := s.Stat(ctx, name, dgst); !errors.Is(err, storage.ErrNotFound) { // it is there already, and never mind the upload
+			return errors.Join(err, to.Cancel(ctx))
+		}
+		return s.copyBlob(ctx, from, to, dgst)
 	}
 	return refused("mount of a blob", res, res.Body)
 }
@@ -337,31 +391,4 @@ func (s *Storage) GetManifest(ctx context.Context, name, reference string) ([]by
 // DeleteManifest implements storage.Manifests.
 func (s *Storage) DeleteManifest(ctx context.Context, name, reference string) error {
 	return s.delete(ctx, name, "/manifests/"+reference)
-}
-
-// openAt asks for a blob's bytes from a place on. Where the upstream does not do ranges, it reads up to there.
-func (s *Storage) openAt(ctx context.Context, name string, dgst digest.Digest, at, size int64) (io.ReadCloser, error) {
-	q := request{method: http.MethodGet, name: name, path: "/blobs/" + string(dgst)}
-	if at > 0 {
-		q.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", at, size-1)}} // not all registries know a range without an end
-	}
-	res, err := s.do(ctx, q)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case res.StatusCode == http.StatusPartialContent && at > 0, res.StatusCode == http.StatusOK && at == 0:
-		return res.Body, nil
-	case res.StatusCode == http.StatusOK:
-		if _, err := io.CopyN(io.Discard, res.Body, at); err != nil {
-			drain(res)
-			return nil, unavailable(err)
-		}
-		return res.Body, nil
-	case res.StatusCode == http.StatusNotFound:
-		drain(res)
-		return nil, storage.ErrNotFound
-	}
-	defer drain(res)
-	return nil, refused("a blob", res, res.Body)
 }

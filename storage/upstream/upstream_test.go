@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/handlers"
@@ -412,13 +413,14 @@ func TestLocate(t *testing.T) {
 			w.Header().Set("Location", c.to)
 			w.WriteHeader(http.StatusTemporaryRedirect)
 		})), upstream.Options{Username: "robot", Password: "secret"})
-		if at, content, err := s.Locate(t.Context(), "suite/one", d); at != c.want || content != nil || err != nil {
+		at, content, err := s.Locate(t.Context(), "suite/one", d, storage.Part{Size: 5, Last: 4})
+		if at != c.want || content != nil || (err == nil) != (c.want != "") {
 			t.Errorf("%s: Locate = %q, %v, %v, want %q", what, at, content, err, c.want)
 		}
 	}
 	s := open(t, distribution(t), upstream.Options{})
 	put(t, s, "suite/one", []byte("bytes"))
-	at, content, err := s.Locate(t.Context(), "suite/one", d)
+	at, content, err := s.Locate(t.Context(), "suite/one", d, storage.Part{Size: 5, Last: 4})
 	if err != nil || at != "" || content == nil {
 		t.Fatalf("Locate = %q, %v, %v", at, content, err)
 	}
@@ -426,8 +428,137 @@ func TestLocate(t *testing.T) {
 	if b, err := io.ReadAll(content); err != nil || string(b) != "bytes" {
 		t.Errorf("read %q, %v", b, err)
 	}
-	if at, content, err := s.Locate(t.Context(), "suite/one", digest.FromString("none")); at != "" || content != nil || err != nil {
+	if at, content, err := s.Locate(t.Context(), "suite/one", digest.FromString("none"), storage.Part{Size: 5, Last: 4}); at != "" || content != nil || !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("Locate of nothing = %q, %v, %v", at, content, err)
+	}
+}
+
+// TestLocateFollowsWithinTheUpstream follows what stays on the upstream's host, with the credentials, in the one request that it makes.
+func TestLocateFollowsWithinTheUpstream(t *testing.T) {
+	t.Parallel()
+	var asked []string
+	s := open(t, recorded(basic(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/bytes":
+			_, _ = io.WriteString(w, "bytes")
+		default:
+			http.Redirect(w, r, "/bytes", http.StatusFound)
+		}
+	})), &asked), upstream.Options{Username: "robot", Password: "secret"})
+	if err := s.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Stat(t.Context(), "suite/one", digest.FromString("bytes")); err != nil { // learns that there is a password
+		t.Fatal(err)
+	}
+	before := len(asked)
+	at, content, err := s.Locate(t.Context(), "suite/one", digest.FromString("bytes"), storage.Part{Size: 5, Last: 4})
+	if err != nil || at != "" {
+		t.Fatalf("Locate = %q, %v", at, err)
+	}
+	defer func() { _ = content.Close() }()
+	if b, err := io.ReadAll(content); err != nil || string(b) != "bytes" || len(asked)-before != 2 {
+		t.Errorf("read %q, %v after %v", b, err, asked[before:])
+	}
+}
+
+// TestPartsOfBlobs asks for no more than is wanted, and takes no other part for it.
+func TestPartsOfBlobs(t *testing.T) {
+	t.Parallel()
+	whole := strings.Repeat("0123456789", 10)
+	d := digest.FromString(whole)
+	part := storage.Part{Size: 100, First: 20, Last: 29}
+	answers := map[string]struct {
+		answer http.HandlerFunc
+		fails  bool
+	}{
+		"a part": {func(w http.ResponseWriter, r *http.Request) {
+			if got := r.Header.Get("Range"); got != "bytes=20-29" {
+				t.Errorf("it was asked for %q", got)
+			}
+			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(whole))
+		}, false},
+		"all of it":      {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, whole) }, false},
+		"less than that": {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, whole[:15]) }, true},
+		"a part of no name": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = io.WriteString(w, whole[20:30])
+		}, false},
+		"another part": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Range", "bytes 0-9/100")
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = io.WriteString(w, whole[:10])
+		}, true},
+		"a refusal": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusRequestedRangeNotSatisfiable) }, true},
+	}
+	for what, c := range answers {
+		s := open(t, c.answer, upstream.Options{})
+		content, err := s.OpenPart(t.Context(), "suite/one", d, part)
+		if c.fails {
+			if !fault.Is(err, fault.Unavailable) {
+				t.Errorf("%s: OpenPart = %v, want Unavailable", what, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: OpenPart = %v", what, err)
+			continue
+		}
+		got := make([]byte, 10)
+		_, err = content.Seek(20, io.SeekStart)
+		if _, err2 := io.ReadFull(content, got); err != nil || err2 != nil || string(got) != whole[20:30] {
+			t.Errorf("%s: read %q, %v, %v", what, got, err, err2)
+		}
+		_ = content.Close()
+	}
+	s := open(t, distribution(t), upstream.Options{})
+	put(t, s, "suite/one", []byte(whole))
+	content, err := s.OpenPart(t.Context(), "suite/one", d, part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = content.Close() }()
+	if b, err := io.ReadAll(content); err != nil || string(b) != whole { // not what it was opened for
+		t.Errorf("read %q, %v", b, err)
+	}
+}
+
+// TestLengthsAreTold sends bodies of a known length with it, and others in chunks.
+func TestLengthsAreTold(t *testing.T) {
+	t.Parallel()
+	var told []int64
+	behind := distribution(t)
+	s := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPatch || r.Method == http.MethodPut {
+			told = append(told, r.ContentLength)
+		}
+		behind.ServeHTTP(w, r)
+	}), upstream.Options{})
+	for _, text := range []string{"", "bytes"} {
+		for _, known := range []bool{true, false} {
+			told = nil
+			var from io.Reader = strings.NewReader(text)
+			if !known {
+				from = io.MultiReader(from)
+			}
+			u, err := s.Create(t.Context(), "suite/one")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n, err := u.ReadFrom(from); err != nil || n != int64(len(text)) {
+				t.Errorf("ReadFrom = %d, %v", n, err)
+			}
+			if err := u.Commit(t.Context(), digest.FromString(text)); err != nil {
+				t.Errorf("Commit = %v", err)
+			}
+			want := int64(len(text))
+			if !known {
+				want = -1
+			}
+			if len(told) != 2 || told[0] != want || told[1] != 0 {
+				t.Errorf("%q, known %t: it told %v, want %d and 0", text, known, told, want)
+			}
+		}
 	}
 }
 

@@ -1,0 +1,304 @@
+package proxy_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry/handlers"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
+	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
+
+	"github.com/countersign/countersign/proxy"
+	"github.com/countersign/countersign/storage/upstream"
+)
+
+// behind is bare distribution, which notes what it is asked.
+type behind struct {
+	url         string
+	connections atomic.Int64
+	elsewhere   atomic.Value // a URL to which it redirects GETs of blobs; empty: it does not
+
+	mu    sync.Mutex
+	asked []string // method, kind of path and range
+}
+
+// newFront returns a registry in front of bare distribution.
+func newFront(t *testing.T, edits ...func(*proxy.Options)) (*world, *behind) {
+	t.Helper()
+	logrus.SetOutput(io.Discard)
+	config := &configuration.Configuration{Storage: configuration.Storage{
+		"filesystem":  configuration.Parameters{"rootdirectory": t.TempDir()},
+		"maintenance": configuration.Parameters{"uploadpurging": map[any]any{"enabled": false}},
+	}}
+	config.HTTP.Secret = "test"
+	app := handlers.NewApp(t.Context(), config)
+	b := &behind{}
+	b.elsewhere.Store("")
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if b.note(r); strings.Contains(r.URL.Path, "/blobs/sha256:") && r.Method == http.MethodGet && b.elsewhere.Load() != "" {
+			http.Redirect(w, r, b.elsewhere.Load().(string), http.StatusTemporaryRedirect)
+			return
+		}
+		app.ServeHTTP(w, r)
+	}))
+	server.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			b.connections.Add(1)
+		}
+	}
+	server.Start()
+	t.Cleanup(server.Close)
+	b.url = server.URL
+	s, err := upstream.New(upstream.Options{URL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newWorld(t, append([]func(*proxy.Options){func(o *proxy.Options) { o.Storage, o.InlineLimit = s, 0 }}, edits...)...), b
+}
+
+func (b *behind) note(r *http.Request) {
+	kind := "other"
+	for _, one := range []string{"/blobs/uploads/", "/blobs/", "/manifests/"} {
+		if strings.Contains(r.URL.Path, one) {
+			kind = strings.Trim(one, "/")
+			break
+		}
+	}
+	if r.URL.Query().Has("mount") {
+		kind = "mount"
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.asked = append(b.asked, strings.TrimSpace(r.Method+" "+kind+" "+r.Header.Get("Range")))
+}
+
+// wasAsked demands what was asked since the last time.
+func (b *behind) wasAsked(t *testing.T, what string, want ...string) {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !slices.Equal(b.asked, want) {
+		t.Errorf("%s asks the upstream %q, want %q", what, b.asked, want)
+	}
+	b.asked = nil
+}
+
+// Every request to the upstream is one more that a client waits for.
+func TestWhatAnUpstreamIsAsked(t *testing.T) {
+	t.Parallel()
+	w, b := newFront(t)
+	content := random(50_000, 40)
+	d := digest.FromBytes(content)
+	blob := "/v2/acme/app/blobs/" + string(d)
+
+	at := w.start("acme/app")
+	b.wasAsked(t, "opening an upload")
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), content)
+	b.wasAsked(t, "a whole blob", "POST blobs/uploads", "PUT blobs/uploads")
+
+	second := random(50_000, 41)
+	at = w.start("acme/app")
+	w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, second)
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(digest.FromBytes(second)), nil)
+	b.wasAsked(t, "a streamed blob", "POST blobs/uploads", "PATCH blobs/uploads", "PUT blobs/uploads")
+
+	at = w.start("acme/app")
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(digest.FromString("")), nil)
+	b.wasAsked(t, "an empty blob", "POST blobs/uploads", "PUT blobs/uploads")
+
+	w.wantBlob("acme/app", d, content)
+	b.wasAsked(t, "a pull", "GET blobs")
+	w.want(http.StatusOK, "", "", http.MethodHead, blob, nil)
+	b.wasAsked(t, "HEAD", "HEAD blobs")
+
+	w.want(http.StatusCreated, "", "admin", http.MethodPost, "/v2/acme/other/blobs/uploads/?mount="+string(d)+"&from=acme/app", nil)
+	b.wasAsked(t, "a mount", "POST mount")
+	w.want(http.StatusCreated, "", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?mount="+string(d)+"&from=acme/app", nil)
+	b.wasAsked(t, "a mount to where it lies")
+
+	image := w.imageOf("acme/app", "asked")
+	b.wasAsked(t, "two blobs", "POST blobs/uploads", "PUT blobs/uploads", "POST blobs/uploads", "PUT blobs/uploads")
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/v1", image, "Content-Type", "application/vnd.oci.image.manifest.v1+json")
+	b.wasAsked(t, "a manifest", "PUT manifests")
+	w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
+	b.wasAsked(t, "a pull of a manifest")
+	if n := b.connections.Load(); n > 2 { // one may be busy when the next is wanted
+		t.Errorf("%d connections for requests one after the other", n)
+	}
+}
+
+func TestRangesBeforeAnUpstream(t *testing.T) {
+	t.Parallel()
+	w, b := newFront(t)
+	content := random(50_000, 42)
+	blob := "/v2/acme/app/blobs/" + string(w.pushBlob("acme/app", string(content)))
+	b.wasAsked(t, "a push", "POST blobs/uploads", "PUT blobs/uploads")
+	for _, c := range []struct {
+		want        string
+		first, last int
+		asks        []string
+	}{
+		{"bytes=0-9", 0, 9, []string{"GET blobs bytes=0-9"}},
+		{"bytes=100-199", 100, 199, []string{"GET blobs bytes=100-199"}},
+		{"bytes=49990-", 49_990, 49_999, []string{"GET blobs bytes=49990-49999"}},
+		{"bytes=0-", 0, 49_999, []string{"GET blobs"}},
+		{"bytes=-10", 49_990, 49_999, []string{"GET blobs bytes=49990-49999"}},
+		{"bytes=-90000", 0, 49_999, []string{"GET blobs"}},
+		{"bytes=40000-90000", 40_000, 49_999, []string{"GET blobs bytes=40000-49999"}},
+	} {
+		a := w.want(http.StatusPartialContent, "", "", http.MethodGet, blob, nil, "Range", c.want)
+		place := fmt.Sprintf("bytes %d-%d/50000", c.first, c.last)
+		if a.body != string(content[c.first:c.last+1]) || a.header.Get("Content-Range") != place {
+			t.Errorf("%s: %d bytes at %s, want %s", c.want, len(a.body), a.header.Get("Content-Range"), place)
+		}
+		b.wasAsked(t, c.want, c.asks...)
+	}
+	for _, none := range []string{"bytes=50000-", "bytes=9-5", "bytes=90000-90001"} {
+		if a := w.ask("", http.MethodGet, blob, nil, "Range", none); a.status != http.StatusRequestedRangeNotSatisfiable {
+			t.Errorf("%s is answered %d", none, a.status)
+		}
+		b.wasAsked(t, none, "HEAD blobs")
+	}
+	a := w.want(http.StatusOK, "", "", http.MethodGet, blob, nil, "Range", "bytes=5-9", "If-Range", `"another"`)
+	if a.body != string(content) {
+		t.Errorf("a range of another blob is answered with %d bytes", len(a.body))
+	}
+	a = w.want(http.StatusPartialContent, "", "", http.MethodGet, blob, nil, "Range", "bytes=5-9,100-110")
+	if !strings.Contains(a.body, string(content[100:111])) || !strings.Contains(a.body, string(content[5:10])) {
+		t.Errorf("two ranges are answered with %d bytes", len(a.body))
+	}
+}
+
+// Two clients send the same blob to the same repository, chunk by chunk in turns, and other chunks than the other's end in neither.
+func TestUploadsBeforeAnUpstreamAreApart(t *testing.T) {
+	t.Parallel()
+	w, _ := newFront(t)
+	one, two := random(60_000, 43), random(60_000, 44)
+	ats := []string{w.start("acme/app"), w.start("acme/app")}
+	for from := 0; from < 60_000; from += 20_000 {
+		place := fmt.Sprintf("%d-%d", from, from+19_999)
+		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, ats[0], one[from:from+20_000], "Content-Range", place)
+		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, ats[1], two[from:from+20_000], "Content-Range", place)
+		w.restart() // another process
+	}
+	w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, ats[0]+"?digest="+string(digest.FromBytes(two)), nil)
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, ats[1]+"?digest="+string(digest.FromBytes(two)), nil)
+	w.wantBlob("acme/app", digest.FromBytes(two), two)
+	w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodGet, ats[0], nil)
+}
+
+// What an upstream redirects goes on to who may read it, and to nobody else.
+func TestRedirectsAreHandedOn(t *testing.T) {
+	t.Parallel()
+	w, b := newFront(t, func(o *proxy.Options) { o.HandOnRedirects = true })
+	content := random(50_000, 45)
+	blob := "/v2/acme/app/blobs/" + string(w.pushBlob("acme/app", string(content)))
+	b.wasAsked(t, "a push", "POST blobs/uploads", "PUT blobs/uploads")
+	w.wantBlob("acme/app", digest.FromBytes(content), content)
+	b.wasAsked(t, "a pull that is not redirected", "GET blobs")
+	a := w.want(http.StatusPartialContent, "", "", http.MethodGet, blob, nil, "Range", "bytes=10-19")
+	if a.body != string(content[10:20]) {
+		t.Errorf("a range is %d bytes", len(a.body))
+	}
+	b.wasAsked(t, "a range that is not redirected", "GET blobs bytes=10-19")
+
+	const signed = "http://store.example/bytes?signature=secret"
+	b.elsewhere.Store(signed)
+	for _, part := range []string{"", "bytes=10-19", "bytes=5-9,100-110"} {
+		a := w.want(http.StatusTemporaryRedirect, "", "", http.MethodGet, blob, nil, "Range", part)
+		if a.header.Get("Location") != signed || a.header.Get("Cache-Control") != "no-store" || a.header.Get("Etag") != "" || a.body != "" {
+			t.Errorf("with %q the redirect has %v, and says %q", part, a.header, a.body)
+		}
+	}
+	b.wasAsked(t, "what is redirected", "GET blobs", "GET blobs bytes=10-19", "GET blobs")
+	w.want(http.StatusOK, "", "", http.MethodHead, blob, nil)
+	b.wasAsked(t, "HEAD", "HEAD blobs")
+	w.private("acme/app")
+	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "", http.MethodGet, blob, nil)
+	if a := w.ask("carol", http.MethodGet, blob, nil); a.status == http.StatusTemporaryRedirect || a.header.Get("Location") != "" {
+		t.Errorf("who may not read it is redirected: %d %v", a.status, a.header)
+	}
+	b.wasAsked(t, "who may not read")
+
+	b.elsewhere.Store(b.url + "/elsewhere") // our credentials would be needed there
+	w.want(http.StatusServiceUnavailable, "UNAVAILABLE", "admin", http.MethodGet, blob, nil)
+	b.wasAsked(t, "a redirect within the upstream", "GET blobs", "GET other")
+}
+
+// pattern is so many bytes that nobody keeps.
+type pattern struct {
+	left int64
+	from *rand.ChaCha8
+}
+
+// Read implements io.Reader.
+func (p *pattern) Read(b []byte) (int, error) {
+	if p.left == 0 {
+		return 0, io.EOF
+	}
+	n, _ := p.from.Read(b[:min(int64(len(b)), p.left)])
+	p.left -= int64(n)
+	return n, nil
+}
+
+func newPattern(size int64) *pattern { return &pattern{size, rand.NewChaCha8([32]byte{46})} }
+
+// A blob goes up and down in pieces: all that client, server and upstream allocate is far less than it.
+func TestLargeBlobsBeforeAnUpstream(t *testing.T) { //nolint:paralleltest // it counts what is allocated
+	const size, most = 200 << 20, 40 << 20
+	w, _ := newFront(t)
+	hash := sha256.New()
+	if _, err := io.Copy(hash, newPattern(size)); err != nil {
+		t.Fatal(err)
+	}
+	d := digest.NewDigest(digest.SHA256, hash)
+	allocates := func(what string, do func()) {
+		t.Helper()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		do()
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > most {
+			t.Errorf("%s of %d MiB allocates %d MiB", what, size>>20, n>>20)
+		}
+	}
+	for _, name := range []string{"acme/streamed", "acme/whole"} {
+		at := w.start(name)
+		allocates("a push", func() {
+			if name == "acme/streamed" {
+				w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, newPattern(size))
+				w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+			} else {
+				w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), newPattern(size))
+			}
+		})
+	}
+	allocates("a pull", func() {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.server.URL+"/v2/acme/whole/blobs/"+string(d), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = res.Body.Close() }()
+		got := sha256.New()
+		if n, err := io.Copy(got, res.Body); err != nil || n != size || digest.NewDigest(digest.SHA256, got) != d {
+			t.Errorf("%d bytes came back, %v", n, err)
+		}
+	})
+}

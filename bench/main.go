@@ -49,7 +49,7 @@ func main() {
 	flag.IntVar(&o.images, "images", 200, "images that a sync brings")
 	flag.IntVar(&o.tasks, "tasks", 3000, "tasks that a round dispatches")
 	flag.IntVar(&o.old, "old", 1_000_000, "tasks that ended before, beside which dispatching is measured again")
-	flag.StringVar(&o.only, "only", "", "which parts to run, of registry,sync,tasks,signing,depth; all when empty")
+	flag.StringVar(&o.only, "only", "", "which parts to run, of registry,upstream,sync,tasks,signing,depth; all when empty")
 	flag.StringVar(&o.dir, "dir", "", "directory for the data of both; it is emptied afterwards")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -322,6 +322,8 @@ func (c Config) validate() error {
 			"upstream.prefix: want a repository's name that ends in /, got %q", c.Upstream.Prefix),
 		check(c.Upstream.Redirects == "follow" || c.Upstream.Redirects == "hand_on", "upstream.redirects: want follow or hand_on, got %q", c.Upstream.Redirects),
 		check(c.Upstream.Token == "" || c.Upstream.Username == "", "upstream: either token, or username and password"),
+		check(!slices.ContainsFunc(c.Upstream.TokenHosts, func(host string) bool { return !hostForm.MatchString(host) }),
+			"upstream.token_hosts: want host[:port], got %q", c.Upstream.TokenHosts),
 		check(c.Upstream.CompareEvery == 0 || c.Upstream.CompareEvery >= time.Second, "upstream.compare_every: want 0, or 1s or more, got %v", c.Upstream.CompareEvery),
 		check(c.Workers >= 0, "workers: want 0 or more, got %d", c.Workers),
 		check(c.TaskLease >= time.Second, "task_lease: want 1s or more, got %v", c.TaskLease),
@@ -345,6 +347,9 @@ func (c Config) validate() error {
 
 // prefixForm is the beginning of a repository's name, up to a slash (OCI distribution specification 1.1, "Pulling manifests").
 var prefixForm = regexp.MustCompile(`^([a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*/)*$`)
+
+// hostForm is a host, and a port perhaps, as in a URL.
+var hostForm = regexp.MustCompile(`^([a-zA-Z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?$`)
 
 func check(ok bool, format string, args ...any) error {
 	if ok {

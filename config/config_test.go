@@ -74,6 +74,20 @@ func TestEnvironmentBeatsTheFile(t *testing.T) {
 	}
 }
 
+func TestUpstream(t *testing.T) {
+	t.Parallel()
+	c := load(t, "", "COUNTERSIGN_UPSTREAM_PREFIX=company/team__a/x-y/", "COUNTERSIGN_UPSTREAM_TOKEN=hunter2", "COUNTERSIGN_UPSTREAM_REDIRECTS=hand_on",
+		"COUNTERSIGN_UPSTREAM_TOKEN_HOSTS=auth.docker.io,gitlab.example:8443,[::1]:5001")
+	got := []any{c.Upstream.Prefix, c.Upstream.Token.Reveal(), c.Upstream.Redirects, c.Upstream.TokenHosts}
+	want := []any{"company/team__a/x-y/", "hunter2", "hand_on", []string{"auth.docker.io", "gitlab.example:8443", "[::1]:5001"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if text := fmt.Sprintf("%v %+v %#v", c, c, c); strings.Contains(text, "hunter2") {
+		t.Errorf("a token prints: %s", text)
+	}
+}
+
 func TestDefaultService(t *testing.T) {
 	t.Parallel()
 	off := write(t, "signing: {default_service: ''}\n")
@@ -129,6 +143,15 @@ func TestWrongSettings(t *testing.T) {
 		"a public URL of nothing": {"", "COUNTERSIGN_PUBLIC_URL=registry.example", "public_url"},
 		"an address":              {"", "COUNTERSIGN_LISTEN=24817", "listen"},
 		"a repository type":       {"", "COUNTERSIGN_PUSH_REPOSITORY_TYPE=file", "push_repository_type"},
+		"a prefix without its /":  {"", "COUNTERSIGN_UPSTREAM_PREFIX=company", "upstream.prefix"},
+		"a prefix of nothing":     {"", "COUNTERSIGN_UPSTREAM_PREFIX=/", "upstream.prefix"},
+		"a prefix that goes up":   {"", "COUNTERSIGN_UPSTREAM_PREFIX=company/../", "upstream.prefix"},
+		"a prefix in capitals":    {"", "COUNTERSIGN_UPSTREAM_PREFIX=Company/", "upstream.prefix"},
+		"a prefix with a line":    {"upstream: {prefix: \"a/\\nb/\"}\n", "", "upstream.prefix"},
+		"redirects":               {"", "COUNTERSIGN_UPSTREAM_REDIRECTS=ignore", "upstream.redirects"},
+		"two kinds of account":    {"upstream: {token: x, username: y}\n", "", "upstream: either token"},
+		"a URL of tokens":         {"", "COUNTERSIGN_UPSTREAM_TOKEN_HOSTS=good.example,https://auth.example", "upstream.token_hosts"},
+		"a host with a path":      {"", "COUNTERSIGN_UPSTREAM_TOKEN_HOSTS=auth.example/token", "upstream.token_hosts"},
 		"unknown keys":            {"", "COUNTERSIGN_SIGNATURES_UNKNOWN_KEYS=maybe", "signatures.unknown_keys"},
 		"fewer workers than none": {"", "COUNTERSIGN_WORKERS=-1", "workers"},
 		"no signature at a time":  {"", "COUNTERSIGN_SIGNING_PARALLEL=0", "signing.parallel"},

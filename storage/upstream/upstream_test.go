@@ -589,6 +589,16 @@ func TestWhoMayKnowThePassword(t *testing.T) {
 		}
 	}
 	told.Store("nobody asked")
+	safe := httptest.NewTLSServer(guarded)
+	t.Cleanup(safe.Close)
+	s, err := upstream.New(upstream.Options{URL: safe.URL, InsecureSkipVerify: true, Username: "robot", Password: "secret", TokenHosts: []string{host}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Tags(t.Context(), "suite/one"); err != nil || told.Load() != "" {
+		t.Errorf("without TLS, in front of an upstream that has it, it was told %q, %v", told.Load(), err)
+	}
+	told.Store("nobody asked")
 	if _, err := open(t, guarded, upstream.Options{Token: "good"}).Tags(t.Context(), "suite/one"); err != nil {
 		t.Errorf("with a fixed token: %v", err)
 	}

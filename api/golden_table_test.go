@@ -17,7 +17,6 @@ var goldenTests = map[string]func(*testing.T){
 	"orphans":       testOrphanCleanupIsTheReferences,
 	"purge":         testPurgesTellTheirTotals,
 	"cancels":       testTasksAreCanceledAndDeleted,
-	"makers":        testTasksAreTheirMakers,
 	"changes":       testChangesAreAnsweredAsTheReference,
 	"fields":        testObjectsHaveTheReferencesFields,
 	"bad remote":    testABadRemoteIsRefusedAsTheReferenceDoes,

@@ -209,7 +209,7 @@ func TestCancelTakesOneWordAlone(t *testing.T) {
 	w.expect(call{method: http.MethodPut, path: path, json: `{"state":"canceled"}`}, http.StatusMethodNotAllowed, "")
 }
 
-func testTasksAreTheirMakers(t *testing.T) {
+func TestTasksAreTheirMakers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	mine, others, nobodys := task(w, w.userID("carol")), task(w, w.userID("acme")), task(w, 0)
@@ -232,9 +232,9 @@ func testTasksAreTheirMakers(t *testing.T) {
 	permissions := `{"permissions":["core.change_task","core.delete_task","core.view_task"]}`
 	for _, user := range []string{"carol", "admin"} {
 		r := w.expect(call{path: href(mine) + "my_permissions/", user: user}, http.StatusOK, permissions)
-		want, allow := golden(t, "112c-my-permissions")
-		compareShape(t, want, r.body)
-		if got := r.Header.Get("Allow"); got != allow {
+		distributions := recording(t, "112c-my-permissions") // of another kind of object, which has none here
+		compareShape(t, distributions.Body, r.body)
+		if got, allow := r.Header.Get("Allow"), distributions.header("Allow"); got != allow {
 			t.Errorf("Allow: %s, want %s", got, allow)
 		}
 	}

@@ -112,7 +112,15 @@ func TestTokens(t *testing.T) {
 	if a.status != http.StatusUnauthorized || a.body != `{"detail":"Invalid username/password."}` || a.header.Get("WWW-Authenticate") != `Basic realm="api"` {
 		t.Errorf("bad password: %+v", a)
 	}
-	w.want(http.StatusMethodNotAllowed, "UNSUPPORTED", "", http.MethodPost, "/token/", "x")
+	a = w.ask("", http.MethodPost, "/token/", "x")
+	if a.status != http.StatusMethodNotAllowed || a.body != `{"detail":"Method \"POST\" not allowed."}` || a.header.Get("Allow") != "GET, HEAD" {
+		t.Errorf("another method: %+v", a)
+	}
+	for from, to := range map[string]string{"/token?service=a%26b&scope=x": "/token/?service=a%26b&scope=x", "/token": "/token/", "/v2": "/v2/"} {
+		if a := w.ask("", http.MethodGet, from, nil); a.status != http.StatusMovedPermanently || a.header.Get("Location") != to {
+			t.Errorf("%s: %+v, want to be sent to %s", from, a, to)
+		}
+	}
 }
 
 func TestWhoMayWhat(t *testing.T) {

@@ -46,14 +46,17 @@ func (f *failure) withHeader(key, value string) *failure {
 	return &c
 }
 
-func methodNotAllowed(method string, allowed map[string]handler) error {
+func (c *call) methodNotAllowed(allowed map[string]handler) error {
 	names := slices.Collect(maps.Keys(allowed))
 	if allowed[http.MethodGet] != nil {
 		names = append(names, http.MethodHead)
 	}
 	slices.Sort(names)
-	return newError(http.StatusMethodNotAllowed, "UNSUPPORTED", `Method "`+method+`" not allowed.`, nil).
-		withHeader("Allow", strings.Join(names, ", "))
+	f := newError(http.StatusMethodNotAllowed, "UNSUPPORTED", `Method "`+c.r.Method+`" not allowed.`, nil)
+	if c.kind == routeToken {
+		f = restError(f.status, f.message)
+	}
+	return f.withHeader("Allow", strings.Join(names, ", "))
 }
 
 func (c *call) nameUnknown() error {
@@ -64,8 +67,9 @@ func (c *call) manifestUnknown() error {
 	return newError(http.StatusNotFound, "MANIFEST_UNKNOWN", "Manifest not found.", map[string]string{"reference": c.ref})
 }
 
+// blobUnknown has the reference's words, "hello!?" among them (contract 3).
 func blobUnknown(d string) error {
-	return newError(http.StatusNotFound, "BLOB_UNKNOWN", "Blob not found.", map[string]string{"digest": d})
+	return newError(http.StatusNotFound, "BLOB_UNKNOWN", "Blob not found, hello!?", map[string]string{"digest": d})
 }
 
 func digestInvalid(d string) error {

@@ -49,11 +49,11 @@ var separators = []struct {
 // parsePath takes a request's path apart. The name in it is well-formed, or the answer is NAME_INVALID.
 func parsePath(u *url.URL) (route, error) {
 	switch path := u.Path; {
-	case path == "/v2":
+	case path == "/v2" || path == "/token":
 		return route{kind: routeRedirect}, nil
 	case path == "/v2/":
 		return route{kind: routeBase}, nil
-	case path == "/token" || path == "/token/":
+	case path == "/token/":
 		return route{kind: routeToken}, nil
 	case path == "/v2/_catalog":
 		return route{kind: routeCatalog}, nil

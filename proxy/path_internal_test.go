@@ -19,6 +19,8 @@ func TestParsePath(t *testing.T) {
 	}{
 		"the base":                           {"/v2/", route{}, ""},
 		"the base without a slash":           {"/v2", route{kind: routeRedirect}, ""},
+		"tokens":                             {"/token/", route{kind: routeToken}, ""},
+		"tokens without a slash":             {"/token", route{kind: routeRedirect}, ""},
 		"the catalog":                        {"/v2/_catalog", route{kind: routeCatalog}, ""},
 		"a manifest":                         {"/v2/acme/app/manifests/v1", route{routeManifest, "acme/app", "v1"}, ""},
 		"a manifest of a name of one part":   {"/v2/app/manifests/v1", route{routeManifest, "app", "v1"}, ""},

@@ -111,7 +111,7 @@ func (c *call) serve() error {
 	}
 	c.kind, c.name, c.ref = route.kind, route.name, route.ref
 	if route.kind == routeRedirect {
-		http.Redirect(c.w, c.r, "/v2/", http.StatusMovedPermanently)
+		http.Redirect(c.w, c.r, (&url.URL{Path: c.r.URL.Path + "/", RawQuery: c.r.URL.RawQuery}).String(), http.StatusMovedPermanently)
 		return nil
 	}
 	methods := handlers[route.kind]
@@ -121,7 +121,7 @@ func (c *call) serve() error {
 	}
 	answer := methods[method]
 	if answer == nil {
-		return methodNotAllowed(c.r.Method, methods)
+		return c.methodNotAllowed(methods)
 	}
 	if route.kind == routeToken {
 		return answer(c)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/tasks"
 )
@@ -51,23 +52,32 @@ func (c driftCommand) Run(p *program) error {
 		if _, err := p.follow(s, tasks.CompareSpec(c.Pattern, c.Deep)); err != nil {
 			return err
 		}
-		return p.printDrift(s)
+		return p.printDrift(s, c.Pattern)
 	})
 }
 
-func (p *program) printDrift(s *store.Store) error {
+func (p *program) printDrift(s *store.Store, pattern string) error {
 	const page = 1000
 	w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "REPOSITORY\tKIND\tNAME\tHERE\tUPSTREAM\tNOTE")
+	lines := 0
 	for offset := 0; ; offset += page {
 		found, count, err := s.Drifts(p.ctx, page, offset)
 		if err != nil {
 			return err
 		}
 		for _, d := range found {
+			if !adopt.Matches(pattern, d.Repository) {
+				continue
+			}
+			if lines++; lines == 1 {
+				fmt.Fprintln(w, "REPOSITORY\tKIND\tNAME\tHERE\tUPSTREAM\tNOTE")
+			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", d.Repository, d.Kind, d.Name, short(d.Here), short(d.Upstream), d.Note)
 		}
 		if offset+len(found) >= int(count) || len(found) == 0 {
+			if lines == 0 {
+				fmt.Fprintln(w, "no differences")
+			}
 			return w.Flush()
 		}
 	}

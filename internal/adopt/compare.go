@@ -136,7 +136,7 @@ func (r *run) compare(ctx context.Context, how How, tags []string) (Found, error
 	}
 	slices.SortFunc(r.drift, func(a, b store.Drift) int { return strings.Compare(a.Kind+" "+a.Name, b.Kind+" "+b.Name) })
 	found.Drift = r.drift
-	return found, r.Store.Compared(ctx, r.repo.ID, r.drift)
+	return found, r.Store.Compared(ctx, r.repo.ID, how.Deep, r.drift)
 }
 
 func (r *run) differs(kind, name string, here, upstream digest.Digest, note string) {

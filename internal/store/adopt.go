@@ -171,10 +171,10 @@ type Drift struct {
 	Found        time.Time
 }
 
-// Compared writes down in what the upstream differs from a repository, in the place of what was found before.
-func (s *Store) Compared(ctx context.Context, repositoryID string, found []Drift) error {
+// Compared writes down in what the upstream differs from a repository, in the place of what was found before: of all of it when the comparison was deep, else of tags.
+func (s *Store) Compared(ctx context.Context, repositoryID string, deep bool, found []Drift) error {
 	return s.inTx(ctx, func(t *tx) error {
-		if _, err := t.exec(`DELETE FROM upstream_drift WHERE repository_id = $1`, repositoryID); err != nil {
+		if _, err := t.exec(`DELETE FROM upstream_drift WHERE repository_id = $1 AND (kind = 'tag' OR $2)`, repositoryID, deep); err != nil {
 			return err
 		}
 		for _, d := range found {
@@ -185,13 +185,12 @@ func (s *Store) Compared(ctx context.Context, repositoryID string, found []Drift
 				return err
 			}
 		}
-		_, err := t.exec(`UPDATE repository SET compared = $2 WHERE id = $1`, repositoryID, t.now)
-		return err
+		return nil
 	})
 }
 
-// NotCompared notes that a comparison came to nothing: what was found before stays, and others have their turn.
-func (s *Store) NotCompared(ctx context.Context, repositoryID string) error {
+// HadTurn notes that a repository had its turn to be compared, whatever came of it.
+func (s *Store) HadTurn(ctx context.Context, repositoryID string) error {
 	return s.inTx(ctx, func(t *tx) error {
 		_, err := t.exec(`UPDATE repository SET compared = $2 WHERE id = $1`, repositoryID, t.now)
 		return err
@@ -216,7 +215,7 @@ func (s *Store) Drifts(ctx context.Context, limit, offset int) ([]Drift, int64, 
 	return found, count, err
 }
 
-// LeastCompared returns the repositories whose last comparison with the upstream was before a time, longest ago first, at most limit.
+// LeastCompared returns the repositories whose last turn to be compared with the upstream was before a time, longest ago first, at most limit.
 func (s *Store) LeastCompared(ctx context.Context, before time.Time, limit int) ([]pulp.Repository, error) {
 	return collect(ctx, s.read, scanRepository, `
 		SELECT `+repositoryColumns+` FROM repository r WHERE r.compared < $1 ORDER BY r.compared, r.id LIMIT $2`, before.UnixMicro(), limit)

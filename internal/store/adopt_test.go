@@ -167,7 +167,7 @@ func TestDrift(t *testing.T) {
 		t.Fatalf("LeastCompared = %v, %v", due, err)
 	}
 	for range 2 {
-		if err := s.Compared(t.Context(), a.ID, []Drift{{Kind: "tag", Name: "v1", Here: "sha256:aa"}, {Kind: "blob", Name: "sha256:bb"}}); err != nil {
+		if err := s.Compared(t.Context(), a.ID, true, []Drift{{Kind: "tag", Name: "v1", Here: "sha256:aa"}, {Kind: "blob", Name: "sha256:bb"}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -175,16 +175,22 @@ func TestDrift(t *testing.T) {
 	if err != nil || count != 2 || len(found) != 1 || found[0].Repository != "acme/a" || found[0].Name != "v1" || found[0].Here != "sha256:aa" || found[0].Upstream != "" {
 		t.Errorf("Drifts = %+v of %d, %v", found, count, err)
 	}
+	if err := s.HadTurn(t.Context(), a.ID); err != nil {
+		t.Fatal(err)
+	}
 	if due, err := s.LeastCompared(t.Context(), time.Now().Add(-time.Minute), 10); err != nil || len(due) != 1 || due[0].ID != b.ID {
 		t.Errorf("LeastCompared = %v, %v", due, err)
-	}
-	if err := s.NotCompared(t.Context(), a.ID); err != nil {
-		t.Fatal(err)
 	}
 	if _, count, err := s.Drifts(t.Context(), 10, 0); err != nil || count != 2 {
 		t.Errorf("%d differences are left, %v", count, err)
 	}
-	if err := s.Compared(t.Context(), a.ID, nil); err != nil {
+	if err := s.Compared(t.Context(), a.ID, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if found, count, err := s.Drifts(t.Context(), 10, 0); err != nil || count != 1 || found[0].Kind != "blob" {
+		t.Errorf("a look at the tags leaves %v, %v; want what only a deep one sees", found, err)
+	}
+	if err := s.Compared(t.Context(), a.ID, true, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, count, err := s.Drifts(t.Context(), 10, 0); err != nil || count != 0 {

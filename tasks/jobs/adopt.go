@@ -71,6 +71,9 @@ func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareAr
 			repos = append(repos, repo)
 		}
 	}
+	if len(repos) == 0 && args.Pattern != "*" {
+		return fault.New(fault.NotFound, "There is no repository that matches %q.", args.Pattern)
+	}
 	report := r.Report("compare.repositories", "Comparing repositories", len(repos))
 	found := r.Report("compare.differences", "Differences", -1)
 	for _, repo := range repos {
@@ -151,14 +154,15 @@ func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
 	found, err := c.Adopter.Compare(ctx, notary.Reason{}, repo, adopt.How{Follow: c.Follow})
 	switch {
 	case err == nil:
+		err = c.Store.HadTurn(ctx, repo.ID)
 		for _, d := range found.Drift {
 			c.Log.WarnContext(ctx, "the upstream differs", slog.String("repository", repo.Name), slog.String("kind", d.Kind), slog.String("name", d.Name),
 				slog.String("here", string(d.Here)), slog.String("upstream", string(d.Upstream)), slog.String("note", d.Note))
 		}
-		return nil
+		return err
 	case errors.Is(err, storage.ErrAway), store.Away(err), ctx.Err() != nil:
 		return err
 	}
 	c.Log.WarnContext(ctx, "repository not compared with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))
-	return c.Store.NotCompared(ctx, repo.ID)
+	return c.Store.HadTurn(ctx, repo.ID)
 }

@@ -57,6 +57,9 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// WriteTo implements io.WriterTo: bodies of an unknown length go this way.
+func (s *source) WriteTo(w io.Writer) (int64, error) { return move(w, s) }
+
 // end waits for a Read that is under way and lets no other through to the input. It returns how many bytes were read, whether
 // these are all, and why the input failed, if it did.
 func (s *source) end() (n int64, whole bool, err error) {

@@ -37,6 +37,11 @@ func Run(t *testing.T, open func(t *testing.T) storage.Storage, without ...strin
 		"a deleted blob is gone, and may be deleted again": deletes,
 		"what is not there is not found":                   unknown,
 		"a source that breaks leaves the size known":       breaks,
+		"an upload ends with its only bytes":               finishes,
+		"sha512 is kept or refused at once":                finishesSHA512,
+		"an upload ends with its last bytes":               finishesLater,
+		"a wrong digest keeps nothing at once":             finishesWrong,
+		"a source that breaks ends no upload":              finishesNot,
 	}
 	for _, title := range without {
 		if _, ok := cases[title]; !ok {

@@ -94,7 +94,7 @@ func TestGoContainerRegistry(t *testing.T) {
 	storagetest.Run(t, in, // it takes one chunk, tells nothing of an upload, and answers 500 to a second delete
 		"a blob may come in many pieces", "a wrong digest keeps nothing", "an upload is taken up where it was left",
 		"an upload with fewer bytes is not taken up", "a canceled upload is gone",
-		"a deleted blob is gone, and may be deleted again")
+		"a deleted blob is gone, and may be deleted again", "an upload ends with its last bytes")
 }
 
 // basic asks for a name and a password.

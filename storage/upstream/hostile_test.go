@@ -162,3 +162,67 @@ func TestRefusalsShowNoWordsOfTheUpstream(t *testing.T) {
 		t.Errorf("PutManifest = %v, want Invalid with the code and without the upstream's words", err)
 	}
 }
+
+// A host that the upstream redirects to has no say in how this server shows the upstream who it is.
+func TestAnotherHostTeachesNoCredentials(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	tokens := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	t.Cleanup(tokens.Close)
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Error("another host was sent credentials")
+		}
+		w.Header().Set("WWW-Authenticate", `Bearer realm="`+tokens.URL+`/token",service="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	t.Cleanup(other.Close)
+	s := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, other.URL+"/bytes", http.StatusFound)
+	}), upstream.Options{Username: "robot", Password: "secret"})
+	for range 2 {
+		if _, _, err := s.Open(t.Context(), "suite/one", digest.FromString("x")); !fault.Is(err, fault.Unavailable) {
+			t.Errorf("Open = %v, want Unavailable", err)
+		}
+	}
+	if asked.Load() != 0 {
+		t.Error("another host's token service was asked")
+	}
+}
+
+// Clients that came by https are not sent on to http, and answers that are no redirects are not handed on, whatever Location they have.
+func TestWhatIsNotHandedOn(t *testing.T) {
+	t.Parallel()
+	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "bytes") }))
+	t.Cleanup(plain.Close)
+	part := storage.Part{Size: 5, Last: 4}
+	for _, status := range []int{http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect} {
+		answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, plain.URL+"/bytes", status) })
+		safe := httptest.NewTLSServer(answer)
+		t.Cleanup(safe.Close)
+		s, err := upstream.New(upstream.Options{URL: safe.URL, InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, content, err := s.Locate(t.Context(), "suite/one", digest.FromString("bytes"), part)
+		if at != "" || err != nil {
+			t.Fatalf("%d from https to http: Locate = %q, %v", status, at, err)
+		}
+		if b, err := io.ReadAll(content); err != nil || string(b) != "bytes" {
+			t.Errorf("%d from https to http: read %q, %v", status, b, err)
+		}
+		_ = content.Close()
+		if at, _, err := open(t, answer, upstream.Options{}).Locate(t.Context(), "suite/one", digest.FromString("bytes"), part); at != plain.URL+"/bytes" || err != nil {
+			t.Errorf("%d: Locate = %q, %v", status, at, err)
+		}
+	}
+	for _, status := range []int{http.StatusCreated, http.StatusMultipleChoices, http.StatusNotModified, http.StatusBadRequest} {
+		s := open(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", plain.URL+"/bytes")
+			w.WriteHeader(status)
+		}), upstream.Options{})
+		if at, content, err := s.Locate(t.Context(), "suite/one", digest.FromString("bytes"), part); at != "" || content != nil || err == nil {
+			t.Errorf("%d: Locate = %q, %v, %v, want an error", status, at, content, err)
+		}
+	}
+}

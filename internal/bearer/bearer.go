@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -156,7 +157,23 @@ func (a *Authority) mayKnow(realm *url.URL) bool {
 }
 
 // SameHost says whether two URLs have the same scheme, host and port.
-func SameHost(a, b *url.URL) bool { return a.Scheme == b.Scheme && a.Host == b.Host }
+func SameHost(a, b *url.URL) bool { return a.Scheme == b.Scheme && place(a) == place(b) }
+
+// OneOf says whether a URL's host and port are one of those in a list of host[:port]; without a port it is that of the URL's scheme.
+func OneOf(u *url.URL, hosts []string) bool {
+	return slices.ContainsFunc(hosts, func(host string) bool {
+		return host != "" && place(&url.URL{Scheme: u.Scheme, Host: host}) == place(u)
+	})
+}
+
+// place is a URL's host and port; many registries and proxies write the port that the scheme has anyhow.
+func place(u *url.URL) string {
+	host, standard := strings.ToLower(u.Host), map[string]string{"http": ":80", "https": ":443"}[u.Scheme]
+	if standard == "" {
+		return host
+	}
+	return strings.TrimSuffix(host, standard)
+}
 
 // fetch gets a token for scopes and keeps it.
 func (a *Authority) fetch(ctx context.Context, scopes []string) (token, error) {

@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -88,7 +87,7 @@ func New(o Options) (*Storage, error) {
 		return s, nil
 	}
 	s.auth = bearer.New(base, s.client, o.Username, o.Password, func(realm *url.URL) bool {
-		return (realm.Scheme == "https" || base.Scheme == "http") && slices.Contains(o.TokenHosts, realm.Host)
+		return (realm.Scheme == "https" || base.Scheme == "http") && bearer.OneOf(realm, o.TokenHosts)
 	})
 	return s, nil
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -225,6 +226,32 @@ func TestTokensRoundTrip(t *testing.T) {
 	if id := parsed.Headers[0].KeyID; len(id) != 59 || strings.Count(id, ":") != 11 {
 		t.Errorf("key id %q, want 12 groups of 4", id)
 	}
+}
+
+// A token that held once, and is remembered, holds no longer than it says.
+func TestTokensEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tokens := newTokens(t, key)
+		issued, err := tokens.Issue("admin", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, wait := range []time.Duration{0, issued.Lifetime} {
+			time.Sleep(wait)
+			if _, err := tokens.Verify(issued.Token); err != nil {
+				t.Errorf("%v after it was issued: %v", wait, err)
+			}
+		}
+		time.Sleep(10 * time.Second) // clocks may be 5 s apart
+		if _, err := tokens.Verify(issued.Token); !fault.Is(err, fault.Unauthenticated) {
+			t.Errorf("after its end: %v", err)
+		}
+	})
 }
 
 // forge signs claims with any key and algorithm.

@@ -19,6 +19,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/uuid"
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/countersign/countersign/internal/fault"
 )
@@ -74,7 +75,14 @@ type Tokens struct {
 	signer   jose.Signer
 	public   *ecdsa.PublicKey
 	now      func() time.Time
+	verified *lru.Cache[string, claims] // tokens whose signature holds; a client sends one with each request of a push
 }
+
+// Bounds of what is remembered of verified tokens.
+const (
+	maxVerified      = 1024
+	maxVerifiedToken = 4 << 10 // bytes; longer ones are verified each time
+)
 
 // NewTokens returns a Tokens for an issuer (the token endpoint's URL) and an audience (the public host, D16).
 func NewTokens(key *ecdsa.PrivateKey, issuer, audience string, lifetime time.Duration) (*Tokens, error) {
@@ -87,7 +95,11 @@ func NewTokens(key *ecdsa.PrivateKey, issuer, audience string, lifetime time.Dur
 	if err != nil {
 		return nil, fmt.Errorf("token signer: %w", err)
 	}
-	return &Tokens{issuer: issuer, audience: audience, lifetime: lifetime, signer: signer, public: &key.PublicKey, now: time.Now}, nil
+	verified, err := lru.New[string, claims](maxVerified)
+	if err != nil {
+		return nil, err
+	}
+	return &Tokens{issuer: issuer, audience: audience, lifetime: lifetime, signer: signer, public: &key.PublicKey, now: time.Now, verified: verified}, nil
 }
 
 // claims are what a token says (contract 7.1).
@@ -121,16 +133,9 @@ func (t *Tokens) Issue(username string, access []Access) (Issued, error) {
 // Verify returns what a token says. Only ES256 by this server's own key counts: what the token says of its key and
 // algorithm chooses nothing. Unauthenticated when it does not hold.
 func (t *Tokens) Verify(text string) (Bearer, error) {
-	if len(text) > maxToken {
-		return Bearer{}, errToken
-	}
-	parsed, err := jwt.ParseSigned(text, []jose.SignatureAlgorithm{jose.ES256})
+	c, err := t.signed(text)
 	if err != nil {
-		return Bearer{}, errToken
-	}
-	var c claims
-	if err := parsed.Claims(t.public, &c); err != nil {
-		return Bearer{}, errToken
+		return Bearer{}, err
 	}
 	now := t.now()
 	if c.Issuer != t.issuer || c.Audience != t.audience ||
@@ -138,6 +143,28 @@ func (t *Tokens) Verify(text string) (Bearer, error) {
 		return Bearer{}, errToken
 	}
 	return Bearer{Username: c.Subject, Access: c.Access}, nil
+}
+
+// signed returns what a token says if its signature holds. The access in it is shared, and not to be changed.
+func (t *Tokens) signed(text string) (claims, error) {
+	if c, ok := t.verified.Get(text); ok {
+		return c, nil
+	}
+	if len(text) > maxToken {
+		return claims{}, errToken
+	}
+	parsed, err := jwt.ParseSigned(text, []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		return claims{}, errToken
+	}
+	var c claims
+	if err := parsed.Claims(t.public, &c); err != nil {
+		return claims{}, errToken
+	}
+	if len(text) <= maxVerifiedToken {
+		t.verified.Add(text, c)
+	}
+	return c, nil
 }
 
 // keyID is the id of a public key as libtrust makes it from 30 hex digits of its hash (contract 7.1).

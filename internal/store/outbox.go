@@ -54,9 +54,9 @@ func (s *Store) OutboxTags(ctx context.Context, limit int) ([]OutboxTag, error) 
 }
 
 // WroteTag notes what a tag was written as upstream. When it has changed again since, it stays in the outbox. stale is what the upstream still shows though it is
-// gone here; empty: nothing.
+// gone here; empty: nothing. After a power cut the tag may be in the outbox still, and is written once more.
 func (s *Store) WroteTag(ctx context.Context, o OutboxTag, stale string) error {
-	return s.inTx(ctx, func(t *tx) error {
+	return s.inTxLazily(ctx, func(t *tx) error {
 		_, err := t.exec(`
 			UPDATE upstream_tag SET written_digest = $3, attempts = 0, dirty = $3 <> COALESCE((
 				SELECT m.digest FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id

@@ -118,7 +118,7 @@ func openFile(ctx context.Context, path string) (*Store, error) {
 	s := &Store{
 		path: path, read: newPrepared(read), write: write, now: time.Now, jobs: make(chan *job, maxBatch), closing: make(chan struct{}),
 	}
-	s.writer.Go(func() { s.runWriter(&connection{conn, map[string]*sql.Stmt{}}) })
+	s.writer.Go(func() { s.runWriter(&connection{conn: conn, stmts: map[string]*sql.Stmt{}}) })
 	if err := s.Ping(ctx); err != nil {
 		_ = s.Close()
 		return nil, err

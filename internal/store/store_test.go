@@ -289,6 +289,39 @@ func TestOneBadWriteSpoilsNoOther(t *testing.T) {
 	}
 }
 
+// What must survive a power cut waits for the disk, whatever was written beside it; what need not does not.
+func TestWhatWaitsForTheDisk(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	if s.postgres != nil {
+		t.Skip("PostgreSQL's commits all wait")
+	}
+	const normal, full = 1, 2 // https://sqlite.org/pragma.html#pragma_synchronous
+	for i, c := range []struct {
+		in   func(context.Context, func(*tx) error) error
+		want int
+	}{{s.inTx, full}, {s.inTxLazily, normal}, {s.inTxLazily, normal}, {s.inTx, full}, {s.inTxLazily, normal}} {
+		var level int
+		if err := c.in(t.Context(), func(x *tx) error { return x.row(`PRAGMA synchronous`).Scan(&level) }); err != nil || level != c.want {
+			t.Errorf("write %d: level %d, %v, want %d", i, level, err, c.want)
+		}
+	}
+	var wg sync.WaitGroup
+	for i := range 200 {
+		in := s.inTxLazily
+		if i%2 == 0 {
+			in = s.inTx
+		}
+		wg.Go(func() {
+			var level int
+			if err := in(t.Context(), func(x *tx) error { return x.row(`PRAGMA synchronous`).Scan(&level) }); err != nil || i%2 == 0 && level != full {
+				t.Errorf("write %d: level %d, %v", i, level, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func TestOpenRefusesWhatItDoesNotKnow(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{"", "mysql://x", "sqlite:"} {

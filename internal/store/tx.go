@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -37,6 +39,23 @@ type runner interface {
 type connection struct {
 	conn  *sql.Conn
 	stmts map[string]*sql.Stmt
+	lazy  bool // commits do not wait for the disk
+}
+
+// sync says whether commits wait for the disk from now on. SQLite takes the setting outside transactions, while it prepares the text.
+func (c *connection) sync(wait bool) error {
+	if c.lazy == !wait {
+		return nil
+	}
+	text := `PRAGMA synchronous = NORMAL` // in WAL mode: only checkpoints wait
+	if wait {
+		text = `PRAGMA synchronous = FULL`
+	}
+	if _, err := c.conn.ExecContext(context.Background(), text); err != nil { //nolint:forbidigo // a batch is many callers'
+		return err
+	}
+	c.lazy = !wait
+	return nil
 }
 
 // stmt returns a text's prepared statement. The texts are the store's own, so all of them are kept.
@@ -120,9 +139,10 @@ func (t *tx) row(query string, args ...any) *sql.Row { return t.QueryRowContext(
 
 // job is one write that waits for the writer.
 type job struct {
-	ctx context.Context
-	do  func(*tx) error
-	err chan error
+	ctx  context.Context
+	do   func(*tx) error
+	lazy bool // see inTxLazily
+	err  chan error
 }
 
 // inTx runs f in a transaction and returns after its commit is durable. Writes that wait at the same time share one
@@ -132,12 +152,25 @@ func (s *Store) inTx(ctx context.Context, f func(t *tx) error) error {
 	if s.postgres != nil {
 		return s.postgres.inTx(ctx, s, f)
 	}
-	j := &job{ctx: ctx, do: f, err: make(chan error, 1)}
+	return s.enqueue(&job{ctx: ctx, do: f, err: make(chan error, 1)})
+}
+
+// inTxLazily is inTx for what may be lost with the power, and with nothing less, and harms nobody then: it costs no fsync of its own. What a later inTx has committed
+// is never safe before it.
+func (s *Store) inTxLazily(ctx context.Context, f func(t *tx) error) error {
+	if s.postgres != nil {
+		return s.postgres.inTx(ctx, s, f)
+	}
+	return s.enqueue(&job{ctx: ctx, do: f, lazy: true, err: make(chan error, 1)})
+}
+
+// enqueue hands a write to the writer and waits for its end.
+func (s *Store) enqueue(j *job) error {
 	select {
 	case <-s.closing:
 		return errClosed
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-j.ctx.Done():
+		return j.ctx.Err()
 	case s.jobs <- j:
 	}
 	select {
@@ -171,6 +204,7 @@ func (s *Store) runWriter(conn *connection) {
 			return
 		case first := <-s.jobs:
 			batch := append(make([]*job, 0, maxBatch), first)
+			runtime.Gosched() // who is about to write shall come along
 			for len(batch) < maxBatch && len(s.jobs) > 0 {
 				batch = append(batch, <-s.jobs)
 			}
@@ -183,7 +217,10 @@ func (s *Store) runWriter(conn *connection) {
 func (s *Store) commitBatch(conn *connection, batch []*job) {
 	t := &tx{conn: conn, dialect: &sqliteDialect, ctx: context.Background(), outbox: s.outbox, sealing: s.sealing} //nolint:forbidigo // a batch is many callers'; none may cancel it
 	errs := make([]error, len(batch))
-	_, lost := t.exec(`BEGIN IMMEDIATE`) // immediate: a writer never has to upgrade a lock
+	lost := conn.sync(slices.ContainsFunc(batch, func(j *job) bool { return !j.lazy }))
+	if lost == nil {
+		_, lost = t.exec(`BEGIN IMMEDIATE`) // immediate: a writer never has to upgrade a lock
+	}
 	for i := 0; lost == nil && i < len(batch); i++ {
 		t.now = micros(s.now())
 		errs[i], lost = t.run(batch[i])

@@ -22,10 +22,10 @@ type Upload struct {
 	Touched      time.Time
 }
 
-// CreateUpload opens an upload of no bytes in a repository and returns it in epoch 0.
+// CreateUpload opens an upload of no bytes in a repository and returns it in epoch 0. A power cut may take it along: nothing is in it yet, and its client begins anew.
 func (s *Store) CreateUpload(ctx context.Context, repositoryID string) (Upload, error) {
 	u := Upload{ID: pulp.NewID(), RepositoryID: repositoryID}
-	err := s.inTx(ctx, func(t *tx) error {
+	err := s.inTxLazily(ctx, func(t *tx) error {
 		u.Touched = fromMicros(t.now)
 		_, err := t.exec(`INSERT INTO upload (id, repository_id, created, touched) VALUES ($1, $2, $3, $3)`, u.ID, repositoryID, t.now)
 		return err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -83,14 +84,19 @@ func (p *Report) Complete(ctx context.Context) error {
 	return p.run.flush(ctx)
 }
 
-// end gives every report that still runs the state in which the task ends.
+// end gives every report that still runs the state in which the task ends; of a task that fails, only what was begun last has failed, and the rest is canceled
+// (golden 84c).
 func (r *Run) end(state store.TaskState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, p := range r.reports {
-		if p.progress.State == store.TaskRunning {
-			p.progress.State = state
-			r.dirty = true
+	for _, p := range slices.Backward(r.reports) {
+		if p.progress.State != store.TaskRunning {
+			continue
+		}
+		p.progress.State = state
+		r.dirty = true
+		if state == store.TaskFailed {
+			state = store.TaskCanceled
 		}
 	}
 }

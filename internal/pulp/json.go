@@ -81,7 +81,7 @@ var knownMembers = []string{
 func members(path string, raw []byte) (map[string]json.RawMessage, error) {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &m); err != nil || m == nil {
-		return nil, fault.New(fault.Invalid, "%s: %s is not of type 'object'", path, short(raw))
+		return nil, fault.New(fault.Invalid, "%s: %s is not of type 'object'", path, shown(raw))
 	}
 	for key := range m {
 		if slices.Contains(knownMembers, key) {
@@ -94,6 +94,15 @@ func members(path string, raw []byte) (map[string]json.RawMessage, error) {
 		}
 	}
 	return m, nil
+}
+
+// shown is what an error shows of a foreign JSON value: a string as the reference's validator writes it (contract 3.3).
+func shown(raw json.RawMessage) string {
+	var s string
+	if json.Unmarshal(raw, &s) != nil || string(raw) == "null" {
+		return short(raw)
+	}
+	return "'" + short([]byte(s)) + "'"
 }
 
 // short is what an error shows of a foreign text.

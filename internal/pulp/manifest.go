@@ -156,12 +156,12 @@ func (d *manifestReader) number(key string) int64 {
 		return 0
 	}
 	if err := json.Unmarshal(raw, &n); err != nil || len(raw) > 0 && raw[0] == '"' {
-		d.fail(key, "%s is not an integer", short(raw))
+		d.fail(key, "%s is not an integer", shown(raw))
 		return 0
 	}
 	v, err := n.Int64()
 	if err != nil {
-		d.fail(key, "%s is not an integer", short(raw))
+		d.fail(key, "%s is not an integer", shown(raw))
 	}
 	return v
 }
@@ -170,7 +170,7 @@ func (d *manifestReader) text(key string) string {
 	var s string
 	if raw, ok := d.top[key]; ok {
 		if err := json.Unmarshal(raw, &s); err != nil {
-			d.fail(key, "%s is not of type 'string'", short(raw))
+			d.fail(key, "%s is not of type 'string'", shown(raw))
 		}
 	}
 	return s
@@ -182,7 +182,7 @@ func (d *manifestReader) annotations(m *Manifest) {
 		return
 	}
 	if err := json.Unmarshal(raw, &m.Annotations); err != nil {
-		d.fail("annotations", "%s is not an object of strings", short(raw))
+		d.fail("annotations", "%s is not an object of strings", shown(raw))
 		m.Annotations = map[string]string{}
 	}
 }
@@ -205,7 +205,7 @@ func (d *manifestReader) descriptors(key string) []Descriptor {
 	}
 	var items []json.RawMessage
 	if err := json.Unmarshal(raw, &items); err != nil || items == nil {
-		d.fail(key, "%s is not of type 'array'", short(raw))
+		d.fail(key, "%s is not of type 'array'", shown(raw))
 		return nil
 	}
 	if len(items) > maxEntries {
@@ -234,7 +234,7 @@ func (d *manifestReader) parse(path string, raw json.RawMessage) (v Descriptor) 
 	v.Size = in.number("size")
 	v.ArtifactType = in.text("artifactType")
 	if urls, ok := object["urls"]; ok && json.Unmarshal(urls, &v.URLs) != nil {
-		in.fail("urls", "%s is not an array of strings", short(urls))
+		in.fail("urls", "%s is not an array of strings", shown(urls))
 	}
 	if platform, ok := object["platform"]; ok && string(platform) != "null" {
 		p, err := members("platform", platform)

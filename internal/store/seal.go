@@ -114,11 +114,12 @@ func (c *change) sealTags(v pulp.SigningService, tagged []taggedManifest, paths 
 		digest    digest.Digest
 	}
 	var all []wanted
+	walk := walk{repositoryID: c.repo.ID, number: latest, lists: c.tx.sealing.Lists}
 	for _, tag := range tagged {
 		if pulp.IsCompanionTag(tag.tag) {
 			continue
 		}
-		targets, err := expand(c.tx.ctx, c.tx, c.repo.ID, latest, tag, c.tx.sealing.Lists)
+		targets, err := walk.expand(c.tx.ctx, c.tx, tag)
 		if err != nil {
 			return err
 		}
@@ -254,11 +255,12 @@ func (t *tx) sealPinned(v pulp.SigningService, repositoryID string, number int64
 	if err != nil {
 		return err
 	}
+	walk := walk{repositoryID: repositoryID, number: number, lists: t.sealing.Lists}
 	for _, tag := range tagged {
 		if pulp.IsCompanionTag(tag.tag) {
 			continue
 		}
-		targets, err := expand(t.ctx, t, repositoryID, number, tag, t.sealing.Lists)
+		targets, err := walk.expand(t.ctx, t, tag)
 		if err != nil {
 			return err
 		}

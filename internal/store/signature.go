@@ -108,7 +108,7 @@ type SignTarget struct {
 
 // SignTargets returns what there is to sign under the tags of a repository's latest version, or under the named ones: each tag's image
 // and, for a list, every image that it lists and the repository holds (contract 5.4, D2), with sign lists too when asked. Companion tags of cosign
-// are left out. A named tag that is not there is a field error on tags_list (D4).
+// are left out. A named tag that is not there is a field error on tags_list (D4). Invalid when that is too much for one task.
 func (s *Store) SignTargets(ctx context.Context, repositoryID string, names []string, lists bool) ([]SignTarget, error) {
 	tagged, err := collect(ctx, s.read, scanTagged, `
 		SELECT c.key, m.id, m.digest, m.media_type FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
@@ -131,11 +131,12 @@ func (s *Store) SignTargets(ctx context.Context, repositoryID string, names []st
 		}
 	}
 	var targets []SignTarget
+	walk := walk{repositoryID: repositoryID, number: latest, lists: lists}
 	for _, t := range tagged {
 		if len(names) > 0 && !wanted[t.tag] || pulp.IsCompanionTag(t.tag) {
 			continue
 		}
-		more, err := expand(ctx, s.read, repositoryID, latest, t, lists)
+		more, err := walk.expand(ctx, s.read, t)
 		if err != nil {
 			return nil, err
 		}
@@ -152,15 +153,29 @@ func scanTagged(row scanner) (taggedManifest, error) {
 	return t, err
 }
 
-// expand lists what one tag asks to be signed in a version of its repository, walking nested lists once each.
-func expand(ctx context.Context, q querier, repositoryID string, number int64, root taggedManifest, lists bool) ([]SignTarget, error) {
+// maxWalk is how many manifests a walk looks at. Lists hold lists and many tags show the same ones: what a few pushes bring may be walked for ever.
+const maxWalk = 1_000_000
+
+// walk goes through the manifests under tags of a version of a repository.
+type walk struct {
+	repositoryID string
+	number       int64
+	lists        bool // lists are to be signed too
+	looked       int  // at so many manifests
+}
+
+// expand lists what one tag asks to be signed, walking nested lists once each.
+func (w *walk) expand(ctx context.Context, q querier, root taggedManifest) ([]SignTarget, error) {
 	var targets []SignTarget
 	queue, seen := []taggedManifest{root}, map[string]bool{root.id: true}
 	for len(queue) > 0 {
 		m := queue[0]
 		queue = queue[1:]
+		if w.looked++; w.looked > maxWalk {
+			return nil, fault.New(fault.Invalid, "There are more than %d manifests under these tags. Fewer can be signed at once.", maxWalk)
+		}
 		list := pulp.IsList(m.mediaType)
-		if !list || lists {
+		if !list || w.lists {
 			targets = append(targets, SignTarget{m.id, digest.Digest(m.digest), root.tag})
 		}
 		if !list {
@@ -169,8 +184,8 @@ func expand(ctx context.Context, q querier, repositoryID string, number int64, r
 		children, err := collect(ctx, q, scanTagged, `
 			SELECT '', m.id, m.digest, m.media_type
 			  FROM manifest_child mc JOIN manifest m ON m.digest = mc.digest
-			  JOIN repository_content c ON c.repository_id = $2 AND c.kind = $3 AND c.key = mc.digest AND `+in(number, `$4`)+`
-			 WHERE mc.manifest_id = $1 ORDER BY mc.position`, m.id, repositoryID, pulp.KindManifest, number)
+			  JOIN repository_content c ON c.repository_id = $2 AND c.kind = $3 AND c.key = mc.digest AND `+in(w.number, `$4`)+`
+			 WHERE mc.manifest_id = $1 ORDER BY mc.position`, m.id, w.repositoryID, pulp.KindManifest, w.number)
 		if err != nil {
 			return nil, err
 		}

@@ -122,6 +122,17 @@ func TestSignTargets(t *testing.T) {
 	if _, err := s.SignTargets(t.Context(), id, []string{"v1", "nosuch"}, false); !fault.Is(err, fault.Invalid) {
 		t.Errorf("an unknown tag: %v, want Invalid (D4)", err)
 	}
+	root := taggedManifest{tag: "multi", mediaType: pulp.OCIIndex}
+	if err := s.read.QueryRowContext(t.Context(), `SELECT id, digest FROM manifest WHERE digest = $1`, list.Digest).Scan(&root.id, &root.digest); err != nil {
+		t.Fatal(err)
+	}
+	for looked, want := range map[int]int{maxWalk - 3: 2, maxWalk - 2: -1} {
+		w := walk{repositoryID: id, number: latest, looked: looked}
+		got, err := w.expand(t.Context(), s.read, root)
+		if refused := fault.Is(err, fault.Invalid); refused != (want < 0) || !refused && (err != nil || len(got) != want) {
+			t.Errorf("after %d manifests: %d, %v", looked, len(got), err)
+		}
+	}
 }
 
 func TestCommitStaged(t *testing.T) {

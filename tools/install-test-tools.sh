@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Installs the programs that the tests drive: on Debian (and its kin) as root with apt-get, only what is missing.
-# Elsewhere it says what is missing and which tests will skip.
+# Elsewhere it says what is missing and which tests will skip. The clients of tools/clients are built from source on every
+# machine, once for each version, and kept outside the tree: the first time takes minutes.
 set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # command, Debian package, what its absence costs
 wanted=(
@@ -50,10 +52,26 @@ look() {
   fi
 }
 
-look
-[ ${#missing[@]} -eq 0 ] && exit 0
+# Each client is a module of its own in tools/clients, which pins it and all that it is made of.
+bin="${XDG_CACHE_HOME:-$HOME/.cache}/countersign/bin"
+building=
+trap 'rm -rf "$building"' EXIT
+build() {
+  local client=$1 module=tools/clients/$1 path version
+  path=$(awk '$1 == "tool" { print $2 }' "$module/go.mod")
+  version=$(awk -v path="$path/" '$2 ~ /^v/ && index(path, $1 "/") == 1 { print $2 }' "$module/go.mod")
+  [ -x "$bin/$client-$version" ] && return 0
+  echo "building $client $version (once; some minutes)" >&2
+  mkdir -p "$bin" || return 1
+  building=$(mktemp -d "$bin/building.XXXXXX") || return 1
+  GOWORK=off GOFLAGS='' CGO_ENABLED=0 go build -C "$module" -trimpath -buildvcs=false -ldflags='-s -w' -o "$building/" "$path" &&
+    mv "$building/$client" "$bin/$client-$version"
+  rm -rf "$building"
+  [ -x "$bin/$client-$version" ]
+}
 
-if command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
+look
+if [ ${#missing[@]} -gt 0 ] && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
   export DEBIAN_FRONTEND=noninteractive
   # Run level 1 keeps the packages from starting daemons: the tests start their own.
   export RUNLEVEL=1
@@ -62,8 +80,13 @@ if command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
   echo "installing: ${packages[*]}" >&2
   install || { apt-get update -qq </dev/null >&2 && install; } || true
   look
-  [ ${#missing[@]} -eq 0 ] && exit 0
 fi
 
+# After the packages: fetching modules may need one of them. A client that cannot be built costs its own tests, and nothing else.
+for client in crane oras helm cosign; do
+  build "$client" || missing+=("$client (COULD NOT BE BUILT, see above): the tests with $client skip")
+done
+
+[ ${#missing[@]} -eq 0 ] && exit 0
 echo "Missing on this machine:" >&2
 printf '  %s\n' "${missing[@]}" >&2

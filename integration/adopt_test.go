@@ -85,7 +85,7 @@ func (p *upstreamPeer) bytes(t *testing.T) (sum int64) {
 // shows is the digest that a tag stands for; empty where there is none.
 func (p *upstreamPeer) shows(t *testing.T, name, tag string) string {
 	t.Helper()
-	status, header, _ := p.do(t, http.MethodHead, "/v2/"+name+"/manifests/"+tag, http.Header{"Accept": {ociManifest}}, nil)
+	status, header, _ := p.do(t, http.MethodHead, "/v2/"+name+"/manifests/"+tag, http.Header{"Accept": {ociManifest + ", application/vnd.oci.image.index.v1+json"}}, nil)
 	if status != http.StatusOK {
 		return ""
 	}

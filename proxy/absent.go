@@ -49,7 +49,7 @@ func (c *call) getAbsentBlob(t store.Target, b pulp.Blob) error {
 			return err
 		}
 		if !again.Absent {
-			return c.sendBlob(again)
+			return c.sendBlob(t, again)
 		}
 	}
 	return newError(http.StatusServiceUnavailable, "UNAVAILABLE", "The remote that has the blob does not give it.", nil)

@@ -15,6 +15,7 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -48,7 +49,7 @@ func (c *call) getBlob() error {
 	if b.Absent {
 		return c.getAbsentBlob(t, b)
 	}
-	err = c.sendBlob(b)
+	err = c.sendBlob(t, b)
 	if pushes && errors.Is(err, storage.ErrNotFound) { // who sends it again mends it
 		c.Log.WarnContext(c.r.Context(), "the storage has lost a blob; its pusher is told that it is not there", slog.String("digest", c.ref), slog.Any("err", err))
 		return blobUnknown(c.ref)
@@ -61,11 +62,14 @@ func (c *call) getBlob() error {
 var emptyRange = regexp.MustCompile(`[=,\s]-\+?0+\s*(?:,|$)`)
 
 // sendBlob answers with the bytes that are here, or a range of them.
-func (c *call) sendBlob(b pulp.Blob) error {
+func (c *call) sendBlob(t store.Target, b pulp.Blob) error {
 	if b.Size == 0 || emptyRange.MatchString(c.r.Header.Get("Range")) {
 		c.r.Header.Del("Range")
 	}
 	content, err := c.fetch(b)
+	if within := t.Repository.UpstreamName(); errors.Is(err, storage.ErrNotFound) && c.manifests != nil && b.Location != within {
+		content, err = c.fetchUnder(within, b, err)
+	}
 	if err != nil || content == nil {
 		return err
 	}
@@ -126,6 +130,22 @@ func (c *call) fetch(b pulp.Blob) (io.ReadSeekCloser, error) {
 	h.Set("Docker-Content-Digest", string(b.Digest))
 	c.empty(http.StatusTemporaryRedirect)
 	return nil, nil
+}
+
+// fetchUnder is fetch for a blob that is gone from where it lay: the upstream may have it under the repository's name too, and keeps it there from now on.
+func (c *call) fetchUnder(within string, b pulp.Blob, gone error) (io.ReadSeekCloser, error) {
+	lay := b.Location
+	b.Location = within
+	content, err := c.fetch(b)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, gone
+	}
+	if err == nil {
+		if err := c.Store.MoveBlob(c.r.Context(), b.Digest, lay, within); err != nil {
+			c.Log.WarnContext(c.r.Context(), "where a blob lies is not written down", slog.String("digest", string(b.Digest)), slog.Any("err", err))
+		}
+	}
+	return content, err
 }
 
 // oneRange is a Range of one piece, as nearly all are.

@@ -188,8 +188,10 @@ func (c *call) putReference() (tags []string, dgst digest.Digest, err error) {
 	return tags, dgst, nil
 }
 
-// takenTag says whether a tag may be pushed: it is well-formed (contract 3.3), and no misspelled companion of cosign's (D23).
-func takenTag(tag string) bool { return pulp.ValidTag(tag) && !pulp.BrokenCompanionTag(tag) }
+// takenTag says whether a tag may be pushed: it is well-formed (contract 3.3), no misspelled companion of cosign's (D23), and none of our own upstream.
+func takenTag(tag string) bool {
+	return pulp.ValidTag(tag) && !pulp.BrokenCompanionTag(tag) && !pulp.IsKeepTag(tag)
+}
 
 // manifestTarget returns where a manifest goes. A list may come to a name that is not there yet; an image cannot: its blobs come before it.
 func (c *call) manifestTarget(m pulp.Manifest) (store.Target, error) {
@@ -256,7 +258,7 @@ func (c *call) readConfig(t store.Target, m *pulp.Manifest) error {
 	return nil
 }
 
-// putUpstream writes a manifest through by digest, after seeing that what it names is upstream under the same name. Doing it twice does no harm.
+// putUpstream writes a manifest through by digest, after seeing that what it names is upstream under the repository's name. Doing it twice does no harm.
 func (c *call) putUpstream(t store.Target, m pulp.Manifest) error {
 	ctx := c.r.Context()
 	parts := m.Layers
@@ -273,11 +275,11 @@ func (c *call) putUpstream(t store.Target, m pulp.Manifest) error {
 		} else if err != nil {
 			return err
 		}
-		if err := c.place(ctx, b); err != nil {
+		if err := c.place(ctx, t, b); err != nil {
 			return err
 		}
 	}
-	err := c.manifests.PutManifest(ctx, c.name, string(m.Digest), m.MediaType, m.Payload)
+	err := c.manifests.PutManifest(ctx, t.Repository.UpstreamName(), string(m.Digest), m.MediaType, m.Payload)
 	if errors.Is(err, storage.ErrAway) && hasURLs(m) && c.Storage.Ping(ctx) == nil {
 		return errors.Join(errURLs, err)
 	}

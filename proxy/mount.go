@@ -25,7 +25,7 @@ func (c *call) mount(t store.Target, from string, dgst digest.Digest) (bool, err
 		return false, nil
 	}
 	if err == nil {
-		err = c.place(c.r.Context(), b)
+		err = c.place(c.r.Context(), t, b)
 	}
 	if err == nil {
 		err = c.Store.LinkBlob(c.r.Context(), t.Repository.ID, b)
@@ -66,10 +66,11 @@ func (c *call) mountable(t store.Target, from string, dgst digest.Digest) (pulp.
 // mountCandidates is how many repositories that hold a blob are looked at for one that the caller may read.
 const mountCandidates = 20
 
-// place sees that an upstream holds a blob under the request's name too, where there is an upstream.
-func (c *call) place(ctx context.Context, b pulp.Blob) error {
-	if c.manifests == nil || b.Inline || b.Location == c.name {
+// place sees that an upstream holds a blob under the repository's name too, where there is an upstream.
+func (c *call) place(ctx context.Context, t store.Target, b pulp.Blob) error {
+	within := t.Repository.UpstreamName()
+	if c.manifests == nil || b.Inline || b.Location == within {
 		return nil
 	}
-	return c.Storage.Mount(ctx, b.Location, c.name, b.Digest)
+	return c.Storage.Mount(ctx, b.Location, within, b.Digest)
 }

@@ -56,8 +56,8 @@ type watched struct {
 // Read implements io.Reader.
 func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.idleReader.Read(p)
-	if w.seen.Len() <= maxRecentBlob {
-		w.seen.Write(p[:n])
+	if room := maxRecentBlob + 1 - w.seen.Len(); room > 0 { // with one more it is no small one
+		w.seen.Write(p[:min(n, room)])
 	}
 	return n, err
 }

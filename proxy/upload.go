@@ -53,7 +53,7 @@ func (c *call) takeWhole(t store.Target, text string) error {
 	if !validDigest(dgst) {
 		return digestInvalid(text)
 	}
-	u := &upload{call: c, row: store.Upload{RepositoryID: t.Repository.ID}}
+	u := &upload{call: c, row: store.Upload{RepositoryID: t.Repository.ID, Repository: t.Repository.Name}}
 	defer u.leave()
 	body := c.body()
 	if whole, err := u.takeAtOnce(body, dgst); whole {
@@ -97,6 +97,9 @@ func (c *call) openUpload() (*upload, error) {
 	}
 	return &upload{call: c, row: row, acked: row.Size}, nil
 }
+
+// within is the name under which the storage gets the bytes.
+func (u *upload) within() string { return pulp.UpstreamName(u.row.Repository, u.row.RepositoryID) }
 
 // leave gives the upload back.
 func (u *upload) leave() {
@@ -195,6 +198,9 @@ func (u *upload) takeAtOnce(body *idleReader, dgst digest.Digest) (bool, error) 
 		u.writer = nil
 		u.abandon()
 		return true, digestInvalid(string(dgst))
+	case errors.Is(err, storage.ErrNotFound): // the upstream has forgotten the upload
+		u.abandon()
+		return true, u.uploadUnknown()
 	case err != nil && body.failed != nil && !fault.Is(err, fault.Unavailable):
 		u.abandon()
 		return true, u.cutShort(err)
@@ -202,7 +208,7 @@ func (u *upload) takeAtOnce(body *idleReader, dgst digest.Digest) (bool, error) 
 		u.abandon()
 		return true, err
 	}
-	err = u.keep(pulp.Blob{Digest: dgst, Size: u.writer.Size(), Location: u.name})
+	err = u.keep(pulp.Blob{Digest: dgst, Size: u.writer.Size(), Location: u.within()})
 	if err == nil && u.writer.Size() == int64(from.seen.Len()) {
 		u.recent.keep(dgst, from.seen.Bytes())
 	}
@@ -320,13 +326,13 @@ func (u *upload) openWriter() error {
 		return nil
 	}
 	if u.row.StorageRef == "" {
-		u.writer, err = u.Storage.Create(ctx, u.name)
+		u.writer, err = u.Storage.Create(ctx, u.within())
 		return err
 	}
 	if u.writer = u.writers.take(u.row.ID, u.row.Epoch, u.row.Size); u.writer != nil {
 		return nil
 	}
-	u.writer, err = u.Storage.Resume(ctx, u.name, u.row.StorageRef, u.row.Size)
+	u.writer, err = u.Storage.Resume(ctx, u.within(), u.row.StorageRef, u.row.Size)
 	if errors.Is(err, storage.ErrNotFound) {
 		u.abandon()
 		return u.uploadUnknown()
@@ -385,7 +391,7 @@ func (u *upload) abandon() {
 	ctx := context.WithoutCancel(u.r.Context())
 	if u.writer == nil && u.row.StorageRef != "" && u.row.ID != "" {
 		if u.writer = u.writers.take(u.row.ID, u.row.Epoch, u.row.Size); u.writer == nil {
-			u.writer, _ = u.Storage.Resume(ctx, u.name, u.row.StorageRef, u.row.Size) // gone is as good as canceled
+			u.writer, _ = u.Storage.Resume(ctx, u.within(), u.row.StorageRef, u.row.Size) // gone is as good as canceled
 		}
 	}
 	if u.writer != nil {
@@ -408,7 +414,7 @@ func (u *upload) commit(dgst digest.Digest) error {
 			return err
 		}
 	}
-	b := pulp.Blob{Digest: dgst, Size: u.row.Size, Location: u.name}
+	b := pulp.Blob{Digest: dgst, Size: u.row.Size, Location: u.within()}
 	if u.writer == nil {
 		b.Inline, b.Data = true, u.row.Data
 		if dgst.Algorithm().FromBytes(b.Data) != dgst {

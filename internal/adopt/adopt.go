@@ -10,11 +10,12 @@ import (
 	"io"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/intake"
@@ -30,6 +31,7 @@ const (
 	maxNesting = 8       // lists in lists
 	maxConfig  = 4 << 20 // bytes of an image config
 	missKept   = 10 * time.Second
+	maxPull    = 5 * time.Minute // for what one pull adopts
 	maxMisses  = 10_000
 )
 
@@ -48,80 +50,124 @@ type Adopter struct {
 	Keep bool
 
 	mu     sync.Mutex
-	misses map[string]time.Time // what the upstream had not, when it was asked last
+	misses map[string]miss // by what the upstream was asked for
+	pulls  singleflight.Group
 }
 
-// hiddenPrefix begins the tags that keep manifests alive upstream. No tag here is ever one of them.
-const hiddenPrefix = "countersign-keep."
-
-// HiddenTag is the tag that keeps a manifest alive upstream.
-func HiddenTag(d digest.Digest) string {
-	hex := d.Encoded()
-	return hiddenPrefix + string(d.Algorithm()) + "-" + hex[:min(len(hex), 64)] // a tag has at most 128 characters
-}
-
-func hidden(tag string) bool { return strings.HasPrefix(tag, hiddenPrefix) }
-
-// Pulled adopts what somebody asks for by a tag or a digest, and says whether there is something. What the upstream has not is not asked for again for a while.
+// Pulled adopts what somebody asks for by a tag or a digest, and says whether there is something. Who asks for the same meanwhile waits for the same answer, and what the
+// upstream has not, or did not say, it is not asked for again for a while.
 func (a *Adopter) Pulled(ctx context.Context, who, name, reference string) (bool, error) {
 	key := name + " " + reference
-	if a.missed(key) {
-		return false, nil
+	if err, missed := a.missed(key); missed {
+		return false, err
+	}
+	pulled := a.pulls.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxPull)
+		defer cancel()
+		adopted, err := a.pull(ctx, who, name, reference)
+		if why, left := leftOut(err); left {
+			a.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.String("reference", reference), slog.String("why", why))
+			adopted, err = false, nil
+		}
+		if !adopted && (err == nil || errors.Is(err, storage.ErrAway)) {
+			a.miss(key, err)
+		}
+		return adopted, err
+	})
+	select {
+	case r := <-pulled:
+		adopted, _ := r.Val.(bool)
+		return adopted, r.Err
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}
+
+func (a *Adopter) pull(ctx context.Context, who, name, reference string) (bool, error) {
+	serial, ours, err := a.ours(ctx, name, reference)
+	if err != nil || ours {
+		return false, err
 	}
 	d, err := a.Upstream.Resolve(ctx, name, reference)
 	if errors.Is(err, storage.ErrNotFound) {
-		a.miss(key)
 		return false, nil
 	} else if err != nil {
 		return false, err
 	}
-	r, err := a.begin(ctx, who, name)
+	repo, err := a.target(ctx, who, name)
 	if fault.Is(err, fault.Conflict) { // the name is something else here
-		a.miss(key)
 		return false, nil
 	} else if err != nil {
 		return false, err
 	}
-	wanted := store.Adopted{RepositoryID: r.repo.ID}
+	r := &run{Adopter: a, repo: repo, why: notary.Reason{Who: who}, taken: map[digest.Digest]bool{}}
+	wanted := store.Adopted{RepositoryID: repo.ID}
 	if pulp.ValidTag(reference) {
-		here, err := a.Store.UpstreamTags(ctx, r.repo.ID)
-		if err != nil {
+		here, err := a.Store.UpstreamTags(ctx, repo.ID)
+		if err != nil || slices.Contains(here[reference].Stale, d) {
 			return false, err
 		}
-		known := here[reference]
-		if known.Here != "" || known.Dirty || slices.Contains(known.Stale, d) || hidden(reference) { // it is ours to say what it stands for
-			a.miss(key)
-			return false, nil
-		}
-		wanted.Tags = map[string]store.AdoptedTag{reference: {Digest: d, Serial: known.Serial}}
+		wanted.Tags = map[string]store.AdoptedTag{reference: {Digest: d, Serial: serial}}
 	} else {
 		wanted.Manifests = []digest.Digest{d}
 	}
 	if err := r.take(ctx, d, 0); err != nil {
-		if why, left := leftOut(err); left {
-			a.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.String("reference", reference), slog.String("why", why))
-			a.miss(key)
-			return false, nil
-		}
 		return false, err
 	}
 	_, err = r.commit(ctx, wanted)
 	return err == nil, err
 }
 
-func (a *Adopter) missed(key string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return time.Since(a.misses[key]) < missKept
+// ours says whether it is this registry's to say what a reference stands for: a tag that it has, or is about to write through, or a manifest that it has had and that
+// was removed. Of a tag it returns the serial.
+func (a *Adopter) ours(ctx context.Context, name, reference string) (serial int64, ours bool, err error) {
+	repo, err := a.Store.RepositoryByName(ctx, name)
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return 0, pulp.IsKeepTag(reference), nil
+	case err != nil || repo.RemoteID != "":
+		return 0, true, err
+	case !pulp.ValidTag(reference):
+		_, had, err := a.Store.HeldManifest(ctx, repo.ID, digest.Digest(reference))
+		return 0, had, err
+	}
+	here, err := a.Store.UpstreamTags(ctx, repo.ID)
+	known := here[reference]
+	return known.Serial, known.Here != "" || known.Dirty || pulp.IsKeepTag(reference), err
 }
 
-func (a *Adopter) miss(key string) {
+// miss is what came of asking the upstream in vain.
+type miss struct {
+	at  time.Time
+	err error // nil: it has not what it was asked for
+}
+
+func (a *Adopter) missed(key string) (err error, missed bool) { //nolint:revive // the error is the answer
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m, ok := a.misses[key]
+	return m.err, ok && time.Since(m.at) < missKept
+}
+
+func (a *Adopter) miss(key string, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.misses == nil || len(a.misses) >= maxMisses {
-		a.misses = map[string]time.Time{}
+		a.misses = map[string]miss{}
 	}
-	a.misses[key] = time.Now()
+	a.misses[key] = miss{time.Now(), err}
+}
+
+// target returns the repository of a name, which it makes where there is none.
+func (a *Adopter) target(ctx context.Context, who, name string) (pulp.Repository, error) {
+	if !pulp.ValidName(name) {
+		return pulp.Repository{}, fault.New(fault.Invalid, "%q is not the name of a repository.", name)
+	}
+	repo, made, err := a.Store.AdoptTarget(ctx, name, a.Type, a.Public)
+	if made && err == nil {
+		a.Log.InfoContext(ctx, "audit", slog.String("who", who), slog.String("action", "adopt repository"), slog.String("repository", name), slog.String("result", "done"))
+	}
+	return repo, err
 }
 
 // run is the adoption into one repository.
@@ -130,28 +176,11 @@ type run struct {
 	repo pulp.Repository
 	why  notary.Reason
 
+	silent atomic.Int64 // tags that the upstream gave no answer about
+
 	mu    sync.Mutex
 	taken map[digest.Digest]bool
 	drift []store.Drift
-}
-
-// begin returns the adoption into the repository of a name, which it makes where there is none.
-func (a *Adopter) begin(ctx context.Context, who, name string) (*run, error) {
-	if !pulp.ValidName(name) {
-		return nil, fault.New(fault.Invalid, "%q is not the name of a repository.", name)
-	}
-	repo, made, err := a.Store.AdoptTarget(ctx, name, a.Type, a.Public)
-	if err != nil {
-		return nil, err
-	}
-	if made {
-		a.Log.InfoContext(ctx, "audit", slog.String("who", who), slog.String("action", "adopt repository"), slog.String("repository", name), slog.String("result", "done"))
-	}
-	return a.of(repo, notary.Reason{Who: who}), nil
-}
-
-func (a *Adopter) of(repo pulp.Repository, why notary.Reason) *run {
-	return &run{Adopter: a, repo: repo, why: why, taken: map[digest.Digest]bool{}}
 }
 
 // commit makes the version. A repository that signs on push has it signed before it is seen.
@@ -220,7 +249,7 @@ func (r *run) take(ctx context.Context, d digest.Digest, depth int) error {
 
 func (r *run) fetch(ctx context.Context, d digest.Digest, have store.Have, m pulp.Manifest, depth int) (err error) {
 	if have == store.HaveNothing {
-		if m.Payload, m.MediaType, err = r.Upstream.GetManifest(ctx, r.repo.Name, string(d)); err != nil {
+		if m.Payload, m.MediaType, err = r.Upstream.GetManifest(ctx, r.repo.UpstreamName(), string(d)); err != nil {
 			return err
 		}
 	}
@@ -263,13 +292,13 @@ func (r *run) takeBlob(ctx context.Context, d digest.Digest) error {
 	case have == store.HaveVersion && !absent:
 		return nil
 	}
-	size, err := r.Blobs.Storage.Stat(ctx, r.repo.Name, d)
+	size, err := r.Blobs.Storage.Stat(ctx, r.repo.UpstreamName(), d)
 	if errors.Is(err, storage.ErrNotFound) {
 		return lostError{d}
 	} else if err != nil {
 		return err
 	}
-	b := pulp.Blob{Digest: d, Size: size, Location: r.repo.Name}
+	b := pulp.Blob{Digest: d, Size: size, Location: r.repo.UpstreamName()}
 	return r.Blobs.Record(ctx, b, func(ctx context.Context) error { return r.Store.FetchedBlob(ctx, r.repo.ID, "", b) }, nil)
 }
 
@@ -277,7 +306,7 @@ func (r *run) readConfig(ctx context.Context, m *pulp.Manifest) error {
 	if m.Config.Size > maxConfig {
 		return nil
 	}
-	content, err := r.Blobs.Open(ctx, pulp.Blob{Digest: m.Config.Digest, Size: m.Config.Size, Location: r.repo.Name})
+	content, err := r.Blobs.Open(ctx, pulp.Blob{Digest: m.Config.Digest, Size: m.Config.Size, Location: r.repo.UpstreamName()})
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,7 @@ type How struct {
 type Found struct {
 	Version *pulp.Version // that was made of what others have pushed; nil: none
 	Drift   []store.Drift // what differs now
+	Fresh   []store.Drift // of it what was not known before
 }
 
 // Names returns the names of the upstream's repositories that match a pattern: a name, or one with * for any characters, / among them. ErrUnsupported when it has to list its repositories
@@ -35,8 +36,8 @@ func (a *Adopter) Names(ctx context.Context, pattern string) ([]string, error) {
 	if !strings.Contains(pattern, "*") {
 		return []string{pattern}, nil
 	}
-	all, err := a.Upstream.Catalog(ctx)
-	if err != nil {
+	var all []string
+	if err := a.insist(ctx, func() (err error) { all, err = a.Upstream.Catalog(ctx); return err }); err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(name string) bool { return !Matches(pattern, name) || !pulp.ValidName(name) }), nil
@@ -65,43 +66,58 @@ func Matches(pattern, name string) bool {
 
 // Repository adopts all that the upstream has under a name. NotFound when it has nothing there; Conflict when the name is something else here.
 func (a *Adopter) Repository(ctx context.Context, why notary.Reason, name string) (Found, error) {
-	tags, err := a.Upstream.Tags(ctx, name)
+	var tags []string
+	err := a.insist(ctx, func() (err error) { tags, err = a.Upstream.Tags(ctx, name); return err })
 	if errors.Is(err, storage.ErrNotFound) {
 		return Found{}, fault.New(fault.NotFound, "The upstream has no repository %s.", name)
 	} else if err != nil {
 		return Found{}, err
 	}
-	r, err := a.begin(ctx, why.Who, name)
+	repo, err := a.target(ctx, why.Who, name)
 	if err != nil {
 		return Found{}, err
 	}
-	r.why = why
-	return r.compare(ctx, How{Follow: true}, tags)
+	return a.compare(ctx, why, repo, How{Follow: true}, func() ([]string, error) { return tags, nil })
 }
 
 // Compare holds a repository against the upstream and writes down in what they differ.
 func (a *Adopter) Compare(ctx context.Context, why notary.Reason, repo pulp.Repository, how How) (Found, error) {
-	tags, err := a.Upstream.Tags(ctx, repo.Name)
-	if err != nil && !errors.Is(err, storage.ErrNotFound) {
-		return Found{}, err
-	}
-	return a.of(repo, why).compare(ctx, how, tags)
+	return a.compare(ctx, why, repo, how, func() ([]string, error) {
+		var tags []string
+		err := a.insist(ctx, func() (err error) { tags, err = a.Upstream.Tags(ctx, repo.UpstreamName()); return err })
+		if errors.Is(err, storage.ErrNotFound) {
+			err = nil
+		}
+		return tags, err
+	})
 }
 
-func (r *run) compare(ctx context.Context, how How, tags []string) (Found, error) {
-	here, err := r.Store.UpstreamTags(ctx, r.repo.ID) // before the upstream is asked what they stand for
+func (a *Adopter) compare(ctx context.Context, why notary.Reason, repo pulp.Repository, how How, list func() ([]string, error)) (Found, error) {
+	here, err := a.Store.UpstreamTags(ctx, repo.ID) // before the upstream is asked for anything
 	if err != nil {
 		return Found{}, err
 	}
-	wanted := store.Adopted{RepositoryID: r.repo.ID, Tags: map[string]store.AdoptedTag{}}
-	there := map[string]bool{}
+	names, err := list()
+	if err != nil {
+		return Found{}, err
+	}
+	r := &run{Adopter: a, repo: repo, why: why, taken: map[digest.Digest]bool{}}
+	wanted := store.Adopted{RepositoryID: repo.ID, Tags: map[string]store.AdoptedTag{}}
+	for name, t := range here {
+		if t.Here != "" { // it may have gone upstream
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
 	group, working := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
-	for _, name := range tags {
-		if hidden(name) || !pulp.ValidTag(name) || there[name] || working.Err() != nil {
+	for _, name := range slices.Compact(names) {
+		if pulp.IsKeepTag(name) || !pulp.ValidTag(name) {
 			continue
 		}
-		there[name] = true
+		if working.Err() != nil {
+			break
+		}
 		known := here[name]
 		known.Name = name
 		group.Go(func() error {
@@ -117,26 +133,48 @@ func (r *run) compare(ctx context.Context, how How, tags []string) (Found, error
 	if err := group.Wait(); err != nil {
 		return Found{}, err
 	}
-	for name, t := range here {
-		if t.Here != "" && !there[name] && !t.Dirty {
-			r.differs("tag", name, t.Here, "", "It is gone upstream.")
-		}
-	}
 	if how.Deep {
 		if err := r.look(ctx); err != nil {
 			return Found{}, err
 		}
 	}
+	return r.conclude(ctx, how, here, wanted)
+}
+
+// conclude makes the version of what was found, and writes down what differs then.
+func (r *run) conclude(ctx context.Context, how How, before map[string]store.UpstreamTag, wanted store.Adopted) (Found, error) {
 	found := Found{}
+	var err error
 	if found.Version, err = r.commit(ctx, wanted); err != nil {
+		if r.Away(ctx, err) {
+			return Found{}, err
+		}
+		r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name), slog.Any("err", err))
+		for name, t := range wanted.Tags {
+			r.differs("tag", name, before[name].Here, t.Digest, "Somebody else has pushed it, and it cannot be adopted: "+Sentence(err))
+		}
+	} else if err := r.KeepAlive(ctx, r.repo.ID); err != nil { // of what others' pushes have taken the last tag from
 		return Found{}, err
 	}
-	if err := r.keepReplaced(ctx, here, wanted); err != nil {
+	now, err := r.Store.UpstreamTags(ctx, r.repo.ID)
+	if err != nil {
 		return Found{}, err
 	}
+	r.drift = slices.DeleteFunc(r.drift, func(d store.Drift) bool { // the upstream was asked in the middle of a change of ours
+		return d.Kind == "tag" && now[d.Name].Here != before[d.Name].Here
+	})
 	slices.SortFunc(r.drift, func(a, b store.Drift) int { return strings.Compare(a.Kind+" "+a.Name, b.Kind+" "+b.Name) })
 	found.Drift = r.drift
-	return found, r.Store.Compared(ctx, r.repo.ID, how.Deep, r.drift)
+	found.Fresh, err = r.Store.Compared(ctx, r.repo.ID, how.Deep, r.drift)
+	return found, err
+}
+
+// Sentence is what may be shown of an error.
+func Sentence(err error) string {
+	if e, ok := errors.AsType[*fault.Error](err); ok && e.Kind != fault.Internal {
+		return e.Msg
+	}
+	return "see the log."
 }
 
 func (r *run) differs(kind, name string, here, upstream digest.Digest, note string) {
@@ -145,81 +183,68 @@ func (r *run) differs(kind, name string, here, upstream digest.Digest, note stri
 	r.drift = append(r.drift, store.Drift{RepositoryID: r.repo.ID, Repository: r.repo.Name, Type: r.repo.Type, Kind: kind, Name: name, Here: here, Upstream: upstream, Note: note})
 }
 
-// compareTag finds out what a tag stands for upstream, and returns it when it is to be adopted, and is ready for that.
+// maxSilent is how many tags the upstream may give no answer about before the comparison of their repository is given up.
+const maxSilent = 20
+
+// compareTag finds out what a tag stands for upstream, and returns it when it is to be adopted, and is ready for that. What is wrong with one tag is told, and ends nothing.
 func (r *run) compareTag(ctx context.Context, how How, t store.UpstreamTag) (digest.Digest, error) {
 	if t.Dirty { // ours is on its way there
+		if t.Attempts > 1 {
+			r.differs("tag", t.Name, t.Here, "", "It waits to be written through; the upstream has not taken it so far, and the log says why.")
+		}
 		return "", nil
 	}
-	d, err := r.Upstream.Resolve(ctx, r.repo.Name, t.Name)
+	var d digest.Digest
+	var take bool
+	err := r.insist(ctx, func() (err error) { d, take, err = r.judgeTag(ctx, how, t); return err })
+	switch {
+	case err == nil && take:
+		return d, nil
+	case err == nil:
+		return "", nil
+	case r.Away(ctx, err) || r.silent.Add(1) > maxSilent:
+		return "", err
+	}
+	r.Log.WarnContext(ctx, "tag not compared with the upstream", slog.String("repository", r.repo.Name), slog.String("tag", t.Name), slog.Any("err", err))
+	r.differs("tag", t.Name, t.Here, d, "The upstream does not give it: "+Sentence(err))
+	return "", nil
+}
+
+// judgeTag asks for a tag and says whether it is to be adopted.
+func (r *run) judgeTag(ctx context.Context, how How, t store.UpstreamTag) (d digest.Digest, take bool, err error) {
+	d, err = r.Upstream.Resolve(ctx, r.repo.UpstreamName(), t.Name)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		if t.Here != "" {
 			r.differs("tag", t.Name, t.Here, "", "It is gone upstream.")
 		}
-		return "", nil
+		return "", false, nil
 	case err != nil:
-		return "", err
+		return "", false, err
 	case d == t.Here:
 		if t.Written != d {
-			return "", r.Store.SettleTag(ctx, r.repo.ID, t)
+			return d, false, r.Store.SettleTag(ctx, r.repo.ID, t)
 		}
-		return "", nil
+		return d, false, nil
 	case t.Here == "" && slices.Contains(t.Stale, d):
 		r.differs("tag", t.Name, "", d, "It was deleted here; the upstream keeps it.")
-		return "", nil
+		return d, false, nil
 	case slices.Contains(t.Stale, d):
 		r.differs("tag", t.Name, t.Here, d, "An older write of ours arrived late; it is written again.")
-		return "", r.Store.RewriteTag(ctx, r.repo.ID, t.Name)
+		return d, false, r.Store.RewriteTag(ctx, r.repo.ID, t.Name)
 	case r.repo.RemoteID != "":
 		r.differs("tag", t.Name, t.Here, d, "Somebody else has pushed it; what a mirror holds its remote says.")
-		return "", nil
+		return d, false, nil
 	case !how.Follow:
 		r.differs("tag", t.Name, t.Here, d, "Somebody else has pushed it.")
-		return "", nil
+		return d, false, nil
 	}
 	err = r.take(ctx, d, 0)
 	if why, left := leftOut(err); left {
 		r.differs("tag", t.Name, t.Here, d, "Somebody else has pushed it, and it cannot be adopted: "+why)
-		return "", nil
+		return d, false, nil
 	}
-	return d, err
-}
-
-// keepReplaced keeps what others' pushes have taken the last tag from.
-func (r *run) keepReplaced(ctx context.Context, here map[string]store.UpstreamTag, wanted store.Adopted) error {
-	if !r.Keep {
-		return nil
-	}
-	for name := range wanted.Tags {
-		if before := here[name].Here; before != "" {
-			if err := r.KeepAlive(ctx, r.repo, before); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// KeepAlive has a hidden tag keep a manifest alive upstream, if a version of the repository holds it. What has gone there is put back; what cannot be, because its blobs have
-// gone too, is given up.
-func (a *Adopter) KeepAlive(ctx context.Context, repo pulp.Repository, d digest.Digest) error {
-	err := a.keepAlive(ctx, repo, d)
-	if fault.Is(err, fault.Invalid) {
-		a.Log.WarnContext(ctx, "the upstream has lost what an older version holds", slog.String("repository", repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
-		return nil
-	}
-	return err
-}
-
-func (a *Adopter) keepAlive(ctx context.Context, repo pulp.Repository, d digest.Digest) error {
-	m, held, err := a.Store.HeldManifest(ctx, repo.ID, d)
-	if err != nil || !held {
-		return err
-	}
-	if err := a.Upstream.PutManifest(ctx, repo.Name, HiddenTag(d), m.MediaType, m.Payload); err != nil {
-		return err
-	}
-	return a.Store.KeptManifest(ctx, repo.ID, d)
+	return d, err == nil, err
 }
 
 // look asks the upstream for everything that any version of the repository holds.
@@ -236,7 +261,7 @@ func (r *run) look(ctx context.Context) error {
 	group.SetLimit(parallel)
 	for _, d := range blobs {
 		group.Go(func() error {
-			_, err := r.Blobs.Storage.Stat(working, r.repo.Name, d)
+			err := r.insist(working, func() error { _, err := r.Blobs.Storage.Stat(working, r.repo.UpstreamName(), d); return err })
 			if errors.Is(err, storage.ErrNotFound) {
 				r.differs("blob", string(d), d, "", "The upstream has lost it.")
 				return nil
@@ -246,7 +271,7 @@ func (r *run) look(ctx context.Context) error {
 	}
 	for _, d := range manifests {
 		group.Go(func() error {
-			_, err := r.Upstream.Resolve(working, r.repo.Name, string(d))
+			err := r.insist(working, func() error { _, err := r.Upstream.Resolve(working, r.repo.UpstreamName(), string(d)); return err })
 			if errors.Is(err, storage.ErrNotFound) {
 				r.differs("manifest", string(d), d, "", r.putBack(working, d))
 				return nil
@@ -262,9 +287,12 @@ func (r *run) putBack(ctx context.Context, d digest.Digest) string {
 	if !r.Keep {
 		return "The upstream has removed it; pulls by it through here go on as long as its blobs are there."
 	}
-	if err := r.keepAlive(ctx, r.repo, d); err != nil {
+	if err := r.Put(ctx, r.repo, pulp.KeepTag(d), d); err != nil {
 		r.Log.WarnContext(ctx, "manifest not put back upstream", slog.String("repository", r.repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
 		return "The upstream has removed it, and does not take it back."
+	}
+	if err := r.Store.KeptManifest(ctx, r.repo.ID, d); err != nil {
+		return "The upstream had removed it; it has been put back for now."
 	}
 	return "The upstream had removed it; it has been put back."
 }

@@ -57,6 +57,9 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 			return nil, fault.New(fault.Unavailable, "The remote repository has more than %d tags.", maxTags)
 		}
 		for _, name := range page.Tags {
+			if pulp.IsKeepTag(name) { // of a server like this one, in front of that remote
+				continue
+			}
 			if !pulp.ValidTag(name) {
 				if bad++; bad > namesLogged {
 					continue

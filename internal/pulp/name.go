@@ -3,6 +3,8 @@ package pulp
 import (
 	"regexp"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // MaxNameLength is how long a repository name or base path may be, in bytes (contract 2.7).
@@ -31,6 +33,29 @@ func NamespaceOf(name string) string {
 	namespace, _, _ := strings.Cut(name, "/")
 	return namespace
 }
+
+// UpstreamName is the name under which a repository lies in an upstream registry: its own or, where no registry takes that as a name, one that is made of its id.
+func UpstreamName(name, id string) string {
+	if ValidName(name) {
+		return name
+	}
+	return "countersign/" + id
+}
+
+// UpstreamName is the name under which the repository lies in an upstream registry.
+func (r Repository) UpstreamName() string { return UpstreamName(r.Name, r.ID) }
+
+// keepTagPrefix begins the tags that keep manifests alive in an upstream registry.
+const keepTagPrefix = "countersign-keep."
+
+// KeepTag is the tag that keeps a manifest alive in an upstream registry.
+func KeepTag(d digest.Digest) string {
+	hex := d.Encoded()
+	return keepTagPrefix + string(d.Algorithm()) + "-" + hex[:min(len(hex), 64)] // a tag has at most 128 characters
+}
+
+// IsKeepTag says whether a tag is one of those. No repository here has such a tag.
+func IsKeepTag(tag string) bool { return strings.HasPrefix(tag, keepTagPrefix) }
 
 // IsCompanionTag says whether a tag is one under which cosign keeps signatures, attestations or SBOMs of another
 // manifest. Such tags are never signed (contract 5.4 step 2, appendix A).

@@ -19,17 +19,19 @@ type UpstreamTag struct {
 	Written digest.Digest   // what we last wrote upstream; empty: nothing
 	Stale   []digest.Digest // what the upstream may show though it is ours no more
 	Dirty   bool            // it is about to be written through
-	Serial  int64           // counts its changes here; 0 for one that never had any
+	// Attempts is how often that was begun since it changed.
+	Attempts int
+	Serial   int64 // counts its changes here; 0 for one that never had any
 }
 
 // UpstreamTags returns the tags that a repository has or has written through, by name.
 func (s *Store) UpstreamTags(ctx context.Context, repositoryID string) (map[string]UpstreamTag, error) {
 	all, err := collect(ctx, s.read, func(row scanner) (UpstreamTag, error) {
 		var t UpstreamTag
-		err := row.Scan(&t.Name, &t.Here, &t.Written, &t.Dirty, &t.Serial)
+		err := row.Scan(&t.Name, &t.Here, &t.Written, &t.Dirty, &t.Attempts, &t.Serial)
 		return t, err
 	}, `
-		SELECT n.name, COALESCE(m.digest, ''), COALESCE(u.written_digest, ''), COALESCE(u.dirty, FALSE), COALESCE(u.serial, 0)
+		SELECT n.name, COALESCE(m.digest, ''), COALESCE(u.written_digest, ''), COALESCE(u.dirty, FALSE), COALESCE(u.attempts, 0), COALESCE(u.serial, 0)
 		  FROM (SELECT key AS name FROM repository_content WHERE repository_id = $1 AND kind = $2 AND version_removed IS NULL
 		        UNION SELECT name FROM upstream_tag WHERE repository_id = $1) n
 		  LEFT JOIN repository_content c ON c.repository_id = $1 AND c.kind = $2 AND c.key = n.name AND c.version_removed IS NULL
@@ -95,7 +97,7 @@ func (s *Store) CommitAdopted(ctx context.Context, a Adopted) (*pulp.Version, er
 				ON CONFLICT (repository_id, name) DO UPDATE SET written_digest = excluded.written_digest, dirty = FALSE`, a.RepositoryID, name, d); err != nil {
 				return err
 			}
-			if _, err := t.exec(`DELETE FROM upstream_stale WHERE repository_id = $1 AND name = $2`, a.RepositoryID, name); err != nil {
+			if err := t.dropStale(a.RepositoryID, name, string(d)); err != nil {
 				return err
 			}
 		}
@@ -172,12 +174,35 @@ type Drift struct {
 }
 
 // Compared writes down in what the upstream differs from a repository, in the place of what was found before: of all of it when the comparison was deep, else of tags.
-func (s *Store) Compared(ctx context.Context, repositoryID string, deep bool, found []Drift) error {
-	return s.inTx(ctx, func(t *tx) error {
-		if _, err := t.exec(`DELETE FROM upstream_drift WHERE repository_id = $1 AND (kind = 'tag' OR $2)`, repositoryID, deep); err != nil {
+// It returns what was not known before; what was keeps the time when it was found.
+func (s *Store) Compared(ctx context.Context, repositoryID string, deep bool, found []Drift) (fresh []Drift, err error) {
+	err = s.inTx(ctx, func(t *tx) error {
+		before, err := collect(t.ctx, t, func(row scanner) (Drift, error) {
+			var d Drift
+			return d, row.Scan(&d.Kind, &d.Name, &d.Here, &d.Upstream, &d.Note)
+		}, `SELECT kind, name, here, upstream, note FROM upstream_drift WHERE repository_id = $1 AND (kind = 'tag' OR $2)`, repositoryID, deep)
+		if err != nil {
 			return err
 		}
+		known := make(map[Drift]bool, len(before))
+		for _, d := range before {
+			known[d] = true
+		}
+		fresh = nil
 		for _, d := range found {
+			plain := Drift{Kind: d.Kind, Name: d.Name, Here: d.Here, Upstream: d.Upstream, Note: d.Note}
+			if known[plain] {
+				delete(known, plain)
+			} else {
+				fresh = append(fresh, d)
+			}
+		}
+		for d := range known {
+			if _, err := t.exec(`DELETE FROM upstream_drift WHERE repository_id = $1 AND kind = $2 AND name = $3`, repositoryID, d.Kind, d.Name); err != nil {
+				return err
+			}
+		}
+		for _, d := range fresh {
 			if _, err := t.exec(`
 				INSERT INTO upstream_drift (repository_id, kind, name, here, upstream, note, found)
 				SELECT id, CAST($2 AS TEXT), CAST($3 AS TEXT), CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS TEXT), CAST($7 AS BIGINT) FROM repository WHERE id = $1
@@ -187,6 +212,7 @@ func (s *Store) Compared(ctx context.Context, repositoryID string, deep bool, fo
 		}
 		return nil
 	})
+	return fresh, err
 }
 
 // HadTurn notes that a repository had its turn to be compared, whatever came of it.
@@ -272,13 +298,50 @@ type Kept struct {
 	Digest                   digest.Digest
 }
 
+// Unkept returns manifests that versions hold and that nothing keeps alive upstream: no tag there stands for one of them, nor for a list with it, and no hidden tag; of all
+// repositories, or of the one with this id. At most limit.
+func (s *Store) Unkept(ctx context.Context, repositoryID string, limit int) ([]Kept, error) {
+	return collect(ctx, s.read, scanKept, `
+		SELECT DISTINCT h.repository_id, r.name, h.key FROM repository_content h JOIN repository r ON r.id = h.repository_id
+		 WHERE h.kind = $1 AND (h.repository_id = $2 OR $2 = '')
+		   AND NOT EXISTS (SELECT 1 FROM upstream_keep k WHERE k.repository_id = h.repository_id AND k.digest = h.key)
+		   AND NOT EXISTS (SELECT 1 FROM tag t JOIN repository_content c ON c.content_id = t.id AND c.repository_id = h.repository_id AND c.kind = $3 AND c.version_removed IS NULL
+		                    WHERE t.manifest_id = h.content_id)
+		   AND NOT EXISTS (SELECT 1 FROM manifest_child e JOIN repository_content l ON l.content_id = e.manifest_id AND l.repository_id = h.repository_id AND l.kind = $1
+		                    WHERE e.digest = h.key)
+		 LIMIT $4`, pulp.KindManifest, repositoryID, pulp.KindTag, limit)
+}
+
+func scanKept(row scanner) (Kept, error) {
+	var k Kept
+	err := row.Scan(&k.RepositoryID, &k.Repository, &k.Digest)
+	return k, err
+}
+
+// Elsewhere is what a manifest names and what may not lie upstream under its repository's name yet.
+type Elsewhere struct {
+	Blobs    []pulp.Blob     // that lie under other names
+	Children []digest.Digest // manifests that the repository holds
+}
+
+// Elsewhere returns what a manifest of a repository names that is not known to lie upstream under within.
+func (s *Store) Elsewhere(ctx context.Context, repositoryID string, d digest.Digest, within string) (e Elsewhere, err error) {
+	e.Blobs, err = collect(ctx, s.read, scanBlob, `
+		SELECT DISTINCT `+blobColumns+` FROM manifest m JOIN manifest_blob mb ON mb.manifest_id = m.id JOIN blob b ON b.digest = mb.digest
+		  JOIN repository_content c ON c.repository_id = $2 AND c.kind = $3 AND c.key = mb.digest
+		 WHERE m.digest = $1 AND b.data IS NULL AND NOT b.absent AND b.location <> $4`, d, repositoryID, pulp.KindBlob, within)
+	if err != nil {
+		return e, err
+	}
+	e.Children, err = collect(ctx, s.read, scanDigest, `
+		SELECT DISTINCT e.digest FROM manifest m JOIN manifest_child e ON e.manifest_id = m.id
+		  JOIN repository_content c ON c.repository_id = $2 AND c.kind = $3 AND c.key = e.digest WHERE m.digest = $1`, d, repositoryID, pulp.KindManifest)
+	return e, err
+}
+
 // NeedlesslyKept returns manifests that a hidden tag keeps alive upstream and no version holds any more, at most limit.
 func (s *Store) NeedlesslyKept(ctx context.Context, limit int) ([]Kept, error) {
-	return collect(ctx, s.read, func(row scanner) (Kept, error) {
-		var k Kept
-		err := row.Scan(&k.RepositoryID, &k.Repository, &k.Digest)
-		return k, err
-	}, `
+	return collect(ctx, s.read, scanKept, `
 		SELECT k.repository_id, r.name, k.digest FROM upstream_keep k JOIN repository r ON r.id = k.repository_id
 		 WHERE NOT EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = k.repository_id AND c.kind = $1 AND c.key = k.digest) LIMIT $2`, pulp.KindManifest, limit)
 }

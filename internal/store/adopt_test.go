@@ -2,6 +2,7 @@ package store
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -158,6 +159,154 @@ func TestKept(t *testing.T) {
 	}
 }
 
+// TestUnkept finds what only older versions hold, and nothing that a tag or a list keeps.
+func TestUnkept(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	id, other := target(t, s, "acme/app").Repository.ID, target(t, s, "acme/other").Repository.ID
+	amd, _ := pushImage(t, s, id, "amd64")
+	arm, _ := pushImage(t, s, id, "arm64")
+	list := index(amd, arm)
+	if _, err := s.PutManifest(t.Context(), PutManifest{RepositoryID: id, Manifest: list, Tags: []string{"multi"}}); err != nil {
+		t.Fatal(err)
+	}
+	pushImage(t, s, id, "tagged", "v1")
+	replaced, _ := pushImage(t, s, other, "old", "v1")
+	pushImage(t, s, other, "new", "v1")
+	find := func(repositoryID string, want ...digest.Digest) []Kept {
+		t.Helper()
+		found, err := s.Unkept(t.Context(), repositoryID, 10)
+		if err != nil || len(found) != len(want) {
+			t.Fatalf("Unkept = %v, %v, want %v", found, err, want)
+		}
+		for i, k := range found {
+			if k.Digest != want[i] {
+				t.Errorf("%d is %v, want %v", i, k, want[i])
+			}
+		}
+		return found
+	}
+	find(id)
+	find("", replaced.Digest)
+	old := find(other, replaced.Digest)
+	if old[0].Repository != "acme/other" || old[0].RepositoryID != other {
+		t.Errorf("Unkept = %+v", old)
+	}
+	if _, err := s.DeleteTag(t.Context(), id, "multi", nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range find(id, list.Digest) {
+		if err := s.KeptManifest(t.Context(), id, k.Digest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	find(id)
+}
+
+// TestElsewhere finds what a manifest names that lies upstream under another name, in what the repository itself holds.
+func TestElsewhere(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	from, to := target(t, s, "acme/app").Repository.ID, target(t, s, "acme/copy").Repository.ID
+	adopted := func(repositoryID, text, tag string) digest.Digest {
+		t.Helper()
+		d := fetchImage(t, s, repositoryID, text)
+		if _, err := s.CommitAdopted(t.Context(), Adopted{RepositoryID: repositoryID, Tags: map[string]AdoptedTag{tag: {Digest: d}}}); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	d := adopted(from, "one", "v1")
+	if e, err := s.Elsewhere(t.Context(), from, d, "acme/app"); err != nil || len(e.Blobs)+len(e.Children) != 0 {
+		t.Errorf("under its own name: %+v, %v", e, err)
+	}
+	if e, err := s.Elsewhere(t.Context(), to, d, "acme/copy"); err != nil || len(e.Blobs) != 0 {
+		t.Errorf("of what the repository has not: %+v, %v", e, err)
+	}
+	adopted(to, "one", "v1")
+	if e, err := s.Elsewhere(t.Context(), to, d, "acme/copy"); err != nil || len(e.Blobs) != 2 || e.Blobs[0].Location != "acme/app" {
+		t.Errorf("under another name: %+v, %v", e, err)
+	}
+	blob := digest.FromString("layer one")
+	if err := s.MoveBlob(t.Context(), blob, "acme/app", "acme/copy"); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := s.Elsewhere(t.Context(), to, d, "acme/copy"); err != nil || len(e.Blobs) != 1 {
+		t.Errorf("after one was moved: %+v, %v", e, err)
+	}
+	// A push of it to the first name brings it there again.
+	if err := s.CommitBlob(t.Context(), from, pulp.Blob{Digest: blob, Size: 9, Location: "acme/app"}, "", 0); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := s.Blob(t.Context(), blob); err != nil || b.Location != "acme/app" {
+		t.Errorf("after a push it lies under %s, %v", b.Location, err)
+	}
+	amd, _ := pushImage(t, s, to, "amd64")
+	list := index(amd, pulp.Manifest{Digest: d, MediaType: pulp.OCIManifest}, pulp.Manifest{Digest: digest.FromString("absent"), MediaType: pulp.OCIManifest})
+	if _, err := s.PutManifest(t.Context(), PutManifest{RepositoryID: to, Manifest: list, Tags: []string{"multi"}}); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := s.Elsewhere(t.Context(), to, list.Digest, "acme/copy"); err != nil || len(e.Children) != 2 {
+		t.Errorf("of a list: %+v, %v", e, err)
+	}
+}
+
+// TestLateWrites knows for ours what was about to be written and may arrive late, until it is sure to have arrived.
+func TestLateWrites(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	s.KeepOutbox()
+	id := target(t, s, "acme/app").Repository.ID
+	writing := func() OutboxTag {
+		t.Helper()
+		due, err := s.OutboxTags(t.Context(), 10)
+		if err != nil || len(due) != 1 {
+			t.Fatalf("OutboxTags = %v, %v", due, err)
+		}
+		if err := s.WritingTags(t.Context(), due); err != nil {
+			t.Fatal(err)
+		}
+		return due[0]
+	}
+	stale := func(want ...digest.Digest) {
+		t.Helper()
+		got := upstreamTag(t, s, id, "v1").Stale
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("what may be shown of v1 is %v, want %v", got, want)
+		}
+	}
+	one, _ := pushImage(t, s, id, "one", "v1")
+	first := writing()
+	stale(one.Digest)
+	if err := s.WroteTag(t.Context(), first, ""); err != nil {
+		t.Fatal(err)
+	}
+	stale()
+	two, _ := pushImage(t, s, id, "two", "v1")
+	lost := writing() // and the process ends
+	three, _ := pushImage(t, s, id, "three", "v1")
+	if err := s.PutOffTag(t.Context(), lost, time.Hour); err != nil { // of what has changed since
+		t.Fatal(err)
+	}
+	if err := s.WroteTag(t.Context(), writing(), ""); err != nil {
+		t.Fatal(err)
+	}
+	stale(two.Digest)
+	if got := upstreamTag(t, s, id, "v1"); got.Written != three.Digest || got.Dirty || got.Attempts != 0 {
+		t.Errorf("v1 is %+v", got)
+	}
+	four, _ := pushImage(t, s, id, "four", "v1")
+	if err := s.PutOffTag(t.Context(), writing(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.WroteTag(t.Context(), writing(), ""); err != nil { // the second attempt: the first may still arrive
+		t.Fatal(err)
+	}
+	stale(two.Digest, four.Digest)
+}
+
 // TestDrift replaces what was found before, and knows what was compared when.
 func TestDrift(t *testing.T) {
 	t.Parallel()
@@ -166,9 +315,10 @@ func TestDrift(t *testing.T) {
 	if due, err := s.LeastCompared(t.Context(), time.Now(), 10); err != nil || len(due) != 2 {
 		t.Fatalf("LeastCompared = %v, %v", due, err)
 	}
-	for range 2 {
-		if err := s.Compared(t.Context(), a.ID, true, []Drift{{Kind: "tag", Name: "v1", Here: "sha256:aa"}, {Kind: "blob", Name: "sha256:bb"}}); err != nil {
-			t.Fatal(err)
+	for _, want := range []int{2, 0} { // what is known already is not told as new
+		fresh, err := s.Compared(t.Context(), a.ID, true, []Drift{{Kind: "tag", Name: "v1", Here: "sha256:aa"}, {Kind: "blob", Name: "sha256:bb"}})
+		if err != nil || len(fresh) != want {
+			t.Fatalf("%d are new, %v, want %d", len(fresh), err, want)
 		}
 	}
 	found, count, err := s.Drifts(t.Context(), 1, 1)
@@ -184,13 +334,13 @@ func TestDrift(t *testing.T) {
 	if _, count, err := s.Drifts(t.Context(), 10, 0); err != nil || count != 2 {
 		t.Errorf("%d differences are left, %v", count, err)
 	}
-	if err := s.Compared(t.Context(), a.ID, false, nil); err != nil {
+	if _, err := s.Compared(t.Context(), a.ID, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	if found, count, err := s.Drifts(t.Context(), 10, 0); err != nil || count != 1 || found[0].Kind != "blob" {
 		t.Errorf("a look at the tags leaves %v, %v; want what only a deep one sees", found, err)
 	}
-	if err := s.Compared(t.Context(), a.ID, true, nil); err != nil {
+	if _, err := s.Compared(t.Context(), a.ID, true, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, count, err := s.Drifts(t.Context(), 10, 0); err != nil || count != 0 {

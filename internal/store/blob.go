@@ -58,6 +58,14 @@ func (s *Store) CommitBlob(ctx context.Context, repositoryID string, b pulp.Blob
 	})
 }
 
+// MoveBlob notes that the bytes of a blob lie under another name upstream than they did.
+func (s *Store) MoveBlob(ctx context.Context, d digest.Digest, from, to string) error {
+	return s.inTx(ctx, func(t *tx) error {
+		_, err := t.exec(`UPDATE blob SET location = $3, updated = $4 WHERE digest = $1 AND location = $2`, d, from, to, t.now)
+		return err
+	})
+}
+
 // blobIn returns a blob as a repository has it: absent, with the size that it claims, when it has a remote's word alone.
 func (s *Store) blobIn(ctx context.Context, repositoryID, id string) (pulp.Blob, error) {
 	var claimed bool
@@ -84,7 +92,7 @@ func (w withMore) Scan(dests ...any) error { return w.row.Scan(append(dests, w.m
 // putBlob stores a blob's row unless it is there and returns its id. The bytes of one that was absent have come, unless b is absent too.
 func (t *tx) putBlob(b pulp.Blob) (string, error) {
 	var id string
-	var deleting, absent bool
+	var deleting, absent, elsewhere bool
 	var data any
 	if b.Inline {
 		data = append([]byte{}, b.Data...)
@@ -92,12 +100,15 @@ func (t *tx) putBlob(b pulp.Blob) (string, error) {
 	if err := t.refers(); err != nil {
 		return "", err
 	}
-	err := t.row(`SELECT id, deleting, absent FROM blob WHERE digest = $1`, b.Digest).Scan(&id, &deleting, &absent)
+	err := t.row(`SELECT id, deleting, absent, data IS NULL AND location <> $2 FROM blob WHERE digest = $1`, b.Digest, b.Location).Scan(&id, &deleting, &absent, &elsewhere)
 	switch {
 	case err == nil && deleting:
 		return "", ErrDeleting
 	case err == nil && absent && !b.Absent:
 		_, err = t.exec(`UPDATE blob SET absent = FALSE, size = $2, data = $3, location = $4, updated = $5 WHERE id = $1`, id, b.Size, data, b.Location, t.now)
+		return id, err
+	case err == nil && elsewhere && !b.Absent && !b.Inline: // there it is sure to be now
+		_, err = t.exec(`UPDATE blob SET location = $2, updated = $3 WHERE id = $1`, id, b.Location, t.now)
 		return id, err
 	case err == nil:
 		return id, nil

@@ -199,13 +199,19 @@ func refused(what string, res *http.Response, body io.Reader) error {
 	if message != "" {
 		cause = fmt.Errorf("%s: %.300q", why, message)
 	}
-	switch res.StatusCode {
-	case http.StatusUnauthorized, http.StatusForbidden:
+	kind := fault.Unavailable
+	reads := res.Request == nil || res.Request.Method == http.MethodGet || res.Request.Method == http.MethodHead
+	switch s := res.StatusCode; {
+	case s == http.StatusUnauthorized, s == http.StatusForbidden && reads:
 		return fault.Wrap(fault.Unavailable, cause, "The upstream registry refuses this server's credentials.")
-	case http.StatusBadRequest:
-		return fault.Wrap(fault.Invalid, cause, "The upstream registry refuses %s: %s.", what, why)
+	case s == http.StatusBadRequest:
+		kind = fault.Invalid
+	case s == http.StatusRequestEntityTooLarge:
+		kind = fault.TooLarge
+	case !reads && (s == http.StatusForbidden || s == http.StatusConflict || s == http.StatusPreconditionFailed): // a quota, a rule of names, an immutable tag
+		kind = fault.Conflict
 	}
-	return fault.Wrap(fault.Unavailable, cause, "The upstream registry refuses %s: %s.", what, why)
+	return fault.Wrap(kind, cause, "The upstream registry refuses %s: %s.", what, why)
 }
 
 // drain ends an answer so that its connection can be used again.

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/bearer"
+	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -219,10 +220,13 @@ func (u *upload) put(ctx context.Context, at *url.URL, last *source, dgst digest
 		return storage.ErrNotFound
 	case res.StatusCode == http.StatusBadRequest:
 		code, _ := reason(res.Body)
-		if dgst.Algorithm() != digest.SHA256 && code != "DIGEST_INVALID" {
+		switch {
+		case dgst.Algorithm() != digest.SHA256 && code != "DIGEST_INVALID":
 			return errors.Join(storage.ErrUnsupported, u.Cancel(ctx))
+		case code == "DIGEST_INVALID" || code == "":
+			return errors.Join(storage.ErrDigest, u.Cancel(ctx))
 		}
-		return errors.Join(storage.ErrDigest, u.Cancel(ctx))
+		return errors.Join(fault.New(fault.Invalid, "The upstream registry refuses a blob: %s.", code), u.Cancel(ctx))
 	}
 	return refused("a blob", res, res.Body)
 }

@@ -27,30 +27,35 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 	names, err := o.Adopter.Names(ctx, args.Pattern)
 	if errors.Is(err, storage.ErrUnsupported) {
 		return fault.New(fault.Invalid, "The upstream does not list its repositories: name them one by one.")
-	} else if err != nil {
+	} else if err != nil && o.Adopter.Away(ctx, err) {
 		return waits(err)
+	} else if err != nil {
+		return err
 	}
 	if len(names) == 0 {
 		return fault.New(fault.NotFound, "The upstream has no repository that matches %q.", args.Pattern)
 	}
 	report := r.Report("adopt.repositories", "Adopting repositories", len(names))
 	var made store.Outcome
-	var refused error
+	refused := map[string]string{} // and why, by name
 	for _, name := range names {
 		found, err := o.Adopter.Repository(ctx, o.reason(ctx, r), name)
-		if fault.Is(err, fault.Conflict) || fault.Is(err, fault.NotFound) || fault.Is(err, fault.Invalid) {
-			o.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.Any("err", err))
-			refused = err
-		} else if err != nil {
+		if err != nil && o.Adopter.Away(ctx, err) {
 			return waits(err)
+		} else if err != nil {
+			o.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.Any("err", err))
+			if len(names) == 1 {
+				return err
+			}
+			refused[name] = adopt.Sentence(err)
 		}
 		if found.Version != nil {
 			made.Created = append(made.Created, store.CreatedVersion(*found.Version))
 		}
 		report.Add(1)
 	}
-	if refused != nil && len(names) == 1 {
-		return refused
+	if len(refused) > 0 {
+		made.Result = map[string]any{"not_adopted": refused}
 	}
 	made.Progress = r.Finished()
 	return o.Store.CompleteTask(ctx, r.Claim, made)
@@ -78,8 +83,13 @@ func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareAr
 	found := r.Report("compare.differences", "Differences", -1)
 	for _, repo := range repos {
 		got, err := o.Adopter.Compare(ctx, o.reason(ctx, r), repo, adopt.How{Deep: args.Deep})
-		if err != nil && !fault.Is(err, fault.NotFound) { // it may have been removed meanwhile
+		if err != nil && o.Adopter.Away(ctx, err) {
 			return waits(err)
+		} else if err != nil { // it may have been removed meanwhile
+			o.Log.WarnContext(ctx, "repository not compared with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))
+			if len(repos) == 1 {
+				return err
+			}
 		}
 		report.Add(1)
 		found.Add(len(got.Drift))
@@ -151,16 +161,16 @@ func (c Comparer) round(ctx context.Context) error {
 
 // compare compares one repository. What is wrong with it alone does not stop the others.
 func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
-	found, err := c.Adopter.Compare(ctx, notary.Reason{}, repo, adopt.How{Follow: c.Follow})
+	found, err := c.Adopter.Compare(ctx, notary.Reason{Who: "comparison"}, repo, adopt.How{Follow: c.Follow})
 	switch {
 	case err == nil:
 		err = c.Store.HadTurn(ctx, repo.ID)
-		for _, d := range found.Drift {
+		for _, d := range found.Fresh {
 			c.Log.WarnContext(ctx, "the upstream differs", slog.String("repository", repo.Name), slog.String("kind", d.Kind), slog.String("name", d.Name),
 				slog.String("here", string(d.Here)), slog.String("upstream", string(d.Upstream)), slog.String("note", d.Note))
 		}
 		return err
-	case errors.Is(err, storage.ErrAway), store.Away(err), ctx.Err() != nil:
+	case c.Adopter.Away(ctx, err):
 		return err
 	}
 	c.Log.WarnContext(ctx, "repository not compared with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))

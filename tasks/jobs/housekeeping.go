@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 )
@@ -88,7 +89,7 @@ func (h Housekeeper) uploads(ctx context.Context, before time.Time) error {
 			if u.StorageRef == "" {
 				continue
 			}
-			up, resumeErr := h.Storage.Resume(ctx, u.Repository, u.StorageRef, u.Size)
+			up, resumeErr := h.Storage.Resume(ctx, pulp.UpstreamName(u.Repository, u.RepositoryID), u.StorageRef, u.Size)
 			if resumeErr == nil {
 				resumeErr = up.Cancel(ctx)
 			}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pgtest"
@@ -435,7 +436,8 @@ func TestOutbox(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		jobs.Outbox{Store: w.store, Upstream: up, Log: slog.New(slog.DiscardHandler)}.Run(ctx)
+		log := slog.New(slog.DiscardHandler)
+		jobs.Outbox{Store: w.store, Upstream: up, Log: log, Adopter: &adopt.Adopter{Store: w.store, Upstream: up, Log: log}}.Run(ctx)
 	}()
 	defer func() { stop(); <-done }()
 	eventually := func(what, tag string, want digest.Digest) {

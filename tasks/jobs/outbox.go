@@ -23,7 +23,7 @@ const (
 	outboxParallel = 4                      // how many of them are written at a time
 	outboxFirst    = time.Second            // how long a tag waits after its first failure; twice as long after each further one
 	outboxMost     = 5 * time.Minute        // and at most so long
-	dropEvery      = 10 * time.Minute       // how often hidden tags are looked for that nobody needs
+	keepEvery      = 10 * time.Minute       // how often it is looked which hidden tags are needed
 )
 
 // Outbox writes tags through to the upstream, each at one time only: always what a tag stands for now, however it came to (architecture
@@ -31,24 +31,21 @@ const (
 type Outbox struct {
 	Store    *store.Store
 	Upstream storage.Manifests
+	Adopter  *adopt.Adopter
 	Log      *slog.Logger
-	// Adopter keeps manifests alive upstream whose last tag moves on, if it is to; nil: nobody does.
-	Adopter *adopt.Adopter
 }
-
-func (o Outbox) keeps() bool { return o.Adopter != nil && o.Adopter.Keep }
 
 // Run empties the outbox again and again until ctx ends.
 func (o Outbox) Run(ctx context.Context) {
 	tick := time.NewTicker(outboxEvery)
 	defer tick.Stop()
-	var dropped time.Time
+	var kept time.Time
 	for {
-		if o.keeps() && time.Since(dropped) > dropEvery {
-			if err := o.dropKept(ctx); err != nil && ctx.Err() == nil {
-				o.Log.WarnContext(ctx, "hidden tags that nobody needs stay upstream for now", slog.Any("err", err))
+		if o.Adopter.Keep && time.Since(kept) > keepEvery {
+			if err := o.keep(ctx); err != nil && ctx.Err() == nil {
+				o.Log.WarnContext(ctx, "hidden tags upstream are not as they should be for now", slog.Any("err", err))
 			}
-			dropped = time.Now()
+			kept = time.Now()
 		}
 		if err := o.empty(ctx); err != nil && ctx.Err() == nil {
 			o.Log.WarnContext(ctx, "outbox stopped early", slog.Any("err", err))
@@ -59,6 +56,16 @@ func (o Outbox) Run(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// keep makes the hidden tags that are needed and drops those that are not.
+func (o Outbox) keep(ctx context.Context) error {
+	return o.Store.Alone(ctx, store.WritingThrough, func(func() error) error {
+		if err := o.Adopter.DropKept(ctx); err != nil {
+			return err
+		}
+		return o.Adopter.KeepAlive(ctx, "")
+	})
 }
 
 // empty writes through what waits. Several servers look, and one at a time writes: it reads again what there is when its turn has come.
@@ -73,8 +80,11 @@ func (o Outbox) empty(ctx context.Context) error {
 			if err != nil || len(due) == 0 {
 				return err
 			}
+			if err := o.keepOf(ctx, due); err != nil {
+				return err
+			}
 			for some := range slices.Chunk(due, outboxParallel) {
-				if err := still(); err != nil {
+				if err := errors.Join(still(), o.Store.WritingTags(ctx, some)); err != nil {
 					return err
 				}
 				var sending errgroup.Group
@@ -90,9 +100,25 @@ func (o Outbox) empty(ctx context.Context) error {
 	})
 }
 
-// send writes one tag and notes what came of it. The error is the database's.
+// keepOf keeps what tags are about to leave.
+func (o Outbox) keepOf(ctx context.Context, due []store.OutboxTag) error {
+	done := map[string]bool{}
+	for _, t := range due {
+		if done[t.RepositoryID] {
+			continue
+		}
+		done[t.RepositoryID] = true
+		if err := o.Adopter.KeepAlive(ctx, t.RepositoryID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// send writes one tag and notes what came of it, also when this process is about to end. The error is the database's.
 func (o Outbox) send(ctx context.Context, t store.OutboxTag) error {
 	stale, err := o.write(ctx, t)
+	ctx = context.WithoutCancel(ctx)
 	if err == nil {
 		return o.Store.WroteTag(ctx, t, stale)
 	}
@@ -102,42 +128,21 @@ func (o Outbox) send(ctx context.Context, t store.OutboxTag) error {
 	return o.Store.PutOffTag(ctx, t, wait)
 }
 
-// write writes one tag, after what it stood for is safe, and returns what the upstream goes on showing under it though it is gone here.
+// write writes one tag and returns what the upstream goes on showing under it though it is gone here.
 func (o Outbox) write(ctx context.Context, t store.OutboxTag) (stale string, err error) {
-	if o.keeps() && t.Written != "" && t.Written != t.Digest {
-		repo := pulp.Repository{ID: t.RepositoryID, Name: t.Repository}
-		if err := o.Adopter.KeepAlive(ctx, repo, digest.Digest(t.Written)); err != nil {
-			return "", err
-		}
-	}
+	repo := pulp.Repository{ID: t.RepositoryID, Name: t.Repository}
 	if t.Digest != "" {
-		return "", o.Upstream.PutManifest(ctx, t.Repository, t.Name, t.MediaType, t.Payload)
+		return "", o.Adopter.Put(ctx, repo, t.Name, digest.Digest(t.Digest))
 	}
-	err = o.Upstream.DeleteManifest(ctx, t.Repository, t.Name)
-	if errors.Is(err, storage.ErrUnsupported) {
-		o.Log.WarnContext(ctx, "the upstream does not delete tags; it keeps one that is gone here",
-			slog.String("repository", t.Repository), slog.String("tag", t.Name))
-		return t.Written, nil
+	err = o.Upstream.DeleteManifest(ctx, repo.UpstreamName(), t.Name)
+	if !errors.Is(err, storage.ErrUnsupported) {
+		return "", err
 	}
-	return "", err
-}
-
-// dropKept removes the hidden tags of manifests that no version holds any more.
-func (o Outbox) dropKept(ctx context.Context) error {
-	for ctx.Err() == nil {
-		needless, err := o.Store.NeedlesslyKept(ctx, outboxBatch)
-		if err != nil || len(needless) == 0 {
-			return err
-		}
-		for _, k := range needless {
-			err := o.Upstream.DeleteManifest(ctx, k.Repository, adopt.HiddenTag(k.Digest))
-			if err != nil && !errors.Is(err, storage.ErrUnsupported) {
-				return err
-			}
-			if err := o.Store.ForgetKept(ctx, k); err != nil {
-				return err
-			}
-		}
+	o.Log.WarnContext(ctx, "the upstream does not delete tags; it keeps one that is gone here",
+		slog.String("repository", t.Repository), slog.String("tag", t.Name))
+	shown, err := o.Upstream.Resolve(ctx, repo.UpstreamName(), t.Name)
+	if errors.Is(err, storage.ErrNotFound) {
+		return "", nil
 	}
-	return ctx.Err()
+	return string(shown), err
 }

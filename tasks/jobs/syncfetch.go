@@ -51,7 +51,7 @@ func (o *oneSync) release(img *image) {
 
 func (o *oneSync) keepManifest(ctx context.Context, m pulp.Manifest) error {
 	if o.Upstream != nil {
-		if err := o.Upstream.PutManifest(ctx, o.repo.Name, string(m.Digest), m.MediaType, m.Payload); err != nil {
+		if err := o.Upstream.PutManifest(ctx, o.repo.UpstreamName(), string(m.Digest), m.MediaType, m.Payload); err != nil {
 			return err
 		}
 	}
@@ -175,8 +175,8 @@ func (o *oneSync) takeBlob(ctx context.Context, d digest.Digest) (bool, error) {
 		} else if err != nil {
 			return false, err
 		}
-		if !b.Inline && b.Location != o.repo.Name {
-			err := o.Blobs.Storage.Mount(ctx, b.Location, o.repo.Name, d)
+		if !b.Inline && b.Location != o.repo.UpstreamName() {
+			err := o.Blobs.Storage.Mount(ctx, b.Location, o.repo.UpstreamName(), d)
 			if errors.Is(err, storage.ErrNotFound) {
 				return false, nil
 			} else if err != nil {
@@ -193,7 +193,7 @@ func (o *oneSync) download(ctx context.Context, d pulp.Descriptor) error {
 		return err
 	}
 	defer func() { _ = body.Close() }()
-	b, err := o.Blobs.Receive(ctx, o.repo.Name, d.Digest, body)
+	b, err := o.Blobs.Receive(ctx, o.repo.UpstreamName(), d.Digest, body)
 	if errors.Is(err, storage.ErrDigest) {
 		return fault.New(fault.Unavailable, "The remote's bytes are not those of %s.", d.Digest)
 	} else if err != nil {

@@ -1,0 +1,267 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// tiny pushes an image that has to be taken.
+func (s *server) tiny(t *testing.T, name, tag, content string) pushed {
+	t.Helper()
+	image, err := s.pushTiny(t, name, tag, content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
+// TestUpstreamNames has content come to repositories in other ways than by a push to their own name: the upstream, used directly, has all of it under the repository's name.
+func TestUpstreamNames(t *testing.T) {
+	t.Parallel()
+	peer := newPeer(t)
+	s := peer.inFront(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")
+	direct := newContainers(t, &server{host: peer.address})
+	whole := func(t *testing.T, name, tag, want string) {
+		t.Helper()
+		within(t, "the upstream shows "+name+":"+tag, func() bool { return peer.shows(t, name, tag) == want })
+		if said, err := direct.pull(t, direct.open, name+":"+tag, "--override-arch", "arm64"); err != nil {
+			t.Errorf("%s:%s cannot be had from the upstream: %v\n%s", name, tag, err, said)
+		}
+	}
+	image := s.tiny(t, "from/app", "a", "one")
+	from := text(s.repository(t, "from/app")["pulp_href"])
+
+	t.Run("copied", func(t *testing.T) {
+		to := s.make(t, containerRepos, object{"name": "to/app"})
+		s.act(t, to+"copy_tags/", object{"source_repository_version": from + "versions/1/", "names": []string{"a"}})
+		whole(t, "to/app", "a", image.name)
+	})
+	t.Run("a list, copied", func(t *testing.T) {
+		admin := asAdmin(t, s)
+		admin.push(t, ociLayout(t, index(t, "copied", "amd64", "arm64")), "from/multi:all")
+		multi := text(s.repository(t, "from/multi")["pulp_href"])
+		to := s.make(t, containerRepos, object{"name": "to/multi"})
+		s.act(t, to+"copy_tags/", object{"source_repository_version": text(s.get(t, multi)["latest_version_href"]), "names": []string{"all"}})
+		whole(t, "to/multi", "all", s.digest(t, "from/multi", "all"))
+	})
+	t.Run("pushed to another path", func(t *testing.T) {
+		repo := s.make(t, containerRepos, object{"name": "plain"})
+		s.distribute(t, "some/path", object{"repository": repo})
+		pushed := s.tiny(t, "some/path", "v1", "two")
+		whole(t, "plain", "v1", pushed.name)
+		s.isServed(t, "some/path", pushed)
+	})
+	t.Run("a name that no registry takes", func(t *testing.T) {
+		repo := s.make(t, containerRepos, object{"name": "All of Ours"})
+		s.distribute(t, "all/ours", object{"repository": repo})
+		pushed := s.tiny(t, "all/ours", "v1", "three")
+		id := strings.Split(strings.Trim(repo, "/"), "/")
+		whole(t, "countersign/"+id[len(id)-1], "v1", pushed.name)
+		s.isServed(t, "all/ours", pushed)
+	})
+	if said, err := s.cli(t, nil, "drift", "--deep"); err != nil || !strings.Contains(said, "no differences") {
+		t.Errorf("drift: %v\n%s", err, said)
+	}
+}
+
+// TestUpstreamForgetsOneName has the upstream lose a blob under the name where it came first. Under another name it is served still, and a push mends the first.
+func TestUpstreamForgetsOneName(t *testing.T) {
+	t.Parallel()
+	peer := newPeer(t)
+	s := peer.inFront(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=0")
+	image := s.tiny(t, "first/app", "v1", "one")
+	s.tiny(t, "second/app", "v1", "one")
+	path := func(name string) string { return "/v2/" + name + "/blobs/" + image.blobs[1] }
+	if status, _, said := peer.do(t, http.MethodDelete, path("first/app"), nil, nil); status != http.StatusAccepted {
+		t.Fatalf("delete: %d %s", status, said)
+	}
+	s.isServed(t, "second/app", image)
+	s.tiny(t, "first/app", "v1", "one")
+	s.isServed(t, "first/app", image)
+	s.isServed(t, "second/app", image)
+	if status, _, _ := peer.do(t, http.MethodGet, path("first/app"), nil, nil); status != http.StatusOK {
+		t.Errorf("the upstream has not got it again: %d", status)
+	}
+}
+
+// TestUpstreamRefusesOneTag has the upstream refuse to tell of one tag, for good. It is told of, and everything else is adopted and compared.
+func TestUpstreamRefusesOneTag(t *testing.T) {
+	t.Parallel()
+	for _, code := range []int{http.StatusForbidden, http.StatusPreconditionFailed, http.StatusInternalServerError} {
+		t.Run(http.StatusText(code), func(t *testing.T) {
+			t.Parallel()
+			peer := newPeer(t)
+			before := peer.inFront(t)
+			for _, name := range []string{"company/app", "company/last"} {
+				for _, tag := range []string{"bad", "good"} {
+					before.tiny(t, name, tag, tag)
+					within(t, "the upstream has it", func() bool { return peer.shows(t, name, tag) != "" })
+				}
+			}
+			proxy := newFaultProxy(t, peer)
+			proxy.set(func(r *http.Request) http.HandlerFunc {
+				if strings.HasSuffix(r.URL.Path, "/company/app/manifests/bad") {
+					return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+				}
+				return nil
+			})
+			s := proxy.inFront(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")
+			said, err := s.cli(t, nil, "adopt", "company/*")
+			if err != nil {
+				t.Errorf("adopt: %v\n%s", err, said)
+			}
+			if got := s.tags(t, "company/app"); !slices.Equal(got, []string{"good"}) {
+				t.Errorf("of the one with a bad tag there is %v", got)
+			}
+			if got := s.tags(t, "company/last"); !slices.Equal(got, []string{"bad", "good"}) {
+				t.Errorf("of the other one there is %v", got)
+			}
+			said, err = s.cli(t, nil, "drift")
+			if err != nil || !strings.Contains(said, "company/app") || !strings.Contains(said, "bad") || strings.Contains(said, "company/last") {
+				t.Errorf("drift: %v\n%s", err, said)
+			}
+			direct := newContainers(t, &server{host: peer.address})
+			direct.push(t, ociLayout(t, image(t, "amd64", "new")), "company/last:new")
+			within(t, "the one behind it is still compared", func() bool { return slices.Contains(s.tags(t, "company/last"), "new") })
+		})
+	}
+}
+
+// TestUpstreamLateWriteAfterRestart ends the server while a write of a tag is on its way; it arrives when another server has written what came after.
+func TestUpstreamLateWriteAfterRestart(t *testing.T) {
+	t.Parallel()
+	for title, end := range map[string]func(*testing.T, *fronted){
+		"stopped": func(t *testing.T, f *fronted) {
+			t.Helper()
+			if err := f.Stop(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"killed": func(_ *testing.T, f *fronted) { f.Kill() },
+	} {
+		t.Run(title, func(t *testing.T) {
+			t.Parallel()
+			f := startFronted(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")
+			now, arrived := make(chan struct{}), make(chan struct{})
+			late, met := once(isTagPut, f.proxy.late(t, now, arrived))
+			f.proxy.set(late)
+			f.pushed(t, "moving", "older")
+			<-met
+			end(t, f)
+			f.start(t)
+			newest := f.pushed(t, "moving", "newest")
+			f.caughtUp(t)
+			before := f.state(t)
+			close(now)
+			<-arrived
+			f.caughtUp(t)
+			time.Sleep(5 * time.Second) // some comparisons
+			f.caughtUp(t)
+			if got := f.digest(t, f.name, "moving"); got != newest.name {
+				t.Errorf("the tag is %s here, want %s, which was pushed last", got, newest.name)
+			}
+			if after := f.state(t); after != before {
+				t.Errorf("a late write has made %s of %s", after, before)
+			}
+		})
+	}
+}
+
+// TestDeletedStaysDeleted deletes an image by its digest, which the upstream keeps: pulls that adopt do not bring it back.
+func TestDeletedStaysDeleted(t *testing.T) {
+	t.Parallel()
+	peer := newPeer(t)
+	s := peer.inFront(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s", "COUNTERSIGN_UPSTREAM_ADOPT_ON_PULL=true")
+	s.tiny(t, "company/app", "stays", "other")
+	gone := s.tiny(t, "company/app", "v1", "one")
+	within(t, "the upstream has it", func() bool { return peer.shows(t, "company/app", "v1") == gone.name })
+	path := "/v2/company/app/manifests/" + gone.name
+	if status, _, said := s.do(t, http.MethodDelete, path, nil, nil); status != http.StatusAccepted {
+		t.Fatalf("delete: %d %s", status, said)
+	}
+	within(t, "the upstream has no tag of it", func() bool { return peer.shows(t, "company/app", "v1") == "" })
+	if peer.shows(t, "company/app", gone.name) == "" {
+		t.Fatal("the upstream has not the image any more: there is nothing to bring back")
+	}
+	for _, reference := range []string{gone.name, "v1"} {
+		if status, _, _ := s.do(t, http.MethodGet, "/v2/company/app/manifests/"+reference, nil, nil); status != http.StatusNotFound {
+			t.Errorf("GET of %s after the delete: %d", reference, status)
+		}
+	}
+}
+
+// TestKeptThoughNeverWritten pushes to a tag so fast that the upstream never sees it stand for what came in between. Hidden tags keep that too, and nobody takes them away.
+func TestKeptThoughNeverWritten(t *testing.T) {
+	t.Parallel()
+	peer := newPeer(t)
+	proxy := newFaultProxy(t, peer)
+	s := proxy.inFront(t, "COUNTERSIGN_UPSTREAM_KEEP_MANIFESTS=true", "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")
+	first := s.tiny(t, "company/app", "v1", "first")
+	within(t, "the upstream has the tag", func() bool { return peer.shows(t, "company/app", "v1") == first.name })
+	proxy.set(func(r *http.Request) http.HandlerFunc {
+		if isTagPut(r) {
+			return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
+		}
+		return nil
+	})
+	between := s.tiny(t, "company/app", "v1", "between")
+	last := s.tiny(t, "company/app", "v1", "last")
+	proxy.heal(t)
+	within(t, "the upstream has the tag moved", func() bool { return peer.shows(t, "company/app", "v1") == last.name })
+	hidden := func(p pushed) string { return "countersign-keep." + strings.Replace(p.name, ":", "-", 1) }
+	if _, err := s.pushTiny(t, "company/app", hidden(first), "in its place"); err == nil {
+		t.Error("a hidden tag can be pushed")
+	}
+	for _, p := range []pushed{first, between} {
+		if got := peer.shows(t, "company/app", hidden(p)); got != p.name {
+			t.Errorf("the hidden tag of %s stands for %q", p.name, got)
+		}
+	}
+	peer.collect(t)
+	for _, p := range []pushed{first, between, last} {
+		for _, path := range []string{"manifests/" + p.name, "blobs/" + p.blobs[0], "blobs/" + p.blobs[1]} {
+			if status, _, said := s.do(t, http.MethodGet, "/v2/company/app/"+path, nil, nil); status != http.StatusOK {
+				t.Errorf("GET %s: %d %s", path, status, said)
+			}
+		}
+	}
+}
+
+// TestUpstreamSaysNoToABlob demands an answer that says what is the matter, and that tells clients to try again only where that may help.
+func TestUpstreamSaysNoToABlob(t *testing.T) {
+	t.Parallel()
+	peer := newPeer(t)
+	proxy := newFaultProxy(t, peer)
+	s := proxy.inFront(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=0")
+	for code, want := range map[int]string{
+		http.StatusNotFound: "404 BLOB_UPLOAD_UNKNOWN", http.StatusForbidden: "409 DENIED", http.StatusRequestEntityTooLarge: "413 SIZE_INVALID",
+		http.StatusBadRequest: "400 INVALID_REQUEST", http.StatusInternalServerError: "503 UNAVAILABLE",
+	} {
+		proxy.set(func(r *http.Request) http.HandlerFunc {
+			if isBlobCommit(r) {
+				return func(w http.ResponseWriter, _ *http.Request) {
+					w.WriteHeader(code)
+					_, _ = w.Write([]byte(`{"errors":[{"code":"QUOTA","message":"full"}]}`))
+				}
+			}
+			return nil
+		})
+		blob := fmt.Appendf(nil, "refused with %d", code)
+		status, header, said := s.do(t, http.MethodPost, "/v2/company/app/blobs/uploads/?digest="+describe("", blob).Digest, http.Header{"Content-Type": {"application/octet-stream"}}, blob)
+		var oci struct{ Errors []struct{ Code string } }
+		if err := json.Unmarshal(said, &oci); err != nil || len(oci.Errors) != 1 {
+			t.Fatalf("the upstream's %d is answered %d %s", code, status, said)
+		}
+		if got := fmt.Sprintf("%d %s", status, oci.Errors[0].Code); got != want {
+			t.Errorf("the upstream's %d is answered %s, want %s: %s", code, got, want, said)
+		}
+		if again := header.Get("Retry-After") != ""; again != (status == http.StatusServiceUnavailable) {
+			t.Errorf("the upstream's %d is answered %d with Retry-After: %t", code, status, again)
+		}
+	}
+}

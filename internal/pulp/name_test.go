@@ -1,0 +1,29 @@
+package pulp
+
+import (
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+func TestKeepTags(t *testing.T) {
+	t.Parallel()
+	for _, a := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+		if tag := KeepTag(a.FromString("x")); !ValidTag(tag) || !IsKeepTag(tag) {
+			t.Errorf("%s is no tag that keeps", tag)
+		}
+	}
+	if IsKeepTag("countersign-keep") || IsKeepTag("v1") {
+		t.Error("tags of users count as tags that keep")
+	}
+}
+
+func TestUpstreamName(t *testing.T) {
+	t.Parallel()
+	const id = "01a20931-a351-7dfc-833f-fd92103ca6f1"
+	for name, want := range map[string]string{"acme/app": "acme/app", "app": "app", "My images": "countersign/" + id, "UPPER": "countersign/" + id, "a//b": "countersign/" + id} {
+		if got := (Repository{ID: id, Name: name}).UpstreamName(); got != want || !ValidName(got) {
+			t.Errorf("%q lies under %q, want %q", name, got, want)
+		}
+	}
+}

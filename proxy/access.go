@@ -202,6 +202,8 @@ func (c *call) pushTarget() (store.Target, error) {
 	if fault.Is(err, fault.Conflict) || err == nil && c.readOnly(t) {
 		return t, newError(http.StatusBadRequest, "NAME_INVALID", "Repository is not available for push.", map[string]string{"name": c.name})
 	}
-	c.audit("create repository", err)
+	if err != nil || t.Made {
+		c.audit("create repository", err)
+	}
 	return t, err
 }

@@ -1,10 +1,13 @@
 package proxy_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/countersign/countersign/proxy"
@@ -174,4 +177,23 @@ func TestAnonymousPullCanBeOff(t *testing.T) {
 		t.Errorf("nobody is granted %s", granted)
 	}
 	w.want(http.StatusOK, "", "carol", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
+}
+
+// TestManyFirstPushes begins uploads to a new name at once, as clients that push several blobs do: all are taken, one made the repository,
+// and the audit says so once.
+func TestManyFirstPushes(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	w := newWorld(t, func(o *proxy.Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	push, _ := w.token("acme", "repository:acme/app:pull,push")
+	const pushes = 8
+	var group sync.WaitGroup
+	for range pushes {
+		group.Go(func() { w.want(http.StatusAccepted, "", push, http.MethodPost, "/v2/acme/app/blobs/uploads/", nil) })
+	}
+	group.Wait()
+	w.server.Close() // which waits for the handlers
+	if n := strings.Count(log.String(), `action="create repository"`); n != 1 {
+		t.Errorf("the repository was made %d times:\n%s", n, log.String())
+	}
 }

@@ -47,7 +47,10 @@ func (s *Store) PushTarget(ctx context.Context, basePath string, t pulp.Reposito
 			target, err = x.makePushTarget(basePath, t)
 		case err == nil && !target.Served():
 			err = x.linkRepository(&target, t)
+		default:
+			return err
 		}
+		target.Made = err == nil
 		return err
 	})
 	return target, errors.Join(err, readOnly(target))

@@ -15,6 +15,7 @@ import (
 type Target struct {
 	Distribution pulp.Distribution
 	Repository   pulp.Repository // zero when the distribution has none
+	Made         bool            // by this very PushTarget, of several at once
 }
 
 // Served says whether the distribution serves anything.

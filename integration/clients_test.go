@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"net/http"
 	"os"
 	"os/exec"
@@ -34,10 +35,7 @@ func newPinned(t *testing.T, client string, s *server) *pinned {
 // pinnedPath is where a client lies at the version that its module pins: the one that is required for the tool.
 func pinnedPath(t *testing.T, client string) string {
 	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cache := cmp.Or(os.Getenv("XDG_CACHE_HOME"), filepath.Join(os.Getenv("HOME"), ".cache")) // on any system, as the script does
 	var tool string
 	for line := range strings.Lines(string(read(t, filepath.Join(shared.root, "tools/clients", client, "go.mod")))) {
 		fields := strings.Fields(line)

@@ -42,7 +42,7 @@ type commandLine struct {
 
 	Serve                serveCommand         `cmd:"" help:"Registry, API and workers in one process."`
 	Worker               workerCommand        `cmd:"" help:"Workers only, beside servers on the same PostgreSQL and Redis."`
-	AddSigningService    addServiceCommand    `cmd:"" help:"Make a signing service of a script and a key."`
+	AddSigningService    addServiceCommand    `cmd:"" help:"Make a signing service: of a script and a key (SCRIPT KEY), of a key file (--openpgp-key), or of a key in a token (--pkcs11-uri with --public-key or --user-id)."`
 	RemoveSigningService removeServiceCommand `cmd:"" help:"Remove a signing service."`
 	ListSigningServices  listServicesCommand  `cmd:"" help:"Print the names of the signing services."`
 	Verify               verifyCommand        `cmd:"" help:"Say who signed an image, and what a policy makes of it."`

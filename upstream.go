@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -34,16 +37,32 @@ func (c adoptCommand) Run(p *program) error {
 		if err != nil {
 			return err
 		}
-		for _, made := range t.Created {
-			if _, err := fmt.Fprintln(p.out, "made", made.Href); err != nil {
-				return err
-			}
+		var result tasks.AdoptResult
+		if err := json.Unmarshal(t.Result, &result); err != nil {
+			return fmt.Errorf("result of task %s: %w", t.ID, err)
 		}
-		if len(t.Created) == 0 {
-			_, err = fmt.Fprintln(p.out, "nothing new")
-		}
-		return err
+		return p.printAdopted(result)
 	})
+}
+
+func (p *program) printAdopted(r tasks.AdoptResult) error {
+	w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	for _, name := range slices.Sorted(maps.Keys(r.Adopted)) {
+		fmt.Fprintf(w, "%s\tversion %d\n", name, r.Adopted[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.NotAdopted)) {
+		fmt.Fprintf(w, "%s\tnot adopted: %s\n", name, r.NotAdopted[name])
+	}
+	if len(r.Adopted)+len(r.NotAdopted) == 0 {
+		fmt.Fprintln(w, "nothing new")
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if n := len(r.NotAdopted); n > 0 {
+		return fmt.Errorf("%d of the repositories were not adopted", n)
+	}
+	return nil
 }
 
 // Run compares, by a task of the running server, and prints what differs.
@@ -127,7 +146,11 @@ func (p *program) follow(s *store.Store, spec tasks.Spec) (store.Task, error) {
 		}
 		if t.State == store.TaskWaiting && !hinted && time.Since(began) > followHint {
 			hinted = true
-			p.log.InfoContext(p.ctx, "the task waits for a server or a worker to run it", slog.String("task", t.ID))
+			what := "the task waits for a server or a worker to run it"
+			if t.Attempt > 0 {
+				what = "the upstream registry does not answer; the task goes on when it does, whether this command waits for it or not"
+			}
+			p.log.WarnContext(p.ctx, what, slog.String("task", t.ID), slog.String("upstream", p.config.UpstreamURL))
 		}
 	}
 	if t.State != store.TaskCompleted {

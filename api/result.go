@@ -5,6 +5,7 @@ import (
 
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/tasks"
 )
 
 // Results returns what clients are shown of an object that a task answers: what a GET of it would say, but for a distribution's registry_path, which has no host there
@@ -16,7 +17,7 @@ func Results(ctx context.Context, s *store.Store) (func(any) any, error) {
 	}
 	return func(object any) any {
 		switch v := object.(type) {
-		case map[string]int64:
+		case map[string]int64, tasks.AdoptResult:
 			return v
 		case pulp.Version:
 			return showVersion(v)

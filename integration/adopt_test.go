@@ -137,7 +137,7 @@ func TestAdopt(t *testing.T) {
 	s := peer.inFront(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")
 	admin := asAdmin(t, s)
 	service := s.addService(t, "front", trusted, "")
-	if said, err := s.cli(t, nil, "adopt", "company/*"); err != nil || !strings.Contains(said, "/versions/1/") {
+	if said, err := s.cli(t, nil, "adopt", "company/*"); err != nil || !strings.Contains(said, "company/app  version 1") {
 		t.Fatalf("adopt: %v\n%s", err, said)
 	}
 	if got := s.list(t, "/pulp/api/v3/repositories/container/container-push/").Count; got != 1 {
@@ -202,7 +202,7 @@ func TestAdopt(t *testing.T) {
 	if said, err := s.cli(t, nil, "adopt", "no/such"); err == nil || !strings.Contains(said, "no/such") {
 		t.Errorf("adopt of what is not there: %v\n%s", err, said)
 	}
-	if said, err := s.cli(t, nil, "adopt", "company/app"); err != nil || !strings.Contains(said, "nothing new") {
+	if said, err := s.cli(t, nil, "adopt", "company/app"); err != nil || said != "nothing new\n" {
 		t.Errorf("a second adopt: %v\n%s", err, said)
 	}
 }

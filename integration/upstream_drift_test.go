@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -89,7 +90,7 @@ func TestUpstreamForgetsOneName(t *testing.T) {
 	}
 }
 
-// TestUpstreamRefusesOneTag has the upstream refuse to tell of one tag, for good. It is told of, and everything else is adopted and compared.
+// TestUpstreamRefusesOneTag has the upstream refuse to tell of one tag, and of one repository, for good. That is told, and everything else is adopted and compared.
 func TestUpstreamRefusesOneTag(t *testing.T) {
 	t.Parallel()
 	for _, code := range []int{http.StatusForbidden, http.StatusPreconditionFailed, http.StatusInternalServerError} {
@@ -97,7 +98,7 @@ func TestUpstreamRefusesOneTag(t *testing.T) {
 			t.Parallel()
 			peer := newPeer(t)
 			before := peer.inFront(t)
-			for _, name := range []string{"company/app", "company/last"} {
+			for _, name := range []string{"company/app", "company/denied", "company/last"} {
 				for _, tag := range []string{"bad", "good"} {
 					before.tiny(t, name, tag, tag)
 					within(t, "the upstream has it", func() bool { return peer.shows(t, name, tag) != "" })
@@ -105,14 +106,14 @@ func TestUpstreamRefusesOneTag(t *testing.T) {
 			}
 			proxy := newFaultProxy(t, peer)
 			proxy.set(func(r *http.Request) http.HandlerFunc {
-				if strings.HasSuffix(r.URL.Path, "/company/app/manifests/bad") {
+				if strings.HasSuffix(r.URL.Path, "/company/app/manifests/bad") || strings.HasSuffix(r.URL.Path, "/company/denied/tags/list") {
 					return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
 				}
 				return nil
 			})
 			s := proxy.inFront(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")
 			said, err := s.cli(t, nil, "adopt", "company/*")
-			if err != nil {
+			if err == nil || !regexp.MustCompile(`(?s)company/app +version 1\n.*company/last +version 1\n.*company/denied +not adopted: The upstream registry .*1 of the repositories`).MatchString(said) {
 				t.Errorf("adopt: %v\n%s", err, said)
 			}
 			if got := s.tags(t, "company/app"); !slices.Equal(got, []string{"good"}) {

@@ -58,6 +58,12 @@ type AdoptArgs struct {
 	Pattern string `json:"pattern"` // a name; * stands for any characters
 }
 
+// AdoptResult is the result of an Adopt task: the versions that it made, by repository, and why others were not adopted. What is in neither had nothing new.
+type AdoptResult struct {
+	Adopted    map[string]int64  `json:"adopted"`
+	NotAdopted map[string]string `json:"not_adopted"`
+}
+
 // CompareArgs are the arguments of a Compare task: which repositories are held against the upstream.
 type CompareArgs struct {
 	Pattern string `json:"pattern"` // a name; * stands for any characters

@@ -37,7 +37,7 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 	}
 	report := r.Report("adopt.repositories", "Adopting repositories", len(names))
 	var made store.Outcome
-	refused := map[string]string{} // and why, by name
+	result := tasks.AdoptResult{Adopted: map[string]int64{}, NotAdopted: map[string]string{}}
 	for _, name := range names {
 		found, err := o.Adopter.Repository(ctx, o.reason(ctx, r), name)
 		if err != nil && o.Adopter.Away(ctx, err) {
@@ -47,16 +47,15 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 			if len(names) == 1 {
 				return err
 			}
-			refused[name] = adopt.Sentence(err)
+			result.NotAdopted[name] = adopt.Sentence(err)
 		}
 		if found.Version != nil {
 			made.Created = append(made.Created, store.CreatedVersion(*found.Version))
+			result.Adopted[name] = found.Version.Number
 		}
 		report.Add(1)
 	}
-	if len(refused) > 0 {
-		made.Result = map[string]any{"not_adopted": refused}
-	}
+	made.Result = result
 	made.Progress = r.Finished()
 	return o.Store.CompleteTask(ctx, r.Claim, made)
 }

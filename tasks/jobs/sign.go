@@ -176,7 +176,9 @@ const (
 // reason says for whom a task uses a key.
 func (o Options) reason(ctx context.Context, r *tasks.Run) notary.Reason {
 	why := notary.Reason{Task: r.Task.ID}
-	if r.Task.CreatedBy != 0 {
+	if r.Task.CreatedBy == 0 { // a verb that an operator ran beside the server
+		why.Who = "command line"
+	} else {
 		if u, err := o.Store.User(ctx, r.Task.CreatedBy); err == nil { // else it was removed
 			why.Who = u.Username
 		}

@@ -26,6 +26,9 @@ const workerTTL = 30 * time.Second
 // maxApps bounds how many workers the status lists.
 const maxApps = 1000
 
+// upstreamPatience is how long the status waits for the upstream registry.
+const upstreamPatience = 2 * time.Second
+
 type component struct {
 	Component        string `json:"component"`
 	Version          string `json:"version"`
@@ -65,7 +68,9 @@ type status struct {
 	Storage           *space          `json:"storage"`
 	Content           contentSettings `json:"content_settings"`
 	DomainEnabled     bool            `json:"domain_enabled"`
-	Services          []usableService `json:"signing_services,omitempty"` // for administrators; Pulp's status has none
+	// What only administrators see; Pulp's status has neither.
+	Services []usableService `json:"signing_services,omitempty"`
+	Upstream *connection     `json:"upstream_connection,omitempty"`
 }
 
 // usableService is a signing service and how many of the online workers can use it; with none its tasks wait.
@@ -122,6 +127,15 @@ func (a *API) status(req *request) (answer, error) {
 	}
 	for _, v := range services {
 		s.Services = append(s.Services, usableService{v.Name, able[v.Name]})
+	}
+	if a.Upstream && a.Ready != nil {
+		ctx, cancel := context.WithTimeout(req.Context(), upstreamPatience)
+		defer cancel()
+		err := a.Ready(ctx)
+		if err != nil {
+			a.Log.WarnContext(req.Context(), "the upstream registry does not answer", slog.Any("err", err))
+		}
+		s.Upstream = &connection{err == nil}
 	}
 	return ok(s), nil
 }

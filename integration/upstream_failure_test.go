@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -106,6 +107,9 @@ func (f *fronted) knownIsServed(t *testing.T) {
 	}
 	if status, _, _ := f.do(t, http.MethodHead, "/v2/"+f.name+"/manifests/v1", nil, nil); status != http.StatusOK {
 		t.Errorf("HEAD of a manifest without the upstream: %d", status)
+	}
+	if up := f.get(t, apiRoot+"status/")["upstream_connection"]; !reflect.DeepEqual(up, map[string]any{"connected": false}) {
+		t.Errorf("the status says of the upstream, which is away: %v", up)
 	}
 }
 

@@ -1,9 +1,13 @@
 package integration
 
 import (
+	"crypto/sha512"
 	"fmt"
+	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/storagetest"
@@ -27,4 +31,36 @@ func TestUpstreamIsCountersign(t *testing.T) {
 	}
 	storagetest.Run(t, in)
 	storagetest.RunManifests(t, in)
+}
+
+// TestOwnSHA512IsOwn pushes an image by its sha512 and tags, in front of an upstream that shows the tags' sha256: what we wrote is nobody else's push.
+func TestOwnSHA512IsOwn(t *testing.T) {
+	t.Parallel()
+	behind := startServer(t)
+	s := startServer(t, "COUNTERSIGN_UPSTREAM_URL=http://"+behind.host, "COUNTERSIGN_UPSTREAM_USERNAME=admin", "COUNTERSIGN_UPSTREAM_PASSWORD="+adminPassword,
+		"COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")
+	image := s.tiny(t, "long/app", "v1", "one")
+	_, _, manifest := s.do(t, http.MethodGet, "/v2/long/app/manifests/"+image.name, nil, nil)
+	long := fmt.Sprintf("sha512:%x", sha512.Sum512(manifest))
+	if err := s.created(t, http.MethodPut, "/v2/long/app/manifests/"+long+"?tag=v1", ociManifest, manifest); err != nil {
+		t.Fatal(err)
+	}
+	state := func() string {
+		return fmt.Sprint(s.digest(t, "long/app", "v1"), s.repository(t, "long/app")["latest_version_href"])
+	}
+	before := state()
+	if !strings.HasPrefix(before, long) {
+		t.Fatalf("the tag is %s, want %s", before, long)
+	}
+	within(t, "the upstream has the tag", func() bool {
+		status, header, _ := behind.do(t, http.MethodHead, "/v2/long/app/manifests/v1", nil, nil)
+		return status == http.StatusOK && header.Get("Docker-Content-Digest") == image.name
+	})
+	if said, err := s.cli(t, nil, "drift"); err != nil || said != "no differences\n" {
+		t.Errorf("drift: %v\n%s", err, said)
+	}
+	time.Sleep(4 * time.Second) // some comparisons
+	if after := state(); after != before {
+		t.Errorf("our own write has made %s of %s", after, before)
+	}
 }

@@ -213,6 +213,15 @@ func (r *run) compareTag(ctx context.Context, how How, t store.UpstreamTag) (dig
 // judgeTag asks for a tag and says whether it is to be adopted.
 func (r *run) judgeTag(ctx context.Context, how How, t store.UpstreamTag) (d digest.Digest, take bool, err error) {
 	d, err = r.Upstream.Resolve(ctx, r.repo.UpstreamName(), t.Name)
+	if err == nil && t.Here != "" && d.Algorithm() != t.Here.Algorithm() { // upstreams name by sha256 what comes under a tag
+		m, held, err := r.Store.HeldManifest(ctx, r.repo.ID, t.Here)
+		if err != nil {
+			return "", false, err
+		}
+		if held && d.Algorithm().FromBytes(m.Payload) == d {
+			d = t.Here
+		}
+	}
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		if t.Here != "" {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -99,11 +100,14 @@ func redirectedPulls(ctx context.Context, o options, dir string) (row, error) {
 		return result, err
 	}
 	direct := &session{registry: peer, repository: s.repository, client: s.client}
-	for range 3 * o.rounds { // a pull is short
-		for _, one := range []struct {
-			s     *session
-			speed *[]float64
-		}{{s.anonymous(), &result.ours}, {direct, &result.peer}} {
+	type pulls struct {
+		s     *session
+		speed *[]float64
+	}
+	order := []pulls{{s.anonymous(), &result.ours}, {direct, &result.peer}}
+	for range 6 * o.rounds { // a pull is short
+		slices.Reverse(order)
+		for _, one := range order {
 			began := time.Now()
 			if err := one.s.pullBig(ctx, digest, len(content)); err != nil {
 				return result, err

@@ -6,6 +6,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Kind says what went wrong in terms that a transport can translate. The zero Kind is Internal: an error that nobody
@@ -34,6 +35,8 @@ type Error struct {
 	Msg    string // safe to show; names no internals
 	Fields Fields // for Invalid: messages by field; may be nil
 	Err    error  // the cause, for logs; may be nil
+	// RetryAfter is when trying again may help, for Unavailable and TooMany; 0: nobody has said.
+	RetryAfter time.Duration
 }
 
 // Error returns the sentence and, behind it, the cause.
@@ -76,3 +79,17 @@ func KindOf(err error) Kind {
 
 // Is says whether err is of the kind. A nil error is of no kind.
 func Is(err error, kind Kind) bool { return err != nil && KindOf(err) == kind }
+
+// RetryAfter returns the first RetryAfter in err's chain, or 0 when there is none.
+func RetryAfter(err error) time.Duration {
+	for {
+		e, ok := errors.AsType[*Error](err)
+		if !ok {
+			return 0
+		}
+		if e.RetryAfter > 0 {
+			return e.RetryAfter
+		}
+		err = e.Err
+	}
+}

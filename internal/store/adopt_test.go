@@ -36,10 +36,8 @@ func written(t *testing.T, s *Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, o := range due {
-		if err := s.WroteTag(t.Context(), o, ""); err != nil {
-			t.Fatal(err)
-		}
+	if err := s.WroteTags(t.Context(), due); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -280,7 +278,7 @@ func TestLateWrites(t *testing.T) {
 	one, _ := pushImage(t, s, id, "one", "v1")
 	first := writing()
 	stale(one.Digest)
-	if err := s.WroteTag(t.Context(), first, ""); err != nil {
+	if err := s.WroteTags(t.Context(), []OutboxTag{first}); err != nil {
 		t.Fatal(err)
 	}
 	stale()
@@ -290,7 +288,7 @@ func TestLateWrites(t *testing.T) {
 	if err := s.PutOffTag(t.Context(), lost, time.Hour); err != nil { // of what has changed since
 		t.Fatal(err)
 	}
-	if err := s.WroteTag(t.Context(), writing(), ""); err != nil {
+	if err := s.WroteTags(t.Context(), []OutboxTag{writing()}); err != nil {
 		t.Fatal(err)
 	}
 	stale(two.Digest)
@@ -301,7 +299,7 @@ func TestLateWrites(t *testing.T) {
 	if err := s.PutOffTag(t.Context(), writing(), 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.WroteTag(t.Context(), writing(), ""); err != nil { // the second attempt: the first may still arrive
+	if err := s.WroteTags(t.Context(), []OutboxTag{writing()}); err != nil { // the second attempt: the first may still arrive
 		t.Fatal(err)
 	}
 	stale(two.Digest, four.Digest)

@@ -66,14 +66,15 @@ func (s *Store) MoveBlob(ctx context.Context, d digest.Digest, from, to string) 
 	})
 }
 
-// blobIn returns a blob as a repository has it: absent, with the size that it claims, when it has a remote's word alone.
-func (s *Store) blobIn(ctx context.Context, repositoryID, id string) (pulp.Blob, error) {
+// blobIn returns a blob as a repository has it: absent, with the size that it claims, when it has a remote's word alone. id is the expression for its id, with the repository's
+// as $1 and args behind it.
+func (s *Store) blobIn(ctx context.Context, repositoryID, id string, args ...any) (pulp.Blob, error) {
 	var claimed bool
 	var size int64
 	var remote string
 	b, err := scanBlob(withMore{s.read.QueryRowContext(ctx, `
 		SELECT `+blobColumns+`, k.blob_id IS NOT NULL, COALESCE(k.size, 0), COALESCE(k.remote_id, '')
-		  FROM blob b LEFT JOIN blob_claim k ON k.blob_id = b.id AND k.repository_id = $1 WHERE b.id = $2`, repositoryID, id), []any{&claimed, &size, &remote}})
+		  FROM blob b LEFT JOIN blob_claim k ON k.blob_id = b.id AND k.repository_id = $1 WHERE b.id = `+id, append([]any{repositoryID}, args...)...), []any{&claimed, &size, &remote}})
 	if claimed {
 		b.Absent, b.Size, b.RemoteID, b.Inline, b.Data = true, size, remote, false, nil
 	}

@@ -227,7 +227,7 @@ func TestTags(t *testing.T) {
 		}
 		for _, d := range due {
 			names = append(names, d.Name+"="+d.Digest)
-			if err := s.WroteTag(t.Context(), d, ""); err != nil {
+			if err := s.WroteTags(t.Context(), []OutboxTag{d}); err != nil {
 				t.Fatal(err)
 			}
 		}

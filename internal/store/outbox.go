@@ -35,6 +35,7 @@ type OutboxTag struct {
 	MediaType    string
 	Written      string // what we last wrote there
 	Attempts     int    // to write it that were begun since it changed
+	Stale        string // what the upstream goes on showing though it is gone here; empty: nothing. The writer's, for WroteTags
 }
 
 // OutboxTags returns tags that are to be written through now, longest waiting first, at most limit.
@@ -71,27 +72,39 @@ func (s *Store) WritingTags(ctx context.Context, tags []OutboxTag) error {
 	})
 }
 
-// WroteTag notes what a tag was written as upstream. When it has changed again since, it stays in the outbox. stale is what the upstream still shows though it is
-// gone here; empty: nothing. After a power cut the tag may be in the outbox still, and is written once more.
-func (s *Store) WroteTag(ctx context.Context, o OutboxTag, stale string) error {
+// WroteTags notes what tags were written as upstream. One that has changed again since stays in the outbox. After a power cut they may be in the outbox still, and are
+// written once more.
+func (s *Store) WroteTags(ctx context.Context, tags []OutboxTag) error {
+	if len(tags) == 0 {
+		return nil
+	}
 	return s.inTxLazily(ctx, func(t *tx) error {
-		_, err := t.exec(`
+		for _, o := range tags {
+			if err := t.wroteTag(o); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (t *tx) wroteTag(o OutboxTag) error {
+	_, err := t.exec(`
 			UPDATE upstream_tag SET written_digest = $3, attempts = 0, dirty = $3 <> COALESCE((
 				SELECT m.digest FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
 				 WHERE c.repository_id = $1 AND c.kind = $4 AND c.key = $2 AND c.version_removed IS NULL), '')
 			 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name, o.Digest, pulp.KindTag)
-		if err != nil {
-			return err
-		}
-		if stale != "" {
-			return t.putStale(o.RepositoryID, o.Name, stale, forever)
-		}
-		arrived := ""
-		if o.Attempts == 0 { // no other write of it is on its way
-			arrived = o.Digest
-		}
-		return t.dropStale(o.RepositoryID, o.Name, arrived)
-	})
+	if err != nil {
+		return err
+	}
+	if o.Stale != "" {
+		return t.putStale(o.RepositoryID, o.Name, o.Stale, forever)
+	}
+	arrived := ""
+	if o.Attempts == 0 { // no other write of it is on its way
+		arrived = o.Digest
+	}
+	return t.dropStale(o.RepositoryID, o.Name, arrived)
 }
 
 // PutOffTag notes that a tag could not be written through, to be tried again after a while. What was sent may still arrive.

@@ -164,7 +164,7 @@ func (s *Store) HasBlob(ctx context.Context, repositoryID string, d digest.Diges
 	if err != nil || have == HaveNothing {
 		return have, false, err
 	}
-	b, err := s.blobIn(ctx, repositoryID, id)
+	b, err := s.blobIn(ctx, repositoryID, `$2`, id)
 	if errors.Is(err, sql.ErrNoRows) { // it has just gone
 		return HaveNothing, false, nil
 	}

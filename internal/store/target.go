@@ -179,11 +179,10 @@ func (s *Store) servedManifest(ctx context.Context, t Target, reference string) 
 // ServedBlob returns a blob that a target serves or that waits in its repository, with the bytes of a small one. NotFound when there is
 // none.
 func (s *Store) ServedBlob(ctx context.Context, t Target, dgst digest.Digest) (pulp.Blob, error) {
-	id, err := s.held(ctx, t, pulp.KindBlob, string(dgst))
-	if err != nil {
-		return pulp.Blob{}, notFound(err, "Blob not found.")
-	}
-	return s.blobIn(ctx, t.Repository.ID, id)
+	b, err := s.blobIn(ctx, t.Repository.ID, `COALESCE(
+		(SELECT c.content_id FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $2 AND c.key = $3 AND `+in(t.version(), `$4`)+`),
+		(SELECT p.content_id FROM pending_content p WHERE p.repository_id = $1 AND p.kind = $2 AND p.key = $3 AND $4 = -1))`, pulp.KindBlob, dgst, t.version())
+	return b, notFound(err, "Blob not found.")
 }
 
 // ServedTags returns the names of the tags that a target serves, in byte order, behind after, at most limit.

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/pulp"
@@ -87,11 +87,7 @@ func (o Outbox) empty(ctx context.Context) error {
 				if err := errors.Join(still(), o.Store.WritingTags(ctx, some)); err != nil {
 					return err
 				}
-				var sending errgroup.Group
-				for _, t := range some {
-					sending.Go(func() error { return o.send(ctx, t) })
-				}
-				if err := sending.Wait(); err != nil {
+				if err := o.send(ctx, some); err != nil {
 					return err
 				}
 			}
@@ -115,17 +111,29 @@ func (o Outbox) keepOf(ctx context.Context, due []store.OutboxTag) error {
 	return nil
 }
 
-// send writes one tag and notes what came of it, also when this process is about to end. The error is the database's.
-func (o Outbox) send(ctx context.Context, t store.OutboxTag) error {
-	stale, err := o.write(ctx, t)
-	ctx = context.WithoutCancel(ctx)
-	if err == nil {
-		return o.Store.WroteTag(ctx, t, stale)
+// send writes tags at the same time and notes what came of them, also when this process is about to end. The error is the database's.
+func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
+	errs := make([]error, len(tags))
+	var sending sync.WaitGroup
+	for i := range tags {
+		sending.Go(func() { tags[i].Stale, errs[i] = o.write(ctx, tags[i]) })
 	}
-	wait := min(outboxFirst<<min(t.Attempts, 20), outboxMost)
-	o.Log.WarnContext(ctx, "tag not written through; it is tried again", slog.String("repository", t.Repository), slog.String("tag", t.Name),
-		slog.Duration("after", wait), slog.Any("err", err))
-	return o.Store.PutOffTag(ctx, t, wait)
+	sending.Wait()
+	noting := context.WithoutCancel(ctx)
+	var written []store.OutboxTag
+	for i, t := range tags {
+		if errs[i] == nil {
+			written = append(written, t)
+			continue
+		}
+		wait := min(outboxFirst<<min(t.Attempts, 20), outboxMost)
+		o.Log.WarnContext(ctx, "tag not written through; it is tried again", slog.String("repository", t.Repository), slog.String("tag", t.Name),
+			slog.Duration("after", wait), slog.Any("err", errs[i]))
+		if err := o.Store.PutOffTag(noting, t, wait); err != nil {
+			return err
+		}
+	}
+	return o.Store.WroteTags(noting, written)
 }
 
 // write writes one tag and returns what the upstream goes on showing under it though it is gone here.

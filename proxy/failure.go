@@ -8,8 +8,10 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -122,7 +124,8 @@ func asFailure(err error) *failure {
 		f.message = e.Msg
 	}
 	if kind == fault.Unavailable {
-		f = f.withHeader("Retry-After", "1")
+		after := max(fault.RetryAfter(err), time.Second)
+		f = f.withHeader("Retry-After", strconv.FormatInt(int64((after+time.Second-1)/time.Second), 10))
 	}
 	return f
 }

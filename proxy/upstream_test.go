@@ -302,3 +302,32 @@ func TestLargeBlobsBeforeAnUpstream(t *testing.T) { //nolint:paralleltest // it 
 		}
 	})
 }
+
+// An upstream that is full or busy is answered for with 503, and with its own word on when to try again.
+func TestRetryAfterOfTheUpstream(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		status     int
+		says, want string
+	}{
+		{http.StatusInsufficientStorage, "120", "120"}, {http.StatusTooManyRequests, "7", "7"}, {http.StatusTooManyRequests, "86400", "300"}, {http.StatusInsufficientStorage, "", "1"},
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if tt.says != "" {
+				w.Header().Set("Retry-After", tt.says)
+			}
+			w.WriteHeader(tt.status)
+		}))
+		t.Cleanup(server.Close)
+		s, err := upstream.New(upstream.Options{URL: server.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWorld(t, func(o *proxy.Options) { o.Storage, o.InlineLimit = s, 0 })
+		content := random(50_000, 41)
+		a := w.want(http.StatusServiceUnavailable, "UNAVAILABLE", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?digest="+string(digest.FromBytes(content)), content)
+		if got := a.header.Get("Retry-After"); got != tt.want {
+			t.Errorf("the upstream's %d with Retry-After %q is answered with %q, want %q", tt.status, tt.says, got, tt.want)
+		}
+	}
+}

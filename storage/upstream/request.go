@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -120,7 +122,7 @@ func (s *Storage) build(ctx context.Context, q request) (*http.Request, error) {
 // outside is the error of a request that is not let in.
 func outside(err error) error {
 	refused, ok := errors.AsType[*bearer.RefusedError](err)
-	if !ok || refused.Status >= http.StatusInternalServerError {
+	if !ok || refused.Status >= http.StatusInternalServerError || refused.Status == http.StatusTooManyRequests {
 		return unavailable(err)
 	}
 	return fault.Wrap(fault.Unavailable, err, "The upstream registry refuses this server's credentials.")
@@ -157,10 +159,36 @@ func overloaded(res *http.Response) error {
 		return nil
 	}
 	drain(res)
-	return unavailable(fmt.Errorf("it answers %s", res.Status))
+	err := unavailable(fmt.Errorf("it answers %s", res.Status))
+	err.RetryAfter = retryAfter(res.Header.Get("Retry-After"), time.Now())
+	return err
 }
 
-func unavailable(err error) error {
+// Bounds of the time after which clients of ours are told to try again, whatever the upstream says.
+const (
+	minRetryAfter = time.Second
+	maxRetryAfter = 5 * time.Minute
+)
+
+// retryAfter reads a Retry-After header: seconds, or a date (RFC 9110 section 10.2.3). It is 0 where there is none, or one that is neither.
+func retryAfter(text string, now time.Time) time.Duration {
+	var after time.Duration
+	n, err := strconv.ParseUint(text, 10, 64)
+	at, notDate := http.ParseTime(text)
+	switch {
+	case err == nil:
+		after = time.Duration(min(n, uint64(maxRetryAfter/time.Second))) * time.Second
+	case errors.Is(err, strconv.ErrRange):
+		after = maxRetryAfter
+	case notDate == nil:
+		after = at.Sub(now)
+	default:
+		return 0
+	}
+	return min(max(after, minRetryAfter), maxRetryAfter)
+}
+
+func unavailable(err error) *fault.Error {
 	if u, ok := errors.AsType[*url.Error](err); ok { // its text has the whole URL
 		err = u.Err
 	}

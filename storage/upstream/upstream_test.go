@@ -200,6 +200,55 @@ func TestHostileUpstreams(t *testing.T) {
 	})
 }
 
+// An upstream that cannot now says when it can; what it says is bounded.
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		status   int
+		says     string
+		from, to time.Duration
+	}{
+		{http.StatusTooManyRequests, "17", 17 * time.Second, 17 * time.Second},
+		{http.StatusInsufficientStorage, "300", 5 * time.Minute, 5 * time.Minute},
+		{http.StatusServiceUnavailable, "0", time.Second, time.Second},
+		{http.StatusServiceUnavailable, "86400", 5 * time.Minute, 5 * time.Minute},
+		{http.StatusServiceUnavailable, "99999999999999999999999", 5 * time.Minute, 5 * time.Minute},
+		{http.StatusServiceUnavailable, time.Now().Add(2 * time.Minute).UTC().Format(http.TimeFormat), time.Second, 2 * time.Minute},
+		{http.StatusServiceUnavailable, "Mon, 02 Jan 2006 15:04:05 GMT", time.Second, time.Second},
+		{http.StatusServiceUnavailable, "-1", 0, 0},
+		{http.StatusServiceUnavailable, "soon", 0, 0},
+		{http.StatusServiceUnavailable, "", 0, 0},
+		{http.StatusForbidden, "17", 0, 0}, // no sooner than ever
+	} {
+		s := open(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", tt.says)
+			w.WriteHeader(tt.status)
+		}), upstream.Options{})
+		_, err := s.Create(t.Context(), "suite/one")
+		if got := fault.RetryAfter(fmt.Errorf("kept: %w", err)); err == nil || got < tt.from || got > tt.to {
+			t.Errorf("%d with Retry-After %q: %v, after %v, want %v to %v", tt.status, tt.says, err, got, tt.from, tt.to)
+		}
+	}
+}
+
+// A token service that cannot now is no refusal of credentials.
+func TestTokenServiceIsBusy(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
+		s := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/token" {
+				w.WriteHeader(status)
+				return
+			}
+			w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+r.Host+`/token",service="busy"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		}), upstream.Options{Username: "robot", Password: "secret"})
+		if _, err := s.Create(t.Context(), "suite/one"); !errors.Is(err, storage.ErrAway) {
+			t.Errorf("Create with a token service that answers %d = %v, want ErrAway", status, err)
+		}
+	}
+}
+
 func TestNewRefusesBadURLs(t *testing.T) {
 	t.Parallel()
 	for _, u := range []string{"", "registry.example", "ftp://x", "http://user:secret@x", "http://x/path"} {

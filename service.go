@@ -42,9 +42,9 @@ func command(err error) error {
 
 type addServiceCommand struct {
 	Name       string `arg:"" help:"The service's name."`
-	Script     string `arg:"" optional:"" help:"The signing script."`
-	Key        string `arg:"" optional:"" help:"Key id or fingerprint of the key that the script signs with."`
-	Class      string `default:"container:ManifestSigningService" help:"The kind of service." placeholder:"APP:MODEL"`
+	Script     string `arg:"" optional:"" help:"The signing script; none with --openpgp-key and --pkcs11-uri."`
+	Key        string `arg:"" optional:"" help:"Key id or fingerprint of the key that the script signs with; needed with a script."`
+	Class      string `default:"container:ManifestSigningService" help:"The kind of service; there is only ${default}." placeholder:"APP:MODEL"`
 	Home       string `help:"GnuPG home directory of the script's key; the user's own when not given." placeholder:"DIR"`
 	Gnupghome  string `help:"The same as --home." placeholder:"DIR"`
 	Keyring    string `help:"Look the script's key up in this keyring file." placeholder:"FILE"`
@@ -53,6 +53,18 @@ type addServiceCommand struct {
 	PKCS11URI  string `name:"pkcs11-uri" help:"Sign with the key in a token that this PKCS #11 URI (RFC 7512) names, without a script." placeholder:"URI"`
 	PublicKey  string `help:"File with the OpenPGP public key, armored, of the token's key." placeholder:"FILE"`
 	UserID     string `name:"user-id" help:"Make an OpenPGP public key of the token's key, for this user." placeholder:"'NAME <MAIL>'"`
+}
+
+// Help shows the ways to call it, which the parser's synopsis runs together.
+func (addServiceCommand) Help() string {
+	return `One of these:
+
+    add-signing-service NAME SCRIPT KEY [--home DIR] [--keyring FILE]
+    add-signing-service NAME --openpgp-key FILE [--passphrase-file FILE]
+    add-signing-service NAME --pkcs11-uri URI --public-key FILE
+    add-signing-service NAME --pkcs11-uri URI --user-id 'NAME <MAIL>'
+
+The service signs once, as a test, before it is kept. Settings are the server's: run it with the same configuration file and environment, as the same user. The server need not be stopped.`
 }
 
 // Run validates the service by having it sign, and keeps it (contract 5.2).
@@ -79,6 +91,9 @@ func (c addServiceCommand) add(p *program) error {
 	})
 }
 
+// commandLineUser is who the audit names for what a verb does.
+const commandLineUser = "command line"
+
 // validate has a service sign once.
 func (p *program) validate(v pulp.SigningService) error {
 	key, err := signing.ParsePublicKey(v.PublicKey)
@@ -96,7 +111,7 @@ func (p *program) validate(v pulp.SigningService) error {
 	if err != nil {
 		result = slog.String("result", "failed")
 	}
-	p.log.InfoContext(p.ctx, "audit", slog.String("who", "command line"), slog.String("action", "sign"), slog.String("key", key.Fingerprint()),
+	p.log.InfoContext(p.ctx, "audit", slog.String("who", commandLineUser), slog.String("action", "sign"), slog.String("key", key.Fingerprint()),
 		slog.String("reference", "test"), slog.String("service", v.Name), result)
 	return err
 }
@@ -278,7 +293,7 @@ func checkClass(class string) error {
 
 type removeServiceCommand struct {
 	Name  string `arg:"" help:"The service's name."`
-	Class string `default:"container:ManifestSigningService" help:"The kind of service." placeholder:"APP:MODEL"`
+	Class string `default:"container:ManifestSigningService" help:"The kind of service; there is only ${default}." placeholder:"APP:MODEL"`
 }
 
 // Run removes the service.

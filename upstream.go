@@ -16,6 +16,7 @@ import (
 
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -33,8 +34,10 @@ var errNoUpstream = errors.New("there is no upstream registry: COUNTERSIGN_UPSTR
 // Run adopts, by a task of the running server.
 func (c adoptCommand) Run(p *program) error {
 	return p.behindUpstream(func(s *store.Store) error {
-		t, err := p.follow(s, tasks.AdoptSpec(c.Pattern))
-		if err != nil {
+		t, err := p.follow(s, tasks.AdoptSpec(c.Pattern, commandLineUser))
+		if err != nil && t.Error != nil { // its sentence may be about a repository that it does not name
+			return fmt.Errorf("%s: %w", c.Pattern, err)
+		} else if err != nil {
 			return err
 		}
 		var result tasks.AdoptResult
@@ -45,22 +48,30 @@ func (c adoptCommand) Run(p *program) error {
 	})
 }
 
+// printAdopted prints a line for each repository, and fails where one was not adopted.
 func (p *program) printAdopted(r tasks.AdoptResult) error {
+	lines := map[string]string{}
+	for _, name := range r.Unchanged {
+		lines[name] = "nothing new"
+	}
+	for name, number := range r.Adopted {
+		lines[name] = fmt.Sprintf("version %d", number)
+	}
+	for name, n := range r.Differences {
+		lines[name] += fmt.Sprintf("; what still differs (%d) is listed by drift", n)
+	}
+	for name, why := range r.NotAdopted {
+		lines[name] = "not adopted: " + why
+	}
 	w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-	for _, name := range slices.Sorted(maps.Keys(r.Adopted)) {
-		fmt.Fprintf(w, "%s\tversion %d\n", name, r.Adopted[name])
-	}
-	for _, name := range slices.Sorted(maps.Keys(r.NotAdopted)) {
-		fmt.Fprintf(w, "%s\tnot adopted: %s\n", name, r.NotAdopted[name])
-	}
-	if len(r.Adopted)+len(r.NotAdopted) == 0 {
-		fmt.Fprintln(w, "nothing new")
+	for _, name := range slices.Sorted(maps.Keys(lines)) {
+		fmt.Fprintf(w, "%s\t%s\n", name, lines[name])
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	if n := len(r.NotAdopted); n > 0 {
-		return fmt.Errorf("%d of the repositories were not adopted", n)
+		return fmt.Errorf("%d of %d repositories were not adopted", n, len(lines))
 	}
 	return nil
 }
@@ -68,7 +79,7 @@ func (p *program) printAdopted(r tasks.AdoptResult) error {
 // Run compares, by a task of the running server, and prints what differs.
 func (c driftCommand) Run(p *program) error {
 	return p.behindUpstream(func(s *store.Store) error {
-		if _, err := p.follow(s, tasks.CompareSpec(c.Pattern, c.Deep)); err != nil {
+		if _, err := p.follow(s, tasks.CompareSpec(c.Pattern, c.Deep, commandLineUser)); err != nil {
 			return err
 		}
 		return p.printDrift(s, c.Pattern)
@@ -120,11 +131,17 @@ func (p *program) behindUpstream(do func(*store.Store) error) error {
 // How a verb follows a task.
 const (
 	followEvery = 100 * time.Millisecond
-	followHint  = 10 * time.Second // after so long it says what it waits for
+	followFirst = 3 * time.Second  // after so long it says what it waits for,
+	followHint  = 10 * time.Second // and so often it looks whether that is something else
+	followPing  = 5 * time.Second  // that the upstream has to answer
 )
 
 // follow makes a task and waits for its end. A verb that is interrupted leaves the task to the server.
 func (p *program) follow(s *store.Store, spec tasks.Spec) (store.Task, error) {
+	upstream, err := p.openStorage()
+	if err != nil {
+		return store.Task{}, err
+	}
 	q, err := p.openQueue()
 	if err != nil {
 		return store.Task{}, err
@@ -134,7 +151,7 @@ func (p *program) follow(s *store.Store, spec tasks.Spec) (store.Task, error) {
 	if err != nil {
 		return t, err
 	}
-	began, hinted := time.Now(), false
+	said, look := "", time.Now().Add(followFirst)
 	for !t.State.Final() {
 		select {
 		case <-p.ctx.Done():
@@ -144,14 +161,14 @@ func (p *program) follow(s *store.Store, spec tasks.Spec) (store.Task, error) {
 		if t, err = s.Task(p.ctx, t.ID); err != nil {
 			return t, err
 		}
-		if t.State == store.TaskWaiting && !hinted && time.Since(began) > followHint {
-			hinted = true
-			what := "the task waits for a server or a worker to run it"
-			if t.Attempt > 0 {
-				what = "the upstream registry does not answer; the task goes on when it does, whether this command waits for it or not"
-			}
-			p.log.WarnContext(p.ctx, what, slog.String("task", t.ID), slog.String("upstream", p.config.UpstreamURL))
+		if t.State.Final() || time.Now().Before(look) {
+			continue
 		}
+		if what, why := p.waitsFor(t, upstream); what != said && what != "" && p.ctx.Err() == nil {
+			p.log.WarnContext(p.ctx, what, append(why, slog.String("task", t.ID))...)
+			said = what
+		}
+		look = time.Now().Add(followHint)
 	}
 	if t.State != store.TaskCompleted {
 		if t.Error != nil {
@@ -160,4 +177,20 @@ func (p *program) follow(s *store.Store, spec tasks.Spec) (store.Task, error) {
 		return t, fmt.Errorf("task %s was %s", t.ID, t.State)
 	}
 	return t, nil
+}
+
+// waitsFor says what a task about the upstream waits for, and what to look at; empty: it runs. The upstream is asked from here: that it answers the server is not known.
+func (p *program) waitsFor(t store.Task, upstream storage.Storage) (what string, why []any) {
+	ctx, cancel := context.WithTimeout(p.ctx, followPing)
+	defer cancel()
+	switch err := upstream.Ping(ctx); {
+	case err != nil:
+		return fmt.Sprintf("the upstream registry at %s does not answer: see that it runs, that this machine reaches it, and that upstream_url and upstream.ca_file are right;"+
+			" the task goes on when it answers, whether this command waits for it or not", p.config.UpstreamURL), []any{slog.Any("err", err)}
+	case t.State != store.TaskWaiting:
+		return "", nil
+	case t.Attempt == 0:
+		return "the task waits for a server or a worker to run it: see that one runs with this database, and that no other task about the upstream is in front of it (GET tasks/)", nil
+	}
+	return "the task was begun and is tried again: the log of the server or the worker says why", nil
 }

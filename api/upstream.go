@@ -62,7 +62,7 @@ func (a *API) adopt(req *request) (answer, error) {
 	if err := b.finish(); err != nil {
 		return answer{}, err
 	}
-	return a.dispatch(req, "adopt", pulp.Root+upstreamCollection, tasks.AdoptSpec(pattern))
+	return a.dispatch(req, "adopt", pulp.Root+upstreamCollection, tasks.AdoptSpec(pattern, ""))
 }
 
 // compareUpstream has a task write down in what repositories and the upstream differ; nothing changes.
@@ -78,7 +78,7 @@ func (a *API) compareUpstream(req *request) (answer, error) {
 	if err := b.finish(); err != nil {
 		return answer{}, err
 	}
-	return a.dispatch(req, "compare", pulp.Root+upstreamCollection, tasks.CompareSpec(pattern, deep != nil && *deep))
+	return a.dispatch(req, "compare", pulp.Root+upstreamCollection, tasks.CompareSpec(pattern, deep != nil && *deep, ""))
 }
 
 func readPattern(b *body, required bool) string {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -140,6 +141,9 @@ func TestAdopt(t *testing.T) {
 	if said, err := s.cli(t, nil, "adopt", "company/*"); err != nil || !strings.Contains(said, "company/app  version 1") {
 		t.Fatalf("adopt: %v\n%s", err, said)
 	}
+	if log := s.LogTail(); !regexp.MustCompile(`msg=audit .*who="command line" action="adopt repository" repository=company/app`).MatchString(log) || strings.Contains(log, `who=""`) {
+		t.Errorf("the audit does not say who adopted:\n%s", log)
+	}
 	if got := s.list(t, "/pulp/api/v3/repositories/container/container-push/").Count; got != 1 {
 		t.Errorf("%d repositories were made, want 1", got)
 	}
@@ -202,7 +206,7 @@ func TestAdopt(t *testing.T) {
 	if said, err := s.cli(t, nil, "adopt", "no/such"); err == nil || !strings.Contains(said, "no/such") {
 		t.Errorf("adopt of what is not there: %v\n%s", err, said)
 	}
-	if said, err := s.cli(t, nil, "adopt", "company/app"); err != nil || said != "nothing new\n" {
+	if said, err := s.cli(t, nil, "adopt", "company/app"); err != nil || said != "company/app  nothing new; what still differs (1) is listed by drift\n" {
 		t.Errorf("a second adopt: %v\n%s", err, said)
 	}
 }

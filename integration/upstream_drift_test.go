@@ -2,8 +2,12 @@ package integration
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -113,7 +117,7 @@ func TestUpstreamRefusesOneTag(t *testing.T) {
 			})
 			s := proxy.inFront(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")
 			said, err := s.cli(t, nil, "adopt", "company/*")
-			if err == nil || !regexp.MustCompile(`(?s)company/app +version 1\n.*company/last +version 1\n.*company/denied +not adopted: The upstream registry .*1 of the repositories`).MatchString(said) {
+			if err == nil || !regexp.MustCompile(`^company/app +version 1; what still differs \(1\) is listed by drift\ncompany/denied +not adopted: The upstream registry .*\ncompany/last +version 1\n.*: 1 of 3 repositories were not adopted\n$`).MatchString(said) {
 				t.Errorf("adopt: %v\n%s", err, said)
 			}
 			if got := s.tags(t, "company/app"); !slices.Equal(got, []string{"good"}) {
@@ -130,6 +134,53 @@ func TestUpstreamRefusesOneTag(t *testing.T) {
 			direct.push(t, ociLayout(t, image(t, "amd64", "new")), "company/last:new")
 			within(t, "the one behind it is still compared", func() bool { return slices.Contains(s.tags(t, "company/last"), "new") })
 		})
+	}
+}
+
+// TestVerbsWaitForTheUpstream runs the verbs while the upstream is away: they say so, where it was sought, and end when it is back.
+func TestVerbsWaitForTheUpstream(t *testing.T) {
+	t.Parallel()
+	f := startFronted(t)
+	f.caughtUp(t)
+	connected := func(a api) any {
+		shown, _ := a.get(t, apiRoot+"status/")["upstream_connection"].(map[string]any)
+		return shown["connected"]
+	}
+	if as, nobody := connected(f.api), connected(api{base: f.base}); as != true || nobody != nil {
+		t.Errorf("the status says connected: %v to an administrator and %v to anybody", as, nobody)
+	}
+	f.proxy.refuse()
+	ends := map[string]func() (string, error){}
+	for _, verb := range []string{"adopt", "drift"} { // drift's task waits behind the other
+		said, err := os.Create(filepath.Join(t.TempDir(), verb))
+		if err != nil {
+			t.Fatal(err)
+		}
+		command := exec.CommandContext(t.Context(), f.command.Program, verb, f.name)
+		command.Env, command.Stdout, command.Stderr = f.env, said, said
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		read := func() string {
+			b, err := os.ReadFile(said.Name())
+			if err != nil {
+				t.Error(err)
+			}
+			return string(b)
+		}
+		within(t, verb+" says that the upstream is away", func() bool {
+			return strings.Contains(read(), "the upstream registry at http://"+f.proxy.address+" does not answer: ")
+		})
+		ends[verb] = func() (string, error) {
+			err := command.Wait()
+			return read(), errors.Join(err, said.Close())
+		}
+	}
+	f.proxy.heal(t)
+	for verb, want := range map[string]string{"adopt": f.name + "  nothing new\n", "drift": "no differences\n"} {
+		if said, err := ends[verb](); err != nil || !strings.HasSuffix(said, want) || strings.Count(said, "\n") < 2 || strings.Contains(said, "run it") {
+			t.Errorf("%s when the upstream is back: %v\n%s", verb, err, said)
+		}
 	}
 }
 

@@ -49,14 +49,14 @@ func (d *Dispatcher) announce(ctx context.Context, ids ...string) {
 // upstreamHref is what tasks about the upstream reserve: one of them runs at a time.
 const upstreamHref = pulp.Root + "upstream/"
 
-// AdoptSpec is a task that adopts the upstream's repositories whose names match a pattern.
-func AdoptSpec(pattern string) Spec {
-	return Spec{Name: Adopt, Args: AdoptArgs{Pattern: pattern}, Resources: []store.Resource{{Href: upstreamHref, Exclusive: true}}}
+// AdoptSpec is a task that adopts the upstream's repositories whose names match a pattern. who is who asks, where that is no user.
+func AdoptSpec(pattern, who string) Spec {
+	return Spec{Name: Adopt, Args: AdoptArgs{Pattern: pattern, Who: who}, Resources: []store.Resource{{Href: upstreamHref, Exclusive: true}}}
 }
 
-// CompareSpec is a task that holds the repositories whose names match a pattern against the upstream.
-func CompareSpec(pattern string, deep bool) Spec {
-	return Spec{Name: Compare, Args: CompareArgs{Pattern: pattern, Deep: deep}, Resources: []store.Resource{{Href: upstreamHref, Exclusive: true}}}
+// CompareSpec is a task that holds the repositories whose names match a pattern against the upstream. who is who asks, where that is no user.
+func CompareSpec(pattern string, deep bool, who string) Spec {
+	return Spec{Name: Compare, Args: CompareArgs{Pattern: pattern, Deep: deep, Who: who}, Resources: []store.Resource{{Href: upstreamHref, Exclusive: true}}}
 }
 
 // Cancel cancels a task and returns it: a waiting one is canceled, a running one canceling until it has stopped. A task that has ended otherwise is

@@ -39,10 +39,11 @@ const (
 type SignArgs struct {
 	RepositoryID string   `json:"repository"`
 	ServiceID    string   `json:"service"`
-	BasePath     string   `json:"base_path"`  // of the references in the signatures
-	Tags         []string `json:"tags"`       // none: all
-	SignLists    bool     `json:"sign_lists"` // sign lists and indexes too (D2)
-	Force        bool     `json:"force"`      // sign again what this key has signed (D10)
+	BasePath     string   `json:"base_path"`     // of the references in the signatures
+	Tags         []string `json:"tags"`          // none: all
+	SignLists    bool     `json:"sign_lists"`    // sign lists and indexes too (D2)
+	Force        bool     `json:"force"`         // sign again what this key has signed (D10)
+	Who          string   `json:"who,omitempty"` // whose change is signed, where the task is no user's
 }
 
 // SealArgs are the arguments of a Seal task: signatures that a change waits for, which another process asks for because it has not the key (architecture 6).
@@ -55,19 +56,24 @@ type SealArgs struct {
 
 // AdoptArgs are the arguments of an Adopt task: which of the upstream's repositories.
 type AdoptArgs struct {
-	Pattern string `json:"pattern"` // a name; * stands for any characters
+	Pattern string `json:"pattern"`       // a name; * stands for any characters
+	Who     string `json:"who,omitempty"` // who asks, where that is no user
 }
 
-// AdoptResult is the result of an Adopt task: the versions that it made, by repository, and why others were not adopted. What is in neither had nothing new.
+// AdoptResult is the result of an Adopt task: the versions that it made, by repository, why others were not adopted, which had nothing new, and in how many things
+// those differ that still do.
 type AdoptResult struct {
-	Adopted    map[string]int64  `json:"adopted"`
-	NotAdopted map[string]string `json:"not_adopted"`
+	Adopted     map[string]int64  `json:"adopted"`
+	NotAdopted  map[string]string `json:"not_adopted"`
+	Unchanged   []string          `json:"unchanged"`
+	Differences map[string]int    `json:"differences"`
 }
 
 // CompareArgs are the arguments of a Compare task: which repositories are held against the upstream.
 type CompareArgs struct {
-	Pattern string `json:"pattern"` // a name; * stands for any characters
-	Deep    bool   `json:"deep"`    // manifests and blobs too
+	Pattern string `json:"pattern"`       // a name; * stands for any characters
+	Deep    bool   `json:"deep"`          // manifests and blobs too
+	Who     string `json:"who,omitempty"` // who asks, where that is no user
 }
 
 // SyncArgs are the arguments of a Sync task.

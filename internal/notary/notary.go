@@ -121,7 +121,7 @@ func (n *Notary) Seal(ctx context.Context, why Reason, change func(context.Conte
 			return context.Cause(ctx)
 		case n.AcceptUnsigned:
 			n.Log.ErrorContext(ctx, "not signed before it is shown", slog.String("service", missing.Service.Name), slog.Any("err", err))
-			return n.later(ctx, missing, change)
+			return n.later(ctx, why, missing, change)
 		default:
 			if fault.Is(err, fault.Unavailable) && !store.Away(err) || errors.Is(err, errTooLong) {
 				err = fmt.Errorf("%w: %w", ErrKeyAway, err)
@@ -142,7 +142,7 @@ func (n *Notary) signInTime(ctx context.Context, why Reason, missing *store.Unsi
 }
 
 // later makes a change that could not be signed, and has it signed by tasks, one for each path.
-func (n *Notary) later(ctx context.Context, missing *store.Unsigned, change func(context.Context) error) error {
+func (n *Notary) later(ctx context.Context, why Reason, missing *store.Unsigned, change func(context.Context) error) error {
 	ctx = context.WithoutCancel(ctx)
 	if err := change(store.WithoutSeal(ctx)); err != nil {
 		return err
@@ -153,7 +153,7 @@ func (n *Notary) later(ctx context.Context, missing *store.Unsigned, change func
 			break
 		}
 		_, err = n.Dispatch(ctx, tasks.Spec{
-			Name: tasks.Sign, Args: tasks.SignArgs{RepositoryID: missing.RepositoryID, ServiceID: missing.Service.ID, BasePath: d.BasePath},
+			Name: tasks.Sign, Args: tasks.SignArgs{RepositoryID: missing.RepositoryID, ServiceID: missing.Service.ID, BasePath: d.BasePath, Who: why.Who},
 			Resources: []store.Resource{{Href: pulp.RepositoryHref(d.Repository, missing.RepositoryID), Exclusive: true}}, ServiceID: missing.Service.ID,
 		})
 	}

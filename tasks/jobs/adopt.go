@@ -37,21 +37,27 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 	}
 	report := r.Report("adopt.repositories", "Adopting repositories", len(names))
 	var made store.Outcome
-	result := tasks.AdoptResult{Adopted: map[string]int64{}, NotAdopted: map[string]string{}}
+	result := tasks.AdoptResult{Adopted: map[string]int64{}, NotAdopted: map[string]string{}, Differences: map[string]int{}, Unchanged: []string{}}
 	for _, name := range names {
-		found, err := o.Adopter.Repository(ctx, o.reason(ctx, r), name)
-		if err != nil && o.Adopter.Away(ctx, err) {
+		found, err := o.Adopter.Repository(ctx, o.reason(ctx, r, args.Who), name)
+		switch {
+		case err != nil && o.Adopter.Away(ctx, err):
 			return waits(err)
-		} else if err != nil {
+		case err != nil:
 			o.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.Any("err", err))
 			if len(names) == 1 {
 				return err
 			}
 			result.NotAdopted[name] = adopt.Sentence(err)
+		case found.Version == nil:
+			result.Unchanged = append(result.Unchanged, name)
 		}
 		if found.Version != nil {
 			made.Created = append(made.Created, store.CreatedVersion(*found.Version))
 			result.Adopted[name] = found.Version.Number
+		}
+		if n := len(found.Drift); n > 0 {
+			result.Differences[name] = n
 		}
 		report.Add(1)
 	}
@@ -81,7 +87,7 @@ func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareAr
 	report := r.Report("compare.repositories", "Comparing repositories", len(repos))
 	found := r.Report("compare.differences", "Differences", -1)
 	for _, repo := range repos {
-		got, err := o.Adopter.Compare(ctx, o.reason(ctx, r), repo, adopt.How{Deep: args.Deep})
+		got, err := o.Adopter.Compare(ctx, o.reason(ctx, r, args.Who), repo, adopt.How{Deep: args.Deep})
 		if err != nil && o.Adopter.Away(ctx, err) {
 			return waits(err)
 		} else if err != nil { // it may have been removed meanwhile

@@ -2,6 +2,7 @@ package jobs_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -213,6 +214,10 @@ func TestAPushThatCannotBeSigned(t *testing.T) {
 	k, err := w.store.ClaimTask(t.Context(), "worker", "", nil, time.Minute)
 	if err != nil || k == nil || k.Name != tasks.Sign {
 		t.Fatalf("no task signs it later: %+v, %v", k, err)
+	}
+	var args tasks.SignArgs
+	if err := json.Unmarshal(k.Args, &args); err != nil || args.Who != "alice" {
+		t.Errorf("the task signs for %q, %v, want alice", args.Who, err)
 	}
 }
 

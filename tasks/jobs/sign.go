@@ -43,7 +43,7 @@ func (s signer) run(ctx context.Context, r *tasks.Run) error {
 		s.Log.WarnContext(ctx, "signatures claim the host localhost, which means nothing on other machines; set public_url to what clients type")
 	}
 	report := r.Report("signing.manifests", "Signing manifests", len(targets))
-	if err := s.signAll(ctx, r, checked, args.BasePath, targets, report); err != nil {
+	if err := s.signAll(ctx, r, checked, args, targets, report); err != nil {
 		return err
 	}
 	if err := report.Complete(ctx); err != nil {
@@ -89,8 +89,8 @@ func (s signer) reference(basePath, tag string) string {
 }
 
 // signAll signs the targets and stages what is made, together as much as there is: one write takes many signatures.
-func (s signer) signAll(ctx context.Context, r *tasks.Run, checked *signing.Checked, basePath string, targets []store.SignTarget, report *tasks.Report) error {
-	why := s.reason(ctx, r)
+func (s signer) signAll(ctx context.Context, r *tasks.Run, checked *signing.Checked, args tasks.SignArgs, targets []store.SignTarget, report *tasks.Report) error {
+	why := s.reason(ctx, r, args.Who)
 	made := make(chan pulp.Signature, stageBatch)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -104,7 +104,7 @@ func (s signer) signAll(ctx context.Context, r *tasks.Run, checked *signing.Chec
 				break
 			}
 			group.Go(func() error {
-				g, err := s.Notary.Sign(working, why, checked, t.ManifestID, t.Digest, s.reference(basePath, t.Tag))
+				g, err := s.Notary.Sign(working, why, checked, t.ManifestID, t.Digest, s.reference(args.BasePath, t.Tag))
 				if fault.Is(err, fault.Unavailable) && !store.Away(err) {
 					return tasks.Again(err) // the key is away: its tasks wait, and hold nobody up
 				} else if err != nil {
@@ -173,17 +173,14 @@ const (
 	stageTime  = 10 * time.Second       // that it may take
 )
 
-// reason says for whom a task uses a key.
-func (o Options) reason(ctx context.Context, r *tasks.Run) notary.Reason {
-	why := notary.Reason{Task: r.Task.ID}
-	if r.Task.CreatedBy == 0 { // a verb that an operator ran beside the server
-		why.Who = "command line"
-	} else {
+// reason says for whom a task uses a key: its user, or else who its arguments name.
+func (o Options) reason(ctx context.Context, r *tasks.Run, who string) notary.Reason {
+	if r.Task.CreatedBy != 0 {
 		if u, err := o.Store.User(ctx, r.Task.CreatedBy); err == nil { // else it was removed
-			why.Who = u.Username
+			who = u.Username
 		}
 	}
-	return why
+	return notary.Reason{Who: who, Task: r.Task.ID}
 }
 
 // seal signs what a change in another process waits for.
@@ -204,7 +201,7 @@ func (o Options) sealed(job tasks.Job) tasks.Job {
 
 // seals runs a task's change again when what it would show was not signed, and is now. While the key is away the task waits.
 func (o Options) seals(ctx context.Context, r *tasks.Run, change func(context.Context) error) error {
-	err := o.Notary.Seal(ctx, o.reason(ctx, r), change)
+	err := o.Notary.Seal(ctx, o.reason(ctx, r, ""), change)
 	if errors.Is(err, notary.ErrKeyAway) && ctx.Err() == nil {
 		return tasks.Again(err)
 	}

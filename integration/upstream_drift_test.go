@@ -317,3 +317,37 @@ func TestUpstreamSaysNoToABlob(t *testing.T) {
 		}
 	}
 }
+
+// TestAdoptionThatCannotBeSigned adopts into a repository that signs on push while the key is away: nothing is shown unsigned, the verb says why, and it is taken
+// when the key is back.
+func TestAdoptionThatCannotBeSigned(t *testing.T) {
+	t.Parallel()
+	peer := newPeer(t)
+	direct := newContainers(t, &server{host: peer.address})
+	for _, name := range []string{"free/app", "prod/app"} {
+		direct.push(t, ociLayout(t, image(t, "amd64", name)), name+":v1")
+	}
+	s, k, secret := signOnPush(t, "COUNTERSIGN_UPSTREAM_URL=http://"+peer.address, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=0", "COUNTERSIGN_SIGNING_ON_PUSH_TIMEOUT=1s")
+	away := filepath.Join(t.TempDir(), "away")
+	if err := os.Rename(secret, away); err != nil {
+		t.Fatal(err)
+	}
+	said, err := s.cli(t, nil, "adopt", "*")
+	if err == nil || !regexp.MustCompile(`free/app +version 1\nprod/app +not adopted: .*release did not sign`).MatchString(said) {
+		t.Errorf("adopt without the key: %v\n%s", err, said)
+	}
+	if status, _, _ := s.do(t, http.MethodGet, "/v2/prod/app/manifests/v1", nil, nil); status != http.StatusNotFound {
+		t.Errorf("GET of what cannot be signed: %d", status)
+	}
+	if said, err := s.cli(t, nil, "drift"); err != nil || !strings.Contains(said, "Somebody else has pushed it") {
+		t.Errorf("drift: %v\n%s", err, said)
+	}
+	if err := os.Rename(away, secret); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := s.cli(t, nil, "adopt", "*"); err != nil {
+		t.Errorf("adopt with the key back: %v\n%s", err, said)
+	}
+	admin := asAdmin(t, s)
+	admin.copies(t, admin.signedBy(t, k), "prod/app:v1", true)
+}

@@ -28,6 +28,7 @@ type Found struct {
 	Version *pulp.Version // that was made of what others have pushed; nil: none
 	Drift   []store.Drift // what differs now
 	Fresh   []store.Drift // of it what was not known before
+	Refused string        // why nothing of what others have pushed could be adopted; empty: it could
 }
 
 // Names returns the names of the upstream's repositories that match a pattern: a name, or one with * for any characters, / among them. ErrUnsupported when it has to list its repositories
@@ -150,8 +151,9 @@ func (r *run) conclude(ctx context.Context, how How, before map[string]store.Ups
 			return Found{}, err
 		}
 		r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name), slog.Any("err", err))
+		found.Refused = Sentence(err)
 		for name, t := range wanted.Tags {
-			r.differs("tag", name, before[name].Here, t.Digest, "Somebody else has pushed it, and it cannot be adopted: "+Sentence(err))
+			r.differs("tag", name, before[name].Here, t.Digest, "Somebody else has pushed it, and it cannot be adopted: "+found.Refused)
 		}
 	} else if err := r.KeepAlive(ctx, r.repo.ID); err != nil { // of what others' pushes have taken the last tag from
 		return Found{}, err

@@ -49,6 +49,8 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 				return err
 			}
 			result.NotAdopted[name] = adopt.Sentence(err)
+		case found.Refused != "":
+			result.NotAdopted[name] = found.Refused
 		case found.Version == nil:
 			result.Unchanged = append(result.Unchanged, name)
 		}

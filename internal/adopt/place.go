@@ -90,12 +90,12 @@ func (a *Adopter) KeepAlive(ctx context.Context, repositoryID string) error {
 		for _, k := range unkept {
 			repo := pulp.Repository{ID: k.RepositoryID, Name: k.Repository}
 			err := a.Put(ctx, repo, pulp.KeepTag(k.Digest), k.Digest)
-			if err != nil && a.Away(ctx, err) {
+			if err != nil && a.gone(ctx, err) {
 				return err
 			} else if err != nil {
 				a.Log.WarnContext(ctx, "the upstream does not keep what a version holds", slog.String("repository", k.Repository), slog.String("digest", string(k.Digest)), slog.Any("err", err))
 			}
-			if errors.Is(err, storage.ErrAway) { // the next look tries it again
+			if errors.Is(err, storage.ErrAway) || fault.Is(err, fault.Internal) { // the next look tries it again
 				silent = true
 				continue
 			}
@@ -119,7 +119,7 @@ func (a *Adopter) DropKept(ctx context.Context) error {
 		}
 		for _, k := range needless {
 			err := a.Upstream.DeleteManifest(ctx, pulp.UpstreamName(k.Repository, k.RepositoryID), pulp.KeepTag(k.Digest))
-			if err != nil && a.Away(ctx, err) {
+			if err != nil && a.gone(ctx, err) {
 				return err
 			} else if err != nil {
 				a.Log.WarnContext(ctx, "a hidden tag that nobody needs stays upstream", slog.String("repository", k.Repository), slog.String("digest", string(k.Digest)), slog.Any("err", err))
@@ -143,13 +143,13 @@ func (a *Adopter) insist(ctx context.Context, f func() error) error {
 
 // Away says whether an error ends more than the one thing that it came of: the upstream does not answer to anything, or the error is not the upstream's.
 func (a *Adopter) Away(ctx context.Context, err error) bool {
-	switch {
-	case ctx.Err() != nil || store.Away(err):
-		return true
-	case errors.Is(err, storage.ErrAway):
-		return a.Blobs.Storage.Ping(ctx) != nil
-	case errors.Is(err, storage.ErrUnsupported) || errors.Is(err, storage.ErrNotFound):
-		return false
+	if errors.Is(err, storage.ErrAway) || errors.Is(err, storage.ErrUnsupported) || errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrDigest) {
+		return a.gone(ctx, err)
 	}
-	return fault.KindOf(err) == fault.Internal
+	return a.gone(ctx, err) || fault.Is(err, fault.Internal)
+}
+
+// gone says whether nothing can be done now: the upstream or the database does not answer to anything, or nobody waits any more.
+func (a *Adopter) gone(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || store.Away(err) || errors.Is(err, storage.ErrAway) && a.Blobs.Storage.Ping(ctx) != nil
 }

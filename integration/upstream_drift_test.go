@@ -351,3 +351,23 @@ func TestAdoptionThatCannotBeSigned(t *testing.T) {
 	admin := asAdmin(t, s)
 	admin.copies(t, admin.signedBy(t, k), "prod/app:v1", true)
 }
+
+// TestDriftTellsWhatWaits has the upstream refuse to move a tag, as those do that make tags immutable: the report names it until it has been written.
+func TestDriftTellsWhatWaits(t *testing.T) {
+	t.Parallel()
+	f := startFronted(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")
+	f.proxy.set(func(r *http.Request) http.HandlerFunc {
+		if isTagPut(r) {
+			return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusPreconditionFailed) }
+		}
+		return nil
+	})
+	f.pushed(t, "v1", "two")
+	within(t, "the report names the tag", func() bool {
+		found := f.list(t, apiRoot+"upstream/drift/").Results
+		return len(found) == 1 && found[0]["name"] == "v1" && strings.HasPrefix(text(found[0]["note"]), "It waits to be written through")
+	})
+	f.proxy.heal(t)
+	f.caughtUp(t)
+	within(t, "the report is empty again", func() bool { return len(f.list(t, apiRoot+"upstream/drift/").Results) == 0 })
+}

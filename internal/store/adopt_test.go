@@ -249,6 +249,35 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
+// TestStaleTableComesLater migrates a database whose fifth migration was in the form that landed first, and one that has the table already.
+func TestStaleTableComesLater(t *testing.T) {
+	t.Parallel()
+	for name, drop := range map[string]bool{"without the table": true, "with it": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t)
+			texts := []string{`DELETE FROM goose_db_version WHERE version_id = 6`}
+			if drop {
+				texts = append(texts, `DROP TABLE upstream_stale`)
+			}
+			for _, text := range texts {
+				if err := s.inTx(t.Context(), func(x *tx) error { _, err := x.exec(text); return err }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if pending, err := s.Pending(t.Context()); err != nil || !pending {
+				t.Errorf("Pending = %t, %v", pending, err)
+			}
+			if err := s.Migrate(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.UpstreamTags(t.Context(), pulp.NewID()); err != nil {
+				t.Errorf("after the migration: %v", err)
+			}
+		})
+	}
+}
+
 // TestLateWrites knows for ours what was about to be written and may arrive late, until it is sure to have arrived.
 func TestLateWrites(t *testing.T) {
 	t.Parallel()

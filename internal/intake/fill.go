@@ -53,8 +53,9 @@ type Fetched struct {
 	Kept          bool // the repository has it afterwards; else it is to be fetched whenever it is asked for
 }
 
-// Fetch fetches a blob that a repository has claimed, from the remote that it claims it of and from no other. Who asks first gets a reader; it ends with an error unless the bytes were
-// the digest's, and closing it early does not stop the fetching of a blob that is kept. Who asks meanwhile waits and gets none.
+// Fetch fetches a blob that a repository has claimed, from the remote that it claims it of and from no other. Who asks first gets a reader; it ends with
+// an error unless the bytes were the digest's, and closing it early does not stop the fetching of a blob that is kept. Who asks meanwhile waits and gets
+// none. When the reader ends, a blob that is kept is there, and who asks after one that failed is first again.
 func (f *Filler) Fetch(ctx context.Context, repo pulp.Repository, b pulp.Blob) (Fetched, error) {
 	key := flight{b.Digest, repo.ID + b.RemoteID}
 	f.mu.Lock()
@@ -108,6 +109,7 @@ func (f *Filler) Fetch(ctx context.Context, repo pulp.Repository, b pulp.Blob) (
 		defer done()
 		err := f.fetch(working, repo, b, io.TeeReader(from, to), keep)
 		from.close()
+		land() // before who asked first has the end, and may ask again
 		if err != nil && !errors.Is(err, errGone) {
 			f.Log.WarnContext(working, "blob not fetched", slog.String("digest", string(b.Digest)), slog.String("remote", remote.Name), slog.Any("err", err))
 		}

@@ -82,9 +82,10 @@ type world struct {
 	signed   pulp.Version  // the version that the first signature made
 }
 
-func newWorld(t *testing.T) *world {
+// openStore returns a fresh, migrated store and its URL.
+func openStore(t *testing.T) (s *store.Store, database string) {
 	t.Helper()
-	database := pgtest.Or(t, filepath.Join(t.TempDir(), "api.db"))
+	database = pgtest.Or(t, filepath.Join(t.TempDir(), "api.db"))
 	s, err := store.Open(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
@@ -93,6 +94,12 @@ func newWorld(t *testing.T) *world {
 	if err := s.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return s, database
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	s, database := openStore(t)
 	public, _ := url.Parse("https://registry.example:8443")
 	w := &world{t: t, store: s, database: database, dispatcher: &dispatcher{store: s}}
 	w.server = httptest.NewServer(api.New(api.Options{

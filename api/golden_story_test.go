@@ -14,7 +14,6 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,7 +30,6 @@ import (
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/notary"
-	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/proxy"
@@ -101,15 +99,7 @@ func (k keyed) Sign(_ context.Context, r signing.Request) ([]byte, error) {
 
 func newStory(t *testing.T) *story {
 	t.Helper()
-	database := pgtest.Or(t, filepath.Join(t.TempDir(), "story.db"))
-	s, err := store.Open(t.Context(), database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	if err := s.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s, database := openStore(t)
 	p := &story{world: &world{t: t, store: s, database: database}, ids: map[string]string{}, key: signtest.NewKey(t, time.Now().Add(-time.Hour), 0)}
 	hash, err := auth.HashPassword("secret")
 	if err != nil {

@@ -495,6 +495,20 @@ func TestUpstreamRacingPushes(t *testing.T) {
 	}
 }
 
+// staysAt demands that a write of the tag "moving" that arrived late has changed nothing: the tag is what was pushed last, here and upstream, and the state is what it was.
+func (f *fronted) staysAt(t *testing.T, newest pushed, before string) {
+	t.Helper()
+	f.caughtUp(t)
+	time.Sleep(5 * time.Second) // some comparisons
+	f.caughtUp(t)
+	if got := f.digest(t, f.name, "moving"); got != newest.name {
+		t.Errorf("the tag is %s here, want %s, which was pushed last", got, newest.name)
+	}
+	if after := f.state(t); after != before {
+		t.Errorf("a late write has made %s of %s", after, before)
+	}
+}
+
 // TestUpstreamLateWrite has writes of a tag time out and reach the upstream after the tag's newest one, sooner or later. The upstream must come to show the newest
 // again, and this server must not take an older one for somebody's push.
 func TestUpstreamLateWrite(t *testing.T) {
@@ -526,15 +540,7 @@ func TestUpstreamLateWrite(t *testing.T) {
 			for _, now := range slices.Backward(arrive) {
 				now()
 			}
-			f.caughtUp(t)
-			time.Sleep(5 * time.Second) // some comparisons
-			f.caughtUp(t)
-			if got := f.digest(t, f.name, "moving"); got != newest.name {
-				t.Errorf("the tag is %s here, want %s, which was pushed last", got, newest.name)
-			}
-			if after := f.state(t); after != before {
-				t.Errorf("a late write has made %s of %s", after, before)
-			}
+			f.staysAt(t, newest, before)
 		})
 	}
 }

@@ -5,12 +5,12 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
 )
 
 // waitsForBlob is how often a request that waits for somebody else's fetching looks again.
@@ -55,19 +55,12 @@ func (c *call) getAbsentBlob(t store.Target, b pulp.Blob) error {
 	return newError(http.StatusServiceUnavailable, "UNAVAILABLE", "The remote that has the blob does not give it.", nil)
 }
 
-// streamBuffer is how many bytes of a stream are on their way at a time: many, as they come from a socket and go to one.
-const streamBuffer = 256 << 10
-
-var buffers = sync.Pool{New: func() any { return new([streamBuffer]byte) }}
-
 // streamBlob sends bytes as they come. When they end wrong, so does the answer.
 func (c *call) streamBlob(b pulp.Blob, bytes io.ReadCloser) error {
 	defer func() { _ = bytes.Close() }()
 	blobHeaders(c.w.Header(), b.Digest)
 	c.w.Header().Set("Content-Length", strconv.FormatInt(b.Size, 10))
-	buffer, _ := buffers.Get().(*[streamBuffer]byte)
-	defer buffers.Put(buffer)
-	if _, err := io.CopyBuffer(struct{ io.Writer }{c.w}, struct{ io.Reader }{bytes}, buffer[:]); err != nil { // neither knows a better way
+	if _, err := storage.Move(c.w, bytes); err != nil {
 		panic(http.ErrAbortHandler) // the client must not take what it has for the blob
 	}
 	return nil

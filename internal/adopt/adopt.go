@@ -84,12 +84,12 @@ func (a *Adopter) Pulled(ctx context.Context, who, name, reference string) (bool
 }
 
 func (a *Adopter) pull(ctx context.Context, who, name, reference string) (bool, error) {
-	serial, ours, err := a.ours(ctx, name, reference)
+	known, ours, err := a.ours(ctx, name, reference)
 	if err != nil || ours {
 		return false, err
 	}
 	d, err := a.Upstream.Resolve(ctx, name, reference)
-	if errors.Is(err, storage.ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) || slices.Contains(known.Stale, d) {
 		return false, nil
 	} else if err != nil {
 		return false, err
@@ -100,14 +100,10 @@ func (a *Adopter) pull(ctx context.Context, who, name, reference string) (bool, 
 	} else if err != nil {
 		return false, err
 	}
-	r := &run{Adopter: a, repo: repo, why: notary.Reason{Who: who}, taken: map[digest.Digest]bool{}}
+	r := a.of(repo, notary.Reason{Who: who})
 	wanted := store.Adopted{RepositoryID: repo.ID}
 	if pulp.ValidTag(reference) {
-		here, err := a.Store.UpstreamTags(ctx, repo.ID)
-		if err != nil || slices.Contains(here[reference].Stale, d) {
-			return false, err
-		}
-		wanted.Tags = map[string]store.AdoptedTag{reference: {Digest: d, Serial: serial}}
+		wanted.Tags = map[string]store.AdoptedTag{reference: {Digest: d, Serial: known.Serial}}
 	} else {
 		wanted.Manifests = []digest.Digest{d}
 	}
@@ -119,21 +115,21 @@ func (a *Adopter) pull(ctx context.Context, who, name, reference string) (bool, 
 }
 
 // ours says whether it is this registry's to say what a reference stands for: a tag that it has, or is about to write through, or a manifest that it has had and that
-// was removed. Of a tag it returns the serial.
-func (a *Adopter) ours(ctx context.Context, name, reference string) (serial int64, ours bool, err error) {
+// was removed. Of a tag it returns what is known before the upstream is asked.
+func (a *Adopter) ours(ctx context.Context, name, reference string) (known store.UpstreamTag, ours bool, err error) {
 	repo, err := a.Store.RepositoryByName(ctx, name)
 	switch {
 	case fault.Is(err, fault.NotFound):
-		return 0, pulp.IsKeepTag(reference), nil
+		return known, pulp.IsKeepTag(reference), nil
 	case err != nil || repo.RemoteID != "":
-		return 0, true, err
+		return known, true, err
 	case !pulp.ValidTag(reference):
 		_, had, err := a.Store.HeldManifest(ctx, repo.ID, digest.Digest(reference))
-		return 0, had, err
+		return known, had, err
 	}
 	here, err := a.Store.UpstreamTags(ctx, repo.ID)
-	known := here[reference]
-	return known.Serial, known.Here != "" || known.Dirty || pulp.IsKeepTag(reference), err
+	known = here[reference]
+	return known, known.Here != "" || known.Dirty || pulp.IsKeepTag(reference), err
 }
 
 // miss is what came of asking the upstream in vain.
@@ -181,6 +177,10 @@ type run struct {
 	mu    sync.Mutex
 	taken map[digest.Digest]bool
 	drift []store.Drift
+}
+
+func (a *Adopter) of(repo pulp.Repository, why notary.Reason) *run {
+	return &run{Adopter: a, repo: repo, why: why, taken: map[digest.Digest]bool{}}
 }
 
 // commit makes the version. A repository that signs on push has it signed before it is seen.

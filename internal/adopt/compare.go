@@ -102,7 +102,7 @@ func (a *Adopter) compare(ctx context.Context, why notary.Reason, repo pulp.Repo
 	if err != nil {
 		return Found{}, err
 	}
-	r := &run{Adopter: a, repo: repo, why: why, taken: map[digest.Digest]bool{}}
+	r := a.of(repo, why)
 	wanted := store.Adopted{RepositoryID: repo.ID, Tags: map[string]store.AdoptedTag{}}
 	for name, t := range here {
 		if t.Here != "" { // it may have gone upstream

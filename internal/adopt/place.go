@@ -15,14 +15,19 @@ import (
 
 // Put has a tag stand upstream for a manifest of a repository. What the manifest names is brought there first.
 func (a *Adopter) Put(ctx context.Context, repo pulp.Repository, tag string, d digest.Digest) error {
+	return a.put(ctx, repo, tag, d, map[digest.Digest]bool{d: true})
+}
+
+// put is Put under any reference; seen are the manifests that somebody sees to already.
+func (a *Adopter) put(ctx context.Context, repo pulp.Repository, reference string, d digest.Digest, seen map[digest.Digest]bool) error {
 	m, held, err := a.Store.HeldManifest(ctx, repo.ID, d)
 	if err != nil || !held { // it has gone since; its tag has too
 		return err
 	}
-	if err := a.place(ctx, repo, d, map[digest.Digest]bool{d: true}); err != nil {
+	if err := a.place(ctx, repo, d, seen); err != nil {
 		return err
 	}
-	return a.Upstream.PutManifest(ctx, repo.UpstreamName(), tag, m.MediaType, m.Payload)
+	return a.Upstream.PutManifest(ctx, repo.UpstreamName(), reference, m.MediaType, m.Payload)
 }
 
 // place has the upstream hold, under the repository's name, what a manifest names. What pushes bring is there already; what was copied from other repositories lies
@@ -52,24 +57,13 @@ func (a *Adopter) place(ctx context.Context, repo pulp.Repository, d digest.Dige
 		seen[child] = true
 		_, err := a.Upstream.Resolve(ctx, within, string(child))
 		if errors.Is(err, storage.ErrNotFound) {
-			err = a.putChild(ctx, repo, child, seen)
+			err = a.put(ctx, repo, string(child), child, seen)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (a *Adopter) putChild(ctx context.Context, repo pulp.Repository, d digest.Digest, seen map[digest.Digest]bool) error {
-	m, held, err := a.Store.HeldManifest(ctx, repo.ID, d)
-	if err != nil || !held {
-		return err
-	}
-	if err := a.place(ctx, repo, d, seen); err != nil {
-		return err
-	}
-	return a.Upstream.PutManifest(ctx, repo.UpstreamName(), string(d), m.MediaType, m.Payload)
 }
 
 // keepBatch is how many manifests are looked for at a time that hidden tags shall keep.

@@ -58,7 +58,7 @@ func (s *source) Read(p []byte) (int, error) {
 }
 
 // WriteTo implements io.WriterTo: bodies of an unknown length go this way.
-func (s *source) WriteTo(w io.Writer) (int64, error) { return move(w, s) }
+func (s *source) WriteTo(w io.Writer) (int64, error) { return storage.Move(w, s) }
 
 // end waits for a Read that is under way and lets no other through to the input. It returns how many bytes were read, whether
 // these are all, and why the input failed, if it did.

@@ -17,7 +17,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -149,19 +148,7 @@ func (c *impatient) Write(p []byte) (int, error) {
 }
 
 // ReadFrom implements io.ReaderFrom: bodies of a known length come this way, once their first bytes have gone with the header.
-func (c *impatient) ReadFrom(r io.Reader) (int64, error) { return move(c, r) }
-
-// pieces is how many bytes of a body are read, hashed and sent at a time: each piece costs two system calls.
-const pieces = 256 << 10
-
-var pool = sync.Pool{New: func() any { return new([pieces]byte) }}
-
-// move copies in large pieces, whatever else the two can do.
-func move(to io.Writer, from io.Reader) (int64, error) {
-	buffer, _ := pool.Get().(*[pieces]byte)
-	defer pool.Put(buffer)
-	return io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buffer[:])
-}
+func (c *impatient) ReadFrom(r io.Reader) (int64, error) { return storage.Move(c, r) }
 
 // Ping implements storage.Storage: the upstream answers, if only that it wants credentials.
 func (s *Storage) Ping(ctx context.Context) error {

@@ -82,7 +82,7 @@ func TestATaskOutlivesItsConnections(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for began := time.Now(); time.Since(began) < 10*time.Second; time.Sleep(10 * time.Millisecond) { // the worker has begun
+			for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(10 * time.Millisecond) { // the worker has begun
 				if k, err = s.Task(t.Context(), k.ID); err != nil {
 					t.Fatal(err)
 				}
@@ -90,7 +90,7 @@ func TestATaskOutlivesItsConnections(t *testing.T) {
 					break
 				}
 			}
-			for began := time.Now(); len(cut) == 0 && time.Since(began) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
+			for began := time.Now(); len(cut) == 0 && time.Since(began) < 30*time.Second; time.Sleep(10 * time.Millisecond) {
 				if _, err := db.ExecContext(t.Context(), `
 					SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cut' AND datname = current_database()`); err != nil {
 					t.Fatal(err)
@@ -103,7 +103,7 @@ func TestATaskOutlivesItsConnections(t *testing.T) {
 				t.Fatal("no connection was cut while it was used")
 			}
 			var ended store.Task
-			for began := time.Now(); !ended.State.Final() && time.Since(began) < 20*time.Second; time.Sleep(20 * time.Millisecond) {
+			for began := time.Now(); !ended.State.Final() && time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
 				ended, _ = s.Task(t.Context(), k.ID) // its connections may be cut ones
 			}
 			if ended.State != store.TaskCompleted || ended.Attempt != 2 {
@@ -168,7 +168,7 @@ func TestDeadWorkersAreForgotten(t *testing.T) {
 		}
 	}
 	var err error
-	for began := time.Now(); err == nil && time.Since(began) < 20*time.Second; time.Sleep(20 * time.Millisecond) {
+	for began := time.Now(); err == nil && time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
 		_, err = s.Worker(t.Context(), gone)
 	}
 	if !fault.Is(err, fault.NotFound) {

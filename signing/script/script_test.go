@@ -295,7 +295,7 @@ func wantEnded(t *testing.T, file string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(10 * time.Second); alive(pid); runtime.Gosched() {
+		for deadline := time.Now().Add(30 * time.Second); alive(pid); runtime.Gosched() {
 			if time.Now().After(deadline) {
 				t.Errorf("process %d lives on", pid)
 				break

@@ -7,8 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -30,9 +28,6 @@ const (
 
 // manifestTypes are the media types that a manifest is asked for in.
 var manifestTypes = http.Header{"Accept": {strings.Join([]string{pulp.OCIIndex, pulp.OCIManifest, pulp.DockerList, pulp.DockerManifest}, ", ")}}
-
-// linkNext finds the next page in a Link header (RFC 8288).
-var linkNext = regexp.MustCompile(`(?i)<([^>]*)>\s*;[^,]*\brel="?next\b"?`)
 
 // Tags returns the names of the remote repository's tags, in its own order, each once. Names that are no tags are left out.
 func (g *Registry) Tags(ctx context.Context) ([]string, error) {
@@ -72,9 +67,9 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 				tags = append(tags, name)
 			}
 		}
-		switch next, err := nextPage(at, strings.Join(header.Values("Link"), ", ")); {
+		switch next, err := bearer.NextPage(at, header); {
 		case err != nil:
-			return nil, err
+			return nil, fault.Wrap(fault.Denied, err, "The remote's list of tags goes on elsewhere; that is refused.")
 		case next == nil:
 			return tags, nil
 		case pages[next.RawQuery]:
@@ -84,25 +79,6 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 		}
 	}
 	return nil, fault.New(fault.Unavailable, "The remote's list of tags has more than %d pages.", maxTagPages)
-}
-
-// nextPage returns where the next page of a list is; nil when there is none.
-func nextPage(at *url.URL, link string) (*url.URL, error) {
-	m := linkNext.FindStringSubmatch(link)
-	if m == nil {
-		return nil, nil
-	}
-	next, err := at.Parse(m[1])
-	if err != nil {
-		return nil, fault.New(fault.Unavailable, "The remote's list of tags goes on nowhere.")
-	}
-	// A registry behind a proxy often does not know its own scheme or host: what counts is the page, and it is the remote's that is asked.
-	page := *at
-	page.RawQuery = next.RawQuery
-	if next.Path != at.Path {
-		return nil, fault.New(fault.Denied, "The remote's list of tags goes on elsewhere, at %s; that is refused.", bearer.Plain(next))
-	}
-	return &page, nil
 }
 
 // Head returns what the remote says of a manifest, by tag or digest. NotFound when it has none.

@@ -146,29 +146,18 @@ type transport func(*http.Request) (*http.Response, error)
 
 func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// Whatever a remote writes into its headers: lists go on at the remote alone, and its password goes to it and its domain alone.
-func FuzzHeaders(f *testing.F) {
-	for _, seed := range [][2]string{
-		{`</v2/a/tags/list?n=1&last=b>; rel="next"`, `Bearer realm="https://auth.example.com/token",service="s",scope="repository:a:pull"`},
-		{`</v2/a/tags/list>; rel="prev", <?last=c>; rel=next`, `Basic realm="x"`},
-		{`<https://evil.test/v2/a/tags/list>; rel="next"`, `Bearer realm="https://evil.test/token"`},
-		{`<//evil.test/v2/a/tags/list>;rel="next"`, `bearer realm="//evil.test"`},
-		{`<http://u:p@registry.example.com/v2/a/tags/list>; rel=next`, `Bearer realm="https://u:p@registry.example.com/token?x=y"`},
-		{`<%zz>; rel=next`, `Bearer realm="http://registry.example.com/token"`},
-		{`<../../../secret>; rel="NEXT"`, `Bearer realm="https://registry.example.com.evil.test/token"`},
-		{`<>;;;,,,; rel="next"`, `Bearer realm=",realm="`},
-		{``, `Bearer realm="https://registry.example.com@evil.test/"`},
+// Whatever a remote writes into its challenge, its password goes to it and its domain alone.
+func FuzzChallenge(f *testing.F) {
+	for _, seed := range []string{
+		`Bearer realm="https://auth.example.com/token",service="s",scope="repository:a:pull"`, `Basic realm="x"`, `Bearer realm="https://evil.test/token"`, `bearer realm="//evil.test"`,
+		`Bearer realm="https://u:p@registry.example.com/token?x=y"`, `Bearer realm="http://registry.example.com/token"`, `Bearer realm="https://registry.example.com.evil.test/token"`,
+		`Bearer realm=",realm="`, `Bearer realm="https://registry.example.com@evil.test/"`,
 	} {
-		f.Add(seed[0], seed[1])
+		f.Add(seed)
 	}
 	base, _ := url.Parse("https://registry.example.com")
 	at, _ := url.Parse("https://registry.example.com/v2/a/tags/list?n=1000")
-	f.Fuzz(func(t *testing.T, link, challenge string) {
-		if next, err := nextPage(at, link); err == nil && next != nil {
-			if !bearer.SameHost(next, at) || next.Path != at.Path || next.User != nil {
-				t.Errorf("%q leads to %s", link, next)
-			}
-		}
+	f.Fuzz(func(t *testing.T, challenge string) {
 		client := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
 			host := strings.ToLower(r.URL.Hostname())
 			ours := r.URL.Scheme == "https" && (host == "example.com" || strings.HasSuffix(host, ".example.com"))

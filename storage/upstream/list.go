@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -59,9 +58,6 @@ func (s *Storage) Catalog(ctx context.Context) ([]string, error) {
 	}
 	return all, err
 }
-
-// nextLink finds the next page in a Link header (RFC 8288).
-var nextLink = regexp.MustCompile(`<([^>]*)>\s*;[^,]*\brel="?next"?`)
 
 var (
 	errTooLong = errors.New("its list is too long, or has no end")
@@ -123,13 +119,8 @@ func (s *Storage) page(ctx context.Context, q request) (page []byte, next *url.U
 	if len(page) > s.lists.page {
 		return nil, nil, unavailable(errTooLong)
 	}
-	m := nextLink.FindStringSubmatch(strings.Join(res.Header.Values("Link"), ","))
-	if m == nil {
-		return page, nil, nil
-	}
-	next, err = res.Request.URL.Parse(m[1])
-	if err != nil || !bearer.SameHost(next, s.base) { // our credentials go there
-		return nil, nil, unavailable(errors.New("the next page of a list is on another host"))
+	if next, err = bearer.NextPage(res.Request.URL, res.Header); err != nil || next != nil && !bearer.SameHost(next, s.base) { // our credentials go there
+		return nil, nil, unavailable(errors.New("the next page of a list is elsewhere"))
 	}
 	return page, next, nil
 }

@@ -527,6 +527,31 @@ func TestHostileNames(t *testing.T) {
 	w.unchanged("acme/secret", 1, `"v1"`)
 }
 
+// TestTextsThatNotEveryDatabaseKeeps sends null characters, and what is no UTF-8, where a database would look for them or keep them: the answers are the same on every engine.
+//
+// Hostile inputs 19 and 25.
+func TestTextsThatNotEveryDatabaseKeeps(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := string(w.pushImage("acme/app", "one", "v1"))
+	for _, text := range []string{"%00", "a%00", "%ff", "a%ffb"} {
+		for _, query := range []string{"acme/app/tags/list?last=", "_catalog?last=", "acme/app/referrers/" + d + "?artifactType=", "acme/app/referrers/" + d + "?last="} {
+			w.want(http.StatusBadRequest, "INVALID_REQUEST", "admin", http.MethodGet, "/v2/"+query+text, nil)
+		}
+		w.want(http.StatusAccepted, "", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?mount="+d+"&from="+text, nil)
+		w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?digest="+text, nil)
+		w.want(http.StatusUnauthorized, "", "", http.MethodGet, "/token/?service=x&account="+text, nil, "Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("a\x00:b")))
+	}
+	config := `{"architecture":"amd64\u0000","os":"\u0000","config":{"Labels":{"a\u0000":"\u0000"}}}`
+	image := fmt.Sprintf(`{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[]}`, w.pushBlob("acme/app", config), len(config))
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/null", image, "Content-Type", pulp.OCIManifest)
+	m, err := w.store.ManifestByDigest(t.Context(), digest.FromString(image))
+	if err != nil || m.Architecture == nil || *m.Architecture != "amd64\ufffd" || m.OS == nil || *m.OS != "\ufffd" || m.Labels["a\ufffd"] != "\ufffd" {
+		t.Errorf("the image is %v, %v, %v, %v", m.Architecture, m.OS, m.Labels, err)
+	}
+	w.wantBlob("acme/app", digest.FromString(config), []byte(config))
+}
+
 // TestOddNamesAreServed pushes to names that hold the words of the protocol, and finds in each what was pushed there and nothing of the others.
 //
 // Hostile input 25.
@@ -582,7 +607,10 @@ func TestHostileTags(t *testing.T) {
 		if dots := tag == "." || tag == ".."; a.status != http.StatusBadRequest && !dots || a.header.Get("X-Evil") != "" {
 			t.Errorf("PUT %.150q is answered %d %.300s", tag, a.status, a.body)
 		}
-		w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(d)+"?tag=good&tag="+url.QueryEscape(tag), image, "Content-Type", pulp.OCIManifest)
+		named := w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(d)+"?tag=good&tag="+url.QueryEscape(tag), image, "Content-Type", pulp.OCIManifest)
+		if strings.Contains(named.body, hex+`"`) && !strings.Contains(tag, hex) {
+			t.Errorf("the tag that is refused is told to be the digest: %s", named.body)
+		}
 		for method, statuses := range map[string]string{http.MethodGet: "400 404", http.MethodHead: "400 404", http.MethodDelete: "400 404"} {
 			if a := w.raw("admin", method, "/v2/acme/app/manifests/"+url.PathEscape(tag), ""); !strings.Contains(statuses, fmt.Sprint(a.status)) {
 				t.Errorf("%s %.150q is answered %d %.300s", method, tag, a.status, a.body)

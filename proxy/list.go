@@ -1,10 +1,13 @@
 package proxy
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
@@ -19,13 +22,22 @@ const (
 )
 
 // page returns how many entries the request asks for, and behind which.
-func (c *call) page() (n int, last string) {
-	q := c.r.URL.Query()
+func (c *call) page() (n int, last string, err error) {
 	n = pageDefault
-	if v, err := strconv.Atoi(q.Get("n")); err == nil {
+	if v, err := strconv.Atoi(c.r.URL.Query().Get("n")); err == nil {
 		n = min(max(v, 0), pageMost)
 	}
-	return n, q.Get("last")
+	last, err = c.text("last")
+	return n, last, err
+}
+
+// text returns a parameter of the query that is looked for in the database. What not every database can look for is refused: null characters, and what is no UTF-8.
+func (c *call) text(parameter string) (string, error) {
+	text := c.r.URL.Query().Get(parameter)
+	if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
+		return "", newError(http.StatusBadRequest, "INVALID_REQUEST", "The parameter is not well-formed.", map[string]string{"parameter": parameter})
+	}
+	return text, nil
 }
 
 // paged cuts a list that was read one entry further than asked for, and links to the next page where there is one.
@@ -56,7 +68,10 @@ func (c *call) getTags() error {
 	if err != nil {
 		return err
 	}
-	n, last := c.page()
+	n, last, err := c.page()
+	if err != nil {
+		return err
+	}
 	tags, err := c.Store.ServedTags(c.r.Context(), t, last, n+1)
 	if err != nil {
 		return err
@@ -70,7 +85,10 @@ func (c *call) getCatalog() error {
 	if user == nil || !c.who.covers("registry", "catalog", "*") {
 		return c.refuse()
 	}
-	n, last := c.page()
+	n, last, err := c.page()
+	if err != nil {
+		return err
+	}
 	names, err := c.Store.Catalog(c.r.Context(), user.Staff, user.Username+"/", last, n+1)
 	if err != nil {
 		return err
@@ -85,14 +103,17 @@ func (c *call) getReferrers() error {
 	if !validDigest(subject) {
 		return digestInvalid(c.ref)
 	}
-	q := c.r.URL.Query()
-	artifactType := q.Get("artifactType")
+	artifactType, err := c.text("artifactType")
+	last, lastErr := c.text("last")
+	if err := cmp.Or(err, lastErr); err != nil {
+		return err
+	}
 	t, err := c.readable()
 	var found []store.Referrer
 	var more bool
 	switch {
 	case err == nil:
-		if found, more, err = c.Store.ServedReferrers(c.r.Context(), t, subject, artifactType, q.Get("last"), referrersSize); err != nil {
+		if found, more, err = c.Store.ServedReferrers(c.r.Context(), t, subject, artifactType, last, referrersSize); err != nil {
 			return err
 		}
 	case asFailure(err).status != http.StatusNotFound: // to a name that is not there nothing refers either

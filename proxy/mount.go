@@ -17,7 +17,7 @@ import (
 // mount links a blob of another repository that the caller may read, and answers. Where there is none it says false: the client
 // then uploads, and learns nothing of what others hold.
 func (c *call) mount(t store.Target, from string, dgst digest.Digest) (bool, error) {
-	if !validDigest(dgst) {
+	if !validDigest(dgst) || from != "" && !pulp.ValidName(from) {
 		return false, nil
 	}
 	b, err := c.mountable(t, from, dgst)

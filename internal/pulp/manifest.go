@@ -7,6 +7,7 @@ import (
 	"math"
 	"mime"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -350,7 +351,7 @@ func (m *Manifest) imageType(artifactType string) string {
 }
 
 // ApplyConfig fills in what the image config says: labels, architecture and operating system, and the type that follows from the labels. A config that is no image
-// config says nothing.
+// config says nothing. A null character, which not every database keeps, becomes the replacement character: the config itself stays as it is.
 func (m *Manifest) ApplyConfig(config []byte) {
 	var c struct {
 		Architecture *string `json:"architecture"`
@@ -362,13 +363,24 @@ func (m *Manifest) ApplyConfig(config []byte) {
 	if m.Config == nil || json.Unmarshal(config, &c) != nil {
 		return
 	}
-	m.Architecture, m.OS = c.Architecture, c.OS
+	m.Architecture, m.OS = withoutNull(c.Architecture), withoutNull(c.OS)
 	if c.Config.Labels != nil {
-		m.Labels = c.Config.Labels
+		m.Labels = make(map[string]string, len(c.Config.Labels))
+		for key, value := range c.Config.Labels {
+			m.Labels[*withoutNull(&key)] = *withoutNull(&value)
+		}
 	}
 	if m.Type == "image" || m.Type == "artifact" {
 		if special := m.imageType(""); special == "bootable" || special == "flatpak" {
 			m.Type = special
 		}
 	}
+}
+
+func withoutNull(s *string) *string {
+	if s == nil {
+		return nil
+	}
+	clean := strings.ReplaceAll(*s, "\x00", "\ufffd")
+	return &clean
 }

@@ -61,9 +61,9 @@ func (c *call) getBlob() error {
 // that is empty; all of the blob may be sent instead (RFC 9110, 14.2).
 var emptyRange = regexp.MustCompile(`[=,\s]-\+?0+\s*(?:,|$)`)
 
-// sendBlob answers with the bytes that are here, or a range of them.
+// sendBlob answers with the bytes that are here, or a range of them. A HEAD asks for no range (RFC 9110, 14.2).
 func (c *call) sendBlob(t store.Target, b pulp.Blob) error {
-	if b.Size == 0 || emptyRange.MatchString(c.r.Header.Get("Range")) {
+	if c.r.Method == http.MethodHead || b.Size == 0 || emptyRange.MatchString(c.r.Header.Get("Range")) {
 		c.r.Header.Del("Range")
 	}
 	content, err := c.fetch(b)

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -66,19 +67,58 @@ func TestConditionalRequests(t *testing.T) {
 	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/manifests/v1", nil, "If-Match", first)
 }
 
+// A condition holds for the tags that a PUT by digest names, each of them, and for a digest that is deleted.
+func TestConditionsOnDigests(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	one, two := w.imageOf("acme/app", "one"), w.imageOf("acme/app", "two")
+	first, second := digest.FromString(one), digest.FromString(two)
+	quoted := func(d digest.Digest) string { return `"` + string(d) + `"` }
+	put := func(status int, body, query string, header ...string) {
+		t.Helper()
+		code := ""
+		if status == http.StatusPreconditionFailed {
+			code = "PRECONDITION_FAILED"
+		}
+		w.want(status, code, "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(digest.FromString(body))+query, body, append([]string{"Content-Type", pulp.OCIManifest}, header...)...)
+	}
+	put(http.StatusPreconditionFailed, one, "?tag=v1", "If-Match", quoted(first))
+	put(http.StatusCreated, one, "?tag=v1", "If-None-Match", "*")
+	put(http.StatusPreconditionFailed, two, "?tag=v1", "If-None-Match", "*")
+	put(http.StatusPreconditionFailed, two, "?tag=new&tag=v1", "If-None-Match", "*")
+	put(http.StatusPreconditionFailed, two, "?tag=v1", "If-Match", quoted(second))
+	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/new", nil)
+	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/"+string(second), nil)
+	put(http.StatusCreated, two, "?tag=v1", "If-Match", quoted(first))
+	if a := w.ask("", http.MethodGet, "/v2/acme/app/manifests/v1", nil); a.body != two {
+		t.Errorf("the tag stands for %s, want %s", a.body, two)
+	}
+
+	for _, header := range [][2]string{{"If-Match", quoted(first)}, {"If-Match", "rubbish"}, {"If-None-Match", "*"}, {"If-None-Match", quoted(second)}} {
+		w.want(http.StatusPreconditionFailed, "PRECONDITION_FAILED", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+string(second), nil, header[0], header[1])
+	}
+	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+string(second), nil, "If-Match", quoted(second))
+}
+
 // Of many who move a tag from the digest that they all saw, one succeeds.
 func TestOneOfManyMovesATag(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	from := w.imageOf("acme/app", "from")
 	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/v1", from, "Content-Type", pulp.OCIManifest)
-	for name, header := range map[string][]string{"v1": {"If-Match", `"` + string(digest.FromString(from)) + `"`}, "new": {"If-None-Match", "*"}} {
+	match := []string{"If-Match", `"` + string(digest.FromString(from)) + `"`}
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(digest.FromString(from))+"?tag=v2", from, "Content-Type", pulp.OCIManifest)
+	for name, header := range map[string][]string{"v1": match, "new": {"If-None-Match", "*"}, "?tag=v2": match, "?tag=newer": {"If-None-Match", "*"}} {
 		var racers sync.WaitGroup
 		var won, lost atomic.Int64
 		for n := range 16 {
 			body := w.imageOf("acme/app", fmt.Sprintf("%s %d", name, n))
+			reference := name
+			if strings.HasPrefix(name, "?") {
+				reference = string(digest.FromString(body)) + name
+			}
 			racers.Go(func() {
-				switch a := w.ask("admin", http.MethodPut, "/v2/acme/app/manifests/"+name, body, append([]string{"Content-Type", pulp.OCIManifest}, header...)...); a.status {
+				switch a := w.ask("admin", http.MethodPut, "/v2/acme/app/manifests/"+reference, body, append([]string{"Content-Type", pulp.OCIManifest}, header...)...); a.status {
 				case http.StatusCreated:
 					won.Add(1)
 				case http.StatusPreconditionFailed:

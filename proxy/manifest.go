@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -88,20 +89,19 @@ func (c *call) adopt(why error) (bool, error) {
 // validReference says whether a reference is a tag or a digest that is stored.
 func validReference(ref string) bool { return pulp.ValidTag(ref) || validDigest(digest.Digest(ref)) }
 
-// accepts says whether Accept headers take a media type: no header takes all; parameters do not count (contract 3.3).
+// accepts says whether Accept headers take a media type: none, or empty ones, take all; parameters do not count (contract 3.3).
 func accepts(headers []string, mediaType string) bool {
-	if len(headers) == 0 {
-		return true
-	}
+	named := false
 	for _, h := range headers {
-		for _, item := range strings.Split(h, ",") {
+		for item := range strings.SplitSeq(h, ",") {
 			item, _, _ = strings.Cut(item, ";")
 			if item = strings.TrimSpace(item); item == mediaType || item == "*/*" {
 				return true
 			}
+			named = named || item != ""
 		}
 	}
-	return false
+	return !named
 }
 
 // putManifest takes a manifest, under a tag or a digest, or under a digest and tags (contract 3.3).
@@ -155,21 +155,16 @@ func (c *call) putManifest() error {
 	return nil
 }
 
-// tagCondition is what the request demands of the tag in its path before it changes; nil when it demands nothing, or names a digest.
-func (c *call) tagCondition() func(digest.Digest) bool {
-	if !pulp.ValidTag(c.ref) {
-		return nil
-	}
-	return condition(c.r.Header)
+func tagInvalid(tag string) error {
+	return newError(http.StatusBadRequest, "TAG_INVALID", "The tag is not well-formed.", map[string]string{"tag": tag})
 }
 
 // putReference returns the tags under which a PUT puts a manifest, and the digest that it states; for a PUT by tag the digest only
 // has the algorithm to use.
 func (c *call) putReference() (tags []string, dgst digest.Digest, err error) {
-	tagInvalid := newError(http.StatusBadRequest, "TAG_INVALID", "The tag is not well-formed.", map[string]string{"tag": c.ref})
 	if !strings.Contains(c.ref, ":") {
 		if !takenTag(c.ref) {
-			return nil, "", tagInvalid
+			return nil, "", tagInvalid(c.ref)
 		}
 		return []string{c.ref}, digest.Canonical.FromString(""), nil
 	}
@@ -178,12 +173,15 @@ func (c *call) putReference() (tags []string, dgst digest.Digest, err error) {
 		return nil, "", digestInvalid(c.ref)
 	}
 	for _, tag := range c.r.URL.Query()["tag"] {
-		if !takenTag(tag) || len(tags) == maxTagParams {
-			return nil, "", tagInvalid
+		if !takenTag(tag) {
+			return nil, "", tagInvalid(tag)
 		}
 		if !slices.Contains(tags, tag) {
 			tags = append(tags, tag)
 		}
+	}
+	if len(tags) > maxTagParams {
+		return nil, "", newError(http.StatusBadRequest, "TAG_INVALID", fmt.Sprintf("One request may name %d tags.", maxTagParams), nil)
 	}
 	return tags, dgst, nil
 }
@@ -211,16 +209,9 @@ func (c *call) storeManifest(t store.Target, m pulp.Manifest, tags []string) err
 			return err
 		}
 	}
-	put := store.PutManifest{RepositoryID: t.Repository.ID, Manifest: m, Tags: tags, RequireChildren: c.RequireIndexChildren, When: c.tagCondition()}
+	put := store.PutManifest{RepositoryID: t.Repository.ID, Manifest: m, Tags: tags, RequireChildren: c.RequireIndexChildren, When: condition(c.r.Header)}
 	err := c.sealed(func(ctx context.Context) error {
 		_, err := c.Store.PutManifest(ctx, put)
-		if _, unsigned := errors.AsType[*store.Unsigned](err); unsigned { // it waits in the repository for its signatures
-			waiting := put
-			waiting.Wait = true
-			if _, err := c.Store.PutManifest(ctx, waiting); err != nil {
-				return err
-			}
-		}
 		return err
 	})
 	c.audit("push manifest", err, slog.String("digest", string(m.Digest)), slog.Any("tags", tags))
@@ -300,11 +291,14 @@ func (c *call) deleteManifest() error {
 	if err != nil {
 		return err
 	}
+	demanded := condition(c.r.Header)
 	switch dgst := digest.Digest(c.ref); {
+	case validDigest(dgst) && demanded != nil && !demanded(dgst):
+		err = newError(http.StatusPreconditionFailed, "PRECONDITION_FAILED", "The manifest is not what the request demands.", map[string]string{"digest": c.ref})
 	case validDigest(dgst):
 		_, err = c.Store.DeleteManifest(c.r.Context(), t.Repository.ID, dgst)
 	case pulp.ValidTag(c.ref):
-		_, err = c.Store.DeleteTag(c.r.Context(), t.Repository.ID, c.ref, c.tagCondition())
+		_, err = c.Store.DeleteTag(c.r.Context(), t.Repository.ID, c.ref, demanded)
 	default:
 		return newError(http.StatusBadRequest, "INVALID_REQUEST", "The reference is no tag and no digest.", nil)
 	}

@@ -237,9 +237,11 @@ func TestBlobs(t *testing.T) {
 	for _, size := range []int{1_000, 50_000} {
 		b := random(size, 8)
 		path := "/v2/acme/app/blobs/" + string(w.pushBlob("acme/app", string(b)))
-		head := w.want(http.StatusOK, "", "", http.MethodHead, path, nil)
-		if head.header.Get("Content-Length") != fmt.Sprint(size) || head.body != "" || head.header.Get("Accept-Ranges") != "bytes" {
-			t.Errorf("HEAD answers %v", head.header)
+		for _, headers := range [][]string{nil, {"Range", "bytes=0-1"}} { // which is for GET
+			head := w.want(http.StatusOK, "", "", http.MethodHead, path, nil, headers...)
+			if head.header.Get("Content-Length") != fmt.Sprint(size) || head.body != "" || head.header.Get("Accept-Ranges") != "bytes" {
+				t.Errorf("HEAD answers %v", head.header)
+			}
 		}
 		part := w.want(http.StatusPartialContent, "", "", http.MethodGet, path, nil, "Range", "bytes=10-19")
 		if part.body != string(b[10:20]) || part.header.Get("Content-Range") != fmt.Sprintf("bytes 10-19/%d", size) {

@@ -107,13 +107,19 @@ var ErrKeyAway = errors.New("the key is away")
 
 // Seal runs a change; while it fails because tags would be seen unsigned, it has them signed and runs it again. The change
 // must use the context that it is given. A change outside any task, or whose key only others have, waits for its signatures for Timeout. Unavailable when what must be signed cannot be.
+// Where the tag has moved meanwhile from what the change demands, its signatures are forgotten.
 func (n *Notary) Seal(ctx context.Context, why Reason, change func(context.Context) error) error {
+	var signed []*store.Unsigned
 	for range sealTries {
 		err := change(ctx)
 		missing, ok := errors.AsType[*store.Unsigned](err)
 		if !ok {
+			if _, moved := errors.AsType[*store.TagMoved](err); moved {
+				n.forget(ctx, signed)
+			}
 			return err
 		}
+		signed = append(signed, missing)
 		err = n.signInTime(ctx, why, missing)
 		switch {
 		case err == nil:
@@ -130,6 +136,15 @@ func (n *Notary) Seal(ctx context.Context, why Reason, change func(context.Conte
 		}
 	}
 	return fault.New(fault.Unavailable, "What must be signed changes faster than it is signed.")
+}
+
+// forget drops what was signed for a change that was refused after all. What cannot be dropped now shows nothing either: no version has it.
+func (n *Notary) forget(ctx context.Context, signed []*store.Unsigned) {
+	for _, u := range signed {
+		if err := n.Store.DropSignatures(context.WithoutCancel(ctx), u); err != nil {
+			n.Log.WarnContext(ctx, "signatures for a change that was refused stay behind", slog.String("repository", u.RepositoryID), slog.Any("err", err))
+		}
+	}
 }
 
 func (n *Notary) signInTime(ctx context.Context, why Reason, missing *store.Unsigned) error {

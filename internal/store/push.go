@@ -135,13 +135,23 @@ type PutManifest struct {
 	RequireChildren bool     // an index may not name absent manifests (D11)
 	// When says whether the tags may change, given the digest that each stands for now, empty for one that is not there; nil: always.
 	When func(current digest.Digest) bool
-	Wait bool // it stays pending, whatever tags and subject it has: it is not signed yet
 }
 
 // PutManifest stores a manifest. By tag, or with a subject, it enters a new version of the repository together with everything of it that was
 // sent before; by digest alone it is pending (contract 3.3, D23). It returns the new version, nil when none was made. MissingBlobs
-// when it names blobs that the repository has not.
+// when it names blobs that the repository has not. Unsigned where it must be signed before it is seen: it is kept then as what a sync has fetched, for those who
+// sign, and nobody is served.
 func (s *Store) PutManifest(ctx context.Context, p PutManifest) (*pulp.Version, error) {
+	v, err := s.putManifest(ctx, p)
+	if _, unsigned := errors.AsType[*Unsigned](err); unsigned {
+		if err := s.FetchedManifest(ctx, p.RepositoryID, p.Manifest); err != nil {
+			return nil, err
+		}
+	}
+	return v, err
+}
+
+func (s *Store) putManifest(ctx context.Context, p PutManifest) (*pulp.Version, error) {
 	var v *pulp.Version
 	err := s.inTx(ctx, func(t *tx) error {
 		c, err := t.begin(p.RepositoryID)
@@ -161,13 +171,13 @@ func (s *Store) PutManifest(ctx context.Context, p PutManifest) (*pulp.Version, 
 			return err
 		}
 		dgst := string(p.Manifest.Digest)
-		if p.Wait || len(p.Tags) == 0 && p.Manifest.Subject == "" {
+		if len(p.Tags) == 0 && p.Manifest.Subject == "" {
 			if _, present, err := c.content(pulp.KindManifest, dgst); err != nil || present {
 				return err
 			}
 			if seen, err := c.completes(dgst); err != nil {
 				return err
-			} else if seen && !p.Wait {
+			} else if seen {
 				if err := c.addManifest(dgst, id); err != nil {
 					return err
 				}

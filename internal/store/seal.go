@@ -302,3 +302,18 @@ func (s *Store) KeepSignatures(ctx context.Context, repositoryID string, signatu
 		return nil
 	})
 }
+
+// DropSignatures forgets signatures that were kept for a change which was refused after all. What versions hold of them stays.
+func (s *Store) DropSignatures(ctx context.Context, u *Unsigned) error {
+	return s.inTx(ctx, func(t *tx) error {
+		for _, m := range u.Missing {
+			if _, err := t.exec(`
+				DELETE FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key IN (
+					SELECT g.digest FROM signature g JOIN manifest m ON m.id = g.manifest_id WHERE m.digest = $3 AND g.reference = $4 AND g.verified_by = $5)`,
+				u.RepositoryID, pulp.KindSignature, m.Digest, m.Reference, u.Service.Fingerprint); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

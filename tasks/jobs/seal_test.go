@@ -45,22 +45,22 @@ func (w *world) dispatch(want store.TaskState, name string, args any) store.Task
 // put puts a manifest of one blob into the repository as the registry does.
 func (w *world) put(text string, tags ...string) (digest.Digest, error) {
 	w.Helper()
+	return w.putWhen(nil, text, tags...)
+}
+
+// putWhen is put with a demand on what the tags stand for.
+func (w *world) putWhen(when func(digest.Digest) bool, text string, tags ...string) (digest.Digest, error) {
+	w.Helper()
 	b := pulp.Blob{Digest: digest.FromString(text), Size: int64(len(text)), Data: []byte(text), Inline: true}
 	if err := w.store.CommitBlob(w.Context(), w.repo.Repository.ID, b, "", 0); err != nil {
 		w.Fatal(err)
 	}
 	payload := []byte(`{"config":"` + text + `"}`)
-	p := store.PutManifest{RepositoryID: w.repo.Repository.ID, Tags: tags, Manifest: pulp.Manifest{
+	p := store.PutManifest{RepositoryID: w.repo.Repository.ID, Tags: tags, When: when, Manifest: pulp.Manifest{
 		Digest: digest.FromBytes(payload), MediaType: pulp.OCIManifest, SchemaVersion: 2, Payload: payload, Type: "image", Config: &pulp.Descriptor{Digest: b.Digest},
 	}}
 	return p.Manifest.Digest, w.notary.Seal(w.Context(), notary.Reason{Who: "alice"}, func(ctx context.Context) error {
 		_, err := w.store.PutManifest(ctx, p)
-		if _, unsigned := errors.AsType[*store.Unsigned](err); unsigned {
-			waiting := p
-			waiting.Wait = true
-			_, waitErr := w.store.PutManifest(ctx, waiting)
-			err = errors.Join(err, waitErr)
-		}
 		return err
 	})
 }
@@ -248,6 +248,51 @@ func TestSealedPushesThatRace(t *testing.T) {
 		if tags, signatures := v.Counts[pulp.KindTag].Added, v.Counts[pulp.KindSignature].Added; number > r.LatestVersion-pushes && (tags != 2 || signatures != 2) {
 			t.Errorf("version %d added %d tags and %d signatures", number, tags, signatures)
 		}
+	}
+}
+
+// Of pushes that demand that a tag be new one succeeds, and the others leave nothing: neither their images nor signatures that claim the tag for them.
+func TestSealedPushesThatAreRefused(t *testing.T) {
+	t.Parallel()
+	w := sealed(t)
+	const pushes = 8
+	var all sync.WaitGroup
+	var lost [pushes]digest.Digest
+	for i := range pushes {
+		all.Go(func() {
+			d, err := w.putWhen(func(current digest.Digest) bool { return current == "" }, fmt.Sprintf("demand %d", i), "fresh")
+			if _, moved := errors.AsType[*store.TagMoved](err); moved {
+				lost[i] = d
+			} else if err != nil {
+				t.Errorf("push %d: %v", i, err)
+			}
+		})
+	}
+	all.Wait()
+	w.wantSealed()
+	losers := 0
+	for i, d := range lost {
+		if d == "" {
+			continue
+		}
+		losers++
+		if _, err := w.store.ServedManifest(t.Context(), w.repo, string(d)); !fault.Is(err, fault.NotFound) {
+			t.Errorf("what was refused is served: %v", err)
+		}
+		if _, err := w.put(fmt.Sprintf("demand %d", i), fmt.Sprintf("other-%d", i)); err != nil {
+			t.Fatal(err)
+		}
+		m, err := w.store.ServedManifest(t.Context(), w.repo, string(d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		held, err := w.store.ServedSignatures(t.Context(), w.repo, m.ID)
+		if err != nil || len(held) != 1 || held[0].Reference != fmt.Sprintf("registry.example:8443/acme/app:other-%d", i) {
+			t.Errorf("%d signatures, %v, %v", len(held), held, err)
+		}
+	}
+	if losers != pushes-1 {
+		t.Errorf("%d of %d were refused", losers, pushes)
 	}
 }
 

@@ -203,13 +203,17 @@ func (c *cluster) disasters(t *testing.T, own pgtest.Own, db *sql.DB) []disaster
 			}
 		}},
 		{"a worker stands still until another has its task", func() {
-			n, task, attempt := c.stopBusy(t, db)
-			within(t, "another worker takes the task of one that stands still", func() bool {
-				var now int64
-				err := db.QueryRowContext(t.Context(), `SELECT attempt FROM task WHERE id = $1`, task).Scan(&now)
-				return err == nil && now > attempt
-			})
-			signal(t, c.workers[n], syscall.SIGCONT)
+			for taken := false; !taken; {
+				n, task, attempt := c.stopBusy(t, db)
+				within(t, "another worker takes the task of one that stands still", func() bool {
+					var now int64
+					var ended bool
+					err := db.QueryRowContext(t.Context(), `SELECT attempt, state = 'completed' FROM task WHERE id = $1`, task).Scan(&now, &ended)
+					taken = now > attempt
+					return err == nil && (taken || ended) // ended by what it had sent before it stood still: then another is looked for
+				})
+				signal(t, c.workers[n], syscall.SIGCONT)
+			}
 		}},
 		{"Redis forgets", func() {
 			if err := c.redis.cli(t, "flushall"); err != nil {

@@ -21,7 +21,7 @@ func outage() time.Duration {
 	if soaking() {
 		return 75 * time.Second
 	}
-	return 15 * time.Second
+	return 10 * time.Second
 }
 
 // slowService adds a signing service whose script takes its time, and says in a file when it begins.

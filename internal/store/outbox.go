@@ -34,6 +34,7 @@ type OutboxTag struct {
 	Digest       string // what it stands for now; empty: it is gone
 	MediaType    string
 	Written      string // what we last wrote there
+	Serial       int64  // counts its changes here
 	Attempts     int    // to write it that were begun since it changed
 	Stale        string // what the upstream goes on showing though it is gone here; empty: nothing. The writer's, for WroteTags
 }
@@ -42,10 +43,10 @@ type OutboxTag struct {
 func (s *Store) OutboxTags(ctx context.Context, limit int) ([]OutboxTag, error) {
 	return collect(ctx, s.read, func(row scanner) (OutboxTag, error) {
 		var o OutboxTag
-		err := row.Scan(&o.RepositoryID, &o.Repository, &o.Name, &o.Digest, &o.MediaType, &o.Written, &o.Attempts)
+		err := row.Scan(&o.RepositoryID, &o.Repository, &o.Name, &o.Digest, &o.MediaType, &o.Written, &o.Serial, &o.Attempts)
 		return o, err
 	}, `
-		SELECT u.repository_id, r.name, u.name, COALESCE(m.digest, ''), COALESCE(m.media_type, ''), u.written_digest, u.attempts
+		SELECT u.repository_id, r.name, u.name, COALESCE(m.digest, ''), COALESCE(m.media_type, ''), u.written_digest, u.serial, u.attempts
 		  FROM upstream_tag u JOIN repository r ON r.id = u.repository_id
 		  LEFT JOIN repository_content c ON c.repository_id = u.repository_id AND c.kind = $1 AND c.key = u.name AND c.version_removed IS NULL
 		  LEFT JOIN tag t ON t.id = c.content_id
@@ -89,11 +90,9 @@ func (s *Store) WroteTags(ctx context.Context, tags []OutboxTag) error {
 }
 
 func (t *tx) wroteTag(o OutboxTag) error {
-	_, err := t.exec(`
-			UPDATE upstream_tag SET written_digest = $3, attempts = 0, dirty = $3 <> COALESCE((
-				SELECT m.digest FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
-				 WHERE c.repository_id = $1 AND c.kind = $4 AND c.key = $2 AND c.version_removed IS NULL), '')
-			 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name, o.Digest, pulp.KindTag)
+	// The row itself says whether the tag has changed: a push may hold it until just now, and what a subquery sees was read before.
+	_, err := t.exec(`UPDATE upstream_tag SET written_digest = $3, attempts = 0, dirty = serial <> $4 WHERE repository_id = $1 AND name = $2`,
+		o.RepositoryID, o.Name, o.Digest, o.Serial)
 	if err != nil {
 		return err
 	}

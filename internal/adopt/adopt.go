@@ -9,7 +9,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,7 +88,7 @@ func (a *Adopter) pull(ctx context.Context, who, name, reference string) (bool, 
 		return false, err
 	}
 	d, err := a.Upstream.Resolve(ctx, name, reference)
-	if errors.Is(err, storage.ErrNotFound) || slices.Contains(known.Stale, d) {
+	if errors.Is(err, storage.ErrNotFound) || err == nil && known.Ours(d) {
 		return false, nil
 	} else if err != nil {
 		return false, err

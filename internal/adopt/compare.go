@@ -225,10 +225,13 @@ func (r *run) judgeTag(ctx context.Context, how How, t store.UpstreamTag) (d dig
 		}
 	}
 	switch {
+	case errors.Is(err, storage.ErrNotFound) && t.Here == "":
+		return "", false, nil
+	case errors.Is(err, storage.ErrNotFound) && t.Ours(""):
+		r.differs("tag", t.Name, t.Here, "", "Our own deletion of it arrived late; it is written again.")
+		return "", false, r.Store.RewriteTag(ctx, r.repo.ID, t.Name)
 	case errors.Is(err, storage.ErrNotFound):
-		if t.Here != "" {
-			r.differs("tag", t.Name, t.Here, "", "It is gone upstream.")
-		}
+		r.differs("tag", t.Name, t.Here, "", "It is gone upstream.")
 		return "", false, nil
 	case err != nil:
 		return "", false, err
@@ -237,10 +240,13 @@ func (r *run) judgeTag(ctx context.Context, how How, t store.UpstreamTag) (d dig
 			return d, false, r.Store.SettleTag(ctx, r.repo.ID, t)
 		}
 		return d, false, nil
-	case t.Here == "" && slices.Contains(t.Stale, d):
+	case t.Here == "" && slices.Contains(t.Undeleted, d):
 		r.differs("tag", t.Name, "", d, "It was deleted here; the upstream keeps it.")
 		return d, false, nil
-	case slices.Contains(t.Stale, d):
+	case t.Here == "" && t.Ours(d):
+		r.differs("tag", t.Name, "", d, "It was deleted here, and an older write of ours arrived late; it is deleted again.")
+		return d, false, r.Store.RewriteTag(ctx, r.repo.ID, t.Name)
+	case t.Ours(d):
 		r.differs("tag", t.Name, t.Here, d, "An older write of ours arrived late; it is written again.")
 		return d, false, r.Store.RewriteTag(ctx, r.repo.ID, t.Name)
 	case r.repo.RemoteID != "":

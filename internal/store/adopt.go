@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -17,8 +18,10 @@ type UpstreamTag struct {
 	Name    string
 	Here    digest.Digest   // what it stands for in the latest version; empty: it is not there
 	Written digest.Digest   // what we last wrote upstream; empty: nothing
-	Stale   []digest.Digest // what the upstream may show though it is ours no more
-	Dirty   bool            // it is about to be written through
+	Late    []digest.Digest // what a write of ours that may still arrive would have it stand for; an empty one: a deletion
+	// Undeleted is what the upstream goes on showing though it is gone here: it does not delete.
+	Undeleted []digest.Digest
+	Dirty     bool // it is about to be written through
 	// Attempts is how often that was begun since it changed.
 	Attempts int
 	Serial   int64 // counts its changes here; 0 for one that never had any
@@ -48,18 +51,28 @@ func (s *Store) UpstreamTags(ctx context.Context, repositoryID string) (map[stri
 	type stale struct {
 		name   string
 		digest digest.Digest
+		ends   int64
 	}
-	late, err := collect(ctx, s.read, func(row scanner) (stale, error) {
-		var l stale
-		err := row.Scan(&l.name, &l.digest)
-		return l, err
-	}, `SELECT name, digest FROM upstream_stale WHERE repository_id = $1 AND ends >= $2`, repositoryID, micros(s.now()))
-	for _, l := range late {
-		t := tags[l.name]
-		t.Name, t.Stale = l.name, append(t.Stale, l.digest)
-		tags[l.name] = t
+	shown, err := collect(ctx, s.read, func(row scanner) (stale, error) {
+		var w stale
+		err := row.Scan(&w.name, &w.digest, &w.ends)
+		return w, err
+	}, `SELECT name, digest, ends FROM upstream_stale WHERE repository_id = $1 AND ends >= $2`, repositoryID, micros(s.now()))
+	for _, w := range shown {
+		t := tags[w.name]
+		if t.Name = w.name; w.ends == forever {
+			t.Undeleted = append(t.Undeleted, w.digest)
+		} else {
+			t.Late = append(t.Late, w.digest)
+		}
+		tags[w.name] = t
 	}
 	return tags, err
+}
+
+// Ours says whether the upstream may show this by what we did there, though it is ours no more.
+func (t UpstreamTag) Ours(d digest.Digest) bool {
+	return slices.Contains(t.Late, d) || slices.Contains(t.Undeleted, d)
 }
 
 // Adopted is what the upstream shows and a repository shall have. The manifests were fetched, with all that they name.
@@ -97,7 +110,7 @@ func (s *Store) CommitAdopted(ctx context.Context, a Adopted) (*pulp.Version, er
 				ON CONFLICT (repository_id, name) DO UPDATE SET written_digest = excluded.written_digest, dirty = FALSE`, a.RepositoryID, name, d); err != nil {
 				return err
 			}
-			if err := t.dropStale(a.RepositoryID, name, string(d)); err != nil {
+			if err := t.dropStale(a.RepositoryID, name); err != nil {
 				return err
 			}
 		}

@@ -2,7 +2,6 @@ package store
 
 import (
 	"reflect"
-	"slices"
 	"testing"
 	"time"
 
@@ -276,62 +275,6 @@ func TestStaleTableComesLater(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestLateWrites knows for ours what was about to be written and may arrive late, until it is sure to have arrived.
-func TestLateWrites(t *testing.T) {
-	t.Parallel()
-	s := open(t)
-	s.KeepOutbox()
-	id := target(t, s, "acme/app").Repository.ID
-	writing := func() OutboxTag {
-		t.Helper()
-		due, err := s.OutboxTags(t.Context(), 10)
-		if err != nil || len(due) != 1 {
-			t.Fatalf("OutboxTags = %v, %v", due, err)
-		}
-		if err := s.WritingTags(t.Context(), due); err != nil {
-			t.Fatal(err)
-		}
-		return due[0]
-	}
-	stale := func(want ...digest.Digest) {
-		t.Helper()
-		got := upstreamTag(t, s, id, "v1").Stale
-		slices.Sort(got)
-		slices.Sort(want)
-		if !slices.Equal(got, want) {
-			t.Errorf("what may be shown of v1 is %v, want %v", got, want)
-		}
-	}
-	one, _ := pushImage(t, s, id, "one", "v1")
-	first := writing()
-	stale(one.Digest)
-	if err := s.WroteTags(t.Context(), []OutboxTag{first}); err != nil {
-		t.Fatal(err)
-	}
-	stale()
-	two, _ := pushImage(t, s, id, "two", "v1")
-	lost := writing() // and the process ends
-	three, _ := pushImage(t, s, id, "three", "v1")
-	if err := s.PutOffTag(t.Context(), lost, time.Hour); err != nil { // of what has changed since
-		t.Fatal(err)
-	}
-	if err := s.WroteTags(t.Context(), []OutboxTag{writing()}); err != nil {
-		t.Fatal(err)
-	}
-	stale(two.Digest)
-	if got := upstreamTag(t, s, id, "v1"); got.Written != three.Digest || got.Dirty || got.Attempts != 0 {
-		t.Errorf("v1 is %+v", got)
-	}
-	four, _ := pushImage(t, s, id, "four", "v1")
-	if err := s.PutOffTag(t.Context(), writing(), 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.WroteTags(t.Context(), []OutboxTag{writing()}); err != nil { // the second attempt: the first may still arrive
-		t.Fatal(err)
-	}
-	stale(two.Digest, four.Digest)
 }
 
 // TestDrift replaces what was found before, and knows what was compared when.

@@ -36,7 +36,8 @@ type OutboxTag struct {
 	Written      string // what we last wrote there
 	Serial       int64  // counts its changes here
 	Attempts     int    // to write it that were begun since it changed
-	Stale        string // what the upstream goes on showing though it is gone here; empty: nothing. The writer's, for WroteTags
+	First        bool   // no other write of the same may be on its way. WritingTags says so
+	Undeleted    string // what the upstream goes on showing though it is gone here; empty: nothing. The writer's, for WroteTags
 }
 
 // OutboxTags returns tags that are to be written through now, longest waiting first, at most limit.
@@ -54,18 +55,17 @@ func (s *Store) OutboxTags(ctx context.Context, limit int) ([]OutboxTag, error) 
 		 WHERE u.dirty AND u.not_before <= $2 ORDER BY u.not_before LIMIT $3`, pulp.KindTag, micros(s.now()), limit)
 }
 
-// WritingTags notes, before they are sent, what tags are about to be written as: should this process end, or give a write up, it may arrive late all the same, and is known
-// then for ours.
+// WritingTags notes, before they are sent, what tags are about to be written as, or that they are about to be deleted: should this process end, or give a write up, it may
+// arrive late all the same, and is known then for ours.
 func (s *Store) WritingTags(ctx context.Context, tags []OutboxTag) error {
-	return s.inTxLazily(ctx, func(t *tx) error {
-		for _, o := range tags {
-			if _, err := t.exec(`UPDATE upstream_tag SET attempts = attempts + 1 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name); err != nil {
+	return s.inTxLazily(ctx, func(t *tx) (err error) {
+		for i := range tags {
+			o := &tags[i]
+			// First what refers to the repository, whose row pushes hold before their tags': else each could wait for the other.
+			if o.First, err = t.putStale(o.RepositoryID, o.Name, o.Digest, t.now+lateness.Microseconds()); err != nil {
 				return err
 			}
-			if o.Digest == "" {
-				continue
-			}
-			if err := t.putStale(o.RepositoryID, o.Name, o.Digest, t.now+lateness.Microseconds()); err != nil {
+			if _, err := t.exec(`UPDATE upstream_tag SET attempts = attempts + 1 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name); err != nil {
 				return err
 			}
 		}
@@ -96,14 +96,18 @@ func (t *tx) wroteTag(o OutboxTag) error {
 	if err != nil {
 		return err
 	}
-	if o.Stale != "" {
-		return t.putStale(o.RepositoryID, o.Name, o.Stale, forever)
+	if err := t.dropStale(o.RepositoryID, o.Name); err != nil {
+		return err
 	}
-	arrived := ""
-	if o.Attempts == 0 { // no other write of it is on its way
-		arrived = o.Digest
+	if o.First {
+		if _, err := t.exec(`DELETE FROM upstream_stale WHERE repository_id = $1 AND name = $2 AND digest = $3`, o.RepositoryID, o.Name, o.Digest); err != nil {
+			return err
+		}
 	}
-	return t.dropStale(o.RepositoryID, o.Name, arrived)
+	if o.Undeleted != "" {
+		_, err = t.putStale(o.RepositoryID, o.Name, o.Undeleted, forever)
+	}
+	return err
 }
 
 // PutOffTag notes that a tag could not be written through, to be tried again after a while. What was sent may still arrive.
@@ -120,17 +124,23 @@ const (
 	forever  = math.MaxInt64
 )
 
-// dropStale forgets of a tag that the upstream has again what it may show of it no more: what it would not delete, what is over, and arrived, which is the very thing.
-func (t *tx) dropStale(repositoryID, name, arrived string) error {
-	_, err := t.exec(`DELETE FROM upstream_stale WHERE repository_id = $1 AND name = $2 AND (ends < $3 OR ends = $4 OR digest = $5)`,
-		repositoryID, name, t.now, int64(forever), arrived)
+// dropStale forgets of a tag that was just written or read upstream what it may be shown as no more: what the upstream would not delete, and what is over.
+func (t *tx) dropStale(repositoryID, name string) error {
+	_, err := t.exec(`DELETE FROM upstream_stale WHERE repository_id = $1 AND name = $2 AND (ends < $3 OR ends = $4)`, repositoryID, name, t.now, int64(forever))
 	return err
 }
 
-// putStale notes what the upstream may show under a tag though it is ours no more.
-func (t *tx) putStale(repositoryID, name, digest string, ends int64) error {
-	_, err := t.exec(`
-		INSERT INTO upstream_stale (repository_id, name, digest, ends) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (repository_id, name, digest) DO UPDATE SET ends = CASE WHEN upstream_stale.ends > excluded.ends THEN upstream_stale.ends ELSE excluded.ends END`, repositoryID, name, digest, ends)
-	return err
+// putStale notes what the upstream may show under a tag though it is ours no more; an empty digest: nothing. It says whether that is new, and no late write of the same was
+// known.
+func (t *tx) putStale(repositoryID, name, digest string, ends int64) (fresh bool, err error) {
+	n, err := t.exec(`
+		INSERT INTO upstream_stale (repository_id, name, digest, ends)
+		SELECT id, CAST($2 AS TEXT), CAST($3 AS TEXT), CAST($4 AS BIGINT) FROM repository WHERE id = $1
+		ON CONFLICT (repository_id, name, digest) DO UPDATE SET ends = excluded.ends WHERE upstream_stale.ends < $5 OR upstream_stale.ends = $6`,
+		repositoryID, name, digest, ends, t.now, int64(forever))
+	if err != nil || n > 0 {
+		return true, err
+	}
+	_, err = t.exec(`UPDATE upstream_stale SET ends = $4 WHERE repository_id = $1 AND name = $2 AND digest = $3`, repositoryID, name, digest, ends)
+	return false, err
 }

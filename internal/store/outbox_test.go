@@ -2,8 +2,11 @@ package store
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pulp"
 )
@@ -53,5 +56,139 @@ func TestWrittenWhileAPushHoldsTheTag(t *testing.T) {
 	}
 	if got := upstreamTag(t, s, id, "v1"); got.Here != two.Digest || !got.Dirty {
 		t.Errorf("v1 is %+v, want %s, and that it waits", got, two.Digest)
+	}
+}
+
+// writing begins to write the one tag that waits.
+func writing(t *testing.T, s *Store) []OutboxTag {
+	t.Helper()
+	due, err := s.OutboxTags(t.Context(), 10)
+	if err != nil || len(due) != 1 {
+		t.Fatalf("OutboxTags = %v, %v", due, err)
+	}
+	if err := s.WritingTags(t.Context(), due); err != nil {
+		t.Fatal(err)
+	}
+	return due
+}
+
+// givenUp begins to write the one tag that waits, and gets no answer.
+func givenUp(t *testing.T, s *Store) {
+	t.Helper()
+	if err := s.PutOffTag(t.Context(), writing(t, s)[0], 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wrote writes the one tag that waits.
+func wrote(t *testing.T, s *Store) {
+	t.Helper()
+	if err := s.WroteTags(t.Context(), writing(t, s)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mayArrive demands which writes of v1 may still arrive; an empty digest is a deletion.
+func mayArrive(t *testing.T, s *Store, repositoryID string, want ...digest.Digest) {
+	t.Helper()
+	got := upstreamTag(t, s, repositoryID, "v1").Late
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("what may still arrive of v1 is %q, want %q", got, want)
+	}
+}
+
+// TestLateWrites knows for ours what was about to be written and may arrive late, until it is sure to have arrived.
+func TestLateWrites(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	s.KeepOutbox()
+	id := target(t, s, "acme/app").Repository.ID
+	one, _ := pushImage(t, s, id, "one", "v1")
+	first := writing(t, s)
+	mayArrive(t, s, id, one.Digest)
+	if err := s.WroteTags(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	mayArrive(t, s, id)
+	two, _ := pushImage(t, s, id, "two", "v1")
+	lost := writing(t, s) // and the process ends
+	three, _ := pushImage(t, s, id, "three", "v1")
+	if err := s.PutOffTag(t.Context(), lost[0], time.Hour); err != nil { // of what has changed since
+		t.Fatal(err)
+	}
+	wrote(t, s)
+	mayArrive(t, s, id, two.Digest)
+	if got := upstreamTag(t, s, id, "v1"); got.Written != three.Digest || got.Dirty || got.Attempts != 0 {
+		t.Errorf("v1 is %+v", got)
+	}
+	four, _ := pushImage(t, s, id, "four", "v1")
+	givenUp(t, s)
+	wrote(t, s) // the second attempt: the first may still arrive
+	mayArrive(t, s, id, two.Digest, four.Digest)
+	later := time.Now().Add(lateness + time.Minute)
+	s.now = func() time.Time { return later }
+	mayArrive(t, s, id)
+}
+
+// TestLateWriteOfWhatCameBack moves a tag away and back to an image while the first write of that is still on its way.
+func TestLateWriteOfWhatCameBack(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	s.KeepOutbox()
+	id := target(t, s, "acme/app").Repository.ID
+	one, _ := pushImage(t, s, id, "one", "v1")
+	givenUp(t, s)
+	for _, text := range []string{"two", "one", "three"} {
+		pushImage(t, s, id, text, "v1")
+		wrote(t, s)
+	}
+	mayArrive(t, s, id, one.Digest)
+}
+
+// TestLateDeletions knows deletions that may arrive late as it knows other writes, and apart from tags that the upstream does not delete.
+func TestLateDeletions(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	s.KeepOutbox()
+	id := target(t, s, "acme/app").Repository.ID
+	remove := func() {
+		t.Helper()
+		if _, err := s.DeleteTag(t.Context(), id, "v1", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pushImage(t, s, id, "one", "v1")
+	wrote(t, s)
+	remove()
+	wrote(t, s)
+	mayArrive(t, s, id)
+	one, _ := pushImage(t, s, id, "one", "v1")
+	givenUp(t, s)
+	remove()
+	givenUp(t, s)
+	wrote(t, s)
+	mayArrive(t, s, id, "", one.Digest)
+	if got := upstreamTag(t, s, id, "v1"); !got.Ours(one.Digest) || !got.Ours("") || got.Ours(digest.FromString("other")) {
+		t.Errorf("of %+v something is not known for ours, or too much is", got)
+	}
+	two, _ := pushImage(t, s, id, "two", "v1")
+	wrote(t, s)
+	remove()
+	due := writing(t, s)
+	due[0].Undeleted = string(two.Digest)
+	if err := s.WroteTags(t.Context(), due); err != nil {
+		t.Fatal(err)
+	}
+	mayArrive(t, s, id, "", one.Digest)
+	if got := upstreamTag(t, s, id, "v1"); !slices.Equal(got.Undeleted, []digest.Digest{two.Digest}) || !got.Ours(two.Digest) {
+		t.Errorf("v1 is %+v, want that %s stays upstream", got, two.Digest)
+	}
+	pushImage(t, s, id, "two", "v1") // now it shall be there
+	wrote(t, s)
+	mayArrive(t, s, id, "", one.Digest)
+	if got := upstreamTag(t, s, id, "v1"); len(got.Undeleted) > 0 || got.Dirty {
+		t.Errorf("v1 is %+v, want that nothing stays upstream that was deleted here", got)
 	}
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pgtest"
@@ -388,79 +387,4 @@ func TestHousekeeping(t *testing.T) {
 	if _, n, err := w.store.Manifests(t.Context(), store.ListQuery{Limit: 1}); err != nil || n != 0 {
 		t.Errorf("%d manifests stay behind, %v", n, err)
 	}
-}
-
-// shelf is an upstream that fails as the test tells it to.
-type shelf struct {
-	storage.Manifests
-	mu   sync.Mutex
-	tags map[string]string
-	fail error
-}
-
-func (s *shelf) PutManifest(_ context.Context, name, reference, _ string, payload []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.fail != nil {
-		return s.fail
-	}
-	s.tags[name+":"+reference] = string(digest.FromBytes(payload))
-	return nil
-}
-
-func (s *shelf) DeleteManifest(_ context.Context, name, reference string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.tags, name+":"+reference)
-	return s.fail
-}
-
-func (s *shelf) holds(tag string) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.tags[tag]
-}
-
-func (s *shelf) set(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fail = err
-}
-
-func TestOutbox(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.store.KeepOutbox()
-	up := &shelf{tags: map[string]string{}}
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		log := slog.New(slog.DiscardHandler)
-		jobs.Outbox{Store: w.store, Upstream: up, Log: log, Adopter: &adopt.Adopter{Store: w.store, Upstream: up, Log: log}}.Run(ctx)
-	}()
-	defer func() { stop(); <-done }()
-	eventually := func(what, tag string, want digest.Digest) {
-		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); up.holds(tag) != string(want); {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: upstream has %q, want %q", what, up.holds(tag), want)
-			}
-			select {
-			case <-time.After(20 * time.Millisecond):
-			case <-t.Context().Done():
-			}
-		}
-	}
-	eventually("a push", "acme/app:a", w.push("first", "a"))
-	eventually("a move", "acme/app:a", w.push("second", "a"))
-	up.set(fault.New(fault.Unavailable, "down"))
-	late := w.push("third", "a")
-	w.push("fourth", "b")
-	if _, err := w.store.DeleteTag(t.Context(), w.repo.Repository.ID, "b", nil); err != nil {
-		t.Fatal(err)
-	}
-	up.set(nil)
-	eventually("after a failure", "acme/app:a", late)
-	eventually("a tag that is gone", "acme/app:b", "")
 }

@@ -116,7 +116,7 @@ func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 	errs := make([]error, len(tags))
 	var sending sync.WaitGroup
 	for i := range tags {
-		sending.Go(func() { tags[i].Stale, errs[i] = o.write(ctx, tags[i]) })
+		sending.Go(func() { tags[i].Undeleted, errs[i] = o.write(ctx, tags[i]) })
 	}
 	sending.Wait()
 	noting := context.WithoutCancel(ctx)
@@ -137,7 +137,7 @@ func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 }
 
 // write writes one tag and returns what the upstream goes on showing under it though it is gone here.
-func (o Outbox) write(ctx context.Context, t store.OutboxTag) (stale string, err error) {
+func (o Outbox) write(ctx context.Context, t store.OutboxTag) (undeleted string, err error) {
 	repo := pulp.Repository{ID: t.RepositoryID, Name: t.Repository}
 	if t.Digest != "" {
 		return "", o.Adopter.Put(ctx, repo, t.Name, digest.Digest(t.Digest))

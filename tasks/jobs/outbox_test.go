@@ -1,0 +1,221 @@
+package jobs_test
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/adopt"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/notary"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
+	"github.com/countersign/countersign/tasks/jobs"
+)
+
+// shelf is an upstream that fails as the test tells it to.
+type shelf struct {
+	storage.Manifests
+	storage.Storage
+	mu   sync.Mutex
+	tags map[string]string
+	fail error
+}
+
+func (s *shelf) PutManifest(_ context.Context, name, reference, _ string, payload []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail != nil {
+		return s.fail
+	}
+	s.tags[name+":"+reference] = string(digest.FromBytes(payload))
+	return nil
+}
+
+func (s *shelf) DeleteManifest(_ context.Context, name, reference string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail == nil {
+		delete(s.tags, name+":"+reference)
+	}
+	return s.fail
+}
+
+func (s *shelf) Resolve(_ context.Context, name, reference string) (digest.Digest, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, held := s.tags[name+":"+reference]
+	if !held {
+		return "", storage.ErrNotFound
+	}
+	return digest.Digest(d), s.fail
+}
+
+func (s *shelf) Tags(_ context.Context, name string) (tags []string, _ error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, of := range slices.Sorted(maps.Keys(s.tags)) {
+		if tag, ok := strings.CutPrefix(of, name+":"); ok {
+			tags = append(tags, tag)
+		}
+	}
+	return tags, s.fail
+}
+
+func (s *shelf) Ping(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fail
+}
+
+func (s *shelf) holds(tag string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tags[tag]
+}
+
+// arrive has a write reach the upstream now; an empty digest deletes the tag.
+func (s *shelf) arrive(tag string, d digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if delete(s.tags, tag); d != "" {
+		s.tags[tag] = string(d)
+	}
+}
+
+func (s *shelf) set(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = err
+}
+
+// fronted is a world in front of a shelf.
+type fronted struct {
+	*world
+	up      *shelf
+	adopter *adopt.Adopter
+}
+
+// front writes the world's tags through to a shelf until the test ends.
+func (w *world) front(log *slog.Logger, keep bool) fronted {
+	w.Helper()
+	w.store.KeepOutbox()
+	up := &shelf{tags: map[string]string{}}
+	f := fronted{w, up, &adopt.Adopter{Store: w.store, Upstream: up, Blobs: intake.Blobs{Storage: up, Foreign: true}, Notary: w.notary, Log: log, Keep: keep}}
+	ctx, stop := context.WithCancel(w.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		jobs.Outbox{Store: w.store, Upstream: up, Log: log, Adopter: f.adopter}.Run(ctx)
+	}()
+	w.Cleanup(func() { stop(); <-done })
+	return f
+}
+
+func (f fronted) eventually(what string, is func() bool) {
+	f.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			f.Fatalf("%s: still not", what)
+		}
+	}
+}
+
+func (f fronted) shows(what, tag string, want digest.Digest) {
+	f.Helper()
+	f.eventually(what, func() bool { return f.up.holds("acme/app:"+tag) == string(want) })
+}
+
+// tag is what is known of a tag.
+func (f fronted) tag(name string) store.UpstreamTag {
+	f.Helper()
+	tags, err := f.store.UpstreamTags(f.Context(), f.repo.Repository.ID)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return tags[name]
+}
+
+func (f fronted) untag(name string) {
+	f.Helper()
+	if _, err := f.store.DeleteTag(f.Context(), f.repo.Repository.ID, name, nil); err != nil {
+		f.Fatal(err)
+	}
+}
+
+// givenUp has the outbox try to write a tag while the upstream does not answer, after which it answers again.
+func (f fronted) givenUp(name string, change func()) {
+	f.Helper()
+	f.up.set(fault.Wrap(fault.Unavailable, storage.ErrAway, "down"))
+	change()
+	f.eventually(name+" is tried", func() bool { return f.tag(name).Attempts > 0 })
+}
+
+func TestOutbox(t *testing.T) {
+	t.Parallel()
+	f := newWorld(t).front(slog.New(slog.DiscardHandler), false)
+	f.shows("a push", "a", f.push("first", "a"))
+	f.shows("a move", "a", f.push("second", "a"))
+	f.up.set(fault.New(fault.Unavailable, "down"))
+	late := f.push("third", "a")
+	f.push("fourth", "b")
+	f.untag("b")
+	f.up.set(nil)
+	f.shows("after a failure", "a", late)
+	f.shows("a tag that is gone", "b", "")
+}
+
+// TestLateWritesAreSetRight has a write of a tag that was given up reach the upstream after what was done to the tag since. The next comparison has that done again, and takes
+// nothing for somebody else's.
+func TestLateWritesAreSetRight(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		written, givenUp, then string // images that the tag stands for in turn; empty: it is deleted
+		note                   string
+	}{
+		"a push, after the deletion":      {"", "one", "", "It was deleted here, and an older write of ours arrived late; it is deleted again."},
+		"a deletion, after the next push": {"one", "", "two", "Our own deletion of it arrived late; it is written again."},
+		"a push, after the next one":      {"one", "two", "three", "An older write of ours arrived late; it is written again."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newWorld(t).front(slog.New(slog.DiscardHandler), false)
+			change := func(to string) (d digest.Digest) {
+				if to != "" {
+					return f.push(to, "moving")
+				}
+				if f.tag("moving").Here != "" {
+					f.untag("moving")
+				}
+				return ""
+			}
+			f.shows("the first", "moving", change(c.written))
+			var late digest.Digest
+			f.givenUp("moving", func() { late = change(c.givenUp) })
+			want := change(c.then)
+			f.up.set(nil)
+			f.eventually("the outbox is empty", func() bool { return !f.tag("moving").Dirty })
+			f.shows("the last", "moving", want)
+			f.up.arrive("acme/app:moving", late)
+			found, err := f.adopter.Compare(t.Context(), notary.Reason{Who: "comparison"}, f.repo.Repository, adopt.How{Follow: true})
+			if err != nil || found.Version != nil {
+				t.Fatalf("the comparison made %+v, %v", found.Version, err)
+			}
+			if !slices.ContainsFunc(found.Drift, func(d store.Drift) bool { return d.Name == "moving" && d.Note == c.note }) {
+				t.Errorf("the comparison found %+v, want %q", found.Drift, c.note)
+			}
+			f.shows("after the comparison", "moving", want)
+			if got := f.tag("moving").Here; got != want {
+				t.Errorf("the tag is %s here, want %s", got, want)
+			}
+		})
+	}
+}

@@ -236,9 +236,6 @@ func (r *run) judgeTag(ctx context.Context, how How, t store.UpstreamTag) (d dig
 	case err != nil:
 		return "", false, err
 	case d == t.Here:
-		if t.Written != d {
-			return d, false, r.Store.SettleTag(ctx, r.repo.ID, t)
-		}
 		return d, false, nil
 	case t.Here == "" && slices.Contains(t.Undeleted, d):
 		r.differs("tag", t.Name, "", d, "It was deleted here; the upstream keeps it.")

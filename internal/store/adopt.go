@@ -15,10 +15,9 @@ import (
 
 // UpstreamTag is a tag as this registry knows it, to be held against what the upstream shows.
 type UpstreamTag struct {
-	Name    string
-	Here    digest.Digest   // what it stands for in the latest version; empty: it is not there
-	Written digest.Digest   // what we last wrote upstream; empty: nothing
-	Late    []digest.Digest // what a write of ours that may still arrive would have it stand for; an empty one: a deletion
+	Name string
+	Here digest.Digest   // what it stands for in the latest version; empty: it is not there
+	Late []digest.Digest // what a write of ours that may still arrive would have it stand for; an empty one: a deletion
 	// Undeleted is what the upstream goes on showing though it is gone here: it does not delete.
 	Undeleted []digest.Digest
 	Dirty     bool // it is about to be written through
@@ -31,10 +30,10 @@ type UpstreamTag struct {
 func (s *Store) UpstreamTags(ctx context.Context, repositoryID string) (map[string]UpstreamTag, error) {
 	all, err := collect(ctx, s.read, func(row scanner) (UpstreamTag, error) {
 		var t UpstreamTag
-		err := row.Scan(&t.Name, &t.Here, &t.Written, &t.Dirty, &t.Attempts, &t.Serial)
+		err := row.Scan(&t.Name, &t.Here, &t.Dirty, &t.Attempts, &t.Serial)
 		return t, err
 	}, `
-		SELECT n.name, COALESCE(m.digest, ''), COALESCE(u.written_digest, ''), COALESCE(u.dirty, FALSE), COALESCE(u.attempts, 0), COALESCE(u.serial, 0)
+		SELECT n.name, COALESCE(m.digest, ''), COALESCE(u.dirty, FALSE), COALESCE(u.attempts, 0), COALESCE(u.serial, 0)
 		  FROM (SELECT key AS name FROM repository_content WHERE repository_id = $1 AND kind = $2 AND version_removed IS NULL
 		        UNION SELECT name FROM upstream_tag WHERE repository_id = $1) n
 		  LEFT JOIN repository_content c ON c.repository_id = $1 AND c.kind = $2 AND c.key = n.name AND c.version_removed IS NULL
@@ -104,10 +103,10 @@ func (s *Store) CommitAdopted(ctx context.Context, a Adopted) (*pulp.Version, er
 		if err := steps(c.gather, func() error { return c.gatherSynced(w) }, c.addGathered); err != nil {
 			return err
 		}
-		for name, d := range wanted {
+		for name := range wanted {
 			if _, err := t.exec(`
-				INSERT INTO upstream_tag (repository_id, name, written_digest, dirty) VALUES ($1, $2, $3, FALSE)
-				ON CONFLICT (repository_id, name) DO UPDATE SET written_digest = excluded.written_digest, dirty = FALSE`, a.RepositoryID, name, d); err != nil {
+				INSERT INTO upstream_tag (repository_id, name, dirty) VALUES ($1, $2, FALSE)
+				ON CONFLICT (repository_id, name) DO UPDATE SET dirty = FALSE`, a.RepositoryID, name); err != nil {
 				return err
 			}
 			if err := t.dropStale(a.RepositoryID, name); err != nil {
@@ -152,17 +151,6 @@ func (c *change) unchanged(tags map[string]AdoptedTag) (map[string]digest.Digest
 		}
 	}
 	return wanted, nil
-}
-
-// SettleTag notes that the upstream shows what a tag stands for here, though we have not written it.
-func (s *Store) SettleTag(ctx context.Context, repositoryID string, t UpstreamTag) error {
-	return s.inTx(ctx, func(x *tx) error {
-		_, err := x.exec(`
-			INSERT INTO upstream_tag (repository_id, name, written_digest, dirty) VALUES ($1, $2, $3, FALSE)
-			ON CONFLICT (repository_id, name) DO UPDATE SET written_digest = excluded.written_digest WHERE upstream_tag.serial = $4 AND NOT upstream_tag.dirty`,
-			repositoryID, t.Name, t.Here, t.Serial)
-		return err
-	})
 }
 
 // RewriteTag has a tag written through again.

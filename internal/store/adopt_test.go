@@ -2,6 +2,7 @@ package store
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -70,7 +71,7 @@ func TestAdoptionLosesToAPush(t *testing.T) {
 			mine, _ := pushImage(t, s, id, "mine", "v1")
 			written(t, s)
 			seen := upstreamTag(t, s, id, "v1")
-			if seen.Here != mine.Digest || seen.Written != mine.Digest || seen.Dirty || seen.Serial == 0 {
+			if seen.Here != mine.Digest || seen.Dirty || seen.Serial == 0 {
 				t.Fatalf("the tag is %+v", seen)
 			}
 			theirs := fetchImage(t, s, id, "theirs")
@@ -104,12 +105,19 @@ func TestAdoption(t *testing.T) {
 	}
 	wantCounts(t, v, "4+2-0 2+1-0 0+0-0 2+2-1")
 	for _, name := range []string{"v1", "new"} {
-		if got := upstreamTag(t, s, id, name); got.Here != theirs || got.Written != theirs || got.Dirty {
+		if got := upstreamTag(t, s, id, name); got.Here != theirs || got.Dirty {
 			t.Errorf("%s is %+v", name, got)
 		}
 	}
 	if due, err := s.OutboxTags(t.Context(), 10); err != nil || len(due) != 0 {
 		t.Errorf("%v are to be written through, %v", due, err)
+	}
+	// Who looked before that comes too late.
+	late := fetchImage(t, s, id, "older")
+	for name, serial := range map[string]int64{"v1": 1, "new": 0} {
+		if v, err := s.CommitAdopted(t.Context(), Adopted{RepositoryID: id, Tags: map[string]AdoptedTag{name: {Digest: late, Serial: serial}}}); err != nil || v != nil {
+			t.Errorf("the adoption of what %s was before made %+v, %v", name, v, err)
+		}
 	}
 	// A tag that was made here meanwhile is ours, though it never was upstream.
 	pushImage(t, s, id, "mine", "made")
@@ -255,7 +263,13 @@ func TestStaleTableComesLater(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := open(t)
-			texts := []string{`DELETE FROM goose_db_version WHERE version_id = 6`}
+			s.KeepOutbox()
+			pushImage(t, s, target(t, s, "acme/app").Repository.ID, "one", "v1")
+			before, err := s.OutboxTags(t.Context(), 10)
+			if err != nil || len(before) != 1 {
+				t.Fatal(before, err)
+			}
+			texts := []string{`DELETE FROM goose_db_version WHERE version_id >= 6`, `ALTER TABLE upstream_tag ADD COLUMN written_digest TEXT NOT NULL DEFAULT ''`}
 			if drop {
 				texts = append(texts, `DROP TABLE upstream_stale`)
 			}
@@ -269,6 +283,9 @@ func TestStaleTableComesLater(t *testing.T) {
 			}
 			if err := s.Migrate(t.Context()); err != nil {
 				t.Fatal(err)
+			}
+			if after, err := s.OutboxTags(t.Context(), 10); err != nil || !slices.Equal(after, before) {
+				t.Errorf("after the migration there wait %v, %v, want %v", after, err, before)
 			}
 			if _, err := s.UpstreamTags(t.Context(), pulp.NewID()); err != nil {
 				t.Errorf("after the migration: %v", err)

@@ -32,8 +32,6 @@ type OutboxTag struct {
 	Repository   string // its name
 	Name         string
 	Digest       string // what it stands for now; empty: it is gone
-	MediaType    string
-	Written      string // what we last wrote there
 	Serial       int64  // counts its changes here
 	Attempts     int    // to write it that were begun since it changed
 	First        bool   // no other write of the same may be on its way. WritingTags says so
@@ -44,10 +42,10 @@ type OutboxTag struct {
 func (s *Store) OutboxTags(ctx context.Context, limit int) ([]OutboxTag, error) {
 	return collect(ctx, s.read, func(row scanner) (OutboxTag, error) {
 		var o OutboxTag
-		err := row.Scan(&o.RepositoryID, &o.Repository, &o.Name, &o.Digest, &o.MediaType, &o.Written, &o.Serial, &o.Attempts)
+		err := row.Scan(&o.RepositoryID, &o.Repository, &o.Name, &o.Digest, &o.Serial, &o.Attempts)
 		return o, err
 	}, `
-		SELECT u.repository_id, r.name, u.name, COALESCE(m.digest, ''), COALESCE(m.media_type, ''), u.written_digest, u.serial, u.attempts
+		SELECT u.repository_id, r.name, u.name, COALESCE(m.digest, ''), u.serial, u.attempts
 		  FROM upstream_tag u JOIN repository r ON r.id = u.repository_id
 		  LEFT JOIN repository_content c ON c.repository_id = u.repository_id AND c.kind = $1 AND c.key = u.name AND c.version_removed IS NULL
 		  LEFT JOIN tag t ON t.id = c.content_id
@@ -91,8 +89,7 @@ func (s *Store) WroteTags(ctx context.Context, tags []OutboxTag) error {
 
 func (t *tx) wroteTag(o OutboxTag) error {
 	// The row itself says whether the tag has changed: a push may hold it until just now, and what a subquery sees was read before.
-	_, err := t.exec(`UPDATE upstream_tag SET written_digest = $3, attempts = 0, dirty = serial <> $4 WHERE repository_id = $1 AND name = $2`,
-		o.RepositoryID, o.Name, o.Digest, o.Serial)
+	_, err := t.exec(`UPDATE upstream_tag SET attempts = 0, dirty = serial <> $3 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name, o.Serial)
 	if err != nil {
 		return err
 	}

@@ -120,7 +120,7 @@ func TestLateWrites(t *testing.T) {
 	}
 	wrote(t, s)
 	mayArrive(t, s, id, two.Digest)
-	if got := upstreamTag(t, s, id, "v1"); got.Written != three.Digest || got.Dirty || got.Attempts != 0 {
+	if got := upstreamTag(t, s, id, "v1"); got.Here != three.Digest || got.Dirty || got.Attempts != 0 {
 		t.Errorf("v1 is %+v", got)
 	}
 	four, _ := pushImage(t, s, id, "four", "v1")

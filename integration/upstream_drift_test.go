@@ -28,7 +28,7 @@ func (s *server) tiny(t *testing.T, name, tag, content string) pushed {
 func TestUpstreamNames(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
-	s := peer.inFront(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")
+	s := peer.inFront(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s", "COUNTERSIGN_UPSTREAM_KEEP_MANIFESTS=true")
 	direct := newContainers(t, &server{host: peer.address})
 	whole := func(t *testing.T, name, tag, want string) {
 		t.Helper()
@@ -67,6 +67,18 @@ func TestUpstreamNames(t *testing.T) {
 		id := strings.Split(strings.Trim(repo, "/"), "/")
 		whole(t, "countersign/"+id[len(id)-1], "v1", pushed.name)
 		s.isServed(t, "all/ours", pushed)
+	})
+	t.Run("renamed", func(t *testing.T) {
+		repo := s.make(t, containerRepos, object{"name": "before/app"})
+		s.distribute(t, "app", object{"repository": repo})
+		older := s.tiny(t, "app", "v1", "four")
+		newer := s.tiny(t, "app", "v1", "five")
+		whole(t, "before/app", "v1", newer.name)
+		s.finished(t, s.startTask(t, http.MethodPatch, repo, object{"name": "after/app"}))
+		whole(t, "after/app", "v1", newer.name)
+		whole(t, "after/app", "countersign-keep."+strings.Replace(older.name, ":", "-", 1), older.name)
+		s.isServed(t, "app", newer)
+		whole(t, "after/app", "v2", s.tiny(t, "app", "v2", "six").name)
 	})
 	if said, err := s.cli(t, nil, "drift", "--deep"); err != nil || !strings.Contains(said, "no differences") {
 		t.Errorf("drift: %v\n%s", err, said)

@@ -305,7 +305,7 @@ func (r *run) putBack(ctx context.Context, d digest.Digest) string {
 		r.Log.WarnContext(ctx, "manifest not put back upstream", slog.String("repository", r.repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
 		return "The upstream has removed it, and does not take it back."
 	}
-	if err := r.Store.KeptManifest(ctx, r.repo.ID, d); err != nil {
+	if err := r.Store.KeptManifest(ctx, store.Kept{RepositoryID: r.repo.ID, Repository: r.repo.Name, Digest: d}); err != nil {
 		return "The upstream had removed it; it has been put back for now."
 	}
 	return "The upstream had removed it; it has been put back."

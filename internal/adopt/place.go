@@ -93,7 +93,7 @@ func (a *Adopter) KeepAlive(ctx context.Context, repositoryID string) error {
 				silent = true
 				continue
 			}
-			if err := a.Store.KeptManifest(ctx, k.RepositoryID, k.Digest); err != nil {
+			if err := a.Store.KeptManifest(ctx, k); err != nil {
 				return err
 			}
 		}

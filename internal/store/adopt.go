@@ -285,10 +285,11 @@ func (s *Store) HeldBlobs(ctx context.Context, repositoryID string) ([]digest.Di
 		 WHERE c.repository_id = $1 AND c.kind = $2 AND NOT b.absent AND b.data IS NULL ORDER BY c.key`, repositoryID, pulp.KindBlob)
 }
 
-// KeptManifest notes that a hidden tag keeps a manifest alive upstream.
-func (s *Store) KeptManifest(ctx context.Context, repositoryID string, d digest.Digest) error {
+// KeptManifest notes that a hidden tag keeps a manifest alive upstream, under the repository's name if that is still its name.
+func (s *Store) KeptManifest(ctx context.Context, k Kept) error {
 	return s.inTx(ctx, func(t *tx) error {
-		_, err := t.exec(`INSERT INTO upstream_keep (repository_id, digest) SELECT id, CAST($2 AS TEXT) FROM repository WHERE id = $1 ON CONFLICT DO NOTHING`, repositoryID, d)
+		_, err := t.exec(`INSERT INTO upstream_keep (repository_id, digest) SELECT id, CAST($2 AS TEXT) FROM repository WHERE id = $1 AND name = $3`+t.dialect.forUpdate+
+			` ON CONFLICT DO NOTHING`, k.RepositoryID, k.Digest, k.Repository)
 		return err
 	})
 }

@@ -137,7 +137,7 @@ func TestKept(t *testing.T) {
 		t.Errorf("HeldManifest = %+v, %t, %v", got, held, err)
 	}
 	for range 2 {
-		if err := s.KeptManifest(t.Context(), id, m.Digest); err != nil {
+		if err := s.KeptManifest(t.Context(), Kept{id, "acme/app", m.Digest}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -201,7 +201,7 @@ func TestUnkept(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, k := range find(id, list.Digest) {
-		if err := s.KeptManifest(t.Context(), id, k.Digest); err != nil {
+		if err := s.KeptManifest(t.Context(), k); err != nil {
 			t.Fatal(err)
 		}
 	}

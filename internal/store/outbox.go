@@ -26,6 +26,27 @@ func (c *change) noteTag(name string) error {
 	return err
 }
 
+// moveUpstream marks all tags of a repository that lies under another name upstream from now on to be written through. What was to be deleted is not there, nor is what keeps
+// manifests alive, and nothing of ours arrives there late.
+func (t *tx) moveUpstream(repositoryID string) error {
+	if !t.outbox {
+		return nil
+	}
+	if _, err := t.exec(`UPDATE upstream_tag SET dirty = FALSE, attempts = 0, serial = serial + 1 WHERE repository_id = $1`, repositoryID); err != nil {
+		return err
+	}
+	if _, err := t.exec(noteTags+`SELECT repository_id, key FROM repository_content WHERE repository_id = $1 AND kind = $2 AND version_removed IS NULL
+		ON CONFLICT (repository_id, name) DO UPDATE SET `+noted, repositoryID, pulp.KindTag); err != nil {
+		return err
+	}
+	for _, table := range []string{"upstream_stale", "upstream_keep"} {
+		if _, err := t.exec(`DELETE FROM `+table+` WHERE repository_id = $1`, repositoryID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // OutboxTag is a tag that has changed here and not yet upstream.
 type OutboxTag struct {
 	RepositoryID string
@@ -89,7 +110,7 @@ func (s *Store) WroteTags(ctx context.Context, tags []OutboxTag) error {
 
 func (t *tx) wroteTag(o OutboxTag) error {
 	// The row itself says whether the tag has changed: a push may hold it until just now, and what a subquery sees was read before.
-	_, err := t.exec(`UPDATE upstream_tag SET attempts = 0, dirty = serial <> $3 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name, o.Serial)
+	_, err := t.exec(`UPDATE upstream_tag SET attempts = 0, dirty = dirty AND serial <> $3 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name, o.Serial)
 	if err != nil {
 		return err
 	}

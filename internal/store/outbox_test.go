@@ -192,3 +192,70 @@ func TestLateDeletions(t *testing.T) {
 		t.Errorf("v1 is %+v, want that nothing stays upstream that was deleted here", got)
 	}
 }
+
+// TestRename has all tags of a repository written under its new name. What was to be done under the old one is not done under the new one.
+func TestRename(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	s.KeepOutbox()
+	id := target(t, s, "acme/app").Repository.ID
+	edit := func(edit func(*pulp.Repository)) {
+		t.Helper()
+		if _, err := s.EditRepository(t.Context(), nil, pulp.ContainerPush, id, edit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waits := func(want ...string) (due []OutboxTag) {
+		t.Helper()
+		due, err := s.OutboxTags(t.Context(), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, o := range due {
+			got = append(got, o.Repository+":"+o.Name)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%v wait to be written, want %v", got, want)
+		}
+		return due
+	}
+	old, _ := pushImage(t, s, id, "old", "v1")
+	givenUp(t, s)
+	pushImage(t, s, id, "one", "v1", "v2", "gone")
+	written(t, s)
+	kept := Kept{id, "acme/app", old.Digest}
+	if err := s.KeptManifest(t.Context(), kept); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.DeleteTag(t.Context(), id, "gone", nil); err != nil {
+		t.Fatal(err)
+	}
+	midway := waits("acme/app:gone")
+	edit(func(r *pulp.Repository) { r.RetainRepoVersions = nil })
+	waits("acme/app:gone")
+	mayArrive(t, s, id, old.Digest)
+
+	edit(func(r *pulp.Repository) { r.Name = "acme/new" })
+	waits("acme/new:v1", "acme/new:v2")
+	mayArrive(t, s, id)
+	if err := s.WroteTags(t.Context(), midway); err != nil { // under the old name
+		t.Fatal(err)
+	}
+	waits("acme/new:v1", "acme/new:v2")
+	if err := s.KeptManifest(t.Context(), kept); err != nil { // there too
+		t.Fatal(err)
+	}
+	if unkept, err := s.Unkept(t.Context(), id, 10); err != nil || len(unkept) != 1 || unkept[0] != (Kept{id, "acme/new", old.Digest}) {
+		t.Errorf("Unkept = %v, %v, want the older image under the new name", unkept, err)
+	}
+	written(t, s)
+	waits()
+
+	// Names that no registry takes are one upstream.
+	edit(func(r *pulp.Repository) { r.Name = "All of Ours" })
+	written(t, s)
+	edit(func(r *pulp.Repository) { r.Name = "All of Theirs" })
+	waits()
+}

@@ -69,6 +69,7 @@ func (s *Store) EditRepository(ctx context.Context, claim *Claim, t pulp.Reposit
 		if r, err = repository(x.ctx, x, t, id); err != nil {
 			return err
 		}
+		before := r.UpstreamName()
 		edit(&r)
 		r.ID, r.Type = id, t
 		_, err = x.exec(`
@@ -80,6 +81,11 @@ func (s *Store) EditRepository(ctx context.Context, claim *Claim, t pulp.Reposit
 			return err
 		}
 		r.Updated = fromMicros(x.now)
+		if r.UpstreamName() != before {
+			if err := x.moveUpstream(id); err != nil {
+				return err
+			}
+		}
 		if err := x.retain(r); err != nil {
 			return err
 		}

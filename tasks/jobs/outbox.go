@@ -19,6 +19,7 @@ import (
 // How the outbox works.
 const (
 	outboxEvery    = 250 * time.Millisecond // how often it is looked into
+	outboxPause    = 5 * time.Second        // after a failure that is not one tag's: the upstream or the database is away
 	outboxBatch    = 100                    // how many tags one look takes
 	outboxParallel = 4                      // how many of them are written at a time
 	outboxFirst    = time.Second            // how long a tag waits after its first failure; twice as long after each further one
@@ -37,8 +38,6 @@ type Outbox struct {
 
 // Run empties the outbox again and again until ctx ends.
 func (o Outbox) Run(ctx context.Context) {
-	tick := time.NewTicker(outboxEvery)
-	defer tick.Stop()
 	var kept time.Time
 	for {
 		if o.Adopter.Keep && time.Since(kept) > keepEvery {
@@ -47,13 +46,15 @@ func (o Outbox) Run(ctx context.Context) {
 			}
 			kept = time.Now()
 		}
+		wait := outboxEvery
 		if err := o.empty(ctx); err != nil && ctx.Err() == nil {
 			o.Log.WarnContext(ctx, "outbox stopped early", slog.Any("err", err))
+			wait = outboxPause
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-time.After(wait):
 		}
 	}
 }

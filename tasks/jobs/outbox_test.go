@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/notary"
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/tasks/jobs"
@@ -171,6 +173,40 @@ func TestOutbox(t *testing.T) {
 	f.up.set(nil)
 	f.shows("after a failure", "a", late)
 	f.shows("a tag that is gone", "b", "")
+}
+
+// counter counts warnings.
+type counter struct {
+	slog.Handler
+	warned atomic.Int64
+}
+
+func (*counter) Enabled(context.Context, slog.Level) bool { return true }
+
+func (c *counter) Handle(_ context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelWarn {
+		c.warned.Add(1)
+	}
+	return nil
+}
+
+// TestOutboxWhileTheUpstreamIsAway moves a tag away from an image that a hidden tag shall keep, while the upstream is away. The log says so now and then, and both are
+// written soon after it is back.
+func TestOutboxWhileTheUpstreamIsAway(t *testing.T) {
+	t.Parallel()
+	log := &counter{Handler: slog.DiscardHandler}
+	f := newWorld(t).front(slog.New(log), true)
+	older := f.push("first", "a")
+	f.shows("a push", "a", older)
+	f.up.set(fault.Wrap(fault.Unavailable, storage.ErrAway, "down"))
+	newer := f.push("second", "a")
+	time.Sleep(3 * time.Second)
+	if n := log.warned.Load(); n < 1 || n > 2 {
+		t.Errorf("three seconds of an outage are worth %d warnings", n)
+	}
+	f.up.set(nil)
+	f.shows("the tag", "a", newer)
+	f.shows("the older image", pulp.KeepTag(older), older)
 }
 
 // TestLateWritesAreSetRight has a write of a tag that was given up reach the upstream after what was done to the tag since. The next comparison has that done again, and takes

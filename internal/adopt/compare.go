@@ -224,28 +224,25 @@ func (r *run) judgeTag(ctx context.Context, how How, t store.UpstreamTag) (d dig
 			d = t.Here
 		}
 	}
+	gone := errors.Is(err, storage.ErrNotFound)
+	if gone {
+		d = ""
+	}
+	late := lateness(t, d)
 	switch {
-	case errors.Is(err, storage.ErrNotFound) && t.Here == "":
-		return "", false, nil
-	case errors.Is(err, storage.ErrNotFound) && t.Ours(""):
-		r.differs("tag", t.Name, t.Here, "", "Our own deletion of it arrived late; it is written again.")
-		return "", false, r.Store.RewriteTag(ctx, r.repo.ID, t.Name)
-	case errors.Is(err, storage.ErrNotFound):
-		r.differs("tag", t.Name, t.Here, "", "It is gone upstream.")
-		return "", false, nil
-	case err != nil:
+	case err != nil && !gone:
 		return "", false, err
 	case d == t.Here:
 		return d, false, nil
 	case t.Here == "" && slices.Contains(t.Undeleted, d):
 		r.differs("tag", t.Name, "", d, "It was deleted here; the upstream keeps it.")
 		return d, false, nil
-	case t.Here == "" && t.Ours(d):
-		r.differs("tag", t.Name, "", d, "It was deleted here, and an older write of ours arrived late; it is deleted again.")
+	case late != "":
+		r.differs("tag", t.Name, t.Here, d, late)
 		return d, false, r.Store.RewriteTag(ctx, r.repo.ID, t.Name)
-	case t.Ours(d):
-		r.differs("tag", t.Name, t.Here, d, "An older write of ours arrived late; it is written again.")
-		return d, false, r.Store.RewriteTag(ctx, r.repo.ID, t.Name)
+	case gone:
+		r.differs("tag", t.Name, t.Here, "", "It is gone upstream.")
+		return "", false, nil
 	case r.repo.RemoteID != "":
 		r.differs("tag", t.Name, t.Here, d, "Somebody else has pushed it; what a mirror holds its remote says.")
 		return d, false, nil
@@ -259,6 +256,20 @@ func (r *run) judgeTag(ctx context.Context, how How, t store.UpstreamTag) (d dig
 		return d, false, nil
 	}
 	return d, err == nil, err
+}
+
+// lateness is what is told of a tag that shows, by this digest or by none, what an older write of ours has made of it after a newer one. Empty: none has.
+func lateness(t store.UpstreamTag, d digest.Digest) string {
+	switch {
+	case !t.Ours(d):
+		return ""
+	case d == "":
+		return "Our own deletion of it arrived late; it is written again."
+	case t.Here == "":
+		return "It was deleted here, and an older write of ours arrived late; it is deleted again."
+	default:
+		return "An older write of ours arrived late; it is written again."
+	}
 }
 
 // look asks the upstream for everything that any version of the repository holds.

@@ -41,7 +41,8 @@ import (
 	"github.com/countersign/countersign/tasks/memqueue"
 )
 
-// The recorded host, and digests of the recorded images: of latest and 1.0, of 2.0, of multi and of what multi names.
+// The recorded host, and digests of the recorded images: of latest and 1.0, of 2.0, of multi and of what multi names. Of two of them the blobs are
+// shown.
 const (
 	recordedHost = "localhost:24817"
 	recordedKey  = "D1B86E06B4D88886"
@@ -51,6 +52,8 @@ const (
 	multiFirst   = digest.Digest("sha256:7cdd477d802c4f47dc702a995c767e6c3f2adb161c8ab1ebe32159c52c22646c")
 	multiSecond  = digest.Digest("sha256:881b95f6b805f5da28f6c86821f5efb55b9a0ea91660eaa96c417e81f816ba7f")
 	latestConfig = digest.Digest("sha256:4715652fe45f8a81eee2928098fd44c9793f36ef88b1c9a96ff0dee59b7f5445")
+	multiConfig  = digest.Digest("sha256:87e4ebb858889c59ebc374b3462781799c32e87709a7f45231d9dd9f1dafe17b")
+	multiLayer   = digest.Digest("sha256:a227b0347b63f02a2f20ed6e0d3a0f3f9637acb12cc578de828b7eefc4748fd5")
 	latestLayer  = digest.Digest("sha256:0eb234fcbbfced3c948189f85031659e2d49dcb092d10b936cdf3de62f9744b5")
 )
 
@@ -61,7 +64,7 @@ type story struct {
 	ids      map[string]string
 	upstream *httptest.Server // what the recorded remote is
 	key      *signtest.Key    // of the signing service
-	synced   digest.Digest    // the image there
+	made     atomic.Int64     // signatures
 	foreign  *auth.Tokens
 	closed   atomic.Bool // the registry asks everybody for a token
 }
@@ -87,14 +90,15 @@ func spaced(t *testing.T, raw []byte) []byte {
 	return out.Bytes()
 }
 
-// keyed signs with a test's own key.
+// keyed signs with a test's own key, each time as of another second: of one second, two signatures of one claim are the same.
 type keyed struct {
-	t   *testing.T
-	key *signtest.Key
+	t    *testing.T
+	key  *signtest.Key
+	made *atomic.Int64
 }
 
 func (k keyed) Sign(_ context.Context, r signing.Request) ([]byte, error) {
-	return k.key.Sign(k.t, r.Claim, time.Now()), nil
+	return k.key.Sign(k.t, r.Claim, time.Now().Add(-time.Duration(k.made.Add(1))*time.Second)), nil
 }
 
 func newStory(t *testing.T) *story {
@@ -143,7 +147,7 @@ func (p *story) start() {
 			Store: p.store, Log: quiet, Host: recordedHost, Parallel: 1, Blobs: intake.Blobs{Storage: files}, Judge: intake.Judge{Store: p.store},
 			Notary: &notary.Notary{
 				Store: p.store, Log: quiet, Parallel: 1, Timeout: time.Minute, Usable: func(pulp.SigningService) bool { return true },
-				SignerFor: func(pulp.SigningService) (signing.Signer, error) { return keyed{t, p.key}, nil },
+				SignerFor: func(pulp.SigningService) (signing.Signer, error) { return keyed{t, p.key, &p.made}, nil },
 			},
 			Mirror: mirror.New(mirror.Options{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet}),
 		}),
@@ -202,21 +206,76 @@ func (p *story) fill() {
 		Children: []pulp.Descriptor{{Digest: multiFirst}, {Digest: multiSecond}},
 	}, "multi")
 	if p.service, err = p.store.AddSigningService(t.Context(), pulp.SigningService{
-		Name: "ctr-svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Script: "/srv/sign.sh",
+		Name: "ctr-svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Script: "/var/lib/ctr/sign.sh",
 		Fingerprint: p.key.Public.Fingerprint(), PublicKey: p.key.Armor,
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.store.Beat(t.Context(), pulp.Worker{ID: pulp.NewID(), Name: "7@test", Versions: map[string]string{"core": "3.123.1"}}); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"5600@vm", "5601@vm"} {
+		if err := p.store.Beat(t.Context(), pulp.Worker{ID: pulp.NewID(), Name: name, Versions: api.Versions("0.1.0")}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
-// recordedImage stores an image under its recorded digest. Of its blobs, and of a manifest that no recording shows, only the digests are real.
+// others makes seven completed tasks that the recorded server had.
+func (p *story) others() {
+	p.t.Helper()
+	repo := pulp.RepositoryHref(pulp.ContainerPush, p.repo.Repository.ID)
+	for range 4 {
+		p.completed(tasks.Tag, store.Resource{Href: repo, Exclusive: true})
+	}
+	for range 3 {
+		p.completed(tasks.Tag)
+	}
+}
+
+// again signs what is signed already, as the recorded server had by then: a tag, then everything, with two tasks between that made nothing.
+func (p *story) again() {
+	p.t.Helper()
+	repo := pulp.RepositoryHref(pulp.ContainerPush, p.repo.Repository.ID)
+	sign := func(tags []string) {
+		p.t.Helper()
+		p.expect(call{method: http.MethodPost, path: repo + "sign/", json: map[string]any{
+			"manifest_signing_service": p.serviceHref(), "force": true, "tags_list": tags,
+		}}, http.StatusAccepted, "")
+	}
+	sign([]string{"2.0"})
+	for range 2 {
+		p.completed(tasks.Sign, store.Resource{Href: repo, Exclusive: true})
+	}
+	sign([]string{})
+}
+
+// signature puts a signature of 2.0 under another name: a version of ctr/push that the reference made where we make none.
+func (p *story) signature(tag string) {
+	p.t.Helper()
+	p.signWith(signingKey{entity: p.key.Entity}, p.repo, secondImage, recordedHost+"/ctr/push:"+tag)
+}
+
+func (p *story) completed(name string, resources ...store.Resource) {
+	p.t.Helper()
+	k, err := p.store.CreateTask(p.t.Context(), store.NewTask{Name: name, Args: struct{}{}, CID: "cid", CreatedBy: p.userID("admin"), Resources: resources})
+	if err == nil {
+		err = p.store.CompleteTask(p.t.Context(), claim(p.world, k), store.Outcome{})
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// recordedImage stores an image under its recorded digest. Of its blobs, and of a manifest that no recording shows, only the digests are real; of blobs
+// that none shows not even those.
 func (p *story) recordedImage(target store.Target, d digest.Digest, payload []byte, tags ...string) {
 	p.t.Helper()
-	config, layer := pulp.Descriptor{Digest: latestConfig, Size: 239}, pulp.Descriptor{Digest: latestLayer, Size: 110}
-	for _, b := range []pulp.Descriptor{config, layer} {
+	config, layer := pulp.Descriptor{Digest: digest.FromString("config of " + string(d)), Size: 239}, pulp.Descriptor{Digest: digest.FromString("layer of " + string(d)), Size: 110}
+	switch d {
+	case latestImage:
+		config.Digest, layer.Digest = latestConfig, latestLayer
+	case multiSecond:
+		config.Digest, layer.Digest = multiConfig, multiLayer
+	}
+	for _, b := range []pulp.Descriptor{layer, config} {
 		data := bytes.Repeat([]byte("x"), int(b.Size))
 		if err := p.store.CommitBlob(p.t.Context(), target.Repository.ID, pulp.Blob{Digest: b.Digest, Size: b.Size, Data: data, Inline: true}, "", 0); err != nil {
 			p.t.Fatal(err)
@@ -607,7 +666,7 @@ func (p *story) forget(path string) {
 	p.expect(call{method: http.MethodDelete, path: p.results(pulp.DistributionCollection+"?name="+path, "pulp_href")[0]}, http.StatusAccepted, "")
 }
 
-// serveUpstream starts the registry that is synced from: ctr/push with an image, and an index of it.
+// serveUpstream starts the registry that is synced from: ctr/push with as many images, blobs and tags as the recorded one had, and no signatures.
 func (p *story) serveUpstream() {
 	p.t.Helper()
 	p.upstream = httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
@@ -625,19 +684,24 @@ func (p *story) serveUpstream() {
 		}
 		_ = res.Body.Close()
 	}
-	config, layer := `{"architecture":"amd64","os":"linux"}`, "layer"
-	for _, b := range []string{config, layer} {
-		send(http.MethodPost, "blobs/uploads/?digest="+string(digest.FromString(b)), "application/octet-stream", b)
+	descriptor := func(kind, body string) string {
+		return fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, kind, digest.FromString(body), len(body))
 	}
-	image := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},`+
-		`"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":%d}]}`,
-		pulp.OCIManifest, digest.FromString(config), len(config), digest.FromString(layer), len(layer))
-	p.synced = digest.FromString(image)
-	index := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}]}`, pulp.OCIIndex, pulp.OCIManifest, p.synced, len(image))
-	for _, tag := range []string{"latest", "1.0", "2.0", string(p.synced)} {
-		send(http.MethodPut, "manifests/"+tag, pulp.OCIManifest, image)
+	var images []string
+	for i := range 4 {
+		config, layer := fmt.Sprintf(`{"architecture":"amd64","os":"linux","author":"%d"}`, i), fmt.Sprintf("layer %d", i)
+		for _, b := range []string{config, layer} {
+			send(http.MethodPost, "blobs/uploads/?digest="+string(digest.FromString(b)), "application/octet-stream", b)
+		}
+		images = append(images, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s]}`, pulp.OCIManifest,
+			descriptor("application/vnd.oci.image.config.v1+json", config), descriptor("application/vnd.oci.image.layer.v1.tar", layer)))
+		send(http.MethodPut, "manifests/"+string(digest.FromString(images[i])), pulp.OCIManifest, images[i])
 	}
-	send(http.MethodPut, "manifests/multi", pulp.OCIIndex, index)
+	send(http.MethodPut, "manifests/latest", pulp.OCIManifest, images[0])
+	send(http.MethodPut, "manifests/1.0", pulp.OCIManifest, images[0])
+	send(http.MethodPut, "manifests/2.0", pulp.OCIManifest, images[1])
+	send(http.MethodPut, "manifests/multi", pulp.OCIIndex, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s,%s]}`, pulp.OCIIndex,
+		descriptor(pulp.OCIManifest, images[2]), descriptor(pulp.OCIManifest, images[3])))
 }
 
 // failedSync makes the task of the sync that the recordings show the end of: from the remote that 84b made.

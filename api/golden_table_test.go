@@ -1,11 +1,12 @@
 package api_test
 
 import (
-	"bufio"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -19,39 +20,67 @@ var goldenTests = map[string]func(*testing.T){
 	"cancels":       testTasksAreCanceledAndDeleted,
 	"changes":       testChangesAreAnsweredAsTheReference,
 	"fields":        testObjectsHaveTheReferencesFields,
-	"bad remote":    testABadRemoteIsRefusedAsTheReferenceDoes,
 	"distributions": testDistributionsOutliveTheirRepository,
 	"task groups":   testTaskGroupsAreNone,
 	"story":         testTheRecordedStory,
 }
 
-// row is a line of the table: a recording and what becomes of it here.
-type row struct{ file, column, how, note string }
+// row is a line of testdata/golden.tsv: a recording and what becomes of it here. Its answer says what of ours was compared (whole or shape), or, when
+// ours is another than recorded, its status with the errors' codes or the names of the fields that the errors are about.
+type row struct{ file, column, how, answer, note string }
 
 func readTable(t *testing.T) []row {
 	t.Helper()
-	f, err := os.Open(filepath.Join("testdata", "golden.tsv"))
+	lines, err := readTSV("golden.tsv", 5)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = f.Close() }()
-	var rows []row
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		fields := strings.Split(lines.Text(), "\t")
-		if len(fields) != 4 {
-			t.Fatalf("golden.tsv: %d fields, want 4: %s", len(fields), lines.Text())
-		}
-		rows = append(rows, row{fields[0], fields[1], fields[2], fields[3]})
+	rows := make([]row, len(lines))
+	for i, l := range lines {
+		rows[i] = row{l[0], l[1], l[2], l[3], l[4]}
 	}
-	if err := lines.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return rows[1:] // the first line names the columns
+	return rows
 }
 
-// TestGoldenTable runs every comparison with a recording, and demands that testdata/golden.tsv accounts for each recording once: replayed, when a
-// test of this run compared it; excepted, by a decision; unserved, with its tier; differs, with the reason.
+// readTSV reads a table of testdata beside its first line, which names the columns.
+func readTSV(name string, columns int) ([][]string, error) {
+	raw, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		return nil, err
+	}
+	var rows [][]string
+	for _, line := range strings.Split(strings.TrimSuffix(string(raw), "\n"), "\n") {
+		fields := strings.Split(line, "\t")
+		if len(fields) != columns {
+			return nil, fmt.Errorf("%s: %d fields, want %d: %s", name, len(fields), columns, line)
+		}
+		rows = append(rows, fields)
+	}
+	return rows[1:], nil
+}
+
+// compared are the answers that the tests of this run found to be as recorded (whole or shape) or as listed.
+var compared sync.Map
+
+// comparedIn is a recording and the one of goldenTests that compared it.
+type comparedIn struct{ test, file string }
+
+// compares notes that a test compares a recording, when it passes.
+func compares(t *testing.T, file, answer string) {
+	t.Helper()
+	under := strings.Split(t.Name(), "/") // TestGoldenTable/replays/<test>
+	if len(under) < 3 {
+		t.Fatalf("%s compares %s, and is not in goldenTests", t.Name(), file)
+	}
+	t.Cleanup(func() {
+		if !t.Failed() && !t.Skipped() {
+			compared.Store(comparedIn{strings.ReplaceAll(under[2], "_", " "), file}, answer)
+		}
+	})
+}
+
+// TestGoldenTable runs every comparison with a recording, and demands that testdata/golden.tsv accounts for each recording once: replayed, when the
+// test that it names compared it in this run; excepted, by a decision, and unserved, with its tier, when the story got the answer that it lists.
 func TestGoldenTable(t *testing.T) {
 	t.Parallel()
 	t.Run("replays", func(t *testing.T) { // is over when all of its parallel tests are
@@ -64,31 +93,51 @@ func TestGoldenTable(t *testing.T) {
 	if err != nil || len(found) == 0 {
 		t.Fatalf("no recordings in %s: %v", dir, err)
 	}
-	listed := map[string]bool{}
+	listed := map[string]row{}
 	for _, r := range readTable(t) {
-		if listed[r.file] {
+		if listed[r.file] != (row{}) {
 			t.Errorf("%s is listed twice", r.file)
 		}
-		listed[r.file] = true
-		_, was := compared.Load(r.file)
+		listed[r.file] = r
+		test := "story"
+		if r.column == "replayed" {
+			test = r.how
+		}
+		answer, was := compared.Load(comparedIn{test, r.file})
 		switch {
 		case !slices.Contains(found, filepath.Join(dir, "golden", r.file+".json")):
 			t.Errorf("%s is listed and no recording", r.file)
-		case !slices.Contains([]string{"replayed", "excepted", "unserved", "differs"}, r.column):
+		case !slices.Contains([]string{"replayed", "excepted", "unserved"}, r.column):
 			t.Errorf("%s: no such column: %s", r.file, r.column)
-		case r.how == "" || r.column != "replayed" && r.note == "":
+		case r.how == "" || (r.column != "replayed" || r.answer == "shape") && r.note == "":
 			t.Errorf("%s: nothing says how it is %s", r.file, r.column)
-		case r.column == "replayed" && goldenTests[r.how] == nil:
-			t.Errorf("%s: no such test: %s", r.file, r.how)
-		case r.column == "replayed" && !was:
-			t.Errorf("%s is listed as replayed, and no test of this run compared it, or one found a fault", r.file)
-		case r.column != "replayed" && was:
-			t.Errorf("%s is listed as %s, and a test of this run compared it", r.file, r.column)
+		case goldenTests[test] == nil:
+			t.Errorf("%s: no such test: %s", r.file, test)
+		case !was:
+			t.Errorf("%s is listed as %s by the test %s, which did not compare it in this run, or found a fault", r.file, r.column, test)
+		case answer != r.answer:
+			t.Errorf("%s is listed with the answer %s, want %s", r.file, r.answer, answer)
 		}
 	}
 	for _, path := range found {
-		if name := strings.TrimSuffix(filepath.Base(path), ".json"); !listed[name] {
+		if name := strings.TrimSuffix(filepath.Base(path), ".json"); listed[name] == (row{}) {
 			t.Errorf("%s is in no column of golden.tsv", name)
+		}
+	}
+	compared.Range(func(key, answer any) bool {
+		if k := key.(comparedIn); listed[k.file].column != "replayed" && k.test != "story" {
+			t.Errorf("%s is listed as %s, and the test %s compared it: %s", k.file, listed[k.file].column, k.test, answer)
+		}
+		return true
+	})
+	for _, d := range differences() {
+		if d.why == "" {
+			t.Errorf("differences.tsv: nothing says why %s of %s is another", d.field, d.files)
+		}
+		for _, file := range d.files {
+			if _, was := met.Load(place{file, d.field}); !was {
+				t.Errorf("differences.tsv lists %s of %s, which no test of this run found to be another than recorded", d.field, file)
+			}
 		}
 	}
 }

@@ -8,9 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -56,9 +54,6 @@ func contract(t *testing.T) string {
 	return dir
 }
 
-// compared are the recordings that a test of this run has read and found no fault with.
-var compared sync.Map
-
 // recording reads a recorded exchange.
 func recording(t *testing.T, name string) exchange {
 	t.Helper()
@@ -75,109 +70,11 @@ func recording(t *testing.T, name string) exchange {
 	return e
 }
 
-// record reads a recorded exchange, and notes it as compared when the test passes.
-func record(t *testing.T, name string) exchange {
-	t.Helper()
-	e := recording(t, name)
-	t.Cleanup(func() {
-		if !t.Failed() && !t.Skipped() {
-			compared.Store(name, true)
-		}
-	})
-	return e
-}
-
 // golden returns what the reference answered.
 func golden(t *testing.T, name string) (body any, allow string) {
 	t.Helper()
-	e := record(t, name)
+	e := recording(t, name)
 	return e.Body, e.header("Allow")
-}
-
-// shape describes a JSON value by its keys and types, each a line. Of a list it describes the elements together, of a map with free keys nothing but that it is one.
-func shape(path string, v any, into map[string]string) {
-	switch v := v.(type) {
-	case nil:
-		into[path] = "null"
-	case bool:
-		into[path] = "bool"
-	case float64:
-		into[path] = "number"
-	case string:
-		into[path] = "string"
-	case []any:
-		into[path] = "list"
-		for _, e := range v {
-			shape(path+"[]", e, into)
-		}
-	case map[string]any:
-		into[path] = "object"
-		if free[path[strings.LastIndexByte(path, '.')+1:]] {
-			return
-		}
-		for _, k := range slices.Sorted(maps.Keys(v)) {
-			shape(path+"."+k, v[k], into)
-		}
-	}
-}
-
-// free are fields that are maps with keys of their own.
-var free = map[string]bool{"pulp_labels": true, "labels": true, "annotations": true, "versions": true, "added": true, "removed": true, "present": true}
-
-// differs are fields whose type is another than the recording's by decision, or by what the recorded and our objects happen to be.
-var differs = []string{
-	".artifact",     // blobs are no artifacts here
-	".worker",       // D9
-	".current_task", // whether the worker is busy
-	".next",         // how much there is
-	".vuln_report",  // null of content
-	".description",  // nullable
-	".created_by",   // the answer to a cancel says it here
-	".finished_at", ".started_at", ".unblocked_at", ".error", ".manifest_signing_service",
-	".error.traceback", ".error.description",
-}
-
-// ours are fields that the reference has not.
-var ours = []string{".docker_reference", ".verified", ".signing_services"}
-
-func compareShape(t *testing.T, want, have any) {
-	t.Helper()
-	if diff := shapeDiff(want, have); diff != "" {
-		t.Errorf("shape differs (-reference +ours):\n%s", diff)
-	}
-}
-
-// shapeDiff says how two values' shapes differ, beside the fields of differs and ours; empty: they do not.
-func shapeDiff(want, have any) string {
-	w, h := map[string]string{}, map[string]string{}
-	shape("", want, w)
-	shape("", have, h)
-	normal := func(m map[string]string) {
-		for k := range m {
-			if strings.HasSuffix(k, "[]") && m[k] == "string" && !strings.Contains(k, "results") {
-				delete(m, k) // whether a list of names is empty
-			}
-			for _, o := range ours {
-				if strings.HasSuffix(strings.TrimSuffix(k, "[]"), o) {
-					delete(m, k)
-				}
-			}
-			for _, d := range differs {
-				if strings.HasSuffix(k, d) {
-					m[k] = "any"
-				}
-				if strings.Contains(d[1:], ".") && strings.HasSuffix(k, d) {
-					delete(m, k)
-				}
-			}
-			if strings.HasSuffix(k, "blobs[]") || strings.HasSuffix(k, "listed_manifests[]") || strings.HasSuffix(k, "resources[]") {
-				delete(m, k)
-			}
-		}
-	}
-	normal(w)
-	normal(h)
-	return cmp.Diff(w, h)
 }
 
 func testAnswersHaveTheReferencesShape(t *testing.T) {
@@ -198,10 +95,6 @@ func testAnswersHaveTheReferencesShape(t *testing.T) {
 	if err := w.store.CompleteTask(t.Context(), &store.Claim{TaskID: task.ID, Attempt: claimed.Attempt}, store.Outcome{Created: []store.Created{made}}); err != nil {
 		t.Fatal(err)
 	}
-	other, err := w.store.CreateTask(t.Context(), store.NewTask{Name: "x", Args: struct{}{}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	href := func(path, field string) string { return w.results(path, field)[0] }
 	version := pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number)
 	for name, c := range map[string]call{
@@ -214,19 +107,15 @@ func testAnswersHaveTheReferencesShape(t *testing.T) {
 		"12b-task-sign-completed":        {path: pulp.Href(pulp.TaskCollection, task.ID)},
 		"13-repo-version-signed":         {path: version},
 		"14-signatures-list":             {path: "content/container/signatures/?repository_version=" + version},
-		"16-task-cancel-waiting":         {method: http.MethodPatch, path: pulp.Href(pulp.TaskCollection, other.ID), json: map[string]string{"state": "canceled"}},
 		"32-tags":                        {path: "content/container/tags/"},
 		"33-manifests":                   {path: "content/container/manifests/"},
 		"34-blobs":                       {path: "content/container/blobs/?limit=2"},
 		"35-signature-get":               {path: href("content/container/signatures/", "pulp_href")},
 		"36-manifest-get":                {path: href("content/container/manifests/?digest="+string(w.manifest), "pulp_href")},
-		"37-repositories-generic":        {path: "repositories/"},
 		"38-repository-versions-generic": {path: "repository_versions/?limit=1"},
 		"39-version0":                    {path: w.repoHref() + "versions/0/"},
 		"40-workers":                     {path: "workers/"},
 		"40b-worker":                     {path: href("workers/", "pulp_href")},
-		"42-tasks-list":                  {path: "tasks/?name__contains=sign"},
-		"42d-minimal":                    {path: "tasks/?minimal=true&limit=1"},
 		"43-namespaces":                  {path: "pulp_container/namespaces/"},
 		"44-contentguard":                {path: "contentguards/core/content_redirect/"},
 		"46-distributions":               {path: "distributions/?limit=1"},
@@ -237,7 +126,7 @@ func testAnswersHaveTheReferencesShape(t *testing.T) {
 			if r.StatusCode != http.StatusOK {
 				t.Fatalf("%d %s", r.StatusCode, r.raw)
 			}
-			compareShape(t, want, r.body)
+			compareShape(t, name, want, r.body)
 			// Ours allow what is there already: some methods come with later work.
 			for _, method := range strings.Split(r.Header.Get("Allow"), ", ") {
 				if !strings.Contains(allow, method) && !strings.Contains(name, "worker") {
@@ -269,7 +158,7 @@ func testStatusHasTheReferencesShape(t *testing.T) {
 	delete(want.(map[string]any), "versions")
 	delete(have.(map[string]any), "versions")
 	delete(have.(map[string]any), "signing_services") // ours
-	compareShape(t, compareStatus(want), compareStatus(have))
+	compareShape(t, "01-status", compareStatus(want), compareStatus(have))
 }
 
 // testErrorsAreTheReferences holds whole bodies against the recordings.
@@ -333,9 +222,7 @@ func testErrorsAreTheReferences(t *testing.T) {
 			if r.StatusCode != c.status {
 				t.Errorf("status %d, want %d", r.StatusCode, c.status)
 			}
-			if diff := cmp.Diff(want, r.body); diff != "" {
-				t.Errorf("body (-reference +ours):\n%s", diff)
-			}
+			compareWhole(t, name, want, r.body)
 			if got := r.Header.Get("Allow"); got != allow {
 				t.Errorf("Allow: %s, want %s", got, allow)
 			}

@@ -204,8 +204,6 @@ func testChangesAreAnsweredAsTheReference(t *testing.T) {
 		{"93-remove-image-bad", post(push+"remove_image/", fields{"digest": "x"}), 400},
 		{"93b-remove-image", post(push+"remove_image/", fields{"digest": m.manifest}), 202},
 		{"94-patch-push-repo", patch(push, with(fields{"description": "hello"})), 202},
-		{"94d-get", call{path: push}, 200},
-		{"94f-patch-readonly", patch(push, fields{"pulp_href": "x"}), 200},
 		{"94g-patch-remote-on-push", patch(push, fields{"remote": remote}), 400},
 		{"94j-set-label-container", post(full+"set_label/", fields{"key": "a", "value": "b"}), 201},
 		{"94k-unset-label", post(full+"unset_label/", fields{"key": "a"}), 201},
@@ -229,7 +227,6 @@ func testChangesAreAnsweredAsTheReference(t *testing.T) {
 		{"98b-version-delete-zero", remove(full + "versions/0/"), 202},
 		{"98c-repair", post(full1+"repair/", fields{"verify_checksums": true}), 202},
 		{"100-dist-create", post(pulp.DistributionCollection, fields{"name": "ctr-dest", "base_path": "ctr/dest", "repository": full}), 202},
-		{"100b-dist-get", call{path: distribution}, 200},
 		{"100c-dist-dup", post(pulp.DistributionCollection, fields{"name": "acme-dest", "base_path": "acme/dest"}), 400},
 		{"100d-dist-overlap", post(pulp.DistributionCollection, fields{"name": "ctr-dest2", "base_path": "acme/dest/sub"}), 400},
 		{"100e-dist-badpath", post(pulp.DistributionCollection, fields{"name": "ctr-dest3", "base_path": "UP/x"}), 400},
@@ -266,7 +263,7 @@ func testChangesAreAnsweredAsTheReference(t *testing.T) {
 				t.Errorf("Allow: %s, want %s", got, allow)
 			}
 			if c.status < 400 && !strings.Contains(c.name, "set-label") {
-				compareShape(t, want, r.body)
+				compareWhole(t, c.name, want, r.body)
 				compareCreated(t, r)
 				return
 			}
@@ -280,9 +277,7 @@ func testChangesAreAnsweredAsTheReference(t *testing.T) {
 			if err := json.Unmarshal(namedVersion.ReplaceAll(encoded, []byte(version)), &want); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(want, have); diff != "" {
-				t.Errorf("body (-reference +ours):\n%s", diff)
-			}
+			compareWhole(t, c.name, want, have)
 		})
 	}
 }
@@ -335,21 +330,5 @@ func testObjectsHaveTheReferencesFields(t *testing.T) {
 		if got := strings.Join(keys(t, m.expect(call{path: path}, 200, "").raw), " "); got != want {
 			t.Errorf("%s: fields\n%s\nwant\n%s", path, got, want)
 		}
-	}
-}
-
-// The reference says nothing about a URL that is none; ours does, because no sync could use it.
-func testABadRemoteIsRefusedAsTheReferenceDoes(t *testing.T) {
-	t.Parallel()
-	m := newMirrors(t)
-	want, _ := golden(t, "81b-remote-create-bad")
-	r := m.expect(call{method: http.MethodPost, path: pulp.RemoteCollection, json: `{"name":"ctr/rem2","url":"nourl","policy":"foo","sigstore":"x"}`}, 400, "")
-	have := r.body.(map[string]any)
-	if diff := cmp.Diff([]any{"Enter a valid URL."}, have["url"]); diff != "" {
-		t.Errorf("url (-want +got):\n%s", diff)
-	}
-	delete(have, "url")
-	if diff := cmp.Diff(want, any(have)); diff != "" {
-		t.Errorf("body (-reference +ours):\n%s", diff)
 	}
 }

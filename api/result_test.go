@@ -196,7 +196,7 @@ func testDistributionsOutliveTheirRepository(t *testing.T) {
 		t.Errorf("repository %v, then %v", before["repository"], after["repository"])
 	}
 	want, _ := golden(t, "103b-dist-after-repo-delete")
-	compareShape(t, want, after)
+	compareShape(t, "103b-dist-after-repo-delete", want, after)
 }
 
 func TestNothingElseIsShownAsAResult(t *testing.T) {

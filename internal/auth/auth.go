@@ -8,6 +8,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"log/slog"
 	"net/http"
 	"runtime"
 	"strings"
@@ -28,6 +29,9 @@ const (
 // maxPassword is how many bytes of a password are looked at; more are refused. bcrypt takes 72.
 const maxPassword = 72
 
+// namesLogged is how many bytes of the name of a refused login are logged.
+const namesLogged = 100
+
 var errPassword = fault.New(fault.Unauthenticated, "Invalid username/password.")
 
 // Accounts finds users. *store.Store is one.
@@ -38,6 +42,8 @@ type Accounts interface {
 
 // Auth checks passwords. It is safe for concurrent use.
 type Auth struct {
+	Log *slog.Logger // of refused logins; nil: they leave no trace
+
 	accounts Accounts
 	now      func() time.Time
 	key      [32]byte      // keys the memory of checks; made anew by every process
@@ -102,6 +108,9 @@ func (a *Auth) Basic(r *http.Request) (*pulp.User, error) {
 		return nil, errPassword
 	}
 	u, err := a.Login(r.Context(), username, password)
+	if fault.Is(err, fault.Unauthenticated) && a.Log != nil {
+		a.Log.WarnContext(r.Context(), "login refused", slog.String("user", username[:min(len(username), namesLogged)]), slog.String("from", r.RemoteAddr))
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -81,6 +82,31 @@ func TestLogin(t *testing.T) {
 	}
 	if _, err := a.Login(t.Context(), "admin", "changed"); err != nil {
 		t.Errorf("the new password: %v", err)
+	}
+}
+
+// A login that is refused is logged, with the name and where it came from, and without the password.
+func TestRefusedLoginsAreLogged(t *testing.T) {
+	t.Parallel()
+	a := auth.New(accounts{"admin": {ID: 1, Username: "admin", Hash: hash(t, "secret"), Active: true}})
+	var log strings.Builder
+	a.Log = slog.New(slog.NewTextHandler(&log, nil))
+	for _, c := range []struct{ name, password, want string }{
+		{"admin", "secret", ""},
+		{"admin", "hunter2", `level=WARN msg="login refused" user=admin from=192.0.2.7:41000`},
+		{"x\ny" + strings.Repeat("z", 1000), "hunter2", `user="x\ny` + strings.Repeat("z", 97) + `" from=192.0.2.7:41000`},
+	} {
+		log.Reset()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.RemoteAddr = "192.0.2.7:41000"
+		r.SetBasicAuth(c.name, c.password)
+		_, _ = a.Basic(r)
+		if got := log.String(); (got == "") != (c.want == "") || !strings.Contains(got, c.want) || strings.Contains(got, "hunter2") {
+			t.Errorf("%.20q: %s, want %s", c.name, got, c.want)
+		}
 	}
 }
 

@@ -63,6 +63,7 @@ func (serveCommand) Run(p *program) error {
 	}
 	defer func() { _ = listener.Close() }()
 	users := auth.New(s)
+	users.Log = p.log
 	srv, err := p.build(s, users)
 	if err != nil {
 		return err
@@ -167,6 +168,9 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 		p.log.WarnContext(p.ctx, "the storage does not answer; pushes and pulls will fail until it does", slog.Any("err", err))
 	}
 	upstreamManifests, inFront := e.storage.(storage.Manifests)
+	if err := p.sameStorage(s, inFront); err != nil {
+		return nil, err
+	}
 	if e.upstream = upstreamManifests; inFront {
 		s.KeepOutbox()
 	}
@@ -213,6 +217,29 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 	e.dispatcher = tasks.NewDispatcher(s, e.queue, e.worker, p.log)
 	e.notary.Dispatch, e.notary.Cancel = e.dispatcher.Dispatch, e.dispatcher.Cancel
 	return e, nil
+}
+
+// Where the bytes of a database's blobs lie.
+const (
+	inFiles    = "storage of its own"
+	inUpstream = "an upstream registry"
+)
+
+// sameStorage refuses storage in which the blobs that the database knows are not: it would know images that nobody can pull.
+func (p *program) sameStorage(s *store.Store, inFront bool) error {
+	is, help := inFiles, "set COUNTERSIGN_UPSTREAM_URL"
+	if inFront {
+		is, help = inUpstream, "unset COUNTERSIGN_UPSTREAM_URL"
+	}
+	was, err := s.SettingOrCreate(p.ctx, "storage", func() ([]byte, error) { return []byte(is), nil })
+	if err != nil || string(was) == is {
+		return err
+	}
+	known, err := s.KnowsBlobs(p.ctx)
+	if err != nil || !known {
+		return errors.Join(err, s.PutSetting(p.ctx, "storage", []byte(is)))
+	}
+	return fmt.Errorf("the images of this database lie in %s, and this configuration is for %s: %s, or begin with a data directory and a database of their own (COUNTERSIGN_DATA) and copy the images there", was, is, help)
 }
 
 // openQueue opens the queue: in the process, or on Redis, which need not answer yet.

@@ -53,6 +53,30 @@ func TestFirstStart(t *testing.T) {
 	s.get(t, pushRepos)
 }
 
+// TestAnotherStorage is refused where images lie that it has not, and taken where there are none.
+func TestAnotherStorage(t *testing.T) {
+	t.Parallel()
+	upstream := startPeer(t)
+	s := startServer(t)
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.command.Env = append(slices.Clone(s.command.Env), "COUNTERSIGN_UPSTREAM_URL="+upstream)
+	s.start(t) // nothing has been pushed
+	if _, err := s.pushTiny(t, "start/app", "v1", "in front"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	said, err := s.cli(t, []string{"COUNTERSIGN_LISTEN=127.0.0.1:0"}, "serve")
+	if err == nil || !strings.Contains(said, "the images of this database lie in an upstream registry") || !strings.Contains(said, "COUNTERSIGN_UPSTREAM_URL") {
+		t.Errorf("without the upstream: %v, %s", err, said)
+	}
+	s.start(t)
+	s.get(t, pushRepos)
+}
+
 // TestSecondServer is refused on a data directory that a server owns.
 func TestSecondServer(t *testing.T) {
 	t.Parallel()

@@ -206,3 +206,9 @@ func (c *change) dropPending(kind pulp.Kind, key string) error {
 	_, err := c.tx.exec(`DELETE FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key = $3`, c.repo.ID, kind, key)
 	return err
 }
+
+// KnowsBlobs says whether there is any blob.
+func (s *Store) KnowsBlobs(ctx context.Context) (known bool, err error) {
+	err = s.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM blob)`).Scan(&known)
+	return known, err
+}

@@ -85,6 +85,13 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) err
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	p := &program{ctx: ctx, config: c, out: out, log: logger(c.Log, errOut), path: args[0], file: settingsFile(line.Config, environ)}
+	unknown, err := config.Unknown(environ)
+	if err != nil {
+		return err
+	}
+	for _, variable := range unknown {
+		p.log.WarnContext(ctx, "there is no such setting", slog.String("variable", variable))
+	}
 	err = parsed.Run(p)
 	if failed, ok := errors.AsType[commandError](err); ok {
 		return failed

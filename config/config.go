@@ -252,6 +252,25 @@ func Load(path string, environ []string) (Config, error) {
 	return c, c.validate()
 }
 
+// ofKubernetes are the names of variables that Kubernetes makes for a service which is called countersign.
+var ofKubernetes = regexp.MustCompile(`^COUNTERSIGN_(SERVICE_|PORT($|_))`)
+
+// Unknown returns the names in an environment that look like settings and are none, in order.
+func Unknown(environ []string) ([]string, error) {
+	known, err := env.GetFieldParamsWithOptions(&Config{}, env.Options{Prefix: prefix})
+	if err != nil {
+		return nil, err
+	}
+	var unknown []string
+	for name := range env.ToMap(environ) {
+		if strings.HasPrefix(name, prefix) && name != prefix+"CONFIG" && !ofKubernetes.MatchString(name) && !slices.ContainsFunc(known, func(f env.FieldParams) bool { return f.Key == name }) {
+			unknown = append(unknown, name)
+		}
+	}
+	slices.Sort(unknown)
+	return unknown, nil
+}
+
 func (c *Config) readFile(path string) error {
 	f, err := os.Open(path)
 	if err != nil {

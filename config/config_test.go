@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,6 +49,17 @@ func TestTheExampleHasEveryKeyAtItsDefault(t *testing.T) {
 		if !strings.Contains(string(text), key+":") {
 			t.Errorf("the example lacks %s", key)
 		}
+	}
+}
+
+func TestUnknownVariables(t *testing.T) {
+	t.Parallel()
+	got, err := config.Unknown([]string{
+		"COUNTERSIGN_UPSTREM_URL=x", "COUNTERSIGN_UPSTREAM_URL=x", "COUNTERSIGN_CONFIG=x", "COUNTERSIGN_DATA=", "COUNTERSIGN_SIGNING_ON_PUSH=x", "COUNTERSIGN_STORAGE=filesystem:/x", "HOME=/", "COUNTERSIGNED=x",
+		"COUNTERSIGN_PORT=tcp://10.0.0.1:24817", "COUNTERSIGN_PORT_24817_TCP_ADDR=10.0.0.1", "COUNTERSIGN_SERVICE_HOST=10.0.0.1", "COUNTERSIGN_=x",
+	})
+	if want := []string{"COUNTERSIGN_", "COUNTERSIGN_UPSTREM_URL"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v, want %v", got, err, want)
 	}
 }
 

@@ -35,7 +35,9 @@ var errNoUpstream = errors.New("there is no upstream registry: COUNTERSIGN_UPSTR
 func (c adoptCommand) Run(p *program) error {
 	return p.behindUpstream(func(s *store.Store) error {
 		t, err := p.follow(s, tasks.AdoptSpec(c.Pattern, commandLineUser))
-		if err != nil && t.Error != nil { // its sentence may be about a repository that it does not name
+		if prefix := p.config.Upstream.Prefix; err != nil && prefix != "" && strings.HasPrefix(c.Pattern, prefix) {
+			return fmt.Errorf("%s: %w (names are those here, without upstream.prefix)", c.Pattern, err)
+		} else if err != nil && t.Error != nil { // its sentence may be about a repository that it does not name
 			return fmt.Errorf("%s: %w", c.Pattern, err)
 		} else if err != nil {
 			return err

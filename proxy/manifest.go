@@ -26,11 +26,11 @@ const maxTagParams = 100
 func (c *call) getManifest() error {
 	m, err := c.findManifest()
 	if err != nil {
-		adopted, adoptErr := c.adopt(err)
+		here, adoptErr := c.adopt(err)
 		if adoptErr != nil {
 			return adoptErr
 		}
-		if !adopted {
+		if !here {
 			return err
 		}
 		if m, err = c.findManifest(); err != nil {
@@ -67,8 +67,8 @@ func (c *call) findManifest() (pulp.Manifest, error) {
 	return m, err
 }
 
-// adopt takes what was not found from the upstream, where pulls do that, and says whether there is something now. The upstream is only asked for those who may read what
-// comes of it.
+// adopt takes what was not found from the upstream, where pulls do that, and says whether it may be here now. The upstream is only asked for those who may read what
+// comes of it, and for what the latest version can show.
 func (c *call) adopt(why error) (bool, error) {
 	f, ok := errors.AsType[*failure](why)
 	if c.Adopt == nil || !ok || f.status != http.StatusNotFound && f.status != http.StatusUnauthorized || !validReference(c.ref) {
@@ -80,10 +80,14 @@ func (c *call) adopt(why error) (bool, error) {
 	} else if err != nil {
 		return false, err
 	}
-	if !c.mayPull(c.name, t, true) {
+	if t.Distribution.Pinned != nil || !c.mayPull(c.name, t, true) {
 		return false, nil
 	}
-	return c.Adopt(c.r.Context(), c.who.name(), c.name, c.ref)
+	name := c.name
+	if t.Served() {
+		name = t.Repository.Name
+	}
+	return c.Adopt(c.r.Context(), c.who.name(), name, c.ref)
 }
 
 // validReference says whether a reference is a tag or a digest that is stored.

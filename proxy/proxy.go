@@ -47,7 +47,7 @@ type Options struct {
 	InlineLimit int64
 	// HandOnRedirects tells clients where else a blob's bytes are, where the storage says so.
 	HandOnRedirects bool
-	// Adopt takes what the upstream has under a name and a tag or digest, and says whether it has something; nil: pulls do not adopt.
+	// Adopt takes what the upstream has under a repository's name and a tag or digest, and says whether to look again for it here; nil: pulls do not adopt.
 	Adopt func(ctx context.Context, who, name, reference string) (bool, error)
 	// AdoptPublic says that everybody may read the repositories that Adopt makes.
 	AdoptPublic bool

@@ -53,8 +53,8 @@ type Adopter struct {
 	pulls  singleflight.Group
 }
 
-// Pulled adopts what somebody asks for by a tag or a digest, and says whether there is something. Who asks for the same meanwhile waits for the same answer, and what the
-// upstream has not, or did not say, it is not asked for again for a while.
+// Pulled adopts what somebody did not find by a tag or a digest, and says whether to look again: it was adopted, or is here, or this registry's to say, by now. Who asks for the
+// same meanwhile waits for the same answer, and what the upstream has not, or did not say, it is not asked for again for a while.
 func (a *Adopter) Pulled(ctx context.Context, who, name, reference string) (bool, error) {
 	key := name + " " + reference
 	if err, missed := a.missed(key); missed {
@@ -63,37 +63,39 @@ func (a *Adopter) Pulled(ctx context.Context, who, name, reference string) (bool
 	pulled := a.pulls.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxPull)
 		defer cancel()
-		adopted, err := a.pull(ctx, who, name, reference)
+		here, err := a.pull(ctx, who, name, reference)
 		if why, left := leftOut(err); left {
 			a.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.String("reference", reference), slog.String("why", why))
-			adopted, err = false, nil
+			here, err = false, nil
 		}
-		if !adopted && (err == nil || errors.Is(err, storage.ErrAway)) {
+		if !here && (err == nil || errors.Is(err, storage.ErrAway)) {
 			a.miss(key, err)
 		}
-		return adopted, err
+		return here, err
 	})
 	select {
 	case r := <-pulled:
-		adopted, _ := r.Val.(bool)
-		return adopted, r.Err
+		here, _ := r.Val.(bool)
+		return here, r.Err
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
 }
 
 func (a *Adopter) pull(ctx context.Context, who, name, reference string) (bool, error) {
-	known, ours, err := a.ours(ctx, name, reference)
-	if err != nil || ours {
-		return false, err
+	repo, known, ours, err := a.ours(ctx, name, reference)
+	if err != nil || ours { // whoever came too late for what another pull has adopted finds it now
+		return err == nil, err
 	}
-	d, err := a.Upstream.Resolve(ctx, name, reference)
+	d, err := a.Upstream.Resolve(ctx, repo.UpstreamName(), reference)
 	if errors.Is(err, storage.ErrNotFound) || err == nil && known.Ours(d) {
 		return false, nil
 	} else if err != nil {
 		return false, err
 	}
-	repo, err := a.target(ctx, who, name)
+	if repo.ID == "" {
+		repo, err = a.target(ctx, who, name)
+	}
 	if fault.Is(err, fault.Conflict) { // the name is something else here
 		return false, nil
 	} else if err != nil {
@@ -114,21 +116,21 @@ func (a *Adopter) pull(ctx context.Context, who, name, reference string) (bool, 
 }
 
 // ours says whether it is this registry's to say what a reference stands for: a tag that it has, or is about to write through, or a manifest that it has had and that
-// was removed. Of a tag it returns what is known before the upstream is asked.
-func (a *Adopter) ours(ctx context.Context, name, reference string) (known store.UpstreamTag, ours bool, err error) {
-	repo, err := a.Store.RepositoryByName(ctx, name)
+// was removed. It returns the repository too, only its name when there is none, and of a tag what is known before the upstream is asked.
+func (a *Adopter) ours(ctx context.Context, name, reference string) (repo pulp.Repository, known store.UpstreamTag, ours bool, err error) {
+	repo, err = a.Store.RepositoryByName(ctx, name)
 	switch {
 	case fault.Is(err, fault.NotFound):
-		return known, pulp.IsKeepTag(reference), nil
+		return pulp.Repository{Name: name}, known, pulp.IsKeepTag(reference), nil
 	case err != nil || repo.RemoteID != "":
-		return known, true, err
+		return repo, known, true, err
 	case !pulp.ValidTag(reference):
 		_, had, err := a.Store.HeldManifest(ctx, repo.ID, digest.Digest(reference))
-		return known, had, err
+		return repo, known, had, err
 	}
 	here, err := a.Store.UpstreamTags(ctx, repo.ID)
 	known = here[reference]
-	return known, known.Here != "" || known.Dirty || pulp.IsKeepTag(reference), err
+	return repo, known, known.Here != "" || known.Dirty || pulp.IsKeepTag(reference), err
 }
 
 // miss is what came of asking the upstream in vain.

@@ -1,0 +1,177 @@
+package proxy_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/adopt"
+	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/notary"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/proxy"
+	"github.com/countersign/countersign/storage/upstream"
+)
+
+// adopting is a registry whose pulls adopt what bare distribution has, and which compares itself with that.
+type adopting struct {
+	*world
+	upstream string // its URL, for those who use it directly
+	adopter  *adopt.Adopter
+	// before runs before each adoption by a pull.
+	before func()
+	// refuses says which manifests the upstream has and does not give.
+	refuses func(d digest.Digest) bool
+}
+
+func newAdopting(t *testing.T) *adopting {
+	t.Helper()
+	a := &adopting{before: func() {}, refuses: func(digest.Digest) bool { return false }}
+	w, b := newFront(t, func(o *proxy.Options) {
+		o.Adopt = func(ctx context.Context, who, name, reference string) (bool, error) {
+			a.before()
+			return a.adopter.Pulled(ctx, who, name, reference)
+		}
+	})
+	w.store.KeepOutbox()
+	to, err := url.Parse(b.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	through := httputil.NewSingleHostReverseProxy(to)
+	gate := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, reference, _ := strings.Cut(r.URL.Path, "/manifests/")
+		if r.Method == http.MethodGet && a.refuses(digest.Digest(reference)) {
+			w.WriteHeader(http.StatusPreconditionFailed) // as Harbor does with vulnerable images
+			return
+		}
+		through.ServeHTTP(w, r)
+	}))
+	t.Cleanup(gate.Close)
+	s, err := upstream.New(upstream.Options{URL: gate.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	a.world, a.upstream = w, b.url
+	a.adopter = &adopt.Adopter{
+		Store: w.store, Upstream: s, Blobs: intake.Blobs{Storage: s, Foreign: true}, Notary: &notary.Notary{Store: w.store, Log: log}, Log: log, Type: pulp.ContainerPush,
+	}
+	return a
+}
+
+// direct sends a request to the upstream, as others do who use it too, and demands a status.
+func (a *adopting) direct(want int, method, at, contentType, body string) *http.Response {
+	a.t.Helper()
+	r, err := http.NewRequestWithContext(a.t.Context(), method, at, strings.NewReader(body))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", contentType)
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	if said, _ := io.ReadAll(res.Body); res.StatusCode != want {
+		a.t.Fatalf("the upstream answers %s %s with %s: %s", method, at, res.Status, said)
+	}
+	return res
+}
+
+func (a *adopting) pushDirectly(name, content string) digest.Digest {
+	a.t.Helper()
+	d := digest.FromString(content)
+	at, err := a.direct(http.StatusAccepted, http.MethodPost, a.upstream+"/v2/"+name+"/blobs/uploads/", "", "").Location()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	q := at.Query()
+	q.Set("digest", string(d))
+	at.RawQuery = q.Encode()
+	a.direct(http.StatusCreated, http.MethodPut, at.String(), "application/octet-stream", content)
+	return d
+}
+
+const layerType = "application/vnd.oci.image.layer.v1.tar"
+
+// imageDirectly pushes an image to the upstream as somebody else, with a layer of a media type.
+func (a *adopting) imageDirectly(name, text, tag, layerType string) digest.Digest {
+	a.t.Helper()
+	config, layer := `{"architecture":"amd64","os":"linux"}`, "layer "+text
+	m := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[{"mediaType":%q,"digest":%q,"size":%d}]}`,
+		pulp.OCIManifest, a.pushDirectly(name, config), len(config), layerType, a.pushDirectly(name, layer), len(layer))
+	a.direct(http.StatusCreated, http.MethodPut, a.upstream+"/v2/"+name+"/manifests/"+tag, pulp.OCIManifest, m)
+	return digest.FromString(m)
+}
+
+func (a *adopting) repository(name string) pulp.Repository {
+	a.t.Helper()
+	r, err := a.store.RepositoryByName(a.t.Context(), name)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return r
+}
+
+// Who did not find an image, and comes to adopt it after somebody else's pull has, finds it.
+func TestLatePullFindsWhatAnotherAdopted(t *testing.T) {
+	t.Parallel()
+	a := newAdopting(t)
+	var asked atomic.Int64
+	first, goOn := make(chan struct{}), make(chan struct{})
+	a.before = func() {
+		if asked.Add(1) == 1 {
+			close(first)
+			<-goOn
+		}
+	}
+	a.imageDirectly("company/app", "one", "v1", layerType)
+	late := make(chan int, 1)
+	go func() { late <- a.ask("admin", http.MethodGet, "/v2/company/app/manifests/v1", nil).status }()
+	<-first
+	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v1", nil)
+	close(goOn)
+	if status := <-late; status != http.StatusOK {
+		t.Errorf("who asked first and came second is answered %d", status)
+	}
+}
+
+// A pull under any path that serves a repository adopts into it what the upstream has under the repository's name; one of a pinned version does not.
+func TestPullsUnderOtherPathsAdopt(t *testing.T) {
+	t.Parallel()
+	a := newAdopting(t)
+	a.imageDirectly("company/app", "one", "v1", layerType)
+	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v1", nil)
+	repo := a.repository("company/app")
+	v, err := a.store.Version(t.Context(), repo.ID, repo.LatestVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []pulp.Distribution{
+		{Name: "other", BasePath: "other", RepositoryID: repo.ID},
+		{Name: "pinned", BasePath: "pinned", Pinned: &pulp.PinnedVersion{VersionID: v.ID, RepositoryID: repo.ID, Number: v.Number}},
+	} {
+		if _, err := a.store.CreateDistribution(t.Context(), nil, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.imageDirectly("company/app", "two", "v2", layerType)
+	a.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodGet, "/v2/pinned/manifests/v2", nil)
+	if now := a.repository("company/app"); now.LatestVersion != repo.LatestVersion {
+		t.Errorf("a pull of a pinned version made version %d", now.LatestVersion)
+	}
+	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/other/manifests/v2", nil)
+	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v2", nil)
+	a.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodGet, "/v2/other/manifests/v3", nil)
+}

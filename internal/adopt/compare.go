@@ -185,7 +185,7 @@ func (r *run) differs(kind, name string, here, upstream digest.Digest, note stri
 	r.drift = append(r.drift, store.Drift{RepositoryID: r.repo.ID, Repository: r.repo.Name, Type: r.repo.Type, Kind: kind, Name: name, Here: here, Upstream: upstream, Note: note})
 }
 
-// maxSilent is how many tags the upstream may give no answer about before the comparison of their repository is given up.
+// maxSilent is how many tags the upstream may give no answer about before the comparison of their repository is given up. One that it refuses to give is answered for.
 const maxSilent = 20
 
 // compareTag finds out what a tag stands for upstream, and returns it when it is to be adopted, and is ready for that. What is wrong with one tag is told, and ends nothing.
@@ -204,7 +204,7 @@ func (r *run) compareTag(ctx context.Context, how How, t store.UpstreamTag) (dig
 		return d, nil
 	case err == nil:
 		return "", nil
-	case r.Away(ctx, err) || r.silent.Add(1) > maxSilent:
+	case r.Away(ctx, err) || errors.Is(err, storage.ErrAway) && r.silent.Add(1) > maxSilent:
 		return "", err
 	}
 	r.Log.WarnContext(ctx, "tag not compared with the upstream", slog.String("repository", r.repo.Name), slog.String("tag", t.Name), slog.Any("err", err))

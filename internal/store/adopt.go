@@ -359,8 +359,8 @@ func (s *Store) ForgetKept(ctx context.Context, k Kept) error {
 // errMirrored is why the upstream's own changes do not enter a mirror: its remote says what it holds.
 var errMirrored = fault.New(fault.Conflict, "The repository mirrors a remote.")
 
-// AdoptTarget returns the repository into which an upstream's repository of this name is adopted, and whether it was made: with a distribution of that path, private unless
-// public. Conflict when the name is a mirror's, or its path serves something else.
+// AdoptTarget returns the repository into which an upstream's repository of this name is adopted, and whether this call made it: with a distribution of that path, private unless
+// public, or under one that serves nothing, as that is. Conflict when the name is a mirror's, or its path serves something else.
 func (s *Store) AdoptTarget(ctx context.Context, name string, kind pulp.RepositoryType, public bool) (pulp.Repository, bool, error) {
 	r, err := s.RepositoryByName(ctx, name)
 	switch {
@@ -370,22 +370,28 @@ func (s *Store) AdoptTarget(ctx context.Context, name string, kind pulp.Reposito
 		return r, false, err
 	}
 	var target Target
+	made := false
 	err = s.inTx(ctx, func(x *tx) error {
+		made = false
 		if err := x.lockNamed("push " + name); err != nil {
 			return err
 		}
 		var err error
-		if target, err = resolve(x.ctx, x, name); !fault.Is(err, fault.NotFound) {
-			if err == nil && target.Repository.Name != name {
-				err = fault.New(fault.Conflict, "The path %s serves another repository.", name)
+		target, err = resolve(x.ctx, x, name)
+		switch {
+		case fault.Is(err, fault.NotFound):
+			if target, err = x.makePushTarget(name, kind); err == nil && !public {
+				_, err = x.exec(`UPDATE distribution SET private = TRUE WHERE id = $1`, target.Distribution.ID)
 			}
+		case err == nil && !target.Served(): // its repository was deleted
+			err = x.linkRepository(&target, kind)
+		case err == nil && target.Repository.Name != name:
+			return fault.New(fault.Conflict, "The path %s serves another repository.", name)
+		default:
 			return err
 		}
-		if target, err = x.makePushTarget(name, kind); err != nil || public {
-			return err
-		}
-		_, err = x.exec(`UPDATE distribution SET private = TRUE WHERE id = $1`, target.Distribution.ID)
+		made = err == nil
 		return err
 	})
-	return target.Repository, err == nil, err
+	return target.Repository, made && err == nil, err
 }

@@ -3,6 +3,8 @@ package store
 import (
 	"reflect"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -360,5 +362,48 @@ func TestAdoptTarget(t *testing.T) {
 	}
 	if _, _, err := s.AdoptTarget(t.Context(), "acme/taken", pulp.ContainerPush, false); !fault.Is(err, fault.Conflict) {
 		t.Errorf("a path that serves another repository: %v", err)
+	}
+}
+
+// TestAdoptTargetMadeOnce has several first adoptions at once: one of them made the repository.
+func TestAdoptTargetMadeOnce(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	var group sync.WaitGroup
+	var makers atomic.Int64
+	for range 8 {
+		group.Go(func() {
+			_, made, err := s.AdoptTarget(t.Context(), "acme/app", pulp.ContainerPush, false)
+			if err != nil {
+				t.Error(err)
+			}
+			if made {
+				makers.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	if n := makers.Load(); n != 1 {
+		t.Errorf("%d say that they made it", n)
+	}
+}
+
+// TestAdoptTargetAfterDelete adopts again under the path of a repository that was deleted, whose distribution stays as it was.
+func TestAdoptTargetAfterDelete(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	old, _, err := s.AdoptTarget(t.Context(), "acme/app", pulp.Container, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DeleteRepository(t.Context(), nil, pulp.Container, old.ID); err != nil {
+		t.Fatal(err)
+	}
+	r, made, err := s.AdoptTarget(t.Context(), "acme/app", pulp.Container, false)
+	if err != nil || !made || r.ID == old.ID {
+		t.Fatal(r, made, err)
+	}
+	if to, err := s.Resolve(t.Context(), "acme/app"); err != nil || to.Repository.ID != r.ID || to.Distribution.Private {
+		t.Errorf("Resolve = %+v, %v", to, err)
 	}
 }

@@ -32,6 +32,7 @@ type adopting struct {
 	before func()
 	// refuses says which manifests the upstream has and does not give.
 	refuses func(d digest.Digest) bool
+	loses   digest.Digest // a blob that it has not
 }
 
 func newAdopting(t *testing.T) *adopting {
@@ -51,11 +52,14 @@ func newAdopting(t *testing.T) *adopting {
 	through := httputil.NewSingleHostReverseProxy(to)
 	gate := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, reference, _ := strings.Cut(r.URL.Path, "/manifests/")
-		if r.Method == http.MethodGet && a.refuses(digest.Digest(reference)) {
+		switch {
+		case r.Method == http.MethodGet && reference != "" && a.refuses(digest.Digest(reference)):
 			w.WriteHeader(http.StatusPreconditionFailed) // as Harbor does with vulnerable images
-			return
+		case a.loses != "" && strings.HasSuffix(r.URL.Path, "/blobs/"+string(a.loses)):
+			w.WriteHeader(http.StatusNotFound)
+		default:
+			through.ServeHTTP(w, r)
 		}
-		through.ServeHTTP(w, r)
 	}))
 	t.Cleanup(gate.Close)
 	s, err := upstream.New(upstream.Options{URL: gate.URL})
@@ -174,4 +178,41 @@ func TestPullsUnderOtherPathsAdopt(t *testing.T) {
 	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/other/manifests/v2", nil)
 	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v2", nil)
 	a.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodGet, "/v2/other/manifests/v3", nil)
+}
+
+// A layer that lies elsewhere is adopted when the upstream has it all the same, and is no reason against its image when it has not.
+func TestForeignLayersAreAdopted(t *testing.T) {
+	t.Parallel()
+	a := newAdopting(t)
+	const foreign = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+	a.imageDirectly("company/windows", "base", "v1", foreign)
+	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/windows/manifests/v1", nil)
+	blob := "/blobs/" + string(digest.FromString("layer base"))
+	if got := a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/windows"+blob, nil); got.body != "layer base" {
+		t.Errorf("the layer is %q", got.body)
+	}
+
+	a.loses = digest.FromString("layer base")
+	a.imageDirectly("company/other", "base", "v1", foreign)
+	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/other/manifests/v1", nil)
+	a.want(http.StatusNotFound, "BLOB_UNKNOWN", "admin", http.MethodGet, "/v2/company/other"+blob, nil)
+}
+
+// What the upstream refuses to give keeps nothing else from being adopted, however much it is.
+func TestRefusedTagsStopNoOthers(t *testing.T) {
+	t.Parallel()
+	a := newAdopting(t)
+	good := a.imageDirectly("company/app", "good", "good", layerType)
+	const refused = 30
+	for i := range refused {
+		a.imageDirectly("company/app", fmt.Sprint("bad", i), fmt.Sprint("bad", i), layerType)
+	}
+	a.refuses = func(d digest.Digest) bool { return d != good }
+	found, err := a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app")
+	if err != nil || found.Version == nil || found.Version.Counts[pulp.KindTag].Present != 1 || len(found.Drift) != refused {
+		t.Fatalf("the adoption made %+v, %v, and tells of %d differences", found.Version, err, len(found.Drift))
+	}
+	if note := found.Drift[0].Note; !strings.Contains(note, "412 Precondition Failed") {
+		t.Errorf("it tells of one: %s", note)
+	}
 }

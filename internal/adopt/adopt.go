@@ -264,10 +264,11 @@ func (r *run) fetch(ctx context.Context, d digest.Digest, have store.Have, m pul
 		}
 	}
 	for _, l := range m.Layers {
-		if len(l.URLs) > 0 || pulp.IsForeign(l.MediaType) {
+		err := r.takeBlob(ctx, l.Digest)
+		if _, lost := errors.AsType[lostError](err); lost && (len(l.URLs) > 0 || pulp.IsForeign(l.MediaType)) { // it lies elsewhere
 			continue
 		}
-		if err := r.takeBlob(ctx, l.Digest); err != nil {
+		if err != nil {
 			return err
 		}
 	}

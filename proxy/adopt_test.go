@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/proxy"
 	"github.com/countersign/countersign/storage/upstream"
 )
@@ -32,7 +34,7 @@ type adopting struct {
 	before func()
 	// refuses says which manifests the upstream has and does not give.
 	refuses func(d digest.Digest) bool
-	loses   digest.Digest // a blob that it has not
+	loses   digest.Digest // a blob or manifest that it has not
 }
 
 func newAdopting(t *testing.T) *adopting {
@@ -55,7 +57,7 @@ func newAdopting(t *testing.T) *adopting {
 		switch {
 		case r.Method == http.MethodGet && reference != "" && a.refuses(digest.Digest(reference)):
 			w.WriteHeader(http.StatusPreconditionFailed) // as Harbor does with vulnerable images
-		case a.loses != "" && strings.HasSuffix(r.URL.Path, "/blobs/"+string(a.loses)):
+		case a.loses != "" && strings.HasSuffix(r.URL.Path, "/"+string(a.loses)):
 			w.WriteHeader(http.StatusNotFound)
 		default:
 			through.ServeHTTP(w, r)
@@ -196,6 +198,46 @@ func TestForeignLayersAreAdopted(t *testing.T) {
 	a.imageDirectly("company/other", "base", "v1", foreign)
 	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/other/manifests/v1", nil)
 	a.want(http.StatusNotFound, "BLOB_UNKNOWN", "admin", http.MethodGet, "/v2/company/other"+blob, nil)
+}
+
+// A deep look tells of what the upstream has lost. What was copied by its digest alone is not under the other name there, and is not lost.
+func TestDeepLookAtCopies(t *testing.T) {
+	t.Parallel()
+	a := newAdopting(t)
+	d := a.imageDirectly("company/app", "one", "v1", layerType)
+	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v1", nil)
+	from := a.repository("company/app")
+	to, _, err := a.store.AdoptTarget(t.Context(), "company/copy", pulp.ContainerPush, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.store.CopyContent(t.Context(), nil, to.ID, store.Copy{RepositoryID: from.ID, Number: from.LatestVersion, Digests: []string{string(d)}}); err != nil {
+		t.Fatal(err)
+	}
+	layer := digest.FromString("layer one")
+	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/copy/manifests/"+string(d), nil)
+	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/copy/blobs/"+string(layer), nil)
+	differs := func(repo pulp.Repository, want ...string) {
+		t.Helper()
+		found, err := a.adopter.Compare(t.Context(), notary.Reason{Who: "alice"}, repo, adopt.How{Deep: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, d := range found.Drift {
+			got = append(got, d.Kind+" "+d.Name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("with %q lost upstream, %s differs in %v, want %v", a.loses, repo.Name, got, want)
+		}
+	}
+	differs(to)
+	a.loses = layer
+	differs(to, "blob "+string(layer))
+	differs(from, "blob "+string(layer))
+	a.loses = d
+	differs(to)
+	differs(from, "manifest "+string(d))
 }
 
 // What the upstream refuses to give keeps nothing else from being adopted, however much it is.

@@ -272,7 +272,8 @@ func lateness(t store.UpstreamTag, d digest.Digest) string {
 	}
 }
 
-// look asks the upstream for everything that any version of the repository holds.
+// look asks the upstream for everything that any version of the repository holds. What was copied from another repository by its digest alone lies under the other's name, and
+// is not looked for under this one.
 func (r *run) look(ctx context.Context) error {
 	manifests, err := r.Store.HeldManifests(ctx, r.repo.ID)
 	if err != nil {
@@ -284,11 +285,14 @@ func (r *run) look(ctx context.Context) error {
 	}
 	group, working := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
-	for _, d := range blobs {
+	for _, b := range blobs {
 		group.Go(func() error {
-			err := r.insist(working, func() error { _, err := r.Blobs.Storage.Stat(working, r.repo.UpstreamName(), d); return err })
+			err := r.stat(working, r.repo.UpstreamName(), b.Digest)
+			if errors.Is(err, storage.ErrNotFound) && b.Location != r.repo.UpstreamName() {
+				err = r.stat(working, b.Location, b.Digest)
+			}
 			if errors.Is(err, storage.ErrNotFound) {
-				r.differs("blob", string(d), d, "", "The upstream has lost it.")
+				r.differs("blob", string(b.Digest), b.Digest, "", "The upstream has lost it.")
 				return nil
 			}
 			return err
@@ -297,14 +301,22 @@ func (r *run) look(ctx context.Context) error {
 	for _, d := range manifests {
 		group.Go(func() error {
 			err := r.insist(working, func() error { _, err := r.Upstream.Resolve(working, r.repo.UpstreamName(), string(d)); return err })
-			if errors.Is(err, storage.ErrNotFound) {
+			if !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+			brought, err := r.Store.BroughtManifest(working, r.repo.ID, d, r.repo.UpstreamName())
+			if err == nil && brought {
 				r.differs("manifest", string(d), d, "", r.putBack(working, d))
-				return nil
 			}
 			return err
 		})
 	}
 	return group.Wait()
+}
+
+// stat finds out whether the upstream has a blob under a name.
+func (r *run) stat(ctx context.Context, within string, d digest.Digest) error {
+	return r.insist(ctx, func() error { _, err := r.Blobs.Storage.Stat(ctx, within, d); return err })
 }
 
 // putBack puts a manifest back that the upstream has removed, and says what came of it.

@@ -278,11 +278,30 @@ func (s *Store) HeldManifests(ctx context.Context, repositoryID string) ([]diges
 	return collect(ctx, s.read, scanDigest, `SELECT DISTINCT key FROM repository_content WHERE repository_id = $1 AND kind = $2 ORDER BY key`, repositoryID, pulp.KindManifest)
 }
 
-// HeldBlobs returns the digests of the blobs that a repository holds in any version and whose bytes lie in the storage.
-func (s *Store) HeldBlobs(ctx context.Context, repositoryID string) ([]digest.Digest, error) {
-	return collect(ctx, s.read, scanDigest, `
-		SELECT DISTINCT c.key FROM repository_content c JOIN blob b ON b.id = c.content_id
-		 WHERE c.repository_id = $1 AND c.kind = $2 AND NOT b.absent AND b.data IS NULL ORDER BY c.key`, repositoryID, pulp.KindBlob)
+// BroughtManifest says whether a manifest of a repository was once brought upstream under the repository's name, within, as far as is known: a tag of any version stood for it,
+// or for a list with it, and was written; or it has a subject, and a layer there; or a hidden tag keeps it. What was copied here by its digest alone was not.
+func (s *Store) BroughtManifest(ctx context.Context, repositoryID string, d digest.Digest, within string) (bool, error) {
+	var brought bool
+	err := s.read.QueryRowContext(ctx, `
+		WITH RECURSIVE above (id, digest) AS (
+			SELECT m.id, m.digest FROM manifest m WHERE m.digest = $1
+			UNION
+			SELECT m.id, m.digest FROM above a JOIN manifest_child e ON e.digest = a.digest JOIN manifest m ON m.id = e.manifest_id
+			  JOIN repository_content c ON c.repository_id = $2 AND c.kind = $3 AND c.content_id = m.id)
+		SELECT EXISTS (SELECT 1 FROM above a JOIN tag t ON t.manifest_id = a.id JOIN repository_content c ON c.repository_id = $2 AND c.kind = $4 AND c.content_id = t.id
+		                WHERE c.version_removed IS NOT NULL OR NOT EXISTS (SELECT 1 FROM upstream_tag u WHERE u.repository_id = $2 AND u.name = c.key AND u.dirty))
+		    OR EXISTS (SELECT 1 FROM manifest m JOIN manifest_blob mb ON mb.manifest_id = m.id JOIN blob b ON b.digest = mb.digest
+		                WHERE m.digest = $1 AND m.subject IS NOT NULL AND mb.position >= 0 AND b.location = $5)
+		    OR EXISTS (SELECT 1 FROM upstream_keep k WHERE k.repository_id = $2 AND k.digest = $1)`,
+		d, repositoryID, pulp.KindManifest, pulp.KindTag, within).Scan(&brought)
+	return brought, err
+}
+
+// HeldBlobs returns the blobs that a repository holds in any version and whose bytes lie in the storage.
+func (s *Store) HeldBlobs(ctx context.Context, repositoryID string) ([]pulp.Blob, error) {
+	return collect(ctx, s.read, scanBlob, `
+		SELECT DISTINCT `+blobColumns+` FROM repository_content c JOIN blob b ON b.id = c.content_id
+		 WHERE c.repository_id = $1 AND c.kind = $2 AND NOT b.absent AND b.data IS NULL ORDER BY b.digest`, repositoryID, pulp.KindBlob)
 }
 
 // KeptManifest notes that a hidden tag keeps a manifest alive upstream, under the repository's name if that is still its name.

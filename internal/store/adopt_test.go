@@ -407,3 +407,52 @@ func TestAdoptTargetAfterDelete(t *testing.T) {
 		t.Errorf("Resolve = %+v, %v", to, err)
 	}
 }
+
+// TestBroughtManifest knows what was brought upstream under its repository's name from what was copied by its digest alone.
+func TestBroughtManifest(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	s.KeepOutbox()
+	id, other := target(t, s, "acme/app").Repository.ID, target(t, s, "acme/copy").Repository.ID
+	brought := func(repositoryID string, d digest.Digest, want bool) {
+		t.Helper()
+		if got, err := s.BroughtManifest(t.Context(), repositoryID, d, "acme/app"); err != nil || got != want {
+			t.Errorf("BroughtManifest = %t, %v, want %t", got, err, want)
+		}
+	}
+	child, _ := pushImage(t, s, id, "amd64")
+	list := index(child)
+	if _, err := s.PutManifest(t.Context(), PutManifest{RepositoryID: id, Manifest: list, Tags: []string{"multi"}}); err != nil {
+		t.Fatal(err)
+	}
+	brought(id, list.Digest, false) // not yet
+	written(t, s)
+	brought(id, list.Digest, true)
+	brought(id, child.Digest, true)
+	if _, err := s.DeleteTag(t.Context(), id, "multi", nil); err != nil { // an older version has had it
+		t.Fatal(err)
+	}
+	brought(id, child.Digest, true)
+	for _, d := range []digest.Digest{list.Digest, child.Digest} {
+		if _, err := s.CopyContent(t.Context(), nil, other, Copy{RepositoryID: id, Number: 1, Digests: []string{string(d)}}); err != nil {
+			t.Fatal(err)
+		}
+		brought(other, d, false)
+	}
+	if err := s.KeptManifest(t.Context(), Kept{RepositoryID: other, Repository: "acme/copy", Digest: child.Digest}); err != nil {
+		t.Fatal(err)
+	}
+	brought(other, child.Digest, true)
+	brought(other, list.Digest, false)
+
+	layer := pulp.Blob{Digest: digest.FromString("a bill"), Size: 6, Location: "acme/app"}
+	if err := s.CommitBlob(t.Context(), id, layer, "", 0); err != nil {
+		t.Fatal(err)
+	}
+	artifact := image(pulp.Descriptor{Digest: layer.Digest, Size: 6}, pulp.Descriptor{Digest: layer.Digest, Size: 6})
+	artifact.Subject = child.Digest
+	if _, err := s.PutManifest(t.Context(), PutManifest{RepositoryID: id, Manifest: artifact}); err != nil {
+		t.Fatal(err)
+	}
+	brought(id, artifact.Digest, true)
+}

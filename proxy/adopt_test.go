@@ -258,3 +258,18 @@ func TestRefusedTagsStopNoOthers(t *testing.T) {
 		t.Errorf("it tells of one: %s", note)
 	}
 }
+
+// What was deleted here by its digest is not adopted again by a pull by it, whatever became of the versions that held it.
+func TestDeletedByDigestStaysDeleted(t *testing.T) {
+	t.Parallel()
+	a := newAdopting(t)
+	d := a.imageDirectly("company/app", "one", "v1", layerType)
+	path := "/v2/company/app/manifests/" + string(d)
+	a.want(http.StatusOK, "", "admin", http.MethodGet, path, nil)
+	one := int64(1)
+	if _, err := a.store.EditRepository(t.Context(), nil, pulp.ContainerPush, a.repository("company/app").ID, func(r *pulp.Repository) { r.RetainRepoVersions = &one }); err != nil {
+		t.Fatal(err)
+	}
+	a.want(http.StatusAccepted, "", "admin", http.MethodDelete, path, nil)
+	a.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodGet, path, nil)
+}

@@ -125,7 +125,7 @@ func (a *Adopter) ours(ctx context.Context, name, reference string) (repo pulp.R
 	case err != nil || repo.RemoteID != "":
 		return repo, known, true, err
 	case !pulp.ValidTag(reference):
-		_, had, err := a.Store.HeldManifest(ctx, repo.ID, digest.Digest(reference))
+		had, err := a.Store.HadManifest(ctx, repo.ID, digest.Digest(reference))
 		return repo, known, had, err
 	}
 	here, err := a.Store.UpstreamTags(ctx, repo.ID)

@@ -273,6 +273,36 @@ func (s *Store) HeldManifest(ctx context.Context, repositoryID string, d digest.
 	return m, err == nil, err
 }
 
+// HadManifest says whether a repository has or had a manifest: a version holds it, or it was taken out before the last version that did was dropped.
+func (s *Store) HadManifest(ctx context.Context, repositoryID string, d digest.Digest) (bool, error) {
+	var had bool
+	err := s.read.QueryRowContext(ctx, `
+		SELECT EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $2 AND c.key = $3)
+		    OR EXISTS (SELECT 1 FROM upstream_removed f WHERE f.repository_id = $1 AND f.digest = $3)`, repositoryID, pulp.KindManifest, d).Scan(&had)
+	return had, err
+}
+
+// noteRemoved notes, in front of an upstream, the manifests of those rows of repository_content that are about to go for good.
+func (t *tx) noteRemoved(repositoryID, rows string, args ...any) error {
+	if !t.outbox {
+		return nil
+	}
+	_, err := t.exec(`
+		INSERT INTO upstream_removed (repository_id, digest)
+		SELECT DISTINCT c.repository_id, c.key FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $2 AND `+rows+` ON CONFLICT DO NOTHING`,
+		append([]any{repositoryID, pulp.KindManifest}, args...)...)
+	return err
+}
+
+// noteRemovedPending notes one that no version ever held.
+func (t *tx) noteRemovedPending(repositoryID, dgst string) error {
+	if !t.outbox {
+		return nil
+	}
+	_, err := t.exec(`INSERT INTO upstream_removed (repository_id, digest) VALUES ($1, $2) ON CONFLICT DO NOTHING`, repositoryID, dgst)
+	return err
+}
+
 // HeldManifests returns the digests of the manifests that a repository holds in any version.
 func (s *Store) HeldManifests(ctx context.Context, repositoryID string) ([]digest.Digest, error) {
 	return collect(ctx, s.read, scanDigest, `SELECT DISTINCT key FROM repository_content WHERE repository_id = $1 AND kind = $2 ORDER BY key`, repositoryID, pulp.KindManifest)

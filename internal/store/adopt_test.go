@@ -456,3 +456,51 @@ func TestBroughtManifest(t *testing.T) {
 	}
 	brought(id, artifact.Digest, true)
 }
+
+// TestRemovedManifests remembers what was taken out of a repository when no version holds it any more.
+func TestRemovedManifests(t *testing.T) {
+	t.Parallel()
+	for name, gone := range map[string]func(*testing.T, *Store, string) digest.Digest{
+		"whose versions are not retained": func(t *testing.T, s *Store, id string) digest.Digest {
+			one := int64(1)
+			if _, err := s.EditRepository(t.Context(), nil, pulp.ContainerPush, id, func(r *pulp.Repository) { r.RetainRepoVersions = &one }); err != nil {
+				t.Fatal(err)
+			}
+			m, _ := pushImage(t, s, id, "one", "v1")
+			if _, err := s.DeleteManifest(t.Context(), id, m.Digest); err != nil {
+				t.Fatal(err)
+			}
+			return m.Digest
+		},
+		"that was pushed by its digest": func(t *testing.T, s *Store, id string) digest.Digest {
+			m, _ := pushImage(t, s, id, "one")
+			if _, err := s.DeleteManifest(t.Context(), id, m.Digest); err != nil {
+				t.Fatal(err)
+			}
+			return m.Digest
+		},
+		"that only the latest version held": func(t *testing.T, s *Store, id string) digest.Digest {
+			m, v := pushImage(t, s, id, "one", "v1")
+			if err := s.DeleteVersion(t.Context(), nil, id, v.Number); err != nil {
+				t.Fatal(err)
+			}
+			return m.Digest
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t)
+			s.KeepOutbox()
+			id, other := target(t, s, "acme/app").Repository.ID, target(t, s, "acme/other").Repository.ID
+			d := gone(t, s, id)
+			if _, held, err := s.HeldManifest(t.Context(), id, d); err != nil || held {
+				t.Errorf("HeldManifest = %t, %v", held, err)
+			}
+			for repositoryID, want := range map[string]bool{id: true, other: false} {
+				if had, err := s.HadManifest(t.Context(), repositoryID, d); err != nil || had != want {
+					t.Errorf("HadManifest = %t, %v, want %t", had, err, want)
+				}
+			}
+		})
+	}
+}

@@ -342,12 +342,17 @@ func (s *Store) change(ctx context.Context, repositoryID string, f func(*change)
 // blobs that no other manifest there names. NotFound when it is in neither.
 func (s *Store) DeleteManifest(ctx context.Context, repositoryID string, dgst digest.Digest) (*pulp.Version, error) {
 	return s.change(ctx, repositoryID, func(c *change) error {
-		id, _, ok, err := c.anywhere(pulp.KindManifest, string(dgst))
+		id, present, ok, err := c.anywhere(pulp.KindManifest, string(dgst))
 		if err != nil {
 			return err
 		}
 		if !ok {
 			return fault.New(fault.NotFound, "Manifest not found.")
+		}
+		if !present {
+			if err := c.tx.noteRemovedPending(repositoryID, string(dgst)); err != nil {
+				return err
+			}
 		}
 		return c.removeManifest(string(dgst), id)
 	})

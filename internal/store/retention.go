@@ -136,6 +136,9 @@ func (t *tx) dropBetween(repositoryID string, p, q int64) error {
 		return err
 	}
 	// What came and went again in between is in no version any more.
+	if err := t.noteRemoved(repositoryID, `c.version_removed > $3 AND c.version_removed <= $4 AND c.version_added > $3`, p, q); err != nil {
+		return err
+	}
 	if _, err := t.exec(`
 		DELETE FROM repository_content WHERE repository_id = $1 AND version_removed > $2 AND version_removed <= $3 AND version_added > $2`,
 		repositoryID, p, q); err != nil {
@@ -221,6 +224,9 @@ func (t *tx) dropLatest(repositoryID string, p int64) error {
 			ON CONFLICT (repository_id, name) DO UPDATE SET `+noted, repositoryID, pulp.KindTag, p); err != nil {
 			return err
 		}
+	}
+	if err := t.noteRemoved(repositoryID, `c.version_added > $3`, p); err != nil {
+		return err
 	}
 	for _, query := range []string{
 		`DELETE FROM repository_version WHERE repository_id = $1 AND number > $2`,

@@ -13,15 +13,19 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/adopt"
+	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/proxy"
+	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/signing/signtest"
 	"github.com/countersign/countersign/storage/upstream"
 )
 
@@ -198,6 +202,56 @@ func TestForeignLayersAreAdopted(t *testing.T) {
 	a.imageDirectly("company/other", "base", "v1", foreign)
 	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/other/manifests/v1", nil)
 	a.want(http.StatusNotFound, "BLOB_UNKNOWN", "admin", http.MethodGet, "/v2/company/other"+blob, nil)
+}
+
+// refuser signs everything but one manifest.
+type refuser struct {
+	t       *testing.T
+	key     *signtest.Key
+	refuses digest.Digest
+}
+
+// Sign implements signing.Signer.
+func (s *refuser) Sign(_ context.Context, r signing.Request) ([]byte, error) {
+	if r.Claim.ManifestDigest == s.refuses {
+		return nil, fault.New(fault.Invalid, "It is not to be signed.")
+	}
+	return s.key.Sign(s.t, r.Claim, time.Now()), nil
+}
+
+// Where a repository signs on push, an image that cannot be signed keeps no other from being adopted.
+func TestUnsignableImageStopsNoOthers(t *testing.T) {
+	t.Parallel()
+	a := newAdopting(t)
+	signer := &refuser{t: t, key: signtest.NewKey(t, time.Now().Add(-time.Hour), 0)}
+	if _, err := a.store.AddSigningService(t.Context(), pulp.SigningService{
+		Name: "svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Fingerprint: signer.key.Public.Fingerprint(), PublicKey: signer.key.Armor,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	a.store.Seal(store.Sealing{Host: publicHost, Service: func(string) string { return "svc" }})
+	a.adopter.Notary = &notary.Notary{
+		Store: a.store, Log: slog.New(slog.DiscardHandler), Parallel: 2, Timeout: time.Minute,
+		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return signer, nil }, Usable: func(pulp.SigningService) bool { return true },
+	}
+	const good = 5
+	for i := range good {
+		a.imageDirectly("company/app", fmt.Sprint("good", i), fmt.Sprint("good", i), layerType)
+	}
+	signer.refuses = a.imageDirectly("company/app", "bad", "bad", layerType)
+	found, err := a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app")
+	if err != nil || found.Version == nil || found.Version.Counts[pulp.KindTag].Present != good || found.Version.Counts[pulp.KindSignature].Present != good || found.Refused != "" {
+		t.Fatalf("the adoption made %+v, %v, and refuses all for %q", found.Version, err, found.Refused)
+	}
+	if len(found.Drift) != 1 || found.Drift[0].Name != "bad" || !strings.Contains(found.Drift[0].Note, "It is not to be signed.") {
+		t.Errorf("it tells of %+v", found.Drift)
+	}
+	a.want(http.StatusServiceUnavailable, "UNAVAILABLE", "admin", http.MethodGet, "/v2/company/app/manifests/bad", nil)
+
+	again, err := a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app")
+	if err != nil || again.Version != nil || len(again.Fresh) != 0 || !strings.Contains(again.Refused, "It is not to be signed.") {
+		t.Errorf("the next adoption made %+v, %v, tells anew of %v, and refuses all for %q", again.Version, err, again.Fresh, again.Refused)
+	}
 }
 
 // A deep look tells of what the upstream has lost. What was copied by its digest alone is not under the other name there, and is not lost.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 
@@ -145,17 +146,18 @@ func (a *Adopter) compare(ctx context.Context, why notary.Reason, repo pulp.Repo
 // conclude makes the version of what was found, and writes down what differs then.
 func (r *run) conclude(ctx context.Context, how How, before map[string]store.UpstreamTag, wanted store.Adopted) (Found, error) {
 	found := Found{}
+	refused := map[string]string{}
 	var err error
-	if found.Version, err = r.commit(ctx, wanted); err != nil {
-		if r.Away(ctx, err) {
-			return Found{}, err
+	if found.Version, err = r.commitApart(ctx, wanted, slices.Collect(maps.Keys(wanted.Tags)), refused); err != nil { // in no order: see maxRefused
+		return Found{}, err
+	}
+	for name, why := range refused {
+		r.differs("tag", name, before[name].Here, wanted.Tags[name].Digest, "Somebody else has pushed it, and it cannot be adopted: "+why)
+		if found.Version == nil {
+			found.Refused = why
 		}
-		r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name), slog.Any("err", err))
-		found.Refused = Sentence(err)
-		for name, t := range wanted.Tags {
-			r.differs("tag", name, before[name].Here, t.Digest, "Somebody else has pushed it, and it cannot be adopted: "+found.Refused)
-		}
-	} else if err := r.KeepAlive(ctx, r.repo.ID); err != nil { // of what others' pushes have taken the last tag from
+	}
+	if err := r.KeepAlive(ctx, r.repo.ID); err != nil { // of what others' pushes have taken the last tag from
 		return Found{}, err
 	}
 	now, err := r.Store.UpstreamTags(ctx, r.repo.ID)
@@ -169,6 +171,40 @@ func (r *run) conclude(ctx context.Context, how How, before map[string]store.Ups
 	found.Drift = r.drift
 	found.Fresh, err = r.Store.Compared(ctx, r.repo.ID, how.Deep, r.drift)
 	return found, err
+}
+
+// maxRefused is how many tags are tried alone that cannot be adopted, before the others are given up in the groups in which they are then. They have their turn, in other groups,
+// when the repository is next compared.
+const maxRefused = 20
+
+// commitApart makes a version of those wanted tags that are named or, when something is wrong with them, versions of the halves: what is refused, an image that cannot be signed
+// for one, keeps nothing else out. It returns the last version, and puts in refused why which tags are left out.
+func (r *run) commitApart(ctx context.Context, wanted store.Adopted, names []string, refused map[string]string) (*pulp.Version, error) {
+	some := store.Adopted{RepositoryID: wanted.RepositoryID, Tags: make(map[string]store.AdoptedTag, len(names))}
+	for _, name := range names {
+		some.Tags[name] = wanted.Tags[name]
+	}
+	v, err := r.commit(ctx, some)
+	switch {
+	case err == nil || r.Away(ctx, err):
+		return v, err
+	case len(names) == 1 || len(refused) >= maxRefused || errors.Is(err, notary.ErrKeyAway):
+		r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name), slog.Any("tags", names), slog.Any("err", err))
+		for _, name := range names {
+			refused[name] = Sentence(err)
+		}
+		return nil, nil
+	}
+	for _, half := range [][]string{names[:len(names)/2], names[len(names)/2:]} {
+		made, err := r.commitApart(ctx, wanted, half, refused)
+		if err != nil {
+			return nil, err
+		}
+		if made != nil {
+			v = made
+		}
+	}
+	return v, nil
 }
 
 // Sentence is what may be shown of an error.

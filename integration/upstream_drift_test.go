@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -192,6 +193,40 @@ func TestVerbsWaitForTheUpstream(t *testing.T) {
 		if said, err := ends[verb](); err != nil || !strings.HasSuffix(said, want) || strings.Count(said, "\n") < 2 || strings.Contains(said, "run it") {
 			t.Errorf("%s when the upstream is back: %v\n%s", verb, err, said)
 		}
+	}
+}
+
+// TestAdoptGoesOn has the upstream go away in the middle of an adoption: what was adopted before is in the task's result all the same.
+func TestAdoptGoesOn(t *testing.T) {
+	t.Parallel()
+	peer := newPeer(t)
+	direct := newContainers(t, &server{host: peer.address})
+	for _, name := range []string{"company/a", "company/b"} {
+		direct.push(t, ociLayout(t, image(t, "amd64", name)), name+":v1")
+	}
+	proxy := newFaultProxy(t, peer)
+	s := proxy.inFront(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=0")
+	var away atomic.Bool
+	proxy.set(func(r *http.Request) http.HandlerFunc {
+		if away.Load() || strings.Contains(r.URL.Path, "/company/b/") {
+			away.Store(true)
+			return says(http.StatusServiceUnavailable, "")
+		}
+		return nil
+	})
+	said := make(chan string, 1)
+	go func() {
+		text, err := s.cli(t, nil, "adopt", "company/*")
+		said <- fmt.Sprintf("%s%v", text, err)
+	}()
+	within(t, "the task is put off", func() bool { return strings.Contains(s.LogTail(), `result="put off"`) })
+	proxy.heal(t)
+	if got := <-said; !regexp.MustCompile(`(^|\n)company/a +version 1\ncompany/b +version 1\n<nil>$`).MatchString(got) {
+		t.Errorf("adopt: %s", got)
+	}
+	task := s.list(t, apiRoot+"tasks/?name=countersign.tasks.adopt").Results[0]
+	if made, _ := task["created_resources"].([]any); len(made) != 2 {
+		t.Errorf("the task has created %v", task["created_resources"])
 	}
 }
 

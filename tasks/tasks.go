@@ -56,8 +56,15 @@ type SealArgs struct {
 
 // AdoptArgs are the arguments of an Adopt task: which of the upstream's repositories.
 type AdoptArgs struct {
-	Pattern string `json:"pattern"`       // a name; * stands for any characters
-	Who     string `json:"who,omitempty"` // who asks, where that is no user
+	Pattern string    `json:"pattern"`       // a name; * stands for any characters
+	Who     string    `json:"who,omitempty"` // who asks, where that is no user
+	Made    AdoptMade `json:"made,omitzero"` // by attempts that ended because the upstream was away
+}
+
+// AdoptMade is what attempts at an Adopt task have made: versions, by repository, and the same as resources.
+type AdoptMade struct {
+	Adopted map[string]int64 `json:"adopted"`
+	Created []store.Created  `json:"created"`
 }
 
 // AdoptResult is the result of an Adopt task: the versions that it made, by repository, why others were not adopted, which had nothing new, and in how many things

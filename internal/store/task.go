@@ -340,6 +340,14 @@ func (s *Store) ReportProgress(ctx context.Context, c *Claim, reports []Progress
 	})
 }
 
+// KeepArgs gives a running task other arguments, for the next attempt at it to begin with. ErrFenced when it is another's.
+func (s *Store) KeepArgs(ctx context.Context, c *Claim, args any) error {
+	return s.inStatement(ctx, func(t *tx) error {
+		n, err := t.exec(`UPDATE task SET args = $3, updated = $4 WHERE id = $1 AND attempt = $2 AND state = 'running'`, c.TaskID, c.Attempt, toJSON(args), t.now)
+		return fenced(n, err)
+	})
+}
+
 // CompleteTask ends a running task that stored its results, if any, through other means.
 func (s *Store) CompleteTask(ctx context.Context, c *Claim, o Outcome) error {
 	return s.inTx(ctx, func(t *tx) error { return t.complete(c, o) })

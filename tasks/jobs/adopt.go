@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/countersign/countersign/internal/adopt"
@@ -19,7 +20,8 @@ import (
 // errNoUpstream ends tasks about an upstream where there is none.
 var errNoUpstream = fault.New(fault.Invalid, "There is no upstream registry: COUNTERSIGN_UPSTREAM_URL is not set.")
 
-// adopt adopts the upstream's repositories that match a pattern, one after the other. One that cannot be adopted keeps no other from it.
+// adopt adopts the upstream's repositories that match a pattern, one after the other. One that cannot be adopted keeps no other from it. When the upstream goes away in the middle
+// the next attempt knows what this one has made; after a worker was lost it does not, and calls that unchanged.
 func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) error {
 	if o.Adopter == nil {
 		return errNoUpstream
@@ -36,12 +38,16 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 		return fault.New(fault.NotFound, "The upstream has no repository that matches %q.", args.Pattern)
 	}
 	report := r.Report("adopt.repositories", "Adopting repositories", len(names))
-	var made store.Outcome
+	made := store.Outcome{Created: args.Made.Created}
 	result := tasks.AdoptResult{Adopted: map[string]int64{}, NotAdopted: map[string]string{}, Differences: map[string]int{}, Unchanged: []string{}}
+	maps.Copy(result.Adopted, args.Made.Adopted)
 	for _, name := range names {
+		_, before := result.Adopted[name]
 		found, err := o.Adopter.Repository(ctx, o.reason(ctx, r, args.Who), name)
 		switch {
 		case err != nil && o.Adopter.Away(ctx, err):
+			args.Made = tasks.AdoptMade{Adopted: result.Adopted, Created: made.Created}
+			o.keepArgs(ctx, r, args)
 			return waits(err)
 		case err != nil:
 			o.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.Any("err", err))
@@ -51,7 +57,7 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 			result.NotAdopted[name] = adopt.Sentence(err)
 		case found.Refused != "":
 			result.NotAdopted[name] = found.Refused
-		case found.Version == nil:
+		case found.Version == nil && !before:
 			result.Unchanged = append(result.Unchanged, name)
 		}
 		if found.Version != nil {
@@ -66,6 +72,18 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 	made.Result = result
 	made.Progress = r.Finished()
 	return o.Store.CompleteTask(ctx, r.Claim, made)
+}
+
+// keepTime is how long keeping what a task that stops has made may take.
+const keepTime = 5 * time.Second
+
+// keepArgs gives the next attempt at a task other arguments.
+func (o Options) keepArgs(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTime)
+	defer cancel()
+	if err := o.Store.KeepArgs(ctx, r.Claim, args); err != nil && !errors.Is(err, store.ErrFenced) {
+		o.Log.WarnContext(ctx, "the next attempt does not know what this one has made", slog.Any("err", err))
+	}
 }
 
 // compare holds the repositories that match a pattern against the upstream, and changes nothing here.

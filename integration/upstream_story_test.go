@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"encoding/json"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -55,4 +57,71 @@ func (p *upstreamPeer) digestOf(t *testing.T, name, tag string) string {
 		"application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json"}, ", ")}}
 	_, answered, _ := p.do(t, "HEAD", "/v2/"+name+"/manifests/"+tag, header, nil)
 	return answered.Get("Docker-Content-Digest")
+}
+
+// TestUpstreamReferrers attaches artifacts, which have no tag, in front of a registry that lists none. Hidden tags keep them from its collector. They are found there when the lists of
+// them are written as docs/upstream.md says; a copy leaves out what is there already, and so writes none.
+func TestUpstreamReferrers(t *testing.T) {
+	t.Parallel()
+	p := newPeer(t)
+	s := p.inFront(t, "COUNTERSIGN_UPSTREAM_KEEP_MANIFESTS=true", "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=0")
+	oras := newPinned(t, "oras", s)
+	oras.must(t, "login", "--username", "admin", "--password", adminPassword, s.host)
+	here, there := s.host+"/company/app", p.address+"/company/app"
+	pushed := func(tag string) string {
+		t.Helper()
+		oras.must(t, "push", here+":"+tag, oras.file(t, "content.txt", tag)+":text/plain")
+		d := s.digest(t, "company/app", tag)
+		within(t, "the upstream has "+tag, func() bool { return p.shows(t, "company/app", tag) == d })
+		return d
+	}
+	attach := func(to, kind string) string {
+		t.Helper()
+		return oras.line(t, "attach", "--artifact-type", kind, "--format", "go-template", "--template", "{{.digest}}", here+"@"+to, oras.file(t, "note.txt", kind)+":text/plain")
+	}
+	app := pushed("1.0")
+	review := attach(app, "application/vnd.example.review")
+	seal := attach(review, "application/vnd.example.seal")
+	pushed("2.0") // what is kept is, before a tag is written
+	p.collect(t)
+
+	type node struct {
+		Digest    string `json:"digest"`
+		Referrers []node `json:"referrers"`
+	}
+	found := func() (tree node) {
+		t.Helper()
+		if answer := oras.must(t, "discover", "--plain-http", "--format", "json", there+":1.0"); json.Unmarshal([]byte(answer), &tree) != nil {
+			t.Fatal(answer)
+		}
+		return tree
+	}
+	oras.must(t, "copy", "--recursive", "--to-plain-http", here+":1.0", there+":1.0")
+	if tree := found(); len(tree.Referrers) != 0 {
+		t.Errorf("a copy is enough, or the upstream lists them: %v", tree)
+	}
+	var bring func(digest string)
+	bring = func(digest string) {
+		t.Helper()
+		_, _, list := s.do(t, http.MethodGet, "/v2/company/app/referrers/"+digest, nil, nil)
+		var referrers struct{ Manifests []node }
+		if err := json.Unmarshal(list, &referrers); err != nil {
+			t.Fatalf("%v: %s", err, list)
+		}
+		if len(referrers.Manifests) > 0 {
+			oras.must(t, "manifest", "push", "--plain-http", "--media-type", "application/vnd.oci.image.index.v1+json",
+				there+":"+strings.Replace(digest, ":", "-", 1), oras.file(t, "list.json", string(list)))
+		}
+		for _, each := range referrers.Manifests {
+			bring(each.Digest)
+		}
+	}
+	bring(app)
+	tree := found()
+	if len(tree.Referrers) != 1 || tree.Referrers[0].Digest != review || len(tree.Referrers[0].Referrers) != 1 || tree.Referrers[0].Referrers[0].Digest != seal {
+		t.Errorf("the upstream shows %+v, want %s with %s", tree, review, seal)
+	}
+	if got := oras.must(t, "pull", "--plain-http", "--output", "pulled", there+"@"+seal); oras.read(t, "pulled/note.txt") != "application/vnd.example.seal" {
+		t.Errorf("what is pulled from there: %s", got)
+	}
 }

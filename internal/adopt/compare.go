@@ -188,7 +188,7 @@ func (r *run) commitApart(ctx context.Context, wanted store.Adopted, names []str
 	switch {
 	case err == nil || r.Away(ctx, err):
 		return v, err
-	case len(names) == 1 || len(refused) >= maxRefused || errors.Is(err, notary.ErrKeyAway):
+	case len(names) <= 1 || len(refused) >= maxRefused || errors.Is(err, notary.ErrKeyAway):
 		r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name), slog.Any("tags", names), slog.Any("err", err))
 		for _, name := range names {
 			refused[name] = Sentence(err)

@@ -64,3 +64,28 @@ func TestOwnSHA512IsOwn(t *testing.T) {
 		t.Errorf("our own write has made %s of %s", after, before)
 	}
 }
+
+// TestAdoptedReferrers adopts, from an upstream that lists referrers, an image with what oras has attached to it, and to that.
+func TestAdoptedReferrers(t *testing.T) {
+	t.Parallel()
+	behind := startServer(t)
+	s := startServer(t, "COUNTERSIGN_UPSTREAM_URL=http://"+behind.host, "COUNTERSIGN_UPSTREAM_USERNAME=admin", "COUNTERSIGN_UPSTREAM_PASSWORD="+adminPassword)
+	oras := newPinned(t, "oras", s)
+	for _, at := range []*server{behind, s} {
+		oras.must(t, "login", "--username", "admin", "--password", adminPassword, at.host)
+	}
+	app := behind.host + "/company/app"
+	oras.must(t, "push", app+":1.0", oras.file(t, "content.txt", "one")+":text/plain")
+	attach := func(to, kind string) string {
+		t.Helper()
+		return oras.line(t, "attach", "--artifact-type", kind, "--format", "go-template", "--template", "{{.digest}}", app+to, oras.file(t, "note.txt", kind)+":text/plain")
+	}
+	review := attach(":1.0", "application/vnd.example.review")
+	seal := attach("@"+review, "application/vnd.example.seal")
+	if said, err := s.cli(t, nil, "adopt", "company/app"); err != nil || said != "company/app  version 1\n" {
+		t.Fatalf("adopt: %v\n%s", err, said)
+	}
+	if found := oras.must(t, "discover", s.host+"/company/app:1.0"); !strings.Contains(found, review) || !strings.Contains(found, seal) {
+		t.Errorf("oras finds, want %s and %s:\n%s", review, seal, found)
+	}
+}

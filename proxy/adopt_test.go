@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -39,6 +40,8 @@ type adopting struct {
 	// refuses says which manifests the upstream has and does not give.
 	refuses func(d digest.Digest) bool
 	loses   digest.Digest // a blob or manifest that it has not
+	// refers is what the upstream says refers to manifests; nil: it does not list that.
+	refers map[digest.Digest][]digest.Digest
 }
 
 func newAdopting(t *testing.T) *adopting {
@@ -63,6 +66,13 @@ func newAdopting(t *testing.T) *adopting {
 			w.WriteHeader(http.StatusPreconditionFailed) // as Harbor does with vulnerable images
 		case a.loses != "" && strings.HasSuffix(r.URL.Path, "/"+string(a.loses)):
 			w.WriteHeader(http.StatusNotFound)
+		case a.refers != nil && strings.Contains(r.URL.Path, "/referrers/"):
+			_, subject, _ := strings.Cut(r.URL.Path, "/referrers/")
+			list := []object{}
+			for _, d := range a.refers[digest.Digest(subject)] {
+				list = append(list, object{"digest": d})
+			}
+			_ = json.NewEncoder(w).Encode(object{"manifests": list})
 		default:
 			through.ServeHTTP(w, r)
 		}
@@ -110,6 +120,24 @@ func (a *adopting) pushDirectly(name, content string) digest.Digest {
 	q.Set("digest", string(d))
 	at.RawQuery = q.Encode()
 	a.direct(http.StatusCreated, http.MethodPut, at.String(), "application/octet-stream", content)
+	return d
+}
+
+type object = map[string]any
+
+// attachDirectly pushes to the upstream, by its digest, an artifact that refers to a manifest.
+func (a *adopting) attachDirectly(name, text string, subject digest.Digest) digest.Digest {
+	a.t.Helper()
+	part := object{"mediaType": "text/plain", "digest": a.pushDirectly(name, text), "size": len(text)}
+	m, err := json.Marshal(object{
+		"schemaVersion": 2, "mediaType": pulp.OCIManifest, "artifactType": "application/vnd.example.note", "config": part, "layers": []object{part},
+		"subject": object{"mediaType": pulp.OCIManifest, "digest": subject, "size": 1},
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	d := digest.FromBytes(m)
+	a.direct(http.StatusCreated, http.MethodPut, a.upstream+"/v2/"+name+"/manifests/"+string(d), pulp.OCIManifest, string(m))
 	return d
 }
 
@@ -251,6 +279,28 @@ func TestUnsignableImageStopsNoOthers(t *testing.T) {
 	again, err := a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app")
 	if err != nil || again.Version != nil || len(again.Fresh) != 0 || !strings.Contains(again.Refused, "It is not to be signed.") {
 		t.Errorf("the next adoption made %+v, %v, tells anew of %v, and refuses all for %q", again.Version, err, again.Fresh, again.Refused)
+	}
+}
+
+// What refers to an image is adopted with it, and what refers to that, where the upstream lists them. What is wrong with it, and lists without an end, keep nothing out.
+func TestReferrersAreAdopted(t *testing.T) {
+	t.Parallel()
+	a := newAdopting(t)
+	app := a.imageDirectly("company/app", "one", "v1", layerType)
+	review := a.attachDirectly("company/app", "review", app)
+	seal := a.attachDirectly("company/app", "seal", review)
+	a.refers = map[digest.Digest][]digest.Digest{app: {digest.FromString("gone"), review}, review: {seal}, seal: {app, review}}
+	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v1", nil)
+	for subject, referrer := range map[digest.Digest]digest.Digest{app: review, review: seal} {
+		if list := a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/referrers/"+string(subject), nil); strings.Count(list.body, "sha256:") != 1 || !strings.Contains(list.body, string(referrer)) {
+			t.Errorf("to %s refers %s, want %s", subject, list.body, referrer)
+		}
+	}
+	// One that was deleted here does not come with another image.
+	a.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/company/app/manifests/"+string(review), nil)
+	a.refers[a.imageDirectly("company/app", "two", "v2", layerType)] = []digest.Digest{review}
+	if found, err := a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app"); err != nil || found.Version == nil || found.Version.Counts[pulp.KindManifest].Added != 1 {
+		t.Errorf("the next adoption made %+v, %v", found.Version, err)
 	}
 }
 

@@ -96,6 +96,8 @@ type Manifests interface {
 	Resolve(ctx context.Context, name, reference string) (digest.Digest, error)
 	// Tags returns all tags of a name, in the upstream's order. ErrNotFound when it knows no such name.
 	Tags(ctx context.Context, name string) ([]string, error)
+	// Referrers returns the digests of the manifests that refer to one. ErrUnsupported when the upstream does not list them.
+	Referrers(ctx context.Context, name string, subject digest.Digest) ([]digest.Digest, error)
 	// Catalog returns the names of all repositories. ErrUnsupported when the upstream does not list them.
 	Catalog(ctx context.Context) ([]string, error)
 }

@@ -32,6 +32,8 @@ const (
 	missKept   = 10 * time.Second
 	maxPull    = 5 * time.Minute // for what one pull adopts
 	maxMisses  = 10_000
+
+	maxReferrers = 1000 // that are adopted of one manifest's
 )
 
 // Adopter adopts. It is safe for concurrent use.
@@ -111,6 +113,7 @@ func (a *Adopter) pull(ctx context.Context, who, name, reference string) (bool, 
 	if err := r.take(ctx, d, 0); err != nil {
 		return false, err
 	}
+	wanted.Manifests = append(wanted.Manifests, r.attached...)
 	_, err = r.commit(ctx, wanted)
 	return err == nil, err
 }
@@ -173,11 +176,13 @@ type run struct {
 	repo pulp.Repository
 	why  notary.Reason
 
-	silent atomic.Int64 // tags that the upstream gave no answer about
+	silent   atomic.Int64 // tags that the upstream gave no answer about
+	unlisted atomic.Bool  // the upstream does not list what refers to manifests
 
-	mu    sync.Mutex
-	taken map[digest.Digest]bool
-	drift []store.Drift
+	mu       sync.Mutex
+	taken    map[digest.Digest]bool
+	attached []digest.Digest // what refers to what was taken
+	drift    []store.Drift
 }
 
 func (a *Adopter) of(repo pulp.Repository, why notary.Reason) *run {
@@ -280,7 +285,58 @@ func (r *run) fetch(ctx context.Context, d digest.Digest, have store.Have, m pul
 			return err
 		}
 	}
-	return r.Store.FetchedManifest(ctx, r.repo.ID, m)
+	if err := r.Store.FetchedManifest(ctx, r.repo.ID, m); err != nil {
+		return err
+	}
+	return r.takeReferrers(ctx, d, depth)
+}
+
+// takeReferrers takes what refers to a manifest, where the upstream lists that, but for what was removed here. Where it does not, clients keep the list under a tag. Nothing that is wrong
+// with what refers to an image keeps the image out.
+func (r *run) takeReferrers(ctx context.Context, d digest.Digest, depth int) error {
+	if r.unlisted.Load() || depth >= maxNesting {
+		return nil
+	}
+	r.mu.Lock()
+	r.taken[d] = true // whatever the upstream says refers to what
+	r.mu.Unlock()
+	var found []digest.Digest
+	err := r.insist(ctx, func() (err error) { found, err = r.Upstream.Referrers(ctx, r.repo.UpstreamName(), d); return err })
+	switch {
+	case err == nil:
+	case r.gone(ctx, err):
+		return err
+	case !errors.Is(err, storage.ErrAway):
+		r.unlisted.Store(true)
+		fallthrough
+	default:
+		if !errors.Is(err, storage.ErrUnsupported) {
+			r.Log.WarnContext(ctx, "what refers to a manifest not adopted", slog.String("repository", r.repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
+		}
+		return nil
+	}
+	for _, referrer := range found[:min(len(found), maxReferrers)] {
+		had, err := r.Store.HadManifest(ctx, r.repo.ID, referrer)
+		if err != nil {
+			return err
+		}
+		if had {
+			continue
+		}
+		err = r.take(ctx, referrer, depth+1)
+		_, left := leftOut(err)
+		switch {
+		case err == nil:
+			r.mu.Lock()
+			r.attached = append(r.attached, referrer)
+			r.mu.Unlock()
+		case !left && r.Away(ctx, err):
+			return err
+		default:
+			r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name), slog.String("digest", string(referrer)), slog.String("subject", string(d)), slog.Any("err", err))
+		}
+	}
+	return nil
 }
 
 // takeBlob writes down that a blob lies upstream, under the repository's name.

@@ -147,6 +147,7 @@ func (a *Adopter) compare(ctx context.Context, why notary.Reason, repo pulp.Repo
 func (r *run) conclude(ctx context.Context, how How, before map[string]store.UpstreamTag, wanted store.Adopted) (Found, error) {
 	found := Found{}
 	refused := map[string]string{}
+	wanted.Manifests = r.attached
 	var err error
 	if found.Version, err = r.commitApart(ctx, wanted, slices.Collect(maps.Keys(wanted.Tags)), refused); err != nil { // in no order: see maxRefused
 		return Found{}, err
@@ -180,7 +181,7 @@ const maxRefused = 20
 // commitApart makes a version of those wanted tags that are named or, when something is wrong with them, versions of the halves: what is refused, an image that cannot be signed
 // for one, keeps nothing else out. It returns the last version, and puts in refused why which tags are left out.
 func (r *run) commitApart(ctx context.Context, wanted store.Adopted, names []string, refused map[string]string) (*pulp.Version, error) {
-	some := store.Adopted{RepositoryID: wanted.RepositoryID, Tags: make(map[string]store.AdoptedTag, len(names))}
+	some := store.Adopted{RepositoryID: wanted.RepositoryID, Tags: make(map[string]store.AdoptedTag, len(names)), Manifests: wanted.Manifests}
 	for _, name := range names {
 		some.Tags[name] = wanted.Tags[name]
 	}

@@ -36,6 +36,29 @@ func (s *Storage) Tags(ctx context.Context, name string) ([]string, error) {
 	return all, err
 }
 
+// Referrers implements storage.Manifests.
+func (s *Storage) Referrers(ctx context.Context, name string, subject digest.Digest) ([]digest.Digest, error) {
+	var all []digest.Digest
+	q := request{method: http.MethodGet, name: name, path: "/referrers/" + string(subject), header: http.Header{"Accept": {"application/vnd.oci.image.index.v1+json"}}}
+	err := s.pages(ctx, q, func(page []byte) (int, error) {
+		var list struct {
+			Manifests []struct{ Digest digest.Digest }
+		}
+		err := json.Unmarshal(page, &list)
+		for _, m := range list.Manifests {
+			if err == nil {
+				err = m.Digest.Validate()
+			}
+			all = append(all, m.Digest)
+		}
+		return len(all), err
+	})
+	if errors.Is(err, errNoList) {
+		return nil, storage.ErrUnsupported
+	}
+	return all, err
+}
+
 // Catalog implements storage.Manifests.
 func (s *Storage) Catalog(ctx context.Context) ([]string, error) {
 	var all []string

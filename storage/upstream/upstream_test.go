@@ -320,6 +320,13 @@ func TestLists(t *testing.T) {
 			_, _ = io.WriteString(w, `{"tags":["a"]}`)
 		case "/v2/company/none/tags/list?":
 			_, _ = io.WriteString(w, `{"tags":null}`)
+		case "/v2/company/app/referrers/" + string(digest.FromString("image")) + "?":
+			w.Header().Set("Link", `<?page=2>; rel="next"`)
+			_, _ = io.WriteString(w, `{"manifests":[{"digest":"`+string(digest.FromString("one"))+`"}]}`)
+		case "/v2/company/app/referrers/" + string(digest.FromString("image")) + "?page=2":
+			_, _ = io.WriteString(w, `{"manifests":[{"digest":"`+string(digest.FromString("two"))+`"}]}`)
+		case "/v2/company/app/referrers/" + string(digest.FromString("bad")) + "?":
+			_, _ = io.WriteString(w, `{"manifests":[{"digest":"../../else"}]}`)
 		case "/v2/_catalog?":
 			_, _ = io.WriteString(w, `{"repositories":["company/app","companyother/app","else","company/deep/app"]}`)
 		default:
@@ -340,6 +347,16 @@ func TestLists(t *testing.T) {
 		if _, err := s.Tags(t.Context(), name); !errors.Is(err, storage.ErrAway) {
 			t.Errorf("Tags of %s = %v", name, err)
 		}
+	}
+	found, err := s.Referrers(t.Context(), "app", digest.FromString("image"))
+	if err != nil || !slices.Equal(found, []digest.Digest{digest.FromString("one"), digest.FromString("two")}) {
+		t.Errorf("Referrers = %v, %v", found, err)
+	}
+	if _, err := s.Referrers(t.Context(), "app", digest.FromString("bad")); !errors.Is(err, storage.ErrAway) {
+		t.Errorf("Referrers that are no digests = %v", err)
+	}
+	if _, err := s.Referrers(t.Context(), "app", digest.FromString("else")); !errors.Is(err, storage.ErrUnsupported) {
+		t.Errorf("Referrers where none are listed = %v", err)
 	}
 	if names, err := s.Catalog(t.Context()); err != nil || !slices.Equal(names, []string{"app", "deep/app"}) {
 		t.Errorf("Catalog = %v, %v", names, err)

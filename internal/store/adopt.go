@@ -309,7 +309,7 @@ func (s *Store) HeldManifests(ctx context.Context, repositoryID string) ([]diges
 }
 
 // BroughtManifest says whether a manifest of a repository was once brought upstream under the repository's name, within, as far as is known: a tag of any version stood for it,
-// or for a list with it, and was written; or it has a subject, and a layer there; or a hidden tag keeps it. What was copied here by its digest alone was not.
+// or for a list with it, and was written; or its config lies there, or a layer of what has a subject; or a hidden tag keeps it. What was copied here by its digest alone was not.
 func (s *Store) BroughtManifest(ctx context.Context, repositoryID string, d digest.Digest, within string) (bool, error) {
 	var brought bool
 	err := s.read.QueryRowContext(ctx, `
@@ -321,7 +321,7 @@ func (s *Store) BroughtManifest(ctx context.Context, repositoryID string, d dige
 		SELECT EXISTS (SELECT 1 FROM above a JOIN tag t ON t.manifest_id = a.id JOIN repository_content c ON c.repository_id = $2 AND c.kind = $4 AND c.content_id = t.id
 		                WHERE c.version_removed IS NOT NULL OR NOT EXISTS (SELECT 1 FROM upstream_tag u WHERE u.repository_id = $2 AND u.name = c.key AND u.dirty))
 		    OR EXISTS (SELECT 1 FROM manifest m JOIN manifest_blob mb ON mb.manifest_id = m.id JOIN blob b ON b.digest = mb.digest
-		                WHERE m.digest = $1 AND m.subject IS NOT NULL AND mb.position >= 0 AND b.location = $5)
+		                WHERE m.digest = $1 AND (m.subject IS NOT NULL) = (mb.position >= 0) AND b.size > 2 AND b.location = $5) -- {} is many artifacts' config
 		    OR EXISTS (SELECT 1 FROM upstream_keep k WHERE k.repository_id = $2 AND k.digest = $1)`,
 		d, repositoryID, pulp.KindManifest, pulp.KindTag, within).Scan(&brought)
 	return brought, err

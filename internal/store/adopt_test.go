@@ -455,6 +455,17 @@ func TestBroughtManifest(t *testing.T) {
 		t.Fatal(err)
 	}
 	brought(id, artifact.Digest, true)
+
+	adopted := fetchImage(t, s, id, "theirs")
+	for _, repositoryID := range []string{id, other} { // it lies under the first one's name
+		if _, err := s.CommitAdopted(t.Context(), Adopted{RepositoryID: repositoryID, Manifests: []digest.Digest{fetchImage(t, s, repositoryID, "theirs")}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	brought(id, adopted, true)
+	if got, err := s.BroughtManifest(t.Context(), other, adopted, "acme/copy"); err != nil || got {
+		t.Errorf("BroughtManifest under another name = %t, %v", got, err)
+	}
 }
 
 // TestRemovedManifests remembers what was taken out of a repository when no version holds it any more.

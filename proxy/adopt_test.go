@@ -304,7 +304,7 @@ func TestReferrersAreAdopted(t *testing.T) {
 	}
 }
 
-// A deep look tells of what the upstream has lost. What was copied by its digest alone is not under the other name there, and is not lost.
+// A deep look tells of what the upstream has lost. Of what was copied by its digest alone it has not the manifest under the other name, and the blobs are not lost.
 func TestDeepLookAtCopies(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t)
@@ -335,13 +335,14 @@ func TestDeepLookAtCopies(t *testing.T) {
 			t.Errorf("with %q lost upstream, %s differs in %v, want %v", a.loses, repo.Name, got, want)
 		}
 	}
-	differs(to)
+	manifest := "manifest " + string(d)
+	differs(from)
+	differs(to, manifest) // which is nowhere under this name; its blobs are where it was copied from
 	a.loses = layer
-	differs(to, "blob "+string(layer))
+	differs(to, "blob "+string(layer), manifest)
 	differs(from, "blob "+string(layer))
 	a.loses = d
-	differs(to)
-	differs(from, "manifest "+string(d))
+	differs(from, manifest)
 }
 
 // What the upstream refuses to give keeps nothing else from being adopted, however much it is.

@@ -309,8 +309,8 @@ func lateness(t store.UpstreamTag, d digest.Digest) string {
 	}
 }
 
-// look asks the upstream for everything that any version of the repository holds. What was copied from another repository by its digest alone lies under the other's name, and
-// is not looked for under this one.
+// look asks the upstream for everything that any version of the repository holds. The blobs of what was copied from another repository by its digest alone lie under the
+// other's name.
 func (r *run) look(ctx context.Context) error {
 	manifests, err := r.Store.HeldManifests(ctx, r.repo.ID)
 	if err != nil {
@@ -338,12 +338,9 @@ func (r *run) look(ctx context.Context) error {
 	for _, d := range manifests {
 		group.Go(func() error {
 			err := r.insist(working, func() error { _, err := r.Upstream.Resolve(working, r.repo.UpstreamName(), string(d)); return err })
-			if !errors.Is(err, storage.ErrNotFound) {
-				return err
-			}
-			brought, err := r.Store.BroughtManifest(working, r.repo.ID, d, r.repo.UpstreamName())
-			if err == nil && brought {
+			if errors.Is(err, storage.ErrNotFound) {
 				r.differs("manifest", string(d), d, "", r.putBack(working, d))
+				return nil
 			}
 			return err
 		})
@@ -356,17 +353,17 @@ func (r *run) stat(ctx context.Context, within string, d digest.Digest) error {
 	return r.insist(ctx, func() error { _, err := r.Blobs.Storage.Stat(ctx, within, d); return err })
 }
 
-// putBack puts a manifest back that the upstream has removed, and says what came of it.
+// putBack puts a manifest where the upstream does not have it, by removing it or because only this registry knew of it there, and says what came of that.
 func (r *run) putBack(ctx context.Context, d digest.Digest) string {
 	if !r.Keep {
-		return "The upstream has removed it; pulls by it through here go on as long as its blobs are there."
+		return "The upstream does not have it under this name; pulls by it through here go on as long as its blobs are there."
 	}
 	if err := r.Put(ctx, r.repo, pulp.KeepTag(d), d); err != nil {
 		r.Log.WarnContext(ctx, "manifest not put back upstream", slog.String("repository", r.repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
-		return "The upstream has removed it, and does not take it back."
+		return "The upstream does not have it under this name, and does not take it."
 	}
 	if err := r.Store.KeptManifest(ctx, store.Kept{RepositoryID: r.repo.ID, Repository: r.repo.Name, Digest: d}); err != nil {
-		return "The upstream had removed it; it has been put back for now."
+		return "The upstream did not have it under this name; it has been put there for now."
 	}
-	return "The upstream had removed it; it has been put back."
+	return "The upstream did not have it under this name; it has been put there."
 }

@@ -308,31 +308,6 @@ func (s *Store) HeldManifests(ctx context.Context, repositoryID string) ([]diges
 	return collect(ctx, s.read, scanDigest, `SELECT DISTINCT key FROM repository_content WHERE repository_id = $1 AND kind = $2 ORDER BY key`, repositoryID, pulp.KindManifest)
 }
 
-// BroughtManifest says whether a manifest of a repository was brought upstream under the name that the repository has there, within, as far as is known: a tag stands for it, or for a
-// list with it, and was written; or its config lies there, or that of an image of it, or a layer of what has a subject; or a hidden tag keeps it. What was copied here by its digest alone
-// was not, nor what was there before the repository was renamed.
-func (s *Store) BroughtManifest(ctx context.Context, repositoryID string, d digest.Digest, within string) (bool, error) {
-	var brought bool
-	err := s.read.QueryRowContext(ctx, `
-		WITH RECURSIVE above (id, digest) AS (
-			SELECT m.id, m.digest FROM manifest m WHERE m.digest = $1
-			UNION
-			SELECT m.id, m.digest FROM above a JOIN manifest_child e ON e.digest = a.digest JOIN manifest m ON m.id = e.manifest_id
-			  JOIN repository_content c ON c.repository_id = $2 AND c.kind = $3 AND c.content_id = m.id),
-		image (id, subject) AS (
-			SELECT m.id, m.subject FROM manifest m WHERE m.digest = $1
-			UNION
-			SELECT m.id, m.subject FROM manifest l JOIN manifest_child e ON e.manifest_id = l.id JOIN manifest m ON m.digest = e.digest WHERE l.digest = $1)
-		SELECT EXISTS (SELECT 1 FROM above a JOIN tag t ON t.manifest_id = a.id
-		                 JOIN repository_content c ON c.repository_id = $2 AND c.kind = $4 AND c.content_id = t.id AND c.version_removed IS NULL
-		                WHERE NOT EXISTS (SELECT 1 FROM upstream_tag u WHERE u.repository_id = $2 AND u.name = c.key AND u.dirty))
-		    OR EXISTS (SELECT 1 FROM image i JOIN manifest_blob mb ON mb.manifest_id = i.id JOIN blob b ON b.digest = mb.digest
-		                WHERE (i.subject IS NOT NULL) = (mb.position >= 0) AND b.size > 2 AND b.location = $5) -- {} is the config of many artifacts
-		    OR EXISTS (SELECT 1 FROM upstream_keep k WHERE k.repository_id = $2 AND k.digest = $1)`,
-		d, repositoryID, pulp.KindManifest, pulp.KindTag, within).Scan(&brought)
-	return brought, err
-}
-
 // HeldBlobs returns the blobs that a repository holds in any version and whose bytes lie in the storage.
 func (s *Store) HeldBlobs(ctx context.Context, repositoryID string) ([]pulp.Blob, error) {
 	return collect(ctx, s.read, scanBlob, `

@@ -408,65 +408,6 @@ func TestAdoptTargetAfterDelete(t *testing.T) {
 	}
 }
 
-// TestBroughtManifest knows what was brought upstream under its repository's name from what was copied by its digest alone, or was there under an older name.
-func TestBroughtManifest(t *testing.T) {
-	t.Parallel()
-	s := open(t)
-	s.KeepOutbox()
-	id, other := target(t, s, "acme/app").Repository.ID, target(t, s, "acme/copy").Repository.ID
-	brought := func(repositoryID, within string, want bool, manifests ...digest.Digest) {
-		t.Helper()
-		for _, d := range manifests {
-			if got, err := s.BroughtManifest(t.Context(), repositoryID, d, within); err != nil || got != want {
-				t.Errorf("BroughtManifest of %s under %s = %t, %v, want %t", d, within, got, err, want)
-			}
-		}
-	}
-	// pushed brings a manifest that names one blob for config and layer, under the first repository's name.
-	pushed := func(text string, subject digest.Digest) pulp.Manifest {
-		t.Helper()
-		b := pulp.Blob{Digest: digest.FromString(text), Size: int64(len(text)), Location: "acme/app"}
-		if err := s.CommitBlob(t.Context(), id, b, "", 0); err != nil {
-			t.Fatal(err)
-		}
-		m := image(pulp.Descriptor{Digest: b.Digest, Size: b.Size}, pulp.Descriptor{Digest: b.Digest, Size: b.Size})
-		m.Subject = subject
-		if _, err := s.PutManifest(t.Context(), PutManifest{RepositoryID: id, Manifest: m}); err != nil {
-			t.Fatal(err)
-		}
-		return m
-	}
-	child := pushed("amd64", "")
-	list := index(child)
-	if _, err := s.PutManifest(t.Context(), PutManifest{RepositoryID: id, Manifest: list, Tags: []string{"multi"}}); err != nil {
-		t.Fatal(err)
-	}
-	artifact := pushed("a bill", child.Digest)
-	all := []digest.Digest{list.Digest, child.Digest, artifact.Digest}
-	brought(id, "acme/app", true, all...)
-
-	v, err := s.CopyContent(t.Context(), nil, other, Copy{RepositoryID: id, Number: 2, Digests: []string{string(list.Digest), string(artifact.Digest)}})
-	if err != nil || v.Counts[pulp.KindManifest].Present != 3 {
-		t.Fatal(v, err)
-	}
-	brought(other, "acme/copy", false, all...)
-	if err := s.KeptManifest(t.Context(), Kept{RepositoryID: other, Repository: "acme/copy", Digest: child.Digest}); err != nil {
-		t.Fatal(err)
-	}
-	brought(other, "acme/copy", true, child.Digest)
-	brought(other, "acme/copy", false, list.Digest, artifact.Digest)
-
-	// Under a new name a tag brings what it stands for, once it is written.
-	brought(id, "acme/new", false, all...)
-	written(t, s)
-	brought(id, "acme/new", true, list.Digest, child.Digest)
-	if _, err := s.DeleteTag(t.Context(), id, "multi", nil); err != nil {
-		t.Fatal(err)
-	}
-	brought(id, "acme/new", false, all...)
-	brought(id, "acme/app", true, all...)
-}
-
 // TestRemovedManifests remembers what was taken out of a repository when no version holds it any more.
 func TestRemovedManifests(t *testing.T) {
 	t.Parallel()

@@ -202,7 +202,7 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 	if inFront {
 		e.adopter = &adopt.Adopter{
 			Store: s, Upstream: e.upstream, Blobs: e.blobs, Notary: e.notary, Log: p.log,
-			Type: pulp.RepositoryType(c.PushRepositoryType), Public: c.Upstream.AdoptPublic, Keep: c.Upstream.KeepManifests,
+			Type: pulp.RepositoryType(c.PushRepositoryType), Public: c.Upstream.AdoptPublic, Follow: c.Upstream.Follow, Keep: c.Upstream.KeepManifests,
 		}
 	}
 	e.worker = tasks.NewWorker(tasks.WorkerOptions{
@@ -281,7 +281,7 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 	if e.upstream != nil {
 		srv.background = append(srv.background, jobs.Outbox{Store: s, Upstream: e.upstream, Log: p.log, Adopter: e.adopter}.Run)
 		if every := c.Upstream.CompareEvery; every > 0 {
-			srv.background = append(srv.background, jobs.Comparer{Store: s, Adopter: e.adopter, Log: p.log, Every: every, Follow: c.Upstream.Follow}.Run)
+			srv.background = append(srv.background, jobs.Comparer{Store: s, Adopter: e.adopter, Log: p.log, Every: every}.Run)
 		}
 	}
 	keeper := jobs.Housekeeper{Store: s, Storage: e.storage, Log: p.log, Embedded: e.upstream == nil, Keep: jobs.Retention{
@@ -343,8 +343,11 @@ func (p *program) registry(s *store.Store, users *auth.Auth, e *engine, filler *
 	if c.UpstreamURL == "" {
 		o.InlineLimit = inlineLimit
 	}
-	if c.Upstream.AdoptOnPull && e.adopter != nil {
-		o.Adopt, o.AdoptPublic = e.adopter.Pulled, c.Upstream.AdoptPublic
+	if e.adopter != nil {
+		o.Current = e.adopter.Current
+		if c.Upstream.AdoptOnPull {
+			o.Adopt, o.AdoptPublic = e.adopter.Pulled, c.Upstream.AdoptPublic
+		}
 	}
 	return proxy.New(o), nil
 }

@@ -52,6 +52,9 @@ func newAdopting(t *testing.T) *adopting {
 			a.before()
 			return a.adopter.Pulled(ctx, who, name, reference)
 		}
+		o.Current = func(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error) {
+			return a.adopter.Current(ctx, who, repo, tag)
+		}
 	})
 	w.store.KeepOutbox()
 	to, err := url.Parse(b.url)
@@ -301,6 +304,41 @@ func TestReferrersAreAdopted(t *testing.T) {
 	a.refers[a.imageDirectly("company/app", "two", "v2", layerType)] = []digest.Digest{review}
 	if found, err := a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app"); err != nil || found.Version == nil || found.Version.Counts[pulp.KindManifest].Added != 1 {
 		t.Errorf("the next adoption made %+v, %v", found.Version, err)
+	}
+}
+
+// What somebody else has pushed to the upstream counts for a push that demands what a tag stands for, whether a comparison has seen it or not.
+func TestConditionsInFrontOfAnUpstream(t *testing.T) {
+	t.Parallel()
+	for name, follow := range map[string]bool{"followed": true, "not followed": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newAdopting(t)
+			a.adopter.Follow = follow
+			image := a.imageOf("company/app", "ours")
+			ours := digest.FromString(image)
+			put := func(status int, tag string, header ...string) {
+				t.Helper()
+				code := ""
+				if status == http.StatusPreconditionFailed {
+					code = "PRECONDITION_FAILED"
+				}
+				a.want(status, code, "admin", http.MethodPut, "/v2/company/app/manifests/"+tag, image, append([]string{"Content-Type", pulp.OCIManifest}, header...)...)
+			}
+			theirs := a.imageDirectly("company/app", "theirs", "v1", layerType)
+			put(http.StatusPreconditionFailed, "v1", "If-None-Match", "*")
+			put(http.StatusPreconditionFailed, string(ours)+"?tag=new&tag=v1", "If-None-Match", "*")
+			put(http.StatusPreconditionFailed, "v1", "If-Match", `"`+string(ours)+`"`)
+			a.want(http.StatusPreconditionFailed, "PRECONDITION_FAILED", "admin", http.MethodDelete, "/v2/company/app/manifests/v1", nil, "If-Match", `"`+string(ours)+`"`)
+			status := http.StatusPreconditionFailed // here it stands for something else
+			if follow {
+				status = http.StatusCreated
+			}
+			put(status, "v1", "If-Match", `"`+string(theirs)+`"`)
+			put(http.StatusCreated, "v1") // who demands nothing writes over it
+			put(http.StatusPreconditionFailed, "v1", "If-None-Match", "*")
+			put(http.StatusCreated, "new", "If-None-Match", "*")
+		})
 	}
 }
 

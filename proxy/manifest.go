@@ -205,6 +205,10 @@ func (c *call) manifestTarget(m pulp.Manifest) (store.Target, error) {
 
 // storeManifest stores a parsed manifest: upstream first, where there is one, by digest; then here.
 func (c *call) storeManifest(t store.Target, m pulp.Manifest, tags []string) error {
+	demanded := condition(c.r.Header)
+	if err := c.seeUpstream(t, tags, demanded); err != nil {
+		return err
+	}
 	if err := c.readConfig(t, &m); err != nil {
 		return err
 	}
@@ -213,13 +217,30 @@ func (c *call) storeManifest(t store.Target, m pulp.Manifest, tags []string) err
 			return err
 		}
 	}
-	put := store.PutManifest{RepositoryID: t.Repository.ID, Manifest: m, Tags: tags, RequireChildren: c.RequireIndexChildren, When: condition(c.r.Header)}
+	put := store.PutManifest{RepositoryID: t.Repository.ID, Manifest: m, Tags: tags, RequireChildren: c.RequireIndexChildren, When: demanded}
 	err := c.sealed(func(ctx context.Context) error {
 		_, err := c.Store.PutManifest(ctx, put)
 		return err
 	})
 	c.audit("push manifest", err, slog.String("digest", string(m.Digest)), slog.Any("tags", tags))
 	return err
+}
+
+// seeUpstream sees that tags of which something is demanded are not pushed to the upstream by somebody else as what it is not. What they stand for here the change itself looks at.
+func (c *call) seeUpstream(t store.Target, tags []string, demanded func(digest.Digest) bool) error {
+	if demanded == nil || c.Current == nil {
+		return nil
+	}
+	for _, tag := range tags {
+		shown, err := c.Current(c.r.Context(), c.who.name(), t.Repository, tag)
+		if err != nil {
+			return err
+		}
+		if shown != "" && !demanded(shown) {
+			return &store.TagMoved{Name: tag, Current: shown}
+		}
+	}
+	return nil
 }
 
 // maxConfig is how much of an image config is read for what it says of the image, in bytes.
@@ -296,6 +317,11 @@ func (c *call) deleteManifest() error {
 		return err
 	}
 	demanded := condition(c.r.Header)
+	if pulp.ValidTag(c.ref) {
+		if err := c.seeUpstream(t, []string{c.ref}, demanded); err != nil {
+			return err
+		}
+	}
 	switch dgst := digest.Digest(c.ref); {
 	case validDigest(dgst) && demanded != nil && !demanded(dgst):
 		err = newError(http.StatusPreconditionFailed, "PRECONDITION_FAILED", "The manifest is not what the request demands.", map[string]string{"digest": c.ref})

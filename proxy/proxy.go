@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/notary"
@@ -49,6 +51,8 @@ type Options struct {
 	HandOnRedirects bool
 	// Adopt takes what the upstream has under a repository's name and a tag or digest, and says whether to look again for it here; nil: pulls do not adopt.
 	Adopt func(ctx context.Context, who, name, reference string) (bool, error)
+	// Current finds out what an upstream shows under a tag that somebody else has pushed there, empty when nobody has, and may adopt it; nil: there is no upstream.
+	Current func(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error)
 	// AdoptPublic says that everybody may read the repositories that Adopt makes.
 	AdoptPublic bool
 	// ReadIdle is how long a client may send nothing in the middle of a body. 0 is a minute.

@@ -47,6 +47,8 @@ type Adopter struct {
 	Type pulp.RepositoryType
 	// Public says that everybody may read repositories that are made; else they are private.
 	Public bool
+	// Follow has what others push to the upstream become versions here by themselves.
+	Follow bool
 	// Keep has a hidden tag keep each manifest alive upstream that a version here holds and no tag there.
 	Keep bool
 
@@ -116,6 +118,33 @@ func (a *Adopter) pull(ctx context.Context, who, name, reference string) (bool, 
 	wanted.Manifests = append(wanted.Manifests, r.attached...)
 	_, err = r.commit(ctx, wanted)
 	return err == nil, err
+}
+
+// Current finds out, before a change that demands something of a tag, whether somebody else has pushed it to the upstream, and adopts that where it is followed. It returns what the
+// upstream shows then; empty when that is ours, or nothing. What others push between this and the writing through of the change nobody can know.
+func (a *Adopter) Current(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error) {
+	here, err := a.Store.UpstreamTags(ctx, repo.ID)
+	if err != nil {
+		return "", err
+	}
+	known := here[tag]
+	known.Name = tag
+	if known.Dirty || repo.RemoteID != "" {
+		return "", nil
+	}
+	r := a.of(repo, notary.Reason{Who: who})
+	var d digest.Digest
+	var take bool
+	if err := r.insist(ctx, func() (err error) { d, take, err = r.judgeTag(ctx, How{Follow: a.Follow}, known); return err }); err != nil {
+		return "", err
+	}
+	if d == known.Here || known.Ours(d) {
+		return "", nil
+	}
+	if take {
+		_, err = r.commit(ctx, store.Adopted{RepositoryID: repo.ID, Tags: map[string]store.AdoptedTag{tag: {Digest: d, Serial: known.Serial}}, Manifests: r.attached})
+	}
+	return d, err
 }
 
 // ours says whether it is this registry's to say what a reference stands for: a tag that it has, or is about to write through, or a manifest that it has had and that

@@ -139,7 +139,6 @@ type Comparer struct {
 	Adopter *adopt.Adopter
 	Log     *slog.Logger
 	Every   time.Duration // each repository is compared so often
-	Follow  bool          // what is found becomes versions here
 }
 
 // How the comparer works.
@@ -186,7 +185,7 @@ func (c Comparer) round(ctx context.Context) error {
 
 // compare compares one repository. What is wrong with it alone does not stop the others.
 func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
-	found, err := c.Adopter.Compare(ctx, notary.Reason{Who: "comparison"}, repo, adopt.How{Follow: c.Follow})
+	found, err := c.Adopter.Compare(ctx, notary.Reason{Who: "comparison"}, repo, adopt.How{Follow: c.Adopter.Follow})
 	switch {
 	case err == nil:
 		err = c.Store.HadTurn(ctx, repo.ID)

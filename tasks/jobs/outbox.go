@@ -19,7 +19,8 @@ import (
 // How the outbox works.
 const (
 	outboxEvery    = 250 * time.Millisecond // how often it is looked into
-	outboxPause    = 5 * time.Second        // after a failure that is not one tag's: the upstream or the database is away
+	outboxPause    = 5 * time.Second        // after a failure that is not one tag's: the upstream or the database is away; twice as long after each further one
+	outboxLongest  = 15 * time.Second       // and at most so long
 	outboxBatch    = 100                    // how many tags one look takes
 	outboxParallel = 4                      // how many of them are written at a time
 	outboxFirst    = time.Second            // how long a tag waits after its first failure; twice as long after each further one
@@ -39,6 +40,7 @@ type Outbox struct {
 // Run empties the outbox again and again until ctx ends.
 func (o Outbox) Run(ctx context.Context) {
 	var kept time.Time
+	pause := outboxPause
 	for {
 		if o.Adopter.Keep && time.Since(kept) > keepEvery {
 			if err := o.keep(ctx); err != nil && ctx.Err() == nil {
@@ -47,9 +49,11 @@ func (o Outbox) Run(ctx context.Context) {
 			kept = time.Now()
 		}
 		wait := outboxEvery
-		if err := o.empty(ctx); err != nil && ctx.Err() == nil {
-			o.Log.WarnContext(ctx, "outbox stopped early", slog.Any("err", err))
-			wait = outboxPause
+		if err := o.empty(ctx); err == nil {
+			pause = outboxPause
+		} else if ctx.Err() == nil {
+			o.Log.WarnContext(ctx, "tags wait to be written through", slog.Duration("again_after", pause), slog.Any("err", err))
+			wait, pause = pause, min(2*pause, outboxLongest)
 		}
 		select {
 		case <-ctx.Done():
@@ -112,7 +116,8 @@ func (o Outbox) keepOf(ctx context.Context, due []store.OutboxTag) error {
 	return nil
 }
 
-// send writes tags at the same time and notes what came of them, also when this process is about to end. The error is the database's.
+// send writes tags at the same time and notes what came of them, also when this process is about to end. It is an error that the upstream, or the database, does not answer to
+// anything: what waits for that need not wait any longer once it does.
 func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 	errs := make([]error, len(tags))
 	var sending sync.WaitGroup
@@ -122,9 +127,14 @@ func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 	sending.Wait()
 	noting := context.WithoutCancel(ctx)
 	var written []store.OutboxTag
+	var away error
 	for i, t := range tags {
 		if errs[i] == nil {
 			written = append(written, t)
+			continue
+		}
+		if errors.Is(errs[i], storage.ErrAway) && (away != nil || o.Adopter.Away(ctx, errs[i])) {
+			away = errs[i]
 			continue
 		}
 		wait := min(outboxFirst<<min(t.Attempts, 20), outboxMost)
@@ -134,7 +144,7 @@ func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 			return err
 		}
 	}
-	return o.Store.WroteTags(noting, written)
+	return errors.Join(o.Store.WroteTags(noting, written), away)
 }
 
 // write writes one tag and returns what the upstream goes on showing under it though it is gone here.

@@ -2,6 +2,7 @@ package jobs_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -190,23 +191,34 @@ func (c *counter) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// TestOutboxWhileTheUpstreamIsAway moves a tag away from an image that a hidden tag shall keep, while the upstream is away. The log says so now and then, and both are
-// written soon after it is back.
+// TestOutboxWhileTheUpstreamIsAway moves tags while the upstream is away, with hidden tags for what they leave and without. The log says so now and then, and all is written soon
+// after it is back.
 func TestOutboxWhileTheUpstreamIsAway(t *testing.T) {
 	t.Parallel()
-	log := &counter{Handler: slog.DiscardHandler}
-	f := newWorld(t).front(slog.New(log), true)
-	older := f.push("first", "a")
-	f.shows("a push", "a", older)
-	f.up.set(fault.Wrap(fault.Unavailable, storage.ErrAway, "down"))
-	newer := f.push("second", "a")
-	time.Sleep(3 * time.Second)
-	if n := log.warned.Load(); n < 1 || n > 2 {
-		t.Errorf("three seconds of an outage are worth %d warnings", n)
+	for name, keep := range map[string]bool{"with hidden tags": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			log := &counter{Handler: slog.DiscardHandler}
+			f := newWorld(t).front(slog.New(log), keep)
+			older := f.push("first", "a")
+			f.shows("a push", "a", older)
+			f.up.set(fault.Wrap(fault.Unavailable, storage.ErrAway, "down"))
+			newer := f.push("second", "a")
+			for i := range 10 {
+				f.push("second", fmt.Sprintf("another-%d", i))
+			}
+			time.Sleep(3 * time.Second)
+			if n := log.warned.Load(); n < 1 || n > 2 {
+				t.Errorf("three seconds of an outage are worth %d warnings", n)
+			}
+			f.up.set(nil)
+			f.shows("the tag", "a", newer)
+			f.shows("the last tag", "another-9", newer)
+			if keep {
+				f.shows("the older image", pulp.KeepTag(older), older)
+			}
+		})
 	}
-	f.up.set(nil)
-	f.shows("the tag", "a", newer)
-	f.shows("the older image", pulp.KeepTag(older), older)
 }
 
 // TestLateWritesAreSetRight has a write of a tag that was given up reach the upstream after what was done to the tag since. The next comparison has that done again, and takes

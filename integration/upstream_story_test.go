@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -123,5 +124,48 @@ func TestUpstreamReferrers(t *testing.T) {
 	}
 	if got := oras.must(t, "pull", "--plain-http", "--output", "pulled", there+"@"+seal); oras.read(t, "pulled/note.txt") != "application/vnd.example.seal" {
 		t.Errorf("what is pulled from there: %s", got)
+	}
+}
+
+// TestTakenAway signs in front of a registry and writes the signatures as a lookaside. With it, clients that demand them pull straight from that registry.
+func TestTakenAway(t *testing.T) {
+	t.Parallel()
+	need(t, "skopeo")
+	need(t, "jq")
+	need(t, "curl")
+	p := newPeer(t)
+	s := p.inFront(t)
+	pusher := asAdmin(t, s)
+	service := s.list(t, signingServices).Results[0]
+	key := write(t, filepath.Join(t.TempDir(), "public.asc"), text(service["public_key"]), 0o600)
+	pusher.push(t, ociLayout(t, image(t, "amd64", "one")), "company/app:1.0")
+	pusher.push(t, ociLayout(t, index(t, "many", "amd64", "arm64")), "company/app:multi")
+	s.finished(t, s.sign(t, text(s.repository(t, "company/app")["pulp_href"]), object{"manifest_signing_service": service["pulp_href"]}))
+	pusher.push(t, ociLayout(t, image(t, "amd64", "late")), "company/app:unsigned")
+	within(t, "the upstream has the tags", func() bool { return len(tagsOf(t, "http://"+p.address, "company/app", "")) == 3 })
+
+	lookaside := filepath.Join(t.TempDir(), "sigstore")
+	said := must(t, environment(t.TempDir(), "REGISTRY="+s.host, "USERNAME=admin", "PASSWORD="+adminPassword, "SCHEME=http", "DIR="+lookaside),
+		filepath.Join(shared.root, "deploy/examples/write-lookaside.sh"), "company/app")
+	if want := "3 signatures in " + lookaside + "\n"; said != want {
+		t.Errorf("the script says %q, want %q", said, want)
+	}
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	client := newContainers(t, &server{host: p.address})
+	write(t, filepath.Join(client.home, ".config/containers/registries.d/lookaside.yaml"), "docker:\n  "+p.address+":\n    lookaside: file://"+lookaside+"\n    sigstore: file://"+lookaside+"\n", 0o600)
+	remapped, err := json.Marshal(object{"default": []object{{"type": "reject"}}, "transports": object{"docker": object{p.address: []object{{
+		"type": "signedBy", "keyType": "GPGKeys", "keyPath": key,
+		"signedIdentity": object{"type": "remapIdentity", "prefix": p.address, "signedPrefix": s.host},
+	}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := write(t, filepath.Join(t.TempDir(), "policy.json"), string(remapped), 0o600)
+	for tag, want := range map[string]bool{"1.0": true, "multi": true, "unsigned": false} {
+		if said, err := client.pull(t, policy, "company/app:"+tag, "--override-arch", "amd64"); (err == nil) != want {
+			t.Errorf("skopeo copy of %s straight from the upstream: %v, want it to copy: %t\n%s", tag, err, want, said)
+		}
 	}
 }

@@ -318,7 +318,7 @@ func (p *program) openStorage() (storage.Storage, error) {
 		return embedded.New(p.ctx, embedded.Options{Driver: c.Storage.Driver, Parameters: c.Storage.Parameters})
 	}
 	return upstream.New(upstream.Options{
-		URL: c.UpstreamURL, Prefix: c.Upstream.Prefix, Username: c.Upstream.Username, Password: c.Upstream.Password.Reveal(),
+		URL: c.UpstreamURL, Prefix: c.Upstream.Prefix, Username: c.Upstream.Username, Password: c.Upstream.Password.Reveal(), PasswordFile: c.Upstream.PasswordFile,
 		Token: c.Upstream.Token.Reveal(), TokenHosts: c.Upstream.TokenHosts,
 		CAFile: c.Upstream.CAFile, InsecureSkipVerify: c.Upstream.InsecureSkipVerify,
 	})

@@ -105,7 +105,9 @@ type Upstream struct {
 	Prefix   string `yaml:"prefix" env:"PREFIX"`
 	Username string `yaml:"username" env:"USERNAME"`
 	Password Secret `yaml:"password" env:"PASSWORD"`
-	Token    Secret `yaml:"token" env:"TOKEN"` // a bearer token that is good for everything, in the place of a user
+	// PasswordFile is the file whose first line is the password, in the place of Password. It is read again each time it is needed.
+	PasswordFile string `yaml:"password_file" env:"PASSWORD_FILE"`
+	Token        Secret `yaml:"token" env:"TOKEN"` // a bearer token that is good for everything, in the place of a user
 	// TokenHosts are the host[:port] of token services beside the upstream's own host that may know the password.
 	TokenHosts []string `yaml:"token_hosts" env:"TOKEN_HOSTS"`
 	// Redirects of the upstream's: follow, or hand_on to clients, who then get blobs' bytes elsewhere.
@@ -341,6 +343,7 @@ func (c Config) validate() error {
 			"upstream.prefix: want a repository's name that ends in /, got %q", c.Upstream.Prefix),
 		check(c.Upstream.Redirects == "follow" || c.Upstream.Redirects == "hand_on", "upstream.redirects: want follow or hand_on, got %q", c.Upstream.Redirects),
 		check(c.Upstream.Token == "" || c.Upstream.Username == "", "upstream: either token, or username and password"),
+		check(c.Upstream.Password == "" || c.Upstream.PasswordFile == "", "upstream: either password or password_file"),
 		check(!slices.ContainsFunc(c.Upstream.TokenHosts, func(host string) bool { return !hostForm.MatchString(host) }),
 			"upstream.token_hosts: want host[:port], got %q", c.Upstream.TokenHosts),
 		check(c.Upstream.CompareEvery == 0 || c.Upstream.CompareEvery >= time.Second, "upstream.compare_every: want 0, or 1s or more, got %v", c.Upstream.CompareEvery),

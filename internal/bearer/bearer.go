@@ -46,6 +46,9 @@ func (e *RefusedError) Error() string { return fmt.Sprintf("%d at %s", e.Status,
 
 // Authority lets requests into one registry. It is safe for concurrent use.
 type Authority struct {
+	// Password returns the password of now, in the place of the one that New was given; nil: that one stays.
+	Password func() (string, error)
+
 	base     *url.URL
 	client   *http.Client
 	username string
@@ -90,8 +93,7 @@ func (a *Authority) Authorize(ctx context.Context, r *http.Request, scopes []str
 		r.Header.Set("Authorization", "Bearer "+a.fixed)
 		return nil
 	case basic:
-		r.SetBasicAuth(a.username, a.password)
-		return nil
+		return a.setBasic(r)
 	case realm == nil:
 		return nil
 	}
@@ -102,6 +104,18 @@ func (a *Authority) Authorize(ctx context.Context, r *http.Request, scopes []str
 		}
 	}
 	r.Header.Set("Authorization", "Bearer "+kept.text)
+	return nil
+}
+
+func (a *Authority) setBasic(r *http.Request) error {
+	password := a.password
+	if a.Password != nil {
+		var err error
+		if password, err = a.Password(); err != nil {
+			return err
+		}
+	}
+	r.SetBasicAuth(a.username, password)
 	return nil
 }
 
@@ -193,7 +207,9 @@ func (a *Authority) fetch(ctx context.Context, scopes []string) (token, error) {
 		return token{}, err
 	}
 	if a.mayKnow(&to) {
-		r.SetBasicAuth(a.username, a.password)
+		if err := a.setBasic(r); err != nil {
+			return token{}, err
+		}
 	}
 	res, err := a.client.Do(r)
 	if err != nil {

@@ -45,6 +45,7 @@ type Options struct {
 	Prefix             string // of the names there, empty or ending in /: `team/app` here is Prefix + `team/app` there
 	Username           string // empty: anonymous
 	Password           string
+	PasswordFile       string   // whose first line is the password, in the place of Password; it is read again each time, and may change
 	Token              string   // a bearer token that is good for everything, in the place of a user
 	TokenHosts         []string // host[:port] of token services beside the upstream's own host that may know the password
 	CAFile             string   // PEM certificates to trust beside the system's
@@ -88,7 +89,30 @@ func New(o Options) (*Storage, error) {
 	s.auth = bearer.New(base, s.client, o.Username, o.Password, func(realm *url.URL) bool {
 		return (realm.Scheme == "https" || base.Scheme == "http") && bearer.OneOf(realm, o.TokenHosts)
 	})
+	if o.PasswordFile != "" {
+		s.auth.Password = func() (string, error) { return firstLine(o.PasswordFile) }
+		if _, err := s.auth.Password(); err != nil {
+			return nil, err
+		}
+	}
 	return s, nil
+}
+
+// maxPassword is how many bytes of a password file are read: some clouds' passwords are long.
+const maxPassword = 64 << 10
+
+func firstLine(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", fmt.Errorf("upstream.password_file: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	text, err := io.ReadAll(io.LimitReader(f, maxPassword))
+	if err != nil {
+		return "", fmt.Errorf("upstream.password_file: %w", err)
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	return strings.TrimSuffix(line, "\r"), nil
 }
 
 func newTransport(o Options) (*http.Transport, error) {

@@ -9,6 +9,8 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -148,6 +150,51 @@ func TestCredentials(t *testing.T) {
 	s := open(t, basic(distribution(t)), upstream.Options{Username: "robot", Password: "wrong"})
 	if _, err := s.Stat(t.Context(), "suite/one", digest.FromString("x")); !fault.Is(err, fault.Unavailable) || strings.Contains(err.Error(), "wrong") {
 		t.Errorf("Stat with a wrong password = %v, want Unavailable without the password", err)
+	}
+}
+
+// TestPasswordFile changes the password there and in the file, in the middle of an upload too.
+func TestPasswordFile(t *testing.T) {
+	t.Parallel()
+	var wanted atomic.Value
+	file := filepath.Join(t.TempDir(), "password")
+	change := func(password, ending string) {
+		t.Helper()
+		wanted.Store(password)
+		if err := os.WriteFile(file, []byte(password+ending), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change("first", "\nand a remark")
+	next := distribution(t)
+	s := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "robot" || password != wanted.Load() {
+			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	}), upstream.Options{Username: "robot", PasswordFile: file})
+	u, err := s.Create(t.Context(), "suite/one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	change("second", "\r\n")
+	if _, err := u.ReadFrom(strings.NewReader("bytes")); err != nil {
+		t.Fatal(err)
+	}
+	change("third", "")
+	if err := u.Commit(t.Context(), digest.FromString("bytes")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Stat(t.Context(), "suite/one", digest.FromString("bytes")); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("Stat without the file = %v, want Unavailable", err)
+	}
+	if _, err := upstream.New(upstream.Options{URL: "http://localhost", Username: "robot", PasswordFile: file}); err == nil || !strings.Contains(err.Error(), "upstream.password_file") {
+		t.Errorf("a start without the file: %v", err)
 	}
 }
 

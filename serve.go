@@ -231,13 +231,24 @@ func (p *program) sameStorage(s *store.Store, inFront bool) error {
 	if inFront {
 		is, help = inUpstream, "unset COUNTERSIGN_UPSTREAM_URL"
 	}
-	was, err := s.SettingOrCreate(p.ctx, "storage", func() ([]byte, error) { return []byte(is), nil })
+	blobs, front, err := s.KnowsBlobs(p.ctx)
+	if err != nil {
+		return err
+	}
+	was, err := s.SettingOrCreate(p.ctx, "storage", func() ([]byte, error) {
+		switch { // databases from before it was written down
+		case front:
+			return []byte(inUpstream), nil
+		case blobs:
+			return []byte(inFiles), nil
+		}
+		return []byte(is), nil
+	})
 	if err != nil || string(was) == is {
 		return err
 	}
-	known, err := s.KnowsBlobs(p.ctx)
-	if err != nil || !known {
-		return errors.Join(err, s.PutSetting(p.ctx, "storage", []byte(is)))
+	if !blobs {
+		return s.PutSetting(p.ctx, "storage", []byte(is))
 	}
 	return fmt.Errorf("the images of this database lie in %s, and this configuration is for %s: %s, or begin with a data directory and a database of their own (COUNTERSIGN_DATA) and copy the images there", was, is, help)
 }

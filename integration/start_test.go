@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -53,28 +54,44 @@ func TestFirstStart(t *testing.T) {
 	s.get(t, pushRepos)
 }
 
-// TestAnotherStorage is refused where images lie that it has not, and taken where there are none.
+// TestAnotherStorage is refused where images lie that it has not, also in a database that does not say where they lie yet, and taken where there are none.
 func TestAnotherStorage(t *testing.T) {
 	t.Parallel()
+	need(t, "sqlite3")
 	upstream := startPeer(t)
-	s := startServer(t)
-	if err := s.Stop(); err != nil {
-		t.Fatal(err)
+	inFront := "COUNTERSIGN_UPSTREAM_URL=" + upstream
+	for name, c := range map[string]struct{ with, other, want string }{
+		"in front":       {inFront, "COUNTERSIGN_UPSTREAM_URL=", "the images of this database lie in an upstream registry, and this configuration is for storage of its own: set COUNTERSIGN_UPSTREAM_URL"},
+		"not yet before": {"COUNTERSIGN_UPSTREAM_URL=", inFront, "the images of this database lie in storage of its own, and this configuration is for an upstream registry: unset COUNTERSIGN_UPSTREAM_URL"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t, c.other)
+			if err := s.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			s.env = append(s.env, c.with)
+			s.command.Env = s.env
+			s.start(t) // nothing has been pushed
+			if _, err := s.pushTiny(t, "start/app", "v1", "storage"); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			refused := func(what string) {
+				t.Helper()
+				if said, err := s.cli(t, []string{c.other, "COUNTERSIGN_LISTEN=127.0.0.1:0"}, "serve"); err == nil || !strings.Contains(said, c.want) {
+					t.Errorf("%s: %v, %s", what, err, said)
+				}
+			}
+			refused("another storage")
+			must(t, s.env, "sqlite3", filepath.Join(s.data, "countersign.db"), "DELETE FROM setting WHERE name = 'storage'")
+			refused("another storage, and a database of an older version")
+			s.start(t)
+			s.get(t, pushRepos)
+		})
 	}
-	s.command.Env = append(slices.Clone(s.command.Env), "COUNTERSIGN_UPSTREAM_URL="+upstream)
-	s.start(t) // nothing has been pushed
-	if _, err := s.pushTiny(t, "start/app", "v1", "in front"); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	said, err := s.cli(t, []string{"COUNTERSIGN_LISTEN=127.0.0.1:0"}, "serve")
-	if err == nil || !strings.Contains(said, "the images of this database lie in an upstream registry") || !strings.Contains(said, "COUNTERSIGN_UPSTREAM_URL") {
-		t.Errorf("without the upstream: %v, %s", err, said)
-	}
-	s.start(t)
-	s.get(t, pushRepos)
 }
 
 // TestSecondServer is refused on a data directory that a server owns.

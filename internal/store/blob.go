@@ -207,8 +207,8 @@ func (c *change) dropPending(kind pulp.Kind, key string) error {
 	return err
 }
 
-// KnowsBlobs says whether there is any blob.
-func (s *Store) KnowsBlobs(ctx context.Context) (known bool, err error) {
-	err = s.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM blob)`).Scan(&known)
-	return known, err
+// KnowsBlobs says whether there is any blob, and whether tags were ever written through to an upstream.
+func (s *Store) KnowsBlobs(ctx context.Context) (blobs, upstream bool, err error) {
+	err = s.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM blob), EXISTS (SELECT 1 FROM upstream_tag)`).Scan(&blobs, &upstream)
+	return blobs, upstream, err
 }

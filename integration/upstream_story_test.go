@@ -150,6 +150,10 @@ func TestTakenAway(t *testing.T) {
 	if want := "3 signatures in " + lookaside + "\n"; said != want {
 		t.Errorf("the script says %q, want %q", said, want)
 	}
+	if said, err := output(t, environment(t.TempDir(), "REGISTRY="+s.host, "USERNAME=admin", "PASSWORD=wrong", "SCHEME=http", "DIR="+lookaside),
+		filepath.Join(shared.root, "deploy/examples/write-lookaside.sh"), "company/app"); err == nil {
+		t.Errorf("with a wrong password the script says %q", said)
+	}
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}

@@ -21,12 +21,16 @@ ask() { curl --fail-with-body --silent --show-error --config "$work/curl" "$@"; 
 written=0
 # write DIGEST: the signatures of one manifest
 write() {
-	local at=$DIR/$name@${1/:/=} n=0 content
+	local at=$DIR/$name@${1/:/=} n=0 status content
+	status=$(ask --write-out '%{http_code}' --output "$work/signatures" "$SCHEME://$REGISTRY/extensions/v2/$name/signatures/$1") ||
+		{ [ "$status" = 404 ] && return; cat "$work/signatures" >&2; exit 1; } # a list may name what is not there
+	jq -r '.signatures[].content' "$work/signatures" > "$work/contents"
+	rm -f "$at"/signature-*
 	while read -r content; do
 		n=$((n + 1))
 		mkdir -p "$at"
 		base64 -d <<< "$content" > "$at/signature-$n"
-	done < <(ask "$SCHEME://$REGISTRY/extensions/v2/$name/signatures/$1" | jq -r '.signatures[].content')
+	done < "$work/contents"
 	written=$((written + n))
 }
 

@@ -20,9 +20,10 @@ const forgettable = `
 	NOT EXISTS (SELECT 1 FROM pending_content s JOIN signature g ON g.id = s.content_id
 	             WHERE s.repository_id = p.repository_id AND s.kind = $3 AND s.touched >= $2 AND g.manifest_id = p.content_id)`
 
-// inRepository is the condition that a manifest m is in a version of p's repository or waits in it.
+// inRepository is the condition that a manifest m is in a version of p's repository or waits in it, to be signed perhaps.
 const inRepository = `(
 	EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = p.repository_id AND c.content_id = m.id) OR
+	EXISTS (SELECT 1 FROM fetched_content f WHERE f.repository_id = p.repository_id AND f.content_id = m.id) OR
 	EXISTS (SELECT 1 FROM pending_content q WHERE q.repository_id = p.repository_id AND q.content_id = m.id))`
 
 // SweepPendingManifests forgets that manifests wait which were pushed by digest, longest before a time, and which nothing refers to; and with them the signatures that wait for
@@ -125,10 +126,7 @@ func (t *tx) forget(u Unit, before time.Time) error {
 		_, err := t.exec(`
 			DELETE FROM pending_content WHERE (repository_id, kind, key) IN (
 				SELECT p.repository_id, p.kind, p.key FROM pending_content p
-				 WHERE p.kind = $1 AND p.content_id = $2 AND p.touched < $3 AND NOT EXISTS (
-					SELECT 1 FROM manifest_blob mb JOIN manifest m ON m.id = mb.manifest_id
-					  JOIN pending_content pm ON pm.repository_id = p.repository_id AND pm.kind = $4 AND pm.key = m.digest
-					 WHERE mb.digest = p.key))`, pulp.KindBlob, u.ID, micros(before), pulp.KindManifest)
+				 WHERE p.kind = $1 AND p.content_id = $2 AND p.touched < $4 AND NOT `+named+`)`, pulp.KindBlob, u.ID, pulp.KindManifest, micros(before))
 		return err
 	case pulp.KindTag, pulp.KindSignature: // tags wait nowhere, and signatures with their manifest alone
 		return nil

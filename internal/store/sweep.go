@@ -23,6 +23,12 @@ func (s *Store) SweepUploads(ctx context.Context, before time.Time, limit int) (
 	return swept, err
 }
 
+// named is the condition that a manifest which waits in p's repository, to be signed perhaps, names the blob p. $3 is the kind of manifests.
+const named = `EXISTS (
+	SELECT 1 FROM manifest_blob mb JOIN manifest m ON m.id = mb.manifest_id WHERE mb.digest = p.key AND (
+		EXISTS (SELECT 1 FROM pending_content pm WHERE pm.repository_id = p.repository_id AND pm.kind = $3 AND pm.key = m.digest) OR
+		EXISTS (SELECT 1 FROM fetched_content f WHERE f.repository_id = p.repository_id AND f.kind = $3 AND f.key = m.digest)))`
+
 // SweepPending forgets that blobs wait in repositories which nobody has touched since a time, unless a pending manifest there names them (D23). It returns
 // how many it forgot, at most limit.
 func (s *Store) SweepPending(ctx context.Context, before time.Time, limit int) (int64, error) {
@@ -35,10 +41,7 @@ func (s *Store) SweepPending(ctx context.Context, before time.Time, limit int) (
 		n, err = t.exec(`
 			DELETE FROM pending_content WHERE (repository_id, kind, key) IN (
 				SELECT p.repository_id, p.kind, p.key FROM pending_content p
-				 WHERE p.kind = $1 AND p.touched < $2 AND NOT EXISTS (
-					SELECT 1 FROM manifest_blob mb JOIN manifest m ON m.id = mb.manifest_id
-					  JOIN pending_content pm ON pm.repository_id = p.repository_id AND pm.kind = $3 AND pm.key = m.digest
-					 WHERE mb.digest = p.key)
+				 WHERE p.kind = $1 AND p.touched < $2 AND NOT `+named+`
 				 ORDER BY p.touched LIMIT $4)`, pulp.KindBlob, micros(before), pulp.KindManifest, limit)
 		return err
 	})

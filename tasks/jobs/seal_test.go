@@ -189,6 +189,36 @@ func TestAnImageThatCompletesAList(t *testing.T) {
 	w.wantSealed()
 }
 
+// What a list names stays while the list waits for its signatures, whoever asks for orphans to be removed.
+func TestAListThatWaitsKeepsItsImages(t *testing.T) {
+	t.Parallel()
+	w := sealed(t)
+	child, err := w.put("child")
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload := []byte(`{"list":1}`)
+	p := store.PutManifest{RepositoryID: w.repo.Repository.ID, Tags: []string{"multi"}, Manifest: pulp.Manifest{
+		Digest: digest.FromBytes(payload), MediaType: pulp.OCIIndex, SchemaVersion: 2, Payload: payload, Type: "index", Children: []pulp.Descriptor{{Digest: child}},
+	}}
+	var v *pulp.Version
+	swept := -1
+	err = w.notary.Seal(t.Context(), notary.Reason{Who: "alice"}, func(ctx context.Context) (err error) {
+		if v, err = w.store.PutManifest(ctx, p); err == nil {
+			return nil
+		}
+		soon := time.Now().Add(time.Second)
+		manifests, sweepErr := w.store.SweepPendingManifests(ctx, soon, 100)
+		blobs, blobErr := w.store.SweepPending(ctx, soon, 100)
+		swept = int(manifests + blobs)
+		return errors.Join(err, sweepErr, blobErr)
+	})
+	if err != nil || swept != 0 || v == nil || v.Counts[pulp.KindManifest].Added != 2 || v.Counts[pulp.KindBlob].Added != 1 {
+		t.Errorf("%d swept; the version is %+v, %v", swept, v, err)
+	}
+	w.wantSealed()
+}
+
 func TestAPushThatCannotBeSigned(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)

@@ -338,7 +338,49 @@ func TestConditionsInFrontOfAnUpstream(t *testing.T) {
 			put(http.StatusCreated, "v1") // who demands nothing writes over it
 			put(http.StatusPreconditionFailed, "v1", "If-None-Match", "*")
 			put(http.StatusCreated, "new", "If-None-Match", "*")
+
+			// What cannot be adopted is there all the same.
+			refused := a.imageDirectly("company/app", "refused", "v2", layerType)
+			a.refuses = func(d digest.Digest) bool { return d == refused }
+			put(http.StatusPreconditionFailed, "v2", "If-None-Match", "*")
+			// A hidden tag is nobody's to demand anything of.
+			hidden := pulp.KeepTag(theirs)
+			a.imageDirectly("company/app", "theirs", hidden, layerType)
+			for _, demand := range []string{`"sha256:1234"`, "*"} {
+				a.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodDelete, "/v2/company/app/manifests/"+hidden, nil, "If-Match", demand)
+			}
+			if list := a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/tags/list", nil); strings.Contains(list.body, hidden) {
+				t.Errorf("the tags: %s", list.body)
+			}
 		})
+	}
+}
+
+// What refers to an image of a list that cannot be adopted does not come alone.
+func TestNoReferrerComesAlone(t *testing.T) {
+	t.Parallel()
+	a := newAdopting(t)
+	byDigest := func(text string) digest.Digest {
+		return a.imageDirectly("company/app", text, string(a.imageDirectly("elsewhere", text, text, layerType)), layerType)
+	}
+	good, bad := byDigest("good"), byDigest("bad")
+	a.refers = map[digest.Digest][]digest.Digest{good: {a.attachDirectly("company/app", "review", good)}}
+	list, err := json.Marshal(object{"schemaVersion": 2, "mediaType": pulp.OCIIndex, "manifests": []object{
+		{"mediaType": pulp.OCIManifest, "digest": good, "size": 1}, {"mediaType": pulp.OCIManifest, "digest": bad, "size": 1},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.direct(http.StatusCreated, http.MethodPut, a.upstream+"/v2/company/app/manifests/list", pulp.OCIIndex, string(list))
+	a.loses = digest.FromString("layer bad")
+	found, err := a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app")
+	if err != nil || found.Version != nil || len(found.Drift) != 1 {
+		t.Errorf("the adoption made %+v, %v, and tells of %+v", found.Version, err, found.Drift)
+	}
+	a.loses = ""
+	found, err = a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app")
+	if err != nil || found.Version == nil || found.Version.Counts[pulp.KindManifest].Added != 4 {
+		t.Errorf("when it is whole, %+v, %v", found.Version, err)
 	}
 }
 

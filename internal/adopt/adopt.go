@@ -115,7 +115,7 @@ func (a *Adopter) pull(ctx context.Context, who, name, reference string) (bool, 
 	if err := r.take(ctx, d, 0); err != nil {
 		return false, err
 	}
-	wanted.Manifests = append(wanted.Manifests, r.attached...)
+	wanted.Attached = r.attached
 	_, err = r.commit(ctx, wanted)
 	return err == nil, err
 }
@@ -123,28 +123,31 @@ func (a *Adopter) pull(ctx context.Context, who, name, reference string) (bool, 
 // Current finds out, before a change that demands something of a tag, whether somebody else has pushed it to the upstream, and adopts that where it is followed. It returns what the
 // upstream shows then; empty when that is ours, or nothing. What others push between this and the writing through of the change nobody can know.
 func (a *Adopter) Current(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error) {
-	here, err := a.Store.UpstreamTags(ctx, repo.ID)
-	if err != nil {
-		return "", err
-	}
-	known := here[tag]
-	known.Name = tag
-	if known.Dirty || repo.RemoteID != "" {
+	if repo.RemoteID != "" || pulp.IsKeepTag(tag) {
 		return "", nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxPull)
+	defer cancel()
+	known, err := a.Store.UpstreamTag(ctx, repo.ID, tag)
+	if err != nil || known.Dirty {
+		return "", err
 	}
 	r := a.of(repo, notary.Reason{Who: who})
 	var d digest.Digest
 	var take bool
-	if err := r.insist(ctx, func() (err error) { d, take, err = r.judgeTag(ctx, How{Follow: a.Follow}, known); return err }); err != nil {
-		return "", err
+	err = r.insist(ctx, func() (err error) { d, take, err = r.judgeTag(ctx, How{Follow: a.Follow}, known); return err })
+	if err == nil && take {
+		_, err = r.commit(ctx, store.Adopted{RepositoryID: repo.ID, Tags: map[string]store.AdoptedTag{tag: {Digest: d, Serial: known.Serial}}, Attached: r.attached})
 	}
-	if d == known.Here || known.Ours(d) {
+	switch {
+	case err != nil && (d == "" || a.Away(ctx, err)):
+		return "", err
+	case err != nil: // it is there all the same
+		a.Log.WarnContext(ctx, "not adopted", slog.String("repository", repo.Name), slog.String("tag", tag), slog.Any("err", err))
+	case d == known.Here || known.Ours(d):
 		return "", nil
 	}
-	if take {
-		_, err = r.commit(ctx, store.Adopted{RepositoryID: repo.ID, Tags: map[string]store.AdoptedTag{tag: {Digest: d, Serial: known.Serial}}, Manifests: r.attached})
-	}
-	return d, err
+	return d, nil
 }
 
 // ours says whether it is this registry's to say what a reference stands for: a tag that it has, or is about to write through, or a manifest that it has had and that
@@ -160,8 +163,7 @@ func (a *Adopter) ours(ctx context.Context, name, reference string) (repo pulp.R
 		had, err := a.Store.HadManifest(ctx, repo.ID, digest.Digest(reference))
 		return repo, known, had, err
 	}
-	here, err := a.Store.UpstreamTags(ctx, repo.ID)
-	known = here[reference]
+	known, err = a.Store.UpstreamTag(ctx, repo.ID, reference)
 	return repo, known, known.Here != "" || known.Dirty || pulp.IsKeepTag(reference), err
 }
 
@@ -352,7 +354,7 @@ func (r *run) takeReferrers(ctx context.Context, d digest.Digest, depth int) err
 		if had {
 			continue
 		}
-		err = r.take(ctx, referrer, depth+1)
+		err = r.insist(ctx, func() error { return r.take(ctx, referrer, depth+1) })
 		_, left := leftOut(err)
 		switch {
 		case err == nil:

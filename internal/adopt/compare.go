@@ -1,6 +1,7 @@
 package adopt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -147,15 +148,15 @@ func (a *Adopter) compare(ctx context.Context, why notary.Reason, repo pulp.Repo
 func (r *run) conclude(ctx context.Context, how How, before map[string]store.UpstreamTag, wanted store.Adopted) (Found, error) {
 	found := Found{}
 	refused := map[string]string{}
-	wanted.Manifests = r.attached
+	wanted.Attached = r.attached
 	var err error
 	if found.Version, err = r.commitApart(ctx, wanted, slices.Collect(maps.Keys(wanted.Tags)), refused); err != nil { // in no order: see maxRefused
 		return Found{}, err
 	}
-	for name, why := range refused {
-		r.differs("tag", name, before[name].Here, wanted.Tags[name].Digest, "Somebody else has pushed it, and it cannot be adopted: "+why)
+	for _, name := range slices.Sorted(maps.Keys(refused)) {
+		r.differs("tag", name, before[name].Here, wanted.Tags[name].Digest, "Somebody else has pushed it, and it cannot be adopted: "+refused[name])
 		if found.Version == nil {
-			found.Refused = why
+			found.Refused = cmp.Or(found.Refused, refused[name])
 		}
 	}
 	if err := r.KeepAlive(ctx, r.repo.ID); err != nil { // of what others' pushes have taken the last tag from
@@ -181,7 +182,7 @@ const maxRefused = 20
 // commitApart makes a version of those wanted tags that are named or, when something is wrong with them, versions of the halves: what is refused, an image that cannot be signed
 // for one, keeps nothing else out. It returns the last version, and puts in refused why which tags are left out.
 func (r *run) commitApart(ctx context.Context, wanted store.Adopted, names []string, refused map[string]string) (*pulp.Version, error) {
-	some := store.Adopted{RepositoryID: wanted.RepositoryID, Tags: make(map[string]store.AdoptedTag, len(names)), Manifests: wanted.Manifests}
+	some := store.Adopted{RepositoryID: wanted.RepositoryID, Tags: make(map[string]store.AdoptedTag, len(names)), Attached: wanted.Attached}
 	for _, name := range names {
 		some.Tags[name] = wanted.Tags[name]
 	}
@@ -228,7 +229,7 @@ const maxSilent = 20
 // compareTag finds out what a tag stands for upstream, and returns it when it is to be adopted, and is ready for that. What is wrong with one tag is told, and ends nothing.
 func (r *run) compareTag(ctx context.Context, how How, t store.UpstreamTag) (digest.Digest, error) {
 	if t.Dirty { // ours is on its way there
-		if t.Attempts > 1 {
+		if t.Attempts > 0 {
 			r.differs("tag", t.Name, t.Here, "", "It waits to be written through; the upstream has not taken it so far, and the log says why.")
 		}
 		return "", nil

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -21,25 +22,37 @@ type UpstreamTag struct {
 	// Undeleted is what the upstream goes on showing though it is gone here: it does not delete.
 	Undeleted []digest.Digest
 	Dirty     bool // it is about to be written through
-	// Attempts is how often that was begun since it changed.
+	// Attempts is how often the upstream refused it since it changed.
 	Attempts int
 	Serial   int64 // counts its changes here; 0 for one that never had any
 }
 
+// UpstreamTag returns a tag of a repository, whether that has it or not.
+func (s *Store) UpstreamTag(ctx context.Context, repositoryID, name string) (UpstreamTag, error) {
+	tags, err := s.upstreamTags(ctx, repositoryID, ` AND name = $3`, name)
+	t := tags[name]
+	t.Name = name
+	return t, err
+}
+
 // UpstreamTags returns the tags that a repository has or has written through, by name.
 func (s *Store) UpstreamTags(ctx context.Context, repositoryID string) (map[string]UpstreamTag, error) {
+	return s.upstreamTags(ctx, repositoryID, "")
+}
+
+func (s *Store) upstreamTags(ctx context.Context, repositoryID, which string, name ...any) (map[string]UpstreamTag, error) {
 	all, err := collect(ctx, s.read, func(row scanner) (UpstreamTag, error) {
 		var t UpstreamTag
 		err := row.Scan(&t.Name, &t.Here, &t.Dirty, &t.Attempts, &t.Serial)
 		return t, err
 	}, `
 		SELECT n.name, COALESCE(m.digest, ''), COALESCE(u.dirty, FALSE), COALESCE(u.attempts, 0), COALESCE(u.serial, 0)
-		  FROM (SELECT key AS name FROM repository_content WHERE repository_id = $1 AND kind = $2 AND version_removed IS NULL
-		        UNION SELECT name FROM upstream_tag WHERE repository_id = $1) n
+		  FROM (SELECT key AS name FROM repository_content WHERE repository_id = $1 AND kind = $2 AND version_removed IS NULL`+strings.ReplaceAll(which, "name", "key")+`
+		        UNION SELECT name FROM upstream_tag WHERE repository_id = $1`+which+`) n
 		  LEFT JOIN repository_content c ON c.repository_id = $1 AND c.kind = $2 AND c.key = n.name AND c.version_removed IS NULL
 		  LEFT JOIN tag t ON t.id = c.content_id
 		  LEFT JOIN manifest m ON m.id = t.manifest_id
-		  LEFT JOIN upstream_tag u ON u.repository_id = $1 AND u.name = n.name`, repositoryID, pulp.KindTag)
+		  LEFT JOIN upstream_tag u ON u.repository_id = $1 AND u.name = n.name`, append([]any{repositoryID, pulp.KindTag}, name...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +69,7 @@ func (s *Store) UpstreamTags(ctx context.Context, repositoryID string) (map[stri
 		var w stale
 		err := row.Scan(&w.name, &w.digest, &w.ends)
 		return w, err
-	}, `SELECT name, digest, ends FROM upstream_stale WHERE repository_id = $1 AND ends >= $2`, repositoryID, micros(s.now()))
+	}, `SELECT name, digest, ends FROM upstream_stale WHERE repository_id = $1 AND ends >= $2`+which, append([]any{repositoryID, micros(s.now())}, name...)...)
 	for _, w := range shown {
 		t := tags[w.name]
 		if t.Name = w.name; w.ends == forever {
@@ -79,6 +92,7 @@ type Adopted struct {
 	RepositoryID string
 	Tags         map[string]AdoptedTag
 	Manifests    []digest.Digest // without a tag
+	Attached     []digest.Digest // what refers to others: it comes where those come or are
 }
 
 // AdoptedTag is what a tag stands for upstream, and the serial that it had here before the upstream was asked. One that has changed since is left out.
@@ -100,7 +114,7 @@ func (s *Store) CommitAdopted(ctx context.Context, a Adopted) (*pulp.Version, er
 			return err
 		}
 		w := Synced{RepositoryID: a.RepositoryID, Tags: wanted, Manifests: a.Manifests}
-		if err := steps(c.gather, func() error { return c.gatherSynced(w) }, c.addGathered); err != nil {
+		if err := steps(c.gather, func() error { return c.gatherSynced(w) }, func() error { return c.gatherAttached(a.Attached) }, c.addGathered); err != nil {
 			return err
 		}
 		for name := range wanted {
@@ -117,6 +131,29 @@ func (s *Store) CommitAdopted(ctx context.Context, a Adopted) (*pulp.Version, er
 		return err
 	})
 	return v, err
+}
+
+// gatherAttached gathers those of some fetched manifests whose subjects are gathered, or in the latest version.
+func (c *change) gatherAttached(manifests []digest.Digest) error {
+	if len(manifests) == 0 {
+		return nil
+	}
+	where := heldOrFetched(c.repo.ID)
+	for { // what refers to what refers to an image, too
+		n, err := c.tx.exec(`
+			INSERT INTO change_unit (kind, key, content_id)
+			SELECT CAST($1 AS BIGINT), u.digest, u.id FROM manifest u
+			 WHERE u.digest IN (SELECT j.value FROM json_each($2) j) AND NOT EXISTS (SELECT 1 FROM change_unit d WHERE d.kind = $4 AND d.key = u.digest)
+			   AND (EXISTS (SELECT 1 FROM change_unit s WHERE s.kind = $4 AND s.key = u.subject)
+			        OR EXISTS (SELECT 1 FROM repository_content h WHERE h.repository_id = $3 AND h.kind = $4 AND h.key = u.subject AND h.version_removed IS NULL))
+			   AND `+where.condition, append([]any{pulp.KindManifest, toJSON(manifests)}, append(where.args, pulp.KindManifest)...)...)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return steps(func() error { return c.gatherTree(where) }, c.checkGathered)
+		}
+	}
 }
 
 // unchanged returns the tags that have not changed here since their serials were read, and are not about to be written through.

@@ -54,7 +54,7 @@ type OutboxTag struct {
 	Name         string
 	Digest       string // what it stands for now; empty: it is gone
 	Serial       int64  // counts its changes here
-	Attempts     int    // to write it that were begun since it changed
+	Attempts     int    // to write it that the upstream refused since it changed
 	First        bool   // no other write of the same may be on its way. WritingTags says so
 	Undeleted    string // what the upstream goes on showing though it is gone here; empty: nothing. The writer's, for WroteTags
 }
@@ -71,7 +71,7 @@ func (s *Store) OutboxTags(ctx context.Context, limit int) ([]OutboxTag, error) 
 		  LEFT JOIN repository_content c ON c.repository_id = u.repository_id AND c.kind = $1 AND c.key = u.name AND c.version_removed IS NULL
 		  LEFT JOIN tag t ON t.id = c.content_id
 		  LEFT JOIN manifest m ON m.id = t.manifest_id
-		 WHERE u.dirty AND u.not_before <= $2 ORDER BY u.not_before LIMIT $3`, pulp.KindTag, micros(s.now()), limit)
+		 WHERE u.dirty AND u.not_before <= $2 ORDER BY u.not_before, u.attempts LIMIT $3`, pulp.KindTag, micros(s.now()), limit)
 }
 
 // WritingTags notes, before they are sent, what tags are about to be written as, or that they are about to be deleted: should this process end, or give a write up, it may
@@ -80,11 +80,7 @@ func (s *Store) WritingTags(ctx context.Context, tags []OutboxTag) error {
 	return s.inTxLazily(ctx, func(t *tx) (err error) {
 		for i := range tags {
 			o := &tags[i]
-			// First what refers to the repository, whose row pushes hold before their tags': else each could wait for the other.
 			if o.First, err = t.putStale(o.RepositoryID, o.Name, o.Digest, t.now+lateness.Microseconds()); err != nil {
-				return err
-			}
-			if _, err := t.exec(`UPDATE upstream_tag SET attempts = attempts + 1 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name); err != nil {
 				return err
 			}
 		}
@@ -109,11 +105,7 @@ func (s *Store) WroteTags(ctx context.Context, tags []OutboxTag) error {
 }
 
 func (t *tx) wroteTag(o OutboxTag) error {
-	// The row itself says whether the tag has changed: a push may hold it until just now, and what a subquery sees was read before.
-	_, err := t.exec(`UPDATE upstream_tag SET attempts = 0, dirty = dirty AND serial <> $3 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name, o.Serial)
-	if err != nil {
-		return err
-	}
+	// First what refers to the repository, whose row pushes hold before their tags': else each could wait for the other.
 	if err := t.dropStale(o.RepositoryID, o.Name); err != nil {
 		return err
 	}
@@ -123,15 +115,27 @@ func (t *tx) wroteTag(o OutboxTag) error {
 		}
 	}
 	if o.Undeleted != "" {
-		_, err = t.putStale(o.RepositoryID, o.Name, o.Undeleted, forever)
+		if _, err := t.putStale(o.RepositoryID, o.Name, o.Undeleted, forever); err != nil {
+			return err
+		}
 	}
+	// The row itself says whether the tag has changed: a push may hold it until just now, and what a subquery sees was read before.
+	_, err := t.exec(`UPDATE upstream_tag SET attempts = 0, dirty = dirty AND serial <> $3 WHERE repository_id = $1 AND name = $2`, o.RepositoryID, o.Name, o.Serial)
 	return err
 }
 
-// PutOffTag notes that a tag could not be written through, to be tried again after a while. What was sent may still arrive.
+// PutOffTag notes that the upstream did not take a tag, to be tried again after a while. What was sent may still arrive.
 func (s *Store) PutOffTag(ctx context.Context, o OutboxTag, wait time.Duration) error {
-	return s.inTx(ctx, func(t *tx) error {
-		_, err := t.exec(`UPDATE upstream_tag SET not_before = $3 WHERE repository_id = $1 AND name = $2 AND attempts > 0`, o.RepositoryID, o.Name, t.now+wait.Microseconds())
+	return s.putOff(ctx, o, wait, 1)
+}
+
+// LastInLine has a tag that was tried in vain wait behind those that were not: the upstream did not answer to anything.
+func (s *Store) LastInLine(ctx context.Context, o OutboxTag) error { return s.putOff(ctx, o, 0, 0) }
+
+func (s *Store) putOff(ctx context.Context, o OutboxTag, wait time.Duration, refusals int) error {
+	return s.inTxLazily(ctx, func(t *tx) error {
+		_, err := t.exec(`UPDATE upstream_tag SET not_before = $3, attempts = attempts + $4 WHERE repository_id = $1 AND name = $2 AND serial = $5`,
+			o.RepositoryID, o.Name, t.now+wait.Microseconds(), refusals, o.Serial)
 		return err
 	})
 }

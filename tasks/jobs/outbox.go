@@ -135,6 +135,9 @@ func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 		}
 		if errors.Is(errs[i], storage.ErrAway) && (away != nil || o.Adopter.Away(ctx, errs[i])) {
 			away = errs[i]
+			if err := o.Store.LastInLine(noting, t); err != nil {
+				return err
+			}
 			continue
 		}
 		wait := min(outboxFirst<<min(t.Attempts, 20), outboxMost)

@@ -31,13 +31,29 @@ type shelf struct {
 	mu   sync.Mutex
 	tags map[string]string
 	fail error
+	// breaks is a tag whose write takes the upstream down for a while, until then.
+	breaks string
+	until  time.Time
+	failed map[string]int // writes in vain, by tag
+}
+
+// down is why nothing can be had now. s.mu is held.
+func (s *shelf) down() error {
+	if s.fail == nil && time.Now().Before(s.until) {
+		return fault.Wrap(fault.Unavailable, storage.ErrAway, "down")
+	}
+	return s.fail
 }
 
 func (s *shelf) PutManifest(_ context.Context, name, reference, _ string, payload []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fail != nil {
-		return s.fail
+	if reference == s.breaks {
+		s.until = time.Now().Add(time.Second)
+	}
+	if err := s.down(); err != nil {
+		s.failed[reference]++
+		return err
 	}
 	s.tags[name+":"+reference] = string(digest.FromBytes(payload))
 	return nil
@@ -48,6 +64,8 @@ func (s *shelf) DeleteManifest(_ context.Context, name, reference string) error 
 	defer s.mu.Unlock()
 	if s.fail == nil {
 		delete(s.tags, name+":"+reference)
+	} else {
+		s.failed[reference]++
 	}
 	return s.fail
 }
@@ -76,7 +94,7 @@ func (s *shelf) Tags(_ context.Context, name string) (tags []string, _ error) {
 func (s *shelf) Ping(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.fail
+	return s.down()
 }
 
 func (s *shelf) holds(tag string) string {
@@ -92,6 +110,12 @@ func (s *shelf) arrive(tag string, d digest.Digest) {
 	if delete(s.tags, tag); d != "" {
 		s.tags[tag] = string(d)
 	}
+}
+
+func (s *shelf) inVain(tag string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed[tag]
 }
 
 func (s *shelf) set(err error) {
@@ -111,7 +135,7 @@ type fronted struct {
 func (w *world) front(log *slog.Logger, keep bool) fronted {
 	w.Helper()
 	w.store.KeepOutbox()
-	up := &shelf{tags: map[string]string{}}
+	up := &shelf{tags: map[string]string{}, failed: map[string]int{}}
 	f := fronted{w, up, &adopt.Adopter{Store: w.store, Upstream: up, Blobs: intake.Blobs{Storage: up, Foreign: true}, Notary: w.notary, Log: log, Keep: keep}}
 	ctx, stop := context.WithCancel(w.Context())
 	done := make(chan struct{})
@@ -158,8 +182,9 @@ func (f fronted) untag(name string) {
 func (f fronted) givenUp(name string, change func()) {
 	f.Helper()
 	f.up.set(fault.Wrap(fault.Unavailable, storage.ErrAway, "down"))
+	before := f.up.inVain(name)
 	change()
-	f.eventually(name+" is tried", func() bool { return f.tag(name).Attempts > 0 })
+	f.eventually(name+" is tried", func() bool { return f.up.inVain(name) > before })
 }
 
 func TestOutbox(t *testing.T) {
@@ -218,6 +243,26 @@ func TestOutboxWhileTheUpstreamIsAway(t *testing.T) {
 				f.shows("the older image", pulp.KeepTag(older), older)
 			}
 		})
+	}
+}
+
+// TestATagThatTakesTheUpstreamDown is tried again and again, and the others are written meanwhile.
+func TestATagThatTakesTheUpstreamDown(t *testing.T) {
+	t.Parallel()
+	f := newWorld(t).front(slog.New(slog.DiscardHandler), false)
+	f.up.mu.Lock()
+	f.up.breaks = "bad"
+	f.up.mu.Unlock()
+	image := f.push("first", "bad")
+	for i := range 8 {
+		f.push("first", fmt.Sprint("good-", i))
+	}
+	f.eventually("the bad one is tried", func() bool { return f.up.inVain("bad") > 0 })
+	for i := range 8 {
+		f.shows("another tag", fmt.Sprint("good-", i), image)
+	}
+	if got := f.tag("bad").Attempts; got != 0 {
+		t.Errorf("an upstream that was away counts as %d refusals", got)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/countersign/countersign/internal/pgtest"
 )
 
 // TestFirstStart starts with nothing configured: the output says where the server is and shows a password once, and that password works.
@@ -58,6 +60,9 @@ func TestFirstStart(t *testing.T) {
 func TestAnotherStorage(t *testing.T) {
 	t.Parallel()
 	need(t, "sqlite3")
+	if pgtest.URL(t) != "" {
+		t.Skip("it edits an SQLite database")
+	}
 	upstream := startPeer(t)
 	inFront := "COUNTERSIGN_UPSTREAM_URL=" + upstream
 	for name, c := range map[string]struct{ with, other, want string }{

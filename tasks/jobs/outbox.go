@@ -40,7 +40,7 @@ type Outbox struct {
 // Run empties the outbox again and again until ctx ends.
 func (o Outbox) Run(ctx context.Context) {
 	var kept time.Time
-	pause := outboxPause
+	pause, together := outboxPause, outboxParallel
 	for {
 		if o.Adopter.Keep && time.Since(kept) > keepEvery {
 			if err := o.keep(ctx); err != nil && ctx.Err() == nil {
@@ -49,11 +49,12 @@ func (o Outbox) Run(ctx context.Context) {
 			kept = time.Now()
 		}
 		wait := outboxEvery
-		if err := o.empty(ctx); err == nil {
-			pause = outboxPause
+		if err := o.empty(ctx, together); err == nil {
+			pause, together = outboxPause, outboxParallel
 		} else if ctx.Err() == nil {
 			o.Log.WarnContext(ctx, "tags wait to be written through", slog.Duration("again_after", pause), slog.Any("err", err))
 			wait, pause = pause, min(2*pause, outboxLongest)
+			together = 1 // should one of them be what the upstream goes down of, it takes no other with it
 		}
 		select {
 		case <-ctx.Done():
@@ -73,8 +74,8 @@ func (o Outbox) keep(ctx context.Context) error {
 	})
 }
 
-// empty writes through what waits. Several servers look, and one at a time writes: it reads again what there is when its turn has come.
-func (o Outbox) empty(ctx context.Context) error {
+// empty writes through what waits, so many tags at a time. Several servers look, and one at a time writes: it reads again what there is when its turn has come.
+func (o Outbox) empty(ctx context.Context, together int) error {
 	due, err := o.Store.OutboxTags(ctx, 1)
 	if err != nil || len(due) == 0 {
 		return err
@@ -88,7 +89,7 @@ func (o Outbox) empty(ctx context.Context) error {
 			if err := o.keepOf(ctx, due); err != nil {
 				return err
 			}
-			for some := range slices.Chunk(due, outboxParallel) {
+			for some := range slices.Chunk(due, together) {
 				if err := errors.Join(still(), o.Store.WritingTags(ctx, some)); err != nil {
 					return err
 				}

@@ -149,7 +149,7 @@ func (w *world) front(log *slog.Logger, keep bool) fronted {
 
 func (f fronted) eventually(what string, is func() bool) {
 	f.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			f.Fatalf("%s: still not", what)
 		}

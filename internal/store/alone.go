@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // Sole is work that one process of an installation does at a time, and one goroutine in it.
@@ -38,9 +39,31 @@ func (s *Store) Alone(ctx context.Context, work Sole, f func(still func() error)
 		if err := t.lockNamed(string(work)); err != nil {
 			return err
 		}
-		return f(func() error {
+		var asking sync.Mutex
+		still := func() error {
+			asking.Lock()
+			defer asking.Unlock()
 			var one int
 			return t.row(`SELECT 1`).Scan(&one)
+		}
+		over := make(chan struct{})
+		var beating sync.WaitGroup
+		beating.Go(func() { // f may take its time; only a process that stands still loses the lock
+			tick := time.NewTicker(pgStill / 4)
+			defer tick.Stop()
+			for {
+				select {
+				case <-over:
+					return
+				case <-tick.C:
+					if still() != nil {
+						return
+					}
+				}
+			}
 		})
+		defer beating.Wait()
+		defer close(over)
+		return f(still)
 	}))
 }

@@ -231,6 +231,45 @@ func TestOneRemovesAtATime(t *testing.T) {
 	}
 }
 
+// TestWhoStandsStillHoldsNobodyUp has one process stand still in the middle of a change, and another work alone without asking whether it still may, both for longer than a process may
+// stand still. A change of the first one's repository goes on elsewhere, and the second keeps its lock.
+func TestWhoStandsStillHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	if pgtest.URL(t) == "" {
+		t.Skip("SQLite has one owner")
+	}
+	s := open(t)
+	id := target(t, s, "acme/app").Repository.ID
+	locked, other := make(chan struct{}), make(chan error, 1)
+	var all sync.WaitGroup
+	all.Go(func() {
+		err := s.inTx(t.Context(), func(x *tx) error {
+			if _, err := x.begin(id); err != nil {
+				return err
+			}
+			close(locked)
+			if err := <-other; err != nil {
+				t.Errorf("a change of the same repository: %v", err)
+			}
+			return nil
+		})
+		if !Away(err) {
+			t.Errorf("the change that stood still: %v, want that the database does not answer", err)
+		}
+	})
+	all.Go(func() {
+		if err := s.Alone(t.Context(), Comparing, func(func() error) error { time.Sleep(pgStill + pgStill/4); return nil }); err != nil {
+			t.Errorf("work that is done alone: %v", err)
+		}
+	})
+	<-locked
+	other <- s.CommitBlob(t.Context(), id, pulp.Blob{Digest: digest.FromString("other"), Size: 5, Data: []byte("other"), Inline: true}, "", 0)
+	if _, err := s.change(t.Context(), id, func(*change) error { return nil }); err != nil {
+		t.Errorf("a change of the same repository: %v", err)
+	}
+	all.Wait()
+}
+
 // TestAloneIsToldOfALostLock cuts the connection beneath work that is done alone.
 func TestAloneIsToldOfALostLock(t *testing.T) {
 	t.Parallel()

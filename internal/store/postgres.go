@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -22,6 +23,7 @@ const (
 	pgUnique        = "23505"
 	pgSerialization = "40001"
 	pgDeadlock      = "40P01"
+	pgStoodStill    = "25P03"
 )
 
 // Bounds of the connections to PostgreSQL.
@@ -31,7 +33,12 @@ const (
 	pgTries    = 8 // times a transaction is run that lost to another
 	pgRetry    = 5 * time.Millisecond
 	pgMaxTexts = 4096
+	// pgStill is how long a process may stand still in the middle of a transaction, and the locks of it with it, before the transaction is given up.
+	pgStill = 10 * time.Second
 )
+
+// pgSession is what each connection begins with. A process that stands still, or whose host is gone, holds no lock for longer than pgStill or about a minute.
+var pgSession = fmt.Sprintf(`SET idle_in_transaction_session_timeout = %d; SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3`, pgStill.Milliseconds())
 
 // postgres is a pool of connections to PostgreSQL that speaks its words.
 type postgres struct {
@@ -50,7 +57,10 @@ func openPostgres(rawURL string) (*postgres, error) {
 	if c.RuntimeParams["application_name"] == "" {
 		c.RuntimeParams["application_name"] = "countersign"
 	}
-	db := stdlib.OpenDB(*c)
+	db := stdlib.OpenDB(*c, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.PgConn().Exec(ctx, pgSession).ReadAll()
+		return err
+	}))
 	db.SetMaxOpenConns(pgConns)
 	db.SetMaxIdleConns(pgConns)
 	db.SetConnMaxIdleTime(pgIdle)
@@ -188,7 +198,7 @@ func Away(err error) bool {
 		case "08", "53", "57":
 			return true
 		}
-		return false
+		return e.Code == pgStoodStill
 	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return true

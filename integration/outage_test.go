@@ -113,7 +113,7 @@ func TestPostgresIsAway(t *testing.T) {
 	k := keyNamed(t, "trusted")
 	c := startClusterOn(t, own.URL(), 2, "COUNTERSIGN_TASK_LEASE=2s", k.env())
 	db := watchTasks(t, own.URL())
-	service, file := c.slowService(t, k, 2)
+	service, file := c.slowService(t, k, 1)
 	s := c.servers[0]
 	var tasks []string
 	image, task := c.pushSigned(t, "away/app", "v1", service)

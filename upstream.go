@@ -36,7 +36,7 @@ func (c adoptCommand) Run(p *program) error {
 	return p.behindUpstream(func(s *store.Store) error {
 		t, err := p.follow(s, tasks.AdoptSpec(c.Pattern, commandLineUser))
 		if prefix := p.config.Upstream.Prefix; err != nil && prefix != "" && strings.HasPrefix(c.Pattern, prefix) {
-			return fmt.Errorf("%s: %w (names are those here, without upstream.prefix)", c.Pattern, err)
+			return fmt.Errorf("%s: %w Names are those here, without upstream.prefix: try %q", c.Pattern, err, strings.TrimPrefix(c.Pattern, prefix))
 		} else if err != nil && t.Error != nil { // its sentence may be about a repository that it does not name
 			return fmt.Errorf("%s: %w", c.Pattern, err)
 		} else if err != nil {

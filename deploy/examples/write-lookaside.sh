@@ -19,9 +19,12 @@ printf 'user = "%s"\n' "$quoted" > "$work/curl"
 ask() { curl --fail-with-body --silent --show-error --config "$work/curl" "$@"; }
 
 written=0
+declare -A done=()
 # write DIGEST: the signatures of one manifest
 write() {
 	local at=$DIR/$name@${1/:/=} n=0 status content
+	[ -z "${done[$name@$1]:-}" ] || return 0 # another tag of it, or another list with it
+	done[$name@$1]=yes
 	status=$(ask --write-out '%{http_code}' --output "$work/signatures" "$SCHEME://$REGISTRY/extensions/v2/$name/signatures/$1") ||
 		{ [ "$status" = 404 ] && return; cat "$work/signatures" >&2; exit 1; } # a list may name what is not there
 	jq -r '.signatures[].content' "$work/signatures" > "$work/contents"
@@ -37,7 +40,9 @@ write() {
 for name in "$@"; do
 	last=
 	while :; do # page by page
-		tags=$(ask --get --data-urlencode "last=$last" --data n=1000 "$SCHEME://$REGISTRY/v2/$name/tags/list" | jq -r '.tags[]')
+		ask --get --data-urlencode "last=$last" --data n=1000 --output "$work/tags" "$SCHEME://$REGISTRY/v2/$name/tags/list" ||
+			{ cat "$work/tags" >&2; exit 1; }
+		tags=$(jq -r '.tags[]' "$work/tags")
 		[ -n "$tags" ] || break
 		for tag in $tags; do
 			ask --dump-header "$work/header" --output "$work/manifest" "$SCHEME://$REGISTRY/v2/$name/manifests/$tag"

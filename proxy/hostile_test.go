@@ -624,6 +624,13 @@ func TestHostileTags(t *testing.T) {
 		}
 	}
 	w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(d)+"?tag=", image, "Content-Type", pulp.OCIManifest)
+	many := "?tag=again"
+	for i := range 100 {
+		many += fmt.Sprintf("&tag=again&tag=t%d", i)
+	}
+	if a := w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(d)+many, image, "Content-Type", pulp.OCIManifest); !strings.Contains(a.body, "One request may name 100 tags.") {
+		t.Errorf("101 tags: %s", a.body)
+	}
 	w.unchanged("acme/app", 1, `"v1"`)
 
 	for _, tag := range []string{"0", "_", "v1.2-3_4", "sha256-" + hex, "sha256-" + hex + ".sig", "sha256-short", "mine.sig", strings.Repeat("x", 128)} {

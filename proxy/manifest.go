@@ -180,12 +180,13 @@ func (c *call) putReference() (tags []string, dgst digest.Digest, err error) {
 		if !takenTag(tag) {
 			return nil, "", tagInvalid(tag)
 		}
-		if !slices.Contains(tags, tag) {
-			tags = append(tags, tag)
+		if slices.Contains(tags, tag) {
+			continue
 		}
-	}
-	if len(tags) > maxTagParams {
-		return nil, "", newError(http.StatusBadRequest, "TAG_INVALID", fmt.Sprintf("One request may name %d tags.", maxTagParams), nil)
+		if len(tags) == maxTagParams {
+			return nil, "", newError(http.StatusBadRequest, "TAG_INVALID", fmt.Sprintf("One request may name %d tags.", maxTagParams), nil)
+		}
+		tags = append(tags, tag)
 	}
 	return tags, dgst, nil
 }

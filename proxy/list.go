@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
@@ -31,10 +29,10 @@ func (c *call) page() (n int, last string, err error) {
 	return n, last, err
 }
 
-// text returns a parameter of the query that is looked for in the database. What not every database can look for is refused: null characters, and what is no UTF-8.
+// text returns a parameter of the query that is looked for in the database. What not every database can look for is refused.
 func (c *call) text(parameter string) (string, error) {
 	text := c.r.URL.Query().Get(parameter)
-	if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
+	if !pulp.ValidText(text) {
 		return "", newError(http.StatusBadRequest, "INVALID_REQUEST", "The parameter is not well-formed.", map[string]string{"parameter": parameter})
 	}
 	return text, nil

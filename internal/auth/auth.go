@@ -11,10 +11,8 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
-	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -68,7 +66,7 @@ func New(accounts Accounts) *Auth {
 // the same time. A successful check is remembered for a minute, by a keyed hash that covers the stored hash too, so that a
 // changed password counts at once.
 func (a *Auth) Login(ctx context.Context, username, password string) (pulp.User, error) {
-	if !utf8.ValidString(username) || strings.ContainsRune(username, 0) { // nobody's, and no text to a database
+	if !pulp.ValidText(username) { // nobody's
 		return pulp.User{}, errPassword
 	}
 	u, err := a.accounts.UserByName(ctx, username)

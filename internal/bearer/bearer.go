@@ -46,13 +46,12 @@ func (e *RefusedError) Error() string { return fmt.Sprintf("%d at %s", e.Status,
 
 // Authority lets requests into one registry. It is safe for concurrent use.
 type Authority struct {
-	// Password returns the password of now, in the place of the one that New was given; nil: that one stays.
+	// Password returns the password of now: the one that New was given, where nobody sets another before the first request.
 	Password func() (string, error)
 
 	base     *url.URL
 	client   *http.Client
 	username string
-	password string
 	trusted  func(realm *url.URL) bool
 	fixed    string // a token that is good for everything; empty: none is
 	now      func() time.Time
@@ -72,7 +71,10 @@ type token struct {
 // New returns the authority over the registry at base. The client asks token services. An empty username is nobody's; trusted says which token services beside the registry's own
 // host may be told the password, nil is none.
 func New(base *url.URL, client *http.Client, username, password string, trusted func(realm *url.URL) bool) *Authority {
-	return &Authority{base: base, client: client, username: username, password: password, trusted: trusted, now: time.Now, tokens: map[string]token{}}
+	return &Authority{
+		Password: func() (string, error) { return password, nil },
+		base:     base, client: client, username: username, trusted: trusted, now: time.Now, tokens: map[string]token{},
+	}
 }
 
 // Fixed returns the authority over the registry at base that has one token for everything.
@@ -108,15 +110,11 @@ func (a *Authority) Authorize(ctx context.Context, r *http.Request, scopes []str
 }
 
 func (a *Authority) setBasic(r *http.Request) error {
-	password := a.password
-	if a.Password != nil {
-		var err error
-		if password, err = a.Password(); err != nil {
-			return err
-		}
+	password, err := a.Password()
+	if err == nil {
+		r.SetBasicAuth(a.username, password)
 	}
-	r.SetBasicAuth(a.username, password)
-	return nil
+	return err
 }
 
 // challengeParam is one parameter of a WWW-Authenticate header.

@@ -363,11 +363,16 @@ func (m *Manifest) ApplyConfig(config []byte) {
 	if m.Config == nil || json.Unmarshal(config, &c) != nil {
 		return
 	}
-	m.Architecture, m.OS = withoutNull(c.Architecture), withoutNull(c.OS)
+	for _, text := range []*string{c.Architecture, c.OS} {
+		if text != nil {
+			*text = withoutNull(*text)
+		}
+	}
+	m.Architecture, m.OS = c.Architecture, c.OS
 	if c.Config.Labels != nil {
 		m.Labels = make(map[string]string, len(c.Config.Labels))
 		for key, value := range c.Config.Labels {
-			m.Labels[*withoutNull(&key)] = *withoutNull(&value)
+			m.Labels[withoutNull(key)] = withoutNull(value)
 		}
 	}
 	if m.Type == "image" || m.Type == "artifact" {
@@ -377,10 +382,4 @@ func (m *Manifest) ApplyConfig(config []byte) {
 	}
 }
 
-func withoutNull(s *string) *string {
-	if s == nil {
-		return nil
-	}
-	clean := strings.ReplaceAll(*s, "\x00", "\ufffd")
-	return &clean
-}
+func withoutNull(text string) string { return strings.ReplaceAll(text, "\x00", "\ufffd") }

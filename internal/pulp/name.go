@@ -3,6 +3,7 @@ package pulp
 import (
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -24,6 +25,9 @@ var (
 
 // ValidName says whether s is a well-formed repository name (OCI distribution specification 1.1, "Pulling manifests").
 func ValidName(s string) bool { return len(s) <= MaxNameLength && nameForm.MatchString(s) }
+
+// ValidText says whether every database keeps s, and looks for it: it is UTF-8 without null characters.
+func ValidText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 // ValidTag says whether s is a well-formed tag (OCI distribution specification 1.1).
 func ValidTag(s string) bool { return tagForm.MatchString(s) }

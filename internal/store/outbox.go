@@ -71,7 +71,7 @@ func (s *Store) OutboxTags(ctx context.Context, limit int) ([]OutboxTag, error) 
 		  LEFT JOIN repository_content c ON c.repository_id = u.repository_id AND c.kind = $1 AND c.key = u.name AND c.version_removed IS NULL
 		  LEFT JOIN tag t ON t.id = c.content_id
 		  LEFT JOIN manifest m ON m.id = t.manifest_id
-		 WHERE u.dirty AND u.not_before <= $2 ORDER BY u.not_before, u.attempts LIMIT $3`, pulp.KindTag, micros(s.now()), limit)
+		 WHERE u.dirty AND u.not_before <= $2 ORDER BY u.not_before LIMIT $3`, pulp.KindTag, micros(s.now()), limit)
 }
 
 // WritingTags notes, before they are sent, what tags are about to be written as, or that they are about to be deleted: should this process end, or give a write up, it may

@@ -129,7 +129,7 @@ func patiently[T any](ctx context.Context, k *key, wait time.Duration, f func(*c
 		}
 		switch {
 		case ctx.Err() != nil && err != nil:
-			return value, errors.Join(context.Cause(ctx), err)
+			return value, context.Cause(ctx)
 		case !isAway(err):
 			k.note(err)
 			return value, err

@@ -359,13 +359,16 @@ func (c Config) validate() error {
 		check(c.Signing.OnPushTimeout > 0, "signing.on_push_timeout: want more than 0, got %v", c.Signing.OnPushTimeout),
 		check(c.Signing.ScriptTimeout > 0, "signing.script_timeout: want more than 0, got %v", c.Signing.ScriptTimeout),
 		check(c.Signing.TokenWait >= 0, "signing.token_wait: want 0 or more, got %v", c.Signing.TokenWait),
-		check(c.Token.Lifetime >= time.Minute, "token.lifetime: want 1m or more, got %v", c.Token.Lifetime),
+		check(c.Token.Lifetime >= time.Minute && c.Token.Lifetime <= maxTokenLifetime, "token.lifetime: want 1m to 24h, got %v", c.Token.Lifetime),
 		check((c.Token.PrivateKeyFile == "") == (c.Token.PublicKeyFile == ""), "token: private_key_file and public_key_file go together"),
 		check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls: cert_file and key_file go together"),
 		check(c.Log.Format == "text" || c.Log.Format == "json", "log.format: want text or json, got %q", c.Log.Format),
 		check(min(c.Retention.Uploads, c.Retention.Pending, c.Retention.Orphans, c.Retention.Tasks) >= time.Minute, "retention: want 1m or more of each"),
 	)
 }
+
+// maxTokenLifetime bounds token.lifetime: a stolen token is of no use for longer, and clients renew their tokens without help.
+const maxTokenLifetime = 24 * time.Hour
 
 // prefixForm is the beginning of a repository's name, up to a slash (OCI distribution specification 1.1, "Pulling manifests").
 var prefixForm = regexp.MustCompile(`^([a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*/)*$`)

@@ -170,6 +170,7 @@ func TestWrongSettings(t *testing.T) {
 		"no time for a script":    {"", "COUNTERSIGN_SIGNING_SCRIPT_TIMEOUT=0s", "signing.script_timeout"},
 		"less than no wait":       {"", "COUNTERSIGN_SIGNING_TOKEN_WAIT=-1s", "signing.token_wait"},
 		"a token's life":          {"", "COUNTERSIGN_TOKEN_LIFETIME=1s", "token.lifetime"},
+		"a token that outlives":   {"", "COUNTERSIGN_TOKEN_LIFETIME=24h1s", "token.lifetime: want 1m to 24h, got 24h0m1s"},
 		"half a key pair":         {"", "COUNTERSIGN_TOKEN_PRIVATE_KEY_FILE=x", "token"},
 		"half of TLS":             {"", "COUNTERSIGN_TLS_CERT_FILE=x", "tls"},
 		"a log's form":            {"", "COUNTERSIGN_LOG_FORMAT=xml", "log.format"},

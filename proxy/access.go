@@ -37,8 +37,8 @@ var (
 	errScope         = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Insufficient permissions", nil)
 )
 
-// authenticate finds out who makes the request. A token counts only while its user is active, and what the user may do is decided anew
-// with every request.
+// authenticate identifies the caller. A token is valid only while its account is active and has the password that it had when the token was
+// issued. Permissions are evaluated with every request.
 func (c *call) authenticate() error {
 	header := c.r.Header.Get("Authorization")
 	scheme, credentials, _ := strings.Cut(header, " ")
@@ -62,7 +62,7 @@ func (c *call) authenticate() error {
 			return nil
 		}
 		user, err := c.Store.UserByName(c.r.Context(), token.Username)
-		if fault.Is(err, fault.NotFound) || err == nil && !user.Active {
+		if fault.Is(err, fault.NotFound) || err == nil && !c.Tokens.BelongsTo(token, user) {
 			return c.challenge(errBadToken, "invalid_token")
 		}
 		c.who.user = &user

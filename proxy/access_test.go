@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/proxy"
 )
 
@@ -195,5 +196,38 @@ func TestManyFirstPushes(t *testing.T) {
 	w.server.Close() // which waits for the handlers
 	if n := strings.Count(log.String(), `action="create repository"`); n != 1 {
 		t.Errorf("the repository was made %d times:\n%s", n, log.String())
+	}
+}
+
+// TestTokensEndWithTheirAccount proves that a token which the server has just accepted, and remembers, is refused as soon as the password of its
+// account changes or the account is disabled.
+func TestTokensEndWithTheirAccount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	changed, err := auth.HashPassword("changed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		hash   string
+		active bool
+	}{"password": {changed, true}, "same password, hashed again": {"", true}, "disabled": {hash(), false}} {
+		if tt.hash == "" {
+			if tt.hash, err = auth.HashPassword("secret"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := w.store.PutUser(t.Context(), "carol", hash(), false, true); err != nil {
+			t.Fatal(err)
+		}
+		header, _ := w.token("carol", "repository:carol/app:push")
+		w.want(http.StatusAccepted, "", header, http.MethodPost, "/v2/carol/app/blobs/uploads/", nil)
+		if _, err := w.store.PutUser(t.Context(), "carol", tt.hash, false, tt.active); err != nil {
+			t.Fatal(err)
+		}
+		a := w.want(http.StatusUnauthorized, "UNAUTHORIZED", header, http.MethodPost, "/v2/carol/app/blobs/uploads/", nil)
+		if got := a.header.Get("WWW-Authenticate"); !strings.HasSuffix(got, `,error="invalid_token"`) {
+			t.Errorf("%s: challenge %s", name, got)
+		}
 	}
 }

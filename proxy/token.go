@@ -32,10 +32,6 @@ func (c *call) getToken() error {
 	}
 	c.who = bearer{user: user, authenticated: user != nil}
 	access := []auth.Access{}
-	username := ""
-	if user != nil {
-		username = user.Username
-	}
 	for _, scope := range scopes {
 		parts := strings.Split(scope, ":")
 		if len(parts) != 3 { // one that cannot be read spoils them all
@@ -48,7 +44,7 @@ func (c *call) getToken() error {
 		}
 		access = append(access, auth.Access{Type: parts[0], Name: parts[1], Actions: actions})
 	}
-	issued, err := c.Tokens.Issue(username, access)
+	issued, err := c.Tokens.Issue(user, access)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
@@ -227,12 +228,12 @@ func TestTokensRoundTrip(t *testing.T) {
 		t.Fatalf("the kept key is another after a restart: %v", err)
 	}
 	access := []auth.Access{{Type: "repository", Name: "acme/app", Actions: []string{"push", "pull"}}}
-	issued, err := newTokens(t, key).Issue("admin", access)
+	issued, err := newTokens(t, key).Issue(&pulp.User{ID: 1, Username: "admin"}, access)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got, err := newTokens(t, again).Verify(issued.Token)
-	if diff := cmp.Diff(auth.Bearer{Username: "admin", Access: access}, got); err != nil || diff != "" {
+	if diff := cmp.Diff(auth.Bearer{Username: "admin", Access: access}, got, cmpopts.IgnoreFields(auth.Bearer{}, "Credential")); err != nil || diff != "" {
 		t.Errorf("Verify: %v (-want +got):\n%s", err, diff)
 	}
 	if !got.Allows("repository", "acme/app", "push") || got.Allows("repository", "acme/app", "delete") || got.Allows("repository", "acme/ap", "pull") || got.Allows("registry", "acme/app", "pull") {
@@ -263,7 +264,7 @@ func TestTokensEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		tokens := newTokens(t, key)
-		issued, err := tokens.Issue("admin", nil)
+		issued, err := tokens.Issue(&pulp.User{ID: 1, Username: "admin"}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -317,7 +318,7 @@ func TestForgedTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	tokens := newTokens(t, key)
-	mine, err := tokens.Issue("admin", nil)
+	mine, err := tokens.Issue(&pulp.User{ID: 1, Username: "admin"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -396,5 +397,57 @@ func TestReadKey(t *testing.T) {
 		if _, err := auth.ReadKey(files[0], files[1]); err == nil {
 			t.Errorf("%s: ReadKey succeeded", name)
 		}
+	}
+}
+
+// TestTokensAreBoundToTheirAccount proves that a token stops being valid with the password that its holder logged in with, and that an account
+// with the same name or id cannot inherit it.
+func TestTokensAreBoundToTheirAccount(t *testing.T) {
+	t.Parallel()
+	key, err := auth.KeptKey(t.Context(), &settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := newTokens(t, key)
+	account := pulp.User{ID: 7, Username: "acme", Hash: "$2a$10$one", Active: true, Stamps: pulp.Stamps{Created: time.Unix(1000, 0), Updated: time.Unix(1000, 0)}}
+	changed := func(change func(*pulp.User)) pulp.User {
+		u := account
+		change(&u)
+		return u
+	}
+	issued, err := tokens.Issue(&account, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	withoutClaim := forge(t, jose.ES256, key, nil, func(c map[string]any) { c["sub"] = "acme" })
+	for name, tt := range map[string]struct {
+		token string
+		user  pulp.User
+		want  bool
+	}{
+		"the account itself":                    {issued.Token, account, true},
+		"the account with other settings":       {issued.Token, changed(func(u *pulp.User) { u.Staff, u.Updated = true, time.Unix(2000, 0) }), true},
+		"after a change of the password":        {issued.Token, changed(func(u *pulp.User) { u.Hash = "$2a$10$two" }), false},
+		"after the password was removed":        {issued.Token, changed(func(u *pulp.User) { u.Hash = "" }), false},
+		"disabled":                              {issued.Token, changed(func(u *pulp.User) { u.Active = false }), false},
+		"recreated with another id":             {issued.Token, changed(func(u *pulp.User) { u.ID = 8 }), false},
+		"recreated with the id and hash":        {issued.Token, changed(func(u *pulp.User) { u.Created = time.Unix(2000, 0) }), false},
+		"another account":                       {issued.Token, changed(func(u *pulp.User) { u.Username = "carol" }), false},
+		"a token of a version before the claim": {withoutClaim, account, false},
+	} {
+		b, err := tokens.Verify(tt.token)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := tokens.BelongsTo(b, tt.user); got != tt.want {
+			t.Errorf("%s: BelongsTo = %v, want %v", name, got, tt.want)
+		}
+	}
+	anonymous, err := tokens.Issue(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := tokens.Verify(anonymous.Token); err != nil || b.Username != "" || tokens.BelongsTo(b, pulp.User{Active: true}) {
+		t.Errorf("an anonymous token: %+v, %v", b, err)
 	}
 }

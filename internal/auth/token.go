@@ -4,10 +4,13 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base32"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -22,6 +25,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
 )
 
 // leeway is how far clocks of several nodes may be apart.
@@ -50,6 +54,8 @@ type Issued struct {
 type Bearer struct {
 	Username string // empty: anonymous
 	Access   []Access
+	// Credential identifies the account and the password for which the token was issued. Compare it with BelongsTo.
+	Credential string
 }
 
 // Allows says whether the token covers an action on a repository.
@@ -75,6 +81,7 @@ type Tokens struct {
 	signer   jose.Signer
 	public   *ecdsa.PublicKey
 	now      func() time.Time
+	bind     []byte                     // keys the credential claim; the same in all processes with the same token key
 	verified *lru.Cache[string, claims] // tokens whose signature holds; a client sends one with each request of a push
 }
 
@@ -99,7 +106,15 @@ func NewTokens(key *ecdsa.PrivateKey, issuer, audience string, lifetime time.Dur
 	if err != nil {
 		return nil, err
 	}
-	return &Tokens{issuer: issuer, audience: audience, lifetime: lifetime, signer: signer, public: &key.PublicKey, now: time.Now, verified: verified}, nil
+	secret, err := key.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("token key: %w", err)
+	}
+	bind, err := hkdf.Key(sha256.New, secret, nil, "countersign token credential", sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("token key: %w", err)
+	}
+	return &Tokens{issuer: issuer, audience: audience, lifetime: lifetime, signer: signer, public: &key.PublicKey, now: time.Now, bind: bind, verified: verified}, nil
 }
 
 // claims are what a token says (contract 7.1).
@@ -112,16 +127,23 @@ type claims struct {
 	ID        string   `json:"jti"`
 	NotBefore int64    `json:"nbf"`
 	Subject   string   `json:"sub"`
+	// Credential is the account's credential; absent from anonymous tokens.
+	Credential string `json:"cred,omitempty"`
 }
 
-// Issue returns a token for a user, "" for who has none, that is limited to this access.
-func (t *Tokens) Issue(username string, access []Access) (Issued, error) {
+// Issue returns a token for a user, nil for an anonymous caller, that is limited to this access. It is bound to the user's account and present
+// password: see BelongsTo.
+func (t *Tokens) Issue(user *pulp.User, access []Access) (Issued, error) {
 	now := t.now().UTC()
+	username, credential := "", ""
+	if user != nil {
+		username, credential = user.Username, t.credential(*user)
+	}
 	if access == nil {
 		access = []Access{}
 	}
 	text, err := jwt.Signed(t.signer).Claims(claims{
-		Access: access, Audience: t.audience, Issuer: t.issuer, ID: uuid.NewString(), Subject: username,
+		Access: access, Audience: t.audience, Issuer: t.issuer, ID: uuid.NewString(), Subject: username, Credential: credential,
 		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expiry: now.Add(t.lifetime).Unix(),
 	}).Serialize()
 	if err != nil {
@@ -130,8 +152,23 @@ func (t *Tokens) Issue(username string, access []Access) (Issued, error) {
 	return Issued{Token: text, IssuedAt: now, Lifetime: t.lifetime}, nil
 }
 
-// Verify returns what a token says. Only ES256 by this server's own key counts: what the token says of its key and
-// algorithm chooses nothing. Unauthenticated when it does not hold.
+// BelongsTo reports whether a verified token is valid for an account as it is now: the account is active, is the same account (not one created
+// later under the same name) and has the same password as when the token was issued. The result is false for anonymous tokens and for tokens
+// without a credential, which versions before this claim issued.
+func (t *Tokens) BelongsTo(b Bearer, user pulp.User) bool {
+	return user.Active && b.Username == user.Username && hmac.Equal([]byte(b.Credential), []byte(t.credential(user)))
+}
+
+// credential returns a short keyed hash of an account's id, time of creation and password hash. Its key is derived from the token key, so that
+// all processes agree and clients learn nothing about the password hash.
+func (t *Tokens) credential(user pulp.User) string {
+	h := hmac.New(sha256.New, t.bind)
+	_, _ = fmt.Fprintf(h, "%d %d %s", user.ID, user.Created.UnixMicro(), user.Hash)
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
+}
+
+// Verify returns the content of a token after checking its signature, issuer, audience and times. Only ES256 by this server's own key is
+// accepted, whatever key and algorithm the token names. It does not look at the account: see BelongsTo. The error is Unauthenticated.
 func (t *Tokens) Verify(text string) (Bearer, error) {
 	c, err := t.signed(text)
 	if err != nil {
@@ -142,7 +179,7 @@ func (t *Tokens) Verify(text string) (Bearer, error) {
 		now.Add(leeway).Before(time.Unix(c.NotBefore, 0)) || now.Add(-leeway).After(time.Unix(c.Expiry, 0)) {
 		return Bearer{}, errToken
 	}
-	return Bearer{Username: c.Subject, Access: c.Access}, nil
+	return Bearer{Username: c.Subject, Access: c.Access, Credential: c.Credential}, nil
 }
 
 // signed returns what a token says if its signature holds. The access in it is shared, and not to be changed.

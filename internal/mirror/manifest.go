@@ -143,14 +143,16 @@ func (g *Registry) Manifest(ctx context.Context, reference string) (Manifest, er
 // maxBlob bounds a blob whose size nobody has said, in bytes.
 const maxBlob = 50 << 30
 
-// Blob returns a blob's bytes: size many, or with a size below 0 as many as the remote sends. The reader goes on by itself where a connection breaks, and ends with an error unless the bytes were
-// the digest's.
+// Blob returns a blob's bytes: size many, or with a size below 0 as many as the remote sends. The reader goes on by itself where a connection breaks. It ends with an error unless the bytes
+// match the digest, and when they arrive more slowly than Options.Pace.
 func (g *Registry) Blob(ctx context.Context, d digest.Digest, size int64) (io.ReadCloser, error) {
 	if !known(d) {
 		return nil, unknown(string(d))
 	}
-	b := &blob{registry: g, ctx: ctx, digest: d, size: size, verifier: d.Verifier()}
+	ctx, meter := g.network.Pace.Start(ctx)
+	b := &blob{registry: g, ctx: ctx, meter: meter, digest: d, size: size, verifier: d.Verifier()}
 	if err := b.open(); err != nil {
+		meter.Stop()
 		return nil, err
 	}
 	return b, nil
@@ -160,6 +162,7 @@ func (g *Registry) Blob(ctx context.Context, d digest.Digest, size int64) (io.Re
 type blob struct {
 	registry *Registry
 	ctx      context.Context //nolint:containedctx // it is the download's
+	meter    *Meter
 	digest   digest.Digest
 	size     int64
 	at       int64
@@ -183,7 +186,7 @@ func (b *blob) open() error {
 	switch {
 	case res.StatusCode == http.StatusPartialContent && b.at > 0 && strings.HasPrefix(res.Header.Get("Content-Range"), "bytes "+strconv.FormatInt(b.at, 10)+"-"):
 	case res.StatusCode == http.StatusOK:
-		if _, err := io.CopyN(io.Discard, res.Body, b.at); err != nil { // it knows no ranges
+		if _, err := io.CopyN(io.Discard, b.meter.Reader(res.Body), b.at); err != nil { // it knows no ranges
 			_ = res.Body.Close()
 			return err
 		}
@@ -197,7 +200,7 @@ func (b *blob) open() error {
 // Read implements io.Reader.
 func (b *blob) Read(p []byte) (int, error) {
 	for b.err == nil {
-		n, err := b.body.Read(p)
+		n, err := b.meter.Read(b.body, p)
 		b.at += int64(n)
 		_, _ = b.verifier.Write(p[:n])
 		limit := b.size
@@ -244,4 +247,8 @@ func (b *blob) goOn(err error) error {
 }
 
 // Close implements io.Closer.
-func (b *blob) Close() error { return b.body.Close() }
+func (b *blob) Close() error {
+	err := b.body.Close()
+	b.meter.Stop()
+	return err
+}

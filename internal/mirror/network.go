@@ -24,6 +24,8 @@ type Options struct {
 	// UserAgent is how requests name this program.
 	UserAgent string
 	Log       *slog.Logger
+	// Pace is the least speed at which a blob must arrive; zero is DefaultPace.
+	Pace Pace
 	// Lookup resolves host names; nil: the system does.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 }

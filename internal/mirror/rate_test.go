@@ -1,0 +1,93 @@
+package mirror_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/mirror"
+)
+
+// A download that stays above the least speed goes on for hours; one below it ends with the window, whether it trickles or stalls. Only the time spent waiting for bytes counts.
+func TestPace(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		piece  int           // bytes that arrive at a time
+		every  time.Duration // apart
+		pause  time.Duration // of the consumer between reads
+		pieces int
+		ends   time.Duration // when the meter ends the download; 0: it does not
+	}{
+		"fast":          {piece: 2048, every: time.Second, pieces: 7200},
+		"just enough":   {piece: 61 << 10, every: 59 * time.Second, pieces: 200},
+		"slow consumer": {piece: 2048, every: time.Second, pause: 5 * time.Minute, pieces: 300},
+		"trickle":       {piece: 20, every: time.Second, pieces: 7200, ends: time.Minute},
+		"stall":         {piece: 1 << 20, every: 3 * time.Hour, pieces: 1, ends: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				ctx, meter := mirror.Pace{BytesPerSecond: 1 << 10, Window: time.Minute}.Start(t.Context())
+				defer meter.Stop()
+				from := meter.Reader(source(func(p []byte) (int, error) {
+					select {
+					case <-time.After(c.every):
+						return min(c.piece, len(p)), nil
+					case <-ctx.Done():
+						return 0, context.Cause(ctx)
+					}
+				}))
+				var err error
+				for range c.pieces {
+					if _, err = from.Read(make([]byte, 1<<20)); err != nil {
+						break
+					}
+					time.Sleep(c.pause)
+				}
+				switch {
+				case c.ends == 0 && err != nil:
+					t.Errorf("ended after %v: %v", time.Since(start), err)
+				case c.ends != 0 && (!fault.Is(err, fault.Unavailable) || time.Since(start) != c.ends):
+					t.Errorf("ended after %v with %v, want %v", time.Since(start), err, c.ends)
+				}
+			})
+		})
+	}
+}
+
+type source func([]byte) (int, error)
+
+func (s source) Read(p []byte) (int, error) { return s(p) }
+
+// A remote that sends a blob byte by byte is given up, whatever timeouts the remote's own settings allow.
+func TestBlobsThatTrickle(t *testing.T) {
+	t.Parallel()
+	gone := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(gone)
+		for r.Context().Err() == nil {
+			_, _ = w.Write([]byte("x"))
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(5 * time.Millisecond)
+		}
+	}))
+	t.Cleanup(server.Close)
+	g := open(t, server.URL, mirror.Options{AllowPrivate: loopback, Pace: mirror.Pace{BytesPerSecond: 1 << 20, Window: 200 * time.Millisecond}})
+	body, err := g.Blob(t.Context(), digest.FromString("x"), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = io.Copy(io.Discard, body); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v", err)
+	}
+	_ = body.Close()
+	<-gone
+}

@@ -204,13 +204,7 @@ func (s *Store) RemoveImage(ctx context.Context, claim *Claim, repositoryID stri
 		if err != nil {
 			return nil, err
 		}
-		return nil, steps(c.gather, func() error {
-			_, err := c.tx.exec(`
-				INSERT INTO change_unit (kind, key, content_id)
-				SELECT c.kind, c.key, c.content_id FROM repository_content c JOIN tag t ON t.id = c.content_id
-				 WHERE t.manifest_id = $1 AND c.repository_id = $2 AND c.kind = $3 AND c.version_removed IS NULL`, id, repositoryID, pulp.KindTag)
-			return err
-		}, func() error { return c.gatherUnits([]Unit{{pulp.KindManifest, id}}, heldNow(repositoryID)) }, c.removeTrees)
+		return nil, c.removeImage(id)
 	})
 }
 
@@ -234,10 +228,16 @@ func (c *change) removeTrees() error {
 	if err := c.gatherOwnSignatures(); err != nil {
 		return err
 	}
+	if _, err := c.tx.exec(`
+		DELETE FROM pending_content WHERE repository_id = $1 AND kind = $2 AND content_id IN (
+			SELECT s.id FROM signature s JOIN change_unit g ON g.content_id = s.manifest_id WHERE g.kind = $3)`,
+		c.repo.ID, pulp.KindSignature, pulp.KindManifest); err != nil {
+		return err
+	}
 	return c.removeGathered()
 }
 
-// keepNamed takes manifests out of what is gathered that a tag or list refers to which stays; and then what those list.
+// keepNamed removes manifests from the gathered units that a remaining tag or a remaining or pending list refers to, and then the manifests that those list.
 func (c *change) keepNamed() error {
 	if _, err := c.tx.exec(`
 		DELETE FROM change_unit WHERE kind = $2 AND content_id IN (
@@ -252,7 +252,9 @@ func (c *change) keepNamed() error {
 			DELETE FROM change_unit WHERE kind = $2 AND key IN (
 				SELECT mc.digest FROM repository_content c JOIN manifest_child mc ON mc.manifest_id = c.content_id
 				 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL
-				   AND NOT EXISTS (SELECT 1 FROM change_unit g WHERE g.kind = $2 AND g.key = c.key))`, c.repo.ID, pulp.KindManifest)
+				   AND NOT EXISTS (SELECT 1 FROM change_unit g WHERE g.kind = $2 AND g.key = c.key)
+				UNION SELECT mc.digest FROM pending_content p JOIN manifest_child mc ON mc.manifest_id = p.content_id
+				 WHERE p.repository_id = $1 AND p.kind = $2)`, c.repo.ID, pulp.KindManifest)
 		if err != nil || n == 0 {
 			return err
 		}

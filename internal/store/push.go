@@ -338,48 +338,55 @@ func (s *Store) change(ctx context.Context, repositoryID string, f func(*change)
 	return v, err
 }
 
-// DeleteManifest takes a manifest out of a repository, in its latest version and pending, with its tags, its signatures and the
-// blobs that no other manifest there names. NotFound when it is in neither.
+// DeleteManifest removes the tags of a manifest from a repository's latest version and, unless a list that remains names the manifest, the manifest
+// itself by the rule of RemoveImage. A pending manifest is removed by the same rule. It returns the new version, nil when none was made. NotFound when
+// the repository has no such manifest.
 func (s *Store) DeleteManifest(ctx context.Context, repositoryID string, dgst digest.Digest) (*pulp.Version, error) {
 	return s.change(ctx, repositoryID, func(c *change) error {
 		id, present, ok, err := c.anywhere(pulp.KindManifest, string(dgst))
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if !ok {
+		case !ok:
 			return fault.New(fault.NotFound, "Manifest not found.")
+		case present:
+			return c.removeImage(id)
 		}
-		if !present {
-			if err := c.tx.noteRemovedPending(repositoryID, string(dgst)); err != nil {
-				return err
-			}
-		}
-		return c.removeManifest(string(dgst), id)
+		return c.removePending(string(dgst), id)
 	})
 }
 
-func (c *change) removeManifest(dgst, id string) error {
-	tags, err := collect(c.tx.ctx, c.tx, scanString, `
-		SELECT c.key FROM repository_content c JOIN tag t ON t.id = c.content_id
-		 WHERE t.manifest_id = $1 AND c.repository_id = $2 AND c.kind = $3 AND c.version_removed IS NULL`, id, c.repo.ID, pulp.KindTag)
-	if err != nil {
+// removeImage removes a manifest of the latest version with its tags, its signatures and the content that it names, except what remaining tags and
+// lists refer to.
+func (c *change) removeImage(id string) error {
+	return steps(c.gather, func() error {
+		_, err := c.tx.exec(`
+			INSERT INTO change_unit (kind, key, content_id)
+			SELECT c.kind, c.key, c.content_id FROM repository_content c JOIN tag t ON t.id = c.content_id
+			 WHERE t.manifest_id = $1 AND c.repository_id = $2 AND c.kind = $3 AND c.version_removed IS NULL`, id, c.repo.ID, pulp.KindTag)
+		return err
+	}, func() error { return c.gatherUnits([]Unit{{pulp.KindManifest, id}}, heldNow(c.repo.ID)) }, c.removeTrees)
+}
+
+// removePending removes a pending manifest with its signatures, and blobs of the latest version that no other manifest names. A manifest that a list of
+// the repository names, in the latest version or pending, stays.
+func (c *change) removePending(dgst, id string) error {
+	var listed bool
+	err := c.tx.row(`
+		SELECT EXISTS (SELECT 1 FROM manifest_child e WHERE e.digest = $1 AND (EXISTS (
+			SELECT 1 FROM repository_content c
+			 WHERE c.repository_id = $2 AND c.kind = $3 AND c.content_id = e.manifest_id AND c.version_removed IS NULL) OR EXISTS (
+			SELECT 1 FROM pending_content p WHERE p.repository_id = $2 AND p.kind = $3 AND p.content_id = e.manifest_id)))`,
+		dgst, c.repo.ID, pulp.KindManifest).Scan(&listed)
+	if err != nil || listed {
 		return err
 	}
-	for _, name := range tags {
-		if err := errors.Join(c.remove(pulp.KindTag, name), c.noteTag(name)); err != nil {
-			return err
-		}
-	}
-	signatures, err := collect(c.tx.ctx, c.tx, scanString, `SELECT digest FROM signature WHERE manifest_id = $1`, id)
-	if err != nil {
+	if err := c.tx.noteRemovedPending(c.repo.ID, dgst); err != nil {
 		return err
 	}
-	for _, d := range signatures {
-		if err := errors.Join(c.remove(pulp.KindSignature, d), c.dropPending(pulp.KindSignature, d)); err != nil {
-			return err
-		}
-	}
-	if err := errors.Join(c.remove(pulp.KindManifest, dgst), c.dropPending(pulp.KindManifest, dgst)); err != nil {
+	if _, err := c.tx.exec(`
+		DELETE FROM pending_content WHERE repository_id = $1 AND (kind = $2 AND key = $3 OR kind = $4 AND content_id IN (
+			SELECT g.id FROM signature g WHERE g.manifest_id = $5))`, c.repo.ID, pulp.KindManifest, dgst, pulp.KindSignature, id); err != nil {
 		return err
 	}
 	blobs, err := c.tx.blobsOf(id)

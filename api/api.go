@@ -141,7 +141,7 @@ func (a *API) serve(r route) gin.HandlerFunc {
 }
 
 func (a *API) answer(r route, c *gin.Context) (answer, error) {
-	if err := negotiate(c.Request); err != nil {
+	if err := acceptsJSON(c.Request); err != nil {
 		return answer{}, err
 	}
 	req, err := a.identify(r, c)

@@ -98,6 +98,7 @@ func TestJSONIsWhatMostClientsGet(t *testing.T) {
 	for accept, status := range map[string]int{
 		"": 200, "*/*": 200, "application/json": 200, "application/json; indent=4": 200, "text/html,application/xhtml+xml": 200,
 		"application/xml": 406, "image/png, application/yaml": 406, "text/css, */*;q=0.1": 200, "APPLICATION/JSON": 200,
+		"application/json;q=0": 406, "*/*;q=0": 406, "application/*;q=0, text/html;q=0, */*": 406, "application/*": 200, "text/*": 200, " , ": 200,
 	} {
 		if r := w.do(call{path: "workers/", header: map[string]string{"Accept": accept}}); r.StatusCode != status {
 			t.Errorf("Accept %q: %d, want %d", accept, r.StatusCode, status)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/negotiate"
 	"github.com/countersign/countersign/internal/pulp"
 )
 
@@ -69,18 +70,11 @@ func (r *request) audit(action, object string, attrs ...slog.Attr) {
 	r.log.LogAttrs(r.Context(), slog.LevelInfo, "audit", attrs...)
 }
 
-// negotiate refuses a request that accepts nothing that is JSON. Browsers, which ask for HTML, get JSON too.
-func negotiate(r *http.Request) error {
-	accept := strings.Join(r.Header.Values("Accept"), ",")
-	if strings.TrimSpace(accept) == "" {
+// acceptsJSON refuses a request that accepts neither JSON nor HTML. Browsers, which ask for HTML, get JSON too.
+func acceptsJSON(r *http.Request) error {
+	accept := r.Header.Values("Accept")
+	if negotiate.Accepts(accept, "application/json") || negotiate.Accepts(accept, "text/html") {
 		return nil
-	}
-	for part := range strings.SplitSeq(accept, ",") {
-		name, _, _ := strings.Cut(part, ";")
-		switch strings.ToLower(strings.TrimSpace(name)) {
-		case "*/*", "application/*", "application/json", "text/html", "text/*":
-			return nil
-		}
 	}
 	return &httpError{http.StatusNotAcceptable, detail("Could not satisfy the request Accept header.")}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/negotiate"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
@@ -37,8 +38,10 @@ func (c *call) getManifest() error {
 			return err
 		}
 	}
-	if byTag := pulp.ValidTag(c.ref); byTag && !accepts(c.r.Header["Accept"], m.MediaType) {
-		return c.manifestUnknown()
+	if byTag := pulp.ValidTag(c.ref); byTag && !negotiate.Accepts(c.r.Header["Accept"], m.MediaType) {
+		if m, err = c.otherManifest(m); err != nil {
+			return err
+		}
 	}
 	h := c.w.Header()
 	h.Set("Docker-Content-Digest", string(m.Digest))
@@ -93,19 +96,31 @@ func (c *call) adopt(why error) (bool, error) {
 // validReference says whether a reference is a tag or a digest that is stored.
 func validReference(ref string) bool { return pulp.ValidTag(ref) || validDigest(digest.Digest(ref)) }
 
-// accepts says whether Accept headers take a media type: none, or empty ones, take all; parameters do not count (contract 3.3).
-func accepts(headers []string, mediaType string) bool {
-	named := false
-	for _, h := range headers {
-		for item := range strings.SplitSeq(h, ",") {
-			item, _, _ = strings.Cut(item, ";")
-			if item = strings.TrimSpace(item); item == mediaType || item == "*/*" {
-				return true
-			}
-			named = named || item != ""
-		}
+// otherManifest answers for a tag whose manifest the Accept header excludes. An upstream registry decides what such a client gets, as some give it the image
+// for a default platform out of a list; the answer must be a manifest that the name serves here. Without an upstream, or where it gives nothing, the error says
+// that the Accept header is the cause.
+func (c *call) otherManifest(m pulp.Manifest) (pulp.Manifest, error) {
+	notAccepted := newError(http.StatusNotFound, "MANIFEST_UNKNOWN",
+		fmt.Sprintf("The manifest has the media type %s, which the request's Accept header does not include.", m.MediaType),
+		map[string]string{"reference": c.ref, "mediaType": m.MediaType})
+	if c.manifests == nil {
+		return m, notAccepted
 	}
-	return !named
+	t, err := c.readable()
+	if err != nil {
+		return m, err
+	}
+	dgst, err := c.manifests.Resolve(c.r.Context(), t.Repository.UpstreamName(), c.ref, c.r.Header["Accept"]...)
+	if errors.Is(err, storage.ErrNotFound) {
+		return m, notAccepted
+	} else if err != nil {
+		return m, err
+	}
+	other, err := c.Store.ServedManifest(c.r.Context(), t, string(dgst))
+	if fault.Is(err, fault.NotFound) {
+		return m, notAccepted
+	}
+	return other, err
 }
 
 // putManifest takes a manifest, under a tag or a digest, or under a digest and tags (contract 3.3).

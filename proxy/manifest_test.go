@@ -44,7 +44,8 @@ func TestManifests(t *testing.T) {
 	}
 	accept := map[string]int{
 		"": http.StatusOK, " , ;q=1": http.StatusOK, "*/*": http.StatusOK, pulp.OCIManifest: http.StatusOK, pulp.OCIManifest + ";q=0.5": http.StatusOK,
-		pulp.DockerManifest + ", " + pulp.OCIManifest: http.StatusOK, pulp.DockerManifest: http.StatusNotFound, "application/*": http.StatusNotFound,
+		pulp.DockerManifest + ", " + pulp.OCIManifest: http.StatusOK, pulp.DockerManifest: http.StatusNotFound, "application/*": http.StatusOK,
+		pulp.OCIManifest + ";q=0, */*": http.StatusNotFound, "text/*": http.StatusNotFound, "*/*;q=0": http.StatusNotFound,
 	}
 	for header, status := range accept {
 		headers := []string{"Accept", header}
@@ -58,6 +59,43 @@ func TestManifests(t *testing.T) {
 	w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+d, nil)
 	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+d, nil)
 	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+d, nil)
+}
+
+// TestUnacceptedManifest proves that the answer to a tag whose manifest the Accept header excludes names the header and the manifest's media type, that
+// repeated headers count together, and that the digest is served to every client.
+func TestUnacceptedManifest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.pushImage("acme/app", "one", "v1")
+	got := w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/v1", nil, "Accept", pulp.DockerManifest)
+	if !strings.Contains(got.body, "Accept header") || !strings.Contains(got.body, pulp.OCIManifest) {
+		t.Errorf("the answer does not name the cause: %s", got.body)
+	}
+	if got := w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/v2", nil, "Accept", pulp.DockerManifest); strings.Contains(got.body, "Accept") {
+		t.Errorf("the answer to an absent tag blames the Accept header: %s", got.body)
+	}
+	w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+string(d), nil, "Accept", pulp.DockerManifest)
+	if got := w.raw("", http.MethodGet, "/v2/acme/app/manifests/v1", "", "Accept", pulp.DockerManifest, "Accept", pulp.OCIManifest); got.status != http.StatusOK {
+		t.Errorf("two Accept headers: %d", got.status)
+	}
+}
+
+// TestDeleteListedManifest proves that DELETE by digest answers 202, removes the tags of an image and goes on serving it while an index names it.
+func TestDeleteListedManifest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := string(w.pushImage("acme/app", "one", "v1"))
+	list := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":1}]}`, pulp.OCIIndex, pulp.OCIManifest, d)
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/multi", list, "Content-Type", pulp.OCIIndex)
+	for range 2 {
+		w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+d, nil)
+		w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+d, nil)
+		if got := w.ask("", http.MethodGet, "/v2/acme/app/tags/list", nil); got.body != `{"name":"acme/app","tags":["multi"]}` {
+			t.Errorf("tags: %s", got.body)
+		}
+	}
+	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+string(digest.FromString(list)), nil)
+	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/"+d, nil)
 }
 
 // TestBadManifests puts manifests that are refused. Hostile inputs 18, 20 and 26.

@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/proxy"
 	"github.com/countersign/countersign/storage/upstream"
 )
@@ -329,5 +330,47 @@ func TestRetryAfterOfTheUpstream(t *testing.T) {
 		if got := a.header.Get("Retry-After"); got != tt.want {
 			t.Errorf("the upstream's %d with Retry-After %q is answered with %q, want %q", tt.status, tt.says, got, tt.want)
 		}
+	}
+}
+
+// TestUpstreamDecidesForNarrowAccept proves that a client whose Accept header excludes the manifest of a tag gets the upstream's answer: distribution gives
+// the linux/amd64 image of a docker list to clients without lists, and refuses an OCI image to clients without OCI images.
+func TestUpstreamDecidesForNarrowAccept(t *testing.T) {
+	t.Parallel()
+	w, b := newFront(t)
+	oci := w.imageOf("acme/app", "one")
+	docker := strings.NewReplacer(pulp.OCIManifest, pulp.DockerManifest, "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json",
+		"application/vnd.oci.image.layer.v1.tar+gzip", "application/vnd.docker.image.rootfs.diff.tar.gzip").Replace(oci)
+	list := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d,"platform":{"architecture":"amd64","os":"linux"}}]}`,
+		pulp.DockerList, pulp.DockerManifest, digest.FromString(docker), len(docker))
+	put := func(reference, mediaType, payload string) {
+		t.Helper()
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/"+reference, payload, "Content-Type", mediaType)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, b.url+"/v2/acme/app/manifests/"+reference, strings.NewReader(payload))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", mediaType)
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != http.StatusCreated {
+			t.Fatalf("the upstream answers %s to %s", res.Status, reference)
+		}
+	}
+	put(string(digest.FromString(docker)), pulp.DockerManifest, docker)
+	put("multi", pulp.DockerList, list)
+	put("oci", pulp.OCIManifest, oci)
+	if got := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/multi", nil, "Accept", pulp.DockerManifest); got.body != docker ||
+		got.header.Get("Docker-Content-Digest") != string(digest.FromString(docker)) || got.header.Get("Content-Type") != pulp.DockerManifest {
+		t.Errorf("a client without lists gets %s, %v", got.body, got.header)
+	}
+	if got := w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/oci", nil, "Accept", pulp.DockerManifest); !strings.Contains(got.body, "Accept header") {
+		t.Errorf("the answer does not name the cause: %s", got.body)
+	}
+	if got := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/multi", nil); got.body != list {
+		t.Errorf("a client without an Accept header gets %s", got.body)
 	}
 }

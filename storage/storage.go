@@ -92,8 +92,9 @@ type Manifests interface {
 	// DeleteManifest removes a manifest by digest, or a tag. What is not there is no error; ErrUnsupported when the
 	// upstream does not delete.
 	DeleteManifest(ctx context.Context, name, reference string) error
-	// Resolve returns the digest that a tag stands for, or the digest itself where there is such a manifest. ErrNotFound when there is none.
-	Resolve(ctx context.Context, name, reference string) (digest.Digest, error)
+	// Resolve returns the digest that a tag stands for, or the digest itself where there is such a manifest, to a client with these Accept headers; without
+	// any it asks for every type of manifest. ErrNotFound when there is none.
+	Resolve(ctx context.Context, name, reference string, accept ...string) (digest.Digest, error)
 	// Tags returns all tags of a name, in the upstream's order. ErrNotFound when it knows no such name.
 	Tags(ctx context.Context, name string) ([]string, error)
 	// Referrers returns the digests of the manifests that refer to one. ErrUnsupported when the upstream does not list them.

@@ -149,15 +149,18 @@ func (s *Storage) page(ctx context.Context, q request) (page []byte, next *url.U
 }
 
 // Resolve implements storage.Manifests. An upstream that does not say the digest is asked for the manifest itself.
-func (s *Storage) Resolve(ctx context.Context, name, reference string) (digest.Digest, error) {
-	res, err := s.do(ctx, request{method: http.MethodHead, name: name, path: "/manifests/" + reference, header: http.Header{"Accept": {manifestTypes}}})
+func (s *Storage) Resolve(ctx context.Context, name, reference string, accept ...string) (digest.Digest, error) {
+	if len(accept) == 0 {
+		accept = []string{manifestTypes}
+	}
+	res, err := s.do(ctx, request{method: http.MethodHead, name: name, path: "/manifests/" + reference, header: http.Header{"Accept": accept}})
 	if err != nil {
 		return "", err
 	}
 	drain(res)
 	switch res.StatusCode {
 	case http.StatusOK:
-	case http.StatusNotFound:
+	case http.StatusNotFound, http.StatusNotAcceptable:
 		return "", storage.ErrNotFound
 	default:
 		return "", refused("HEAD of a manifest", res, nil)
@@ -165,6 +168,6 @@ func (s *Storage) Resolve(ctx context.Context, name, reference string) (digest.D
 	if d := digest.Digest(res.Header.Get("Docker-Content-Digest")); d.Validate() == nil {
 		return d, nil
 	}
-	payload, _, err := s.GetManifest(ctx, name, reference)
+	payload, _, err := s.getManifest(ctx, name, reference, accept)
 	return digest.FromBytes(payload), err
 }

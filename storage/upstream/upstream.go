@@ -389,7 +389,12 @@ const manifestTypes = "application/vnd.oci.image.manifest.v1+json, application/v
 
 // GetManifest implements storage.Manifests.
 func (s *Storage) GetManifest(ctx context.Context, name, reference string) ([]byte, string, error) {
-	res, err := s.do(ctx, request{method: http.MethodGet, name: name, path: "/manifests/" + reference, header: http.Header{"Accept": {manifestTypes}}})
+	return s.getManifest(ctx, name, reference, []string{manifestTypes})
+}
+
+// getManifest is GetManifest with Accept headers of the caller's.
+func (s *Storage) getManifest(ctx context.Context, name, reference string, accept []string) ([]byte, string, error) {
+	res, err := s.do(ctx, request{method: http.MethodGet, name: name, path: "/manifests/" + reference, header: http.Header{"Accept": accept}})
 	if err != nil {
 		return nil, "", err
 	}

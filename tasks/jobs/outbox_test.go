@@ -70,7 +70,7 @@ func (s *shelf) DeleteManifest(_ context.Context, name, reference string) error 
 	return s.fail
 }
 
-func (s *shelf) Resolve(_ context.Context, name, reference string) (digest.Digest, error) {
+func (s *shelf) Resolve(_ context.Context, name, reference string, _ ...string) (digest.Digest, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d, held := s.tags[name+":"+reference]

@@ -165,7 +165,7 @@ func (p *program) registry(s *store.Store, users *auth.Auth, e *engine, filler *
 	}
 	o := proxy.Options{
 		Store: s, Auth: users, Tokens: tokens, Storage: e.storage, Notary: e.notary, Log: p.log, PublicURL: c.Public(),
-		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: c.AnonymousPull,
+		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: auth.AnonymousPull(c.AnonymousPull), TokensOnly: !c.Registry.BasicAuth,
 		PushToMirrors: c.Mirror.AllowPush, Filler: filler,
 		RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",
 	}

@@ -126,7 +126,11 @@ func (a *API) showManifests(req *request, all []pulp.Manifest) ([]any, error) {
 	for i, m := range all {
 		ids[i] = m.ID
 	}
-	parts, err := a.Store.ManifestParts(req.Context(), ids)
+	viewer := ""
+	if !req.isStaff() {
+		viewer = req.user.Username
+	}
+	parts, err := a.Store.ManifestParts(req.Context(), ids, viewer)
 	if err != nil {
 		return nil, err
 	}

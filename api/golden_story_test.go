@@ -161,7 +161,7 @@ func (p *story) start() {
 		Store: p.store, Auth: accounts, Tokens: tokens, Storage: files, Log: quiet, PublicURL: public, PushType: pulp.Container, InlineLimit: 16 << 10,
 	}
 	asking := proxy.New(options)
-	options.AnonymousPull = true
+	options.AnonymousPull = auth.AnonymousPullOn
 	letting := proxy.New(options)
 	// A token of the same key for another host.
 	p.foreign, err = auth.NewTokens(key, "http://"+recordedHost+"/token/", "127.0.0.1:24817", 5*time.Minute)

@@ -68,12 +68,13 @@ type Config struct {
 	PushRepositoryType string `yaml:"push_repository_type" env:"PUSH_REPOSITORY_TYPE"`
 	// SignLists signs manifest lists and indexes too (D2).
 	SignLists bool `yaml:"sign_lists" env:"SIGN_LISTS"`
-	// AnonymousPull lets who has no token read public repositories (D16).
-	AnonymousPull bool `yaml:"anonymous_pull" env:"ANONYMOUS_PULL"`
+	// AnonymousPull says how callers without an account may read public repositories: true, false, or token.
+	AnonymousPull AnonymousPull `yaml:"anonymous_pull" env:"ANONYMOUS_PULL"`
 	// RequireIndexChildren refuses an index that names absent manifests (D11).
 	RequireIndexChildren bool `yaml:"require_index_children" env:"REQUIRE_INDEX_CHILDREN"`
 
 	TLS        TLS        `yaml:"tls" envPrefix:"TLS_"`
+	Registry   Registry   `yaml:"registry" envPrefix:"REGISTRY_"`
 	Token      Token      `yaml:"token" envPrefix:"TOKEN_"`
 	Upstream   Upstream   `yaml:"upstream" envPrefix:"UPSTREAM_"`
 	Redis      Redis      `yaml:"redis" envPrefix:"REDIS_"`
@@ -90,6 +91,30 @@ type Config struct {
 type TLS struct {
 	CertFile string `yaml:"cert_file" env:"CERT_FILE"` // PEM, with intermediates
 	KeyFile  string `yaml:"key_file" env:"KEY_FILE"`   // PEM
+}
+
+// AnonymousPull is a boolean in its usual spellings, kept as true or false, or the word token.
+type AnonymousPull string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (a *AnonymousPull) UnmarshalText(text []byte) error {
+	switch word := strings.ToLower(string(text)); word {
+	case "token":
+		*a = AnonymousPull(word)
+	case "true", "t", "1", "yes", "on":
+		*a = "true"
+	case "false", "f", "0", "no", "off":
+		*a = "false"
+	default:
+		return fmt.Errorf("anonymous_pull: want true, false or token, got %q", text)
+	}
+	return nil
+}
+
+// Registry is about the registry protocol.
+type Registry struct {
+	// BasicAuth accepts user names and passwords on /v2/ and /extensions/ beside tokens.
+	BasicAuth bool `yaml:"basic_auth" env:"BASIC_AUTH"`
 }
 
 // Token is about the registry's bearer tokens.
@@ -214,7 +239,8 @@ func Default() Config {
 		Workers:            runtime.NumCPU(),
 		TaskLease:          30 * time.Second,
 		PushRepositoryType: "container-push",
-		AnonymousPull:      true,
+		AnonymousPull:      "true",
+		Registry:           Registry{BasicAuth: true},
 		Token:              Token{Lifetime: 5 * time.Minute},
 		Upstream:           Upstream{Redirects: "follow", TokenHosts: []string{}, CompareEvery: 5 * time.Minute, Follow: true},
 		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, TokenWait: 5 * time.Second, DefaultService: "countersign", OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second},

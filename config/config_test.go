@@ -80,7 +80,7 @@ func TestEnvironmentBeatsTheFile(t *testing.T) {
 	c := load(t, "", "COUNTERSIGN_CONFIG="+path, "COUNTERSIGN_LISTEN=127.0.0.1:2", "COUNTERSIGN_SIGNING_SCRIPT_TIMEOUT=7s",
 		"COUNTERSIGN_UPSTREAM_PASSWORD=secret", "COUNTERSIGN_ANONYMOUS_PULL=false", "COUNTERSIGN_STORAGE=filesystem:/blobs", "COUNTERSIGN_LOG_LEVEL=warn", "LISTEN=x")
 	got := []any{c.Listen, c.Workers, c.Signing.ScriptTimeout.String(), c.PublicURL, c.Public().Host, c.Upstream.Password.Reveal(), c.AnonymousPull, c.Storage.Parameters["rootdirectory"], c.Log.Level}
-	want := []any{"127.0.0.1:2", 3, "7s", "https://localhost:2", "localhost:2", "secret", false, "/blobs", slog.LevelWarn}
+	want := []any{"127.0.0.1:2", 3, "7s", "https://localhost:2", "localhost:2", "secret", config.AnonymousPull("false"), "/blobs", slog.LevelWarn}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -45,7 +45,7 @@ func (c *call) authenticate() error {
 	switch {
 	case header == "":
 		return nil
-	case strings.EqualFold(scheme, "Basic"):
+	case strings.EqualFold(scheme, "Basic") && !c.TokensOnly:
 		user, err := c.Auth.Basic(c.r)
 		if fault.Is(err, fault.Unauthenticated) {
 			return c.challenge(errPassword, "")
@@ -110,17 +110,18 @@ func (c *call) refuse() error {
 	return c.challenge(errUnknownCaller, "")
 }
 
-// object is a target as auth decides about it.
-func (g *registry) object(name string, t store.Target, exists bool) auth.Object {
-	return auth.Object{Path: name, Exists: exists, Private: t.Distribution.Private, AnonymousPull: g.AnonymousPull}
+// object returns a target in the form that auth decides about.
+func (c *call) object(name string, t store.Target, exists bool) auth.Object {
+	anonymous := c.AnonymousPull == auth.AnonymousPullOn || c.AnonymousPull == auth.AnonymousPullWithToken && c.who.token != nil
+	return auth.Object{Path: name, Exists: exists, Private: t.Distribution.Private, AnonymousPull: anonymous}
 }
 
-// readable returns what the request's name serves, if the caller may read it. Who may not learns nothing: an unknown name and a private
-// one are the same to them.
+// readable returns the target of the request's name, if the caller may read it. NAME_UNKNOWN tells that a name is absent to those alone who could read it
+// if it existed, even if it were private. To all others an absent name and a private one look the same: 401.
 func (c *call) readable() (store.Target, error) {
 	t, err := c.visible(c.name)
 	if fault.Is(err, fault.NotFound) {
-		if c.mayPull(c.name, store.Target{}, false) {
+		if c.mayPull(c.name, privateTarget) {
 			return t, c.nameUnknown()
 		}
 		return t, c.refuse()
@@ -128,48 +129,56 @@ func (c *call) readable() (store.Target, error) {
 	return t, err
 }
 
-// visible returns what a name serves. NotFound when it serves nothing, or nothing that the caller may read.
+// privateTarget stands for a name that the caller knows nothing about.
+var privateTarget = store.Target{Distribution: pulp.Distribution{Private: true}}
+
+// visible returns the target of a name. NotFound when it serves nothing, or nothing that the caller may read.
 func (c *call) visible(name string) (store.Target, error) {
-	t, err := c.Store.Resolve(c.r.Context(), name)
+	t, err := c.lookUp(name)
 	if err != nil {
 		return t, err
 	}
-	if !c.mayPull(name, t, true) || !t.Served() {
+	if !c.mayPull(name, t) || !t.Served() {
 		return t, fault.New(fault.NotFound, "Repository not found.")
 	}
 	return t, nil
 }
 
-// mayPull says whether the caller may read a name. Who has an account and asks for a name that is not there may know that.
-func (c *call) mayPull(name string, t store.Target, exists bool) bool {
-	if auth.Allow(nil, auth.Pull, c.object(name, t, exists)) {
-		return true // what everybody may, whatever a token is limited to (D16)
+// lookUp returns the target of a name. For callers who may not read private repositories under the name, a private target is looked up as an absent one is: by the same
+// queries and with the same result, NotFound.
+func (c *call) lookUp(name string) (store.Target, error) {
+	if auth.Allow(c.who.user, auth.Pull, c.object(name, privateTarget, true)) {
+		return c.Store.Resolve(c.r.Context(), name)
 	}
-	if !c.who.covers("repository", name, "pull") && !c.who.covers("repository", name, "push") {
-		return false
-	}
-	if !exists && c.who.user != nil {
-		return c.who.user.Active
-	}
-	return auth.Allow(c.who.user, auth.Pull, c.object(name, t, exists))
+	return c.Store.ResolvePublic(c.r.Context(), name)
 }
 
-// may says whether the caller may change what is under the request's name.
-func (c *call) may(what auth.Action, t store.Target, exists bool) bool {
-	return c.who.covers("repository", c.name, "push") && auth.Allow(c.who.user, what, c.object(c.name, t, exists))
+// mayPull reports whether the caller may read a target. A token that is too narrow reads what callers without any may read.
+func (c *call) mayPull(name string, t store.Target) bool {
+	on := c.object(name, t, true)
+	if c.AnonymousPull == auth.AnonymousPullOn && auth.Allow(nil, auth.Pull, on) {
+		return true
+	}
+	covered := c.who.covers("repository", name, "pull") || c.who.covers("repository", name, "push")
+	return covered && auth.Allow(c.who.user, auth.Pull, on)
+}
+
+// may reports whether the caller may change the content under the request's name. It depends on the name alone, not on what exists there.
+func (c *call) may(what auth.Action) bool {
+	return c.who.covers("repository", c.name, "push") && auth.Allow(c.who.user, what, auth.Object{Path: c.name})
 }
 
 // writable returns what the request's name serves, if the caller may change it. It makes nothing: NAME_UNKNOWN when it is not there.
 func (c *call) writable(what auth.Action) (store.Target, error) {
+	if !c.may(what) {
+		return store.Target{}, c.refuse()
+	}
 	t, err := c.Store.Resolve(c.r.Context(), c.name)
-	exists := err == nil && t.Served()
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return t, err
 	}
 	switch {
-	case !c.may(what, t, exists):
-		return t, c.refuse()
-	case !exists:
+	case err != nil || !t.Served():
 		return t, c.nameUnknown()
 	case c.readOnly(t):
 		return t, newError(http.StatusBadRequest, "NAME_INVALID", "Repository is read-only.", map[string]string{"name": c.name})
@@ -185,12 +194,12 @@ func (c *call) readOnly(t store.Target) bool {
 
 // pushTarget returns what the request's name serves, making it when it is not there, if the caller may (D1).
 func (c *call) pushTarget() (store.Target, error) {
+	if !c.may(auth.Push) {
+		return store.Target{}, c.refuse()
+	}
 	t, err := c.Store.Resolve(c.r.Context(), c.name)
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return t, err
-	}
-	if !c.may(auth.Push, t, err == nil) {
-		return t, c.refuse()
 	}
 	if err == nil && t.Served() && !c.readOnly(t) {
 		return t, nil

@@ -93,7 +93,8 @@ func TestTokens(t *testing.T) {
 		"push brings pull":                     {"admin", "repository:acme/app:push", `[{"type":"repository","name":"acme/app","actions":["push","pull"]}]`},
 		"a namespace of one's own":             {"carol", "repository:carol/new:push", `[{"type":"repository","name":"carol/new","actions":["push","pull"]}]`},
 		"a namespace of another's":             {"carol", "repository:acme/app:push", `[{"type":"repository","name":"acme/app"` + none},
-		"a private one of another's":           {"carol", "repository:acme/secret:pull", `[{"type":"repository","name":"acme/secret"` + none},
+		"a private one of another's":           {"carol", "repository:acme/secret:pull", `[{"type":"repository","name":"acme/secret","actions":["pull"]}]`},
+		"one that is absent":                   {"carol", "repository:acme/none:pull", `[{"type":"repository","name":"acme/none","actions":["pull"]}]`},
 		"the catalog":                          {"carol", "registry:catalog:*", `[{"type":"registry","name":"catalog","actions":["*"]}]`},
 		"the catalog for nobody":               {"", "registry:catalog:*", `[{"type":"registry","name":"catalog"` + none},
 		"another kind":                         {"admin", "registry:x:*", `[{"type":"registry","name":"x"` + none},
@@ -146,17 +147,6 @@ func TestWhoMayWhat(t *testing.T) {
 	w.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/acme/secret/manifests/v1", nil)
 	w.want(http.StatusOK, "", scoped, http.MethodGet, "/v2/acme/secret/tags/list", nil)
 
-	// Who may not read it cannot tell a private repository from none.
-	for _, path := range []string{"tags/list", "manifests/v1", "manifests/" + secret, "blobs/" + secret, "referrers/" + secret} {
-		for _, who := range []string{"", "carol"} {
-			there := w.ask(who, http.MethodGet, "/v2/acme/secret/"+path, nil)
-			not := w.ask(who, http.MethodGet, "/v2/acme/absent/"+path, nil)
-			same := strings.ReplaceAll(there.body, "secret", "absent") == not.body
-			if there.status != not.status || !same || there.status == http.StatusOK && !strings.HasPrefix(path, "referrers") {
-				t.Errorf("%s as %q: %d %s where it is, %d %s where it is not", path, who, there.status, there.body, not.status, not.body)
-			}
-		}
-	}
 	if a := w.ask("", http.MethodGet, "/extensions/v2/acme/secret/signatures/"+secret, nil); a.status != http.StatusUnauthorized {
 		t.Errorf("signatures of a private repository: %d", a.status)
 	}
@@ -171,13 +161,116 @@ func TestWhoMayWhat(t *testing.T) {
 
 func TestAnonymousPullCanBeOff(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(o *proxy.Options) { o.AnonymousPull = false })
+	w := newWorld(t, func(o *proxy.Options) { o.AnonymousPull = auth.AnonymousPullOff })
 	w.pushImage("acme/app", "one", "v1")
 	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
 	if _, granted := w.token("", "repository:acme/app:pull"); !strings.Contains(granted, `"actions":[]`) {
 		t.Errorf("nobody is granted %s", granted)
 	}
 	w.want(http.StatusOK, "", "carol", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
+}
+
+// TestPrivateNamesLookAbsent proves that callers who may not read a private repository cannot tell it from an absent one: not by the token that they get for it, not by
+// any answer, and not by the number of queries, although the private repository's own reads are remembered.
+func TestPrivateNamesLookAbsent(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []auth.AnonymousPull{auth.AnonymousPullOn, auth.AnonymousPullOff, auth.AnonymousPullWithToken} {
+		t.Run("anonymous pull "+string(mode), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, func(o *proxy.Options) { o.AnonymousPull = mode })
+			w.store.Remember()
+			d := string(w.pushImage("acme/secret", "two", "v1"))
+			w.private("acme/secret")
+			w.want(http.StatusAccepted, "", "carol", http.MethodPost, "/v2/carol/own/blobs/uploads/", nil)
+			bearers := map[string]map[string]string{"secret": {}, "absent": {}}
+			for name, headers := range bearers {
+				for who, user := range map[string]string{"anonymous token": "", "token": "carol"} {
+					for kind, actions := range map[string]string{"pull": "pull", "push": "pull,push"} {
+						header, access := w.token(user, "repository:acme/"+name+":"+actions)
+						headers[who+" to "+kind] = header
+						want := `[{"type":"repository","name":"acme/` + name + `","actions":[]}]`
+						if user != "" {
+							want = strings.ReplaceAll(want, "[]", `["pull"]`)
+						}
+						if access != want {
+							t.Errorf("%s to %s grants %s, want %s", who, kind, access, want)
+						}
+					}
+				}
+				headers["nobody"], headers["carol"] = "", "carol"
+			}
+			requests := []struct{ method, path, body string }{
+				{http.MethodGet, "/v2/NAME/tags/list", ""}, {http.MethodGet, "/v2/NAME/manifests/v1", ""}, {http.MethodHead, "/v2/NAME/manifests/v1", ""},
+				{http.MethodGet, "/v2/NAME/manifests/" + d, ""}, {http.MethodGet, "/v2/NAME/blobs/" + d, ""}, {http.MethodHead, "/v2/NAME/blobs/" + d, ""},
+				{http.MethodGet, "/v2/NAME/referrers/" + d, ""}, {http.MethodGet, "/extensions/v2/NAME/signatures/" + d, ""},
+				{http.MethodPut, "/extensions/v2/NAME/signatures/" + d, "{}"}, {http.MethodPut, "/v2/NAME/manifests/v2", "{}"}, {http.MethodDelete, "/v2/NAME/manifests/v1", ""},
+				{http.MethodDelete, "/v2/NAME/blobs/" + d, ""}, {http.MethodPost, "/v2/NAME/blobs/uploads/", ""},
+				{http.MethodGet, "/v2/NAME/blobs/uploads/01a2053c-0f11-7553-bfbb-807cca916423", ""}, {http.MethodPatch, "/v2/NAME/blobs/uploads/01a2053c-0f11-7553-bfbb-807cca916423", "x"},
+				{http.MethodPost, "/v2/carol/own/blobs/uploads/?from=NAME&mount=" + d, ""},
+			}
+			for _, r := range requests {
+				for who := range bearers["secret"] {
+					seen := func(name string) (answer, int64) {
+						w.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/acme/secret/manifests/v1", nil) // which is remembered
+						before := w.store.Reads()
+						a := w.ask(bearers[name][who], r.method, strings.ReplaceAll(r.path, "NAME", "acme/"+name), r.body)
+						return a, w.store.Reads() - before
+					}
+					there, queries := seen("secret")
+					not, wanted := seen("absent")
+					same := func(a answer) string {
+						return strings.ReplaceAll(a.body+a.header.Get("WWW-Authenticate"), "secret", "absent")
+					}
+					if there.status != not.status || same(there) != same(not) || queries != wanted {
+						t.Errorf("%s %s by %s: %d %s after %d queries where it is private, %d %s after %d where it is absent",
+							r.method, r.path, who, there.status, same(there), queries, not.status, same(not), wanted)
+					}
+					if there.status != http.StatusUnauthorized && !strings.Contains(r.path, "mount") {
+						t.Errorf("%s %s by %s: %d, want 401", r.method, r.path, who, there.status)
+					}
+				}
+			}
+			// The owner of the namespace is told that the name is absent.
+			w.want(http.StatusNotFound, "NAME_UNKNOWN", "acme", http.MethodGet, "/v2/acme/absent/tags/list", nil)
+			w.want(http.StatusNotFound, "NAME_UNKNOWN", "admin", http.MethodGet, "/v2/acme/absent/tags/list", nil)
+		})
+	}
+}
+
+// TestAnonymousPullWithToken proves that with anonymous_pull: token every request without a token is challenged, and that the token service issues tokens for public
+// repositories to everybody.
+func TestAnonymousPullWithToken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *proxy.Options) { o.AnonymousPull = auth.AnonymousPullWithToken })
+	w.pushImage("acme/app", "one", "v1")
+	w.pushImage("acme/other", "one", "v1")
+	const path = "/v2/acme/app/manifests/v1"
+	a := w.want(http.StatusUnauthorized, "UNAUTHORIZED", "", http.MethodGet, path, nil)
+	if want := bearer + `,scope="repository:acme/app:pull"`; a.header.Get("WWW-Authenticate") != want {
+		t.Errorf("challenge %s, want %s", a.header.Get("WWW-Authenticate"), want)
+	}
+	anonymous, _ := w.token("", "repository:acme/app:pull")
+	w.want(http.StatusOK, "", anonymous, http.MethodGet, path, nil)
+	w.want(http.StatusOK, "", "carol", http.MethodGet, path, nil)
+	w.want(http.StatusUnauthorized, "UNAUTHORIZED", anonymous, http.MethodGet, "/v2/acme/other/manifests/v1", nil)
+	narrow, _ := w.token("carol", "repository:acme/other:pull")
+	w.want(http.StatusUnauthorized, "UNAUTHORIZED", narrow, http.MethodGet, path, nil)
+}
+
+// TestTokensOnly proves that registry.basic_auth: false refuses names and passwords on /v2/ and /extensions/, and only there.
+func TestTokensOnly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := string(w.pushImage("acme/app", "one", "v1"))
+	w.options.TokensOnly = true
+	w.restart()
+	for _, path := range []string{"/v2/", "/v2/acme/app/tags/list", "/extensions/v2/acme/app/signatures/" + d} {
+		if a := w.want(http.StatusUnauthorized, "UNAUTHORIZED", "admin", http.MethodGet, path, nil); !strings.HasPrefix(a.header.Get("WWW-Authenticate"), bearer) {
+			t.Errorf("%s: challenge %s", path, a.header.Get("WWW-Authenticate"))
+		}
+		token, _ := w.token("admin", "repository:acme/app:pull")
+		w.want(http.StatusOK, "", token, http.MethodGet, path, nil)
+	}
 }
 
 // TestManyFirstPushes begins uploads to a new name at once, as clients that push several blobs do: all are taken, one made the repository,

@@ -42,7 +42,7 @@ func (c *call) getBlob() error {
 	} else if err != nil {
 		return err
 	}
-	pushes := c.r.Method == http.MethodHead && c.may(auth.Push, t, true)
+	pushes := c.r.Method == http.MethodHead && c.may(auth.Push)
 	if pushes {
 		c.touch(t.Repository.ID, b)
 	}

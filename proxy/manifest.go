@@ -77,13 +77,13 @@ func (c *call) adopt(why error) (bool, error) {
 	if c.Adopt == nil || !ok || f.status != http.StatusNotFound && f.status != http.StatusUnauthorized || !validReference(c.ref) {
 		return false, nil
 	}
-	t, err := c.Store.Resolve(c.r.Context(), c.name)
+	t, err := c.lookUp(c.name)
 	if fault.Is(err, fault.NotFound) {
 		t = store.Target{Distribution: pulp.Distribution{Private: !c.AdoptPublic}}
 	} else if err != nil {
 		return false, err
 	}
-	if t.Distribution.Pinned != nil || !c.mayPull(c.name, t, true) {
+	if t.Distribution.Pinned != nil || !c.mayPull(c.name, t) {
 		return false, nil
 	}
 	name := c.name
@@ -125,7 +125,7 @@ func (c *call) otherManifest(m pulp.Manifest) (pulp.Manifest, error) {
 
 // putManifest takes a manifest, under a tag or a digest, or under a digest and tags (contract 3.3).
 func (c *call) putManifest() error {
-	if !c.may(auth.Push, store.Target{}, false) {
+	if !c.may(auth.Push) {
 		return c.refuse()
 	}
 	tags, dgst, err := c.putReference()

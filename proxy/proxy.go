@@ -35,8 +35,10 @@ type Options struct {
 	PublicURL *url.URL
 	// PushType is the type of the repositories that pushes create (D1).
 	PushType pulp.RepositoryType
-	// AnonymousPull lets who has no account read public repositories (D16).
-	AnonymousPull bool
+	// AnonymousPull says how callers without an account may read public repositories. The zero value is AnonymousPullOff.
+	AnonymousPull auth.AnonymousPull
+	// TokensOnly refuses Basic credentials on /v2/ and /extensions/; the token service takes them all the same.
+	TokensOnly bool
 	// RequireIndexChildren refuses an index that names absent manifests (D11).
 	RequireIndexChildren bool
 	// PushToMirrors lets clients push to repositories that are mirrored from a remote.

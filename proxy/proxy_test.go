@@ -77,7 +77,7 @@ func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 	}
 	w := &world{t: t, store: s, storage: files, options: proxy.Options{
 		Store: s, Auth: auth.New(s), Tokens: tokens, Storage: files, Log: slog.New(slog.DiscardHandler),
-		PublicURL: &url.URL{Scheme: "https", Host: publicHost}, PushType: pulp.ContainerPush, AnonymousPull: true, InlineLimit: 16 << 10,
+		PublicURL: &url.URL{Scheme: "https", Host: publicHost}, PushType: pulp.ContainerPush, AnonymousPull: auth.AnonymousPullOn, InlineLimit: 16 << 10,
 	}}
 	for _, edit := range edits {
 		edit(&w.options)

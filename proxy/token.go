@@ -54,31 +54,37 @@ func (c *call) getToken() error {
 	})
 }
 
-// grant returns which of some actions the caller may do. push brings pull with it.
+// grant returns the actions, of those asked for, that a token for the caller covers. push brings pull with it.
+//
+// A token is no proof of a right: each request is decided anew. So every account gets pull on every name, whether it exists and whether the account may read it; a
+// token that said less would tell private names from absent ones.
 func (c *call) grant(kind, name string, actions []string) ([]string, error) {
-	granted := []string{}
+	none := []string{}
 	if kind == "registry" && name == "catalog" {
 		if c.who.user != nil && len(actions) == 1 && actions[0] == "*" {
-			granted = append(granted, "*")
+			return []string{"*"}, nil
 		}
-		return granted, nil
+		return none, nil
 	}
 	if kind != "repository" || !pulp.ValidName(name) {
-		return granted, nil
+		return none, nil
 	}
-	t, err := c.Store.Resolve(c.r.Context(), name)
-	if err != nil && !fault.Is(err, fault.NotFound) {
-		return nil, err
-	}
-	on := c.object(name, t, err == nil)
 	asks := func(action string) bool { return slices.Contains(actions, action) || slices.Contains(actions, "*") }
 	switch {
-	case asks("push") && auth.Allow(c.who.user, auth.Push, on):
-		granted = append(granted, "push", "pull")
-	case asks("pull") && (auth.Allow(c.who.user, auth.Pull, on) || !on.Exists && c.who.user != nil):
-		granted = append(granted, "pull")
+	case asks("push") && auth.Allow(c.who.user, auth.Push, auth.Object{Path: name}):
+		return []string{"push", "pull"}, nil
+	case !asks("pull"):
+		return none, nil
+	case c.who.user != nil:
+		return []string{"pull"}, nil
+	case c.AnonymousPull == auth.AnonymousPullOff || c.AnonymousPull == "":
+		return none, nil
 	}
-	return granted, nil
+	_, err := c.Store.ResolvePublic(c.r.Context(), name)
+	if fault.Is(err, fault.NotFound) {
+		return none, nil
+	}
+	return []string{"pull"}, err
 }
 
 // restError is an error in the shape of the REST API.

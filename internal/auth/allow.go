@@ -22,9 +22,19 @@ type Object struct {
 	Path    string // the base path or repository name; empty for what is the server's
 	Exists  bool
 	Private bool
-	// AnonymousPull says that who has no account may read public repositories (D16).
+	// AnonymousPull reports whether callers without an account may read public repositories.
 	AnonymousPull bool
 }
+
+// AnonymousPull says how callers without an account may read public repositories.
+type AnonymousPull string
+
+// The ways in which callers without an account may read public repositories.
+const (
+	AnonymousPullOff       AnonymousPull = "false" // not at all
+	AnonymousPullOn        AnonymousPull = "true"  // with and without a token
+	AnonymousPullWithToken AnonymousPull = "token" // only with a token, which the token service issues to everybody
+)
 
 // Allow says whether a user, nil for who has not said, may do something: the one decision that everything asks (contract
 // 7.2). Staff may do everything. Others may read what is public and do as they like under the namespace of their name.

@@ -196,15 +196,16 @@ func (s *Store) Signatures(ctx context.Context, q ListQuery) ([]pulp.Signature, 
 	return list(ctx, s.read, signatureListing, q)
 }
 
-// ManifestParts are the ids of what a manifest names and the server has.
+// ManifestParts are the ids of the blobs and manifests that a manifest references.
 type ManifestParts struct {
 	Config   string   // a blob; empty when there is none
 	Layers   []string // blobs, in the manifest's order, each once
 	Children []string // manifests, in the list's order, each once
 }
 
-// ManifestParts returns the parts of manifests by the manifests' ids. What a manifest names and the server has not is left out.
-func (s *Store) ManifestParts(ctx context.Context, ids []string) (map[string]ManifestParts, error) {
+// ManifestParts returns the parts of manifests by the manifests' ids. Absent parts are left out, and so are parts in no version of a repository that the user
+// viewer sees: a manifest may reference any digest, and the id of its content would tell that somebody else has it. An empty viewer sees everything.
+func (s *Store) ManifestParts(ctx context.Context, ids []string, viewer string) (map[string]ManifestParts, error) {
 	type edge struct {
 		manifest, unit string
 		position       int64
@@ -214,18 +215,23 @@ func (s *Store) ManifestParts(ctx context.Context, ids []string) (map[string]Man
 		err := row.Scan(&e.manifest, &e.position, &e.unit)
 		return e, err
 	}
-	wanted := toJSON(append([]string{}, ids...))
+	args, seenBlob, seenManifest := []any{toJSON(append([]string{}, ids...))}, "", ""
+	if viewer != "" {
+		args = append(args, viewer)
+		seenBlob = " AND " + strings.ReplaceAll(visibleContent("b.id"), "%s", "$2")
+		seenManifest = " AND " + strings.ReplaceAll(visibleContent("m.id"), "%s", "$2")
+	}
 	blobs, err := collect(ctx, s.read, scan, `
 		SELECT e.manifest_id, MIN(e.position), b.id FROM manifest_blob e JOIN blob b ON b.digest = e.digest
-		 WHERE e.manifest_id IN (SELECT j.value FROM json_each($1) j)
-		 GROUP BY e.manifest_id, b.id, e.position < 0 ORDER BY 1, 2`, wanted)
+		 WHERE e.manifest_id IN (SELECT j.value FROM json_each($1) j)`+seenBlob+`
+		 GROUP BY e.manifest_id, b.id, e.position < 0 ORDER BY 1, 2`, args...)
 	if err != nil {
 		return nil, err
 	}
 	children, err := collect(ctx, s.read, scan, `
 		SELECT e.manifest_id, MIN(e.position), m.id FROM manifest_child e JOIN manifest m ON m.digest = e.digest
-		 WHERE e.manifest_id IN (SELECT j.value FROM json_each($1) j)
-		 GROUP BY e.manifest_id, m.id ORDER BY 1, 2`, wanted)
+		 WHERE e.manifest_id IN (SELECT j.value FROM json_each($1) j)`+seenManifest+`
+		 GROUP BY e.manifest_id, m.id ORDER BY 1, 2`, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ const readConns = 8
 
 // Store is an open database. It is safe for concurrent use. Make one with Open.
 type Store struct {
-	read pool
+	read *countedPool
 	now  func() time.Time
 
 	postgres *postgres // nil on SQLite
@@ -71,7 +71,7 @@ func Open(ctx context.Context, rawURL string) (*Store, error) {
 		if err != nil {
 			return nil, err
 		}
-		s := &Store{read: p, now: time.Now, postgres: p, closing: make(chan struct{})}
+		s := &Store{read: &countedPool{pool: p}, now: time.Now, postgres: p, closing: make(chan struct{})}
 		if err := s.Ping(ctx); err != nil {
 			_ = s.Close()
 			return nil, err
@@ -116,7 +116,7 @@ func openFile(ctx context.Context, path string) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("open database: %w", err), read.Close(), write.Close())
 	}
 	s := &Store{
-		path: path, read: newPrepared(read), write: write, now: time.Now, jobs: make(chan *job, maxBatch), closing: make(chan struct{}),
+		path: path, read: &countedPool{pool: newPrepared(read)}, write: write, now: time.Now, jobs: make(chan *job, maxBatch), closing: make(chan struct{}),
 	}
 	s.writer.Go(func() { s.runWriter(&connection{conn: conn, stmts: map[string]*sql.Stmt{}}) })
 	if err := s.Ping(ctx); err != nil {

@@ -91,10 +91,29 @@ func (s *Store) Resolve(ctx context.Context, basePath string) (Target, error) {
 	return t, err
 }
 
+// ResolvePublic returns the target of a base path whose distribution is not private. NotFound when there is none. A private distribution costs the same
+// queries as an absent one, whatever is remembered of it.
+func (s *Store) ResolvePublic(ctx context.Context, basePath string) (Target, error) {
+	if t, ok := s.memory.target(basePath); ok && !t.Distribution.Private {
+		return t, nil
+	}
+	asOf := s.memory.before()
+	t, err := resolveWhere(ctx, s.read, basePath, " AND NOT d.private")
+	if err == nil {
+		s.memory.keepTarget(asOf, basePath, t)
+	}
+	return t, err
+}
+
 func resolve(ctx context.Context, q querier, basePath string) (Target, error) {
+	return resolveWhere(ctx, q, basePath, "")
+}
+
+// resolveWhere is resolve for distributions that meet a further condition.
+func resolveWhere(ctx context.Context, q querier, basePath, condition string) (Target, error) {
 	var d distributionRow
 	var r repositoryRow
-	err := q.QueryRowContext(ctx, `SELECT `+distributionColumns+`, `+servedColumns+distributionSource+` WHERE d.base_path = $1`, basePath).
+	err := q.QueryRowContext(ctx, `SELECT `+distributionColumns+`, `+servedColumns+distributionSource+` WHERE d.base_path = $1`+condition, basePath).
 		Scan(append(d.dests(), r.dests()...)...)
 	if err != nil {
 		return Target{}, notFound(err, "Repository not found.")

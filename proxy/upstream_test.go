@@ -31,6 +31,7 @@ type behind struct {
 	url         string
 	connections atomic.Int64
 	elsewhere   atomic.Value // a URL to which it redirects GETs of blobs; empty: it does not
+	away        atomic.Bool  // it answers 503 to all
 
 	mu    sync.Mutex
 	asked []string // method, kind of path and range
@@ -49,6 +50,10 @@ func newFront(t *testing.T, edits ...func(*proxy.Options)) (*world, *behind) {
 	b := &behind{}
 	b.elsewhere.Store("")
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if b.away.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
 		if b.note(r); strings.Contains(r.URL.Path, "/blobs/sha256:") && r.Method == http.MethodGet && b.elsewhere.Load() != "" {
 			http.Redirect(w, r, b.elsewhere.Load().(string), http.StatusTemporaryRedirect)
 			return

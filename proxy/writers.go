@@ -21,7 +21,7 @@ type writer struct {
 }
 
 // writers keeps the open writers of uploads between requests, so that the next chunk need not open the upload again and read what is there. Each upload
-// is in the hands of one request at a time. What is lost here costs a Resume, no more.
+// is in the hands of one request of this process at a time; requests of other processes have writers of their own. What is lost here costs a Resume, no more.
 type writers struct {
 	mu   sync.Mutex
 	kept map[string]*writer

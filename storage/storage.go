@@ -38,7 +38,8 @@ type Storage interface {
 	Create(ctx context.Context, name string) (Upload, error)
 	// Resume takes up an upload that Create began, in this process or another, from its Ref; offset is how many bytes the
 	// caller knows to be in it. ErrNotFound when there is no such upload or it holds fewer bytes; bytes behind offset
-	// (of a write that was never acknowledged) are dropped.
+	// (of a write that was never acknowledged) do not count. Several uploads may come of one Ref, while earlier ones still
+	// write. In embedded storage they share no bytes. An upstream has one session for all: the caller keeps them apart.
 	Resume(ctx context.Context, name, ref string, offset int64) (Upload, error)
 	// Mount makes a blob that lies under from available under name too. Embedded storage only checks that it is there.
 	Mount(ctx context.Context, from, name string, dgst digest.Digest) error
@@ -60,6 +61,8 @@ type Upload interface {
 	// Size is how many bytes the upload holds.
 	Size() int64
 	// Commit ends the upload and keeps its bytes under the digest, durably. ErrDigest when they are not that digest's bytes.
+	// A blob that is stored under the digest stays, unless its bytes are not the digest's; no later write of any upload
+	// changes a stored blob.
 	// Digests are sha256 and sha512.
 	Commit(ctx context.Context, dgst digest.Digest) error
 	// Cancel ends the upload and drops its bytes.

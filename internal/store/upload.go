@@ -19,8 +19,12 @@ type Upload struct {
 	Size         int64  // bytes acknowledged
 	Data         []byte // all of them, while they are few and StorageRef is empty
 	StorageRef   string // the storage's own reference once it has the bytes
+	Claimed      bool   // a request, of whatever process, writes to the session behind StorageRef, which is then unset
 	Touched      time.Time
 }
+
+// claimed takes the place of the storage's reference of an upload while a request has claimed it. No storage gives such a reference.
+const claimed = "claimed"
 
 // CreateUpload opens an upload of no bytes in a repository and returns it in epoch 0. A power cut may take it along: nothing is in it yet, and its client begins anew.
 func (s *Store) CreateUpload(ctx context.Context, repositoryID string) (Upload, error) {
@@ -47,7 +51,26 @@ func scanUpload(row scanner) (Upload, error) {
 	var touched int64
 	err := row.Scan(&u.ID, &u.RepositoryID, &u.Repository, &u.Epoch, &u.Size, &u.Data, &u.StorageRef, &touched)
 	u.Touched = fromMicros(touched)
+	if u.StorageRef == claimed {
+		u.StorageRef, u.Claimed = "", true
+	}
 	return u, err
+}
+
+// ClaimUpload moves an upload to the next epoch, which it returns, and withholds the storage's reference from other requests until SaveUpload stores it
+// again. NotFound if the upload has ended or another writer has moved it on since. A claim whose process dies is never released: what that process wrote
+// is not known. A power cut may undo a claim, because it ends the process too.
+func (s *Store) ClaimUpload(ctx context.Context, u Upload) (int64, error) {
+	err := s.inTxLazily(ctx, func(t *tx) error {
+		n, err := t.exec(`
+			UPDATE upload SET storage_ref = $4, epoch = epoch + 1, touched = $5
+			 WHERE id = $1 AND repository_id = $2 AND epoch = $3`, u.ID, u.RepositoryID, u.Epoch, claimed, t.now)
+		if err == nil && n == 0 {
+			return errUploadGone
+		}
+		return err
+	})
+	return u.Epoch + 1, err
 }
 
 // SaveUpload stores an upload's size, bytes and storage reference and moves it to the next epoch, which it returns. NotFound when the
@@ -69,7 +92,18 @@ func (s *Store) SaveUpload(ctx context.Context, u Upload) (int64, error) {
 	return u.Epoch + 1, err
 }
 
-// DeleteUpload ends an upload without a blob. NotFound when there is none in this repository.
+// EndUpload ends an upload without a blob if it is still in u's epoch. NotFound if it has ended or another writer has moved it on.
+func (s *Store) EndUpload(ctx context.Context, u Upload) error {
+	return s.inTx(ctx, func(t *tx) error {
+		n, err := t.exec(`DELETE FROM upload WHERE id = $1 AND repository_id = $2 AND epoch = $3`, u.ID, u.RepositoryID, u.Epoch)
+		if err == nil && n == 0 {
+			return errUploadGone
+		}
+		return err
+	})
+}
+
+// DeleteUpload ends an upload without a blob, whatever its epoch. NotFound when there is none in this repository.
 func (s *Store) DeleteUpload(ctx context.Context, repositoryID, id string) error {
 	return s.inTx(ctx, func(t *tx) error {
 		n, err := t.exec(`DELETE FROM upload WHERE id = $1 AND repository_id = $2`, id, repositoryID)

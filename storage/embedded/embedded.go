@@ -13,12 +13,11 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"time"
+	"sync"
 
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem" // registers the default driver
-	"github.com/google/uuid"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/storage"
@@ -41,6 +40,8 @@ type Storage struct {
 	driver driver.StorageDriver
 	// root is the directory of the filesystem driver, in which durability asks for more than the driver does; empty for other drivers.
 	root string
+	// synced has the directories of blobs whose own names this process has synced.
+	synced sync.Map
 }
 
 var _ storage.Storage = (*Storage)(nil)
@@ -151,61 +152,4 @@ func (s *Storage) Ping(ctx context.Context) error {
 		return nil // an object store without objects has no root
 	}
 	return err
-}
-
-// Create implements storage.Storage.
-func (s *Storage) Create(context.Context, string) (storage.Upload, error) {
-	return s.newUpload(path.Join(uploadRoot, uuid.NewString())), nil
-}
-
-// Resume implements storage.Storage.
-func (s *Storage) Resume(ctx context.Context, _, ref string, offset int64) (storage.Upload, error) {
-	if uuid.Validate(ref) != nil {
-		return nil, storage.ErrNotFound
-	}
-	u := s.newUpload(path.Join(uploadRoot, ref))
-	info, err := s.driver.Stat(ctx, u.path)
-	switch {
-	case err != nil:
-		return nil, missing(err)
-	case info.Size() < offset:
-		return nil, storage.ErrNotFound
-	case info.Size() > offset && s.root == "": // an object store cannot cut
-		return nil, storage.ErrNotFound
-	case info.Size() > offset:
-		if err := os.Truncate(filepath.Join(s.root, u.path), offset); err != nil {
-			return nil, fmt.Errorf("cut upload: %w", err)
-		}
-	}
-	u.size, u.began = offset, true
-	if offset > 0 {
-		u.hash = nil // it has not seen these bytes
-	}
-	return u, nil
-}
-
-// SweepUploads removes the bytes of uploads that were last written to before a time: what a process left that ended while it took a blob in. It must be
-// so long ago that nobody resumes them.
-func (s *Storage) SweepUploads(ctx context.Context, before time.Time) error {
-	left, err := s.driver.List(ctx, uploadRoot)
-	if err = missing(err); errors.Is(err, storage.ErrNotFound) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	for _, p := range left {
-		info, err := s.driver.Stat(ctx, p)
-		if err = missing(err); errors.Is(err, storage.ErrNotFound) {
-			continue // it has just ended
-		} else if err != nil {
-			return err
-		}
-		if !info.ModTime().Before(before) {
-			continue
-		}
-		if err := missing(s.driver.Delete(ctx, p)); err != nil && !errors.Is(err, storage.ErrNotFound) {
-			return err
-		}
-	}
-	return nil
 }

@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"os"
 	"path"
-	"path/filepath"
 
 	"github.com/distribution/distribution/v3/registry/storage/driver"
+	"github.com/google/uuid"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/storage"
@@ -19,59 +18,134 @@ import (
 // copyBuffer is how many bytes are moved at a time.
 const copyBuffer = 1 << 20
 
-// upload is a blob on its way in. Between calls all its bytes are with the driver, which knows no flush but Close; so no
-// writer stays open, only the running hash.
+// upload is one writer's view of an upload session. It appends to a file of its own, which nothing else ever opens for writing, and reads the files of
+// earlier writers. So two processes that continue one session cannot change each other's bytes, nor those of a blob that either has committed.
+//
+// Between calls all bytes are with the driver, whose only flush is Close, and no file stays open.
 type upload struct {
 	storage *Storage
-	path    string
-	size    int64
-	began   bool      // the driver has an object for it
-	hash    hash.Hash // sha256 of all bytes so far; nil when it has not seen them all
+	dir     string    // the session's directory below uploadRoot, for new files
+	parts   []part    // bytes of earlier writers, in order
+	stale   []string  // files whose bytes own has as well: of no use once a reference without them is acknowledged
+	own     part      // the file of this writer; unnamed until the first write of a resumed upload
+	began   bool      // own exists
+	hash    hash.Hash // sha256 of own while there are no parts, that is, of all bytes; nil otherwise
 	ended   bool
 }
 
 var _ storage.Upload = (*upload)(nil)
 
-func (s *Storage) newUpload(p string) *upload {
-	return &upload{storage: s, path: p, hash: digest.SHA256.Hash()}
-}
-
 // ReadFrom implements storage.Upload.
-func (u *upload) ReadFrom(r io.Reader) (n int64, err error) {
+func (u *upload) ReadFrom(r io.Reader) (int64, error) {
 	ctx := context.Background() //nolint:forbidigo // io.ReaderFrom carries none; r ends with its request
-	w, err := u.storage.driver.Writer(ctx, u.path, u.began)
+	if u.ended {
+		return 0, storage.ErrNotFound
+	}
+	if u.own.name == "" {
+		if err := u.gather(ctx, mergeFrom(u.parts)); err != nil {
+			return 0, err
+		}
+	}
+	w, err := u.open(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("write upload: %w", err)
+		return 0, err
 	}
-	u.began = true
-	var to io.Writer = w
-	if u.hash != nil {
-		to = io.MultiWriter(w, u.hash)
+	to := &sink{w: w, hash: u.hash}
+	n, err := io.CopyBuffer(to, onlyReader{r}, make([]byte, copyBuffer))
+	if failed := errors.Join(to.err, w.Close()); failed != nil {
+		u.retire()
+		return 0, fmt.Errorf("write upload: %w", failed)
 	}
-	// onlyWriter and onlyReader keep io.CopyBuffer from choosing a smaller buffer of its own.
-	n, err = io.CopyBuffer(onlyWriter{to}, onlyReader{r}, make([]byte, copyBuffer))
-	u.size += n
-	if closeErr := w.Close(); closeErr != nil {
-		u.hash = nil // what arrived is not known
-		return n, errors.Join(err, fmt.Errorf("write upload: %w", closeErr))
-	}
+	u.own.size += n
 	return n, err
 }
 
-type onlyWriter struct{ io.Writer }
+// sink writes to a file and hashes what it wrote. It keeps io.CopyBuffer from choosing a smaller buffer, and tells failed writes from failed reads.
+type sink struct {
+	w    io.Writer
+	hash hash.Hash // may be nil
+	err  error
+}
+
+// Write implements io.Writer.
+func (s *sink) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	if s.hash != nil {
+		s.hash.Write(p[:n])
+	}
+	s.err = err
+	return n, err
+}
 
 type onlyReader struct{ io.Reader }
+
+// open opens the writer's own file at its end. It returns ErrNotFound if the file is not as this writer left it: another process has ended the
+// session and removed its files. The driver then has made an empty file, which open removes.
+func (u *upload) open(ctx context.Context) (driver.FileWriter, error) {
+	name := path.Join(uploadRoot, u.own.name)
+	w, err := u.storage.driver.Writer(ctx, name, u.began)
+	if err != nil {
+		return nil, fmt.Errorf("write upload: %w", missing(err))
+	}
+	if w.Size() != u.own.size {
+		_ = w.Close()
+		_ = u.storage.driver.Delete(ctx, name) // best effort: the sweep of old uploads removes it otherwise
+		return nil, storage.ErrNotFound
+	}
+	u.began = true
+	return w, nil
+}
+
+// retire gives up the writer's own file after a failed write: only the bytes that earlier writes have synced are known to be in it.
+func (u *upload) retire() {
+	if u.own.size > 0 {
+		u.parts = append(u.parts, u.own)
+	}
+	u.own, u.began, u.hash = part{}, false, nil
+}
+
+// gather begins the writer's own file with a copy of all parts from an index on, which it replaces.
+func (u *upload) gather(ctx context.Context, from int) error {
+	own := part{name: path.Join(u.dir, uuid.NewString())}
+	w, err := u.storage.driver.Writer(ctx, path.Join(uploadRoot, own.name), false)
+	if err != nil {
+		return fmt.Errorf("begin part of upload: %w", err)
+	}
+	to := &sink{w: w}
+	if from == 0 {
+		to.hash = digest.SHA256.Hash()
+	}
+	for _, p := range u.parts[from:] {
+		if err = u.storage.copyPart(ctx, to, p); err != nil {
+			break
+		}
+		own.size += p.size
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		_ = u.storage.driver.Delete(ctx, path.Join(uploadRoot, own.name)) // best effort, as in open
+		return err
+	}
+	u.stale = append(u.stale, names(u.parts[from:])...)
+	u.parts, u.own, u.began, u.hash = u.parts[:from:from], own, true, to.hash
+	return nil
+}
 
 // Close implements storage.Upload: nothing is held between calls.
 func (*upload) Close() error { return nil }
 
 // Ref implements storage.Upload.
-func (u *upload) Ref() string { return path.Base(u.path) }
+func (u *upload) Ref() string {
+	parts := u.parts
+	if u.own.name != "" {
+		parts = append(parts[:len(parts):len(parts)], u.own)
+	}
+	return formatRef(parts, u.stale)
+}
 
 // Size implements storage.Upload.
-func (u *upload) Size() int64 { return u.size }
+func (u *upload) Size() int64 { return size(u.parts) + u.own.size }
 
-// Commit implements storage.Upload.
+// Commit implements storage.Upload. Bytes of other writers are copied into the file that becomes the blob: their files may still be written to.
 func (u *upload) Commit(ctx context.Context, dgst digest.Digest) error {
 	to, err := blobPath(dgst)
 	if err != nil {
@@ -80,89 +154,62 @@ func (u *upload) Commit(ctx context.Context, dgst digest.Digest) error {
 	if u.ended {
 		return storage.ErrNotFound
 	}
+	if len(u.parts) > 0 {
+		u.retire()
+		if err := u.gather(ctx, 0); err != nil {
+			return err
+		}
+	}
 	if err := u.finish(ctx); err != nil {
 		return err
 	}
-	actual, err := u.digest(ctx, dgst.Algorithm())
+	from := path.Join(uploadRoot, u.own.name)
+	actual, err := u.digest(ctx, from, dgst.Algorithm())
 	if err != nil {
 		return err
 	}
 	if actual != dgst {
 		return errors.Join(storage.ErrDigest, u.Cancel(ctx))
 	}
-	if err := u.storage.move(ctx, u.path, to); err != nil {
+	if err := u.storage.place(ctx, from, to, dgst); err != nil {
 		return fmt.Errorf("keep blob %s: %w", dgst, err)
 	}
-	u.ended = true
+	_ = u.Cancel(ctx) // the sweep of old uploads removes files that stay behind
 	return nil
 }
 
-// finish has the driver complete what was written: an object store assembles it, a file is synced.
-func (u *upload) finish(ctx context.Context) error {
-	w, err := u.storage.driver.Writer(ctx, u.path, u.began)
-	if err != nil {
-		return fmt.Errorf("end upload: %w", err)
-	}
-	u.began = true
-	return errors.Join(w.Commit(ctx), w.Close())
-}
-
-// digest returns the digest of all bytes, reading them again where the running hash does not know it.
-func (u *upload) digest(ctx context.Context, algorithm digest.Algorithm) (digest.Digest, error) {
+// digest returns the digest of the finished file: the running one, which this writer alone has fed, or that of another algorithm, by reading the file.
+func (u *upload) digest(ctx context.Context, name string, algorithm digest.Algorithm) (digest.Digest, error) {
 	if algorithm == digest.SHA256 && u.hash != nil {
 		return digest.NewDigest(digest.SHA256, u.hash), nil
 	}
-	r, err := u.storage.driver.Reader(ctx, u.path, 0)
-	if err != nil {
-		return "", missing(err)
-	}
-	h := algorithm.Hash()
-	_, err = io.CopyBuffer(onlyWriter{h}, onlyReader{r}, make([]byte, copyBuffer))
-	return digest.NewDigest(algorithm, h), errors.Join(err, r.Close())
+	return u.storage.digest(ctx, name, algorithm)
 }
 
-// Cancel implements storage.Upload.
+// finish has the driver complete the writer's own file: an object store assembles it, a file is synced.
+func (u *upload) finish(ctx context.Context) error {
+	w, err := u.open(ctx)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(w.Commit(ctx), w.Close()); err != nil {
+		u.retire()
+		return fmt.Errorf("end upload: %w", err)
+	}
+	return nil
+}
+
+// Cancel implements storage.Upload. It removes the files of all writers of the session.
 func (u *upload) Cancel(ctx context.Context) error {
 	if u.ended {
 		return nil
 	}
 	u.ended = true
-	err := u.storage.driver.Delete(ctx, u.path)
-	if _, gone := errors.AsType[driver.PathNotFoundError](err); gone {
-		return nil
-	}
-	return err
-}
-
-// move brings a finished upload to its blob's place, durably. The filesystem driver renames and leaves the directories to the
-// operating system; after a power cut the name could be gone, so they are synced here.
-func (s *Storage) move(ctx context.Context, from, to string) error {
-	if s.root == "" {
-		return s.driver.Move(ctx, from, to)
-	}
-	target := filepath.Join(s.root, to)
-	dir := filepath.Dir(target)             // <hex>/
-	_, err := os.Stat(filepath.Dir(dir))    // <2 hex>/
-	fresh := errors.Is(err, os.ErrNotExist) // its own name must be kept too
-	if err := s.driver.Move(ctx, from, to); err != nil {
-		return err
-	}
-	changed := []string{dir, filepath.Dir(dir)}
-	if fresh {
-		changed = append(changed, filepath.Dir(filepath.Dir(dir)), filepath.Join(s.root, blobRoot))
-	}
-	for _, d := range changed {
-		if err := syncDir(d); err != nil {
-			return err
+	errs := []error{u.storage.remove(ctx, u.dir)}
+	for _, name := range append(names(u.parts), u.stale...) {
+		if path.Dir(name) != u.dir { // of a layout that knew no directories
+			errs = append(errs, u.storage.remove(ctx, name))
 		}
 	}
-	return nil
-}
-
-func syncDir(name string) error {
-	d, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(errs...)
 }

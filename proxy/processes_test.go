@@ -1,0 +1,152 @@
+package proxy_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/proxy"
+	"github.com/countersign/countersign/storage"
+)
+
+// beside returns the same world behind a second handler on the same store and storage, as another process has it.
+func (w *world) beside() *world {
+	w.t.Helper()
+	other := *w
+	other.server = httptest.NewServer(proxy.New(w.options))
+	w.t.Cleanup(other.server.Close)
+	return &other
+}
+
+// begun is a storage that says when an upload that was taken up again begins to read a body: it is open for writing then.
+type begun struct {
+	storage.Storage
+	once  sync.Once
+	reads chan struct{}
+}
+
+type begunUpload struct {
+	storage.Upload
+	storage *begun
+}
+
+func (s *begun) Resume(ctx context.Context, name, ref string, offset int64) (storage.Upload, error) {
+	u, err := s.Storage.Resume(ctx, name, ref, offset)
+	if err != nil {
+		return nil, err
+	}
+	return &begunUpload{u, s}, nil
+}
+
+func (u *begunUpload) ReadFrom(r io.Reader) (int64, error) {
+	return u.Upload.ReadFrom(&signalling{r, func() { u.storage.once.Do(func() { close(u.storage.reads) }) }})
+}
+
+type signalling struct {
+	io.Reader
+	signal func()
+}
+
+func (s *signalling) Read(p []byte) (int, error) {
+	s.signal()
+	return s.Reader.Read(p)
+}
+
+// A chunk that stalls at one process, while another process ends the upload, changes nothing of the stored blob when it goes on.
+func TestStalledChunkChangesNoBlob(t *testing.T) {
+	t.Parallel()
+	files := &begun{reads: make(chan struct{})}
+	one := newWorld(t, func(o *proxy.Options) {
+		files.Storage = o.Storage
+		o.Storage = files
+	})
+	two := one.beside()
+	b := random(200_000, 90)
+	d := digest.FromBytes(b)
+	at := one.start("acme/app")
+	one.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[:100_000])
+	body, feed := io.Pipe()
+	stalled := make(chan answer, 1)
+	go func() { stalled <- two.ask("admin", http.MethodPatch, at, body) }()
+	<-files.reads
+	one.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), b[100_000:])
+	one.wantBlob("acme/app", d, b)
+	if _, err := feed.Write(bytes.Repeat([]byte("overwritten"), 50_000)); err != nil {
+		t.Fatal(err)
+	}
+	if err := feed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-stalled; a.status != http.StatusNotFound || a.code() != "BLOB_UPLOAD_UNKNOWN" {
+		t.Errorf("the stalled chunk is answered %d %s, want 404 BLOB_UPLOAD_UNKNOWN", a.status, a.body)
+	}
+	one.wantBlob("acme/app", d, b)
+	two.wantBlob("acme/app", d, b)
+}
+
+// An upstream has one session for both processes, so that nobody ends it while the other still writes to it.
+func TestStalledChunkBeforeAnUpstream(t *testing.T) {
+	t.Parallel()
+	one, _ := newFront(t)
+	two := one.beside()
+	b := random(200_000, 91)
+	d := digest.FromBytes(b)
+	at := one.start("acme/app")
+	one.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[:100_000])
+	target, err := one.store.PushTarget(t.Context(), "acme/app", pulp.ContainerPush)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claimed := func() bool {
+		row, err := one.store.Upload(t.Context(), target.Repository.ID, path.Base(at))
+		return err == nil && row.Claimed
+	}
+	body, feed := io.Pipe()
+	stalled := make(chan answer, 1)
+	go func() { stalled <- two.ask("admin", http.MethodPatch, at, body) }()
+	for deadline := time.Now().Add(time.Minute); !claimed(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the second process does not claim the upload")
+		}
+	}
+	one.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodPut, at+"?digest="+string(digest.FromBytes(b[:100_000])), nil)
+	one.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodPatch, at, b[100_000:])
+	if _, err := feed.Write(b[100_000:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := feed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-stalled; a.status != http.StatusAccepted {
+		t.Fatalf("the chunk is answered %d %s", a.status, a.body)
+	}
+	one.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+	two.wantBlob("acme/app", d, b)
+}
+
+// A request that fails gives its claim on an upload of an upstream back, so that another process can go on.
+func TestClaimOfAFailedRequestEnds(t *testing.T) {
+	t.Parallel()
+	one, b := newFront(t)
+	two := one.beside()
+	content := random(100_000, 92)
+	d := digest.FromBytes(content)
+	at := one.start("acme/app")
+	one.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, content[:50_000])
+	b.away.Store(true)
+	two.want(http.StatusServiceUnavailable, "UNAVAILABLE", "admin", http.MethodPatch, at, content[50_000:])
+	two.want(http.StatusServiceUnavailable, "UNAVAILABLE", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+	b.away.Store(false)
+	one.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, content[50_000:])
+	two.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+	one.wantBlob("acme/app", d, content)
+}

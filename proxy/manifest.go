@@ -102,7 +102,7 @@ func validReference(ref string) bool { return pulp.ValidTag(ref) || validDigest(
 func (c *call) otherManifest(m pulp.Manifest) (pulp.Manifest, error) {
 	notAccepted := newError(http.StatusNotFound, "MANIFEST_UNKNOWN",
 		fmt.Sprintf("The manifest has the media type %s, which the request's Accept header does not include.", m.MediaType),
-		map[string]string{"reference": c.ref, "mediaType": m.MediaType})
+		map[string]string{"reference": c.ref})
 	if c.manifests == nil {
 		return m, notAccepted
 	}

@@ -62,6 +62,9 @@ func (serveCommand) Run(p *program) error {
 	if err := p.ensureService(s); err != nil {
 		return err
 	}
+	if err := p.warnOfFormerHosts(s); err != nil {
+		return err
+	}
 	// Last, when nothing can fail any more: a password that is made is shown this once.
 	password, err := p.ensureAdmin(s, users)
 	if err != nil {
@@ -193,7 +196,7 @@ func (p *program) tokens(s *store.Store) (*auth.Tokens, error) {
 	if err != nil {
 		return nil, err
 	}
-	return auth.NewTokens(key, c.PublicURL+"/token/", c.Public().Host, c.Token.Lifetime)
+	return auth.NewTokens(key, c.Public().String()+"/token/", c.Public().Host, c.Token.Lifetime)
 }
 
 // route sends the registry's paths to the registry and the rest to the REST API.
@@ -272,7 +275,7 @@ func (p *program) greet(password string) {
 		verb = "COUNTERSIGN_DATA=" + c.Data + " " + verb // the verbs work on the same data
 	}
 	verify := ""
-	if strings.HasPrefix(c.PublicURL, "http:") {
+	if c.Public().Scheme == "http" {
 		verify = " --tls-verify=false"
 	}
 	_, _ = fmt.Fprintf(p.out, `Countersign %s
@@ -286,5 +289,5 @@ Next:
   podman push%[8]s IMAGE %[3]s/team/app:1.0
   %[10]s add-signing-service NAME --openpgp-key FILE   (or: NAME SCRIPT KEYID)
   curl -u admin %[9]s/pulp/api/v3/repositories/container/container-push/
-`, version, c.Listen, host, c.Data, where, adminName, login, verify, c.PublicURL, verb)
+`, version, c.Listen, host, c.Data, where, adminName, login, verify, c.Public(), verb)
 }

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -48,7 +47,8 @@ type Config struct {
 	Data string `yaml:"data" env:"DATA"`
 	// Listen is the address to listen on: plain HTTP unless TLS is set.
 	Listen string `yaml:"listen" env:"LISTEN"`
-	// PublicURL is what clients type; its host is the identity in signatures and the service of tokens (D5). Empty: http://localhost:<port>.
+	// PublicURL is the address that clients type, as the operator writes it; Public is its normal form, whose host is the identity in signatures and the service of
+	// tokens. Empty: http://localhost:<port>.
 	PublicURL string `yaml:"public_url" env:"PUBLIC_URL"`
 	// DatabaseURL is sqlite:<path> or postgres://USER:PASSWORD@HOST:PORT/DATABASE. Empty: SQLite under Data.
 	DatabaseURL string `yaml:"database_url" env:"DATABASE_URL"`
@@ -344,23 +344,11 @@ func (c *Config) complete() error {
 	return nil
 }
 
-// Public returns PublicURL taken apart.
-func (c Config) Public() *url.URL {
-	u, err := url.Parse(c.PublicURL)
-	if err != nil { // Load has checked it
-		return &url.URL{}
-	}
-	return u
-}
-
 func (c Config) validate() error {
-	public, err := url.Parse(c.PublicURL)
+	_, publicErr := normalizePublicURL(c.PublicURL)
 	_, mirrorErr := c.Mirror.Prefixes()
 	return errors.Join(
-		mirrorErr,
-		check(err == nil && public.Host != "" && (public.Scheme == "http" || public.Scheme == "https") &&
-			strings.Trim(public.Path, "/") == "" && public.RawQuery == "" && public.User == nil,
-			"public_url: want http(s)://host[:port], got %q", c.PublicURL),
+		mirrorErr, publicErr,
 		check(c.PushRepositoryType == "container-push" || c.PushRepositoryType == "container",
 			"push_repository_type: want container-push or container, got %q", c.PushRepositoryType),
 		check(c.Signatures.UnknownKeys == "accept" || c.Signatures.UnknownKeys == "refuse",

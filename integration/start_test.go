@@ -99,6 +99,57 @@ func TestAnotherStorage(t *testing.T) {
 	}
 }
 
+// TestFormerPublicURL proves that signatures keep the host that they name when public_url changes, that each start warns of them, and that signing again adds signatures for the new host.
+func TestFormerPublicURL(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	if _, err := s.pushTiny(t, "start/app", "v1", "identity"); err != nil {
+		t.Fatal(err)
+	}
+	service := s.addService(t, "identity", keyNamed(t, "trusted"), "")
+	_, port, _ := strings.Cut(s.host, ":")
+	const warning = "signatures name a host that public_url no longer has"
+	restarted := func(publicURL string) string {
+		t.Helper()
+		if err := s.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		before, _ := os.ReadFile(s.command.Log)
+		s.env = append(s.env, "COUNTERSIGN_PUBLIC_URL="+publicURL)
+		s.command.Env = s.env
+		s.start(t)
+		after, err := os.ReadFile(s.command.Log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(after[len(before):])
+	}
+	signed := func() {
+		t.Helper()
+		s.signed(t, text(s.repository(t, "start/app")["pulp_href"]), object{"manifest_signing_service": service})
+	}
+	if said := restarted("http://127.0.0.1:" + port); strings.Contains(said, warning) {
+		t.Errorf("a start with nothing signed warns:\n%s", said)
+	}
+	signed()
+	for i, url := range []string{"http://LOCALHOST:" + port + "/", "http://localhost:" + port} {
+		if said := restarted(url); !strings.Contains(said, warning) || !strings.Contains(said, "host=127.0.0.1:"+port+" public_url=http://localhost:"+port) || strings.Count(said, warning) != 1 {
+			t.Errorf("a start with %s says:\n%s", url, said)
+		}
+		if i == 0 {
+			signed()
+		}
+		references := []string{}
+		for _, g := range s.list(t, signatureList).Results {
+			references = append(references, text(g["docker_reference"]))
+		}
+		slices.Sort(references)
+		if want := []string{"127.0.0.1:" + port + "/start/app:v1", "localhost:" + port + "/start/app:v1"}; !slices.Equal(references, want) {
+			t.Errorf("after signing under %s there are signatures for %v, want %v", url, references, want)
+		}
+	}
+}
+
 // TestSecondServer is refused on a data directory that a server owns.
 func TestSecondServer(t *testing.T) {
 	t.Parallel()

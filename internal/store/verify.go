@@ -26,6 +26,13 @@ func (s *Store) ServedChildren(ctx context.Context, t Target, manifestID string)
 	return once, nil
 }
 
+// HasSignaturesOf reports whether any signature claims a reference under a host[:port].
+func (s *Store) HasSignaturesOf(ctx context.Context, host string) (bool, error) {
+	var found bool
+	err := s.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM signature WHERE SUBSTR(reference, 1, LENGTH($1)) = $1)`, host+"/").Scan(&found)
+	return found, err
+}
+
 // SignatureContents returns the bytes of signatures by their ids. Those that are gone are left out.
 func (s *Store) SignatureContents(ctx context.Context, ids []string) (map[string][]byte, error) {
 	contents := make(map[string][]byte, len(ids))

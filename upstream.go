@@ -149,7 +149,7 @@ func (p *program) follow(s *store.Store, spec tasks.Spec) (store.Task, error) {
 		return store.Task{}, err
 	}
 	defer q.close()
-	t, err := tasks.NewDispatcher(s, q, nil, slog.New(slog.DiscardHandler)).Dispatch(p.ctx, spec)
+	t, err := tasks.NewDispatcher(s, q, nil, slog.New(slog.DiscardHandler)).Dispatch(p.ctx, tasks.ByCommand(), spec)
 	if err != nil {
 		return t, err
 	}

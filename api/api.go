@@ -24,7 +24,7 @@ import (
 
 // Dispatcher makes and cancels tasks: *tasks.Dispatcher.
 type Dispatcher interface {
-	Dispatch(ctx context.Context, spec tasks.Spec) (store.Task, error)
+	Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec) (store.Task, error)
 	Cancel(ctx context.Context, id string) (store.Task, error)
 }
 

@@ -46,14 +46,15 @@ type dispatcher struct {
 	store *store.Store
 	mu    sync.Mutex
 	specs []tasks.Spec
+	from  []tasks.Origin // of the specs
 }
 
-func (d *dispatcher) Dispatch(ctx context.Context, spec tasks.Spec) (store.Task, error) {
+func (d *dispatcher) Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec) (store.Task, error) {
 	d.mu.Lock()
-	d.specs = append(d.specs, spec)
+	d.specs, d.from = append(d.specs, spec), append(d.from, from)
 	d.mu.Unlock()
 	return d.store.CreateTask(ctx, store.NewTask{
-		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), CreatedBy: spec.CreatedBy, Resources: spec.Resources,
+		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), Origin: from.Kind, CreatedBy: from.User, Resources: spec.Resources,
 	})
 }
 
@@ -66,6 +67,16 @@ func (d *dispatcher) last() tasks.Spec {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.specs[len(d.specs)-1]
+}
+
+// wantFrom checks that the latest task was started by the account with this id.
+func (d *dispatcher) wantFrom(t *testing.T, user int64) {
+	t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if got := d.from[len(d.from)-1]; got != tasks.ByUser(user) {
+		t.Errorf("the task comes from %+v, want user %d", got, user)
+	}
 }
 
 // world is an API over a real store that holds a little of everything.

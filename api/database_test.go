@@ -13,7 +13,7 @@ func (w *world) exec(query string, args ...any) {
 	w.t.Helper()
 	driver, source := "pgx", w.database // the store's own drivers
 	if path, ok := strings.CutPrefix(w.database, "sqlite:"); ok {
-		driver, source = "sqlite", "file:"+path+"?_pragma=busy_timeout(10000)"
+		driver, source = "sqlite", "file:"+path+"?_pragma=busy_timeout(10000)&_pragma=foreign_keys(1)"
 	}
 	db, err := sql.Open(driver, source)
 	if err != nil {

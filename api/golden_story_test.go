@@ -256,7 +256,7 @@ func (p *story) signature(tag string) {
 
 func (p *story) completed(name string, resources ...store.Resource) {
 	p.t.Helper()
-	k, err := p.store.CreateTask(p.t.Context(), store.NewTask{Name: name, Args: struct{}{}, CID: "cid", CreatedBy: p.userID("admin"), Resources: resources})
+	k, err := p.store.CreateTask(p.t.Context(), store.NewTask{Name: name, Args: struct{}{}, CID: "cid", Origin: store.OriginUser, CreatedBy: p.userID("admin"), Resources: resources})
 	if err == nil {
 		err = p.store.CompleteTask(p.t.Context(), claim(p.world, k), store.Outcome{})
 	}

@@ -81,7 +81,7 @@ func testAnswersHaveTheReferencesShape(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	task, err := w.store.CreateTask(t.Context(), store.NewTask{
-		Name: "pulp_container.app.tasks.sign.sign", Args: struct{}{}, CreatedBy: 1, CID: "abc",
+		Name: "pulp_container.app.tasks.sign.sign", Args: struct{}{}, Origin: store.OriginUser, CreatedBy: 1, CID: "abc",
 		Resources: []store.Resource{{Href: w.repoHref(), Exclusive: true}},
 	})
 	if err != nil {

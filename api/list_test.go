@@ -183,7 +183,7 @@ func TestTasksAreFilteredByWhatTheyTouch(t *testing.T) {
 	repo, other := w.repoHref(), pulp.RepositoryHref(pulp.Container, pulp.NewID())
 	make := func(name string, exclusive bool, href string) store.Task {
 		t.Helper()
-		k, err := w.store.CreateTask(t.Context(), store.NewTask{Name: name, Args: struct{}{}, CID: "cid-" + name, CreatedBy: 1, Resources: []store.Resource{{Href: href, Exclusive: exclusive}}})
+		k, err := w.store.CreateTask(t.Context(), store.NewTask{Name: name, Args: struct{}{}, CID: "cid-" + name, Origin: store.OriginUser, CreatedBy: 1, Resources: []store.Resource{{Href: href, Exclusive: exclusive}}})
 		if err != nil {
 			t.Fatal(err)
 		}

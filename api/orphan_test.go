@@ -110,11 +110,12 @@ func TestOrphanCleanupTasks(t *testing.T) {
 		asked := time.Now().UnixMicro()
 		w.expect(cleanup(body), http.StatusAccepted, "")
 		spec := w.dispatcher.last()
+		w.dispatcher.wantFrom(t, 1)
 		args := spec.Args.(tasks.OrphanArgs)
 		if late := args.Before + want.minutes*60_000_000 - asked; late < 0 || late > time.Minute.Microseconds() || !slices.Equal(args.Units, want.units) {
 			t.Errorf("%s: %+v", body, args)
 		}
-		if spec.Name != "pulpcore.app.tasks.orphan.orphan_cleanup" || spec.CreatedBy != 1 || spec.Immediate ||
+		if spec.Name != "pulpcore.app.tasks.orphan.orphan_cleanup" || spec.Immediate ||
 			!slices.Equal(spec.Resources, []store.Resource{{Href: "/pulp/api/v3/orphans/cleanup/", Exclusive: true}}) {
 			t.Errorf("%s: %+v", body, spec)
 		}
@@ -124,9 +125,9 @@ func TestOrphanCleanupTasks(t *testing.T) {
 // atOnce runs every task before it is answered.
 type atOnce struct{ *tasks.Dispatcher }
 
-func (d atOnce) Dispatch(ctx context.Context, spec tasks.Spec) (store.Task, error) {
+func (d atOnce) Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec) (store.Task, error) {
 	spec.Immediate = true
-	return d.Dispatcher.Dispatch(ctx, spec)
+	return d.Dispatcher.Dispatch(ctx, from, spec)
 }
 
 // withStorage makes the world's API run all its tasks at once, with blobs' bytes in the storage that it returns.

@@ -183,9 +183,10 @@ func TestEditingARemote(t *testing.T) {
 			}
 			m.expect(edit, 202, "")
 			want := tasks.Spec{
-				Name: tasks.Edit, Immediate: true, CreatedBy: 1, Resources: []store.Resource{{Href: m.remoteHref(), Exclusive: true}},
+				Name: tasks.Edit, Immediate: true, Resources: []store.Resource{{Href: m.remoteHref(), Exclusive: true}},
 				Args: tasks.EditArgs{Collection: pulp.RemoteCollection, ID: m.remote.ID, Remote: c.fields},
 			}
+			m.dispatcher.wantFrom(t, 1)
 			if diff := cmp.Diff(want, m.dispatcher.last()); diff != "" {
 				t.Errorf("task (-want +got):\n%s", diff)
 			}
@@ -194,9 +195,10 @@ func TestEditingARemote(t *testing.T) {
 	m.expect(call{method: http.MethodPatch, path: m.remoteHref(), json: `{"name":"acme/other"}`}, 400, `{"name":["This field must be unique."]}`)
 	m.expect(call{method: http.MethodDelete, path: m.remoteHref()}, 202, "")
 	want := tasks.Spec{
-		Name: tasks.Delete, Immediate: true, CreatedBy: 1, Resources: []store.Resource{{Href: m.remoteHref(), Exclusive: true}},
+		Name: tasks.Delete, Immediate: true, Resources: []store.Resource{{Href: m.remoteHref(), Exclusive: true}},
 		Args: tasks.ObjectArgs{Collection: pulp.RemoteCollection, ID: m.remote.ID},
 	}
+	m.dispatcher.wantFrom(t, 1)
 	if diff := cmp.Diff(want, m.dispatcher.last()); diff != "" {
 		t.Errorf("task (-want +got):\n%s", diff)
 	}

@@ -203,11 +203,7 @@ func (a *API) addContent(req *request, b *body, repo pulp.Repository) (tasks.Spe
 	if err != nil {
 		return tasks.Spec{}, err
 	}
-	args := tasks.AddArgs{RepositoryID: repo.ID, Units: units}
-	if !req.isStaff() {
-		args.Username = req.user.Username
-	}
-	return tasks.Spec{Name: tasks.AddContent, Args: args, Immediate: true}, nil
+	return tasks.Spec{Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: repo.ID, Units: units}, Immediate: true}, nil
 }
 
 // removeContent removes units, or with "*" everything.

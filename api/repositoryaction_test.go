@@ -101,7 +101,7 @@ func TestContentActions(t *testing.T) {
 			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Units: units}, Resources: alone(empty), Immediate: true,
 		}},
 		"add, as owner": {path: empty + "add/", user: "acme", body: `{"content_units":["` + tagHref + `","http://h.example` + imageHref + `"]}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Units: units, Username: "acme"}, Resources: alone(empty), Immediate: true,
+			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Units: units}, Resources: alone(empty), Immediate: true,
 		}},
 		"add, what one does not see": {path: empty + "add/", user: "acme", body: `{"content_units":["` + tagHref + `","` + hiddenHref + `"]}`, status: 400, want: missing(hiddenHref)},
 		"add, what is no content":    {path: empty + "add/", body: `{"content_units":["` + full + `"]}`, status: 400, want: missing(full)},
@@ -186,10 +186,7 @@ func TestContentActions(t *testing.T) {
 				}
 				return
 			}
-			c.spec.CreatedBy = 1
-			if c.user != "" {
-				c.spec.CreatedBy = 2
-			}
+			m.dispatcher.wantFrom(t, map[string]int64{"": 1, "acme": 2}[c.user])
 			if diff := cmp.Diff(c.spec, m.dispatcher.last()); diff != "" {
 				t.Errorf("task (-want +got):\n%s", diff)
 			}
@@ -291,8 +288,9 @@ func TestContainerRepositories(t *testing.T) {
 	m.expect(remove, 202, "")
 	want := tasks.Spec{
 		Name: tasks.Delete, Args: tasks.ObjectArgs{Collection: pulp.ContainerCollection, ID: m.full.ID}, Resources: []store.Resource{{Href: href(m.full), Exclusive: true}},
-		Immediate: true, CreatedBy: 2,
+		Immediate: true,
 	}
+	m.dispatcher.wantFrom(t, 2)
 	if diff := cmp.Diff(want, m.dispatcher.last()); diff != "" {
 		t.Errorf("task (-want +got):\n%s", diff)
 	}

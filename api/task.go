@@ -287,8 +287,7 @@ func (a *API) purgeTasks(req *request) (answer, error) {
 
 // dispatch makes a task for the caller, leaves the audit line, and answers with it.
 func (a *API) dispatch(req *request, action, object string, spec tasks.Spec) (answer, error) {
-	spec.CreatedBy = req.user.ID
-	t, err := a.Tasks.Dispatch(req.Context(), spec)
+	t, err := a.Tasks.Dispatch(req.Context(), tasks.ByUser(req.user.ID), spec)
 	if err != nil {
 		return answer{}, err
 	}

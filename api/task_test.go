@@ -76,10 +76,13 @@ func TestEditsAreThereWhenTheTaskIsNamed(t *testing.T) {
 	w.expect(call{path: "tasks/", user: "-", header: map[string]string{"Authorization": "Basic %"}}, http.StatusUnauthorized, "")
 }
 
-// task makes a waiting task of a user on resources that it reserves alone.
+// task makes a waiting task of a user, or with 0 of the system, on resources that it reserves alone.
 func task(w *world, user int64, resources ...string) store.Task {
 	w.t.Helper()
-	n := store.NewTask{Name: tasks.Sign, Args: struct{}{}, CID: "cid", CreatedBy: user}
+	n := store.NewTask{Name: tasks.Sign, Args: struct{}{}, CID: "cid", Origin: store.OriginUser, CreatedBy: user}
+	if user == 0 {
+		n.Origin = store.OriginSystem
+	}
 	for _, href := range resources {
 		n.Resources = append(n.Resources, store.Resource{Href: href, Exclusive: true})
 	}
@@ -242,6 +245,15 @@ func TestTasksAreTheirMakers(t *testing.T) {
 	w.expect(call{method: http.MethodPost, path: "tasks/purge/", json: `{}`, user: "carol"}, http.StatusForbidden, "")
 	if got := len(w.results("tasks/", "name")); got != 2 {
 		t.Errorf("an administrator sees %d tasks, want 2", got)
+	}
+	// A task outlives the account that started it, for administrators alone: a later account of that name, or with that id, does not get it.
+	w.exec(`DELETE FROM account WHERE username = 'acme'`)
+	if _, err := w.store.PutUser(t.Context(), "acme", "x", false, true); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(call{path: href(others), user: "acme"}, http.StatusNotFound, missing)
+	if got := w.get(href(others)); got["created_by"] != nil || got["state"] != "waiting" {
+		t.Errorf("the task of a deleted account: %v", got)
 	}
 }
 

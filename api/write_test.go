@@ -99,9 +99,10 @@ func TestEditingARepository(t *testing.T) {
 			switch {
 			case c.fields != nil:
 				want := tasks.Spec{
-					Name: tasks.Edit, Immediate: true, CreatedBy: 1, Resources: []store.Resource{{Href: href, Exclusive: true}},
+					Name: tasks.Edit, Immediate: true, Resources: []store.Resource{{Href: href, Exclusive: true}},
 					Args: tasks.EditArgs{Collection: pulp.PushCollection, ID: w.repo.Repository.ID, Repository: c.fields},
 				}
+				w.dispatcher.wantFrom(t, 1)
 				if diff := cmp.Diff(want, w.dispatcher.last()); diff != "" {
 					t.Errorf("task (-want +got):\n%s", diff)
 				}
@@ -227,8 +228,9 @@ func TestDeletingADistributionReservesWhatGoesWithIt(t *testing.T) {
 	} {
 		w.expect(call{method: http.MethodDelete, path: pulp.Href(pulp.DistributionCollection, c.id)}, 202, "")
 		want := tasks.Spec{
-			Name: tasks.DeleteDistribution, Args: tasks.ObjectArgs{Collection: pulp.DistributionCollection, ID: c.id}, Resources: c.wanted, Immediate: true, CreatedBy: 1,
+			Name: tasks.DeleteDistribution, Args: tasks.ObjectArgs{Collection: pulp.DistributionCollection, ID: c.id}, Resources: c.wanted, Immediate: true,
 		}
+		w.dispatcher.wantFrom(t, 1)
 		if diff := cmp.Diff(want, w.dispatcher.last()); diff != "" {
 			t.Errorf("%s: task (-want +got):\n%s", what, diff)
 		}
@@ -242,7 +244,7 @@ func TestTasksAreCanceledDeletedAndPurged(t *testing.T) {
 	w := newWorld(t)
 	make := func(user int64) string {
 		t.Helper()
-		k, err := w.store.CreateTask(t.Context(), store.NewTask{Name: "x", Args: struct{}{}, CreatedBy: user})
+		k, err := w.store.CreateTask(t.Context(), store.NewTask{Name: "x", Args: struct{}{}, Origin: store.OriginUser, CreatedBy: user})
 		if err != nil {
 			t.Fatal(err)
 		}

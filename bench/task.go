@@ -96,7 +96,7 @@ func openTasks(ctx context.Context, url, driver, source string, q tasks.Queue) (
 	on := &tasksOn{store: s, raw: raw, counter: &counter{}, hold: make(chan struct{})}
 	quiet := slog.New(slog.DiscardHandler)
 	w := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: q, Log: quiet, Slots: taskWorkers, Name: "1@bench", Jobs: map[string]tasks.Job{
-		"nothing": on.counter.run, "busy": func(context.Context, *tasks.Run) error { <-on.hold; return nil },
+		"nothing": {Run: on.counter.run}, "busy": {Run: func(context.Context, *tasks.Run) error { <-on.hold; return nil }},
 	}})
 	on.dispatcher = tasks.NewDispatcher(s, q, w, quiet)
 	working, stop := context.WithCancel(ctx)
@@ -167,7 +167,7 @@ func (c *counter) run(_ context.Context, r *tasks.Run) error {
 }
 
 func (on *tasksOn) dispatch(ctx context.Context, task, repository string) error {
-	_, err := on.dispatcher.Dispatch(ctx, tasks.Spec{
+	_, err := on.dispatcher.Dispatch(ctx, tasks.BySystem(), tasks.Spec{
 		Name: task, Args: map[string]int64{"At": time.Now().UnixMicro()}, Resources: []store.Resource{{Href: repository, Exclusive: true}},
 	})
 	return err

@@ -22,11 +22,12 @@ func NewDispatcher(s *store.Store, q Queue, w *Worker, log *slog.Logger) *Dispat
 	return &Dispatcher{store: s, queue: q, worker: w, log: log}
 }
 
-// Dispatch stores a task, with the context's correlation id, and announces it when it is ready. An immediate one that is ready has run when Dispatch returns; what it
+// Dispatch stores a task that comes from an origin, with the context's correlation id, and announces it when it is ready. An immediate one that is ready has run when Dispatch returns; what it
 // returns is the task as it is then.
-func (d *Dispatcher) Dispatch(ctx context.Context, spec Spec) (store.Task, error) {
+func (d *Dispatcher) Dispatch(ctx context.Context, from Origin, spec Spec) (store.Task, error) {
 	t, err := d.store.CreateTask(ctx, store.NewTask{
-		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), CreatedBy: spec.CreatedBy, Resources: spec.Resources, ServiceID: spec.ServiceID,
+		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), Resources: spec.Resources, ServiceID: spec.ServiceID,
+		Origin: from.Kind, CreatedBy: from.User,
 	})
 	if err != nil || t.Unblocked == nil {
 		return t, err

@@ -20,7 +20,7 @@ import (
 )
 
 // startOn starts a worker on a PostgreSQL database, which knows it as "cut", and returns the store and a client of the same database.
-func startOn(t *testing.T, lease time.Duration, jobs func(*store.Store) map[string]tasks.Job) (*store.Store, *sql.DB) {
+func startOn(t *testing.T, lease time.Duration, jobs func(*store.Store) map[string]work) (*store.Store, *sql.DB) {
 	t.Helper()
 	url := pgtest.Database(t)
 	s, err := store.Open(t.Context(), url+"&application_name=cut")
@@ -37,7 +37,7 @@ func startOn(t *testing.T, lease time.Duration, jobs func(*store.Store) map[stri
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	w := tasks.NewWorker(tasks.WorkerOptions{
-		Store: s, Queue: &memqueue.Queue{}, Jobs: jobs(s), Log: slog.New(slog.DiscardHandler), Slots: 1, Name: "1@test", Lease: lease,
+		Store: s, Queue: &memqueue.Queue{}, Jobs: jobsOf(jobs(s)), Log: slog.New(slog.DiscardHandler), Slots: 1, Name: "1@test", Lease: lease,
 	})
 	ctx, stop := context.WithCancel(t.Context())
 	stopped := make(chan error, 1)
@@ -67,8 +67,8 @@ func TestATaskOutlivesItsConnections(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cut := make(chan error, 10)
-			s, db := startOn(t, 3*time.Second, func(s *store.Store) map[string]tasks.Job {
-				return map[string]tasks.Job{"work": func(ctx context.Context, r *tasks.Run) error {
+			s, db := startOn(t, 3*time.Second, func(s *store.Store) map[string]work {
+				return map[string]work{"work": func(ctx context.Context, r *tasks.Run) error {
 					for r.Task.Attempt == 1 {
 						if err := use(ctx, s, r); err != nil {
 							cut <- err
@@ -78,7 +78,7 @@ func TestATaskOutlivesItsConnections(t *testing.T) {
 					return nil
 				}}
 			})
-			k, err := s.CreateTask(t.Context(), store.NewTask{Name: "work"})
+			k, err := s.CreateTask(t.Context(), store.NewTask{Name: "work", Origin: store.OriginSystem})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,10 +116,10 @@ func TestATaskOutlivesItsConnections(t *testing.T) {
 // TestATaskThatAlwaysLosesItsDatabaseFails has a task lose its database each time: it may be what the task does to it.
 func TestATaskThatAlwaysLosesItsDatabaseFails(t *testing.T) {
 	t.Parallel()
-	s, _ := startOn(t, time.Second, func(*store.Store) map[string]tasks.Job {
-		return map[string]tasks.Job{"work": func(context.Context, *tasks.Run) error { return sql.ErrConnDone }}
+	s, _ := startOn(t, time.Second, func(*store.Store) map[string]work {
+		return map[string]work{"work": func(context.Context, *tasks.Run) error { return sql.ErrConnDone }}
 	})
-	k, err := s.CreateTask(t.Context(), store.NewTask{Name: "work"})
+	k, err := s.CreateTask(t.Context(), store.NewTask{Name: "work", Origin: store.OriginSystem})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,10 +137,10 @@ func TestATaskThatAlwaysLosesItsDatabaseFails(t *testing.T) {
 func TestAnotherConnectionIsNotTheDatabases(t *testing.T) {
 	t.Parallel()
 	broken := fault.Wrap(fault.Unavailable, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}, "Cannot reach the remote.")
-	s, _ := startOn(t, time.Second, func(*store.Store) map[string]tasks.Job {
-		return map[string]tasks.Job{"work": func(context.Context, *tasks.Run) error { return broken }}
+	s, _ := startOn(t, time.Second, func(*store.Store) map[string]work {
+		return map[string]work{"work": func(context.Context, *tasks.Run) error { return broken }}
 	})
-	k, err := s.CreateTask(t.Context(), store.NewTask{Name: "work"})
+	k, err := s.CreateTask(t.Context(), store.NewTask{Name: "work", Origin: store.OriginSystem})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestAnotherConnectionIsNotTheDatabases(t *testing.T) {
 // TestDeadWorkersAreForgotten sees that a worker that has not shown for an hour is listed no more, and others are.
 func TestDeadWorkersAreForgotten(t *testing.T) {
 	t.Parallel()
-	s, db := startOn(t, time.Second, func(*store.Store) map[string]tasks.Job { return nil })
+	s, db := startOn(t, time.Second, func(*store.Store) map[string]work { return nil })
 	gone, silent := pulp.NewID(), pulp.NewID()
 	for id, age := range map[string]time.Duration{gone: 61 * time.Minute, silent: 59 * time.Minute} {
 		if err := s.Beat(t.Context(), pulp.Worker{ID: id, Name: "2@test " + id}); err != nil {

@@ -7,15 +7,24 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 )
 
-// Job does what one kind of task is for. Its context ends when the task is canceled, lost to another worker, or when the process stops. A job
-// that stores results does so through the store method that completes the claim in the same transaction; otherwise the task
-// is completed when the job returns nil. A job may be run twice, so it starts from what the database says.
-type Job func(ctx context.Context, r *Run) error
+// Job is one kind of task.
+type Job struct {
+	// Run does the task's work. Its context ends when the task is canceled, lost to another worker, no longer permitted, or when the process stops. A job
+	// that stores results does so through the store method that completes the claim in the same transaction; otherwise the task
+	// is completed when Run returns nil. A job may be run twice, so it starts from what the database says.
+	Run func(ctx context.Context, r *Run) error
+	// Permit reports whether an active user may have the task done: it requires, of the user and of the objects as they are now, the permissions that the
+	// endpoint required when it dispatched the task. Its error is shown; it is Denied if a permission is missing. A job without Permit
+	// runs for the command line and the server only.
+	Permit func(ctx context.Context, r *Run, user pulp.User) error
+}
 
 // Again says that a job did not fail: what it needs is away for a while. The task goes back to be run again, and does not count as lost.
 func Again(err error) error { return again{err} }
@@ -30,8 +39,11 @@ type Run struct {
 	Task  store.Task
 	Claim *store.Claim
 
-	store *store.Store
-	log   *slog.Logger
+	store  *store.Store
+	log    *slog.Logger
+	job    Job
+	permit func(context.Context) error
+	user   atomic.Pointer[pulp.User] // of the latest check; nil before the first
 
 	mu      sync.Mutex
 	reports []*Report

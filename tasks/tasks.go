@@ -103,7 +103,6 @@ type AddArgs struct {
 	RepositoryID string       `json:"repository"`
 	Units        []store.Unit `json:"units,omitempty"`
 	Copy         *store.Copy  `json:"copy,omitempty"`
-	Username     string       `json:"username,omitempty"` // only units that this user sees are added; empty: one who sees everything
 }
 
 // RemoveArgs are the arguments of a RemoveContent task: units, an image, or everything.
@@ -163,7 +162,6 @@ type OrphanArgs struct {
 type Spec struct {
 	Name      string
 	Args      any
-	CreatedBy int64 // a user's id; 0: nobody's
 	Resources []store.Resource
 	ServiceID string // the signing service that the task uses; empty: none
 	// Immediate runs the task at once, before Dispatch returns, when nothing that it reserves is taken; for work that takes

@@ -259,7 +259,9 @@ func (w *Worker) runTask(ctx context.Context, id string) bool {
 	}
 	ctx = telemetry.WithCorrelation(ctx, t.CID)
 	log := w.log.With(slog.String("task", t.ID), slog.String("name", t.Name))
-	r := &Run{Task: *t, Claim: &store.Claim{TaskID: t.ID, Attempt: t.Attempt, Show: w.show}, store: w.store, log: log}
+	r := &Run{Task: *t, store: w.store, log: log, job: w.jobs[t.Name]}
+	r.permit = func(ctx context.Context) error { return w.permit(ctx, r) }
+	r.Claim = &store.Claim{TaskID: t.ID, Attempt: t.Attempt, Show: w.show, Permit: r.stillPermitted}
 	log.InfoContext(ctx, "task started", slog.Int64("attempt", t.Attempt))
 	err, cause := w.attempt(ctx, r)
 	w.end(ctx, r, err, cause)
@@ -272,15 +274,17 @@ func (w *Worker) runTask(ctx context.Context, id string) bool {
 
 // attempt runs the task's job beside its keepers, and returns its error and why its context ended, if it did.
 func (w *Worker) attempt(ctx context.Context, r *Run) (err, cause error) {
-	job, ok := w.jobs[r.Task.Name]
-	if !ok {
+	if r.job.Run == nil {
 		return fault.New(fault.Invalid, "This worker has no task named %s.", r.Task.Name), nil
+	}
+	if err := r.permit(ctx); err != nil {
+		return err, nil
 	}
 	working, cancel := context.WithCancelCause(ctx)
 	var keepers sync.WaitGroup
 	keepers.Go(func() { r.flushEvery(working, progressEvery) })
 	keepers.Go(func() { w.keep(working, r, cancel) })
-	err = guard(func() error { return job(working, r) })
+	err = guard(func() error { return r.job.Run(working, r) })
 	cause = context.Cause(working)
 	cancel(nil)
 	keepers.Wait()
@@ -312,6 +316,7 @@ func (w *Worker) keep(ctx context.Context, r *Run, cancel context.CancelCauseFun
 			return
 		case <-tick.C:
 			w.checkLease(ctx, r, cancel)
+			w.checkPermission(ctx, r, cancel)
 		}
 	}
 }
@@ -342,11 +347,16 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 	defer cancel()
 	var err error
 	result := "completed"
+	if fault.Is(cause, fault.Denied) && !r.Claim.Ended() { // it says more than the error that the end of the context caused
+		jobErr = cause
+	}
+	if jobErr == nil && !r.Claim.Ended() {
+		if err = w.complete(ctx, r); fault.Is(err, fault.Denied) {
+			jobErr, err = err, nil
+		}
+	}
 	switch {
-	case jobErr == nil && r.Claim.Ended():
 	case jobErr == nil:
-		r.end(store.TaskCompleted)
-		err = errors.Join(r.flush(ctx), w.store.CompleteTask(ctx, r.Claim, store.Outcome{}))
 	case errors.Is(cause, errStopping):
 		result = "returned"
 		err = w.store.ReturnTask(ctx, r.Claim, 0)
@@ -377,6 +387,12 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 		ended = append(ended, slog.Any("err", jobErr))
 	}
 	r.log.LogAttrs(ctx, slog.LevelInfo, "task ended", ended...)
+}
+
+// complete ends a task whose job stored its results, if any, through other means.
+func (w *Worker) complete(ctx context.Context, r *Run) error {
+	r.end(store.TaskCompleted)
+	return errors.Join(r.flush(ctx), w.store.CompleteTask(ctx, r.Claim, store.Outcome{}))
 }
 
 func isAgain(err error) bool {

@@ -27,8 +27,19 @@ type shop struct {
 	stopped    chan error
 }
 
+type work = func(context.Context, *tasks.Run) error
+
+// jobsOf returns jobs that do some work, for the server and the command line.
+func jobsOf(all map[string]work) map[string]tasks.Job {
+	jobs := map[string]tasks.Job{}
+	for name, do := range all {
+		jobs[name] = tasks.Job{Run: do}
+	}
+	return jobs
+}
+
 // openShop starts a worker with these jobs; with no slots it only runs what is immediate.
-func openShop(t *testing.T, slots int, jobs map[string]tasks.Job) *shop {
+func openShop(t *testing.T, slots int, jobs map[string]work) *shop {
 	t.Helper()
 	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "tasks.db")))
 	if err != nil {
@@ -40,7 +51,7 @@ func openShop(t *testing.T, slots int, jobs map[string]tasks.Job) *shop {
 	}
 	log := slog.New(slog.DiscardHandler)
 	q := &memqueue.Queue{}
-	w := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: q, Jobs: jobs, Log: log, Slots: slots, Name: "1@test"})
+	w := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: q, Jobs: jobsOf(jobs), Log: log, Slots: slots, Name: "1@test"})
 	ctx, stop := context.WithCancel(t.Context())
 	o := &shop{t: t, store: s, queue: q, dispatcher: tasks.NewDispatcher(s, q, w, log), stop: stop, stopped: make(chan error, 1)}
 	if slots > 0 {
@@ -57,7 +68,7 @@ func openShop(t *testing.T, slots int, jobs map[string]tasks.Job) *shop {
 
 func (o *shop) dispatch(spec tasks.Spec) store.Task {
 	o.t.Helper()
-	k, err := o.dispatcher.Dispatch(telemetry.WithCorrelation(o.t.Context(), "cid"), spec)
+	k, err := o.dispatcher.Dispatch(telemetry.WithCorrelation(o.t.Context(), "cid"), tasks.BySystem(), spec)
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -88,7 +99,7 @@ func (o *shop) ended(id string, want store.TaskState) store.Task {
 
 func TestHowTasksEnd(t *testing.T) {
 	t.Parallel()
-	o := openShop(t, 2, map[string]tasks.Job{
+	o := openShop(t, 2, map[string]work{
 		"done": func(ctx context.Context, r *tasks.Run) error {
 			var args struct{ N int }
 			if err := r.Decode(&args); err != nil || args.N != 7 || telemetry.Correlation(ctx) != "cid" {
@@ -143,7 +154,7 @@ func o0(context.Context, *tasks.Run) error { return nil }
 func TestCancelOfARunningTask(t *testing.T) {
 	t.Parallel()
 	began := make(chan struct{})
-	o := openShop(t, 1, map[string]tasks.Job{
+	o := openShop(t, 1, map[string]work{
 		"waits": func(ctx context.Context, _ *tasks.Run) error {
 			close(began)
 			<-ctx.Done()
@@ -173,7 +184,7 @@ func TestCancelOfARunningTask(t *testing.T) {
 func TestAStoppedWorkerGivesItsTaskBack(t *testing.T) {
 	t.Parallel()
 	began := make(chan struct{}, 2)
-	o := openShop(t, 1, map[string]tasks.Job{"waits": func(ctx context.Context, _ *tasks.Run) error {
+	o := openShop(t, 1, map[string]work{"waits": func(ctx context.Context, _ *tasks.Run) error {
 		began <- struct{}{}
 		<-ctx.Done()
 		return context.Cause(ctx)
@@ -191,8 +202,8 @@ func TestAStoppedWorkerGivesItsTaskBack(t *testing.T) {
 
 func TestTasksThatNobodyAnnounced(t *testing.T) {
 	t.Parallel()
-	o := openShop(t, 1, map[string]tasks.Job{"done": o0})
-	k, err := o.store.CreateTask(t.Context(), store.NewTask{Name: "done"}) // as a command line does
+	o := openShop(t, 1, map[string]work{"done": o0})
+	k, err := o.store.CreateTask(t.Context(), store.NewTask{Name: "done", Origin: store.OriginSystem}) // as a command line does
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,13 +235,13 @@ func TestTasksThatOthersHear(t *testing.T) {
 	ran := make(chan struct{}, 1)
 	w := tasks.NewWorker(tasks.WorkerOptions{
 		Store: s, Queue: &deaf{}, Log: slog.New(slog.DiscardHandler), Slots: 2, Name: "1@test",
-		Jobs: map[string]tasks.Job{"work": func(context.Context, *tasks.Run) error { ran <- struct{}{}; return nil }},
+		Jobs: jobsOf(map[string]work{"work": func(context.Context, *tasks.Run) error { ran <- struct{}{}; return nil }}),
 	})
 	ctx, stop := context.WithCancel(t.Context())
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.Run(ctx, 0) }()
 	time.Sleep(100 * time.Millisecond) // its slots wait
-	if _, err := s.CreateTask(t.Context(), store.NewTask{Name: "work"}); err != nil {
+	if _, err := s.CreateTask(t.Context(), store.NewTask{Name: "work", Origin: store.OriginSystem}); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -247,7 +258,7 @@ func TestTasksThatOthersHear(t *testing.T) {
 func TestImmediateTasks(t *testing.T) {
 	t.Parallel()
 	var ran atomic.Int64
-	o := openShop(t, 0, map[string]tasks.Job{"now": func(context.Context, *tasks.Run) error { ran.Add(1); return nil }})
+	o := openShop(t, 0, map[string]work{"now": func(context.Context, *tasks.Run) error { ran.Add(1); return nil }})
 	on := []store.Resource{{Href: "/a/", Exclusive: true}}
 	if k := o.dispatch(tasks.Spec{Name: "now", Resources: on, Immediate: true}); k.State != store.TaskCompleted || ran.Load() != 1 {
 		t.Errorf("an immediate task is %s", k.State)
@@ -264,7 +275,7 @@ func TestImmediateTasks(t *testing.T) {
 // What is away for a while fails no task, however often it is: the task waits, and others go before it meanwhile.
 func TestWhatIsAwayFailsNoTask(t *testing.T) {
 	t.Parallel()
-	o := openShop(t, 1, map[string]tasks.Job{
+	o := openShop(t, 1, map[string]work{
 		"needy": func(_ context.Context, r *tasks.Run) error {
 			if r.Task.Attempt <= store.MaxLosses {
 				return tasks.Again(fault.New(fault.Unavailable, "The token is away."))

@@ -31,7 +31,7 @@ type Notary struct {
 	// Usable says whether this process can sign with a service.
 	Usable func(pulp.SigningService) bool
 	// Dispatch makes a task, for a service that only others can use.
-	Dispatch func(context.Context, tasks.Spec) (store.Task, error)
+	Dispatch func(context.Context, tasks.Origin, tasks.Spec) (store.Task, error)
 	// Cancel cancels one that nobody waits for any more.
 	Cancel func(context.Context, string) (store.Task, error)
 	// Parallel is how many signatures one caller has made at a time.
@@ -167,7 +167,7 @@ func (n *Notary) later(ctx context.Context, why Reason, missing *store.Unsigned,
 		if err != nil {
 			break
 		}
-		_, err = n.Dispatch(ctx, tasks.Spec{
+		_, err = n.Dispatch(ctx, tasks.BySystem(), tasks.Spec{
 			Name: tasks.Sign, Args: tasks.SignArgs{RepositoryID: missing.RepositoryID, ServiceID: missing.Service.ID, BasePath: d.BasePath, Who: why.Who},
 			Resources: []store.Resource{{Href: pulp.RepositoryHref(d.Repository, missing.RepositoryID), Exclusive: true}}, ServiceID: missing.Service.ID,
 		})
@@ -184,7 +184,7 @@ func (n *Notary) sign(ctx context.Context, why Reason, missing *store.Unsigned) 
 	if n.Usable(missing.Service) {
 		return n.SignMissing(ctx, why, missing.RepositoryID, missing.Service, missing.Missing, nil)
 	}
-	t, err := n.Dispatch(ctx, tasks.Spec{
+	t, err := n.Dispatch(ctx, tasks.BySystem(), tasks.Spec{
 		Name: tasks.Seal, Args: tasks.SealArgs{RepositoryID: missing.RepositoryID, ServiceID: missing.Service.ID, Missing: missing.Missing, Who: why.Who},
 		ServiceID: missing.Service.ID,
 	})

@@ -8,6 +8,8 @@ type dialect struct {
 	forUpdate string
 	// forUpdateFree is forUpdate that passes over rows which others have locked.
 	forUpdateFree string
+	// forShare keeps the rows that a SELECT reads as they are until the transaction ends; others may read them the same way.
+	forShare string
 	// nextSeq is the next number of dispatch of a task.
 	nextSeq string
 	// lock locks a name ($1, a text) until the transaction ends, lockShared together with others; empty where one transaction runs at a time.
@@ -17,7 +19,7 @@ type dialect struct {
 var sqliteDialect = dialect{nextSeq: "(SELECT COALESCE(MAX(seq), 0) + 1 FROM task)"}
 
 var postgresDialect = dialect{
-	forUpdate: " FOR UPDATE", forUpdateFree: " FOR UPDATE SKIP LOCKED", nextSeq: "nextval('task_seq')",
+	forUpdate: " FOR UPDATE", forUpdateFree: " FOR UPDATE SKIP LOCKED", forShare: " FOR SHARE", nextSeq: "nextval('task_seq')",
 	lock:       "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
 	lockShared: "SELECT pg_advisory_xact_lock_shared(hashtextextended($1, 0))",
 }

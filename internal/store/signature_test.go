@@ -28,7 +28,7 @@ func signatureOf(t *testing.T, s *Store, to Target, m pulp.Manifest, content str
 // startTask makes a task on a repository and claims it.
 func startTask(t *testing.T, s *Store, resources ...Resource) *Claim {
 	t.Helper()
-	k, err := s.CreateTask(t.Context(), NewTask{Name: "test", Resources: resources})
+	k, err := s.CreateTask(t.Context(), NewTask{Name: "test", Origin: OriginSystem, Resources: resources})
 	if err != nil {
 		t.Fatal(err)
 	}

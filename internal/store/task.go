@@ -37,6 +37,17 @@ func (s TaskState) Final() bool {
 // the attempt wanted to store is not stored.
 var ErrFenced = errors.New("the task is no longer this attempt's")
 
+// Origin says where a task comes from.
+type Origin string
+
+// The origins of a task. OriginUnknown is the origin of tasks that a version queued which did not record it; no new task may have it.
+const (
+	OriginUnknown Origin = ""
+	OriginUser    Origin = "user"    // an account, Task.CreatedBy
+	OriginCommand Origin = "command" // the command line
+	OriginSystem  Origin = "system"  // the server itself
+)
+
 // Resource is what a task reserves: alone, or together with others that share it.
 type Resource struct {
 	Href      string `json:"href"`
@@ -76,7 +87,8 @@ type Task struct {
 	Result    json.RawMessage // nil: null
 	Error     *TaskError
 	CID       string // the correlation id of the request that made it
-	CreatedBy int64  // a user's id; 0 when nobody's
+	Origin    Origin
+	CreatedBy int64  // the id of the account that made it; 0 if the account was deleted, or if Origin is not OriginUser
 	WorkerID  string // the worker that runs or ran it
 	Resources []Resource
 	Created   []Created
@@ -92,7 +104,8 @@ type NewTask struct {
 	Name      string
 	Args      any // encoded as JSON
 	CID       string
-	CreatedBy int64
+	Origin    Origin // required
+	CreatedBy int64  // the id of an account; required with OriginUser, 0 with other origins
 	Resources []Resource
 	ServiceID string // the signing service that whoever claims it must be able to use; empty: none
 }
@@ -102,9 +115,12 @@ type Claim struct {
 	TaskID  string
 	Attempt int64
 	// Show turns the object that a task answers into what clients are shown of it; nil: it is shown as it is.
-	Show  func(any) any
-	ended bool
-	freed []string
+	Show func(any) any
+	// Permit is called in the transaction that completes the task, with the account that made the task as it is then; nil stands for a deleted
+	// account. Its error undoes the transaction. It is called for tasks with OriginUser only; a nil Permit permits everything.
+	Permit func(*pulp.User) error
+	ended  bool
+	freed  []string
 }
 
 // Ended says whether the task was ended through this claim.
@@ -121,7 +137,7 @@ type Outcome struct {
 	Progress []Progress
 }
 
-const taskColumns = `k.id, k.seq, k.name, k.state, k.attempt, k.args, k.result, k.error, k.logging_cid, k.created_by, k.worker_id,
+const taskColumns = `k.id, k.seq, k.name, k.state, k.attempt, k.args, k.result, k.error, k.logging_cid, k.origin, k.created_by, k.worker_id,
 	k.resources, k.created_resources, k.progress, k.created, k.updated, k.unblocked, k.started, k.finished`
 
 // returnedTask are taskColumns without the name that SQLite's RETURNING does not know.
@@ -133,7 +149,7 @@ func scanTask(row scanner) (Task, error) {
 	var result, failure, worker sql.NullString
 	var by, unblocked, started, finished sql.NullInt64
 	var made, updated int64
-	err := row.Scan(&k.ID, &k.Seq, &k.Name, &k.State, &k.Attempt, &args, &result, &failure, &k.CID, &by, &worker,
+	err := row.Scan(&k.ID, &k.Seq, &k.Name, &k.State, &k.Attempt, &args, &result, &failure, &k.CID, &k.Origin, &by, &worker,
 		&resources, &created, &progress, &made, &updated, &unblocked, &started, &finished)
 	if err != nil {
 		return Task{}, err
@@ -162,10 +178,20 @@ func task(ctx context.Context, q querier, id string) (Task, error) {
 }
 
 // CreateTask stores a waiting task with its reservations, which stand behind all earlier ones of the same resources. Its Unblocked is
-// set when it may be claimed at once.
+// set when it may be claimed at once. It fails if n does not say its origin.
 func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
+	switch n.Origin {
+	case OriginUser, OriginCommand, OriginSystem:
+	case OriginUnknown:
+		fallthrough
+	default:
+		return Task{}, fmt.Errorf("create task %s: unknown origin %q", n.Name, n.Origin)
+	}
+	if (n.Origin == OriginUser) != (n.CreatedBy != 0) {
+		return Task{}, fmt.Errorf("create task %s: origin %q and account %d contradict each other", n.Name, n.Origin, n.CreatedBy)
+	}
 	made := Task{
-		ID: pulp.NewID(), Name: n.Name, State: TaskWaiting, Args: json.RawMessage(toJSON(n.Args)), CID: n.CID, CreatedBy: n.CreatedBy,
+		ID: pulp.NewID(), Name: n.Name, State: TaskWaiting, Args: json.RawMessage(toJSON(n.Args)), CID: n.CID, Origin: n.Origin, CreatedBy: n.CreatedBy,
 		Resources: slices.Concat([]Resource{}, n.Resources), Created: []Created{}, Progress: []Progress{},
 	}
 	err := s.inTx(ctx, func(t *tx) error {
@@ -174,7 +200,7 @@ func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
 			return err
 		}
 		args := []any{
-			made.ID, n.Name, string(made.Args), toJSON(made.Resources), n.CID, sql.NullInt64{Int64: n.CreatedBy, Valid: n.CreatedBy != 0}, t.now, null(n.ServiceID),
+			made.ID, n.Name, string(made.Args), toJSON(made.Resources), n.CID, sql.NullInt64{Int64: n.CreatedBy, Valid: n.CreatedBy != 0}, t.now, null(n.ServiceID), n.Origin,
 		}
 		blocked := []string{"FALSE"}
 		for _, r := range n.Resources {
@@ -183,8 +209,8 @@ func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
 		}
 		var unblocked sql.NullInt64
 		err := t.row(`
-			INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated, service_id, unblocked)
-			VALUES ($1, `+t.dialect.nextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7, $8,
+			INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated, service_id, origin, unblocked)
+			VALUES ($1, `+t.dialect.nextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7, $8, $9,
 				CASE WHEN `+strings.Join(blocked, " OR ")+` THEN NULL ELSE CAST($7 AS BIGINT) END) RETURNING seq, unblocked`, args...).Scan(&made.Seq, &unblocked)
 		if err != nil {
 			return err
@@ -359,6 +385,9 @@ func (t *tx) complete(c *Claim, o Outcome) error {
 	if c == nil {
 		return nil
 	}
+	if err := t.permit(c); err != nil {
+		return err
+	}
 	var result sql.NullString
 	if o.Result != nil && c.Show != nil {
 		o.Result = c.Show(o.Result)
@@ -374,6 +403,28 @@ func (t *tx) complete(c *Claim, o Outcome) error {
 		progress = sql.NullString{String: toJSON(o.Progress), Valid: true}
 	}
 	return t.end(c, TaskCompleted, `created_resources = $5, result = $6, progress = COALESCE($7, progress)`, "state = 'running'", toJSON(o.Created), result, progress)
+}
+
+// permit asks the claim whether the account that made the task may still have it done. The account cannot change before the transaction ends. Its row is locked
+// before the task's, in the order of a deletion of the account.
+func (t *tx) permit(c *Claim) error {
+	if c.Permit == nil {
+		return nil
+	}
+	var origin Origin
+	var by sql.NullInt64
+	if err := t.row(`SELECT origin, created_by FROM task WHERE id = $1`, c.TaskID).Scan(&origin, &by); errors.Is(err, sql.ErrNoRows) {
+		return ErrFenced
+	} else if err != nil || origin != OriginUser {
+		return err
+	}
+	u, err := scanUser(t.row(`SELECT `+accountColumns+` FROM account WHERE id = $1`+t.dialect.forShare, by))
+	if errors.Is(err, sql.ErrNoRows) {
+		return c.Permit(nil)
+	} else if err != nil {
+		return err
+	}
+	return c.Permit(&u)
 }
 
 // end gives the claim's task a final state, with other members set, and frees what it has reserved. ErrFenced when the task is another's or in another state.

@@ -29,7 +29,7 @@ func resources(exclusive bool, names []string) []Resource {
 
 func createTask(t *testing.T, s *Store, r ...Resource) Task {
 	t.Helper()
-	k, err := s.CreateTask(t.Context(), NewTask{Name: "test", Args: map[string]int{"n": 1}, CID: "cid", Resources: r})
+	k, err := s.CreateTask(t.Context(), NewTask{Name: "test", Origin: OriginSystem, Args: map[string]int{"n": 1}, CID: "cid", Resources: r})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -343,7 +343,7 @@ func TestTasksThatNeedAService(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	needy, err := s.CreateTask(t.Context(), NewTask{Name: "needy", ServiceID: service.ID})
+	needy, err := s.CreateTask(t.Context(), NewTask{Name: "needy", Origin: OriginSystem, ServiceID: service.ID})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -368,7 +368,7 @@ func TestTasksThatNeedAService(t *testing.T) {
 	if got := claim("other", service.ID); got != needy.ID {
 		t.Errorf("claimed %q, want the one that needs the service", got)
 	}
-	orphan, err := s.CreateTask(t.Context(), NewTask{Name: "orphan", ServiceID: pulp.NewID()})
+	orphan, err := s.CreateTask(t.Context(), NewTask{Name: "orphan", Origin: OriginSystem, ServiceID: pulp.NewID()})
 	if err != nil {
 		t.Fatal(err)
 	}

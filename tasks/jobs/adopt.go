@@ -43,7 +43,7 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 	maps.Copy(result.Adopted, args.Made.Adopted)
 	for _, name := range names {
 		_, before := result.Adopted[name]
-		found, err := o.Adopter.Repository(ctx, o.reason(ctx, r, args.Who), name)
+		found, err := o.Adopter.Repository(ctx, reason(r, args.Who), name)
 		switch {
 		case err != nil && o.Adopter.Away(ctx, err):
 			args.Made = tasks.AdoptMade{Adopted: result.Adopted, Created: made.Created}
@@ -107,7 +107,7 @@ func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareAr
 	report := r.Report("compare.repositories", "Comparing repositories", len(repos))
 	found := r.Report("compare.differences", "Differences", -1)
 	for _, repo := range repos {
-		got, err := o.Adopter.Compare(ctx, o.reason(ctx, r, args.Who), repo, adopt.How{Deep: args.Deep})
+		got, err := o.Adopter.Compare(ctx, reason(r, args.Who), repo, adopt.How{Deep: args.Deep})
 		if err != nil && o.Adopter.Away(ctx, err) {
 			return waits(err)
 		} else if err != nil { // it may have been removed meanwhile

@@ -22,7 +22,11 @@ func (o Options) addContent(ctx context.Context, r *tasks.Run, args tasks.AddArg
 	if args.Copy != nil {
 		_, err = o.Store.CopyContent(ctx, r.Claim, args.RepositoryID, *args.Copy)
 	} else {
-		_, err = o.Store.AddContent(ctx, r.Claim, args.RepositoryID, args.Units, args.Username)
+		username := "" // sees everything
+		if u := r.User(); !u.Staff {
+			username = u.Username
+		}
+		_, err = o.Store.AddContent(ctx, r.Claim, args.RepositoryID, args.Units, username)
 	}
 	return err
 }

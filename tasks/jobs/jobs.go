@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/internal/adopt"
+	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/notary"
@@ -44,30 +45,31 @@ type Options struct {
 // All returns the jobs by the names of their tasks.
 func All(o Options) map[string]tasks.Job {
 	return map[string]tasks.Job{
-		tasks.Sign:               signer{o}.run,
-		tasks.Seal:               with(o.seal),
-		tasks.Sync:               syncer{o}.run,
-		tasks.Tag:                o.sealed(with(o.tag)),
-		tasks.Untag:              with(o.untag),
-		tasks.AddContent:         o.sealed(with(o.addContent)),
-		tasks.RemoveContent:      o.sealed(with(o.removeContent)),
-		tasks.RemoveSignatures:   with(o.removeSignatures),
-		tasks.Repair:             with(o.repair),
-		tasks.Restore:            o.sealed(with(o.restore)),
-		tasks.DeleteVersion:      o.sealed(with(o.deleteVersion)),
-		tasks.Create:             o.sealed(with(o.create)),
-		tasks.Edit:               o.sealed(with(o.edit)),
-		tasks.Delete:             with(o.delete),
-		tasks.DeleteDistribution: with(o.delete),
-		tasks.Adopt:              with(o.adopt),
-		tasks.Compare:            with(o.compare),
-		tasks.Migrate:            with(o.migrate),
-		tasks.CleanOrphans:       with(o.cleanOrphans), tasks.Purge: totalled(with(o.purge)),
+		tasks.Sign:               permitted(signer{o}.run, o.maySign),
+		tasks.Seal:               {Run: with(o.seal)}, // the server's own
+		tasks.Sync:               permitted(syncer{o}.run, o.maySync),
+		tasks.Tag:                o.sealed(permitted(o.tag, o.mayTag)),
+		tasks.Untag:              permitted(o.untag, o.mayTag),
+		tasks.AddContent:         o.sealed(permitted(o.addContent, o.mayAdd)),
+		tasks.RemoveContent:      o.sealed(permitted(o.removeContent, o.mayRemove)),
+		tasks.RemoveSignatures:   permitted(o.removeSignatures, o.mayRemoveSignatures),
+		tasks.Repair:             permitted(o.repair, o.onVersion(auth.Modify)),
+		tasks.Restore:            o.sealed(permitted(o.restore, o.onVersion(auth.Modify))),
+		tasks.DeleteVersion:      o.sealed(permitted(o.deleteVersion, o.onVersion(auth.Delete))),
+		tasks.Create:             o.sealed(permitted(o.create, o.mayCreate)),
+		tasks.Edit:               o.sealed(permitted(o.edit, o.mayEdit)),
+		tasks.Delete:             permitted(o.delete, o.mayDelete),
+		tasks.DeleteDistribution: permitted(o.delete, o.mayDelete),
+		tasks.Adopt:              permitted(o.adopt, administrator[tasks.AdoptArgs]),
+		tasks.Compare:            permitted(o.compare, administrator[tasks.CompareArgs]),
+		tasks.Migrate:            permitted(o.migrate, o.mayMigrate),
+		tasks.CleanOrphans:       permitted(o.cleanOrphans, administrator[tasks.OrphanArgs]),
+		tasks.Purge:              totalled(permitted(o.purge, administrator[tasks.PurgeArgs])),
 	}
 }
 
-// with makes a job of a function that wants the task's arguments.
-func with[T any](job func(context.Context, *tasks.Run, T) error) tasks.Job {
+// with makes the work of a job of a function that wants the task's arguments.
+func with[T any](job func(context.Context, *tasks.Run, T) error) func(context.Context, *tasks.Run) error {
 	return func(ctx context.Context, r *tasks.Run) error {
 		var args T
 		if err := r.Decode(&args); err != nil {

@@ -152,7 +152,7 @@ func (w *world) sign(want store.TaskState, change func(*tasks.SignArgs)) store.T
 	if change != nil {
 		change(&args)
 	}
-	k, err := w.dispatcher.Dispatch(w.Context(), tasks.Spec{Name: tasks.Sign, Args: args, Immediate: true})
+	k, err := w.dispatcher.Dispatch(w.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Sign, Args: args, Immediate: true})
 	if err != nil || k.State != want {
 		w.Errorf("the task is %s %+v, %v, want %s", k.State, k.Error, err, want)
 	}
@@ -265,7 +265,7 @@ func TestEditAndDelete(t *testing.T) {
 	text, retain := "about", int64(3)
 	run := func(spec tasks.Spec) store.Task {
 		spec.Immediate = true
-		k, err := w.dispatcher.Dispatch(t.Context(), spec)
+		k, err := w.dispatcher.Dispatch(t.Context(), tasks.BySystem(), spec)
 		if err != nil || k.State != store.TaskCompleted {
 			t.Errorf("%s: %s %+v, %v", spec.Name, k.State, k.Error, err)
 		}

@@ -135,10 +135,11 @@ func (h Housekeeper) removeBlobs(ctx context.Context, doom func() ([]store.Doome
 
 // totalled adds to a purge's report what clients of Pulp look for beside it: what went in all, and what went wrong (contract 2.2).
 func totalled(purge tasks.Job) tasks.Job {
-	return func(ctx context.Context, r *tasks.Run) error {
+	work := purge.Run
+	purge.Run = func(ctx context.Context, r *tasks.Run) error {
 		total := r.Report("purge.tasks.total", "Purged task-related-objects total", -1)
 		failed := r.Report("purge.tasks.error", "Errors while purging task-objects", -1)
-		if err := purge(ctx, r); err != nil {
+		if err := work(ctx, r); err != nil {
 			if ctx.Err() == nil {
 				failed.Add(1)
 			}
@@ -149,4 +150,5 @@ func totalled(purge tasks.Job) tasks.Job {
 		}
 		return errors.Join(total.Complete(ctx), failed.Complete(ctx))
 	}
+	return purge
 }

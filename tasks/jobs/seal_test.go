@@ -35,7 +35,7 @@ func sealed(t *testing.T) *world {
 
 func (w *world) dispatch(want store.TaskState, name string, args any) store.Task {
 	w.Helper()
-	k, err := w.dispatcher.Dispatch(w.Context(), tasks.Spec{Name: name, Args: args, Immediate: true})
+	k, err := w.dispatcher.Dispatch(w.Context(), tasks.BySystem(), tasks.Spec{Name: name, Args: args, Immediate: true})
 	if err != nil || k.State != want {
 		w.Errorf("%s is %s %+v, %v, want %s", name, k.State, k.Error, err, want)
 	}
@@ -331,12 +331,12 @@ func TestAKeyThatIsElsewhere(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	w.notary.Usable = func(pulp.SigningService) bool { return false }
-	w.notary.Dispatch = func(ctx context.Context, s tasks.Spec) (store.Task, error) {
+	w.notary.Dispatch = func(ctx context.Context, from tasks.Origin, s tasks.Spec) (store.Task, error) {
 		if s.ServiceID != w.service.ID {
 			t.Errorf("the task is for %q", s.ServiceID)
 		}
 		s.Immediate = true // as if the other process were at hand
-		return w.dispatcher.Dispatch(ctx, s)
+		return w.dispatcher.Dispatch(ctx, from, s)
 	}
 	if _, err := w.put("far", "far"); err != nil {
 		t.Fatal(err)
@@ -364,7 +364,7 @@ func TestATaskWhoseSealingKeyIsAway(t *testing.T) {
 	var here atomic.Bool
 	w.notary.Usable = func(pulp.SigningService) bool { return here.Load() }
 	args := tasks.TagArgs{RepositoryID: w.repo.Repository.ID, Tag: "new", Digest: digest.FromBytes([]byte(`{"config":"one"}`))}
-	k, err := w.dispatcher.Dispatch(t.Context(), tasks.Spec{Name: tasks.Tag, Args: args, Immediate: true})
+	k, err := w.dispatcher.Dispatch(t.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Tag, Args: args, Immediate: true})
 	if err != nil || k.State != store.TaskWaiting {
 		t.Fatalf("the task is %s (%v), %v; want it to wait", k.State, k.Error, err)
 	}

@@ -20,11 +20,7 @@ import (
 // the end adds them all to whatever version is the latest then.
 type signer struct{ Options }
 
-func (s signer) run(ctx context.Context, r *tasks.Run) error {
-	var args tasks.SignArgs
-	if err := r.Decode(&args); err != nil {
-		return err
-	}
+func (s signer) run(ctx context.Context, r *tasks.Run, args tasks.SignArgs) error {
 	service, err := s.Store.SigningService(ctx, args.ServiceID)
 	if fault.Is(err, fault.NotFound) {
 		return fault.New(fault.NotFound, "The signing service was removed before the task ran.")
@@ -47,6 +43,9 @@ func (s signer) run(ctx context.Context, r *tasks.Run) error {
 		return err
 	}
 	if err := report.Complete(ctx); err != nil {
+		return err
+	}
+	if err := r.Permit(ctx); err != nil {
 		return err
 	}
 	_, err = s.Store.CommitStaged(ctx, r.Claim, args.RepositoryID)
@@ -90,7 +89,7 @@ func (s signer) reference(basePath, tag string) string {
 
 // signAll signs the targets and stages what is made, together as much as there is: one write takes many signatures.
 func (s signer) signAll(ctx context.Context, r *tasks.Run, checked *signing.Checked, args tasks.SignArgs, targets []store.SignTarget, report *tasks.Report) error {
-	why := s.reason(ctx, r, args.Who)
+	why := reason(r, args.Who)
 	made := make(chan pulp.Signature, stageBatch)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -173,12 +172,10 @@ const (
 	stageTime  = 10 * time.Second       // that it may take
 )
 
-// reason says for whom a task uses a key: its user, or else who its arguments name.
-func (o Options) reason(ctx context.Context, r *tasks.Run, who string) notary.Reason {
-	if r.Task.CreatedBy != 0 {
-		if u, err := o.Store.User(ctx, r.Task.CreatedBy); err == nil { // else it was removed
-			who = u.Username
-		}
+// reason returns for whom a task uses a key: its user, or else the one that its arguments name.
+func reason(r *tasks.Run, who string) notary.Reason {
+	if name := r.User().Username; name != "" {
+		who = name
 	}
 	return notary.Reason{Who: who, Task: r.Task.ID}
 }
@@ -194,14 +191,22 @@ func (o Options) seal(ctx context.Context, r *tasks.Run, args tasks.SealArgs) er
 
 // sealed is a job that runs again when what it would show was not signed, and is now.
 func (o Options) sealed(job tasks.Job) tasks.Job {
-	return func(ctx context.Context, r *tasks.Run) error {
-		return o.seals(ctx, r, func(ctx context.Context) error { return job(ctx, r) })
+	work := job.Run
+	job.Run = func(ctx context.Context, r *tasks.Run) error {
+		return o.seals(ctx, r, func(ctx context.Context) error { return work(ctx, r) })
 	}
+	return job
 }
 
-// seals runs a task's change again when what it would show was not signed, and is now. While the key is away the task waits.
+// seals runs a task's change again when what it would show was not signed, and is now. While the key is away the task waits. Before each run it checks that the
+// task's user may still have the change done: signing, or what came before, may have taken long.
 func (o Options) seals(ctx context.Context, r *tasks.Run, change func(context.Context) error) error {
-	err := o.Notary.Seal(ctx, o.reason(ctx, r, ""), change)
+	err := o.Notary.Seal(ctx, reason(r, ""), func(ctx context.Context) error {
+		if err := r.Permit(ctx); err != nil {
+			return err
+		}
+		return change(ctx)
+	})
 	if errors.Is(err, notary.ErrKeyAway) && ctx.Err() == nil {
 		return tasks.Again(err)
 	}

@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"path"
 	"slices"
@@ -38,11 +37,7 @@ const (
 // version at the end.
 type syncer struct{ Options }
 
-func (s syncer) run(ctx context.Context, r *tasks.Run) error {
-	var args tasks.SyncArgs
-	if err := r.Decode(&args); err != nil {
-		return err
-	}
+func (s syncer) run(ctx context.Context, r *tasks.Run, args tasks.SyncArgs) error {
 	repo, err := s.Store.Repository(ctx, pulp.Container, args.RepositoryID)
 	if err != nil {
 		return err
@@ -65,32 +60,13 @@ func (s syncer) run(ctx context.Context, r *tasks.Run) error {
 	defer registry.Close()
 	ctx, cancel := context.WithTimeoutCause(ctx, maxSync, fault.New(fault.Unavailable, "The sync has taken %v and is given up; the next one goes on from there.", maxSync))
 	defer cancel()
-	user, err := s.userOf(ctx, r.Task)
-	if err != nil {
-		return err
-	}
 	one := &oneSync{
-		syncer: s, task: r, args: args, repo: repo, remote: remote, registry: registry, user: user,
+		syncer: s, task: r, args: args, repo: repo, remote: remote, registry: registry,
 		downloads: r.Report("sync.downloading.artifacts", "Downloading Artifacts", -1),
 		adding:    r.Report("associating.content", "Associating Content", -1),
 		wanted:    store.Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{}, Mirror: args.Mirror},
 	}
 	return waits(one.run(ctx))
-}
-
-// userOf returns who made a task; nil is one who may read everything.
-func (s syncer) userOf(ctx context.Context, t store.Task) (*pulp.User, error) {
-	if t.CreatedBy == 0 { // the command line's
-		return nil, nil
-	}
-	u, err := s.Store.User(ctx, t.CreatedBy)
-	if err != nil {
-		return nil, fmt.Errorf("the task's user: %w", err)
-	}
-	if u.Staff {
-		return nil, nil
-	}
-	return &u, nil
 }
 
 // oneSync is one sync under way.
@@ -101,7 +77,6 @@ type oneSync struct {
 	repo     pulp.Repository
 	remote   pulp.Remote
 	registry *mirror.Registry
-	user     *pulp.User // whose rights count for what the server has already; nil: all rights
 
 	source     mirror.Source
 	tags       map[string]bool          // that the remote has

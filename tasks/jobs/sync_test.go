@@ -223,7 +223,7 @@ func (w *mirrorWorld) sync(want store.TaskState, change func(*tasks.SyncArgs)) s
 	if change != nil {
 		change(&args)
 	}
-	k, err := w.dispatcher.Dispatch(w.Context(), tasks.Spec{Name: tasks.Sync, Args: args, Immediate: true})
+	k, err := w.dispatcher.Dispatch(w.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Sync, Args: args, Immediate: true})
 	if err != nil || k.State != want {
 		w.Fatalf("the task is %s %+v, %v, want %s", k.State, k.Error, err, want)
 	}
@@ -582,12 +582,12 @@ func TestSyncIsNoWayToOthersBlobs(t *testing.T) {
 		if err := errors.Join(w.store.CommitBlob(t.Context(), victim.Repository.ID, got, "", 0), w.store.SetPrivate(t.Context(), "victim/app", true)); err != nil {
 			t.Fatal(err)
 		}
-		mallory, err := w.store.PutUser(t.Context(), "mallory", "", false, true)
+		mallory, err := w.store.PutUser(t.Context(), "dst", "", false, true)
 		if err != nil {
 			t.Fatal(err)
 		}
-		k, err := w.dispatcher.Dispatch(context.WithoutCancel(t.Context()), tasks.Spec{
-			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}, CreatedBy: mallory.ID, Immediate: true,
+		k, err := w.dispatcher.Dispatch(context.WithoutCancel(t.Context()), tasks.ByUser(mallory.ID), tasks.Spec{
+			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}, Immediate: true,
 		})
 		if policy == pulp.Immediate {
 			if err != nil || k.State != store.TaskFailed {
@@ -689,7 +689,7 @@ func TestContentThatGoesWhileASyncRuns(t *testing.T) {
 	})
 	// Whether the layer was seen before it went or not: in the end it is there.
 	args := tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}
-	k, err := w.dispatcher.Dispatch(t.Context(), tasks.Spec{Name: tasks.Sync, Args: args, Immediate: true})
+	k, err := w.dispatcher.Dispatch(t.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Sync, Args: args, Immediate: true})
 	if err != nil || k.State == store.TaskFailed && !strings.Contains(k.Error.Description, "sync again") {
 		t.Fatalf("%s %+v, %v", k.State, k.Error, err)
 	}
@@ -729,7 +729,7 @@ func TestRepair(t *testing.T) {
 	w.spoil(large[1].Digest)
 	repair := func(read bool, corrupted, repaired int64) {
 		t.Helper()
-		k, err := w.dispatcher.Dispatch(t.Context(), tasks.Spec{Name: tasks.Repair, Immediate: true,
+		k, err := w.dispatcher.Dispatch(t.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Repair, Immediate: true,
 			Args: tasks.VersionArgs{RepositoryID: w.repo.ID, Number: 1, VerifyChecksums: read}})
 		if err != nil || k.State != store.TaskCompleted || k.Progress[0].Done != corrupted || k.Progress[1].Done != repaired {
 			t.Errorf("repair: %s %+v %+v, %v", k.State, k.Error, k.Progress, err)

@@ -154,7 +154,8 @@ func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) 
 // mayTake says whether the task's user may read a blob anyway: then the server's own copy will do. Else the remote must show that it has the bytes, or
 // whoever knows a digest could read others' blobs through a remote that claims to have it.
 func (o *oneSync) mayTake(ctx context.Context, d digest.Digest) (bool, error) {
-	if o.user == nil {
+	user := o.task.User()
+	if user.Staff {
 		return true, nil
 	}
 	found, err := o.Store.BlobHolders(ctx, d, "", holders)
@@ -162,7 +163,7 @@ func (o *oneSync) mayTake(ctx context.Context, d digest.Digest) (bool, error) {
 		return false, err
 	}
 	return slices.ContainsFunc(found, func(h pulp.Distribution) bool {
-		return auth.Allow(o.user, auth.Pull, auth.Object{Path: h.BasePath, Exists: true, Private: h.Private})
+		return auth.Allow(&user, auth.Pull, auth.Object{Path: h.BasePath, Exists: true, Private: h.Private})
 	}), nil
 }
 

@@ -1,0 +1,238 @@
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/tasks"
+)
+
+// The permissions of tasks. Each function here requires what the REST endpoint requires that dispatches the task, of the user and the objects as they are while
+// the task runs. A new kind of task gets its own function, or one of these, in All; TestTasksOfUsersWithoutPermission must know the kind.
+
+// permitted makes a tasks.Job of what it does and of what its user needs; both get the task's arguments.
+func permitted[T any](run func(context.Context, *tasks.Run, T) error, permit func(context.Context, pulp.User, T) error) tasks.Job {
+	return tasks.Job{
+		Run: with(run),
+		Permit: func(ctx context.Context, r *tasks.Run, u pulp.User) error {
+			var args T
+			if err := r.Decode(&args); err != nil {
+				return err
+			}
+			return permit(ctx, u, args)
+		},
+	}
+}
+
+// require returns a Denied error unless a user may do something to an object. what names the object in the error.
+func require(u pulp.User, action auth.Action, on auth.Object, what string) error {
+	if auth.Allow(&u, action, on) {
+		return nil
+	}
+	return fault.New(fault.Denied, "The user who started this task no longer has the permission %s on %s.", action, what)
+}
+
+// administrator requires an administrator.
+func administrator[T any](_ context.Context, u pulp.User, _ T) error {
+	return require(u, auth.Administer, auth.Object{Exists: true}, "the server")
+}
+
+// own requires that a user may make or change objects of a name or path.
+func own(u pulp.User, name string) error {
+	return require(u, auth.Modify, auth.Object{Path: name}, name)
+}
+
+// first returns the only object of a list with an id, of those that the user sees. NotFound when there is none, or the user does not see it.
+func first[T any](ctx context.Context, list func(context.Context, store.ListQuery) ([]T, int64, error), id string, where ...store.Filter) (object T, err error) {
+	found, _, err := list(ctx, store.ListQuery{Where: append(where, store.Where("pulp_id", store.Equal, id)), Limit: 1})
+	switch {
+	case err != nil:
+		return object, err
+	case len(found) == 0:
+		return object, fault.New(fault.NotFound, "An object that this task needs was deleted.")
+	}
+	return found[0], nil
+}
+
+// sees requires that a user sees an object of a list.
+func sees[T any](ctx context.Context, list func(context.Context, store.ListQuery) ([]T, int64, error), u pulp.User, id, what string) (T, error) {
+	object, err := first(ctx, list, id)
+	if err == nil && !u.Staff {
+		if object, err = first(ctx, list, id, store.VisibleTo(u.Username)); fault.Is(err, fault.NotFound) {
+			err = fault.New(fault.Denied, "The user who started this task no longer has the permission %s on %s.", auth.View, what)
+		}
+	}
+	return object, err
+}
+
+// onRepository requires a permission on a repository, whatever its type, and returns the repository.
+func (o Options) onRepository(ctx context.Context, u pulp.User, action auth.Action, id string) (pulp.Repository, error) {
+	repo, err := first(ctx, o.Store.Repositories, id)
+	if err != nil {
+		return repo, err
+	}
+	return repo, require(u, action, auth.Object{Path: repo.Name, Exists: true}, "repository "+repo.Name)
+}
+
+func (o Options) maySign(ctx context.Context, u pulp.User, args tasks.SignArgs) error {
+	if _, err := o.onRepository(ctx, u, auth.Sign, args.RepositoryID); err != nil {
+		return err
+	}
+	if err := require(u, auth.Push, auth.Object{Path: args.BasePath, Exists: true}, "path "+args.BasePath); err != nil {
+		return err
+	}
+	holder, err := o.Store.Resolve(ctx, args.BasePath)
+	switch {
+	case fault.Is(err, fault.NotFound): // nothing is served under the path yet
+		return nil
+	case err == nil && holder.Repository.ID != args.RepositoryID:
+		return fault.New(fault.Denied, "The path %s serves another repository now.", args.BasePath)
+	}
+	return err
+}
+
+func (o Options) maySync(ctx context.Context, u pulp.User, args tasks.SyncArgs) error {
+	repo, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
+	if err != nil || args.RemoteID == repo.RemoteID { // the one who set the repository's remote had to see it
+		return err
+	}
+	_, err = sees(ctx, o.Store.Remotes, u, args.RemoteID, "the remote")
+	if fault.Is(err, fault.NotFound) {
+		return fault.New(fault.NotFound, "The remote was removed before the task ran.")
+	}
+	return err
+}
+
+func (o Options) mayTag(ctx context.Context, u pulp.User, args tasks.TagArgs) error {
+	_, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
+	return err
+}
+
+// mayAdd does not look at single units: the store adds only those that the user sees (see addContent).
+func (o Options) mayAdd(ctx context.Context, u pulp.User, args tasks.AddArgs) error {
+	_, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
+	if err == nil && args.Copy != nil && args.Copy.RepositoryID != args.RepositoryID {
+		_, err = sees(ctx, o.Store.Repositories, u, args.Copy.RepositoryID, "the source repository")
+	}
+	return err
+}
+
+func (o Options) mayRemove(ctx context.Context, u pulp.User, args tasks.RemoveArgs) error {
+	_, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
+	return err
+}
+
+func (o Options) mayRemoveSignatures(ctx context.Context, u pulp.User, args tasks.RemoveSignaturesArgs) error {
+	_, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
+	return err
+}
+
+// onVersion requires a permission on the repository of a version.
+func (o Options) onVersion(action auth.Action) func(context.Context, pulp.User, tasks.VersionArgs) error {
+	return func(ctx context.Context, u pulp.User, args tasks.VersionArgs) error {
+		_, err := o.onRepository(ctx, u, action, args.RepositoryID)
+		return err
+	}
+}
+
+func (o Options) mayMigrate(ctx context.Context, u pulp.User, args tasks.ObjectArgs) error {
+	_, err := o.onRepository(ctx, u, auth.Modify, args.ID)
+	return err
+}
+
+func (o Options) mayCreate(ctx context.Context, u pulp.User, args tasks.CreateArgs) error {
+	return o.mayServe(ctx, u, pulp.Distribution{}, args.Distribution)
+}
+
+func (o Options) mayEdit(ctx context.Context, u pulp.User, args tasks.EditArgs) error {
+	switch {
+	case args.Remote != nil:
+		remote, err := first(ctx, o.Store.Remotes, args.ID)
+		if err == nil {
+			err = own(u, remote.Name)
+		}
+		if err == nil && args.Remote.Name != nil {
+			err = own(u, *args.Remote.Name)
+		}
+		return err
+	case args.Distribution != nil:
+		d, err := first(ctx, o.Store.Distributions, args.ID)
+		if err == nil {
+			err = own(u, d.BasePath)
+		}
+		if err == nil {
+			err = o.mayServe(ctx, u, d, *args.Distribution)
+		}
+		return err
+	case args.Repository != nil:
+		return o.mayEditRepository(ctx, u, args.ID, *args.Repository)
+	}
+	return fmt.Errorf("an edit of no object: %+v", args)
+}
+
+func (o Options) mayEditRepository(ctx context.Context, u pulp.User, id string, f tasks.RepositoryFields) error {
+	repo, err := o.onRepository(ctx, u, auth.Modify, id)
+	if err == nil && f.Name != nil && *f.Name != repo.Name {
+		err = own(u, *f.Name)
+	}
+	if err == nil && f.RemoteID != nil && *f.RemoteID != "" && *f.RemoteID != repo.RemoteID {
+		_, err = sees(ctx, o.Store.Remotes, u, *f.RemoteID, "the remote")
+	}
+	return err
+}
+
+// mayServe requires what new values of a distribution's fields need: the path and the name to be the user's, the repository to be one that the user may change, and the
+// version to be of a repository that the user sees.
+func (o Options) mayServe(ctx context.Context, u pulp.User, old pulp.Distribution, f tasks.DistributionFields) error {
+	if f.BasePath != nil {
+		if err := own(u, *f.BasePath); err != nil {
+			return err
+		}
+	}
+	if f.Name != nil && *f.Name != old.Name && strings.Contains(*f.Name, "/") && pulp.ValidName(*f.Name) {
+		if err := own(u, *f.Name); err != nil {
+			return err
+		}
+	}
+	if f.RepositoryID != nil && *f.RepositoryID != "" && *f.RepositoryID != old.RepositoryID {
+		if _, err := o.onRepository(ctx, u, auth.Modify, *f.RepositoryID); err != nil {
+			return err
+		}
+	}
+	if f.Version.Value != nil {
+		if _, err := sees(ctx, o.Store.Repositories, u, f.Version.Value.RepositoryID, "the repository of the version"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o Options) mayDelete(ctx context.Context, u pulp.User, args tasks.ObjectArgs) error {
+	switch args.Collection {
+	case pulp.DistributionCollection:
+		d, err := first(ctx, o.Store.Distributions, args.ID)
+		if err != nil {
+			return err
+		}
+		return require(u, auth.Delete, auth.Object{Path: d.BasePath, Private: d.Private, Exists: true}, "distribution "+d.Name)
+	case pulp.RemoteCollection:
+		remote, err := first(ctx, o.Store.Remotes, args.ID)
+		if err != nil {
+			return err
+		}
+		return own(u, remote.Name)
+	case pulp.NamespaceCollection:
+		n, err := first(ctx, o.Store.Namespaces, args.ID)
+		if err != nil {
+			return err
+		}
+		return own(u, n.Name)
+	}
+	_, err := o.onRepository(ctx, u, auth.Delete, args.ID)
+	return err
+}

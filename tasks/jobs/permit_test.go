@@ -1,0 +1,418 @@
+package jobs_test
+
+import (
+	"context"
+	"database/sql"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/notary"
+	"github.com/countersign/countersign/internal/pgtest"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/tasks"
+	"github.com/countersign/countersign/tasks/jobs"
+	"github.com/countersign/countersign/tasks/memqueue"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+	_ "modernc.org/sqlite"
+)
+
+// shop is the worker with all its jobs over a real store whose rows a test changes by SQL, as an administrator of the database does.
+type shop struct {
+	*testing.T
+	store      *store.Store
+	raw        *sql.DB
+	dispatcher *tasks.Dispatcher
+	jobs       map[string]tasks.Job // a test may replace some
+	repo       pulp.Repository      // acme/app, of the type container
+	push       pulp.Repository      // acme/push, which a push made
+	other      pulp.Repository      // zeta/private, which acme does not see
+	remotes    map[string]pulp.Remote
+	user       pulp.User // acme, not an administrator
+}
+
+func newShop(t *testing.T) *shop {
+	t.Helper()
+	file := pgtest.Or(t, filepath.Join(t.TempDir(), "shop.db"))
+	s, err := store.Open(t.Context(), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	driver, source := "sqlite", "file:"+strings.TrimPrefix(file, "sqlite:")+"?_pragma=busy_timeout(60000)&_pragma=foreign_keys(1)"
+	if store.IsPostgres(file) {
+		driver, source = "pgx", file
+	}
+	raw, err := sql.Open(driver, source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = raw.Close() })
+	quiet, queue := slog.New(slog.DiscardHandler), &memqueue.Queue{}
+	w := &shop{T: t, store: s, raw: raw, remotes: map[string]pulp.Remote{}}
+	w.jobs = jobs.All(jobs.Options{Store: s, Log: quiet, Host: "registry.example", Parallel: 1, Notary: &notary.Notary{
+		Store: s, Log: quiet, SignerFor: func(pulp.SigningService) (signing.Signer, error) {
+			return nil, fault.New(fault.Invalid, "The job ran.")
+		},
+	}})
+	worker := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: queue, Log: quiet, Jobs: w.jobs, Name: "1@test", Lease: 300 * time.Millisecond})
+	w.dispatcher = tasks.NewDispatcher(s, queue, worker, quiet)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.user, err = s.PutUser(t.Context(), "acme", "", false, true)
+	must(err)
+	w.repo, err = s.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "acme/app"})
+	must(err)
+	target, err := s.PushTarget(t.Context(), "acme/push", pulp.ContainerPush)
+	must(err)
+	w.push = target.Repository
+	w.other, err = s.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "zeta/private"})
+	must(err)
+	for _, name := range []string{"acme/remote", "zeta/remote"} {
+		w.remotes[name], err = s.CreateRemote(t.Context(), pulp.Remote{Name: name, URL: "http://127.0.0.1:1", UpstreamName: "x", Policy: pulp.Immediate})
+		must(err)
+	}
+	return w
+}
+
+func (w *shop) exec(text string, args ...any) {
+	w.Helper()
+	if _, err := w.raw.ExecContext(w.Context(), text, args...); err != nil {
+		w.Fatal(text, err)
+	}
+}
+
+// taskCase is a task of a user and how the user loses the permission that it needs.
+type taskCase struct {
+	what  string
+	name  string
+	args  func(w *shop) any
+	staff bool          // only administrators may have it done; otherwise the user is acme, whose namespace is acme
+	lose  func(w *shop) // nil: the user ceases to be an administrator, or the object gets a name outside the user's namespace
+	says  string        // part of the reason when the permission is lost
+}
+
+// rename gives an object another name, which takes it from the user's namespace.
+func rename(table, column string) func(w *shop) {
+	return func(w *shop) {
+		w.exec(`UPDATE ` + table + ` SET ` + column + ` = 'zeta' || SUBSTR(` + column + `, 5) WHERE ` + column + ` LIKE 'acme/%'`)
+	}
+}
+
+func text(s string) *string { return &s }
+
+// permissionCases has every kind of task that a user may start, with each permission that it needs.
+func permissionCases() []taskCase {
+	onRepo := rename("repository", "name")
+	d := digest.FromString("x")
+	version := func(w *shop) any { return tasks.VersionArgs{RepositoryID: w.repo.ID} }
+	object := func(collection string, id func(w *shop) string) func(w *shop) any {
+		return func(w *shop) any { return tasks.ObjectArgs{Collection: collection, ID: id(w)} }
+	}
+	repository := func(w *shop) string { return w.repo.ID }
+	distribution := func(w *shop) string {
+		t, err := w.store.Resolve(w.Context(), "acme/push")
+		if err != nil {
+			w.Fatal(err)
+		}
+		return t.Distribution.ID
+	}
+	edit := func(change func(w *shop, a *tasks.EditArgs)) func(w *shop) any {
+		return func(w *shop) any {
+			a := tasks.EditArgs{}
+			change(w, &a)
+			return a
+		}
+	}
+	fields := func(change func(w *shop, f *tasks.DistributionFields)) func(w *shop) any {
+		return func(w *shop) any {
+			f := tasks.DistributionFields{Name: text("acme/new"), BasePath: text("acme/new")}
+			change(w, &f)
+			return tasks.CreateArgs{Distribution: f}
+		}
+	}
+	nothing := func(*shop) {}
+	return []taskCase{
+		{what: "sign", name: tasks.Sign, args: func(w *shop) any {
+			return tasks.SignArgs{RepositoryID: w.push.ID, BasePath: "acme/push", ServiceID: addService(w)}
+		}, lose: onRepo, says: "sign on repository zeta/push"},
+		{what: "sign, for a path that is no longer the user's", name: tasks.Sign, args: func(w *shop) any {
+			return tasks.SignArgs{RepositoryID: w.push.ID, BasePath: "zeta/push", ServiceID: addService(w)}
+		}, lose: nothing, says: "push on path zeta/push"},
+		{what: "sign, for a path that is another repository's by now", name: tasks.Sign, args: func(w *shop) any {
+			return tasks.SignArgs{RepositoryID: w.repo.ID, BasePath: "acme/push", ServiceID: addService(w)}
+		}, lose: nothing, says: "The path acme/push serves another repository now."},
+		{what: "sync", name: tasks.Sync, args: func(w *shop) any {
+			return tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remotes["acme/remote"].ID}
+		}, lose: onRepo, says: "modify on repository zeta/app"},
+		{what: "sync, from a remote that the user no longer sees", name: tasks.Sync, args: func(w *shop) any {
+			return tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remotes["acme/remote"].ID}
+		}, lose: rename("remote", "name"), says: "view on the remote"},
+		{what: "tag", name: tasks.Tag, args: func(w *shop) any { return tasks.TagArgs{RepositoryID: w.repo.ID, Tag: "v1", Digest: d} }, lose: onRepo, says: "modify on repository zeta/app"},
+		{what: "untag", name: tasks.Untag, args: func(w *shop) any { return tasks.TagArgs{RepositoryID: w.repo.ID, Tag: "v1"} }, lose: onRepo, says: "modify on repository zeta/app"},
+		{what: "add", name: tasks.AddContent, args: func(w *shop) any { return tasks.AddArgs{RepositoryID: w.repo.ID} }, lose: onRepo, says: "modify on repository zeta/app"},
+		{what: "copy", name: tasks.AddContent, args: func(w *shop) any {
+			return tasks.AddArgs{RepositoryID: w.repo.ID, Copy: &store.Copy{RepositoryID: w.push.ID, Tags: true}}
+		}, lose: onRepo, says: "modify on repository zeta/app"},
+		{what: "copy, from a repository that the user no longer sees", name: tasks.AddContent, args: func(w *shop) any {
+			return tasks.AddArgs{RepositoryID: w.repo.ID, Copy: &store.Copy{RepositoryID: w.other.ID, Tags: true}}
+		}, lose: nothing, says: "view on the source repository"},
+		{what: "remove", name: tasks.RemoveContent, args: func(w *shop) any { return tasks.RemoveArgs{RepositoryID: w.repo.ID, All: true} }, lose: onRepo, says: "modify on repository zeta/app"},
+		{what: "remove signatures", name: tasks.RemoveSignatures, args: func(w *shop) any {
+			return tasks.RemoveSignaturesArgs{RepositoryID: w.push.ID, KeyID: "0123456789ABCDEF"}
+		}, lose: onRepo, says: "modify on repository zeta/push"},
+		{what: "repair", name: tasks.Repair, args: version, lose: onRepo, says: "modify on repository zeta/app"},
+		{what: "restore", name: tasks.Restore, args: version, lose: onRepo, says: "modify on repository zeta/app"},
+		{what: "delete a version", name: tasks.DeleteVersion, args: version, lose: onRepo, says: "delete on repository zeta/app"},
+		{what: "migrate", name: tasks.Migrate, args: object(pulp.PushCollection, func(w *shop) string { return w.push.ID }), lose: onRepo, says: "modify on repository zeta/push"},
+		{what: "create a distribution, on another's path", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.BasePath = text("zeta/new") }), lose: nothing, says: "modify on zeta/new"},
+		{what: "create a distribution, with another's name", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.Name = text("zeta/new") }), lose: nothing, says: "modify on zeta/new"},
+		{what: "create a distribution, of a repository", name: tasks.Create, args: fields(func(w *shop, f *tasks.DistributionFields) { f.RepositoryID = &w.repo.ID }), lose: onRepo, says: "modify on repository zeta/app"},
+		{what: "create a distribution, of a version", name: tasks.Create, args: fields(func(w *shop, f *tasks.DistributionFields) {
+			f.Version = tasks.Optional[pulp.PinnedVersion]{Set: true, Value: &pulp.PinnedVersion{RepositoryID: w.repo.ID}}
+		}), lose: onRepo, says: "view on the repository of the version"},
+		{what: "edit a distribution", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+			a.Collection, a.ID, a.Distribution = pulp.DistributionCollection, distribution(w), &tasks.DistributionFields{}
+		}), lose: rename("distribution", "base_path"), says: "modify on zeta/push"},
+		{what: "edit a distribution, to another's path", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+			a.Collection, a.ID, a.Distribution = pulp.DistributionCollection, distribution(w), &tasks.DistributionFields{BasePath: text("zeta/new")}
+		}), lose: nothing, says: "modify on zeta/new"},
+		{what: "edit a remote", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+			a.Collection, a.ID, a.Remote = pulp.RemoteCollection, w.remotes["acme/remote"].ID, &tasks.RemoteFields{}
+		}), lose: rename("remote", "name"), says: "modify on zeta/remote2"},
+		{what: "edit a remote, to another's name", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+			a.Collection, a.ID, a.Remote = pulp.RemoteCollection, w.remotes["acme/remote"].ID, &tasks.RemoteFields{Name: text("zeta/new")}
+		}), lose: nothing, says: "modify on zeta/new"},
+		{what: "edit a repository", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{}
+		}), lose: onRepo, says: "modify on repository zeta/app"},
+		{what: "edit a repository, to another's name", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{Name: text("zeta/new")}
+		}), lose: nothing, says: "modify on zeta/new"},
+		{what: "edit a repository, to another's remote", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+			id := w.remotes["zeta/remote"].ID
+			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{RemoteID: &id}
+		}), lose: nothing, says: "view on the remote"},
+		{what: "delete a repository", name: tasks.Delete, args: object(pulp.ContainerCollection, repository), lose: onRepo, says: "delete on repository zeta/app"},
+		{what: "delete a remote", name: tasks.Delete, args: object(pulp.RemoteCollection, func(w *shop) string { return w.remotes["acme/remote"].ID }),
+			lose: rename("remote", "name"), says: "modify on zeta/remote2"},
+		{what: "delete a namespace", name: tasks.Delete, args: object(pulp.NamespaceCollection, func(w *shop) string {
+			found, _, err := w.store.Namespaces(w.Context(), store.ListQuery{Where: []store.Filter{store.Where("name", store.Equal, "acme")}, Limit: 1})
+			if err != nil || len(found) != 1 {
+				w.Fatal(found, err)
+			}
+			return found[0].ID
+		}), lose: func(w *shop) { w.exec(`UPDATE namespace SET name = 'zeta' WHERE name = 'acme'`) }, says: "modify on zeta"},
+		{what: "delete a distribution", name: tasks.DeleteDistribution, args: object(pulp.DistributionCollection, distribution), lose: rename("distribution", "base_path"),
+			says: "delete on distribution"},
+		{what: "adopt", name: tasks.Adopt, args: func(*shop) any { return tasks.AdoptArgs{Pattern: "*"} }, staff: true, says: "administer on the server"},
+		{what: "compare", name: tasks.Compare, args: func(*shop) any { return tasks.CompareArgs{Pattern: "*"} }, staff: true, says: "administer on the server"},
+		{what: "purge", name: tasks.Purge, args: func(*shop) any { return tasks.PurgeArgs{} }, staff: true, says: "administer on the server"},
+		{what: "orphans", name: tasks.CleanOrphans, args: func(*shop) any { return tasks.OrphanArgs{} }, staff: true, says: "administer on the server"},
+		{what: "seal", name: tasks.Seal, args: func(w *shop) any { return tasks.SealArgs{RepositoryID: w.repo.ID} }, lose: nothing, says: "Only the server itself may start"},
+	}
+}
+
+func addService(w *shop) string {
+	v, err := w.store.AddSigningService(w.Context(), pulp.SigningService{Name: pulp.NewID(), Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript})
+	if err != nil {
+		w.Fatal(err)
+	}
+	return v.ID
+}
+
+// waits makes a task of the user that waits behind another, and returns a function that lets a worker run it to its end.
+func (w *shop) waits(c taskCase) func() store.Task {
+	w.Helper()
+	if c.staff {
+		w.exec(`UPDATE account SET is_staff = TRUE`)
+	}
+	on := []store.Resource{{Href: "/test/" + pulp.NewID() + "/", Exclusive: true}}
+	before, err := w.dispatcher.Dispatch(w.Context(), tasks.BySystem(), tasks.Spec{Name: "first", Resources: on})
+	if err != nil {
+		w.Fatal(err)
+	}
+	k, err := w.dispatcher.Dispatch(w.Context(), tasks.ByUser(w.user.ID), tasks.Spec{Name: c.name, Args: c.args(w), Resources: on, Immediate: true})
+	if err != nil || k.State != store.TaskWaiting {
+		w.Fatalf("the task is %+v, %v; want it to wait", k, err)
+	}
+	return func() store.Task {
+		w.Helper()
+		if _, err := w.dispatcher.Cancel(w.Context(), before.ID); err != nil {
+			w.Fatal(err)
+		}
+		return w.end(k.ID)
+	}
+}
+
+// end runs the ready tasks of the store until one has ended.
+func (w *shop) end(id string) store.Task {
+	w.Helper()
+	worker := tasks.NewWorker(tasks.WorkerOptions{
+		Store: w.store, Queue: &memqueue.Queue{}, Log: slog.New(slog.DiscardHandler), Jobs: w.jobs, Slots: 1, Name: pulp.NewID(), Lease: 300 * time.Millisecond,
+	})
+	ctx, stop := context.WithCancel(w.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- worker.Run(ctx, 0) }()
+	defer func() {
+		stop()
+		if err := <-stopped; err != nil {
+			w.Error(err)
+		}
+	}()
+	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		k, err := w.store.Task(w.Context(), id)
+		if err != nil || time.Since(began) > time.Minute {
+			w.Fatalf("the task is %+v, %v", k, err)
+		}
+		if k.State.Final() {
+			return k
+		}
+	}
+}
+
+func (w *shop) wantRefused(k store.Task, says string) {
+	w.Helper()
+	if k.State != store.TaskFailed || k.Error == nil || !strings.Contains(k.Error.Description, says) {
+		w.Errorf("the task is %s (%+v), want it to fail with %q", k.State, k.Error, says)
+	}
+	versions, _, err := w.store.Versions(w.Context(), store.ListQuery{Limit: 100})
+	if err != nil {
+		w.Fatal(err)
+	}
+	for _, v := range versions {
+		if v.Number > 0 {
+			w.Errorf("there is version %d", v.Number)
+		}
+	}
+}
+
+// TestTasksOfUsersWithoutPermission runs every kind of task for a user who was deleted, disabled or lost a permission after the task was queued, and for nobody known. Each
+// fails with the reason. A kind of task that All registers must be in the table.
+func TestTasksOfUsersWithoutPermission(t *testing.T) {
+	t.Parallel()
+	cases := permissionCases()
+	covered := map[string]bool{}
+	for _, c := range cases {
+		covered[c.name] = true
+	}
+	for name := range jobs.All(jobs.Options{}) {
+		if !covered[name] {
+			t.Errorf("no case for %s: say what its user needs, and add it", name)
+		}
+	}
+	for what, h := range map[string]struct{ happens, says string }{
+		"deleted":        {`DELETE FROM account`, "The user who started this task was deleted."},
+		"disabled":       {`UPDATE account SET is_active = FALSE`, "The user who started this task is disabled."},
+		"origin unknown": {`UPDATE task SET origin = '', created_by = NULL WHERE name <> 'first'`, "does not say who started it"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			w := newShop(t)
+			var err error
+			for _, c := range cases {
+				run := w.waits(c)
+				w.exec(h.happens)
+				t.Log(c.what)
+				w.wantRefused(run(), h.says)
+				w.user, err = w.store.PutUser(t.Context(), "acme", "", false, true) // as at first
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+	for _, c := range cases {
+		t.Run("right lost, "+c.what, func(t *testing.T) {
+			t.Parallel()
+			w := newShop(t)
+			if strings.Contains(c.says, "remote2") { // both remotes cannot have one name
+				w.exec(`UPDATE remote SET name = 'acme/remote2' WHERE name = 'acme/remote'`)
+			} else if strings.Contains(c.says, "the remote") {
+				w.exec(`UPDATE remote SET name = 'zeta/other' WHERE name = 'zeta/remote'`)
+			}
+			run := w.waits(c)
+			if c.lose == nil {
+				w.exec(`UPDATE account SET is_staff = FALSE`)
+			} else {
+				c.lose(w)
+			}
+			w.wantRefused(run(), c.says)
+		})
+	}
+}
+
+// TestTasksOfUsersWithPermission shows that the tasks of the table above are not refused for another reason: with the permission, none fails as one without.
+func TestTasksOfUsersWithPermission(t *testing.T) {
+	t.Parallel()
+	for _, c := range permissionCases() {
+		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
+			w := newShop(t)
+			c.staff = true // administrators may have everything done but what is the server's own
+			run := w.waits(c)
+			k := run()
+			if k.Error != nil && strings.Contains(k.Error.Description, "The user who") {
+				t.Errorf("the task of an administrator is %s (%+v)", k.State, k.Error)
+			}
+		})
+	}
+}
+
+// TestAUserIsDisabledWhileATaskRuns disables, deletes or demotes the user of a long task in the middle: the task stops, and what it has made is not stored.
+func TestAUserIsDisabledWhileATaskRuns(t *testing.T) {
+	t.Parallel()
+	for what, c := range map[string]struct {
+		happens, says string
+		deaf          bool // the work does not notice the end of its context, and completes its task
+	}{
+		"disabled":                    {`UPDATE account SET is_active = FALSE`, "is disabled", false},
+		"deleted":                     {`DELETE FROM account`, "was deleted", false},
+		"demoted":                     {`UPDATE account SET is_staff = FALSE`, "no longer has the permission modify on repository zeta/private", false},
+		"disabled, before the commit": {`UPDATE account SET is_active = FALSE`, "is disabled", true},
+		"deleted, before the commit":  {`DELETE FROM account`, "was deleted", true},
+		"demoted, before the commit":  {`UPDATE account SET is_staff = FALSE`, "ceased to be an administrator", true},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			w := newShop(t)
+			w.exec(`UPDATE account SET is_staff = TRUE`)
+			job := w.jobs[tasks.RemoveContent]
+			job.Run = func(ctx context.Context, r *tasks.Run) error {
+				w.exec(c.happens)
+				if !c.deaf {
+					<-ctx.Done()
+					return context.Cause(ctx)
+				}
+				_, err := w.store.CreateDistribution(context.WithoutCancel(ctx), r.Claim, pulp.Distribution{Name: "made", BasePath: "zeta/made"})
+				return err
+			}
+			w.jobs[tasks.RemoveContent] = job
+			k, err := w.dispatcher.Dispatch(t.Context(), tasks.ByUser(w.user.ID), tasks.Spec{
+				Name: tasks.RemoveContent, Args: tasks.RemoveArgs{RepositoryID: w.other.ID, All: true}, Immediate: true,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.wantRefused(k, c.says)
+			if _, err := w.store.Resolve(t.Context(), "zeta/made"); !fault.Is(err, fault.NotFound) {
+				t.Errorf("what the task made is stored: %v", err)
+			}
+		})
+	}
+}

@@ -10,9 +10,9 @@ VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || cat VE
 CGO_ENABLED ?= 0
 LDFLAGS    := -s -w -X main.version=$(VERSION)
 
-# Package binaries that run at the same time, and the longest that one may take.
+# Package binaries that run at the same time, and the longest that one may take: several times what the longest takes on two idle cores.
 TEST_PROCS   ?= 2
-TEST_TIMEOUT ?= 14m
+TEST_TIMEOUT ?= 45m
 TEST_FLAGS   ?=
 FUZZTIME     ?= 60s
 BENCH_FLAGS  ?=

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/countersign/countersign/integration/process"
 )
 
 const (
@@ -157,7 +159,7 @@ func (a api) sign(t *testing.T, repository string, body object) string {
 // finished follows a task to its end and returns it.
 func (a api) finished(t *testing.T, task string) object {
 	t.Helper()
-	const patience = 90 * time.Second
+	const patience = process.Patience
 	deadline := time.Now().Add(patience)
 	for time.Now().Before(deadline) {
 		now := a.get(t, task)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/countersign/countersign/integration/process"
 )
 
 // wellBehavedFor is a script that signs as it should when a service is added (REFERENCE=test), and then does what is given.
@@ -121,7 +123,7 @@ func TestCancelSigning(t *testing.T) {
 // within waits until something holds, for half a minute at most.
 func within(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(process.Patience)
 	for !holds() {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within 30 s: %s", what)

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/countersign/countersign/integration/process"
 )
 
 // dockerDaemon is a dockerd of our own: no bridge, no iptables, its own directories and socket. It only moves images.
@@ -43,7 +45,7 @@ func startDocker(ctx context.Context, dir string) (*dockerDaemon, error) {
 		_ = d.cmd.Wait() // how it ended is in its log
 		close(d.ended)
 	}()
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, process.Patience)
 	defer cancel()
 	for {
 		ping := exec.CommandContext(ctx, "docker", "--host", d.socket, "version")
@@ -67,7 +69,7 @@ func (d *dockerDaemon) stop() {
 	_ = d.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
 	select {
 	case <-d.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(process.Patience):
 		_ = d.cmd.Process.Kill()
 		<-d.ended
 	}

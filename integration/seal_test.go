@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/countersign/countersign/integration/process"
 	"github.com/countersign/countersign/signing"
 )
 
@@ -210,7 +211,7 @@ func TestAPushThatIsNotSignedIsRefused(t *testing.T) {
 		}
 		admin := asAdmin(t, s)
 		policy := admin.signedBy(t, k)
-		deadline := time.Now().Add(30 * time.Second)
+		deadline := time.Now().Add(process.Patience)
 		for {
 			if _, err := admin.pull(t, policy, "prod/app:1.0"); err == nil {
 				break

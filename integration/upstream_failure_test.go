@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/countersign/countersign/integration/process"
 )
 
 // fronted is a repository behind a proxy that breaks, with one pushed image.
@@ -49,7 +51,7 @@ func (f *fronted) pushed(t *testing.T, tag, content string) pushed {
 // caughtUp waits until the upstream shows, used directly, all tags that are here and as they are here, and no others.
 func (f *fronted) caughtUp(t *testing.T) {
 	t.Helper()
-	const patience = 90 * time.Second // an outbox that failed often waits up to a minute in these tests
+	const patience = process.Patience // an outbox that failed often waits up to a minute in these tests
 	var differs string
 	for began := time.Now(); time.Since(began) < patience; time.Sleep(50 * time.Millisecond) {
 		if differs = f.difference(t); differs == "" {

@@ -75,6 +75,9 @@ func FreeAddress() (string, error) {
 	return "", fmt.Errorf("no free port found between %d and %d", first, last)
 }
 
+// Patience is how long tests wait for something that takes moments on an idle machine. Only a failing test waits so long, so it leaves room for slow and busy machines.
+const Patience = 3 * time.Minute
+
 // Command says how to start a server and how to see that it serves.
 type Command struct {
 	Program   string
@@ -82,7 +85,7 @@ type Command struct {
 	Env       []string      // the whole environment
 	Log       string        // file that gets both outputs, appended to
 	Ready     []string      // URLs that answer 200 or 401 when the server serves
-	Patience  time.Duration // for becoming ready; 30 s when zero
+	Patience  time.Duration // for becoming ready; the constant Patience when zero
 }
 
 // Server is a running program.
@@ -124,7 +127,7 @@ func Start(ctx context.Context, c Command) (*Server, error) {
 func (s *Server) await(ctx context.Context) error {
 	patience := s.command.Patience
 	if patience == 0 {
-		patience = 30 * time.Second
+		patience = Patience
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -157,7 +160,7 @@ func answers(ctx context.Context, url string) bool {
 	return response.StatusCode == http.StatusOK || response.StatusCode == http.StatusUnauthorized
 }
 
-// Stop asks the program to end and waits for it. One that does not end within 30 s is killed, and that is an error, as is an exit
+// Stop asks the program to end and waits for it. One that does not end within Patience is killed, and that is an error, as is an exit
 // status other than 0.
 func (s *Server) Stop() error {
 	if s.Ended() {
@@ -169,7 +172,7 @@ func (s *Server) Stop() error {
 	select {
 	case <-s.ended:
 		return s.err
-	case <-time.After(30 * time.Second):
+	case <-time.After(Patience):
 		s.Kill()
 		return fmt.Errorf("%s did not end on SIGTERM", s.command.Program)
 	}

@@ -38,7 +38,7 @@ func TestWrittenWhileAPushHoldsTheTag(t *testing.T) {
 			return err
 		}
 		go func() { noted <- s.WroteTags(t.Context(), due) }()
-		for waiting, deadline := 0, time.Now().Add(20*time.Second); waiting == 0; {
+		for waiting, deadline := 0, time.Now().Add(3*time.Minute); waiting == 0; {
 			if time.Now().After(deadline) {
 				return errors.New("nothing waits for the push")
 			}

@@ -132,7 +132,7 @@ func importKey(dir, token, label string, id int, generate func() (crypto.Signer,
 }
 
 func util(args ...string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	if out, err := exec.CommandContext(ctx, "softhsm2-util", args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("softhsm2-util %s: %w: %s", args[0], err, out)

@@ -295,7 +295,7 @@ func wantEnded(t *testing.T, file string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(30 * time.Second); alive(pid); runtime.Gosched() {
+		for deadline := time.Now().Add(3 * time.Minute); alive(pid); runtime.Gosched() {
 			if time.Now().After(deadline) {
 				t.Errorf("process %d lives on", pid)
 				break
@@ -332,7 +332,7 @@ func TestScriptEndsWithAKilledServer(t *testing.T) {
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
+	for deadline := time.Now().Add(3 * time.Minute); ; runtime.Gosched() {
 		if _, err := os.Stat(pids); err == nil {
 			break
 		}

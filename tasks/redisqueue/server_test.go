@@ -146,7 +146,7 @@ func open(t *testing.T, o redisqueue.Options) *redisqueue.Queue {
 }
 
 // long is how long something may take that ought to happen soon; bound is how long a method may take when Redis is away.
-const long, bound = 20 * time.Second, 5 * time.Second
+const long, bound = 3 * time.Minute, 20 * time.Second
 
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()

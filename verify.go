@@ -64,7 +64,11 @@ func (c verifyCommand) verify(p *program, s *store.Store, now time.Time) (bool, 
 		if rules, err = readPolicy(c.Policy); err != nil {
 			return false, err
 		}
-		keys = keys.With(rules.PublicKeys())
+		others, err := rules.PublicKeys(p.ctx)
+		if err != nil {
+			return false, err
+		}
+		keys = keys.With(others)
 	}
 	target, err := s.Resolve(p.ctx, path)
 	if err != nil {

@@ -86,7 +86,9 @@ func showSignature(g pulp.Signature, c verify.Check) any {
 
 // showSignatures verifies those whose key a signing service has.
 func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) {
-	keys, err := verify.ServiceKeys(req.Context(), a.Store)
+	ctx, cancel := verify.Bounded(req.Context())
+	defer cancel()
+	keys, err := verify.ServiceKeys(ctx, a.Store)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +98,7 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 			known = append(known, g.ID)
 		}
 	}
-	contents, err := a.Store.SignatureContents(req.Context(), known)
+	contents, err := a.Store.SignatureContents(ctx, known)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +106,9 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 	for i, g := range all {
 		var check verify.Check
 		if raw, there := contents[g.ID]; there {
-			check = keys.Check(raw, now)
+			if check, err = keys.Check(ctx, raw, now); err != nil {
+				return nil, err
+			}
 		}
 		shown[i] = showSignature(g, check)
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -110,16 +111,22 @@ func (a *API) verify(r resource[pulp.Repository]) handler {
 		if want.version.ID != "" {
 			number = want.version.Number
 		}
-		keys, err := verify.ServiceKeys(req.Context(), a.Store)
+		ctx, cancel := verify.Bounded(req.Context())
+		defer cancel()
+		keys, err := verify.ServiceKeys(ctx, a.Store)
 		if err != nil {
 			return answer{}, err
 		}
 		if want.policy != nil {
-			keys = keys.With(want.policy.PublicKeys())
+			others, err := want.policy.PublicKeys(ctx)
+			if err != nil {
+				return answer{}, err
+			}
+			keys = keys.With(others)
 		}
 		now := time.Now()
 		target := store.Target{Repository: repo, Distribution: pulp.Distribution{Pinned: &pulp.PinnedVersion{RepositoryID: repo.ID, Number: number}}}
-		report, err := verify.Tag(req.Context(), a.Store, target, want.tag, keys, now)
+		report, err := verify.Tag(ctx, a.Store, target, want.tag, keys, now)
 		if fault.Is(err, fault.NotFound) {
 			err = fault.Field("tag", "The repository version has no such tag.")
 		}
@@ -131,7 +138,7 @@ func (a *API) verify(r resource[pulp.Repository]) handler {
 			Manifests: showVerified(report), Verdicts: []verdict{},
 		}
 		if want.policy != nil {
-			if err := a.judge(req, repo, number, want, report, now, &shown); err != nil {
+			if err := a.judge(ctx, req, repo, number, want, report, now, &shown); err != nil {
 				return answer{}, err
 			}
 		}
@@ -207,14 +214,14 @@ func readPolicy(b *body, raw []byte) *policy.Policy {
 		b.fail(field, "The policy names files, which are the client's: give keys as keyData.")
 	case p.Longest() > maxRequirements:
 		b.fail(field, "The policy has a list of more than %d requirements.", maxRequirements)
-	case len(p.PublicKeys()) > maxKeys:
+	case p.KeyCount() > maxKeys:
 		b.fail(field, "The policy has more than %d keys.", maxKeys)
 	}
 	return p
 }
 
 // judge adds what the policy makes of the tag's references.
-func (a *API) judge(req *request, repo pulp.Repository, number int64, want asked, report verify.Report, now time.Time, into *verified) error {
+func (a *API) judge(ctx context.Context, req *request, repo pulp.Repository, number int64, want asked, report verify.Report, now time.Time, into *verified) error {
 	references := []string{want.reference}
 	if want.reference == "" {
 		var err error
@@ -227,7 +234,7 @@ func (a *API) judge(req *request, repo pulp.Repository, number int64, want asked
 	}
 	accepted := true
 	for _, reference := range references {
-		v, err := report.Judge(req.Context(), want.policy, reference, now)
+		v, err := report.Judge(ctx, want.policy, reference, now)
 		if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind == fault.Invalid {
 			err = fault.Field("reference", "%s", f.Msg)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/signing"
+	"github.com/countersign/countersign/signing/signtest"
 )
 
 // signingKey is a key of a test.
@@ -280,4 +282,59 @@ func TestVerifyRefuses(t *testing.T) {
 	}
 	w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`, user: "carol"}, http.StatusNotFound, "")
 	w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`, user: "acme"}, http.StatusOK, "")
+}
+
+// TestVerifyDoesNotComputeWithHostileKeys: a policy of 35 kB kept a processor busy for twelve seconds, as its key is one of DSA with 300 self-signatures. Requirements with
+// such keys are reported as not evaluated, unless the signature is wrong in another way or another key of theirs accepts it.
+func TestVerifyDoesNotComputeWithHostileKeys(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	known, hostile := newSigningKey(t), signtest.HostileDSA(8192)
+	ring := hostile.Ring(hostile.Named("x", 300))
+	put := func(raw []byte, reference string) {
+		t.Helper()
+		s, err := signing.Parse(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.store.PutSignature(t.Context(), w.repo.Repository.ID, w.manifest, pulp.Signature{
+			Digest: signing.Digest(raw), Name: signing.Name(w.manifest, raw), Content: raw, KeyID: s.KeyID, Reference: reference, SignedAt: s.CreatedAt.Unix(),
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	claim, err := signing.EncodeClaim(signing.Claim{ManifestDigest: w.manifest, DockerReference: app + "latest"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(hostile.Message(claim), app+"latest")
+	w.signWith(known, w.repo, w.manifest, app+"latest")
+	signedBy := func(keys ...[]byte) string {
+		return `{"type":"signedBy","keyType":"GPGKeys","keyData":"` + base64.StdEncoding.EncodeToString(slices.Concat(keys...)) + `"}`
+	}
+	for name, c := range map[string]struct {
+		tag, requirement    string
+		accepted, evaluated bool
+		reason              string
+	}{
+		"by the hostile key":             {"latest", signedBy(ring), false, false, "uses DSA"},
+		"by another key of theirs":       {"latest", signedBy(ring, known.public), true, true, ""},
+		"for another reference":          {"1.0", signedBy(ring), false, true, "none of the signatures"},
+		"a ring with 11,000 packets":     {"latest", signedBy(known.public, bytes.Repeat(signtest.Packet(12, nil), 11_000)), false, false, "more than 10000 packets"},
+		"a key with 300 self-signatures": {"latest", signedBy(rsaRing(300)), false, true, "none of the signatures"},
+		"more packets, and no signature": {"multi", signedBy(bytes.Repeat(signtest.Packet(6, nil), 11_000)), false, true, "there is none"},
+	} {
+		got := w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"` + c.tag + `","reference":"` + app + c.tag +
+			`","policy":{"default":[` + c.requirement + `]}}`}, http.StatusOK, "").body
+		r := dig(t, got, "verdicts", 0, "manifests", 0, "requirements", 0)
+		reason, _ := dig(t, r, "reason").(string)
+		if dig(t, r, "accepted") != c.accepted || dig(t, r, "evaluated") != c.evaluated || !strings.Contains(reason, c.reason) {
+			t.Errorf("%s: %v", name, r)
+		}
+	}
+}
+
+func rsaRing(signatures int) []byte {
+	key := signtest.HostileRSA(8192, 0xfffffd)
+	return key.Ring(key.Named("x", signatures))
 }

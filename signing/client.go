@@ -2,17 +2,14 @@ package signing
 
 import (
 	"bytes"
+	"context"
 	"crypto"
-	"crypto/dsa" //nolint:staticcheck // gpg still knows such keys, and so must what judges as gpg does
 	"encoding/hex"
-	"errors"
 	"io"
 	"strings"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
-	"github.com/ProtonMail/go-crypto/openpgp/armor"
-	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"github.com/countersign/countersign/internal/fault"
@@ -21,94 +18,61 @@ import (
 // Keyring holds the keys that a client trusts. It judges signatures as podman and skopeo do, which leave that to gpg; what this server
 // itself relies on is Verify. They differ (docs/verify.md): gpg takes SHA-1 and times in the future, and a key that has expired is
 // no good to it for signatures from before either.
-type Keyring struct{ entities []*openpgp.Entity }
+type Keyring struct {
+	entities    []*openpgp.Entity
+	unevaluated map[uint64]string // reasons by key id
+}
 
 // ParseKeyring reads keys from blobs as gpg imports them: each binary or in ASCII armor, perhaps several keys or armors, keys that cannot be
-// read left out, and the same key in several places merged. Invalid when a blob has no keys at all.
-func ParseKeyring(blobs ...[]byte) (Keyring, error) {
-	var ring Keyring
-	for _, blob := range blobs {
-		keys, err := readKeys(blob)
-		if err != nil || len(keys) == 0 {
-			return Keyring{}, fault.Wrap(fault.Invalid, err, "There are no OpenPGP public keys.")
+// read left out, and the same key in several places merged. Invalid when a blob has no keys at all; a NotEvaluatedError over the bounds of a
+// key ring; the cause of ctx's end when that comes first.
+func ParseKeyring(ctx context.Context, blobs ...[]byte) (Keyring, error) {
+	scanned, err := ScanKeyring(blobs...)
+	if err != nil {
+		return Keyring{}, err
+	}
+	return scanned.Read(ctx)
+}
+
+// Read reads the keys, verifying their self-signatures, and merges copies of the same key. Keys that cannot be read are left out, as are those that
+// are not evaluated. Invalid when a blob has neither; the cause of ctx's end when that comes first.
+func (s *ScannedKeyring) Read(ctx context.Context) (Keyring, error) {
+	t, err := begin(ctx)
+	if err != nil {
+		return Keyring{}, err
+	}
+	defer t.end()
+	ring := Keyring{unevaluated: s.unevaluated}
+	for _, blocks := range s.blobs {
+		found := 0
+		var last error
+		for _, block := range blocks {
+			if block.reason != "" {
+				found++
+				continue
+			}
+			keys, err := openpgp.ReadKeyRing(turnReader{t, bytes.NewReader(block.packets)})
+			if t.err != nil {
+				return Keyring{}, t.err
+			}
+			if err != nil {
+				last = err
+				continue
+			}
+			found += len(keys)
+			for _, key := range keys {
+				ring.add(key)
+			}
 		}
-		for _, key := range keys {
-			ring.add(key)
+		if found == 0 {
+			return Keyring{}, noKeys(last)
 		}
 	}
 	return ring, nil
 }
 
-const armorBegin = "-----BEGIN PGP "
-
-// Bounds of keys that are not the operator's: reading a key verifies its self-signatures, and with 65,535 bits one takes minutes.
-const (
-	maxKeyBits   = 8192 // of RSA moduli, and of DSA primes
-	maxGroupBits = 512  // of DSA subgroups; a signature's cost goes with them
-)
-
-// readRing reads a binary ring, unless one of its keys is over the bounds.
-func readRing(raw []byte) (openpgp.EntityList, error) {
-	packets := packet.NewReader(bytes.NewReader(raw))
-	for {
-		p, err := packets.Next()
-		if errors.Is(err, io.EOF) {
-			return openpgp.ReadKeyRing(bytes.NewReader(raw))
-		}
-		if err != nil && !isUnsupported(err) {
-			return nil, err
-		}
-		var key *packet.PublicKey
-		switch p := p.(type) {
-		case *packet.PublicKey:
-			key = p
-		case *packet.PrivateKey:
-			key = &p.PublicKey
-		default:
-			continue
-		}
-		bits, err := key.BitLength()
-		group, isDSA := key.PublicKey.(*dsa.PublicKey)
-		if err == nil && bits > maxKeyBits || isDSA && group.Q.BitLen() > maxGroupBits {
-			return nil, fault.New(fault.Invalid, "A key is too large.")
-		}
-	}
-}
-
-func isUnsupported(err error) bool {
-	_, unsupported := errors.AsType[pgperrors.UnsupportedError](err)
-	_, structural := errors.AsType[pgperrors.StructuralError](err)
-	return unsupported || structural
-}
-
-func readKeys(blob []byte) ([]*openpgp.Entity, error) {
-	if len(blob) > 0 && blob[0]&0x80 != 0 {
-		return readRing(blob)
-	}
-	var keys []*openpgp.Entity
-	var last error
-	blocks := strings.Split(string(blob), armorBegin)
-	for _, text := range blocks[1:] {
-		block, err := armor.Decode(strings.NewReader(armorBegin + text))
-		if err != nil || block.Type != openpgp.PublicKeyType && block.Type != openpgp.PrivateKeyType {
-			last = err
-			continue
-		}
-		var more openpgp.EntityList
-		raw, err := io.ReadAll(block.Body)
-		if err == nil {
-			more, err = readRing(raw)
-		}
-		if err != nil {
-			last = err
-			continue
-		}
-		keys = append(keys, more...)
-	}
-	if len(keys) > 0 {
-		last = nil
-	}
-	return keys, last
+func noKeys(cause error) error {
+	return fault.Wrap(fault.Invalid, cause, "There are no OpenPGP public keys.")
 }
 
 // add takes a key up, merging it with another copy of it: what the newer self-signatures say holds, and a revocation in either.
@@ -164,8 +128,14 @@ func (r Keyring) Keys() []PublicKey {
 }
 
 // Verify judges a signature as a client would at a time, and returns beside what it says its payload. ErrUnknownKey when none of
-// the keys made it; Invalid otherwise.
-func (r Keyring) Verify(raw []byte, at time.Time) (Verified, []byte, error) {
+// the keys made it; a NotEvaluatedError when a key made it, or claims its id, that is not evaluated; the cause of ctx's end when that comes
+// first; Invalid otherwise.
+func (r Keyring) Verify(ctx context.Context, raw []byte, at time.Time) (Verified, []byte, error) {
+	t, err := begin(ctx)
+	if err != nil {
+		return Verified{}, nil, err
+	}
+	defer t.end()
 	foreign, packets, err := read(raw)
 	if err != nil {
 		return Verified{}, nil, err
@@ -174,8 +144,16 @@ func (r Keyring) Verify(raw []byte, at time.Time) (Verified, []byte, error) {
 	if err != nil {
 		return Verified{}, nil, err
 	}
+	id, err := parseID(foreign.KeyID)
+	if err != nil {
+		return Verified{}, nil, err
+	}
+	// A copy of a key that is not evaluated might revoke the one that is.
+	if reason := r.unevaluated[id]; reason != "" {
+		return Verified{}, nil, &NotEvaluatedError{"the key " + foreign.KeyID + " " + reason}
+	}
 	for _, e := range r.entities {
-		key, own := issuedBy(e, foreign, sig)
+		key, own := issuedBy(e, id, sig)
 		if key == nil {
 			continue
 		}
@@ -197,16 +175,16 @@ type clientKey struct {
 }
 
 // issuedBy returns the key of an entity that a signature names, and its fingerprint; nil when it is none of them.
-func issuedBy(e *openpgp.Entity, s Signature, sig *packet.Signature) (*clientKey, string) {
-	self, _ := e.PrimarySelfSignature()
-	keys := []clientKey{{e.PrimaryKey, self, e.Revocations}}
-	for _, sub := range e.Subkeys {
-		keys = append(keys, clientKey{sub.PublicKey, sub.Sig, sub.Revocations})
+func issuedBy(e *openpgp.Entity, id uint64, sig *packet.Signature) (*clientKey, string) {
+	named := func(k *packet.PublicKey) bool { return k.KeyId == id && sig.CheckKeyIdOrFingerprint(k) }
+	fingerprint := func(k *packet.PublicKey) string { return strings.ToUpper(hex.EncodeToString(k.Fingerprint)) }
+	if named(e.PrimaryKey) {
+		self, _ := e.PrimarySelfSignature()
+		return &clientKey{e.PrimaryKey, self, e.Revocations}, fingerprint(e.PrimaryKey)
 	}
-	for _, k := range keys {
-		fingerprint := strings.ToUpper(hex.EncodeToString(k.public.Fingerprint))
-		if idText(k.public.KeyId) == s.KeyID && sig.CheckKeyIdOrFingerprint(k.public) {
-			return &k, fingerprint
+	for _, sub := range e.Subkeys {
+		if named(sub.PublicKey) {
+			return &clientKey{sub.PublicKey, sub.Sig, sub.Revocations}, fingerprint(sub.PublicKey)
 		}
 	}
 	return nil, ""

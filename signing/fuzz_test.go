@@ -2,6 +2,7 @@ package signing_test
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -135,6 +136,37 @@ func FuzzParsePublicKey(f *testing.F) {
 		}
 		v, err := signing.Verify(good, k, now)
 		if err == nil && v.IssuerFingerprint() != key.Public.Fingerprint() || k.Fingerprint() == theirs.Fingerprint() && err == nil {
+			t.Errorf("the signature of %s verifies as %s's", key.Public.Fingerprint(), v.IssuerFingerprint())
+		}
+	})
+}
+
+// FuzzParseKeyring reads bytes as the key ring of a client. What is read is within the bounds, says the same when it is read again, and verifies nothing
+// that its keys have not signed.
+func FuzzParseKeyring(f *testing.F) {
+	key, now := fuzzKey(f)
+	good := key.Sign(f, claim, now)
+	for _, c := range hostileRings(f) {
+		if len(c.raw) < 1<<16 {
+			f.Add(c.raw)
+		}
+	}
+	f.Add([]byte(key.Armor))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		ring, err := signing.ParseKeyring(t.Context(), raw)
+		_, limited := errors.AsType[*signing.NotEvaluatedError](err)
+		if err != nil {
+			if !limited && !fault.Is(err, fault.Invalid) {
+				t.Errorf("ParseKeyring = %v, want Invalid or not evaluated", err)
+			}
+			return
+		}
+		again, err := signing.ParseKeyring(t.Context(), raw)
+		if err != nil || len(again.Keys()) != len(ring.Keys()) {
+			t.Errorf("%d keys, and then %d, %v", len(ring.Keys()), len(again.Keys()), err)
+		}
+		v, _, err := ring.Verify(t.Context(), good, now)
+		if err == nil && v.IssuerFingerprint() != key.Public.Fingerprint() {
 			t.Errorf("the signature of %s verifies as %s's", key.Public.Fingerprint(), v.IssuerFingerprint())
 		}
 	})

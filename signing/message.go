@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,7 +21,8 @@ import (
 // MaxSize is how many bytes a signature may have (contract 4).
 const MaxSize = 4_000_000
 
-// maxUnpacked is how many bytes a compressed signature may unpack to: a claim, a signature packet and their frames.
+// maxUnpacked is how many bytes the packets of a signature may have, after unpacking: a claim, a signature packet and their frames. Packets
+// may hold a million parts for each million bytes, and each verification reads them again.
 const maxUnpacked = 256 << 10
 
 // Signature is what a signature from outside says of itself. Nobody has verified any of it.
@@ -103,6 +105,15 @@ func issuer(sig *packet.Signature) (keyID, fingerprint string, err error) {
 // idText spells a key id: 16 upper-case hex digits.
 func idText(id uint64) string { return fmt.Sprintf("%016X", id) }
 
+// parseID reads a key id as idText spells it.
+func parseID(text string) (uint64, error) {
+	id, err := strconv.ParseUint(text, 16, 64)
+	if err != nil || text != idText(id) {
+		return 0, notSigned("it does not say by which key")
+	}
+	return id, nil
+}
+
 // takeApart returns the literal data and the signature packet of a signed message, after seeing that it is nothing else.
 func takeApart(message []byte) ([]byte, *packet.Signature, error) {
 	r := bytes.NewReader(message)
@@ -165,6 +176,9 @@ func unpack(raw []byte) ([]byte, error) {
 		return nil, notSigned("no packets")
 	}
 	if first.Tag != tagCompressed {
+		if len(raw) > maxUnpacked {
+			return nil, notSigned("it has too many bytes")
+		}
 		return raw, nil
 	}
 	if r.Len() != 0 || len(first.Contents) == 0 {

@@ -2,6 +2,7 @@ package signing
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"encoding/hex"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp"
 	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/countersign/countersign/internal/fault"
 )
@@ -29,22 +31,61 @@ var strongHashes = []crypto.Hash{crypto.SHA224, crypto.SHA256, crypto.SHA384, cr
 // PublicKey is an OpenPGP key that signatures are verified with: a primary key and its subkeys. Make one with ParsePublicKey.
 type PublicKey struct{ entity *openpgp.Entity }
 
-// ParsePublicKey reads the one key in an ASCII armor. Invalid when there is none, or more, or when any of it is secret: the text of a public
-// key is shown to everyone.
+// parsed keeps the keys of signing services, which are needed for each signature that comes in: reading one verifies its self-signatures.
+var parsed = newParsed()
+
+// Bounds of parsed: keys, and bytes of text of one.
+const (
+	maxParsed     = 128
+	maxParsedSize = 64 << 10
+)
+
+func newParsed() *lru.Cache[string, PublicKey] {
+	cache, err := lru.New[string, PublicKey](maxParsed)
+	if err != nil {
+		panic(err) // the size is positive
+	}
+	return cache
+}
+
+// ParsePublicKey reads the one key in an ASCII armor. Invalid when there is none, or more, when any of it is secret (the text of a public
+// key is shown to everyone), and when the key is over the bounds or of an algorithm that is not supported. DSA and all curves are.
 func ParsePublicKey(armored string) (PublicKey, error) {
+	if key, there := parsed.Get(armored); there {
+		return key, nil
+	}
+	key, err := parsePublicKey(armored)
+	if err == nil && len(armored) <= maxParsedSize {
+		parsed.Add(armored, key)
+	}
+	return key, err
+}
+
+func parsePublicKey(armored string) (PublicKey, error) {
 	if strings.Count(armored, "-----BEGIN ") > 1 { // the library reads the first armor and is silent about others
 		return PublicKey{}, fault.New(fault.Invalid, "There are several keys where one is wanted.")
 	}
-	ring, err := openpgp.ReadArmoredKeyRing(strings.NewReader(armored))
+	raw, err := unarmor(armored)
 	if err != nil {
 		return PublicKey{}, fault.Wrap(fault.Invalid, err, "Not an OpenPGP public key.")
 	}
-	if len(ring) != 1 {
-		return PublicKey{}, fault.New(fault.Invalid, "There are %d keys where one is wanted.", len(ring))
+	scanned, err := scanKeyring(true, raw)
+	if err != nil {
+		return PublicKey{}, fault.Wrap(fault.Invalid, err, "Not an OpenPGP public key.")
 	}
-	secret := func(s openpgp.Subkey) bool { return s.PrivateKey != nil }
-	if ring[0].PrivateKey != nil || slices.ContainsFunc(ring[0].Subkeys, secret) {
+	if scanned.Len() != 1 {
+		return PublicKey{}, fault.New(fault.Invalid, "There are %d keys where one is wanted.", scanned.Len())
+	}
+	block := scanned.blobs[0][0]
+	if block.secret {
 		return PublicKey{}, fault.New(fault.Invalid, "A private key where a public one is wanted.")
+	}
+	if block.reason != "" {
+		return PublicKey{}, fault.New(fault.Invalid, "The public key is not supported: it %s.", block.reason)
+	}
+	ring, err := openpgp.ReadKeyRing(bytes.NewReader(block.packets))
+	if err != nil || len(ring) != 1 {
+		return PublicKey{}, fault.Wrap(fault.Invalid, err, "Not an OpenPGP public key.")
 	}
 	return PublicKey{ring[0]}, nil
 }
@@ -56,10 +97,11 @@ func (k PublicKey) Fingerprint() string {
 
 // Has says whether an id (16 upper-case hex digits) is the primary key's or a subkey's.
 func (k PublicKey) Has(keyID string) bool {
-	if idText(k.entity.PrimaryKey.KeyId) == keyID {
-		return true
+	id, err := parseID(keyID)
+	if err != nil {
+		return false
 	}
-	return slices.ContainsFunc(k.entity.Subkeys, func(s openpgp.Subkey) bool { return idText(s.PublicKey.KeyId) == keyID })
+	return k.entity.PrimaryKey.KeyId == id || slices.ContainsFunc(k.entity.Subkeys, func(s openpgp.Subkey) bool { return s.PublicKey.KeyId == id })
 }
 
 // Verified is a signature that was verified. Only Verify makes one.
@@ -121,6 +163,17 @@ func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
 		claim: foreign.Claim, primary: key.Fingerprint(), keyID: foreign.KeyID, createdAt: message.Signature.CreationTime.UTC(),
 		issuer: strings.ToUpper(hex.EncodeToString(message.SignedBy.PublicKey.Fingerprint)),
 	}, nil
+}
+
+// VerifyForeign is Verify for a signature that came from outside: it waits until few others are verified at the same time. It returns the cause of
+// ctx's end when that comes first.
+func VerifyForeign(ctx context.Context, raw []byte, key PublicKey, at time.Time) (Verified, error) {
+	t, err := begin(ctx)
+	if err != nil {
+		return Verified{}, err
+	}
+	defer t.end()
+	return Verify(raw, key, at)
 }
 
 // judge says what OpenPGP has found of a message that was read to its end.

@@ -54,7 +54,10 @@ func (j Judge) Signature(ctx context.Context, manifest digest.Digest, raw []byte
 		if err != nil || !key.Has(foreign.KeyID) {
 			continue
 		}
-		verified, err := signing.Verify(raw, key, now)
+		verified, err := signing.VerifyForeign(ctx, raw, key, now)
+		if ctx.Err() != nil {
+			return g, context.Cause(ctx)
+		}
 		if err != nil {
 			return g, fault.New(fault.Invalid, "The signature does not verify with the key of signing service %s.", s.Name)
 		}

@@ -7,6 +7,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -16,6 +18,16 @@ import (
 
 // maxImages is how many manifests of one list are looked at.
 const maxImages = 1000
+
+// Timeout is how long one request may have signatures and keys verified. The sizes of a policy, of a list and of its signatures multiply.
+const Timeout = 10 * time.Second
+
+var errTooLong = fault.New(fault.Unavailable, "Verifying takes more than %v. Ask about a single image, with fewer keys and requirements, or try again later.", Timeout)
+
+// Bounded returns a context that ends after Timeout, with a cause that says so.
+func Bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, Timeout, errTooLong)
+}
 
 // Keys are those that signatures are verified with: the signing services' and others.
 type Keys struct {
@@ -69,19 +81,19 @@ type Check struct {
 	Reason   string                // why it is not verified
 }
 
-// Check verifies a signature with every key that may have made it, as of a time.
-func (k Keys) Check(raw []byte, at time.Time) Check {
+// Check verifies a signature with every key that may have made it, as of a time. It fails only when ctx ends.
+func (k Keys) Check(ctx context.Context, raw []byte, at time.Time) (Check, error) {
 	c := Check{Reason: signing.ErrUnknownKey.Msg}
 	said, err := signing.Parse(raw)
 	if err != nil {
 		c.Reason = err.Error()
-		return c
+		return c, nil
 	}
 	try := func(key signing.PublicKey) bool {
 		if !key.Has(said.KeyID) {
 			return false
 		}
-		verified, err := signing.Verify(raw, key, at)
+		verified, err := signing.VerifyForeign(ctx, raw, key, at)
 		if err == nil {
 			c.Verified, c.Key, c.Reason = true, verified.Fingerprint(), ""
 		} else if !c.Verified {
@@ -97,7 +109,10 @@ func (k Keys) Check(raw []byte, at time.Time) Check {
 	for i := 0; i < len(k.others) && !c.Verified; i++ {
 		try(k.others[i])
 	}
-	return c
+	if ctx.Err() != nil {
+		return Check{}, context.Cause(ctx)
+	}
+	return c, nil
 }
 
 // Signature is one of a manifest.
@@ -110,6 +125,8 @@ type Signature struct {
 type Manifest struct {
 	pulp.Manifest
 	Signatures []Signature
+
+	sha256 digest.Digest // of the payload
 }
 
 // Report tells who signed what a tag stands for. The first manifest is that, the others are those of a list, without lists in it.
@@ -158,9 +175,16 @@ func look(ctx context.Context, s *store.Store, t store.Target, m pulp.Manifest, 
 	if err != nil {
 		return Manifest{}, err
 	}
-	looked := Manifest{Manifest: m}
+	looked := Manifest{Manifest: m, sha256: m.Digest}
+	if m.Digest.Algorithm() != digest.SHA256 {
+		looked.sha256 = digest.FromBytes(m.Payload)
+	}
 	for _, g := range kept {
-		looked.Signatures = append(looked.Signatures, Signature{g, keys.Check(g.Content, at)})
+		c, err := keys.Check(ctx, g.Content, at)
+		if err != nil {
+			return Manifest{}, err
+		}
+		looked.Signatures = append(looked.Signatures, Signature{g, c})
 	}
 	return looked, nil
 }
@@ -199,14 +223,14 @@ func (r Report) Judge(ctx context.Context, p *policy.Policy, reference string, a
 	v := Verdict{Accepted: true, Reference: reference}
 	first := len(r.Manifests) - len(r.Pulled())
 	for i, m := range r.Manifests {
-		if err := ctx.Err(); err != nil {
-			return Verdict{}, err
+		if ctx.Err() != nil {
+			return Verdict{}, context.Cause(ctx)
 		}
-		image := policy.Image{Reference: reference, Manifest: m.Payload, Listed: i > 0}
+		image := policy.Image{Reference: reference, Manifest: m.Payload, Digest: m.sha256, Listed: i > 0}
 		for _, g := range m.Signatures {
 			image.Signatures = append(image.Signatures, g.Content)
 		}
-		judged, err := p.Evaluate(image, at)
+		judged, err := p.Evaluate(ctx, image, at)
 		if err != nil {
 			return Verdict{}, err
 		}

@@ -1,10 +1,12 @@
 package policy
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -15,10 +17,11 @@ import (
 
 // Image is what a client has before it when it decides: what it pulls, and what the registry sent.
 type Image struct {
-	Reference  string   // by which it is pulled: with a tag, which is latest when there is none, or a digest
-	Manifest   []byte   // of an image; of a list only where a client takes it whole
-	Signatures [][]byte // of the manifest
-	Listed     bool     // it is of a list that the reference names: a digest in that is the list's, and the client knows this one's from there
+	Reference  string        // by which it is pulled: with a tag, which is latest when there is none, or a digest
+	Manifest   []byte        // of an image; of a list only where a client takes it whole
+	Digest     digest.Digest // sha256 of Manifest; empty: Evaluate computes it
+	Signatures [][]byte      // of the manifest
+	Listed     bool          // it is of a list that the reference names: a digest in that is the list's, and the client knows this one's from there
 }
 
 // Verdict is what a policy says of an image.
@@ -40,8 +43,9 @@ type Outcome struct {
 	Rejected  []string // why, for each signature before that one
 }
 
-// Evaluate says what clients with this policy would do with an image at a time. Invalid when the reference is none to pull.
-func (p *Policy) Evaluate(image Image, at time.Time) (Verdict, error) {
+// Evaluate says what clients with this policy would do with an image at a time. Invalid when the reference is none to pull; the cause of ctx's
+// end when that comes first.
+func (p *Policy) Evaluate(ctx context.Context, image Image, at time.Time) (Verdict, error) {
 	reference, err := parseImage(image.Reference)
 	if err != nil {
 		return Verdict{}, err
@@ -51,8 +55,14 @@ func (p *Policy) Evaluate(image Image, at time.Time) (Verdict, error) {
 	if reference.digest != "" && !image.Listed && reference.digest.Algorithm().FromBytes(image.Manifest) != reference.digest {
 		return Verdict{}, fault.New(fault.Invalid, "The manifest is not that of the digest in %q.", image.Reference)
 	}
+	if image.Digest == "" {
+		image.Digest = digest.FromBytes(image.Manifest)
+	}
 	for _, r := range requirements {
-		o := p.evaluate(r, reference, image, at)
+		o, err := p.evaluate(ctx, r, reference, image, at)
+		if err != nil {
+			return Verdict{}, err
+		}
 		v.Accepted = v.Accepted && o.Accepted
 		v.Requirements = append(v.Requirements, o)
 	}
@@ -73,7 +83,7 @@ func (p *Policy) scope(reference named) (string, []*requirement) {
 	return "default", p.fallback
 }
 
-func (p *Policy) evaluate(r *requirement, reference named, image Image, at time.Time) Outcome {
+func (p *Policy) evaluate(ctx context.Context, r *requirement, reference named, image Image, at time.Time) (Outcome, error) {
 	o := Outcome{Type: r.kind, Evaluated: true, Signature: -1}
 	switch r.kind {
 	case Accept:
@@ -81,52 +91,94 @@ func (p *Policy) evaluate(r *requirement, reference named, image Image, at time.
 	case Reject:
 		o.Reason = "the policy rejects every image here"
 	case SignedBy:
-		p.signedBy(&o, r, reference, image, at)
+		if err := p.signedBy(ctx, &o, r, reference, image, at); err != nil {
+			return Outcome{}, err
+		}
 	case BaseLayer:
 		o.Reason = "signedBaseLayer is met by no image: clients do not implement it"
 	default:
 		o.Evaluated, o.Reason = false, "not evaluated: this program knows nothing of "+r.kind
 	}
-	return o
+	return o, nil
 }
 
-// signedBy looks for one signature that satisfies a requirement.
-func (p *Policy) signedBy(o *Outcome, r *requirement, reference named, image Image, at time.Time) {
-	ring, err := p.ring(r)
-	switch {
-	case len(image.Signatures) == 0:
+// signedBy looks for one signature that satisfies a requirement. It fails only when ctx ends.
+func (p *Policy) signedBy(ctx context.Context, o *Outcome, r *requirement, reference named, image Image, at time.Time) error {
+	if len(image.Signatures) == 0 {
 		o.Reason = "a signature is required, and there is none"
-	case err != nil:
-		o.Reason = err.Error()
+		return nil
 	}
-	if o.Reason != "" {
-		return
+	ring, err := p.ring(ctx, r)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
+	if err != nil {
+		o.reject(err)
+		return nil
+	}
+	var unevaluated error
 	for i, raw := range image.Signatures {
-		key, err := r.satisfied(ring, reference, image.Manifest, raw, at)
+		key, err := r.satisfied(ctx, ring, reference, image.Digest, raw, at)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err == nil {
 			o.Accepted, o.Signature, o.Key = true, i, key
-			return
+			return nil
+		}
+		if _, limited := errors.AsType[*signing.NotEvaluatedError](err); limited {
+			unevaluated = err
 		}
 		o.Rejected = append(o.Rejected, err.Error())
 	}
-	o.Reason = "none of the signatures satisfies it"
-	if len(o.Rejected) == 1 {
+	switch {
+	case unevaluated != nil:
+		o.reject(unevaluated)
+	case len(o.Rejected) == 1:
 		o.Reason = o.Rejected[0]
+	default:
+		o.Reason = "none of the signatures satisfies it"
 	}
+	return nil
 }
 
-// PublicKeys returns every key of the policy that can be read.
-func (p *Policy) PublicKeys() []signing.PublicKey {
-	var keys []signing.PublicKey
+// reject says why a requirement is not met, or that this is not known.
+func (o *Outcome) reject(err error) {
+	_, limited := errors.AsType[*signing.NotEvaluatedError](err)
+	o.Evaluated, o.Reason = !limited, err.Error()
+}
+
+// KeyCount returns the number of keys in the policy, one for each requirement that has it. It reads none of them.
+func (p *Policy) KeyCount() int {
+	count := 0
 	for _, r := range p.all() {
 		if r.kind == SignedBy && r.keyType == gpgKeys {
-			if ring, err := p.ring(r); err == nil {
-				keys = append(keys, ring.Keys()...)
+			if k := p.scan(r); k.scanned != nil {
+				count += k.scanned.Len()
 			}
 		}
 	}
-	return keys
+	return count
+}
+
+// PublicKeys returns every key of the policy that can be read, those of each key ring once. It fails only when ctx ends.
+func (p *Policy) PublicKeys(ctx context.Context) ([]signing.PublicKey, error) {
+	var keys []signing.PublicKey
+	seen := map[*keyRing]bool{}
+	for _, r := range p.all() {
+		if r.kind != SignedBy || r.keyType != gpgKeys || seen[p.scan(r)] {
+			continue
+		}
+		seen[p.scan(r)] = true
+		ring, err := p.ring(ctx, r)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err == nil {
+			keys = append(keys, ring.Keys()...)
+		}
+	}
+	return keys, nil
 }
 
 // Longest returns how many requirements the longest list has.
@@ -140,51 +192,88 @@ func (p *Policy) Longest() int {
 	return longest
 }
 
-// ring returns the keys of a requirement, reading them once.
-func (p *Policy) ring(r *requirement) (signing.Keyring, error) {
-	if r.read == nil {
-		ring, err := p.readRing(r)
-		r.read = &readRing{ring, err}
+// ring returns the keys of a requirement. Each key ring is read once, also when several requirements have it.
+func (p *Policy) ring(ctx context.Context, r *requirement) (signing.Keyring, error) {
+	k := p.scan(r)
+	if k.err != nil {
+		return signing.Keyring{}, k.err
 	}
-	return r.read.ring, r.read.err
+	if k.ring != nil {
+		return *k.ring, nil
+	}
+	ring, err := k.scanned.Read(ctx)
+	if ctx.Err() != nil { // says nothing of the keys
+		return signing.Keyring{}, context.Cause(ctx)
+	}
+	k.ring, k.err = &ring, err
+	return ring, err
 }
 
-func (p *Policy) readRing(r *requirement) (signing.Keyring, error) {
+// scan returns the key ring of a requirement, of which nothing was read yet.
+func (p *Policy) scan(r *requirement) *keyRing {
+	name := r.keyType + "\x00data\x00" + string(r.data)
+	if r.data == nil {
+		name = r.keyType + "\x00files\x00" + strings.Join(r.paths, "\x00")
+	}
+	if k := p.rings[name]; k != nil {
+		return k
+	}
+	k := &keyRing{}
+	k.scanned, k.err = p.scanRing(r)
+	p.rings[name] = k
+	return k
+}
+
+func (p *Policy) scanRing(r *requirement) (*signing.ScannedKeyring, error) {
 	if r.keyType != gpgKeys {
-		return signing.Keyring{}, fmt.Errorf("clients do not implement the keyType %s", r.keyType)
+		return nil, fmt.Errorf("clients do not implement the keyType %s", r.keyType)
 	}
 	blobs, err := p.keys(r)
 	if err != nil {
-		return signing.Keyring{}, err
+		return nil, err
 	}
 	if len(blobs) == 0 {
-		return signing.Keyring{}, errors.New("the requirement names no keys")
+		return nil, errors.New("the requirement names no keys")
 	}
-	return signing.ParseKeyring(blobs...)
+	return signing.ScanKeyring(blobs...)
 }
 
 // satisfied says whether one signature satisfies a requirement, and by which key: its key must be one of these, and it must be for
-// this manifest and for a reference that stands for the one that is pulled.
-func (r *requirement) satisfied(ring signing.Keyring, reference named, manifest, raw []byte, at time.Time) (string, error) {
-	v, payload, err := ring.Verify(raw, at)
+// this manifest and for a reference that stands for the one that is pulled. A signature by a key that is not evaluated gives a
+// NotEvaluatedError only if nothing else is wrong with it.
+func (r *requirement) satisfied(ctx context.Context, ring signing.Keyring, reference named, manifest digest.Digest, raw []byte, at time.Time) (string, error) {
+	v, payload, err := ring.Verify(ctx, raw, at)
+	if _, limited := errors.AsType[*signing.NotEvaluatedError](err); limited {
+		said, errParse := signing.Parse(raw)
+		if errParse != nil {
+			return "", errParse
+		}
+		if errClaim := r.fits(said.Claim, reference, manifest); errClaim != nil {
+			return "", errClaim
+		}
+	}
 	if err != nil {
 		return "", err
 	}
-	claim := v.Claim()
 	if !wholeSeconds(payload) {
 		return "", errors.New("the signature's timestamp is no whole number, which clients refuse")
 	}
-	if claim.ManifestDigest != digest.FromBytes(manifest) {
-		return "", fmt.Errorf("the signature is for %s", claim.ManifestDigest)
+	return v.Fingerprint(), r.fits(v.Claim(), reference, manifest)
+}
+
+// fits reports why a claim is not one for this manifest and reference; nil when it is.
+func (r *requirement) fits(claim signing.Claim, reference named, manifest digest.Digest) error {
+	if claim.ManifestDigest != manifest {
+		return fmt.Errorf("the signature is for %s", claim.ManifestDigest)
 	}
 	signed, err := parseNamed(claim.DockerReference)
 	if err != nil {
-		return "", fmt.Errorf("the signature is for %q: %w", claim.DockerReference, err)
+		return fmt.Errorf("the signature is for %q: %w", claim.DockerReference, err)
 	}
 	if !r.identity.matches(reference, signed) {
-		return "", fmt.Errorf("the signature is for %s", claim.DockerReference)
+		return fmt.Errorf("the signature is for %s", claim.DockerReference)
 	}
-	return v.Fingerprint(), nil
+	return nil
 }
 
 // wholeSeconds says whether a claim's timestamp, if it has one, is a whole number: clients refuse others, and this server does not.

@@ -37,6 +37,7 @@ type Policy struct {
 	fallback   []*requirement
 	transports map[string]map[string][]*requirement
 	files      map[string]file // by path; nil until ReadKeys
+	rings      map[string]*keyRing
 }
 
 // requirement is one that an image must meet.
@@ -46,13 +47,13 @@ type requirement struct {
 	paths    []string // of files with keys, for signedBy
 	data     []byte   // keys; nil when there are paths
 	identity matcher
-	read     *readRing // nil until the keys are needed
 }
 
-// readRing are the keys of a requirement, or why there are none.
-type readRing struct {
-	ring signing.Keyring
-	err  error
+// keyRing has the keys of a requirement, or why there are none.
+type keyRing struct {
+	scanned *signing.ScannedKeyring
+	ring    *signing.Keyring // nil until the keys are needed
+	err     error
 }
 
 // file is the content of a file with keys, or why there is none.
@@ -82,7 +83,7 @@ func parse(data []byte) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Policy{transports: map[string]map[string][]*requirement{}}
+	p := &Policy{transports: map[string]map[string][]*requirement{}, rings: map[string]*keyRing{}}
 	if p.fallback, err = parseRequirements(members["default"]); err != nil {
 		return nil, err
 	}
@@ -267,7 +268,7 @@ func (p *Policy) Files() []string {
 
 // ReadKeys reads the files that the policy names. One that cannot be read fails the requirements that name it, as at clients.
 func (p *Policy) ReadKeys(read func(path string) ([]byte, error)) {
-	p.files = map[string]file{}
+	p.files, p.rings = map[string]file{}, map[string]*keyRing{}
 	for _, path := range p.Files() {
 		content, err := read(path)
 		p.files[path] = file{content, err}

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -85,7 +86,7 @@ func TestOutcomes(t *testing.T) {
 		{"type":"insecureAcceptAnything"},
 		{"type":"signedBy","keyType":"GPGKeys","keyData":"`+key+`","signedIdentity":{"type":"exactReference","dockerReference":"example.org/a:1"}}]}}}`)
 	p.ReadKeys(func(string) ([]byte, error) { return nil, errors.New("no such file") })
-	got, err := p.Evaluate(image, time.Now())
+	got, err := p.Evaluate(t.Context(), image, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +107,7 @@ func TestOutcomes(t *testing.T) {
 		t.Error(diff)
 	}
 	image.Reference = "elsewhere.example.com/app"
-	if got, err = p.Evaluate(image, time.Now()); err != nil || got.Scope != "default" || got.Reference != "elsewhere.example.com/app:latest" || got.Accepted {
+	if got, err = p.Evaluate(t.Context(), image, time.Now()); err != nil || got.Scope != "default" || got.Reference != "elsewhere.example.com/app:latest" || got.Accepted {
 		t.Errorf("elsewhere: %+v, %v", got, err)
 	}
 }
@@ -127,7 +128,7 @@ func TestScopes(t *testing.T) {
 		"a.example.com:80/n/r:1": "*.example.com", "b.a.example.com/n": "*.example.com", "example.com/n": "*.com", "r": "docker.io/library/r", "index.docker.io/r": "docker.io/library/r", "s": "docker",
 		"b.example.org:5000/x": "b.example.org:5000", "b.example.org/x": "*.example.org",
 	} {
-		if got, err := p.Evaluate(policy.Image{Reference: reference}, time.Now()); err != nil || got.Scope != want {
+		if got, err := p.Evaluate(t.Context(), policy.Image{Reference: reference}, time.Now()); err != nil || got.Scope != want {
 			t.Errorf("%s: scope %q, want %q (%v)", reference, got.Scope, want, err)
 		}
 	}
@@ -147,12 +148,37 @@ func TestRefused(t *testing.T) {
 	p := parse(t, `{"default":[{"type":"insecureAcceptAnything"}]}`)
 	both := "example.com/a:1@" + digest.FromString("x").String()
 	for _, reference := range []string{"", "UPPER", both, "[::1]:5000/a:1", strings.Repeat("a", 64)} {
-		if _, err := p.Evaluate(policy.Image{Reference: reference}, time.Now()); !fault.Is(err, fault.Invalid) {
+		if _, err := p.Evaluate(t.Context(), policy.Image{Reference: reference}, time.Now()); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%q: %v", reference, err)
 		}
 	}
-	if _, err := p.Evaluate(policy.Image{Reference: "example.com/a@" + digest.FromString("x").String(), Manifest: []byte("y")}, time.Now()); err == nil {
+	if _, err := p.Evaluate(t.Context(), policy.Image{Reference: "example.com/a@" + digest.FromString("x").String(), Manifest: []byte("y")}, time.Now()); err == nil {
 		t.Error("a manifest of another digest than the reference's is judged")
+	}
+}
+
+// TestEvaluateStops: nobody waits for a verdict any more, and so none is made.
+func TestEvaluateStops(t *testing.T) {
+	t.Parallel()
+	key := newSigner(t)
+	manifest := []byte("{}")
+	image := policy.Image{Reference: "example.com/a:1", Manifest: manifest, Signatures: [][]byte{key.sign(t, manifest, "example.com/a:1")}}
+	p := parse(t, `{"default":[{"type":"signedBy","keyType":"GPGKeys","keyData":"`+base64.StdEncoding.EncodeToString(key.public)+`"}]}`)
+	gone := errors.New("nobody waits")
+	ended, end := context.WithCancelCause(t.Context())
+	end(gone)
+	if _, err := p.PublicKeys(ended); !errors.Is(err, gone) {
+		t.Errorf("PublicKeys = %v", err)
+	}
+	if _, err := p.Evaluate(ended, image, time.Now()); !errors.Is(err, gone) {
+		t.Errorf("Evaluate = %v", err)
+	}
+	// It says nothing of the keys: another caller gets a verdict.
+	if v, err := p.Evaluate(t.Context(), image, time.Now()); err != nil || !v.Accepted {
+		t.Errorf("afterwards: %+v, %v", v, err)
+	}
+	if _, err := p.Evaluate(ended, image, time.Now()); !errors.Is(err, gone) {
+		t.Errorf("Evaluate with keys that were read = %v", err)
 	}
 }
 
@@ -169,7 +195,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		v, err := p.Evaluate(policy.Image{Reference: reference, Signatures: [][]byte{raw}}, time.Now())
+		v, err := p.Evaluate(t.Context(), policy.Image{Reference: reference, Signatures: [][]byte{raw}}, time.Now())
 		if err != nil {
 			return
 		}

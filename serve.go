@@ -18,6 +18,7 @@ import (
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/clientaddr"
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -153,7 +154,11 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 		Store: s, Auth: users, Tasks: e.dispatcher, Log: p.log, Redis: e.queue.ping,
 		PublicURL: c.Public(), Process: e.process, DataDir: c.Data, Version: version, SignLists: c.SignLists, Ready: e.storage.Ping, Upstream: e.upstream != nil,
 	})
-	srv.handler = telemetry.Correlate(route(registry, rest))
+	proxies, err := c.Proxies()
+	if err != nil {
+		return nil, err
+	}
+	srv.handler = telemetry.Correlate(clientaddr.New(proxies, p.log).Handler(route(registry, rest)))
 	return srv, nil
 }
 

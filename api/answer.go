@@ -97,6 +97,8 @@ func (a *API) failure(r *http.Request, err error) answer {
 		return answer{status: status, body: detail("You do not have permission to perform this action.")}
 	case e.Kind == fault.Unauthenticated:
 		return answer{status: status, body: detail(e.Msg), header: http.Header{"Www-Authenticate": {`Basic realm="api"`}}}
+	case e.Kind == fault.TooMany || e.Kind == fault.Unavailable && e.RetryAfter > 0:
+		return answer{status: status, body: detail(e.Msg), header: http.Header{"Retry-After": {fault.RetrySeconds(err)}}}
 	}
 	return answer{status: status, body: detail(e.Msg)}
 }

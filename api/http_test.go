@@ -2,12 +2,14 @@ package api_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -224,4 +226,25 @@ func TestTheGuardIsOneAndStays(t *testing.T) {
 	if got := w.get(pulp.DistributionCollection)["results"].([]any)[0].(map[string]any)["registry_path"]; got != "registry.example:8443/acme/app" {
 		t.Errorf("registry_path %v", got)
 	}
+}
+
+// TestTooManyFailedLogins proves that the REST API refuses passwords from an address with ten failed logins, in its shape of an error and with
+// Retry-After, and still answers anonymous requests and credentials that were verified recently.
+func TestTooManyFailedLogins(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.withWorker() // with real logins
+	w.expect(call{path: "tasks/"}, http.StatusOK, "")
+	wrong := map[string]string{"Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte("admin:"+strings.Repeat("x", 73)))}
+	for range 10 {
+		w.expect(call{path: "tasks/", user: "-", header: wrong}, http.StatusUnauthorized, `{"detail":"Invalid username/password."}`)
+	}
+	w.expect(call{path: "tasks/", user: "-", header: wrong}, http.StatusTooManyRequests, `{"detail":"Too many failed logins from this address. Try again later."}`)
+	r := w.do(call{path: "tasks/", user: "-", header: wrong})
+	if after, err := strconv.Atoi(r.Header.Get("Retry-After")); err != nil || after < 1 || after > 60 {
+		t.Errorf("Retry-After %q", r.Header.Get("Retry-After"))
+	}
+	w.expect(call{path: "tasks/"}, http.StatusOK, "")
+	w.expect(call{path: "status/", user: "-"}, http.StatusOK, "")
+	w.expect(call{path: "status/", user: "-", header: wrong}, http.StatusOK, "")
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -72,6 +71,8 @@ type Config struct {
 	AnonymousPull AnonymousPull `yaml:"anonymous_pull" env:"ANONYMOUS_PULL"`
 	// RequireIndexChildren refuses an index that names absent manifests (D11).
 	RequireIndexChildren bool `yaml:"require_index_children" env:"REQUIRE_INDEX_CHILDREN"`
+	// TrustedProxies are the proxies in front of the server whose X-Forwarded-For names the client: addresses or networks (10.1.0.0/16).
+	TrustedProxies []string `yaml:"trusted_proxies" env:"TRUSTED_PROXIES"`
 
 	TLS        TLS        `yaml:"tls" envPrefix:"TLS_"`
 	Registry   Registry   `yaml:"registry" envPrefix:"REGISTRY_"`
@@ -200,23 +201,6 @@ type Mirror struct {
 	AllowPush bool `yaml:"allow_push" env:"ALLOW_PUSH"`
 }
 
-// Prefixes returns AllowPrivateAddresses taken apart.
-func (m Mirror) Prefixes() ([]netip.Prefix, error) {
-	all := make([]netip.Prefix, 0, len(m.AllowPrivateAddresses))
-	for _, text := range m.AllowPrivateAddresses {
-		text = strings.TrimSpace(text)
-		p, err := netip.ParsePrefix(text)
-		if a, addressErr := netip.ParseAddr(text); addressErr == nil {
-			p, err = a.Prefix(a.BitLen())
-		}
-		if err != nil {
-			return nil, fmt.Errorf("mirror.allow_private_addresses: want addresses or networks like 10.1.0.0/16, got %q", text)
-		}
-		all = append(all, p.Masked())
-	}
-	return all, nil
-}
-
 // Retention says how long things are kept that nothing refers to (D19).
 type Retention struct {
 	Uploads time.Duration `yaml:"uploads" env:"UPLOADS"` // unfinished uploads
@@ -241,6 +225,7 @@ func Default() Config {
 		PushRepositoryType: "container-push",
 		AnonymousPull:      "true",
 		Registry:           Registry{BasicAuth: true},
+		TrustedProxies:     []string{},
 		Token:              Token{Lifetime: 5 * time.Minute},
 		Upstream:           Upstream{Redirects: "follow", TokenHosts: []string{}, CompareEvery: 5 * time.Minute, Follow: true},
 		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, TokenWait: 5 * time.Second, DefaultService: "countersign", OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second},
@@ -347,8 +332,9 @@ func (c *Config) complete() error {
 func (c Config) validate() error {
 	_, publicErr := normalizePublicURL(c.PublicURL)
 	_, mirrorErr := c.Mirror.Prefixes()
+	_, proxiesErr := c.Proxies()
 	return errors.Join(
-		mirrorErr, publicErr,
+		mirrorErr, publicErr, proxiesErr,
 		check(c.PushRepositoryType == "container-push" || c.PushRepositoryType == "container",
 			"push_repository_type: want container-push or container, got %q", c.PushRepositoryType),
 		check(c.Signatures.UnknownKeys == "accept" || c.Signatures.UnknownKeys == "refuse",

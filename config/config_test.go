@@ -100,6 +100,14 @@ func TestUpstream(t *testing.T) {
 	}
 }
 
+func TestTrustedProxies(t *testing.T) {
+	t.Parallel()
+	got, err := load(t, "", "COUNTERSIGN_TRUSTED_PROXIES=10.1.2.3/16, ::1,::ffff:192.0.2.1,::ffff:198.51.100.7/120").Proxies()
+	if diff := cmp.Diff("[10.1.0.0/16 ::1/128 192.0.2.1/32 198.51.100.0/24]", fmt.Sprint(got)); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
 func TestDefaultService(t *testing.T) {
 	t.Parallel()
 	off := write(t, "signing: {default_service: ''}\n")
@@ -169,6 +177,7 @@ func TestWrongSettings(t *testing.T) {
 		"no signature at a time":  {"", "COUNTERSIGN_SIGNING_PARALLEL=0", "signing.parallel"},
 		"no time for a script":    {"", "COUNTERSIGN_SIGNING_SCRIPT_TIMEOUT=0s", "signing.script_timeout"},
 		"less than no wait":       {"", "COUNTERSIGN_SIGNING_TOKEN_WAIT=-1s", "signing.token_wait"},
+		"a proxy's name":          {"", "COUNTERSIGN_TRUSTED_PROXIES=10.0.0.1,proxy.example", `trusted_proxies: want addresses or networks like 10.1.0.0/16, got "proxy.example"`},
 		"a token's life":          {"", "COUNTERSIGN_TOKEN_LIFETIME=1s", "token.lifetime"},
 		"a token that outlives":   {"", "COUNTERSIGN_TOKEN_LIFETIME=24h1s", "token.lifetime: want 1m to 24h, got 24h0m1s"},
 		"half a key pair":         {"", "COUNTERSIGN_TOKEN_PRIVATE_KEY_FILE=x", "token"},

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -141,16 +143,18 @@ func changed(t *testing.T, file string, pairs ...string) string {
 
 // startNginx starts nginx with the site of deploy/nginx, which listens on this address and passes on to that server; its complaints go to
 // the file that is returned.
-func startNginx(t *testing.T, ca *authority, listen, backend string) (complaints string) {
+// More pairs of texts change the site further.
+func startNginx(t *testing.T, ca *authority, listen, backend string, pairs ...string) (complaints string) {
 	t.Helper()
 	dir := t.TempDir()
 	certificate, key := ca.issue(t)
-	site := write(t, filepath.Join(dir, "site.conf"), changed(t, "nginx/countersign.conf",
-		"    server 127.0.0.1:24817;", "    server "+backend+";",
-		"listen 443 ssl;", "listen "+listen+" ssl;",
+	site := write(t, filepath.Join(dir, "site.conf"), changed(t, "nginx/countersign.conf", append([]string{
+		"    server 127.0.0.1:24817;", "    server " + backend + ";",
+		"listen 443 ssl;", "listen " + listen + " ssl;",
 		"server_name registry.example.com;", "server_name localhost;",
 		"/etc/ssl/registry.example.com.pem", certificate,
-		"/etc/ssl/private/registry.example.com.key", key), 0o600)
+		"/etc/ssl/private/registry.example.com.key", key,
+	}, pairs...)...), 0o600)
 	complaints = filepath.Join(dir, "error.log")
 	main := write(t, filepath.Join(dir, "nginx.conf"), fmt.Sprintf(`daemon off; master_process off; pid %[1]s/pid; error_log %[2]s warn;
 events {}
@@ -241,6 +245,74 @@ func TestNginxInFront(t *testing.T) {
 	}
 	if said, err := os.ReadFile(complaints); err != nil || len(said) > 0 {
 		t.Errorf("nginx complained (%v):\n%s", err, said)
+	}
+}
+
+// TestNginxTellsClientsApart proves with real nginx that failed logins count against the client that makes them, whatever X-Forwarded-For it sends, that
+// the log has the client's address, and that nginx itself bounds the rate of requests with a password.
+func TestNginxTellsClientsApart(t *testing.T) {
+	t.Parallel()
+	need(t, "nginx")
+	listen, err := process.FreeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := strings.Cut(listen, ":")
+	s := startServer(t, "COUNTERSIGN_PUBLIC_URL=https://localhost:"+port, "COUNTERSIGN_TRUSTED_PROXIES=127.0.0.1,::1")
+	ca := newAuthority(t)
+	startNginx(t, ca, listen, strings.Replace(s.host, "localhost", "127.0.0.1", 1), "rate=30r/s", "rate=1r/m", "burst=300", "burst=30")
+	from := func(client string) *http.Client {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}}
+		return &http.Client{Timeout: time.Minute, Transport: &http.Transport{
+			TLSClientConfig: &tls.Config{RootCAs: ca.pool},
+			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return d.DialContext(ctx, network, listen)
+			},
+		}}
+	}
+	ask := func(client *http.Client, password string) (status int, byServer bool, after string) {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://localhost:"+port+"/v2/", nil)
+		if err != nil {
+			t.Error(err)
+			return 0, false, ""
+		}
+		r.SetBasicAuth("admin", password)
+		r.Header.Set("X-Forwarded-For", "203.0.113.9, "+rand.Text())
+		res, err := client.Do(r)
+		if err != nil {
+			t.Error(err)
+			return 0, false, ""
+		}
+		_, _ = io.Copy(io.Discard, res.Body)
+		_ = res.Body.Close()
+		return res.StatusCode, res.Header.Get("Docker-Distribution-Api-Version") != "", res.Header.Get("Retry-After")
+	}
+	attacker, other := from("127.0.0.2"), from("127.0.0.3")
+	wrong := strings.Repeat("x", 73) // too long: refused without computing a hash
+	for i := range 10 {
+		if status, _, _ := ask(attacker, wrong); status != http.StatusUnauthorized {
+			t.Errorf("failure %d: %d", i, status)
+		}
+	}
+	if status, byServer, after := ask(attacker, adminPassword); status != http.StatusTooManyRequests || !byServer || after == "" {
+		t.Errorf("after ten failures: %d, Retry-After %q, by the server: %v", status, after, byServer)
+	}
+	if status, _, _ := ask(other, adminPassword); status != http.StatusOK {
+		t.Errorf("another client of the same proxy: %d", status)
+	}
+	if log := s.LogTail(); strings.Count(log, "msg=\"login refused\" user=admin from=127.0.0.2 ") != 10 {
+		t.Errorf("the log does not have the client's address:\n%s", log)
+	}
+	byNginx := 0
+	for range 60 {
+		if status, byServer, _ := ask(attacker, wrong); status != http.StatusTooManyRequests {
+			t.Errorf("one of many: %d", status)
+		} else if !byServer {
+			byNginx++
+		}
+	}
+	if byNginx == 0 || byNginx == 60 {
+		t.Errorf("nginx refused %d of 60 requests, want some", byNginx)
 	}
 }
 

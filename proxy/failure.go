@@ -8,10 +8,8 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -123,9 +121,8 @@ func asFailure(err error) *failure {
 	if e, ok := errors.AsType[*fault.Error](err); ok && kind != fault.Internal {
 		f.message = e.Msg
 	}
-	if kind == fault.Unavailable {
-		after := max(fault.RetryAfter(err), time.Second)
-		f = f.withHeader("Retry-After", strconv.FormatInt(int64((after+time.Second-1)/time.Second), 10))
+	if kind == fault.Unavailable || kind == fault.TooMany {
+		f = f.withHeader("Retry-After", fault.RetrySeconds(err))
 	}
 	return f
 }

@@ -19,6 +19,9 @@ func (c *call) getToken() error {
 	if fault.Is(err, fault.Unauthenticated) {
 		return restError(http.StatusUnauthorized, "Invalid username/password.").withHeader("WWW-Authenticate", `Basic realm="api"`)
 	}
+	if fault.Is(err, fault.TooMany) {
+		return restError(http.StatusTooManyRequests, asFailure(err).message).withHeader("Retry-After", fault.RetrySeconds(err))
+	}
 	if err != nil {
 		return err
 	}

@@ -11,8 +11,9 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
-	"sync"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -20,8 +21,8 @@ import (
 
 // How successful password checks are remembered.
 const (
-	checkLife   = 60 * time.Second // a check is not repeated for so long
-	checksLimit = 10_000           // at most so many are remembered
+	checkLife   = time.Hour // since the credentials were last used
+	checksLimit = 10_000    // credentials; the least recently used are dropped
 )
 
 // maxPassword is how many bytes of a password are looked at; more are refused. bcrypt takes 72.
@@ -44,59 +45,98 @@ type Auth struct {
 
 	accounts Accounts
 	now      func() time.Time
-	key      [32]byte      // keys the memory of checks; made anew by every process
-	slow     chan struct{} // a place for each password hash that may be computed at once
-	decoy    string        // a hash that no password has: unknown users take as long as known ones
+	key      [32]byte // keys the memory of checks; made anew by every process
+	limit    *limiter
+	decoy    string // a hash that no password has: unknown users take as long as known ones
 
-	mu     sync.Mutex
-	checks map[[32]byte]time.Time // of successful checks, until when they hold
+	checks *lru.Cache[[32]byte, time.Time] // when credentials that were verified were last used
 }
 
 // New returns an Auth over accounts.
 func New(accounts Accounts) *Auth {
-	a := &Auth{
-		accounts: accounts, now: time.Now, slow: make(chan struct{}, runtime.NumCPU()),
-		decoy: decoyHash, checks: map[[32]byte]time.Time{},
+	checks, err := lru.New[[32]byte, time.Time](checksLimit)
+	if err != nil { // the size is a positive constant
+		panic(err)
 	}
+	a := &Auth{accounts: accounts, now: time.Now, limit: newLimiter(runtime.NumCPU(), time.Now), decoy: decoyHash, checks: checks}
 	_, _ = rand.Read(a.key[:]) // never fails: crypto/rand
 	return a
 }
 
-// Login returns the user whose name and password these are. Unauthenticated when there is none, or it is not active; both take
-// the same time. A successful check is remembered for a minute, by a keyed hash that covers the stored hash too, so that a
-// changed password counts at once.
+// Login returns the user with this name and password, without any limit on attempts: it is for the command line. The error is Unauthenticated
+// when there is no such user, the password is wrong, or the account is not active.
 func (a *Auth) Login(ctx context.Context, username, password string) (pulp.User, error) {
-	if !pulp.ValidText(username) { // nobody's
+	c, err := a.candidate(ctx, username, password)
+	if err != nil {
+		return pulp.User{}, err
+	}
+	if !checkPassword(c.hash, password) || !c.known {
 		return pulp.User{}, errPassword
+	}
+	return c.user, nil
+}
+
+// candidate is a login that has not been decided.
+type candidate struct {
+	user   pulp.User
+	known  bool     // the account exists, is active and has a password
+	hash   string   // to compare the password with; of no password unless known
+	digest [32]byte // identifies the credentials in the memory of checks
+}
+
+// candidate loads the account. The error is Unauthenticated for a name that no account can have.
+func (a *Auth) candidate(ctx context.Context, username, password string) (candidate, error) {
+	if !pulp.ValidText(username) {
+		return candidate{}, errPassword
 	}
 	u, err := a.accounts.UserByName(ctx, username)
 	if err != nil && !fault.Is(err, fault.NotFound) {
-		return pulp.User{}, err
+		return candidate{}, err
 	}
-	known := err == nil && u.Active && u.Hash != ""
-	hash := u.Hash
-	if !known {
-		hash = a.decoy
+	c := candidate{user: u, known: err == nil && u.Active && u.Hash != "", hash: a.decoy}
+	if c.known {
+		c.hash = u.Hash
 	}
-	digest := a.digest(username, password, hash)
-	if known && a.remembered(digest) {
-		return u, nil
-	}
-	select {
-	case a.slow <- struct{}{}:
-	case <-ctx.Done():
-		return pulp.User{}, ctx.Err()
-	}
-	good := checkPassword(hash, password)
-	<-a.slow
-	if !good || !known {
-		return pulp.User{}, errPassword
-	}
-	a.remember(digest)
-	return u, nil
+	// The digest covers the stored hash, so that a changed password invalidates what is remembered.
+	c.digest = a.digest(username, password, c.hash)
+	return c, nil
 }
 
-// Basic returns the user whose credentials a request carries; nil when it carries none. Unauthenticated when they are bad.
+// login is Login for a client at an address. Credentials that were verified recently pass at once. Others wait for their turn to compute a hash,
+// and are refused without one when the address has too many failures (TooMany). Unknown users and wrong passwords take the same time.
+func (a *Auth) login(ctx context.Context, from, username, password string) (pulp.User, error) {
+	network := network(from)
+	c, err := a.candidate(ctx, username, password)
+	if err != nil {
+		if fault.Is(err, fault.Unauthenticated) {
+			if refusal := a.limit.fail(network); refusal != nil {
+				err = refusal
+			}
+		}
+		return pulp.User{}, err
+	}
+	if c.known && a.remembered(c.digest) {
+		return c.user, nil
+	}
+	if err := a.limit.acquire(ctx, network); err != nil {
+		return pulp.User{}, err
+	}
+	// Another attempt with the same credentials may have succeeded while this one waited.
+	good := c.known && a.remembered(c.digest) || checkPassword(c.hash, password) && c.known
+	if good {
+		a.checks.Add(c.digest, a.now())
+	}
+	if a.limit.release(network, !good) && a.Log != nil {
+		a.Log.WarnContext(ctx, "too many failed logins; password logins from the address are refused for up to a minute", slog.String("from", from), slog.String("network", network.String()))
+	}
+	if !good {
+		return pulp.User{}, errPassword
+	}
+	return c.user, nil
+}
+
+// Basic returns the user whose credentials a request carries; nil when it carries none. The error is Unauthenticated for bad credentials, and TooMany
+// when the request's client, RemoteAddr, has failed too often.
 func (a *Auth) Basic(r *http.Request) (*pulp.User, error) {
 	if r.Header.Get("Authorization") == "" {
 		return nil, nil
@@ -105,7 +145,7 @@ func (a *Auth) Basic(r *http.Request) (*pulp.User, error) {
 	if !ok {
 		return nil, errPassword
 	}
-	u, err := a.Login(r.Context(), username, password)
+	u, err := a.login(r.Context(), r.RemoteAddr, username, password)
 	if fault.Is(err, fault.Unauthenticated) && a.Log != nil {
 		a.Log.WarnContext(r.Context(), "login refused", slog.String("user", username[:min(len(username), namesLogged)]), slog.String("from", r.RemoteAddr))
 	}
@@ -125,25 +165,13 @@ func (a *Auth) digest(parts ...string) (sum [32]byte) {
 	return sum
 }
 
+// remembered reports whether credentials were verified and have been in use since, and notes their use.
 func (a *Auth) remembered(digest [32]byte) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.now().Before(a.checks[digest])
-}
-
-func (a *Auth) remember(digest [32]byte) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	now := a.now()
-	if len(a.checks) >= checksLimit {
-		for d, until := range a.checks {
-			if !now.Before(until) {
-				delete(a.checks, d)
-			}
-		}
-		if len(a.checks) >= checksLimit {
-			clear(a.checks)
-		}
+	used, ok := a.checks.Get(digest)
+	if !ok || now.Sub(used) >= checkLife {
+		return false
 	}
-	a.checks[digest] = now.Add(checkLife)
+	a.checks.Add(digest, now)
+	return true
 }

@@ -6,6 +6,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -92,4 +93,10 @@ func RetryAfter(err error) time.Duration {
 		}
 		err = e.Err
 	}
+}
+
+// RetrySeconds returns RetryAfter for a Retry-After header: whole seconds, rounded up, at least 1.
+func RetrySeconds(err error) string {
+	after := max(RetryAfter(err), time.Second)
+	return strconv.FormatInt(int64((after+time.Second-1)/time.Second), 10)
 }

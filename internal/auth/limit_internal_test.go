@@ -1,0 +1,139 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/countersign/countersign/internal/fault"
+)
+
+// bench runs attempts through a limiter whose hash computations take a second each, and notes the order in which they begin or are refused.
+type bench struct {
+	*limiter
+	mu    sync.Mutex
+	order []string
+	all   sync.WaitGroup
+}
+
+// attempt queues one attempt of an address, behind those before it.
+func (b *bench) attempt(ctx context.Context, from string, fails bool) {
+	b.all.Go(func() {
+		p := network(from)
+		err := b.acquire(ctx, p)
+		switch {
+		case errors.Is(err, context.Canceled):
+			b.note(from + "-canceled")
+		case fault.Is(err, fault.TooMany):
+			b.note(from + "-refused")
+		case err != nil:
+			b.note(err.Error())
+		default:
+			b.note(from)
+			time.Sleep(time.Second)
+			b.release(p, fails)
+		}
+	})
+	synctest.Wait()
+}
+
+func (b *bench) note(what string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.order = append(b.order, strings.TrimPrefix(what, "192.0.2."))
+}
+
+// check compares the order of events, and that nothing is left behind.
+func (b *bench) check(t *testing.T, want string) {
+	t.Helper()
+	b.all.Wait()
+	if got := strings.Join(b.order, " "); got != want {
+		t.Errorf("order %s, want %s", got, want)
+	}
+	if len(b.queues) != 0 || b.running != 0 || b.waiting != 0 {
+		t.Errorf("left behind: %d queues, %d running, %d waiting", len(b.queues), b.running, b.waiting)
+	}
+}
+
+// TestAddressesTakeTurns proves that an address with many attempts does not delay one with few, and that addresses with failures come last.
+func TestAddressesTakeTurns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{limiter: newLimiter(1, time.Now)}
+		for _, from := range []string{"1", "1", "1", "1", "2", "2", "3", "3"} {
+			b.attempt(t.Context(), "192.0.2."+from, from == "3")
+		}
+		b.check(t, "1 2 3 1 2 1 1 3")
+	})
+}
+
+// TestAttemptsThatWait proves that attempts which wait are refused with the tenth failure of their address, that those of others are not, and that one
+// whose caller is gone takes no turn.
+func TestAttemptsThatWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{limiter: newLimiter(4, time.Now)}
+		gone, cancel := context.WithCancel(t.Context())
+		for i := range 14 {
+			ctx := t.Context()
+			if i == 5 {
+				ctx = gone
+			}
+			b.attempt(ctx, "192.0.2.1", true)
+		}
+		cancel()
+		synctest.Wait()
+		time.Sleep(3500 * time.Millisecond) // two at a time: eight run or have run
+		b.attempt(t.Context(), "192.0.2.2", false)
+		b.check(t, "1 1 1-canceled 1 1 1 1 1 1 2 1 1 1-refused 1-refused 1-refused")
+	})
+}
+
+// TestFullQueues proves that the number of attempts that wait is bounded, and that room is made at the cost of the address with the most.
+func TestFullQueues(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{limiter: newLimiter(1, time.Now)}
+		ctx, cancel := context.WithCancel(t.Context())
+		refused := func() int { return strings.Count(strings.Join(b.order, " "), "refused") }
+		for range 1 + maxWaitingOfOne + 3 { // one runs
+			b.attempt(ctx, "192.0.2.1", false)
+		}
+		if got := refused(); got != 3 {
+			t.Errorf("%d of one address refused, want 3", got)
+		}
+		for i := range maxWaiting - maxWaitingOfOne {
+			b.attempt(ctx, "198.51.100."+strconv.Itoa(i%200), false)
+		}
+		if got := refused(); got != 3 || b.waiting != maxWaiting {
+			t.Errorf("%d refused, %d wait, want 3 and %d", got, b.waiting, maxWaiting)
+		}
+		b.attempt(ctx, "203.0.113.1", false)
+		if got := len(b.queues[network("192.0.2.1")].waiting); refused() != 4 || b.waiting != maxWaiting || got != maxWaitingOfOne-1 || len(b.queues[network("203.0.113.1")].waiting) != 1 {
+			t.Errorf("%d refused, %d wait, %d of the first address", refused(), b.waiting, got)
+		}
+		cancel()
+		b.all.Wait()
+		if len(b.queues) != 0 || b.running != 0 || b.waiting != 0 {
+			t.Errorf("left behind: %d queues, %d running, %d waiting", len(b.queues), b.running, b.waiting)
+		}
+	})
+}
+
+// TestNetworks proves what failures count against.
+func TestNetworks(t *testing.T) {
+	t.Parallel()
+	for client, want := range map[string]string{
+		"192.0.2.1:5000": "192.0.2.1/32", "192.0.2.1": "192.0.2.1/32", "[::ffff:192.0.2.1]:5000": "192.0.2.1/32", "::ffff:192.0.2.1": "192.0.2.1/32",
+		"[2001:db8:1:2:3::4]:5000": "2001:db8:1:2::/64", "2001:db8:1:2:3::4": "2001:db8:1:2::/64", "[fe80::1%eth0]:5000": "fe80::/64", "@": "invalid Prefix", "": "invalid Prefix",
+	} {
+		if got := network(client).String(); got != want {
+			t.Errorf("%q: %s, want %s", client, got, want)
+		}
+	}
+}

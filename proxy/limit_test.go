@@ -1,0 +1,43 @@
+package proxy_test
+
+import (
+	"encoding/base64"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestTooManyFailedLogins proves that after ten failed logins from an address its passwords are refused with 429, on /v2/, /extensions/ and /token/, and that
+// anonymous requests, tokens and credentials that were verified recently are not.
+func TestTooManyFailedLogins(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.pushImage("acme/app", "one", "v1")
+	token, _ := w.token("acme", "repository:acme/app:pull")
+	wrong := "Basic " + base64.StdEncoding.EncodeToString([]byte("admin:"+strings.Repeat("x", 73)))
+	for range 10 {
+		w.want(http.StatusUnauthorized, "UNAUTHORIZED", wrong, http.MethodGet, "/v2/", nil)
+	}
+	limited := func(a answer) {
+		t.Helper()
+		if after, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || after < 1 || after > 60 {
+			t.Errorf("Retry-After %q", a.header.Get("Retry-After"))
+		}
+	}
+	for _, who := range []string{wrong, "carol"} { // carol's password is right, and has not been verified
+		for _, path := range []string{"/v2/", "/v2/acme/app/tags/list", "/extensions/v2/acme/app/signatures/sha256:" + strings.Repeat("0", 64)} {
+			limited(w.want(http.StatusTooManyRequests, "TOOMANYREQUESTS", who, http.MethodGet, path, nil))
+		}
+		a := w.ask(who, http.MethodGet, "/token/?service=x", nil)
+		limited(a)
+		if a.status != http.StatusTooManyRequests || a.body != `{"detail":"Too many failed logins from this address. Try again later."}` {
+			t.Errorf("/token/: %+v", a)
+		}
+	}
+	w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/tags/list", nil)
+	w.want(http.StatusOK, "", token, http.MethodGet, "/v2/acme/app/tags/list", nil)
+	w.want(http.StatusOK, "", "", http.MethodGet, "/token/?service=x&scope=repository:acme/app:pull", nil)
+	w.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/", nil)
+	w.want(http.StatusOK, "", "acme", http.MethodGet, "/token/?service=x", nil)
+}

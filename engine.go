@@ -101,6 +101,7 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 		Usable: func(ctx context.Context) ([]pulp.SigningService, error) { return signers.all(ctx, s) }, Lease: c.TaskLease,
 		Jobs: jobs.All(jobs.Options{
 			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: e.network, Blobs: e.blobs, Upstream: e.upstream,
+			AllowShrink: c.Mirror.AllowShrink, SkipCorrupt: c.Mirror.SkipCorrupt,
 			Judge:  intake.Judge{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
 			Notary: e.notary, Adopter: e.adopter,
 		}),

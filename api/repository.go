@@ -43,6 +43,7 @@ type containerRepository struct {
 	remoteRepository
 	SigningService *string `json:"manifest_signing_service"`
 	SignOnPush     bool    `json:"sign_on_push,omitempty"` // ours: Pulp has no such field
+	AllowShrink    bool    `json:"allow_shrink,omitempty"` // ours
 }
 
 func baseRepository(r pulp.Repository) repository {
@@ -58,7 +59,7 @@ func showRepository(r pulp.Repository) any {
 	if r.Type == pulp.ContainerPush {
 		return pushRepository{baseRepository(r), service, r.SignOnPush}
 	}
-	return containerRepository{showAnyRepository(r), service, r.SignOnPush}
+	return containerRepository{showAnyRepository(r), service, r.SignOnPush, r.AllowShrink}
 }
 
 // showAnyRepository shows the fields that repositories of every type have.
@@ -185,6 +186,7 @@ func (a *API) readEdit(req *request, b *body, repo pulp.Repository, whole bool) 
 		if set {
 			edit.RemoteID = &remote.ID
 		}
+		edit.AllowShrink = b.flag("allow_shrink")
 	}
 	service, set, err := a.readService(req, b)
 	if err != nil {

@@ -69,7 +69,9 @@ func (a *API) sync(req *request, b *body, repo pulp.Repository) (tasks.Spec, err
 		return tasks.Spec{}, err
 	}
 	args := tasks.SyncArgs{RepositoryID: repo.ID, RemoteID: remote.ID}
-	for name, to := range map[string]*bool{"mirror": &args.Mirror, "signed_only": &args.SignedOnly} {
+	for name, to := range map[string]*bool{
+		"mirror": &args.Mirror, "signed_only": &args.SignedOnly, "allow_shrink": &args.AllowShrink, "skip_corrupt": &args.SkipCorrupt,
+	} {
 		if v := b.flag(name); v != nil {
 			*to = *v
 		}

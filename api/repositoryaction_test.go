@@ -67,6 +67,10 @@ func TestContentActions(t *testing.T) {
 		"sync, by PRN, as owner": {path: empty + "sync/", user: "acme", body: `{"remote":"prn:container.containerremote:` + other.ID + `"}`, status: 202, spec: tasks.Spec{
 			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: emptyID, RemoteID: other.ID}, Resources: alone(empty, otherHref),
 		}},
+		"sync, what may go and be left out": {path: full + "sync/", body: `{"mirror":true,"allow_shrink":true,"skip_corrupt":"true"}`, status: 202, spec: tasks.Spec{
+			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: fullID, RemoteID: m.remote.ID, Mirror: true, AllowShrink: true, SkipCorrupt: true}, Resources: alone(full, m.remoteHref()),
+		}},
+		"sync, more flags":        {path: full + "sync/", body: `{"allow_shrink":3,"skip_corrupt":null}`, status: 400, want: `{"allow_shrink":["Must be a valid boolean."],"skip_corrupt":["This field may not be null."]}`},
 		"sync, garbage":           {path: full + "sync/", body: `{"remote":"abc"}`, status: 400, want: `{"remote":[` + noMatch + `]}`},
 		"sync, remote not there":  {path: full + "sync/", body: `{"remote":"` + pulp.Href(pulp.RemoteCollection, pulp.NewID()) + `"}`, status: 400, want: `{"remote":[` + none + `]}`},
 		"sync, flags":             {path: full + "sync/", body: `{"mirror":null,"signed_only":2}`, status: 400, want: `{"mirror":["This field may not be null."],"signed_only":["Must be a valid boolean."]}`},

@@ -199,6 +199,10 @@ type Mirror struct {
 	AllowPrivateAddresses []string `yaml:"allow_private_addresses" env:"ALLOW_PRIVATE_ADDRESSES"`
 	// AllowPush lets clients push to mirrored repositories; else a repository with a remote takes signatures alone.
 	AllowPush bool `yaml:"allow_push" env:"ALLOW_PUSH"`
+	// AllowShrink lets every sync with mirror remove tags when the remote's tag list is empty or lost more than half of its tags.
+	AllowShrink bool `yaml:"allow_shrink" env:"ALLOW_SHRINK"`
+	// SkipCorrupt lets every sync leave out images whose content the remote does not have, or has with other bytes.
+	SkipCorrupt bool `yaml:"skip_corrupt" env:"SKIP_CORRUPT"`
 }
 
 // Retention says how long things are kept that nothing refers to (D19).

@@ -44,6 +44,7 @@ type RepositoryFields struct {
 	SigningServiceID   *string             `json:"signing_service,omitempty"` // empty: none
 	SignOnPush         *bool               `json:"sign_on_push,omitempty"`
 	RemoteID           *string             `json:"remote,omitempty"` // empty: none
+	AllowShrink        *bool               `json:"allow_shrink,omitempty"`
 }
 
 // DistributionFields are new values of a distribution's fields; absent fields stay.
@@ -96,6 +97,7 @@ func (f RepositoryFields) Apply(r *pulp.Repository) {
 	put(&r.SigningServiceID, f.SigningServiceID)
 	put(&r.SignOnPush, f.SignOnPush)
 	put(&r.RemoteID, f.RemoteID)
+	put(&r.AllowShrink, f.AllowShrink)
 }
 
 // Apply changes a distribution as the fields say.

@@ -87,8 +87,10 @@ type CompareArgs struct {
 type SyncArgs struct {
 	RepositoryID string `json:"repository"`
 	RemoteID     string `json:"remote"`
-	Mirror       bool   `json:"mirror"`      // what the remote has not leaves the repository
-	SignedOnly   bool   `json:"signed_only"` // images without a signature are left out
+	Mirror       bool   `json:"mirror"`                 // what the remote has not leaves the repository
+	SignedOnly   bool   `json:"signed_only"`            // images without a signature are left out
+	AllowShrink  bool   `json:"allow_shrink,omitempty"` // Mirror: the remote may have lost more than half of its tags
+	SkipCorrupt  bool   `json:"skip_corrupt,omitempty"` // images whose content is missing or wrong are left out
 }
 
 // TagArgs are the arguments of a Tag and of an Untag task.

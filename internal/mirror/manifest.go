@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -23,18 +22,26 @@ const (
 	maxTagPages = 1_000
 	maxTagPage  = 8 << 20 // bytes of one page
 	tagPage     = 1_000   // names that a page is asked to have
-	namesLogged = 20      // of those that are no tags
 )
 
 // manifestTypes are the media types that a manifest is asked for in.
 var manifestTypes = http.Header{"Accept": {strings.Join([]string{pulp.OCIIndex, pulp.OCIManifest, pulp.DockerList, pulp.DockerManifest}, ", ")}}
 
-// Tags returns the names of the remote repository's tags, in its own order, each once. Names that are no tags are left out.
+// ErrCorrupt says that content of the remote is missing or wrong for good: a blob that a manifest names and the remote does not have, or bytes that do not match
+// their digest. Another try will not help; other images of the remote may be whole.
+var ErrCorrupt = errors.New("the content is corrupt")
+
+func corrupt(format string, args ...any) error {
+	return fault.Wrap(fault.Unavailable, ErrCorrupt, format, args...)
+}
+
+// Tags returns the names of the remote repository's tags, in its own order, each once. It skips names that are not well-formed tags. An error of any page is an
+// error of the whole list, and so is an answer that is no list of tags.
 func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 	at := g.at("/v2/" + g.name + "/tags/list")
 	at.RawQuery = "n=" + strconv.Itoa(tagPage)
 	var tags []string
-	names, bad := 0, 0
+	names := 0
 	seen, pages := map[string]bool{}, map[string]bool{}
 	for range maxTagPages {
 		pages[at.RawQuery] = true
@@ -43,23 +50,27 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		var page struct {
-			Tags []string `json:"tags"`
+			Name *string         `json:"name"`
+			Tags json.RawMessage `json:"tags"`
 		}
-		if err := json.Unmarshal(body, &page); err != nil {
-			return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of tags is not JSON, url='%s'", bearer.Plain(at))
+		var listed []string
+		if err = json.Unmarshal(body, &page); err == nil && page.Tags != nil {
+			err = json.Unmarshal(page.Tags, &listed)
+		} else if err == nil && page.Name == nil { // an object about something else
+			err = errors.New("it has neither a name nor tags")
 		}
-		if names += len(page.Tags); names > maxTags {
+		if err != nil {
+			return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of tags cannot be read, url='%s'", bearer.Plain(at))
+		}
+		if names += len(listed); names > maxTags {
 			return nil, fault.New(fault.Unavailable, "The remote repository has more than %d tags.", maxTags)
 		}
-		for _, name := range page.Tags {
+		for _, name := range listed {
 			if pulp.IsKeepTag(name) { // of a server like this one, in front of that remote
 				continue
 			}
 			if !pulp.ValidTag(name) {
-				if bad++; bad > namesLogged {
-					continue
-				}
-				g.network.Log.WarnContext(ctx, "tag left out: its name is not well-formed", slog.String("remote", g.remote.Name), slog.String("tag", name[:min(len(name), 200)]))
+				g.skip(SkippedTag, name)
 				continue
 			}
 			if !seen[name] {
@@ -101,6 +112,33 @@ func (g *Registry) Head(ctx context.Context, reference string) (Descriptor, erro
 	return d, nil
 }
 
+// headRefused reports whether a registry that answers HEAD so may still answer GET.
+func headRefused(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
+		return true
+	}
+	return false
+}
+
+// Resolve returns the digest that a tag stands for. It asks with HEAD, and with GET where the remote refuses HEAD or does not tell the digest; then it returns
+// the manifest too. NotFound when the remote has no such manifest.
+func (g *Registry) Resolve(ctx context.Context, reference string) (digest.Digest, *Manifest, error) {
+	found, err := g.Head(ctx, reference)
+	refused, ok := errors.AsType[*refusal](err)
+	if ok && !headRefused(refused.status) || err != nil && !ok {
+		return "", nil, err
+	}
+	if err == nil && found.Digest != "" {
+		return found.Digest, nil, nil
+	}
+	m, err := g.Manifest(ctx, reference)
+	if err != nil {
+		return "", nil, err
+	}
+	return m.Digest, &m, nil
+}
+
 // known says whether a digest is well-formed and of an algorithm that is kept.
 func known(d digest.Digest) bool {
 	return d.Validate() == nil && (d.Algorithm() == digest.SHA256 || d.Algorithm() == digest.SHA512)
@@ -134,7 +172,7 @@ func (g *Registry) Manifest(ctx context.Context, reference string) (Manifest, er
 	if want := digest.Digest(reference); known(want) {
 		m.Digest = want.Algorithm().FromBytes(payload)
 		if m.Digest != want {
-			return Manifest{}, fault.New(fault.Unavailable, "The remote answers with other bytes than those of %s.", want)
+			return Manifest{}, corrupt("The remote answers with other bytes than those of %s.", want)
 		}
 	}
 	return m, nil
@@ -190,6 +228,9 @@ func (b *blob) open() error {
 			_ = res.Body.Close()
 			return err
 		}
+	case res.StatusCode == http.StatusNotFound, res.StatusCode == http.StatusRequestedRangeNotSatisfiable && b.at > 0:
+		err := refused(res)
+		return &refusal{fault.Wrap(fault.KindOf(err), ErrCorrupt, "%s", err), res.StatusCode}
 	default:
 		return refused(res)
 	}
@@ -209,12 +250,12 @@ func (b *blob) Read(p []byte) (int, error) {
 		}
 		switch {
 		case b.at > limit:
-			b.err = fault.New(fault.Unavailable, "The remote sends more bytes for %s than the %d that it has.", b.digest, limit)
+			b.err = corrupt("The remote sends more bytes for %s than the %d that it has.", b.digest, limit)
 			return 0, b.err
 		case err != nil && b.at == b.size, errors.Is(err, io.EOF) && b.size < 0: // all is there, however it ended
 			b.err = io.EOF
 			if !b.verifier.Verified() {
-				b.err = fault.New(fault.Unavailable, "The remote's bytes are not those of %s.", b.digest)
+				b.err = corrupt("The remote's bytes are not those of %s.", b.digest)
 			}
 		case err != nil:
 			b.err = b.goOn(err)
@@ -234,6 +275,9 @@ func (b *blob) goOn(err error) error {
 			return context.Cause(b.ctx)
 		}
 		if b.broken++; b.broken > b.registry.retries() {
+			if err == io.EOF { //nolint:errorlint // the answer ended as it should, with fewer bytes
+				return corrupt("The remote has %d bytes of %s, fewer than its manifest says.", b.at, b.digest)
+			}
 			return fault.Wrap(fault.Unavailable, &plainError{err}, "The remote broke off %s after %d bytes.", b.digest, b.at)
 		}
 		if err := pause(b.ctx, backoff(b.broken-1)); err != nil {

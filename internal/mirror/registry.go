@@ -43,7 +43,28 @@ type Registry struct {
 	auth     *bearer.Authority
 	rate     *rate.Limiter
 	close    func()
+
+	// Skipped is called for each item of the remote that a method leaves out, with its name, by several goroutines; nil: nobody is told.
+	Skipped func(kind Skipped, name string)
 }
+
+// Skipped is a kind of content that a Registry leaves out.
+type Skipped int
+
+// The kinds of content that a Registry leaves out.
+const (
+	SkippedTag       Skipped = iota // a tag whose name is not well-formed
+	SkippedSignature                // a signature in an unknown form; the name is its manifest's digest
+)
+
+func (g *Registry) skip(kind Skipped, name string) {
+	if g.Skipped != nil {
+		g.Skipped(kind, name)
+	}
+}
+
+// Location returns the URL of the registry, without a closing slash, and the name of the repository there, both as they are asked for.
+func (g *Registry) Location() (registry, name string) { return g.base.String(), g.name }
 
 // Descriptor is what a remote says of a manifest.
 type Descriptor struct {

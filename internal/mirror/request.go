@@ -335,10 +335,22 @@ func status(code int, at string) *fault.Error {
 	return fault.New(kind, "%d, message='%s', url='%s'", code, http.StatusText(code), at)
 }
 
-// refused is the error of an answer that says no. The answer is ended.
+// refusal is the error of an answer that says no.
+type refusal struct {
+	fault  *fault.Error
+	status int
+}
+
+// Error implements error.
+func (r *refusal) Error() string { return r.fault.Error() }
+
+// Unwrap returns the error that is safe to show.
+func (r *refusal) Unwrap() error { return r.fault }
+
+// refused returns the error of an answer that says no. It ends the answer.
 func refused(res *http.Response) error {
 	drain(res)
-	return status(res.StatusCode, bearer.Plain(res.Request.URL))
+	return &refusal{status(res.StatusCode, bearer.Plain(res.Request.URL)), res.StatusCode}
 }
 
 // drain ends an answer so that its connection can be used again, unless that takes long.

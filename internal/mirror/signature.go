@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"log/slog"
 	"net/http"
 	"strconv"
 
@@ -43,6 +42,9 @@ func (g *Registry) SignatureSource(ctx context.Context) (Source, error) {
 	if err != nil {
 		return NoSignatures, err
 	}
+	if passing(res.StatusCode) || res.StatusCode >= http.StatusInternalServerError { // an outage says nothing about signatures
+		return NoSignatures, refused(res)
+	}
 	drain(res)
 	if res.Header.Get("X-Registry-Supports-Signatures") == "1" {
 		return Extension, nil
@@ -50,7 +52,8 @@ func (g *Registry) SignatureSource(ctx context.Context) (Source, error) {
 	return NoSignatures, nil
 }
 
-// Signatures returns a manifest's signatures from a source, unjudged. A remote that has none returns none.
+// Signatures returns a manifest's signatures from a source, unjudged. They are nil when the remote does not answer for the manifest, and empty when it says that
+// there are none; files cannot say that.
 func (g *Registry) Signatures(ctx context.Context, from Source, d digest.Digest) ([]Signature, error) {
 	if !known(d) {
 		return nil, unknown(string(d))
@@ -84,18 +87,14 @@ func (g *Registry) extension(ctx context.Context, d digest.Digest) ([]Signature,
 	if err := json.Unmarshal(body, &list); err != nil {
 		return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of signatures is not JSON, url='%s'", bearer.Plain(at))
 	}
-	var found []Signature
-	left := 0
+	found := []Signature{}
 	for _, s := range list.Signatures {
 		content, err := base64.StdEncoding.DecodeString(s.Content)
 		if s.SchemaVersion != 2 || s.Type != "atomic" || err != nil {
-			left++
+			g.skip(SkippedSignature, string(d))
 			continue
 		}
 		found = append(found, Signature{s.Name, content})
-	}
-	if left > 0 {
-		g.network.Log.WarnContext(ctx, "signatures left out: they are of no known form", slog.String("remote", g.remote.Name), slog.String("digest", string(d)), slog.Int("signatures", left))
 	}
 	return found, nil
 }

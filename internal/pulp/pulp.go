@@ -75,6 +75,7 @@ type Repository struct {
 	SigningServiceID   string // empty when none
 	SignOnPush         bool   // no tag is visible before that service has signed it
 	RemoteID           string // where it is mirrored from; empty when nowhere
+	AllowShrink        bool   // a sync with mirror may remove more than half of the tags that the remote listed before
 	MadeByPush         bool
 	LatestVersion      int64
 	Stamps

@@ -110,9 +110,9 @@ func (t *tx) makeRepository(r pulp.Repository) (pulp.Repository, error) {
 		r.Labels = pulp.Labels{}
 	}
 	_, err := t.exec(`
-		INSERT INTO repository (id, type, name, description, labels, retain_repo_versions, signing_service_id, sign_on_push, remote_id, made_by_push, created, updated)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)`,
-		r.ID, r.Type, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), r.SignOnPush, null(r.RemoteID), r.MadeByPush, t.now)
+		INSERT INTO repository (id, type, name, description, labels, retain_repo_versions, signing_service_id, sign_on_push, remote_id, allow_shrink, made_by_push, created, updated)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)`,
+		r.ID, r.Type, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), r.SignOnPush, null(r.RemoteID), r.AllowShrink, r.MadeByPush, t.now)
 	if err := uniqueName(err); err != nil {
 		return r, err
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 const repositoryColumns = `r.id, r.type, r.name, r.description, r.labels, r.retain_repo_versions, r.signing_service_id, r.sign_on_push, r.remote_id,
-	r.made_by_push, r.latest_version, r.created, r.updated`
+	r.allow_shrink, r.made_by_push, r.latest_version, r.created, r.updated`
 
 // repositoryRow is a row of repositoryColumns on its way in.
 type repositoryRow struct {
@@ -22,7 +22,7 @@ type repositoryRow struct {
 
 func (x *repositoryRow) dests() []any {
 	r := &x.value
-	return []any{&r.ID, &r.Type, &r.Name, &x.description, &x.labels, &x.retain, &x.service, &r.SignOnPush, &x.remote, &r.MadeByPush, &r.LatestVersion, &x.created, &x.updated}
+	return []any{&r.ID, &r.Type, &r.Name, &x.description, &x.labels, &x.retain, &x.service, &r.SignOnPush, &x.remote, &r.AllowShrink, &r.MadeByPush, &r.LatestVersion, &x.created, &x.updated}
 }
 
 func (x *repositoryRow) repository() (pulp.Repository, error) {
@@ -74,9 +74,10 @@ func (s *Store) EditRepository(ctx context.Context, claim *Claim, t pulp.Reposit
 		r.ID, r.Type = id, t
 		_, err = x.exec(`
 			UPDATE repository
-			   SET name = $2, description = $3, labels = $4, retain_repo_versions = $5, signing_service_id = $6, sign_on_push = $7, remote_id = $8, updated = $9
+			   SET name = $2, description = $3, labels = $4, retain_repo_versions = $5, signing_service_id = $6, sign_on_push = $7, remote_id = $8, updated = $9,
+			       allow_shrink = $10
 			 WHERE id = $1`,
-			r.ID, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), r.SignOnPush, null(r.RemoteID), x.now)
+			r.ID, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), r.SignOnPush, null(r.RemoteID), x.now, r.AllowShrink)
 		if err := uniqueName(err); err != nil {
 			return err
 		}

@@ -240,9 +240,13 @@ func (s *Store) HeldTree(ctx context.Context, repositoryID string, root digest.D
 
 // HeldTags returns what the tags of a repository's latest version stand for.
 func (s *Store) HeldTags(ctx context.Context, repositoryID string) (map[string]digest.Digest, error) {
+	return s.heldTags(ctx, repositoryID, "")
+}
+
+func (s *Store) heldTags(ctx context.Context, repositoryID, condition string, args ...any) (map[string]digest.Digest, error) {
 	tags, err := collect(ctx, s.read, scanTagged, `
 		SELECT c.key, m.id, m.digest, m.media_type FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
-		 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL`, repositoryID, pulp.KindTag)
+		 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL`+condition, append([]any{repositoryID, pulp.KindTag}, args...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -253,13 +257,58 @@ func (s *Store) HeldTags(ctx context.Context, repositoryID string) (map[string]d
 	return held, nil
 }
 
+// WholeTags returns the tags of HeldTags without those of lists of which the latest version lacks a listed manifest.
+func (s *Store) WholeTags(ctx context.Context, repositoryID string) (map[string]digest.Digest, error) {
+	return s.heldTags(ctx, repositoryID, ` AND NOT EXISTS (
+			SELECT 1 FROM manifest_child mc WHERE mc.manifest_id = m.id AND NOT EXISTS (
+				SELECT 1 FROM repository_content l WHERE l.repository_id = $1 AND l.kind = $3 AND l.key = mc.digest AND l.version_removed IS NULL))`, pulp.KindManifest)
+}
+
+// HoldsSignature reports whether a repository's latest version holds a signature of a manifest.
+func (s *Store) HoldsSignature(ctx context.Context, repositoryID string, manifest digest.Digest) (bool, error) {
+	var holds bool
+	err := s.read.QueryRowContext(ctx, `
+		SELECT EXISTS (SELECT 1 FROM manifest m JOIN signature g ON g.manifest_id = m.id JOIN repository_content c ON c.content_id = g.id
+		 WHERE m.digest = $1 AND c.repository_id = $2 AND c.kind = $3 AND c.version_removed IS NULL)`, manifest, repositoryID, pulp.KindSignature).Scan(&holds)
+	return holds, err
+}
+
+// Listing is how many tags a remote repository lists, before filters.
+type Listing struct {
+	URL  string // of the registry
+	Name string // of the repository there
+	Tags int64
+}
+
+// ListedTags returns how many tags a remote repository listed when a sync of it into this repository last succeeded. known is false when none did.
+func (s *Store) ListedTags(ctx context.Context, repositoryID, url, name string) (tags int64, known bool, err error) {
+	err = s.read.QueryRowContext(ctx, `SELECT tags FROM listed_tags WHERE repository_id = $1 AND url = $2 AND upstream_name = $3`, repositoryID, url, name).Scan(&tags)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, false, nil
+	}
+	return tags, err == nil, err
+}
+
+func (t *tx) putListing(repositoryID string, l *Listing) error {
+	if l == nil {
+		return nil
+	}
+	_, err := t.exec(`
+		INSERT INTO listed_tags (repository_id, url, upstream_name, tags, updated) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (repository_id, url, upstream_name) DO UPDATE SET tags = excluded.tags, updated = excluded.updated`,
+		repositoryID, l.URL, l.Name, l.Tags, t.now)
+	return err
+}
+
 // Synced is what a sync found at the remote and wants in the repository. All of it is in the repository or was fetched.
 type Synced struct {
 	RepositoryID string
 	Tags         map[string]digest.Digest
+	Kept         []string        // tags that stay as they are here, with their images, whatever the remote says
 	Manifests    []digest.Digest // wanted by digest, without a tag
 	Signatures   []digest.Digest
-	Mirror       bool // what is not wanted leaves, but for signatures of manifests that stay
+	Mirror       bool     // content that is not wanted leaves, except for signatures of manifests that stay
+	Listed       *Listing // the remote's tag list, to compare later ones with; nil: the recorded one stays
 	// Report returns the task's last progress reports, when so many units were added and removed.
 	Report func(added, removed int64) []Progress
 }
@@ -281,6 +330,9 @@ func (s *Store) CommitSync(ctx context.Context, claim *Claim, w Synced) (*pulp.V
 			return err
 		}
 		if _, err := t.exec(`DELETE FROM fetched_content WHERE repository_id = $1`, w.RepositoryID); err != nil {
+			return err
+		}
+		if err := t.putListing(w.RepositoryID, w.Listed); err != nil {
 			return err
 		}
 		if v, err = c.end(); err != nil {
@@ -314,9 +366,12 @@ func (c *change) gatherSynced(w Synced) error {
 	if err != nil {
 		return err
 	}
-	same := map[string]bool{}
+	same, kept := map[string]bool{}, make(map[string]bool, len(w.Kept))
+	for _, name := range w.Kept {
+		kept[name] = true
+	}
 	for _, t := range held {
-		if same[t.tag] = w.Tags[t.tag] == digest.Digest(t.digest); !same[t.tag] || !w.Mirror {
+		if same[t.tag] = kept[t.tag] || w.Tags[t.tag] == digest.Digest(t.digest); !same[t.tag] || !w.Mirror {
 			continue
 		}
 		if _, err := c.tx.exec(`INSERT INTO change_unit (kind, key, content_id) VALUES ($1, $2, $3)`, pulp.KindTag, t.tag, t.id); err != nil {

@@ -36,6 +36,8 @@ type Options struct {
 	// Blobs takes in what they send, and Judge decides about their signatures.
 	Blobs intake.Blobs
 	Judge intake.Judge
+	// AllowShrink lets every sync with mirror remove more than half of the tags that its remote listed before, and SkipCorrupt lets every sync leave corrupt images out.
+	AllowShrink, SkipCorrupt bool
 	// Upstream is the registry behind this one, where manifests go too; nil when there is none.
 	Upstream storage.Manifests
 	// Adopter takes in what the upstream has; nil when there is none.

@@ -44,19 +44,3 @@ func (o *once[T]) do(ctx context.Context, key string, f func() (T, error)) (T, e
 	r.value, r.err = f()
 	return r.value, r.err
 }
-
-// peek returns what came of a key. ok is false when nothing did yet.
-func (o *once[T]) peek(key string) (value T, ok bool) {
-	o.mu.Lock()
-	r := o.done[key]
-	o.mu.Unlock()
-	if r == nil {
-		return value, false
-	}
-	select {
-	case <-r.ended:
-		return r.value, r.err == nil
-	default:
-		return value, false
-	}
-}

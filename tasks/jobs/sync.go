@@ -2,7 +2,7 @@ package jobs
 
 import (
 	"context"
-	"log/slog"
+	"errors"
 	"path"
 	"slices"
 	"strings"
@@ -65,7 +65,10 @@ func (s syncer) run(ctx context.Context, r *tasks.Run, args tasks.SyncArgs) erro
 		downloads: r.Report("sync.downloading.artifacts", "Downloading Artifacts", -1),
 		adding:    r.Report("associating.content", "Associating Content", -1),
 		wanted:    store.Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{}, Mirror: args.Mirror},
+		tried:     map[string]bool{}, taken: map[digest.Digest]bool{},
+		heldTags: sync.OnceValues(func() (map[string]digest.Digest, error) { return s.Store.HeldTags(ctx, repo.ID) }),
 	}
+	registry.Skipped = one.skipped
 	return waits(one.run(ctx))
 }
 
@@ -78,20 +81,23 @@ type oneSync struct {
 	remote   pulp.Remote
 	registry *mirror.Registry
 
-	source     mirror.Source
-	tags       map[string]bool          // that the remote has
-	settled    map[string]digest.Digest // tags of the latest version of which nothing but the digest needs to be asked
-	absent     map[digest.Digest]bool   // that the repository holds and whose bytes it wants now
-	downloads  *tasks.Report
-	adding     *tasks.Report
-	processing *tasks.Report
-	manifests  once[*image]
-	parts      once[struct{}]
-	blobs      once[struct{}]
-	held       atomic.Int64 // bytes of manifests that are inspected and not fetched
+	source    mirror.Source
+	tags      map[string]bool                          // that the remote lists
+	tried     map[string]bool                          // references that the sync has taken, or tried to
+	heldTags  func() (map[string]digest.Digest, error) // of the latest version when the sync began
+	skips     skips                                    // content that the sync leaves out
+	settled   map[string]digest.Digest                 // tags of the latest version of which nothing but the digest needs to be asked
+	absent    map[digest.Digest]bool                   // that the repository holds and whose bytes it wants now
+	downloads *tasks.Report
+	adding    *tasks.Report
+	manifests once[*image]
+	parts     once[struct{}]
+	blobs     once[struct{}]
+	held      atomic.Int64 // bytes of manifests that are inspected and not fetched
 
 	mu     sync.Mutex
 	wanted store.Synced
+	taken  map[digest.Digest]bool // manifests that the repository will hold because of this sync
 }
 
 // image is a manifest as a sync sees it.
@@ -121,22 +127,20 @@ func (o *oneSync) run(ctx context.Context) error {
 		return err
 	}
 	references := append(names, digestsOf(o.remote.Includes)...)
-	o.processing = o.task.Report("sync.processing.manifest", "Processing Manifests", len(references))
-	if err := o.each(ctx, references, func(ctx context.Context, reference string) error {
-		err := o.take(ctx, reference)
-		o.processing.Add(1)
-		return err
-	}); err != nil {
+	processing := o.task.Report("sync.processing.manifest", "Processing Manifests", len(references))
+	if err := o.takeAll(ctx, references, processing); err != nil {
 		return err
 	}
-	companions := o.companions()
-	o.args.SignedOnly = false // they are what signs
-	if err := o.each(ctx, companions, o.take); err != nil {
-		return err
+	o.args.SignedOnly = false // companions are what signs
+	for companions := o.companions(); len(companions) > 0; companions = o.companions() {
+		if err := o.takeAll(ctx, companions, nil); err != nil {
+			return err
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
+	o.skips.report(ctx, o.task, o.Log)
 	o.wanted.Report = func(added, removed int64) []store.Progress {
 		o.adding.Add(int(added))
 		if o.args.Mirror {
@@ -146,6 +150,20 @@ func (o *oneSync) run(ctx context.Context) error {
 	}
 	return o.seals(ctx, o.task, func(ctx context.Context) error {
 		_, err := o.Store.CommitSync(ctx, o.task.Claim, o.wanted)
+		return err
+	})
+}
+
+// takeAll takes tags, and manifests by digest, some at a time, and counts them in a report, which may be nil.
+func (o *oneSync) takeAll(ctx context.Context, references []string, report *tasks.Report) error {
+	for _, reference := range references {
+		o.tried[reference] = true
+	}
+	return o.each(ctx, references, func(ctx context.Context, reference string) error {
+		err := o.take(ctx, reference)
+		if report != nil {
+			report.Add(1)
+		}
 		return err
 	})
 }
@@ -178,20 +196,26 @@ func (o *oneSync) listTags(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := o.checkListing(ctx, int64(len(all))); err != nil {
+		return nil, err
+	}
 	o.tags = make(map[string]bool, len(all))
 	var names []string
 	for _, name := range all {
 		o.tags[name] = true
-		if _, isCompanion := pulp.CompanionOf(name); isCompanion && o.args.SignedOnly {
-			continue // it comes with what it belongs to
+		if _, isCompanion := pulp.CompanionOf(name); isCompanion && (o.filtered() || o.args.SignedOnly) {
+			continue // it comes with its image
 		}
-		if (o.remote.Includes == nil || matches(o.remote.Includes, name)) && !matches(o.remote.Excludes, name) {
+		if (len(o.remote.Includes) == 0 || matches(o.remote.Includes, name)) && !matches(o.remote.Excludes, name) {
 			names = append(names, name)
 		}
 	}
 	report.Add(1)
 	return names, report.Complete(ctx)
 }
+
+// filtered reports whether the remote narrows its tags. An empty list of patterns is no filter.
+func (o *oneSync) filtered() bool { return len(o.remote.Includes) > 0 || len(o.remote.Excludes) > 0 }
 
 // matches says whether a name matches one of the patterns: *, ? and [sets] as in file names.
 func matches(patterns []string, name string) bool {
@@ -212,15 +236,13 @@ func digestsOf(patterns []string) []string {
 	return found
 }
 
-// companions returns the tags of cosign that belong to what was taken and that the filters left out.
+// companions returns the companion tags of cosign whose images were taken and that were not tried yet. The patterns that exclude tags apply to them, those that
+// include tags do not.
 func (o *oneSync) companions() []string {
 	var found []string
 	for name := range o.tags {
 		hex, isCompanion := pulp.CompanionOf(name)
-		if _, taken := o.wanted.Tags[name]; !isCompanion || taken {
-			continue
-		}
-		if known, ok := o.manifests.peek("sha256:" + hex); ok && known.wanted {
+		if isCompanion && !o.tried[name] && o.taken["sha256:"+digest.Digest(hex)] && !matches(o.remote.Excludes, name) {
 			found = append(found, name)
 		}
 	}
@@ -240,25 +262,37 @@ func (o *oneSync) findAbsent(ctx context.Context) error {
 	return nil
 }
 
-// findSettled finds the tags of which nothing needs to be asked but what they stand for: none, where there are signatures to look for, bytes to fetch, filters whose
-// companions are to be found, or where everything that stays is to be named.
+// findSettled finds the tags of which only the digest needs to be asked: none, where the sync looks for signatures, absent blobs or companions of filtered tags, or must name
+// everything that stays.
 func (o *oneSync) findSettled(ctx context.Context) (err error) {
-	if o.source != mirror.NoSignatures || o.args.SignedOnly || o.args.Mirror || len(o.absent) > 0 || o.remote.Includes != nil || o.remote.Excludes != nil {
+	if o.source != mirror.NoSignatures || o.args.SignedOnly || o.args.Mirror || len(o.absent) > 0 || o.filtered() {
 		return nil
 	}
-	o.settled, err = o.Store.HeldTags(ctx, o.repo.ID)
+	o.settled, err = o.Store.WholeTags(ctx, o.repo.ID)
 	return err
 }
 
-// take takes one tag, or one manifest by digest, with all that belongs to it.
+// take takes one tag, or one manifest by digest, with everything that belongs to it. A tag that the remote lists and whose image cannot be had stays as it is here, and
+// the sync reports it.
 func (o *oneSync) take(ctx context.Context, reference string) error {
-	d, fetched, err := o.resolve(ctx, reference)
-	if fault.Is(err, fault.NotFound) && o.tags[reference] {
-		o.Log.InfoContext(ctx, "the tag went away while the sync ran", slog.String("task", o.task.Task.ID), slog.String("tag", reference))
+	err := o.takeWhole(ctx, reference)
+	_, unreadable := errors.AsType[*unreadableError](err)
+	switch {
+	case err == nil:
 		return nil
+	case unreadable && o.tags[reference]:
+		return o.keep(ctx, reference, unreadableTags, err)
+	case (o.args.SkipCorrupt || o.SkipCorrupt) && errors.Is(err, mirror.ErrCorrupt):
+		return o.keep(ctx, reference, corruptImages, err)
 	}
+	return named(reference, err)
+}
+
+// takeWhole is take without a place for failures.
+func (o *oneSync) takeWhole(ctx context.Context, reference string) error {
+	d, fetched, err := o.resolve(ctx, reference)
 	if err != nil {
-		return err
+		return notThere(err)
 	}
 	if held, ok := o.settled[reference]; ok && held == d {
 		return nil
@@ -269,10 +303,12 @@ func (o *oneSync) take(ctx context.Context, reference string) error {
 			img, err = o.inspect(ctx, d, fetched, 0)
 		}
 	}
-	if err != nil {
-		return err
-	}
-	if !img.wanted {
+	switch {
+	case err != nil:
+		return notThere(err)
+	case img.manifest.Digest == "":
+		return o.keep(ctx, reference, unsupported, nil)
+	case !img.wanted:
 		return nil
 	}
 	if err := o.fetch(ctx, img); err != nil {
@@ -288,139 +324,10 @@ func (o *oneSync) take(ctx context.Context, reference string) error {
 	return nil
 }
 
-// resolve finds out what a reference stands for at the remote. A remote that does not say is asked for the manifest itself.
+// resolve returns the digest that a reference stands for at the remote, and the manifest if the remote had to be asked for it.
 func (o *oneSync) resolve(ctx context.Context, reference string) (digest.Digest, *mirror.Manifest, error) {
 	if strings.HasPrefix(reference, allTags) {
 		return digest.Digest(reference), nil, nil
 	}
-	found, err := o.registry.Head(ctx, reference)
-	if err != nil || found.Digest != "" {
-		return found.Digest, nil, err
-	}
-	m, err := o.registry.Manifest(ctx, reference)
-	return m.Digest, &m, err
-}
-
-// inspect finds out what a manifest is and whether it is wanted, without its blobs. Each manifest is inspected once.
-func (o *oneSync) inspect(ctx context.Context, d digest.Digest, fetched *mirror.Manifest, depth int) (*image, error) {
-	return o.manifests.do(ctx, string(d), func() (*image, error) {
-		img := &image{}
-		if err := o.read(ctx, img, d, fetched); err != nil {
-			return nil, err
-		}
-		if img.manifest.Digest == "" { // of a kind that cannot be kept
-			return img, nil
-		}
-		img.wanted = true
-		if pulp.IsList(img.manifest.MediaType) {
-			if err := o.inspectChildren(ctx, img, depth); err != nil {
-				return nil, err
-			}
-		}
-		if err := o.readSignatures(ctx, img); err != nil {
-			return nil, err
-		}
-		if o.args.SignedOnly && !pulp.IsList(img.manifest.MediaType) && !o.signed(img) {
-			img.wanted = false
-		}
-		if o.held.Add(int64(len(img.manifest.Payload))); !img.wanted {
-			o.release(img)
-		} else if o.held.Load() > maxInspected {
-			return nil, fault.New(fault.Unavailable, "The remote's lists have more than %d bytes of manifests; sync fewer tags at a time.", maxInspected)
-		}
-		return img, nil
-	})
-}
-
-// read reads a manifest: the repository's own where it has it, else the remote's.
-func (o *oneSync) read(ctx context.Context, img *image, d digest.Digest, fetched *mirror.Manifest) error {
-	have, kept, err := o.Store.HasManifest(ctx, o.repo.ID, d)
-	if err != nil {
-		return err
-	}
-	img.held = have == store.HaveVersion
-	if have == store.HaveNothing {
-		if fetched == nil {
-			m, err := o.registry.Manifest(ctx, string(d))
-			if err != nil {
-				return err
-			}
-			fetched = &m
-		}
-		kept = pulp.Manifest{MediaType: fetched.MediaType, Payload: fetched.Payload}
-	}
-	m, err := pulp.ParseManifest(kept.Payload, kept.MediaType)
-	if err != nil {
-		o.Log.WarnContext(ctx, "manifest left out: it is of a kind that is not kept", slog.String("task", o.task.Task.ID),
-			slog.String("digest", string(d)), slog.Any("err", err))
-		return nil
-	}
-	m.Digest = d
-	img.manifest = m
-	return nil
-}
-
-// inspectChildren inspects what a list names. What the remote has not is left out, as in a sparse copy (D11); a list of which one image is not wanted
-// is not wanted either.
-func (o *oneSync) inspectChildren(ctx context.Context, img *image, depth int) error {
-	if depth >= maxNesting {
-		return fault.New(fault.Invalid, "The list %s nests more than %d deep.", img.manifest.Digest, maxNesting)
-	}
-	for _, c := range img.manifest.Children {
-		if img.held {
-			have, _, err := o.Store.HasManifest(ctx, o.repo.ID, c.Digest)
-			if err != nil {
-				return err
-			}
-			if have != store.HaveVersion { // as sparse as it is here
-				continue
-			}
-		}
-		child, err := o.inspect(ctx, c.Digest, nil, depth+1)
-		if fault.Is(err, fault.NotFound) {
-			continue
-		} else if err != nil {
-			return err
-		}
-		img.children = append(img.children, child)
-		img.wanted = img.wanted && (child.wanted || child.manifest.Digest == "")
-	}
-	if o.args.SignedOnly && len(img.children) == 0 {
-		img.wanted = false // nothing of it is signed
-	}
-	return nil
-}
-
-// signed says whether an image counts as signed: it has a signature, or, where the remote has no place for those, a companion tag of cosign.
-func (o *oneSync) signed(img *image) bool {
-	if o.source != mirror.NoSignatures {
-		return len(img.signatures) > 0
-	}
-	return o.tags["sha256-"+img.manifest.Digest.Encoded()+".sig"]
-}
-
-// readSignatures asks the remote for a manifest's signatures. One that is refused is left out, and said so.
-func (o *oneSync) readSignatures(ctx context.Context, img *image) error {
-	if o.source == mirror.NoSignatures || img.manifest.Digest.Algorithm() != digest.SHA256 {
-		return nil
-	}
-	found, err := o.registry.Signatures(ctx, o.source, img.manifest.Digest)
-	if err != nil {
-		return err
-	}
-	for _, f := range found {
-		g, err := o.Judge.Signature(ctx, img.manifest.Digest, f.Content)
-		if fault.Is(err, fault.Invalid) {
-			o.Log.WarnContext(ctx, "signature left out", slog.String("task", o.task.Task.ID), slog.String("digest", string(img.manifest.Digest)),
-				slog.String("key", g.KeyID), slog.Any("err", err))
-			continue
-		} else if err != nil {
-			return err
-		}
-		if strings.HasPrefix(f.Name, string(img.manifest.Digest)+"@") {
-			g.Name = f.Name
-		}
-		img.signatures = append(img.signatures, g)
-	}
-	return nil
+	return o.registry.Resolve(ctx, reference)
 }

@@ -175,6 +175,21 @@ type mirrorWorld struct {
 	repo       pulp.Repository
 	remote     pulp.Remote
 	filler     *intake.Filler
+	network    *mirror.Network
+}
+
+// serve runs tasks with options that a function may change.
+func (w *mirrorWorld) serve(change func(*jobs.Options)) {
+	w.Helper()
+	quiet, queue := slog.New(slog.DiscardHandler), &memqueue.Queue{}
+	o := jobs.Options{
+		Store: w.store, Log: quiet, Host: "registry.example", Parallel: 2, Mirror: w.network, Blobs: w.blobs, Judge: intake.Judge{Store: w.store},
+	}
+	if change != nil {
+		change(&o)
+	}
+	worker := tasks.NewWorker(tasks.WorkerOptions{Store: w.store, Queue: queue, Log: quiet, Jobs: jobs.All(o)})
+	w.dispatcher = tasks.NewDispatcher(w.store, queue, worker, quiet)
 }
 
 func newMirror(t *testing.T, g *remoteRegistry, change func(*pulp.Remote)) *mirrorWorld {
@@ -195,11 +210,8 @@ func newMirror(t *testing.T, g *remoteRegistry, change func(*pulp.Remote)) *mirr
 	w := &mirrorWorld{T: t, store: s, blobs: intake.Blobs{Storage: files, Inline: 1000}}
 	network := mirror.New(mirror.Options{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet})
 	w.filler = &intake.Filler{Store: s, Blobs: w.blobs, Mirror: network, Log: quiet, Idle: time.Second}
-	queue := &memqueue.Queue{}
-	worker := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: queue, Log: quiet, Jobs: jobs.All(jobs.Options{
-		Store: s, Log: quiet, Host: "registry.example", Parallel: 2, Mirror: network, Blobs: w.blobs, Judge: intake.Judge{Store: s},
-	})})
-	w.dispatcher = tasks.NewDispatcher(s, queue, worker, quiet)
+	w.network = network
+	w.serve(nil)
 	few := int64(0)
 	r := pulp.Remote{Name: "src", URL: g.server.URL, UpstreamName: "src/app", Policy: pulp.Immediate, Connection: pulp.Connection{TLSValidation: true, MaxRetries: &few}}
 	if change != nil {

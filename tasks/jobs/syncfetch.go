@@ -11,6 +11,7 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
@@ -26,6 +27,11 @@ func (o *oneSync) fetch(ctx context.Context, img *image) error {
 			if err := o.fetch(ctx, child); err != nil {
 				return struct{}{}, err
 			}
+			if img.held && !child.held { // the list is here already and does not bring it
+				o.mu.Lock()
+				o.wanted.Manifests = append(o.wanted.Manifests, child.manifest.Digest)
+				o.mu.Unlock()
+			}
 		}
 		if err := o.fetchBlobs(ctx, img); err != nil {
 			return struct{}{}, err
@@ -36,6 +42,9 @@ func (o *oneSync) fetch(ctx context.Context, img *image) error {
 			}
 		}
 		err := o.keepSignatures(ctx, img)
+		o.mu.Lock()
+		o.taken[img.manifest.Digest] = true
+		o.mu.Unlock()
 		o.release(img)
 		return struct{}{}, err
 	})
@@ -196,7 +205,7 @@ func (o *oneSync) download(ctx context.Context, d pulp.Descriptor) error {
 	defer func() { _ = body.Close() }()
 	b, err := o.Blobs.Receive(ctx, o.repo.UpstreamName(), d.Digest, body)
 	if errors.Is(err, storage.ErrDigest) {
-		return fault.New(fault.Unavailable, "The remote's bytes are not those of %s.", d.Digest)
+		return fault.Wrap(fault.Unavailable, mirror.ErrCorrupt, "The remote's bytes are not those of %s.", d.Digest)
 	} else if err != nil {
 		return err
 	}

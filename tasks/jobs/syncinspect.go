@@ -1,0 +1,129 @@
+package jobs
+
+import (
+	"context"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/mirror"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+)
+
+// inspect finds out what a manifest is and whether it is wanted, without its blobs. Each manifest is inspected once.
+func (o *oneSync) inspect(ctx context.Context, d digest.Digest, fetched *mirror.Manifest, depth int) (*image, error) {
+	return o.manifests.do(ctx, string(d), func() (*image, error) {
+		img := &image{}
+		if err := o.read(ctx, img, d, fetched); err != nil {
+			return nil, err
+		}
+		if img.manifest.Digest == "" { // of a kind that cannot be kept
+			return img, nil
+		}
+		img.wanted = true
+		if pulp.IsList(img.manifest.MediaType) {
+			if err := o.inspectChildren(ctx, img, depth); err != nil {
+				return nil, err
+			}
+		}
+		if err := o.readSignatures(ctx, img); err != nil {
+			return nil, err
+		}
+		if o.args.SignedOnly && !pulp.IsList(img.manifest.MediaType) && !o.signed(img) {
+			img.wanted = false
+		}
+		if o.held.Add(int64(len(img.manifest.Payload))); !img.wanted {
+			o.release(img)
+		} else if o.held.Load() > maxInspected {
+			return nil, fault.New(fault.Unavailable, "The remote's lists have more than %d bytes of manifests; sync fewer tags at a time.", maxInspected)
+		}
+		return img, nil
+	})
+}
+
+// read reads a manifest: the repository's own where it has it, else the remote's.
+func (o *oneSync) read(ctx context.Context, img *image, d digest.Digest, fetched *mirror.Manifest) error {
+	have, kept, err := o.Store.HasManifest(ctx, o.repo.ID, d)
+	if err != nil {
+		return err
+	}
+	img.held = have == store.HaveVersion
+	if have == store.HaveNothing {
+		if fetched == nil {
+			m, err := o.registry.Manifest(ctx, string(d))
+			if err != nil {
+				return err
+			}
+			fetched = &m
+		}
+		kept = pulp.Manifest{MediaType: fetched.MediaType, Payload: fetched.Payload}
+	}
+	m, err := pulp.ParseManifest(kept.Payload, kept.MediaType)
+	if err != nil {
+		return nil //nolint:nilerr // the caller reports the manifest, whose digest stays empty
+	}
+	m.Digest = d
+	img.manifest = m
+	return nil
+}
+
+// inspectChildren inspects the manifests that a list names. It leaves out those that neither the repository nor the remote has, as in a sparse copy. A list of which one
+// image is not wanted is not wanted either.
+func (o *oneSync) inspectChildren(ctx context.Context, img *image, depth int) error {
+	if depth >= maxNesting {
+		return fault.Wrap(fault.Invalid, mirror.ErrCorrupt, "The list %s nests more than %d deep.", img.manifest.Digest, maxNesting)
+	}
+	for _, c := range img.manifest.Children {
+		child, err := o.inspect(ctx, c.Digest, nil, depth+1)
+		if fault.Is(err, fault.NotFound) {
+			o.skips.add(absentImages, string(c.Digest), err)
+			continue
+		} else if err != nil {
+			return err
+		}
+		if child.manifest.Digest == "" {
+			o.skips.add(unsupported, string(c.Digest), nil)
+		}
+		img.children = append(img.children, child)
+		img.wanted = img.wanted && (child.wanted || child.manifest.Digest == "")
+	}
+	if o.args.SignedOnly && len(img.children) == 0 {
+		img.wanted = false // nothing of it is signed
+	}
+	return nil
+}
+
+// signed says whether an image counts as signed: it has a signature, or, where the remote has no place for those, a companion tag of cosign.
+func (o *oneSync) signed(img *image) bool {
+	if o.source != mirror.NoSignatures {
+		return len(img.signatures) > 0
+	}
+	return o.tags["sha256-"+img.manifest.Digest.Encoded()+".sig"]
+}
+
+// readSignatures asks the remote for a manifest's signatures. One that is refused is left out, and said so.
+func (o *oneSync) readSignatures(ctx context.Context, img *image) error {
+	if o.source == mirror.NoSignatures || img.manifest.Digest.Algorithm() != digest.SHA256 {
+		return nil
+	}
+	found, err := o.registry.Signatures(ctx, o.source, img.manifest.Digest)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		g, err := o.Judge.Signature(ctx, img.manifest.Digest, f.Content)
+		if fault.Is(err, fault.Invalid) {
+			o.skips.add(rejectedSignatures, string(img.manifest.Digest), err)
+			continue
+		} else if err != nil {
+			return err
+		}
+		if strings.HasPrefix(f.Name, string(img.manifest.Digest)+"@") {
+			g.Name = f.Name
+		}
+		img.signatures = append(img.signatures, g)
+	}
+	return nil
+}

@@ -1,0 +1,403 @@
+package jobs_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/tasks"
+	"github.com/countersign/countersign/tasks/jobs"
+)
+
+func mirrored(a *tasks.SyncArgs) { a.Mirror = true }
+
+// is reports whether a request is one of a method for a path with this end.
+func is(r *http.Request, method, end string) bool {
+	return r.Method == method && strings.HasSuffix(r.URL.Path, end)
+}
+
+// answers makes a remote answer some requests with a status, and others as it would.
+func answers(status int, some func(*http.Request) bool) func(http.ResponseWriter, *http.Request) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		if some(r) {
+			w.WriteHeader(status)
+		}
+		return some(r)
+	}
+}
+
+// lists makes a remote list these tags.
+func lists(body string) func(http.ResponseWriter, *http.Request) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		if !is(r, http.MethodGet, "/tags/list") {
+			return false
+		}
+		_, _ = io.WriteString(w, body)
+		return true
+	}
+}
+
+// report returns the progress report of a task with a code; its message is empty when there is none.
+func report(k store.Task, code string) store.Progress {
+	for _, p := range k.Progress {
+		if p.Code == code {
+			return p
+		}
+	}
+	return store.Progress{}
+}
+
+// wantReport compares the count of a progress report and looks for names in its message.
+func wantReport(t *testing.T, k store.Task, code string, count int64, names ...string) {
+	t.Helper()
+	p := report(k, code)
+	if p.Done != count || count > 0 && (p.Total == nil || *p.Total != count || p.State != store.TaskCompleted) {
+		t.Errorf("report %s is %+v, want %d; all: %+v", code, p, count, k.Progress)
+	}
+	for _, name := range names {
+		if !strings.Contains(p.Message, name) {
+			t.Errorf("report %s is %q, want %q in it", code, p.Message, name)
+		}
+	}
+}
+
+// A mirror keeps each tag that the remote lists, with its image, while the remote does not serve the manifest or serves one that cannot be stored. The task names
+// those tags.
+func TestMirrorKeepsTagsThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		outage func(http.ResponseWriter, *http.Request) bool
+		code   string
+		count  int64
+		names  []string
+	}{
+		"no manifest is served": {answers(404, func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/manifests/") }),
+			"sync.skipped.unreadable_tags", 2, []string{"latest", "multi"}},
+		"one manifest is not served": {answers(404, func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/manifests/latest") }),
+			"sync.skipped.unreadable_tags", 1, []string{"latest"}},
+		"HEAD is answered with 404": {answers(404, func(r *http.Request) bool { return r.Method == http.MethodHead }), "", 0, nil},
+		"HEAD is answered with 403": {answers(403, func(r *http.Request) bool { return r.Method == http.MethodHead }), "", 0, nil},
+		"HEAD is answered with 405": {answers(405, func(r *http.Request) bool { return r.Method == http.MethodHead }), "", 0, nil},
+		"HEAD is answered with 400": {answers(400, func(r *http.Request) bool { return r.Method == http.MethodHead }), "", 0, nil},
+		"HEAD is answered with 501": {answers(501, func(r *http.Request) bool { return r.Method == http.MethodHead }), "", 0, nil},
+		"schema 1": {func(w http.ResponseWriter, r *http.Request) bool {
+			old := `{"schemaVersion":1,"name":"src/app","tag":"latest"}`
+			if !strings.HasSuffix(r.URL.Path, "/manifests/latest") && !strings.HasSuffix(r.URL.Path, string(digest.FromString(old))) {
+				return false
+			}
+			w.Header().Set("Content-Type", "application/vnd.docker.distribution.manifest.v1+prettyjws")
+			w.Header().Set("Docker-Content-Digest", string(digest.FromString(old)))
+			_, _ = io.WriteString(w, old)
+			return true
+		}, "sync.skipped.unsupported", 1, []string{"latest"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newRemote(t)
+			fillRemote(g)
+			w := newMirror(t, g, nil)
+			w.sync(store.TaskCompleted, mirrored)
+			w.wantHeld(1, 7, 4, 2, 0)
+			g.set(c.outage)
+			k := w.sync(store.TaskCompleted, mirrored)
+			w.wantHeld(1, 7, 4, 2, 0)
+			if c.code != "" {
+				wantReport(t, k, c.code, c.count, c.names...)
+			}
+			for _, p := range k.Progress {
+				if strings.HasPrefix(p.Code, "sync.skipped.") && p.Code != c.code {
+					t.Errorf("unexpected report %+v", p)
+				}
+			}
+			// A new tag comes all the same, and afterwards the mirror follows the remote again.
+			g.set(nil)
+			g.image("three", []int{10}, "new")
+			g.set(c.outage)
+			w.sync(store.TaskCompleted, mirrored)
+			g.set(nil)
+			w.sync(store.TaskCompleted, mirrored)
+			if v := w.latest(); v.Counts[pulp.KindTag].Present != 3 || v.Counts[pulp.KindManifest].Present != 5 {
+				t.Errorf("after the outage: %+v", v.Counts)
+			}
+		})
+	}
+}
+
+// A mirror fails, and removes nothing, when the remote's tag list is empty, lost more than half of its tags, or cannot be read to its end. A failed sync does not
+// change the number that later ones compare with.
+func TestMirrorOfAListThatShrinks(t *testing.T) {
+	t.Parallel()
+	page := func(next func(http.ResponseWriter)) func(http.ResponseWriter, *http.Request) bool {
+		return func(w http.ResponseWriter, r *http.Request) bool {
+			switch {
+			case !is(r, http.MethodGet, "/tags/list"):
+				return false
+			case r.URL.Query().Get("last") != "":
+				next(w)
+			default:
+				w.Header().Set("Link", `</v2/src/app/tags/list?n=3&last=t3>; rel="next"`)
+				_, _ = io.WriteString(w, `{"tags":["t1","t2","t3"]}`)
+			}
+			return true
+		}
+	}
+	for name, c := range map[string]struct {
+		list func(http.ResponseWriter, *http.Request) bool
+		says string // empty: the sync completes
+		tags int64
+	}{
+		"empty":                  {lists(`{"name":"src/app","tags":[]}`), "allow_shrink", 5},
+		"null":                   {lists(`{"name":"src/app","tags":null}`), "allow_shrink", 5},
+		"without tags":           {lists(`{"name":"src/app"}`), "allow_shrink", 5},
+		"less than half":         {lists(`{"name":"src/app","tags":["t1","t2"]}`), "allow_shrink", 5},
+		"the same twice":         {lists(`{"name":"src/app","tags":["t1","t2","t1","t2","t1","t2"]}`), "allow_shrink", 5},
+		"malformed names":        {lists(`{"name":"src/app","tags":["t1","t2","-a","-b","-c"]}`), "allow_shrink", 5},
+		"more than half":         {lists(`{"name":"src/app","tags":["t1","t2","t3"]}`), "", 3},
+		"not a list":             {lists(`{"errors":[]}`), "cannot be read", 5},
+		"text":                   {lists(`maintenance`), "cannot be read", 5},
+		"an unknown name":        {answers(404, func(r *http.Request) bool { return is(r, http.MethodGet, "/tags/list") }), "404", 5},
+		"a server error":         {answers(500, func(r *http.Request) bool { return is(r, http.MethodGet, "/tags/list") }), "500", 5},
+		"a next page with 404":   {page(func(w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) }), "404", 5},
+		"a next page with 500":   {page(func(w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) }), "500", 5},
+		"a next page of text":    {page(func(w http.ResponseWriter) { _, _ = io.WriteString(w, "<html>") }), "cannot be read", 5},
+		"a next page of nothing": {page(func(http.ResponseWriter) {}), "cannot be read", 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newRemote(t)
+			for i := range 5 {
+				g.image(fmt.Sprintf("image%d", i), []int{10}, fmt.Sprintf("t%d", i+1))
+			}
+			w := newMirror(t, g, nil)
+			w.sync(store.TaskCompleted, mirrored)
+			g.set(c.list)
+			if c.says == "" {
+				w.sync(store.TaskCompleted, mirrored)
+			} else {
+				for range 2 { // a failure is not what the next sync compares with
+					if k := w.sync(store.TaskFailed, mirrored); !strings.Contains(k.Error.Description, c.says) {
+						t.Errorf("error %q, want %q in it", k.Error.Description, c.says)
+					}
+				}
+			}
+			if v := w.latest(); v.Counts[pulp.KindTag].Present != c.tags {
+				t.Errorf("%d tags, want %d", v.Counts[pulp.KindTag].Present, c.tags)
+			}
+		})
+	}
+}
+
+// The sync, the repository and the configuration may each permit that a list shrinks; the smaller list is then what later syncs compare with. Filters do not count, and
+// neither do the lists of other remotes. A sync that does not mirror removes nothing, and does not lower the number.
+func TestAllowShrink(t *testing.T) {
+	t.Parallel()
+	fresh := func(t *testing.T) (*remoteRegistry, *mirrorWorld) {
+		t.Helper()
+		g := newRemote(t)
+		for i := range 5 {
+			g.image(fmt.Sprintf("image%d", i), []int{10}, fmt.Sprintf("t%d", i+1))
+		}
+		w := newMirror(t, g, nil)
+		w.sync(store.TaskCompleted, mirrored)
+		g.set(lists(`{"tags":["t1"]}`))
+		return g, w
+	}
+	tagsAre := func(w *mirrorWorld, want int64) {
+		w.Helper()
+		if n := w.latest().Counts[pulp.KindTag].Present; n != want {
+			w.Errorf("%d tags, want %d", n, want)
+		}
+	}
+	t.Run("the sync", func(t *testing.T) {
+		t.Parallel()
+		g, w := fresh(t)
+		w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.AllowShrink = true, true })
+		tagsAre(w, 1)
+		w.sync(store.TaskCompleted, mirrored)
+		g.set(lists(`{"tags":null}`))
+		w.sync(store.TaskFailed, mirrored)
+		tagsAre(w, 1)
+		w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.AllowShrink = true, true })
+		tagsAre(w, 0)
+		w.sync(store.TaskCompleted, mirrored) // an empty list of a repository without tags
+	})
+	t.Run("the repository", func(t *testing.T) {
+		t.Parallel()
+		_, w := fresh(t)
+		if _, err := w.store.EditRepository(t.Context(), nil, pulp.Container, w.repo.ID, func(r *pulp.Repository) { r.AllowShrink = true }); err != nil {
+			t.Fatal(err)
+		}
+		w.sync(store.TaskCompleted, mirrored)
+		tagsAre(w, 1)
+	})
+	t.Run("the configuration", func(t *testing.T) {
+		t.Parallel()
+		_, w := fresh(t)
+		w.serve(func(o *jobs.Options) { o.AllowShrink = true })
+		w.sync(store.TaskCompleted, mirrored)
+		tagsAre(w, 1)
+	})
+	t.Run("without mirror", func(t *testing.T) {
+		t.Parallel()
+		g, w := fresh(t)
+		w.sync(store.TaskCompleted, nil)
+		g.set(lists(`{"tags":[]}`))
+		w.sync(store.TaskCompleted, nil)
+		tagsAre(w, 5)
+		w.sync(store.TaskFailed, mirrored)
+		g.set(lists(`{"tags":["t1"]}`))
+		w.sync(store.TaskFailed, mirrored)
+		tagsAre(w, 5)
+	})
+	t.Run("filters", func(t *testing.T) {
+		t.Parallel()
+		g, w := fresh(t)
+		g.set(nil)
+		edit(w, func(r *pulp.Remote) { r.Includes = []string{"t1"} })
+		w.sync(store.TaskCompleted, mirrored)
+		tagsAre(w, 1)
+		edit(w, func(r *pulp.Remote) { r.Includes = nil })
+		w.sync(store.TaskCompleted, mirrored)
+		tagsAre(w, 5)
+	})
+	t.Run("another remote", func(t *testing.T) {
+		t.Parallel()
+		g, w := fresh(t)
+		other := newRemote(t)
+		other.image("other", []int{10}, "t9")
+		edit(w, func(r *pulp.Remote) { r.URL = other.server.URL })
+		w.sync(store.TaskCompleted, mirrored)
+		tagsAre(w, 1)
+		other.set(lists(`{"tags":[]}`))
+		w.sync(store.TaskFailed, mirrored)
+		edit(w, func(r *pulp.Remote) { r.URL = g.server.URL + "/" })
+		w.sync(store.TaskFailed, mirrored) // it still listed five
+		tagsAre(w, 1)
+	})
+	t.Run("another remote without tags", func(t *testing.T) {
+		t.Parallel()
+		_, w := fresh(t)
+		other := newRemote(t)
+		other.image("other", []int{10}, "t9")
+		other.set(lists(`{"tags":[]}`))
+		edit(w, func(r *pulp.Remote) { r.URL = other.server.URL })
+		w.sync(store.TaskFailed, mirrored)
+		tagsAre(w, 5)
+	})
+}
+
+func edit(w *mirrorWorld, change func(*pulp.Remote)) {
+	w.Helper()
+	if _, err := w.store.EditRemote(w.Context(), nil, w.remote.ID, change); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// A list of which the remote does not serve an image is stored without it. The task says so, and a later sync brings the image.
+func TestListsAreCompletedLater(t *testing.T) {
+	t.Parallel()
+	for _, mirror := range []bool{false, true} {
+		g := newRemote(t)
+		arm := g.image("arm", []int{40_000})
+		g.index([]digest.Digest{g.image("amd", []int{40_000}), arm}, "multi")
+		g.set(answers(404, func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, string(arm)) }))
+		w := newMirror(t, g, nil)
+		change := func(a *tasks.SyncArgs) { a.Mirror = mirror }
+		k := w.sync(store.TaskCompleted, change)
+		wantReport(t, k, "sync.skipped.absent_images", 1, string(arm))
+		w.wantHeld(1, 2, 2, 1, 0)
+		g.set(nil)
+		w.sync(store.TaskCompleted, change)
+		w.wantHeld(2, 4, 3, 1, 0)
+	}
+}
+
+// A sync reports what it leaves out, with a bounded number of names.
+func TestSyncReportsWhatItSkips(t *testing.T) {
+	t.Parallel()
+	g := newRemote(t)
+	one, _ := fillRemote(g)
+	g.signatures = map[digest.Digest][]string{one: {"bm8=", "bm8=", "!"}}
+	for i := range 25 {
+		g.manifest("application/vnd.unknown+json", fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.unknown+json","n":%d}`, i), fmt.Sprintf("odd%02d", i))
+	}
+	g.set(func(w http.ResponseWriter, r *http.Request) bool {
+		if !is(r, http.MethodGet, "/tags/list") {
+			return false
+		}
+		tags := `"latest","multi","-bad\u0000\u00ff"`
+		for i := range 25 {
+			tags += fmt.Sprintf(`,"odd%02d"`, i)
+		}
+		_, _ = io.WriteString(w, `{"tags":[`+tags+`]}`)
+		return true
+	})
+	w := newMirror(t, g, nil)
+	k := w.sync(store.TaskCompleted, nil)
+	wantReport(t, k, "sync.skipped.unsupported", 25, "odd", "and 5 more")
+	wantReport(t, k, "sync.skipped.malformed_tags", 1, `"-bad\x00\u00ff"`)
+	wantReport(t, k, "sync.skipped.signatures", 3, string(one))
+	w.wantHeld(1, 7, 4, 2, 0)
+}
+
+// An image of which the remote lacks a layer, or has another one, fails the sync with an error that names the tag. A sync that may skip corrupt images takes the
+// others, keeps the tag as it was, and reports it.
+func TestCorruptImages(t *testing.T) {
+	t.Parallel()
+	for name, lie := range map[string]func(w http.ResponseWriter, r *http.Request, layer []byte){
+		"a layer is missing":  func(w http.ResponseWriter, _ *http.Request, _ []byte) { w.WriteHeader(http.StatusNotFound) },
+		"a layer is another":  func(w http.ResponseWriter, _ *http.Request, layer []byte) { _, _ = w.Write(make([]byte, len(layer))) },
+		"a layer is too long": func(w http.ResponseWriter, _ *http.Request, layer []byte) { _, _ = w.Write(append(layer, 'x')) },
+		"a layer is cut": func(w http.ResponseWriter, r *http.Request, layer []byte) {
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(layer[:len(layer)/2]))
+		},
+	} {
+		for _, how := range []string{"sync", "configuration"} {
+			t.Run(name+", "+how, func(t *testing.T) {
+				t.Parallel()
+				g := newRemote(t)
+				g.image("old", []int{50}, "broken")
+				w := newMirror(t, g, nil)
+				w.sync(store.TaskCompleted, mirrored)
+				g.image("good", []int{50_000}, "good")
+				g.image("new", []int{60_000}, "broken")
+				layer := bytes.Repeat([]byte("new0"), 60_000/len("new0")+1)
+				d := digest.FromBytes(layer)
+				g.set(func(w http.ResponseWriter, r *http.Request) bool {
+					if !is(r, http.MethodGet, string(d)) {
+						return false
+					}
+					lie(w, r, bytes.Clone(layer))
+					return true
+				})
+				if k := w.sync(store.TaskFailed, mirrored); !strings.Contains(k.Error.Description, "broken") {
+					t.Errorf("error %q does not name the tag", k.Error.Description)
+				}
+				w.wantHeld(1, 2, 1, 1, 0)
+				skip := mirrored
+				if how == "sync" {
+					skip = func(a *tasks.SyncArgs) { a.Mirror, a.SkipCorrupt = true, true }
+				} else {
+					w.serve(func(o *jobs.Options) { o.SkipCorrupt = true })
+				}
+				k := w.sync(store.TaskCompleted, skip)
+				wantReport(t, k, "sync.skipped.corrupt", 1, "broken")
+				w.wantHeld(2, 4, 2, 2, 0)
+				// What may pass is no corruption.
+				g.set(answers(503, func(r *http.Request) bool { return is(r, http.MethodGet, string(d)) }))
+				w.sync(store.TaskFailed, skip)
+				g.set(nil)
+				w.sync(store.TaskCompleted, skip)
+				w.wantHeld(3, 4, 2, 2, 0)
+			})
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/mirror"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/tasks"
+)
+
+// skipReason says why a sync leaves content out: the code and the message of its progress report.
+type skipReason struct{ code, message string }
+
+// The reasons for which a sync leaves content out.
+var (
+	malformedTags      = skipReason{"sync.skipped.malformed_tags", "Skipped tags with malformed names"}
+	unreadableTags     = skipReason{"sync.skipped.unreadable_tags", "Skipped tags whose manifest the remote does not serve"}
+	unsupported        = skipReason{"sync.skipped.unsupported", "Skipped unsupported manifests"}
+	absentImages       = skipReason{"sync.skipped.absent_images", "Skipped images of lists that the remote does not serve"}
+	corruptImages      = skipReason{"sync.skipped.corrupt", "Skipped corrupt images"}
+	rejectedSignatures = skipReason{"sync.skipped.signatures", "Skipped signatures of"}
+
+	skipReasons = []skipReason{malformedTags, unreadableTags, unsupported, absentImages, corruptImages, rejectedSignatures}
+)
+
+// Bounds of a progress report about skipped content.
+const (
+	namesReported = 20  // of those that were skipped
+	nameReported  = 150 // bytes of each
+)
+
+// skips collects the content that a sync leaves out. It is safe for concurrent use.
+type skips struct {
+	mu sync.Mutex
+	by map[skipReason]*skipped
+}
+
+// skipped is the content that is left out for one reason.
+type skipped struct {
+	names map[string]bool // all that were skipped, each once, except signatures, which have no names of their own
+	first []string
+	why   []error // of the first
+	count int
+}
+
+// add notes a tag or digest that is left out. Each name counts once; of signatures, which are named after their manifest, each counts.
+func (s *skips) add(reason skipReason, name string, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by == nil {
+		s.by = map[skipReason]*skipped{}
+	}
+	x := s.by[reason]
+	if x == nil {
+		x = &skipped{names: map[string]bool{}}
+		s.by[reason] = x
+	}
+	if known := x.names[name]; known && reason != rejectedSignatures {
+		return
+	} else if !known && len(x.first) < namesReported {
+		x.first, x.why = append(x.first, name), append(x.why, why)
+	}
+	x.names[name] = true
+	x.count++
+}
+
+// report adds a progress report to the task for each reason for which content was left out, with its count and the first names, and logs why.
+func (s *skips) report(ctx context.Context, task *tasks.Run, log *slog.Logger) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, reason := range skipReasons {
+		x := s.by[reason]
+		if x == nil {
+			continue
+		}
+		shown := make([]string, len(x.first))
+		for i, name := range x.first {
+			shown[i] = showName(name)
+			log.WarnContext(ctx, reason.message, slog.String("task", task.Task.ID), slog.String("name", shown[i]), slog.Any("err", x.why[i]))
+		}
+		message := reason.message + ": " + strings.Join(shown, ", ")
+		if more := len(x.names) - len(x.first); more > 0 {
+			message += fmt.Sprintf(", and %d more", more)
+		}
+		task.Report(reason.code, message, x.count).Add(x.count)
+	}
+}
+
+// showName returns a name as a report shows it: bounded, and in ASCII without control characters.
+func showName(name string) string {
+	name = name[:min(len(name), nameReported)]
+	if quoted := strconv.QuoteToASCII(name); quoted != `"`+name+`"` {
+		return quoted
+	}
+	return name
+}
+
+// skipped notes content that the registry leaves out by itself.
+func (o *oneSync) skipped(kind mirror.Skipped, name string) {
+	reason := malformedTags
+	if kind == mirror.SkippedSignature {
+		reason = rejectedSignatures
+	}
+	o.skips.add(reason, name, nil)
+}
+
+// keep leaves a tag of the remote out of the sync. The tag stays as it is in the repository, with its image and that image's companions, if it is there.
+func (o *oneSync) keep(ctx context.Context, reference string, reason skipReason, why error) error {
+	o.skips.add(reason, reference, why)
+	held, err := o.heldTags()
+	if err != nil {
+		return err
+	}
+	d, ok := held[reference]
+	if !ok || !o.tags[reference] {
+		return nil
+	}
+	tree, err := o.Store.HeldTree(ctx, o.repo.ID, d)
+	if err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.wanted.Kept = append(o.wanted.Kept, reference)
+	for _, d := range tree {
+		o.taken[d] = true
+	}
+	return nil
+}
+
+// unreadableError says that the remote has no manifest where it should have one.
+type unreadableError struct{ error }
+
+// Unwrap returns the answer of the remote.
+func (e *unreadableError) Unwrap() error { return e.error }
+
+// notThere marks an error that says that the remote does not serve a manifest.
+func notThere(err error) error {
+	if fault.Is(err, fault.NotFound) {
+		return &unreadableError{err}
+	}
+	return err
+}
+
+// named adds a tag or digest to an error of its image.
+func named(reference string, err error) error {
+	f, ok := errors.AsType[*fault.Error](err)
+	if !ok {
+		return err
+	}
+	what := "tag"
+	if strings.HasPrefix(reference, allTags) {
+		what = "image"
+	}
+	return &fault.Error{Kind: f.Kind, Msg: fmt.Sprintf("%s (%s %s)", f.Msg, what, reference), Err: err, RetryAfter: f.RetryAfter}
+}
+
+// checkListing compares the number of tags that the remote lists, before filters, with the number when a sync of it last succeeded. A sync that mirrors fails if
+// the list is empty or lost more than half of its tags, unless the sync, the repository or the configuration allows that. One that does not mirror removes
+// nothing and goes on, but such a list does not become the one that later syncs compare with.
+func (o *oneSync) checkListing(ctx context.Context, listed int64) error {
+	location, name := o.registry.Location()
+	known, isKnown, err := o.Store.ListedTags(ctx, o.repo.ID, location, name)
+	if err != nil {
+		return err
+	}
+	now := &store.Listing{URL: location, Name: name, Tags: listed}
+	shrunk := isKnown && 2*listed < known
+	switch {
+	case o.args.AllowShrink || o.repo.AllowShrink || o.AllowShrink || !shrunk && listed > 0:
+		o.wanted.Listed = now
+		return nil
+	case !o.args.Mirror:
+		if !shrunk {
+			o.wanted.Listed = now
+		}
+		return nil
+	case shrunk:
+		return fault.New(fault.Conflict, "The remote lists %d tags of %s, and listed %d when a sync of it last succeeded. Nothing was removed. "+
+			"If that is right, sync with allow_shrink, or set it on the repository.", listed, name, known)
+	}
+	held, err := o.heldTags()
+	if err != nil {
+		return err
+	}
+	if len(held) > 0 {
+		return fault.New(fault.Conflict, "The remote lists no tags of %s, and the repository has %d. Nothing was removed. "+
+			"If that is right, sync with allow_shrink, or set it on the repository.", name, len(held))
+	}
+	o.wanted.Listed = now
+	return nil
+}

@@ -8,17 +8,21 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 )
 
-// waitsForBlob is how often a request that waits for somebody else's fetching looks again.
-const waitsForBlob = 3
+// blobLooks is how often a request looks for a blob that another request or another remote is to bring.
+const blobLooks = 6
 
-// getAbsentBlob answers with a blob that is fetched from its remote at this moment: as its bytes come, or, to who wants a range or comes while another
-// fetches it, when all are there.
+// getAbsentBlob answers with a blob that is fetched from its remote now: as its bytes arrive, or, for a range and for a request that comes during another one's fetch, when all
+// have arrived. A blob that no remote has is unknown, for HEAD too, so that a push sends it again.
 func (c *call) getAbsentBlob(t store.Target, b pulp.Blob) error {
+	if b.RemoteID == "" {
+		return blobUnknown(c.ref)
+	}
 	if c.r.Method == http.MethodHead {
 		blobHeaders(c.w.Header(), b.Digest)
 		c.w.Header().Set("Content-Length", strconv.FormatInt(b.Size, 10))
@@ -28,12 +32,14 @@ func (c *call) getAbsentBlob(t store.Target, b pulp.Blob) error {
 	if c.Filler == nil {
 		return errors.New("an absent blob, and nobody to fetch it")
 	}
-	for range waitsForBlob {
-		got, err := c.Filler.Fetch(c.r.Context(), t.Repository, b)
-		if err != nil {
+	for range blobLooks {
+		got, err := c.Filler.Fetch(c.r.Context(), c.client(), t.Repository, b)
+		if errors.Is(err, intake.ErrNoSource) {
+			return blobUnknown(c.ref)
+		} else if err != nil {
 			return err
 		}
-		// A range of what is not kept is all of it, as it comes (RFC 9110 section 14.2).
+		// A range of a blob that is not kept is answered with all of it (RFC 9110 section 14.2).
 		if got.ReadCloser != nil && (c.r.Header.Get("Range") == "" || !got.Kept) {
 			return c.streamBlob(b, got)
 		}
@@ -44,15 +50,14 @@ func (c *call) getAbsentBlob(t store.Target, b pulp.Blob) error {
 				return err
 			}
 		}
-		again, err := c.Store.ServedBlob(c.r.Context(), t, b.Digest)
-		if err != nil {
+		if b, err = c.Store.ServedBlob(c.r.Context(), t, b.Digest); err != nil {
 			return err
 		}
-		if !again.Absent {
-			return c.sendBlob(t, again)
+		if !b.Absent {
+			return c.sendBlob(t, b)
 		}
 	}
-	return newError(http.StatusServiceUnavailable, "UNAVAILABLE", "The remote that has the blob does not give it.", nil)
+	return newError(http.StatusServiceUnavailable, "UNAVAILABLE", "The remote that has the blob does not give it.", nil).withHeader("Retry-After", "10")
 }
 
 // streamBlob sends bytes as they come. When they end wrong, so does the answer.

@@ -24,57 +24,85 @@ import (
 )
 
 // mirrored makes the repository mirror/app of an image whose layer is yet to be fetched, and returns the image's and the layer's digests and how often the remote was asked for the layer.
-func mirrored(t *testing.T, layer []byte, policy pulp.Policy, serve http.HandlerFunc) (*world, digest.Digest, digest.Digest, *atomic.Int64) {
+func mirrored(t *testing.T, layer []byte, policy pulp.Policy, serve http.HandlerFunc, edits ...func(*intake.Filler)) (*world, digest.Digest, digest.Digest, *atomic.Int64) {
 	t.Helper()
+	w := newFetchingWorld(t, edits...)
+	m, asked := w.addMirror("app", policy, serve, layer)
+	return w, m, digest.FromBytes(layer), asked
+}
+
+// newFetchingWorld is a world that fetches absent blobs.
+func newFetchingWorld(t *testing.T, edits ...func(*intake.Filler)) *world {
+	t.Helper()
+	return newWorld(t, func(o *proxy.Options) {
+		quiet := slog.New(slog.DiscardHandler)
+		filler := &intake.Filler{
+			Store: o.Store, Blobs: intake.Blobs{Storage: o.Storage, Inline: o.InlineLimit}, Log: quiet, Idle: time.Second,
+			Mirror: mirror.New(mirror.Options{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet}),
+		}
+		for _, edit := range edits {
+			edit(filler)
+		}
+		o.Filler = filler
+	})
+}
+
+// addMirror makes the remote NAME, served by a function, and the repository mirror/NAME with an image of these layers, all yet to be fetched. It returns the image's digest and how often the
+// remote was asked.
+func (w *world) addMirror(name string, policy pulp.Policy, serve http.HandlerFunc, layers ...[]byte) (digest.Digest, *atomic.Int64) {
+	w.t.Helper()
 	asked := &atomic.Int64{}
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
 		serve(w, r)
 	}))
-	t.Cleanup(source.Close)
-	w := newWorld(t, func(o *proxy.Options) {
-		quiet := slog.New(slog.DiscardHandler)
-		o.Filler = &intake.Filler{
-			Store: o.Store, Blobs: intake.Blobs{Storage: o.Storage, Inline: o.InlineLimit}, Log: quiet, Idle: time.Second,
-			Mirror: mirror.New(mirror.Options{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet}),
-		}
-	})
-	ctx, none := t.Context(), int64(0)
-	remote, err := w.store.CreateRemote(ctx, pulp.Remote{Name: "src", URL: source.URL, UpstreamName: "src/app", Policy: policy,
+	w.t.Cleanup(source.Close)
+	ctx, none := w.t.Context(), int64(0)
+	remote, err := w.store.CreateRemote(ctx, pulp.Remote{Name: name, URL: source.URL, UpstreamName: "src/app", Policy: policy,
 		Connection: pulp.Connection{TLSValidation: true, MaxRetries: &none}})
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	repo, err := w.store.CreateRepository(ctx, pulp.Repository{Type: pulp.Container, Name: "mirror/app", RemoteID: remote.ID})
+	repo, err := w.store.CreateRepository(ctx, pulp.Repository{Type: pulp.Container, Name: "mirror/" + name, RemoteID: remote.ID})
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	if _, err := w.store.CreateDistribution(ctx, nil, pulp.Distribution{Name: "m", BasePath: "mirror/app", RepositoryID: repo.ID}); err != nil {
-		t.Fatal(err)
+	if _, err := w.store.CreateDistribution(ctx, nil, pulp.Distribution{Name: name, BasePath: "mirror/" + name, RepositoryID: repo.ID}); err != nil {
+		w.t.Fatal(err)
 	}
-	config, d := []byte("{}"), digest.FromBytes(layer)
-	m := []byte(fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":2},"layers":[{"mediaType":"a/b","digest":%q,"size":%d}]}`,
-		pulp.OCIManifest, digest.FromBytes(config), d, len(layer)))
+	return w.synced(repo, remote, layers...), asked
+}
+
+// synced does what a sync of an image does that leaves its layers at the remote, and returns the image's digest.
+func (w *world) synced(repo pulp.Repository, remote pulp.Remote, layers ...[]byte) digest.Digest {
+	w.t.Helper()
+	ctx, config := w.t.Context(), []byte("{}")
+	blobs := []pulp.Blob{{Digest: digest.FromBytes(config), Size: 2, Data: config, Inline: true}}
+	var listed []string
+	for _, layer := range layers {
+		d := digest.FromBytes(layer)
+		blobs = append(blobs, pulp.Blob{Digest: d, Size: int64(len(layer)), Absent: true})
+		listed = append(listed, fmt.Sprintf(`{"mediaType":"a/b","digest":%q,"size":%d}`, d, len(layer)))
+	}
+	m := []byte(fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":2},"layers":[%s]}`,
+		pulp.OCIManifest, digest.FromBytes(config), strings.Join(listed, ",")))
 	parsed, err := pulp.ParseManifest(m, pulp.OCIManifest)
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	parsed.Digest = digest.FromBytes(m)
-	for _, b := range []pulp.Blob{
-		{Digest: digest.FromBytes(config), Size: 2, Data: config, Inline: true},
-		{Digest: d, Size: int64(len(layer)), Absent: true},
-	} {
+	for _, b := range blobs {
 		if err := w.store.FetchedBlob(ctx, repo.ID, remote.ID, b); err != nil {
-			t.Fatal(err)
+			w.t.Fatal(err)
 		}
 	}
 	if err := w.store.FetchedManifest(ctx, repo.ID, parsed); err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	if _, err := w.store.CommitSync(ctx, nil, store.Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{"latest": parsed.Digest}}); err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	return w, parsed.Digest, d, asked
+	return parsed.Digest
 }
 
 func TestBlobsThatComeLater(t *testing.T) {
@@ -172,7 +200,7 @@ func TestABlobThatComesWrong(t *testing.T) {
 	if err := w.store.DeleteRemote(t.Context(), nil, remotes[0].ID); err != nil {
 		t.Fatal(err)
 	}
-	w.want(http.StatusServiceUnavailable, "UNAVAILABLE", "", http.MethodGet, path, nil)
+	w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, path, nil)
 }
 
 // A mirror takes no pushes, unless the configuration says so; without its remote it is a repository like others.

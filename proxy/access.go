@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/clientaddr"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -23,6 +24,14 @@ func (b bearer) name() string {
 		return "anonymous"
 	}
 	return b.user.Username
+}
+
+// client names the caller for its share of what is bounded: the user, or without one the address, of IPv6 the /64.
+func (c *call) client() string {
+	if c.who.user != nil {
+		return "user " + c.who.user.Username
+	}
+	return "address " + clientaddr.Network(c.r.RemoteAddr).String()
 }
 
 // covers says whether what the request came with covers an action, whoever may do it. A password covers everything (D21).

@@ -41,6 +41,7 @@ type world struct {
 	t       *testing.T
 	store   *store.Store
 	storage *embedded.Storage
+	root    string // the storage's directory
 	options proxy.Options
 	server  *httptest.Server
 }
@@ -63,7 +64,8 @@ func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 			t.Fatal(err)
 		}
 	}
-	files, err := embedded.New(t.Context(), embedded.Options{Driver: "filesystem", Parameters: map[string]any{"rootdirectory": t.TempDir()}})
+	root := t.TempDir()
+	files, err := embedded.New(t.Context(), embedded.Options{Driver: "filesystem", Parameters: map[string]any{"rootdirectory": root}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +77,7 @@ func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, store: s, storage: files, options: proxy.Options{
+	w := &world{t: t, store: s, storage: files, root: root, options: proxy.Options{
 		Store: s, Auth: auth.New(s), Tokens: tokens, Storage: files, Log: slog.New(slog.DiscardHandler),
 		PublicURL: &url.URL{Scheme: "https", Host: publicHost}, PushType: pulp.ContainerPush, AnonymousPull: auth.AnonymousPullOn, InlineLimit: 16 << 10,
 	}}

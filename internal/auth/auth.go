@@ -15,6 +15,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/countersign/countersign/internal/clientaddr"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 )
@@ -105,7 +106,7 @@ func (a *Auth) candidate(ctx context.Context, username, password string) (candid
 // login is Login for a client at an address. Credentials that were verified recently pass at once. Others wait for their turn to compute a hash,
 // and are refused without one when the address has too many failures (TooMany). Unknown users and wrong passwords take the same time.
 func (a *Auth) login(ctx context.Context, from, username, password string) (pulp.User, error) {
-	network := network(from)
+	network := clientaddr.Network(from)
 	c, err := a.candidate(ctx, username, password)
 	if err != nil {
 		if fault.Is(err, fault.Unauthenticated) {

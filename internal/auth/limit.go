@@ -223,20 +223,3 @@ func (l *limiter) fail(from netip.Prefix) error {
 	l.failures.Add(from, append(l.recent(from), l.now()))
 	return nil
 }
-
-// network returns what failures from a client address count against: the address itself for IPv4, its /64 for IPv6, and the same zero value for all
-// clients whose address is not known. The address may have a port.
-func network(client string) netip.Prefix {
-	addr, err := netip.ParseAddr(client)
-	if err != nil {
-		with, _ := netip.ParseAddrPort(client)
-		addr = with.Addr()
-	}
-	addr = addr.Unmap().WithZone("")
-	bits := 64
-	if addr.Is4() {
-		bits = 32
-	}
-	p, _ := addr.Prefix(bits) // the zero Prefix for the zero Addr
-	return p
-}

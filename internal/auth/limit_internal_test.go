@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/countersign/countersign/internal/clientaddr"
 	"github.com/countersign/countersign/internal/fault"
 )
 
@@ -24,7 +25,7 @@ type bench struct {
 // attempt queues one attempt of an address, behind those before it.
 func (b *bench) attempt(ctx context.Context, from string, fails bool) {
 	b.all.Go(func() {
-		p := network(from)
+		p := clientaddr.Network(from)
 		err := b.acquire(ctx, p)
 		switch {
 		case errors.Is(err, context.Canceled):
@@ -114,7 +115,7 @@ func TestFullQueues(t *testing.T) {
 			t.Errorf("%d refused, %d wait, want 3 and %d", got, b.waiting, maxWaiting)
 		}
 		b.attempt(ctx, "203.0.113.1", false)
-		if got := len(b.queues[network("192.0.2.1")].waiting); refused() != 4 || b.waiting != maxWaiting || got != maxWaitingOfOne-1 || len(b.queues[network("203.0.113.1")].waiting) != 1 {
+		if got := len(b.queues[clientaddr.Network("192.0.2.1")].waiting); refused() != 4 || b.waiting != maxWaiting || got != maxWaitingOfOne-1 || len(b.queues[clientaddr.Network("203.0.113.1")].waiting) != 1 {
 			t.Errorf("%d refused, %d wait, %d of the first address", refused(), b.waiting, got)
 		}
 		cancel()
@@ -132,7 +133,7 @@ func TestNetworks(t *testing.T) {
 		"192.0.2.1:5000": "192.0.2.1/32", "192.0.2.1": "192.0.2.1/32", "[::ffff:192.0.2.1]:5000": "192.0.2.1/32", "::ffff:192.0.2.1": "192.0.2.1/32",
 		"[2001:db8:1:2:3::4]:5000": "2001:db8:1:2::/64", "2001:db8:1:2:3::4": "2001:db8:1:2::/64", "[fe80::1%eth0]:5000": "fe80::/64", "@": "invalid Prefix", "": "invalid Prefix",
 	} {
-		if got := network(client).String(); got != want {
+		if got := clientaddr.Network(client).String(); got != want {
 			t.Errorf("%q: %s, want %s", client, got, want)
 		}
 	}

@@ -102,3 +102,18 @@ func parse(text string) (netip.Addr, bool) {
 	}
 	return a.Unmap().WithZone(""), err == nil
 }
+
+// Network returns the network that stands for a client where clients share something bounded: the address, of IPv6 the /64. client is an http.Request's RemoteAddr, with
+// or without a port; one that is no address has the zero Prefix.
+func Network(client string) netip.Prefix {
+	addr, ok := parse(client)
+	if !ok {
+		return netip.Prefix{}
+	}
+	bits := 64
+	if addr.Is4() {
+		bits = 32
+	}
+	p, _ := addr.Prefix(bits)
+	return p
+}

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/url"
+	"reflect"
 	"sync"
 	"time"
-
-	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/mirror"
@@ -17,206 +17,244 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// Filler fetches blobs that a sync has left to come later, when somebody asks for one (contract 2.6, policies on_demand and streamed). It is safe for
-// concurrent use: a blob is fetched from a remote once at a time, whoever asks.
+// Filler fetches absent blobs, which a sync with the policy on_demand or streamed has left at the remote, when a client asks for one. Requests for the same blob share one fetch.
+// It is safe for concurrent use.
 type Filler struct {
 	Store  *store.Store
 	Blobs  Blobs
 	Mirror *mirror.Network
 	Log    *slog.Logger
-	// Idle is how long who asked first may take no bytes before the blob is fetched without them.
+	// Idle is how long the request that caused a fetch may take no bytes before the fetch goes on without it.
 	Idle time.Duration
+	// Limits bound the fetches and the requests that wait; read once, at the first fetch.
+	Limits Limits
 
-	mu      sync.Mutex
-	flights map[flight]chan struct{}
-	busy    int
+	once    sync.Once
+	flights *flights
 }
 
-// flight is a blob on its way from a remote.
-type flight struct {
-	digest digest.Digest
-	remote string
-}
-
-// maxFlights is how many blobs are fetched at a time.
-const maxFlights = 64
-
+// Errors of a fetch that the proxy answers.
 var (
 	// ErrNoSource says that no remote has an absent blob any more.
-	ErrNoSource = fault.New(fault.Unavailable, "The blob was never fetched, and the remote that had it is gone; sync the repository again.")
-	errBusy     = fault.New(fault.TooMany, "Too many blobs are being fetched from remotes; ask again.")
+	ErrNoSource = fault.New(fault.NotFound, "The blob was never fetched, and no remote has it any more; sync the repository again, or push the blob.")
+	errChanged  = fault.New(fault.Unavailable, "The remote was removed or changed while the blob was being fetched.")
 )
 
-// Fetched is what comes of asking for an absent blob.
+// Fetched is the result of Fetch.
 type Fetched struct {
-	io.ReadCloser      // its bytes as they come; nil for who waited while somebody else had it fetched
-	Kept          bool // the repository has it afterwards; else it is to be fetched whenever it is asked for
+	io.ReadCloser      // the bytes as they arrive; nil for a request that waited for another one's fetch
+	Kept          bool // the repository has the blob afterwards; otherwise each request fetches it
 }
 
-// Fetch fetches a blob that a repository has claimed, from the remote that it claims it of and from no other. Who asks first gets a reader; it ends with
-// an error unless the bytes were the digest's, and closing it early does not stop the fetching of a blob that is kept. Who asks meanwhile waits and gets
-// none. When the reader ends, a blob that is kept is there, and who asks after one that failed is first again.
-func (f *Filler) Fetch(ctx context.Context, repo pulp.Repository, b pulp.Blob) (Fetched, error) {
-	key := flight{b.Digest, repo.ID + b.RemoteID}
-	f.mu.Lock()
-	ended, busy := f.flights[key]
-	if !busy && f.busy >= maxFlights {
-		f.mu.Unlock()
-		return Fetched{}, errBusy
-	}
-	if !busy {
-		if f.flights == nil {
-			f.flights = map[flight]chan struct{}{}
-		}
-		ended = make(chan struct{})
-		f.flights[key] = ended
-		f.busy++
-	}
-	f.mu.Unlock()
-	if busy {
-		select {
-		case <-ended:
-			return Fetched{Kept: true}, nil
-		case <-ctx.Done():
-			return Fetched{}, ctx.Err()
-		}
-	}
-	land := sync.OnceFunc(func() { // who waits looks again
-		f.mu.Lock()
-		delete(f.flights, key)
-		f.mu.Unlock()
-		close(ended)
-	})
-	done := func() {
-		land()
-		f.mu.Lock()
-		f.busy--
-		f.mu.Unlock()
-	}
-	working := context.WithoutCancel(ctx)
-	from, remote, err := f.open(working, b)
+// Fetch fetches a blob that a repository has claimed, from the remote that it claims it of and from no other. client names the caller for its share of the fetches: at most so many run at
+// a time for one client, one remote and one host, and a request without a place waits for one. TooMany when none becomes free in time.
+//
+// The first request gets a reader. It ends with an error unless the bytes match the digest; closing it early does not stop the fetch of a blob that is kept. A request
+// that comes meanwhile waits for the end and gets no reader: its caller looks for the blob again.
+//
+// A fetch ends early when its remote is removed or changed, sends too slowly, or takes longer than Limits.Total.
+func (f *Filler) Fetch(ctx context.Context, client string, repo pulp.Repository, b pulp.Blob) (Fetched, error) {
+	remote, err := f.remote(ctx, b)
 	if err != nil {
-		done()
 		return Fetched{}, err
 	}
 	keep := remote.Policy != pulp.Streamed
-	if !keep { // there is nothing to wait for
-		land()
+	p := passenger{key: flightKey{b.Digest, repo.ID, remote.ID}, client: client, remote: remote.ID, host: hostOf(remote), alone: !keep}
+	flights := f.board()
+	s, err := flights.board(ctx, p)
+	if err != nil {
+		return Fetched{}, err
+	}
+	if !s.own {
+		return Fetched{Kept: true}, flights.join(ctx, s.flight, p)
+	}
+	now, err := f.Store.RepositoryBlob(ctx, repo.ID, b.ID)
+	if err != nil || !now.Absent || now.RemoteID != b.RemoteID { // while the request waited
+		flights.land(s.flight, nil)
+		flights.leave(s.flight)
+		return Fetched{Kept: true}, err
+	}
+	t := f.transfer(ctx, repo, b, remote)
+	if err := t.open(); err != nil {
+		t.end(err)
+		flights.land(s.flight, forOthers(err))
+		flights.leave(s.flight)
+		return Fetched{}, err
 	}
 	reader, writer := io.Pipe()
 	to := &follower{pipe: writer, idle: f.Idle, needed: !keep}
+	context.AfterFunc(t.ctx, func() { _ = writer.CloseWithError(context.Cause(t.ctx)) })
 	go func() {
-		defer done()
-		err := f.fetch(working, repo, b, io.TeeReader(from, to), keep)
-		from.close()
-		land() // before who asked first has the end, and may ask again
-		if err != nil && !errors.Is(err, errGone) {
-			f.Log.WarnContext(working, "blob not fetched", slog.String("digest", string(b.Digest)), slog.String("remote", remote.Name), slog.Any("err", err))
-		}
+		defer flights.leave(s.flight)
+		err := t.run(to)
+		flights.land(s.flight, forOthers(err)) // before the first request sees the end, and perhaps asks again
 		to.end(err)
+		t.end(err)
 	}()
 	return Fetched{reader, keep}, nil
 }
 
-// source is a blob on its way from a remote.
-type source struct {
-	io.Reader
-	close func()
+// board returns the flights, made by the first call.
+func (f *Filler) board() *flights {
+	f.once.Do(func() { f.flights = newFlights(f.Limits) })
+	return f.flights
 }
 
-// open asks the remote that a blob is claimed of.
-func (f *Filler) open(ctx context.Context, b pulp.Blob) (*source, pulp.Remote, error) {
+// remote returns the remote that a blob is claimed of.
+func (f *Filler) remote(ctx context.Context, b pulp.Blob) (pulp.Remote, error) {
 	if b.RemoteID == "" {
-		return nil, pulp.Remote{}, ErrNoSource
+		return pulp.Remote{}, ErrNoSource
 	}
 	remote, err := f.Store.Remote(ctx, b.RemoteID)
 	if fault.Is(err, fault.NotFound) {
-		return nil, remote, ErrNoSource
-	} else if err != nil {
-		return nil, remote, err
+		return remote, ErrNoSource
 	}
-	registry, err := f.Mirror.Open(remote)
-	if err != nil {
-		return nil, remote, asUnavailable(err)
-	}
-	body, err := registry.Blob(ctx, b.Digest, b.Size)
-	if err != nil {
-		registry.Close()
-		return nil, remote, asUnavailable(err)
-	}
-	return &source{body, func() { _ = body.Close(); registry.Close() }}, remote, nil
+	return remote, err
 }
 
-// asUnavailable makes a remote's no one that does not sound like this registry's own.
-// What the remote said is for the log: who pulls need not know where the bytes come from.
+func hostOf(r pulp.Remote) string {
+	u, err := url.Parse(r.URL)
+	if err != nil {
+		return r.URL
+	}
+	return u.Host
+}
+
+// forOthers returns the error of a flight for the requests that waited for it; nil when they should look again.
+func forOthers(err error) error {
+	if errors.Is(err, errChanged) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// transfer is a blob on its way from a remote.
+type transfer struct {
+	*Filler
+	ctx      context.Context //nolint:containedctx // it is the transfer's: canceled when the transfer must end
+	cancel   context.CancelCauseFunc
+	stop     func() // releases the timer of ctx
+	meter    *mirror.Meter
+	repo     pulp.Repository
+	blob     pulp.Blob
+	remote   pulp.Remote
+	registry *mirror.Registry
+	body     io.ReadCloser
+}
+
+// transfer prepares a transfer. One of a blob that is kept outlives the request that causes it.
+func (f *Filler) transfer(ctx context.Context, repo pulp.Repository, b pulp.Blob, remote pulp.Remote) *transfer {
+	if remote.Policy != pulp.Streamed {
+		ctx = context.WithoutCancel(ctx)
+	}
+	total := f.board().limits.Total
+	ctx, stop := context.WithTimeoutCause(ctx, total, fault.New(fault.Unavailable, "The blob took longer than %v.", total))
+	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, meter := f.Mirror.Pace.Start(ctx)
+	return &transfer{Filler: f, ctx: ctx, cancel: cancel, stop: stop, meter: meter, repo: repo, blob: b, remote: remote}
+}
+
+// open asks the remote for the blob. It waits no longer than for any other piece of it.
+func (t *transfer) open() (err error) {
+	go t.watch()
+	limit := t.meter.Window()
+	slow := time.AfterFunc(limit, func() { t.cancel(fault.New(fault.Unavailable, "The remote has not answered for %v.", limit)) })
+	defer slow.Stop()
+	if t.registry, err = t.Mirror.Open(t.remote); err != nil {
+		return asUnavailable(err)
+	}
+	if t.body, err = t.registry.Blob(t.ctx, t.blob.Digest, t.blob.Size); err != nil {
+		return t.failed(asUnavailable(err))
+	}
+	return nil
+}
+
+// failed returns the reason why a transfer failed: if its context has ended, the cause of that.
+func (t *transfer) failed(err error) error {
+	cause := context.Cause(t.ctx)
+	switch {
+	case err == nil || cause == nil:
+		return err
+	case errors.Is(cause, errChanged) || errors.Is(cause, context.Canceled):
+		return cause
+	}
+	return asUnavailable(cause)
+}
+
+// Read implements io.Reader for the remote's bytes.
+func (t *transfer) Read(p []byte) (int, error) {
+	n, err := t.meter.Read(t.body, p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = asUnavailable(err)
+	}
+	return n, err
+}
+
+// asUnavailable wraps an error of a remote so that it does not read like this registry's own.
+// The remote's words are for the log only: clients need not know where the bytes come from.
 func asUnavailable(err error) error {
 	return fault.Wrap(fault.Unavailable, err, "The remote that has the blob does not give it.")
 }
 
-// fetch reads a blob to its end, keeps it where it is to be kept and nobody has it yet, and notes that the remote has shown it.
-func (f *Filler) fetch(ctx context.Context, repo pulp.Repository, b pulp.Blob, from io.Reader, keep bool) error {
-	known, err := f.Store.Blob(ctx, b.Digest)
+// watch cancels the transfer when the remote is removed, or changed in anything that decides which bytes come. Another process may have done that, so it asks the database.
+func (t *transfer) watch() {
+	tick := time.NewTicker(t.board().limits.Watch)
+	defer tick.Stop()
+	for {
+		select {
+		case <-t.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now, err := t.Store.Remote(t.ctx, t.remote.ID)
+		if fault.Is(err, fault.NotFound) || err == nil && !sameSource(now, t.remote) {
+			t.cancel(errChanged)
+			return
+		}
+	}
+}
+
+// sameSource reports whether two states of a remote lead to the same repository in the same way.
+func sameSource(a, b pulp.Remote) bool {
+	return a.URL == b.URL && a.UpstreamName == b.UpstreamName && reflect.DeepEqual(a.Secrets, b.Secrets) && reflect.DeepEqual(a.Connection, b.Connection)
+}
+
+// run reads the blob to its end and passes it on. It keeps the blob where it is to be kept and the server does not have it yet, and records that the remote has shown it.
+func (t *transfer) run(to *follower) error {
+	defer func() { _ = t.body.Close() }()
+	return t.failed(t.keep(io.TeeReader(t, to)))
+}
+
+func (t *transfer) keep(from io.Reader) error {
+	known, err := t.Store.Blob(t.ctx, t.blob.Digest)
 	if err != nil {
 		return err
 	}
+	keep := t.remote.Policy != pulp.Streamed
 	if !keep || !known.Absent {
 		if _, err := io.Copy(io.Discard, from); err != nil || !keep {
 			return err
 		}
-		return f.Store.FilledBlob(ctx, repo.ID, b.RemoteID, known)
+		return t.Store.FilledBlob(t.ctx, t.repo.ID, t.remote.ID, known)
 	}
-	got, err := f.Blobs.Receive(ctx, repo.Name, b.Digest, from)
+	got, err := t.Blobs.Receive(t.ctx, t.repo.Name, t.blob.Digest, from)
 	if errors.Is(err, storage.ErrDigest) {
-		return fault.New(fault.Unavailable, "The remote's bytes are not those of %s.", b.Digest)
+		return fault.New(fault.Unavailable, "The remote's bytes are not those of %s.", t.blob.Digest)
 	} else if err != nil {
 		return err
 	}
-	return f.Blobs.Record(ctx, got, func(ctx context.Context) error { return f.Store.FilledBlob(ctx, repo.ID, b.RemoteID, got) }, nil)
+	return t.Blobs.Record(t.ctx, got, func(ctx context.Context) error { return t.Store.FilledBlob(ctx, t.repo.ID, t.remote.ID, got) }, nil)
 }
 
-// follower hands bytes on to who asked, for as long as they take them, and holds the last ones back until all are known to be right.
-type follower struct {
-	pipe   *io.PipeWriter
-	idle   time.Duration
-	needed bool // without a follower there is no use in reading on
-	held   []byte
-	gone   bool
-}
-
-var errGone = errors.New("nobody takes the bytes")
-
-// Write implements io.Writer. It fails only when the follower is needed and gone.
-func (f *follower) Write(p []byte) (int, error) {
-	f.pass(f.held)
-	now := max(0, len(p)-heldBack)
-	f.pass(p[:now])
-	f.held = append(f.held[:0], p[now:]...)
-	if f.gone && f.needed {
-		return 0, errGone
+// end releases everything that the transfer holds, and logs its failure.
+func (t *transfer) end(err error) {
+	if t.registry != nil {
+		t.registry.Close()
 	}
-	return len(p), nil
-}
-
-// heldBack is how many of the last bytes wait for the others to be right.
-const heldBack = 1024
-
-var errSlow = errors.New("the bytes were not taken in time")
-
-func (f *follower) pass(p []byte) {
-	if f.gone || len(p) == 0 {
-		return
+	if err != nil && !errors.Is(err, errGone) && !errors.Is(err, context.Canceled) {
+		t.Log.WarnContext(t.ctx, "blob not fetched", slog.String("digest", string(t.blob.Digest)), slog.String("remote", t.remote.Name), slog.Any("err", err))
 	}
-	slow := time.AfterFunc(f.idle, func() { _ = f.pipe.CloseWithError(errSlow) })
-	defer slow.Stop()
-	if _, err := f.pipe.Write(p); err != nil {
-		f.gone = true
-	}
-}
-
-// end passes the last bytes on, or the error in their place.
-func (f *follower) end(err error) {
-	if err == nil {
-		f.pass(f.held)
-	}
-	_ = f.pipe.CloseWithError(err)
+	t.meter.Stop()
+	t.cancel(nil)
+	t.stop()
 }

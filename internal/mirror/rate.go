@@ -46,6 +46,9 @@ func (p Pace) Start(ctx context.Context) (context.Context, *Meter) {
 	return ctx, &Meter{pace: p.orDefault(), cancel: cancel}
 }
 
+// Window returns the window of the meter's pace.
+func (m *Meter) Window() time.Duration { return m.pace.Window }
+
 // Read reads once from r and counts its time and its bytes. The reader must end when the context of Start does.
 func (m *Meter) Read(r io.Reader, p []byte) (int, error) {
 	m.mu.Lock()

@@ -66,6 +66,12 @@ func (s *Store) MoveBlob(ctx context.Context, d digest.Digest, from, to string) 
 	})
 }
 
+// RepositoryBlob returns a blob, by its id, as a repository has it. NotFound when there is none.
+func (s *Store) RepositoryBlob(ctx context.Context, repositoryID, id string) (pulp.Blob, error) {
+	b, err := s.blobIn(ctx, repositoryID, `$2`, id)
+	return b, notFound(err, "Blob not found.")
+}
+
 // blobIn returns a blob as a repository has it: absent, with the size that it claims, when it has a remote's word alone. id is the expression for its id, with the repository's
 // as $1 and args behind it.
 func (s *Store) blobIn(ctx context.Context, repositoryID, id string, args ...any) (pulp.Blob, error) {

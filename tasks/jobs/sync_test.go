@@ -427,7 +427,7 @@ func TestSyncOnDemand(t *testing.T) {
 		if err != nil || !b.Absent {
 			return nil, errors.Join(err, errors.New("it is here"))
 		}
-		r, err := w.filler.Fetch(t.Context(), w.repo, b)
+		r, err := w.filler.Fetch(t.Context(), "c", w.repo, b)
 		if err != nil || r.ReadCloser == nil {
 			return nil, err
 		}
@@ -616,7 +616,7 @@ func TestSyncIsNoWayToOthersBlobs(t *testing.T) {
 		if err != nil || !b.Absent || b.Data != nil {
 			t.Errorf("the blob is %+v, %v", b, err)
 		}
-		if _, err := w.filler.Fetch(t.Context(), w.repo, b); err == nil || strings.Contains(err.Error(), g.server.URL) && strings.HasPrefix(err.Error(), "4") {
+		if _, err := w.filler.Fetch(t.Context(), "c", w.repo, b); err == nil || strings.Contains(err.Error(), g.server.URL) && strings.HasPrefix(err.Error(), "4") {
 			t.Errorf("fetched: %v", err)
 		}
 	}
@@ -651,7 +651,7 @@ func TestAClaimIsMetByItsOwnRemoteAlone(t *testing.T) {
 		}
 		claimed := pulp.Blob{ID: b.ID, Digest: b.Digest, Size: 1, Absent: true, RemoteID: remote.ID}
 		victims.count()
-		if _, err := w.filler.Fetch(t.Context(), repo, claimed); err == nil {
+		if _, err := w.filler.Fetch(t.Context(), "c", repo, claimed); err == nil {
 			t.Error("fetched")
 		}
 		if n := victims.count(); len(n) != 0 {

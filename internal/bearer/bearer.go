@@ -135,19 +135,44 @@ func (a *Authority) Learn(res *http.Response, scopes []string) error {
 			a.basic = true
 			return nil
 		case strings.EqualFold(scheme, "Bearer"):
-			params := map[string]string{}
-			for _, m := range challengeParam.FindAllStringSubmatch(rest, -1) {
-				params[strings.ToLower(m[1])] = m[2]
-			}
-			realm, err := url.Parse(params["realm"])
-			if err != nil || realm.Host == "" || realm.Scheme != "https" && realm.Scheme != "http" {
-				return ErrNoService
+			realm, params, err := challenge(rest)
+			if err != nil {
+				return err
 			}
 			a.realm, a.service = realm, params["service"]
 			return nil
 		}
 	}
 	return refused(res)
+}
+
+// challenge returns the token service that a Bearer challenge names, and its parameters by lower-case name.
+func challenge(text string) (*url.URL, map[string]string, error) {
+	params := map[string]string{}
+	for _, m := range challengeParam.FindAllStringSubmatch(text, -1) {
+		params[strings.ToLower(m[1])] = m[2]
+	}
+	realm, err := url.Parse(params["realm"])
+	if err != nil || realm.Host == "" || realm.Scheme != "https" && realm.Scheme != "http" {
+		return nil, nil, ErrNoService
+	}
+	return realm, params, nil
+}
+
+// Challenge returns the token service and the scopes that the first Bearer challenge of an answer names. ok is false when there is none.
+func Challenge(res *http.Response) (realm *url.URL, scopes []string, ok bool) {
+	for _, header := range res.Header.Values("WWW-Authenticate") {
+		scheme, rest, _ := strings.Cut(header, " ")
+		if !strings.EqualFold(scheme, "Bearer") {
+			continue
+		}
+		realm, params, err := challenge(rest)
+		if err != nil {
+			return nil, nil, false
+		}
+		return realm, strings.Fields(params["scope"]), true
+	}
+	return nil, nil, false
 }
 
 func refused(res *http.Response) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ const (
 	maxTagPages = 1_000
 	maxTagPage  = 8 << 20 // bytes of one page
 	tagPage     = 1_000   // names that a page is asked to have
+	namesLogged = 20      // of those that are no tags
 )
 
 // manifestTypes are the media types that a manifest is asked for in.
@@ -41,20 +43,21 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 	at := g.at("/v2/" + g.name + "/tags/list")
 	at.RawQuery = "n=" + strconv.Itoa(tagPage)
 	var tags []string
-	names := 0
+	names, bad := 0, 0
 	seen, pages := map[string]bool{}, map[string]bool{}
 	for range maxTagPages {
 		pages[at.RawQuery] = true
-		header, body, err := g.document(ctx, request{method: http.MethodGet, url: at}, maxTagPage)
+		answer, err := g.document(ctx, request{method: http.MethodGet, url: at}, maxTagPage)
 		if err != nil {
 			return nil, err
 		}
+		at = answer.url // the list goes on where it was
 		var page struct {
 			Name *string         `json:"name"`
 			Tags json.RawMessage `json:"tags"`
 		}
 		var listed []string
-		if err = json.Unmarshal(body, &page); err == nil && page.Tags != nil {
+		if err = json.Unmarshal(answer.body, &page); err == nil && page.Tags != nil {
 			err = json.Unmarshal(page.Tags, &listed)
 		} else if err == nil && page.Name == nil { // an object about something else
 			err = errors.New("it has neither a name nor tags")
@@ -71,6 +74,9 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 			}
 			if !pulp.ValidTag(name) {
 				g.skip(SkippedTag, name)
+				if bad++; bad <= namesLogged {
+					g.network.Log.WarnContext(ctx, "tag left out: its name is not well-formed", slog.String("remote", g.remote.Name), slog.String("tag", name[:min(len(name), 200)]))
+				}
 				continue
 			}
 			if !seen[name] {
@@ -78,7 +84,7 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 				tags = append(tags, name)
 			}
 		}
-		switch next, err := bearer.NextPage(at, header); {
+		switch next, err := bearer.NextPage(at, answer.header); {
 		case err != nil:
 			return nil, fault.Wrap(fault.Denied, err, "The remote's list of tags goes on elsewhere; that is refused.")
 		case next == nil:
@@ -164,11 +170,12 @@ func (g *Registry) Manifest(ctx context.Context, reference string) (Manifest, er
 		return Manifest{}, unknown(reference)
 	}
 	q := request{method: http.MethodGet, url: g.at("/v2/" + g.name + "/manifests/" + reference), header: manifestTypes}
-	header, payload, err := g.document(ctx, q, pulp.MaxManifestSize)
+	answer, err := g.document(ctx, q, pulp.MaxManifestSize)
 	if err != nil {
 		return Manifest{}, err
 	}
-	m := Manifest{mediaType(header), digest.FromBytes(payload), payload}
+	payload := answer.body
+	m := Manifest{mediaType(answer.header), digest.FromBytes(payload), payload}
 	if want := digest.Digest(reference); known(want) {
 		m.Digest = want.Algorithm().FromBytes(payload)
 		if m.Digest != want {
@@ -213,7 +220,7 @@ type blob struct {
 // open asks for the bytes from where the reader is.
 func (b *blob) open() error {
 	g := b.registry
-	q := request{method: http.MethodGet, url: g.at("/v2/" + g.name + "/blobs/" + string(b.digest)), anywhere: true}
+	q := request{method: http.MethodGet, url: g.at("/v2/" + g.name + "/blobs/" + string(b.digest)), blob: true}
 	if b.at > 0 {
 		q.header = http.Header{"Range": {"bytes=" + strconv.FormatInt(b.at, 10) + "-"}}
 	}

@@ -337,6 +337,9 @@ func TestRedirectsDownAndAround(t *testing.T) {
 	if _, err := g.Blob(t.Context(), digest.FromString("down"), 1); !fault.Is(err, fault.Denied) || strings.Contains(err.Error(), secret) {
 		t.Errorf("from https to http: %v", err)
 	}
+	if _, err := g.Manifest(t.Context(), string(digest.FromString("down"))); !fault.Is(err, fault.Denied) || strings.Contains(err.Error(), secret) {
+		t.Errorf("from https to http: %v", err)
+	}
 	hops.Store(0)
 	if _, err := g.Blob(t.Context(), digest.FromString("around"), 1); !fault.Is(err, fault.Unavailable) || hops.Load() != 6 {
 		t.Errorf("around: %v after %d", err, hops.Load())

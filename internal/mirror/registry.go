@@ -41,6 +41,7 @@ type Registry struct {
 	proxy    *url.URL
 	client   *http.Client
 	auth     *bearer.Authority
+	guests   guests // hosts that the remote redirects to
 	rate     *rate.Limiter
 	close    func()
 
@@ -107,6 +108,7 @@ func (n *Network) Open(r pulp.Remote) (*Registry, error) {
 	if err := g.connect(); err != nil {
 		return nil, err
 	}
+	g.guests.client = g.client
 	g.auth = bearer.New(base, g.client, text(r.Secrets.Username), text(r.Secrets.Password), func(realm *url.URL) bool { return sameDomain(realm, base) })
 	if n := r.Connection.RateLimit; n != nil && *n > 0 {
 		g.rate = rate.NewLimiter(rate.Limit(*n), 1)

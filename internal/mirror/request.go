@@ -37,10 +37,10 @@ type request struct {
 	url       *url.URL
 	header    http.Header
 	anonymous bool // without credentials and the remote's own headers
-	anywhere  bool // may be redirected to other hosts: blobs in object stores
+	blob      bool // the answer is as large as a blob, and may take as long
 }
 
-// redirectable marks the requests that may go to other hosts.
+// redirectable marks the context of requests that may go to other hosts: all but those to token services.
 type redirectable struct{}
 
 // at returns the URL of a path of the remote's.
@@ -55,8 +55,16 @@ func (g *Registry) do(ctx context.Context, q request) (*http.Response, error) {
 	return g.again(ctx, q, func() (*http.Response, error) { return g.once(ctx, q) })
 }
 
-// document returns the body of an answer of 200, of at most so many bytes. One that breaks off is asked for again.
-func (g *Registry) document(ctx context.Context, q request, limit int64) (header http.Header, body []byte, err error) {
+// document is a whole answer of 200.
+type document struct {
+	url    *url.URL // where it was, after redirects
+	header http.Header
+	body   []byte
+}
+
+// document returns an answer of 200 with at most so many bytes. One that breaks off is asked for again.
+func (g *Registry) document(ctx context.Context, q request, limit int64) (document, error) {
+	var body []byte
 	res, err := g.again(ctx, q, func() (*http.Response, error) { //nolint:bodyclose // readAll and refused end it
 		res, err := g.once(ctx, q)
 		if err != nil || res.StatusCode != http.StatusOK {
@@ -68,12 +76,12 @@ func (g *Registry) document(ctx context.Context, q request, limit int64) (header
 		return res, nil
 	})
 	if err != nil {
-		return nil, nil, err
+		return document{}, err
 	}
 	if res.StatusCode != http.StatusOK {
-		return nil, nil, refused(res)
+		return document{}, refused(res)
 	}
-	return res.Header, body, nil
+	return document{res.Request.URL, res.Header, body}, nil
 }
 
 // retries is how often a request is sent again, and a blob's connection made anew.
@@ -159,20 +167,27 @@ func retryAfter(text string, now time.Time) (time.Duration, bool) {
 	return 0, false
 }
 
-// once sends a request once, and once more with fresh credentials when the remote asks for them.
+// once sends a request once, and once more with fresh credentials when the remote, or a host that it redirects to, asks for them.
 func (g *Registry) once(ctx context.Context, q request) (*http.Response, error) {
 	scopes := []string{"repository:" + g.name + ":pull"}
-	for asked := false; ; asked = true {
+	asked := map[string]bool{}
+	for {
 		if g.rate != nil {
 			if err := g.rate.Wait(ctx); err != nil {
 				return nil, err
 			}
 		}
 		res, err := g.send(ctx, q, scopes)
-		if err != nil || q.anonymous || asked || res.StatusCode != http.StatusUnauthorized {
+		if err != nil || q.anonymous || res.StatusCode != http.StatusUnauthorized || asked[hostOf(res.Request.URL)] {
 			return res, err
 		}
-		if err := g.auth.Learn(res, scopes); err != nil {
+		asked[hostOf(res.Request.URL)] = true
+		if bearer.SameHost(res.Request.URL, g.base) {
+			err = g.auth.Learn(res, scopes)
+		} else {
+			err = g.guests.learn(res)
+		}
+		if err != nil {
 			if _, refused := errors.AsType[*bearer.RefusedError](err); refused {
 				return res, nil // its 401 says it
 			}
@@ -188,7 +203,7 @@ func (g *Registry) send(ctx context.Context, q request, scopes []string) (*http.
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := func() { cancel(nil) }
 	total := seconds(c.TotalTimeout, 0)
-	if !q.anywhere && (total == 0 || total > maxAnswer) {
+	if !q.blob && (total == 0 || total > maxAnswer) {
 		total = maxAnswer
 	}
 	if total > 0 {
@@ -211,15 +226,18 @@ func (g *Registry) send(ctx context.Context, q request, scopes []string) (*http.
 	for key, values := range q.header { // what the request is about is not for the remote's settings to change
 		r.Header[key] = values
 	}
-	if !q.anonymous && bearer.SameHost(q.url, g.base) {
-		if err := g.auth.Authorize(ctx, r, scopes); err != nil {
+	if !q.anonymous {
+		if bearer.SameHost(q.url, g.base) {
+			err = g.auth.Authorize(ctx, r, scopes)
+		} else {
+			err = g.guests.authorize(ctx, r)
+		}
+		if err != nil {
 			stop()
 			return nil, err
 		}
 	}
-	if q.anywhere { // but not its token
-		r = r.WithContext(context.WithValue(ctx, redirectable{}, true))
-	}
+	r = r.WithContext(context.WithValue(ctx, redirectable{}, true)) // but not its token
 	res, err := g.client.Do(r)
 	if err != nil {
 		cause := context.Cause(ctx)
@@ -233,7 +251,8 @@ func (g *Registry) send(ctx context.Context, q request, scopes []string) (*http.
 	return res, nil
 }
 
-// redirect decides about a redirect: only blobs may come from another host, and then nothing goes there that is for the remote alone.
+// redirect decides about a redirect. Another host gets neither the remote's credentials nor its headers, only an anonymous token of its own where it has asked for one. Token
+// services may not redirect to another host.
 func (g *Registry) redirect(r *http.Request, via []*http.Request) error {
 	first := via[0].URL
 	switch {
@@ -244,7 +263,7 @@ func (g *Registry) redirect(r *http.Request, via []*http.Request) error {
 	case bearer.SameHost(r.URL, first):
 		return nil
 	case r.Context().Value(redirectable{}) == nil:
-		return fault.New(fault.Denied, "The remote redirects to another host, %s; that is refused for all but blobs.", r.URL.Host)
+		return fault.New(fault.Denied, "The remote's token service redirects to another host, %s; that is refused.", r.URL.Host)
 	}
 	keep := http.Header{}
 	for _, key := range []string{"Accept", "Range", "User-Agent"} {
@@ -253,7 +272,7 @@ func (g *Registry) redirect(r *http.Request, via []*http.Request) error {
 		}
 	}
 	r.Header = keep //nolint:gosec // nothing else of the old ones goes on: that is the point
-	return nil
+	return g.guests.authorize(r.Context(), r)
 }
 
 // failed is the error of a request that got no answer, or none that lets in.

@@ -70,7 +70,7 @@ func (g *Registry) Signatures(ctx context.Context, from Source, d digest.Digest)
 
 func (g *Registry) extension(ctx context.Context, d digest.Digest) ([]Signature, error) {
 	at := g.at("/extensions/v2/" + g.name + "/signatures/" + string(d))
-	_, body, err := g.document(ctx, request{method: http.MethodGet, url: at}, pulp.MaxSignatureBody)
+	answer, err := g.document(ctx, request{method: http.MethodGet, url: at}, pulp.MaxSignatureBody)
 	if fault.Is(err, fault.NotFound) {
 		return nil, nil
 	} else if err != nil {
@@ -84,7 +84,7 @@ func (g *Registry) extension(ctx context.Context, d digest.Digest) ([]Signature,
 			Content       string `json:"content"`
 		} `json:"signatures"`
 	}
-	if err := json.Unmarshal(body, &list); err != nil {
+	if err := json.Unmarshal(answer.body, &list); err != nil {
 		return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of signatures is not JSON, url='%s'", bearer.Plain(at))
 	}
 	found := []Signature{}
@@ -106,14 +106,14 @@ func (g *Registry) lookaside(ctx context.Context, d digest.Digest) ([]Signature,
 	for n := 1; n <= maxLookaside; n++ {
 		at := *g.sigstore
 		at.Path += "/" + g.name + "@" + string(d.Algorithm()) + "=" + d.Encoded() + "/signature-" + strconv.Itoa(n)
-		_, content, err := g.document(ctx, request{method: http.MethodGet, url: &at, anonymous: true}, left)
+		answer, err := g.document(ctx, request{method: http.MethodGet, url: &at, anonymous: true}, left)
 		if fault.Is(err, fault.NotFound) {
 			return found, nil
 		} else if err != nil {
 			return nil, err
 		}
-		left -= int64(len(content))
-		found = append(found, Signature{"", content})
+		left -= int64(len(answer.body))
+		found = append(found, Signature{"", answer.body})
 	}
 	return found, nil
 }

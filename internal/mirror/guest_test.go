@@ -1,0 +1,182 @@
+package mirror_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// frontDoor is a registry that redirects every request to another host, as registry.k8s.io does. The other host wants anonymous tokens of a service of its own.
+type frontDoor struct {
+	front, back, service *witness
+	manifest             string
+
+	mu     sync.Mutex
+	tokens int
+	scopes []string
+}
+
+func newFrontDoor(t *testing.T) *frontDoor {
+	t.Helper()
+	f := &frontDoor{manifest: `{"schemaVersion":2}`}
+	f.service = newWitness(t, func(w http.ResponseWriter, r *http.Request) {
+		f.mu.Lock()
+		f.tokens++
+		f.scopes = append(f.scopes, r.URL.Query().Get("scope"))
+		f.mu.Unlock()
+		_, _ = io.WriteString(w, `{"token":"anonymous"}`)
+	})
+	back := http.NewServeMux()
+	back.HandleFunc("GET /v2/prod/images/app/tags/list", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("last") == "" {
+			w.Header().Set("Link", `</v2/prod/images/app/tags/list?last=a>; rel="next"`)
+			_, _ = io.WriteString(w, `{"tags":["a"]}`)
+			return
+		}
+		_, _ = io.WriteString(w, `{"tags":["b"]}`)
+	})
+	back.HandleFunc("GET /v2/prod/images/app/manifests/{reference}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", pulp.OCIManifest)
+		if r.PathValue("reference") == "silent" && r.Method == http.MethodHead {
+			return
+		}
+		w.Header().Set("Docker-Content-Digest", string(digest.FromString(f.manifest)))
+		_, _ = io.WriteString(w, f.manifest)
+	})
+	back.HandleFunc("GET /v2/prod/images/app/blobs/{digest}", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "layer") })
+	f.back = newWitness(t, nil)
+	f.back.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, _, ok := r.BasicAuth(); ok || r.Header.Get("X-Token") != "" {
+			t.Errorf("the other host learns the credentials of %q and %q", user, r.Header.Get("X-Token"))
+		}
+		if r.Header.Get("Authorization") != "Bearer anonymous" {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="`+f.service.URL+`/v2/token",service="back",scope="repository:prod/images/app:pull"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		back.ServeHTTP(w, r)
+	})
+	f.front = newWitness(t, nil)
+	f.front.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, ok := r.BasicAuth(); !ok || user != "robot" || password != secret {
+			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		http.Redirect(w, r, f.back.URL+strings.Replace(r.URL.Path, "/src/app/", "/prod/images/app/", 1), http.StatusTemporaryRedirect) // without the query, as that one does
+	})
+	return f
+}
+
+// A registry that redirects tag lists, manifests and blobs to another host is read, with an anonymous token of that host and without the remote's credentials.
+func TestRegistriesThatRedirectEverything(t *testing.T) {
+	t.Parallel()
+	f := newFrontDoor(t)
+	g := open127(t, f.front.URL, func(r *pulp.Remote) { r.Connection.Headers = []map[string]string{{"X-Token": secret}} })
+	if tags, err := g.Tags(t.Context()); err != nil || strings.Join(tags, " ") != "a b" {
+		t.Errorf("tags %v, %v", tags, err)
+	}
+	want := digest.FromString(f.manifest)
+	if d, err := g.Head(t.Context(), "a"); err != nil || d.Digest != want {
+		t.Errorf("HEAD: %+v, %v", d, err)
+	}
+	if d, m, err := g.Resolve(t.Context(), "silent"); err != nil || d != want || m == nil || string(m.Payload) != f.manifest {
+		t.Errorf("resolved %s %+v, %v", d, m, err)
+	}
+	if m, err := g.Manifest(t.Context(), string(want)); err != nil || m.Digest != want || m.MediaType != pulp.OCIManifest {
+		t.Errorf("manifest %+v, %v", m, err)
+	}
+	if _, err := g.Manifest(t.Context(), string(digest.FromString("another"))); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("other bytes for a digest: %v", err)
+	}
+	body, err := g.Blob(t.Context(), digest.FromString("layer"), 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(body); err != nil || string(got) != "layer" {
+		t.Errorf("blob %q, %v", got, err)
+	}
+	_ = body.Close()
+	f.service.check(t, true)
+	if f.tokens != 1 || f.scopes[0] != "repository:prod/images/app:pull" {
+		t.Errorf("%d tokens for %v", f.tokens, f.scopes)
+	}
+}
+
+// A challenge of the host that a redirect leads to never brings the remote's password there, nor to a token service that it names.
+func TestGuestsLearnNoPassword(t *testing.T) {
+	t.Parallel()
+	for name, challenge := range map[string]string{
+		"Basic":   `Basic realm="x"`,
+		"Bearer":  `Bearer realm="%s/token",service="x"`,
+		"nothing": ``,
+	} {
+		var other *witness
+		other = newWitness(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/token" {
+				_, _ = io.WriteString(w, `{"token":"x"}`)
+				return
+			}
+			if challenge != "" {
+				text := challenge
+				if strings.Contains(text, "%s") {
+					text = fmt.Sprintf(text, other.URL)
+				}
+				w.Header().Set("WWW-Authenticate", text)
+			}
+			w.WriteHeader(http.StatusUnauthorized)
+		})
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if _, _, ok := r.BasicAuth(); !ok {
+				w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			http.Redirect(w, r, other.URL+r.URL.Path, http.StatusFound)
+		}))
+		g := open127(t, s.URL)
+		if _, err := g.Manifest(t.Context(), "a"); !fault.Is(err, fault.Unavailable) || !strings.HasPrefix(err.Error(), "401, ") {
+			t.Errorf("%s: %v", name, err)
+		}
+		other.mu.Lock()
+		for _, told := range other.told {
+			if told != "Authorization: Bearer x" {
+				t.Errorf("%s: the other host is told %s", name, told)
+			}
+		}
+		if other.asked == 0 {
+			t.Errorf("%s: the other host was not asked", name)
+		}
+		other.mu.Unlock()
+		s.Close()
+	}
+}
+
+// A host that a redirect leads to over https may not send for a token without.
+func TestGuestsOverHTTPSWantNoTokensOverHTTP(t *testing.T) {
+	t.Parallel()
+	never := newWitness(t, nil)
+	s, ca, _ := tlsServer(t, nil)
+	other, otherCA, _ := tlsServer(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="`+never.URL+`/token",service="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, other.URL+r.URL.Path, http.StatusFound)
+	})
+	both := ca + otherCA
+	g := open127(t, s.URL, func(r *pulp.Remote) { r.Connection.CACert = &both })
+	if _, err := g.Manifest(t.Context(), "a"); !fault.Is(err, fault.Denied) {
+		t.Error(err)
+	}
+	never.check(t, false)
+}

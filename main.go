@@ -19,6 +19,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/internal/pidone"
 	"github.com/countersign/countersign/internal/telemetry"
 )
 
@@ -26,6 +27,13 @@ import (
 var version = "dev"
 
 func main() {
+	if pidone.Needed() {
+		status, err := pidone.Run(os.Args, os.Environ())
+		if err == nil {
+			os.Exit(status)
+		}
+		fmt.Fprintf(os.Stderr, "Processes that signing scripts leave behind will not be reaped: %v. Run the container with an init process (--init).\n", err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args, os.Environ(), os.Stdout, os.Stderr); err != nil {

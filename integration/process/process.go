@@ -82,10 +82,11 @@ const Patience = 3 * time.Minute
 type Command struct {
 	Program   string
 	Arguments []string
-	Env       []string      // the whole environment
-	Log       string        // file that gets both outputs, appended to
-	Ready     []string      // URLs that answer 200 or 401 when the server serves
-	Patience  time.Duration // for becoming ready; the constant Patience when zero
+	Env       []string             // the whole environment
+	Log       string               // file that gets both outputs, appended to
+	Ready     []string             // URLs that answer 200 or 401 when the server serves
+	Patience  time.Duration        // for becoming ready; the constant Patience when zero
+	Attr      *syscall.SysProcAttr // nil: a process group of its own
 }
 
 // Server is a running program.
@@ -108,6 +109,9 @@ func Start(ctx context.Context, c Command) (*Server, error) {
 	cmd.Stdout, cmd.Stderr = log, log
 	// A Ctrl-C at the terminal is for the tests: they end their servers themselves.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if c.Attr != nil {
+		cmd.SysProcAttr = c.Attr
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Program, err)
 	}

@@ -1,0 +1,77 @@
+package integration
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// orphaning is a script that signs and leaves behind processes of other sessions, which nothing of the server's kills, and which end soon.
+var orphaning = strings.Replace(seedScript, "# Create atomic", "for i in 1 2 3 4 5 6 7 8 9 10; do setsid sh -c 'sleep 0.01 & sleep 0.01' >/dev/null 2>&1 </dev/null & done\n# Create atomic", 1)
+
+// TestPIDOne runs the server and other verbs as the first process of a PID namespace, as container engines do: the orphans of 30 calls of a script are
+// reaped, SIGTERM ends the server as it does elsewhere, and each verb's output and exit status arrive.
+func TestPIDOne(t *testing.T) {
+	t.Parallel()
+	namespace := &syscall.SysProcAttr{Setpgid: true, Cloneflags: syscall.CLONE_NEWPID}
+	if os.Getuid() != 0 {
+		namespace.Cloneflags |= syscall.CLONE_NEWUSER
+	}
+	trusted := keyNamed(t, "trusted")
+	s := startServer(t)
+	for verb, want := range map[string]int{"version": 0, "remove-signing-service": 1} {
+		c := exec.CommandContext(t.Context(), s.command.Program, verb)
+		c.Env, c.SysProcAttr = s.env, namespace
+		said, err := c.CombinedOutput()
+		if errors.Is(err, syscall.EPERM) {
+			t.Skipf("PID namespaces are not permitted here: %v", err)
+		}
+		if got := c.ProcessState.ExitCode(); got != want || !bytes.Contains(said, []byte("countersign")) {
+			t.Errorf("%s: status %d, want %d: %s", verb, got, want, said)
+		}
+	}
+	service := s.addService(t, "orphans", trusted, orphaning)
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.command.Attr = namespace
+	s.start(t) // its end, by SIGTERM to process 1 and with status 0, is what startServer's cleanup demands
+	for i := range 30 {
+		s.tiny(t, "acme/app", strconv.Itoa(i), "one")
+	}
+	repository := text(s.repository(t, "acme/app")["pulp_href"])
+	s.signed(t, repository, object{"manifest_signing_service": service})
+	within(t, "process 1 has a running child, the server, and none to reap", func() bool {
+		states := childrenOf(t, s.PID())
+		return len(states) > 0 && !slices.Contains(states, "Z")
+	})
+}
+
+// childrenOf returns the states of the processes whose parent a process is. Those that wait to be reaped are among them.
+func childrenOf(t *testing.T, pid int) []string {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var states []string
+	for _, e := range entries {
+		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat")
+		if err != nil {
+			continue // no process, or one that has ended
+		}
+		var state string
+		var parent int
+		if _, err := fmt.Sscan(string(stat[bytes.LastIndexByte(stat, ')')+1:]), &state, &parent); err == nil && parent == pid {
+			states = append(states, state)
+		}
+	}
+	return states
+}

@@ -115,11 +115,11 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 	return shown, nil
 }
 
-func showManifest(m pulp.Manifest, parts store.ManifestParts) any {
+func showManifest(m pulp.Manifest, parts store.ManifestParts, nature store.Nature) any {
 	return manifest{
 		content: contentOf(pulp.KindManifest, m.ID, m.Stamps), Digest: string(m.Digest), SchemaVersion: m.SchemaVersion, MediaType: m.MediaType,
 		Listed: hrefs(pulp.ManifestCollection, parts.Children), Config: hrefOrNil(pulp.BlobCollection, parts.Config), Blobs: hrefs(pulp.BlobCollection, parts.Layers),
-		Annotations: m.Annotations, ImageLabels: m.Labels, Bootable: m.Type == "bootable", Flatpak: m.Type == "flatpak", Type: m.Type,
+		Annotations: m.Annotations, ImageLabels: m.Labels, Bootable: nature.Bootable, Flatpak: nature.Flatpak, Type: m.Type,
 		Architecture: m.Architecture, OS: m.OS, Size: m.ImageSize,
 	}
 }
@@ -138,9 +138,13 @@ func (a *API) showManifests(req *request, all []pulp.Manifest) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	natures, err := a.Store.ManifestNatures(req.Context(), ids, viewer)
+	if err != nil {
+		return nil, err
+	}
 	shown := make([]any, len(all))
 	for i, m := range all {
-		shown[i] = showManifest(m, parts[m.ID])
+		shown[i] = showManifest(m, parts[m.ID], natures[m.ID])
 	}
 	return shown, nil
 }

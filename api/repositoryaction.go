@@ -219,13 +219,11 @@ var unitKinds = map[string]pulp.Kind{
 	pulp.BlobCollection: pulp.KindBlob, pulp.ManifestCollection: pulp.KindManifest, pulp.TagCollection: pulp.KindTag, pulp.SignatureCollection: pulp.KindSignature,
 }
 
-// readUnits reads the field content_units: references to content that the caller sees, each once and in its order, or "*" alone.
+// readUnits reads the field content_units: references to content that the caller sees, each once and in its order, or "*" alone. A body without the field
+// names none.
 func (a *API) readUnits(req *request, b *body) (units []store.Unit, all bool, err error) {
 	const field = "content_units"
 	texts := b.texts(field)
-	if _, set := b.values[field]; !set {
-		b.fail(field, "This field is required.")
-	}
 	if err := b.finish(); err != nil {
 		return nil, false, err
 	}

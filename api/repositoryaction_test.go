@@ -112,8 +112,17 @@ func TestContentActions(t *testing.T) {
 		"add, several that are not":  {path: empty + "add/", body: `{"content_units":["` + full + `","` + tagHref + `","` + push + `"]}`, status: 400, want: missing(full + "', '" + push)},
 		"add, everything":            {path: empty + "add/", body: `{"content_units":["*"]}`, status: 400, want: `["URI not valid: *"]`},
 		"add, no list":               {path: empty + "add/", body: `{"content_units":"` + tagHref + `"}`, status: 400, want: `{"content_units":["Expected a list of items but got type \"str\"."]}`},
-		"add, nothing":               {path: empty + "add/", body: `{}`, status: 400, want: `{"content_units":["This field is required."]}`},
-		"add, push repository":       {path: push + "add/", body: `{}`, status: 404},
+		"add, null":                  {path: empty + "add/", body: `{"content_units":null}`, status: 400, want: `{"content_units":["This field may not be null."]}`},
+		"add, nothing": {path: empty + "add/", body: `{}`, status: 202, spec: tasks.Spec{
+			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID}, Resources: alone(empty), Immediate: true,
+		}},
+		"add, no body": {path: empty + "add/", body: ``, status: 202, spec: tasks.Spec{
+			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID}, Resources: alone(empty), Immediate: true,
+		}},
+		"remove, nothing": {path: full + "remove/", body: `{}`, status: 202, spec: tasks.Spec{
+			Name: tasks.RemoveContent, Args: tasks.RemoveArgs{RepositoryID: fullID}, Resources: alone(full), Immediate: true,
+		}},
+		"add, push repository": {path: push + "add/", body: `{}`, status: 404},
 		"remove": {path: full + "remove/", body: `{"content_units":["` + tagHref + `","` + imageHref + `"]}`, status: 202, spec: tasks.Spec{
 			Name: tasks.RemoveContent, Args: tasks.RemoveArgs{RepositoryID: fullID, Units: units}, Resources: alone(full), Immediate: true,
 		}},

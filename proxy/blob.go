@@ -36,6 +36,9 @@ func (c *call) getBlob() error {
 	if !validDigest(dgst) {
 		return digestInvalid(c.ref)
 	}
+	if dgst == pulp.EmptyLayer {
+		return c.sendBlob(t, emptyLayer())
+	}
 	b, err := c.Store.ServedBlob(c.r.Context(), t, dgst)
 	if fault.Is(err, fault.NotFound) {
 		return blobUnknown(c.ref)

@@ -225,6 +225,11 @@ func (c *call) storeManifest(t store.Target, m pulp.Manifest, tags []string) err
 	if err := c.seeUpstream(t, tags, demanded); err != nil {
 		return err
 	}
+	if namesEmptyLayer(m) {
+		if err := c.supplyEmptyLayer(t); err != nil {
+			return err
+		}
+	}
 	if err := c.readConfig(t, &m); err != nil {
 		return err
 	}

@@ -20,6 +20,14 @@ func (c *call) mount(t store.Target, from string, dgst digest.Digest) (bool, err
 	if !validDigest(dgst) || from != "" && !pulp.ValidName(from) {
 		return false, nil
 	}
+	if dgst == pulp.EmptyLayer {
+		err := c.supplyEmptyLayer(t)
+		c.audit("mount blob", err, slog.String("digest", string(dgst)), slog.String("from", from))
+		if err == nil {
+			c.answerBlob(dgst)
+		}
+		return err == nil, err
+	}
 	b, err := c.mountable(t, from, dgst)
 	if err == nil && b.Absent { // a remote's word is no blob
 		return false, nil

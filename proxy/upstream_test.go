@@ -43,6 +43,7 @@ func newFront(t *testing.T, edits ...func(*proxy.Options)) (*world, *behind) {
 	logrus.SetOutput(io.Discard)
 	config := &configuration.Configuration{Storage: configuration.Storage{
 		"filesystem":  configuration.Parameters{"rootdirectory": t.TempDir()},
+		"delete":      configuration.Parameters{"enabled": true},
 		"maintenance": configuration.Parameters{"uploadpurging": map[any]any{"enabled": false}},
 	}}
 	config.HTTP.Secret = "test"

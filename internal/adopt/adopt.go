@@ -7,7 +7,6 @@ package adopt
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -368,41 +367,4 @@ func (r *run) takeReferrers(ctx context.Context, d digest.Digest, depth int) err
 		}
 	}
 	return nil
-}
-
-// takeBlob writes down that a blob lies upstream, under the repository's name.
-func (r *run) takeBlob(ctx context.Context, d digest.Digest) error {
-	have, absent, err := r.Store.HasBlob(ctx, r.repo.ID, d)
-	switch {
-	case err != nil:
-		return err
-	case have == store.HaveFetched && !absent:
-		return r.Store.TouchFetched(ctx, r.repo.ID, pulp.KindBlob, string(d))
-	case have == store.HaveVersion && !absent:
-		return nil
-	}
-	size, err := r.Blobs.Storage.Stat(ctx, r.repo.UpstreamName(), d)
-	if errors.Is(err, storage.ErrNotFound) {
-		return lostError{d}
-	} else if err != nil {
-		return err
-	}
-	b := pulp.Blob{Digest: d, Size: size, Location: r.repo.UpstreamName()}
-	return r.Blobs.Record(ctx, b, func(ctx context.Context) error { return r.Store.FetchedBlob(ctx, r.repo.ID, "", b) }, nil)
-}
-
-func (r *run) readConfig(ctx context.Context, m *pulp.Manifest) error {
-	if m.Config.Size > maxConfig {
-		return nil
-	}
-	content, err := r.Blobs.Open(ctx, pulp.Blob{Digest: m.Config.Digest, Size: m.Config.Size, Location: r.repo.UpstreamName()})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = content.Close() }()
-	text, err := io.ReadAll(io.LimitReader(content, maxConfig))
-	if err == nil {
-		m.ApplyConfig(text)
-	}
-	return err
 }

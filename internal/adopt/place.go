@@ -40,7 +40,10 @@ func (a *Adopter) place(ctx context.Context, repo pulp.Repository, d digest.Dige
 	}
 	for _, b := range parts.Blobs {
 		_, err := a.Blobs.Storage.Stat(ctx, within, b.Digest)
-		if errors.Is(err, storage.ErrNotFound) {
+		switch {
+		case errors.Is(err, storage.ErrNotFound) && b.Digest == pulp.EmptyLayer:
+			_, err = a.Blobs.EmptyLayer(ctx, within)
+		case errors.Is(err, storage.ErrNotFound):
 			err = a.Blobs.Storage.Mount(ctx, b.Location, within, b.Digest)
 		}
 		if errors.Is(err, storage.ErrNotFound) {

@@ -61,6 +61,18 @@ func (i Blobs) Receive(ctx context.Context, name string, d digest.Digest, from i
 	return pulp.Blob{}, err
 }
 
+// EmptyLayer returns the empty layer as a blob under a repository's name; an upstream that does not have it there gets it. Its row is the caller's to
+// write, through Record.
+func (i Blobs) EmptyLayer(ctx context.Context, name string) (pulp.Blob, error) {
+	if i.Foreign {
+		size, err := i.Storage.Stat(ctx, name, pulp.EmptyLayer)
+		if !errors.Is(err, storage.ErrNotFound) {
+			return pulp.Blob{Digest: pulp.EmptyLayer, Size: size, Location: name}, err
+		}
+	}
+	return i.Receive(ctx, name, pulp.EmptyLayer, bytes.NewReader(pulp.EmptyLayerContent()))
+}
+
 // How long a row waits for the removal of an older copy of the same blob.
 const (
 	deletingWait  = 50 * time.Millisecond

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -77,6 +78,16 @@ func TestRemoveKeepsWhatIsNamed(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantCounts(t, v, want)
+	}
+	for what, change := range map[string]func(context.Context, *Claim, string, []Unit) (*pulp.Version, error){
+		"removal": s.RemoveContent,
+		"addition": func(ctx context.Context, claim *Claim, id string, units []Unit) (*pulp.Version, error) {
+			return s.AddContent(ctx, claim, id, units, "")
+		},
+	} {
+		if v, err := change(t.Context(), nil, id, nil); err != nil || v != nil {
+			t.Errorf("the %s of nothing made %+v, %v", what, v, err)
+		}
 	}
 	// The shelf: 5 blobs, 4 manifests, 1 signature, 3 tags. The tag one goes; its image is the index's too, and stays with its signature.
 	remove("5+0-0 4+0-0 1+0-0 2+0-1", unitOf(t, s, id, pulp.KindTag, "one"))

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/countersign/countersign/internal/pulp"
@@ -36,7 +37,7 @@ type listing[T any] struct {
 
 // list returns the rows of a query and how many there are without its Limit and Offset.
 func list[T any](ctx context.Context, q querier, l listing[T], want ListQuery) ([]T, int64, error) {
-	b := &statement{fields: l.fields, id: l.id, visible: l.visible, kind: l.kind}
+	b := &statement{fields: l.fields, id: l.id, visible: l.visible, kind: l.kind, viewer: viewer(want.Where)}
 	where := ""
 	if len(want.Where) > 0 {
 		where = " WHERE " + All(want.Where...).write(b)
@@ -67,6 +68,7 @@ type statement struct {
 	id      string
 	visible string
 	kind    pulp.Kind
+	viewer  string // who sees the list; empty for those who see everything
 	args    []any
 	err     error // a filter that this list has not: a defect of the caller
 }
@@ -77,14 +79,21 @@ func (b *statement) arg(v any) string {
 	return fmt.Sprintf("$%d", len(b.args))
 }
 
-// field returns the expression of an attribute.
+// field returns the expression of an attribute. In expressions, %see(x) is the condition that the viewer sees the content unit x.
 func (b *statement) field(name string) string {
 	expression, ok := b.fields[name]
 	if !ok && b.err == nil {
 		b.err = fmt.Errorf("list: no field %q", name)
 	}
-	return expression
+	return seeing.ReplaceAllStringFunc(expression, func(text string) string {
+		if b.viewer == "" {
+			return "TRUE"
+		}
+		return "(" + strings.ReplaceAll(visibleContent(seeing.FindStringSubmatch(text)[1]), "%s", b.arg(b.viewer)) + ")"
+	})
 }
+
+var seeing = regexp.MustCompile(`%see\(([a-z.]+)\)`)
 
 // order writes the ORDER BY. NULLs count as the greatest, as Pulp's database has it.
 func (b *statement) order(wanted, usual []Order) string {

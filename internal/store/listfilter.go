@@ -135,10 +135,22 @@ func Label(key string, op LabelOp, value string) Filter {
 
 // VisibleTo narrows a list to what a user who is not staff sees: what lies in the namespace of their own name, and what a distribution that is not
 // private serves (contract 7.2).
-func VisibleTo(username string) Filter {
-	return clause(func(b *statement) string {
-		return "(" + strings.ReplaceAll(b.visible, "%s", b.arg(username)) + ")"
-	})
+func VisibleTo(username string) Filter { return visibleTo(username) }
+
+type visibleTo string
+
+func (v visibleTo) write(b *statement) string {
+	return "(" + strings.ReplaceAll(b.visible, "%s", b.arg(string(v))) + ")"
+}
+
+// viewer returns the user to whom filters narrow a list; empty if they do not.
+func viewer(filters []Filter) string {
+	for _, f := range filters {
+		if v, ok := f.(visibleTo); ok {
+			return string(v)
+		}
+	}
+	return ""
 }
 
 // Membership relates a content unit to a repository version.

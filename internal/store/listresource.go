@@ -157,11 +157,44 @@ func (s *Store) Tags(ctx context.Context, q ListQuery) ([]pulp.Tag, int64, error
 	return list(ctx, s.read, tagListing, q)
 }
 
+// ofType returns the condition that a manifest m is of a type, or is an index with an image of that type, at any depth, which the viewer sees.
+func ofType(name string) string {
+	return `(m.type = '` + name + `' OR m.type = 'index' AND EXISTS (
+		WITH RECURSIVE listed (id, type) AS (
+			SELECT k.id, k.type FROM manifest_child e JOIN manifest k ON k.digest = e.digest WHERE e.manifest_id = m.id AND %see(k.id)
+			UNION SELECT k.id, k.type FROM listed l JOIN manifest_child e ON e.manifest_id = l.id JOIN manifest k ON k.digest = e.digest WHERE %see(k.id))
+		SELECT 1 FROM listed WHERE listed.type = '` + name + `'))`
+}
+
+// Nature says what kind of image a manifest is, or has in it.
+type Nature struct{ Bootable, Flatpak bool }
+
+// ManifestNatures returns the natures of manifests by the manifests' ids, as the fields is_bootable and is_flatpak have them. Of the images in an index
+// those count that the user viewer sees; an empty viewer sees everything.
+func (s *Store) ManifestNatures(ctx context.Context, ids []string, viewer string) (map[string]Nature, error) {
+	b := &statement{fields: manifestListing.fields, viewer: viewer}
+	query := `SELECT m.id, ` + b.field("is_bootable") + `, ` + b.field("is_flatpak") + ` FROM manifest m WHERE m.id IN ` + b.set(ids)
+	type row struct {
+		id string
+		Nature
+	}
+	rows, err := collect(ctx, s.read, func(in scanner) (row, error) {
+		var r row
+		err := in.Scan(&r.id, &r.Bootable, &r.Flatpak)
+		return r, err
+	}, query, b.args...)
+	natures := make(map[string]Nature, len(rows))
+	for _, r := range rows {
+		natures[r.id] = r.Nature
+	}
+	return natures, err
+}
+
 var manifestListing = listing[pulp.Manifest]{
 	columns: strings.Replace(manifestColumns, "m.payload", "x''", 1), source: ` FROM manifest m`, id: "m.id", kind: pulp.KindManifest, scan: scanManifest,
 	fields: contentFields("m", pulp.KindManifest, map[string]string{
 		"digest": "m.digest", "media_type": "m.media_type", "schema_version": "m.schema_version", "type": "m.type", "architecture": "m.architecture",
-		"os": "m.os", "compressed_image_size": "m.image_size", "is_bootable": "(m.type = 'bootable')", "is_flatpak": "(m.type = 'flatpak')",
+		"os": "m.os", "compressed_image_size": "m.image_size", "is_bootable": ofType("bootable"), "is_flatpak": ofType("flatpak"),
 	}),
 	visible: visibleContent("m.id"),
 }

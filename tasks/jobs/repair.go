@@ -84,6 +84,10 @@ func (o Options) refetch(ctx context.Context, b pulp.Blob) error {
 	if b.Inline || o.Upstream != nil {
 		return errors.New("its bytes are the database's or the upstream's own")
 	}
+	if b.Digest == pulp.EmptyLayer {
+		_, err := intake.Blobs{Storage: o.Blobs.Storage}.EmptyLayer(ctx, b.Location)
+		return err
+	}
 	remotes, err := o.Store.BlobSources(ctx, b.ID)
 	if err != nil {
 		return err

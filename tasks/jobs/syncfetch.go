@@ -135,7 +135,7 @@ func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) 
 	if err != nil {
 		return err
 	}
-	if have != store.HaveNothing && (!absent || later) {
+	if have != store.HaveNothing && (!absent || later && d.Digest != pulp.EmptyLayer) {
 		if have == store.HaveFetched {
 			return o.Store.TouchFetched(ctx, o.repo.ID, pulp.KindBlob, string(d.Digest))
 		}
@@ -149,7 +149,7 @@ func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) 
 			return err
 		}
 	}
-	if later {
+	if later && d.Digest != pulp.EmptyLayer {
 		return o.Store.FetchedBlob(ctx, o.repo.ID, o.remote.ID, pulp.Blob{Digest: d.Digest, Size: d.Size, Absent: true})
 	}
 	for try := 1; ; try++ {
@@ -197,16 +197,27 @@ func (o *oneSync) takeBlob(ctx context.Context, d digest.Digest) (bool, error) {
 	return o.Store.TakeBlob(ctx, o.repo.ID, o.remote.ID, d)
 }
 
-func (o *oneSync) download(ctx context.Context, d pulp.Descriptor) error {
+// receive reads a blob from the remote. The empty layer is at hand: many remotes serve images that name it without having it.
+func (o *oneSync) receive(ctx context.Context, d pulp.Descriptor) (pulp.Blob, error) {
+	if d.Digest == pulp.EmptyLayer {
+		return o.Blobs.EmptyLayer(ctx, o.repo.UpstreamName())
+	}
 	body, err := o.registry.Blob(ctx, d.Digest, d.Size)
 	if err != nil {
-		return err
+		return pulp.Blob{}, err
 	}
 	defer func() { _ = body.Close() }()
 	b, err := o.Blobs.Receive(ctx, o.repo.UpstreamName(), d.Digest, body)
 	if errors.Is(err, storage.ErrDigest) {
-		return fault.Wrap(fault.Unavailable, mirror.ErrCorrupt, "The remote's bytes are not those of %s.", d.Digest)
-	} else if err != nil {
+		err = fault.Wrap(fault.Unavailable, mirror.ErrCorrupt, "The remote's bytes are not those of %s.", d.Digest)
+	}
+	return b, err
+}
+
+// download keeps a blob of the remote.
+func (o *oneSync) download(ctx context.Context, d pulp.Descriptor) error {
+	b, err := o.receive(ctx, d)
+	if err != nil {
 		return err
 	}
 	err = o.Blobs.Record(ctx, b, func(ctx context.Context) error {

@@ -1,0 +1,60 @@
+package adopt
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/storage"
+)
+
+// takeBlob writes down that a blob lies upstream, under the repository's name.
+func (r *run) takeBlob(ctx context.Context, d digest.Digest) error {
+	have, absent, err := r.Store.HasBlob(ctx, r.repo.ID, d)
+	switch {
+	case err != nil:
+		return err
+	case have == store.HaveFetched && !absent:
+		return r.Store.TouchFetched(ctx, r.repo.ID, pulp.KindBlob, string(d))
+	case have == store.HaveVersion && !absent:
+		return nil
+	}
+	b, err := r.upstreamBlob(ctx, d)
+	if errors.Is(err, storage.ErrNotFound) {
+		return lostError{d}
+	} else if err != nil {
+		return err
+	}
+	return r.Blobs.Record(ctx, b, func(ctx context.Context) error { return r.Store.FetchedBlob(ctx, r.repo.ID, "", b) }, nil)
+}
+
+// upstreamBlob returns a blob that lies upstream under the repository's name. The empty layer is put there if need be: images name it without anybody
+// having uploaded it. ErrNotFound if the upstream has no such blob.
+func (r *run) upstreamBlob(ctx context.Context, d digest.Digest) (pulp.Blob, error) {
+	name := r.repo.UpstreamName()
+	if d == pulp.EmptyLayer {
+		return r.Blobs.EmptyLayer(ctx, name)
+	}
+	size, err := r.Blobs.Storage.Stat(ctx, name, d)
+	return pulp.Blob{Digest: d, Size: size, Location: name}, err
+}
+
+func (r *run) readConfig(ctx context.Context, m *pulp.Manifest) error {
+	if m.Config.Size > maxConfig {
+		return nil
+	}
+	content, err := r.Blobs.Open(ctx, pulp.Blob{Digest: m.Config.Digest, Size: m.Config.Size, Location: r.repo.UpstreamName()})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = content.Close() }()
+	text, err := io.ReadAll(io.LimitReader(content, maxConfig))
+	if err == nil {
+		m.ApplyConfig(text)
+	}
+	return err
+}

@@ -1,0 +1,37 @@
+package proxy
+
+import (
+	"context"
+	"slices"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+)
+
+// emptyLayer returns the empty layer as a blob that needs no storage.
+func emptyLayer() pulp.Blob {
+	content := pulp.EmptyLayerContent()
+	return pulp.Blob{Digest: pulp.EmptyLayer, Size: int64(len(content)), Data: content, Inline: true}
+}
+
+// supplyEmptyLayer makes the empty layer a blob of a repository that is about to refer to it, without an upload. In front of an upstream it makes sure
+// that the upstream has it too.
+func (c *call) supplyEmptyLayer(t store.Target) error {
+	ctx := c.r.Context()
+	if c.manifests == nil {
+		if b, err := c.Store.ServedBlob(ctx, t, pulp.EmptyLayer); err == nil && !b.Absent || err != nil && !fault.Is(err, fault.NotFound) {
+			return err
+		}
+	}
+	b, err := c.blobs.EmptyLayer(ctx, t.Repository.UpstreamName())
+	if err != nil {
+		return err
+	}
+	return c.blobs.Record(ctx, b, func(ctx context.Context) error { return c.Store.CommitBlob(ctx, t.Repository.ID, b, "", 0) }, nil)
+}
+
+// namesEmptyLayer reports whether a manifest refers to the empty layer.
+func namesEmptyLayer(m pulp.Manifest) bool {
+	return slices.ContainsFunc(m.Layers, func(d pulp.Descriptor) bool { return d.Digest == pulp.EmptyLayer })
+}

@@ -220,8 +220,8 @@ func (a *API) readDistribution(req *request, b *body, old pulp.Distribution, who
 			return f, errDenied
 		}
 	}
-	// The first push to a path makes a distribution of that name: nobody may put one in another's way.
-	if f.Name != nil && *f.Name != old.Name && strings.Contains(*f.Name, "/") && pulp.ValidName(*f.Name) && !mayOwn(req, *f.Name) {
+	// A name that could be a path belongs to the namespace of that path, with a slash or without: nobody may take one that another would choose.
+	if f.Name != nil && *f.Name != old.Name && pulp.ValidName(*f.Name) && !mayOwn(req, *f.Name) {
 		return f, errDenied
 	}
 	b.ignore("registry_path", "remote", "namespace", "content_guard_prn", "no_content_change_since")

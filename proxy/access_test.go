@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/proxy"
 )
 
@@ -323,4 +324,35 @@ func TestTokensEndWithTheirAccount(t *testing.T) {
 			t.Errorf("%s: challenge %s", name, got)
 		}
 	}
+}
+
+// TestPushesPastObjectsWithTheirName proves that objects which have a path as their name, and serve another path or none, keep nobody from pushing to the path, whether
+// the push begins with an upload or with a mount.
+func TestPushesPastObjectsWithTheirName(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	blob := w.pushBlob("acme/source", "layer")
+	for _, path := range []string{"acme/app", "acme/mirror", "acme", "acme/mounted"} {
+		remote, err := w.store.CreateRemote(t.Context(), pulp.Remote{Name: path, URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand})
+		if err != nil {
+			t.Fatal(err)
+		}
+		elsewhere, r := "carol/"+strings.ReplaceAll(path, "/", "-"), pulp.Repository{Type: pulp.Container, Name: path}
+		if path == "acme/mirror" {
+			r.RemoteID = remote.ID
+		}
+		if r, err = w.store.CreateRepository(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.store.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: path, BasePath: elsewhere, RepositoryID: r.ID}); err != nil {
+			t.Fatal(err)
+		}
+		if path == "acme/mounted" {
+			w.want(http.StatusCreated, "", "acme", http.MethodPost, "/v2/"+path+"/blobs/uploads/?from=acme/source&mount="+string(blob), nil)
+		}
+		d := w.pushImage(path, path, "v1")
+		w.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/"+path+"/manifests/"+string(d), nil)
+		w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "carol", http.MethodGet, "/v2/"+elsewhere+"/manifests/"+string(d), nil)
+	}
+	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "carol", http.MethodPost, "/v2/nginx/blobs/uploads/", nil)
 }

@@ -188,6 +188,20 @@ func TestLatePullFindsWhatAnotherAdopted(t *testing.T) {
 	}
 }
 
+// TestPullsAdoptPastADistributionWithTheirName proves that a distribution which has a path as its name, and serves another, keeps nobody from adopting under the path.
+func TestPullsAdoptPastADistributionWithTheirName(t *testing.T) {
+	t.Parallel()
+	a := newAdopting(t)
+	a.imageDirectly("company/app", "one", "v1", layerType)
+	if _, err := a.store.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "company/app", BasePath: "company/elsewhere"}); err != nil {
+		t.Fatal(err)
+	}
+	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v1", nil)
+	if r := a.repository("company/app"); r.LatestVersion == 0 {
+		t.Error("nothing was adopted into the repository of that name")
+	}
+}
+
 // A pull under any path that serves a repository adopts into it what the upstream has under the repository's name; one of a pinned version does not.
 func TestPullsUnderOtherPathsAdopt(t *testing.T) {
 	t.Parallel()

@@ -72,13 +72,23 @@ type Repository struct {
 	Description        *string
 	Labels             Labels
 	RetainRepoVersions *int64
-	SigningServiceID   string // empty when none
-	SignOnPush         bool   // no tag is visible before that service has signed it
-	RemoteID           string // where it is mirrored from; empty when nowhere
-	AllowShrink        bool   // a sync with mirror may remove more than half of the tags that the remote listed before
+	SigningServiceID   string   // empty when none
+	SigningAssigned    Assigner // who assigned it
+	SignOnPush         bool     // no tag is visible before that service has signed it
+	RemoteID           string   // where it is mirrored from; empty when nowhere
+	AllowShrink        bool     // a sync with mirror may remove more than half of the tags that the remote listed before
 	MadeByPush         bool
+	PushedAs           string // the path whose first push made it, where another repository had that name; else empty
 	LatestVersion      int64
 	Stamps
+}
+
+// PolicyName is the name that patterns in the configuration are compared with: the repository's own, or that of the path it was made for.
+func (r Repository) PolicyName() string {
+	if r.PushedAs != "" {
+		return r.PushedAs
+	}
+	return r.Name
 }
 
 // Count tells how many units of one kind a version holds, brought and took away.

@@ -197,8 +197,21 @@ func (s *Store) RewriteTag(ctx context.Context, repositoryID, name string) error
 
 // RepositoryByName returns the repository with this name. NotFound when there is none.
 func (s *Store) RepositoryByName(ctx context.Context, name string) (pulp.Repository, error) {
-	r, err := scanRepository(s.read.QueryRowContext(ctx, `SELECT `+repositoryColumns+` FROM repository r WHERE r.name = $1`, name))
+	return repositoryByName(ctx, s.read, name)
+}
+
+func repositoryByName(ctx context.Context, q querier, name string) (pulp.Repository, error) {
+	r, err := scanRepository(q.QueryRowContext(ctx, `SELECT `+repositoryColumns+` FROM repository r WHERE r.name = $1`, name))
 	return r, notFound(err, "Repository not found.")
+}
+
+// adoptable returns the repository with this name. Conflict when it is a mirror, NotFound when there is none.
+func adoptable(ctx context.Context, q querier, name string) (pulp.Repository, error) {
+	r, err := repositoryByName(ctx, q, name)
+	if err == nil && r.RemoteID != "" {
+		err = errMirrored
+	}
+	return r, err
 }
 
 // errMirrored is why the upstream's own changes do not enter a mirror: its remote says what it holds.
@@ -207,21 +220,21 @@ var errMirrored = fault.New(fault.Conflict, "The repository mirrors a remote.")
 // AdoptTarget returns the repository into which an upstream's repository of this name is adopted, and whether this call made it: with a distribution of that path, private unless
 // public, or under one that serves nothing, as that is. Conflict when the name is a mirror's, or its path serves something else.
 func (s *Store) AdoptTarget(ctx context.Context, name string, kind pulp.RepositoryType, public bool) (pulp.Repository, bool, error) {
-	r, err := s.RepositoryByName(ctx, name)
-	switch {
-	case err == nil && r.RemoteID != "":
-		return r, false, errMirrored
-	case err == nil || !fault.Is(err, fault.NotFound):
+	r, err := adoptable(ctx, s.read, name)
+	if !fault.Is(err, fault.NotFound) {
 		return r, false, err
 	}
 	var target Target
 	made := false
-	err = s.inTx(ctx, func(x *tx) error {
+	err = s.inTxUnlessTaken(ctx, func(x *tx) error {
 		made = false
 		if err := x.lockNamed("push " + name); err != nil {
 			return err
 		}
 		var err error
+		if target.Repository, err = adoptable(x.ctx, x, name); !fault.Is(err, fault.NotFound) { // made since
+			return err
+		}
 		target, err = resolve(x.ctx, x, name)
 		switch {
 		case fault.Is(err, fault.NotFound):

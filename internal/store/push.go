@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
+	"github.com/google/uuid"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
@@ -28,15 +30,15 @@ func (e *MissingChildren) Error() string {
 	return "manifest unknown to repository: " + string(e.Digests[0])
 }
 
-// PushTarget returns what a base path serves, making what a first push makes: the namespace, a repository of this type and a
-// distribution, all named by the path (contract 3.1, D1). A repository of that name that has no distribution is taken.
-// Conflict when the path serves a fixed version.
+// PushTarget returns the target of a base path, making on a first push the namespace, the repository of this type and the distribution that it needs. Both have the
+// path as their name, or, where an object that does not serve the path has that name, the path with a suffix. A repository of the path's name that no
+// distribution serves is used. Conflict when the path serves a fixed version.
 func (s *Store) PushTarget(ctx context.Context, basePath string, t pulp.RepositoryType) (Target, error) {
 	target, err := s.Resolve(ctx, basePath)
 	if err == nil && target.Served() || err != nil && !fault.Is(err, fault.NotFound) {
 		return target, errors.Join(err, readOnly(target))
 	}
-	err = s.inTx(ctx, func(x *tx) error {
+	err = s.inTxUnlessTaken(ctx, func(x *tx) error {
 		if err := x.lockNamed("push " + basePath); err != nil { // two first pushes at once make one repository
 			return err
 		}
@@ -63,37 +65,65 @@ func readOnly(t Target) error {
 	return nil
 }
 
+// namingTries is how often a transaction that chooses a free name is run when others take the name at the same moment.
+const namingTries = 3
+
+// inTxUnlessTaken runs a transaction that chooses free names, and runs it again when another transaction has taken one of them meanwhile.
+func (s *Store) inTxUnlessTaken(ctx context.Context, f func(*tx) error) error {
+	var err error
+	for range namingTries {
+		if err = s.inTx(ctx, f); !isUnique(err) {
+			return err
+		}
+	}
+	return err
+}
+
+// freeName returns a name in the namespace of a path for the row of a table that serves the path: the path itself or, where another row has that name, one that begins so.
+func (t *tx) freeName(table, path string) (string, error) {
+	var taken bool
+	if err := t.row(`SELECT EXISTS (SELECT 1 FROM `+table+` WHERE name = $1)`, path).Scan(&taken); err != nil || !taken {
+		return path, err
+	}
+	suffix := "-" + strings.ReplaceAll(uuid.NewString(), "-", "")[:12]
+	if !strings.Contains(path, "/") { // or the name would be in a namespace of its own
+		return path + "/" + path + suffix, nil
+	}
+	return path + suffix, nil
+}
+
 func (t *tx) makePushTarget(basePath string, kind pulp.RepositoryType) (Target, error) {
 	namespace, err := t.putNamespace(pulp.NamespaceOf(basePath))
 	if err != nil {
 		return Target{}, err
 	}
-	target := Target{Distribution: pulp.Distribution{
-		ID: pulp.NewID(), Name: basePath, BasePath: basePath, NamespaceID: namespace, Stamps: stamps(t.now, t.now),
-	}}
-	_, err = t.exec(`INSERT INTO distribution (id, name, base_path, namespace_id, created, updated) VALUES ($1, $2, $2, $3, $4, $4)`,
-		target.Distribution.ID, basePath, namespace, t.now)
-	if isUnique(err) {
-		return Target{}, fault.New(fault.Conflict, "A distribution named %s exists under another path.", basePath)
+	name, err := t.freeName("distribution", basePath)
+	if err != nil {
+		return Target{}, err
 	}
+	target := Target{Distribution: pulp.Distribution{
+		ID: pulp.NewID(), Name: name, BasePath: basePath, NamespaceID: namespace, Stamps: stamps(t.now, t.now),
+	}}
+	_, err = t.exec(`INSERT INTO distribution (id, name, base_path, namespace_id, created, updated) VALUES ($1, $2, $3, $4, $5, $5)`,
+		target.Distribution.ID, name, basePath, namespace, t.now)
 	if err != nil {
 		return Target{}, err
 	}
 	return target, t.linkRepository(&target, kind)
 }
 
-// linkRepository gives a distribution the repository that is named by its path, making one when there is none.
+// linkRepository gives a distribution the repository that has its path as a name and that nothing serves yet. Where there is none, or it is a mirror, which is served
+// only where somebody says so, it makes a repository.
 func (t *tx) linkRepository(target *Target, kind pulp.RepositoryType) error {
-	name := target.Distribution.BasePath
-	r, err := scanRepository(t.row(`SELECT `+repositoryColumns+` FROM repository r WHERE r.name = $1`, name))
+	path := target.Distribution.BasePath
+	r, err := scanRepository(t.row(`
+		SELECT `+repositoryColumns+` FROM repository r WHERE r.name = $1 AND r.remote_id IS NULL AND NOT EXISTS (
+			SELECT 1 FROM distribution d LEFT JOIN repository_version v ON v.id = d.repository_version_id WHERE r.id IN (d.repository_id, v.repository_id))`, path))
 	if errors.Is(err, sql.ErrNoRows) {
-		r, err = t.makeRepository(pulp.Repository{Type: kind, Name: name, MadeByPush: true})
+		r, err = t.makePushRepository(path, kind)
 	}
 	if err != nil {
 		return err
-	}
-	if r.RemoteID != "" { // a mirror is served where somebody says so
-		return fault.New(fault.Conflict, "Repository is read-only.")
 	}
 	_, err = t.exec(`UPDATE distribution SET repository_id = $2, updated = $3 WHERE id = $1`, target.Distribution.ID, r.ID, t.now)
 	target.Repository, target.Distribution.RepositoryID, target.Distribution.Repository = r, r.ID, r.Type
@@ -103,6 +133,19 @@ func (t *tx) linkRepository(target *Target, kind pulp.RepositoryType) error {
 	return t.sealDistribution(target.Distribution)
 }
 
+// makePushRepository stores the repository that a first push to a path makes.
+func (t *tx) makePushRepository(path string, kind pulp.RepositoryType) (pulp.Repository, error) {
+	name, err := t.freeName("repository", path)
+	if err != nil {
+		return pulp.Repository{}, err
+	}
+	r := pulp.Repository{Type: kind, Name: name, MadeByPush: true}
+	if name != path {
+		r.PushedAs = path
+	}
+	return t.makeRepository(r)
+}
+
 // makeRepository stores a repository and its empty version 0.
 func (t *tx) makeRepository(r pulp.Repository) (pulp.Repository, error) {
 	r.ID, r.Stamps = pulp.NewID(), stamps(t.now, t.now)
@@ -110,10 +153,12 @@ func (t *tx) makeRepository(r pulp.Repository) (pulp.Repository, error) {
 		r.Labels = pulp.Labels{}
 	}
 	_, err := t.exec(`
-		INSERT INTO repository (id, type, name, description, labels, retain_repo_versions, signing_service_id, sign_on_push, remote_id, allow_shrink, made_by_push, created, updated)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)`,
-		r.ID, r.Type, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), r.SignOnPush, null(r.RemoteID), r.AllowShrink, r.MadeByPush, t.now)
-	if err := uniqueName(err); err != nil {
+		INSERT INTO repository (id, type, name, description, labels, retain_repo_versions, signing_service_id, signing_assigned, sign_on_push, remote_id, allow_shrink,
+		       made_by_push, pushed_as, created, updated)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)`,
+		r.ID, r.Type, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), r.SigningAssigned, r.SignOnPush,
+		null(r.RemoteID), r.AllowShrink, r.MadeByPush, r.PushedAs, t.now)
+	if err != nil {
 		return r, err
 	}
 	return r, t.insertVersion(pulp.Version{ID: pulp.NewID(), RepositoryID: r.ID})

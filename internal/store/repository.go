@@ -8,8 +8,8 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-const repositoryColumns = `r.id, r.type, r.name, r.description, r.labels, r.retain_repo_versions, r.signing_service_id, r.sign_on_push, r.remote_id,
-	r.allow_shrink, r.made_by_push, r.latest_version, r.created, r.updated`
+const repositoryColumns = `r.id, r.type, r.name, r.description, r.labels, r.retain_repo_versions, r.signing_service_id, r.signing_assigned, r.sign_on_push, r.remote_id,
+	r.allow_shrink, r.made_by_push, r.pushed_as, r.latest_version, r.created, r.updated`
 
 // repositoryRow is a row of repositoryColumns on its way in.
 type repositoryRow struct {
@@ -22,7 +22,10 @@ type repositoryRow struct {
 
 func (x *repositoryRow) dests() []any {
 	r := &x.value
-	return []any{&r.ID, &r.Type, &r.Name, &x.description, &x.labels, &x.retain, &x.service, &r.SignOnPush, &x.remote, &r.AllowShrink, &r.MadeByPush, &r.LatestVersion, &x.created, &x.updated}
+	return []any{
+		&r.ID, &r.Type, &r.Name, &x.description, &x.labels, &x.retain, &x.service, &r.SigningAssigned, &r.SignOnPush, &x.remote, &r.AllowShrink, &r.MadeByPush,
+		&r.PushedAs, &r.LatestVersion, &x.created, &x.updated,
+	}
 }
 
 func (x *repositoryRow) repository() (pulp.Repository, error) {
@@ -55,6 +58,12 @@ func (s *Store) Repository(ctx context.Context, t pulp.RepositoryType, id string
 	return repository(ctx, s.read, t, id)
 }
 
+// RepositoryByID returns the repository with this id, of any type. NotFound when there is none.
+func (s *Store) RepositoryByID(ctx context.Context, id string) (pulp.Repository, error) {
+	r, err := scanRepository(s.read.QueryRowContext(ctx, `SELECT `+repositoryColumns+` FROM repository r WHERE r.id = $1`, id))
+	return r, notFound(err, "Repository not found.")
+}
+
 func repository(ctx context.Context, q querier, t pulp.RepositoryType, id string) (pulp.Repository, error) {
 	r, err := scanRepository(q.QueryRowContext(ctx, `SELECT `+repositoryColumns+` FROM repository r WHERE r.id = $1 AND r.type = $2`, id, t))
 	return r, notFound(err, "No %s matches the given query.", modelName(t))
@@ -69,15 +78,22 @@ func (s *Store) EditRepository(ctx context.Context, claim *Claim, t pulp.Reposit
 		if r, err = repository(x.ctx, x, t, id); err != nil {
 			return err
 		}
-		before := r.UpstreamName()
+		before, name := r.UpstreamName(), r.Name
 		edit(&r)
 		r.ID, r.Type = id, t
+		if r.Name != name { // somebody chose it
+			r.PushedAs = ""
+		}
+		if r.SigningServiceID == "" {
+			r.SigningAssigned = ""
+		}
 		_, err = x.exec(`
 			UPDATE repository
 			   SET name = $2, description = $3, labels = $4, retain_repo_versions = $5, signing_service_id = $6, sign_on_push = $7, remote_id = $8, updated = $9,
-			       allow_shrink = $10
+			       allow_shrink = $10, signing_assigned = $11, pushed_as = $12
 			 WHERE id = $1`,
-			r.ID, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), r.SignOnPush, null(r.RemoteID), x.now, r.AllowShrink)
+			r.ID, r.Name, nullText(r.Description), toJSON(r.Labels), nullInt(r.RetainRepoVersions), null(r.SigningServiceID), r.SignOnPush, null(r.RemoteID), x.now,
+			r.AllowShrink, r.SigningAssigned, r.PushedAs)
 		if err := uniqueName(err); err != nil {
 			return err
 		}
@@ -103,7 +119,7 @@ func (s *Store) CreateRepository(ctx context.Context, r pulp.Repository) (pulp.R
 	err := s.inTx(ctx, func(t *tx) error {
 		var err error
 		r, err = t.makeRepository(r)
-		return err
+		return uniqueName(err)
 	})
 	return r, err
 }

@@ -24,6 +24,8 @@ type Sealing struct {
 	Lists bool   // lists and indexes are signed too (D2)
 	// Service returns the name of the signing service with which a repository of this name signs on push by configuration; empty: it does not. nil: none does.
 	Service func(repository string) string
+	// Use decides which repositories may use which signing services.
+	Use pulp.SigningUse
 }
 
 // Seal makes every later change of content keep to the rules of signing on push. It is called before the store is used, by every process that changes content.
@@ -63,18 +65,28 @@ func (t *tx) sealedWith(r pulp.Repository) (*pulp.SigningService, error) {
 	if t.sealing == nil {
 		return nil, nil
 	}
-	condition, arg := "id", r.SigningServiceID
-	if !r.SignOnPush {
-		if t.sealing.Service == nil {
+	condition, arg := "name", ""
+	switch {
+	case r.SignOnPush && r.SigningServiceID != "":
+		condition, arg = "id", r.SigningServiceID
+	case r.SignOnPush:
+		if names := t.sealing.Use.Configured(r); len(names) > 0 {
+			arg = names[0]
+		}
+	case t.sealing.Service != nil:
+		if arg = t.sealing.Service(r.PolicyName()); arg == "" {
 			return nil, nil
 		}
-		if condition, arg = "name", t.sealing.Service(r.Name); arg == "" {
-			return nil, nil
-		}
+	default:
+		return nil, nil
 	}
 	v, err := scanService(t.row(`SELECT `+serviceColumns+` FROM signing_service WHERE `+condition+` = $1`, arg))
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, fault.New(fault.Unavailable, "The repository %s signs on push, and its signing service is not there.", r.Name)
+	}
+	if err == nil && condition == "id" && !t.sealing.Use.Allows(r, v) {
+		return nil, fault.New(fault.Unavailable, "The repository %s signs on push, and no administrator has assigned its signing service to it. "+
+			"An administrator can assign it, or sign_on_push can be turned off.", r.Name)
 	}
 	return &v, err
 }

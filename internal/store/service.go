@@ -26,6 +26,12 @@ func (s *Store) SigningService(ctx context.Context, id string) (pulp.SigningServ
 	return v, notFound(err, "No SigningService matches the given query.")
 }
 
+// SigningServiceByName returns the service with this name. NotFound when there is none.
+func (s *Store) SigningServiceByName(ctx context.Context, name string) (pulp.SigningService, error) {
+	v, err := scanService(s.read.QueryRowContext(ctx, `SELECT `+serviceColumns+` FROM signing_service WHERE name = $1`, name))
+	return v, notFound(err, "No SigningService matches the given query.")
+}
+
 // SigningServices returns all services by name. There are few: an operator makes them by hand.
 func (s *Store) SigningServices(ctx context.Context) ([]pulp.SigningService, error) {
 	return collect(ctx, s.read, scanService, `SELECT `+serviceColumns+` FROM signing_service ORDER BY name`)
@@ -51,6 +57,10 @@ func (s *Store) AddSigningService(ctx context.Context, v pulp.SigningService) (p
 // RemoveSigningService removes the service of this name and class; repositories that used it have none then. NotFound when there is none.
 func (s *Store) RemoveSigningService(ctx context.Context, name, class string) error {
 	return s.inTx(ctx, func(t *tx) error {
+		if _, err := t.exec(`UPDATE repository SET signing_service_id = NULL, signing_assigned = ''
+			 WHERE signing_service_id IN (SELECT id FROM signing_service WHERE name = $1 AND class = $2)`, name, class); err != nil {
+			return err
+		}
 		n, err := t.exec(`DELETE FROM signing_service WHERE name = $1 AND class = $2`, name, class)
 		if err == nil && n == 0 {
 			return fault.New(fault.NotFound, "Signing service '%s' does not exist.", name)

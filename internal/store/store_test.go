@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/pressly/goose/v3"
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pgtest"
@@ -22,15 +23,48 @@ func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 // open returns a fresh, migrated store on disk, on the engine that pgtest.Variable names.
 func open(t *testing.T) *Store {
 	t.Helper()
+	s := openEmpty(t)
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// openEmpty returns a store without a schema.
+func openEmpty(t *testing.T) *Store {
+	t.Helper()
 	s, err := Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "db", "countersign.db")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	if err := s.Migrate(t.Context()); err != nil {
+	return s
+}
+
+// openAt returns a store whose schema is of an older version: only run uses it, until Migrate.
+func openAt(t *testing.T, version int64) *Store {
+	t.Helper()
+	s := openEmpty(t)
+	if err := s.withProvider(func(p *goose.Provider) error { _, err := p.UpTo(t.Context(), version); return err }); err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// run executes statements in one transaction.
+func (s *Store) run(t *testing.T, texts ...string) {
+	t.Helper()
+	err := s.inTx(t.Context(), func(x *tx) error {
+		for _, text := range texts {
+			if _, err := x.exec(text); err != nil {
+				return fmt.Errorf("%s: %w", text, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // target returns what a first push to a path makes.

@@ -76,7 +76,8 @@ func scanDistribution(row scanner) (pulp.Distribution, error) {
 
 // servedColumns are repositoryColumns of a repository that a distribution need not have.
 const servedColumns = `COALESCE(r.id, ''), COALESCE(r.type, ''), COALESCE(r.name, ''), r.description, COALESCE(r.labels, '{}'), r.retain_repo_versions,
-	r.signing_service_id, COALESCE(r.sign_on_push, FALSE), r.remote_id, COALESCE(r.allow_shrink, FALSE), COALESCE(r.made_by_push, FALSE), COALESCE(r.latest_version, 0), COALESCE(r.created, 0), COALESCE(r.updated, 0)`
+	r.signing_service_id, COALESCE(r.signing_assigned, ''), COALESCE(r.sign_on_push, FALSE), r.remote_id, COALESCE(r.allow_shrink, FALSE),
+	COALESCE(r.made_by_push, FALSE), COALESCE(r.pushed_as, ''), COALESCE(r.latest_version, 0), COALESCE(r.created, 0), COALESCE(r.updated, 0)`
 
 // Resolve returns what a base path serves. NotFound when no distribution has that path.
 func (s *Store) Resolve(ctx context.Context, basePath string) (Target, error) {

@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/countersign/countersign/api"
+	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/mirror"
@@ -85,7 +86,7 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 		return nil, err
 	}
 	signers := p.newSigners()
-	s.Seal(store.Sealing{Host: c.Public().Host, Lists: c.SignLists, Service: c.Signing.ServiceOnPush})
+	s.Seal(store.Sealing{Host: c.Public().Host, Lists: c.SignLists, Service: c.Signing.ServiceOnPush, Use: p.signingUse()})
 	e.notary = &notary.Notary{
 		Store: s, Log: p.log, SignerFor: signers.signer, Usable: func(v pulp.SigningService) bool { return signers.usable(v) == nil },
 		Parallel: c.Signing.Parallel, Timeout: c.Signing.OnPushTimeout, AcceptUnsigned: c.Signing.OnPushFailure == "accept",
@@ -103,12 +104,17 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: e.network, Blobs: e.blobs, Upstream: e.upstream,
 			AllowShrink: c.Mirror.AllowShrink, SkipCorrupt: c.Mirror.SkipCorrupt,
 			Judge:  intake.Judge{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
-			Notary: e.notary, Adopter: e.adopter,
+			Notary: e.notary, Adopter: e.adopter, SigningUse: p.signingUse(),
 		}),
 	})
 	e.dispatcher = tasks.NewDispatcher(s, e.queue, e.worker, p.log)
 	e.notary.Dispatch, e.notary.Cancel = e.dispatcher.Dispatch, e.dispatcher.Cancel
 	return e, nil
+}
+
+// signingUse returns the rule of who may use signing services.
+func (p *program) signingUse() pulp.SigningUse {
+	return pulp.SigningUse{ByOwners: p.config.Signing.Use == config.UseRepositoryOwners, Assigned: p.config.Signing.AssignedServices}
 }
 
 // Where the bytes of a database's blobs lie.

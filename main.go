@@ -48,17 +48,19 @@ func main() {
 type commandLine struct {
 	Config string `help:"YAML file with settings; COUNTERSIGN_CONFIG names it too." type:"path" placeholder:"FILE"`
 
-	Serve                serveCommand         `cmd:"" help:"Registry, API and workers in one process."`
-	Worker               workerCommand        `cmd:"" help:"Workers only, beside servers on the same PostgreSQL and Redis."`
-	AddSigningService    addServiceCommand    `cmd:"" help:"Make a signing service: of a script and a key (SCRIPT KEY), of a key file (--openpgp-key), or of a key in a token (--pkcs11-uri with --public-key or --user-id)."`
-	RemoveSigningService removeServiceCommand `cmd:"" help:"Remove a signing service."`
-	ListSigningServices  listServicesCommand  `cmd:"" help:"Print the names of the signing services."`
-	Verify               verifyCommand        `cmd:"" help:"Say who signed an image, and what a policy makes of it."`
-	Adopt                adoptCommand         `cmd:"" help:"Take what the upstream registry has into repositories here."`
-	Drift                driftCommand         `cmd:"" help:"Say in what repositories and the upstream registry differ."`
-	ResetAdminPassword   resetAdminCommand    `cmd:"" help:"Set the password of the user admin."`
-	Migrate              migrateCommand       `cmd:"" help:"Bring the database's schema up to this binary's."`
-	Version              versionCommand       `cmd:"" help:"Print the version."`
+	Serve                    serveCommand             `cmd:"" help:"Registry, API and workers in one process."`
+	Worker                   workerCommand            `cmd:"" help:"Workers only, beside servers on the same PostgreSQL and Redis."`
+	AddSigningService        addServiceCommand        `cmd:"" help:"Make a signing service: of a script and a key (SCRIPT KEY), of a key file (--openpgp-key), or of a key in a token (--pkcs11-uri with --public-key or --user-id)."`
+	RemoveSigningService     removeServiceCommand     `cmd:"" help:"Remove a signing service."`
+	ListSigningServices      listServicesCommand      `cmd:"" help:"Print the names of the signing services."`
+	ListSigningAssignments   listAssignmentsCommand   `cmd:"" help:"Print which repositories have which signing service, and who assigned it."`
+	RevokeSigningAssignments revokeAssignmentsCommand `cmd:"" help:"Take signing services away from repositories: from those named, or (--all) from all to which no administrator assigned one."`
+	Verify                   verifyCommand            `cmd:"" help:"Say who signed an image, and what a policy makes of it."`
+	Adopt                    adoptCommand             `cmd:"" help:"Take what the upstream registry has into repositories here."`
+	Drift                    driftCommand             `cmd:"" help:"Say in what repositories and the upstream registry differ."`
+	ResetAdminPassword       resetAdminCommand        `cmd:"" help:"Set the password of the user admin."`
+	Migrate                  migrateCommand           `cmd:"" help:"Bring the database's schema up to this binary's."`
+	Version                  versionCommand           `cmd:"" help:"Print the version."`
 }
 
 // program is what the verbs work with.

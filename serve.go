@@ -66,6 +66,9 @@ func (serveCommand) Run(p *program) error {
 	if err := p.warnOfFormerHosts(s); err != nil {
 		return err
 	}
+	if err := p.listEarlierAssignments(s); err != nil {
+		return err
+	}
 	// Last, when nothing can fail any more: a password that is made is shown this once.
 	password, err := p.ensureAdmin(s, users)
 	if err != nil {
@@ -152,7 +155,7 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 	}
 	rest := api.New(api.Options{
 		Store: s, Auth: users, Tasks: e.dispatcher, Log: p.log, Redis: e.queue.ping,
-		PublicURL: c.Public(), Process: e.process, DataDir: c.Data, Version: version, SignLists: c.SignLists, Ready: e.storage.Ping, Upstream: e.upstream != nil,
+		PublicURL: c.Public(), Process: e.process, DataDir: c.Data, Version: version, SignLists: c.SignLists, SigningUse: p.signingUse(), Ready: e.storage.Ping, Upstream: e.upstream != nil,
 	})
 	proxies, err := c.Proxies()
 	if err != nil {

@@ -38,7 +38,7 @@ var (
 	_ Authenticator = (*auth.Auth)(nil)
 )
 
-// Options are what the API is built from. All but DataDir, Ready and SignLists are needed.
+// Options are what the API is built from. All but DataDir, Ready, SignLists and SigningUse are needed.
 type Options struct {
 	Store     *store.Store
 	Tasks     Dispatcher
@@ -50,6 +50,8 @@ type Options struct {
 	DataDir   string   // where the status looks for free space; empty: it says nothing about it
 	Upstream  bool     // whether there is an upstream registry
 	SignLists bool     // whether signing signs lists and indexes too, when the call does not say (D2)
+	// SigningUse decides which repositories may use which signing services.
+	SigningUse pulp.SigningUse
 	// Redis says whether the queue's Redis answers; nil: the queue is in the process.
 	Redis func(context.Context) error
 	// Ready says whether this process can do its work, beside the database; nil: it can.

@@ -108,15 +108,19 @@ func openStore(t *testing.T) (s *store.Store, database string) {
 	return s, database
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, set ...func(*api.Options)) *world {
 	t.Helper()
 	s, database := openStore(t)
 	public, _ := url.Parse("https://registry.example:8443")
 	w := &world{t: t, store: s, database: database, dispatcher: &dispatcher{store: s}}
-	w.server = httptest.NewServer(api.New(api.Options{
+	o := api.Options{
 		Store: s, Tasks: w.dispatcher, Auth: accounts{s}, Log: slog.New(slog.DiscardHandler), PublicURL: public,
 		Process: "1@test", Version: "0.1.0", DataDir: t.TempDir(),
-	}))
+	}
+	for _, f := range set {
+		f(&o)
+	}
+	w.server = httptest.NewServer(api.New(o))
 	t.Cleanup(w.server.Close)
 	w.fill()
 	return w
@@ -142,6 +146,14 @@ func (w *world) fill() {
 	w.signed = w.sign(w.repo, w.manifest, "first")
 	w.sign(w.repo, w.manifest, "second")
 	if err := w.store.Beat(ctx, pulp.Worker{ID: pulp.NewID(), Name: "7@test", Versions: map[string]string{"core": "3.123.1"}}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// assign gives a repository a signing service, in the name of an assigner.
+func (w *world) assign(r pulp.Repository, service string, by pulp.Assigner) {
+	w.t.Helper()
+	if _, err := w.store.EditRepository(w.t.Context(), nil, r.Type, r.ID, func(r *pulp.Repository) { r.SigningServiceID, r.SigningAssigned = service, by }); err != nil {
 		w.t.Fatal(err)
 	}
 }

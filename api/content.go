@@ -65,7 +65,7 @@ type signature struct {
 	// What follows is ours: Pulp has no such fields.
 	Reference string   `json:"docker_reference"`
 	Verified  bool     `json:"verified"`         // with the key of a signing service, now
-	Services  []string `json:"signing_services"` // whose key that is
+	Services  []string `json:"signing_services"` // whose key that is, for administrators; else empty
 }
 
 func showTag(t pulp.Tag) any {
@@ -108,6 +108,9 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 		if raw, there := contents[g.ID]; there {
 			if check, err = keys.Check(ctx, raw, now); err != nil {
 				return nil, err
+			}
+			if !req.isStaff() {
+				check.Services = nil
 			}
 		}
 		shown[i] = showSignature(g, check)

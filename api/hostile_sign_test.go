@@ -25,7 +25,10 @@ func TestHostilePathsToSignUnder(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.target("b/other")
-	bare := pulp.RepositoryHref(pulp.ContainerPush, w.undistributed("acme/bare").ID)
+	undistributed := w.undistributed("acme/bare")
+	bare := pulp.RepositoryHref(pulp.ContainerPush, undistributed.ID)
+	w.assign(undistributed, w.service.ID, pulp.AssignedByAdmin)
+	w.assign(w.repo.Repository, w.service.ID, pulp.AssignedByAdmin)
 	digest := "sha256:" + strings.Repeat("0", 64)
 	for path, status := range map[string]int{
 		"b/other":                  403,

@@ -54,6 +54,19 @@ func baseRepository(r pulp.Repository) repository {
 	}
 }
 
+// showRepositories shows repositories of one type. The signing service is shown only to those who may modify the repository.
+func showRepositories(req *request, all []pulp.Repository) ([]any, error) {
+	shown := make([]any, len(all))
+	for i, r := range all {
+		if !mayOwn(req, r.Name) {
+			r.SigningServiceID = ""
+		}
+		shown[i] = showRepository(r)
+	}
+	return shown, nil
+}
+
+// showRepository shows a repository to somebody who may modify it.
 func showRepository(r pulp.Repository) any {
 	service := hrefOrNil(pulp.SigningServiceCollection, r.SigningServiceID)
 	if r.Type == pulp.ContainerPush {
@@ -94,7 +107,7 @@ func byRemote(a *API, req *request, name string, values []string) (store.Filter,
 // repositories are those of one type.
 func (a *API) repositories(t pulp.RepositoryType) resource[pulp.Repository] {
 	return resource[pulp.Repository]{
-		model: repositoryTypes[t], list: (*store.Store).Repositories, show: each(showRepository), orderings: repositoryOrderings, filters: repositoryFilters(),
+		model: repositoryTypes[t], list: (*store.Store).Repositories, show: showRepositories, orderings: repositoryOrderings, filters: repositoryFilters(),
 		within: func(req *request) ([]store.Filter, error) {
 			where, err := visible(req)
 			return append(where, store.Where("pulp_type", store.Equal, t.PulpType())), err
@@ -188,17 +201,8 @@ func (a *API) readEdit(req *request, b *body, repo pulp.Repository, whole bool) 
 		}
 		edit.AllowShrink = b.flag("allow_shrink")
 	}
-	service, set, err := a.readService(req, b)
-	if err != nil {
+	if err := a.readSigning(req, b, repo, &edit); err != nil {
 		return edit, err
-	}
-	if set {
-		edit.SigningServiceID = &service.ID
-	}
-	edit.SignOnPush = b.flag("sign_on_push")
-	after := repo
-	if edit.Apply(&after); after.SignOnPush && after.SigningServiceID == "" {
-		b.fail("sign_on_push", "A repository that signs on push needs a manifest_signing_service.")
 	}
 	if edit.Name != nil && *edit.Name != repo.Name && len(b.errs["name"]) == 0 {
 		// The first push to a path takes the repository of that name: nobody may put one in another's way.
@@ -256,17 +260,6 @@ func (b *body) reference(name string) string {
 		b.fail(name, "Incorrect type. Expected URL string, received %s.", pythonType(v))
 	}
 	return s
-}
-
-// readService reads the field manifest_signing_service. set is false when the body lacks it; null is no service.
-func (a *API) readService(req *request, b *body) (service pulp.SigningService, set bool, err error) {
-	return readRelated(b, "manifest_signing_service", pulp.SigningServiceCollection, func(id string) (pulp.SigningService, error) {
-		service, err := a.Store.SigningService(req.Context(), id)
-		if err == nil && service.Class != pulp.ManifestSigningService {
-			err = fault.New(fault.NotFound, "not of this class")
-		}
-		return service, err
-	})
 }
 
 // readRemoteOf reads the field remote: a remote that the caller sees. set is false when the body lacks it; null is no remote.

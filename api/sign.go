@@ -36,7 +36,7 @@ func (a *API) sign(r resource[pulp.Repository]) handler {
 }
 
 func (a *API) readSign(req *request, b *body, repo pulp.Repository) (tasks.SignArgs, error) {
-	service, _, err := a.readService(req, b)
+	service, err := a.serviceToSignWith(req, b, repo)
 	if err != nil {
 		return tasks.SignArgs{}, err
 	}
@@ -50,9 +50,6 @@ func (a *API) readSign(req *request, b *body, repo pulp.Repository) (tasks.SignA
 	}
 	if err := b.finish(); err != nil {
 		return args, err
-	}
-	if args.ServiceID == "" {
-		args.ServiceID = repo.SigningServiceID
 	}
 	if args.ServiceID == "" {
 		return args, fault.Field("manifest_signing_service", "This field is required since a signing_service is not set on the repo.")

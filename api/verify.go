@@ -56,7 +56,7 @@ type verifiedSignature struct {
 }
 
 type named struct {
-	Href string `json:"pulp_href"`
+	Href string `json:"pulp_href,omitempty"` // for administrators alone
 	Name string `json:"name"`
 }
 
@@ -135,7 +135,7 @@ func (a *API) verify(r resource[pulp.Repository]) handler {
 		}
 		shown := verified{
 			Tag: want.tag, Version: pulp.VersionHref(repo.Type, repo.ID, number), Digest: report.Manifests[0].Digest,
-			Manifests: showVerified(report), Verdicts: []verdict{},
+			Manifests: showVerified(report, req.isStaff()), Verdicts: []verdict{},
 		}
 		if want.policy != nil {
 			if err := a.judge(ctx, req, repo, number, want, report, now, &shown); err != nil {
@@ -275,7 +275,8 @@ func (a *API) references(req *request, repo pulp.Repository, number int64, tag s
 	return references, err
 }
 
-func showVerified(r verify.Report) []verifiedManifest {
+// showVerified shows a report. It names signing services by href to administrators alone, who may read them.
+func showVerified(r verify.Report, staff bool) []verifiedManifest {
 	shown := make([]verifiedManifest, len(r.Manifests))
 	for i, m := range r.Manifests {
 		shown[i] = verifiedManifest{
@@ -293,7 +294,10 @@ func showVerified(r verify.Report) []verifiedManifest {
 				v.Reason = &g.Reason
 			}
 			for k, s := range g.Services {
-				v.Services[k] = named{pulp.Href(pulp.SigningServiceCollection, s.ID), s.Name}
+				v.Services[k] = named{Name: s.Name}
+				if staff {
+					v.Services[k].Href = pulp.Href(pulp.SigningServiceCollection, s.ID)
+				}
 			}
 			shown[i].Signatures[j] = v
 		}

@@ -23,6 +23,7 @@ func TestEditingARepository(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.target("b/taken")
+	byAdmin := pulp.AssignedByAdmin
 	href, absent := w.repoHref(), pulp.Href(pulp.SigningServiceCollection, pulp.NewID())
 	multi := func(fields map[string]string) (body, kind string) {
 		var b bytes.Buffer
@@ -44,9 +45,9 @@ func TestEditingARepository(t *testing.T) {
 		"a description": {body: `{"description":"hello"}`, status: 202, fields: &tasks.RepositoryFields{
 			Description: tasks.Optional[string]{Set: true, Value: ptr("hello")},
 		}},
-		"a signing service, by href":   {body: `{"manifest_signing_service":"` + w.serviceHref() + `"}`, status: 202, fields: &tasks.RepositoryFields{SigningServiceID: &w.service.ID}},
-		"a signing service, by URL":    {body: `{"manifest_signing_service":"http://localhost` + w.serviceHref() + `"}`, status: 202, fields: &tasks.RepositoryFields{SigningServiceID: &w.service.ID}},
-		"a signing service, by PRN":    {body: `{"manifest_signing_service":"prn:core.signingservice:` + w.service.ID + `"}`, status: 202, fields: &tasks.RepositoryFields{SigningServiceID: &w.service.ID}},
+		"a signing service, by href":   {body: `{"manifest_signing_service":"` + w.serviceHref() + `"}`, status: 202, fields: &tasks.RepositoryFields{SigningServiceID: &w.service.ID, SigningAssigned: &byAdmin}},
+		"a signing service, by URL":    {body: `{"manifest_signing_service":"http://localhost` + w.serviceHref() + `"}`, status: 202, fields: &tasks.RepositoryFields{SigningServiceID: &w.service.ID, SigningAssigned: &byAdmin}},
+		"a signing service, by PRN":    {body: `{"manifest_signing_service":"prn:core.signingservice:` + w.service.ID + `"}`, status: 202, fields: &tasks.RepositoryFields{SigningServiceID: &w.service.ID, SigningAssigned: &byAdmin}},
 		"no signing service, as it is": {body: `{"manifest_signing_service":null}`, status: 200},
 		"all that can be": {method: http.MethodPut, body: `{"name":"acme/new","description":null,"pulp_labels":{"a":"b","c":null},"retain_repo_versions":5}`, status: 202, fields: &tasks.RepositoryFields{
 			Name: ptr("acme/new"), Description: tasks.Optional[string]{Set: true}, Labels: &map[string]*string{"a": ptr("b"), "c": nil},
@@ -123,10 +124,16 @@ func TestSigning(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	other := w.target("b/other")
-	bare := pulp.RepositoryHref(pulp.ContainerPush, w.undistributed("acme/bare").ID)
+	undistributed := w.undistributed("acme/bare")
+	bare := pulp.RepositoryHref(pulp.ContainerPush, undistributed.ID)
+	assigned := w.target("acme/assigned")
+	w.assign(undistributed, w.service.ID, pulp.AssignedByAdmin)
+	w.assign(assigned.Repository, w.service.ID, pulp.AssignedByAdmin)
+	mine := pulp.RepositoryHref(pulp.ContainerPush, assigned.Repository.ID)
 	many := w.target("acme/many")
 	w.distribute("acme/second", many.Repository.ID)
 	manyHref := pulp.RepositoryHref(pulp.ContainerPush, many.Repository.ID)
+	const denied = `{"detail":"You do not have permission to perform this action."}`
 	service := func(more string) string {
 		return `{"manifest_signing_service":"` + w.serviceHref() + `"` + more + "}"
 	}
@@ -147,7 +154,7 @@ func TestSigning(t *testing.T) {
 		"no tags are all":                {body: service(`,"tags_list":[]`), status: 202, args: with(func(a *tasks.SignArgs) { a.Tags = []string{} })},
 		"lists too, and again":           {body: service(`,"sign_lists":true,"force":true`), status: 202, args: with(func(a *tasks.SignArgs) { a.SignLists, a.Force = true, true })},
 		"its own path":                   {body: service(`,"future_base_path":"acme/app"`), status: 202, args: &asked},
-		"as the namespace's owner":       {user: "acme", body: service(""), status: 202, args: &asked},
+		"as the namespace's owner":       {repo: mine, user: "acme", body: service(""), status: 202},
 		"a tag that is not there":        {body: service(`,"tags_list":["latest","nosuch"]`), status: 400, want: `{"tags_list":["The tag 'nosuch' does not exist in the latest repository version."]}`},
 		"tags that are no texts":         {body: service(`,"tags_list":[1]`), status: 400, want: `{"tags_list":["Not a valid string."]}`},
 		"tags that are null":             {body: service(`,"tags_list":null`), status: 400, want: `{"tags_list":["This field may not be null."]}`},
@@ -157,12 +164,12 @@ func TestSigning(t *testing.T) {
 		"a path with capitals":           {body: service(`,"future_base_path":"UPPER bad/"`), status: 400, want: `{"future_base_path":["The provided registry path contains forbidden characters."]}`},
 		"a path of nobody":               {body: service(`,"future_base_path":"x/y"`), status: 400, want: `{"future_base_path":["This field must be the base path of one of the repository's distributions."]}`},
 		"another repository's path":      {body: service(`,"future_base_path":"b/other"`), status: 403},
-		"a path in a strange namespace":  {user: "acme", body: service(`,"future_base_path":"x/y"`), status: 403},
+		"a path in a strange namespace":  {repo: mine, user: "acme", body: service(`,"future_base_path":"x/y"`), status: 403, want: denied},
 		"as somebody else":               {user: "carol", body: service(""), status: 403},
 		"as somebody else, a bad body":   {user: "carol", body: `{bad`, status: 403},
 		"a future path":                  {repo: bare, body: service(`,"future_base_path":"acme/later"`), status: 202},
 		"a future path, as owner":        {repo: bare, user: "acme", body: service(`,"future_base_path":"acme/later"`), status: 202},
-		"a future path elsewhere":        {repo: bare, user: "acme", body: service(`,"future_base_path":"b/later"`), status: 403},
+		"a future path elsewhere":        {repo: bare, user: "acme", body: service(`,"future_base_path":"b/later"`), status: 403, want: denied},
 		"a future path that another has": {repo: bare, body: service(`,"future_base_path":"b/other"`), status: 403},
 		"no distribution, no path":       {repo: bare, body: service(""), status: 400, want: `{"future_base_path":["This field is required since this repo has zero or multiple distributions."]}`},
 		"two distributions, no path":     {repo: manyHref, body: service(""), status: 400, want: `{"future_base_path":["This field is required since this repo has zero or multiple distributions."]}`},
@@ -199,9 +206,7 @@ func TestSigningUsesTheRepositorysService(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	own := w.addService("own")
-	if _, err := w.store.EditRepository(t.Context(), nil, pulp.ContainerPush, w.repo.Repository.ID, func(r *pulp.Repository) { r.SigningServiceID = own.ID }); err != nil {
-		t.Fatal(err)
-	}
+	w.assign(w.repo.Repository, own.ID, pulp.AssignedByAdmin)
 	for body, want := range map[string]string{
 		`{}`: own.ID, `{"manifest_signing_service":null}`: own.ID, `{"manifest_signing_service":"` + w.serviceHref() + `"}`: w.service.ID,
 	} {

@@ -159,6 +159,12 @@ type Redis struct {
 	Cluster bool   `yaml:"cluster" env:"CLUSTER"` // RedisURL names one node of a cluster
 }
 
+// The values of Signing.Use.
+const (
+	UseAssigned         = "assigned"
+	UseRepositoryOwners = "repository_owners"
+)
+
 // Signing is about making signatures.
 type Signing struct {
 	Parallel      int           `yaml:"parallel" env:"PARALLEL"`             // signatures that one task makes at a time
@@ -167,6 +173,11 @@ type Signing struct {
 	WorkDir       string        `yaml:"work_dir" env:"WORK_DIR"`             // where scripts get their directories. Empty: under Data
 	// DefaultService is the name of the signing service that a first start on SQLite makes, with a key of its own. Empty: none is made.
 	DefaultService string `yaml:"default_service" env:"DEFAULT_SERVICE"`
+	// Use says who may use signing services: assigned (administrators, and repositories that an administrator or a pattern assigned a service to) or
+	// repository_owners (everybody who may modify a repository chooses any service for it).
+	Use string `yaml:"use" env:"USE"`
+	// Assign assigns signing services to repositories: PATTERN=SERVICE as for OnPush, but nothing is signed unless somebody asks.
+	Assign []string `yaml:"assign" env:"ASSIGN"`
 	// OnPush are the repositories that sign on push beside those that say so themselves: PATTERN=SERVICE, where a pattern is a repository's name, or
 	// ends with * and stands for all names that begin so. The first that fits counts.
 	OnPush []string `yaml:"on_push" env:"ON_PUSH"`
@@ -176,8 +187,22 @@ type Signing struct {
 }
 
 // ServiceOnPush returns the name of the signing service with which OnPush has a repository sign on push; empty: it has not.
-func (s Signing) ServiceOnPush(repository string) string {
-	for _, rule := range s.OnPush {
+func (s Signing) ServiceOnPush(repository string) string { return firstFit(s.OnPush, repository) }
+
+// AssignedServices returns the names of the signing services that OnPush and Assign assign to a repository, in that order.
+func (s Signing) AssignedServices(repository string) []string {
+	var names []string
+	for _, rules := range [][]string{s.OnPush, s.Assign} {
+		if name := firstFit(rules, repository); name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// firstFit returns the service of the first rule, PATTERN=SERVICE, that fits a repository's name; empty when none does.
+func firstFit(rules []string, repository string) string {
+	for _, rule := range rules {
 		pattern, service, _ := strings.Cut(rule, "=")
 		start, open := strings.CutSuffix(pattern, "*")
 		if pattern == repository || open && strings.HasPrefix(repository, start) {
@@ -232,7 +257,7 @@ func Default() Config {
 		TrustedProxies:     []string{},
 		Token:              Token{Lifetime: 5 * time.Minute},
 		Upstream:           Upstream{Redirects: "follow", TokenHosts: []string{}, CompareEvery: 5 * time.Minute, Follow: true},
-		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, TokenWait: 5 * time.Second, DefaultService: "countersign", OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second},
+		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, TokenWait: 5 * time.Second, DefaultService: "countersign", Use: UseAssigned, Assign: []string{}, OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second},
 		Signatures:         Signatures{UnknownKeys: "accept"},
 		Redis:              Redis{Prefix: "countersign"},
 		Mirror:             Mirror{AllowPrivateAddresses: []string{}},
@@ -354,10 +379,10 @@ func (c Config) validate() error {
 		check(c.Workers >= 0, "workers: want 0 or more, got %d", c.Workers),
 		check(c.TaskLease >= time.Second, "task_lease: want 1s or more, got %v", c.TaskLease),
 		check(c.Signing.Parallel >= 1, "signing.parallel: want 1 or more, got %d", c.Signing.Parallel),
-		check(!slices.ContainsFunc(c.Signing.OnPush, func(rule string) bool {
-			pattern, service, ok := strings.Cut(rule, "=")
-			return !ok || pattern == "" || service == "" || strings.Contains(strings.TrimSuffix(pattern, "*"), "*")
-		}), "signing.on_push: want PATTERN=SERVICE, with a * at the pattern's end at most, got %q", c.Signing.OnPush),
+		check(c.Signing.Use == UseAssigned || c.Signing.Use == UseRepositoryOwners,
+			"signing.use: want %s or %s, got %q", UseAssigned, UseRepositoryOwners, c.Signing.Use),
+		checkRules("signing.assign", c.Signing.Assign),
+		checkRules("signing.on_push", c.Signing.OnPush),
 		check(c.Signing.OnPushFailure == "refuse" || c.Signing.OnPushFailure == "accept",
 			"signing.on_push_failure: want refuse or accept, got %q", c.Signing.OnPushFailure),
 		check(c.Signing.OnPushTimeout > 0, "signing.on_push_timeout: want more than 0, got %v", c.Signing.OnPushTimeout),
@@ -379,6 +404,14 @@ var prefixForm = regexp.MustCompile(`^([a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*/)*$`)
 
 // hostForm is a host, and a port perhaps, as in a URL.
 var hostForm = regexp.MustCompile(`^([a-zA-Z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?$`)
+
+// checkRules checks a list of PATTERN=SERVICE.
+func checkRules(key string, rules []string) error {
+	return check(!slices.ContainsFunc(rules, func(rule string) bool {
+		pattern, service, ok := strings.Cut(rule, "=")
+		return !ok || pattern == "" || service == "" || strings.Contains(strings.TrimSuffix(pattern, "*"), "*")
+	}), "%s: want PATTERN=SERVICE, with a * at the pattern's end at most, got %q", key, rules)
+}
 
 func check(ok bool, format string, args ...any) error {
 	if ok {

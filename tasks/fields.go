@@ -41,7 +41,8 @@ type RepositoryFields struct {
 	Description        Optional[string]    `json:"description,omitzero"`
 	Labels             *map[string]*string `json:"labels,omitempty"`
 	RetainRepoVersions Optional[int64]     `json:"retain_repo_versions,omitzero"`
-	SigningServiceID   *string             `json:"signing_service,omitempty"` // empty: none
+	SigningServiceID   *string             `json:"signing_service,omitempty"`  // empty: none
+	SigningAssigned    *pulp.Assigner      `json:"signing_assigned,omitempty"` // who assigns that service
 	SignOnPush         *bool               `json:"sign_on_push,omitempty"`
 	RemoteID           *string             `json:"remote,omitempty"` // empty: none
 	AllowShrink        *bool               `json:"allow_shrink,omitempty"`
@@ -95,6 +96,7 @@ func (f RepositoryFields) Apply(r *pulp.Repository) {
 	put((*map[string]*string)(&r.Labels), f.Labels)
 	f.RetainRepoVersions.set(&r.RetainRepoVersions)
 	put(&r.SigningServiceID, f.SigningServiceID)
+	put(&r.SigningAssigned, f.SigningAssigned)
 	put(&r.SignOnPush, f.SignOnPush)
 	put(&r.RemoteID, f.RemoteID)
 	put(&r.AllowShrink, f.AllowShrink)

@@ -27,6 +27,8 @@ type Options struct {
 	Log   *slog.Logger
 	// Notary has manifests signed.
 	Notary *notary.Notary
+	// SigningUse decides which repositories may use which signing services.
+	SigningUse pulp.SigningUse
 	// Host is the host, with its port where it has one, that docker references begin with (D5).
 	Host string
 	// Parallel is how many signatures one task makes at a time.

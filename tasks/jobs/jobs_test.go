@@ -58,6 +58,7 @@ type world struct {
 	dispatcher *tasks.Dispatcher
 	repo       store.Target
 	service    pulp.SigningService
+	assigned   []string // names of the services that the configuration assigns to every repository
 	notary     *notary.Notary
 	worker     *tasks.Worker
 }
@@ -74,14 +75,16 @@ func newWorld(t *testing.T) *world {
 	}
 	log, queue := slog.New(slog.DiscardHandler), &memqueue.Queue{}
 	w := &world{T: t, store: s, maker: &maker{t: t, key: signtest.NewKey(t, time.Now().Add(-time.Hour), 0)}}
-	s.Seal(store.Sealing{Host: "registry.example:8443"})
+	use := pulp.SigningUse{Assigned: func(string) []string { return w.assigned }}
+	w.assigned = []string{"svc"}
+	s.Seal(store.Sealing{Host: "registry.example:8443", Use: use})
 	w.notary = &notary.Notary{
 		Store: s, Log: log, Parallel: 4, Timeout: time.Minute,
 		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return w.maker, nil }, Usable: func(pulp.SigningService) bool { return true },
 	}
 	worker := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: queue, Log: log, Slots: 1, Jobs: jobs.All(jobs.Options{
 		Store: s, Log: log, Host: "registry.example:8443", Parallel: 3,
-		Notary: w.notary,
+		Notary: w.notary, SigningUse: use,
 	})})
 	w.worker, w.dispatcher = worker, tasks.NewDispatcher(s, queue, worker, log)
 	w.notary.Dispatch, w.notary.Cancel = w.dispatcher.Dispatch, w.dispatcher.Cancel
@@ -386,5 +389,57 @@ func TestHousekeeping(t *testing.T) {
 	}
 	if _, n, err := w.store.Manifests(t.Context(), store.ListQuery{Limit: 1}); err != nil || n != 0 {
 		t.Errorf("%d manifests stay behind, %v", n, err)
+	}
+}
+
+// TestSignTasksAskAgainWhetherTheyMayUseTheService proves that a task signs only while its repository may use the service, or its user is an administrator.
+func TestSignTasksAskAgainWhetherTheyMayUseTheService(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		by   pulp.Assigner // "none": the service is not assigned any more
+		user string        // of the task: "", staff, owner
+		want store.TaskState
+	}{
+		"assigned by an administrator":  {by: pulp.AssignedByAdmin, user: "owner", want: store.TaskCompleted},
+		"assigned before the upgrade":   {by: pulp.AssignedEarlier, user: "owner", want: store.TaskCompleted},
+		"assigned by the owner":         {by: pulp.AssignedByOwner, user: "owner", want: store.TaskFailed},
+		"revoked":                       {by: "none", user: "owner", want: store.TaskFailed},
+		"revoked, of nobody":            {by: "none", want: store.TaskFailed},
+		"never, by an administrator":    {by: "none", user: "staff", want: store.TaskCompleted},
+		"by an administrator of before": {by: "none", user: "demoted", want: store.TaskFailed},
+		"by a disabled administrator":   {by: "none", user: "disabled", want: store.TaskFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.assigned = nil
+			if c.by != "none" {
+				if _, err := w.store.EditRepository(t.Context(), nil, pulp.ContainerPush, w.repo.Repository.ID, func(r *pulp.Repository) {
+					r.SigningServiceID, r.SigningAssigned = w.service.ID, c.by
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			spec := tasks.Spec{Name: tasks.Sign, Args: tasks.SignArgs{RepositoryID: w.repo.Repository.ID, ServiceID: w.service.ID, BasePath: "acme/app"}, ServiceID: w.service.ID}
+			from := tasks.BySystem()
+			if c.user != "" {
+				u, err := w.store.PutUser(t.Context(), "acme", "x", c.user == "staff" || c.user == "disabled", c.user != "disabled")
+				if err != nil {
+					t.Fatal(err)
+				}
+				from = tasks.ByUser(u.ID)
+			}
+			spec.Immediate = true
+			k, err := w.dispatcher.Dispatch(t.Context(), from, spec)
+			if err != nil || k.State != c.want {
+				t.Fatalf("the task is %s %+v, %v, want %s", k.State, k.Error, err, c.want)
+			}
+			if c.want == store.TaskFailed {
+				if text := k.Error.Description; text != "The signing service svc is not assigned to the repository acme/app." && c.user != "disabled" {
+					t.Errorf("the task failed with %q", k.Error.Description)
+				}
+				w.wantSignatures(0, 0)
+			}
+		})
 	}
 }

@@ -3,7 +3,6 @@ package jobs
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
@@ -80,8 +79,19 @@ func (o Options) onRepository(ctx context.Context, u pulp.User, action auth.Acti
 }
 
 func (o Options) maySign(ctx context.Context, u pulp.User, args tasks.SignArgs) error {
-	if _, err := o.onRepository(ctx, u, auth.Sign, args.RepositoryID); err != nil {
+	repo, err := o.onRepository(ctx, u, auth.Sign, args.RepositoryID)
+	if err != nil {
 		return err
+	}
+	service, err := o.Store.SigningService(ctx, args.ServiceID)
+	switch {
+	case fault.Is(err, fault.NotFound): // the job says so
+	case err != nil:
+		return err
+	case !auth.Allow(&u, auth.Administer, auth.Object{Exists: true}):
+		if err := o.assigned(repo, service); err != nil {
+			return err
+		}
 	}
 	if err := require(u, auth.Push, auth.Object{Path: args.BasePath, Exists: true}, "path "+args.BasePath); err != nil {
 		return err
@@ -94,6 +104,14 @@ func (o Options) maySign(ctx context.Context, u pulp.User, args tasks.SignArgs) 
 		return fault.New(fault.Denied, "The path %s serves another repository now.", args.BasePath)
 	}
 	return err
+}
+
+// assigned requires that a repository may use a signing service, whoever asks.
+func (o Options) assigned(repo pulp.Repository, service pulp.SigningService) error {
+	if o.SigningUse.Allows(repo, service) {
+		return nil
+	}
+	return fault.New(fault.Denied, "The signing service %s is not assigned to the repository %s.", service.Name, repo.Name)
 }
 
 func (o Options) maySync(ctx context.Context, u pulp.User, args tasks.SyncArgs) error {
@@ -183,6 +201,10 @@ func (o Options) mayEditRepository(ctx context.Context, u pulp.User, id string, 
 	if err == nil && f.RemoteID != nil && *f.RemoteID != "" && *f.RemoteID != repo.RemoteID {
 		_, err = sees(ctx, o.Store.Remotes, u, *f.RemoteID, "the remote")
 	}
+	byAdmin := f.SigningAssigned != nil && *f.SigningAssigned == pulp.AssignedByAdmin
+	if err == nil && f.SigningServiceID != nil && (byAdmin || !o.SigningUse.ByOwners) {
+		err = require(u, auth.Administer, auth.Object{Exists: true}, "the server, which assigning a signing service needs")
+	}
 	return err
 }
 
@@ -194,7 +216,7 @@ func (o Options) mayServe(ctx context.Context, u pulp.User, old pulp.Distributio
 			return err
 		}
 	}
-	if f.Name != nil && *f.Name != old.Name && strings.Contains(*f.Name, "/") && pulp.ValidName(*f.Name) {
+	if f.Name != nil && *f.Name != old.Name && pulp.ValidName(*f.Name) {
 		if err := own(u, *f.Name); err != nil {
 			return err
 		}

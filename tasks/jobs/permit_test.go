@@ -157,6 +157,14 @@ func permissionCases() []taskCase {
 		{what: "sign, for a path that is another repository's by now", name: tasks.Sign, args: func(w *shop) any {
 			return tasks.SignArgs{RepositoryID: w.repo.ID, BasePath: "acme/push", ServiceID: addService(w)}
 		}, lose: nothing, says: "The path acme/push serves another repository now."},
+		{what: "sign, with a service whose assignment was revoked", name: tasks.Sign, args: func(w *shop) any {
+			return tasks.SignArgs{RepositoryID: w.push.ID, BasePath: "acme/push", ServiceID: addService(w)}
+		}, lose: func(w *shop) { w.exec(`UPDATE repository SET signing_service_id = NULL, signing_assigned = ''`) }, says: "is not assigned to the repository acme/push"},
+		{what: "sign, as an administrator, with a service of no repository", name: tasks.Sign, args: func(w *shop) any {
+			id := addService(w)
+			w.exec(`UPDATE repository SET signing_service_id = NULL, signing_assigned = ''`)
+			return tasks.SignArgs{RepositoryID: w.push.ID, BasePath: "acme/push", ServiceID: id}
+		}, staff: true, says: "is not assigned to the repository acme/push"},
 		{what: "sync", name: tasks.Sync, args: func(w *shop) any {
 			return tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remotes["acme/remote"].ID}
 		}, lose: onRepo, says: "modify on repository zeta/app"},
@@ -208,6 +216,15 @@ func permissionCases() []taskCase {
 			id := w.remotes["zeta/remote"].ID
 			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{RemoteID: &id}
 		}), lose: nothing, says: "view on the remote"},
+		{what: "edit a repository, assigning a signing service", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+			id, by := addService(w), pulp.AssignedByAdmin
+			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{SigningServiceID: &id, SigningAssigned: &by}
+		}), staff: true, says: "administer on the server, which assigning a signing service needs"},
+		{what: "edit a repository, as an owner who could assign a signing service", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+			id, by := addService(w), pulp.AssignedByOwner
+			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{SigningServiceID: &id, SigningAssigned: &by}
+		}), lose: nothing, says: "administer on the server, which assigning a signing service needs"},
+		{what: "create a distribution, with a name that is another's namespace", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.Name = text("nginx") }), lose: nothing, says: "modify on nginx"},
 		{what: "delete a repository", name: tasks.Delete, args: object(pulp.ContainerCollection, repository), lose: onRepo, says: "delete on repository zeta/app"},
 		{what: "delete a remote", name: tasks.Delete, args: object(pulp.RemoteCollection, func(w *shop) string { return w.remotes["acme/remote"].ID }),
 			lose: rename("remote", "name"), says: "modify on zeta/remote2"},
@@ -228,11 +245,13 @@ func permissionCases() []taskCase {
 	}
 }
 
+// addService makes a signing service and assigns it to every repository.
 func addService(w *shop) string {
 	v, err := w.store.AddSigningService(w.Context(), pulp.SigningService{Name: pulp.NewID(), Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript})
 	if err != nil {
 		w.Fatal(err)
 	}
+	w.exec(`UPDATE repository SET signing_service_id = $1, signing_assigned = 'admin'`, v.ID)
 	return v.ID
 }
 

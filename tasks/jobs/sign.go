@@ -27,6 +27,9 @@ func (s signer) run(ctx context.Context, r *tasks.Run, args tasks.SignArgs) erro
 	} else if err != nil {
 		return err
 	}
+	if err := s.stillAssigned(ctx, r, args.RepositoryID, service); err != nil {
+		return err
+	}
 	checked, err := s.Notary.Checked(service)
 	if err != nil {
 		return err
@@ -180,10 +183,25 @@ func reason(r *tasks.Run, who string) notary.Reason {
 	return notary.Reason{Who: who, Task: r.Task.ID}
 }
 
+// stillAssigned requires, for a task that the server started by itself, that the repository may use the service. maySign requires it for tasks of users.
+func (o Options) stillAssigned(ctx context.Context, r *tasks.Run, repositoryID string, service pulp.SigningService) error {
+	if r.Task.Origin == store.OriginUser {
+		return nil
+	}
+	repo, err := o.Store.RepositoryByID(ctx, repositoryID)
+	if err != nil {
+		return err
+	}
+	return o.assigned(repo, service)
+}
+
 // seal signs what a change in another process waits for.
 func (o Options) seal(ctx context.Context, r *tasks.Run, args tasks.SealArgs) error {
 	service, err := o.Store.SigningService(ctx, args.ServiceID)
 	if err != nil {
+		return err
+	}
+	if err := o.stillAssigned(ctx, r, args.RepositoryID, service); err != nil {
 		return err
 	}
 	return o.Notary.SignMissing(ctx, notary.Reason{Who: args.Who, Task: r.Task.ID}, args.RepositoryID, service, args.Missing, nil)

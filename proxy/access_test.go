@@ -101,6 +101,9 @@ func TestTokens(t *testing.T) {
 		"another kind":                         {"admin", "registry:x:*", `[{"type":"registry","name":"x"` + none},
 		"a name that is none":                  {"admin", "repository:../x:pull", `[{"type":"repository","name":"../x"` + none},
 		"a scope that is none spoils them all": {"admin", "repository:acme/app:pull foo", `[]`},
+		"a plugin":                             {"admin", "repository(plugin):acme/app:pull,push", `[{"type":"repository","class":"plugin","name":"acme/app","actions":["push","pull"]}]`},
+		"a plugin of another's":                {"carol", "repository(plugin):acme/app:push", `[{"type":"repository","class":"plugin","name":"acme/app"` + none},
+		"another class":                        {"admin", "repository(x):acme/app:pull", `[{"type":"repository(x)","name":"acme/app"` + none},
 		"a star is what one may":               {"carol", "repository:acme/app:*", `[{"type":"repository","name":"acme/app","actions":["pull"]}]`},
 	}
 	for name, tt := range tests {

@@ -13,6 +13,9 @@ import (
 // maxScopes is how many scopes one token may be asked for.
 const maxScopes = 100
 
+// pluginScope is the resource type with which Docker's client asks for a repository when it pushes or pulls a plugin.
+const pluginScope = "repository(plugin)"
+
 // getToken answers GET /token/ (contract 7.1): a token for what the caller may do of what they ask for. What they may not is there without actions.
 func (c *call) getToken() error {
 	user, err := c.Auth.Basic(c.r)
@@ -41,11 +44,15 @@ func (c *call) getToken() error {
 			access = []auth.Access{}
 			break
 		}
-		actions, err := c.grant(parts[0], parts[1], strings.Split(parts[2], ","))
+		kind, class := parts[0], ""
+		if kind == pluginScope {
+			kind, class = "repository", "plugin"
+		}
+		actions, err := c.grant(kind, parts[1], strings.Split(parts[2], ","))
 		if err != nil {
 			return err
 		}
-		access = append(access, auth.Access{Type: parts[0], Name: parts[1], Actions: actions})
+		access = append(access, auth.Access{Type: kind, Class: class, Name: parts[1], Actions: actions})
 	}
 	issued, err := c.Tokens.Issue(user, access)
 	if err != nil {

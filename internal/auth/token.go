@@ -39,6 +39,7 @@ var errToken = fault.New(fault.Unauthenticated, "Invalid token.")
 // Access is what a token lets its bearer do to one resource (contract 7.1).
 type Access struct {
 	Type    string   `json:"type"`
+	Class   string   `json:"class,omitempty"` // of the resource, as clients state it; empty for images
 	Name    string   `json:"name"`
 	Actions []string `json:"actions"`
 }

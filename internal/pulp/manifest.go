@@ -73,19 +73,19 @@ func manifestType(top map[string]json.RawMessage, contentType string) (string, e
 	if err != nil {
 		return "", err
 	}
-	_, listed := top["manifests"]
-	_, layered := top["layers"]
-	_, configured := top["config"]
-	image := layered || configured
+	has := func(key string) bool { return top[key] != nil && string(top[key]) != "null" }
+	_, names := top["manifests"] // null is a list of none
+	listed, configured := has("manifests"), has("config")
+	image := configured || has("layers")
 	if listed && image {
 		return "", fault.New(fault.Invalid, "manifests: a manifest is either a list or an image")
 	}
 	if mediaType == "" {
 		switch {
-		case listed:
-			mediaType = OCIIndex
 		case configured:
 			mediaType = OCIManifest
+		case names && !image:
+			mediaType = OCIIndex
 		default:
 			mediaType = dockerV1
 		}
@@ -198,14 +198,14 @@ func (d *manifestReader) descriptor(key string) *Descriptor {
 	return &v
 }
 
+// descriptors reads the list of descriptors under a key. Absent and null are an empty list, which some builders write so.
 func (d *manifestReader) descriptors(key string) []Descriptor {
 	raw, ok := d.top[key]
-	if !ok {
-		d.fail(key, "this field is required")
+	if !ok || string(raw) == "null" {
 		return nil
 	}
 	var items []json.RawMessage
-	if err := json.Unmarshal(raw, &items); err != nil || items == nil {
+	if err := json.Unmarshal(raw, &items); err != nil {
 		d.fail(key, "%s is not of type 'array'", shown(raw))
 		return nil
 	}
@@ -264,13 +264,17 @@ func (d *manifestReader) parse(path string, raw json.RawMessage) (v Descriptor) 
 	return v
 }
 
+// dockerConfigs are the media types of the configs of Docker's manifests: of images, of images of old clients, and of plugins.
+var dockerConfigs = []string{
+	"application/vnd.docker.container.image.v1+json", "application/octet-stream", "application/vnd.docker.plugin.v1+json",
+}
+
 func (d *manifestReader) image(m *Manifest) {
 	if m.Config = d.descriptor("config"); m.Config == nil {
 		d.fail("config", "this field is required")
 		return
 	}
-	if m.MediaType == DockerManifest && m.Config.MediaType != "application/vnd.docker.container.image.v1+json" &&
-		m.Config.MediaType != "application/octet-stream" {
+	if m.MediaType == DockerManifest && !slices.Contains(dockerConfigs, m.Config.MediaType) {
 		d.fail("config", "mediaType: %q is not that of an image config", m.Config.MediaType)
 	}
 	m.Layers = d.descriptors("layers")

@@ -1,0 +1,41 @@
+package proxy_test
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// Docker pushes and pulls a plugin with a token of a scope of its own and a config of a media type of its own.
+func TestDockerPlugin(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	config := `{"Description":"a plugin","Interface":{"Types":["docker.volumedriver/1.0"]}}`
+	push, _ := w.token("admin", "repository(plugin):acme/plugin:pull,push")
+	c, l := w.pushBlob("acme/plugin", config), w.pushBlob("acme/plugin", "rootfs")
+	plugin := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.docker.plugin.v1+json","size":%d,"digest":%q},`+
+		`"layers":[{"mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","size":6,"digest":%q}]}`, pulp.DockerManifest, len(config), c, l)
+	w.want(http.StatusCreated, "", push, http.MethodPut, "/v2/acme/plugin/manifests/latest", plugin, "Content-Type", pulp.DockerManifest)
+	w.private("acme/plugin")
+	pull, _ := w.token("admin", "repository(plugin):acme/plugin:pull")
+	if a := w.want(http.StatusOK, "", pull, http.MethodGet, "/v2/acme/plugin/manifests/latest", nil, "Accept", pulp.DockerManifest); a.body != plugin {
+		t.Errorf("the plugin is %s", a.body)
+	}
+	w.want(http.StatusUnauthorized, "UNAUTHORIZED", pull, http.MethodPut, "/v2/acme/plugin/manifests/latest", plugin, "Content-Type", pulp.DockerManifest)
+	// Other builders leave layers or manifests out, or write null.
+	for i, body := range []string{
+		fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","size":%d,"digest":%q},"layers":null}`, pulp.OCIManifest, len(config), c),
+		fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","size":%d,"digest":%q}}`, pulp.OCIManifest, len(config), c),
+	} {
+		at := fmt.Sprintf("/v2/acme/plugin/manifests/bare%d", i)
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, at, body, "Content-Type", pulp.OCIManifest)
+		w.want(http.StatusOK, "", "admin", http.MethodGet, at, nil)
+	}
+	for i, body := range []string{`{"schemaVersion":2,"mediaType":"` + pulp.OCIIndex + `","manifests":null}`, `{"schemaVersion":2,"mediaType":"` + pulp.OCIIndex + `"}`} {
+		at := fmt.Sprintf("/v2/acme/plugin/manifests/list%d", i)
+		w.want(http.StatusCreated, "", "admin", http.MethodPut, at, body, "Content-Type", pulp.OCIIndex)
+		w.want(http.StatusOK, "", "admin", http.MethodGet, at, nil)
+	}
+}

@@ -20,6 +20,7 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/clientaddr"
 	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/pace"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/telemetry"
@@ -34,6 +35,12 @@ const (
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 64 << 10
+
+	// Of HTTP/2: requests of a connection at a time, and how long a connection may take no bytes or not answer to a ping.
+	maxStreams   = 100
+	writeTimeout = 2 * time.Minute
+	pingAfter    = time.Minute
+	pingTimeout  = 15 * time.Second
 )
 
 // cleanEvery is how often the housekeeper looks around.
@@ -161,7 +168,8 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	srv.handler = telemetry.Correlate(clientaddr.New(proxies, p.log).Handler(route(registry, rest)))
+	paced := pace.Handler(route(registry, rest), pace.Options{Log: p.log})
+	srv.handler = telemetry.Correlate(clientaddr.New(proxies, p.log).Handler(paced))
 	return srv, nil
 }
 
@@ -224,6 +232,7 @@ func route(registry, rest http.Handler) http.Handler {
 func (p *program) serve(srv *server, listener net.Listener) error {
 	httpServer := &http.Server{
 		Handler: srv.handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: writeTimeout, SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
 	group, ctx := errgroup.WithContext(p.ctx)

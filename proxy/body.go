@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-	"time"
 )
 
 // write answers with bytes. What the client no longer reads is nobody's error.
@@ -62,51 +61,32 @@ func (c *call) cutShort(err error) error {
 	return errors.Join(newError(http.StatusBadRequest, code, "The request's body could not be read to its end.", nil), err)
 }
 
-// body returns the request's body, under a deadline that moves on with every piece that arrives.
-func (c *call) body() *idleReader {
-	return &idleReader{r: c.r.Body, c: http.NewResponseController(c.w), idle: c.ReadIdle, left: c.r.ContentLength}
+// body returns the request's body. internal/pace fails its reads when the client is too slow.
+func (c *call) body() *bodyReader {
+	return &bodyReader{r: c.r.Body, left: c.r.ContentLength}
 }
 
-// limitWait sets a deadline for a body that nobody may come to read: the server reads what a refusal leaves of it.
-func (c *call) limitWait() {
-	if c.r.ContentLength != 0 {
-		_ = http.NewResponseController(c.w).SetReadDeadline(time.Now().Add(c.ReadIdle)) // or the connection has none, as in tests
-	}
-}
-
-type idleReader struct {
+// bodyReader is a request's body, which knows how much is to come and whether the client failed to send it.
+type bodyReader struct {
 	r      io.Reader
-	c      *http.ResponseController
-	idle   time.Duration
-	due    time.Time
 	left   int64 // bytes to come, as the client says; -1: it does not
 	failed error // what ended the body before its end: the client's fault, not the storage's
 }
 
-// Read implements io.Reader. Setting a deadline costs a system call, so it is moved once a fraction of it has passed.
-func (i *idleReader) Read(p []byte) (int, error) {
-	if now := time.Now(); i.due.Sub(now) < i.idle*3/4 {
-		i.due = now.Add(i.idle)
-		if err := i.c.SetReadDeadline(i.due); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			i.failed = err
-			return 0, err
-		}
+// Read implements io.Reader.
+func (b *bodyReader) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if b.left >= 0 {
+		b.left = max(0, b.left-int64(n))
 	}
-	n, err := i.r.Read(p)
-	if i.left >= 0 {
-		i.left = max(0, i.left-int64(n))
-	}
-	switch {
-	case errors.Is(err, io.EOF):
-		_ = i.c.SetReadDeadline(time.Time{}) // what follows the body takes its own time
-	case err != nil:
-		i.failed = err
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.failed = err
 	}
 	return n, err
 }
 
 // Left implements storage.Counted.
-func (i *idleReader) Left() int64 { return i.left }
+func (b *bodyReader) Left() int64 { return b.left }
 
 // exactly gives so many bytes of a body that does not say its own length, and fails where it has fewer or more.
 type exactly struct {

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -57,8 +56,6 @@ type Options struct {
 	Current func(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error)
 	// AdoptPublic says that everybody may read the repositories that Adopt makes.
 	AdoptPublic bool
-	// ReadIdle is how long a client may send nothing in the middle of a body. 0 is a minute.
-	ReadIdle time.Duration
 }
 
 // registry is the handler. It is safe for concurrent use.
@@ -73,9 +70,6 @@ type registry struct {
 
 // New returns the handler for /v2/, /token/ and /extensions/v2/.
 func New(o Options) http.Handler {
-	if o.ReadIdle == 0 {
-		o.ReadIdle = time.Minute
-	}
 	g := &registry{Options: o, writers: newWriters()}
 	g.manifests, _ = o.Storage.(storage.Manifests)
 	g.blobs = intake.Blobs{Storage: o.Storage, Inline: o.InlineLimit, Foreign: g.manifests != nil}
@@ -104,7 +98,6 @@ func (g *registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
 	h.Set("X-Registry-Supports-Signatures", "1") // podman and skopeo look for exactly this (contract 3)
 	h.Set("X-Content-Type-Options", "nosniff")
-	c.limitWait()
 	if err := c.serve(); err != nil {
 		c.fail(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/pace"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -44,6 +45,7 @@ type world struct {
 	root    string // the storage's directory
 	options proxy.Options
 	server  *httptest.Server
+	pace    pace.Options
 }
 
 func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
@@ -93,7 +95,7 @@ func (w *world) restart() {
 	if w.server != nil {
 		w.server.Close()
 	}
-	w.server = httptest.NewServer(proxy.New(w.options))
+	w.server = httptest.NewServer(pace.Handler(proxy.New(w.options), w.pace))
 	w.t.Cleanup(w.server.Close)
 }
 

@@ -49,13 +49,13 @@ func (r *recent) get(d digest.Digest) ([]byte, bool) {
 
 // watched is a body on its way, of which the first bytes are kept while they are few.
 type watched struct {
-	*idleReader
+	*bodyReader
 	seen bytes.Buffer
 }
 
 // Read implements io.Reader.
 func (w *watched) Read(p []byte) (int, error) {
-	n, err := w.idleReader.Read(p)
+	n, err := w.bodyReader.Read(p)
 	if room := maxRecentBlob + 1 - w.seen.Len(); room > 0 { // with one more it is no small one
 		w.seen.Write(p[:min(n, room)])
 	}

@@ -135,7 +135,7 @@ func (c *call) putUpload() error {
 }
 
 // takeAtOnce takes a blob that comes all in one request, where the storage saves work by that, and answers; false where it does not.
-func (u *upload) takeAtOnce(body *idleReader, dgst digest.Digest) (bool, error) {
+func (u *upload) takeAtOnce(body *bodyReader, dgst digest.Digest) (bool, error) {
 	if u.row.StorageRef != "" || u.row.Size > 0 || u.InlineLimit > 0 {
 		return false, nil
 	}
@@ -146,7 +146,7 @@ func (u *upload) takeAtOnce(body *idleReader, dgst digest.Digest) (bool, error) 
 	if !ok {
 		return false, nil
 	}
-	from := &watched{idleReader: body}
+	from := &watched{bodyReader: body}
 	err := once.Finish(u.r.Context(), from, dgst)
 	switch {
 	case errors.Is(err, storage.ErrDigest):
@@ -191,7 +191,7 @@ var contentRange = regexp.MustCompile(`^(\d{1,18})-(\d{1,18})$`)
 
 // chunk returns the request's body, after seeing that a chunk that says where it belongs belongs at the end. One that says no length of
 // its own is held to what it says of its place.
-func (u *upload) chunk() (*idleReader, error) {
+func (u *upload) chunk() (*bodyReader, error) {
 	body := u.body()
 	text := u.r.Header.Get("Content-Range")
 	if text == "" {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/pace"
 	"github.com/countersign/countersign/proxy"
 )
 
@@ -262,7 +263,9 @@ func TestBlobs(t *testing.T) {
 // A client that sends nothing in the middle of a chunk is let go; what it sent stays.
 func TestSlowClientIsLetGo(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(o *proxy.Options) { o.ReadIdle = 500 * time.Millisecond })
+	w := newWorld(t)
+	w.pace = pace.Options{BodyWindow: 500 * time.Millisecond}
+	w.restart()
 	for _, size := range []int{5_000, 50_000} {
 		b := random(size, 9)
 		at := w.start("acme/app")
@@ -296,9 +299,11 @@ func stall(b []byte) (body io.Reader, end func()) {
 // Over HTTP/2 too, and with whatever it is slow.
 func TestSlowClientsAreTold(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(o *proxy.Options) { o.ReadIdle = 500 * time.Millisecond })
+	w := newWorld(t)
+	w.pace = pace.Options{BodyWindow: 500 * time.Millisecond}
+	w.restart()
 	subject := w.pushImage("acme/app", "one", "v1")
-	second := httptest.NewUnstartedServer(proxy.New(w.options))
+	second := httptest.NewUnstartedServer(pace.Handler(proxy.New(w.options), w.pace))
 	second.EnableHTTP2 = true
 	second.StartTLS()
 	t.Cleanup(second.Close)
@@ -335,7 +340,9 @@ func TestSlowClientsAreTold(t *testing.T) {
 // A refusal does not wait for a body that never comes.
 func TestRefusedBodyIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(o *proxy.Options) { o.ReadIdle = 100 * time.Millisecond })
+	w := newWorld(t)
+	w.pace = pace.Options{Drain: 100 * time.Millisecond}
+	w.restart()
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", w.server.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)

@@ -89,7 +89,7 @@ func (u *upload) claimSession(ctx context.Context) error {
 }
 
 // append adds all of a body to the upload: to the bytes in the row while they are few, else to the storage.
-func (u *upload) append(body *idleReader) error {
+func (u *upload) append(body *bodyReader) error {
 	var from io.Reader = body
 	if u.row.StorageRef == "" && u.writer == nil && u.row.Size+u.InlineLimit > 0 {
 		few, err := io.ReadAll(io.LimitReader(body, u.InlineLimit+1-u.row.Size))

@@ -1,0 +1,144 @@
+package pace
+
+import (
+	"errors"
+	"io"
+	"math"
+	"net/http"
+	"os"
+	"time"
+)
+
+// writer is a response. Its methods may be called by one goroutine at a time, like those of every http.ResponseWriter.
+type writer struct {
+	http.ResponseWriter
+	c *http.ResponseController
+	o Options
+	r *http.Request
+	meter
+	body    *body // nil: the request has none
+	stalled bool
+}
+
+// Unwrap returns the server's own writer, for http.ResponseController.
+func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *writer) WriteHeader(status int) {
+	_ = w.timed(func() (int64, error) { w.ResponseWriter.WriteHeader(status); return 0, nil })
+}
+
+// Write implements io.Writer. It writes in pieces, because a write that fails half-way cannot be continued.
+func (w *writer) Write(p []byte) (int, error) {
+	written := 0
+	for {
+		piece := p[written:min(int64(len(p)), int64(written)+w.quota)]
+		err := w.timed(func() (int64, error) {
+			n, err := w.ResponseWriter.Write(piece)
+			written += n
+			return int64(n), err
+		})
+		if err != nil || written >= len(p) {
+			return written, err
+		}
+	}
+}
+
+// FlushError implements what http.ResponseController looks for.
+func (w *writer) FlushError() error {
+	return w.timed(func() (int64, error) { return 0, w.c.Flush() })
+}
+
+// Flush implements http.Flusher.
+func (w *writer) Flush() { _ = w.FlushError() }
+
+// ReadFrom implements io.ReaderFrom. Files go to the server's own ReadFrom, so that the kernel can send them; other sources are copied.
+func (w *writer) ReadFrom(src io.Reader) (int64, error) {
+	own, ok := w.ResponseWriter.(io.ReaderFrom)
+	file, at, limit := regular(src)
+	if !ok || file == nil || w.r.TLS != nil || w.r.ProtoMajor > 1 {
+		return io.Copy(struct{ io.Writer }{w}, src)
+	}
+	var sent int64
+	for {
+		part := &io.LimitedReader{R: file, N: limit - sent}
+		var n int64
+		err := w.timed(func() (int64, error) {
+			var err error
+			n, err = own.ReadFrom(part)
+			return n, err
+		})
+		sent += n
+		if l, ok := src.(*io.LimitedReader); ok {
+			l.N = limit - sent
+		}
+		// The deadline has found a client that is fast enough: go on after the last byte that was sent.
+		if !errors.Is(err, os.ErrDeadlineExceeded) || n < w.quota {
+			return sent, err
+		}
+		w.stalled = false
+		if _, err := file.Seek(at+sent, io.SeekStart); err != nil {
+			return sent, err
+		}
+	}
+}
+
+// regular returns the regular file that a reader reads, perhaps up to a limit, and the offset at which it is; a nil file for other readers.
+func regular(src io.Reader) (file *os.File, at, limit int64) {
+	limit = math.MaxInt64
+	if l, ok := src.(*io.LimitedReader); ok {
+		src, limit = l.R, l.N
+	}
+	file, ok := src.(*os.File)
+	if !ok {
+		return nil, 0, 0
+	}
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return nil, 0, 0
+	}
+	if at, err = file.Seek(0, io.SeekCurrent); err != nil {
+		return nil, 0, 0
+	}
+	return file, at, limit
+}
+
+// timed runs a write, which returns the number of bytes that it wrote, under the deadline.
+func (w *writer) timed(write func() (int64, error)) error {
+	// With the header the server reads what remains of the body.
+	if w.limitDrain() { // net/http may reach the end of the body then, and watch the connection
+		defer func() { _ = w.c.SetReadDeadline(time.Time{}) }()
+	}
+	now := time.Now()
+	if due, set := w.begin(now); set {
+		_ = w.c.SetWriteDeadline(due)
+	}
+	n, err := write()
+	w.end(now, n)
+	w.stalled = errors.Is(err, os.ErrDeadlineExceeded)
+	return err
+}
+
+// limitDrain sets a deadline for reading what the handler has left of the body, if it has.
+func (w *writer) limitDrain() bool {
+	if w.body == nil || w.r.ProtoMajor > 1 || w.body.state.Load() == atEnd {
+		return false
+	}
+	wait := w.o.Drain
+	if w.body.state.Load() == failed {
+		wait = -time.Second
+	}
+	_ = w.c.SetReadDeadline(time.Now().Add(wait))
+	return true
+}
+
+// finish sets the deadlines for what the server does after the handler: it reads the rest of the body and writes the rest of the response.
+func (w *writer) finish() {
+	w.limitDrain()
+	if w.stalled {
+		w.o.tooSlow(w.r, "a request was ended: its client took the response too slowly")
+		_ = w.c.SetWriteDeadline(time.Now().Add(-time.Second)) // it has had its time
+		return
+	}
+	_ = w.c.SetWriteDeadline(time.Now().Add(w.window))
+}

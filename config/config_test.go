@@ -145,6 +145,22 @@ func TestWhatFollows(t *testing.T) {
 	}
 }
 
+// TestAssignedServices proves that the first rule of each list that fits a name counts, and that signing on push comes before other assignments.
+func TestAssignedServices(t *testing.T) {
+	t.Parallel()
+	c := load(t, "", "COUNTERSIGN_SIGNING_ON_PUSH=prod/test=dev,prod/*=release", "COUNTERSIGN_SIGNING_ASSIGN=prod/test=qa,prod/*=release,team/app=dev")
+	for name, want := range map[string][]string{
+		"prod/test": {"dev", "qa"}, "prod/app": {"release"}, "team/app": {"dev"}, "team/app2": nil, "production/app": nil, "prod": nil,
+	} {
+		if got := c.Signing.AssignedServices(name); !cmp.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+	if c := load(t, ""); c.Signing.Use != config.UseAssigned || c.Signing.AssignedServices("prod/app") != nil {
+		t.Errorf("by default: %+v", c.Signing)
+	}
+}
+
 func TestWrongSettings(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
@@ -175,6 +191,9 @@ func TestWrongSettings(t *testing.T) {
 		"unknown keys":            {"", "COUNTERSIGN_SIGNATURES_UNKNOWN_KEYS=maybe", "signatures.unknown_keys"},
 		"fewer workers than none": {"", "COUNTERSIGN_WORKERS=-1", "workers"},
 		"no signature at a time":  {"", "COUNTERSIGN_SIGNING_PARALLEL=0", "signing.parallel"},
+		"a rule of use":           {"", "COUNTERSIGN_SIGNING_USE=owners", `signing.use: want assigned or repository_owners, got "owners"`},
+		"no service":              {"", "COUNTERSIGN_SIGNING_ASSIGN=team/*", "signing.assign: want PATTERN=SERVICE"},
+		"a star in the middle":    {"", "COUNTERSIGN_SIGNING_ASSIGN=team/*/app=release", "signing.assign"},
 		"no time for a script":    {"", "COUNTERSIGN_SIGNING_SCRIPT_TIMEOUT=0s", "signing.script_timeout"},
 		"less than no wait":       {"", "COUNTERSIGN_SIGNING_TOKEN_WAIT=-1s", "signing.token_wait"},
 		"a proxy's name":          {"", "COUNTERSIGN_TRUSTED_PROXIES=10.0.0.1,proxy.example", `trusted_proxies: want addresses or networks like 10.1.0.0/16, got "proxy.example"`},

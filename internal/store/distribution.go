@@ -12,7 +12,7 @@ import (
 // Pinned, or nothing. Taken names and paths, and paths below or above another's, are field errors (contract 2.7).
 func (s *Store) CreateDistribution(ctx context.Context, claim *Claim, d pulp.Distribution) (pulp.Distribution, error) {
 	d.ID = pulp.NewID()
-	err := s.inTx(ctx, func(t *tx) error {
+	err := s.inTxUnlessTaken(ctx, func(t *tx) error {
 		if err := t.checkConflict(d); err != nil {
 			return err
 		}
@@ -45,7 +45,7 @@ func (s *Store) CreateDistribution(ctx context.Context, claim *Claim, d pulp.Dis
 // NotFound.
 func (s *Store) EditDistribution(ctx context.Context, claim *Claim, id string, edit func(*pulp.Distribution)) (pulp.Distribution, error) {
 	var d pulp.Distribution
-	err := s.inTx(ctx, func(t *tx) error {
+	err := s.inTxUnlessTaken(ctx, func(t *tx) error {
 		var err error
 		if d, err = distribution(t.ctx, t, id); err != nil {
 			return err

@@ -68,7 +68,7 @@ func readOnly(t Target) error {
 // namingTries is how often a transaction that chooses a free name is run when others take the name at the same moment.
 const namingTries = 3
 
-// inTxUnlessTaken runs a transaction that chooses free names, and runs it again when another transaction has taken one of them meanwhile.
+// inTxUnlessTaken runs a transaction that looks whether names and paths are free before it takes them, and runs it again when another transaction took one meanwhile.
 func (s *Store) inTxUnlessTaken(ctx context.Context, f func(*tx) error) error {
 	var err error
 	for range namingTries {

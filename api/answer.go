@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -24,6 +25,8 @@ type answer struct {
 	status int
 	body   any
 	header http.Header
+	// stream writes the body in place of body, some of it at a time; nil: body is all of it.
+	stream func(io.Writer) error
 }
 
 func ok(body any) answer { return answer{status: http.StatusOK, body: body} }
@@ -123,6 +126,64 @@ func (a *API) write(w gin.ResponseWriter, ans answer) {
 	w.WriteHeader(ans.status)
 	w.WriteHeaderNow()
 	_, _ = w.Write(body) // a client that has gone needs no answer
+}
+
+// streamBuffer is how many bytes of a streamed answer are kept back. An answer with fewer has a length, and an error of its own when it fails.
+const streamBuffer = 1 << 20
+
+// send sends an answer to a request.
+func (a *API) send(c *gin.Context, ans answer) {
+	if ans.stream == nil {
+		a.write(c.Writer, ans)
+		return
+	}
+	s := &streamed{to: c.Writer, status: ans.status}
+	switch err := ans.stream(s); {
+	case err == nil:
+		s.end()
+	case !s.begun:
+		a.write(c.Writer, a.failure(c.Request, err))
+	default:
+		if c.Request.Context().Err() == nil {
+			a.Log.ErrorContext(c.Request.Context(), "answer broken off", slog.String("path", c.Request.URL.Path), slog.Any("err", err))
+		}
+		panic(http.ErrAbortHandler) // the client sees that the answer is not complete
+	}
+}
+
+// streamed is an answer on its way. Its errors are those of the client's connection.
+type streamed struct {
+	to     gin.ResponseWriter
+	status int
+	kept   bytes.Buffer
+	begun  bool // bytes have been sent
+}
+
+// Write implements io.Writer.
+func (s *streamed) Write(p []byte) (int, error) {
+	n, err := s.kept.Write(p)
+	if s.kept.Len() > streamBuffer {
+		err = s.flush()
+	}
+	return n, err
+}
+
+func (s *streamed) flush() error {
+	if !s.begun {
+		s.begun = true
+		s.to.Header().Set("Content-Type", "application/json")
+		s.to.WriteHeader(s.status)
+	}
+	_, err := s.kept.WriteTo(s.to)
+	return err
+}
+
+// end sends what is left.
+func (s *streamed) end() {
+	if !s.begun {
+		s.to.Header().Set("Content-Length", strconv.Itoa(s.kept.Len()))
+	}
+	_ = s.flush() // a client that has gone needs no answer
 }
 
 // encode is json.Marshal without HTML escapes.

@@ -138,7 +138,7 @@ func (a *API) serve(r route) gin.HandlerFunc {
 		if err != nil {
 			ans = a.failure(c.Request, err)
 		}
-		a.write(c.Writer, ans)
+		a.send(c, ans)
 	}
 }
 

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -29,20 +30,20 @@ type tag struct {
 
 type manifest struct {
 	content
-	Digest        string            `json:"digest"`
-	SchemaVersion int               `json:"schema_version"`
-	MediaType     string            `json:"media_type"`
-	Listed        []string          `json:"listed_manifests"`
-	Config        *string           `json:"config_blob"`
-	Blobs         []string          `json:"blobs"`
-	Annotations   map[string]string `json:"annotations"`
-	ImageLabels   map[string]string `json:"labels"`
-	Bootable      bool              `json:"is_bootable"`
-	Flatpak       bool              `json:"is_flatpak"`
-	Type          string            `json:"type"`
-	Architecture  *string           `json:"architecture"`
-	OS            *string           `json:"os"`
-	Size          *int64            `json:"compressed_image_size"`
+	Digest        string          `json:"digest"`
+	SchemaVersion int             `json:"schema_version"`
+	MediaType     string          `json:"media_type"`
+	Listed        []string        `json:"listed_manifests"`
+	Config        *string         `json:"config_blob"`
+	Blobs         []string        `json:"blobs"`
+	Annotations   json.RawMessage `json:"annotations"`
+	ImageLabels   json.RawMessage `json:"labels"`
+	Bootable      bool            `json:"is_bootable"`
+	Flatpak       bool            `json:"is_flatpak"`
+	Type          string          `json:"type"`
+	Architecture  *string         `json:"architecture"`
+	OS            *string         `json:"os"`
+	Size          *int64          `json:"compressed_image_size"`
 }
 
 type blob struct {
@@ -84,18 +85,23 @@ func showSignature(g pulp.Signature, c verify.Check) any {
 	}
 }
 
-// showSignatures verifies those whose key a signing service has.
+// showSignatures verifies those whose key a signing service has, where the result is shown.
 func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) {
-	ctx, cancel := verify.Bounded(req.Context())
+	began := time.Now()
+	ctx, cancel := verify.BoundedAfter(req.Context(), req.verifying)
 	defer cancel()
-	keys, err := verify.ServiceKeys(ctx, a.Store)
-	if err != nil {
-		return nil, err
-	}
+	defer func() { req.verifying += time.Since(began) }()
+	var keys verify.Keys
 	var known []string
-	for _, g := range all {
-		if keys.Has(g.KeyID) {
-			known = append(known, g.ID)
+	if req.selected.any("verified", "signing_services") {
+		var err error
+		if keys, err = verify.ServiceKeys(ctx, a.Store); err != nil {
+			return nil, err
+		}
+		for _, g := range all {
+			if keys.Has(g.KeyID) {
+				known = append(known, g.ID)
+			}
 		}
 	}
 	contents, err := a.Store.SignatureContents(ctx, known)
@@ -118,17 +124,17 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 	return shown, nil
 }
 
-func showManifest(m pulp.Manifest, parts store.ManifestParts, nature store.Nature) any {
+func showManifest(m store.ListedManifest, parts store.ManifestParts, nature store.Nature) any {
 	return manifest{
 		content: contentOf(pulp.KindManifest, m.ID, m.Stamps), Digest: string(m.Digest), SchemaVersion: m.SchemaVersion, MediaType: m.MediaType,
 		Listed: hrefs(pulp.ManifestCollection, parts.Children), Config: hrefOrNil(pulp.BlobCollection, parts.Config), Blobs: hrefs(pulp.BlobCollection, parts.Layers),
-		Annotations: m.Annotations, ImageLabels: m.Labels, Bootable: nature.Bootable, Flatpak: nature.Flatpak, Type: m.Type,
+		Annotations: m.RawAnnotations, ImageLabels: m.RawLabels, Bootable: nature.Bootable, Flatpak: nature.Flatpak, Type: m.Type,
 		Architecture: m.Architecture, OS: m.OS, Size: m.ImageSize,
 	}
 }
 
 // showManifests looks up at once what all of them name.
-func (a *API) showManifests(req *request, all []pulp.Manifest) ([]any, error) {
+func (a *API) showManifests(req *request, all []store.ListedManifest) ([]any, error) {
 	ids := make([]string, len(all))
 	for i, m := range all {
 		ids[i] = m.ID
@@ -137,13 +143,15 @@ func (a *API) showManifests(req *request, all []pulp.Manifest) ([]any, error) {
 	if !req.isStaff() {
 		viewer = req.user.Username
 	}
-	parts, err := a.Store.ManifestParts(req.Context(), ids, viewer)
+	parts, err := a.Store.ManifestParts(req.Context(), ids, viewer, req.selected.any("config_blob", "blobs"), req.selected.has("listed_manifests"))
 	if err != nil {
 		return nil, err
 	}
-	natures, err := a.Store.ManifestNatures(req.Context(), ids, viewer)
-	if err != nil {
-		return nil, err
+	var natures map[string]store.Nature
+	if req.selected.any("is_bootable", "is_flatpak") {
+		if natures, err = a.Store.ManifestNatures(req.Context(), ids, viewer); err != nil {
+			return nil, err
+		}
 	}
 	shown := make([]any, len(all))
 	for i, m := range all {
@@ -199,16 +207,16 @@ func exactly(field string) filters {
 
 func (a *API) tags() resource[pulp.Tag] {
 	return resource[pulp.Tag]{
-		model: "Tag", list: (*store.Store).Tags, within: visible, show: each(showTag), orderings: []string{"name", "pulp_type"},
+		model: "Tag", list: store.TagList, within: visible, show: each(showTag), orderings: []string{"name", "pulp_type"},
 		filters: contentFilters(filters{
 			"name": compare("name", store.Equal), "name__in": oneOf("name"), "media_type": oneOf("media_type"), "digest": oneOf("digest"),
 		}),
 	}
 }
 
-func (a *API) manifests() resource[pulp.Manifest] {
-	return resource[pulp.Manifest]{
-		model: "Manifest", list: (*store.Store).Manifests, within: visible, show: a.showManifests,
+func (a *API) manifests() resource[store.ListedManifest] {
+	return resource[store.ListedManifest]{
+		model: "Manifest", list: store.ManifestList, within: visible, show: a.showManifests,
 		orderings: []string{"digest", "schema_version", "media_type", "is_bootable", "is_flatpak", "type", "architecture", "os", "compressed_image_size", "pulp_type"},
 		filters: contentFilters(exactly("digest"), filters{
 			"media_type": oneOf("media_type"), "is_bootable": is("is_bootable"), "is_flatpak": is("is_flatpak"),
@@ -218,14 +226,14 @@ func (a *API) manifests() resource[pulp.Manifest] {
 
 func (a *API) blobs() resource[pulp.Blob] {
 	return resource[pulp.Blob]{
-		model: "Blob", list: (*store.Store).Blobs, within: visible, show: each(showBlob), orderings: []string{"digest", "pulp_type"},
+		model: "Blob", list: store.BlobList, within: visible, show: each(showBlob), orderings: []string{"digest", "pulp_type"},
 		filters: contentFilters(exactly("digest")),
 	}
 }
 
 func (a *API) signatures() resource[pulp.Signature] {
 	return resource[pulp.Signature]{
-		model: "ManifestSignature", list: (*store.Store).Signatures, within: visible, show: a.showSignatures,
+		model: "ManifestSignature", list: store.SignatureList, within: visible, show: a.showSignatures,
 		orderings: []string{"name", "digest", "key_id", "fingerprint", "timestamp", "creator", "pulp_type"},
 		filters:   contentFilters(names(), exactly("digest"), exactly("key_id"), filters{"manifest": oneOf("manifest")}),
 	}

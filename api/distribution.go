@@ -87,48 +87,27 @@ func distributionFilters() filters {
 }
 
 // servingContent filters by content that a distribution serves: in the latest version of its repository, or in the version that it is pinned to.
-func servingContent(a *API, req *request, _ string, values []string) (store.Filter, error) {
-	refs := slices.Collect(commaSeparated(values))
-	if len(refs) == 0 {
-		return nil, nil
+func servingContent(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+	texts, err := commaSeparated(name, values)
+	if err != nil || len(texts) == 0 {
+		return nil, err
 	}
-	ids := make([]string, len(refs))
-	for i, text := range refs {
+	ids := make([]string, len(texts))
+	for i, text := range texts {
 		ref, err := reference(text)
 		if err != nil {
 			return nil, err
 		}
 		ids[i] = ref.ID
 	}
-	repositories, _, err := a.Store.Repositories(req.Context(), store.ListQuery{Where: []store.Filter{store.Holding(ids, true)}, Limit: maxDistributions})
-	if err != nil {
-		return nil, err
-	}
-	pinned, _, err := a.Store.Distributions(req.Context(), store.ListQuery{Where: []store.Filter{store.IsNull("repository_version", false)}, Limit: maxDistributions})
-	if err != nil {
-		return nil, err
-	}
-	var latest, candidates, versions []string
-	for _, r := range repositories {
-		latest = append(latest, r.ID)
-	}
-	for _, d := range pinned {
-		candidates = append(candidates, d.Pinned.VersionID)
-	}
-	holding, _, err := a.Store.Versions(req.Context(), store.ListQuery{
-		Where: []store.Filter{store.OneOf("pulp_id", candidates), store.VersionHolding(ids)}, Limit: maxDistributions,
-	})
-	for _, v := range holding {
-		versions = append(versions, v.ID)
-	}
-	return store.Any(store.OneOf("repository", latest), store.OneOf("repository_version", versions)), err
+	return store.Serving(ids), nil
 }
 
 var distributionOrderings = []string{"name", "base_path", "hidden"}
 
 func (a *API) distributions() resource[pulp.Distribution] {
 	return resource[pulp.Distribution]{
-		model: "ContainerDistribution", list: (*store.Store).Distributions, within: visible,
+		model: "ContainerDistribution", list: store.DistributionList, within: visible,
 		orderings: append([]string{"private", "description"}, distributionOrderings...),
 		filters:   filterSets(distributionFilters(), filters{"namespace__name": compare("namespace__name", store.Equal)}),
 		show: a.showDistributions(func(b baseDistribution, d pulp.Distribution) any {
@@ -139,7 +118,7 @@ func (a *API) distributions() resource[pulp.Distribution] {
 
 func (a *API) anyDistributions() resource[pulp.Distribution] {
 	return resource[pulp.Distribution]{
-		model: "Distribution", list: (*store.Store).Distributions, within: visible, orderings: distributionOrderings, filters: distributionFilters(),
+		model: "Distribution", list: store.DistributionList, within: visible, orderings: distributionOrderings, filters: distributionFilters(),
 		show: a.showDistributions(func(b baseDistribution, d pulp.Distribution) any {
 			return genericDistribution{b, strings.TrimSuffix(a.PublicURL.String(), "/") + contentPrefix + d.BasePath + "/"}
 		}),

@@ -109,14 +109,17 @@ func compare(field string, op store.Op) filter {
 
 // oneOf filters by texts with commas between them.
 func oneOf(field string) filter {
-	return func(_ *API, _ *request, _ string, values []string) (store.Filter, error) {
-		wanted := slices.Collect(commaSeparated(values))
-		if len(wanted) == 0 {
-			return nil, nil
+	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+		wanted, err := commaSeparated(name, values)
+		if err != nil || len(wanted) == 0 {
+			return nil, err
 		}
 		return store.OneOf(field, wanted), nil
 	}
 }
+
+// maxPatternLength is how many bytes a regular expression may have.
+const maxPatternLength = 1000
 
 // matching filters by a regular expression.
 func matching(field, flags string) filter {
@@ -124,6 +127,9 @@ func matching(field, flags string) filter {
 		pattern := last(values)
 		if pattern == "" {
 			return nil, nil
+		}
+		if len(pattern) > maxPatternLength {
+			return nil, invalid(name, "A regular expression may have at most %d bytes.", maxPatternLength)
 		}
 		if _, err := regexp.Compile(flags + pattern); err != nil {
 			return nil, invalid(name, "Enter a valid regular expression.")
@@ -236,7 +242,10 @@ func is(field string) filter {
 // choice filters by texts of which only some are possible.
 func choice(possible []string, with func(values []string) store.Filter) filter {
 	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
-		wanted := slices.Collect(commaSeparated(values))
+		wanted, err := commaSeparated(name, values)
+		if err != nil {
+			return nil, err
+		}
 		for _, v := range wanted {
 			if !slices.Contains(possible, v) {
 				return nil, invalidChoice(name, v)
@@ -252,21 +261,20 @@ func choice(possible []string, with func(values []string) store.Filter) filter {
 // identity are the filters that every list has: by id, href and PRN.
 func identity() filters {
 	byID := func(read func(string) (string, error)) filter {
-		return func(_ *API, _ *request, _ string, values []string) (store.Filter, error) {
+		return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+			named, err := commaSeparated(name, values)
+			if err != nil || len(named) == 0 {
+				return nil, err
+			}
 			var ids []string
-			narrows := false
-			for v := range commaSeparated(values) {
+			for _, v := range named {
 				id, err := read(v)
 				if err != nil {
 					return nil, err
 				}
-				narrows = true
 				if id != "" {
 					ids = append(ids, id)
 				}
-			}
-			if !narrows {
-				return nil, nil
 			}
 			return store.OneOf("pulp_id", ids), nil
 		}
@@ -317,9 +325,13 @@ func reference(v string) (pulp.Ref, error) {
 
 // related filters by references to objects, one or with commas between them; with makes the condition of them.
 func related(with func([]pulp.Ref) store.Filter) filter {
-	return func(_ *API, _ *request, _ string, values []string) (store.Filter, error) {
+	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+		named, err := commaSeparated(name, values)
+		if err != nil {
+			return nil, err
+		}
 		var refs []pulp.Ref
-		for v := range commaSeparated(values) {
+		for _, v := range named {
 			ref, err := reference(v)
 			if err != nil {
 				return nil, err

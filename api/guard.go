@@ -87,8 +87,10 @@ func (a *API) listGuards(req *request) (answer, error) {
 	limit, offset := window(req.query)
 	next, previous := links(req.Request, req.query, count, limit, offset)
 	shown = shown[min(offset, len(shown)):]
-	if shown, err = selectFields(req.query, shown); err != nil {
-		return answer{}, err
+	for i := range shown {
+		if shown[i], err = req.selected.of(shown[i]); err != nil {
+			return answer{}, err
+		}
 	}
 	return ok(page{count, next, previous, shown}), nil
 }
@@ -104,9 +106,6 @@ func (a *API) readGuard(req *request) (answer, error) {
 	if g.Href != pulp.Href(pulp.GuardCollection, strings.ToLower(req.param("id"))) {
 		return answer{}, fault.New(fault.NotFound, "No ContentRedirectContentGuard matches the given query.")
 	}
-	shown, err := selectFields(req.query, []any{g})
-	if err != nil {
-		return answer{}, err
-	}
-	return ok(shown[0]), nil
+	shown, err := req.selected.of(g)
+	return ok(shown), err
 }

@@ -8,15 +8,22 @@ import (
 	"github.com/countersign/countersign/internal/store"
 )
 
+// maxLabelTerms is how many terms one pulp_label_select may have: each is a subquery.
+const maxLabelTerms = 32
+
 // labelSelect is the filter pulp_label_select: terms with commas between them, all of which must hold (contract 1.3).
 func labelSelect() filters {
-	return filters{"pulp_label_select": func(_ *API, _ *request, _ string, values []string) (store.Filter, error) {
+	return filters{"pulp_label_select": func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
 		text := last(values)
 		if text == "" {
 			return nil, nil
 		}
+		terms := splitTerms(text)
+		if len(terms) > maxLabelTerms {
+			return nil, invalid(name, "At most %d terms are possible.", maxLabelTerms)
+		}
 		var all []store.Filter
-		for _, term := range splitTerms(text) {
+		for _, term := range terms {
 			f, err := labelTerm(term)
 			if err != nil {
 				return nil, err

@@ -1,9 +1,11 @@
 package api
 
 import (
-	"context"
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -25,14 +27,16 @@ const (
 // resource is one kind of object, declared: where its rows come from, what they may be narrowed and sorted by, who sees them, and how they look. From it come
 // the list and the reading of one.
 type resource[T any] struct {
-	model     string // the class that the 404 names
-	list      func(*store.Store, context.Context, store.ListQuery) ([]T, int64, error)
+	model     string         // the class that the 404 names
+	list      *store.List[T] // nil: there is never a row
 	filters   filters
 	orderings []string // beside those that all have
 	order     []store.Order
-	show      func(*request, []T) ([]any, error)
+	show      func(*request, []T) ([]any, error) // called for some rows at a time
 	// within are conditions of the path and of who asks; nil: none.
 	within func(*request) ([]store.Filter, error)
+	// brief reports whether a request asks for objects without any large data; nil: none does.
+	brief func(*request) bool
 	// key is the condition that the path's last parameter names one object by; nil: "id" is its UUID.
 	key func(*request) (store.Filter, error)
 }
@@ -51,7 +55,7 @@ func each[T any](show func(T) any) func(*request, []T) ([]any, error) {
 	}
 }
 
-// page is one answer to a list.
+// page is one answer to a list, where all of it is at hand.
 type page struct {
 	Count    int64   `json:"count"`
 	Next     *string `json:"next"`
@@ -59,39 +63,88 @@ type page struct {
 	Results  []any   `json:"results"`
 }
 
-// listOf answers with a page of a resource.
+// listOf answers with a page of a resource. The rows are read, shown and written some at a time.
 func listOf[T any](a *API, r resource[T]) handler {
 	return func(req *request) (answer, error) {
-		where, err := scope(r, req)
+		want, err := queryOf(a, r, req)
 		if err != nil {
 			return answer{}, err
 		}
-		narrowed, err := r.filters.parse(a, req)
-		if err != nil {
-			return answer{}, err
+		found := &store.Found[T]{}
+		if r.list != nil {
+			if found, err = r.list.Find(req.Context(), a.Store, want); err != nil {
+				return answer{}, err
+			}
 		}
-		order, err := orderOf(req.query, append(commonOrderings[:len(commonOrderings):len(commonOrderings)], r.orderings...))
-		if err != nil {
-			return answer{}, err
-		}
-		if len(order) == 0 {
-			order = r.order
-		}
-		limit, offset := window(req.query)
-		rows, count, err := r.list(a.Store, req.Context(), store.ListQuery{Where: append(where, narrowed...), Order: order, Limit: limit, Offset: offset})
-		if err != nil {
-			return answer{}, err
-		}
-		shown, err := r.show(req, rows)
-		if err != nil {
-			return answer{}, err
-		}
-		if shown, err = selectFields(req.query, shown); err != nil {
-			return answer{}, err
-		}
-		next, previous := links(req.Request, req.query, count, limit, offset)
-		return ok(page{count, next, previous, shown}), nil
+		next, previous := links(req.Request, req.query, found.Count, want.Limit, want.Offset)
+		return answer{status: http.StatusOK, stream: func(w io.Writer) error {
+			return writePage(w, r, req, found, page{Count: found.Count, Next: next, Previous: previous, Results: []any{}})
+		}}, nil
 	}
+}
+
+// queryOf reads the parameters of a list.
+func queryOf[T any](a *API, r resource[T], req *request) (store.ListQuery, error) {
+	where, err := scope(r, req)
+	if err != nil {
+		return store.ListQuery{}, err
+	}
+	narrowed, err := r.filters.parse(a, req)
+	if err != nil {
+		return store.ListQuery{}, err
+	}
+	order, err := orderOf(req.query, append(commonOrderings[:len(commonOrderings):len(commonOrderings)], r.orderings...))
+	if err != nil {
+		return store.ListQuery{}, err
+	}
+	if len(order) == 0 {
+		order = r.order
+	}
+	limit, offset := window(req.query)
+	want := store.ListQuery{Where: append(where, narrowed...), Order: order, Limit: limit, Offset: offset, Wanted: req.selected.has}
+	if r.brief != nil && r.brief(req) {
+		want.Wanted = func(string) bool { return false }
+	}
+	return want, nil
+}
+
+// writePage writes a page as JSON. The results of the page are those that were found.
+func writePage[T any](w io.Writer, r resource[T], req *request, found *store.Found[T], p page) error {
+	envelope, err := encode(p)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(bytes.TrimSuffix(envelope, []byte("]}"))); err != nil {
+		return err
+	}
+	between := ""
+	for piece, err := range found.Pieces(req.Context()) {
+		if err != nil {
+			return err
+		}
+		shown, err := r.show(req, piece)
+		if err != nil {
+			return err
+		}
+		for _, v := range shown {
+			if v, err = req.selected.of(v); err != nil {
+				return err
+			}
+			raw, err := encode(v)
+			if err != nil {
+				return fmt.Errorf("encode %T: %w", v, err)
+			}
+			if _, err := io.WriteString(w, between); err != nil {
+				return err
+			}
+			if _, err := w.Write(raw); err != nil {
+				return err
+			}
+			between = ","
+		}
+	}
+	_, err = io.WriteString(w, "]}")
+	return err
 }
 
 // readOf answers with one object.
@@ -107,13 +160,11 @@ func readOf[T any](a *API, r resource[T]) handler {
 
 func shownOne[T any](r resource[T], req *request, v T) (answer, error) {
 	shown, err := r.show(req, []T{v})
-	if err == nil {
-		shown, err = selectFields(req.query, shown)
-	}
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(shown[0]), nil
+	only, err := req.selected.of(shown[0])
+	return ok(only), err
 }
 
 // one finds the object that the path names. Who may not see it learns no more than that there is none.
@@ -131,7 +182,10 @@ func one[T any](a *API, r resource[T], req *request) (T, error) {
 	if err != nil {
 		return none, err
 	}
-	rows, _, err := r.list(a.Store, req.Context(), store.ListQuery{Where: append(where, named), Limit: 1})
+	var rows []T
+	if r.list != nil {
+		rows, _, err = r.list.Rows(req.Context(), a.Store, store.ListQuery{Where: append(where, named), Limit: 1})
+	}
 	if err != nil {
 		return none, err
 	}
@@ -167,8 +221,12 @@ func visible(req *request) ([]store.Filter, error) {
 
 // orderOf reads the parameter "ordering".
 func orderOf(query url.Values, choices []string) ([]store.Order, error) {
+	names, err := commaSeparated("ordering", query["ordering"])
+	if err != nil {
+		return nil, err
+	}
 	var order []store.Order
-	for name := range commaSeparated(query["ordering"]) {
+	for _, name := range names {
 		field, desc := strings.CutPrefix(name, "-")
 		if !slices.Contains(choices, field) {
 			return nil, &fault.Error{Kind: fault.Invalid, Msg: "bad ordering", Fields: fault.Fields{
@@ -182,17 +240,24 @@ func orderOf(query url.Values, choices []string) ([]store.Order, error) {
 	return order, nil
 }
 
-// commaSeparated yields the parts of parameters that may be repeated or hold commas.
-func commaSeparated(values []string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for _, v := range values {
-			for part := range strings.SplitSeq(v, ",") {
-				if part = strings.TrimSpace(part); part != "" && !yield(part) {
-					return
-				}
+// maxValues is how many values one parameter of a list may have.
+const maxValues = 1000
+
+// commaSeparated returns the parts of a parameter that may be repeated or hold commas. More than maxValues are refused.
+func commaSeparated(name string, values []string) ([]string, error) {
+	var parts []string
+	for _, v := range values {
+		for part := range strings.SplitSeq(v, ",") {
+			if part = strings.TrimSpace(part); part == "" {
+				continue
 			}
+			if len(parts) == maxValues {
+				return nil, invalid(name, "At most %d values are possible.", maxValues)
+			}
+			parts = append(parts, part)
 		}
 	}
+	return parts, nil
 }
 
 // window reads the parameters "limit" and "offset". Nonsense counts as not given.
@@ -244,33 +309,46 @@ func scheme(r *http.Request) string {
 	return "http"
 }
 
-// selectFields keeps of each object what the parameters "fields" and "exclude_fields" leave. Names that no object has are of no effect.
-func selectFields(query url.Values, shown []any) ([]any, error) {
-	keep, drop := map[string]bool{}, map[string]bool{}
-	for name := range commaSeparated(query["fields"]) {
-		keep[name] = true
-	}
-	for name := range commaSeparated(query["exclude_fields"]) {
-		drop[name] = true
-	}
-	if len(keep) == 0 && len(drop) == 0 {
-		return shown, nil
-	}
-	for i, v := range shown {
-		raw, err := encode(v)
+// selection is what the parameters "fields" and "exclude_fields" leave of each object. Names that no object has are of no effect.
+type selection struct{ keep, drop map[string]bool }
+
+// selectionOf reads the parameters.
+func selectionOf(query url.Values) (selection, error) {
+	var s selection
+	for name, into := range map[string]*map[string]bool{"fields": &s.keep, "exclude_fields": &s.drop} {
+		fields, err := commaSeparated(name, query[name])
 		if err != nil {
-			return nil, fmt.Errorf("encode %T: %w", v, err)
+			return s, err
 		}
-		var fields map[string]json.RawMessage
-		if err := json.Unmarshal(raw, &fields); err != nil {
-			return nil, fmt.Errorf("decode %T: %w", v, err)
+		*into = make(map[string]bool, len(fields))
+		for _, field := range fields {
+			(*into)[field] = true
 		}
-		for name := range fields {
-			if len(keep) > 0 && !keep[name] || drop[name] {
-				delete(fields, name)
-			}
-		}
-		shown[i] = fields
 	}
-	return shown, nil
+	return s, nil
+}
+
+// has reports whether a field is shown.
+func (s selection) has(field string) bool {
+	return (len(s.keep) == 0 || s.keep[field]) && !s.drop[field]
+}
+
+// any reports whether one of some fields is shown.
+func (s selection) any(fields ...string) bool { return slices.ContainsFunc(fields, s.has) }
+
+// of returns what is shown of an object.
+func (s selection) of(object any) (any, error) {
+	if len(s.keep) == 0 && len(s.drop) == 0 {
+		return object, nil
+	}
+	raw, err := encode(object)
+	if err != nil {
+		return nil, fmt.Errorf("encode %T: %w", object, err)
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &fields); err != nil {
+		return nil, fmt.Errorf("decode %T: %w", object, err)
+	}
+	maps.DeleteFunc(fields, func(name string, _ json.RawMessage) bool { return !s.has(name) })
+	return fields, nil
 }

@@ -22,7 +22,7 @@ func showNamespace(n pulp.Namespace) any {
 
 func (a *API) namespaces() resource[pulp.Namespace] {
 	return resource[pulp.Namespace]{
-		model: "ContainerNamespace", list: (*store.Store).Namespaces, show: each(showNamespace), within: visible, orderings: []string{"name"},
+		model: "ContainerNamespace", list: store.NamespaceList, show: each(showNamespace), within: visible, orderings: []string{"name"},
 		filters: filterSets(identity(), names(), labelSelect()),
 	}
 }

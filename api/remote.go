@@ -83,7 +83,7 @@ func remoteFilters() filters {
 
 func (a *API) remotes() resource[pulp.Remote] {
 	return resource[pulp.Remote]{
-		model: "ContainerRemote", list: (*store.Store).Remotes, show: each(showRemote), within: visible,
+		model: "ContainerRemote", list: store.RemoteList, show: each(showRemote), within: visible,
 		orderings: append([]string{"upstream_name", "sigstore"}, remoteOrderings...), filters: remoteFilters(),
 	}
 }
@@ -91,7 +91,7 @@ func (a *API) remotes() resource[pulp.Remote] {
 // anyRemotes are those of every type, with the fields that all have.
 func (a *API) anyRemotes() resource[pulp.Remote] {
 	return resource[pulp.Remote]{
-		model: "Remote", list: (*store.Store).Remotes, within: visible, orderings: remoteOrderings, filters: remoteFilters(),
+		model: "Remote", list: store.RemoteList, within: visible, orderings: remoteOrderings, filters: remoteFilters(),
 		show: each(func(r pulp.Remote) any { return showBaseRemote(r) }),
 	}
 }

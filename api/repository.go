@@ -107,7 +107,7 @@ func byRemote(a *API, req *request, name string, values []string) (store.Filter,
 // repositories are those of one type.
 func (a *API) repositories(t pulp.RepositoryType) resource[pulp.Repository] {
 	return resource[pulp.Repository]{
-		model: repositoryTypes[t], list: (*store.Store).Repositories, show: showRepositories, orderings: repositoryOrderings, filters: repositoryFilters(),
+		model: repositoryTypes[t], list: store.RepositoryList, show: showRepositories, orderings: repositoryOrderings, filters: repositoryFilters(),
 		within: func(req *request) ([]store.Filter, error) {
 			where, err := visible(req)
 			return append(where, store.Where("pulp_type", store.Equal, t.PulpType())), err
@@ -120,7 +120,7 @@ func (a *API) anyRepositories() resource[pulp.Repository] {
 	types := []string{pulp.Container.PulpType(), pulp.ContainerPush.PulpType()}
 	byType := choice(types, func(v []string) store.Filter { return store.OneOf("pulp_type", v) })
 	return resource[pulp.Repository]{
-		model: "Repository", list: (*store.Store).Repositories, within: visible, orderings: repositoryOrderings,
+		model: "Repository", list: store.RepositoryList, within: visible, orderings: repositoryOrderings,
 		show:    each(func(r pulp.Repository) any { return showAnyRepository(r) }),
 		filters: filterSets(repositoryFilters(), filters{"pulp_type": byType, "pulp_type__in": byType}),
 	}
@@ -312,7 +312,7 @@ func seen[T any](a *API, r resource[T], req *request, id string) (T, error) {
 	if err != nil {
 		return none, err
 	}
-	found, _, err := r.list(a.Store, req.Context(), store.ListQuery{Where: append(where, store.Where("pulp_id", store.Equal, id)), Limit: 1})
+	found, _, err := r.list.Rows(req.Context(), a.Store, store.ListQuery{Where: append(where, store.Where("pulp_id", store.Equal, id)), Limit: 1})
 	if err == nil && len(found) == 0 {
 		err = fault.New(fault.NotFound, "No %s matches the given query.", r.model)
 	}

@@ -275,26 +275,30 @@ func (a *API) seenUnits(req *request, kind pulp.Kind, ids []string) (map[string]
 		return nil, err
 	}
 	q := store.ListQuery{Where: append(where, store.OneOf("pulp_id", ids)), Limit: len(ids)}
-	found := map[string]bool{}
+	var found []string
 	switch kind {
 	case pulp.KindBlob:
-		err = collectIDs(found, func() ([]pulp.Blob, int64, error) { return a.Store.Blobs(req.Context(), q) }, func(b pulp.Blob) string { return b.ID })
+		found, err = findIDs(a, req, store.BlobList, q)
 	case pulp.KindManifest:
-		err = collectIDs(found, func() ([]pulp.Manifest, int64, error) { return a.Store.Manifests(req.Context(), q) }, func(m pulp.Manifest) string { return m.ID })
+		found, err = findIDs(a, req, store.ManifestList, q)
 	case pulp.KindTag:
-		err = collectIDs(found, func() ([]pulp.Tag, int64, error) { return a.Store.Tags(req.Context(), q) }, func(t pulp.Tag) string { return t.ID })
+		found, err = findIDs(a, req, store.TagList, q)
 	case pulp.KindSignature:
-		err = collectIDs(found, func() ([]pulp.Signature, int64, error) { return a.Store.Signatures(req.Context(), q) }, func(g pulp.Signature) string { return g.ID })
+		found, err = findIDs(a, req, store.SignatureList, q)
 	}
-	return found, err
+	seen := make(map[string]bool, len(found))
+	for _, id := range found {
+		seen[id] = true
+	}
+	return seen, err
 }
 
-func collectIDs[T any](into map[string]bool, list func() ([]T, int64, error), id func(T) string) error {
-	found, _, err := list()
-	for _, v := range found {
-		into[id(v)] = true
+func findIDs[T any](a *API, req *request, l *store.List[T], q store.ListQuery) ([]string, error) {
+	found, err := l.Find(req.Context(), a.Store, q)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	return found.IDs, nil
 }
 
 func (a *API) copyTags(req *request, b *body, repo pulp.Repository) (tasks.Spec, error) {

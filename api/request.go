@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -18,10 +19,13 @@ import (
 // request is one call by a known user; on open routes the user may be nobody.
 type request struct {
 	*http.Request
-	user  *pulp.User // nil on open routes alone
-	query url.Values
-	param func(string) string // of the path
-	log   *slog.Logger
+	user     *pulp.User // nil on open routes alone
+	query    url.Values
+	selected selection           // the fields that the query selects
+	param    func(string) string // of the path
+	log      *slog.Logger
+
+	verifying time.Duration // that it has spent on verifying signatures
 }
 
 // identify finds out who calls.
@@ -39,6 +43,9 @@ func (a *API) identify(r route, c *gin.Context) (*request, error) {
 		}
 	}
 	req := &request{Request: c.Request, query: query, param: c.Param, log: a.Log}
+	if req.selected, err = selectionOf(query); err != nil {
+		return nil, err
+	}
 	if r.open {
 		return req, nil
 	}

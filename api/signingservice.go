@@ -19,7 +19,7 @@ func showSigningService(v pulp.SigningService) any {
 
 func (a *API) signingServices() resource[pulp.SigningService] {
 	return resource[pulp.SigningService]{
-		model: "SigningService", list: (*store.Store).ListSigningServices, show: each(showSigningService),
+		model: "SigningService", list: store.ServiceList, show: each(showSigningService),
 		orderings: []string{"name", "public_key", "pubkey_fingerprint", "script"},
 		filters:   filterSets(identity(), filters{"name": compare("name", store.Equal)}),
 		within:    func(req *request) ([]store.Filter, error) { return nil, req.staff() }, // contract 2.4

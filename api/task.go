@@ -78,19 +78,27 @@ func showTask(t store.Task, gone map[string]bool) task {
 	return v
 }
 
+// minimal reports whether a request asks for minimal tasks.
+func minimal(req *request) bool {
+	v := strings.ToLower(last(req.query["minimal"]))
+	return v == "true" || v == "1"
+}
+
 // showTasks looks up which of the objects that tasks made are still there.
 func (a *API) showTasks(req *request, all []store.Task) ([]any, error) {
 	shown := make([]any, len(all))
-	if minimal := strings.ToLower(last(req.query["minimal"])); minimal == "true" || minimal == "1" {
+	if minimal(req) {
 		for i, t := range all {
 			shown[i] = showMinimalTask(t)
 		}
 		return shown, nil
 	}
 	var made []string
-	for _, t := range all {
-		for _, c := range t.Created {
-			made = append(made, c.Href)
+	if req.selected.has("created_resources") {
+		for _, t := range all {
+			for _, c := range t.Created {
+				made = append(made, c.Href)
+			}
 		}
 	}
 	slices.Sort(made)
@@ -119,7 +127,7 @@ func ownTasks(req *request) ([]store.Filter, error) {
 
 func (a *API) tasks() resource[store.Task] {
 	return resource[store.Task]{
-		model: "Task", list: (*store.Store).Tasks, within: ownTasks, show: a.showTasks,
+		model: "Task", list: store.TaskList, brief: minimal, within: ownTasks, show: a.showTasks,
 		orderings: []string{"state", "name", "logging_cid", "unblocked_at", "started_at", "finished_at", "error", "result"},
 		filters: filterSets(identity(), dates("pulp_created"), dates("unblocked_at"), dates("started_at"), dates("finished_at"), filters{
 			"state": oneState(store.Equal), "state__ne": oneState(store.NotEqual),

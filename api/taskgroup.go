@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"net/http"
 	"net/url"
 	"strings"
@@ -17,7 +16,6 @@ const taskGroupCollection = "task-groups/"
 func (a *API) taskGroups() resource[struct{}] {
 	return resource[struct{}]{
 		model: "TaskGroup", filters: filters{}, orderings: []string{"description", "all_tasks_dispatched"},
-		list: func(*store.Store, context.Context, store.ListQuery) ([]struct{}, int64, error) { return nil, 0, nil },
 		show: each(func(struct{}) any { return nil }),
 	}
 }
@@ -32,16 +30,15 @@ func (a *API) taskGroupRoutes() []route {
 }
 
 // inGroup filters tasks by their group: a reference to one finds nothing.
-func inGroup(_ *API, _ *request, _ string, values []string) (store.Filter, error) {
-	var given bool
-	for v := range commaSeparated(values) {
-		given = true
+func inGroup(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+	groups, err := commaSeparated(name, values)
+	if err != nil || len(groups) == 0 {
+		return nil, err
+	}
+	for _, v := range groups {
 		if !isTaskGroup(v) {
 			return nil, badList("URI not valid: %s", v)
 		}
-	}
-	if !given {
-		return nil, nil
 	}
 	return store.Any(), nil
 }

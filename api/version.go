@@ -59,11 +59,11 @@ func versionFilters() filters {
 	return filterSets(numbers("number"), dates("pulp_created"), filters{
 		"content": holding, "content__in": holding, "prn__in": identity()["prn__in"],
 		"pulp_href__in": related(func(refs []pulp.Ref) store.Filter {
-			var any []store.Filter
-			for _, r := range refs {
-				any = append(any, store.All(store.Where("repository", store.Equal, r.ID), store.Where("number", store.Equal, r.Version)))
+			named := make([]store.VersionName, len(refs))
+			for i, r := range refs {
+				named[i] = store.VersionName{RepositoryID: r.ID, Number: r.Version}
 			}
-			return store.Any(any...)
+			return store.VersionsNamed(named)
 		}),
 	})
 }
@@ -71,7 +71,7 @@ func versionFilters() filters {
 // versions are those of one repository of a type.
 func (a *API) versions(t pulp.RepositoryType) resource[pulp.Version] {
 	return resource[pulp.Version]{
-		model: "RepositoryVersion", list: (*store.Store).Versions, show: each(showVersion), filters: versionFilters(),
+		model: "RepositoryVersion", list: store.VersionList, show: each(showVersion), filters: versionFilters(),
 		orderings: []string{"number"}, order: []store.Order{{Field: "number", Desc: true}},
 		within: func(req *request) ([]store.Filter, error) {
 			repo, err := one(a, a.repositories(t), req)
@@ -90,7 +90,7 @@ func (a *API) versions(t pulp.RepositoryType) resource[pulp.Version] {
 // anyVersions are those of all repositories.
 func (a *API) anyVersions() resource[pulp.Version] {
 	return resource[pulp.Version]{
-		model: "RepositoryVersion", list: (*store.Store).Versions, show: each(showVersion), filters: versionFilters(), orderings: []string{"number"},
+		model: "RepositoryVersion", list: store.VersionList, show: each(showVersion), filters: versionFilters(), orderings: []string{"number"},
 		within: visible,
 	}
 }

@@ -39,7 +39,7 @@ func (a *API) workers() resource[pulp.Worker] {
 		})
 	}
 	return resource[pulp.Worker]{
-		model: "AppStatus", list: (*store.Store).Workers, show: showWorkers, orderings: []string{"name", "last_heartbeat"},
+		model: "AppStatus", list: store.WorkerList, show: showWorkers, orderings: []string{"name", "last_heartbeat"},
 		filters: filterSets(identity(), names(), dates("last_heartbeat"), filters{"online": online(true), "missing": online(false)}),
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/proxy"
 )
 
@@ -546,8 +547,12 @@ func TestTextsThatNotEveryDatabaseKeeps(t *testing.T) {
 	image := fmt.Sprintf(`{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[]}`, w.pushBlob("acme/app", config), len(config))
 	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/null", image, "Content-Type", pulp.OCIManifest)
 	m, err := w.store.ManifestByDigest(t.Context(), digest.FromString(image))
-	if err != nil || m.Architecture == nil || *m.Architecture != "amd64\ufffd" || m.OS == nil || *m.OS != "\ufffd" || m.Labels["a\ufffd"] != "\ufffd" {
-		t.Errorf("the image is %v, %v, %v, %v", m.Architecture, m.OS, m.Labels, err)
+	if err != nil || m.Architecture == nil || *m.Architecture != "amd64\ufffd" || m.OS == nil || *m.OS != "\ufffd" {
+		t.Errorf("the image is %v, %v, %v", m.Architecture, m.OS, err)
+	}
+	listed, _, err := w.store.Manifests(t.Context(), store.ListQuery{Where: []store.Filter{store.Where("digest", store.Equal, string(m.Digest))}, Limit: 1})
+	if err != nil || len(listed) != 1 || string(listed[0].RawLabels) != "{\"a\ufffd\":\"\ufffd\"}" {
+		t.Errorf("the labels are %+v, %v", listed, err)
 	}
 	w.wantBlob("acme/app", digest.FromString(config), []byte(config))
 }

@@ -118,11 +118,11 @@ func (c *call) getReferrers() error {
 		return err
 	}
 	type descriptor struct {
-		MediaType    string            `json:"mediaType"`
-		Digest       digest.Digest     `json:"digest"`
-		Size         int64             `json:"size"`
-		ArtifactType string            `json:"artifactType,omitempty"`
-		Annotations  map[string]string `json:"annotations,omitempty"`
+		MediaType    string          `json:"mediaType"`
+		Digest       digest.Digest   `json:"digest"`
+		Size         int64           `json:"size"`
+		ArtifactType string          `json:"artifactType,omitempty"`
+		Annotations  json.RawMessage `json:"annotations,omitempty"`
 	}
 	list := make([]descriptor, len(found))
 	for i, m := range found {

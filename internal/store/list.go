@@ -3,7 +3,9 @@ package store
 import (
 	"context"
 	"fmt"
+	"iter"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/countersign/countersign/internal/pulp"
@@ -21,50 +23,215 @@ type ListQuery struct {
 	Order  []Order  // ties, and an empty Order, go newest first
 	Limit  int      // at most so many rows; at least 1
 	Offset int      // rows to skip
+	// Wanted reports whether an attribute is going to be shown. Large data that no wanted attribute shows is not read, and is empty in the rows; nil: all
+	// of them are wanted.
+	Wanted func(attribute string) bool
 }
 
-// listing is the closed vocabulary of one list: what text a query on it may be made of. Nothing that a user wrote is ever part of it.
-type listing[T any] struct {
+// List is the closed vocabulary of one list: what text a query on it may be made of. Nothing that a user wrote is ever part of it.
+type List[T any] struct {
 	columns string
 	source  string            // FROM and joins
 	id      string            // the column of the row's id
 	fields  map[string]string // attribute -> expression
-	order   []Order           // instead of newest first
-	visible string            // a condition on what users other than staff see; one %s is their namespace
-	kind    pulp.Kind         // content: what repositories hold these rows as
+	long    []string          // fields that may be long texts: lists are sorted by their beginnings
+	large   []large
+	order   []Order   // instead of newest first
+	visible string    // a condition on what users other than staff see; one %s is their namespace
+	kind    pulp.Kind // content: what repositories hold these rows as
 	scan    func(scanner) (T, error)
 }
 
-// list returns the rows of a query and how many there are without its Limit and Offset.
-func list[T any](ctx context.Context, q querier, l listing[T], want ListQuery) ([]T, int64, error) {
-	b := &statement{fields: l.fields, id: l.id, visible: l.visible, kind: l.kind, viewer: viewer(want.Where)}
-	where := ""
-	if len(want.Where) > 0 {
-		where = " WHERE " + All(want.Where...).write(b)
+// large is data of a row that may take many bytes.
+type large struct {
+	attributes []string // that show it
+	column     string   // in List.columns; empty: it is read from elsewhere
+	instead    string   // of the column, where none of the attributes is wanted
+	size       string   // about how many bytes it has; empty: the length of the column
+}
+
+// Bounds of one piece of a list. They bound the memory that a list takes, beside that of its largest row.
+const (
+	pieceRows  = 100
+	pieceBytes = 256 << 10
+)
+
+// Rows returns the rows of a query, all at once, and how many there are without its Limit and Offset. It is for few rows; see Find.
+func (l *List[T]) Rows(ctx context.Context, s *Store, want ListQuery) ([]T, int64, error) {
+	q := s.read.composed()
+	where, order, args, conditions, err := l.conditions(want)
+	if err != nil {
+		return nil, 0, err
 	}
-	order := b.order(want.Order, l.order)
-	if b.err != nil {
-		return nil, 0, b.err
-	}
-	args := b.args
-	rows, err := collect(ctx, q, l.scan, `SELECT `+l.columns+l.source+where+order+
+	columns, _ := l.selected(want.Wanted)
+	rows, err := collect(ctx, q, l.scan, `SELECT `+columns+l.source+where+order+
 		fmt.Sprintf(` LIMIT $%d OFFSET $%d`, len(args)+1, len(args)+2), append(args[:len(args):len(args)], want.Limit, want.Offset)...)
 	if err != nil {
 		return nil, 0, fmt.Errorf("list: %w", err)
 	}
-	if want.Offset == 0 && len(rows) < want.Limit {
-		return rows, int64(len(rows)), nil
+	count, err := l.count(ctx, q, want, len(rows), where, args[:conditions])
+	return rows, count, err
+}
+
+// Find finds the rows of a query without reading them.
+func (l *List[T]) Find(ctx context.Context, s *Store, want ListQuery) (*Found[T], error) {
+	q := s.read.composed()
+	where, order, args, conditions, err := l.conditions(want)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := collect(ctx, q, scanString, `SELECT `+l.id+l.source+where+order+
+		fmt.Sprintf(` LIMIT $%d OFFSET $%d`, len(args)+1, len(args)+2), append(args[:len(args):len(args)], want.Limit, want.Offset)...)
+	if err != nil {
+		return nil, fmt.Errorf("list: %w", err)
+	}
+	count, err := l.count(ctx, q, want, len(ids), where, args[:conditions])
+	return &Found[T]{Count: count, IDs: ids, list: l, from: q, wanted: want.Wanted}, err
+}
+
+// conditions writes the text behind the source of a query and its arguments, of which the first n belong to where.
+func (l *List[T]) conditions(want ListQuery) (where, order string, args []any, n int, err error) {
+	b := &statement{fields: l.fields, long: l.long, id: l.id, visible: l.visible, kind: l.kind, viewer: viewer(want.Where)}
+	if len(want.Where) > 0 {
+		where = " WHERE " + All(want.Where...).write(b)
+	}
+	n = len(b.args)
+	order = b.order(want.Order, l.order)
+	return where, order, b.args, n, b.err
+}
+
+// count returns how many rows a query has without its Limit and Offset, given how many it has with them.
+func (l *List[T]) count(ctx context.Context, q querier, want ListQuery, got int, where string, args []any) (int64, error) {
+	if want.Offset == 0 && got < want.Limit {
+		return int64(got), nil
 	}
 	var count int64
 	if err := q.QueryRowContext(ctx, `SELECT COUNT(*)`+l.source+where, args...).Scan(&count); err != nil {
-		return nil, 0, fmt.Errorf("count list: %w", err)
+		return 0, fmt.Errorf("count list: %w", err)
 	}
-	return rows, count, nil
+	return count, nil
+}
+
+// selected returns the columns of the rows and an expression for about how many bytes of large data a row has; empty when it has none.
+func (l *List[T]) selected(wanted func(string) bool) (columns, size string) {
+	columns = l.columns
+	var sizes []string
+	for _, d := range l.large {
+		switch {
+		case wanted != nil && !slices.ContainsFunc(d.attributes, wanted):
+			if d.column != "" {
+				columns = strings.Replace(columns, d.column, d.instead, 1)
+			}
+		case d.size != "":
+			sizes = append(sizes, d.size)
+		default:
+			sizes = append(sizes, "COALESCE(LENGTH("+d.column+"), 0)")
+		}
+	}
+	return columns, strings.Join(sizes, " + ")
+}
+
+// Found are the rows of a query, of which only the ids are known.
+type Found[T any] struct {
+	Count int64    // of all rows that the query has without its Limit and Offset
+	IDs   []string // of the rows, in order
+
+	list   *List[T]
+	from   querier
+	wanted func(string) bool
+}
+
+// Pieces yields the rows in order, some at a time: as many as the bounds of a piece allow, at least one. Rows that are gone by then are left out. No
+// connection to the database is held while a piece is being used. After an error nothing follows.
+func (f *Found[T]) Pieces(ctx context.Context) iter.Seq2[[]T, error] {
+	return func(yield func([]T, error) bool) {
+		if len(f.IDs) == 0 {
+			return
+		}
+		columns, size := f.list.selected(f.wanted)
+		sizes, err := f.sizes(ctx, size)
+		for ids := f.IDs; err == nil && len(ids) > 0; {
+			n, bytes := 0, int64(0)
+			for n < len(ids) && n < pieceRows && (n == 0 || bytes+sizes[ids[n]] <= pieceBytes) {
+				bytes += sizes[ids[n]]
+				n++
+			}
+			var piece []T
+			if piece, err = f.piece(ctx, columns, ids[:n]); err == nil && !yield(piece, nil) {
+				return
+			}
+			ids = ids[n:]
+		}
+		if err != nil {
+			yield(nil, fmt.Errorf("list: %w", err))
+		}
+	}
+}
+
+// identified is something with its row's id.
+type identified[V any] struct {
+	id    string
+	value V
+}
+
+// sizes returns about how many bytes of large data the rows have.
+func (f *Found[T]) sizes(ctx context.Context, expression string) (map[string]int64, error) {
+	if expression == "" || len(f.IDs) == 0 {
+		return nil, nil
+	}
+	rows, err := collect(ctx, f.from, func(row scanner) (identified[int64], error) {
+		var v identified[int64]
+		err := row.Scan(&v.id, &v.value)
+		return v, err
+	}, `SELECT `+f.list.id+`, `+expression+f.where(), toJSON(f.IDs))
+	sizes := make(map[string]int64, len(rows))
+	for _, r := range rows {
+		sizes[r.id] = r.value
+	}
+	return sizes, err
+}
+
+// where selects rows by their ids, which are the only argument.
+func (f *Found[T]) where() string {
+	return f.list.source + ` WHERE ` + f.list.id + ` IN (SELECT j.value FROM json_each($1) j)`
+}
+
+// withID is a row whose first column is its id, ahead of those that a scan function reads.
+type withID struct {
+	scanner
+	id *string
+}
+
+// Scan implements scanner.
+func (r withID) Scan(into ...any) error { return r.scanner.Scan(append([]any{r.id}, into...)...) }
+
+// piece reads the rows with these ids, in this order.
+func (f *Found[T]) piece(ctx context.Context, columns string, ids []string) ([]T, error) {
+	rows, err := collect(ctx, f.from, func(row scanner) (identified[T], error) {
+		var v identified[T]
+		var err error
+		v.value, err = f.list.scan(withID{row, &v.id})
+		return v, err
+	}, `SELECT `+f.list.id+`, `+columns+f.where(), toJSON(ids))
+	if err != nil {
+		return nil, err
+	}
+	position := make(map[string]int, len(ids))
+	for i, id := range ids {
+		position[id] = i
+	}
+	slices.SortFunc(rows, func(x, y identified[T]) int { return position[x.id] - position[y.id] })
+	piece := make([]T, len(rows))
+	for i, r := range rows {
+		piece[i] = r.value
+	}
+	return piece, nil
 }
 
 // statement collects what filters write: text from the listing's vocabulary, and values only as arguments.
 type statement struct {
 	fields  map[string]string
+	long    []string
 	id      string
 	visible string
 	kind    pulp.Kind
@@ -95,6 +262,9 @@ func (b *statement) field(name string) string {
 
 var seeing = regexp.MustCompile(`%see\(([a-z.]+)\)`)
 
+// sortedLength is how many characters of a long text count where a list is sorted by it.
+const sortedLength = 256
+
 // order writes the ORDER BY. NULLs count as the greatest, as Pulp's database has it.
 func (b *statement) order(wanted, usual []Order) string {
 	if len(wanted) == 0 {
@@ -106,7 +276,11 @@ func (b *statement) order(wanted, usual []Order) string {
 		if o.Desc {
 			direction = " DESC NULLS FIRST"
 		}
-		terms = append(terms, b.field(o.Field)+direction)
+		expression := b.field(o.Field)
+		if slices.Contains(b.long, o.Field) {
+			expression = fmt.Sprintf("SUBSTR(%s, 1, %d)", expression, sortedLength)
+		}
+		terms = append(terms, expression+direction)
 	}
 	return " ORDER BY " + strings.Join(append(terms, b.field("pulp_created")+" DESC", b.id+" DESC"), ", ")
 }

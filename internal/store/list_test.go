@@ -226,7 +226,7 @@ func TestManifestPartsNameWhatIsThere(t *testing.T) {
 			t.Error("a list carries payloads")
 		}
 	}
-	parts, err := s.ManifestParts(t.Context(), []string{ids[image.Digest], ids[index.Digest]}, "")
+	parts, err := s.ManifestParts(t.Context(), []string{ids[image.Digest], ids[index.Digest]}, "", true, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/countersign/countersign/internal/pulp"
@@ -191,11 +192,40 @@ func Holding(contentIDs []string, latestOnly bool) Filter {
 	})
 }
 
+// VersionName names a repository version.
+type VersionName struct {
+	RepositoryID string
+	Number       int64
+}
+
+// VersionsNamed narrows a list of versions to these.
+func VersionsNamed(names []VersionName) Filter {
+	return clause(func(b *statement) string {
+		repositories, versions := make([]string, len(names)), make([]string, len(names))
+		for i, n := range names {
+			repositories[i], versions[i] = n.RepositoryID, fmt.Sprintf("%s/%d", n.RepositoryID, n.Number)
+		}
+		repository := b.field("repository")
+		return "(" + repository + " IN " + b.set(repositories) + " AND " + repository + " || '/' || " + b.field("number") + " IN " + b.set(versions) + ")"
+	})
+}
+
 // VersionHolding narrows a list of versions to those that hold one of these units.
 func VersionHolding(contentIDs []string) Filter {
 	return clause(func(b *statement) string {
 		return "EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = " + b.field("repository") +
 			" AND c.content_id IN " + b.set(contentIDs) + " AND " + heldIn(b.field("number")) + ")"
+	})
+}
+
+// Serving narrows a list of distributions to those that serve one of these units: in the latest version of their repository, or in the version that they
+// are pinned to.
+func Serving(contentIDs []string) Filter {
+	return clause(func(b *statement) string {
+		units := b.set(contentIDs)
+		return "(" + b.field("repository") + " IN (SELECT c.repository_id FROM repository_content c WHERE c.content_id IN " + units + " AND c.version_removed IS NULL) OR " +
+			b.field("repository_version") + " IN (SELECT v.id FROM repository_version v JOIN repository_content c ON c.repository_id = v.repository_id" +
+			" WHERE c.content_id IN " + units + " AND " + heldIn("v.number") + "))"
 	})
 }
 

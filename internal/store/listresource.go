@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
 	"strings"
 
@@ -15,8 +16,17 @@ func with(alias string, more map[string]string) map[string]string {
 	return fields
 }
 
-var taskListing = listing[Task]{
-	columns: taskColumns, source: ` FROM (SELECT * FROM task WHERE name <> '` + SealTask + `') k`, id: "k.id", scan: scanTask,
+// TaskList is the list of tasks, without their arguments.
+var TaskList = &List[Task]{
+	long: []string{"error", "result"},
+	large: []large{
+		{attributes: []string{"result"}, column: "k.result", instead: "NULL"},
+		{attributes: []string{"error"}, column: "k.error", instead: "NULL"},
+		{attributes: []string{"reserved_resources_record"}, column: "k.resources", instead: "'[]'"},
+		{attributes: []string{"created_resources", "created_resource_prns"}, column: "k.created_resources", instead: "'[]'"},
+		{attributes: []string{"progress_reports"}, column: "k.progress", instead: "'[]'"},
+	},
+	columns: strings.Replace(taskColumns, "k.args", "'null'", 1), source: ` FROM (SELECT * FROM task WHERE name <> '` + SealTask + `') k`, id: "k.id", scan: scanTask,
 	fields: with("k", map[string]string{
 		"name": "k.name", "state": "k.state", "logging_cid": "k.logging_cid", "unblocked_at": "k.unblocked", "started_at": "k.started",
 		"finished_at": "k.finished", "error": "k.error", "result": "k.result", "worker": "k.worker_id", "created_by": "k.created_by",
@@ -27,10 +37,13 @@ var taskListing = listing[Task]{
 
 // Tasks lists tasks.
 func (s *Store) Tasks(ctx context.Context, q ListQuery) ([]Task, int64, error) {
-	return list(ctx, s.read, taskListing, q)
+	return TaskList.Rows(ctx, s, q)
 }
 
-var repositoryListing = listing[pulp.Repository]{
+// RepositoryList is the list of repositories of every type.
+var RepositoryList = &List[pulp.Repository]{
+	long:    []string{"description"},
+	large:   []large{{attributes: []string{"pulp_labels"}, column: "r.labels", instead: "'{}'"}, {attributes: []string{"description"}, column: "r.description", instead: "NULL"}},
 	columns: repositoryColumns, source: ` FROM repository r`, id: "r.id", scan: scanRepository,
 	fields: with("r", map[string]string{
 		"name": "r.name", "description": "r.description", "pulp_labels": "r.labels", "pulp_type": "('container.' || r.type)",
@@ -41,10 +54,11 @@ var repositoryListing = listing[pulp.Repository]{
 
 // Repositories lists repositories of every type.
 func (s *Store) Repositories(ctx context.Context, q ListQuery) ([]pulp.Repository, int64, error) {
-	return list(ctx, s.read, repositoryListing, q)
+	return RepositoryList.Rows(ctx, s, q)
 }
 
-var versionListing = listing[pulp.Version]{
+// VersionList is the list of the versions of all repositories.
+var VersionList = &List[pulp.Version]{
 	columns: versionColumns, source: versionSource, id: "v.id", scan: scanVersion,
 	fields:  with("v", map[string]string{"number": "v.number", "repository": "v.repository_id"}),
 	visible: "v.repository_id IN (" + visibleRepositories + ")",
@@ -52,10 +66,13 @@ var versionListing = listing[pulp.Version]{
 
 // Versions lists the versions of all repositories.
 func (s *Store) Versions(ctx context.Context, q ListQuery) ([]pulp.Version, int64, error) {
-	return list(ctx, s.read, versionListing, q)
+	return VersionList.Rows(ctx, s, q)
 }
 
-var distributionListing = listing[pulp.Distribution]{
+// DistributionList is the list of distributions.
+var DistributionList = &List[pulp.Distribution]{
+	long:    []string{"description"},
+	large:   []large{{attributes: []string{"pulp_labels"}, column: "d.labels", instead: "'{}'"}, {attributes: []string{"description"}, column: "d.description", instead: "NULL"}},
 	columns: distributionColumns, source: distributionSource, id: "d.id", scan: scanDistribution,
 	fields: with("d", map[string]string{
 		"name": "d.name", "base_path": "d.base_path", "repository": "d.repository_id", "repository_version": "d.repository_version_id",
@@ -67,10 +84,23 @@ var distributionListing = listing[pulp.Distribution]{
 
 // Distributions lists distributions.
 func (s *Store) Distributions(ctx context.Context, q ListQuery) ([]pulp.Distribution, int64, error) {
-	return list(ctx, s.read, distributionListing, q)
+	return DistributionList.Rows(ctx, s, q)
 }
 
-var remoteListing = listing[pulp.Remote]{
+// RemoteList is the list of remotes.
+var RemoteList = &List[pulp.Remote]{
+	long: []string{"sigstore"},
+	large: []large{
+		{attributes: []string{"pulp_labels"}, column: "m.labels", instead: "'{}'"},
+		{attributes: []string{"includes"}, column: "m.includes", instead: "NULL"},
+		{attributes: []string{"excludes"}, column: "m.excludes", instead: "NULL"},
+		{attributes: []string{"sigstore"}, column: "m.sigstore", instead: "NULL"},
+		{attributes: []string{"hidden_fields"}, column: "m.secrets", instead: "'{}'"},
+		{attributes: []string{
+			"ca_cert", "client_cert", "tls_validation", "proxy_url", "max_retries", "total_timeout", "connect_timeout", "sock_connect_timeout", "sock_read_timeout",
+			"headers", "download_concurrency", "rate_limit",
+		}, column: "m.connection", instead: "'{}'"},
+	},
 	columns: remoteColumns, source: ` FROM remote m`, id: "m.id", scan: scanRemote,
 	fields: with("m", map[string]string{
 		"name": "m.name", "url": "m.url", "upstream_name": "m.upstream_name", "policy": "m.policy", "sigstore": "m.sigstore", "pulp_labels": "m.labels",
@@ -80,10 +110,12 @@ var remoteListing = listing[pulp.Remote]{
 
 // Remotes lists remotes.
 func (s *Store) Remotes(ctx context.Context, q ListQuery) ([]pulp.Remote, int64, error) {
-	return list(ctx, s.read, remoteListing, q)
+	return RemoteList.Rows(ctx, s, q)
 }
 
-var namespaceListing = listing[pulp.Namespace]{
+// NamespaceList is the list of namespaces.
+var NamespaceList = &List[pulp.Namespace]{
+	large:   []large{{attributes: []string{"pulp_labels"}, column: "n.labels", instead: "'{}'"}},
 	columns: `n.id, n.name, n.labels, n.created, n.updated`, source: ` FROM namespace n`, id: "n.id", scan: scanNamespace,
 	fields:  with("n", map[string]string{"name": "n.name", "pulp_labels": "n.labels"}),
 	visible: "n.name = %s OR EXISTS (SELECT 1 FROM distribution d WHERE d.namespace_id = n.id AND NOT d.private)",
@@ -102,10 +134,13 @@ func scanNamespace(row scanner) (pulp.Namespace, error) {
 
 // Namespaces lists namespaces.
 func (s *Store) Namespaces(ctx context.Context, q ListQuery) ([]pulp.Namespace, int64, error) {
-	return list(ctx, s.read, namespaceListing, q)
+	return NamespaceList.Rows(ctx, s, q)
 }
 
-var serviceListing = listing[pulp.SigningService]{
+// ServiceList is the list of signing services.
+var ServiceList = &List[pulp.SigningService]{
+	long:    []string{"public_key", "script"},
+	large:   []large{{attributes: []string{"public_key"}, column: "public_key", instead: "''"}},
 	columns: serviceColumns, source: ` FROM signing_service v`, id: "v.id", scan: scanService,
 	fields: with("v", map[string]string{
 		"name": "v.name", "public_key": "v.public_key", "pubkey_fingerprint": "v.fingerprint", "script": "v.script",
@@ -115,10 +150,11 @@ var serviceListing = listing[pulp.SigningService]{
 
 // ListSigningServices lists signing services.
 func (s *Store) ListSigningServices(ctx context.Context, q ListQuery) ([]pulp.SigningService, int64, error) {
-	return list(ctx, s.read, serviceListing, q)
+	return ServiceList.Rows(ctx, s, q)
 }
 
-var workerListing = listing[pulp.Worker]{
+// WorkerList is the list of workers, also those that no longer beat.
+var WorkerList = &List[pulp.Worker]{
 	columns: workerColumns, source: ` FROM worker w`, id: "w.id", scan: scanWorker,
 	fields: map[string]string{
 		"pulp_id": "w.id", "pk": "w.id", "pulp_created": "w.started", "pulp_last_updated": "w.heartbeat",
@@ -129,10 +165,11 @@ var workerListing = listing[pulp.Worker]{
 
 // Workers lists workers, those that stopped beating too.
 func (s *Store) Workers(ctx context.Context, q ListQuery) ([]pulp.Worker, int64, error) {
-	return list(ctx, s.read, workerListing, q)
+	return WorkerList.Rows(ctx, s, q)
 }
 
-var tagListing = listing[pulp.Tag]{
+// TagList is the list of tags: one for each manifest that a name has stood for.
+var TagList = &List[pulp.Tag]{
 	columns: `t.id, t.name, t.manifest_id, t.created, t.updated`, source: ` FROM tag t`, id: "t.id", kind: pulp.KindTag, scan: scanTag,
 	fields: contentFields("t", pulp.KindTag, map[string]string{
 		"name":       "t.name",
@@ -154,7 +191,7 @@ func scanTag(row scanner) (pulp.Tag, error) {
 
 // Tags lists tags: one for each manifest that a name has stood for.
 func (s *Store) Tags(ctx context.Context, q ListQuery) ([]pulp.Tag, int64, error) {
-	return list(ctx, s.read, tagListing, q)
+	return TagList.Rows(ctx, s, q)
 }
 
 // ofType returns the condition that a manifest m is of a type, or is an index with an image of that type, at any depth, which the viewer sees.
@@ -172,7 +209,7 @@ type Nature struct{ Bootable, Flatpak bool }
 // ManifestNatures returns the natures of manifests by the manifests' ids, as the fields is_bootable and is_flatpak have them. Of the images in an index
 // those count that the user viewer sees; an empty viewer sees everything.
 func (s *Store) ManifestNatures(ctx context.Context, ids []string, viewer string) (map[string]Nature, error) {
-	b := &statement{fields: manifestListing.fields, viewer: viewer}
+	b := &statement{fields: ManifestList.fields, viewer: viewer}
 	query := `SELECT m.id, ` + b.field("is_bootable") + `, ` + b.field("is_flatpak") + ` FROM manifest m WHERE m.id IN ` + b.set(ids)
 	type row struct {
 		id string
@@ -190,8 +227,19 @@ func (s *Store) ManifestNatures(ctx context.Context, ids []string, viewer string
 	return natures, err
 }
 
-var manifestListing = listing[pulp.Manifest]{
-	columns: strings.Replace(manifestColumns, "m.payload", "x''", 1), source: ` FROM manifest m`, id: "m.id", kind: pulp.KindManifest, scan: scanManifest,
+// ManifestList is the list of manifests without their payloads, layers and children; see ManifestParts.
+var ManifestList = &List[ListedManifest]{
+	long: []string{"architecture", "os"},
+	large: []large{
+		{attributes: []string{"annotations"}, column: "m.annotations", instead: "'{}'"},
+		{attributes: []string{"labels"}, column: "m.labels", instead: "'{}'"},
+		{attributes: []string{"architecture"}, column: "m.architecture", instead: "NULL"},
+		{attributes: []string{"os"}, column: "m.os", instead: "NULL"},
+		{attributes: []string{"listed_manifests"}, size: "100 * (SELECT COUNT(*) FROM manifest_child e WHERE e.manifest_id = m.id)"},
+		{attributes: []string{"config_blob", "blobs"}, size: "100 * (SELECT COUNT(*) FROM manifest_blob e WHERE e.manifest_id = m.id)"},
+	},
+	columns: strings.NewReplacer("m.payload", "x''", "m.artifact_type", "''").Replace(manifestColumns) + `, m.annotations, m.labels`, source: ` FROM manifest m`, id: "m.id",
+	kind: pulp.KindManifest, scan: scanListedManifest,
 	fields: contentFields("m", pulp.KindManifest, map[string]string{
 		"digest": "m.digest", "media_type": "m.media_type", "schema_version": "m.schema_version", "type": "m.type", "architecture": "m.architecture",
 		"os": "m.os", "compressed_image_size": "m.image_size", "is_bootable": ofType("bootable"), "is_flatpak": ofType("flatpak"),
@@ -199,12 +247,28 @@ var manifestListing = listing[pulp.Manifest]{
 	visible: visibleContent("m.id"),
 }
 
-// Manifests lists manifests without their payloads, layers and children; see ManifestParts.
-func (s *Store) Manifests(ctx context.Context, q ListQuery) ([]pulp.Manifest, int64, error) {
-	return list(ctx, s.read, manifestListing, q)
+// ListedManifest is a manifest in a list.
+type ListedManifest struct {
+	pulp.Manifest                             // its Annotations and Labels are not set
+	RawAnnotations, RawLabels json.RawMessage // JSON objects, which are shown and not looked into
 }
 
-var blobListing = listing[pulp.Blob]{
+func scanListedManifest(row scanner) (ListedManifest, error) {
+	var m ListedManifest
+	var annotations, labels string
+	var err error
+	m.Manifest, err = scanManifest(withMore{row, []any{&annotations, &labels}})
+	m.RawAnnotations, m.RawLabels = json.RawMessage(annotations), json.RawMessage(labels)
+	return m, err
+}
+
+// Manifests lists manifests without their payloads, layers and children; see ManifestParts.
+func (s *Store) Manifests(ctx context.Context, q ListQuery) ([]ListedManifest, int64, error) {
+	return ManifestList.Rows(ctx, s, q)
+}
+
+// BlobList is the list of blobs without their bytes.
+var BlobList = &List[pulp.Blob]{
 	columns: strings.Replace(blobColumns, "b.data,", "NULL,", 1), source: ` FROM blob b`, id: "b.id", kind: pulp.KindBlob, scan: scanBlob,
 	fields:  contentFields("b", pulp.KindBlob, map[string]string{"digest": "b.digest"}),
 	visible: visibleContent("b.id"),
@@ -212,10 +276,17 @@ var blobListing = listing[pulp.Blob]{
 
 // Blobs lists blobs without their bytes.
 func (s *Store) Blobs(ctx context.Context, q ListQuery) ([]pulp.Blob, int64, error) {
-	return list(ctx, s.read, blobListing, q)
+	return BlobList.Rows(ctx, s, q)
 }
 
-var signatureListing = listing[pulp.Signature]{
+// SignatureList is the list of signatures without their content.
+var SignatureList = &List[pulp.Signature]{
+	long: []string{"creator"},
+	large: []large{
+		{attributes: []string{"creator"}, column: "g.creator", instead: "''"},
+		{attributes: []string{"docker_reference"}, column: "g.reference", instead: "''"},
+		{attributes: []string{"verified", "signing_services"}, size: "LENGTH(g.content)"},
+	},
 	columns: strings.Replace(signatureColumns, "g.content", "x''", 1), source: ` FROM signature g`, id: "g.id", kind: pulp.KindSignature, scan: scanSignature,
 	fields: contentFields("g", pulp.KindSignature, map[string]string{
 		"name": "g.name", "digest": "g.digest", "key_id": "g.key_id", "fingerprint": "g.fingerprint", "timestamp": "g.signed_at", "creator": "g.creator",
@@ -226,64 +297,7 @@ var signatureListing = listing[pulp.Signature]{
 
 // Signatures lists signatures without their content.
 func (s *Store) Signatures(ctx context.Context, q ListQuery) ([]pulp.Signature, int64, error) {
-	return list(ctx, s.read, signatureListing, q)
-}
-
-// ManifestParts are the ids of the blobs and manifests that a manifest references.
-type ManifestParts struct {
-	Config   string   // a blob; empty when there is none
-	Layers   []string // blobs, in the manifest's order, each once
-	Children []string // manifests, in the list's order, each once
-}
-
-// ManifestParts returns the parts of manifests by the manifests' ids. Absent parts are left out, and so are parts in no version of a repository that the user
-// viewer sees: a manifest may reference any digest, and the id of its content would tell that somebody else has it. An empty viewer sees everything.
-func (s *Store) ManifestParts(ctx context.Context, ids []string, viewer string) (map[string]ManifestParts, error) {
-	type edge struct {
-		manifest, unit string
-		position       int64
-	}
-	scan := func(row scanner) (edge, error) {
-		var e edge
-		err := row.Scan(&e.manifest, &e.position, &e.unit)
-		return e, err
-	}
-	args, seenBlob, seenManifest := []any{toJSON(append([]string{}, ids...))}, "", ""
-	if viewer != "" {
-		args = append(args, viewer)
-		seenBlob = " AND " + strings.ReplaceAll(visibleContent("b.id"), "%s", "$2")
-		seenManifest = " AND " + strings.ReplaceAll(visibleContent("m.id"), "%s", "$2")
-	}
-	blobs, err := collect(ctx, s.read, scan, `
-		SELECT e.manifest_id, MIN(e.position), b.id FROM manifest_blob e JOIN blob b ON b.digest = e.digest
-		 WHERE e.manifest_id IN (SELECT j.value FROM json_each($1) j)`+seenBlob+`
-		 GROUP BY e.manifest_id, b.id, e.position < 0 ORDER BY 1, 2`, args...)
-	if err != nil {
-		return nil, err
-	}
-	children, err := collect(ctx, s.read, scan, `
-		SELECT e.manifest_id, MIN(e.position), m.id FROM manifest_child e JOIN manifest m ON m.digest = e.digest
-		 WHERE e.manifest_id IN (SELECT j.value FROM json_each($1) j)`+seenManifest+`
-		 GROUP BY e.manifest_id, m.id ORDER BY 1, 2`, args...)
-	if err != nil {
-		return nil, err
-	}
-	parts := make(map[string]ManifestParts, len(ids))
-	for _, e := range blobs {
-		p := parts[e.manifest]
-		if e.position < 0 {
-			p.Config = e.unit
-		} else {
-			p.Layers = append(p.Layers, e.unit)
-		}
-		parts[e.manifest] = p
-	}
-	for _, e := range children {
-		p := parts[e.manifest]
-		p.Children = append(p.Children, e.unit)
-		parts[e.manifest] = p
-	}
-	return parts, nil
+	return SignatureList.Rows(ctx, s, q)
 }
 
 // Gone returns those of these versions and other objects, named by hrefs, that are no more.

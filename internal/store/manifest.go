@@ -11,17 +11,17 @@ import (
 )
 
 const manifestColumns = `m.id, m.digest, m.media_type, m.schema_version, m.payload, COALESCE(m.config_digest, ''), COALESCE(m.subject, ''),
-	m.artifact_type, m.annotations, m.labels, m.type, m.architecture, m.os, m.image_size, m.created, m.updated`
+	m.artifact_type, m.type, m.architecture, m.os, m.image_size, m.created, m.updated`
 
-// scanManifest reads a manifest without its layers and children; of the config it has the digest alone.
+// scanManifest reads a manifest without its layers, children, annotations and labels; of the config it has the digest alone.
 func scanManifest(row scanner) (pulp.Manifest, error) {
 	var m pulp.Manifest
-	var config, annotations, labels string
+	var config string
 	var architecture, os sql.NullString
 	var size sql.NullInt64
 	var created, updated int64
 	err := row.Scan(&m.ID, &m.Digest, &m.MediaType, &m.SchemaVersion, &m.Payload, &config, &m.Subject,
-		&m.ArtifactType, &annotations, &labels, &m.Type, &architecture, &os, &size, &created, &updated)
+		&m.ArtifactType, &m.Type, &architecture, &os, &size, &created, &updated)
 	if err != nil {
 		return pulp.Manifest{}, err
 	}
@@ -32,7 +32,7 @@ func scanManifest(row scanner) (pulp.Manifest, error) {
 	if size.Valid {
 		m.ImageSize = &size.Int64
 	}
-	return m, errors.Join(fromJSON("manifest.annotations", annotations, &m.Annotations), fromJSON("manifest.labels", labels, &m.Labels))
+	return m, nil
 }
 
 // Manifest returns the manifest with this id. NotFound when there is none.

@@ -28,11 +28,12 @@ const (
 
 // Bounds of the connections to PostgreSQL.
 const (
-	pgConns    = 32
-	pgIdle     = 5 * time.Minute
-	pgTries    = 8 // times a transaction is run that lost to another
-	pgRetry    = 5 * time.Millisecond
-	pgMaxTexts = 4096
+	pgConns = 32
+	pgIdle  = 5 * time.Minute
+	pgTries = 8 // times a transaction is run that lost to another
+	pgRetry = 5 * time.Millisecond
+	// pgDescriptions is how many texts that callers compose each connection knows the types of.
+	pgDescriptions = 64
 	// pgStill is how long a process may stand still in the middle of a transaction, and the locks of it with it, before the transaction is given up.
 	pgStill = 10 * time.Second
 )
@@ -57,6 +58,7 @@ func openPostgres(rawURL string) (*postgres, error) {
 	if c.RuntimeParams["application_name"] == "" {
 		c.RuntimeParams["application_name"] = "countersign"
 	}
+	c.DescriptionCacheCapacity = pgDescriptions
 	db := stdlib.OpenDB(*c, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.PgConn().Exec(ctx, pgSession).ReadAll()
 		return err
@@ -67,7 +69,7 @@ func openPostgres(rawURL string) (*postgres, error) {
 	return &postgres{db: db, texts: map[string]string{}}, nil
 }
 
-// text returns PostgreSQL's text for ours.
+// text returns PostgreSQL's text for one of the store's own. All are kept: their number is the code's.
 func (p *postgres) text(query string) string {
 	p.mu.RLock()
 	text, ok := p.texts[query]
@@ -78,9 +80,6 @@ func (p *postgres) text(query string) string {
 	text = toPostgres.Replace(query)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.texts) >= pgMaxTexts { // lists put theirs together from filters
-		clear(p.texts)
-	}
 	p.texts[query] = text
 	return text
 }
@@ -98,6 +97,22 @@ func (p *postgres) QueryRowContext(ctx context.Context, query string, args ...an
 // ExecContext implements runner.
 func (p *postgres) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
 	return p.db.ExecContext(ctx, p.text(query), args...)
+}
+
+// composed implements pool. What lists compose is prepared without a name, so that the server keeps none of it.
+func (p *postgres) composed() querier { return pgComposed{p.db} }
+
+// pgComposed runs texts that callers compose.
+type pgComposed struct{ db *sql.DB }
+
+// QueryContext implements querier.
+func (p pgComposed) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return p.db.QueryContext(ctx, toPostgres.Replace(query), append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
+}
+
+// QueryRowContext implements querier.
+func (p pgComposed) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return p.db.QueryRowContext(ctx, toPostgres.Replace(query), append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
 }
 
 // Close implements pool.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/opencontainers/go-digest"
 
@@ -15,40 +16,55 @@ type Referrer struct {
 	Digest       digest.Digest
 	Size         int64 // of the manifest, in bytes
 	ArtifactType string
-	Annotations  map[string]string
+	Annotations  json.RawMessage // a JSON object; nil when it is empty
 }
 
-// referrerSize is about how many bytes a referrer without annotations takes in an answer.
-const referrerSize = 300
+// Bounds of one page of referrers.
+const (
+	referrerSize = 300   // about how many bytes a referrer without annotations takes in an answer
+	referrersMax = 1_000 // entries
+)
 
 // ServedReferrers returns the manifests of a target, in its version or pending, whose subject is a digest, oldest first, behind the one with
 // the id after: as many as take about so many bytes in an answer, at least one, and whether there are more. An artifact type narrows
-// them when it is not empty.
+// them when it is not empty. It reads the annotations of those alone that it returns.
 func (s *Store) ServedReferrers(ctx context.Context, t Target, subject digest.Digest, artifactType, after string, limit int) (found []Referrer, more bool, err error) {
-	rows, err := s.read.QueryContext(ctx, `
-		SELECT m.id, m.media_type, m.digest, length(m.payload), m.artifact_type, m.annotations FROM manifest m
+	ids, err := collect(ctx, s.read, scanString, `
+		SELECT m.id FROM manifest m
 		 WHERE m.subject = $1 AND ($2 = '' OR m.artifact_type = $2) AND m.id > $6 AND (EXISTS (
 			SELECT 1 FROM repository_content c
 			 WHERE c.repository_id = $3 AND c.kind = $4 AND c.key = m.digest AND `+in(t.version(), `$5`)+`) OR ($5 = -1 AND EXISTS (
 			SELECT 1 FROM pending_content p WHERE p.repository_id = $3 AND p.kind = $4 AND p.key = m.digest)))
-		 ORDER BY m.id`, subject, artifactType, t.Repository.ID, pulp.KindManifest, t.version(), after)
+		 ORDER BY m.id LIMIT $7`, subject, artifactType, t.Repository.ID, pulp.KindManifest, t.version(), after, referrersMax+1)
+	if err != nil || len(ids) == 0 {
+		return nil, false, err
+	}
+	sizes, err := collect(ctx, s.read, func(row scanner) (int, error) {
+		var n int
+		err := row.Scan(&n)
+		return n, err
+	}, `SELECT LENGTH(m.annotations) + LENGTH(m.artifact_type) FROM manifest m WHERE m.id IN (SELECT j.value FROM json_each($1) j) ORDER BY m.id`, toJSON(ids))
 	if err != nil {
 		return nil, false, err
 	}
-	defer func() { _ = rows.Close() }()
-	for size := 0; rows.Next(); {
-		var r Referrer
-		var annotations string
-		if err := rows.Scan(&r.ID, &r.MediaType, &r.Digest, &r.Size, &r.ArtifactType, &annotations); err != nil {
-			return nil, false, err
+	n, size := 0, 0
+	for ; n < min(len(sizes), referrersMax); n++ {
+		if size += referrerSize + sizes[n]; size > limit && n > 0 {
+			break
 		}
-		if size += referrerSize + len(annotations); size > limit && len(found) > 0 {
-			return found, true, nil
-		}
-		if err := fromJSON("manifest.annotations", annotations, &r.Annotations); err != nil {
-			return nil, false, err
-		}
-		found = append(found, r)
 	}
-	return found, false, rows.Err()
+	found, err = collect(ctx, s.read, scanReferrer, `
+		SELECT m.id, m.media_type, m.digest, length(m.payload), m.artifact_type, m.annotations FROM manifest m
+		 WHERE m.id IN (SELECT j.value FROM json_each($1) j) ORDER BY m.id`, toJSON(ids[:n]))
+	return found, n < len(ids), err
+}
+
+func scanReferrer(row scanner) (Referrer, error) {
+	var r Referrer
+	var annotations string
+	err := row.Scan(&r.ID, &r.MediaType, &r.Digest, &r.Size, &r.ArtifactType, &annotations)
+	if annotations != "{}" {
+		r.Annotations = json.RawMessage(annotations)
+	}
+	return r, err
 }

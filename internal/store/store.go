@@ -55,6 +55,8 @@ type Store struct {
 // pool is where reads go.
 type pool interface {
 	querier
+	// composed returns the querier for texts that are composed from a caller's filters. There is no end of those, so few stay prepared.
+	composed() querier
 	Close() error
 }
 

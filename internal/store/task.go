@@ -199,19 +199,21 @@ func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
 		if err := t.lockResources(hrefsOf(n.Resources)); err != nil {
 			return err
 		}
-		args := []any{
-			made.ID, n.Name, string(made.Args), toJSON(made.Resources), n.CID, sql.NullInt64{Int64: n.CreatedBy, Valid: n.CreatedBy != 0}, t.now, null(n.ServiceID), n.Origin,
-		}
-		blocked := []string{"FALSE"}
+		var exclusive []string
 		for _, r := range n.Resources {
-			args = append(args, r.Href, r.Exclusive)
-			blocked = append(blocked, fmt.Sprintf("EXISTS (SELECT 1 FROM task_resource r WHERE r.resource = $%d AND r.active AND (r.exclusive OR $%d))", len(args)-1, len(args)))
+			if r.Exclusive {
+				exclusive = append(exclusive, r.Href)
+			}
 		}
 		var unblocked sql.NullInt64
 		err := t.row(`
 			INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated, service_id, origin, unblocked)
-			VALUES ($1, `+t.dialect.nextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7, $8, $9,
-				CASE WHEN `+strings.Join(blocked, " OR ")+` THEN NULL ELSE CAST($7 AS BIGINT) END) RETURNING seq, unblocked`, args...).Scan(&made.Seq, &unblocked)
+			VALUES ($1, `+t.dialect.nextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7, $8, $9, CASE
+				WHEN EXISTS (SELECT 1 FROM task_resource r WHERE r.active AND r.exclusive AND r.resource IN (SELECT j.value FROM json_each($10) j)) THEN NULL
+				WHEN EXISTS (SELECT 1 FROM task_resource r WHERE r.active AND r.resource IN (SELECT j.value FROM json_each($11) j)) THEN NULL
+				ELSE CAST($7 AS BIGINT) END) RETURNING seq, unblocked`,
+			made.ID, n.Name, string(made.Args), toJSON(made.Resources), n.CID, sql.NullInt64{Int64: n.CreatedBy, Valid: n.CreatedBy != 0}, t.now, null(n.ServiceID), n.Origin,
+			toJSON(hrefsOf(n.Resources)), toJSON(append([]string{}, exclusive...))).Scan(&made.Seq, &unblocked)
 		if err != nil {
 			return err
 		}

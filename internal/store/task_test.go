@@ -407,3 +407,26 @@ func TestTasksBehindAMigration(t *testing.T) {
 		}
 	}
 }
+
+// TestTaskWithManyResources proves that a task may reserve more resources than an expression of the database may have terms, and waits for each of them.
+func TestTaskWithManyResources(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	names := make([]string, 1500)
+	for i := range names {
+		names[i] = fmt.Sprintf("resource %d", i)
+	}
+	first := createTask(t, s, shared(names...)...)
+	if first.Unblocked == nil {
+		t.Error("the first task waits")
+	}
+	if k := createTask(t, s, append(exclusive(names[1499]), shared("another")...)...); k.Unblocked != nil {
+		t.Error("a task that needs a reserved resource alone does not wait")
+	}
+	if k := createTask(t, s, shared(names[:1499]...)...); k.Unblocked == nil {
+		t.Error("a task that shares resources waits")
+	}
+	if k := createTask(t, s, shared(names...)...); k.Unblocked != nil {
+		t.Error("a task behind one that needs a resource alone does not wait")
+	}
+}

@@ -58,9 +58,12 @@ func (c *connection) sync(wait bool) error {
 	return nil
 }
 
-// stmt returns a text's prepared statement. The texts are the store's own, so all of them are kept.
+// writerStatements is how many statements the writer keeps prepared. Its texts are the store's own, and fewer.
+const writerStatements = 1024
+
+// stmt returns a text's prepared statement, which stays prepared; nil for a text that is too long, or when as many as may be are prepared already.
 func (c *connection) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
-	if s := c.stmts[query]; s != nil {
+	if s := c.stmts[query]; s != nil || len(c.stmts) >= writerStatements || len(query) > preparedText {
 		return s, nil
 	}
 	s, err := c.conn.PrepareContext(ctx, query)
@@ -76,6 +79,9 @@ func (c *connection) ExecContext(ctx context.Context, query string, args ...any)
 	if err != nil {
 		return nil, err
 	}
+	if s == nil {
+		return c.conn.ExecContext(ctx, query, args...)
+	}
 	return s.ExecContext(ctx, args...)
 }
 
@@ -85,13 +91,16 @@ func (c *connection) QueryContext(ctx context.Context, query string, args ...any
 	if err != nil {
 		return nil, err
 	}
+	if s == nil {
+		return c.conn.QueryContext(ctx, query, args...)
+	}
 	return s.QueryContext(ctx, args...)
 }
 
 // QueryRowContext implements querier.
 func (c *connection) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
 	s, err := c.stmt(ctx, query)
-	if err != nil { // the row has the error
+	if err != nil || s == nil { // the row has the error
 		return c.conn.QueryRowContext(ctx, query, args...)
 	}
 	return s.QueryRowContext(ctx, args...)

@@ -2,28 +2,20 @@ package store
 
 import (
 	"context"
+	"strings"
 
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// ServedChildren returns what a target serves of what a list names, in the list's order, each once.
-func (s *Store) ServedChildren(ctx context.Context, t Target, manifestID string) ([]pulp.Manifest, error) {
-	found, err := collect(ctx, s.read, scanManifest, `
-		SELECT `+manifestColumns+`
-		  FROM manifest_child mc JOIN manifest m ON m.digest = mc.digest
+// ServedChildren returns the manifests of a list that a target serves, in the list's order, each once and without its payload, at
+// most limit.
+func (s *Store) ServedChildren(ctx context.Context, t Target, manifestID string, limit int) ([]pulp.Manifest, error) {
+	return collect(ctx, s.read, scanManifest, `
+		SELECT `+strings.Replace(manifestColumns, "m.payload", "x''", 1)+`
+		  FROM (SELECT e.digest, MIN(e.position) AS position FROM manifest_child e WHERE e.manifest_id = $1 GROUP BY e.digest) mc
+		  JOIN manifest m ON m.digest = mc.digest
 		  JOIN repository_content c ON c.repository_id = $2 AND c.kind = $3 AND c.key = mc.digest AND `+in(t.version(), `$4`)+`
-		 WHERE mc.manifest_id = $1 ORDER BY mc.position`, manifestID, t.Repository.ID, pulp.KindManifest, t.version())
-	if err != nil {
-		return nil, err
-	}
-	seen, once := map[string]bool{}, found[:0]
-	for _, m := range found {
-		if !seen[m.ID] {
-			seen[m.ID] = true
-			once = append(once, m)
-		}
-	}
-	return once, nil
+		 ORDER BY mc.position LIMIT $5`, manifestID, t.Repository.ID, pulp.KindManifest, t.version(), limit)
 }
 
 // HasSignaturesOf reports whether any signature claims a reference under a host[:port].

@@ -19,14 +19,20 @@ import (
 // maxImages is how many manifests of one list are looked at.
 const maxImages = 1000
 
+// maxContent is how many bytes of signatures are looked at for one tag.
+const maxContent = 64 << 20
+
 // Timeout is how long one request may have signatures and keys verified. The sizes of a policy, of a list and of its signatures multiply.
 const Timeout = 10 * time.Second
 
 var errTooLong = fault.New(fault.Unavailable, "Verifying takes more than %v. Ask about a single image, with fewer keys and requirements, or try again later.", Timeout)
 
 // Bounded returns a context that ends after Timeout, with a cause that says so.
-func Bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, Timeout, errTooLong)
+func Bounded(ctx context.Context) (context.Context, context.CancelFunc) { return BoundedAfter(ctx, 0) }
+
+// BoundedAfter is Bounded for a request that has spent some of its time on verifying already.
+func BoundedAfter(ctx context.Context, spent time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, Timeout-spent, errTooLong)
 }
 
 // Keys are those that signatures are verified with: the signing services' and others.
@@ -139,6 +145,7 @@ func Tag(ctx context.Context, s *store.Store, t store.Target, reference string, 
 		return Report{}, err
 	}
 	var r Report
+	size := 0 // of the signatures, in bytes
 	queue, seen := []pulp.Manifest{root}, map[string]bool{root.ID: true}
 	for len(queue) > 0 {
 		if len(seen) > maxImages { // a verdict is about all of it
@@ -151,12 +158,18 @@ func Tag(ctx context.Context, s *store.Store, t store.Target, reference string, 
 			if err != nil {
 				return Report{}, err
 			}
+			for _, g := range looked.Signatures {
+				size += len(g.Content)
+			}
+			if size > maxContent {
+				return Report{}, fault.New(fault.TooLarge, "The list's images have more than %d MiB of signatures, which are not looked at.", maxContent>>20)
+			}
 			r.Manifests = append(r.Manifests, looked)
 		}
 		if !pulp.IsList(m.MediaType) {
 			continue
 		}
-		children, err := s.ServedChildren(ctx, t, m.ID)
+		children, err := s.ServedChildren(ctx, t, m.ID, maxImages+1)
 		if err != nil {
 			return Report{}, err
 		}
@@ -177,7 +190,11 @@ func look(ctx context.Context, s *store.Store, t store.Target, m pulp.Manifest, 
 	}
 	looked := Manifest{Manifest: m, sha256: m.Digest}
 	if m.Digest.Algorithm() != digest.SHA256 {
-		looked.sha256 = digest.FromBytes(m.Payload)
+		payload, err := s.Payload(ctx, m.ID) // that of a list's child is not kept
+		if err != nil {
+			return Manifest{}, err
+		}
+		looked.sha256 = digest.FromBytes(payload)
 	}
 	for _, g := range kept {
 		c, err := keys.Check(ctx, g.Content, at)

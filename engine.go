@@ -82,10 +82,13 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 		return nil, fmt.Errorf("host name: %w", err)
 	}
 	e.process = fmt.Sprintf("%d@%s", os.Getpid(), host)
+	signers := p.newSigners()
+	if err := signers.warnOfScripts(p.ctx, s); err != nil {
+		return nil, err
+	}
 	if e.queue, err = p.openQueue(); err != nil {
 		return nil, err
 	}
-	signers := p.newSigners()
 	s.Seal(store.Sealing{Host: c.Public().Host, Lists: c.SignLists, Service: c.Signing.ServiceOnPush, Use: p.signingUse()})
 	e.notary = &notary.Notary{
 		Store: s, Log: p.log, SignerFor: signers.signer, Usable: func(v pulp.SigningService) bool { return signers.usable(v) == nil },

@@ -22,6 +22,7 @@ import (
 	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/pace"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/safefile"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/telemetry"
 	"github.com/countersign/countersign/proxy"
@@ -206,6 +207,7 @@ func (p *program) tokens(s *store.Store) (*auth.Tokens, error) {
 	c := p.config
 	read := func() (*ecdsa.PrivateKey, error) { return auth.KeptKey(p.ctx, s) }
 	if c.Token.PrivateKeyFile != "" {
+		p.warnOfOpenSecret("token.private_key_file", c.Token.PrivateKeyFile)
 		read = func() (*ecdsa.PrivateKey, error) { return auth.ReadKey(c.Token.PrivateKeyFile, c.Token.PublicKeyFile) }
 	}
 	key, err := read()
@@ -262,8 +264,17 @@ func (p *program) serve(srv *server, listener net.Listener) error {
 	return group.Wait()
 }
 
+// warnOfOpenSecret warns when others may read a file with a secret. Earlier versions did not look at the permissions of these files, and platforms
+// mount them readable by all: the server starts.
+func (p *program) warnOfOpenSecret(setting, file string) {
+	if err := safefile.CheckSecret(file, setting); errors.Is(err, safefile.ErrUnsafe) {
+		p.log.WarnContext(p.ctx, "others may read a secret of the server", slog.String("setting", setting), slog.Any("err", err))
+	}
+}
+
 func (p *program) listen(s *http.Server, l net.Listener) error {
 	if t := p.config.TLS; t.CertFile != "" {
+		p.warnOfOpenSecret("tls.key_file", t.KeyFile)
 		return s.ServeTLS(l, t.CertFile, t.KeyFile)
 	}
 	return s.Serve(l)

@@ -13,6 +13,7 @@ import (
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/safefile"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/openpgp"
@@ -84,9 +85,11 @@ func usableScript(v pulp.SigningService) error {
 	case info.IsDir() || info.Mode()&0o111 == 0:
 		return fmt.Errorf("%s is not executable", v.Script)
 	case v.GnuPGHome != "":
-		_, err = os.Stat(v.GnuPGHome)
+		if _, err := os.Stat(v.GnuPGHome); err != nil {
+			return err
+		}
 	}
-	return err
+	return safefile.CheckProgram(v.Script)
 }
 
 // openPGP returns the signer with a service's key file, whose key must still be the service's.
@@ -120,12 +123,26 @@ func (s *signers) all(ctx context.Context, db *store.Store) ([]pulp.SigningServi
 	for _, v := range services {
 		err := s.usable(v)
 		s.tell(ctx, v, err)
-		// Tasks for a key that is here and has expired shall fail and say so, not wait.
-		if err == nil || errors.Is(err, openpgp.ErrNotValid) {
+		// Tasks for a key that is here and has expired, or for a script that others may change, shall fail and say so, not wait.
+		if err == nil || errors.Is(err, openpgp.ErrNotValid) || v.Kind == pulp.ServiceScript && errors.Is(err, safefile.ErrUnsafe) {
 			found = append(found, v)
 		}
 	}
 	return found, nil
+}
+
+// warnOfScripts warns of the scripts that cannot be used, also in a process that runs no workers.
+func (s *signers) warnOfScripts(ctx context.Context, db *store.Store) error {
+	services, err := db.SigningServices(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range services {
+		if v.Kind == pulp.ServiceScript {
+			s.tell(ctx, v, usableScript(v))
+		}
+	}
+	return nil
 }
 
 func (s *signers) tell(ctx context.Context, v pulp.SigningService, err error) {

@@ -79,6 +79,70 @@ func TestBadScripts(t *testing.T) {
 	}
 }
 
+// TestScriptsThatOthersMayChange: such a script makes no service, and one whose permissions change later signs nothing any more. The errors say what to do, and a server that
+// starts warns.
+func TestScriptsThatOthersMayChange(t *testing.T) {
+	t.Parallel()
+	need(t, "skopeo")
+	trusted := keyNamed(t, "trusted")
+	s := startServer(t)
+	dir := filepath.Join(t.TempDir(), "scripts")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	script := write(t, filepath.Join(dir, "sign.sh"), seedScript, 0o755)
+	chmod := func(path string, mode os.FileMode) {
+		t.Helper()
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add := func() (string, error) {
+		return s.cli(t, []string{trusted.env()}, "add-signing-service", "changeable", script, trusted.id, "--gnupghome", trusted.home)
+	}
+	bad := []struct {
+		path     string
+		bad, ok  os.FileMode
+		sentence string
+	}{{script, 0o777, 0o755, "chmod o-w " + script}, {dir, 0o777, 0o755, "chmod o-w " + dir}}
+	for _, b := range bad {
+		chmod(b.path, b.bad)
+		if said, err := add(); err == nil || !strings.Contains(said, b.sentence) {
+			t.Errorf("add-signing-service: %v, %s; want %q", err, said, b.sentence)
+		}
+		chmod(b.path, b.ok)
+	}
+	if said, err := add(); err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
+	service := text(s.list(t, signingServices+"?name=changeable").Results[0]["pulp_href"])
+	s.tiny(t, "acme/app", "1", "one")
+	repository := text(s.repository(t, "acme/app")["pulp_href"])
+	for _, b := range bad {
+		chmod(b.path, b.bad)
+		task := s.finished(t, s.sign(t, repository, object{"manifest_signing_service": service}))
+		problem, _ := task["error"].(object)
+		if said := text(problem["description"]); task["state"] != "failed" || !strings.Contains(said, b.sentence) {
+			t.Errorf("the task: %v, %q; want failed with %q", task["state"], said, b.sentence)
+		}
+		if err := s.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		warnings := func() int {
+			log, err := os.ReadFile(s.command.Log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return strings.Count(string(log), "cannot use a signing service")
+		}
+		before := warnings()
+		s.start(t)
+		within(t, "the start warns", func() bool { return warnings() > before })
+		chmod(b.path, b.ok)
+	}
+	s.signed(t, repository, object{"manifest_signing_service": service})
+}
+
 // TestCancelSigning cancels a task whose script runs: the script's group ends, there is no version, and the next task runs.
 func TestCancelSigning(t *testing.T) {
 	t.Parallel()

@@ -15,6 +15,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/safefile"
 	"github.com/countersign/countersign/signing"
 )
 
@@ -55,7 +56,7 @@ func Load(o Options) (*Signer, error) {
 
 // load returns besides which files were read.
 func load(o Options) (*Signer, []fs.FileInfo, error) {
-	raw, info, err := readSecret(o.KeyFile, "key file", maxKeyFile)
+	raw, info, err := safefile.ReadSecret(o.KeyFile, "key file", maxKeyFile)
 	if err != nil {
 		return nil, nil, err
 	}

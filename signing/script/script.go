@@ -21,6 +21,7 @@ import (
 	"unicode"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/safefile"
 	"github.com/countersign/countersign/signing"
 )
 
@@ -57,6 +58,10 @@ func New(o Options) *Signer { return &Signer{o} }
 // Sign implements signing.Signer. When ctx ends, or the deadline passes, the script and everything in its process group is killed. Its
 // errors are Invalid and say what the script did wrong, in its own words where it has some.
 func (s *Signer) Sign(ctx context.Context, r signing.Request) ([]byte, error) {
+	// At each use: permissions change. Why the script cannot be started at all is said better by starting it.
+	if err := safefile.CheckProgram(s.options.Path); errors.Is(err, safefile.ErrUnsafe) {
+		return nil, err
+	}
 	dir, err := s.makeDir()
 	if err != nil {
 		return nil, err

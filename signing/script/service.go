@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/safefile"
 )
 
 // KeyQuery says which key a service signs with, and where gpg finds it.
@@ -97,7 +98,8 @@ func (q KeyQuery) gpg(ctx context.Context, args ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Resolve returns the absolute path of a script, symbolic links followed. It must be there, a file, and executable (contract 5.2).
+// Resolve returns the absolute path of a script, symbolic links followed. It must be there, a file, and executable, and
+// nobody but root and the server's user may be able to change it.
 func Resolve(name string) (string, error) {
 	path, err := filepath.Abs(name)
 	if err == nil {
@@ -115,5 +117,5 @@ func Resolve(name string) (string, error) {
 	if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
 		return "", fault.New(fault.Invalid, "[Errno 13] Permission denied: '%s' (it must be an executable file)", name)
 	}
-	return path, nil
+	return path, safefile.CheckProgram(path)
 }

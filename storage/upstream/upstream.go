@@ -23,6 +23,7 @@ import (
 
 	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/safefile"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -90,7 +91,7 @@ func New(o Options) (*Storage, error) {
 		return (realm.Scheme == "https" || base.Scheme == "http") && bearer.OneOf(realm, o.TokenHosts)
 	})
 	if o.PasswordFile != "" {
-		s.auth.Password = func() (string, error) { return firstLine(o.PasswordFile) }
+		s.auth.Password = func() (string, error) { return readPassword(o.PasswordFile) }
 		if _, err := s.auth.Password(); err != nil {
 			return nil, err
 		}
@@ -98,17 +99,14 @@ func New(o Options) (*Storage, error) {
 	return s, nil
 }
 
-// maxPassword is how many bytes of a password file are read: some clouds' passwords are long.
+// maxPassword is how many bytes a password file may have: some clouds' passwords are long.
 const maxPassword = 64 << 10
 
-func firstLine(file string) (string, error) {
-	f, err := os.Open(file)
+// readPassword returns the first line of the file with the upstream's password, which only its owner may read.
+func readPassword(file string) (string, error) {
+	text, _, err := safefile.ReadSecret(file, "password file", maxPassword)
 	if err != nil {
-		return "", fmt.Errorf("upstream.password_file: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	text, err := io.ReadAll(io.LimitReader(f, maxPassword))
-	if err != nil {
+		err = fault.Wrap(fault.Unavailable, err, "The upstream's password cannot be read.")
 		return "", fmt.Errorf("upstream.password_file: %w", err)
 	}
 	line, _, _ := strings.Cut(string(text), "\n")

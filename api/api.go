@@ -61,8 +61,9 @@ type Options struct {
 // API is the REST API. Make one with New.
 type API struct {
 	Options
-	engine *gin.Engine
-	routes []route
+	engine  *gin.Engine
+	routes  []route
+	origins *auth.Origins
 }
 
 // route is one path with what may be done there.
@@ -72,10 +73,14 @@ type route struct {
 	open    bool // anonymous callers may come
 }
 
-// New returns the handler of everything under /pulp/.
+// New returns the handler of everything under /pulp/. It panics when PublicURL is no scheme://host[:port].
 func New(o Options) http.Handler {
 	gin.SetMode(gin.ReleaseMode) // or gin prints its routes; no other package uses it
-	a := &API{Options: o, engine: gin.New()}
+	origins, err := auth.NewOrigins(o.PublicURL)
+	if err != nil {
+		panic(err)
+	}
+	a := &API{Options: o, engine: gin.New(), origins: origins}
 	a.engine.RedirectTrailingSlash = false
 	a.engine.RedirectFixedPath = false
 	a.engine.HandleMethodNotAllowed = false
@@ -145,6 +150,9 @@ func (a *API) serve(r route) gin.HandlerFunc {
 func (a *API) answer(r route, c *gin.Context) (answer, error) {
 	if err := acceptsJSON(c.Request); err != nil {
 		return answer{}, err
+	}
+	if !a.origins.Allows(c.Request) {
+		return answer{}, &httpError{http.StatusForbidden, detail(auth.OtherOrigin)}
 	}
 	req, err := a.identify(r, c)
 	if err != nil {

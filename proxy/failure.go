@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
@@ -57,6 +58,14 @@ func (c *call) methodNotAllowed(allowed map[string]handler) error {
 		f = restError(f.status, f.message)
 	}
 	return f.withHeader("Allow", strings.Join(names, ", "))
+}
+
+// otherOrigin returns the refusal of a request that a browser makes for a page of another origin.
+func (c *call) otherOrigin() error {
+	if c.kind == routeToken {
+		return restError(http.StatusForbidden, auth.OtherOrigin)
+	}
+	return newError(http.StatusForbidden, "DENIED", auth.OtherOrigin, nil)
 }
 
 func (c *call) nameUnknown() error {

@@ -66,11 +66,16 @@ type registry struct {
 	recent    recent
 	judge     intake.Judge
 	writers   *writers
+	origins   *auth.Origins
 }
 
-// New returns the handler for /v2/, /token/ and /extensions/v2/.
+// New returns the handler for /v2/, /token/ and /extensions/v2/. It panics when PublicURL is no scheme://host[:port].
 func New(o Options) http.Handler {
-	g := &registry{Options: o, writers: newWriters()}
+	origins, err := auth.NewOrigins(o.PublicURL)
+	if err != nil {
+		panic(err)
+	}
+	g := &registry{Options: o, writers: newWriters(), origins: origins}
 	g.manifests, _ = o.Storage.(storage.Manifests)
 	g.blobs = intake.Blobs{Storage: o.Storage, Inline: o.InlineLimit, Foreign: g.manifests != nil}
 	g.judge = intake.Judge{Store: o.Store, RefuseUnknown: o.RefuseUnknownKeys}
@@ -112,6 +117,9 @@ func (c *call) serve() error {
 	if route.kind == routeRedirect {
 		http.Redirect(c.w, c.r, (&url.URL{Path: c.r.URL.Path + "/", RawQuery: c.r.URL.RawQuery}).String(), http.StatusMovedPermanently)
 		return nil
+	}
+	if !c.origins.Allows(c.r) {
+		return c.otherOrigin()
 	}
 	methods := handlers[route.kind]
 	method := c.r.Method

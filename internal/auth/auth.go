@@ -1,6 +1,6 @@
 // Package auth knows users, passwords and tokens, and makes the one decision of who may do what.
 //
-// It reads accounts through Accounts and touches no HTTP beyond a request's Authorization header.
+// It reads accounts through Accounts and touches no HTTP beyond a request's credentials and origin.
 package auth
 
 import (

@@ -57,6 +57,7 @@ func (a *API) contentAction(r resource[pulp.Repository], name string, act action
 			return answer{}, err
 		}
 		href := pulp.RepositoryHref(repo.Type, repo.ID)
+		spec.Namespace = pulp.NamespaceOf(repo.Name)
 		spec.Resources = append([]store.Resource{{Href: href, Exclusive: true}}, spec.Resources...)
 		return a.dispatch(req, name, href, spec)
 	}

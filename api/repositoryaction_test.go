@@ -199,6 +199,7 @@ func TestContentActions(t *testing.T) {
 				}
 				return
 			}
+			c.spec.Namespace = "acme"
 			m.dispatcher.wantFrom(t, map[string]int64{"": 1, "acme": 2}[c.user])
 			if diff := cmp.Diff(c.spec, m.dispatcher.last()); diff != "" {
 				t.Errorf("task (-want +got):\n%s", diff)

@@ -30,7 +30,7 @@ func (a *API) sign(r resource[pulp.Repository]) handler {
 		}
 		href := pulp.RepositoryHref(repo.Type, repo.ID)
 		return a.dispatch(req, "sign", href, tasks.Spec{
-			Name: tasks.Sign, Args: args, ServiceID: args.ServiceID, Resources: []store.Resource{{Href: href, Exclusive: true}},
+			Name: tasks.Sign, Args: args, ServiceID: args.ServiceID, Namespace: pulp.NamespaceOf(repo.Name), Resources: []store.Resource{{Href: href, Exclusive: true}},
 		})
 	}
 }

@@ -114,17 +114,18 @@ func (a *API) versionRoutes() []route {
 	}
 }
 
-// permittedVersion finds the version that the path names and sees that the caller may do something to its repository.
-func (a *API) permittedVersion(req *request, t pulp.RepositoryType, what auth.Action) (pulp.Version, error) {
-	if _, err := a.permitted(a.repositories(t), req, what); err != nil {
-		return pulp.Version{}, err
+// permittedVersion returns the version that the path names, and its repository, to which the caller may do something.
+func (a *API) permittedVersion(req *request, t pulp.RepositoryType, what auth.Action) (v pulp.Version, repo pulp.Repository, err error) {
+	repo, err = a.permitted(a.repositories(t), req, what)
+	if err == nil {
+		v, err = one(a, a.versions(t), req)
 	}
-	return one(a, a.versions(t), req)
+	return v, repo, err
 }
 
 // deleteVersion deletes a version of a container repository, unless a distribution serves it; what it changed is the next version's doing then (contract 2.5.3).
 func (a *API) deleteVersion(req *request) (answer, error) {
-	v, err := a.permittedVersion(req, pulp.Container, auth.Delete)
+	v, repo, err := a.permittedVersion(req, pulp.Container, auth.Delete)
 	if err != nil {
 		return answer{}, err
 	}
@@ -137,7 +138,7 @@ func (a *API) deleteVersion(req *request) (answer, error) {
 		return answer{}, err
 	}
 	return a.dispatch(req, "delete version", pulp.VersionHref(v.Type, v.RepositoryID, v.Number), tasks.Spec{
-		Name: tasks.DeleteVersion, Args: tasks.VersionArgs{RepositoryID: v.RepositoryID, Number: v.Number}, Immediate: true,
+		Name: tasks.DeleteVersion, Args: tasks.VersionArgs{RepositoryID: v.RepositoryID, Number: v.Number}, Immediate: true, Namespace: pulp.NamespaceOf(repo.Name),
 		Resources: []store.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID), Exclusive: true}},
 	})
 }
@@ -145,7 +146,7 @@ func (a *API) deleteVersion(req *request) (answer, error) {
 // repairVersion has the blobs of a version looked at, and fetched again where they are broken and a remote has them.
 func (a *API) repairVersion(t pulp.RepositoryType) handler {
 	return func(req *request) (answer, error) {
-		v, err := a.permittedVersion(req, t, auth.Modify)
+		v, repo, err := a.permittedVersion(req, t, auth.Modify)
 		if err != nil {
 			return answer{}, err
 		}
@@ -159,7 +160,7 @@ func (a *API) repairVersion(t pulp.RepositoryType) handler {
 		}
 		return a.dispatch(req, "repair version", pulp.VersionHref(v.Type, v.RepositoryID, v.Number), tasks.Spec{
 			Name: tasks.Repair, Args: tasks.VersionArgs{RepositoryID: v.RepositoryID, Number: v.Number, VerifyChecksums: read == nil || *read},
-			Resources: []store.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID)}},
+			Resources: []store.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID)}}, Namespace: pulp.NamespaceOf(repo.Name),
 		})
 	}
 }

@@ -59,7 +59,7 @@ type Config struct {
 	Storage Storage `yaml:"storage" env:"STORAGE"`
 	// AdminPassword sets the password of admin at start. Empty: a first start makes one and prints it once.
 	AdminPassword Secret `yaml:"admin_password" env:"ADMIN_PASSWORD"`
-	// Workers is how many tasks run at a time in this process; 0: none, registry and API only.
+	// Workers is how many tasks run at a time in this process, beside those in the slots that keep room for others (package tasks); 0: none, registry and API only.
 	Workers int `yaml:"workers" env:"WORKERS"`
 	// TaskLease is how long a worker may show no sign of life before its task is another's.
 	TaskLease time.Duration `yaml:"task_lease" env:"TASK_LEASE"`

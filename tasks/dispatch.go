@@ -25,9 +25,10 @@ func NewDispatcher(s *store.Store, q Queue, w *Worker, log *slog.Logger) *Dispat
 // Dispatch stores a task that comes from an origin, with the context's correlation id, and announces it when it is ready. An immediate one that is ready has run when Dispatch returns; what it
 // returns is the task as it is then.
 func (d *Dispatcher) Dispatch(ctx context.Context, from Origin, spec Spec) (store.Task, error) {
+	long, _ := IsLong(spec.Name)
 	t, err := d.store.CreateTask(ctx, store.NewTask{
 		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), Resources: spec.Resources, ServiceID: spec.ServiceID,
-		Origin: from.Kind, CreatedBy: from.User,
+		Origin: from.Kind, CreatedBy: from.User, Long: long, Share: share(from, spec),
 	})
 	if err != nil || t.Unblocked == nil {
 		return t, err

@@ -166,6 +166,8 @@ type Spec struct {
 	Args      any
 	Resources []store.Resource
 	ServiceID string // the signing service that the task uses; empty: none
+	// Namespace is the one of the repository that the task is about; empty: none. The tasks of one user are shared out fairly among namespaces.
+	Namespace string
 	// Immediate runs the task at once, before Dispatch returns, when nothing that it reserves is taken; for work that takes
 	// a transaction, not for work that takes time.
 	Immediate bool

@@ -46,6 +46,12 @@ type Worker struct {
 	log   *slog.Logger
 	slots int
 	found chan struct{} // taken by an idle slot when the sweep has found a task for it
+
+	foundLong chan struct{} // taken by an idle slot that takes long tasks, when another has heard of what may be one
+	longWait  atomic.Bool   // whether long tasks were ready at the last look
+	reserved  pool          // the slots for short tasks only
+	long      pool          // the long tasks
+
 	show  func(any) any
 	lease time.Duration
 	self  pulp.Worker // but for Services
@@ -60,7 +66,7 @@ type WorkerOptions struct {
 	Queue    Queue
 	Jobs     map[string]Job // by the task's name
 	Log      *slog.Logger
-	Slots    int    // how many tasks at a time
+	Slots    int    // how many tasks at a time, beside those that the spare slots take; 0: only immediate ones
 	Name     string // <pid>@<host>
 	Versions map[string]string
 	Show     func(any) any // what clients are shown of an object that a task answers; nil: nothing
@@ -80,7 +86,7 @@ func NewWorker(o WorkerOptions) *Worker {
 	}
 	return &Worker{
 		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, slots: o.Slots, show: o.Show, findUsable: o.Usable,
-		found: make(chan struct{}), lease: cmp.Or(o.Lease, DefaultLease), self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},
+		found: make(chan struct{}), foundLong: make(chan struct{}), reserved: pool{most: 1}, long: pool{most: max(1, o.Slots)}, lease: cmp.Or(o.Lease, DefaultLease), self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},
 	}
 }
 
@@ -96,8 +102,8 @@ func (w *Worker) Run(ctx context.Context, grace time.Duration) error {
 	running, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stop(nil)
 	var slots sync.WaitGroup
-	for range w.slots {
-		slots.Go(func() { w.takeTasks(ctx, running) })
+	for _, s := range w.newSlots() {
+		slots.Go(func() { s.takeTasks(ctx, running) })
 	}
 	slots.Go(func() { w.sweep(ctx) })
 	<-ctx.Done()
@@ -109,26 +115,20 @@ func (w *Worker) Run(ctx context.Context, grace time.Duration) error {
 	return w.store.RemoveWorker(last, w.self.ID, false)
 }
 
-// takeTasks runs one task after the other, each in the context running, until ctx ends.
-func (w *Worker) takeTasks(ctx, running context.Context) {
-	for ctx.Err() == nil {
-		if w.runTask(running, "") {
-			continue
-		}
-		if err := w.hear(ctx); err != nil && ctx.Err() == nil {
-			w.log.WarnContext(ctx, "queue does not answer", slog.Any("err", err))
-			sleep(ctx, sweepEvery)
-		}
+// hear waits until the queue says that there is a task, or the sweep has found one for this process, at most for popWait. long is whether the slot that waits takes long
+// tasks.
+func (w *Worker) hear(ctx context.Context, long bool) error {
+	var foundLong chan struct{}
+	if long {
+		foundLong = w.foundLong
 	}
-}
-
-// hear waits until the queue says that there is a task, or the sweep has found one for this process, at most for popWait.
-func (w *Worker) hear(ctx context.Context) error {
 	waiting, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
 		select {
 		case <-w.found:
+			stop()
+		case <-foundLong:
 			stop()
 		case <-waiting.Done():
 		}
@@ -230,8 +230,13 @@ func (w *Worker) reclaim(ctx context.Context) error {
 // idle slots are told here.
 func (w *Worker) announceReady(ctx context.Context) {
 	ids, err := w.store.ReadyTasks(ctx, w.services(), announceLimit)
+	if err == nil && len(ids) > 0 {
+		var long bool
+		long, err = w.store.TasksWait(ctx, true, store.Share{})
+		w.longWait.Store(long)
+	}
 	if err == nil {
-		for range min(len(ids), w.slots) {
+		for range min(len(ids), w.slots+spareSlots+shortSlots) {
 			select {
 			case w.found <- struct{}{}:
 			default: // nobody is idle
@@ -244,19 +249,27 @@ func (w *Worker) announceReady(ctx context.Context) {
 	}
 }
 
-// runTask claims a task, this one or with "" the oldest that is ready, and runs it to its end. It says whether there was one.
-func (w *Worker) runTask(ctx context.Context, id string) bool {
+// runTask claims a task and runs it to its end, unless it is not ready.
+func (w *Worker) runTask(ctx context.Context, id string) {
 	t, err := w.store.ClaimTask(ctx, w.self.ID, id, w.services(), w.lease)
 	if err != nil {
-		if ctx.Err() == nil {
-			w.log.ErrorContext(ctx, "task not claimed", slog.Any("err", err))
-			sleep(ctx, sweepEvery)
-		}
-		return false
+		w.notClaimed(ctx, err)
 	}
-	if t == nil {
-		return false
+	if t != nil {
+		w.work(ctx, t)
 	}
+}
+
+// notClaimed waits for a moment after a claim that failed.
+func (w *Worker) notClaimed(ctx context.Context, err error) {
+	if ctx.Err() == nil {
+		w.log.ErrorContext(ctx, "task not claimed", slog.Any("err", err))
+		sleep(ctx, sweepEvery)
+	}
+}
+
+// work runs a claimed task to its end.
+func (w *Worker) work(ctx context.Context, t *store.Task) {
 	ctx = telemetry.WithCorrelation(ctx, t.CID)
 	log := w.log.With(slog.String("task", t.ID), slog.String("name", t.Name))
 	r := &Run{Task: *t, store: w.store, log: log, job: w.jobs[t.Name]}
@@ -269,7 +282,6 @@ func (w *Worker) runTask(ctx context.Context, id string) bool {
 	if err := errors.Join(w.queue.Push(ctx, r.Claim.Freed()...), w.queue.Remove(ctx, t.ID)); err != nil && ctx.Err() == nil {
 		log.WarnContext(ctx, "queue does not answer; the sweep will announce what is ready", slog.Any("err", err))
 	}
-	return true
 }
 
 // attempt runs the task's job beside its keepers, and returns its error and why its context ended, if it did.

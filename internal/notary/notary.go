@@ -169,7 +169,7 @@ func (n *Notary) later(ctx context.Context, why Reason, missing *store.Unsigned,
 		}
 		_, err = n.Dispatch(ctx, tasks.BySystem(), tasks.Spec{
 			Name: tasks.Sign, Args: tasks.SignArgs{RepositoryID: missing.RepositoryID, ServiceID: missing.Service.ID, BasePath: d.BasePath, Who: why.Who},
-			Resources: []store.Resource{{Href: pulp.RepositoryHref(d.Repository, missing.RepositoryID), Exclusive: true}}, ServiceID: missing.Service.ID,
+			Resources: []store.Resource{{Href: pulp.RepositoryHref(d.Repository, missing.RepositoryID), Exclusive: true}}, ServiceID: missing.Service.ID, Namespace: missing.Namespace,
 		})
 	}
 	if err != nil {
@@ -186,7 +186,7 @@ func (n *Notary) sign(ctx context.Context, why Reason, missing *store.Unsigned) 
 	}
 	t, err := n.Dispatch(ctx, tasks.BySystem(), tasks.Spec{
 		Name: tasks.Seal, Args: tasks.SealArgs{RepositoryID: missing.RepositoryID, ServiceID: missing.Service.ID, Missing: missing.Missing, Who: why.Who},
-		ServiceID: missing.Service.ID,
+		ServiceID: missing.Service.ID, Namespace: missing.Namespace,
 	})
 	if err != nil {
 		return err

@@ -43,6 +43,7 @@ const SealTask = "countersign.tasks.seal"
 // Unsigned says that a change would show tags that lack signatures. Nothing was changed.
 type Unsigned struct {
 	RepositoryID string
+	Namespace    string // of the repository
 	Service      pulp.SigningService
 	Missing      []Unsealed
 }
@@ -141,7 +142,7 @@ func (c *change) sealTags(v pulp.SigningService, tagged []taggedManifest, paths 
 			}
 		}
 	}
-	missing := &Unsigned{RepositoryID: c.repo.ID, Service: v}
+	missing := &Unsigned{RepositoryID: c.repo.ID, Namespace: pulp.NamespaceOf(c.repo.Name), Service: v}
 	for some := range slices.Chunk(all, sealChunk) {
 		// For each wanted signature: the one that is there, or else one that waits.
 		rows, err := collect(c.tx.ctx, c.tx, scanFound, `

@@ -90,6 +90,8 @@ type Task struct {
 	Origin    Origin
 	CreatedBy int64  // the id of the account that made it; 0 if the account was deleted, or if Origin is not OriginUser
 	WorkerID  string // the worker that runs or ran it
+	Long      bool   // it may run for hours
+	Share     Share
 	Resources []Resource
 	Created   []Created
 	Progress  []Progress
@@ -108,6 +110,8 @@ type NewTask struct {
 	CreatedBy int64  // the id of an account; required with OriginUser, 0 with other origins
 	Resources []Resource
 	ServiceID string // the signing service that whoever claims it must be able to use; empty: none
+	Long      bool   // it may run for hours
+	Share     Share
 }
 
 // Claim is the right of one attempt to write a task's results. A nil *Claim stands for work outside any task.
@@ -137,7 +141,7 @@ type Outcome struct {
 	Progress []Progress
 }
 
-const taskColumns = `k.id, k.seq, k.name, k.state, k.attempt, k.args, k.result, k.error, k.logging_cid, k.origin, k.created_by, k.worker_id,
+const taskColumns = `k.id, k.seq, k.name, k.state, k.attempt, k.args, k.result, k.error, k.logging_cid, k.origin, k.long, k.owner, k.namespace, k.created_by, k.worker_id,
 	k.resources, k.created_resources, k.progress, k.created, k.updated, k.unblocked, k.started, k.finished`
 
 // returnedTask are taskColumns without the name that SQLite's RETURNING does not know.
@@ -149,7 +153,7 @@ func scanTask(row scanner) (Task, error) {
 	var result, failure, worker sql.NullString
 	var by, unblocked, started, finished sql.NullInt64
 	var made, updated int64
-	err := row.Scan(&k.ID, &k.Seq, &k.Name, &k.State, &k.Attempt, &args, &result, &failure, &k.CID, &k.Origin, &by, &worker,
+	err := row.Scan(&k.ID, &k.Seq, &k.Name, &k.State, &k.Attempt, &args, &result, &failure, &k.CID, &k.Origin, &k.Long, &k.Share.Owner, &k.Share.Namespace, &by, &worker,
 		&resources, &created, &progress, &made, &updated, &unblocked, &started, &finished)
 	if err != nil {
 		return Task{}, err
@@ -191,7 +195,7 @@ func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
 		return Task{}, fmt.Errorf("create task %s: origin %q and account %d contradict each other", n.Name, n.Origin, n.CreatedBy)
 	}
 	made := Task{
-		ID: pulp.NewID(), Name: n.Name, State: TaskWaiting, Args: json.RawMessage(toJSON(n.Args)), CID: n.CID, Origin: n.Origin, CreatedBy: n.CreatedBy,
+		ID: pulp.NewID(), Name: n.Name, State: TaskWaiting, Args: json.RawMessage(toJSON(n.Args)), CID: n.CID, Origin: n.Origin, CreatedBy: n.CreatedBy, Long: n.Long, Share: n.Share,
 		Resources: slices.Concat([]Resource{}, n.Resources), Created: []Created{}, Progress: []Progress{},
 	}
 	err := s.inTx(ctx, func(t *tx) error {
@@ -205,15 +209,16 @@ func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
 				exclusive = append(exclusive, r.Href)
 			}
 		}
+		turn, lap := place("$10", "$11", "$12")
 		var unblocked sql.NullInt64
 		err := t.row(`
-			INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated, service_id, origin, unblocked)
-			VALUES ($1, `+t.dialect.nextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7, $8, $9, CASE
-				WHEN EXISTS (SELECT 1 FROM task_resource r WHERE r.active AND r.exclusive AND r.resource IN (SELECT j.value FROM json_each($10) j)) THEN NULL
-				WHEN EXISTS (SELECT 1 FROM task_resource r WHERE r.active AND r.resource IN (SELECT j.value FROM json_each($11) j)) THEN NULL
+			INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated, service_id, origin, long, owner, namespace, turn, lap, unblocked)
+			VALUES ($1, `+t.dialect.nextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7, $8, $9, $10, $11, $12, `+turn+`, `+lap+`, CASE
+				WHEN EXISTS (SELECT 1 FROM task_resource r WHERE r.active AND r.exclusive AND r.resource IN (SELECT j.value FROM json_each($13) j)) THEN NULL
+				WHEN EXISTS (SELECT 1 FROM task_resource r WHERE r.active AND r.resource IN (SELECT j.value FROM json_each($14) j)) THEN NULL
 				ELSE CAST($7 AS BIGINT) END) RETURNING seq, unblocked`,
 			made.ID, n.Name, string(made.Args), toJSON(made.Resources), n.CID, sql.NullInt64{Int64: n.CreatedBy, Valid: n.CreatedBy != 0}, t.now, null(n.ServiceID), n.Origin,
-			toJSON(hrefsOf(n.Resources)), toJSON(append([]string{}, exclusive...))).Scan(&made.Seq, &unblocked)
+			n.Long, n.Share.Owner, n.Share.Namespace, toJSON(hrefsOf(n.Resources)), toJSON(append([]string{}, exclusive...))).Scan(&made.Seq, &unblocked)
 		if err != nil {
 			return err
 		}
@@ -227,121 +232,6 @@ func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
 		return nil
 	})
 	return made, err
-}
-
-func hrefsOf(resources []Resource) []string {
-	all := make([]string, len(resources))
-	for i, r := range resources {
-		all[i] = r.Href
-	}
-	return all
-}
-
-// lockResources locks the queues of resources until the transaction ends, always in the same order.
-func (t *tx) lockResources(hrefs []string) error {
-	hrefs = slices.Compact(slices.Sorted(slices.Values(hrefs)))
-	for _, href := range hrefs {
-		if err := t.lockNamed(href); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// reservations are the resources that a task has reserved, with spaces between them. Its row says what it asked for, which may have another name by now.
-const reservations = `COALESCE((SELECT string_agg(r.resource, ' ') FROM task_resource r WHERE r.task_id = task.id AND r.active), '')`
-
-// release gives a final task's reservations back, and marks those tasks as ready that waited for nothing else. It returns their ids.
-func (t *tx) release(id string, hrefs []string) ([]string, error) {
-	if len(hrefs) == 0 {
-		return nil, nil
-	}
-	if err := t.lockResources(hrefs); err != nil {
-		return nil, err
-	}
-	if _, err := t.exec(`UPDATE task_resource SET active = FALSE WHERE task_id = $1`, id); err != nil {
-		return nil, err
-	}
-	var freed []string
-	for _, href := range hrefs {
-		ready, err := t.unblock(href)
-		if err != nil {
-			return nil, err
-		}
-		freed = append(freed, ready...)
-	}
-	return freed, nil
-}
-
-// unblock marks those as ready that stand first in a resource's queue and in the queues of all their other resources. It returns their ids.
-// Each statement begins at a queue's head or at a task's key: what else waits costs nothing.
-func (t *tx) unblock(href string) ([]string, error) {
-	var first string
-	var exclusive, single bool
-	err := t.row(`
-		SELECT r.task_id, r.exclusive, NOT EXISTS (SELECT 1 FROM task_resource m WHERE m.task_id = r.task_id AND m.resource <> r.resource)
-		  FROM task_resource r WHERE r.resource = $1 AND r.active ORDER BY r.seq LIMIT 1`, href).Scan(&first, &exclusive, &single)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	} else if err != nil {
-		return nil, err
-	}
-	const waits = ` AND state = 'waiting' AND unblocked IS NULL`
-	if exclusive && single { // it stands first in its only queue
-		return collect(t.ctx, t, scanString, `UPDATE task SET unblocked = $2 WHERE id = $1`+waits+` RETURNING id`, first, t.now)
-	}
-	heads := []string{first}
-	if !exclusive { // all that share the resource before the first one that does not
-		heads, err = collect(t.ctx, t, scanString, `
-			SELECT task_id FROM task_resource WHERE resource = $1 AND active
-			   AND seq < COALESCE((SELECT MIN(seq) FROM task_resource WHERE resource = $1 AND active AND exclusive), 9223372036854775807)
-			 ORDER BY seq`, href)
-		if err != nil {
-			return nil, err
-		}
-	}
-	if t.dialect.forUpdate != "" { // two transactions that release different resources of one task at once must see each other
-		if _, err := t.exec(`
-			SELECT 1 FROM task WHERE id IN (SELECT j.value FROM json_each($1) j)`+waits+` ORDER BY seq`+t.dialect.forUpdate, toJSON(heads)); err != nil {
-			return nil, err
-		}
-	}
-	return collect(t.ctx, t, scanString, `
-		UPDATE task AS k SET unblocked = $2 WHERE id IN (SELECT j.value FROM json_each($1) j)`+waits+` AND NOT EXISTS (
-			SELECT 1 FROM task_resource mine JOIN task_resource other
-			    ON other.resource = mine.resource AND other.seq < mine.seq AND other.active AND (other.exclusive OR mine.exclusive)
-			 WHERE mine.task_id = k.id) RETURNING id`, toJSON(heads), t.now)
-}
-
-// claimable are the tasks that can be claimed now ($3) by those who can use the services in a JSON list ($2), or all ($1): what the index task_ready holds,
-// but for those that need another service or were put off. A task whose service is gone is anybody's, to fail.
-const claimable = `unblocked IS NOT NULL AND lease_until IS NULL AND finished IS NULL AND unblocked <= $3
-	AND (service_id IS NULL OR $1 OR service_id IN (SELECT j.value FROM json_each($2) j)
-	     OR NOT EXISTS (SELECT 1 FROM signing_service v WHERE v.id = service_id))`
-
-// ClaimTask gives the oldest ready task to a worker, running, under a lease. nil when none is ready. With an id it claims that
-// task or none. Tasks that need a signing service are claimed only when it is one of these, or is gone; nil stands for all services.
-func (s *Store) ClaimTask(ctx context.Context, workerID, id string, services []string, lease time.Duration) (*Task, error) {
-	const set = `
-		UPDATE task AS k SET state = 'running', attempt = attempt + 1, worker_id = $4, lease_until = $5, started = COALESCE(started, $3), updated = $3
-		 WHERE state = 'waiting' AND unblocked IS NOT NULL AND id = `
-	var claimed *Task
-	err := s.inStatement(ctx, func(t *tx) error {
-		claimed = nil
-		query, args := set+`$6 AND `+claimable, []any{services == nil, toJSON(append([]string{}, services...)), t.now, workerID, t.now + lease.Microseconds()}
-		if id == "" {
-			query = set + `(SELECT id FROM task WHERE ` + claimable + ` ORDER BY seq LIMIT 1` + t.dialect.forUpdateFree + `)`
-		} else {
-			args = append(args, id)
-		}
-		k, err := scanTask(t.row(query+` RETURNING `+returnedTask, args...))
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil
-		}
-		claimed = &k
-		return err
-	})
-	return claimed, err
 }
 
 // ExtendLease says that a claimed task is still worked on. ErrFenced when it is another's or canceled.

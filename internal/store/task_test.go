@@ -52,7 +52,7 @@ func TestTaskLife(t *testing.T) {
 	if made.State != TaskWaiting || made.Unblocked == nil || made.Started != nil {
 		t.Errorf("a new task = %+v", made)
 	}
-	k, err := s.ClaimTask(t.Context(), "worker", "", nil, leaseForTests)
+	k, err := s.ClaimNext(t.Context(), Wanted{WorkerID: "worker", Lease: leaseForTests})
 	if err != nil || k == nil || k.ID != made.ID || k.State != TaskRunning || k.Attempt != 1 || k.Started == nil {
 		t.Fatalf("ClaimTask = %+v, %v", k, err)
 	}
@@ -129,7 +129,7 @@ func TestLostWorkers(t *testing.T) {
 			t.Errorf("loss %d: the lost worker's beat = %v, want ErrFenced", loss, err)
 		}
 		if loss < MaxLosses {
-			k, err := s.ClaimTask(t.Context(), "another", "", nil, leaseForTests)
+			k, err := s.ClaimNext(t.Context(), Wanted{WorkerID: "another", Lease: leaseForTests})
 			if err != nil || k == nil {
 				t.Fatalf("loss %d: %v, %v", loss, k, err)
 			}
@@ -150,7 +150,7 @@ func TestReturnedTaskRunsAgain(t *testing.T) {
 		if err := s.ReturnTask(t.Context(), c, 0); err != nil {
 			t.Fatal(err)
 		}
-		k, err := s.ClaimTask(t.Context(), "worker", "", nil, leaseForTests)
+		k, err := s.ClaimNext(t.Context(), Wanted{WorkerID: "worker", Lease: leaseForTests})
 		if err != nil || k == nil {
 			t.Fatalf("claim = %v, %v", k, err)
 		}
@@ -181,8 +181,8 @@ func TestPurge(t *testing.T) {
 	wantState(t, s, left.ID, TaskWaiting)
 }
 
-// model is what the queue of tasks promises, told as simply as it can be: a task may run when no earlier one that has not ended holds one of its
-// resources, unless both share it.
+// model is what the queue of tasks promises, told as simply as it can be. A task may run when no earlier one that has not ended holds one of its
+// resources, unless both share it. Of those that may, long tasks and others are two classes. In a class the owners take turns, and of one owner the namespaces do.
 type model struct {
 	tasks []*modelTask
 }
@@ -190,24 +190,107 @@ type model struct {
 type modelTask struct {
 	id        string
 	resources []Resource
+	share     Share
+	long      bool
+	turn, lap int64
 	state     TaskState
 	claim     *Claim
 }
 
-func (m *model) ready() (ids []string) {
+// ready returns the tasks that may run, in the order of dispatch.
+func (m *model) ready() (found []*modelTask) {
 	for i, k := range m.tasks {
 		if k.state == TaskWaiting && !m.blocked(i) {
-			ids = append(ids, k.id)
+			found = append(found, k)
 		}
 	}
+	return found
+}
+
+func idsOf(tasks []*modelTask) []string {
+	ids := make([]string, len(tasks))
+	for i, k := range tasks {
+		ids[i] = k.id
+	}
+	slices.Sort(ids)
 	return ids
 }
 
-// wantFreed sees that exactly those tasks are said to be freed that are ready now and were not before.
-func (m *model) wantFreed(r *rapid.T, before, got []string) {
-	want := slices.DeleteFunc(m.ready(), func(id string) bool { return slices.Contains(before, id) })
-	if fmt.Sprint(slices.Sorted(slices.Values(got))) != fmt.Sprint(slices.Sorted(slices.Values(want))) {
-		r.Fatalf("freed: %v, want %v", got, want)
+// place gives a task that has become ready its place: the present turn of its class, or the one after its owner's latest; the lap is the same in its owner's tasks.
+func (m *model) place(k *modelTask, others []*modelTask) {
+	var live, leased []*modelTask // of the class
+	for _, o := range others {
+		if o != k && o.long == k.long {
+			live = append(live, o)
+		}
+	}
+	for _, o := range m.in(TaskRunning) {
+		if o.long == k.long {
+			leased = append(leased, o)
+		}
+	}
+	next := func(of func(*modelTask) int64, within, mine func(*modelTask) bool) int64 {
+		var now, first int64 = 0, -1
+		for _, o := range leased {
+			if within(o) {
+				now = max(now, of(o))
+			}
+			if mine(o) {
+				now = max(now, of(o)+1)
+			}
+		}
+		for _, o := range live {
+			if within(o) && (first < 0 || of(o) < first) {
+				first = of(o)
+			}
+			if mine(o) {
+				now = max(now, of(o)+1)
+			}
+		}
+		return max(now, first)
+	}
+	owned := func(o *modelTask) bool { return o.share.Owner == k.share.Owner }
+	turn := next(func(o *modelTask) int64 { return o.turn }, func(*modelTask) bool { return true }, owned)
+	lap := next(func(o *modelTask) int64 { return o.lap }, owned, func(o *modelTask) bool { return o.share == k.share })
+	k.turn, k.lap = turn, lap
+}
+
+// next returns the task that a claim takes, and exchanges its turn for the one that it takes.
+func (m *model) next(long bool, except Share) *modelTask {
+	least := func(of func(*modelTask) int64, if_ func(*modelTask) bool) (found *modelTask) {
+		for _, k := range m.ready() {
+			if k.long == long && if_(k) && (found == nil || of(k) < of(found)) {
+				found = k
+			}
+		}
+		return found
+	}
+	turn, lap := func(k *modelTask) int64 { return k.turn }, func(k *modelTask) int64 { return k.lap }
+	others := func(k *modelTask) bool { return except.Owner == "" || k.share.Owner != except.Owner }
+	head := least(turn, others)
+	var pick *modelTask
+	if head != nil {
+		pick = least(lap, func(k *modelTask) bool { return k.share.Owner == head.share.Owner })
+	} else if pick = least(lap, func(k *modelTask) bool { return k.share != except }); pick != nil {
+		head = least(turn, func(k *modelTask) bool { return k.share.Owner == except.Owner })
+	}
+	if pick != nil {
+		head.turn, pick.turn = pick.turn, head.turn
+	}
+	return pick
+}
+
+// freed checks that exactly those tasks are said to be freed that are ready now and were not before, and gives them their places.
+func (m *model) freed(r *rapid.T, before []*modelTask, got []string) {
+	fresh := slices.DeleteFunc(m.ready(), func(k *modelTask) bool { return slices.Contains(before, k) })
+	if fmt.Sprint(slices.Sorted(slices.Values(got))) != fmt.Sprint(idsOf(fresh)) {
+		r.Fatalf("freed: %v, want %v", got, idsOf(fresh))
+	}
+	placed := slices.DeleteFunc(slices.Clone(before), func(k *modelTask) bool { return k.state != TaskWaiting })
+	for _, id := range got {
+		k := fresh[slices.IndexFunc(fresh, func(k *modelTask) bool { return k.id == id })]
+		m.place(k, placed)
+		placed = append(placed, k)
 	}
 }
 
@@ -244,13 +327,14 @@ func TestReservationsFollowTheModel(t *testing.T) {
 		run++
 		m := &model{}
 		defer endAll(t, s, m)
-		for range rapid.IntRange(1, 25).Draw(r, "steps") {
+		for range rapid.IntRange(1, 40).Draw(r, "steps") {
 			step(t, r, s, m, run)
 			got, err := s.ReadyTasks(t.Context(), nil, 100)
 			if err != nil {
 				r.Fatal(err)
 			}
-			if want := m.ready(); fmt.Sprint(got) != fmt.Sprint(want) {
+			slices.Sort(got)
+			if want := idsOf(m.ready()); fmt.Sprint(got) != fmt.Sprint(want) {
 				r.Fatalf("ready: %v, want %v", got, want)
 			}
 		}
@@ -259,29 +343,11 @@ func TestReservationsFollowTheModel(t *testing.T) {
 
 func step(t *testing.T, r *rapid.T, s *Store, m *model, run int) {
 	running := m.in(TaskRunning)
-	switch rapid.SampledFrom([]string{"create", "create", "claim", "end", "cancel", "lose"}).Draw(r, "step") {
+	switch rapid.SampledFrom([]string{"create", "create", "claim", "claim", "end", "cancel", "lose"}).Draw(r, "step") {
 	case "create":
-		var res []Resource
-		for n := range 3 {
-			switch rapid.IntRange(0, 2).Draw(r, "hold") {
-			case 1:
-				res = append(res, shared(fmt.Sprintf("%d/%d", run, n))...)
-			case 2:
-				res = append(res, exclusive(fmt.Sprintf("%d/%d", run, n))...)
-			}
-		}
-		m.tasks = append(m.tasks, &modelTask{id: createTask(t, s, res...).ID, resources: res, state: TaskWaiting})
+		m.create(t, r, s, run)
 	case "claim":
-		ready := m.ready()
-		k, err := s.ClaimTask(t.Context(), "worker", "", nil, leaseForTests)
-		if err != nil || (k == nil) != (len(ready) == 0) || k != nil && k.ID != ready[0] {
-			r.Fatalf("claimed %v, %v, want the first of %v", k, err, ready)
-		}
-		for _, mt := range m.tasks {
-			if k != nil && mt.id == k.ID {
-				mt.state, mt.claim = TaskRunning, &Claim{TaskID: k.ID, Attempt: k.Attempt}
-			}
-		}
+		m.claim(t, r, s)
 	case "end":
 		if len(running) == 0 {
 			return
@@ -292,7 +358,7 @@ func step(t *testing.T, r *rapid.T, s *Store, m *model, run int) {
 			r.Fatal(err)
 		}
 		k.state = TaskCompleted
-		m.wantFreed(r, before, k.claim.Freed())
+		m.freed(r, before, k.claim.Freed())
 	case "cancel":
 		waiting := m.in(TaskWaiting)
 		if len(waiting) == 0 {
@@ -305,7 +371,7 @@ func step(t *testing.T, r *rapid.T, s *Store, m *model, run int) {
 			r.Fatal(err)
 		}
 		k.state = TaskCanceled
-		m.wantFreed(r, before, freed)
+		m.freed(r, before, freed)
 	case "lose":
 		if len(running) == 0 {
 			return
@@ -315,6 +381,48 @@ func step(t *testing.T, r *rapid.T, s *Store, m *model, run int) {
 			r.Fatal(err)
 		}
 		k.state = TaskWaiting
+	}
+}
+
+func (m *model) create(t *testing.T, r *rapid.T, s *Store, run int) {
+	var res []Resource
+	for n := range 3 {
+		switch rapid.IntRange(0, 3).Draw(r, "hold") {
+		case 1:
+			res = append(res, shared(fmt.Sprintf("%d/%d", run, n))...)
+		case 2:
+			res = append(res, exclusive(fmt.Sprintf("%d/%d", run, n))...)
+		}
+	}
+	k := &modelTask{resources: res, state: TaskWaiting, share: drawShare(r), long: rapid.Bool().Draw(r, "long")}
+	made, err := s.CreateTask(t.Context(), NewTask{Name: "test", Origin: OriginSystem, Resources: res, Long: k.long, Share: k.share})
+	if err != nil {
+		r.Fatal(err)
+	}
+	k.id = made.ID
+	before := m.ready()
+	m.tasks = append(m.tasks, k)
+	if made.Unblocked != nil {
+		m.place(k, before)
+	}
+}
+
+func drawShare(r *rapid.T) Share {
+	return Share{rapid.SampledFrom([]string{"a", "b", "c"}).Draw(r, "owner"), rapid.SampledFrom([]string{"m", "n", "o"}).Draw(r, "namespace")}
+}
+
+func (m *model) claim(t *testing.T, r *rapid.T, s *Store) {
+	w := Wanted{WorkerID: "worker", Lease: leaseForTests, Long: rapid.Bool().Draw(r, "long")}
+	if rapid.Bool().Draw(r, "except one") {
+		w.Except = drawShare(r)
+	}
+	want := m.next(w.Long, w.Except)
+	k, err := s.ClaimNext(t.Context(), w)
+	if err != nil || (k == nil) != (want == nil) || k != nil && (k.ID != want.id || k.State != TaskRunning) {
+		r.Fatalf("claimed %+v, %v, want %+v", k, err, want)
+	}
+	if want != nil {
+		want.state, want.claim = TaskRunning, &Claim{TaskID: k.ID, Attempt: k.Attempt}
 	}
 }
 
@@ -350,7 +458,7 @@ func TestTasksThatNeedAService(t *testing.T) {
 	plain := createTask(t, s)
 	claim := func(services ...string) string {
 		t.Helper()
-		k, err := s.ClaimTask(t.Context(), "worker", "", append([]string{}, services...), leaseForTests)
+		k, err := s.ClaimNext(t.Context(), Wanted{WorkerID: "worker", Services: append([]string{}, services...), Lease: leaseForTests})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -389,7 +497,7 @@ func TestTasksBehindAMigration(t *testing.T) {
 	migration, one, two := createTask(t, s, exclusive(href)...), createTask(t, s, exclusive(href)...), createTask(t, s, exclusive(href)...)
 	claim := func(k Task) *Claim {
 		t.Helper()
-		claimed, err := s.ClaimTask(t.Context(), "worker", "", nil, leaseForTests)
+		claimed, err := s.ClaimNext(t.Context(), Wanted{WorkerID: "worker", Lease: leaseForTests})
 		if err != nil || claimed == nil || claimed.ID != k.ID {
 			t.Fatalf("claimed %+v, %v, want task %d", claimed, err, k.Seq)
 		}

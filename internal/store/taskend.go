@@ -80,12 +80,6 @@ func (s *Store) ReturnTask(ctx context.Context, c *Claim, after time.Duration) e
 	})
 }
 
-// ReadyTasks returns the ids of tasks that can be claimed now by those who can use these services (nil: all), oldest first, at most limit.
-func (s *Store) ReadyTasks(ctx context.Context, services []string, limit int) ([]string, error) {
-	return collect(ctx, s.read, scanString,
-		`SELECT id FROM task WHERE `+claimable+` ORDER BY seq LIMIT $4`, services == nil, toJSON(append([]string{}, services...)), micros(s.now()), limit)
-}
-
 // DeleteTask removes a task that has ended. NotFound when there is none, Conflict when it has not ended.
 func (s *Store) DeleteTask(ctx context.Context, id string) error {
 	return s.inTx(ctx, func(t *tx) error {

@@ -334,6 +334,9 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 		if !covered[name] {
 			t.Errorf("no case for %s: say what its user needs, and add it", name)
 		}
+		if _, known := tasks.IsLong(name); !known {
+			t.Errorf("%s is not classified as long or short: say so in tasks.kinds", name)
+		}
 	}
 	for what, h := range map[string]struct{ happens, says string }{
 		"deleted":        {`DELETE FROM account`, "The user who started this task was deleted."},

@@ -241,7 +241,7 @@ func TestAPushThatCannotBeSigned(t *testing.T) {
 	if err != nil || string(m.Payload) != `{"config":"bad"}` {
 		t.Errorf("the tag was not moved: %s, %v", m.Payload, err)
 	}
-	k, err := w.store.ClaimTask(t.Context(), "worker", "", nil, time.Minute)
+	k, err := w.store.ClaimNext(t.Context(), store.Wanted{WorkerID: "worker", Lease: time.Minute})
 	if err != nil || k == nil || k.Name != tasks.Sign {
 		t.Fatalf("no task signs it later: %+v, %v", k, err)
 	}
@@ -351,7 +351,7 @@ func TestAKeyThatIsElsewhere(t *testing.T) {
 	if _, err := w.put("nobody", "far"); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("nobody signs: %v", err)
 	}
-	if k, err := w.store.ClaimTask(t.Context(), "worker", "", nil, time.Minute); err != nil || k != nil {
+	if k, err := w.store.ClaimNext(t.Context(), store.Wanted{WorkerID: "worker", Lease: time.Minute}); err != nil || k != nil {
 		t.Errorf("what nobody waits for is left to be done: %+v, %v", k, err)
 	}
 }

@@ -29,46 +29,61 @@ func (c *call) getAbsentBlob(t store.Target, b pulp.Blob) error {
 		c.w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	if c.Filler == nil {
-		return errors.New("an absent blob, and nobody to fetch it")
+	streamed := false
+	// A range of a blob that is not kept is answered with all of it (RFC 9110 section 14.2).
+	b, err := c.bring(t, b, func(b pulp.Blob, got intake.Fetched) bool {
+		if streamed = c.r.Header.Get("Range") == "" || !got.Kept; streamed {
+			c.streamBlob(b, got)
+		}
+		return streamed
+	})
+	if streamed || err != nil {
+		return err
 	}
-	for range blobLooks {
-		got, err := c.Filler.Fetch(c.r.Context(), c.client(), t.Repository, b)
-		if errors.Is(err, intake.ErrNoSource) {
-			return blobUnknown(c.ref)
-		} else if err != nil {
-			return err
-		}
-		// A range of a blob that is not kept is answered with all of it (RFC 9110 section 14.2).
-		if got.ReadCloser != nil && (c.r.Header.Get("Range") == "" || !got.Kept) {
-			return c.streamBlob(b, got)
-		}
-		if got.ReadCloser != nil {
-			_, err = io.Copy(io.Discard, got)
-			_ = got.Close()
-			if err != nil {
-				return err
-			}
-		}
-		if b, err = c.Store.ServedBlob(c.r.Context(), t, b.Digest); err != nil {
-			return err
-		}
-		if !b.Absent {
-			return c.sendBlob(t, b)
-		}
-	}
-	return newError(http.StatusServiceUnavailable, "UNAVAILABLE", "The remote that has the blob does not give it.", nil).withHeader("Retry-After", "10")
+	return c.sendBlob(t, b)
 }
 
-// streamBlob sends bytes as they come. When they end wrong, so does the answer.
-func (c *call) streamBlob(b pulp.Blob, bytes io.ReadCloser) error {
+// bring has an absent blob fetched, from each of its remotes until one gives it, and returns the blob as the repository has it then. stream may take the bytes of a fetch that this
+// request causes; where it does, bring returns the blob as it was. A blob that no remote has is unknown.
+func (c *call) bring(t store.Target, b pulp.Blob, stream func(pulp.Blob, intake.Fetched) bool) (pulp.Blob, error) {
+	if c.Filler == nil {
+		return b, errors.New("an absent blob, and nobody to fetch it")
+	}
+	tried := map[string]bool{}
+	for range blobLooks {
+		tried[b.RemoteID] = true
+		got, err := c.Filler.Fetch(c.r.Context(), c.client(), t.Repository, b)
+		if got.ReadCloser != nil {
+			if stream(b, got) {
+				return b, nil
+			}
+			_, err = io.Copy(io.Discard, got)
+			_ = got.Close()
+		}
+		again, lookErr := c.Store.ServedBlob(c.r.Context(), t, b.Digest)
+		switch {
+		case lookErr != nil:
+			return b, lookErr
+		case !again.Absent:
+			return again, nil
+		case again.RemoteID == "" || errors.Is(err, intake.ErrLacks) && tried[again.RemoteID]:
+			return b, blobUnknown(string(b.Digest))
+		case err != nil && tried[again.RemoteID]: // no other remote has it
+			return b, err
+		}
+		b = again
+	}
+	return b, newError(http.StatusServiceUnavailable, "UNAVAILABLE", "The remote that has the blob does not give it.", nil).withHeader("Retry-After", "10")
+}
+
+// streamBlob answers with a blob's bytes as they arrive. When they end with an error, the connection is broken off.
+func (c *call) streamBlob(b pulp.Blob, bytes io.ReadCloser) {
 	defer func() { _ = bytes.Close() }()
 	blobHeaders(c.w.Header(), b.Digest)
 	c.w.Header().Set("Content-Length", strconv.FormatInt(b.Size, 10))
 	if _, err := storage.Move(c.w, bytes); err != nil {
 		panic(http.ErrAbortHandler) // the client must not take what it has for the blob
 	}
-	return nil
 }
 
 func blobHeaders(h http.Header, d digest.Digest) {

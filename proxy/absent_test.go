@@ -191,8 +191,10 @@ func TestABlobThatComesWrong(t *testing.T) {
 	if err == nil || len(got) == len(layer) {
 		t.Errorf("%d wrong bytes end with %v", len(got), err)
 	}
+	w.want(http.StatusOK, "", "", http.MethodHead, path, nil) // it may be right the next time
 	answer = http.StatusNotFound
-	w.want(http.StatusServiceUnavailable, "UNAVAILABLE", "", http.MethodGet, path, nil)
+	w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, path, nil)
+	w.want(http.StatusNotFound, "", "", http.MethodHead, path, nil)
 	remotes, _, err := w.store.Remotes(t.Context(), store.ListQuery{Limit: 1})
 	if err != nil {
 		t.Fatal(err)

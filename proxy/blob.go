@@ -79,7 +79,8 @@ func (c *call) sendBlob(t store.Target, b pulp.Blob) error {
 	defer func() { _ = content.Close() }()
 	blobHeaders(c.w.Header(), b.Digest)
 	if c.manifests != nil && !b.Inline && c.plain() {
-		return c.streamBlob(b, content)
+		c.streamBlob(b, content)
+		return nil
 	}
 	http.ServeContent(c.w, c.r, "", time.Time{}, content)
 	return nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/intake"
 	"github.com/countersign/countersign/internal/negotiate"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -277,6 +278,18 @@ func (c *call) readConfig(t store.Target, m *pulp.Manifest) error {
 		return nil // PutManifest says what is missing
 	} else if err != nil {
 		return err
+	}
+	if b.Absent { // the storage may have others' bytes of it
+		if b.RemoteID == "" {
+			return nil
+		}
+		b, err = c.bring(t, b, func(_ pulp.Blob, got intake.Fetched) bool { return !got.Kept && got.Close() == nil })
+		if f, ok := errors.AsType[*failure](err); ok && f.status == http.StatusNotFound {
+			return nil
+		}
+		if err != nil || b.Absent {
+			return err
+		}
 	}
 	if text, ok := c.recent.get(b.Digest); ok {
 		m.ApplyConfig(text)

@@ -29,9 +29,6 @@ func (c *call) mount(t store.Target, from string, dgst digest.Digest) (bool, err
 		return err == nil, err
 	}
 	b, err := c.mountable(t, from, dgst)
-	if err == nil && b.Absent { // a remote's word is no blob
-		return false, nil
-	}
 	if err == nil {
 		err = c.place(c.r.Context(), t, b)
 	}
@@ -55,7 +52,7 @@ func (c *call) mount(t store.Target, from string, dgst digest.Digest) (bool, err
 func (c *call) mountable(t store.Target, from string, dgst digest.Digest) (pulp.Blob, error) {
 	ctx := c.r.Context()
 	if from == "" {
-		if b, err := c.Store.ServedBlob(ctx, t, dgst); !fault.Is(err, fault.NotFound) {
+		if b, err := c.Store.ServedBlob(ctx, t, dgst); !fault.Is(err, fault.NotFound) && !b.Absent {
 			return b, err
 		}
 	}
@@ -65,7 +62,11 @@ func (c *call) mountable(t store.Target, from string, dgst digest.Digest) (pulp.
 	}
 	for _, d := range holders {
 		if auth.Allow(c.who.user, auth.Pull, c.object(d.BasePath, store.Target{Distribution: d}, true)) {
-			return c.Store.ServedBlob(ctx, store.Target{Distribution: d, Repository: pulp.Repository{ID: d.RepositoryID}}, dgst)
+			b, err := c.Store.ServedBlob(ctx, store.Target{Distribution: d, Repository: pulp.Repository{ID: d.RepositoryID}}, dgst)
+			if err == nil && b.Absent { // a remote's word is no blob
+				continue
+			}
+			return b, err
 		}
 	}
 	return pulp.Blob{}, fault.New(fault.NotFound, "Blob not found.")

@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net/url"
-	"reflect"
 	"sync"
 	"time"
 
@@ -37,7 +36,9 @@ type Filler struct {
 var (
 	// ErrNoSource says that no remote has an absent blob any more.
 	ErrNoSource = fault.New(fault.NotFound, "The blob was never fetched, and no remote has it any more; sync the repository again, or push the blob.")
-	errChanged  = fault.New(fault.Unavailable, "The remote was removed or changed while the blob was being fetched.")
+	// ErrLacks says that the remote which was asked has no such blob; another one may have it.
+	ErrLacks   = fault.New(fault.NotFound, "The remote that had the blob has it no more.")
+	errChanged = fault.New(fault.Unavailable, "The remote was removed or changed while the blob was being fetched.")
 )
 
 // Fetched is the result of Fetch.
@@ -46,13 +47,14 @@ type Fetched struct {
 	Kept          bool // the repository has the blob afterwards; otherwise each request fetches it
 }
 
-// Fetch fetches a blob that a repository has claimed, from the remote that it claims it of and from no other. client names the caller for its share of the fetches: at most so many run at
+// Fetch fetches a blob that a repository has claimed, from the remote b.RemoteID, of which the repository claims it, and from no other. client names the caller for its share of the fetches: at most so many run at
 // a time for one client, one remote and one host, and a request without a place waits for one. TooMany when none becomes free in time.
 //
 // The first request gets a reader. It ends with an error unless the bytes match the digest; closing it early does not stop the fetch of a blob that is kept. A request
 // that comes meanwhile waits for the end and gets no reader: its caller looks for the blob again.
 //
-// A fetch ends early when its remote is removed or changed, sends too slowly, or takes longer than Limits.Total.
+// A fetch ends early when its remote is removed or changed, sends too slowly, or takes longer than Limits.Total. When a remote does not give the blob, the caller looks for it again: the
+// repository may name another remote then. ErrNoSource and ErrLacks when there was none, or it has no such blob.
 func (f *Filler) Fetch(ctx context.Context, client string, repo pulp.Repository, b pulp.Blob) (Fetched, error) {
 	remote, err := f.remote(ctx, b)
 	if err != nil {
@@ -76,6 +78,7 @@ func (f *Filler) Fetch(ctx context.Context, client string, repo pulp.Repository,
 	}
 	t := f.transfer(ctx, repo, b, remote)
 	if err := t.open(); err != nil {
+		t.blame(err)
 		t.end(err)
 		flights.land(s.flight, forOthers(err))
 		flights.leave(s.flight)
@@ -140,6 +143,7 @@ type transfer struct {
 	remote   pulp.Remote
 	registry *mirror.Registry
 	body     io.ReadCloser
+	broken   bool // the remote did not give all of the blob
 }
 
 // transfer prepares a transfer. One of a blob that is kept outlives the request that causes it.
@@ -163,10 +167,25 @@ func (t *transfer) open() (err error) {
 	if t.registry, err = t.Mirror.Open(t.remote); err != nil {
 		return asUnavailable(err)
 	}
-	if t.body, err = t.registry.Blob(t.ctx, t.blob.Digest, t.blob.Size); err != nil {
-		return t.failed(asUnavailable(err))
+	t.body, err = t.registry.Blob(t.ctx, t.blob.Digest, t.blob.Size)
+	switch {
+	case err == nil:
+		return nil
+	case fault.Is(err, fault.NotFound):
+		return ErrLacks
 	}
-	return nil
+	return t.failed(asUnavailable(err))
+}
+
+// blame records that the remote did not give the blob, so that another one is asked next. An end that is not the remote's fault is not recorded.
+func (t *transfer) blame(err error) {
+	if errors.Is(err, errChanged) || errors.Is(err, context.Canceled) {
+		return
+	}
+	ctx := context.WithoutCancel(t.ctx)
+	if err := t.Store.SourceFailed(ctx, t.repo.ID, t.blob.ID, t.remote.ID, errors.Is(err, ErrLacks)); err != nil {
+		t.Log.WarnContext(ctx, "the failure of a remote is not recorded", slog.String("digest", string(t.blob.Digest)), slog.String("remote", t.remote.Name), slog.Any("err", err))
+	}
 }
 
 // failed returns the reason why a transfer failed: if its context has ended, the cause of that.
@@ -186,6 +205,7 @@ func (t *transfer) Read(p []byte) (int, error) {
 	n, err := t.meter.Read(t.body, p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = asUnavailable(err)
+		t.broken = true
 	}
 	return n, err
 }
@@ -207,22 +227,21 @@ func (t *transfer) watch() {
 		case <-tick.C:
 		}
 		now, err := t.Store.Remote(t.ctx, t.remote.ID)
-		if fault.Is(err, fault.NotFound) || err == nil && !sameSource(now, t.remote) {
+		if fault.Is(err, fault.NotFound) || err == nil && !now.SameSource(t.remote) {
 			t.cancel(errChanged)
 			return
 		}
 	}
 }
 
-// sameSource reports whether two states of a remote lead to the same repository in the same way.
-func sameSource(a, b pulp.Remote) bool {
-	return a.URL == b.URL && a.UpstreamName == b.UpstreamName && reflect.DeepEqual(a.Secrets, b.Secrets) && reflect.DeepEqual(a.Connection, b.Connection)
-}
-
 // run reads the blob to its end and passes it on. It keeps the blob where it is to be kept and the server does not have it yet, and records that the remote has shown it.
 func (t *transfer) run(to *follower) error {
 	defer func() { _ = t.body.Close() }()
-	return t.failed(t.keep(io.TeeReader(t, to)))
+	err := t.failed(t.keep(io.TeeReader(t, to)))
+	if t.broken {
+		t.blame(err)
+	}
+	return err
 }
 
 func (t *transfer) keep(from io.Reader) error {
@@ -239,6 +258,7 @@ func (t *transfer) keep(from io.Reader) error {
 	}
 	got, err := t.Blobs.Receive(t.ctx, t.repo.Name, t.blob.Digest, from)
 	if errors.Is(err, storage.ErrDigest) {
+		t.broken = true
 		return fault.New(fault.Unavailable, "The remote's bytes are not those of %s.", t.blob.Digest)
 	} else if err != nil {
 		return err

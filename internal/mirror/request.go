@@ -348,7 +348,7 @@ func plainText(err error) string {
 // status is the error of an answer that says no, in the words of the reference's client (contract 6).
 func status(code int, at string) *fault.Error {
 	kind := fault.Unavailable
-	if code == http.StatusNotFound {
+	if code == http.StatusNotFound || code == http.StatusGone {
 		kind = fault.NotFound
 	}
 	return fault.New(kind, "%d, message='%s', url='%s'", code, http.StatusText(code), at)

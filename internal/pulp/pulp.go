@@ -144,7 +144,7 @@ type Blob struct {
 	Inline   bool   // the bytes are Data, also when there are none
 	Location string // upstream mode: a name under which the upstream holds the bytes
 	Absent   bool   // the bytes are yet to be fetched, from RemoteID
-	RemoteID string // empty, of an absent blob: they can be had no more
+	RemoteID string // of an absent blob; empty: no remote has the bytes, and the blob cannot be served
 	Stamps
 }
 

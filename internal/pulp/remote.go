@@ -1,6 +1,9 @@
 package pulp
 
-import "log/slog"
+import (
+	"log/slog"
+	"reflect"
+)
 
 // Policy says when a sync downloads layers.
 type Policy string
@@ -26,6 +29,11 @@ type Remote struct {
 	Secrets      RemoteSecrets
 	Labels       Labels
 	Stamps
+}
+
+// SameSource reports whether two states of a remote lead to the same repository, with the same credentials and in the same way.
+func (r Remote) SameSource(o Remote) bool {
+	return r.URL == o.URL && r.UpstreamName == o.UpstreamName && reflect.DeepEqual(r.Secrets, o.Secrets) && reflect.DeepEqual(r.Connection, o.Connection)
 }
 
 // Connection says how a remote is reached. A nil field is the default.

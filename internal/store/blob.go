@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 
 	"github.com/opencontainers/go-digest"
 
@@ -72,15 +73,16 @@ func (s *Store) RepositoryBlob(ctx context.Context, repositoryID, id string) (pu
 	return b, notFound(err, "Blob not found.")
 }
 
-// blobIn returns a blob as a repository has it: absent, with the size that it claims, when it has a remote's word alone. id is the expression for its id, with the repository's
-// as $1 and args behind it.
+// blobIn returns a blob as a repository has it: absent, with the size that it claims and the remote to ask, when it has a remote's word alone. id is the expression for its id, with the
+// repository's as $1 and args behind it.
 func (s *Store) blobIn(ctx context.Context, repositoryID, id string, args ...any) (pulp.Blob, error) {
 	var claimed bool
 	var size int64
 	var remote string
+	args = append(append([]any{repositoryID}, args...), lackedSince())
 	b, err := scanBlob(withMore{s.read.QueryRowContext(ctx, `
-		SELECT `+blobColumns+`, k.blob_id IS NOT NULL, COALESCE(k.size, 0), COALESCE(k.remote_id, '')
-		  FROM blob b LEFT JOIN blob_claim k ON k.blob_id = b.id AND k.repository_id = $1 WHERE b.id = `+id, append([]any{repositoryID}, args...)...), []any{&claimed, &size, &remote}})
+		SELECT `+blobColumns+`, k.blob_id IS NOT NULL, COALESCE(k.size, 0), COALESCE(`+sourceOf(fmt.Sprint("$", len(args)))+`, '')
+		  FROM blob b LEFT JOIN blob_claim k ON k.blob_id = b.id AND k.repository_id = $1 WHERE b.id = `+id, args...), []any{&claimed, &size, &remote}})
 	if claimed {
 		b.Absent, b.Size, b.RemoteID, b.Inline, b.Data = true, size, remote, false, nil
 	}

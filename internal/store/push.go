@@ -291,7 +291,10 @@ func (c *change) checkParts(p PutManifest) error {
 			if len(d.URLs) > 0 || pulp.IsForeign(d.MediaType) {
 				continue
 			}
-			_, _, ok, err := c.anywhere(kind, string(d.Digest))
+			id, _, ok, err := c.anywhere(kind, string(d.Digest))
+			if err == nil && ok && kind == pulp.KindBlob {
+				ok, err = c.servable(id)
+			}
 			if err != nil {
 				return nil, err
 			}

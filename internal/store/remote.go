@@ -100,6 +100,7 @@ func (s *Store) EditRemote(ctx context.Context, claim *Claim, id string, edit fu
 		if r, err = remote(t.ctx, t, id); err != nil {
 			return err
 		}
+		before := r
 		edit(&r)
 		r.ID, r.Updated = id, fromMicros(t.now)
 		_, err = t.exec(`
@@ -109,13 +110,18 @@ func (s *Store) EditRemote(ctx context.Context, claim *Claim, id string, edit fu
 		if err := uniqueName(err); err != nil {
 			return err
 		}
+		if !r.SameSource(before) {
+			if err := t.forgiveSource(id); err != nil {
+				return err
+			}
+		}
 		return t.complete(claim, Outcome{Result: r})
 	})
 	return r, err
 }
 
 // DeleteRemote removes a remote and completes the task whose result that is. Repositories that are mirrored from it stay, without a remote; absent
-// blobs of which it is the only source can no longer be had. NotFound when there is none.
+// blobs of which it is the only source cannot be served until a sync finds them at another remote, or a client pushes them. NotFound when there is none.
 func (s *Store) DeleteRemote(ctx context.Context, claim *Claim, id string) error {
 	return s.inTx(ctx, func(t *tx) error {
 		n, err := t.exec(`DELETE FROM remote WHERE id = $1`, id)

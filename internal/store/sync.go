@@ -47,20 +47,6 @@ func (s *Store) FilledBlob(ctx context.Context, repositoryID, remoteID string, b
 	})
 }
 
-// putClaim notes that a repository has only a remote's word for a blob.
-func (t *tx) putClaim(repositoryID, blobID, remoteID string, size int64) error {
-	_, err := t.exec(`
-		INSERT INTO blob_claim (repository_id, blob_id, remote_id, size) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (repository_id, blob_id) DO UPDATE SET remote_id = excluded.remote_id, size = excluded.size`, repositoryID, blobID, null(remoteID), size)
-	return err
-}
-
-// proven ends a repository's claim on a blob: it has shown that the bytes are its to have. So has every other claim on the same remote, if one is named.
-func (t *tx) proven(repositoryID, blobID, remoteID string) error {
-	_, err := t.exec(`DELETE FROM blob_claim WHERE blob_id = $1 AND (repository_id = $2 OR remote_id = $3)`, blobID, repositoryID, null(remoteID))
-	return err
-}
-
 func (t *tx) putSource(blobID, remoteID string) error {
 	if remoteID == "" {
 		return nil
@@ -133,76 +119,6 @@ func (s *Store) TakeBlob(ctx context.Context, repositoryID, remoteID string, d d
 		return t.putFetched(repositoryID, pulp.KindBlob, string(d), id)
 	})
 	return taken, err
-}
-
-// Have is what a repository has of a content unit that a sync wants.
-type Have int
-
-// What a repository may have of a unit.
-const (
-	HaveNothing Have = iota
-	HaveFetched      // by an earlier sync that did not end; not in its latest version
-	HaveVersion      // in its latest version
-)
-
-// HasManifest says what a repository has of a manifest, and returns its bytes and media type when it has it.
-func (s *Store) HasManifest(ctx context.Context, repositoryID string, d digest.Digest) (Have, pulp.Manifest, error) {
-	have, id, err := s.has(ctx, repositoryID, pulp.KindManifest, string(d))
-	if err != nil || have == HaveNothing {
-		return have, pulp.Manifest{}, err
-	}
-	m, err := s.Manifest(ctx, id)
-	if fault.Is(err, fault.NotFound) {
-		return HaveNothing, pulp.Manifest{}, nil
-	}
-	return have, m, err
-}
-
-// HasBlob says whether a repository has a blob, and its bytes.
-func (s *Store) HasBlob(ctx context.Context, repositoryID string, d digest.Digest) (have Have, absent bool, err error) {
-	have, id, err := s.has(ctx, repositoryID, pulp.KindBlob, string(d))
-	if err != nil || have == HaveNothing {
-		return have, false, err
-	}
-	b, err := s.blobIn(ctx, repositoryID, `$2`, id)
-	if errors.Is(err, sql.ErrNoRows) { // it has just gone
-		return HaveNothing, false, nil
-	}
-	return have, b.Absent, err
-}
-
-// TouchFetched keeps what a repository has fetched from being swept for another while.
-func (s *Store) TouchFetched(ctx context.Context, repositoryID string, kind pulp.Kind, key string) error {
-	return s.inTx(ctx, func(t *tx) error {
-		_, err := t.exec(`UPDATE fetched_content SET touched = $4 WHERE repository_id = $1 AND kind = $2 AND key = $3`, repositoryID, kind, key, t.now)
-		return err
-	})
-}
-
-// HasSignature says what a repository has of a signature.
-func (s *Store) HasSignature(ctx context.Context, repositoryID string, d digest.Digest) (Have, error) {
-	have, _, err := s.has(ctx, repositoryID, pulp.KindSignature, string(d))
-	return have, err
-}
-
-func (s *Store) has(ctx context.Context, repositoryID string, kind pulp.Kind, key string) (Have, string, error) {
-	found, err := collect(ctx, s.read, func(row scanner) (unitHad, error) {
-		var u unitHad
-		err := row.Scan(&u.have, &u.id)
-		return u, err
-	}, `
-		SELECT 2, content_id FROM repository_content WHERE repository_id = $1 AND kind = $2 AND key = $3 AND version_removed IS NULL
-		UNION ALL SELECT 1, content_id FROM fetched_content WHERE repository_id = $1 AND kind = $2 AND key = $3
-		 ORDER BY 1 DESC LIMIT 1`, repositoryID, kind, key)
-	if err != nil || len(found) == 0 {
-		return HaveNothing, "", err
-	}
-	return found[0].have, found[0].id, nil
-}
-
-type unitHad struct {
-	have Have
-	id   string
 }
 
 // VersionBlobs returns the digests of the blobs that a repository's version holds. NotFound when there is no such version.
@@ -303,6 +219,7 @@ func (t *tx) putListing(repositoryID string, l *Listing) error {
 // Synced is what a sync found at the remote and wants in the repository. All of it is in the repository or was fetched.
 type Synced struct {
 	RepositoryID string
+	RemoteID     string // of which the repository claims the absent blobs of Tags and Manifests from now on; empty: claims stay as they are
 	Tags         map[string]digest.Digest
 	Kept         []string        // tags that stay as they are here, with their images, whatever the remote says
 	Manifests    []digest.Digest // wanted by digest, without a tag
@@ -327,6 +244,9 @@ func (s *Store) CommitSync(ctx context.Context, claim *Claim, w Synced) (*pulp.V
 			keep = func() error { return steps(c.gatherOwnSignatures, c.keepGathered) }
 		}
 		if err := steps(c.gather, func() error { return c.gatherSynced(w) }, keep, c.addGathered); err != nil { // fetched blobs keep their claims
+			return err
+		}
+		if err := c.attach(w.RemoteID); err != nil {
 			return err
 		}
 		if _, err := t.exec(`DELETE FROM fetched_content WHERE repository_id = $1`, w.RepositoryID); err != nil {
@@ -371,7 +291,7 @@ func (c *change) gatherSynced(w Synced) error {
 		kept[name] = true
 	}
 	for _, t := range held {
-		if same[t.tag] = kept[t.tag] || w.Tags[t.tag] == digest.Digest(t.digest); !same[t.tag] || !w.Mirror {
+		if same[t.tag] = kept[t.tag] || w.Tags[t.tag] == digest.Digest(t.digest); !same[t.tag] || !w.Mirror && (kept[t.tag] || w.RemoteID == "") {
 			continue
 		}
 		if _, err := c.tx.exec(`INSERT INTO change_unit (kind, key, content_id) VALUES ($1, $2, $3)`, pulp.KindTag, t.tag, t.id); err != nil {

@@ -112,24 +112,6 @@ func seenRepositories(username string) origin {
 	return origin{`c.repository_id IN (` + strings.ReplaceAll(visibleRepositories, "%s", "$3") + `)`, []any{username}}
 }
 
-// inheritClaims gives the repository the claims of those from which the gathered blobs are taken (rows c), for blobs that it does not hold and that none of them has seen.
-func (c *change) inheritClaims(from origin) error {
-	_, err := c.tx.exec(`
-		INSERT INTO blob_claim (repository_id, blob_id, remote_id, size)
-		SELECT $1, k.blob_id, MAX(k.remote_id), MAX(k.size) FROM change_unit g
-		  JOIN repository_content c ON c.content_id = g.content_id AND c.kind = g.kind
-		  JOIN blob_claim k ON k.repository_id = c.repository_id AND k.blob_id = c.content_id
-		 WHERE g.kind = $2 AND `+from.condition+`
-		   AND NOT EXISTS (SELECT 1 FROM repository_content h WHERE h.repository_id = $1 AND h.content_id = k.blob_id AND h.version_removed IS NULL)
-		   AND NOT EXISTS (SELECT 1 FROM pending_content p WHERE p.repository_id = $1 AND p.content_id = k.blob_id)
-		   AND NOT EXISTS (
-			SELECT 1 FROM repository_content o WHERE o.content_id = k.blob_id AND `+strings.ReplaceAll(from.condition, "c.repository_id", "o.repository_id")+`
-			   AND NOT EXISTS (SELECT 1 FROM blob_claim ok WHERE ok.repository_id = o.repository_id AND ok.blob_id = o.content_id))
-		 GROUP BY k.blob_id
-		ON CONFLICT (repository_id, blob_id) DO NOTHING`, append([]any{c.repo.ID, pulp.KindBlob}, from.args...)...)
-	return err
-}
-
 // addGathered puts all gathered units into the repository, in the place of others under the same keys.
 func (c *change) addGathered() error {
 	const replaced = `

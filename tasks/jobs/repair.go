@@ -3,8 +3,10 @@ package jobs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/intake"
@@ -46,7 +48,27 @@ func (o Options) repair(ctx context.Context, r *tasks.Run, args tasks.VersionArg
 		log.WarnContext(ctx, "blob was corrupted and is repaired", slog.String("digest", string(b.Digest)))
 		repaired.Add(1)
 	}
-	return errors.Join(corrupted.Complete(ctx), repaired.Complete(ctx))
+	return errors.Join(corrupted.Complete(ctx), repaired.Complete(ctx), o.reportUnavailable(ctx, r, args))
+}
+
+// reportUnavailable adds a progress report about the blobs of a version that cannot be served: a sync has left them at a remote, and no remote has them any more. It names the first of them.
+func (o Options) reportUnavailable(ctx context.Context, r *tasks.Run, args tasks.VersionArgs) error {
+	digests, n, err := o.Store.BlobsWithoutSource(ctx, args.RepositoryID, args.Number, namesReported)
+	if err != nil || n == 0 {
+		return err
+	}
+	names := make([]string, len(digests))
+	for i, d := range digests {
+		names[i] = string(d)
+	}
+	message := "Blobs that were never fetched and that no remote has any more; sync again, or push them: " + strings.Join(names, ", ")
+	if more := n - int64(len(names)); more > 0 {
+		message += fmt.Sprintf(", and %d more", more)
+	}
+	o.Log.WarnContext(ctx, message, slog.String("task", r.Task.ID))
+	report := r.Report("repair.unavailable", message, int(n))
+	report.Add(int(n))
+	return report.Complete(ctx)
 }
 
 // sound says whether a blob's bytes are all there and, when they are read, the digest's.

@@ -123,6 +123,11 @@ func (o *oneSync) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if unattached, err := o.Store.Unattached(ctx, o.repo.ID, o.remote.ID); err != nil {
+		return err
+	} else if unattached {
+		o.wanted.RemoteID = o.remote.ID
+	}
 	if err := o.findSettled(ctx); err != nil {
 		return err
 	}
@@ -262,10 +267,10 @@ func (o *oneSync) findAbsent(ctx context.Context) error {
 	return nil
 }
 
-// findSettled finds the tags of which only the digest needs to be asked: none, where the sync looks for signatures, absent blobs or companions of filtered tags, or must name
-// everything that stays.
+// findSettled finds the tags of which only the digest needs to be asked: none, where the sync looks for signatures, absent blobs or companions of filtered tags, must name
+// everything that stays, or may become the source of blobs that another remote was to give.
 func (o *oneSync) findSettled(ctx context.Context) (err error) {
-	if o.source != mirror.NoSignatures || o.args.SignedOnly || o.args.Mirror || len(o.absent) > 0 || o.filtered() {
+	if o.source != mirror.NoSignatures || o.args.SignedOnly || o.args.Mirror || len(o.absent) > 0 || o.filtered() || o.wanted.RemoteID != "" {
 		return nil
 	}
 	o.settled, err = o.Store.WholeTags(ctx, o.repo.ID)

@@ -136,6 +136,9 @@ func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) 
 		return err
 	}
 	if have != store.HaveNothing && (!absent || later && d.Digest != pulp.EmptyLayer) {
+		if have == store.HaveFetched && absent { // perhaps of a remote that is gone
+			return o.claim(ctx, d)
+		}
 		if have == store.HaveFetched {
 			return o.Store.TouchFetched(ctx, o.repo.ID, pulp.KindBlob, string(d.Digest))
 		}
@@ -158,6 +161,11 @@ func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) 
 			return err
 		}
 	}
+}
+
+// claim records that the remote lists a blob, which a client may ask for later.
+func (o *oneSync) claim(ctx context.Context, d pulp.Descriptor) error {
+	return o.Store.FetchedBlob(ctx, o.repo.ID, o.remote.ID, pulp.Blob{Digest: d.Digest, Size: d.Size, Absent: true})
 }
 
 // mayTake says whether the task's user may read a blob anyway: then the server's own copy will do. Else the remote must show that it has the bytes, or

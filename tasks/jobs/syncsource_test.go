@@ -1,0 +1,345 @@
+package jobs_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/tasks"
+)
+
+// absent returns the blobs of the latest version of a repository as a client sees them that are yet to be fetched.
+func (w *mirrorWorld) absent(repo pulp.Repository) []pulp.Blob {
+	w.Helper()
+	found, err := w.store.AbsentBlobs(w.Context(), repo.ID)
+	if err != nil {
+		w.Fatal(err)
+	}
+	for i, b := range found {
+		if found[i], err = w.store.ServedBlob(w.Context(), store.Target{Repository: repo}, b.Digest); err != nil || !found[i].Absent {
+			w.Fatal(found[i], err)
+		}
+	}
+	return found
+}
+
+// wantSource demands that so many blobs of a repository are absent, and to be had from a remote; an empty id is none.
+func (w *mirrorWorld) wantSource(repo pulp.Repository, n int, remoteID string) {
+	w.Helper()
+	found := w.absent(repo)
+	if len(found) != n {
+		w.Errorf("%d blobs of %s are absent, want %d", len(found), repo.Name, n)
+	}
+	for _, b := range found {
+		if b.RemoteID != remoteID {
+			w.Errorf("%s in %s is to be had from %q, want %q", b.Digest, repo.Name, b.RemoteID, remoteID)
+		}
+	}
+}
+
+// bytesOf returns a blob of the remote.
+func (g *remoteRegistry) bytesOf(d digest.Digest) []byte {
+	g.Helper()
+	res, err := http.Get(g.server.URL + "/v2/src/app/blobs/" + string(d))
+	if err != nil {
+		g.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	b, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		g.Fatal(res.Status, err)
+	}
+	return b
+}
+
+// pull fetches an absent blob as a client does.
+func (w *mirrorWorld) pull(repo pulp.Repository, b pulp.Blob) error {
+	w.Helper()
+	r, err := w.filler.Fetch(w.Context(), "c", repo, b)
+	if err != nil || r.ReadCloser == nil {
+		return errors.Join(err, errors.New("no bytes"))
+	}
+	defer func() { _ = r.Close() }()
+	got, err := io.ReadAll(r)
+	if err == nil && b.Digest.Algorithm().FromBytes(got) != b.Digest {
+		err = errors.New("wrong bytes")
+	}
+	return err
+}
+
+// recreate makes the remote anew, as if by hand: with the same settings, and another id.
+func (w *mirrorWorld) recreate(name string, change func(*pulp.Remote)) pulp.Remote {
+	w.Helper()
+	r := w.remote
+	r.Name = name
+	if change != nil {
+		change(&r)
+	}
+	made, err := w.store.CreateRemote(w.Context(), r)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return made
+}
+
+func (w *mirrorWorld) deleteRemote(r pulp.Remote) {
+	w.Helper()
+	if err := w.store.DeleteRemote(w.Context(), nil, r.ID); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// repair runs the repair of version 1 and returns its report of blobs without a source, if it made one.
+func (w *mirrorWorld) repair(repo pulp.Repository) (done int64, message string) {
+	w.Helper()
+	k, err := w.dispatcher.Dispatch(w.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Repair, Immediate: true, Args: tasks.VersionArgs{RepositoryID: repo.ID, Number: 1}})
+	if err != nil || k.State != store.TaskCompleted {
+		w.Fatalf("repair: %s %+v, %v", k.State, k.Error, err)
+	}
+	for _, p := range k.Progress {
+		if p.Code == "repair.unavailable" {
+			return p.Done, p.Message
+		}
+	}
+	return 0, ""
+}
+
+// After its remote is deleted, a repository reports its absent blobs; the next sync of a recreated remote, whose images are all here, makes them available again without a new version and
+// without asking for more than the tags. Before, they answered 503 for ever and repair reported nothing.
+func TestARecreatedRemoteRestoresBlobs(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []pulp.Policy{pulp.OnDemand, pulp.Streamed} {
+		for _, mirrors := range []bool{false, true} {
+			g := newRemote(t)
+			fillRemote(g)
+			w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = policy })
+			w.sync(store.TaskCompleted, nil)
+			w.wantSource(w.repo, 4, w.remote.ID)
+			if n, _ := w.repair(w.repo); n != 0 {
+				t.Errorf("repair reports %d blobs", n)
+			}
+			w.deleteRemote(w.remote)
+			w.wantSource(w.repo, 4, "")
+			lost := w.absent(w.repo)
+			if n, message := w.repair(w.repo); n != 4 || !strings.Contains(message, string(lost[0].Digest)) || !strings.Contains(message, string(lost[3].Digest)) {
+				t.Errorf("repair reports %d: %s", n, message)
+			}
+			if err := w.pull(w.repo, lost[0]); !errors.Is(err, intake.ErrNoSource) {
+				t.Errorf("pulled: %v", err)
+			}
+			w.remote = w.recreate("src", nil)
+			g.count()
+			w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror = mirrors })
+			if n := g.count(); n["GET manifests"] != 0 || n["GET blobs"] != 0 {
+				t.Errorf("the sync asked %v", n)
+			}
+			w.wantHeld(1, 7, 4, 2, 0)
+			w.wantSource(w.repo, 4, w.remote.ID)
+			if n, _ := w.repair(w.repo); n != 0 {
+				t.Errorf("repair reports %d blobs", n)
+			}
+			for _, b := range lost {
+				b.RemoteID = w.remote.ID
+				if err := w.pull(w.repo, b); err != nil {
+					t.Errorf("pulled %s: %v", b.Digest, err)
+				}
+			}
+			w.wantSource(w.repo, map[pulp.Policy]int{pulp.OnDemand: 0, pulp.Streamed: 4}[policy], w.remote.ID)
+		}
+	}
+}
+
+// A sync attaches the blobs of the images that its remote lists, and no others. Of several remotes the latest is asked first, and those before it after that; an image that no tag of the remote
+// stands for keeps the remote that it has.
+func TestSyncsFromSeveralRemotes(t *testing.T) {
+	t.Parallel()
+	first, second := newRemote(t), newRemote(t)
+	fillRemote(first)
+	second.image("one", []int{50_000, 10}, "latest") // the same image; not the index
+	w := newMirror(t, first, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
+	w.sync(store.TaskCompleted, nil)
+	old := w.remote
+	w.remote = w.recreate("second", func(r *pulp.Remote) { r.URL = second.server.URL })
+	w.sync(store.TaskCompleted, nil)
+	sources := func() map[string]int {
+		n := map[string]int{}
+		for _, b := range w.absent(w.repo) {
+			n[b.RemoteID]++
+		}
+		return n
+	}
+	if n := sources(); n[w.remote.ID] != 2 || n[old.ID] != 2 {
+		t.Errorf("sources %v", n)
+	}
+	// The second remote loses one blob: the first is asked for it.
+	var shared pulp.Blob
+	for _, b := range w.absent(w.repo) {
+		if b.RemoteID == w.remote.ID {
+			shared = b
+		}
+	}
+	second.set(func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			w.WriteHeader(http.StatusNotFound)
+			return true
+		}
+		return false
+	})
+	if err := w.pull(w.repo, shared); !errors.Is(err, intake.ErrLacks) {
+		t.Errorf("pulled: %v", err)
+	}
+	if n := sources(); n[w.remote.ID] != 1 || n[old.ID] != 3 {
+		t.Errorf("sources %v", n)
+	}
+	w.deleteRemote(old)
+	if n := sources(); n[w.remote.ID] != 1 || n[""] != 3 {
+		t.Errorf("sources %v", n)
+	}
+	if n, _ := w.repair(w.repo); n != 3 {
+		t.Errorf("repair reports %d blobs", n)
+	}
+	// A sync that finds the blob listed asks again.
+	second.set(nil)
+	w.sync(store.TaskCompleted, nil)
+	if n := sources(); n[w.remote.ID] != 2 || n[""] != 2 {
+		t.Errorf("sources %v", n)
+	}
+	shared.RemoteID = w.remote.ID
+	if err := w.pull(w.repo, shared); err != nil {
+		t.Errorf("pulled: %v", err)
+	}
+}
+
+// A sync that fails, or that was canceled, attaches nothing; the next one does.
+func TestAFailedSyncAttachesNothing(t *testing.T) {
+	t.Parallel()
+	g := newRemote(t)
+	fillRemote(g)
+	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
+	w.sync(store.TaskCompleted, nil)
+	w.deleteRemote(w.remote)
+	w.remote = w.recreate("src", nil)
+	g.image("two", []int{60_000}, "two")
+	g.set(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") { // the new image's config
+			w.WriteHeader(http.StatusForbidden)
+			return true
+		}
+		return false
+	})
+	w.sync(store.TaskFailed, nil)
+	w.wantSource(w.repo, 4, "")
+	g.set(nil)
+	w.sync(store.TaskCompleted, nil)
+	w.wantSource(w.repo, 5, w.remote.ID)
+}
+
+// A copy of absent blobs has their claims; when the original is synced again, copying again restores them, from the remote or from the bytes.
+func TestCopiesOfAbsentBlobs(t *testing.T) {
+	t.Parallel()
+	g := newRemote(t)
+	fillRemote(g)
+	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
+	w.sync(store.TaskCompleted, nil)
+	to, err := w.store.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "copy/app"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := func() {
+		t.Helper()
+		if _, err := w.store.CopyContent(t.Context(), nil, to.ID, store.Copy{RepositoryID: w.repo.ID, Number: 1, Tags: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again()
+	w.wantSource(to, 4, w.remote.ID)
+	w.deleteRemote(w.remote)
+	w.wantSource(to, 4, "")
+	if n, _ := w.repair(to); n != 4 {
+		t.Errorf("repair reports %d blobs", n)
+	}
+	again()
+	w.wantSource(to, 4, "")
+	w.remote = w.recreate("src", nil)
+	w.sync(store.TaskCompleted, nil)
+	w.wantSource(to, 4, "")
+	again()
+	w.wantSource(to, 4, w.remote.ID)
+	// The bytes of one come to the original from elsewhere; the copy has its word still, until it is copied again.
+	blob := w.absent(w.repo)[0]
+	got, err := w.blobs.Receive(t.Context(), "dst/app", blob.Digest, bytes.NewReader(g.bytesOf(blob.Digest)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.CommitBlob(t.Context(), w.repo.ID, got, "", 0); err != nil {
+		t.Fatal(err)
+	}
+	w.wantSource(w.repo, 3, w.remote.ID)
+	w.wantSource(to, 4, w.remote.ID)
+	again()
+	w.wantSource(to, 3, w.remote.ID)
+}
+
+// Losing and regaining a remote gives a repository no bytes of another tenant's: the claim is met by a remote alone.
+func TestAttachedClaimsGiveNoOthersBytes(t *testing.T) {
+	t.Parallel()
+	g := newRemote(t)
+	fillRemote(g)
+	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
+	w.sync(store.TaskCompleted, nil)
+	victim, err := w.store.PushTarget(t.Context(), "victim/app", pulp.ContainerPush)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range w.absent(w.repo) {
+		got, err := w.blobs.Receive(t.Context(), "victim/app", b.Digest, bytes.NewReader(g.bytesOf(b.Digest)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.store.CommitBlob(t.Context(), victim.Repository.ID, got, "", 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.store.SetPrivate(t.Context(), "victim/app", true); err != nil {
+		t.Fatal(err)
+	}
+	g.set(func(w http.ResponseWriter, r *http.Request) bool { // it knows the digests, not the bytes
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			w.WriteHeader(http.StatusNotFound)
+			return true
+		}
+		return false
+	})
+	w.deleteRemote(w.remote)
+	w.wantSource(w.repo, 4, "")
+	w.remote = w.recreate("dst/src", nil)
+	mallory, err := w.store.PutUser(t.Context(), "dst", "", false, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := w.dispatcher.Dispatch(context.WithoutCancel(t.Context()), tasks.ByUser(mallory.ID), tasks.Spec{
+		Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}, Immediate: true,
+	})
+	if err != nil || k.State != store.TaskCompleted {
+		t.Fatalf("the task is %s %+v, %v", k.State, k.Error, err)
+	}
+	for _, b := range w.absent(w.repo) {
+		if b.Data != nil {
+			t.Errorf("%s has others' bytes", b.Digest)
+		}
+		if err := w.pull(w.repo, b); !fault.Is(err, fault.NotFound) {
+			t.Errorf("pulled: %v", err)
+		}
+	}
+	w.wantSource(w.repo, 4, "")
+}

@@ -49,6 +49,7 @@ type remote struct {
 	Includes     []string `json:"includes"`
 	Excludes     []string `json:"excludes"`
 	Sigstore     *string  `json:"sigstore"`
+	TokenHosts   []string `json:"token_hosts,omitempty"` // ours: Pulp has no such field
 }
 
 // hiddenField says that a field that is never shown is set.
@@ -72,7 +73,7 @@ func showBaseRemote(r pulp.Remote) baseRemote {
 }
 
 func showRemote(r pulp.Remote) any {
-	return remote{showBaseRemote(r), r.UpstreamName, r.Includes, r.Excludes, r.Sigstore}
+	return remote{showBaseRemote(r), r.UpstreamName, r.Includes, r.Excludes, r.Sigstore, r.Connection.TokenHosts}
 }
 
 var remoteOrderings = []string{"name", "url", "policy"}
@@ -224,7 +225,8 @@ func readRemote(b *body, old pulp.Remote, whole bool) tasks.RemoteFields {
 		MaxRetries: b.number("max_retries", 0), DownloadConcurrency: b.count("download_concurrency"), RateLimit: b.count("rate_limit"),
 		TotalTimeout: b.duration("total_timeout"), ConnectTimeout: b.duration("connect_timeout"),
 		SockConnectTimeout: b.duration("sock_connect_timeout"), SockReadTimeout: b.duration("sock_read_timeout"), Headers: b.headers("headers"),
-		Username: b.secret("username"), Password: b.secret("password"), ProxyUsername: b.secret("proxy_username"), ProxyPassword: b.secret("proxy_password"),
+		TokenHosts: b.tokenHosts("token_hosts"),
+		Username:   b.secret("username"), Password: b.secret("password"), ProxyUsername: b.secret("proxy_username"), ProxyPassword: b.secret("proxy_password"),
 	}
 	if v := b.text("policy", false, false).Value; v != nil {
 		p := pulp.Policy(*v)
@@ -331,6 +333,27 @@ func (b *body) privateKey(name string) tasks.Optional[string] {
 		}
 	}
 	b.fail(name, "No unencrypted private key in PEM was found.")
+	return v
+}
+
+// maxTokenHosts is how many token services a remote may name.
+const maxTokenHosts = 20
+
+// tokenHosts reads a list of host[:port], which may be null.
+func (b *body) tokenHosts(name string) tasks.Optional[[]string] {
+	v := b.optionalTexts(name)
+	if v.Value == nil || len(b.errs[name]) > 0 {
+		return v
+	}
+	if len(*v.Value) > maxTokenHosts {
+		b.fail(name, "Ensure this field has no more than %d elements.", maxTokenHosts)
+	}
+	for _, host := range *v.Value {
+		if !pulp.ValidTokenHost(host) {
+			b.fail(name, "Enter host or host:port of a token service, without a scheme.")
+			break
+		}
+	}
 	return v
 }
 

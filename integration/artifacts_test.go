@@ -527,4 +527,20 @@ func TestCosignSignaturesAreMirrored(t *testing.T) {
 	if tags := tagsOf(t, "http://"+s.host, "mirror/app", ""); !slices.Equal(tags, []string{"1.0", companion, companion + ".sig"}) {
 		t.Errorf("the mirror has %q", tags)
 	}
+	// A sync of signed images alone takes one of which only a bundle tells that it is signed, and leaves out one that is not.
+	bundled := image(t, "amd64", "bundled")
+	copyTo(t, source, "app:3.0", bundled)
+	cosign.must(t, offline("sign", "--new-bundle-format", strings.TrimPrefix(source, "http://")+"/app@"+digestOf(t, bundled))...)
+	all := s.make(t, remotes, object{"name": "all", "url": source, "upstream_name": "app", "includes": []string{}})
+	signed := s.make(t, containerRepos, object{"name": "signed", "remote": all})
+	s.act(t, signed+"sync/", object{"signed_only": true, "mirror": true})
+	s.distribute(t, "signed/app", object{"repository": signed})
+	other := "sha256-" + strings.TrimPrefix(digestOf(t, bundled), "sha256:")
+	want := []string{"1.0", "3.0", companion, companion + ".sig", other}
+	slices.Sort(want)
+	if tags := tagsOf(t, "http://"+s.host, "signed/app", ""); !slices.Equal(tags, want) {
+		t.Errorf("the mirror of signed images has %q, want %q", tags, want)
+	}
+	cosign.verifies(t, s.host+"/signed/app:1.0", digestOf(t, content))
+	cosign.must(t, checked("verify", "cosign", "--new-bundle-format", s.host+"/signed/app:3.0")...)
 }

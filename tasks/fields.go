@@ -81,6 +81,7 @@ type RemoteFields struct {
 	Headers             Optional[[]map[string]string] `json:"headers,omitzero"`
 	DownloadConcurrency Optional[int64]               `json:"download_concurrency,omitzero"`
 	RateLimit           Optional[int64]               `json:"rate_limit,omitzero"`
+	TokenHosts          Optional[[]string]            `json:"token_hosts,omitzero"`
 	Labels              *map[string]*string           `json:"labels,omitempty"`
 	Username            Optional[string]              `json:"username,omitzero"`
 	Password            Optional[string]              `json:"password,omitzero"`
@@ -137,6 +138,9 @@ func (f RemoteFields) Apply(r *pulp.Remote) {
 	setList(&c.Headers, f.Headers)
 	f.DownloadConcurrency.set(&c.DownloadConcurrency)
 	f.RateLimit.set(&c.RateLimit)
+	if setList(&c.TokenHosts, f.TokenHosts); len(c.TokenHosts) == 0 { // an empty list is none
+		c.TokenHosts = nil
+	}
 	f.Username.set(&s.Username)
 	f.Password.set(&s.Password)
 	f.ClientKey.set(&s.ClientKey)

@@ -109,11 +109,18 @@ func (n *Network) Open(r pulp.Remote) (*Registry, error) {
 		return nil, err
 	}
 	g.guests.client = g.client
-	g.auth = bearer.New(base, g.client, text(r.Secrets.Username), text(r.Secrets.Password), func(realm *url.URL) bool { return sameDomain(realm, base) })
+	g.auth = bearer.New(base, g.client, text(r.Secrets.Username), text(r.Secrets.Password), g.trusts)
 	if n := r.Connection.RateLimit; n != nil && *n > 0 {
 		g.rate = rate.NewLimiter(rate.Limit(*n), 1)
 	}
 	return g, nil
+}
+
+// trusts reports whether a token service elsewhere than at the remote's own host may be told the password: one of the remote's domain, or one that the remote names. It
+// must speak https, unless the remote itself does not.
+func (g *Registry) trusts(realm *url.URL) bool {
+	named := bearer.OneOf(realm, g.remote.Connection.TokenHosts) && (realm.Scheme == "https" || g.base.Scheme == "http")
+	return named || sameDomain(realm, g.base)
 }
 
 func text(s *string) string {

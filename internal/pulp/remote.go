@@ -3,6 +3,7 @@ package pulp
 import (
 	"log/slog"
 	"reflect"
+	"regexp"
 )
 
 // Policy says when a sync downloads layers.
@@ -36,6 +37,12 @@ func (r Remote) SameSource(o Remote) bool {
 	return r.URL == o.URL && r.UpstreamName == o.UpstreamName && reflect.DeepEqual(r.Secrets, o.Secrets) && reflect.DeepEqual(r.Connection, o.Connection)
 }
 
+// tokenHost is a host, and perhaps a port, as in a URL.
+var tokenHost = regexp.MustCompile(`^([a-zA-Z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?$`)
+
+// ValidTokenHost reports whether s is a host[:port].
+func ValidTokenHost(s string) bool { return len(s) <= 300 && tokenHost.MatchString(s) }
+
 // Connection says how a remote is reached. A nil field is the default.
 type Connection struct {
 	CACert              *string             `json:"ca_cert,omitempty"`     // PEM
@@ -50,6 +57,8 @@ type Connection struct {
 	Headers             []map[string]string `json:"headers,omitempty"`
 	DownloadConcurrency *int64              `json:"download_concurrency,omitempty"`
 	RateLimit           *int64              `json:"rate_limit,omitempty"` // requests a second
+	// TokenHosts are the host[:port] of token services, beside those of the remote's own domain, that may receive its password.
+	TokenHosts []string `json:"token_hosts,omitempty"`
 }
 
 // RemoteSecrets are what a remote is told and nobody is shown. It does not print itself.

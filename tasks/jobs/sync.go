@@ -106,6 +106,8 @@ type image struct {
 	held       bool // the repository's latest version has it, with all that it names
 	children   []*image
 	signatures []pulp.Signature
+	answered   bool            // the remote has said which signatures there are
+	referrers  []digest.Digest // manifests that sign it, or one of its children
 	wanted     bool
 }
 
@@ -302,10 +304,10 @@ func (o *oneSync) takeWhole(ctx context.Context, reference string) error {
 	if held, ok := o.settled[reference]; ok && held == d {
 		return nil
 	}
-	img, err := o.inspect(ctx, d, fetched, 0)
+	img, err := o.inspect(ctx, d, fetched, 0, false)
 	if fault.Is(err, fault.NotFound) && o.tags[reference] { // it was moved in between
 		if d, fetched, err = o.resolve(ctx, reference); err == nil {
-			img, err = o.inspect(ctx, d, fetched, 0)
+			img, err = o.inspect(ctx, d, fetched, 0, false)
 		}
 	}
 	switch {
@@ -317,6 +319,9 @@ func (o *oneSync) takeWhole(ctx context.Context, reference string) error {
 		return nil
 	}
 	if err := o.fetch(ctx, img); err != nil {
+		return err
+	}
+	if err := o.takeReferrers(ctx, img.referrers); err != nil {
 		return err
 	}
 	o.mu.Lock()

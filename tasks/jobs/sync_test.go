@@ -314,8 +314,12 @@ func TestSync(t *testing.T) {
 	w.sync(store.TaskCompleted, nil)
 	w.wantHeld(2, 9, 5, 2, 0)
 	m, err := w.store.ServedManifest(t.Context(), w.target(), "latest")
-	if err != nil || m.Digest != moved || m.Architecture == nil || *m.Architecture != "amd64" || m.Labels["name"] != "two" {
+	if err != nil || m.Digest != moved || m.Architecture == nil || *m.Architecture != "amd64" {
 		t.Errorf("latest = %+v, %v", m, err)
+	}
+	listed, _, err := w.store.Manifests(t.Context(), store.ListQuery{Where: []store.Filter{store.Where("digest", store.Equal, string(moved))}, Limit: 1})
+	if err != nil || len(listed) != 1 || string(listed[0].RawLabels) != `{"name":"two"}` {
+		t.Errorf("the labels are %+v, %v", listed, err)
 	}
 	parsed, err := pulp.ParseManifest(m.Payload, m.MediaType)
 	if err != nil {

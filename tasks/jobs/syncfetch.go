@@ -48,11 +48,16 @@ func (o *oneSync) fetch(ctx context.Context, img *image) error {
 		o.release(img)
 		return struct{}{}, err
 	})
+	if err == nil {
+		o.release(img) // a second reading of a manifest that was fetched before
+	}
 	return err
 }
 
-// release lets go of what an image need not be known by any more: there may be many.
+// release lets go of the parts of an image that are needed no more: there may be many images. It may be called again.
 func (o *oneSync) release(img *image) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	o.held.Add(-int64(len(img.manifest.Payload)))
 	img.manifest.Payload, img.manifest.Config, img.manifest.Layers, img.manifest.Children = nil, nil, nil, nil // others may be reading its digest
 	img.children, img.signatures = nil, nil

@@ -12,9 +12,14 @@ import (
 	"github.com/countersign/countersign/internal/store"
 )
 
-// inspect finds out what a manifest is and whether it is wanted, without its blobs. Each manifest is inspected once.
-func (o *oneSync) inspect(ctx context.Context, d digest.Digest, fetched *mirror.Manifest, depth int) (*image, error) {
-	return o.manifests.do(ctx, string(d), func() (*image, error) {
+// inspect finds out what a manifest is and whether it is wanted, without its blobs. covered says that it is wanted whether it is signed or not, because a signed list
+// names it or because it is itself a signature. Each manifest is inspected once for each value of covered.
+func (o *oneSync) inspect(ctx context.Context, d digest.Digest, fetched *mirror.Manifest, depth int, covered bool) (*image, error) {
+	key := string(d)
+	if covered = covered || !o.args.SignedOnly; !covered {
+		key += " if signed"
+	}
+	return o.manifests.do(ctx, key, func() (*image, error) {
 		img := &image{}
 		if err := o.read(ctx, img, d, fetched); err != nil {
 			return nil, err
@@ -22,17 +27,8 @@ func (o *oneSync) inspect(ctx context.Context, d digest.Digest, fetched *mirror.
 		if img.manifest.Digest == "" { // of a kind that cannot be kept
 			return img, nil
 		}
-		img.wanted = true
-		if pulp.IsList(img.manifest.MediaType) {
-			if err := o.inspectChildren(ctx, img, depth); err != nil {
-				return nil, err
-			}
-		}
-		if err := o.readSignatures(ctx, img); err != nil {
+		if err := o.judge(ctx, img, depth, covered); err != nil {
 			return nil, err
-		}
-		if o.args.SignedOnly && !pulp.IsList(img.manifest.MediaType) && !o.signed(img) {
-			img.wanted = false
 		}
 		if o.held.Add(int64(len(img.manifest.Payload))); !img.wanted {
 			o.release(img)
@@ -41,6 +37,29 @@ func (o *oneSync) inspect(ctx context.Context, d digest.Digest, fetched *mirror.
 		}
 		return img, nil
 	})
+}
+
+// judge decides whether a manifest is wanted, and inspects its children and signatures.
+func (o *oneSync) judge(ctx context.Context, img *image, depth int, covered bool) error {
+	img.wanted = true
+	if err := o.readSignatures(ctx, img); err != nil {
+		return err
+	}
+	if !covered {
+		signed, err := o.signed(ctx, img)
+		if err != nil {
+			return err
+		}
+		if pulp.IsList(img.manifest.MediaType) {
+			covered = signed // else each of its images must be
+		} else {
+			img.wanted = signed
+		}
+	}
+	if pulp.IsList(img.manifest.MediaType) {
+		return o.inspectChildren(ctx, img, depth, covered)
+	}
+	return nil
 }
 
 // read reads a manifest: the repository's own where it has it, else the remote's.
@@ -70,13 +89,13 @@ func (o *oneSync) read(ctx context.Context, img *image, d digest.Digest, fetched
 }
 
 // inspectChildren inspects the manifests that a list names. It leaves out those that neither the repository nor the remote has, as in a sparse copy. A list of which one
-// image is not wanted is not wanted either.
-func (o *oneSync) inspectChildren(ctx context.Context, img *image, depth int) error {
+// image is not wanted is not wanted either; covered says that its images are wanted whether they are signed or not.
+func (o *oneSync) inspectChildren(ctx context.Context, img *image, depth int, covered bool) error {
 	if depth >= maxNesting {
 		return fault.Wrap(fault.Invalid, mirror.ErrCorrupt, "The list %s nests more than %d deep.", img.manifest.Digest, maxNesting)
 	}
 	for _, c := range img.manifest.Children {
-		child, err := o.inspect(ctx, c.Digest, nil, depth+1)
+		child, err := o.inspect(ctx, c.Digest, nil, depth+1, covered)
 		if fault.Is(err, fault.NotFound) {
 			o.skips.add(absentImages, string(c.Digest), err)
 			continue
@@ -87,20 +106,13 @@ func (o *oneSync) inspectChildren(ctx context.Context, img *image, depth int) er
 			o.skips.add(unsupported, string(c.Digest), nil)
 		}
 		img.children = append(img.children, child)
+		img.referrers = append(img.referrers, child.referrers...)
 		img.wanted = img.wanted && (child.wanted || child.manifest.Digest == "")
 	}
-	if o.args.SignedOnly && len(img.children) == 0 {
+	if !covered && len(img.children) == 0 {
 		img.wanted = false // nothing of it is signed
 	}
 	return nil
-}
-
-// signed says whether an image counts as signed: it has a signature, or, where the remote has no place for those, a companion tag of cosign.
-func (o *oneSync) signed(img *image) bool {
-	if o.source != mirror.NoSignatures {
-		return len(img.signatures) > 0
-	}
-	return o.tags["sha256-"+img.manifest.Digest.Encoded()+".sig"]
 }
 
 // readSignatures asks the remote for a manifest's signatures. One that is refused is left out, and said so.
@@ -112,6 +124,7 @@ func (o *oneSync) readSignatures(ctx context.Context, img *image) error {
 	if err != nil {
 		return err
 	}
+	img.answered = found != nil
 	for _, f := range found {
 		g, err := o.Judge.Signature(ctx, img.manifest.Digest, f.Content)
 		if fault.Is(err, fault.Invalid) {

@@ -20,14 +20,15 @@ type skipReason struct{ code, message string }
 
 // The reasons for which a sync leaves content out.
 var (
-	malformedTags      = skipReason{"sync.skipped.malformed_tags", "Skipped tags with malformed names"}
-	unreadableTags     = skipReason{"sync.skipped.unreadable_tags", "Skipped tags whose manifest the remote does not serve"}
-	unsupported        = skipReason{"sync.skipped.unsupported", "Skipped unsupported manifests"}
-	absentImages       = skipReason{"sync.skipped.absent_images", "Skipped images of lists that the remote does not serve"}
-	corruptImages      = skipReason{"sync.skipped.corrupt", "Skipped corrupt images"}
-	rejectedSignatures = skipReason{"sync.skipped.signatures", "Skipped signatures of"}
+	malformedTags       = skipReason{"sync.skipped.malformed_tags", "Skipped tags with malformed names"}
+	unreadableTags      = skipReason{"sync.skipped.unreadable_tags", "Skipped tags whose manifest the remote does not serve"}
+	unsupported         = skipReason{"sync.skipped.unsupported", "Skipped unsupported manifests"}
+	absentImages        = skipReason{"sync.skipped.absent_images", "Skipped images of lists that the remote does not serve"}
+	corruptImages       = skipReason{"sync.skipped.corrupt", "Skipped corrupt images"}
+	unreadableReferrers = skipReason{"sync.skipped.unreadable_referrers", "Skipped signatures that the remote lists as referrers and does not serve"}
+	rejectedSignatures  = skipReason{"sync.skipped.signatures", "Skipped signatures of"}
 
-	skipReasons = []skipReason{malformedTags, unreadableTags, unsupported, absentImages, corruptImages, rejectedSignatures}
+	skipReasons = []skipReason{malformedTags, unreadableTags, unsupported, absentImages, corruptImages, unreadableReferrers, rejectedSignatures}
 )
 
 // Bounds of a progress report about skipped content.
@@ -162,6 +163,9 @@ func named(reference string, err error) error {
 	return &fault.Error{Kind: f.Kind, Msg: fmt.Sprintf("%s (%s %s)", f.Msg, what, reference), Err: err, RetryAfter: f.RetryAfter}
 }
 
+// mayShrink reports whether the sync may remove content that the remote seems to have lost.
+func (o *oneSync) mayShrink() bool { return o.args.AllowShrink || o.repo.AllowShrink || o.AllowShrink }
+
 // checkListing compares the number of tags that the remote lists, before filters, with the number when a sync of it last succeeded. A sync that mirrors fails if
 // the list is empty or lost more than half of its tags, unless the sync, the repository or the configuration allows that. One that does not mirror removes
 // nothing and goes on, but such a list does not become the one that later syncs compare with.
@@ -174,7 +178,7 @@ func (o *oneSync) checkListing(ctx context.Context, listed int64) error {
 	now := &store.Listing{URL: location, Name: name, Tags: listed}
 	shrunk := isKnown && 2*listed < known
 	switch {
-	case o.args.AllowShrink || o.repo.AllowShrink || o.AllowShrink || !shrunk && listed > 0:
+	case o.mayShrink() || !shrunk && listed > 0:
 		o.wanted.Listed = now
 		return nil
 	case !o.args.Mirror:

@@ -1,0 +1,114 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/mirror"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+)
+
+// heldReferrers bounds the referrers of an image here that are looked at, in bytes of an answer of the referrers API.
+const heldReferrers = 1 << 20
+
+// signed reports whether an image or a list is signed itself: by a signature of the remote's extension endpoint or lookaside (images only), by cosign's companion
+// tag, or by a referrer. It notes the referrers that sign.
+func (o *oneSync) signed(ctx context.Context, img *image) (bool, error) {
+	d, isList := img.manifest.Digest, pulp.IsList(img.manifest.MediaType)
+	if len(img.signatures) > 0 && !isList {
+		return true, nil
+	}
+	if d.Algorithm() == digest.SHA256 && o.tags["sha256-"+d.Encoded()+".sig"] {
+		return true, nil
+	}
+	found, answered, err := o.remoteReferrers(ctx, d)
+	if err != nil {
+		return false, err
+	}
+	for _, r := range found {
+		if r.Signs() {
+			img.referrers = append(img.referrers, r.Digest)
+		}
+	}
+	if len(img.referrers) > 0 {
+		return true, nil
+	}
+	return o.wasSigned(ctx, img, answered)
+}
+
+// remoteReferrers returns the manifests that refer to a digest at the remote, by the referrers API or by the tag that stands in for it. answered is false when the
+// remote does not say.
+func (o *oneSync) remoteReferrers(ctx context.Context, d digest.Digest) (found []mirror.Referrer, answered bool, err error) {
+	found, answered, err = o.registry.Referrers(ctx, d)
+	tag := string(d.Algorithm()) + "-" + d.Encoded()
+	if err != nil || answered || !o.tags[tag] {
+		return found, answered, err
+	}
+	m, err := o.registry.Manifest(ctx, tag)
+	if fault.Is(err, fault.NotFound) {
+		return nil, false, nil
+	} else if err != nil {
+		return nil, false, err
+	}
+	found, err = mirror.ReferrersIn(m)
+	return found, err == nil, err
+}
+
+// wasSigned reports whether an image that the repository holds counts as signed by what the repository holds: only in a mirror, and only where the remote does not
+// answer about signatures, so that an outage of its signatures removes no image. answered says whether it does about referrers.
+func (o *oneSync) wasSigned(ctx context.Context, img *image, answered bool) (bool, error) {
+	if !o.args.Mirror || !img.held || o.mayShrink() {
+		return false, nil
+	}
+	if !img.answered && !pulp.IsList(img.manifest.MediaType) {
+		if held, err := o.Store.HoldsSignature(ctx, o.repo.ID, img.manifest.Digest); held || err != nil {
+			return held, err
+		}
+	}
+	if answered {
+		return false, nil
+	}
+	found, _, err := o.Store.ServedReferrers(ctx, store.Target{Repository: o.repo}, img.manifest.Digest, "", "", heldReferrers)
+	for _, r := range found {
+		var annotations map[string]string
+		if len(r.Annotations) == 0 { // there are none
+			r.Annotations = json.RawMessage("{}")
+		}
+		if err := json.Unmarshal(r.Annotations, &annotations); err != nil {
+			return false, fmt.Errorf("annotations of %s: %w", r.Digest, err)
+		}
+		if mirror.IsSignature(r.ArtifactType, annotations) {
+			img.referrers = append(img.referrers, r.Digest)
+		}
+	}
+	return len(img.referrers) > 0, err
+}
+
+// takeReferrers takes manifests that sign others, without tags. Those that the remote does not serve are left out.
+func (o *oneSync) takeReferrers(ctx context.Context, referrers []digest.Digest) error {
+	for _, d := range referrers {
+		img, err := o.inspect(ctx, d, nil, 0, true)
+		switch {
+		case fault.Is(err, fault.NotFound):
+			o.skips.add(unreadableReferrers, string(d), err)
+			continue
+		case err != nil:
+			return err
+		case img.manifest.Digest == "":
+			o.skips.add(unsupported, string(d), nil)
+			continue
+		}
+		if err := o.fetch(ctx, img); err != nil {
+			return err
+		}
+		o.mu.Lock()
+		o.wanted.Manifests = append(o.wanted.Manifests, d)
+		o.mu.Unlock()
+	}
+	return nil
+}

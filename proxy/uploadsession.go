@@ -174,7 +174,7 @@ func (u *upload) save(ctx context.Context) error {
 	}
 	u.row.Epoch, u.claim = epoch, nil
 	if u.writer != nil {
-		u.writers.keep(u.row.ID, epoch, u.writer)
+		u.writers.keep(u.row.ID, u.client(), epoch, u.writer)
 	}
 	return nil
 }

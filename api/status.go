@@ -79,9 +79,9 @@ type usableService struct {
 	Workers int    `json:"online_workers"`
 }
 
-// Versions returns the versions that a process announces, by component.
+// Versions returns the versions that a process of a build announces, by component, in the form of PEP 440.
 func Versions(own string) map[string]string {
-	return map[string]string{"core": coreVersion, "container": containerVersion, "countersign": own}
+	return map[string]string{"core": coreVersion, "container": containerVersion, "countersign": pythonVersion(own)}
 }
 
 // status answers also when the database does not: that is one of the things it tells.
@@ -91,7 +91,7 @@ func (a *API) status(req *request) (answer, error) {
 		Versions: []component{
 			{"core", coreVersion, "pulpcore", "pulpcore.app", true},
 			{"container", containerVersion, "pulp-container", "pulp_container.app", true},
-			{"countersign", a.Version, "countersign", "countersign", true},
+			{"countersign", pythonVersion(a.Version), "countersign", "countersign", true},
 		},
 		OnlineWorkers: []app{}, OnlineAPIApps: self, OnlineContentApps: self,
 		Storage: a.space(req.Context()),
@@ -141,10 +141,11 @@ func (a *API) status(req *request) (answer, error) {
 }
 
 func versionsOf(v map[string]string) map[string]string {
-	if v == nil {
-		return map[string]string{}
+	shown := map[string]string{}
+	for name, version := range v {
+		shown[name] = pythonVersion(version)
 	}
-	return v
+	return shown
 }
 
 // space measures the file system of the data directory; nil when there is none to measure.

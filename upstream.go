@@ -69,6 +69,11 @@ func (p *program) printAdopted(r tasks.AdoptResult) error {
 	for _, name := range slices.Sorted(maps.Keys(lines)) {
 		fmt.Fprintf(w, "%s\t%s\n", name, lines[name])
 	}
+	for _, name := range slices.Sorted(maps.Keys(r.Skipped)) {
+		for _, s := range r.Skipped[name] {
+			fmt.Fprintf(w, "%s\tskipped %s %s: %s\n", name, s.Kind, s.Name, s.Reason)
+		}
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}

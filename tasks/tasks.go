@@ -68,12 +68,20 @@ type AdoptMade struct {
 }
 
 // AdoptResult is the result of an Adopt task: the versions that it made, by repository, why others were not adopted, which had nothing new, and in how many things
-// those differ that still do.
+// those differ that still do; and the content that could not be stored, the first of each repository.
 type AdoptResult struct {
-	Adopted     map[string]int64  `json:"adopted"`
-	NotAdopted  map[string]string `json:"not_adopted"`
-	Unchanged   []string          `json:"unchanged"`
-	Differences map[string]int    `json:"differences"`
+	Adopted     map[string]int64          `json:"adopted"`
+	NotAdopted  map[string]string         `json:"not_adopted"`
+	Unchanged   []string                  `json:"unchanged"`
+	Differences map[string]int            `json:"differences"`
+	Skipped     map[string][]AdoptSkipped `json:"skipped"`
+}
+
+// AdoptSkipped is content of the upstream that could not be stored: a tag, or a manifest by its digest.
+type AdoptSkipped struct {
+	Kind   string `json:"kind"`
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
 }
 
 // CompareArgs are the arguments of a Compare task: which repositories are held against the upstream.

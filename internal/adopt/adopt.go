@@ -5,6 +5,7 @@
 package adopt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -206,6 +207,9 @@ type run struct {
 	repo pulp.Repository
 	why  notary.Reason
 
+	dry   bool                   // nothing is written down
+	known map[string]store.Drift // tags that the last comparison found to differ, by name
+
 	silent   atomic.Int64 // tags that the upstream gave no answer about
 	unlisted atomic.Bool  // the upstream does not list what refers to manifests
 
@@ -213,6 +217,7 @@ type run struct {
 	taken    map[digest.Digest]bool
 	attached []digest.Digest // what refers to what was taken
 	drift    []store.Drift
+	skipped  []Skipped
 }
 
 func (a *Adopter) of(repo pulp.Repository, why notary.Reason) *run {
@@ -233,14 +238,6 @@ func (r *run) commit(ctx context.Context, wanted store.Adopted) (v *pulp.Version
 			slog.Int64("version", v.Number), slog.Int("tags", len(wanted.Tags)), slog.String("result", "done"))
 	}
 	return v, err
-}
-
-// lostError says that the upstream has not all that a manifest names.
-type lostError struct{ what digest.Digest }
-
-// Error implements error.
-func (e lostError) Error() string {
-	return "The upstream has not " + string(e.what) + ", which it names."
 }
 
 // leftOut says whether an error is the content's own, and not the upstream's or the database's, and why it is left out.
@@ -294,7 +291,10 @@ func (r *run) fetch(ctx context.Context, d digest.Digest, have store.Have, m pul
 	}
 	m.Digest = d
 	for _, c := range m.Children {
-		if err := r.take(ctx, c.Digest, depth+1); err != nil && !errors.Is(err, storage.ErrNotFound) { // a sparse list is one too (D11)
+		err := r.take(ctx, c.Digest, depth+1)
+		if errors.Is(err, storage.ErrNotFound) { // a sparse list is a list too
+			r.skip("manifest", string(c.Digest), "The list "+string(d)+" names it, and the upstream does not have it.", false)
+		} else if err != nil {
 			return err
 		}
 	}
@@ -311,9 +311,15 @@ func (r *run) fetch(ctx context.Context, d digest.Digest, have store.Have, m pul
 		if err := r.takeBlob(ctx, m.Config.Digest); err != nil {
 			return err
 		}
+		if r.dry {
+			return nil
+		}
 		if err := r.readConfig(ctx, &m); err != nil {
 			return err
 		}
+	}
+	if r.dry {
+		return nil
 	}
 	if err := r.Store.FetchedManifest(ctx, r.repo.ID, m); err != nil {
 		return err
@@ -354,7 +360,7 @@ func (r *run) takeReferrers(ctx context.Context, d digest.Digest, depth int) err
 			continue
 		}
 		err = r.insist(ctx, func() error { return r.take(ctx, referrer, depth+1) })
-		_, left := leftOut(err)
+		why, left := leftOut(err)
 		switch {
 		case err == nil:
 			r.mu.Lock()
@@ -364,6 +370,9 @@ func (r *run) takeReferrers(ctx context.Context, d digest.Digest, depth int) err
 			return err
 		default:
 			r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name), slog.String("digest", string(referrer)), slog.String("subject", string(d)), slog.Any("err", err))
+			reason := cmp.Or(why, Sentence(err))
+			r.skip("manifest", string(referrer), reason, true)
+			r.differs("manifest", string(referrer), "", referrer, "It refers to "+string(d)+", and it cannot be adopted: "+reason)
 		}
 	}
 	return nil

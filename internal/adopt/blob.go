@@ -18,15 +18,15 @@ func (r *run) takeBlob(ctx context.Context, d digest.Digest) error {
 	switch {
 	case err != nil:
 		return err
-	case have == store.HaveFetched && !absent:
+	case have == store.HaveFetched && !absent && !r.dry:
 		return r.Store.TouchFetched(ctx, r.repo.ID, pulp.KindBlob, string(d))
-	case have == store.HaveVersion && !absent:
+	case have != store.HaveNothing && !absent || r.dry && d == pulp.EmptyLayer:
 		return nil
 	}
 	b, err := r.upstreamBlob(ctx, d)
 	if errors.Is(err, storage.ErrNotFound) {
 		return lostError{d}
-	} else if err != nil {
+	} else if err != nil || r.dry {
 		return err
 	}
 	return r.Blobs.Record(ctx, b, func(ctx context.Context) error { return r.Store.FetchedBlob(ctx, r.repo.ID, "", b) }, nil)

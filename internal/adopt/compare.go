@@ -31,19 +31,29 @@ type Found struct {
 	Drift   []store.Drift // what differs now
 	Fresh   []store.Drift // of it what was not known before
 	Refused string        // why nothing of what others have pushed could be adopted; empty: it could
+	Skipped []Skipped     // what the upstream has and cannot be stored here
 }
 
-// Names returns the names of the upstream's repositories that match a pattern: a name, or one with * for any characters, / among them. ErrUnsupported when it has to list its repositories
-// for that, and does not.
-func (a *Adopter) Names(ctx context.Context, pattern string) ([]string, error) {
+// Names returns the names of the upstream's repositories that match a pattern: a name, or one with * for any characters, / among them. It returns those apart
+// that are no names here. ErrUnsupported when it has to list its repositories for that, and does not.
+func (a *Adopter) Names(ctx context.Context, pattern string) (names, malformed []string, err error) {
 	if !strings.Contains(pattern, "*") {
-		return []string{pattern}, nil
+		return []string{pattern}, nil, nil
 	}
 	var all []string
 	if err := a.insist(ctx, func() (err error) { all, err = a.Upstream.Catalog(ctx); return err }); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return slices.DeleteFunc(all, func(name string) bool { return !Matches(pattern, name) || !pulp.ValidName(name) }), nil
+	for _, name := range all {
+		switch {
+		case !Matches(pattern, name):
+		case pulp.ValidName(name):
+			names = append(names, name)
+		default:
+			malformed = append(malformed, name)
+		}
+	}
+	return names, malformed, nil
 }
 
 // Matches says whether a name matches a pattern: * stands for any characters, / among them.
@@ -105,7 +115,14 @@ func (a *Adopter) compare(ctx context.Context, why notary.Reason, repo pulp.Repo
 		return Found{}, err
 	}
 	r := a.of(repo, why)
+	if r.known, err = a.Store.DriftOfTags(ctx, repo.ID); err != nil {
+		return Found{}, err
+	}
 	wanted := store.Adopted{RepositoryID: repo.ID, Tags: map[string]store.AdoptedTag{}}
+	listed := make(map[string]bool, len(names))
+	for _, name := range names {
+		listed[name] = true
+	}
 	for name, t := range here {
 		if t.Here != "" { // it may have gone upstream
 			names = append(names, name)
@@ -115,7 +132,11 @@ func (a *Adopter) compare(ctx context.Context, why notary.Reason, repo pulp.Repo
 	group, working := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for _, name := range slices.Compact(names) {
-		if pulp.IsKeepTag(name) || !pulp.ValidTag(name) {
+		if pulp.IsKeepTag(name) {
+			continue
+		}
+		if !pulp.ValidTag(name) {
+			r.skipTag(Shown(name), "", "Its name is not that of a tag here.")
 			continue
 		}
 		if working.Err() != nil {
@@ -124,7 +145,7 @@ func (a *Adopter) compare(ctx context.Context, why notary.Reason, repo pulp.Repo
 		known := here[name]
 		known.Name = name
 		group.Go(func() error {
-			take, err := r.compareTag(working, how, known)
+			take, err := r.compareTag(working, how, known, listed[name])
 			if err == nil && take != "" {
 				r.mu.Lock()
 				wanted.Tags[name] = store.AdoptedTag{Digest: take, Serial: known.Serial}
@@ -154,7 +175,8 @@ func (r *run) conclude(ctx context.Context, how How, before map[string]store.Ups
 		return Found{}, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(refused)) {
-		r.differs("tag", name, before[name].Here, wanted.Tags[name].Digest, "Somebody else has pushed it, and it cannot be adopted: "+refused[name])
+		r.differs("tag", name, before[name].Here, wanted.Tags[name].Digest, cannotBeStored+refused[name])
+		r.skip("tag", name, refused[name], true)
 		if found.Version == nil {
 			found.Refused = cmp.Or(found.Refused, refused[name])
 		}
@@ -170,8 +192,11 @@ func (r *run) conclude(ctx context.Context, how How, before map[string]store.Ups
 		return d.Kind == "tag" && now[d.Name].Here != before[d.Name].Here
 	})
 	slices.SortFunc(r.drift, func(a, b store.Drift) int { return strings.Compare(a.Kind+" "+a.Name, b.Kind+" "+b.Name) })
-	found.Drift = r.drift
-	found.Fresh, err = r.Store.Compared(ctx, r.repo.ID, how.Deep, r.drift)
+	slices.SortFunc(r.skipped, func(a, b Skipped) int { return strings.Compare(a.Kind+" "+a.Name, b.Kind+" "+b.Name) })
+	found.Drift, found.Skipped = r.drift, r.skipped
+	if found.Fresh, err = r.Store.Compared(ctx, r.repo.ID, how.Deep, r.drift); err == nil {
+		r.logSkipped(ctx, found.Fresh)
+	}
 	return found, err
 }
 
@@ -227,7 +252,8 @@ func (r *run) differs(kind, name string, here, upstream digest.Digest, note stri
 const maxSilent = 20
 
 // compareTag finds out what a tag stands for upstream, and returns it when it is to be adopted, and is ready for that. What is wrong with one tag is told, and ends nothing.
-func (r *run) compareTag(ctx context.Context, how How, t store.UpstreamTag) (digest.Digest, error) {
+// listed says that the upstream lists it.
+func (r *run) compareTag(ctx context.Context, how How, t store.UpstreamTag, listed bool) (digest.Digest, error) {
 	if t.Dirty { // ours is on its way there
 		if t.Attempts > 0 {
 			r.differs("tag", t.Name, t.Here, "", "It waits to be written through; the upstream has not taken it so far, and the log says why.")
@@ -240,6 +266,9 @@ func (r *run) compareTag(ctx context.Context, how How, t store.UpstreamTag) (dig
 	switch {
 	case err == nil && take:
 		return d, nil
+	case err == nil && d == "" && t.Here == "" && listed:
+		r.skipTag(t.Name, "", "The upstream lists it, but serves no manifest under it that can be stored here.")
+		return "", nil
 	case err == nil:
 		return "", nil
 	case r.Away(ctx, err) || errors.Is(err, storage.ErrAway) && r.silent.Add(1) > maxSilent:
@@ -247,6 +276,7 @@ func (r *run) compareTag(ctx context.Context, how How, t store.UpstreamTag) (dig
 	}
 	r.Log.WarnContext(ctx, "tag not compared with the upstream", slog.String("repository", r.repo.Name), slog.String("tag", t.Name), slog.Any("err", err))
 	r.differs("tag", t.Name, t.Here, d, "The upstream does not give it: "+Sentence(err))
+	r.skip("tag", t.Name, "The upstream does not give it: "+Sentence(err), true)
 	return "", nil
 }
 
@@ -285,12 +315,12 @@ func (r *run) judgeTag(ctx context.Context, how How, t store.UpstreamTag) (d dig
 		r.differs("tag", t.Name, t.Here, d, "Somebody else has pushed it; what a mirror holds its remote says.")
 		return d, false, nil
 	case !how.Follow:
-		r.differs("tag", t.Name, t.Here, d, "Somebody else has pushed it.")
-		return d, false, nil
+		return d, false, r.unadopted(ctx, how, t, d)
 	}
 	err = r.take(ctx, d, 0)
 	if why, left := leftOut(err); left {
-		r.differs("tag", t.Name, t.Here, d, "Somebody else has pushed it, and it cannot be adopted: "+why)
+		r.differs("tag", t.Name, t.Here, d, cannotBeStored+why)
+		r.skip("tag", t.Name, why, false)
 		return d, false, nil
 	}
 	return d, err == nil, err

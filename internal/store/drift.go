@@ -64,6 +64,20 @@ func (s *Store) Compared(ctx context.Context, repositoryID string, deep bool, fo
 	return fresh, err
 }
 
+// DriftOfTags returns the tags of a repository that the last comparison found to differ from the upstream, by name.
+func (s *Store) DriftOfTags(ctx context.Context, repositoryID string) (map[string]Drift, error) {
+	found, err := collect(ctx, s.read, func(row scanner) (Drift, error) {
+		var d Drift
+		err := row.Scan(&d.Kind, &d.Name, &d.Here, &d.Upstream, &d.Note)
+		return d, err
+	}, `SELECT kind, name, here, upstream, note FROM upstream_drift WHERE repository_id = $1 AND kind = 'tag'`, repositoryID)
+	byName := make(map[string]Drift, len(found))
+	for _, d := range found {
+		byName[d.Name] = d
+	}
+	return byName, err
+}
+
 // HadTurn notes that a repository had its turn to be compared, whatever came of it.
 func (s *Store) HadTurn(ctx context.Context, repositoryID string) error {
 	return s.inTx(ctx, func(t *tx) error {

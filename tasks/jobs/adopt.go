@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/countersign/countersign/internal/adopt"
@@ -26,7 +28,7 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 	if o.Adopter == nil {
 		return errNoUpstream
 	}
-	names, err := o.Adopter.Names(ctx, args.Pattern)
+	names, malformed, err := o.Adopter.Names(ctx, args.Pattern)
 	if errors.Is(err, storage.ErrUnsupported) {
 		return fault.New(fault.Invalid, "The upstream does not list its repositories: name them one by one.")
 	} else if err != nil && o.Adopter.Away(ctx, err) {
@@ -34,13 +36,15 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 	} else if err != nil {
 		return err
 	}
-	if len(names) == 0 {
+	if len(names)+len(malformed) == 0 {
 		return fault.New(fault.NotFound, "The upstream has no repository that matches %q.", args.Pattern)
 	}
 	report := r.Report("adopt.repositories", "Adopting repositories", len(names))
 	made := store.Outcome{Created: args.Made.Created}
-	result := tasks.AdoptResult{Adopted: map[string]int64{}, NotAdopted: map[string]string{}, Differences: map[string]int{}, Unchanged: []string{}}
+	result := tasks.AdoptResult{Adopted: map[string]int64{}, NotAdopted: map[string]string{}, Differences: map[string]int{}, Unchanged: []string{}, Skipped: map[string][]tasks.AdoptSkipped{}}
 	maps.Copy(result.Adopted, args.Made.Adopted)
+	o.leaveOut(ctx, malformed, result.NotAdopted)
+	skipped := 0
 	for _, name := range names {
 		_, before := result.Adopted[name]
 		found, err := o.Adopter.Repository(ctx, reason(r, args.Who), name)
@@ -67,11 +71,60 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 		if n := len(found.Drift); n > 0 {
 			result.Differences[name] = n
 		}
+		if n := len(found.Skipped); n > 0 {
+			result.Skipped[name] = firstSkipped(found.Skipped)
+			skipped += n
+		}
 		report.Add(1)
 	}
+	reportSkipped(r, result.Skipped, skipped)
 	made.Result = result
 	made.Progress = r.Finished()
 	return o.Store.CompleteTask(ctx, r.Claim, made)
+}
+
+// malformedName says why a repository of the upstream is not adopted.
+const malformedName = "Its name is not that of a repository here."
+
+// leaveOut notes the upstream's repositories whose names are none here.
+func (o Options) leaveOut(ctx context.Context, malformed []string, notAdopted map[string]string) {
+	for _, name := range malformed {
+		name = adopt.Shown(name)
+		o.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.String("why", malformedName))
+		notAdopted[name] = malformedName
+	}
+}
+
+// firstSkipped returns the first of what was skipped in a repository, as the result of a task shows it.
+func firstSkipped(all []adopt.Skipped) []tasks.AdoptSkipped {
+	first := make([]tasks.AdoptSkipped, min(len(all), namesReported))
+	for i := range first {
+		first[i] = tasks.AdoptSkipped{Kind: all[i].Kind, Name: all[i].Name, Reason: all[i].Reason}
+	}
+	return first
+}
+
+// reportSkipped adds a progress report with the number of tags and manifests that could not be stored, and the first names.
+func reportSkipped(r *tasks.Run, by map[string][]tasks.AdoptSkipped, count int) {
+	if count == 0 {
+		return
+	}
+	var names []string
+	for _, repository := range slices.Sorted(maps.Keys(by)) {
+		for _, s := range by[repository] {
+			at := ":"
+			if s.Kind != "tag" {
+				at = "@"
+			}
+			names = append(names, repository+at+s.Name)
+		}
+	}
+	names = names[:min(len(names), namesReported)]
+	message := "Skipped content that cannot be stored: " + strings.Join(names, ", ")
+	if more := count - len(names); more > 0 {
+		message += fmt.Sprintf(", and %d more", more)
+	}
+	r.Report("adopt.skipped", message, count).Add(count)
 }
 
 // keepTime is how long keeping what a task that stops has made may take.

@@ -110,7 +110,9 @@ func (a *Auth) login(ctx context.Context, from, username, password string) (pulp
 	c, err := a.candidate(ctx, username, password)
 	if err != nil {
 		if fault.Is(err, fault.Unauthenticated) {
-			if refusal := a.limit.fail(network); refusal != nil {
+			blocked, refusal := a.limit.fail(network)
+			a.warnOfBlocked(ctx, blocked, from)
+			if refusal != nil {
 				err = refusal
 			}
 		}
@@ -127,13 +129,18 @@ func (a *Auth) login(ctx context.Context, from, username, password string) (pulp
 	if good {
 		a.checks.Add(c.digest, a.now())
 	}
-	if a.limit.release(network, !good) && a.Log != nil {
-		a.Log.WarnContext(ctx, "too many failed logins; password logins from the address are refused for up to a minute", slog.String("from", from), slog.String("network", network.String()))
-	}
+	a.warnOfBlocked(ctx, a.limit.release(network, !good), from)
 	if !good {
 		return pulp.User{}, errPassword
 	}
 	return c.user, nil
+}
+
+// warnOfBlocked logs that a failure of an address has blocked it.
+func (a *Auth) warnOfBlocked(ctx context.Context, blocked bool, from string) {
+	if blocked && a.Log != nil {
+		a.Log.WarnContext(ctx, "too many failed logins; password logins from the address are refused for up to a minute", slog.String("from", from), slog.String("network", clientaddr.Network(from).String()))
+	}
 }
 
 // Basic returns the user whose credentials a request carries; nil when it carries none. The error is Unauthenticated for bad credentials, and TooMany

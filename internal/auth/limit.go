@@ -119,15 +119,7 @@ func (l *limiter) release(from netip.Prefix, failed bool) (blocked bool) {
 	q.running--
 	q.turn = l.nextTurn()
 	if failed {
-		l.failures.Add(from, append(l.recent(from), l.now()))
-		if err := l.refusal(from); err != nil {
-			blocked = true
-			l.waiting -= len(q.waiting)
-			for _, admitted := range q.waiting {
-				admitted <- err
-			}
-			q.waiting = nil
-		}
+		blocked = l.count(from)
 	}
 	l.tidy(from, q)
 	l.dispatch()
@@ -213,13 +205,30 @@ func (l *limiter) refusal(from netip.Prefix) error {
 	return &fault.Error{Kind: fault.TooMany, Msg: "Too many failed logins from this address. Try again later.", RetryAfter: wait}
 }
 
-// fail counts a failure for which no hash was computed.
-func (l *limiter) fail(from netip.Prefix) error {
+// count adds a failure of an address. If the address is refused from now on, count refuses its attempts that wait, and reports true.
+func (l *limiter) count(from netip.Prefix) (blocked bool) {
+	l.failures.Add(from, append(l.recent(from), l.now()))
+	err := l.refusal(from)
+	if err == nil {
+		return false
+	}
+	if q := l.queues[from]; q != nil {
+		l.waiting -= len(q.waiting)
+		for _, admitted := range q.waiting {
+			admitted <- err
+		}
+		q.waiting = nil
+		l.tidy(from, q)
+	}
+	return true
+}
+
+// fail counts a failure for which no hash was computed. blocked is that of release. The error is TooMany when the address was refused already.
+func (l *limiter) fail(from netip.Prefix) (blocked bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.refusal(from); err != nil {
-		return err
+		return false, err
 	}
-	l.failures.Add(from, append(l.recent(from), l.now()))
-	return nil
+	return l.count(from), nil
 }

@@ -95,6 +95,29 @@ func TestAttemptsThatWait(t *testing.T) {
 	})
 }
 
+// TestFailuresWithoutHash proves that attempts which wait are refused at once when failures for which no hash is computed block their address: nothing would
+// admit them later.
+func TestFailuresWithoutHash(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{limiter: newLimiter(1, time.Now)}
+		b.attempt(t.Context(), "192.0.2.1", false)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		b.attempt(ctx, "192.0.2.1", false)
+		for range maxFailures {
+			if _, err := b.fail(clientaddr.Network("192.0.2.1")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		b.check(t, "1 1-refused")
+		if waited := time.Since(began); waited > time.Minute {
+			t.Errorf("an attempt waited %v", waited)
+		}
+	})
+}
+
 // TestFullQueues proves that the number of attempts that wait is bounded, and that room is made at the cost of the address with the most.
 func TestFullQueues(t *testing.T) {
 	t.Parallel()

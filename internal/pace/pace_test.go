@@ -291,6 +291,7 @@ func TestSlowReaders(t *testing.T) {
 type own struct {
 	http.ResponseWriter
 	rate  int // bytes a second
+	burst int // bytes that it takes at once before
 	due   time.Time
 	got   bytes.Buffer
 	calls int
@@ -310,6 +311,10 @@ func (o *own) ReadFrom(r io.Reader) (n int64, err error) {
 	if _, ok := l.R.(*os.File); !ok {
 		o.odd = append(o.odd, fmt.Sprintf("%T", l.R))
 	}
+	if n, err = io.CopyN(&o.got, r, int64(o.burst)); err != nil {
+		return n, nil //nolint:nilerr // the file's end
+	}
+	o.burst = 0
 	for {
 		if !time.Now().Before(o.due) {
 			_, _ = io.CopyN(io.Discard, r, 100) // read and not sent, as a copy in user space may
@@ -336,13 +341,15 @@ func TestFilesAreSentByTheKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, tt := range map[string]struct {
-		rate, calls, from, size int
-		whole                   bool
+		burst, rate, calls, from, size int
+		whole                          bool
+		within                         time.Duration
 	}{
-		"fast":               {1_000_000, 1, 0, 3_000_000, true},
-		"a part":             {1_000_000, 1, 1000, 2_000_000, true},
-		"slow":               {5_000, 5, 1000, 2_999_000, true}, // 600 s, in windows of 120 s
-		"slower than it may": {500, 1, 0, 3_000_000, false},
+		"fast":                  {0, 1_000_000, 1, 0, 3_000_000, true, 10 * time.Second},
+		"a part":                {0, 1_000_000, 1, 1000, 2_000_000, true, 10 * time.Second},
+		"slow":                  {0, 5_000, 40, 1000, 2_999_000, true, 10 * time.Minute}, // 600 s, interrupted every 15
+		"slower than it may":    {0, 500, 8, 0, 3_000_000, false, 2 * time.Minute},
+		"a full buffer, a stop": {2_000_000, 0, 9, 0, 3_000_000, false, 135 * time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			file, err := os.Open(name)
@@ -353,7 +360,8 @@ func TestFilesAreSentByTheKernel(t *testing.T) {
 			if _, err := file.Seek(int64(tt.from), io.SeekStart); err != nil {
 				t.Fatal(err)
 			}
-			o := &own{rate: tt.rate}
+			o := &own{rate: tt.rate, burst: tt.burst}
+			began := time.Now()
 			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 			if err != nil {
 				t.Fatal(err)
@@ -362,6 +370,9 @@ func TestFilesAreSentByTheKernel(t *testing.T) {
 			pace.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				n, err = io.CopyN(w, file, int64(tt.size)) // as http.ServeContent does
 			}), pace.Options{}).ServeHTTP(o, r)
+			if took := time.Since(began); took > tt.within+time.Second {
+				t.Errorf("%s: it took %v", what, took)
+			}
 			if o.calls != tt.calls || len(o.odd) > 0 {
 				t.Errorf("%s: %d calls of ReadFrom, want %d; no files: %v", what, o.calls, tt.calls, o.odd)
 			}

@@ -62,25 +62,41 @@ func (w *writer) ReadFrom(src io.Reader) (int64, error) {
 	var sent int64
 	for {
 		part := &io.LimitedReader{R: file, N: limit - sent}
-		var n int64
-		err := w.timed(func() (int64, error) {
-			var err error
-			n, err = own.ReadFrom(part)
-			return n, err
-		})
+		n, err := w.sendPart(own, part)
 		sent += n
 		if l, ok := src.(*io.LimitedReader); ok {
 			l.N = limit - sent
 		}
-		// The deadline has found a client that is fast enough: go on after the last byte that was sent.
-		if !errors.Is(err, os.ErrDeadlineExceeded) || n < w.quota {
+		if !errors.Is(err, errGoOn) {
 			return sent, err
 		}
-		w.stalled = false
+		// What was read and not sent is read again.
 		if _, err := file.Seek(at+sent, io.SeekStart); err != nil {
 			return sent, err
 		}
 	}
+}
+
+// errGoOn is the result of a transfer that a deadline interrupted although the client may still take its time.
+var errGoOn = errors.New("interrupted")
+
+// sendPart sends a file until it ends or a fraction of the window has passed. A large transfer is one call for the server, and fills the kernel's buffers at once:
+// only by looking at it every now and then can be seen when the client stopped.
+func (w *writer) sendPart(own io.ReaderFrom, part *io.LimitedReader) (int64, error) {
+	if w.limitDrain() {
+		defer func() { _ = w.c.SetReadDeadline(time.Time{}) }()
+	}
+	now := time.Now()
+	w.due = now.Add(min(w.window-w.spent, w.window/8))
+	_ = w.c.SetWriteDeadline(w.due)
+	n, err := own.ReadFrom(part)
+	interrupted := errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(w.due) // else an earlier write had failed
+	w.end(now, n)
+	if interrupted && w.spent < w.window {
+		return n, errGoOn
+	}
+	w.stalled = errors.Is(err, os.ErrDeadlineExceeded)
+	return n, err
 }
 
 // regular returns the regular file that a reader reads, perhaps up to a limit, and the offset at which it is; a nil file for other readers.

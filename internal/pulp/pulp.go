@@ -160,8 +160,8 @@ type Manifest struct {
 	Children      []Descriptor // of a list or index
 	Subject       digest.Digest
 	ArtifactType  string            // as the referrers API gives it: artifactType, else the config's media type
-	Annotations   map[string]string // never nil
-	Labels        map[string]string // of the image config; never nil
+	Annotations   map[string]string // of a manifest that was parsed; not set in one from the store
+	Labels        map[string]string // of the image config; not set in one from the store
 	Type          string            // image, index, artifact, ... (contract 2.10)
 	Architecture  *string
 	OS            *string

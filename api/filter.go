@@ -134,6 +134,9 @@ func matching(field, flags string) filter {
 		if _, err := regexp.Compile(flags + pattern); err != nil {
 			return nil, invalid(name, "Enter a valid regular expression.")
 		}
+		if err := store.CheckPattern(flags + pattern); err != nil {
+			return nil, invalid(name, "The regular expression is too complex.")
+		}
 		return store.Where(field, store.Match, flags+pattern), nil
 	}
 }

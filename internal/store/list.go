@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -59,7 +60,7 @@ const (
 // Rows returns the rows of a query, all at once, and how many there are without its Limit and Offset. It is for few rows; see Find.
 func (l *List[T]) Rows(ctx context.Context, s *Store, want ListQuery) ([]T, int64, error) {
 	q := s.read.composed()
-	where, order, args, conditions, err := l.conditions(want)
+	where, order, args, conditions, err := l.conditions(s, want)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -67,7 +68,7 @@ func (l *List[T]) Rows(ctx context.Context, s *Store, want ListQuery) ([]T, int6
 	rows, err := collect(ctx, q, l.scan, `SELECT `+columns+l.source+where+order+
 		fmt.Sprintf(` LIMIT $%d OFFSET $%d`, len(args)+1, len(args)+2), append(args[:len(args):len(args)], want.Limit, want.Offset)...)
 	if err != nil {
-		return nil, 0, fmt.Errorf("list: %w", err)
+		return nil, 0, fmt.Errorf("list: %w", patternError(err))
 	}
 	count, err := l.count(ctx, q, want, len(rows), where, args[:conditions])
 	return rows, count, err
@@ -76,22 +77,22 @@ func (l *List[T]) Rows(ctx context.Context, s *Store, want ListQuery) ([]T, int6
 // Find finds the rows of a query without reading them.
 func (l *List[T]) Find(ctx context.Context, s *Store, want ListQuery) (*Found[T], error) {
 	q := s.read.composed()
-	where, order, args, conditions, err := l.conditions(want)
+	where, order, args, conditions, err := l.conditions(s, want)
 	if err != nil {
 		return nil, err
 	}
 	ids, err := collect(ctx, q, scanString, `SELECT `+l.id+l.source+where+order+
 		fmt.Sprintf(` LIMIT $%d OFFSET $%d`, len(args)+1, len(args)+2), append(args[:len(args):len(args)], want.Limit, want.Offset)...)
 	if err != nil {
-		return nil, fmt.Errorf("list: %w", err)
+		return nil, fmt.Errorf("list: %w", patternError(err))
 	}
 	count, err := l.count(ctx, q, want, len(ids), where, args[:conditions])
 	return &Found[T]{Count: count, IDs: ids, list: l, from: q, wanted: want.Wanted}, err
 }
 
 // conditions writes the text behind the source of a query and its arguments, of which the first n belong to where.
-func (l *List[T]) conditions(want ListQuery) (where, order string, args []any, n int, err error) {
-	b := &statement{fields: l.fields, long: l.long, id: l.id, visible: l.visible, kind: l.kind, viewer: viewer(want.Where)}
+func (l *List[T]) conditions(s *Store, want ListQuery) (where, order string, args []any, n int, err error) {
+	b := &statement{fields: l.fields, long: l.long, id: l.id, visible: l.visible, kind: l.kind, viewer: viewer(want.Where), postgres: s.postgres != nil}
 	if len(want.Where) > 0 {
 		where = " WHERE " + All(want.Where...).write(b)
 	}
@@ -107,7 +108,7 @@ func (l *List[T]) count(ctx context.Context, q querier, want ListQuery, got int,
 	}
 	var count int64
 	if err := q.QueryRowContext(ctx, `SELECT COUNT(*)`+l.source+where, args...).Scan(&count); err != nil {
-		return 0, fmt.Errorf("count list: %w", err)
+		return 0, fmt.Errorf("count list: %w", patternError(err))
 	}
 	return count, nil
 }
@@ -163,7 +164,7 @@ func (f *Found[T]) Pieces(ctx context.Context) iter.Seq2[[]T, error] {
 			ids = ids[n:]
 		}
 		if err != nil {
-			yield(nil, fmt.Errorf("list: %w", err))
+			yield(nil, fmt.Errorf("list: %w", patternError(err)))
 		}
 	}
 }
@@ -237,13 +238,30 @@ type statement struct {
 	kind    pulp.Kind
 	viewer  string // who sees the list; empty for those who see everything
 	args    []any
-	err     error // a filter that this list has not: a defect of the caller
+	err     error // a pattern that is not valid, or a filter that this list has not: a defect of the caller
+
+	postgres bool
 }
 
 // arg adds a value and returns its placeholder.
 func (b *statement) arg(v any) string {
 	b.args = append(b.args, v)
 	return fmt.Sprintf("$%d", len(b.args))
+}
+
+// pattern returns an RE2 expression in the form of the engine. Both take the same ones.
+func (b *statement) pattern(re2 any) any {
+	text, ok := re2.(string)
+	if !ok {
+		b.err = cmp.Or(b.err, fmt.Errorf("list: the pattern is %T", re2))
+		return re2
+	}
+	translated, err := postgresPattern(text)
+	b.err = cmp.Or(b.err, err)
+	if b.postgres {
+		return translated
+	}
+	return text
 }
 
 // field returns the expression of an attribute. In expressions, %see(x) is the condition that the viewer sees the content unit x.

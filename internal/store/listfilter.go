@@ -55,7 +55,7 @@ const (
 	ContainsFold
 	HasPrefix
 	HasPrefixFold
-	Match // an RE2 regular expression, found anywhere
+	Match // an RE2 regular expression, found anywhere; Invalid where it is none, or too complex
 )
 
 // operators are the comparisons as SQL: %f is the field, %v the value.
@@ -77,7 +77,11 @@ var operators = map[Op]string{
 // Where compares a field with a value: a string, an int64 or a bool. Times are compared as microseconds since 1970.
 func Where(field string, op Op, value any) Filter {
 	return clause(func(b *statement) string {
-		return strings.NewReplacer("%f", b.field(field), "%v", b.arg(value)).Replace(operators[op])
+		compared := value
+		if op == Match {
+			compared = b.pattern(value)
+		}
+		return strings.NewReplacer("%f", b.field(field), "%v", b.arg(compared)).Replace(operators[op])
 	})
 }
 

@@ -73,29 +73,27 @@ func (m *memory) before() uint64 {
 	return m.writes.Load()
 }
 
-// recall returns the entry under a key, unless there was a write since it was read.
-func (m *memory) recall(key any) (any, bool) {
+// recall returns what is under a key, unless there was a write since it was read; nil for nothing.
+func (m *memory) recall(key any) any {
 	if m == nil {
-		return nil, false
+		return nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.asOf != m.writes.Load() {
-		return nil, false
+		return nil
 	}
-	e, ok := m.kept.Get(key)
-	return e.value, ok
+	e, _ := m.kept.Get(key)
+	return e.value
 }
 
 func (m *memory) target(path string) (t Target, ok bool) {
-	v, _ := m.recall(path)
-	t, ok = v.(Target)
+	t, ok = m.recall(path).(Target)
 	return t, ok
 }
 
 func (m *memory) manifest(k remembered) (v pulp.Manifest, ok bool) {
-	found, _ := m.recall(k)
-	v, ok = found.(pulp.Manifest)
+	v, ok = m.recall(k).(pulp.Manifest)
 	return v, ok
 }
 

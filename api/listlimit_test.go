@@ -1,0 +1,119 @@
+package api_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// TestListsHaveLimits proves that parameters whose number of terms decides about the size of a query are refused with 400 and a message beyond their limit,
+// and work at it.
+func TestListsHaveLimits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	many := func(text string, n int) string {
+		return url.QueryEscape(strings.TrimSuffix(strings.Repeat(text+",", n), ","))
+	}
+	id := pulp.NewID()
+	for _, tt := range []struct {
+		list, parameter, term, message string
+		most                           int
+	}{
+		{"repositories/container/container-push/", "pulp_label_select", "key=value", "At most 32 terms are possible.", 32},
+		{"distributions/container/container/", "pulp_label_select", "!key", "At most 32 terms are possible.", 32},
+		{"content/container/tags/", "name__in", "v1", "At most 1000 values are possible.", 1000},
+		{"content/container/manifests/", "pulp_id__in", id, "At most 1000 values are possible.", 1000},
+		{"content/container/manifests/", "pulp_href__in", pulp.Href(pulp.ManifestCollection, id), "At most 1000 values are possible.", 1000},
+		{"repository_versions/", "pulp_href__in", pulp.VersionHref(pulp.ContainerPush, id, 1), "At most 1000 values are possible.", 1000},
+		{"repository_versions/", "content__in", pulp.Href(pulp.ManifestCollection, id), "At most 1000 values are possible.", 1000},
+		{"distributions/container/container/", "with_content", pulp.Href(pulp.ManifestCollection, id), "At most 1000 values are possible.", 1000},
+		{"tasks/", "state__in", "failed", "At most 1000 values are possible.", 1000},
+		{"tasks/", "reserved_resources__in", w.repoHref(), "At most 1000 values are possible.", 1000},
+		{"tasks/", "ordering", "name", "At most 1000 values are possible.", 1000},
+		{"tasks/", "fields", "name", "At most 1000 values are possible.", 1000},
+		{"tasks/", "exclude_fields", "name", "At most 1000 values are possible.", 1000},
+		{"tasks/", "task_group", pulp.Root + "task-groups/" + id + "/", "At most 1000 values are possible.", 1000},
+	} {
+		path := tt.list + "?limit=1&" + tt.parameter + "="
+		w.expect(call{path: path + many(tt.term, tt.most)}, 200, "")
+		w.expect(call{path: path + many(tt.term, tt.most+1)}, 400, `{"`+tt.parameter+`":["`+tt.message+`"]}`)
+	}
+	const repositories = "repositories/container/container-push/?"
+	w.expect(call{path: repositories + "name__regex=" + strings.Repeat("x", 1000)}, 200, "")
+	w.expect(call{path: repositories + "name__regex=" + strings.Repeat("x", 1001)}, 400, `{"name__regex":["A regular expression may have at most 1000 bytes."]}`)
+	for _, pattern := range []string{`(a)\1`, `(?=a)`, `(`, `a{1001}`} {
+		for _, filter := range []string{"name__regex", "name__iregex"} {
+			w.expect(call{path: repositories + filter + "=" + url.QueryEscape(pattern)}, 400, `{"`+filter+`":["Enter a valid regular expression."]}`)
+		}
+	}
+	w.expect(call{path: repositories + "name__regex=" + url.QueryEscape(strings.Repeat(`\pL`, 300))}, 400, `{"name__regex":["The regular expression is too complex."]}`)
+	if found := w.page(repositories + "name__iregex=" + url.QueryEscape(`^\QACME\E/[[:word:]]{1,300}\z`)); len(found) != 1 {
+		t.Errorf("a regular expression finds %v", found)
+	}
+	labels := `pulp_label_select="` + strings.TrimSuffix(strings.Repeat("key,", 32), ",") + `"`
+	w.expect(call{path: repositories + "q=" + url.QueryEscape(labels+strings.Repeat(" AND "+labels, 6))}, 200, "") // as large as it can be
+	w.expect(call{path: repositories + "q=" + url.QueryEscape(strings.Replace(labels, "key", "key,key", 1))}, 400, `{"pulp_label_select":["At most 32 terms are possible."]}`)
+	w.expect(call{path: repositories + "pulp_label_select=" + many("key", 990)}, 400, "") // SQLite has a limit of 1,000 for the depth of an expression
+}
+
+// TestListsShowWhatIsSelected proves that every list shows exactly the selected fields with the same values as without a selection, in the same order, over
+// several pieces of rows.
+func TestListsShowWhatIsSelected(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for i := range 230 { // more than two pieces
+		w.put(w.repo, pulp.Manifest{
+			MediaType: pulp.OCIIndex, Payload: fmt.Appendf(nil, "manifest %d", i), Type: "index", Annotations: map[string]string{"number": strconv.Itoa(i), "<&>": "<"},
+			Labels: map[string]string{"label": "x"},
+		}, fmt.Sprintf("tag-%03d", i))
+	}
+	for _, list := range []string{
+		"content/container/manifests/", "content/container/tags/", "content/container/blobs/", "content/container/signatures/", "repositories/container/container-push/",
+		"repositories/", "repository_versions/", "distributions/container/container/", "pulp_container/namespaces/", "signing-services/", "tasks/", "workers/", "remotes/",
+	} {
+		whole := w.page(list + "?limit=1000")
+		if list == "content/container/manifests/" && (len(whole) < 230 || whole[0]["annotations"].(map[string]any)["<&>"] != "<") {
+			t.Errorf("%d manifests; the first has the annotations %v", len(whole), whole[0]["annotations"])
+		}
+		if len(whole) == 0 {
+			continue
+		}
+		for field := range whole[0] {
+			for query, has := range map[string]bool{"&fields=pulp_href," + field: true, "&exclude_fields=" + field: false} {
+				part := w.page(list + "?limit=1000" + query)
+				if len(part) != len(whole) {
+					t.Fatalf("%s%s: %d objects, want %d", list, query, len(part), len(whole))
+				}
+				for i, object := range part {
+					want := maps.Clone(whole[i])
+					maps.DeleteFunc(want, func(name string, _ any) bool {
+						return has && name != field && name != "pulp_href" || !has && name == field
+					})
+					if diff := cmp.Diff(want, object); diff != "" {
+						t.Fatalf("%s%s, object %d (-want +got):\n%s", list, query, i, diff)
+					}
+				}
+			}
+		}
+	}
+}
+
+// page returns the results of a list.
+func (w *world) page(path string) []map[string]any {
+	w.t.Helper()
+	var p struct{ Results []map[string]any }
+	r := w.do(call{path: path})
+	if err := json.Unmarshal([]byte(r.raw), &p); err != nil || r.StatusCode != http.StatusOK {
+		w.t.Fatalf("GET %s: %d, %v", path, r.StatusCode, err)
+	}
+	return p.Results
+}

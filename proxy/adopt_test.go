@@ -44,16 +44,19 @@ type adopting struct {
 	refers map[digest.Digest][]digest.Digest
 }
 
-func newAdopting(t *testing.T) *adopting {
+func newAdopting(t *testing.T, change ...func(*proxy.Options)) *adopting {
 	t.Helper()
 	a := &adopting{before: func() {}, refuses: func(digest.Digest) bool { return false }}
 	w, b := newFront(t, func(o *proxy.Options) {
-		o.Adopt = func(ctx context.Context, who, name, reference string) (bool, error) {
+		o.Adopt = func(ctx context.Context, who, name, reference string, absentOnly bool) (bool, error) {
 			a.before()
-			return a.adopter.Pulled(ctx, who, name, reference)
+			return a.adopter.Pulled(ctx, who, name, reference, absentOnly)
 		}
 		o.Current = func(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error) {
 			return a.adopter.Current(ctx, who, repo, tag)
+		}
+		for _, f := range change {
+			f(o)
 		}
 	})
 	w.store.KeepOutbox()
@@ -200,6 +203,49 @@ func TestPullsAdoptPastADistributionWithTheirName(t *testing.T) {
 	if r := a.repository("company/app"); r.LatestVersion == 0 {
 		t.Error("nothing was adopted into the repository of that name")
 	}
+}
+
+// TestStrangersAdoptNothingIntoPrivateRepositories proves that, where adopted repositories are public, a pull by a caller who may not read a private repository
+// changes nothing in it, whether the caller names its path or only its name, and that the caller cannot tell it from an absent one.
+func TestStrangersAdoptNothingIntoPrivateRepositories(t *testing.T) {
+	t.Parallel()
+	a := newAdopting(t, func(o *proxy.Options) { o.AdoptPublic = true })
+	a.adopter.Public = true
+	for _, name := range []string{"acme/secret", "acme/moved"} {
+		a.imageDirectly(name, "one", "v1", layerType)
+		a.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/"+name+"/manifests/v1", nil)
+		a.private(name)
+	}
+	// The repository acme/moved is served under another path, and its name is no path.
+	moved, err := a.store.Resolve(t.Context(), "acme/moved")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.store.EditDistribution(t.Context(), nil, moved.Distribution.ID, func(d *pulp.Distribution) { d.BasePath = "acme/elsewhere" }); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"acme/secret", "acme/moved", "acme/open"} {
+		a.imageDirectly(name, "two", "v2", layerType)
+	}
+	for _, name := range []string{"acme/secret", "acme/moved"} {
+		before := a.repository(name).LatestVersion
+		for _, who := range []string{"", "carol"} {
+			a.want(http.StatusUnauthorized, "UNAUTHORIZED", who, http.MethodGet, "/v2/"+name+"/manifests/v2", nil)
+			queries := func(name string) int64 {
+				reads := a.store.Reads()
+				a.want(http.StatusUnauthorized, "UNAUTHORIZED", who, http.MethodGet, "/v2/"+name+"/manifests/v1-"+who, nil)
+				return a.store.Reads() - reads
+			}
+			if there, absent := queries(name), queries("acme/absent"+who+name[5:]); there != absent {
+				t.Errorf("%s as %q: %d queries, %d for an absent name", name, who, there, absent)
+			}
+		}
+		if after := a.repository(name).LatestVersion; after != before {
+			t.Errorf("strangers' pulls made version %d of %s", after, name)
+		}
+	}
+	a.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/acme/secret/manifests/v2", nil)
+	a.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/open/manifests/v2", nil)
 }
 
 // A pull under any path that serves a repository adopts into it what the upstream has under the repository's name; one of a pinned version does not.

@@ -72,14 +72,15 @@ func (c *call) findManifest() (pulp.Manifest, error) {
 }
 
 // adopt takes what was not found from the upstream, where pulls do that, and says whether it may be here now. The upstream is only asked for those who may read what
-// comes of it, and for what the latest version can show.
+// comes of it, and for what the latest version can show. A caller to whom private repositories look absent adopts only under absent names.
 func (c *call) adopt(why error) (bool, error) {
 	f, ok := errors.AsType[*failure](why)
 	if c.Adopt == nil || !ok || f.status != http.StatusNotFound && f.status != http.StatusUnauthorized || !validReference(c.ref) {
 		return false, nil
 	}
 	t, err := c.lookUp(c.name)
-	if fault.Is(err, fault.NotFound) {
+	absent := fault.Is(err, fault.NotFound)
+	if absent {
 		t = store.Target{Distribution: pulp.Distribution{Private: !c.AdoptPublic}}
 	} else if err != nil {
 		return false, err
@@ -91,7 +92,9 @@ func (c *call) adopt(why error) (bool, error) {
 	if t.Served() {
 		name = t.Repository.Name
 	}
-	return c.Adopt(c.r.Context(), c.who.name(), name, c.ref)
+	blind := absent && !c.mayPull(c.name, privateTarget)
+	here, err := c.Adopt(c.r.Context(), c.who.name(), name, c.ref, blind)
+	return here || blind, err // another pull may have adopted it meanwhile
 }
 
 // validReference says whether a reference is a tag or a digest that is stored.

@@ -50,8 +50,9 @@ type Options struct {
 	InlineLimit int64
 	// HandOnRedirects tells clients where else a blob's bytes are, where the storage says so.
 	HandOnRedirects bool
-	// Adopt takes what the upstream has under a repository's name and a tag or digest, and says whether to look again for it here; nil: pulls do not adopt.
-	Adopt func(ctx context.Context, who, name, reference string) (bool, error)
+	// Adopt takes what the upstream has under a repository's name and a tag or digest, and says whether to look again for it here; nil: pulls do not adopt. With absentOnly it
+	// changes nothing under a name that exists, and tells nobody that it does.
+	Adopt func(ctx context.Context, who, name, reference string, absentOnly bool) (bool, error)
 	// Current finds out what an upstream shows under a tag that somebody else has pushed there, empty when nobody has, and may adopt it; nil: there is no upstream.
 	Current func(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error)
 	// AdoptPublic says that everybody may read the repositories that Adopt makes.

@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -59,15 +60,18 @@ type Adopter struct {
 
 // Pulled adopts what somebody did not find by a tag or a digest, and says whether to look again: it was adopted, or is here, or this registry's to say, by now. Who asks for the
 // same meanwhile waits for the same answer, and what the upstream has not, or did not say, it is not asked for again for a while.
-func (a *Adopter) Pulled(ctx context.Context, who, name, reference string) (bool, error) {
-	key := name + " " + reference
+//
+// With absentOnly nothing is adopted under a name that a repository or a distribution has: the caller may not read what is there, and must not learn of it. Such a name
+// costs the same queries as an absent one, and the result is false where another pull has adopted it meanwhile.
+func (a *Adopter) Pulled(ctx context.Context, who, name, reference string, absentOnly bool) (bool, error) {
+	key := fmt.Sprint(name, " ", reference, " ", absentOnly)
 	if err, missed := a.missed(key); missed {
 		return false, err
 	}
 	pulled := a.pulls.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxPull)
 		defer cancel()
-		here, err := a.pull(ctx, who, name, reference)
+		here, err := a.pull(ctx, who, name, reference, absentOnly)
 		if why, left := leftOut(err); left {
 			a.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.String("reference", reference), slog.String("why", why))
 			here, err = false, nil
@@ -86,13 +90,19 @@ func (a *Adopter) Pulled(ctx context.Context, who, name, reference string) (bool
 	}
 }
 
-func (a *Adopter) pull(ctx context.Context, who, name, reference string) (bool, error) {
-	repo, known, ours, err := a.ours(ctx, name, reference)
+func (a *Adopter) pull(ctx context.Context, who, name, reference string, absentOnly bool) (bool, error) {
+	repo, known, ours, taken := pulp.Repository{Name: name}, store.UpstreamTag{}, pulp.IsKeepTag(reference), false
+	var err error
+	if absentOnly {
+		taken, err = a.Store.NameTaken(ctx, name)
+	} else {
+		repo, known, ours, err = a.ours(ctx, name, reference)
+	}
 	if err != nil || ours { // whoever came too late for what another pull has adopted finds it now
 		return err == nil, err
 	}
 	d, err := a.Upstream.Resolve(ctx, repo.UpstreamName(), reference)
-	if errors.Is(err, storage.ErrNotFound) || err == nil && known.Ours(d) {
+	if errors.Is(err, storage.ErrNotFound) || err == nil && (taken || known.Ours(d)) {
 		return false, nil
 	} else if err != nil {
 		return false, err

@@ -214,6 +214,14 @@ func adoptable(ctx context.Context, q querier, name string) (pulp.Repository, er
 	return r, err
 }
 
+// NameTaken reports whether a distribution has a path, or a repository has it as its name.
+func (s *Store) NameTaken(ctx context.Context, path string) (bool, error) {
+	var taken bool
+	err := s.read.QueryRowContext(ctx, `
+		SELECT EXISTS (SELECT 1 FROM distribution WHERE base_path = $1) OR EXISTS (SELECT 1 FROM repository WHERE name = $1)`, path).Scan(&taken)
+	return taken, err
+}
+
 // errMirrored is why the upstream's own changes do not enter a mirror: its remote says what it holds.
 var errMirrored = fault.New(fault.Conflict, "The repository mirrors a remote.")
 

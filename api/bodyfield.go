@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -94,7 +95,10 @@ func (b *body) flag(name string) *bool {
 	return nil
 }
 
-// texts reads a list of texts; nil when the body lacks it.
+// maxTexts is how many texts a list may have.
+const maxTexts = 10_000
+
+// texts reads a list of at most maxTexts texts; nil when the body lacks it.
 func (b *body) texts(name string) []string {
 	v, set := b.value(name, true)
 	if !set {
@@ -109,6 +113,10 @@ func (b *body) texts(name string) []string {
 		b.fail(name, "This field may not be null.")
 	case !ok:
 		b.fail(name, "Expected a list of items but got type \"%s\".", pythonType(v))
+	}
+	if len(list) > maxTexts {
+		b.fail(name, "Ensure this field has no more than %d elements.", maxTexts)
+		return nil
 	}
 	texts := make([]string, 0, len(list))
 	for _, item := range list {
@@ -148,6 +156,10 @@ func (b *body) labels(name string) *map[string]*string {
 		b.fail(name, "This field may not be null.")
 	case v != nil && !ok:
 		b.fail(name, "Expected a dictionary of items but got type \"%s\".", pythonType(v))
+	}
+	if len(object) > pulp.MaxLabels {
+		b.fail(name, "Ensure this field has no more than %d elements.", pulp.MaxLabels)
+		return nil
 	}
 	labels := make(map[string]*string, len(object))
 	for key, value := range object {

@@ -117,3 +117,31 @@ func (w *world) page(path string) []map[string]any {
 	}
 	return p.Results
 }
+
+// TestBodiesHaveLimits proves that lists and maps in bodies are refused with 400 beyond their limits, also where labels come one at a time.
+func TestBodiesHaveLimits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	units := make([]string, 10_001)
+	for i := range units {
+		units[i] = "x"
+	}
+	labels := map[string]string{}
+	for i := range 1000 {
+		labels[fmt.Sprint("label_", i)] = "x"
+	}
+	made := w.do(call{method: http.MethodPost, path: pulp.ContainerCollection, json: map[string]any{"name": "labelled", "pulp_labels": labels}})
+	if made.StatusCode != http.StatusCreated {
+		t.Fatalf("a repository with 1,000 labels: %d %s", made.StatusCode, made.raw)
+	}
+	repository := made.Header.Get("Location")
+	set := func(key string) call {
+		return call{method: http.MethodPost, path: repository + "set_label/", json: map[string]any{"key": key, "value": "y"}}
+	}
+	w.expect(set("label_0"), 201, "")
+	w.expect(set("another"), 400, `{"key":["Ensure this object has no more than 1000 labels."]}`)
+	labels["another"] = "x"
+	w.expect(call{method: http.MethodPost, path: pulp.ContainerCollection, json: map[string]any{"name": "more", "pulp_labels": labels}}, 400, `{"pulp_labels":["Ensure this field has no more than 1000 elements."]}`)
+	w.expect(call{method: http.MethodPost, path: repository + "remove/", json: map[string]any{"content_units": units}}, 400, `{"content_units":["Ensure this field has no more than 10000 elements."]}`)
+	w.expect(call{method: http.MethodPost, path: w.repoHref() + "sign/", json: map[string]any{"tags_list": units, "manifest_signing_service": w.serviceHref()}}, 400, `{"tags_list":["Ensure this field has no more than 10000 elements."]}`)
+}

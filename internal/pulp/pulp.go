@@ -61,6 +61,9 @@ const (
 // PulpType returns the type as Pulp's pulp_type filter spells it.
 func (t RepositoryType) PulpType() string { return "container." + string(t) }
 
+// MaxLabels is how many labels an object may have.
+const MaxLabels = 1000
+
 // Labels are an object's labels; a nil value is a label without one.
 type Labels map[string]*string
 

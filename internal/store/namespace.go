@@ -51,9 +51,12 @@ var labelled = map[string]string{
 	pulp.ContainerCollection: "repository", pulp.DistributionCollection: "distribution", pulp.RemoteCollection: "remote",
 }
 
-// SetLabel sets a label of an object of a collection. NotFound when there is no such object.
+// SetLabel sets a label of an object of a collection. NotFound when there is no such object; Invalid when it has as many labels as it may have.
 func (s *Store) SetLabel(ctx context.Context, collection, id, key string, value *string) error {
 	return s.editLabels(ctx, collection, id, func(l pulp.Labels) error {
+		if _, there := l[key]; !there && len(l) >= pulp.MaxLabels {
+			return fault.Field("key", "Ensure this object has no more than %d labels.", pulp.MaxLabels)
+		}
 		l[key] = value
 		return nil
 	})
@@ -78,7 +81,7 @@ func (s *Store) editLabels(ctx context.Context, collection, id string, edit func
 	table := labelled[collection]
 	return s.inTx(ctx, func(t *tx) error {
 		var text string
-		if err := t.row(`SELECT labels FROM `+table+` WHERE id = $1`, id).Scan(&text); err != nil {
+		if err := t.row(`SELECT labels FROM `+table+` WHERE id = $1`+t.dialect.forUpdate, id).Scan(&text); err != nil {
 			return notFound(err, "Not found.")
 		}
 		labels := pulp.Labels{}

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -48,12 +49,13 @@ func Handler(next http.Handler, o Options) http.Handler {
 	o = o.withDefaults()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := http.NewResponseController(w)
-		pw := &writer{ResponseWriter: w, c: c, o: o, r: r, meter: meter{window: o.ResponseWindow, quota: quota(o.Rate, o.ResponseWindow)}}
-		if r.ProtoMajor < 2 { // deadlines of HTTP/2 belong to one stream
+		streams := r.ProtoMajor > 1
+		pw := &writer{ResponseWriter: w, c: c, o: o, r: r, meter: meter{window: o.ResponseWindow, quota: quota(o.Rate, o.ResponseWindow), set: c.SetWriteDeadline, stream: streams}}
+		if !streams { // deadlines of HTTP/2 belong to one stream
 			_ = c.SetWriteDeadline(time.Time{}) // the previous request's
 		}
 		if r.Body != nil && r.Body != http.NoBody {
-			pw.body = &body{ReadCloser: r.Body, c: c, o: o, r: r, meter: meter{window: o.BodyWindow, quota: quota(o.Rate, o.BodyWindow)}}
+			pw.body = &body{ReadCloser: r.Body, c: c, o: o, r: r, meter: meter{window: o.BodyWindow, quota: quota(o.Rate, o.BodyWindow), set: c.SetReadDeadline, stream: streams}}
 			r = r.WithContext(r.Context()) // net/http looks at the body of its own request
 			r.Body = pw.body
 		}
@@ -66,32 +68,82 @@ func quota(rate int64, window time.Duration) int64 {
 	return max(1, rate*int64(window)/int64(time.Second))
 }
 
-// meter measures how long the server has waited for a client since it moved its last quota of bytes.
+// meter measures how long the server has waited for a client since it moved its last quota of bytes, and sets deadlines by that.
 type meter struct {
 	window time.Duration
 	quota  int64
+	set    func(time.Time) error // sets the deadline
+	stream bool                  // the deadline is that of an HTTP/2 stream, which ends the stream also while nobody reads or writes
 	spent  time.Duration
 	moved  int64
-	due    time.Time // the deadline that is set
+
+	mu      sync.Mutex
+	due     time.Time   // the deadline that is set; zero: none
+	busy    bool        // a read or write is under way
+	stopped bool        // the handler has returned
+	idle    *time.Timer // calls release well before due; for streams only
 }
 
-// begin returns the deadline for a read or write that begins now, and whether it differs enough from the one that is set to be worth setting: HTTP/2 pays
-// for each change with a message.
-func (m *meter) begin(now time.Time) (due time.Time, set bool) {
+// begin sets the deadline for a read or write that begins now, where it differs enough from the one that is set: HTTP/2 pays for each change with a
+// message.
+func (m *meter) begin(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.busy = true; m.stopped {
+		return
+	}
 	left := m.window - m.spent
-	due = now.Add(left)
+	due := now.Add(left)
 	if due.Sub(m.due) <= left/4 {
-		return m.due, false
+		return
 	}
 	m.due = due
-	return due, true
+	_ = m.set(due) // unsupported by recorders of tests
+	switch {
+	case !m.stream:
+	case m.idle == nil:
+		m.idle = time.AfterFunc(left/2, m.release)
+	default:
+		m.idle.Reset(left / 2)
+	}
 }
 
-// end counts a read or write.
+// end counts a read or write of n bytes.
 func (m *meter) end(began time.Time, n int64) {
 	m.spent += time.Since(began)
 	if m.moved += n; m.moved >= m.quota {
 		m.spent, m.moved = 0, 0
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.busy = false
+	if m.stream && time.Until(m.due) < m.window/2 { // release has come too early, or may
+		m.clear()
+	}
+}
+
+// release removes a stream's deadline while the handler does something else.
+func (m *meter) release() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.busy && !m.stopped {
+		m.clear()
+	}
+}
+
+// clear removes the deadline. The caller holds the lock.
+func (m *meter) clear() {
+	m.due = time.Time{}
+	_ = m.set(m.due)
+}
+
+// stop ends release: the handler has returned, and its stream may be gone.
+func (m *meter) stop() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stopped = true
+	if m.idle != nil {
+		m.idle.Stop()
 	}
 }
 
@@ -115,9 +167,7 @@ const (
 // Read implements io.Reader.
 func (b *body) Read(p []byte) (int, error) {
 	now := time.Now()
-	if due, set := b.begin(now); set {
-		_ = b.c.SetReadDeadline(due) // unsupported by recorders of tests
-	}
+	b.begin(now)
 	n, err := b.ReadCloser.Read(p)
 	b.end(now, int64(n))
 	switch {

@@ -43,7 +43,9 @@ func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)
 func serve(t *testing.T, h http.Handler) (dial func() net.Conn) {
 	t.Helper()
 	l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-	s := &http.Server{Handler: pace.Handler(h, pace.Options{}), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	protocols := cleartextHTTP2()
+	protocols.SetHTTP1(true)
+	s := &http.Server{Protocols: protocols, Handler: pace.Handler(h, pace.Options{}), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	var ended sync.WaitGroup
 	ended.Go(func() { _ = s.Serve(l) })
 	t.Cleanup(func() {
@@ -203,6 +205,56 @@ func TestHandlersMayWait(t *testing.T) {
 			time.Sleep(115 * time.Second) // the server keeps idle connections for two minutes
 		}
 	})
+}
+
+// TestHandlersMayWaitOnHTTP2 proves that a handler may wait for other things between reads and between writes on HTTP/2, where a deadline that passes ends
+// the stream even while nothing is read or written.
+func TestHandlersMayWaitOnHTTP2(t *testing.T) {
+	t.Parallel()
+	for name, h := range map[string]http.HandlerFunc{
+		"between reads": func(w http.ResponseWriter, r *http.Request) {
+			if _, err := io.ReadFull(r.Body, make([]byte, 1000)); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Hour)
+			n, err := io.Copy(io.Discard, r.Body)
+			_, _ = fmt.Fprint(w, n, err)
+		},
+		"between writes": func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = fmt.Fprint(w, "9999000 ")
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(time.Hour)
+			_, _ = fmt.Fprint(w, "<nil>")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				dial := serve(t, h)
+				client := &http.Transport{Protocols: cleartextHTTP2(), DialContext: func(context.Context, string, string) (net.Conn, error) { return dial(), nil }}
+				defer client.CloseIdleConnections()
+				r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://example.com/", strings.NewReader(strings.Repeat("x", 10_000_000)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				res, err := client.RoundTrip(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := io.ReadAll(res.Body)
+				_ = res.Body.Close()
+				if err != nil || string(b) != "9999000 <nil>" {
+					t.Errorf("%q, %v", b, err)
+				}
+			})
+		})
+	}
+}
+
+func cleartextHTTP2() *http.Protocols {
+	p := &http.Protocols{}
+	p.SetUnencryptedHTTP2(true)
+	return p
 }
 
 // TestUnreadBodyDoesNotEndALongResponse proves that the deadline for the rest of a body does not cancel a request whose handler goes on.

@@ -126,9 +126,7 @@ func (w *writer) timed(write func() (int64, error)) error {
 		defer func() { _ = w.c.SetReadDeadline(time.Time{}) }()
 	}
 	now := time.Now()
-	if due, set := w.begin(now); set {
-		_ = w.c.SetWriteDeadline(due)
-	}
+	w.begin(now)
 	n, err := write()
 	w.end(now, n)
 	w.stalled = errors.Is(err, os.ErrDeadlineExceeded)
@@ -150,6 +148,10 @@ func (w *writer) limitDrain() bool {
 
 // finish sets the deadlines for what the server does after the handler: it reads the rest of the body and writes the rest of the response.
 func (w *writer) finish() {
+	w.stop()
+	if w.body != nil {
+		w.body.stop()
+	}
 	w.limitDrain()
 	if w.stalled {
 		w.o.tooSlow(w.r, "a request was ended: its client took the response too slowly")

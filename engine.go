@@ -105,7 +105,7 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 		Usable: func(ctx context.Context) ([]pulp.SigningService, error) { return signers.all(ctx, s) }, Lease: c.TaskLease,
 		Jobs: jobs.All(jobs.Options{
 			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: e.network, Blobs: e.blobs, Upstream: e.upstream,
-			AllowShrink: c.Mirror.AllowShrink, SkipCorrupt: c.Mirror.SkipCorrupt,
+			AllowShrink: c.Mirror.AllowShrink, SkipCorrupt: c.Mirror.SkipCorrupt, SyncTimeout: c.Mirror.SyncTimeout,
 			Judge:  intake.Judge{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
 			Notary: e.notary, Adopter: e.adopter, SigningUse: p.signingUse(),
 		}),
@@ -188,7 +188,11 @@ func (p *program) network() (*mirror.Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mirror.New(mirror.Options{AllowPrivate: allowed, UserAgent: "countersign/" + version, Log: p.log}), nil
+	return mirror.New(mirror.Options{
+		AllowPrivate: allowed, UserAgent: "countersign/" + version, Log: p.log,
+		Pace:        mirror.Pace{BytesPerSecond: p.config.Mirror.MinRate, Window: p.config.Mirror.MinRateWindow},
+		BlobTimeout: p.config.Mirror.BlobTimeout,
+	}), nil
 }
 
 func (p *program) openStorage() (storage.Storage, error) {

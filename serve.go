@@ -157,7 +157,7 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 		Uploads: c.Retention.Uploads, Pending: c.Retention.Pending, Orphans: c.Retention.Orphans, Tasks: c.Retention.Tasks,
 	}}
 	srv.background = append(srv.background, func(ctx context.Context) { keeper.Run(ctx, cleanEvery) })
-	registry, err := p.registry(s, users, e, &intake.Filler{Store: s, Blobs: e.blobs, Mirror: e.network, Log: p.log, Idle: fillIdle})
+	registry, err := p.registry(s, users, e, &intake.Filler{Store: s, Blobs: e.blobs, Mirror: e.network, Log: p.log, Idle: fillIdle, Limits: intake.Limits{Total: c.Mirror.BlobTimeout}})
 	if err != nil {
 		return nil, err
 	}

@@ -228,6 +228,13 @@ type Mirror struct {
 	AllowShrink bool `yaml:"allow_shrink" env:"ALLOW_SHRINK"`
 	// SkipCorrupt lets every sync leave out images whose content the remote does not have, or has with other bytes.
 	SkipCorrupt bool `yaml:"skip_corrupt" env:"SKIP_CORRUPT"`
+	// MinRate is the least speed of a download, in bytes per second, averaged over each MinRateWindow of waiting for bytes; 0: none.
+	MinRate       int64         `yaml:"min_rate" env:"MIN_RATE"`
+	MinRateWindow time.Duration `yaml:"min_rate_window" env:"MIN_RATE_WINDOW"`
+	// BlobTimeout is how long the download of one blob may take in all.
+	BlobTimeout time.Duration `yaml:"blob_timeout" env:"BLOB_TIMEOUT"`
+	// SyncTimeout is how long one sync may take.
+	SyncTimeout time.Duration `yaml:"sync_timeout" env:"SYNC_TIMEOUT"`
 }
 
 // Retention says how long things are kept that nothing refers to (D19).
@@ -260,7 +267,7 @@ func Default() Config {
 		Signing:            Signing{Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, TokenWait: 5 * time.Second, DefaultService: "countersign", Use: UseAssigned, Assign: []string{}, OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second},
 		Signatures:         Signatures{UnknownKeys: "accept"},
 		Redis:              Redis{Prefix: "countersign"},
-		Mirror:             Mirror{AllowPrivateAddresses: []string{}},
+		Mirror:             Mirror{AllowPrivateAddresses: []string{}, MinRate: 1024, MinRateWindow: time.Minute, BlobTimeout: 12 * time.Hour, SyncTimeout: 24 * time.Hour},
 		Retention:          Retention{Uploads: 24 * time.Hour, Pending: 24 * time.Hour, Orphans: 24 * time.Hour, Tasks: 30 * 24 * time.Hour},
 		Log:                Log{Level: slog.LevelInfo, Format: "text"},
 		ShutdownGrace:      15 * time.Second,
@@ -376,6 +383,10 @@ func (c Config) validate() error {
 		check(!slices.ContainsFunc(c.Upstream.TokenHosts, func(host string) bool { return !hostForm.MatchString(host) }),
 			"upstream.token_hosts: want host[:port], got %q", c.Upstream.TokenHosts),
 		check(c.Upstream.CompareEvery == 0 || c.Upstream.CompareEvery >= time.Second, "upstream.compare_every: want 0, or 1s or more, got %v", c.Upstream.CompareEvery),
+		check(c.Mirror.MinRate >= 0, "mirror.min_rate: want 0 or more bytes per second, got %d", c.Mirror.MinRate),
+		check(c.Mirror.MinRateWindow >= time.Second && c.Mirror.MinRateWindow <= time.Hour, "mirror.min_rate_window: want 1s to 1h, got %v", c.Mirror.MinRateWindow),
+		check(c.Mirror.BlobTimeout >= time.Second, "mirror.blob_timeout: want 1s or more, got %v", c.Mirror.BlobTimeout),
+		check(c.Mirror.SyncTimeout >= time.Second, "mirror.sync_timeout: want 1s or more, got %v", c.Mirror.SyncTimeout),
 		check(c.Workers >= 0, "workers: want 0 or more, got %d", c.Workers),
 		check(c.TaskLease >= time.Second, "task_lease: want 1s or more, got %v", c.TaskLease),
 		check(c.Signing.Parallel >= 1, "signing.parallel: want 1 or more, got %d", c.Signing.Parallel),

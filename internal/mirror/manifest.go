@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -21,9 +22,10 @@ import (
 const (
 	maxTags     = 100_000
 	maxTagPages = 1_000
-	maxTagPage  = 8 << 20 // bytes of one page
-	tagPage     = 1_000   // names that a page is asked to have
-	namesLogged = 20      // of those that are no tags
+	maxTagTime  = 2 * time.Hour // for all pages
+	maxTagPage  = 8 << 20       // bytes of one page
+	tagPage     = 1_000         // names that a page is asked to have
+	namesLogged = 20            // of those that are no tags
 )
 
 // manifestTypes are the media types that a manifest is asked for in.
@@ -40,6 +42,8 @@ func corrupt(format string, args ...any) error {
 // Tags returns the names of the remote repository's tags, in its own order, each once. It skips names that are not well-formed tags. An error of any page is an
 // error of the whole list, and so is an answer that is no list of tags.
 func (g *Registry) Tags(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, maxTagTime, fault.New(fault.Unavailable, "The remote took longer than %v for its list of tags.", maxTagTime))
+	defer cancel()
 	at := g.at("/v2/" + g.name + "/tags/list")
 	at.RawQuery = "n=" + strconv.Itoa(tagPage)
 	var tags []string
@@ -189,15 +193,20 @@ func (g *Registry) Manifest(ctx context.Context, reference string) (Manifest, er
 const maxBlob = 50 << 30
 
 // Blob returns a blob's bytes: size many, or with a size below 0 as many as the remote sends. The reader goes on by itself where a connection breaks. It ends with an error unless the bytes
-// match the digest, and when they arrive more slowly than Options.Pace.
+// match the digest, and when they arrive more slowly than Options.Pace, or not within Options.BlobTimeout.
 func (g *Registry) Blob(ctx context.Context, d digest.Digest, size int64) (io.ReadCloser, error) {
 	if !known(d) {
 		return nil, unknown(string(d))
 	}
 	ctx, meter := g.network.Pace.Start(ctx)
 	b := &blob{registry: g, ctx: ctx, meter: meter, digest: d, size: size, verifier: d.Verifier()}
+	if total := g.network.BlobTimeout; total > 0 {
+		b.total = time.AfterFunc(total, func() {
+			meter.cancel(fault.New(fault.Unavailable, "The remote took longer than %v for %s.", total, d))
+		})
+	}
 	if err := b.open(); err != nil {
-		meter.Stop()
+		b.stop()
 		return nil, err
 	}
 	return b, nil
@@ -208,6 +217,7 @@ type blob struct {
 	registry *Registry
 	ctx      context.Context //nolint:containedctx // it is the download's
 	meter    *Meter
+	total    *time.Timer // nil when the download has no bound in all
 	digest   digest.Digest
 	size     int64
 	at       int64
@@ -215,6 +225,13 @@ type blob struct {
 	body     io.ReadCloser
 	verifier digest.Verifier
 	err      error
+}
+
+func (b *blob) stop() {
+	if b.total != nil {
+		b.total.Stop()
+	}
+	b.meter.Stop()
 }
 
 // open asks for the bytes from where the reader is.
@@ -300,6 +317,6 @@ func (b *blob) goOn(err error) error {
 // Close implements io.Closer.
 func (b *blob) Close() error {
 	err := b.body.Close()
-	b.meter.Stop()
+	b.stop()
 	return err
 }

@@ -24,8 +24,10 @@ type Options struct {
 	// UserAgent is how requests name this program.
 	UserAgent string
 	Log       *slog.Logger
-	// Pace is the least speed at which a blob must arrive; zero is DefaultPace.
+	// Pace is the least speed at which an answer must arrive; zero is DefaultPace.
 	Pace Pace
+	// BlobTimeout bounds the download of one blob, over all its connections, where it is above zero.
+	BlobTimeout time.Duration
 	// Lookup resolves host names; nil: the system does.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 }

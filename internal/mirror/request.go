@@ -27,7 +27,7 @@ const (
 	firstWait     = 500 * time.Millisecond // before the first retry; twice as long before each further one
 	maxWait       = 30 * time.Second
 	maxRetryAfter = 2 * time.Minute  // a remote that wants more is asked no more
-	maxAnswer     = 10 * time.Minute // for an answer that is no blob, however slowly it comes
+	maxAnswer     = 10 * time.Minute // for an answer that is no blob, and for the headers of one that is, over all redirects
 	drainTime     = 5 * time.Second  // for the rest of an answer that nobody reads
 )
 
@@ -62,15 +62,21 @@ type document struct {
 	body   []byte
 }
 
-// document returns an answer of 200 with at most so many bytes. One that breaks off is asked for again.
+// document returns an answer of 200 with at most so many bytes. One that breaks off is asked for again; one that is too slow is not.
 func (g *Registry) document(ctx context.Context, q request, limit int64) (document, error) {
 	var body []byte
 	res, err := g.again(ctx, q, func() (*http.Response, error) { //nolint:bodyclose // readAll and refused end it
+		ctx, meter := g.network.Pace.Start(ctx)
+		defer meter.Stop()
 		res, err := g.once(ctx, q)
-		if err != nil || res.StatusCode != http.StatusOK {
-			return res, err
+		if err != nil {
+			return nil, err
 		}
-		if body, err = readAll(res, limit); err != nil {
+		if res.StatusCode != http.StatusOK {
+			drain(res) // while its context lives
+			return res, nil
+		}
+		if body, err = readAll(res, meter, limit); err != nil {
 			return nil, err
 		}
 		return res, nil
@@ -238,7 +244,9 @@ func (g *Registry) send(ctx context.Context, q request, scopes []string) (*http.
 		}
 	}
 	r = r.WithContext(context.WithValue(ctx, redirectable{}, true)) // but not its token
+	headers := time.AfterFunc(maxAnswer, func() { cancel(fmt.Errorf("the remote took longer than %v to answer", maxAnswer)) })
 	res, err := g.client.Do(r)
+	headers.Stop()
 	if err != nil {
 		cause := context.Cause(ctx)
 		stop()
@@ -381,10 +389,10 @@ func drain(res *http.Response) {
 	_ = res.Body.Close()
 }
 
-// readAll reads a body of at most so many bytes.
-func readAll(res *http.Response, limit int64) ([]byte, error) {
+// readAll reads a body of at most so many bytes, at the meter's pace.
+func readAll(res *http.Response, meter *Meter, limit int64) ([]byte, error) {
 	defer func() { _ = res.Body.Close() }()
-	b, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
+	b, err := io.ReadAll(io.LimitReader(meter.Reader(res.Body), limit+1))
 	switch {
 	case err != nil:
 		return nil, &brokenError{err}

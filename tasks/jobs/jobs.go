@@ -40,6 +40,8 @@ type Options struct {
 	Judge intake.Judge
 	// AllowShrink lets every sync with mirror remove more than half of the tags that its remote listed before, and SkipCorrupt lets every sync leave corrupt images out.
 	AllowShrink, SkipCorrupt bool
+	// SyncTimeout is how long one sync may take; 0 is a day.
+	SyncTimeout time.Duration
 	// Upstream is the registry behind this one, where manifests go too; nil when there is none.
 	Upstream storage.Manifests
 	// Adopter takes in what the upstream has; nil when there is none.

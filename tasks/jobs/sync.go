@@ -22,15 +22,15 @@ import (
 
 // Bounds of a sync.
 const (
-	syncConcurrency = 10        // manifests and blobs on their way at a time, when the remote does not say
-	maxConcurrency  = 100       // whatever the remote says
-	maxNesting      = 8         // lists in lists
-	maxConfig       = 4 << 20   // bytes of an image config
-	maxInspected    = 256 << 20 // bytes of manifests that are known and not fetched yet: of one list and all that it lists, say
-	maxSync         = 24 * time.Hour
-	holders         = 20        // repositories that hold a blob which are looked at for one that the task's user may read
-	fetchTries      = 3         // times a blob is fetched whose bytes a sweep took along
-	allTags         = "sha256:" // how patterns begin that name manifests by digest
+	syncConcurrency = 10             // manifests and blobs on their way at a time, when the remote does not say
+	maxConcurrency  = 100            // whatever the remote says
+	maxNesting      = 8              // lists in lists
+	maxConfig       = 4 << 20        // bytes of an image config
+	maxInspected    = 256 << 20      // bytes of manifests that are known and not fetched yet: of one list and all that it lists, say
+	defaultTimeout  = 24 * time.Hour // of a sync
+	holders         = 20             // repositories that hold a blob which are looked at for one that the task's user may read
+	fetchTries      = 3              // times a blob is fetched whose bytes a sweep took along
+	allTags         = "sha256:"      // how patterns begin that name manifests by digest
 )
 
 // syncer runs sync tasks (contract 6): it asks the remote for its tags, fetches what the repository has not, writes that down as it goes, and makes one
@@ -58,7 +58,11 @@ func (s syncer) run(ctx context.Context, r *tasks.Run, args tasks.SyncArgs) erro
 		return err
 	}
 	defer registry.Close()
-	ctx, cancel := context.WithTimeoutCause(ctx, maxSync, fault.New(fault.Unavailable, "The sync has taken %v and is given up; the next one goes on from there.", maxSync))
+	timeout := s.SyncTimeout
+	if timeout <= 0 {
+		timeout = defaultTimeout
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fault.New(fault.Unavailable, "The sync has taken %v and is given up; the next one goes on from there.", timeout))
 	defer cancel()
 	one := &oneSync{
 		syncer: s, task: r, args: args, repo: repo, remote: remote, registry: registry,

@@ -1,0 +1,127 @@
+package mirror_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/mirror"
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// trickle answers with one byte every now and then, without end, after a header.
+func trickle(w http.ResponseWriter, r *http.Request) {
+	for r.Method != http.MethodHead && r.Context().Err() == nil {
+		_, _ = io.WriteString(w, " ")
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-r.Context().Done():
+		}
+	}
+}
+
+// Whatever a remote trickles, it is given up after the window of the least speed, with an error that tells the speed, and not asked again.
+func TestAnswersThatTrickle(t *testing.T) {
+	t.Parallel()
+	d := digest.FromString("x")
+	s := httptest.NewServer(http.HandlerFunc(trickle))
+	t.Cleanup(s.Close)
+	pace := mirror.Pace{BytesPerSecond: 1 << 20, Window: 200 * time.Millisecond}
+	patient := ptr(3600.0)
+	g := open(t, s.URL, mirror.Options{AllowPrivate: loopback, Pace: pace}, func(r *pulp.Remote) {
+		r.Connection.MaxRetries, r.Connection.SockReadTimeout, r.Connection.TotalTimeout = ptr(int64(5)), patient, patient
+		r.Sigstore = &s.URL
+	})
+	for name, ask := range map[string]func() error{
+		"tags":      func() error { _, err := g.Tags(t.Context()); return err },
+		"resolve":   func() error { _, _, err := g.Resolve(t.Context(), "a"); return err },
+		"manifest":  func() error { _, err := g.Manifest(t.Context(), "a"); return err },
+		"referrers": func() error { _, _, err := g.Referrers(t.Context(), d); return err },
+		"extension": func() error { _, err := g.Signatures(t.Context(), mirror.Extension, d); return err },
+		"lookaside": func() error { _, err := g.Signatures(t.Context(), mirror.Lookaside, d); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if err := ask(); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "bytes per second") {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A blob that arrives fast enough, and for too long, is given up; so is one of a remote whose own settings say so.
+func TestBlobsThatTakeTooLong(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(trickle))
+	t.Cleanup(s.Close)
+	anyPace := mirror.Pace{Window: time.Minute}
+	for name, c := range map[string]struct {
+		total time.Duration
+		edit  func(*pulp.Remote)
+		says  string
+	}{
+		"of all blobs":            {200 * time.Millisecond, func(*pulp.Remote) {}, "took longer than 200ms"},
+		"total_timeout":           {time.Hour, func(r *pulp.Remote) { r.Connection.TotalTimeout = ptr(0.2) }, "took longer than 200ms"},
+		"total_timeout, tried on": {300 * time.Millisecond, func(r *pulp.Remote) { r.Connection.TotalTimeout, r.Connection.MaxRetries = ptr(0.1), ptr(int64(10)) }, "took longer than 300ms"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := open(t, s.URL, mirror.Options{AllowPrivate: loopback, Pace: anyPace, BlobTimeout: c.total}, c.edit)
+			body, err := g.Blob(t.Context(), digest.FromString("x"), 1<<30)
+			if err == nil {
+				_, err = io.Copy(io.Discard, body)
+				_ = body.Close()
+			}
+			if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v, want %q in it", err, c.says)
+			}
+		})
+	}
+}
+
+// A remote that sends its headers byte by byte is given up after sock_read_timeout, whatever it is asked for.
+func TestHeadersThatTrickle(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = c.Close() }()
+				_, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nX-Long: ")
+				for err == nil {
+					time.Sleep(5 * time.Millisecond)
+					_, err = io.WriteString(c, "x")
+				}
+			}()
+		}
+	}()
+	g := open127(t, "http://"+l.Addr().String(), func(r *pulp.Remote) { r.Connection.SockReadTimeout = ptr(0.2) })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for name, ask := range map[string]func() error{
+		"tags":    func() error { _, err := g.Tags(ctx); return err },
+		"resolve": func() error { _, _, err := g.Resolve(ctx, "a"); return err },
+		"blob":    func() error { _, err := g.Blob(ctx, digest.FromString("x"), 2); return err },
+	} {
+		if err := ask(); !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +25,7 @@ func TestPIDOne(t *testing.T) {
 	if os.Getuid() != 0 {
 		namespace.Cloneflags |= syscall.CLONE_NEWUSER
 	}
-	trusted := keyNamed(t, "trusted")
+	own := ownKey(t)
 	s := startServer(t)
 	for verb, want := range map[string]int{"version": 0, "remove-signing-service": 1} {
 		c := exec.CommandContext(t.Context(), s.command.Program, verb)
@@ -37,10 +38,11 @@ func TestPIDOne(t *testing.T) {
 			t.Errorf("%s: status %d, want %d: %s", verb, got, want, said)
 		}
 	}
-	service := s.addService(t, "orphans", trusted, orphaning)
+	service := s.addService(t, "orphans", own, orphaning)
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
+	own.endAgent(t) // the next one is started in the namespace, and is one of the orphans
 	s.command.Attr = namespace
 	s.start(t) // its end, by SIGTERM to process 1 and with status 0, is what startServer's cleanup demands
 	for i := range 30 {
@@ -52,6 +54,31 @@ func TestPIDOne(t *testing.T) {
 		states := childrenOf(t, s.PID())
 		return len(states) > 0 && !slices.Contains(states, "Z")
 	})
+}
+
+// ownKey makes a key that no other test uses: gpg takes the locks of processes that it cannot see for stale, and its agent ends with the namespace.
+func ownKey(t *testing.T) *key {
+	t.Helper()
+	need(t, "gpg", "gpgconf", "gpg-agent")
+	dir, err := os.MkdirTemp("", "p") //nolint:usetesting // the agent's socket lies in it: the path must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	k, err := newKey(t.Context(), filepath.Join(dir, "k"), "own")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { k.endAgent(t) })
+	return k
+}
+
+func (k *key) endAgent(t *testing.T) {
+	t.Helper()
+	c := exec.Command("gpgconf", "--homedir", k.home, "--kill", "all")
+	if said, err := c.CombinedOutput(); err != nil {
+		t.Errorf("gpgconf --kill: %v\n%s", err, said)
+	}
 }
 
 // childrenOf returns the states of the processes whose parent a process is. Those that wait to be reaped are among them.

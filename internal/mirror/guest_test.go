@@ -1,17 +1,22 @@
 package mirror_test
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
 )
 
@@ -179,4 +184,35 @@ func TestGuestsOverHTTPSWantNoTokensOverHTTP(t *testing.T) {
 		t.Error(err)
 	}
 	never.check(t, false)
+}
+
+// A remote that redirects every request to another host, which wants a token, cannot keep a request going without end.
+func TestRemoteThatRedirectsToEverNewHosts(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	service := newWitness(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"token":"anonymous"}`) })
+	back := newWitness(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="`+service.URL+`/token",service="back"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	_, port, err := net.SplitHostPort(back.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := newWitness(t, nil)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	front.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n := asked.Add(1)
+		if n > 1000 {
+			stop()
+		}
+		http.Redirect(w, r, fmt.Sprintf("http://h%d.example:%s%s", n, port, r.URL.Path), http.StatusTemporaryRedirect)
+	})
+	g := open(t, front.URL, mirror.Options{AllowPrivate: loopback, Lookup: func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+	}})
+	if _, err := g.Manifest(ctx, "v1"); !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
+		t.Errorf("the remote was asked %d times for one manifest: %v", asked.Load(), err)
+	}
 }

@@ -173,7 +173,8 @@ func retryAfter(text string, now time.Time) (time.Duration, bool) {
 	return 0, false
 }
 
-// once sends a request once, and once more with fresh credentials when the remote, or a host that it redirects to, asks for them.
+// once sends a request once, and once more with fresh credentials when the remote, or a host that it redirects to, asks for them. A remote that redirects to ever new
+// hosts gets as many further requests as a chain of redirects has hosts.
 func (g *Registry) once(ctx context.Context, q request) (*http.Response, error) {
 	scopes := []string{"repository:" + g.name + ":pull"}
 	asked := map[string]bool{}
@@ -184,7 +185,7 @@ func (g *Registry) once(ctx context.Context, q request) (*http.Response, error) 
 			}
 		}
 		res, err := g.send(ctx, q, scopes)
-		if err != nil || q.anonymous || res.StatusCode != http.StatusUnauthorized || asked[hostOf(res.Request.URL)] {
+		if err != nil || q.anonymous || res.StatusCode != http.StatusUnauthorized || asked[hostOf(res.Request.URL)] || len(asked) > maxRedirects {
 			return res, err
 		}
 		asked[hostOf(res.Request.URL)] = true

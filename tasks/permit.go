@@ -40,15 +40,16 @@ func (w *Worker) permit(ctx context.Context, r *Run) error {
 	case store.OriginCommand, store.OriginSystem:
 		r.user.Store(&pulp.User{Staff: true, Active: true})
 		return nil
-	case store.OriginUser:
-	case store.OriginUnknown:
-		fallthrough
+	case store.OriginUser, store.OriginUnknown:
 	default:
 		return errUnknownOrigin
 	}
 	t, err := w.store.Task(ctx, r.Task.ID) // deleting an account removes it from its tasks
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case t.Origin == store.OriginUnknown && t.CreatedBy == 0:
+		return errUnknownOrigin
 	}
 	u, err := w.store.User(ctx, t.CreatedBy)
 	switch {

@@ -40,7 +40,8 @@ var ErrFenced = errors.New("the task is no longer this attempt's")
 // Origin says where a task comes from.
 type Origin string
 
-// The origins of a task. OriginUnknown is the origin of tasks that a version queued which did not record it; no new task may have it.
+// The origins of a task. OriginUnknown is the origin of tasks that a version queued which did not record it; no new task may have it. Such a task is a user's if
+// Task.CreatedBy is set; otherwise nobody may run it.
 const (
 	OriginUnknown Origin = ""
 	OriginUser    Origin = "user"    // an account, Task.CreatedBy
@@ -121,7 +122,7 @@ type Claim struct {
 	// Show turns the object that a task answers into what clients are shown of it; nil: it is shown as it is.
 	Show func(any) any
 	// Permit is called in the transaction that completes the task, with the account that made the task as it is then; nil stands for a deleted
-	// account. Its error undoes the transaction. It is called for tasks with OriginUser only; a nil Permit permits everything.
+	// account. Its error undoes the transaction. It is not called for tasks with OriginCommand and OriginSystem; a nil Permit permits everything.
 	Permit func(*pulp.User) error
 	ended  bool
 	freed  []string
@@ -307,7 +308,7 @@ func (t *tx) permit(c *Claim) error {
 	var by sql.NullInt64
 	if err := t.row(`SELECT origin, created_by FROM task WHERE id = $1`, c.TaskID).Scan(&origin, &by); errors.Is(err, sql.ErrNoRows) {
 		return ErrFenced
-	} else if err != nil || origin != OriginUser {
+	} else if err != nil || origin == OriginCommand || origin == OriginSystem {
 		return err
 	}
 	u, err := scanUser(t.row(`SELECT `+accountColumns+` FROM account WHERE id = $1`+t.dialect.forShare, by))

@@ -379,6 +379,30 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 	}
 }
 
+// TestTasksOfUsersThatAnOlderVersionQueued runs tasks that a process of an older version queued after the schema was migrated. Their rows name a user and no origin: they
+// run with the permissions of that user.
+func TestTasksOfUsersThatAnOlderVersionQueued(t *testing.T) {
+	t.Parallel()
+	for happens, refused := range map[string]string{
+		`UPDATE account SET is_active = TRUE`:  "",
+		`UPDATE account SET is_active = FALSE`: "The user who started this task is disabled.",
+		`DELETE FROM account`:                  "does not say who started it",
+	} {
+		t.Run(happens, func(t *testing.T) {
+			t.Parallel()
+			w := newShop(t)
+			run := w.waits(taskCase{name: tasks.RemoveContent, args: func(w *shop) any { return tasks.RemoveArgs{RepositoryID: w.repo.ID, All: true} }})
+			w.exec(`UPDATE task SET origin = '' WHERE name <> 'first'`)
+			w.exec(happens)
+			if k := run(); refused != "" {
+				w.wantRefused(k, refused)
+			} else if k.State != store.TaskCompleted {
+				t.Errorf("the task is %s (%+v)", k.State, k.Error)
+			}
+		})
+	}
+}
+
 // TestTasksOfUsersWithPermission shows that the tasks of the table above are not refused for another reason: with the permission, none fails as one without.
 func TestTasksOfUsersWithPermission(t *testing.T) {
 	t.Parallel()

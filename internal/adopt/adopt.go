@@ -61,8 +61,8 @@ type Adopter struct {
 // Pulled adopts what somebody did not find by a tag or a digest, and says whether to look again: it was adopted, or is here, or this registry's to say, by now. Who asks for the
 // same meanwhile waits for the same answer, and what the upstream has not, or did not say, it is not asked for again for a while.
 //
-// With absentOnly nothing is adopted under a name that a repository or a distribution has: the caller may not read what is there, and must not learn of it. Such a name
-// costs the same queries as an absent one, and the result is false where another pull has adopted it meanwhile.
+// With absentOnly nothing is adopted under a name that a repository or a distribution has. That is for callers who may not read it, and must not learn that it exists: such
+// a name costs the same queries as an absent one. The result is false, too, where another pull has adopted the name meanwhile.
 func (a *Adopter) Pulled(ctx context.Context, who, name, reference string, absentOnly bool) (bool, error) {
 	key := fmt.Sprint(name, " ", reference, " ", absentOnly)
 	if err, missed := a.missed(key); missed {

@@ -19,15 +19,16 @@ type SigningAssignment struct {
 
 // SigningAssignments returns all assignments of signing services to repositories, by repository name.
 func (s *Store) SigningAssignments(ctx context.Context) ([]SigningAssignment, error) {
-	return signingAssignments(ctx, s.read)
+	return signingAssignments(ctx, s.read, "")
 }
 
-func signingAssignments(ctx context.Context, q querier) ([]SigningAssignment, error) {
+// signingAssignments is SigningAssignments with a lock on the rows, empty for none.
+func signingAssignments(ctx context.Context, q querier, lock string) ([]SigningAssignment, error) {
 	return collect(ctx, q, func(row scanner) (SigningAssignment, error) {
 		var a SigningAssignment
 		err := row.Scan(&a.Repository, &a.Service, &a.By, &a.SignOnPush)
 		return a, err
-	}, `SELECT r.name, s.name, r.signing_assigned, r.sign_on_push FROM repository r JOIN signing_service s ON s.id = r.signing_service_id ORDER BY r.name`)
+	}, `SELECT r.name, s.name, r.signing_assigned, r.sign_on_push FROM repository r JOIN signing_service s ON s.id = r.signing_service_id ORDER BY r.name`+lock)
 }
 
 // RevokeSigningAssignments takes the signing service from the repositories with these names, whoever assigned it, or, when there are no names, from all repositories whose
@@ -35,7 +36,7 @@ func signingAssignments(ctx context.Context, q querier) ([]SigningAssignment, er
 func (s *Store) RevokeSigningAssignments(ctx context.Context, names []string) ([]SigningAssignment, error) {
 	var revoked []SigningAssignment
 	err := s.inTx(ctx, func(t *tx) error {
-		all, err := signingAssignments(t.ctx, t)
+		all, err := signingAssignments(t.ctx, t, t.dialect.forUpdate)
 		if err != nil {
 			return err
 		}

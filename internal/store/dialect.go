@@ -37,6 +37,16 @@ var toPostgres = strings.NewReplacer(
 // references is the name of the lock between transactions that make something refer to content, which share it, and those that remove what nothing refers to.
 const references = "countersign:references"
 
+// lockRow locks a row of a table until the transaction ends, before it is read and written back with changes: a change that another transaction commits in between
+// would be undone. A row that is not there is no error.
+func (t *tx) lockRow(table, id string) error {
+	if t.dialect.forUpdate == "" {
+		return nil
+	}
+	_, err := t.exec(`SELECT 1 FROM `+table+` WHERE id = $1`+t.dialect.forUpdate, id)
+	return err
+}
+
 // lockNamed locks a name until the transaction ends.
 func (t *tx) lockNamed(name string) error { return t.runLock(t.dialect.lock, name) }
 

@@ -46,7 +46,10 @@ func (s *Store) CreateDistribution(ctx context.Context, claim *Claim, d pulp.Dis
 func (s *Store) EditDistribution(ctx context.Context, claim *Claim, id string, edit func(*pulp.Distribution)) (pulp.Distribution, error) {
 	var d pulp.Distribution
 	err := s.inTxUnlessTaken(ctx, func(t *tx) error {
-		var err error
+		err := t.lockRow("distribution", id)
+		if err != nil {
+			return err
+		}
 		if d, err = distribution(t.ctx, t, id); err != nil {
 			return err
 		}

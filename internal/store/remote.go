@@ -96,7 +96,10 @@ func uniqueName(err error) error {
 func (s *Store) EditRemote(ctx context.Context, claim *Claim, id string, edit func(*pulp.Remote)) (pulp.Remote, error) {
 	var r pulp.Remote
 	err := s.inTx(ctx, func(t *tx) error {
-		var err error
+		err := t.lockRow("remote", id)
+		if err != nil {
+			return err
+		}
 		if r, err = remote(t.ctx, t, id); err != nil {
 			return err
 		}

@@ -74,7 +74,10 @@ func repository(ctx context.Context, q querier, t pulp.RepositoryType, id string
 func (s *Store) EditRepository(ctx context.Context, claim *Claim, t pulp.RepositoryType, id string, edit func(*pulp.Repository)) (pulp.Repository, error) {
 	var r pulp.Repository
 	err := s.inTx(ctx, func(x *tx) error {
-		var err error
+		err := x.lockRow("repository", id)
+		if err != nil {
+			return err
+		}
 		if r, err = repository(x.ctx, x, t, id); err != nil {
 			return err
 		}

@@ -27,21 +27,23 @@ const claimable = ready + ` AND unblocked <= $3
 // The place of a task among those of its class (long or not) is start-time fair queueing: its turn is the present turn of the class, or the one after the latest of its
 // owner's own. So a task of an owner that has none goes before all but those whose turn it is, however many tasks others have. The lap is the same among one owner's namespaces.
 // long, owner and namespace stand for the task's.
+// Each part is written so that it is one look into an index for a planner without statistics too.
 const (
 	placeTurn = `(SELECT COALESCE(MAX(p.v), 0) FROM (
-		SELECT MAX(o.turn) AS v FROM task o WHERE o.lease_until IS NOT NULL AND o.long = {long}
-		UNION ALL SELECT MIN(o.turn) FROM task o WHERE o.unblocked IS NOT NULL AND o.lease_until IS NULL AND o.finished IS NULL AND o.long = {long}
-		UNION ALL SELECT MAX(o.turn) + 1 FROM task o WHERE o.unblocked IS NOT NULL AND o.finished IS NULL AND o.long = {long} AND o.owner = {owner}) p)`
+		SELECT r.v FROM (SELECT o.turn AS v FROM task o WHERE o.lease_until IS NOT NULL AND o.long = {long} ORDER BY o.turn DESC LIMIT 1) r
+		UNION ALL SELECT w.v FROM (SELECT o.turn AS v FROM task o WHERE {ready} AND o.long = {long} ORDER BY o.turn LIMIT 1) w
+		UNION ALL SELECT m.v + 1 FROM (SELECT o.turn AS v FROM task o WHERE {live} AND o.long = {long} AND o.owner = {owner} ORDER BY o.turn DESC LIMIT 1) m) p)`
 	placeLap = `(SELECT COALESCE(MAX(p.v), 0) FROM (
-		SELECT MAX(o.lap) AS v FROM task o WHERE o.lease_until IS NOT NULL AND o.long = {long} AND o.owner = {owner}
-		UNION ALL SELECT MIN(o.lap) FROM task o WHERE o.unblocked IS NOT NULL AND o.lease_until IS NULL AND o.finished IS NULL AND o.long = {long} AND o.owner = {owner}
-		UNION ALL SELECT MAX(o.lap) + 1 FROM task o WHERE o.unblocked IS NOT NULL AND o.finished IS NULL AND o.long = {long} AND o.owner = {owner}
-			AND o.namespace = {namespace}) p)`
+		SELECT r.v FROM (SELECT o.lap AS v FROM task o WHERE o.lease_until IS NOT NULL AND o.long = {long} AND o.owner = {owner} ORDER BY o.lap DESC LIMIT 1) r
+		UNION ALL SELECT w.v FROM (SELECT o.lap AS v FROM task o WHERE {ready} AND o.long = {long} AND o.owner = {owner} ORDER BY o.lap LIMIT 1) w
+		UNION ALL SELECT m.v + 1 FROM (SELECT o.lap AS v FROM task o WHERE {live} AND o.long = {long} AND o.owner = {owner} AND o.namespace = {namespace}
+			ORDER BY o.lap DESC LIMIT 1) m) p)`
 )
 
 // place returns placeTurn and placeLap for a task whose columns these expressions are.
 func place(long, owner, namespace string) (turn, lap string) {
-	r := strings.NewReplacer("{long}", long, "{owner}", owner, "{namespace}", namespace)
+	r := strings.NewReplacer(
+		"{ready}", "o.unblocked IS NOT NULL AND o.lease_until IS NULL AND o.finished IS NULL", "{live}", "o.unblocked IS NOT NULL AND o.finished IS NULL", "{long}", long, "{owner}", owner, "{namespace}", namespace)
 	return r.Replace(placeTurn), r.Replace(placeLap)
 }
 

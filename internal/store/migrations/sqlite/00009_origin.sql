@@ -20,6 +20,9 @@ UPDATE task SET long = TRUE WHERE finished IS NULL AND name IN ('pulp_container.
 DROP INDEX task_ready;
 CREATE INDEX task_turn ON task (long, turn, seq) WHERE unblocked IS NOT NULL AND lease_until IS NULL AND finished IS NULL;
 CREATE INDEX task_lap ON task (long, owner, lap, seq) WHERE unblocked IS NOT NULL AND lease_until IS NULL AND finished IS NULL;
+-- Of running tasks.
+CREATE INDEX task_running_turn ON task (long, turn) WHERE lease_until IS NOT NULL;
+CREATE INDEX task_running_lap ON task (long, owner, lap) WHERE lease_until IS NOT NULL;
 -- Of ready and running tasks.
 CREATE INDEX task_owner ON task (long, owner, turn) WHERE unblocked IS NOT NULL AND finished IS NULL;
 CREATE INDEX task_namespace ON task (long, owner, namespace, lap) WHERE unblocked IS NOT NULL AND finished IS NULL;

@@ -1,0 +1,70 @@
+package store
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestPlacesAndClaimsLookIntoIndexes reads the plans of the statements that run for every task, before the database has gathered statistics: none reads the table, and each
+// begins at the place in an index where its row is.
+func TestPlacesAndClaimsLookIntoIndexes(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	s.run(t, `INSERT INTO task (id, seq, name, state, created, updated, unblocked, started, finished)
+		WITH RECURSIVE series (n) AS (SELECT CAST(1 AS BIGINT) UNION ALL SELECT n + 1 FROM series WHERE n < 2000)
+		SELECT 'old-' || n, -n, 'nothing', 'completed', n, n, n, n, n FROM series`)
+	turn, lap := place("FALSE", "'user:1'", "'acme'")
+	for what, c := range map[string]struct {
+		query string
+		index []string
+	}{
+		"turn": {`SELECT ` + turn, []string{"task_running_turn", "task_turn", "task_owner"}},
+		"lap":  {`SELECT ` + lap, []string{"task_running_lap", "task_lap", "task_namespace"}},
+		"head": {`SELECT id FROM task WHERE ` + ready + ` AND long = FALSE ORDER BY turn, seq LIMIT 1`, []string{"task_turn"}},
+		"pick": {`SELECT id FROM task WHERE ` + ready + ` AND long = FALSE AND owner = 'user:1' ORDER BY lap, seq LIMIT 1`, []string{"task_lap"}},
+		"list": {`SELECT id FROM task WHERE ` + ready + ` ORDER BY long, turn, seq LIMIT 100`, []string{"task_turn"}},
+	} {
+		plan := s.plan(t, c.query)
+		for _, index := range c.index {
+			if !strings.Contains(plan, index+" ") && !strings.Contains(plan, index+"\n") {
+				t.Errorf("%s does not use %s:\n%s", what, index, plan)
+			}
+		}
+		for _, slow := range []string{"Seq Scan", "SCAN task\n", "SCAN o\n", "TEMP B-TREE"} {
+			if strings.Contains(plan, slow) {
+				t.Errorf("%s: %s in the plan:\n%s", what, slow, plan)
+			}
+		}
+	}
+}
+
+// plan returns how the database would run a query, a line a step.
+func (s *Store) plan(t *testing.T, query string) string {
+	t.Helper()
+	explain, width := "EXPLAIN QUERY PLAN ", 4
+	if s.postgres != nil {
+		explain, width = "EXPLAIN ", 1
+	}
+	rows, err := s.read.QueryContext(t.Context(), explain+query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	var plan strings.Builder
+	for rows.Next() {
+		columns := make([]any, width)
+		for i := range columns {
+			columns[i] = new(any)
+		}
+		var step string
+		columns[width-1] = &step
+		if err := rows.Scan(columns...); err != nil {
+			t.Fatal(err)
+		}
+		plan.WriteString(step + "\n")
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return plan.String()
+}

@@ -3,15 +3,19 @@ package auth
 import (
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // Origins refuses requests that a browser makes for a page of another origin: browsers send a user's password with them.
 type Origins struct{ protection http.CrossOriginProtection }
 
+// defaultPorts are the ports that browsers leave out of an origin.
+var defaultPorts = map[string]string{"http": ":80", "https": ":443"}
+
 // NewOrigins returns an Origins that trusts the origin of the public URL. The Host header need not be that of the URL: a proxy may have changed it.
 func NewOrigins(public *url.URL) (*Origins, error) {
 	o := &Origins{}
-	origin := url.URL{Scheme: public.Scheme, Host: public.Host}
+	origin := url.URL{Scheme: public.Scheme, Host: strings.TrimSuffix(public.Host, defaultPorts[public.Scheme])}
 	return o, o.protection.AddTrustedOrigin(origin.String())
 }
 

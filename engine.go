@@ -200,6 +200,9 @@ func (p *program) openStorage() (storage.Storage, error) {
 	if c.UpstreamURL == "" {
 		return embedded.New(p.ctx, embedded.Options{Driver: c.Storage.Driver, Parameters: c.Storage.Parameters})
 	}
+	if file := c.Upstream.PasswordFile; file != "" {
+		p.warnOfOpenSecret("upstream.password_file", file)
+	}
 	return upstream.New(upstream.Options{
 		URL: c.UpstreamURL, Prefix: c.Upstream.Prefix, Username: c.Upstream.Username, Password: c.Upstream.Password.Reveal(), PasswordFile: c.Upstream.PasswordFile,
 		Token: c.Upstream.Token.Reveal(), TokenHosts: c.Upstream.TokenHosts,

@@ -23,7 +23,6 @@ import (
 
 	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/safefile"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -99,15 +98,22 @@ func New(o Options) (*Storage, error) {
 	return s, nil
 }
 
-// maxPassword is how many bytes a password file may have: some clouds' passwords are long.
+// maxPassword is how many bytes of a password file are read: some clouds' passwords are long.
 const maxPassword = 64 << 10
 
-// readPassword returns the first line of the file with the upstream's password, which only its owner may read.
+// readPassword returns the first line of the file with the upstream's password.
 func readPassword(file string) (string, error) {
-	text, _, err := safefile.ReadSecret(file, "password file", maxPassword)
+	unreadable := func(err error) error {
+		return fmt.Errorf("upstream.password_file: %w", fault.Wrap(fault.Unavailable, err, "The upstream's password cannot be read."))
+	}
+	f, err := os.Open(file)
 	if err != nil {
-		err = fault.Wrap(fault.Unavailable, err, "The upstream's password cannot be read.")
-		return "", fmt.Errorf("upstream.password_file: %w", err)
+		return "", unreadable(err)
+	}
+	defer func() { _ = f.Close() }()
+	text, err := io.ReadAll(io.LimitReader(f, maxPassword))
+	if err != nil {
+		return "", unreadable(err)
 	}
 	line, _, _ := strings.Cut(string(text), "\n")
 	return strings.TrimSuffix(line, "\r"), nil

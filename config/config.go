@@ -289,8 +289,8 @@ func Load(path string, environ []string) (Config, error) {
 			return Config{}, err
 		}
 	}
-	if err := env.ParseWithOptions(&c, env.Options{Environment: vars, Prefix: prefix}); err != nil {
-		return Config{}, fmt.Errorf("environment: %w", err)
+	if err := readEnvironment(&c, vars); err != nil {
+		return Config{}, err
 	}
 	if name, set := vars[prefix+"SIGNING_DEFAULT_SERVICE"]; set { // the library passes over variables that are empty
 		c.Signing.DefaultService = name

@@ -202,9 +202,15 @@ func TestWrongSettings(t *testing.T) {
 		"half a key pair":         {"", "COUNTERSIGN_TOKEN_PRIVATE_KEY_FILE=x", "token"},
 		"half of TLS":             {"", "COUNTERSIGN_TLS_CERT_FILE=x", "tls"},
 		"a log's form":            {"", "COUNTERSIGN_LOG_FORMAT=xml", "log.format"},
-		"a log's level":           {"", "COUNTERSIGN_LOG_LEVEL=loud", "Level"},
+		"a log's level":           {"", "COUNTERSIGN_LOG_LEVEL=loud", `COUNTERSIGN_LOG_LEVEL: want debug, info, warn or error, got "loud"`},
+		"a boolean":               {"", "COUNTERSIGN_REGISTRY_BASIC_AUTH=perhaps", `COUNTERSIGN_REGISTRY_BASIC_AUTH: want true or false, got "perhaps"`},
+		"a number":                {"", "COUNTERSIGN_WORKERS=many", `COUNTERSIGN_WORKERS: want a whole number, got "many"`},
+		"a number without a unit": {"", "COUNTERSIGN_TOKEN_LIFETIME=5", `COUNTERSIGN_TOKEN_LIFETIME: want a duration like 90s, 5m or 24h, got "5"`},
+		"anonymous pulls":         {"", "COUNTERSIGN_ANONYMOUS_PULL=maybe", `COUNTERSIGN_ANONYMOUS_PULL: want true, false or token, got "maybe"`},
+		"anonymous pulls, a file": {"anonymous_pull: maybe\n", "", `anonymous_pull: want true, false or token, got "maybe"`},
+		"an unknown storage":      {"", "COUNTERSIGN_STORAGE=s3:bucket", `COUNTERSIGN_STORAGE: want filesystem:<dir>, got "s3:bucket"`},
 		"no retention":            {"", "COUNTERSIGN_RETENTION_TASKS=0s", "retention"},
-		"a duration":              {"", "COUNTERSIGN_RETENTION_TASKS=month", "duration"},
+		"a duration":              {"", "COUNTERSIGN_RETENTION_TASKS=month", "COUNTERSIGN_RETENTION_TASKS: want a duration"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -220,6 +226,10 @@ func TestWrongSettings(t *testing.T) {
 	}
 	if _, err := config.Load("/no/such/file", nil); err == nil {
 		t.Error("a file that is not there was read")
+	}
+	_, err := config.Load("", []string{"COUNTERSIGN_WORKERS=many", "COUNTERSIGN_TASK_LEASE=long"})
+	if err == nil || !strings.Contains(err.Error(), "COUNTERSIGN_WORKERS: ") || !strings.Contains(err.Error(), "COUNTERSIGN_TASK_LEASE: ") {
+		t.Errorf("two wrong variables: %v", err)
 	}
 }
 

@@ -29,11 +29,7 @@ func TestTooManyFailedLogins(t *testing.T) {
 		for _, path := range []string{"/v2/", "/v2/acme/app/tags/list", "/extensions/v2/acme/app/signatures/sha256:" + strings.Repeat("0", 64)} {
 			limited(w.want(http.StatusTooManyRequests, "TOOMANYREQUESTS", who, http.MethodGet, path, nil))
 		}
-		a := w.ask(who, http.MethodGet, "/token/?service=x", nil)
-		limited(a)
-		if a.status != http.StatusTooManyRequests || a.body != `{"detail":"Too many failed logins from this address. Try again later."}` {
-			t.Errorf("/token/: %+v", a)
-		}
+		limited(w.want(http.StatusTooManyRequests, "TOOMANYREQUESTS", who, http.MethodGet, "/token/?service=x", nil)) // docker shows a reason only in this shape
 	}
 	w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/tags/list", nil)
 	w.want(http.StatusOK, "", token, http.MethodGet, "/v2/acme/app/tags/list", nil)

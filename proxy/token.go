@@ -22,10 +22,7 @@ func (c *call) getToken() error {
 	if fault.Is(err, fault.Unauthenticated) {
 		return restError(http.StatusUnauthorized, "Invalid username/password.").withHeader("WWW-Authenticate", `Basic realm="api"`)
 	}
-	if fault.Is(err, fault.TooMany) {
-		return restError(http.StatusTooManyRequests, asFailure(err).message).withHeader("Retry-After", fault.RetrySeconds(err))
-	}
-	if err != nil {
+	if err != nil { // 429 and 503 in the shape of the registry: docker shows the reason only from there
 		return err
 	}
 	q := c.r.URL.Query()

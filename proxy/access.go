@@ -41,9 +41,11 @@ func (b bearer) covers(kind, name, action string) bool {
 
 var (
 	errUnknownCaller = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Authentication credentials were not provided.", nil)
-	errPassword      = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Invalid username/password.", nil)
-	errBadToken      = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Access to the requested resource is not authorized. The provided Bearer token is invalid.", nil)
-	errScope         = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Insufficient permissions", nil)
+	errTokensOnly    = newError(http.StatusUnauthorized, "UNAUTHORIZED", "A user name and a password are accepted here only for a token: "+
+		"get one at /token/, as clients do by themselves, and send it as Bearer.", nil)
+	errPassword = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Invalid username/password.", nil)
+	errBadToken = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Access to the requested resource is not authorized. The provided Bearer token is invalid.", nil)
+	errScope    = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Insufficient permissions", nil)
 )
 
 // authenticate identifies the caller. A token is valid only while its account is active and has the password that it had when the token was
@@ -54,7 +56,9 @@ func (c *call) authenticate() error {
 	switch {
 	case header == "":
 		return nil
-	case strings.EqualFold(scheme, "Basic") && !c.TokensOnly:
+	case strings.EqualFold(scheme, "Basic") && c.TokensOnly:
+		return c.challenge(errTokensOnly, "")
+	case strings.EqualFold(scheme, "Basic"):
 		user, err := c.Auth.Basic(c.r)
 		if fault.Is(err, fault.Unauthenticated) {
 			return c.challenge(errPassword, "")
@@ -218,7 +222,11 @@ func (c *call) pushTarget() (store.Target, error) {
 		return err
 	})
 	if fault.Is(err, fault.Conflict) || err == nil && c.readOnly(t) {
-		return t, newError(http.StatusBadRequest, "NAME_INVALID", "Repository is not available for push.", map[string]string{"name": c.name})
+		message := "Repository is not available for push."
+		if err == nil && t.Distribution.Pinned == nil {
+			message += " It mirrors a remote; the setting mirror.allow_push permits pushes."
+		}
+		return t, newError(http.StatusBadRequest, "NAME_INVALID", message, map[string]string{"name": c.name})
 	}
 	if err != nil || t.Made {
 		c.audit("create repository", err)

@@ -269,8 +269,9 @@ func TestTokensOnly(t *testing.T) {
 	w.options.TokensOnly = true
 	w.restart()
 	for _, path := range []string{"/v2/", "/v2/acme/app/tags/list", "/extensions/v2/acme/app/signatures/" + d} {
-		if a := w.want(http.StatusUnauthorized, "UNAUTHORIZED", "admin", http.MethodGet, path, nil); !strings.HasPrefix(a.header.Get("WWW-Authenticate"), bearer) {
-			t.Errorf("%s: challenge %s", path, a.header.Get("WWW-Authenticate"))
+		a := w.want(http.StatusUnauthorized, "UNAUTHORIZED", "admin", http.MethodGet, path, nil)
+		if !strings.HasPrefix(a.header.Get("WWW-Authenticate"), bearer) || !strings.Contains(a.body, "get one at /token/") {
+			t.Errorf("%s: challenge %s, body %s", path, a.header.Get("WWW-Authenticate"), a.body)
 		}
 		token, _ := w.token("admin", "repository:acme/app:pull")
 		w.want(http.StatusOK, "", token, http.MethodGet, path, nil)

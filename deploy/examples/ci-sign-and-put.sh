@@ -38,6 +38,10 @@ base64 -w 0 "$work/signature" > "$work/content"
 jq -n --arg name "$name" --rawfile content "$work/content" \
 	'{schemaVersion: 2, type: "atomic", name: $name, content: $content}' > "$work/signature.json"
 
-curl --fail-with-body --silent --show-error --config "$work/curl" --upload-file "$work/signature.json" \
+# A token, as podman gets one: the registry may accept passwords nowhere else (registry.basic_auth).
+token=$(curl --fail-with-body --silent --show-error --config "$work/curl" \
+	"$SCHEME://$REGISTRY/token/?service=$REGISTRY&scope=repository:$REPOSITORY:push,pull" | jq -r .token)
+printf 'header = "Authorization: Bearer %s"\n' "$token" > "$work/bearer"
+curl --fail-with-body --silent --show-error --config "$work/bearer" --upload-file "$work/signature.json" \
 	"$SCHEME://$REGISTRY/extensions/v2/$REPOSITORY/signatures/$digest"
 echo "signed $REGISTRY/$REPOSITORY:$TAG ($digest)"

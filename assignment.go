@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/countersign/countersign/internal/pulp"
@@ -15,7 +17,7 @@ var assigners = map[pulp.Assigner]string{
 	pulp.AssignedByAdmin: "an administrator",
 	pulp.AssignedByOwner: "a repository owner",
 	pulp.AssignedEarlier: "somebody, before the upgrade",
-	"":                   "an older server, beside the upgrade",
+	"":                   "an older server, during the upgrade",
 }
 
 // earlierListed is the setting that says that the assignments from before the upgrade were listed.
@@ -36,14 +38,40 @@ func (p *program) listEarlierAssignments(s *store.Store) error {
 			continue
 		}
 		earlier = true
-		p.log.WarnContext(p.ctx, "this repository may go on using its signing service, which any user could have assigned before the upgrade",
+		p.log.WarnContext(p.ctx, "this repository keeps its signing service, which its owner could have assigned before the upgrade",
 			slog.String("repository", a.Repository), slog.String("service", a.Service), slog.Bool("sign_on_push", a.SignOnPush))
 	}
 	if earlier {
 		p.log.WarnContext(p.ctx, "only administrators assign signing services now; to take back the assignments listed above, all or some of them, run "+
-			"`countersign revoke-signing-assignments`", slog.String("signing.use", p.config.Signing.Use))
+			"`countersign revoke-signing-assignments`", slog.String("signing.use", p.config.Signing.Use),
+			slog.String("help", "docs/operations.md, \"Signing services that users assigned before\""))
 	}
 	return s.PutSetting(p.ctx, earlierListed, []byte("done"))
+}
+
+// warnOfAbsentServices logs the signing services that signing.assign and signing.on_push name and that do not exist, once each. They may be added later, so the
+// server starts.
+func (p *program) warnOfAbsentServices(s *store.Store) error {
+	services, err := s.SigningServices(p.ctx)
+	if err != nil {
+		return err
+	}
+	for _, list := range []struct {
+		setting string
+		rules   []string
+	}{{"signing.assign", p.config.Signing.Assign}, {"signing.on_push", p.config.Signing.OnPush}} {
+		warned := map[string]bool{}
+		for _, rule := range list.rules {
+			_, name, _ := strings.Cut(rule, "=")
+			if warned[name] || slices.ContainsFunc(services, func(v pulp.SigningService) bool { return v.Name == name }) {
+				continue
+			}
+			warned[name] = true
+			p.log.WarnContext(p.ctx, "a setting names a signing service that does not exist: add it with `countersign add-signing-service`, or correct the setting",
+				slog.String("setting", list.setting), slog.String("service", name))
+		}
+	}
+	return nil
 }
 
 type listAssignmentsCommand struct{}

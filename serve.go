@@ -77,6 +77,9 @@ func (serveCommand) Run(p *program) error {
 	if err := p.listEarlierAssignments(s); err != nil {
 		return err
 	}
+	if err := p.warnOfAbsentServices(s); err != nil {
+		return err
+	}
 	// Last, when nothing can fail any more: a password that is made is shown this once.
 	password, err := p.ensureAdmin(s, users)
 	if err != nil {

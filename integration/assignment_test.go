@@ -112,7 +112,7 @@ func TestEarlierAssignmentsAreListedOnceAndRevoked(t *testing.T) {
 	}
 	s.exec(t, `UPDATE repository SET signing_assigned = 'before' WHERE name <> 'team/three'`)
 	s.exec(t, `DELETE FROM setting WHERE name = 'earlier_signing_assignments_listed'`)
-	const warning = "go on using its signing service"
+	const warning = "this repository keeps its signing service"
 	warned := func() string { // by this start
 		before, _ := os.ReadFile(s.command.Log)
 		s.start(t)

@@ -150,6 +150,24 @@ func TestFormerPublicURL(t *testing.T) {
 	}
 }
 
+// TestAbsentServicesAreWarnedOf proves that a start names each signing service of the configuration that does not exist, and no other.
+func TestAbsentServicesAreWarnedOf(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "COUNTERSIGN_SIGNING_ASSIGN=team/*=countersign,dev/*=nosuch,qa/*=nosuch", "COUNTERSIGN_SIGNING_ON_PUSH=prod/*=relaese")
+	said, err := os.ReadFile(s.command.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"setting=signing.assign service=nosuch", "setting=signing.on_push service=relaese"} {
+		if strings.Count(string(said), want) != 1 {
+			t.Errorf("want one warning with %q:\n%s", want, said)
+		}
+	}
+	if n := strings.Count(string(said), "a signing service that does not exist"); n != 2 {
+		t.Errorf("%d warnings, want 2:\n%s", n, said)
+	}
+}
+
 // TestSecondServer is refused on a data directory that a server owns.
 func TestSecondServer(t *testing.T) {
 	t.Parallel()

@@ -39,7 +39,7 @@ func (p *program) warnOfFormerHosts(s *store.Store) error {
 			continue
 		}
 		remaining = append(remaining, host)
-		p.log.WarnContext(p.ctx, "signatures name a host that public_url no longer has; clients that require signatures refuse these images: sign them again",
+		p.log.WarnContext(p.ctx, "signatures name a host that public_url no longer has; clients that require signatures refuse images that have no others: sign those again",
 			slog.String("host", host), slog.String("public_url", p.config.Public().String()), slog.String("help", "docs/operations.md, \"When public_url changes\""))
 	}
 	if kept != nil && slices.Equal(remaining, hosts) {

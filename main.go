@@ -53,11 +53,11 @@ type commandLine struct {
 	AddSigningService        addServiceCommand        `cmd:"" help:"Make a signing service: of a script and a key (SCRIPT KEY), of a key file (--openpgp-key), or of a key in a token (--pkcs11-uri with --public-key or --user-id)."`
 	RemoveSigningService     removeServiceCommand     `cmd:"" help:"Remove a signing service."`
 	ListSigningServices      listServicesCommand      `cmd:"" help:"Print the names of the signing services."`
-	ListSigningAssignments   listAssignmentsCommand   `cmd:"" help:"Print which repositories have which signing service, and who assigned it."`
+	ListSigningAssignments   listAssignmentsCommand   `cmd:"" help:"Print the repositories that have a signing service, with the service and the origin of the assignment."`
 	RevokeSigningAssignments revokeAssignmentsCommand `cmd:"" help:"Take signing services away from repositories: from those named, or (--all) from all to which no administrator assigned one."`
-	Verify                   verifyCommand            `cmd:"" help:"Say who signed an image, and what a policy makes of it."`
-	Adopt                    adoptCommand             `cmd:"" help:"Take what the upstream registry has into repositories here."`
-	Drift                    driftCommand             `cmd:"" help:"Say in what repositories and the upstream registry differ."`
+	Verify                   verifyCommand            `cmd:"" help:"Show the signatures of an image, and whether a policy accepts it."`
+	Adopt                    adoptCommand             `cmd:"" help:"Adopt the content of the upstream registry into repositories here."`
+	Drift                    driftCommand             `cmd:"" help:"Show the differences between the repositories here and the upstream registry."`
 	ResetAdminPassword       resetAdminCommand        `cmd:"" help:"Set the password of the user admin."`
 	Migrate                  migrateCommand           `cmd:"" help:"Bring the database's schema up to this binary's."`
 	Version                  versionCommand           `cmd:"" help:"Print the version."`
@@ -88,7 +88,7 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) err
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w; `%[1]s --help` lists the commands", name, err)
 	}
 	c, err := config.Load(line.Config, environ)
 	if err != nil {

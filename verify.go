@@ -97,7 +97,7 @@ func (c verifyCommand) verify(p *program, s *store.Store, now time.Time) (bool, 
 func (c verifyCommand) take(host string) (path, name string, err error) {
 	rest, ours := strings.CutPrefix(c.Reference, host+"/")
 	if !ours {
-		return "", "", fmt.Errorf("%q is no reference of this installation: they begin with %s/ (public_url)", c.Reference, host)
+		return "", "", fmt.Errorf("%q is no reference of this installation: they begin with %s/, the host of public_url; call verify with the server's settings (COUNTERSIGN_PUBLIC_URL, COUNTERSIGN_LISTEN, --config)", c.Reference, host)
 	}
 	if path, name, ours = strings.Cut(rest, "@"); ours {
 		if digest.Digest(name).Validate() != nil || !pulp.ValidName(path) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -48,7 +49,7 @@ func (e *Error) Error() string {
 	case e.Msg == "":
 		return e.Err.Error()
 	}
-	return e.Msg + ": " + e.Err.Error()
+	return strings.TrimSuffix(e.Msg, ".") + ": " + e.Err.Error()
 }
 
 // Unwrap returns the cause.

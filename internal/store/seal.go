@@ -83,7 +83,8 @@ func (t *tx) sealedWith(r pulp.Repository) (*pulp.SigningService, error) {
 	}
 	v, err := scanService(t.row(`SELECT `+serviceColumns+` FROM signing_service WHERE `+condition+` = $1`, arg))
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil, fault.New(fault.Unavailable, "The repository %s signs on push, and its signing service is not there.", r.Name)
+		return nil, fault.New(fault.Unavailable, "The repository %s signs on push, and its signing service does not exist. "+
+			"An administrator can assign one (manifest_signing_service), or sign_on_push can be turned off.", r.Name)
 	}
 	if err == nil && condition == "id" && !t.sealing.Use.Allows(r, v) {
 		return nil, fault.New(fault.Unavailable, "The repository %s signs on push, and no administrator has assigned its signing service to it. "+

@@ -378,8 +378,8 @@ func TestCorruptImages(t *testing.T) {
 					lie(w, r, bytes.Clone(layer))
 					return true
 				})
-				if k := w.sync(store.TaskFailed, mirrored); !strings.Contains(k.Error.Description, "broken") {
-					t.Errorf("error %q does not name the tag", k.Error.Description)
+				if k := w.sync(store.TaskFailed, mirrored); !strings.Contains(k.Error.Description, "broken") || !strings.Contains(k.Error.Description, "skip_corrupt") {
+					t.Errorf("error %q does not name the tag and the option", k.Error.Description)
 				}
 				w.wantHeld(1, 2, 1, 1, 0)
 				skip := mirrored

@@ -160,7 +160,11 @@ func named(reference string, err error) error {
 	if strings.HasPrefix(reference, allTags) {
 		what = "image"
 	}
-	return &fault.Error{Kind: f.Kind, Msg: fmt.Sprintf("%s (%s %s)", f.Msg, what, reference), Err: err, RetryAfter: f.RetryAfter}
+	msg := fmt.Sprintf("%s (%s %s)", f.Msg, what, reference)
+	if errors.Is(err, mirror.ErrCorrupt) {
+		msg += " To sync without it, use skip_corrupt."
+	}
+	return &fault.Error{Kind: f.Kind, Msg: msg, Err: err, RetryAfter: f.RetryAfter}
 }
 
 // mayShrink reports whether the sync may remove content that the remote seems to have lost.

@@ -177,7 +177,7 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 	return srv, nil
 }
 
-// fillIdle is how long a client may take no bytes of a blob that is being fetched, before the blob is fetched without it.
+// fillIdle is how long a client may delay the fetch of a blob by taking its bytes slowly. Then the fetch goes on, and the client gets the rest at its end.
 const fillIdle = 30 * time.Second
 
 func (p *program) registry(s *store.Store, users *auth.Auth, e *engine, filler *intake.Filler) (http.Handler, error) {

@@ -2,9 +2,11 @@ package proxy_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -159,6 +161,50 @@ func TestABlobComesAlthoughItsReaderLeaves(t *testing.T) {
 	_ = res.Body.Close()
 	close(left)
 	w.wantBlob("mirror/app", d, layer)
+}
+
+// A client that takes a blob slowly while it is fetched keeps the blob from the others only for a short time, and gets all of it in the end. Before, the others waited for as long
+// as that client liked.
+func TestABlobComesAlthoughItsReaderIsSlow(t *testing.T) {
+	t.Parallel()
+	layer := random(48<<20, 25)
+	w, _, d, _ := mirrored(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(layer) },
+		func(f *intake.Filler) { f.Idle = time.Second })
+	small := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if c, ok := conn.(*net.TCPConn); ok && err == nil {
+			err = c.SetReadBuffer(64 << 10)
+		}
+		return conn, err
+	}}}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.server.URL+"/v2/mirror/app/blobs/"+string(d), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := small.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	others := make(chan struct{})
+	go func() {
+		defer close(others)
+		w.wantBlob("mirror/app", d, layer)
+	}()
+	var got bytes.Buffer
+	for waiting := true; waiting; { // each piece comes soon enough
+		if _, err := io.CopyN(&got, res.Body, 64<<10); err != nil || got.Len() > len(layer)/2 {
+			t.Fatalf("the slow client has %d bytes, and the other has not got the blob: %v", got.Len(), err)
+		}
+		select {
+		case <-others:
+			waiting = false
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	if _, err := io.Copy(&got, res.Body); err != nil || !bytes.Equal(got.Bytes(), layer) {
+		t.Errorf("the slow client has %d of %d bytes: %v", got.Len(), len(layer), err)
+	}
 }
 
 func TestABlobThatIsStreamed(t *testing.T) {

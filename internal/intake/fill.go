@@ -23,7 +23,8 @@ type Filler struct {
 	Blobs  Blobs
 	Mirror *mirror.Network
 	Log    *slog.Logger
-	// Idle is how long the request that caused a fetch may take no bytes before the fetch goes on without it.
+	// Idle is how long the request that caused a fetch may delay it, in all, by taking the bytes more slowly than they come. Then the fetch goes on, and the request gets the
+	// rest when the blob is kept. Of a blob that is not kept, the request may delay each piece so long, and is ended otherwise.
 	Idle time.Duration
 	// Limits bound the fetches and the requests that wait; read once, at the first fetch.
 	Limits Limits
@@ -84,7 +85,11 @@ func (f *Filler) Fetch(ctx context.Context, client string, repo pulp.Repository,
 		flights.leave(s.flight)
 		return Fetched{}, err
 	}
-	reader, writer := io.Pipe()
+	pipe, writer := io.Pipe()
+	body := &reader{PipeReader: pipe, ctx: ctx}
+	if keep {
+		body.kept = func(ctx context.Context) (io.ReadSeekCloser, error) { return f.kept(ctx, s.flight) }
+	}
 	to := &follower{pipe: writer, idle: f.Idle, needed: !keep}
 	context.AfterFunc(t.ctx, func() { _ = writer.CloseWithError(context.Cause(t.ctx)) })
 	go func() {
@@ -94,7 +99,27 @@ func (f *Filler) Fetch(ctx context.Context, client string, repo pulp.Repository,
 		to.end(err)
 		t.end(err)
 	}()
-	return Fetched{reader, keep}, nil
+	return Fetched{body, keep}, nil
+}
+
+// kept waits for the end of a flight and opens the blob that it has brought.
+func (f *Filler) kept(ctx context.Context, fl *flight) (io.ReadSeekCloser, error) {
+	select {
+	case <-fl.ended:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if fl.err != nil {
+		return nil, fl.err
+	}
+	b, err := f.Store.Blob(ctx, fl.key.digest)
+	switch {
+	case err != nil:
+		return nil, err
+	case b.Absent:
+		return nil, errChanged
+	}
+	return f.Blobs.Open(ctx, b)
 }
 
 // board returns the flights, made by the first call.

@@ -42,8 +42,8 @@ func (p *program) listEarlierAssignments(s *store.Store) error {
 			slog.String("repository", a.Repository), slog.String("service", a.Service), slog.Bool("sign_on_push", a.SignOnPush))
 	}
 	if earlier {
-		p.log.WarnContext(p.ctx, "only administrators assign signing services now; to take back the assignments listed above, all or some of them, run "+
-			"`countersign revoke-signing-assignments`", slog.String("signing.use", p.config.Signing.Use),
+		p.log.WarnContext(p.ctx, "to take back the assignments listed above, all or some of them, run `countersign revoke-signing-assignments`; "+
+			"with signing.use assigned only administrators assign signing services", slog.String("signing.use", p.config.Signing.Use),
 			slog.String("help", "docs/operations.md, \"Signing services that users assigned before\""))
 	}
 	return s.PutSetting(p.ctx, earlierListed, []byte("done"))

@@ -23,17 +23,6 @@ type Keyring struct {
 	unevaluated map[uint64]string // reasons by key id
 }
 
-// ParseKeyring reads keys from blobs as gpg imports them: each binary or in ASCII armor, perhaps several keys or armors, keys that cannot be
-// read left out, and the same key in several places merged. Invalid when a blob has no keys at all; a NotEvaluatedError over the bounds of a
-// key ring; the cause of ctx's end when that comes first.
-func ParseKeyring(ctx context.Context, blobs ...[]byte) (Keyring, error) {
-	scanned, err := ScanKeyring(blobs...)
-	if err != nil {
-		return Keyring{}, err
-	}
-	return scanned.Read(ctx)
-}
-
 // Read reads the keys, verifying their self-signatures, and merges copies of the same key. Keys that cannot be read are left out, as are those that
 // are not evaluated. Invalid when a blob has neither; the cause of ctx's end when that comes first.
 func (s *ScannedKeyring) Read(ctx context.Context) (Keyring, error) {

@@ -213,7 +213,7 @@ func TestClientsJudgeAsGPG(t *testing.T) {
 	var differ []string // names of cases that the server's own verification judges in another way
 	for _, c := range cases {
 		theirs := accepts(t, c.raw, c.blobs...)
-		ring, err := signing.ParseKeyring(t.Context(), c.blobs...)
+		ring, err := readKeyring(t.Context(), c.blobs...)
 		if err == nil {
 			_, _, err = ring.Verify(t.Context(), c.raw, now)
 		}

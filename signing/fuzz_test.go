@@ -153,15 +153,15 @@ func FuzzParseKeyring(f *testing.F) {
 	}
 	f.Add([]byte(key.Armor))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		ring, err := signing.ParseKeyring(t.Context(), raw)
+		ring, err := readKeyring(t.Context(), raw)
 		_, limited := errors.AsType[*signing.NotEvaluatedError](err)
 		if err != nil {
 			if !limited && !fault.Is(err, fault.Invalid) {
-				t.Errorf("ParseKeyring = %v, want Invalid or not evaluated", err)
+				t.Errorf("reading the key ring = %v, want Invalid or not evaluated", err)
 			}
 			return
 		}
-		again, err := signing.ParseKeyring(t.Context(), raw)
+		again, err := readKeyring(t.Context(), raw)
 		if err != nil || len(again.Keys()) != len(ring.Keys()) {
 			t.Errorf("%d keys, and then %d, %v", len(ring.Keys()), len(again.Keys()), err)
 		}

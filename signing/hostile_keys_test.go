@@ -87,7 +87,7 @@ func TestHostileKeysAreNotEvaluated(t *testing.T) {
 	for name, c := range hostileRings(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ring, err := signing.ParseKeyring(t.Context(), c.raw)
+			ring, err := readKeyring(t.Context(), c.raw)
 			if err == nil {
 				first := signtest.FirstKey(t, c.raw)
 				_, _, err = ring.Verify(t.Context(), first.Message(payload), time.Now())
@@ -115,7 +115,7 @@ func TestACopyOverTheBoundsCounts(t *testing.T) {
 	for name, rings := range map[string][][]byte{
 		"alone": {good}, "before": {good, key.Ring(key.Named("x", 251))}, "behind": {key.Ring(key.Named("x", 251)), good},
 	} {
-		ring, err := signing.ParseKeyring(t.Context(), rings...)
+		ring, err := readKeyring(t.Context(), rings...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,7 +148,7 @@ func TestReadingKeysStops(t *testing.T) {
 	for calls := int64(0); ; calls += 97 {
 		ctx := &countdown{Context: t.Context()}
 		ctx.left.Store(calls)
-		ring, err := signing.ParseKeyring(ctx, raw)
+		ring, err := readKeyring(ctx, raw)
 		left := ctx.left.Load()
 		if err == nil && calls > 250 && len(ring.Keys()) == 1 && left >= 0 {
 			break // the context outlived it
@@ -160,8 +160,8 @@ func TestReadingKeysStops(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	gone := errors.New("nobody waits")
 	cancel(gone)
-	if _, err := signing.ParseKeyring(ctx, raw); !errors.Is(err, gone) {
-		t.Errorf("ParseKeyring = %v, want the cause", err)
+	if _, err := readKeyring(ctx, raw); !errors.Is(err, gone) {
+		t.Errorf("reading the key ring = %v, want the cause", err)
 	}
 	if _, err := signing.VerifyForeign(ctx, raw, signing.PublicKey{}, time.Now()); !errors.Is(err, gone) {
 		t.Errorf("VerifyForeign = %v, want the cause", err)
@@ -187,4 +187,13 @@ func TestKeysOfServicesHaveBounds(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// readKeyring scans and reads key blobs, as a policy does.
+func readKeyring(ctx context.Context, blobs ...[]byte) (signing.Keyring, error) {
+	scanned, err := signing.ScanKeyring(blobs...)
+	if err != nil {
+		return signing.Keyring{}, err
+	}
+	return scanned.Read(ctx)
 }

@@ -185,7 +185,7 @@ func reason(r *tasks.Run, who string) notary.Reason {
 
 // stillAssigned requires, for a task that the server started by itself, that the repository may use the service. maySign requires it for tasks of users.
 func (o Options) stillAssigned(ctx context.Context, r *tasks.Run, repositoryID string, service pulp.SigningService) error {
-	if r.Task.Origin == store.OriginUser {
+	if r.Task.Origin != store.OriginSystem {
 		return nil
 	}
 	repo, err := o.Store.RepositoryByID(ctx, repositoryID)

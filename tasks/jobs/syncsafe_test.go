@@ -348,6 +348,23 @@ func TestSyncReportsWhatItSkips(t *testing.T) {
 	w.wantHeld(1, 7, 4, 2, 0)
 }
 
+// A sync that may skip corrupt images keeps an image that the remote names by its digest, as it keeps tags, when the remote no longer has a layer that was to be fetched later.
+func TestCorruptImagesWithoutTags(t *testing.T) {
+	t.Parallel()
+	g := newRemote(t)
+	one := g.image("one", []int{50_000})
+	g.image("two", []int{60_000}, "two")
+	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy, r.Includes = pulp.OnDemand, []string{string(one), "two"} })
+	w.sync(store.TaskCompleted, mirrored)
+	w.wantHeld(1, 4, 2, 1, 0)
+	edit(w, func(r *pulp.Remote) { r.Policy = pulp.Immediate })
+	layer := digest.FromBytes(bytes.Repeat([]byte("one0"), 50_000/len("one0")+1))
+	g.set(answers(404, func(r *http.Request) bool { return is(r, http.MethodGet, string(layer)) }))
+	k := w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.SkipCorrupt = true, true })
+	wantReport(t, k, "sync.skipped.corrupt", 1, string(one))
+	w.wantHeld(1, 4, 2, 1, 0)
+}
+
 // An image of which the remote lacks a layer, or has another one, fails the sync with an error that names the tag. A sync that may skip corrupt images takes the
 // others, keeps the tag as it was, and reports it.
 func TestCorruptImages(t *testing.T) {

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/mirror"
@@ -112,24 +115,29 @@ func (o *oneSync) skipped(kind mirror.Skipped, name string) {
 	o.skips.add(reason, name, nil)
 }
 
-// keep leaves a tag of the remote out of the sync. The tag stays as it is in the repository, with its image and that image's companions, if it is there.
+// keep leaves a tag of the remote, or an image that the remote names by its digest, out of the sync. It stays as it is in the repository, with its image and that image's
+// companions, if it is there.
 func (o *oneSync) keep(ctx context.Context, reference string, reason skipReason, why error) error {
 	o.skips.add(reason, reference, why)
-	held, err := o.heldTags()
-	if err != nil {
-		return err
+	root := digest.Digest(reference)
+	if o.tags[reference] {
+		held, err := o.heldTags()
+		if err != nil {
+			return err
+		}
+		root = held[reference]
 	}
-	d, ok := held[reference]
-	if !ok || !o.tags[reference] {
-		return nil
-	}
-	tree, err := o.Store.HeldTree(ctx, o.repo.ID, d)
+	tree, err := o.Store.HeldTree(ctx, o.repo.ID, root)
 	if err != nil {
 		return err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.wanted.Kept = append(o.wanted.Kept, reference)
+	if o.tags[reference] {
+		o.wanted.Kept = append(o.wanted.Kept, reference)
+	} else if slices.Contains(tree, root) {
+		o.wanted.Manifests = append(o.wanted.Manifests, root)
+	}
 	for _, d := range tree {
 		o.taken[d] = true
 	}

@@ -77,14 +77,20 @@ type candidate struct{ head, order, pick string }
 // candidates are the parts in which a task is looked for: the others' tasks, then those of the excepted owner's other namespaces. Each part begins with a look whether
 // there is any, so that what the excepted share has waiting, however much, is not read.
 func candidates(except Share) []candidate {
-	const some = `EXISTS (SELECT 1 FROM task o WHERE o.unblocked IS NOT NULL AND o.lease_until IS NULL AND o.finished IS NULL AND o.long = $6 AND `
 	if except.Owner == "" {
 		return []candidate{{"", "turn, seq", ""}}
 	}
 	return []candidate{
-		{` AND owner <> $7 AND (` + some + `o.owner < $7) OR ` + some + `o.owner > $7))`, "turn, seq", ""},
-		{` AND owner = $7`, "turn", ` AND namespace <> $8 AND (` + some + `o.owner = $7 AND o.namespace < $8) OR ` + some + `o.owner = $7 AND o.namespace > $8))`},
+		{` AND owner <> $7 AND (` + some("$6", "owner < $7", "owner") + ` OR ` + some("$6", "owner > $7", "owner") + `)`, "turn, seq", ""},
+		{` AND owner = $7`, "turn", ` AND namespace <> $8 AND (` +
+			some("$6", "owner = $7 AND namespace < $8", "namespace") + ` OR ` + some("$6", "owner = $7 AND namespace > $8", "namespace") + `)`},
 	}
+}
+
+// some is the condition that tasks of a class are ready for which another condition holds. The order, which names an index, keeps planners from reading the table in
+// the hope to find one soon; they would drop it from an EXISTS.
+func some(long, condition, order string) string {
+	return `(SELECT 1 FROM task WHERE ` + ready + ` AND long = ` + long + ` AND ` + condition + ` ORDER BY ` + order + ` LIMIT 1) IS NOT NULL`
 }
 
 // claim claims, of the owner whose turn it is, the task whose namespace's turn it is. That task takes the turn that it was, and leaves its own to the task which had that.
@@ -120,6 +126,10 @@ func (s *Store) claim(ctx context.Context, w Wanted, from candidate) (*Task, err
 	return claimed, err
 }
 
+// waitsBesides asks whether tasks of a class ($1) are ready that are not of an owner's ($2) namespace ($3).
+var waitsBesides = `SELECT ` + some("$1", "owner < $2", "owner") + ` OR ` + some("$1", "owner > $2", "owner") + ` OR ` +
+	some("$1", "owner = $2 AND namespace < $3", "namespace") + ` OR ` + some("$1", "owner = $2 AND namespace > $3", "namespace")
+
 // ClaimTask gives one task to a worker, running, under a lease, whoever's turn it is; nil when it is not ready. It is claimed only when it needs no signing service but
 // one of these, or one that was removed; nil stands for all services.
 func (s *Store) ClaimTask(ctx context.Context, workerID, id string, services []string, lease time.Duration) (*Task, error) {
@@ -148,12 +158,10 @@ func (s *Store) ReadyTasks(ctx context.Context, services []string, limit int) ([
 
 // TasksWait reports whether tasks are ready, long or short ones, that are not of the excepted share; with an empty Owner none is excepted.
 func (s *Store) TasksWait(ctx context.Context, long bool, except Share) (wait bool, err error) {
-	const some = `EXISTS (SELECT 1 FROM task WHERE ` + ready + ` AND long = $1`
 	if except.Owner == "" {
-		err = s.read.QueryRowContext(ctx, `SELECT `+some+`)`, long).Scan(&wait)
+		err = s.read.QueryRowContext(ctx, `SELECT `+some("$1", "TRUE", "turn"), long).Scan(&wait)
 	} else {
-		err = s.read.QueryRowContext(ctx, `SELECT `+some+` AND owner < $2) OR `+some+` AND owner > $2) OR `+
-			some+` AND owner = $2 AND namespace < $3) OR `+some+` AND owner = $2 AND namespace > $3)`, long, except.Owner, except.Namespace).Scan(&wait)
+		err = s.read.QueryRowContext(ctx, waitsBesides, long, except.Owner, except.Namespace).Scan(&wait)
 	}
 	return wait, err
 }

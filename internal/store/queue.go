@@ -6,6 +6,12 @@ import (
 	"slices"
 )
 
+// queued is the condition that a resource has a task in its queue for which another condition holds. It begins at the queue's head for every planner; one that reads a
+// join may choose to read all queues.
+func queued(href, condition string) string {
+	return `(SELECT r.seq FROM task_resource r WHERE r.resource = ` + href + ` AND r.active` + condition + ` ORDER BY r.seq LIMIT 1) IS NOT NULL`
+}
+
 func hrefsOf(resources []Resource) []string {
 	all := make([]string, len(resources))
 	for i, r := range resources {

@@ -215,8 +215,8 @@ func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
 		err := t.row(`
 			INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated, service_id, origin, long, owner, namespace, turn, lap, unblocked)
 			VALUES ($1, `+t.dialect.nextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7, $8, $9, $10, $11, $12, `+turn+`, `+lap+`, CASE
-				WHEN EXISTS (SELECT 1 FROM task_resource r WHERE r.active AND r.exclusive AND r.resource IN (SELECT j.value FROM json_each($13) j)) THEN NULL
-				WHEN EXISTS (SELECT 1 FROM task_resource r WHERE r.active AND r.resource IN (SELECT j.value FROM json_each($14) j)) THEN NULL
+				WHEN EXISTS (SELECT 1 FROM (SELECT j.value AS href FROM json_each($13) j) w WHERE `+queued("w.href", " AND r.exclusive")+`) THEN NULL
+				WHEN EXISTS (SELECT 1 FROM (SELECT j.value AS href FROM json_each($14) j) w WHERE `+queued("w.href", "")+`) THEN NULL
 				ELSE CAST($7 AS BIGINT) END) RETURNING seq, unblocked`,
 			made.ID, n.Name, string(made.Args), toJSON(made.Resources), n.CID, sql.NullInt64{Int64: n.CreatedBy, Valid: n.CreatedBy != 0}, t.now, null(n.ServiceID), n.Origin,
 			n.Long, n.Share.Owner, n.Share.Namespace, toJSON(hrefsOf(n.Resources)), toJSON(append([]string{}, exclusive...))).Scan(&made.Seq, &unblocked)

@@ -357,10 +357,15 @@ func (a *API) copyContent(req *request, b *body, repo pulp.Repository, from stor
 		from.RepositoryID, from.Number = source.ID, source.LatestVersion
 	}
 	spec := tasks.Spec{Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: repo.ID, Copy: &from}, Immediate: true}
-	if from.RepositoryID != repo.ID {
-		spec.Resources = []store.Resource{{Href: pulp.RepositoryHref(source.Type, from.RepositoryID)}}
+	if from.RepositoryID == repo.ID {
+		return spec, nil
 	}
-	return spec, nil
+	// Tasks on the source wait for those that have reserved it. Callers who only see it must not hold up its owners: the copy runs without a reservation, as pushes to the source do.
+	source, err = a.Store.Repository(req.Context(), source.Type, from.RepositoryID)
+	if err == nil && mayOwn(req, source.Name) {
+		spec.Resources = []store.Resource{{Href: pulp.RepositoryHref(source.Type, source.ID)}}
+	}
+	return spec, err
 }
 
 // readVersion reads a field that names a repository version that the caller sees, of any type of repository.

@@ -309,3 +309,21 @@ func TestContainerRepositories(t *testing.T) {
 		t.Errorf("task (-want +got):\n%s", diff)
 	}
 }
+
+// TestACopyHoldsUpNobodyElse copies from another's public repository into one that is busy: the copy waits, and tasks on the source do not wait for it.
+func TestACopyHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	m := newMirrors(t)
+	public := m.target("b/public")
+	m.pushImage(public, "public", "amd64", "v1")
+	source := pulp.RepositoryHref(pulp.ContainerPush, public.Repository.ID)
+	before := task(m.world, m.userID("acme"), href(m.empty)) // a sync that stalls, say
+	m.expect(call{method: http.MethodPost, path: href(m.empty) + "copy_tags/", user: "acme", json: `{"source_repository_version":"` + source + `versions/1/"}`}, 202, "")
+	copies := m.results("tasks/?name="+tasks.AddContent, "reserved_resources_record")
+	if len(copies) != 1 || copies[0] != "["+href(m.empty)+"]" {
+		t.Errorf("the copy reserves %v", copies)
+	}
+	if owners := task(m.world, m.userID("admin"), source); owners.Unblocked == nil || before.Unblocked == nil {
+		t.Error("a task on the source waits for another's copy")
+	}
+}

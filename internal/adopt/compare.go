@@ -136,7 +136,7 @@ func (a *Adopter) compare(ctx context.Context, why notary.Reason, repo pulp.Repo
 			continue
 		}
 		if !pulp.ValidTag(name) {
-			r.skipTag(Shown(name), "", "Its name is not that of a tag here.")
+			r.skipTag(pulp.Printable(name), "", "Its name is not that of a tag here.")
 			continue
 		}
 		if working.Err() != nil {

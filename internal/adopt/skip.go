@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -19,18 +18,6 @@ type Skipped struct {
 	Reason string // a sentence
 
 	logged bool
-}
-
-// maxShown bounds a name that comes from the upstream, in bytes.
-const maxShown = 255
-
-// Shown returns a name of the upstream's that is no name here, as it may be shown: bounded, and in ASCII without control characters.
-func Shown(name string) string {
-	name = name[:min(len(name), maxShown)]
-	if quoted := strconv.QuoteToASCII(name); quoted != `"`+name+`"` {
-		return quoted
-	}
-	return name
 }
 
 // skip notes content of the upstream that cannot be stored, once for each name. conclude logs it unless the caller has done that.

@@ -2,6 +2,7 @@ package pulp
 
 import (
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -28,6 +29,19 @@ func ValidName(s string) bool { return len(s) <= MaxNameLength && nameForm.Match
 
 // ValidText says whether every database keeps s, and looks for it: it is UTF-8 without null characters.
 func ValidText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
+
+// maxPrintable is how many bytes of a foreign name Printable keeps.
+const maxPrintable = 255
+
+// Printable returns a name that another registry chose, and that need not be well-formed, as reports and logs show it: its first 255 bytes, quoted in ASCII if it has
+// control characters, quotes or characters beyond ASCII.
+func Printable(name string) string {
+	name = name[:min(len(name), maxPrintable)]
+	if quoted := strconv.QuoteToASCII(name); quoted != `"`+name+`"` {
+		return quoted
+	}
+	return name
+}
 
 // ValidTag says whether s is a well-formed tag (OCI distribution specification 1.1).
 func ValidTag(s string) bool { return tagForm.MatchString(s) }

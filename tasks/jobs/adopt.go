@@ -89,7 +89,7 @@ const malformedName = "Its name is not that of a repository here."
 // leaveOut notes the upstream's repositories whose names are none here.
 func (o Options) leaveOut(ctx context.Context, malformed []string, notAdopted map[string]string) {
 	for _, name := range malformed {
-		name = adopt.Shown(name)
+		name = pulp.Printable(name)
 		o.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.String("why", malformedName))
 		notAdopted[name] = malformedName
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -14,6 +13,7 @@ import (
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/mirror"
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/tasks"
 )
@@ -34,11 +34,8 @@ var (
 	skipReasons = []skipReason{malformedTags, unreadableTags, unsupported, absentImages, corruptImages, unreadableReferrers, rejectedSignatures}
 )
 
-// Bounds of a progress report about skipped content.
-const (
-	namesReported = 20  // of those that were skipped
-	nameReported  = 150 // bytes of each
-)
+// namesReported is how many names of skipped content a progress report has.
+const namesReported = 20
 
 // skips collects the content that a sync leaves out. It is safe for concurrent use.
 type skips struct {
@@ -86,7 +83,7 @@ func (s *skips) report(ctx context.Context, task *tasks.Run, log *slog.Logger) {
 		}
 		shown := make([]string, len(x.first))
 		for i, name := range x.first {
-			shown[i] = showName(name)
+			shown[i] = pulp.Printable(name)
 			log.WarnContext(ctx, reason.message, slog.String("task", task.Task.ID), slog.String("name", shown[i]), slog.Any("err", x.why[i]))
 		}
 		message := reason.message + ": " + strings.Join(shown, ", ")
@@ -95,15 +92,6 @@ func (s *skips) report(ctx context.Context, task *tasks.Run, log *slog.Logger) {
 		}
 		task.Report(reason.code, message, x.count).Add(x.count)
 	}
-}
-
-// showName returns a name as a report shows it: bounded, and in ASCII without control characters.
-func showName(name string) string {
-	name = name[:min(len(name), nameReported)]
-	if quoted := strconv.QuoteToASCII(name); quoted != `"`+name+`"` {
-		return quoted
-	}
-	return name
 }
 
 // skipped notes content that the registry leaves out by itself.

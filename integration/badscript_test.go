@@ -190,7 +190,7 @@ func within(t *testing.T, what string, holds func() bool) {
 	deadline := time.Now().Add(process.Patience)
 	for !holds() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s", what)
+			t.Fatalf("not in time: %s", what)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

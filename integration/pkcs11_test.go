@@ -232,7 +232,7 @@ func TestTokensPIN(t *testing.T) {
 		t.Errorf("add-signing-service with a wrong PIN: %v, %s", err, said)
 	}
 	s.start(t)
-	within(t, "the log says why", func() bool { return strings.Contains(s.LogTail(), "The token refuses the PIN.") })
+	within(t, "the log says why", func() bool { return strings.Contains(s.LogTail(), "The token refuses the PIN: ") })
 	task := s.sign(t, text(s.repository(t, "hard/pin")["pulp_href"]), object{"manifest_signing_service": service})
 	within(t, "the PIN is not tried again", func() bool {
 		return strings.Contains(s.LogTail(), "it is not tried again before the PIN file is changed")

@@ -172,7 +172,7 @@ func TestATokenWithoutAPIN(t *testing.T) {
 			return nil
 		},
 	})
-	if _, err := k.sign(t.Context(), 0, crypto.SHA256, make([]byte, 32)); !fault.Is(err, fault.Invalid) || !strings.HasPrefix(err.Error(), "The token has no user PIN yet.") {
+	if _, err := k.sign(t.Context(), 0, crypto.SHA256, make([]byte, 32)); !fault.Is(err, fault.Invalid) || !strings.HasPrefix(err.Error(), "The token has no user PIN yet: ") {
 		t.Errorf("sign = %v, want that there is no PIN", err)
 	}
 	missing.Store(false)

@@ -79,27 +79,28 @@ const servedColumns = `COALESCE(r.id, ''), COALESCE(r.type, ''), COALESCE(r.name
 	r.signing_service_id, COALESCE(r.signing_assigned, ''), COALESCE(r.sign_on_push, FALSE), r.remote_id, COALESCE(r.allow_shrink, FALSE),
 	COALESCE(r.made_by_push, FALSE), COALESCE(r.pushed_as, ''), COALESCE(r.latest_version, 0), COALESCE(r.created, 0), COALESCE(r.updated, 0)`
 
-// Resolve returns what a base path serves. NotFound when no distribution has that path.
+// Resolve returns the target of a base path. NotFound when no distribution has that path.
 func (s *Store) Resolve(ctx context.Context, basePath string) (Target, error) {
-	if t, ok := s.memory.target(basePath); ok {
-		return t, nil
-	}
-	asOf := s.memory.before()
-	t, err := resolve(ctx, s.read, basePath)
-	if err == nil {
-		s.memory.keepTarget(asOf, basePath, t)
-	}
-	return t, err
+	return s.cachedTarget(ctx, basePath, false)
 }
 
 // ResolvePublic returns the target of a base path whose distribution is not private. NotFound when there is none. A private distribution costs the same
 // queries as an absent one, whatever is remembered of it.
 func (s *Store) ResolvePublic(ctx context.Context, basePath string) (Target, error) {
-	if t, ok := s.memory.target(basePath); ok && !t.Distribution.Private {
+	return s.cachedTarget(ctx, basePath, true)
+}
+
+// cachedTarget returns a target from memory, or reads and remembers it.
+func (s *Store) cachedTarget(ctx context.Context, basePath string, public bool) (Target, error) {
+	condition := ""
+	if public {
+		condition = " AND NOT d.private"
+	}
+	if t, ok := s.memory.target(basePath); ok && !(public && t.Distribution.Private) {
 		return t, nil
 	}
 	asOf := s.memory.before()
-	t, err := resolveWhere(ctx, s.read, basePath, " AND NOT d.private")
+	t, err := resolveWhere(ctx, s.read, basePath, condition)
 	if err == nil {
 		s.memory.keepTarget(asOf, basePath, t)
 	}

@@ -46,6 +46,16 @@ func own(u pulp.User, name string) error {
 	return require(u, auth.Modify, auth.Object{Path: name}, name)
 }
 
+var errObjectDeleted = fault.New(fault.NotFound, "An object that this task needs was deleted.")
+
+// needed returns an object that was read for a task, with a reason that its user understands when the object is gone.
+func needed[T any](object T, err error) (T, error) {
+	if fault.Is(err, fault.NotFound) {
+		err = errObjectDeleted
+	}
+	return object, err
+}
+
 // first returns the only object of a list with an id, of those that the user sees. NotFound when there is none, or the user does not see it.
 func first[T any](ctx context.Context, list func(context.Context, store.ListQuery) ([]T, int64, error), id string, where ...store.Filter) (object T, err error) {
 	found, _, err := list(ctx, store.ListQuery{Where: append(where, store.Where("pulp_id", store.Equal, id)), Limit: 1})
@@ -53,7 +63,7 @@ func first[T any](ctx context.Context, list func(context.Context, store.ListQuer
 	case err != nil:
 		return object, err
 	case len(found) == 0:
-		return object, fault.New(fault.NotFound, "An object that this task needs was deleted.")
+		return object, errObjectDeleted
 	}
 	return found[0], nil
 }
@@ -71,7 +81,7 @@ func sees[T any](ctx context.Context, list func(context.Context, store.ListQuery
 
 // onRepository requires a permission on a repository, whatever its type, and returns the repository.
 func (o Options) onRepository(ctx context.Context, u pulp.User, action auth.Action, id string) (pulp.Repository, error) {
-	repo, err := first(ctx, o.Store.Repositories, id)
+	repo, err := needed(o.Store.RepositoryByID(ctx, id))
 	if err != nil {
 		return repo, err
 	}
@@ -170,7 +180,7 @@ func (o Options) mayCreate(ctx context.Context, u pulp.User, args tasks.CreateAr
 func (o Options) mayEdit(ctx context.Context, u pulp.User, args tasks.EditArgs) error {
 	switch {
 	case args.Remote != nil:
-		remote, err := first(ctx, o.Store.Remotes, args.ID)
+		remote, err := needed(o.Store.Remote(ctx, args.ID))
 		if err == nil {
 			err = own(u, remote.Name)
 		}
@@ -179,7 +189,7 @@ func (o Options) mayEdit(ctx context.Context, u pulp.User, args tasks.EditArgs) 
 		}
 		return err
 	case args.Distribution != nil:
-		d, err := first(ctx, o.Store.Distributions, args.ID)
+		d, err := needed(o.Store.Distribution(ctx, args.ID))
 		if err == nil {
 			err = own(u, d.BasePath)
 		}
@@ -237,13 +247,13 @@ func (o Options) mayServe(ctx context.Context, u pulp.User, old pulp.Distributio
 func (o Options) mayDelete(ctx context.Context, u pulp.User, args tasks.ObjectArgs) error {
 	switch args.Collection {
 	case pulp.DistributionCollection:
-		d, err := first(ctx, o.Store.Distributions, args.ID)
+		d, err := needed(o.Store.Distribution(ctx, args.ID))
 		if err != nil {
 			return err
 		}
 		return require(u, auth.Delete, auth.Object{Path: d.BasePath, Private: d.Private, Exists: true}, "distribution "+d.Name)
 	case pulp.RemoteCollection:
-		remote, err := first(ctx, o.Store.Remotes, args.ID)
+		remote, err := needed(o.Store.Remote(ctx, args.ID))
 		if err != nil {
 			return err
 		}

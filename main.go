@@ -1,6 +1,6 @@
 // Command countersign is a container registry that signs.
 //
-// This package reads the command line and ties the rooms together; it holds no rules of its own.
+// This package parses the command line; package app runs the commands.
 package main
 
 import (
@@ -19,6 +19,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/internal/app"
 	"github.com/countersign/countersign/internal/pidone"
 	"github.com/countersign/countersign/internal/telemetry"
 )
@@ -37,10 +38,10 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args, os.Environ(), os.Stdout, os.Stderr); err != nil {
-		if !errors.Is(err, errNotAccepted) {
+		if !errors.Is(err, app.ErrNotAccepted) {
 			fmt.Fprintln(os.Stderr, err)
 		}
-		os.Exit(exitStatus(os.Args, err))
+		os.Exit(app.ExitStatus(os.Args, err))
 	}
 }
 
@@ -48,35 +49,25 @@ func main() {
 type commandLine struct {
 	Config string `help:"YAML file with settings; COUNTERSIGN_CONFIG names it too." type:"path" placeholder:"FILE"`
 
-	Serve                    serveCommand             `cmd:"" help:"Registry, API and workers in one process."`
-	Worker                   workerCommand            `cmd:"" help:"Workers only, beside servers on the same PostgreSQL and Redis."`
-	AddSigningService        addServiceCommand        `cmd:"" help:"Make a signing service: of a script and a key (SCRIPT KEY), of a key file (--openpgp-key), or of a key in a token (--pkcs11-uri with --public-key or --user-id)."`
-	RemoveSigningService     removeServiceCommand     `cmd:"" help:"Remove a signing service."`
-	ListSigningServices      listServicesCommand      `cmd:"" help:"Print the names of the signing services."`
-	ListSigningAssignments   listAssignmentsCommand   `cmd:"" help:"Print the repositories that have a signing service, with the service and the origin of the assignment."`
-	RevokeSigningAssignments revokeAssignmentsCommand `cmd:"" help:"Take signing services away from repositories: from those named, or (--all) from all to which no administrator assigned one."`
-	Verify                   verifyCommand            `cmd:"" help:"Show the signatures of an image, and whether a policy accepts it."`
-	Adopt                    adoptCommand             `cmd:"" help:"Adopt the content of the upstream registry into repositories here."`
-	Drift                    driftCommand             `cmd:"" help:"Show the differences between the repositories here and the upstream registry."`
-	ResetAdminPassword       resetAdminCommand        `cmd:"" help:"Set the password of the user admin."`
-	Migrate                  migrateCommand           `cmd:"" help:"Bring the database's schema up to this binary's."`
-	Version                  versionCommand           `cmd:"" help:"Print the version."`
-}
-
-// program is what the verbs work with.
-type program struct {
-	ctx    context.Context
-	config config.Config
-	out    io.Writer
-	log    *slog.Logger
-	path   string // of the binary as it was called
-	file   string // of settings; empty when there is none
+	Serve                    app.ServeCommand             `cmd:"" help:"Registry, API and workers in one process."`
+	Worker                   app.WorkerCommand            `cmd:"" help:"Workers only, beside servers on the same PostgreSQL and Redis."`
+	AddSigningService        app.AddServiceCommand        `cmd:"" help:"Make a signing service: of a script and a key (SCRIPT KEY), of a key file (--openpgp-key), or of a key in a token (--pkcs11-uri with --public-key or --user-id)."`
+	RemoveSigningService     app.RemoveServiceCommand     `cmd:"" help:"Remove a signing service."`
+	ListSigningServices      app.ListServicesCommand      `cmd:"" help:"Print the names of the signing services."`
+	ListSigningAssignments   app.ListAssignmentsCommand   `cmd:"" help:"Print the repositories that have a signing service, with the service and the origin of the assignment."`
+	RevokeSigningAssignments app.RevokeAssignmentsCommand `cmd:"" help:"Take signing services away from repositories: from those named, or (--all) from all to which no administrator assigned one."`
+	Verify                   app.VerifyCommand            `cmd:"" help:"Show the signatures of an image, and whether a policy accepts it."`
+	Adopt                    app.AdoptCommand             `cmd:"" help:"Adopt the content of the upstream registry into repositories here."`
+	Drift                    app.DriftCommand             `cmd:"" help:"Show the differences between the repositories here and the upstream registry."`
+	ResetAdminPassword       app.ResetAdminCommand        `cmd:"" help:"Set the password of the user admin."`
+	Migrate                  app.MigrateCommand           `cmd:"" help:"Bring the database's schema up to this binary's."`
+	Version                  versionCommand               `cmd:"" help:"Print the version."`
 }
 
 // run reads the command line and does what it says. Its error is one line for the operator.
 func run(ctx context.Context, args, environ []string, out, errOut io.Writer) error {
 	name := filepath.Base(args[0])
-	var line commandLine
+	line := commandLine{Version: versionCommand{out}}
 	exited := false
 	parser, err := kong.New(&line, kong.Name(name), kong.Description("A container registry that signs."),
 		kong.Writers(out, errOut), kong.Exit(func(int) { exited = true }), kong.UsageOnError())
@@ -94,16 +85,18 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) err
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	p := &program{ctx: ctx, config: c, out: out, log: logger(c.Log, errOut), path: args[0], file: settingsFile(line.Config, environ)}
+	log := logger(c.Log, errOut)
 	unknown, err := config.Unknown(environ)
 	if err != nil {
 		return err
 	}
 	for _, variable := range unknown {
-		p.log.WarnContext(ctx, "there is no such setting", slog.String("variable", variable))
+		log.WarnContext(ctx, "there is no such setting", slog.String("variable", variable))
 	}
-	err = parsed.Run(p)
-	if failed, ok := errors.AsType[commandError](err); ok {
+	err = parsed.Run(app.New(app.Options{
+		Context: ctx, Config: c, Version: version, Out: out, Log: log, Path: args[0], SettingsFile: settingsFile(line.Config, environ),
+	}))
+	if failed, ok := errors.AsType[app.CommandError](err); ok {
 		return failed
 	}
 	if err != nil {
@@ -141,14 +134,14 @@ func logger(c config.Log, w io.Writer) *slog.Logger {
 	return slog.New(telemetry.LogHandler{Handler: slog.NewTextHandler(w, options)})
 }
 
-type versionCommand struct{}
+type versionCommand struct{ out io.Writer }
 
 // Run prints the version.
-func (versionCommand) Run(p *program) error {
+func (c versionCommand) Run() error {
 	from := ""
 	if info, ok := debug.ReadBuildInfo(); ok {
 		from = " " + info.GoVersion
 	}
-	_, err := fmt.Fprintf(p.out, "countersign %s%s\n", version, from)
+	_, err := fmt.Fprintf(c.out, "countersign %s%s\n", version, from)
 	return err
 }

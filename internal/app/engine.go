@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -49,7 +49,7 @@ type queue struct {
 }
 
 // buildEngine makes the rooms that work and ties them together.
-func (p *program) buildEngine(s *store.Store) (*engine, error) {
+func (p *Program) buildEngine(s *store.Store) (*engine, error) {
 	c := p.config
 	e := &engine{}
 	var err error
@@ -101,7 +101,7 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 		}
 	}
 	e.worker = tasks.NewWorker(tasks.WorkerOptions{
-		Store: s, Queue: e.queue, Log: p.log, Slots: c.Workers, Name: e.process, Versions: api.Versions(version), Show: results,
+		Store: s, Queue: e.queue, Log: p.log, Slots: c.Workers, Name: e.process, Versions: api.Versions(p.version), Show: results,
 		Usable: func(ctx context.Context) ([]pulp.SigningService, error) { return signers.all(ctx, s) }, Lease: c.TaskLease,
 		Jobs: jobs.All(jobs.Options{
 			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: e.network, Blobs: e.blobs, Upstream: e.upstream,
@@ -116,7 +116,7 @@ func (p *program) buildEngine(s *store.Store) (*engine, error) {
 }
 
 // signingUse returns the rule of who may use signing services.
-func (p *program) signingUse() pulp.SigningUse {
+func (p *Program) signingUse() pulp.SigningUse {
 	return pulp.SigningUse{ByOwners: p.config.Signing.Use == config.UseRepositoryOwners, Assigned: p.config.Signing.AssignedServices}
 }
 
@@ -127,7 +127,7 @@ const (
 )
 
 // sameStorage refuses storage in which the blobs that the database knows are not: it would know images that nobody can pull.
-func (p *program) sameStorage(s *store.Store, inFront bool) error {
+func (p *Program) sameStorage(s *store.Store, inFront bool) error {
 	is, help := inFiles, "set COUNTERSIGN_UPSTREAM_URL"
 	if inFront {
 		is, help = inUpstream, "unset COUNTERSIGN_UPSTREAM_URL"
@@ -155,7 +155,7 @@ func (p *program) sameStorage(s *store.Store, inFront bool) error {
 }
 
 // openQueue opens the queue: in the process, or on Redis, which need not answer yet.
-func (p *program) openQueue() (queue, error) {
+func (p *Program) openQueue() (queue, error) {
 	c := p.config
 	if c.RedisURL == "" {
 		return queue{Queue: &memqueue.Queue{}, close: func() {}}, nil
@@ -183,19 +183,19 @@ func (p *program) openQueue() (queue, error) {
 }
 
 // network reaches remotes, at the addresses that are allowed (D20).
-func (p *program) network() (*mirror.Network, error) {
+func (p *Program) network() (*mirror.Network, error) {
 	allowed, err := p.config.Mirror.Prefixes()
 	if err != nil {
 		return nil, err
 	}
 	return mirror.New(mirror.Options{
-		AllowPrivate: allowed, UserAgent: "countersign/" + version, Log: p.log,
+		AllowPrivate: allowed, UserAgent: "countersign/" + p.version, Log: p.log,
 		Pace:        mirror.Pace{BytesPerSecond: p.config.Mirror.MinRate, Window: p.config.Mirror.MinRateWindow},
 		BlobTimeout: p.config.Mirror.BlobTimeout,
 	}), nil
 }
 
-func (p *program) openStorage() (storage.Storage, error) {
+func (p *Program) openStorage() (storage.Storage, error) {
 	c := p.config
 	if c.UpstreamURL == "" {
 		return embedded.New(p.ctx, embedded.Options{Driver: c.Storage.Driver, Parameters: c.Storage.Parameters})

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"errors"
@@ -24,7 +24,7 @@ var assigners = map[pulp.Assigner]string{
 const earlierListed = "earlier_signing_assignments_listed"
 
 // listEarlierAssignments logs, at the first start only, which repositories had a signing service when the server did not yet record who assigned it.
-func (p *program) listEarlierAssignments(s *store.Store) error {
+func (p *Program) listEarlierAssignments(s *store.Store) error {
 	if listed, err := s.Setting(p.ctx, earlierListed); err != nil || listed != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (p *program) listEarlierAssignments(s *store.Store) error {
 
 // warnOfAbsentServices logs the signing services that signing.assign and signing.on_push name and that do not exist, once each. They may be added later, so the
 // server starts.
-func (p *program) warnOfAbsentServices(s *store.Store) error {
+func (p *Program) warnOfAbsentServices(s *store.Store) error {
 	services, err := s.SigningServices(p.ctx)
 	if err != nil {
 		return err
@@ -74,10 +74,10 @@ func (p *program) warnOfAbsentServices(s *store.Store) error {
 	return nil
 }
 
-type listAssignmentsCommand struct{}
+type ListAssignmentsCommand struct{}
 
 // Run prints each repository that has a signing service of its own, with the service and who assigned it.
-func (listAssignmentsCommand) Run(p *program) error {
+func (ListAssignmentsCommand) Run(p *Program) error {
 	return p.withExisting(func(s *store.Store) error {
 		all, err := s.SigningAssignments(p.ctx)
 		if err != nil {
@@ -87,7 +87,7 @@ func (listAssignmentsCommand) Run(p *program) error {
 	})
 }
 
-func (p *program) printAssignments(all []store.SigningAssignment) error {
+func (p *Program) printAssignments(all []store.SigningAssignment) error {
 	w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
 	for _, a := range all {
 		onPush := ""
@@ -101,20 +101,20 @@ func (p *program) printAssignments(all []store.SigningAssignment) error {
 	return w.Flush()
 }
 
-type revokeAssignmentsCommand struct {
+type RevokeAssignmentsCommand struct {
 	Repositories []string `arg:"" optional:"" name:"repository" help:"Names of repositories whose signing service is taken away, whoever assigned it."`
 	All          bool     `help:"Take it from every repository to which no administrator has assigned it: assignments from before the upgrade, and those by owners."`
 }
 
 // Help says how to keep some of the assignments.
-func (revokeAssignmentsCommand) Help() string {
+func (RevokeAssignmentsCommand) Help() string {
 	return `To keep some assignments and revoke the rest, confirm those first: as an administrator, PATCH manifest_signing_service of the repository with the value that it has. Then run this with --all.
 
 list-signing-assignments shows who made which assignment. Signatures that were made stay. A repository that signs on push refuses pushes until it has a service again or its sign_on_push is turned off. The server need not be stopped.`
 }
 
 // Run revokes the assignments and prints them.
-func (c revokeAssignmentsCommand) Run(p *program) error {
+func (c RevokeAssignmentsCommand) Run(p *Program) error {
 	if c.All == (len(c.Repositories) > 0) {
 		return errors.New("name the repositories whose assignments shall be revoked, or say --all; list-signing-assignments shows all assignments")
 	}

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"errors"
@@ -18,39 +18,39 @@ import (
 	"github.com/countersign/countersign/signing/policy"
 )
 
-type verifyCommand struct {
+type VerifyCommand struct {
 	Reference string `arg:"" name:"ref" help:"HOST/PATH:TAG of this installation, or HOST/PATH@DIGEST."`
 	Policy    string `help:"Say what podman would do with the policy.json in this file." placeholder:"FILE"`
 }
 
-// errNotAccepted ends a verify whose answer is no. The answer has been printed: there is nothing to add.
-var errNotAccepted = errors.New("not accepted")
+// ErrNotAccepted ends a verify whose answer is no. The answer has been printed: there is nothing to add.
+var ErrNotAccepted = errors.New("not accepted")
 
-// exitStatus says how the program ends: for verify 1 is the answer no, and 2 that there is no answer.
-func exitStatus(args []string, err error) int {
+// ExitStatus says how the program ends: for verify 1 is the answer no, and 2 that there is no answer.
+func ExitStatus(args []string, err error) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.Is(err, errNotAccepted) || !slices.Contains(args, "verify"):
+	case errors.Is(err, ErrNotAccepted) || !slices.Contains(args, "verify"):
 		return 1
 	}
 	return 2
 }
 
 // Run prints who signed an image, and what a policy makes of it.
-func (c verifyCommand) Run(p *program) error {
+func (c VerifyCommand) Run(p *Program) error {
 	accepted := false
 	err := p.withExisting(func(s *store.Store) (err error) {
 		accepted, err = c.verify(p, s, time.Now())
 		return err
 	})
 	if err == nil && !accepted {
-		err = errNotAccepted
+		err = ErrNotAccepted
 	}
 	return err
 }
 
-func (c verifyCommand) verify(p *program, s *store.Store, now time.Time) (bool, error) {
+func (c VerifyCommand) verify(p *Program, s *store.Store, now time.Time) (bool, error) {
 	path, name, err := c.take(p.config.Public().Host)
 	if err != nil {
 		return false, err
@@ -94,7 +94,7 @@ func (c verifyCommand) verify(p *program, s *store.Store, now time.Time) (bool, 
 }
 
 // take splits the reference into a base path and a tag or digest. Its host must be this installation's.
-func (c verifyCommand) take(host string) (path, name string, err error) {
+func (c VerifyCommand) take(host string) (path, name string, err error) {
 	rest, ours := strings.CutPrefix(c.Reference, host+"/")
 	if !ours {
 		return "", "", fmt.Errorf("%q is no reference of this installation: they begin with %s/, the host of public_url; call verify with the server's settings (COUNTERSIGN_PUBLIC_URL, COUNTERSIGN_LISTEN, --config)", c.Reference, host)
@@ -127,7 +127,7 @@ func readPolicy(file string) (*policy.Policy, error) {
 }
 
 // conclude returns the answer and the line that says it.
-func (c verifyCommand) conclude(r verify.Report, v *verify.Verdict) (accepted bool, line string) {
+func (c VerifyCommand) conclude(r verify.Report, v *verify.Verdict) (accepted bool, line string) {
 	switch {
 	case v != nil && v.Accepted:
 		return true, "accepted by " + c.Policy
@@ -139,7 +139,7 @@ func (c verifyCommand) conclude(r verify.Report, v *verify.Verdict) (accepted bo
 	return false, "NOT signed, by a key that the server knows, for exactly " + c.Reference
 }
 
-func (c verifyCommand) print(to io.Writer, r verify.Report, v *verify.Verdict, last string) error {
+func (c VerifyCommand) print(to io.Writer, r verify.Report, v *verify.Verdict, last string) error {
 	w := tabwriter.NewWriter(to, 0, 4, 2, ' ', 0)
 	for i, m := range r.Manifests {
 		fmt.Fprintf(w, "%s  %s\n", m.Digest, describe(m))

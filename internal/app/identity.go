@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"encoding/json"
@@ -14,7 +14,7 @@ const settingHosts = "public_hosts"
 
 // warnOfFormerHosts logs each host that public_url had once and that signatures still name. Clients that require a signature refuse those images under the present host.
 // A host that no signature names any more is forgotten.
-func (p *program) warnOfFormerHosts(s *store.Store) error {
+func (p *Program) warnOfFormerHosts(s *store.Store) error {
 	present := p.config.Public().Host
 	hosts := []string{p.config.WrittenHost()} // versions before the setting signed with the host as it was written
 	kept, err := s.Setting(p.ctx, settingHosts)

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"errors"
@@ -18,11 +18,11 @@ import (
 	"github.com/countersign/countersign/signing/script"
 )
 
-// commandError prints as Pulp's management command prints its failures: one line (contract 5.2).
-type commandError struct{ err error }
+// CommandError prints as Pulp's management command prints its failures: one line (contract 5.2).
+type CommandError struct{ err error }
 
 // Error returns the line.
-func (e commandError) Error() string {
+func (e CommandError) Error() string {
 	text := e.err.Error()
 	if f, ok := errors.AsType[*fault.Error](e.err); ok && f.Kind != fault.Internal {
 		text = f.Msg
@@ -31,16 +31,16 @@ func (e commandError) Error() string {
 }
 
 // Unwrap returns the cause.
-func (e commandError) Unwrap() error { return e.err }
+func (e CommandError) Unwrap() error { return e.err }
 
 func command(err error) error {
 	if err == nil {
 		return nil
 	}
-	return commandError{err}
+	return CommandError{err}
 }
 
-type addServiceCommand struct {
+type AddServiceCommand struct {
 	Name       string `arg:"" help:"The service's name."`
 	Script     string `arg:"" optional:"" help:"The signing script; none with --openpgp-key and --pkcs11-uri."`
 	Key        string `arg:"" optional:"" help:"Key id or fingerprint of the key that the script signs with; needed with a script."`
@@ -56,7 +56,7 @@ type addServiceCommand struct {
 }
 
 // Help shows the ways to call it, which the parser's synopsis runs together.
-func (addServiceCommand) Help() string {
+func (AddServiceCommand) Help() string {
 	return `One of these:
 
     add-signing-service NAME SCRIPT KEY [--home DIR] [--keyring FILE]
@@ -68,9 +68,9 @@ The service signs once, as a test, before it is kept. Settings are the server's:
 }
 
 // Run validates the service by having it sign, and keeps it (contract 5.2).
-func (c addServiceCommand) Run(p *program) error { return command(c.add(p)) }
+func (c AddServiceCommand) Run(p *Program) error { return command(c.add(p)) }
 
-func (c addServiceCommand) add(p *program) error {
+func (c AddServiceCommand) add(p *Program) error {
 	if err := checkClass(c.Class); err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (c addServiceCommand) add(p *program) error {
 const commandLineUser = "command line"
 
 // validate has a service sign once.
-func (p *program) validate(v pulp.SigningService) error {
+func (p *Program) validate(v pulp.SigningService) error {
 	key, err := signing.ParsePublicKey(v.PublicKey)
 	if err != nil {
 		return err
@@ -117,7 +117,7 @@ func (p *program) validate(v pulp.SigningService) error {
 }
 
 // service returns what the arguments describe, by its kind.
-func (c addServiceCommand) service(p *program) (pulp.SigningService, error) {
+func (c AddServiceCommand) service(p *Program) (pulp.SigningService, error) {
 	switch {
 	case c.PKCS11URI != "":
 		return c.pkcs11Service(p)
@@ -131,7 +131,7 @@ func (c addServiceCommand) service(p *program) (pulp.SigningService, error) {
 	return c.scriptService(p)
 }
 
-func (c addServiceCommand) scriptService(p *program) (pulp.SigningService, error) {
+func (c AddServiceCommand) scriptService(p *Program) (pulp.SigningService, error) {
 	none := pulp.SigningService{}
 	if c.Script == "" || c.Key == "" {
 		return none, fault.New(fault.Invalid, "Say a SCRIPT and its KEY, or --openpgp-key FILE, or --pkcs11-uri URI.")
@@ -151,7 +151,7 @@ func (c addServiceCommand) scriptService(p *program) (pulp.SigningService, error
 	return pulp.SigningService{Kind: pulp.ServiceScript, Script: path, Fingerprint: fingerprint, PublicKey: armored, GnuPGHome: home}, nil
 }
 
-func (c addServiceCommand) openPGPService(p *program) (pulp.SigningService, error) {
+func (c AddServiceCommand) openPGPService(p *Program) (pulp.SigningService, error) {
 	none := pulp.SigningService{}
 	if c.Script+c.Key+c.Home+c.Gnupghome+c.Keyring != "" {
 		return none, fault.New(fault.Invalid, "SCRIPT, KEY, --home, --gnupghome and --keyring do not go with --openpgp-key.")
@@ -175,7 +175,7 @@ const maxPublicKey = 1 << 20
 
 // pkcs11Service returns the service of a key in a token, whose OpenPGP public key is read or made. It is made once and kept: its fingerprint
 // depends on the time.
-func (c addServiceCommand) pkcs11Service(p *program) (pulp.SigningService, error) {
+func (c AddServiceCommand) pkcs11Service(p *Program) (pulp.SigningService, error) {
 	none := pulp.SigningService{}
 	switch {
 	case c.Script+c.Key+c.Home+c.Gnupghome+c.Keyring+c.OpenPGPKey+c.Passphrase != "":
@@ -216,8 +216,8 @@ func readPublicKey(name string) (string, error) {
 }
 
 // openPGPService returns the service, without a name, of a key in a file.
-func (p *program) openPGPService(c pulp.ServiceConfig) (pulp.SigningService, error) {
-	key, err := openpgp.Load(keyOptions(p.config.Data, c))
+func (p *Program) openPGPService(c pulp.ServiceConfig) (pulp.SigningService, error) {
+	key, err := openpgp.Load(keyOptions(p.config.Data, p.creator(), c))
 	if err != nil {
 		return pulp.SigningService{}, err
 	}
@@ -227,7 +227,7 @@ func (p *program) openPGPService(c pulp.ServiceConfig) (pulp.SigningService, err
 // ensureService makes a signing service with a key of its own on a first start on SQLite, so that somebody new can sign at once: when there is no
 // signing service yet and no admin, who is made after it. So a service that was removed does not come back. A start that is killed in
 // between leaves a key without a service, which the next start takes.
-func (p *program) ensureService(s *store.Store) error {
+func (p *Program) ensureService(s *store.Store) error {
 	name := p.config.Signing.DefaultService
 	if name == "" || store.IsPostgres(p.config.DatabaseURL) {
 		return nil
@@ -291,13 +291,13 @@ func checkClass(class string) error {
 	return fault.New(fault.Invalid, "App '%s' doesn't have a '%s' model.", app, model)
 }
 
-type removeServiceCommand struct {
+type RemoveServiceCommand struct {
 	Name  string `arg:"" help:"The service's name."`
 	Class string `default:"container:ManifestSigningService" help:"The kind of service; there is only ${default}." placeholder:"APP:MODEL"`
 }
 
 // Run removes the service.
-func (c removeServiceCommand) Run(p *program) error {
+func (c RemoveServiceCommand) Run(p *Program) error {
 	if err := checkClass(c.Class); err != nil {
 		return command(err)
 	}
@@ -310,10 +310,10 @@ func (c removeServiceCommand) Run(p *program) error {
 	}))
 }
 
-type listServicesCommand struct{}
+type ListServicesCommand struct{}
 
 // Run prints the names, one a line.
-func (listServicesCommand) Run(p *program) error {
+func (ListServicesCommand) Run(p *Program) error {
 	return p.withExisting(func(s *store.Store) error {
 		services, err := s.SigningServices(p.ctx)
 		for _, v := range services {

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"crypto/rand"
@@ -17,13 +17,13 @@ import (
 const adminName = "admin"
 
 // databasePath is the database's file.
-func (p *program) databasePath() string {
+func (p *Program) databasePath() string {
 	path, _ := strings.CutPrefix(p.config.DatabaseURL, "sqlite:")
 	return strings.TrimPrefix(path, "//")
 }
 
 // withExisting opens the database for a verb that makes no sense without one: called in the wrong directory it says so.
-func (p *program) withExisting(do func(*store.Store) error) error {
+func (p *Program) withExisting(do func(*store.Store) error) error {
 	if store.IsPostgres(p.config.DatabaseURL) {
 		return p.withStore(do)
 	}
@@ -34,7 +34,7 @@ func (p *program) withExisting(do func(*store.Store) error) error {
 }
 
 // withStore opens the database for a verb that may run beside a server, making it on a first run. It never migrates what a server uses.
-func (p *program) withStore(do func(*store.Store) error) error {
+func (p *Program) withStore(do func(*store.Store) error) error {
 	s, err := store.Open(p.ctx, p.config.DatabaseURL)
 	if err != nil {
 		return err
@@ -59,7 +59,7 @@ func (p *program) withStore(do func(*store.Store) error) error {
 var errOldSchema = errors.New("the database's schema is older than this program, or there is none yet: run `countersign migrate`")
 
 // openShared opens a database that other processes use too. Its schema must be this program's.
-func (p *program) openShared() (*store.Store, error) {
+func (p *Program) openShared() (*store.Store, error) {
 	s, err := store.Open(p.ctx, p.config.DatabaseURL)
 	if err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func (p *program) openShared() (*store.Store, error) {
 }
 
 // migrate brings the schema up to date while no server runs.
-func (p *program) migrate(s *store.Store) error {
+func (p *Program) migrate(s *store.Store) error {
 	lock, err := store.LockDir(filepath.Dir(p.databasePath()))
 	if fault.Is(err, fault.Conflict) {
 		return errors.New("the database's schema is older than this program, and a server is using it: stop the server first")
@@ -85,10 +85,10 @@ func (p *program) migrate(s *store.Store) error {
 	return errors.Join(s.Migrate(p.ctx), lock.Release())
 }
 
-type migrateCommand struct{}
+type MigrateCommand struct{}
 
 // Run migrates the database.
-func (migrateCommand) Run(p *program) error {
+func (MigrateCommand) Run(p *Program) error {
 	if store.IsPostgres(p.config.DatabaseURL) {
 		s, err := store.Open(p.ctx, p.config.DatabaseURL)
 		if err != nil {
@@ -107,12 +107,12 @@ func (migrateCommand) Run(p *program) error {
 	})
 }
 
-type resetAdminCommand struct {
+type ResetAdminCommand struct {
 	Password string `help:"The new password; without it one is made and printed." placeholder:"P"`
 }
 
 // Run sets the admin's password.
-func (c resetAdminCommand) Run(p *program) error {
+func (c ResetAdminCommand) Run(p *Program) error {
 	return p.withExisting(func(s *store.Store) error {
 		password := c.Password
 		if password == "" {
@@ -130,7 +130,7 @@ func (c resetAdminCommand) Run(p *program) error {
 	})
 }
 
-func (p *program) putAdmin(s *store.Store, password string) error {
+func (p *Program) putAdmin(s *store.Store, password string) error {
 	hash, err := auth.HashPassword(password)
 	if err != nil {
 		return err
@@ -141,7 +141,7 @@ func (p *program) putAdmin(s *store.Store, password string) error {
 
 // ensureAdmin sees that there is an admin with the configured password. On a first start without one it makes a password and
 // returns it, to be shown once.
-func (p *program) ensureAdmin(s *store.Store, users *auth.Auth) (string, error) {
+func (p *Program) ensureAdmin(s *store.Store, users *auth.Auth) (string, error) {
 	configured := p.config.AdminPassword.Reveal()
 	_, err := s.UserByName(p.ctx, adminName)
 	switch {

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -20,11 +20,11 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-type adoptCommand struct {
+type AdoptCommand struct {
 	Pattern string `arg:"" help:"Name of the repository, as it is here; * stands for any characters."`
 }
 
-type driftCommand struct {
+type DriftCommand struct {
 	Pattern string `arg:"" optional:"" default:"*" help:"Name of the repository; * stands for any characters."`
 	Deep    bool   `help:"Ask the upstream for all manifests and blobs, of every version, and not only for the tags."`
 }
@@ -32,7 +32,7 @@ type driftCommand struct {
 var errNoUpstream = errors.New("there is no upstream registry: COUNTERSIGN_UPSTREAM_URL is not set")
 
 // Run adopts, by a task of the running server.
-func (c adoptCommand) Run(p *program) error {
+func (c AdoptCommand) Run(p *Program) error {
 	return p.behindUpstream(func(s *store.Store) error {
 		t, err := p.follow(s, tasks.AdoptSpec(c.Pattern, commandLineUser))
 		if prefix := p.config.Upstream.Prefix; err != nil && prefix != "" && strings.HasPrefix(c.Pattern, prefix) {
@@ -51,7 +51,7 @@ func (c adoptCommand) Run(p *program) error {
 }
 
 // printAdopted prints a line for each repository, and fails where one was not adopted.
-func (p *program) printAdopted(r tasks.AdoptResult) error {
+func (p *Program) printAdopted(r tasks.AdoptResult) error {
 	lines := map[string]string{}
 	for _, name := range r.Unchanged {
 		lines[name] = "nothing new"
@@ -84,7 +84,7 @@ func (p *program) printAdopted(r tasks.AdoptResult) error {
 }
 
 // Run compares, by a task of the running server, and prints what differs.
-func (c driftCommand) Run(p *program) error {
+func (c DriftCommand) Run(p *Program) error {
 	return p.behindUpstream(func(s *store.Store) error {
 		if _, err := p.follow(s, tasks.CompareSpec(c.Pattern, c.Deep, commandLineUser)); err != nil {
 			return err
@@ -93,7 +93,7 @@ func (c driftCommand) Run(p *program) error {
 	})
 }
 
-func (p *program) printDrift(s *store.Store, pattern string) error {
+func (p *Program) printDrift(s *store.Store, pattern string) error {
 	const page = 1000
 	w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
 	lines := 0
@@ -128,7 +128,7 @@ func short(d digest.Digest) string {
 	return strings.TrimPrefix(string(d), "sha256:")[:12]
 }
 
-func (p *program) behindUpstream(do func(*store.Store) error) error {
+func (p *Program) behindUpstream(do func(*store.Store) error) error {
 	if p.config.UpstreamURL == "" {
 		return errNoUpstream
 	}
@@ -144,7 +144,7 @@ const (
 )
 
 // follow makes a task and waits for its end. A verb that is interrupted leaves the task to the server.
-func (p *program) follow(s *store.Store, spec tasks.Spec) (store.Task, error) {
+func (p *Program) follow(s *store.Store, spec tasks.Spec) (store.Task, error) {
 	upstream, err := p.openStorage()
 	if err != nil {
 		return store.Task{}, err
@@ -187,7 +187,7 @@ func (p *program) follow(s *store.Store, spec tasks.Spec) (store.Task, error) {
 }
 
 // waitsFor says what a task about the upstream waits for, and what to look at; empty: it runs. The upstream is asked from here: that it answers the server is not known.
-func (p *program) waitsFor(t store.Task, upstream storage.Storage) (what string, why []any) {
+func (p *Program) waitsFor(t store.Task, upstream storage.Storage) (what string, why []any) {
 	ctx, cancel := context.WithTimeout(p.ctx, followPing)
 	defer cancel()
 	switch err := upstream.Ping(ctx); {

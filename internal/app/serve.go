@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -47,10 +47,10 @@ const (
 // cleanEvery is how often the housekeeper looks around.
 const cleanEvery = 10 * time.Minute
 
-type serveCommand struct{}
+type ServeCommand struct{}
 
 // Run serves until the program is told to stop.
-func (serveCommand) Run(p *program) error {
+func (ServeCommand) Run(p *Program) error {
 	s, release, err := p.openForServing()
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func (serveCommand) Run(p *program) error {
 }
 
 // openForServing opens the database: SQLite as its only owner, PostgreSQL beside others. release closes it.
-func (p *program) openForServing() (s *store.Store, release func(), err error) {
+func (p *Program) openForServing() (s *store.Store, release func(), err error) {
 	if store.IsPostgres(p.config.DatabaseURL) {
 		if err := os.MkdirAll(p.config.Data, 0o700); err != nil {
 			return nil, nil, fmt.Errorf("data directory: %w", err)
@@ -114,7 +114,7 @@ func (p *program) openForServing() (s *store.Store, release func(), err error) {
 }
 
 // openOwned opens the database as its only owner: migrated, and without tasks and workers of a process that is gone.
-func (p *program) openOwned() (*store.Store, error) {
+func (p *Program) openOwned() (*store.Store, error) {
 	s, err := store.Open(p.ctx, p.config.DatabaseURL)
 	if err != nil {
 		return nil, err
@@ -143,7 +143,7 @@ type server struct {
 }
 
 // build makes the rooms of a server and ties them together.
-func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
+func (p *Program) build(s *store.Store, users *auth.Auth) (*server, error) {
 	c := p.config
 	e, err := p.buildEngine(s)
 	if err != nil {
@@ -166,7 +166,7 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 	}
 	rest := api.New(api.Options{
 		Store: s, Auth: users, Tasks: e.dispatcher, Log: p.log, Redis: e.queue.ping,
-		PublicURL: c.Public(), Process: e.process, DataDir: c.Data, Version: version, SignLists: c.SignLists, SigningUse: p.signingUse(), Ready: e.storage.Ping, Upstream: e.upstream != nil,
+		PublicURL: c.Public(), Process: e.process, DataDir: c.Data, Version: p.version, SignLists: c.SignLists, SigningUse: p.signingUse(), Ready: e.storage.Ping, Upstream: e.upstream != nil,
 	})
 	proxies, err := c.Proxies()
 	if err != nil {
@@ -180,7 +180,7 @@ func (p *program) build(s *store.Store, users *auth.Auth) (*server, error) {
 // fillIdle is how long a client may delay the fetch of a blob by taking its bytes slowly. Then the fetch goes on, and the client gets the rest at its end.
 const fillIdle = 30 * time.Second
 
-func (p *program) registry(s *store.Store, users *auth.Auth, e *engine, filler *intake.Filler) (http.Handler, error) {
+func (p *Program) registry(s *store.Store, users *auth.Auth, e *engine, filler *intake.Filler) (http.Handler, error) {
 	c := p.config
 	tokens, err := p.tokens(s)
 	if err != nil {
@@ -206,7 +206,7 @@ func (p *program) registry(s *store.Store, users *auth.Auth, e *engine, filler *
 }
 
 // tokens returns the maker of bearer tokens: with the configured key, or the installation's own.
-func (p *program) tokens(s *store.Store) (*auth.Tokens, error) {
+func (p *Program) tokens(s *store.Store) (*auth.Tokens, error) {
 	c := p.config
 	read := func() (*ecdsa.PrivateKey, error) { return auth.KeptKey(p.ctx, s) }
 	if c.Token.PrivateKeyFile != "" {
@@ -234,7 +234,7 @@ func route(registry, rest http.Handler) http.Handler {
 }
 
 // serve runs everything until the program is told to stop, and then lets requests and tasks end.
-func (p *program) serve(srv *server, listener net.Listener) error {
+func (p *Program) serve(srv *server, listener net.Listener) error {
 	httpServer := &http.Server{
 		Handler: srv.handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: writeTimeout, SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
@@ -269,13 +269,13 @@ func (p *program) serve(srv *server, listener net.Listener) error {
 
 // warnOfOpenSecret warns when others may read a file with a secret. Earlier versions did not look at the permissions of these files, and platforms
 // mount them readable by all: the server starts.
-func (p *program) warnOfOpenSecret(setting, file string) {
+func (p *Program) warnOfOpenSecret(setting, file string) {
 	if err := safefile.CheckSecret(file, setting); errors.Is(err, safefile.ErrUnsafe) {
 		p.log.WarnContext(p.ctx, "others may read a secret of the server", slog.String("setting", setting), slog.Any("err", err))
 	}
 }
 
-func (p *program) listen(s *http.Server, l net.Listener) error {
+func (p *Program) listen(s *http.Server, l net.Listener) error {
 	if t := p.config.TLS; t.CertFile != "" {
 		p.warnOfOpenSecret("tls.key_file", t.KeyFile)
 		return s.ServeTLS(l, t.CertFile, t.KeyFile)
@@ -285,7 +285,7 @@ func (p *program) listen(s *http.Server, l net.Listener) error {
 
 // greet tells the operator where the server is, where its data are, how to log in and what to type next. password is what this start has
 // made for admin; empty when it made none.
-func (p *program) greet(password string) {
+func (p *Program) greet(password string) {
 	c := p.config
 	host := c.Public().Host
 	login := "unchanged   (reset-admin-password makes another)"
@@ -320,5 +320,5 @@ Next:
   podman push%[8]s IMAGE %[3]s/team/app:1.0
   %[10]s add-signing-service NAME --openpgp-key FILE   (or: NAME SCRIPT KEYID)
   curl -u admin %[9]s/pulp/api/v3/repositories/container/container-push/
-`, version, c.Listen, host, c.Data, where, adminName, login, verify, c.Public(), verb)
+`, p.version, c.Listen, host, c.Data, where, adminName, login, verify, c.Public(), verb)
 }

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -23,19 +23,20 @@ import (
 
 // signers makes the signers of signing services, and knows which services this process can use. It is safe for concurrent use.
 type signers struct {
-	config config.Signing
-	data   string // the data directory
-	log    *slog.Logger
-	keys   openpgp.Cache
-	slots  signing.Slots // of keys in the process: their work is arithmetic, and more of it at a time than processors is of no use
+	config  config.Signing
+	data    string // the data directory
+	creator string // of signatures: the program and its version
+	log     *slog.Logger
+	keys    openpgp.Cache
+	slots   signing.Slots // of keys in the process: their work is arithmetic, and more of it at a time than processors is of no use
 
 	mu   sync.Mutex
 	said map[string]string // by a service's id: why it could not be used when it was last looked at
 }
 
-func (p *program) newSigners() *signers {
+func (p *Program) newSigners() *signers {
 	return &signers{
-		config: p.config.Signing, data: p.config.Data, log: p.log, said: map[string]string{},
+		config: p.config.Signing, data: p.config.Data, creator: p.creator(), log: p.log, said: map[string]string{},
 		slots: signing.NewSlots(runtime.NumCPU() - 1), // one processor is left to the registry
 	}
 }
@@ -74,7 +75,7 @@ func (s *signers) usable(v pulp.SigningService) error {
 
 // pkcs11 returns the signer with a service's key in a token.
 func (s *signers) pkcs11(v pulp.SigningService) (*pkcs11.Signer, error) {
-	return pkcs11.New(pkcs11.Options{URI: v.Config.PKCS11URI, PublicKey: v.PublicKey, Creator: "countersign " + version, Wait: s.config.TokenWait})
+	return pkcs11.New(pkcs11.Options{URI: v.Config.PKCS11URI, PublicKey: v.PublicKey, Creator: s.creator, Wait: s.config.TokenWait})
 }
 
 func usableScript(v pulp.SigningService) error {
@@ -94,7 +95,7 @@ func usableScript(v pulp.SigningService) error {
 
 // openPGP returns the signer with a service's key file, whose key must still be the service's.
 func (s *signers) openPGP(v pulp.SigningService) (signing.Signer, error) {
-	signer, err := s.keys.Load(keyOptions(s.data, v.Config))
+	signer, err := s.keys.Load(keyOptions(s.data, s.creator, v.Config))
 	if err != nil {
 		return nil, err
 	}
@@ -105,8 +106,8 @@ func (s *signers) openPGP(v pulp.SigningService) (signing.Signer, error) {
 }
 
 // keyOptions says which key a service has. The one that a first start makes moves with the data directory.
-func keyOptions(data string, c pulp.ServiceConfig) openpgp.Options {
-	o := openpgp.Options{KeyFile: c.KeyFile, PassphraseFile: c.PassphraseFile, Creator: "countersign " + version}
+func keyOptions(data, creator string, c pulp.ServiceConfig) openpgp.Options {
+	o := openpgp.Options{KeyFile: c.KeyFile, PassphraseFile: c.PassphraseFile, Creator: creator}
 	if !filepath.IsAbs(o.KeyFile) {
 		o.KeyFile = filepath.Join(data, o.KeyFile)
 	}

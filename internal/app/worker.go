@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"errors"
@@ -8,10 +8,10 @@ import (
 	"github.com/countersign/countersign/signing/script"
 )
 
-type workerCommand struct{}
+type WorkerCommand struct{}
 
 // Run runs tasks until the program is told to stop; then it lets those that run end. It serves nothing.
-func (workerCommand) Run(p *program) error {
+func (WorkerCommand) Run(p *Program) error {
 	switch {
 	case !store.IsPostgres(p.config.DatabaseURL):
 		return errors.New("a worker shares its database with servers: set COUNTERSIGN_DATABASE_URL to a postgres:// URL (SQLite has one owner, the server, which runs tasks itself)")

@@ -28,7 +28,7 @@ import (
 
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/internal/auth"
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
@@ -145,7 +145,7 @@ func (p *story) start() {
 	worker := tasks.NewWorker(tasks.WorkerOptions{
 		Store: p.store, Queue: queue, Log: quiet, Slots: 1, Name: "1@test", Versions: api.Versions("0.1.0"), Show: results,
 		Jobs: jobs.All(jobs.Options{
-			Store: p.store, Log: quiet, Host: recordedHost, Parallel: 1, Blobs: intake.Blobs{Storage: files}, Judge: intake.Judge{Store: p.store},
+			Store: p.store, Log: quiet, Host: recordedHost, Parallel: 1, Blobs: ingest.Blobs{Storage: files}, Validator: ingest.SignatureValidator{Store: p.store},
 			Notary: &notary.Notary{
 				Store: p.store, Log: quiet, Parallel: 1, Timeout: time.Minute, Usable: func(pulp.SigningService) bool { return true },
 				SignerFor: func(pulp.SigningService) (signing.Signer, error) { return keyed{t, p.key, &p.made}, nil },

@@ -16,7 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/api"
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
@@ -141,7 +141,7 @@ func (w *world) withStorage() storage.Storage {
 	log, queue := slog.New(slog.DiscardHandler), &memqueue.Queue{}
 	worker := tasks.NewWorker(tasks.WorkerOptions{
 		Store: w.store, Queue: queue, Log: log, Slots: 1, Name: "1@test",
-		Jobs: jobs.All(jobs.Options{Store: w.store, Log: log, Blobs: intake.Blobs{Storage: files}}),
+		Jobs: jobs.All(jobs.Options{Store: w.store, Log: log, Blobs: ingest.Blobs{Storage: files}}),
 	})
 	w.server = httptest.NewServer(api.New(api.Options{
 		Store: w.store, Tasks: atOnce{tasks.NewDispatcher(w.store, queue, worker, log)}, Auth: accounts{w.store}, Log: log, PublicURL: public, Process: "1@test",

@@ -8,7 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
@@ -31,7 +31,7 @@ func (c *call) getAbsentBlob(t store.Target, b pulp.Blob) error {
 	}
 	streamed := false
 	// A range of a blob that is not kept is answered with all of it (RFC 9110 section 14.2).
-	b, err := c.bring(t, b, func(b pulp.Blob, got intake.Fetched) bool {
+	b, err := c.bring(t, b, func(b pulp.Blob, got ingest.Fetched) bool {
 		if streamed = c.r.Header.Get("Range") == "" || !got.Kept; streamed {
 			c.streamBlob(b, got)
 		}
@@ -45,14 +45,14 @@ func (c *call) getAbsentBlob(t store.Target, b pulp.Blob) error {
 
 // bring has an absent blob fetched, from each of its remotes until one gives it, and returns the blob as the repository has it then. stream may take the bytes of a fetch that this
 // request causes; where it does, bring returns the blob as it was. A blob that no remote has is unknown.
-func (c *call) bring(t store.Target, b pulp.Blob, stream func(pulp.Blob, intake.Fetched) bool) (pulp.Blob, error) {
-	if c.Filler == nil {
+func (c *call) bring(t store.Target, b pulp.Blob, stream func(pulp.Blob, ingest.Fetched) bool) (pulp.Blob, error) {
+	if c.Fetcher == nil {
 		return b, errors.New("an absent blob, and nobody to fetch it")
 	}
 	tried := map[string]bool{}
 	for range blobLooks {
 		tried[b.RemoteID] = true
-		got, err := c.Filler.Fetch(c.r.Context(), c.client(), t.Repository, b)
+		got, err := c.Fetcher.Fetch(c.r.Context(), c.client(), t.Repository, b)
 		if got.ReadCloser != nil {
 			if stream(b, got) {
 				return b, nil
@@ -66,7 +66,7 @@ func (c *call) bring(t store.Target, b pulp.Blob, stream func(pulp.Blob, intake.
 			return b, lookErr
 		case !again.Absent:
 			return again, nil
-		case again.RemoteID == "" || errors.Is(err, intake.ErrLacks) && tried[again.RemoteID]:
+		case again.RemoteID == "" || errors.Is(err, ingest.ErrLacks) && tried[again.RemoteID]:
 			return b, blobUnknown(string(b.Digest))
 		case err != nil && tried[again.RemoteID]: // no other remote has it
 			return b, err

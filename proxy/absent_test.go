@@ -18,7 +18,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -26,7 +26,7 @@ import (
 )
 
 // mirrored makes the repository mirror/app of an image whose layer is yet to be fetched, and returns the image's and the layer's digests and how often the remote was asked for the layer.
-func mirrored(t *testing.T, layer []byte, policy pulp.Policy, serve http.HandlerFunc, edits ...func(*intake.Filler)) (*world, digest.Digest, digest.Digest, *atomic.Int64) {
+func mirrored(t *testing.T, layer []byte, policy pulp.Policy, serve http.HandlerFunc, edits ...func(*ingest.BlobFetcher)) (*world, digest.Digest, digest.Digest, *atomic.Int64) {
 	t.Helper()
 	w := newFetchingWorld(t, edits...)
 	m, asked := w.addMirror("app", policy, serve, layer)
@@ -34,18 +34,18 @@ func mirrored(t *testing.T, layer []byte, policy pulp.Policy, serve http.Handler
 }
 
 // newFetchingWorld is a world that fetches absent blobs.
-func newFetchingWorld(t *testing.T, edits ...func(*intake.Filler)) *world {
+func newFetchingWorld(t *testing.T, edits ...func(*ingest.BlobFetcher)) *world {
 	t.Helper()
 	return newWorld(t, func(o *proxy.Options) {
 		quiet := slog.New(slog.DiscardHandler)
-		filler := &intake.Filler{
-			Store: o.Store, Blobs: intake.Blobs{Storage: o.Storage, Inline: o.InlineLimit}, Log: quiet, Idle: time.Second,
+		fetcher := &ingest.BlobFetcher{
+			Store: o.Store, Blobs: ingest.Blobs{Storage: o.Storage, Inline: o.InlineLimit}, Log: quiet, Idle: time.Second,
 			Mirror: mirror.New(mirror.Options{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet}),
 		}
 		for _, edit := range edits {
-			edit(filler)
+			edit(fetcher)
 		}
-		o.Filler = filler
+		o.Fetcher = fetcher
 	})
 }
 
@@ -169,7 +169,7 @@ func TestABlobComesAlthoughItsReaderIsSlow(t *testing.T) {
 	t.Parallel()
 	layer := random(48<<20, 25)
 	w, _, d, _ := mirrored(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(layer) },
-		func(f *intake.Filler) { f.Idle = time.Second })
+		func(f *ingest.BlobFetcher) { f.Idle = time.Second })
 	small := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
 		if c, ok := conn.(*net.TCPConn); ok && err == nil {

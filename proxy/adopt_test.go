@@ -20,7 +20,7 @@ import (
 
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -91,7 +91,7 @@ func newAdopting(t *testing.T, change ...func(*proxy.Options)) *adopting {
 	log := slog.New(slog.DiscardHandler)
 	a.world, a.upstream = w, b.url
 	a.adopter = &adopt.Adopter{
-		Store: w.store, Upstream: s, Blobs: intake.Blobs{Storage: s, Foreign: true}, Notary: &notary.Notary{Store: w.store, Log: log}, Log: log, Type: pulp.ContainerPush,
+		Store: w.store, Upstream: s, Blobs: ingest.Blobs{Storage: s, Foreign: true}, Notary: &notary.Notary{Store: w.store, Log: log}, Log: log, Type: pulp.ContainerPush,
 	}
 	return a
 }

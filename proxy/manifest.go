@@ -14,7 +14,7 @@ import (
 
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/negotiate"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -286,7 +286,7 @@ func (c *call) readConfig(t store.Target, m *pulp.Manifest) error {
 		if b.RemoteID == "" {
 			return nil
 		}
-		b, err = c.bring(t, b, func(_ pulp.Blob, got intake.Fetched) bool { return !got.Kept && got.Close() == nil })
+		b, err = c.bring(t, b, func(_ pulp.Blob, got ingest.Fetched) bool { return !got.Kept && got.Close() == nil })
 		if f, ok := errors.AsType[*failure](err); ok && f.status == http.StatusNotFound {
 			return nil
 		}

@@ -14,7 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/auth"
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -42,8 +42,8 @@ type Options struct {
 	RequireIndexChildren bool
 	// PushToMirrors lets clients push to repositories that are mirrored from a remote.
 	PushToMirrors bool
-	// Filler fetches blobs that a sync has left to come later; nil where there is no sync.
-	Filler *intake.Filler
+	// Fetcher fetches blobs that a sync deferred; nil if this server does not sync.
+	Fetcher *ingest.BlobFetcher
 	// RefuseUnknownKeys refuses signatures by keys that no signing service has (D6).
 	RefuseUnknownKeys bool
 	// InlineLimit is how many bytes a blob may have to be kept in the database; 0 keeps none there.
@@ -63,9 +63,9 @@ type Options struct {
 type registry struct {
 	Options
 	manifests storage.Manifests // nil unless the storage is a registry of its own
-	blobs     intake.Blobs
+	blobs     ingest.Blobs
 	recent    recent
-	judge     intake.Judge
+	validator ingest.SignatureValidator
 	writers   *writers
 	origins   *auth.Origins
 }
@@ -78,8 +78,8 @@ func New(o Options) http.Handler {
 	}
 	g := &registry{Options: o, writers: newWriters(), origins: origins}
 	g.manifests, _ = o.Storage.(storage.Manifests)
-	g.blobs = intake.Blobs{Storage: o.Storage, Inline: o.InlineLimit, Foreign: g.manifests != nil}
-	g.judge = intake.Judge{Store: o.Store, RefuseUnknown: o.RefuseUnknownKeys}
+	g.blobs = ingest.Blobs{Storage: o.Storage, Inline: o.InlineLimit, Foreign: g.manifests != nil}
+	g.validator = ingest.SignatureValidator{Store: o.Store, RefuseUnknown: o.RefuseUnknownKeys}
 	return g
 }
 

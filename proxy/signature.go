@@ -64,7 +64,7 @@ func (c *call) putSignature() error {
 	if err != nil {
 		return err
 	}
-	g, err := c.judge.Signature(c.r.Context(), digest.Digest(c.ref), raw)
+	g, err := c.validator.Validate(c.r.Context(), digest.Digest(c.ref), raw)
 	if fault.Is(err, fault.Invalid) {
 		err = c.signatureInvalid(asFailure(err).message)
 	}

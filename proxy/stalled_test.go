@@ -15,7 +15,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -60,7 +60,7 @@ func fetching() int {
 	_ = pprof.Lookup("goroutine").WriteTo(&all, 2)
 	n := 0
 	for _, stack := range strings.Split(all.String(), "\n\n") {
-		if strings.Contains(stack, "intake.(*transfer)") || strings.Contains(stack, "intake.(*Filler)") {
+		if strings.Contains(stack, "ingest.(*transfer)") || strings.Contains(stack, "ingest.(*BlobFetcher)") {
 			n++
 		}
 	}
@@ -97,7 +97,7 @@ func layersOf(n int) [][]byte {
 // A remote that stalls, asked for more blobs than may be fetched at a time by many clients, keeps nobody from blobs of another remote; nor does one user who asks for everything.
 // Before, 64 such fetches made every other one fail with 429 until a restart.
 func TestStalledFetchesLeaveRoomForOthers(t *testing.T) {
-	w := newFetchingWorld(t, func(f *intake.Filler) { f.Limits.Patience = 20 * time.Millisecond })
+	w := newFetchingWorld(t, func(f *ingest.BlobFetcher) { f.Limits.Patience = 20 * time.Millisecond })
 	slow := &stalls{}
 	layers := layersOf(151)
 	w.addMirror("slow", pulp.OnDemand, slow.serve, layers...)
@@ -183,7 +183,7 @@ func TestFetchesEnd(t *testing.T) { // not parallel: it counts goroutines
 						<-r.Context().Done()
 					}
 				}
-				w, _, d, _ := mirrored(t, layer, policy, serve, func(f *intake.Filler) {
+				w, _, d, _ := mirrored(t, layer, policy, serve, func(f *ingest.BlobFetcher) {
 					f.Limits.Watch = 20 * time.Millisecond
 					if c.pace > 0 {
 						f.Mirror.Pace = mirror.Pace{BytesPerSecond: 1 << 20, Window: c.pace}
@@ -248,7 +248,7 @@ func TestHarmlessChangesOfARemoteEndNoFetch(t *testing.T) {
 		close(begun)
 		<-gate
 		_, _ = w.Write(layer[100_000:])
-	}, func(f *intake.Filler) { f.Limits.Watch = 10 * time.Millisecond })
+	}, func(f *ingest.BlobFetcher) { f.Limits.Watch = 10 * time.Millisecond })
 	var all sync.WaitGroup
 	all.Go(func() { w.wantBlob("mirror/app", d, layer) })
 	<-begun

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -41,7 +41,7 @@ const (
 type Adopter struct {
 	Store    *store.Store
 	Upstream storage.Manifests
-	Blobs    intake.Blobs
+	Blobs    ingest.Blobs
 	Notary   *notary.Notary
 	Log      *slog.Logger
 	// Type is the type of the repositories that are made.

@@ -12,7 +12,7 @@ import (
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/internal/adopt"
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
@@ -31,7 +31,7 @@ type engine struct {
 	process  string // <pid>@<host>
 	storage  storage.Storage
 	upstream storage.Manifests // nil without one
-	blobs    intake.Blobs
+	blobs    ingest.Blobs
 	network  *mirror.Network
 	queue    queue
 	worker   *tasks.Worker
@@ -69,7 +69,7 @@ func (p *Program) buildEngine(s *store.Store) (*engine, error) {
 	if e.network, err = p.network(); err != nil {
 		return nil, err
 	}
-	e.blobs = intake.Blobs{Storage: e.storage, Foreign: inFront}
+	e.blobs = ingest.Blobs{Storage: e.storage, Foreign: inFront}
 	if !inFront {
 		e.blobs.Inline = inlineLimit
 	}
@@ -106,8 +106,8 @@ func (p *Program) buildEngine(s *store.Store) (*engine, error) {
 		Jobs: jobs.All(jobs.Options{
 			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: e.network, Blobs: e.blobs, Upstream: e.upstream,
 			AllowShrink: c.Mirror.AllowShrink, SkipCorrupt: c.Mirror.SkipCorrupt, SyncTimeout: c.Mirror.SyncTimeout,
-			Judge:  intake.Judge{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
-			Notary: e.notary, Adopter: e.adopter, SigningUse: p.signingUse(),
+			Validator: ingest.SignatureValidator{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
+			Notary:    e.notary, Adopter: e.adopter, SigningUse: p.signingUse(),
 		}),
 	})
 	e.dispatcher = tasks.NewDispatcher(s, e.queue, e.worker, p.log)

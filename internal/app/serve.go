@@ -19,7 +19,7 @@ import (
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/clientaddr"
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pace"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/safefile"
@@ -160,7 +160,7 @@ func (p *Program) build(s *store.Store, users *auth.Auth) (*server, error) {
 		Uploads: c.Retention.Uploads, Pending: c.Retention.Pending, Orphans: c.Retention.Orphans, Tasks: c.Retention.Tasks,
 	}}
 	srv.background = append(srv.background, func(ctx context.Context) { keeper.Run(ctx, cleanEvery) })
-	registry, err := p.registry(s, users, e, &intake.Filler{Store: s, Blobs: e.blobs, Mirror: e.network, Log: p.log, Idle: fillIdle, Limits: intake.Limits{Total: c.Mirror.BlobTimeout}})
+	registry, err := p.registry(s, users, e, &ingest.BlobFetcher{Store: s, Blobs: e.blobs, Mirror: e.network, Log: p.log, Idle: fillIdle, Limits: ingest.Limits{Total: c.Mirror.BlobTimeout}})
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +180,7 @@ func (p *Program) build(s *store.Store, users *auth.Auth) (*server, error) {
 // fillIdle is how long a client may delay the fetch of a blob by taking its bytes slowly. Then the fetch goes on, and the client gets the rest at its end.
 const fillIdle = 30 * time.Second
 
-func (p *Program) registry(s *store.Store, users *auth.Auth, e *engine, filler *intake.Filler) (http.Handler, error) {
+func (p *Program) registry(s *store.Store, users *auth.Auth, e *engine, fetcher *ingest.BlobFetcher) (http.Handler, error) {
 	c := p.config
 	tokens, err := p.tokens(s)
 	if err != nil {
@@ -189,7 +189,7 @@ func (p *Program) registry(s *store.Store, users *auth.Auth, e *engine, filler *
 	o := proxy.Options{
 		Store: s, Auth: users, Tokens: tokens, Storage: e.storage, Notary: e.notary, Log: p.log, PublicURL: c.Public(),
 		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: auth.AnonymousPull(c.AnonymousPull), TokensOnly: !c.Registry.BasicAuth,
-		PushToMirrors: c.Mirror.AllowPush, Filler: filler,
+		PushToMirrors: c.Mirror.AllowPush, Fetcher: fetcher,
 		RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",
 	}
 	o.HandOnRedirects = c.Upstream.Redirects == "hand_on"

@@ -6,8 +6,8 @@ import (
 	"net/url"
 	"sync"
 
-	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/registryclient"
 )
 
 // maxGuests bounds the hosts of redirects of which a Registry keeps tokens.
@@ -23,7 +23,7 @@ type guests struct {
 
 // guest is one host that wants tokens.
 type guest struct {
-	authority *bearer.Authority
+	authority *registryclient.Authority
 	scopes    []string // that the host asked for last
 }
 
@@ -33,9 +33,9 @@ func hostOf(u *url.URL) string { return u.Scheme + "://" + u.Host }
 // token service that does not.
 func (g *guests) learn(res *http.Response) error {
 	at := res.Request.URL
-	realm, scopes, ok := bearer.Challenge(res)
+	realm, scopes, ok := registryclient.Challenge(res)
 	if !ok {
-		return &bearer.RefusedError{Status: res.StatusCode, URL: bearer.Plain(at)}
+		return &registryclient.RefusedError{Status: res.StatusCode, URL: registryclient.Plain(at)}
 	}
 	if at.Scheme == "https" && realm.Scheme != "https" {
 		return fault.New(fault.Denied, "The remote redirects to %s, whose token service %s does not speak https; that is refused.", at.Host, realm.Host)
@@ -48,7 +48,7 @@ func (g *guests) learn(res *http.Response) error {
 		if g.hosts == nil || len(g.hosts) >= maxGuests {
 			g.hosts = map[string]*guest{}
 		}
-		known = &guest{authority: bearer.New(&url.URL{Scheme: at.Scheme, Host: at.Host}, g.client, "", "", nil)}
+		known = &guest{authority: registryclient.New(&url.URL{Scheme: at.Scheme, Host: at.Host}, g.client, "", "", nil)}
 	}
 	g.hosts[host] = &guest{known.authority, scopes}
 	return known.authority.Learn(res, scopes)

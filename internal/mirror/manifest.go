@@ -13,9 +13,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/registryclient"
 )
 
 // Bounds of what a remote may have.
@@ -67,7 +67,7 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 			err = errors.New("it has neither a name nor tags")
 		}
 		if err != nil {
-			return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of tags cannot be read, url='%s'", bearer.Plain(at))
+			return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of tags cannot be read, url='%s'", registryclient.Plain(at))
 		}
 		if names += len(listed); names > maxTags {
 			return nil, fault.New(fault.Unavailable, "The remote repository has more than %d tags.", maxTags)
@@ -88,13 +88,13 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 				tags = append(tags, name)
 			}
 		}
-		switch next, err := bearer.NextPage(at, answer.header); {
+		switch next, err := registryclient.NextPage(at, answer.header); {
 		case err != nil:
 			return nil, fault.Wrap(fault.Denied, err, "The remote's list of tags goes on elsewhere; that is refused.")
 		case next == nil:
 			return tags, nil
 		case pages[next.RawQuery]:
-			return nil, fault.New(fault.Unavailable, "The remote's list of tags does not end, url='%s'", bearer.Plain(at))
+			return nil, fault.New(fault.Unavailable, "The remote's list of tags does not end, url='%s'", registryclient.Plain(at))
 		default:
 			at = next
 		}

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/countersign/countersign/internal/bearer"
+	"github.com/countersign/countersign/internal/registryclient"
 )
 
 func TestLiteral(t *testing.T) {
@@ -166,7 +166,7 @@ func FuzzChallenge(f *testing.F) {
 			}
 			return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(`{"token":"x"}`)), Request: r}, nil
 		})}
-		a := bearer.New(base, client, "robot", "hunter2", func(realm *url.URL) bool { return sameDomain(realm, base) })
+		a := registryclient.New(base, client, "robot", "hunter2", func(realm *url.URL) bool { return sameDomain(realm, base) })
 		if err := a.Learn(&http.Response{StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": {challenge}}}, nil); err != nil {
 			return
 		}

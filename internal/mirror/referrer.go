@@ -10,9 +10,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/registryclient"
 )
 
 // Bounds of a list of referrers.
@@ -62,12 +62,12 @@ func (g *Registry) Referrers(ctx context.Context, d digest.Digest) (found []Refe
 		at = answer.url
 		more, err := readReferrers(answer.body)
 		if err != nil {
-			return nil, false, fault.Wrap(fault.Unavailable, err, "The remote's list of referrers cannot be read, url='%s'", bearer.Plain(at))
+			return nil, false, fault.Wrap(fault.Unavailable, err, "The remote's list of referrers cannot be read, url='%s'", registryclient.Plain(at))
 		}
 		if found = merge(found, more); len(found) > maxReferrers {
 			return nil, false, fault.New(fault.Unavailable, "The remote has more than %d referrers of %s.", maxReferrers, d)
 		}
-		next, err := bearer.NextPage(at, answer.header)
+		next, err := registryclient.NextPage(at, answer.header)
 		if err != nil {
 			return nil, false, fault.Wrap(fault.Denied, err, "The remote's list of referrers goes on elsewhere; that is refused.")
 		}

@@ -16,9 +16,9 @@ import (
 	"golang.org/x/net/publicsuffix"
 	"golang.org/x/time/rate"
 
-	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/registryclient"
 )
 
 // What holds where a remote does not say.
@@ -40,7 +40,7 @@ type Registry struct {
 	sigstore *url.URL
 	proxy    *url.URL
 	client   *http.Client
-	auth     *bearer.Authority
+	auth     *registryclient.Authority
 	guests   guests // hosts that the remote redirects to
 	rate     *rate.Limiter
 	close    func()
@@ -109,7 +109,7 @@ func (n *Network) Open(r pulp.Remote) (*Registry, error) {
 		return nil, err
 	}
 	g.guests.client = g.client
-	g.auth = bearer.New(base, g.client, text(r.Secrets.Username), text(r.Secrets.Password), g.trusts)
+	g.auth = registryclient.New(base, g.client, text(r.Secrets.Username), text(r.Secrets.Password), g.trusts)
 	if n := r.Connection.RateLimit; n != nil && *n > 0 {
 		g.rate = rate.NewLimiter(rate.Limit(*n), 1)
 	}
@@ -119,7 +119,7 @@ func (n *Network) Open(r pulp.Remote) (*Registry, error) {
 // trusts reports whether a token service elsewhere than at the remote's own host may be told the password: one of the remote's domain, or one that the remote names. It
 // must speak https, unless the remote itself does not.
 func (g *Registry) trusts(realm *url.URL) bool {
-	named := bearer.OneOf(realm, g.remote.Connection.TokenHosts) && (realm.Scheme == "https" || g.base.Scheme == "http")
+	named := registryclient.OneOf(realm, g.remote.Connection.TokenHosts) && (realm.Scheme == "https" || g.base.Scheme == "http")
 	return named || sameDomain(realm, g.base)
 }
 
@@ -274,7 +274,7 @@ func (r *router) RoundTrip(q *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	if bearer.SameHost(q.URL, g.base) {
+	if registryclient.SameHost(q.URL, g.base) {
 		return r.own.RoundTrip(q)
 	}
 	return r.other.RoundTrip(q)

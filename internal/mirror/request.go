@@ -16,8 +16,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/registryclient"
 )
 
 // Bounds of requests.
@@ -108,7 +108,7 @@ func (g *Registry) again(ctx context.Context, q request, once func() (*http.Resp
 		if res != nil {
 			drain(res)
 		}
-		g.network.Log.DebugContext(ctx, "the remote is asked again", slog.String("url", bearer.Plain(q.url)), slog.Duration("after", wait), slog.String("err", plainText(err)))
+		g.network.Log.DebugContext(ctx, "the remote is asked again", slog.String("url", registryclient.Plain(q.url)), slog.Duration("after", wait), slog.String("err", plainText(err)))
 		if err := pause(ctx, wait); err != nil {
 			return nil, err
 		}
@@ -146,12 +146,12 @@ func passing(status int) bool {
 func retryable(ctx context.Context, res *http.Response, err error, attempt int64) (time.Duration, bool) {
 	wait := backoff(attempt)
 	if err != nil {
-		if e, ok := errors.AsType[*bearer.RefusedError](err); ok { // by the token service
+		if e, ok := errors.AsType[*registryclient.RefusedError](err); ok { // by the token service
 			return wait, ctx.Err() == nil && passing(e.Status)
 		}
 		_, decided := errors.AsType[*fault.Error](err) // an address that is not allowed, a redirect that is refused
 		_, stranger := errors.AsType[*tls.CertificateVerificationError](err)
-		return wait, ctx.Err() == nil && !decided && !stranger && !errors.Is(err, bearer.ErrNoService) && !errors.Is(err, bearer.ErrNoToken)
+		return wait, ctx.Err() == nil && !decided && !stranger && !errors.Is(err, registryclient.ErrNoService) && !errors.Is(err, registryclient.ErrNoToken)
 	}
 	if !passing(res.StatusCode) {
 		return 0, false
@@ -189,13 +189,13 @@ func (g *Registry) once(ctx context.Context, q request) (*http.Response, error) 
 			return res, err
 		}
 		asked[hostOf(res.Request.URL)] = true
-		if bearer.SameHost(res.Request.URL, g.base) {
+		if registryclient.SameHost(res.Request.URL, g.base) {
 			err = g.auth.Learn(res, scopes)
 		} else {
 			err = g.guests.learn(res)
 		}
 		if err != nil {
-			if _, refused := errors.AsType[*bearer.RefusedError](err); refused {
+			if _, refused := errors.AsType[*registryclient.RefusedError](err); refused {
 				return res, nil // its 401 says it
 			}
 			drain(res)
@@ -223,7 +223,7 @@ func (g *Registry) send(ctx context.Context, q request, scopes []string) (*http.
 		return nil, err
 	}
 	r.Header.Set("User-Agent", g.network.UserAgent)
-	if !q.anonymous && bearer.SameHost(q.url, g.base) {
+	if !q.anonymous && registryclient.SameHost(q.url, g.base) {
 		for _, h := range c.Headers {
 			for key, value := range h {
 				r.Header.Set(key, value) // net/http leaves out those that would say another host or length
@@ -234,7 +234,7 @@ func (g *Registry) send(ctx context.Context, q request, scopes []string) (*http.
 		r.Header[key] = values
 	}
 	if !q.anonymous {
-		if bearer.SameHost(q.url, g.base) {
+		if registryclient.SameHost(q.url, g.base) {
 			err = g.auth.Authorize(ctx, r, scopes)
 		} else {
 			err = g.guests.authorize(ctx, r)
@@ -269,7 +269,7 @@ func (g *Registry) redirect(r *http.Request, via []*http.Request) error {
 		return fault.New(fault.Unavailable, "The remote redirects more than %d times.", maxRedirects)
 	case r.URL.Scheme != "https" && (r.URL.Scheme != "http" || via[len(via)-1].URL.Scheme == "https"):
 		return fault.New(fault.Denied, "The remote redirects from https to %s://%s; that is refused.", r.URL.Scheme, r.URL.Host)
-	case bearer.SameHost(r.URL, first):
+	case registryclient.SameHost(r.URL, first):
 		return nil
 	case r.Context().Value(redirectable{}) == nil:
 		return fault.New(fault.Denied, "The remote's token service redirects to another host, %s; that is refused.", r.URL.Host)
@@ -292,7 +292,7 @@ func (g *Registry) failed(q request, err error) error {
 	if f, ok := errors.AsType[*fault.Error](err); ok {
 		return f
 	}
-	if e, ok := errors.AsType[*bearer.RefusedError](err); ok {
+	if e, ok := errors.AsType[*registryclient.RefusedError](err); ok {
 		f := status(e.Status, e.URL)
 		f.Kind = fault.Unavailable // a token service that is not there says nothing of the manifest
 		return f
@@ -301,9 +301,9 @@ func (g *Registry) failed(q request, err error) error {
 		return err
 	}
 	if e, ok := errors.AsType[*brokenError](err); ok {
-		return fault.Wrap(fault.Unavailable, &plainError{e.err}, "The remote broke off its answer, url='%s'", bearer.Plain(q.url))
+		return fault.Wrap(fault.Unavailable, &plainError{e.err}, "The remote broke off its answer, url='%s'", registryclient.Plain(q.url))
 	}
-	return fault.Wrap(fault.Unavailable, &plainError{err}, "Cannot reach the remote: %s, url='%s'", plainText(err), bearer.Plain(q.url))
+	return fault.Wrap(fault.Unavailable, &plainError{err}, "Cannot reach the remote: %s, url='%s'", plainText(err), registryclient.Plain(q.url))
 }
 
 // brokenError is why an answer ended before its end.
@@ -378,7 +378,7 @@ func (r *refusal) Unwrap() error { return r.fault }
 // refused returns the error of an answer that says no. It ends the answer.
 func refused(res *http.Response) error {
 	drain(res)
-	return &refusal{status(res.StatusCode, bearer.Plain(res.Request.URL)), res.StatusCode}
+	return &refusal{status(res.StatusCode, registryclient.Plain(res.Request.URL)), res.StatusCode}
 }
 
 // drain ends an answer so that its connection can be used again, unless that takes long.
@@ -398,7 +398,7 @@ func readAll(res *http.Response, meter *Meter, limit int64) ([]byte, error) {
 	case err != nil:
 		return nil, &brokenError{err}
 	case int64(len(b)) > limit:
-		return nil, fault.New(fault.Unavailable, "The remote's answer is larger than %d bytes, url='%s'", limit, bearer.Plain(res.Request.URL))
+		return nil, fault.New(fault.Unavailable, "The remote's answer is larger than %d bytes, url='%s'", limit, registryclient.Plain(res.Request.URL))
 	}
 	return b, nil
 }

@@ -9,9 +9,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/registryclient"
 )
 
 // Source is where a remote's signatures are.
@@ -85,7 +85,7 @@ func (g *Registry) extension(ctx context.Context, d digest.Digest) ([]Signature,
 		} `json:"signatures"`
 	}
 	if err := json.Unmarshal(answer.body, &list); err != nil {
-		return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of signatures is not JSON, url='%s'", bearer.Plain(at))
+		return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of signatures is not JSON, url='%s'", registryclient.Plain(at))
 	}
 	found := []Signature{}
 	for _, s := range list.Signatures {

@@ -12,7 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/bearer"
+	"github.com/countersign/countersign/internal/registryclient"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -116,7 +116,7 @@ func (s *Storage) pages(ctx context.Context, q request, take func(page []byte) (
 // page reads one page, and where the next is; nil: there is none.
 func (s *Storage) page(ctx context.Context, q request) (page []byte, next *url.URL, err error) {
 	res, err := s.do(ctx, q)
-	if _, refused := errors.AsType[*bearer.RefusedError](err); refused && q.name == "" && !errors.Is(err, storage.ErrAway) {
+	if _, refused := errors.AsType[*registryclient.RefusedError](err); refused && q.name == "" && !errors.Is(err, storage.ErrAway) {
 		return nil, nil, errNoList // for many the catalog is for administrators
 	}
 	if err != nil {
@@ -142,7 +142,7 @@ func (s *Storage) page(ctx context.Context, q request) (page []byte, next *url.U
 	if len(page) > s.lists.page {
 		return nil, nil, unavailable(errTooLong)
 	}
-	if next, err = bearer.NextPage(res.Request.URL, res.Header); err != nil || next != nil && !bearer.SameHost(next, s.base) { // our credentials go there
+	if next, err = registryclient.NextPage(res.Request.URL, res.Header); err != nil || next != nil && !registryclient.SameHost(next, s.base) { // our credentials go there
 		return nil, nil, unavailable(errors.New("the next page of a list is elsewhere"))
 	}
 	return page, next, nil

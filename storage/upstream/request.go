@@ -16,8 +16,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/registryclient"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -62,7 +62,7 @@ func (s *Storage) do(ctx context.Context, q request) (*http.Response, error) {
 		if err != nil {
 			return nil, unavailable(err)
 		}
-		if res.StatusCode != http.StatusUnauthorized || attempt > 0 || q.stream != nil || !bearer.SameHost(res.Request.URL, s.base) {
+		if res.StatusCode != http.StatusUnauthorized || attempt > 0 || q.stream != nil || !registryclient.SameHost(res.Request.URL, s.base) {
 			return res, overloaded(res)
 		}
 		drain(res)
@@ -121,7 +121,7 @@ func (s *Storage) build(ctx context.Context, q request) (*http.Request, error) {
 
 // outside is the error of a request that is not let in.
 func outside(err error) error {
-	refused, ok := errors.AsType[*bearer.RefusedError](err)
+	refused, ok := errors.AsType[*registryclient.RefusedError](err)
 	if !ok || refused.Status >= http.StatusInternalServerError || refused.Status == http.StatusTooManyRequests {
 		return unavailable(err)
 	}
@@ -137,7 +137,7 @@ func leaveCredentials(r *http.Request, via []*http.Request) error {
 	if len(via) >= maxRedirects {
 		return errors.New("too many redirects")
 	}
-	if !bearer.SameHost(r.URL, via[0].URL) {
+	if !registryclient.SameHost(r.URL, via[0].URL) {
 		r.Header.Del("Authorization")
 		r.Header.Del("Referer") // an upload's location lets in whoever knows it
 	}
@@ -147,7 +147,7 @@ func leaveCredentials(r *http.Request, via []*http.Request) error {
 // leaveToClients ends at a redirect that clients of ours can follow: to another host, which needs none of our credentials, and not from https to http.
 func (s *Storage) leaveToClients(r *http.Request, via []*http.Request) error {
 	to := r.URL
-	if !bearer.SameHost(to, s.base) && to.User == nil && (to.Scheme == "https" || to.Scheme == "http" && s.base.Scheme == "http") {
+	if !registryclient.SameHost(to, s.base) && to.User == nil && (to.Scheme == "https" || to.Scheme == "http" && s.base.Scheme == "http") {
 		return http.ErrUseLastResponse
 	}
 	return leaveCredentials(r, via)

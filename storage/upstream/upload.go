@@ -13,8 +13,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/registryclient"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -54,7 +54,7 @@ func (s *Storage) location(res *http.Response) (*url.URL, error) {
 	if err != nil || res.Header.Get("Location") == "" {
 		return nil, unavailable(errors.New("the upload has no location"))
 	}
-	if !bearer.SameHost(at, s.base) {
+	if !registryclient.SameHost(at, s.base) {
 		return nil, unavailable(fmt.Errorf("the upload's location is on another host, %s", at.Host))
 	}
 	return at, nil
@@ -63,7 +63,7 @@ func (s *Storage) location(res *http.Response) (*url.URL, error) {
 // Resume implements storage.Storage. The upstream cannot drop bytes, so that an upload with more than offset is as good as gone.
 func (s *Storage) Resume(ctx context.Context, name, ref string, offset int64) (storage.Upload, error) {
 	at, err := s.base.Parse(ref)
-	if err != nil || !bearer.SameHost(at, s.base) {
+	if err != nil || !registryclient.SameHost(at, s.base) {
 		return nil, storage.ErrNotFound
 	}
 	res, err := s.do(ctx, request{method: http.MethodGet, name: name, at: at, push: true})

@@ -21,8 +21,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/bearer"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/registryclient"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -58,7 +58,7 @@ type Storage struct {
 	prefix string
 	client *http.Client
 	handOn *http.Client // follows no redirect that a client of ours can follow
-	auth   *bearer.Authority
+	auth   *registryclient.Authority
 	lists  bounds
 }
 
@@ -83,11 +83,11 @@ func New(o Options) (*Storage, error) {
 	}
 	s.handOn = &http.Client{Transport: transport, CheckRedirect: s.leaveToClients}
 	if o.Token != "" {
-		s.auth = bearer.Fixed(base, o.Token)
+		s.auth = registryclient.Fixed(base, o.Token)
 		return s, nil
 	}
-	s.auth = bearer.New(base, s.client, o.Username, o.Password, func(realm *url.URL) bool {
-		return (realm.Scheme == "https" || base.Scheme == "http") && bearer.OneOf(realm, o.TokenHosts)
+	s.auth = registryclient.New(base, s.client, o.Username, o.Password, func(realm *url.URL) bool {
+		return (realm.Scheme == "https" || base.Scheme == "http") && registryclient.OneOf(realm, o.TokenHosts)
 	})
 	if o.PasswordFile != "" {
 		s.auth.Password = func() (string, error) { return readPassword(o.PasswordFile) }

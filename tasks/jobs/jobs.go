@@ -12,7 +12,7 @@ import (
 
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/auth"
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
@@ -35,9 +35,9 @@ type Options struct {
 	Parallel int
 	// Mirror reaches remotes.
 	Mirror *mirror.Network
-	// Blobs takes in what they send, and Judge decides about their signatures.
-	Blobs intake.Blobs
-	Judge intake.Judge
+	// Blobs takes in what they send, and Validator validates their signatures.
+	Blobs     ingest.Blobs
+	Validator ingest.SignatureValidator
 	// AllowShrink lets every sync with mirror remove more than half of the tags that its remote listed before, and SkipCorrupt lets every sync leave corrupt images out.
 	AllowShrink, SkipCorrupt bool
 	// SyncTimeout is how long one sync may take; 0 is a day.

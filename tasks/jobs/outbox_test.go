@@ -16,7 +16,7 @@ import (
 
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -136,7 +136,7 @@ func (w *world) front(log *slog.Logger, keep bool) fronted {
 	w.Helper()
 	w.store.KeepOutbox()
 	up := &shelf{tags: map[string]string{}, failed: map[string]int{}}
-	f := fronted{w, up, &adopt.Adopter{Store: w.store, Upstream: up, Blobs: intake.Blobs{Storage: up, Foreign: true}, Notary: w.notary, Log: log, Keep: keep}}
+	f := fronted{w, up, &adopt.Adopter{Store: w.store, Upstream: up, Blobs: ingest.Blobs{Storage: up, Foreign: true}, Notary: w.notary, Log: log, Keep: keep}}
 	ctx, stop := context.WithCancel(w.Context())
 	done := make(chan struct{})
 	go func() {

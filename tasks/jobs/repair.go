@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/tasks"
@@ -107,14 +107,14 @@ func (o Options) refetch(ctx context.Context, b pulp.Blob) error {
 		return errors.New("its bytes are the database's or the upstream's own")
 	}
 	if b.Digest == pulp.EmptyLayer {
-		_, err := intake.Blobs{Storage: o.Blobs.Storage}.EmptyLayer(ctx, b.Location)
+		_, err := ingest.Blobs{Storage: o.Blobs.Storage}.EmptyLayer(ctx, b.Location)
 		return err
 	}
 	remotes, err := o.Store.BlobSources(ctx, b.ID)
 	if err != nil {
 		return err
 	}
-	err = intake.ErrNoSource
+	err = ingest.ErrNoSource
 	for _, remote := range remotes {
 		if err = o.refetchFrom(ctx, remote, b); err == nil {
 			return nil
@@ -134,7 +134,7 @@ func (o Options) refetchFrom(ctx context.Context, remote pulp.Remote, b pulp.Blo
 		return err
 	}
 	defer func() { _ = body.Close() }()
-	_, err = intake.Blobs{Storage: o.Blobs.Storage}.Receive(ctx, b.Location, b.Digest, body)
+	_, err = ingest.Blobs{Storage: o.Blobs.Storage}.Receive(ctx, b.Location, b.Digest, body)
 	if errors.Is(err, storage.ErrDigest) {
 		err = fault.New(fault.Unavailable, "The remote's bytes are not those of %s.", b.Digest)
 	}

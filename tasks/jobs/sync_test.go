@@ -23,7 +23,7 @@ import (
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
@@ -170,11 +170,11 @@ func (g *remoteRegistry) index(children []digest.Digest, tags ...string) digest.
 type mirrorWorld struct {
 	*testing.T
 	store      *store.Store
-	blobs      intake.Blobs
+	blobs      ingest.Blobs
 	dispatcher *tasks.Dispatcher
 	repo       pulp.Repository
 	remote     pulp.Remote
-	filler     *intake.Filler
+	fetcher    *ingest.BlobFetcher
 	network    *mirror.Network
 }
 
@@ -183,7 +183,7 @@ func (w *mirrorWorld) serve(change func(*jobs.Options)) {
 	w.Helper()
 	quiet, queue := slog.New(slog.DiscardHandler), &memqueue.Queue{}
 	o := jobs.Options{
-		Store: w.store, Log: quiet, Host: "registry.example", Parallel: 2, Mirror: w.network, Blobs: w.blobs, Judge: intake.Judge{Store: w.store},
+		Store: w.store, Log: quiet, Host: "registry.example", Parallel: 2, Mirror: w.network, Blobs: w.blobs, Validator: ingest.SignatureValidator{Store: w.store},
 	}
 	if change != nil {
 		change(&o)
@@ -207,9 +207,9 @@ func newMirror(t *testing.T, g *remoteRegistry, change func(*pulp.Remote)) *mirr
 		t.Fatal(err)
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	w := &mirrorWorld{T: t, store: s, blobs: intake.Blobs{Storage: files, Inline: 1000}}
+	w := &mirrorWorld{T: t, store: s, blobs: ingest.Blobs{Storage: files, Inline: 1000}}
 	network := mirror.New(mirror.Options{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet})
-	w.filler = &intake.Filler{Store: s, Blobs: w.blobs, Mirror: network, Log: quiet, Idle: time.Second}
+	w.fetcher = &ingest.BlobFetcher{Store: s, Blobs: w.blobs, Mirror: network, Log: quiet, Idle: time.Second}
 	w.network = network
 	w.serve(nil)
 	few := int64(0)
@@ -384,7 +384,7 @@ func TestSyncSignatures(t *testing.T) {
 	// Ours stay, also in a mirror; another one of theirs comes along.
 	own := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
 	raw := own.Sign(t, signing.Claim{ManifestDigest: one, DockerReference: "registry.example/dst/app:latest"}, time.Now())
-	g2, err := intake.Judge{Store: w.store}.Signature(t.Context(), one, raw)
+	g2, err := ingest.SignatureValidator{Store: w.store}.Validate(t.Context(), one, raw)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -431,7 +431,7 @@ func TestSyncOnDemand(t *testing.T) {
 		if err != nil || !b.Absent {
 			return nil, errors.Join(err, errors.New("it is here"))
 		}
-		r, err := w.filler.Fetch(t.Context(), "c", w.repo, b)
+		r, err := w.fetcher.Fetch(t.Context(), "c", w.repo, b)
 		if err != nil || r.ReadCloser == nil {
 			return nil, err
 		}
@@ -620,7 +620,7 @@ func TestSyncIsNoWayToOthersBlobs(t *testing.T) {
 		if err != nil || !b.Absent || b.Data != nil {
 			t.Errorf("the blob is %+v, %v", b, err)
 		}
-		if _, err := w.filler.Fetch(t.Context(), "c", w.repo, b); err == nil || strings.Contains(err.Error(), g.server.URL) && strings.HasPrefix(err.Error(), "4") {
+		if _, err := w.fetcher.Fetch(t.Context(), "c", w.repo, b); err == nil || strings.Contains(err.Error(), g.server.URL) && strings.HasPrefix(err.Error(), "4") {
 			t.Errorf("fetched: %v", err)
 		}
 	}
@@ -655,7 +655,7 @@ func TestAClaimIsMetByItsOwnRemoteAlone(t *testing.T) {
 		}
 		claimed := pulp.Blob{ID: b.ID, Digest: b.Digest, Size: 1, Absent: true, RemoteID: remote.ID}
 		victims.count()
-		if _, err := w.filler.Fetch(t.Context(), "c", repo, claimed); err == nil {
+		if _, err := w.fetcher.Fetch(t.Context(), "c", repo, claimed); err == nil {
 			t.Error("fetched")
 		}
 		if n := victims.count(); len(n) != 0 {

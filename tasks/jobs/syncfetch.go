@@ -10,7 +10,7 @@ import (
 
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -162,7 +162,7 @@ func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) 
 	}
 	for try := 1; ; try++ {
 		err := o.download(ctx, d)
-		if !errors.Is(err, intake.ErrRemoved) || try == fetchTries {
+		if !errors.Is(err, ingest.ErrRemoved) || try == fetchTries {
 			return err
 		}
 	}

@@ -126,7 +126,7 @@ func (o *oneSync) readSignatures(ctx context.Context, img *image) error {
 	}
 	img.answered = found != nil
 	for _, f := range found {
-		g, err := o.Judge.Signature(ctx, img.manifest.Digest, f.Content)
+		g, err := o.Validator.Validate(ctx, img.manifest.Digest, f.Content)
 		if fault.Is(err, fault.Invalid) {
 			o.skips.add(rejectedSignatures, string(img.manifest.Digest), err)
 			continue

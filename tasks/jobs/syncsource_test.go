@@ -12,7 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/intake"
+	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/tasks"
@@ -65,7 +65,7 @@ func (g *remoteRegistry) bytesOf(d digest.Digest) []byte {
 // pull fetches an absent blob as a client does.
 func (w *mirrorWorld) pull(repo pulp.Repository, b pulp.Blob) error {
 	w.Helper()
-	r, err := w.filler.Fetch(w.Context(), "c", repo, b)
+	r, err := w.fetcher.Fetch(w.Context(), "c", repo, b)
 	if err != nil || r.ReadCloser == nil {
 		return errors.Join(err, errors.New("no bytes"))
 	}
@@ -134,7 +134,7 @@ func TestARecreatedRemoteRestoresBlobs(t *testing.T) {
 			if n, message := w.repair(w.repo); n != 4 || !strings.Contains(message, string(lost[0].Digest)) || !strings.Contains(message, string(lost[3].Digest)) {
 				t.Errorf("repair reports %d: %s", n, message)
 			}
-			if err := w.pull(w.repo, lost[0]); !errors.Is(err, intake.ErrNoSource) {
+			if err := w.pull(w.repo, lost[0]); !errors.Is(err, ingest.ErrNoSource) {
 				t.Errorf("pulled: %v", err)
 			}
 			w.remote = w.recreate("src", nil)
@@ -195,7 +195,7 @@ func TestSyncsFromSeveralRemotes(t *testing.T) {
 		}
 		return false
 	})
-	if err := w.pull(w.repo, shared); !errors.Is(err, intake.ErrLacks) {
+	if err := w.pull(w.repo, shared); !errors.Is(err, ingest.ErrLacks) {
 		t.Errorf("pulled: %v", err)
 	}
 	if n := sources(); n[w.remote.ID] != 1 || n[old.ID] != 3 {

@@ -1,8 +1,8 @@
-// Package intake takes content in that comes from outside: a blob's bytes into the storage and then its row into the database, in the order
+// Package ingest takes content in that comes from outside: a blob's bytes into the storage and then its row into the database, in the order
 // that a crash may interrupt anywhere, and signatures after judging them.
 //
 // Pushes, syncs and pulls of what a remote has yet to send all go through here.
-package intake
+package ingest
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package intake
+package ingest
 
 import (
 	"context"
@@ -12,8 +12,8 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// Judge decides about signatures that come from outside.
-type Judge struct {
+// SignatureValidator decides about signatures that come from outside.
+type SignatureValidator struct {
 	Store *store.Store
 	// RefuseUnknown refuses signatures by keys that no signing service has (D6).
 	RefuseUnknown bool
@@ -22,9 +22,9 @@ type Judge struct {
 // ErrUnreadable says that bytes are no signature of an image.
 var ErrUnreadable = fault.New(fault.Invalid, "signature invalid")
 
-// Signature returns what is to be stored of a signature of a manifest (D6, D25): it is of this manifest, and, when its key is one that a signing
+// Validate returns what is to be stored of a signature of a manifest (D6, D25): it is of this manifest, and, when its key is one that a signing
 // service has, it verifies. Invalid, with a sentence that says why, when it is refused; then too it has what could be read of it.
-func (j Judge) Signature(ctx context.Context, manifest digest.Digest, raw []byte) (pulp.Signature, error) {
+func (v SignatureValidator) Validate(ctx context.Context, manifest digest.Digest, raw []byte) (pulp.Signature, error) {
 	foreign, err := signing.Parse(raw)
 	if err != nil {
 		return pulp.Signature{}, ErrUnreadable
@@ -45,7 +45,7 @@ func (j Judge) Signature(ctx context.Context, manifest digest.Digest, raw []byte
 	case !foreign.ExpiresAt.IsZero() && !now.Before(foreign.ExpiresAt):
 		return g, fault.New(fault.Invalid, "The signature has expired.")
 	}
-	services, err := j.Store.SigningServices(ctx)
+	services, err := v.Store.SigningServices(ctx)
 	if err != nil {
 		return g, err
 	}
@@ -64,7 +64,7 @@ func (j Judge) Signature(ctx context.Context, manifest digest.Digest, raw []byte
 		g.VerifiedBy = verified.Fingerprint()
 		return g, nil
 	}
-	if j.RefuseUnknown {
+	if v.RefuseUnknown {
 		return g, fault.New(fault.Invalid, "The signature's key is not one that the server knows.")
 	}
 	return g, nil

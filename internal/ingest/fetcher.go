@@ -1,4 +1,4 @@
-package intake
+package ingest
 
 import (
 	"context"
@@ -16,9 +16,9 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// Filler fetches absent blobs, which a sync with the policy on_demand or streamed has left at the remote, when a client asks for one. Requests for the same blob share one fetch.
+// BlobFetcher fetches absent blobs, which a sync with the policy on_demand or streamed has left at the remote, when a client asks for one. Requests for the same blob share one fetch.
 // It is safe for concurrent use.
-type Filler struct {
+type BlobFetcher struct {
 	Store  *store.Store
 	Blobs  Blobs
 	Mirror *mirror.Network
@@ -56,7 +56,7 @@ type Fetched struct {
 //
 // A fetch ends early when its remote is removed or changed, sends too slowly, or takes longer than Limits.Total. When a remote does not give the blob, the caller looks for it again: the
 // repository may name another remote then. ErrNoSource and ErrLacks when there was none, or it has no such blob.
-func (f *Filler) Fetch(ctx context.Context, client string, repo pulp.Repository, b pulp.Blob) (Fetched, error) {
+func (f *BlobFetcher) Fetch(ctx context.Context, client string, repo pulp.Repository, b pulp.Blob) (Fetched, error) {
 	remote, err := f.remote(ctx, b)
 	if err != nil {
 		return Fetched{}, err
@@ -103,7 +103,7 @@ func (f *Filler) Fetch(ctx context.Context, client string, repo pulp.Repository,
 }
 
 // kept waits for the end of a flight and opens the blob that it has brought.
-func (f *Filler) kept(ctx context.Context, fl *flight) (io.ReadSeekCloser, error) {
+func (f *BlobFetcher) kept(ctx context.Context, fl *flight) (io.ReadSeekCloser, error) {
 	select {
 	case <-fl.ended:
 	case <-ctx.Done():
@@ -123,13 +123,13 @@ func (f *Filler) kept(ctx context.Context, fl *flight) (io.ReadSeekCloser, error
 }
 
 // board returns the flights, made by the first call.
-func (f *Filler) board() *flights {
+func (f *BlobFetcher) board() *flights {
 	f.once.Do(func() { f.flights = newFlights(f.Limits) })
 	return f.flights
 }
 
 // remote returns the remote that a blob is claimed of.
-func (f *Filler) remote(ctx context.Context, b pulp.Blob) (pulp.Remote, error) {
+func (f *BlobFetcher) remote(ctx context.Context, b pulp.Blob) (pulp.Remote, error) {
 	if b.RemoteID == "" {
 		return pulp.Remote{}, ErrNoSource
 	}
@@ -158,7 +158,7 @@ func forOthers(err error) error {
 
 // transfer is a blob on its way from a remote.
 type transfer struct {
-	*Filler
+	*BlobFetcher
 	ctx      context.Context //nolint:containedctx // it is the transfer's: canceled when the transfer must end
 	cancel   context.CancelCauseFunc
 	stop     func() // releases the timer of ctx
@@ -172,7 +172,7 @@ type transfer struct {
 }
 
 // transfer prepares a transfer. One of a blob that is kept outlives the request that causes it.
-func (f *Filler) transfer(ctx context.Context, repo pulp.Repository, b pulp.Blob, remote pulp.Remote) *transfer {
+func (f *BlobFetcher) transfer(ctx context.Context, repo pulp.Repository, b pulp.Blob, remote pulp.Remote) *transfer {
 	if remote.Policy != pulp.Streamed {
 		ctx = context.WithoutCancel(ctx)
 	}
@@ -180,7 +180,7 @@ func (f *Filler) transfer(ctx context.Context, repo pulp.Repository, b pulp.Blob
 	ctx, stop := context.WithTimeoutCause(ctx, total, fault.New(fault.Unavailable, "The blob took longer than %v.", total))
 	ctx, cancel := context.WithCancelCause(ctx)
 	ctx, meter := f.Mirror.Pace.Start(ctx)
-	return &transfer{Filler: f, ctx: ctx, cancel: cancel, stop: stop, meter: meter, repo: repo, blob: b, remote: remote}
+	return &transfer{BlobFetcher: f, ctx: ctx, cancel: cancel, stop: stop, meter: meter, repo: repo, blob: b, remote: remote}
 }
 
 // open asks the remote for the blob. It waits no longer than for any other piece of it.

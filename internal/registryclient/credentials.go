@@ -1,9 +1,9 @@
-// Package bearer gets and keeps what lets requests into another registry: Basic credentials, or tokens per scope from the service that the
+// Package registryclient gets and keeps what lets requests into another registry: Basic credentials, or tokens per scope from the service that the
 // registry names (distribution's specification of token authentication).
 //
 // Credentials go to the registry's own scheme, host and port, and to the token services that the caller trusts with them. Other services are asked
 // anonymously.
-package bearer
+package registryclient
 
 import (
 	"context"

@@ -50,7 +50,7 @@ var errNotFound = &httpError{http.StatusNotFound, detail("Not found.")}
 
 func detail(text string) map[string]string { return map[string]string{"detail": text} }
 
-func methodNotAllowed(method string) error {
+func errMethod(method string) error {
 	return &httpError{http.StatusMethodNotAllowed, detail(fmt.Sprintf("Method %q not allowed.", method))}
 }
 

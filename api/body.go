@@ -36,7 +36,7 @@ var readOnly = []string{
 // body reads the request's body: JSON, a form, or a multipart form.
 func (r *request) body() (*body, error) {
 	b := &body{known: map[string]bool{}, errs: fault.Fields{}}
-	raw, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	raw, err := io.ReadAll(r.Body)
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return nil, fault.New(fault.TooLarge, "The request's body has more than %d bytes.", maxBody)
 	}

@@ -1,11 +1,8 @@
 package api
 
 import (
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -14,10 +11,10 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// nobody refuses every login and counts them.
-type nobody struct{ asked int }
+// noLogin refuses every login and counts them.
+type noLogin struct{ asked int }
 
-func (n *nobody) Basic(*http.Request) (*pulp.User, error) {
+func (n *noLogin) Basic(*http.Request) (*pulp.User, error) {
 	n.asked++
 	return nil, fault.New(fault.Unauthenticated, "Invalid username/password.")
 }
@@ -26,9 +23,8 @@ func (n *nobody) Basic(*http.Request) (*pulp.User, error) {
 // origin, before it looks at credentials; and that clients which are no browsers, and pages of public_url, pass.
 func TestOtherOriginsChangeNothing(t *testing.T) {
 	t.Parallel()
-	login := &nobody{}
-	handler := New(Options{Auth: login, PublicURL: &url.URL{Scheme: "https", Host: "registry.example:8443"}, Log: slog.New(slog.DiscardHandler)})
-	parameter := regexp.MustCompile(`:[^/]+`)
+	login := &noLogin{}
+	handler := newRouter(t, login)
 	ask := func(method, path string, headers map[string]string) *httptest.ResponseRecorder {
 		r := httptest.NewRequestWithContext(t.Context(), method, "http://proxied.internal"+path, strings.NewReader("name=x"))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded") // what a form on any page can send
@@ -41,35 +37,34 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 		return w
 	}
 	mutating := 0
-	for _, route := range (&API{}).allRoutes() {
-		for method := range route.methods {
-			if method == http.MethodGet {
-				continue
+	for _, route := range servedRoutes(handler) {
+		method, path, _ := strings.Cut(route, " ")
+		if method == http.MethodGet {
+			continue
+		}
+		mutating++
+		path = strings.ReplaceAll(path, "{}", "x")
+		before := login.asked
+		for what, headers := range map[string]map[string]string{
+			"cross-site":     {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
+			"same-site":      {"Sec-Fetch-Site": "same-site", "Origin": "https://other.example"},
+			"an old browser": {"Origin": "https://evil.example"},
+			"no origin":      {"Origin": "null"},
+		} {
+			if w := ask(method, path, headers); w.Code != http.StatusForbidden || w.Body.String() != `{"detail":"`+auth.OtherOrigin+`"}` {
+				t.Errorf("%s: %s %s: %d %s", what, method, path, w.Code, w.Body)
 			}
-			mutating++
-			path := pulp.Root + parameter.ReplaceAllString(route.path, "x")
-			before := login.asked
-			for what, headers := range map[string]map[string]string{
-				"cross-site":     {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
-				"same-site":      {"Sec-Fetch-Site": "same-site", "Origin": "https://other.example"},
-				"an old browser": {"Origin": "https://evil.example"},
-				"no origin":      {"Origin": "null"},
-			} {
-				if w := ask(method, path, headers); w.Code != http.StatusForbidden || w.Body.String() != `{"detail":"`+auth.OtherOrigin+`"}` {
-					t.Errorf("%s: %s %s: %d %s", what, method, path, w.Code, w.Body)
-				}
-			}
-			if login.asked != before {
-				t.Errorf("%s %s looked at the credentials", method, path)
-			}
-			for what, headers := range map[string]map[string]string{
-				"no browser":           nil,
-				"the page itself":      {"Sec-Fetch-Site": "same-origin", "Origin": "https://registry.example:8443"},
-				"a page of public_url": {"Origin": "https://registry.example:8443"},
-			} {
-				if w := ask(method, path, headers); w.Code != http.StatusUnauthorized {
-					t.Errorf("%s: %s %s: %d %s", what, method, path, w.Code, w.Body)
-				}
+		}
+		if login.asked != before {
+			t.Errorf("%s %s looked at the credentials", method, path)
+		}
+		for what, headers := range map[string]map[string]string{
+			"no browser":           nil,
+			"the page itself":      {"Sec-Fetch-Site": "same-origin", "Origin": "https://registry.example:8443"},
+			"a page of public_url": {"Origin": "https://registry.example:8443"},
+		} {
+			if w := ask(method, path, headers); w.Code != http.StatusUnauthorized {
+				t.Errorf("%s: %s %s: %d %s", what, method, path, w.Code, w.Body)
 			}
 		}
 	}

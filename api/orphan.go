@@ -1,7 +1,6 @@
 package api
 
 import (
-	"net/http"
 	"time"
 
 	"github.com/countersign/countersign/internal/pulp"
@@ -16,7 +15,7 @@ const orphanAge = 24 * 60
 const orphanCleanup = "orphans/cleanup/"
 
 func (a *API) orphanRoutes() []route {
-	return []route{{path: orphanCleanup, methods: map[string]handler{http.MethodPost: a.cleanOrphans}}}
+	return []route{{path: orphanCleanup, methods: post(a.cleanOrphans)}}
 }
 
 // cleanOrphans removes everybody's content that nothing refers to, or what of the named content that is. So it is for administrators.

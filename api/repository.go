@@ -137,7 +137,7 @@ func (a *API) repositoryRoutes() []route {
 		}
 		routes = append(routes, route{path: path, methods: all}, route{path: path + ":id/", methods: one})
 		for name, act := range a.repositoryActions(t, r) {
-			routes = append(routes, route{path: path + ":id/" + name + "/", methods: map[string]handler{http.MethodPost: act}})
+			routes = append(routes, route{path: path + ":id/" + name + "/", methods: post(act)})
 		}
 	}
 	mine := a.repositories(pulp.Container)

@@ -84,6 +84,14 @@ func Versions(own string) map[string]string {
 	return map[string]string{"core": coreVersion, "container": containerVersion, "countersign": pythonVersion(own)}
 }
 
+func (a *API) statusRoutes() []route {
+	return []route{
+		{path: "status/", methods: get(a.status), open: true},
+		{path: "livez/", methods: get(a.live), open: true},
+		{path: "readyz/", methods: get(a.ready), open: true},
+	}
+}
+
 // status answers also when the database does not: that is one of the things it tells.
 func (a *API) status(req *request) (answer, error) {
 	self := []app{{a.Process, stamp(time.Now()), Versions(a.Version)}}

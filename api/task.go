@@ -198,7 +198,7 @@ func reserving(exclusive, shared bool) filter {
 func (a *API) taskRoutes() []route {
 	return []route{
 		{path: "tasks/", methods: get(listOf(a, a.tasks()))},
-		{path: "tasks/purge/", methods: map[string]handler{http.MethodPost: a.purgeTasks}},
+		{path: "tasks/purge/", methods: post(a.purgeTasks)},
 		{path: "tasks/:id/", methods: map[string]handler{
 			http.MethodGet: readOf(a, a.tasks()), http.MethodPatch: a.cancelTask, http.MethodDelete: a.deleteTask,
 		}},

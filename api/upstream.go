@@ -1,7 +1,6 @@
 package api
 
 import (
-	"net/http"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -30,7 +29,6 @@ type drift struct {
 }
 
 func (a *API) upstreamRoutes() []route {
-	post := func(h handler) map[string]handler { return map[string]handler{http.MethodPost: h} }
 	return []route{
 		{path: upstreamCollection + "adopt/", methods: post(a.adopt)},
 		{path: upstreamCollection + "compare/", methods: post(a.compareUpstream)},

@@ -148,7 +148,7 @@ func (a *API) verify(r resource[pulp.Repository]) handler {
 
 // readVerify reads the call's body. A policy is read as it was sent: what is in it twice must not be lost on the way.
 func (a *API) readVerify(req *request, repo pulp.Repository) (asked, error) {
-	raw, err := io.ReadAll(http.MaxBytesReader(nil, req.Body, maxBody))
+	raw, err := io.ReadAll(req.Body)
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return asked{}, fault.New(fault.TooLarge, "The request's body has more than %d bytes.", maxBody)
 	}

@@ -98,7 +98,7 @@ func (a *API) anyVersions() resource[pulp.Version] {
 func (a *API) versionRoutes() []route {
 	push, container := a.versions(pulp.ContainerPush), a.versions(pulp.Container)
 	repair := func(t pulp.RepositoryType) map[string]handler {
-		return map[string]handler{http.MethodPost: a.repairVersion(t)}
+		return post(a.repairVersion(t))
 	}
 	return []route{
 		{path: "repository_versions/", methods: get(listOf(a, a.anyVersions()))},

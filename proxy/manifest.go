@@ -333,7 +333,7 @@ func (c *call) putUpstream(t store.Target, m pulp.Manifest) error {
 		}
 	}
 	err := c.manifests.PutManifest(ctx, t.Repository.UpstreamName(), string(m.Digest), m.MediaType, m.Payload)
-	if errors.Is(err, storage.ErrAway) && hasURLs(m) && c.Storage.Ping(ctx) == nil {
+	if fault.IsOutage(err, fault.Upstream) && hasURLs(m) && c.Storage.Ping(ctx) == nil {
 		return errors.Join(errURLs, err)
 	}
 	return err

@@ -20,8 +20,6 @@ var (
 	ErrNotFound = errors.New("not in storage")
 	// ErrDigest says that the bytes are not those of the digest they were committed under. The upload is gone.
 	ErrDigest = errors.New("bytes do not match the digest")
-	// ErrAway says that the storage does not answer now; trying again may help.
-	ErrAway = errors.New("the storage does not answer")
 	// ErrUnsupported says that this storage cannot keep what was asked of it (an upstream without sha512, say).
 	ErrUnsupported = errors.New("not supported by the storage")
 )

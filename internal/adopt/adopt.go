@@ -76,7 +76,7 @@ func (a *Adopter) Pulled(ctx context.Context, who, name, reference string, absen
 			a.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.String("reference", reference), slog.String("why", why))
 			here, err = false, nil
 		}
-		if !here && (err == nil || errors.Is(err, storage.ErrAway)) {
+		if !here && (err == nil || fault.IsOutage(err, fault.Upstream)) {
 			a.miss(key, err)
 		}
 		return here, err
@@ -352,7 +352,7 @@ func (r *run) takeReferrers(ctx context.Context, d digest.Digest, depth int) err
 	case err == nil:
 	case r.gone(ctx, err):
 		return err
-	case !errors.Is(err, storage.ErrAway):
+	case !fault.IsOutage(err, fault.Upstream):
 		r.unlisted.Store(true)
 		fallthrough
 	default:

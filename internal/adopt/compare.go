@@ -271,7 +271,7 @@ func (r *run) compareTag(ctx context.Context, how How, t store.UpstreamTag, list
 		return "", nil
 	case err == nil:
 		return "", nil
-	case r.Away(ctx, err) || errors.Is(err, storage.ErrAway) && r.silent.Add(1) > maxSilent:
+	case r.Away(ctx, err) || fault.IsOutage(err, fault.Upstream) && r.silent.Add(1) > maxSilent:
 		return "", err
 	}
 	r.Log.WarnContext(ctx, "tag not compared with the upstream", slog.String("repository", r.repo.Name), slog.String("tag", t.Name), slog.Any("err", err))

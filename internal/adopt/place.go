@@ -92,7 +92,7 @@ func (a *Adopter) KeepAlive(ctx context.Context, repositoryID string) error {
 			} else if err != nil {
 				a.Log.WarnContext(ctx, "the upstream does not keep what a version holds", slog.String("repository", k.Repository), slog.String("digest", string(k.Digest)), slog.Any("err", err))
 			}
-			if errors.Is(err, storage.ErrAway) || fault.Is(err, fault.Internal) { // the next look tries it again
+			if fault.IsOutage(err, fault.Upstream) || fault.Is(err, fault.Internal) { // the next look tries it again
 				silent = true
 				continue
 			}
@@ -132,7 +132,7 @@ func (a *Adopter) DropKept(ctx context.Context) error {
 // insist runs f again where it failed for want of an answer of an upstream that does answer: what has passed is no reason to give anything up.
 func (a *Adopter) insist(ctx context.Context, f func() error) error {
 	err := f()
-	if errors.Is(err, storage.ErrAway) && !a.Away(ctx, err) {
+	if fault.IsOutage(err, fault.Upstream) && !a.Away(ctx, err) {
 		err = f()
 	}
 	return err
@@ -140,7 +140,7 @@ func (a *Adopter) insist(ctx context.Context, f func() error) error {
 
 // Away says whether an error ends more than the one thing that it came of: the upstream does not answer to anything, or the error is not the upstream's.
 func (a *Adopter) Away(ctx context.Context, err error) bool {
-	if errors.Is(err, storage.ErrAway) || errors.Is(err, storage.ErrUnsupported) || errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrDigest) {
+	if fault.IsOutage(err, fault.Upstream) || errors.Is(err, storage.ErrUnsupported) || errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrDigest) {
 		return a.gone(ctx, err)
 	}
 	return a.gone(ctx, err) || fault.Is(err, fault.Internal)
@@ -148,5 +148,5 @@ func (a *Adopter) Away(ctx context.Context, err error) bool {
 
 // gone says whether nothing can be done now: the upstream or the database does not answer to anything, or nobody waits any more.
 func (a *Adopter) gone(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || store.Away(err) || errors.Is(err, storage.ErrAway) && a.Blobs.Storage.Ping(ctx) != nil
+	return ctx.Err() != nil || store.Away(err) || fault.IsOutage(err, fault.Upstream) && a.Blobs.Storage.Ping(ctx) != nil
 }

@@ -39,6 +39,8 @@ type Error struct {
 	Err    error  // the cause, for logs; may be nil
 	// RetryAfter is when trying again may help, for Unavailable and TooMany; 0: nobody has said.
 	RetryAfter time.Duration
+	// Outage is the system that does not answer, for Unavailable; 0: none, the error has another reason. Ask with IsOutage.
+	Outage System
 }
 
 // Error returns the sentence and, behind it, the cause.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/registryclient"
 	"github.com/countersign/countersign/storage"
 )
@@ -116,7 +117,7 @@ func (s *Storage) pages(ctx context.Context, q request, take func(page []byte) (
 // page reads one page, and where the next is; nil: there is none.
 func (s *Storage) page(ctx context.Context, q request) (page []byte, next *url.URL, err error) {
 	res, err := s.do(ctx, q)
-	if _, refused := errors.AsType[*registryclient.RefusedError](err); refused && q.name == "" && !errors.Is(err, storage.ErrAway) {
+	if _, refused := errors.AsType[*registryclient.RefusedError](err); refused && q.name == "" && !fault.IsOutage(err, fault.Upstream) {
 		return nil, nil, errNoList // for many the catalog is for administrators
 	}
 	if err != nil {

@@ -18,7 +18,6 @@ import (
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/registryclient"
-	"github.com/countersign/countersign/storage"
 )
 
 // request is one request to the upstream.
@@ -192,7 +191,7 @@ func unavailable(err error) *fault.Error {
 	if u, ok := errors.AsType[*url.Error](err); ok { // its text has the whole URL
 		err = u.Err
 	}
-	return fault.Wrap(fault.Unavailable, fmt.Errorf("%w: %w", storage.ErrAway, err), "The upstream registry does not answer.")
+	return fault.NewOutage(fault.Upstream, err, "The upstream registry does not answer.")
 }
 
 // errorCode is what a code of the distribution specification looks like; nothing else of an upstream's words is shown.

@@ -290,8 +290,8 @@ func TestTokenServiceIsBusy(t *testing.T) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+r.Host+`/token",service="busy"`)
 			w.WriteHeader(http.StatusUnauthorized)
 		}), upstream.Options{Username: "robot", Password: "secret"})
-		if _, err := s.Create(t.Context(), "suite/one"); !errors.Is(err, storage.ErrAway) {
-			t.Errorf("Create with a token service that answers %d = %v, want ErrAway", status, err)
+		if _, err := s.Create(t.Context(), "suite/one"); !fault.IsOutage(err, fault.Upstream) {
+			t.Errorf("Create with a token service that answers %d = %v, want an outage", status, err)
 		}
 	}
 }
@@ -391,7 +391,7 @@ func TestLists(t *testing.T) {
 		t.Errorf("Tags of nothing = %v", err)
 	}
 	for _, name := range []string{"elsewhere", "endless"} {
-		if _, err := s.Tags(t.Context(), name); !errors.Is(err, storage.ErrAway) {
+		if _, err := s.Tags(t.Context(), name); !fault.IsOutage(err, fault.Upstream) {
 			t.Errorf("Tags of %s = %v", name, err)
 		}
 	}
@@ -399,7 +399,7 @@ func TestLists(t *testing.T) {
 	if err != nil || !slices.Equal(found, []digest.Digest{digest.FromString("one"), digest.FromString("two")}) {
 		t.Errorf("Referrers = %v, %v", found, err)
 	}
-	if _, err := s.Referrers(t.Context(), "app", digest.FromString("bad")); !errors.Is(err, storage.ErrAway) {
+	if _, err := s.Referrers(t.Context(), "app", digest.FromString("bad")); !fault.IsOutage(err, fault.Upstream) {
 		t.Errorf("Referrers that are no digests = %v", err)
 	}
 	if _, err := s.Referrers(t.Context(), "app", digest.FromString("else")); !errors.Is(err, storage.ErrUnsupported) {
@@ -449,7 +449,7 @@ func TestListsThatNeverEnd(t *testing.T) {
 				_, _ = io.WriteString(w, text)
 			}), upstream.Options{})
 			upstream.ShortLists(s)
-			if tags, err := s.Tags(t.Context(), "app"); !errors.Is(err, storage.ErrAway) || strings.Contains(err.Error(), "%!") {
+			if tags, err := s.Tags(t.Context(), "app"); !fault.IsOutage(err, fault.Upstream) || strings.Contains(err.Error(), "%!") {
 				t.Errorf("Tags = %d of them, %v", len(tags), err)
 			}
 		})

@@ -180,7 +180,7 @@ const maxCompared = 1_000_000
 
 // waits has a task wait for an upstream that is away.
 func waits(err error) error {
-	if errors.Is(err, storage.ErrAway) {
+	if fault.IsOutage(err, fault.Upstream) {
 		return tasks.Again(err)
 	}
 	return err

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/adopt"
+	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
@@ -134,7 +135,7 @@ func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 			written = append(written, t)
 			continue
 		}
-		if errors.Is(errs[i], storage.ErrAway) && (away != nil || o.Adopter.Away(ctx, errs[i])) {
+		if fault.IsOutage(errs[i], fault.Upstream) && (away != nil || o.Adopter.Away(ctx, errs[i])) {
 			away = errs[i]
 			if err := o.Store.LastInLine(noting, t); err != nil {
 				return err

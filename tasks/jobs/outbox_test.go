@@ -40,7 +40,7 @@ type shelf struct {
 // down is why nothing can be had now. s.mu is held.
 func (s *shelf) down() error {
 	if s.fail == nil && time.Now().Before(s.until) {
-		return fault.Wrap(fault.Unavailable, storage.ErrAway, "down")
+		return fault.NewOutage(fault.Upstream, nil, "down")
 	}
 	return s.fail
 }
@@ -181,7 +181,7 @@ func (f fronted) untag(name string) {
 // givenUp has the outbox try to write a tag while the upstream does not answer, after which it answers again.
 func (f fronted) givenUp(name string, change func()) {
 	f.Helper()
-	f.up.set(fault.Wrap(fault.Unavailable, storage.ErrAway, "down"))
+	f.up.set(fault.NewOutage(fault.Upstream, nil, "down"))
 	before := f.up.inVain(name)
 	change()
 	f.eventually(name+" is tried", func() bool { return f.up.inVain(name) > before })
@@ -227,7 +227,7 @@ func TestOutboxWhileTheUpstreamIsAway(t *testing.T) {
 			f := newWorld(t).front(slog.New(log), keep)
 			older := f.push("first", "a")
 			f.shows("a push", "a", older)
-			f.up.set(fault.Wrap(fault.Unavailable, storage.ErrAway, "down"))
+			f.up.set(fault.NewOutage(fault.Upstream, nil, "down"))
 			newer := f.push("second", "a")
 			for i := range 10 {
 				f.push("second", fmt.Sprintf("another-%d", i))

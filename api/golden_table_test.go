@@ -25,8 +25,9 @@ var goldenTests = map[string]func(*testing.T){
 	"story":         testTheRecordedStory,
 }
 
-// row is a line of testdata/golden.tsv: a recording and what becomes of it here. Its answer says what of ours was compared (whole or shape), or, when
-// ours is another than recorded, its status with the errors' codes or the names of the fields that the errors are about.
+// row is a line of testdata/golden.tsv: a recording and how Countersign answers it. The column is replayed, excepted or unserved; how names the test that
+// replays it, or the heading of docs/compatibility.md that explains the other answer. The answer is whole or shape for a replayed recording, which is the
+// part that the test compares; otherwise it is the expected status with the error codes or the names of the fields in error.
 type row struct{ file, column, how, answer, note string }
 
 func readTable(t *testing.T) []row {
@@ -79,8 +80,8 @@ func compares(t *testing.T, file, answer string) {
 	})
 }
 
-// TestGoldenTable runs every comparison with a recording, and demands that testdata/golden.tsv accounts for each recording once: replayed, when the
-// test that it names compared it in this run; excepted, by a decision, and unserved, with its tier, when the story got the answer that it lists.
+// TestGoldenTable runs every comparison with a recording and checks that testdata/golden.tsv accounts for each recording exactly once. A replayed recording
+// must have been compared in this run by the test that its row names. An excepted or unserved one must have got the answer that its row lists.
 func TestGoldenTable(t *testing.T) {
 	t.Parallel()
 	t.Run("replays", func(t *testing.T) { // is over when all of its parallel tests are
@@ -88,10 +89,9 @@ func TestGoldenTable(t *testing.T) {
 			t.Run(name, test)
 		}
 	})
-	dir := contract(t)
-	found, err := filepath.Glob(filepath.Join(dir, "golden", "*.json"))
+	found, err := filepath.Glob(filepath.Join(goldenDir, "*.json"))
 	if err != nil || len(found) == 0 {
-		t.Fatalf("no recordings in %s: %v", dir, err)
+		t.Fatalf("no recordings in %s: %v", goldenDir, err)
 	}
 	listed := map[string]row{}
 	for _, r := range readTable(t) {
@@ -105,7 +105,7 @@ func TestGoldenTable(t *testing.T) {
 		}
 		answer, was := compared.Load(comparedIn{test, r.file})
 		switch {
-		case !slices.Contains(found, filepath.Join(dir, "golden", r.file+".json")):
+		case !slices.Contains(found, filepath.Join(goldenDir, r.file+".json")):
 			t.Errorf("%s is listed and no recording", r.file)
 		case !slices.Contains([]string{"replayed", "excepted", "unserved"}, r.column):
 			t.Errorf("%s: no such column: %s", r.file, r.column)

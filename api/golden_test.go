@@ -41,23 +41,13 @@ func (e exchange) header(name string) string {
 	return ""
 }
 
-// contract returns the directory of the recordings. They are no part of the product: without them the test is skipped.
-func contract(t *testing.T) string {
-	t.Helper()
-	dir := os.Getenv("COUNTERSIGN_CONTRACT")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "shared", "contract")
-	}
-	if _, err := os.Stat(filepath.Join(dir, "golden")); err != nil {
-		t.Skipf("no recorded exchanges (set COUNTERSIGN_CONTRACT): %v", err)
-	}
-	return dir
-}
+// goldenDir has the recorded exchanges with the reference, one file each.
+var goldenDir = filepath.Join("testdata", "golden")
 
 // recording reads a recorded exchange.
 func recording(t *testing.T, name string) exchange {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(contract(t), "golden", name+".json"))
+	raw, err := os.ReadFile(filepath.Join(goldenDir, name+".json"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,7 @@ type common struct {
 	root   string // the module's
 	binary func() (string, error)
 	peer   func() (string, error) // bare distribution
+	suite  func() (string, error) // the OCI conformance suite
 	docker func() (*dockerDaemon, error)
 	keys   map[string]func() (*key, error)
 }
@@ -65,6 +66,7 @@ func run(m *testing.M) (code int, err error) {
 		peer: sync.OnceValues(func() (string, error) {
 			return process.Build(ctx, dir, "integration/baredist")
 		}),
+		suite: sync.OnceValues(func() (string, error) { return buildConformance(ctx, root, dir) }),
 		docker: sync.OnceValues(func() (*dockerDaemon, error) {
 			var err error
 			daemon, err = startDocker(ctx, filepath.Join(dir, "docker"))

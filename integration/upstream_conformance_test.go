@@ -6,32 +6,26 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
-// verdict is what the conformance suite says of one of its tests. Several have the same name.
+// verdict is the result of one test of the conformance suite. Several tests have the same name.
 type verdict struct {
 	Name   string `xml:"name,attr"`
 	Status string `xml:"status,attr"`
-	Said   string `xml:"system-out"`
+	Output string `xml:"system-out"`
 	Log    string `xml:"system-err"` // the requests and answers
 }
 
-// conformance runs the OCI conformance suite, with what it leaves to choice, and returns what it says of each of its tests.
-func conformance(t *testing.T, suite, bin, host string) []verdict {
+// conformance runs the OCI conformance suite with all optional tests and returns the result of each test.
+func conformance(t *testing.T, host string) []verdict {
 	t.Helper()
 	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "bash", suite, host, "admin", adminPassword)
-	cmd.WaitDelay = time.Second
-	cmd.Env = append(os.Environ(), "OCI_CONFORMANCE_BIN="+bin, "OCI_RESULTS_DIR="+dir, "OCI_API_MANIFESTS_TAG_PARAM=true",
-		"OCI_API_BLOBS_UPLOAD_CANCEL=true", "OCI_API_BLOBS_DIGEST_HEADER=true", "OCI_API_MANIFESTS_DIGEST_HEADER=true")
-	out, ended := cmd.CombinedOutput() // how it ended says only that something failed
+	out, ended := runConformance(t, host, dir)
 	text, err := os.ReadFile(filepath.Join(dir, "junit.xml"))
 	if err != nil {
 		t.Fatalf("the suite left no results: %v, %v\n%s", ended, err, out)
@@ -57,16 +51,16 @@ func conformance(t *testing.T, suite, bin, host string) []verdict {
 	return all
 }
 
-// What distribution 3.1.2 does not keep, and what follows from that in the suite.
+// The reasons why tests of the suite cannot pass in front of distribution 3.1.2.
 const (
-	noSHA512    = "distribution takes a manifest under its sha256 only"
-	afterSHA512 = "it asks for what a push under sha512 would have left"
-	keptSHA512  = "the manifests came under their tags instead, and name the blobs; the suite removes only what is under sha512"
-	noURLs      = "distribution takes layers at other URLs only where its configuration allows these URLs"
-	afterURLs   = "it asks for the image that was refused for its layers' URLs"
+	noSHA512    = "distribution stores manifests under their sha256 digest only"
+	afterSHA512 = "it requests a manifest that an earlier, refused push under sha512 should have stored"
+	keptSHA512  = "the manifests were stored under their tags and refer to the blobs; the suite deletes only manifests under sha512"
+	noURLs      = "distribution accepts layers with URLs only if its configuration allows these URLs"
+	afterURLs   = "it requests the image that was refused because of its layers' URLs"
 )
 
-// sha512Exceptions are the suite's tests that cannot pass in front of any distribution 3.1.2, and why.
+// sha512Exceptions are the suite's tests that fail in front of any distribution 3.1.2, with the reasons.
 var sha512Exceptions = map[string]string{
 	"sha512/push/manifest-by-digest":                noSHA512,
 	"sha512/head/manifest-head-by-digest":           afterSHA512,
@@ -80,9 +74,9 @@ var sha512Exceptions = map[string]string{
 	"tag-param-sha512/delete/blob-delete":           keptSHA512,
 }
 
-// strictExceptions are those that cannot pass beside them in front of one with its stock configuration.
+// strictExceptions are the tests that also fail in front of one with its default configuration.
 var strictExceptions = map[string]string{
-	"tag-param-sha512/tag-list":                             "its indexes name manifests under sha512, which are not there",
+	"tag-param-sha512/tag-list":                             "its indexes refer to manifests under sha512, which are absent",
 	"non-distributable-layers/push/manifest-by-digest":      noURLs,
 	"non-distributable-layers/push/manifest-by-tag":         noURLs,
 	"non-distributable-layers/tag-list":                     afterURLs,
@@ -95,31 +89,29 @@ var strictExceptions = map[string]string{
 // answered finds the status of each answer in a test's log.
 var answered = regexp.MustCompile(`(?s)~~~ RESPONSE ~~~\s+Status: (\d+)(.*?)={20}`)
 
-// TestUpstreamConformance runs the conformance suite in front of bare distribution. What that upstream cannot keep is refused with a 400 that names the
-// upstream; everything else passes, referrers among it.
+// TestUpstreamConformance runs the conformance suite in front of bare distribution. Content that this upstream cannot store is refused with a 400 that names
+// the upstream. All other tests pass, those of referrers included.
 func TestUpstreamConformance(t *testing.T) {
 	t.Parallel()
-	suite := conformanceSuite(t)
-	bin := filepath.Join(t.TempDir(), "conformance")
 	strict := maps.Clone(sha512Exceptions)
 	maps.Copy(strict, strictExceptions)
 	for title, c := range map[string]struct {
 		options    []string
 		exceptions map[string]string
 	}{
-		"as it comes":   {nil, strict},
-		"allowing URLs": {[]string{"-lenient"}, sha512Exceptions},
+		"default configuration": {exceptions: strict},
+		"allowing URLs":         {options: []string{"-lenient"}, exceptions: sha512Exceptions},
 	} {
 		t.Run(title, func(t *testing.T) {
 			s := newPeer(t, c.options...).inFront(t)
 			failed := map[string]bool{}
-			for _, v := range conformance(t, suite, bin, s.host) {
+			for _, v := range conformance(t, s.host) {
 				if v.Status == "passed" {
 					continue
 				}
 				failed[v.Name] = true
 				if _, excepted := c.exceptions[v.Name]; !excepted {
-					t.Errorf("%s: %s\n%s\n%s", v.Name, v.Status, v.Said, v.Log)
+					t.Errorf("%s: %s\n%s\n%s", v.Name, v.Status, v.Output, v.Log)
 				}
 				if strings.Contains(v.Name, "/push/") {
 					namesUpstream(t, v)
@@ -134,17 +126,17 @@ func TestUpstreamConformance(t *testing.T) {
 	}
 }
 
-// namesUpstream demands that a push which was refused was refused with a 400 whose message names the upstream.
+// namesUpstream checks that each refused push was refused with a 400 whose message names the upstream.
 func namesUpstream(t *testing.T, v verdict) {
 	t.Helper()
 	for _, answer := range answered.FindAllStringSubmatch(v.Log, -1) {
 		if answer[1] >= "300" && (answer[1] != "400" || !strings.Contains(answer[2], "upstream registry")) {
-			t.Errorf("%s: %s, want 400 and the upstream named:%s", v.Name, answer[1], answer[2])
+			t.Errorf("%s: %s, want 400 and a message that names the upstream:%s", v.Name, answer[1], answer[2])
 		}
 	}
 }
 
-// TestUpstreamSparseIndex pushes an index whose manifests are not there: it is the upstream that refuses it, and the answer says so.
+// TestUpstreamSparseIndex pushes an index whose manifests are absent: the upstream refuses it, and the answer says so.
 func TestUpstreamSparseIndex(t *testing.T) {
 	t.Parallel()
 	absent := describe(ociManifest, []byte(`{"schemaVersion":2}`))
@@ -159,15 +151,15 @@ func TestUpstreamSparseIndex(t *testing.T) {
 	}
 	strict := newPeer(t).inFront(t)
 	if status, said := push(strict); status != http.StatusBadRequest || !strings.Contains(said, "upstream registry") {
-		t.Errorf("PUT: %d %s, want 400 and the upstream named", status, said)
+		t.Errorf("PUT: %d %s, want 400 and a message that names the upstream", status, said)
 	}
 	if status, _, said := strict.do(t, http.MethodGet, "/v2/test/sparse/tags/list", nil, nil); status == http.StatusOK && strings.Contains(string(said), "v1") {
-		t.Errorf("the tags after a push that was refused: %s", said)
+		t.Errorf("the tags after a refused push: %s", said)
 	}
 	p := newPeer(t, "-lenient")
 	s := p.inFront(t)
 	if status, said := push(s); status != http.StatusCreated {
-		t.Fatalf("PUT in front of one that takes it: %d %s", status, said)
+		t.Fatalf("PUT in front of an upstream that accepts it: %d %s", status, said)
 	}
 	within(t, "the upstream shows the tag", func() bool { return slices.Equal(tagsOf(t, "http://"+p.address, "test/sparse", ""), []string{"v1"}) })
 	if status, _, got := s.do(t, http.MethodGet, "/v2/test/sparse/manifests/v1", nil, nil); status != http.StatusOK || string(got) != string(sparse) {

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs the programs that the tests drive: on Debian (and its kin) as root with apt-get, only what is missing.
-# Elsewhere it says what is missing and which tests will skip. The clients of tools/clients are built from source on every
-# machine, once for each version, and kept outside the tree: the first time takes minutes.
+# Installs the programs that the tests run. On Debian and its derivatives, as root, it installs missing packages with apt-get. On other systems it lists the
+# missing programs and the tests that will skip. The clients in tools/clients are built from source on every system, once for each version, and kept outside
+# the tree: the first run takes minutes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# command, Debian package, what its absence costs
+# command:Debian package:consequence if it is missing
 wanted=(
   "gcc:gcc:go test -race cannot be built"
   "podman:podman:the tests with podman skip"
@@ -35,12 +35,12 @@ look() {
     missing+=("$command ($package): $cost")
     packages+=("$package")
   done
-  # cgo wants the C library's headers beside the compiler.
+  # cgo needs the C library's headers.
   if [ ! -e /usr/include/stdlib.h ] && [ -e /etc/debian_version ]; then
     missing+=("stdlib.h (libc6-dev): go test -race cannot be built")
     packages+=(libc6-dev)
   fi
-  # Debian keeps the database's own programs out of the PATH.
+  # Debian installs the programs of PostgreSQL outside the PATH.
   if ! command -v postgres >/dev/null && ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
     missing+=("postgres (postgresql): the tests of the store on PostgreSQL skip")
     packages+=(postgresql)
@@ -52,7 +52,7 @@ look() {
   fi
 }
 
-# Each client is a module of its own in tools/clients, which pins it and all that it is made of.
+# Each client is a module in tools/clients, which pins the client and its dependencies.
 bin="${XDG_CACHE_HOME:-$HOME/.cache}/countersign/bin"
 building=
 trap 'rm -rf "$building"' EXIT
@@ -82,10 +82,12 @@ if [ ${#missing[@]} -gt 0 ] && command -v apt-get >/dev/null && [ "$(id -u)" -eq
   look
 fi
 
-# After the packages: fetching modules may need one of them. A client that cannot be built costs its own tests, and nothing else.
+# The clients come after the packages, which may be needed to fetch modules. If a client cannot be built, only its own tests skip.
 for client in crane oras helm cosign; do
   build "$client" || missing+=("$client (COULD NOT BE BUILT, see above): the tests with $client skip")
 done
+# The tests build the conformance suite themselves. Its modules are fetched here, so that the tests need no network.
+go mod download -C tools/clients/conformance || missing+=("the OCI conformance suite (COULD NOT BE FETCHED, see above): its tests fail")
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 echo "Missing on this machine:" >&2

@@ -13,7 +13,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -81,20 +80,16 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) err
 	if err != nil {
 		return fmt.Errorf("%s: %w; `%[1]s --help` lists the commands", name, err)
 	}
-	c, err := config.Load(line.Config, environ)
+	loaded, err := config.Load(line.Config, environ)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	log := logger(c.Log, errOut)
-	unknown, err := config.Unknown(environ)
-	if err != nil {
-		return err
-	}
-	for _, variable := range unknown {
-		log.WarnContext(ctx, "there is no such setting", slog.String("variable", variable))
+	log := logger(loaded.Config.Log, errOut)
+	for _, w := range loaded.Warnings {
+		log.WarnContext(ctx, "check the configuration", slog.String("setting", w.Setting), slog.String("problem", w.Problem))
 	}
 	err = parsed.Run(app.New(app.Options{
-		Context: ctx, Config: c, Version: version, Out: out, Log: log, Path: args[0], SettingsFile: settingsFile(line.Config, environ),
+		Context: ctx, Config: loaded.Config, Version: version, Out: out, Log: log, Path: args[0], SettingsFile: loaded.File,
 	}))
 	if failed, ok := errors.AsType[app.CommandError](err); ok {
 		return failed
@@ -114,16 +109,6 @@ func verbs(args []string) []string {
 		return []string{"version"}
 	}
 	return args
-}
-
-// settingsFile returns the path of the file that settings come from.
-func settingsFile(flag string, environ []string) string {
-	for _, v := range environ {
-		if path, ok := strings.CutPrefix(v, "COUNTERSIGN_CONFIG="); ok && flag == "" {
-			return path
-		}
-	}
-	return flag
 }
 
 func logger(c config.Log, w io.Writer) *slog.Logger {

@@ -81,7 +81,7 @@ func redirectedPulls(ctx context.Context, o options, dir string) (row, error) {
 		return result, err
 	}
 	defer stopPeer()
-	front, stopFront, err := startInFront(ctx, filepath.Join(dir, "handing"), peer, "COUNTERSIGN_UPSTREAM_REDIRECTS=hand_on")
+	front, stopFront, err := startInFront(ctx, filepath.Join(dir, "handing"), peer, "COUNTERSIGN_UPSTREAM_REDIRECTS=pass_through")
 	if err != nil {
 		return result, err
 	}

@@ -6,17 +6,18 @@ import (
 	"strings"
 )
 
-// Prefixes returns AllowPrivateAddresses taken apart.
+// Prefixes returns AllowPrivateAddresses, parsed.
 func (m Mirror) Prefixes() ([]netip.Prefix, error) {
 	return prefixes("mirror.allow_private_addresses", m.AllowPrivateAddresses)
 }
 
-// Proxies returns TrustedProxies taken apart.
+// Proxies returns TrustedProxies, parsed.
 func (c Config) Proxies() ([]netip.Prefix, error) {
 	return prefixes("trusted_proxies", c.TrustedProxies)
 }
 
-// prefixes parses the addresses and networks of a setting. IPv4-mapped IPv6 addresses become IPv4.
+// prefixes parses the addresses and networks of a setting. An address becomes a network of one address, and an
+// IPv4-mapped IPv6 address becomes an IPv4 address.
 func prefixes(key string, texts []string) ([]netip.Prefix, error) {
 	all := make([]netip.Prefix, 0, len(texts))
 	for _, text := range texts {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,7 +14,20 @@ import (
 	"github.com/caarlos0/env/v11"
 )
 
-// parsers read values of the basic types. Unlike those of the library, their errors say the expected form and the given value.
+const (
+	// prefix begins the names of all variables with settings.
+	prefix = "COUNTERSIGN_"
+	// configVariable names the YAML file. It is not a setting.
+	configVariable = prefix + "CONFIG"
+	// defaultServiceVariable is the one variable that has a meaning when it is empty.
+	defaultServiceVariable = prefix + "SIGNING_DEFAULT_SERVICE"
+)
+
+// kubernetesVariable matches the variables that Kubernetes defines for a service named countersign.
+var kubernetesVariable = regexp.MustCompile(`^COUNTERSIGN_(SERVICE_|PORT($|_))`)
+
+// parsers parse values of the basic types. Their errors, unlike those of the env library, contain the expected form
+// and the value.
 var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[bool]():          parser(strconv.ParseBool, "true or false"),
 	reflect.TypeFor[int]():           parser(strconv.Atoi, "a whole number"),
@@ -29,29 +44,52 @@ func parser[T any](parse func(string) (T, error), form string) env.ParserFunc {
 	}
 }
 
-// readEnvironment sets in c what the variables say. Its error names each variable whose value cannot be read.
-func readEnvironment(c *Config, vars map[string]string) error {
-	err := env.ParseWithOptions(c, env.Options{Environment: vars, Prefix: prefix, FuncMap: parsers})
-	if err == nil {
-		return nil
+// readEnvironment sets c from variables and returns a warning for each variable that has the prefix and is not a
+// setting. The error names each variable with an invalid value.
+func (c *Config) readEnvironment(vars map[string]string) ([]Warning, error) {
+	known, err := env.GetFieldParamsWithOptions(&Config{}, env.Options{Prefix: prefix})
+	if err != nil {
+		return nil, err
 	}
-	known, paramsErr := env.GetFieldParamsWithOptions(&Config{}, env.Options{Prefix: prefix})
-	if paramsErr != nil {
-		return paramsErr
+	settings := map[string]string{}
+	for _, f := range known {
+		if value, set := vars[f.Key]; set {
+			settings[f.Key] = value
+		}
 	}
-	var wrong []error
-	for _, f := range known { // the library's error names the field of a struct; each variable alone shows which one is wrong
+	if err := env.ParseWithOptions(c, env.Options{Environment: settings, Prefix: prefix, FuncMap: parsers}); err != nil {
+		return nil, invalidVariables(known, settings, err)
+	}
+	if name, set := vars[defaultServiceVariable]; set { // the env library ignores empty variables
+		c.Signing.DefaultService = name
+	}
+	var unknown []Warning
+	for name := range vars {
+		_, isSetting := settings[name]
+		if strings.HasPrefix(name, prefix) && !isSetting && name != configVariable && !kubernetesVariable.MatchString(name) {
+			unknown = append(unknown, Warning{Setting: name, Problem: "unknown setting in the environment"})
+		}
+	}
+	slices.SortFunc(unknown, func(a, b Warning) int { return strings.Compare(a.Setting, b.Setting) })
+	return unknown, nil
+}
+
+// invalidVariables returns an error for each variable with an invalid value. The error of the env library names
+// fields of structs instead of variables, so each variable is parsed alone.
+func invalidVariables(known []env.FieldParams, vars map[string]string, err error) error {
+	var invalid []error
+	for _, f := range known {
 		one := env.Options{Environment: map[string]string{f.Key: vars[f.Key]}, Prefix: prefix, FuncMap: parsers}
 		if cause, ok := errors.AsType[env.ParseError](env.ParseWithOptions(&Config{}, one)); ok {
 			if cause.Type == reflect.TypeFor[slog.Level]() {
 				cause.Err = fmt.Errorf("want debug, info, warn or error, got %q", vars[f.Key])
 			}
 			key := strings.ToLower(strings.TrimPrefix(f.Key, prefix)) // some types name their key, for the file
-			wrong = append(wrong, fmt.Errorf("%s: %s", f.Key, strings.TrimPrefix(cause.Err.Error(), key+": ")))
+			invalid = append(invalid, fmt.Errorf("%s: %s", f.Key, strings.TrimPrefix(cause.Err.Error(), key+": ")))
 		}
 	}
-	if len(wrong) == 0 {
+	if len(invalid) == 0 {
 		return fmt.Errorf("environment: %w", err)
 	}
-	return errors.Join(wrong...)
+	return errors.Join(invalid...)
 }

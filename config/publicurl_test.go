@@ -7,8 +7,8 @@ import (
 	"github.com/countersign/countersign/config"
 )
 
-// TestPublicURLIsNormal proves that the spellings of one address are one identity.
-func TestPublicURLIsNormal(t *testing.T) {
+// TestPublicURLNormalForm verifies that all spellings of one address have one normal form.
+func TestPublicURLNormalForm(t *testing.T) {
 	t.Parallel()
 	for written, want := range map[string]string{
 		"https://registry.example":            "https://registry.example",
@@ -33,25 +33,25 @@ func TestPublicURLIsNormal(t *testing.T) {
 		"https://registry-1.sub.example:5000": "https://registry-1.sub.example:5000",
 	} {
 		if got := load(t, "", "COUNTERSIGN_PUBLIC_URL="+written).Public().String(); got != want {
-			t.Errorf("%s is %s, want %s", written, got, want)
+			t.Errorf("Public() of %s = %s, want %s", written, got, want)
 		}
 	}
 }
 
-// TestPublicURLThatNobodyCanType proves that hosts which no client accepts in an image reference are refused at start.
-func TestPublicURLThatNobodyCanType(t *testing.T) {
+// TestPublicURLRejectsHost verifies that a host which cannot be part of an image reference is a configuration error.
+func TestPublicURLRejectsHost(t *testing.T) {
 	t.Parallel()
 	for written, says := range map[string]string{
 		"https://registry":               "add the port (https://registry:443)",
 		"http://registry":                "add the port (http://registry:80)",
 		"https://registry.":              "add the port",
-		"https://my_registry.example":    "no client can type",
-		"https://régistre.example":       "no client can type",
-		"https://registry..example":      "no client can type",
-		"https://-registry.example":      "no client can type",
-		"https://registry.example..":     "no client can type",
-		"https://index.docker.io":        "no client can type",
-		"http://[fe80::1%25eth0]:5000":   "no client can type",
+		"https://my_registry.example":    "cannot be used",
+		"https://régistre.example":       "cannot be used",
+		"https://registry..example":      "cannot be used",
+		"https://-registry.example":      "cannot be used",
+		"https://registry.example..":     "cannot be used",
+		"https://index.docker.io":        "cannot be used",
+		"http://[fe80::1%25eth0]:5000":   "cannot be used",
 		"https://registry.example:0":     "want a port from 1 to 65535",
 		"https://registry.example:65536": "want a port from 1 to 65535",
 		"https://registry.example/v2":    "want http(s)://host[:port]",
@@ -62,26 +62,27 @@ func TestPublicURLThatNobodyCanType(t *testing.T) {
 		"registry.example:5000":          "want http(s)://host[:port]",
 		"https://registry.example :5000": "want http(s)://host[:port]",
 	} {
-		if _, err := config.Load("", []string{"COUNTERSIGN_PUBLIC_URL=" + written}); err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), written) {
-			t.Errorf("%s: %v, want an error with %q and the setting", written, err, says)
+		_, err := config.Load("", []string{"COUNTERSIGN_PUBLIC_URL=" + written})
+		if err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), written) {
+			t.Errorf("Load with public_url %s: %v, want an error with %q and the URL", written, err, says)
 		}
 	}
 }
 
-// FuzzPublicURL proves that a normal form is its own normal form.
+// FuzzPublicURL verifies that the normal form of a normal form is itself.
 func FuzzPublicURL(f *testing.F) {
 	for _, seed := range []string{"https://registry.example:443", "http://[::1]:80/", "https://Registry:443", "http://a.b.:1"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, written string) {
-		c, err := config.Load("", []string{"COUNTERSIGN_PUBLIC_URL=" + written})
+		first, err := config.Load("", []string{"COUNTERSIGN_PUBLIC_URL=" + written})
 		if err != nil || written == "" {
 			return
 		}
-		once := c.Public().String()
-		again, err := config.Load("", []string{"COUNTERSIGN_PUBLIC_URL=" + once})
-		if err != nil || again.Public().String() != once {
-			t.Errorf("%q becomes %q and then %q, %v", written, once, again.Public(), err)
+		once := first.Config.Public().String()
+		second, err := config.Load("", []string{"COUNTERSIGN_PUBLIC_URL=" + once})
+		if err != nil || second.Config.Public().String() != once {
+			t.Errorf("%q becomes %q and then %q, %v", written, once, second.Config.Public(), err)
 		}
 	})
 }

@@ -7,14 +7,14 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Storage names one of distribution's storage drivers and its parameters: `filesystem:<dir>`, or in the file a block as
-// distribution's own configuration has it (`filesystem: {rootdirectory: …}`).
+// Storage is a storage driver of distribution with its parameters. Its text form is filesystem:<dir>. The YAML file
+// also accepts a block as in the configuration of distribution (filesystem: {rootdirectory: …}).
 type Storage struct {
 	Driver     string
 	Parameters map[string]any
 }
 
-// UnmarshalText reads `filesystem:<dir>`.
+// UnmarshalText parses filesystem:<dir>.
 func (s *Storage) UnmarshalText(text []byte) error {
 	driver, dir, ok := strings.Cut(string(text), ":")
 	if !ok || driver != "filesystem" || dir == "" {
@@ -24,7 +24,7 @@ func (s *Storage) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// UnmarshalYAML reads a block with one driver, or the short form.
+// UnmarshalYAML decodes a block with one driver, or filesystem:<dir>.
 func (s *Storage) UnmarshalYAML(node *yaml.Node) error {
 	if node.Kind == yaml.ScalarNode {
 		return s.UnmarshalText([]byte(node.Value))

@@ -192,7 +192,7 @@ func (p *Program) registry(s *store.Store, users *auth.Auth, e *engine, fetcher 
 		PushToMirrors: c.Mirror.AllowPush, Fetcher: fetcher,
 		RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",
 	}
-	o.HandOnRedirects = c.Upstream.Redirects == "hand_on"
+	o.HandOnRedirects = c.Upstream.Redirects == config.RedirectsPassThrough
 	if c.UpstreamURL == "" {
 		o.InlineLimit = inlineLimit
 	}

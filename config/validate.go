@@ -1,0 +1,88 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+)
+
+// maxTokenLifetime bounds token.lifetime. It limits the use of a stolen token; clients renew their tokens on their own.
+const maxTokenLifetime = 24 * time.Hour
+
+// prefixForm is the start of a repository name up to a slash (OCI distribution specification 1.1, "Pulling manifests").
+var prefixForm = regexp.MustCompile(`^([a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*/)*$`)
+
+// hostForm is HOST[:PORT] as in a URL.
+var hostForm = regexp.MustCompile(`^([a-zA-Z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?$`)
+
+// validate returns the errors of all settings, joined.
+func (c Config) validate() error {
+	_, publicErr := normalizePublicURL(c.PublicURL)
+	_, mirrorErr := c.Mirror.Prefixes()
+	_, proxiesErr := c.Proxies()
+	return errors.Join(
+		mirrorErr, publicErr, proxiesErr,
+		oneOf("push_repository_type", c.PushRepositoryType, "container-push", "container"),
+		oneOf("signatures.unknown_keys", c.Signatures.UnknownKeys, "accept", "refuse"),
+		c.Upstream.validate(),
+		c.Mirror.validate(),
+		check(c.Workers >= 0, "workers: want 0 or more, got %d", c.Workers),
+		check(c.TaskLease >= time.Second, "task_lease: want 1s or more, got %v", c.TaskLease),
+		c.Signing.validate(),
+		check(c.Token.Lifetime >= time.Minute && c.Token.Lifetime <= maxTokenLifetime, "token.lifetime: want 1m to 24h, got %v", c.Token.Lifetime),
+		check((c.Token.PrivateKeyFile == "") == (c.Token.PublicKeyFile == ""), "token: set both private_key_file and public_key_file, or neither"),
+		check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls: set both cert_file and key_file, or neither"),
+		oneOf("log.format", c.Log.Format, "text", "json"),
+		check(min(c.Retention.Uploads, c.Retention.Pending, c.Retention.Orphans, c.Retention.Tasks) >= time.Minute,
+			"retention: want 1m or more for each setting"),
+	)
+}
+
+func (u Upstream) validate() error {
+	return errors.Join(
+		check(prefixForm.MatchString(u.Prefix), "upstream.prefix: want the start of a repository name that ends in /, got %q", u.Prefix),
+		oneOf("upstream.redirects", u.Redirects, RedirectsFollow, RedirectsPassThrough),
+		check(u.Token == "" || u.Username == "", "upstream: set either token, or username and password"),
+		check(u.Password == "" || u.PasswordFile == "", "upstream: set either password or password_file"),
+		check(!slices.ContainsFunc(u.TokenHosts, func(host string) bool { return !hostForm.MatchString(host) }),
+			"upstream.token_hosts: want host[:port], got %q", u.TokenHosts),
+		check(u.CompareEvery == 0 || u.CompareEvery >= time.Second, "upstream.compare_every: want 0, or 1s or more, got %v", u.CompareEvery),
+	)
+}
+
+func (m Mirror) validate() error {
+	return errors.Join(
+		check(m.MinRate >= 0, "mirror.min_rate: want 0 or more bytes per second, got %d", m.MinRate),
+		check(m.MinRateWindow >= time.Second && m.MinRateWindow <= time.Hour, "mirror.min_rate_window: want 1s to 1h, got %v", m.MinRateWindow),
+		check(m.BlobTimeout >= time.Second, "mirror.blob_timeout: want 1s or more, got %v", m.BlobTimeout),
+		check(m.SyncTimeout >= time.Second, "mirror.sync_timeout: want 1s or more, got %v", m.SyncTimeout),
+	)
+}
+
+func (s Signing) validate() error {
+	return errors.Join(
+		check(s.Parallel >= 1, "signing.parallel: want 1 or more, got %d", s.Parallel),
+		oneOf("signing.use", s.Use, UseAssigned, UseRepositoryOwners),
+		checkRules("signing.assign", s.Assign),
+		checkRules("signing.on_push", s.OnPush),
+		oneOf("signing.on_push_failure", s.OnPushFailure, "refuse", "accept"),
+		check(s.OnPushTimeout > 0, "signing.on_push_timeout: want more than 0, got %v", s.OnPushTimeout),
+		check(s.ScriptTimeout > 0, "signing.script_timeout: want more than 0, got %v", s.ScriptTimeout),
+		check(s.TokenWait >= 0, "signing.token_wait: want 0 or more, got %v", s.TokenWait),
+	)
+}
+
+// oneOf returns an error if the value of a setting is neither of two.
+func oneOf(setting, value, first, second string) error {
+	return check(value == first || value == second, "%s: want %s or %s, got %q", setting, first, second, value)
+}
+
+// check returns an error of the format unless ok.
+func check(ok bool, format string, args ...any) error {
+	if ok {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
+}

@@ -30,8 +30,9 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
-	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signonpush"
+	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/proxy"
 	"github.com/countersign/countersign/signing"
@@ -142,14 +143,15 @@ func (p *story) start() {
 		t.Fatal(err)
 	}
 	public, quiet, queue, accounts := &url.URL{Scheme: "http", Host: recordedHost}, slog.New(slog.DiscardHandler), &memqueue.Queue{}, auth.New(p.store)
+	signer := &signservice.Signer{
+		Store: p.store, Log: quiet, Parallel: 1, Usable: func(pulp.SigningService) bool { return true },
+		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return keyed{t, p.key, &p.made}, nil },
+	}
 	worker := tasks.NewWorker(tasks.WorkerOptions{
 		Store: p.store, Queue: queue, Log: quiet, Slots: 1, Name: "1@test", Versions: api.Versions("0.1.0"), Show: results,
 		Jobs: jobs.All(jobs.Options{
 			Store: p.store, Log: quiet, Host: recordedHost, Parallel: 1, Blobs: ingest.Blobs{Storage: files}, Validator: ingest.SignatureValidator{Store: p.store},
-			Notary: &notary.Notary{
-				Store: p.store, Log: quiet, Parallel: 1, Timeout: time.Minute, Usable: func(pulp.SigningService) bool { return true },
-				SignerFor: func(pulp.SigningService) (signing.Signer, error) { return keyed{t, p.key, &p.made}, nil },
-			},
+			Signer: signer, SignOnPush: &signonpush.Runner{Store: p.store, Log: quiet, Signer: signer, Timeout: time.Minute},
 			Mirror: mirror.New(mirror.Options{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet}),
 		}),
 	})

@@ -21,8 +21,9 @@ import (
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/ingest"
-	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signonpush"
+	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/proxy"
 	"github.com/countersign/countersign/signing"
@@ -91,7 +92,7 @@ func newAdopting(t *testing.T, change ...func(*proxy.Options)) *adopting {
 	log := slog.New(slog.DiscardHandler)
 	a.world, a.upstream = w, b.url
 	a.adopter = &adopt.Adopter{
-		Store: w.store, Upstream: s, Blobs: ingest.Blobs{Storage: s, Foreign: true}, Notary: &notary.Notary{Store: w.store, Log: log}, Log: log, Type: pulp.ContainerPush,
+		Store: w.store, Upstream: s, Blobs: ingest.Blobs{Storage: s, Foreign: true}, SignOnPush: &signonpush.Runner{Store: w.store, Log: log}, Log: log, Type: pulp.ContainerPush,
 	}
 	return a
 }
@@ -321,16 +322,17 @@ func TestUnsignableImageStopsNoOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.store.Seal(store.Sealing{Host: publicHost, Service: func(string) string { return "svc" }})
-	a.adopter.Notary = &notary.Notary{
-		Store: a.store, Log: slog.New(slog.DiscardHandler), Parallel: 2, Timeout: time.Minute,
+	quiet := slog.New(slog.DiscardHandler)
+	a.adopter.SignOnPush = &signonpush.Runner{Store: a.store, Log: quiet, Timeout: time.Minute, Signer: &signservice.Signer{
+		Store: a.store, Log: quiet, Parallel: 2,
 		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return signer, nil }, Usable: func(pulp.SigningService) bool { return true },
-	}
+	}}
 	const good = 5
 	for i := range good {
 		a.imageDirectly("company/app", fmt.Sprint("good", i), fmt.Sprint("good", i), layerType)
 	}
 	signer.refuses = a.imageDirectly("company/app", "bad", "bad", layerType)
-	found, err := a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app")
+	found, err := a.adopter.Repository(t.Context(), signservice.Caller{User: "alice"}, "company/app")
 	if err != nil || found.Version == nil || found.Version.Counts[pulp.KindTag].Present != good || found.Version.Counts[pulp.KindSignature].Present != good || found.Refused != "" {
 		t.Fatalf("the adoption made %+v, %v, and refuses all for %q", found.Version, err, found.Refused)
 	}
@@ -339,7 +341,7 @@ func TestUnsignableImageStopsNoOthers(t *testing.T) {
 	}
 	a.want(http.StatusServiceUnavailable, "UNAVAILABLE", "admin", http.MethodGet, "/v2/company/app/manifests/bad", nil)
 
-	again, err := a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app")
+	again, err := a.adopter.Repository(t.Context(), signservice.Caller{User: "alice"}, "company/app")
 	if err != nil || again.Version != nil || len(again.Fresh) != 0 || !strings.Contains(again.Refused, "It is not to be signed.") {
 		t.Errorf("the next adoption made %+v, %v, tells anew of %v, and refuses all for %q", again.Version, err, again.Fresh, again.Refused)
 	}
@@ -362,7 +364,7 @@ func TestReferrersAreAdopted(t *testing.T) {
 	// One that was deleted here does not come with another image.
 	a.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/company/app/manifests/"+string(review), nil)
 	a.refers[a.imageDirectly("company/app", "two", "v2", layerType)] = []digest.Digest{review}
-	if found, err := a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app"); err != nil || found.Version == nil || found.Version.Counts[pulp.KindManifest].Added != 1 {
+	if found, err := a.adopter.Repository(t.Context(), signservice.Caller{User: "alice"}, "company/app"); err != nil || found.Version == nil || found.Version.Counts[pulp.KindManifest].Added != 1 {
 		t.Errorf("the next adoption made %+v, %v", found.Version, err)
 	}
 }
@@ -433,12 +435,12 @@ func TestNoReferrerComesAlone(t *testing.T) {
 	}
 	a.direct(http.StatusCreated, http.MethodPut, a.upstream+"/v2/company/app/manifests/list", pulp.OCIIndex, string(list))
 	a.loses = digest.FromString("layer bad")
-	found, err := a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app")
+	found, err := a.adopter.Repository(t.Context(), signservice.Caller{User: "alice"}, "company/app")
 	if err != nil || found.Version != nil || len(found.Drift) != 1 {
 		t.Errorf("the adoption made %+v, %v, and tells of %+v", found.Version, err, found.Drift)
 	}
 	a.loses = ""
-	found, err = a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app")
+	found, err = a.adopter.Repository(t.Context(), signservice.Caller{User: "alice"}, "company/app")
 	if err != nil || found.Version == nil || found.Version.Counts[pulp.KindManifest].Added != 4 {
 		t.Errorf("when it is whole, %+v, %v", found.Version, err)
 	}
@@ -463,7 +465,7 @@ func TestDeepLookAtCopies(t *testing.T) {
 	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/copy/blobs/"+string(layer), nil)
 	differs := func(repo pulp.Repository, want ...string) {
 		t.Helper()
-		found, err := a.adopter.Compare(t.Context(), notary.Reason{Who: "alice"}, repo, adopt.How{Deep: true})
+		found, err := a.adopter.Compare(t.Context(), signservice.Caller{User: "alice"}, repo, adopt.How{Deep: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -495,7 +497,7 @@ func TestRefusedTagsStopNoOthers(t *testing.T) {
 		a.imageDirectly("company/app", fmt.Sprint("bad", i), fmt.Sprint("bad", i), layerType)
 	}
 	a.refuses = func(d digest.Digest) bool { return d != good }
-	found, err := a.adopter.Repository(t.Context(), notary.Reason{Who: "alice"}, "company/app")
+	found, err := a.adopter.Repository(t.Context(), signservice.Caller{User: "alice"}, "company/app")
 	if err != nil || found.Version == nil || found.Version.Counts[pulp.KindTag].Present != 1 || len(found.Drift) != refused {
 		t.Fatalf("the adoption made %+v, %v, and tells of %d differences", found.Version, err, len(found.Drift))
 	}

@@ -15,8 +15,9 @@ import (
 
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/ingest"
-	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signonpush"
+	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 )
@@ -27,9 +28,9 @@ type Options struct {
 	Auth    *auth.Auth
 	Tokens  *auth.Tokens
 	Storage storage.Storage
-	// Notary has pushes to repositories that sign on push signed; nil where none does.
-	Notary *notary.Notary
-	Log    *slog.Logger
+	// SignOnPush runs the pushes to repositories that sign on push. It is nil when no repository does.
+	SignOnPush *signonpush.Runner
+	Log        *slog.Logger
 	// PublicURL is what clients type: scheme://host[:port] (D5, D16).
 	PublicURL *url.URL
 	// PushType is the type of the repositories that pushes create (D1).
@@ -177,8 +178,8 @@ func (c *call) audit(action string, err error, facts ...slog.Attr) {
 
 // sealed runs a change that may make tags visible, which some repositories want signed first.
 func (c *call) sealed(change func(context.Context) error) error {
-	if c.Notary == nil {
+	if c.SignOnPush == nil {
 		return change(c.r.Context())
 	}
-	return c.Notary.Seal(c.r.Context(), notary.Reason{Who: c.who.name()}, change)
+	return c.SignOnPush.Run(c.r.Context(), signservice.Caller{User: c.who.name()}, change)
 }

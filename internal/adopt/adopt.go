@@ -19,8 +19,9 @@ import (
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/ingest"
-	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signonpush"
+	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 )
@@ -39,11 +40,11 @@ const (
 
 // Adopter adopts. It is safe for concurrent use.
 type Adopter struct {
-	Store    *store.Store
-	Upstream storage.Manifests
-	Blobs    ingest.Blobs
-	Notary   *notary.Notary
-	Log      *slog.Logger
+	Store      *store.Store
+	Upstream   storage.Manifests
+	Blobs      ingest.Blobs
+	SignOnPush *signonpush.Runner
+	Log        *slog.Logger
 	// Type is the type of the repositories that are made.
 	Type pulp.RepositoryType
 	// Public says that everybody may read repositories that are made; else they are private.
@@ -115,7 +116,7 @@ func (a *Adopter) pull(ctx context.Context, who, name, reference string, absentO
 	} else if err != nil {
 		return false, err
 	}
-	r := a.of(repo, notary.Reason{Who: who})
+	r := a.of(repo, signservice.Caller{User: who})
 	wanted := store.Adopted{RepositoryID: repo.ID}
 	if pulp.ValidTag(reference) {
 		wanted.Tags = map[string]store.AdoptedTag{reference: {Digest: d, Serial: known.Serial}}
@@ -142,7 +143,7 @@ func (a *Adopter) Current(ctx context.Context, who string, repo pulp.Repository,
 	if err != nil || known.Dirty {
 		return "", err
 	}
-	r := a.of(repo, notary.Reason{Who: who})
+	r := a.of(repo, signservice.Caller{User: who})
 	var d digest.Digest
 	var take bool
 	err = r.insist(ctx, func() (err error) { d, take, err = r.judgeTag(ctx, How{Follow: a.Follow}, known); return err })
@@ -215,7 +216,7 @@ func (a *Adopter) target(ctx context.Context, who, name string) (pulp.Repository
 type run struct {
 	*Adopter
 	repo pulp.Repository
-	why  notary.Reason
+	why  signservice.Caller
 
 	dry   bool                   // nothing is written down
 	known map[string]store.Drift // tags that the last comparison found to differ, by name
@@ -230,7 +231,7 @@ type run struct {
 	skipped  []Skipped
 }
 
-func (a *Adopter) of(repo pulp.Repository, why notary.Reason) *run {
+func (a *Adopter) of(repo pulp.Repository, why signservice.Caller) *run {
 	return &run{Adopter: a, repo: repo, why: why, taken: map[digest.Digest]bool{}}
 }
 
@@ -239,12 +240,12 @@ func (r *run) commit(ctx context.Context, wanted store.Adopted) (v *pulp.Version
 	if len(wanted.Tags)+len(wanted.Manifests) == 0 {
 		return nil, nil
 	}
-	err = r.Notary.Seal(ctx, r.why, func(ctx context.Context) (err error) {
+	err = r.SignOnPush.Run(ctx, r.why, func(ctx context.Context) (err error) {
 		v, err = r.Store.CommitAdopted(ctx, wanted)
 		return err
 	})
 	if err == nil && v != nil {
-		r.Log.InfoContext(ctx, "audit", slog.String("who", r.why.Who), slog.String("action", "adopt"), slog.String("repository", r.repo.Name),
+		r.Log.InfoContext(ctx, "audit", slog.String("who", r.why.User), slog.String("action", "adopt"), slog.String("repository", r.repo.Name),
 			slog.Int64("version", v.Number), slog.Int("tags", len(wanted.Tags)), slog.String("result", "done"))
 	}
 	return v, err

@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signonpush"
+	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 )
@@ -78,7 +79,7 @@ func Matches(pattern, name string) bool {
 }
 
 // Repository adopts all that the upstream has under a name. NotFound when it has nothing there; Conflict when the name is something else here.
-func (a *Adopter) Repository(ctx context.Context, why notary.Reason, name string) (Found, error) {
+func (a *Adopter) Repository(ctx context.Context, why signservice.Caller, name string) (Found, error) {
 	var tags []string
 	err := a.insist(ctx, func() (err error) { tags, err = a.Upstream.Tags(ctx, name); return err })
 	if errors.Is(err, storage.ErrNotFound) {
@@ -86,7 +87,7 @@ func (a *Adopter) Repository(ctx context.Context, why notary.Reason, name string
 	} else if err != nil {
 		return Found{}, err
 	}
-	repo, err := a.target(ctx, why.Who, name)
+	repo, err := a.target(ctx, why.User, name)
 	if err != nil {
 		return Found{}, err
 	}
@@ -94,7 +95,7 @@ func (a *Adopter) Repository(ctx context.Context, why notary.Reason, name string
 }
 
 // Compare holds a repository against the upstream and writes down in what they differ.
-func (a *Adopter) Compare(ctx context.Context, why notary.Reason, repo pulp.Repository, how How) (Found, error) {
+func (a *Adopter) Compare(ctx context.Context, why signservice.Caller, repo pulp.Repository, how How) (Found, error) {
 	return a.compare(ctx, why, repo, how, func() ([]string, error) {
 		var tags []string
 		err := a.insist(ctx, func() (err error) { tags, err = a.Upstream.Tags(ctx, repo.UpstreamName()); return err })
@@ -105,7 +106,7 @@ func (a *Adopter) Compare(ctx context.Context, why notary.Reason, repo pulp.Repo
 	})
 }
 
-func (a *Adopter) compare(ctx context.Context, why notary.Reason, repo pulp.Repository, how How, list func() ([]string, error)) (Found, error) {
+func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp.Repository, how How, list func() ([]string, error)) (Found, error) {
 	here, err := a.Store.UpstreamTags(ctx, repo.ID) // before the upstream is asked for anything
 	if err != nil {
 		return Found{}, err
@@ -215,7 +216,7 @@ func (r *run) commitApart(ctx context.Context, wanted store.Adopted, names []str
 	switch {
 	case err == nil || r.Away(ctx, err):
 		return v, err
-	case len(names) <= 1 || len(refused) >= maxRefused || errors.Is(err, notary.ErrKeyAway):
+	case len(names) <= 1 || len(refused) >= maxRefused || signonpush.KeyUnavailable(err):
 		r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name), slog.Any("tags", names), slog.Any("err", err))
 		for _, name := range names {
 			refused[name] = Sentence(err)

@@ -14,8 +14,9 @@ import (
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
-	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signonpush"
+	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/embedded"
@@ -37,7 +38,7 @@ type engine struct {
 	worker   *tasks.Worker
 
 	dispatcher *tasks.Dispatcher
-	notary     *notary.Notary
+	signOnPush *signonpush.Runner
 	adopter    *adopt.Adopter // nil without an upstream
 }
 
@@ -90,13 +91,16 @@ func (p *Program) buildEngine(s *store.Store) (*engine, error) {
 		return nil, err
 	}
 	s.Seal(store.Sealing{Host: c.Public().Host, Lists: c.SignLists, Service: c.Signing.ServiceOnPush, Use: p.signingUse()})
-	e.notary = &notary.Notary{
+	signer := &signservice.Signer{
 		Store: s, Log: p.log, SignerFor: signers.signer, Usable: func(v pulp.SigningService) bool { return signers.usable(v) == nil },
-		Parallel: c.Signing.Parallel, Timeout: c.Signing.OnPushTimeout, AcceptUnsigned: c.Signing.OnPushFailure == "accept",
+		Parallel: c.Signing.Parallel,
+	}
+	e.signOnPush = &signonpush.Runner{
+		Store: s, Log: p.log, Signer: signer, Timeout: c.Signing.OnPushTimeout, AcceptUnsigned: c.Signing.OnPushFailure == "accept",
 	}
 	if inFront {
 		e.adopter = &adopt.Adopter{
-			Store: s, Upstream: e.upstream, Blobs: e.blobs, Notary: e.notary, Log: p.log,
+			Store: s, Upstream: e.upstream, Blobs: e.blobs, SignOnPush: e.signOnPush, Log: p.log,
 			Type: pulp.RepositoryType(c.PushRepositoryType), Public: c.Upstream.AdoptPublic, Follow: c.Upstream.Follow, Keep: c.Upstream.KeepManifests,
 		}
 	}
@@ -107,11 +111,12 @@ func (p *Program) buildEngine(s *store.Store) (*engine, error) {
 			Store: s, Log: p.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: e.network, Blobs: e.blobs, Upstream: e.upstream,
 			AllowShrink: c.Mirror.AllowShrink, SkipCorrupt: c.Mirror.SkipCorrupt, SyncTimeout: c.Mirror.SyncTimeout,
 			Validator: ingest.SignatureValidator{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
-			Notary:    e.notary, Adopter: e.adopter, SigningUse: p.signingUse(),
+			Signer:    signer, SignOnPush: e.signOnPush, Adopter: e.adopter, SigningUse: p.signingUse(),
 		}),
 	})
 	e.dispatcher = tasks.NewDispatcher(s, e.queue, e.worker, p.log)
-	e.notary.Dispatch, e.notary.Cancel = e.dispatcher.Dispatch, e.dispatcher.Cancel
+	signTasks := jobs.SignTasks{Store: s, Dispatch: e.dispatcher.Dispatch, Cancel: e.dispatcher.Cancel}
+	e.signOnPush.SignElsewhere, e.signOnPush.SignLater = signTasks.Sign, signTasks.SignLater
 	return e, nil
 }
 

@@ -187,7 +187,7 @@ func (p *Program) registry(s *store.Store, users *auth.Auth, e *engine, fetcher 
 		return nil, err
 	}
 	o := proxy.Options{
-		Store: s, Auth: users, Tokens: tokens, Storage: e.storage, Notary: e.notary, Log: p.log, PublicURL: c.Public(),
+		Store: s, Auth: users, Tokens: tokens, Storage: e.storage, SignOnPush: e.signOnPush, Log: p.log, PublicURL: c.Public(),
 		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: auth.AnonymousPull(c.AnonymousPull), TokensOnly: !c.Registry.BasicAuth,
 		PushToMirrors: c.Mirror.AllowPush, Fetcher: fetcher,
 		RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",

@@ -12,8 +12,8 @@ import (
 
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/tasks"
@@ -47,7 +47,7 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 	skipped := 0
 	for _, name := range names {
 		_, before := result.Adopted[name]
-		found, err := o.Adopter.Repository(ctx, reason(r, args.Who), name)
+		found, err := o.Adopter.Repository(ctx, caller(r, args.Who), name)
 		switch {
 		case err != nil && o.Adopter.Away(ctx, err):
 			args.Made = tasks.AdoptMade{Adopted: result.Adopted, Created: made.Created}
@@ -160,7 +160,7 @@ func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareAr
 	report := r.Report("compare.repositories", "Comparing repositories", len(repos))
 	found := r.Report("compare.differences", "Differences", -1)
 	for _, repo := range repos {
-		got, err := o.Adopter.Compare(ctx, reason(r, args.Who), repo, adopt.How{Deep: args.Deep})
+		got, err := o.Adopter.Compare(ctx, caller(r, args.Who), repo, adopt.How{Deep: args.Deep})
 		if err != nil && o.Adopter.Away(ctx, err) {
 			return waits(err)
 		} else if err != nil { // it may have been removed meanwhile
@@ -238,7 +238,7 @@ func (c Comparer) round(ctx context.Context) error {
 
 // compare compares one repository. What is wrong with it alone does not stop the others.
 func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
-	found, err := c.Adopter.Compare(ctx, notary.Reason{Who: "comparison"}, repo, adopt.How{Follow: c.Adopter.Follow})
+	found, err := c.Adopter.Compare(ctx, signservice.Caller{User: "comparison"}, repo, adopt.How{Follow: c.Adopter.Follow})
 	switch {
 	case err == nil:
 		err = c.Store.HadTurn(ctx, repo.ID)

@@ -14,8 +14,9 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
-	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signonpush"
+	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/tasks"
@@ -25,8 +26,10 @@ import (
 type Options struct {
 	Store *store.Store
 	Log   *slog.Logger
-	// Notary has manifests signed.
-	Notary *notary.Notary
+	// Signer makes the signatures of sign tasks.
+	Signer *signservice.Signer
+	// SignOnPush runs the changes of repositories that sign on push.
+	SignOnPush *signonpush.Runner
 	// SigningUse decides which repositories may use which signing services.
 	SigningUse pulp.SigningUse
 	// Host is the host, with its port where it has one, that docker references begin with (D5).

@@ -16,9 +16,10 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signonpush"
+	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/signtest"
@@ -59,7 +60,8 @@ type world struct {
 	repo       store.Target
 	service    pulp.SigningService
 	assigned   []string // names of the services that the configuration assigns to every repository
-	notary     *notary.Notary
+	signer     *signservice.Signer
+	signOnPush *signonpush.Runner
 	worker     *tasks.Worker
 }
 
@@ -78,16 +80,17 @@ func newWorld(t *testing.T) *world {
 	use := pulp.SigningUse{Assigned: func(string) []string { return w.assigned }}
 	w.assigned = []string{"svc"}
 	s.Seal(store.Sealing{Host: "registry.example:8443", Use: use})
-	w.notary = &notary.Notary{
-		Store: s, Log: log, Parallel: 4, Timeout: time.Minute,
+	w.signer = &signservice.Signer{
+		Store: s, Log: log, Parallel: 4,
 		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return w.maker, nil }, Usable: func(pulp.SigningService) bool { return true },
 	}
+	w.signOnPush = &signonpush.Runner{Store: s, Log: log, Signer: w.signer, Timeout: time.Minute}
 	worker := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: queue, Log: log, Slots: 1, Jobs: jobs.All(jobs.Options{
 		Store: s, Log: log, Host: "registry.example:8443", Parallel: 3,
-		Notary: w.notary, SigningUse: use,
+		Signer: w.signer, SignOnPush: w.signOnPush, SigningUse: use,
 	})})
 	w.worker, w.dispatcher = worker, tasks.NewDispatcher(s, queue, worker, log)
-	w.notary.Dispatch, w.notary.Cancel = w.dispatcher.Dispatch, w.dispatcher.Cancel
+	w.signOnPush.SignElsewhere, w.signOnPush.SignLater = w.signTasks().Sign, w.signTasks().SignLater
 	w.service, err = s.AddSigningService(t.Context(), pulp.SigningService{
 		Name: "svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Fingerprint: w.maker.key.Public.Fingerprint(), PublicKey: w.maker.key.Armor,
 	})
@@ -100,6 +103,10 @@ func newWorld(t *testing.T) *world {
 	w.push("one", "latest", "v1")
 	w.pushIndex("multi", w.push("amd64"), w.push("arm64"))
 	return w
+}
+
+func (w *world) signTasks() jobs.SignTasks {
+	return jobs.SignTasks{Store: w.store, Dispatch: w.dispatcher.Dispatch, Cancel: w.dispatcher.Cancel}
 }
 
 // serve has a worker run what waits, until the test ends.

@@ -12,9 +12,10 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signonpush"
+	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/tasks"
@@ -61,11 +62,14 @@ func newShop(t *testing.T) *shop {
 	t.Cleanup(func() { _ = raw.Close() })
 	quiet, queue := slog.New(slog.DiscardHandler), &memqueue.Queue{}
 	w := &shop{T: t, store: s, raw: raw, remotes: map[string]pulp.Remote{}}
-	w.jobs = jobs.All(jobs.Options{Store: s, Log: quiet, Host: "registry.example", Parallel: 1, Notary: &notary.Notary{
+	signer := &signservice.Signer{
 		Store: s, Log: quiet, SignerFor: func(pulp.SigningService) (signing.Signer, error) {
 			return nil, fault.New(fault.Invalid, "The job ran.")
 		},
-	}})
+	}
+	w.jobs = jobs.All(jobs.Options{
+		Store: s, Log: quiet, Host: "registry.example", Parallel: 1, Signer: signer, SignOnPush: &signonpush.Runner{Store: s, Log: quiet, Signer: signer},
+	})
 	worker := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: queue, Log: quiet, Jobs: w.jobs, Name: "1@test", Lease: 300 * time.Millisecond})
 	w.dispatcher = tasks.NewDispatcher(s, queue, worker, quiet)
 	must := func(err error) {

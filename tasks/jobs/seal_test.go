@@ -14,11 +14,12 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/tasks"
+	"github.com/countersign/countersign/tasks/jobs"
 )
 
 // sealed is a world whose repository signs on push.
@@ -59,7 +60,7 @@ func (w *world) putWhen(when func(digest.Digest) bool, text string, tags ...stri
 	p := store.PutManifest{RepositoryID: w.repo.Repository.ID, Tags: tags, When: when, Manifest: pulp.Manifest{
 		Digest: digest.FromBytes(payload), MediaType: pulp.OCIManifest, SchemaVersion: 2, Payload: payload, Type: "image", Config: &pulp.Descriptor{Digest: b.Digest},
 	}}
-	return p.Manifest.Digest, w.notary.Seal(w.Context(), notary.Reason{Who: "alice"}, func(ctx context.Context) error {
+	return p.Manifest.Digest, w.signOnPush.Run(w.Context(), signservice.Caller{User: "alice"}, func(ctx context.Context) error {
 		_, err := w.store.PutManifest(ctx, p)
 		return err
 	})
@@ -177,7 +178,7 @@ func TestAnImageThatCompletesAList(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	late := digest.FromBytes([]byte(`{"config":"late"}`))
-	if err := w.notary.Seal(t.Context(), notary.Reason{}, func(context.Context) error {
+	if err := w.signOnPush.Run(t.Context(), signservice.Caller{}, func(context.Context) error {
 		w.pushIndex("sparse", late) // none of it is there: nothing to sign
 		return nil
 	}); err != nil {
@@ -203,7 +204,7 @@ func TestAListThatWaitsKeepsItsImages(t *testing.T) {
 	}}
 	var v *pulp.Version
 	swept := -1
-	err = w.notary.Seal(t.Context(), notary.Reason{Who: "alice"}, func(ctx context.Context) (err error) {
+	err = w.signOnPush.Run(t.Context(), signservice.Caller{User: "alice"}, func(ctx context.Context) (err error) {
 		if v, err = w.store.PutManifest(ctx, p); err == nil {
 			return nil
 		}
@@ -233,7 +234,7 @@ func TestAPushThatCannotBeSigned(t *testing.T) {
 	if k := w.dispatch(store.TaskFailed, tasks.Tag, tasks.TagArgs{RepositoryID: w.repo.Repository.ID, Tag: "new", Digest: digest.FromBytes([]byte(`{"config":"one"}`))}); k.Error == nil {
 		t.Errorf("task = %+v", k)
 	}
-	w.notary.AcceptUnsigned = true
+	w.signOnPush.AcceptUnsigned = true
 	if _, err := w.put("bad", "v1"); err != nil {
 		t.Errorf("the push that may be signed later: %v", err)
 	}
@@ -330,14 +331,14 @@ func TestSealedPushesThatAreRefused(t *testing.T) {
 func TestAKeyThatIsElsewhere(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
-	w.notary.Usable = func(pulp.SigningService) bool { return false }
-	w.notary.Dispatch = func(ctx context.Context, from tasks.Origin, s tasks.Spec) (store.Task, error) {
+	w.signer.Usable = func(pulp.SigningService) bool { return false }
+	w.signOnPush.SignElsewhere = jobs.SignTasks{Store: w.store, Cancel: w.dispatcher.Cancel, Dispatch: func(ctx context.Context, from tasks.Origin, s tasks.Spec) (store.Task, error) {
 		if s.ServiceID != w.service.ID {
 			t.Errorf("the task is for %q", s.ServiceID)
 		}
 		s.Immediate = true // as if the other process were at hand
 		return w.dispatcher.Dispatch(ctx, from, s)
-	}
+	}}.Sign
 	if _, err := w.put("far", "far"); err != nil {
 		t.Fatal(err)
 	}
@@ -346,8 +347,8 @@ func TestAKeyThatIsElsewhere(t *testing.T) {
 	if err != nil || slices.ContainsFunc(shown, func(k store.Task) bool { return k.Name == tasks.Seal }) {
 		t.Errorf("lists show what is internal: %v", err)
 	}
-	w.notary.Timeout = 50 * time.Millisecond
-	w.notary.Dispatch = w.dispatcher.Dispatch // nobody takes it
+	w.signOnPush.Timeout = 50 * time.Millisecond
+	w.signOnPush.SignElsewhere = w.signTasks().Sign // no worker runs the task
 	if _, err := w.put("nobody", "far"); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("nobody signs: %v", err)
 	}
@@ -360,9 +361,9 @@ func TestAKeyThatIsElsewhere(t *testing.T) {
 func TestATaskWhoseSealingKeyIsAway(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
-	w.notary.Timeout = 50 * time.Millisecond
+	w.signOnPush.Timeout = 50 * time.Millisecond
 	var here atomic.Bool
-	w.notary.Usable = func(pulp.SigningService) bool { return here.Load() }
+	w.signer.Usable = func(pulp.SigningService) bool { return here.Load() }
 	args := tasks.TagArgs{RepositoryID: w.repo.Repository.ID, Tag: "new", Digest: digest.FromBytes([]byte(`{"config":"one"}`))}
 	k, err := w.dispatcher.Dispatch(t.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Tag, Args: args, Immediate: true})
 	if err != nil || k.State != store.TaskWaiting {
@@ -411,7 +412,7 @@ func TestAnImageByDigestThatCompletesAList(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	late := digest.FromBytes([]byte(`{"config":"late"}`))
-	if err := w.notary.Seal(t.Context(), notary.Reason{}, func(context.Context) error {
+	if err := w.signOnPush.Run(t.Context(), signservice.Caller{}, func(context.Context) error {
 		w.pushIndex("sparse", late)
 		return nil
 	}); err != nil {

@@ -2,15 +2,15 @@ package jobs
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/notary"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signonpush"
+	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/tasks"
@@ -30,7 +30,7 @@ func (s signer) run(ctx context.Context, r *tasks.Run, args tasks.SignArgs) erro
 	if err := s.stillAssigned(ctx, r, args.RepositoryID, service); err != nil {
 		return err
 	}
-	checked, err := s.Notary.Checked(service)
+	session, err := s.Signer.Open(service, caller(r, args.Who))
 	if err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func (s signer) run(ctx context.Context, r *tasks.Run, args tasks.SignArgs) erro
 		s.Log.WarnContext(ctx, "signatures claim the host localhost, which means nothing on other machines; set public_url to what clients type")
 	}
 	report := r.Report("signing.manifests", "Signing manifests", len(targets))
-	if err := s.signAll(ctx, r, checked, args, targets, report); err != nil {
+	if err := s.signAll(ctx, r, session, args, targets, report); err != nil {
 		return err
 	}
 	if err := report.Complete(ctx); err != nil {
@@ -91,8 +91,7 @@ func (s signer) reference(basePath, tag string) string {
 }
 
 // signAll signs the targets and stages what is made, together as much as there is: one write takes many signatures.
-func (s signer) signAll(ctx context.Context, r *tasks.Run, checked *signing.Checked, args tasks.SignArgs, targets []store.SignTarget, report *tasks.Report) error {
-	why := reason(r, args.Who)
+func (s signer) signAll(ctx context.Context, r *tasks.Run, session *signservice.Session, args tasks.SignArgs, targets []store.SignTarget, report *tasks.Report) error {
 	made := make(chan pulp.Signature, stageBatch)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -106,7 +105,7 @@ func (s signer) signAll(ctx context.Context, r *tasks.Run, checked *signing.Chec
 				break
 			}
 			group.Go(func() error {
-				g, err := s.Notary.Sign(working, why, checked, t.ManifestID, t.Digest, s.reference(args.BasePath, t.Tag))
+				g, err := session.Sign(working, t.ManifestID, t.Digest, s.reference(args.BasePath, t.Tag))
 				if fault.Is(err, fault.Unavailable) && !store.Away(err) {
 					return tasks.Again(err) // the key is away: its tasks wait, and hold nobody up
 				} else if err != nil {
@@ -175,12 +174,12 @@ const (
 	stageTime  = 10 * time.Second       // that it may take
 )
 
-// reason returns for whom a task uses a key: its user, or else the one that its arguments name.
-func reason(r *tasks.Run, who string) notary.Reason {
+// caller returns on whose behalf a task uses a key: its user, or else the one that its arguments name.
+func caller(r *tasks.Run, who string) signservice.Caller {
 	if name := r.User().Username; name != "" {
 		who = name
 	}
-	return notary.Reason{Who: who, Task: r.Task.ID}
+	return signservice.Caller{User: who, Task: r.Task.ID}
 }
 
 // stillAssigned requires, for a task that the server started by itself, that the repository may use the service. maySign requires it for tasks of users.
@@ -204,7 +203,7 @@ func (o Options) seal(ctx context.Context, r *tasks.Run, args tasks.SealArgs) er
 	if err := o.stillAssigned(ctx, r, args.RepositoryID, service); err != nil {
 		return err
 	}
-	return o.Notary.SignMissing(ctx, notary.Reason{Who: args.Who, Task: r.Task.ID}, args.RepositoryID, service, args.Missing, nil)
+	return o.SignOnPush.SignMissing(ctx, signservice.Caller{User: args.Who, Task: r.Task.ID}, args.RepositoryID, service, args.Missing)
 }
 
 // sealed is a job that runs again when what it would show was not signed, and is now.
@@ -219,13 +218,13 @@ func (o Options) sealed(job tasks.Job) tasks.Job {
 // seals runs a task's change again when what it would show was not signed, and is now. While the key is away the task waits. Before each run it checks that the
 // task's user may still have the change done: signing, or what came before, may have taken long.
 func (o Options) seals(ctx context.Context, r *tasks.Run, change func(context.Context) error) error {
-	err := o.Notary.Seal(ctx, reason(r, ""), func(ctx context.Context) error {
+	err := o.SignOnPush.Run(ctx, caller(r, ""), func(ctx context.Context) error {
 		if err := r.Permit(ctx); err != nil {
 			return err
 		}
 		return change(ctx)
 	})
-	if errors.Is(err, notary.ErrKeyAway) && ctx.Err() == nil {
+	if signonpush.KeyUnavailable(err) && ctx.Err() == nil {
 		return tasks.Again(err)
 	}
 	return err

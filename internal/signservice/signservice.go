@@ -1,0 +1,98 @@
+// Package signservice signs manifests with signing services and writes an audit entry for each use of a key.
+//
+// It selects the signer of a service and builds the row of each signature. It stores nothing. How a key signs is the
+// subject of the packages below signing.
+package signservice
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/telemetry"
+	"github.com/countersign/countersign/signing"
+)
+
+// Signer signs with the services whose keys this process can use. It is safe for concurrent use.
+type Signer struct {
+	// Store provides the manifests to sign.
+	Store *store.Store
+	// Log receives the audit entries.
+	Log *slog.Logger
+	// SignerFor returns the signer that uses the key of a service.
+	SignerFor func(pulp.SigningService) (signing.Signer, error)
+	// Usable reports whether this process can sign with a service now.
+	Usable func(pulp.SigningService) bool
+	// Parallel is the maximum number of signatures that one session makes at a time.
+	Parallel int
+}
+
+// Caller identifies on whose behalf a key is used. Audit entries contain it.
+type Caller struct {
+	User string // user name; empty when the server acts for itself
+	Task string // task id; empty outside tasks
+}
+
+// Session signs with one service for one caller. It is safe for concurrent use.
+type Session struct {
+	signer  *Signer
+	caller  Caller
+	checked *signing.Checked
+}
+
+// Open starts a session with a service. It fails when the service's public key cannot be parsed, or with the error of
+// SignerFor.
+func (s *Signer) Open(service pulp.SigningService, caller Caller) (*Session, error) {
+	key, err := signing.ParsePublicKey(service.PublicKey)
+	if err != nil {
+		return nil, fmt.Errorf("public key of signing service %s: %w", service.Name, err)
+	}
+	signer, err := s.SignerFor(service)
+	if err != nil {
+		return nil, err
+	}
+	return &Session{s, caller, signing.NewChecked(signing.NewSlots(s.Parallel).Limited(signer), key)}, nil
+}
+
+// Concurrency returns the number of goroutines that should call Sign to keep the key busy: while one signature is made
+// another one is verified. It is twice Parallel, and at least 2.
+func (s *Session) Concurrency() int { return 2 * max(1, s.signer.Parallel) }
+
+// Sign signs a manifest for one docker reference, verifies the signature with the service's public key and returns its
+// row. The row is not stored. manifestID is the id of the manifest with the given digest.
+func (s *Session) Sign(ctx context.Context, manifestID string, manifest digest.Digest, reference string) (pulp.Signature, error) {
+	made, err := s.checked.Sign(ctx, signing.Request{
+		Claim:         signing.Claim{ManifestDigest: manifest, DockerReference: reference},
+		Manifest:      func(ctx context.Context) ([]byte, error) { return s.signer.Store.Payload(ctx, manifestID) },
+		CorrelationID: telemetry.Correlation(ctx),
+	})
+	entry := []slog.Attr{
+		slog.String("who", s.caller.User), slog.String("action", "sign"), slog.String("key", s.checked.Fingerprint()),
+		slog.String("digest", string(manifest)), slog.String("reference", reference), slog.String("task", s.caller.Task),
+	}
+	if err != nil {
+		entry = append(entry, slog.String("result", "failed"), slog.Any("err", err))
+		s.signer.Log.LogAttrs(ctx, slog.LevelError, "audit", entry...)
+		return pulp.Signature{}, err
+	}
+	entry = append(entry, slog.String("result", "done"), slog.String("signature", string(signing.Digest(made.Raw))))
+	s.signer.Log.LogAttrs(ctx, slog.LevelInfo, "audit", entry...)
+	return row(manifestID, made), nil
+}
+
+// row returns the row of a verified signature.
+func row(manifestID string, made signing.Made) pulp.Signature {
+	verified := made.Verified
+	claim := verified.Claim()
+	fingerprint := verified.IssuerFingerprint()
+	return pulp.Signature{
+		Digest: signing.Digest(made.Raw), Name: signing.Name(claim.ManifestDigest, made.Raw),
+		ManifestID: manifestID, Content: made.Raw,
+		KeyID: verified.KeyID(), Fingerprint: &fingerprint, VerifiedBy: verified.Fingerprint(),
+		Reference: claim.DockerReference, Creator: claim.Creator, SignedAt: verified.CreatedAt().Unix(),
+	}
+}

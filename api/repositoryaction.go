@@ -103,7 +103,7 @@ func (a *API) tag(req *request, b *body, repo pulp.Repository) (tasks.Spec, erro
 	if name != nil && len(b.errs["tag"]) == 0 && !pulp.ValidTag(*name) {
 		b.fail("tag", "Ensure this field has no more than 128 characters.")
 	}
-	if name != nil && pulp.IsKeepTag(*name) {
+	if name != nil && pulp.IsPinTag(*name) {
 		b.fail("tag", "Tags that begin so are this registry's own in an upstream.")
 	}
 	if err := b.finish(); err != nil {

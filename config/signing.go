@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/countersign/countersign/internal/glob"
 )
 
 // The values of Signing.Use.
@@ -56,8 +58,7 @@ func (s Signing) AssignedServices(repository string) []string {
 func firstMatch(rules []string, repository string) string {
 	for _, rule := range rules {
 		pattern, service, _ := strings.Cut(rule, "=")
-		start, open := strings.CutSuffix(pattern, "*")
-		if pattern == repository || open && strings.HasPrefix(repository, start) {
+		if glob.MatchName(pattern, repository) {
 			return service
 		}
 	}

@@ -406,7 +406,7 @@ func TestConditionsInFrontOfAnUpstream(t *testing.T) {
 			a.refuses = func(d digest.Digest) bool { return d == refused }
 			put(http.StatusPreconditionFailed, "v2", "If-None-Match", "*")
 			// A hidden tag is nobody's to demand anything of.
-			hidden := pulp.KeepTag(theirs)
+			hidden := pulp.PinTag(theirs)
 			a.imageDirectly("company/app", "theirs", hidden, layerType)
 			for _, demand := range []string{`"sha256:1234"`, "*"} {
 				a.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodDelete, "/v2/company/app/manifests/"+hidden, nil, "If-Match", demand)

@@ -54,7 +54,7 @@ func FuzzReference(f *testing.F) {
 			t.Errorf("%q is taken as %q under %q", reference, dgst, tags)
 		}
 		for _, tag := range tags {
-			if !pulp.ValidTag(tag) || strings.ContainsAny(tag, "/\\:\x00\n") || tag == ".." || pulp.BrokenCompanionTag(tag) {
+			if !pulp.ValidTag(tag) || strings.ContainsAny(tag, "/\\:\x00\n") || tag == ".." || pulp.MalformedCompanionTag(tag) {
 				t.Errorf("%q?%q is taken under %q", reference, query, tag)
 			}
 		}

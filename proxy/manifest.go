@@ -212,7 +212,7 @@ func (c *call) putReference() (tags []string, dgst digest.Digest, err error) {
 
 // takenTag says whether a tag may be pushed: it is well-formed (contract 3.3), no misspelled companion of cosign's (D23), and none of our own upstream.
 func takenTag(tag string) bool {
-	return pulp.ValidTag(tag) && !pulp.BrokenCompanionTag(tag) && !pulp.IsKeepTag(tag)
+	return pulp.ValidTag(tag) && !pulp.MalformedCompanionTag(tag) && !pulp.IsPinTag(tag)
 }
 
 // manifestTarget returns where a manifest goes. A list may come to a name that is not there yet; an image cannot: its blobs come before it.

@@ -2,7 +2,6 @@ package signing
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
@@ -49,8 +48,8 @@ func (c *Checked) Sign(ctx context.Context, r Request) (Made, error) {
 }
 
 func refused(cause error, why string) error {
-	if e, ok := errors.AsType[*fault.Error](cause); ok {
-		why += ": " + strings.TrimSuffix(e.Msg, ".")
+	if msg, ok := fault.Message(cause); ok {
+		why += ": " + strings.TrimSuffix(msg, ".")
 	}
 	return fault.Wrap(fault.Invalid, cause, "What the signing service returned %s.", why)
 }

@@ -414,8 +414,8 @@ func isAgain(err error) bool {
 
 // sentence is what a task says of the error it failed with: only what is safe to show.
 func sentence(err error) string {
-	if e, ok := errors.AsType[*fault.Error](err); ok && e.Kind != fault.Internal {
-		return e.Msg
+	if msg, ok := fault.Message(err); ok {
+		return msg
 	}
 	return "Internal error; the server's log has the details under the task's logging_cid."
 }

@@ -92,7 +92,7 @@ func (a *Adopter) Pulled(ctx context.Context, who, name, reference string, absen
 }
 
 func (a *Adopter) pull(ctx context.Context, who, name, reference string, absentOnly bool) (bool, error) {
-	repo, known, ours, taken := pulp.Repository{Name: name}, store.UpstreamTag{}, pulp.IsKeepTag(reference), false
+	repo, known, ours, taken := pulp.Repository{Name: name}, store.UpstreamTag{}, pulp.IsPinTag(reference), false
 	var err error
 	if absentOnly {
 		taken, err = a.Store.NameTaken(ctx, name)
@@ -134,7 +134,7 @@ func (a *Adopter) pull(ctx context.Context, who, name, reference string, absentO
 // Current finds out, before a change that demands something of a tag, whether somebody else has pushed it to the upstream, and adopts that where it is followed. It returns what the
 // upstream shows then; empty when that is ours, or nothing. What others push between this and the writing through of the change nobody can know.
 func (a *Adopter) Current(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error) {
-	if repo.RemoteID != "" || pulp.IsKeepTag(tag) {
+	if repo.RemoteID != "" || pulp.IsPinTag(tag) {
 		return "", nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxPull)
@@ -167,7 +167,7 @@ func (a *Adopter) ours(ctx context.Context, name, reference string) (repo pulp.R
 	repo, err = a.Store.RepositoryByName(ctx, name)
 	switch {
 	case fault.Is(err, fault.NotFound):
-		return pulp.Repository{Name: name}, known, pulp.IsKeepTag(reference), nil
+		return pulp.Repository{Name: name}, known, pulp.IsPinTag(reference), nil
 	case err != nil || repo.RemoteID != "":
 		return repo, known, true, err
 	case !pulp.ValidTag(reference):
@@ -175,7 +175,7 @@ func (a *Adopter) ours(ctx context.Context, name, reference string) (repo pulp.R
 		return repo, known, had, err
 	}
 	known, err = a.Store.UpstreamTag(ctx, repo.ID, reference)
-	return repo, known, known.Here != "" || known.Dirty || pulp.IsKeepTag(reference), err
+	return repo, known, known.Here != "" || known.Dirty || pulp.IsPinTag(reference), err
 }
 
 // miss is what came of asking the upstream in vain.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/glob"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
@@ -47,7 +48,7 @@ func (a *Adopter) Names(ctx context.Context, pattern string) (names, malformed [
 	}
 	for _, name := range all {
 		switch {
-		case !Matches(pattern, name):
+		case !glob.MatchName(pattern, name):
 		case pulp.ValidName(name):
 			names = append(names, name)
 		default:
@@ -55,27 +56,6 @@ func (a *Adopter) Names(ctx context.Context, pattern string) (names, malformed [
 		}
 	}
 	return names, malformed, nil
-}
-
-// Matches says whether a name matches a pattern: * stands for any characters, / among them.
-func Matches(pattern, name string) bool {
-	parts := strings.Split(pattern, "*")
-	if len(parts) == 1 {
-		return pattern == name
-	}
-	first, last := parts[0], parts[len(parts)-1]
-	if len(name) < len(first)+len(last) || !strings.HasPrefix(name, first) || !strings.HasSuffix(name, last) {
-		return false
-	}
-	name = name[len(first) : len(name)-len(last)]
-	for _, part := range parts[1 : len(parts)-1] {
-		_, after, found := strings.Cut(name, part)
-		if !found {
-			return false
-		}
-		name = after
-	}
-	return true
 }
 
 // Repository adopts all that the upstream has under a name. NotFound when it has nothing there; Conflict when the name is something else here.
@@ -133,7 +113,7 @@ func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp
 	group, working := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for _, name := range slices.Compact(names) {
-		if pulp.IsKeepTag(name) {
+		if pulp.IsPinTag(name) {
 			continue
 		}
 		if !pulp.ValidTag(name) {
@@ -390,7 +370,7 @@ func (r *run) putBack(ctx context.Context, d digest.Digest) string {
 	if !r.Keep {
 		return "The upstream does not have it under this name; pulls by it through here go on as long as its blobs are there."
 	}
-	if err := r.Put(ctx, r.repo, pulp.KeepTag(d), d); err != nil {
+	if err := r.Put(ctx, r.repo, pulp.PinTag(d), d); err != nil {
 		r.Log.WarnContext(ctx, "manifest not put back upstream", slog.String("repository", r.repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
 		return "The upstream does not have it under this name, and does not take it."
 	}

@@ -86,7 +86,7 @@ func (a *Adopter) KeepAlive(ctx context.Context, repositoryID string) error {
 		silent := false
 		for _, k := range unkept {
 			repo := pulp.Repository{ID: k.RepositoryID, Name: k.Repository}
-			err := a.Put(ctx, repo, pulp.KeepTag(k.Digest), k.Digest)
+			err := a.Put(ctx, repo, pulp.PinTag(k.Digest), k.Digest)
 			if err != nil && a.gone(ctx, err) {
 				return err
 			} else if err != nil {
@@ -115,7 +115,7 @@ func (a *Adopter) DropKept(ctx context.Context) error {
 			return err
 		}
 		for _, k := range needless {
-			err := a.Upstream.DeleteManifest(ctx, pulp.UpstreamName(k.Repository, k.RepositoryID), pulp.KeepTag(k.Digest))
+			err := a.Upstream.DeleteManifest(ctx, pulp.UpstreamName(k.Repository, k.RepositoryID), pulp.PinTag(k.Digest))
 			if err != nil && a.gone(ctx, err) {
 				return err
 			} else if err != nil {

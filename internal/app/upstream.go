@@ -14,7 +14,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/adopt"
+	"github.com/countersign/countersign/internal/glob"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/tasks"
@@ -103,7 +103,7 @@ func (p *Program) printDrift(s *store.Store, pattern string) error {
 			return err
 		}
 		for _, d := range found {
-			if !adopt.Matches(pattern, d.Repository) {
+			if !glob.MatchName(pattern, d.Repository) {
 				continue
 			}
 			if lines++; lines == 1 {

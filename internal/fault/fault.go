@@ -1,6 +1,6 @@
-// Package fault gives errors a kind that every transport can translate, and a sentence that is safe to show.
+// Package fault classifies errors by kind and separates the message for the caller from the cause for the log.
 //
-// It knows no HTTP and no SQL, and imports nothing of this project.
+// It imports no other package of this module. Transports map a Kind to their own status.
 package fault
 
 import (
@@ -11,39 +11,38 @@ import (
 	"time"
 )
 
-// Kind says what went wrong in terms that a transport can translate. The zero Kind is Internal: an error that nobody
-// classified is never shown to a client.
+// Kind classifies an error independently of any transport. The zero Kind is Internal, so an unclassified error is never
+// shown to a client.
 type Kind int
 
 // The kinds of error.
 const (
-	Internal        Kind = iota // a defect or a broken part of ours; the text is only logged
-	Invalid                     // the request can never succeed as it is
-	NotFound                    // the object does not exist, or the caller may not know that it does
-	Conflict                    // the object's state forbids it now
-	Denied                      // the caller is known and may not
-	Unauthenticated             // the caller is not known, or its proof is bad
-	TooLarge                    // over a bound of size or count
-	Unavailable                 // a store or an upstream does not answer; trying again may help
-	TooMany                     // over a rate or a capacity; trying again later may help
+	Internal        Kind = iota // a bug or a broken dependency; the text is only logged
+	Invalid                     // the request can never succeed in this form
+	NotFound                    // the object does not exist, or the caller may not learn that it exists
+	Conflict                    // the current state of the object forbids the request
+	Denied                      // the caller is authenticated but lacks a permission
+	Unauthenticated             // credentials are missing or wrong
+	TooLarge                    // a limit on size or count is exceeded
+	Unavailable                 // a dependency does not respond; a retry may succeed
+	TooMany                     // a rate or capacity limit is reached; a later retry may succeed
 )
 
-// Fields holds messages by the name of the field that they are about, as Django REST framework shows them.
+// Fields maps the name of a field to the messages about it, in the format of Django REST framework.
 type Fields map[string][]string
 
-// Error is an error with a kind, a sentence that is safe to show to the caller, and a cause that is only logged.
+// Error is an error with a kind, a message for the caller and a cause for the log.
 type Error struct {
 	Kind   Kind
-	Msg    string // safe to show; names no internals
+	Msg    string // shown to the caller; contains no internal details
 	Fields Fields // for Invalid: messages by field; may be nil
-	Err    error  // the cause, for logs; may be nil
-	// RetryAfter is when trying again may help, for Unavailable and TooMany; 0: nobody has said.
+	Err    error  // the cause, only logged; may be nil
+	Outage System // for Unavailable: the system that does not respond; 0 if the error has another reason. Test it with IsOutage.
+	// RetryAfter is the earliest useful delay before a retry, for Unavailable and TooMany. 0 means unknown.
 	RetryAfter time.Duration
-	// Outage is the system that does not answer, for Unavailable; 0: none, the error has another reason. Ask with IsOutage.
-	Outage System
 }
 
-// Error returns the sentence and, behind it, the cause.
+// Error returns the message followed by the cause.
 func (e *Error) Error() string {
 	switch {
 	case e.Err == nil:
@@ -57,12 +56,12 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// New returns an error of a kind with a formatted sentence that is safe to show.
+// New returns an error of the given kind. The formatted message is shown to the caller.
 func New(kind Kind, format string, args ...any) *Error {
 	return &Error{Kind: kind, Msg: fmt.Sprintf(format, args...)}
 }
 
-// Wrap returns an error of a kind with a cause that is only logged and a sentence that is safe to show.
+// Wrap returns an error of the given kind. The formatted message is shown to the caller, the cause is only logged.
 func Wrap(kind Kind, cause error, format string, args ...any) *Error {
 	return &Error{Kind: kind, Msg: fmt.Sprintf(format, args...), Err: cause}
 }
@@ -73,7 +72,7 @@ func Field(name, format string, args ...any) *Error {
 	return &Error{Kind: Invalid, Msg: name + ": " + msg, Fields: Fields{name: {msg}}}
 }
 
-// KindOf returns the kind of the first Error in err's chain, or Internal when there is none.
+// KindOf returns the kind of the first Error in err's tree, or Internal if there is none.
 func KindOf(err error) Kind {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Kind
@@ -81,10 +80,20 @@ func KindOf(err error) Kind {
 	return Internal
 }
 
-// Is says whether err is of the kind. A nil error is of no kind.
+// Is reports whether err is of the given kind. A nil error is of no kind.
 func Is(err error, kind Kind) bool { return err != nil && KindOf(err) == kind }
 
-// RetryAfter returns the first RetryAfter in err's chain, or 0 when there is none.
+// Message returns the message of the first Error in err's tree. ok is false if there is none or if it is Internal: then
+// nothing of err may be shown.
+func Message(err error) (msg string, ok bool) {
+	e, found := errors.AsType[*Error](err)
+	if !found || e.Kind == Internal {
+		return "", false
+	}
+	return e.Msg, true
+}
+
+// RetryAfter returns the first RetryAfter in err's chain, or 0 if there is none.
 func RetryAfter(err error) time.Duration {
 	for {
 		e, ok := errors.AsType[*Error](err)
@@ -98,7 +107,7 @@ func RetryAfter(err error) time.Duration {
 	}
 }
 
-// RetrySeconds returns RetryAfter for a Retry-After header: whole seconds, rounded up, at least 1.
+// RetrySeconds returns RetryAfter as the value of a Retry-After header: whole seconds, rounded up, at least 1.
 func RetrySeconds(err error) string {
 	after := max(RetryAfter(err), time.Second)
 	return strconv.FormatInt(int64((after+time.Second-1)/time.Second), 10)

@@ -1,11 +1,8 @@
 package fault
 
-import (
-	"errors"
-	"fmt"
-)
+import "errors"
 
-// System is a system that this server depends on and that may not answer for a while. An Unavailable error names it in Outage.
+// System is a system that this server depends on and that may not respond for a while.
 type System int
 
 // The systems of outages. The zero System is none: the error is Unavailable for another reason.
@@ -15,10 +12,12 @@ const (
 	SigningKey        // the token or the program that holds a private key
 )
 
-// NewOutage returns an Unavailable error about a system that does not answer, with a cause that is only logged and a sentence that is safe to
-// show. The operation may succeed when the system answers again.
+// NewOutage returns an Unavailable error about a system that does not respond. The formatted message is shown to the
+// caller, the cause is only logged. The operation may succeed when the system responds again.
 func NewOutage(system System, cause error, format string, args ...any) *Error {
-	return &Error{Kind: Unavailable, Msg: fmt.Sprintf(format, args...), Err: cause, Outage: system}
+	e := Wrap(Unavailable, cause, format, args...)
+	e.Outage = system
+	return e
 }
 
 // outage is the target by which errors.Is finds the outage of a system in a tree of errors.
@@ -27,11 +26,12 @@ type outage System
 // Error implements error.
 func (outage) Error() string { return "outage" }
 
-// Is reports whether the error is about the outage that target stands for. It implements the interface of errors.Is.
+// Is reports whether target is the outage that the error is about. It implements the interface of errors.Is.
 func (e *Error) Is(target error) bool {
 	system, ok := target.(outage) //nolint:errorlint // errors.Is calls this for each error of a tree
 	return ok && e.Kind == Unavailable && e.Outage == System(system)
 }
 
-// IsOutage reports whether err, or an error that it wraps or joins, says that the system does not answer.
+// IsOutage reports whether err's tree contains an error about an outage of the system. Unlike Is, it also finds an
+// error that is wrapped by one of another kind.
 func IsOutage(err error, system System) bool { return errors.Is(err, outage(system)) }

@@ -8,7 +8,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// TestIsOutage proves that an outage is found wherever it is in a tree of errors, and that it is one of its system only.
+// TestIsOutage checks that IsOutage finds an outage anywhere in a tree of errors, and only of its own system.
 func TestIsOutage(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("connection refused")

@@ -73,7 +73,7 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 			return nil, fault.New(fault.Unavailable, "The remote repository has more than %d tags.", maxTags)
 		}
 		for _, name := range listed {
-			if pulp.IsKeepTag(name) { // of a server like this one, in front of that remote
+			if pulp.IsPinTag(name) { // of a server like this one, in front of that remote
 				continue
 			}
 			if !pulp.ValidTag(name) {

@@ -101,8 +101,8 @@ func TestNames(t *testing.T) {
 		"sha256-" + hex[1:] + ".sig": true, "sha256-" + hex + "a.att": true, "sha256-" + strings.ToUpper(hex) + ".sbom": true, "sha256-.sig": true, "sha256-" + hex + ".x.sig": true,
 		"sha256-" + hex + ".sig": false, "sha256-" + hex + ".att": false, "sha256-" + hex + ".sbom": false, "sha256-" + hex: false, "sha256-abc": false, "x.sig": false, "v1.sbom": false,
 	} {
-		if got := pulp.BrokenCompanionTag(tag); got != want {
-			t.Errorf("BrokenCompanionTag(%q) = %v", tag, got)
+		if got := pulp.MalformedCompanionTag(tag); got != want {
+			t.Errorf("MalformedCompanionTag(%q) = %v", tag, got)
 		}
 	}
 	if pulp.NamespaceOf("a/b/c") != "a" || pulp.NamespaceOf("a") != "a" {
@@ -148,7 +148,7 @@ func FuzzNames(f *testing.F) {
 		if pulp.ValidTag(s) != tag {
 			t.Errorf("ValidTag(%q) = %v, want %v", s, !tag, tag)
 		}
-		if hex, ok := pulp.CompanionOf(s); ok && (len(hex) != 64 || !strings.HasPrefix(s, "sha256-"+hex)) || pulp.BrokenCompanionTag(s) && ok {
+		if hex, ok := pulp.CompanionOf(s); ok && (len(hex) != 64 || !strings.HasPrefix(s, "sha256-"+hex)) || pulp.MalformedCompanionTag(s) && ok {
 			t.Errorf("CompanionOf(%q) = %q, %v", s, hex, ok)
 		}
 	})

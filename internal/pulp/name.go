@@ -66,14 +66,14 @@ func (r Repository) UpstreamName() string { return UpstreamName(r.Name, r.ID) }
 // keepTagPrefix begins the tags that keep manifests alive in an upstream registry.
 const keepTagPrefix = "countersign-keep."
 
-// KeepTag is the tag that keeps a manifest alive in an upstream registry.
-func KeepTag(d digest.Digest) string {
+// PinTag is the tag that keeps a manifest alive in an upstream registry.
+func PinTag(d digest.Digest) string {
 	hex := d.Encoded()
 	return keepTagPrefix + string(d.Algorithm()) + "-" + hex[:min(len(hex), 64)] // a tag has at most 128 characters
 }
 
-// IsKeepTag says whether a tag is one of those. No repository here has such a tag.
-func IsKeepTag(tag string) bool { return strings.HasPrefix(tag, keepTagPrefix) }
+// IsPinTag says whether a tag is one of those. No repository here has such a tag.
+func IsPinTag(tag string) bool { return strings.HasPrefix(tag, keepTagPrefix) }
 
 // IsCompanionTag says whether a tag is one under which cosign keeps signatures, attestations or SBOMs of another
 // manifest. Such tags are never signed (contract 5.4 step 2, appendix A).
@@ -81,8 +81,8 @@ func IsCompanionTag(tag string) bool {
 	return cosignSuffixed.MatchString(tag) || cosignBare.MatchString(tag)
 }
 
-// BrokenCompanionTag says whether a tag looks like a companion tag of cosign and names no manifest: nothing finds it, and it would never be signed.
-func BrokenCompanionTag(tag string) bool {
+// MalformedCompanionTag says whether a tag looks like a companion tag of cosign and names no manifest: nothing finds it, and it would never be signed.
+func MalformedCompanionTag(tag string) bool {
 	return cosignStarted.MatchString(tag) && !cosignWhole.MatchString(tag)
 }
 

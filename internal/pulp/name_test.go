@@ -10,11 +10,11 @@ import (
 func TestKeepTags(t *testing.T) {
 	t.Parallel()
 	for _, a := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
-		if tag := KeepTag(a.FromString("x")); !ValidTag(tag) || !IsKeepTag(tag) {
+		if tag := PinTag(a.FromString("x")); !ValidTag(tag) || !IsPinTag(tag) {
 			t.Errorf("%s is no tag that keeps", tag)
 		}
 	}
-	if IsKeepTag("countersign-keep") || IsKeepTag("v1") {
+	if IsPinTag("countersign-keep") || IsPinTag("v1") {
 		t.Error("tags of users count as tags that keep")
 	}
 }

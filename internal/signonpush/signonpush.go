@@ -179,8 +179,8 @@ func (r *Runner) SignMissing(ctx context.Context, caller signservice.Caller, rep
 
 // publicCause returns the part of an error that clients may see.
 func publicCause(err error) string {
-	if e, ok := errors.AsType[*fault.Error](err); ok && e.Kind != fault.Internal {
-		return e.Msg
+	if msg, ok := fault.Message(err); ok {
+		return msg
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrTimeout) {
 		return "it took too long."

@@ -79,8 +79,8 @@ func load(o Options) (*Signer, []fs.FileInfo, error) {
 // cannot makes a sentence of why a key is of no use, which for the log says which.
 func cannot(err error, which string) error {
 	why := "it is damaged."
-	if e, ok := errors.AsType[*fault.Error](err); ok {
-		why = e.Msg
+	if msg, ok := fault.Message(err); ok {
+		why = msg
 	}
 	return fault.Wrap(fault.Invalid, fmt.Errorf("%s: %w", which, err), "The key cannot be used: %s", why)
 }

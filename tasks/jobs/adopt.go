@@ -12,6 +12,7 @@ import (
 
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/glob"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
@@ -150,7 +151,7 @@ func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareAr
 	}
 	var repos []pulp.Repository
 	for _, repo := range all {
-		if adopt.Matches(args.Pattern, repo.Name) {
+		if glob.MatchName(args.Pattern, repo.Name) {
 			repos = append(repos, repo)
 		}
 	}

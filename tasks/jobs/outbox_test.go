@@ -240,7 +240,7 @@ func TestOutboxWhileTheUpstreamIsAway(t *testing.T) {
 			f.shows("the tag", "a", newer)
 			f.shows("the last tag", "another-9", newer)
 			if keep {
-				f.shows("the older image", pulp.KeepTag(older), older)
+				f.shows("the older image", pulp.PinTag(older), older)
 			}
 		})
 	}

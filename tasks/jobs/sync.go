@@ -3,7 +3,6 @@ package jobs
 import (
 	"context"
 	"errors"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/glob"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -228,12 +228,9 @@ func (o *oneSync) listTags(ctx context.Context) ([]string, error) {
 // filtered reports whether the remote narrows its tags. An empty list of patterns is no filter.
 func (o *oneSync) filtered() bool { return len(o.remote.Includes) > 0 || len(o.remote.Excludes) > 0 }
 
-// matches says whether a name matches one of the patterns: *, ? and [sets] as in file names.
-func matches(patterns []string, name string) bool {
-	return slices.ContainsFunc(patterns, func(pattern string) bool {
-		ok, err := path.Match(strings.ReplaceAll(pattern, "[!", "[^"), name)
-		return ok || err != nil && pattern == name
-	})
+// matches reports whether the tag matches one of the patterns.
+func matches(patterns []string, tag string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool { return glob.MatchTag(pattern, tag) })
 }
 
 // digestsOf returns the digests among patterns: manifests to take though no tag names them.

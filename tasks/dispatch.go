@@ -9,7 +9,7 @@ import (
 	"github.com/countersign/countersign/internal/telemetry"
 )
 
-// Dispatcher makes tasks and cancels them.
+// Dispatcher creates and cancels tasks. It is safe for concurrent use.
 type Dispatcher struct {
 	store  *store.Store
 	queue  Queue
@@ -17,13 +17,14 @@ type Dispatcher struct {
 	log    *slog.Logger
 }
 
-// NewDispatcher returns a Dispatcher that announces its tasks on a queue and runs immediate ones through a worker.
+// NewDispatcher returns a Dispatcher that announces its tasks on q and runs immediate tasks in w.
 func NewDispatcher(s *store.Store, q Queue, w *Worker, log *slog.Logger) *Dispatcher {
 	return &Dispatcher{store: s, queue: q, worker: w, log: log}
 }
 
-// Dispatch stores a task that comes from an origin, with the context's correlation id, and announces it when it is ready. An immediate one that is ready has run when Dispatch returns; what it
-// returns is the task as it is then.
+// Dispatch stores a task that from started, with the context's correlation id. A task that is ready is
+// announced on the queue; an immediate one that is ready runs before Dispatch returns. It returns the task in
+// its state at the end of the call.
 func (d *Dispatcher) Dispatch(ctx context.Context, from Origin, spec Spec) (store.Task, error) {
 	long, _ := IsLong(spec.Name)
 	t, err := d.store.CreateTask(ctx, store.NewTask{
@@ -41,28 +42,33 @@ func (d *Dispatcher) Dispatch(ctx context.Context, from Origin, spec Spec) (stor
 	return t, nil
 }
 
-// announce says on the queue that tasks are ready. A queue that does not answer delays them until the next sweep, no more.
+// announce pushes ready tasks to the queue. A failure is only logged: the next sweep announces the tasks again.
 func (d *Dispatcher) announce(ctx context.Context, ids ...string) {
 	if err := d.queue.Push(ctx, ids...); err != nil {
-		d.log.WarnContext(ctx, "tasks not announced; the sweep will find them", slog.Any("tasks", ids), slog.Any("err", err))
+		d.log.WarnContext(ctx, "cannot announce tasks on the queue; the next sweep announces them",
+			slog.Any("tasks", ids), slog.Any("err", err))
 	}
 }
 
-// upstreamHref is what tasks about the upstream reserve: one of them runs at a time.
-const upstreamHref = pulp.Root + "upstream/"
+// upstreamResource is the reservation of all tasks about the upstream, so that one of them runs at a time.
+func upstreamResource() []store.Resource {
+	return []store.Resource{{Href: pulp.Root + "upstream/", Exclusive: true}}
+}
 
-// AdoptSpec is a task that adopts the upstream's repositories whose names match a pattern. who is who asks, where that is no user.
+// AdoptSpec returns a task that adopts the upstream's repositories whose names match pattern. who names the
+// requester in the audit log if the task is not a user's.
 func AdoptSpec(pattern, who string) Spec {
-	return Spec{Name: Adopt, Args: AdoptArgs{Pattern: pattern, Who: who}, Resources: []store.Resource{{Href: upstreamHref, Exclusive: true}}}
+	return Spec{Name: Adopt, Args: AdoptArgs{Pattern: pattern, Who: who}, Resources: upstreamResource()}
 }
 
-// CompareSpec is a task that holds the repositories whose names match a pattern against the upstream. who is who asks, where that is no user.
+// CompareSpec returns a task that compares the repositories whose names match pattern with the upstream. who
+// names the requester in the audit log if the task is not a user's.
 func CompareSpec(pattern string, deep bool, who string) Spec {
-	return Spec{Name: Compare, Args: CompareArgs{Pattern: pattern, Deep: deep, Who: who}, Resources: []store.Resource{{Href: upstreamHref, Exclusive: true}}}
+	return Spec{Name: Compare, Args: CompareArgs{Pattern: pattern, Deep: deep, Who: who}, Resources: upstreamResource()}
 }
 
-// Cancel cancels a task and returns it: a waiting one is canceled, a running one canceling until it has stopped. A task that has ended otherwise is
-// returned unchanged with a Conflict.
+// Cancel cancels a task and returns it in its new state: canceled if it was waiting, canceling if a worker
+// still has to stop it. If the task has ended otherwise, Cancel returns it unchanged with a Conflict error.
 func (d *Dispatcher) Cancel(ctx context.Context, id string) (store.Task, error) {
 	t, freed, err := d.store.CancelTask(ctx, id)
 	if len(freed) > 0 {
@@ -70,7 +76,8 @@ func (d *Dispatcher) Cancel(ctx context.Context, id string) (store.Task, error) 
 	}
 	if err == nil && t.State == store.TaskCanceling {
 		if err := d.queue.Cancel(ctx, id); err != nil {
-			d.log.WarnContext(ctx, "cancel not announced; the next heartbeat will see it", slog.String("task", id), slog.Any("err", err))
+			d.log.WarnContext(ctx, "cannot announce a cancel on the queue; it takes effect at the task's next heartbeat",
+				slog.String("task", id), slog.Any("err", err))
 		}
 	}
 	return t, err

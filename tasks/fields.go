@@ -6,53 +6,53 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// Optional is a value that may be absent, null or there.
+// Optional is a JSON value that distinguishes absent from null.
 type Optional[T any] struct {
 	Set   bool
-	Value *T // nil is null
+	Value *T // nil: null
 }
 
 // MarshalJSON implements json.Marshaler.
 func (o Optional[T]) MarshalJSON() ([]byte, error) { return json.Marshal(o.Value) }
 
-// UnmarshalJSON implements json.Unmarshaler; it is called when the value is there, null included.
+// UnmarshalJSON implements json.Unmarshaler. It is called only for a value that is present, null included.
 func (o *Optional[T]) UnmarshalJSON(b []byte) error {
 	o.Set = true
 	return json.Unmarshal(b, &o.Value)
 }
 
-// set puts an optional value in the place of another when it is there.
+// set assigns o's value to *to if it is present.
 func (o Optional[T]) set(to **T) {
 	if o.Set {
 		*to = o.Value
 	}
 }
 
-// put puts a value in the place of another when it is there.
+// put assigns *v to *to if v is not nil.
 func put[T any](to *T, v *T) {
 	if v != nil {
 		*to = *v
 	}
 }
 
-// RepositoryFields are new values of a repository's fields; absent fields stay.
+// RepositoryFields are new values of a repository's fields. Absent fields keep their values.
 type RepositoryFields struct {
 	Name               *string             `json:"name,omitempty"`
 	Description        Optional[string]    `json:"description,omitzero"`
 	Labels             *map[string]*string `json:"labels,omitempty"`
 	RetainRepoVersions Optional[int64]     `json:"retain_repo_versions,omitzero"`
-	SigningServiceID   *string             `json:"signing_service,omitempty"`  // empty: none
-	SigningAssigned    *pulp.Assigner      `json:"signing_assigned,omitempty"` // who assigns that service
+	SigningServiceID   *string             `json:"signing_service,omitempty"`  // empty: no service
+	SigningAssigned    *pulp.Assigner      `json:"signing_assigned,omitempty"` // the kind of assigner of SigningServiceID
 	SignOnPush         *bool               `json:"sign_on_push,omitempty"`
-	RemoteID           *string             `json:"remote,omitempty"` // empty: none
+	RemoteID           *string             `json:"remote,omitempty"` // empty: no remote
 	AllowShrink        *bool               `json:"allow_shrink,omitempty"`
 }
 
-// DistributionFields are new values of a distribution's fields; absent fields stay.
+// DistributionFields are new values of a distribution's fields. Absent fields keep their values.
 type DistributionFields struct {
 	Name         *string                      `json:"name,omitempty"`
 	BasePath     *string                      `json:"base_path,omitempty"`
-	RepositoryID *string                      `json:"repository,omitempty"` // empty: none
+	RepositoryID *string                      `json:"repository,omitempty"` // empty: no repository
 	Version      Optional[pulp.PinnedVersion] `json:"repository_version,omitzero"`
 	Private      *bool                        `json:"private,omitempty"`
 	Hidden       *bool                        `json:"hidden,omitempty"`
@@ -60,7 +60,7 @@ type DistributionFields struct {
 	Labels       *map[string]*string          `json:"labels,omitempty"`
 }
 
-// RemoteFields are new values of a remote's fields; absent fields stay.
+// RemoteFields are new values of a remote's fields. Absent fields keep their values.
 type RemoteFields struct {
 	Name                *string                       `json:"name,omitempty"`
 	URL                 *string                       `json:"url,omitempty"`
@@ -90,7 +90,7 @@ type RemoteFields struct {
 	ProxyPassword       Optional[string]              `json:"proxy_password,omitzero"`
 }
 
-// Apply changes a repository as the fields say.
+// Apply assigns the present fields to a repository.
 func (f RepositoryFields) Apply(r *pulp.Repository) {
 	put(&r.Name, f.Name)
 	f.Description.set(&r.Description)
@@ -103,7 +103,7 @@ func (f RepositoryFields) Apply(r *pulp.Repository) {
 	put(&r.AllowShrink, f.AllowShrink)
 }
 
-// Apply changes a distribution as the fields say.
+// Apply assigns the present fields to a distribution.
 func (f DistributionFields) Apply(d *pulp.Distribution) {
 	put(&d.Name, f.Name)
 	put(&d.BasePath, f.BasePath)
@@ -115,7 +115,7 @@ func (f DistributionFields) Apply(d *pulp.Distribution) {
 	put((*map[string]*string)(&d.Labels), f.Labels)
 }
 
-// Apply changes a remote as the fields say.
+// Apply assigns the present fields to a remote.
 func (f RemoteFields) Apply(r *pulp.Remote) {
 	put(&r.Name, f.Name)
 	put(&r.URL, f.URL)
@@ -138,7 +138,7 @@ func (f RemoteFields) Apply(r *pulp.Remote) {
 	setList(&c.Headers, f.Headers)
 	f.DownloadConcurrency.set(&c.DownloadConcurrency)
 	f.RateLimit.set(&c.RateLimit)
-	if setList(&c.TokenHosts, f.TokenHosts); len(c.TokenHosts) == 0 { // an empty list is none
+	if setList(&c.TokenHosts, f.TokenHosts); len(c.TokenHosts) == 0 { // an empty list is stored as null
 		c.TokenHosts = nil
 	}
 	f.Username.set(&s.Username)
@@ -148,7 +148,7 @@ func (f RemoteFields) Apply(r *pulp.Remote) {
 	f.ProxyPassword.set(&s.ProxyPassword)
 }
 
-// setList puts an optional list in the place of another when it is there; null is nil.
+// setList assigns o's list to *to if it is present; null becomes nil.
 func setList[T any](to *[]T, o Optional[[]T]) {
 	switch {
 	case !o.Set:

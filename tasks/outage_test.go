@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
@@ -19,7 +20,8 @@ import (
 	"github.com/countersign/countersign/tasks/memqueue"
 )
 
-// startOn starts a worker on a PostgreSQL database, which knows it as "cut", and returns the store and a client of the same database.
+// startOn starts a worker whose PostgreSQL connections have the application name "cut". It returns the worker's
+// store and another client of the same database.
 func startOn(t *testing.T, lease time.Duration, jobs func(*store.Store) map[string]work) (*store.Store, *sql.DB) {
 	t.Helper()
 	url := pgtest.Database(t)
@@ -51,9 +53,10 @@ func startOn(t *testing.T, lease time.Duration, jobs func(*store.Store) map[stri
 	return s, db
 }
 
-// TestATaskOutlivesItsConnections cuts the connections of a task at any moment until one of its reads, or writes, fails. The database is there all the time, so the failure
-// could be stored; but a task that has lost its database has not failed, and is run again.
-func TestATaskOutlivesItsConnections(t *testing.T) {
+// TestTaskOutlivesItsConnections terminates the connections of a task until one of its reads or writes fails.
+// The database accepts new connections all the time, so the worker could store a failure. It must not: a task
+// that loses its database connection is run again.
+func TestTaskOutlivesItsConnections(t *testing.T) {
 	t.Parallel()
 	for name, use := range map[string]func(context.Context, *store.Store, *tasks.Run) error{
 		"reads": func(ctx context.Context, s *store.Store, r *tasks.Run) error {
@@ -82,30 +85,21 @@ func TestATaskOutlivesItsConnections(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(10 * time.Millisecond) { // the worker has begun
+			eventually.True(t, time.Minute, func() bool {
 				if k, err = s.Task(t.Context(), k.ID); err != nil {
 					t.Fatal(err)
 				}
-				if k.State == store.TaskRunning {
-					break
-				}
-			}
-			for began := time.Now(); len(cut) == 0 && time.Since(began) < 30*time.Second; time.Sleep(10 * time.Millisecond) {
-				if _, err := db.ExecContext(t.Context(), `
-					SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cut' AND datname = current_database()`); err != nil {
+				return k.State == store.TaskRunning
+			}, "the worker runs the task")
+			eventually.True(t, time.Minute, func() bool {
+				if _, err := db.ExecContext(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+					WHERE application_name = 'cut' AND datname = current_database()`); err != nil {
 					t.Fatal(err)
 				}
-			}
-			var lost error
-			select {
-			case lost = <-cut:
-			default:
-				t.Fatal("no connection was cut while it was used")
-			}
-			var ended store.Task
-			for began := time.Now(); !ended.State.Final() && time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
-				ended, _ = s.Task(t.Context(), k.ID) // its connections may be cut ones
-			}
+				return len(cut) > 0
+			}, "a connection is terminated while the task uses it")
+			lost := <-cut
+			ended := awaitEnd(t, s, k.ID)
 			if ended.State != store.TaskCompleted || ended.Attempt != 2 {
 				t.Errorf("the task is %s in attempt %d (%+v) after %v, want completed in attempt 2", ended.State, ended.Attempt, ended.Error, lost)
 			}
@@ -113,8 +107,9 @@ func TestATaskOutlivesItsConnections(t *testing.T) {
 	}
 }
 
-// TestATaskThatAlwaysLosesItsDatabaseFails has a task lose its database each time: it may be what the task does to it.
-func TestATaskThatAlwaysLosesItsDatabaseFails(t *testing.T) {
+// TestTaskThatAlwaysLosesItsDatabaseFails expects an end to the retries: the task itself may break the
+// connections.
+func TestTaskThatAlwaysLosesItsDatabaseFails(t *testing.T) {
 	t.Parallel()
 	s, _ := startOn(t, time.Second, func(*store.Store) map[string]work {
 		return map[string]work{"work": func(context.Context, *tasks.Run) error { return sql.ErrConnDone }}
@@ -123,18 +118,15 @@ func TestATaskThatAlwaysLosesItsDatabaseFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for began := time.Now(); !k.State.Final() && time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
-		if k, err = s.Task(t.Context(), k.ID); err != nil {
-			t.Fatal(err)
-		}
-	}
+	k = awaitEnd(t, s, k.ID)
 	if k.State != store.TaskFailed || k.Attempt != store.MaxLosses || k.Error == nil || !strings.Contains(k.Error.Description, "3 times") {
 		t.Errorf("the task is %s in attempt %d (%+v), want failed in attempt %d", k.State, k.Attempt, k.Error, store.MaxLosses)
 	}
 }
 
-// TestAnotherConnectionIsNotTheDatabases has a task fail whose way to something else is broken: it is not run again.
-func TestAnotherConnectionIsNotTheDatabases(t *testing.T) {
+// TestUnreachableRemoteFailsTask expects that a network error that does not come from the database fails the
+// task at its first attempt.
+func TestUnreachableRemoteFailsTask(t *testing.T) {
 	t.Parallel()
 	broken := fault.Wrap(fault.Unavailable, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}, "Cannot reach the remote.")
 	s, _ := startOn(t, time.Second, func(*store.Store) map[string]work {
@@ -144,17 +136,13 @@ func TestAnotherConnectionIsNotTheDatabases(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for began := time.Now(); !k.State.Final() && time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
-		if k, err = s.Task(t.Context(), k.ID); err != nil {
-			t.Fatal(err)
-		}
-	}
+	k = awaitEnd(t, s, k.ID)
 	if k.State != store.TaskFailed || k.Attempt != 1 || k.Error == nil || k.Error.Description != broken.Msg {
 		t.Errorf("the task is %s in attempt %d (%+v), want failed in attempt 1 with %q", k.State, k.Attempt, k.Error, broken.Msg)
 	}
 }
 
-// TestDeadWorkersAreForgotten sees that a worker that has not shown for an hour is listed no more, and others are.
+// TestDeadWorkersAreForgotten expects that workers without a heartbeat for an hour are deleted, and no others.
 func TestDeadWorkersAreForgotten(t *testing.T) {
 	t.Parallel()
 	s, db := startOn(t, time.Second, func(*store.Store) map[string]work { return nil })
@@ -168,9 +156,10 @@ func TestDeadWorkersAreForgotten(t *testing.T) {
 		}
 	}
 	var err error
-	for began := time.Now(); err == nil && time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
+	eventually.True(t, time.Minute, func() bool {
 		_, err = s.Worker(t.Context(), gone)
-	}
+		return err != nil
+	}, "the dead worker is deleted")
 	if !fault.Is(err, fault.NotFound) {
 		t.Errorf("Worker = %v, want NotFound", err)
 	}

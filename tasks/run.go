@@ -14,27 +14,32 @@ import (
 	"github.com/countersign/countersign/internal/store"
 )
 
-// Job is one kind of task.
+// Job implements one kind of task.
 type Job struct {
-	// Run does the task's work. Its context ends when the task is canceled, lost to another worker, no longer permitted, or when the process stops. A job
-	// that stores results does so through the store method that completes the claim in the same transaction; otherwise the task
-	// is completed when Run returns nil. A job may be run twice, so it starts from what the database says.
+	// Run executes the task. Its context ends when the task is canceled, when another worker has claimed it,
+	// when its user is no longer permitted to run it, and when the process stops. A job that stores results
+	// calls the store method that completes the claim in the same transaction; otherwise the worker completes
+	// the task when Run returns nil. A job may run more than once, so it derives the remaining work from the
+	// database.
 	Run func(ctx context.Context, r *Run) error
-	// Permit reports whether an active user may have the task done: it requires, of the user and of the objects as they are now, the permissions that the
-	// endpoint required when it dispatched the task. Its error is shown; it is Denied if a permission is missing. A job without Permit
-	// runs for the command line and the server only.
+	// Permit checks that an active user may have the task executed. It requires, of the user and of the objects
+	// in their present state, the permissions that the endpoint required when it dispatched the task. Its error
+	// is shown to users; it is Denied if a permission is missing. A job without Permit runs for the command
+	// line and the server only.
 	Permit func(ctx context.Context, r *Run, user pulp.User) error
 }
 
-// Again says that a job did not fail: what it needs is away for a while. The task goes back to be run again, and does not count as lost.
-func Again(err error) error { return again{err} }
+// RetryLater marks the error of a job that can be repeated when a dependency (a key, the upstream) is available
+// again. The worker puts the task back to waiting, to be claimed after a pause. The attempt does not count as a
+// lost worker.
+func RetryLater(err error) error { return retryLater{err} }
 
-type again struct{ error }
+type retryLater struct{ error }
 
-// Unwrap returns why.
-func (a again) Unwrap() error { return a.error }
+// Unwrap returns the error that RetryLater was called with.
+func (r retryLater) Unwrap() error { return r.error }
 
-// Run is one attempt at a task.
+// Run is one attempt at a task. It is safe for concurrent use.
 type Run struct {
 	Task  store.Task
 	Claim *store.Claim
@@ -43,14 +48,14 @@ type Run struct {
 	log    *slog.Logger
 	job    Job
 	permit func(context.Context) error
-	user   atomic.Pointer[pulp.User] // of the latest check; nil before the first
+	user   atomic.Pointer[pulp.User] // as read by the latest check; nil before the first
 
 	mu      sync.Mutex
 	reports []*Report
 	dirty   bool
 }
 
-// Decode reads the task's arguments.
+// Decode unmarshals the task's arguments into args.
 func (r *Run) Decode(args any) error {
 	if err := json.Unmarshal(r.Task.Args, args); err != nil {
 		return fmt.Errorf("arguments of task %s: %w", r.Task.ID, err)
@@ -64,7 +69,7 @@ type Report struct {
 	progress store.Progress // guarded by run.mu
 }
 
-// Report starts a progress report. total is how much there is to do, or negative when that is not known.
+// Report adds a progress report. total is the number of items; a negative total is unknown.
 func (r *Run) Report(code, message string, total int) *Report {
 	p := store.Progress{Message: message, Code: code, State: store.TaskRunning}
 	if total >= 0 {
@@ -79,7 +84,7 @@ func (r *Run) Report(code, message string, total int) *Report {
 	return report
 }
 
-// Add says that n more are done.
+// Add adds n to the number of finished items.
 func (p *Report) Add(n int) {
 	p.run.mu.Lock()
 	defer p.run.mu.Unlock()
@@ -87,7 +92,7 @@ func (p *Report) Add(n int) {
 	p.run.dirty = true
 }
 
-// Complete says that nothing is left to do, and stores it.
+// Complete marks the report as completed and stores all reports.
 func (p *Report) Complete(ctx context.Context) error {
 	p.run.mu.Lock()
 	p.progress.State = store.TaskCompleted
@@ -96,8 +101,8 @@ func (p *Report) Complete(ctx context.Context) error {
 	return p.run.flush(ctx)
 }
 
-// end gives every report that still runs the state in which the task ends; of a task that fails, only what was begun last has failed, and the rest is canceled
-// (golden 84c).
+// end moves every running report to the final state of the task. If the task failed, only the report that was
+// added last becomes failed; earlier ones become canceled, as in Pulp.
 func (r *Run) end(state store.TaskState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -113,7 +118,7 @@ func (r *Run) end(state store.TaskState) {
 	}
 }
 
-// snapshot returns the reports as they are. The caller holds mu, and stores them.
+// snapshot returns copies of all reports and clears dirty. The caller holds mu and stores the copies.
 func (r *Run) snapshot() []store.Progress {
 	r.dirty = false
 	reports := make([]store.Progress, len(r.reports))
@@ -123,7 +128,7 @@ func (r *Run) snapshot() []store.Progress {
 	return reports
 }
 
-// Finished completes every report that still runs, and returns all, for a job that stores them with its results.
+// Finished completes every running report and returns all reports, for a job that stores them with its results.
 func (r *Run) Finished() []store.Progress {
 	r.end(store.TaskCompleted)
 	r.mu.Lock()
@@ -131,7 +136,7 @@ func (r *Run) Finished() []store.Progress {
 	return r.snapshot()
 }
 
-// flush stores the reports if they have changed.
+// flush stores the reports if they changed since the last call.
 func (r *Run) flush(ctx context.Context) error {
 	r.mu.Lock()
 	if !r.dirty {
@@ -143,7 +148,7 @@ func (r *Run) flush(ctx context.Context) error {
 	return r.store.ReportProgress(ctx, r.Claim, reports)
 }
 
-// flushEvery stores changed reports a few times a second until ctx ends.
+// flushEvery calls flush at each interval until ctx ends.
 func (r *Run) flushEvery(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -153,7 +158,7 @@ func (r *Run) flushEvery(ctx context.Context, every time.Duration) {
 			return
 		case <-tick.C:
 			if err := r.flush(ctx); err != nil && ctx.Err() == nil {
-				r.log.DebugContext(ctx, "progress not stored", slog.Any("err", err))
+				r.log.DebugContext(ctx, "cannot store the progress of the task", slog.Any("err", err))
 			}
 		}
 	}

@@ -9,28 +9,31 @@ import (
 	"github.com/countersign/countersign/internal/store"
 )
 
-// How the slots of a process are shared out. A worker of N slots takes N tasks at a time, and has a few slots more that keep any one owner, and long tasks, from holding
-// everything: long tasks mostly wait for the network.
+// A worker with N slots runs N tasks at a time. It has a few additional slots, so that neither the tasks of one
+// owner nor long tasks (which mostly wait for the network) occupy all of them.
 const (
-	spareSlots = 1 // take every task, but one share's long tasks never hold all slots that take long tasks
-	shortSlots = 2 // take short tasks only, of different shares
+	spareSlots = 1 // slots that accept every task; long tasks of one share never occupy all slots that accept long tasks
+	shortSlots = 2 // slots that accept short tasks only, each of a different share
 )
 
-// kinds says of each kind of task whether it is long: it may run for hours because it waits for others or reads everything, so it must not hold the slots that
-// signatures and changes of content need.
+// kinds maps the name of a task to whether it is long. A long task may run for hours, because it waits for
+// other servers or reads everything, and must not occupy the slots that signatures and changes of content need.
 var kinds = map[string]bool{
 	Sync: true, Repair: true, Adopt: true, Compare: true, Purge: true, CleanOrphans: true,
-	Sign: false, Seal: false, Tag: false, Untag: false, AddContent: false, RemoveContent: false, RemoveSignatures: false, Restore: false, DeleteVersion: false,
+	Sign: false, Seal: false, Tag: false, Untag: false, AddContent: false, RemoveContent: false,
+	RemoveSignatures: false, Restore: false, DeleteVersion: false,
 	Create: false, Edit: false, Delete: false, DeleteDistribution: false, Migrate: false,
 }
 
-// IsLong reports whether tasks of a kind are long. known is false for a kind that nobody has classified; such tasks count as short.
+// IsLong reports whether tasks with this name are long. Names that kinds does not contain are not known and
+// count as short.
 func IsLong(name string) (long, known bool) {
 	long, known = kinds[name]
 	return long, known
 }
 
-// share is whose share of the slots a task uses: a user's, and there the namespace's that the task is about. Tasks of the server count for the namespace.
+// share returns the share of the slots that a task counts against: the owner's (for tasks of the server, the
+// namespace is the owner) and, within it, the namespace's.
 func share(from Origin, spec Spec) store.Share {
 	s := store.Share{Owner: string(from.Kind), Namespace: spec.Namespace}
 	switch from.Kind {
@@ -43,15 +46,17 @@ func share(from Origin, spec Spec) store.Share {
 	return s
 }
 
-// pool counts how many tasks of each share run in some of a process's slots. Claims for one pool are made one at a time, so that its bound holds.
+// pool counts the running tasks of each share in some of a process's slots. It makes one claim at a time, so
+// that the limit is never exceeded.
 type pool struct {
-	most int // tasks of one share
+	most int // limit of running tasks for each share
 
 	mu   sync.Mutex
 	held map[store.Share]int
 }
 
-// claim claims a task whose share holds less than most slots. At most one share can hold so many while a slot is free.
+// claim claims a task of a share that is below the limit. The claim function receives the share to exclude:
+// while a slot is free, at most one share is at the limit.
 func (p *pool) claim(claim func(except store.Share) (*store.Task, error)) (*store.Task, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,11 +87,11 @@ func (p *pool) release(t *store.Task) {
 // slot runs one task at a time.
 type slot struct {
 	worker    *Worker
-	short     bool // takes short tasks only
-	longFirst bool // which class has the first choice next, while tasks of both wait
+	short     bool // accepts short tasks only
+	longFirst bool // tries long tasks first at the next claim, while tasks of both classes wait
 }
 
-// newSlots returns the slots of a worker; none if the worker takes no tasks.
+// newSlots returns the slots of a worker. A worker that only runs immediate tasks has none.
 func (w *Worker) newSlots() []*slot {
 	if w.slots == 0 {
 		return nil
@@ -101,26 +106,26 @@ func (w *Worker) newSlots() []*slot {
 	return all
 }
 
-// takeTasks runs one task after the other, each in the context running, until ctx ends.
+// takeTasks runs one task after another until ctx ends. Each task runs in the context running.
 func (s *slot) takeTasks(ctx, running context.Context) {
 	for ctx.Err() == nil {
 		if s.runNext(running) {
 			continue
 		}
-		if s.short { // what woke this slot may be a long task
+		if s.short { // the announcement that woke this slot may have been for a long task
 			select {
 			case s.worker.foundLong <- struct{}{}:
 			default:
 			}
 		}
-		if err := s.worker.hear(ctx, !s.short); err != nil && ctx.Err() == nil {
-			s.worker.log.WarnContext(ctx, "queue does not answer", slog.Any("err", err))
-			sleep(ctx, sweepEvery)
+		if err := s.worker.wait(ctx, !s.short); err != nil && ctx.Err() == nil {
+			s.worker.log.WarnContext(ctx, "the queue does not answer; this slot checks for tasks again", slog.Any("err", err))
+			sleep(ctx, sweepInterval)
 		}
 	}
 }
 
-// runNext claims the task whose turn it is and runs it to its end. It reports whether there was one.
+// runNext claims the next task and runs it to its end. It reports whether it ran one.
 func (s *slot) runNext(ctx context.Context) bool {
 	t, release, err := s.claim(ctx)
 	if err != nil {
@@ -135,7 +140,8 @@ func (s *slot) runNext(ctx context.Context) bool {
 	return true
 }
 
-// claim claims the next task for the slot, and returns it with a function to call at its end; nil when there is none.
+// claim claims the next task for the slot. It returns the task and a function to call when the task has ended,
+// or nil if no task is ready.
 func (s *slot) claim(ctx context.Context) (*store.Task, func(), error) {
 	w := s.worker
 	wanted := store.Wanted{WorkerID: w.self.ID, Services: w.services(), Lease: w.lease}

@@ -17,7 +17,7 @@ import (
 	"github.com/countersign/countersign/tasks/memqueue"
 )
 
-// stage is a store with tasks that run until the test lets them end, whatever their names are.
+// stage is a store with tasks that block until the test ends them. A task's argument is its label.
 type stage struct {
 	*testing.T
 	store      *store.Store
@@ -75,7 +75,7 @@ func (g *stage) run(ctx context.Context, r *tasks.Run) error {
 	}
 }
 
-// work starts processes with so many workers each, until the test ends.
+// work starts worker processes with so many slots each, until the test ends.
 func (g *stage) work(processes, workers int) {
 	g.Helper()
 	for i := range processes {
@@ -107,7 +107,7 @@ func (g *stage) labels() []string {
 	return slices.Clone(g.began)
 }
 
-// begins waits until so many tasks have begun, or one with a label.
+// begins waits until the labels of the tasks that have begun fulfill a condition.
 func (g *stage) begins(what string, enough func(began []string) bool) []string {
 	g.Helper()
 	timeout := time.After(time.Minute)
@@ -139,7 +139,7 @@ func (g *stage) end(label string) {
 	close(g.running[label])
 }
 
-// settles waits until nothing begins any more: twice as long as idle slots take to look again.
+// settles waits until no further tasks begin. It waits twice as long as idle slots take to look again.
 func (g *stage) settles() []string {
 	for {
 		before := len(g.labels())
@@ -150,14 +150,15 @@ func (g *stage) settles() []string {
 	}
 }
 
-// TestLongTasksLeaveRoom fills all that long tasks may hold, in one process and in several; a signature, of the same user and of another, begins all the same.
+// TestLongTasksLeaveRoom occupies all slots that long tasks may use. Sign tasks of the same user and of another
+// user must still begin.
 func TestLongTasksLeaveRoom(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ processes, workers int }{{1, 1}, {1, 2}, {2, 1}} {
 		t.Run(fmt.Sprintf("%d processes with %d workers", c.processes, c.workers), func(t *testing.T) {
 			t.Parallel()
 			g := newStage(t)
-			for i := range 20 { // they stall
+			for i := range 20 { // sync tasks that never end
 				g.dispatch("a", "a", tasks.Sync, fmt.Sprintf("sync a%d", i))
 				g.dispatch("b", "b", tasks.Sync, fmt.Sprintf("sync b%d", i))
 			}
@@ -173,7 +174,8 @@ func TestLongTasksLeaveRoom(t *testing.T) {
 	}
 }
 
-// TestOneOwnerLeavesRoom has one owner fill all that it may hold, with long tasks and with signatures that do not end. Others' tasks of either class begin.
+// TestOneOwnerLeavesRoom occupies all slots that one owner may use, with long and with short tasks that do not
+// end. Tasks of other owners must still begin.
 func TestOneOwnerLeavesRoom(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ processes, workers int }{{1, 1}, {1, 3}, {2, 1}} {
@@ -188,7 +190,7 @@ func TestOneOwnerLeavesRoom(t *testing.T) {
 			if began, most := g.settles(), c.processes*(c.workers+2); len(began) > most || len(began) == 0 {
 				t.Errorf("%d tasks of one owner run, want %d at most", len(began), most)
 			}
-			g.dispatch("b", "b", tasks.Sign, "sign b") // another user's, and the same user's for another namespace
+			g.dispatch("b", "b", tasks.Sign, "sign b") // another user, then the same user in another namespace
 			g.beginsTask("sign b")
 			g.end("sign b")
 			g.dispatch("a", "n", tasks.Sign, "sign n")
@@ -197,7 +199,8 @@ func TestOneOwnerLeavesRoom(t *testing.T) {
 	}
 }
 
-// TestOwnersTakeTurns lets one task after the other end: with 50 tasks of one user before it, another user's task is next, and so is the same user's for another namespace.
+// TestOwnersTakeTurns dispatches 50 tasks of one user before others. While tasks end one by one, tasks of other
+// users and of the same user in another namespace must be next.
 func TestOwnersTakeTurns(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{tasks.Sync, tasks.Sign} {
@@ -212,7 +215,7 @@ func TestOwnersTakeTurns(t *testing.T) {
 			g.dispatch("a", "n", name, "a, for n")
 			g.dispatch("b", "b", name, "b")
 			g.dispatch("c", "c", name, "c")
-			g.beginsCount(len(began) + 1) // in the slot that one owner leaves
+			g.beginsCount(len(began) + 1) // in the slot that one owner cannot occupy
 			missing := func() bool {
 				return slices.ContainsFunc([]string{"a, for n", "b", "c"}, func(label string) bool { return !slices.Contains(g.labels(), label) })
 			}
@@ -228,7 +231,8 @@ func TestOwnersTakeTurns(t *testing.T) {
 	}
 }
 
-// TestTasksOfOneResourceKeepTheirOrder runs the tasks of one repository in the order of dispatch, whoever dispatched them.
+// TestTasksOfOneResourceKeepTheirOrder expects that the tasks of one repository run in the order of dispatch,
+// even if several users dispatched them.
 func TestTasksOfOneResourceKeepTheirOrder(t *testing.T) {
 	t.Parallel()
 	g := newStage(t)

@@ -1,8 +1,8 @@
-// Package tasks runs work in the background: it makes tasks, hands them to workers one at a time per reserved resource, keeps
-// their leases, cancels them, and reports their progress.
+// Package tasks runs background work: it creates tasks, assigns them to workers one at a time per reserved
+// resource, renews their leases, cancels them, and stores their progress.
 //
-// The task's row in the database is the truth (internal/store); a Queue only says where to look. What the tasks do is in
-// tasks/jobs; this package knows no signatures and no registry.
+// The task's row in the database (internal/store) is authoritative; a Queue only carries hints. The jobs
+// themselves are in tasks/jobs. This package does not depend on signatures or registries.
 package tasks
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/countersign/countersign/internal/store"
 )
 
-// The names of tasks, as clients of Pulp match them (contract 2.2).
+// The names of tasks. Clients of Pulp compare them, so those of Pulp's own tasks are Pulp's.
 const (
 	Sign               = "pulp_container.app.tasks.sign.sign"
 	Sync               = "pulp_container.app.tasks.synchronize.synchronize"
@@ -27,11 +27,11 @@ const (
 	DeleteDistribution = "pulpcore.app.tasks.base.general_multi_delete"
 	DeleteVersion      = "pulpcore.app.tasks.repository.delete_version"
 	Repair             = "pulpcore.app.tasks.repository.repair_version"
-	Restore            = "countersign.tasks.restore_version" // Pulp has no such task
+	Restore            = "countersign.tasks.restore_version" // not a task of Pulp's
 	Purge              = "pulpcore.app.tasks.purge.purge"
 	CleanOrphans       = "pulpcore.app.tasks.orphan.orphan_cleanup"
-	Seal               = store.SealTask            // Pulp has no such task
-	Adopt              = "countersign.tasks.adopt" // nor these
+	Seal               = store.SealTask            // not a task of Pulp's
+	Adopt              = "countersign.tasks.adopt" // not a task of Pulp's, nor is Compare
 	Compare            = "countersign.tasks.compare"
 )
 
@@ -39,36 +39,39 @@ const (
 type SignArgs struct {
 	RepositoryID string   `json:"repository"`
 	ServiceID    string   `json:"service"`
-	BasePath     string   `json:"base_path"`     // of the references in the signatures
-	Tags         []string `json:"tags"`          // none: all
-	SignLists    bool     `json:"sign_lists"`    // sign lists and indexes too (D2)
-	Force        bool     `json:"force"`         // sign again what this key has signed (D10)
-	Who          string   `json:"who,omitempty"` // whose change is signed, where the task is no user's
+	BasePath     string   `json:"base_path"`     // of the references that are signed
+	Tags         []string `json:"tags"`          // empty: all tags
+	SignLists    bool     `json:"sign_lists"`    // sign manifest lists and image indexes, too
+	Force        bool     `json:"force"`         // sign manifests again that this key has signed
+	Who          string   `json:"who,omitempty"` // for the audit log, if the task is not a user's: the user whose change is signed
 }
 
-// SealArgs are the arguments of a Seal task: signatures that a change waits for, which another process asks for because it has not the key (architecture 6).
+// SealArgs are the arguments of a Seal task: the signatures that a change needs before it can be committed. A
+// process that cannot use the key dispatches it to one that can.
 type SealArgs struct {
 	RepositoryID string           `json:"repository"`
 	ServiceID    string           `json:"service"`
 	Missing      []store.Unsealed `json:"missing"`
-	Who          string           `json:"who"` // the user on whose behalf the key is used
+	Who          string           `json:"who"` // for the audit log: the user on whose behalf the key is used
 }
 
-// AdoptArgs are the arguments of an Adopt task: which of the upstream's repositories.
+// AdoptArgs are the arguments of an Adopt task.
 type AdoptArgs struct {
-	Pattern string    `json:"pattern"`       // a name; * stands for any characters
-	Who     string    `json:"who,omitempty"` // who asks, where that is no user
-	Made    AdoptMade `json:"made,omitzero"` // by attempts that ended because the upstream was away
+	Pattern string    `json:"pattern"`       // name of the upstream's repositories; * matches any characters
+	Who     string    `json:"who,omitempty"` // for the audit log, if the task is not a user's
+	Made    AdoptMade `json:"made,omitzero"` // results of earlier attempts, which ended because the upstream was unavailable
 }
 
-// AdoptMade is what attempts at an Adopt task have made: versions, by repository, and the same as resources.
+// AdoptMade contains the versions that earlier attempts at an Adopt task have created.
 type AdoptMade struct {
 	Adopted map[string]int64 `json:"adopted"`
 	Created []store.Created  `json:"created"`
 }
 
-// AdoptResult is the result of an Adopt task: the versions that it made, by repository, why others were not adopted, which had nothing new, and in how many things
-// those differ that still do; and the content that could not be stored, the first of each repository.
+// AdoptResult is the result of an Adopt task. All maps have names of repositories as keys: the numbers of
+// created versions, the reasons for which repositories were not adopted, the numbers of remaining differences,
+// and content that cannot be stored (up to a limit for each repository). Unchanged lists repositories without
+// new content.
 type AdoptResult struct {
 	Adopted     map[string]int64          `json:"adopted"`
 	NotAdopted  map[string]string         `json:"not_adopted"`
@@ -77,45 +80,46 @@ type AdoptResult struct {
 	Skipped     map[string][]AdoptSkipped `json:"skipped"`
 }
 
-// AdoptSkipped is content of the upstream that could not be stored: a tag, or a manifest by its digest.
+// AdoptSkipped is content of the upstream that cannot be stored: a tag, or a manifest by its digest.
 type AdoptSkipped struct {
 	Kind   string `json:"kind"`
 	Name   string `json:"name"`
 	Reason string `json:"reason"`
 }
 
-// CompareArgs are the arguments of a Compare task: which repositories are held against the upstream.
+// CompareArgs are the arguments of a Compare task.
 type CompareArgs struct {
-	Pattern string `json:"pattern"`       // a name; * stands for any characters
-	Deep    bool   `json:"deep"`          // manifests and blobs too
-	Who     string `json:"who,omitempty"` // who asks, where that is no user
+	Pattern string `json:"pattern"`       // name of the repositories; * matches any characters
+	Deep    bool   `json:"deep"`          // compare all manifests and blobs, too
+	Who     string `json:"who,omitempty"` // for the audit log, if the task is not a user's
 }
 
 // SyncArgs are the arguments of a Sync task.
 type SyncArgs struct {
 	RepositoryID string `json:"repository"`
 	RemoteID     string `json:"remote"`
-	Mirror       bool   `json:"mirror"`                 // what the remote has not leaves the repository
-	SignedOnly   bool   `json:"signed_only"`            // images without a signature are left out
-	AllowShrink  bool   `json:"allow_shrink,omitempty"` // Mirror: the remote may have lost more than half of its tags
-	SkipCorrupt  bool   `json:"skip_corrupt,omitempty"` // images whose content is missing or wrong are left out
+	Mirror       bool   `json:"mirror"`                 // remove content that the remote does not have
+	SignedOnly   bool   `json:"signed_only"`            // skip images without a signature
+	AllowShrink  bool   `json:"allow_shrink,omitempty"` // with Mirror: accept that the remote has lost more than half of its tags
+	SkipCorrupt  bool   `json:"skip_corrupt,omitempty"` // skip images whose content is missing or corrupt
 }
 
 // TagArgs are the arguments of a Tag and of an Untag task.
 type TagArgs struct {
 	RepositoryID string        `json:"repository"`
 	Tag          string        `json:"tag"`
-	Digest       digest.Digest `json:"digest,omitempty"` // what the tag shall stand for; empty for Untag
+	Digest       digest.Digest `json:"digest,omitempty"` // the tag's new manifest; empty for Untag
 }
 
-// AddArgs are the arguments of an AddContent task: units, or what to copy from another repository.
+// AddArgs are the arguments of an AddContent task: either units, or the content to copy from another
+// repository.
 type AddArgs struct {
 	RepositoryID string       `json:"repository"`
 	Units        []store.Unit `json:"units,omitempty"`
 	Copy         *store.Copy  `json:"copy,omitempty"`
 }
 
-// RemoveArgs are the arguments of a RemoveContent task: units, an image, or everything.
+// RemoveArgs are the arguments of a RemoveContent task: units, an image, or all content.
 type RemoveArgs struct {
 	RepositoryID string        `json:"repository"`
 	Units        []store.Unit  `json:"units,omitempty"`
@@ -133,21 +137,22 @@ type RemoveSignaturesArgs struct {
 type VersionArgs struct {
 	RepositoryID    string `json:"repository"`
 	Number          int64  `json:"number"`
-	VerifyChecksums bool   `json:"verify_checksums,omitempty"` // Repair: read the bytes too
+	VerifyChecksums bool   `json:"verify_checksums,omitempty"` // Repair: verify the digests of all blobs, too
 }
 
-// ObjectArgs name what a Delete or Migrate task is about.
+// ObjectArgs identify the object of a Delete or Migrate task.
 type ObjectArgs struct {
 	Collection string `json:"collection"` // pulp.ContainerCollection, pulp.RemoteCollection, pulp.NamespaceCollection, ...
 	ID         string `json:"id"`
 }
 
-// CreateArgs are the arguments of a Create task: distributions are the only objects that a task creates. They were validated when it was made.
+// CreateArgs are the arguments of a Create task, which creates a distribution. The endpoint has validated them.
 type CreateArgs struct {
 	Distribution DistributionFields `json:"distribution"`
 }
 
-// EditArgs are the arguments of an Edit task: new values of the fields of one object. They were validated when it was made.
+// EditArgs are the arguments of an Edit task: new values of the fields of one object. The endpoint has
+// validated them.
 type EditArgs struct {
 	Collection   string              `json:"collection"`
 	ID           string              `json:"id"`
@@ -165,18 +170,19 @@ type PurgeArgs struct {
 // OrphanArgs are the arguments of a CleanOrphans task.
 type OrphanArgs struct {
 	Before int64        `json:"before"`          // what is younger stays; microseconds since 1970
-	Units  []store.Unit `json:"units,omitempty"` // only these are looked at; none: all content
+	Units  []store.Unit `json:"units,omitempty"` // check only these; empty: all content
 }
 
-// Spec is a task to be made.
+// Spec describes a task to dispatch.
 type Spec struct {
 	Name      string
 	Args      any
 	Resources []store.Resource
 	ServiceID string // the signing service that the task uses; empty: none
-	// Namespace is the one of the repository that the task is about; empty: none. The tasks of one user are shared out fairly among namespaces.
+	// Namespace is the namespace of the repository that the task is about; empty: none. The tasks of one user
+	// are distributed fairly among namespaces.
 	Namespace string
-	// Immediate runs the task at once, before Dispatch returns, when nothing that it reserves is taken; for work that takes
-	// a transaction, not for work that takes time.
+	// Immediate runs the task before Dispatch returns if none of its resources is reserved. It is for work of a
+	// single transaction.
 	Immediate bool
 }

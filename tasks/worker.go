@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,83 +17,86 @@ import (
 	"github.com/countersign/countersign/internal/telemetry"
 )
 
-// What a worker waits for, and how long.
+// Intervals and limits of a worker.
 const (
-	keepAfter     = 20 * time.Millisecond  // a task that is over by then is not watched for a cancel
-	beatsPerLease = 3                      // how often a lease is extended, and the worker shows that it lives, in the time of one, at least
-	longestBeat   = 5 * time.Second        // and however long a lease is: workers that have not shown for a while count as gone, and cancels wait for it without the queue
-	putOff        = 2 * time.Second        // how long a task waits at least whose key was away
-	rememberDead  = time.Hour              // how long a worker is listed that shows no more that it lives
-	sweepEvery    = time.Second            // how often tasks are looked for that nobody announced
-	progressEvery = 300 * time.Millisecond // how often progress is stored
-	popWait       = time.Minute            // how long one look at the queue waits
-	endingTime    = 10 * time.Second       // how long the last write of a task may take
-	announceLimit = 100                    // how many ready tasks one sweep announces
+	keepAfter          = 20 * time.Millisecond  // a task that ends earlier does not subscribe to cancels
+	heartbeatsPerLease = 3                      // least number of lease renewals and worker heartbeats per lease
+	maxHeartbeat       = 5 * time.Second        // longest interval between heartbeats, however long the lease is
+	retryPause         = 2 * time.Second        // least pause before a task that needs an unavailable key is claimed again
+	forgetAfter        = time.Hour              // a worker without a heartbeat for so long is deleted
+	sweepInterval      = time.Second            // interval between searches for tasks that were not announced
+	progressInterval   = 300 * time.Millisecond // interval between writes of progress
+	popWait            = time.Minute            // longest wait for the queue
+	endTimeout         = 10 * time.Second       // limit for the last write of a task
+	announceLimit      = 100                    // tasks that one sweep announces at most
 )
 
-// Why a task's context ends.
+// Causes with which a task's context ends.
 var (
 	errCanceled = errors.New("the task was canceled")
 	errStopping = errors.New("the worker is being stopped")
 )
 
-// Worker runs tasks.
+// Worker claims and runs tasks. It is safe for concurrent use.
 type Worker struct {
 	store *store.Store
 	queue Queue
 	jobs  map[string]Job
 	log   *slog.Logger
 	slots int
-	found chan struct{} // taken by an idle slot when the sweep has found a task for it
+	found chan struct{} // received by an idle slot for each task that the sweep found
 
-	foundLong chan struct{} // taken by an idle slot that takes long tasks, when another has heard of what may be one
-	longWait  atomic.Bool   // whether long tasks were ready at the last look
-	reserved  pool          // the slots for short tasks only
-	long      pool          // the long tasks
+	foundLong chan struct{} // received by an idle slot that accepts long tasks, when a slot for short tasks was woken in vain
+	longWait  atomic.Bool   // whether long tasks were ready at the last check
+	reserved  pool          // counts tasks in the slots for short tasks
+	long      pool          // counts long tasks
 
 	show  func(any) any
 	lease time.Duration
-	self  pulp.Worker // but for Services
+	self  pulp.Worker // without Services
 
 	findUsable func(context.Context) ([]pulp.SigningService, error)
-	usable     atomic.Pointer[[]pulp.SigningService] // what findUsable said last; nil: nothing yet
+	usable     atomic.Pointer[[]pulp.SigningService] // latest result of findUsable; nil before the first
 }
 
-// WorkerOptions say what a worker needs.
+// WorkerOptions are the dependencies and settings of a worker.
 type WorkerOptions struct {
 	Store    *store.Store
 	Queue    Queue
-	Jobs     map[string]Job // by the task's name
+	Jobs     map[string]Job // by the name of the task
 	Log      *slog.Logger
-	Slots    int    // how many tasks at a time, beside those that the spare slots take; 0: only immediate ones
+	Slots    int    // tasks at a time, in addition to those in spare slots; 0: immediate tasks only
 	Name     string // <pid>@<host>
 	Versions map[string]string
-	Show     func(any) any // what clients are shown of an object that a task answers; nil: nothing
-	// Usable returns the signing services that this process can use; nil: all that there are.
+	Show     func(any) any // returns the representation of an object that clients see as a task's result; nil: results show no objects
+	// Usable returns the signing services whose keys this process can use; nil: all services.
 	Usable func(context.Context) ([]pulp.SigningService, error)
-	// Lease is how long a task without a sign of life is still its worker's; 0 is DefaultLease.
+	// Lease is the time after which a task without a heartbeat of its worker may be claimed by another; 0:
+	// DefaultLease.
 	Lease time.Duration
 }
 
-// DefaultLease is how long a worker may show no sign of life before its task is another's.
+// DefaultLease is the lease of a worker that does not set one.
 const DefaultLease = 30 * time.Second
 
-// NewWorker returns a worker that runs nothing yet.
+// NewWorker returns a worker. It claims no tasks before Run is called.
 func NewWorker(o WorkerOptions) *Worker {
-	if o.Show == nil { // an object may hold secrets
+	if o.Show == nil { // an object may contain secrets
 		o.Show = func(any) any { return nil }
 	}
 	return &Worker{
 		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, slots: o.Slots, show: o.Show, findUsable: o.Usable,
-		found: make(chan struct{}), foundLong: make(chan struct{}), reserved: pool{most: 1}, long: pool{most: max(1, o.Slots)}, lease: cmp.Or(o.Lease, DefaultLease), self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},
+		found: make(chan struct{}), foundLong: make(chan struct{}), lease: cmp.Or(o.Lease, DefaultLease),
+		reserved: pool{most: 1}, long: pool{most: max(1, o.Slots)},
+		self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},
 	}
 }
 
-// Run takes tasks and runs them until ctx ends. Then it takes no more, lets those that run go on for at most grace, stops the rest, which
-// go back to be run again, and returns.
+// Run claims and runs tasks until ctx ends. Then it claims no more and lets running tasks continue for at most
+// grace. After that it cancels them, returns them to the database to be run again, and returns.
 func (w *Worker) Run(ctx context.Context, grace time.Duration) error {
 	if err := errors.Join(w.lookForServices(ctx), w.beat(ctx)); err != nil {
-		if ctx.Err() != nil { // stopped before it began
+		if ctx.Err() != nil { // stopped before it registered
 			return nil
 		}
 		return fmt.Errorf("register worker: %w", err)
@@ -110,14 +112,14 @@ func (w *Worker) Run(ctx context.Context, grace time.Duration) error {
 	timeout := time.AfterFunc(grace, func() { stop(errStopping) })
 	defer timeout.Stop()
 	slots.Wait()
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), endingTime)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
 	return w.store.RemoveWorker(last, w.self.ID, false)
 }
 
-// hear waits until the queue says that there is a task, or the sweep has found one for this process, at most for popWait. long is whether the slot that waits takes long
-// tasks.
-func (w *Worker) hear(ctx context.Context, long bool) error {
+// wait returns when the queue announces a task or the sweep found one for this process, and after popWait at
+// the latest. long reports whether the waiting slot accepts long tasks.
+func (w *Worker) wait(ctx context.Context, long bool) error {
 	var foundLong chan struct{}
 	if long {
 		foundLong = w.foundLong
@@ -149,107 +151,7 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// sweep announces ready tasks that nobody announced (a command line made them, or the queue forgot them), takes back those of dead
-// workers, and shows that this worker lives.
-func (w *Worker) sweep(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	beat := time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		before := w.services()
-		if err := w.lookForServices(ctx); err != nil && ctx.Err() == nil {
-			w.log.WarnContext(ctx, "signing services not looked for", slog.Any("err", err))
-		}
-		if time.Since(beat) >= w.beatEvery() || !slices.Equal(before, w.services()) {
-			beat = time.Now()
-			if err := errors.Join(w.beat(ctx), w.reclaim(ctx)); err != nil && ctx.Err() == nil {
-				w.log.WarnContext(ctx, "worker has no database", slog.Any("err", err))
-			}
-		}
-		w.announceReady(ctx)
-	}
-}
-
-// lookForServices finds out which signing services this process can use: one may just have been made, or a key plugged in.
-func (w *Worker) lookForServices(ctx context.Context) error {
-	if w.findUsable == nil {
-		return nil
-	}
-	found, err := w.findUsable(ctx)
-	if err == nil {
-		w.usable.Store(&found)
-	}
-	return err
-}
-
-// services returns the ids of the services that this process can use; nil stands for all.
-func (w *Worker) services() []string {
-	if w.findUsable == nil {
-		return nil
-	}
-	ids := []string{}
-	if found := w.usable.Load(); found != nil {
-		for _, v := range *found {
-			ids = append(ids, v.ID)
-		}
-	}
-	return ids
-}
-
-func (w *Worker) beatEvery() time.Duration { return min(w.lease/beatsPerLease, longestBeat) }
-
-// beat shows that the worker lives, and what it can sign with.
-func (w *Worker) beat(ctx context.Context) error {
-	self := w.self
-	if found := w.usable.Load(); found != nil {
-		for _, v := range *found {
-			self.Services = append(self.Services, v.Name)
-		}
-	}
-	return w.store.Beat(ctx, self)
-}
-
-func (w *Worker) reclaim(ctx context.Context) error {
-	r, err := w.store.ReclaimTasks(ctx, false)
-	if err == nil {
-		err = w.store.ForgetWorkers(ctx, time.Now().Add(-rememberDead))
-	}
-	if r != (store.Reclaimed{}) {
-		w.log.WarnContext(ctx, "took tasks back whose worker is gone",
-			slog.Int("waiting", r.Waiting), slog.Int("failed", r.Failed), slog.Int("canceled", r.Ended))
-	}
-	return err
-}
-
-// announceReady says on the queue which tasks can be claimed. What is announced a process may hear that cannot use the task's key, so this process's own
-// idle slots are told here.
-func (w *Worker) announceReady(ctx context.Context) {
-	ids, err := w.store.ReadyTasks(ctx, w.services(), announceLimit)
-	if err == nil && len(ids) > 0 {
-		var long bool
-		long, err = w.store.TasksWait(ctx, true, store.Share{})
-		w.longWait.Store(long)
-	}
-	if err == nil {
-		for range min(len(ids), w.slots+spareSlots+shortSlots) {
-			select {
-			case w.found <- struct{}{}:
-			default: // nobody is idle
-			}
-		}
-		err = w.queue.Push(ctx, ids...)
-	}
-	if err != nil && ctx.Err() == nil {
-		w.log.WarnContext(ctx, "ready tasks not announced", slog.Any("err", err))
-	}
-}
-
-// runTask claims a task and runs it to its end, unless it is not ready.
+// runTask claims a task and runs it to its end. It does nothing if the task is not ready.
 func (w *Worker) runTask(ctx context.Context, id string) {
 	t, err := w.store.ClaimTask(ctx, w.self.ID, id, w.services(), w.lease)
 	if err != nil {
@@ -260,11 +162,11 @@ func (w *Worker) runTask(ctx context.Context, id string) {
 	}
 }
 
-// notClaimed waits for a moment after a claim that failed.
+// notClaimed logs a failed claim and pauses.
 func (w *Worker) notClaimed(ctx context.Context, err error) {
 	if ctx.Err() == nil {
-		w.log.ErrorContext(ctx, "task not claimed", slog.Any("err", err))
-		sleep(ctx, sweepEvery)
+		w.log.ErrorContext(ctx, "cannot claim a task", slog.Any("err", err))
+		sleep(ctx, sweepInterval)
 	}
 }
 
@@ -278,13 +180,15 @@ func (w *Worker) work(ctx context.Context, t *store.Task) {
 	log.InfoContext(ctx, "task started", slog.Int64("attempt", t.Attempt))
 	err, cause := w.attempt(ctx, r)
 	w.end(ctx, r, err, cause)
-	// Those that waited for this one are for whoever is idle. Its own announcement is not taken by anybody while all are busy.
+	// Tasks that became ready are left to idle slots. The finished task's own announcement may still be in the
+	// queue if all slots were busy.
 	if err := errors.Join(w.queue.Push(ctx, r.Claim.Freed()...), w.queue.Remove(ctx, t.ID)); err != nil && ctx.Err() == nil {
-		log.WarnContext(ctx, "queue does not answer; the sweep will announce what is ready", slog.Any("err", err))
+		log.WarnContext(ctx, "cannot update the queue; the next sweep announces ready tasks", slog.Any("err", err))
 	}
 }
 
-// attempt runs the task's job beside its keepers, and returns its error and why its context ended, if it did.
+// attempt runs the task's job, and beside it the lease renewal and the progress writer. It returns the job's
+// error and the cause of the context's end, if it ended.
 func (w *Worker) attempt(ctx context.Context, r *Run) (err, cause error) {
 	if r.job.Run == nil {
 		return fault.New(fault.Invalid, "This worker has no task named %s.", r.Task.Name), nil
@@ -294,7 +198,7 @@ func (w *Worker) attempt(ctx context.Context, r *Run) (err, cause error) {
 	}
 	working, cancel := context.WithCancelCause(ctx)
 	var keepers sync.WaitGroup
-	keepers.Go(func() { r.flushEvery(working, progressEvery) })
+	keepers.Go(func() { r.flushEvery(working, progressInterval) })
 	keepers.Go(func() { w.keep(working, r, cancel) })
 	err = guard(func() error { return r.job.Run(working, r) })
 	cause = context.Cause(working)
@@ -303,21 +207,22 @@ func (w *Worker) attempt(ctx context.Context, r *Run) (err, cause error) {
 	return err, cause
 }
 
-// keep extends the lease and watches for a cancel until ctx ends; when the task is canceled or lost it ends ctx.
+// keep renews the lease and waits for a cancel until ctx ends. It ends ctx if the task was canceled, or claimed
+// by another worker.
 func (w *Worker) keep(ctx context.Context, r *Run, cancel context.CancelCauseFunc) {
 	if sleep(ctx, keepAfter); ctx.Err() != nil {
 		return
 	}
 	canceled, stop, err := w.queue.Canceled(ctx, r.Task.ID)
 	if err != nil {
-		r.log.WarnContext(ctx, "no cancel signals; the lease will tell", slog.Any("err", err))
+		r.log.WarnContext(ctx, "cannot subscribe to cancels; one takes effect at the next heartbeat", slog.Any("err", err))
 	} else {
 		defer stop()
 	}
-	if mine, err := w.store.StillClaimed(ctx, r.Claim); err == nil && !mine { // a cancel that came before the watch began
+	if mine, err := w.store.StillClaimed(ctx, r.Claim); err == nil && !mine { // the task was canceled before the subscription began
 		cancel(store.ErrFenced)
 	}
-	tick := time.NewTicker(w.beatEvery())
+	tick := time.NewTicker(w.heartbeatInterval())
 	defer tick.Stop()
 	for {
 		select {
@@ -339,11 +244,11 @@ func (w *Worker) checkLease(ctx context.Context, r *Run, cancel context.CancelCa
 	case errors.Is(err, store.ErrFenced):
 		cancel(store.ErrFenced)
 	case err != nil && ctx.Err() == nil:
-		r.log.WarnContext(ctx, "lease not extended", slog.Any("err", err))
+		r.log.WarnContext(ctx, "cannot renew the task's lease", slog.Any("err", err))
 	}
 }
 
-// guard turns a job's panic into its error.
+// guard returns a job's panic as its error.
 func guard(job func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -353,13 +258,14 @@ func guard(job func() error) (err error) {
 	return job()
 }
 
-// end stores how an attempt ended. A store that does not take it leaves the task to the end of its lease.
+// end stores the result of an attempt. If the database does not accept it, the task is claimed again when its
+// lease ends.
 func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endingTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
 	var err error
 	result := "completed"
-	if fault.Is(cause, fault.Denied) && !r.Claim.Ended() { // it says more than the error that the end of the context caused
+	if fault.Is(cause, fault.Denied) && !r.Claim.Ended() { // this cause is more precise than the job's error
 		jobErr = cause
 	}
 	if jobErr == nil && !r.Claim.Ended() {
@@ -372,11 +278,11 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 	case errors.Is(cause, errStopping):
 		result = "returned"
 		err = w.store.ReturnTask(ctx, r.Claim, 0)
-	case cause == nil && isAgain(jobErr):
-		result = "put off"
-		err = errors.Join(r.flush(ctx), w.store.ReturnTask(ctx, r.Claim, putOff))
-	case cause == nil && store.Away(jobErr): // no fault of the task's: it counts as if its worker had been lost
-		result = "left to the end of its lease"
+	case cause == nil && isRetryLater(jobErr):
+		result = "returned, to be retried later"
+		err = errors.Join(r.flush(ctx), w.store.ReturnTask(ctx, r.Claim, retryPause))
+	case cause == nil && store.Away(jobErr): // not the task's fault: treated like the loss of its worker
+		result = "left until its lease ends"
 	case errors.Is(cause, errCanceled), errors.Is(cause, store.ErrFenced), errors.Is(jobErr, store.ErrFenced):
 		result = "canceled"
 		r.end(store.TaskCanceled)
@@ -387,12 +293,13 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 		err = errors.Join(r.flush(ctx), w.store.FailTask(ctx, r.Claim, sentence(jobErr)))
 	}
 	if errors.Is(err, store.ErrFenced) {
-		// Completing or failing lost a race with a cancel: then the task is canceling and this ends it. Otherwise it is another worker's.
-		result = "canceled or taken over"
+		// A concurrent cancel won: EndCanceled ends the task. If another worker has claimed it, EndCanceled is
+		// fenced, too.
+		result = "canceled or claimed by another worker"
 		err = w.store.EndCanceled(ctx, r.Claim)
 	}
 	if err != nil && !errors.Is(err, store.ErrFenced) {
-		r.log.ErrorContext(ctx, "task's end not stored", slog.Any("err", err))
+		r.log.ErrorContext(ctx, "cannot store the task's result; it runs again when its lease has ended", slog.Any("err", err))
 	}
 	ended := []slog.Attr{slog.String("result", result)}
 	if jobErr != nil {
@@ -401,18 +308,18 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 	r.log.LogAttrs(ctx, slog.LevelInfo, "task ended", ended...)
 }
 
-// complete ends a task whose job stored its results, if any, through other means.
+// complete completes a task whose job stored its results, if any, in other transactions.
 func (w *Worker) complete(ctx context.Context, r *Run) error {
 	r.end(store.TaskCompleted)
 	return errors.Join(r.flush(ctx), w.store.CompleteTask(ctx, r.Claim, store.Outcome{}))
 }
 
-func isAgain(err error) bool {
-	_, ok := errors.AsType[again](err)
+func isRetryLater(err error) bool {
+	_, ok := errors.AsType[retryLater](err)
 	return ok
 }
 
-// sentence is what a task says of the error it failed with: only what is safe to show.
+// sentence returns the description of an error for a failed task. It contains only text that is safe to show.
 func sentence(err error) string {
 	if msg, ok := fault.Message(err); ok {
 		return msg

@@ -3,12 +3,14 @@ package tasks_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/store"
@@ -17,7 +19,7 @@ import (
 	"github.com/countersign/countersign/tasks/memqueue"
 )
 
-// shop is a worker and a dispatcher over a real store.
+// shop is a worker and a dispatcher with a real store.
 type shop struct {
 	t          *testing.T
 	store      *store.Store
@@ -29,7 +31,7 @@ type shop struct {
 
 type work = func(context.Context, *tasks.Run) error
 
-// jobsOf returns jobs that do some work, for the server and the command line.
+// jobsOf returns jobs without Permit, which run for the server and the command line.
 func jobsOf(all map[string]work) map[string]tasks.Job {
 	jobs := map[string]tasks.Job{}
 	for name, do := range all {
@@ -38,7 +40,7 @@ func jobsOf(all map[string]work) map[string]tasks.Job {
 	return jobs
 }
 
-// openShop starts a worker with these jobs; with no slots it only runs what is immediate.
+// openShop starts a worker with so many slots; with none it only runs immediate tasks.
 func openShop(t *testing.T, slots int, jobs map[string]work) *shop {
 	t.Helper()
 	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "tasks.db")))
@@ -75,30 +77,31 @@ func (o *shop) dispatch(spec tasks.Spec) store.Task {
 	return k
 }
 
-// ended waits until a task has ended and returns it.
+// awaitEnd waits until a task has ended and returns it.
+func awaitEnd(t *testing.T, s *store.Store, id string) (k store.Task) {
+	t.Helper()
+	eventually.NoError(t, 3*time.Minute, func() (err error) {
+		if k, err = s.Task(t.Context(), id); err == nil && !k.State.Final() {
+			err = fmt.Errorf("it is %s in attempt %d", k.State, k.Attempt)
+		}
+		return err
+	}, "task %s ends", id)
+	return k
+}
+
+// ended waits until a task has ended, compares its state and returns it.
 func (o *shop) ended(id string, want store.TaskState) store.Task {
 	o.t.Helper()
-	deadline := time.Now().Add(3 * time.Minute)
-	for {
-		k, err := o.store.Task(o.t.Context(), id)
-		if err != nil {
-			o.t.Fatal(err)
-		}
-		if k.State.Final() || time.Now().After(deadline) {
-			if k.State != want {
-				o.t.Errorf("the task is %s (%+v), want %s", k.State, k.Error, want)
-			}
-			return k
-		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-o.t.Context().Done():
-		}
+	k := awaitEnd(o.t, o.store, id)
+	if k.State != want {
+		o.t.Errorf("the task is %s (%+v), want %s", k.State, k.Error, want)
 	}
+	return k
 }
 
 func TestHowTasksEnd(t *testing.T) {
 	t.Parallel()
+	const internalError = "Internal error; the server's log has the details under the task's logging_cid."
 	o := openShop(t, 2, map[string]work{
 		"done": func(ctx context.Context, r *tasks.Run) error {
 			var args struct{ N int }
@@ -109,47 +112,53 @@ func TestHowTasksEnd(t *testing.T) {
 			report.Add(2)
 			return report.Complete(ctx)
 		},
-		"answers": func(ctx context.Context, r *tasks.Run) error {
-			return o0(ctx, r)
-		},
-		"refused": func(context.Context, *tasks.Run) error { return fault.New(fault.Invalid, "The key is gone.") },
-		"broken":  func(context.Context, *tasks.Run) error { return errors.New("pq: password=secret") },
-		"bug":     func(context.Context, *tasks.Run) error { panic("nil map") },
+		"no result":      succeed,
+		"public error":   func(context.Context, *tasks.Run) error { return fault.New(fault.Invalid, "The key is gone.") },
+		"internal error": func(context.Context, *tasks.Run) error { return errors.New("pq: password=secret") },
+		"panic":          func(context.Context, *tasks.Run) error { panic("nil map") },
 		"unfinished report": func(_ context.Context, r *tasks.Run) error {
 			r.Report("code", "Message", -1).Add(3)
 			return errors.New("no")
 		},
 	})
 	tests := map[string]struct {
-		state store.TaskState
-		says  string
+		state       store.TaskState
+		description string
 	}{
-		"done": {store.TaskCompleted, ""}, "answers": {store.TaskCompleted, ""},
-		"refused":           {store.TaskFailed, "The key is gone."},
-		"broken":            {store.TaskFailed, "Internal error; the server's log has the details under the task's logging_cid."},
-		"bug":               {store.TaskFailed, "Internal error; the server's log has the details under the task's logging_cid."},
-		"nobody":            {store.TaskFailed, "This worker has no task named nobody."},
-		"unfinished report": {store.TaskFailed, "Internal error; the server's log has the details under the task's logging_cid."},
+		"done":              {state: store.TaskCompleted},
+		"no result":         {state: store.TaskCompleted},
+		"public error":      {state: store.TaskFailed, description: "The key is gone."},
+		"internal error":    {state: store.TaskFailed, description: internalError},
+		"panic":             {state: store.TaskFailed, description: internalError},
+		"unknown":           {state: store.TaskFailed, description: "This worker has no task named unknown."},
+		"unfinished report": {state: store.TaskFailed, description: internalError},
 	}
 	for name, tt := range tests {
 		k := o.ended(o.dispatch(tasks.Spec{Name: name, Args: map[string]int{"N": 7}}).ID, tt.state)
-		says := ""
+		description := ""
 		if k.Error != nil {
-			says = k.Error.Description
+			description = k.Error.Description
 		}
-		if says != tt.says || k.CID != "cid" || k.WorkerID == "" || k.Started == nil || k.Finished == nil {
-			t.Errorf("%s: %q, %+v", name, says, k)
+		if description != tt.description {
+			t.Errorf("%s: the task's error is %q, want %q", name, description, tt.description)
+		}
+		if k.CID != "cid" || k.WorkerID == "" || k.Started == nil || k.Finished == nil {
+			t.Errorf("%s: the task lacks its correlation id, worker or times: %+v", name, k)
 		}
 		for _, p := range k.Progress {
-			if p.State != tt.state || name == "done" && (p.Done != 2 || *p.Total != 2) || name != "done" && (p.Done != 3 || p.Total != nil) {
+			done := p.Done == 3 && p.Total == nil
+			if name == "done" {
+				done = p.Done == 2 && *p.Total == 2
+			}
+			if p.State != tt.state || !done {
 				t.Errorf("%s: progress %+v", name, p)
 			}
 		}
 	}
 }
 
-// o0 stands for a job without a result.
-func o0(context.Context, *tasks.Run) error { return nil }
+// succeed is a job without a result.
+func succeed(context.Context, *tasks.Run) error { return nil }
 
 func TestCancelOfARunningTask(t *testing.T) {
 	t.Parallel()
@@ -160,7 +169,7 @@ func TestCancelOfARunningTask(t *testing.T) {
 			<-ctx.Done()
 			return context.Cause(ctx)
 		},
-		"next": o0,
+		"next": succeed,
 	})
 	on := []store.Resource{{Href: "/a/", Exclusive: true}}
 	k := o.dispatch(tasks.Spec{Name: "waits", Resources: on})
@@ -181,7 +190,7 @@ func TestCancelOfARunningTask(t *testing.T) {
 	}
 }
 
-func TestAStoppedWorkerGivesItsTaskBack(t *testing.T) {
+func TestStoppedWorkerReturnsItsTask(t *testing.T) {
 	t.Parallel()
 	began := make(chan struct{}, 2)
 	o := openShop(t, 1, map[string]work{"waits": func(ctx context.Context, _ *tasks.Run) error {
@@ -200,9 +209,9 @@ func TestAStoppedWorkerGivesItsTaskBack(t *testing.T) {
 	}
 }
 
-func TestTasksThatNobodyAnnounced(t *testing.T) {
+func TestUnannouncedTasksRun(t *testing.T) {
 	t.Parallel()
-	o := openShop(t, 1, map[string]work{"done": o0})
+	o := openShop(t, 1, map[string]work{"done": succeed})
 	k, err := o.store.CreateTask(t.Context(), store.NewTask{Name: "done", Origin: store.OriginSystem}) // as a command line does
 	if err != nil {
 		t.Fatal(err)
@@ -210,19 +219,26 @@ func TestTasksThatNobodyAnnounced(t *testing.T) {
 	o.ended(k.ID, store.TaskCompleted)
 }
 
-// deaf is a queue of which this process hears nothing: others, who cannot use the key that a task needs, take all that is announced.
-type deaf struct{ memqueue.Queue }
+// deaf is a queue that delivers nothing to this process: other processes, which cannot use the key that a task
+// needs, receive all announcements.
+type deaf struct {
+	memqueue.Queue
+	waiting atomic.Int64
+}
 
-// Pop waits.
-func (*deaf) Pop(ctx context.Context, wait time.Duration) (string, error) {
+// Pop implements tasks.Queue.
+func (q *deaf) Pop(ctx context.Context, wait time.Duration) (string, error) {
+	q.waiting.Add(1)
+	defer q.waiting.Add(-1)
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	<-ctx.Done()
 	return "", nil
 }
 
-// TestTasksThatOthersHear runs a task though all announcements go to other processes.
-func TestTasksThatOthersHear(t *testing.T) {
+// TestTasksAnnouncedToOthersRun expects that the sweep wakes an idle slot although other processes receive all
+// announcements.
+func TestTasksAnnouncedToOthersRun(t *testing.T) {
 	t.Parallel()
 	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "deaf.db")))
 	if err != nil {
@@ -233,20 +249,21 @@ func TestTasksThatOthersHear(t *testing.T) {
 		t.Fatal(err)
 	}
 	ran := make(chan struct{}, 1)
+	q := &deaf{}
 	w := tasks.NewWorker(tasks.WorkerOptions{
-		Store: s, Queue: &deaf{}, Log: slog.New(slog.DiscardHandler), Slots: 2, Name: "1@test",
+		Store: s, Queue: q, Log: slog.New(slog.DiscardHandler), Slots: 2, Name: "1@test",
 		Jobs: jobsOf(map[string]work{"work": func(context.Context, *tasks.Run) error { ran <- struct{}{}; return nil }}),
 	})
 	ctx, stop := context.WithCancel(t.Context())
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.Run(ctx, 0) }()
-	time.Sleep(100 * time.Millisecond) // its slots wait
+	eventually.True(t, time.Minute, func() bool { return q.waiting.Load() == 5 }, "the worker's five slots wait for the queue")
 	if _, err := s.CreateTask(t.Context(), store.NewTask{Name: "work", Origin: store.OriginSystem}); err != nil {
 		t.Fatal(err)
 	}
 	select {
 	case <-ran:
-	case <-time.After(50 * time.Second): // they wait for a minute at a time
+	case <-time.After(50 * time.Second): // shorter than a slot's wait for the queue, a minute
 		t.Error("the task does not run")
 	}
 	stop()
@@ -272,21 +289,22 @@ func TestImmediateTasks(t *testing.T) {
 	}
 }
 
-// What is away for a while fails no task, however often it is: the task waits, and others go before it meanwhile.
-func TestWhatIsAwayFailsNoTask(t *testing.T) {
+// TestRetryLaterFailsNoTask expects that a task waits as often as its dependency is unavailable, and that other
+// tasks run meanwhile.
+func TestRetryLaterFailsNoTask(t *testing.T) {
 	t.Parallel()
 	o := openShop(t, 1, map[string]work{
-		"needy": func(_ context.Context, r *tasks.Run) error {
+		"dependent": func(_ context.Context, r *tasks.Run) error {
 			if r.Task.Attempt <= store.MaxLosses {
-				return tasks.Again(fault.New(fault.Unavailable, "The token is away."))
+				return tasks.RetryLater(fault.New(fault.Unavailable, "The token is not available."))
 			}
 			return nil
 		},
 		"other": func(context.Context, *tasks.Run) error { return nil },
 	})
-	needy := o.dispatch(tasks.Spec{Name: "needy"})
+	dependent := o.dispatch(tasks.Spec{Name: "dependent"})
 	other := o.ended(o.dispatch(tasks.Spec{Name: "other"}).ID, store.TaskCompleted)
-	k := o.ended(needy.ID, store.TaskCompleted)
+	k := o.ended(dependent.ID, store.TaskCompleted)
 	if k.Attempt != store.MaxLosses+1 || k.Finished.Before(*other.Finished) {
 		t.Errorf("the task took %d attempts, want %d; it ended %v, the other %v", k.Attempt, store.MaxLosses+1, k.Finished, other.Finished)
 	}

@@ -1,4 +1,5 @@
-// Package pgtest gives tests a PostgreSQL database each, on a server of their own, when COUNTERSIGN_TEST_DATABASE asks for it.
+// Package pgtest provides each test with a PostgreSQL database if COUNTERSIGN_TEST_DATABASE requests it. The
+// tests of one binary share a server that pgtest starts.
 package pgtest
 
 import (
@@ -25,7 +26,7 @@ import (
 // Variable is the environment variable that chooses the engine: empty or "sqlite", or "postgres".
 const Variable = "COUNTERSIGN_TEST_DATABASE"
 
-// server is a PostgreSQL server for one test binary.
+// server is a PostgreSQL server of one test binary.
 type server struct {
 	dir     string
 	url     string // without a database
@@ -44,7 +45,7 @@ var shared struct {
 	err  error
 }
 
-// Main runs a package's tests and ends the server that they have started. It is what TestMain exits with.
+// Main runs a package's tests and stops the server, if one was started. TestMain exits with its result.
 func Main(m *testing.M) int {
 	code := m.Run()
 	if shared.s != nil {
@@ -53,7 +54,7 @@ func Main(m *testing.M) int {
 	return code
 }
 
-// URL returns the URL of a fresh database for a test, or "" when the tests are to run on SQLite.
+// URL returns the URL of a new database for a test, or "" if COUNTERSIGN_TEST_DATABASE selects SQLite.
 func URL(t testing.TB) string {
 	t.Helper()
 	switch engine := os.Getenv(Variable); engine {
@@ -66,7 +67,8 @@ func URL(t testing.TB) string {
 	return Database(t)
 }
 
-// Or returns the URL of a fresh PostgreSQL database where the tests are to run on one, else the SQLite file at a path.
+// Or returns the URL of a new PostgreSQL database if COUNTERSIGN_TEST_DATABASE requests one, else the URL of
+// the SQLite file at path.
 func Or(t testing.TB, path string) string {
 	t.Helper()
 	if url := URL(t); url != "" {
@@ -75,13 +77,14 @@ func Or(t testing.TB, path string) string {
 	return "sqlite:" + path
 }
 
-// available says whether PostgreSQL is on this machine.
+// available reports whether PostgreSQL is installed.
 func available() bool {
 	_, err := programs()
 	return err == nil
 }
 
-// Database returns the URL of a fresh PostgreSQL database for a test. Where PostgreSQL is not installed the test is skipped.
+// Database returns the URL of a new PostgreSQL database for a test. It skips the test if PostgreSQL is not
+// installed.
 func Database(t testing.TB) string {
 	t.Helper()
 	if !available() {
@@ -104,7 +107,8 @@ func Database(t testing.TB) string {
 	return s.url + "/" + name + "?sslmode=disable"
 }
 
-// Durable starts a server that keeps what it has acknowledged, as one in production does, for measurements. It returns the URL of its database and what ends it.
+// Durable starts a server with the durability settings of production, for measurements. It returns the URL of
+// its database and a function that stops the server.
 func Durable() (url string, stop func(), err error) {
 	s, err := start()
 	if err != nil {
@@ -113,20 +117,21 @@ func Durable() (url string, stop func(), err error) {
 	return s.url + "/postgres?sslmode=disable", s.stop, nil
 }
 
-// programs returns the directory of PostgreSQL's programs: Debian keeps them off the path.
+// programs returns the directory of PostgreSQL's programs, which Debian does not add to PATH.
 func programs() (string, error) {
 	if path, err := exec.LookPath("postgres"); err == nil {
 		return filepath.Dir(path), nil
 	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	if err != nil || len(found) == 0 {
-		return "", errors.New("it is not installed")
+		return "", errors.New("PostgreSQL is not installed")
 	}
 	slices.Sort(found)
 	return filepath.Dir(found[len(found)-1]), nil
 }
 
-// start makes a cluster in a directory of its own and starts it on a free loopback port. PostgreSQL does not run as root: then it is the user postgres.
+// start creates a cluster in a temporary directory and starts it on a free loopback port. PostgreSQL refuses to
+// run as root: then it runs as the user postgres.
 func start(settings ...string) (*server, error) {
 	bin, err := programs()
 	if err != nil {
@@ -157,7 +162,7 @@ func start(settings ...string) (*server, error) {
 		s.arguments = append(s.arguments, "-c", setting)
 	}
 	dying := *attributes
-	dying.Pdeathsig = syscall.SIGQUIT // it must not outlive a test binary that is killed
+	dying.Pdeathsig = syscall.SIGQUIT // do not outlive a test binary that is killed
 	s.program, s.attributes = filepath.Join(bin, "postgres"), &dying
 	s.url = fmt.Sprintf("postgres://tester@127.0.0.1:%d", port)
 	if s.admin, err = sql.Open("pgx", s.url+"/postgres?sslmode=disable"); err != nil {
@@ -170,7 +175,7 @@ func start(settings ...string) (*server, error) {
 	return s, nil
 }
 
-// launch starts the server's process and waits until it answers.
+// launch starts the server's process and waits until it accepts connections.
 func (s *server) launch(ctx context.Context) error {
 	s.command = exec.CommandContext(ctx, s.program, s.arguments...)
 	s.command.SysProcAttr, s.command.Dir = s.attributes, s.dir
@@ -184,19 +189,20 @@ func (s *server) launch(ctx context.Context) error {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return errors.New("it does not answer")
+	return errors.New("the server does not accept connections")
 }
 
-// Own is a PostgreSQL server of one test, which may take it away.
+// Own is a PostgreSQL server of a single test, which may stop and restart it.
 type Own struct{ s *server }
 
-// NewOwn starts a server for one test, and ends it with the test. Where PostgreSQL is not installed the test is skipped.
+// NewOwn starts a server for one test and stops it when the test ends. It skips the test if PostgreSQL is not
+// installed.
 func NewOwn(t testing.TB) Own {
 	t.Helper()
 	if !available() {
 		t.Skip("PostgreSQL is not installed; tools/install-test-tools.sh says how to get it")
 	}
-	s, err := start("fsync=off") // a process that is killed loses nothing by it
+	s, err := start("fsync=off") // the tests kill the process, not the machine, so nothing is lost without fsync
 	if err != nil {
 		t.Fatalf("PostgreSQL: %v", err)
 	}
@@ -204,16 +210,16 @@ func NewOwn(t testing.TB) Own {
 	return Own{s}
 }
 
-// URL returns the URL of its database.
+// URL returns the URL of the server's database.
 func (o Own) URL() string { return o.s.url + "/postgres?sslmode=disable" }
 
-// Kill ends it at once, as a crash does.
+// Kill ends the server immediately, like a crash.
 func (o Own) Kill() {
 	_ = o.s.command.Process.Signal(syscall.SIGQUIT)
 	_ = o.s.command.Wait()
 }
 
-// Start starts it again, with what it had.
+// Start starts the server again with its data.
 func (o Own) Start(t testing.TB) {
 	t.Helper()
 	if err := o.s.launch(context.WithoutCancel(t.Context())); err != nil {
@@ -221,7 +227,8 @@ func (o Own) Start(t testing.TB) {
 	}
 }
 
-// own gives the directory to the user that the server runs as.
+// own changes the owner of the directory to the user that the server runs as, and returns the attributes of its
+// process.
 func (s *server) own() (*syscall.SysProcAttr, error) {
 	if os.Geteuid() != 0 {
 		return &syscall.SysProcAttr{}, nil

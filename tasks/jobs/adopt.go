@@ -182,7 +182,7 @@ const maxCompared = 1_000_000
 // waits has a task wait for an upstream that is away.
 func waits(err error) error {
 	if fault.IsOutage(err, fault.Upstream) {
-		return tasks.Again(err)
+		return tasks.RetryLater(err)
 	}
 	return err
 }

@@ -107,7 +107,7 @@ func (s signer) signAll(ctx context.Context, r *tasks.Run, session *signservice.
 			group.Go(func() error {
 				g, err := session.Sign(working, t.ManifestID, t.Digest, s.reference(args.BasePath, t.Tag))
 				if fault.Is(err, fault.Unavailable) && !store.Away(err) {
-					return tasks.Again(err) // the key is away: its tasks wait, and hold nobody up
+					return tasks.RetryLater(err) // the key is away: its tasks wait, and hold nobody up
 				} else if err != nil {
 					return err
 				}
@@ -225,7 +225,7 @@ func (o Options) seals(ctx context.Context, r *tasks.Run, change func(context.Co
 		return change(ctx)
 	})
 	if signonpush.KeyUnavailable(err) && ctx.Err() == nil {
-		return tasks.Again(err)
+		return tasks.RetryLater(err)
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-// Package memqueue is a task queue inside one process. It knows no tasks, only their ids.
+// Package memqueue implements tasks.Queue inside one process.
 package memqueue
 
 import (
@@ -19,7 +19,7 @@ type Queue struct {
 	running map[string]*watch
 }
 
-// watch is what those wait on who run a task: closed when it is canceled.
+// watch is the subscription to the cancel of one task, shared by all its waiters.
 type watch struct {
 	canceled chan struct{}
 	closed   bool
@@ -77,7 +77,7 @@ func (q *Queue) Pop(ctx context.Context, wait time.Duration) (string, error) {
 	}
 }
 
-// take returns the first id, or a channel that is closed when there is one.
+// take removes and returns the first id. If there is none it returns a channel that is closed at the next push.
 func (q *Queue) take() (string, <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -1,4 +1,4 @@
-// Package queuetest is the suite that every tasks.Queue passes.
+// Package queuetest is a test suite that every tasks.Queue must pass.
 package queuetest
 
 import (
@@ -15,7 +15,8 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// Run holds a Queue against what tasks.Queue promises. open returns a fresh, empty queue; it may be called many times.
+// Run checks that a Queue implements the contract of tasks.Queue. open returns a new, empty queue and is called
+// once for each case.
 func Run(t *testing.T, open func(t *testing.T) tasks.Queue) {
 	t.Helper()
 	cases := map[string]func(t *testing.T, q tasks.Queue){
@@ -121,7 +122,7 @@ func wakesOne(t *testing.T, q tasks.Queue) {
 	}
 }
 
-// each has several push while many pop.
+// each pushes and pops concurrently.
 func each(t *testing.T, q tasks.Queue) {
 	const poppers, pushers, ids = 8, 4, 2000
 	ctx, cancel := context.WithCancel(t.Context())
@@ -169,7 +170,7 @@ func each(t *testing.T, q tasks.Queue) {
 	popping.Wait()
 }
 
-// model holds pushes, removals and pops against a list.
+// model compares random pushes, removals and pops with a slice.
 func model(t *testing.T, q tasks.Queue) {
 	rapid.Check(t, func(rt *rapid.T) {
 		var want []string
@@ -222,7 +223,7 @@ func endsMidway(t *testing.T, q tasks.Queue) {
 	if took := time.Since(before); took > long/3 {
 		t.Errorf("Pop took %v, want %v", took, short)
 	}
-	push(t, q, "a") // goes to nobody who has left
+	push(t, q, "a") // must not be delivered to the Pop that returned
 	wantPop(t, q, long, "a")
 }
 

@@ -20,20 +20,20 @@ import (
 func Run(t *testing.T, open func(t *testing.T) tasks.Queue) {
 	t.Helper()
 	cases := map[string]func(t *testing.T, q tasks.Queue){
-		"ids come out in the order in which they went in": inOrder,
-		"an id that is in the queue is not put in again":  onceEach,
-		"an id that is pushed again keeps its place":      keepsPlace,
-		"a popped id may come again":                      again,
-		"an empty queue gives nothing after the wait":     empty,
-		"a push wakes one who waits":                      wakes,
-		"one push wakes only one of many":                 wakesOne,
-		"many who pop get each id once":                   each,
-		"pushes, removals and pops are as the model's":    model,
-		"waiting ends with the context":                   endsWithContext,
-		"waiting ends when the context is canceled":       endsMidway,
-		"a cancel reaches everyone who watches the task":  cancels,
-		"a cancel of another task reaches nobody":         cancelsOther,
-		"a watch that has ended takes no other with it":   unwatches,
+		"ids are popped in the order of pushes":        inOrder,
+		"an id in the queue is not added again":        onceEach,
+		"an id that is pushed again keeps its place":   keepsPlace,
+		"a popped id can be pushed again":              again,
+		"Pop of an empty queue returns after the wait": empty,
+		"a push wakes a waiting Pop":                   wakes,
+		"a push is delivered to one waiting Pop":       wakesOne,
+		"concurrent Pops receive each id once":         each,
+		"pushes, removals and pops agree with a model": model,
+		"Pop returns if its context has ended":         endsWithContext,
+		"Pop returns when its context ends":            endsMidway,
+		"a cancel notifies all watchers of the task":   cancels,
+		"a cancel notifies no watcher of another task": cancelsOther,
+		"ending a watch does not end another":          unwatches,
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -218,7 +218,7 @@ func endsMidway(t *testing.T, q tasks.Queue) {
 	defer cancel()
 	before := time.Now()
 	if id, err := q.Pop(ctx, long); id != "" || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Pop = %q, %v, want the context's end", id, err)
+		t.Errorf("Pop = %q, %v, want the context's error", id, err)
 	}
 	if took := time.Since(before); took > long/3 {
 		t.Errorf("Pop took %v, want %v", took, short)
@@ -231,7 +231,7 @@ func endsWithContext(t *testing.T, q tasks.Queue) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if id, err := q.Pop(ctx, long); id != "" || !errors.Is(err, context.Canceled) {
-		t.Errorf("Pop = %q, %v, want the context's end", id, err)
+		t.Errorf("Pop = %q, %v, want the context's error", id, err)
 	}
 }
 
@@ -246,7 +246,7 @@ func cancels(t *testing.T, q tasks.Queue) {
 			select {
 			case <-canceled:
 			case <-time.After(long):
-				t.Error("a watcher was not told")
+				t.Error("a watcher was not notified")
 			}
 		}()
 	}
@@ -268,7 +268,7 @@ func cancelsOther(t *testing.T, q tasks.Queue) {
 	}
 	select {
 	case <-canceled:
-		t.Error("the watcher of a was told of b's cancel")
+		t.Error("the watcher of a was notified of b's cancel")
 	case <-time.After(short):
 	}
 }
@@ -291,6 +291,6 @@ func unwatches(t *testing.T, q tasks.Queue) {
 	select {
 	case <-canceled:
 	case <-time.After(long):
-		t.Error("the watcher that stayed was not told")
+		t.Error("the remaining watcher was not notified")
 	}
 }

@@ -1,9 +1,11 @@
-// Package redisqueue is a task queue on Redis, for several processes. It alone imports go-redis. It knows no tasks, only their ids.
+// Package redisqueue implements tasks.Queue on Redis, for installations with several processes. It is the only
+// importer of go-redis.
 //
-// The ids are a sorted set, which one script a push puts them into and one script a pop takes them out of. Whoever finds it empty waits for
-// arrivals, which a push publishes; nobody blocks inside Redis, so no id is ever given to one who has left. Cancels are published too, and
-// leave a mark for a moment. One connection of the process hears both. When it breaks, those who wait look for themselves: they
-// get the error if Redis is away, and otherwise wait on with the next connection.
+// The ids are members of a sorted set. One script adds the ids of a push, another removes the id of a pop. A
+// Pop that finds the set empty waits for a notification, which every push publishes. No command blocks inside
+// Redis, so no id is delivered to a client that has disconnected. Cancels are published, too, and recorded in a
+// key that expires. Each process has one subscription for both. If it breaks, every waiting Pop looks into the
+// set again: it returns the error if Redis is unavailable, and otherwise waits for the next subscription.
 package redisqueue
 
 import (
@@ -25,46 +27,49 @@ import (
 )
 
 const (
-	answerTime = 2 * time.Second // how long Redis may take for one answer, with the time to connect
-	idleConns  = 4
-	markTime   = 30 * time.Second // how long a cancel is seen by those who begin to watch, or connect again, after it
+	answerTimeout = 2 * time.Second // limit for one answer of Redis, including the time to connect
+	idleConns     = 4
+	// how long a cancel is recorded, for watches that begin and subscriptions that are renewed after it
+	cancelTTL = 30 * time.Second
 )
 
-// DefaultPrefix is what keys begin with, in braces, unless an operator says otherwise.
+// DefaultPrefix is the prefix of keys and channels (in braces) if Options do not set one.
 const DefaultPrefix = "countersign"
 
-// Options say where the queue is.
+// Options configure a queue.
 type Options struct {
-	URL     string       // redis:// or rediss://[user:password@]host[:port][/database]
-	Prefix  string       // sets installations on one Redis apart; "": DefaultPrefix
-	TLS     *tls.Config  // for rediss://; nil: the system's roots. An empty ServerName is the URL's host.
+	URL    string // redis:// or rediss://[user:password@]host[:port][/database]
+	Prefix string // separates installations on one Redis; empty: DefaultPrefix
+	// for rediss://; nil: the system's root certificates. If ServerName is empty, the URL's host is used.
+	TLS     *tls.Config
 	Cluster bool         // the URL names one node of a Redis Cluster
-	Log     *slog.Logger // is told when Redis is lost and found; nil: nobody is
+	Log     *slog.Logger // receives the loss and the recovery of the connection; nil: no log
 }
 
 // Queue is a first-in, first-out queue of ids on Redis. It is safe for concurrent use.
 type Queue struct {
 	client redis.UniversalClient
 	names  names
-	secret string // the password, which errors must not say
+	secret string // the password, which is removed from errors
 	log    *slog.Logger
 
-	// arrived holds one token at most: somebody here must look whether there are ids. Whoever takes it looks, and hands it on when ids stay
-	// behind or the look failed. A token too many costs one look.
+	// arrived contains at most one token: one waiting Pop must look into the queue. The Pop that receives it
+	// looks, and puts it back if ids remain or the look failed. A superfluous token costs one look.
 	arrived chan struct{}
 
 	stop    context.CancelFunc
 	stopped chan struct{}
 
 	mu      sync.Mutex
-	line    *line
-	lineErr error // why there is no line
+	sub     *subscription
+	subErr  error // why no subscription is active; nil if one is
 	watches map[string]*watch
 }
 
 var _ tasks.Queue = (*Queue)(nil)
 
-// New returns a queue and begins to connect. It fails only if the options are wrong, not if Redis is away. The queue lives until Close, however ctx ends.
+// New returns a queue and begins to connect. It fails only for invalid options, not if Redis is unavailable.
+// The queue works until Close is called; the end of ctx does not affect it.
 func New(ctx context.Context, o Options) (*Queue, error) {
 	if o.Prefix == "" {
 		o.Prefix = DefaultPrefix
@@ -79,32 +84,33 @@ func New(ctx context.Context, o Options) (*Queue, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	logging.Disable() // the library prints what it also returns
+	logging.Disable() // the library logs errors that it also returns
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	q := &Queue{
 		client: newClient(opt, o.Cluster), names: newNames(o.Prefix, opt.DB), secret: opt.Password, log: o.Log,
-		arrived: make(chan struct{}, 1), line: newLine(), watches: map[string]*watch{},
+		arrived: make(chan struct{}, 1), sub: newSubscription(), watches: map[string]*watch{},
 		stop: stop, stopped: make(chan struct{}),
 	}
-	go q.listen(ctx)
+	go q.keepSubscribed(ctx)
 	return q, nil
 }
 
-// clientOptions reads the URL. Its errors do not repeat it, as any part of a malformed URL may be the password.
+// clientOptions parses the URL. Its errors do not contain any part of it, since any part of a malformed URL may
+// be the password.
 func clientOptions(o Options) (*redis.Options, error) {
 	u, err := url.Parse(o.URL)
 	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, errors.New("redis: want a URL of the form redis://user:password@host:6379/0, or rediss:// for TLS")
+		return nil, errors.New("redis: the URL must have the form redis://user:password@host:6379/0, or rediss:// for TLS")
 	}
 	opt, err := redis.ParseURL(o.URL)
 	if err != nil {
-		return nil, errors.New("redis: the URL's path wants to be the number of a database, or nothing")
+		return nil, errors.New("redis: the path of the URL must be the number of a database, or empty")
 	}
 	switch {
 	case o.Cluster && opt.DB != 0:
-		return nil, errors.New("redis: a cluster has no database but 0")
+		return nil, errors.New("redis: a cluster only has database 0; remove the number from the URL")
 	case opt.TLSConfig == nil && o.TLS != nil:
-		return nil, errors.New("redis: TLS wants a URL of the form rediss://host:6379/0")
+		return nil, errors.New("redis: TLS settings require a URL of the form rediss://host:6379/0")
 	case o.TLS != nil:
 		opt.TLSConfig = o.TLS.Clone()
 		if opt.TLSConfig.ServerName == "" {
@@ -115,10 +121,12 @@ func clientOptions(o Options) (*redis.Options, error) {
 	opt.DisableIdentity = true
 	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	opt.ContextTimeoutEnabled = true
-	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = answerTime, answerTime, answerTime, answerTime
+	opt.DialTimeout, opt.PoolTimeout = answerTimeout, answerTimeout
+	opt.ReadTimeout, opt.WriteTimeout = answerTimeout, answerTimeout
 	opt.DialerRetries = 1
-	// After a restart of Redis the idle connections are dead, and those with TLS show it only when used. So there are no more than one
-	// operation may try. What is done twice by this is harmless: at worst an id is gone, which a sweep pushes again.
+	// After a restart of Redis all idle connections are dead, which TLS connections notice only when they are
+	// used. So the pool keeps no more idle connections than an operation has attempts. A command that is
+	// executed twice does no harm: at worst an id is lost, and a sweep pushes it again.
 	opt.MaxIdleConns, opt.MaxRetries = idleConns, idleConns
 	opt.MinRetryBackoff, opt.MaxRetryBackoff = time.Millisecond, 20*time.Millisecond
 	return opt, nil
@@ -137,7 +145,7 @@ func newClient(opt *redis.Options, cluster bool) redis.UniversalClient {
 	})
 }
 
-// Close ends the queue: whoever waits gets an error.
+// Close disconnects. Waiting calls return an error.
 func (q *Queue) Close() error {
 	q.stop()
 	err := q.client.Close()
@@ -145,14 +153,14 @@ func (q *Queue) Close() error {
 	return err
 }
 
-// Ping says whether the queue works: Redis answers, and arrivals and cancels are heard.
+// Ping reports whether the queue works: Redis answers, and the subscription is active.
 func (q *Queue) Ping(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	if err := q.client.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("redis: %w", q.hide(err))
+		return fmt.Errorf("redis: %w", q.redact(err))
 	}
-	return q.heard(ctx, q.current())
+	return q.awaitActive(ctx, q.current())
 }
 
 // Push implements tasks.Queue.
@@ -174,20 +182,21 @@ func (q *Queue) Remove(ctx context.Context, id string) error {
 	return nil
 }
 
-// Pop implements tasks.Queue. If Redis goes away it returns an error, also while it waits: at once when the connection breaks, some seconds
-// later when Redis only falls silent. What Redis is asked for, even at the end of the wait or of ctx, may take two seconds.
+// Pop implements tasks.Queue. If Redis becomes unavailable it returns an error, even while it waits:
+// immediately if the connection breaks, after some seconds if Redis stops answering. A command that was sent
+// before the end of wait or ctx may take two seconds longer.
 func (q *Queue) Pop(ctx context.Context, wait time.Duration) (string, error) {
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	for {
-		l := q.current()
-		heard := l.stands() // before the look: what is pushed after it wakes us
-		if id, err := q.look(ctx); id != "" || err != nil {
+		s := q.current()
+		active := s.isActive() // before the look: a push after it wakes this call
+		if id, err := q.tryPop(ctx); id != "" || err != nil {
 			return id, err
 		}
-		err := q.await(waiting, l, heard)
+		err := q.await(waiting, s, active)
 		switch {
-		case err == nil: // look, however late it is: a token may have been taken
+		case err == nil: // look again, even at the end of wait: this call may have received the token
 		case ctx.Err() != nil:
 			return "", ctx.Err()
 		case waiting.Err() != nil:
@@ -198,15 +207,15 @@ func (q *Queue) Pop(ctx context.Context, wait time.Duration) (string, error) {
 	}
 }
 
-// look pops without waiting.
-func (q *Queue) look(ctx context.Context) (string, error) {
+// tryPop pops without waiting.
+func (q *Queue) tryPop(ctx context.Context) (string, error) {
 	if err := ctx.Err(); err != nil {
-		q.arrive()
+		q.wakeOne()
 		return "", err
 	}
-	id, behind, err := q.pop(context.WithoutCancel(ctx)) // an answer that nobody waits for would be an id lost
+	id, behind, err := q.pop(context.WithoutCancel(ctx)) // not canceled with ctx: an answer that is not read is a lost id
 	if behind > 0 || err != nil {
-		q.arrive()
+		q.wakeOne()
 	}
 	if err != nil {
 		return "", fmt.Errorf("redis: pop: %w", err)
@@ -214,23 +223,24 @@ func (q *Queue) look(ctx context.Context) (string, error) {
 	return id, nil
 }
 
-// await returns nil when another look is due, or ctx's error, or why no arrival would be heard.
-func (q *Queue) await(ctx context.Context, l *line, heard bool) error {
-	if !heard { // what arrived until the line stood, only a look can tell
-		return q.heard(ctx, l)
+// await returns nil when another look is due. Otherwise it returns ctx's error, or the reason why there is no
+// subscription.
+func (q *Queue) await(ctx context.Context, s *subscription, active bool) error {
+	if !active { // arrivals before the subscription was active were not notified
+		return q.awaitActive(ctx, s)
 	}
 	select {
 	case <-q.arrived:
 		return nil
-	case <-l.lost:
+	case <-s.lost:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// arrive has one of those who wait here look.
-func (q *Queue) arrive() {
+// wakeOne lets one waiting Pop of this process look into the queue.
+func (q *Queue) wakeOne() {
 	select {
 	case q.arrived <- struct{}{}:
 	default:
@@ -245,8 +255,8 @@ func (q *Queue) Cancel(ctx context.Context, id string) error {
 	return nil
 }
 
-// hide takes the password out of an error: a server may repeat a command that it does not know.
-func (q *Queue) hide(err error) error {
+// redact removes the password from an error: a server may repeat the arguments of a command that it rejects.
+func (q *Queue) redact(err error) error {
 	if q.secret == "" || !strings.Contains(err.Error(), q.secret) {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/queuetest"
 	"github.com/countersign/countersign/tasks/redisqueue"
@@ -41,7 +42,7 @@ func wantPop(t *testing.T, q *redisqueue.Queue, want string) {
 
 func wantPing(t *testing.T, q *redisqueue.Queue) {
 	t.Helper()
-	eventually(t, "the queue works", func() error { return q.Ping(t.Context()) })
+	eventually.NoError(t, long, func() error { return q.Ping(t.Context()) }, "Ping succeeds")
 }
 
 func watch(t *testing.T, q *redisqueue.Queue, id string) <-chan struct{} {
@@ -59,7 +60,7 @@ func wantCanceled(t *testing.T, canceled <-chan struct{}) {
 	select {
 	case <-canceled:
 	case <-time.After(long):
-		t.Error("the watcher was not told")
+		t.Error("the watcher was not notified")
 	}
 }
 
@@ -68,7 +69,7 @@ type popped struct {
 	err error
 }
 
-// popping pops in the background.
+// popping calls Pop in the background.
 func popping(ctx context.Context, q *redisqueue.Queue) <-chan popped {
 	got := make(chan popped, 1)
 	go func() {
@@ -78,7 +79,8 @@ func popping(ctx context.Context, q *redisqueue.Queue) <-chan popped {
 	return got
 }
 
-// settle gives those in the background time to begin to wait; nothing is wrong when it was too short.
+// settle lets background calls begin to wait. It is only likely to be long enough; tests must pass if it is
+// not. Redis does not show which process waits, so there is no condition to poll for.
 func settle() { time.Sleep(100 * time.Millisecond) }
 
 func TestQueue(t *testing.T) {
@@ -103,15 +105,15 @@ func TestCluster(t *testing.T) {
 		}
 	}
 	for _, admin := range []*redis.Client{adminA, adminB} {
-		eventually(t, "the cluster is one", func() error {
+		eventually.NoError(t, long, func() error {
 			info, err := admin.ClusterInfo(ctx).Result()
 			if err == nil && !strings.Contains(info, "cluster_state:ok") {
 				err = errors.New(info)
 			}
 			return err
-		})
+		}, "the cluster's state is ok")
 	}
-	var n atomic.Int32 // the cases' tags lie on both nodes
+	var n atomic.Int32 // the prefixes hash to slots of both nodes
 	queuetest.Run(t, func(t *testing.T) tasks.Queue {
 		return open(t, redisqueue.Options{URL: a.url(), Cluster: true, Prefix: fmt.Sprint("case", n.Add(1))})
 	})
@@ -132,7 +134,7 @@ func TestKeys(t *testing.T) {
 		t.Errorf("keys = %q, %v, want %q", keys, err, want)
 	}
 	if left, err := admin.PTTL(ctx, "{countersign}:canceled:c").Result(); err != nil || left <= 0 || left > 30*time.Second {
-		t.Errorf("the mark of a cancel stays for %v, %v, want up to 30s", left, err)
+		t.Errorf("the record of a cancel expires after %v, %v, want up to 30s", left, err)
 	}
 	if ids, err := admin.ZRange(ctx, "{countersign}:ready", 0, -1).Result(); err != nil || !slices.Equal(ids, []string{"a", "b"}) {
 		t.Errorf("ready = %q, %v", ids, err)
@@ -140,19 +142,20 @@ func TestKeys(t *testing.T) {
 	wantPop(t, q, "a")
 	wantPop(t, q, "b")
 	if n, err := admin.Exists(ctx, "{countersign}:ready").Result(); n != 0 || err != nil {
-		t.Errorf("an empty queue leaves a key behind: %v, %v", n, err)
+		t.Errorf("an empty queue has %d keys, %v, want none", n, err)
 	}
 }
 
-func TestPopsThatLoseTheirID(t *testing.T) {
+func TestLostIDIsPushedAgain(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	q := open(t, redisqueue.Options{URL: s.url()})
 	push(t, q, "a", "b")
-	if err := s.admin(t).ZPopMin(t.Context(), "{countersign}:ready").Err(); err != nil { // popped, and its connection broke
+	// popped by a process whose connection broke before it received the id
+	if err := s.admin(t).ZPopMin(t.Context(), "{countersign}:ready").Err(); err != nil {
 		t.Fatal(err)
 	}
-	push(t, q, "a") // the sweep
+	push(t, q, "a") // as the sweep does
 	wantPop(t, q, "b")
 	wantPop(t, q, "a")
 	wantPop(t, q, "")
@@ -178,10 +181,11 @@ func TestProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantCanceled(t, canceled)
-	wantCanceled(t, watch(t, server, "a")) // the mark is still there
+	wantCanceled(t, watch(t, server, "a")) // the cancel is still recorded
 }
 
-// Two that wait in one process are both woken by what came at once, also when the first of them leaves.
+// TestArrivalsAtOnce announces two ids with one notification while three calls of Pop wait in one process, one
+// of which is canceled. Two of them must return the ids.
 func TestArrivalsAtOnce(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -192,7 +196,7 @@ func TestArrivalsAtOnce(t *testing.T) {
 		leaving, leave := context.WithCancel(t.Context())
 		first, second, third := popping(leaving, q), popping(t.Context(), q), popping(t.Context(), q)
 		time.Sleep(2 * time.Millisecond)
-		// Both ids are there before anybody hears of them, and it is said once.
+		// The ids are in the queue before the single notification is published.
 		if err := admin.ZAdd(t.Context(), "{countersign}:ready", redis.Z{Score: 1, Member: "a"}, redis.Z{Score: 2, Member: "b"}).Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +221,7 @@ func TestArrivalsAtOnce(t *testing.T) {
 			t.Fatalf("popped %q", ids)
 		}
 		leave()
-		push(t, q, "c") // for whoever still waits
+		push(t, q, "c") // for the call that still waits
 		for _, got := range []<-chan popped{first, second, third} {
 			if got != nil {
 				<-got
@@ -245,7 +249,7 @@ func TestKilledServer(t *testing.T) {
 				}
 			}
 		})
-		wantAway(t, q)
+		wantUnavailable(t, q)
 		s.start(t)
 		wantPing(t, q)
 		got := popping(ctx, q)
@@ -257,11 +261,11 @@ func TestKilledServer(t *testing.T) {
 	if err := q.Cancel(ctx, "a"); err != nil {
 		t.Fatal(err)
 	}
-	wantCanceled(t, canceled) // the watch outlived three servers
+	wantCanceled(t, canceled) // the watch continued over three restarts
 }
 
-// wantAway holds that every method fails, and soon.
-func wantAway(t *testing.T, q *redisqueue.Queue) {
+// wantUnavailable expects that every method fails, within the time limit.
+func wantUnavailable(t *testing.T, q *redisqueue.Queue) {
 	t.Helper()
 	var methods sync.WaitGroup
 	defer methods.Wait()
@@ -286,11 +290,11 @@ func wantAway(t *testing.T, q *redisqueue.Queue) {
 	}
 }
 
-func TestServerThatComesLater(t *testing.T) {
+func TestServerStartsLater(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	q := open(t, redisqueue.Options{URL: s.url()})
-	wantAway(t, q)
+	wantUnavailable(t, q)
 	s.start(t)
 	wantPing(t, q)
 	push(t, q, "a")
@@ -298,7 +302,7 @@ func TestServerThatComesLater(t *testing.T) {
 	watch(t, q, "a")
 }
 
-func TestServerThatFallsSilent(t *testing.T) {
+func TestServerStopsAnswering(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	q := open(t, redisqueue.Options{URL: s.url()})
@@ -306,18 +310,18 @@ func TestServerThatFallsSilent(t *testing.T) {
 	got := popping(t.Context(), q)
 	settle()
 	s.signal(t, syscall.SIGSTOP)
-	wantAway(t, q)
+	wantUnavailable(t, q)
 	select {
 	case p := <-got:
 		if p.id != "" || p.err == nil {
 			t.Errorf("Pop = %v, want an error", p)
 		}
 	case <-time.After(long):
-		t.Error("Pop still waits")
+		t.Error("Pop did not return after the server had stopped answering")
 	}
 	s.signal(t, syscall.SIGCONT)
 	wantPing(t, q)
-	for { // pushes and pops that nobody waited for
+	for { // pushes and pops that the stopped server executed later
 		if id, err := q.Pop(t.Context(), 0); id == "" && err == nil {
 			break
 		}
@@ -354,8 +358,9 @@ func TestFlush(t *testing.T) {
 	wantCanceled(t, canceled)
 }
 
-// A cancel and an arrival that came while only the line was cut are seen by the next line.
-func TestCutLine(t *testing.T) {
+// TestLostSubscription cuts only the subscription. The next subscription must deliver a cancel and an arrival
+// that came meanwhile.
+func TestLostSubscription(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	ctx, admin := t.Context(), s.admin(t)
@@ -383,7 +388,7 @@ func TestCutLine(t *testing.T) {
 	}
 }
 
-func TestMarksOfCancels(t *testing.T) {
+func TestRecordedCancels(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	ctx := t.Context()
@@ -393,18 +398,17 @@ func TestMarksOfCancels(t *testing.T) {
 	}
 	wantCanceled(t, watch(t, q, "a"))
 	other := watch(t, q, "b")
-	if err := s.admin(t).Del(ctx, "{countersign}:canceled:a").Err(); err != nil { // its time is over
+	if err := s.admin(t).Del(ctx, "{countersign}:canceled:a").Err(); err != nil { // it has expired
 		t.Fatal(err)
 	}
-	time.Sleep(20 * time.Millisecond)
 	select {
 	case <-other:
-		t.Error("the watcher of b was told of a's cancel")
-	default:
+		t.Error("the watcher of b was notified of a's cancel")
+	case <-time.After(20 * time.Millisecond):
 	}
 }
 
-func TestApart(t *testing.T) {
+func TestInstallationsAreSeparate(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	ctx := t.Context()
@@ -425,9 +429,9 @@ func TestApart(t *testing.T) {
 		wantPop(t, queues[name], "")
 		select {
 		case <-watches[name]:
-			t.Errorf("the queue with another %s was told of the cancel", name)
+			t.Errorf("the queue with another %s was notified of the cancel", name)
 		case <-watch(t, queues[name], "a"):
-			t.Errorf("the queue with another %s saw the mark", name)
+			t.Errorf("the queue with another %s saw the recorded cancel", name)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -451,7 +455,7 @@ func TestClose(t *testing.T) {
 	if p := <-got; p.id != "" || p.err == nil {
 		t.Errorf("Pop = %v, want an error", p)
 	}
-	wantAway(t, q)
+	wantUnavailable(t, q)
 }
 
 func TestContextOfNew(t *testing.T) {

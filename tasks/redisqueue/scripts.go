@@ -2,7 +2,7 @@ package redisqueue
 
 import (
 	"context"
-	_ "embed" // the scripts
+	_ "embed" // for the scripts
 	"fmt"
 
 	"github.com/redis/go-redis/v9"
@@ -27,11 +27,12 @@ var (
 	canceledScript = redis.NewScript(canceledText)
 )
 
-// names are the keys and channels of one installation. They share a hash tag, so that a cluster keeps them on one node.
+// names are the keys and channels of one installation. They share a hash tag, so that a cluster stores them on
+// one node.
 type names struct {
-	ready    string // the ids, a sorted set by place
-	canceled string // what the marks of canceled tasks begin with
-	// Channels. Redis tells subscribers of every database, so they name theirs.
+	ready    string // sorted set of ids, scored by their places
+	canceled string // prefix of the keys that record canceled tasks
+	// Channels are shared by all databases of a Redis server, so their names contain the database.
 	arrivals string
 	cancels  string
 }
@@ -46,7 +47,7 @@ func newNames(prefix string, db int) names {
 	}
 }
 
-// push is lua/push.lua.
+// push runs lua/push.lua.
 func (q *Queue) push(ctx context.Context, ids []string) error {
 	args := []any{q.names.arrivals}
 	for _, id := range ids {
@@ -55,17 +56,17 @@ func (q *Queue) push(ctx context.Context, ids []string) error {
 	return q.run(ctx, pushScript, []string{q.names.ready}, args...).Err()
 }
 
-// remove takes an id out of the queue: one command, which needs no script.
+// remove deletes an id from the queue.
 func (q *Queue) remove(ctx context.Context, id string) error {
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	if err := q.client.ZRem(ctx, q.names.ready, id).Err(); err != nil {
-		return q.hide(err)
+		return q.redact(err)
 	}
 	return nil
 }
 
-// pop is lua/pop.lua: the first id, or "", and how many stay behind.
+// pop runs lua/pop.lua. It returns the first id, or "" if there is none, and the number of remaining ids.
 func (q *Queue) pop(ctx context.Context) (id string, behind int64, err error) {
 	reply, err := q.run(ctx, popScript, []string{q.names.ready}).Slice()
 	if err != nil || len(reply) == 0 {
@@ -78,13 +79,13 @@ func (q *Queue) pop(ctx context.Context) (id string, behind int64, err error) {
 	return id, behind, nil
 }
 
-// cancel is lua/cancel.lua.
+// cancel runs lua/cancel.lua.
 func (q *Queue) cancel(ctx context.Context, id string) error {
 	keys := []string{q.names.canceled + id}
-	return q.run(ctx, cancelScript, keys, id, markTime.Milliseconds(), q.names.cancels).Err()
+	return q.run(ctx, cancelScript, keys, id, cancelTTL.Milliseconds(), q.names.cancels).Err()
 }
 
-// canceled is lua/canceled.lua: those of the ids that were canceled a moment ago.
+// canceled runs lua/canceled.lua. It returns those of the ids that were canceled within cancelTTL.
 func (q *Queue) canceled(ctx context.Context, ids []string) ([]string, error) {
 	if len(ids) == 0 {
 		return nil, nil
@@ -106,13 +107,14 @@ func (q *Queue) canceled(ctx context.Context, ids []string) ([]string, error) {
 	return canceled, nil
 }
 
-// run runs a script, in a bounded time. A server that was started anew learns it first.
+// run runs a script within answerTimeout. If the server does not have the script, because it was restarted, it is
+// sent again.
 func (q *Queue) run(ctx context.Context, s *redis.Script, keys []string, args ...any) *redis.Cmd {
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	cmd := s.Run(ctx, q.client, keys, args...)
 	if err := cmd.Err(); err != nil {
-		cmd.SetErr(q.hide(err))
+		cmd.SetErr(q.redact(err))
 	}
 	return cmd
 }

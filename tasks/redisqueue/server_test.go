@@ -15,26 +15,27 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/tasks/redisqueue"
 )
 
-// server is a redis-server of one test, on a port and in a directory of its own.
+// server is a redis-server of one test, with its own port and directory.
 type server struct {
 	port int
 	args []string
 	out  bytes.Buffer
-	mu   sync.Mutex // guards out, which the program writes
+	mu   sync.Mutex // guards out, to which the process writes
 	cmd  *exec.Cmd
 }
 
-// Write takes what the program says.
+// Write receives the output of the process.
 func (s *server) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.out.Write(p)
 }
 
-// newServer prepares a server and does not start it.
+// newServer prepares a server without starting it.
 func newServer(t *testing.T, args ...string) *server {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
@@ -42,14 +43,15 @@ func newServer(t *testing.T, args ...string) *server {
 	}
 	port := freePort(t)
 	s := &server{port: port, args: append([]string{
-		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "", "--appendonly", "no", "--daemonize", "no",
+		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", t.TempDir(),
+		"--save", "", "--appendonly", "no", "--daemonize", "no",
 	}, args...)}
 	t.Cleanup(func() {
 		s.kill()
 		if t.Failed() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			t.Logf("redis-server said:\n%s", s.out.String())
+			t.Logf("output of redis-server:\n%s", s.out.String())
 		}
 	})
 	return s
@@ -64,8 +66,9 @@ func startServer(t *testing.T, args ...string) *server {
 
 var portsTaken sync.Map
 
-// freePort is one that nobody listens on, with room for a cluster's bus beside it. It is none of those that systems give to connections:
-// one who dials a server that is away would get it, and speak with himself.
+// freePort returns an unused port whose cluster bus port (10000 higher) is unused, too. It avoids the range of
+// ephemeral ports: a client that connects to a port of that range on which nothing listens may be connected to
+// itself.
 func freePort(t *testing.T) int {
 	t.Helper()
 	const bus = 10000
@@ -89,7 +92,7 @@ func (s *server) addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
 
 func (s *server) url() string { return "redis://" + s.addr() }
 
-// start starts the server and waits until it listens.
+// start starts the server and waits until it accepts connections.
 func (s *server) start(t *testing.T) {
 	t.Helper()
 	s.cmd = exec.Command("redis-server", s.args...)
@@ -97,16 +100,16 @@ func (s *server) start(t *testing.T) {
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "redis-server listens", func() error {
+	eventually.NoError(t, long, func() error {
 		c, err := net.Dial("tcp", s.addr())
 		if err == nil {
 			c.Close()
 		}
 		return err
-	})
+	}, "redis-server accepts connections")
 }
 
-// kill is kill -9.
+// kill kills the server like kill -9.
 func (s *server) kill() {
 	if s.cmd != nil {
 		_ = s.cmd.Process.Kill()
@@ -122,7 +125,7 @@ func (s *server) signal(t *testing.T, sig os.Signal) {
 	}
 }
 
-// admin is a client beside the queue's.
+// admin returns a client that is independent of the queue's.
 func (s *server) admin(t *testing.T) *redis.Client {
 	t.Helper()
 	c := redis.NewClient(&redis.Options{Addr: s.addr()})
@@ -130,7 +133,7 @@ func (s *server) admin(t *testing.T) *redis.Client {
 	return c
 }
 
-// open opens a queue that lives as long as its test.
+// open returns a queue that is closed when the test ends.
 func open(t *testing.T, o redisqueue.Options) *redisqueue.Queue {
 	t.Helper()
 	q, err := redisqueue.New(t.Context(), o)
@@ -145,27 +148,16 @@ func open(t *testing.T, o redisqueue.Options) *redisqueue.Queue {
 	return q
 }
 
-// long is how long something may take that ought to happen soon; bound is how long a method may take when Redis is away.
+// long is the limit for events that must happen; bound is the limit for each method while Redis is unavailable.
 const long, bound = 3 * time.Minute, 20 * time.Second
 
-func eventually(t *testing.T, what string, f func() error) {
-	t.Helper()
-	var err error
-	for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if err = f(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("%s: still %v", what, err)
-}
-
-// bounded fails if f takes longer than any method may.
-func bounded(t *testing.T, what string, f func()) {
+// bounded fails the test if f takes longer than bound.
+func bounded(t *testing.T, name string, f func()) {
 	t.Helper()
 	before := time.Now()
 	f()
 	if took := time.Since(before); took > bound {
-		t.Errorf("%s took %v", what, took)
+		t.Errorf("%s took %v, want at most %v", name, took, bound)
 	}
 }
 

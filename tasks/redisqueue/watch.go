@@ -8,22 +8,22 @@ import (
 	"sync"
 )
 
-// watch is what those wait on who run a task: closed when it is canceled.
+// watch is the subscription to the cancel of one task, shared by all its waiters.
 type watch struct {
 	canceled chan struct{}
 	closed   bool
 	waiters  int
 }
 
-// Canceled implements tasks.Queue. A cancel that came up to half a minute before is seen as well.
+// Canceled implements tasks.Queue. It also reports a cancel of the last 30 seconds.
 func (q *Queue) Canceled(ctx context.Context, id string) (<-chan struct{}, func(), error) {
 	w := q.watch(id)
-	l := q.current()
-	heard := l.stands() // before the look: a cancel that comes after it is heard
-	err := q.recall(ctx, []string{id})
-	if err == nil && !heard {
-		if err = q.heard(ctx, l); err == nil {
-			err = q.recall(ctx, []string{id})
+	s := q.current()
+	active := s.isActive() // before the look: a cancel after it is notified
+	err := q.notifyRecorded(ctx, []string{id})
+	if err == nil && !active {
+		if err = q.awaitActive(ctx, s); err == nil {
+			err = q.notifyRecorded(ctx, []string{id})
 		}
 	}
 	if err != nil {
@@ -59,16 +59,16 @@ func (q *Queue) watched() []string {
 	return slices.Collect(maps.Keys(q.watches))
 }
 
-// recall tells the watchers of those ids that were canceled a moment ago.
-func (q *Queue) recall(ctx context.Context, ids []string) error {
+// notifyRecorded notifies the watchers of those ids whose cancel is recorded in Redis.
+func (q *Queue) notifyRecorded(ctx context.Context, ids []string) error {
 	canceled, err := q.canceled(ctx, ids)
 	for _, id := range canceled {
-		q.tellWatchers(id)
+		q.notifyWatchers(id)
 	}
 	return err
 }
 
-func (q *Queue) tellWatchers(id string) {
+func (q *Queue) notifyWatchers(id string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if w := q.watches[id]; w != nil && !w.closed {

@@ -1,7 +1,7 @@
--- canceled tells which tasks were canceled a moment ago. It changes nothing.
--- KEYS: marks of tasks (strings), any number
+-- canceled reports which tasks were canceled recently. It writes nothing.
+-- KEYS: records of tasks (strings), any number
 -- ARGV: none
--- Returns for each key, in order, 1 when the mark is there and 0 when not.
+-- Returns for each key, in order, 1 if the record exists, else 0.
 local marks = {}
 for i, key in ipairs(KEYS) do marks[i] = redis.call('EXISTS', key) end
 return marks

@@ -1,8 +1,9 @@
--- push puts ids at the queue's end and says so. One that is in the queue stays where it is; when all are, nothing is said.
+-- push appends ids to the queue and notifies waiting processes. An id that is in the queue keeps its place. If all
+-- are, no notification is published.
 -- KEYS: 1 ready ids (sorted set by place)
--- ARGV: 1 channel on which arrivals are said, then the ids, in order
--- Returns how many were put in.
--- Invariants: an id has one place; every place is higher than those given before it that are still taken.
+-- ARGV: 1 channel of arrivals, then the ids in order
+-- Returns the number of added ids.
+-- Invariants: an id has one place; each new place is higher than all places in use.
 local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 local place, put = tonumber(last[2]) or 0, 0
 for i = 2, #ARGV do

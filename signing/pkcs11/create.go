@@ -21,14 +21,16 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// Sizes of RSA keys in bits.
+// Supported sizes of RSA keys in bits.
 const (
 	minRSA = 2048
 	maxRSA = 4096
 )
 
-// NewPublicKey makes the OpenPGP public key of a key in a token, as ASCII armor: version 4, made now, without an expiry, for a user as
-// "Name <mail>". The token signs it once. It belongs to the caller to keep: made again, it is another key with another fingerprint.
+// NewPublicKey makes the OpenPGP public key for a key in a token and returns it as ASCII armor. user is the user id, in the
+// form "Name <mail>". The key has version 4, is created now and does not expire. The token signs once, for the user id.
+//
+// The caller must keep the result: another call returns a key with another fingerprint.
 func NewPublicKey(ctx context.Context, uri, user string) (string, error) {
 	u, err := ParseURI(uri)
 	if err != nil {
@@ -36,7 +38,7 @@ func NewPublicKey(ctx context.Context, uri, user string) (string, error) {
 	}
 	name, err := mail.ParseAddress(user)
 	if err != nil {
-		return "", fault.Wrap(fault.Invalid, err, "The user id must be as in: Release key <release@example.com>.")
+		return "", fault.Wrap(fault.Invalid, err, "The user id must have the form: Release key <release@example.com>.")
 	}
 	k := openKey(u)
 	public, err := k.public(ctx, 0)
@@ -44,7 +46,7 @@ func NewPublicKey(ctx context.Context, uri, user string) (string, error) {
 		return "", err
 	}
 	if public == nil {
-		return "", fault.New(fault.Invalid, "The token does not show the key's public part: make the OpenPGP key elsewhere, and say --public-key.")
+		return "", fault.New(fault.Invalid, "The token does not show the public key. Make the OpenPGP key elsewhere and pass it with --public-key.")
 	}
 	now := time.Now().Truncate(time.Second)
 	part, err := publicPart(public, now)
@@ -72,7 +74,8 @@ func armored(e *pgp.Entity) (string, error) {
 	return b.String(), nil
 }
 
-// hashFor is as strong as the key: OpenPGP demands that of the larger curves (RFC 9580, section 5.2.3.2).
+// hashFor returns the hash for signatures with a key. OpenPGP requires hashes of at least the strength of the curve
+// (RFC 9580, section 5.2.3.2).
 func hashFor(public crypto.PublicKey) crypto.Hash {
 	if k, ok := public.(*ecdsa.PublicKey); ok {
 		switch k.Curve {
@@ -85,14 +88,15 @@ func hashFor(public crypto.PublicKey) crypto.Hash {
 	return crypto.SHA256
 }
 
-// curveIDs are the object identifiers of curves as a public key packet has them, behind their length (RFC 9580, section 9.2).
+// curveIDs are the object identifiers of curves in public key packets, each preceded by its length (RFC 9580, section 9.2).
 var curveIDs = map[elliptic.Curve][]byte{
 	elliptic.P256(): {8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07},
 	elliptic.P384(): {5, 0x2b, 0x81, 0x04, 0x00, 0x22},
 	elliptic.P521(): {5, 0x2b, 0x81, 0x04, 0x00, 0x23},
 }
 
-// publicPart returns an OpenPGP version 4 key of this time. Weak keys and those that clients do not read are Invalid.
+// publicPart returns the OpenPGP version 4 key with the creation time at. It fails with Invalid for weak keys and for keys
+// that clients do not support.
 func publicPart(public crypto.PublicKey, at time.Time) (*packet.PublicKey, error) {
 	switch k := public.(type) {
 	case *rsa.PublicKey:
@@ -106,7 +110,8 @@ func publicPart(public crypto.PublicKey, at time.Time) (*packet.PublicKey, error
 	return nil, fault.New(fault.Invalid, "The token's key is neither RSA nor ECDSA.")
 }
 
-// ecdsaPart writes the packet (RFC 9580, section 5.5.2.2) and reads it: the library takes ECDSA keys in no other way.
+// ecdsaPart encodes the packet of an ECDSA key (RFC 9580, section 5.5.2.2) and parses it, since the library has no
+// constructor for ECDSA keys.
 func ecdsaPart(k *ecdsa.PublicKey, at time.Time) (*packet.PublicKey, error) {
 	point, err := k.Bytes()
 	if err != nil {
@@ -124,7 +129,7 @@ func ecdsaPart(k *ecdsa.PublicKey, at time.Time) (*packet.PublicKey, error) {
 	}
 	part, ok := p.(*packet.PublicKey)
 	if !ok {
-		return nil, errors.New("public key reads as something else")
+		return nil, errors.New("the encoded public key is not parsed as a public key")
 	}
 	return part, nil
 }

@@ -14,19 +14,21 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// Bounds of the work with tokens.
+// Limits of the work with tokens.
 const (
-	maxSessions  = 8                // of a token at a time
-	maxLost      = maxSessions      // calls that nobody waits for any more; with so many a token is asked nothing
-	callLimit    = 30 * time.Second // for one call; a token that takes longer is stuck
-	firstPause   = 250 * time.Millisecond
-	longestPause = 10 * time.Second // between attempts to reach a token that is away
-	restartPause = 10 * time.Second // between restarts of a library that other tokens are used through
-	probeEvery   = 5 * time.Second  // an idle key is looked at so often
+	maxSessions       = 8                // concurrent sessions of one token
+	maxAbandoned      = maxSessions      // abandoned calls of one token; with so many, no further call is made
+	callTimeout       = 30 * time.Second // of one call; a token that needs longer is regarded as stuck
+	idleTimeout       = 250 * time.Millisecond
+	firstConnectPause = 250 * time.Millisecond // after the first failed connection
+	maxConnectPause   = 10 * time.Second       // after later ones
+	restartInterval   = 10 * time.Second       // between restarts of a library while other tokens use it
+	probeInterval     = 5 * time.Second        // between checks of an idle key
+	failedInterval    = time.Second            // between checks of a key that was unavailable
 )
 
-// cryptoki is what is called in a library.
-type cryptoki interface { //nolint:interfacebloat // its methods are the standard's
+// cryptoki is the part of a PKCS #11 library that this package calls.
+type cryptoki interface { //nolint:interfacebloat // the standard defines the methods
 	Initialize(...pkcs11.InitializeOption) error
 	Finalize() error
 	GetSlotList(tokenPresent bool) ([]uint, error)
@@ -42,29 +44,19 @@ type cryptoki interface { //nolint:interfacebloat // its methods are the standar
 	Sign(s pkcs11.SessionHandle, message []byte) ([]byte, error)
 }
 
-// awayError is a failure that may pass: the token is not there, does not answer, or has forgotten its sessions.
-type awayError struct{ err error }
-
-// Error returns the cause's text.
-func (e awayError) Error() string { return e.err.Error() }
-
-// Unwrap returns the cause.
-func (e awayError) Unwrap() error { return e.err }
-
-func isAway(err error) bool {
-	_, ok := errors.AsType[awayError](err)
-	return ok
-}
-
+// Errors of the kind Unavailable: the token may answer again, so the call may be retried.
 var (
-	errSlow    = awayError{errors.New("the token does not answer")}
-	errLost    = awayError{errors.New("the token answers none of the calls that it was sent")}
-	errDown    = awayError{errors.New("the library is not initialized")}
-	errBusy    = awayError{errors.New("the library cannot be started anew while it is in use")}
-	errDropped = awayError{errors.New("the token went away")}
+	errTimeout        = fault.New(fault.Unavailable, "The token does not answer.")
+	errStuck          = fault.New(fault.Unavailable, "The token has not answered several calls; it is not called again before it does.")
+	errNotInitialized = fault.New(fault.Unavailable, "The PKCS #11 library is not initialized.")
+	errBusy           = fault.New(fault.Unavailable, "The PKCS #11 library cannot be restarted while it is in use.")
+	errSessionsLost   = fault.New(fault.Unavailable, "The sessions with the token have ended.")
 )
 
-// classify marks the failures that may pass. That it can be any of these when a token was pulled is what libraries do, not what the standard says.
+func isUnavailable(err error) bool { return fault.Is(err, fault.Unavailable) }
+
+// classify turns the errors of a library that a retry may cure into Unavailable errors. The standard does not define
+// which error follows the removal of a token; libraries return any of these.
 func classify(err error) error {
 	code, ok := errors.AsType[pkcs11.Error](err)
 	if !ok {
@@ -76,33 +68,37 @@ func classify(err error) error {
 		pkcs11.CKR_KEY_HANDLE_INVALID, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_OPERATION_NOT_INITIALIZED,
 		pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_COUNT,
 		pkcs11.CKR_TOKEN_NOT_PRESENT, pkcs11.CKR_TOKEN_NOT_RECOGNIZED, pkcs11.CKR_USER_NOT_LOGGED_IN, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED:
-		return awayError{err}
+		return fault.Wrap(fault.Unavailable, err, "The token failed (%s).", code)
 	}
 	return err
 }
 
-// module is a library. Calls go on side by side; a start waits until there are none, and holds new ones off. It is safe for concurrent use.
+// module is a PKCS #11 library. Calls run concurrently. A start waits until no call runs, and delays new calls until it
+// ends. It is safe for concurrent use.
 type module struct {
-	path  string
-	load  func(path string) cryptoki // nil when there is no such library
-	limit time.Duration              // for one call
+	path        string
+	load        func(path string) cryptoki // returns nil when the library cannot be loaded
+	callTimeout time.Duration
 
-	mu         sync.Mutex
-	lib        cryptoki // nil: not loaded yet
-	up         bool     // initialized
-	generation int      // of sessions: each start ends all
-	started    time.Time
-	starting   chan struct{} // closed at the end of the start that is under way; nil: there is none
-	startErr   error         // of the last start
-	active     int           // calls in the library
-	conns      int           // that are in use in this generation
-	logins     map[uint][sha256.Size]byte
-	presenting map[string]*sync.Mutex       // by token: held while a PIN is presented
-	refused    map[string][sha256.Size]byte // by token: the PIN that it refused last
+	mu          sync.Mutex
+	lib         cryptoki // nil before it is loaded
+	initialized bool
+	generation  int // number of starts; each start ends all sessions
+	started     time.Time
+	starting    chan struct{}                // closed when the current start ends; nil when none runs
+	startErr    error                        // of the last start
+	active      int                          // calls that run in the library
+	conns       int                          // connections of this generation
+	loggedIn    map[uint][sha256.Size]byte   // sum of the accepted PIN, by slot
+	loginLocks  map[string]*sync.Mutex       // by token; held during a login
+	refusedPINs map[string][sha256.Size]byte // sum of the last refused PIN, by token
 }
 
 func newModule(path string, load func(string) cryptoki) *module {
-	return &module{path: path, load: load, limit: callLimit, logins: map[uint][sha256.Size]byte{}, presenting: map[string]*sync.Mutex{}, refused: map[string][sha256.Size]byte{}}
+	return &module{
+		path: path, load: load, callTimeout: callTimeout,
+		loggedIn: map[uint][sha256.Size]byte{}, loginLocks: map[string]*sync.Mutex{}, refusedPINs: map[string][sha256.Size]byte{},
+	}
 }
 
 func loadLibrary(path string) cryptoki {
@@ -112,16 +108,16 @@ func loadLibrary(path string) cryptoki {
 	return nil
 }
 
-// start initializes the library, anew where it is, unless somebody has since a generation. It does not do so while calls are in it, and not often while
-// other tokens are used through it.
+// start initializes the library, or restarts it. It returns at once when the library was restarted after the generation
+// since. It fails with errBusy while calls run, and within restartInterval of the last start while connections exist.
 func (m *module) start(ctx context.Context, since int) error {
 	m.mu.Lock()
 	if m.starting == nil {
 		switch {
-		case m.up && m.generation != since:
+		case m.initialized && m.generation != since:
 			m.mu.Unlock()
 			return nil
-		case m.up && m.conns > 0 && time.Since(m.started) < restartPause:
+		case m.initialized && m.conns > 0 && time.Since(m.started) < restartInterval:
 			m.mu.Unlock()
 			return errBusy
 		}
@@ -140,9 +136,9 @@ func (m *module) start(ctx context.Context, since int) error {
 	return m.startErr
 }
 
-// initialize is the work of start. Nobody enters the library meanwhile.
+// initialize runs a start. No call enters the library meanwhile.
 func (m *module) initialize() {
-	err := m.initializeQuiet()
+	err := m.initializeIdle()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.startErr = err
@@ -150,20 +146,20 @@ func (m *module) initialize() {
 	m.starting = nil
 }
 
-func (m *module) initializeQuiet() error {
-	if !m.quiet(firstPause) {
+func (m *module) initializeIdle() error {
+	if !m.waitIdle(idleTimeout) {
 		return errBusy
 	}
 	m.mu.Lock()
-	lib, was := m.lib, m.up
+	lib, restart := m.lib, m.initialized
 	m.mu.Unlock()
 	if lib == nil {
 		if lib = m.load(m.path); lib == nil {
 			return fault.Wrap(fault.Invalid, errors.New(m.path), "The PKCS #11 library cannot be loaded.")
 		}
 	}
-	if was {
-		_ = lib.Finalize() // a library whose token is gone may say anything
+	if restart {
+		_ = lib.Finalize() // it may fail when the token was removed
 	}
 	err := lib.Initialize()
 	if errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
@@ -171,19 +167,19 @@ func (m *module) initializeQuiet() error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.lib, m.up, m.started = lib, err == nil, time.Now()
+	m.lib, m.initialized, m.started = lib, err == nil, time.Now()
 	m.generation++
 	m.conns = 0
-	clear(m.logins)
-	if err != nil {
-		return awayError{err} // a library may need its device to start
+	clear(m.loggedIn)
+	if err != nil { // some libraries need their device for this
+		return fault.Wrap(fault.Unavailable, err, "The PKCS #11 library cannot be initialized.")
 	}
 	return nil
 }
 
-// quiet waits until no call is in the library, for a while.
-func (m *module) quiet(limit time.Duration) bool {
-	for end := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
+// waitIdle waits until no call runs in the library, and reports whether that is so.
+func (m *module) waitIdle(timeout time.Duration) bool {
+	for end := time.Now().Add(timeout); ; time.Sleep(time.Millisecond) {
 		m.mu.Lock()
 		active := m.active
 		m.mu.Unlock()
@@ -193,27 +189,27 @@ func (m *module) quiet(limit time.Duration) bool {
 	}
 }
 
-func (m *module) now() int {
+func (m *module) currentGeneration() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.generation
 }
 
-// visit is one call's stay in a library.
-type visit struct{ over, lost bool }
+// pendingCall is the state of one call; module.mu guards it.
+type pendingCall struct{ ended, abandoned bool }
 
-// enter waits while the library starts. Each entry is followed by leave.
+// enter counts a call, after waiting for a start to end. The caller calls leave unless enter fails.
 func (m *module) enter(ctx context.Context, t *token) (cryptoki, error) {
 	for {
 		m.mu.Lock()
 		c := m.starting
 		switch {
-		case t.lost >= maxLost:
+		case t.abandoned >= maxAbandoned:
 			m.mu.Unlock()
-			return nil, errLost
-		case c == nil && !m.up:
+			return nil, errStuck
+		case c == nil && !m.initialized:
 			m.mu.Unlock()
-			return nil, errDown
+			return nil, errNotInitialized
 		case c == nil:
 			m.active++
 			m.mu.Unlock()
@@ -228,52 +224,53 @@ func (m *module) enter(ctx context.Context, t *token) (cryptoki, error) {
 	}
 }
 
-func (m *module) leave(t *token, v *visit) {
+func (m *module) leave(t *token, p *pendingCall) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v.over = true
+	p.ended = true
 	m.active--
-	if v.lost {
-		t.lost--
+	if p.abandoned {
+		t.abandoned--
 	}
 }
 
-func (m *module) abandon(t *token, v *visit) {
+func (m *module) abandon(t *token, p *pendingCall) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !v.over {
-		v.lost = true
-		t.lost++
+	if !p.ended {
+		p.abandoned = true
+		t.abandoned++
 	}
 }
 
-// call does f in the library of a token. No call can be taken back: when the context or the time for a call ends it returns, and f goes
-// on, so f touches nothing of the caller's. over is called when f has ended, or does not begin.
-func call[T any](ctx context.Context, t *token, over func(), f func(cryptoki) (T, error)) (T, error) {
-	var none T
-	ctx, cancel := context.WithTimeoutCause(ctx, t.mod.limit, errSlow)
+// call calls f with the library of a token and returns its result. A PKCS #11 call cannot be interrupted. When ctx ends,
+// or callTimeout passes, call returns early and abandons f, which continues in its goroutine; so f must not use memory
+// of the caller. finally runs once: when f has ended, or when it is not called.
+func call[T any](ctx context.Context, t *token, finally func(), f func(cryptoki) (T, error)) (T, error) {
+	var zero T
+	ctx, cancel := context.WithTimeoutCause(ctx, t.mod.callTimeout, errTimeout)
 	defer cancel()
 	lib, err := t.mod.enter(ctx, t)
 	if err != nil {
-		over()
-		return none, err
+		finally()
+		return zero, err
 	}
 	type result struct {
 		value T
 		err   error
 	}
-	done, v := make(chan result, 1), &visit{}
+	done, pending := make(chan result, 1), &pendingCall{}
 	go func() {
 		value, err := f(lib)
-		t.mod.leave(t, v)
-		over()
+		t.mod.leave(t, pending)
+		finally()
 		done <- result{value, err}
 	}()
 	select {
 	case r := <-done:
 		return r.value, classify(r.err)
 	case <-ctx.Done():
-		t.mod.abandon(t, v)
-		return none, context.Cause(ctx)
+		t.mod.abandon(t, pending)
+		return zero, context.Cause(ctx)
 	}
 }

@@ -12,10 +12,10 @@ import (
 	"github.com/countersign/countersign/internal/safefile"
 )
 
-// maxPINFile bounds a PIN file, in bytes.
+// maxPINFile is the maximum size of a PIN file in bytes.
 const maxPINFile = 4 << 10
 
-// secret is a PIN: it does not print itself.
+// secret is a PIN. Its formatting methods hide it.
 type secret string
 
 // String hides the PIN.
@@ -30,10 +30,10 @@ func (secret) LogValue() slog.Value { return slog.StringValue("***") }
 // MarshalText hides the PIN.
 func (secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
 
-// sum tells PINs apart.
+// sum returns a hash for comparing PINs.
 func (s secret) sum() [sha256.Size]byte { return sha256.Sum256([]byte(s)) }
 
-// readPIN returns a file's first line. It must be a regular file that only its owner may use, as key files are.
+// readPIN returns the first line of a file. The file must be a regular file that only its owner can access.
 func readPIN(name string) (secret, error) {
 	raw, _, err := safefile.ReadSecret(name, "PIN file", maxPINFile)
 	if err != nil {
@@ -42,7 +42,7 @@ func readPIN(name string) (secret, error) {
 	line, _, _ := bytes.Cut(raw, []byte("\n"))
 	line = bytes.TrimSuffix(line, []byte("\r"))
 	if len(line) == 0 {
-		return "", fault.Wrap(fault.Invalid, errors.New(name), "The PIN file has no PIN on its first line.")
+		return "", fault.Wrap(fault.Invalid, errors.New(name), "The first line of the PIN file is empty.")
 	}
 	return secret(line), nil
 }

@@ -1,6 +1,7 @@
-// Package pkcs11 signs with keys that do not leave a token: a smart card, a hardware security module, or SoftHSM. What it writes are OpenPGP
-// messages as package openpgp's.
+// Package pkcs11 signs with keys in PKCS #11 tokens: smart cards, hardware security modules and SoftHSM. The signatures
+// are OpenPGP messages as those of package openpgp.
 //
-// Tokens are reached through a shared library of their maker's, whose state is one for the whole process; so is the package's. Without cgo
-// no such library can be called: everything builds, and every key answers that PKCS #11 is missing.
+// A token is used through a shared library of its manufacturer. The state of a library is global to the process, and so
+// is the state of this package. A build without cgo cannot call such libraries: each key then returns an error that says
+// so.
 package pkcs11

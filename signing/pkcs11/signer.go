@@ -19,12 +19,12 @@ import (
 	"github.com/countersign/countersign/signing/openpgp"
 )
 
-// Options say which key signs.
+// Options configure a Signer.
 type Options struct {
-	URI       string        // of the key in the token
-	PublicKey string        // the OpenPGP key, ASCII armor, of which the token's key is the primary key or a subkey
-	Creator   string        // what claims say made them
-	Wait      time.Duration // a signature waits so long for a token that is away; 0: not at all
+	URI       string        // PKCS #11 URI of the private key
+	PublicKey string        // OpenPGP public key, ASCII armor; the token's key is its primary key or a subkey
+	Creator   string        // creator in claims
+	Wait      time.Duration // how long a signature waits for an unavailable token; 0 means that it does not wait
 }
 
 // Signer signs with a key in a token. It is safe for concurrent use.
@@ -34,12 +34,12 @@ type Signer struct {
 	o      Options
 
 	mu   sync.Mutex
-	part *packet.PublicKey // that is in the token; nil: not known yet
+	part *packet.PublicKey // the part in the token; nil before the first signature
 }
 
 var _ signing.Signer = (*Signer)(nil)
 
-// New returns a signer. It does not touch the token. Invalid when the URI or the public key cannot be used.
+// New returns a signer. It does not use the token. It fails with Invalid when the URI or the public key is not valid.
 func New(o Options) (*Signer, error) {
 	u, err := ParseURI(o.URI)
 	if err != nil {
@@ -55,8 +55,8 @@ func New(o Options) (*Signer, error) {
 	return &Signer{key: openKey(u), entity: entities[0], o: o}, nil
 }
 
-// Usable says why nothing can be signed now; nil when it can. It does not wait for a token: what it says may be some seconds old. When the OpenPGP
-// key may not sign any more, openpgp.ErrNotValid is in its error.
+// Usable returns nil when the signer can sign, and otherwise the reason. It does not wait for the token: the result may be
+// some seconds old. The error wraps openpgp.ErrNotValid when the OpenPGP key may not sign any more.
 func (s *Signer) Usable() error {
 	if err := s.key.usable(); err != nil {
 		return err
@@ -67,7 +67,7 @@ func (s *Signer) Usable() error {
 	if part == nil {
 		part = s.entity.PrimaryKey
 		if len(s.entity.Subkeys) > 0 {
-			return nil // which part signs is seen when it does
+			return nil // the first signature determines the part
 		}
 	}
 	return s.valid(part, time.Now())
@@ -80,8 +80,10 @@ func (s *Signer) valid(part *packet.PublicKey, now time.Time) error {
 	return fault.Wrap(fault.Invalid, fmt.Errorf("%X: %w", part.Fingerprint, openpgp.ErrNotValid), "The key cannot be used: it has expired, was revoked, or may not sign.")
 }
 
-// Sign implements signing.Signer: it sets the claim's creator and time. While the token is away it waits. Invalid when the key may not sign
-// any more, is not the token's, or the token refuses the PIN; Unavailable when the token stayed away.
+// Sign implements signing.Signer. It sets the claim's creator and timestamp, and waits for an unavailable token.
+//
+// The error is Invalid when the key may not sign any more, is not the token's, or when the token refuses the PIN. It is
+// Unavailable when the token stays unavailable.
 func (s *Signer) Sign(ctx context.Context, r signing.Request) ([]byte, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -103,7 +105,7 @@ func (s *Signer) Sign(ctx context.Context, r signing.Request) ([]byte, error) {
 	return openpgp.Message(&packet.PrivateKey{PublicKey: *part, PrivateKey: &inToken{ctx: ctx, key: s.key, wait: s.o.Wait}}, payload, now)
 }
 
-// signingPart returns the part of the OpenPGP key that is in the token.
+// signingPart returns the part of the OpenPGP key that is in the token: the primary key or a subkey.
 func (s *Signer) signingPart(ctx context.Context) (*packet.PublicKey, error) {
 	s.mu.Lock()
 	part := s.part
@@ -124,8 +126,8 @@ func (s *Signer) signingPart(ctx context.Context) (*packet.PublicKey, error) {
 	return part, nil
 }
 
-// matching returns the part of an OpenPGP key with this public key. A token that does not show it is taken to hold the primary key; signatures
-// are verified in any case.
+// matching returns the part of an OpenPGP key that has the given public key. When the token does not show its public key
+// (nil), matching assumes the primary key; callers verify each signature in any case.
 func matching(e *pgp.Entity, public crypto.PublicKey) (*packet.PublicKey, error) {
 	if public == nil {
 		return e.PrimaryKey, nil
@@ -139,30 +141,30 @@ func matching(e *pgp.Entity, public crypto.PublicKey) (*packet.PublicKey, error)
 		return err == nil && slices.Equal(own.Fingerprint, p.Fingerprint)
 	})
 	if i < 0 {
-		return nil, fault.New(fault.Invalid, "The OpenPGP public key is not of the key in the token.")
+		return nil, fault.New(fault.Invalid, "The OpenPGP public key does not belong to the key in the token.")
 	}
 	return parts[i], nil
 }
 
-// Format implements fmt.Formatter: whatever the verb, it tells no more than the fingerprint.
+// Format implements fmt.Formatter. It writes only the fingerprint, with each verb.
 func (s *Signer) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, s.LogValue().String())
 }
 
-// LogValue implements slog.LogValuer.
+// LogValue implements slog.LogValuer. It shows only the fingerprint.
 func (s *Signer) LogValue() slog.Value {
 	return slog.StringValue(fmt.Sprintf("key %X in a token", s.entity.PrimaryKey.Fingerprint))
 }
 
-// inToken is a key in a token for one signature.
+// inToken adapts a key in a token to crypto.Signer, for one signature.
 type inToken struct {
-	ctx  context.Context // of the call that it is made for
+	ctx  context.Context // crypto.Signer passes none
 	key  *key
 	wait time.Duration
 	err  error // of the last signature
 }
 
-// Public implements crypto.Signer; it is not asked for.
+// Public implements crypto.Signer. The OpenPGP library does not call it.
 func (*inToken) Public() crypto.PublicKey { return nil }
 
 // Sign implements crypto.Signer.

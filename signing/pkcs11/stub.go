@@ -12,7 +12,7 @@ import (
 
 var errMissing = fault.New(fault.Invalid, "This build of countersign has no PKCS #11: it was made without cgo. Build it with make build CGO_ENABLED=1.")
 
-// key is a key in a token, which this build cannot reach.
+// key represents a key in a token in builds that cannot use tokens.
 type key struct{}
 
 func openKey(URI) *key { return &key{} }

@@ -16,35 +16,36 @@ import (
 
 // token is one token with one login. It is safe for concurrent use.
 type token struct {
-	uri  URI
-	mod  *module
-	lost int // calls that nobody waits for; mod.mu guards it
+	uri       URI
+	mod       *module
+	abandoned int // calls; mod.mu guards it
 
 	mu         sync.Mutex
-	conn       *conn         // nil: away
-	connecting chan struct{} // closed at the end of the attempt that is under way; nil: there is none
+	conn       *conn         // nil while the token is unavailable
+	connecting chan struct{} // closed when the current attempt to connect ends; nil when none runs
 	err        error         // of the last attempt
-	failures   int           // in a row
-	next       time.Time     // no attempt before
+	failures   int           // consecutive
+	next       time.Time     // earliest time of the next attempt
 }
 
-// conn is the sessions with a token since it was reached.
+// conn is a set of sessions with a token.
 type conn struct {
 	slot       uint
-	generation int
-	places     chan struct{} // holds one for each session that is in use
-	dead       chan struct{} // closed when the token went away
+	generation int           // of the library
+	places     chan struct{} // holds one element for each session in use
+	dead       chan struct{} // closed when the sessions have ended
 
 	mu      sync.Mutex
 	idle    []pkcs11.SessionHandle
-	objects map[string]*object
+	objects map[string]*object // by the key's name
 }
 
-// connection returns the sessions, and reaches for the token where there are none. It fails at once when that was tried a short time ago.
+// connection returns the sessions with the token and connects first when there are none. After a failed attempt it
+// returns the same error until the next attempt is due.
 func (t *token) connection(ctx context.Context) (*conn, error) {
 	t.mu.Lock()
-	if t.conn != nil && t.conn.generation != t.mod.now() {
-		t.forget(errDropped)
+	if t.conn != nil && t.conn.generation != t.mod.currentGeneration() {
+		t.forget(errSessionsLost)
 	}
 	switch {
 	case t.conn != nil:
@@ -72,18 +73,19 @@ func (t *token) connection(ctx context.Context) (*conn, error) {
 	return t.conn, nil
 }
 
-// forget makes the sessions unknown. The caller holds the lock.
-func (t *token) forget(why error) {
+// forget removes the sessions. The caller holds the lock.
+func (t *token) forget(cause error) {
 	close(t.conn.dead)
-	t.conn, t.err, t.next, t.failures = nil, why, time.Now(), 0
+	t.conn, t.err, t.next, t.failures = nil, cause, time.Now(), 0
 }
 
-// drop makes sessions unknown after a failure, once, and closes those that may still be open.
-func (t *token) drop(ctx context.Context, c *conn, why error) {
+// drop removes the sessions c after a failure, unless they were removed before, and closes the idle ones. Sessions with a
+// token that does not answer are not closed.
+func (t *token) drop(ctx context.Context, c *conn, cause error) {
 	t.mu.Lock()
 	current := t.conn == c
 	if current {
-		t.forget(why)
+		t.forget(cause)
 	}
 	t.mu.Unlock()
 	if !current {
@@ -94,13 +96,13 @@ func (t *token) drop(ctx context.Context, c *conn, why error) {
 		t.mod.conns--
 	}
 	t.mod.mu.Unlock()
-	if errors.Is(why, errSlow) {
+	if errors.Is(cause, errTimeout) {
 		return
 	}
 	go c.close(context.WithoutCancel(ctx), t)
 }
 
-// close closes the sessions that are not in use; those that are follow.
+// close closes the idle sessions. Sessions in use are closed after their use.
 func (c *conn) close(ctx context.Context, t *token) {
 	_, _ = call(ctx, t, func() {}, func(lib cryptoki) (struct{}, error) {
 		c.mu.Lock()
@@ -108,7 +110,7 @@ func (c *conn) close(ctx context.Context, t *token) {
 		c.idle = nil
 		c.mu.Unlock()
 		for _, s := range idle {
-			if t.mod.now() == c.generation {
+			if t.mod.currentGeneration() == c.generation {
 				_ = lib.CloseSession(s)
 			}
 		}
@@ -116,6 +118,7 @@ func (c *conn) close(ctx context.Context, t *token) {
 	})
 }
 
+// connect runs one attempt to connect. After a failure it doubles the pause before the next attempt.
 func (t *token) connect(ctx context.Context) {
 	c, err := t.reach(ctx)
 	t.mu.Lock()
@@ -124,16 +127,17 @@ func (t *token) connect(ctx context.Context) {
 	if err == nil {
 		t.failures = 0
 	} else {
-		t.next = time.Now().Add(min(firstPause<<min(t.failures, 16), longestPause))
+		t.next = time.Now().Add(min(firstConnectPause<<min(t.failures, 16), maxConnectPause))
 		t.failures++
 	}
 	close(t.connecting)
 	t.connecting = nil
 }
 
-// reach opens a session and logs in. Where the token is not found the library is started anew: some look for tokens only then.
+// reach opens a session and logs in. When the token is not found it restarts the library and tries once more: some
+// libraries look for tokens only at their start.
 func (t *token) reach(ctx context.Context) (*conn, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 2*t.mod.limit, errSlow)
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*t.mod.callTimeout, errTimeout)
 	defer cancel()
 	var pin secret
 	if t.uri.PINFile != "" {
@@ -142,9 +146,9 @@ func (t *token) reach(ctx context.Context) (*conn, error) {
 			return nil, err
 		}
 	}
-	generation := t.mod.now()
-	c, err := t.login(ctx, pin)
-	if err == nil || !isAway(err) || errors.Is(err, errSlow) || errors.Is(err, errLost) {
+	generation := t.mod.currentGeneration()
+	c, err := t.open(ctx, pin)
+	if err == nil || !isUnavailable(err) || errors.Is(err, errTimeout) || errors.Is(err, errStuck) {
 		return c, err
 	}
 	if startErr := t.mod.start(ctx, generation); startErr != nil {
@@ -153,13 +157,13 @@ func (t *token) reach(ctx context.Context) (*conn, error) {
 		}
 		return nil, startErr
 	}
-	return t.login(ctx, pin)
+	return t.open(ctx, pin)
 }
 
-// login opens the first session. It asks the token to check a PIN only where that cannot lock it.
-func (t *token) login(ctx context.Context, pin secret) (*conn, error) {
+// open opens the first session and logs in when the URI names a PIN file.
+func (t *token) open(ctx context.Context, pin secret) (*conn, error) {
 	return call(ctx, t, func() {}, func(lib cryptoki) (*conn, error) {
-		generation := t.mod.now()
+		generation := t.mod.currentGeneration()
 		slot, info, err := t.find(lib)
 		if err != nil {
 			return nil, err
@@ -169,7 +173,7 @@ func (t *token) login(ctx context.Context, pin secret) (*conn, error) {
 			return nil, err
 		}
 		if t.uri.PINFile != "" {
-			if err := t.present(lib, s, slot, pin); err != nil {
+			if err := t.login(lib, s, slot, pin); err != nil {
 				_ = lib.CloseSession(s)
 				return nil, err
 			}
@@ -188,7 +192,7 @@ func (t *token) login(ctx context.Context, pin secret) (*conn, error) {
 	})
 }
 
-// find returns the slot with the one token that the URI is about.
+// find returns the slot of the one token that the URI matches.
 func (t *token) find(lib cryptoki) (uint, pkcs11.TokenInfo, error) {
 	slots, err := lib.GetSlotList(true)
 	if err != nil {
@@ -206,15 +210,17 @@ func (t *token) find(lib cryptoki) (uint, pkcs11.TokenInfo, error) {
 	}
 	switch len(found) {
 	case 0:
-		return 0, info, awayError{fault.Wrap(fault.Invalid, errors.New(t.uri.tokenName()), "The token is not there.")}
+		return 0, info, fault.Wrap(fault.Unavailable, errors.New(t.uri.tokenName()), "The token is not there.")
 	case 1:
 		return found[0], info, nil
 	}
-	return 0, info, fault.New(fault.Invalid, "The PKCS #11 URI is about %d tokens: say its serial.", len(found))
+	return 0, info, fault.New(fault.Invalid, "The PKCS #11 URI matches %d tokens. Add the serial of one.", len(found))
 }
 
 func (u URI) matches(i pkcs11.TokenInfo) bool {
-	for _, p := range [][2]string{{u.Token, i.Label}, {u.Manufacturer, i.ManufacturerID}, {u.Model, i.Model}, {u.Serial, i.SerialNumber}} {
+	for _, p := range [][2]string{
+		{u.Token, i.Label}, {u.Manufacturer, i.ManufacturerID}, {u.Model, i.Model}, {u.Serial, i.SerialNumber},
+	} {
 		if p[0] != "" && p[0] != p[1] {
 			return false
 		}
@@ -222,28 +228,63 @@ func (u URI) matches(i pkcs11.TokenInfo) bool {
 	return i.Flags&pkcs11.CKF_TOKEN_INITIALIZED != 0
 }
 
-// present logs in. A PIN that the token has refused is not tried again before the file holds another, and none is tried when the token says that one
-// more wrong PIN locks it. So a wrong PIN costs each process one attempt, and a process that is started again and again locks no token that counts aloud.
-func (t *token) present(lib cryptoki, s pkcs11.SessionHandle, slot uint, pin secret) error {
+// loginLock returns the lock for logins to a token and its id. Several URIs may name one token: each login must know the
+// result of the one before.
+func (m *module) loginLock(info pkcs11.TokenInfo) (*sync.Mutex, string) {
+	id := info.ManufacturerID + "\x00" + info.SerialNumber + "\x00" + info.Label
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.loginLocks[id] == nil {
+		m.loginLocks[id] = &sync.Mutex{}
+	}
+	return m.loginLocks[id], id
+}
+
+// login logs in with a PIN unless that could lock the token. It fails without an attempt when the token has refused the
+// same PIN, and when the token reports that one more wrong PIN locks it. So a wrong PIN costs one attempt for each
+// process, and a process that restarts repeatedly does not lock a token that reports its last attempt.
+func (t *token) login(lib cryptoki, s pkcs11.SessionHandle, slot uint, pin secret) error {
 	m := t.mod
 	info, err := lib.GetTokenInfo(slot)
 	if err != nil {
 		return err
 	}
-	id := info.ManufacturerID + "\x00" + info.SerialNumber + "\x00" + info.Label
-	m.mu.Lock()
-	if m.presenting[id] == nil {
-		m.presenting[id] = &sync.Mutex{}
-	}
-	alone := m.presenting[id]
-	m.mu.Unlock()
-	alone.Lock() // several URIs may be about one token: what one has learned the next must know
-	defer alone.Unlock()
+	lock, id := m.loginLock(info)
+	lock.Lock()
+	defer lock.Unlock()
 	if info, err = lib.GetTokenInfo(slot); err != nil {
 		return err
 	}
+	if err := m.checkPIN(info, id, pin); err != nil {
+		return err
+	}
+	err = lib.Login(s, pkcs11.CKU_USER, string(pin))
+	code, _ := errors.AsType[pkcs11.Error](err)
 	m.mu.Lock()
-	refused, ok := m.refused[id]
+	defer m.mu.Unlock()
+	switch code {
+	case pkcs11.CKR_USER_ALREADY_LOGGED_IN: // through another URI of the token; the PIN was not checked
+		if sum, ok := m.loggedIn[slot]; ok && sum != pin.sum() {
+			return fault.New(fault.Invalid, "Another signing service uses the token with another PIN.")
+		}
+		return nil
+	case pkcs11.CKR_USER_PIN_NOT_INITIALIZED: // the PIN was not checked, and may be the one that will be set
+		return fault.Wrap(fault.Invalid, err, "The token has no user PIN yet.")
+	case pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED:
+		m.refusedPINs[id] = pin.sum()
+		return fault.Wrap(fault.Invalid, err, "The token refuses the PIN.")
+	}
+	if err == nil {
+		m.loggedIn[slot] = pin.sum()
+		delete(m.refusedPINs, id)
+	}
+	return err
+}
+
+// checkPIN reports why the token may not be asked to check a PIN.
+func (m *module) checkPIN(info pkcs11.TokenInfo, id string, pin secret) error {
+	m.mu.Lock()
+	refused, ok := m.refusedPINs[id]
 	m.mu.Unlock()
 	switch {
 	case ok && refused == pin.sum():
@@ -251,64 +292,45 @@ func (t *token) present(lib cryptoki, s pkcs11.SessionHandle, slot uint, pin sec
 	case info.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
 		return fault.New(fault.Invalid, "The token's PIN is locked.")
 	case info.Flags&pkcs11.CKF_USER_PIN_FINAL_TRY != 0:
-		return fault.New(fault.Invalid, "The token locks its PIN at the next wrong one, and so is not tried: log in once with the token's own tools.")
+		return fault.New(fault.Invalid, "The next wrong PIN would lock the token, so the PIN is not tried. Log in once with the token's own tools.")
 	}
-	err = lib.Login(s, pkcs11.CKU_USER, string(pin))
-	code, _ := errors.AsType[pkcs11.Error](err)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch code {
-	case pkcs11.CKR_USER_ALREADY_LOGGED_IN: // by another URI of the same token; nothing was checked
-		if sum, ok := m.logins[slot]; ok && sum != pin.sum() {
-			return fault.New(fault.Invalid, "The token was given another PIN by another signing service.")
-		}
-		return nil
-	case pkcs11.CKR_USER_PIN_NOT_INITIALIZED: // nothing was checked: the file's PIN may be the one that will be set
-		return fault.Wrap(fault.Invalid, err, "The token has no user PIN yet.")
-	case pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_LOCKED:
-		m.refused[id] = pin.sum()
-		return fault.Wrap(fault.Invalid, err, "The token refuses the PIN.")
-	}
-	if err == nil {
-		m.logins[slot] = pin.sum()
-		delete(m.refused, id)
-	}
-	return err
+	return nil
 }
 
-// within does f in a session of its own, for which it waits.
-func within[T any](ctx context.Context, t *token, c *conn, f func(cryptoki, pkcs11.SessionHandle) (T, error)) (T, error) {
-	var none T
+// withSession calls f with a session that no other call uses, after waiting for a free one. It drops the connection when
+// f fails because the token is unavailable.
+func withSession[T any](ctx context.Context, t *token, c *conn, f func(cryptoki, pkcs11.SessionHandle) (T, error)) (T, error) {
+	var zero T
 	select {
 	case c.places <- struct{}{}:
 	case <-c.dead:
-		return none, errDropped
+		return zero, errSessionsLost
 	case <-ctx.Done():
-		return none, context.Cause(ctx)
+		return zero, context.Cause(ctx)
 	}
-	over := func() { <-c.places }
-	value, err := call(ctx, t, over, func(lib cryptoki) (T, error) {
-		if t.mod.now() != c.generation {
-			return none, errDropped // the handle may be somebody else's by now
+	release := func() { <-c.places }
+	value, err := call(ctx, t, release, func(lib cryptoki) (T, error) {
+		if t.mod.currentGeneration() != c.generation {
+			return zero, errSessionsLost // the handle may belong to a new session
 		}
-		s, err := c.session(lib)
+		s, err := c.take(lib)
 		if err != nil {
-			return none, fmt.Errorf("open session: %w", err)
+			return zero, fmt.Errorf("open session: %w", err)
 		}
 		value, err := f(lib, s)
-		if err != nil || !c.keep(s) {
+		if err != nil || !c.put(s) {
 			_ = lib.CloseSession(s)
 		}
 		return value, err
 	})
-	if isAway(err) && !errors.Is(err, errLost) {
+	if isUnavailable(err) && !errors.Is(err, errStuck) && ctx.Err() == nil {
 		t.drop(ctx, c, err)
 	}
 	return value, err
 }
 
-// keep takes a session back, unless the token went away.
-func (c *conn) keep(s pkcs11.SessionHandle) bool {
+// put makes a session idle, and reports whether the connection still exists.
+func (c *conn) put(s pkcs11.SessionHandle) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	select {
@@ -320,8 +342,8 @@ func (c *conn) keep(s pkcs11.SessionHandle) bool {
 	return true
 }
 
-// session returns an idle session, or opens one.
-func (c *conn) session(lib cryptoki) (pkcs11.SessionHandle, error) {
+// take returns an idle session, or opens one.
+func (c *conn) take(lib cryptoki) (pkcs11.SessionHandle, error) {
 	c.mu.Lock()
 	if n := len(c.idle); n > 0 {
 		defer c.mu.Unlock()

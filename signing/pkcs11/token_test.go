@@ -452,9 +452,9 @@ func TestTheLastTryIsLeftToPeople(t *testing.T) {
 	for _, flag := range []uint{pkcs11.CKF_USER_PIN_FINAL_TRY, pkcs11.CKF_USER_PIN_LOCKED} {
 		w := &wrapped{logins: func() { t.Error("the token was asked to check a PIN") }, flags: flag}
 		k := wrap(t, uri(t, "pin", "key", userPIN), w)
-		err := k.token.present(w, 0, 0, userPIN)
+		err := k.token.login(w, 0, 0, userPIN)
 		if !fault.Is(err, fault.Invalid) {
-			t.Errorf("present with flag %x = %v, want Invalid", flag, err)
+			t.Errorf("login with flag %x = %v, want Invalid", flag, err)
 		}
 	}
 }
@@ -482,7 +482,7 @@ func TestAStuckTokenKeepsNobodyWaiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	slot.Store(uint64(c.slot))
-	k.token.mod.limit = 500 * time.Millisecond
+	k.token.mod.callTimeout = 500 * time.Millisecond
 
 	ctx, cancel := context.WithCancel(t.Context())
 	failed := make(chan error, 1)
@@ -495,7 +495,7 @@ func TestAStuckTokenKeepsNobodyWaiting(t *testing.T) {
 	if err := <-failed; !errors.Is(err, context.Canceled) {
 		t.Errorf("sign that was canceled in the token = %v", err)
 	}
-	for i := range 2 * maxLost {
+	for i := range 2 * maxAbandoned {
 		if _, err := k.sign(t.Context(), 0, crypto.SHA256, make([]byte, 32)); !fault.Is(err, fault.Unavailable) {
 			t.Errorf("sign %d with the stuck token = %v, want Unavailable", i, err)
 		}
@@ -504,10 +504,10 @@ func TestAStuckTokenKeepsNobodyWaiting(t *testing.T) {
 		}
 	}
 	k.token.mod.mu.Lock()
-	lost, active := k.token.lost, k.token.mod.active
+	lost, active := k.token.abandoned, k.token.mod.active
 	k.token.mod.mu.Unlock()
-	if lost > maxLost || active > maxLost {
-		t.Errorf("%d calls are lost and %d in the library, want %d at most", lost, active, maxLost)
+	if lost > maxAbandoned || active > maxAbandoned {
+		t.Errorf("%d calls are lost and %d in the library, want %d at most", lost, active, maxAbandoned)
 	}
 	if err := k.usable(); err == nil {
 		t.Error("the stuck key is usable")
@@ -531,7 +531,7 @@ func TestKeysThatCannotSign(t *testing.T) {
 		"a wrong curve": {uri(t, "main", "p224", userPIN), fault.Invalid, "another curve"},
 		"no library":    {"pkcs11:token=main;object=p256?module-path=/nonexistent/lib.so", fault.Invalid, "cannot be loaded"},
 		"no PIN file":   {uriOf("main", "p256", "/nonexistent/pin"), fault.Invalid, "PIN file cannot be read"},
-		"no PIN":        {uri(t, "main", "p256", ""), fault.Invalid, "no PIN"},
+		"no PIN":        {uri(t, "main", "p256", ""), fault.Invalid, "first line of the PIN file is empty"},
 		"no PIN at all": {fmt.Sprintf("pkcs11:token=pin;object=none?module-path=%s", softHSM.module), fault.Unavailable, "no such private key"},
 	} {
 		_, err := NewPublicKey(t.Context(), c.uri, "Release key <release@example.com>")

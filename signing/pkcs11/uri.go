@@ -10,13 +10,13 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// maxURI bounds a URI, in bytes.
+// maxURI is the maximum length of a URI in bytes.
 const maxURI = 4 << 10
 
-// URI says which key signs: a PKCS #11 URI (RFC 7512) of one private key. What is empty or nil matches anything.
+// URI is a PKCS #11 URI (RFC 7512) of one private key. Empty and nil attributes match any value.
 type URI struct {
-	Module  string // path of the shared library
-	PINFile string // its first line is the user's PIN; empty: the key needs no login
+	Module  string // absolute path of the shared library
+	PINFile string // absolute path of a file with the user PIN on its first line; empty when no login is needed
 
 	Token, Manufacturer, Model, Serial string
 	Slot                               *uint
@@ -25,9 +25,9 @@ type URI struct {
 	ID     string // the key's id: any bytes
 }
 
-// ParseURI reads a URI. It wants an absolute module-path, what says which token, and what says which key. A PIN comes from a file: a
-// URI is kept in the database and shown, so one with pin-value is refused, and so is every attribute that would not be heeded. Its
-// errors are Invalid, and do not repeat values.
+// ParseURI parses a URI. It requires an absolute module-path, an attribute that selects the token, and one that selects the
+// key. URIs are stored and shown, so pin-value is an error: the PIN comes from a file. Unsupported attributes are errors
+// too. All errors are Invalid, and do not contain attribute values.
 func ParseURI(text string) (URI, error) {
 	var u URI
 	rest, ok := cutScheme(text)
@@ -37,7 +37,7 @@ func ParseURI(text string) (URI, error) {
 	case !ok:
 		return URI{}, fault.New(fault.Invalid, "A PKCS #11 URI begins with pkcs11: (RFC 7512).")
 	case strings.ContainsFunc(rest, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '#' }):
-		return URI{}, fault.New(fault.Invalid, "The PKCS #11 URI holds a character that must be written with %%.")
+		return URI{}, fault.New(fault.Invalid, "The PKCS #11 URI contains a character that must be percent-encoded.")
 	}
 	path, query, _ := strings.Cut(rest, "?")
 	if err := attributes(path, ";", u.setPath); err != nil {
@@ -48,22 +48,22 @@ func ParseURI(text string) (URI, error) {
 	}
 	switch {
 	case u.Module == "":
-		return URI{}, fault.New(fault.Invalid, "The PKCS #11 URI lacks module-path, which says where the token's library is.")
+		return URI{}, fault.New(fault.Invalid, "The PKCS #11 URI has no module-path, the path of the token's library.")
 	case u.Token+u.Serial == "" && u.Slot == nil:
-		return URI{}, fault.New(fault.Invalid, "The PKCS #11 URI does not say which token: give token, serial or slot-id.")
+		return URI{}, fault.New(fault.Invalid, "The PKCS #11 URI does not say which token. Add token, serial or slot-id.")
 	case u.Object+u.ID == "":
-		return URI{}, fault.New(fault.Invalid, "The PKCS #11 URI does not say which key: give object or id.")
+		return URI{}, fault.New(fault.Invalid, "The PKCS #11 URI does not say which key. Add object or id.")
 	}
 	return u, nil
 }
 
-// cutScheme removes the scheme, whose case does not matter.
+// cutScheme removes the scheme, which is case-insensitive.
 func cutScheme(text string) (string, bool) {
 	scheme, rest, ok := strings.Cut(text, ":")
 	return rest, ok && strings.EqualFold(scheme, "pkcs11")
 }
 
-// attributes hands over each attribute of a part of a URI, decoded. An attribute may be there once.
+// attributes calls set for each attribute of a part of a URI, with the decoded value. Repeated attributes are errors.
 func attributes(part, separator string, set func(name, value string) error) error {
 	seen := map[string]bool{}
 	for text := range strings.SplitSeq(part, separator) {
@@ -74,9 +74,9 @@ func attributes(part, separator string, set func(name, value string) error) erro
 		value, err := url.PathUnescape(raw)
 		switch {
 		case !ok || name == "":
-			return fault.New(fault.Invalid, "A part of the PKCS #11 URI is no attribute: want name=value.")
+			return fault.New(fault.Invalid, "A part of the PKCS #11 URI does not have the form name=value.")
 		case err != nil:
-			return fault.New(fault.Invalid, "The PKCS #11 URI's attribute %s is not encoded well.", shown(name))
+			return fault.New(fault.Invalid, "The PKCS #11 URI's attribute %s is not percent-encoded correctly.", shown(name))
 		case seen[name]:
 			return fault.New(fault.Invalid, "The PKCS #11 URI has the attribute %s twice.", shown(name))
 		}
@@ -88,7 +88,7 @@ func attributes(part, separator string, set func(name, value string) error) erro
 	return nil
 }
 
-// shown bounds a name for a sentence.
+// shown shortens an attribute name for an error message.
 func shown(name string) string { return name[:min(len(name), 40)] }
 
 func (u *URI) setPath(name, value string) error {
@@ -97,7 +97,7 @@ func (u *URI) setPath(name, value string) error {
 	}
 	if text := texts[name]; text != nil {
 		if !utf8.ValidString(value) || strings.ContainsRune(value, 0) {
-			return fault.New(fault.Invalid, "The PKCS #11 URI's attribute %s is no text.", name)
+			return fault.New(fault.Invalid, "The PKCS #11 URI's attribute %s is not valid text.", name)
 		}
 		*text = value
 		return nil
@@ -108,13 +108,13 @@ func (u *URI) setPath(name, value string) error {
 	case "slot-id":
 		n, err := strconv.ParseUint(value, 10, 32)
 		if err != nil {
-			return fault.New(fault.Invalid, "The PKCS #11 URI's attribute slot-id is no number.")
+			return fault.New(fault.Invalid, "The PKCS #11 URI's attribute slot-id is not a number.")
 		}
 		slot := uint(n)
 		u.Slot = &slot
 	case "type":
 		if value != "private" {
-			return fault.New(fault.Invalid, "The PKCS #11 URI must be of a private key: say type=private or nothing.")
+			return fault.New(fault.Invalid, "The PKCS #11 URI must name a private key. Use type=private, or omit type.")
 		}
 	default:
 		return fault.New(fault.Invalid, "The PKCS #11 URI's attribute %s is not supported.", shown(name))
@@ -133,18 +133,18 @@ func (u *URI) setQuery(name, value string) error {
 		file, ok := strings.CutPrefix(value, "file:")
 		file = strings.TrimPrefix(strings.TrimPrefix(file, "//localhost"), "//")
 		if !ok || !filepath.IsAbs(file) || strings.ContainsRune(file, 0) {
-			return fault.New(fault.Invalid, "The PKCS #11 URI's pin-source must be file: and an absolute path.")
+			return fault.New(fault.Invalid, "The PKCS #11 URI's pin-source must be file: followed by an absolute path.")
 		}
 		u.PINFile = filepath.Clean(file)
 	case "pin-value":
-		return fault.New(fault.Invalid, "A PIN does not belong into the PKCS #11 URI: put it into a file, and say pin-source=file:/path.")
+		return fault.New(fault.Invalid, "The PKCS #11 URI must not contain a PIN. Write the PIN to a file and use pin-source=file:/path.")
 	default:
 		return fault.New(fault.Invalid, "The PKCS #11 URI's attribute %s is not supported.", shown(name))
 	}
 	return nil
 }
 
-// tokenName says which token for people and as a key: all that selects it.
+// tokenName returns the attributes that select the token, for messages and as a map key.
 func (u URI) tokenName() string {
 	var parts []string
 	for _, a := range [][2]string{{"token", u.Token}, {"manufacturer", u.Manufacturer}, {"model", u.Model}, {"serial", u.Serial}} {
@@ -158,7 +158,7 @@ func (u URI) tokenName() string {
 	return strings.Join(parts, ";")
 }
 
-// keyName says which key of the token.
+// keyName returns the attributes that select the key in its token.
 func (u URI) keyName() string {
 	var parts []string
 	if u.Object != "" {

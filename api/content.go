@@ -11,25 +11,25 @@ import (
 	"github.com/countersign/countersign/internal/verify"
 )
 
-// content are the fields that content units of every kind have.
-type content struct {
+// contentObject are the fields that contentObject units of every kind have.
+type contentObject struct {
 	object
 	Labels     pulp.Labels `json:"pulp_labels"`
 	VulnReport *string     `json:"vuln_report"` // always null here
 }
 
-func contentOf(kind pulp.Kind, id string, s pulp.Stamps) content {
-	return content{object: objectOf(kind.Collection(), id, s), Labels: pulp.Labels{}}
+func contentOf(kind pulp.Kind, id string, s pulp.Stamps) contentObject {
+	return contentObject{object: objectOf(kind.Collection(), id, s), Labels: pulp.Labels{}}
 }
 
 type tag struct {
-	content
+	contentObject
 	Name     string `json:"name"`
 	Manifest string `json:"tagged_manifest"`
 }
 
 type manifest struct {
-	content
+	contentObject
 	Digest        string          `json:"digest"`
 	SchemaVersion int             `json:"schema_version"`
 	MediaType     string          `json:"media_type"`
@@ -47,13 +47,13 @@ type manifest struct {
 }
 
 type blob struct {
-	content
+	contentObject
 	Artifact *string `json:"artifact"` // always null: blobs are not artifacts here
 	Digest   string  `json:"digest"`
 }
 
 type signature struct {
-	content
+	contentObject
 	Name        string  `json:"name"`
 	Digest      string  `json:"digest"`
 	Type        string  `json:"type"`
@@ -74,12 +74,12 @@ func showTag(t pulp.Tag) any {
 }
 
 func showBlob(b pulp.Blob) any {
-	return blob{content: contentOf(pulp.KindBlob, b.ID, b.Stamps), Digest: string(b.Digest)}
+	return blob{contentObject: contentOf(pulp.KindBlob, b.ID, b.Stamps), Digest: string(b.Digest)}
 }
 
 func showSignature(g pulp.Signature, c verify.Check) any {
 	return signature{
-		content: contentOf(pulp.KindSignature, g.ID, g.Stamps), Name: g.Name, Digest: string(g.Digest), Type: "atomic", KeyID: g.KeyID,
+		contentObject: contentOf(pulp.KindSignature, g.ID, g.Stamps), Name: g.Name, Digest: string(g.Digest), Type: "atomic", KeyID: g.KeyID,
 		Fingerprint: g.Fingerprint, Timestamp: g.SignedAt, Creator: g.Creator, Manifest: pulp.Href(pulp.ManifestCollection, g.ManifestID),
 		Reference: g.Reference, Verified: c.Verified, Services: serviceHrefs(c.Services),
 	}
@@ -126,7 +126,7 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 
 func showManifest(m store.ListedManifest, parts store.ManifestParts, nature store.Nature) any {
 	return manifest{
-		content: contentOf(pulp.KindManifest, m.ID, m.Stamps), Digest: string(m.Digest), SchemaVersion: m.SchemaVersion, MediaType: m.MediaType,
+		contentObject: contentOf(pulp.KindManifest, m.ID, m.Stamps), Digest: string(m.Digest), SchemaVersion: m.SchemaVersion, MediaType: m.MediaType,
 		Listed: hrefs(pulp.ManifestCollection, parts.Children), Config: hrefOrNil(pulp.BlobCollection, parts.Config), Blobs: hrefs(pulp.BlobCollection, parts.Layers),
 		Annotations: m.RawAnnotations, ImageLabels: m.RawLabels, Bootable: nature.Bootable, Flatpak: nature.Flatpak, Type: m.Type,
 		Architecture: m.Architecture, OS: m.OS, Size: m.ImageSize,

@@ -57,8 +57,8 @@ func needed[T any](object T, err error) (T, error) {
 }
 
 // first returns the only object of a list with an id, of those that the user sees. NotFound when there is none, or the user does not see it.
-func first[T any](ctx context.Context, list func(context.Context, store.ListQuery) ([]T, int64, error), id string, where ...store.Filter) (object T, err error) {
-	found, _, err := list(ctx, store.ListQuery{Where: append(where, store.Where("pulp_id", store.Equal, id)), Limit: 1})
+func first[T any](ctx context.Context, read func(context.Context, store.ListQuery) ([]T, int64, error), id string, where ...store.Filter) (object T, err error) {
+	found, _, err := read(ctx, store.ListQuery{Where: append(where, store.Where("pulp_id", store.Equal, id)), Limit: 1})
 	switch {
 	case err != nil:
 		return object, err
@@ -69,10 +69,10 @@ func first[T any](ctx context.Context, list func(context.Context, store.ListQuer
 }
 
 // sees requires that a user sees an object of a list.
-func sees[T any](ctx context.Context, list func(context.Context, store.ListQuery) ([]T, int64, error), u pulp.User, id, what string) (T, error) {
-	object, err := first(ctx, list, id)
+func sees[T any](ctx context.Context, read func(context.Context, store.ListQuery) ([]T, int64, error), u pulp.User, id, what string) (T, error) {
+	object, err := first(ctx, read, id)
 	if err == nil && !u.Staff {
-		if object, err = first(ctx, list, id, store.VisibleTo(u.Username)); fault.Is(err, fault.NotFound) {
+		if object, err = first(ctx, read, id, store.VisibleTo(u.Username)); fault.Is(err, fault.NotFound) {
 			err = fault.New(fault.Denied, "The user who started this task no longer has the permission %s on %s.", auth.View, what)
 		}
 	}

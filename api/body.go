@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/strictjson"
 )
 
 // maxBody is how many bytes a request's body may have; what this API is told are names and hrefs.
@@ -68,13 +69,10 @@ func parseJSON(raw []byte) (map[string]any, error) {
 		return nil, bad("the text is not UTF-8")
 	}
 	var v any
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	if err := dec.Decode(&v); err != nil {
-		return nil, bad(err.Error())
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+	if err := strictjson.Decode(raw, &v); errors.Is(err, strictjson.ErrTrailing) {
 		return nil, bad("Extra data")
+	} else if err != nil {
+		return nil, bad(err.Error())
 	}
 	values, ok := v.(map[string]any)
 	if !ok {

@@ -1,9 +1,8 @@
 package signing
 
 import (
-	"bytes"
 	"encoding/json"
-	"io"
+	"errors"
 	"math"
 	"regexp"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/strictjson"
 )
 
 // claimType is what every claim says that it is.
@@ -91,14 +91,9 @@ func ParseClaim(b []byte) (Claim, error) {
 	if len(b) > maxClaim || !utf8.Valid(b) {
 		return Claim{}, malformed("not UTF-8 of at most %d bytes", maxClaim)
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	value, err := readValue(d, 0)
+	value, err := parseValue(b)
 	if err != nil {
 		return Claim{}, err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return Claim{}, malformed("more than one JSON value")
 	}
 	p := claimReader{}
 	top := p.object(value, "critical", "optional")
@@ -132,51 +127,28 @@ func malformed(format string, args ...any) *fault.Error {
 	return fault.New(fault.Invalid, "The signature's payload is malformed: "+format+".", args...)
 }
 
-// readValue reads one JSON value and refuses what parsers read differently: duplicate keys, and nesting without end.
-func readValue(d *json.Decoder, depth int) (any, error) {
-	if depth > maxDepth {
-		return nil, malformed("nested too deeply")
+// parseValue decodes one JSON value. It refuses duplicate keys, which parsers read differently, and deep nesting.
+func parseValue(b []byte) (any, error) {
+	err := strictjson.Walk(b, func(_ json.Token, depth int) error {
+		if depth > maxDepth {
+			return malformed("nested too deeply")
+		}
+		return nil
+	})
+	if duplicate, ok := errors.AsType[*strictjson.DuplicateKeyError](err); ok {
+		return nil, malformed("the key %q is there twice", duplicate.Key)
 	}
-	t, err := d.Token()
+	if _, ok := errors.AsType[*fault.Error](err); ok {
+		return nil, err
+	}
 	if err != nil {
-		return nil, malformed("not JSON")
+		return nil, malformed("%v", err)
 	}
-	switch t {
-	case json.Delim('{'):
-		object := map[string]any{}
-		for d.More() {
-			key, err := d.Token()
-			name, ok := key.(string)
-			if err != nil || !ok {
-				return nil, malformed("not JSON")
-			}
-			if _, twice := object[name]; twice {
-				return nil, malformed("the key %q is there twice", name)
-			}
-			if object[name], err = readValue(d, depth+1); err != nil {
-				return nil, err
-			}
-		}
-		_, err := d.Token()
-		if err != nil {
-			return nil, malformed("not JSON")
-		}
-		return object, nil
-	case json.Delim('['):
-		array := []any{}
-		for d.More() {
-			v, err := readValue(d, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			array = append(array, v)
-		}
-		if _, err := d.Token(); err != nil {
-			return nil, malformed("not JSON")
-		}
-		return array, nil
+	var v any
+	if err := strictjson.Decode(b, &v); err != nil {
+		return nil, malformed("%v", strictjson.ErrSyntax)
 	}
-	return t, nil
+	return v, nil
 }
 
 // claimReader takes a claim apart and keeps the first thing that is wrong.

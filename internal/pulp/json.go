@@ -1,74 +1,42 @@
 package pulp
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/strictjson"
 )
 
-// checkJSON sees that bytes are one JSON value that all parsers read alike: UTF-8, no duplicate keys, no number that a double cannot hold, not nested too deeply,
-// nothing behind it.
+// checkJSON verifies that b is one JSON value in UTF-8 without duplicate keys and NUL characters, nested at most maxDepth levels deep, whose
+// numbers fit a double.
 func checkJSON(b []byte) error {
-	if !utf8.Valid(b) {
-		return fault.New(fault.Invalid, "$: not UTF-8")
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	type level struct {
-		keys    map[string]bool // nil in an array
-		wantKey bool
-	}
-	var stack []level
-	for {
-		t, err := d.Token()
-		if err != nil {
-			return fault.New(fault.Invalid, "$: not JSON")
-		}
-		if s, ok := t.(string); ok && strings.Contains(s, "\x00") {
-			return fault.New(fault.Invalid, "$: a text holds a NUL")
-		}
-		if n, ok := t.(json.Number); ok {
-			if _, err := n.Float64(); err != nil {
-				return fault.New(fault.Invalid, "$: the number %s is too large", short([]byte(n)))
+	err := strictjson.Walk(b, func(token json.Token, depth int) error {
+		switch token := token.(type) {
+		case string:
+			if strings.Contains(token, "\x00") {
+				return fault.New(fault.Invalid, "$: a text holds a NUL")
 			}
-		}
-		if delim, ok := t.(json.Delim); ok && (delim == '}' || delim == ']') {
-			stack = stack[:len(stack)-1]
-		} else if n := len(stack); n > 0 && stack[n-1].wantKey {
-			key, _ := t.(string)
-			if stack[n-1].keys[key] {
-				return fault.New(fault.Invalid, "$: the key %q is there twice", short([]byte(key)))
+		case json.Number:
+			if _, err := token.Float64(); err != nil {
+				return fault.New(fault.Invalid, "$: the number %s is too large", short([]byte(token)))
 			}
-			stack[n-1].keys[key], stack[n-1].wantKey = true, false
-			continue
-		} else if ok {
-			if len(stack) == maxDepth {
+		case json.Delim:
+			if depth == maxDepth {
 				return fault.New(fault.Invalid, "$: nested more than %d levels deep", maxDepth)
 			}
-			l := level{}
-			if delim == '{' {
-				l = level{map[string]bool{}, true}
-			}
-			stack = append(stack, l)
-			continue
 		}
-		if len(stack) == 0 {
-			break
-		}
-		if top := &stack[len(stack)-1]; top.keys != nil {
-			top.wantKey = true
-		}
+		return nil
+	})
+	if duplicate, ok := errors.AsType[*strictjson.DuplicateKeyError](err); ok {
+		return fault.New(fault.Invalid, "$: the key %q is there twice", short([]byte(duplicate.Key)))
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return fault.New(fault.Invalid, "$: more than one JSON value")
+	if _, ok := errors.AsType[*fault.Error](err); ok || err == nil {
+		return err
 	}
-	return nil
+	return fault.New(fault.Invalid, "$: %v", err)
 }
 
 // knownMembers are the members of manifests, descriptors and platforms that clients read.

@@ -1,36 +1,27 @@
 package policy
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/countersign/countersign/internal/strictjson"
 )
 
 var errNotJSON = errors.New("it is not JSON")
 
-// readMap reads an object; no name may be there twice.
+// readMap returns the members of an object. A duplicate member is an error.
 func readMap(raw json.RawMessage) (map[string]json.RawMessage, error) {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+	members, err := strictjson.Object(raw)
+	duplicate, ok := errors.AsType[*strictjson.DuplicateKeyError](err)
+	switch {
+	case ok:
+		return nil, fmt.Errorf("%q is there twice", duplicate.Key)
+	case errors.Is(err, strictjson.ErrNotObject):
 		return nil, errors.New("an object is wanted")
-	}
-	members := map[string]json.RawMessage{}
-	for d.More() {
-		t, err := d.Token()
-		name, ok := t.(string)
-		if err != nil || !ok {
-			return nil, errNotJSON
-		}
-		if _, twice := members[name]; twice {
-			return nil, fmt.Errorf("%q is there twice", name)
-		}
-		var value json.RawMessage
-		if err := d.Decode(&value); err != nil {
-			return nil, errNotJSON
-		}
-		members[name] = value
+	case err != nil:
+		return nil, errNotJSON
 	}
 	return members, nil
 }

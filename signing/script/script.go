@@ -5,7 +5,6 @@
 package script
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -206,11 +205,7 @@ func printable(b []byte) string {
 // readSignature returns the file that a script's answer names: a regular file inside the script's own directory.
 func readSignature(dir string, out []byte) ([]byte, error) {
 	var answer map[string]any
-	d := json.NewDecoder(bytes.NewReader(out))
-	if err := d.Decode(&answer); err != nil || answer == nil {
-		return nil, fault.New(fault.Invalid, "The signing service script did not return valid JSON!")
-	}
-	if _, err := d.Token(); err != io.EOF {
+	if err := json.Unmarshal(out, &answer); err != nil || answer == nil {
 		return nil, fault.New(fault.Invalid, "The signing service script did not return valid JSON!")
 	}
 	name, ok := answer["signature_path"].(string)

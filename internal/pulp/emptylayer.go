@@ -2,8 +2,8 @@ package pulp
 
 import "github.com/opencontainers/go-digest"
 
-// EmptyLayer is the digest of the gzipped empty tar that Docker and older builders put into images for steps that change no file. Clients expect every
-// registry to have it, and may name it in a manifest without an upload.
+// EmptyLayer is the digest of the gzipped empty tar that Docker and older builders use as the layer of a step that
+// changes no file. Clients may reference it without an upload: see compatibility.md#empty-layer.
 const EmptyLayer digest.Digest = "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4"
 
 // EmptyLayerContent returns the bytes of EmptyLayer.

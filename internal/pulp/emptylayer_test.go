@@ -5,6 +5,6 @@ import "testing"
 func TestEmptyLayer(t *testing.T) {
 	t.Parallel()
 	if got := EmptyLayer.Algorithm().FromBytes(EmptyLayerContent()); got != EmptyLayer {
-		t.Errorf("the content has the digest %s, want %s", got, EmptyLayer)
+		t.Errorf("the digest of EmptyLayerContent is %s, want %s", got, EmptyLayer)
 	}
 }

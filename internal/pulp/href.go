@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// Root is where the REST API begins.
+// Root is the path prefix of the REST API.
 const Root = "/pulp/api/v3/"
 
-// Collections of the REST API, behind Root, each with its closing slash.
+// Collections of the REST API: paths relative to Root, with the trailing slash.
 const (
 	TaskCollection           = "tasks/"
 	WorkerCollection         = "workers/"
@@ -27,13 +27,13 @@ const (
 	GuardCollection          = "contentguards/core/content_redirect/"
 )
 
-// Href returns the path that names the object with this id in a collection.
+// Href returns the href (the path) of the object with the given id in a collection.
 func Href(collection, id string) string { return Root + collection + id + "/" }
 
-// UserHref returns a user's href; users have numbers for ids.
+// UserHref returns the href of a user. The ids of users are numbers.
 func UserHref(id int64) string { return Href(UserCollection, strconv.FormatInt(id, 10)) }
 
-// Collection returns the collection of repositories of this type.
+// Collection returns the collection of the repositories of this type.
 func (t RepositoryType) Collection() string {
 	if t == ContainerPush {
 		return PushCollection
@@ -41,15 +41,15 @@ func (t RepositoryType) Collection() string {
 	return ContainerCollection
 }
 
-// RepositoryHref returns a repository's href.
+// RepositoryHref returns the href of a repository.
 func RepositoryHref(t RepositoryType, id string) string { return Href(t.Collection(), id) }
 
-// VersionHref returns a repository version's href.
+// VersionHref returns the href of a repository version.
 func VersionHref(t RepositoryType, repositoryID string, number int64) string {
 	return RepositoryHref(t, repositoryID) + "versions/" + strconv.FormatInt(number, 10) + "/"
 }
 
-// Collection returns the collection in which units of this kind are listed.
+// Collection returns the collection of the content units of this kind.
 func (k Kind) Collection() string {
 	switch k {
 	case KindBlob:
@@ -64,7 +64,7 @@ func (k Kind) Collection() string {
 	return "content/"
 }
 
-// prnModels maps a collection to the model that Pulp names in a PRN (contract 1.2).
+// prnModels maps a collection to the model in the PRNs of its objects. See compatibility.md#identifiers.
 var prnModels = map[string]string{
 	TaskCollection:           "core.task",
 	WorkerCollection:         "core.appstatus",
@@ -82,17 +82,17 @@ var prnModels = map[string]string{
 	GuardCollection:          "core.contentredirectcontentguard",
 }
 
-// PRN returns Pulp's resource name of the object with this id in a collection.
+// PRN returns the Pulp resource name of the object with the given id in a collection.
 func PRN(collection, id string) string { return "prn:" + prnModels[collection] + ":" + id }
 
-// VersionPRN returns the resource name of a repository version.
+// VersionPRN returns the Pulp resource name of a repository version.
 func VersionPRN(id string) string { return "prn:core.repositoryversion:" + id }
 
-// Ref is a parsed href or PRN: what kind of object, which id, and for a version its number.
+// Ref is a parsed href or PRN.
 type Ref struct {
 	Collection string // empty for the PRN of a repository version
-	ID         string // for a version href: the repository's id; for a version PRN: the version's
-	Version    int64  // -1 when the reference is not a version href
+	ID         string // of the repository for a version href, of the version for a version PRN
+	Version    int64  // the number in a version href, else -1
 }
 
 var (
@@ -108,10 +108,11 @@ var (
 	}()
 )
 
-// ValidUUID says whether s has the form of a UUID, in either case.
+// ValidUUID reports whether s is a UUID. Both cases of letters are valid.
 func ValidUUID(s string) bool { return uuidForm.MatchString(s) }
 
-// ParseRef reads an href or a PRN. ok is false when it is neither of an object that this server has.
+// ParseRef parses an href or a PRN. ok is false if s is neither, or refers to a kind of object that this server does not
+// have. The object need not exist.
 func ParseRef(s string) (ref Ref, ok bool) {
 	if model, id, isPRN := cutPRN(s); isPRN {
 		if model == "core.repositoryversion" && ValidUUID(id) {

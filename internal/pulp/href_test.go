@@ -23,17 +23,19 @@ func TestParseRef(t *testing.T) {
 			}
 		}
 	}
-	if got, ok := pulp.ParseRef(pulp.VersionHref(pulp.ContainerPush, id, 7)); !ok || got != (pulp.Ref{Collection: pulp.PushCollection, ID: id, Version: 7}) {
+	if got, ok := pulp.ParseRef(pulp.VersionHref(pulp.ContainerPush, id, 7)); !ok ||
+		got != (pulp.Ref{Collection: pulp.PushCollection, ID: id, Version: 7}) {
 		t.Errorf("a version's href: %+v, %v", got, ok)
 	}
 	if got, ok := pulp.ParseRef(pulp.VersionPRN(id)); !ok || got != (pulp.Ref{ID: id, Version: -1}) {
 		t.Errorf("a version's PRN: %+v, %v", got, ok)
 	}
-	if got, ok := pulp.ParseRef(pulp.UserHref(1)); !ok || got != (pulp.Ref{Collection: pulp.UserCollection, ID: "1", Version: -1}) {
+	if got, ok := pulp.ParseRef(pulp.UserHref(1)); !ok ||
+		got != (pulp.Ref{Collection: pulp.UserCollection, ID: "1", Version: -1}) {
 		t.Errorf("a user's href: %+v, %v", got, ok)
 	}
 	for _, s := range []string{
-		"", "abc", "prn:", "prn:core.task", "prn:core.task:abc", "prn:nobody.knows:" + id, "/pulp/api/v3/tasks/", "/pulp/api/v3/tasks/abc/",
+		"", "abc", "prn:", "prn:core.task", "prn:core.task:abc", "prn:unknown.model:" + id, "/pulp/api/v3/tasks/", "/pulp/api/v3/tasks/abc/",
 		"/pulp/api/v3/tasks/" + id, "/pulp/api/v3/tasks/" + id + "/x/", "/pulp/api/v3/tasks/" + id + "/versions/1/", "/pulp/api/v3/users/0/", "/pulp/api/v3/users/x/",
 		"http://x/pulp/api/v3/tasks/" + id + "/", pulp.RepositoryHref(pulp.ContainerPush, id) + "versions/-1/",
 		pulp.RepositoryHref(pulp.ContainerPush, id) + "versions/01/", pulp.RepositoryHref(pulp.ContainerPush, id) + "versions/1",
@@ -68,7 +70,7 @@ func FuzzParseRef(f *testing.F) {
 	})
 }
 
-// TestNames: names and tags that are well-formed and not. Hostile inputs 25 and 26.
+// TestNames covers hostile-inputs.md#hostile-names and #hostile-tags.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]bool{
@@ -110,7 +112,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// FuzzNames compares what is taken for a name and for a tag with what their grammar says, written out a second time. Hostile inputs 25 and 26.
+// FuzzNames compares the regular expressions of names and tags with a second implementation of their grammar. It covers
+// hostile-inputs.md#hostile-names and #hostile-tags.
 func FuzzNames(f *testing.F) {
 	for _, s := range []string{
 		"acme/app", "a/b/c", "a.b", "a__b", "a---b", "..", "a/../b", "a//b", "/a", "a/", "A/b", "a___b", "a._b", "\u0430cme/app", "a\n", "a\x00", "_catalog", "a/blobs/uploads", "%2e%2e", strings.Repeat("a", 256),
@@ -123,13 +126,15 @@ func FuzzNames(f *testing.F) {
 		for s != "" {
 			rest := strings.TrimLeft(s, small)
 			if len(rest) == len(s) {
-				return false // a run of letters and digits is missing
+				return false // it does not start with a letter or digit
 			}
 			if rest == "" {
 				return true
 			}
 			word := strings.TrimLeft(rest, "._-")
-			if between := rest[:len(rest)-len(word)]; between != "." && between != "_" && between != "__" && strings.Trim(between, "-") != "" || between == "" {
+			if between := rest[:len(rest)-len(word)]; between != "." && between != "_" && between != "__" &&
+				strings.Trim(between, "-") != "" ||
+				between == "" {
 				return false
 			}
 			s = word
@@ -144,11 +149,13 @@ func FuzzNames(f *testing.F) {
 		if pulp.ValidName(s) != name {
 			t.Errorf("ValidName(%q) = %v, want %v", s, !name, name)
 		}
-		tag := s != "" && len(s) <= 128 && s[0] != '.' && s[0] != '-' && strings.Trim(s, small+strings.ToUpper(small)+"._-") == ""
+		tag := s != "" && len(s) <= 128 && s[0] != '.' && s[0] != '-' &&
+			strings.Trim(s, small+strings.ToUpper(small)+"._-") == ""
 		if pulp.ValidTag(s) != tag {
 			t.Errorf("ValidTag(%q) = %v, want %v", s, !tag, tag)
 		}
-		if hex, ok := pulp.CompanionOf(s); ok && (len(hex) != 64 || !strings.HasPrefix(s, "sha256-"+hex)) || pulp.MalformedCompanionTag(s) && ok {
+		if hex, ok := pulp.CompanionOf(s); ok && (len(hex) != 64 || !strings.HasPrefix(s, "sha256-"+hex)) ||
+			pulp.MalformedCompanionTag(s) && ok {
 			t.Errorf("CompanionOf(%q) = %q, %v", s, hex, ok)
 		}
 	})

@@ -10,14 +10,14 @@ import (
 	"github.com/countersign/countersign/internal/strictjson"
 )
 
-// checkJSON verifies that b is one JSON value in UTF-8 without duplicate keys and NUL characters, nested at most maxDepth levels deep, whose
-// numbers fit a double.
+// checkJSON verifies that b is exactly one JSON value that all parsers read in the same way: UTF-8 without NUL, no
+// duplicate keys, no number outside the range of a double, and at most maxDepth levels of nesting.
 func checkJSON(b []byte) error {
 	err := strictjson.Walk(b, func(token json.Token, depth int) error {
 		switch token := token.(type) {
 		case string:
 			if strings.Contains(token, "\x00") {
-				return fault.New(fault.Invalid, "$: a text holds a NUL")
+				return fault.New(fault.Invalid, "$: a string contains NUL")
 			}
 		case json.Number:
 			if _, err := token.Float64(); err != nil {
@@ -31,7 +31,7 @@ func checkJSON(b []byte) error {
 		return nil
 	})
 	if duplicate, ok := errors.AsType[*strictjson.DuplicateKeyError](err); ok {
-		return fault.New(fault.Invalid, "$: the key %q is there twice", short([]byte(duplicate.Key)))
+		return fault.New(fault.Invalid, "$: duplicate key %q", short([]byte(duplicate.Key)))
 	}
 	if _, ok := errors.AsType[*fault.Error](err); ok || err == nil {
 		return err
@@ -45,7 +45,8 @@ var knownMembers = []string{
 	"digest", "size", "urls", "data", "platform", "architecture", "os", "os.version", "os.features", "variant", "features",
 }
 
-// members returns the members of a JSON object by their exact names. Other spellings of those that clients read are refused: clients in Go take them for the same.
+// members parses a JSON object. It rejects a member whose name differs from one of knownMembers only in case, since
+// encoding/json in clients does not distinguish them. path is the position in the manifest, for errors.
 func members(path string, raw []byte) (map[string]json.RawMessage, error) {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &m); err != nil || m == nil {
@@ -64,7 +65,8 @@ func members(path string, raw []byte) (map[string]json.RawMessage, error) {
 	return m, nil
 }
 
-// shown is what an error shows of a foreign JSON value: a string as the reference's validator writes it (contract 3.3).
+// shown returns a JSON value of a client as error messages quote it: shortened, and a string in the quotes of Pulp's
+// validator. See compatibility.md#manifests.
 func shown(raw json.RawMessage) string {
 	var s string
 	if json.Unmarshal(raw, &s) != nil || string(raw) == "null" {
@@ -73,7 +75,7 @@ func shown(raw json.RawMessage) string {
 	return "'" + short([]byte(s)) + "'"
 }
 
-// short is what an error shows of a foreign text.
+// short returns the first 60 bytes of a client's text for an error message.
 func short(b []byte) string {
 	const most = 60
 	s := strings.ToValidUTF8(string(b[:min(len(b), most)]), "")

@@ -1,7 +1,7 @@
 package pulp
 
 import (
-	_ "crypto/sha512" // digests by it are taken
+	_ "crypto/sha512" // registers the algorithm for digests
 	"encoding/json"
 	"fmt"
 	"math"
@@ -14,18 +14,20 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// Bounds of a manifest's structure.
+// Limits on the structure of a manifest.
 const (
-	maxEntries = 10_000 // layers, or children
-	maxDepth   = 64     // of nested JSON
+	maxEntries = 10_000 // layers or children
+	maxDepth   = 64     // levels of nested JSON
 )
 
-// ParseManifest reads a manifest's exact bytes as they were sent with a Content-Type. It is strict (contract 3.3, D11, D24): one
-// JSON object without duplicate keys, of one of the four media types, that is either an image or a list. What it cannot tell from the bytes alone
-// (Digest, and what the image config says) is left empty. Its errors are Invalid and name the place, `<path>: <text>`.
+// ParseManifest parses the bytes of a manifest that a client sent with contentType, which may be empty. A manifest is one
+// JSON object without duplicate keys, of one of the four supported media types, and either an image or a list. The
+// result lacks the Digest and the fields that ApplyConfig sets. Errors have the form "<path>: <text>" and are Invalid, or
+// TooLarge for a payload over MaxManifestSize. See compatibility.md#manifests and
+// compatibility.md#media-types-must-agree.
 func ParseManifest(payload []byte, contentType string) (Manifest, error) {
 	if len(payload) > MaxManifestSize {
-		return Manifest{}, fault.New(fault.TooLarge, "A manifest may have %d bytes.", MaxManifestSize)
+		return Manifest{}, fault.New(fault.TooLarge, "The manifest is larger than %d bytes.", MaxManifestSize)
 	}
 	if err := checkJSON(payload); err != nil {
 		return Manifest{}, err
@@ -61,20 +63,21 @@ func ParseManifest(payload []byte, contentType string) (Manifest, error) {
 	return m, nil
 }
 
-// The media types of manifests that are no longer taken.
+// The media types of schema 1 manifests, which are rejected.
 const (
 	dockerV1       = "application/vnd.docker.distribution.manifest.v1+json"
 	dockerV1Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 )
 
-// manifestType decides what a manifest is, from what it says of itself and what the request says of it, and sees that it holds what that has.
+// manifestType returns the media type of a manifest, which it derives from the mediaType member, the Content-Type and
+// the members of the manifest. It rejects a manifest whose members do not fit the type.
 func manifestType(top map[string]json.RawMessage, contentType string) (string, error) {
 	own, mediaType, err := statedType(top, contentType)
 	if err != nil {
 		return "", err
 	}
 	has := func(key string) bool { return top[key] != nil && string(top[key]) != "null" }
-	_, names := top["manifests"] // null is a list of none
+	_, names := top["manifests"] // null is an empty list
 	listed, configured := has("manifests"), has("config")
 	image := configured || has("layers")
 	if listed && image {
@@ -102,19 +105,20 @@ func manifestType(top map[string]json.RawMessage, contentType string) (string, e
 		return "", fault.New(fault.Invalid, "A manifest of an unknown media type was provided: %s", mediaType)
 	}
 	if IsList(mediaType) && image || !IsList(mediaType) && listed {
-		return "", fault.New(fault.Invalid, "mediaType: %q does not fit what the manifest holds", mediaType)
+		return "", fault.New(fault.Invalid, "mediaType: %q does not match the content of the manifest", mediaType)
 	}
 	return mediaType, nil
 }
 
-// statedType returns the media type that a manifest states, and the one that it or the request states; empty where none does. The two may not disagree (D24).
+// statedType returns the mediaType member of a manifest, and the type that the member or else the Content-Type states.
+// Each is empty if not stated. It is an error if the member and the Content-Type differ.
 func statedType(top map[string]json.RawMessage, contentType string) (own, either string, err error) {
 	if contentType != "" {
 		if either, _, err = mime.ParseMediaType(contentType); err != nil {
 			return "", "", fault.New(fault.Invalid, "Content-Type: %q is not a media type", contentType)
 		}
 	}
-	if either == "application/json" || either == "application/octet-stream" { // they say nothing
+	if either == "application/json" || either == "application/octet-stream" { // generic types state no manifest type
 		either = ""
 	}
 	raw, ok := top["mediaType"]
@@ -130,7 +134,7 @@ func statedType(top map[string]json.RawMessage, contentType string) (own, either
 	return own, own, nil
 }
 
-// manifestReader takes a manifest apart and keeps the first thing that is wrong.
+// manifestReader extracts the members of a manifest or a descriptor. err is the first error; later ones are dropped.
 type manifestReader struct {
 	top map[string]json.RawMessage
 	err error
@@ -142,8 +146,8 @@ func (d *manifestReader) fail(path, format string, args ...any) {
 	}
 }
 
-// refuse keeps what is wrong with a part.
-func (d *manifestReader) refuse(err error) {
+// reject records the error of a nested object.
+func (d *manifestReader) reject(err error) {
 	if d.err == nil {
 		d.err = err
 	}
@@ -188,7 +192,7 @@ func (d *manifestReader) annotations(m *Manifest) {
 	}
 }
 
-// descriptor reads the descriptor under a key; nil when there is none.
+// descriptor parses the descriptor in a member. It returns nil if the member is absent or null.
 func (d *manifestReader) descriptor(key string) *Descriptor {
 	raw, ok := d.top[key]
 	if !ok || string(raw) == "null" {
@@ -198,7 +202,8 @@ func (d *manifestReader) descriptor(key string) *Descriptor {
 	return &v
 }
 
-// descriptors reads the list of descriptors under a key. Absent and null are an empty list, which some builders write so.
+// descriptors parses the array of descriptors in a member. An absent member and null are an empty array, since some
+// builders write it that way.
 func (d *manifestReader) descriptors(key string) []Descriptor {
 	raw, ok := d.top[key]
 	if !ok || string(raw) == "null" {
@@ -226,7 +231,7 @@ func (d *manifestReader) descriptors(key string) []Descriptor {
 func (d *manifestReader) parse(path string, raw json.RawMessage) (v Descriptor) {
 	object, err := members(path, raw)
 	if err != nil {
-		d.refuse(err)
+		d.reject(err)
 		return v
 	}
 	in := manifestReader{top: object}
@@ -240,7 +245,7 @@ func (d *manifestReader) parse(path string, raw json.RawMessage) (v Descriptor) 
 	if platform, ok := object["platform"]; ok && string(platform) != "null" {
 		p, err := members("platform", platform)
 		if err != nil {
-			in.refuse(err)
+			in.reject(err)
 		}
 		inner := manifestReader{top: p}
 		v.Architecture, v.OS = inner.text("architecture"), inner.text("os")
@@ -264,7 +269,7 @@ func (d *manifestReader) parse(path string, raw json.RawMessage) (v Descriptor) 
 	return v
 }
 
-// dockerConfigs are the media types of the configs of Docker's manifests: of images, of images of old clients, and of plugins.
+// dockerConfigs are the media types of the configs of Docker manifests: images, images of old clients, and plugins.
 var dockerConfigs = []string{
 	"application/vnd.docker.container.image.v1+json", "application/octet-stream", "application/vnd.docker.plugin.v1+json",
 }
@@ -286,7 +291,7 @@ func (d *manifestReader) image(m *Manifest) {
 		}
 		size += l.Size
 		if l.MediaType == "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" && len(l.URLs) == 0 {
-			d.fail(fmt.Sprintf("layers[%d]", i), "urls: a foreign layer says where it is to be had")
+			d.fail(fmt.Sprintf("layers[%d]", i), "urls: a foreign layer needs URLs")
 		}
 	}
 	m.ImageSize = &size
@@ -297,7 +302,8 @@ func (d *manifestReader) list(m *Manifest) {
 	for i, c := range m.Children {
 		path := fmt.Sprintf("manifests[%d]", i)
 		if m.MediaType == DockerList {
-			if c.MediaType != DockerManifest && c.MediaType != DockerList && c.MediaType != OCIManifest && c.MediaType != OCIIndex {
+			if c.MediaType != DockerManifest && c.MediaType != DockerList && c.MediaType != OCIManifest &&
+				c.MediaType != OCIIndex {
 				d.fail(path, "mediaType: %q is not that of a manifest", c.MediaType)
 			}
 			if c.Architecture == "" {
@@ -307,8 +313,8 @@ func (d *manifestReader) list(m *Manifest) {
 	}
 }
 
-// classify fills in Type (contract 2.10) and the referrers API's artifact type (OCI distribution specification 1.1, "Listing
-// Referrers").
+// classify sets Type, as in compatibility.md#content, and ArtifactType, as in the OCI distribution specification 1.1,
+// "Listing Referrers".
 func (m *Manifest) classify(artifactType string) {
 	m.ArtifactType = artifactType
 	if m.Config == nil {
@@ -321,7 +327,7 @@ func (m *Manifest) classify(artifactType string) {
 	m.Type = m.imageType(artifactType)
 }
 
-// cosignTypes tells what a cosign artifact is by the media type of its first layer (contract, appendix A).
+// cosignTypes maps the media type of the first layer to the Type of a cosign artifact. See compatibility.md#constants.
 var cosignTypes = map[string]string{
 	"application/vnd.dev.cosign.simplesigning.v1+json": "cosign_signature",
 	"application/vnd.dsse.envelope.v1+json":            "cosign_attestation",
@@ -354,8 +360,9 @@ func (m *Manifest) imageType(artifactType string) string {
 	return "image"
 }
 
-// ApplyConfig fills in what the image config says: labels, architecture and operating system, and the type that follows from the labels. A config that is no image
-// config says nothing. A null character, which not every database keeps, becomes the replacement character: the config itself stays as it is.
+// ApplyConfig sets Labels, Architecture and OS from the image config, and the Type that the labels imply. It ignores a
+// config that is not an image config. It replaces NUL, which PostgreSQL cannot store, by the replacement character; the
+// stored config does not change.
 func (m *Manifest) ApplyConfig(config []byte) {
 	var c struct {
 		Architecture *string `json:"architecture"`

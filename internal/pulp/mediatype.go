@@ -2,7 +2,7 @@ package pulp
 
 import "strings"
 
-// The media types of manifests that are stored (contract, appendix A).
+// The media types of manifests that this server stores.
 const (
 	DockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	DockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -10,16 +10,18 @@ const (
 	OCIIndex       = "application/vnd.oci.image.index.v1+json"
 )
 
-// MaxManifestSize is how many bytes a manifest may have (contract 3.3).
+// MaxManifestSize is the size limit of a manifest in bytes. See compatibility.md#manifests.
 const MaxManifestSize = 4 << 20
 
-// MaxSignatureBody is how many bytes the body of a signature PUT may have, and so the answer of its GET (contract 4).
+// MaxSignatureBody is the size limit in bytes of a request to the signature endpoint, and so of its response. See
+// compatibility.md#signature-endpoint.
 const MaxSignatureBody = 4_000_000
 
-// IsList says whether a media type is that of a manifest list or index.
+// IsList reports whether a media type is that of a manifest list or an index.
 func IsList(mediaType string) bool { return mediaType == DockerList || mediaType == OCIIndex }
 
-// IsForeign says whether a media type is that of a layer that is fetched from elsewhere and need not be present (contract, appendix A).
+// IsForeign reports whether a media type is that of a layer that clients fetch from its URLs. Such a layer need not be
+// in the registry.
 func IsForeign(mediaType string) bool {
 	return mediaType == "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" ||
 		strings.HasPrefix(mediaType, "application/vnd.oci.image.layer.nondistributable.v1.tar")

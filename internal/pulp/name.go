@@ -9,14 +9,14 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// MaxNameLength is how long a repository name or base path may be, in bytes (contract 2.7).
+// MaxNameLength is the length limit of a repository name or base path in bytes. See compatibility.md#distributions.
 const MaxNameLength = 255
 
 var (
-	// The form of one segment is the OCI distribution specification's <name> (contract 2.7, the same language).
+	// nameForm is the grammar of <name> in the OCI distribution specification.
 	nameForm = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
 	tagForm  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
-	// cosignSuffixed and cosignBare are the companion tags of cosign (contract, appendix A).
+	// The companion tags of cosign. See compatibility.md#constants.
 	cosignSuffixed = regexp.MustCompile(`\.(sig|att|sbom)$`)
 	cosignStarted  = regexp.MustCompile(`^sha256-.*\.(?:sig|att|sbom)$`)
 	cosignWhole    = regexp.MustCompile(`^sha256-[0-9a-f]{64}\.(?:sig|att|sbom)$`)
@@ -24,17 +24,17 @@ var (
 	cosignOf       = regexp.MustCompile(`^sha256-([0-9a-f]{64})(?:\.[a-z]+)?$`)
 )
 
-// ValidName says whether s is a well-formed repository name (OCI distribution specification 1.1, "Pulling manifests").
+// ValidName reports whether s is a valid repository name (OCI distribution specification 1.1, "Pulling manifests").
 func ValidName(s string) bool { return len(s) <= MaxNameLength && nameForm.MatchString(s) }
 
-// ValidText says whether every database keeps s, and looks for it: it is UTF-8 without null characters.
+// ValidText reports whether both databases can store and compare s: it is UTF-8 without NUL.
 func ValidText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
-// maxPrintable is how many bytes of a foreign name Printable keeps.
+// maxPrintable is the length limit of the input of Printable in bytes.
 const maxPrintable = 255
 
-// Printable returns a name that another registry chose, and that need not be well-formed, as reports and logs show it: its first 255 bytes, quoted in ASCII if it has
-// control characters, quotes or characters beyond ASCII.
+// Printable returns an untrusted name for reports and logs: its first 255 bytes, quoted in ASCII if they contain
+// control characters, quotes or characters outside ASCII.
 func Printable(name string) string {
 	name = name[:min(len(name), maxPrintable)]
 	if quoted := strconv.QuoteToASCII(name); quoted != `"`+name+`"` {
@@ -43,7 +43,7 @@ func Printable(name string) string {
 	return name
 }
 
-// ValidTag says whether s is a well-formed tag (OCI distribution specification 1.1).
+// ValidTag reports whether s is a valid tag (OCI distribution specification 1.1).
 func ValidTag(s string) bool { return tagForm.MatchString(s) }
 
 // NamespaceOf returns the first segment of a repository name.
@@ -52,7 +52,8 @@ func NamespaceOf(name string) string {
 	return namespace
 }
 
-// UpstreamName is the name under which a repository lies in an upstream registry: its own or, where no registry takes that as a name, one that is made of its id.
+// UpstreamName returns the name of a repository in an upstream registry: its own name or, if registries do not accept
+// that, one derived from its id.
 func UpstreamName(name, id string) string {
 	if ValidName(name) {
 		return name
@@ -60,33 +61,36 @@ func UpstreamName(name, id string) string {
 	return "countersign/" + id
 }
 
-// UpstreamName is the name under which the repository lies in an upstream registry.
+// UpstreamName returns the name of the repository in an upstream registry.
 func (r Repository) UpstreamName() string { return UpstreamName(r.Name, r.ID) }
 
-// keepTagPrefix begins the tags that keep manifests alive in an upstream registry.
-const keepTagPrefix = "countersign-keep."
+// pinTagPrefix is the prefix of pin tags. They protect untagged manifests from the garbage collection of an upstream
+// registry.
+const pinTagPrefix = "countersign-keep."
 
-// PinTag is the tag that keeps a manifest alive in an upstream registry.
+// PinTag returns the pin tag of a manifest.
 func PinTag(d digest.Digest) string {
 	hex := d.Encoded()
-	return keepTagPrefix + string(d.Algorithm()) + "-" + hex[:min(len(hex), 64)] // a tag has at most 128 characters
+	return pinTagPrefix + string(d.Algorithm()) + "-" + hex[:min(len(hex), 64)] // a tag has at most 128 characters
 }
 
-// IsPinTag says whether a tag is one of those. No repository here has such a tag.
-func IsPinTag(tag string) bool { return strings.HasPrefix(tag, keepTagPrefix) }
+// IsPinTag reports whether a tag is a pin tag. Repositories of this server never contain one.
+func IsPinTag(tag string) bool { return strings.HasPrefix(tag, pinTagPrefix) }
 
-// IsCompanionTag says whether a tag is one under which cosign keeps signatures, attestations or SBOMs of another
-// manifest. Such tags are never signed (contract 5.4 step 2, appendix A).
+// IsCompanionTag reports whether cosign stores signatures, attestations or SBOMs of another manifest under the tag.
+// Companion tags are never signed: see compatibility.md#signing.
 func IsCompanionTag(tag string) bool {
 	return cosignSuffixed.MatchString(tag) || cosignBare.MatchString(tag)
 }
 
-// MalformedCompanionTag says whether a tag looks like a companion tag of cosign and names no manifest: nothing finds it, and it would never be signed.
+// MalformedCompanionTag reports whether a tag has the form of a companion tag but no valid digest. cosign never reads
+// such a tag, and it would never be signed.
 func MalformedCompanionTag(tag string) bool {
 	return cosignStarted.MatchString(tag) && !cosignWhole.MatchString(tag)
 }
 
-// CompanionOf returns the hexadecimal sha256 of the manifest that a companion tag of cosign belongs to. ok is false for other tags.
+// CompanionOf returns the hexadecimal sha256 of the manifest that a companion tag belongs to. ok is false if the tag is
+// not a companion tag.
 func CompanionOf(tag string) (hex string, ok bool) {
 	m := cosignOf.FindStringSubmatch(tag)
 	if m == nil {

@@ -7,15 +7,15 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-func TestKeepTags(t *testing.T) {
+func TestPinTags(t *testing.T) {
 	t.Parallel()
 	for _, a := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
 		if tag := PinTag(a.FromString("x")); !ValidTag(tag) || !IsPinTag(tag) {
-			t.Errorf("%s is no tag that keeps", tag)
+			t.Errorf("%s is not a valid pin tag", tag)
 		}
 	}
 	if IsPinTag("countersign-keep") || IsPinTag("v1") {
-		t.Error("tags of users count as tags that keep")
+		t.Error("IsPinTag accepts tags of users")
 	}
 }
 
@@ -24,7 +24,7 @@ func TestUpstreamName(t *testing.T) {
 	const id = "01a20931-a351-7dfc-833f-fd92103ca6f1"
 	for name, want := range map[string]string{"acme/app": "acme/app", "app": "app", "My images": "countersign/" + id, "UPPER": "countersign/" + id, "a//b": "countersign/" + id} {
 		if got := (Repository{ID: id, Name: name}).UpstreamName(); got != want || !ValidName(got) {
-			t.Errorf("%q lies under %q, want %q", name, got, want)
+			t.Errorf("UpstreamName of %q = %q, want %q", name, got, want)
 		}
 	}
 }

@@ -1,7 +1,7 @@
-// Package pulp holds the nouns of the product and their rules: repositories, versions, content units, distributions,
-// signing services, and the hrefs that name them. The words and wire forms are those of Pulp's container plugin.
+// Package pulp defines the domain types and their rules: repositories, versions, content units, distributions, signing
+// services, and the hrefs that identify them. Terms and wire formats are those of Pulp's container plugin.
 //
-// It does no I/O and imports nothing of this project but internal/fault.
+// It does no I/O. Of this module it imports only internal/fault.
 package pulp
 
 import (
@@ -11,10 +11,10 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// NewID returns an id for a new row: a UUIDv7, so that ids sort by creation.
+// NewID returns an id for a new row. It is a UUIDv7, so ids sort by time of creation.
 func NewID() string { return uuid.Must(uuid.NewV7()).String() }
 
-// Kind is a kind of content unit. The numbers are stored.
+// Kind is a kind of content unit. The database stores the numbers.
 type Kind int
 
 // The kinds of content.
@@ -25,10 +25,10 @@ const (
 	KindSignature Kind = 4
 )
 
-// Kinds lists every kind of content, in the order in which Pulp lists them.
+// Kinds lists every kind of content in the order of Pulp's responses.
 var Kinds = []Kind{KindBlob, KindManifest, KindSignature, KindTag}
 
-// String returns Pulp's name for the kind, as it stands in content summaries.
+// String returns Pulp's name of the kind, as in content summaries.
 func (k Kind) String() string {
 	switch k {
 	case KindBlob:
@@ -43,13 +43,13 @@ func (k Kind) String() string {
 	return "container.unknown"
 }
 
-// Stamps are the times that every object carries, UTC, to the microsecond.
+// Stamps are the timestamps of every object, in UTC with microseconds.
 type Stamps struct {
 	Created time.Time
 	Updated time.Time
 }
 
-// RepositoryType tells repositories that pushes fill from those that syncs fill.
+// RepositoryType distinguishes repositories that clients push to from those that are synced.
 type RepositoryType string
 
 // The types of repository.
@@ -58,13 +58,13 @@ const (
 	ContainerPush RepositoryType = "container-push"
 )
 
-// PulpType returns the type as Pulp's pulp_type filter spells it.
+// PulpType returns the type as the value of Pulp's pulp_type filter.
 func (t RepositoryType) PulpType() string { return "container." + string(t) }
 
-// MaxLabels is how many labels an object may have.
+// MaxLabels is the limit of labels per object.
 const MaxLabels = 1000
 
-// Labels are an object's labels; a nil value is a label without one.
+// Labels are the labels of an object by key. The value nil is null.
 type Labels map[string]*string
 
 // Repository is a named series of versions.
@@ -75,18 +75,18 @@ type Repository struct {
 	Description        *string
 	Labels             Labels
 	RetainRepoVersions *int64
-	SigningServiceID   string   // empty when none
-	SigningAssigned    Assigner // who assigned it
-	SignOnPush         bool     // no tag is visible before that service has signed it
-	RemoteID           string   // where it is mirrored from; empty when nowhere
+	SigningServiceID   string   // empty if none is assigned
+	SigningAssigned    Assigner // the origin of the assignment of the signing service
+	SignOnPush         bool     // tags become visible only after the signing service signed them
+	RemoteID           string   // the remote that it mirrors; empty if none
 	AllowShrink        bool     // a sync with mirror may remove more than half of the tags that the remote listed before
 	MadeByPush         bool
-	PushedAs           string // the path whose first push made it, where another repository had that name; else empty
+	PushedAs           string // the path whose first push created it, if its name differs from that path
 	LatestVersion      int64
 	Stamps
 }
 
-// PolicyName is the name that patterns in the configuration are compared with: the repository's own, or that of the path it was made for.
+// PolicyName returns the name that the patterns of the configuration match: PushedAs if set, else the name.
 func (r Repository) PolicyName() string {
 	if r.PushedAs != "" {
 		return r.PushedAs
@@ -94,14 +94,14 @@ func (r Repository) PolicyName() string {
 	return r.Name
 }
 
-// Count tells how many units of one kind a version holds, brought and took away.
+// Count is the number of units of one kind that a version contains, added and removed.
 type Count struct{ Present, Added, Removed int64 }
 
 // Version is one immutable state of a repository's content.
 type Version struct {
 	ID           string
 	RepositoryID string
-	Type         RepositoryType // the repository's
+	Type         RepositoryType // of the repository
 	Number       int64
 	Counts       map[Kind]Count
 	Stamps
@@ -115,14 +115,14 @@ type Namespace struct {
 	Stamps
 }
 
-// Distribution says under which path clients find a repository.
+// Distribution serves a repository, or one version of it, under a base path.
 type Distribution struct {
 	ID           string
 	Name         string
 	BasePath     string
-	RepositoryID string         // empty when none or pinned
-	Repository   RepositoryType // the type of that repository, or of the pinned version's
-	Pinned       *PinnedVersion // the version served, when it is not the repository's latest
+	RepositoryID string         // empty if it serves nothing or a pinned version
+	Repository   RepositoryType // of the repository that is served
+	Pinned       *PinnedVersion // the version that is served; nil for the latest
 	NamespaceID  string
 	Private      bool
 	Hidden       bool
@@ -131,27 +131,27 @@ type Distribution struct {
 	Stamps
 }
 
-// PinnedVersion names the repository version that a distribution serves.
+// PinnedVersion identifies the repository version that a distribution serves.
 type PinnedVersion struct {
 	VersionID    string
 	RepositoryID string
 	Number       int64
 }
 
-// Blob is a config, a layer or other bytes that a manifest names.
+// Blob is a config, a layer or other content that manifests reference.
 type Blob struct {
 	ID       string
 	Digest   digest.Digest
 	Size     int64
-	Data     []byte // the bytes of a small blob; nil: they are in the storage registry
-	Inline   bool   // the bytes are Data, also when there are none
-	Location string // upstream mode: a name under which the upstream holds the bytes
-	Absent   bool   // the bytes are yet to be fetched, from RemoteID
-	RemoteID string // of an absent blob; empty: no remote has the bytes, and the blob cannot be served
+	Data     []byte // the content of an inline blob; else nil
+	Inline   bool   // the content is Data, which may be empty; else it is in the storage
+	Location string // with an upstream: the name of an upstream repository that contains the blob
+	Absent   bool   // the content was not fetched from the remote yet
+	RemoteID string // of an absent blob; empty if no remote has the content: then the blob cannot be served
 	Stamps
 }
 
-// Manifest is a manifest with its exact bytes and what they say.
+// Manifest is a manifest: its exact bytes and the fields parsed from them.
 type Manifest struct {
 	ID            string
 	Digest        digest.Digest
@@ -162,22 +162,22 @@ type Manifest struct {
 	Layers        []Descriptor // of an image
 	Children      []Descriptor // of a list or index
 	Subject       digest.Digest
-	ArtifactType  string            // as the referrers API gives it: artifactType, else the config's media type
-	Annotations   map[string]string // of a manifest that was parsed; not set in one from the store
-	Labels        map[string]string // of the image config; not set in one from the store
-	Type          string            // image, index, artifact, ... (contract 2.10)
+	ArtifactType  string            // as in the referrers API: artifactType, else the config's media type
+	Annotations   map[string]string // only set by ParseManifest, not by the store
+	Labels        map[string]string // of the image config; only set by ApplyConfig, not by the store
+	Type          string            // image, index, artifact, ...: see compatibility.md#content
 	Architecture  *string
 	OS            *string
 	ImageSize     *int64 // the sum of the layers' sizes in bytes; nil for lists
 	Stamps
 }
 
-// Descriptor is what a manifest says of something that it names.
+// Descriptor is a descriptor in a manifest.
 type Descriptor struct {
 	MediaType    string
 	Digest       digest.Digest
 	Size         int64
-	URLs         []string // where a foreign layer is to be had
+	URLs         []string // of a foreign layer
 	ArtifactType string
 	Architecture string
 	OS           string
@@ -199,54 +199,54 @@ type Signature struct {
 	ManifestID  string
 	Content     []byte  // the binary OpenPGP message; nil in lists
 	KeyID       string  // 16 upper-case hex digits
-	Fingerprint *string // of the issuing key, upper-case hex; nil when the signature does not say
-	VerifiedBy  string  // fingerprint of the primary key that it was verified with; empty when none is known
-	Reference   string  // the docker reference that it claims
+	Fingerprint *string // of the issuing key, upper-case hex; nil if the signature does not contain it
+	VerifiedBy  string  // fingerprint of the primary key that verified the signature; empty if it was not verified
+	Reference   string  // the docker reference in the payload
 	Creator     string
-	SignedAt    int64 // seconds since 1970, of the OpenPGP packet
+	SignedAt    int64 // Unix time in seconds, from the OpenPGP packet
 	Stamps
 }
 
-// ServiceKind says how a signing service makes signatures.
+// ServiceKind is the kind of signer of a signing service.
 type ServiceKind string
 
 // The kinds of signing services.
 const (
 	ServiceScript  ServiceKind = "script"  // runs an operator's script
-	ServiceOpenPGP ServiceKind = "openpgp" // signs in the process with a key from a file
-	ServicePKCS11  ServiceKind = "pkcs11"  // signs with a key in a token
+	ServiceOpenPGP ServiceKind = "openpgp" // signs in this process with a key from a file
+	ServicePKCS11  ServiceKind = "pkcs11"  // signs with a key in a PKCS #11 token
 )
 
-// ServiceConfig says what a signing service of another kind than script signs with. It holds no secret, only where one is.
+// ServiceConfig locates the key of a signing service whose kind is not script. It contains no secrets.
 type ServiceConfig struct {
 	KeyFile        string `json:"key_file,omitempty"`        // path of an OpenPGP secret key; a relative one is below the data directory
-	PassphraseFile string `json:"passphrase_file,omitempty"` // path; empty: the key has no passphrase
-	PKCS11URI      string `json:"pkcs11_uri,omitempty"`      // of a key in a token; it names the file with the PIN
+	PassphraseFile string `json:"passphrase_file,omitempty"` // path; empty if the key has no passphrase
+	PKCS11URI      string `json:"pkcs11_uri,omitempty"`      // of a key in a token; it contains the path of the PIN file
 }
 
-// ManifestSigningService is the class of signing services for manifests, as the command line spells it.
+// ManifestSigningService is the class of signing services for manifests on the command line.
 const ManifestSigningService = "container:ManifestSigningService"
 
-// SigningService is a named key that can sign, and the way to use it.
+// SigningService is a named signing key and the way to use it.
 type SigningService struct {
 	ID          string
 	Name        string
 	Class       string
 	Kind        ServiceKind
-	Script      string // absolute path; empty when the kind is not script
+	Script      string // absolute path; empty if the kind is not script
 	Fingerprint string // of the primary key, 40 upper-case hex digits
 	PublicKey   string // ASCII armor
-	GnuPGHome   string // GNUPGHOME for the script; empty: the server's own
+	GnuPGHome   string // GNUPGHOME of the script; empty for the server's own
 	Config      ServiceConfig
 	Stamps
 }
 
-// User is who makes requests.
+// User is an account.
 type User struct {
 	ID       int64
 	Username string
-	Hash     string // of the password; empty: no password login
-	Staff    bool   // may do everything
+	Hash     string // bcrypt hash of the password; empty if the user cannot log in with a password
+	Staff    bool   // has all permissions
 	Active   bool
 	Stamps
 }
@@ -259,5 +259,5 @@ type Worker struct {
 	Services  []string // names of the signing services that it can use
 	Started   time.Time
 	Heartbeat time.Time
-	TaskID    string // the task that it runs, when it runs one
+	TaskID    string // the task that it runs; empty if it runs none
 }

@@ -6,62 +6,63 @@ import (
 	"regexp"
 )
 
-// Policy says when a sync downloads layers.
+// Policy determines the time at which the blobs of a mirrored repository are downloaded.
 type Policy string
 
-// The policies of remotes (contract 2.6).
+// The policies of remotes. See compatibility.md#remotes.
 const (
 	Immediate Policy = "immediate" // during the sync
-	OnDemand  Policy = "on_demand" // when a client asks for them; then they are kept
-	Streamed  Policy = "streamed"  // whenever a client asks for them
+	OnDemand  Policy = "on_demand" // at the first request of a client; they are stored
+	Streamed  Policy = "streamed"  // at each request of a client; they are not stored
 )
 
-// Remote is a repository of another registry, to mirror (contract 2.6).
+// Remote is a repository in another registry that can be mirrored. See compatibility.md#remotes.
 type Remote struct {
 	ID           string
 	Name         string
 	URL          string // http(s)://host[:port][/prefix]
-	UpstreamName string // the repository there
+	UpstreamName string // of the repository in that registry
 	Policy       Policy
-	Includes     []string // patterns of tags to take; nil: all
-	Excludes     []string // and of those to leave; nil: none
-	Sigstore     *string  // where signatures lie in files; nil: nowhere
+	Includes     []string // patterns of tags to sync; nil for all
+	Excludes     []string // patterns of tags to skip; nil for none
+	Sigstore     *string  // URL of a lookaside signature store; nil if there is none
 	Connection   Connection
 	Secrets      RemoteSecrets
 	Labels       Labels
 	Stamps
 }
 
-// SameSource reports whether two states of a remote lead to the same repository, with the same credentials and in the same way.
+// SameSource reports whether two states of a remote have the same repository, credentials and connection settings.
 func (r Remote) SameSource(o Remote) bool {
-	return r.URL == o.URL && r.UpstreamName == o.UpstreamName && reflect.DeepEqual(r.Secrets, o.Secrets) && reflect.DeepEqual(r.Connection, o.Connection)
+	return r.URL == o.URL && r.UpstreamName == o.UpstreamName && reflect.DeepEqual(r.Secrets, o.Secrets) &&
+		reflect.DeepEqual(r.Connection, o.Connection)
 }
 
-// tokenHost is a host, and perhaps a port, as in a URL.
+// tokenHost matches a host with an optional port, as in a URL.
 var tokenHost = regexp.MustCompile(`^([a-zA-Z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?$`)
 
-// ValidTokenHost reports whether s is a host[:port].
+// ValidTokenHost reports whether s has the form host[:port].
 func ValidTokenHost(s string) bool { return len(s) <= 300 && tokenHost.MatchString(s) }
 
-// Connection says how a remote is reached. A nil field is the default.
+// Connection contains the connection settings of a remote. A nil field has its default.
 type Connection struct {
 	CACert              *string             `json:"ca_cert,omitempty"`     // PEM
 	ClientCert          *string             `json:"client_cert,omitempty"` // PEM
 	TLSValidation       bool                `json:"tls_validation"`
 	ProxyURL            *string             `json:"proxy_url,omitempty"`
 	MaxRetries          *int64              `json:"max_retries,omitempty"`
-	TotalTimeout        *float64            `json:"total_timeout,omitempty"` // these in seconds
+	TotalTimeout        *float64            `json:"total_timeout,omitempty"` // timeouts are in seconds
 	ConnectTimeout      *float64            `json:"connect_timeout,omitempty"`
 	SockConnectTimeout  *float64            `json:"sock_connect_timeout,omitempty"`
 	SockReadTimeout     *float64            `json:"sock_read_timeout,omitempty"`
 	Headers             []map[string]string `json:"headers,omitempty"`
 	DownloadConcurrency *int64              `json:"download_concurrency,omitempty"`
-	RateLimit           *int64              `json:"rate_limit,omitempty"` // requests a second
-	// TokenHosts are the host[:port] of token services, beside those of the remote's own domain, that may receive its password.
+	RateLimit           *int64              `json:"rate_limit,omitempty"` // requests per second
+	// TokenHosts are the host[:port] of token services outside of the remote's own domain that may receive its password.
 	TokenHosts []string `json:"token_hosts,omitempty"`
 }
 
-// RemoteSecrets are what a remote is told and nobody is shown. It does not print itself.
+// RemoteSecrets are the credentials for a remote. They are hidden in logs and formatted output.
 type RemoteSecrets struct {
 	Username      *string `json:"username,omitempty"`
 	Password      *string `json:"password,omitempty"`

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# A pipeline's step behind a push: signs the pushed image with the pipeline's own key and stores the signature in the registry.
+# A pipeline step after a push: signs the pushed image with the pipeline's own key and stores the signature in the registry.
 #
-#   REGISTRY     host[:port]                     REPOSITORY   the image's name there
-#   TAG          the tag that was pushed         KEY          fingerprint or mail address of the GnuPG key
-#   USERNAME, PASSWORD   who may push            SCHEME       https (default) or http
-#   DIGEST       what the push wrote with --digestfile. Give it: without it the step signs whatever the tag names by now.
+#   REGISTRY     host[:port]                     REPOSITORY   name of the image there
+#   TAG          the pushed tag                  KEY          fingerprint or mail address of the GnuPG key
+#   USERNAME, PASSWORD   an account that may push        SCHEME   https (default) or http
+#   DIGEST       the digest from the push's --digestfile. Without it the step signs the image that the tag names now, which may be another.
 #
-# Needs skopeo, gpg, curl, jq. Of an image of several architectures the list is signed, and clients that pull look for the
-# signature of the one image that they choose: push such images with `skopeo copy --all --sign-by`, or let the registry sign them.
+# Requires skopeo, gpg, curl and jq. For an image of several architectures this signs only the list, while clients check the signature of the
+# image that they choose: push such images with `skopeo copy --all --sign-by`, or let the registry sign them.
 set -euo pipefail
 : "${REGISTRY:?}" "${REPOSITORY:?}" "${TAG:?}" "${KEY:?}" "${USERNAME:?}" "${PASSWORD:?}" "${SCHEME:=https}" "${DIGEST:=}"
 
-work=$(mktemp -d) # for this user only
+work=$(mktemp -d) # accessible to this user only
 trap 'rm -rf "$work"' EXIT
 tls_verify=true
 [ "$SCHEME" = https ] || tls_verify=false
 
-# The password goes through pipes and files: on a command line every user of the machine could read it.
+# Pass the password by pipes and files: every user of the machine can read command lines.
 skopeo login --authfile "$work/auth.json" --tls-verify="$tls_verify" \
 	--username "$USERNAME" --password-stdin "$REGISTRY" <<< "$PASSWORD" > "$work/log"
 quoted=$USERNAME:$PASSWORD
@@ -24,13 +24,13 @@ quoted=${quoted//\\/\\\\}
 quoted=${quoted//\"/\\\"}
 printf 'user = "%s"\n' "$quoted" > "$work/curl"
 
-# The exact bytes of the manifest: the signature is over their digest.
+# Fetch the exact bytes of the manifest: the signature contains their digest.
 image=$REGISTRY/$REPOSITORY:$TAG
 [ -z "$DIGEST" ] || image=$REGISTRY/$REPOSITORY@$DIGEST
 skopeo inspect --raw --authfile "$work/auth.json" --tls-verify="$tls_verify" "docker://$image" > "$work/manifest.json"
 digest=sha256:$(sha256sum < "$work/manifest.json" | cut -d ' ' -f 1)
 
-# The reference is what clients will pull; it is part of what is signed.
+# The signature contains the reference by which clients pull.
 skopeo standalone-sign "$work/manifest.json" "$REGISTRY/$REPOSITORY:$TAG" "$KEY" --output "$work/signature"
 
 name=$digest@$(sha256sum < "$work/signature" | cut -c 1-32)
@@ -38,7 +38,7 @@ base64 -w 0 "$work/signature" > "$work/content"
 jq -n --arg name "$name" --rawfile content "$work/content" \
 	'{schemaVersion: 2, type: "atomic", name: $name, content: $content}' > "$work/signature.json"
 
-# A token, as podman gets one: the registry may accept passwords nowhere else (registry.basic_auth).
+# Get a token, as podman does: elsewhere the registry may accept no passwords (registry.basic_auth).
 token=$(curl --fail-with-body --silent --show-error --config "$work/curl" \
 	"$SCHEME://$REGISTRY/token/?service=$REGISTRY&scope=repository:$REPOSITORY:push,pull" | jq -r .token)
 printf 'header = "Authorization: Bearer %s"\n' "$token" > "$work/bearer"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A signing script as sign.sh, for a key that is protected by a passphrase.
+# A signing script like sign.sh, for a key with a passphrase.
 #
-# The passphrase is the first line of a file that only the server's user can read (chmod 600). The server passes
-# no variables of its own environment on, so the file's place is written here.
+# The passphrase is the first line of a file that only the server's user can read (chmod 600). The path is set here, because the
+# server does not pass its environment to scripts.
 set -euo pipefail
 
 passphrase_file=/etc/countersign/signing-passphrase

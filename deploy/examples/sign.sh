@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # A signing script: makes an atomic container signature of one manifest with skopeo and GnuPG.
 #
-# The server runs it once for every signature, in an empty directory of its own, with
-#   $1                             the manifest's file
+# The server runs it once for every signature, in a new empty directory, with
+#   $1                             path of the manifest
 #   PULP_SIGNING_KEY_FINGERPRINT   the key to sign with
-#   REFERENCE                      the docker reference that the signature is to claim
-#   SIG_PATH                       where to write the signature
-# It prints one JSON object that names the signature's file, and nothing else, on standard output.
-# A failure's reason goes to standard error: the sign task shows it.
+#   REFERENCE                      the docker reference for the signature
+#   SIG_PATH                       path of the file to write
+# The script prints one JSON object with the path of the signature, and nothing else, on standard output.
+# Errors go to standard error, which the sign task shows.
 set -euo pipefail
 
 skopeo standalone-sign "$1" "$REFERENCE" "$PULP_SIGNING_KEY_FINGERPRINT" --output "$SIG_PATH" >&2

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Writes the signatures of repositories to a directory that a web server can serve as a lookaside, or that registries.d names as file://DIR:
-# for clients that pull the same images from elsewhere, from the registry behind this one, say.
+# Writes the signatures of repositories to a directory. Serve it as a lookaside with a web server, or set it in registries.d as file://DIR,
+# for clients that pull the same images from another registry, such as the upstream of this server.
 #
 #   REGISTRY             host[:port] of this server     SCHEME   https (default) or http
-#   USERNAME, PASSWORD   who may pull                   DIR      where to write; sigstore when it is not set
+#   USERNAME, PASSWORD   an account that may pull       DIR      output directory, default: sigstore
 #
-# The arguments are names of repositories. What each list names is looked at too. Needs curl and jq.
+# The arguments are names of repositories. Images in manifest lists are included. Requires curl and jq.
 set -euo pipefail
 : "${REGISTRY:?}" "${USERNAME:?}" "${PASSWORD:?}" "${SCHEME:=https}" "${DIR:=sigstore}"
 [ $# -gt 0 ] || { echo "usage: $0 REPOSITORY..." >&2; exit 2; }
 
-work=$(mktemp -d) # for this user only
+work=$(mktemp -d) # accessible to this user only
 trap 'rm -rf "$work"' EXIT
-quoted=$USERNAME:$PASSWORD # not on a command line, where every user of the machine could read it
+quoted=$USERNAME:$PASSWORD # not on a command line, which every user of the machine can read
 quoted=${quoted//\\/\\\\}
 quoted=${quoted//\"/\\\"}
 printf 'user = "%s"\n' "$quoted" > "$work/curl"
@@ -20,13 +20,13 @@ ask() { curl --fail-with-body --silent --show-error --config "$work/curl" "$@"; 
 
 written=0
 declare -A done=()
-# write DIGEST: the signatures of one manifest
+# write DIGEST writes the signatures of one manifest.
 write() {
 	local at=$DIR/$name@${1/:/=} n=0 status content
-	[ -z "${done[$name@$1]:-}" ] || return 0 # another tag of it, or another list with it
+	[ -z "${done[$name@$1]:-}" ] || return 0 # already written for another tag or list
 	done[$name@$1]=yes
 	status=$(ask --write-out '%{http_code}' --output "$work/signatures" "$SCHEME://$REGISTRY/extensions/v2/$name/signatures/$1") ||
-		{ [ "$status" = 404 ] && return; cat "$work/signatures" >&2; exit 1; } # a list may name what is not there
+		{ [ "$status" = 404 ] && return; cat "$work/signatures" >&2; exit 1; } # images of a list may be absent
 	jq -r '.signatures[].content' "$work/signatures" > "$work/contents"
 	rm -f "$at"/signature-*
 	while read -r content; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the module in turn, each for the time given (60s).
+# Runs every fuzz target of the module, one after another, for the given time each (default: 60s).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# gofmt, go vet and golangci-lint at one pinned version. The linter is built once with this machine's Go and kept outside the tree.
+# Runs gofmt, go vet and golangci-lint at a pinned version. The linter is built once, with the installed Go, and stored outside the tree.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

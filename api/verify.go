@@ -201,7 +201,7 @@ func readPolicy(b *body, raw []byte) *policy.Policy {
 		}
 		text = members[field]
 	default:
-		b.fail(field, "Not a policy: an object is wanted.")
+		b.fail(field, "Not a policy: the value is not an object.")
 		return nil
 	}
 	p, err := policy.Parse(text)

@@ -8,27 +8,27 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// Made is a signature that was made here, and the proof that it is what was asked for.
+// Made is a new signature, with the result of its verification.
 type Made struct {
 	Raw      []byte // the binary OpenPGP message
 	Verified Verified
 }
 
-// Checked makes signatures through a Signer and lets none out that its own key cannot verify, or that claims something else than was asked
-// for.
+// Checked creates signatures with a Signer. It returns only signatures that the public key verifies and that contain the
+// requested manifest digest and docker reference.
 type Checked struct {
 	signer Signer
 	key    PublicKey
 }
 
-// NewChecked returns a Checked around a signer and the public key that its signatures are verified with.
+// NewChecked returns a Checked for a signer and the public key of its signatures.
 func NewChecked(signer Signer, key PublicKey) *Checked { return &Checked{signer, key} }
 
-// Fingerprint returns the fingerprint of the key that the signatures are verified with.
+// Fingerprint returns the fingerprint of the primary key.
 func (c *Checked) Fingerprint() string { return c.key.Fingerprint() }
 
-// Sign makes one signature. What the signer returns is verified, and its manifest digest and docker reference are compared with the
-// request's; creator and time are the signer's own.
+// Sign creates one signature and verifies it. The creator and the timestamp of the claim are the signer's. The error is
+// Invalid when the signer returned anything else than the requested signature.
 func (c *Checked) Sign(ctx context.Context, r Request) (Made, error) {
 	raw, err := c.signer.Sign(ctx, r)
 	if err != nil {

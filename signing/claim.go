@@ -16,28 +16,29 @@ import (
 	"github.com/countersign/countersign/internal/strictjson"
 )
 
-// claimType is what every claim says that it is.
+// claimType is the type member of each claim.
 const claimType = "atomic container signature"
 
-// Bounds of a claim.
+// Limits of a claim.
 const (
-	maxClaim     = 64 << 10 // bytes
-	maxReference = 1024     // bytes of a docker reference
-	maxCreator   = 1024     // bytes of optional.creator
-	maxDepth     = 32       // of nested JSON
-	maxTime      = math.MaxInt32 * 100
+	maxClaim     = 64 << 10            // bytes
+	maxReference = 1024                // bytes of a docker reference
+	maxCreator   = 1024                // bytes of optional.creator
+	maxDepth     = 32                  // of nested JSON values
+	maxTime      = math.MaxInt32 * 100 // seconds
 )
 
-// referenceForm is host[:port]/name:tag as far as a registry must know; a claim may also name no host, no tag, or a digest, as others write it.
+// referenceForm does not parse the reference: other programs write references without a host or a tag, or with a digest.
 var (
 	referenceForm = regexp.MustCompile(`^[\x21-\x7e]+$`)
 	digestForm    = regexp.MustCompile(`^sha256:[0-9a-f]{64}$|^sha512:[0-9a-f]{128}$`)
 )
 
-// Reference is the docker reference of a tag: host[:port]/base path:tag. Clients compare it with what they pull (contract 5.3).
+// Reference returns the docker reference of a tag: host[:port]/base path:tag. Clients compare it with the reference that they
+// pull (compatibility.md#docker-reference).
 func Reference(host, basePath, tag string) string { return host + "/" + basePath + ":" + tag }
 
-// claimText is a claim as it is written.
+// claimText is the JSON encoding of a claim.
 type claimText struct {
 	Critical struct {
 		Identity struct {
@@ -54,7 +55,7 @@ type claimText struct {
 	} `json:"optional"`
 }
 
-// EncodeClaim returns a claim as the JSON that is signed. Invalid when ParseClaim would not read it back.
+// EncodeClaim returns the JSON encoding of a claim. The error is Invalid for claims that ParseClaim does not accept.
 func EncodeClaim(c Claim) ([]byte, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -70,14 +71,14 @@ func EncodeClaim(c Claim) ([]byte, error) {
 	return json.Marshal(text)
 }
 
-// check sees that a claim is one that may be signed, and be taken.
+// check returns an Invalid error for a claim that may not be signed or stored.
 func (c Claim) check() error {
 	switch {
 	case !digestForm.MatchString(string(c.ManifestDigest)):
 		return malformed("the manifest's digest is not well-formed")
 	case len(c.DockerReference) > maxReference || !referenceForm.MatchString(c.DockerReference):
 		return malformed("the docker reference is not well-formed")
-	case len(c.Creator) > maxCreator || !utf8.ValidString(c.Creator) || strings.ContainsFunc(c.Creator, unicode.IsControl): // it is stored, listed and shown
+	case len(c.Creator) > maxCreator || !utf8.ValidString(c.Creator) || strings.ContainsFunc(c.Creator, unicode.IsControl): // lists show it
 		return malformed("the creator is too long or has control characters")
 	case !c.Timestamp.IsZero() && (c.Timestamp.Unix() < 0 || c.Timestamp.Unix() > maxTime):
 		return malformed("the timestamp is out of range")
@@ -85,8 +86,8 @@ func (c Claim) check() error {
 	return nil
 }
 
-// ParseClaim reads the JSON of an atomic container signature (contract 5.6): nothing in it may be read in two ways, and nothing
-// unknown may stand where it counts. Invalid otherwise.
+// ParseClaim parses the payload of an atomic container signature (compatibility.md#signature-format). It accepts only JSON
+// that all parsers read alike, and no unknown members outside of "optional". All errors are Invalid.
 func ParseClaim(b []byte) (Claim, error) {
 	if len(b) > maxClaim || !utf8.Valid(b) {
 		return Claim{}, malformed("not UTF-8 of at most %d bytes", maxClaim)
@@ -127,7 +128,7 @@ func malformed(format string, args ...any) *fault.Error {
 	return fault.New(fault.Invalid, "The signature's payload is malformed: "+format+".", args...)
 }
 
-// parseValue decodes one JSON value. It refuses duplicate keys, which parsers read differently, and deep nesting.
+// parseValue decodes one JSON value. It rejects duplicate keys, which parsers treat differently, and deep nesting.
 func parseValue(b []byte) (any, error) {
 	err := strictjson.Walk(b, func(_ json.Token, depth int) error {
 		if depth > maxDepth {
@@ -136,7 +137,7 @@ func parseValue(b []byte) (any, error) {
 		return nil
 	})
 	if duplicate, ok := errors.AsType[*strictjson.DuplicateKeyError](err); ok {
-		return nil, malformed("the key %q is there twice", duplicate.Key)
+		return nil, malformed("the key %q occurs twice", duplicate.Key)
 	}
 	if _, ok := errors.AsType[*fault.Error](err); ok {
 		return nil, err
@@ -151,7 +152,7 @@ func parseValue(b []byte) (any, error) {
 	return v, nil
 }
 
-// claimReader takes a claim apart and keeps the first thing that is wrong.
+// claimReader converts JSON values to the fields of a claim, and keeps the first error.
 type claimReader struct{ err error }
 
 func (p *claimReader) fail(format string, args ...any) {
@@ -160,7 +161,7 @@ func (p *claimReader) fail(format string, args ...any) {
 	}
 }
 
-// object returns the members of an object that has exactly these.
+// object returns the members of an object that has exactly the given names.
 func (p *claimReader) object(v any, names ...string) map[string]any {
 	object, ok := v.(map[string]any)
 	if !ok {
@@ -173,7 +174,7 @@ func (p *claimReader) object(v any, names ...string) map[string]any {
 		}
 	}
 	if len(object) != len(names) {
-		p.fail("there are unknown members beside %v", names)
+		p.fail("there are unknown members besides %v", names)
 	}
 	return object
 }
@@ -181,7 +182,7 @@ func (p *claimReader) object(v any, names ...string) map[string]any {
 func (p *claimReader) text(v any) string {
 	s, ok := v.(string)
 	if !ok {
-		p.fail("a text is missing")
+		p.fail("a string is missing")
 	}
 	return s
 }

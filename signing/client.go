@@ -15,16 +15,17 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// Keyring holds the keys that a client trusts. It judges signatures as podman and skopeo do, which leave that to gpg; what this server
-// itself relies on is Verify. They differ (docs/verify.md): gpg takes SHA-1 and times in the future, and a key that has expired is
-// no good to it for signatures from before either.
+// Keyring is a set of keys that a client trusts. Its Verify decides as podman and skopeo do, which use gpg. The decisions of
+// this server itself use the function Verify. They differ (docs/verify.md): gpg accepts SHA-1 and times in the future, and it
+// rejects all signatures of an expired key, including older ones.
 type Keyring struct {
 	entities    []*openpgp.Entity
 	unevaluated map[uint64]string // reasons by key id
 }
 
-// Read reads the keys, verifying their self-signatures, and merges copies of the same key. Keys that cannot be read are left out, as are those that
-// are not evaluated. Invalid when a blob has neither; the cause of ctx's end when that comes first.
+// Read parses the keys, verifies their self-signatures and merges copies of the same key. It omits keys that cannot be parsed
+// and keys that are not evaluated. The error is Invalid when a blob has neither, and the cause of the end of ctx if that comes
+// first.
 func (s *ScannedKeyring) Read(ctx context.Context) (Keyring, error) {
 	t, err := begin(ctx)
 	if err != nil {
@@ -64,7 +65,8 @@ func noKeys(cause error) error {
 	return fault.Wrap(fault.Invalid, cause, "There are no OpenPGP public keys.")
 }
 
-// add takes a key up, merging it with another copy of it: what the newer self-signatures say holds, and a revocation in either.
+// add adds a key. When the ring has a copy of it, add merges both: the newer self-signatures apply, and the revocations of
+// either.
 func (r *Keyring) add(key *openpgp.Entity) {
 	for _, have := range r.entities {
 		if !bytes.Equal(have.PrimaryKey.Fingerprint, key.PrimaryKey.Fingerprint) {
@@ -107,7 +109,7 @@ func newer(a, b *packet.Signature) *packet.Signature {
 	return a
 }
 
-// Keys returns the keys one by one.
+// Keys returns the keys.
 func (r Keyring) Keys() []PublicKey {
 	keys := make([]PublicKey, len(r.entities))
 	for i, e := range r.entities {
@@ -116,9 +118,10 @@ func (r Keyring) Keys() []PublicKey {
 	return keys
 }
 
-// Verify judges a signature as a client would at a time, and returns beside what it says its payload. ErrUnknownKey when none of
-// the keys made it; a NotEvaluatedError when a key made it, or claims its id, that is not evaluated; the cause of ctx's end when that comes
-// first; Invalid otherwise.
+// Verify verifies a signature as a client would at a given time, and returns the payload too.
+//
+// The error is ErrUnknownKey when none of the keys made the signature. It is a NotEvaluatedError when the signature names a
+// key that is not evaluated, and the cause of the end of ctx if that comes first. Other errors are Invalid.
 func (r Keyring) Verify(ctx context.Context, raw []byte, at time.Time) (Verified, []byte, error) {
 	t, err := begin(ctx)
 	if err != nil {
@@ -129,7 +132,7 @@ func (r Keyring) Verify(ctx context.Context, raw []byte, at time.Time) (Verified
 	if err != nil {
 		return Verified{}, nil, err
 	}
-	payload, sig, err := takeApart(packets.packets)
+	payload, sig, err := splitMessage(packets.packets)
 	if err != nil {
 		return Verified{}, nil, err
 	}
@@ -137,7 +140,7 @@ func (r Keyring) Verify(ctx context.Context, raw []byte, at time.Time) (Verified
 	if err != nil {
 		return Verified{}, nil, err
 	}
-	// A copy of a key that is not evaluated might revoke the one that is.
+	// Another copy of the key, which is not evaluated, might revoke it.
 	if reason := r.unevaluated[id]; reason != "" {
 		return Verified{}, nil, &NotEvaluatedError{"the key " + foreign.KeyID + " " + reason}
 	}
@@ -146,7 +149,7 @@ func (r Keyring) Verify(ctx context.Context, raw []byte, at time.Time) (Verified
 		if key == nil {
 			continue
 		}
-		if err := key.judge(e, sig, payload, at); err != nil {
+		if err := key.verify(e, sig, payload, at); err != nil {
 			return Verified{}, nil, err
 		}
 		return Verified{
@@ -156,14 +159,15 @@ func (r Keyring) Verify(ctx context.Context, raw []byte, at time.Time) (Verified
 	return Verified{}, nil, ErrUnknownKey
 }
 
-// clientKey is one that may have made a signature: a primary key or a subkey, with what its primary key says of it.
+// clientKey is a primary key or a subkey, with its self-signature and revocations.
 type clientKey struct {
 	public      *packet.PublicKey
 	self        *packet.Signature
 	revocations []*packet.Signature
 }
 
-// issuedBy returns the key of an entity that a signature names, and its fingerprint; nil when it is none of them.
+// issuedBy returns the key of an entity that a signature names, and its fingerprint. It returns nil when the signature names
+// another key.
 func issuedBy(e *openpgp.Entity, id uint64, sig *packet.Signature) (*clientKey, string) {
 	named := func(k *packet.PublicKey) bool { return k.KeyId == id && sig.CheckKeyIdOrFingerprint(k) }
 	fingerprint := func(k *packet.PublicKey) string { return strings.ToUpper(hex.EncodeToString(k.Fingerprint)) }
@@ -179,8 +183,8 @@ func issuedBy(e *openpgp.Entity, id uint64, sig *packet.Signature) (*clientKey, 
 	return nil, ""
 }
 
-// judge says whether a key may have made a signature and has.
-func (k clientKey) judge(e *openpgp.Entity, sig *packet.Signature, payload []byte, at time.Time) error {
+// verify returns an error unless the key made the signature and was valid for it.
+func (k clientKey) verify(e *openpgp.Entity, sig *packet.Signature, payload []byte, at time.Time) error {
 	primary, identity := e.PrimarySelfSignature()
 	if primary == nil || k.self == nil {
 		return bad("its key has no self-signature")

@@ -2,7 +2,7 @@ package signing
 
 import (
 	"bytes"
-	"crypto/sha1" //nolint:gosec // the fingerprints of version 4 keys are made with it
+	"crypto/sha1" //nolint:gosec // fingerprints of version 4 keys are SHA-1 hashes
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -10,7 +10,7 @@ import (
 	"slices"
 )
 
-// Public-key algorithms (RFC 9580, section 9.1) whose keys are evaluated, and others that keys of GnuPG have.
+// Public-key algorithms (RFC 9580, section 9.1): those whose keys are evaluated, and others that GnuPG supports.
 const (
 	algorithmRSA            = 1
 	algorithmRSAEncryptOnly = 2
@@ -24,43 +24,44 @@ const (
 	algorithmEd448          = 28
 )
 
-// Bounds of the numbers in a key. A signature of a key within them is verified in a few milliseconds.
+// Limits of the numbers in a key. With them, the verification of a signature takes a few milliseconds.
 const (
 	minRSABits     = 1024
 	maxRSABits     = 8192
-	maxRSAExponent = 3 // bytes, as in the library
+	maxRSAExponent = 3 // bytes; the library has the same limit
 	maxDSABits     = 4096
-	maxDSAGroup    = 256 // bits; a signature's cost goes with them
+	maxDSAGroup    = 256 // bits; the cost of a verification grows with it
 )
 
-// layouts has the fields of a public key by its algorithm: m is a multiprecision integer, o a field with a length byte before it.
+// layouts describes the fields of public keys by algorithm: m is a multiprecision integer, o a field with a preceding length
+// byte.
 var layouts = map[byte]string{
 	algorithmRSA: "mm", algorithmRSAEncryptOnly: "mm", algorithmRSASignOnly: "mm", algorithmElGamal: "mmm", algorithmDSA: "mmmm",
 	algorithmECDH: "omo", algorithmECDSA: "om", algorithmEdDSA: "om",
 }
 
-// fixedLengths has the length in bytes of a public key by its algorithm, for those that have no fields.
+// fixedLengths has the length in bytes of public keys without fields, by algorithm.
 var fixedLengths = map[byte]int{algorithmEd25519: 32, algorithmEd448: 57}
 
 var algorithmNames = map[byte]string{algorithmElGamal: "ElGamal", algorithmDSA: "DSA", algorithmECDH: "ECDH"}
 
-// curves has the object identifiers of the curves that are evaluated: those of NIST, Ed25519 and Ed448. The library computes on others
-// with its own code, which is a hundred times slower. Keys of signing services, which the operator chose, may use any.
+// curves has the object identifiers of the curves that are evaluated: the NIST curves, Ed25519 and Ed448. The library's code
+// for other curves is a hundred times slower. Keys of signing services may use any curve, since the operator chose them.
 var curves = [][]byte{
 	{0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07}, {0x2B, 0x81, 0x04, 0x00, 0x22}, {0x2B, 0x81, 0x04, 0x00, 0x23},
 	{0x2B, 0x06, 0x01, 0x04, 0x01, 0xDA, 0x47, 0x0F, 0x01}, {0x2B, 0x65, 0x71},
 }
 
-// keyPacket is the public part of a key packet, of which nothing but the form was read.
+// keyPacket is the public part of a key packet. Only its structure was parsed.
 type keyPacket struct {
 	body   []byte
 	id     uint64 // 0 when the packet's version is unknown
-	reason string // why signatures of this key are not evaluated, as the rest of a sentence about it; empty when they are
+	reason string // why the key is not evaluated, as a predicate ("uses DSA"); empty when it is evaluated
 }
 
-// parseKeyPacket reads the form of a public or secret key packet without computing with its numbers. A secret part is cut off. Keys that the
-// operator chose may be DSA keys and use any curve.
-func parseKeyPacket(body []byte, ours bool) keyPacket {
+// parseKeyPacket parses the structure of a public or secret key packet without computing with its numbers, and removes the
+// secret part. Trusted keys may be DSA keys and use any curve.
+func parseKeyPacket(body []byte, trusted bool) keyPacket {
 	head := 6
 	if len(body) > 0 && body[0] >= 5 {
 		head = 10
@@ -76,7 +77,7 @@ func parseKeyPacket(body []byte, ours bool) keyPacket {
 	}
 	k.id = keyPacketID(k.body)
 	name, known := algorithmNames[algorithm]
-	known = known && (!ours || algorithm != algorithmDSA)
+	known = known && (!trusted || algorithm != algorithmDSA)
 	switch {
 	case body[0] < 4 || body[0] > 6:
 		k.reason = fmt.Sprintf("is of version %d", body[0])
@@ -87,13 +88,13 @@ func parseKeyPacket(body []byte, ours bool) keyPacket {
 	case !complete:
 		k.reason = "is malformed"
 	default:
-		k.reason = unsuitable(algorithm, fields, ours)
+		k.reason = unsuitable(algorithm, fields, trusted)
 	}
 	return k
 }
 
-// splitFields returns the fields of a public key, without their lengths, and how many bytes they take with them. complete is false when
-// the bytes end early or the algorithm is unknown.
+// splitFields returns the fields of a public key without their lengths, and the number of bytes that they occupy. complete is
+// false when the data is too short or the algorithm is unknown.
 func splitFields(algorithm byte, material []byte) (fields [][]byte, n int, complete bool) {
 	if size := fixedLengths[algorithm]; size > 0 {
 		return nil, size, len(material) >= size
@@ -120,8 +121,8 @@ func splitFields(algorithm byte, material []byte) (fields [][]byte, n int, compl
 	return fields, n, len(fields) > 0
 }
 
-// unsuitable says why a key of a supported algorithm is not evaluated; empty when it is.
-func unsuitable(algorithm byte, fields [][]byte, ours bool) string {
+// unsuitable returns why a key of a supported algorithm is not evaluated, or an empty string.
+func unsuitable(algorithm byte, fields [][]byte, trusted bool) string {
 	switch layouts[algorithm] {
 	case "mm":
 		if size := bitLength(fields[0]); size < minRSABits || size > maxRSABits {
@@ -136,7 +137,7 @@ func unsuitable(algorithm byte, fields [][]byte, ours bool) string {
 			return fmt.Sprintf("is a DSA key of %d and %d bits, where %d and %d are supported", max(p, g, y), q, maxDSABits, maxDSAGroup)
 		}
 	case "om":
-		if !ours && !slices.ContainsFunc(curves, func(oid []byte) bool { return bytes.Equal(oid, fields[0]) }) {
+		if !trusted && !slices.ContainsFunc(curves, func(oid []byte) bool { return bytes.Equal(oid, fields[0]) }) {
 			return "uses another curve than P-256, P-384, P-521, Ed25519 and Ed448"
 		}
 	}
@@ -152,7 +153,7 @@ func bitLength(number []byte) int {
 	return 8*(len(number)-1) + bits.Len8(number[0])
 }
 
-// keyPacketID returns the key id of a public key packet: a part of its fingerprint (RFC 9580, section 5.5.4).
+// keyPacketID returns the key id of a public key packet, a part of its fingerprint (RFC 9580, section 5.5.4).
 func keyPacketID(body []byte) uint64 {
 	if body[0] == 4 {
 		if len(body) > 0xffff {

@@ -13,8 +13,8 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 )
 
-// Bounds of keys that come from outside. They are counted in the frames of the packets, before the library reads any: reading a key verifies
-// its self-signatures, and nothing in the format limits their number or their cost.
+// Limits of keys from outside. They apply to the packet headers, before the library parses a key: parsing verifies the
+// self-signatures, and the format limits neither their number nor their cost.
 const (
 	maxRingSize       = 4 << 20 // bytes
 	maxArmors         = 100     // of a blob
@@ -26,13 +26,13 @@ const (
 	maxSubkeys        = 100     // of a key
 	maxUserID         = 2048    // bytes, as in GnuPG; each self-signature hashes them
 	maxSignature      = 64 << 10
-	maxKeyPacket      = 8 << 10 // bytes of a key that is evaluated
+	maxKeyPacket      = 8 << 10 // bytes of a public key packet
 )
 
-// NotEvaluatedError says that this program does not verify with a key or a key ring, although clients perhaps do: it is over the bounds or of
-// an algorithm that is not supported.
+// NotEvaluatedError reports that this program does not verify signatures with a key or a key ring, although clients might: it
+// exceeds a limit or uses an unsupported algorithm.
 type NotEvaluatedError struct {
-	Reason string // a clause
+	Reason string // a clause, for example "the key ... is too long"
 }
 
 // Error returns the reason.
@@ -42,11 +42,11 @@ func tooMany(n int, things string) error {
 	return &NotEvaluatedError{fmt.Sprintf("there are more than %d %s", n, things)}
 }
 
-// ScannedKeyring is a key ring of which only the form is known: its packets were counted, and no key was read.
+// ScannedKeyring is a key ring whose packets were counted and divided into keys. No key was parsed.
 type ScannedKeyring struct {
 	blobs       [][]keyBlock
 	unevaluated map[uint64]string // reasons by key id
-	ours        bool              // the operator chose the keys
+	trusted     bool              // the operator chose the keys
 	packets     int
 	keys        int
 	signatures  int
@@ -55,17 +55,19 @@ type ScannedKeyring struct {
 // keyBlock is a primary key with its user ids, signatures and subkeys.
 type keyBlock struct {
 	packets []byte
-	reason  string // why the key is not evaluated; empty when it is
-	secret  bool   // it came with secret parts, which are not in packets
+	reason  string // why the key is not evaluated; empty when it is evaluated
+	secret  bool   // the blob has secret parts of the key; packets does not contain them
 }
 
-// ScanKeyring divides blobs, each binary or in ASCII armor, into keys. It drops whatever a key is read without: user attributes, signatures by
-// other keys, secret parts, and keys that are not evaluated, of which it notes the ids. It returns a NotEvaluatedError when the blobs are over
-// the bounds of a key ring, and another error when a blob has no keys.
+// ScanKeyring divides blobs, each binary or ASCII armor, into keys. It removes the packets that are not needed: user
+// attributes, signatures by other keys, secret parts, and keys that are not evaluated, whose ids it records.
+//
+// The error is a NotEvaluatedError when the blobs exceed the limits of a key ring. Another error means that a blob has no
+// keys.
 func ScanKeyring(blobs ...[]byte) (*ScannedKeyring, error) { return scanKeyring(false, blobs...) }
 
-func scanKeyring(ours bool, blobs ...[]byte) (*ScannedKeyring, error) {
-	s := &ScannedKeyring{unevaluated: map[uint64]string{}, ours: ours}
+func scanKeyring(trusted bool, blobs ...[]byte) (*ScannedKeyring, error) {
+	s := &ScannedKeyring{unevaluated: map[uint64]string{}, trusted: trusted}
 	size := 0
 	for _, blob := range blobs {
 		if size += len(blob); size > maxRingSize {
@@ -83,7 +85,7 @@ func scanKeyring(ours bool, blobs ...[]byte) (*ScannedKeyring, error) {
 	return s, nil
 }
 
-// Len returns the number of primary keys, with those that are not evaluated.
+// Len returns the number of primary keys, including those that are not evaluated.
 func (s *ScannedKeyring) Len() int { return s.keys }
 
 const armorBegin = "-----BEGIN PGP "
@@ -117,14 +119,14 @@ func (s *ScannedKeyring) scanBlob(blob []byte) ([]keyBlock, error) {
 	return all, last
 }
 
-// unarmor returns the packets in the first armor of a text, which must be that of a key.
+// unarmor returns the packets of the first armor in a text. The armor must contain a key.
 func unarmor(text string) ([]byte, error) {
 	block, err := armor.Decode(strings.NewReader(text))
 	if err != nil {
 		return nil, err
 	}
 	if block.Type != openpgp.PublicKeyType && block.Type != openpgp.PrivateKeyType {
-		return nil, errors.New("an armor of another type")
+		return nil, errors.New("the armor does not contain a key")
 	}
 	return io.ReadAll(block.Body)
 }
@@ -170,7 +172,7 @@ func (s *ScannedKeyring) scan(raw []byte) ([]keyBlock, error) {
 			if s.keys++; s.keys > maxKeys {
 				return nil, tooMany(maxKeys, "keys")
 			}
-			current = scanKey(p, s.ours)
+			current = scanKey(p, s.trusted)
 		default:
 			if current != nil {
 				current.add(p)
@@ -182,32 +184,32 @@ func (s *ScannedKeyring) scan(raw []byte) ([]keyBlock, error) {
 	}
 }
 
-// owner is the packet that a signature in a key belongs to.
+// owner is the kind of packet that a signature belongs to.
 type owner int
 
 const (
 	ownerKey owner = iota
 	ownerUserID
 	ownerSubkey
-	ownerDropped // a subkey or a user attribute that the key is read without
+	ownerDropped // a removed subkey or user attribute
 )
 
 // keyScanner collects the packets of one key.
 type keyScanner struct {
 	keyBlock
-	ours             bool // the operator chose the key
+	trusted          bool // the operator chose the key
 	primary          *packet.PublicKey
-	head, rest       []byte // packets: the primary key and what belongs to it, and the others
+	head, rest       []byte // packets: the primary key with its direct signatures; all others
 	owner            owner
-	ids              []uint64          // of keys that fare as this one does
+	ids              []uint64          // of the primary key and the subkeys
 	dropped          map[uint64]string // reasons by the ids of subkeys
 	userIDs, subkeys int
 	signatures       int
 }
 
-func scanKey(p *packet.OpaquePacket, ours bool) *keyScanner {
-	key := parseKeyPacket(p.Contents, ours)
-	k := &keyScanner{ours: ours, keyBlock: keyBlock{reason: key.reason, secret: p.Tag == tagSecretKey}, ids: []uint64{key.id}, dropped: map[uint64]string{}}
+func scanKey(p *packet.OpaquePacket, trusted bool) *keyScanner {
+	key := parseKeyPacket(p.Contents, trusted)
+	k := &keyScanner{trusted: trusted, keyBlock: keyBlock{reason: key.reason, secret: p.Tag == tagSecretKey}, ids: []uint64{key.id}, dropped: map[uint64]string{}}
 	if k.reason == "" && len(key.body) > maxKeyPacket {
 		k.reason = "is too long"
 	}
@@ -220,12 +222,12 @@ func scanKey(p *packet.OpaquePacket, ours bool) *keyScanner {
 	return k
 }
 
-// appendPacket appends a packet with a header of its own.
+// appendPacket appends a packet with a new header.
 func appendPacket(to []byte, tag byte, body []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(append(to, 0xc0|tag, 255), uint32(len(body))), body...)
 }
 
-// limit makes the key one that is not evaluated when a count or a size is over its bound.
+// limit marks the key as not evaluated when n exceeds the limit most.
 func (k *keyScanner) limit(n, most int, things string) {
 	if n > most && k.reason == "" {
 		k.reason = fmt.Sprintf("has more than %d %s", most, things)
@@ -256,7 +258,7 @@ func (k *keyScanner) keep(tag byte, body []byte) {
 }
 
 func (k *keyScanner) addSubkey(p *packet.OpaquePacket) {
-	sub := parseKeyPacket(p.Contents, k.ours)
+	sub := parseKeyPacket(p.Contents, k.trusted)
 	k.secret = k.secret || p.Tag == tagSecretSubkey
 	k.subkeys++
 	k.limit(k.subkeys, maxSubkeys, "subkeys")
@@ -282,8 +284,8 @@ const (
 	typeCertRevocation     = 0x30
 )
 
-// addSignature keeps a signature that the library verifies. It drops those of other keys, and those that belong to a dropped packet, unless they
-// are about the primary key.
+// addSignature keeps a signature that the library verifies. It removes signatures of other keys, and those of removed packets
+// unless they concern the primary key.
 func (k *keyScanner) addSignature(body []byte) {
 	if k.reason != "" || len(body) < 2 || body[0] < 4 {
 		return
@@ -302,7 +304,7 @@ func (k *keyScanner) addSignature(body []byte) {
 	k.keep(tagSignature, body)
 }
 
-// foreign reports whether a signature that certifies a user id is by another key.
+// foreign reports whether another key made a certification of a user id.
 func (k *keyScanner) foreign(kind byte, body []byte) bool {
 	if (kind < typeFirstCertification || kind > typeLastCertification) && kind != typeCertRevocation || k.primary == nil {
 		return false
@@ -315,7 +317,7 @@ func (k *keyScanner) foreign(kind byte, body []byte) bool {
 	return ok && !sig.CheckKeyIdOrFingerprint(k.primary)
 }
 
-// finish returns the key and notes in the key ring which ids are not evaluated.
+// finish returns the key, and records in the key ring the ids that are not evaluated.
 func (k *keyScanner) finish(s *ScannedKeyring) keyBlock {
 	s.signatures += k.signatures
 	for _, id := range k.ids {

@@ -2,13 +2,14 @@ package signing
 
 import "context"
 
-// Slots bounds how many signatures are made at a time. Make one with NewSlots; several signers may share it.
+// Slots limits the number of concurrent signatures. Make one with NewSlots. Several signers may share it.
 type Slots chan struct{}
 
-// NewSlots returns room for n signatures at a time, for one where n is less.
+// NewSlots returns Slots for n concurrent signatures, and for one when n is less.
 func NewSlots(n int) Slots { return make(Slots, max(1, n)) }
 
-// Limited returns a signer that waits for room before it has another sign. What is done with a signature afterwards, its verification among it, takes none.
+// Limited returns a signer that waits for a slot before each signature. It frees the slot when the signature is made, before
+// the caller verifies it.
 func (s Slots) Limited(signer Signer) Signer { return limited{signer, s} }
 
 type limited struct {

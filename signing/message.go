@@ -18,27 +18,27 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// MaxSize is how many bytes a signature may have (contract 4).
+// MaxSize is the maximum size of a signature in bytes (compatibility.md#signature-endpoint).
 const MaxSize = 4_000_000
 
-// maxUnpacked is how many bytes the packets of a signature may have, after unpacking: a claim, a signature packet and their frames. Packets
-// may hold a million parts for each million bytes, and each verification reads them again.
+// maxUnpacked is the maximum size in bytes of the packets of a signature after decompression: a claim, a signature packet and
+// their headers. Packets can have a million parts in each million bytes, and each verification parses them again.
 const maxUnpacked = 256 << 10
 
-// Signature is what a signature from outside says of itself. Nobody has verified any of it.
+// Signature is a parsed signature from outside. Its content is not verified.
 type Signature struct {
 	KeyID       string    // of the issuing key: 16 upper-case hex digits
-	Fingerprint string    // of the issuing key, upper-case hex; empty when the signature does not say
+	Fingerprint string    // of the issuing key, upper-case hex; empty when the signature does not contain it
 	CreatedAt   time.Time // of the OpenPGP packet
-	ExpiresAt   time.Time // zero: never
+	ExpiresAt   time.Time // zero when the signature does not expire
 	Claim       Claim
 }
 
-// Digest returns the digest by which a signature is known: sha256 of its bytes.
+// Digest returns the digest that identifies a signature: the sha256 of its bytes.
 func Digest(raw []byte) digest.Digest { return digest.FromBytes(raw) }
 
-// Name returns the name by which clients know a signature of a manifest: the manifest's digest, @, and the first 32 hex digits of
-// its own (contract 5.6).
+// Name returns the name of a signature for clients: the manifest's digest, @, and the first 32 hex digits of the signature's
+// digest (compatibility.md#signature-format).
 func Name(manifest digest.Digest, raw []byte) string {
 	return string(manifest) + "@" + Digest(raw).Encoded()[:32]
 }
@@ -47,27 +47,27 @@ func notSigned(why string) error {
 	return fault.New(fault.Invalid, "Not one OpenPGP signed message: %s.", why)
 }
 
-// Parse reads a signature from outside: a binary OpenPGP message of exactly one-pass signature, literal data and signature, which
-// may be compressed as a whole, and whose literal data is a claim. Anything beside, before or behind that is refused, and so are two names
-// of its key that differ. TooLarge over MaxSize; Invalid otherwise.
+// Parse parses a signature from outside. It must be a binary OpenPGP message of exactly a one-pass signature packet, literal
+// data with a claim, and a signature packet, optionally compressed as a whole. Additional data, and contradictory names of the
+// key, are errors. The error is TooLarge over MaxSize, and Invalid otherwise.
 func Parse(raw []byte) (Signature, error) {
 	s, _, err := read(raw)
 	return s, err
 }
 
-// message is what a signature was read from: its packets, and the payload in them.
+// message has the packets of a signature and the payload in them.
 type message struct{ packets, payload []byte }
 
-// read reads a signature, and returns beside what it says the packets that say it: what is verified must be what was read.
+// read parses a signature and also returns its packets, so that exactly the parsed bytes are verified.
 func read(raw []byte) (Signature, message, error) {
 	if len(raw) > MaxSize {
-		return Signature{}, message{}, fault.New(fault.TooLarge, "A signature may have %d bytes.", MaxSize)
+		return Signature{}, message{}, fault.New(fault.TooLarge, "A signature may have at most %d bytes.", MaxSize)
 	}
 	packets, err := unpack(raw)
 	if err != nil {
 		return Signature{}, message{}, err
 	}
-	payload, sig, err := takeApart(packets)
+	payload, sig, err := splitMessage(packets)
 	if err != nil {
 		return Signature{}, message{}, err
 	}
@@ -83,7 +83,8 @@ func read(raw []byte) (Signature, message, error) {
 	return s, message{packets, payload}, err
 }
 
-// issuer returns the id and, where the signature says it, the fingerprint of the key that made a signature (contract 5.6).
+// issuer returns the id of the key that made a signature and, when the signature contains it, its fingerprint
+// (compatibility.md#signature-format).
 func issuer(sig *packet.Signature) (keyID, fingerprint string, err error) {
 	fingerprint = strings.ToUpper(hex.EncodeToString(sig.IssuerFingerprint))
 	switch {
@@ -92,7 +93,7 @@ func issuer(sig *packet.Signature) (keyID, fingerprint string, err error) {
 	case len(fingerprint) >= 16:
 		keyID = fingerprint[:16]
 	case sig.IssuerKeyId == nil:
-		return "", "", notSigned("it does not say by which key")
+		return "", "", notSigned("it does not name its key")
 	default:
 		return idText(*sig.IssuerKeyId), "", nil
 	}
@@ -102,20 +103,21 @@ func issuer(sig *packet.Signature) (keyID, fingerprint string, err error) {
 	return keyID, fingerprint, nil
 }
 
-// idText spells a key id: 16 upper-case hex digits.
+// idText formats a key id as 16 upper-case hex digits.
 func idText(id uint64) string { return fmt.Sprintf("%016X", id) }
 
-// parseID reads a key id as idText spells it.
+// parseID parses a key id in the format of idText.
 func parseID(text string) (uint64, error) {
 	id, err := strconv.ParseUint(text, 16, 64)
 	if err != nil || text != idText(id) {
-		return 0, notSigned("it does not say by which key")
+		return 0, notSigned("it does not name its key")
 	}
 	return id, nil
 }
 
-// takeApart returns the literal data and the signature packet of a signed message, after seeing that it is nothing else.
-func takeApart(message []byte) ([]byte, *packet.Signature, error) {
+// splitMessage returns the literal data and the signature packet of a signed message. It is an error when the message has other
+// packets.
+func splitMessage(message []byte) ([]byte, *packet.Signature, error) {
 	r := bytes.NewReader(message)
 	first, err := packet.Read(r)
 	if err != nil {
@@ -135,7 +137,7 @@ func takeApart(message []byte) ([]byte, *packet.Signature, error) {
 	}
 	payload, err := io.ReadAll(io.LimitReader(literal.Body, maxClaim+1))
 	if err != nil || len(payload) > maxClaim {
-		return nil, nil, notSigned("literal data that is too long or broken")
+		return nil, nil, notSigned("literal data that is too long or incomplete")
 	}
 	third, err := packet.Read(r)
 	if err != nil {
@@ -143,15 +145,15 @@ func takeApart(message []byte) ([]byte, *packet.Signature, error) {
 	}
 	sig, ok := third.(*packet.Signature)
 	if !ok || sig.SigType != packet.SigTypeBinary || sig.Hash != onePass.Hash {
-		return nil, nil, notSigned("no binary signature as announced")
+		return nil, nil, notSigned("the signature packet does not match the one-pass signature")
 	}
 	if keyID, _, err := issuer(sig); err != nil {
 		return nil, nil, err
 	} else if keyID != idText(onePass.KeyId) {
-		return nil, nil, notSigned("it announces another key than it names")
+		return nil, nil, notSigned("its packets name two keys")
 	}
 	if r.Len() != 0 {
-		return nil, nil, notSigned("something behind the signature")
+		return nil, nil, notSigned("data after the signature")
 	}
 	return payload, sig, nil
 }
@@ -164,8 +166,9 @@ const (
 	algorithmBZ2  = 3
 )
 
-// unpack returns the packets of a message, unpacked when they are compressed as a whole, as gpg does. The compressed data is read here and
-// not by the library, which does not see what lies behind their end inside the packet: anyone could make new signatures out of one.
+// unpack returns the packets of a message. It decompresses a message that is compressed as a whole, as gpg does. The library's
+// decompression ignores data after the compressed data inside the packet, which would let anyone make new signatures from an
+// existing one; unpack rejects such data.
 func unpack(raw []byte) ([]byte, error) {
 	if len(raw) == 0 || raw[0]&0x80 == 0 {
 		return nil, notSigned("no binary packets")
@@ -184,7 +187,7 @@ func unpack(raw []byte) ([]byte, error) {
 	if r.Len() != 0 || len(first.Contents) == 0 {
 		return nil, notSigned("a compressed packet that is empty or not alone")
 	}
-	compressed := bytes.NewReader(first.Contents[1:]) // an io.ByteReader: nothing reads beyond the data's end
+	compressed := bytes.NewReader(first.Contents[1:]) // as an io.ByteReader it is not read beyond the end of the data
 	var body io.Reader
 	switch first.Contents[0] {
 	case algorithmZIP:
@@ -201,9 +204,9 @@ func unpack(raw []byte) ([]byte, error) {
 	message, err := io.ReadAll(io.LimitReader(body, maxUnpacked+1))
 	switch {
 	case err != nil || len(message) > maxUnpacked:
-		return nil, notSigned("it unpacks to too much or not at all")
+		return nil, notSigned("it cannot be decompressed to at most 256 KiB")
 	case compressed.Len() != 0:
-		return nil, notSigned("something behind the compressed data")
+		return nil, notSigned("data after the compressed data")
 	}
 	return message, nil
 }

@@ -7,24 +7,25 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Claim is what a signature says: this manifest is this docker reference. It is the payload of an atomic container
-// signature (containers/image, docs/containers-signature.5; contract 5.6).
+// Claim is the payload of an atomic container signature: the statement that a manifest has a docker reference. The format is
+// containers-signature(5) of containers/image; see also compatibility.md#signature-format.
 type Claim struct {
 	ManifestDigest  digest.Digest // of the manifest's exact bytes
 	DockerReference string        // host[:port]/name:tag
 	Creator         string        // optional.creator; may be empty
-	Timestamp       time.Time     // optional.timestamp, whole seconds; zero when absent
+	Timestamp       time.Time     // optional.timestamp in whole seconds; zero when absent
 }
 
-// Request asks a Signer for one signature.
+// Request is the input of Signer.Sign.
 type Request struct {
 	Claim         Claim
-	Manifest      func(context.Context) ([]byte, error) // reads the manifest's exact bytes; a script gets them as a file
-	CorrelationID string                                // of the task or request on whose behalf it is made
+	Manifest      func(context.Context) ([]byte, error) // reads the manifest's exact bytes
+	CorrelationID string                                // of the task or request that needs the signature
 }
 
-// Signer signs claims with one key and returns the binary OpenPGP signed message. It is safe for concurrent use. A signer may set creator
-// and timestamp itself; digest and reference are what the caller compares (see Checked).
+// Signer signs claims with one key. Sign returns a binary OpenPGP signed message. A Signer may set the creator and the
+// timestamp of the claim itself. Callers use Checked, which verifies the result and compares the digest and the reference.
+// A Signer is safe for concurrent use.
 type Signer interface {
 	Sign(ctx context.Context, r Request) ([]byte, error)
 }

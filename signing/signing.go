@@ -1,6 +1,6 @@
-// Package signing knows what a signature claims: it builds and reads atomic container signatures, verifies them against
-// OpenPGP public keys, and says what a Signer is.
+// Package signing creates, parses and verifies atomic container signatures: OpenPGP messages that bind a manifest digest to
+// a docker reference. It also defines Signer.
 //
-// It touches no database, network or file. Its makers of signatures are the packages below it (signing/script, ...); every
-// one passes signing/signtest.
+// It uses no database, network or file. Implementations of Signer are in the packages below it, for example signing/script.
+// Each of them passes the tests of signing/signtest.
 package signing

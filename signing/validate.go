@@ -9,7 +9,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// dummyManifest is what a service signs when it is validated.
+// dummyManifest is the manifest that Validate signs.
 const dummyManifest = `{
    "schemaVersion": 2,
    "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
@@ -22,7 +22,8 @@ const dummyManifest = `{
 }
 `
 
-// Validate has a service sign a fixed manifest under the reference `test` and verifies what comes back (contract 5.2).
+// Validate signs a fixed manifest with the reference "test" and verifies the signature. Services are validated so before they
+// are added (compatibility.md#service-commands).
 func Validate(ctx context.Context, s Signer, key PublicKey) error {
 	manifest := []byte(dummyManifest)
 	_, err := NewChecked(s, key).Sign(ctx, Request{

@@ -19,22 +19,23 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// ClockSkew is how far ahead a signature's time may be (D25).
+// ClockSkew is the maximum time by which a signature may be in the future (compatibility.md#clock-skew).
 const ClockSkew = 5 * time.Minute
 
-// ErrUnknownKey says that a signature is by another key than the one it was to be verified with.
+// ErrUnknownKey is returned for a signature of another key than the given ones.
 var ErrUnknownKey = fault.New(fault.Invalid, "The signature is by another key.")
 
-// strongHashes are what a signature may be made over.
+// strongHashes are the hashes that signatures may use.
 var strongHashes = []crypto.Hash{crypto.SHA224, crypto.SHA256, crypto.SHA384, crypto.SHA512, crypto.SHA3_256, crypto.SHA3_512}
 
-// PublicKey is an OpenPGP key that signatures are verified with: a primary key and its subkeys. Make one with ParsePublicKey.
+// PublicKey is an OpenPGP key for verification: a primary key and its subkeys. Make one with ParsePublicKey.
 type PublicKey struct{ entity *openpgp.Entity }
 
-// parsed keeps the keys of signing services, which are needed for each signature that comes in: reading one verifies its self-signatures.
+// parsed caches the keys of signing services, which each incoming signature needs. Parsing a key verifies its
+// self-signatures.
 var parsed = newParsed()
 
-// Bounds of parsed: keys, and bytes of text of one.
+// Limits of parsed: the number of keys, and the size of the armor of one in bytes.
 const (
 	maxParsed     = 128
 	maxParsedSize = 64 << 10
@@ -48,8 +49,9 @@ func newParsed() *lru.Cache[string, PublicKey] {
 	return cache
 }
 
-// ParsePublicKey reads the one key in an ASCII armor. Invalid when there is none, or more, when any of it is secret (the text of a public
-// key is shown to everyone), and when the key is over the bounds or of an algorithm that is not supported. DSA and all curves are.
+// ParsePublicKey parses ASCII armor with exactly one public key. The error is Invalid for other numbers of keys, for keys with
+// secret parts (the text is shown to all users), and for keys that exceed the limits or use an unsupported algorithm. DSA and
+// all curves are supported.
 func ParsePublicKey(armored string) (PublicKey, error) {
 	if key, there := parsed.Get(armored); there {
 		return key, nil
@@ -62,8 +64,8 @@ func ParsePublicKey(armored string) (PublicKey, error) {
 }
 
 func parsePublicKey(armored string) (PublicKey, error) {
-	if strings.Count(armored, "-----BEGIN ") > 1 { // the library reads the first armor and is silent about others
-		return PublicKey{}, fault.New(fault.Invalid, "There are several keys where one is wanted.")
+	if strings.Count(armored, "-----BEGIN ") > 1 { // the library ignores all but the first armor
+		return PublicKey{}, fault.New(fault.Invalid, "There are several keys; exactly one is required.")
 	}
 	raw, err := unarmor(armored)
 	if err != nil {
@@ -74,11 +76,11 @@ func parsePublicKey(armored string) (PublicKey, error) {
 		return PublicKey{}, fault.Wrap(fault.Invalid, err, "Not an OpenPGP public key.")
 	}
 	if scanned.Len() != 1 {
-		return PublicKey{}, fault.New(fault.Invalid, "There are %d keys where one is wanted.", scanned.Len())
+		return PublicKey{}, fault.New(fault.Invalid, "There are %d keys; exactly one is required.", scanned.Len())
 	}
 	block := scanned.blobs[0][0]
 	if block.secret {
-		return PublicKey{}, fault.New(fault.Invalid, "A private key where a public one is wanted.")
+		return PublicKey{}, fault.New(fault.Invalid, "This is a private key; a public key is required.")
 	}
 	if block.reason != "" {
 		return PublicKey{}, fault.New(fault.Invalid, "The public key is not supported: it %s.", block.reason)
@@ -95,7 +97,7 @@ func (k PublicKey) Fingerprint() string {
 	return strings.ToUpper(hex.EncodeToString(k.entity.PrimaryKey.Fingerprint))
 }
 
-// Has says whether an id (16 upper-case hex digits) is the primary key's or a subkey's.
+// Has reports whether a key id (16 upper-case hex digits) belongs to the primary key or a subkey.
 func (k PublicKey) Has(keyID string) bool {
 	id, err := parseID(keyID)
 	if err != nil {
@@ -104,7 +106,7 @@ func (k PublicKey) Has(keyID string) bool {
 	return k.entity.PrimaryKey.KeyId == id || slices.ContainsFunc(k.entity.Subkeys, func(s openpgp.Subkey) bool { return s.PublicKey.KeyId == id })
 }
 
-// Verified is a signature that was verified. Only Verify makes one.
+// Verified is a verified signature. Only the Verify functions make one.
 type Verified struct {
 	claim     Claim
 	primary   string
@@ -113,23 +115,26 @@ type Verified struct {
 	createdAt time.Time
 }
 
-// Claim returns what the signature says, which its key vouches for.
+// Claim returns the verified claim.
 func (v Verified) Claim() Claim { return v.claim }
 
-// Fingerprint returns the fingerprint of the primary key: upper-case hex.
+// Fingerprint returns the fingerprint of the primary key in upper-case hex.
 func (v Verified) Fingerprint() string { return v.primary }
 
-// IssuerFingerprint returns the fingerprint of the key that made the signature, the primary one or a subkey.
+// IssuerFingerprint returns the fingerprint of the primary key or subkey that made the signature.
 func (v Verified) IssuerFingerprint() string { return v.issuer }
 
 // KeyID returns the id of the key that made the signature: 16 upper-case hex digits.
 func (v Verified) KeyID() string { return v.keyID }
 
-// CreatedAt returns the time that the signature states.
+// CreatedAt returns the time in the signature.
 func (v Verified) CreatedAt() time.Time { return v.createdAt }
 
-// Verify reads a signature and verifies it with a key as of a time. ErrUnknownKey when another key made it; Invalid when it is malformed
-// or bad, when it or the key has expired, when it is older than its key, when the key was revoked, when its hash is weak, or when its time is more than ClockSkew ahead.
+// Verify parses a signature and verifies it with a key at a given time.
+//
+// The error is ErrUnknownKey when another key made the signature. It is Invalid when the signature is malformed or bad, when it
+// or its key has expired, when it is older than its key, when the key is revoked, when its hash is weak, and when its time is
+// more than ClockSkew in the future.
 func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
 	foreign, read, err := read(raw)
 	if err != nil {
@@ -142,7 +147,7 @@ func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
 		if foreign.CreatedAt.After(at.Add(ClockSkew)) {
 			return Verified{}, bad("its time is in the future")
 		}
-		at = foreign.CreatedAt // for OpenPGP a signature from the future is none
+		at = foreign.CreatedAt // the library rejects signatures from the future
 	}
 	config := &packet.Config{Time: func() time.Time { return at }}
 	message, err := openpgp.ReadMessage(bytes.NewReader(read.packets), openpgp.EntityList{key.entity}, nil, config)
@@ -153,11 +158,11 @@ func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
 	if err != nil {
 		return Verified{}, bad("it cannot be read")
 	}
-	if err := judge(message); err != nil {
+	if err := verifyResult(message); err != nil {
 		return Verified{}, err
 	}
-	if !bytes.Equal(payload, read.payload) { // what is verified must be what was read
-		return Verified{}, bad("it can be read in two ways")
+	if !bytes.Equal(payload, read.payload) { // the library must have verified the parsed payload
+		return Verified{}, bad("it has two different readings")
 	}
 	return Verified{
 		claim: foreign.Claim, primary: key.Fingerprint(), keyID: foreign.KeyID, createdAt: message.Signature.CreationTime.UTC(),
@@ -165,8 +170,8 @@ func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
 	}, nil
 }
 
-// VerifyForeign is Verify for a signature that came from outside: it waits until few others are verified at the same time. It returns the cause of
-// ctx's end when that comes first.
+// VerifyForeign calls Verify for a signature from outside. It waits while many others are verified, and returns the cause of
+// the end of ctx if that comes first.
 func VerifyForeign(ctx context.Context, raw []byte, key PublicKey, at time.Time) (Verified, error) {
 	t, err := begin(ctx)
 	if err != nil {
@@ -176,8 +181,8 @@ func VerifyForeign(ctx context.Context, raw []byte, key PublicKey, at time.Time)
 	return Verify(raw, key, at)
 }
 
-// judge says what OpenPGP has found of a message that was read to its end.
-func judge(m *openpgp.MessageDetails) error {
+// verifyResult returns an error unless the library verified the message, which was read to its end.
+func verifyResult(m *openpgp.MessageDetails) error {
 	switch {
 	case !m.IsSigned || m.SignedBy == nil:
 		return bad("its key may not sign")
@@ -191,7 +196,7 @@ func judge(m *openpgp.MessageDetails) error {
 		return bad("it is not the key's")
 	case !slices.Contains(strongHashes, m.Signature.Hash):
 		return bad("its hash is weak")
-	case m.Signature.CreationTime.Before(m.SignedBy.PublicKey.CreationTime): // gpg refuses it, and with it every client
+	case m.Signature.CreationTime.Before(m.SignedBy.PublicKey.CreationTime): // gpg rejects it, and so do all clients
 		return bad("it is older than its key")
 	}
 	return nil

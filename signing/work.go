@@ -9,22 +9,23 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// slice is how long one caller computes before it lets others go first.
+// slice is the time after which a caller lets waiting callers go first.
 const slice = 10 * time.Millisecond
 
-// slots bounds how many goroutines of the process verify keys and signatures that came from outside at the same time. Half of the processors
-// remain for pushes and pulls, however many such requests arrive.
+// slots limits the goroutines that verify keys and signatures from outside to half of the processors, so that pushes and
+// pulls keep the other half.
 var slots = semaphore.NewWeighted(int64(max(1, runtime.GOMAXPROCS(0)/2)))
 
-// turn is the right to compute. The OpenPGP library knows no contexts, so the work is divided: check is called between its parts.
+// turn is the right to use a processor. The OpenPGP library accepts no contexts, so its work is divided into parts, and check
+// is called between them.
 type turn struct {
-	ctx   context.Context // a turn is passed down one call, through an io.Reader
+	ctx   context.Context // io.Reader passes none
 	since time.Time
 	held  bool
 	err   error // why the turn ended early
 }
 
-// begin waits for a free slot. It returns the cause of ctx's end when that comes first.
+// begin waits for a free slot. It returns the cause of the end of ctx if that comes first.
 func begin(ctx context.Context) (*turn, error) {
 	t := &turn{ctx: ctx}
 	return t, t.acquire()
@@ -39,7 +40,8 @@ func (t *turn) acquire() error {
 	return nil
 }
 
-// check returns the cause of the context's end, and otherwise lets waiting callers go first when the turn has lasted for a slice.
+// check returns the cause of the end of the context, if it has ended. When the turn has lasted for a slice, it frees the slot
+// for waiting callers and acquires one again.
 func (t *turn) check() error {
 	if t.err != nil {
 		return t.err
@@ -55,7 +57,7 @@ func (t *turn) check() error {
 	return t.acquire()
 }
 
-// end gives the slot back. It may be called more than once.
+// end frees the slot. It may be called more than once.
 func (t *turn) end() {
 	if t.held {
 		slots.Release(1)
@@ -63,13 +65,13 @@ func (t *turn) end() {
 	}
 }
 
-// turnReader checks a turn at each read: the library reads the next packet only after it has verified the one before.
+// turnReader calls check before each read. The library reads a packet only after it has verified the one before.
 type turnReader struct {
 	turn *turn
 	from io.Reader
 }
 
-// Read reads from the underlying reader, unless the turn's context has ended.
+// Read reads from the underlying reader unless the turn has ended.
 func (r turnReader) Read(p []byte) (int, error) {
 	if err := r.turn.check(); err != nil {
 		return 0, err

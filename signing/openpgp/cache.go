@@ -7,11 +7,12 @@ import (
 	"time"
 )
 
-// retry is how long it is remembered that a key in unchanged files could not be loaded: trying may cost as much as a passphrase is meant to.
-const retry = time.Minute
+// retryInterval is the time between attempts to load a key from unchanged files after a failure. An attempt may be expensive:
+// passphrases are protected by slow functions.
+const retryInterval = time.Minute
 
-// Cache loads keys, and each again only when its files have changed. Its zero value is ready; it is safe for concurrent use, and a key
-// that loads keeps nobody from another.
+// Cache loads keys, and loads one again only when its files have changed. The zero value is ready to use. It is safe for
+// concurrent use; loading one key does not delay others.
 type Cache struct {
 	mu   sync.Mutex
 	keys map[Options]*cached
@@ -21,11 +22,11 @@ type cached struct {
 	mu     sync.Mutex
 	signer *Signer
 	err    error
-	files  []fs.FileInfo // that were read; none: nothing is known
+	files  []fs.FileInfo // read by the last load; empty when it read none
 	at     time.Time
 }
 
-// Load returns what Load(o) returned for the files as they are.
+// Load returns the result of the function Load for the present content of the files.
 func (c *Cache) Load(o Options) (*Signer, error) {
 	c.mu.Lock()
 	if c.keys == nil {
@@ -46,9 +47,9 @@ func (c *Cache) Load(o Options) (*Signer, error) {
 	return k.signer, k.err
 }
 
-// fresh says whether what is known is about the files as they are.
+// fresh reports whether the last result is valid for the present files.
 func (k *cached) fresh(o Options) bool {
-	if len(k.files) == 0 || k.err != nil && time.Since(k.at) > retry {
+	if len(k.files) == 0 || k.err != nil && time.Since(k.at) > retryInterval {
 		return false
 	}
 	names := []string{o.KeyFile, o.PassphraseFile}

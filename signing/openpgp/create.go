@@ -20,12 +20,14 @@ const (
 	unfinished = ".new-"
 )
 
-// Ensure returns the file of the one key in a directory, and where there is no key makes one: Ed25519, version 4, for this user, without a
-// passphrase or an expiry. The directory is for its owner alone. The file is named after the key's fingerprint, and is there whole or not at
-// all, whenever the process is killed. The directory must be the caller's alone while Ensure runs.
+// Ensure returns the file of the one key in a directory, and creates a key when there is none: Ed25519, version 4, with the given
+// user name and mail address, without a passphrase and without an expiry.
+//
+// Only the owner can access the directory. The file name is the key's fingerprint. The file is written atomically, also when the
+// process is killed. Only one call for a directory may run at a time.
 func Ensure(dir, name, mail string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("directory of keys: %w", err)
+		return "", fmt.Errorf("key directory: %w", err)
 	}
 	there, err := keysIn(dir)
 	switch {
@@ -34,13 +36,13 @@ func Ensure(dir, name, mail string) (string, error) {
 	case len(there) == 1:
 		return there[0], nil
 	case len(there) > 1:
-		return "", fmt.Errorf("%s has %d keys where one is wanted", dir, len(there))
+		return "", fmt.Errorf("%s has %d keys; exactly one is required", dir, len(there))
 	}
 	e, err := pgp.NewEntity(name, "", mail, &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Curve: packet.Curve25519})
 	if err != nil {
 		return "", fmt.Errorf("make key: %w", err)
 	}
-	e.Subkeys = nil // it would be for encryption
+	e.Subkeys = nil // for encryption only
 	var b bytes.Buffer
 	w, err := armor.Encode(&b, pgp.PrivateKeyType, nil)
 	if err != nil {
@@ -50,17 +52,17 @@ func Ensure(dir, name, mail string) (string, error) {
 		return "", fmt.Errorf("make key: %w", err)
 	}
 	file := filepath.Join(dir, fmt.Sprintf("%X%s", e.PrimaryKey.Fingerprint, keySuffix))
-	if err := keepFile(file, b.Bytes()); err != nil {
-		return "", fmt.Errorf("keep key: %w", err)
+	if err := writeFile(file, b.Bytes()); err != nil {
+		return "", fmt.Errorf("write key: %w", err)
 	}
 	return file, nil
 }
 
-// keysIn returns the keys in a directory, and removes what a process that was killed has half written.
+// keysIn returns the key files in a directory, and deletes incomplete files of a process that was killed.
 func keysIn(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("directory of keys: %w", err)
+		return nil, fmt.Errorf("key directory: %w", err)
 	}
 	var found []string
 	for _, e := range entries {
@@ -68,7 +70,7 @@ func keysIn(dir string) ([]string, error) {
 		switch {
 		case strings.HasPrefix(e.Name(), unfinished):
 			if err := os.Remove(name); err != nil {
-				return nil, fmt.Errorf("directory of keys: %w", err)
+				return nil, fmt.Errorf("key directory: %w", err)
 			}
 		case strings.HasSuffix(e.Name(), keySuffix):
 			found = append(found, name)
@@ -77,8 +79,8 @@ func keysIn(dir string) ([]string, error) {
 	return found, nil
 }
 
-// keepFile writes a file for its owner alone: beside its place, synced and renamed.
-func keepFile(name string, content []byte) error {
+// writeFile writes a file atomically, with access for its owner only.
+func writeFile(name string, content []byte) error {
 	dir := filepath.Dir(name)
 	f, err := os.CreateTemp(dir, unfinished+"*")
 	if err != nil {

@@ -8,13 +8,13 @@ import (
 	"github.com/countersign/countersign/internal/safefile"
 )
 
-// Bounds of what is read.
+// Limits of files in bytes.
 const (
-	maxKeyFile        = 1 << 20 // bytes; a key may carry many names and other people's signatures
-	maxPassphraseFile = 4 << 10 // bytes
+	maxKeyFile        = 1 << 20 // a key may have many user ids and signatures of others
+	maxPassphraseFile = 4 << 10
 )
 
-// passphrase is a text that does not print itself.
+// passphrase is a passphrase. Its formatting methods hide it.
 type passphrase []byte
 
 // String hides the passphrase.
@@ -29,7 +29,7 @@ func (passphrase) LogValue() slog.Value { return slog.StringValue("***") }
 // MarshalText hides the passphrase.
 func (passphrase) MarshalText() ([]byte, error) { return []byte("***"), nil }
 
-// readPassphrase returns a file's first line, as gpg's --passphrase-file does.
+// readPassphrase returns the first line of a file, as gpg's --passphrase-file does.
 func readPassphrase(name string) (passphrase, fs.FileInfo, error) {
 	raw, info, err := safefile.ReadSecret(name, "passphrase file", maxPassphraseFile)
 	line, _, _ := bytes.Cut(raw, []byte("\n"))

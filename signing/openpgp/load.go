@@ -19,17 +19,17 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// Options say which key signs.
+// Options configure a Signer.
 type Options struct {
-	KeyFile        string // one secret key, armored or binary, as gpg --export-secret-keys writes it
-	PassphraseFile string // its first line is the key's passphrase; empty: the key has none
-	Creator        string // what claims say made them
+	KeyFile        string // file with one secret key, armored or binary, in the format of gpg --export-secret-keys
+	PassphraseFile string // file with the passphrase on its first line; empty when the key has none
+	Creator        string // creator in claims
 }
 
-// ErrNotValid says that a key is there and may not sign any more: it has expired or was revoked.
+// ErrNotValid is returned for a key that may not sign any more because it has expired or was revoked.
 var ErrNotValid = errors.New("the key is not valid")
 
-// Sizes of RSA keys in bits.
+// Supported sizes of RSA keys in bits.
 const (
 	minRSA = 2048
 	maxRSA = 4096
@@ -42,19 +42,22 @@ const (
 	tagSecretSubkey = 7
 )
 
-// keyVersion is the version of keys that all clients read; version 6 is not known to GnuPG.
+// keyVersion is the version of OpenPGP keys that all clients support. GnuPG does not support version 6.
 const keyVersion = 4
 
-// Load reads a key and gets it ready to sign. The files must be regular ones that only their owner may read. The primary key
-// signs where it may and its secret is there, else the newest such subkey. gpg prefers the subkey; but podman
-// and skopeo of Debian 12 accept under a policy only what the primary key has signed. Only that secret is kept. Its errors are Invalid and never show what is in the files;
-// ErrNotValid is among them.
+// Load reads and decrypts a key. Its files must be regular files that only their owner can access.
+//
+// The primary key signs if it may and its secret part is present, and otherwise the newest subkey for which that is so. (gpg
+// prefers the subkey, but podman and skopeo of Debian 12 accept only signatures of the primary key under a policy.) The signer
+// keeps only the secret part that signs.
+//
+// All errors are Invalid, do not show file content, and may wrap ErrNotValid.
 func Load(o Options) (*Signer, error) {
 	s, _, err := load(o)
 	return s, err
 }
 
-// load returns besides which files were read.
+// load also returns the files that it read.
 func load(o Options) (*Signer, []fs.FileInfo, error) {
 	raw, info, err := safefile.ReadSecret(o.KeyFile, "key file", maxKeyFile)
 	if err != nil {
@@ -76,7 +79,7 @@ func load(o Options) (*Signer, []fs.FileInfo, error) {
 	return s, files, nil
 }
 
-// cannot makes a sentence of why a key is of no use, which for the log says which.
+// cannot returns the error for a key that cannot be used. which identifies the key in the log.
 func cannot(err error, which string) error {
 	why := "it is damaged."
 	if msg, ok := fault.Message(err); ok {
@@ -85,7 +88,7 @@ func cannot(err error, which string) error {
 	return fault.Wrap(fault.Invalid, fmt.Errorf("%s: %w", which, err), "The key cannot be used: %s", why)
 }
 
-// parse reads a key, decrypts the part that signs and forgets all other secrets.
+// parse parses a key, decrypts the part that signs and removes all other secret parts.
 func parse(raw []byte, pass passphrase) (*Signer, error) {
 	e, err := readKey(raw)
 	if err != nil {
@@ -99,10 +102,10 @@ func parse(raw []byte, pass passphrase) (*Signer, error) {
 		return nil, err
 	}
 	if key.Encrypted && len(pass) == 0 {
-		return nil, fault.New(fault.Invalid, "it is protected and no passphrase is given.")
+		return nil, fault.New(fault.Invalid, "it is protected, and there is no passphrase file.")
 	}
 	if err := key.Decrypt(pass); err != nil {
-		return nil, fault.New(fault.Invalid, "the passphrase is wrong, or it is damaged.")
+		return nil, fault.New(fault.Invalid, "the passphrase is wrong, or the key is damaged.")
 	}
 	e.PrivateKey = nil
 	for i := range e.Subkeys {
@@ -116,7 +119,7 @@ func parse(raw []byte, pass passphrase) (*Signer, error) {
 	return s, err
 }
 
-// readKey reads the one secret key that the bytes hold, armored or binary.
+// readKey parses exactly one secret key, armored or binary.
 func readKey(raw []byte) (*pgp.Entity, error) {
 	raw, err := unarmored(raw)
 	if err != nil {
@@ -127,35 +130,35 @@ func readKey(raw []byte) (*pgp.Entity, error) {
 	}
 	e, err := pgp.ReadEntity(packet.NewReader(bytes.NewReader(raw)))
 	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, err, "it is damaged, or of a kind that this program does not know.")
+		return nil, fault.Wrap(fault.Invalid, err, "it is damaged or not supported.")
 	}
 	return e, nil
 }
 
 func unarmored(raw []byte) ([]byte, error) {
-	if len(raw) > 0 && raw[0]&0x80 != 0 { // every packet begins so, and no text does
+	if len(raw) > 0 && raw[0]&0x80 != 0 { // the first byte of a packet has this bit set, and armor is ASCII
 		return raw, nil
 	}
 	if bytes.Count(raw, []byte("-----BEGIN ")) > 1 {
-		return nil, fault.New(fault.Invalid, "it holds several keys where one is wanted.")
+		return nil, fault.New(fault.Invalid, "the file has several keys; exactly one is required.")
 	}
 	block, err := armor.Decode(bytes.NewReader(raw))
 	if err != nil {
-		return nil, fault.New(fault.Invalid, "there is no OpenPGP key in it.")
+		return nil, fault.New(fault.Invalid, "the file has no OpenPGP key.")
 	}
 	if block.Type == pgp.PublicKeyType {
 		return nil, errOnlyPublic
 	}
 	body, err := io.ReadAll(block.Body)
 	if err != nil || block.Type != pgp.PrivateKeyType {
-		return nil, fault.New(fault.Invalid, "there is no OpenPGP key in it.")
+		return nil, fault.New(fault.Invalid, "the file has no OpenPGP key.")
 	}
 	return body, nil
 }
 
-var errOnlyPublic = fault.New(fault.Invalid, "it holds the public key only; gpg --export-secret-keys writes both.")
+var errOnlyPublic = fault.New(fault.Invalid, "the file has the public key only; gpg --export-secret-keys exports both parts.")
 
-// checkPackets sees that there is one secret key, and of which version: the library passes over keys that it does not know.
+// checkPackets returns an error unless there is exactly one secret key, of version 4. The library skips unknown versions.
 func checkPackets(raw []byte) error {
 	secret, public := 0, 0
 	r := packet.NewOpaqueReader(bytes.NewReader(raw))
@@ -164,7 +167,7 @@ func checkPackets(raw []byte) error {
 		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return fault.New(fault.Invalid, "there is no OpenPGP key in it.")
+			return fault.New(fault.Invalid, "the file has no OpenPGP key.")
 		}
 		switch p.Tag {
 		case tagSecretKey:
@@ -173,16 +176,16 @@ func checkPackets(raw []byte) error {
 			public++
 		}
 		if (p.Tag == tagSecretKey || p.Tag == tagSecretSubkey) && (len(p.Contents) == 0 || p.Contents[0] != keyVersion) {
-			return fault.New(fault.Invalid, "it is no version 4 key, and others are not known to all clients.")
+			return fault.New(fault.Invalid, "it is not a version 4 key, and not all clients support others.")
 		}
 	}
 	switch {
 	case secret+public > 1:
-		return fault.New(fault.Invalid, "it holds %d keys where one is wanted.", secret+public)
+		return fault.New(fault.Invalid, "the file has %d keys; exactly one is required.", secret+public)
 	case public == 1:
 		return errOnlyPublic
 	case secret == 0:
-		return fault.New(fault.Invalid, "there is no OpenPGP key in it.")
+		return fault.New(fault.Invalid, "the file has no OpenPGP key.")
 	}
 	return nil
 }
@@ -197,7 +200,7 @@ func signingKey(e *pgp.Entity, now time.Time) (*packet.PrivateKey, error) {
 	return nil, whyNot(e, now)
 }
 
-// parts returns the parts of a key whose secrets are there: the primary key, and then subkeys, the newest first.
+// parts returns the parts of a key with secret parts: the primary key, and then the subkeys from the newest to the oldest.
 func parts(e *pgp.Entity) []*packet.PrivateKey {
 	subkeys := slices.Clone(e.Subkeys)
 	slices.SortStableFunc(subkeys, func(a, b pgp.Subkey) int {
@@ -212,7 +215,7 @@ func parts(e *pgp.Entity) []*packet.PrivateKey {
 	return found
 }
 
-// whyNot says why no part of a key may sign.
+// whyNot returns the reason why no part of a key may sign.
 func whyNot(e *pgp.Entity, now time.Time) error {
 	self, _ := e.PrimarySelfSignature()
 	signs := func(k pgp.Subkey) bool { return k.Sig.FlagsValid && k.Sig.FlagSign }
@@ -222,12 +225,12 @@ func whyNot(e *pgp.Entity, now time.Time) error {
 	case self == nil || e.PrimaryKey.KeyExpired(self, now) || self.SigExpired(now):
 		return fault.Wrap(fault.Invalid, ErrNotValid, "it has expired.")
 	case slices.ContainsFunc(e.Subkeys, signs):
-		return fault.Wrap(fault.Invalid, ErrNotValid, "its subkey that signs has expired, was revoked, or its secret is not there.")
+		return fault.Wrap(fault.Invalid, ErrNotValid, "its signing subkey has expired, was revoked, or has no secret part.")
 	}
-	return fault.New(fault.Invalid, "no part of it may sign, or its secret is not there.")
+	return fault.New(fault.Invalid, "no part of it may sign, or the secret part is missing.")
 }
 
-// checkAlgorithm refuses keys that are weak and those whose signatures clients do not read.
+// checkAlgorithm returns an error for weak keys and for keys that clients do not support.
 func checkAlgorithm(key *packet.PublicKey) error {
 	curve, _ := key.Curve()
 	switch key.PubKeyAlgo {
@@ -247,10 +250,10 @@ func checkAlgorithm(key *packet.PublicKey) error {
 		}
 	default:
 	}
-	return fault.New(fault.Invalid, "it is of another algorithm than RSA, Ed25519 and ECDSA over a NIST curve, which clients read.")
+	return fault.New(fault.Invalid, "its algorithm is none of RSA, Ed25519 and ECDSA over a NIST curve, which clients support.")
 }
 
-// armored writes a key's public part.
+// armored returns the public key as ASCII armor.
 func armored(e *pgp.Entity) (string, error) {
 	var b bytes.Buffer
 	w, err := armor.Encode(&b, pgp.PublicKeyType, nil)

@@ -13,12 +13,12 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 )
 
-// Message signs a payload with a key and returns the binary OpenPGP message that clients read: one-pass signature, literal data,
-// signature, not compressed. The signature states the time at.
+// Message signs a payload with a key and returns a binary OpenPGP message in the form that clients accept: one-pass signature,
+// literal data, signature, without compression. at is the time of the signature.
 //
-// The secret part of the key may be what go-crypto reads from a file, or any crypto.Signer of the same public key: a key in a token. An
-// RSA signer is asked for PKCS #1 v1.5 of a digest, an ECDSA one for ASN.1 of a digest, and an Ed25519 one, as crypto/ed25519, for a signature of the
-// digest as its message, with crypto.Hash(0). Message is safe for concurrent use where the signer is.
+// The private part of key may be a key of go-crypto, or any crypto.Signer of the same public key, for example one in a token.
+// An RSA signer must return a PKCS #1 v1.5 signature of a digest, and an ECDSA signer an ASN.1 signature of a digest. An
+// Ed25519 signer gets the digest as its message, with crypto.Hash(0). Message is safe for concurrent use if the signer is.
 func Message(key *packet.PrivateKey, payload []byte, at time.Time) ([]byte, error) {
 	key, failed := recording(key)
 	hash := hashFor(&key.PublicKey)
@@ -32,7 +32,7 @@ func Message(key *packet.PrivateKey, payload []byte, at time.Time) ([]byte, erro
 	h := hash.New()
 	_, _ = h.Write(payload)
 	err := sig.Sign(h, key, &packet.Config{Time: func() time.Time { return at }})
-	// The library forgets why a key of RSA or EdDSA did not sign.
+	// The library drops the errors of RSA and EdDSA signers.
 	if err = errors.Join(failed(), err); err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
@@ -52,13 +52,14 @@ func literal(b *bytes.Buffer, payload []byte) error {
 	return errors.Join(err, w.Close())
 }
 
-// unclosed is a writer that has nothing to close.
+// unclosed is a writer whose Close does nothing.
 type unclosed struct{ io.Writer }
 
 // Close does nothing.
 func (unclosed) Close() error { return nil }
 
-// hashFor is as strong as the key: OpenPGP demands that of the larger curves (RFC 9580, section 5.2.3.2).
+// hashFor returns the hash for signatures with a key. OpenPGP requires hashes of at least the strength of the curve
+// (RFC 9580, section 5.2.3.2).
 func hashFor(key *packet.PublicKey) crypto.Hash {
 	if curve, err := key.Curve(); err == nil {
 		switch curve {
@@ -72,7 +73,7 @@ func hashFor(key *packet.PublicKey) crypto.Hash {
 	return crypto.SHA256
 }
 
-// recording returns a key that signs as the given one does, and a function that tells why its crypto.Signer failed last.
+// recording returns a key that signs as the given one, and a function that returns the last error of its crypto.Signer.
 func recording(key *packet.PrivateKey) (*packet.PrivateKey, func() error) {
 	signer, ok := key.PrivateKey.(crypto.Signer)
 	if !ok {
@@ -87,7 +88,7 @@ func recording(key *packet.PrivateKey) (*packet.PrivateKey, func() error) {
 	return &wrapped, r.last
 }
 
-// recorder keeps a signer's error.
+// recorder keeps the last error of a signer.
 type recorder struct {
 	crypto.Signer
 	mu  sync.Mutex
@@ -109,8 +110,8 @@ func (r *recorder) last() error {
 	return r.err
 }
 
-// edwards is what go-crypto asks of a curve for EdDSA. Its own name for that is internal.
-type edwards interface { //nolint:interfacebloat // its methods are the library's
+// edwards is the interface of EdDSA curves in go-crypto, whose own name for it is internal.
+type edwards interface { //nolint:interfacebloat // the library defines the methods
 	GetCurveName() string
 	MarshalBytePoint(x []byte) []byte
 	UnmarshalBytePoint(b []byte) []byte
@@ -124,13 +125,13 @@ type edwards interface { //nolint:interfacebloat // its methods are the library'
 	ValidateEdDSA(publicKey, privateKey []byte) error
 }
 
-// tokenCurve is a curve on which a crypto.Signer signs: go-crypto takes no signer for EdDSA.
+// tokenCurve makes EdDSA signatures with a crypto.Signer, which go-crypto does not support.
 type tokenCurve struct {
 	edwards
 	signer crypto.Signer
 }
 
-// Sign asks the signer.
+// Sign signs the message with the crypto.Signer.
 func (c tokenCurve) Sign(_, _, message []byte) ([]byte, error) {
 	return c.signer.Sign(nil, message, crypto.Hash(0))
 }

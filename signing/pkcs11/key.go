@@ -5,7 +5,6 @@ package pkcs11
 import (
 	"context"
 	"crypto"
-	"errors"
 	"sync"
 	"time"
 
@@ -144,8 +143,8 @@ func withRetry[T any](ctx context.Context, k *key, wait time.Duration, f func(*c
 // unreachable returns the error for callers when the token stayed unavailable.
 func unreachable(err error) error {
 	cause := err.Error() + "."
-	if e, ok := errors.AsType[*fault.Error](err); ok {
-		cause = e.Msg
+	if msg, ok := fault.Message(err); ok {
+		cause = msg
 	}
 	return fault.Wrap(fault.Unavailable, err, "The signing key cannot be reached: %s", cause)
 }

@@ -15,36 +15,36 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// Image is what a client has before it when it decides: what it pulls, and what the registry sent.
+// Image is the input of a client's decision.
 type Image struct {
-	Reference  string        // by which it is pulled: with a tag, which is latest when there is none, or a digest
-	Manifest   []byte        // of an image; of a list only where a client takes it whole
-	Digest     digest.Digest // sha256 of Manifest; empty: Evaluate computes it
+	Reference  string        // of the pull, with a tag or a digest; the default tag is latest
+	Manifest   []byte        // of an image, or of a list that a client copies as a whole
+	Digest     digest.Digest // sha256 of Manifest; Evaluate computes it when it is empty
 	Signatures [][]byte      // of the manifest
-	Listed     bool          // it is of a list that the reference names: a digest in that is the list's, and the client knows this one's from there
+	Listed     bool          // the manifest is in a list, and a digest in Reference is the list's
 }
 
-// Verdict is what a policy says of an image.
+// Verdict is the decision of a policy about an image.
 type Verdict struct {
 	Accepted     bool
-	Reference    string // in full
-	Scope        string // of the transport docker; "default" and "docker" when no scope but one of these holds
-	Requirements []Outcome
+	Reference    string    // complete
+	Scope        string    // the scope that applied; "docker" or "default" when only the transport or the policy's default did
+	Requirements []Outcome // the image is accepted when all accept it
 }
 
-// Outcome is what one requirement says. The image is accepted when all accept it.
+// Outcome is the result of one requirement.
 type Outcome struct {
 	Type      string
 	Accepted  bool
-	Evaluated bool     // false for what this program does not know how to evaluate; it is not accepted then
-	Reason    string   // why it is not accepted; empty when it is
-	Signature int      // the first of the image's signatures that satisfies the requirement; -1 when none does
-	Key       string   // fingerprint of that signature's primary key
-	Rejected  []string // why, for each signature before that one
+	Evaluated bool     // false when this program cannot evaluate the requirement; Accepted is false then too
+	Reason    string   // why it is not accepted; empty when it is accepted
+	Signature int      // index of the first signature that satisfies the requirement, or -1
+	Key       string   // fingerprint of the primary key of that signature
+	Rejected  []string // the reason for each earlier signature
 }
 
-// Evaluate says what clients with this policy would do with an image at a time. Invalid when the reference is none to pull; the cause of ctx's
-// end when that comes first.
+// Evaluate returns the decision of clients with this policy about an image at a given time. The error is Invalid when the
+// reference is not that of a pull, and the cause of the end of ctx if that comes first.
 func (p *Policy) Evaluate(ctx context.Context, image Image, at time.Time) (Verdict, error) {
 	reference, err := parseImage(image.Reference)
 	if err != nil {
@@ -53,7 +53,7 @@ func (p *Policy) Evaluate(ctx context.Context, image Image, at time.Time) (Verdi
 	scope, requirements := p.scope(reference)
 	v := Verdict{Accepted: true, Reference: reference.String(), Scope: scope}
 	if reference.digest != "" && !image.Listed && reference.digest.Algorithm().FromBytes(image.Manifest) != reference.digest {
-		return Verdict{}, fault.New(fault.Invalid, "The manifest is not that of the digest in %q.", image.Reference)
+		return Verdict{}, fault.New(fault.Invalid, "The manifest does not have the digest in %q.", image.Reference)
 	}
 	if image.Digest == "" {
 		image.Digest = digest.FromBytes(image.Manifest)
@@ -69,7 +69,7 @@ func (p *Policy) Evaluate(ctx context.Context, image Image, at time.Time) (Verdi
 	return v, nil
 }
 
-// scope returns the nearest scope of an image, and its requirements.
+// scope returns the nearest scope of an image and its requirements.
 func (p *Policy) scope(reference named) (string, []*requirement) {
 	docker := p.transports["docker"]
 	for _, scope := range reference.scopes() {
@@ -89,20 +89,20 @@ func (p *Policy) evaluate(ctx context.Context, r *requirement, reference named, 
 	case Accept:
 		o.Accepted = true
 	case Reject:
-		o.Reason = "the policy rejects every image here"
+		o.Reason = "the policy rejects all images in this scope"
 	case SignedBy:
 		if err := p.signedBy(ctx, &o, r, reference, image, at); err != nil {
 			return Outcome{}, err
 		}
 	case BaseLayer:
-		o.Reason = "signedBaseLayer is met by no image: clients do not implement it"
+		o.Reason = "no image satisfies signedBaseLayer: clients do not implement it"
 	default:
-		o.Evaluated, o.Reason = false, "not evaluated: this program knows nothing of "+r.kind
+		o.Evaluated, o.Reason = false, "not evaluated: this program does not support "+r.kind
 	}
 	return o, nil
 }
 
-// signedBy looks for one signature that satisfies a requirement. It fails only when ctx ends.
+// signedBy records the first signature that satisfies a requirement. It returns an error only when ctx ends.
 func (p *Policy) signedBy(ctx context.Context, o *Outcome, r *requirement, reference named, image Image, at time.Time) error {
 	if len(image.Signatures) == 0 {
 		o.Reason = "a signature is required, and there is none"
@@ -142,13 +142,13 @@ func (p *Policy) signedBy(ctx context.Context, o *Outcome, r *requirement, refer
 	return nil
 }
 
-// reject says why a requirement is not met, or that this is not known.
+// reject records why a requirement is not met, or not evaluated.
 func (o *Outcome) reject(err error) {
 	_, limited := errors.AsType[*signing.NotEvaluatedError](err)
 	o.Evaluated, o.Reason = !limited, err.Error()
 }
 
-// KeyCount returns the number of keys in the policy, one for each requirement that has it. It reads none of them.
+// KeyCount returns the number of keys of all requirements. It parses none of them.
 func (p *Policy) KeyCount() int {
 	count := 0
 	for _, r := range p.all() {
@@ -161,7 +161,7 @@ func (p *Policy) KeyCount() int {
 	return count
 }
 
-// PublicKeys returns every key of the policy that can be read, those of each key ring once. It fails only when ctx ends.
+// PublicKeys returns all keys of the policy that can be parsed, without those of repeated key rings. It fails only when ctx ends.
 func (p *Policy) PublicKeys(ctx context.Context) ([]signing.PublicKey, error) {
 	var keys []signing.PublicKey
 	seen := map[*keyRing]bool{}
@@ -181,7 +181,7 @@ func (p *Policy) PublicKeys(ctx context.Context) ([]signing.PublicKey, error) {
 	return keys, nil
 }
 
-// Longest returns how many requirements the longest list has.
+// Longest returns the length of the longest list of requirements.
 func (p *Policy) Longest() int {
 	longest := len(p.fallback)
 	for _, scopes := range p.transports {
@@ -192,7 +192,7 @@ func (p *Policy) Longest() int {
 	return longest
 }
 
-// ring returns the keys of a requirement. Each key ring is read once, also when several requirements have it.
+// ring returns the keys of a requirement. Each key ring is parsed once, also when several requirements have it.
 func (p *Policy) ring(ctx context.Context, r *requirement) (signing.Keyring, error) {
 	k := p.scan(r)
 	if k.err != nil {
@@ -202,14 +202,14 @@ func (p *Policy) ring(ctx context.Context, r *requirement) (signing.Keyring, err
 		return *k.ring, nil
 	}
 	ring, err := k.scanned.Read(ctx)
-	if ctx.Err() != nil { // says nothing of the keys
+	if ctx.Err() != nil { // not an error of the keys
 		return signing.Keyring{}, context.Cause(ctx)
 	}
 	k.ring, k.err = &ring, err
 	return ring, err
 }
 
-// scan returns the key ring of a requirement, of which nothing was read yet.
+// scan returns the key ring of a requirement. Its keys may not be parsed yet.
 func (p *Policy) scan(r *requirement) *keyRing {
 	name := r.keyType + "\x00data\x00" + string(r.data)
 	if r.data == nil {
@@ -238,9 +238,9 @@ func (p *Policy) scanRing(r *requirement) (*signing.ScannedKeyring, error) {
 	return signing.ScanKeyring(blobs...)
 }
 
-// satisfied says whether one signature satisfies a requirement, and by which key: its key must be one of these, and it must be for
-// this manifest and for a reference that stands for the one that is pulled. A signature by a key that is not evaluated gives a
-// NotEvaluatedError only if nothing else is wrong with it.
+// satisfied returns the fingerprint of the key of a signature that satisfies a requirement, or the reason why it does not: one of
+// the keys must have made it, for this manifest and a matching reference. The error for a signature with a key that is not
+// evaluated is a NotEvaluatedError only if the signature satisfies all else.
 func (r *requirement) satisfied(ctx context.Context, ring signing.Keyring, reference named, manifest digest.Digest, raw []byte, at time.Time) (string, error) {
 	v, payload, err := ring.Verify(ctx, raw, at)
 	if _, limited := errors.AsType[*signing.NotEvaluatedError](err); limited {
@@ -256,12 +256,12 @@ func (r *requirement) satisfied(ctx context.Context, ring signing.Keyring, refer
 		return "", err
 	}
 	if !wholeSeconds(payload) {
-		return "", errors.New("the signature's timestamp is no whole number, which clients refuse")
+		return "", errors.New("the signature's timestamp is not a whole number, and clients reject that")
 	}
 	return v.Fingerprint(), r.fits(v.Claim(), reference, manifest)
 }
 
-// fits reports why a claim is not one for this manifest and reference; nil when it is.
+// fits returns why a claim is for another manifest or reference, or nil.
 func (r *requirement) fits(claim signing.Claim, reference named, manifest digest.Digest) error {
 	if claim.ManifestDigest != manifest {
 		return fmt.Errorf("the signature is for %s", claim.ManifestDigest)
@@ -276,7 +276,8 @@ func (r *requirement) fits(claim signing.Claim, reference named, manifest digest
 	return nil
 }
 
-// wholeSeconds says whether a claim's timestamp, if it has one, is a whole number: clients refuse others, and this server does not.
+// wholeSeconds reports whether the timestamp of a claim, if any, is a whole number. Clients reject other timestamps, and this
+// server accepts them.
 func wholeSeconds(payload []byte) bool {
 	var claim map[string]map[string]any
 	if json.Unmarshal(payload, &claim) != nil {

@@ -17,16 +17,16 @@ func readMap(raw json.RawMessage) (map[string]json.RawMessage, error) {
 	duplicate, ok := errors.AsType[*strictjson.DuplicateKeyError](err)
 	switch {
 	case ok:
-		return nil, fmt.Errorf("%q is there twice", duplicate.Key)
+		return nil, fmt.Errorf("%q occurs twice", duplicate.Key)
 	case errors.Is(err, strictjson.ErrNotObject):
-		return nil, errors.New("an object is wanted")
+		return nil, errors.New("the value is not an object")
 	case err != nil:
 		return nil, errNotJSON
 	}
 	return members, nil
 }
 
-// readObject reads an object that has all of these members, perhaps some others, and nothing else.
+// readObject parses an object that has all needed members, any of the optional ones, and no others.
 func readObject(raw json.RawMessage, needed, optional []string) (map[string]json.RawMessage, error) {
 	members, err := readMap(raw)
 	if err != nil {
@@ -34,7 +34,7 @@ func readObject(raw json.RawMessage, needed, optional []string) (map[string]json
 	}
 	for name := range members {
 		if !slices.Contains(needed, name) && !slices.Contains(optional, name) {
-			return nil, fmt.Errorf("%q is not known", name)
+			return nil, fmt.Errorf("%q is unknown", name)
 		}
 	}
 	for _, name := range needed {
@@ -45,16 +45,16 @@ func readObject(raw json.RawMessage, needed, optional []string) (map[string]json
 	return members, nil
 }
 
-// readText reads a text; null is an empty one, as for clients.
+// readText parses a string. As in clients, null is an empty string.
 func readText(raw json.RawMessage) (string, error) {
 	var s string
 	if err := json.Unmarshal(raw, &s); err != nil {
-		return "", errors.New("a text is wanted")
+		return "", errors.New("the value is not a string")
 	}
 	return s, nil
 }
 
-// readType reads the member type of an object.
+// readType returns the member "type" of an object.
 func readType(raw json.RawMessage) (string, error) {
 	members, err := readMap(raw)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// matcher decides whether the reference that a signature is for may stand for the image that is pulled.
+// matcher decides whether a signature for the reference signed applies to an image that is pulled by the reference image.
 type matcher interface {
 	matches(image, signed named) bool
 }
@@ -51,7 +51,7 @@ func parseMatcher(raw json.RawMessage) (matcher, error) {
 	return nil, fmt.Errorf("there is no signedIdentity of type %q", kind)
 }
 
-// readNamed reads the member of an object that has no other beside its type.
+// readNamed parses the docker reference in the only member besides the type.
 func readNamed(raw json.RawMessage, member string) (named, error) {
 	members, err := readObject(raw, []string{"type", member}, nil)
 	if err != nil {
@@ -79,7 +79,7 @@ func parseRemap(raw json.RawMessage) (matcher, error) {
 			return nil, err
 		}
 		if !hostOnly.MatchString(*to) && !hostAndPath.MatchString(*to) {
-			return nil, fmt.Errorf("%s is no host, perhaps with a path", name)
+			return nil, fmt.Errorf("%s is not a host with an optional path", name)
 		}
 	}
 	return m, nil
@@ -96,7 +96,7 @@ func (matchRepoDigestOrExact) matches(image, signed named) bool {
 	case image.tag != "":
 		return image == signed
 	}
-	return image.name == signed.name // by digest: that the signature is for this digest is seen elsewhere
+	return image.name == signed.name // pulled by digest: fits compares the digest
 }
 
 func (matchRepository) matches(image, signed named) bool { return image.name == signed.name }
@@ -109,7 +109,7 @@ func (m remapIdentity) matches(image, signed named) bool {
 	if image.name == m.prefix || strings.HasPrefix(image.name, m.prefix+"/") {
 		text := m.signed + strings.TrimPrefix(image.String(), m.prefix)
 		mapped, err := parseNamed(text)
-		if err != nil || mapped.String() != text { // the new prefix is a short name
+		if err != nil || mapped.String() != text { // signedPrefix is a short name
 			return false
 		}
 		image = mapped

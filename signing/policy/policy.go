@@ -1,8 +1,8 @@
-// Package policy says what podman, skopeo and their kin would say of an image: it reads a containers-policy.json(5) and evaluates it for
-// a docker reference, a manifest and its signatures.
+// Package policy predicts the decision of podman, skopeo and similar clients about an image: it parses a
+// containers-policy.json(5) and evaluates it for a docker reference, a manifest and its signatures.
 //
-// It agrees with them by test (oracle, integration): with their own code about policies, references and identities, and with gpg about
-// OpenPGP. It touches no file; who may read the files that a policy names gives it their content.
+// Tests compare its results with the clients' own library for policies, references and identities (oracle), and with gpg for
+// OpenPGP (integration). It reads no files: callers pass the content of the files that a policy names.
 package policy
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// MaxSize is how many bytes a policy may have. Clients know no bound; this one is ours.
+// MaxSize is the maximum size of a policy in bytes. Clients have no limit.
 const MaxSize = 1 << 20
 
 // Types of requirements (containers-policy.json(5)).
@@ -32,7 +32,7 @@ const (
 	Sigstore  = "sigstoreSigned"
 )
 
-// Policy is a policy that was read. Make one with Parse. One goroutine at a time may use it.
+// Policy is a parsed policy. Make one with Parse. It is not safe for concurrent use.
 type Policy struct {
 	fallback   []*requirement
 	transports map[string]map[string][]*requirement
@@ -40,33 +40,33 @@ type Policy struct {
 	rings      map[string]*keyRing
 }
 
-// requirement is one that an image must meet.
+// requirement is a condition that an image must meet.
 type requirement struct {
 	kind     string
 	keyType  string
-	paths    []string // of files with keys, for signedBy
-	data     []byte   // keys; nil when there are paths
+	paths    []string // of key files, for signedBy
+	data     []byte   // keys; nil with paths
 	identity matcher
 }
 
-// keyRing has the keys of a requirement, or why there are none.
+// keyRing has the keys of a requirement, or the error of reading them.
 type keyRing struct {
 	scanned *signing.ScannedKeyring
-	ring    *signing.Keyring // nil until the keys are needed
+	ring    *signing.Keyring // nil before the keys are needed
 	err     error
 }
 
-// file is the content of a file with keys, or why there is none.
+// file has the content of a key file, or the error of reading it.
 type file struct {
 	content []byte
 	err     error
 }
 
-// Parse reads a policy as strictly as its clients do: unknown members, members that are there twice, empty lists and values of wrong types
-// are Invalid. sigstoreSigned is read as far as its members' names go.
+// Parse parses a policy as strictly as the clients do. Unknown members, duplicate members, empty lists and values of wrong types
+// are Invalid. Of sigstoreSigned requirements only the names of the members are checked.
 func Parse(data []byte) (*Policy, error) {
 	if len(data) > MaxSize {
-		return nil, fault.New(fault.TooLarge, "A policy may have %d bytes.", MaxSize)
+		return nil, fault.New(fault.TooLarge, "A policy may have at most %d bytes.", MaxSize)
 	}
 	p, err := parse(data)
 	if err != nil {
@@ -110,7 +110,7 @@ func parseScopes(transport string, raw json.RawMessage) (map[string][]*requireme
 	scopes := map[string][]*requirement{}
 	for scope, raw := range members {
 		if scope != "" && !validScope(transport, scope) {
-			return nil, fmt.Errorf("%q is no scope of %s", scope, transport)
+			return nil, fmt.Errorf("%q is not a scope of %s", scope, transport)
 		}
 		if scopes[scope], err = parseRequirements(raw); err != nil {
 			return nil, err
@@ -119,10 +119,10 @@ func parseScopes(transport string, raw json.RawMessage) (map[string][]*requireme
 	return scopes, nil
 }
 
-// openshiftScope is HOST/namespace/stream:tag, or what stands left of a separator in it.
+// openshiftScope is HOST/namespace/stream:tag, or a prefix of that which ends at a separator.
 var openshiftScope = regexp.MustCompile(`^[^/]*(/[^:/]*(/[^:/]*(:[^:/]*)?)?)?$`)
 
-// validScope says whether a transport takes a scope. Clients refuse a whole policy for a scope that they cannot match with anything.
+// validScope reports whether a transport supports a scope. Clients reject a policy with a scope that can match nothing.
 func validScope(transport, scope string) bool {
 	switch transport {
 	case "dir", "sif":
@@ -142,7 +142,7 @@ func validScope(transport, scope string) bool {
 func parseRequirements(raw json.RawMessage) ([]*requirement, error) {
 	var list []json.RawMessage
 	if err := json.Unmarshal(raw, &list); err != nil {
-		return nil, fmt.Errorf("a list of requirements is wanted")
+		return nil, fmt.Errorf("the value is not a list of requirements")
 	}
 	if len(list) == 0 {
 		return nil, fmt.Errorf("a list of requirements is empty")
@@ -157,7 +157,7 @@ func parseRequirements(raw json.RawMessage) ([]*requirement, error) {
 	return requirements, nil
 }
 
-// sigstoreMembers are what a sigstoreSigned requirement may have beside its type.
+// sigstoreMembers are the members of a sigstoreSigned requirement besides its type.
 var sigstoreMembers = []string{
 	"keyPath", "keyPaths", "keyData", "keyDatas", "fulcio", "pki", "rekorPublicKeyPath", "rekorPublicKeyPaths", "rekorPublicKeyData",
 	"rekorPublicKeyDatas", "signedIdentity",
@@ -190,7 +190,7 @@ func parseRequirement(raw json.RawMessage) (*requirement, error) {
 	return r, err
 }
 
-// keyTypes are what a policy may say. Clients, too, evaluate only the first.
+// keyTypes are the valid key types. Clients implement only the first.
 var keyTypes = []string{gpgKeys, "signedByGPGKeys", "X509Certificates", "signedByX509CAs"}
 
 const gpgKeys = "GPGKeys"
@@ -210,7 +210,7 @@ func (r *requirement) parseSignedBy(raw json.RawMessage) error {
 		}
 	}
 	if given != 1 {
-		return fmt.Errorf("exactly one of keyPath, keyPaths and keyData is wanted")
+		return fmt.Errorf("exactly one of keyPath, keyPaths and keyData is required")
 	}
 	if err := r.parseKeys(members); err != nil {
 		return err
@@ -223,7 +223,7 @@ func (r *requirement) parseSignedBy(raw json.RawMessage) error {
 	return err
 }
 
-// parseKeys reads the one member that says which keys.
+// parseKeys parses the member with the keys.
 func (r *requirement) parseKeys(members map[string]json.RawMessage) error {
 	switch {
 	case members["keyPath"] != nil:
@@ -244,7 +244,7 @@ func (r *requirement) parseKeys(members map[string]json.RawMessage) error {
 	return nil
 }
 
-// all returns every requirement.
+// all returns all requirements.
 func (p *Policy) all() []*requirement {
 	all := slices.Clone(p.fallback)
 	for _, scopes := range p.transports {
@@ -255,7 +255,7 @@ func (p *Policy) all() []*requirement {
 	return all
 }
 
-// Files returns the paths of the files with keys that the policy names, sorted, each once.
+// Files returns the paths of the key files in the policy, sorted and without duplicates.
 func (p *Policy) Files() []string {
 	paths := map[string]bool{}
 	for _, r := range p.all() {
@@ -266,7 +266,8 @@ func (p *Policy) Files() []string {
 	return slices.Sorted(maps.Keys(paths))
 }
 
-// ReadKeys reads the files that the policy names. One that cannot be read fails the requirements that name it, as at clients.
+// ReadKeys reads the key files with read. When a file cannot be read, the requirements that name it fail, as they do in
+// clients.
 func (p *Policy) ReadKeys(read func(path string) ([]byte, error)) {
 	p.files, p.rings = map[string]file{}, map[string]*keyRing{}
 	for _, path := range p.Files() {
@@ -275,7 +276,7 @@ func (p *Policy) ReadKeys(read func(path string) ([]byte, error)) {
 	}
 }
 
-// keys returns the keys of a requirement, one blob a file.
+// keys returns the keys of a requirement, one blob for each file.
 func (p *Policy) keys(r *requirement) ([][]byte, error) {
 	if r.data != nil {
 		return [][]byte{r.data}, nil

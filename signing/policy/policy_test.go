@@ -96,7 +96,7 @@ func TestOutcomes(t *testing.T) {
 		Requirements: []policy.Outcome{
 			{Type: "signedBy", Accepted: true, Evaluated: true, Signature: 1, Key: ours.fingerprint(), Rejected: []string{unknown}},
 			{Type: "signedBy", Evaluated: true, Reason: "no such file", Signature: -1},
-			{Type: "sigstoreSigned", Reason: "not evaluated: this program knows nothing of sigstoreSigned", Signature: -1},
+			{Type: "sigstoreSigned", Reason: "not evaluated: this program does not support sigstoreSigned", Signature: -1},
 			{Type: "insecureAcceptAnything", Accepted: true, Evaluated: true, Signature: -1},
 			{Type: "signedBy", Evaluated: true, Reason: "none of the signatures satisfies it", Signature: -1, Rejected: []string{
 				unknown, other + "example.com:5000/team/app:1", other + "other.example.com/app:1",

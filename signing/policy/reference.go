@@ -10,15 +10,15 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// named is a docker reference with its host: a repository and what it names in it.
+// named is a complete docker reference.
 type named struct {
 	name   string // host[:port]/path
 	tag    string // may be empty
 	digest digest.Digest
 }
 
-// The grammar of docker references as podman and skopeo read it. github.com/distribution/reference reads another: IPv6 hosts, upper-case
-// hosts without a dot, and a bound of the path alone.
+// The grammar of docker references in podman and skopeo. github.com/distribution/reference differs: it accepts IPv6 hosts and
+// upper-case hosts without a dot, and limits the length of the path alone.
 const (
 	hostPart   = `(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])`
 	hostForm   = hostPart + `(?:\.` + hostPart + `)*(?::[0-9]+)?`
@@ -37,7 +37,7 @@ var (
 
 var errReference = errors.New("not a docker reference")
 
-// parseNamed reads a docker reference. A name without a host is one of docker.io, and one without a namespace there one of library.
+// parseNamed parses a docker reference. The default host is docker.io, and the default namespace there is library.
 func parseNamed(s string) (named, error) {
 	if imageID.MatchString(s) {
 		return named{}, errReference
@@ -63,7 +63,7 @@ func parseNamed(s string) (named, error) {
 	return n, nil
 }
 
-// String returns the reference with its host.
+// String returns the complete reference.
 func (n named) String() string {
 	s := n.name
 	if n.tag != "" {
@@ -75,26 +75,26 @@ func (n named) String() string {
 	return s
 }
 
-// bare says whether nothing is named in the repository.
+// bare reports whether the reference has neither a tag nor a digest.
 func (n named) bare() bool { return n.tag == "" && n.digest == "" }
 
-// parseImage reads the reference that an image is pulled by: with a tag or a digest, not both, which clients cannot pull.
+// parseImage parses the reference of a pull. It may have a tag or a digest; clients cannot pull references with both.
 func parseImage(s string) (named, error) {
 	n, err := parseNamed(s)
 	if err == nil && n.tag != "" && n.digest != "" {
-		err = errors.New("it has a tag and a digest, where clients take one of them")
+		err = errors.New("it has a tag and a digest, and clients support only one of them")
 	}
 	if err == nil && n.bare() {
 		n.tag = "latest"
 	}
 	if err != nil {
-		return named{}, fault.New(fault.Invalid, "%q is no image to pull: %s.", s, err)
+		return named{}, fault.New(fault.Invalid, "%q is not the reference of an image: %s.", s, err)
 	}
 	return n, nil
 }
 
-// scopes returns the scopes of the transport docker that hold for an image, the nearest first: itself, its repository, namespaces, host,
-// and wildcards of the host without its port.
+// scopes returns the scopes of the transport docker that apply to an image, from the nearest to the farthest: the reference,
+// its repository, namespaces and host, and wildcards of the host without its port.
 func (n named) scopes() []string {
 	scopes := []string{n.String()}
 	name := n.name

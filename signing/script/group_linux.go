@@ -2,8 +2,8 @@ package script
 
 import "syscall"
 
-// ownGroup puts a script into a process group of its own, and ends it when the server is killed. For the kernel its parent is the thread
-// that starts it, so that thread must stay until the script has ended: the goroutine is locked to it.
+// ownGroup starts a script in its own process group, and kills it when the server is killed. The kernel regards the thread that
+// starts the script as its parent, so the goroutine must stay locked to that thread until the script ends.
 func ownGroup() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }

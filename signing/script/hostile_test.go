@@ -32,7 +32,7 @@ func TestTheDeadlineKillsTheWholeGroup(t *testing.T) {
 func TestOutputWithoutEndIsNotKept(t *testing.T) {
 	for name, tt := range map[string]struct{ script, want string }{
 		"a gigabyte of output":                     {"head -c 1000000000 /dev/zero", "printed more than"},
-		"a gigabyte of errors":                     {"head -c 1000000000 /dev/zero >&2; exit 1", "ended with exit status 1 and said nothing"},
+		"a gigabyte of errors":                     {"head -c 1000000000 /dev/zero >&2; exit 1", "ended with exit status 1 and wrote nothing to standard error"},
 		"a gigabyte of errors, and a wrong answer": {"head -c 1000000000 /dev/zero >&2; echo '{}'", "'signature_path'"},
 		"a signature of a gigabyte":                {`truncate -s 1000000000 s; echo '{"signature_path":"s"}'`, "a signature of more than"},
 		"a path of sixty kilobytes":                {`printf '{"signature_path":"%060000d"}' 0`, "outside its directory, or no file"},

@@ -1,7 +1,7 @@
-// Package script makes signatures by running an operator's script, as Pulp does (contract 5.5).
+// Package script makes signatures by running a script of the operator (compatibility.md#signing-scripts).
 //
-// A script gets a directory of its own, one file, a few environment variables and a deadline, and gives back the path of a file in that
-// directory. What it made is judged by signing.Checked, not here.
+// A script gets its own directory, the manifest as a file, a few environment variables and a deadline. It prints the path of
+// the signature in that directory. signing.Checked verifies the signature.
 package script
 
 import (
@@ -24,40 +24,41 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// Bounds of what a script may say.
+// Limits of the output of a script.
 const (
 	maxOutput = 64 << 10 // bytes of standard output
 	maxErrors = 64 << 10 // bytes of standard error that are kept
-	maxShown  = 2 << 10  // bytes of standard error that an error shows
+	maxShown  = 2 << 10  // bytes of standard error in an error message
 )
 
-// pipeWait is how long a script's pipes may stay open after it has ended: what it left behind (a gpg-agent) may hold them.
+// pipeWait is how long the pipes of a script may stay open after its end. A process that it leaves behind, such as gpg-agent, may
+// hold them open.
 const pipeWait = 2 * time.Second
 
-// dirPrefix begins the name of every call's directory.
+// dirPrefix is the prefix of the directories of calls.
 const dirPrefix = "sign-"
 
-// Options say which script is run, and how.
+// Options configure a Signer.
 type Options struct {
-	Path        string // absolute
-	Fingerprint string // of the key: PULP_SIGNING_KEY_FINGERPRINT
-	GnuPGHome   string // GNUPGHOME; empty: the server's own
-	WorkDir     string // below which each call gets its directory
-	Timeout     time.Duration
+	Path        string        // absolute path of the script
+	Fingerprint string        // of the key; the value of PULP_SIGNING_KEY_FINGERPRINT
+	GnuPGHome   string        // value of GNUPGHOME; empty for the server's own
+	WorkDir     string        // parent of the directories of calls
+	Timeout     time.Duration // of one call
 }
 
-// Signer runs a script for every signature. It is safe for concurrent use.
+// Signer runs a script for each signature. It is safe for concurrent use.
 type Signer struct{ options Options }
 
 var _ signing.Signer = (*Signer)(nil)
 
-// New returns a Signer. It does not look at the script: see Resolve and signing.Validate.
+// New returns a Signer. It does not check the script; see Resolve and signing.Validate.
 func New(o Options) *Signer { return &Signer{o} }
 
-// Sign implements signing.Signer. When ctx ends, or the deadline passes, the script and everything in its process group is killed. Its
-// errors are Invalid and say what the script did wrong, in its own words where it has some.
+// Sign implements signing.Signer. When ctx ends or the timeout passes, it kills the script and its process group. Errors of the
+// script are Invalid and contain its standard error, if any.
 func (s *Signer) Sign(ctx context.Context, r signing.Request) ([]byte, error) {
-	// At each use: permissions change. Why the script cannot be started at all is said better by starting it.
+	// The check is repeated because permissions may change. For a script that is missing, the start returns a better error.
 	if err := safefile.CheckProgram(s.options.Path); errors.Is(err, safefile.ErrUnsafe) {
 		return nil, err
 	}
@@ -72,7 +73,7 @@ func (s *Signer) Sign(ctx context.Context, r signing.Request) ([]byte, error) {
 	}
 	manifest := filepath.Join(dir, "manifest.json")
 	if err := os.WriteFile(manifest, b, 0o600); err != nil {
-		return nil, fmt.Errorf("write manifest for the signing script: %w", err)
+		return nil, fmt.Errorf("write the manifest for the signing script: %w", err)
 	}
 	out, err := s.run(ctx, dir, manifest, r)
 	if err != nil {
@@ -81,46 +82,47 @@ func (s *Signer) Sign(ctx context.Context, r signing.Request) ([]byte, error) {
 	return readSignature(dir, out)
 }
 
-// makeDir makes a call's own directory, by its real path: that is what a script's own pwd says.
+// makeDir creates the directory of a call and returns its path without symbolic links, so that it equals the output of pwd in the
+// script.
 func (s *Signer) makeDir() (string, error) {
 	if err := os.MkdirAll(s.options.WorkDir, 0o700); err != nil {
-		return "", fmt.Errorf("working directory: %w", err)
+		return "", fmt.Errorf("working directory of signing scripts: %w", err)
 	}
 	dir, err := os.MkdirTemp(s.options.WorkDir, dirPrefix)
 	if err != nil {
-		return "", fmt.Errorf("working directory: %w", err)
+		return "", fmt.Errorf("working directory of signing scripts: %w", err)
 	}
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
-		return "", fmt.Errorf("working directory: %w", err)
+		return "", fmt.Errorf("working directory of signing scripts: %w", err)
 	}
 	return filepath.Abs(real)
 }
 
-// Sweep removes the directories that calls of a process left behind that was killed: those that nothing has touched for longer than a call may
-// take.
+// Sweep deletes the directories that were left by calls of a process that was killed: those that were not changed for longer
+// than a call may take.
 func Sweep(workDir string, timeout time.Duration) error {
 	entries, err := os.ReadDir(workDir)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil // nothing was ever signed
+		return nil // no script has run yet
 	} else if err != nil {
-		return fmt.Errorf("working directory: %w", err)
+		return fmt.Errorf("working directory of signing scripts: %w", err)
 	}
 	for _, e := range entries {
 		if !e.IsDir() || !strings.HasPrefix(e.Name(), dirPrefix) {
 			continue
 		}
 		if info, err := e.Info(); err != nil || time.Since(info.ModTime()) <= timeout {
-			continue // it is gone, or may be in use
+			continue // deleted by another process, or in use
 		}
 		if err := os.RemoveAll(filepath.Join(workDir, e.Name())); err != nil {
-			return fmt.Errorf("working directory: %w", err)
+			return fmt.Errorf("working directory of signing scripts: %w", err)
 		}
 	}
 	return nil
 }
 
-// run runs the script and returns what it printed.
+// run runs the script and returns its standard output.
 func (s *Signer) run(ctx context.Context, dir, manifest string, r signing.Request) ([]byte, error) {
 	late := fault.New(fault.Invalid, "The signing service script did not end within %s.", s.options.Timeout)
 	ctx, cancel := context.WithTimeoutCause(ctx, s.options.Timeout, late)
@@ -129,7 +131,7 @@ func (s *Signer) run(ctx context.Context, dir, manifest string, r signing.Reques
 	cmd.Dir = dir
 	cmd.Env = s.environment(dir, r)
 	cmd.SysProcAttr = ownGroup()
-	// The whole group is killed: a script's children may ignore what the script is told.
+	// Kill the process group, since children of the script may ignore other signals.
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = pipeWait
 	out, errOut := &bounded{limit: maxOutput, strict: true}, &bounded{limit: maxErrors}
@@ -138,9 +140,9 @@ func (s *Signer) run(ctx context.Context, dir, manifest string, r signing.Reques
 	defer runtime.UnlockOSThread()
 	err := cmd.Run()
 	if cmd.Process != nil {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left behind in its group
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // processes that it left in its group
 	}
-	if errors.Is(err, exec.ErrWaitDelay) { // it ended well; only its pipes were still held
+	if errors.Is(err, exec.ErrWaitDelay) { // the script succeeded, and another process holds its pipes
 		err = nil
 	}
 	switch {
@@ -154,7 +156,8 @@ func (s *Signer) run(ctx context.Context, dir, manifest string, r signing.Reques
 	return out.Bytes(), nil
 }
 
-// environment is all that a script gets to know (architecture 6): nothing of the server's own settings.
+// environment returns the environment of the script (compatibility.md#signing-scripts). It contains none of the server's
+// settings.
 func (s *Signer) environment(dir string, r signing.Request) []string {
 	env := []string{
 		"PULP_SIGNING_KEY_FINGERPRINT=" + s.options.Fingerprint,
@@ -177,13 +180,13 @@ func (s *Signer) environment(dir string, r signing.Request) []string {
 	return env
 }
 
-// failed tells in the script's own words why it failed.
+// failed returns the error for a script that failed: its standard error, or otherwise its exit status.
 func failed(err error, errOut []byte) error {
 	if words := printable(errOut); words != "" {
 		return fault.Wrap(fault.Invalid, err, "%s", words)
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return fault.Wrap(fault.Invalid, err, "The signing service script ended with %s and said nothing.", exit.ProcessState)
+		return fault.Wrap(fault.Invalid, err, "The signing service script ended with %s and wrote nothing to standard error.", exit.ProcessState)
 	}
 	return fault.Wrap(fault.Invalid, err, "The signing service script could not be started.")
 }
@@ -202,48 +205,60 @@ func printable(b []byte) string {
 	return text
 }
 
-// readSignature returns the file that a script's answer names: a regular file inside the script's own directory.
-func readSignature(dir string, out []byte) ([]byte, error) {
+// signaturePath returns the member signature_path of a script's output.
+func signaturePath(out []byte) (string, error) {
 	var answer map[string]any
 	if err := json.Unmarshal(out, &answer); err != nil || answer == nil {
-		return nil, fault.New(fault.Invalid, "The signing service script did not return valid JSON!")
+		return "", errNotJSON
 	}
 	name, ok := answer["signature_path"].(string)
 	if !ok {
-		return nil, fault.New(fault.Invalid, "The signing service script did not return a 'signature_path'.")
+		return "", fault.New(fault.Invalid, "The signing service script did not return a 'signature_path'.")
 	}
-	outside := fault.New(fault.Invalid, "The signing service script returned a signature_path outside its directory, or no file.")
+	return name, nil
+}
+
+// Errors of the output of a script. Pulp has the text of the first.
+var (
+	errNotJSON = fault.New(fault.Invalid, "The signing service script did not return valid JSON!")
+	errOutside = fault.New(fault.Invalid, "The signing service script returned a signature_path outside its directory, or no file.")
+)
+
+// readSignature reads the file that the script's output names. It must be a regular file in the directory of the call.
+func readSignature(dir string, out []byte) ([]byte, error) {
+	name, err := signaturePath(out)
+	if err != nil {
+		return nil, err
+	}
 	if filepath.IsAbs(name) {
-		relative, err := filepath.Rel(dir, filepath.Clean(name))
-		if err != nil {
-			return nil, outside
+		if name, err = filepath.Rel(dir, filepath.Clean(name)); err != nil {
+			return nil, errOutside
 		}
-		name = relative
 	}
 	if !filepath.IsLocal(name) {
-		return nil, outside
+		return nil, errOutside
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, fmt.Errorf("open the signing script's directory: %w", err)
+		return nil, fmt.Errorf("open the directory of the signing script: %w", err)
 	}
 	defer func() { _ = root.Close() }()
-	// Looked at before it is opened: opening a pipe or a device would wait.
+	// Lstat first, since opening a named pipe or a device may block.
 	if info, err := root.Lstat(name); err != nil || !info.Mode().IsRegular() {
-		return nil, outside
+		return nil, errOutside
 	}
 	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, outside
+		return nil, errOutside
 	}
 	defer func() { _ = f.Close() }()
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, outside
+		return nil, errOutside
 	}
 	raw, err := io.ReadAll(io.LimitReader(f, signing.MaxSize+1))
 	switch {
 	case err != nil:
-		return nil, outside
+		return nil, errOutside
 	case len(raw) == 0:
 		return nil, fault.New(fault.Invalid, "The signing service script returned an empty signature.")
 	case len(raw) > signing.MaxSize:
@@ -252,8 +267,8 @@ func readSignature(dir string, out []byte) ([]byte, error) {
 	return raw, nil
 }
 
-// bounded keeps the last bytes written to it, up to a limit. It takes all, unless it is strict: then it takes no more behind the limit, and who
-// writes finds the pipe closed.
+// bounded is a writer that keeps the last bytes up to a limit. A strict one fails when the limit is exceeded, so that the writing
+// process finds its pipe closed.
 type bounded struct {
 	limit  int
 	strict bool
@@ -261,7 +276,7 @@ type bounded struct {
 	over   bool
 }
 
-var errOver = errors.New("more output than may be")
+var errOver = errors.New("output limit exceeded")
 
 // Write implements io.Writer.
 func (b *bounded) Write(p []byte) (int, error) {
@@ -276,5 +291,5 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Bytes returns what was kept.
+// Bytes returns the kept bytes.
 func (b *bounded) Bytes() []byte { return b.kept }

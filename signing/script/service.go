@@ -14,18 +14,18 @@ import (
 	"github.com/countersign/countersign/internal/safefile"
 )
 
-// KeyQuery says which key a service signs with, and where gpg finds it.
+// KeyQuery selects the key of a service in a keyring of gpg.
 type KeyQuery struct {
-	KeyID     string // key id, fingerprint, or what else gpg takes for a user id
-	GnuPGHome string // empty: the user's own
-	Keyring   string // a keyring file; empty: the home's own
+	KeyID     string // key id, fingerprint or any other user id specification of gpg
+	GnuPGHome string // empty for the user's own
+	Keyring   string // keyring file; empty for that of the home
 }
 
-// gpgTime is how long one call of gpg may take.
-const gpgTime = 30 * time.Second
+// gpgTimeout is the timeout of one call of gpg.
+const gpgTimeout = 30 * time.Second
 
-// LookupKey returns the public key of the one primary key that matches, as ASCII armor, and its fingerprint. Its errors are those of
-// Pulp's command (contract 5.2).
+// LookupKey returns the public key of the one primary key that matches, as ASCII armor, and its fingerprint. The errors are those
+// of Pulp's command (compatibility.md#service-commands).
 func LookupKey(ctx context.Context, q KeyQuery) (armored, fingerprint string, err error) {
 	if q.KeyID == "" || strings.HasPrefix(q.KeyID, "-") {
 		return "", "", fault.New(fault.Invalid, "gpg: error reading key: No public key")
@@ -48,7 +48,7 @@ func LookupKey(ctx context.Context, q KeyQuery) (armored, fingerprint string, er
 	return string(key), found[0], nil
 }
 
-// primaryFingerprints reads gpg's colon listing: the fpr record behind each pub record.
+// primaryFingerprints parses gpg's colon listing. The fingerprint of a primary key is in the fpr record after its pub record.
 func primaryFingerprints(listing []byte) (found []string) {
 	primary := false
 	for line := range strings.Lines(string(listing)) {
@@ -64,9 +64,9 @@ func primaryFingerprints(listing []byte) (found []string) {
 	return found
 }
 
-// gpg runs gpg on the query's keys and returns what it prints.
+// gpg runs gpg with the keyring of the query and returns its output.
 func (q KeyQuery) gpg(ctx context.Context, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, gpgTime)
+	ctx, cancel := context.WithTimeout(ctx, gpgTimeout)
 	defer cancel()
 	base := []string{"--batch", "--no-tty", "--no-auto-check-trustdb"}
 	if q.GnuPGHome != "" {
@@ -89,7 +89,7 @@ func (q KeyQuery) gpg(ctx context.Context, args ...string) ([]byte, error) {
 		err = nil
 	}
 	if errors.Is(err, exec.ErrNotFound) {
-		return nil, fault.New(fault.Invalid, "gpg is not installed; it is needed to look the key up.")
+		return nil, fault.New(fault.Invalid, "gpg is not installed. It is needed to look up the key.")
 	}
 	if err != nil {
 		lines := strings.Split(printable(errOut.Bytes()), "\n")
@@ -98,8 +98,8 @@ func (q KeyQuery) gpg(ctx context.Context, args ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Resolve returns the absolute path of a script, symbolic links followed. It must be there, a file, and executable, and
-// nobody but root and the server's user may be able to change it.
+// Resolve returns the absolute path of a script without symbolic links. The script must be an executable regular file that only
+// root and the server's user can change.
 func Resolve(name string) (string, error) {
 	path, err := filepath.Abs(name)
 	if err == nil {

@@ -14,12 +14,12 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 )
 
-// Packet returns a packet with a header of the new form.
+// Packet returns a packet with a header of the new format.
 func Packet(tag byte, body []byte) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{0xc0 | tag, 255}, uint32(len(body))), body...)
 }
 
-// HostileKey is a key that no program makes. Each self-signature verifies and costs as much as the form of the key permits.
+// HostileKey is a key that no program makes. Each of its self-signatures is valid and as expensive as the format permits.
 type HostileKey struct {
 	Body []byte // of the public key packet
 	algo byte
@@ -30,7 +30,7 @@ func mpi(n *big.Int) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(n.BitLen())), n.Bytes()...)
 }
 
-// KeyBody returns the body of a public key packet of version 4.
+// KeyBody returns the body of a version 4 public key packet.
 func KeyBody(algo byte, numbers ...*big.Int) []byte {
 	b := append(binary.BigEndian.AppendUint32([]byte{4}, 1_700_000_000), algo)
 	for _, n := range numbers {
@@ -39,7 +39,7 @@ func KeyBody(algo byte, numbers ...*big.Int) []byte {
 	return b
 }
 
-// HostileDSA returns a DSA key whose signatures anybody can make: its generator is -1, which has the order two.
+// HostileDSA returns a DSA key whose signatures anyone can make: its generator is -1, which has order two.
 func HostileDSA(bits uint) HostileKey {
 	one := big.NewInt(1)
 	p := new(big.Int).Sub(new(big.Int).Lsh(one, bits), one)
@@ -52,7 +52,8 @@ func HostileDSA(bits uint) HostileKey {
 	}}
 }
 
-// HostileRSA returns an RSA key of about so many bits whose modulus is a product of small primes, so that it is made at once.
+// HostileRSA returns an RSA key of about the given number of bits. Its modulus is a product of small primes, so that it is made
+// quickly.
 func HostileRSA(bits int, e int64) HostileKey {
 	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the key must be the same each time
 	n, phi, one, exponent := big.NewInt(1), big.NewInt(1), big.NewInt(1), big.NewInt(e)
@@ -79,7 +80,7 @@ func (k HostileKey) fingerprint() []byte {
 	return sum[:]
 }
 
-// Signature returns a signature packet of a type over some bytes.
+// Signature returns a signature packet of a type over the given bytes.
 func (k HostileKey) Signature(kind byte, at time.Time, over ...[]byte) []byte {
 	hashed := binary.BigEndian.AppendUint32([]byte{5, 2}, uint32(at.Unix()))
 	if kind == 0x18 {
@@ -98,28 +99,28 @@ func framed(tag byte, body []byte) []byte {
 	return append(binary.BigEndian.AppendUint16([]byte{tag}, uint16(len(body))), body...)
 }
 
-// HostileTime is when the signatures of hostile keys were made.
+// HostileTime is the time of the signatures of hostile keys.
 var HostileTime = time.Unix(1_795_384_279, 0)
 
-// Named returns a user id with some self-signatures.
+// Named returns a user id with a number of self-signatures.
 func (k HostileKey) Named(id string, signatures int) []byte {
 	over := append(binary.BigEndian.AppendUint32([]byte{0xb4}, uint32(len(id))), id...)
 	one := k.Signature(0x13, HostileTime, framed(0x99, k.Body), over)
 	return append(Packet(13, []byte(id)), slices.Concat(slices.Repeat([][]byte{one}, signatures)...)...)
 }
 
-// Subkey returns a subkey with some bindings.
+// Subkey returns a subkey with a number of binding signatures.
 func (k HostileKey) Subkey(body []byte, bindings int) []byte {
 	one := k.Signature(0x18, HostileTime, framed(0x99, k.Body), framed(0x99, body))
 	return append(Packet(14, body), slices.Concat(slices.Repeat([][]byte{one}, bindings)...)...)
 }
 
-// Ring returns the key with what belongs to it.
+// Ring returns the key with the given parts.
 func (k HostileKey) Ring(parts ...[]byte) []byte {
 	return append(Packet(6, k.Body), slices.Concat(parts...)...)
 }
 
-// FirstKey returns the first key of a ring, which cannot sign.
+// FirstKey returns the first key of a key ring. It cannot sign.
 func FirstKey(t testing.TB, raw []byte) HostileKey {
 	t.Helper()
 	p, err := packet.NewOpaqueReader(bytes.NewReader(raw)).Next()

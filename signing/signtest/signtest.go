@@ -1,4 +1,4 @@
-// Package signtest is the suite that every signing.Signer passes, and what tests of signatures need: keys and signatures made in the process.
+// Package signtest has the tests that each implementation of signing.Signer must pass, and makes keys and signatures for tests.
 package signtest
 
 import (
@@ -18,10 +18,10 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// Run holds a Signer against what signing.Signer promises. open returns one with its public key.
+// Run tests a Signer. open returns one and its public key.
 func Run(t *testing.T, open func(t *testing.T) (signing.Signer, signing.PublicKey)) {
 	t.Helper()
-	t.Run("it signs what it is asked to, many at a time", func(t *testing.T) {
+	t.Run("makes the requested signatures concurrently", func(t *testing.T) {
 		t.Parallel()
 		checked := signing.NewChecked(open(t))
 		var wg sync.WaitGroup
@@ -43,7 +43,7 @@ func Run(t *testing.T, open func(t *testing.T) (signing.Signer, signing.PublicKe
 		}
 		wg.Wait()
 	})
-	t.Run("it stops when nobody waits any more", func(t *testing.T) {
+	t.Run("fails when the context has ended", func(t *testing.T) {
 		t.Parallel()
 		s, _ := open(t)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -54,7 +54,7 @@ func Run(t *testing.T, open func(t *testing.T) (signing.Signer, signing.PublicKe
 	})
 }
 
-// Request asks for a signature of a manifest with these bytes.
+// Request returns a request for a signature of a manifest.
 func Request(reference, manifest string) signing.Request {
 	return signing.Request{
 		Claim:         signing.Claim{ManifestDigest: digest.FromString(manifest), DockerReference: reference},
@@ -63,14 +63,14 @@ func Request(reference, manifest string) signing.Request {
 	}
 }
 
-// Key is an OpenPGP key of a test.
+// Key is an OpenPGP key for tests.
 type Key struct {
 	Entity *openpgp.Entity
 	Public signing.PublicKey
-	Armor  string // of the public key
+	Armor  string // public key
 }
 
-// NewKey makes an Ed25519 key as of a time, for a lifetime; 0: it never expires.
+// NewKey makes an Ed25519 key that is valid from at on. With lifetime 0 it does not expire.
 func NewKey(t testing.TB, at time.Time, lifetime time.Duration) *Key {
 	t.Helper()
 	c := &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return at }, KeyLifetimeSecs: uint32(lifetime.Seconds())}
@@ -83,7 +83,7 @@ func NewKey(t testing.TB, at time.Time, lifetime time.Duration) *Key {
 	return k
 }
 
-// Export reads the public part of the entity anew, after the test has changed it.
+// Export updates Public and Armor after the test has changed the entity.
 func (k *Key) Export(t testing.TB) {
 	t.Helper()
 	var b bytes.Buffer
@@ -103,14 +103,14 @@ func (k *Key) Export(t testing.TB) {
 	}
 }
 
-// Config says how a test signs: when, over which hash, for how long.
+// Config has the properties of a signature.
 type Config struct {
 	At       time.Time
-	Hash     crypto.Hash   // 0 is SHA-256
-	Lifetime time.Duration // 0: it never expires
+	Hash     crypto.Hash   // 0 means SHA-256
+	Lifetime time.Duration // 0 means that it does not expire
 }
 
-// SignBytes returns an OpenPGP message over any bytes.
+// SignBytes returns a signed OpenPGP message with any payload.
 func (k *Key) SignBytes(t testing.TB, payload []byte, c Config) []byte {
 	t.Helper()
 	if c.Hash == 0 {

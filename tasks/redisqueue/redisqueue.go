@@ -85,14 +85,18 @@ func New(ctx context.Context, o Options) (*Queue, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	logging.Disable() // the library logs errors that it also returns
-	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	q := &Queue{
-		client: newClient(opt, o.Cluster), names: newNames(o.Prefix, opt.DB), secret: opt.Password, log: o.Log,
-		arrived: make(chan struct{}, 1), sub: newSubscription(), watches: map[string]*watch{},
-		stop: stop, stopped: make(chan struct{}),
-	}
+	return start(ctx, newClient(opt, o.Cluster), &Queue{
+		names: newNames(o.Prefix, opt.DB), secret: opt.Password, log: o.Log,
+	}), nil
+}
+
+// start completes a queue with a client and begins to subscribe.
+func start(ctx context.Context, client redis.UniversalClient, q *Queue) *Queue {
+	ctx, q.stop = context.WithCancel(context.WithoutCancel(ctx))
+	q.client, q.stopped = client, make(chan struct{})
+	q.arrived, q.sub, q.watches = make(chan struct{}, 1), newSubscription(), map[string]*watch{}
 	go q.keepSubscribed(ctx)
-	return q, nil
+	return q
 }
 
 // clientOptions parses the URL. Its errors do not contain any part of it, since any part of a malformed URL may

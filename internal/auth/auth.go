@@ -1,6 +1,6 @@
-// Package auth knows users, passwords and tokens, and makes the one decision of who may do what.
+// Package auth authenticates users by password or token, limits failed logins, and decides about permissions.
 //
-// It reads accounts through Accounts and touches no HTTP beyond a request's credentials and origin.
+// It reads accounts through the interface Accounts. Of HTTP it uses only the credentials and the origin of requests.
 package auth
 
 import (
@@ -20,37 +20,37 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// How successful password checks are remembered.
+// Limits of the cache of verified credentials.
 const (
-	checkLife   = time.Hour // since the credentials were last used
-	checksLimit = 10_000    // credentials; the least recently used are dropped
+	checkLife   = time.Hour // since the last use of the credentials
+	checksLimit = 10_000    // credentials; the least recently used are evicted
 )
 
-// maxPassword is how many bytes of a password are looked at; more are refused. bcrypt takes 72.
+// maxPassword is the length limit of passwords in bytes, which is the limit of bcrypt.
 const maxPassword = 72
 
-// namesLogged is how many bytes of the name of a refused login are logged.
-const namesLogged = 100
+// maxLoggedName is the length in bytes to which the name in the log entry of a refused login is cut.
+const maxLoggedName = 100
 
 var errPassword = fault.New(fault.Unauthenticated, "Invalid username/password.")
 
-// Accounts finds users. *store.Store is one.
+// Accounts finds users.
 type Accounts interface {
-	// UserByName returns the user with exactly this name; NotFound when there is none.
+	// UserByName returns the user with exactly this name. The error is NotFound if there is none.
 	UserByName(ctx context.Context, username string) (pulp.User, error)
 }
 
 // Auth checks passwords. It is safe for concurrent use.
 type Auth struct {
-	Log *slog.Logger // of refused logins; nil: they leave no trace
+	Log *slog.Logger // for refused logins; nil disables the log
 
 	accounts Accounts
 	now      func() time.Time
-	key      [32]byte // keys the memory of checks; made anew by every process
+	key      [32]byte // HMAC key of digest; each process generates its own
 	limit    *limiter
-	decoy    string // a hash that no password has: unknown users take as long as known ones
+	decoy    string // hash that no password matches, so that a login of an unknown user takes as long as others
 
-	checks *lru.Cache[[32]byte, time.Time] // when credentials that were verified were last used
+	checks *lru.Cache[[32]byte, time.Time] // the time of the last use of verified credentials, by their digest
 }
 
 // New returns an Auth over accounts.
@@ -59,13 +59,19 @@ func New(accounts Accounts) *Auth {
 	if err != nil { // the size is a positive constant
 		panic(err)
 	}
-	a := &Auth{accounts: accounts, now: time.Now, limit: newLimiter(runtime.NumCPU(), time.Now), decoy: decoyHash, checks: checks}
+	a := &Auth{
+		accounts: accounts,
+		now:      time.Now,
+		limit:    newLimiter(runtime.NumCPU(), time.Now),
+		decoy:    decoyHash,
+		checks:   checks,
+	}
 	_, _ = rand.Read(a.key[:]) // never fails: crypto/rand
 	return a
 }
 
-// Login returns the user with this name and password, without any limit on attempts: it is for the command line. The error is Unauthenticated
-// when there is no such user, the password is wrong, or the account is not active.
+// Login returns the user with this name and password. It does not limit failed attempts and is for the command line. The
+// error is Unauthenticated if the user does not exist, the password is wrong, or the account is not active.
 func (a *Auth) Login(ctx context.Context, username, password string) (pulp.User, error) {
 	c, err := a.candidate(ctx, username, password)
 	if err != nil {
@@ -77,15 +83,15 @@ func (a *Auth) Login(ctx context.Context, username, password string) (pulp.User,
 	return c.user, nil
 }
 
-// candidate is a login that has not been decided.
+// candidate is a login attempt whose password was not compared yet.
 type candidate struct {
 	user   pulp.User
 	known  bool     // the account exists, is active and has a password
-	hash   string   // to compare the password with; of no password unless known
-	digest [32]byte // identifies the credentials in the memory of checks
+	hash   string   // to compare the password with; the decoy if the account is not known
+	digest [32]byte // the key of the credentials in Auth.checks
 }
 
-// candidate loads the account. The error is Unauthenticated for a name that no account can have.
+// candidate loads the account. The error is Unauthenticated if no account can have the name.
 func (a *Auth) candidate(ctx context.Context, username, password string) (candidate, error) {
 	if !pulp.ValidText(username) {
 		return candidate{}, errPassword
@@ -98,13 +104,14 @@ func (a *Auth) candidate(ctx context.Context, username, password string) (candid
 	if c.known {
 		c.hash = u.Hash
 	}
-	// The digest covers the stored hash, so that a changed password invalidates what is remembered.
+	// The digest covers the stored hash, so that a change of the password invalidates the cached check.
 	c.digest = a.digest(username, password, c.hash)
 	return c, nil
 }
 
-// login is Login for a client at an address. Credentials that were verified recently pass at once. Others wait for their turn to compute a hash,
-// and are refused without one when the address has too many failures (TooMany). Unknown users and wrong passwords take the same time.
+// login is Login with a limit on the failures of the client address from. Cached credentials pass at once. Other attempts
+// wait until the limiter admits them to compute a hash. The error is TooMany, without a hash, if the address has too
+// many failures. An unknown user takes as long as a wrong password.
 func (a *Auth) login(ctx context.Context, from, username, password string) (pulp.User, error) {
 	network := clientaddr.Network(from)
 	c, err := a.candidate(ctx, username, password)
@@ -136,15 +143,20 @@ func (a *Auth) login(ctx context.Context, from, username, password string) (pulp
 	return c.user, nil
 }
 
-// warnOfBlocked logs that a failure of an address has blocked it.
+// warnOfBlocked logs that an address is blocked.
 func (a *Auth) warnOfBlocked(ctx context.Context, blocked bool, from string) {
 	if blocked && a.Log != nil {
-		a.Log.WarnContext(ctx, "too many failed logins; password logins from the address are refused for up to a minute", slog.String("from", from), slog.String("network", clientaddr.Network(from).String()))
+		a.Log.WarnContext(
+			ctx,
+			"too many failed logins; password logins from the address are refused for up to a minute",
+			slog.String("from", from),
+			slog.String("network", clientaddr.Network(from).String()),
+		)
 	}
 }
 
-// Basic returns the user whose credentials a request carries; nil when it carries none. The error is Unauthenticated for bad credentials, and TooMany
-// when the request's client, RemoteAddr, has failed too often.
+// Basic authenticates the Basic credentials of a request. It returns nil if the request has no Authorization header. The
+// error is Unauthenticated for wrong credentials, and TooMany if the client address (RemoteAddr) has too many failures.
 func (a *Auth) Basic(r *http.Request) (*pulp.User, error) {
 	if r.Header.Get("Authorization") == "" {
 		return nil, nil
@@ -155,7 +167,8 @@ func (a *Auth) Basic(r *http.Request) (*pulp.User, error) {
 	}
 	u, err := a.login(r.Context(), r.RemoteAddr, username, password)
 	if fault.Is(err, fault.Unauthenticated) && a.Log != nil {
-		a.Log.WarnContext(r.Context(), "login refused", slog.String("user", username[:min(len(username), namesLogged)]), slog.String("from", r.RemoteAddr))
+		name := username[:min(len(username), maxLoggedName)]
+		a.Log.WarnContext(r.Context(), "login refused", slog.String("user", name), slog.String("from", r.RemoteAddr))
 	}
 	if err != nil {
 		return nil, err
@@ -166,14 +179,14 @@ func (a *Auth) Basic(r *http.Request) (*pulp.User, error) {
 func (a *Auth) digest(parts ...string) (sum [32]byte) {
 	h := hmac.New(sha256.New, a.key[:])
 	for _, p := range parts {
-		part := sha256.Sum256([]byte(p)) // of fixed length: parts cannot run into each other
+		part := sha256.Sum256([]byte(p)) // the fixed length makes the concatenation unambiguous
 		h.Write(part[:])
 	}
 	h.Sum(sum[:0])
 	return sum
 }
 
-// remembered reports whether credentials were verified and have been in use since, and notes their use.
+// remembered reports whether the credentials are cached and were used within checkLife. It records their use.
 func (a *Auth) remembered(digest [32]byte) bool {
 	now := a.now()
 	used, ok := a.checks.Get(digest)

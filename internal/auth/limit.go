@@ -14,35 +14,36 @@ import (
 
 // Limits of logins by password.
 const (
-	maxFailures     = 10          // an address with so many failures within failureWindow is refused
+	maxFailures     = 10          // failures within failureWindow that block an address
 	failureWindow   = time.Minute // also the longest Retry-After
-	maxAddresses    = 10_000      // addresses whose failures are kept; the least recently used are dropped
-	maxWaiting      = 4096        // attempts that wait for a hash computation, of all addresses
-	maxWaitingOfOne = 256         // and of one address
+	maxAddresses    = 10_000      // addresses with recorded failures; the least recently used are evicted
+	maxWaiting      = 4096        // waiting attempts of all addresses
+	maxWaitingOfOne = 256         // waiting attempts of one address
 )
 
 var errBusy = &fault.Error{Kind: fault.TooMany, Msg: "Too many logins at a time. Try again.", RetryAfter: time.Second}
 
-// limiter decides when a login may compute a password hash. It refuses addresses with too many failures, and shares the computations among the
-// addresses that wait, so that one address cannot delay the others. It is safe for concurrent use.
+// limiter admits login attempts to compute a password hash. It refuses attempts of addresses with too many failures, and
+// shares the computations among the waiting addresses, so that one address cannot delay the others. It is safe for
+// concurrent use.
 type limiter struct {
-	slots      int // hash computations at a time
-	perAddress int // and for one address
+	slots      int // concurrent hash computations
+	perAddress int // concurrent hash computations of one address
 	now        func() time.Time
 
 	mu       sync.Mutex
 	running  int
 	waiting  int
-	turn     uint64                                // of the attempt that was admitted last
-	queues   map[netip.Prefix]*queue               // of addresses with attempts that run or wait
-	failures *lru.Cache[netip.Prefix, []time.Time] // the latest maxFailures of each address, oldest first
+	turn     uint64                                // the latest value of nextTurn
+	queues   map[netip.Prefix]*queue               // addresses with running or waiting attempts
+	failures *lru.Cache[netip.Prefix, []time.Time] // the last maxFailures failures of an address, oldest first
 }
 
-// queue holds the attempts of one address.
+// queue contains the attempts of one address.
 type queue struct {
 	running int
-	waiting []chan error // each receives nil when its attempt is admitted, or the refusal
-	turn    uint64       // the higher, the later the address was served, or began to wait
+	waiting []chan error // each receives nil when its attempt is admitted, or the reason for its refusal
+	turn    uint64       // the turn in which an attempt of the address last began or ended, or first had to wait
 }
 
 func newLimiter(slots int, now func() time.Time) *limiter {
@@ -50,11 +51,18 @@ func newLimiter(slots int, now func() time.Time) *limiter {
 	if err != nil { // the size is a positive constant
 		panic(err)
 	}
-	return &limiter{slots: slots, perAddress: max(1, slots/2), now: now, queues: map[netip.Prefix]*queue{}, failures: failures}
+	return &limiter{
+		slots:      slots,
+		perAddress: max(1, slots/2),
+		now:        now,
+		queues:     map[netip.Prefix]*queue{},
+		failures:   failures,
+	}
 }
 
-// acquire waits until an attempt from an address may compute a hash; the caller then calls release. The error is TooMany when the address has too
-// many failures, also when they come up while the attempt waits, or when too many attempts wait; or that of the context.
+// acquire waits until the limiter admits an attempt of an address. The caller then computes one hash and calls release.
+// The error is TooMany if the address has too many failures, now or while the attempt waits, or if too many attempts
+// wait; or it is the error of the context.
 func (l *limiter) acquire(ctx context.Context, from netip.Prefix) error {
 	admitted, err := l.enter(from)
 	if err != nil {
@@ -69,7 +77,7 @@ func (l *limiter) acquire(ctx context.Context, from netip.Prefix) error {
 	}
 }
 
-// enter appends an attempt to the queue of its address.
+// enter appends an attempt to the queue of its address and returns the channel that receives the decision.
 func (l *limiter) enter(from netip.Prefix) (chan error, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -91,26 +99,27 @@ func (l *limiter) enter(from netip.Prefix) (chan error, error) {
 	return admitted, nil
 }
 
-// leave withdraws an attempt whose caller no longer waits.
+// leave removes an attempt whose caller no longer waits.
 func (l *limiter) leave(from netip.Prefix, admitted chan error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	q := l.queues[from]
-	if q == nil { // refused meanwhile
+	if q == nil { // it was refused
 		return
 	}
 	if i := slices.Index(q.waiting, admitted); i >= 0 {
 		q.waiting = slices.Delete(q.waiting, i, i+1)
 		l.waiting--
-	} else if len(admitted) > 0 && <-admitted == nil { // admitted meanwhile
+	} else if len(admitted) > 0 && <-admitted == nil { // it was admitted
 		q.running--
 		l.running--
 	}
-	l.tidy(from, q)
+	l.removeIfEmpty(from, q)
 	l.dispatch()
 }
 
-// release ends an admitted attempt. With failed it counts against its address, and blocked reports that the address is refused from now on.
+// release ends an admitted attempt. failed counts it as a failure of its address. blocked reports that this failure
+// blocks the address.
 func (l *limiter) release(from netip.Prefix, failed bool) (blocked bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -121,13 +130,13 @@ func (l *limiter) release(from netip.Prefix, failed bool) (blocked bool) {
 	if failed {
 		blocked = l.count(from)
 	}
-	l.tidy(from, q)
+	l.removeIfEmpty(from, q)
 	l.dispatch()
 	return blocked
 }
 
-// dispatch admits attempts while there are free slots: those of the address with the fewest failures first, and among equals of the one that was
-// served the longest time ago.
+// dispatch admits waiting attempts while slots are free. The address with the fewest failures is first; among equals the
+// one with the lowest turn.
 func (l *limiter) dispatch() {
 	for l.running < l.slots && l.waiting > 0 {
 		var next *queue
@@ -158,8 +167,8 @@ func (l *limiter) nextTurn() uint64 {
 	return l.turn
 }
 
-// evict refuses the latest attempt of the address with the most waiting ones, to make room for one of an address that has so many waiting. It
-// reports false when no address has at least two more.
+// evict refuses the latest attempt of the address with the most waiting attempts, in favor of an address with own waiting
+// attempts. It reports false if no address has at least own+2.
 func (l *limiter) evict(own int) bool {
 	var longest *queue
 	most := own + 1
@@ -178,14 +187,14 @@ func (l *limiter) evict(own int) bool {
 	return true
 }
 
-// tidy forgets a queue without attempts.
-func (l *limiter) tidy(from netip.Prefix, q *queue) {
+// removeIfEmpty removes a queue without attempts.
+func (l *limiter) removeIfEmpty(from netip.Prefix, q *queue) {
 	if q.running == 0 && len(q.waiting) == 0 {
 		delete(l.queues, from)
 	}
 }
 
-// recent returns an address's failures within the window, oldest first.
+// recent returns the failures of an address within failureWindow, oldest first.
 func (l *limiter) recent(from netip.Prefix) []time.Time {
 	all, _ := l.failures.Peek(from)
 	since := l.now().Add(-failureWindow)
@@ -195,17 +204,21 @@ func (l *limiter) recent(from netip.Prefix) []time.Time {
 	return all
 }
 
-// refusal returns the error for an address with too many failures; nil for others.
+// refusal returns the error for an address with too many failures, or nil.
 func (l *limiter) refusal(from netip.Prefix) error {
 	recent := l.recent(from)
 	if len(recent) < maxFailures {
 		return nil
 	}
 	wait := recent[0].Add(failureWindow).Sub(l.now())
-	return &fault.Error{Kind: fault.TooMany, Msg: "Too many failed logins from this address. Try again later.", RetryAfter: wait}
+	return &fault.Error{
+		Kind:       fault.TooMany,
+		Msg:        "Too many failed logins from this address. Try again later.",
+		RetryAfter: wait,
+	}
 }
 
-// count adds a failure of an address. If the address is refused from now on, count refuses its attempts that wait, and reports true.
+// count records a failure of an address. If that blocks the address, count refuses its waiting attempts and reports true.
 func (l *limiter) count(from netip.Prefix) (blocked bool) {
 	l.failures.Add(from, append(l.recent(from), l.now()))
 	err := l.refusal(from)
@@ -218,12 +231,13 @@ func (l *limiter) count(from netip.Prefix) (blocked bool) {
 			admitted <- err
 		}
 		q.waiting = nil
-		l.tidy(from, q)
+		l.removeIfEmpty(from, q)
 	}
 	return true
 }
 
-// fail counts a failure for which no hash was computed. blocked is that of release. The error is TooMany when the address was refused already.
+// fail records a failure that needed no hash. blocked is as in release. The error is TooMany if the address was blocked
+// before.
 func (l *limiter) fail(from netip.Prefix) (blocked bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

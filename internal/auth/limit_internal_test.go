@@ -14,7 +14,8 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// bench runs attempts through a limiter whose hash computations take a second each, and notes the order in which they begin or are refused.
+// bench runs attempts through a limiter. Each hash computation takes a second. It records the order in which the attempts
+// begin or are refused.
 type bench struct {
 	*limiter
 	mu    sync.Mutex
@@ -22,20 +23,20 @@ type bench struct {
 	all   sync.WaitGroup
 }
 
-// attempt queues one attempt of an address, behind those before it.
+// attempt adds one attempt of an address to the queues.
 func (b *bench) attempt(ctx context.Context, from string, fails bool) {
 	b.all.Go(func() {
 		p := clientaddr.Network(from)
 		err := b.acquire(ctx, p)
 		switch {
 		case errors.Is(err, context.Canceled):
-			b.note(from + "-canceled")
+			b.record(from + "-canceled")
 		case fault.Is(err, fault.TooMany):
-			b.note(from + "-refused")
+			b.record(from + "-refused")
 		case err != nil:
-			b.note(err.Error())
+			b.record(err.Error())
 		default:
-			b.note(from)
+			b.record(from)
 			time.Sleep(time.Second)
 			b.release(p, fails)
 		}
@@ -43,13 +44,14 @@ func (b *bench) attempt(ctx context.Context, from string, fails bool) {
 	synctest.Wait()
 }
 
-func (b *bench) note(what string) {
+func (b *bench) record(event string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.order = append(b.order, strings.TrimPrefix(what, "192.0.2."))
+	b.order = append(b.order, strings.TrimPrefix(event, "192.0.2."))
 }
 
-// check compares the order of events, and that nothing is left behind.
+// check compares the order of events, which are named after the last octet of the address. It verifies that the limiter
+// has no attempts left.
 func (b *bench) check(t *testing.T, want string) {
 	t.Helper()
 	b.all.Wait()
@@ -61,7 +63,8 @@ func (b *bench) check(t *testing.T, want string) {
 	}
 }
 
-// TestAddressesTakeTurns proves that an address with many attempts does not delay one with few, and that addresses with failures come last.
+// TestAddressesTakeTurns checks that an address with many attempts does not delay one with few, and that addresses with
+// failures come last.
 func TestAddressesTakeTurns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -73,9 +76,9 @@ func TestAddressesTakeTurns(t *testing.T) {
 	})
 }
 
-// TestAttemptsThatWait proves that attempts which wait are refused with the tenth failure of their address, that those of others are not, and that one
-// whose caller is gone takes no turn.
-func TestAttemptsThatWait(t *testing.T) {
+// TestWaitingAttempts checks that the tenth failure of an address refuses its waiting attempts but not those of other
+// addresses, and that an attempt whose context is canceled takes no turn.
+func TestWaitingAttempts(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{limiter: newLimiter(4, time.Now)}
@@ -89,14 +92,14 @@ func TestAttemptsThatWait(t *testing.T) {
 		}
 		cancel()
 		synctest.Wait()
-		time.Sleep(3500 * time.Millisecond) // two at a time: eight run or have run
+		time.Sleep(3500 * time.Millisecond) // two at a time: eight have begun
 		b.attempt(t.Context(), "192.0.2.2", false)
 		b.check(t, "1 1 1-canceled 1 1 1 1 1 1 2 1 1 1-refused 1-refused 1-refused")
 	})
 }
 
-// TestFailuresWithoutHash proves that attempts which wait are refused at once when failures for which no hash is computed block their address: nothing would
-// admit them later.
+// TestFailuresWithoutHash checks that failures without a hash computation also refuse the waiting attempts of the address
+// that they block. No event would admit those attempts later.
 func TestFailuresWithoutHash(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -118,7 +121,8 @@ func TestFailuresWithoutHash(t *testing.T) {
 	})
 }
 
-// TestFullQueues proves that the number of attempts that wait is bounded, and that room is made at the cost of the address with the most.
+// TestFullQueues checks the limits on waiting attempts, and that a new address evicts an attempt of the address with the
+// most waiting attempts.
 func TestFullQueues(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -138,7 +142,9 @@ func TestFullQueues(t *testing.T) {
 			t.Errorf("%d refused, %d wait, want 3 and %d", got, b.waiting, maxWaiting)
 		}
 		b.attempt(ctx, "203.0.113.1", false)
-		if got := len(b.queues[clientaddr.Network("192.0.2.1")].waiting); refused() != 4 || b.waiting != maxWaiting || got != maxWaitingOfOne-1 || len(b.queues[clientaddr.Network("203.0.113.1")].waiting) != 1 {
+		if got := len(b.queues[clientaddr.Network("192.0.2.1")].waiting); refused() != 4 || b.waiting != maxWaiting ||
+			got != maxWaitingOfOne-1 ||
+			len(b.queues[clientaddr.Network("203.0.113.1")].waiting) != 1 {
 			t.Errorf("%d refused, %d wait, %d of the first address", refused(), b.waiting, got)
 		}
 		cancel()
@@ -149,7 +155,7 @@ func TestFullQueues(t *testing.T) {
 	})
 }
 
-// TestNetworks proves what failures count against.
+// TestNetworks checks the network that the limiter counts failures for.
 func TestNetworks(t *testing.T) {
 	t.Parallel()
 	for client, want := range map[string]string{

@@ -20,10 +20,10 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// tooLong is a wrong password for which no hash is computed.
+// tooLong is a password that is rejected without a hash computation.
 var tooLong = strings.Repeat("x", 73)
 
-// cheap returns a hash that is quickly compared.
+// cheap returns a hash of the lowest cost.
 func cheap(t *testing.T, password string) string {
 	t.Helper()
 	h, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
@@ -33,7 +33,7 @@ func cheap(t *testing.T, password string) string {
 	return string(h)
 }
 
-// attempt is a login with a request that comes from an address.
+// attempt logs in with a request from an address.
 func attempt(ctx context.Context, a *auth.Auth, from, username, password string) error {
 	r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
 	r.RemoteAddr = from
@@ -42,7 +42,8 @@ func attempt(ctx context.Context, a *auth.Auth, from, username, password string)
 	return err
 }
 
-// TestFailedLoginsAreLimited proves that the eleventh failure of an address within a minute is refused, that nobody else is, and that it ends.
+// TestFailedLoginsAreLimited checks that an address is blocked after ten failures within a minute, that other addresses
+// are not, and that the block ends.
 func TestFailedLoginsAreLimited(t *testing.T) {
 	t.Parallel()
 	hash := cheap(t, "secret")
@@ -54,10 +55,10 @@ func TestFailedLoginsAreLimited(t *testing.T) {
 		})
 		a.Log = slog.New(slog.NewTextHandler(&log, nil))
 		const attacker, other = "[2001:db8:0:7::1]:5000", "[2001:db8:0:8::1]:5000"
-		want := func(what string, err error, kind fault.Kind) {
+		want := func(login string, err error, kind fault.Kind) {
 			t.Helper()
 			if kind == -1 && err != nil || kind != -1 && !fault.Is(err, kind) {
-				t.Errorf("%s: %v", what, err)
+				t.Errorf("%s: %v", login, err)
 			}
 		}
 		const succeeds = fault.Kind(-1)
@@ -75,12 +76,25 @@ func TestFailedLoginsAreLimited(t *testing.T) {
 				t.Errorf("the eleventh, of %s: Retry-After %v, want 50s", user, got)
 			}
 		}
-		want("a right password from the attacker's network", attempt(t.Context(), a, attacker, "admin", "secret"), fault.TooMany)
+		want(
+			"a right password from the attacker's network",
+			attempt(t.Context(), a, attacker, "admin", "secret"),
+			fault.TooMany,
+		)
 		want("credentials that were verified recently", attempt(t.Context(), a, attacker, "acme", "secret"), succeeds)
 		want("the account from elsewhere", attempt(t.Context(), a, other, "admin", "secret"), succeeds)
-		want("the account in the attacker's network, once it is verified", attempt(t.Context(), a, attacker, "admin", "secret"), succeeds)
-		want("the account from a mapped address", attempt(t.Context(), a, "[::ffff:192.0.2.1]:1", "acme", "wrong"), fault.Unauthenticated)
-		if strings.Count(log.String(), "too many failed logins") != 1 || strings.Count(log.String(), "login refused") != 11 {
+		want(
+			"the account in the attacker's network, once it is verified",
+			attempt(t.Context(), a, attacker, "admin", "secret"),
+			succeeds,
+		)
+		want(
+			"the account from a mapped address",
+			attempt(t.Context(), a, "[::ffff:192.0.2.1]:1", "acme", "wrong"),
+			fault.Unauthenticated,
+		)
+		if strings.Count(log.String(), "too many failed logins") != 1 ||
+			strings.Count(log.String(), "login refused") != 11 {
 			t.Errorf("the log:\n%s", log.String())
 		}
 		time.Sleep(50*time.Second - time.Nanosecond)
@@ -91,8 +105,8 @@ func TestFailedLoginsAreLimited(t *testing.T) {
 	})
 }
 
-// TestCredentialsStayVerifiedWhileTheyAreUsed proves that a client behind a blocked address is not locked out as long as it comes back, and that a
-// changed password ends that.
+// TestCredentialsStayVerifiedWhileTheyAreUsed checks that a client behind a blocked address can log in as long as it
+// repeats its login within an hour, and that a change of the password ends that.
 func TestCredentialsStayVerifiedWhileTheyAreUsed(t *testing.T) {
 	t.Parallel()
 	first, second := cheap(t, "secret"), cheap(t, "changed")
@@ -123,13 +137,13 @@ func TestCredentialsStayVerifiedWhileTheyAreUsed(t *testing.T) {
 		time.Sleep(time.Hour)
 		block()
 		if err := attempt(t.Context(), a, from, "acme", "secret"); !fault.Is(err, fault.TooMany) {
-			t.Errorf("credentials that nobody has used for an hour: %v", err)
+			t.Errorf("credentials after an hour without use: %v", err)
 		}
 	})
 }
 
-// TestParallelLoginsFromOneAddress proves over HTTP that of 100 wrong logins at a time ten are checked, and that meanwhile a correct first login
-// from another address is served.
+// TestParallelLoginsFromOneAddress checks over HTTP that ten of 100 concurrent wrong logins are verified, and that the
+// first login from another address succeeds meanwhile.
 func TestParallelLoginsFromOneAddress(t *testing.T) {
 	t.Parallel()
 	a := auth.New(accounts{"admin": {ID: 1, Username: "admin", Hash: cheap(t, "secret"), Staff: true, Active: true}})
@@ -141,7 +155,7 @@ func TestParallelLoginsFromOneAddress(t *testing.T) {
 		defer mu.Unlock()
 		switch {
 		case err == nil:
-			order = append(order, "in")
+			order = append(order, "accepted")
 		case fault.Is(err, fault.TooMany):
 			order = append(order, "limited")
 			w.WriteHeader(http.StatusTooManyRequests)
@@ -153,9 +167,14 @@ func TestParallelLoginsFromOneAddress(t *testing.T) {
 	defer server.Close()
 	login := func(from, password string) int {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, at string) (net.Conn, error) {
-			return d.DialContext(ctx, network, at)
-		}}}
+		client := http.Client{
+			Transport: &http.Transport{
+				DisableKeepAlives: true,
+				DialContext: func(ctx context.Context, network, at string) (net.Conn, error) {
+					return d.DialContext(ctx, network, at)
+				},
+			},
+		}
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
 		if err != nil {
 			t.Error(err)
@@ -181,10 +200,10 @@ func TestParallelLoginsFromOneAddress(t *testing.T) {
 	})
 	parallel.Wait()
 	count := map[string]int{}
-	for _, what := range order {
-		count[what]++
+	for _, result := range order {
+		count[result]++
 	}
-	if count["wrong"] != 10 || count["limited"] != 90 || count["in"] != 1 {
-		t.Errorf("%v, want 10 wrong, 90 limited, 1 in", count)
+	if count["wrong"] != 10 || count["limited"] != 90 || count["accepted"] != 1 {
+		t.Errorf("%v, want 10 wrong, 90 limited, 1 accepted", count)
 	}
 }

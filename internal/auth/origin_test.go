@@ -9,8 +9,8 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 )
 
-// TestOriginsWithDefaultPorts proves that a page of the server itself is allowed although the public URL states the port that browsers leave out, as it must for a
-// host without a dot, and although a proxy has changed the Host header.
+// TestOriginsWithDefaultPorts checks that requests from pages of the server are allowed if the public URL contains the
+// default port, which browsers omit, and if a proxy changes the Host header.
 func TestOriginsWithDefaultPorts(t *testing.T) {
 	t.Parallel()
 	for public, want := range map[string]map[string]bool{

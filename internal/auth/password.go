@@ -8,13 +8,14 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// cost makes one check take some 50 ms, on which Login's memory saves.
+// cost is the bcrypt cost of stored hashes. One comparison takes about 50 ms.
 const cost = bcrypt.DefaultCost
 
-// decoyHash is the bcrypt hash, of the same cost, of random bytes that were thrown away.
+// decoyHash is the bcrypt hash of discarded random bytes with the same cost.
 const decoyHash = "$2a$10$TXvOQHQ3rraAFhCJ.dBjuujUA7Egi.s6I0yUjWBbMtVzsL6vjHqKq"
 
-// HashPassword returns what to store of a password. Invalid when it is empty or longer than 72 bytes.
+// HashPassword returns the hash of a password for the database. The error is Invalid if the password is empty or longer
+// than 72 bytes.
 func HashPassword(password string) (string, error) {
 	if password == "" || len(password) > maxPassword {
 		return "", fault.Field("password", "A password has 1 to %d bytes.", maxPassword)

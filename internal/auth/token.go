@@ -28,38 +28,38 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// leeway is how far clocks of several nodes may be apart.
+// leeway is the tolerated difference between the clocks of several servers.
 const leeway = 5 * time.Second
 
-// maxToken is how many bytes a token may have.
+// maxToken is the size limit of a token in bytes.
 const maxToken = 16 << 10
 
 var errToken = fault.New(fault.Unauthenticated, "Invalid token.")
 
-// Access is what a token lets its bearer do to one resource (contract 7.1).
+// Access is the set of actions that a token permits on one resource. See compatibility.md#tokens.
 type Access struct {
 	Type    string   `json:"type"`
-	Class   string   `json:"class,omitempty"` // of the resource, as clients state it; empty for images
+	Class   string   `json:"class,omitempty"` // the class of the resource in the client's scope; empty for images
 	Name    string   `json:"name"`
 	Actions []string `json:"actions"`
 }
 
-// Issued is a token with its times.
+// Issued is a new token with its time of issue and its lifetime.
 type Issued struct {
 	Token    string
 	IssuedAt time.Time
 	Lifetime time.Duration
 }
 
-// Bearer is what a verified token says: who, and to what it is limited.
+// Bearer is the content of a verified token.
 type Bearer struct {
-	Username string // empty: anonymous
+	Username string // empty for an anonymous token
 	Access   []Access
 	// Credential identifies the account and the password for which the token was issued. Compare it with BelongsTo.
 	Credential string
 }
 
-// Allows says whether the token covers an action on a repository.
+// Allows reports whether the token permits an action on a resource.
 func (b Bearer) Allows(kind, name, action string) bool {
 	for _, a := range b.Access {
 		if a.Type != kind || a.Name != name {
@@ -74,7 +74,8 @@ func (b Bearer) Allows(kind, name, action string) bool {
 	return false
 }
 
-// Tokens issues and verifies the registry's bearer tokens: ES256, one key, one issuer, one audience. It is safe for concurrent use.
+// Tokens issues and verifies the registry's bearer tokens: ES256 with one key, one issuer and one audience. It is safe
+// for concurrent use.
 type Tokens struct {
 	issuer   string
 	audience string
@@ -82,17 +83,18 @@ type Tokens struct {
 	signer   jose.Signer
 	public   *ecdsa.PublicKey
 	now      func() time.Time
-	bind     []byte                     // keys the credential claim; the same in all processes with the same token key
-	verified *lru.Cache[string, claims] // tokens whose signature holds; a client sends one with each request of a push
+	bind     []byte                     // HMAC key of the credential claim, derived from the token key
+	verified *lru.Cache[string, claims] // tokens with a valid signature; clients send one token with many requests
 }
 
-// Bounds of what is remembered of verified tokens.
+// Limits of the cache of verified tokens.
 const (
-	maxVerified      = 1024
-	maxVerifiedToken = 4 << 10 // bytes; longer ones are verified each time
+	maxVerified      = 1024    // tokens; the least recently used are evicted
+	maxVerifiedToken = 4 << 10 // bytes; longer tokens are not cached
 )
 
-// NewTokens returns a Tokens for an issuer (the token endpoint's URL) and an audience (the public host, D16).
+// NewTokens returns a Tokens. issuer is the URL of the token endpoint, audience is the public host: see
+// compatibility.md#tokens.
 func NewTokens(key *ecdsa.PrivateKey, issuer, audience string, lifetime time.Duration) (*Tokens, error) {
 	id, err := keyID(&key.PublicKey)
 	if err != nil {
@@ -115,10 +117,13 @@ func NewTokens(key *ecdsa.PrivateKey, issuer, audience string, lifetime time.Dur
 	if err != nil {
 		return nil, fmt.Errorf("token key: %w", err)
 	}
-	return &Tokens{issuer: issuer, audience: audience, lifetime: lifetime, signer: signer, public: &key.PublicKey, now: time.Now, bind: bind, verified: verified}, nil
+	return &Tokens{
+		issuer: issuer, audience: audience, lifetime: lifetime, signer: signer, public: &key.PublicKey,
+		now: time.Now, bind: bind, verified: verified,
+	}, nil
 }
 
-// claims are what a token says (contract 7.1).
+// claims are the claims of a token. See compatibility.md#tokens.
 type claims struct {
 	Access    []Access `json:"access"`
 	Audience  string   `json:"aud"`
@@ -128,12 +133,12 @@ type claims struct {
 	ID        string   `json:"jti"`
 	NotBefore int64    `json:"nbf"`
 	Subject   string   `json:"sub"`
-	// Credential is the account's credential; absent from anonymous tokens.
+	// Credential is the result of Tokens.credential; empty in anonymous tokens.
 	Credential string `json:"cred,omitempty"`
 }
 
-// Issue returns a token for a user, nil for an anonymous caller, that is limited to this access. It is bound to the user's account and present
-// password: see BelongsTo.
+// Issue returns a token that is limited to the given access. It is bound to the user's account and current password: see
+// BelongsTo. A nil user is an anonymous caller.
 func (t *Tokens) Issue(user *pulp.User, access []Access) (Issued, error) {
 	now := t.now().UTC()
 	username, credential := "", ""
@@ -153,23 +158,24 @@ func (t *Tokens) Issue(user *pulp.User, access []Access) (Issued, error) {
 	return Issued{Token: text, IssuedAt: now, Lifetime: t.lifetime}, nil
 }
 
-// BelongsTo reports whether a verified token is valid for an account as it is now: the account is active, is the same account (not one created
-// later under the same name) and has the same password as when the token was issued. The result is false for anonymous tokens and for tokens
-// without a credential, which versions before this claim issued.
+// BelongsTo reports whether a verified token is valid for the current state of an account: the account is active, is the
+// same account (not one created later with the same name) and has the same password as when the token was issued. The
+// result is false for anonymous tokens and for tokens without a credential, which older versions issued.
 func (t *Tokens) BelongsTo(b Bearer, user pulp.User) bool {
 	return user.Active && b.Username == user.Username && hmac.Equal([]byte(b.Credential), []byte(t.credential(user)))
 }
 
-// credential returns a short keyed hash of an account's id, time of creation and password hash. Its key is derived from the token key, so that
-// all processes agree and clients learn nothing about the password hash.
+// credential returns a short HMAC of an account's id, time of creation and password hash. Since its key is derived from
+// the token key, all servers compute the same value and clients learn nothing about the password hash.
 func (t *Tokens) credential(user pulp.User) string {
 	h := hmac.New(sha256.New, t.bind)
 	_, _ = fmt.Fprintf(h, "%d %d %s", user.ID, user.Created.UnixMicro(), user.Hash)
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
-// Verify returns the content of a token after checking its signature, issuer, audience and times. Only ES256 by this server's own key is
-// accepted, whatever key and algorithm the token names. It does not look at the account: see BelongsTo. The error is Unauthenticated.
+// Verify verifies the signature, issuer, audience and times of a token and returns its content. It accepts only ES256 with
+// the server's own key, whatever the token's header states. It does not check the account: see BelongsTo. The error is
+// Unauthenticated.
 func (t *Tokens) Verify(text string) (Bearer, error) {
 	c, err := t.signed(text)
 	if err != nil {
@@ -183,7 +189,7 @@ func (t *Tokens) Verify(text string) (Bearer, error) {
 	return Bearer{Username: c.Subject, Access: c.Access, Credential: c.Credential}, nil
 }
 
-// signed returns what a token says if its signature holds. The access in it is shared, and not to be changed.
+// signed verifies the signature of a token and returns its claims. The caller must not modify Access, which is cached.
 func (t *Tokens) signed(text string) (claims, error) {
 	if c, ok := t.verified.Get(text); ok {
 		return c, nil
@@ -205,7 +211,8 @@ func (t *Tokens) signed(text string) (claims, error) {
 	return c, nil
 }
 
-// keyID is the id of a public key as libtrust makes it from 30 hex digits of its hash (contract 7.1).
+// keyID returns the id of a public key in the format of libtrust, derived from 30 hex digits of its hash. See
+// compatibility.md#tokens.
 func keyID(key *ecdsa.PublicKey) (string, error) {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
@@ -220,12 +227,13 @@ func keyID(key *ecdsa.PublicKey) (string, error) {
 	return strings.Join(groups, ":"), nil
 }
 
-// Settings keeps what the installation knows about itself. *store.Store is one.
+// Settings stores values of the installation.
 type Settings interface {
+	// SettingOrCreate returns the value of a setting. If there is none it stores the result of create first.
 	SettingOrCreate(ctx context.Context, name string, create func() ([]byte, error)) ([]byte, error)
 }
 
-// KeptKey returns the installation's own token key, making it on a first start.
+// KeptKey returns the token key that Settings contains, and generates it if there is none.
 func KeptKey(ctx context.Context, s Settings) (*ecdsa.PrivateKey, error) {
 	kept, err := s.SettingOrCreate(ctx, "token_key", func() ([]byte, error) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -244,7 +252,7 @@ func KeptKey(ctx context.Context, s Settings) (*ecdsa.PrivateKey, error) {
 	return parseKey(kept)
 }
 
-// ReadKey returns the token key in a pair of PEM files. The two must belong together.
+// ReadKey reads the token key from a pair of PEM files. It is an error if the public key is not that of the private key.
 func ReadKey(privatePath, publicPath string) (*ecdsa.PrivateKey, error) {
 	private, err := os.ReadFile(privatePath)
 	if err != nil {

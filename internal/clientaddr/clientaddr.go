@@ -1,6 +1,6 @@
-// Package clientaddr finds the address of a request's client behind trusted proxies.
+// Package clientaddr determines the address of a request's client behind trusted proxies.
 //
-// It imports nothing of this project.
+// It imports no other package of this module.
 package clientaddr
 
 import (
@@ -17,14 +17,14 @@ import (
 
 const header = "X-Forwarded-For"
 
-// Bounds of the warnings about untrusted peers.
+// Limits of the warnings about untrusted peers.
 const (
-	maxWarned    = 1024 // peers that have been warned about and are remembered
+	maxWarned    = 1024 // peers whose warning is remembered; the least recently used are evicted
 	warningEvery = time.Minute
 	warningBurst = 10
 )
 
-// Resolver determines client addresses. Make one with New.
+// Resolver determines client addresses. Create it with New.
 type Resolver struct {
 	trusted  []netip.Prefix
 	log      *slog.Logger
@@ -32,23 +32,24 @@ type Resolver struct {
 	warnings *rate.Limiter
 }
 
-// New returns a Resolver that believes X-Forwarded-For from proxies in the trusted networks. It warns in log, once for each peer and not more than
-// once a minute on average, when another peer sends the header.
+// New returns a Resolver that accepts X-Forwarded-For from proxies in the trusted networks. If another peer sends the
+// header it logs a warning, once for each peer and at most once a minute on average.
 func New(trusted []netip.Prefix, log *slog.Logger) *Resolver {
 	warned, err := lru.New[netip.Addr, struct{}](maxWarned)
 	if err != nil { // the size is a positive constant
 		panic(err)
 	}
-	return &Resolver{trusted: trusted, log: log, warned: warned, warnings: rate.NewLimiter(rate.Every(warningEvery), warningBurst)}
+	warnings := rate.NewLimiter(rate.Every(warningEvery), warningBurst)
+	return &Resolver{trusted: trusted, log: log, warned: warned, warnings: warnings}
 }
 
-// Handler calls next with RemoteAddr set to the client's address, without a port, when the request came through a trusted proxy that named its
-// client. Other requests keep RemoteAddr, the peer's address and port.
+// Handler sets RemoteAddr to the client's address, without a port, if a trusted proxy sent the request and reported its
+// client. Other requests keep RemoteAddr, the peer's address and port. Then it calls next.
 func (v *Resolver) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if forwarded := r.Header.Values(header); len(forwarded) > 0 {
 			if client, ok := v.client(r, forwarded); ok {
-				r = r.WithContext(r.Context()) // a copy: the request is not ours to change
+				r = r.WithContext(r.Context()) // a handler must not modify the request of its caller
 				r.RemoteAddr = client.String()
 			}
 		}
@@ -56,8 +57,9 @@ func (v *Resolver) Handler(next http.Handler) http.Handler {
 	})
 }
 
-// client returns the rightmost address in X-Forwarded-For that is no trusted proxy. Each proxy appends its own peer, so addresses further to the left
-// are only what that client says. A value that is no address ends the search: the client is then the hop that reported it.
+// client returns the rightmost address in X-Forwarded-For that is not a trusted proxy. Each proxy appends its own peer, so
+// the client itself may have written any addresses further to the left. A value that is not an address ends the search:
+// then the hop that reported it is the client.
 func (v *Resolver) client(r *http.Request, forwarded []string) (netip.Addr, bool) {
 	peer, ok := parse(r.RemoteAddr)
 	if !ok {
@@ -90,10 +92,16 @@ func (v *Resolver) warn(r *http.Request, peer netip.Addr) {
 		return
 	}
 	v.warned.Add(peer, struct{}{})
-	v.log.WarnContext(r.Context(), "X-Forwarded-For from a peer that is not in trusted_proxies is ignored; add the peer if it is your proxy, or all its clients share one limit of failed logins", slog.String("peer", peer.String()))
+	v.log.WarnContext(
+		r.Context(),
+		"X-Forwarded-For from a peer that is not in trusted_proxies is ignored; "+
+			"add the peer if it is your proxy, or all its clients share one limit of failed logins",
+		slog.String("peer", peer.String()),
+	)
 }
 
-// parse returns the address in a text of the form address, address:port or [address]:port; IPv4-mapped addresses as IPv4, without zones.
+// parse parses an address of the form address, address:port or [address]:port. It returns IPv4-mapped addresses as IPv4,
+// and all addresses without zones.
 func parse(text string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(text)
 	if err != nil {
@@ -103,8 +111,9 @@ func parse(text string) (netip.Addr, bool) {
 	return a.Unmap().WithZone(""), err == nil
 }
 
-// Network returns the network that stands for a client where clients share something bounded: the address, of IPv6 the /64. client is an http.Request's RemoteAddr, with
-// or without a port; one that is no address has the zero Prefix.
+// Network returns the network by which limits per client count a client: the IPv4 address, or the /64 of the IPv6
+// address. client is the RemoteAddr of a request, with or without a port. The result is the zero Prefix if client is not
+// an address.
 func Network(client string) netip.Prefix {
 	addr, ok := parse(client)
 	if !ok {

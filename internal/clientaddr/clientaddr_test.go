@@ -14,36 +14,41 @@ import (
 	"github.com/countersign/countersign/internal/clientaddr"
 )
 
-// TestClientAddress proves which address counts as the client's, whatever a client writes into X-Forwarded-For itself.
+// TestClientAddress checks the client address for headers that proxies and clients write.
 func TestClientAddress(t *testing.T) {
 	t.Parallel()
-	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("fd00::/8")}
+	trusted := []netip.Prefix{
+		netip.MustParsePrefix("10.0.0.0/8"),
+		netip.MustParsePrefix("127.0.0.1/32"),
+		netip.MustParsePrefix("fd00::/8"),
+	}
 	for name, tt := range map[string]struct {
 		peer      string
 		forwarded []string
 		want      string
 	}{
-		"no header":                     {"10.0.0.1:5000", nil, "10.0.0.1:5000"},
-		"an untrusted peer":             {"192.0.2.1:5000", []string{"198.51.100.7"}, "192.0.2.1:5000"},
-		"a trusted peer":                {"10.0.0.1:5000", []string{"198.51.100.7"}, "198.51.100.7"},
-		"a mapped trusted peer":         {"[::ffff:10.0.0.1]:5000", []string{"198.51.100.7"}, "198.51.100.7"},
-		"a mapped client":               {"10.0.0.1:5000", []string{"::ffff:198.51.100.7"}, "198.51.100.7"},
-		"a spoofed value to the left":   {"10.0.0.1:5000", []string{"203.0.113.9, 198.51.100.7"}, "198.51.100.7"},
-		"a spoofed header of its own":   {"10.0.0.1:5000", []string{"203.0.113.9", "198.51.100.7"}, "198.51.100.7"},
-		"two proxies":                   {"10.0.0.1:5000", []string{"203.0.113.9, 198.51.100.7, 10.0.0.2"}, "198.51.100.7"},
-		"proxies alone":                 {"10.0.0.1:5000", []string{"10.0.0.3, 10.0.0.2"}, "10.0.0.3"},
-		"IPv6":                          {"[fd00::1]:5000", []string{"2001:db8::7"}, "2001:db8::7"},
-		"with ports":                    {"10.0.0.1:5000", []string{"[2001:db8::7]:443"}, "2001:db8::7"},
-		"with a port, IPv4":             {"10.0.0.1:5000", []string{"198.51.100.7:443"}, "198.51.100.7"},
-		"with a zone":                   {"10.0.0.1:5000", []string{"fe80::7%eth0"}, "fe80::7"},
-		"rubbish":                       {"10.0.0.1:5000", []string{"unknown"}, "10.0.0.1:5000"},
-		"nothing":                       {"10.0.0.1:5000", []string{""}, "10.0.0.1:5000"},
-		"rubbish behind a proxy":        {"10.0.0.1:5000", []string{"198.51.100.7, unknown, 10.0.0.2"}, "10.0.0.2"},
-		"rubbish that the client sends": {"10.0.0.1:5000", []string{"x, 198.51.100.7"}, "198.51.100.7"},
-		"a peer without an address":     {"@", []string{"198.51.100.7"}, "@"},
+		"no header":                     {peer: "10.0.0.1:5000", want: "10.0.0.1:5000"},
+		"an untrusted peer":             {peer: "192.0.2.1:5000", forwarded: []string{"198.51.100.7"}, want: "192.0.2.1:5000"},
+		"a trusted peer":                {peer: "10.0.0.1:5000", forwarded: []string{"198.51.100.7"}, want: "198.51.100.7"},
+		"a mapped trusted peer":         {peer: "[::ffff:10.0.0.1]:5000", forwarded: []string{"198.51.100.7"}, want: "198.51.100.7"},
+		"a mapped client":               {peer: "10.0.0.1:5000", forwarded: []string{"::ffff:198.51.100.7"}, want: "198.51.100.7"},
+		"a spoofed value to the left":   {peer: "10.0.0.1:5000", forwarded: []string{"203.0.113.9, 198.51.100.7"}, want: "198.51.100.7"},
+		"a spoofed header of its own":   {peer: "10.0.0.1:5000", forwarded: []string{"203.0.113.9", "198.51.100.7"}, want: "198.51.100.7"},
+		"two proxies":                   {peer: "10.0.0.1:5000", forwarded: []string{"203.0.113.9, 198.51.100.7, 10.0.0.2"}, want: "198.51.100.7"},
+		"proxies alone":                 {peer: "10.0.0.1:5000", forwarded: []string{"10.0.0.3, 10.0.0.2"}, want: "10.0.0.3"},
+		"IPv6":                          {peer: "[fd00::1]:5000", forwarded: []string{"2001:db8::7"}, want: "2001:db8::7"},
+		"with ports":                    {peer: "10.0.0.1:5000", forwarded: []string{"[2001:db8::7]:443"}, want: "2001:db8::7"},
+		"with a port, IPv4":             {peer: "10.0.0.1:5000", forwarded: []string{"198.51.100.7:443"}, want: "198.51.100.7"},
+		"with a zone":                   {peer: "10.0.0.1:5000", forwarded: []string{"fe80::7%eth0"}, want: "fe80::7"},
+		"rubbish":                       {peer: "10.0.0.1:5000", forwarded: []string{"unknown"}, want: "10.0.0.1:5000"},
+		"nothing":                       {peer: "10.0.0.1:5000", forwarded: []string{""}, want: "10.0.0.1:5000"},
+		"rubbish behind a proxy":        {peer: "10.0.0.1:5000", forwarded: []string{"198.51.100.7, unknown, 10.0.0.2"}, want: "10.0.0.2"},
+		"rubbish that the client sends": {peer: "10.0.0.1:5000", forwarded: []string{"x, 198.51.100.7"}, want: "198.51.100.7"},
+		"a peer without an address":     {peer: "@", forwarded: []string{"198.51.100.7"}, want: "@"},
 	} {
 		var got string
-		h := clientaddr.New(trusted, slog.New(slog.DiscardHandler)).Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.RemoteAddr }))
+		h := clientaddr.New(trusted, slog.New(slog.DiscardHandler)).
+			Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.RemoteAddr }))
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 		r.RemoteAddr = tt.peer
 		for _, v := range tt.forwarded {
@@ -56,18 +61,25 @@ func TestClientAddress(t *testing.T) {
 	}
 }
 
-// TestUntrustedPeersAreWarnedAbout proves that the log names a peer that sends X-Forwarded-For without being trusted, once, and that many peers cannot
-// fill the log.
+// TestUntrustedPeersAreWarnedAbout checks that an untrusted peer that sends X-Forwarded-For is logged once, and that many
+// such peers cannot flood the log.
 func TestUntrustedPeersAreWarnedAbout(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
-	server := httptest.NewServer(clientaddr.New(nil, slog.New(slog.NewTextHandler(&log, nil))).Handler(http.NotFoundHandler()))
+	server := httptest.NewServer(
+		clientaddr.New(nil, slog.New(slog.NewTextHandler(&log, nil))).Handler(http.NotFoundHandler()),
+	)
 	defer server.Close()
 	ask := func(from string) {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, at string) (net.Conn, error) {
-			return d.DialContext(ctx, network, at)
-		}}}
+		client := http.Client{
+			Transport: &http.Transport{
+				DisableKeepAlives: true,
+				DialContext: func(ctx context.Context, network, at string) (net.Conn, error) {
+					return d.DialContext(ctx, network, at)
+				},
+			},
+		}
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -83,7 +95,9 @@ func TestUntrustedPeersAreWarnedAbout(t *testing.T) {
 	for range 3 {
 		ask("127.0.0.2")
 	}
-	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "level=WARN") || !strings.Contains(got, "trusted_proxies") || !strings.HasSuffix(got, "peer=127.0.0.2\n") {
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "level=WARN") ||
+		!strings.Contains(got, "trusted_proxies") ||
+		!strings.HasSuffix(got, "peer=127.0.0.2\n") {
 		t.Errorf("the log: %s", got)
 	}
 	for i := range 30 {

@@ -30,11 +30,11 @@ func TestMessage(t *testing.T) {
 		want string
 		ok   bool
 	}{
-		"nil":          {nil, "", false},
-		"unclassified": {errors.New("secret"), "", false},
-		"Internal":     {fault.New(fault.Internal, "secret"), "", false},
-		"classified":   {fmt.Errorf("secret: %w", fault.Wrap(fault.Invalid, errors.New("secret"), "Bad.")), "Bad.", true},
-		"the first":    {fault.Wrap(fault.Conflict, fault.New(fault.Invalid, "Inner."), "Outer."), "Outer.", true},
+		"nil":          {},
+		"unclassified": {err: errors.New("secret")},
+		"Internal":     {err: fault.New(fault.Internal, "secret")},
+		"classified":   {err: fmt.Errorf("secret: %w", fault.Wrap(fault.Invalid, errors.New("secret"), "Bad.")), want: "Bad.", ok: true},
+		"the first":    {err: fault.Wrap(fault.Conflict, fault.New(fault.Invalid, "Inner."), "Outer."), want: "Outer.", ok: true},
 	} {
 		if got, ok := fault.Message(tt.err); got != tt.want || ok != tt.ok {
 			t.Errorf("%s: Message = %q, %v, want %q, %v", name, got, ok, tt.want, tt.ok)

@@ -17,15 +17,19 @@ func TestIsOutage(t *testing.T) {
 		err  error
 		want bool
 	}{
-		"no error":                       {err: nil},
-		"the outage":                     {err: down, want: true},
-		"a wrapped outage":               {err: fmt.Errorf("tag v1: %w", down), want: true},
-		"the cause of another kind":      {err: fault.Wrap(fault.Invalid, down, "The tag is not copied."), want: true},
-		"a joined outage":                {err: errors.Join(cause, down), want: true},
-		"an outage of another system":    {err: fault.NewOutage(fault.Database, cause, "The database does not answer.")},
-		"Unavailable for another reason": {err: fault.Wrap(fault.Unavailable, cause, "The upstream refuses the credentials.")},
-		"another kind with the system":   {err: &fault.Error{Kind: fault.Invalid, Outage: fault.Upstream}},
-		"the bare cause":                 {err: cause},
+		"no error":                  {err: nil},
+		"the outage":                {err: down, want: true},
+		"a wrapped outage":          {err: fmt.Errorf("tag v1: %w", down), want: true},
+		"the cause of another kind": {err: fault.Wrap(fault.Invalid, down, "The tag is not copied."), want: true},
+		"a joined outage":           {err: errors.Join(cause, down), want: true},
+		"an outage of another system": {
+			err: fault.NewOutage(fault.Database, cause, "The database does not answer."),
+		},
+		"Unavailable for another reason": {
+			err: fault.Wrap(fault.Unavailable, cause, "The upstream refuses the credentials."),
+		},
+		"another kind with the system": {err: &fault.Error{Kind: fault.Invalid, Outage: fault.Upstream}},
+		"the bare cause":               {err: cause},
 	}
 	for name, tt := range tests {
 		if got := fault.IsOutage(tt.err, fault.Upstream); got != tt.want {

@@ -1,10 +1,11 @@
-// Package pace ends requests whose clients send their body, or take the response, too slowly.
+// Package pace aborts requests whose clients send the body, or read the response, too slowly.
 //
-// net/http has limits for the time of whole requests and responses, which large blobs need to exceed, and none for slow ones. Here a client must move a
-// number of bytes in each window of time; only time in which the server waits for the client counts. So a transfer may take as long as it needs, and
-// a handler may wait for other things, while a client that stalls is let go.
+// net/http limits only the duration of whole requests and responses, and large blobs need longer than any sensible limit.
+// This package requires a minimum rate instead: a client must transfer a number of bytes in each window of time. Only the
+// time in which the server waits for the client counts. So a transfer may take as long as it needs, and a handler may
+// wait for other events, but a client that stalls is disconnected.
 //
-// It knows net/http and nothing of this project.
+// It imports no other package of this module.
 package pace
 
 import (
@@ -19,18 +20,20 @@ import (
 	"time"
 )
 
-// Options are the limits. Zero values stand for the defaults.
+// Options are the limits. A zero value means the default.
 type Options struct {
-	// Rate is the number of bytes per second that a client must send or take, on average over a window. The default is 1 KiB.
+	// Rate is the minimum rate of a transfer in bytes per second, averaged over a window. The default is 1 KiB.
 	Rate int64
-	// BodyWindow is the window for request bodies: a client that stalls is let go within it. The default is one minute.
+	// BodyWindow is the window for request bodies. A client that stalls is disconnected within it. The default is one
+	// minute.
 	BodyWindow time.Duration
-	// ResponseWindow is the window for responses. It is longer by default, two minutes: the kernel takes bytes from a full buffer in large steps.
+	// ResponseWindow is the window for responses. The default is two minutes, since the kernel drains a full buffer in
+	// large steps.
 	ResponseWindow time.Duration
-	// Drain is how long the server reads what a handler has left of a body, so that the client reads the response and the connection can be used
-	// again. The default is ten seconds.
+	// Drain is the time limit for reading the part of a body that the handler did not read, after which the client can
+	// read the response and reuse the connection. The default is ten seconds.
 	Drain time.Duration
-	// Log gets a line for each request that is ended; nil: none.
+	// Log receives an entry for each aborted request; nil disables it.
 	Log *slog.Logger
 }
 
@@ -42,24 +45,28 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Handler calls next with a body and a ResponseWriter that are bounded in time. Reads and writes that exceed the limit fail with
-// os.ErrDeadlineExceeded. The ResponseWriter must be the server's own, and the server must have an IdleTimeout, which resets read deadlines between the
-// requests of a connection.
+// Handler calls next with a body and a ResponseWriter that enforce the minimum rate. Reads and writes of a slow client
+// fail with os.ErrDeadlineExceeded. The ResponseWriter must be the server's own. The server must have an IdleTimeout,
+// which resets the read deadline between the requests of a connection.
 func Handler(next http.Handler, o Options) http.Handler {
 	o = o.withDefaults()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := http.NewResponseController(w)
 		streams := r.ProtoMajor > 1
-		pw := &writer{ResponseWriter: w, c: c, o: o, r: r, meter: meter{window: o.ResponseWindow, quota: quota(o.Rate, o.ResponseWindow), set: c.SetWriteDeadline, stream: streams}}
-		if !streams { // deadlines of HTTP/2 belong to one stream
-			_ = c.SetWriteDeadline(time.Time{}) // the previous request's
+		pw := &writer{ResponseWriter: w, c: c, o: o, r: r, meter: meter{
+			window: o.ResponseWindow, quota: quota(o.Rate, o.ResponseWindow), set: c.SetWriteDeadline, stream: streams,
+		}}
+		if !streams { // in HTTP/2 each stream has its own deadlines
+			_ = c.SetWriteDeadline(time.Time{}) // clears the deadline of the previous request
 		}
 		if r.Body != nil && r.Body != http.NoBody {
-			pw.body = &body{ReadCloser: r.Body, c: c, o: o, r: r, meter: meter{window: o.BodyWindow, quota: quota(o.Rate, o.BodyWindow), set: c.SetReadDeadline, stream: streams}}
-			r = r.WithContext(r.Context()) // net/http looks at the body of its own request
+			pw.body = &body{ReadCloser: r.Body, c: c, o: o, r: r, meter: meter{
+				window: o.BodyWindow, quota: quota(o.Rate, o.BodyWindow), set: c.SetReadDeadline, stream: streams,
+			}}
+			r = r.WithContext(r.Context()) // net/http needs the original body in its own request
 			r.Body = pw.body
 		}
-		defer pw.finish() // also when the handler panics
+		defer pw.finish() // even if the handler panics
 		next.ServeHTTP(pw, r)
 	})
 }
@@ -68,24 +75,25 @@ func quota(rate int64, window time.Duration) int64 {
 	return max(1, rate*int64(window)/int64(time.Second))
 }
 
-// meter measures how long the server has waited for a client since it moved its last quota of bytes, and sets deadlines by that.
+// meter measures the time that the server waited for the client since the client transferred its last quota of bytes, and
+// derives deadlines from it.
 type meter struct {
 	window time.Duration
-	quota  int64
+	quota  int64                 // bytes per window
 	set    func(time.Time) error // sets the deadline
-	stream bool                  // the deadline is that of an HTTP/2 stream, which ends the stream also while nobody reads or writes
-	spent  time.Duration
-	moved  int64
+	stream bool                  // HTTP/2: a deadline aborts the stream even if no read or write is in progress
+	spent  time.Duration         // waited since the last complete quota
+	moved  int64                 // bytes since the last complete quota
 
 	mu      sync.Mutex
-	due     time.Time   // the deadline that is set; zero: none
-	busy    bool        // a read or write is under way
+	due     time.Time   // the deadline that is set; zero if none is set
+	busy    bool        // a read or write is in progress
 	stopped bool        // the handler has returned
-	idle    *time.Timer // calls release well before due; for streams only
+	idle    *time.Timer // calls release well before due; only for streams
 }
 
-// begin sets the deadline for a read or write that begins now, where it differs enough from the one that is set: HTTP/2 pays for each change with a
-// message.
+// begin sets the deadline for a read or write that begins now. It keeps a deadline that is close enough, since each change
+// costs HTTP/2 a message.
 func (m *meter) begin(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -98,7 +106,7 @@ func (m *meter) begin(now time.Time) {
 		return
 	}
 	m.due = due
-	_ = m.set(due) // unsupported by recorders of tests
+	_ = m.set(due) // httptest.ResponseRecorder does not support it
 	switch {
 	case !m.stream:
 	case m.idle == nil:
@@ -108,7 +116,7 @@ func (m *meter) begin(now time.Time) {
 	}
 }
 
-// end counts a read or write of n bytes.
+// end records a read or write of n bytes that began at the given time.
 func (m *meter) end(began time.Time, n int64) {
 	m.spent += time.Since(began)
 	if m.moved += n; m.moved >= m.quota {
@@ -117,12 +125,12 @@ func (m *meter) end(began time.Time, n int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.busy = false
-	if m.stream && time.Until(m.due) < m.window/2 { // release has come too early, or may
+	if m.stream && time.Until(m.due) < m.window/2 { // release may have run while the stream was busy
 		m.clear()
 	}
 }
 
-// release removes a stream's deadline while the handler does something else.
+// release clears the deadline of a stream while the handler neither reads nor writes.
 func (m *meter) release() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -131,13 +139,13 @@ func (m *meter) release() {
 	}
 }
 
-// clear removes the deadline. The caller holds the lock.
+// clear clears the deadline. The caller holds mu.
 func (m *meter) clear() {
 	m.due = time.Time{}
 	_ = m.set(m.due)
 }
 
-// stop ends release: the handler has returned, and its stream may be gone.
+// stop disables release. The handler has returned, and its stream may no longer exist.
 func (m *meter) stop() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -147,7 +155,7 @@ func (m *meter) stop() {
 	}
 }
 
-// body is a request's body.
+// body is the body of a request.
 type body struct {
 	io.ReadCloser
 	c *http.ResponseController
@@ -157,9 +165,9 @@ type body struct {
 	state atomic.Int32
 }
 
-// States of a body.
+// The states of a body.
 const (
-	unread int32 = iota // bytes may remain
+	unread int32 = iota // unread bytes may remain
 	atEnd
 	failed
 )
@@ -173,17 +181,19 @@ func (b *body) Read(p []byte) (int, error) {
 	switch {
 	case errors.Is(err, io.EOF):
 		b.state.Store(atEnd)
-		_ = b.c.SetReadDeadline(time.Time{}) // from here on net/http watches the connection, however long the handler takes
+		_ = b.c.SetReadDeadline(
+			time.Time{},
+		) // net/http now reads from the connection to detect that the client closes it
 	case err != nil:
 		b.state.Store(failed)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			b.o.tooSlow(b.r, "a request was ended: its client sent the body too slowly")
+			b.o.tooSlow(b.r, "request aborted: the client sent the body too slowly")
 		}
 	}
 	return n, err
 }
 
-// Close implements io.Closer. It reads what remains of a body, within the time for that.
+// Close implements io.Closer. It reads the rest of the body for at most Options.Drain.
 func (b *body) Close() error {
 	if b.state.Load() == unread {
 		_ = b.c.SetReadDeadline(time.Now().Add(b.o.Drain))
@@ -194,6 +204,12 @@ func (b *body) Close() error {
 
 func (o Options) tooSlow(r *http.Request, text string) {
 	if o.Log != nil {
-		o.Log.InfoContext(r.Context(), text, slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.String("from", r.RemoteAddr))
+		o.Log.InfoContext(
+			r.Context(),
+			text,
+			slog.String("method", r.Method),
+			slog.String("path", r.URL.Path),
+			slog.String("from", r.RemoteAddr),
+		)
 	}
 }

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// writer is a response. Its methods may be called by one goroutine at a time, like those of every http.ResponseWriter.
+// writer is the ResponseWriter of a request. As with every http.ResponseWriter, only one goroutine at a time may use it.
 type writer struct {
 	http.ResponseWriter
 	c *http.ResponseController
 	o Options
 	r *http.Request
 	meter
-	body    *body // nil: the request has none
-	stalled bool
+	body    *body // nil if the request has none
+	stalled bool  // the last write exceeded its deadline
 }
 
-// Unwrap returns the server's own writer, for http.ResponseController.
+// Unwrap returns the server's own ResponseWriter, for http.ResponseController.
 func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader implements http.ResponseWriter.
@@ -28,7 +28,7 @@ func (w *writer) WriteHeader(status int) {
 	_ = w.timed(func() (int64, error) { w.ResponseWriter.WriteHeader(status); return 0, nil })
 }
 
-// Write implements io.Writer. It writes in pieces, because a write that fails half-way cannot be continued.
+// Write implements io.Writer. It writes in pieces of one quota, since a write that a deadline interrupts cannot be resumed.
 func (w *writer) Write(p []byte) (int, error) {
 	written := 0
 	for {
@@ -44,7 +44,7 @@ func (w *writer) Write(p []byte) (int, error) {
 	}
 }
 
-// FlushError implements what http.ResponseController looks for.
+// FlushError implements the interface that http.ResponseController uses.
 func (w *writer) FlushError() error {
 	return w.timed(func() (int64, error) { return 0, w.c.Flush() })
 }
@@ -52,7 +52,8 @@ func (w *writer) FlushError() error {
 // Flush implements http.Flusher.
 func (w *writer) Flush() { _ = w.FlushError() }
 
-// ReadFrom implements io.ReaderFrom. Files go to the server's own ReadFrom, so that the kernel can send them; other sources are copied.
+// ReadFrom implements io.ReaderFrom. It passes files to the server's own ReadFrom, so that the kernel can send them, and
+// copies other sources.
 func (w *writer) ReadFrom(src io.Reader) (int64, error) {
 	own, ok := w.ResponseWriter.(io.ReaderFrom)
 	file, at, limit := regular(src)
@@ -70,18 +71,18 @@ func (w *writer) ReadFrom(src io.Reader) (int64, error) {
 		if !errors.Is(err, errGoOn) {
 			return sent, err
 		}
-		// What was read and not sent is read again.
+		// Read the bytes again that were read but not sent.
 		if _, err := file.Seek(at+sent, io.SeekStart); err != nil {
 			return sent, err
 		}
 	}
 }
 
-// errGoOn is the result of a transfer that a deadline interrupted although the client may still take its time.
+// errGoOn is the result of sendPart if its deadline interrupted the transfer and the client's window has not passed yet.
 var errGoOn = errors.New("interrupted")
 
-// sendPart sends a file until it ends or a fraction of the window has passed. A large transfer is one call for the server, and fills the kernel's buffers at once:
-// only by looking at it every now and then can be seen when the client stopped.
+// sendPart sends a file until it ends or an eighth of the window has passed. For the server a large transfer is one call,
+// which fills the kernel's buffers at once. So only frequent interruptions show the time at which the client stalled.
 func (w *writer) sendPart(own io.ReaderFrom, part *io.LimitedReader) (int64, error) {
 	if w.limitDrain() {
 		defer func() { _ = w.c.SetReadDeadline(time.Time{}) }()
@@ -90,7 +91,8 @@ func (w *writer) sendPart(own io.ReaderFrom, part *io.LimitedReader) (int64, err
 	w.due = now.Add(min(w.window-w.spent, w.window/8))
 	_ = w.c.SetWriteDeadline(w.due)
 	n, err := own.ReadFrom(part)
-	interrupted := errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(w.due) // else an earlier write had failed
+	interrupted := errors.Is(err, os.ErrDeadlineExceeded) &&
+		!time.Now().Before(w.due) // otherwise an earlier write failed
 	w.end(now, n)
 	if interrupted && w.spent < w.window {
 		return n, errGoOn
@@ -99,7 +101,8 @@ func (w *writer) sendPart(own io.ReaderFrom, part *io.LimitedReader) (int64, err
 	return n, err
 }
 
-// regular returns the regular file that a reader reads, perhaps up to a limit, and the offset at which it is; a nil file for other readers.
+// regular returns the regular file behind a reader, its offset, and the limit of an io.LimitedReader. file is nil for
+// other readers.
 func regular(src io.Reader) (file *os.File, at, limit int64) {
 	limit = math.MaxInt64
 	if l, ok := src.(*io.LimitedReader); ok {
@@ -119,10 +122,10 @@ func regular(src io.Reader) (file *os.File, at, limit int64) {
 	return file, at, limit
 }
 
-// timed runs a write, which returns the number of bytes that it wrote, under the deadline.
+// timed runs a write under the deadline. write returns the number of bytes written.
 func (w *writer) timed(write func() (int64, error)) error {
-	// With the header the server reads what remains of the body.
-	if w.limitDrain() { // net/http may reach the end of the body then, and watch the connection
+	// The server reads the rest of the body when it writes the header.
+	if w.limitDrain() { // then net/http may reach the end of the body and watch the connection
 		defer func() { _ = w.c.SetReadDeadline(time.Time{}) }()
 	}
 	now := time.Now()
@@ -133,7 +136,7 @@ func (w *writer) timed(write func() (int64, error)) error {
 	return err
 }
 
-// limitDrain sets a deadline for reading what the handler has left of the body, if it has.
+// limitDrain sets a deadline for reading the rest of the body. It reports false if no rest can exist.
 func (w *writer) limitDrain() bool {
 	if w.body == nil || w.r.ProtoMajor > 1 || w.body.state.Load() == atEnd {
 		return false
@@ -146,7 +149,8 @@ func (w *writer) limitDrain() bool {
 	return true
 }
 
-// finish sets the deadlines for what the server does after the handler: it reads the rest of the body and writes the rest of the response.
+// finish sets the deadlines for the work of the server after the handler: it reads the rest of the body and writes the
+// rest of the response.
 func (w *writer) finish() {
 	w.stop()
 	if w.body != nil {
@@ -154,8 +158,8 @@ func (w *writer) finish() {
 	}
 	w.limitDrain()
 	if w.stalled {
-		w.o.tooSlow(w.r, "a request was ended: its client took the response too slowly")
-		_ = w.c.SetWriteDeadline(time.Now().Add(-time.Second)) // it has had its time
+		w.o.tooSlow(w.r, "request aborted: the client read the response too slowly")
+		_ = w.c.SetWriteDeadline(time.Now().Add(-time.Second)) // fails at once
 		return
 	}
 	_ = w.c.SetWriteDeadline(time.Now().Add(w.window))

@@ -16,8 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/ingest"
-	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/registryclient"
 	"github.com/countersign/countersign/internal/store"
 )
 
@@ -186,7 +186,7 @@ func TestFetchesEnd(t *testing.T) { // not parallel: it counts goroutines
 				w, _, d, _ := mirrored(t, layer, policy, serve, func(f *ingest.BlobFetcher) {
 					f.Limits.Watch = 20 * time.Millisecond
 					if c.pace > 0 {
-						f.Mirror.Pace = mirror.Pace{BytesPerSecond: 1 << 20, Window: c.pace}
+						f.Mirror.Pace = registryclient.Pace{BytesPerSecond: 1 << 20, Window: c.pace}
 					}
 				})
 				var all sync.WaitGroup

@@ -15,6 +15,7 @@ import (
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/registryclient"
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
@@ -195,7 +196,7 @@ func (p *Program) network() (*mirror.Network, error) {
 	}
 	return mirror.New(mirror.Options{
 		AllowPrivate: allowed, UserAgent: "countersign/" + p.version, Log: p.log,
-		Pace:        mirror.Pace{BytesPerSecond: p.config.Mirror.MinRate, Window: p.config.Mirror.MinRateWindow},
+		Pace:        registryclient.Pace{BytesPerSecond: p.config.Mirror.MinRate, Window: p.config.Mirror.MinRateWindow},
 		BlobTimeout: p.config.Mirror.BlobTimeout,
 	}), nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/registryclient"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 )
@@ -162,7 +163,7 @@ type transfer struct {
 	ctx      context.Context //nolint:containedctx // it is the transfer's: canceled when the transfer must end
 	cancel   context.CancelCauseFunc
 	stop     func() // releases the timer of ctx
-	meter    *mirror.Meter
+	meter    *registryclient.Meter
 	repo     pulp.Repository
 	blob     pulp.Blob
 	remote   pulp.Remote

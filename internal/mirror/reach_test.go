@@ -110,7 +110,7 @@ func TestCertificates(t *testing.T) {
 	g = open(t, s.URL, mirror.Options{AllowPrivate: loopback, Log: slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelDebug}))}, func(r *pulp.Remote) {
 		r.Connection.MaxRetries = nil
 	})
-	if _, err := g.Tags(t.Context()); err == nil || strings.Contains(lines.String(), "asked again") {
+	if _, err := g.Tags(t.Context()); err == nil || strings.Contains(lines.String(), "sent again") {
 		t.Errorf("an unknown certificate: %v; %s", err, lines.String())
 	}
 }
@@ -363,7 +363,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	g := open(t, s.URL, mirror.Options{AllowPrivate: loopback, Log: log}, func(r *pulp.Remote) { r.Connection.MaxRetries = ptr(int64(1)) })
 	_, err := g.Blob(t.Context(), digest.FromString("x"), 1)
-	if err == nil || strings.Contains(err.Error(), secret) || !strings.Contains(lines.String(), "asked again") || strings.Contains(lines.String(), secret) {
+	if err == nil || strings.Contains(err.Error(), secret) || !strings.Contains(lines.String(), "sent again") || strings.Contains(lines.String(), secret) {
 		t.Errorf("%v; %s", err, lines.String())
 	}
 }

@@ -21,53 +21,53 @@ const (
 	maxReferrerPages = 20
 )
 
-// Referrer is a manifest that refers to another, as a remote lists it.
+// Referrer is the descriptor of a manifest with a subject.
 type Referrer struct {
 	Digest       digest.Digest     `json:"digest"`
 	ArtifactType string            `json:"artifactType"`
 	Annotations  map[string]string `json:"annotations"`
 }
 
-// Signs reports whether the referrer is a signature of its subject: of cosign, as a manifest of its own or a bundle, or of notation. Bundles that state something
-// else, such as attestations, are none.
+// Signs reports whether the referrer is a signature of its subject, as IsSignature does.
 func (r Referrer) Signs() bool { return IsSignature(r.ArtifactType, r.Annotations) }
 
-// bundles begins the artifact types of Sigstore bundles, whatever their version.
-const bundles = "application/vnd.dev.sigstore.bundle."
+// bundleType is the prefix of the artifact types of Sigstore bundles of all versions.
+const bundleType = "application/vnd.dev.sigstore.bundle."
 
-// IsSignature reports whether a manifest of an artifact type and annotations that refers to another one signs it.
+// IsSignature reports whether a referrer with an artifact type and annotations is a signature of its subject: one of cosign, as a manifest or a
+// bundle, or one of notation. Bundles with another predicate, such as attestations, are not.
 func IsSignature(artifactType string, annotations map[string]string) bool {
 	switch artifactType {
 	case "application/vnd.dev.cosign.artifact.sig.v1+json", "application/vnd.cncf.notary.signature":
 		return true
 	}
-	states := annotations["dev.sigstore.bundle.predicateType"]
-	return strings.HasPrefix(artifactType, bundles) && (states == "" || strings.HasPrefix(states, "https://sigstore.dev/cosign/sign/"))
+	predicate := annotations["dev.sigstore.bundle.predicateType"]
+	return strings.HasPrefix(artifactType, bundleType) && (predicate == "" || strings.HasPrefix(predicate, "https://sigstore.dev/cosign/sign/"))
 }
 
-// Referrers returns the manifests that refer to a manifest, by the remote's referrers API. answered is false when the remote has no such API; then a tag may name
-// them (OCI distribution specification 1.1, "Referrers Tag Schema"). Each digest is well-formed, and is there once.
+// Referrers returns the referrers of a manifest from the remote's referrers API, each once and with a supported digest. answered is false if the
+// remote does not have that API; then a tag may list them (OCI distribution specification 1.1, "Referrers Tag Schema").
 func (g *Registry) Referrers(ctx context.Context, d digest.Digest) (found []Referrer, answered bool, err error) {
-	if !known(d) {
-		return nil, false, unknown(string(d))
+	if !supported(d) {
+		return nil, false, malformed(string(d))
 	}
-	at := g.at("/v2/" + g.name + "/referrers/" + string(d))
+	at := g.repository("/referrers/" + string(d))
 	for range maxReferrerPages {
-		answer, err := g.document(ctx, request{method: http.MethodGet, url: at}, pulp.MaxManifestSize)
-		if refused, ok := errors.AsType[*refusal](err); ok && headRefused(refused.status) {
+		page, err := g.document(ctx, request{method: http.MethodGet, url: at}, pulp.MaxManifestSize)
+		if refused, ok := errors.AsType[*refusal](err); ok && mayAnswerGET(refused.status) {
 			return nil, false, nil
 		} else if err != nil {
 			return nil, false, err
 		}
-		at = answer.url
-		more, err := readReferrers(answer.body)
+		more, err := readReferrers(page.Body)
 		if err != nil {
-			return nil, false, fault.Wrap(fault.Unavailable, err, "The remote's list of referrers cannot be read, url='%s'", registryclient.Plain(at))
+			return nil, false, fault.Wrap(fault.Unavailable, err, "The remote's list of referrers cannot be read, url='%s'",
+				registryclient.PlainURL(page.URL))
 		}
 		if found = merge(found, more); len(found) > maxReferrers {
 			return nil, false, fault.New(fault.Unavailable, "The remote has more than %d referrers of %s.", maxReferrers, d)
 		}
-		next, err := registryclient.NextPage(at, answer.header)
+		next, err := registryclient.NextPage(page.URL, page.Header)
 		if err != nil {
 			return nil, false, fault.Wrap(fault.Denied, err, "The remote's list of referrers goes on elsewhere; that is refused.")
 		}
@@ -79,7 +79,8 @@ func (g *Registry) Referrers(ctx context.Context, d digest.Digest) (found []Refe
 	return nil, false, fault.New(fault.Unavailable, "The remote's list of referrers has more than %d pages.", maxReferrerPages)
 }
 
-// ReferrersIn returns the referrers that an index lists: the manifest under the tag of the referrers tag schema. It is an error when the manifest is no index.
+// ReferrersIn returns the referrers that an index lists: the manifest under the tag of the referrers tag schema. It returns an error if the
+// manifest is not an index.
 func ReferrersIn(m Manifest) ([]Referrer, error) {
 	found, err := readReferrers(m.Payload)
 	if err != nil || len(found) > maxReferrers {
@@ -101,10 +102,10 @@ func readReferrers(body []byte) ([]Referrer, error) {
 	return *index.Manifests, nil
 }
 
-// merge adds referrers to others, each digest once, without those that are not well-formed.
+// merge appends referrers to others, each digest once, without unsupported digests.
 func merge(found, more []Referrer) []Referrer {
 	for _, r := range more {
-		if known(r.Digest) && !slices.ContainsFunc(found, func(other Referrer) bool { return other.Digest == r.Digest }) {
+		if supported(r.Digest) && !slices.ContainsFunc(found, func(other Referrer) bool { return other.Digest == r.Digest }) {
 			found = append(found, r)
 		}
 	}

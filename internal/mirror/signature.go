@@ -14,26 +14,27 @@ import (
 	"github.com/countersign/countersign/internal/registryclient"
 )
 
-// Source is where a remote's signatures are.
+// Source is the place of a remote's signatures (compatibility.md#sync).
 type Source int
 
-// The sources of signatures (contract 6, step 1).
+// The places of signatures.
 const (
 	NoSignatures Source = iota
-	Extension           // the registry's own extension endpoint
-	Lookaside           // files behind a URL
+	Extension           // the extension endpoint of the registry
+	Lookaside           // files at the remote's sigstore URL
 )
 
-// Signature is a signature as a remote has it.
+// Signature is a signature of a remote. It is not validated.
 type Signature struct {
-	Name    string // as the extension endpoint says; empty from files
+	Name    string // from the extension endpoint; empty for files
 	Content []byte
 }
 
-// maxLookaside is how many signatures of one manifest are looked for in files.
+// maxLookaside bounds the files with signatures of one manifest.
 const maxLookaside = 100
 
-// SignatureSource finds out where the remote's signatures are.
+// SignatureSource returns the place of the remote's signatures: its files if it has a sigstore URL, or its extension endpoint if the registry
+// announces one.
 func (g *Registry) SignatureSource(ctx context.Context) (Source, error) {
 	if g.sigstore != nil {
 		return Lookaside, nil
@@ -42,21 +43,21 @@ func (g *Registry) SignatureSource(ctx context.Context) (Source, error) {
 	if err != nil {
 		return NoSignatures, err
 	}
-	if passing(res.StatusCode) || res.StatusCode >= http.StatusInternalServerError { // an outage says nothing about signatures
-		return NoSignatures, refused(res)
+	if registryclient.TemporaryStatus(res.StatusCode) || res.StatusCode >= http.StatusInternalServerError {
+		return NoSignatures, refused(res) // an outage does not mean that there are no signatures
 	}
-	drain(res)
+	registryclient.Drain(res)
 	if res.Header.Get("X-Registry-Supports-Signatures") == "1" {
 		return Extension, nil
 	}
 	return NoSignatures, nil
 }
 
-// Signatures returns a manifest's signatures from a source, unjudged. They are nil when the remote does not answer for the manifest, and empty when it says that
-// there are none; files cannot say that.
+// Signatures returns the signatures of a manifest from a place. They are nil if the place does not know the manifest, and empty if it says that
+// the manifest has none; files cannot say that.
 func (g *Registry) Signatures(ctx context.Context, from Source, d digest.Digest) ([]Signature, error) {
-	if !known(d) {
-		return nil, unknown(string(d))
+	if !supported(d) {
+		return nil, malformed(string(d))
 	}
 	switch from {
 	case Extension:
@@ -68,6 +69,7 @@ func (g *Registry) Signatures(ctx context.Context, from Source, d digest.Digest)
 	return nil, nil
 }
 
+// extension reads the signatures of a manifest from the extension endpoint. It leaves out those of an unknown form.
 func (g *Registry) extension(ctx context.Context, d digest.Digest) ([]Signature, error) {
 	at := g.at("/extensions/v2/" + g.name + "/signatures/" + string(d))
 	answer, err := g.document(ctx, request{method: http.MethodGet, url: at}, pulp.MaxSignatureBody)
@@ -84,8 +86,8 @@ func (g *Registry) extension(ctx context.Context, d digest.Digest) ([]Signature,
 			Content       string `json:"content"`
 		} `json:"signatures"`
 	}
-	if err := json.Unmarshal(answer.body, &list); err != nil {
-		return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of signatures is not JSON, url='%s'", registryclient.Plain(at))
+	if err := json.Unmarshal(answer.Body, &list); err != nil {
+		return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of signatures is not JSON, url='%s'", registryclient.PlainURL(at))
 	}
 	found := []Signature{}
 	for _, s := range list.Signatures {
@@ -99,7 +101,7 @@ func (g *Registry) extension(ctx context.Context, d digest.Digest) ([]Signature,
 	return found, nil
 }
 
-// lookaside reads signature-1, signature-2 and so on until there is none.
+// lookaside reads the files signature-1, signature-2 and so on until one does not exist.
 func (g *Registry) lookaside(ctx context.Context, d digest.Digest) ([]Signature, error) {
 	var found []Signature
 	left := int64(pulp.MaxSignatureBody)
@@ -112,8 +114,8 @@ func (g *Registry) lookaside(ctx context.Context, d digest.Digest) ([]Signature,
 		} else if err != nil {
 			return nil, err
 		}
-		left -= int64(len(answer.body))
-		found = append(found, Signature{"", answer.body})
+		left -= int64(len(answer.Body))
+		found = append(found, Signature{"", answer.Body})
 	}
 	return found, nil
 }

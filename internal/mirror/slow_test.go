@@ -15,6 +15,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/registryclient"
 )
 
 // trickle answers with one byte every now and then, without end, after a header.
@@ -35,7 +36,7 @@ func TestAnswersThatTrickle(t *testing.T) {
 	d := digest.FromString("x")
 	s := httptest.NewServer(http.HandlerFunc(trickle))
 	t.Cleanup(s.Close)
-	pace := mirror.Pace{BytesPerSecond: 1 << 20, Window: 200 * time.Millisecond}
+	pace := registryclient.Pace{BytesPerSecond: 1 << 20, Window: 200 * time.Millisecond}
 	patient := ptr(3600.0)
 	g := open(t, s.URL, mirror.Options{AllowPrivate: loopback, Pace: pace}, func(r *pulp.Remote) {
 		r.Connection.MaxRetries, r.Connection.SockReadTimeout, r.Connection.TotalTimeout = ptr(int64(5)), patient, patient
@@ -63,7 +64,7 @@ func TestBlobsThatTakeTooLong(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(trickle))
 	t.Cleanup(s.Close)
-	anyPace := mirror.Pace{Window: time.Minute}
+	anyPace := registryclient.Pace{Window: time.Minute}
 	for name, c := range map[string]struct {
 		total time.Duration
 		edit  func(*pulp.Remote)
@@ -124,4 +125,29 @@ func TestHeadersThatTrickle(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// A remote that sends a blob byte by byte is given up, whatever timeouts the remote's own settings allow.
+func TestBlobsThatTrickle(t *testing.T) {
+	t.Parallel()
+	gone := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(gone)
+		for r.Context().Err() == nil {
+			_, _ = w.Write([]byte("x"))
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(5 * time.Millisecond)
+		}
+	}))
+	t.Cleanup(server.Close)
+	g := open(t, server.URL, mirror.Options{AllowPrivate: loopback, Pace: registryclient.Pace{BytesPerSecond: 1 << 20, Window: 200 * time.Millisecond}})
+	body, err := g.Blob(t.Context(), digest.FromString("x"), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = io.Copy(io.Discard, body); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v", err)
+	}
+	_ = body.Close()
+	<-gone
 }

@@ -1,8 +1,3 @@
-// Package registryclient gets and keeps what lets requests into another registry: Basic credentials, or tokens per scope from the service that the
-// registry names (distribution's specification of token authentication).
-//
-// Credentials go to the registry's own scheme, host and port, and to the token services that the caller trusts with them. Other services are asked
-// anonymously.
 package registryclient
 
 import (
@@ -13,259 +8,218 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 // Bounds of tokens.
 const (
 	maxTokenBody = 1 << 20
-	tokenLife    = time.Minute      // when the token service does not say (distribution's specification of tokens)
-	tokenEarly   = 10 * time.Second // a token is renewed so long before its end
-	tokenWait    = time.Minute      // how long a token service may take
-	tokensKept   = 10_000
+	tokenTimeout = time.Minute
+	maxTokens    = 10_000           // cached, one for each set of scopes
+	tokenLife    = time.Minute      // of a token without expires_in (distribution's specification of token authentication)
+	maxTokenLife = 24 * time.Hour   // whatever expires_in says
+	renewBefore  = 10 * time.Second // before a token expires
 )
 
-// Errors of an Authority.
+// Errors of token services.
 var (
 	ErrNoService = errors.New("its token service has no URL")
 	ErrNoToken   = errors.New("its token service: no token in the answer")
 )
 
-// RefusedError says that the registry, or its token service, lets nobody in with what there is.
+// RefusedError says that a registry or its token service refuses the request with the credentials that there are.
 type RefusedError struct {
 	Status int
 	URL    string // without its query
 }
 
-// Error names the status.
+// Error returns the status and the URL.
 func (e *RefusedError) Error() string { return fmt.Sprintf("%d at %s", e.Status, e.URL) }
 
-// Authority lets requests into one registry. It is safe for concurrent use.
-type Authority struct {
-	// Password returns the password of now: the one that New was given, where nobody sets another before the first request.
+// Login is how this server authenticates to a registry. The zero Login is anonymous.
+type Login struct {
+	// Username and Password are for Basic authentication and for token services. Password is called for each use; nil means an empty one.
+	// An empty Username means no user.
+	Username string
 	Password func() (string, error)
+	// Token is a bearer token that the registry accepts for all requests; it replaces the user.
+	Token string
+	// Trusts reports whether a token service on another host than the registry's may receive the password; nil means none.
+	Trusts func(realm *url.URL) bool
+}
 
-	base     *url.URL
-	client   *http.Client
-	username string
-	trusted  func(realm *url.URL) bool
-	fixed    string // a token that is good for everything; empty: none is
-	now      func() time.Time
+// Credentials authorizes requests to one registry. It learns from the registry's challenges whether that wants Basic authentication or a
+// token, and caches tokens until shortly before they expire. It is safe for concurrent use.
+type Credentials struct {
+	base   *url.URL
+	client *http.Client
+	login  Login
+	now    func() time.Time
+	tokens *lru.Cache[string, token] // by scopes
 
 	mu      sync.Mutex
-	basic   bool     // the registry wants Basic
-	realm   *url.URL // of its token service; nil while none is known
+	basic   bool     // the registry wants Basic authentication
+	realm   *url.URL // the token service; nil while none is known
 	service string
-	tokens  map[string]token // by scope
 }
 
 type token struct {
-	text string
-	ends time.Time
+	text    string
+	expires time.Time
 }
 
-// New returns the authority over the registry at base. The client asks token services. An empty username is nobody's; trusted says which token services beside the registry's own
-// host may be told the password, nil is none.
-func New(base *url.URL, client *http.Client, username, password string, trusted func(realm *url.URL) bool) *Authority {
-	return &Authority{
-		Password: func() (string, error) { return password, nil },
-		base:     base, client: client, username: username, trusted: trusted, now: time.Now, tokens: map[string]token{},
+// NewCredentials returns the credentials for the registry at base. Token services are asked with client.
+func NewCredentials(base *url.URL, client *http.Client, login Login) *Credentials {
+	tokens, _ := lru.New[string, token](maxTokens)
+	return &Credentials{base: base, client: client, login: login, now: time.Now, tokens: tokens}
+}
+
+// Authorize adds credentials to a request to the registry. It gets a token for the scopes if the registry wants one and none is cached. It
+// does not change a request to another host.
+func (c *Credentials) Authorize(ctx context.Context, r *http.Request, scopes []string) error {
+	if !SameHost(r.URL, c.base) {
+		return nil
 	}
-}
-
-// Fixed returns the authority over the registry at base that has one token for everything.
-func Fixed(base *url.URL, text string) *Authority {
-	return &Authority{base: base, fixed: text, now: time.Now, tokens: map[string]token{}}
-}
-
-// Authorize adds credentials to a request to the registry, getting a token for the scopes where one is needed. A request to another host is left alone.
-func (a *Authority) Authorize(ctx context.Context, r *http.Request, scopes []string) error {
-	a.mu.Lock()
-	basic, realm := a.basic, a.realm
-	kept := a.tokens[strings.Join(scopes, " ")]
-	a.mu.Unlock()
+	c.mu.Lock()
+	basic, known := c.basic, c.realm != nil
+	c.mu.Unlock()
+	text := c.login.Token
 	switch {
-	case !SameHost(r.URL, a.base):
-		return nil
-	case a.fixed != "":
-		r.Header.Set("Authorization", "Bearer "+a.fixed)
-		return nil
+	case text != "":
 	case basic:
-		return a.setBasic(r)
-	case realm == nil:
+		return c.setBasic(r)
+	case !known:
 		return nil
-	}
-	if kept.text == "" || a.now().After(kept.ends) {
+	default:
 		var err error
-		if kept, err = a.fetch(ctx, scopes); err != nil {
+		if text, err = c.token(ctx, scopes); err != nil {
 			return err
 		}
 	}
-	r.Header.Set("Authorization", "Bearer "+kept.text)
+	r.Header.Set("Authorization", "Bearer "+text)
 	return nil
 }
 
-func (a *Authority) setBasic(r *http.Request) error {
-	password, err := a.Password()
-	if err == nil {
-		r.SetBasicAuth(a.username, password)
+func (c *Credentials) setBasic(r *http.Request) error {
+	password := ""
+	if c.login.Password != nil {
+		var err error
+		if password, err = c.login.Password(); err != nil {
+			return err
+		}
 	}
-	return err
+	r.SetBasicAuth(c.login.Username, password)
+	return nil
 }
 
-// challengeParam is one parameter of a WWW-Authenticate header.
-var challengeParam = regexp.MustCompile(`([a-zA-Z]+)="([^"]*)"`)
-
-// Learn takes from an answer of 401 what the registry wants, and forgets the token that was not good enough.
-func (a *Authority) Learn(res *http.Response, scopes []string) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.tokens, strings.Join(scopes, " "))
-	if a.fixed != "" {
+// HandleChallenge reads a 401 response: it remembers what the registry wants and forgets the token for the scopes. It returns a RefusedError if
+// the credentials cannot meet the challenge, and ErrNoService if the challenge is malformed.
+func (c *Credentials) HandleChallenge(res *http.Response, scopes []string) error {
+	c.tokens.Remove(scopeKey(scopes))
+	if c.login.Token != "" {
 		return refused(res)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, header := range res.Header.Values("WWW-Authenticate") {
 		scheme, rest, _ := strings.Cut(header, " ")
 		switch {
-		case strings.EqualFold(scheme, "Basic") && a.username != "":
-			a.basic = true
+		case strings.EqualFold(scheme, "Basic") && c.login.Username != "":
+			c.basic = true
 			return nil
 		case strings.EqualFold(scheme, "Bearer"):
-			realm, params, err := challenge(rest)
+			found, err := parseChallenge(rest)
 			if err != nil {
 				return err
 			}
-			a.realm, a.service = realm, params["service"]
+			c.realm, c.service = found.realm, found.service
 			return nil
 		}
 	}
 	return refused(res)
 }
 
-// challenge returns the token service that a Bearer challenge names, and its parameters by lower-case name.
-func challenge(text string) (*url.URL, map[string]string, error) {
-	params := map[string]string{}
-	for _, m := range challengeParam.FindAllStringSubmatch(text, -1) {
-		params[strings.ToLower(m[1])] = m[2]
-	}
-	realm, err := url.Parse(params["realm"])
-	if err != nil || realm.Host == "" || realm.Scheme != "https" && realm.Scheme != "http" {
-		return nil, nil, ErrNoService
-	}
-	return realm, params, nil
-}
-
-// Challenge returns the token service and the scopes that the first Bearer challenge of an answer names. ok is false when there is none.
-func Challenge(res *http.Response) (realm *url.URL, scopes []string, ok bool) {
-	for _, header := range res.Header.Values("WWW-Authenticate") {
-		scheme, rest, _ := strings.Cut(header, " ")
-		if !strings.EqualFold(scheme, "Bearer") {
-			continue
-		}
-		realm, params, err := challenge(rest)
-		if err != nil {
-			return nil, nil, false
-		}
-		return realm, strings.Fields(params["scope"]), true
-	}
-	return nil, nil, false
-}
-
 func refused(res *http.Response) error {
 	at := ""
 	if res.Request != nil {
-		at = Plain(res.Request.URL)
+		at = PlainURL(res.Request.URL)
 	}
 	return &RefusedError{res.StatusCode, at}
 }
 
-// Plain is a URL without its query and user, which may be secrets.
-func Plain(u *url.URL) string {
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+// mayReceivePassword reports whether a token service may receive the password.
+func (c *Credentials) mayReceivePassword(realm *url.URL) bool {
+	return c.login.Username != "" && (SameHost(realm, c.base) || c.login.Trusts != nil && c.login.Trusts(realm))
 }
 
-// mayKnow says whether a token service may be told the password.
-func (a *Authority) mayKnow(realm *url.URL) bool {
-	return a.username != "" && (SameHost(realm, a.base) || a.trusted != nil && a.trusted(realm))
-}
+func scopeKey(scopes []string) string { return strings.Join(scopes, " ") }
 
-// SameHost says whether two URLs have the same scheme, host and port.
-func SameHost(a, b *url.URL) bool { return a.Scheme == b.Scheme && place(a) == place(b) }
-
-// OneOf says whether a URL's host and port are one of those in a list of host[:port]; without a port it is that of the URL's scheme.
-func OneOf(u *url.URL, hosts []string) bool {
-	return slices.ContainsFunc(hosts, func(host string) bool {
-		return host != "" && place(&url.URL{Scheme: u.Scheme, Host: host}) == place(u)
-	})
-}
-
-// place is a URL's host and port; many registries and proxies write the port that the scheme has anyhow.
-func place(u *url.URL) string {
-	host, standard := strings.ToLower(u.Host), map[string]string{"http": ":80", "https": ":443"}[u.Scheme]
-	if standard == "" {
-		return host
+// token returns a token for the scopes, from the cache or from the token service.
+func (c *Credentials) token(ctx context.Context, scopes []string) (string, error) {
+	if cached, ok := c.tokens.Get(scopeKey(scopes)); ok && !c.now().After(cached.expires) {
+		return cached.text, nil
 	}
-	return strings.TrimSuffix(host, standard)
-}
-
-// fetch gets a token for scopes and keeps it.
-func (a *Authority) fetch(ctx context.Context, scopes []string) (token, error) {
-	a.mu.Lock()
-	to, service := *a.realm, a.service
-	a.mu.Unlock()
-	q := to.Query()
+	c.mu.Lock()
+	realm, service := *c.realm, c.service
+	c.mu.Unlock()
+	q := realm.Query()
 	q.Set("service", service)
 	for _, s := range scopes {
 		q.Add("scope", s)
 	}
-	to.RawQuery = q.Encode()
-	ctx, cancel := context.WithTimeout(ctx, tokenWait)
-	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, to.String(), nil)
+	realm.RawQuery = q.Encode()
+	answer, err := c.askService(ctx, &realm)
 	if err != nil {
-		return token{}, err
+		return "", err
 	}
-	if a.mayKnow(&to) {
-		if err := a.setBasic(r); err != nil {
-			return token{}, err
+	life := tokenLife
+	if answer.ExpiresIn > 0 {
+		life = time.Duration(min(answer.ExpiresIn, int64(maxTokenLife/time.Second))) * time.Second
+	}
+	c.tokens.Add(scopeKey(scopes), token{answer.Token, c.now().Add(life - renewBefore)})
+	return answer.Token, nil
+}
+
+// tokenAnswer is the body of a token service's response. Token is not empty.
+type tokenAnswer struct {
+	Token       string `json:"token"`
+	AccessToken string `json:"access_token"`
+	ExpiresIn   int64  `json:"expires_in"` // seconds
+}
+
+func (c *Credentials) askService(ctx context.Context, at *url.URL) (tokenAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
+	if err != nil {
+		return tokenAnswer{}, err
+	}
+	if c.mayReceivePassword(at) {
+		if err := c.setBasic(r); err != nil {
+			return tokenAnswer{}, err
 		}
 	}
-	res, err := a.client.Do(r)
+	res, err := c.client.Do(r)
 	if err != nil {
-		return token{}, err
+		return tokenAnswer{}, err
 	}
 	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode != http.StatusOK {
-		return token{}, refused(res)
+		return tokenAnswer{}, refused(res)
 	}
-	var answer struct {
-		Token       string `json:"token"`
-		AccessToken string `json:"access_token"`
-		ExpiresIn   int64  `json:"expires_in"`
-	}
+	var answer tokenAnswer
 	if err := json.NewDecoder(io.LimitReader(res.Body, maxTokenBody)).Decode(&answer); err != nil {
-		return token{}, fmt.Errorf("its token service: %w", err)
+		return tokenAnswer{}, fmt.Errorf("its token service: %w", err)
 	}
 	if answer.Token == "" {
 		answer.Token = answer.AccessToken
 	}
 	if answer.Token == "" {
-		return token{}, ErrNoToken
+		return tokenAnswer{}, ErrNoToken
 	}
-	life := tokenLife
-	if answer.ExpiresIn > 0 {
-		life = time.Duration(min(answer.ExpiresIn, 24*3600)) * time.Second
-	}
-	t := token{answer.Token, a.now().Add(life - tokenEarly)}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if len(a.tokens) >= tokensKept {
-		clear(a.tokens)
-	}
-	a.tokens[strings.Join(scopes, " ")] = t
-	return t, nil
+	return answer, nil
 }

@@ -2,11 +2,14 @@ package registryclient
 
 import (
 	"errors"
+	"io"
+	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 )
 
-func TestWhoMayKnowThePassword(t *testing.T) {
+func TestMayReceivePassword(t *testing.T) {
 	t.Parallel()
 	cases := []struct {
 		base, realm string
@@ -33,36 +36,45 @@ func TestWhoMayKnowThePassword(t *testing.T) {
 		if err := errors.Join(err, err2); err != nil {
 			t.Fatal(err)
 		}
-		if got := New(base, nil, "robot", "secret", nil).mayKnow(realm); got != c.want {
+		if got := NewCredentials(base, nil, Login{Username: "robot"}).mayReceivePassword(realm); got != c.want {
 			t.Errorf("%s may know the password of %s = %t, want %t", c.realm, c.base, got, c.want)
 		}
 	}
 }
 
-func TestOneOf(t *testing.T) {
-	t.Parallel()
-	hosts := []string{"", "auth.example.com", "Other.example.com:8443", "plain.example.com:443", "[2001:db8::1]:5001"}
-	for at, want := range map[string]bool{
-		"https://auth.example.com/token":        true,
-		"https://AUTH.example.com:443/token":    true,
-		"http://auth.example.com/token":         true, // the scheme is for the caller to judge
-		"https://auth.example.com:8443/token":   false,
-		"https://other.example.com:8443/token":  true,
-		"https://other.example.com/token":       false,
-		"https://plain.example.com/token":       true,
-		"http://plain.example.com/token":        false,
-		"https://[2001:db8::1]:5001/token":      true,
-		"https://sub.auth.example.com/token":    false,
-		"https://auth.example.com.test/token":   false,
-		"https://auth.example.com@x.test/token": false,
-		"https:///token":                        false,
+// transport answers requests.
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// Whatever a remote writes into its challenge, its password goes to it and its domain alone.
+func FuzzChallenge(f *testing.F) {
+	for _, seed := range []string{
+		`Bearer realm="https://auth.example.com/token",service="s",scope="repository:a:pull"`, `Basic realm="x"`, `Bearer realm="https://evil.test/token"`, `bearer realm="//evil.test"`,
+		`Bearer realm="https://u:p@registry.example.com/token?x=y"`, `Bearer realm="http://registry.example.com/token"`, `Bearer realm="https://registry.example.com.evil.test/token"`,
+		`Bearer realm=",realm="`, `Bearer realm="https://registry.example.com@evil.test/"`,
 	} {
-		u, err := url.Parse(at)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := OneOf(u, hosts); got != want {
-			t.Errorf("OneOf(%s) = %t, want %t", at, got, want)
-		}
+		f.Add(seed)
 	}
+	base, _ := url.Parse("https://registry.example.com")
+	at, _ := url.Parse("https://registry.example.com/v2/a/tags/list?n=1000")
+	f.Fuzz(func(t *testing.T, challenge string) {
+		client := &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			host := strings.ToLower(r.URL.Hostname())
+			ours := r.URL.Scheme == "https" && (host == "example.com" || strings.HasSuffix(host, ".example.com"))
+			if _, password, _ := r.BasicAuth(); password == "hunter2" && !ours {
+				t.Errorf("%q sends the password to %s", challenge, r.URL)
+			}
+			return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(`{"token":"x"}`)), Request: r}, nil
+		})}
+		c := NewCredentials(base, client, Login{
+			Username: "robot", Password: func() (string, error) { return "hunter2", nil },
+			Trusts: func(realm *url.URL) bool { return SameDomain(realm, base) },
+		})
+		if err := c.HandleChallenge(&http.Response{StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": {challenge}}}, nil); err != nil {
+			return
+		}
+		r, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, at.String(), nil)
+		_ = c.Authorize(t.Context(), r, []string{"repository:a:pull"})
+	})
 }

@@ -13,17 +13,19 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/registryclient"
 	"github.com/countersign/countersign/storage"
 )
 
-// bounds are those of lists. How long a page is the upstream decides: some refuse what is more than they like, and some send empty ones in between.
+// bounds are the bounds of lists. The upstream decides the length of pages: some refuse requests for long pages, and some send empty ones.
 type bounds struct {
-	page, all     int // bytes
-	pages, listed int
+	page, all int // bytes of one page, and of all
+	pages     int
+	entries   int // on all pages
 }
 
-var usual = bounds{page: 16 << 20, all: 128 << 20, pages: 10_000, listed: 1_000_000}
+var listBounds = bounds{page: 16 << 20, all: 128 << 20, pages: 10_000, entries: 1_000_000}
 
 // Tags implements storage.Manifests.
 func (s *Storage) Tags(ctx context.Context, name string) ([]string, error) {
@@ -40,7 +42,9 @@ func (s *Storage) Tags(ctx context.Context, name string) ([]string, error) {
 // Referrers implements storage.Manifests.
 func (s *Storage) Referrers(ctx context.Context, name string, subject digest.Digest) ([]digest.Digest, error) {
 	var all []digest.Digest
-	q := request{method: http.MethodGet, name: name, path: "/referrers/" + string(subject), header: http.Header{"Accept": {"application/vnd.oci.image.index.v1+json"}}}
+	q := request{
+		method: http.MethodGet, name: name, path: "/referrers/" + string(subject), header: http.Header{"Accept": {pulp.OCIIndex}},
+	}
 	err := s.pages(ctx, q, func(page []byte) (int, error) {
 		var list struct {
 			Manifests []struct{ Digest digest.Digest }
@@ -60,7 +64,7 @@ func (s *Storage) Referrers(ctx context.Context, name string, subject digest.Dig
 	return all, err
 }
 
-// Catalog implements storage.Manifests.
+// Catalog implements storage.Manifests. It returns the names below the prefix, without it.
 func (s *Storage) Catalog(ctx context.Context) ([]string, error) {
 	var all []string
 	first := *s.base
@@ -85,90 +89,65 @@ func (s *Storage) Catalog(ctx context.Context) ([]string, error) {
 
 var (
 	errTooLong = errors.New("its list is too long, or has no end")
-	errNoList  = fmt.Errorf("it shows no such list: %w", storage.ErrNotFound)
+	errNoList  = fmt.Errorf("it has no such list: %w", storage.ErrNotFound)
 )
 
-// pages reads a list page by page. take returns how much it has in all.
-func (s *Storage) pages(ctx context.Context, q request, take func(page []byte) (int, error)) error {
-	seen, bytes := map[string]bool{}, 0
-	for len(seen) < s.lists.pages && bytes <= s.lists.all {
+// pages reads a list page by page. add reads the entries of one page and returns the number of entries so far.
+func (s *Storage) pages(ctx context.Context, q request, add func(page []byte) (int, error)) error {
+	seen, size := map[string]bool{}, 0
+	for len(seen) < s.lists.pages && size <= s.lists.all {
 		page, next, err := s.page(ctx, q)
 		if err != nil {
 			return err
 		}
-		listed, err := take(page)
+		entries, err := add(page)
 		switch {
 		case err != nil:
-			return unavailable(fmt.Errorf("its list is malformed: %w", err))
-		case listed > s.lists.listed:
-			return unavailable(errTooLong)
+			return outage(fmt.Errorf("its list is malformed: %w", err))
+		case entries > s.lists.entries:
+			return outage(errTooLong)
 		case next == nil:
 			return nil
 		case seen[next.String()]:
-			return unavailable(errTooLong)
+			return outage(errTooLong)
 		}
-		bytes += len(page)
+		size += len(page)
 		seen[next.String()] = true
 		q.at, q.path = next, ""
 	}
-	return unavailable(errTooLong)
+	return outage(errTooLong)
 }
 
-// page reads one page, and where the next is; nil: there is none.
+// page reads one page and returns the URL of the next one; nil if it is the last. It returns errNoList if the upstream does not have the list, or
+// refuses the catalog: many show it to administrators only.
 func (s *Storage) page(ctx context.Context, q request) (page []byte, next *url.URL, err error) {
+	catalog := q.name == ""
 	res, err := s.do(ctx, q)
-	if _, refused := errors.AsType[*registryclient.RefusedError](err); refused && q.name == "" && !fault.IsOutage(err, fault.Upstream) {
-		return nil, nil, errNoList // for many the catalog is for administrators
+	if _, refused := errors.AsType[*registryclient.RefusedError](err); refused && catalog && !fault.IsOutage(err, fault.Upstream) {
+		return nil, nil, errNoList
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	defer drain(res)
-	switch res.StatusCode {
-	case http.StatusOK:
-	case http.StatusNotFound, http.StatusMethodNotAllowed:
+	defer registryclient.Drain(res)
+	switch code := res.StatusCode; {
+	case code == http.StatusOK:
+	case code == http.StatusNotFound, code == http.StatusMethodNotAllowed,
+		catalog && (code == http.StatusUnauthorized || code == http.StatusForbidden):
 		return nil, nil, errNoList
-	case http.StatusUnauthorized, http.StatusForbidden:
-		if q.name == "" {
-			return nil, nil, errNoList
-		}
-		return nil, nil, refused("a list", res, res.Body)
 	default:
 		return nil, nil, refused("a list", res, res.Body)
 	}
 	page, err = io.ReadAll(io.LimitReader(res.Body, int64(s.lists.page)+1))
 	if err != nil {
-		return nil, nil, unavailable(err)
+		return nil, nil, outage(err)
 	}
 	if len(page) > s.lists.page {
-		return nil, nil, unavailable(errTooLong)
+		return nil, nil, outage(errTooLong)
 	}
-	if next, err = registryclient.NextPage(res.Request.URL, res.Header); err != nil || next != nil && !registryclient.SameHost(next, s.base) { // our credentials go there
-		return nil, nil, unavailable(errors.New("the next page of a list is elsewhere"))
+	next, err = registryclient.NextPage(res.Request.URL, res.Header)
+	if err != nil || next != nil && !registryclient.SameHost(next, s.base) { // the credentials go there
+		return nil, nil, outage(errors.New("the next page of a list is elsewhere"))
 	}
 	return page, next, nil
-}
-
-// Resolve implements storage.Manifests. An upstream that does not say the digest is asked for the manifest itself.
-func (s *Storage) Resolve(ctx context.Context, name, reference string, accept ...string) (digest.Digest, error) {
-	if len(accept) == 0 {
-		accept = []string{manifestTypes}
-	}
-	res, err := s.do(ctx, request{method: http.MethodHead, name: name, path: "/manifests/" + reference, header: http.Header{"Accept": accept}})
-	if err != nil {
-		return "", err
-	}
-	drain(res)
-	switch res.StatusCode {
-	case http.StatusOK:
-	case http.StatusNotFound, http.StatusNotAcceptable:
-		return "", storage.ErrNotFound
-	default:
-		return "", refused("HEAD of a manifest", res, nil)
-	}
-	if d := digest.Digest(res.Header.Get("Docker-Content-Digest")); d.Validate() == nil {
-		return d, nil
-	}
-	payload, _, err := s.getManifest(ctx, name, reference, accept)
-	return digest.FromBytes(payload), err
 }

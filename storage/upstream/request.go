@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,21 +20,22 @@ import (
 
 // request is one request to the upstream.
 type request struct {
-	method string
-	name   string   // the repository
-	path   string   // behind /v2/<name>; with its query
-	at     *url.URL // where, in the place of path
-	from   string   // another repository, to mount a blob from
-	mount  digest.Digest
-	handOn bool // a redirect that clients can follow is the answer
-	push   bool // needs the right to push, whatever the method
-	header http.Header
-	body   []byte  // a body that can be sent again
-	stream *source // a body that cannot
+	method      string
+	name        string        // of the repository, without the prefix; empty for requests to no repository
+	path        string        // below /v2/<name>
+	at          *url.URL      // replaces name and path in the URL, if it is not nil
+	from        string        // another repository from which a blob is mounted
+	mount       digest.Digest // the blob to mount
+	passThrough bool          // returns a redirect that clients can follow themselves
+	push        bool          // needs the permission to push, whatever the method
+	anonymous   bool          // without credentials
+	header      http.Header
+	body        []byte  // a body that can be sent again
+	stream      *source // a body that cannot
 }
 
-// do sends a request with credentials, and once more with fresh ones when the upstream asks for them. A body that streams is there only
-// once; it goes to an upload whose opening, under the same scope, has shown what the upstream asks for.
+// do sends a request. It returns any response but those of an upstream that is overloaded or broken, which are outages. A streamed body can be
+// sent only once: it goes to an upload session whose creation, with the same scope, has shown which credentials the upstream wants.
 func (s *Storage) do(ctx context.Context, q request) (*http.Response, error) {
 	if q.name != "" {
 		q.name = s.prefix + q.name
@@ -44,35 +43,34 @@ func (s *Storage) do(ctx context.Context, q request) (*http.Response, error) {
 	if q.from != "" {
 		q.from = s.prefix + q.from
 	}
-	client := s.client
-	if q.handOn {
-		client = s.handOn
+	r := registryclient.Request{
+		Method: q.method, URL: s.url(q), Header: q.header, Scopes: q.scopes(), Body: q.body, Anonymous: q.anonymous, PassThrough: q.passThrough,
 	}
-	scope := q.scope()
-	for attempt := 0; ; attempt++ {
-		r, err := s.build(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		if err := s.auth.Authorize(ctx, r, scope); err != nil {
-			return nil, outside(err)
-		}
-		res, err := client.Do(r)
-		if err != nil {
-			return nil, unavailable(err)
-		}
-		if res.StatusCode != http.StatusUnauthorized || attempt > 0 || q.stream != nil || !registryclient.SameHost(res.Request.URL, s.base) {
-			return res, overloaded(res)
-		}
-		drain(res)
-		if err := s.auth.Learn(res, scope); err != nil {
-			return nil, outside(err)
-		}
+	if q.stream != nil {
+		r.Stream, r.Length = q.stream, q.stream.length
 	}
+	res, err := s.client.Do(ctx, r)
+	if err != nil {
+		return nil, failed(err)
+	}
+	return res, overloaded(res)
 }
 
-// scope is what a token is needed for.
-func (q request) scope() []string {
+// url returns the URL of a request whose names have the prefix.
+func (s *Storage) url(q request) *url.URL {
+	to := *s.base
+	to.Path = "/v2/" + q.name + q.path
+	if q.at != nil {
+		to = *q.at
+	}
+	if q.from != "" {
+		to.RawQuery = url.Values{"mount": {string(q.mount)}, "from": {q.from}}.Encode()
+	}
+	return &to
+}
+
+// scopes returns the scopes of the token for a request.
+func (q request) scopes() []string {
 	action := "pull,push"
 	switch {
 	case q.method == http.MethodDelete:
@@ -90,114 +88,46 @@ func (q request) scope() []string {
 	return scopes
 }
 
-func (s *Storage) build(ctx context.Context, q request) (*http.Request, error) {
-	to := s.base.String() + "/v2/" + q.name + q.path
-	if q.at != nil {
-		to = q.at.String()
-	}
-	if q.from != "" {
-		to += "?" + url.Values{"mount": {string(q.mount)}, "from": {q.from}}.Encode()
-	}
-	var body io.Reader
-	switch {
-	case q.stream != nil && q.stream.length != 0:
-		body = q.stream
-	case q.body != nil:
-		body = bytes.NewReader(q.body)
-	}
-	r, err := http.NewRequestWithContext(ctx, q.method, to, body)
-	if err != nil {
-		return nil, err
-	}
-	if body != nil && q.stream != nil {
-		r.ContentLength = q.stream.length
-	}
-	for key, values := range q.header {
-		r.Header[key] = values
-	}
-	return r, nil
-}
-
-// outside is the error of a request that is not let in.
-func outside(err error) error {
+// failed returns the error of a request without a response: an outage, unless the token service refuses the credentials.
+func failed(err error) error {
 	refused, ok := errors.AsType[*registryclient.RefusedError](err)
 	if !ok || refused.Status >= http.StatusInternalServerError || refused.Status == http.StatusTooManyRequests {
-		return unavailable(err)
+		return outage(err)
 	}
 	return fault.Wrap(fault.Unavailable, err, "The upstream registry refuses this server's credentials.")
 }
 
-// Bounds of redirects.
-const maxRedirects = 10
-
-// leaveCredentials lets a redirect to another host go there without credentials. net/http alone carries them to other ports and
-// schemes of a host, and to the hosts below it.
-func leaveCredentials(r *http.Request, via []*http.Request) error {
-	if len(via) >= maxRedirects {
-		return errors.New("too many redirects")
-	}
-	if !registryclient.SameHost(r.URL, via[0].URL) {
-		r.Header.Del("Authorization")
-		r.Header.Del("Referer") // an upload's location lets in whoever knows it
-	}
-	return nil
-}
-
-// leaveToClients ends at a redirect that clients of ours can follow: to another host, which needs none of our credentials, and not from https to http.
-func (s *Storage) leaveToClients(r *http.Request, via []*http.Request) error {
-	to := r.URL
-	if !registryclient.SameHost(to, s.base) && to.User == nil && (to.Scheme == "https" || to.Scheme == "http" && s.base.Scheme == "http") {
-		return http.ErrUseLastResponse
-	}
-	return leaveCredentials(r, via)
-}
-
-// overloaded turns the answers of an upstream that cannot now into an error.
+// overloaded returns an outage for a response that says that the upstream cannot answer now, and nil for another.
 func overloaded(res *http.Response) error {
 	if res.StatusCode < http.StatusInternalServerError && res.StatusCode != http.StatusTooManyRequests {
 		return nil
 	}
-	drain(res)
-	err := unavailable(fmt.Errorf("it answers %s", res.Status))
-	err.RetryAfter = retryAfter(res.Header.Get("Retry-After"), time.Now())
+	registryclient.Drain(res)
+	err := outage(fmt.Errorf("it answers %s", res.Status))
+	if after, ok := registryclient.RetryAfter(res.Header, time.Now()); ok {
+		err.RetryAfter = min(max(after, minRetryAfter), maxRetryAfter)
+	}
 	return err
 }
 
-// Bounds of the time after which clients of ours are told to try again, whatever the upstream says.
+// Bounds of the time after which clients of this server are told to try again, whatever the upstream says.
 const (
 	minRetryAfter = time.Second
 	maxRetryAfter = 5 * time.Minute
 )
 
-// retryAfter reads a Retry-After header: seconds, or a date (RFC 9110 section 10.2.3). It is 0 where there is none, or one that is neither.
-func retryAfter(text string, now time.Time) time.Duration {
-	var after time.Duration
-	n, err := strconv.ParseUint(text, 10, 64)
-	at, notDate := http.ParseTime(text)
-	switch {
-	case err == nil:
-		after = time.Duration(min(n, uint64(maxRetryAfter/time.Second))) * time.Second
-	case errors.Is(err, strconv.ErrRange):
-		after = maxRetryAfter
-	case notDate == nil:
-		after = at.Sub(now)
-	default:
-		return 0
-	}
-	return min(max(after, minRetryAfter), maxRetryAfter)
+// outage returns the error of an upstream that does not answer, or answers against the specification.
+func outage(err error) *fault.Error {
+	return fault.NewOutage(fault.Upstream, registryclient.Sanitized(err), "The upstream registry does not answer.")
 }
 
-func unavailable(err error) *fault.Error {
-	if u, ok := errors.AsType[*url.Error](err); ok { // its text has the whole URL
-		err = u.Err
-	}
-	return fault.NewOutage(fault.Upstream, err, "The upstream registry does not answer.")
-}
-
-// errorCode is what a code of the distribution specification looks like; nothing else of an upstream's words is shown.
+// errorCode matches the codes of the distribution specification; no other text of an upstream is shown.
 var errorCode = regexp.MustCompile(`^[A-Z][A-Z_]{0,63}$`)
 
-// reason returns the code and the message of an answer that says no; they are empty where it gives none, or body is nil.
+// maxErrorBody bounds the body of an error response, in bytes.
+const maxErrorBody = 64 << 10
+
+// reason returns the code and the message of the first error in a body. They are empty if there is none, or body is nil.
 func reason(body io.Reader) (code, message string) {
 	if body == nil {
 		return "", ""
@@ -215,8 +145,9 @@ func reason(body io.Reader) (code, message string) {
 	return first.Code, first.Message
 }
 
-// refused is the error for an answer that says no. The upstream's message is only for logs. body may be nil.
-func refused(what string, res *http.Response, body io.Reader) error {
+// refused returns the error of a response with an unexpected status. The upstream's message is for logs only. operation names the object in the
+// error; body may be nil.
+func refused(operation string, res *http.Response, body io.Reader) error {
 	code, message := reason(body)
 	why := strings.TrimSpace(fmt.Sprintf("%d %s", res.StatusCode, http.StatusText(res.StatusCode)))
 	if code != "" {
@@ -235,14 +166,8 @@ func refused(what string, res *http.Response, body io.Reader) error {
 		kind = fault.Invalid
 	case s == http.StatusRequestEntityTooLarge:
 		kind = fault.TooLarge
-	case !reads && (s == http.StatusForbidden || s == http.StatusConflict || s == http.StatusPreconditionFailed): // a quota, a rule of names, an immutable tag
-		kind = fault.Conflict
+	case !reads && (s == http.StatusForbidden || s == http.StatusConflict || s == http.StatusPreconditionFailed):
+		kind = fault.Conflict // a quota, a rule for names, an immutable tag
 	}
-	return fault.Wrap(kind, cause, "The upstream registry refuses %s: %s.", what, why)
-}
-
-// drain ends an answer so that its connection can be used again.
-func drain(res *http.Response) {
-	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxErrorBody))
-	_ = res.Body.Close()
+	return fault.Wrap(kind, cause, "The upstream registry refuses %s: %s.", operation, why)
 }

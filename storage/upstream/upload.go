@@ -37,7 +37,7 @@ func (s *Storage) Create(ctx context.Context, name string) (storage.Upload, erro
 	if err != nil {
 		return nil, err
 	}
-	defer drain(res)
+	defer registryclient.Drain(res)
 	if res.StatusCode != http.StatusAccepted {
 		return nil, refused("an upload", res, res.Body)
 	}
@@ -52,10 +52,10 @@ func (s *Storage) Create(ctx context.Context, name string) (storage.Upload, erro
 func (s *Storage) location(res *http.Response) (*url.URL, error) {
 	at, err := s.base.Parse(res.Header.Get("Location"))
 	if err != nil || res.Header.Get("Location") == "" {
-		return nil, unavailable(errors.New("the upload has no location"))
+		return nil, outage(errors.New("the upload has no location"))
 	}
 	if !registryclient.SameHost(at, s.base) {
-		return nil, unavailable(fmt.Errorf("the upload's location is on another host, %s", at.Host))
+		return nil, outage(fmt.Errorf("the upload's location is on another host, %s", at.Host))
 	}
 	return at, nil
 }
@@ -70,7 +70,7 @@ func (s *Storage) Resume(ctx context.Context, name, ref string, offset int64) (s
 	if err != nil {
 		return nil, err
 	}
-	defer drain(res)
+	defer registryclient.Drain(res)
 	if res.StatusCode != http.StatusNoContent {
 		if res.StatusCode == http.StatusNotFound {
 			return nil, storage.ErrNotFound
@@ -118,7 +118,7 @@ func (u *upload) ReadFrom(r io.Reader) (int64, error) {
 	case failure != nil: // the client's side broke, not the upstream
 		err = failure
 	case err == nil && !whole:
-		err = unavailable(errors.New("it took a chunk before it had all of it"))
+		err = outage(errors.New("it took a chunk before it had all of it"))
 	}
 	if err != nil {
 		u.hash, u.broken = nil, true
@@ -139,7 +139,7 @@ func (u *upload) patch(from *source) (*url.URL, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer drain(res)
+	defer registryclient.Drain(res)
 	switch res.StatusCode {
 	case http.StatusAccepted, http.StatusNoContent:
 		return u.storage.location(res)
@@ -184,7 +184,7 @@ func (u *upload) Finish(ctx context.Context, r io.Reader, dgst digest.Digest) er
 	case failure != nil: // the client's side broke, not the upstream
 		err = failure
 	case err == nil && (!whole || dgst.Algorithm() == digest.SHA256 && digest.NewDigest(digest.SHA256, from.hash) != dgst):
-		err = unavailable(errors.New("it took other bytes than it was sent"))
+		err = outage(errors.New("it took other bytes than it was sent"))
 	}
 	if err != nil {
 		u.hash, u.broken = nil, true
@@ -211,7 +211,7 @@ func (u *upload) put(ctx context.Context, at *url.URL, last *source, dgst digest
 	if err != nil {
 		return err
 	}
-	defer drain(res)
+	defer registryclient.Drain(res)
 	switch {
 	case res.StatusCode == http.StatusCreated:
 		u.ended = true
@@ -254,6 +254,6 @@ func (u *upload) Cancel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	drain(res)
+	registryclient.Drain(res)
 	return nil // an upstream that does not cancel forgets uploads in time
 }

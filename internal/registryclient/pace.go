@@ -1,4 +1,4 @@
-package mirror
+package registryclient
 
 import (
 	"context"
@@ -9,17 +9,17 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// Pace is the least speed of a download: an average of BytesPerSecond over each Window. Only the time spent waiting for bytes counts; a slow consumer is not
-// the remote's fault.
+// Pace is the minimum rate of a download: an average of BytesPerSecond over each Window. Only the time spent waiting for bytes counts, so that a
+// slow consumer does not end a download.
 type Pace struct {
 	BytesPerSecond int64
 	Window         time.Duration
 }
 
-// DefaultPace applies where no other pace is set.
+// DefaultPace replaces a Pace without a window.
 var DefaultPace = Pace{BytesPerSecond: 1 << 10, Window: time.Minute}
 
-// orDefault returns the pace, or DefaultPace for the zero value.
+// orDefault returns the pace, or DefaultPace if it has no window.
 func (p Pace) orDefault() Pace {
 	if p.Window <= 0 {
 		return DefaultPace
@@ -27,20 +27,20 @@ func (p Pace) orDefault() Pace {
 	return p
 }
 
-// Meter measures one download and cancels its context when it falls below its pace. One goroutine reads at a time.
+// Meter measures one download and cancels its context when the download falls below its pace. One goroutine reads at a time.
 type Meter struct {
 	pace   Pace
 	cancel context.CancelCauseFunc
 
 	mu     sync.Mutex
-	timer  *time.Timer // fires at the end of the window; stopped while nobody reads
-	waited time.Duration
-	since  time.Time // when the current wait, or the window within it, began
-	got    int64     // bytes that arrived in the window
+	timer  *time.Timer   // fires at the end of the window; stopped between reads
+	waited time.Duration // of the window
+	since  time.Time     // when the current read, or the window within it, began; zero between reads
+	got    int64         // bytes that arrived in the window
 }
 
-// Start returns a meter and a context for the download, derived from ctx. When the download is too slow, that context ends with a fault.Unavailable error as its
-// cause. Stop releases both.
+// Start returns a meter and a context for a download, derived from ctx. If the download is too slow, the context ends with an Unavailable error as
+// its cause. The caller calls Stop, which releases both.
 func (p Pace) Start(ctx context.Context) (context.Context, *Meter) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	return ctx, &Meter{pace: p.orDefault(), cancel: cancel}
@@ -49,12 +49,15 @@ func (p Pace) Start(ctx context.Context) (context.Context, *Meter) {
 // Window returns the window of the meter's pace.
 func (m *Meter) Window() time.Duration { return m.pace.Window }
 
-// Read reads once from r and counts its time and its bytes. The reader must end when the context of Start does.
+// Cancel ends the context of the download with a cause.
+func (m *Meter) Cancel(cause error) { m.cancel(cause) }
+
+// Read reads once from r and counts the time and the bytes. The reader must return when the context of Start ends.
 func (m *Meter) Read(r io.Reader, p []byte) (int, error) {
 	m.mu.Lock()
 	m.since = time.Now()
 	if left := m.pace.Window - m.waited; m.timer == nil {
-		m.timer = time.AfterFunc(left, m.windowEnds)
+		m.timer = time.AfterFunc(left, m.endWindow)
 	} else {
 		m.timer.Reset(left)
 	}
@@ -67,7 +70,7 @@ func (m *Meter) Read(r io.Reader, p []byte) (int, error) {
 	m.waited += time.Since(m.since)
 	m.since = time.Time{}
 	if m.waited >= m.pace.Window {
-		m.judge()
+		m.check()
 	}
 	return n, err
 }
@@ -83,22 +86,23 @@ type metered struct {
 // Read implements io.Reader.
 func (m metered) Read(p []byte) (int, error) { return m.meter.Read(m.from, p) }
 
-// windowEnds judges a window that ends in the middle of a read, and begins the next one.
-func (m *Meter) windowEnds() {
+// endWindow checks a window that ends during a read, and begins the next one.
+func (m *Meter) endWindow() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.since.IsZero() || time.Since(m.since) < m.pace.Window-m.waited { // the read has ended, and perhaps another one has begun
+	if m.since.IsZero() || time.Since(m.since) < m.pace.Window-m.waited { // the read has ended, and another one may have begun
 		return
 	}
-	m.judge()
+	m.check()
 	m.since = time.Now()
 	m.timer.Reset(m.pace.Window)
 }
 
-// judge ends the window, and the download if too few bytes arrived. The caller holds mu.
-func (m *Meter) judge() {
+// check cancels the download if too few bytes arrived in the window, and ends the window. The caller holds mu.
+func (m *Meter) check() {
 	if m.got < m.pace.BytesPerSecond*int64(m.pace.Window/time.Millisecond)/1000 {
-		m.cancel(fault.New(fault.Unavailable, "The remote sent %d bytes in %v, less than %d bytes per second.", m.got, m.pace.Window, m.pace.BytesPerSecond))
+		m.cancel(fault.New(fault.Unavailable, "The remote sent %d bytes in %v, less than %d bytes per second.",
+			m.got, m.pace.Window, m.pace.BytesPerSecond))
 	}
 	m.waited, m.got = 0, 0
 }

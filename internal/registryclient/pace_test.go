@@ -1,18 +1,13 @@
-package mirror_test
+package registryclient_test
 
 import (
 	"context"
-	"io"
-	"net/http"
-	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/mirror"
+	"github.com/countersign/countersign/internal/registryclient"
 )
 
 // A download that stays above the least speed goes on for hours; one below it ends with the window, whether it trickles or stalls. Only the time spent waiting for bytes counts.
@@ -35,7 +30,7 @@ func TestPace(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
-				ctx, meter := mirror.Pace{BytesPerSecond: 1 << 10, Window: time.Minute}.Start(t.Context())
+				ctx, meter := registryclient.Pace{BytesPerSecond: 1 << 10, Window: time.Minute}.Start(t.Context())
 				defer meter.Stop()
 				from := meter.Reader(source(func(p []byte) (int, error) {
 					select {
@@ -66,28 +61,3 @@ func TestPace(t *testing.T) {
 type source func([]byte) (int, error)
 
 func (s source) Read(p []byte) (int, error) { return s(p) }
-
-// A remote that sends a blob byte by byte is given up, whatever timeouts the remote's own settings allow.
-func TestBlobsThatTrickle(t *testing.T) {
-	t.Parallel()
-	gone := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer close(gone)
-		for r.Context().Err() == nil {
-			_, _ = w.Write([]byte("x"))
-			_ = http.NewResponseController(w).Flush()
-			time.Sleep(5 * time.Millisecond)
-		}
-	}))
-	t.Cleanup(server.Close)
-	g := open(t, server.URL, mirror.Options{AllowPrivate: loopback, Pace: mirror.Pace{BytesPerSecond: 1 << 20, Window: 200 * time.Millisecond}})
-	body, err := g.Blob(t.Context(), digest.FromString("x"), 1<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err = io.Copy(io.Discard, body); !fault.Is(err, fault.Unavailable) {
-		t.Errorf("got %v", err)
-	}
-	_ = body.Close()
-	<-gone
-}

@@ -88,7 +88,7 @@ func showSignature(g pulp.Signature, c verify.Check) any {
 // showSignatures verifies those whose key a signing service has, where the result is shown.
 func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) {
 	began := time.Now()
-	ctx, cancel := verify.BoundedAfter(req.Context(), req.verifying)
+	ctx, cancel := verify.WithTimeoutAfter(req.Context(), req.verifying)
 	defer cancel()
 	defer func() { req.verifying += time.Since(began) }()
 	var keys verify.Keys

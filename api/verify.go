@@ -111,7 +111,7 @@ func (a *API) verify(r resource[pulp.Repository]) handler {
 		if want.version.ID != "" {
 			number = want.version.Number
 		}
-		ctx, cancel := verify.Bounded(req.Context())
+		ctx, cancel := verify.WithTimeout(req.Context())
 		defer cancel()
 		keys, err := verify.ServiceKeys(ctx, a.Store)
 		if err != nil {
@@ -234,7 +234,7 @@ func (a *API) judge(ctx context.Context, req *request, repo pulp.Repository, num
 	}
 	accepted := true
 	for _, reference := range references {
-		v, err := report.Judge(ctx, want.policy, reference, now)
+		v, err := report.Evaluate(ctx, want.policy, reference, now)
 		if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind == fault.Invalid {
 			err = fault.Field("reference", "%s", f.Msg)
 		}

@@ -83,7 +83,7 @@ func (c VerifyCommand) verify(p *Program, s *store.Store, now time.Time) (bool, 
 	}
 	var verdict *verify.Verdict
 	if rules != nil {
-		v, err := report.Judge(p.ctx, rules, c.Reference, now)
+		v, err := report.Evaluate(p.ctx, rules, c.Reference, now)
 		if err != nil {
 			return false, err
 		}

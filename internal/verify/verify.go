@@ -1,6 +1,7 @@
-// Package verify tells who signed what a repository holds, and what a client's policy makes of it: for the REST API and the command line.
+// Package verify reports who signed the images that a repository serves, and how a client's policy decides about them. The
+// REST API and the command line use it.
 //
-// Whether this server vouches for a signature is signing.Verify's to say, what a client would do is signing/policy's.
+// signing.Verify decides whether a signature is valid for this server, and signing/policy how a client decides.
 package verify
 
 import (
@@ -16,26 +17,29 @@ import (
 	"github.com/countersign/countersign/signing/policy"
 )
 
-// maxImages is how many manifests of one list are looked at.
-const maxImages = 1000
+// Limits of one report.
+const (
+	maxManifests  = 1000     // of a list
+	maxSignatures = 64 << 20 // bytes of signatures
+)
 
-// maxContent is how many bytes of signatures are looked at for one tag.
-const maxContent = 64 << 20
-
-// Timeout is how long one request may have signatures and keys verified. The sizes of a policy, of a list and of its signatures multiply.
+// Timeout limits the time that one request may spend on verification. The sizes of a policy, of a list and of its
+// signatures multiply.
 const Timeout = 10 * time.Second
 
-var errTooLong = fault.New(fault.Unavailable, "Verifying takes more than %v. Ask about a single image, with fewer keys and requirements, or try again later.", Timeout)
+var errTimeout = fault.New(fault.Unavailable, "Verifying takes more than %v. Ask about a single image, with fewer keys and requirements, or try again later.", Timeout)
 
-// Bounded returns a context that ends after Timeout, with a cause that says so.
-func Bounded(ctx context.Context) (context.Context, context.CancelFunc) { return BoundedAfter(ctx, 0) }
-
-// BoundedAfter is Bounded for a request that has spent some of its time on verifying already.
-func BoundedAfter(ctx context.Context, spent time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, Timeout-spent, errTooLong)
+// WithTimeout returns a context that ends after Timeout. Its cause is an error for the client.
+func WithTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return WithTimeoutAfter(ctx, 0)
 }
 
-// Keys are those that signatures are verified with: the signing services' and others.
+// WithTimeoutAfter is WithTimeout for a request that has already spent time on verification.
+func WithTimeoutAfter(ctx context.Context, spent time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, Timeout-spent, errTimeout)
+}
+
+// Keys are the keys for verification: those of signing services, and others.
 type Keys struct {
 	services []service
 	others   []signing.PublicKey
@@ -46,7 +50,7 @@ type service struct {
 	key signing.PublicKey
 }
 
-// ServiceKeys returns the keys of all signing services. A service whose key cannot be read verifies nothing.
+// ServiceKeys returns the keys of all signing services. It omits services whose key cannot be parsed.
 func ServiceKeys(ctx context.Context, s *store.Store) (Keys, error) {
 	all, err := s.SigningServices(ctx)
 	if err != nil {
@@ -61,10 +65,10 @@ func ServiceKeys(ctx context.Context, s *store.Store) (Keys, error) {
 	return keys, nil
 }
 
-// With returns the keys with others beside them.
+// With returns the keys of the services in k, and others.
 func (k Keys) With(others []signing.PublicKey) Keys { return Keys{k.services, others} }
 
-// Has says whether any key has this id.
+// Has reports whether a key id belongs to any key.
 func (k Keys) Has(keyID string) bool {
 	for _, s := range k.services {
 		if s.key.Has(keyID) {
@@ -79,24 +83,24 @@ func (k Keys) Has(keyID string) bool {
 	return false
 }
 
-// Check is what is known of one signature.
+// Check is the result of verifying one signature.
 type Check struct {
 	Verified bool
-	Key      string                // fingerprint of the primary key that it verifies with; empty when none
-	Services []pulp.SigningService // whose key that is, by name
+	Key      string                // fingerprint of the primary key that verifies it, or empty
+	Services []pulp.SigningService // with that key, sorted by name
 	Reason   string                // why it is not verified
 }
 
-// Check verifies a signature with every key that may have made it, as of a time. It fails only when ctx ends.
+// Check verifies a signature at a given time with each key that may have made it. It returns an error only when ctx ends.
 func (k Keys) Check(ctx context.Context, raw []byte, at time.Time) (Check, error) {
 	c := Check{Reason: signing.ErrUnknownKey.Msg}
-	said, err := signing.Parse(raw)
+	parsed, err := signing.Parse(raw)
 	if err != nil {
 		c.Reason = err.Error()
 		return c, nil
 	}
-	try := func(key signing.PublicKey) bool {
-		if !key.Has(said.KeyID) {
+	verify := func(key signing.PublicKey) bool {
+		if !key.Has(parsed.KeyID) {
 			return false
 		}
 		verified, err := signing.VerifyForeign(ctx, raw, key, at)
@@ -108,12 +112,12 @@ func (k Keys) Check(ctx context.Context, raw []byte, at time.Time) (Check, error
 		return err == nil
 	}
 	for _, s := range k.services {
-		if try(s.key) {
+		if verify(s.key) {
 			c.Services = append(c.Services, s.SigningService)
 		}
 	}
 	for i := 0; i < len(k.others) && !c.Verified; i++ {
-		try(k.others[i])
+		verify(k.others[i])
 	}
 	if ctx.Err() != nil {
 		return Check{}, context.Cause(ctx)
@@ -121,13 +125,13 @@ func (k Keys) Check(ctx context.Context, raw []byte, at time.Time) (Check, error
 	return c, nil
 }
 
-// Signature is one of a manifest.
+// Signature is a signature of a manifest, with its verification.
 type Signature struct {
 	pulp.Signature
 	Check
 }
 
-// Manifest is what a tag stands for, or what a list names that the repository holds.
+// Manifest is a manifest in a report, with its signatures.
 type Manifest struct {
 	pulp.Manifest
 	Signatures []Signature
@@ -135,41 +139,43 @@ type Manifest struct {
 	sha256 digest.Digest // of the payload
 }
 
-// Report tells who signed what a tag stands for. The first manifest is that, the others are those of a list, without lists in it.
+// Report has the manifest of a tag and, when that is a list, the manifests in the list and in lists within it. These lists
+// themselves are omitted.
 type Report struct{ Manifests []Manifest }
 
-// Tag reports about a tag, or a digest, in what a target serves. NotFound when there is none.
+// Tag returns the report about a tag or digest that a target serves. The error is NotFound when the target does not serve it,
+// and TooLarge when a limit is exceeded: an incomplete report would not support a decision.
 func Tag(ctx context.Context, s *store.Store, t store.Target, reference string, keys Keys, at time.Time) (Report, error) {
 	root, err := s.ServedManifest(ctx, t, reference)
 	if err != nil {
 		return Report{}, err
 	}
 	var r Report
-	size := 0 // of the signatures, in bytes
+	size := 0 // of the signatures in bytes
 	queue, seen := []pulp.Manifest{root}, map[string]bool{root.ID: true}
 	for len(queue) > 0 {
-		if len(seen) > maxImages { // a verdict is about all of it
-			return Report{}, fault.New(fault.TooLarge, "The list has more than %d manifests, which are not looked at.", maxImages)
+		if len(seen) > maxManifests {
+			return Report{}, fault.New(fault.TooLarge, "The list has more than %d manifests, which is too many for verification.", maxManifests)
 		}
 		m := queue[0]
 		queue = queue[1:]
-		if len(r.Manifests) == 0 || !pulp.IsList(m.MediaType) {
-			looked, err := look(ctx, s, t, m, keys, at)
+		if m.ID == root.ID || !pulp.IsList(m.MediaType) {
+			checked, err := checkManifest(ctx, s, t, m, keys, at)
 			if err != nil {
 				return Report{}, err
 			}
-			for _, g := range looked.Signatures {
+			for _, g := range checked.Signatures {
 				size += len(g.Content)
 			}
-			if size > maxContent {
-				return Report{}, fault.New(fault.TooLarge, "The list's images have more than %d MiB of signatures, which are not looked at.", maxContent>>20)
+			if size > maxSignatures {
+				return Report{}, fault.New(fault.TooLarge, "The images have more than %d MiB of signatures, which is too much for verification.", maxSignatures>>20)
 			}
-			r.Manifests = append(r.Manifests, looked)
+			r.Manifests = append(r.Manifests, checked)
 		}
 		if !pulp.IsList(m.MediaType) {
 			continue
 		}
-		children, err := s.ServedChildren(ctx, t, m.ID, maxImages+1)
+		children, err := s.ServedChildren(ctx, t, m.ID, maxManifests+1)
 		if err != nil {
 			return Report{}, err
 		}
@@ -183,40 +189,42 @@ func Tag(ctx context.Context, s *store.Store, t store.Target, reference string, 
 	return r, nil
 }
 
-func look(ctx context.Context, s *store.Store, t store.Target, m pulp.Manifest, keys Keys, at time.Time) (Manifest, error) {
-	kept, err := s.ServedSignatures(ctx, t, m.ID)
+// checkManifest verifies the signatures of one manifest.
+func checkManifest(ctx context.Context, s *store.Store, t store.Target, m pulp.Manifest, keys Keys, at time.Time) (Manifest, error) {
+	signatures, err := s.ServedSignatures(ctx, t, m.ID)
 	if err != nil {
 		return Manifest{}, err
 	}
-	looked := Manifest{Manifest: m, sha256: m.Digest}
+	checked := Manifest{Manifest: m, sha256: m.Digest}
 	if m.Digest.Algorithm() != digest.SHA256 {
-		payload, err := s.Payload(ctx, m.ID) // that of a list's child is not kept
+		payload, err := s.Payload(ctx, m.ID) // ServedChildren returns manifests without it
 		if err != nil {
 			return Manifest{}, err
 		}
-		looked.sha256 = digest.FromBytes(payload)
+		checked.sha256 = digest.FromBytes(payload)
 	}
-	for _, g := range kept {
+	for _, g := range signatures {
 		c, err := keys.Check(ctx, g.Content, at)
 		if err != nil {
 			return Manifest{}, err
 		}
-		looked.Signatures = append(looked.Signatures, Signature{g, c})
+		checked.Signatures = append(checked.Signatures, Signature{g, c})
 	}
-	return looked, nil
+	return checked, nil
 }
 
-// Pulled are the manifests that clients ask for signatures of: of a list the images, as they pull one of these.
-func (r Report) Pulled() []Manifest {
+// Images returns the manifests whose signatures clients require: the images in a list, of which they pull one, or else the
+// manifest of the tag.
+func (r Report) Images() []Manifest {
 	if len(r.Manifests) > 1 && pulp.IsList(r.Manifests[0].MediaType) {
 		return r.Manifests[1:]
 	}
 	return r.Manifests[:1]
 }
 
-// Signed says whether each image that clients pull has a verified signature for exactly this reference.
+// Signed reports whether each image has a verified signature for exactly this docker reference.
 func (r Report) Signed(reference string) bool {
-	for _, m := range r.Pulled() {
+	for _, m := range r.Images() {
 		signed := false
 		for _, g := range m.Signatures {
 			signed = signed || g.Verified && g.Reference == reference
@@ -228,17 +236,18 @@ func (r Report) Signed(reference string) bool {
 	return true
 }
 
-// Verdict is what a policy makes of a reference: of each manifest in the report, in its order.
+// Verdict is the decision of a policy about a docker reference.
 type Verdict struct {
-	Accepted  bool // every image that clients pull is; a list's own verdict is for those who copy all of it
-	Reference string
-	Manifests []policy.Verdict
+	Accepted  bool             // each image is accepted; the verdict about a list matters to clients that copy it as a whole
+	Reference string           // complete
+	Manifests []policy.Verdict // for each manifest of the report
 }
 
-// Judge says what clients with a policy would do with a reference to the report's tag. Invalid when clients cannot pull that.
-func (r Report) Judge(ctx context.Context, p *policy.Policy, reference string, at time.Time) (Verdict, error) {
+// Evaluate returns the decision of clients with a policy about a docker reference of the report's tag. The error is Invalid
+// when clients cannot pull the reference.
+func (r Report) Evaluate(ctx context.Context, p *policy.Policy, reference string, at time.Time) (Verdict, error) {
 	v := Verdict{Accepted: true, Reference: reference}
-	first := len(r.Manifests) - len(r.Pulled())
+	firstImage := len(r.Manifests) - len(r.Images())
 	for i, m := range r.Manifests {
 		if ctx.Err() != nil {
 			return Verdict{}, context.Cause(ctx)
@@ -247,13 +256,13 @@ func (r Report) Judge(ctx context.Context, p *policy.Policy, reference string, a
 		for _, g := range m.Signatures {
 			image.Signatures = append(image.Signatures, g.Content)
 		}
-		judged, err := p.Evaluate(ctx, image, at)
+		decision, err := p.Evaluate(ctx, image, at)
 		if err != nil {
 			return Verdict{}, err
 		}
-		v.Reference = judged.Reference
-		v.Accepted = v.Accepted && (i < first || judged.Accepted)
-		v.Manifests = append(v.Manifests, judged)
+		v.Reference = decision.Reference
+		v.Accepted = v.Accepted && (i < firstImage || decision.Accepted)
+		v.Manifests = append(v.Manifests, decision)
 	}
 	return v, nil
 }

@@ -16,11 +16,12 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// difference is a line of testdata/differences.tsv: a field that is not as recorded, and what it is here.
+// difference is a line of testdata/differences.tsv: a field whose value differs from the recording.
 //
-// Its files are recordings, or "*" for all. Its field is a path as results[0].number, where [] is any element; of all recordings, it is a field's name.
-// What ours is: any (another value of the recorded type), more (a field that the recordings lack), none (no such field), "3 entries" (the length of the
-// list), or JSON, in which ids and times are as normal has them. A header is a field too, with its colon.
+// The files are names of recordings, or "*" for all recordings. The field is a path such as results[0].number, where [] matches any element, or, for all
+// recordings, the name of a field. A header is a field too, with its colon. The expected value, ours, is one of: any (another value of the recorded type),
+// more (a field that the recordings do not have), none (no such field), "3 entries" (the length of a list), or JSON with ids and times as normal returns
+// them. The column why gives the reason.
 type difference struct {
 	files []string
 	field string
@@ -28,7 +29,7 @@ type difference struct {
 	why   string
 }
 
-// everywhere are the files of a difference that stands wherever its field does. Only such a difference may also be as recorded.
+// everywhere stands for all recordings in the files of a difference. Only the values of such a field may also be as recorded.
 const everywhere = "*"
 
 var (
@@ -43,7 +44,7 @@ var (
 		}
 		return all
 	})
-	// met are the differences, as file and field, that a comparison of this run came upon.
+	// met has the differences that comparisons of this run found, by file and field.
 	met sync.Map
 
 	knownID  = regexp.MustCompile(`\\u003c[0-9a-f]{12}\\u003e`)
@@ -51,19 +52,19 @@ var (
 	entries  = regexp.MustCompile(`^(\d+) entries$`)
 )
 
-// place is a field of a recording.
+// place identifies a field of a recording.
 type place struct{ file, field string }
 
-// absent stands for the value of a field that is not there.
+// absent is the value of a missing field.
 type absent struct{}
 
-// comparison is one of an answer with its recording.
+// comparison compares an answer with its recording.
 type comparison struct {
 	file   string
 	faults []string
 }
 
-// wholeDiff says in what an answer is another than recorded, beside the differences that are listed; both are as plain has them.
+// wholeDiff returns how an answer differs from its recording, except for listed differences. Both values are results of plain.
 func wholeDiff(file string, want, have any) []string {
 	c := &comparison{file: file}
 	c.value("", want, have)
@@ -82,7 +83,7 @@ func inJSON(v any) string {
 	return string(raw)
 }
 
-// value compares two values and what is in them: their types, texts, numbers, keys, and how many entries a list has.
+// value compares two values recursively: types, texts, numbers, keys, and lengths of lists.
 func (c *comparison) value(path string, want, have any) {
 	if d, ok := c.listed(path); ok {
 		c.different(d, path, want, have)
@@ -130,7 +131,7 @@ func (c *comparison) elements(path string, want, have []any) {
 	}
 }
 
-// listed returns the difference that stands for a field; the recording's own goes before one of all recordings.
+// listed returns the listed difference of a field. One for this recording takes precedence over one for all recordings.
 func (c *comparison) listed(path string) (difference, bool) {
 	name := path[strings.LastIndexByte(path, '.')+1:]
 	for _, d := range differences() {
@@ -146,7 +147,7 @@ func (c *comparison) listed(path string) (difference, bool) {
 	return difference{}, false
 }
 
-// different sees that a value is what the list says, and that the list says so for a reason.
+// different checks that a value is as listed, and notes whether it differs from the recording.
 func (c *comparison) different(d difference, path string, want, have any) {
 	if !reflect.DeepEqual(want, have) {
 		file := c.file
@@ -191,7 +192,7 @@ func (c *comparison) different(d difference, path string, want, have any) {
 	}
 }
 
-// compareWhole holds an answer against a recording: keys, types, texts, numbers and how many entries lists have.
+// compareWhole compares an answer with a recording: keys, types, texts, numbers and lengths of lists.
 func compareWhole(t *testing.T, file string, want, have any) {
 	t.Helper()
 	compares(t, file, "whole")
@@ -200,7 +201,7 @@ func compareWhole(t *testing.T, file string, want, have any) {
 	}
 }
 
-// compareShape holds an answer's keys and types against a recording's.
+// compareShape compares the keys and types of an answer with those of a recording.
 func compareShape(t *testing.T, file string, want, have any) {
 	t.Helper()
 	compares(t, file, "shape")
@@ -209,7 +210,7 @@ func compareShape(t *testing.T, file string, want, have any) {
 	}
 }
 
-// shapeDiff says how two values' shapes differ, beside the differences that are listed; empty: they do not.
+// shapeDiff returns how the shapes of two values differ, except for listed differences; empty if they do not.
 func shapeDiff(file string, want, have any) string {
 	w, h := map[string]string{}, map[string]string{}
 	shape("", want, w)
@@ -225,8 +226,8 @@ func shapeDiff(file string, want, have any) string {
 	return gocmp.Diff(w, h)
 }
 
-// shape describes a JSON value by its keys and types, each a line. Of a list it describes the elements together, of a map with free keys nothing but
-// that it is one.
+// shape adds the type of each part of a JSON value to into, by its path. All elements of a list have the same path. The content of maps with free keys is
+// left out.
 func shape(path string, v any, into map[string]string) {
 	switch v := v.(type) {
 	case nil:
@@ -253,5 +254,5 @@ func shape(path string, v any, into map[string]string) {
 	}
 }
 
-// free are fields that are maps with keys of their own.
+// free has the names of fields that are maps with arbitrary keys.
 var free = map[string]bool{"pulp_labels": true, "labels": true, "annotations": true, "versions": true, "added": true, "removed": true, "present": true}

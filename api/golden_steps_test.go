@@ -2,7 +2,7 @@ package api_test
 
 import "github.com/countersign/countersign/internal/pulp"
 
-// steps are the recorded requests in their order, with what the recorded server had by then and the story does not make.
+// steps returns the recorded requests in their order. Functions between them create objects that the recorded server had at that point.
 func (p *story) steps() []step {
 	return []step{
 		{name: "01b-status-anon", as: "-"},

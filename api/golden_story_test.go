@@ -43,8 +43,8 @@ import (
 	"github.com/countersign/countersign/tasks/memqueue"
 )
 
-// The recorded host, and digests of the recorded images: of latest and 1.0, of 2.0, of multi and of what multi names. Of two of them the blobs are
-// shown.
+// The recorded host and key, and the digests of the recorded images: latest and 1.0 (latestImage), 2.0 (secondImage), the index multi and its two images.
+// The recordings show the blobs of two images.
 const (
 	recordedHost = "localhost:24817"
 	recordedKey  = "D1B86E06B4D88886"
@@ -59,19 +59,19 @@ const (
 	latestLayer  = digest.Digest("sha256:0eb234fcbbfced3c948189f85031659e2d49dcb092d10b936cdf3de62f9744b5")
 )
 
-// story is a server under the recorded names that is sent the recorded requests, one after the other. It learns which of its ids stands for which
-// recorded one from the answers. A recorded id is known by its last 12 digits.
+// story is a server with the recorded names that receives the recorded requests one after another. From the answers it learns which of its ids corresponds
+// to which recorded id. The map ids has the last 12 digits of recorded ids as keys.
 type story struct {
 	*world
 	ids      map[string]string
-	upstream *httptest.Server // what the recorded remote is
+	upstream *httptest.Server // takes the place of the recorded remote
 	key      *signtest.Key    // of the signing service
-	made     atomic.Int64     // signatures
+	made     atomic.Int64     // number of signatures
 	foreign  *auth.Tokens
-	closed   atomic.Bool // the registry asks everybody for a token
+	closed   atomic.Bool // whether the registry requires a token for all requests
 }
 
-// spaced returns JSON in the form that the recorded manifests had when they were pushed: one line, a space after each comma and colon.
+// spaced formats JSON as the recorded manifests were when they were pushed: on one line, with a space after each comma and colon.
 func spaced(t *testing.T, raw []byte) []byte {
 	t.Helper()
 	var compact, out bytes.Buffer
@@ -92,7 +92,7 @@ func spaced(t *testing.T, raw []byte) []byte {
 	return out.Bytes()
 }
 
-// keyed signs with a test's own key, each time as of another second: of one second, two signatures of one claim are the same.
+// keyed signs with a test key, with a different time for each signature: two signatures of one claim in the same second are identical.
 type keyed struct {
 	t    *testing.T
 	key  *signtest.Key
@@ -122,7 +122,7 @@ func newStory(t *testing.T) *story {
 	return p
 }
 
-// start puts the REST API and the registry, with real tasks and files, on one address.
+// start serves the REST API and the registry on one address, with real tasks and files.
 func (p *story) start() {
 	t := p.t
 	t.Helper()
@@ -165,7 +165,7 @@ func (p *story) start() {
 	asking := proxy.New(options)
 	options.AnonymousPull = auth.AnonymousPullOn
 	letting := proxy.New(options)
-	// A token of the same key for another host.
+	// Tokens by the same key for another host.
 	p.foreign, err = auth.NewTokens(key, "http://"+recordedHost+"/token/", "127.0.0.1:24817", 5*time.Minute)
 	if err != nil {
 		t.Fatal(err)
@@ -183,7 +183,7 @@ func (p *story) start() {
 	t.Cleanup(p.server.Close)
 }
 
-// fill makes what there was when the recording began: ctr/push with four images' tags and signatures, ctr/one, walk/one, a signing service.
+// fill creates the objects that existed when the recording began: ctr/push with four tags, ctr/one, walk/one, a signing service and two workers.
 func (p *story) fill() {
 	t := p.t
 	t.Helper()
@@ -221,7 +221,7 @@ func (p *story) fill() {
 	}
 }
 
-// others makes seven completed tasks that the recorded server had.
+// others creates seven completed tasks that existed on the recorded server.
 func (p *story) others() {
 	p.t.Helper()
 	repo := pulp.RepositoryHref(pulp.ContainerPush, p.repo.Repository.ID)
@@ -233,7 +233,7 @@ func (p *story) others() {
 	}
 }
 
-// again signs what is signed already, as the recorded server had by then: a tag, then everything, with two tasks between that made nothing.
+// again repeats signatures, as happened on the recorded server: of one tag, then of all tags. Between them it creates two tasks without results.
 func (p *story) again() {
 	p.t.Helper()
 	repo := pulp.RepositoryHref(pulp.ContainerPush, p.repo.Repository.ID)
@@ -250,7 +250,7 @@ func (p *story) again() {
 	sign([]string{})
 }
 
-// signature puts a signature of 2.0 under another name: a version of ctr/push that the reference made where we make none.
+// signature adds a signature of 2.0 with the reference of tag. So it makes a version of ctr/push that the reference made and Countersign did not.
 func (p *story) signature(tag string) {
 	p.t.Helper()
 	p.signWith(signingKey{entity: p.key.Entity}, p.repo, secondImage, recordedHost+"/ctr/push:"+tag)
@@ -267,8 +267,8 @@ func (p *story) completed(name string, resources ...store.Resource) {
 	}
 }
 
-// recordedImage stores an image under its recorded digest. Of its blobs, and of a manifest that no recording shows, only the digests are real; of blobs
-// that none shows not even those.
+// recordedImage stores an image under its recorded digest. If no recording shows the manifest, its bytes are made up. The bytes of blobs always are, and
+// also the digests of blobs that no recording shows.
 func (p *story) recordedImage(target store.Target, d digest.Digest, payload []byte, tags ...string) {
 	p.t.Helper()
 	config, layer := pulp.Descriptor{Digest: digest.FromString("config of " + string(d)), Size: 239}, pulp.Descriptor{Digest: digest.FromString("layer of " + string(d)), Size: 110}
@@ -307,13 +307,12 @@ var (
 	otherHost    = regexp.MustCompile(`127\.0\.0\.1:24817`)
 	anySignature = regexp.MustCompile(`@[0-9a-f]{32}`)
 	parseError   = regexp.MustCompile(`JSON parse error - [^"]*`)
-	// recordedToken is a token as the recordings write it: decoded, without its signature.
+	// recordedToken matches a token as the recordings show it: decoded, without its signature.
 	recordedToken = regexp.MustCompile(`^JWT header=(\{.*\}) claims=(\{.*\})$`)
 	anyTime       = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
 )
 
-// translate puts our ids in the place of the recorded ones that are known, our key in that of the recorded one, the upstream's URL in that
-// of the recorded remote.
+// translate replaces known recorded ids, the recorded key and the URL of the recorded remote by those of this server.
 func (p *story) translate(s string) string {
 	s = strings.ReplaceAll(s, recordedKey, p.keyID())
 	s = strings.ReplaceAll(s, `"http://`+recordedHost+`"`, `"`+p.upstream.URL+`"`)
@@ -325,7 +324,7 @@ func (p *story) translate(s string) string {
 	})
 }
 
-// learn walks two values together, and notes the ids of ours that stand where the recorded one has one.
+// learn compares a recorded value and ours, and notes which of our ids are at the places of recorded ids.
 func (p *story) learn(recorded, ours any) {
 	switch r := recorded.(type) {
 	case string:
@@ -352,7 +351,7 @@ func (p *story) learn(recorded, ours any) {
 	}
 }
 
-// know says which of our objects a recorded id stands for: the first of a list.
+// know maps a recorded id to the first object of a list.
 func (p *story) know(id, list string) {
 	p.t.Helper()
 	if found := p.results(list, "pulp_href"); len(found) > 0 {
@@ -362,7 +361,7 @@ func (p *story) know(id, list string) {
 	p.t.Fatalf("%s is empty", list)
 }
 
-// token returns a Bearer token's header for a user, or for nobody.
+// token returns an Authorization header with a bearer token for a user, or with an anonymous token for "-".
 func (p *story) token(user string, scopes ...string) string {
 	p.t.Helper()
 	r, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, p.server.URL+"/token/?"+url.Values{"service": {recordedHost}, "scope": scopes}.Encode(), nil)
@@ -384,7 +383,8 @@ func (p *story) token(user string, scopes ...string) string {
 	return "Bearer " + body.Token
 }
 
-// tokenFor returns the token that a step comes with: an administrator's for scopes, another's whose name stands before them, or one for another host.
+// tokenFor returns the Authorization header of a step. The words are scopes for an administrator, or a user's name and scopes, or "foreign": a token for
+// another host.
 func (p *story) tokenFor(words []string) string {
 	p.t.Helper()
 	if words[0] == "foreign" {
@@ -400,8 +400,8 @@ func (p *story) tokenFor(words []string) string {
 	return p.token("admin", words...)
 }
 
-// send sends a recorded request. as is a user's name; "-" for nobody; a token as tokenFor has it; or a whole Authorization header. An administrator comes to the registry with
-// a token for the repository.
+// send sends a recorded request. The argument as is the name of a user, "-" for no credentials, "token" and words for tokenFor, a whole Authorization header,
+// or empty for an administrator, who sends the registry a token for the repository.
 func (p *story) send(t *testing.T, e exchange, as string) (*http.Response, string) {
 	t.Helper()
 	line := strings.Fields(e.Request.Line)
@@ -451,8 +451,9 @@ func (p *story) send(t *testing.T, e exchange, as string) (*http.Response, strin
 	return res, string(raw)
 }
 
-// replay sends a recorded request and says what is another in the answer: the status, the headers that clients read, and the body, whole or by its shape.
-// Of the pages in HTML that the reference has for paths that it does not know, only the status counts (contract 1.4). The answer is what answered says.
+// replay sends a recorded request and returns how the answer differs in its status, in the headers that clients read, and in its body or the shape of it.
+// For HTML pages, with which the reference answers unknown paths, only the status is compared (compatibility.md#errors). The first result is that of
+// answered.
 func (p *story) replay(t *testing.T, s step, shape bool) (answer string, faults []string) {
 	t.Helper()
 	e := recording(t, s.name)
@@ -480,7 +481,7 @@ func (p *story) replay(t *testing.T, s step, shape bool) (answer string, faults 
 		recorded, ours := p.alike(t, map[string]any{h + ":": want}, map[string]any{h + ":": got})
 		faults = append(faults, wholeDiff(s.name, recorded, ours)...)
 	}
-	if e.Body == "None" { // the reference's way to say nothing (contract 9)
+	if e.Body == "None" { // Countersign sends an empty body instead (compatibility.md#faults-of-the-reference)
 		e.Body = nil
 	}
 	if page {
@@ -496,8 +497,8 @@ func (p *story) replay(t *testing.T, s step, shape bool) (answer string, faults 
 	return answer, append(faults, wholeDiff(s.name, want, have)...)
 }
 
-// answered says of an answer what golden.tsv lists of one that is not as recorded: the status, and the codes of the registry's errors or the names of
-// the fields that the REST API's are about.
+// answered summarises an answer as golden.tsv does: the status, followed by the codes of the registry's errors, or by the names of the fields in the
+// REST API's error.
 func answered(status int, body any) string {
 	words := []string{strconv.Itoa(status)}
 	object, _ := body.(map[string]any)
@@ -517,8 +518,8 @@ func answered(status int, body any) string {
 	return strings.Join(words, " ")
 }
 
-// alike returns a recorded answer and ours in a form in which they are the same when ours is as recorded: without what is another each time, with each id
-// that is known as that of one object, and with the recorded key and the recorded remote in the place of ours.
+// alike normalises a recorded answer and ours so that they can be compared: values that differ in each run are replaced, ids of corresponding objects
+// become equal, and our key and remote are replaced by the recorded ones.
 func (p *story) alike(t *testing.T, want, have any) (recorded, ours any) {
 	t.Helper()
 	service, _ := recording(t, "03b-signing-service-get").Body.(map[string]any)
@@ -543,24 +544,24 @@ func (p *story) alike(t *testing.T, want, have any) (recorded, ours any) {
 	}))
 }
 
-// plain decodes JSON without what is another each time.
+// plain decodes JSON after normal has replaced the values that differ in each run.
 func plain(t *testing.T, encoded string) any {
 	t.Helper()
 	return normalJSON(t, normal(encoded))
 }
 
-// normal takes out of a text what is another each time: ids, times, names of signatures, and what a JSON decoder says.
+// normal replaces the values of a text that differ in each run: ids, times, names of signatures, and messages of JSON decoders.
 func normal(s string) string {
 	for _, n := range []struct {
-		what *regexp.Regexp
-		to   string
+		pattern     *regexp.Regexp
+		replacement string
 	}{{anyID, "<id>"}, {anyTime, "<time>"}, {otherHost, recordedHost}, {anySignature, "@0"}, {parseError, "JSON parse error"}} {
-		s = n.what.ReplaceAllString(s, n.to)
+		s = n.pattern.ReplaceAllString(s, n.replacement)
 	}
 	return s
 }
 
-// normalJSON decodes JSON, and a token in it into what it says beside its times, ids and key.
+// normalJSON decodes JSON. A token in it is replaced by its header and claims, without times, ids and key.
 func normalJSON(t *testing.T, s string) any {
 	t.Helper()
 	var v any
@@ -594,12 +595,12 @@ func normalJSON(t *testing.T, s string) any {
 // step is one recorded exchange of the story.
 type step struct {
 	name   string
-	as     string // as send has it
+	as     string // the argument of send
 	before func()
 }
 
-// testTheRecordedStory replays the steps. One that the table does not list as replayed must be answered otherwise than recorded, as the table says: what
-// is excepted without need is listed in the wrong column.
+// testTheRecordedStory replays the steps. The answer to a step that the table does not list as replayed must differ from the recording, in the way that the
+// table says; otherwise the step is in the wrong column.
 func testTheRecordedStory(t *testing.T) {
 	t.Parallel()
 	p := newStory(t)
@@ -628,15 +629,15 @@ func testTheRecordedStory(t *testing.T) {
 					t.Error(f)
 				}
 			case len(faults) == 0:
-				t.Errorf("listed as %s, and answered as recorded", r.column)
+				t.Errorf("listed as %s, but answered as recorded", r.column)
 			case answer != r.answer:
-				t.Errorf("listed as %s, and answered %s, want %s", r.column, answer, r.answer)
+				t.Errorf("listed as %s: answered %s, want %s", r.column, answer, r.answer)
 			}
 		})
 	}
 }
 
-// upload begins an upload, in the place of one that was recorded elsewhere.
+// upload starts an upload that corresponds to the recorded upload id, whose start was recorded elsewhere.
 func (p *story) upload(id string) {
 	p.t.Helper()
 	e := recording(p.t, "60-upload-start-creates-repo")
@@ -653,7 +654,7 @@ func (p *story) forget(path string) {
 	p.expect(call{method: http.MethodDelete, path: p.results(pulp.DistributionCollection+"?name="+path, "pulp_href")[0]}, http.StatusAccepted, "")
 }
 
-// serveUpstream starts the registry that is synced from: ctr/push with as many images, blobs and tags as the recorded one had, and no signatures.
+// serveUpstream starts the registry that syncs read. Its ctr/push has as many images, blobs and tags as the recorded one, and no signatures.
 func (p *story) serveUpstream() {
 	p.t.Helper()
 	p.upstream = httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
@@ -691,7 +692,7 @@ func (p *story) serveUpstream() {
 		descriptor(pulp.OCIManifest, images[2]), descriptor(pulp.OCIManifest, images[3])))
 }
 
-// failedSync makes the task of the sync that the recordings show the end of: from the remote that 84b made.
+// failedSync starts the sync whose end is recorded, from the remote that the step 84b created.
 func (p *story) failedSync() {
 	p.t.Helper()
 	remote := p.results(pulp.RemoteCollection+"?name=ctr/remx", "pulp_href")[0]
@@ -701,7 +702,7 @@ func (p *story) failedSync() {
 	p.ids["9663b8bbfcaf"] = anyID.FindString(r.raw)
 }
 
-// mirrored puts the images of ctr/push into the mirror: copies name them by their digests.
+// mirrored copies the images of ctr/push to the mirror, because recorded copies refer to their digests.
 func (p *story) mirrored() {
 	p.t.Helper()
 	p.copyApp(p.mirror())
@@ -716,7 +717,7 @@ func (p *story) mirror() pulp.Repository {
 	return r
 }
 
-// two makes the recorded repository ctr/two with its distribution.
+// two creates the recorded repository ctr/two and its distribution.
 func (p *story) two() {
 	p.t.Helper()
 	r := p.copyApp(p.container("ctr/two", ""))
@@ -724,7 +725,7 @@ func (p *story) two() {
 	p.serve(pulp.Distribution{Name: "ctr/two", BasePath: "ctr/two", RepositoryID: r.ID})
 }
 
-// keyID returns the id of the service's key: the end of its fingerprint.
+// keyID returns the key id of the service's key: the last 16 digits of its fingerprint.
 func (p *story) keyID() string {
 	f := p.key.Public.Fingerprint()
 	return f[len(f)-16:]

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// goldenTests are the tests that hold the server against recordings. They run under TestGoldenTable, which asks afterwards what they compared.
+// goldenTests has the tests that compare answers with recordings. TestGoldenTable runs them, and then checks which recordings they compared.
 var goldenTests = map[string]func(*testing.T){
 	"shapes":        testAnswersHaveTheReferencesShape,
 	"status":        testStatusHasTheReferencesShape,
@@ -43,7 +43,7 @@ func readTable(t *testing.T) []row {
 	return rows
 }
 
-// readTSV reads a table of testdata beside its first line, which names the columns.
+// readTSV reads the rows of a table in testdata, without the first line, which names the columns.
 func readTSV(name string, columns int) ([][]string, error) {
 	raw, err := os.ReadFile(filepath.Join("testdata", name))
 	if err != nil {
@@ -60,18 +60,18 @@ func readTSV(name string, columns int) ([][]string, error) {
 	return rows[1:], nil
 }
 
-// compared are the answers that the tests of this run found to be as recorded (whole or shape) or as listed.
+// compared has the results of the comparisons of this run: whole or shape for an answer as recorded, otherwise the listed answer.
 var compared sync.Map
 
-// comparedIn is a recording and the one of goldenTests that compared it.
+// comparedIn identifies a comparison: a recording, and the one of goldenTests that compared it.
 type comparedIn struct{ test, file string }
 
-// compares notes that a test compares a recording, when it passes.
+// compares notes, if the test passes, that it compared a recording.
 func compares(t *testing.T, file, answer string) {
 	t.Helper()
 	under := strings.Split(t.Name(), "/") // TestGoldenTable/replays/<test>
 	if len(under) < 3 {
-		t.Fatalf("%s compares %s, and is not in goldenTests", t.Name(), file)
+		t.Fatalf("%s compares %s, but is not in goldenTests", t.Name(), file)
 	}
 	t.Cleanup(func() {
 		if !t.Failed() && !t.Skipped() {
@@ -84,7 +84,7 @@ func compares(t *testing.T, file, answer string) {
 // must have been compared in this run by the test that its row names. An excepted or unserved one must have got the answer that its row lists.
 func TestGoldenTable(t *testing.T) {
 	t.Parallel()
-	t.Run("replays", func(t *testing.T) { // is over when all of its parallel tests are
+	t.Run("replays", func(t *testing.T) { // returns after all of its parallel tests
 		for name, test := range goldenTests {
 			t.Run(name, test)
 		}
@@ -106,11 +106,11 @@ func TestGoldenTable(t *testing.T) {
 		answer, was := compared.Load(comparedIn{test, r.file})
 		switch {
 		case !slices.Contains(found, filepath.Join(goldenDir, r.file+".json")):
-			t.Errorf("%s is listed and no recording", r.file)
+			t.Errorf("%s is listed, but there is no such recording", r.file)
 		case !slices.Contains([]string{"replayed", "excepted", "unserved"}, r.column):
-			t.Errorf("%s: no such column: %s", r.file, r.column)
+			t.Errorf("%s: unknown column %s", r.file, r.column)
 		case r.how == "" || (r.column != "replayed" || r.answer == "shape") && r.note == "":
-			t.Errorf("%s: nothing says how it is %s", r.file, r.column)
+			t.Errorf("%s: no explanation why it is %s", r.file, r.column)
 		case goldenTests[test] == nil:
 			t.Errorf("%s: no such test: %s", r.file, test)
 		case !was:
@@ -121,22 +121,22 @@ func TestGoldenTable(t *testing.T) {
 	}
 	for _, path := range found {
 		if name := strings.TrimSuffix(filepath.Base(path), ".json"); listed[name] == (row{}) {
-			t.Errorf("%s is in no column of golden.tsv", name)
+			t.Errorf("%s is not listed in golden.tsv", name)
 		}
 	}
 	compared.Range(func(key, answer any) bool {
 		if k := key.(comparedIn); listed[k.file].column != "replayed" && k.test != "story" {
-			t.Errorf("%s is listed as %s, and the test %s compared it: %s", k.file, listed[k.file].column, k.test, answer)
+			t.Errorf("%s is listed as %s, but the test %s compared it: %s", k.file, listed[k.file].column, k.test, answer)
 		}
 		return true
 	})
 	for _, d := range differences() {
 		if d.why == "" {
-			t.Errorf("differences.tsv: nothing says why %s of %s is another", d.field, d.files)
+			t.Errorf("differences.tsv: no reason why %s of %s differs", d.field, d.files)
 		}
 		for _, file := range d.files {
 			if _, was := met.Load(place{file, d.field}); !was {
-				t.Errorf("differences.tsv lists %s of %s, which no test of this run found to be another than recorded", d.field, file)
+				t.Errorf("differences.tsv lists %s of %s, but no test of this run found a difference", d.field, file)
 			}
 		}
 	}

@@ -22,7 +22,7 @@ type exchange struct {
 	Request struct {
 		Line    string
 		Headers map[string]string
-		Body    json.RawMessage // a string is sent as it is
+		Body    json.RawMessage // a JSON string is sent decoded
 	}
 	Status  int
 	Headers [][2]string
@@ -31,7 +31,7 @@ type exchange struct {
 	RawBody json.RawMessage `json:"-"`
 }
 
-// header returns a recorded header's value; empty when there is none.
+// header returns the value of a recorded header, or an empty string.
 func (e exchange) header(name string) string {
 	for _, h := range e.Headers {
 		if strings.EqualFold(h[0], name) {
@@ -60,7 +60,7 @@ func recording(t *testing.T, name string) exchange {
 	return e
 }
 
-// golden returns what the reference answered.
+// golden returns the body and the Allow header of a recorded answer.
 func golden(t *testing.T, name string) (body any, allow string) {
 	t.Helper()
 	e := recording(t, name)
@@ -117,7 +117,7 @@ func testAnswersHaveTheReferencesShape(t *testing.T) {
 				t.Fatalf("%d %s", r.StatusCode, r.raw)
 			}
 			compareShape(t, name, want, r.body)
-			// Ours allow what is there already: some methods come with later work.
+			// Countersign may allow fewer methods than the reference.
 			for _, method := range strings.Split(r.Header.Get("Allow"), ", ") {
 				if !strings.Contains(allow, method) && !strings.Contains(name, "worker") {
 					t.Errorf("Allow: %s; the reference has %s", r.Header.Get("Allow"), allow)
@@ -132,7 +132,7 @@ func testStatusHasTheReferencesShape(t *testing.T) {
 	want, _ := golden(t, "01-status")
 	w := newWorld(t)
 	have := w.do(call{path: "status/", user: "-"}).body
-	compareStatus := func(v any) any { // each list by its first element; versions of components are compared below
+	compareStatus := func(v any) any { // keeps the first element of each list; versions of components are compared below
 		object := v.(map[string]any)
 		for k, e := range object {
 			if list, ok := e.([]any); ok && len(list) > 1 {
@@ -147,11 +147,11 @@ func testStatusHasTheReferencesShape(t *testing.T) {
 	}
 	delete(want.(map[string]any), "versions")
 	delete(have.(map[string]any), "versions")
-	delete(have.(map[string]any), "signing_services") // ours
+	delete(have.(map[string]any), "signing_services") // an extension of Countersign
 	compareShape(t, "01-status", compareStatus(want), compareStatus(have))
 }
 
-// testErrorsAreTheReferences holds whole bodies against the recordings.
+// testErrorsAreTheReferences compares the bodies of errors with the recordings.
 func testErrorsAreTheReferences(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

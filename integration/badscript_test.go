@@ -27,7 +27,8 @@ fi
 const goodAgain = "@GOOD_AGAIN@"
 
 // TestBadScripts has scripts go wrong in every way after their service was added: the task fails with a plain sentence, makes no version,
-// and the repository can be signed afterwards. Hostile inputs 8, 9 and 10.
+// and the repository can be signed afterwards. See hostile-inputs.md#script-signs-something-else,
+// hostile-inputs.md#script-output and hostile-inputs.md#script-hangs.
 func TestBadScripts(t *testing.T) {
 	t.Parallel()
 	trusted, stranger := keyNamed(t, "trusted"), keyNamed(t, "stranger")

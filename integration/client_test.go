@@ -120,7 +120,8 @@ func TestPodmanPushSignBy(t *testing.T) {
 	}
 }
 
-// TestSkopeoCopySignBy copies an index with a signature on every manifest; skopeo puts them before the index has a tag (D6).
+// TestSkopeoCopySignBy copies an index with a signature of every manifest. skopeo uploads the signatures before it tags the index
+// (compatibility.md#uploaded-signatures).
 func TestSkopeoCopySignBy(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -161,7 +162,8 @@ func TestPipelineStep(t *testing.T) {
 	}
 }
 
-// TestBadUploads sends what no registry may keep: every answer is a clear error, and no repository appears. Hostile inputs 18, 23, 25 and 26.
+// TestBadUploads sends invalid content and names: every answer is a clear error, and no repository is created. See hostile-inputs.md#oversized-manifest,
+// hostile-inputs.md#bad-digest, hostile-inputs.md#hostile-names and hostile-inputs.md#hostile-tags.
 func TestBadUploads(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

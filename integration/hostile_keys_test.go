@@ -12,7 +12,7 @@ import (
 // TestAScriptThatHangsHoldsUpNobody signs one repository by a script that hangs with its child, and meanwhile pushes into it, and pushes and signs others. The
 // task ends when it is canceled, and both processes with it.
 //
-// Hostile input 10.
+// See hostile-inputs.md#script-hangs.
 func TestAScriptThatHangsHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -75,7 +75,7 @@ while :; do wait; done
 
 // TestForeignHostsAreNotSigned asks for signatures in the name of other hosts, with every header that tells one: what is signed names the host of the configuration.
 //
-// Hostile input 12.
+// See hostile-inputs.md#foreign-host-headers.
 func TestForeignHostsAreNotSigned(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -124,7 +124,7 @@ func TestForeignHostsAreNotSigned(t *testing.T) {
 
 // TestScriptsSeeNoSecretOfTheServer has a script keep all that it is told, by the server as by its command line, and sign.
 //
-// Hostile input 11.
+// See hostile-inputs.md#script-environment.
 func TestScriptsSeeNoSecretOfTheServer(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")

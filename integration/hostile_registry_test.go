@@ -32,7 +32,7 @@ func (s *server) pushIndex(t *testing.T, repository, tag string, children ...des
 // TestSigningWideAndDeepIndexes signs indexes that nest 1,000 deep, that meet again at every level, so that there are 2^100 ways to the one image, and that name
 // thousands of manifests that are not there. Each image is signed once for each tag.
 //
-// Hostile input 22.
+// See hostile-inputs.md#deep-index.
 func TestSigningWideAndDeepIndexes(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -80,7 +80,7 @@ func TestSigningWideAndDeepIndexes(t *testing.T) {
 
 // TestHostilePaths sends request targets that clients would have put right to the whole server, where other handlers stand beside the registry: none is led elsewhere.
 //
-// Hostile input 25.
+// See hostile-inputs.md#hostile-names.
 func TestHostilePaths(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

@@ -132,7 +132,7 @@ func mirroredSeedStory(t *testing.T, s *server, trusted *key) {
 	s.distribute(t, "early/busybox", object{"repository": repository})
 	status, _, said := s.do(t, http.MethodPost, repository+"sign/", http.Header{"Content-Type": {"application/json"}},
 		[]byte(`{"manifest_signing_service":"`+service+`","future_base_path":"library/busybox"}`))
-	if status != http.StatusBadRequest { // D3: it has a distribution, and that is another
+	if status != http.StatusBadRequest { // its distribution has another path (compatibility.md#future-base-path)
 		t.Errorf("signing for a path that is not the distribution's: %d %s", status, said)
 	}
 	s.signed(t, repository, object{"manifest_signing_service": service}) // for early/busybox
@@ -142,7 +142,7 @@ func mirroredSeedStory(t *testing.T, s *server, trusted *key) {
 		t.Errorf("signing added %v", later["content_summary"])
 	}
 	again := s.act(t, repository+"sign/", object{"manifest_signing_service": service, "future_base_path": "library/busybox", "tags_list": []string{"musl"}})
-	if len(again["created_resources"].([]any)) != 0 { // D10
+	if len(again["created_resources"].([]any)) != 0 { // compatibility.md#signing-again
 		t.Errorf("signing one tag again made %v", again["created_resources"])
 	}
 	s.distribute(t, "library/busybox", object{"repository": repository})

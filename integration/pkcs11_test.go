@@ -147,7 +147,7 @@ func countSigned(t *testing.T, s *server, k *key, name string, images []pushed) 
 
 // TestTokens signs with two keys of one token: 1,000 tags with one; with the other while the token is pulled in the middle of the task.
 //
-// Hostile input 40.
+// See hostile-inputs.md#failing-hardware-keys.
 func TestTokens(t *testing.T) {
 	h := newToken(t)
 	s := startServer(t, h.env(), "COUNTERSIGN_SIGNING_PARALLEL=8", "COUNTERSIGN_WORKERS=1", "COUNTERSIGN_SIGNING_TOKEN_WAIT=1s")
@@ -214,7 +214,8 @@ func progressOf(task object) (done float64) {
 	return done
 }
 
-// TestTokensPIN starts with a wrong PIN: tasks wait, the log says why, and no PIN is in it. With the PIN put right they go on. Hostile input 40.
+// TestTokensPIN starts with a wrong PIN: tasks wait, and the log gives the reason without the PIN. After the PIN is corrected, they run. See
+// hostile-inputs.md#failing-hardware-keys.
 func TestTokensPIN(t *testing.T) {
 	t.Parallel()
 	h := newToken(t)

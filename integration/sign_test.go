@@ -40,7 +40,7 @@ func TestSignWithTheRepositorysService(t *testing.T) {
 	if version := s.signed(t, repository, object{}); count(version, "added", "container.signature") != 1 {
 		t.Errorf("the sign task made %v", version)
 	}
-	// What is signed already is not signed again (D10).
+	// Images are not signed again (compatibility.md#signing-again).
 	if again := s.finished(t, s.sign(t, repository, object{})); again["state"] != "completed" || len(again["created_resources"].([]any)) != 0 {
 		t.Errorf("signing again: %v", again)
 	}

@@ -465,7 +465,7 @@ func TestDeepLookAtCopies(t *testing.T) {
 	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/copy/blobs/"+string(layer), nil)
 	differs := func(repo pulp.Repository, want ...string) {
 		t.Helper()
-		found, err := a.adopter.Compare(t.Context(), signservice.Caller{User: "alice"}, repo, adopt.How{Deep: true})
+		found, err := a.adopter.Compare(t.Context(), signservice.Caller{User: "alice"}, repo, adopt.CompareOptions{Deep: true})
 		if err != nil {
 			t.Fatal(err)
 		}

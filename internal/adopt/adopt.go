@@ -1,7 +1,9 @@
-// Package adopt takes in what an upstream registry shows and this one does not know, and finds where the two differ.
+// Package adopt imports content that other clients have pushed to the upstream registry, and compares
+// repositories with the upstream.
 //
-// What is adopted becomes content of a repository of the same name: manifests, tags and sizes are read, and no blob is copied. Our own writes are never taken for
-// somebody else's (store.UpstreamTag). It knows no HTTP; how an upstream is asked is in storage/upstream.
+// Adoption makes an upstream repository's manifests and tags content of the repository of the same name. It
+// reads manifests, tags and the sizes of blobs, and copies no blob. It never adopts writes of this server (see
+// store.UpstreamTag). All requests to the upstream are made by storage/upstream.
 package adopt
 
 import (
@@ -26,45 +28,51 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// Bounds of what is asked of an upstream.
+// Limits of requests to an upstream and of their results.
 const (
-	parallel   = 8       // requests at a time
-	maxNesting = 8       // lists in lists
+	parallel   = 8       // concurrent requests
+	maxNesting = 8       // depth of nested manifest lists and of referrers
 	maxConfig  = 4 << 20 // bytes of an image config
-	missKept   = 10 * time.Second
-	maxPull    = 5 * time.Minute // for what one pull adopts
+	missTTL    = 10 * time.Second
+	maxPull    = 5 * time.Minute // limit for one pull
 	maxMisses  = 10_000
 
-	maxReferrers = 1000 // that are adopted of one manifest's
+	maxReferrers = 1000 // of one manifest
 )
 
-// Adopter adopts. It is safe for concurrent use.
+// Adopter adopts content of one upstream. It is safe for concurrent use.
 type Adopter struct {
 	Store      *store.Store
 	Upstream   storage.Manifests
 	Blobs      ingest.Blobs
 	SignOnPush *signonpush.Runner
 	Log        *slog.Logger
-	// Type is the type of the repositories that are made.
+	// Type is the type of repositories that an adoption creates.
 	Type pulp.RepositoryType
-	// Public says that everybody may read repositories that are made; else they are private.
+	// Public makes repositories that an adoption creates readable by everyone; otherwise they are private.
 	Public bool
-	// Follow has what others push to the upstream become versions here by themselves.
+	// Follow makes a comparison adopt what other clients have pushed; otherwise it only records the difference.
 	Follow bool
-	// Keep has a hidden tag keep each manifest alive upstream that a version here holds and no tag there.
-	Keep bool
+	// Pin makes the upstream keep manifests that a version here contains and no tag there: a hidden tag
+	// protects each of them from the upstream's garbage collection.
+	Pin bool
 
 	mu     sync.Mutex
-	misses map[string]miss // by what the upstream was asked for
+	misses map[string]miss // upstream lookups without a result, by their keys
 	pulls  singleflight.Group
 }
 
-// Pulled adopts what somebody did not find by a tag or a digest, and says whether to look again: it was adopted, or is here, or this registry's to say, by now. Who asks for the
-// same meanwhile waits for the same answer, and what the upstream has not, or did not say, it is not asked for again for a while.
+// Pulled looks up upstream a tag or digest that a client has pulled and this server does not know, and adopts
+// it. It reports whether the caller should look the manifest up again: because it was adopted, or because the
+// upstream is not to be asked about it (it is here by now, or this server alone decides about the tag).
 //
-// With absentOnly nothing is adopted under a name that a repository or a distribution has. That is for callers who may not read it, and must not learn that it exists: such
-// a name costs the same queries as an absent one. The result is false, too, where another pull has adopted the name meanwhile.
-func (a *Adopter) Pulled(ctx context.Context, who, name, reference string, absentOnly bool) (bool, error) {
+// Concurrent calls for the same reference share one lookup. If the upstream does not have the reference or does
+// not answer, it is not asked again for missTTL; the result is the same meanwhile.
+//
+// With absentOnly nothing is adopted under a name that a repository or a distribution uses. Callers that may
+// not read the repository use it, because they must not learn that it exists: a name in use costs the same
+// queries as an unused one. The result is false, too, if a concurrent call has adopted the name.
+func (a *Adopter) Pulled(ctx context.Context, user, name, reference string, absentOnly bool) (bool, error) {
 	key := fmt.Sprint(name, " ", reference, " ", absentOnly)
 	if err, missed := a.missed(key); missed {
 		return false, err
@@ -72,8 +80,8 @@ func (a *Adopter) Pulled(ctx context.Context, who, name, reference string, absen
 	pulled := a.pulls.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxPull)
 		defer cancel()
-		here, err := a.pull(ctx, who, name, reference, absentOnly)
-		if why, left := leftOut(err); left {
+		here, err := a.pull(ctx, user, name, reference, absentOnly)
+		if why, skip := contentError(err); skip {
 			a.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.String("reference", reference), slog.String("why", why))
 			here, err = false, nil
 		}
@@ -91,15 +99,15 @@ func (a *Adopter) Pulled(ctx context.Context, who, name, reference string, absen
 	}
 }
 
-func (a *Adopter) pull(ctx context.Context, who, name, reference string, absentOnly bool) (bool, error) {
-	repo, known, ours, taken := pulp.Repository{Name: name}, store.UpstreamTag{}, pulp.IsPinTag(reference), false
+func (a *Adopter) pull(ctx context.Context, user, name, reference string, absentOnly bool) (bool, error) {
+	repo, known, own, taken := pulp.Repository{Name: name}, store.UpstreamTag{}, pulp.IsPinTag(reference), false
 	var err error
 	if absentOnly {
 		taken, err = a.Store.NameTaken(ctx, name)
 	} else {
-		repo, known, ours, err = a.ours(ctx, name, reference)
+		repo, known, own, err = a.isOwn(ctx, name, reference)
 	}
-	if err != nil || ours { // whoever came too late for what another pull has adopted finds it now
+	if err != nil || own { // another call has adopted the reference meanwhile
 		return err == nil, err
 	}
 	d, err := a.Upstream.Resolve(ctx, repo.UpstreamName(), reference)
@@ -109,21 +117,21 @@ func (a *Adopter) pull(ctx context.Context, who, name, reference string, absentO
 		return false, err
 	}
 	if repo.ID == "" {
-		repo, err = a.target(ctx, who, name)
+		repo, err = a.target(ctx, user, name)
 	}
-	if fault.Is(err, fault.Conflict) { // the name is something else here
+	if fault.Is(err, fault.Conflict) { // the name is used for something else here
 		return false, nil
 	} else if err != nil {
 		return false, err
 	}
-	r := a.of(repo, signservice.Caller{User: who})
+	r := a.newRun(repo, signservice.Caller{User: user})
 	wanted := store.Adopted{RepositoryID: repo.ID}
 	if pulp.ValidTag(reference) {
 		wanted.Tags = map[string]store.AdoptedTag{reference: {Digest: d, Serial: known.Serial}}
 	} else {
 		wanted.Manifests = []digest.Digest{d}
 	}
-	if err := r.take(ctx, d, 0); err != nil {
+	if err := r.record(ctx, d, 0); err != nil {
 		return false, err
 	}
 	wanted.Attached = r.attached
@@ -131,9 +139,11 @@ func (a *Adopter) pull(ctx context.Context, who, name, reference string, absentO
 	return err == nil, err
 }
 
-// Current finds out, before a change that demands something of a tag, whether somebody else has pushed it to the upstream, and adopts that where it is followed. It returns what the
-// upstream shows then; empty when that is ours, or nothing. What others push between this and the writing through of the change nobody can know.
-func (a *Adopter) Current(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error) {
+// Current verifies before a conditional change of a tag whether another client has pushed the tag to the
+// upstream, and adopts that push if Follow is set. It returns the digest that the upstream then has under the
+// tag, or an empty digest if the tag is absent or was written by this server. Pushes of other clients between
+// this check and the write of the change to the upstream remain unnoticed.
+func (a *Adopter) Current(ctx context.Context, user string, repo pulp.Repository, tag string) (digest.Digest, error) {
 	if repo.RemoteID != "" || pulp.IsPinTag(tag) {
 		return "", nil
 	}
@@ -143,17 +153,20 @@ func (a *Adopter) Current(ctx context.Context, who string, repo pulp.Repository,
 	if err != nil || known.Dirty {
 		return "", err
 	}
-	r := a.of(repo, signservice.Caller{User: who})
+	r := a.newRun(repo, signservice.Caller{User: user})
 	var d digest.Digest
 	var take bool
-	err = r.insist(ctx, func() (err error) { d, take, err = r.judgeTag(ctx, How{Follow: a.Follow}, known); return err })
+	err = r.retryOnce(ctx, func() (err error) {
+		d, take, err = r.judgeTag(ctx, CompareOptions{Follow: a.Follow}, known)
+		return err
+	})
 	if err == nil && take {
 		_, err = r.commit(ctx, store.Adopted{RepositoryID: repo.ID, Tags: map[string]store.AdoptedTag{tag: {Digest: d, Serial: known.Serial}}, Attached: r.attached})
 	}
 	switch {
-	case err != nil && (d == "" || a.Away(ctx, err)):
+	case err != nil && (d == "" || a.IsFatal(ctx, err)):
 		return "", err
-	case err != nil: // it is there all the same
+	case err != nil: // not adopted, but the upstream has it
 		a.Log.WarnContext(ctx, "not adopted", slog.String("repository", repo.Name), slog.String("tag", tag), slog.Any("err", err))
 	case d == known.Here || known.Ours(d):
 		return "", nil
@@ -161,9 +174,10 @@ func (a *Adopter) Current(ctx context.Context, who string, repo pulp.Repository,
 	return d, nil
 }
 
-// ours says whether it is this registry's to say what a reference stands for: a tag that it has, or is about to write through, or a manifest that it has had and that
-// was removed. It returns the repository too, only its name when there is none, and of a tag what is known before the upstream is asked.
-func (a *Adopter) ours(ctx context.Context, name, reference string) (repo pulp.Repository, known store.UpstreamTag, ours bool, err error) {
+// isOwn reports whether this server alone decides about a reference: a tag that exists here or waits in the
+// outbox, or a manifest that was removed here. It also returns the repository (only its name if there is none)
+// and, for a tag, its state before the upstream is asked.
+func (a *Adopter) isOwn(ctx context.Context, name, reference string) (repo pulp.Repository, known store.UpstreamTag, own bool, err error) {
 	repo, err = a.Store.RepositoryByName(ctx, name)
 	switch {
 	case fault.Is(err, fault.NotFound):
@@ -178,17 +192,17 @@ func (a *Adopter) ours(ctx context.Context, name, reference string) (repo pulp.R
 	return repo, known, known.Here != "" || known.Dirty || pulp.IsPinTag(reference), err
 }
 
-// miss is what came of asking the upstream in vain.
+// miss is the result of a lookup that found nothing.
 type miss struct {
 	at  time.Time
-	err error // nil: it has not what it was asked for
+	err error // nil: the upstream does not have the reference
 }
 
 func (a *Adopter) missed(key string) (err error, missed bool) { //nolint:revive // the error is the answer
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	m, ok := a.misses[key]
-	return m.err, ok && time.Since(m.at) < missKept
+	return m.err, ok && time.Since(m.at) < missTTL
 }
 
 func (a *Adopter) miss(key string, err error) {
@@ -200,42 +214,43 @@ func (a *Adopter) miss(key string, err error) {
 	a.misses[key] = miss{time.Now(), err}
 }
 
-// target returns the repository of a name, which it makes where there is none.
-func (a *Adopter) target(ctx context.Context, who, name string) (pulp.Repository, error) {
+// target returns the repository with this name. If there is none it creates one.
+func (a *Adopter) target(ctx context.Context, user, name string) (pulp.Repository, error) {
 	if !pulp.ValidName(name) {
 		return pulp.Repository{}, fault.New(fault.Invalid, "%q is not the name of a repository.", name)
 	}
 	repo, made, err := a.Store.AdoptTarget(ctx, name, a.Type, a.Public)
 	if made && err == nil {
-		a.Log.InfoContext(ctx, "audit", slog.String("who", who), slog.String("action", "adopt repository"), slog.String("repository", name), slog.String("result", "done"))
+		a.Log.InfoContext(ctx, "audit", slog.String("who", user), slog.String("action", "adopt repository"), slog.String("repository", name), slog.String("result", "done"))
 	}
 	return repo, err
 }
 
-// run is the adoption into one repository.
+// run is one adoption into a repository, or one comparison of it.
 type run struct {
 	*Adopter
 	repo pulp.Repository
 	why  signservice.Caller
 
-	dry   bool                   // nothing is written down
-	known map[string]store.Drift // tags that the last comparison found to differ, by name
+	dry   bool                   // store nothing
+	known map[string]store.Drift // differences of tags that the previous comparison recorded, by tag
 
-	silent   atomic.Int64 // tags that the upstream gave no answer about
-	unlisted atomic.Bool  // the upstream does not list what refers to manifests
+	unanswered atomic.Int64 // number of tags about which the upstream did not answer
+	unlisted   atomic.Bool  // the upstream does not list referrers
 
 	mu       sync.Mutex
 	taken    map[digest.Digest]bool
-	attached []digest.Digest // what refers to what was taken
+	attached []digest.Digest // referrers of recorded manifests
 	drift    []store.Drift
 	skipped  []Skipped
 }
 
-func (a *Adopter) of(repo pulp.Repository, why signservice.Caller) *run {
+func (a *Adopter) newRun(repo pulp.Repository, why signservice.Caller) *run {
 	return &run{Adopter: a, repo: repo, why: why, taken: map[digest.Digest]bool{}}
 }
 
-// commit makes the version. A repository that signs on push has it signed before it is seen.
+// commit adds the adopted content to the repository as a new version, and returns it; nil if nothing changes.
+// If the repository requires signatures, the content is signed first.
 func (r *run) commit(ctx context.Context, wanted store.Adopted) (v *pulp.Version, err error) {
 	if len(wanted.Tags)+len(wanted.Manifests) == 0 {
 		return nil, nil
@@ -251,10 +266,11 @@ func (r *run) commit(ctx context.Context, wanted store.Adopted) (v *pulp.Version
 	return v, err
 }
 
-// leftOut says whether an error is the content's own, and not the upstream's or the database's, and why it is left out.
-func leftOut(err error) (why string, left bool) {
-	if lost, ok := errors.AsType[lostError](err); ok {
-		return lost.Error(), true
+// contentError reports whether an error concerns the content itself (it is invalid, too large or gone) rather
+// than the upstream or the database. Such content is skipped for the returned reason.
+func contentError(err error) (why string, skip bool) {
+	if missing, ok := errors.AsType[missingError](err); ok {
+		return missing.Error(), true
 	}
 	if e, ok := errors.AsType[*fault.Error](err); ok && (e.Kind == fault.Invalid || e.Kind == fault.TooLarge) {
 		return e.Msg, true
@@ -265,8 +281,9 @@ func leftOut(err error) (why string, left bool) {
 	return "", false
 }
 
-// take writes down a manifest and all that it names, children and blobs first. What the repository has already it has with all that.
-func (r *run) take(ctx context.Context, d digest.Digest, depth int) error {
+// record stores a manifest and everything it references, children and blobs first. A manifest that the
+// repository contains already is complete.
+func (r *run) record(ctx context.Context, d digest.Digest, depth int) error {
 	r.mu.Lock()
 	taken := r.taken[d]
 	r.mu.Unlock()
@@ -281,7 +298,7 @@ func (r *run) take(ctx context.Context, d digest.Digest, depth int) error {
 		return err
 	}
 	if have != store.HaveVersion {
-		if err := r.fetch(ctx, d, have, m, depth); err != nil {
+		if err := r.recordManifest(ctx, d, have, m, depth); err != nil {
 			return err
 		}
 	}
@@ -291,7 +308,7 @@ func (r *run) take(ctx context.Context, d digest.Digest, depth int) error {
 	return nil
 }
 
-func (r *run) fetch(ctx context.Context, d digest.Digest, have store.Have, m pulp.Manifest, depth int) (err error) {
+func (r *run) recordManifest(ctx context.Context, d digest.Digest, have store.Have, m pulp.Manifest, depth int) (err error) {
 	if have == store.HaveNothing {
 		if m.Payload, m.MediaType, err = r.Upstream.GetManifest(ctx, r.repo.UpstreamName(), string(d)); err != nil {
 			return err
@@ -302,16 +319,17 @@ func (r *run) fetch(ctx context.Context, d digest.Digest, have store.Have, m pul
 	}
 	m.Digest = d
 	for _, c := range m.Children {
-		err := r.take(ctx, c.Digest, depth+1)
-		if errors.Is(err, storage.ErrNotFound) { // a sparse list is a list too
+		err := r.record(ctx, c.Digest, depth+1)
+		if errors.Is(err, storage.ErrNotFound) { // a sparse list: allowed
 			r.skip("manifest", string(c.Digest), "The list "+string(d)+" names it, and the upstream does not have it.", false)
 		} else if err != nil {
 			return err
 		}
 	}
 	for _, l := range m.Layers {
-		err := r.takeBlob(ctx, l.Digest)
-		if _, lost := errors.AsType[lostError](err); lost && (len(l.URLs) > 0 || pulp.IsForeign(l.MediaType)) { // it lies elsewhere
+		err := r.recordBlob(ctx, l.Digest)
+		// a foreign layer: clients get it from its URLs
+		if _, missing := errors.AsType[missingError](err); missing && (len(l.URLs) > 0 || pulp.IsForeign(l.MediaType)) {
 			continue
 		}
 		if err != nil {
@@ -319,7 +337,7 @@ func (r *run) fetch(ctx context.Context, d digest.Digest, have store.Have, m pul
 		}
 	}
 	if m.Config != nil {
-		if err := r.takeBlob(ctx, m.Config.Digest); err != nil {
+		if err := r.recordBlob(ctx, m.Config.Digest); err != nil {
 			return err
 		}
 		if r.dry {
@@ -335,23 +353,24 @@ func (r *run) fetch(ctx context.Context, d digest.Digest, have store.Have, m pul
 	if err := r.Store.FetchedManifest(ctx, r.repo.ID, m); err != nil {
 		return err
 	}
-	return r.takeReferrers(ctx, d, depth)
+	return r.recordReferrers(ctx, d, depth)
 }
 
-// takeReferrers takes what refers to a manifest, where the upstream lists that, but for what was removed here. Where it does not, clients keep the list under a tag. Nothing that is wrong
-// with what refers to an image keeps the image out.
-func (r *run) takeReferrers(ctx context.Context, d digest.Digest, depth int) error {
+// recordReferrers stores the referrers of a manifest, except those that were removed here. It does nothing if
+// the upstream does not list referrers; clients then maintain a list under a tag. A referrer that cannot be
+// stored is skipped: the manifest is adopted without it.
+func (r *run) recordReferrers(ctx context.Context, d digest.Digest, depth int) error {
 	if r.unlisted.Load() || depth >= maxNesting {
 		return nil
 	}
 	r.mu.Lock()
-	r.taken[d] = true // whatever the upstream says refers to what
+	r.taken[d] = true // ends cycles of referrers
 	r.mu.Unlock()
 	var found []digest.Digest
-	err := r.insist(ctx, func() (err error) { found, err = r.Upstream.Referrers(ctx, r.repo.UpstreamName(), d); return err })
+	err := r.retryOnce(ctx, func() (err error) { found, err = r.Upstream.Referrers(ctx, r.repo.UpstreamName(), d); return err })
 	switch {
 	case err == nil:
-	case r.gone(ctx, err):
+	case r.isDown(ctx, err):
 		return err
 	case !fault.IsOutage(err, fault.Upstream):
 		r.unlisted.Store(true)
@@ -370,20 +389,20 @@ func (r *run) takeReferrers(ctx context.Context, d digest.Digest, depth int) err
 		if had {
 			continue
 		}
-		err = r.insist(ctx, func() error { return r.take(ctx, referrer, depth+1) })
-		why, left := leftOut(err)
+		err = r.retryOnce(ctx, func() error { return r.record(ctx, referrer, depth+1) })
+		why, skip := contentError(err)
 		switch {
 		case err == nil:
 			r.mu.Lock()
 			r.attached = append(r.attached, referrer)
 			r.mu.Unlock()
-		case !left && r.Away(ctx, err):
+		case !skip && r.IsFatal(ctx, err):
 			return err
 		default:
 			r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name), slog.String("digest", string(referrer)), slog.String("subject", string(d)), slog.Any("err", err))
 			reason := cmp.Or(why, Sentence(err))
 			r.skip("manifest", string(referrer), reason, true)
-			r.differs("manifest", string(referrer), "", referrer, "It refers to "+string(d)+", and it cannot be adopted: "+reason)
+			r.addDrift("manifest", string(referrer), "", referrer, "It refers to "+string(d)+", and it cannot be adopted: "+reason)
 		}
 	}
 	return nil

@@ -12,8 +12,8 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// takeBlob writes down that a blob lies upstream, under the repository's name.
-func (r *run) takeBlob(ctx context.Context, d digest.Digest) error {
+// recordBlob records that the upstream has a blob under the repository's name.
+func (r *run) recordBlob(ctx context.Context, d digest.Digest) error {
 	have, absent, err := r.Store.HasBlob(ctx, r.repo.ID, d)
 	switch {
 	case err != nil:
@@ -25,15 +25,16 @@ func (r *run) takeBlob(ctx context.Context, d digest.Digest) error {
 	}
 	b, err := r.upstreamBlob(ctx, d)
 	if errors.Is(err, storage.ErrNotFound) {
-		return lostError{d}
+		return missingError{d}
 	} else if err != nil || r.dry {
 		return err
 	}
 	return r.Blobs.Record(ctx, b, func(ctx context.Context) error { return r.Store.FetchedBlob(ctx, r.repo.ID, "", b) }, nil)
 }
 
-// upstreamBlob returns a blob that lies upstream under the repository's name. The empty layer is put there if need be: images name it without anybody
-// having uploaded it. ErrNotFound if the upstream has no such blob.
+// upstreamBlob returns the size and location of a blob of the upstream repository. It uploads the empty layer
+// if it is missing, since clients reference that layer without uploading it. The error is ErrNotFound if the
+// upstream does not have the blob.
 func (r *run) upstreamBlob(ctx context.Context, d digest.Digest) (pulp.Blob, error) {
 	name := r.repo.UpstreamName()
 	if d == pulp.EmptyLayer {

@@ -21,29 +21,32 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// How a repository is held against the upstream.
-type How struct {
-	Follow bool // what others have pushed there becomes a version here; else it is only told
-	Deep   bool // all manifests and blobs are asked for too, of every version, and not only the tags
+// CompareOptions select the depth of a comparison and its effect.
+type CompareOptions struct {
+	Follow bool // adopt what other clients have pushed; otherwise only record the difference
+	Deep   bool // also compare the manifests and blobs of all versions, not only tags
 }
 
-// Found is what came of a comparison.
+// Found is the result of a comparison.
 type Found struct {
-	Version *pulp.Version // that was made of what others have pushed; nil: none
-	Drift   []store.Drift // what differs now
-	Fresh   []store.Drift // of it what was not known before
-	Refused string        // why nothing of what others have pushed could be adopted; empty: it could
-	Skipped []Skipped     // what the upstream has and cannot be stored here
+	Version *pulp.Version // created by adopting pushes of other clients; nil: none
+	Drift   []store.Drift // remaining differences
+	Fresh   []store.Drift // those of Drift that the previous comparison did not find
+	// reason for which no push of other clients could be adopted; empty if any was adopted or there was none
+	Refused string
+	Skipped []Skipped // content of the upstream that cannot be stored here
 }
 
-// Names returns the names of the upstream's repositories that match a pattern: a name, or one with * for any characters, / among them. It returns those apart
-// that are no names here. ErrUnsupported when it has to list its repositories for that, and does not.
+// Names returns the names of the upstream's repositories that match a pattern, in which * matches any
+// characters, slashes included. A pattern without * is returned without asking the upstream. Matching names
+// that are not valid here are returned in malformed. The error is ErrUnsupported if the upstream does not list
+// its repositories.
 func (a *Adopter) Names(ctx context.Context, pattern string) (names, malformed []string, err error) {
 	if !strings.Contains(pattern, "*") {
 		return []string{pattern}, nil, nil
 	}
 	var all []string
-	if err := a.insist(ctx, func() (err error) { all, err = a.Upstream.Catalog(ctx); return err }); err != nil {
+	if err := a.retryOnce(ctx, func() (err error) { all, err = a.Upstream.Catalog(ctx); return err }); err != nil {
 		return nil, nil, err
 	}
 	for _, name := range all {
@@ -58,10 +61,11 @@ func (a *Adopter) Names(ctx context.Context, pattern string) (names, malformed [
 	return names, malformed, nil
 }
 
-// Repository adopts all that the upstream has under a name. NotFound when it has nothing there; Conflict when the name is something else here.
+// Repository adopts all tags of an upstream repository. The error is NotFound if the upstream does not have it,
+// and Conflict if the name is used for something else here.
 func (a *Adopter) Repository(ctx context.Context, why signservice.Caller, name string) (Found, error) {
 	var tags []string
-	err := a.insist(ctx, func() (err error) { tags, err = a.Upstream.Tags(ctx, name); return err })
+	err := a.retryOnce(ctx, func() (err error) { tags, err = a.Upstream.Tags(ctx, name); return err })
 	if errors.Is(err, storage.ErrNotFound) {
 		return Found{}, fault.New(fault.NotFound, "The upstream has no repository %s.", name)
 	} else if err != nil {
@@ -71,14 +75,14 @@ func (a *Adopter) Repository(ctx context.Context, why signservice.Caller, name s
 	if err != nil {
 		return Found{}, err
 	}
-	return a.compare(ctx, why, repo, How{Follow: true}, func() ([]string, error) { return tags, nil })
+	return a.compare(ctx, why, repo, CompareOptions{Follow: true}, func() ([]string, error) { return tags, nil })
 }
 
-// Compare holds a repository against the upstream and writes down in what they differ.
-func (a *Adopter) Compare(ctx context.Context, why signservice.Caller, repo pulp.Repository, how How) (Found, error) {
-	return a.compare(ctx, why, repo, how, func() ([]string, error) {
+// Compare compares a repository with the upstream and stores the differences.
+func (a *Adopter) Compare(ctx context.Context, why signservice.Caller, repo pulp.Repository, options CompareOptions) (Found, error) {
+	return a.compare(ctx, why, repo, options, func() ([]string, error) {
 		var tags []string
-		err := a.insist(ctx, func() (err error) { tags, err = a.Upstream.Tags(ctx, repo.UpstreamName()); return err })
+		err := a.retryOnce(ctx, func() (err error) { tags, err = a.Upstream.Tags(ctx, repo.UpstreamName()); return err })
 		if errors.Is(err, storage.ErrNotFound) {
 			err = nil
 		}
@@ -86,8 +90,9 @@ func (a *Adopter) Compare(ctx context.Context, why signservice.Caller, repo pulp
 	})
 }
 
-func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp.Repository, how How, list func() ([]string, error)) (Found, error) {
-	here, err := a.Store.UpstreamTags(ctx, repo.ID) // before the upstream is asked for anything
+func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp.Repository, options CompareOptions, list func() ([]string, error)) (Found, error) {
+	// read first: a change here during the comparison then shows in the serial
+	here, err := a.Store.UpstreamTags(ctx, repo.ID)
 	if err != nil {
 		return Found{}, err
 	}
@@ -95,7 +100,7 @@ func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp
 	if err != nil {
 		return Found{}, err
 	}
-	r := a.of(repo, why)
+	r := a.newRun(repo, why)
 	if r.known, err = a.Store.DriftOfTags(ctx, repo.ID); err != nil {
 		return Found{}, err
 	}
@@ -105,7 +110,7 @@ func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp
 		listed[name] = true
 	}
 	for name, t := range here {
-		if t.Here != "" { // it may have gone upstream
+		if t.Here != "" { // may have been deleted upstream
 			names = append(names, name)
 		}
 	}
@@ -126,7 +131,7 @@ func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp
 		known := here[name]
 		known.Name = name
 		group.Go(func() error {
-			take, err := r.compareTag(working, how, known, listed[name])
+			take, err := r.compareTag(working, options, known, listed[name])
 			if err == nil && take != "" {
 				r.mu.Lock()
 				wanted.Tags[name] = store.AdoptedTag{Digest: take, Serial: known.Serial}
@@ -138,55 +143,59 @@ func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp
 	if err := group.Wait(); err != nil {
 		return Found{}, err
 	}
-	if how.Deep {
-		if err := r.look(ctx); err != nil {
+	if options.Deep {
+		if err := r.compareContent(ctx); err != nil {
 			return Found{}, err
 		}
 	}
-	return r.conclude(ctx, how, here, wanted)
+	return r.conclude(ctx, options, here, wanted)
 }
 
-// conclude makes the version of what was found, and writes down what differs then.
-func (r *run) conclude(ctx context.Context, how How, before map[string]store.UpstreamTag, wanted store.Adopted) (Found, error) {
+// conclude commits the adopted content, then stores the remaining differences.
+func (r *run) conclude(ctx context.Context, options CompareOptions, before map[string]store.UpstreamTag, wanted store.Adopted) (Found, error) {
 	found := Found{}
 	refused := map[string]string{}
 	wanted.Attached = r.attached
 	var err error
-	if found.Version, err = r.commitApart(ctx, wanted, slices.Collect(maps.Keys(wanted.Tags)), refused); err != nil { // in no order: see maxRefused
+	// map order is random: see maxRefused
+	if found.Version, err = r.commitApart(ctx, wanted, slices.Collect(maps.Keys(wanted.Tags)), refused); err != nil {
 		return Found{}, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(refused)) {
-		r.differs("tag", name, before[name].Here, wanted.Tags[name].Digest, cannotBeStored+refused[name])
+		r.addDrift("tag", name, before[name].Here, wanted.Tags[name].Digest, cannotBeStored+refused[name])
 		r.skip("tag", name, refused[name], true)
 		if found.Version == nil {
 			found.Refused = cmp.Or(found.Refused, refused[name])
 		}
 	}
-	if err := r.KeepAlive(ctx, r.repo.ID); err != nil { // of what others' pushes have taken the last tag from
+	// pushes of other clients may have removed the last tag of a manifest
+	if err := r.PinManifests(ctx, r.repo.ID); err != nil {
 		return Found{}, err
 	}
 	now, err := r.Store.UpstreamTags(ctx, r.repo.ID)
 	if err != nil {
 		return Found{}, err
 	}
-	r.drift = slices.DeleteFunc(r.drift, func(d store.Drift) bool { // the upstream was asked in the middle of a change of ours
+	r.drift = slices.DeleteFunc(r.drift, func(d store.Drift) bool { // changed here during the comparison
 		return d.Kind == "tag" && now[d.Name].Here != before[d.Name].Here
 	})
 	slices.SortFunc(r.drift, func(a, b store.Drift) int { return strings.Compare(a.Kind+" "+a.Name, b.Kind+" "+b.Name) })
 	slices.SortFunc(r.skipped, func(a, b Skipped) int { return strings.Compare(a.Kind+" "+a.Name, b.Kind+" "+b.Name) })
 	found.Drift, found.Skipped = r.drift, r.skipped
-	if found.Fresh, err = r.Store.Compared(ctx, r.repo.ID, how.Deep, r.drift); err == nil {
+	if found.Fresh, err = r.Store.Compared(ctx, r.repo.ID, options.Deep, r.drift); err == nil {
 		r.logSkipped(ctx, found.Fresh)
 	}
 	return found, err
 }
 
-// maxRefused is how many tags are tried alone that cannot be adopted, before the others are given up in the groups in which they are then. They have their turn, in other groups,
-// when the repository is next compared.
+// maxRefused is the number of tags that commitApart refuses individually. Further tags are refused in groups;
+// since groups are random, a later comparison adopts the valid ones among them.
 const maxRefused = 20
 
-// commitApart makes a version of those wanted tags that are named or, when something is wrong with them, versions of the halves: what is refused, an image that cannot be signed
-// for one, keeps nothing else out. It returns the last version, and puts in refused why which tags are left out.
+// commitApart commits the named tags of wanted. If the commit fails because of the content (an image that
+// cannot be signed, for instance), it bisects: it commits each half separately, so that one tag does not keep
+// out the others. It returns the last version and adds the reason for each tag that is not committed to
+// refused.
 func (r *run) commitApart(ctx context.Context, wanted store.Adopted, names []string, refused map[string]string) (*pulp.Version, error) {
 	some := store.Adopted{RepositoryID: wanted.RepositoryID, Tags: make(map[string]store.AdoptedTag, len(names)), Attached: wanted.Attached}
 	for _, name := range names {
@@ -194,7 +203,7 @@ func (r *run) commitApart(ctx context.Context, wanted store.Adopted, names []str
 	}
 	v, err := r.commit(ctx, some)
 	switch {
-	case err == nil || r.Away(ctx, err):
+	case err == nil || r.IsFatal(ctx, err):
 		return v, err
 	case len(names) <= 1 || len(refused) >= maxRefused || signonpush.KeyUnavailable(err):
 		r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name), slog.Any("tags", names), slog.Any("err", err))
@@ -215,7 +224,7 @@ func (r *run) commitApart(ctx context.Context, wanted store.Adopted, names []str
 	return v, nil
 }
 
-// Sentence is what may be shown of an error.
+// Sentence returns the message of an error that may be shown to users.
 func Sentence(err error) string {
 	if e, ok := errors.AsType[*fault.Error](err); ok && e.Kind != fault.Internal {
 		return e.Msg
@@ -223,27 +232,29 @@ func Sentence(err error) string {
 	return "see the log."
 }
 
-func (r *run) differs(kind, name string, here, upstream digest.Digest, note string) {
+func (r *run) addDrift(kind, name string, here, upstream digest.Digest, note string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.drift = append(r.drift, store.Drift{RepositoryID: r.repo.ID, Repository: r.repo.Name, Type: r.repo.Type, Kind: kind, Name: name, Here: here, Upstream: upstream, Note: note})
 }
 
-// maxSilent is how many tags the upstream may give no answer about before the comparison of their repository is given up. One that it refuses to give is answered for.
-const maxSilent = 20
+// maxUnanswered is the number of tags about which the upstream may fail to answer before the comparison ends
+// with an error. An answer that refuses the tag does not count.
+const maxUnanswered = 20
 
-// compareTag finds out what a tag stands for upstream, and returns it when it is to be adopted, and is ready for that. What is wrong with one tag is told, and ends nothing.
-// listed says that the upstream lists it.
-func (r *run) compareTag(ctx context.Context, how How, t store.UpstreamTag, listed bool) (digest.Digest, error) {
-	if t.Dirty { // ours is on its way there
+// compareTag compares one tag with the upstream. It returns the digest to adopt, whose manifest is then
+// recorded, or an empty digest. A problem with a single tag is recorded as a difference and is no error. listed
+// reports whether the upstream's list contains the tag.
+func (r *run) compareTag(ctx context.Context, options CompareOptions, t store.UpstreamTag, listed bool) (digest.Digest, error) {
+	if t.Dirty { // our own write is pending
 		if t.Attempts > 0 {
-			r.differs("tag", t.Name, t.Here, "", "It waits to be written through; the upstream has not taken it so far, and the log says why.")
+			r.addDrift("tag", t.Name, t.Here, "", "It waits to be written through; the upstream has not taken it so far, and the log says why.")
 		}
 		return "", nil
 	}
 	var d digest.Digest
 	var take bool
-	err := r.insist(ctx, func() (err error) { d, take, err = r.judgeTag(ctx, how, t); return err })
+	err := r.retryOnce(ctx, func() (err error) { d, take, err = r.judgeTag(ctx, options, t); return err })
 	switch {
 	case err == nil && take:
 		return d, nil
@@ -252,19 +263,20 @@ func (r *run) compareTag(ctx context.Context, how How, t store.UpstreamTag, list
 		return "", nil
 	case err == nil:
 		return "", nil
-	case r.Away(ctx, err) || fault.IsOutage(err, fault.Upstream) && r.silent.Add(1) > maxSilent:
+	case r.IsFatal(ctx, err) || fault.IsOutage(err, fault.Upstream) && r.unanswered.Add(1) > maxUnanswered:
 		return "", err
 	}
 	r.Log.WarnContext(ctx, "tag not compared with the upstream", slog.String("repository", r.repo.Name), slog.String("tag", t.Name), slog.Any("err", err))
-	r.differs("tag", t.Name, t.Here, d, "The upstream does not give it: "+Sentence(err))
+	r.addDrift("tag", t.Name, t.Here, d, "The upstream does not give it: "+Sentence(err))
 	r.skip("tag", t.Name, "The upstream does not give it: "+Sentence(err), true)
 	return "", nil
 }
 
-// judgeTag asks for a tag and says whether it is to be adopted.
-func (r *run) judgeTag(ctx context.Context, how How, t store.UpstreamTag) (d digest.Digest, take bool, err error) {
+// judgeTag looks up a tag upstream, records a difference, and reports whether to adopt the digest.
+func (r *run) judgeTag(ctx context.Context, options CompareOptions, t store.UpstreamTag) (d digest.Digest, take bool, err error) {
 	d, err = r.Upstream.Resolve(ctx, r.repo.UpstreamName(), t.Name)
-	if err == nil && t.Here != "" && d.Algorithm() != t.Here.Algorithm() { // upstreams name by sha256 what comes under a tag
+	// the same manifest: the upstream names it by sha256, and it was pushed here by another digest
+	if err == nil && t.Here != "" && d.Algorithm() != t.Here.Algorithm() {
 		m, held, err := r.Store.HeldManifest(ctx, r.repo.ID, t.Here)
 		if err != nil {
 			return "", false, err
@@ -277,38 +289,40 @@ func (r *run) judgeTag(ctx context.Context, how How, t store.UpstreamTag) (d dig
 	if gone {
 		d = ""
 	}
-	late := lateness(t, d)
+	late := lateWrite(t, d)
 	switch {
 	case err != nil && !gone:
 		return "", false, err
 	case d == t.Here:
 		return d, false, nil
 	case t.Here == "" && slices.Contains(t.Undeleted, d):
-		r.differs("tag", t.Name, "", d, "It was deleted here; the upstream keeps it.")
+		r.addDrift("tag", t.Name, "", d, "It was deleted here; the upstream keeps it.")
 		return d, false, nil
 	case late != "":
-		r.differs("tag", t.Name, t.Here, d, late)
+		r.addDrift("tag", t.Name, t.Here, d, late)
 		return d, false, r.Store.RewriteTag(ctx, r.repo.ID, t.Name)
 	case gone:
-		r.differs("tag", t.Name, t.Here, "", "It is gone upstream.")
+		r.addDrift("tag", t.Name, t.Here, "", "It is gone upstream.")
 		return "", false, nil
 	case r.repo.RemoteID != "":
-		r.differs("tag", t.Name, t.Here, d, "Somebody else has pushed it; what a mirror holds its remote says.")
+		r.addDrift("tag", t.Name, t.Here, d, "Somebody else has pushed it; what a mirror holds its remote says.")
 		return d, false, nil
-	case !how.Follow:
-		return d, false, r.unadopted(ctx, how, t, d)
+	case !options.Follow:
+		return d, false, r.noteUnfollowed(ctx, options, t, d)
 	}
-	err = r.take(ctx, d, 0)
-	if why, left := leftOut(err); left {
-		r.differs("tag", t.Name, t.Here, d, cannotBeStored+why)
+	err = r.record(ctx, d, 0)
+	if why, skip := contentError(err); skip {
+		r.addDrift("tag", t.Name, t.Here, d, cannotBeStored+why)
 		r.skip("tag", t.Name, why, false)
 		return d, false, nil
 	}
 	return d, err == nil, err
 }
 
-// lateness is what is told of a tag that shows, by this digest or by none, what an older write of ours has made of it after a newer one. Empty: none has.
-func lateness(t store.UpstreamTag, d digest.Digest) string {
+// lateWrite returns the note about a tag to which an older write of this server was applied upstream after a
+// newer one. Digest d is the upstream's; empty if the tag is absent. It returns an empty note if d is not from
+// an older write.
+func lateWrite(t store.UpstreamTag, d digest.Digest) string {
 	switch {
 	case !t.Ours(d):
 		return ""
@@ -321,9 +335,9 @@ func lateness(t store.UpstreamTag, d digest.Digest) string {
 	}
 }
 
-// look asks the upstream for everything that any version of the repository holds. The blobs of what was copied from another repository by its digest alone lie under the
-// other's name.
-func (r *run) look(ctx context.Context) error {
+// compareContent checks that the upstream has all manifests and blobs of all versions of the repository. A blob
+// that was copied from another repository may only exist under that repository's name.
+func (r *run) compareContent(ctx context.Context) error {
 	manifests, err := r.Store.HeldManifests(ctx, r.repo.ID)
 	if err != nil {
 		return err
@@ -341,7 +355,7 @@ func (r *run) look(ctx context.Context) error {
 				err = r.stat(working, b.Location, b.Digest)
 			}
 			if errors.Is(err, storage.ErrNotFound) {
-				r.differs("blob", string(b.Digest), b.Digest, "", "The upstream has lost it.")
+				r.addDrift("blob", string(b.Digest), b.Digest, "", "The upstream has lost it.")
 				return nil
 			}
 			return err
@@ -349,9 +363,9 @@ func (r *run) look(ctx context.Context) error {
 	}
 	for _, d := range manifests {
 		group.Go(func() error {
-			err := r.insist(working, func() error { _, err := r.Upstream.Resolve(working, r.repo.UpstreamName(), string(d)); return err })
+			err := r.retryOnce(working, func() error { _, err := r.Upstream.Resolve(working, r.repo.UpstreamName(), string(d)); return err })
 			if errors.Is(err, storage.ErrNotFound) {
-				r.differs("manifest", string(d), d, "", r.putBack(working, d))
+				r.addDrift("manifest", string(d), d, "", r.restore(working, d))
 				return nil
 			}
 			return err
@@ -360,14 +374,15 @@ func (r *run) look(ctx context.Context) error {
 	return group.Wait()
 }
 
-// stat finds out whether the upstream has a blob under a name.
+// stat returns ErrNotFound if the upstream does not have a blob under the name.
 func (r *run) stat(ctx context.Context, within string, d digest.Digest) error {
-	return r.insist(ctx, func() error { _, err := r.Blobs.Storage.Stat(ctx, within, d); return err })
+	return r.retryOnce(ctx, func() error { _, err := r.Blobs.Storage.Stat(ctx, within, d); return err })
 }
 
-// putBack puts a manifest where the upstream does not have it, by removing it or because only this registry knew of it there, and says what came of that.
-func (r *run) putBack(ctx context.Context, d digest.Digest) string {
-	if !r.Keep {
+// restore puts a manifest back that the upstream does not have, and returns the note for the recorded
+// difference.
+func (r *run) restore(ctx context.Context, d digest.Digest) string {
+	if !r.Pin {
 		return "The upstream does not have it under this name; pulls by it through here go on as long as its blobs are there."
 	}
 	if err := r.Put(ctx, r.repo, pulp.PinTag(d), d); err != nil {

@@ -13,15 +13,15 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// Put has a tag stand upstream for a manifest of a repository. What the manifest names is brought there first.
+// Put writes a manifest of a repository to the upstream under a tag, after the content that it references.
 func (a *Adopter) Put(ctx context.Context, repo pulp.Repository, tag string, d digest.Digest) error {
 	return a.put(ctx, repo, tag, d, map[digest.Digest]bool{d: true})
 }
 
-// put is Put under any reference; seen are the manifests that somebody sees to already.
+// put is Put for any reference. seen contains manifests that have been or are being written.
 func (a *Adopter) put(ctx context.Context, repo pulp.Repository, reference string, d digest.Digest, seen map[digest.Digest]bool) error {
 	m, held, err := a.Store.HeldManifest(ctx, repo.ID, d)
-	if err != nil || !held { // it has gone since; its tag has too
+	if err != nil || !held { // deleted meanwhile, and so was its tag
 		return err
 	}
 	if err := a.place(ctx, repo, d, seen); err != nil {
@@ -30,8 +30,8 @@ func (a *Adopter) put(ctx context.Context, repo pulp.Repository, reference strin
 	return a.Upstream.PutManifest(ctx, repo.UpstreamName(), reference, m.MediaType, m.Payload)
 }
 
-// place has the upstream hold, under the repository's name, what a manifest names. What pushes bring is there already; what was copied from other repositories lies
-// there under their names.
+// place copies everything that a manifest references to the upstream repository. Content that was pushed is
+// there already; content copied from other repositories is mounted from their names.
 func (a *Adopter) place(ctx context.Context, repo pulp.Repository, d digest.Digest, seen map[digest.Digest]bool) error {
 	within := repo.UpstreamName()
 	parts, err := a.Store.Elsewhere(ctx, repo.ID, d, within)
@@ -69,17 +69,18 @@ func (a *Adopter) place(ctx context.Context, repo pulp.Repository, d digest.Dige
 	return nil
 }
 
-// keepBatch is how many manifests are looked for at a time that hidden tags shall keep.
-const keepBatch = 100
+// pinBatch is the number of manifests that one query returns.
+const pinBatch = 100
 
-// KeepAlive has hidden tags keep alive upstream what versions hold and no tag there, of all repositories or of the one with this id. What the upstream refuses is given up:
-// nothing else waits for it.
-func (a *Adopter) KeepAlive(ctx context.Context, repositoryID string) error {
-	if !a.Keep {
+// PinManifests creates hidden tags upstream for manifests that a version contains and no tag there references.
+// An empty repositoryID stands for all repositories. A manifest that the upstream rejects is logged and not
+// tried again; one about which it does not answer is tried again at the next call.
+func (a *Adopter) PinManifests(ctx context.Context, repositoryID string) error {
+	if !a.Pin {
 		return nil
 	}
 	for ctx.Err() == nil {
-		unkept, err := a.Store.Unkept(ctx, repositoryID, keepBatch)
+		unkept, err := a.Store.Unkept(ctx, repositoryID, pinBatch)
 		if err != nil || len(unkept) == 0 {
 			return err
 		}
@@ -87,12 +88,12 @@ func (a *Adopter) KeepAlive(ctx context.Context, repositoryID string) error {
 		for _, k := range unkept {
 			repo := pulp.Repository{ID: k.RepositoryID, Name: k.Repository}
 			err := a.Put(ctx, repo, pulp.PinTag(k.Digest), k.Digest)
-			if err != nil && a.gone(ctx, err) {
+			if err != nil && a.isDown(ctx, err) {
 				return err
 			} else if err != nil {
 				a.Log.WarnContext(ctx, "the upstream does not keep what a version holds", slog.String("repository", k.Repository), slog.String("digest", string(k.Digest)), slog.Any("err", err))
 			}
-			if fault.IsOutage(err, fault.Upstream) || fault.Is(err, fault.Internal) { // the next look tries it again
+			if fault.IsOutage(err, fault.Upstream) || fault.Is(err, fault.Internal) { // the next call tries it again
 				silent = true
 				continue
 			}
@@ -107,16 +108,17 @@ func (a *Adopter) KeepAlive(ctx context.Context, repositoryID string) error {
 	return ctx.Err()
 }
 
-// DropKept removes the hidden tags of manifests that no version holds any more. What the upstream does not remove stays.
-func (a *Adopter) DropKept(ctx context.Context) error {
-	for a.Keep && ctx.Err() == nil {
-		needless, err := a.Store.NeedlesslyKept(ctx, keepBatch)
+// UnpinManifests deletes the hidden tags of manifests that no version contains any more. A tag that the
+// upstream does not delete is logged and forgotten.
+func (a *Adopter) UnpinManifests(ctx context.Context) error {
+	for a.Pin && ctx.Err() == nil {
+		needless, err := a.Store.NeedlesslyKept(ctx, pinBatch)
 		if err != nil || len(needless) == 0 {
 			return err
 		}
 		for _, k := range needless {
 			err := a.Upstream.DeleteManifest(ctx, pulp.UpstreamName(k.Repository, k.RepositoryID), pulp.PinTag(k.Digest))
-			if err != nil && a.gone(ctx, err) {
+			if err != nil && a.isDown(ctx, err) {
 				return err
 			} else if err != nil {
 				a.Log.WarnContext(ctx, "a hidden tag that nobody needs stays upstream", slog.String("repository", k.Repository), slog.String("digest", string(k.Digest)), slog.Any("err", err))
@@ -129,24 +131,27 @@ func (a *Adopter) DropKept(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// insist runs f again where it failed for want of an answer of an upstream that does answer: what has passed is no reason to give anything up.
-func (a *Adopter) insist(ctx context.Context, f func() error) error {
+// retryOnce calls f, and once more if the upstream did not answer the request although it answers a ping: the
+// failure was transient.
+func (a *Adopter) retryOnce(ctx context.Context, f func() error) error {
 	err := f()
-	if fault.IsOutage(err, fault.Upstream) && !a.Away(ctx, err) {
+	if fault.IsOutage(err, fault.Upstream) && !a.IsFatal(ctx, err) {
 		err = f()
 	}
 	return err
 }
 
-// Away says whether an error ends more than the one thing that it came of: the upstream does not answer to anything, or the error is not the upstream's.
-func (a *Adopter) Away(ctx context.Context, err error) bool {
+// IsFatal reports whether an error concerns more than the object of the failed request: the upstream or the
+// database is down, ctx has ended, or the error is internal.
+func (a *Adopter) IsFatal(ctx context.Context, err error) bool {
 	if fault.IsOutage(err, fault.Upstream) || errors.Is(err, storage.ErrUnsupported) || errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrDigest) {
-		return a.gone(ctx, err)
+		return a.isDown(ctx, err)
 	}
-	return a.gone(ctx, err) || fault.Is(err, fault.Internal)
+	return a.isDown(ctx, err) || fault.Is(err, fault.Internal)
 }
 
-// gone says whether nothing can be done now: the upstream or the database does not answer to anything, or nobody waits any more.
-func (a *Adopter) gone(ctx context.Context, err error) bool {
+// isDown reports whether no further request can succeed now: the upstream does not answer a ping, the database
+// is down, or ctx has ended.
+func (a *Adopter) isDown(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || store.Away(err) || fault.IsOutage(err, fault.Upstream) && a.Blobs.Storage.Ping(ctx) != nil
 }

@@ -13,14 +13,15 @@ import (
 
 // Skipped is content of the upstream that cannot be stored here.
 type Skipped struct {
-	Kind   string // tag, manifest
-	Name   string // of the tag; the digest of a manifest
-	Reason string // a sentence
+	Kind   string // "tag" or "manifest"
+	Name   string // the tag, or the digest of the manifest
+	Reason string // a sentence for users
 
 	logged bool
 }
 
-// skip notes content of the upstream that cannot be stored, once for each name. conclude logs it unless the caller has done that.
+// skip records content of the upstream that cannot be stored, once for each name. conclude logs it unless
+// logged is true.
 func (r *run) skip(kind, name, reason string, logged bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -30,13 +31,13 @@ func (r *run) skip(kind, name, reason string, logged bool) {
 	r.skipped = append(r.skipped, Skipped{kind, name, reason, logged})
 }
 
-// skipTag notes a tag of the upstream that cannot be stored, and that is no tag here.
+// skipTag records a tag of the upstream that cannot be stored and does not exist here.
 func (r *run) skipTag(name string, d digest.Digest, reason string) {
 	r.skip("tag", name, reason, false)
-	r.differs("tag", name, "", d, reason)
+	r.addDrift("tag", name, "", d, reason)
 }
 
-// logSkipped logs what was skipped, except what an earlier comparison has found in the same way.
+// logSkipped logs skipped content. It omits tags that the previous comparison has found in the same state.
 func (r *run) logSkipped(ctx context.Context, fresh []store.Drift) {
 	isFresh := map[[2]string]bool{}
 	for _, d := range fresh {
@@ -50,26 +51,27 @@ func (r *run) logSkipped(ctx context.Context, fresh []store.Drift) {
 	}
 }
 
-// What is told of a tag that somebody else has pushed.
+// Notes about tags that other clients have pushed.
 const (
 	pushedByOther  = "Somebody else has pushed it."
 	cannotBeStored = "Somebody else has pushed it, and it cannot be adopted: "
 )
 
-// unadopted notes that a tag which somebody else has pushed is not adopted, as configured, and whether it could be. An earlier comparison of the same
-// digest has the answer already; a deep one asks again, and a check of a single tag does not ask.
-func (r *run) unadopted(ctx context.Context, how How, t store.UpstreamTag, d digest.Digest) error {
+// noteUnfollowed records the difference of a tag that another client has pushed and that is not to be adopted,
+// and whether it could be. If the previous comparison has seen the same digest, its answer is used; a deep
+// comparison checks again, and Current, which has no previous comparison, does not check.
+func (r *run) noteUnfollowed(ctx context.Context, options CompareOptions, t store.UpstreamTag, d digest.Digest) error {
 	note := pushedByOther
 	known := r.known[t.Name]
 	switch {
 	case r.known == nil:
-	case !how.Deep && known.Upstream == d && strings.HasPrefix(known.Note, cannotBeStored):
+	case !options.Deep && known.Upstream == d && strings.HasPrefix(known.Note, cannotBeStored):
 		note = known.Note
-	case how.Deep || known.Upstream != d || known.Note != pushedByOther:
-		try := r.of(r.repo, r.why)
+	case options.Deep || known.Upstream != d || known.Note != pushedByOther:
+		try := r.newRun(r.repo, r.why)
 		try.dry = true
-		err := try.take(ctx, d, 0)
-		if why, left := leftOut(err); left {
+		err := try.record(ctx, d, 0)
+		if why, skip := contentError(err); skip {
 			note = cannotBeStored + why
 		} else if err != nil {
 			return err
@@ -78,14 +80,14 @@ func (r *run) unadopted(ctx context.Context, how How, t store.UpstreamTag, d dig
 	if why, cannot := strings.CutPrefix(note, cannotBeStored); cannot {
 		r.skip("tag", t.Name, why, false)
 	}
-	r.differs("tag", t.Name, t.Here, d, note)
+	r.addDrift("tag", t.Name, t.Here, d, note)
 	return nil
 }
 
-// lostError says that the upstream has not all that a manifest names.
-type lostError struct{ what digest.Digest }
+// missingError reports that the upstream lacks content that a manifest references.
+type missingError struct{ digest digest.Digest }
 
 // Error implements error.
-func (e lostError) Error() string {
-	return "The upstream has not " + string(e.what) + ", which it names."
+func (e missingError) Error() string {
+	return "The upstream has not " + string(e.digest) + ", which it names."
 }

@@ -102,7 +102,7 @@ func (p *Program) buildEngine(s *store.Store) (*engine, error) {
 	if inFront {
 		e.adopter = &adopt.Adopter{
 			Store: s, Upstream: e.upstream, Blobs: e.blobs, SignOnPush: e.signOnPush, Log: p.log,
-			Type: pulp.RepositoryType(c.PushRepositoryType), Public: c.Upstream.AdoptPublic, Follow: c.Upstream.Follow, Keep: c.Upstream.KeepManifests,
+			Type: pulp.RepositoryType(c.PushRepositoryType), Public: c.Upstream.AdoptPublic, Follow: c.Upstream.Follow, Pin: c.Upstream.KeepManifests,
 		}
 	}
 	e.worker = tasks.NewWorker(tasks.WorkerOptions{

@@ -32,7 +32,7 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 	names, malformed, err := o.Adopter.Names(ctx, args.Pattern)
 	if errors.Is(err, storage.ErrUnsupported) {
 		return fault.New(fault.Invalid, "The upstream does not list its repositories: name them one by one.")
-	} else if err != nil && o.Adopter.Away(ctx, err) {
+	} else if err != nil && o.Adopter.IsFatal(ctx, err) {
 		return waits(err)
 	} else if err != nil {
 		return err
@@ -50,7 +50,7 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 		_, before := result.Adopted[name]
 		found, err := o.Adopter.Repository(ctx, caller(r, args.Who), name)
 		switch {
-		case err != nil && o.Adopter.Away(ctx, err):
+		case err != nil && o.Adopter.IsFatal(ctx, err):
 			args.Made = tasks.AdoptMade{Adopted: result.Adopted, Created: made.Created}
 			o.keepArgs(ctx, r, args)
 			return waits(err)
@@ -161,8 +161,8 @@ func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareAr
 	report := r.Report("compare.repositories", "Comparing repositories", len(repos))
 	found := r.Report("compare.differences", "Differences", -1)
 	for _, repo := range repos {
-		got, err := o.Adopter.Compare(ctx, caller(r, args.Who), repo, adopt.How{Deep: args.Deep})
-		if err != nil && o.Adopter.Away(ctx, err) {
+		got, err := o.Adopter.Compare(ctx, caller(r, args.Who), repo, adopt.CompareOptions{Deep: args.Deep})
+		if err != nil && o.Adopter.IsFatal(ctx, err) {
 			return waits(err)
 		} else if err != nil { // it may have been removed meanwhile
 			o.Log.WarnContext(ctx, "repository not compared with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))
@@ -239,7 +239,7 @@ func (c Comparer) round(ctx context.Context) error {
 
 // compare compares one repository. What is wrong with it alone does not stop the others.
 func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
-	found, err := c.Adopter.Compare(ctx, signservice.Caller{User: "comparison"}, repo, adopt.How{Follow: c.Adopter.Follow})
+	found, err := c.Adopter.Compare(ctx, signservice.Caller{User: "comparison"}, repo, adopt.CompareOptions{Follow: c.Adopter.Follow})
 	switch {
 	case err == nil:
 		err = c.Store.HadTurn(ctx, repo.ID)
@@ -248,7 +248,7 @@ func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
 				slog.String("here", string(d.Here)), slog.String("upstream", string(d.Upstream)), slog.String("note", d.Note))
 		}
 		return err
-	case c.Adopter.Away(ctx, err):
+	case c.Adopter.IsFatal(ctx, err):
 		return err
 	}
 	c.Log.WarnContext(ctx, "repository not compared with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))

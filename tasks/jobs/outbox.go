@@ -43,7 +43,7 @@ func (o Outbox) Run(ctx context.Context) {
 	var kept time.Time
 	pause, together := outboxPause, outboxParallel
 	for {
-		if o.Adopter.Keep && time.Since(kept) > keepEvery {
+		if o.Adopter.Pin && time.Since(kept) > keepEvery {
 			if err := o.keep(ctx); err != nil && ctx.Err() == nil {
 				o.Log.WarnContext(ctx, "hidden tags upstream are not as they should be for now", slog.Any("err", err))
 			}
@@ -68,10 +68,10 @@ func (o Outbox) Run(ctx context.Context) {
 // keep makes the hidden tags that are needed and drops those that are not.
 func (o Outbox) keep(ctx context.Context) error {
 	return o.Store.Alone(ctx, store.WritingThrough, func(func() error) error {
-		if err := o.Adopter.DropKept(ctx); err != nil {
+		if err := o.Adopter.UnpinManifests(ctx); err != nil {
 			return err
 		}
-		return o.Adopter.KeepAlive(ctx, "")
+		return o.Adopter.PinManifests(ctx, "")
 	})
 }
 
@@ -111,7 +111,7 @@ func (o Outbox) keepOf(ctx context.Context, due []store.OutboxTag) error {
 			continue
 		}
 		done[t.RepositoryID] = true
-		if err := o.Adopter.KeepAlive(ctx, t.RepositoryID); err != nil {
+		if err := o.Adopter.PinManifests(ctx, t.RepositoryID); err != nil {
 			return err
 		}
 	}
@@ -135,7 +135,7 @@ func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 			written = append(written, t)
 			continue
 		}
-		if fault.IsOutage(errs[i], fault.Upstream) && (away != nil || o.Adopter.Away(ctx, errs[i])) {
+		if fault.IsOutage(errs[i], fault.Upstream) && (away != nil || o.Adopter.IsFatal(ctx, errs[i])) {
 			away = errs[i]
 			if err := o.Store.LastInLine(noting, t); err != nil {
 				return err

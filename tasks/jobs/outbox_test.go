@@ -136,7 +136,7 @@ func (w *world) front(log *slog.Logger, keep bool) fronted {
 	w.Helper()
 	w.store.KeepOutbox()
 	up := &shelf{tags: map[string]string{}, failed: map[string]int{}}
-	f := fronted{w, up, &adopt.Adopter{Store: w.store, Upstream: up, Blobs: ingest.Blobs{Storage: up, Foreign: true}, SignOnPush: w.signOnPush, Log: log, Keep: keep}}
+	f := fronted{w, up, &adopt.Adopter{Store: w.store, Upstream: up, Blobs: ingest.Blobs{Storage: up, Foreign: true}, SignOnPush: w.signOnPush, Log: log, Pin: keep}}
 	ctx, stop := context.WithCancel(w.Context())
 	done := make(chan struct{})
 	go func() {
@@ -298,7 +298,7 @@ func TestLateWritesAreSetRight(t *testing.T) {
 			f.eventually("the outbox is empty", func() bool { return !f.tag("moving").Dirty })
 			f.shows("the last", "moving", want)
 			f.up.arrive("acme/app:moving", late)
-			found, err := f.adopter.Compare(t.Context(), signservice.Caller{User: "comparison"}, f.repo.Repository, adopt.How{Follow: true})
+			found, err := f.adopter.Compare(t.Context(), signservice.Caller{User: "comparison"}, f.repo.Repository, adopt.CompareOptions{Follow: true})
 			if err != nil || found.Version != nil {
 				t.Fatalf("the comparison made %+v, %v", found.Version, err)
 			}

@@ -206,7 +206,7 @@ func TestAdopt(t *testing.T) {
 	if said, err := s.cli(t, nil, "adopt", "no/such"); err == nil || !strings.Contains(said, "no/such") {
 		t.Errorf("adopt of what is not there: %v\n%s", err, said)
 	}
-	if said, err := s.cli(t, nil, "adopt", "company/app"); err != nil || said != "company/app  nothing new; what still differs (1) is listed by drift\n" {
+	if said, err := s.cli(t, nil, "adopt", "company/app"); err != nil || said != "company/app  nothing new; remaining differences: 1 (see drift)\n" {
 		t.Errorf("a second adopt: %v\n%s", err, said)
 	}
 }

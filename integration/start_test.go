@@ -66,8 +66,8 @@ func TestAnotherStorage(t *testing.T) {
 	upstream := startPeer(t)
 	inFront := "COUNTERSIGN_UPSTREAM_URL=" + upstream
 	for name, c := range map[string]struct{ with, other, want string }{
-		"in front":       {inFront, "COUNTERSIGN_UPSTREAM_URL=", "the images of this database lie in an upstream registry, and this configuration is for storage of its own: set COUNTERSIGN_UPSTREAM_URL"},
-		"not yet before": {"COUNTERSIGN_UPSTREAM_URL=", inFront, "the images of this database lie in storage of its own, and this configuration is for an upstream registry: unset COUNTERSIGN_UPSTREAM_URL"},
+		"in front":       {inFront, "COUNTERSIGN_UPSTREAM_URL=", "the images of this database are in an upstream registry, but the configuration is for storage of its own: set COUNTERSIGN_UPSTREAM_URL"},
+		"not yet before": {"COUNTERSIGN_UPSTREAM_URL=", inFront, "the images of this database are in storage of its own, but the configuration is for an upstream registry: unset COUNTERSIGN_UPSTREAM_URL"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -108,7 +108,7 @@ func TestFormerPublicURL(t *testing.T) {
 	}
 	service := s.addService(t, "identity", keyNamed(t, "trusted"), "")
 	_, port, _ := strings.Cut(s.host, ":")
-	const warning = "signatures name a host that public_url no longer has"
+	const warning = "signatures name a former host of public_url"
 	restarted := func(publicURL string) string {
 		t.Helper()
 		if err := s.Stop(); err != nil {

@@ -263,7 +263,7 @@ func TestVerifyPrints(t *testing.T) {
 		{[]string{w.host + "/acme/app:none", "--policy", policy(trusted)}, 1, []string{"a signature is required, and there is none"}},
 		{[]string{w.host + "/acme/app:absent"}, 2, []string{"Manifest not found"}},
 		{[]string{w.host + "/acme/absent:1"}, 2, []string{"Repository not found"}},
-		{[]string{"elsewhere.example.com/acme/app:both"}, 2, []string{"no reference of this installation", w.host, "COUNTERSIGN_PUBLIC_URL"}},
+		{[]string{"elsewhere.example.com/acme/app:both"}, 2, []string{"not a reference of this installation", w.host, "COUNTERSIGN_PUBLIC_URL"}},
 		{[]string{w.host + "/acme/app"}, 2, []string{"want " + w.host + "/PATH:TAG"}},
 		{[]string{both, "--policy", filepath.Join(w.dir, "absent")}, 2, []string{"no such file"}},
 		{[]string{both, "--policy", write(t, filepath.Join(w.dir, "bad.json"), `{"defaults":[]}`, 0o600)}, 2, []string{"Not a policy"}},

@@ -13,13 +13,18 @@ import (
 type Dispatcher struct {
 	store  *store.Store
 	queue  Queue
-	worker *Worker // runs immediate tasks; never nil
+	worker *Worker // runs immediate tasks; nil: they are announced as others
 	log    *slog.Logger
 }
 
 // NewDispatcher returns a Dispatcher that announces its tasks on q and runs immediate tasks in w.
 func NewDispatcher(s *store.Store, q Queue, w *Worker, log *slog.Logger) *Dispatcher {
 	return &Dispatcher{store: s, queue: q, worker: w, log: log}
+}
+
+// NewQueueDispatcher returns a Dispatcher that announces all its tasks on q, also immediate ones.
+func NewQueueDispatcher(s *store.Store, q Queue, log *slog.Logger) *Dispatcher {
+	return &Dispatcher{store: s, queue: q, log: log}
 }
 
 // Dispatch stores a task that from started, with the context's correlation id. A task that is ready is
@@ -34,7 +39,7 @@ func (d *Dispatcher) Dispatch(ctx context.Context, from Origin, spec Spec) (stor
 	if err != nil || t.Unblocked == nil {
 		return t, err
 	}
-	if spec.Immediate {
+	if spec.Immediate && d.worker != nil {
 		d.worker.runTask(context.WithoutCancel(ctx), t.ID)
 		return d.store.Task(ctx, t.ID)
 	}

@@ -1,42 +1,45 @@
-// Package app builds the parts of a server or a worker, ties them together, and runs the commands of the program.
+// Package app builds the parts of a server or a worker from the configuration, connects them, and runs them until the program stops.
+//
+// Serve and Work are the two kinds of processes. Package admin, with the operator's commands, uses the functions here that open the
+// database, the storage and the queue.
 package app
 
 import (
-	"context"
-	"io"
 	"log/slog"
 
 	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signers"
 )
 
-// Options are the dependencies of a Program. All are required, except SettingsFile.
+// Options are the dependencies of an App. All are required.
 type Options struct {
-	Context context.Context
-	Config  config.Config
+	Config config.Config
+	// Version is the version of the program.
 	Version string
-	Out     io.Writer
 	Log     *slog.Logger
-	// Path is the path of the binary as it was called.
-	Path string
-	// SettingsFile is the path of the file with settings. Empty: there is none.
-	SettingsFile string
 }
 
-// Program is the receiver of all commands.
-type Program struct {
-	ctx     context.Context
+// App opens and builds what the configuration describes.
+type App struct {
 	config  config.Config
 	version string
-	out     io.Writer
 	log     *slog.Logger
-	path    string
-	file    string
 }
 
-// New returns a Program.
-func New(o Options) *Program {
-	return &Program{ctx: o.Context, config: o.Config, version: o.Version, out: o.Out, log: o.Log, path: o.Path, file: o.SettingsFile}
+// New returns an App.
+func New(o Options) *App { return &App{config: o.Config, version: o.Version, log: o.Log} }
+
+// Signers returns the signers of this process.
+func (a *App) Signers() *signers.Signers {
+	c := a.config
+	return signers.New(signers.Options{
+		DataDir: c.Data, WorkDir: c.Signing.WorkDir, ScriptTimeout: c.Signing.ScriptTimeout, TokenWait: c.Signing.TokenWait,
+		Creator: "countersign " + a.version, Log: a.log,
+	})
 }
 
-// creator names this program in the signatures that it makes.
-func (p *Program) creator() string { return "countersign " + p.version }
+// signingUse returns the rule of access to signing services.
+func (a *App) signingUse() pulp.SigningUse {
+	return pulp.SigningUse{ByOwners: a.config.Signing.Use == config.UseRepositoryOwners, Assigned: a.config.Signing.AssignedServices}
+}

@@ -1,70 +1,77 @@
 package app
 
 import (
-	"crypto/rand"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/signing/script"
 )
 
-// adminName is the user who may do everything from the start.
-const adminName = "admin"
+// errOldSchema reports a shared database with an old schema. Other processes can be using it, so only an operator migrates it.
+var errOldSchema = errors.New("the database has no schema or an older one than this program: run `countersign migrate`")
 
-// databasePath is the database's file.
-func (p *Program) databasePath() string {
-	path, _ := strings.CutPrefix(p.config.DatabaseURL, "sqlite:")
-	return strings.TrimPrefix(path, "//")
-}
-
-// withExisting opens the database for a verb that makes no sense without one: called in the wrong directory it says so.
-func (p *Program) withExisting(do func(*store.Store) error) error {
-	if store.IsPostgres(p.config.DatabaseURL) {
-		return p.withStore(do)
-	}
-	if _, err := os.Stat(p.databasePath()); errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("there is no database at %s; COUNTERSIGN_DATA names the data directory", p.databasePath())
-	}
-	return p.withStore(do)
-}
-
-// withStore opens the database for a verb that may run beside a server, making it on a first run. It never migrates what a server uses.
-func (p *Program) withStore(do func(*store.Store) error) error {
-	s, err := store.Open(p.ctx, p.config.DatabaseURL)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = s.Close() }()
-	pending, err := s.Pending(p.ctx)
-	if err != nil {
-		return err
-	}
-	if pending && store.IsPostgres(p.config.DatabaseURL) {
-		return errOldSchema
-	}
-	if pending {
-		if err := p.migrate(s); err != nil {
-			return err
+// openForServing opens the database: SQLite as its only user, PostgreSQL together with other processes. release closes it.
+func (a *App) openForServing(ctx context.Context) (s *store.Store, release func(), err error) {
+	c := a.config
+	if store.IsPostgres(c.DatabaseURL) {
+		if err := os.MkdirAll(c.Data, 0o700); err != nil {
+			return nil, nil, fmt.Errorf("data directory: %w", err)
 		}
+		if s, err = a.openShared(ctx); err != nil {
+			return nil, nil, err
+		}
+		if err := script.Sweep(c.Signing.WorkDir, c.Signing.ScriptTimeout); err != nil {
+			return nil, nil, errors.Join(err, s.Close())
+		}
+		return s, func() { _ = s.Close() }, nil
 	}
-	return do(s)
+	lock, err := store.LockDir(c.Data)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err = script.Sweep(c.Signing.WorkDir, c.Signing.ScriptTimeout); err == nil {
+		s, err = a.openOwned(ctx)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, lock.Release())
+	}
+	return s, func() { _ = s.Close(); _ = lock.Release() }, nil
 }
 
-// errOldSchema is said of a shared database: other processes may be using it, so only an operator migrates it.
-var errOldSchema = errors.New("the database's schema is older than this program, or there is none yet: run `countersign migrate`")
-
-// openShared opens a database that other processes use too. Its schema must be this program's.
-func (p *Program) openShared() (*store.Store, error) {
-	s, err := store.Open(p.ctx, p.config.DatabaseURL)
+// openOwned opens an SQLite database whose lock the caller holds. It migrates the schema, and releases the tasks and removes the workers of
+// the process that used the database before.
+func (a *App) openOwned(ctx context.Context) (*store.Store, error) {
+	s, err := store.Open(ctx, a.config.DatabaseURL)
 	if err != nil {
 		return nil, err
 	}
-	pending, err := s.Pending(p.ctx)
+	err = s.Migrate(ctx)
+	if err == nil {
+		_, err = s.ReclaimTasks(ctx, true)
+	}
+	if err == nil {
+		err = s.RemoveWorker(ctx, "", true)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.Remember() // requires the lock
+	return s, nil
+}
+
+// openShared opens a database that other processes use too. It does not migrate the schema, which must be this program's.
+func (a *App) openShared(ctx context.Context) (*store.Store, error) {
+	s, err := store.Open(ctx, a.config.DatabaseURL)
+	if err != nil {
+		return nil, err
+	}
+	pending, err := s.Pending(ctx)
 	if err == nil && pending {
 		err = errOldSchema
 	}
@@ -74,85 +81,65 @@ func (p *Program) openShared() (*store.Store, error) {
 	return s, nil
 }
 
-// migrate brings the schema up to date while no server runs.
-func (p *Program) migrate(s *store.Store) error {
-	lock, err := store.LockDir(filepath.Dir(p.databasePath()))
-	if fault.Is(err, fault.Conflict) {
-		return errors.New("the database's schema is older than this program, and a server is using it: stop the server first")
-	} else if err != nil {
-		return err
-	}
-	return errors.Join(s.Migrate(p.ctx), lock.Release())
-}
-
-type MigrateCommand struct{}
-
-// Run migrates the database.
-func (MigrateCommand) Run(p *Program) error {
-	if store.IsPostgres(p.config.DatabaseURL) {
-		s, err := store.Open(p.ctx, p.config.DatabaseURL)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = s.Close() }()
-		if err := s.Migrate(p.ctx); err != nil {
-			return err
-		}
-		_, err = fmt.Fprintln(p.out, "The database's schema is up to date.")
-		return err
-	}
-	return p.withStore(func(*store.Store) error {
-		_, err := fmt.Fprintln(p.out, "The database's schema is up to date.")
-		return err
-	})
-}
-
-type ResetAdminCommand struct {
-	Password string `help:"The new password; without it one is made and printed." placeholder:"P"`
-}
-
-// Run sets the admin's password.
-func (c ResetAdminCommand) Run(p *Program) error {
-	return p.withExisting(func(s *store.Store) error {
-		password := c.Password
-		if password == "" {
-			password = rand.Text()
-		}
-		if err := p.putAdmin(s, password); err != nil {
-			return err
-		}
-		if c.Password == "" {
-			_, err := fmt.Fprintf(p.out, "The password of %s is now %s\n", adminName, password)
-			return err
-		}
-		_, err := fmt.Fprintf(p.out, "The password of %s is changed.\n", adminName)
-		return err
-	})
-}
-
-func (p *Program) putAdmin(s *store.Store, password string) error {
-	hash, err := auth.HashPassword(password)
+// WithStore calls do with the open database and closes it. A server may be running. WithStore creates a missing SQLite database, and migrates
+// one that no server is using. It does not migrate PostgreSQL.
+func (a *App) WithStore(ctx context.Context, do func(*store.Store) error) error {
+	s, err := store.Open(ctx, a.config.DatabaseURL)
 	if err != nil {
 		return err
 	}
-	_, err = s.PutUser(p.ctx, adminName, hash, true, true)
-	return err
+	defer func() { _ = s.Close() }()
+	pending, err := s.Pending(ctx)
+	if err != nil {
+		return err
+	}
+	if pending {
+		if store.IsPostgres(a.config.DatabaseURL) {
+			return errOldSchema
+		}
+		if err := a.migrateUnused(ctx, s); err != nil {
+			return err
+		}
+	}
+	return do(s)
 }
 
-// ensureAdmin sees that there is an admin with the configured password. On a first start without one it makes a password and
-// returns it, to be shown once.
-func (p *Program) ensureAdmin(s *store.Store, users *auth.Auth) (string, error) {
-	configured := p.config.AdminPassword.Reveal()
-	_, err := s.UserByName(p.ctx, adminName)
-	switch {
-	case configured != "":
-		if _, err := users.Login(p.ctx, adminName, configured); err == nil {
-			return "", nil // unchanged: keep the hash
+// WithExistingStore is like WithStore, but returns an error if the SQLite database does not exist. It serves commands that have no meaning
+// without data, which are often called with a wrong data directory.
+func (a *App) WithExistingStore(ctx context.Context, do func(*store.Store) error) error {
+	if path := a.databasePath(); !store.IsPostgres(a.config.DatabaseURL) {
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("there is no database at %s: set COUNTERSIGN_DATA to the data directory of the server", path)
 		}
-		return "", p.putAdmin(s, configured)
-	case fault.Is(err, fault.NotFound):
-		made := rand.Text()
-		return made, p.putAdmin(s, made)
 	}
-	return "", err
+	return a.WithStore(ctx, do)
+}
+
+// Migrate updates the schema of the database. It creates a missing SQLite database.
+func (a *App) Migrate(ctx context.Context) error {
+	if !store.IsPostgres(a.config.DatabaseURL) {
+		return a.WithStore(ctx, func(*store.Store) error { return nil })
+	}
+	s, err := store.Open(ctx, a.config.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.Migrate(ctx), s.Close())
+}
+
+// migrateUnused updates the schema of an SQLite database, unless a server is using it.
+func (a *App) migrateUnused(ctx context.Context, s *store.Store) error {
+	lock, err := store.LockDir(filepath.Dir(a.databasePath()))
+	if fault.Is(err, fault.Conflict) {
+		return errors.New("the database schema is older than this program, and a server is using the database: stop the server first")
+	} else if err != nil {
+		return err
+	}
+	return errors.Join(s.Migrate(ctx), lock.Release())
+}
+
+// databasePath returns the path of the SQLite database.
+func (a *App) databasePath() string {
+	path, _ := strings.CutPrefix(a.config.DatabaseURL, "sqlite:")
+	return strings.TrimPrefix(path, "//")
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 
@@ -8,31 +9,32 @@ import (
 	"github.com/countersign/countersign/signing/script"
 )
 
-type WorkerCommand struct{}
-
-// Run runs tasks until the program is told to stop; then it lets those that run end. It serves nothing.
-func (WorkerCommand) Run(p *Program) error {
+// Work runs tasks, without a server, until ctx ends. It then waits up to the shutdown grace period for running tasks. It requires PostgreSQL
+// and Redis, which it shares with servers.
+func (a *App) Work(ctx context.Context) error {
+	c := a.config
 	switch {
-	case !store.IsPostgres(p.config.DatabaseURL):
-		return errors.New("a worker shares its database with servers: set COUNTERSIGN_DATABASE_URL to a postgres:// URL (SQLite has one owner, the server, which runs tasks itself)")
-	case p.config.RedisURL == "":
-		return errors.New("a worker hears of tasks through Redis: set COUNTERSIGN_REDIS_URL")
-	case p.config.Workers == 0:
-		return errors.New("a worker without workers does nothing: COUNTERSIGN_WORKERS is 0")
+	case !store.IsPostgres(c.DatabaseURL):
+		return errors.New("a worker shares its database with servers, and SQLite does not allow that: set COUNTERSIGN_DATABASE_URL to a postgres:// URL, " +
+			"or run only `serve`, which runs tasks itself")
+	case c.RedisURL == "":
+		return errors.New("a worker is notified of tasks through Redis: set COUNTERSIGN_REDIS_URL")
+	case c.Workers == 0:
+		return errors.New("COUNTERSIGN_WORKERS is 0: a worker needs at least 1")
 	}
-	s, err := p.openShared()
+	s, err := a.openShared(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = s.Close() }()
-	if err := script.Sweep(p.config.Signing.WorkDir, p.config.Signing.ScriptTimeout); err != nil {
+	if err := script.Sweep(c.Signing.WorkDir, c.Signing.ScriptTimeout); err != nil {
 		return err
 	}
-	e, err := p.buildEngine(s)
+	e, err := a.buildEngine(ctx, s)
 	if err != nil {
 		return err
 	}
-	defer e.queue.close()
-	p.log.InfoContext(p.ctx, "worker runs", slog.String("name", e.process), slog.Int("tasks at a time", p.config.Workers))
-	return e.worker.Run(p.ctx, p.config.ShutdownGrace)
+	defer e.queue.Close()
+	a.log.InfoContext(ctx, "worker started", slog.String("name", e.process), slog.Int("concurrent_tasks", c.Workers))
+	return e.worker.Run(ctx, c.ShutdownGrace)
 }

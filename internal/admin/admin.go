@@ -1,0 +1,84 @@
+// Package admin runs the commands with which operators manage an installation: signing services and their assignments, verification of
+// images, adoption from an upstream, and the database. All of them may run while a server runs.
+package admin
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/internal/app"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/store"
+)
+
+// Options are the dependencies of an Admin. All are required.
+type Options struct {
+	App    *app.App
+	Config config.Config
+	Out    io.Writer // for the results
+	Log    *slog.Logger
+}
+
+// Admin runs commands. Its methods write results to Options.Out.
+type Admin struct {
+	app    *app.App
+	config config.Config
+	out    io.Writer
+	log    *slog.Logger
+}
+
+// New returns an Admin.
+func New(o Options) *Admin { return &Admin{app: o.App, config: o.Config, out: o.Out, log: o.Log} }
+
+// CommandError is an error of a command that Pulp has too. Its text is one line in the form of Pulp's management commands.
+type CommandError struct{ err error }
+
+// Error returns the line.
+func (e CommandError) Error() string {
+	text, ok := fault.Message(e.err)
+	if !ok {
+		text = e.err.Error()
+	}
+	return "CommandError: " + strings.Join(strings.Fields(text), " ")
+}
+
+// Unwrap returns the cause.
+func (e CommandError) Unwrap() error { return e.err }
+
+// commandError returns err as a CommandError, or nil.
+func commandError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return CommandError{err}
+}
+
+// Migrate updates the schema of the database.
+func (a *Admin) Migrate(ctx context.Context) error {
+	err := a.app.Migrate(ctx)
+	if err == nil {
+		_, err = fmt.Fprintln(a.out, "The database schema is up to date.")
+	}
+	return err
+}
+
+// ResetAdminPassword sets the password of the user admin. If password is empty, it generates one and prints it.
+func (a *Admin) ResetAdminPassword(ctx context.Context, password string) error {
+	return a.app.WithExistingStore(ctx, func(s *store.Store) error {
+		text := fmt.Sprintf("The password of %s was changed.", app.AdminName)
+		if password == "" {
+			password = rand.Text()
+			text = fmt.Sprintf("The password of %s is now %s", app.AdminName, password)
+		}
+		if err := app.SetAdminPassword(ctx, s, password); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(a.out, text)
+		return err
+	})
+}

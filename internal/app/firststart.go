@@ -1,0 +1,86 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/signers"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/signing/openpgp"
+)
+
+// AdminName is the name of the user that the first start creates, with all permissions.
+const AdminName = "admin"
+
+// CommandLineUser names the operator in the audit log.
+const CommandLineUser = "command line"
+
+// SetAdminPassword sets the password of the user admin, and creates the user if it does not exist.
+func SetAdminPassword(ctx context.Context, s *store.Store, password string) error {
+	hash, err := auth.HashPassword(password)
+	if err != nil {
+		return err
+	}
+	_, err = s.PutUser(ctx, AdminName, hash, true, true)
+	return err
+}
+
+// ensureAdmin creates the user admin if it does not exist, and sets the configured password. It returns the password that it generated, which
+// must be shown to the operator, or "" if it generated none.
+func (a *App) ensureAdmin(ctx context.Context, s *store.Store, users *auth.Auth) (generated string, err error) {
+	configured := a.config.AdminPassword.Reveal()
+	_, err = s.UserByName(ctx, AdminName)
+	switch {
+	case configured != "":
+		if _, err := users.Login(ctx, AdminName, configured); err == nil {
+			return "", nil // the password is set; a new hash would end the tokens of admin
+		}
+		return "", SetAdminPassword(ctx, s, configured)
+	case fault.Is(err, fault.NotFound):
+		generated = rand.Text()
+		return generated, SetAdminPassword(ctx, s, generated)
+	}
+	return "", err
+}
+
+// ensureService creates the default signing service, with a key of its own, at the first start on SQLite: if there is neither a signing
+// service nor the user admin, which is created afterwards. A service that was removed is not created again. A start that is killed in between
+// leaves a key file, which the next start uses.
+func (a *App) ensureService(ctx context.Context, s *store.Store, keys *signers.Signers) error {
+	c := a.config
+	name := c.Signing.DefaultService
+	if name == "" || store.IsPostgres(c.DatabaseURL) {
+		return nil
+	}
+	if _, err := s.UserByName(ctx, AdminName); !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	if services, err := s.SigningServices(ctx); err != nil || len(services) > 0 {
+		return err
+	}
+	file, err := openpgp.Ensure(filepath.Join(c.Data, "keys"), "Countersign", "countersign@"+c.Public().Hostname())
+	if err != nil {
+		return err
+	}
+	if file, err = filepath.Rel(c.Data, file); err != nil {
+		return err
+	}
+	service, err := keys.OpenPGPService(pulp.ServiceConfig{KeyFile: file})
+	if err != nil {
+		return err
+	}
+	service.Name, service.Class = name, pulp.ManifestSigningService
+	if err := keys.Validate(ctx, service, CommandLineUser); err != nil {
+		return err
+	}
+	if _, err := s.AddSigningService(ctx, service); err != nil {
+		return err
+	}
+	a.log.InfoContext(ctx, "created a signing service with a new key", slog.String("service", name), slog.String("key", service.Fingerprint))
+	return nil
+}

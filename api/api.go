@@ -1,7 +1,12 @@
-// Package api serves the REST API that Pulp's container plugin speaks, under /pulp/api/v3/: one file a resource, one machinery for lists.
+// Package api serves the REST API of Pulp's container plugin under /pulp/api/v3/.
 //
-// It validates what it is asked, reads through internal/store and hands every change to a task; what tasks do is in tasks/jobs. It alone imports
-// gin. Which words, texts and statuses are right is the contract with Pulp's clients; tests hold the answers against recorded ones.
+// Each resource has a file with its JSON form, filters, routes and handlers: repository.go, remote.go, task.go and so on.
+// The files router.go, middleware.go and request.go hold the parts that all requests share; list.go and filter.go the
+// machinery of lists. The packages below api/internal read bodies and queries and write responses.
+//
+// A handler validates the request and reads from the database. It leaves most changes to tasks, whose work is in tasks/jobs.
+//
+// docs/compatibility.md describes the API. Tests compare responses with recorded exchanges with Pulp.
 package api
 
 import (
@@ -16,14 +21,15 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// Dispatcher makes and cancels tasks: *tasks.Dispatcher.
+// Dispatcher starts and cancels tasks. *tasks.Dispatcher implements it.
 type Dispatcher interface {
 	Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec) (store.Task, error)
 	Cancel(ctx context.Context, id string) (store.Task, error)
 }
 
-// Authenticator says who makes a request: *auth.Auth. The user is nil when the request carries no credentials.
+// Authenticator verifies the credentials of requests. *auth.Auth implements it.
 type Authenticator interface {
+	// Basic returns the user whose Basic credentials a request has; nil when it has none.
 	Basic(r *http.Request) (*pulp.User, error)
 }
 
@@ -32,23 +38,23 @@ var (
 	_ Authenticator = (*auth.Auth)(nil)
 )
 
-// Options are what the API is built from. All but DataDir, Ready, SignLists and SigningUse are needed.
+// Options configure an API. Store, Tasks, Auth, Log, PublicURL, Process and Version are required.
 type Options struct {
 	Store     *store.Store
 	Tasks     Dispatcher
 	Auth      Authenticator
 	Log       *slog.Logger
-	PublicURL *url.URL // what clients type; its host stands in registry paths (D5)
-	Process   string   // this process, as <pid>@<host>, in the status
-	Version   string   // of this binary, in the status
-	DataDir   string   // where the status looks for free space; empty: it says nothing about it
+	PublicURL *url.URL // of clients; its host is part of registry paths (compatibility.md#public-url)
+	Process   string   // <pid>@<host> of this process, for the status
+	Version   string   // of this binary, for the status
+	DataDir   string   // whose file system's usage the status reports; empty: the status omits it
 	Upstream  bool     // whether there is an upstream registry
-	SignLists bool     // whether signing signs lists and indexes too, when the call does not say (D2)
+	SignLists bool     // the default of sign_lists (compatibility.md#signing-lists)
 	// SigningUse decides which repositories may use which signing services.
 	SigningUse pulp.SigningUse
-	// Redis says whether the queue's Redis answers; nil: the queue is in the process.
+	// Redis returns an error when the queue's Redis does not answer; nil: the queue is in the process.
 	Redis func(context.Context) error
-	// Ready says whether this process can do its work, beside the database; nil: it can.
+	// Ready returns an error when this process cannot do its work, for a reason other than the database; nil: it always can.
 	Ready func(context.Context) error
 }
 

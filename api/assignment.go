@@ -3,37 +3,47 @@ package api
 import (
 	"net/http"
 
+	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/tasks"
 )
 
-// Refusals of callers who name or assign a signing service that only administrators may choose. They say nothing of whether it exists.
+// Errors for callers that may not choose a signing service (compatibility.md#use-of-signing-services). They do not depend on
+// the service, so that they reveal nothing of it.
 var (
-	errAssign = &httpError{http.StatusForbidden, detail("Only administrators may change the manifest_signing_service of a repository.")}
-	errUse    = &httpError{http.StatusForbidden, detail("The repository may be signed only with a signing service that an administrator assigned to it.")}
+	errAssign = &reply.Error{
+		Status: http.StatusForbidden,
+		Body:   reply.Detail("Only administrators may change the manifest_signing_service of a repository."),
+	}
+	errUse = &reply.Error{
+		Status: http.StatusForbidden,
+		Body:   reply.Detail("The repository may be signed only with a signing service that an administrator assigned to it."),
+	}
 )
 
-// mayAssign reports whether the caller may choose any signing service for a repository that they may modify.
+// mayAssign reports whether the caller may choose any signing service for a repository that the caller may modify.
 func (a *API) mayAssign(req *request) bool { return a.SigningUse.ByOwners || req.isStaff() }
 
-// readService reads the field manifest_signing_service. set is false when the body lacks it; null is no service.
-func (a *API) readService(req *request, b *body) (service pulp.SigningService, set bool, err error) {
+// readService reads the field manifest_signing_service. set is false when the body lacks it; the service is zero for null.
+func (a *API) readService(req *request, b *body.Fields) (service pulp.SigningService, set bool, err error) {
 	return readRelated(b, "manifest_signing_service", pulp.SigningServiceCollection, func(id string) (pulp.SigningService, error) {
 		service, err := a.Store.SigningService(req.Context(), id)
 		if err == nil && service.Class != pulp.ManifestSigningService {
-			err = fault.New(fault.NotFound, "not of this class")
+			err = fault.New(fault.NotFound, "No manifest signing service has this id.")
 		}
 		return service, err
 	})
 }
 
-// readSigning reads which signing service a repository shall have and whether it shall sign on push. Callers who may not assign services may only repeat the present one.
-func (a *API) readSigning(req *request, b *body, repo pulp.Repository, edit *tasks.RepositoryFields) error {
+// readSigning reads the fields manifest_signing_service and sign_on_push of a repository into edit. A caller that may not
+// assign services may repeat the present service only.
+func (a *API) readSigning(req *request, b *body.Fields, repo pulp.Repository, edit *tasks.RepositoryFields) error {
 	const field = "manifest_signing_service"
-	if _, set := b.values[field]; set && !a.mayAssign(req) {
-		ref, _ := b.related(field, pulp.SigningServiceCollection)
-		if len(b.errs[field]) == 0 && ref.ID != repo.SigningServiceID {
+	if b.Has(field) && !a.mayAssign(req) {
+		ref, _ := b.Related(field, pulp.SigningServiceCollection)
+		if b.Valid(field) && ref.ID != repo.SigningServiceID {
 			return errAssign
 		}
 	} else if service, set, err := a.readService(req, b); err != nil {
@@ -48,30 +58,40 @@ func (a *API) readSigning(req *request, b *body, repo pulp.Repository, edit *tas
 		}
 		edit.SigningServiceID, edit.SigningAssigned = &service.ID, &by
 	}
-	edit.SignOnPush = b.flag("sign_on_push")
-	after := repo
-	edit.Apply(&after)
-	if edit.SigningServiceID == nil && (edit.SignOnPush == nil || *edit.SignOnPush == repo.SignOnPush) || !after.SignOnPush {
-		return nil
-	}
-	service, err := a.assigned(req, after)
-	if err == nil && service.ID == "" {
-		b.fail("sign_on_push", "A repository that signs on push needs a manifest_signing_service.")
-	} else if err == nil && !a.SigningUse.Allows(after, service) {
-		b.fail("sign_on_push", "A repository that signs on push needs a manifest_signing_service that an administrator assigned to it.")
-	}
-	return err
+	edit.SignOnPush = b.Bool("sign_on_push")
+	return a.checkSignOnPush(req, b, repo, edit)
 }
 
-// serviceToSignWith reads with which service a repository is to be signed: the one that the body names, or else the one that is assigned to the repository. The service
-// is zero where there is none. Callers who may not assign services may only use those that are assigned.
-func (a *API) serviceToSignWith(req *request, b *body, repo pulp.Repository) (pulp.SigningService, error) {
+// checkSignOnPush checks that a repository which signs on push after an edit has a signing service that it may use. It checks
+// nothing when the edit changes neither.
+func (a *API) checkSignOnPush(req *request, b *body.Fields, repo pulp.Repository, edit *tasks.RepositoryFields) error {
+	after := repo
+	edit.Apply(&after)
+	unchanged := edit.SigningServiceID == nil && (edit.SignOnPush == nil || *edit.SignOnPush == repo.SignOnPush)
+	if unchanged || !after.SignOnPush {
+		return nil
+	}
+	service, err := a.assignedService(req, after)
+	if err != nil {
+		return err
+	}
+	if service.ID == "" {
+		b.Fail("sign_on_push", "A repository that signs on push needs a manifest_signing_service.")
+	} else if !a.SigningUse.Allows(after, service) {
+		b.Fail("sign_on_push", "A repository that signs on push needs a manifest_signing_service that an administrator assigned to it.")
+	}
+	return nil
+}
+
+// serviceToSignWith returns the signing service for a sign task: the one in the body, or the one assigned to the repository.
+// It returns a zero service when there is neither. A caller that may not assign services may use assigned ones only.
+func (a *API) serviceToSignWith(req *request, b *body.Fields, repo pulp.Repository) (pulp.SigningService, error) {
 	service, _, err := a.readService(req, b)
 	if err != nil {
 		return service, err
 	}
-	if v, _ := b.value("manifest_signing_service", false); v == nil || v == "" {
-		if service, err = a.assigned(req, repo); err != nil || service.ID == "" {
+	if v, _ := b.Value("manifest_signing_service"); v == nil || v == "" {
+		if service, err = a.assignedService(req, repo); err != nil || service.ID == "" {
 			return service, err
 		}
 	}
@@ -81,8 +101,9 @@ func (a *API) serviceToSignWith(req *request, b *body, repo pulp.Repository) (pu
 	return service, nil
 }
 
-// assigned returns the signing service of a repository: its own, or else the first that the configuration assigns to it. The service is zero where there is none.
-func (a *API) assigned(req *request, repo pulp.Repository) (pulp.SigningService, error) {
+// assignedService returns the signing service of a repository: its own, or the first that the configuration assigns to it.
+// It returns a zero service when there is neither.
+func (a *API) assignedService(req *request, repo pulp.Repository) (pulp.SigningService, error) {
 	if repo.SigningServiceID != "" {
 		return a.Store.SigningService(req.Context(), repo.SigningServiceID)
 	}

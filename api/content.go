@@ -3,15 +3,15 @@ package api
 import (
 	"encoding/json"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/verify"
 )
 
-// contentObject are the fields that contentObject units of every kind have.
+// contentObject holds the fields of content units of every kind.
 type contentObject struct {
 	object
 	Labels     pulp.Labels `json:"pulp_labels"`
@@ -63,10 +63,10 @@ type signature struct {
 	Creator     string  `json:"creator"`
 	Manifest    string  `json:"signed_manifest"`
 
-	// What follows is ours: Pulp has no such fields.
+	// Fields of our own.
 	Reference string   `json:"docker_reference"`
 	Verified  bool     `json:"verified"`         // with the key of a signing service, now
-	Services  []string `json:"signing_services"` // whose key that is, for administrators; else empty
+	Services  []string `json:"signing_services"` // that have the key; empty unless the caller is an administrator
 }
 
 func showTag(t pulp.Tag) any {
@@ -85,7 +85,8 @@ func showSignature(g pulp.Signature, c verify.Check) any {
 	}
 }
 
-// showSignatures verifies those whose key a signing service has, where the result is shown.
+// showSignatures returns the JSON forms of signatures. It verifies signatures by keys of signing services if the result is
+// shown.
 func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) {
 	began := time.Now()
 	ctx, cancel := verify.WithTimeoutAfter(req.Context(), req.verifying)
@@ -93,7 +94,7 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 	defer func() { req.verifying += time.Since(began) }()
 	var keys verify.Keys
 	var known []string
-	if req.selected.any("verified", "signing_services") {
+	if req.selected.HasAny("verified", "signing_services") {
 		var err error
 		if keys, err = verify.ServiceKeys(ctx, a.Store); err != nil {
 			return nil, err
@@ -111,7 +112,7 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 	shown, now := make([]any, len(all)), time.Now()
 	for i, g := range all {
 		var check verify.Check
-		if raw, there := contents[g.ID]; there {
+		if raw, ok := contents[g.ID]; ok {
 			if check, err = keys.Check(ctx, raw, now); err != nil {
 				return nil, err
 			}
@@ -133,7 +134,7 @@ func showManifest(m store.ListedManifest, parts store.ManifestParts, nature stor
 	}
 }
 
-// showManifests looks up at once what all of them name.
+// showManifests returns the JSON forms of manifests. It looks up the parts of all of them together.
 func (a *API) showManifests(req *request, all []store.ListedManifest) ([]any, error) {
 	ids := make([]string, len(all))
 	for i, m := range all {
@@ -143,12 +144,12 @@ func (a *API) showManifests(req *request, all []store.ListedManifest) ([]any, er
 	if !req.isStaff() {
 		viewer = req.user.Username
 	}
-	parts, err := a.Store.ManifestParts(req.Context(), ids, viewer, req.selected.any("config_blob", "blobs"), req.selected.has("listed_manifests"))
+	parts, err := a.Store.ManifestParts(req.Context(), ids, viewer, req.selected.HasAny("config_blob", "blobs"), req.selected.Has("listed_manifests"))
 	if err != nil {
 		return nil, err
 	}
 	var natures map[string]store.Nature
-	if req.selected.any("is_bootable", "is_flatpak") {
+	if req.selected.HasAny("is_bootable", "is_flatpak") {
 		if natures, err = a.Store.ManifestNatures(req.Context(), ids, viewer); err != nil {
 			return nil, err
 		}
@@ -160,57 +161,60 @@ func (a *API) showManifests(req *request, all []store.ListedManifest) ([]any, er
 	return shown, nil
 }
 
-// contentFilters are those of every kind: by the versions that hold, brought or took away a unit.
+// contentFilters are the filters of content of every kind, among them those by the versions that contain, added or removed
+// a unit.
 func contentFilters(own ...filters) filters {
-	inVersion := func(m store.Membership) filter {
-		return func(a *API, req *request, _ string, values []string) (store.Filter, error) {
-			text := last(values)
-			if text == "" {
-				return nil, nil
-			}
-			v, err := a.versionNamed(req, text)
-			return store.InVersion(v.RepositoryID, v.Number, m), err
-		}
-	}
-	// between finds what one of two versions holds and the other does not.
-	between := func(added bool) filter {
-		return func(a *API, req *request, name string, values []string) (store.Filter, error) {
-			text := last(values)
-			if text == "" {
-				return nil, nil
-			}
-			from, to, two := strings.Cut(text, ",")
-			if !two || strings.Contains(to, ",") {
-				return nil, invalid(name, "Range query expects two values.")
-			}
-			if !added {
-				from, to = to, from
-			}
-			without, err := a.versionNamed(req, from)
-			if err != nil {
-				return nil, err
-			}
-			with, err := a.versionNamed(req, to)
-			return store.All(store.InVersion(with.RepositoryID, with.Number, store.Present), store.Not(store.InVersion(without.RepositoryID, without.Number, store.Present))), err
-		}
-	}
-	return filterSets(append(own, identity(), labelSelect(), filters{
-		"added_between": between(true), "removed_between": between(false),
-		"repository_version": inVersion(store.Present), "repository_version_added": inVersion(store.Added), "repository_version_removed": inVersion(store.Removed),
+	return mergeFilters(append(own, identityFilters(), labelFilters(), filters{
+		"added_between":              betweenVersions(true),
+		"removed_between":            betweenVersions(false),
+		"repository_version":         inVersion(store.Present),
+		"repository_version_added":   inVersion(store.Added),
+		"repository_version_removed": inVersion(store.Removed),
 	})...)
 }
 
-// exactly are the filters by a whole text or by several.
-func exactly(field string) filters {
-	return filters{field: compare(field, store.Equal), field + "__in": oneOf(field)}
+// inVersion filters by the relation to one version.
+func inVersion(m store.Membership) filter {
+	return func(a *API, req *request, _ string, values []string) (store.Filter, error) {
+		text := query.Last(values)
+		if text == "" {
+			return nil, nil
+		}
+		v, err := a.findVersion(req, text)
+		return store.InVersion(v.RepositoryID, v.Number, m), err
+	}
+}
+
+// betweenVersions filters by content of only one of two versions: of the second for added, of the first otherwise.
+func betweenVersions(added bool) filter {
+	return func(a *API, req *request, name string, values []string) (store.Filter, error) {
+		text := query.Last(values)
+		if text == "" {
+			return nil, nil
+		}
+		from, to, err := cutRange(name, text)
+		if err != nil {
+			return nil, err
+		}
+		if !added {
+			from, to = to, from
+		}
+		without, err := a.findVersion(req, from)
+		if err != nil {
+			return nil, err
+		}
+		with, err := a.findVersion(req, to)
+		return store.All(
+			store.InVersion(with.RepositoryID, with.Number, store.Present),
+			store.Not(store.InVersion(without.RepositoryID, without.Number, store.Present)),
+		), err
+	}
 }
 
 func (a *API) tags() resource[pulp.Tag] {
 	return resource[pulp.Tag]{
-		model: "Tag", list: store.TagList, within: visible, show: each(showTag), orderings: []string{"name", "pulp_type"},
-		filters: contentFilters(filters{
-			"name": compare("name", store.Equal), "name__in": oneOf("name"), "media_type": oneOf("media_type"), "digest": oneOf("digest"),
-		}),
+		model: "Tag", list: store.TagList, within: visible, show: showEach(showTag), orderings: []string{"name", "pulp_type"},
+		filters: contentFilters(exactFilters("name"), filters{"media_type": oneOf("media_type"), "digest": oneOf("digest")}),
 	}
 }
 
@@ -218,7 +222,7 @@ func (a *API) manifests() resource[store.ListedManifest] {
 	return resource[store.ListedManifest]{
 		model: "Manifest", list: store.ManifestList, within: visible, show: a.showManifests,
 		orderings: []string{"digest", "schema_version", "media_type", "is_bootable", "is_flatpak", "type", "architecture", "os", "compressed_image_size", "pulp_type"},
-		filters: contentFilters(exactly("digest"), filters{
+		filters: contentFilters(exactFilters("digest"), filters{
 			"media_type": oneOf("media_type"), "is_bootable": is("is_bootable"), "is_flatpak": is("is_flatpak"),
 		}),
 	}
@@ -226,8 +230,8 @@ func (a *API) manifests() resource[store.ListedManifest] {
 
 func (a *API) blobs() resource[pulp.Blob] {
 	return resource[pulp.Blob]{
-		model: "Blob", list: store.BlobList, within: visible, show: each(showBlob), orderings: []string{"digest", "pulp_type"},
-		filters: contentFilters(exactly("digest")),
+		model: "Blob", list: store.BlobList, within: visible, show: showEach(showBlob), orderings: []string{"digest", "pulp_type"},
+		filters: contentFilters(exactFilters("digest")),
 	}
 }
 
@@ -235,7 +239,7 @@ func (a *API) signatures() resource[pulp.Signature] {
 	return resource[pulp.Signature]{
 		model: "ManifestSignature", list: store.SignatureList, within: visible, show: a.showSignatures,
 		orderings: []string{"name", "digest", "key_id", "fingerprint", "timestamp", "creator", "pulp_type"},
-		filters:   contentFilters(names(), exactly("digest"), exactly("key_id"), filters{"manifest": oneOf("manifest")}),
+		filters:   contentFilters(nameFilters(), exactFilters("digest"), exactFilters("key_id"), filters{"manifest": oneOf("manifest")}),
 	}
 }
 
@@ -244,6 +248,7 @@ func (a *API) contentRoutes() []route {
 		contentKind(a, pulp.BlobCollection, a.blobs()), contentKind(a, pulp.SignatureCollection, a.signatures()))
 }
 
+// contentKind returns the routes of one kind of content.
 func contentKind[T any](a *API, collection string, r resource[T]) []route {
 	return []route{{path: collection, methods: get(listOf(a, r))}, {path: collection + ":id/", methods: get(readOf(a, r))}}
 }

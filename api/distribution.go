@@ -6,6 +6,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/query"
+	"github.com/countersign/countersign/api/internal/reply"
+	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -13,18 +17,21 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// baseDistribution are the fields that distributions of every type have.
+// badPath is the error for a path or name that no repository can have.
+const badPath = "The provided registry path contains forbidden characters."
+
+// baseDistribution holds the fields of distributions of every type.
 type baseDistribution struct {
 	object
-	Labels            pulp.Labels `json:"pulp_labels"`
-	Name              string      `json:"name"`
-	BasePath          string      `json:"base_path"`
-	Hidden            bool        `json:"hidden"`
-	Repository        *string     `json:"repository"`
-	RepositoryVersion *string     `json:"repository_version"`
-	ContentGuard      string      `json:"content_guard"`
-	ContentGuardPRN   string      `json:"content_guard_prn"`
-	NoChangeSince     *stamp      `json:"no_content_change_since"`
+	Labels            pulp.Labels     `json:"pulp_labels"`
+	Name              string          `json:"name"`
+	BasePath          string          `json:"base_path"`
+	Hidden            bool            `json:"hidden"`
+	Repository        *string         `json:"repository"`
+	RepositoryVersion *string         `json:"repository_version"`
+	ContentGuard      string          `json:"content_guard"`
+	ContentGuardPRN   string          `json:"content_guard_prn"`
+	NoChangeSince     *timestamp.Time `json:"no_content_change_since"`
 }
 
 type distribution struct {
@@ -36,7 +43,7 @@ type distribution struct {
 	Description  *string `json:"description"`
 }
 
-// genericDistribution is what the list of every type shows.
+// genericDistribution is the form of a distribution in the list of all types.
 type genericDistribution struct {
 	baseDistribution
 	BaseURL string `json:"base_url"`
@@ -79,22 +86,23 @@ func showDistribution(b baseDistribution, d pulp.Distribution, path string) dist
 }
 
 func distributionFilters() filters {
-	return filterSets(identity(), names(), labelSelect(), filters{
+	return mergeFilters(identityFilters(), nameFilters(), labelFilters(), filters{
 		"base_path": compare("base_path", store.Equal), "base_path__contains": compare("base_path", store.Contains),
 		"base_path__icontains": compare("base_path", store.ContainsFold), "base_path__in": oneOf("base_path"),
 		"repository": relatedTo("repository"), "repository__in": relatedTo("repository"), "with_content": servingContent,
 	})
 }
 
-// servingContent filters by content that a distribution serves: in the latest version of its repository, or in the version that it is pinned to.
+// servingContent filters by content that a distribution serves: content of the latest version of its repository, or of the
+// version that it is pinned to.
 func servingContent(_ *API, _ *request, name string, values []string) (store.Filter, error) {
-	texts, err := commaSeparated(name, values)
+	texts, err := query.Split(name, values)
 	if err != nil || len(texts) == 0 {
 		return nil, err
 	}
 	ids := make([]string, len(texts))
 	for i, text := range texts {
-		ref, err := reference(text)
+		ref, err := parseReference(text)
 		if err != nil {
 			return nil, err
 		}
@@ -109,7 +117,7 @@ func (a *API) distributions() resource[pulp.Distribution] {
 	return resource[pulp.Distribution]{
 		model: "ContainerDistribution", list: store.DistributionList, within: visible,
 		orderings: append([]string{"private", "description"}, distributionOrderings...),
-		filters:   filterSets(distributionFilters(), filters{"namespace__name": compare("namespace__name", store.Equal)}),
+		filters:   mergeFilters(distributionFilters(), filters{"namespace__name": compare("namespace__name", store.Equal)}),
 		show: a.showDistributions(func(b baseDistribution, d pulp.Distribution) any {
 			return showDistribution(b, d, a.PublicURL.Host+"/"+d.BasePath)
 		}),
@@ -136,24 +144,24 @@ func (a *API) distributionRoutes() []route {
 	}, labelRoutes(a, pulp.DistributionCollection, a.permittedDistribution))
 }
 
-// permittedDistribution finds the distribution that the path names and sees that the caller may change it.
+// permittedDistribution returns the distribution that the path names, if the caller may change it.
 func (a *API) permittedDistribution(req *request) (pulp.Distribution, error) {
-	d, err := one(a, a.distributions(), req)
-	if err == nil && !mayOwn(req, d.BasePath) {
+	d, err := findByPath(a, a.distributions(), req)
+	if err == nil && !req.mayModify(d.BasePath) {
 		err = errDenied
 	}
 	return d, err
 }
 
-// createDistribution has a task make a distribution (contract 2.7). What is wrong with it is found here.
-func (a *API) createDistribution(req *request) (answer, error) {
-	b, err := req.body()
+// createDistribution checks a new distribution and starts a task that creates it (compatibility.md#distributions).
+func (a *API) createDistribution(req *request) (reply.Reply, error) {
+	b, err := body.Read(req.Request)
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	fields, err := a.readDistribution(req, b, pulp.Distribution{}, true)
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	return a.dispatch(req, "create distribution", *fields.BasePath, tasks.Spec{
 		Name: tasks.Create, Args: tasks.CreateArgs{Distribution: fields}, Immediate: true,
@@ -161,22 +169,24 @@ func (a *API) createDistribution(req *request) (answer, error) {
 	})
 }
 
+// editDistribution returns the handler of PATCH or, when whole, of PUT, which requires name and base_path. It starts a task
+// unless nothing changes.
 func (a *API) editDistribution(whole bool) handler {
-	return func(req *request) (answer, error) {
+	return func(req *request) (reply.Reply, error) {
 		d, err := a.permittedDistribution(req)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
-		b, err := req.body()
+		b, err := body.Read(req.Request)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
 		fields, err := a.readDistribution(req, b, d, whole)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
 		if !changed(d, fields.Apply) {
-			return shownOne(a.distributions(), req, d)
+			return showOne(a.distributions(), req, d)
 		}
 		href := pulp.Href(pulp.DistributionCollection, d.ID)
 		return a.dispatch(req, "edit distribution", href, tasks.Spec{
@@ -186,96 +196,100 @@ func (a *API) editDistribution(whole bool) handler {
 	}
 }
 
-// readDistribution reads and checks the fields of a distribution; those that the body lacks stay as they are in old. whole is whether the required ones must be there.
-func (a *API) readDistribution(req *request, b *body, old pulp.Distribution, whole bool) (tasks.DistributionFields, error) {
+// readDistribution reads and checks the fields of a distribution. Fields that the body lacks keep their values in old; when
+// whole, the required ones must be present.
+func (a *API) readDistribution(req *request, b *body.Fields, old pulp.Distribution, whole bool) (tasks.DistributionFields, error) {
 	f := tasks.DistributionFields{
-		Name: b.text("name", whole, false).Value, BasePath: b.text("base_path", whole, false).Value, Private: b.flag("private"), Hidden: b.flag("hidden"),
-		Description: b.text("description", false, true), Labels: b.labels("pulp_labels"),
+		Name: b.Text("name", body.RequiredIf(whole)).Value, BasePath: b.Text("base_path", body.RequiredIf(whole)).Value, Private: b.Bool("private"), Hidden: b.Bool("hidden"),
+		Description: b.Text("description", body.Nullable), Labels: b.Labels("pulp_labels"),
 	}
-	if f.BasePath != nil && len(b.errs["base_path"]) == 0 {
+	if f.BasePath != nil && b.Valid("base_path") {
 		if !pulp.ValidName(*f.BasePath) {
-			b.fail("base_path", "The provided registry path contains forbidden characters.")
-		} else if !mayOwn(req, *f.BasePath) {
+			b.Fail("base_path", badPath)
+		} else if !req.mayModify(*f.BasePath) {
 			return f, errDenied
 		}
 	}
-	// A name that could be a path belongs to the namespace of that path, with a slash or without: nobody may take one that another would choose.
-	if f.Name != nil && *f.Name != old.Name && pulp.ValidName(*f.Name) && !mayOwn(req, *f.Name) {
+	// The first push to a path names its distribution after the path. So only owners of its namespace may use such a name.
+	if f.Name != nil && *f.Name != old.Name && pulp.ValidName(*f.Name) && !req.mayModify(*f.Name) {
 		return f, errDenied
 	}
-	b.ignore("registry_path", "remote", "namespace", "content_guard_prn", "no_content_change_since")
+	b.Ignore("registry_path", "remote", "namespace", "content_guard_prn", "no_content_change_since")
 	if err := a.readServed(req, b, &f, old); err != nil {
 		return f, err
 	}
-	if err := a.readGuardOf(req, b); err != nil {
+	if err := a.checkGuard(req, b); err != nil {
 		return f, err
 	}
 	after := old
 	f.Apply(&after)
-	if len(b.errs["name"])+len(b.errs["base_path"]) == 0 && (after.Name != old.Name || after.BasePath != old.BasePath) {
+	if b.Valid("name", "base_path") && (after.Name != old.Name || after.BasePath != old.BasePath) {
 		conflict, err := a.Store.DistributionConflict(req.Context(), old.ID, after.Name, after.BasePath)
 		if err != nil {
 			return f, err
 		}
-		if err := nestedConflict(conflict, b); err != nil {
+		if err := noteConflict(conflict, b); err != nil {
 			return f, err
 		}
 	}
-	if len(b.errs) == 0 && after.Pinned != nil && after.RepositoryID != "" {
+	if b.Valid() && after.Pinned != nil && after.RepositoryID != "" {
 		return f, fault.New(fault.Invalid, "Only one of the attributes 'repository' and 'repository_version' may be used simultaneously.")
 	}
-	return f, b.finish()
+	return f, b.Finish()
 }
 
-// nestedConflict notes what stands against a name and path; an overlapping path is answered in a shape of its own (contract 2.7).
-func nestedConflict(conflict error, b *body) error {
+// noteConflict notes the conflicts of a name and a path. The error for an overlapping path has a shape of its own
+// (compatibility.md#distributions).
+func noteConflict(conflict error, b *body.Fields) error {
 	e, ok := errors.AsType[*fault.Error](conflict)
 	if !ok {
 		return conflict
 	}
 	texts, overlaps := e.Fields[store.OverlapField]
 	switch {
-	case overlaps && len(b.errs) > 0: // it is the reference's last check
+	case overlaps && !b.Valid(): // Pulp checks overlaps last
 		return nil
 	case overlaps:
-		return &httpError{http.StatusBadRequest, map[string]any{"base_path": map[string]string{"base_path": texts[0]}}}
+		return &reply.Error{
+			Status: http.StatusBadRequest, Body: map[string]any{"base_path": map[string]string{"base_path": texts[0]}},
+		}
 	}
 	for field, texts := range e.Fields {
 		for _, text := range texts {
-			b.fail(field, "%s", text)
+			b.Fail(field, "%s", text)
 		}
 	}
 	return nil
 }
 
-// readServed reads what a distribution is to serve: a repository that the caller may change, because who may push to the distribution's path writes into it then, or
-// one version of a repository that the caller sees.
-func (a *API) readServed(req *request, b *body, f *tasks.DistributionFields, old pulp.Distribution) error {
-	if _, set := b.values["repository"]; set {
+// readServed reads the fields repository and repository_version. The caller must be able to change the repository, because
+// pushes to the distribution's path change it; a version need only be visible to the caller.
+func (a *API) readServed(req *request, b *body.Fields, f *tasks.DistributionFields, old pulp.Distribution) error {
+	if b.Has("repository") {
 		none := ""
 		f.RepositoryID = &none
-		if ref, ok := b.related("repository", pulp.ContainerCollection, pulp.PushCollection); ok {
+		if ref, ok := b.Related("repository", pulp.ContainerCollection, pulp.PushCollection); ok {
 			t := pulp.Container
 			if ref.Collection == pulp.PushCollection {
 				t = pulp.ContainerPush
 			}
-			repo, err := seen(a, a.repositories(t), req, ref.ID)
+			repo, err := findByID(a, a.repositories(t), req, ref.ID)
 			if fault.Is(err, fault.NotFound) {
-				b.fail("repository", "Invalid hyperlink - Object does not exist.")
+				b.Fail("repository", notExist)
 			} else if err != nil {
 				return err
-			} else if repo.ID != old.RepositoryID && !mayOwn(req, repo.Name) {
+			} else if repo.ID != old.RepositoryID && !req.mayModify(repo.Name) {
 				return errDenied
 			}
 			f.RepositoryID = &repo.ID
 		}
 	}
-	if _, set := b.values["repository_version"]; !set {
+	if !b.Has("repository_version") {
 		return nil
 	}
 	f.Version = tasks.Optional[pulp.PinnedVersion]{Set: true}
 	v, given, err := a.readVersion(req, b, "repository_version")
-	if err != nil || !given || len(b.errs["repository_version"]) > 0 {
+	if err != nil || !given || !b.Valid("repository_version") {
 		return err
 	}
 	if v.Type == pulp.ContainerPush {
@@ -285,42 +299,44 @@ func (a *API) readServed(req *request, b *body, f *tasks.DistributionFields, old
 	return nil
 }
 
-// readGuardOf reads the field content_guard, which can only name the one guard that there is.
-func (a *API) readGuardOf(req *request, b *body) error {
-	if v, set := b.values["content_guard"]; set && v == nil {
-		b.fail("content_guard", "This field may not be null.")
+// checkGuard checks that the field content_guard, if present, names the only content guard.
+func (a *API) checkGuard(req *request, b *body.Fields) error {
+	if v, set := b.Value("content_guard"); set && v == nil {
+		b.Fail("content_guard", "This field may not be null.")
 	}
-	ref, given := b.related("content_guard", pulp.GuardCollection)
+	ref, given := b.Related("content_guard", pulp.GuardCollection)
 	if !given {
 		return nil
 	}
 	guard, err := a.guard(req.Context())
 	if err == nil && guard.Href != pulp.Href(ref.Collection, ref.ID) {
-		b.fail("content_guard", "Invalid hyperlink - Object does not exist.")
+		b.Fail("content_guard", notExist)
 	}
 	return err
 }
 
-// deleteDistribution deletes a distribution and, when a push made it, its repository (D8), which the task reserves too.
-func (a *API) deleteDistribution(req *request) (answer, error) {
-	d, err := one(a, a.distributions(), req)
+// deleteDistribution starts a task that deletes a distribution and, if a push created it, its repository
+// (compatibility.md#deleting-distributions).
+func (a *API) deleteDistribution(req *request) (reply.Reply, error) {
+	d, err := findByPath(a, a.distributions(), req)
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	if !auth.Allow(req.user, auth.Delete, auth.Object{Path: d.BasePath, Private: d.Private, Exists: true}) {
-		return answer{}, errDenied
+		return reply.Reply{}, errDenied
 	}
-	resources, err := a.goesWith(req, d)
+	resources, err := a.deletedWith(req, d)
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	return a.dispatch(req, "delete distribution", resources[0].Href, tasks.Spec{
 		Name: tasks.DeleteDistribution, Args: tasks.ObjectArgs{Collection: pulp.DistributionCollection, ID: d.ID}, Resources: resources, Immediate: true,
 	})
 }
 
-// goesWith returns what a task reserves that deletes a distribution: the distribution, and the repository that a push made for it.
-func (a *API) goesWith(req *request, d pulp.Distribution) ([]store.Resource, error) {
+// deletedWith returns the resources that the deletion of a distribution reserves: the distribution, and its repository if a
+// push created that.
+func (a *API) deletedWith(req *request, d pulp.Distribution) ([]store.Resource, error) {
 	resources := []store.Resource{{Href: pulp.Href(pulp.DistributionCollection, d.ID), Exclusive: true}}
 	if d.RepositoryID == "" {
 		return resources, nil
@@ -329,7 +345,7 @@ func (a *API) goesWith(req *request, d pulp.Distribution) ([]store.Resource, err
 	if err == nil && repo.MadeByPush {
 		resources = append(resources, store.Resource{Href: pulp.RepositoryHref(repo.Type, repo.ID), Exclusive: true})
 	}
-	if fault.Is(err, fault.NotFound) { // it went just now
+	if fault.Is(err, fault.NotFound) { // it was deleted in the meantime
 		err = nil
 	}
 	return resources, err

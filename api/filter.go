@@ -1,7 +1,6 @@
 package api
 
 import (
-	"fmt"
 	"maps"
 	"math"
 	"net/url"
@@ -10,22 +9,27 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/countersign/countersign/api/internal/query"
+	"github.com/countersign/countersign/api/internal/reply"
+	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 )
 
-// filter reads the values of one query parameter, which is named so that errors can name it, as a condition.
+// filter returns the condition for the values of one query parameter; nil: none. It gets the parameter's name for its errors.
 type filter func(a *API, req *request, name string, values []string) (store.Filter, error)
 
-// filters are the parameters that narrow a list.
+// filters are the filters of a list by parameter (compatibility.md#lists).
 type filters map[string]filter
 
-// unfiltered are the parameters of every list that narrow nothing.
-var unfiltered = []string{"limit", "offset", "ordering", "fields", "exclude_fields", "format", "minimal", "page_size", "q"}
+// notFilters are parameters of every list that are not filters.
+var notFilters = []string{
+	"limit", "offset", "ordering", "fields", "exclude_fields", "format", "minimal", "page_size", "q",
+}
 
-// filterSets makes one of several.
-func filterSets(sets ...filters) filters {
+// mergeFilters returns the union of several sets.
+func mergeFilters(sets ...filters) filters {
 	all := filters{}
 	for _, s := range sets {
 		maps.Copy(all, s)
@@ -33,16 +37,16 @@ func filterSets(sets ...filters) filters {
 	return all
 }
 
-// parse reads a request's parameters as conditions. One that the list has not is an error, never ignored.
+// parse returns the conditions for a request's parameters. An unknown parameter is an error.
 func (f filters) parse(a *API, req *request) ([]store.Filter, error) {
 	var where []store.Filter
 	for _, name := range slices.Sorted(maps.Keys(req.query)) {
-		if slices.Contains(unfiltered, name) {
+		if slices.Contains(notFilters, name) {
 			continue
 		}
 		read, known := f[name]
 		if !known {
-			return nil, &httpError{400, map[string][]string{"errors": {fmt.Sprintf("Invalid Filter: '%s'", name)}}}
+			return nil, reply.BadQuery("Invalid Filter: '%s'", name)
 		}
 		condition, err := read(a, req, name, req.query[name])
 		if err != nil {
@@ -52,8 +56,8 @@ func (f filters) parse(a *API, req *request) ([]store.Filter, error) {
 			where = append(where, condition)
 		}
 	}
-	if q := strings.TrimSpace(last(req.query["q"])); q != "" {
-		condition, err := parseExpression(q, func(name, value string) (store.Filter, error) {
+	if q := strings.TrimSpace(query.Last(req.query["q"])); q != "" {
+		condition, err := query.ParseExpression(q, func(name, value string) (store.Filter, error) {
 			return f.term(a, req, name, value)
 		})
 		if err != nil {
@@ -64,17 +68,17 @@ func (f filters) parse(a *API, req *request) ([]store.Filter, error) {
 	return where, nil
 }
 
-// term reads one comparison of a complex expression.
+// term returns the condition of one comparison in the parameter "q".
 func (f filters) term(a *API, req *request, name, value string) (store.Filter, error) {
 	switch name {
 	case "q":
-		return nil, invalid("q", "You cannot use 'q' in complex filtering.")
+		return nil, fault.Field("q", "You cannot use 'q' in complex filtering.")
 	case "ordering":
-		return nil, invalid("q", "An ordering filter cannot be used in complex filtering.")
+		return nil, fault.Field("q", "An ordering filter cannot be used in complex filtering.")
 	}
 	read, known := f[name]
 	if !known {
-		return nil, invalid("q", "Filter '%s' does not exist.", name)
+		return nil, fault.Field("q", "Filter '%s' does not exist.", name)
 	}
 	condition, err := read(a, req, name, []string{value})
 	if condition == nil {
@@ -83,79 +87,73 @@ func (f filters) term(a *API, req *request, name, value string) (store.Filter, e
 	return condition, err
 }
 
-func invalid(name, format string, args ...any) error { return fault.Field(name, format, args...) }
-
-func invalidChoice(name, value string) error {
-	return invalid(name, "Select a valid choice. %s is not one of the available choices.", value)
-}
-
-// last returns the value that counts when a parameter is repeated.
-func last(values []string) string {
-	if len(values) == 0 {
-		return ""
-	}
-	return values[len(values)-1]
-}
-
-// compare filters by one text; an empty one narrows nothing.
+// compare filters by one text. An empty text is no condition.
 func compare(field string, op store.Op) filter {
 	return func(_ *API, _ *request, _ string, values []string) (store.Filter, error) {
-		if v := last(values); v != "" {
+		if v := query.Last(values); v != "" {
 			return store.Where(field, op, v), nil
 		}
 		return nil, nil
 	}
 }
 
-// oneOf filters by texts with commas between them.
+// oneOf filters by several texts.
 func oneOf(field string) filter {
 	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
-		wanted, err := commaSeparated(name, values)
-		if err != nil || len(wanted) == 0 {
+		parts, err := query.Split(name, values)
+		if err != nil || len(parts) == 0 {
 			return nil, err
 		}
-		return store.OneOf(field, wanted), nil
+		return store.OneOf(field, parts), nil
 	}
 }
 
-// maxPatternLength is how many bytes a regular expression may have.
+// exactFilters filter by one whole text or by several.
+func exactFilters(field string) filters {
+	return filters{field: compare(field, store.Equal), field + "__in": oneOf(field)}
+}
+
+// maxPatternLength is the largest length of a regular expression in bytes.
 const maxPatternLength = 1000
 
-// matching filters by a regular expression.
+// matching filters by a regular expression, which gets a prefix of flags.
 func matching(field, flags string) filter {
 	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
-		pattern := last(values)
+		pattern := query.Last(values)
 		if pattern == "" {
 			return nil, nil
 		}
 		if len(pattern) > maxPatternLength {
-			return nil, invalid(name, "A regular expression may have at most %d bytes.", maxPatternLength)
+			return nil, fault.Field(name, "A regular expression may have at most %d bytes.", maxPatternLength)
 		}
 		if _, err := regexp.Compile(flags + pattern); err != nil {
-			return nil, invalid(name, "Enter a valid regular expression.")
+			return nil, fault.Field(name, "Enter a valid regular expression.")
 		}
 		if err := store.CheckPattern(flags + pattern); err != nil {
-			return nil, invalid(name, "The regular expression is too complex.")
+			return nil, fault.Field(name, "The regular expression is too complex.")
 		}
 		return store.Where(field, store.Match, flags+pattern), nil
 	}
 }
 
-// names are the filters that the contract calls NAME.
-func names() filters {
-	return filters{
-		"name": compare("name", store.Equal), "name__iexact": compare("name", store.EqualFold), "name__in": oneOf("name"),
-		"name__contains": compare("name", store.Contains), "name__icontains": compare("name", store.ContainsFold),
-		"name__startswith": compare("name", store.HasPrefix), "name__istartswith": compare("name", store.HasPrefixFold),
-		"name__regex": matching("name", ""), "name__iregex": matching("name", "(?i)"),
-	}
+// nameFilters are the filters of objects with a name.
+func nameFilters() filters {
+	return mergeFilters(exactFilters("name"), filters{
+		"name__iexact":      compare("name", store.EqualFold),
+		"name__contains":    compare("name", store.Contains),
+		"name__icontains":   compare("name", store.ContainsFold),
+		"name__startswith":  compare("name", store.HasPrefix),
+		"name__istartswith": compare("name", store.HasPrefixFold),
+		"name__regex":       matching("name", ""),
+		"name__iregex":      matching("name", "(?i)"),
+	})
 }
 
-// ranged are the filters of a field whose values have an order; parse reads one of them, or says what is wrong.
-func ranged(field string, parse func(name, text string) (int64, error)) filters {
+// rangeFilters are the filters of a field whose values have an order. parse converts one value.
+func rangeFilters(field string, parse func(name, text string) (int64, error)) filters {
 	at := func(op store.Op) filter {
 		return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
-			text := last(values)
+			text := query.Last(values)
 			if text == "" {
 				return nil, nil
 			}
@@ -164,13 +162,13 @@ func ranged(field string, parse func(name, text string) (int64, error)) filters 
 		}
 	}
 	between := func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
-		text := last(values)
+		text := query.Last(values)
 		if text == "" {
 			return nil, nil
 		}
-		from, to, two := strings.Cut(text, ",")
-		if !two || strings.Contains(to, ",") {
-			return nil, invalid(name, "Range query expects two values.")
+		from, to, err := cutRange(name, text)
+		if err != nil {
+			return nil, err
 		}
 		least, err := parse(name, from)
 		if err != nil {
@@ -180,48 +178,58 @@ func ranged(field string, parse func(name, text string) (int64, error)) filters 
 		return store.All(store.Where(field, store.AtLeast, least), store.Where(field, store.AtMost, most)), err
 	}
 	return filters{
-		field: at(store.Equal), field + "__lt": at(store.Less), field + "__lte": at(store.AtMost), field + "__gt": at(store.Greater),
-		field + "__gte": at(store.AtLeast), field + "__range": between,
+		field: at(store.Equal), field + "__lt": at(store.Less), field + "__lte": at(store.AtMost),
+		field + "__gt": at(store.Greater), field + "__gte": at(store.AtLeast), field + "__range": between,
 	}
 }
 
-// dates are the filters that the contract calls DATE.
-func dates(field string) filters {
-	return filterSets(ranged(field, func(name, text string) (int64, error) {
-		t, ok := parseTime(text)
+// cutRange splits a text into the two values that a comma separates.
+func cutRange(name, text string) (from, to string, err error) {
+	from, to, found := strings.Cut(text, ",")
+	if !found || strings.Contains(to, ",") {
+		return "", "", fault.Field(name, "Range query expects two values.")
+	}
+	return from, to, nil
+}
+
+// dateFilters are the filters of a point in time that may be null.
+func dateFilters(field string) filters {
+	return mergeFilters(rangeFilters(field, func(name, text string) (int64, error) {
+		t, ok := timestamp.Parse(text)
 		if !ok {
-			return 0, invalid(name, "Enter a valid date/time.")
+			return 0, fault.Field(name, "Enter a valid date/time.")
 		}
 		return t.UnixMicro(), nil
 	}), filters{field + "__isnull": isNull(field)})
 }
 
+// number parses a 32-bit integer, which may be written as a float.
 func number(name, text string) (int64, error) {
 	n, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
 	if err != nil || n != math.Trunc(n) || math.Abs(n) > math.MaxInt32 {
-		return 0, invalid(name, "Enter a number.")
+		return 0, fault.Field(name, "Enter a number.")
 	}
 	return int64(n), nil
 }
 
-// numbers are the filters of a number that is never null.
-func numbers(field string) filters { return ranged(field, number) }
+// numberFilters are the filters of a number that is never null.
+func numberFilters(field string) filters { return rangeFilters(field, number) }
 
-// nullableNumbers are the filters that the contract calls NUM.
-func nullableNumbers(field string) filters {
-	return filterSets(numbers(field), filters{
+// nullableNumberFilters are the filters of a number that may be null.
+func nullableNumberFilters(field string) filters {
+	return mergeFilters(numberFilters(field), filters{
 		field + "__isnull": isNull(field),
 		field + "__ne": func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
-			n, err := number(name, last(values))
+			n, err := number(name, query.Last(values))
 			return store.Where(field, store.NotEqual, n), err
 		},
 	})
 }
 
-// boolean hands a filter a value that says true or false.
+// boolean filters by a boolean, for which with returns the condition.
 func boolean(with func(bool) store.Filter) filter {
 	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
-		switch v := last(values); strings.ToLower(v) {
+		switch v := query.Last(values); strings.ToLower(v) {
 		case "true", "1":
 			return with(true), nil
 		case "false", "0":
@@ -229,7 +237,7 @@ func boolean(with func(bool) store.Filter) filter {
 		case "":
 			return nil, nil
 		default:
-			return nil, invalidChoice(name, v)
+			return nil, query.BadChoice(name, v)
 		}
 	}
 }
@@ -242,36 +250,36 @@ func is(field string) filter {
 	return boolean(func(v bool) store.Filter { return store.Where(field, store.Equal, v) })
 }
 
-// choice filters by texts of which only some are possible.
+// choice filters by some of the possible texts, for which with returns the condition.
 func choice(possible []string, with func(values []string) store.Filter) filter {
 	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
-		wanted, err := commaSeparated(name, values)
+		parts, err := query.Split(name, values)
 		if err != nil {
 			return nil, err
 		}
-		for _, v := range wanted {
+		for _, v := range parts {
 			if !slices.Contains(possible, v) {
-				return nil, invalidChoice(name, v)
+				return nil, query.BadChoice(name, v)
 			}
 		}
-		if len(wanted) == 0 {
+		if len(parts) == 0 {
 			return nil, nil
 		}
-		return with(wanted), nil
+		return with(parts), nil
 	}
 }
 
-// identity are the filters that every list has: by id, href and PRN.
-func identity() filters {
-	byID := func(read func(string) (string, error)) filter {
+// identityFilters are the filters of every list: by id, href and PRN.
+func identityFilters() filters {
+	in := func(parse func(string) (id string, err error)) filter {
 		return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
-			named, err := commaSeparated(name, values)
-			if err != nil || len(named) == 0 {
+			parts, err := query.Split(name, values)
+			if err != nil || len(parts) == 0 {
 				return nil, err
 			}
 			var ids []string
-			for _, v := range named {
-				id, err := read(v)
+			for _, v := range parts {
+				id, err := parse(v)
 				if err != nil {
 					return nil, err
 				}
@@ -283,59 +291,57 @@ func identity() filters {
 		}
 	}
 	return filters{
-		"pulp_id__in": byID(func(v string) (string, error) {
+		"pulp_id__in": in(func(v string) (string, error) {
 			if !pulp.ValidUUID(v) {
-				return "", invalid("pulp_id__in", "“%s” is not a valid UUID.", v)
+				return "", fault.Field("pulp_id__in", "“%s” is not a valid UUID.", v)
 			}
 			return strings.ToLower(v), nil
 		}),
-		"pulp_href__in": byID(func(v string) (string, error) {
+		"pulp_href__in": in(func(v string) (string, error) {
 			ref, ok := pulp.ParseRef(v)
 			if !ok || !strings.HasPrefix(v, "/") {
-				return "", badList("URI not valid: %s", v)
+				return "", reply.BadRequest("URI not valid: %s", v)
 			}
-			if ref.Version >= 0 { // its id is that of the repository, which it is not
+			if ref.Version >= 0 { // the id is that of the version's repository
 				return "", nil
 			}
 			return ref.ID, nil
 		}),
-		"prn__in": byID(prnID),
+		"prn__in": in(func(v string) (string, error) {
+			if !strings.HasPrefix(v, "prn:") {
+				return "", reply.BadRequest("Not a valid PRN: %s, must start with 'prn:'", v)
+			}
+			ref, ok := pulp.ParseRef(v)
+			if !ok {
+				return "", reply.BadRequest("Not a valid PRN: %s", v)
+			}
+			return ref.ID, nil
+		}),
 	}
 }
 
-func prnID(v string) (string, error) {
-	if !strings.HasPrefix(v, "prn:") {
-		return "", badList("Not a valid PRN: %s, must start with 'prn:'", v)
-	}
-	ref, ok := pulp.ParseRef(v)
-	if !ok {
-		return "", badList("Not a valid PRN: %s", v)
-	}
-	return ref.ID, nil
-}
-
-// reference reads an href, absolute or not, or a PRN.
-func reference(v string) (pulp.Ref, error) {
+// parseReference parses an href, a URL or a PRN.
+func parseReference(v string) (pulp.Ref, error) {
 	if u, err := url.Parse(v); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
 		v = u.Path
 	}
 	ref, ok := pulp.ParseRef(v)
 	if !ok {
-		return pulp.Ref{}, badList("URI not valid: %s", v)
+		return pulp.Ref{}, reply.BadRequest("URI not valid: %s", v)
 	}
 	return ref, nil
 }
 
-// related filters by references to objects, one or with commas between them; with makes the condition of them.
+// related filters by references to objects, for which with returns the condition.
 func related(with func([]pulp.Ref) store.Filter) filter {
 	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
-		named, err := commaSeparated(name, values)
+		parts, err := query.Split(name, values)
 		if err != nil {
 			return nil, err
 		}
 		var refs []pulp.Ref
-		for _, v := range named {
-			ref, err := reference(v)
+		for _, v := range parts {
+			ref, err := parseReference(v)
 			if err != nil {
 				return nil, err
 			}
@@ -353,7 +359,7 @@ func relatedTo(field string) filter {
 	return related(func(refs []pulp.Ref) store.Filter { return store.OneOf(field, idsOf(refs)) })
 }
 
-// idsOf returns the ids of what is referred to, but for versions that are named by their repositories' ids.
+// idsOf returns the ids of objects. It omits repository versions, since their references contain the repositories' ids.
 func idsOf(refs []pulp.Ref) []string {
 	ids := make([]string, 0, len(refs))
 	for _, r := range refs {
@@ -364,5 +370,5 @@ func idsOf(refs []pulp.Ref) []string {
 	return ids
 }
 
-// never filters by references to what no object of ours has: a valid one finds nothing.
-var never = related(func([]pulp.Ref) store.Filter { return store.Any() })
+// matchNone filters by references that no object here has: any valid reference matches nothing.
+var matchNone = related(func([]pulp.Ref) store.Filter { return store.Any() })

@@ -2,50 +2,41 @@ package api
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
-	"net/url"
-	"slices"
-	"strconv"
 	"strings"
 
+	"github.com/countersign/countersign/api/internal/query"
+	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 )
 
-// Bounds of a page (contract 1.3). The reference has no largest limit; ours is far above what its clients ask for.
-const (
-	defaultLimit = 100
-	maxLimit     = 10_000
-	maxOffset    = 1 << 40
-)
-
-// resource is one kind of object, declared: where its rows come from, what they may be narrowed and sorted by, who sees them, and how they look. From it come
-// the list and the reading of one.
+// resource declares a kind of object: the source of its rows, its filters and orderings, its visibility and its JSON form.
+// listOf and readOf make the handlers of its list and of one object.
 type resource[T any] struct {
-	model     string         // the class that the 404 names
-	list      *store.List[T] // nil: there is never a row
+	model     string         // Pulp's class, which errors name
+	list      *store.List[T] // nil: the list is always empty
 	filters   filters
-	orderings []string // beside those that all have
-	order     []store.Order
-	show      func(*request, []T) ([]any, error) // called for some rows at a time
-	// within are conditions of the path and of who asks; nil: none.
+	orderings []string      // beside commonOrderings
+	order     []store.Order // the default
+	// show returns the JSON forms of some rows. A list calls it for each piece of its page.
+	show func(*request, []T) ([]any, error)
+	// within returns conditions that follow from the path and the caller; nil: none.
 	within func(*request) ([]store.Filter, error)
-	// brief reports whether a request asks for objects without any large data; nil: none does.
+	// brief reports whether a request asks for objects without large fields; nil: it never does.
 	brief func(*request) bool
-	// key is the condition that the path's last parameter names one object by; nil: "id" is its UUID.
+	// key returns the condition for the object that the path names; nil: "id" is its UUID.
 	key func(*request) (store.Filter, error)
 }
 
-// commonOrderings may sort every list.
+// commonOrderings are orderings of every list.
 var commonOrderings = []string{"pk", "pulp_id", "pulp_created", "pulp_last_updated"}
 
-// each makes a show function of one that needs nothing but the object.
-func each[T any](show func(T) any) func(*request, []T) ([]any, error) {
+// showEach returns a show function for objects that are shown one by one.
+func showEach[T any](show func(T) any) func(*request, []T) ([]any, error) {
 	return func(_ *request, all []T) ([]any, error) {
 		shown := make([]any, len(all))
 		for i, v := range all {
@@ -55,7 +46,7 @@ func each[T any](show func(T) any) func(*request, []T) ([]any, error) {
 	}
 }
 
-// page is one answer to a list, where all of it is at hand.
+// page is the body of a list.
 type page struct {
 	Count    int64   `json:"count"`
 	Next     *string `json:"next"`
@@ -63,61 +54,64 @@ type page struct {
 	Results  []any   `json:"results"`
 }
 
-// listOf answers with a page of a resource. The rows are read, shown and written some at a time.
+// listOf returns the handler of a resource's list. It reads, shows and writes the rows of a page in pieces.
 func listOf[T any](a *API, r resource[T]) handler {
-	return func(req *request) (answer, error) {
-		want, err := queryOf(a, r, req)
+	return func(req *request) (reply.Reply, error) {
+		q, err := listQuery(a, r, req)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
 		found := &store.Found[T]{}
 		if r.list != nil {
-			if found, err = r.list.Find(req.Context(), a.Store, want); err != nil {
-				return answer{}, err
+			if found, err = r.list.Find(req.Context(), a.Store, q); err != nil {
+				return reply.Reply{}, err
 			}
 		}
-		next, previous := links(req.Request, req.query, found.Count, want.Limit, want.Offset)
-		return answer{status: http.StatusOK, stream: func(w io.Writer) error {
+		next, previous := query.Page{Limit: q.Limit, Offset: q.Offset}.Links(req.Request, req.query, found.Count)
+		return reply.Reply{Status: http.StatusOK, Stream: func(w io.Writer) error {
 			return writePage(w, r, req, found, page{Count: found.Count, Next: next, Previous: previous, Results: []any{}})
 		}}, nil
 	}
 }
 
-// queryOf reads the parameters of a list.
-func queryOf[T any](a *API, r resource[T], req *request) (store.ListQuery, error) {
+// listQuery reads the parameters of a list.
+func listQuery[T any](a *API, r resource[T], req *request) (store.ListQuery, error) {
 	where, err := scope(r, req)
 	if err != nil {
 		return store.ListQuery{}, err
 	}
-	narrowed, err := r.filters.parse(a, req)
+	filtered, err := r.filters.parse(a, req)
 	if err != nil {
 		return store.ListQuery{}, err
 	}
-	order, err := orderOf(req.query, append(commonOrderings[:len(commonOrderings):len(commonOrderings)], r.orderings...))
+	orderings := append(commonOrderings[:len(commonOrderings):len(commonOrderings)], r.orderings...)
+	order, err := query.Order(req.query, orderings)
 	if err != nil {
 		return store.ListQuery{}, err
 	}
 	if len(order) == 0 {
 		order = r.order
 	}
-	limit, offset := window(req.query)
-	want := store.ListQuery{Where: append(where, narrowed...), Order: order, Limit: limit, Offset: offset, Wanted: req.selected.has}
-	if r.brief != nil && r.brief(req) {
-		want.Wanted = func(string) bool { return false }
+	p := query.PageOf(req.query)
+	q := store.ListQuery{
+		Where: append(where, filtered...), Order: order, Limit: p.Limit, Offset: p.Offset, Wanted: req.selected.Has,
 	}
-	return want, nil
+	if r.brief != nil && r.brief(req) {
+		q.Wanted = func(string) bool { return false }
+	}
+	return q, nil
 }
 
-// writePage writes a page as JSON. The results of the page are those that were found.
+// writePage writes a page as JSON. Its results are the found rows; p has none.
 func writePage[T any](w io.Writer, r resource[T], req *request, found *store.Found[T], p page) error {
-	envelope, err := encode(p)
+	envelope, err := reply.Encode(p)
 	if err != nil {
 		return err
 	}
 	if _, err := w.Write(bytes.TrimSuffix(envelope, []byte("]}"))); err != nil {
 		return err
 	}
-	between := ""
+	separator := ""
 	for piece, err := range found.Pieces(req.Context()) {
 		if err != nil {
 			return err
@@ -127,64 +121,75 @@ func writePage[T any](w io.Writer, r resource[T], req *request, found *store.Fou
 			return err
 		}
 		for _, v := range shown {
-			if v, err = req.selected.of(v); err != nil {
+			if v, err = req.selected.Of(v); err != nil {
 				return err
 			}
-			raw, err := encode(v)
+			raw, err := reply.Encode(v)
 			if err != nil {
 				return fmt.Errorf("encode %T: %w", v, err)
 			}
-			if _, err := io.WriteString(w, between); err != nil {
+			if _, err := io.WriteString(w, separator); err != nil {
 				return err
 			}
 			if _, err := w.Write(raw); err != nil {
 				return err
 			}
-			between = ","
+			separator = ","
 		}
 	}
 	_, err = io.WriteString(w, "]}")
 	return err
 }
 
-// readOf answers with one object.
+// readOf returns the handler that reads one object of a resource.
 func readOf[T any](a *API, r resource[T]) handler {
-	return func(req *request) (answer, error) {
-		v, err := one(a, r, req)
+	return func(req *request) (reply.Reply, error) {
+		v, err := findByPath(a, r, req)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
-		return shownOne(r, req, v)
+		return showOne(r, req, v)
 	}
 }
 
-func shownOne[T any](r resource[T], req *request, v T) (answer, error) {
+// showOne responds with one object.
+func showOne[T any](r resource[T], req *request, v T) (reply.Reply, error) {
 	shown, err := r.show(req, []T{v})
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
-	only, err := req.selected.of(shown[0])
-	return ok(only), err
+	selected, err := req.selected.Of(shown[0])
+	return reply.OK(selected), err
 }
 
-// one finds the object that the path names. Who may not see it learns no more than that there is none.
-func one[T any](a *API, r resource[T], req *request) (T, error) {
+// findByPath returns the object that the path names. An object that the caller may not see is not found.
+func findByPath[T any](a *API, r resource[T], req *request) (T, error) {
+	key := r.key
+	if key == nil {
+		key = byID
+	}
+	return find(a, r, req, func() (store.Filter, error) { return key(req) })
+}
+
+// findByID returns the object with an id. An object that the caller may not see is not found.
+func findByID[T any](a *API, r resource[T], req *request, id string) (T, error) {
+	return find(a, r, req, func() (store.Filter, error) { return store.Where("pulp_id", store.Equal, id), nil })
+}
+
+// find returns the first object that satisfies a condition. It evaluates the scope of the resource before the condition.
+func find[T any](a *API, r resource[T], req *request, key func() (store.Filter, error)) (T, error) {
 	var none T
 	where, err := scope(r, req)
 	if err != nil {
 		return none, err
 	}
-	key := r.key
-	if key == nil {
-		key = byID
-	}
-	named, err := key(req)
+	condition, err := key()
 	if err != nil {
 		return none, err
 	}
 	var rows []T
 	if r.list != nil {
-		rows, _, err = r.list.Rows(req.Context(), a.Store, store.ListQuery{Where: append(where, named), Limit: 1})
+		rows, _, err = r.list.Rows(req.Context(), a.Store, store.ListQuery{Where: append(where, condition), Limit: 1})
 	}
 	if err != nil {
 		return none, err
@@ -195,11 +200,11 @@ func one[T any](a *API, r resource[T], req *request) (T, error) {
 	return rows[0], nil
 }
 
-// byID is the condition that the path's "id" names.
+// byID returns the condition for the object whose UUID the path has as "id".
 func byID(req *request) (store.Filter, error) {
 	id := req.param("id")
 	if !pulp.ValidUUID(id) {
-		return nil, errNotFound
+		return nil, reply.ErrNotFound
 	}
 	return store.Where("pulp_id", store.Equal, strings.ToLower(id)), nil
 }
@@ -211,144 +216,10 @@ func scope[T any](r resource[T], req *request) ([]store.Filter, error) {
 	return r.within(req)
 }
 
-// visible narrows a list to what the caller sees.
+// visible returns the condition for objects that the caller may see; administrators see all.
 func visible(req *request) ([]store.Filter, error) {
 	if req.isStaff() {
 		return nil, nil
 	}
 	return []store.Filter{store.VisibleTo(req.user.Username)}, nil
-}
-
-// orderOf reads the parameter "ordering".
-func orderOf(query url.Values, choices []string) ([]store.Order, error) {
-	names, err := commaSeparated("ordering", query["ordering"])
-	if err != nil {
-		return nil, err
-	}
-	var order []store.Order
-	for _, name := range names {
-		field, desc := strings.CutPrefix(name, "-")
-		if !slices.Contains(choices, field) {
-			return nil, &fault.Error{Kind: fault.Invalid, Msg: "bad ordering", Fields: fault.Fields{
-				"ordering": {fmt.Sprintf("Select a valid choice. %s is not one of the available choices.", name)},
-			}}
-		}
-		if !slices.ContainsFunc(order, func(o store.Order) bool { return o.Field == field }) {
-			order = append(order, store.Order{Field: field, Desc: desc})
-		}
-	}
-	return order, nil
-}
-
-// maxValues is how many values one parameter of a list may have.
-const maxValues = 1000
-
-// commaSeparated returns the parts of a parameter that may be repeated or hold commas. More than maxValues are refused.
-func commaSeparated(name string, values []string) ([]string, error) {
-	var parts []string
-	for _, v := range values {
-		for part := range strings.SplitSeq(v, ",") {
-			if part = strings.TrimSpace(part); part == "" {
-				continue
-			}
-			if len(parts) == maxValues {
-				return nil, invalid(name, "At most %d values are possible.", maxValues)
-			}
-			parts = append(parts, part)
-		}
-	}
-	return parts, nil
-}
-
-// window reads the parameters "limit" and "offset". Nonsense counts as not given.
-func window(query url.Values) (limit, offset int) {
-	limit, err := strconv.Atoi(query.Get("limit"))
-	if err != nil || limit <= 0 {
-		limit = defaultLimit
-	}
-	offset, err = strconv.Atoi(query.Get("offset"))
-	if err != nil || offset < 0 {
-		offset = 0
-	}
-	return min(limit, maxLimit), min(offset, maxOffset)
-}
-
-// links returns the absolute URLs of the pages behind and before this one; nil where there is none.
-func links(r *http.Request, query url.Values, count int64, limit, offset int) (next, previous *string) {
-	at := func(offset int) *string {
-		q := url.Values{}
-		for name, values := range query {
-			q[name] = values
-		}
-		q.Set("limit", strconv.Itoa(limit))
-		q.Set("offset", strconv.Itoa(offset))
-		if offset <= 0 {
-			q.Del("offset")
-		}
-		link := url.URL{Scheme: scheme(r), Host: r.Host, Path: r.URL.Path, RawQuery: q.Encode()}
-		s := link.String()
-		return &s
-	}
-	if int64(offset)+int64(limit) < count {
-		next = at(offset + limit)
-	}
-	if offset > 0 {
-		previous = at(offset - limit)
-	}
-	return next, previous
-}
-
-// scheme is what the client used, as a proxy before us tells it.
-func scheme(r *http.Request) string {
-	if s := r.Header.Get("X-Forwarded-Proto"); s == "http" || s == "https" {
-		return s
-	}
-	if r.TLS != nil {
-		return "https"
-	}
-	return "http"
-}
-
-// selection is what the parameters "fields" and "exclude_fields" leave of each object. Names that no object has are of no effect.
-type selection struct{ keep, drop map[string]bool }
-
-// selectionOf reads the parameters.
-func selectionOf(query url.Values) (selection, error) {
-	var s selection
-	for name, into := range map[string]*map[string]bool{"fields": &s.keep, "exclude_fields": &s.drop} {
-		fields, err := commaSeparated(name, query[name])
-		if err != nil {
-			return s, err
-		}
-		*into = make(map[string]bool, len(fields))
-		for _, field := range fields {
-			(*into)[field] = true
-		}
-	}
-	return s, nil
-}
-
-// has reports whether a field is shown.
-func (s selection) has(field string) bool {
-	return (len(s.keep) == 0 || s.keep[field]) && !s.drop[field]
-}
-
-// any reports whether one of some fields is shown.
-func (s selection) any(fields ...string) bool { return slices.ContainsFunc(fields, s.has) }
-
-// of returns what is shown of an object.
-func (s selection) of(object any) (any, error) {
-	if len(s.keep) == 0 && len(s.drop) == 0 {
-		return object, nil
-	}
-	raw, err := encode(object)
-	if err != nil {
-		return nil, fmt.Errorf("encode %T: %w", object, err)
-	}
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &fields); err != nil {
-		return nil, fmt.Errorf("decode %T: %w", object, err)
-	}
-	maps.DeleteFunc(fields, func(name string, _ json.RawMessage) bool { return !s.has(name) })
-	return fields, nil
 }

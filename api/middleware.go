@@ -3,16 +3,19 @@ package api
 import (
 	"errors"
 	"log/slog"
-	"mime"
 	"net/http"
 	"net/url"
 	"strings"
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/query"
+	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/negotiate"
+	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/telemetry"
 )
 
@@ -22,11 +25,50 @@ func fail(c *gin.Context, err error) {
 	c.Abort()
 }
 
-// respondToErrors sends the error that a later handler reported.
+// respondToErrors sends the error that a later handler of the chain reported with fail.
 func (a *API) respondToErrors(c *gin.Context) {
 	c.Next()
 	if err := c.Errors.Last(); err != nil {
-		a.send(c, a.failure(c.Request, err.Err))
+		a.write(c, a.toReply(c.Request, err.Err))
+	}
+}
+
+// toReply returns the response to an error, and logs errors that are the server's.
+func (a *API) toReply(r *http.Request, err error) reply.Reply {
+	if store.Away(err) {
+		err = fault.Wrap(fault.Unavailable, err, "The database does not answer.")
+	}
+	rep := reply.ToError(err)
+	if rep.Status >= http.StatusInternalServerError && r.Context().Err() == nil {
+		a.Log.ErrorContext(r.Context(), "request failed",
+			slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Any("err", err))
+	}
+	return rep
+}
+
+// write sends a response without a Stream.
+func (a *API) write(c *gin.Context, rep reply.Reply) {
+	if err := reply.Write(c.Writer, rep); err != nil {
+		a.Log.ErrorContext(c.Request.Context(), "response not encoded", slog.String("path", c.Request.URL.Path), slog.Any("err", err))
+	}
+}
+
+// send sends a response. A streamed response that fails after its beginning is broken off, so that the client notices.
+func (a *API) send(c *gin.Context, rep reply.Reply) {
+	if rep.Stream == nil {
+		a.write(c, rep)
+		return
+	}
+	begun, err := reply.WriteStream(c.Writer, rep)
+	switch {
+	case err == nil:
+	case !begun:
+		a.write(c, a.toReply(c.Request, err))
+	default:
+		if c.Request.Context().Err() == nil {
+			a.Log.ErrorContext(c.Request.Context(), "response broken off", slog.String("path", c.Request.URL.Path), slog.Any("err", err))
+		}
+		panic(http.ErrAbortHandler)
 	}
 }
 
@@ -51,7 +93,7 @@ func (a *API) recoverPanic(c *gin.Context) {
 		c.Abort() // the handlers after the one that panicked
 		a.Log.ErrorContext(c.Request.Context(), "panic in the API", slog.Any("panic", p), slog.String("path", c.Request.URL.Path))
 		if !c.Writer.Written() {
-			a.write(c.Writer, answer{status: http.StatusInternalServerError, body: detail("Internal server error.")})
+			a.write(c, reply.Internal())
 		}
 	}()
 	c.Next()
@@ -68,44 +110,44 @@ func setCommonHeaders(c *gin.Context) {
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 }
 
-// limitBody bounds the request's body to maxBody bytes; reading more fails with *http.MaxBytesError.
+// limitBody limits the request's body to body.MaxBytes bytes; reading more fails with *http.MaxBytesError.
 func limitBody(c *gin.Context) {
-	c.Request.Body = http.MaxBytesReader(nil, c.Request.Body, maxBody)
+	c.Request.Body = http.MaxBytesReader(nil, c.Request.Body, body.MaxBytes)
 }
 
 // acceptJSON refuses a request that accepts neither JSON nor HTML. Browsers, which ask for HTML, get JSON too.
 func acceptJSON(c *gin.Context) {
 	accept := c.Request.Header.Values("Accept")
 	if !negotiate.Accepts(accept, "application/json") && !negotiate.Accepts(accept, "text/html") {
-		fail(c, &httpError{http.StatusNotAcceptable, detail("Could not satisfy the request Accept header.")})
+		fail(c, &reply.Error{Status: http.StatusNotAcceptable, Body: reply.Detail("Could not satisfy the request Accept header.")})
 	}
 }
 
 // checkOrigin refuses requests that a browser sends for a page of another origin.
 func (a *API) checkOrigin(c *gin.Context) {
 	if !a.origins.Allows(c.Request) {
-		fail(c, &httpError{http.StatusForbidden, detail(auth.OtherOrigin)})
+		fail(c, &reply.Error{Status: http.StatusForbidden, Body: reply.Detail(auth.OtherOrigin)})
 	}
 }
 
 // parseQuery parses the query string and makes the request that handlers get.
 func parseQuery(c *gin.Context) {
-	query, err := url.ParseQuery(c.Request.URL.RawQuery)
+	values, err := url.ParseQuery(c.Request.URL.RawQuery)
 	if err != nil {
-		fail(c, &httpError{http.StatusBadRequest, map[string][]string{"errors": {"The query string is malformed."}}})
+		fail(c, reply.BadQuery("The query string is malformed."))
 		return
 	}
-	for name, values := range query {
-		for i, v := range values {
-			if strings.ContainsRune(v, 0) { // PostgreSQL stores no text with this character
-				fail(c, invalid(name, "%s", nullCharacters))
+	for name, texts := range values {
+		for i, text := range texts {
+			if strings.ContainsRune(text, 0) { // PostgreSQL stores no text with this character
+				fail(c, fault.Field(name, body.NullCharacters))
 				return
 			}
-			values[i] = strings.ToValidUTF8(v, "\ufffd")
+			texts[i] = strings.ToValidUTF8(text, "\ufffd")
 		}
 	}
-	req := &request{Request: c.Request, query: query, param: c.Param}
-	if req.selected, err = selectionOf(query); err != nil {
+	req := &request{Request: c.Request, query: values, param: c.Param}
+	if req.selected, err = query.SelectionOf(values); err != nil {
 		fail(c, err)
 		return
 	}
@@ -132,13 +174,4 @@ func (a *API) authenticate(c *gin.Context) {
 	if err != nil {
 		fail(c, err)
 	}
-}
-
-// mediaType returns the media type of a Content-Type header, in lower case and without parameters.
-func mediaType(header string) string {
-	if name, _, err := mime.ParseMediaType(header); err == nil {
-		return name
-	}
-	name, _, _ := strings.Cut(header, ";")
-	return strings.ToLower(strings.TrimSpace(name))
 }

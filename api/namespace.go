@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/tasks"
@@ -22,73 +24,82 @@ func showNamespace(n pulp.Namespace) any {
 
 func (a *API) namespaces() resource[pulp.Namespace] {
 	return resource[pulp.Namespace]{
-		model: "ContainerNamespace", list: store.NamespaceList, show: each(showNamespace), within: visible, orderings: []string{"name"},
-		filters: filterSets(identity(), names(), labelSelect()),
+		model: "ContainerNamespace", list: store.NamespaceList, show: showEach(showNamespace), within: visible,
+		orderings: []string{"name"},
+		filters:   mergeFilters(identityFilters(), nameFilters(), labelFilters()),
 	}
 }
 
 func (a *API) namespaceRoutes() []route {
+	r := a.namespaces()
 	return []route{
-		{path: pulp.NamespaceCollection, methods: map[string]handler{http.MethodGet: listOf(a, a.namespaces()), http.MethodPost: a.createNamespace}},
-		{path: pulp.NamespaceCollection + ":id/", methods: map[string]handler{http.MethodGet: readOf(a, a.namespaces()), http.MethodDelete: a.deleteNamespace}},
+		{path: pulp.NamespaceCollection, methods: map[string]handler{
+			http.MethodGet: listOf(a, r), http.MethodPost: a.createNamespace,
+		}},
+		{path: pulp.NamespaceCollection + ":id/", methods: map[string]handler{
+			http.MethodGet: readOf(a, r), http.MethodDelete: a.deleteNamespace,
+		}},
 	}
 }
 
-// createNamespace makes a namespace, at once: staff any, others that of their own name.
-func (a *API) createNamespace(req *request) (answer, error) {
-	b, err := req.body()
+// createNamespace creates a namespace without a task. A user may create the namespace with the user's own name, an
+// administrator any.
+func (a *API) createNamespace(req *request) (reply.Reply, error) {
+	b, err := body.Read(req.Request)
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	n := pulp.Namespace{}
-	name, labels := b.text("name", true, false).Value, b.labels("pulp_labels")
-	if name != nil && len(b.errs["name"]) == 0 {
+	name, labels := b.Text("name", body.Required).Value, b.Labels("pulp_labels")
+	if name != nil && b.Valid("name") {
 		n.Name = *name
 		if strings.Contains(*name, "/") || !pulp.ValidName(*name) {
-			b.fail("name", "The provided registry path contains forbidden characters.")
-		} else if !mayOwn(req, *name) {
-			return answer{}, errDenied
+			b.Fail("name", badPath)
+		} else if !req.mayModify(*name) {
+			return reply.Reply{}, errDenied
 		}
 	}
 	if labels != nil {
 		n.Labels = *labels
 	}
-	if err := b.finish(); err != nil {
-		return answer{}, err
+	if err := b.Finish(); err != nil {
+		return reply.Reply{}, err
 	}
 	if n, err = a.Store.CreateNamespace(req.Context(), n); err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	return created(req, "create namespace", showNamespace(n), pulp.Href(pulp.NamespaceCollection, n.ID)), nil
 }
 
-// deleteNamespace deletes a namespace with its distributions, and their repositories where pushes made them (contract 2.9, D8).
-func (a *API) deleteNamespace(req *request) (answer, error) {
-	n, err := one(a, a.namespaces(), req)
-	if err == nil && !mayOwn(req, n.Name) {
+// deleteNamespace starts a task that deletes a namespace with its distributions and the repositories that pushes created for
+// them (compatibility.md#namespaces).
+func (a *API) deleteNamespace(req *request) (reply.Reply, error) {
+	n, err := findByPath(a, a.namespaces(), req)
+	if err == nil && !req.mayModify(n.Name) {
 		err = errDenied
 	}
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	own, _, err := a.Store.Distributions(req.Context(), store.ListQuery{
 		Where: []store.Filter{store.Where("namespace", store.Equal, n.ID)}, Limit: maxDistributions,
 	})
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	href := pulp.Href(pulp.NamespaceCollection, n.ID)
 	resources := []store.Resource{{Href: href, Exclusive: true}}
 	for _, d := range own {
-		gone, err := a.goesWith(req, d)
+		deleted, err := a.deletedWith(req, d)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
-		resources = append(resources, gone...)
+		resources = append(resources, deleted...)
 	}
 	slices.SortFunc(resources, func(x, y store.Resource) int { return strings.Compare(x.Href, y.Href) })
-	resources = slices.Compact(resources) // two distributions may have one repository
+	resources = slices.Compact(resources) // two distributions can have the same repository
 	return a.dispatch(req, "delete namespace", href, tasks.Spec{
-		Name: tasks.Delete, Args: tasks.ObjectArgs{Collection: pulp.NamespaceCollection, ID: n.ID}, Resources: resources, Immediate: true,
+		Name: tasks.Delete, Args: tasks.ObjectArgs{Collection: pulp.NamespaceCollection, ID: n.ID}, Immediate: true,
+		Resources: resources,
 	})
 }

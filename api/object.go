@@ -1,23 +1,24 @@
 package api
 
 import (
+	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// object are the fields that everything has (contract 2).
+// object holds the fields of every object (compatibility.md#identifiers).
 type object struct {
-	Href    string `json:"pulp_href"`
-	PRN     string `json:"prn"`
-	Created stamp  `json:"pulp_created"`
-	Updated stamp  `json:"pulp_last_updated"`
+	Href    string         `json:"pulp_href"`
+	PRN     string         `json:"prn"`
+	Created timestamp.Time `json:"pulp_created"`
+	Updated timestamp.Time `json:"pulp_last_updated"`
 }
 
 // objectOf returns the common fields of an object of a collection.
 func objectOf(collection, id string, s pulp.Stamps) object {
-	return object{pulp.Href(collection, id), pulp.PRN(collection, id), stamp(s.Created), stamp(s.Updated)}
+	return object{pulp.Href(collection, id), pulp.PRN(collection, id), timestamp.Time(s.Created), timestamp.Time(s.Updated)}
 }
 
-// hrefOrNil names an object of a collection; nil when the id is empty.
+// hrefOrNil returns the href of an object; nil when the id is empty.
 func hrefOrNil(collection, id string) *string {
 	if id == "" {
 		return nil
@@ -26,7 +27,7 @@ func hrefOrNil(collection, id string) *string {
 	return &h
 }
 
-// hrefs names objects of a collection; it is never nil.
+// hrefs returns the hrefs of objects of a collection, never nil.
 func hrefs(collection string, ids []string) []string {
 	all := make([]string, len(ids))
 	for i, id := range ids {
@@ -35,7 +36,7 @@ func hrefs(collection string, ids []string) []string {
 	return all
 }
 
-// labelsOf is never nil.
+// labelsOf returns labels that encode to an object, never to null.
 func labelsOf(l pulp.Labels) pulp.Labels {
 	if l == nil {
 		return pulp.Labels{}

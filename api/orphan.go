@@ -3,82 +3,85 @@ package api
 import (
 	"time"
 
+	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/tasks"
 )
 
-// orphanAge is how many minutes content is safe from a cleanup that does not say (contract 2.11).
+// orphanAge is the default age in minutes below which a cleanup keeps content (compatibility.md#orphan-cleanup).
 const orphanAge = 24 * 60
 
-// orphanCleanup is where cleanups are asked for, and what they reserve: one runs at a time.
+// orphanCleanup is the path of cleanups. Its href is the resource that they reserve, so that one runs at a time.
 const orphanCleanup = "orphans/cleanup/"
 
 func (a *API) orphanRoutes() []route {
 	return []route{{path: orphanCleanup, methods: post(a.cleanOrphans)}}
 }
 
-// cleanOrphans removes everybody's content that nothing refers to, or what of the named content that is. So it is for administrators.
-func (a *API) cleanOrphans(req *request) (answer, error) {
-	if err := req.staff(); err != nil {
-		return answer{}, err
+// cleanOrphans starts a task that deletes content that nothing refers to: all of it, or only the given units. It affects
+// content of every user, so only administrators may call it.
+func (a *API) cleanOrphans(req *request) (reply.Reply, error) {
+	if err := req.requireStaff(); err != nil {
+		return reply.Reply{}, err
 	}
-	b, err := req.body()
+	b, err := body.Read(req.Request)
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	minutes := int64(orphanAge)
-	if n := b.number("orphan_protection_time", 0); n.Value != nil {
+	if n := b.Int("orphan_protection_time", 0); n.Value != nil {
 		minutes = *n.Value
 	}
 	units, err := a.readOrphans(req, b)
 	if err == nil {
-		err = b.finish()
+		err = b.Finish()
 	}
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
-	before := time.Now().UnixMicro() - minutes*time.Minute.Microseconds() // more minutes than a Duration holds are allowed
+	before := time.Now().UnixMicro() - minutes*time.Minute.Microseconds() // a time.Duration could overflow
 	return a.dispatch(req, "clean up orphans", pulp.Root+orphanCleanup, tasks.Spec{
 		Name: tasks.CleanOrphans, Args: tasks.OrphanArgs{Before: before, Units: units},
 		Resources: []store.Resource{{Href: pulp.Root + orphanCleanup, Exclusive: true}},
 	})
 }
 
-// readOrphans reads the field content_hrefs: references to content, each once; nil when the body lacks it.
-func (a *API) readOrphans(req *request, b *body) ([]store.Unit, error) {
+// readOrphans reads the field content_hrefs. It returns each unit once, or nil when the body lacks the field.
+func (a *API) readOrphans(req *request, b *body.Fields) ([]store.Unit, error) {
 	const field = "content_hrefs"
-	texts := b.texts(field)
-	if _, given := b.values[field]; !given {
+	texts := b.Texts(field)
+	if !b.Has(field) {
 		return nil, nil
 	}
-	if len(texts) == 0 && len(b.errs[field]) == 0 {
-		b.fail(field, "Must not be [].") // nor may a form's empty field stand for everything
+	if len(texts) == 0 && b.Valid(field) { // an empty field of a form is no list either: it would mean all content
+		b.Fail(field, "Must not be [].")
 	}
 	var units []store.Unit
-	named := map[store.Unit]string{}
+	textOf := map[store.Unit]string{}
 	byKind := map[pulp.Kind][]string{}
 	for _, t := range texts {
-		ref, err := reference(t)
+		ref, err := parseReference(t)
 		if err != nil {
-			b.fail(field, "URI not valid: %s", t)
+			b.Fail(field, "URI not valid: %s", t)
 			continue
 		}
 		u := store.Unit{Kind: unitKinds[ref.Collection], ID: ref.ID}
-		if named[u] == "" {
-			units, named[u], byKind[u.Kind] = append(units, u), t, append(byKind[u.Kind], u.ID)
+		if textOf[u] == "" {
+			units, textOf[u], byKind[u.Kind] = append(units, u), t, append(byKind[u.Kind], u.ID)
 		}
 	}
-	have := map[pulp.Kind]map[string]bool{}
+	found := map[pulp.Kind]map[string]bool{}
 	for kind, ids := range byKind {
 		var err error
-		if have[kind], err = a.seenUnits(req, kind, ids); err != nil {
+		if found[kind], err = a.visibleUnits(req, kind, ids); err != nil {
 			return nil, err
 		}
 	}
 	for _, u := range units {
-		if !have[u.Kind][u.ID] {
-			b.fail(field, "URI %s not found for content.", named[u])
+		if !found[u.Kind][u.ID] {
+			b.Fail(field, "URI %s not found for content.", textOf[u])
 		}
 	}
 	return units, nil

@@ -6,40 +6,80 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/countersign/countersign/api/internal/query"
+	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/tasks"
 )
 
-// request is one call by a known user; on open routes the user may be nobody.
+// handler answers a request. It returns the response or an error and writes nothing itself.
+type handler func(*request) (reply.Reply, error)
+
+// request is an HTTP request with its caller.
 type request struct {
 	*http.Request
-	user     *pulp.User // nil on open routes alone
+	user     *pulp.User // nil on open routes
 	query    url.Values
-	selected selection           // the fields that the query selects
-	param    func(string) string // of the path
+	selected query.Selection
+	param    func(string) string // returns a parameter of the path
 	log      *slog.Logger
 
-	verifying time.Duration // that it has spent on verifying signatures
+	verifying time.Duration // spent on verifying signatures so far
 }
 
-// isStaff says whether the caller sees and does everything.
+// isStaff reports whether the caller is an administrator.
 func (r *request) isStaff() bool {
 	return auth.Allow(r.user, auth.Administer, auth.Object{Exists: true})
 }
 
-// staff refuses everybody but administrators.
-func (r *request) staff() error {
+// requireStaff returns an error unless the caller is an administrator.
+func (r *request) requireStaff() error {
 	if !r.isStaff() {
 		return errDenied
 	}
 	return nil
 }
 
+// mayModify reports whether the caller may create or change an object with this name or path: objects in the caller's own
+// namespace, or any as an administrator.
+func (r *request) mayModify(name string) bool {
+	return auth.Allow(r.user, auth.Modify, auth.Object{Path: name})
+}
+
 var errDenied = fault.New(fault.Denied, "You do not have permission to perform this action.")
 
-// audit writes the line that every change leaves: who did what to what, and the task that does it.
+// audit logs a change: its author, the action and the object.
 func (r *request) audit(action, object string, attrs ...slog.Attr) {
-	attrs = append([]slog.Attr{slog.String("who", r.user.Username), slog.String("action", action), slog.String("object", object), slog.String("result", "done")}, attrs...)
+	attrs = append([]slog.Attr{
+		slog.String("who", r.user.Username), slog.String("action", action), slog.String("object", object), slog.String("result", "done"),
+	}, attrs...)
 	r.log.LogAttrs(r.Context(), slog.LevelInfo, "audit", attrs...)
+}
+
+// created responds with an object that has been created, and logs the change.
+func created(req *request, action string, shown any, href string) reply.Reply {
+	req.audit(action, href)
+	return reply.Reply{Status: http.StatusCreated, Body: shown, Header: http.Header{"Location": {href}}}
+}
+
+// dispatch starts a task for the caller, logs the change, and responds with the task.
+func (a *API) dispatch(req *request, action, object string, spec tasks.Spec) (reply.Reply, error) {
+	t, err := a.Tasks.Dispatch(req.Context(), tasks.ByUser(req.user.ID), spec)
+	if err != nil {
+		return reply.Reply{}, err
+	}
+	req.audit(action, object, slog.String("task", t.ID))
+	return reply.Reply{Status: http.StatusAccepted, Body: map[string]string{"task": pulp.Href(pulp.TaskCollection, t.ID)}}, nil
+}
+
+// deleteObject starts a task that deletes an object and reserves only that.
+func (a *API) deleteObject(req *request, action, collection, id string) (reply.Reply, error) {
+	href := pulp.Href(collection, id)
+	return a.dispatch(req, action, href, tasks.Spec{
+		Name: tasks.Delete, Args: tasks.ObjectArgs{Collection: collection, ID: id}, Immediate: true,
+		Resources: []store.Resource{{Href: href, Exclusive: true}},
+	})
 }

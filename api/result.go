@@ -8,10 +8,11 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// Results returns what clients are shown of an object that a task answers: what a GET of it would say, but for a distribution's registry_path, which has no host there
-// (contract 2.7). Counts of what was deleted are shown as they are, other things not at all.
+// Results returns a function that converts the result of a task to its JSON form: an object as in a response to GET, except
+// that a distribution's registry_path has no host (compatibility.md#distributions); counts as they are; nil for other values.
+// The function makes no queries, so it can be called within transactions.
 func Results(ctx context.Context, s *store.Store) (func(any) any, error) {
-	guard, err := guardOf(ctx, s) // now: the function is called inside of transactions
+	guard, err := guardOf(ctx, s)
 	if err != nil {
 		return nil, err
 	}

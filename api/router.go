@@ -9,6 +9,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/pulp"
 )
 
@@ -33,7 +34,7 @@ func (r route) handler(method string) handler {
 	case http.MethodHead:
 		return r.methods[http.MethodGet] // net/http omits the body
 	case http.MethodOptions:
-		return func(*request) (answer, error) { return ok(struct{}{}), nil }
+		return func(*request) (reply.Reply, error) { return reply.OK(struct{}{}), nil }
 	}
 	return r.methods[method]
 }
@@ -97,12 +98,12 @@ func (a *API) declare(e *gin.Engine, r route, checks []gin.HandlerFunc) {
 // run adapts a handler to the router.
 func (a *API) run(h handler) gin.HandlerFunc {
 	return func(c *gin.Context) {
-		ans, err := h(requestOf(c))
+		rep, err := h(requestOf(c))
 		if err != nil {
 			fail(c, err)
 			return
 		}
-		a.send(c, ans)
+		a.send(c, rep)
 	}
 }
 
@@ -137,6 +138,6 @@ func redirectMissingSlash(c *gin.Context) {
 	}
 }
 
-func notFound(c *gin.Context) { fail(c, errNotFound) }
+func notFound(c *gin.Context) { fail(c, reply.ErrNotFound) }
 
-func methodNotAllowed(c *gin.Context) { fail(c, errMethod(c.Request.Method)) }
+func methodNotAllowed(c *gin.Context) { fail(c, reply.MethodNotAllowed(c.Request.Method)) }

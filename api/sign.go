@@ -3,6 +3,8 @@ package api
 import (
 	"slices"
 
+	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -10,45 +12,47 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// maxDistributions bounds how many distributions of one repository signing looks at.
+// maxDistributions is the largest number of distributions that the API reads for one repository or namespace.
 const maxDistributions = 10_000
 
-// sign starts a sign task (contract 5.1). Everything that can be wrong with the call is found here: the task only signs.
+// sign returns the handler that starts a sign task (compatibility.md#sign-request). It makes all checks of the request, so
+// that the task only signs.
 func (a *API) sign(r resource[pulp.Repository]) handler {
-	return func(req *request) (answer, error) {
+	return func(req *request) (reply.Reply, error) {
 		repo, err := a.permitted(r, req, auth.Sign)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
-		b, err := req.body()
+		b, err := body.Read(req.Request)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
 		args, err := a.readSign(req, b, repo)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
 		href := pulp.RepositoryHref(repo.Type, repo.ID)
 		return a.dispatch(req, "sign", href, tasks.Spec{
-			Name: tasks.Sign, Args: args, ServiceID: args.ServiceID, Namespace: pulp.NamespaceOf(repo.Name), Resources: []store.Resource{{Href: href, Exclusive: true}},
+			Name: tasks.Sign, Args: args, ServiceID: args.ServiceID, Namespace: pulp.NamespaceOf(repo.Name),
+			Resources: []store.Resource{{Href: href, Exclusive: true}},
 		})
 	}
 }
 
-func (a *API) readSign(req *request, b *body, repo pulp.Repository) (tasks.SignArgs, error) {
+func (a *API) readSign(req *request, b *body.Fields, repo pulp.Repository) (tasks.SignArgs, error) {
 	service, err := a.serviceToSignWith(req, b, repo)
 	if err != nil {
 		return tasks.SignArgs{}, err
 	}
-	path, force, lists := b.text("future_base_path", false, false), b.flag("force"), b.flag("sign_lists")
+	path, force, lists := b.Text("future_base_path"), b.Bool("force"), b.Bool("sign_lists")
 	args := tasks.SignArgs{
-		RepositoryID: repo.ID, ServiceID: service.ID, Tags: b.texts("tags_list"),
+		RepositoryID: repo.ID, ServiceID: service.ID, Tags: b.Texts("tags_list"),
 		Force: force != nil && *force, SignLists: a.SignLists,
 	}
 	if lists != nil {
 		args.SignLists = *lists
 	}
-	if err := b.finish(); err != nil {
+	if err := b.Finish(); err != nil {
 		return args, err
 	}
 	if args.ServiceID == "" {
@@ -57,17 +61,18 @@ func (a *API) readSign(req *request, b *body, repo pulp.Repository) (tasks.SignA
 	if args.BasePath, err = a.basePath(req, repo, path.Value); err != nil {
 		return args, err
 	}
-	if len(args.Tags) > 0 { // D4
+	if len(args.Tags) > 0 { // refuse unknown tags (compatibility.md#tags-list)
 		_, err = a.Store.SignTargets(req.Context(), repo.ID, args.Tags, args.SignLists)
 	}
 	return args, err
 }
 
-// basePath decides under which path images are signed (D3): the one that was asked for, else that of the repository's only distribution.
-func (a *API) basePath(req *request, repo pulp.Repository, asked *string) (string, error) {
+// basePath returns the path in the references of new signatures (compatibility.md#future-base-path): the requested one, or
+// that of the repository's only distribution when requested is nil.
+func (a *API) basePath(req *request, repo pulp.Repository, requested *string) (string, error) {
 	const field = "future_base_path"
-	if asked != nil && !pulp.ValidName(*asked) {
-		return "", fault.Field(field, "The provided registry path contains forbidden characters.")
+	if requested != nil && !pulp.ValidName(*requested) {
+		return "", fault.Field(field, badPath)
 	}
 	own, _, err := a.Store.Distributions(req.Context(), store.ListQuery{
 		Where: []store.Filter{store.Where("repository", store.Equal, repo.ID)}, Limit: maxDistributions,
@@ -75,16 +80,16 @@ func (a *API) basePath(req *request, repo pulp.Repository, asked *string) (strin
 	if err != nil {
 		return "", err
 	}
-	if asked == nil {
+	if requested == nil {
 		if len(own) != 1 {
 			return "", fault.Field(field, "This field is required since this repo has zero or multiple distributions.")
 		}
-		return own[0].BasePath, mayPush(req, own[0].BasePath, true)
+		return own[0].BasePath, requirePush(req, own[0].BasePath, true)
 	}
-	if slices.ContainsFunc(own, func(d pulp.Distribution) bool { return d.BasePath == *asked }) {
-		return *asked, mayPush(req, *asked, true)
+	if slices.ContainsFunc(own, func(d pulp.Distribution) bool { return d.BasePath == *requested }) {
+		return *requested, requirePush(req, *requested, true)
 	}
-	holder, err := a.Store.Resolve(req.Context(), *asked)
+	holder, err := a.Store.Resolve(req.Context(), *requested)
 	held := err == nil
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return "", err
@@ -92,17 +97,17 @@ func (a *API) basePath(req *request, repo pulp.Repository, asked *string) (strin
 	if held && holder.Repository.ID != repo.ID {
 		return "", errDenied
 	}
-	if err := mayPush(req, *asked, held); err != nil {
+	if err := requirePush(req, *requested, held); err != nil {
 		return "", err
 	}
 	if len(own) > 0 {
 		return "", fault.Field(field, "This field must be the base path of one of the repository's distributions.")
 	}
-	return *asked, nil
+	return *requested, nil
 }
 
-// mayPush sees that the caller may push under a path, and so may have images signed as that path's.
-func mayPush(req *request, path string, exists bool) error {
+// requirePush returns an error unless the caller may push to a path, and so may have images signed for it.
+func requirePush(req *request, path string, exists bool) error {
 	if !auth.Allow(req.user, auth.Push, auth.Object{Path: path, Exists: exists}) {
 		return errDenied
 	}

@@ -14,21 +14,31 @@ type signingService struct {
 }
 
 func showSigningService(v pulp.SigningService) any {
-	return signingService{objectOf(pulp.SigningServiceCollection, v.ID, v.Stamps), v.Name, v.PublicKey, v.Fingerprint, v.Script}
+	common := objectOf(pulp.SigningServiceCollection, v.ID, v.Stamps)
+	return signingService{common, v.Name, v.PublicKey, v.Fingerprint, v.Script}
 }
 
+// signingServices is for administrators only (compatibility.md#signing-services).
 func (a *API) signingServices() resource[pulp.SigningService] {
 	return resource[pulp.SigningService]{
-		model: "SigningService", list: store.ServiceList, show: each(showSigningService),
+		model: "SigningService", list: store.ServiceList, show: showEach(showSigningService),
 		orderings: []string{"name", "public_key", "pubkey_fingerprint", "script"},
-		filters:   filterSets(identity(), filters{"name": compare("name", store.Equal)}),
-		within:    func(req *request) ([]store.Filter, error) { return nil, req.staff() }, // contract 2.4
+		filters:   mergeFilters(identityFilters(), filters{"name": compare("name", store.Equal)}),
+		within:    func(req *request) ([]store.Filter, error) { return nil, req.requireStaff() },
 	}
 }
 
 func (a *API) signingServiceRoutes() []route {
 	return []route{
-		{path: "signing-services/", methods: get(listOf(a, a.signingServices()))},
-		{path: "signing-services/:id/", methods: get(readOf(a, a.signingServices()))},
+		{path: pulp.SigningServiceCollection, methods: get(listOf(a, a.signingServices()))},
+		{path: pulp.SigningServiceCollection + ":id/", methods: get(readOf(a, a.signingServices()))},
 	}
+}
+
+func serviceHrefs(all []pulp.SigningService) []string {
+	ids := make([]string, len(all))
+	for i, s := range all {
+		ids[i] = s.ID
+	}
+	return hrefs(pulp.SigningServiceCollection, ids)
 }

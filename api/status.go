@@ -8,26 +8,31 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/countersign/countersign/api/internal/pep440"
+	"github.com/countersign/countersign/api/internal/reply"
+	"github.com/countersign/countersign/api/internal/timestamp"
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 )
 
-// The versions of Pulp whose API this is. Clients choose their behaviour by them (contract 8).
+// Versions of Pulp's API that this package serves. Clients choose their behaviour by them (compatibility.md#pulp-cli).
 const (
 	coreVersion      = "3.123.1"
 	containerVersion = "2.30.0"
 )
 
-// contentPrefix is the path that the status gives for content; registries are under /v2/.
+// contentPrefix is the path of content in the status. Registry clients use /v2/ instead.
 const contentPrefix = "/pulp/container/"
 
-// workerTTL is how long after its last heartbeat a worker counts as online (contract 2.3).
+// workerTTL is the time after its last heartbeat during which a worker counts as online
+// (compatibility.md#task-groups-and-workers).
 const workerTTL = 30 * time.Second
 
-// maxApps bounds how many workers the status lists.
+// maxApps is the largest number of workers in the status.
 const maxApps = 1000
 
-// upstreamPatience is how long the status waits for the upstream registry.
-const upstreamPatience = 2 * time.Second
+// upstreamTimeout is the time that the status waits for the upstream registry.
+const upstreamTimeout = 2 * time.Second
 
 type component struct {
 	Component        string `json:"component"`
@@ -39,7 +44,7 @@ type component struct {
 
 type app struct {
 	Name          string            `json:"name"`
-	LastHeartbeat stamp             `json:"last_heartbeat"`
+	LastHeartbeat timestamp.Time    `json:"last_heartbeat"`
 	Versions      map[string]string `json:"versions"`
 }
 
@@ -68,20 +73,20 @@ type status struct {
 	Storage           *space          `json:"storage"`
 	Content           contentSettings `json:"content_settings"`
 	DomainEnabled     bool            `json:"domain_enabled"`
-	// What only administrators see; Pulp's status has neither.
+	// Fields of our own, for administrators.
 	Services []usableService `json:"signing_services,omitempty"`
 	Upstream *connection     `json:"upstream_connection,omitempty"`
 }
 
-// usableService is a signing service and how many of the online workers can use it; with none its tasks wait.
+// usableService is a signing service with the number of online workers that can use it. While that is 0, its tasks wait.
 type usableService struct {
 	Name    string `json:"name"`
 	Workers int    `json:"online_workers"`
 }
 
-// Versions returns the versions that a process of a build announces, by component, in the form of PEP 440.
-func Versions(own string) map[string]string {
-	return map[string]string{"core": coreVersion, "container": containerVersion, "countersign": pythonVersion(own)}
+// Versions returns the versions that a process of a build reports, by component, in the form of PEP 440.
+func Versions(build string) map[string]string {
+	return map[string]string{"core": coreVersion, "container": containerVersion, "countersign": pep440.Version(build)}
 }
 
 func (a *API) statusRoutes() []route {
@@ -92,96 +97,102 @@ func (a *API) statusRoutes() []route {
 	}
 }
 
-// status answers also when the database does not: that is one of the things it tells.
-func (a *API) status(req *request) (answer, error) {
-	self := []app{{a.Process, stamp(time.Now()), Versions(a.Version)}}
+// status reports the state of the server and its connections. It succeeds without the database, whose state it reports.
+func (a *API) status(req *request) (reply.Reply, error) {
+	self := []app{{a.Process, timestamp.Time(time.Now()), Versions(a.Version)}}
 	s := status{
 		Versions: []component{
 			{"core", coreVersion, "pulpcore", "pulpcore.app", true},
 			{"container", containerVersion, "pulp-container", "pulp_container.app", true},
-			{"countersign", pythonVersion(a.Version), "countersign", "countersign", true},
+			{"countersign", pep440.Version(a.Version), "countersign", "countersign", true},
 		},
 		OnlineWorkers: []app{}, OnlineAPIApps: self, OnlineContentApps: self,
 		Storage: a.space(req.Context()),
 		Content: contentSettings{strings.TrimSuffix(a.PublicURL.String(), "/"), contentPrefix},
 	}
-	workers, _, err := a.Store.Workers(req.Context(), store.ListQuery{
-		Where: []store.Filter{store.Where("last_heartbeat", store.AtLeast, since(workerTTL))}, Limit: maxApps,
-	})
+	workers, _, err := a.Store.Workers(req.Context(), store.ListQuery{Where: []store.Filter{isOnline()}, Limit: maxApps})
 	if err != nil {
-		a.Log.ErrorContext(req.Context(), "workers not read for the status", slog.Any("err", err))
+		a.Log.ErrorContext(req.Context(), "status: reading the workers failed", slog.Any("err", err))
 	}
 	s.Database.Connected = err == nil
+	for _, w := range workers {
+		s.OnlineWorkers = append(s.OnlineWorkers, app{w.Name, timestamp.Time(w.Heartbeat), versionsOf(w.Versions)})
+	}
 	if a.Redis != nil {
 		err := a.Redis(req.Context())
 		if err != nil {
-			a.Log.WarnContext(req.Context(), "Redis does not answer; tasks go on by the sweep", slog.Any("err", err))
+			a.Log.WarnContext(req.Context(), "Redis does not answer; workers find tasks by polling the database", slog.Any("err", err))
 		}
 		s.Redis.Connected = err == nil
 	}
-	able := map[string]int{}
-	for _, w := range workers {
-		s.OnlineWorkers = append(s.OnlineWorkers, app{w.Name, stamp(w.Heartbeat), versionsOf(w.Versions)})
-		for _, name := range w.Services {
-			able[name]++
-		}
+	if user, err := a.Auth.Basic(req.Request); err == nil && user != nil && user.Staff {
+		a.addPrivateStatus(req, &s, workers)
 	}
-	if user, err := a.Auth.Basic(req.Request); err != nil || user == nil || !user.Staff {
-		return ok(s), nil
+	return reply.OK(s), nil
+}
+
+// addPrivateStatus adds the fields for administrators.
+func (a *API) addPrivateStatus(req *request, s *status, workers []pulp.Worker) {
+	usable := map[string]int{} // number of workers by service
+	for _, w := range workers {
+		for _, name := range w.Services {
+			usable[name]++
+		}
 	}
 	services, err := a.Store.SigningServices(req.Context())
 	if err != nil {
 		s.Database.Connected = false
 	}
 	for _, v := range services {
-		s.Services = append(s.Services, usableService{v.Name, able[v.Name]})
+		s.Services = append(s.Services, usableService{v.Name, usable[v.Name]})
 	}
-	if a.Upstream && a.Ready != nil {
-		ctx, cancel := context.WithTimeout(req.Context(), upstreamPatience)
-		defer cancel()
-		err := a.Ready(ctx)
-		if err != nil {
-			a.Log.WarnContext(req.Context(), "the upstream registry does not answer", slog.Any("err", err))
-		}
-		s.Upstream = &connection{err == nil}
+	if !a.Upstream || a.Ready == nil {
+		return
 	}
-	return ok(s), nil
+	ctx, cancel := context.WithTimeout(req.Context(), upstreamTimeout)
+	defer cancel()
+	err = a.Ready(ctx)
+	if err != nil {
+		a.Log.WarnContext(req.Context(), "the upstream registry does not answer", slog.Any("err", err))
+	}
+	s.Upstream = &connection{err == nil}
 }
 
+// versionsOf returns the versions of a worker's components in the form of PEP 440.
 func versionsOf(v map[string]string) map[string]string {
 	shown := map[string]string{}
 	for name, version := range v {
-		shown[name] = pythonVersion(version)
+		shown[name] = pep440.Version(version)
 	}
 	return shown
 }
 
-// space measures the file system of the data directory; nil when there is none to measure.
+// space returns the usage of the data directory's file system; nil when there is no data directory.
 func (a *API) space(ctx context.Context) *space {
 	if a.DataDir == "" {
 		return nil
 	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(a.DataDir, &fs); err != nil {
-		a.Log.WarnContext(ctx, "data directory not measured", slog.Any("err", err))
+		a.Log.WarnContext(ctx, "measuring the data directory failed", slog.Any("err", err))
 		return nil
 	}
 	size := uint64(fs.Bsize)
 	return &space{Total: fs.Blocks * size, Used: (fs.Blocks - fs.Bfree) * size, Free: fs.Bavail * size}
 }
 
-// live says that the process serves; it asks nobody.
-func (a *API) live(*request) (answer, error) { return answer{status: http.StatusOK}, nil }
+// live reports that the process handles requests. It checks nothing else.
+func (a *API) live(*request) (reply.Reply, error) { return reply.Reply{Status: http.StatusOK}, nil }
 
-// ready says that the process can do its work: the database answers, and so does what Options.Ready asks.
-func (a *API) ready(req *request) (answer, error) {
+// ready reports whether the process can do its work: whether the database answers and Options.Ready returns no error.
+func (a *API) ready(req *request) (reply.Reply, error) {
 	err := a.Store.Ping(req.Context())
 	if err == nil && a.Ready != nil {
 		err = a.Ready(req.Context())
 	}
 	if err != nil {
 		a.Log.WarnContext(req.Context(), "not ready", slog.Any("err", err))
-		return answer{status: http.StatusServiceUnavailable, body: detail("Not ready.")}, nil
+		return reply.Reply{Status: http.StatusServiceUnavailable, Body: reply.Detail("Not ready.")}, nil
 	}
-	return answer{status: http.StatusOK}, nil
+	return reply.Reply{Status: http.StatusOK}, nil
 }

@@ -9,21 +9,25 @@ import (
 	"strings"
 	"time"
 
+	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/query"
+	"github.com/countersign/countersign/api/internal/reply"
+	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/tasks"
 )
 
-// minimalTask is a task as the parameter "minimal" asks for it.
+// minimalTask is a task in the short form, which the parameter "minimal" selects.
 type minimalTask struct {
 	object
 	APIVersion string          `json:"pulp_api_version"`
 	Name       string          `json:"name"`
 	State      store.TaskState `json:"state"`
-	Unblocked  *stamp          `json:"unblocked_at"`
-	Started    *stamp          `json:"started_at"`
-	Finished   *stamp          `json:"finished_at"`
+	Unblocked  *timestamp.Time `json:"unblocked_at"`
+	Started    *timestamp.Time `json:"started_at"`
+	Finished   *timestamp.Time `json:"finished_at"`
 	Worker     *string         `json:"worker"`
 }
 
@@ -42,17 +46,18 @@ type task struct {
 	Result      json.RawMessage  `json:"result"`
 }
 
-// unavailable stands for an object that a task made and that is no more (contract 2.2).
+// unavailable replaces the href of an object that a task created and that was deleted since (compatibility.md#tasks).
 const unavailable = "<unavailable>"
 
 func showMinimalTask(t store.Task) minimalTask {
 	return minimalTask{
 		object: objectOf(pulp.TaskCollection, t.ID, t.Stamps), APIVersion: "v3", Name: t.Name, State: t.State,
-		Unblocked: stampOf(t.Unblocked), Started: stampOf(t.Started), Finished: stampOf(t.Finished),
+		Unblocked: timestamp.Optional(t.Unblocked), Started: timestamp.Optional(t.Started), Finished: timestamp.Optional(t.Finished),
 		Worker: hrefOrNil(pulp.WorkerCollection, t.WorkerID),
 	}
 }
 
+// showTask returns the JSON form of a task. gone has the hrefs of created objects that were deleted since.
 func showTask(t store.Task, gone map[string]bool) task {
 	v := task{
 		minimalTask: showMinimalTask(t), CID: t.CID, Error: t.Error, Children: []string{}, Progress: append([]store.Progress{}, t.Progress...),
@@ -78,13 +83,13 @@ func showTask(t store.Task, gone map[string]bool) task {
 	return v
 }
 
-// minimal reports whether a request asks for minimal tasks.
+// minimal reports whether a request asks for tasks in the short form.
 func minimal(req *request) bool {
-	v := strings.ToLower(last(req.query["minimal"]))
+	v := strings.ToLower(query.Last(req.query["minimal"]))
 	return v == "true" || v == "1"
 }
 
-// showTasks looks up which of the objects that tasks made are still there.
+// showTasks returns the JSON forms of tasks. It looks up which of the objects that they created still exist.
 func (a *API) showTasks(req *request, all []store.Task) ([]any, error) {
 	shown := make([]any, len(all))
 	if minimal(req) {
@@ -93,16 +98,16 @@ func (a *API) showTasks(req *request, all []store.Task) ([]any, error) {
 		}
 		return shown, nil
 	}
-	var made []string
-	if req.selected.has("created_resources") {
+	var created []string
+	if req.selected.Has("created_resources") {
 		for _, t := range all {
 			for _, c := range t.Created {
-				made = append(made, c.Href)
+				created = append(created, c.Href)
 			}
 		}
 	}
-	slices.Sort(made)
-	gone, err := a.Store.Gone(req.Context(), slices.Compact(made))
+	slices.Sort(created)
+	gone, err := a.Store.Gone(req.Context(), slices.Compact(created))
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +122,7 @@ var taskStates = []string{
 	string(store.TaskFailed), string(store.TaskCanceled), string(store.TaskCanceling),
 }
 
-// ownTasks narrows the tasks to those of the caller, unless it is an administrator.
+// ownTasks returns the condition for tasks that the caller may see: the caller's own; administrators see all.
 func ownTasks(req *request) ([]store.Filter, error) {
 	if req.isStaff() {
 		return nil, nil
@@ -129,14 +134,14 @@ func (a *API) tasks() resource[store.Task] {
 	return resource[store.Task]{
 		model: "Task", list: store.TaskList, brief: minimal, within: ownTasks, show: a.showTasks,
 		orderings: []string{"state", "name", "logging_cid", "unblocked_at", "started_at", "finished_at", "error", "result"},
-		filters: filterSets(identity(), dates("pulp_created"), dates("unblocked_at"), dates("started_at"), dates("finished_at"), filters{
-			"state": oneState(store.Equal), "state__ne": oneState(store.NotEqual),
+		filters: mergeFilters(identityFilters(), dateFilters("pulp_created"), dateFilters("unblocked_at"), dateFilters("started_at"), dateFilters("finished_at"), filters{
+			"state": compareState(store.Equal), "state__ne": compareState(store.NotEqual),
 			"state__in": choice(taskStates, func(v []string) store.Filter { return store.OneOf("state", v) }),
 			"name":      compare("name", store.Equal), "name__contains": compare("name", store.Contains), "name__in": oneOf("name"),
 			"name__ne":    compare("name", store.NotEqual),
 			"logging_cid": compare("logging_cid", store.Equal), "logging_cid__contains": compare("logging_cid", store.Contains),
 			"worker": relatedTo("worker"), "worker__in": relatedTo("worker"),
-			"parent_task": never, "child_tasks": never, "task_group": inGroup,
+			"parent_task": matchNone, "child_tasks": matchNone, "task_group": inGroup,
 			"created_resources":  createdResources,
 			"reserved_resources": reserving(true, true), "reserved_resources__in": reserving(true, true),
 			"exclusive_resources": reserving(true, false), "exclusive_resources__in": reserving(true, false),
@@ -145,27 +150,27 @@ func (a *API) tasks() resource[store.Task] {
 	}
 }
 
-// oneState compares a task's state with one that there is.
-func oneState(op store.Op) filter {
+// compareState filters tasks by one state.
+func compareState(op store.Op) filter {
 	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
-		v := last(values)
+		v := query.Last(values)
 		switch {
 		case v == "":
 			return nil, nil
 		case !slices.Contains(taskStates, v):
-			return nil, invalidChoice(name, v)
+			return nil, query.BadChoice(name, v)
 		}
 		return store.Where("state", op, v), nil
 	}
 }
 
-// createdResources filters tasks by an object that they made, named by href or PRN.
+// createdResources filters tasks by the href or PRN of an object that they created.
 func createdResources(_ *API, _ *request, _ string, values []string) (store.Filter, error) {
-	v := last(values)
+	v := query.Last(values)
 	if v == "" {
 		return nil, nil
 	}
-	ref, err := reference(v)
+	ref, err := parseReference(v)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +180,7 @@ func createdResources(_ *API, _ *request, _ string, values []string) (store.Filt
 	return store.Creating(hrefOf(ref)), nil
 }
 
-// hrefOf returns the href of what is referred to, as tasks keep it.
+// hrefOf returns the href for a reference.
 func hrefOf(r pulp.Ref) string {
 	href := pulp.Href(r.Collection, r.ID)
 	if r.Version >= 0 {
@@ -184,7 +189,7 @@ func hrefOf(r pulp.Ref) string {
 	return href
 }
 
-// reserving filters tasks by what they reserve. Reservations are kept as hrefs; PRNs are translated.
+// reserving filters tasks by the resources that they reserve exclusively, as shared, or either way.
 func reserving(exclusive, shared bool) filter {
 	return related(func(refs []pulp.Ref) store.Filter {
 		hrefs := make([]string, len(refs))
@@ -197,108 +202,101 @@ func reserving(exclusive, shared bool) filter {
 
 func (a *API) taskRoutes() []route {
 	return []route{
-		{path: "tasks/", methods: get(listOf(a, a.tasks()))},
-		{path: "tasks/purge/", methods: post(a.purgeTasks)},
-		{path: "tasks/:id/", methods: map[string]handler{
+		{path: pulp.TaskCollection, methods: get(listOf(a, a.tasks()))},
+		{path: pulp.TaskCollection + "purge/", methods: post(a.purgeTasks)},
+		{path: pulp.TaskCollection + ":id/", methods: map[string]handler{
 			http.MethodGet: readOf(a, a.tasks()), http.MethodPatch: a.cancelTask, http.MethodDelete: a.deleteTask,
 		}},
-		{path: "tasks/:id/my_permissions/", methods: get(a.taskPermissions)},
+		{path: pulp.TaskCollection + ":id/my_permissions/", methods: get(a.taskPermissions)},
 	}
 }
 
-// cancelTask is the PATCH that sets a task's state to canceled; no other change of a task is possible.
-func (a *API) cancelTask(req *request) (answer, error) {
-	t, err := one(a, a.tasks(), req)
+// cancelTask cancels a task: a PATCH that sets its state to "canceled", the only possible change of a task. A task that has
+// ended is shown with status 409.
+func (a *API) cancelTask(req *request) (reply.Reply, error) {
+	t, err := findByPath(a, a.tasks(), req)
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
-	b, err := req.body()
+	b, err := body.Read(req.Request)
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
-	if state := b.text("state", true, false); len(b.errs) == 0 && *state.Value != string(store.TaskCanceled) {
-		b.fail("state", "The only acceptable value for 'state' is 'canceled'.")
+	if state := b.Text("state", body.Required); b.Valid() && *state.Value != string(store.TaskCanceled) {
+		b.Fail("state", "The only acceptable value for 'state' is 'canceled'.")
 	}
-	if err := b.finish(); err != nil {
-		return answer{}, err
+	if err := b.Finish(); err != nil {
+		return reply.Reply{}, err
 	}
 	t, err = a.Tasks.Cancel(req.Context(), t.ID)
 	ended := fault.Is(err, fault.Conflict)
 	if err != nil && !ended {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	if !ended {
 		req.audit("cancel task", pulp.Href(pulp.TaskCollection, t.ID), slog.String("state", string(t.State)))
 	}
-	ans, err := shownOne(a.tasks(), req, t)
+	rep, err := showOne(a.tasks(), req, t)
 	if ended {
-		ans.status = http.StatusConflict
+		rep.Status = http.StatusConflict
 	}
-	return ans, err
+	return rep, err
 }
 
-func (a *API) deleteTask(req *request) (answer, error) {
-	t, err := one(a, a.tasks(), req)
+// deleteTask deletes a task that has ended. For other tasks it responds with 409 and no body.
+func (a *API) deleteTask(req *request) (reply.Reply, error) {
+	t, err := findByPath(a, a.tasks(), req)
 	if err == nil {
 		err = a.Store.DeleteTask(req.Context(), t.ID)
 	}
 	switch {
 	case fault.Is(err, fault.Conflict):
-		return answer{status: http.StatusConflict}, nil
+		return reply.Reply{Status: http.StatusConflict}, nil
 	case err != nil:
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	req.audit("delete task", pulp.Href(pulp.TaskCollection, t.ID))
-	return answer{status: http.StatusNoContent}, nil
+	return reply.Reply{Status: http.StatusNoContent}, nil
 }
 
-// taskPermissions answers with what the caller may do with a task, as Pulp names it: who sees one may do all.
-func (a *API) taskPermissions(req *request) (answer, error) {
-	if _, err := one(a, a.tasks(), req); err != nil {
-		return answer{}, err
+// taskPermissions responds with Pulp's names of the caller's permissions on a task. A caller that sees a task has all of
+// them.
+func (a *API) taskPermissions(req *request) (reply.Reply, error) {
+	if _, err := findByPath(a, a.tasks(), req); err != nil {
+		return reply.Reply{}, err
 	}
-	return ok(map[string][]string{"permissions": {"core.change_task", "core.delete_task", "core.view_task"}}), nil
+	return reply.OK(map[string][]string{"permissions": {"core.change_task", "core.delete_task", "core.view_task"}}), nil
 }
 
-// purgeAge is how old finished tasks must be when a purge does not say (contract 2.2).
+// purgeAge is the default age above which a purge deletes finished tasks (compatibility.md#tasks).
 const purgeAge = 30 * 24 * time.Hour
 
-// purgeTasks removes everybody's tasks, and so is for administrators.
-func (a *API) purgeTasks(req *request) (answer, error) {
-	if err := req.staff(); err != nil {
-		return answer{}, err
+// purgeTasks starts a task that deletes finished tasks of every user, so only administrators may call it.
+func (a *API) purgeTasks(req *request) (reply.Reply, error) {
+	if err := req.requireStaff(); err != nil {
+		return reply.Reply{}, err
 	}
-	b, err := req.body()
+	b, err := body.Read(req.Request)
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
-	before, states := b.moment("finished_before"), b.texts("states")
+	before, states := b.Time("finished_before"), b.Texts("states")
 	args := tasks.PurgeArgs{FinishedBefore: time.Now().Add(-purgeAge).UnixMicro(), States: []store.TaskState{}}
 	if before != nil {
 		args.FinishedBefore = before.UnixMicro()
 	}
 	for _, s := range states {
 		if state := store.TaskState(s); !slices.Contains(taskStates, s) || !state.Final() {
-			b.fail("states", "%s is not a valid choice.", fmt.Sprintf("%q", s))
+			b.Fail("states", "%q is not a valid choice.", s)
 		} else {
 			args.States = append(args.States, state)
 		}
 	}
-	if err := b.finish(); err != nil {
-		return answer{}, err
+	if err := b.Finish(); err != nil {
+		return reply.Reply{}, err
 	}
 	if states == nil {
 		args.States = []store.TaskState{store.TaskCompleted}
 	}
 	return a.dispatch(req, "purge tasks", pulp.Root+pulp.TaskCollection, tasks.Spec{Name: tasks.Purge, Args: args})
-}
-
-// dispatch makes a task for the caller, leaves the audit line, and answers with it.
-func (a *API) dispatch(req *request, action, object string, spec tasks.Spec) (answer, error) {
-	t, err := a.Tasks.Dispatch(req.Context(), tasks.ByUser(req.user.ID), spec)
-	if err != nil {
-		return answer{}, err
-	}
-	req.audit(action, object, slog.String("task", t.ID))
-	return accepted(t), nil
 }

@@ -5,18 +5,20 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/countersign/countersign/api/internal/query"
+	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 )
 
-// taskGroupCollection is where task groups would be. Nothing here makes any: the list is empty and each of them is missing, as on the reference (contract 2.3).
+// taskGroupCollection is the collection of task groups. Nothing creates task groups here: the list is always empty, and no
+// path names one (compatibility.md#task-groups-and-workers).
 const taskGroupCollection = "task-groups/"
 
-// taskGroups has no filters beside those that every list has.
 func (a *API) taskGroups() resource[struct{}] {
 	return resource[struct{}]{
 		model: "TaskGroup", filters: filters{}, orderings: []string{"description", "all_tasks_dispatched"},
-		show: each(func(struct{}) any { return nil }),
+		show: showEach(func(struct{}) any { return nil }),
 	}
 }
 
@@ -24,26 +26,26 @@ func (a *API) taskGroupRoutes() []route {
 	read := readOf(a, a.taskGroups())
 	return []route{
 		{path: taskGroupCollection, methods: get(listOf(a, a.taskGroups()))},
-		// There is none to be canceled: what reading it answers is all there is to say.
+		// Canceling a task group is a PATCH. It fails in the same way as reading one.
 		{path: taskGroupCollection + ":id/", methods: map[string]handler{http.MethodGet: read, http.MethodPatch: read}},
 	}
 }
 
-// inGroup filters tasks by their group: a reference to one finds nothing.
+// inGroup filters tasks by their group. A valid reference matches nothing.
 func inGroup(_ *API, _ *request, name string, values []string) (store.Filter, error) {
-	groups, err := commaSeparated(name, values)
+	groups, err := query.Split(name, values)
 	if err != nil || len(groups) == 0 {
 		return nil, err
 	}
 	for _, v := range groups {
 		if !isTaskGroup(v) {
-			return nil, badList("URI not valid: %s", v)
+			return nil, reply.BadRequest("URI not valid: %s", v)
 		}
 	}
 	return store.Any(), nil
 }
 
-// isTaskGroup says whether a reference has the form of a task group's.
+// isTaskGroup reports whether a text is an href, a URL or a PRN of a task group.
 func isTaskGroup(v string) bool {
 	if id, isPRN := strings.CutPrefix(v, "prn:core.taskgroup:"); isPRN {
 		return pulp.ValidUUID(id)

@@ -5,15 +5,20 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/query"
+	"github.com/countersign/countersign/api/internal/reply"
+	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/tasks"
 )
 
-// Where the upstream is: what it has is adopted, and held against what is here. Pulp has no such calls. Tasks about it reserve it: one runs at a time.
+// upstreamCollection is the path of operations on the upstream registry, which Pulp does not have. Its href is the resource
+// that their tasks reserve, so that one runs at a time.
 const upstreamCollection = "upstream/"
 
-// maxPattern bounds the pattern of names that a call is about, in bytes.
+// maxPattern is the largest length of a pattern of repository names, in bytes.
 const maxPattern = 512
 
 // drift is one difference between a repository and the upstream.
@@ -21,11 +26,11 @@ type drift struct {
 	Repository string         `json:"repository"`
 	Name       string         `json:"repository_name"`
 	Kind       string         `json:"kind"` // tag, manifest, blob
-	Unit       string         `json:"name"` // of the tag; the digest of the others
+	Unit       string         `json:"name"` // a tag's name, or the digest
 	Here       *digest.Digest `json:"here"`
 	Upstream   *digest.Digest `json:"upstream"`
-	Note       string         `json:"note"` // what becomes of it
-	Found      stamp          `json:"found_at"`
+	Note       string         `json:"note"` // what Countersign does about it
+	Found      timestamp.Time `json:"found_at"`
 }
 
 func (a *API) upstreamRoutes() []route {
@@ -36,9 +41,9 @@ func (a *API) upstreamRoutes() []route {
 	}
 }
 
-// behind sees that there is an upstream, and that an administrator asks.
-func (a *API) behind(req *request) error {
-	if err := req.staff(); err != nil {
+// requireUpstream returns an error unless the caller is an administrator and there is an upstream registry.
+func (a *API) requireUpstream(req *request) error {
+	if err := req.requireStaff(); err != nil {
 		return err
 	}
 	if !a.Upstream {
@@ -47,73 +52,75 @@ func (a *API) behind(req *request) error {
 	return nil
 }
 
-// adopt has a task adopt what the upstream has under the names that match a pattern.
-func (a *API) adopt(req *request) (answer, error) {
-	if err := a.behind(req); err != nil {
-		return answer{}, err
+// adopt starts a task that adopts the upstream's content in repositories whose names match a pattern.
+func (a *API) adopt(req *request) (reply.Reply, error) {
+	if err := a.requireUpstream(req); err != nil {
+		return reply.Reply{}, err
 	}
-	b, err := req.body()
+	b, err := body.Read(req.Request)
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	pattern := readPattern(b, true)
-	if err := b.finish(); err != nil {
-		return answer{}, err
+	if err := b.Finish(); err != nil {
+		return reply.Reply{}, err
 	}
 	return a.dispatch(req, "adopt", pulp.Root+upstreamCollection, tasks.AdoptSpec(pattern, ""))
 }
 
-// compareUpstream has a task write down in what repositories and the upstream differ; nothing changes.
-func (a *API) compareUpstream(req *request) (answer, error) {
-	if err := a.behind(req); err != nil {
-		return answer{}, err
+// compareUpstream starts a task that records the differences between repositories and the upstream, and changes neither.
+func (a *API) compareUpstream(req *request) (reply.Reply, error) {
+	if err := a.requireUpstream(req); err != nil {
+		return reply.Reply{}, err
 	}
-	b, err := req.body()
+	b, err := body.Read(req.Request)
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
-	pattern, deep := readPattern(b, false), b.flag("deep")
-	if err := b.finish(); err != nil {
-		return answer{}, err
+	pattern, deep := readPattern(b, false), b.Bool("deep")
+	if err := b.Finish(); err != nil {
+		return reply.Reply{}, err
 	}
 	return a.dispatch(req, "compare", pulp.Root+upstreamCollection, tasks.CompareSpec(pattern, deep != nil && *deep, ""))
 }
 
-func readPattern(b *body, required bool) string {
-	text := b.text("pattern", required, false).Value
+// readPattern reads a pattern of repository names; "*" when it is absent.
+func readPattern(b *body.Fields, required bool) string {
+	text := b.Text("pattern", body.RequiredIf(required)).Value
 	if text == nil {
 		return "*"
 	}
-	if len(b.errs["pattern"]) > 0 {
+	if !b.Valid("pattern") {
 		return ""
 	}
 	if len(*text) > maxPattern || !pulp.ValidName(strings.Trim(strings.ReplaceAll(*text, "*", "x"), "/")) {
-		b.fail("pattern", "Not the name of a repository, nor a pattern of names with *.")
+		b.Fail("pattern", "Enter the name of a repository or a pattern of names with *.")
 	}
 	return *text
 }
 
-// drift lists in what repositories and the upstream differed when they were last compared.
-func (a *API) drift(req *request) (answer, error) {
-	if err := a.behind(req); err != nil {
-		return answer{}, err
+// drift lists the differences that the last comparison recorded.
+func (a *API) drift(req *request) (reply.Reply, error) {
+	if err := a.requireUpstream(req); err != nil {
+		return reply.Reply{}, err
 	}
-	limit, offset := window(req.query)
-	found, count, err := a.Store.Drifts(req.Context(), limit, offset)
+	p := query.PageOf(req.query)
+	found, count, err := a.Store.Drifts(req.Context(), p.Limit, p.Offset)
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	shown := make([]any, len(found))
 	for i, d := range found {
 		shown[i] = drift{
 			Repository: pulp.RepositoryHref(d.Type, d.RepositoryID), Name: d.Repository, Kind: d.Kind, Unit: d.Name,
-			Here: orNull(d.Here), Upstream: orNull(d.Upstream), Note: d.Note, Found: stamp(d.Found),
+			Here: orNull(d.Here), Upstream: orNull(d.Upstream), Note: d.Note, Found: timestamp.Time(d.Found),
 		}
 	}
-	next, previous := links(req.Request, req.query, count, limit, offset)
-	return ok(page{count, next, previous, shown}), nil
+	next, previous := p.Links(req.Request, req.query, count)
+	return reply.OK(page{count, next, previous, shown}), nil
 }
 
+// orNull returns nil for an empty digest.
 func orNull(d digest.Digest) *digest.Digest {
 	if d == "" {
 		return nil

@@ -11,6 +11,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/reply"
+	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -18,21 +21,21 @@ import (
 	"github.com/countersign/countersign/signing/policy"
 )
 
-// Bounds of what one call may have judged.
+// Bounds of one request.
 const (
 	maxRequirements = 20  // of one scope of a policy
 	maxJudged       = 20  // references
 	maxKeys         = 100 // of a policy
 )
 
-// verified is the answer of verify/: who signed what a tag stands for and, given a policy, whether clients accept it.
+// verified is the response of verify/: the signers of a tag's manifests and, given a policy, whether clients accept the tag.
 type verified struct {
 	Tag       string             `json:"tag"`
 	Version   string             `json:"repository_version"`
 	Digest    digest.Digest      `json:"digest"`
-	Manifests []verifiedManifest `json:"manifests"` // the tag's and, of a list, each image in it
-	Accepted  *bool              `json:"accepted"`  // null without a policy; else whether clients accept all references
-	Verdicts  []verdict          `json:"verdicts"`  // one a reference; none without a policy
+	Manifests []verifiedManifest `json:"manifests"` // the tag's and, of a list, each of its images
+	Accepted  *bool              `json:"accepted"`  // whether clients accept all references; null without a policy
+	Verdicts  []verdict          `json:"verdicts"`  // one for each reference; none without a policy
 }
 
 type verifiedManifest struct {
@@ -45,25 +48,25 @@ type verifiedManifest struct {
 }
 
 type verifiedSignature struct {
-	Href      string  `json:"pulp_href"`
-	KeyID     string  `json:"key_id"`
-	Key       *string `json:"key_fingerprint"` // of the primary key that it verifies with, else of the key that it names
-	Services  []named `json:"signing_services"`
-	Reference string  `json:"docker_reference"`
-	SignedAt  stamp   `json:"signed_at"`
-	Verified  bool    `json:"verified"`
-	Reason    *string `json:"reason"` // why it is not verified
+	Href      string         `json:"pulp_href"`
+	KeyID     string         `json:"key_id"`
+	Key       *string        `json:"key_fingerprint"` // of the primary key, if verified; else of the key that the signature names
+	Services  []named        `json:"signing_services"`
+	Reference string         `json:"docker_reference"`
+	SignedAt  timestamp.Time `json:"signed_at"`
+	Verified  bool           `json:"verified"`
+	Reason    *string        `json:"reason"` // if not verified
 }
 
 type named struct {
-	Href string `json:"pulp_href,omitempty"` // for administrators alone
+	Href string `json:"pulp_href,omitempty"` // for administrators
 	Name string `json:"name"`
 }
 
-// verdict is what a policy makes of one reference.
+// verdict is the decision of a policy about one reference.
 type verdict struct {
 	Reference string            `json:"reference"`
-	Accepted  bool              `json:"accepted"` // all images that clients pull by it
+	Accepted  bool              `json:"accepted"` // whether all images that clients pull by it are
 	Manifests []manifestVerdict `json:"manifests"`
 }
 
@@ -79,7 +82,7 @@ type requirement struct {
 	Accepted  bool                `json:"accepted"`
 	Evaluated bool                `json:"evaluated"`
 	Reason    *string             `json:"reason"`
-	Signature *string             `json:"signature"` // that satisfies it
+	Signature *string             `json:"signature"` // that satisfies the requirement
 	Rejected  []rejectedSignature `json:"rejected"`
 }
 
@@ -88,104 +91,107 @@ type rejectedSignature struct {
 	Reason    string `json:"reason"`
 }
 
-// asked is what a call of verify/ wants.
-type asked struct {
+// verifyArgs are the fields of a request to verify/.
+type verifyArgs struct {
 	tag       string
 	version   pulp.Version // zero for the latest
 	policy    *policy.Policy
 	reference string
 }
 
-// verify tells who signed a tag. It changes nothing and so makes no task. Pulp has no such call.
+// verify returns the handler that reports the signers of a tag. It changes nothing, so there is no task. It is an operation of
+// our own.
 func (a *API) verify(r resource[pulp.Repository]) handler {
-	return func(req *request) (answer, error) {
-		repo, err := one(a, r, req)
+	return func(req *request) (reply.Reply, error) {
+		repo, err := findByPath(a, r, req)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
-		want, err := a.readVerify(req, repo)
+		args, err := a.readVerify(req, repo)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
 		number := repo.LatestVersion
-		if want.version.ID != "" {
-			number = want.version.Number
+		if args.version.ID != "" {
+			number = args.version.Number
 		}
 		ctx, cancel := verify.WithTimeout(req.Context())
 		defer cancel()
 		keys, err := verify.ServiceKeys(ctx, a.Store)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
-		if want.policy != nil {
-			others, err := want.policy.PublicKeys(ctx)
+		if args.policy != nil {
+			others, err := args.policy.PublicKeys(ctx)
 			if err != nil {
-				return answer{}, err
+				return reply.Reply{}, err
 			}
 			keys = keys.With(others)
 		}
 		now := time.Now()
 		target := store.Target{Repository: repo, Distribution: pulp.Distribution{Pinned: &pulp.PinnedVersion{RepositoryID: repo.ID, Number: number}}}
-		report, err := verify.Tag(ctx, a.Store, target, want.tag, keys, now)
+		report, err := verify.Tag(ctx, a.Store, target, args.tag, keys, now)
 		if fault.Is(err, fault.NotFound) {
 			err = fault.Field("tag", "The repository version has no such tag.")
 		}
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
 		shown := verified{
-			Tag: want.tag, Version: pulp.VersionHref(repo.Type, repo.ID, number), Digest: report.Manifests[0].Digest,
+			Tag: args.tag, Version: pulp.VersionHref(repo.Type, repo.ID, number), Digest: report.Manifests[0].Digest,
 			Manifests: showVerified(report, req.isStaff()), Verdicts: []verdict{},
 		}
-		if want.policy != nil {
-			if err := a.judge(ctx, req, repo, number, want, report, now, &shown); err != nil {
-				return answer{}, err
+		if args.policy != nil {
+			if err := a.judge(ctx, req, repo, number, args, report, now, &shown); err != nil {
+				return reply.Reply{}, err
 			}
 		}
-		return ok(shown), nil
+		return reply.OK(shown), nil
 	}
 }
 
-// readVerify reads the call's body. A policy is read as it was sent: what is in it twice must not be lost on the way.
-func (a *API) readVerify(req *request, repo pulp.Repository) (asked, error) {
+// readVerify reads the body of a request to verify/. The policy is parsed from the text of the body, because its parser
+// refuses keys that occur twice.
+func (a *API) readVerify(req *request, repo pulp.Repository) (verifyArgs, error) {
 	raw, err := io.ReadAll(req.Body)
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return asked{}, fault.New(fault.TooLarge, "The request's body has more than %d bytes.", maxBody)
+		return verifyArgs{}, fault.New(fault.TooLarge, "The request's body has more than %d bytes.", body.MaxBytes)
 	}
 	if err != nil {
-		return asked{}, fault.Wrap(fault.Invalid, err, "The request's body ended early.")
+		return verifyArgs{}, fault.Wrap(fault.Invalid, err, "The request's body ended early.")
 	}
 	req.Body = io.NopCloser(bytes.NewReader(raw))
-	b, err := req.body()
+	b, err := body.Read(req.Request)
 	if err != nil {
-		return asked{}, err
+		return verifyArgs{}, err
 	}
-	var want asked
-	if tag := b.text("tag", true, false).Value; tag != nil {
-		if want.tag = *tag; len(b.errs["tag"]) == 0 && !pulp.ValidTag(want.tag) {
-			b.fail("tag", badTag)
+	var args verifyArgs
+	if tag := b.Text("tag", body.Required).Value; tag != nil {
+		if args.tag = *tag; b.Valid("tag") && !pulp.ValidTag(args.tag) {
+			b.Fail("tag", badTag)
 		}
 	}
-	if reference := b.text("reference", false, false).Value; reference != nil {
-		want.reference = *reference
+	if reference := b.Text("reference").Value; reference != nil {
+		args.reference = *reference
 	}
-	if want.version, _, err = a.readVersion(req, b, "repository_version"); err != nil {
-		return asked{}, err
+	if args.version, _, err = a.readVersion(req, b, "repository_version"); err != nil {
+		return verifyArgs{}, err
 	}
-	if want.version.ID != "" && want.version.RepositoryID != repo.ID {
-		b.fail("repository_version", "The repository has no such version.")
+	if args.version.ID != "" && args.version.RepositoryID != repo.ID {
+		b.Fail("repository_version", "The repository has no such version.")
 	}
-	want.policy = readPolicy(b, raw)
-	if want.reference != "" && want.policy == nil && len(b.errs) == 0 {
-		b.fail("reference", "This field goes with a policy.")
+	args.policy = readPolicy(b, raw)
+	if args.reference != "" && args.policy == nil && b.Valid() {
+		b.Fail("reference", "This field goes with a policy.")
 	}
-	return want, b.finish()
+	return args, b.Finish()
 }
 
-// readPolicy reads the policy, an object or its text; nil when there is none. It may name no files: they would be the server's.
-func readPolicy(b *body, raw []byte) *policy.Policy {
+// readPolicy reads the field policy: an object, or its JSON in a text. It returns nil when the field is null or absent. A policy
+// must not name files, which would be the server's.
+func readPolicy(b *body.Fields, raw []byte) *policy.Policy {
 	const field = "policy"
-	v, set := b.value(field, false)
+	v, set := b.Value(field)
 	if !set || v == nil {
 		return nil
 	}
@@ -196,36 +202,36 @@ func readPolicy(b *body, raw []byte) *policy.Policy {
 	case map[string]any:
 		var members map[string]json.RawMessage
 		if err := json.Unmarshal(raw, &members); err != nil {
-			b.fail(field, "Not a policy.")
+			b.Fail(field, "Not a policy.")
 			return nil
 		}
 		text = members[field]
 	default:
-		b.fail(field, "Not a policy: the value is not an object.")
+		b.Fail(field, "Not a policy: the value is not an object.")
 		return nil
 	}
 	p, err := policy.Parse(text)
 	if f, ok := errors.AsType[*fault.Error](err); ok {
-		b.fail(field, "%s", f.Msg)
+		b.Fail(field, "%s", f.Msg)
 		return nil
 	}
 	switch {
 	case len(p.Files()) > 0:
-		b.fail(field, "The policy names files, which are the client's: give keys as keyData.")
+		b.Fail(field, "The policy names files, which are the client's: give keys as keyData.")
 	case p.Longest() > maxRequirements:
-		b.fail(field, "The policy has a list of more than %d requirements.", maxRequirements)
+		b.Fail(field, "The policy has a list of more than %d requirements.", maxRequirements)
 	case p.KeyCount() > maxKeys:
-		b.fail(field, "The policy has more than %d keys.", maxKeys)
+		b.Fail(field, "The policy has more than %d keys.", maxKeys)
 	}
 	return p
 }
 
-// judge adds what the policy makes of the tag's references.
-func (a *API) judge(ctx context.Context, req *request, repo pulp.Repository, number int64, want asked, report verify.Report, now time.Time, into *verified) error {
-	references := []string{want.reference}
-	if want.reference == "" {
+// judge adds the verdicts of the policy about the given reference, or about all references of the tag.
+func (a *API) judge(ctx context.Context, req *request, repo pulp.Repository, number int64, args verifyArgs, report verify.Report, now time.Time, into *verified) error {
+	references := []string{args.reference}
+	if args.reference == "" {
 		var err error
-		if references, err = a.references(req, repo, number, want.tag); err != nil {
+		if references, err = a.references(req, repo, number, args.tag); err != nil {
 			return err
 		}
 	}
@@ -234,7 +240,7 @@ func (a *API) judge(ctx context.Context, req *request, repo pulp.Repository, num
 	}
 	accepted := true
 	for _, reference := range references {
-		v, err := report.Evaluate(ctx, want.policy, reference, now)
+		v, err := report.Evaluate(ctx, args.policy, reference, now)
 		if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind == fault.Invalid {
 			err = fault.Field("reference", "%s", f.Msg)
 		}
@@ -248,7 +254,8 @@ func (a *API) judge(ctx context.Context, req *request, repo pulp.Repository, num
 	return nil
 }
 
-// references are those by which clients pull a tag of a repository version, as far as the caller sees its distributions.
+// references returns the references by which clients pull a tag of a repository version: one for each distribution that the
+// caller may see.
 func (a *API) references(req *request, repo pulp.Repository, number int64, tag string) ([]string, error) {
 	where, err := visible(req)
 	if err != nil {
@@ -275,7 +282,8 @@ func (a *API) references(req *request, repo pulp.Repository, number int64, tag s
 	return references, err
 }
 
-// showVerified shows a report. It names signing services by href to administrators alone, who may read them.
+// showVerified returns the JSON form of a report. Only administrators may read signing services, so only they get their
+// hrefs.
 func showVerified(r verify.Report, staff bool) []verifiedManifest {
 	shown := make([]verifiedManifest, len(r.Manifests))
 	for i, m := range r.Manifests {
@@ -286,7 +294,7 @@ func showVerified(r verify.Report, staff bool) []verifiedManifest {
 		for j, g := range m.Signatures {
 			v := verifiedSignature{
 				Href: pulp.Href(pulp.SignatureCollection, g.ID), KeyID: g.KeyID, Key: g.Fingerprint, Services: make([]named, len(g.Services)),
-				Reference: g.Reference, SignedAt: stamp(time.Unix(g.SignedAt, 0)), Verified: g.Verified,
+				Reference: g.Reference, SignedAt: timestamp.Time(time.Unix(g.SignedAt, 0)), Verified: g.Verified,
 			}
 			if g.Verified {
 				v.Key = &g.Key
@@ -325,12 +333,4 @@ func showVerdict(v verify.Verdict, manifests []verifiedManifest) verdict {
 		shown.Manifests = append(shown.Manifests, of)
 	}
 	return shown
-}
-
-func serviceHrefs(all []pulp.SigningService) []string {
-	ids := make([]string, len(all))
-	for i, s := range all {
-		ids[i] = s.ID
-	}
-	return hrefs(pulp.SigningServiceCollection, ids)
 }

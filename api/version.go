@@ -5,6 +5,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/reply"
+	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -20,7 +23,7 @@ type version struct {
 	VulnReport  string  `json:"vuln_report"`
 }
 
-// summary counts a version's content by kind; kinds of which there is none are left out (contract 2.5.3).
+// summary has the numbers of units by kind, without kinds that have none (compatibility.md#repository-versions).
 type summary struct {
 	Added   map[string]counted `json:"added"`
 	Removed map[string]counted `json:"removed"`
@@ -49,15 +52,15 @@ func showVersion(v pulp.Version) any {
 	}
 	prn := pulp.VersionPRN(v.ID)
 	return version{
-		object: object{href, prn, stamp(v.Created), stamp(v.Updated)}, Number: v.Number, Repository: pulp.RepositoryHref(v.Type, v.RepositoryID),
+		object: object{href, prn, timestamp.Time(v.Created), timestamp.Time(v.Updated)}, Number: v.Number, Repository: pulp.RepositoryHref(v.Type, v.RepositoryID),
 		Summary: s, VulnReport: pulp.Root + "vuln_report/?repo_versions=" + prn,
 	}
 }
 
 func versionFilters() filters {
 	holding := related(func(refs []pulp.Ref) store.Filter { return store.VersionHolding(idsOf(refs)) })
-	return filterSets(numbers("number"), dates("pulp_created"), filters{
-		"content": holding, "content__in": holding, "prn__in": identity()["prn__in"],
+	return mergeFilters(numberFilters("number"), dateFilters("pulp_created"), filters{
+		"content": holding, "content__in": holding, "prn__in": identityFilters()["prn__in"],
 		"pulp_href__in": related(func(refs []pulp.Ref) store.Filter {
 			named := make([]store.VersionName, len(refs))
 			for i, r := range refs {
@@ -68,29 +71,29 @@ func versionFilters() filters {
 	})
 }
 
-// versions are those of one repository of a type.
+// versions are the versions of the repository that the path names, which must have a type.
 func (a *API) versions(t pulp.RepositoryType) resource[pulp.Version] {
 	return resource[pulp.Version]{
-		model: "RepositoryVersion", list: store.VersionList, show: each(showVersion), filters: versionFilters(),
+		model: "RepositoryVersion", list: store.VersionList, show: showEach(showVersion), filters: versionFilters(),
 		orderings: []string{"number"}, order: []store.Order{{Field: "number", Desc: true}},
 		within: func(req *request) ([]store.Filter, error) {
-			repo, err := one(a, a.repositories(t), req)
+			repo, err := findByPath(a, a.repositories(t), req)
 			return []store.Filter{store.Where("repository", store.Equal, repo.ID)}, err
 		},
 		key: func(req *request) (store.Filter, error) {
 			n, err := strconv.ParseInt(req.param("number"), 10, 64)
 			if err != nil || n < 0 || strings.HasPrefix(req.param("number"), "+") {
-				return nil, errNotFound
+				return nil, reply.ErrNotFound
 			}
 			return store.Where("number", store.Equal, n), nil
 		},
 	}
 }
 
-// anyVersions are those of all repositories.
+// anyVersions are the versions of all repositories.
 func (a *API) anyVersions() resource[pulp.Version] {
 	return resource[pulp.Version]{
-		model: "RepositoryVersion", list: store.VersionList, show: each(showVersion), filters: versionFilters(), orderings: []string{"number"},
+		model: "RepositoryVersion", list: store.VersionList, show: showEach(showVersion), filters: versionFilters(), orderings: []string{"number"},
 		within: visible,
 	}
 }
@@ -106,36 +109,38 @@ func (a *API) versionRoutes() []route {
 		{path: pulp.ContainerCollection + ":id/versions/:number/", methods: map[string]handler{http.MethodGet: readOf(a, container), http.MethodDelete: a.deleteVersion}},
 		{path: pulp.ContainerCollection + ":id/versions/:number/repair/", methods: repair(pulp.Container)},
 		{path: pulp.PushCollection + ":id/versions/", methods: get(listOf(a, push))},
-		// Versions of push repositories go with their repository only; nobody may delete one (golden 21c).
+		// Versions of push repositories cannot be deleted (compatibility.md#push-repositories).
 		{path: pulp.PushCollection + ":id/versions/:number/", methods: map[string]handler{
-			http.MethodGet: readOf(a, push), http.MethodDelete: func(*request) (answer, error) { return answer{}, errDenied },
+			http.MethodGet: readOf(a, push), http.MethodDelete: func(*request) (reply.Reply, error) { return reply.Reply{}, errDenied },
 		}},
 		{path: pulp.PushCollection + ":id/versions/:number/repair/", methods: repair(pulp.ContainerPush)},
 	}
 }
 
-// permittedVersion returns the version that the path names, and its repository, to which the caller may do something.
-func (a *API) permittedVersion(req *request, t pulp.RepositoryType, what auth.Action) (v pulp.Version, repo pulp.Repository, err error) {
-	repo, err = a.permitted(a.repositories(t), req, what)
+// permittedVersion returns the version that the path names and its repository, if the caller may do an action to the
+// repository.
+func (a *API) permittedVersion(req *request, t pulp.RepositoryType, action auth.Action) (v pulp.Version, repo pulp.Repository, err error) {
+	repo, err = a.permitted(a.repositories(t), req, action)
 	if err == nil {
-		v, err = one(a, a.versions(t), req)
+		v, err = findByPath(a, a.versions(t), req)
 	}
 	return v, repo, err
 }
 
-// deleteVersion deletes a version of a container repository, unless a distribution serves it; what it changed is the next version's doing then (contract 2.5.3).
-func (a *API) deleteVersion(req *request) (answer, error) {
+// deleteVersion starts a task that deletes a version of a container repository. It refuses a version that a distribution
+// serves. The changes of the version become changes of the next one (compatibility.md#repository-versions).
+func (a *API) deleteVersion(req *request) (reply.Reply, error) {
 	v, repo, err := a.permittedVersion(req, pulp.Container, auth.Delete)
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	served, err := a.Store.Distributed(req.Context(), v.ID)
 	if err == nil && served {
-		err = badList("The repository version cannot be deleted because it (or its publications) are currently being used to distribute content. " +
+		err = reply.BadRequest("The repository version cannot be deleted because it (or its publications) are currently being used to distribute content. " +
 			"Please update the necessary distributions first.")
 	}
 	if err != nil {
-		return answer{}, err
+		return reply.Reply{}, err
 	}
 	return a.dispatch(req, "delete version", pulp.VersionHref(v.Type, v.RepositoryID, v.Number), tasks.Spec{
 		Name: tasks.DeleteVersion, Args: tasks.VersionArgs{RepositoryID: v.RepositoryID, Number: v.Number}, Immediate: true, Namespace: pulp.NamespaceOf(repo.Name),
@@ -143,23 +148,24 @@ func (a *API) deleteVersion(req *request) (answer, error) {
 	})
 }
 
-// repairVersion has the blobs of a version looked at, and fetched again where they are broken and a remote has them.
+// repairVersion returns the handler that starts a task which checks the blobs of a version and fetches broken ones again from
+// remotes.
 func (a *API) repairVersion(t pulp.RepositoryType) handler {
-	return func(req *request) (answer, error) {
+	return func(req *request) (reply.Reply, error) {
 		v, repo, err := a.permittedVersion(req, t, auth.Modify)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
-		b, err := req.body()
+		b, err := body.Read(req.Request)
 		if err != nil {
-			return answer{}, err
+			return reply.Reply{}, err
 		}
-		read := b.flag("verify_checksums")
-		if err := b.finish(); err != nil {
-			return answer{}, err
+		checksums := b.Bool("verify_checksums")
+		if err := b.Finish(); err != nil {
+			return reply.Reply{}, err
 		}
 		return a.dispatch(req, "repair version", pulp.VersionHref(v.Type, v.RepositoryID, v.Number), tasks.Spec{
-			Name: tasks.Repair, Args: tasks.VersionArgs{RepositoryID: v.RepositoryID, Number: v.Number, VerifyChecksums: read == nil || *read},
+			Name: tasks.Repair, Args: tasks.VersionArgs{RepositoryID: v.RepositoryID, Number: v.Number, VerifyChecksums: checksums == nil || *checksums},
 			Resources: []store.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID)}}, Namespace: pulp.NamespaceOf(repo.Name),
 		})
 	}

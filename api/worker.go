@@ -1,6 +1,9 @@
 package api
 
 import (
+	"time"
+
+	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 )
@@ -8,18 +11,19 @@ import (
 type worker struct {
 	object
 	Name          string            `json:"name"`
-	LastHeartbeat stamp             `json:"last_heartbeat"`
+	LastHeartbeat timestamp.Time    `json:"last_heartbeat"`
 	Versions      map[string]string `json:"versions"`
 	CurrentTask   *string           `json:"current_task"`
-	// Services are the names of the signing services that it can use, for administrators. Pulp has no such field.
+	// Services names the signing services that the worker can use. It is a field of our own, for administrators.
 	Services *[]string `json:"signing_services,omitempty"`
 }
 
 func showWorkers(req *request, all []pulp.Worker) ([]any, error) {
-	return each(func(w pulp.Worker) any {
+	return showEach(func(w pulp.Worker) any {
 		shown := worker{
 			object: objectOf(pulp.WorkerCollection, w.ID, pulp.Stamps{Created: w.Started, Updated: w.Heartbeat}), Name: w.Name,
-			LastHeartbeat: stamp(w.Heartbeat), Versions: versionsOf(w.Versions), CurrentTask: hrefOrNil(pulp.TaskCollection, w.TaskID),
+			LastHeartbeat: timestamp.Time(w.Heartbeat), Versions: versionsOf(w.Versions),
+			CurrentTask: hrefOrNil(pulp.TaskCollection, w.TaskID),
 		}
 		if req.user.Staff {
 			shown.Services = &w.Services
@@ -28,25 +32,31 @@ func showWorkers(req *request, all []pulp.Worker) ([]any, error) {
 	})(req, all)
 }
 
+// isOnline returns the condition for workers whose last heartbeat is recent enough.
+func isOnline() store.Filter {
+	return store.Where("last_heartbeat", store.AtLeast, time.Now().Add(-workerTTL).UnixMicro())
+}
+
 func (a *API) workers() resource[pulp.Worker] {
 	online := func(wanted bool) filter {
 		return boolean(func(v bool) store.Filter {
-			beating := store.Where("last_heartbeat", store.AtLeast, since(workerTTL))
 			if v != wanted {
-				return store.Not(beating)
+				return store.Not(isOnline())
 			}
-			return beating
+			return isOnline()
 		})
 	}
 	return resource[pulp.Worker]{
 		model: "AppStatus", list: store.WorkerList, show: showWorkers, orderings: []string{"name", "last_heartbeat"},
-		filters: filterSets(identity(), names(), dates("last_heartbeat"), filters{"online": online(true), "missing": online(false)}),
+		filters: mergeFilters(identityFilters(), nameFilters(), dateFilters("last_heartbeat"), filters{
+			"online": online(true), "missing": online(false),
+		}),
 	}
 }
 
 func (a *API) workerRoutes() []route {
 	return []route{
-		{path: "workers/", methods: get(listOf(a, a.workers()))},
-		{path: "workers/:id/", methods: get(readOf(a, a.workers()))},
+		{path: pulp.WorkerCollection, methods: get(listOf(a, a.workers()))},
+		{path: pulp.WorkerCollection + ":id/", methods: get(readOf(a, a.workers()))},
 	}
 }

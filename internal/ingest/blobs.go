@@ -1,7 +1,8 @@
-// Package ingest takes content in that comes from outside: a blob's bytes into the storage and then its row into the database, in the order
-// that a crash may interrupt anywhere, and signatures after judging them.
+// Package ingest stores content that comes from outside: blobs, signatures after their validation, and blobs whose bytes a sync
+// has left at the remote, when a client requests them.
 //
-// Pushes, syncs and pulls of what a remote has yet to send all go through here.
+// A blob's bytes are stored before its row, so that a crash at any point leaves no row without bytes. Pushes, syncs and
+// pulls of absent blobs all use this package.
 package ingest
 
 import (
@@ -15,54 +16,56 @@ import (
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/retry"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/storage"
 )
 
-// Blobs takes blobs in.
+// Blobs stores blobs.
 type Blobs struct {
 	Storage storage.Storage
-	// Inline is how many bytes a blob may have to be kept in the database; 0 keeps all in the storage.
+	// Inline is the maximum size in bytes of a blob in the database; 0 means that all blobs are in the storage.
 	Inline int64
-	// Foreign says that the storage is a registry of its own: nobody here removes its bytes.
+	// Foreign says that the storage is another registry: this server does not delete blobs there.
 	Foreign bool
 }
 
-// ErrRemoved says that the removal of an older copy of a blob has taken the new bytes along: send them again.
+// ErrRemoved says that the removal of an older copy of a blob has removed the new bytes too. The client must send them again.
 var ErrRemoved = fault.New(fault.Unavailable, "An older copy of the blob was just removed; push it again.")
 
-// Receive reads a blob to its end and keeps its bytes: in what it returns while they are few, else in the storage, under a repository's name. Its row is
-// the caller's to write, through Record. storage.ErrDigest when the bytes are not the digest's; errors of the reader are returned as they are.
+// Receive reads a blob to its end and stores its bytes: in the result if there are at most Inline, otherwise in the storage
+// under the name of a repository. The caller writes the row with Record. It returns storage.ErrDigest if the bytes do not
+// match the digest, and errors of the reader unchanged.
 func (i Blobs) Receive(ctx context.Context, name string, d digest.Digest, from io.Reader) (pulp.Blob, error) {
-	few, err := io.ReadAll(io.LimitReader(from, i.Inline+1))
+	head, err := io.ReadAll(io.LimitReader(from, i.Inline+1))
 	if err != nil {
 		return pulp.Blob{}, err
 	}
-	if int64(len(few)) <= i.Inline && i.Inline > 0 {
-		if d.Algorithm().FromBytes(few) != d {
+	if int64(len(head)) <= i.Inline && i.Inline > 0 {
+		if d.Algorithm().FromBytes(head) != d {
 			return pulp.Blob{}, storage.ErrDigest
 		}
-		return pulp.Blob{Digest: d, Size: int64(len(few)), Data: few, Inline: true}, nil
+		return pulp.Blob{Digest: d, Size: int64(len(head)), Data: head, Inline: true}, nil
 	}
 	u, err := i.Storage.Create(ctx, name)
 	if err != nil {
 		return pulp.Blob{}, err
 	}
-	if _, err = u.ReadFrom(io.MultiReader(bytes.NewReader(few), from)); err == nil {
+	if _, err = u.ReadFrom(io.MultiReader(bytes.NewReader(head), from)); err == nil {
 		size := u.Size()
 		if err = u.Commit(ctx, d); err == nil {
 			return pulp.Blob{Digest: d, Size: size, Location: name}, nil
 		}
 	}
-	if !errors.Is(err, storage.ErrDigest) { // then it is gone already
+	if !errors.Is(err, storage.ErrDigest) { // Commit has ended the upload otherwise
 		_ = u.Cancel(context.WithoutCancel(ctx))
 	}
 	_ = u.Close()
 	return pulp.Blob{}, err
 }
 
-// EmptyLayer returns the empty layer as a blob under a repository's name; an upstream that does not have it there gets it. Its row is the caller's to
-// write, through Record.
+// EmptyLayer returns the empty layer as a blob under the name of a repository. It uploads the layer to an upstream that does
+// not have it there. The caller writes the row with Record.
 func (i Blobs) EmptyLayer(ctx context.Context, name string) (pulp.Blob, error) {
 	if i.Foreign {
 		size, err := i.Storage.Stat(ctx, name, pulp.EmptyLayer)
@@ -73,34 +76,30 @@ func (i Blobs) EmptyLayer(ctx context.Context, name string) (pulp.Blob, error) {
 	return i.Receive(ctx, name, pulp.EmptyLayer, bytes.NewReader(pulp.EmptyLayerContent()))
 }
 
-// How long a row waits for the removal of an older copy of the same blob.
-const (
-	deletingWait  = 50 * time.Millisecond
-	deletingTries = 200
-)
+// whileDeleting is how long, and how often, Record waits for the removal of an older copy of the same blob.
+var whileDeleting = retry.Policy{Elapsed: 10 * time.Second, First: 50 * time.Millisecond, Max: 50 * time.Millisecond}
 
-// Record writes a blob's row, whose bytes are safe, by a function. While an older copy is just being removed it waits for the end of that. ErrRemoved when the
-// removal took the bytes along: they have to be sent again, and the row, which is written, is taken back by undo, when that is not nil.
+// Record calls write, which writes the row of a blob whose bytes are stored. It waits while an older copy of the blob is being
+// removed. It returns ErrRemoved if that removal took the new bytes too, after undo, unless that is nil, has deleted the row.
 func (i Blobs) Record(ctx context.Context, b pulp.Blob, write, undo func(context.Context) error) error {
-	for range deletingTries {
+	err := retry.Run(ctx, whileDeleting, func(ctx context.Context) error {
 		err := write(ctx)
-		if err == nil {
-			return i.confirm(context.WithoutCancel(ctx), b, undo)
-		}
-		if !errors.Is(err, store.ErrDeleting) {
+		if errors.Is(err, store.ErrDeleting) {
 			return err
 		}
-		select {
-		case <-time.After(deletingWait):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return retry.Permanent(err)
+	})
+	switch {
+	case errors.Is(err, store.ErrDeleting):
+		return fault.New(fault.Unavailable, "An older copy of the blob is being removed; push it again.")
+	case err != nil:
+		return err
 	}
-	return fault.New(fault.Unavailable, "An older copy of the blob is being removed; push it again.")
+	return i.confirm(context.WithoutCancel(ctx), b, undo)
 }
 
-// confirm sees that a recorded blob's bytes are there: the removal of an older copy, ended between the storage's commit and the row, takes them
-// along, and leaves no trace in the database. From the row on nothing removes them.
+// confirm checks that the bytes of a recorded blob exist. The removal of an older copy that ends between the commit in the
+// storage and the row removes them and leaves no trace in the database. Once the row exists nothing removes them.
 func (i Blobs) confirm(ctx context.Context, b pulp.Blob, undo func(context.Context) error) error {
 	if b.Inline || i.Foreign {
 		return nil
@@ -115,7 +114,7 @@ func (i Blobs) confirm(ctx context.Context, b pulp.Blob, undo func(context.Conte
 	return errors.Join(ErrRemoved, undo(ctx))
 }
 
-// Open returns the bytes of a blob that is not absent.
+// Open returns the bytes of a blob that is not absent. It returns an Unavailable error if the storage has lost them.
 func (i Blobs) Open(ctx context.Context, b pulp.Blob) (io.ReadSeekCloser, error) {
 	if b.Inline {
 		return nopCloser{bytes.NewReader(b.Data)}, nil

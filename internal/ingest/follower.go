@@ -7,35 +7,36 @@ import (
 	"time"
 )
 
-// follower passes bytes on to the request that caused a fetch. It holds the last ones back until all are verified. A request that takes the bytes too slowly is left behind:
-// all requests that wait for the blob wait for this one.
+// follower passes the bytes of a fetch on to the request that caused it. It holds the last bytes back until all are verified.
+// It drops a request that reads too slowly, because all requests that wait for the blob wait for this one.
 type follower struct {
-	pipe   *io.PipeWriter
-	idle   time.Duration // how long the request may delay the fetch, in all; of a blob that is not kept, by each piece
-	needed bool          // without a follower there is no use in reading on
-	held   []byte
-	spent  time.Duration // how long the request has delayed the fetch
-	gone   bool
+	pipe *io.PipeWriter
+	// idle is the time by which the request may delay the fetch: in all, or, if it is required, for each piece.
+	idle     time.Duration
+	required bool // the fetch ends without the follower
+	held     []byte
+	spent    time.Duration // by which the request has delayed the fetch
+	gone     bool
 }
 
-var errGone = errors.New("nobody takes the bytes")
+var errGone = errors.New("the client does not read the blob any more")
 
-// Write implements io.Writer. It fails only when the follower is needed and gone.
+// Write implements io.Writer. It returns errGone if the follower is required and its request is gone.
 func (f *follower) Write(p []byte) (int, error) {
 	f.pass(f.held)
 	now := max(0, len(p)-heldBack)
 	f.pass(p[:now])
 	f.held = append(f.held[:0], p[now:]...)
-	if f.gone && f.needed {
+	if f.gone && f.required {
 		return 0, errGone
 	}
 	return len(p), nil
 }
 
-// heldBack is how many of the last bytes wait for the others to be right.
+// heldBack is the number of bytes that are held back until the others are verified.
 const heldBack = 1024
 
-var errSlow = errors.New("the bytes were not taken in time")
+var errSlow = errors.New("the client reads the blob too slowly")
 
 func (f *follower) pass(p []byte) {
 	if f.gone || len(p) == 0 {
@@ -47,12 +48,12 @@ func (f *follower) pass(p []byte) {
 	if _, err := f.pipe.Write(p); err != nil {
 		f.gone = true
 	}
-	if !f.needed {
+	if !f.required {
 		f.spent += time.Since(began)
 	}
 }
 
-// end passes the last bytes on, or the error in their place.
+// end passes the last bytes on, or the error instead of them.
 func (f *follower) end(err error) {
 	if err == nil {
 		f.pass(f.held)
@@ -60,23 +61,24 @@ func (f *follower) end(err error) {
 	_ = f.pipe.CloseWithError(err)
 }
 
-// reader returns the bytes of a fetch to the request that caused it. When that request was left behind, the rest comes from the storage after the fetch has ended.
+// reader returns the bytes of a fetch to the request that caused it. If the follower has dropped the request, the rest comes
+// from the storage after the fetch has ended.
 type reader struct {
 	*io.PipeReader
-	ctx  context.Context                                  //nolint:containedctx // it is the request's
-	kept func(context.Context) (io.ReadSeekCloser, error) // waits for the end of the fetch and opens the blob; nil: it is not kept
-	at   int64
-	rest io.ReadSeekCloser // nil until the request was left behind
+	ctx    context.Context                                  //nolint:containedctx // the context of the request
+	stored func(context.Context) (io.ReadSeekCloser, error) // waits for the end of the fetch and opens the blob; nil: it is not stored
+	at     int64
+	rest   io.ReadSeekCloser // nil until the request was dropped
 }
 
 // Read implements io.Reader.
 func (r *reader) Read(p []byte) (int, error) {
 	if r.rest == nil {
 		n, err := r.PipeReader.Read(p)
-		if r.at += int64(n); r.kept == nil || !errors.Is(err, errSlow) {
+		if r.at += int64(n); r.stored == nil || !errors.Is(err, errSlow) {
 			return n, err
 		}
-		rest, err := r.kept(r.ctx)
+		rest, err := r.stored(r.ctx)
 		if err != nil {
 			return n, err
 		}

@@ -12,18 +12,19 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// SignatureValidator decides about signatures that come from outside.
+// SignatureValidator validates signatures that come from outside (compatibility.md#uploaded-signatures).
 type SignatureValidator struct {
 	Store *store.Store
-	// RefuseUnknown refuses signatures by keys that no signing service has (D6).
+	// RefuseUnknown refuses signatures by keys that no signing service has.
 	RefuseUnknown bool
 }
 
-// ErrUnreadable says that bytes are no signature of an image.
+// ErrUnreadable says that bytes are not a signature of an image.
 var ErrUnreadable = fault.New(fault.Invalid, "signature invalid")
 
-// Validate returns what is to be stored of a signature of a manifest (D6, D25): it is of this manifest, and, when its key is one that a signing
-// service has, it verifies. Invalid, with a sentence that says why, when it is refused; then too it has what could be read of it.
+// Validate returns the signature to store for the bytes of a signature of a manifest. The signature must name that manifest
+// and have a valid time (compatibility.md#clock-skew); if its key is one of a signing service, it must verify. Otherwise
+// Validate returns an Invalid error with the reason, together with the parts of the signature that could be read.
 func (v SignatureValidator) Validate(ctx context.Context, manifest digest.Digest, raw []byte) (pulp.Signature, error) {
 	foreign, err := signing.Parse(raw)
 	if err != nil {
@@ -39,7 +40,7 @@ func (v SignatureValidator) Validate(ctx context.Context, manifest digest.Digest
 	now := time.Now()
 	switch {
 	case foreign.Claim.ManifestDigest != manifest:
-		return g, fault.New(fault.Invalid, "The signature is another manifest's.")
+		return g, fault.New(fault.Invalid, "The signature is for another manifest.")
 	case foreign.CreatedAt.After(now.Add(signing.ClockSkew)):
 		return g, fault.New(fault.Invalid, "The signature's time is in the future.")
 	case !foreign.ExpiresAt.IsZero() && !now.Before(foreign.ExpiresAt):

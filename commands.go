@@ -10,7 +10,8 @@ import (
 	"github.com/countersign/countersign/internal/app"
 )
 
-// commandLine defines the commands and options of the program. The program accepts the same ones when it is called as pulpcore-manager.
+// commandLine defines the commands and options of the program. The program accepts the same ones when it is called as
+// pulpcore-manager.
 type commandLine struct {
 	Config string `help:"YAML file with settings. Default: the variable COUNTERSIGN_CONFIG." type:"path" placeholder:"FILE"`
 

@@ -257,7 +257,7 @@ func TestKeyFileChanges(t *testing.T) {
 		status   bool
 	}{
 		{"it is gone", func() { must(t, s.env, "rm", file) }, "The key file cannot be read: no such file or directory: ", true},
-		{"others may read it", func() { put(good, 0o644) }, "may be used by others than its owner", false},
+		{"others may read it", func() { put(good, 0o644) }, "is accessible to users other than its owner", false},
 		{"another key is there", func() { put(wrong, 0o600) }, "holds the key " + other.fingerprint, false},
 		{"half of it is there", func() { put(good[:len(good)/2], 0o600) }, "The key cannot be used", false},
 	} {

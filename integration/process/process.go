@@ -1,6 +1,5 @@
-// Package process builds this module's programs and runs them as servers, for the black-box tests and for the benchmark.
-//
-// It knows programs, ports and signals; what a program speaks is its user's business.
+// Package process builds programs of this module and runs them as servers. The integration tests and the benchmark
+// use it.
 package process
 
 import (
@@ -20,8 +19,8 @@ import (
 	"time"
 )
 
-// Build compiles the package of this module that lies at path (relative to the module's root, "." for the root itself) into dir and
-// returns the program's path. Further arguments go to go build, before the package.
+// Build compiles the package at path, relative to the root of the module, into dir and returns the path of the
+// program. Further arguments are passed to go build.
 func Build(ctx context.Context, dir, path string, arguments ...string) (string, error) {
 	root, err := ModuleRoot(ctx)
 	if err != nil {
@@ -35,27 +34,27 @@ func Build(ctx context.Context, dir, path string, arguments ...string) (string, 
 	line := append([]string{"build", "-o", program}, arguments...)
 	build := exec.CommandContext(ctx, "go", append(line, "./"+path)...)
 	build.Dir = root
-	if said, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w\n%s", path, err, said)
+	if output, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", path, err, output)
 	}
 	return program, nil
 }
 
-// ModuleRoot is the directory of the module in which the caller's working directory lies.
+// ModuleRoot returns the root directory of the module that contains the working directory.
 func ModuleRoot(ctx context.Context) (string, error) {
-	said, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
-	file := strings.TrimSpace(string(said))
+	output, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	file := strings.TrimSpace(string(output))
 	if err != nil || file == "" || file == os.DevNull {
-		return "", fmt.Errorf("find the module's root: %w", errors.Join(err, errors.New(file)))
+		return "", fmt.Errorf("find the root of the module: %w", errors.Join(err, errors.New(file)))
 	}
 	return filepath.Dir(file), nil
 }
 
-// given are the addresses that FreeAddress has returned.
+// given contains the addresses that FreeAddress has returned.
 var given sync.Map
 
-// FreeAddress returns a loopback address on which nothing listens, and another one each time. It stays below the ports that the kernel hands to clients, so that
-// a server which is killed finds its port free when it comes back.
+// FreeAddress returns a loopback address on which nothing listens, a different one for each call. Its port is below
+// the kernel's range of client ports, so a server that is killed and started again finds the port free.
 func FreeAddress() (string, error) {
 	const first, last, attempts = 20000, 32000, 100
 	for range attempts {
@@ -75,18 +74,19 @@ func FreeAddress() (string, error) {
 	return "", fmt.Errorf("no free port found between %d and %d", first, last)
 }
 
-// Patience is how long tests wait for something that takes moments on an idle machine. Only a failing test waits so long, so it leaves room for slow and busy machines.
+// Patience is the time that tests wait for an event. It is long, for slow and busy machines: only a failing test
+// waits for all of it.
 const Patience = 3 * time.Minute
 
-// Command says how to start a server and how to see that it serves.
+// Command describes a server to start.
 type Command struct {
 	Program   string
 	Arguments []string
-	Env       []string             // the whole environment
-	Log       string               // file that gets both outputs, appended to
-	Ready     []string             // URLs that answer 200 or 401 when the server serves
-	Patience  time.Duration        // for becoming ready; the constant Patience when zero
-	Attr      *syscall.SysProcAttr // nil: a process group of its own
+	Env       []string             // the complete environment
+	Log       string               // file to which both outputs are appended
+	Ready     []string             // URLs that answer 200 or 401 when the server is ready
+	Patience  time.Duration        // time to become ready; 0: the constant Patience
+	Attr      *syscall.SysProcAttr // nil: a new process group
 }
 
 // Server is a running program.
@@ -97,7 +97,8 @@ type Server struct {
 	err     error         // of Wait; read it after ended
 }
 
-// Start runs the program and waits until it serves. The error of one that does not holds the end of its log.
+// Start starts the program and waits until it is ready. If it does not become ready, the error contains the end of
+// the log.
 func Start(ctx context.Context, c Command) (*Server, error) {
 	log, err := os.OpenFile(c.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -107,7 +108,7 @@ func Start(ctx context.Context, c Command) (*Server, error) {
 	cmd := exec.Command(c.Program, c.Arguments...)
 	cmd.Env = c.Env
 	cmd.Stdout, cmd.Stderr = log, log
-	// A Ctrl-C at the terminal is for the tests: they end their servers themselves.
+	// Ctrl-C at the terminal must not reach the servers: the tests stop them.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if c.Attr != nil {
 		cmd.SysProcAttr = c.Attr
@@ -127,7 +128,7 @@ func Start(ctx context.Context, c Command) (*Server, error) {
 	return s, nil
 }
 
-// await polls the ready URLs until each has answered.
+// await polls the URLs in Ready until each has answered.
 func (s *Server) await(ctx context.Context) error {
 	patience := s.command.Patience
 	if patience == 0 {
@@ -141,7 +142,7 @@ func (s *Server) await(ctx context.Context) error {
 		for !answers(ctx, url) {
 			select {
 			case <-s.ended:
-				return fmt.Errorf("ended before it served: %w", s.err)
+				return fmt.Errorf("ended before it was ready: %w", s.err)
 			case <-ctx.Done():
 				return fmt.Errorf("%s did not answer within %v", url, patience)
 			case <-tick.C:
@@ -164,14 +165,14 @@ func answers(ctx context.Context, url string) bool {
 	return response.StatusCode == http.StatusOK || response.StatusCode == http.StatusUnauthorized
 }
 
-// Stop asks the program to end and waits for it. One that does not end within Patience is killed, and that is an error, as is an exit
-// status other than 0.
+// Stop sends SIGTERM and waits for the end of the program. It returns an error if the exit status is not 0, or if the
+// program does not end within Patience; it then kills the program.
 func (s *Server) Stop() error {
 	if s.Ended() {
 		return nil
 	}
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("end %s: %w", s.command.Program, err)
+		return fmt.Errorf("stop %s: %w", s.command.Program, err)
 	}
 	select {
 	case <-s.ended:
@@ -182,14 +183,13 @@ func (s *Server) Stop() error {
 	}
 }
 
-// Kill ends the program as a power cut would, and waits until it is gone.
+// Kill ends the program with SIGKILL and waits for its end.
 func (s *Server) Kill() {
-	// It may have ended already; that is as good.
-	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Process.Kill() // fails only if the program has ended
 	<-s.ended
 }
 
-// Ended tells whether the program has ended.
+// Ended reports whether the program has ended.
 func (s *Server) Ended() bool {
 	select {
 	case <-s.ended:
@@ -199,7 +199,7 @@ func (s *Server) Ended() bool {
 	}
 }
 
-// PID is the process id.
+// PID returns the process id.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 
 // LogTail returns the last 16 KiB of the log.

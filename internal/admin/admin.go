@@ -1,5 +1,6 @@
-// Package admin runs the commands with which operators manage an installation: signing services and their assignments, verification of
-// images, adoption from an upstream, and the database. All of them may run while a server runs.
+// Package admin runs the commands with which operators manage an installation: signing services and their
+// assignments, verification of images, adoption from an upstream, and the database. All of them may run while a
+// server runs.
 package admin
 
 import (
@@ -35,7 +36,8 @@ type Admin struct {
 // New returns an Admin.
 func New(o Options) *Admin { return &Admin{app: o.App, config: o.Config, out: o.Out, log: o.Log} }
 
-// CommandError is an error of a command that Pulp has too. Its text is one line in the form of Pulp's management commands.
+// CommandError is an error of a command that Pulp has too. Its text is one line in the form of Pulp's management
+// commands.
 type CommandError struct{ err error }
 
 // Error returns the line.

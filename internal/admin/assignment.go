@@ -20,7 +20,8 @@ var assigners = map[pulp.Assigner]string{
 	"":                   "an older server, during the upgrade",
 }
 
-// ListSigningAssignments prints each repository that has a signing service of its own, with the service and the assigner.
+// ListSigningAssignments prints each repository that has a signing service of its own, with the service and the
+// assigner.
 func (a *Admin) ListSigningAssignments(ctx context.Context) error {
 	return a.app.WithExistingStore(ctx, func(s *store.Store) error {
 		all, err := s.SigningAssignments(ctx)
@@ -45,8 +46,8 @@ func (a *Admin) printAssignments(all []store.SigningAssignment) error {
 	return w.Flush()
 }
 
-// RevokeSigningAssignments removes the signing services of the named repositories, or with all those that no administrator assigned. It logs an
-// audit entry for each and prints them.
+// RevokeSigningAssignments removes the signing services of the named repositories, or with all those that no
+// administrator assigned. It logs an audit entry for each and prints them.
 func (a *Admin) RevokeSigningAssignments(ctx context.Context, repositories []string, all bool) error {
 	if all == (len(repositories) > 0) {
 		return errors.New("give the names of repositories, or --all; list-signing-assignments shows all assignments")

@@ -18,7 +18,8 @@ import (
 	"github.com/countersign/countersign/signing/script"
 )
 
-// NewService describes a signing service to add. The fields that are set select its kind: Script and Key, OpenPGPKey, or PKCS11URI.
+// NewService describes a signing service to add. The fields that are set select its kind: Script and Key, OpenPGPKey,
+// or PKCS11URI.
 type NewService struct {
 	Name       string
 	Script     string // path of the signing script
@@ -34,8 +35,8 @@ type NewService struct {
 	UserID     string // alternative to PublicKey: create one with this user id
 }
 
-// AddSigningService adds a signing service after a test signature. The arguments, messages and the form of errors are those of Pulp's command
-// (compatibility.md#signing-services).
+// AddSigningService adds a signing service after a test signature. The arguments, messages and the form of errors are
+// those of Pulp's command (compatibility.md#signing-services).
 func (a *Admin) AddSigningService(ctx context.Context, n NewService) error {
 	return commandError(a.add(ctx, n))
 }
@@ -119,8 +120,8 @@ func (n NewService) openPGPService(keys *signers.Signers) (pulp.SigningService, 
 // maxPublicKey is the maximum size of a public key file in bytes.
 const maxPublicKey = 1 << 20
 
-// pkcs11Service returns the service for a key in a token. It reads the OpenPGP public key from a file, or creates it. A created key is stored
-// with the service, because its fingerprint depends on the time of creation.
+// pkcs11Service returns the service for a key in a token. It reads the OpenPGP public key from a file, or creates it.
+// A created key is stored with the service, because its fingerprint depends on the time of creation.
 func (n NewService) pkcs11Service(ctx context.Context) (pulp.SigningService, error) {
 	none := pulp.SigningService{}
 	switch {

@@ -24,8 +24,9 @@ import (
 // errNoUpstream reports a command about the upstream without one.
 var errNoUpstream = errors.New("there is no upstream registry: set COUNTERSIGN_UPSTREAM_URL as for the server")
 
-// Adopt adopts the content of the upstream registry into the repositories whose names match pattern, in which * stands for any characters. A task
-// of the server or a worker does it; Adopt waits for the task and prints its result.
+// Adopt adopts the content of the upstream registry into the repositories whose names match pattern, in which *
+// stands for any characters. A task of the server or a worker does it; Adopt waits for the task and prints its
+// result.
 func (a *Admin) Adopt(ctx context.Context, pattern string) error {
 	return a.withUpstream(ctx, func(s *store.Store) error {
 		t, err := a.runTask(ctx, s, tasks.AdoptSpec(pattern, app.CommandLineUser))
@@ -44,8 +45,8 @@ func (a *Admin) Adopt(ctx context.Context, pattern string) error {
 	})
 }
 
-// Drift compares the repositories whose names match pattern with the upstream registry, as Adopt by a task, and prints the differences. With deep
-// it compares the manifests and blobs of all versions, otherwise the tags only.
+// Drift compares the repositories whose names match pattern with the upstream registry, as Adopt by a task, and
+// prints the differences. With deep it compares the manifests and blobs of all versions, otherwise the tags only.
 func (a *Admin) Drift(ctx context.Context, pattern string, deep bool) error {
 	return a.withUpstream(ctx, func(s *store.Store) error {
 		if _, err := a.runTask(ctx, s, tasks.CompareSpec(pattern, deep, app.CommandLineUser)); err != nil {
@@ -192,8 +193,8 @@ func (a *Admin) wait(ctx context.Context, s *store.Store, t store.Task, upstream
 	return t, nil
 }
 
-// delay returns the cause for which a task about the upstream has not ended, with attributes for the log. The cause is "" for a task that runs. The
-// upstream is contacted from this process; the server may see another result.
+// delay returns the cause for which a task about the upstream has not ended, with attributes for the log. The cause
+// is "" for a task that runs. The upstream is contacted from this process; the server may see another result.
 func (a *Admin) delay(ctx context.Context, t store.Task, upstream storage.Storage) (cause string, details []any) {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()

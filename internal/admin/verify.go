@@ -27,8 +27,8 @@ type Verification struct {
 	Policy    string // path of a policy.json; empty: the image must be signed by a key that the server knows
 }
 
-// Verify prints the signatures of an image and the decision of a policy. It returns ErrNotAccepted if the image is not accepted, and other
-// errors if that is unknown.
+// Verify prints the signatures of an image and the decision of a policy. It returns ErrNotAccepted if the image is
+// not accepted, and other errors if that is unknown.
 func (a *Admin) Verify(ctx context.Context, v Verification) error {
 	return a.app.WithExistingStore(ctx, func(s *store.Store) error {
 		accepted, err := a.verify(ctx, s, v, time.Now())
@@ -129,7 +129,8 @@ func (v Verification) conclude(r verify.Report, verdict *verify.Verdict) (accept
 	return false, "NOT signed, by a key that the server knows, for exactly " + v.Reference
 }
 
-// printReport prints each manifest with its signatures and its part of the verdict, which may be nil, and the conclusion.
+// printReport prints each manifest with its signatures and its part of the verdict, which may be nil, and the
+// conclusion.
 func printReport(out io.Writer, r verify.Report, v *verify.Verdict, conclusion string) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	for i, m := range r.Manifests {

@@ -1,7 +1,8 @@
-// Package app builds the parts of a server or a worker from the configuration, connects them, and runs them until the program stops.
+// Package app builds the parts of a server or a worker from the configuration, connects them, and runs them until the
+// program stops.
 //
-// Serve and Work are the two kinds of processes. Package admin, with the operator's commands, uses the functions here that open the
-// database, the storage and the queue.
+// Serve and Work are the two kinds of processes. Package admin, with the operator's commands, uses the functions here
+// that open the database, the storage and the queue.
 package app
 
 import (

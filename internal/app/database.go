@@ -13,10 +13,12 @@ import (
 	"github.com/countersign/countersign/signing/script"
 )
 
-// errOldSchema reports a shared database with an old schema. Other processes can be using it, so only an operator migrates it.
+// errOldSchema reports a shared database with an old schema. Other processes can be using it, so only an operator
+// migrates it.
 var errOldSchema = errors.New("the database has no schema or an older one than this program: run `countersign migrate`")
 
-// openForServing opens the database: SQLite as its only user, PostgreSQL together with other processes. release closes it.
+// openForServing opens the database: SQLite as its only user, PostgreSQL together with other processes. release
+// closes it.
 func (a *App) openForServing(ctx context.Context) (s *store.Store, release func(), err error) {
 	c := a.config
 	if store.IsPostgres(c.DatabaseURL) {
@@ -44,8 +46,8 @@ func (a *App) openForServing(ctx context.Context) (s *store.Store, release func(
 	return s, func() { _ = s.Close(); _ = lock.Release() }, nil
 }
 
-// openOwned opens an SQLite database whose lock the caller holds. It migrates the schema, and releases the tasks and removes the workers of
-// the process that used the database before.
+// openOwned opens an SQLite database whose lock the caller holds. It migrates the schema, and releases the tasks and
+// removes the workers of the process that used the database before.
 func (a *App) openOwned(ctx context.Context) (*store.Store, error) {
 	s, err := store.Open(ctx, a.config.DatabaseURL)
 	if err != nil {
@@ -65,7 +67,8 @@ func (a *App) openOwned(ctx context.Context) (*store.Store, error) {
 	return s, nil
 }
 
-// openShared opens a database that other processes use too. It does not migrate the schema, which must be this program's.
+// openShared opens a database that other processes use too. It does not migrate the schema, which must be this
+// program's.
 func (a *App) openShared(ctx context.Context) (*store.Store, error) {
 	s, err := store.Open(ctx, a.config.DatabaseURL)
 	if err != nil {
@@ -81,8 +84,8 @@ func (a *App) openShared(ctx context.Context) (*store.Store, error) {
 	return s, nil
 }
 
-// WithStore calls do with the open database and closes it. A server may be running. WithStore creates a missing SQLite database, and migrates
-// one that no server is using. It does not migrate PostgreSQL.
+// WithStore calls do with the open database and closes it. A server may be running. WithStore creates a missing
+// SQLite database, and migrates one that no server is using. It does not migrate PostgreSQL.
 func (a *App) WithStore(ctx context.Context, do func(*store.Store) error) error {
 	s, err := store.Open(ctx, a.config.DatabaseURL)
 	if err != nil {
@@ -104,8 +107,8 @@ func (a *App) WithStore(ctx context.Context, do func(*store.Store) error) error 
 	return do(s)
 }
 
-// WithExistingStore is like WithStore, but returns an error if the SQLite database does not exist. It serves commands that have no meaning
-// without data, which are often called with a wrong data directory.
+// WithExistingStore is like WithStore, but returns an error if the SQLite database does not exist. It serves commands
+// that have no meaning without data, which are often called with a wrong data directory.
 func (a *App) WithExistingStore(ctx context.Context, do func(*store.Store) error) error {
 	if path := a.databasePath(); !store.IsPostgres(a.config.DatabaseURL) {
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {

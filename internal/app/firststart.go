@@ -30,8 +30,8 @@ func SetAdminPassword(ctx context.Context, s *store.Store, password string) erro
 	return err
 }
 
-// ensureAdmin creates the user admin if it does not exist, and sets the configured password. It returns the password that it generated, which
-// must be shown to the operator, or "" if it generated none.
+// ensureAdmin creates the user admin if it does not exist, and sets the configured password. It returns the password
+// that it generated, which must be shown to the operator, or "" if it generated none.
 func (a *App) ensureAdmin(ctx context.Context, s *store.Store, users *auth.Auth) (generated string, err error) {
 	configured := a.config.AdminPassword.Reveal()
 	_, err = s.UserByName(ctx, AdminName)
@@ -48,9 +48,9 @@ func (a *App) ensureAdmin(ctx context.Context, s *store.Store, users *auth.Auth)
 	return "", err
 }
 
-// ensureService creates the default signing service, with a key of its own, at the first start on SQLite: if there is neither a signing
-// service nor the user admin, which is created afterwards. A service that was removed is not created again. A start that is killed in between
-// leaves a key file, which the next start uses.
+// ensureService creates the default signing service, with a key of its own, at the first start on SQLite: if there is
+// neither a signing service nor the user admin, which is created afterwards. A service that was removed is not
+// created again. A start that is killed in between leaves a key file, which the next start uses.
 func (a *App) ensureService(ctx context.Context, s *store.Store, keys *signers.Signers) error {
 	c := a.config
 	name := c.Signing.DefaultService

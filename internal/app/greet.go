@@ -7,7 +7,8 @@ import (
 	"github.com/countersign/countersign/config"
 )
 
-// greet writes the addresses, the place of the data, the login and the next steps. password is the generated password of admin, or "".
+// greet writes the addresses, the place of the data, the login and the next steps. password is the generated password
+// of admin, or "".
 func (a *App) greet(g Greeting, password string) {
 	c := a.config
 	host := c.Public().Host

@@ -42,7 +42,8 @@ func (a *App) OpenQueue(ctx context.Context) (Queue, error) {
 	return Queue{Queue: q, Ping: q.Ping, Close: func() { _ = q.Close() }}, nil
 }
 
-// redisTLS returns a TLS configuration that trusts the certificates of ca_file in addition to the system's. It returns nil without ca_file.
+// redisTLS returns a TLS configuration that trusts the certificates of ca_file in addition to the system's. It
+// returns nil without ca_file.
 func redisTLS(c config.Redis) (*tls.Config, error) {
 	if c.CAFile == "" {
 		return nil, nil //nolint:nilnil // nil selects the default configuration

@@ -26,8 +26,8 @@ import (
 const (
 	// housekeepingInterval is the time between two runs of the housekeeper.
 	housekeepingInterval = 10 * time.Minute
-	// maxFetchDelay is the time for which a slow client may delay the fetch of a blob. Then the fetch goes on without the client, which receives
-	// the rest when it ends.
+	// maxFetchDelay is the time for which a slow client may delay the fetch of a blob. Then the fetch goes on without
+	// the client, which receives the rest when it ends.
 	maxFetchDelay = 30 * time.Second
 )
 
@@ -40,8 +40,9 @@ type Greeting struct {
 	SettingsFile string
 }
 
-// Serve runs the registry, the API and, unless the settings say otherwise, workers, until ctx ends. It then waits up to the shutdown grace
-// period for requests and tasks. It writes the greeting, with a generated password, when the server accepts connections.
+// Serve runs the registry, the API and, unless the settings say otherwise, workers, until ctx ends. It then waits up
+// to the shutdown grace period for requests and tasks. It writes the greeting, with a generated password, when the
+// server accepts connections.
 func (a *App) Serve(ctx context.Context, g Greeting) error {
 	s, release, err := a.openForServing(ctx)
 	if err != nil {

@@ -19,8 +19,8 @@ const (
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 64 << 10
 
-	// For HTTP/2: concurrent requests of a connection, and the times after which a connection that does not accept data, or does not answer a
-	// ping, is closed.
+	// For HTTP/2: concurrent requests of a connection, and the times after which a connection that does not accept
+	// data, or does not answer a ping, is closed.
 	maxStreams   = 100
 	writeTimeout = 2 * time.Minute
 	pingAfter    = time.Minute
@@ -35,7 +35,8 @@ type server struct {
 	background []func(context.Context)
 }
 
-// run serves requests, runs tasks and the background jobs until ctx ends or one of them fails, and then shuts down gracefully.
+// run serves requests, runs tasks and the background jobs until ctx ends or one of them fails, and then shuts down
+// gracefully.
 func (a *App) run(ctx context.Context, srv *server) error {
 	httpServer := &http.Server{
 		Handler: srv.handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,

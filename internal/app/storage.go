@@ -41,8 +41,8 @@ func (a *App) OpenStorage(ctx context.Context) (storage.Storage, error) {
 	})
 }
 
-// checkStorage returns an error if the blobs of the database are in another kind of storage than the configured one: their images could not
-// be pulled. The first call for a database records the kind.
+// checkStorage returns an error if the blobs of the database are in another kind of storage than the configured one:
+// their images could not be pulled. The first call for a database records the kind.
 func checkStorage(ctx context.Context, s *store.Store, upstream bool) error {
 	is, help := inFiles, "set COUNTERSIGN_UPSTREAM_URL"
 	if upstream {
@@ -71,8 +71,8 @@ func checkStorage(ctx context.Context, s *store.Store, upstream bool) error {
 		"or start with a new data directory (COUNTERSIGN_DATA) and a new database, and copy the images there", was, is, help)
 }
 
-// warnOfReadableSecret logs a warning if other users can read a file with a secret. It is not an error: earlier versions did not check, and
-// container platforms mount such files readable by all.
+// warnOfReadableSecret logs a warning if other users can read a file with a secret. It is not an error: earlier
+// versions did not check, and container platforms mount such files readable by all.
 func (a *App) warnOfReadableSecret(ctx context.Context, setting, file string) {
 	if err := safefile.CheckSecret(file, setting); errors.Is(err, safefile.ErrUnsafe) {
 		a.log.WarnContext(ctx, "other users can read a secret of the server", slog.String("setting", setting), slog.Any("err", err))

@@ -13,9 +13,11 @@ import (
 )
 
 const (
-	// hostsSetting is the name of the stored setting with all hosts of public_url, as JSON, that signatures of this installation can name.
+	// hostsSetting is the name of the stored setting with all hosts of public_url, as JSON, that signatures of this
+	// installation can name.
 	hostsSetting = "public_hosts"
-	// assignmentsListedSetting is the name of the stored setting that exists when the assignments from before the upgrade were logged.
+	// assignmentsListedSetting is the name of the stored setting that exists when the assignments from before the
+	// upgrade were logged.
 	assignmentsListedSetting = "earlier_signing_assignments_listed"
 )
 
@@ -30,8 +32,8 @@ func (a *App) warnAtStart(ctx context.Context, s *store.Store) error {
 	return a.warnOfMissingServices(ctx, s)
 }
 
-// warnOfFormerHosts logs each host that public_url had before and that signatures name. Clients that require a signature refuse images with
-// such signatures only. Hosts that no signature names are forgotten.
+// warnOfFormerHosts logs each host that public_url had before and that signatures name. Clients that require a
+// signature refuse images with such signatures only. Hosts that no signature names are forgotten.
 func (a *App) warnOfFormerHosts(ctx context.Context, s *store.Store) error {
 	current := a.config.Public().Host
 	hosts := []string{a.config.WrittenHost()} // versions without the stored setting signed with this form of the host
@@ -71,8 +73,8 @@ func (a *App) warnOfFormerHosts(ctx context.Context, s *store.Store) error {
 	return s.PutSetting(ctx, hostsSetting, text)
 }
 
-// warnOfEarlierAssignments logs, at the first start only, the repositories with a signing service that was assigned before the server recorded
-// the assigner.
+// warnOfEarlierAssignments logs, at the first start only, the repositories with a signing service that was assigned
+// before the server recorded the assigner.
 func (a *App) warnOfEarlierAssignments(ctx context.Context, s *store.Store) error {
 	if listed, err := s.Setting(ctx, assignmentsListedSetting); err != nil || listed != nil {
 		return err
@@ -98,8 +100,8 @@ func (a *App) warnOfEarlierAssignments(ctx context.Context, s *store.Store) erro
 	return s.PutSetting(ctx, assignmentsListedSetting, []byte("done"))
 }
 
-// warnOfMissingServices logs each signing service that signing.assign or signing.on_push names and that does not exist. It is not an error: the
-// service can be added later.
+// warnOfMissingServices logs each signing service that signing.assign or signing.on_push names and that does not
+// exist. It is not an error: the service can be added later.
 func (a *App) warnOfMissingServices(ctx context.Context, s *store.Store) error {
 	services, err := s.SigningServices(ctx)
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/countersign/countersign/signing/script"
 )
 
-// Work runs tasks, without a server, until ctx ends. It then waits up to the shutdown grace period for running tasks. It requires PostgreSQL
-// and Redis, which it shares with servers.
+// Work runs tasks, without a server, until ctx ends. It then waits up to the shutdown grace period for running tasks.
+// It requires PostgreSQL and Redis, which it shares with servers.
 func (a *App) Work(ctx context.Context) error {
 	c := a.config
 	switch {

@@ -1,9 +1,9 @@
 // Package pidone lets a program be the first process of a container.
 //
-// The kernel makes process 1 the parent of every orphan in its PID namespace, and expects it to reap them. Signing scripts leave such orphans
-// (gpg-agent, and whatever runs in the background), and each that is not reaped counts against the container's limit of processes. A
-// program that starts children with os/exec cannot reap others on its own: waiting for any child would take away the exit status that
-// os/exec waits for. So Run starts the program again as its only child and does nothing else than to reap and to pass signals on.
+// Process 1 of a PID namespace is the parent of all orphans there and has to reap them. Signing scripts leave
+// orphans, for example gpg-agent, and each that is not reaped counts against the process limit of the container. A
+// program that uses os/exec cannot reap orphans itself: waiting for any child can take the exit status that os/exec
+// waits for. Run therefore starts the program again as a child, reaps all processes and forwards signals.
 package pidone
 
 import (
@@ -15,8 +15,8 @@ import (
 	"syscall"
 )
 
-// forwarded are the signals that are passed on: all that have a meaning for the program. Those that report on this process itself
-// (SIGCHLD, SIGURG, faults) and those of job control are not.
+// forwarded lists the signals that are sent on to the program. It omits signals about this process (SIGCHLD, SIGURG,
+// faults) and those of job control.
 var forwarded = []os.Signal{
 	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGABRT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM,
 	syscall.SIGWINCH, syscall.SIGCONT,
@@ -25,15 +25,16 @@ var forwarded = []os.Signal{
 // Needed reports whether this process is the first of its PID namespace.
 func Needed() bool { return os.Getpid() == 1 }
 
-// Run starts this program again with the same arguments, environment and standard files, reaps whatever ends in the namespace, and passes
-// signals on. It returns when the program has ended, with the exit status to end with: the program's, or 128 and the number of the signal that
-// killed it, as shells say it. Run returns an error when the program could not be started; nothing has happened then.
+// Run starts the executable of this process as a child with the given arguments and environment and the same standard
+// files. It reaps all processes and forwards signals to the child until the child ends. It returns the exit status of
+// the child, or 128 plus the number of the signal that killed it. Run returns an error if it could not start the
+// child; it has no effect then.
 func Run(args, environ []string) (int, error) {
 	program, err := os.Executable()
 	if err != nil {
-		return 0, fmt.Errorf("find the program's own file: %w", err)
+		return 0, fmt.Errorf("find the executable of the program: %w", err)
 	}
-	runtime.GOMAXPROCS(1) // a few threads less under the limit of processes
+	runtime.GOMAXPROCS(1) // saves threads, which count against the process limit
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, forwarded...)
 	child, err := syscall.ForkExec(program, args, &syscall.ProcAttr{
@@ -47,14 +48,14 @@ func Run(args, environ []string) (int, error) {
 	go func() {
 		for s := range signals {
 			if number, ok := s.(syscall.Signal); ok {
-				_ = syscall.Kill(child, number) // it fails when the program has ended, which Run sees
+				_ = syscall.Kill(child, number) // fails only after the child has ended
 			}
 		}
 	}()
 	return reap(child)
 }
 
-// reap waits for every child until the program ends, and returns its exit status.
+// reap waits for all children until the program ends, and returns the exit status of the program.
 func reap(program int) (int, error) {
 	for {
 		var status syscall.WaitStatus
@@ -62,7 +63,7 @@ func reap(program int) (int, error) {
 		switch {
 		case errors.Is(err, syscall.EINTR):
 		case err != nil:
-			return 1, nil //nolint:nilerr // the program has run; it can only be that somebody else has waited for it
+			return 1, nil //nolint:nilerr // there is no child: the program has ended without its status
 		case pid != program:
 		case status.Signaled():
 			return 128 + int(status.Signal()), nil

@@ -14,10 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/pidone"
 )
 
-// role says what the test binary does instead of running tests, when it is started as process 1 of a namespace and below that.
+// role names the variable that makes the test binary process 1 of a namespace, and its child, instead of running tests.
 const role = "PIDONE_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -36,18 +37,18 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// play is the program below process 1.
+// play runs as the child of process 1 and returns an exit status.
 func play(part string) int {
 	switch part {
-	case "copy": // standard files and arguments
+	case "copy": // copies standard input and the last argument
 		in, err := io.ReadAll(os.Stdin)
 		if err != nil {
 			return 98
 		}
 		fmt.Fprintf(os.Stdout, "%s %s", os.Args[len(os.Args)-1], in)
-		fmt.Fprint(os.Stderr, "told")
+		fmt.Fprint(os.Stderr, "message")
 		return 7
-	case "signal": // tells which signal came
+	case "signal": // exits with 10 plus the number of the signal
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 		fmt.Fprintln(os.Stdout, "ready")
@@ -56,7 +57,7 @@ func play(part string) int {
 		fmt.Fprintf(os.Stdout, "%d\n", os.Getpid())
 		_, _ = io.ReadAll(os.Stdin)
 		return 0
-	case "orphans": // each call must see the status of its own child, while orphans end
+	case "orphans": // verifies that each call of os/exec gets the status of its own child while orphans end
 		for i := range 100 {
 			err := exec.Command("sh", "-c", "(sleep 0.01 & sleep 0.02 & exit 0) & exit "+strconv.Itoa(i)).Run()
 			got := 0
@@ -78,7 +79,7 @@ func play(part string) int {
 	return 95
 }
 
-// start starts the test binary in a role, as process 1 of a PID namespace of its own.
+// start starts the test binary in a role as process 1 of a new PID namespace.
 func start(t *testing.T, part string) (*exec.Cmd, io.WriteCloser, *bytes.Buffer, io.ReadCloser) {
 	t.Helper()
 	c := exec.CommandContext(t.Context(), os.Args[0], "last argument")
@@ -95,14 +96,14 @@ func start(t *testing.T, part string) (*exec.Cmd, io.WriteCloser, *bytes.Buffer,
 	if err != nil {
 		t.Fatal(err)
 	}
-	var told bytes.Buffer
-	c.Stderr = &told
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
 	if err := c.Start(); errors.Is(err, syscall.EPERM) {
 		t.Skipf("PID namespaces are not permitted here: %v", err)
 	} else if err != nil {
 		t.Fatal(err)
 	}
-	return c, in, &told, out
+	return c, in, &stderr, out
 }
 
 func status(t *testing.T, c *exec.Cmd) int {
@@ -130,42 +131,44 @@ func readLine(t *testing.T, out io.Reader) string {
 	}
 }
 
-// TestTheProgramSeesItsFiles: arguments, standard files and the exit status pass through process 1.
-func TestTheProgramSeesItsFiles(t *testing.T) {
+// TestRunPassesFilesAndStatus verifies that Run passes arguments, standard files and the exit status.
+func TestRunPassesFilesAndStatus(t *testing.T) {
 	t.Parallel()
-	c, in, told, out := start(t, "copy")
+	c, in, stderr, out := start(t, "copy")
 	if _, err := io.WriteString(in, "input"); err != nil {
 		t.Fatal(err)
 	}
 	_ = in.Close()
-	said, err := io.ReadAll(out)
+	stdout, err := io.ReadAll(out)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := status(t, c); got != 7 || string(said) != "last argument input" || told.String() != "told" {
-		t.Errorf("status %d, %q, %q", got, said, told)
+	if got := status(t, c); got != 7 || string(stdout) != "last argument input" || stderr.String() != "message" {
+		t.Errorf("status %d, %q, %q", got, stdout, stderr)
 	}
 }
 
-// TestSignalsArePassedOn sends process 1 signals, which the kernel would drop for one that does not handle them.
-func TestSignalsArePassedOn(t *testing.T) {
+// TestRunForwardsSignals verifies that signals to process 1, which the kernel drops if they are not handled, reach
+// the program.
+func TestRunForwardsSignals(t *testing.T) {
 	t.Parallel()
 	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2} {
-		c, _, told, out := start(t, "signal")
+		c, _, stderr, out := start(t, "signal")
 		if line := readLine(t, out); line != "ready" {
-			t.Fatalf("%q, %s", line, told)
+			t.Fatalf("%q, %s", line, stderr)
 		}
 		if err := c.Process.Signal(s); err != nil {
 			t.Fatal(err)
 		}
 		if got := status(t, c); got != 10+int(s) {
-			t.Errorf("%v: status %d: %s", s, got, told)
+			t.Errorf("%v: status %d: %s", s, got, stderr)
 		}
 	}
 }
 
-// TestAKilledProgramEndsTheContainer: process 1 ends with 128 and the signal that killed the program.
-func TestAKilledProgramEndsTheContainer(t *testing.T) {
+// TestRunReportsKilledProgram verifies that process 1 exits with 128 plus the number of the signal that killed the
+// program.
+func TestRunReportsKilledProgram(t *testing.T) {
 	t.Parallel()
 	c, _, _, out := start(t, "wait")
 	if inside := readLine(t, out); inside == "1" {
@@ -183,25 +186,21 @@ func TestAKilledProgramEndsTheContainer(t *testing.T) {
 	}
 }
 
-// TestOrphansAreReaped: a program leaves 200 orphans, whose states nobody but process 1 can take, while it sees the status of each child of its own.
-func TestOrphansAreReaped(t *testing.T) {
+// TestRunReapsOrphans verifies that process 1 reaps 200 orphans, and that the program gets the status of each of its
+// own children.
+func TestRunReapsOrphans(t *testing.T) {
 	t.Parallel()
-	c, in, told, out := start(t, "orphans")
+	c, in, stderr, out := start(t, "orphans")
 	if line := readLine(t, out); line != "ready" {
-		t.Fatalf("%q, %s", line, told)
+		t.Fatalf("%q, %s", line, stderr)
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	eventually.True(t, time.Minute, func() bool {
 		left := children(t, c.Process.Pid)
-		if len(left) == 1 && left[0].state != "Z" {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("process 1 still has %d children", len(left))
-		}
-	}
+		return len(left) == 1 && left[0].state != "Z"
+	}, "process 1 has only the program as a child")
 	_ = in.Close()
 	if got := status(t, c); got != 0 {
-		t.Errorf("status %d: %s", got, told)
+		t.Errorf("status %d: %s", got, stderr)
 	}
 }
 
@@ -210,7 +209,7 @@ type process struct {
 	state string
 }
 
-// children returns the processes whose parent is pid, with those that wait to be reaped.
+// children returns the processes whose parent is pid, including zombies.
 func children(t *testing.T, pid int) []process {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")

@@ -11,11 +11,11 @@ import (
 	"github.com/countersign/countersign/internal/safefile"
 )
 
-// stranger is a user and a group that the tests are not.
+// stranger is the id of a user and of a group, neither of which is that of the test.
 const stranger = 54321
 
-// place makes dir/program below a directory of the test and returns both paths.
-func place(t *testing.T) (dir, program string) {
+// createProgram creates dir/program in a temporary directory and returns both paths.
+func createProgram(t *testing.T) (dir, program string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "dir")
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -35,116 +35,124 @@ func must(t *testing.T, errs ...error) {
 	}
 }
 
-// TestCheckProgram gives programs, and the directories and links above them, permissions of every kind.
+// TestCheckProgram verifies the decision for permissions of the program, of its directories and of symbolic links.
 func TestCheckProgram(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		change func(t *testing.T, dir, program string) string // returns the path to check; empty: program
-		says   string                                         // empty: it is safe
-		root   bool                                           // only root can make it so
+		change    func(t *testing.T, dir, program string) string // returns the path to check; "": program
+		want      string                                         // part of the error; "": none
+		needsRoot bool
 	}{
-		"as it should be":                     {func(*testing.T, string, string) string { return "" }, "", false},
-		"writable by all":                     {func(t *testing.T, _, program string) string { must(t, os.Chmod(program, 0o777)); return "" }, "chmod o-w", false},
-		"a directory that is writable by all": {func(t *testing.T, dir, _ string) string { must(t, os.Chmod(dir, 0o777)); return "" }, "chmod o-w", false},
-		"a directory further above": {func(t *testing.T, dir, program string) string {
+		"safe":                      {change: func(*testing.T, string, string) string { return "" }},
+		"writable by all":           {change: func(t *testing.T, _, program string) string { must(t, os.Chmod(program, 0o777)); return "" }, want: "chmod o-w"},
+		"directory writable by all": {change: func(t *testing.T, dir, _ string) string { must(t, os.Chmod(dir, 0o777)); return "" }, want: "chmod o-w"},
+		"parent directory writable by all": {change: func(t *testing.T, dir, program string) string {
 			must(t, os.Chmod(filepath.Dir(dir), 0o777))
 			return ""
-		}, "chmod o-w", false},
-		"a sticky directory": {func(t *testing.T, dir, _ string) string { must(t, os.Chmod(dir, 0o777|os.ModeSticky)); return "" }, "", false},
-		"writable by the own group": {func(t *testing.T, dir, program string) string {
+		}, want: "chmod o-w"},
+		"sticky directory": {change: func(t *testing.T, dir, _ string) string { must(t, os.Chmod(dir, 0o777|os.ModeSticky)); return "" }},
+		"writable by the own group": {change: func(t *testing.T, dir, program string) string {
 			must(t, os.Chown(dir, -1, os.Getegid()), os.Chown(program, -1, os.Getegid()), os.Chmod(program, 0o775), os.Chmod(dir, 0o775))
 			return ""
-		}, "", false},
-		"writable by another group": {func(t *testing.T, _, program string) string {
+		}},
+		"writable by another group": {change: func(t *testing.T, _, program string) string {
 			must(t, os.Chown(program, -1, stranger), os.Chmod(program, 0o775))
 			return ""
-		}, "chmod g-w", true},
-		"a directory that is writable by another group": {func(t *testing.T, dir, _ string) string {
+		}, want: "chmod g-w", needsRoot: true},
+		"directory writable by another group": {change: func(t *testing.T, dir, _ string) string {
 			must(t, os.Chown(dir, -1, stranger), os.Chmod(dir, 0o775))
 			return ""
-		}, "chmod g-w", true},
-		"another user's":                {func(t *testing.T, _, program string) string { must(t, os.Chown(program, stranger, -1)); return "" }, "chown", true},
-		"a directory of another user's": {func(t *testing.T, dir, _ string) string { must(t, os.Chown(dir, stranger, -1)); return "" }, "chown", true},
-		"another user's, in a sticky directory": {func(t *testing.T, dir, program string) string {
+		}, want: "chmod g-w", needsRoot: true},
+		"owned by another user":           {change: func(t *testing.T, _, program string) string { must(t, os.Chown(program, stranger, -1)); return "" }, want: "chown", needsRoot: true},
+		"directory owned by another user": {change: func(t *testing.T, dir, _ string) string { must(t, os.Chown(dir, stranger, -1)); return "" }, want: "chown", needsRoot: true},
+		"owned by another user, in a sticky directory": {change: func(t *testing.T, dir, program string) string {
 			must(t, os.Chmod(dir, 0o777|os.ModeSticky), os.Chown(program, stranger, -1))
 			return ""
-		}, "chown", true},
-		"a link to it": {func(t *testing.T, _, program string) string {
+		}, want: "chown", needsRoot: true},
+		"link": {change: func(t *testing.T, _, program string) string {
 			link := filepath.Join(t.TempDir(), "link")
 			must(t, os.Symlink(program, link))
 			return link
-		}, "", false},
-		"a link in a directory that is writable by all": {func(t *testing.T, _, program string) string {
+		}},
+		"link in a directory writable by all": {change: func(t *testing.T, _, program string) string {
 			dir := t.TempDir()
 			must(t, os.Symlink(program, filepath.Join(dir, "link")), os.Chmod(dir, 0o777))
 			return filepath.Join(dir, "link")
-		}, "chmod o-w", false},
-		"a link over such a directory": {func(t *testing.T, dir, program string) string {
+		}, want: "chmod o-w"},
+		"link through a directory writable by all": {change: func(t *testing.T, dir, program string) string {
 			open, safe := t.TempDir(), t.TempDir()
 			must(t, os.Symlink(dir, filepath.Join(open, "hop")), os.Symlink(filepath.Join(open, "hop"), filepath.Join(safe, "link")), os.Chmod(open, 0o777))
 			return filepath.Join(safe, "link", "program")
-		}, "chmod o-w", false},
-		"a stranger's link in a sticky directory": {func(t *testing.T, _, program string) string {
+		}, want: "chmod o-w"},
+		"link of another user in a sticky directory": {change: func(t *testing.T, _, program string) string {
 			dir := t.TempDir()
 			link := filepath.Join(dir, "link")
 			must(t, os.Symlink(program, link), os.Lchown(link, stranger, -1), os.Chmod(dir, 0o777|os.ModeSticky))
 			return link
-		}, "link of the user 54321", true},
-		"a relative link": {func(t *testing.T, dir, _ string) string {
+		}, want: "link of the user 54321", needsRoot: true},
+		"relative link": {change: func(t *testing.T, dir, _ string) string {
 			link := filepath.Join(filepath.Dir(dir), "link")
 			must(t, os.Symlink("./dir/../dir/program", link))
 			return link
-		}, "", false},
-		"not there": {func(_ *testing.T, dir, _ string) string { return filepath.Join(dir, "absent") }, "no such file", false},
-		"a circle of links": {func(t *testing.T, dir, _ string) string {
+		}},
+		"missing file": {change: func(_ *testing.T, dir, _ string) string { return filepath.Join(dir, "absent") }, want: "no such file"},
+		"cycle of links": {change: func(t *testing.T, dir, _ string) string {
 			must(t, os.Symlink("b", filepath.Join(dir, "a")), os.Symlink("a", filepath.Join(dir, "b")))
 			return filepath.Join(dir, "a")
-		}, "too many levels", false},
+		}, want: "too many levels"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if c.root && os.Getuid() != 0 {
-				t.Skip("only root may give files away")
+			if c.needsRoot && os.Getuid() != 0 {
+				t.Skip("requires root, to change owners")
 			}
-			dir, program := place(t)
+			dir, program := createProgram(t)
 			path := c.change(t, dir, program)
 			if path == "" {
 				path = program
 			}
 			err := safefile.CheckProgram(path)
-			switch {
-			case c.says == "" && err != nil:
-				t.Errorf("%v", err)
-			case c.says != "" && (!fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), c.says)):
-				t.Errorf("%v, want one that says %q", err, c.says)
+			if c.want == "" {
+				if err != nil {
+					t.Errorf("CheckProgram = %v, want nil", err)
+				}
+				return
 			}
-			if absent := strings.Contains(c.says, "no such") || strings.Contains(c.says, "levels"); c.says != "" && errors.Is(err, safefile.ErrUnsafe) == absent {
-				t.Errorf("unsafe: %t", !absent)
+			if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("CheckProgram = %v, want an Invalid error with %q", err, c.want)
+			}
+			unreadable := strings.Contains(c.want, "no such") || strings.Contains(c.want, "levels")
+			if got := errors.Is(err, safefile.ErrUnsafe); got == unreadable {
+				t.Errorf("error is ErrUnsafe: %t, want %t", got, !unreadable)
 			}
 		})
 	}
 }
 
-// TestReadSecret reads files of all modes.
+// TestReadSecret verifies the decision for each mode of a file, the limit of its size, and that it must be a regular
+// file.
 func TestReadSecret(t *testing.T) {
 	t.Parallel()
-	for mode, safe := range map[os.FileMode]bool{0o600: true, 0o400: true, 0o700: true, 0o640: false, 0o604: false, 0o660: false, 0o602: false, 0o644: false} {
+	for mode, safe := range map[os.FileMode]bool{
+		0o600: true, 0o400: true, 0o700: true, 0o640: false, 0o604: false, 0o660: false, 0o602: false, 0o644: false,
+	} {
 		name := filepath.Join(t.TempDir(), "secret")
 		must(t, os.WriteFile(name, []byte("12345"), 0o600), os.Chmod(name, mode))
 		raw, _, err := safefile.ReadSecret(name, "PIN file", 5)
-		if check := safefile.CheckSecret(name, "PIN file"); (check == nil) != safe || (err == nil) != safe || safe && string(raw) != "12345" {
-			t.Errorf("%04o: %q, %v, %v", mode, raw, err, check)
+		check := safefile.CheckSecret(name, "PIN file")
+		if (check == nil) != safe || (err == nil) != safe || safe && string(raw) != "12345" {
+			t.Errorf("mode %04o, safe %t: ReadSecret = %q, %v, CheckSecret = %v", mode, safe, raw, err, check)
 		}
 		if err != nil && (!errors.Is(err, safefile.ErrUnsafe) || !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "set its mode to 0600")) {
-			t.Errorf("%04o: %v", mode, err)
+			t.Errorf("mode %04o: ReadSecret = %v, want an Invalid ErrUnsafe with the remedy", mode, err)
 		}
 		if _, _, err := safefile.ReadSecret(name, "PIN file", 4); err == nil {
-			t.Errorf("%04o: five bytes are read where four are permitted", mode)
+			t.Errorf("mode %04o: ReadSecret read 5 bytes with a limit of 4", mode)
 		}
 	}
 	for _, name := range []string{t.TempDir(), "/dev/null", filepath.Join(t.TempDir(), "absent")} {
 		if _, _, err := safefile.ReadSecret(name, "PIN file", 5); !fault.Is(err, fault.Invalid) || errors.Is(err, safefile.ErrUnsafe) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("ReadSecret(%s) = %v, want an Invalid error that is not ErrUnsafe", name, err)
 		}
 	}
 }

@@ -1,4 +1,5 @@
-// Package signers creates the signers of signing services from the configuration of this process, and finds out which services it can use.
+// Package signers creates the signers of signing services from the configuration of this process, and finds out which
+// services it can use.
 package signers
 
 import (
@@ -51,8 +52,8 @@ func New(o Options) *Signers {
 	return &Signers{options: o, reasons: map[string]string{}, slots: signing.NewSlots(runtime.NumCPU() - 1)} // one CPU remains for the registry
 }
 
-// Signer returns the signer of a service. The error is Invalid if the key or the program of the service is missing here or differs from the
-// one that the service was created with.
+// Signer returns the signer of a service. The error is Invalid if the key or the program of the service is missing
+// here or differs from the one that the service was created with.
 func (s *Signers) Signer(v pulp.SigningService) (signing.Signer, error) {
 	switch v.Kind {
 	case pulp.ServiceScript:
@@ -116,7 +117,8 @@ func (s *Signers) openPGP(v pulp.SigningService) (signing.Signer, error) {
 	return s.slots.Limited(signer), nil
 }
 
-// keyOptions returns the options of a key file. Relative paths refer to the data directory, so that the default service's key moves with it.
+// keyOptions returns the options of a key file. Relative paths refer to the data directory, so that the default
+// service's key moves with it.
 func (s *Signers) keyOptions(c pulp.ServiceConfig) openpgp.Options {
 	o := openpgp.Options{KeyFile: c.KeyFile, PassphraseFile: c.PassphraseFile, Creator: s.options.Creator}
 	if !filepath.IsAbs(o.KeyFile) {
@@ -125,7 +127,8 @@ func (s *Signers) keyOptions(c pulp.ServiceConfig) openpgp.Options {
 	return o
 }
 
-// OpenPGPService returns a new signing service, without a name, for a key file. The error is Invalid if the file has no usable key.
+// OpenPGPService returns a new signing service, without a name, for a key file. The error is Invalid if the file has
+// no usable key.
 func (s *Signers) OpenPGPService(c pulp.ServiceConfig) (pulp.SigningService, error) {
 	key, err := openpgp.Load(s.keyOptions(c))
 	if err != nil {
@@ -134,8 +137,8 @@ func (s *Signers) OpenPGPService(c pulp.ServiceConfig) (pulp.SigningService, err
 	return pulp.SigningService{Kind: pulp.ServiceOpenPGP, Fingerprint: key.Fingerprint(), PublicKey: key.PublicKey(), Config: c}, nil
 }
 
-// Validate verifies that a service signs: it makes one test signature and logs an audit entry for it. It does not wait for an unavailable
-// token. user names the requester in the audit entry.
+// Validate verifies that a service signs: it makes one test signature and logs an audit entry for it. It does not
+// wait for an unavailable token. user names the requester in the audit entry.
 func (s *Signers) Validate(ctx context.Context, v pulp.SigningService, user string) error {
 	key, err := signing.ParsePublicKey(v.PublicKey)
 	if err != nil {
@@ -164,8 +167,8 @@ func (s *Signers) signerWithoutWait(v pulp.SigningService) (signing.Signer, erro
 
 // Usable returns those of the services whose tasks this process can run. It logs each change of a service's usability.
 //
-// Services with a key that is expired, or with a script that others can modify, are included: their tasks must fail with this reason
-// instead of waiting for another process.
+// Services with a key that is expired, or with a script that others can modify, are included: their tasks must fail
+// with this reason instead of waiting for another process.
 func (s *Signers) Usable(ctx context.Context, services []pulp.SigningService) []pulp.SigningService {
 	usable := []pulp.SigningService{}
 	for _, v := range services {
@@ -178,7 +181,8 @@ func (s *Signers) Usable(ctx context.Context, services []pulp.SigningService) []
 	return usable
 }
 
-// WarnOfScripts logs the services whose script cannot be used. It serves processes without workers, which do not call Usable.
+// WarnOfScripts logs the services whose script cannot be used. It serves processes without workers, which do not call
+// Usable.
 func (s *Signers) WarnOfScripts(ctx context.Context, services []pulp.SigningService) {
 	for _, v := range services {
 		if v.Kind == pulp.ServiceScript {

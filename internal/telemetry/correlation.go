@@ -1,5 +1,5 @@
-// Package telemetry carries what makes a request findable afterwards: its correlation id, and the log handler that adds it to
-// every line. It keeps nothing global.
+// Package telemetry gives each request a correlation id and adds the id to the request's log records. It has no
+// global state.
 package telemetry
 
 import (
@@ -12,10 +12,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// CorrelationHeader is the header in which a request's correlation id comes and goes (contract 1.1).
+// CorrelationHeader is the header of requests and responses that contains the correlation id.
 const CorrelationHeader = "Correlation-ID"
 
-// correlationForm is what a client may choose as its id; anything else is replaced by one of ours.
+// correlationForm is the form of ids that a client may choose.
 var correlationForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
 
 type correlationKey struct{}
@@ -25,16 +25,17 @@ func WithCorrelation(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, correlationKey{}, id)
 }
 
-// Correlation returns the context's correlation id; empty when it carries none.
+// Correlation returns the correlation id of a context, or "" if it has none.
 func Correlation(ctx context.Context) string {
 	id, _ := ctx.Value(correlationKey{}).(string)
 	return id
 }
 
-// NewCorrelation returns a fresh correlation id: 32 hex digits.
+// NewCorrelation returns a new correlation id of 32 hexadecimal digits.
 func NewCorrelation() string { return strings.ReplaceAll(uuid.NewString(), "-", "") }
 
-// Correlate gives every request a correlation id, the client's own where it is well-formed, and answers with it.
+// Correlate returns a handler that sets the correlation id in the context of each request and in the response. The id
+// is that of the request's header if it is well-formed, otherwise a new one.
 func Correlate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(CorrelationHeader)
@@ -46,7 +47,7 @@ func Correlate(next http.Handler) http.Handler {
 	})
 }
 
-// LogHandler adds the context's correlation id to every record.
+// LogHandler adds the correlation id of the context to each record.
 type LogHandler struct{ slog.Handler }
 
 // Handle implements slog.Handler.

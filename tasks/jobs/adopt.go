@@ -20,11 +20,13 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// errNoUpstream ends tasks about an upstream where there is none.
+// errNoUpstream is the error of tasks about an upstream if none is configured.
 var errNoUpstream = fault.New(fault.Invalid, "There is no upstream registry: COUNTERSIGN_UPSTREAM_URL is not set.")
 
-// adopt adopts the upstream's repositories that match a pattern, one after the other. One that cannot be adopted keeps no other from it. When the upstream goes away in the middle
-// the next attempt knows what this one has made; after a worker was lost it does not, and calls that unchanged.
+// adopt adopts the upstream's repositories whose names match a pattern, one after another. An error about one
+// repository is part of the result and does not end the task. If the upstream becomes unavailable, the task is
+// retried and the next attempt continues with the results of this one. After the loss of a worker those results
+// are unknown, and the repositories count as unchanged.
 func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) error {
 	if o.Adopter == nil {
 		return errNoUpstream
@@ -33,7 +35,7 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 	if errors.Is(err, storage.ErrUnsupported) {
 		return fault.New(fault.Invalid, "The upstream does not list its repositories: name them one by one.")
 	} else if err != nil && o.Adopter.IsFatal(ctx, err) {
-		return waits(err)
+		return retryUpstream(err)
 	} else if err != nil {
 		return err
 	}
@@ -53,7 +55,7 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 		case err != nil && o.Adopter.IsFatal(ctx, err):
 			args.Made = tasks.AdoptMade{Adopted: result.Adopted, Created: made.Created}
 			o.keepArgs(ctx, r, args)
-			return waits(err)
+			return retryUpstream(err)
 		case err != nil:
 			o.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.Any("err", err))
 			if len(names) == 1 {
@@ -84,10 +86,10 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 	return o.Store.CompleteTask(ctx, r.Claim, made)
 }
 
-// malformedName says why a repository of the upstream is not adopted.
+// malformedName is the reason for which an upstream repository with an invalid name is not adopted.
 const malformedName = "Its name is not that of a repository here."
 
-// leaveOut notes the upstream's repositories whose names are none here.
+// leaveOut adds the upstream's repositories with invalid names to notAdopted.
 func (o Options) leaveOut(ctx context.Context, malformed []string, notAdopted map[string]string) {
 	for _, name := range malformed {
 		name = pulp.Printable(name)
@@ -96,7 +98,7 @@ func (o Options) leaveOut(ctx context.Context, malformed []string, notAdopted ma
 	}
 }
 
-// firstSkipped returns the first of what was skipped in a repository, as the result of a task shows it.
+// firstSkipped returns the first skipped tags and manifests of a repository, for the result of a task.
 func firstSkipped(all []adopt.Skipped) []tasks.AdoptSkipped {
 	first := make([]tasks.AdoptSkipped, min(len(all), namesReported))
 	for i := range first {
@@ -105,7 +107,8 @@ func firstSkipped(all []adopt.Skipped) []tasks.AdoptSkipped {
 	return first
 }
 
-// reportSkipped adds a progress report with the number of tags and manifests that could not be stored, and the first names.
+// reportSkipped adds a progress report with the number of tags and manifests that cannot be stored, and the
+// first names.
 func reportSkipped(r *tasks.Run, by map[string][]tasks.AdoptSkipped, count int) {
 	if count == 0 {
 		return
@@ -128,10 +131,10 @@ func reportSkipped(r *tasks.Run, by map[string][]tasks.AdoptSkipped, count int) 
 	r.Report("adopt.skipped", message, count).Add(count)
 }
 
-// keepTime is how long keeping what a task that stops has made may take.
+// keepTime is the limit for storing the results of an attempt that ends early.
 const keepTime = 5 * time.Second
 
-// keepArgs gives the next attempt at a task other arguments.
+// keepArgs stores arguments for the next attempt at a task.
 func (o Options) keepArgs(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTime)
 	defer cancel()
@@ -140,7 +143,8 @@ func (o Options) keepArgs(ctx context.Context, r *tasks.Run, args tasks.AdoptArg
 	}
 }
 
-// compare holds the repositories that match a pattern against the upstream, and changes nothing here.
+// compare compares the repositories whose names match a pattern with the upstream. It does not change their
+// content.
 func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareArgs) error {
 	if o.Adopter == nil {
 		return errNoUpstream
@@ -163,8 +167,8 @@ func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareAr
 	for _, repo := range repos {
 		got, err := o.Adopter.Compare(ctx, caller(r, args.Who), repo, adopt.CompareOptions{Deep: args.Deep})
 		if err != nil && o.Adopter.IsFatal(ctx, err) {
-			return waits(err)
-		} else if err != nil { // it may have been removed meanwhile
+			return retryUpstream(err)
+		} else if err != nil { // the repository may have been deleted meanwhile
 			o.Log.WarnContext(ctx, "repository not compared with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))
 			if len(repos) == 1 {
 				return err
@@ -176,33 +180,34 @@ func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareAr
 	return o.Store.CompleteTask(ctx, r.Claim, store.Outcome{Progress: r.Finished()})
 }
 
-// maxCompared is how many repositories one comparison takes.
+// maxCompared is the number of repositories that one comparison includes.
 const maxCompared = 1_000_000
 
-// waits has a task wait for an upstream that is away.
-func waits(err error) error {
+// retryUpstream marks an error to be retried if the upstream does not answer.
+func retryUpstream(err error) error {
 	if fault.IsOutage(err, fault.Upstream) {
 		return tasks.RetryLater(err)
 	}
 	return err
 }
 
-// Comparer finds what others push to the upstream, repository by repository, the one first that was compared longest ago.
+// Comparer compares each repository with the upstream at intervals. The repository whose last comparison is
+// oldest is next.
 type Comparer struct {
 	Store   *store.Store
 	Adopter *adopt.Adopter
 	Log     *slog.Logger
-	Every   time.Duration // each repository is compared so often
+	Every   time.Duration // interval between comparisons of one repository
 }
 
-// How the comparer works.
+// Intervals of the comparer.
 const (
-	compareLook  = 5 * time.Second // how often it is looked whether one is due
+	compareLook  = 5 * time.Second // between checks whether a comparison is due
 	compareBatch = 20
-	comparePause = 30 * time.Second // after a failure
+	comparePause = 30 * time.Second // after an error
 )
 
-// Run compares until ctx ends.
+// Run compares repositories until ctx ends.
 func (c Comparer) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		wait := min(compareLook, c.Every)
@@ -217,7 +222,7 @@ func (c Comparer) Run(ctx context.Context) {
 	}
 }
 
-// round compares what is due. Several servers look, and one at a time compares.
+// round compares the repositories that are due. Every server checks, but only one at a time compares.
 func (c Comparer) round(ctx context.Context) error {
 	due, err := c.Store.LeastCompared(ctx, time.Now().Add(-c.Every), 1)
 	if err != nil || len(due) == 0 {
@@ -237,7 +242,8 @@ func (c Comparer) round(ctx context.Context) error {
 	})
 }
 
-// compare compares one repository. What is wrong with it alone does not stop the others.
+// compare compares one repository. An error about that repository is logged; the others are compared all the
+// same.
 func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
 	found, err := c.Adopter.Compare(ctx, signservice.Caller{User: "comparison"}, repo, adopt.CompareOptions{Follow: c.Adopter.Follow})
 	switch {

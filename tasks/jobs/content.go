@@ -6,7 +6,7 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// The jobs that change a repository's content by rows alone: one transaction each.
+// Jobs that change a repository's content in a single transaction.
 
 func (o Options) tag(ctx context.Context, r *tasks.Run, args tasks.TagArgs) error {
 	_, err := o.Store.TagManifest(ctx, r.Claim, args.RepositoryID, args.Tag, args.Digest)
@@ -22,7 +22,7 @@ func (o Options) addContent(ctx context.Context, r *tasks.Run, args tasks.AddArg
 	if args.Copy != nil {
 		_, err = o.Store.CopyContent(ctx, r.Claim, args.RepositoryID, *args.Copy)
 	} else {
-		username := "" // sees everything
+		username := "" // without a name: may add all content
 		if u := r.User(); !u.Staff {
 			username = u.Username
 		}

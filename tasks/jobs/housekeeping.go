@@ -11,26 +11,28 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// Retention says how long things are kept that nothing refers to.
+// Retention contains the ages at which unreferenced objects are deleted (compatibility.md#retention).
 type Retention struct {
-	Uploads time.Duration // unfinished uploads, since they were last written to (D19)
-	Pending time.Duration // blobs that no manifest has named, since they were last asked for (D19), and what syncs fetched that did not end
-	Orphans time.Duration // content that is in no version any more, since it was made
-	Tasks   time.Duration // tasks, since they ended
+	Uploads time.Duration // unfinished uploads, since their last write
+	// blobs that no manifest references, since their last use, and content fetched by unfinished syncs
+	Pending time.Duration
+	Orphans time.Duration // content that is in no version any more, since its creation
+	Tasks   time.Duration // tasks, since their end
 }
 
-// Housekeeper removes what nobody needs any more: unfinished uploads, forgotten blobs, orphaned content and old tasks. It takes small bites, so
-// that pushes never wait for it.
+// Housekeeper deletes unfinished uploads, unreferenced blobs, orphaned content and old tasks. It deletes them
+// in batches, so that no push waits long for it.
 type Housekeeper struct {
 	Store   *store.Store
 	Storage storage.Storage
 	Keep    Retention
 	Log     *slog.Logger
-	// Embedded says that blobs' bytes are ours to remove. An upstream's own garbage collector minds its bytes.
+	// Embedded is true if the storage is this server's own. An upstream's blobs are left to its garbage
+	// collection.
 	Embedded bool
 }
 
-// Run cleans up now and then every so often, until ctx ends.
+// Run calls Clean immediately and then at each interval, until ctx ends.
 func (h Housekeeper) Run(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -46,13 +48,13 @@ func (h Housekeeper) Run(ctx context.Context, every time.Duration) {
 	}
 }
 
-// Clean removes everything whose time has come.
+// Clean deletes all objects whose retention has ended.
 func (h Housekeeper) Clean(ctx context.Context) error {
 	now := time.Now()
 	final := []store.TaskState{store.TaskCompleted, store.TaskFailed, store.TaskCanceled, store.TaskSkipped}
 	return errors.Join(
 		h.uploads(ctx, now.Add(-h.Keep.Uploads)),
-		h.leftovers(ctx, now.Add(-2*h.Keep.Uploads)), // long after their rows, if they had any
+		h.leftovers(ctx, now.Add(-2*h.Keep.Uploads)), // twice the time, so that the rows of uploads are deleted before
 		h.repeat(ctx, "pending blobs", func() (int64, error) { return h.Store.SweepPending(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
 		h.repeat(ctx, "fetched content", func() (int64, error) { return h.Store.SweepFetched(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
 		h.repeat(ctx, "orphans", func() (int64, error) { return h.Store.SweepOrphans(ctx, now.Add(-h.Keep.Orphans), purgeBatch) }),
@@ -63,7 +65,7 @@ func (h Housekeeper) Clean(ctx context.Context) error {
 	)
 }
 
-// repeat removes one bite after the other until one brings nothing.
+// repeat deletes batches until one is empty, and logs the total number.
 func (h Housekeeper) repeat(ctx context.Context, what string, bite func() (int64, error)) error {
 	var total int64
 	for ctx.Err() == nil {
@@ -101,7 +103,8 @@ func (h Housekeeper) uploads(ctx context.Context, before time.Time) error {
 	})
 }
 
-// leftovers removes the bytes of uploads that have no row: of a process that was killed while it took a blob in whole.
+// leftovers deletes the files of uploads without a row. A process that was killed while it stored a whole blob
+// leaves them.
 func (h Housekeeper) leftovers(ctx context.Context, before time.Time) error {
 	if s, ok := h.Storage.(interface {
 		SweepUploads(context.Context, time.Time) error

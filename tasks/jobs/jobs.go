@@ -1,7 +1,7 @@
-// Package jobs is what the tasks do, and the housekeeping that runs without one.
+// Package jobs implements the tasks, and the housekeeping that runs without tasks.
 //
-// A job starts from what the database says, so that it may run twice, and stores its results in the transaction that
-// completes its task.
+// A job may run more than once, so it derives the remaining work from the database. It stores its results in
+// the transaction that completes its task.
 package jobs
 
 import (
@@ -22,32 +22,34 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// Options say what the jobs need.
+// Options are the dependencies and settings of the jobs.
 type Options struct {
 	Store *store.Store
 	Log   *slog.Logger
-	// Signer makes the signatures of sign tasks.
+	// Signer creates the signatures of sign tasks.
 	Signer *signservice.Signer
-	// SignOnPush runs the changes of repositories that sign on push.
+	// SignOnPush runs changes of repositories that sign on push.
 	SignOnPush *signonpush.Runner
 	// SigningUse decides which repositories may use which signing services.
 	SigningUse pulp.SigningUse
-	// Host is the host, with its port where it has one, that docker references begin with (D5).
+	// Host is the host, with its port if it has one, of docker references in signatures
+	// (compatibility.md#docker-reference).
 	Host string
-	// Parallel is how many signatures one task makes at a time.
+	// Parallel is the number of signatures that one task creates at a time.
 	Parallel int
-	// Mirror reaches remotes.
+	// Mirror connects to remotes.
 	Mirror *mirror.Network
-	// Blobs takes in what they send, and Validator validates their signatures.
+	// Blobs stores the blobs of remotes, and Validator validates their signatures.
 	Blobs     ingest.Blobs
 	Validator ingest.SignatureValidator
-	// AllowShrink lets every sync with mirror remove more than half of the tags that its remote listed before, and SkipCorrupt lets every sync leave corrupt images out.
+	// AllowShrink lets every sync with mirror remove more than half of the tags that the previous sync listed.
+	// SkipCorrupt lets every sync skip corrupt images.
 	AllowShrink, SkipCorrupt bool
-	// SyncTimeout is how long one sync may take; 0 is a day.
+	// SyncTimeout is the limit for one sync; 0: a day.
 	SyncTimeout time.Duration
-	// Upstream is the registry behind this one, where manifests go too; nil when there is none.
+	// Upstream is the upstream registry, which receives manifests, too; nil if none is configured.
 	Upstream storage.Manifests
-	// Adopter takes in what the upstream has; nil when there is none.
+	// Adopter adopts content of the upstream; nil if none is configured.
 	Adopter *adopt.Adopter
 }
 
@@ -55,18 +57,18 @@ type Options struct {
 func All(o Options) map[string]tasks.Job {
 	return map[string]tasks.Job{
 		tasks.Sign:               permitted(signer{o}.run, o.maySign),
-		tasks.Seal:               {Run: with(o.seal)}, // the server's own
+		tasks.Seal:               {Run: with(o.signMissing)}, // dispatched by the server only
 		tasks.Sync:               permitted(syncer{o}.run, o.maySync),
-		tasks.Tag:                o.sealed(permitted(o.tag, o.mayTag)),
+		tasks.Tag:                o.signingFirst(permitted(o.tag, o.mayTag)),
 		tasks.Untag:              permitted(o.untag, o.mayTag),
-		tasks.AddContent:         o.sealed(permitted(o.addContent, o.mayAdd)),
-		tasks.RemoveContent:      o.sealed(permitted(o.removeContent, o.mayRemove)),
+		tasks.AddContent:         o.signingFirst(permitted(o.addContent, o.mayAdd)),
+		tasks.RemoveContent:      o.signingFirst(permitted(o.removeContent, o.mayRemove)),
 		tasks.RemoveSignatures:   permitted(o.removeSignatures, o.mayRemoveSignatures),
 		tasks.Repair:             permitted(o.repair, o.onVersion(auth.Modify)),
-		tasks.Restore:            o.sealed(permitted(o.restore, o.onVersion(auth.Modify))),
-		tasks.DeleteVersion:      o.sealed(permitted(o.deleteVersion, o.onVersion(auth.Delete))),
-		tasks.Create:             o.sealed(permitted(o.create, o.mayCreate)),
-		tasks.Edit:               o.sealed(permitted(o.edit, o.mayEdit)),
+		tasks.Restore:            o.signingFirst(permitted(o.restore, o.onVersion(auth.Modify))),
+		tasks.DeleteVersion:      o.signingFirst(permitted(o.deleteVersion, o.onVersion(auth.Delete))),
+		tasks.Create:             o.signingFirst(permitted(o.create, o.mayCreate)),
+		tasks.Edit:               o.signingFirst(permitted(o.edit, o.mayEdit)),
 		tasks.Delete:             permitted(o.delete, o.mayDelete),
 		tasks.DeleteDistribution: permitted(o.delete, o.mayDelete),
 		tasks.Adopt:              permitted(o.adopt, administrator[tasks.AdoptArgs]),
@@ -77,7 +79,7 @@ func All(o Options) map[string]tasks.Job {
 	}
 }
 
-// with makes the work of a job of a function that wants the task's arguments.
+// with returns a job's Run that decodes the task's arguments for a function.
 func with[T any](job func(context.Context, *tasks.Run, T) error) func(context.Context, *tasks.Run) error {
 	return func(ctx context.Context, r *tasks.Run) error {
 		var args T
@@ -109,7 +111,7 @@ func (o Options) edit(ctx context.Context, r *tasks.Run, args tasks.EditArgs) (e
 	return err
 }
 
-// repositoryType is the type of the repositories of a collection.
+// repositoryType returns the type of the repositories of a collection.
 func repositoryType(collection string) pulp.RepositoryType {
 	if collection == pulp.PushCollection {
 		return pulp.ContainerPush
@@ -135,7 +137,7 @@ func (o Options) migrate(ctx context.Context, r *tasks.Run, args tasks.ObjectArg
 	return o.Store.MigrateRepository(ctx, r.Claim, args.ID)
 }
 
-// purgeBatch is how many rows one transaction of housekeeping removes at most, so that it never holds the others up.
+// purgeBatch is the number of rows that one transaction of housekeeping deletes at most.
 const purgeBatch = 500
 
 func (o Options) purge(ctx context.Context, r *tasks.Run, args tasks.PurgeArgs) error {

@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// once does things that are named by a key at most once at a time and remembers what came of them. Its zero value is ready.
+// once calls a function at most once for each key and keeps its result. The zero value is ready for use.
 type once[T any] struct {
 	mu   sync.Mutex
 	done map[string]*outcome[T]
@@ -18,7 +18,7 @@ type outcome[T any] struct {
 	err   error
 }
 
-// do returns what f returned for the key, to whoever asked first.
+// do returns the result of the first call of f for the key. Concurrent calls wait for it, or until ctx ends.
 func (o *once[T]) do(ctx context.Context, key string, f func() (T, error)) (T, error) {
 	o.mu.Lock()
 	if o.done == nil {
@@ -40,7 +40,7 @@ func (o *once[T]) do(ctx context.Context, key string, f func() (T, error)) (T, e
 		}
 	}
 	defer close(r.ended)
-	r.err = errors.New("it did not end") // of a panic
+	r.err = errors.New("it did not end") // the error of waiting calls if f panics
 	r.value, r.err = f()
 	return r.value, r.err
 }

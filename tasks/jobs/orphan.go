@@ -10,14 +10,16 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// orphans is one run of orphan cleanup: the housekeeping that removes content, at once and with manifests that were pushed by digest (D23), counted.
+// orphans is one orphan cleanup. It deletes the same content as the Housekeeper, and manifests that were pushed
+// by digest and are in no version (compatibility.md#pending-content), and counts it.
 type orphans struct {
 	Housekeeper
-	before             time.Time // what is younger may be on its way in
+	before             time.Time // younger content stays, because a push may be about to use it
 	content, artifacts *tasks.Report
 }
 
-// cleanOrphans removes content that nothing refers to and that is older than a time: all of it, or what of the named units is (contract 2.11).
+// cleanOrphans deletes unreferenced content that is older than args.Before: all of it, or only the units of the
+// arguments (compatibility.md#orphan-cleanup).
 func (o Options) cleanOrphans(ctx context.Context, r *tasks.Run, args tasks.OrphanArgs) error {
 	c := orphans{
 		Housekeeper: Housekeeper{Store: o.Store, Storage: o.Blobs.Storage, Log: o.Log, Embedded: o.Upstream == nil}, before: time.UnixMicro(args.Before),
@@ -34,18 +36,19 @@ func (o Options) cleanOrphans(ctx context.Context, r *tasks.Run, args tasks.Orph
 	return errors.Join(c.content.Complete(ctx), c.artifacts.Complete(ctx))
 }
 
-// all removes every orphan. What waits goes first: what it names is an orphan only then.
+// all deletes every orphan. Pending manifests are first, since the content that they reference becomes orphaned
+// by that.
 func (c orphans) all(ctx context.Context) error {
 	for _, sweep := range []struct {
 		what    string
-		content bool // rows of content, not of what keeps it
+		content bool // the deleted rows are content, not references to content
 		bite    func(context.Context, time.Time, int) (int64, error)
 	}{
 		{"pending manifests", false, c.Store.SweepPendingManifests},
 		{"pending blobs", false, c.Store.SweepPending},
 		{"fetched content", false, c.Store.SweepFetched},
 		{"orphans", true, c.Store.SweepOrphans},
-		{"blobs", false, c.sweepBlobs}, // counts for itself
+		{"blobs", false, c.sweepBlobs}, // sweepBlobs counts content itself
 	} {
 		err := c.repeat(ctx, sweep.what, func() (int64, error) {
 			n, err := sweep.bite(ctx, c.before, purgeBatch)
@@ -65,7 +68,7 @@ func (c orphans) sweepBlobs(ctx context.Context, before time.Time, limit int) (i
 	return c.countBlobs(ctx, func() ([]store.DoomedBlob, error) { return c.Store.DoomBlobs(ctx, before, limit) })
 }
 
-// countBlobs removes blobs with their bytes. Each is content and an artifact.
+// countBlobs deletes blobs and their files. Each counts as content and as an artifact.
 func (c orphans) countBlobs(ctx context.Context, doom func() ([]store.DoomedBlob, error)) (int64, error) {
 	if !c.Embedded {
 		return 0, nil
@@ -76,7 +79,8 @@ func (c orphans) countBlobs(ctx context.Context, doom func() ([]store.DoomedBlob
 	return n, err
 }
 
-// named removes those of the units that are orphans, and goes over the rest again as long as some go: a list holds its manifests, a manifest its blobs.
+// named deletes those of the units that are orphans. It repeats this while units were deleted, since a list
+// references its manifests, and a manifest its blobs.
 func (c orphans) named(ctx context.Context, units []store.Unit) error {
 	for {
 		var left []store.Unit
@@ -108,7 +112,7 @@ func (c orphans) unit(ctx context.Context, u store.Unit) (int64, error) {
 	return c.countBlobs(ctx, func() ([]store.DoomedBlob, error) { return c.Store.DoomBlob(ctx, u.ID, c.before) })
 }
 
-// removeBlobs removes blobs that doom marks, bytes and rows, alone, and returns how many.
+// removeBlobs deletes the files and rows of the blobs that doom marks, under a lock. It returns their number.
 func (h Housekeeper) removeBlobs(ctx context.Context, doom func() ([]store.DoomedBlob, error)) (int64, error) {
 	var n int64
 	err := h.Store.Alone(ctx, store.Removing, func(still func() error) error {
@@ -133,7 +137,8 @@ func (h Housekeeper) removeBlobs(ctx context.Context, doom func() ([]store.Doome
 	return n, err
 }
 
-// totalled adds to a purge's report what clients of Pulp look for beside it: what went in all, and what went wrong (contract 2.2).
+// totalled adds the progress reports about the total number and about errors to a purge, as in Pulp
+// (compatibility.md#tasks).
 func totalled(purge tasks.Job) tasks.Job {
 	work := purge.Run
 	purge.Run = func(ctx context.Context, r *tasks.Run) error {

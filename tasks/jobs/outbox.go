@@ -17,20 +17,21 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// How the outbox works.
+// Intervals and limits of the outbox.
 const (
-	outboxEvery    = 250 * time.Millisecond // how often it is looked into
-	outboxPause    = 5 * time.Second        // after a failure that is not one tag's: the upstream or the database is away; twice as long after each further one
-	outboxLongest  = 15 * time.Second       // and at most so long
-	outboxBatch    = 100                    // how many tags one look takes
-	outboxParallel = 4                      // how many of them are written at a time
-	outboxFirst    = time.Second            // how long a tag waits after its first failure; twice as long after each further one
-	outboxMost     = 5 * time.Minute        // and at most so long
-	keepEvery      = 10 * time.Minute       // how often it is looked which hidden tags are needed
+	outboxEvery    = 250 * time.Millisecond // between checks for entries
+	// after an outage of the upstream or the database; doubles with each further one
+	outboxPause    = 5 * time.Second
+	outboxLongest  = 15 * time.Second       // longest pause after an outage
+	outboxBatch    = 100                    // entries that one query returns
+	outboxParallel = 4                      // entries that are written at a time
+	outboxFirst    = time.Second            // after the first failure of an entry; doubles with each further one
+	outboxMost     = 5 * time.Minute        // longest pause after a failure of an entry
+	keepEvery      = 10 * time.Minute       // between updates of hidden tags
 )
 
-// Outbox writes tags through to the upstream, each at one time only: always what a tag stands for now, however it came to (architecture
-// 3, step 5). A failure is tried again and undoes nothing here.
+// Outbox writes changed tags to the upstream. Only one server writes at a time, and it always writes the
+// present digest of a tag. A failed write is retried and has no effect on the tag here.
 type Outbox struct {
 	Store    *store.Store
 	Upstream storage.Manifests
@@ -38,7 +39,7 @@ type Outbox struct {
 	Log      *slog.Logger
 }
 
-// Run empties the outbox again and again until ctx ends.
+// Run writes entries until ctx ends.
 func (o Outbox) Run(ctx context.Context) {
 	var kept time.Time
 	pause, together := outboxPause, outboxParallel
@@ -55,7 +56,7 @@ func (o Outbox) Run(ctx context.Context) {
 		} else if ctx.Err() == nil {
 			o.Log.WarnContext(ctx, "tags wait to be written through", slog.Duration("again_after", pause), slog.Any("err", err))
 			wait, pause = pause, min(2*pause, outboxLongest)
-			together = 1 // should one of them be what the upstream goes down of, it takes no other with it
+			together = 1 // one of the entries may be the cause: do not retry others together with it
 		}
 		select {
 		case <-ctx.Done():
@@ -65,7 +66,7 @@ func (o Outbox) Run(ctx context.Context) {
 	}
 }
 
-// keep makes the hidden tags that are needed and drops those that are not.
+// keep creates the hidden tags that are needed and deletes those that are not.
 func (o Outbox) keep(ctx context.Context) error {
 	return o.Store.Alone(ctx, store.WritingThrough, func(func() error) error {
 		if err := o.Adopter.UnpinManifests(ctx); err != nil {
@@ -75,7 +76,8 @@ func (o Outbox) keep(ctx context.Context) error {
 	})
 }
 
-// empty writes through what waits, so many tags at a time. Several servers look, and one at a time writes: it reads again what there is when its turn has come.
+// empty writes all entries that are due, together entries at a time. Every server checks, but only one at a
+// time writes: it reads the entries again when it has the lock.
 func (o Outbox) empty(ctx context.Context, together int) error {
 	due, err := o.Store.OutboxTags(ctx, 1)
 	if err != nil || len(due) == 0 {
@@ -103,7 +105,7 @@ func (o Outbox) empty(ctx context.Context, together int) error {
 	})
 }
 
-// keepOf keeps what tags are about to leave.
+// keepOf pins the manifests of the repositories of entries, before their tags move away from those.
 func (o Outbox) keepOf(ctx context.Context, due []store.OutboxTag) error {
 	done := map[string]bool{}
 	for _, t := range due {
@@ -118,8 +120,9 @@ func (o Outbox) keepOf(ctx context.Context, due []store.OutboxTag) error {
 	return nil
 }
 
-// send writes tags at the same time and notes what came of them, also when this process is about to end. It is an error that the upstream, or the database, does not answer to
-// anything: what waits for that need not wait any longer once it does.
+// send writes entries concurrently and records the results, even if ctx ends. It returns an error if the
+// upstream or the database is unavailable. Such a failure does not count against an entry: all are written as
+// soon as the outage ends.
 func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 	errs := make([]error, len(tags))
 	var sending sync.WaitGroup
@@ -152,7 +155,8 @@ func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 	return errors.Join(o.Store.WroteTags(noting, written), away)
 }
 
-// write writes one tag and returns what the upstream goes on showing under it though it is gone here.
+// write writes one entry. If the upstream does not support deleting a tag, it returns the digest that the
+// upstream still has under the tag.
 func (o Outbox) write(ctx context.Context, t store.OutboxTag) (undeleted string, err error) {
 	repo := pulp.Repository{ID: t.RepositoryID, Name: t.Repository}
 	if t.Digest != "" {

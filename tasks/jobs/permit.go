@@ -11,10 +11,12 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// The permissions of tasks. Each function here requires what the REST endpoint requires that dispatches the task, of the user and the objects as they are while
-// the task runs. A new kind of task gets its own function, or one of these, in All; TestTasksOfUsersWithoutPermission must know the kind.
+// The permissions of tasks. Each function requires, of the user and of the objects in their present state, the
+// permissions that the REST endpoint requires when it dispatches the task. All assigns one of these functions
+// to each kind of task; TestTasksOfUsersWithoutPermission must include every kind.
 
-// permitted makes a tasks.Job of what it does and of what its user needs; both get the task's arguments.
+// permitted returns a job with a function that runs it and a function that checks its user's permissions. Both
+// receive the task's arguments.
 func permitted[T any](run func(context.Context, *tasks.Run, T) error, permit func(context.Context, pulp.User, T) error) tasks.Job {
 	return tasks.Job{
 		Run: with(run),
@@ -28,27 +30,28 @@ func permitted[T any](run func(context.Context, *tasks.Run, T) error, permit fun
 	}
 }
 
-// require returns a Denied error unless a user may do something to an object. what names the object in the error.
-func require(u pulp.User, action auth.Action, on auth.Object, what string) error {
+// require returns a Denied error unless a user may perform an action on an object. description is the object's
+// in the error.
+func require(u pulp.User, action auth.Action, on auth.Object, description string) error {
 	if auth.Allow(&u, action, on) {
 		return nil
 	}
-	return fault.New(fault.Denied, "The user who started this task no longer has the permission %s on %s.", action, what)
+	return fault.New(fault.Denied, "The user who started this task no longer has the permission %s on %s.", action, description)
 }
 
-// administrator requires an administrator.
+// administrator requires that the user is an administrator.
 func administrator[T any](_ context.Context, u pulp.User, _ T) error {
 	return require(u, auth.Administer, auth.Object{Exists: true}, "the server")
 }
 
-// own requires that a user may make or change objects of a name or path.
+// own requires that the user may create or change objects with this name or path.
 func own(u pulp.User, name string) error {
 	return require(u, auth.Modify, auth.Object{Path: name}, name)
 }
 
 var errObjectDeleted = fault.New(fault.NotFound, "An object that this task needs was deleted.")
 
-// needed returns an object that was read for a task, with a reason that its user understands when the object is gone.
+// needed returns an object that a task needs. If it was deleted the error says so.
 func needed[T any](object T, err error) (T, error) {
 	if fault.Is(err, fault.NotFound) {
 		err = errObjectDeleted
@@ -56,7 +59,7 @@ func needed[T any](object T, err error) (T, error) {
 	return object, err
 }
 
-// first returns the only object of a list with an id, of those that the user sees. NotFound when there is none, or the user does not see it.
+// first returns the object with an id among those that a query returns. The error is NotFound if there is none.
 func first[T any](ctx context.Context, read func(context.Context, store.ListQuery) ([]T, int64, error), id string, where ...store.Filter) (object T, err error) {
 	found, _, err := read(ctx, store.ListQuery{Where: append(where, store.Where("pulp_id", store.Equal, id)), Limit: 1})
 	switch {
@@ -68,18 +71,18 @@ func first[T any](ctx context.Context, read func(context.Context, store.ListQuer
 	return found[0], nil
 }
 
-// sees requires that a user sees an object of a list.
-func sees[T any](ctx context.Context, read func(context.Context, store.ListQuery) ([]T, int64, error), u pulp.User, id, what string) (T, error) {
+// sees requires that the user may view an object. It returns the object.
+func sees[T any](ctx context.Context, read func(context.Context, store.ListQuery) ([]T, int64, error), u pulp.User, id, description string) (T, error) {
 	object, err := first(ctx, read, id)
 	if err == nil && !u.Staff {
 		if object, err = first(ctx, read, id, store.VisibleTo(u.Username)); fault.Is(err, fault.NotFound) {
-			err = fault.New(fault.Denied, "The user who started this task no longer has the permission %s on %s.", auth.View, what)
+			err = fault.New(fault.Denied, "The user who started this task no longer has the permission %s on %s.", auth.View, description)
 		}
 	}
 	return object, err
 }
 
-// onRepository requires a permission on a repository, whatever its type, and returns the repository.
+// onRepository requires a permission on a repository of any type. It returns the repository.
 func (o Options) onRepository(ctx context.Context, u pulp.User, action auth.Action, id string) (pulp.Repository, error) {
 	repo, err := needed(o.Store.RepositoryByID(ctx, id))
 	if err != nil {
@@ -95,7 +98,7 @@ func (o Options) maySign(ctx context.Context, u pulp.User, args tasks.SignArgs) 
 	}
 	service, err := o.Store.SigningService(ctx, args.ServiceID)
 	switch {
-	case fault.Is(err, fault.NotFound): // the job says so
+	case fault.Is(err, fault.NotFound): // the job reports this error
 	case err != nil:
 		return err
 	case !auth.Allow(&u, auth.Administer, auth.Object{Exists: true}):
@@ -108,7 +111,7 @@ func (o Options) maySign(ctx context.Context, u pulp.User, args tasks.SignArgs) 
 	}
 	holder, err := o.Store.Resolve(ctx, args.BasePath)
 	switch {
-	case fault.Is(err, fault.NotFound): // nothing is served under the path yet
+	case fault.Is(err, fault.NotFound): // the path serves nothing yet
 		return nil
 	case err == nil && holder.Repository.ID != args.RepositoryID:
 		return fault.New(fault.Denied, "The path %s serves another repository now.", args.BasePath)
@@ -116,7 +119,7 @@ func (o Options) maySign(ctx context.Context, u pulp.User, args tasks.SignArgs) 
 	return err
 }
 
-// assigned requires that a repository may use a signing service, whoever asks.
+// assigned requires that a repository may use a signing service, for any user.
 func (o Options) assigned(repo pulp.Repository, service pulp.SigningService) error {
 	if o.SigningUse.Allows(repo, service) {
 		return nil
@@ -126,7 +129,7 @@ func (o Options) assigned(repo pulp.Repository, service pulp.SigningService) err
 
 func (o Options) maySync(ctx context.Context, u pulp.User, args tasks.SyncArgs) error {
 	repo, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
-	if err != nil || args.RemoteID == repo.RemoteID { // the one who set the repository's remote had to see it
+	if err != nil || args.RemoteID == repo.RemoteID { // setting the repository's remote required the permission to view it
 		return err
 	}
 	_, err = sees(ctx, o.Store.Remotes, u, args.RemoteID, "the remote")
@@ -141,7 +144,7 @@ func (o Options) mayTag(ctx context.Context, u pulp.User, args tasks.TagArgs) er
 	return err
 }
 
-// mayAdd does not look at single units: the store adds only those that the user sees (see addContent).
+// mayAdd does not check single units: the store only adds those that the user may read (see addContent).
 func (o Options) mayAdd(ctx context.Context, u pulp.User, args tasks.AddArgs) error {
 	_, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
 	if err == nil && args.Copy != nil && args.Copy.RepositoryID != args.RepositoryID {
@@ -218,8 +221,8 @@ func (o Options) mayEditRepository(ctx context.Context, u pulp.User, id string, 
 	return err
 }
 
-// mayServe requires what new values of a distribution's fields need: the path and the name to be the user's, the repository to be one that the user may change, and the
-// version to be of a repository that the user sees.
+// mayServe requires the permissions for new values of a distribution's fields: the user owns the name and the
+// path, may change the repository, and may view the repository of the version.
 func (o Options) mayServe(ctx context.Context, u pulp.User, old pulp.Distribution, f tasks.DistributionFields) error {
 	if f.BasePath != nil {
 		if err := own(u, *f.BasePath); err != nil {

@@ -260,7 +260,7 @@ func addService(w *shop) string {
 }
 
 // waits makes a task of the user that waits behind another, and returns a function that lets a worker run it to its end.
-func (w *shop) waits(c taskCase) func() store.Task {
+func (w *shop) retryUpstream(c taskCase) func() store.Task {
 	w.Helper()
 	if c.staff {
 		w.exec(`UPDATE account SET is_staff = TRUE`)
@@ -352,7 +352,7 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 			w := newShop(t)
 			var err error
 			for _, c := range cases {
-				run := w.waits(c)
+				run := w.retryUpstream(c)
 				w.exec(h.happens)
 				t.Log(c.what)
 				w.wantRefused(run(), h.says)
@@ -372,7 +372,7 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 			} else if strings.Contains(c.says, "the remote") {
 				w.exec(`UPDATE remote SET name = 'zeta/other' WHERE name = 'zeta/remote'`)
 			}
-			run := w.waits(c)
+			run := w.retryUpstream(c)
 			if c.lose == nil {
 				w.exec(`UPDATE account SET is_staff = FALSE`)
 			} else {
@@ -395,7 +395,7 @@ func TestTasksOfUsersThatAnOlderVersionQueued(t *testing.T) {
 		t.Run(happens, func(t *testing.T) {
 			t.Parallel()
 			w := newShop(t)
-			run := w.waits(taskCase{name: tasks.RemoveContent, args: func(w *shop) any { return tasks.RemoveArgs{RepositoryID: w.repo.ID, All: true} }})
+			run := w.retryUpstream(taskCase{name: tasks.RemoveContent, args: func(w *shop) any { return tasks.RemoveArgs{RepositoryID: w.repo.ID, All: true} }})
 			w.exec(`UPDATE task SET origin = '' WHERE name <> 'first'`)
 			w.exec(happens)
 			if k := run(); refused != "" {
@@ -415,7 +415,7 @@ func TestTasksOfUsersWithPermission(t *testing.T) {
 			t.Parallel()
 			w := newShop(t)
 			c.staff = true // administrators may have everything done but what is the server's own
-			run := w.waits(c)
+			run := w.retryUpstream(c)
 			k := run()
 			if k.Error != nil && strings.Contains(k.Error.Description, "The user who") {
 				t.Errorf("the task of an administrator is %s (%+v)", k.State, k.Error)

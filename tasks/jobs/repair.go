@@ -15,8 +15,8 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// repair looks for blobs of a version whose bytes are lost or wrong and fetches them again from remotes that have them (contract 2.5.3). What no remote has
-// stays broken, and the log says which it is.
+// repair finds the blobs of a version that are missing or corrupt, and fetches them again from remotes
+// (compatibility.md#repository-versions). Blobs that no remote has stay corrupt and are logged.
 func (o Options) repair(ctx context.Context, r *tasks.Run, args tasks.VersionArgs) error {
 	digests, err := o.Store.VersionBlobs(ctx, args.RepositoryID, args.Number)
 	if err != nil {
@@ -51,7 +51,8 @@ func (o Options) repair(ctx context.Context, r *tasks.Run, args tasks.VersionArg
 	return errors.Join(corrupted.Complete(ctx), repaired.Complete(ctx), o.reportUnavailable(ctx, r, args))
 }
 
-// reportUnavailable adds a progress report about the blobs of a version that cannot be served: a sync has left them at a remote, and no remote has them any more. It names the first of them.
+// reportUnavailable adds a progress report about absent blobs of a version that no remote has any more: an
+// on-demand sync has not fetched them. It contains the first digests.
 func (o Options) reportUnavailable(ctx context.Context, r *tasks.Run, args tasks.VersionArgs) error {
 	digests, n, err := o.Store.BlobsWithoutSource(ctx, args.RepositoryID, args.Number, namesReported)
 	if err != nil || n == 0 {
@@ -71,7 +72,7 @@ func (o Options) reportUnavailable(ctx context.Context, r *tasks.Run, args tasks
 	return report.Complete(ctx)
 }
 
-// sound says whether a blob's bytes are all there and, when they are read, the digest's.
+// sound reports whether a blob is complete. With read it also verifies the digest.
 func (o Options) sound(ctx context.Context, b pulp.Blob, read bool) (bool, error) {
 	if b.Absent {
 		return true, nil
@@ -101,7 +102,7 @@ func (o Options) sound(ctx context.Context, b pulp.Blob, read bool) (bool, error
 	return verifier.Verified(), nil
 }
 
-// refetch puts a remote's bytes of a blob in the place of broken ones.
+// refetch replaces a corrupt blob with a remote's copy.
 func (o Options) refetch(ctx context.Context, b pulp.Blob) error {
 	if b.Inline || o.Upstream != nil {
 		return errors.New("its bytes are the database's or the upstream's own")

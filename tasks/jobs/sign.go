@@ -16,8 +16,8 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// signer runs sign tasks (contract 5.4): it makes the signatures outside any lock, stages each as soon as it is made, and at
-// the end adds them all to whatever version is the latest then.
+// signer runs sign tasks (compatibility.md#signing). It signs outside any lock and stages each signature. At
+// the end it adds all staged signatures to the version that is then the latest.
 type signer struct{ Options }
 
 func (s signer) run(ctx context.Context, r *tasks.Run, args tasks.SignArgs) error {
@@ -55,7 +55,8 @@ func (s signer) run(ctx context.Context, r *tasks.Run, args tasks.SignArgs) erro
 	return err
 }
 
-// missing returns what the task is to sign and has not: neither in the repository, unless it is forced (D10), nor by an earlier attempt.
+// missing returns the targets of the task without those that are signed: by an earlier attempt, or in the
+// repository unless args.Force is set (compatibility.md#signing-again).
 func (s signer) missing(ctx context.Context, r *tasks.Run, args tasks.SignArgs, service pulp.SigningService) ([]store.SignTarget, error) {
 	targets, err := s.Store.SignTargets(ctx, args.RepositoryID, args.Tags, args.SignLists)
 	if err != nil {
@@ -85,12 +86,12 @@ func (s signer) missing(ctx context.Context, r *tasks.Run, args tasks.SignArgs, 
 	return missing, nil
 }
 
-// reference is the identity that a signature claims: D5, contract 5.3.
+// reference returns the docker reference of a signature (compatibility.md#docker-reference).
 func (s signer) reference(basePath, tag string) string {
 	return signing.Reference(s.Host, basePath, tag)
 }
 
-// signAll signs the targets and stages what is made, together as much as there is: one write takes many signatures.
+// signAll signs the targets and stages the signatures in batches.
 func (s signer) signAll(ctx context.Context, r *tasks.Run, session *signservice.Session, args tasks.SignArgs, targets []store.SignTarget, report *tasks.Report) error {
 	made := make(chan pulp.Signature, stageBatch)
 	ctx, stop := context.WithCancelCause(ctx)
@@ -107,16 +108,16 @@ func (s signer) signAll(ctx context.Context, r *tasks.Run, session *signservice.
 			group.Go(func() error {
 				g, err := session.Sign(working, t.ManifestID, t.Digest, s.reference(args.BasePath, t.Tag))
 				if fault.Is(err, fault.Unavailable) && !store.Away(err) {
-					return tasks.RetryLater(err) // the key is away: its tasks wait, and hold nobody up
+					return tasks.RetryLater(err) // the key is unavailable; the task waits without occupying a slot
 				} else if err != nil {
 					return err
 				}
-				made <- g // it is always taken
+				made <- g // never blocks for long: the second goroutine always receives
 				return nil
 			})
 		}
 		err := group.Wait()
-		if cause := context.Cause(ctx); cause != nil { // what broke off says less than why
+		if cause := context.Cause(ctx); cause != nil { // more precise than the error that the end of ctx caused
 			return cause
 		}
 		return err
@@ -128,7 +129,7 @@ func (s signer) signAll(ctx context.Context, r *tasks.Run, session *signservice.
 			if len(batch) == 0 {
 				return failed
 			}
-			// What is made is kept even when the rest fails: another attempt need not make it again.
+			// Signatures are stored even if others fail, so that the next attempt need not create them again.
 			err := s.stage(ctx, r, batch)
 			if err == nil {
 				report.Add(len(batch))
@@ -141,7 +142,8 @@ func (s signer) signAll(ctx context.Context, r *tasks.Run, session *signservice.
 	return both.Wait()
 }
 
-// gather takes what is made until there is a batch of it, or for a short while; nothing when all has been taken.
+// gather receives a batch of signatures: all that arrive within stageWait of the first, at most stageBatch. It
+// returns an empty batch when the channel is closed.
 func gather(made <-chan pulp.Signature) []pulp.Signature {
 	first, more := <-made
 	if !more {
@@ -169,20 +171,21 @@ func (s signer) stage(ctx context.Context, r *tasks.Run, made []pulp.Signature) 
 }
 
 const (
-	stageBatch = 200                    // signatures that one write stages at most
-	stageWait  = 100 * time.Millisecond // that the first of them waits for others
-	stageTime  = 10 * time.Second       // that it may take
+	stageBatch = 200                    // most signatures in one transaction
+	stageWait  = 100 * time.Millisecond // longest wait for further signatures
+	stageTime  = 10 * time.Second       // limit for the transaction
 )
 
-// caller returns on whose behalf a task uses a key: its user, or else the one that its arguments name.
-func caller(r *tasks.Run, who string) signservice.Caller {
+// caller returns the user on whose behalf a task uses a key: the task's user, or user for tasks of the server.
+func caller(r *tasks.Run, user string) signservice.Caller {
 	if name := r.User().Username; name != "" {
-		who = name
+		user = name
 	}
-	return signservice.Caller{User: who, Task: r.Task.ID}
+	return signservice.Caller{User: user, Task: r.Task.ID}
 }
 
-// stillAssigned requires, for a task that the server started by itself, that the repository may use the service. maySign requires it for tasks of users.
+// stillAssigned requires that the repository may use the service, for tasks of the server. For tasks of users
+// maySign requires it.
 func (o Options) stillAssigned(ctx context.Context, r *tasks.Run, repositoryID string, service pulp.SigningService) error {
 	if r.Task.Origin != store.OriginSystem {
 		return nil
@@ -194,8 +197,8 @@ func (o Options) stillAssigned(ctx context.Context, r *tasks.Run, repositoryID s
 	return o.assigned(repo, service)
 }
 
-// seal signs what a change in another process waits for.
-func (o Options) seal(ctx context.Context, r *tasks.Run, args tasks.SealArgs) error {
+// signMissing creates signatures that a change in another process needs.
+func (o Options) signMissing(ctx context.Context, r *tasks.Run, args tasks.SealArgs) error {
 	service, err := o.Store.SigningService(ctx, args.ServiceID)
 	if err != nil {
 		return err
@@ -206,18 +209,19 @@ func (o Options) seal(ctx context.Context, r *tasks.Run, args tasks.SealArgs) er
 	return o.SignOnPush.SignMissing(ctx, signservice.Caller{User: args.Who, Task: r.Task.ID}, args.RepositoryID, service, args.Missing)
 }
 
-// sealed is a job that runs again when what it would show was not signed, and is now.
-func (o Options) sealed(job tasks.Job) tasks.Job {
+// signingFirst returns a job whose change is signed before it becomes visible. See runSigned.
+func (o Options) signingFirst(job tasks.Job) tasks.Job {
 	work := job.Run
 	job.Run = func(ctx context.Context, r *tasks.Run) error {
-		return o.seals(ctx, r, func(ctx context.Context) error { return work(ctx, r) })
+		return o.runSigned(ctx, r, func(ctx context.Context) error { return work(ctx, r) })
 	}
 	return job
 }
 
-// seals runs a task's change again when what it would show was not signed, and is now. While the key is away the task waits. Before each run it checks that the
-// task's user may still have the change done: signing, or what came before, may have taken long.
-func (o Options) seals(ctx context.Context, r *tasks.Run, change func(context.Context) error) error {
+// runSigned runs a task's change. If the change would make unsigned tags visible in a repository that signs on
+// push, it has them signed and runs the change again. If the key is unavailable the task is retried later. The
+// user's permissions are checked before each run, since signing may have taken long.
+func (o Options) runSigned(ctx context.Context, r *tasks.Run, change func(context.Context) error) error {
 	err := o.SignOnPush.Run(ctx, caller(r, ""), func(ctx context.Context) error {
 		if err := r.Permit(ctx); err != nil {
 			return err

@@ -20,21 +20,22 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// Bounds of a sync.
+// Limits of a sync.
 const (
-	syncConcurrency = 10             // manifests and blobs on their way at a time, when the remote does not say
-	maxConcurrency  = 100            // whatever the remote says
-	maxNesting      = 8              // lists in lists
+	syncConcurrency = 10             // concurrent requests if the remote does not configure another number
+	maxConcurrency  = 100            // most concurrent requests of any remote
+	maxNesting      = 8              // depth of nested manifest lists
 	maxConfig       = 4 << 20        // bytes of an image config
-	maxInspected    = 256 << 20      // bytes of manifests that are known and not fetched yet: of one list and all that it lists, say
-	defaultTimeout  = 24 * time.Hour // of a sync
-	holders         = 20             // repositories that hold a blob which are looked at for one that the task's user may read
-	fetchTries      = 3              // times a blob is fetched whose bytes a sweep took along
-	allTags         = "sha256:"      // how patterns begin that name manifests by digest
+	// bytes of manifests that were inspected and not fetched yet, for instance of a list and its images
+	maxInspected    = 256 << 20
+	defaultTimeout  = 24 * time.Hour // limit for a sync
+	holders         = 20             // repositories with a blob that are checked for one that the task's user may read
+	fetchTries      = 3              // attempts to fetch a blob that a concurrent sweep deletes
+	allTags         = "sha256:"      // prefix of patterns that are digests of manifests
 )
 
-// syncer runs sync tasks (contract 6): it asks the remote for its tags, fetches what the repository has not, writes that down as it goes, and makes one
-// version at the end.
+// syncer runs sync tasks (compatibility.md#sync). It lists the remote's tags, fetches content that the
+// repository does not have, records each object when it has arrived, and commits one version at the end.
 type syncer struct{ Options }
 
 func (s syncer) run(ctx context.Context, r *tasks.Run, args tasks.SyncArgs) error {
@@ -49,8 +50,8 @@ func (s syncer) run(ctx context.Context, r *tasks.Run, args tasks.SyncArgs) erro
 		return err
 	}
 	if s.Upstream != nil {
-		if err := s.Blobs.Storage.Ping(ctx); err != nil { // there is nowhere to put anything
-			return waits(err)
+		if err := s.Blobs.Storage.Ping(ctx); err != nil { // nothing can be stored
+			return retryUpstream(err)
 		}
 	}
 	registry, err := s.Mirror.Open(remote)
@@ -73,10 +74,10 @@ func (s syncer) run(ctx context.Context, r *tasks.Run, args tasks.SyncArgs) erro
 		heldTags: sync.OnceValues(func() (map[string]digest.Digest, error) { return s.Store.HeldTags(ctx, repo.ID) }),
 	}
 	registry.Skipped = one.skipped
-	return waits(one.run(ctx))
+	return retryUpstream(one.run(ctx))
 }
 
-// oneSync is one sync under way.
+// oneSync is the state of one running sync.
 type oneSync struct {
 	syncer
 	task     *tasks.Run
@@ -86,32 +87,33 @@ type oneSync struct {
 	registry *mirror.Registry
 
 	source    mirror.Source
-	tags      map[string]bool                          // that the remote lists
-	tried     map[string]bool                          // references that the sync has taken, or tried to
-	heldTags  func() (map[string]digest.Digest, error) // of the latest version when the sync began
-	skips     skips                                    // content that the sync leaves out
-	settled   map[string]digest.Digest                 // tags of the latest version of which nothing but the digest needs to be asked
-	absent    map[digest.Digest]bool                   // that the repository holds and whose bytes it wants now
+	tags      map[string]bool                          // listed by the remote
+	tried     map[string]bool                          // references that the sync has processed or begun to process
+	heldTags  func() (map[string]digest.Digest, error) // of the latest version at the start of the sync
+	skips     skips                                    // content that the sync skips
+	// tags of the latest version that need no check if the remote's digest is the same
+	settled   map[string]digest.Digest
+	absent    map[digest.Digest]bool                   // absent blobs of the repository that the sync is to fetch
 	downloads *tasks.Report
 	adding    *tasks.Report
 	manifests once[*image]
 	parts     once[struct{}]
 	blobs     once[struct{}]
-	held      atomic.Int64 // bytes of manifests that are inspected and not fetched
+	held      atomic.Int64 // bytes of manifests that were inspected and not fetched yet
 
 	mu     sync.Mutex
 	wanted store.Synced
-	taken  map[digest.Digest]bool // manifests that the repository will hold because of this sync
+	taken  map[digest.Digest]bool // manifests that the repository contains after this sync
 }
 
-// image is a manifest as a sync sees it.
+// image is a manifest of the remote and the decision about it.
 type image struct {
 	manifest   pulp.Manifest
-	held       bool // the repository's latest version has it, with all that it names
+	held       bool // the latest version contains it, with everything that it references
 	children   []*image
 	signatures []pulp.Signature
-	answered   bool            // the remote has said which signatures there are
-	referrers  []digest.Digest // manifests that sign it, or one of its children
+	answered   bool            // the remote has answered the request for signatures
+	referrers  []digest.Digest // manifests with signatures of it or of its children
 	wanted     bool
 }
 
@@ -142,7 +144,7 @@ func (o *oneSync) run(ctx context.Context) error {
 	if err := o.takeAll(ctx, references, processing); err != nil {
 		return err
 	}
-	o.args.SignedOnly = false // companions are what signs
+	o.args.SignedOnly = false // companion tags are signatures themselves
 	for companions := o.companions(); len(companions) > 0; companions = o.companions() {
 		if err := o.takeAll(ctx, companions, nil); err != nil {
 			return err
@@ -159,13 +161,13 @@ func (o *oneSync) run(ctx context.Context) error {
 		}
 		return o.task.Finished()
 	}
-	return o.seals(ctx, o.task, func(ctx context.Context) error {
+	return o.runSigned(ctx, o.task, func(ctx context.Context) error {
 		_, err := o.Store.CommitSync(ctx, o.task.Claim, o.wanted)
 		return err
 	})
 }
 
-// takeAll takes tags, and manifests by digest, some at a time, and counts them in a report, which may be nil.
+// takeAll processes tags and digests concurrently. It counts them in a report, which may be nil.
 func (o *oneSync) takeAll(ctx context.Context, references []string, report *tasks.Report) error {
 	for _, reference := range references {
 		o.tried[reference] = true
@@ -179,7 +181,7 @@ func (o *oneSync) takeAll(ctx context.Context, references []string, report *task
 	})
 }
 
-// each runs f for all of a list, some at a time.
+// each calls f for all items of a list, as many at a time as the remote allows.
 func (o *oneSync) each(ctx context.Context, list []string, f func(context.Context, string) error) error {
 	group, working := errgroup.WithContext(ctx)
 	limit := syncConcurrency
@@ -194,13 +196,13 @@ func (o *oneSync) each(ctx context.Context, list []string, f func(context.Contex
 		group.Go(func() error { return f(working, item) })
 	}
 	err := group.Wait()
-	if cause := context.Cause(ctx); cause != nil { // what broke off says less than why
+	if cause := context.Cause(ctx); cause != nil { // more precise than the error that the end of ctx caused
 		return cause
 	}
 	return err
 }
 
-// listTags asks for the remote's tags and returns those that are to be taken.
+// listTags returns the remote's tags that match the filters.
 func (o *oneSync) listTags(ctx context.Context) ([]string, error) {
 	report := o.task.Report("sync.downloading.tag_list", "Downloading tag list", 1)
 	all, err := o.registry.Tags(ctx)
@@ -215,7 +217,7 @@ func (o *oneSync) listTags(ctx context.Context) ([]string, error) {
 	for _, name := range all {
 		o.tags[name] = true
 		if _, isCompanion := pulp.CompanionOf(name); isCompanion && (o.filtered() || o.args.SignedOnly) {
-			continue // it comes with its image
+			continue // processed with its image
 		}
 		if (len(o.remote.Includes) == 0 || matches(o.remote.Includes, name)) && !matches(o.remote.Excludes, name) {
 			names = append(names, name)
@@ -225,15 +227,15 @@ func (o *oneSync) listTags(ctx context.Context) ([]string, error) {
 	return names, report.Complete(ctx)
 }
 
-// filtered reports whether the remote narrows its tags. An empty list of patterns is no filter.
+// filtered reports whether the remote has filters for tags. Empty lists are no filters.
 func (o *oneSync) filtered() bool { return len(o.remote.Includes) > 0 || len(o.remote.Excludes) > 0 }
 
-// matches reports whether the tag matches one of the patterns.
+// matches reports whether a tag matches one of the patterns.
 func matches(patterns []string, tag string) bool {
 	return slices.ContainsFunc(patterns, func(pattern string) bool { return glob.MatchTag(pattern, tag) })
 }
 
-// digestsOf returns the digests among patterns: manifests to take though no tag names them.
+// digestsOf returns the patterns that are digests. Those manifests are included without a tag.
 func digestsOf(patterns []string) []string {
 	var found []string
 	for _, p := range patterns {
@@ -244,8 +246,8 @@ func digestsOf(patterns []string) []string {
 	return found
 }
 
-// companions returns the companion tags of cosign whose images were taken and that were not tried yet. The patterns that exclude tags apply to them, those that
-// include tags do not.
+// companions returns cosign's companion tags of included images that were not processed yet. The remote's
+// excludes apply to them, its includes do not.
 func (o *oneSync) companions() []string {
 	var found []string
 	for name := range o.tags {
@@ -270,8 +272,9 @@ func (o *oneSync) findAbsent(ctx context.Context) error {
 	return nil
 }
 
-// findSettled finds the tags of which only the digest needs to be asked: none, where the sync looks for signatures, absent blobs or companions of filtered tags, must name
-// everything that stays, or may become the source of blobs that another remote was to give.
+// findSettled determines the tags that need no check if the remote's digest is the same. There are none if the
+// sync looks for signatures, absent blobs or companion tags, if it must name all remaining content, or if the
+// remote may become the source of blobs that another remote was to provide.
 func (o *oneSync) findSettled(ctx context.Context) (err error) {
 	if o.source != mirror.NoSignatures || o.args.SignedOnly || o.args.Mirror || len(o.absent) > 0 || o.filtered() || o.wanted.RemoteID != "" {
 		return nil
@@ -280,8 +283,8 @@ func (o *oneSync) findSettled(ctx context.Context) (err error) {
 	return err
 }
 
-// take takes one tag, or one manifest by digest, with everything that belongs to it. A tag that the remote lists and whose image cannot be had stays as it is here, and
-// the sync reports it.
+// take processes one tag or digest. A listed tag whose manifest the remote does not serve is skipped: it stays
+// unchanged here and is reported.
 func (o *oneSync) take(ctx context.Context, reference string) error {
 	err := o.takeWhole(ctx, reference)
 	_, unreadable := errors.AsType[*unreadableError](err)
@@ -296,7 +299,7 @@ func (o *oneSync) take(ctx context.Context, reference string) error {
 	return named(reference, err)
 }
 
-// takeWhole is take without a place for failures.
+// takeWhole processes one tag or digest and returns every error.
 func (o *oneSync) takeWhole(ctx context.Context, reference string) error {
 	d, fetched, err := o.resolve(ctx, reference)
 	if err != nil {
@@ -306,7 +309,7 @@ func (o *oneSync) takeWhole(ctx context.Context, reference string) error {
 		return nil
 	}
 	img, err := o.inspect(ctx, d, fetched, 0, false)
-	if fault.Is(err, fault.NotFound) && o.tags[reference] { // it was moved in between
+	if fault.Is(err, fault.NotFound) && o.tags[reference] { // the tag was moved between the two requests
 		if d, fetched, err = o.resolve(ctx, reference); err == nil {
 			img, err = o.inspect(ctx, d, fetched, 0, false)
 		}
@@ -335,7 +338,8 @@ func (o *oneSync) takeWhole(ctx context.Context, reference string) error {
 	return nil
 }
 
-// resolve returns the digest that a reference stands for at the remote, and the manifest if the remote had to be asked for it.
+// resolve returns the digest of a reference at the remote, and the manifest if the remote had to be asked for
+// it.
 func (o *oneSync) resolve(ctx context.Context, reference string) (digest.Digest, *mirror.Manifest, error) {
 	if strings.HasPrefix(reference, allTags) {
 		return digest.Digest(reference), nil, nil

@@ -17,7 +17,8 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// fetch fetches what the repository has not of a manifest: children first, blobs before the manifest that names them. Each manifest is fetched once.
+// fetch fetches the missing parts of an image: children first, and blobs before the manifest. Each manifest is
+// fetched once.
 func (o *oneSync) fetch(ctx context.Context, img *image) error {
 	_, err := o.parts.do(ctx, string(img.manifest.Digest), func() (struct{}, error) {
 		for _, child := range img.children {
@@ -27,7 +28,7 @@ func (o *oneSync) fetch(ctx context.Context, img *image) error {
 			if err := o.fetch(ctx, child); err != nil {
 				return struct{}{}, err
 			}
-			if img.held && !child.held { // the list is here already and does not bring it
+			if img.held && !child.held { // the repository has the list already, without this child
 				o.mu.Lock()
 				o.wanted.Manifests = append(o.wanted.Manifests, child.manifest.Digest)
 				o.mu.Unlock()
@@ -49,17 +50,19 @@ func (o *oneSync) fetch(ctx context.Context, img *image) error {
 		return struct{}{}, err
 	})
 	if err == nil {
-		o.release(img) // a second reading of a manifest that was fetched before
+		o.release(img) // for an image that was inspected twice
 	}
 	return err
 }
 
-// release lets go of the parts of an image that are needed no more: there may be many images. It may be called again.
+// release drops the parts of an image that are not needed any more, to limit the memory of a sync. It may be
+// called again.
 func (o *oneSync) release(img *image) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.held.Add(-int64(len(img.manifest.Payload)))
-	img.manifest.Payload, img.manifest.Config, img.manifest.Layers, img.manifest.Children = nil, nil, nil, nil // others may be reading its digest
+	// keeps the digest, which other goroutines may be reading
+	img.manifest.Payload, img.manifest.Config, img.manifest.Layers, img.manifest.Children = nil, nil, nil, nil
 	img.children, img.signatures = nil, nil
 }
 
@@ -81,7 +84,8 @@ func (o *oneSync) keepSignatures(ctx context.Context, img *image) error {
 		if have == store.HaveVersion {
 			continue
 		}
-		if err := o.Store.FetchedSignature(ctx, o.repo.ID, img.manifest.Digest, g); err != nil { // again, where it was fetched before: so it stays
+		// for a fetched one this renews its retention
+		if err := o.Store.FetchedSignature(ctx, o.repo.ID, img.manifest.Digest, g); err != nil {
 			return err
 		}
 		o.mu.Lock()
@@ -91,7 +95,7 @@ func (o *oneSync) keepSignatures(ctx context.Context, img *image) error {
 	return nil
 }
 
-// fetchBlobs fetches an image's config and layers, and fills in what the config says of the image.
+// fetchBlobs fetches an image's config and layers, and copies attributes of the config to the manifest.
 func (o *oneSync) fetchBlobs(ctx context.Context, img *image) error {
 	m := &img.manifest
 	if m.Config != nil && (!img.held || o.absent[m.Config.Digest]) {
@@ -114,7 +118,7 @@ func (o *oneSync) fetchBlobs(ctx context.Context, img *image) error {
 	return nil
 }
 
-// fetchConfig fetches an image config and returns its bytes; nil for one that is too large to be read.
+// fetchConfig fetches an image config and returns its bytes; nil if it is larger than maxConfig.
 func (o *oneSync) fetchConfig(ctx context.Context, d pulp.Descriptor) ([]byte, error) {
 	if _, err := o.blobs.do(ctx, "config "+string(d.Digest), func() (struct{}, error) { return struct{}{}, o.fetchBlob(ctx, d, false) }); err != nil {
 		return nil, err
@@ -134,14 +138,15 @@ func (o *oneSync) fetchConfig(ctx context.Context, d pulp.Descriptor) ([]byte, e
 	return io.ReadAll(io.LimitReader(content, maxConfig))
 }
 
-// fetchBlob fetches a blob, unless the repository has it or may take the server's own copy. One that may come later is only written down.
+// fetchBlob fetches a blob unless the repository has it or the server's copy may be linked. With later it only
+// records the blob as absent, to be fetched on demand.
 func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) error {
 	have, absent, err := o.Store.HasBlob(ctx, o.repo.ID, d.Digest)
 	if err != nil {
 		return err
 	}
 	if have != store.HaveNothing && (!absent || later && d.Digest != pulp.EmptyLayer) {
-		if have == store.HaveFetched && absent { // perhaps of a remote that is gone
+		if have == store.HaveFetched && absent { // the remote that it was recorded for may be deleted
 			return o.claim(ctx, d)
 		}
 		if have == store.HaveFetched {
@@ -168,13 +173,14 @@ func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) 
 	}
 }
 
-// claim records that the remote lists a blob, which a client may ask for later.
+// claim records the remote as a source of an absent blob.
 func (o *oneSync) claim(ctx context.Context, d pulp.Descriptor) error {
 	return o.Store.FetchedBlob(ctx, o.repo.ID, o.remote.ID, pulp.Blob{Digest: d.Digest, Size: d.Size, Absent: true})
 }
 
-// mayTake says whether the task's user may read a blob anyway: then the server's own copy will do. Else the remote must show that it has the bytes, or
-// whoever knows a digest could read others' blobs through a remote that claims to have it.
+// mayTake reports whether the task's user may read a blob elsewhere on this server, so that the server's copy
+// may be linked. Otherwise the remote must send the bytes: a remote that only lists a digest must not give
+// access to blobs of other users.
 func (o *oneSync) mayTake(ctx context.Context, d digest.Digest) (bool, error) {
 	user := o.task.User()
 	if user.Staff {
@@ -189,7 +195,8 @@ func (o *oneSync) mayTake(ctx context.Context, d digest.Digest) (bool, error) {
 	}), nil
 }
 
-// takeBlob links the server's own copy of a blob, and in front of an upstream has it there under the repository's name too.
+// takeBlob links the server's copy of a blob. With an upstream it also mounts the blob there. It reports
+// whether there was a copy.
 func (o *oneSync) takeBlob(ctx context.Context, d digest.Digest) (bool, error) {
 	if o.Upstream != nil {
 		b, err := o.Store.Blob(ctx, d)
@@ -210,7 +217,8 @@ func (o *oneSync) takeBlob(ctx context.Context, d digest.Digest) (bool, error) {
 	return o.Store.TakeBlob(ctx, o.repo.ID, o.remote.ID, d)
 }
 
-// receive reads a blob from the remote. The empty layer is at hand: many remotes serve images that name it without having it.
+// receive downloads a blob into the storage. The empty layer is created here, since many remotes do not have it
+// although their images reference it.
 func (o *oneSync) receive(ctx context.Context, d pulp.Descriptor) (pulp.Blob, error) {
 	if d.Digest == pulp.EmptyLayer {
 		return o.Blobs.EmptyLayer(ctx, o.repo.UpstreamName())
@@ -227,7 +235,7 @@ func (o *oneSync) receive(ctx context.Context, d pulp.Descriptor) (pulp.Blob, er
 	return b, err
 }
 
-// download keeps a blob of the remote.
+// download downloads and records a blob.
 func (o *oneSync) download(ctx context.Context, d pulp.Descriptor) error {
 	b, err := o.receive(ctx, d)
 	if err != nil {

@@ -12,8 +12,9 @@ import (
 	"github.com/countersign/countersign/internal/store"
 )
 
-// inspect finds out what a manifest is and whether it is wanted, without its blobs. covered says that it is wanted whether it is signed or not, because a signed list
-// names it or because it is itself a signature. Each manifest is inspected once for each value of covered.
+// inspect reads a manifest, but not its blobs, and decides whether it is wanted. covered is true if it is
+// wanted without a signature: because a signed list references it, or because it is a signature itself. Each
+// manifest is inspected once for each value of covered.
 func (o *oneSync) inspect(ctx context.Context, d digest.Digest, fetched *mirror.Manifest, depth int, covered bool) (*image, error) {
 	key := string(d)
 	if covered = covered || !o.args.SignedOnly; !covered {
@@ -24,7 +25,7 @@ func (o *oneSync) inspect(ctx context.Context, d digest.Digest, fetched *mirror.
 		if err := o.read(ctx, img, d, fetched); err != nil {
 			return nil, err
 		}
-		if img.manifest.Digest == "" { // of a kind that cannot be kept
+		if img.manifest.Digest == "" { // a media type that cannot be stored
 			return img, nil
 		}
 		if err := o.judge(ctx, img, depth, covered); err != nil {
@@ -51,7 +52,7 @@ func (o *oneSync) judge(ctx context.Context, img *image, depth int, covered bool
 			return err
 		}
 		if pulp.IsList(img.manifest.MediaType) {
-			covered = signed // else each of its images must be
+			covered = signed // if the list is not signed, each of its images must be
 		} else {
 			img.wanted = signed
 		}
@@ -62,7 +63,7 @@ func (o *oneSync) judge(ctx context.Context, img *image, depth int, covered bool
 	return nil
 }
 
-// read reads a manifest: the repository's own where it has it, else the remote's.
+// read reads a manifest from the repository or, if it does not have it, from the remote.
 func (o *oneSync) read(ctx context.Context, img *image, d digest.Digest, fetched *mirror.Manifest) error {
 	have, kept, err := o.Store.HasManifest(ctx, o.repo.ID, d)
 	if err != nil {
@@ -88,8 +89,9 @@ func (o *oneSync) read(ctx context.Context, img *image, d digest.Digest, fetched
 	return nil
 }
 
-// inspectChildren inspects the manifests that a list names. It leaves out those that neither the repository nor the remote has, as in a sparse copy. A list of which one
-// image is not wanted is not wanted either; covered says that its images are wanted whether they are signed or not.
+// inspectChildren inspects the manifests that a list references. It skips those that neither the repository nor
+// the remote has, as in a sparse copy. If one image is not wanted, the list is not wanted either. covered is
+// true if its images need no signatures.
 func (o *oneSync) inspectChildren(ctx context.Context, img *image, depth int, covered bool) error {
 	if depth >= maxNesting {
 		return fault.Wrap(fault.Invalid, mirror.ErrCorrupt, "The list %s nests more than %d deep.", img.manifest.Digest, maxNesting)
@@ -110,12 +112,12 @@ func (o *oneSync) inspectChildren(ctx context.Context, img *image, depth int, co
 		img.wanted = img.wanted && (child.wanted || child.manifest.Digest == "")
 	}
 	if !covered && len(img.children) == 0 {
-		img.wanted = false // nothing of it is signed
+		img.wanted = false // a list without images needs a signature of its own
 	}
 	return nil
 }
 
-// readSignatures asks the remote for a manifest's signatures. One that is refused is left out, and said so.
+// readSignatures reads a manifest's signatures from the remote. Rejected signatures are skipped and reported.
 func (o *oneSync) readSignatures(ctx context.Context, img *image) error {
 	if o.source == mirror.NoSignatures || img.manifest.Digest.Algorithm() != digest.SHA256 {
 		return nil

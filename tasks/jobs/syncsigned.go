@@ -13,11 +13,13 @@ import (
 	"github.com/countersign/countersign/internal/store"
 )
 
-// heldReferrers bounds the referrers of an image here that are looked at, in bytes of an answer of the referrers API.
+// heldReferrers limits the referrers of an image in the repository that are read, in bytes of a response of the
+// referrers API.
 const heldReferrers = 1 << 20
 
-// signed reports whether an image or a list is signed itself: by a signature of the remote's extension endpoint or lookaside (images only), by cosign's companion
-// tag, or by a referrer. It notes the referrers that sign.
+// signed reports whether an image or a list has a signature: in the remote's signature extension or lookaside
+// store (images only), under cosign's companion tag, or as a referrer. It adds referrers that are signatures to
+// img.
 func (o *oneSync) signed(ctx context.Context, img *image) (bool, error) {
 	d, isList := img.manifest.Digest, pulp.IsList(img.manifest.MediaType)
 	if len(img.signatures) > 0 && !isList {
@@ -41,8 +43,8 @@ func (o *oneSync) signed(ctx context.Context, img *image) (bool, error) {
 	return o.wasSigned(ctx, img, answered)
 }
 
-// remoteReferrers returns the manifests that refer to a digest at the remote, by the referrers API or by the tag that stands in for it. answered is false when the
-// remote does not say.
+// remoteReferrers returns the referrers of a digest at the remote, from the referrers API or the tag that
+// replaces it. answered is false if the remote has neither.
 func (o *oneSync) remoteReferrers(ctx context.Context, d digest.Digest) (found []mirror.Referrer, answered bool, err error) {
 	found, answered, err = o.registry.Referrers(ctx, d)
 	tag := string(d.Algorithm()) + "-" + d.Encoded()
@@ -59,8 +61,9 @@ func (o *oneSync) remoteReferrers(ctx context.Context, d digest.Digest) (found [
 	return found, err == nil, err
 }
 
-// wasSigned reports whether an image that the repository holds counts as signed by what the repository holds: only in a mirror, and only where the remote does not
-// answer about signatures, so that an outage of its signatures removes no image. answered says whether it does about referrers.
+// wasSigned reports whether signatures in the repository are enough for an image that it has. This applies only
+// to mirrors, and only if the remote does not answer requests for signatures: an outage must not remove images.
+// answered is true if the remote has listed the referrers.
 func (o *oneSync) wasSigned(ctx context.Context, img *image, answered bool) (bool, error) {
 	if !o.args.Mirror || !img.held || o.mayShrink() {
 		return false, nil
@@ -76,7 +79,7 @@ func (o *oneSync) wasSigned(ctx context.Context, img *image, answered bool) (boo
 	found, _, err := o.Store.ServedReferrers(ctx, store.Target{Repository: o.repo}, img.manifest.Digest, "", "", heldReferrers)
 	for _, r := range found {
 		var annotations map[string]string
-		if len(r.Annotations) == 0 { // there are none
+		if len(r.Annotations) == 0 { // no annotations
 			r.Annotations = json.RawMessage("{}")
 		}
 		if err := json.Unmarshal(r.Annotations, &annotations); err != nil {
@@ -89,7 +92,8 @@ func (o *oneSync) wasSigned(ctx context.Context, img *image, answered bool) (boo
 	return len(img.referrers) > 0, err
 }
 
-// takeReferrers takes manifests that sign others, without tags. Those that the remote does not serve are left out.
+// takeReferrers includes manifests that are signatures of others, without tags. Those that the remote does not
+// serve are skipped.
 func (o *oneSync) takeReferrers(ctx context.Context, referrers []digest.Digest) error {
 	for _, d := range referrers {
 		img, err := o.inspect(ctx, d, nil, 0, true)

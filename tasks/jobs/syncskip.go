@@ -18,10 +18,10 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// skipReason says why a sync leaves content out: the code and the message of its progress report.
+// skipReason is the code and the message of the progress report about skipped content.
 type skipReason struct{ code, message string }
 
-// The reasons for which a sync leaves content out.
+// Reasons for which a sync skips content.
 var (
 	malformedTags       = skipReason{"sync.skipped.malformed_tags", "Skipped tags with malformed names"}
 	unreadableTags      = skipReason{"sync.skipped.unreadable_tags", "Skipped tags whose manifest the remote does not serve"}
@@ -34,24 +34,24 @@ var (
 	skipReasons = []skipReason{malformedTags, unreadableTags, unsupported, absentImages, corruptImages, unreadableReferrers, rejectedSignatures}
 )
 
-// namesReported is how many names of skipped content a progress report has.
+// namesReported is the number of names that a progress report about skipped content contains.
 const namesReported = 20
 
-// skips collects the content that a sync leaves out. It is safe for concurrent use.
+// skips collects the content that a sync skips. It is safe for concurrent use.
 type skips struct {
 	mu sync.Mutex
 	by map[skipReason]*skipped
 }
 
-// skipped is the content that is left out for one reason.
+// skipped is the content that is skipped for one reason.
 type skipped struct {
-	names map[string]bool // all that were skipped, each once, except signatures, which have no names of their own
+	names map[string]bool // each name once; signatures have the names of their manifests
 	first []string
-	why   []error // of the first
+	why   []error // the errors about first
 	count int
 }
 
-// add notes a tag or digest that is left out. Each name counts once; of signatures, which are named after their manifest, each counts.
+// add records a skipped tag or digest. Each name counts once, but of a manifest's signatures each counts.
 func (s *skips) add(reason skipReason, name string, why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,7 +72,8 @@ func (s *skips) add(reason skipReason, name string, why error) {
 	x.count++
 }
 
-// report adds a progress report to the task for each reason for which content was left out, with its count and the first names, and logs why.
+// report adds a progress report to the task for each reason, with the number and the first names, and logs the
+// errors.
 func (s *skips) report(ctx context.Context, task *tasks.Run, log *slog.Logger) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,7 +95,7 @@ func (s *skips) report(ctx context.Context, task *tasks.Run, log *slog.Logger) {
 	}
 }
 
-// skipped notes content that the registry leaves out by itself.
+// skipped records content that the registry client skips itself.
 func (o *oneSync) skipped(kind mirror.Skipped, name string) {
 	reason := malformedTags
 	if kind == mirror.SkippedSignature {
@@ -103,8 +104,8 @@ func (o *oneSync) skipped(kind mirror.Skipped, name string) {
 	o.skips.add(reason, name, nil)
 }
 
-// keep leaves a tag of the remote, or an image that the remote names by its digest, out of the sync. It stays as it is in the repository, with its image and that image's
-// companions, if it is there.
+// keep skips a tag, or an image that the remote's includes name by digest. If the repository has it, it stays
+// unchanged, with its image and that image's companions.
 func (o *oneSync) keep(ctx context.Context, reference string, reason skipReason, why error) error {
 	o.skips.add(reason, reference, why)
 	root := digest.Digest(reference)
@@ -132,13 +133,13 @@ func (o *oneSync) keep(ctx context.Context, reference string, reason skipReason,
 	return nil
 }
 
-// unreadableError says that the remote has no manifest where it should have one.
+// unreadableError reports that the remote does not serve a manifest that it should have.
 type unreadableError struct{ error }
 
-// Unwrap returns the answer of the remote.
+// Unwrap returns the remote's error.
 func (e *unreadableError) Unwrap() error { return e.error }
 
-// notThere marks an error that says that the remote does not serve a manifest.
+// notThere marks an error of a manifest that the remote does not serve.
 func notThere(err error) error {
 	if fault.Is(err, fault.NotFound) {
 		return &unreadableError{err}
@@ -146,7 +147,7 @@ func notThere(err error) error {
 	return err
 }
 
-// named adds a tag or digest to an error of its image.
+// named adds a tag or digest to the message of an error about its image.
 func named(reference string, err error) error {
 	f, ok := errors.AsType[*fault.Error](err)
 	if !ok {
@@ -163,12 +164,13 @@ func named(reference string, err error) error {
 	return &fault.Error{Kind: f.Kind, Msg: msg, Err: err, RetryAfter: f.RetryAfter}
 }
 
-// mayShrink reports whether the sync may remove content that the remote seems to have lost.
+// mayShrink reports whether the sync may remove content that the remote does not list any more.
 func (o *oneSync) mayShrink() bool { return o.args.AllowShrink || o.repo.AllowShrink || o.AllowShrink }
 
-// checkListing compares the number of tags that the remote lists, before filters, with the number when a sync of it last succeeded. A sync that mirrors fails if
-// the list is empty or lost more than half of its tags, unless the sync, the repository or the configuration allows that. One that does not mirror removes
-// nothing and goes on, but such a list does not become the one that later syncs compare with.
+// checkListing compares the number of tags that the remote lists, before filters, with the number at the last
+// successful sync. If the list is empty or lost more than half of its tags, a sync with mirror fails, unless
+// the sync, the repository or the configuration allows it. A sync without mirror continues, since it removes
+// nothing, but the number for later comparisons stays unchanged.
 func (o *oneSync) checkListing(ctx context.Context, listed int64) error {
 	location, name := o.registry.Location()
 	known, isKnown, err := o.Store.ListedTags(ctx, o.repo.ID, location, name)

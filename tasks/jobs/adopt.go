@@ -44,7 +44,10 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 	}
 	report := r.Report("adopt.repositories", "Adopting repositories", len(names))
 	made := store.Outcome{Created: args.Made.Created}
-	result := tasks.AdoptResult{Adopted: map[string]int64{}, NotAdopted: map[string]string{}, Differences: map[string]int{}, Unchanged: []string{}, Skipped: map[string][]tasks.AdoptSkipped{}}
+	result := tasks.AdoptResult{
+		Adopted: map[string]int64{}, NotAdopted: map[string]string{}, Differences: map[string]int{},
+		Unchanged: []string{}, Skipped: map[string][]tasks.AdoptSkipped{},
+	}
 	maps.Copy(result.Adopted, args.Made.Adopted)
 	o.leaveOut(ctx, malformed, result.NotAdopted)
 	skipped := 0
@@ -139,7 +142,7 @@ func (o Options) keepArgs(ctx context.Context, r *tasks.Run, args tasks.AdoptArg
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTime)
 	defer cancel()
 	if err := o.Store.KeepArgs(ctx, r.Claim, args); err != nil && !errors.Is(err, store.ErrFenced) {
-		o.Log.WarnContext(ctx, "the next attempt does not know what this one has made", slog.Any("err", err))
+		o.Log.WarnContext(ctx, "cannot store the results of this attempt; the next one reports its repositories as unchanged", slog.Any("err", err))
 	}
 }
 
@@ -169,7 +172,7 @@ func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareAr
 		if err != nil && o.Adopter.IsFatal(ctx, err) {
 			return retryUpstream(err)
 		} else if err != nil { // the repository may have been deleted meanwhile
-			o.Log.WarnContext(ctx, "repository not compared with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))
+			o.Log.WarnContext(ctx, "cannot compare the repository with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))
 			if len(repos) == 1 {
 				return err
 			}
@@ -250,13 +253,14 @@ func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
 	case err == nil:
 		err = c.Store.HadTurn(ctx, repo.ID)
 		for _, d := range found.Fresh {
-			c.Log.WarnContext(ctx, "the upstream differs", slog.String("repository", repo.Name), slog.String("kind", d.Kind), slog.String("name", d.Name),
+			c.Log.WarnContext(ctx, "the upstream differs",
+				slog.String("repository", repo.Name), slog.String("kind", d.Kind), slog.String("name", d.Name),
 				slog.String("here", string(d.Here)), slog.String("upstream", string(d.Upstream)), slog.String("note", d.Note))
 		}
 		return err
 	case c.Adopter.IsFatal(ctx, err):
 		return err
 	}
-	c.Log.WarnContext(ctx, "repository not compared with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))
+	c.Log.WarnContext(ctx, "cannot compare the repository with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))
 	return c.Store.HadTurn(ctx, repo.ID)
 }

@@ -66,10 +66,10 @@ func (h Housekeeper) Clean(ctx context.Context) error {
 }
 
 // repeat deletes batches until one is empty, and logs the total number.
-func (h Housekeeper) repeat(ctx context.Context, what string, bite func() (int64, error)) error {
+func (h Housekeeper) repeat(ctx context.Context, kind string, batch func() (int64, error)) error {
 	var total int64
 	for ctx.Err() == nil {
-		n, err := bite()
+		n, err := batch()
 		total += n
 		if err != nil {
 			return err
@@ -79,7 +79,7 @@ func (h Housekeeper) repeat(ctx context.Context, what string, bite func() (int64
 		}
 	}
 	if total > 0 {
-		h.Log.InfoContext(ctx, "removed what nobody needs", slog.String("what", what), slog.Int64("count", total))
+		h.Log.InfoContext(ctx, "deleted unreferenced objects", slog.String("kind", kind), slog.Int64("count", total))
 	}
 	return ctx.Err()
 }
@@ -96,7 +96,7 @@ func (h Housekeeper) uploads(ctx context.Context, before time.Time) error {
 				resumeErr = up.Cancel(ctx)
 			}
 			if resumeErr != nil && !errors.Is(resumeErr, storage.ErrNotFound) {
-				h.Log.WarnContext(ctx, "bytes of an unfinished upload stay behind", slog.String("upload", u.ID), slog.Any("err", resumeErr))
+				h.Log.WarnContext(ctx, "cannot delete the file of an unfinished upload", slog.String("upload", u.ID), slog.Any("err", resumeErr))
 			}
 		}
 		return int64(len(swept)), err

@@ -40,7 +40,7 @@ func (o *once[T]) do(ctx context.Context, key string, f func() (T, error)) (T, e
 		}
 	}
 	defer close(r.ended)
-	r.err = errors.New("it did not end") // the error of waiting calls if f panics
+	r.err = errors.New("the operation panicked") // the error of waiting calls if f panics
 	r.value, r.err = f()
 	return r.value, r.err
 }

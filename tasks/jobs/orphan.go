@@ -40,9 +40,9 @@ func (o Options) cleanOrphans(ctx context.Context, r *tasks.Run, args tasks.Orph
 // by that.
 func (c orphans) all(ctx context.Context) error {
 	for _, sweep := range []struct {
-		what    string
+		kind    string
 		content bool // the deleted rows are content, not references to content
-		bite    func(context.Context, time.Time, int) (int64, error)
+		batch   func(context.Context, time.Time, int) (int64, error)
 	}{
 		{"pending manifests", false, c.Store.SweepPendingManifests},
 		{"pending blobs", false, c.Store.SweepPending},
@@ -50,8 +50,8 @@ func (c orphans) all(ctx context.Context) error {
 		{"orphans", true, c.Store.SweepOrphans},
 		{"blobs", false, c.sweepBlobs}, // sweepBlobs counts content itself
 	} {
-		err := c.repeat(ctx, sweep.what, func() (int64, error) {
-			n, err := sweep.bite(ctx, c.before, purgeBatch)
+		err := c.repeat(ctx, sweep.kind, func() (int64, error) {
+			n, err := sweep.batch(ctx, c.before, purgeBatch)
 			if sweep.content {
 				c.content.Add(int(n))
 			}

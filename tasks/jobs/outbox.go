@@ -19,15 +19,15 @@ import (
 
 // Intervals and limits of the outbox.
 const (
-	outboxEvery    = 250 * time.Millisecond // between checks for entries
+	outboxEvery = 250 * time.Millisecond // between checks for entries
 	// after an outage of the upstream or the database; doubles with each further one
 	outboxPause    = 5 * time.Second
-	outboxLongest  = 15 * time.Second       // longest pause after an outage
-	outboxBatch    = 100                    // entries that one query returns
-	outboxParallel = 4                      // entries that are written at a time
-	outboxFirst    = time.Second            // after the first failure of an entry; doubles with each further one
-	outboxMost     = 5 * time.Minute        // longest pause after a failure of an entry
-	keepEvery      = 10 * time.Minute       // between updates of hidden tags
+	outboxLongest  = 15 * time.Second // longest pause after an outage
+	outboxBatch    = 100              // entries that one query returns
+	outboxParallel = 4                // entries that are written at a time
+	outboxFirst    = time.Second      // after the first failure of an entry; doubles with each further one
+	outboxMost     = 5 * time.Minute  // longest pause after a failure of an entry
+	keepEvery      = 10 * time.Minute // between updates of hidden tags
 )
 
 // Outbox writes changed tags to the upstream. Only one server writes at a time, and it always writes the
@@ -46,7 +46,7 @@ func (o Outbox) Run(ctx context.Context) {
 	for {
 		if o.Adopter.Pin && time.Since(kept) > keepEvery {
 			if err := o.keep(ctx); err != nil && ctx.Err() == nil {
-				o.Log.WarnContext(ctx, "hidden tags upstream are not as they should be for now", slog.Any("err", err))
+				o.Log.WarnContext(ctx, "cannot update hidden tags upstream; trying again later", slog.Any("err", err))
 			}
 			kept = time.Now()
 		}
@@ -54,7 +54,7 @@ func (o Outbox) Run(ctx context.Context) {
 		if err := o.empty(ctx, together); err == nil {
 			pause, together = outboxPause, outboxParallel
 		} else if ctx.Err() == nil {
-			o.Log.WarnContext(ctx, "tags wait to be written through", slog.Duration("again_after", pause), slog.Any("err", err))
+			o.Log.WarnContext(ctx, "cannot write tags to the upstream; trying again", slog.Duration("again_after", pause), slog.Any("err", err))
 			wait, pause = pause, min(2*pause, outboxLongest)
 			together = 1 // one of the entries may be the cause: do not retry others together with it
 		}
@@ -146,7 +146,7 @@ func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 			continue
 		}
 		wait := min(outboxFirst<<min(t.Attempts, 20), outboxMost)
-		o.Log.WarnContext(ctx, "tag not written through; it is tried again", slog.String("repository", t.Repository), slog.String("tag", t.Name),
+		o.Log.WarnContext(ctx, "cannot write a tag to the upstream; trying again", slog.String("repository", t.Repository), slog.String("tag", t.Name),
 			slog.Duration("after", wait), slog.Any("err", errs[i]))
 		if err := o.Store.PutOffTag(noting, t, wait); err != nil {
 			return err
@@ -166,7 +166,7 @@ func (o Outbox) write(ctx context.Context, t store.OutboxTag) (undeleted string,
 	if !errors.Is(err, storage.ErrUnsupported) {
 		return "", err
 	}
-	o.Log.WarnContext(ctx, "the upstream does not delete tags; it keeps one that is gone here",
+	o.Log.WarnContext(ctx, "the upstream does not support deleting tags; it keeps a tag that was deleted here",
 		slog.String("repository", t.Repository), slog.String("tag", t.Name))
 	shown, err := o.Upstream.Resolve(ctx, repo.UpstreamName(), t.Name)
 	if errors.Is(err, storage.ErrNotFound) {

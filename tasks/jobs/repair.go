@@ -33,19 +33,19 @@ func (o Options) repair(ctx context.Context, r *tasks.Run, args tasks.VersionArg
 		if err != nil {
 			return err
 		}
-		sound, err := o.sound(ctx, b, args.VerifyChecksums)
+		intact, err := o.isIntact(ctx, b, args.VerifyChecksums)
 		if err != nil {
 			return err
 		}
-		if sound {
+		if intact {
 			continue
 		}
 		corrupted.Add(1)
 		if err := o.refetch(ctx, b); err != nil {
-			log.ErrorContext(ctx, "blob is corrupted and stays so", slog.String("digest", string(b.Digest)), slog.Any("err", err))
+			log.ErrorContext(ctx, "cannot repair a corrupt blob", slog.String("digest", string(b.Digest)), slog.Any("err", err))
 			continue
 		}
-		log.WarnContext(ctx, "blob was corrupted and is repaired", slog.String("digest", string(b.Digest)))
+		log.WarnContext(ctx, "repaired a corrupt blob", slog.String("digest", string(b.Digest)))
 		repaired.Add(1)
 	}
 	return errors.Join(corrupted.Complete(ctx), repaired.Complete(ctx), o.reportUnavailable(ctx, r, args))
@@ -72,8 +72,8 @@ func (o Options) reportUnavailable(ctx context.Context, r *tasks.Run, args tasks
 	return report.Complete(ctx)
 }
 
-// sound reports whether a blob is complete. With read it also verifies the digest.
-func (o Options) sound(ctx context.Context, b pulp.Blob, read bool) (bool, error) {
+// isIntact reports whether a blob is complete. With read it also verifies the digest.
+func (o Options) isIntact(ctx context.Context, b pulp.Blob, read bool) (bool, error) {
 	if b.Absent {
 		return true, nil
 	}
@@ -96,7 +96,7 @@ func (o Options) sound(ctx context.Context, b pulp.Blob, read bool) (bool, error
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
-		o.Log.WarnContext(ctx, "blob cannot be read", slog.String("digest", string(b.Digest)), slog.Any("err", err))
+		o.Log.WarnContext(ctx, "cannot read a blob", slog.String("digest", string(b.Digest)), slog.Any("err", err))
 		return false, nil
 	}
 	return verifier.Verified(), nil
@@ -105,7 +105,7 @@ func (o Options) sound(ctx context.Context, b pulp.Blob, read bool) (bool, error
 // refetch replaces a corrupt blob with a remote's copy.
 func (o Options) refetch(ctx context.Context, b pulp.Blob) error {
 	if b.Inline || o.Upstream != nil {
-		return errors.New("its bytes are the database's or the upstream's own")
+		return errors.New("it is in the database or in the upstream, not in the storage")
 	}
 	if b.Digest == pulp.EmptyLayer {
 		_, err := ingest.Blobs{Storage: o.Blobs.Storage}.EmptyLayer(ctx, b.Location)

@@ -39,7 +39,7 @@ func (s signer) run(ctx context.Context, r *tasks.Run, args tasks.SignArgs) erro
 		return err
 	}
 	if host, _, _ := strings.Cut(s.Host, ":"); host == "localhost" && len(targets) > 0 {
-		s.Log.WarnContext(ctx, "signatures claim the host localhost, which means nothing on other machines; set public_url to what clients type")
+		s.Log.WarnContext(ctx, "signatures claim the host localhost, which other machines cannot use; set public_url to the name that clients use")
 	}
 	report := r.Report("signing.manifests", "Signing manifests", len(targets))
 	if err := s.signAll(ctx, r, session, args, targets, report); err != nil {
@@ -149,7 +149,7 @@ func gather(made <-chan pulp.Signature) []pulp.Signature {
 	if !more {
 		return nil
 	}
-	batch, patience := []pulp.Signature{first}, time.After(stageWait)
+	batch, timeout := []pulp.Signature{first}, time.After(stageWait)
 	for len(batch) < stageBatch {
 		select {
 		case g, more := <-made:
@@ -157,7 +157,7 @@ func gather(made <-chan pulp.Signature) []pulp.Signature {
 				return batch
 			}
 			batch = append(batch, g)
-		case <-patience:
+		case <-timeout:
 			return batch
 		}
 	}

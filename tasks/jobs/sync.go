@@ -22,16 +22,16 @@ import (
 
 // Limits of a sync.
 const (
-	syncConcurrency = 10             // concurrent requests if the remote does not configure another number
-	maxConcurrency  = 100            // most concurrent requests of any remote
-	maxNesting      = 8              // depth of nested manifest lists
-	maxConfig       = 4 << 20        // bytes of an image config
+	syncConcurrency = 10      // concurrent requests if the remote does not configure another number
+	maxConcurrency  = 100     // most concurrent requests of any remote
+	maxNesting      = 8       // depth of nested manifest lists
+	maxConfig       = 4 << 20 // bytes of an image config
 	// bytes of manifests that were inspected and not fetched yet, for instance of a list and its images
-	maxInspected    = 256 << 20
-	defaultTimeout  = 24 * time.Hour // limit for a sync
-	holders         = 20             // repositories with a blob that are checked for one that the task's user may read
-	fetchTries      = 3              // attempts to fetch a blob that a concurrent sweep deletes
-	allTags         = "sha256:"      // prefix of patterns that are digests of manifests
+	maxInspected   = 256 << 20
+	defaultTimeout = 24 * time.Hour // limit for a sync
+	holders        = 20             // repositories with a blob that are checked for one that the task's user may read
+	fetchTries     = 3              // attempts to fetch a blob that a concurrent sweep deletes
+	allTags        = "sha256:"      // prefix of patterns that are digests of manifests
 )
 
 // syncer runs sync tasks (compatibility.md#sync). It lists the remote's tags, fetches content that the
@@ -86,14 +86,14 @@ type oneSync struct {
 	remote   pulp.Remote
 	registry *mirror.Registry
 
-	source    mirror.Source
-	tags      map[string]bool                          // listed by the remote
-	tried     map[string]bool                          // references that the sync has processed or begun to process
-	heldTags  func() (map[string]digest.Digest, error) // of the latest version at the start of the sync
-	skips     skips                                    // content that the sync skips
+	source   mirror.Source
+	tags     map[string]bool                          // listed by the remote
+	tried    map[string]bool                          // references that the sync has processed or begun to process
+	heldTags func() (map[string]digest.Digest, error) // of the latest version at the start of the sync
+	skips    skips                                    // content that the sync skips
 	// tags of the latest version that need no check if the remote's digest is the same
 	settled   map[string]digest.Digest
-	absent    map[digest.Digest]bool                   // absent blobs of the repository that the sync is to fetch
+	absent    map[digest.Digest]bool // absent blobs of the repository that the sync is to fetch
 	downloads *tasks.Report
 	adding    *tasks.Report
 	manifests once[*image]

@@ -17,7 +17,7 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// gnupg is a GnuPG home of a test.
+// gnupg is a GnuPG home for tests.
 type gnupg struct {
 	t    *testing.T
 	home string
@@ -30,7 +30,7 @@ func newGnuPG(t *testing.T) gnupg {
 			t.Skipf("%s is not installed", tool)
 		}
 	}
-	home, err := os.MkdirTemp("", "g") //nolint:usetesting // the agent's socket lies in it: the path must be short
+	home, err := os.MkdirTemp("", "g") //nolint:usetesting // the path of gpg-agent's socket in it must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,10 +45,10 @@ func (g gnupg) try(in string, arguments ...string) ([]byte, error) {
 	g.t.Helper()
 	all := append([]string{"--homedir", g.home, "--batch", "--yes", "--quiet", "--no-auto-check-trustdb", "--pinentry-mode", "loopback", "--passphrase", ""}, arguments...)
 	c := exec.CommandContext(g.t.Context(), "gpg", all...)
-	var out, told bytes.Buffer
-	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(in), &out, &told
+	var out, errOut bytes.Buffer
+	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(in), &out, &errOut
 	if err := c.Run(); err != nil {
-		return out.Bytes(), fmt.Errorf("gpg %v: %w\n%s", arguments, err, &told)
+		return out.Bytes(), fmt.Errorf("gpg %v: %w\n%s", arguments, err, &errOut)
 	}
 	return out.Bytes(), nil
 }
@@ -62,7 +62,7 @@ func (g gnupg) run(in string, arguments ...string) []byte {
 	return out
 }
 
-// generate makes a key that may only sign, some time ago perhaps, and returns its name.
+// generate makes a key that may only sign and returns its name. Options may change its creation time.
 func (g gnupg) generate(name, algorithm, expires string, options ...string) string {
 	g.t.Helper()
 	g.run("", append(options, "--quick-generate-key", name+"@example.com", algorithm, "sign", expires)...)
@@ -94,12 +94,12 @@ func (g gnupg) export(names ...string) []byte {
 	return g.run("", append([]string{"--armor", "--export"}, names...)...)
 }
 
-// accepts says whether gpg finds a signature good with keys in an empty home, as a client asks it.
+// accepts reports whether gpg, called as clients call it, accepts a signature with the keys in an empty home.
 func accepts(t *testing.T, raw []byte, blobs ...[]byte) bool {
 	t.Helper()
 	g := newGnuPG(t)
 	for _, blob := range blobs {
-		_, _ = g.try(string(blob), "--import") // it fails for keys that it leaves out, too
+		_, _ = g.try(string(blob), "--import") // the status is also an error when gpg skips keys
 	}
 	file := filepath.Join(t.TempDir(), "signature")
 	if err := os.WriteFile(file, raw, 0o600); err != nil {
@@ -109,18 +109,18 @@ func accepts(t *testing.T, raw []byte, blobs ...[]byte) bool {
 	return bytes.Contains(status, []byte("[GNUPG:] GOODSIG ")) && !bytes.Contains(status, []byte("[GNUPG:] ERROR ")) && bytes.Contains(status, []byte("[GNUPG:] VALIDSIG "))
 }
 
-// TestClientsJudgeAsGPG compares what Keyring.Verify says with what gpg says, over keys and signatures of many kinds.
-func TestClientsJudgeAsGPG(t *testing.T) {
+// TestKeyringAgreesWithGPG compares the results of Keyring.Verify and gpg for many kinds of keys and signatures.
+func TestKeyringAgreesWithGPG(t *testing.T) {
 	t.Parallel()
 	g := newGnuPG(t)
-	type judged struct {
+	type testCase struct {
 		name  string
 		raw   []byte
 		blobs [][]byte
 	}
-	var cases []judged
+	var cases []testCase
 	add := func(name string, raw []byte, blobs ...[]byte) {
-		cases = append(cases, judged{name, raw, blobs})
+		cases = append(cases, testCase{name: name, raw: raw, blobs: blobs})
 	}
 	const past, then, ahead = "20200101T000000", "20200601T000000", "20400101T000000"
 	at := func(when string) []string { return []string{"--faked-system-time", when, "--ignore-time-conflict"} }
@@ -210,7 +210,7 @@ func TestClientsJudgeAsGPG(t *testing.T) {
 	time.Sleep(1100 * time.Millisecond) // for the signature that expires
 	now, accepted := time.Now(), 0
 	unevaluated := []string{"dsa2048", "secp256k1", "brainpoolP256r1"}
-	var differ []string // names of cases that the server's own verification judges in another way
+	var differ []string // names of the cases in which Verify and gpg disagree
 	for _, c := range cases {
 		theirs := accepts(t, c.raw, c.blobs...)
 		ring, err := readKeyring(t.Context(), c.blobs...)
@@ -219,9 +219,9 @@ func TestClientsJudgeAsGPG(t *testing.T) {
 		}
 		_, limited := errors.AsType[*signing.NotEvaluatedError](err)
 		if limited != slices.Contains(unevaluated, c.name) {
-			t.Errorf("%s: not evaluated: %t (%v)", c.name, limited, err)
+			t.Errorf("%s: not evaluated = %t (%v), want %t", c.name, limited, err, !limited)
 		}
-		if limited { // that says nothing about gpg, and a service may have such a key
+		if limited { // gpg may accept it, and a service may have such a key
 			if theirs {
 				accepted++
 			}
@@ -230,12 +230,12 @@ func TestClientsJudgeAsGPG(t *testing.T) {
 				_, err = signing.Verify(c.raw, key, now)
 			}
 			if err != nil {
-				t.Errorf("%s, as the key of a service: %v", c.name, err)
+				t.Errorf("%s: Verify with the key of a service = %v", c.name, err)
 			}
 			continue
 		}
 		if ours := err == nil; ours != theirs {
-			t.Errorf("%s: gpg accepts it: %t; we: %t (%v)", c.name, theirs, ours, err)
+			t.Errorf("%s: gpg accepts it: %t; Keyring.Verify: %t (%v)", c.name, theirs, ours, err)
 		}
 		if theirs {
 			accepted++
@@ -253,11 +253,11 @@ func TestClientsJudgeAsGPG(t *testing.T) {
 	}
 	t.Logf("gpg accepts %d of %d", accepted, len(cases))
 	if accepted < 15 || len(cases)-accepted < 10 {
-		t.Errorf("gpg accepts %d of %d: the comparison says little", accepted, len(cases))
+		t.Errorf("gpg accepts %d of %d cases; want 15 accepted and 10 rejected at least", accepted, len(cases))
 	}
 }
 
-// verifies says whether Verify takes a signature with one of the keys.
+// verifies reports whether Verify accepts a signature with one of the keys.
 func verifies(raw []byte, ring signing.Keyring, at time.Time) bool {
 	return slices.ContainsFunc(ring.Keys(), func(k signing.PublicKey) bool {
 		_, err := signing.Verify(raw, k, at)
@@ -265,7 +265,7 @@ func verifies(raw []byte, ring signing.Keyring, at time.Time) bool {
 	})
 }
 
-// revoke uses the certificate that gpg makes with each key.
+// revoke imports the revocation certificate that gpg makes with each key.
 func (g gnupg) revoke(fingerprint string) {
 	g.t.Helper()
 	text, err := os.ReadFile(filepath.Join(g.home, "openpgp-revocs.d", fingerprint+".rev"))
@@ -275,7 +275,7 @@ func (g gnupg) revoke(fingerprint string) {
 	g.run(strings.ReplaceAll(string(text), ":-----BEGIN", "-----BEGIN"), "--import")
 }
 
-// command edits a key.
+// command edits a key with the commands of --edit-key.
 func (g gnupg) command(fingerprint, commands string) {
 	g.t.Helper()
 	g.run(commands, "--command-fd", "0", "--no-batch", "--no-tty", "--edit-key", fingerprint)

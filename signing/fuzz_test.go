@@ -16,7 +16,7 @@ import (
 	"github.com/countersign/countersign/signing/signtest"
 )
 
-// fuzzKey returns a key that is the same in every process: those that fuzz share what they find. It is made some time before the time returned.
+// fuzzKey returns a key that is the same in all processes, which share their corpus, and a time one hour after its creation.
 func fuzzKey(f *testing.F) (*signtest.Key, time.Time) {
 	f.Helper()
 	now := time.Unix(1795384279, 0)
@@ -36,8 +36,8 @@ func fuzzKey(f *testing.F) (*signtest.Key, time.Time) {
 
 const fuzzFingerprint = "D6E2559062129A65EAD43B54CAC859BCF43665D0"
 
-// FuzzVerify reads messages as signatures and verifies them. What Parse takes says the same when it is read again, framed in another way, and verified; what Verify takes
-// Parse takes; and what no key has made does not verify.
+// FuzzVerify parses and verifies messages. Parse returns the same result when it is repeated, when the message is compressed,
+// and in the verification. Verify accepts only messages that Parse accepts.
 func FuzzVerify(f *testing.F) {
 	key, now := fuzzKey(f)
 	recorded, theirs := skopeo(f)
@@ -52,25 +52,25 @@ func FuzzVerify(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		before := bytes.Clone(raw)
-		said, err := signing.Parse(raw)
+		parsed, err := signing.Parse(raw)
 		switch {
 		case !bytes.Equal(raw, before):
-			t.Fatal("Parse changes what it reads")
+			t.Fatal("Parse changes its input")
 		case err != nil && !fault.Is(err, fault.Invalid) && !fault.Is(err, fault.TooLarge):
 			t.Errorf("Parse = %v, want Invalid or TooLarge", err)
 		}
-		if again, errAgain := signing.Parse(raw); again != said || (err == nil) != (errAgain == nil) {
-			t.Errorf("Parse = %+v, %v, and then %+v, %v", said, err, again, errAgain)
+		if again, errAgain := signing.Parse(raw); again != parsed || (err == nil) != (errAgain == nil) {
+			t.Errorf("Parse = %+v, %v, and then %+v, %v", parsed, err, again, errAgain)
 		}
 		for _, k := range []signing.PublicKey{key.Public, theirs} {
 			v, errVerify := signing.Verify(raw, k, now)
 			switch {
 			case errVerify == nil && err != nil:
 				t.Errorf("verified as %+v, but not parsed: %v", v.Claim(), err)
-			case errVerify == nil && (v.Claim() != said.Claim || v.KeyID() != said.KeyID || !v.CreatedAt().Equal(said.CreatedAt) || !k.Has(v.KeyID())):
-				t.Errorf("verified as %+v by %s at %v, parsed as %+v", v.Claim(), v.KeyID(), v.CreatedAt(), said)
-			case errVerify == nil && said.Fingerprint != "" && v.IssuerFingerprint() != said.Fingerprint:
-				t.Errorf("verified by %s, parsed as by %s", v.IssuerFingerprint(), said.Fingerprint)
+			case errVerify == nil && (v.Claim() != parsed.Claim || v.KeyID() != parsed.KeyID || !v.CreatedAt().Equal(parsed.CreatedAt) || !k.Has(v.KeyID())):
+				t.Errorf("verified as %+v by %s at %v, parsed as %+v", v.Claim(), v.KeyID(), v.CreatedAt(), parsed)
+			case errVerify == nil && parsed.Fingerprint != "" && v.IssuerFingerprint() != parsed.Fingerprint:
+				t.Errorf("verified by %s, parsed as by %s", v.IssuerFingerprint(), parsed.Fingerprint)
 			case errVerify != nil && !fault.Is(errVerify, fault.Invalid) && !fault.Is(errVerify, fault.TooLarge):
 				t.Errorf("Verify = %v, want Invalid or TooLarge", errVerify)
 			}
@@ -78,21 +78,22 @@ func FuzzVerify(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(said.KeyID) != 16 || strings.ToUpper(said.KeyID) != said.KeyID || said.Fingerprint != "" && len(said.Fingerprint) < 32 {
-			t.Errorf("by key %q, %q", said.KeyID, said.Fingerprint)
+		if len(parsed.KeyID) != 16 || strings.ToUpper(parsed.KeyID) != parsed.KeyID || parsed.Fingerprint != "" && len(parsed.Fingerprint) < 32 {
+			t.Errorf("by key %q, %q", parsed.KeyID, parsed.Fingerprint)
 		}
-		// A message that is not compressed says the same when it is.
+		// A compressed copy has the same result.
 		if first, errFirst := packet.Read(bytes.NewReader(raw)); errFirst == nil {
 			if _, plain := first.(*packet.OnePassSignature); plain {
-				if other, errOther := signing.Parse(compressed(t, raw)); errOther != nil || other != said {
-					t.Errorf("parsed as %+v, and compressed as %+v, %v", said, other, errOther)
+				if other, errOther := signing.Parse(compressed(t, raw)); errOther != nil || other != parsed {
+					t.Errorf("parsed as %+v, and compressed as %+v, %v", parsed, other, errOther)
 				}
 			}
 		}
 	})
 }
 
-// FuzzSignedClaim signs whatever bytes as a payload. A message around them is taken exactly when they are a claim, and then its claim is what was verified.
+// FuzzSignedClaim signs any bytes. Verify accepts the message exactly when ParseClaim accepts the bytes, and returns the same
+// claim.
 func FuzzSignedClaim(f *testing.F) {
 	key, now := fuzzKey(f)
 	for _, seed := range []string{
@@ -107,12 +108,13 @@ func FuzzSignedClaim(f *testing.F) {
 		raw := key.SignBytes(t, payload, signtest.Config{At: now})
 		v, errVerify := signing.Verify(raw, key.Public, now)
 		if (err == nil) != (errVerify == nil) || err == nil && v.Claim() != want {
-			t.Errorf("%q is read as %+v, %v, and signed as %+v, %v", payload, want, err, v.Claim(), errVerify)
+			t.Errorf("ParseClaim(%q) = %+v, %v, and Verify = %+v, %v", payload, want, err, v.Claim(), errVerify)
 		}
 	})
 }
 
-// FuzzParsePublicKey reads texts as public keys. What is taken is one key, without a secret, which says the same of itself when it is written and read again.
+// FuzzParsePublicKey parses texts as public keys. The result is the same when it is repeated, and verifies only signatures of
+// that key.
 func FuzzParsePublicKey(f *testing.F) {
 	key, now := fuzzKey(f)
 	_, theirs := skopeo(f)
@@ -141,8 +143,8 @@ func FuzzParsePublicKey(f *testing.F) {
 	})
 }
 
-// FuzzParseKeyring reads bytes as the key ring of a client. What is read is within the bounds, says the same when it is read again, and verifies nothing
-// that its keys have not signed.
+// FuzzParseKeyring parses bytes as a client's key ring. The result is the same when it is repeated, and verifies only signatures
+// of its keys.
 func FuzzParseKeyring(f *testing.F) {
 	key, now := fuzzKey(f)
 	good := key.Sign(f, claim, now)
@@ -157,7 +159,7 @@ func FuzzParseKeyring(f *testing.F) {
 		_, limited := errors.AsType[*signing.NotEvaluatedError](err)
 		if err != nil {
 			if !limited && !fault.Is(err, fault.Invalid) {
-				t.Errorf("reading the key ring = %v, want Invalid or not evaluated", err)
+				t.Errorf("Read = %v, want Invalid or NotEvaluatedError", err)
 			}
 			return
 		}

@@ -21,7 +21,8 @@ import (
 	"github.com/countersign/countersign/signing/signtest"
 )
 
-// hostileRings returns key rings that make a reader work or allocate, and the reason why each is not evaluated; empty when it is within the bounds.
+// hostileRings returns key rings that are expensive to parse, with the reason why each is not evaluated. The reason is empty
+// for a ring within the limits.
 func hostileRings(t testing.TB) map[string]struct {
 	raw    []byte
 	reason string
@@ -40,32 +41,32 @@ func hostileRings(t testing.TB) map[string]struct {
 		raw    []byte
 		reason string
 	}{
-		"DSA with 300 self-signatures":         {dsa.Ring(dsa.Named("x", 300)), "uses DSA"},
-		"a small DSA key":                      {dsaSmall.Ring(dsaSmall.Named("x", 1)), "uses DSA"},
-		"RSA of 16,384 bits":                   {rsaLarge.Ring(rsaLarge.Named("x", 3)), "is an RSA key of 16"},
-		"RSA of 900 bits":                      {rsaSmall.Ring(rsaSmall.Named("x", 1)), "is an RSA key of 8"},
-		"RSA with an exponent of 512 bits":     {packetOf(6, signtest.KeyBody(1, new(big.Int).Lsh(big.NewInt(1), 2047), new(big.Int).Lsh(big.NewInt(1), 511))), "large RSA exponent"},
-		"ElGamal":                              {slices.Concat(packetOf(6, elGamal), packetOf(13, []byte("x"))), "uses ElGamal"},
-		"brainpool":                            {slices.Concat(packetOf(6, brainpool), packetOf(13, []byte("x"))), "another curve"},
-		"an unknown algorithm":                 {packetOf(6, signtest.KeyBody(99, big.NewInt(1))), "uses algorithm 99"},
-		"RSA, 250 self-signatures":             {rsa.Ring(rsa.Named("x", 250)), ""},
-		"RSA, 251 self-signatures":             {rsa.Ring(rsa.Named("x", 251)), "more than 250 self-signatures"},
-		"RSA, 251 bindings of a subkey":        {rsa.Ring(rsa.Named("x", 1), rsa.Subkey(signtest.HostileRSA(1100, 3).Body, 250)), "more than 250 self-signatures"},
-		"RSA, 100 user ids":                    {rsa.Ring(names(100)), ""},
-		"RSA, 101 user ids":                    {rsa.Ring(names(101)), "more than 100 user ids"},
-		"RSA, a user id of 2,049 bytes":        {rsa.Ring(rsa.Named(strings.Repeat("x", 2049), 1)), "bytes in a user id"},
-		"RSA, 101 subkeys":                     {rsa.Ring(rsa.Named("x", 1), many(101, rsa.Subkey(signtest.HostileRSA(1100, 3).Body, 1))), "more than 100 subkeys"},
-		"RSA, 200 DSA subkeys with bindings":   {rsa.Ring(rsa.Named("x", 1), many(100, rsa.Subkey(dsa.Body, 2))), ""},
-		"RSA, 2,000 signatures by another key": {rsa.Ring(rsa.Named("x", 1), many(2000, dsa.Signature(0x10, signtest.HostileTime))), ""},
-		"RSA, a million bytes of attributes":   {rsa.Ring(rsa.Named("x", 1), many(1000, packetOf(17, make([]byte, 1000)))), ""},
-		"a signature of 70,000 bytes":          {rsa.Ring(packetOf(13, []byte("x")), packetOf(2, append([]byte{4, 0x18}, make([]byte, 70_000)...))), "bytes in a signature"},
-		"101 keys":                             {many(101, rsa.Ring(rsa.Named("x", 1))), "more than 100 keys"},
-		"5 keys of 250 self-signatures":        {many(5, rsa.Ring(rsa.Named("x", 250))), "more than 1000 self-signatures"},
-		"10,001 packets":                       {rsa.Ring(many(10_001, []byte{0xc0 | 13, 1, 'x'})), "more than 10000 packets"},
-		"101 armors":                           {many(101, []byte("-----BEGIN PGP PUBLIC KEY BLOCK-----\n")), "more than 100 armors"},
-		"compressed keys":                      {compressed(t, rsa.Ring(rsa.Named("x", 1))), "compressed"},
-		"compressed keys, 30 times":            {nested(t, rsa.Ring(rsa.Named("x", 1)), 30), "compressed"},
-		"5 MB":                                 {rsa.Ring(packetOf(17, make([]byte, 5<<20))), "bytes of keys"},
+		"DSA with 300 self-signatures":         {raw: dsa.Ring(dsa.Named("x", 300)), reason: "uses DSA"},
+		"a small DSA key":                      {raw: dsaSmall.Ring(dsaSmall.Named("x", 1)), reason: "uses DSA"},
+		"RSA of 16,384 bits":                   {raw: rsaLarge.Ring(rsaLarge.Named("x", 3)), reason: "is an RSA key of 16"},
+		"RSA of 900 bits":                      {raw: rsaSmall.Ring(rsaSmall.Named("x", 1)), reason: "is an RSA key of 8"},
+		"RSA with an exponent of 512 bits":     {raw: packetOf(6, signtest.KeyBody(1, new(big.Int).Lsh(big.NewInt(1), 2047), new(big.Int).Lsh(big.NewInt(1), 511))), reason: "large RSA exponent"},
+		"ElGamal":                              {raw: slices.Concat(packetOf(6, elGamal), packetOf(13, []byte("x"))), reason: "uses ElGamal"},
+		"brainpool":                            {raw: slices.Concat(packetOf(6, brainpool), packetOf(13, []byte("x"))), reason: "another curve"},
+		"an unknown algorithm":                 {raw: packetOf(6, signtest.KeyBody(99, big.NewInt(1))), reason: "uses algorithm 99"},
+		"RSA, 250 self-signatures":             {raw: rsa.Ring(rsa.Named("x", 250))},
+		"RSA, 251 self-signatures":             {raw: rsa.Ring(rsa.Named("x", 251)), reason: "more than 250 self-signatures"},
+		"RSA, 251 bindings of a subkey":        {raw: rsa.Ring(rsa.Named("x", 1), rsa.Subkey(signtest.HostileRSA(1100, 3).Body, 250)), reason: "more than 250 self-signatures"},
+		"RSA, 100 user ids":                    {raw: rsa.Ring(names(100))},
+		"RSA, 101 user ids":                    {raw: rsa.Ring(names(101)), reason: "more than 100 user ids"},
+		"RSA, a user id of 2,049 bytes":        {raw: rsa.Ring(rsa.Named(strings.Repeat("x", 2049), 1)), reason: "bytes in a user id"},
+		"RSA, 101 subkeys":                     {raw: rsa.Ring(rsa.Named("x", 1), many(101, rsa.Subkey(signtest.HostileRSA(1100, 3).Body, 1))), reason: "more than 100 subkeys"},
+		"RSA, 200 DSA subkeys with bindings":   {raw: rsa.Ring(rsa.Named("x", 1), many(100, rsa.Subkey(dsa.Body, 2)))},
+		"RSA, 2,000 signatures by another key": {raw: rsa.Ring(rsa.Named("x", 1), many(2000, dsa.Signature(0x10, signtest.HostileTime)))},
+		"RSA, a million bytes of attributes":   {raw: rsa.Ring(rsa.Named("x", 1), many(1000, packetOf(17, make([]byte, 1000))))},
+		"a signature of 70,000 bytes":          {raw: rsa.Ring(packetOf(13, []byte("x")), packetOf(2, append([]byte{4, 0x18}, make([]byte, 70_000)...))), reason: "bytes in a signature"},
+		"101 keys":                             {raw: many(101, rsa.Ring(rsa.Named("x", 1))), reason: "more than 100 keys"},
+		"5 keys of 250 self-signatures":        {raw: many(5, rsa.Ring(rsa.Named("x", 250))), reason: "more than 1000 self-signatures"},
+		"10,001 packets":                       {raw: rsa.Ring(many(10_001, []byte{0xc0 | 13, 1, 'x'})), reason: "more than 10000 packets"},
+		"101 armors":                           {raw: many(101, []byte("-----BEGIN PGP PUBLIC KEY BLOCK-----\n")), reason: "more than 100 armors"},
+		"compressed keys":                      {raw: compressed(t, rsa.Ring(rsa.Named("x", 1))), reason: "compressed"},
+		"compressed keys, 30 times":            {raw: nested(t, rsa.Ring(rsa.Named("x", 1)), 30), reason: "compressed"},
+		"5 MB":                                 {raw: rsa.Ring(packetOf(17, make([]byte, 5<<20))), reason: "bytes of keys"},
 	}
 }
 
@@ -76,8 +77,9 @@ func nested(t testing.TB, message []byte, times int) []byte {
 	return message
 }
 
-// TestHostileKeysAreNotEvaluated: keys and key rings over a bound, or of an algorithm that is slow to verify with, are told apart before any of their
-// self-signatures is verified, and a signature by such a key is neither good nor bad. 35 kB of the first case took twelve seconds.
+// TestHostileKeysAreNotEvaluated proves that keys over a limit or of a slow algorithm are recognized before any self-signature
+// is verified, and that their signatures are neither valid nor invalid. Without that, the 35 kB of the first case took twelve
+// seconds.
 func TestHostileKeysAreNotEvaluated(t *testing.T) {
 	t.Parallel()
 	payload, err := signing.EncodeClaim(claim)
@@ -95,16 +97,17 @@ func TestHostileKeysAreNotEvaluated(t *testing.T) {
 			limited, ok := errors.AsType[*signing.NotEvaluatedError](err)
 			switch {
 			case c.reason == "" && (ok || err == nil || len(ring.Keys()) != 1):
-				t.Errorf("within the bounds: %d keys, %v", len(ring.Keys()), err)
+				t.Errorf("%d keys, %v; want one key within the limits", len(ring.Keys()), err)
 			case c.reason != "" && (!ok || !strings.Contains(limited.Reason, c.reason)):
-				t.Errorf("%v, want one that %s", err, c.reason)
+				t.Errorf("error %v, want the reason %q", err, c.reason)
 			}
 		})
 	}
 }
 
-// TestACopyOverTheBoundsCounts: where one copy of a key is evaluated and another is not, the key is not: the other copy may revoke it.
-func TestACopyOverTheBoundsCounts(t *testing.T) {
+// TestCopyOverLimitIsNotEvaluated proves that a key is not evaluated when one copy of it exceeds a limit: that copy may revoke
+// the key.
+func TestCopyOverLimitIsNotEvaluated(t *testing.T) {
 	t.Parallel()
 	key := signtest.HostileRSA(2048, 65537)
 	payload, err := signing.EncodeClaim(claim)
@@ -113,7 +116,7 @@ func TestACopyOverTheBoundsCounts(t *testing.T) {
 	}
 	good := key.Ring(key.Named("x", 1))
 	for name, rings := range map[string][][]byte{
-		"alone": {good}, "before": {good, key.Ring(key.Named("x", 251))}, "behind": {key.Ring(key.Named("x", 251)), good},
+		"alone": {good}, "before": {good, key.Ring(key.Named("x", 251))}, "after": {key.Ring(key.Named("x", 251)), good},
 	} {
 		ring, err := readKeyring(t.Context(), rings...)
 		if err != nil {
@@ -126,7 +129,7 @@ func TestACopyOverTheBoundsCounts(t *testing.T) {
 	}
 }
 
-// countdown is a context that ends after its Err was called so many times.
+// countdown is a context that ends after a number of calls of Err.
 type countdown struct {
 	context.Context
 	left atomic.Int64
@@ -139,9 +142,8 @@ func (c *countdown) Err() error {
 	return nil
 }
 
-// TestReadingKeysStops: a key ring within the bounds is not read to its end once nobody waits for it, and no more than one self-signature is
-// verified in between.
-func TestReadingKeysStops(t *testing.T) {
+// TestReadStopsWhenContextEnds proves that Read stops when the context ends, and verifies one more self-signature at most.
+func TestReadStopsWhenContextEnds(t *testing.T) {
 	t.Parallel()
 	key := signtest.HostileRSA(2048, 65537)
 	raw := key.Ring(key.Named("x", 250))
@@ -151,28 +153,28 @@ func TestReadingKeysStops(t *testing.T) {
 		ring, err := readKeyring(ctx, raw)
 		left := ctx.left.Load()
 		if err == nil && calls > 250 && len(ring.Keys()) == 1 && left >= 0 {
-			break // the context outlived it
+			break // Read ended before the context
 		}
 		if err == nil || left < -3 {
-			t.Fatalf("after %d checks: %v, and %d more", calls, err, -left)
+			t.Fatalf("after %d calls of Err: Read = %v, with %d calls more", calls, err, -left)
 		}
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
-	gone := errors.New("nobody waits")
-	cancel(gone)
-	if _, err := readKeyring(ctx, raw); !errors.Is(err, gone) {
-		t.Errorf("reading the key ring = %v, want the cause", err)
+	cause := errors.New("client disconnected")
+	cancel(cause)
+	if _, err := readKeyring(ctx, raw); !errors.Is(err, cause) {
+		t.Errorf("Read = %v, want the cause", err)
 	}
-	if _, err := signing.VerifyForeign(ctx, raw, signing.PublicKey{}, time.Now()); !errors.Is(err, gone) {
+	if _, err := signing.VerifyForeign(ctx, raw, signing.PublicKey{}, time.Now()); !errors.Is(err, cause) {
 		t.Errorf("VerifyForeign = %v, want the cause", err)
 	}
-	if _, _, err := (signing.Keyring{}).Verify(ctx, raw, time.Now()); !errors.Is(err, gone) {
+	if _, _, err := (signing.Keyring{}).Verify(ctx, raw, time.Now()); !errors.Is(err, cause) {
 		t.Errorf("Verify = %v, want the cause", err)
 	}
 }
 
-// TestKeysOfServicesHaveBounds: a key that the operator gives may use DSA or any curve, within the same counts.
-func TestKeysOfServicesHaveBounds(t *testing.T) {
+// TestServiceKeysHaveLimits proves that the same limits apply to keys of services, which may use DSA and any curve.
+func TestServiceKeysHaveLimits(t *testing.T) {
 	t.Parallel()
 	for name, c := range hostileRings(t) {
 		var text bytes.Buffer
@@ -189,7 +191,7 @@ func TestKeysOfServicesHaveBounds(t *testing.T) {
 	}
 }
 
-// readKeyring scans and reads key blobs, as a policy does.
+// readKeyring scans and reads key blobs, as package policy does.
 func readKeyring(ctx context.Context, blobs ...[]byte) (signing.Keyring, error) {
 	scanned, err := signing.ScanKeyring(blobs...)
 	if err != nil {

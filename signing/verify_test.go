@@ -46,7 +46,7 @@ func compressed(t testing.TB, message []byte) []byte {
 	return packetOf(8, b.Bytes())
 }
 
-// withoutLength returns a message in a ZIP-compressed packet that goes on to the end, as skopeo has gpgme make it.
+// withoutLength returns a message in a ZIP-compressed packet of indeterminate length, as skopeo makes it with gpgme.
 func withoutLength(t testing.TB, message []byte) []byte {
 	t.Helper()
 	b := bytes.NewBuffer([]byte{0xa3, 1})
@@ -63,7 +63,7 @@ func withoutLength(t testing.TB, message []byte) []byte {
 	return b.Bytes()
 }
 
-// packets cuts a message at the borders of its packets.
+// packets splits a message into its packets.
 func packets(t *testing.T, message []byte) [][]byte {
 	t.Helper()
 	var cut [][]byte
@@ -82,8 +82,9 @@ func packets(t *testing.T, message []byte) [][]byte {
 	return cut
 }
 
-// TestParseWantsExactlyOneSignedMessage takes signatures apart and puts them together wrongly. Hostile inputs 4 and 17.
-func TestParseWantsExactlyOneSignedMessage(t *testing.T) {
+// TestParseRequiresExactlyOneSignedMessage parses messages with missing, repeated and additional packets
+// (hostile-inputs.md#malformed-message, hostile-inputs.md#compressed-packet).
+func TestParseRequiresExactlyOneSignedMessage(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	key := signtest.NewKey(t, now.Add(-time.Hour), 0)
@@ -94,40 +95,40 @@ func TestParseWantsExactlyOneSignedMessage(t *testing.T) {
 	}
 	onePass, literal, sig := parts[0], parts[1], parts[2]
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
-	announcing := bytes.Clone(onePass)
-	announcing[len(announcing)-2] ^= 1 // the last byte of the key's id
+	otherKey := bytes.Clone(onePass)
+	otherKey[len(otherKey)-2] ^= 1 // the last byte of the key id
 	tests := map[string]struct {
 		give []byte
 		good bool
 	}{
-		"as go-crypto makes it":                    {good, true},
-		"compressed as a whole":                    {compressed(t, good), true},
-		"compressed without a length":              {withoutLength(t, good), true},
-		"nothing":                                  {nil, false},
-		"a text":                                   {[]byte("-----BEGIN PGP MESSAGE-----\n"), false},
-		"literal data alone":                       {literal, false},
-		"no signature":                             {join(onePass, literal), false},
-		"no one-pass signature":                    {join(literal, sig), false},
-		"a detached signature":                     {sig, false},
-		"two literal data":                         {join(onePass, literal, literal, sig), false},
-		"two signatures":                           {join(onePass, literal, sig, sig), false},
-		"two one-pass signatures":                  {join(onePass, onePass, literal, sig, sig), false},
-		"a byte behind it":                         {join(good, []byte{0}), false},
-		"a message behind it":                      {join(good, good), false},
-		"something before it":                      {join(literal, good), false},
-		"a byte behind the compressed":             {join(compressed(t, good), []byte{0}), false},
-		"a byte behind one without a length":       {join(withoutLength(t, good), []byte{0}), false},
-		"a message behind one without a length":    {join(withoutLength(t, good), good), false},
-		"a byte inside, behind what is compressed": {packetOf(8, join(withoutLength(t, good)[1:], []byte{0})), false},
-		"compressed by nobody knows what":          {packetOf(8, join([]byte{9}, good)), false},
-		"compressed nothing":                       {packetOf(8, nil), false},
-		"another key announced than named":         {join(announcing, literal, sig), false},
-		"compressed twice":                         {compressed(t, compressed(t, good)), false},
-		"half of it":                               {good[:len(good)/2], false},
-		"a bomb":                                   {compressed(t, packetOf(11, make([]byte, 4<<20))), false},
-		"another payload":                          {key.SignBytes(t, []byte("hello"), signtest.Config{At: now}), false},
-		"a payload without end":                    {key.SignBytes(t, make([]byte, 1<<20), signtest.Config{At: now}), false},
-		"a public key":                             {[]byte(key.Armor), false},
+		"as go-crypto makes it":                          {give: good, good: true},
+		"compressed as a whole":                          {give: compressed(t, good), good: true},
+		"compressed without a length":                    {give: withoutLength(t, good), good: true},
+		"nothing":                                        {give: nil},
+		"a text":                                         {give: []byte("-----BEGIN PGP MESSAGE-----\n")},
+		"literal data alone":                             {give: literal},
+		"no signature":                                   {give: join(onePass, literal)},
+		"no one-pass signature":                          {give: join(literal, sig)},
+		"a detached signature":                           {give: sig},
+		"two literal data":                               {give: join(onePass, literal, literal, sig)},
+		"two signatures":                                 {give: join(onePass, literal, sig, sig)},
+		"two one-pass signatures":                        {give: join(onePass, onePass, literal, sig, sig)},
+		"a byte after it":                                {give: join(good, []byte{0})},
+		"a message after it":                             {give: join(good, good)},
+		"literal data before it":                         {give: join(literal, good)},
+		"a byte after the compressed packet":             {give: join(compressed(t, good), []byte{0})},
+		"a byte after one without a length":              {give: join(withoutLength(t, good), []byte{0})},
+		"a message after one without a length":           {give: join(withoutLength(t, good), good)},
+		"a byte in the packet after the compressed data": {give: packetOf(8, join(withoutLength(t, good)[1:], []byte{0}))},
+		"an unknown compression":                         {give: packetOf(8, join([]byte{9}, good))},
+		"an empty compressed packet":                     {give: packetOf(8, nil)},
+		"another key in the one-pass signature":          {give: join(otherKey, literal, sig)},
+		"compressed twice":                               {give: compressed(t, compressed(t, good))},
+		"a part of it":                                   {give: good[:len(good)/2]},
+		"a decompression bomb":                           {give: compressed(t, packetOf(11, make([]byte, 4<<20)))},
+		"another payload":                                {give: key.SignBytes(t, []byte("hello"), signtest.Config{At: now})},
+		"a payload without end":                          {give: key.SignBytes(t, make([]byte, 1<<20), signtest.Config{At: now})},
+		"a public key":                                   {give: []byte(key.Armor)},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -148,11 +149,11 @@ func TestParseWantsExactlyOneSignedMessage(t *testing.T) {
 		})
 	}
 	if _, err := signing.Parse(make([]byte, signing.MaxSize+1)); !fault.Is(err, fault.TooLarge) {
-		t.Errorf("Parse of too much = %v, want TooLarge", err)
+		t.Errorf("Parse of a signature over MaxSize = %v, want TooLarge", err)
 	}
 }
 
-// TestVerifySkopeo reads a signature that skopeo 1.9 made of {} with GnuPG 2.2.
+// TestVerifySkopeo verifies a signature of the manifest {} by skopeo 1.9 with GnuPG 2.2, and changed copies of it.
 func TestVerifySkopeo(t *testing.T) {
 	t.Parallel()
 	raw, key := skopeo(t)
@@ -169,13 +170,13 @@ func TestVerifySkopeo(t *testing.T) {
 		t.Errorf("claim %+v, untrusted %+v", c, foreign.Claim)
 	}
 	if fpr := key.Fingerprint(); len(fpr) != 40 || verified.Fingerprint() != fpr || verified.IssuerFingerprint() != fpr || foreign.Fingerprint != fpr || verified.KeyID() != fpr[24:] {
-		t.Errorf("by %s, %s, %s, of the key %s", verified.Fingerprint(), verified.IssuerFingerprint(), verified.KeyID(), fpr)
+		t.Errorf("fingerprint %s, issuer %s, key id %s; want those of the key %s", verified.Fingerprint(), verified.IssuerFingerprint(), verified.KeyID(), fpr)
 	}
-	for i := range raw { // whichever bit is turned, nothing else is ever taken for the key's word
-		turned := bytes.Clone(raw)
-		turned[i] ^= 0x10
-		if v, err := signing.Verify(turned, key, foreign.CreatedAt); err == nil && v != verified {
-			t.Errorf("with byte %d changed it says %+v", i, v)
+	for i := range raw { // a changed copy is rejected or has the same content
+		changed := bytes.Clone(raw)
+		changed[i] ^= 0x10
+		if v, err := signing.Verify(changed, key, foreign.CreatedAt); err == nil && v != verified {
+			t.Errorf("with byte %d changed, Verify = %+v", i, v)
 		}
 	}
 }
@@ -198,7 +199,8 @@ func skopeo(t testing.TB) ([]byte, signing.PublicKey) {
 	return raw, key
 }
 
-// TestVerify verifies signatures in and out of their time, and by keys that may and may not sign. Hostile inputs 2, 3 and 7.
+// TestVerify verifies signatures by valid, expired and revoked keys, at different times (hostile-inputs.md#bad-signature,
+// hostile-inputs.md#unknown-key, hostile-inputs.md#expired-signature).
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
@@ -230,21 +232,21 @@ func TestVerify(t *testing.T) {
 	tests := map[string]struct {
 		raw  []byte
 		key  *signtest.Key
-		want error // nil: it holds
+		want error // nil when the signature is valid
 	}{
-		"a good one":                       {key.Sign(t, claim, now), key, nil},
-		"one from four minutes ahead":      {key.Sign(t, claim, now.Add(4*time.Minute)), key, nil},
-		"one by a signing subkey":          {sub.Sign(t, claim, now), sub, nil},
-		"one over SHA-512":                 {key.SignBytes(t, payload, signtest.Config{At: now, Hash: crypto.SHA512}), key, nil},
-		"one that expires later":           {key.SignBytes(t, payload, signtest.Config{At: now, Lifetime: time.Hour}), key, nil},
-		"one by another key":               {other.Sign(t, claim, now), key, signing.ErrUnknownKey},
-		"one that was changed":             {tampered, key, errAny},
-		"one from six minutes ahead":       {key.Sign(t, claim, now.Add(6*time.Minute)), key, errAny},
-		"one that has expired":             {key.SignBytes(t, payload, signtest.Config{At: now.Add(-2 * time.Hour), Lifetime: time.Hour}), key, errAny},
-		"one by a key that has expired":    {short.Sign(t, claim, now.Add(-23*time.Hour-30*time.Minute)), short, errAny},
-		"one by a key that was revoked":    {of, revoked, errAny},
-		"one by a subkey that was revoked": {ofLost, lost, errAny},
-		"one by a subkey that has expired": {spent.Sign(t, claim, now.Add(-time.Hour)), spent, errAny},
+		"a good one":                       {raw: key.Sign(t, claim, now), key: key},
+		"one from four minutes ahead":      {raw: key.Sign(t, claim, now.Add(4*time.Minute)), key: key},
+		"one by a signing subkey":          {raw: sub.Sign(t, claim, now), key: sub},
+		"one over SHA-512":                 {raw: key.SignBytes(t, payload, signtest.Config{At: now, Hash: crypto.SHA512}), key: key},
+		"one that expires later":           {raw: key.SignBytes(t, payload, signtest.Config{At: now, Lifetime: time.Hour}), key: key},
+		"one by another key":               {raw: other.Sign(t, claim, now), key: key, want: signing.ErrUnknownKey},
+		"one that was changed":             {raw: tampered, key: key, want: errAny},
+		"one from six minutes ahead":       {raw: key.Sign(t, claim, now.Add(6*time.Minute)), key: key, want: errAny},
+		"one that has expired":             {raw: key.SignBytes(t, payload, signtest.Config{At: now.Add(-2 * time.Hour), Lifetime: time.Hour}), key: key, want: errAny},
+		"one by a key that has expired":    {raw: short.Sign(t, claim, now.Add(-23*time.Hour-30*time.Minute)), key: short, want: errAny},
+		"one by a key that was revoked":    {raw: of, key: revoked, want: errAny},
+		"one by a subkey that was revoked": {raw: ofLost, key: lost, want: errAny},
+		"one by a subkey that has expired": {raw: spent.Sign(t, claim, now.Add(-time.Hour)), key: spent, want: errAny},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -261,11 +263,11 @@ func TestVerify(t *testing.T) {
 		})
 	}
 	if got, err := signing.Verify(tests["one by a signing subkey"].raw, sub.Public, now); err != nil || got.IssuerFingerprint() == got.Fingerprint() {
-		t.Errorf("the subkey's signature says it is by %s, of %s, %v", got.IssuerFingerprint(), got.Fingerprint(), err)
+		t.Errorf("the subkey's signature has the issuer %s and the primary key %s, %v", got.IssuerFingerprint(), got.Fingerprint(), err)
 	}
 }
 
-// bySubkey gives a key a subkey that signs for it, made as of a time for a lifetime; 0: it never expires.
+// bySubkey adds a signing subkey to a key. With lifetime 0 the subkey does not expire.
 func bySubkey(t *testing.T, key *signtest.Key, at time.Time, lifetime time.Duration) {
 	t.Helper()
 	config := &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, KeyLifetimeSecs: uint32(lifetime.Seconds()), Time: func() time.Time { return at }}
@@ -299,35 +301,36 @@ func TestParsePublicKey(t *testing.T) {
 	}
 }
 
-// maker signs with a key whatever the test tells it to.
-type maker func(r signing.Request) ([]byte, error)
+// signerFunc is a Signer whose result the test determines.
+type signerFunc func(r signing.Request) ([]byte, error)
 
-func (m maker) Sign(_ context.Context, r signing.Request) ([]byte, error) { return m(r) }
+func (f signerFunc) Sign(_ context.Context, r signing.Request) ([]byte, error) { return f(r) }
 
-// TestCheckedLetsNothingElseOut has a signer return what it was not asked for. Hostile input 8.
-func TestCheckedLetsNothingElseOut(t *testing.T) {
+// TestCheckedRejectsOtherSignatures has a signer return other signatures than the requested one
+// (hostile-inputs.md#script-signs-something-else).
+func TestCheckedRejectsOtherSignatures(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	key, other := signtest.NewKey(t, now.Add(-time.Hour), 0), signtest.NewKey(t, now.Add(-time.Hour), 0)
 	asked := signtest.Request("localhost:24817/acme/app:v1", "{}")
-	elsewhere, another := asked.Claim, asked.Claim
-	elsewhere.DockerReference = "localhost:24817/acme/app:v2"
-	another.ManifestDigest = digest.FromString("another")
+	otherReference, otherManifest := asked.Claim, asked.Claim
+	otherReference.DockerReference = "localhost:24817/acme/app:v2"
+	otherManifest.ManifestDigest = digest.FromString("another")
 	tests := map[string]struct {
 		give []byte
 		good bool
 	}{
-		"what was asked for": {key.Sign(t, asked.Claim, now), true},
-		"another reference":  {key.Sign(t, elsewhere, now), false},
-		"another manifest":   {key.Sign(t, another, now), false},
-		"another key":        {other.Sign(t, asked.Claim, now), false},
-		"nothing":            {nil, false},
-		"rubbish":            {[]byte("rubbish"), false},
+		"the requested signature": {give: key.Sign(t, asked.Claim, now), good: true},
+		"another reference":       {give: key.Sign(t, otherReference, now)},
+		"another manifest":        {give: key.Sign(t, otherManifest, now)},
+		"another key":             {give: other.Sign(t, asked.Claim, now)},
+		"nothing":                 {give: nil},
+		"rubbish":                 {give: []byte("rubbish")},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			checked := signing.NewChecked(maker(func(signing.Request) ([]byte, error) { return tt.give, nil }), key.Public)
+			checked := signing.NewChecked(signerFunc(func(signing.Request) ([]byte, error) { return tt.give, nil }), key.Public)
 			made, err := checked.Sign(t.Context(), asked)
 			if tt.good != (err == nil) || err != nil && !fault.Is(err, fault.Invalid) || err == nil && !bytes.Equal(made.Raw, tt.give) {
 				t.Errorf("Sign = %v, want good: %v", err, tt.good)
@@ -335,11 +338,11 @@ func TestCheckedLetsNothingElseOut(t *testing.T) {
 		})
 	}
 	down := errors.New("no key")
-	checked := signing.NewChecked(maker(func(signing.Request) ([]byte, error) { return nil, down }), key.Public)
+	checked := signing.NewChecked(signerFunc(func(signing.Request) ([]byte, error) { return nil, down }), key.Public)
 	if _, err := checked.Sign(t.Context(), asked); !errors.Is(err, down) {
 		t.Errorf("Sign = %v, want the signer's error", err)
 	}
-	checked = signing.NewChecked(maker(func(signing.Request) ([]byte, error) { return other.Sign(t, asked.Claim, now), nil }), key.Public)
+	checked = signing.NewChecked(signerFunc(func(signing.Request) ([]byte, error) { return other.Sign(t, asked.Claim, now), nil }), key.Public)
 	_, err := checked.Sign(t.Context(), asked)
 	want := "What the signing service returned does not verify with the service's key: The signature is by another key."
 	if e, ok := errors.AsType[*fault.Error](err); !ok || e.Msg != want {

@@ -9,7 +9,7 @@ import (
 	"github.com/countersign/countersign/signing/openpgp"
 )
 
-// TestEnsure makes a key that is for its owner alone, that others' programs know, and that stays.
+// TestEnsure proves that the key is private, that gpg and skopeo support it, and that later calls return it.
 func TestEnsure(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "[data]*", "keys")
@@ -26,22 +26,22 @@ func TestEnsure(t *testing.T) {
 	if want := s.Fingerprint() + ".asc"; filepath.Base(first) != want || s.SigningFingerprint() != s.Fingerprint() {
 		t.Errorf("the file is %s, want %s", first, want)
 	}
-	accepted(t, s)
-	// A process that was killed while it wrote left half a file.
-	half := filepath.Join(dir, ".new-123")
-	if err := os.WriteFile(half, []byte("-----BEGIN PGP"), 0o600); err != nil {
+	checkWithClients(t, s)
+	// An incomplete file of a process that was killed.
+	incomplete := filepath.Join(dir, ".new-123")
+	if err := os.WriteFile(incomplete, []byte("-----BEGIN PGP"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if again, err := openpgp.Ensure(dir, "Countersign", "countersign@localhost"); err != nil || again != first {
 		t.Errorf("Ensure = %s, %v, want %s", again, err, first)
 	}
-	if _, err := os.Stat(half); !os.IsNotExist(err) {
-		t.Errorf("half a file is still there: %v", err)
+	if _, err := os.Stat(incomplete); !os.IsNotExist(err) {
+		t.Errorf("the incomplete file still exists: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "another.asc"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if which, err := openpgp.Ensure(dir, "Countersign", "countersign@localhost"); err == nil || !strings.Contains(err.Error(), "2 keys") {
-		t.Errorf("of two keys: %s, %v", which, err)
+		t.Errorf("Ensure with two keys = %s, %v, want an error", which, err)
 	}
 }

@@ -24,7 +24,7 @@ import (
 	"github.com/countersign/countersign/signing/signtest"
 )
 
-// newEntity makes a key in the process.
+// newEntity makes a key.
 func newEntity(t testing.TB, c packet.Config) *pgp.Entity {
 	t.Helper()
 	c.Time = func() time.Time { return time.Now().Add(-time.Hour) }
@@ -35,7 +35,7 @@ func newEntity(t testing.TB, c packet.Config) *pgp.Entity {
 	return e
 }
 
-// publicOf returns the key that signatures of an entity are verified with.
+// publicOf returns the public key of an entity.
 func publicOf(t testing.TB, e *pgp.Entity) signing.PublicKey {
 	t.Helper()
 	var b bytes.Buffer
@@ -53,7 +53,7 @@ func publicOf(t testing.TB, e *pgp.Entity) signing.PublicKey {
 	return key
 }
 
-// opaque is a key in a token: it tells its public part and signs, until it breaks.
+// opaque represents a key in a token: it shows its public key and signs, or fails with the error broken.
 type opaque struct {
 	crypto.Signer
 	broken error
@@ -69,7 +69,7 @@ func (o opaque) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([
 	return o.Signer.Sign(random, digest, opts)
 }
 
-// asToken returns what a token would give for an entity's key.
+// asToken returns a crypto.Signer for an entity's key, as a token provides one.
 func asToken(t testing.TB, key *packet.PrivateKey) crypto.Signer {
 	t.Helper()
 	switch k := key.PrivateKey.(type) {
@@ -84,11 +84,11 @@ func asToken(t testing.TB, key *packet.PrivateKey) crypto.Signer {
 	case *eddsa.PrivateKey:
 		return ed25519.NewKeyFromSeed(k.D)
 	}
-	t.Fatalf("a key of %T", key.PrivateKey)
+	t.Fatalf("unexpected key type %T", key.PrivateKey)
 	return nil
 }
 
-func TestMessageOfSigners(t *testing.T) {
+func TestMessageWithTokenKeys(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]packet.Config{
 		"RSA":         {Algorithm: packet.PubKeyAlgoRSA, RSABits: 2048},
@@ -117,9 +117,9 @@ func TestMessageOfSigners(t *testing.T) {
 				}
 			}
 			removed := errors.New("the token was removed")
-			token.PrivateKey = opaque{token.PrivateKey.(opaque).Signer, removed}
+			token.PrivateKey = opaque{Signer: token.PrivateKey.(opaque).Signer, broken: removed}
 			if raw, err := openpgp.Message(&token, payload, now); !errors.Is(err, removed) {
-				t.Errorf("with a broken token: %d bytes, %v, want its own error", len(raw), err)
+				t.Errorf("Message with a failing token = %d bytes, %v, want the error of the token", len(raw), err)
 			}
 		})
 	}

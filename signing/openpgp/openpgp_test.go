@@ -26,13 +26,13 @@ import (
 	"github.com/countersign/countersign/signing/signtest"
 )
 
-// home is a home directory of a real gpg.
+// home is a GnuPG home directory.
 type home struct {
 	t   *testing.T
 	dir string
 }
 
-// newHome makes one whose path is short: gpg-agent's socket lies in it.
+// newHome makes a GnuPG home. Its path is short, since it contains the socket of gpg-agent.
 func newHome(t *testing.T) home {
 	t.Helper()
 	for _, tool := range []string{"gpg", "gpgconf"} {
@@ -51,13 +51,13 @@ func newHome(t *testing.T) home {
 	return home{t, dir}
 }
 
-// run calls gpg and returns what it prints.
+// run runs gpg and returns its output.
 func (h home) run(args ...string) []byte {
 	h.t.Helper()
 	return h.feed("", args...)
 }
 
-// feed calls gpg with a standard input.
+// feed runs gpg with the given standard input and returns its output.
 func (h home) feed(in string, args ...string) []byte {
 	h.t.Helper()
 	cmd := exec.CommandContext(h.t.Context(), "gpg", append([]string{"--batch", "--quiet", "--yes", "--no-tty", "--homedir", h.dir}, args...)...)
@@ -71,7 +71,7 @@ func (h home) feed(in string, args ...string) []byte {
 	return out
 }
 
-// generate makes a key: of an algorithm, for a usage, until an expiry, protected by a passphrase or not.
+// generate makes a key. An empty passphrase means no protection.
 func (h home) generate(algorithm, usage, expiry, passphrase string, more ...string) {
 	h.t.Helper()
 	name := fmt.Sprintf("Test <%s@example.com>", algorithm)
@@ -90,17 +90,17 @@ func (h home) fingerprint() string {
 	return ""
 }
 
-// export writes all secret keys into a file that only its owner may read.
+// export writes all secret keys to a private file and returns its name.
 func (h home) export(passphrase string, args ...string) string {
 	h.t.Helper()
 	if len(args) == 0 {
 		args = []string{"--armor", "--export-secret-keys"}
 	}
-	return keep(h.t, h.run(append([]string{"--pinentry-mode", "loopback", "--passphrase", passphrase}, args...)...))
+	return writeFile(h.t, h.run(append([]string{"--pinentry-mode", "loopback", "--passphrase", passphrase}, args...)...))
 }
 
-// keep writes bytes into a file that only its owner may read.
-func keep(t testing.TB, b []byte) string {
+// writeFile writes a private file and returns its name.
+func writeFile(t testing.TB, b []byte) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(name, b, 0o600); err != nil {
@@ -109,8 +109,8 @@ func keep(t testing.TB, b []byte) string {
 	return name
 }
 
-// accepted sees that other people's programs accept what a signer makes.
-func accepted(t *testing.T, s *openpgp.Signer) {
+// checkWithClients verifies a signature of s with gpg and skopeo.
+func checkWithClients(t *testing.T, s *openpgp.Signer) {
 	t.Helper()
 	h := newHome(t)
 	const manifest = `{"schemaVersion": 2}`
@@ -120,19 +120,19 @@ func accepted(t *testing.T, s *openpgp.Signer) {
 		t.Fatal(err)
 	}
 	h.feed(s.PublicKey(), "--import")
-	signature := keep(t, raw)
-	said, err := exec.CommandContext(t.Context(), "gpg", "--batch", "--no-tty", "--homedir", h.dir, "--status-fd", "1", "--verify", signature).Output()
-	if err != nil || !bytes.Contains(said, []byte("VALIDSIG")) {
-		t.Errorf("gpg --verify: %v\n%s", err, said)
+	signature := writeFile(t, raw)
+	out, err := exec.CommandContext(t.Context(), "gpg", "--batch", "--no-tty", "--homedir", h.dir, "--status-fd", "1", "--verify", signature).Output()
+	if err != nil || !bytes.Contains(out, []byte("VALIDSIG")) {
+		t.Errorf("gpg --verify: %v\n%s", err, out)
 	}
 	if _, err := exec.LookPath("skopeo"); err != nil {
 		t.Skip("skopeo is not installed")
 	}
-	verify := exec.CommandContext(t.Context(), "skopeo", "standalone-verify", keep(t, []byte(manifest)), r.Claim.DockerReference, s.SigningFingerprint(), signature)
+	verify := exec.CommandContext(t.Context(), "skopeo", "standalone-verify", writeFile(t, []byte(manifest)), r.Claim.DockerReference, s.SigningFingerprint(), signature)
 	verify.Env = append(os.Environ(), "GNUPGHOME="+h.dir)
 	want := "digest " + digest.FromString(manifest).String()
-	if said, err := verify.CombinedOutput(); err != nil || !bytes.Contains(said, []byte(want)) {
-		t.Errorf("skopeo standalone-verify: %v\n%s", err, said)
+	if out, err := verify.CombinedOutput(); err != nil || !bytes.Contains(out, []byte(want)) {
+		t.Errorf("skopeo standalone-verify: %v\n%s", err, out)
 	}
 }
 
@@ -145,7 +145,7 @@ func load(t *testing.T, o openpgp.Options) *openpgp.Signer {
 	return s
 }
 
-// TestKeysOfGnuPG signs with keys that gpg made, of every kind that can be used, and has gpg and skopeo verify it.
+// TestKeysOfGnuPG signs with keys of gpg of each supported kind. gpg and skopeo verify the signatures.
 func TestKeysOfGnuPG(t *testing.T) {
 	t.Parallel()
 	for _, algorithm := range []string{"rsa2048", "rsa3072", "rsa4096", "ed25519", "nistp256", "nistp384", "nistp521"} {
@@ -157,24 +157,24 @@ func TestKeysOfGnuPG(t *testing.T) {
 			if got, want := s.Fingerprint(), h.fingerprint(); got != want || s.SigningFingerprint() != want {
 				t.Errorf("key %s, signing %s, want %s", got, s.SigningFingerprint(), want)
 			}
-			accepted(t, s)
+			checkWithClients(t, s)
 			signtest.Run(t, func(*testing.T) (signing.Signer, signing.PublicKey) { return s, s.Public() })
 		})
 	}
-	t.Run("binary, with a subkey that encrypts", func(t *testing.T) {
+	t.Run("binary, with an encryption subkey", func(t *testing.T) {
 		t.Parallel()
 		h := newHome(t)
 		h.run("--passphrase", "", "--quick-generate-key", "Test <test@example.com>", "default", "default", "never")
-		accepted(t, load(t, openpgp.Options{KeyFile: h.export("", "--export-secret-keys")}))
+		checkWithClients(t, load(t, openpgp.Options{KeyFile: h.export("", "--export-secret-keys")}))
 	})
 	t.Run("protected", func(t *testing.T) {
 		t.Parallel()
 		h := newHome(t)
 		h.generate("ed25519", "sign", "never", "open sesame")
 		key := h.export("open sesame")
-		accepted(t, load(t, openpgp.Options{KeyFile: key, PassphraseFile: keep(t, []byte("open sesame\r\nmore"))}))
+		checkWithClients(t, load(t, openpgp.Options{KeyFile: key, PassphraseFile: writeFile(t, []byte("open sesame\r\nmore"))}))
 		for _, passphrase := range []string{"open", "", "\nopen sesame"} {
-			s, err := openpgp.Load(openpgp.Options{KeyFile: key, PassphraseFile: keep(t, []byte(passphrase))})
+			s, err := openpgp.Load(openpgp.Options{KeyFile: key, PassphraseFile: writeFile(t, []byte(passphrase))})
 			if !fault.Is(err, fault.Invalid) || strings.Contains(err.Error(), "sesame") {
 				t.Errorf("with the passphrase %q: %v, %v", passphrase, s, err)
 			}
@@ -185,7 +185,7 @@ func TestKeysOfGnuPG(t *testing.T) {
 	})
 }
 
-// TestSubkeys takes the primary key where it may sign, and else the newest subkey that may, when its secret is there.
+// TestSubkeys proves that the primary key signs if it may, and otherwise the newest valid subkey with a secret part.
 func TestSubkeys(t *testing.T) {
 	t.Parallel()
 	ago := func(d time.Duration) string { return time.Now().Add(-d).UTC().Format("20060102T150405") + "!" }
@@ -205,7 +205,7 @@ func TestSubkeys(t *testing.T) {
 		if s.Fingerprint() != primary || s.SigningFingerprint() == primary {
 			t.Errorf("%s: key %s, signing %s, want a subkey of %s", name, s.Fingerprint(), s.SigningFingerprint(), primary)
 		}
-		accepted(t, s)
+		checkWithClients(t, s)
 		return s.SigningFingerprint()
 	}
 	add(4*time.Hour, "rsa2048", "seconds=5400")
@@ -238,24 +238,24 @@ func TestSubkeys(t *testing.T) {
 	}
 }
 
-// TestRefused refuses what is no single valid key of a kind that clients read.
-func TestRefused(t *testing.T) {
+// TestLoadRejects loads files without exactly one valid key of a supported kind.
+func TestLoadRejects(t *testing.T) {
 	t.Parallel()
 	past := time.Now().Add(-48*time.Hour).UTC().Format("20060102T150405") + "!"
 	tests := map[string]struct {
 		file     func(h home) string
-		want     string // in the sentence
+		want     string // part of the message
 		notValid bool
 	}{
-		"an RSA key of 1024 bits": {func(h home) string { h.generate("rsa1024", "sign", "never", ""); return h.export("") }, "1024 bits", false},
-		"a DSA key":               {func(h home) string { h.generate("dsa2048", "sign", "never", ""); return h.export("") }, "algorithm", false},
-		"a brainpool key":         {func(h home) string { h.generate("brainpoolP256r1", "sign", "never", ""); return h.export("") }, "algorithm", false},
-		"a secp256k1 key":         {func(h home) string { h.generate("secp256k1", "sign", "never", ""); return h.export("") }, "algorithm", false},
-		"an expired key": {func(h home) string {
+		"an RSA key of 1024 bits": {file: func(h home) string { h.generate("rsa1024", "sign", "never", ""); return h.export("") }, want: "1024 bits"},
+		"a DSA key":               {file: func(h home) string { h.generate("dsa2048", "sign", "never", ""); return h.export("") }, want: "algorithm"},
+		"a brainpool key":         {file: func(h home) string { h.generate("brainpoolP256r1", "sign", "never", ""); return h.export("") }, want: "algorithm"},
+		"a secp256k1 key":         {file: func(h home) string { h.generate("secp256k1", "sign", "never", ""); return h.export("") }, want: "algorithm"},
+		"an expired key": {file: func(h home) string {
 			h.generate("ed25519", "sign", "1d", "", "--faked-system-time", past)
 			return h.export("")
-		}, "expired", true},
-		"a revoked key": {func(h home) string {
+		}, want: "expired", notValid: true},
+		"a revoked key": {file: func(h home) string {
 			h.generate("ed25519", "sign", "never", "")
 			revocation, err := os.ReadFile(filepath.Join(h.dir, "openpgp-revocs.d", h.fingerprint()+".rev"))
 			if err != nil {
@@ -263,30 +263,30 @@ func TestRefused(t *testing.T) {
 			}
 			h.feed(strings.Replace(string(revocation), ":-----BEGIN", "-----BEGIN", 1), "--import")
 			return h.export("")
-		}, "revoked", true},
-		"two keys": {func(h home) string {
+		}, want: "revoked", notValid: true},
+		"two keys": {file: func(h home) string {
 			h.generate("ed25519", "sign", "never", "")
 			h.generate("nistp256", "sign", "never", "")
 			return h.export("")
-		}, "2 keys", false},
-		"two armors": {func(h home) string {
+		}, want: "2 keys"},
+		"two armors": {file: func(h home) string {
 			h.generate("ed25519", "sign", "never", "")
 			one := h.run("--armor", "--export-secret-keys")
-			return keep(h.t, append(one, one...))
-		}, "several keys", false},
-		"a public key": {func(h home) string {
+			return writeFile(h.t, append(one, one...))
+		}, want: "several keys"},
+		"a public key": {file: func(h home) string {
 			h.generate("ed25519", "sign", "never", "")
-			return keep(h.t, h.run("--armor", "--export"))
-		}, "public key only", false},
-		"a binary public key": {func(h home) string {
+			return writeFile(h.t, h.run("--armor", "--export"))
+		}, want: "public key only"},
+		"a binary public key": {file: func(h home) string {
 			h.generate("ed25519", "sign", "never", "")
-			return keep(h.t, h.run("--export"))
-		}, "public key only", false},
-		"half a key": {func(h home) string {
+			return writeFile(h.t, h.run("--export"))
+		}, want: "public key only"},
+		"an incomplete key": {file: func(h home) string {
 			h.generate("rsa2048", "sign", "never", "")
 			b := h.run("--export-secret-keys")
-			return keep(h.t, b[:len(b)/2])
-		}, "cannot be used", false},
+			return writeFile(h.t, b[:len(b)/2])
+		}, want: "cannot be used"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -300,7 +300,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// secretOf writes an entity's secret key as ASCII armor.
+// secretOf returns an entity's secret key as ASCII armor.
 func secretOf(t testing.TB, e *pgp.Entity) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -314,26 +314,26 @@ func secretOf(t testing.TB, e *pgp.Entity) []byte {
 	return b.Bytes()
 }
 
-func TestNewerKindsOfKeysAreRefused(t *testing.T) {
+func TestLoadRejectsNewKinds(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]packet.Config{
-		"version 6":               {V6Keys: true, Algorithm: packet.PubKeyAlgoEd25519},
-		"Ed25519 as RFC 9580 has": {Algorithm: packet.PubKeyAlgoEd25519},
-		"Ed448":                   {Algorithm: packet.PubKeyAlgoEd448},
+		"version 6":           {V6Keys: true, Algorithm: packet.PubKeyAlgoEd25519},
+		"Ed25519 of RFC 9580": {Algorithm: packet.PubKeyAlgoEd25519},
+		"Ed448":               {Algorithm: packet.PubKeyAlgoEd448},
 	} {
-		if s, err := openpgp.Load(openpgp.Options{KeyFile: keep(t, secretOf(t, newEntity(t, c)))}); !fault.Is(err, fault.Invalid) {
+		if s, err := openpgp.Load(openpgp.Options{KeyFile: writeFile(t, secretOf(t, newEntity(t, c)))}); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%s: %v, %v", name, s, err)
 		}
 	}
 }
 
-// TestFiles reads regular files that only their owner may read.
+// TestFiles proves that key and passphrase files must be regular files that only their owner can access.
 func TestFiles(t *testing.T) {
 	t.Parallel()
 	key := secretOf(t, newEntity(t, packet.Config{Algorithm: packet.PubKeyAlgoEdDSA}))
 	mode := func(m os.FileMode) func(*testing.T) string {
 		return func(t *testing.T) string {
-			name := keep(t, key)
+			name := writeFile(t, key)
 			if err := os.Chmod(name, m); err != nil {
 				t.Fatal(err)
 			}
@@ -360,30 +360,30 @@ func TestFiles(t *testing.T) {
 		file func(*testing.T) string
 		good bool
 	}{
-		"0600":                   {mode(0o600), true},
-		"0400":                   {mode(0o400), true},
-		"a link to a good one":   {link(mode(0o600)), true},
-		"readable by the group":  {mode(0o640), false},
-		"writable by the group":  {mode(0o620), false},
-		"readable by all":        {mode(0o604), false},
-		"executable by all":      {mode(0o601), false},
-		"a link to one for all":  {link(mode(0o644)), false},
-		"a named pipe":           {pipe, false},
-		"a link to a named pipe": {link(pipe), false},
-		"a directory":            {func(t *testing.T) string { return t.TempDir() }, false},
-		"a device":               {func(*testing.T) string { return "/dev/zero" }, false},
-		"nothing":                {func(t *testing.T) string { return filepath.Join(t.TempDir(), "none") }, false},
-		"a large one":            {func(t *testing.T) string { return keep(t, append(bytes.Repeat([]byte{'\n'}, 1<<20), key...)) }, false},
+		"0600":                     {file: mode(0o600), good: true},
+		"0400":                     {file: mode(0o400), good: true},
+		"a link to a private file": {file: link(mode(0o600)), good: true},
+		"readable by the group":    {file: mode(0o640)},
+		"writable by the group":    {file: mode(0o620)},
+		"readable by all":          {file: mode(0o604)},
+		"executable by all":        {file: mode(0o601)},
+		"a link to a public file":  {file: link(mode(0o644))},
+		"a named pipe":             {file: pipe},
+		"a link to a named pipe":   {file: link(pipe)},
+		"a directory":              {file: func(t *testing.T) string { return t.TempDir() }},
+		"a device":                 {file: func(*testing.T) string { return "/dev/zero" }},
+		"a missing file":           {file: func(t *testing.T) string { return filepath.Join(t.TempDir(), "none") }},
+		"a large file":             {file: func(t *testing.T) string { return writeFile(t, append(bytes.Repeat([]byte{'\n'}, 1<<20), key...)) }},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for as, o := range map[string]openpgp.Options{
-				"the key file": {KeyFile: tt.file(t)}, "the passphrase file": {KeyFile: keep(t, key), PassphraseFile: tt.file(t)},
+			for use, o := range map[string]openpgp.Options{
+				"the key file": {KeyFile: tt.file(t)}, "the passphrase file": {KeyFile: writeFile(t, key), PassphraseFile: tt.file(t)},
 			} {
 				s, err := openpgp.Load(o)
 				if tt.good != (err == nil) || err != nil && !fault.Is(err, fault.Invalid) {
-					t.Errorf("as %s: %v, %v, want good: %v", as, s, err, tt.good)
+					t.Errorf("%s: %v, %v, want good: %v", use, s, err, tt.good)
 				}
 			}
 		})
@@ -392,25 +392,26 @@ func TestFiles(t *testing.T) {
 		"nothing": "", "a text": "hello", "a message": "-----BEGIN PGP MESSAGE-----\n\naGVsbG8=\n-----END PGP MESSAGE-----\n",
 		"an empty armor": "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n-----END PGP PRIVATE KEY BLOCK-----\n",
 	} {
-		if s, err := openpgp.Load(openpgp.Options{KeyFile: keep(t, []byte(content))}); !fault.Is(err, fault.Invalid) {
+		if s, err := openpgp.Load(openpgp.Options{KeyFile: writeFile(t, []byte(content))}); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%s: %v, %v", name, s, err)
 		}
 	}
 }
 
-// TestFilesOfServiceManagers reads, as another user, a file of root's that a group may read, as systemd and Kubernetes hand them out.
+// TestFilesOfServiceManagers loads, as another user, files of root that a group can read. systemd and Kubernetes provide such
+// files.
 func TestFilesOfServiceManagers(t *testing.T) {
 	const nobody = 65534
-	if name := os.Getenv("COUNTERSIGN_TEST_KEY"); name != "" { // the other user
+	if name := os.Getenv("COUNTERSIGN_TEST_KEY"); name != "" { // in the process of the other user
 		if s, err := openpgp.Load(openpgp.Options{KeyFile: name}); err != nil {
 			t.Errorf("Load = %v, %v", s, err)
 		}
 		return
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("only root can make a file of root's")
+		t.Skip("requires root")
 	}
-	name := keep(t, secretOf(t, newEntity(t, packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})))
+	name := writeFile(t, secretOf(t, newEntity(t, packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})))
 	for dir := filepath.Dir(name); dir != os.TempDir(); dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -430,10 +431,10 @@ func TestFilesOfServiceManagers(t *testing.T) {
 	}
 }
 
-// TestNothingPrintsTheKey prints a signer in every way that logs and errors do.
-func TestNothingPrintsTheKey(t *testing.T) {
+// TestSignerHidesKey formats a signer with each verb and logs it.
+func TestSignerHidesKey(t *testing.T) {
 	t.Parallel()
-	s := load(t, openpgp.Options{KeyFile: keep(t, secretOf(t, newEntity(t, packet.Config{Algorithm: packet.PubKeyAlgoRSA, RSABits: 2048})))})
+	s := load(t, openpgp.Options{KeyFile: writeFile(t, secretOf(t, newEntity(t, packet.Config{Algorithm: packet.PubKeyAlgoRSA, RSABits: 2048})))})
 	want := "OpenPGP key " + s.Fingerprint()
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%d", "%x", "%q"} {
 		if got := fmt.Sprintf(verb, s); got != want {
@@ -454,7 +455,7 @@ func TestExpiryWhileLoaded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := load(t, openpgp.Options{KeyFile: keep(t, secretOf(t, e))})
+		s := load(t, openpgp.Options{KeyFile: writeFile(t, secretOf(t, e))})
 		if _, err := s.Sign(t.Context(), signtest.Request("a/b:1", "{}")); err != nil {
 			t.Errorf("Sign = %v", err)
 		}
@@ -466,13 +467,13 @@ func TestExpiryWhileLoaded(t *testing.T) {
 	})
 }
 
-// TestCache loads a key anew when its file has changed, and only then.
+// TestCache proves that a key is loaded again when, and only when, its file has changed.
 func TestCache(t *testing.T) {
 	t.Parallel()
 	first := secretOf(t, newEntity(t, packet.Config{Algorithm: packet.PubKeyAlgoEdDSA}))
 	second := secretOf(t, newEntity(t, packet.Config{Algorithm: packet.PubKeyAlgoEdDSA}))
 	var c openpgp.Cache
-	o := openpgp.Options{KeyFile: keep(t, first)}
+	o := openpgp.Options{KeyFile: writeFile(t, first)}
 	get := func() *openpgp.Signer {
 		t.Helper()
 		s, err := c.Load(o)
@@ -485,36 +486,36 @@ func TestCache(t *testing.T) {
 	if get() != a {
 		t.Error("an unchanged key was loaded again")
 	}
-	if err := os.Rename(keep(t, second), o.KeyFile); err != nil {
+	if err := os.Rename(writeFile(t, second), o.KeyFile); err != nil {
 		t.Fatal(err)
 	}
 	b := get()
 	if b.Fingerprint() == a.Fingerprint() {
-		t.Error("a changed file gave the old key")
+		t.Error("Load returned the old key after the file changed")
 	}
 	if err := os.Chmod(o.KeyFile, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
 		if s, err := c.Load(o); !fault.Is(err, fault.Invalid) {
-			t.Errorf("with a file that all may read: %v, %v", s, err)
+			t.Errorf("Load of a file that others can read = %v, %v, want Invalid", s, err)
 		}
 	}
 	if err := os.Remove(o.KeyFile); err != nil {
 		t.Fatal(err)
 	}
 	if s, err := c.Load(o); !errors.Is(err, os.ErrNotExist) || !fault.Is(err, fault.Invalid) {
-		t.Errorf("without a file: %v, %v", s, err)
+		t.Errorf("Load of a deleted file = %v, %v, want ErrNotExist", s, err)
 	}
-	if err := os.Rename(keep(t, first), o.KeyFile); err != nil {
+	if err := os.Rename(writeFile(t, first), o.KeyFile); err != nil {
 		t.Fatal(err)
 	}
 	if s := get(); s.Fingerprint() != a.Fingerprint() {
-		t.Error("the file is back, and its key is not")
+		t.Error("Load does not return the key of the restored file")
 	}
 }
 
-// FuzzLoad reads files as keys. What is taken for one signs, and its own public key verifies it.
+// FuzzLoad loads files. A key that is loaded signs, and its public key verifies the signature.
 func FuzzLoad(f *testing.F) {
 	for _, c := range []packet.Config{
 		{Algorithm: packet.PubKeyAlgoEdDSA}, {Algorithm: packet.PubKeyAlgoECDSA, Curve: packet.CurveNistP256}, {Algorithm: packet.PubKeyAlgoRSA, RSABits: 2048},
@@ -548,7 +549,7 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		if _, err := signing.NewChecked(s, s.Public()).Sign(t.Context(), signtest.Request("a/b:1", "{}")); err != nil {
-			t.Errorf("a key was taken that does not sign: %v", err)
+			t.Errorf("Sign with the loaded key = %v", err)
 		}
 	})
 }

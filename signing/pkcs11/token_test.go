@@ -525,14 +525,14 @@ func TestKeysThatCannotSign(t *testing.T) {
 		kind fault.Kind
 		want string
 	}{
-		"no such token": {uri(t, "nobody", "key", userPIN), fault.Unavailable, "The token is not there"},
-		"no such key":   {uri(t, "main", "nothing", userPIN), fault.Unavailable, "no such private key"},
-		"a small key":   {uri(t, "main", "weak", userPIN), fault.Invalid, "1024 bits"},
-		"a wrong curve": {uri(t, "main", "p224", userPIN), fault.Invalid, "another curve"},
-		"no library":    {"pkcs11:token=main;object=p256?module-path=/nonexistent/lib.so", fault.Invalid, "cannot be loaded"},
-		"no PIN file":   {uriOf("main", "p256", "/nonexistent/pin"), fault.Invalid, "PIN file cannot be read"},
-		"no PIN":        {uri(t, "main", "p256", ""), fault.Invalid, "first line of the PIN file is empty"},
-		"no PIN at all": {fmt.Sprintf("pkcs11:token=pin;object=none?module-path=%s", softHSM.module), fault.Unavailable, "no such private key"},
+		"no such token": {uri: uri(t, "nobody", "key", userPIN), kind: fault.Unavailable, want: "The token is not there"},
+		"no such key":   {uri: uri(t, "main", "nothing", userPIN), kind: fault.Unavailable, want: "no such private key"},
+		"a small key":   {uri: uri(t, "main", "weak", userPIN), kind: fault.Invalid, want: "1024 bits"},
+		"a wrong curve": {uri: uri(t, "main", "p224", userPIN), kind: fault.Invalid, want: "another curve"},
+		"no library":    {uri: "pkcs11:token=main;object=p256?module-path=/nonexistent/lib.so", kind: fault.Invalid, want: "cannot be loaded"},
+		"no PIN file":   {uri: uriOf("main", "p256", "/nonexistent/pin"), kind: fault.Invalid, want: "PIN file cannot be read"},
+		"no PIN":        {uri: uri(t, "main", "p256", ""), kind: fault.Invalid, want: "first line of the PIN file is empty"},
+		"no PIN at all": {uri: fmt.Sprintf("pkcs11:token=pin;object=none?module-path=%s", softHSM.module), kind: fault.Unavailable, want: "no such private key"},
 	} {
 		_, err := NewPublicKey(t.Context(), c.uri, "Release key <release@example.com>")
 		if !fault.Is(err, c.kind) || !strings.Contains(err.Error(), c.want) {

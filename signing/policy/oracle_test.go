@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// unreachable are what the go command says where it cannot fetch a module.
+// unreachable are parts of the messages of the go command when it cannot download a module.
 var unreachable = []string{"dial tcp", "lookup ", "module lookup disabled", "i/o timeout", "TLS handshake", "proxyconnect"}
 
-// TestOracle runs the comparison with the code of podman and skopeo, which is a module of its own (oracle).
+// TestOracle runs the module oracle, which compares this package with the code of podman and skopeo.
 func TestOracle(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -25,7 +25,7 @@ func TestOracle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The module's own go.mod stays as it is when a dependency of the program has changed: copies are brought up to date.
+	// The go command may update go.mod after a change of this module's dependencies, so it gets a copy.
 	module := filepath.Join(t.TempDir(), "go.mod")
 	for from, to := range map[string]string{"oracle/go.mod": module, "oracle/go.sum": strings.TrimSuffix(module, "mod") + "sum"} {
 		text, err := os.ReadFile(from)
@@ -39,20 +39,20 @@ func TestOracle(t *testing.T) {
 	run := func(arguments ...string) (string, error) {
 		c := exec.CommandContext(t.Context(), tool, append(arguments, "-modfile="+module, "-mod=mod", "-tags", string(tags), ".")...)
 		c.Dir, c.Env = "oracle", append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
-		said, err := c.CombinedOutput()
-		return string(said), err
+		out, err := c.CombinedOutput()
+		return string(out), err
 	}
-	said, err := run("list", "-test", "-deps")
+	out, err := run("list", "-test", "-deps")
 	if err != nil {
-		for _, sign := range unreachable {
-			if strings.Contains(said, sign) {
-				t.Skipf("the oracle's modules cannot be fetched: %s", said)
+		for _, part := range unreachable {
+			if strings.Contains(out, part) {
+				t.Skipf("the oracle's modules cannot be fetched: %s", out)
 			}
 		}
-		t.Fatalf("%v\n%s", err, said)
+		t.Fatalf("%v\n%s", err, out)
 	}
-	if said, err = run("test", "-count=1", "-v"); err != nil {
-		t.Fatalf("%v\n%s", err, said)
+	if out, err = run("test", "-count=1", "-v"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
-	t.Log(said)
+	t.Log(out)
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/countersign/countersign/signing/policy"
 )
 
-// signer is a key of a test.
+// signer is a key for tests.
 type signer struct {
 	entity *openpgp.Entity
 	public []byte
@@ -70,13 +70,14 @@ func parse(t *testing.T, text string) *policy.Policy {
 	return p
 }
 
-// TestOutcomes sees which requirement fails, why, and which signature satisfies the others.
+// TestOutcomes proves that a verdict has the result of each requirement: the reason of a failure, or the signature that
+// satisfies it.
 func TestOutcomes(t *testing.T) {
 	t.Parallel()
-	ours, theirs := newSigner(t), newSigner(t)
+	ours, other := newSigner(t), newSigner(t)
 	manifest := []byte(`{"schemaVersion":2}`)
 	image := policy.Image{Reference: "example.com:5000/team/app:1", Manifest: manifest, Signatures: [][]byte{
-		theirs.sign(t, manifest, "example.com:5000/team/app:1"), ours.sign(t, manifest, "example.com:5000/team/app:1"), ours.sign(t, manifest, "other.example.com/app:1"),
+		other.sign(t, manifest, "example.com:5000/team/app:1"), ours.sign(t, manifest, "example.com:5000/team/app:1"), ours.sign(t, manifest, "other.example.com/app:1"),
 	}}
 	key := base64.StdEncoding.EncodeToString(ours.public)
 	p := parse(t, `{"default":[{"type":"reject"}],"transports":{"docker":{"example.com:5000/team":[
@@ -90,7 +91,7 @@ func TestOutcomes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const unknown, other = "The signature is by another key.", "the signature is for "
+	const unknown, signedFor = "The signature is by another key.", "the signature is for "
 	want := policy.Verdict{
 		Reference: "example.com:5000/team/app:1", Scope: "example.com:5000/team",
 		Requirements: []policy.Outcome{
@@ -99,7 +100,7 @@ func TestOutcomes(t *testing.T) {
 			{Type: "sigstoreSigned", Reason: "not evaluated: this program does not support sigstoreSigned", Signature: -1},
 			{Type: "insecureAcceptAnything", Accepted: true, Evaluated: true, Signature: -1},
 			{Type: "signedBy", Evaluated: true, Reason: "none of the signatures satisfies it", Signature: -1, Rejected: []string{
-				unknown, other + "example.com:5000/team/app:1", other + "other.example.com/app:1",
+				unknown, signedFor + "example.com:5000/team/app:1", signedFor + "other.example.com/app:1",
 			}},
 		},
 	}
@@ -108,11 +109,11 @@ func TestOutcomes(t *testing.T) {
 	}
 	image.Reference = "elsewhere.example.com/app"
 	if got, err = p.Evaluate(t.Context(), image, time.Now()); err != nil || got.Scope != "default" || got.Reference != "elsewhere.example.com/app:latest" || got.Accepted {
-		t.Errorf("elsewhere: %+v, %v", got, err)
+		t.Errorf("Evaluate of an image without a scope = %+v, %v", got, err)
 	}
 }
 
-// TestScopes looks up images in a policy that has a scope of every kind.
+// TestScopes looks up images in a policy with scopes of each kind.
 func TestScopes(t *testing.T) {
 	t.Parallel()
 	const accept = `:[{"type":"insecureAcceptAnything"}]`
@@ -134,8 +135,8 @@ func TestScopes(t *testing.T) {
 	}
 }
 
-// TestRefused sees that what is no policy and what is no image is refused as Invalid.
-func TestRefused(t *testing.T) {
+// TestRejects proves that invalid policies and references are Invalid.
+func TestRejects(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "null", "{}", `{"default":[]}`, `{"default":[{"type":"reject"}],"default":[{"type":"reject"}]}`, `{"default":[{"type":"other"}]}`, `{"default":[{"type":"sigstoreSigned","key":1}]}`} {
 		if _, err := policy.Parse([]byte(text)); !fault.Is(err, fault.Invalid) {
@@ -153,36 +154,36 @@ func TestRefused(t *testing.T) {
 		}
 	}
 	if _, err := p.Evaluate(t.Context(), policy.Image{Reference: "example.com/a@" + digest.FromString("x").String(), Manifest: []byte("y")}, time.Now()); err == nil {
-		t.Error("a manifest of another digest than the reference's is judged")
+		t.Error("Evaluate accepts a manifest with another digest than the reference")
 	}
 }
 
-// TestEvaluateStops: nobody waits for a verdict any more, and so none is made.
+// TestEvaluateStops proves that PublicKeys and Evaluate return the cause when their context has ended.
 func TestEvaluateStops(t *testing.T) {
 	t.Parallel()
 	key := newSigner(t)
 	manifest := []byte("{}")
 	image := policy.Image{Reference: "example.com/a:1", Manifest: manifest, Signatures: [][]byte{key.sign(t, manifest, "example.com/a:1")}}
 	p := parse(t, `{"default":[{"type":"signedBy","keyType":"GPGKeys","keyData":"`+base64.StdEncoding.EncodeToString(key.public)+`"}]}`)
-	gone := errors.New("nobody waits")
+	cause := errors.New("client disconnected")
 	ended, end := context.WithCancelCause(t.Context())
-	end(gone)
-	if _, err := p.PublicKeys(ended); !errors.Is(err, gone) {
+	end(cause)
+	if _, err := p.PublicKeys(ended); !errors.Is(err, cause) {
 		t.Errorf("PublicKeys = %v", err)
 	}
-	if _, err := p.Evaluate(ended, image, time.Now()); !errors.Is(err, gone) {
+	if _, err := p.Evaluate(ended, image, time.Now()); !errors.Is(err, cause) {
 		t.Errorf("Evaluate = %v", err)
 	}
-	// It says nothing of the keys: another caller gets a verdict.
+	// The end of a context is not cached as an error of the keys.
 	if v, err := p.Evaluate(t.Context(), image, time.Now()); err != nil || !v.Accepted {
-		t.Errorf("afterwards: %+v, %v", v, err)
+		t.Errorf("Evaluate afterwards = %+v, %v", v, err)
 	}
-	if _, err := p.Evaluate(ended, image, time.Now()); !errors.Is(err, gone) {
-		t.Errorf("Evaluate with keys that were read = %v", err)
+	if _, err := p.Evaluate(ended, image, time.Now()); !errors.Is(err, cause) {
+		t.Errorf("Evaluate with parsed keys = %v", err)
 	}
 }
 
-// FuzzParse looks for policies that break the reader, and for images that break what it read.
+// FuzzParse parses policies and evaluates them for references.
 func FuzzParse(f *testing.F) {
 	f.Add(`{"default":[{"type":"reject"}],"transports":{"docker":{"":[{"type":"insecureAcceptAnything"}]}}}`, "example.com/a:1")
 	f.Add(`{"default":[{"type":"signedBy","keyType":"GPGKeys","keyData":"AAAA","signedIdentity":{"type":"remapIdentity","prefix":"a.b","signedPrefix":"c.d"}}]}`, "a.b/c")

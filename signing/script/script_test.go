@@ -14,19 +14,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/script"
 	"github.com/countersign/countersign/signing/signtest"
 )
 
-// key is a key of a real gpg.
+// key is a key of gpg.
 type key struct {
 	home, fingerprint, armor string
 	public                   signing.PublicKey
 }
 
-// gpgKey makes a key in a home of its own, whose path is short: gpg-agent's socket lies in it.
+// gpgKey makes a key in a new GnuPG home. The path of the home is short, since it contains the socket of gpg-agent.
 func gpgKey(t *testing.T) key {
 	t.Helper()
 	for _, tool := range []string{"gpg", "gpgconf", "skopeo"} {
@@ -77,7 +78,7 @@ func gpg(t *testing.T, home string, args ...string) []byte {
 func write(t *testing.T, text string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "sign.sh")
-	// A child that another test forks now would hold the file open for writing, and such a file cannot be executed.
+	// A child process that another test starts meanwhile would keep the file open for writing, and exec would fail with ETXTBSY.
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(name, []byte(text), 0o700); err != nil {
@@ -86,7 +87,7 @@ func write(t *testing.T, text string) string {
 	return name
 }
 
-// guide is the script of Pulp's guide, to the letter.
+// guide is the script in Pulp's guide, unchanged.
 const guide = `#!/usr/bin/env bash
 
 MANIFEST_PATH=$1
@@ -112,21 +113,21 @@ func TestRealScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, path := range map[string]string{"the guide's": write(t, guide), "ours": ours} {
+	for name, path := range map[string]string{"of Pulp's guide": write(t, guide), "in deploy/examples": ours} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			signtest.Run(t, func(t *testing.T) (signing.Signer, signing.PublicKey) {
 				work := t.TempDir()
 				t.Cleanup(func() {
 					if left, err := os.ReadDir(work); err != nil || len(left) != 0 {
-						t.Errorf("%d directories are left behind, %v", len(left), err)
+						t.Errorf("%d directories remain, %v", len(left), err)
 					}
 				})
 				return script.New(script.Options{Path: path, Fingerprint: k.fingerprint, GnuPGHome: k.home, WorkDir: work, Timeout: time.Minute}), k.public
 			})
 		})
 	}
-	t.Run("it can be validated", func(t *testing.T) {
+	t.Run("Validate", func(t *testing.T) {
 		t.Parallel()
 		s := script.New(script.Options{Path: ours, Fingerprint: k.fingerprint, GnuPGHome: k.home, WorkDir: t.TempDir(), Timeout: time.Minute})
 		if err := signing.Validate(t.Context(), s, k.public); err != nil {
@@ -136,7 +137,7 @@ func TestRealScripts(t *testing.T) {
 			t.Errorf("Validate with another key = %v, want Invalid", err)
 		}
 	})
-	t.Run("of what gpg can make, signatures of claims over strong hashes are taken", func(t *testing.T) {
+	t.Run("only binary signatures with strong hashes are accepted", func(t *testing.T) {
 		t.Parallel()
 		payload, err := signing.EncodeClaim(signtest.Request("localhost/a:1", "{}").Claim)
 		if err != nil {
@@ -171,12 +172,12 @@ func TestRealScripts(t *testing.T) {
 	})
 }
 
-// TestPassphrase signs with a key that is protected, by the example for such keys, and fails in gpg's words with a wrong passphrase.
+// TestPassphrase signs with a protected key and the example script for such keys. A wrong passphrase is an error.
 func TestPassphrase(t *testing.T) {
 	t.Parallel()
 	k := gpgKey(t)
 	gpg(t, k.home, "--passphrase", "open", "--pinentry-mode", "loopback", "--quick-generate-key", "Protected <protected@example.com>", "rsa2048", "sign", "never")
-	gpgconf := exec.CommandContext(t.Context(), "gpgconf", "--homedir", k.home, "--kill", "gpg-agent") // it may remember the passphrase
+	gpgconf := exec.CommandContext(t.Context(), "gpgconf", "--homedir", k.home, "--kill", "gpg-agent") // it caches the passphrase
 	if err := gpgconf.Run(); err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +193,7 @@ func TestPassphrase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, passphrase := range []string{"wrong", "open"} { // in this order: the agent remembers the right one
+	for _, passphrase := range []string{"wrong", "open"} { // in this order, since the agent caches the right one
 		file := filepath.Join(t.TempDir(), "passphrase")
 		if err := os.WriteFile(file, []byte(passphrase+"\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -205,7 +206,8 @@ func TestPassphrase(t *testing.T) {
 	}
 }
 
-// TestBadScripts runs scripts that go wrong. Hostile inputs 8, 9 and 10.
+// TestBadScripts runs scripts that fail or return invalid output (hostile-inputs.md#script-signs-something-else,
+// hostile-inputs.md#script-output, hostile-inputs.md#script-hangs).
 func TestBadScripts(t *testing.T) {
 	t.Parallel()
 	outside := filepath.Join(t.TempDir(), "outside")
@@ -214,32 +216,32 @@ func TestBadScripts(t *testing.T) {
 	}
 	const noFile = "outside its directory, or no file"
 	tests := map[string]struct{ script, want string }{
-		"it fails and says why":             {"echo 'gpg: signing failed: No secret key' >&2; exit 2", "^gpg: signing failed: No secret key$"},
-		"it fails in silence":               {"exit 3", "exit status 3"},
-		"it shouts control characters":      {"printf 'a\\033[31mb\\000c' >&2; exit 1", `^a\[31mbc$`},
-		"it fails with a long speech":       {"head -c 1000000 /dev/zero | tr '\\0' x >&2; echo end >&2; exit 1", "^…x{1000}x*.end$"},
-		"it prints no JSON":                 {"echo hello", "did not return valid JSON"},
-		"it prints nothing":                 {"true", "did not return valid JSON"},
-		"it prints two objects":             {`echo '{"signature_path":"a"} {}'`, "did not return valid JSON"},
-		"it prints a list":                  {"echo '[]'", "did not return valid JSON"},
-		"it prints null":                    {"echo null", "did not return valid JSON"},
-		"it prints too much":                {"head -c 100000000 /dev/zero", "printed more than"},
-		"it names no path":                  {"echo '{}'", "'signature_path'"},
-		"its path is a number":              {`echo '{"signature_path":1}'`, "'signature_path'"},
-		"its path leads up":                 {`echo '{"signature_path":"../../etc/passwd"}'`, noFile},
-		"its path is elsewhere":             {`echo '{"signature_path":"` + outside + `"}'`, noFile},
-		"its path is a link":                {`ln -s ` + outside + ` link; echo '{"signature_path":"link"}'`, noFile},
-		"its path goes through a link":      {`ln -s ` + filepath.Dir(outside) + ` link; echo '{"signature_path":"link/outside"}'`, noFile},
-		"its path is a directory":           {`echo '{"signature_path":"."}'`, noFile},
-		"its path is a pipe":                {`mkfifo pipe; echo '{"signature_path":"pipe"}'`, noFile},
-		"its path is empty":                 {`echo '{"signature_path":""}'`, noFile},
-		"its path is not there":             {`echo '{"signature_path":"nothing"}'`, noFile},
-		"its signature is empty":            {`touch s; echo '{"signature_path":"s"}'`, "empty signature"},
-		"its signature has no end":          {`truncate -s 5000000 s; echo '{"signature_path":"s"}'`, "more than"},
-		"it hangs":                          {"sleep 60", "did not end within"},
-		"it hangs and will not be told":     {"trap '' TERM INT HUP; sleep 60 & while :; do wait; done", "did not end within"},
-		"it leaves a child that holds on":   {`sleep 60 & echo '{"signature_path":"nothing"}'`, noFile},
-		"it leaves a daemon with its pipes": {`setsid sleep 20 & echo '{"signature_path":"nothing"}'`, noFile},
+		"fails with a message":           {script: "echo 'gpg: signing failed: No secret key' >&2; exit 2", want: "^gpg: signing failed: No secret key$"},
+		"fails without a message":        {script: "exit 3", want: "exit status 3"},
+		"writes control characters":      {script: "printf 'a\\033[31mb\\000c' >&2; exit 1", want: `^a\[31mbc$`},
+		"fails with a long message":      {script: "head -c 1000000 /dev/zero | tr '\\0' x >&2; echo end >&2; exit 1", want: "^…x{1000}x*.end$"},
+		"prints text":                    {script: "echo hello", want: "did not return valid JSON"},
+		"prints nothing":                 {script: "true", want: "did not return valid JSON"},
+		"prints two objects":             {script: `echo '{"signature_path":"a"} {}'`, want: "did not return valid JSON"},
+		"prints a list":                  {script: "echo '[]'", want: "did not return valid JSON"},
+		"prints null":                    {script: "echo null", want: "did not return valid JSON"},
+		"exceeds the output limit":       {script: "head -c 100000000 /dev/zero", want: "printed more than"},
+		"prints no path":                 {script: "echo '{}'", want: "'signature_path'"},
+		"path is a number":               {script: `echo '{"signature_path":1}'`, want: "'signature_path'"},
+		"path is in a parent directory":  {script: `echo '{"signature_path":"../../etc/passwd"}'`, want: noFile},
+		"path is outside":                {script: `echo '{"signature_path":"` + outside + `"}'`, want: noFile},
+		"path is a link":                 {script: `ln -s ` + outside + ` link; echo '{"signature_path":"link"}'`, want: noFile},
+		"path contains a link":           {script: `ln -s ` + filepath.Dir(outside) + ` link; echo '{"signature_path":"link/outside"}'`, want: noFile},
+		"path is a directory":            {script: `echo '{"signature_path":"."}'`, want: noFile},
+		"path is a pipe":                 {script: `mkfifo pipe; echo '{"signature_path":"pipe"}'`, want: noFile},
+		"path is empty":                  {script: `echo '{"signature_path":""}'`, want: noFile},
+		"path does not exist":            {script: `echo '{"signature_path":"nothing"}'`, want: noFile},
+		"signature is empty":             {script: `touch s; echo '{"signature_path":"s"}'`, want: "empty signature"},
+		"signature is too long":          {script: `truncate -s 5000000 s; echo '{"signature_path":"s"}'`, want: "more than"},
+		"hangs":                          {script: "sleep 60", want: "did not end within"},
+		"hangs and ignores signals":      {script: "trap '' TERM INT HUP; sleep 60 & while :; do wait; done", want: "did not end within"},
+		"leaves a child with its pipes":  {script: `sleep 60 & echo '{"signature_path":"nothing"}'`, want: noFile},
+		"leaves a daemon with its pipes": {script: `setsid sleep 20 & echo '{"signature_path":"nothing"}'`, want: noFile},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -250,40 +252,44 @@ func TestBadScripts(t *testing.T) {
 			}
 			s := script.New(script.Options{Path: write(t, "#!/usr/bin/env bash\n"+tt.script+"\n"), WorkDir: t.TempDir(), Timeout: timeout})
 			raw, err := s.Sign(t.Context(), signtest.Request("localhost/a:1", "{}"))
-			if !fault.Is(err, fault.Invalid) || !regexp.MustCompile("(?s)"+tt.want).MatchString(err.(*fault.Error).Msg) { //nolint:errorlint // fault.Is has seen it
+			if !fault.Is(err, fault.Invalid) || !regexp.MustCompile("(?s)"+tt.want).MatchString(err.(*fault.Error).Msg) { //nolint:errorlint // fault.Is has verified the type
 				t.Errorf("Sign = %q, %v, want %s", raw, err, tt.want)
 			}
 		})
 	}
 	s := script.New(script.Options{Path: "/no/such/script", WorkDir: t.TempDir(), Timeout: time.Minute})
 	if _, err := s.Sign(t.Context(), signtest.Request("a/b:c", "{}")); !fault.Is(err, fault.Invalid) {
-		t.Errorf("a script that is not there: %v, want Invalid", err)
+		t.Errorf("Sign with a missing script = %v, want Invalid", err)
 	}
 }
 
-func TestCancelKillsTheWholeGroup(t *testing.T) {
+func TestCancelKillsProcessGroup(t *testing.T) {
 	t.Parallel()
 	pids := filepath.Join(t.TempDir(), "pids")
 	path := write(t, "#!/usr/bin/env bash\ntrap '' TERM INT HUP\n(trap '' TERM INT HUP; sleep 300) &\necho $$ $! > "+pids+".new; mv "+pids+".new "+pids+"\nwait\n")
 	s := script.New(script.Options{Path: path, WorkDir: t.TempDir(), Timeout: time.Minute})
 	ctx, cancel := context.WithCancelCause(t.Context())
-	why := errors.New("nobody wants it")
+	cause := errors.New("client disconnected")
+	signed := make(chan error, 1)
 	go func() {
-		for {
-			if _, err := os.Stat(pids); err == nil {
-				cancel(why)
-				return
-			}
-			runtime.Gosched()
-		}
+		_, err := s.Sign(ctx, signtest.Request("a/b:c", "{}"))
+		signed <- err
 	}()
-	if _, err := s.Sign(ctx, signtest.Request("a/b:c", "{}")); !errors.Is(err, why) {
+	waitForFile(t, pids)
+	cancel(cause)
+	if err := <-signed; !errors.Is(err, cause) {
 		t.Errorf("Sign = %v, want the cause", err)
 	}
 	wantEnded(t, pids)
 }
 
-// wantEnded waits until the processes whose ids lie in a file have ended.
+// waitForFile waits until a script has written a file.
+func waitForFile(t *testing.T, name string) {
+	t.Helper()
+	eventually.NoError(t, 3*time.Minute, func() error { _, err := os.Stat(name); return err }, "the script starts")
+}
+
+// wantEnded waits until the processes with the ids in a file have ended.
 func wantEnded(t *testing.T, file string) {
 	t.Helper()
 	b, err := os.ReadFile(file)
@@ -295,31 +301,26 @@ func wantEnded(t *testing.T, file string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(3 * time.Minute); alive(pid); runtime.Gosched() {
-			if time.Now().After(deadline) {
-				t.Errorf("process %d lives on", pid)
-				break
-			}
-		}
+		eventually.True(t, 3*time.Minute, func() bool { return !alive(pid) }, "process %d ends", pid)
 	}
 }
 
-// serverOfScript names the script that the test binary runs as a server would, instead of its tests.
+// serverOfScript is the environment variable with the script that this test binary runs as a server, instead of its tests.
 const serverOfScript = "SCRIPT_TEST_SERVER_OF"
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(serverOfScript); path != "" {
 		s := script.New(script.Options{Path: path, WorkDir: filepath.Dir(path), Timeout: time.Minute})
 		_, err := s.Sign(context.Background(), signtest.Request("a/b:c", "{}"))
-		panic(err) // it is killed before
+		panic(err) // not reached: the test kills this process
 	}
 	os.Exit(m.Run())
 }
 
-func TestScriptEndsWithAKilledServer(t *testing.T) {
+func TestScriptEndsWithKilledServer(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" {
-		t.Skip("only Linux ends a killed process's children")
+		t.Skip("only Linux kills the children of a killed process")
 	}
 	pids := filepath.Join(t.TempDir(), "pids")
 	path := write(t, "#!/usr/bin/env bash\ntrap '' TERM INT HUP\necho $$ > "+pids+".new; mv "+pids+".new "+pids+"\nwhile :; do sleep 1; done\n")
@@ -332,25 +333,15 @@ func TestScriptEndsWithAKilledServer(t *testing.T) {
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(3 * time.Minute); ; runtime.Gosched() {
-		if _, err := os.Stat(pids); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Error("the script did not start")
-			break
-		}
-	}
+	waitForFile(t, pids)
 	if err := server.Process.Kill(); err != nil {
 		t.Error(err)
 	}
-	_ = server.Wait() // killed, which is an error
-	if !t.Failed() {
-		wantEnded(t, pids)
-	}
+	_ = server.Wait() // returns an error for a killed process
+	wantEnded(t, pids)
 }
 
-func TestADeadlineOfTheCallerIsNotTheScripts(t *testing.T) {
+func TestSignReturnsDeadlineOfCaller(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
@@ -360,7 +351,7 @@ func TestADeadlineOfTheCallerIsNotTheScripts(t *testing.T) {
 	}
 }
 
-// alive says whether a process runs; one that only waits to be reaped does not.
+// alive reports whether a process runs. A process that waits to be reaped does not.
 func alive(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
 		return false
@@ -370,7 +361,7 @@ func alive(pid int) bool {
 	return err == nil && !strings.HasPrefix(state, "Z")
 }
 
-// TestEnvironmentHasNoSecrets has a script print all that it is told. Hostile input 11.
+// TestEnvironmentHasNoSecrets has a script print its environment and arguments (hostile-inputs.md#script-environment).
 func TestEnvironmentHasNoSecrets(t *testing.T) {
 	t.Setenv("COUNTERSIGN_ADMIN_PASSWORD", "secret")
 	t.Setenv("GNUPGHOME", "/server/home")
@@ -379,7 +370,7 @@ func TestEnvironmentHasNoSecrets(t *testing.T) {
 	for home, want := range map[string]string{"": "/server/home", "/service/home": "/service/home"} {
 		s := script.New(script.Options{Path: path, Fingerprint: "ABCD", GnuPGHome: home, WorkDir: t.TempDir(), Timeout: time.Minute})
 		if _, err := s.Sign(t.Context(), signtest.Request("localhost/a:1", "{}")); err == nil {
-			t.Fatal("the script made a signature")
+			t.Fatal("Sign succeeded without a signature")
 		}
 		b, err := os.ReadFile(dump)
 		if err != nil {
@@ -393,11 +384,11 @@ func TestEnvironmentHasNoSecrets(t *testing.T) {
 		for k := range got {
 			allowed := "PATH HOME LANG TMPDIR CORRELATION_ID PULP_SIGNING_KEY_FINGERPRINT REFERENCE SIG_PATH GNUPGHOME PWD OLDPWD SHLVL _ arg"
 			if !strings.Contains(" "+allowed+" ", " "+k+" ") && !strings.HasPrefix(k, "/") {
-				t.Errorf("the script sees %s=%s", k, got[k])
+				t.Errorf("the environment of the script has %s=%s", k, got[k])
 			}
 		}
 		if got["GNUPGHOME"] != want || got["PULP_SIGNING_KEY_FINGERPRINT"] != "ABCD" || got["REFERENCE"] != "localhost/a:1" || got["CORRELATION_ID"] != "suite" {
-			t.Errorf("the script sees %v", got)
+			t.Errorf("the environment of the script is %v", got)
 		}
 		if !filepath.IsAbs(got["SIG_PATH"]) || !filepath.IsAbs(got["arg"]) || filepath.Dir(got["SIG_PATH"]) != filepath.Dir(got["arg"]) {
 			t.Errorf("SIG_PATH=%s, argument %s", got["SIG_PATH"], got["arg"])
@@ -424,10 +415,10 @@ func TestLookupKey(t *testing.T) {
 		query script.KeyQuery
 		want  string
 	}{
-		"no such key": {script.KeyQuery{KeyID: "1234567812345678", GnuPGHome: k.home}, "gpg: error reading key: No public key"},
-		"two keys":    {script.KeyQuery{KeyID: "test@example.com", GnuPGHome: other.home}, "There are 2 keys matching the key id."},
-		"an option":   {script.KeyQuery{KeyID: "--version", GnuPGHome: k.home}, "gpg: error reading key: No public key"},
-		"nothing":     {script.KeyQuery{GnuPGHome: k.home}, "gpg: error reading key: No public key"},
+		"no such key": {query: script.KeyQuery{KeyID: "1234567812345678", GnuPGHome: k.home}, want: "gpg: error reading key: No public key"},
+		"two keys":    {query: script.KeyQuery{KeyID: "test@example.com", GnuPGHome: other.home}, want: "There are 2 keys matching the key id."},
+		"an option":   {query: script.KeyQuery{KeyID: "--version", GnuPGHome: k.home}, want: "gpg: error reading key: No public key"},
+		"nothing":     {query: script.KeyQuery{GnuPGHome: k.home}, want: "gpg: error reading key: No public key"},
 	}
 	for name, tt := range tests {
 		_, _, err := script.LookupKey(t.Context(), tt.query)
@@ -460,9 +451,9 @@ func TestResolve(t *testing.T) {
 
 func TestSweep(t *testing.T) {
 	t.Parallel()
-	work := filepath.Join(t.TempDir(), "a[b*") // a path, not a pattern
+	work := filepath.Join(t.TempDir(), "a[b*") // must not be used as a pattern
 	if err := script.Sweep(work, time.Minute); err != nil {
-		t.Errorf("Sweep of a directory that is not there yet: %v", err)
+		t.Errorf("Sweep of a missing directory = %v", err)
 	}
 	for name, age := range map[string]time.Duration{"sign-old": time.Hour, "sign-young": time.Minute, "other": time.Hour} {
 		dir := filepath.Join(work, name)
@@ -478,6 +469,6 @@ func TestSweep(t *testing.T) {
 	}
 	left, err := os.ReadDir(work)
 	if err != nil || len(left) != 2 {
-		t.Errorf("%v are left, %v, want the young one and the other", left, err)
+		t.Errorf("%v remain, %v, want sign-young and other", left, err)
 	}
 }

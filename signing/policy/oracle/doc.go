@@ -1,3 +1,3 @@
-// Package oracle compares signing/policy with the code that podman and skopeo decide with. It is a module of its own, so that the
-// program does not depend on theirs. `go test ./signing/policy` runs it; so does `go test -tags "$(cat tags)" .` here.
+// Package oracle compares signing/policy with the code of podman and skopeo. It is a module of its own, so that the program does
+// not depend on that code. Run it with `go test ./signing/policy`, or with `go test -tags "$(cat tags)" .` in this directory.
 package oracle

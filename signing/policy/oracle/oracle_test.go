@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/dsa" //nolint:staticcheck // gpg knows such keys
+	"crypto/dsa" //nolint:staticcheck // gpg supports such keys
 	crand "crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -21,7 +21,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
-	_ "go.podman.io/image/v5/directory" // that these are there says which scopes a policy may have
+	_ "go.podman.io/image/v5/directory" // the imported transports define the valid scopes of a policy
 	"go.podman.io/image/v5/docker"
 	_ "go.podman.io/image/v5/docker/archive"
 	_ "go.podman.io/image/v5/oci/archive"
@@ -36,14 +36,14 @@ import (
 	"github.com/countersign/countersign/signing/policy"
 )
 
-// cases is how many images are judged, and mutants how many policies are read that are probably none.
+// cases is the number of images to evaluate, and mutants the number of changed policies to parse. Most of these are invalid.
 const (
 	cases   = 3000
 	mutants = 3000
 	seed    = 20261123
 )
 
-// unsupported is the index of the key that clients verify with and signing/policy does not: a DSA key.
+// unsupported is the index of a DSA key, which clients support and signing/policy does not.
 const unsupported = 3
 
 // dsaKey makes a DSA key.
@@ -61,7 +61,7 @@ func dsaKey() (*openpgp.Entity, error) {
 	return e, e.AddUserId("key 3", "", "k@example.com", config)
 }
 
-// image is one as the oracle knows it.
+// image is an image for the oracle.
 type image struct {
 	reference  types.ImageReference
 	manifest   []byte
@@ -74,18 +74,18 @@ func (i image) Manifest(context.Context) ([]byte, string, error) {
 }
 func (i image) Signatures(context.Context) ([][]byte, error) { return i.signatures, nil }
 
-// world is what cases are drawn from.
+// world generates the cases.
 type world struct {
 	t    *testing.T
 	r    *rand.Rand
 	dir  string
 	keys []*openpgp.Entity
-	file []string // the public key of each
-	data [][]byte
+	file []string // file with the public key of each
+	data [][]byte // public key of each
 }
 
 func newWorld(t *testing.T) *world {
-	logrus.SetOutput(io.Discard) // the oracle logs what it does not implement
+	logrus.SetOutput(io.Discard) // the oracle logs unsupported requirements
 	w := &world{t: t, r: rand.New(rand.NewSource(seed)), dir: t.TempDir()}
 	for i := range 4 {
 		key, err := openpgp.NewEntity(fmt.Sprintf("key %d", i), "", "k@example.com", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, DefaultHash: crypto.SHA256})
@@ -110,7 +110,7 @@ func newWorld(t *testing.T) *world {
 
 func pick[T any](r *rand.Rand, from ...T) T { return from[r.Intn(len(from))] }
 
-// chance says yes once in n.
+// chance returns true with a probability of 1/n.
 func (w *world) chance(n int) bool { return w.r.Intn(n) == 0 }
 
 var (
@@ -119,7 +119,7 @@ var (
 	names = []string{"busybox", "team/app", "index.docker.io/busybox", "docker.io/library/busybox", "localhost/app"}
 )
 
-// name is a repository; several times the same few, so that things meet.
+// name returns a repository. There are few, so that references often match.
 func (w *world) name() string {
 	if w.chance(4) {
 		return pick(w.r, names...)
@@ -136,7 +136,7 @@ func (w *world) anyName() string {
 
 func (w *world) tag() string { return pick(w.r, "1", "1", "1", "latest", "v2.0") }
 
-// signedReference is what a signature may be for: near the one that is pulled, or rubbish.
+// signedReference returns a reference for a signature: similar to the pulled one, or invalid.
 func (w *world) signedReference(pulled string) string {
 	name, _, _ := strings.Cut(pulled, "@")
 	if i := strings.LastIndex(name, ":"); i > strings.LastIndex(name, "/") {
@@ -161,7 +161,7 @@ func (w *world) signedReference(pulled string) string {
 	return strings.TrimPrefix(pulled, "docker.io/library/")
 }
 
-// claim is the payload of a signature.
+// claim returns the payload of a signature.
 func (w *world) claim(reference string, manifest []byte) []byte {
 	d := digest.FromBytes(manifest)
 	switch w.r.Intn(14) {
@@ -195,7 +195,7 @@ func (w *world) sign(payload []byte) []byte {
 
 type object = map[string]any
 
-// identity is a signedIdentity; nil when it is left out.
+// identity returns a signedIdentity, or nil for none.
 func (w *world) identity(pulled string) object {
 	near := w.signedReference(pulled)
 	switch w.r.Intn(8) {
@@ -260,7 +260,7 @@ func (w *world) requirements(pulled string) []object {
 	return list
 }
 
-// policy is one in which scopes near the pulled reference are likely.
+// policy returns a policy with scopes that are likely to match the pulled reference.
 func (w *world) policy(pulled string) object {
 	p := object{"default": w.requirements(pulled)}
 	if w.chance(3) {
@@ -291,7 +291,7 @@ func (w *world) scope(pulled string) string {
 	return pick(w.r, full, full[:max(0, strings.LastIndexAny(full, ":@"))], host, bare, "*."+parent, "*."+bare, "", "*", strings.Join(parts[:1+w.r.Intn(len(parts))], "/"), w.name(), pulled)
 }
 
-// ask gives one case to both.
+// ask evaluates one case with the oracle (theirs) and with signing/policy (ours).
 func ask(t *testing.T, text []byte, pulled string, manifest []byte, signatures [][]byte) (theirs, ours string, verdict policy.Verdict) {
 	t.Helper()
 	ref, err := docker.ParseReference("//" + pulled)
@@ -323,10 +323,10 @@ func ask(t *testing.T, text []byte, pulled string, manifest []byte, signatures [
 	return theirs, ours, verdict
 }
 
-// TestVerdicts compares what both say of images that are signed with some keys for some references, under policies of every kind.
+// TestVerdicts compares verdicts about images with random signatures, under random policies.
 func TestVerdicts(t *testing.T) {
 	w := newWorld(t)
-	said := map[string]int{}
+	counts := map[string]int{}
 	for n := range cases {
 		manifest := fmt.Appendf(nil, `{"schemaVersion":2,"n":%d}`, n)
 		pulled := w.name() + ":" + w.tag()
@@ -339,7 +339,7 @@ func TestVerdicts(t *testing.T) {
 		var signatures [][]byte
 		for range pick(w.r, 0, 1, 1, 1, 1, 2, 3) {
 			raw := w.sign(w.claim(w.signedReference(pulled), manifest))
-			if _, err := signing.Parse(raw); err == nil { // others are never kept
+			if _, err := signing.Parse(raw); err == nil { // the server stores no others
 				signatures = append(signatures, raw)
 			}
 		}
@@ -348,45 +348,45 @@ func TestVerdicts(t *testing.T) {
 			t.Fatal(err)
 		}
 		theirs, ours, verdict := ask(t, text, pulled, manifest, signatures)
-		said[theirs]++
-		unknown := slices.ContainsFunc(verdict.Requirements, func(o policy.Outcome) bool { return !o.Evaluated })
-		if unknown {
-			said["not evaluated, "+theirs]++
+		counts[theirs]++
+		unevaluated := slices.ContainsFunc(verdict.Requirements, func(o policy.Outcome) bool { return !o.Evaluated })
+		if unevaluated {
+			counts["not evaluated, "+theirs]++
 		}
-		// What is not evaluated is not accepted. It may be what the oracle accepts, and what it rejects for another requirement.
-		if theirs != ours && (!unknown || ours == "true") {
-			t.Errorf("case %d: %s under %s: %s, we say %s: %+v", n, pulled, text, theirs, ours, verdict)
+		// A case that is not evaluated is not accepted. The oracle may accept it, or reject it for another requirement.
+		if theirs != ours && (!unevaluated || ours == "true") {
+			t.Errorf("case %d: %s under %s: the oracle has %s, signing/policy %s: %+v", n, pulled, text, theirs, ours, verdict)
 		}
 	}
-	t.Logf("%d cases: %v", cases, said)
-	if said["not evaluated, true"] < cases/100 {
-		t.Errorf("too few cases are accepted by the oracle alone: %v", said)
+	t.Logf("%d cases: %v", cases, counts)
+	if counts["not evaluated, true"] < cases/100 {
+		t.Errorf("too few cases that only the oracle accepts: %v", counts)
 	}
-	if said["true"] < cases/10 || said["false"] < cases/10 || said["unreadable"] == 0 {
-		t.Errorf("the cases are one-sided: %v", said)
+	if counts["true"] < cases/10 || counts["false"] < cases/10 || counts["unreadable"] == 0 {
+		t.Errorf("too few cases with some result: %v", counts)
 	}
 }
 
-// TestReading compares what both take for a policy: texts in which something was changed.
+// TestReading compares the parsing of policies whose text was changed.
 func TestReading(t *testing.T) {
 	w := newWorld(t)
-	said := map[string]int{}
+	counts := map[string]int{}
 	for n := range mutants {
 		pulled := w.name() + ":1"
 		mutant := w.mutate(w.readable(pulled))
 		theirs, ours, _ := ask(t, []byte(mutant), pulled, []byte("{}"), nil)
-		said[theirs]++
+		counts[theirs]++
 		if theirs != ours {
-			t.Errorf("case %d: %s: %s, we say %s", n, mutant, theirs, ours)
+			t.Errorf("case %d: %s: the oracle has %s, signing/policy %s", n, mutant, theirs, ours)
 		}
 	}
-	t.Logf("%d texts: %v", mutants, said)
-	if said["unreadable"] < mutants/10 || said["unreadable"] > mutants*9/10 {
-		t.Errorf("the texts are one-sided: %v", said)
+	t.Logf("%d texts: %v", mutants, counts)
+	if counts["unreadable"] < mutants/10 || counts["unreadable"] > mutants*9/10 {
+		t.Errorf("too few texts with some result: %v", counts)
 	}
 }
 
-// readable is a policy that the oracle can read.
+// readable returns a policy that the oracle can parse.
 func (w *world) readable(pulled string) string {
 	for {
 		text, err := json.Marshal(w.policy(pulled))
@@ -399,7 +399,7 @@ func (w *world) readable(pulled string) string {
 	}
 }
 
-// changes are what is done to a policy's text: from, to.
+// changes are replacements in the text of a policy: from, to.
 var changes = [][2]string{
 	{`"type":`, `"Type":`}, {`"keyType":"GPGKeys",`, ``}, {`"GPGKeys"`, `null`}, {`"type":"reject"`, `"type":"reject","type":"reject"`},
 	{`"type":"reject"`, `"type":null`}, {`"type":"matchExact"`, `"type":"matchExact","x":1`}, {`"default":`, `"defaults":`}, {`{"type":"reject"}`, `null`},
@@ -410,7 +410,7 @@ var changes = [][2]string{
 	{`{"default"`, `x{"default"`}, {`{"default"`, `[{"default"`}, {`{"default"`, `{"":{},"default"`}, {`"keyPath":"`, `"keyPath":"","p":"`}, {`"keyPaths":[`, `"keyPaths":null,"p":[`},
 }
 
-// mutate changes something in a text, somewhere; some changes leave the meaning.
+// mutate replaces one occurrence of something in a text. Some changes preserve the meaning.
 func (w *world) mutate(text string) string {
 	for range 20 {
 		change := pick(w.r, changes...)

@@ -28,13 +28,14 @@ func (a *API) mayAssign(req *request) bool { return a.SigningUse.ByOwners || req
 
 // readService reads the field manifest_signing_service. set is false when the body lacks it; the service is zero for null.
 func (a *API) readService(req *request, b *body.Fields) (service pulp.SigningService, set bool, err error) {
-	return readRelated(b, "manifest_signing_service", pulp.SigningServiceCollection, func(id string) (pulp.SigningService, error) {
+	find := func(id string) (pulp.SigningService, error) {
 		service, err := a.Store.SigningService(req.Context(), id)
 		if err == nil && service.Class != pulp.ManifestSigningService {
 			err = fault.New(fault.NotFound, "No manifest signing service has this id.")
 		}
 		return service, err
-	})
+	}
+	return readRelated(b, "manifest_signing_service", pulp.SigningServiceCollection, find)
 }
 
 // readSigning reads the fields manifest_signing_service and sign_on_push of a repository into edit. A caller that may not
@@ -62,8 +63,8 @@ func (a *API) readSigning(req *request, b *body.Fields, repo pulp.Repository, ed
 	return a.checkSignOnPush(req, b, repo, edit)
 }
 
-// checkSignOnPush checks that a repository which signs on push after an edit has a signing service that it may use. It checks
-// nothing when the edit changes neither.
+// checkSignOnPush checks that a repository which signs on push after an edit has a signing service that it may use. It
+// checks nothing when the edit changes neither.
 func (a *API) checkSignOnPush(req *request, b *body.Fields, repo pulp.Repository, edit *tasks.RepositoryFields) error {
 	after := repo
 	edit.Apply(&after)

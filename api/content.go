@@ -79,9 +79,18 @@ func showBlob(b pulp.Blob) any {
 
 func showSignature(g pulp.Signature, c verify.Check) any {
 	return signature{
-		contentObject: contentOf(pulp.KindSignature, g.ID, g.Stamps), Name: g.Name, Digest: string(g.Digest), Type: "atomic", KeyID: g.KeyID,
-		Fingerprint: g.Fingerprint, Timestamp: g.SignedAt, Creator: g.Creator, Manifest: pulp.Href(pulp.ManifestCollection, g.ManifestID),
-		Reference: g.Reference, Verified: c.Verified, Services: serviceHrefs(c.Services),
+		contentObject: contentOf(pulp.KindSignature, g.ID, g.Stamps),
+		Name:          g.Name,
+		Digest:        string(g.Digest),
+		Type:          "atomic",
+		KeyID:         g.KeyID,
+		Fingerprint:   g.Fingerprint,
+		Timestamp:     g.SignedAt,
+		Creator:       g.Creator,
+		Manifest:      pulp.Href(pulp.ManifestCollection, g.ManifestID),
+		Reference:     g.Reference,
+		Verified:      c.Verified,
+		Services:      serviceHrefs(c.Services),
 	}
 }
 
@@ -127,10 +136,21 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 
 func showManifest(m store.ListedManifest, parts store.ManifestParts, nature store.Nature) any {
 	return manifest{
-		contentObject: contentOf(pulp.KindManifest, m.ID, m.Stamps), Digest: string(m.Digest), SchemaVersion: m.SchemaVersion, MediaType: m.MediaType,
-		Listed: hrefs(pulp.ManifestCollection, parts.Children), Config: hrefOrNil(pulp.BlobCollection, parts.Config), Blobs: hrefs(pulp.BlobCollection, parts.Layers),
-		Annotations: m.RawAnnotations, ImageLabels: m.RawLabels, Bootable: nature.Bootable, Flatpak: nature.Flatpak, Type: m.Type,
-		Architecture: m.Architecture, OS: m.OS, Size: m.ImageSize,
+		contentObject: contentOf(pulp.KindManifest, m.ID, m.Stamps),
+		Digest:        string(m.Digest),
+		SchemaVersion: m.SchemaVersion,
+		MediaType:     m.MediaType,
+		Listed:        hrefs(pulp.ManifestCollection, parts.Children),
+		Config:        hrefOrNil(pulp.BlobCollection, parts.Config),
+		Blobs:         hrefs(pulp.BlobCollection, parts.Layers),
+		Annotations:   m.RawAnnotations,
+		ImageLabels:   m.RawLabels,
+		Bootable:      nature.Bootable,
+		Flatpak:       nature.Flatpak,
+		Type:          m.Type,
+		Architecture:  m.Architecture,
+		OS:            m.OS,
+		Size:          m.ImageSize,
 	}
 }
 
@@ -144,7 +164,8 @@ func (a *API) showManifests(req *request, all []store.ListedManifest) ([]any, er
 	if !req.isStaff() {
 		viewer = req.user.Username
 	}
-	parts, err := a.Store.ManifestParts(req.Context(), ids, viewer, req.selected.HasAny("config_blob", "blobs"), req.selected.Has("listed_manifests"))
+	blobs, children := req.selected.HasAny("config_blob", "blobs"), req.selected.Has("listed_manifests")
+	parts, err := a.Store.ManifestParts(req.Context(), ids, viewer, blobs, children)
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +242,10 @@ func (a *API) tags() resource[pulp.Tag] {
 func (a *API) manifests() resource[store.ListedManifest] {
 	return resource[store.ListedManifest]{
 		model: "Manifest", list: store.ManifestList, within: visible, show: a.showManifests,
-		orderings: []string{"digest", "schema_version", "media_type", "is_bootable", "is_flatpak", "type", "architecture", "os", "compressed_image_size", "pulp_type"},
+		orderings: []string{
+			"digest", "schema_version", "media_type", "is_bootable", "is_flatpak", "type", "architecture", "os",
+			"compressed_image_size", "pulp_type",
+		},
 		filters: contentFilters(exactFilters("digest"), filters{
 			"media_type": oneOf("media_type"), "is_bootable": is("is_bootable"), "is_flatpak": is("is_flatpak"),
 		}),

@@ -51,8 +51,13 @@ type genericDistribution struct {
 
 func showBaseDistribution(d pulp.Distribution, guard contentGuard) baseDistribution {
 	v := baseDistribution{
-		object: objectOf(pulp.DistributionCollection, d.ID, d.Stamps), Labels: labelsOf(d.Labels), Name: d.Name, BasePath: d.BasePath, Hidden: d.Hidden,
-		ContentGuard: guard.Href, ContentGuardPRN: guard.PRN,
+		object:          objectOf(pulp.DistributionCollection, d.ID, d.Stamps),
+		Labels:          labelsOf(d.Labels),
+		Name:            d.Name,
+		BasePath:        d.BasePath,
+		Hidden:          d.Hidden,
+		ContentGuard:    guard.Href,
+		ContentGuardPRN: guard.PRN,
 	}
 	if d.RepositoryID != "" {
 		href := pulp.RepositoryHref(d.Repository, d.RepositoryID)
@@ -65,7 +70,10 @@ func showBaseDistribution(d pulp.Distribution, guard contentGuard) baseDistribut
 	return v
 }
 
-func (a *API) showDistributions(show func(baseDistribution, pulp.Distribution) any) func(*request, []pulp.Distribution) ([]any, error) {
+// showDistributions returns a show function for distributions, whose common fields show completes.
+func (a *API) showDistributions(
+	show func(baseDistribution, pulp.Distribution) any,
+) func(*request, []pulp.Distribution) ([]any, error) {
 	return func(req *request, all []pulp.Distribution) ([]any, error) {
 		guard, err := a.guard(req.Context())
 		if err != nil {
@@ -81,7 +89,8 @@ func (a *API) showDistributions(show func(baseDistribution, pulp.Distribution) a
 
 func showDistribution(b baseDistribution, d pulp.Distribution, path string) distribution {
 	return distribution{
-		baseDistribution: b, RegistryPath: path, Namespace: pulp.Href(pulp.NamespaceCollection, d.NamespaceID), Private: d.Private, Description: d.Description,
+		baseDistribution: b, RegistryPath: path, Namespace: pulp.Href(pulp.NamespaceCollection, d.NamespaceID), Private: d.Private,
+		Description: d.Description,
 	}
 }
 
@@ -126,7 +135,8 @@ func (a *API) distributions() resource[pulp.Distribution] {
 
 func (a *API) anyDistributions() resource[pulp.Distribution] {
 	return resource[pulp.Distribution]{
-		model: "Distribution", list: store.DistributionList, within: visible, orderings: distributionOrderings, filters: distributionFilters(),
+		model: "Distribution", list: store.DistributionList, within: visible,
+		orderings: distributionOrderings, filters: distributionFilters(),
 		show: a.showDistributions(func(b baseDistribution, d pulp.Distribution) any {
 			return genericDistribution{b, strings.TrimSuffix(a.PublicURL.String(), "/") + contentPrefix + d.BasePath + "/"}
 		}),
@@ -137,9 +147,12 @@ func (a *API) distributionRoutes() []route {
 	r := a.distributions()
 	return slices.Concat([]route{
 		{path: "distributions/", methods: get(listOf(a, a.anyDistributions()))},
-		{path: pulp.DistributionCollection, methods: map[string]handler{http.MethodGet: listOf(a, r), http.MethodPost: a.createDistribution}},
+		{path: pulp.DistributionCollection, methods: map[string]handler{
+			http.MethodGet: listOf(a, r), http.MethodPost: a.createDistribution,
+		}},
 		{path: pulp.DistributionCollection + ":id/", methods: map[string]handler{
-			http.MethodGet: readOf(a, r), http.MethodPut: a.editDistribution(true), http.MethodPatch: a.editDistribution(false), http.MethodDelete: a.deleteDistribution,
+			http.MethodGet: readOf(a, r), http.MethodDelete: a.deleteDistribution,
+			http.MethodPut: a.editDistribution(true), http.MethodPatch: a.editDistribution(false),
 		}},
 	}, labelRoutes(a, pulp.DistributionCollection, a.permittedDistribution))
 }
@@ -198,10 +211,16 @@ func (a *API) editDistribution(whole bool) handler {
 
 // readDistribution reads and checks the fields of a distribution. Fields that the body lacks keep their values in old; when
 // whole, the required ones must be present.
-func (a *API) readDistribution(req *request, b *body.Fields, old pulp.Distribution, whole bool) (tasks.DistributionFields, error) {
+func (a *API) readDistribution(
+	req *request, b *body.Fields, old pulp.Distribution, whole bool,
+) (tasks.DistributionFields, error) {
 	f := tasks.DistributionFields{
-		Name: b.Text("name", body.RequiredIf(whole)).Value, BasePath: b.Text("base_path", body.RequiredIf(whole)).Value, Private: b.Bool("private"), Hidden: b.Bool("hidden"),
-		Description: b.Text("description", body.Nullable), Labels: b.Labels("pulp_labels"),
+		Name:        b.Text("name", body.RequiredIf(whole)).Value,
+		BasePath:    b.Text("base_path", body.RequiredIf(whole)).Value,
+		Private:     b.Bool("private"),
+		Hidden:      b.Bool("hidden"),
+		Description: b.Text("description", body.Nullable),
+		Labels:      b.Labels("pulp_labels"),
 	}
 	if f.BasePath != nil && b.Valid("base_path") {
 		if !pulp.ValidName(*f.BasePath) {
@@ -233,7 +252,8 @@ func (a *API) readDistribution(req *request, b *body.Fields, old pulp.Distributi
 		}
 	}
 	if b.Valid() && after.Pinned != nil && after.RepositoryID != "" {
-		return f, fault.New(fault.Invalid, "Only one of the attributes 'repository' and 'repository_version' may be used simultaneously.")
+		return f, fault.New(fault.Invalid,
+			"Only one of the attributes 'repository' and 'repository_version' may be used simultaneously.")
 	}
 	return f, b.Finish()
 }
@@ -330,7 +350,8 @@ func (a *API) deleteDistribution(req *request) (reply.Reply, error) {
 		return reply.Reply{}, err
 	}
 	return a.dispatch(req, "delete distribution", resources[0].Href, tasks.Spec{
-		Name: tasks.DeleteDistribution, Args: tasks.ObjectArgs{Collection: pulp.DistributionCollection, ID: d.ID}, Resources: resources, Immediate: true,
+		Name: tasks.DeleteDistribution, Args: tasks.ObjectArgs{Collection: pulp.DistributionCollection, ID: d.ID}, Immediate: true,
+		Resources: resources,
 	})
 }
 

@@ -17,7 +17,7 @@ import (
 	"github.com/countersign/countersign/internal/store"
 )
 
-// filter returns the condition for the values of one query parameter; nil: none. It gets the parameter's name for its errors.
+// filter returns the condition for the values of one query parameter; nil: none. It gets the name for its errors.
 type filter func(a *API, req *request, name string, values []string) (store.Filter, error)
 
 // filters are the filters of a list by parameter (compatibility.md#lists).

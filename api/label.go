@@ -56,7 +56,8 @@ func labelRoutes[T any](a *API, collection string, authorize func(*request) (T, 
 // labelAction returns the handler of an action on one label. change changes the label with the key and returns the value to
 // show.
 func labelAction[T any](
-	collection string, authorize func(*request) (T, error), change func(req *request, b *body.Fields, key string) (*string, error),
+	collection string, authorize func(*request) (T, error),
+	change func(req *request, b *body.Fields, key string) (*string, error),
 ) handler {
 	return func(req *request) (reply.Reply, error) {
 		if _, err := authorize(req); err != nil {

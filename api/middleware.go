@@ -49,7 +49,8 @@ func (a *API) toReply(r *http.Request, err error) reply.Reply {
 // write sends a response without a Stream.
 func (a *API) write(c *gin.Context, rep reply.Reply) {
 	if err := reply.Write(c.Writer, rep); err != nil {
-		a.Log.ErrorContext(c.Request.Context(), "response not encoded", slog.String("path", c.Request.URL.Path), slog.Any("err", err))
+		a.Log.ErrorContext(c.Request.Context(), "response not encoded",
+			slog.String("path", c.Request.URL.Path), slog.Any("err", err))
 	}
 }
 
@@ -66,7 +67,8 @@ func (a *API) send(c *gin.Context, rep reply.Reply) {
 		a.write(c, a.toReply(c.Request, err))
 	default:
 		if c.Request.Context().Err() == nil {
-			a.Log.ErrorContext(c.Request.Context(), "response broken off", slog.String("path", c.Request.URL.Path), slog.Any("err", err))
+			a.Log.ErrorContext(c.Request.Context(), "response broken off",
+				slog.String("path", c.Request.URL.Path), slog.Any("err", err))
 		}
 		panic(http.ErrAbortHandler)
 	}
@@ -77,10 +79,12 @@ func correlate(c *gin.Context) {
 	if telemetry.Correlation(c.Request.Context()) != "" {
 		return
 	}
-	telemetry.Correlate(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { c.Request = r })).ServeHTTP(c.Writer, c.Request)
+	keep := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { c.Request = r })
+	telemetry.Correlate(keep).ServeHTTP(c.Writer, c.Request)
 }
 
-// recoverPanic logs a panic and responds with 500. It lets http.ErrAbortHandler pass, with which net/http breaks off a response.
+// recoverPanic logs a panic and responds with 500. It lets http.ErrAbortHandler pass, with which net/http breaks off a
+// response.
 func (a *API) recoverPanic(c *gin.Context) {
 	defer func() {
 		p := recover()

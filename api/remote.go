@@ -52,14 +52,32 @@ type hiddenField struct {
 func showBaseRemote(r pulp.Remote) baseRemote {
 	c, s := r.Connection, r.Secrets
 	return baseRemote{
-		object: objectOf(pulp.RemoteCollection, r.ID, r.Stamps), Name: r.Name, URL: r.URL, Labels: labelsOf(r.Labels), Policy: r.Policy,
+		object: objectOf(pulp.RemoteCollection, r.ID, r.Stamps),
+		Name:   r.Name,
+		URL:    r.URL,
+		Labels: labelsOf(r.Labels),
+		Policy: r.Policy,
 		Hidden: []hiddenField{
-			{"client_key", s.ClientKey != nil}, {"proxy_username", s.ProxyUsername != nil}, {"proxy_password", s.ProxyPassword != nil},
-			{"username", s.Username != nil}, {"password", s.Password != nil}, {"include_tags", false}, {"exclude_tags", false},
+			{"client_key", s.ClientKey != nil},
+			{"proxy_username", s.ProxyUsername != nil},
+			{"proxy_password", s.ProxyPassword != nil},
+			{"username", s.Username != nil},
+			{"password", s.Password != nil},
+			{"include_tags", false},
+			{"exclude_tags", false},
 		},
-		CACert: c.CACert, ClientCert: c.ClientCert, TLSValidation: c.TLSValidation, ProxyURL: c.ProxyURL, MaxRetries: c.MaxRetries,
-		TotalTimeout: c.TotalTimeout, ConnectTimeout: c.ConnectTimeout, SockConnectTimeout: c.SockConnectTimeout, SockReadTimeout: c.SockReadTimeout,
-		Headers: c.Headers, Concurrency: c.DownloadConcurrency, RateLimit: c.RateLimit,
+		CACert:             c.CACert,
+		ClientCert:         c.ClientCert,
+		TLSValidation:      c.TLSValidation,
+		ProxyURL:           c.ProxyURL,
+		MaxRetries:         c.MaxRetries,
+		TotalTimeout:       c.TotalTimeout,
+		ConnectTimeout:     c.ConnectTimeout,
+		SockConnectTimeout: c.SockConnectTimeout,
+		SockReadTimeout:    c.SockReadTimeout,
+		Headers:            c.Headers,
+		Concurrency:        c.DownloadConcurrency,
+		RateLimit:          c.RateLimit,
 	}
 }
 
@@ -94,7 +112,8 @@ func (a *API) remoteRoutes() []route {
 		{path: "remotes/", methods: get(listOf(a, a.anyRemotes()))},
 		{path: pulp.RemoteCollection, methods: map[string]handler{http.MethodGet: listOf(a, r), http.MethodPost: a.createRemote}},
 		{path: pulp.RemoteCollection + ":id/", methods: map[string]handler{
-			http.MethodGet: readOf(a, r), http.MethodPut: a.editRemote(true), http.MethodPatch: a.editRemote(false), http.MethodDelete: a.deleteRemote,
+			http.MethodGet: readOf(a, r), http.MethodDelete: a.deleteRemote,
+			http.MethodPut: a.editRemote(true), http.MethodPatch: a.editRemote(false),
 		}},
 	}, labelRoutes(a, pulp.RemoteCollection, a.permittedRemote))
 }
@@ -130,8 +149,8 @@ func (a *API) createRemote(req *request) (reply.Reply, error) {
 	return created(req, "create remote", showRemote(r), pulp.Href(pulp.RemoteCollection, r.ID)), nil
 }
 
-// editRemote returns the handler of PATCH or, when whole, of PUT, which requires name, url and upstream_name. It starts a task
-// unless nothing changes.
+// editRemote returns the handler of PATCH or, when whole, of PUT, which requires name, url and upstream_name. It starts a
+// task unless nothing changes.
 func (a *API) editRemote(whole bool) handler {
 	return func(req *request) (reply.Reply, error) {
 		r, err := a.permittedRemote(req)
@@ -163,7 +182,9 @@ func (a *API) editRemote(whole bool) handler {
 // finishRemote finishes the body of a remote after checking that no other remote has its name.
 func (a *API) finishRemote(req *request, b *body.Fields, old pulp.Remote, fields tasks.RemoteFields) error {
 	if fields.Name != nil && *fields.Name != old.Name && b.Valid("name") {
-		taken, _, err := a.Store.Remotes(req.Context(), store.ListQuery{Where: []store.Filter{store.Where("name", store.Equal, *fields.Name)}, Limit: 1})
+		taken, _, err := a.Store.Remotes(req.Context(), store.ListQuery{
+			Where: []store.Filter{store.Where("name", store.Equal, *fields.Name)}, Limit: 1,
+		})
 		if err != nil {
 			return err
 		}

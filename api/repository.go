@@ -48,8 +48,13 @@ type containerRepository struct {
 func baseRepository(r pulp.Repository) repository {
 	href := pulp.RepositoryHref(r.Type, r.ID)
 	return repository{
-		object: objectOf(r.Type.Collection(), r.ID, r.Stamps), VersionsHref: href + "versions/", Labels: labelsOf(r.Labels),
-		LatestVersion: pulp.VersionHref(r.Type, r.ID, r.LatestVersion), Name: r.Name, Description: r.Description, RetainVersion: r.RetainRepoVersions,
+		object:        objectOf(r.Type.Collection(), r.ID, r.Stamps),
+		VersionsHref:  href + "versions/",
+		Labels:        labelsOf(r.Labels),
+		LatestVersion: pulp.VersionHref(r.Type, r.ID, r.LatestVersion),
+		Name:          r.Name,
+		Description:   r.Description,
+		RetainVersion: r.RetainRepoVersions,
 	}
 }
 
@@ -86,10 +91,13 @@ var repositoryModels = map[pulp.RepositoryType]string{
 	pulp.Container:     "ContainerRepository",
 }
 
-var repositoryOrderings = []string{"name", "description", "next_version", "retain_repo_versions", "retain_checkpoints", "pulp_type"}
+var repositoryOrderings = []string{
+	"name", "description", "next_version", "retain_repo_versions", "retain_checkpoints", "pulp_type",
+}
 
 func repositoryFilters() filters {
-	return mergeFilters(identityFilters(), nameFilters(), labelFilters(), nullableNumberFilters("retain_repo_versions"), nullableNumberFilters("retain_checkpoints"), filters{
+	numbers := mergeFilters(nullableNumberFilters("retain_repo_versions"), nullableNumberFilters("retain_checkpoints"))
+	return mergeFilters(identityFilters(), nameFilters(), labelFilters(), numbers, filters{
 		"remote":              byRemote,
 		"with_content":        related(func(refs []pulp.Ref) store.Filter { return store.Holding(idsOf(refs), false) }),
 		"latest_with_content": related(func(refs []pulp.Ref) store.Filter { return store.Holding(idsOf(refs), true) }),
@@ -108,7 +116,8 @@ func byRemote(a *API, req *request, name string, values []string) (store.Filter,
 // repositories are the repositories of one type.
 func (a *API) repositories(t pulp.RepositoryType) resource[pulp.Repository] {
 	return resource[pulp.Repository]{
-		model: repositoryModels[t], list: store.RepositoryList, show: showRepositories, orderings: repositoryOrderings, filters: repositoryFilters(),
+		model: repositoryModels[t], list: store.RepositoryList, show: showRepositories,
+		orderings: repositoryOrderings, filters: repositoryFilters(),
 		within: func(req *request) ([]store.Filter, error) {
 			where, err := visible(req)
 			return append(where, store.Where("pulp_type", store.Equal, t.PulpType())), err
@@ -132,7 +141,9 @@ func (a *API) repositoryRoutes() []route {
 	for _, t := range slices.Sorted(maps.Keys(repositoryModels)) {
 		r, path := a.repositories(t), t.Collection()
 		all := get(listOf(a, r))
-		one := map[string]handler{http.MethodGet: readOf(a, r), http.MethodPut: a.editRepository(r, true), http.MethodPatch: a.editRepository(r, false)}
+		one := map[string]handler{
+			http.MethodGet: readOf(a, r), http.MethodPut: a.editRepository(r, true), http.MethodPatch: a.editRepository(r, false),
+		}
 		if t == pulp.Container { // push repositories are created by pushes and deleted with their distributions
 			all[http.MethodPost], one[http.MethodDelete] = a.createRepository, a.deleteRepository(r)
 		}
@@ -141,9 +152,10 @@ func (a *API) repositoryRoutes() []route {
 			routes = append(routes, route{path: path + ":id/" + name + "/", methods: post(act)})
 		}
 	}
-	mine := a.repositories(pulp.Container)
-	routes = append(routes, labelRoutes(a, pulp.ContainerCollection, func(req *request) (pulp.Repository, error) { return a.permitted(mine, req, auth.Modify) })...)
-	return routes
+	container := a.repositories(pulp.Container)
+	return append(routes, labelRoutes(a, pulp.ContainerCollection, func(req *request) (pulp.Repository, error) {
+		return a.permitted(container, req, auth.Modify)
+	})...)
 }
 
 // permitted returns the repository that the path names, if the caller may do an action to it.
@@ -155,8 +167,8 @@ func (a *API) permitted(r resource[pulp.Repository], req *request, action auth.A
 	return repo, err
 }
 
-// editRepository returns the handler of PATCH or, when whole, of PUT, which requires the name. With both, fields that the body
-// lacks keep their values (compatibility.md#writes). It starts a task unless nothing changes.
+// editRepository returns the handler of PATCH or, when whole, of PUT, which requires the name. With both, fields that the
+// body lacks keep their values (compatibility.md#writes). It starts a task unless nothing changes.
 func (a *API) editRepository(r resource[pulp.Repository], whole bool) handler {
 	return func(req *request) (reply.Reply, error) {
 		repo, err := a.permitted(r, req, auth.Modify)
@@ -184,7 +196,9 @@ func (a *API) editRepository(r resource[pulp.Repository], whole bool) handler {
 
 // readRepository reads and checks the fields of a repository. Fields that the body lacks keep their values in repo; when
 // whole, the name must be present.
-func (a *API) readRepository(req *request, b *body.Fields, repo pulp.Repository, whole bool) (tasks.RepositoryFields, error) {
+func (a *API) readRepository(
+	req *request, b *body.Fields, repo pulp.Repository, whole bool,
+) (tasks.RepositoryFields, error) {
 	edit := tasks.RepositoryFields{
 		Name:               b.Text("name", body.RequiredIf(whole)).Value,
 		Description:        b.Text("description", body.Nullable),
@@ -212,7 +226,9 @@ func (a *API) readRepository(req *request, b *body.Fields, repo pulp.Repository,
 		if !req.mayModify(*edit.Name) {
 			return edit, errDenied
 		}
-		taken, _, err := a.Store.Repositories(req.Context(), store.ListQuery{Where: []store.Filter{store.Where("name", store.Equal, *edit.Name)}, Limit: 1})
+		taken, _, err := a.Store.Repositories(req.Context(), store.ListQuery{
+			Where: []store.Filter{store.Where("name", store.Equal, *edit.Name)}, Limit: 1,
+		})
 		if err != nil {
 			return edit, err
 		}

@@ -43,8 +43,8 @@ func (a *API) repositoryActions(t pulp.RepositoryType, r resource[pulp.Repositor
 	return actions
 }
 
-// contentAction returns the handler that starts the task of an action. The caller must be able to modify the repository, which
-// the task reserves exclusively.
+// contentAction returns the handler that starts the task of an action. The caller must be able to modify the repository,
+// which the task reserves exclusively.
 func (a *API) contentAction(r resource[pulp.Repository], name string, act action) handler {
 	return func(req *request) (reply.Reply, error) {
 		repo, err := a.permitted(r, req, auth.Modify)
@@ -74,7 +74,10 @@ func (a *API) sync(req *request, b *body.Fields, repo pulp.Repository) (tasks.Sp
 	}
 	args := tasks.SyncArgs{RepositoryID: repo.ID, RemoteID: remote.ID}
 	for name, to := range map[string]*bool{
-		"mirror": &args.Mirror, "signed_only": &args.SignedOnly, "allow_shrink": &args.AllowShrink, "skip_corrupt": &args.SkipCorrupt,
+		"mirror":       &args.Mirror,
+		"signed_only":  &args.SignedOnly,
+		"allow_shrink": &args.AllowShrink,
+		"skip_corrupt": &args.SkipCorrupt,
 	} {
 		if v := b.Bool(name); v != nil {
 			*to = *v
@@ -89,14 +92,15 @@ func (a *API) sync(req *request, b *body.Fields, repo pulp.Repository) (tasks.Sp
 	if args.RemoteID == "" {
 		return tasks.Spec{}, fault.Field("remote", "This field is required since a remote is not set on the repository.")
 	}
-	return tasks.Spec{Name: tasks.Sync, Args: args, Resources: []store.Resource{{Href: pulp.Href(pulp.RemoteCollection, args.RemoteID)}}}, nil
+	reserved := []store.Resource{{Href: pulp.Href(pulp.RemoteCollection, args.RemoteID)}}
+	return tasks.Spec{Name: tasks.Sync, Args: args, Resources: reserved}, nil
 }
 
 // tagForm is Pulp's form of a tag. The registry protocol also allows a leading underscore.
 var tagForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
-const badTag = "The provided tag is not valid. A tag may contain lowercase and uppercase ASCII alphabetic characters, digits, underscores, periods, and dashes. " +
-	"A tag must not start with a period or a dash."
+const badTag = "The provided tag is not valid. A tag may contain lowercase and uppercase ASCII alphabetic characters, " +
+	"digits, underscores, periods, and dashes. A tag must not start with a period or a dash."
 
 // tag gives a manifest of the latest version a tag.
 func (a *API) tag(req *request, b *body.Fields, repo pulp.Repository) (tasks.Spec, error) {
@@ -116,7 +120,8 @@ func (a *API) tag(req *request, b *body.Fields, repo pulp.Repository) (tasks.Spe
 	if err := a.requireManifest(req, repo, *d); err != nil {
 		return tasks.Spec{}, err
 	}
-	return tasks.Spec{Name: tasks.Tag, Args: tasks.TagArgs{RepositoryID: repo.ID, Tag: *name, Digest: digest.Digest(*d)}, Immediate: true}, nil
+	args := tasks.TagArgs{RepositoryID: repo.ID, Tag: *name, Digest: digest.Digest(*d)}
+	return tasks.Spec{Name: tasks.Tag, Args: args, Immediate: true}, nil
 }
 
 // untag removes a tag of the latest version.
@@ -129,7 +134,8 @@ func (a *API) untag(req *request, b *body.Fields, repo pulp.Repository) (tasks.S
 		store.Where("name", store.Equal, *name), store.InVersion(repo.ID, repo.LatestVersion, store.Present),
 	}})
 	if err == nil && len(held) == 0 {
-		err = fault.New(fault.Invalid, "The tag '%s' does not exist in the latest repository version '%s'", *name, latestName(repo))
+		err = fault.New(fault.Invalid,
+			"The tag '%s' does not exist in the latest repository version '%s'", *name, latestName(repo))
 	}
 	return tasks.Spec{Name: tasks.Untag, Args: tasks.TagArgs{RepositoryID: repo.ID, Tag: *name}, Immediate: true}, err
 }
@@ -145,7 +151,8 @@ func (a *API) requireManifest(req *request, repo pulp.Repository, d string) erro
 		store.Where("digest", store.Equal, d), store.InVersion(repo.ID, repo.LatestVersion, store.Present),
 	}})
 	if err == nil && len(held) == 0 {
-		err = fault.New(fault.Invalid, "A manifest with the digest '%s' does not exist in the latest repository version '%s'", d, latestName(repo))
+		err = fault.New(fault.Invalid,
+			"A manifest with the digest '%s' does not exist in the latest repository version '%s'", d, latestName(repo))
 	}
 	return err
 }
@@ -156,7 +163,8 @@ func (a *API) removeImage(req *request, b *body.Fields, repo pulp.Repository) (t
 	if err := b.Finish(); err != nil {
 		return tasks.Spec{}, err
 	}
-	return tasks.Spec{Name: tasks.RemoveContent, Args: tasks.RemoveArgs{RepositoryID: repo.ID, Image: digest.Digest(*d)}, Immediate: true}, a.requireManifest(req, repo, *d)
+	args := tasks.RemoveArgs{RepositoryID: repo.ID, Image: digest.Digest(*d)}
+	return tasks.Spec{Name: tasks.RemoveContent, Args: args, Immediate: true}, a.requireManifest(req, repo, *d)
 }
 
 // removeSignatures removes all signatures by one key.
@@ -169,14 +177,18 @@ func (a *API) removeSignatures(req *request, b *body.Fields, repo pulp.Repositor
 		store.Where("key_id", store.Equal, *key), store.InVersion(repo.ID, repo.LatestVersion, store.Present),
 	}})
 	if err == nil && len(held) == 0 {
-		err = fault.New(fault.Invalid, "There are no signatures in the latest repository version '%s' produced with the specified key_id '%s'", latestName(repo), *key)
+		err = fault.New(fault.Invalid,
+			"There are no signatures in the latest repository version '%s' produced with the specified key_id '%s'",
+			latestName(repo), *key)
 	}
-	return tasks.Spec{Name: tasks.RemoveSignatures, Args: tasks.RemoveSignaturesArgs{RepositoryID: repo.ID, KeyID: *key}, Immediate: true}, err
+	args := tasks.RemoveSignaturesArgs{RepositoryID: repo.ID, KeyID: *key}
+	return tasks.Spec{Name: tasks.RemoveSignatures, Args: args, Immediate: true}, err
 }
 
 // migrate converts a push repository to a container repository.
 func (a *API) migrate(_ *request, b *body.Fields, repo pulp.Repository) (tasks.Spec, error) {
-	return tasks.Spec{Name: tasks.Migrate, Args: tasks.ObjectArgs{Collection: repo.Type.Collection(), ID: repo.ID}, Immediate: true}, b.Finish()
+	args := tasks.ObjectArgs{Collection: repo.Type.Collection(), ID: repo.ID}
+	return tasks.Spec{Name: tasks.Migrate, Args: args, Immediate: true}, b.Finish()
 }
 
 // rollback creates a new version with the content of an older one, which the field version names by number, href or PRN. It
@@ -203,7 +215,8 @@ func (a *API) rollback(req *request, b *body.Fields, repo pulp.Repository) (task
 	if isMissing(err) || err == nil && version.RepositoryID != repo.ID {
 		err = fault.Field("version", "The repository has no such version.")
 	}
-	return tasks.Spec{Name: tasks.Restore, Args: tasks.VersionArgs{RepositoryID: repo.ID, Number: version.Number}, Immediate: true}, err
+	args := tasks.VersionArgs{RepositoryID: repo.ID, Number: version.Number}
+	return tasks.Spec{Name: tasks.Restore, Args: args, Immediate: true}, err
 }
 
 // addContent adds units that the caller may see, with the content that they refer to.
@@ -221,5 +234,6 @@ func (a *API) addContent(req *request, b *body.Fields, repo pulp.Repository) (ta
 // removeContent removes units, or all content for "*".
 func (a *API) removeContent(req *request, b *body.Fields, repo pulp.Repository) (tasks.Spec, error) {
 	units, all, err := a.readUnits(req, b)
-	return tasks.Spec{Name: tasks.RemoveContent, Args: tasks.RemoveArgs{RepositoryID: repo.ID, Units: units, All: all}, Immediate: true}, err
+	args := tasks.RemoveArgs{RepositoryID: repo.ID, Units: units, All: all}
+	return tasks.Spec{Name: tasks.RemoveContent, Args: args, Immediate: true}, err
 }

@@ -17,7 +17,8 @@ func (a *API) copyTags(req *request, b *body.Fields, repo pulp.Repository) (task
 
 // copyTypes are the media types that select manifests to copy (compatibility.md#container-repositories).
 var copyTypes = []string{
-	"application/vnd.docker.distribution.manifest.v1+json", pulp.DockerManifest, pulp.DockerList, pulp.OCIManifest, pulp.OCIIndex,
+	"application/vnd.docker.distribution.manifest.v1+json", pulp.DockerManifest, pulp.DockerList, pulp.OCIManifest,
+	pulp.OCIIndex,
 }
 
 // copyManifests copies manifests from another repository.
@@ -59,7 +60,8 @@ func (a *API) copyContent(req *request, b *body.Fields, repo pulp.Repository, fr
 	case source.ID == "" && !versionSet:
 		return tasks.Spec{}, fault.New(fault.Invalid, "Either the 'repository' or 'repository_version' needs to be specified")
 	case source.ID != "" && versionSet:
-		return tasks.Spec{}, fault.New(fault.Invalid, "Either the 'repository' or 'repository_version' need to be specified but not both.")
+		return tasks.Spec{}, fault.New(fault.Invalid,
+			"Either the 'repository' or 'repository_version' need to be specified but not both.")
 	case versionSet:
 		from.RepositoryID, from.Number = version.RepositoryID, version.Number
 		source.Type = version.Type

@@ -54,7 +54,8 @@ var errDenied = fault.New(fault.Denied, "You do not have permission to perform t
 // audit logs a change: its author, the action and the object.
 func (r *request) audit(action, object string, attrs ...slog.Attr) {
 	attrs = append([]slog.Attr{
-		slog.String("who", r.user.Username), slog.String("action", action), slog.String("object", object), slog.String("result", "done"),
+		slog.String("who", r.user.Username), slog.String("action", action), slog.String("object", object),
+		slog.String("result", "done"),
 	}, attrs...)
 	r.log.LogAttrs(r.Context(), slog.LevelInfo, "audit", attrs...)
 }

@@ -56,7 +56,8 @@ func (a *API) readSign(req *request, b *body.Fields, repo pulp.Repository) (task
 		return args, err
 	}
 	if args.ServiceID == "" {
-		return args, fault.Field("manifest_signing_service", "This field is required since a signing_service is not set on the repo.")
+		return args, fault.Field("manifest_signing_service",
+			"This field is required since a signing_service is not set on the repo.")
 	}
 	if args.BasePath, err = a.basePath(req, repo, path.Value); err != nil {
 		return args, err

@@ -121,7 +121,8 @@ func (a *API) status(req *request) (reply.Reply, error) {
 	if a.Redis != nil {
 		err := a.Redis(req.Context())
 		if err != nil {
-			a.Log.WarnContext(req.Context(), "Redis does not answer; workers find tasks by polling the database", slog.Any("err", err))
+			a.Log.WarnContext(req.Context(), "Redis does not answer; workers find tasks by polling the database",
+				slog.Any("err", err))
 		}
 		s.Redis.Connected = err == nil
 	}

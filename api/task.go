@@ -60,8 +60,9 @@ func showMinimalTask(t store.Task) minimalTask {
 // showTask returns the JSON form of a task. gone has the hrefs of created objects that were deleted since.
 func showTask(t store.Task, gone map[string]bool) task {
 	v := task{
-		minimalTask: showMinimalTask(t), CID: t.CID, Error: t.Error, Children: []string{}, Progress: append([]store.Progress{}, t.Progress...),
-		Created: []string{}, CreatedPRNs: []string{}, Reserved: []string{}, Result: t.Result,
+		minimalTask: showMinimalTask(t), CID: t.CID, Error: t.Error, Result: t.Result,
+		Progress: append([]store.Progress{}, t.Progress...),
+		Children: []string{}, Created: []string{}, CreatedPRNs: []string{}, Reserved: []string{},
 	}
 	if t.CreatedBy != 0 {
 		by := pulp.UserHref(t.CreatedBy)
@@ -131,10 +132,13 @@ func ownTasks(req *request) ([]store.Filter, error) {
 }
 
 func (a *API) tasks() resource[store.Task] {
+	dates := mergeFilters(
+		dateFilters("pulp_created"), dateFilters("unblocked_at"), dateFilters("started_at"), dateFilters("finished_at"),
+	)
 	return resource[store.Task]{
 		model: "Task", list: store.TaskList, brief: minimal, within: ownTasks, show: a.showTasks,
 		orderings: []string{"state", "name", "logging_cid", "unblocked_at", "started_at", "finished_at", "error", "result"},
-		filters: mergeFilters(identityFilters(), dateFilters("pulp_created"), dateFilters("unblocked_at"), dateFilters("started_at"), dateFilters("finished_at"), filters{
+		filters: mergeFilters(identityFilters(), dates, filters{
 			"state": compareState(store.Equal), "state__ne": compareState(store.NotEqual),
 			"state__in": choice(taskStates, func(v []string) store.Filter { return store.OneOf("state", v) }),
 			"name":      compare("name", store.Equal), "name__contains": compare("name", store.Contains), "name__in": oneOf("name"),

@@ -29,7 +29,7 @@ type drift struct {
 	Unit       string         `json:"name"` // a tag's name, or the digest
 	Here       *digest.Digest `json:"here"`
 	Upstream   *digest.Digest `json:"upstream"`
-	Note       string         `json:"note"` // what Countersign does about it
+	Note       string         `json:"note"` // Countersign's reaction
 	Found      timestamp.Time `json:"found_at"`
 }
 

@@ -1,12 +1,9 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
-	"net/http"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -94,13 +91,13 @@ type rejectedSignature struct {
 // verifyArgs are the fields of a request to verify/.
 type verifyArgs struct {
 	tag       string
-	version   pulp.Version // zero for the latest
-	policy    *policy.Policy
-	reference string
+	number    int64          // of the version
+	policy    *policy.Policy // nil: none
+	reference string         // empty: all references of the tag
 }
 
-// verify returns the handler that reports the signers of a tag. It changes nothing, so there is no task. It is an operation of
-// our own.
+// verify returns the handler that reports the signers of a tag. It changes nothing, so there is no task. It is an operation
+// of our own.
 func (a *API) verify(r resource[pulp.Repository]) handler {
 	return func(req *request) (reply.Reply, error) {
 		repo, err := findByPath(a, r, req)
@@ -111,61 +108,64 @@ func (a *API) verify(r resource[pulp.Repository]) handler {
 		if err != nil {
 			return reply.Reply{}, err
 		}
-		number := repo.LatestVersion
-		if args.version.ID != "" {
-			number = args.version.Number
-		}
 		ctx, cancel := verify.WithTimeout(req.Context())
 		defer cancel()
-		keys, err := verify.ServiceKeys(ctx, a.Store)
-		if err != nil {
-			return reply.Reply{}, err
-		}
-		if args.policy != nil {
-			others, err := args.policy.PublicKeys(ctx)
-			if err != nil {
-				return reply.Reply{}, err
-			}
-			keys = keys.With(others)
-		}
 		now := time.Now()
-		target := store.Target{Repository: repo, Distribution: pulp.Distribution{Pinned: &pulp.PinnedVersion{RepositoryID: repo.ID, Number: number}}}
-		report, err := verify.Tag(ctx, a.Store, target, args.tag, keys, now)
-		if fault.Is(err, fault.NotFound) {
-			err = fault.Field("tag", "The repository version has no such tag.")
-		}
+		report, err := a.verifyTag(ctx, repo, args, now)
 		if err != nil {
 			return reply.Reply{}, err
 		}
 		shown := verified{
-			Tag: args.tag, Version: pulp.VersionHref(repo.Type, repo.ID, number), Digest: report.Manifests[0].Digest,
+			Tag: args.tag, Version: pulp.VersionHref(repo.Type, repo.ID, args.number), Digest: report.Manifests[0].Digest,
 			Manifests: showVerified(report, req.isStaff()), Verdicts: []verdict{},
 		}
-		if args.policy != nil {
-			if err := a.judge(ctx, req, repo, number, args, report, now, &shown); err != nil {
+		if args.policy == nil {
+			return reply.OK(shown), nil
+		}
+		references := []string{args.reference}
+		if args.reference == "" {
+			if references, err = a.references(req, repo, args.number, args.tag); err != nil {
 				return reply.Reply{}, err
 			}
 		}
-		return reply.OK(shown), nil
+		return reply.OK(&shown), shown.evaluate(ctx, args.policy, references, report, now)
 	}
+}
+
+// verifyTag verifies the signatures of a tag with the keys of all signing services and of the policy.
+func (a *API) verifyTag(ctx context.Context, repo pulp.Repository, args verifyArgs, now time.Time) (verify.Report, error) {
+	keys, err := verify.ServiceKeys(ctx, a.Store)
+	if err != nil {
+		return verify.Report{}, err
+	}
+	if args.policy != nil {
+		others, err := args.policy.PublicKeys(ctx)
+		if err != nil {
+			return verify.Report{}, err
+		}
+		keys = keys.With(others)
+	}
+	pinned := &pulp.PinnedVersion{RepositoryID: repo.ID, Number: args.number}
+	target := store.Target{Repository: repo, Distribution: pulp.Distribution{Pinned: pinned}}
+	report, err := verify.Tag(ctx, a.Store, target, args.tag, keys, now)
+	if fault.Is(err, fault.NotFound) {
+		err = fault.Field("tag", "The repository version has no such tag.")
+	}
+	return report, err
 }
 
 // readVerify reads the body of a request to verify/. The policy is parsed from the text of the body, because its parser
 // refuses keys that occur twice.
 func (a *API) readVerify(req *request, repo pulp.Repository) (verifyArgs, error) {
-	raw, err := io.ReadAll(req.Body)
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return verifyArgs{}, fault.New(fault.TooLarge, "The request's body has more than %d bytes.", body.MaxBytes)
-	}
-	if err != nil {
-		return verifyArgs{}, fault.Wrap(fault.Invalid, err, "The request's body ended early.")
-	}
-	req.Body = io.NopCloser(bytes.NewReader(raw))
-	b, err := body.Read(req.Request)
+	raw, err := body.ReadAll(req.Request)
 	if err != nil {
 		return verifyArgs{}, err
 	}
-	var args verifyArgs
+	b, err := body.Parse(raw, req.Header.Get("Content-Type"))
+	if err != nil {
+		return verifyArgs{}, err
+	}
+	args := verifyArgs{number: repo.LatestVersion}
 	if tag := b.Text("tag", body.Required).Value; tag != nil {
 		if args.tag = *tag; b.Valid("tag") && !pulp.ValidTag(args.tag) {
 			b.Fail("tag", badTag)
@@ -174,11 +174,15 @@ func (a *API) readVerify(req *request, repo pulp.Repository) (verifyArgs, error)
 	if reference := b.Text("reference").Value; reference != nil {
 		args.reference = *reference
 	}
-	if args.version, _, err = a.readVersion(req, b, "repository_version"); err != nil {
+	version, _, err := a.readVersion(req, b, "repository_version")
+	if err != nil {
 		return verifyArgs{}, err
 	}
-	if args.version.ID != "" && args.version.RepositoryID != repo.ID {
-		b.Fail("repository_version", "The repository has no such version.")
+	if version.ID != "" {
+		args.number = version.Number
+		if version.RepositoryID != repo.ID {
+			b.Fail("repository_version", "The repository has no such version.")
+		}
 	}
 	args.policy = readPolicy(b, raw)
 	if args.reference != "" && args.policy == nil && b.Valid() {
@@ -187,8 +191,8 @@ func (a *API) readVerify(req *request, repo pulp.Repository) (verifyArgs, error)
 	return args, b.Finish()
 }
 
-// readPolicy reads the field policy: an object, or its JSON in a text. It returns nil when the field is null or absent. A policy
-// must not name files, which would be the server's.
+// readPolicy reads the field policy: an object, or its JSON in a text. It returns nil when the field is null or absent. A
+// policy must not name files, which would be the server's.
 func readPolicy(b *body.Fields, raw []byte) *policy.Policy {
 	const field = "policy"
 	v, set := b.Value(field)
@@ -226,31 +230,26 @@ func readPolicy(b *body.Fields, raw []byte) *policy.Policy {
 	return p
 }
 
-// judge adds the verdicts of the policy about the given reference, or about all references of the tag.
-func (a *API) judge(ctx context.Context, req *request, repo pulp.Repository, number int64, args verifyArgs, report verify.Report, now time.Time, into *verified) error {
-	references := []string{args.reference}
-	if args.reference == "" {
-		var err error
-		if references, err = a.references(req, repo, number, args.tag); err != nil {
-			return err
-		}
-	}
+// evaluate adds the verdicts of a policy about references.
+func (v *verified) evaluate(
+	ctx context.Context, p *policy.Policy, references []string, report verify.Report, now time.Time,
+) error {
 	if len(references) == 0 {
 		return fault.Field("reference", "This field is required since no distribution serves the repository version.")
 	}
 	accepted := true
 	for _, reference := range references {
-		v, err := report.Evaluate(ctx, args.policy, reference, now)
+		result, err := report.Evaluate(ctx, p, reference, now)
 		if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind == fault.Invalid {
 			err = fault.Field("reference", "%s", f.Msg)
 		}
 		if err != nil {
 			return err
 		}
-		accepted = accepted && v.Accepted
-		into.Verdicts = append(into.Verdicts, showVerdict(v, into.Manifests))
+		accepted = accepted && result.Accepted
+		v.Verdicts = append(v.Verdicts, showVerdict(result, v.Manifests))
 	}
-	into.Accepted = &accepted
+	v.Accepted = &accepted
 	return nil
 }
 
@@ -288,12 +287,14 @@ func showVerified(r verify.Report, staff bool) []verifiedManifest {
 	shown := make([]verifiedManifest, len(r.Manifests))
 	for i, m := range r.Manifests {
 		shown[i] = verifiedManifest{
-			Href: pulp.Href(pulp.ManifestCollection, m.ID), Digest: m.Digest, MediaType: m.MediaType, Architecture: m.Architecture, OS: m.OS,
+			Href: pulp.Href(pulp.ManifestCollection, m.ID), Digest: m.Digest, MediaType: m.MediaType,
+			Architecture: m.Architecture, OS: m.OS,
 			Signatures: make([]verifiedSignature, len(m.Signatures)),
 		}
 		for j, g := range m.Signatures {
 			v := verifiedSignature{
-				Href: pulp.Href(pulp.SignatureCollection, g.ID), KeyID: g.KeyID, Key: g.Fingerprint, Services: make([]named, len(g.Services)),
+				Href: pulp.Href(pulp.SignatureCollection, g.ID), KeyID: g.KeyID, Key: g.Fingerprint,
+				Services:  make([]named, len(g.Services)),
 				Reference: g.Reference, SignedAt: timestamp.Time(time.Unix(g.SignedAt, 0)), Verified: g.Verified,
 			}
 			if g.Verified {
@@ -318,7 +319,9 @@ func showVerdict(v verify.Verdict, manifests []verifiedManifest) verdict {
 	for i, m := range v.Manifests {
 		of := manifestVerdict{Digest: manifests[i].Digest, Accepted: m.Accepted, Scope: m.Scope}
 		for _, o := range m.Requirements {
-			r := requirement{Type: o.Type, Accepted: o.Accepted, Evaluated: o.Evaluated, Rejected: make([]rejectedSignature, len(o.Rejected))}
+			r := requirement{
+				Type: o.Type, Accepted: o.Accepted, Evaluated: o.Evaluated, Rejected: make([]rejectedSignature, len(o.Rejected)),
+			}
 			if !o.Accepted {
 				r.Reason = &o.Reason
 			}

@@ -52,8 +52,8 @@ func showVersion(v pulp.Version) any {
 	}
 	prn := pulp.VersionPRN(v.ID)
 	return version{
-		object: object{href, prn, timestamp.Time(v.Created), timestamp.Time(v.Updated)}, Number: v.Number, Repository: pulp.RepositoryHref(v.Type, v.RepositoryID),
-		Summary: s, VulnReport: pulp.Root + "vuln_report/?repo_versions=" + prn,
+		object: object{href, prn, timestamp.Time(v.Created), timestamp.Time(v.Updated)}, Number: v.Number,
+		Repository: pulp.RepositoryHref(v.Type, v.RepositoryID), Summary: s, VulnReport: pulp.Root + "vuln_report/?repo_versions=" + prn,
 	}
 }
 
@@ -93,8 +93,8 @@ func (a *API) versions(t pulp.RepositoryType) resource[pulp.Version] {
 // anyVersions are the versions of all repositories.
 func (a *API) anyVersions() resource[pulp.Version] {
 	return resource[pulp.Version]{
-		model: "RepositoryVersion", list: store.VersionList, show: showEach(showVersion), filters: versionFilters(), orderings: []string{"number"},
-		within: visible,
+		model: "RepositoryVersion", list: store.VersionList, show: showEach(showVersion), filters: versionFilters(),
+		orderings: []string{"number"}, within: visible,
 	}
 }
 
@@ -106,12 +106,15 @@ func (a *API) versionRoutes() []route {
 	return []route{
 		{path: "repository_versions/", methods: get(listOf(a, a.anyVersions()))},
 		{path: pulp.ContainerCollection + ":id/versions/", methods: get(listOf(a, container))},
-		{path: pulp.ContainerCollection + ":id/versions/:number/", methods: map[string]handler{http.MethodGet: readOf(a, container), http.MethodDelete: a.deleteVersion}},
+		{path: pulp.ContainerCollection + ":id/versions/:number/", methods: map[string]handler{
+			http.MethodGet: readOf(a, container), http.MethodDelete: a.deleteVersion,
+		}},
 		{path: pulp.ContainerCollection + ":id/versions/:number/repair/", methods: repair(pulp.Container)},
 		{path: pulp.PushCollection + ":id/versions/", methods: get(listOf(a, push))},
 		// Versions of push repositories cannot be deleted (compatibility.md#push-repositories).
 		{path: pulp.PushCollection + ":id/versions/:number/", methods: map[string]handler{
-			http.MethodGet: readOf(a, push), http.MethodDelete: func(*request) (reply.Reply, error) { return reply.Reply{}, errDenied },
+			http.MethodGet:    readOf(a, push),
+			http.MethodDelete: func(*request) (reply.Reply, error) { return reply.Reply{}, errDenied },
 		}},
 		{path: pulp.PushCollection + ":id/versions/:number/repair/", methods: repair(pulp.ContainerPush)},
 	}
@@ -119,7 +122,9 @@ func (a *API) versionRoutes() []route {
 
 // permittedVersion returns the version that the path names and its repository, if the caller may do an action to the
 // repository.
-func (a *API) permittedVersion(req *request, t pulp.RepositoryType, action auth.Action) (v pulp.Version, repo pulp.Repository, err error) {
+func (a *API) permittedVersion(
+	req *request, t pulp.RepositoryType, action auth.Action,
+) (v pulp.Version, repo pulp.Repository, err error) {
 	repo, err = a.permitted(a.repositories(t), req, action)
 	if err == nil {
 		v, err = findByPath(a, a.versions(t), req)
@@ -136,20 +141,21 @@ func (a *API) deleteVersion(req *request) (reply.Reply, error) {
 	}
 	served, err := a.Store.Distributed(req.Context(), v.ID)
 	if err == nil && served {
-		err = reply.BadRequest("The repository version cannot be deleted because it (or its publications) are currently being used to distribute content. " +
-			"Please update the necessary distributions first.")
+		err = reply.BadRequest("The repository version cannot be deleted because it (or its publications) are currently " +
+			"being used to distribute content. Please update the necessary distributions first.")
 	}
 	if err != nil {
 		return reply.Reply{}, err
 	}
 	return a.dispatch(req, "delete version", pulp.VersionHref(v.Type, v.RepositoryID, v.Number), tasks.Spec{
-		Name: tasks.DeleteVersion, Args: tasks.VersionArgs{RepositoryID: v.RepositoryID, Number: v.Number}, Immediate: true, Namespace: pulp.NamespaceOf(repo.Name),
+		Name: tasks.DeleteVersion, Args: tasks.VersionArgs{RepositoryID: v.RepositoryID, Number: v.Number}, Immediate: true,
+		Namespace: pulp.NamespaceOf(repo.Name),
 		Resources: []store.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID), Exclusive: true}},
 	})
 }
 
-// repairVersion returns the handler that starts a task which checks the blobs of a version and fetches broken ones again from
-// remotes.
+// repairVersion returns the handler that starts a task which checks the blobs of a version and fetches broken ones again
+// from remotes.
 func (a *API) repairVersion(t pulp.RepositoryType) handler {
 	return func(req *request) (reply.Reply, error) {
 		v, repo, err := a.permittedVersion(req, t, auth.Modify)
@@ -165,8 +171,11 @@ func (a *API) repairVersion(t pulp.RepositoryType) handler {
 			return reply.Reply{}, err
 		}
 		return a.dispatch(req, "repair version", pulp.VersionHref(v.Type, v.RepositoryID, v.Number), tasks.Spec{
-			Name: tasks.Repair, Args: tasks.VersionArgs{RepositoryID: v.RepositoryID, Number: v.Number, VerifyChecksums: checksums == nil || *checksums},
-			Resources: []store.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID)}}, Namespace: pulp.NamespaceOf(repo.Name),
+			Name: tasks.Repair, Namespace: pulp.NamespaceOf(repo.Name),
+			Args: tasks.VersionArgs{
+				RepositoryID: v.RepositoryID, Number: v.Number, VerifyChecksums: checksums == nil || *checksums,
+			},
+			Resources: []store.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID)}},
 		})
 	}
 }

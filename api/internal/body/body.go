@@ -1,7 +1,7 @@
 // Package body reads the bodies of requests to the REST API field by field: JSON objects, forms and multipart forms.
 //
-// Errors have Pulp's texts. A reader notes the error of its field and goes on, so that one response names every field with an
-// error; Finish returns them.
+// Errors have Pulp's texts. A reader notes the error of its field and goes on, so that one response names every field with
+// an error; Finish returns them.
 package body
 
 import (
@@ -97,7 +97,8 @@ func malformed(text string) error {
 	return &reply.Error{Status: http.StatusBadRequest, Body: reply.Detail(text)}
 }
 
-// parseJSON parses a JSON object as Pulp's parser does: of a key that occurs twice the last value counts. Numbers stay texts.
+// parseJSON parses a JSON object as Pulp's parser does: of a key that occurs twice the last value counts. Numbers stay
+// texts.
 func parseJSON(raw []byte) (map[string]any, error) {
 	bad := func(text string) error { return malformed("JSON parse error - " + text) }
 	if !utf8.Valid(raw) {

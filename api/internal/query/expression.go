@@ -31,8 +31,8 @@ type expression struct {
 	depth      int // of parentheses
 }
 
-// ParseExpression parses the parameter "q": comparisons `filter=value` with the operators NOT, AND and OR, which bind in this
-// order, and parentheses.
+// ParseExpression parses the parameter "q": comparisons `filter=value` with the operators NOT, AND and OR, which bind in
+// this order, and parentheses.
 func ParseExpression(text string, term Term) (store.Filter, error) {
 	e := &expression{rest: text, term: term}
 	f, err := e.or()

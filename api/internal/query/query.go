@@ -1,4 +1,4 @@
-// Package query reads the parameters of lists: their page, their order, the fields to show, and the texts of complex filters.
+// Package query reads the parameters of lists: page, order, selected fields, and the texts of complex filters.
 package query
 
 import (

@@ -37,7 +37,7 @@ test: tools ## run all tests: packages, the binary with real clients, and the da
 
 postgres: ## run the database tests, and the sign-images stories, on PostgreSQL
 	COUNTERSIGN_TEST_DATABASE=postgres $(GO) test -shuffle=on -p $(TEST_PROCS) -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) \
-	  ./internal/store ./api ./proxy ./tasks ./tasks/jobs
+	  ./internal/store/... ./api ./proxy ./tasks ./tasks/jobs
 	COUNTERSIGN_TEST_DATABASE=postgres $(GO) test -run 'Seed|ContentManagement' -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) ./integration
 
 unit: ## run the tests of packages only

@@ -18,13 +18,14 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
 // Dispatcher starts and cancels tasks. *tasks.Dispatcher implements it.
 type Dispatcher interface {
-	Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec) (store.Task, error)
-	Cancel(ctx context.Context, id string) (store.Task, error)
+	Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec) (taskstore.Task, error)
+	Cancel(ctx context.Context, id string) (taskstore.Task, error)
 }
 
 // Authenticator verifies the credentials of requests. *auth.Auth implements it.

@@ -22,6 +22,9 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/internal/telemetry"
 	"github.com/countersign/countersign/tasks"
 )
@@ -34,7 +37,7 @@ func (a accounts) Basic(r *http.Request) (*pulp.User, error) {
 	if !ok {
 		return nil, nil
 	}
-	u, err := a.store.UserByName(r.Context(), name)
+	u, err := a.store.Accounts.UserByName(r.Context(), name)
 	if err != nil || password != "secret" {
 		return nil, fault.New(fault.Unauthenticated, "Invalid username/password.")
 	}
@@ -49,17 +52,17 @@ type dispatcher struct {
 	from  []tasks.Origin // of the specs
 }
 
-func (d *dispatcher) Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec) (store.Task, error) {
+func (d *dispatcher) Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec) (taskstore.Task, error) {
 	d.mu.Lock()
 	d.specs, d.from = append(d.specs, spec), append(d.from, from)
 	d.mu.Unlock()
-	return d.store.CreateTask(ctx, store.NewTask{
+	return d.store.Tasks.CreateTask(ctx, taskstore.NewTask{
 		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), Origin: from.Kind, CreatedBy: from.User, Resources: spec.Resources,
 	})
 }
 
-func (d *dispatcher) Cancel(ctx context.Context, id string) (store.Task, error) {
-	k, _, err := d.store.CancelTask(ctx, id)
+func (d *dispatcher) Cancel(ctx context.Context, id string) (taskstore.Task, error) {
+	k, _, err := d.store.Tasks.CancelTask(ctx, id)
 	return k, err
 }
 
@@ -87,7 +90,7 @@ type world struct {
 	dispatcher *dispatcher
 	database   string // its URL
 
-	repo     store.Target // acme/app: tags latest, 1.0 (one image), 2.0, multi (an index of two), and two signatures
+	repo     record.Target // acme/app: tags latest, 1.0 (one image), 2.0, multi (an index of two), and two signatures
 	service  pulp.SigningService
 	manifest digest.Digest // of latest
 	signed   pulp.Version  // the version that the first signature made
@@ -101,8 +104,8 @@ func openStore(t *testing.T) (s *store.Store, database string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
-	if err := s.Migrate(t.Context()); err != nil {
+	t.Cleanup(func() { _ = s.DB.Close() })
+	if err := s.DB.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return s, database
@@ -133,7 +136,7 @@ func (w *world) fill() {
 		name  string
 		staff bool
 	}{{"admin", true}, {"acme", false}, {"carol", false}} {
-		if _, err := w.store.PutUser(ctx, u.name, "x", u.staff, true); err != nil {
+		if _, err := w.store.Accounts.PutUser(ctx, u.name, "x", u.staff, true); err != nil {
 			w.t.Fatal(err)
 		}
 	}
@@ -145,7 +148,7 @@ func (w *world) fill() {
 	w.service = w.addService("ctr-svc")
 	w.signed = w.sign(w.repo, w.manifest, "first")
 	w.sign(w.repo, w.manifest, "second")
-	if err := w.store.Beat(ctx, pulp.Worker{ID: pulp.NewID(), Name: "7@test", Versions: map[string]string{"core": "3.123.1"}}); err != nil {
+	if err := w.store.Tasks.Beat(ctx, pulp.Worker{ID: pulp.NewID(), Name: "7@test", Versions: map[string]string{"core": "3.123.1"}}); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -153,14 +156,14 @@ func (w *world) fill() {
 // assign gives a repository a signing service, in the name of an assigner.
 func (w *world) assign(r pulp.Repository, service string, by pulp.Assigner) {
 	w.t.Helper()
-	if _, err := w.store.EditRepository(w.t.Context(), nil, r.Type, r.ID, func(r *pulp.Repository) { r.SigningServiceID, r.SigningAssigned = service, by }); err != nil {
+	if _, err := w.store.Catalog.EditRepository(w.t.Context(), nil, r.Type, r.ID, func(r *pulp.Repository) { r.SigningServiceID, r.SigningAssigned = service, by }); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-func (w *world) target(path string) store.Target {
+func (w *world) target(path string) record.Target {
 	w.t.Helper()
-	target, err := w.store.PushTarget(w.t.Context(), path, pulp.ContainerPush)
+	target, err := w.store.Catalog.PushTarget(w.t.Context(), path, pulp.ContainerPush)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -169,7 +172,7 @@ func (w *world) target(path string) store.Target {
 
 func (w *world) addService(name string) pulp.SigningService {
 	w.t.Helper()
-	v, err := w.store.AddSigningService(w.t.Context(), pulp.SigningService{
+	v, err := w.store.Signatures.AddSigningService(w.t.Context(), pulp.SigningService{
 		Name: name, Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Script: "/srv/sign.sh",
 		Fingerprint: "2950DA0EEA6F1C907BE918A6D1B86E06B4D88886", PublicKey: "-----BEGIN PGP PUBLIC KEY BLOCK-----\n",
 	})
@@ -179,25 +182,25 @@ func (w *world) addService(name string) pulp.SigningService {
 	return v
 }
 
-func (w *world) blob(target store.Target, data string) pulp.Descriptor {
+func (w *world) blob(target record.Target, data string) pulp.Descriptor {
 	w.t.Helper()
 	b := pulp.Blob{Digest: digest.FromString(data), Size: int64(len(data)), Data: []byte(data), Inline: true}
-	if err := w.store.CommitBlob(w.t.Context(), target.Repository.ID, b, "", 0); err != nil {
+	if err := w.store.Content.CommitBlob(w.t.Context(), target.Repository.ID, b, "", 0); err != nil {
 		w.t.Fatal(err)
 	}
 	return pulp.Descriptor{Digest: b.Digest, Size: b.Size}
 }
 
-func (w *world) put(target store.Target, m pulp.Manifest, tags ...string) digest.Digest {
+func (w *world) put(target record.Target, m pulp.Manifest, tags ...string) digest.Digest {
 	w.t.Helper()
 	m.SchemaVersion, m.Digest = 2, digest.FromBytes(m.Payload)
-	if _, err := w.store.PutManifest(w.t.Context(), store.PutManifest{RepositoryID: target.Repository.ID, Manifest: m, Tags: tags}); err != nil {
+	if _, err := w.store.Content.PutManifest(w.t.Context(), content.PutManifest{RepositoryID: target.Repository.ID, Manifest: m, Tags: tags}); err != nil {
 		w.t.Fatal(err)
 	}
 	return m.Digest
 }
 
-func (w *world) pushImage(target store.Target, name, architecture string, tags ...string) digest.Digest {
+func (w *world) pushImage(target record.Target, name, architecture string, tags ...string) digest.Digest {
 	w.t.Helper()
 	config, layer := w.blob(target, "config of "+name), w.blob(target, "layer of "+name)
 	linux, size := "linux", layer.Size
@@ -207,7 +210,7 @@ func (w *world) pushImage(target store.Target, name, architecture string, tags .
 	}, tags...)
 }
 
-func (w *world) pushIndex(target store.Target, children []digest.Digest, tags ...string) digest.Digest {
+func (w *world) pushIndex(target record.Target, children []digest.Digest, tags ...string) digest.Digest {
 	w.t.Helper()
 	m := pulp.Manifest{MediaType: pulp.OCIIndex, Payload: fmt.Appendf(nil, "index of %v", children), Type: "index"}
 	for _, d := range children {
@@ -216,10 +219,10 @@ func (w *world) pushIndex(target store.Target, children []digest.Digest, tags ..
 	return w.put(target, m, tags...)
 }
 
-func (w *world) sign(target store.Target, manifest digest.Digest, content string) pulp.Version {
+func (w *world) sign(target record.Target, manifest digest.Digest, content string) pulp.Version {
 	w.t.Helper()
 	d, fingerprint := digest.FromString(content), "2950DA0EEA6F1C907BE918A6D1B86E06B4D88886"
-	v, err := w.store.PutSignature(w.t.Context(), target.Repository.ID, manifest, pulp.Signature{
+	v, err := w.store.Signatures.PutSignature(w.t.Context(), target.Repository.ID, manifest, pulp.Signature{
 		Digest: d, Name: string(manifest) + "@" + d.Encoded()[:32], Content: []byte(content), KeyID: "D1B86E06B4D88886", Fingerprint: &fingerprint,
 		Reference: "registry.example:8443/acme/app:latest", Creator: "atomic 5.23.1", SignedAt: 1795384279,
 	})

@@ -29,7 +29,7 @@ func (a *API) mayAssign(req *request) bool { return a.SigningUse.ByOwners || req
 // readService reads the field manifest_signing_service. set is false when the body lacks it; the service is zero for null.
 func (a *API) readService(req *request, b *body.Fields) (service pulp.SigningService, set bool, err error) {
 	find := func(id string) (pulp.SigningService, error) {
-		service, err := a.Store.SigningService(req.Context(), id)
+		service, err := a.Store.Signatures.SigningService(req.Context(), id)
 		if err == nil && service.Class != pulp.ManifestSigningService {
 			err = fault.New(fault.NotFound, "No manifest signing service has this id.")
 		}
@@ -106,13 +106,13 @@ func (a *API) serviceToSignWith(req *request, b *body.Fields, repo pulp.Reposito
 // It returns a zero service when there is neither.
 func (a *API) assignedService(req *request, repo pulp.Repository) (pulp.SigningService, error) {
 	if repo.SigningServiceID != "" {
-		return a.Store.SigningService(req.Context(), repo.SigningServiceID)
+		return a.Store.Signatures.SigningService(req.Context(), repo.SigningServiceID)
 	}
 	configured := a.SigningUse.Configured(repo)
 	if len(configured) == 0 {
 		return pulp.SigningService{}, nil
 	}
-	service, err := a.Store.SigningServiceByName(req.Context(), configured[0])
+	service, err := a.Store.Signatures.SigningServiceByName(req.Context(), configured[0])
 	if fault.Is(err, fault.NotFound) {
 		return pulp.SigningService{}, nil
 	}

@@ -127,7 +127,7 @@ func TestNewRepositoriesGetSigningServicesFromAdministrators(t *testing.T) {
 		t.Helper()
 		body := `{"name":"` + name + `","manifest_signing_service":"` + w.serviceHref() + `"}`
 		w.expect(call{method: http.MethodPost, path: pulp.ContainerCollection, user: user, json: body}, status, "")
-		r, err := w.store.RepositoryByName(t.Context(), name)
+		r, err := w.store.Catalog.RepositoryByName(t.Context(), name)
 		if status != 201 {
 			if err == nil {
 				t.Errorf("%s was made", name)
@@ -178,7 +178,7 @@ func TestUsingSigningServices(t *testing.T) {
 	} {
 		w := c.world
 		ids := map[string]string{"ctr-svc": w.service.ID, "absent": pulp.NewID()}
-		if v, err := w.store.SigningServiceByName(t.Context(), "other"); err == nil {
+		if v, err := w.store.Signatures.SigningServiceByName(t.Context(), "other"); err == nil {
 			ids["other"] = v.ID
 		} else {
 			ids["other"] = w.addService("other").ID
@@ -235,7 +235,7 @@ func TestSignOnPushNeedsAnAssignment(t *testing.T) {
 	pattern.expect(on(pattern, "acme"), 202, "")
 
 	// Where the assignment was revoked, other fields can be changed and signing on push can be turned off.
-	if _, err := w.store.EditRepository(t.Context(), nil, pulp.ContainerPush, w.repo.Repository.ID, func(r *pulp.Repository) { r.SignOnPush, r.SigningServiceID = true, "" }); err != nil {
+	if _, err := w.store.Catalog.EditRepository(t.Context(), nil, pulp.ContainerPush, w.repo.Repository.ID, func(r *pulp.Repository) { r.SignOnPush, r.SigningServiceID = true, "" }); err != nil {
 		t.Fatal(err)
 	}
 	w.expect(call{method: http.MethodPatch, path: w.repoHref(), user: "acme", json: `{"description":"x"}`}, 202, "")

@@ -7,7 +7,7 @@ import (
 
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/internal/verify"
 )
 
@@ -114,7 +114,7 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 			}
 		}
 	}
-	contents, err := a.Store.SignatureContents(ctx, known)
+	contents, err := a.Store.Signatures.SignatureContents(ctx, known)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 	return shown, nil
 }
 
-func showManifest(m store.ListedManifest, parts store.ManifestParts, nature store.Nature) any {
+func showManifest(m list.ListedManifest, parts list.ManifestParts, nature list.Nature) any {
 	return manifest{
 		contentObject: contentOf(pulp.KindManifest, m.ID, m.Stamps),
 		Digest:        string(m.Digest),
@@ -155,7 +155,7 @@ func showManifest(m store.ListedManifest, parts store.ManifestParts, nature stor
 }
 
 // showManifests returns the JSON forms of manifests. It looks up the parts of all of them together.
-func (a *API) showManifests(req *request, all []store.ListedManifest) ([]any, error) {
+func (a *API) showManifests(req *request, all []list.ListedManifest) ([]any, error) {
 	ids := make([]string, len(all))
 	for i, m := range all {
 		ids[i] = m.ID
@@ -165,13 +165,13 @@ func (a *API) showManifests(req *request, all []store.ListedManifest) ([]any, er
 		viewer = req.user.Username
 	}
 	blobs, children := req.selected.HasAny("config_blob", "blobs"), req.selected.Has("listed_manifests")
-	parts, err := a.Store.ManifestParts(req.Context(), ids, viewer, blobs, children)
+	parts, err := a.Store.Lists.ManifestParts(req.Context(), ids, viewer, blobs, children)
 	if err != nil {
 		return nil, err
 	}
-	var natures map[string]store.Nature
+	var natures map[string]list.Nature
 	if req.selected.HasAny("is_bootable", "is_flatpak") {
-		if natures, err = a.Store.ManifestNatures(req.Context(), ids, viewer); err != nil {
+		if natures, err = a.Store.Lists.ManifestNatures(req.Context(), ids, viewer); err != nil {
 			return nil, err
 		}
 	}
@@ -188,27 +188,27 @@ func contentFilters(own ...filters) filters {
 	return mergeFilters(append(own, identityFilters(), labelFilters(), filters{
 		"added_between":              betweenVersions(true),
 		"removed_between":            betweenVersions(false),
-		"repository_version":         inVersion(store.Present),
-		"repository_version_added":   inVersion(store.Added),
-		"repository_version_removed": inVersion(store.Removed),
+		"repository_version":         inVersion(list.Present),
+		"repository_version_added":   inVersion(list.Added),
+		"repository_version_removed": inVersion(list.Removed),
 	})...)
 }
 
 // inVersion filters by the relation to one version.
-func inVersion(m store.Membership) filter {
-	return func(a *API, req *request, _ string, values []string) (store.Filter, error) {
+func inVersion(m list.Membership) filter {
+	return func(a *API, req *request, _ string, values []string) (list.Filter, error) {
 		text := query.Last(values)
 		if text == "" {
 			return nil, nil
 		}
 		v, err := a.findVersion(req, text)
-		return store.InVersion(v.RepositoryID, v.Number, m), err
+		return list.InVersion(v.RepositoryID, v.Number, m), err
 	}
 }
 
 // betweenVersions filters by content of only one of two versions: of the second for added, of the first otherwise.
 func betweenVersions(added bool) filter {
-	return func(a *API, req *request, name string, values []string) (store.Filter, error) {
+	return func(a *API, req *request, name string, values []string) (list.Filter, error) {
 		text := query.Last(values)
 		if text == "" {
 			return nil, nil
@@ -225,23 +225,23 @@ func betweenVersions(added bool) filter {
 			return nil, err
 		}
 		with, err := a.findVersion(req, to)
-		return store.All(
-			store.InVersion(with.RepositoryID, with.Number, store.Present),
-			store.Not(store.InVersion(without.RepositoryID, without.Number, store.Present)),
+		return list.All(
+			list.InVersion(with.RepositoryID, with.Number, list.Present),
+			list.Not(list.InVersion(without.RepositoryID, without.Number, list.Present)),
 		), err
 	}
 }
 
 func (a *API) tags() resource[pulp.Tag] {
 	return resource[pulp.Tag]{
-		model: "Tag", list: store.TagList, within: visible, show: showEach(showTag), orderings: []string{"name", "pulp_type"},
+		model: "Tag", list: list.TagList, within: visible, show: showEach(showTag), orderings: []string{"name", "pulp_type"},
 		filters: contentFilters(exactFilters("name"), filters{"media_type": oneOf("media_type"), "digest": oneOf("digest")}),
 	}
 }
 
-func (a *API) manifests() resource[store.ListedManifest] {
-	return resource[store.ListedManifest]{
-		model: "Manifest", list: store.ManifestList, within: visible, show: a.showManifests,
+func (a *API) manifests() resource[list.ListedManifest] {
+	return resource[list.ListedManifest]{
+		model: "Manifest", list: list.ManifestList, within: visible, show: a.showManifests,
 		orderings: []string{
 			"digest", "schema_version", "media_type", "is_bootable", "is_flatpak", "type", "architecture", "os",
 			"compressed_image_size", "pulp_type",
@@ -254,14 +254,14 @@ func (a *API) manifests() resource[store.ListedManifest] {
 
 func (a *API) blobs() resource[pulp.Blob] {
 	return resource[pulp.Blob]{
-		model: "Blob", list: store.BlobList, within: visible, show: showEach(showBlob), orderings: []string{"digest", "pulp_type"},
+		model: "Blob", list: list.BlobList, within: visible, show: showEach(showBlob), orderings: []string{"digest", "pulp_type"},
 		filters: contentFilters(exactFilters("digest")),
 	}
 }
 
 func (a *API) signatures() resource[pulp.Signature] {
 	return resource[pulp.Signature]{
-		model: "ManifestSignature", list: store.SignatureList, within: visible, show: a.showSignatures,
+		model: "ManifestSignature", list: list.SignatureList, within: visible, show: a.showSignatures,
 		orderings: []string{"name", "digest", "key_id", "fingerprint", "timestamp", "creator", "pulp_type"},
 		filters:   contentFilters(nameFilters(), exactFilters("digest"), exactFilters("key_id"), filters{"manifest": oneOf("manifest")}),
 	}

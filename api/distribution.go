@@ -13,7 +13,9 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/catalog"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -96,15 +98,15 @@ func showDistribution(b baseDistribution, d pulp.Distribution, path string) dist
 
 func distributionFilters() filters {
 	return mergeFilters(identityFilters(), nameFilters(), labelFilters(), filters{
-		"base_path": compare("base_path", store.Equal), "base_path__contains": compare("base_path", store.Contains),
-		"base_path__icontains": compare("base_path", store.ContainsFold), "base_path__in": oneOf("base_path"),
+		"base_path": compare("base_path", list.Equal), "base_path__contains": compare("base_path", list.Contains),
+		"base_path__icontains": compare("base_path", list.ContainsFold), "base_path__in": oneOf("base_path"),
 		"repository": relatedTo("repository"), "repository__in": relatedTo("repository"), "with_content": servingContent,
 	})
 }
 
 // servingContent filters by content that a distribution serves: content of the latest version of its repository, or of the
 // version that it is pinned to.
-func servingContent(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+func servingContent(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 	texts, err := query.Split(name, values)
 	if err != nil || len(texts) == 0 {
 		return nil, err
@@ -117,16 +119,16 @@ func servingContent(_ *API, _ *request, name string, values []string) (store.Fil
 		}
 		ids[i] = ref.ID
 	}
-	return store.Serving(ids), nil
+	return list.Serving(ids), nil
 }
 
 var distributionOrderings = []string{"name", "base_path", "hidden"}
 
 func (a *API) distributions() resource[pulp.Distribution] {
 	return resource[pulp.Distribution]{
-		model: "ContainerDistribution", list: store.DistributionList, within: visible,
+		model: "ContainerDistribution", list: list.DistributionList, within: visible,
 		orderings: append([]string{"private", "description"}, distributionOrderings...),
-		filters:   mergeFilters(distributionFilters(), filters{"namespace__name": compare("namespace__name", store.Equal)}),
+		filters:   mergeFilters(distributionFilters(), filters{"namespace__name": compare("namespace__name", list.Equal)}),
 		show: a.showDistributions(func(b baseDistribution, d pulp.Distribution) any {
 			return showDistribution(b, d, a.PublicURL.Host+"/"+d.BasePath)
 		}),
@@ -135,7 +137,7 @@ func (a *API) distributions() resource[pulp.Distribution] {
 
 func (a *API) anyDistributions() resource[pulp.Distribution] {
 	return resource[pulp.Distribution]{
-		model: "Distribution", list: store.DistributionList, within: visible,
+		model: "Distribution", list: list.DistributionList, within: visible,
 		orderings: distributionOrderings, filters: distributionFilters(),
 		show: a.showDistributions(func(b baseDistribution, d pulp.Distribution) any {
 			return genericDistribution{b, strings.TrimSuffix(a.PublicURL.String(), "/") + contentPrefix + d.BasePath + "/"}
@@ -178,7 +180,7 @@ func (a *API) createDistribution(req *request) (reply.Reply, error) {
 	}
 	return a.dispatch(req, "create distribution", *fields.BasePath, tasks.Spec{
 		Name: tasks.Create, Args: tasks.CreateArgs{Distribution: fields}, Immediate: true,
-		Resources: []store.Resource{{Href: pulp.Root + pulp.DistributionCollection, Exclusive: true}},
+		Resources: []taskstore.Resource{{Href: pulp.Root + pulp.DistributionCollection, Exclusive: true}},
 	})
 }
 
@@ -204,7 +206,7 @@ func (a *API) editDistribution(whole bool) handler {
 		href := pulp.Href(pulp.DistributionCollection, d.ID)
 		return a.dispatch(req, "edit distribution", href, tasks.Spec{
 			Name: tasks.Edit, Args: tasks.EditArgs{Collection: pulp.DistributionCollection, ID: d.ID, Distribution: &fields},
-			Resources: []store.Resource{{Href: href, Exclusive: true}}, Immediate: true,
+			Resources: []taskstore.Resource{{Href: href, Exclusive: true}}, Immediate: true,
 		})
 	}
 }
@@ -243,7 +245,7 @@ func (a *API) readDistribution(
 	after := old
 	f.Apply(&after)
 	if b.Valid("name", "base_path") && (after.Name != old.Name || after.BasePath != old.BasePath) {
-		conflict, err := a.Store.DistributionConflict(req.Context(), old.ID, after.Name, after.BasePath)
+		conflict, err := a.Store.Catalog.DistributionConflict(req.Context(), old.ID, after.Name, after.BasePath)
 		if err != nil {
 			return f, err
 		}
@@ -265,7 +267,7 @@ func noteConflict(conflict error, b *body.Fields) error {
 	if !ok {
 		return conflict
 	}
-	texts, overlaps := e.Fields[store.OverlapField]
+	texts, overlaps := e.Fields[catalog.OverlapField]
 	switch {
 	case overlaps && !b.Valid(): // Pulp checks overlaps last
 		return nil
@@ -357,14 +359,14 @@ func (a *API) deleteDistribution(req *request) (reply.Reply, error) {
 
 // deletedWith returns the resources that the deletion of a distribution reserves: the distribution, and its repository if a
 // push created that.
-func (a *API) deletedWith(req *request, d pulp.Distribution) ([]store.Resource, error) {
-	resources := []store.Resource{{Href: pulp.Href(pulp.DistributionCollection, d.ID), Exclusive: true}}
+func (a *API) deletedWith(req *request, d pulp.Distribution) ([]taskstore.Resource, error) {
+	resources := []taskstore.Resource{{Href: pulp.Href(pulp.DistributionCollection, d.ID), Exclusive: true}}
 	if d.RepositoryID == "" {
 		return resources, nil
 	}
-	repo, err := a.Store.Repository(req.Context(), d.Repository, d.RepositoryID)
+	repo, err := a.Store.Catalog.Repository(req.Context(), d.Repository, d.RepositoryID)
 	if err == nil && repo.MadeByPush {
-		resources = append(resources, store.Resource{Href: pulp.RepositoryHref(repo.Type, repo.ID), Exclusive: true})
+		resources = append(resources, taskstore.Resource{Href: pulp.RepositoryHref(repo.Type, repo.ID), Exclusive: true})
 	}
 	if fault.Is(err, fault.NotFound) { // it was deleted in the meantime
 		err = nil

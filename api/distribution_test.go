@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -20,7 +20,7 @@ func TestDistributions(t *testing.T) {
 	m.hide("b/secret")
 	secretHref := href(secret.Repository)
 	theirs := m.container("carol/own", "")
-	version, err := m.store.Version(t.Context(), m.full.ID, 1)
+	version, err := m.store.Content.Version(t.Context(), m.full.ID, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestDistributions(t *testing.T) {
 			if diff := cmp.Diff(want, spec.Args); diff != "" {
 				t.Errorf("arguments (-want +got):\n%s", diff)
 			}
-			if !cmp.Equal(spec.Resources, []store.Resource{{Href: reserved, Exclusive: true}}) || spec.Name != name || !spec.Immediate {
+			if !cmp.Equal(spec.Resources, []taskstore.Resource{{Href: reserved, Exclusive: true}}) || spec.Name != name || !spec.Immediate {
 				t.Errorf("task %+v", spec)
 			}
 		})
@@ -167,7 +167,7 @@ func TestDistributionsByContent(t *testing.T) {
 	m.serve(pulp.Distribution{Name: "acme/empty", BasePath: "acme/empty", RepositoryID: m.empty.ID})
 	m.pin("acme/zero", m.full.ID, 0)
 	m.pin("acme/one", m.full.ID, 1)
-	if _, err := m.store.RemoveAll(t.Context(), nil, m.full.ID); err != nil {
+	if _, err := m.store.Content.RemoveAll(t.Context(), nil, m.full.ID); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string][]string{

@@ -14,11 +14,11 @@ import (
 	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 )
 
 // filter returns the condition for the values of one query parameter; nil: none. It gets the name for its errors.
-type filter func(a *API, req *request, name string, values []string) (store.Filter, error)
+type filter func(a *API, req *request, name string, values []string) (list.Filter, error)
 
 // filters are the filters of a list by parameter (compatibility.md#lists).
 type filters map[string]filter
@@ -38,8 +38,8 @@ func mergeFilters(sets ...filters) filters {
 }
 
 // parse returns the conditions for a request's parameters. An unknown parameter is an error.
-func (f filters) parse(a *API, req *request) ([]store.Filter, error) {
-	var where []store.Filter
+func (f filters) parse(a *API, req *request) ([]list.Filter, error) {
+	var where []list.Filter
 	for _, name := range slices.Sorted(maps.Keys(req.query)) {
 		if slices.Contains(notFilters, name) {
 			continue
@@ -57,7 +57,7 @@ func (f filters) parse(a *API, req *request) ([]store.Filter, error) {
 		}
 	}
 	if q := strings.TrimSpace(query.Last(req.query["q"])); q != "" {
-		condition, err := query.ParseExpression(q, func(name, value string) (store.Filter, error) {
+		condition, err := query.ParseExpression(q, func(name, value string) (list.Filter, error) {
 			return f.term(a, req, name, value)
 		})
 		if err != nil {
@@ -69,7 +69,7 @@ func (f filters) parse(a *API, req *request) ([]store.Filter, error) {
 }
 
 // term returns the condition of one comparison in the parameter "q".
-func (f filters) term(a *API, req *request, name, value string) (store.Filter, error) {
+func (f filters) term(a *API, req *request, name, value string) (list.Filter, error) {
 	switch name {
 	case "q":
 		return nil, fault.Field("q", "You cannot use 'q' in complex filtering.")
@@ -82,16 +82,16 @@ func (f filters) term(a *API, req *request, name, value string) (store.Filter, e
 	}
 	condition, err := read(a, req, name, []string{value})
 	if condition == nil {
-		condition = store.All()
+		condition = list.All()
 	}
 	return condition, err
 }
 
 // compare filters by one text. An empty text is no condition.
-func compare(field string, op store.Op) filter {
-	return func(_ *API, _ *request, _ string, values []string) (store.Filter, error) {
+func compare(field string, op list.Op) filter {
+	return func(_ *API, _ *request, _ string, values []string) (list.Filter, error) {
 		if v := query.Last(values); v != "" {
-			return store.Where(field, op, v), nil
+			return list.Where(field, op, v), nil
 		}
 		return nil, nil
 	}
@@ -99,18 +99,18 @@ func compare(field string, op store.Op) filter {
 
 // oneOf filters by several texts.
 func oneOf(field string) filter {
-	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+	return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		parts, err := query.Split(name, values)
 		if err != nil || len(parts) == 0 {
 			return nil, err
 		}
-		return store.OneOf(field, parts), nil
+		return list.OneOf(field, parts), nil
 	}
 }
 
 // exactFilters filter by one whole text or by several.
 func exactFilters(field string) filters {
-	return filters{field: compare(field, store.Equal), field + "__in": oneOf(field)}
+	return filters{field: compare(field, list.Equal), field + "__in": oneOf(field)}
 }
 
 // maxPatternLength is the largest length of a regular expression in bytes.
@@ -118,7 +118,7 @@ const maxPatternLength = 1000
 
 // matching filters by a regular expression, which gets a prefix of flags.
 func matching(field, flags string) filter {
-	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+	return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		pattern := query.Last(values)
 		if pattern == "" {
 			return nil, nil
@@ -129,21 +129,21 @@ func matching(field, flags string) filter {
 		if _, err := regexp.Compile(flags + pattern); err != nil {
 			return nil, fault.Field(name, "Enter a valid regular expression.")
 		}
-		if err := store.CheckPattern(flags + pattern); err != nil {
+		if err := list.CheckPattern(flags + pattern); err != nil {
 			return nil, fault.Field(name, "The regular expression is too complex.")
 		}
-		return store.Where(field, store.Match, flags+pattern), nil
+		return list.Where(field, list.Match, flags+pattern), nil
 	}
 }
 
 // nameFilters are the filters of objects with a name.
 func nameFilters() filters {
 	return mergeFilters(exactFilters("name"), filters{
-		"name__iexact":      compare("name", store.EqualFold),
-		"name__contains":    compare("name", store.Contains),
-		"name__icontains":   compare("name", store.ContainsFold),
-		"name__startswith":  compare("name", store.HasPrefix),
-		"name__istartswith": compare("name", store.HasPrefixFold),
+		"name__iexact":      compare("name", list.EqualFold),
+		"name__contains":    compare("name", list.Contains),
+		"name__icontains":   compare("name", list.ContainsFold),
+		"name__startswith":  compare("name", list.HasPrefix),
+		"name__istartswith": compare("name", list.HasPrefixFold),
 		"name__regex":       matching("name", ""),
 		"name__iregex":      matching("name", "(?i)"),
 	})
@@ -151,17 +151,17 @@ func nameFilters() filters {
 
 // rangeFilters are the filters of a field whose values have an order. parse converts one value.
 func rangeFilters(field string, parse func(name, text string) (int64, error)) filters {
-	at := func(op store.Op) filter {
-		return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+	at := func(op list.Op) filter {
+		return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 			text := query.Last(values)
 			if text == "" {
 				return nil, nil
 			}
 			v, err := parse(name, text)
-			return store.Where(field, op, v), err
+			return list.Where(field, op, v), err
 		}
 	}
-	between := func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+	between := func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		text := query.Last(values)
 		if text == "" {
 			return nil, nil
@@ -175,11 +175,11 @@ func rangeFilters(field string, parse func(name, text string) (int64, error)) fi
 			return nil, err
 		}
 		most, err := parse(name, to)
-		return store.All(store.Where(field, store.AtLeast, least), store.Where(field, store.AtMost, most)), err
+		return list.All(list.Where(field, list.AtLeast, least), list.Where(field, list.AtMost, most)), err
 	}
 	return filters{
-		field: at(store.Equal), field + "__lt": at(store.Less), field + "__lte": at(store.AtMost),
-		field + "__gt": at(store.Greater), field + "__gte": at(store.AtLeast), field + "__range": between,
+		field: at(list.Equal), field + "__lt": at(list.Less), field + "__lte": at(list.AtMost),
+		field + "__gt": at(list.Greater), field + "__gte": at(list.AtLeast), field + "__range": between,
 	}
 }
 
@@ -219,16 +219,16 @@ func numberFilters(field string) filters { return rangeFilters(field, number) }
 func nullableNumberFilters(field string) filters {
 	return mergeFilters(numberFilters(field), filters{
 		field + "__isnull": isNull(field),
-		field + "__ne": func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+		field + "__ne": func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 			n, err := number(name, query.Last(values))
-			return store.Where(field, store.NotEqual, n), err
+			return list.Where(field, list.NotEqual, n), err
 		},
 	})
 }
 
 // boolean filters by a boolean, for which with returns the condition.
-func boolean(with func(bool) store.Filter) filter {
-	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+func boolean(with func(bool) list.Filter) filter {
+	return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		switch v := query.Last(values); strings.ToLower(v) {
 		case "true", "1":
 			return with(true), nil
@@ -243,16 +243,16 @@ func boolean(with func(bool) store.Filter) filter {
 }
 
 func isNull(field string) filter {
-	return boolean(func(null bool) store.Filter { return store.IsNull(field, null) })
+	return boolean(func(null bool) list.Filter { return list.IsNull(field, null) })
 }
 
 func is(field string) filter {
-	return boolean(func(v bool) store.Filter { return store.Where(field, store.Equal, v) })
+	return boolean(func(v bool) list.Filter { return list.Where(field, list.Equal, v) })
 }
 
 // choice filters by some of the possible texts, for which with returns the condition.
-func choice(possible []string, with func(values []string) store.Filter) filter {
-	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+func choice(possible []string, with func(values []string) list.Filter) filter {
+	return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		parts, err := query.Split(name, values)
 		if err != nil {
 			return nil, err
@@ -272,7 +272,7 @@ func choice(possible []string, with func(values []string) store.Filter) filter {
 // identityFilters are the filters of every list: by id, href and PRN.
 func identityFilters() filters {
 	in := func(parse func(string) (id string, err error)) filter {
-		return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+		return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 			parts, err := query.Split(name, values)
 			if err != nil || len(parts) == 0 {
 				return nil, err
@@ -287,7 +287,7 @@ func identityFilters() filters {
 					ids = append(ids, id)
 				}
 			}
-			return store.OneOf("pulp_id", ids), nil
+			return list.OneOf("pulp_id", ids), nil
 		}
 	}
 	return filters{
@@ -333,8 +333,8 @@ func parseReference(v string) (pulp.Ref, error) {
 }
 
 // related filters by references to objects, for which with returns the condition.
-func related(with func([]pulp.Ref) store.Filter) filter {
-	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+func related(with func([]pulp.Ref) list.Filter) filter {
+	return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		parts, err := query.Split(name, values)
 		if err != nil {
 			return nil, err
@@ -356,7 +356,7 @@ func related(with func([]pulp.Ref) store.Filter) filter {
 
 // relatedTo filters by a field that holds the id of another object.
 func relatedTo(field string) filter {
-	return related(func(refs []pulp.Ref) store.Filter { return store.OneOf(field, idsOf(refs)) })
+	return related(func(refs []pulp.Ref) list.Filter { return list.OneOf(field, idsOf(refs)) })
 }
 
 // idsOf returns the ids of objects. It omits repository versions, since their references contain the repositories' ids.
@@ -371,4 +371,4 @@ func idsOf(refs []pulp.Ref) []string {
 }
 
 // matchNone filters by references that no object here has: any valid reference matches nothing.
-var matchNone = related(func([]pulp.Ref) store.Filter { return store.Any() })
+var matchNone = related(func([]pulp.Ref) list.Filter { return list.Any() })

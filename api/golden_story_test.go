@@ -33,7 +33,9 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/proxy"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/signtest"
@@ -112,7 +114,7 @@ func newStory(t *testing.T) *story {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"admin", "ctru"} {
-		if _, err := s.PutUser(t.Context(), name, hash, name == "admin", true); err != nil {
+		if _, err := s.Accounts.PutUser(t.Context(), name, hash, name == "admin", true); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -130,7 +132,7 @@ func (p *story) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := auth.KeptKey(t.Context(), p.store)
+	key, err := auth.KeptKey(t.Context(), p.store.DB)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +144,7 @@ func (p *story) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	public, quiet, queue, accounts := &url.URL{Scheme: "http", Host: recordedHost}, slog.New(slog.DiscardHandler), &memqueue.Queue{}, auth.New(p.store)
+	public, quiet, queue, accounts := &url.URL{Scheme: "http", Host: recordedHost}, slog.New(slog.DiscardHandler), &memqueue.Queue{}, auth.New(p.store.Accounts)
 	signer := &signservice.Signer{
 		Store: p.store, Log: quiet, Parallel: 1, Usable: func(pulp.SigningService) bool { return true },
 		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return keyed{t, p.key, &p.made}, nil },
@@ -188,13 +190,13 @@ func (p *story) fill() {
 	t := p.t
 	t.Helper()
 	for _, name := range []string{"ctr/one", "walk/one"} {
-		target, err := p.store.PushTarget(t.Context(), name, pulp.Container)
+		target, err := p.store.Catalog.PushTarget(t.Context(), name, pulp.Container)
 		if err != nil {
 			t.Fatal(err)
 		}
 		p.recordedImage(target, latestImage, spaced(t, recording(t, "56-manifest-tag").RawBody), "latest")
 	}
-	push, err := p.store.PushTarget(t.Context(), "ctr/push", pulp.ContainerPush)
+	push, err := p.store.Catalog.PushTarget(t.Context(), "ctr/push", pulp.ContainerPush)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,14 +210,14 @@ func (p *story) fill() {
 		MediaType: pulp.OCIIndex, Payload: spaced(t, recording(t, "56f-noaccept").RawBody), Digest: multiIndex, Type: "index",
 		Children: []pulp.Descriptor{{Digest: multiFirst}, {Digest: multiSecond}},
 	}, "multi")
-	if p.service, err = p.store.AddSigningService(t.Context(), pulp.SigningService{
+	if p.service, err = p.store.Signatures.AddSigningService(t.Context(), pulp.SigningService{
 		Name: "ctr-svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Script: "/var/lib/ctr/sign.sh",
 		Fingerprint: p.key.Public.Fingerprint(), PublicKey: p.key.Armor,
 	}); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"5600@vm", "5601@vm"} {
-		if err := p.store.Beat(t.Context(), pulp.Worker{ID: pulp.NewID(), Name: name, Versions: api.Versions("0.1.0")}); err != nil {
+		if err := p.store.Tasks.Beat(t.Context(), pulp.Worker{ID: pulp.NewID(), Name: name, Versions: api.Versions("0.1.0")}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -226,7 +228,7 @@ func (p *story) others() {
 	p.t.Helper()
 	repo := pulp.RepositoryHref(pulp.ContainerPush, p.repo.Repository.ID)
 	for range 4 {
-		p.completed(tasks.Tag, store.Resource{Href: repo, Exclusive: true})
+		p.completed(tasks.Tag, taskstore.Resource{Href: repo, Exclusive: true})
 	}
 	for range 3 {
 		p.completed(tasks.Tag)
@@ -245,7 +247,7 @@ func (p *story) again() {
 	}
 	sign([]string{"2.0"})
 	for range 2 {
-		p.completed(tasks.Sign, store.Resource{Href: repo, Exclusive: true})
+		p.completed(tasks.Sign, taskstore.Resource{Href: repo, Exclusive: true})
 	}
 	sign([]string{})
 }
@@ -256,11 +258,11 @@ func (p *story) signature(tag string) {
 	p.signWith(signingKey{entity: p.key.Entity}, p.repo, secondImage, recordedHost+"/ctr/push:"+tag)
 }
 
-func (p *story) completed(name string, resources ...store.Resource) {
+func (p *story) completed(name string, resources ...taskstore.Resource) {
 	p.t.Helper()
-	k, err := p.store.CreateTask(p.t.Context(), store.NewTask{Name: name, Args: struct{}{}, CID: "cid", Origin: store.OriginUser, CreatedBy: p.userID("admin"), Resources: resources})
+	k, err := p.store.Tasks.CreateTask(p.t.Context(), taskstore.NewTask{Name: name, Args: struct{}{}, CID: "cid", Origin: taskstore.OriginUser, CreatedBy: p.userID("admin"), Resources: resources})
 	if err == nil {
-		err = p.store.CompleteTask(p.t.Context(), claim(p.world, k), store.Outcome{})
+		err = p.store.Tasks.CompleteTask(p.t.Context(), claim(p.world, k), taskstore.Outcome{})
 	}
 	if err != nil {
 		p.t.Fatal(err)
@@ -269,7 +271,7 @@ func (p *story) completed(name string, resources ...store.Resource) {
 
 // recordedImage stores an image under its recorded digest. If no recording shows the manifest, its bytes are made up. The bytes of blobs always are, and
 // also the digests of blobs that no recording shows.
-func (p *story) recordedImage(target store.Target, d digest.Digest, payload []byte, tags ...string) {
+func (p *story) recordedImage(target record.Target, d digest.Digest, payload []byte, tags ...string) {
 	p.t.Helper()
 	config, layer := pulp.Descriptor{Digest: digest.FromString("config of " + string(d)), Size: 239}, pulp.Descriptor{Digest: digest.FromString("layer of " + string(d)), Size: 110}
 	switch d {
@@ -280,7 +282,7 @@ func (p *story) recordedImage(target store.Target, d digest.Digest, payload []by
 	}
 	for _, b := range []pulp.Descriptor{layer, config} {
 		data := bytes.Repeat([]byte("x"), int(b.Size))
-		if err := p.store.CommitBlob(p.t.Context(), target.Repository.ID, pulp.Blob{Digest: b.Digest, Size: b.Size, Data: data, Inline: true}, "", 0); err != nil {
+		if err := p.store.Content.CommitBlob(p.t.Context(), target.Repository.ID, pulp.Blob{Digest: b.Digest, Size: b.Size, Data: data, Inline: true}, "", 0); err != nil {
 			p.t.Fatal(err)
 		}
 	}
@@ -294,10 +296,10 @@ func (p *story) recordedImage(target store.Target, d digest.Digest, payload []by
 	}, tags...)
 }
 
-func (p *story) recorded(target store.Target, m pulp.Manifest, tags ...string) {
+func (p *story) recorded(target record.Target, m pulp.Manifest, tags ...string) {
 	p.t.Helper()
 	m.SchemaVersion = 2
-	if _, err := p.store.PutManifest(p.t.Context(), store.PutManifest{RepositoryID: target.Repository.ID, Manifest: m, Tags: tags}); err != nil {
+	if _, err := p.store.Content.PutManifest(p.t.Context(), content.PutManifest{RepositoryID: target.Repository.ID, Manifest: m, Tags: tags}); err != nil {
 		p.t.Fatal(err)
 	}
 }
@@ -710,7 +712,7 @@ func (p *story) mirrored() {
 
 func (p *story) mirror() pulp.Repository {
 	p.t.Helper()
-	r, err := p.store.Repository(p.t.Context(), pulp.Container, p.ids["6f35d08bb5d6"])
+	r, err := p.store.Catalog.Repository(p.t.Context(), pulp.Container, p.ids["6f35d08bb5d6"])
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
 // exchange is a recorded exchange with the reference.
@@ -70,19 +70,19 @@ func golden(t *testing.T, name string) (body any, allow string) {
 func testAnswersHaveTheReferencesShape(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	task, err := w.store.CreateTask(t.Context(), store.NewTask{
-		Name: "pulp_container.app.tasks.sign.sign", Args: struct{}{}, Origin: store.OriginUser, CreatedBy: 1, CID: "abc",
-		Resources: []store.Resource{{Href: w.repoHref(), Exclusive: true}},
+	task, err := w.store.Tasks.CreateTask(t.Context(), taskstore.NewTask{
+		Name: "pulp_container.app.tasks.sign.sign", Args: struct{}{}, Origin: taskstore.OriginUser, CreatedBy: 1, CID: "abc",
+		Resources: []taskstore.Resource{{Href: w.repoHref(), Exclusive: true}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	claimed, err := w.store.ClaimTask(t.Context(), pulp.NewID(), task.ID, nil, 1e9)
+	claimed, err := w.store.Tasks.ClaimTask(t.Context(), pulp.NewID(), task.ID, nil, 1e9)
 	if err != nil {
 		t.Fatal(err)
 	}
-	made := store.Created{Href: pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number), PRN: pulp.VersionPRN(w.signed.ID)}
-	if err := w.store.CompleteTask(t.Context(), &store.Claim{TaskID: task.ID, Attempt: claimed.Attempt}, store.Outcome{Created: []store.Created{made}}); err != nil {
+	made := taskstore.Created{Href: pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number), PRN: pulp.VersionPRN(w.signed.ID)}
+	if err := w.store.Tasks.CompleteTask(t.Context(), &taskstore.Claim{TaskID: task.ID, Attempt: claimed.Attempt}, taskstore.Outcome{Created: []taskstore.Created{made}}); err != nil {
 		t.Fatal(err)
 	}
 	href := func(path, field string) string { return w.results(path, field)[0] }

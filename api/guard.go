@@ -36,7 +36,7 @@ type guardIdentity struct {
 func (a *API) guard(ctx context.Context) (contentGuard, error) { return guardOf(ctx, a.Store) }
 
 func guardOf(ctx context.Context, s *store.Store) (contentGuard, error) {
-	raw, err := s.SettingOrCreate(ctx, guardSetting, func() ([]byte, error) {
+	raw, err := s.DB.SettingOrCreate(ctx, guardSetting, func() ([]byte, error) {
 		return json.Marshal(guardIdentity{pulp.NewID(), time.Now().UnixMicro()})
 	})
 	if err != nil {

@@ -251,7 +251,7 @@ func (w *world) signAt(k signingKey, at time.Time, lifetime time.Duration, refer
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.store.PutSignature(w.t.Context(), w.repo.Repository.ID, w.manifest, pulp.Signature{
+	if _, err := w.store.Signatures.PutSignature(w.t.Context(), w.repo.Repository.ID, w.manifest, pulp.Signature{
 		Digest: signing.Digest(raw), Name: signing.Name(w.manifest, raw), Content: raw, KeyID: s.KeyID, Fingerprint: &s.Fingerprint,
 		Reference: reference, SignedAt: s.CreatedAt.Unix(),
 	}); err != nil {

@@ -170,7 +170,7 @@ func TestStatusTellsWhatIsUp(t *testing.T) {
 		t.Errorf("origin %v", origin)
 	}
 	w.expect(call{path: "livez/", user: "-"}, 200, "")
-	if err := w.store.Close(); err != nil {
+	if err := w.store.DB.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if s := w.get("status/"); s["database_connection"].(map[string]any)["connected"] != false {

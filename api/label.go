@@ -8,12 +8,12 @@ import (
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 )
 
 // labelFilters are the filters of objects with labels.
 func labelFilters() filters {
-	return filters{"pulp_label_select": func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+	return filters{"pulp_label_select": func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		text := query.Last(values)
 		if text == "" {
 			return nil, nil
@@ -39,13 +39,13 @@ func labelRoutes[T any](a *API, collection string, authorize func(*request) (T, 
 		if err := b.Finish(); err != nil {
 			return nil, err
 		}
-		return value, a.Store.SetLabel(req.Context(), collection, strings.ToLower(req.param("id")), key, value)
+		return value, a.Store.Catalog.SetLabel(req.Context(), collection, strings.ToLower(req.param("id")), key, value)
 	}
 	unset := func(req *request, b *body.Fields, key string) (*string, error) {
 		if err := b.Finish(); err != nil {
 			return nil, err
 		}
-		return a.Store.UnsetLabel(req.Context(), collection, strings.ToLower(req.param("id")), key)
+		return a.Store.Catalog.UnsetLabel(req.Context(), collection, strings.ToLower(req.param("id")), key)
 	}
 	return []route{
 		{path: collection + ":id/set_label/", methods: post(labelAction(collection, authorize, set))},

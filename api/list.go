@@ -11,25 +11,25 @@ import (
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 )
 
 // resource declares a kind of object: the source of its rows, its filters and orderings, its visibility and its JSON form.
 // listOf and readOf make the handlers of its list and of one object.
 type resource[T any] struct {
-	model     string         // Pulp's class, which errors name
-	list      *store.List[T] // nil: the list is always empty
+	model     string        // Pulp's class, which errors name
+	list      *list.List[T] // nil: the list is always empty
 	filters   filters
-	orderings []string      // beside commonOrderings
-	order     []store.Order // the default
+	orderings []string     // beside commonOrderings
+	order     []list.Order // the default
 	// show returns the JSON forms of some rows. A list calls it for each piece of its page.
 	show func(*request, []T) ([]any, error)
 	// within returns conditions that follow from the path and the caller; nil: none.
-	within func(*request) ([]store.Filter, error)
+	within func(*request) ([]list.Filter, error)
 	// brief reports whether a request asks for objects without large fields; nil: it never does.
 	brief func(*request) bool
 	// key returns the condition for the object that the path names; nil: "id" is its UUID.
-	key func(*request) (store.Filter, error)
+	key func(*request) (list.Filter, error)
 }
 
 // commonOrderings are orderings of every list.
@@ -61,9 +61,9 @@ func listOf[T any](a *API, r resource[T]) handler {
 		if err != nil {
 			return reply.Reply{}, err
 		}
-		found := &store.Found[T]{}
+		found := &list.Found[T]{}
 		if r.list != nil {
-			if found, err = r.list.Find(req.Context(), a.Store, q); err != nil {
+			if found, err = r.list.Find(req.Context(), a.Store.Lists, q); err != nil {
 				return reply.Reply{}, err
 			}
 		}
@@ -75,25 +75,25 @@ func listOf[T any](a *API, r resource[T]) handler {
 }
 
 // listQuery reads the parameters of a list.
-func listQuery[T any](a *API, r resource[T], req *request) (store.ListQuery, error) {
+func listQuery[T any](a *API, r resource[T], req *request) (list.Query, error) {
 	where, err := scope(r, req)
 	if err != nil {
-		return store.ListQuery{}, err
+		return list.Query{}, err
 	}
 	filtered, err := r.filters.parse(a, req)
 	if err != nil {
-		return store.ListQuery{}, err
+		return list.Query{}, err
 	}
 	orderings := append(commonOrderings[:len(commonOrderings):len(commonOrderings)], r.orderings...)
 	order, err := query.Order(req.query, orderings)
 	if err != nil {
-		return store.ListQuery{}, err
+		return list.Query{}, err
 	}
 	if len(order) == 0 {
 		order = r.order
 	}
 	p := query.PageOf(req.query)
-	q := store.ListQuery{
+	q := list.Query{
 		Where: append(where, filtered...), Order: order, Limit: p.Limit, Offset: p.Offset, Wanted: req.selected.Has,
 	}
 	if r.brief != nil && r.brief(req) {
@@ -103,7 +103,7 @@ func listQuery[T any](a *API, r resource[T], req *request) (store.ListQuery, err
 }
 
 // writePage writes a page as JSON. Its results are the found rows; p has none.
-func writePage[T any](w io.Writer, r resource[T], req *request, found *store.Found[T], p page) error {
+func writePage[T any](w io.Writer, r resource[T], req *request, found *list.Found[T], p page) error {
 	envelope, err := reply.Encode(p)
 	if err != nil {
 		return err
@@ -168,16 +168,16 @@ func findByPath[T any](a *API, r resource[T], req *request) (T, error) {
 	if key == nil {
 		key = byID
 	}
-	return find(a, r, req, func() (store.Filter, error) { return key(req) })
+	return find(a, r, req, func() (list.Filter, error) { return key(req) })
 }
 
 // findByID returns the object with an id. An object that the caller may not see is not found.
 func findByID[T any](a *API, r resource[T], req *request, id string) (T, error) {
-	return find(a, r, req, func() (store.Filter, error) { return store.Where("pulp_id", store.Equal, id), nil })
+	return find(a, r, req, func() (list.Filter, error) { return list.Where("pulp_id", list.Equal, id), nil })
 }
 
 // find returns the first object that satisfies a condition. It evaluates the scope of the resource before the condition.
-func find[T any](a *API, r resource[T], req *request, key func() (store.Filter, error)) (T, error) {
+func find[T any](a *API, r resource[T], req *request, key func() (list.Filter, error)) (T, error) {
 	var none T
 	where, err := scope(r, req)
 	if err != nil {
@@ -189,7 +189,7 @@ func find[T any](a *API, r resource[T], req *request, key func() (store.Filter, 
 	}
 	var rows []T
 	if r.list != nil {
-		rows, _, err = r.list.Rows(req.Context(), a.Store, store.ListQuery{Where: append(where, condition), Limit: 1})
+		rows, _, err = r.list.Rows(req.Context(), a.Store.Lists, list.Query{Where: append(where, condition), Limit: 1})
 	}
 	if err != nil {
 		return none, err
@@ -201,15 +201,15 @@ func find[T any](a *API, r resource[T], req *request, key func() (store.Filter, 
 }
 
 // byID returns the condition for the object whose UUID the path has as "id".
-func byID(req *request) (store.Filter, error) {
+func byID(req *request) (list.Filter, error) {
 	id := req.param("id")
 	if !pulp.ValidUUID(id) {
 		return nil, reply.ErrNotFound
 	}
-	return store.Where("pulp_id", store.Equal, strings.ToLower(id)), nil
+	return list.Where("pulp_id", list.Equal, strings.ToLower(id)), nil
 }
 
-func scope[T any](r resource[T], req *request) ([]store.Filter, error) {
+func scope[T any](r resource[T], req *request) ([]list.Filter, error) {
 	if r.within == nil {
 		return nil, nil
 	}
@@ -217,9 +217,9 @@ func scope[T any](r resource[T], req *request) ([]store.Filter, error) {
 }
 
 // visible returns the condition for objects that the caller may see; administrators see all.
-func visible(req *request) ([]store.Filter, error) {
+func visible(req *request) ([]list.Filter, error) {
 	if req.isStaff() {
 		return nil, nil
 	}
-	return []store.Filter{store.VisibleTo(req.user.Username)}, nil
+	return []list.Filter{list.VisibleTo(req.user.Username)}, nil
 }

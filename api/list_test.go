@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
 func TestPagesLinkToEachOther(t *testing.T) {
@@ -70,7 +70,7 @@ func TestListsAreNarrowedAndSorted(t *testing.T) {
 	w.target("c/one")
 	env, bare := "prod", (*string)(nil)
 	retain := int64(3)
-	if _, err := w.store.EditRepository(t.Context(), nil, pulp.ContainerPush, w.target("b/one").Repository.ID, func(r *pulp.Repository) {
+	if _, err := w.store.Catalog.EditRepository(t.Context(), nil, pulp.ContainerPush, w.target("b/one").Repository.ID, func(r *pulp.Repository) {
 		r.Labels, r.RetainRepoVersions = pulp.Labels{"env": &env, "bare": bare}, &retain
 	}); err != nil {
 		t.Fatal(err)
@@ -181,9 +181,9 @@ func TestTasksAreFilteredByWhatTheyTouch(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	repo, other := w.repoHref(), pulp.RepositoryHref(pulp.Container, pulp.NewID())
-	make := func(name string, exclusive bool, href string) store.Task {
+	make := func(name string, exclusive bool, href string) taskstore.Task {
 		t.Helper()
-		k, err := w.store.CreateTask(t.Context(), store.NewTask{Name: name, Args: struct{}{}, CID: "cid-" + name, Origin: store.OriginUser, CreatedBy: 1, Resources: []store.Resource{{Href: href, Exclusive: exclusive}}})
+		k, err := w.store.Tasks.CreateTask(t.Context(), taskstore.NewTask{Name: name, Args: struct{}{}, CID: "cid-" + name, Origin: taskstore.OriginUser, CreatedBy: 1, Resources: []taskstore.Resource{{Href: href, Exclusive: exclusive}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -193,13 +193,13 @@ func TestTasksAreFilteredByWhatTheyTouch(t *testing.T) {
 	make("two", false, repo)
 	make("three", true, other)
 	worker := pulp.NewID()
-	k, err := w.store.ClaimTask(t.Context(), worker, one.ID, nil, time.Minute)
+	k, err := w.store.Tasks.ClaimTask(t.Context(), worker, one.ID, nil, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	version := pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number)
 	gone := pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, 99)
-	if err := w.store.CompleteTask(t.Context(), &store.Claim{TaskID: k.ID, Attempt: k.Attempt}, store.Outcome{Created: []store.Created{
+	if err := w.store.Tasks.CompleteTask(t.Context(), &taskstore.Claim{TaskID: k.ID, Attempt: k.Attempt}, taskstore.Outcome{Created: []taskstore.Created{
 		{Href: version, PRN: pulp.VersionPRN(w.signed.ID)}, {Href: gone, PRN: pulp.VersionPRN(pulp.NewID())},
 	}}); err != nil {
 		t.Fatal(err)
@@ -292,7 +292,7 @@ func TestContentIsFilteredByVersion(t *testing.T) {
 func TestSummariesLeadToWhatTheyCount(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	if _, err := w.store.DeleteManifest(t.Context(), w.repo.Repository.ID, w.manifest); err != nil {
+	if _, err := w.store.Content.DeleteManifest(t.Context(), w.repo.Repository.ID, w.manifest); err != nil {
 		t.Fatal(err)
 	}
 	followed := 0

@@ -15,7 +15,7 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/negotiate"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/sqldb"
 	"github.com/countersign/countersign/internal/telemetry"
 )
 
@@ -35,7 +35,7 @@ func (a *API) respondToErrors(c *gin.Context) {
 
 // toReply returns the response to an error, and logs errors that are the server's.
 func (a *API) toReply(r *http.Request, err error) reply.Reply {
-	if store.Away(err) {
+	if sqldb.IsUnavailable(err) {
 		err = fault.Wrap(fault.Unavailable, err, "The database does not answer.")
 	}
 	rep := reply.ToError(err)

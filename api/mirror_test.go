@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
 )
 
 // mirrors is a world with container repositories: one that holds what acme/app holds, and one that holds nothing, and a remote.
@@ -30,7 +30,7 @@ func newMirrors(t *testing.T) *mirrors {
 	t.Helper()
 	m := &mirrors{world: newWorld(t)}
 	var err error
-	m.remote, err = m.store.CreateRemote(t.Context(), pulp.Remote{
+	m.remote, err = m.store.Catalog.CreateRemote(t.Context(), pulp.Remote{
 		Name: "acme/remote", URL: "https://upstream.example", UpstreamName: "library/app", Policy: pulp.Immediate, Includes: []string{"v*"},
 		Connection: pulp.Connection{TLSValidation: true}, Secrets: pulp.RemoteSecrets{Username: ptr("robot"), Password: ptr("tellnobody")},
 	})
@@ -45,7 +45,7 @@ func newMirrors(t *testing.T) *mirrors {
 // container makes an empty container repository.
 func (w *world) container(name, remoteID string) pulp.Repository {
 	w.t.Helper()
-	r, err := w.store.CreateRepository(w.t.Context(), pulp.Repository{Type: pulp.Container, Name: name, RemoteID: remoteID})
+	r, err := w.store.Catalog.CreateRepository(w.t.Context(), pulp.Repository{Type: pulp.Container, Name: name, RemoteID: remoteID})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -55,9 +55,9 @@ func (w *world) container(name, remoteID string) pulp.Repository {
 // copyApp puts the tagged images of acme/app into a repository, without their signatures.
 func (w *world) copyApp(r pulp.Repository) pulp.Repository {
 	w.t.Helper()
-	_, err := w.store.CopyContent(w.t.Context(), nil, r.ID, store.Copy{RepositoryID: w.repo.Repository.ID, Number: w.latest(pulp.ContainerPush, w.repo.Repository.ID), Tags: true})
+	_, err := w.store.Content.CopyContent(w.t.Context(), nil, r.ID, content.Copy{RepositoryID: w.repo.Repository.ID, Number: w.latest(pulp.ContainerPush, w.repo.Repository.ID), Tags: true})
 	if err == nil {
-		r, err = w.store.Repository(w.t.Context(), r.Type, r.ID)
+		r, err = w.store.Catalog.Repository(w.t.Context(), r.Type, r.ID)
 	}
 	if err != nil {
 		w.t.Fatal(err)
@@ -67,7 +67,7 @@ func (w *world) copyApp(r pulp.Repository) pulp.Repository {
 
 func (w *world) latest(t pulp.RepositoryType, id string) int64 {
 	w.t.Helper()
-	r, err := w.store.Repository(w.t.Context(), t, id)
+	r, err := w.store.Catalog.Repository(w.t.Context(), t, id)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func (w *world) latest(t pulp.RepositoryType, id string) int64 {
 // serve makes a distribution.
 func (w *world) serve(d pulp.Distribution) pulp.Distribution {
 	w.t.Helper()
-	d, err := w.store.CreateDistribution(w.t.Context(), nil, d)
+	d, err := w.store.Catalog.CreateDistribution(w.t.Context(), nil, d)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func (w *world) serve(d pulp.Distribution) pulp.Distribution {
 // pin makes a distribution of a version.
 func (w *world) pin(path, repositoryID string, number int64) pulp.Distribution {
 	w.t.Helper()
-	v, err := w.store.Version(w.t.Context(), repositoryID, number)
+	v, err := w.store.Content.Version(w.t.Context(), repositoryID, number)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -150,10 +150,10 @@ func testChangesAreAnsweredAsTheReference(t *testing.T) {
 	m.serve(pulp.Distribution{Name: "acme-dest-2", BasePath: "acme/dest2", RepositoryID: many.ID})
 	pinned := m.pin("acme/pin", m.copyApp(m.container("acme/pinned", "")).ID, 1)
 	migrated := m.target("acme/migrated").Repository
-	if err := m.store.MigrateRepository(t.Context(), nil, migrated.ID); err != nil {
+	if err := m.store.Catalog.MigrateRepository(t.Context(), nil, migrated.ID); err != nil {
 		t.Fatal(err)
 	}
-	ns, err := m.store.CreateNamespace(t.Context(), pulp.Namespace{Name: "there"})
+	ns, err := m.store.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: "there"})
 	if err != nil {
 		t.Fatal(err)
 	}

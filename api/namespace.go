@@ -8,7 +8,8 @@ import (
 	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -24,7 +25,7 @@ func showNamespace(n pulp.Namespace) any {
 
 func (a *API) namespaces() resource[pulp.Namespace] {
 	return resource[pulp.Namespace]{
-		model: "ContainerNamespace", list: store.NamespaceList, show: showEach(showNamespace), within: visible,
+		model: "ContainerNamespace", list: list.NamespaceList, show: showEach(showNamespace), within: visible,
 		orderings: []string{"name"},
 		filters:   mergeFilters(identityFilters(), nameFilters(), labelFilters()),
 	}
@@ -65,7 +66,7 @@ func (a *API) createNamespace(req *request) (reply.Reply, error) {
 	if err := b.Finish(); err != nil {
 		return reply.Reply{}, err
 	}
-	if n, err = a.Store.CreateNamespace(req.Context(), n); err != nil {
+	if n, err = a.Store.Catalog.CreateNamespace(req.Context(), n); err != nil {
 		return reply.Reply{}, err
 	}
 	return created(req, "create namespace", showNamespace(n), pulp.Href(pulp.NamespaceCollection, n.ID)), nil
@@ -81,14 +82,14 @@ func (a *API) deleteNamespace(req *request) (reply.Reply, error) {
 	if err != nil {
 		return reply.Reply{}, err
 	}
-	own, _, err := a.Store.Distributions(req.Context(), store.ListQuery{
-		Where: []store.Filter{store.Where("namespace", store.Equal, n.ID)}, Limit: maxDistributions,
+	own, _, err := a.Store.Lists.Distributions(req.Context(), list.Query{
+		Where: []list.Filter{list.Where("namespace", list.Equal, n.ID)}, Limit: maxDistributions,
 	})
 	if err != nil {
 		return reply.Reply{}, err
 	}
 	href := pulp.Href(pulp.NamespaceCollection, n.ID)
-	resources := []store.Resource{{Href: href, Exclusive: true}}
+	resources := []taskstore.Resource{{Href: href, Exclusive: true}}
 	for _, d := range own {
 		deleted, err := a.deletedWith(req, d)
 		if err != nil {
@@ -96,7 +97,7 @@ func (a *API) deleteNamespace(req *request) (reply.Reply, error) {
 		}
 		resources = append(resources, deleted...)
 	}
-	slices.SortFunc(resources, func(x, y store.Resource) int { return strings.Compare(x.Href, y.Href) })
+	slices.SortFunc(resources, func(x, y taskstore.Resource) int { return strings.Compare(x.Href, y.Href) })
 	resources = slices.Compact(resources) // two distributions can have the same repository
 	return a.dispatch(req, "delete namespace", href, tasks.Spec{
 		Name: tasks.Delete, Args: tasks.ObjectArgs{Collection: pulp.NamespaceCollection, ID: n.ID}, Immediate: true,

@@ -6,7 +6,8 @@ import (
 	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -44,12 +45,12 @@ func (a *API) cleanOrphans(req *request) (reply.Reply, error) {
 	before := time.Now().UnixMicro() - minutes*time.Minute.Microseconds() // a time.Duration could overflow
 	return a.dispatch(req, "clean up orphans", pulp.Root+orphanCleanup, tasks.Spec{
 		Name: tasks.CleanOrphans, Args: tasks.OrphanArgs{Before: before, Units: units},
-		Resources: []store.Resource{{Href: pulp.Root + orphanCleanup, Exclusive: true}},
+		Resources: []taskstore.Resource{{Href: pulp.Root + orphanCleanup, Exclusive: true}},
 	})
 }
 
 // readOrphans reads the field content_hrefs. It returns each unit once, or nil when the body lacks the field.
-func (a *API) readOrphans(req *request, b *body.Fields) ([]store.Unit, error) {
+func (a *API) readOrphans(req *request, b *body.Fields) ([]record.Unit, error) {
 	const field = "content_hrefs"
 	texts := b.Texts(field)
 	if !b.Has(field) {
@@ -58,8 +59,8 @@ func (a *API) readOrphans(req *request, b *body.Fields) ([]store.Unit, error) {
 	if len(texts) == 0 && b.Valid(field) { // an empty field of a form is no list either: it would mean all content
 		b.Fail(field, "Must not be [].")
 	}
-	var units []store.Unit
-	textOf := map[store.Unit]string{}
+	var units []record.Unit
+	textOf := map[record.Unit]string{}
 	byKind := map[pulp.Kind][]string{}
 	for _, t := range texts {
 		ref, err := parseReference(t)
@@ -67,7 +68,7 @@ func (a *API) readOrphans(req *request, b *body.Fields) ([]store.Unit, error) {
 			b.Fail(field, "URI not valid: %s", t)
 			continue
 		}
-		u := store.Unit{Kind: unitKinds[ref.Collection], ID: ref.ID}
+		u := record.Unit{Kind: unitKinds[ref.Collection], ID: ref.ID}
 		if textOf[u] == "" {
 			units, textOf[u], byKind[u.Kind] = append(units, u), t, append(byKind[u.Kind], u.ID)
 		}

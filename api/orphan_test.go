@@ -18,7 +18,8 @@ import (
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/embedded"
 	"github.com/countersign/countersign/tasks"
@@ -93,11 +94,11 @@ func TestOrphanCleanupTasks(t *testing.T) {
 	w := newWorld(t)
 	tag := w.results("content/container/tags/?name=2.0", "pulp_href")[0]
 	prn := w.results("content/container/tags/?name=2.0", "prn")[0]
-	unit := []store.Unit{{Kind: pulp.KindTag, ID: tag[len(tag)-37 : len(tag)-1]}}
+	unit := []record.Unit{{Kind: pulp.KindTag, ID: tag[len(tag)-37 : len(tag)-1]}}
 	const day = 24 * 60
 	for body, want := range map[string]struct {
 		minutes int64
-		units   []store.Unit
+		units   []record.Unit
 	}{
 		`{}`:                                    {day, nil},
 		``:                                      {day, nil},
@@ -116,7 +117,7 @@ func TestOrphanCleanupTasks(t *testing.T) {
 			t.Errorf("%s: %+v", body, args)
 		}
 		if spec.Name != "pulpcore.app.tasks.orphan.orphan_cleanup" || spec.Immediate ||
-			!slices.Equal(spec.Resources, []store.Resource{{Href: "/pulp/api/v3/orphans/cleanup/", Exclusive: true}}) {
+			!slices.Equal(spec.Resources, []taskstore.Resource{{Href: "/pulp/api/v3/orphans/cleanup/", Exclusive: true}}) {
 			t.Errorf("%s: %+v", body, spec)
 		}
 	}
@@ -125,7 +126,7 @@ func TestOrphanCleanupTasks(t *testing.T) {
 // atOnce runs every task before it is answered.
 type atOnce struct{ *tasks.Dispatcher }
 
-func (d atOnce) Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec) (store.Task, error) {
+func (d atOnce) Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec) (taskstore.Task, error) {
 	spec.Immediate = true
 	return d.Dispatcher.Dispatch(ctx, from, spec)
 }
@@ -162,7 +163,7 @@ func (w *world) storedBlob(files storage.Storage, text string) digest.Digest {
 		w.t.Fatal(err)
 	}
 	b := pulp.Blob{Digest: d, Size: int64(len(text))}
-	if err := errors.Join(u.Commit(w.t.Context(), d), w.store.CommitBlob(w.t.Context(), w.repo.Repository.ID, b, "", 0)); err != nil {
+	if err := errors.Join(u.Commit(w.t.Context(), d), w.store.Content.CommitBlob(w.t.Context(), w.repo.Repository.ID, b, "", 0)); err != nil {
 		w.t.Fatal(err)
 	}
 	return d
@@ -227,7 +228,7 @@ func TestOrphansAreCleanedUp(t *testing.T) {
 	}
 	has(false, forgotten)
 	has(true, named)
-	if _, err := w.store.ServedManifest(t.Context(), w.repo, string(child)); err != nil {
+	if _, err := w.store.Serving.ServedManifest(t.Context(), w.repo, string(child)); err != nil {
 		t.Errorf("a young manifest by digest: %v", err)
 	}
 	if got := w.clean(`{"orphan_protection_time":0}`); got != [2]float64{3, 1} { // the index, its image, the image's blob
@@ -281,7 +282,7 @@ func testPurgesTellTheirTotals(t *testing.T) {
 	w := newWorld(t)
 	w.withStorage()
 	for range 3 {
-		if err := w.store.CompleteTask(t.Context(), claim(w, task(w, 1)), store.Outcome{}); err != nil {
+		if err := w.store.Tasks.CompleteTask(t.Context(), claim(w, task(w, 1)), taskstore.Outcome{}); err != nil {
 			t.Fatal(err)
 		}
 	}

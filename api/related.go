@@ -8,7 +8,8 @@ import (
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/record"
 )
 
 const notExist = "Invalid hyperlink - Object does not exist."
@@ -85,11 +86,11 @@ func (a *API) findVersion(req *request, text string) (pulp.Version, error) {
 		return pulp.Version{}, err
 	}
 	if ref.Version >= 0 {
-		where = append(where, store.Where("repository", store.Equal, ref.ID), store.Where("number", store.Equal, ref.Version))
+		where = append(where, list.Where("repository", list.Equal, ref.ID), list.Where("number", list.Equal, ref.Version))
 	} else {
-		where = append(where, store.Where("pulp_id", store.Equal, ref.ID))
+		where = append(where, list.Where("pulp_id", list.Equal, ref.ID))
 	}
-	found, _, err := a.Store.Versions(req.Context(), store.ListQuery{Where: where, Limit: 1})
+	found, _, err := a.Store.Lists.Versions(req.Context(), list.Query{Where: where, Limit: 1})
 	if err == nil && (len(found) == 0 || ref.Version >= 0 && found[0].Type.Collection() != ref.Collection) {
 		err = missing
 	}
@@ -115,7 +116,7 @@ var unitKinds = map[string]pulp.Kind{
 
 // readUnits reads the field content_units: references to content that the caller may see, or "*" alone, for which all is
 // true. It returns each unit once, in the order of the field, and finishes the body.
-func (a *API) readUnits(req *request, b *body.Fields) (units []store.Unit, all bool, err error) {
+func (a *API) readUnits(req *request, b *body.Fields) (units []record.Unit, all bool, err error) {
 	const field = "content_units"
 	texts := b.Texts(field)
 	if err := b.Finish(); err != nil {
@@ -129,14 +130,14 @@ func (a *API) readUnits(req *request, b *body.Fields) (units []store.Unit, all b
 	if len(texts) == 1 && texts[0] == "*" {
 		return nil, true, nil
 	}
-	requested := make([]store.Unit, len(texts))
+	requested := make([]record.Unit, len(texts))
 	byKind := map[pulp.Kind][]string{}
 	for i, t := range texts {
 		ref, err := parseReference(t)
 		if err != nil {
 			return nil, false, err
 		}
-		u := store.Unit{Kind: unitKinds[ref.Collection], ID: ref.ID}
+		u := record.Unit{Kind: unitKinds[ref.Collection], ID: ref.ID}
 		requested[i], byKind[u.Kind] = u, append(byKind[u.Kind], u.ID)
 	}
 	found := map[pulp.Kind]map[string]bool{}
@@ -146,7 +147,7 @@ func (a *API) readUnits(req *request, b *body.Fields) (units []store.Unit, all b
 		}
 	}
 	var missing []string
-	added := map[store.Unit]bool{}
+	added := map[record.Unit]bool{}
 	for i, u := range requested {
 		switch {
 		case !found[u.Kind][u.ID]:
@@ -169,17 +170,17 @@ func (a *API) visibleUnits(req *request, kind pulp.Kind, ids []string) (map[stri
 	if err != nil {
 		return nil, err
 	}
-	q := store.ListQuery{Where: append(where, store.OneOf("pulp_id", ids)), Limit: len(ids)}
+	q := list.Query{Where: append(where, list.OneOf("pulp_id", ids)), Limit: len(ids)}
 	var found []string
 	switch kind {
 	case pulp.KindBlob:
-		found, err = findIDs(a, req, store.BlobList, q)
+		found, err = findIDs(a, req, list.BlobList, q)
 	case pulp.KindManifest:
-		found, err = findIDs(a, req, store.ManifestList, q)
+		found, err = findIDs(a, req, list.ManifestList, q)
 	case pulp.KindTag:
-		found, err = findIDs(a, req, store.TagList, q)
+		found, err = findIDs(a, req, list.TagList, q)
 	case pulp.KindSignature:
-		found, err = findIDs(a, req, store.SignatureList, q)
+		found, err = findIDs(a, req, list.SignatureList, q)
 	}
 	visible := make(map[string]bool, len(found))
 	for _, id := range found {
@@ -188,8 +189,8 @@ func (a *API) visibleUnits(req *request, kind pulp.Kind, ids []string) (map[stri
 	return visible, err
 }
 
-func findIDs[T any](a *API, req *request, l *store.List[T], q store.ListQuery) ([]string, error) {
-	found, err := l.Find(req.Context(), a.Store, q)
+func findIDs[T any](a *API, req *request, l *list.List[T], q list.Query) ([]string, error) {
+	found, err := l.Find(req.Context(), a.Store.Lists, q)
 	if err != nil {
 		return nil, err
 	}

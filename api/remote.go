@@ -8,7 +8,8 @@ import (
 	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -93,7 +94,7 @@ func remoteFilters() filters {
 
 func (a *API) remotes() resource[pulp.Remote] {
 	return resource[pulp.Remote]{
-		model: "ContainerRemote", list: store.RemoteList, show: showEach(showRemote), within: visible,
+		model: "ContainerRemote", list: list.RemoteList, show: showEach(showRemote), within: visible,
 		orderings: append([]string{"upstream_name", "sigstore"}, remoteOrderings...), filters: remoteFilters(),
 	}
 }
@@ -101,7 +102,7 @@ func (a *API) remotes() resource[pulp.Remote] {
 // anyRemotes are the remotes of all types.
 func (a *API) anyRemotes() resource[pulp.Remote] {
 	return resource[pulp.Remote]{
-		model: "Remote", list: store.RemoteList, within: visible, orderings: remoteOrderings, filters: remoteFilters(),
+		model: "Remote", list: list.RemoteList, within: visible, orderings: remoteOrderings, filters: remoteFilters(),
 		show: showEach(func(r pulp.Remote) any { return showBaseRemote(r) }),
 	}
 }
@@ -143,7 +144,7 @@ func (a *API) createRemote(req *request) (reply.Reply, error) {
 	}
 	r := none
 	fields.Apply(&r)
-	if r, err = a.Store.CreateRemote(req.Context(), r); err != nil {
+	if r, err = a.Store.Catalog.CreateRemote(req.Context(), r); err != nil {
 		return reply.Reply{}, err
 	}
 	return created(req, "create remote", showRemote(r), pulp.Href(pulp.RemoteCollection, r.ID)), nil
@@ -174,7 +175,7 @@ func (a *API) editRemote(whole bool) handler {
 		href := pulp.Href(pulp.RemoteCollection, r.ID)
 		return a.dispatch(req, "edit remote", href, tasks.Spec{
 			Name: tasks.Edit, Args: tasks.EditArgs{Collection: pulp.RemoteCollection, ID: r.ID, Remote: &fields},
-			Resources: []store.Resource{{Href: href, Exclusive: true}}, Immediate: true,
+			Resources: []taskstore.Resource{{Href: href, Exclusive: true}}, Immediate: true,
 		})
 	}
 }
@@ -182,8 +183,8 @@ func (a *API) editRemote(whole bool) handler {
 // finishRemote finishes the body of a remote after checking that no other remote has its name.
 func (a *API) finishRemote(req *request, b *body.Fields, old pulp.Remote, fields tasks.RemoteFields) error {
 	if fields.Name != nil && *fields.Name != old.Name && b.Valid("name") {
-		taken, _, err := a.Store.Remotes(req.Context(), store.ListQuery{
-			Where: []store.Filter{store.Where("name", store.Equal, *fields.Name)}, Limit: 1,
+		taken, _, err := a.Store.Lists.Remotes(req.Context(), list.Query{
+			Where: []list.Filter{list.Where("name", list.Equal, *fields.Name)}, Limit: 1,
 		})
 		if err != nil {
 			return err

@@ -24,7 +24,7 @@ import (
 
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -146,7 +146,7 @@ func TestFieldsOfARemote(t *testing.T) {
 func TestEditingARemote(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
-	if _, err := m.store.CreateRemote(t.Context(), pulp.Remote{Name: "acme/other", URL: "https://h.example", UpstreamName: "x", Policy: pulp.Immediate}); err != nil {
+	if _, err := m.store.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: "acme/other", URL: "https://h.example", UpstreamName: "x", Policy: pulp.Immediate}); err != nil {
 		t.Fatal(err)
 	}
 	list := func(v ...string) tasks.Optional[[]string] {
@@ -183,7 +183,7 @@ func TestEditingARemote(t *testing.T) {
 			}
 			m.expect(edit, 202, "")
 			want := tasks.Spec{
-				Name: tasks.Edit, Immediate: true, Resources: []store.Resource{{Href: m.remoteHref(), Exclusive: true}},
+				Name: tasks.Edit, Immediate: true, Resources: []taskstore.Resource{{Href: m.remoteHref(), Exclusive: true}},
 				Args: tasks.EditArgs{Collection: pulp.RemoteCollection, ID: m.remote.ID, Remote: c.fields},
 			}
 			m.dispatcher.wantFrom(t, 1)
@@ -195,7 +195,7 @@ func TestEditingARemote(t *testing.T) {
 	m.expect(call{method: http.MethodPatch, path: m.remoteHref(), json: `{"name":"acme/other"}`}, 400, `{"name":["This field must be unique."]}`)
 	m.expect(call{method: http.MethodDelete, path: m.remoteHref()}, 202, "")
 	want := tasks.Spec{
-		Name: tasks.Delete, Immediate: true, Resources: []store.Resource{{Href: m.remoteHref(), Exclusive: true}},
+		Name: tasks.Delete, Immediate: true, Resources: []taskstore.Resource{{Href: m.remoteHref(), Exclusive: true}},
 		Args: tasks.ObjectArgs{Collection: pulp.RemoteCollection, ID: m.remote.ID},
 	}
 	m.dispatcher.wantFrom(t, 1)

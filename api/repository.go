@@ -10,7 +10,8 @@ import (
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -99,16 +100,16 @@ func repositoryFilters() filters {
 	numbers := mergeFilters(nullableNumberFilters("retain_repo_versions"), nullableNumberFilters("retain_checkpoints"))
 	return mergeFilters(identityFilters(), nameFilters(), labelFilters(), numbers, filters{
 		"remote":              byRemote,
-		"with_content":        related(func(refs []pulp.Ref) store.Filter { return store.Holding(idsOf(refs), false) }),
-		"latest_with_content": related(func(refs []pulp.Ref) store.Filter { return store.Holding(idsOf(refs), true) }),
+		"with_content":        related(func(refs []pulp.Ref) list.Filter { return list.Holding(idsOf(refs), false) }),
+		"latest_with_content": related(func(refs []pulp.Ref) list.Filter { return list.Holding(idsOf(refs), true) }),
 	})
 }
 
 // byRemote filters by remote: a reference, or "null" or an empty text for repositories without one
 // (compatibility.md#lists).
-func byRemote(a *API, req *request, name string, values []string) (store.Filter, error) {
+func byRemote(a *API, req *request, name string, values []string) (list.Filter, error) {
 	if v := query.Last(values); v == "" || v == "null" {
-		return store.IsNull("remote", true), nil
+		return list.IsNull("remote", true), nil
 	}
 	return relatedTo("remote")(a, req, name, values)
 }
@@ -116,11 +117,11 @@ func byRemote(a *API, req *request, name string, values []string) (store.Filter,
 // repositories are the repositories of one type.
 func (a *API) repositories(t pulp.RepositoryType) resource[pulp.Repository] {
 	return resource[pulp.Repository]{
-		model: repositoryModels[t], list: store.RepositoryList, show: showRepositories,
+		model: repositoryModels[t], list: list.RepositoryList, show: showRepositories,
 		orderings: repositoryOrderings, filters: repositoryFilters(),
-		within: func(req *request) ([]store.Filter, error) {
+		within: func(req *request) ([]list.Filter, error) {
 			where, err := visible(req)
-			return append(where, store.Where("pulp_type", store.Equal, t.PulpType())), err
+			return append(where, list.Where("pulp_type", list.Equal, t.PulpType())), err
 		},
 	}
 }
@@ -128,9 +129,9 @@ func (a *API) repositories(t pulp.RepositoryType) resource[pulp.Repository] {
 // anyRepositories are the repositories of all types.
 func (a *API) anyRepositories() resource[pulp.Repository] {
 	types := []string{pulp.Container.PulpType(), pulp.ContainerPush.PulpType()}
-	byType := choice(types, func(v []string) store.Filter { return store.OneOf("pulp_type", v) })
+	byType := choice(types, func(v []string) list.Filter { return list.OneOf("pulp_type", v) })
 	return resource[pulp.Repository]{
-		model: "Repository", list: store.RepositoryList, within: visible, orderings: repositoryOrderings,
+		model: "Repository", list: list.RepositoryList, within: visible, orderings: repositoryOrderings,
 		show:    showEach(func(r pulp.Repository) any { return showAnyRepository(r) }),
 		filters: mergeFilters(repositoryFilters(), filters{"pulp_type": byType, "pulp_type__in": byType}),
 	}
@@ -189,7 +190,7 @@ func (a *API) editRepository(r resource[pulp.Repository], whole bool) handler {
 		href := pulp.RepositoryHref(repo.Type, repo.ID)
 		return a.dispatch(req, "edit repository", href, tasks.Spec{
 			Name: tasks.Edit, Args: tasks.EditArgs{Collection: repo.Type.Collection(), ID: repo.ID, Repository: &edit},
-			Resources: []store.Resource{{Href: href, Exclusive: true}}, Immediate: true,
+			Resources: []taskstore.Resource{{Href: href, Exclusive: true}}, Immediate: true,
 		})
 	}
 }
@@ -226,8 +227,8 @@ func (a *API) readRepository(
 		if !req.mayModify(*edit.Name) {
 			return edit, errDenied
 		}
-		taken, _, err := a.Store.Repositories(req.Context(), store.ListQuery{
-			Where: []store.Filter{store.Where("name", store.Equal, *edit.Name)}, Limit: 1,
+		taken, _, err := a.Store.Lists.Repositories(req.Context(), list.Query{
+			Where: []list.Filter{list.Where("name", list.Equal, *edit.Name)}, Limit: 1,
 		})
 		if err != nil {
 			return edit, err
@@ -251,7 +252,7 @@ func (a *API) createRepository(req *request) (reply.Reply, error) {
 		return reply.Reply{}, err
 	}
 	fields.Apply(&r)
-	if r, err = a.Store.CreateRepository(req.Context(), r); err != nil {
+	if r, err = a.Store.Catalog.CreateRepository(req.Context(), r); err != nil {
 		return reply.Reply{}, err
 	}
 	return created(req, "create repository", showRepository(r), pulp.RepositoryHref(r.Type, r.ID)), nil

@@ -13,7 +13,8 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -61,7 +62,7 @@ func (a *API) contentAction(r resource[pulp.Repository], name string, act action
 		}
 		href := pulp.RepositoryHref(repo.Type, repo.ID)
 		spec.Namespace = pulp.NamespaceOf(repo.Name)
-		spec.Resources = append([]store.Resource{{Href: href, Exclusive: true}}, spec.Resources...)
+		spec.Resources = append([]taskstore.Resource{{Href: href, Exclusive: true}}, spec.Resources...)
 		return a.dispatch(req, name, href, spec)
 	}
 }
@@ -92,7 +93,7 @@ func (a *API) sync(req *request, b *body.Fields, repo pulp.Repository) (tasks.Sp
 	if args.RemoteID == "" {
 		return tasks.Spec{}, fault.Field("remote", "This field is required since a remote is not set on the repository.")
 	}
-	reserved := []store.Resource{{Href: pulp.Href(pulp.RemoteCollection, args.RemoteID)}}
+	reserved := []taskstore.Resource{{Href: pulp.Href(pulp.RemoteCollection, args.RemoteID)}}
 	return tasks.Spec{Name: tasks.Sync, Args: args, Resources: reserved}, nil
 }
 
@@ -130,8 +131,8 @@ func (a *API) untag(req *request, b *body.Fields, repo pulp.Repository) (tasks.S
 	if err := b.Finish(); err != nil {
 		return tasks.Spec{}, err
 	}
-	held, _, err := a.Store.Tags(req.Context(), store.ListQuery{Limit: 1, Where: []store.Filter{
-		store.Where("name", store.Equal, *name), store.InVersion(repo.ID, repo.LatestVersion, store.Present),
+	held, _, err := a.Store.Lists.Tags(req.Context(), list.Query{Limit: 1, Where: []list.Filter{
+		list.Where("name", list.Equal, *name), list.InVersion(repo.ID, repo.LatestVersion, list.Present),
 	}})
 	if err == nil && len(held) == 0 {
 		err = fault.New(fault.Invalid,
@@ -147,8 +148,8 @@ func latestName(r pulp.Repository) string {
 
 // requireManifest returns an error unless a repository's latest version contains a manifest.
 func (a *API) requireManifest(req *request, repo pulp.Repository, d string) error {
-	held, _, err := a.Store.Manifests(req.Context(), store.ListQuery{Limit: 1, Where: []store.Filter{
-		store.Where("digest", store.Equal, d), store.InVersion(repo.ID, repo.LatestVersion, store.Present),
+	held, _, err := a.Store.Lists.Manifests(req.Context(), list.Query{Limit: 1, Where: []list.Filter{
+		list.Where("digest", list.Equal, d), list.InVersion(repo.ID, repo.LatestVersion, list.Present),
 	}})
 	if err == nil && len(held) == 0 {
 		err = fault.New(fault.Invalid,
@@ -173,8 +174,8 @@ func (a *API) removeSignatures(req *request, b *body.Fields, repo pulp.Repositor
 	if err := b.Finish(); err != nil {
 		return tasks.Spec{}, err
 	}
-	held, _, err := a.Store.Signatures(req.Context(), store.ListQuery{Limit: 1, Where: []store.Filter{
-		store.Where("key_id", store.Equal, *key), store.InVersion(repo.ID, repo.LatestVersion, store.Present),
+	held, _, err := a.Store.Lists.Signatures(req.Context(), list.Query{Limit: 1, Where: []list.Filter{
+		list.Where("key_id", list.Equal, *key), list.InVersion(repo.ID, repo.LatestVersion, list.Present),
 	}})
 	if err == nil && len(held) == 0 {
 		err = fault.New(fault.Invalid,

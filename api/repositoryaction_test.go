@@ -9,7 +9,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -29,21 +31,21 @@ func TestContentActions(t *testing.T) {
 	tag, image := id(pulp.TagCollection, "name=latest"), id(pulp.ManifestCollection, "digest="+string(m.manifest))
 	hiddenHref := pulp.Href(pulp.TagCollection, id(pulp.TagCollection, "name=hidden"))
 	tagHref, imageHref := pulp.Href(pulp.TagCollection, tag), pulp.Href(pulp.ManifestCollection, image)
-	units := []store.Unit{{Kind: pulp.KindTag, ID: tag}, {Kind: pulp.KindManifest, ID: image}}
-	other, err := m.store.CreateRemote(t.Context(), pulp.Remote{Name: "acme/second", URL: "https://h.example", UpstreamName: "x", Policy: pulp.Immediate})
+	units := []record.Unit{{Kind: pulp.KindTag, ID: tag}, {Kind: pulp.KindManifest, ID: image}}
+	other, err := m.store.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: "acme/second", URL: "https://h.example", UpstreamName: "x", Policy: pulp.Immediate})
 	if err != nil {
 		t.Fatal(err)
 	}
 	otherHref := pulp.Href(pulp.RemoteCollection, other.ID)
-	alone := func(h string, shared ...string) []store.Resource {
-		all := []store.Resource{{Href: h, Exclusive: true}}
+	alone := func(h string, shared ...string) []taskstore.Resource {
+		all := []taskstore.Resource{{Href: h, Exclusive: true}}
 		for _, s := range shared {
-			all = append(all, store.Resource{Href: s})
+			all = append(all, taskstore.Resource{Href: s})
 		}
 		return all
 	}
 	app := fmt.Sprintf("<Repository: acme/app; Version: %d>", m.latest(pulp.ContainerPush, pushID))
-	fullVersion, err := m.store.Version(t.Context(), fullID, 1)
+	fullVersion, err := m.store.Content.Version(t.Context(), fullID, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,25 +134,25 @@ func TestContentActions(t *testing.T) {
 		"remove, what one does not see": {path: full + "remove/", user: "acme", body: `{"content_units":["` + hiddenHref + `"]}`, status: 400, want: missing(hiddenHref)},
 
 		"copy tags": {path: empty + "copy_tags/", body: `{"source_repository":"` + full + `"}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &store.Copy{RepositoryID: fullID, Number: 1, Tags: true}}, Resources: alone(empty, full), Immediate: true,
+			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Tags: true}}, Resources: alone(empty, full), Immediate: true,
 		}},
 		"copy tags, names null": {path: empty + "copy_tags/", user: "acme", body: `{"source_repository":"` + full + `","names":null}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &store.Copy{RepositoryID: fullID, Number: 1, Tags: true}}, Resources: alone(empty, full), Immediate: true,
+			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Tags: true}}, Resources: alone(empty, full), Immediate: true,
 		}},
 		"copy tags, none of them": {path: empty + "copy_tags/", body: `{"source_repository":"` + full + `","names":[]}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &store.Copy{RepositoryID: fullID, Number: 1, Tags: true, Names: []string{}}}, Resources: alone(empty, full), Immediate: true,
+			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Tags: true, Names: []string{}}}, Resources: alone(empty, full), Immediate: true,
 		}},
 		"copy tags, from a version of a push repository": {path: empty + "copy_tags/", body: `{"source_repository_version":"` + push + `versions/2/","names":["latest"]}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &store.Copy{RepositoryID: pushID, Number: 2, Tags: true, Names: []string{"latest"}}}, Resources: alone(empty, push), Immediate: true,
+			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: pushID, Number: 2, Tags: true, Names: []string{"latest"}}}, Resources: alone(empty, push), Immediate: true,
 		}},
 		"copy tags, from a version by PRN": {path: empty + "copy_tags/", body: `{"source_repository_version":"` + pulp.VersionPRN(fullVersion.ID) + `"}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &store.Copy{RepositoryID: fullID, Number: 1, Tags: true}}, Resources: alone(empty, full), Immediate: true,
+			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Tags: true}}, Resources: alone(empty, full), Immediate: true,
 		}},
 		"copy tags, from itself": {path: full + "copy_tags/", body: `{"source_repository_version":"` + full + `versions/0/"}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: fullID, Copy: &store.Copy{RepositoryID: fullID, Tags: true}}, Resources: alone(full), Immediate: true,
+			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: fullID, Copy: &content.Copy{RepositoryID: fullID, Tags: true}}, Resources: alone(full), Immediate: true,
 		}},
 		"copy manifests": {path: empty + "copy_manifests/", body: `{"source_repository":"` + full + `","digests":["sha256:0"],"media_types":["` + pulp.OCIIndex + `"]}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &store.Copy{RepositoryID: fullID, Number: 1, Digests: []string{"sha256:0"}, MediaTypes: []string{pulp.OCIIndex}}},
+			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Digests: []string{"sha256:0"}, MediaTypes: []string{pulp.OCIIndex}}},
 			Resources: alone(empty, full), Immediate: true,
 		}},
 		"copy, what one does not see":      {path: empty + "copy_tags/", user: "acme", body: `{"source_repository_version":"` + pulp.VersionHref(pulp.ContainerPush, secret.Repository.ID, 1) + `"}`, status: 400, want: `{"source_repository_version":[` + none + `]}`},
@@ -182,10 +184,10 @@ func TestContentActions(t *testing.T) {
 		"roll back, nowhere":           {path: full + "rollback/", body: `{}`, status: 400, want: `{"version":["This field is required."]}`},
 
 		"repair": {path: full + "versions/1/repair/", body: `{}`, status: 202, spec: tasks.Spec{
-			Name: tasks.Repair, Args: tasks.VersionArgs{RepositoryID: fullID, Number: 1, VerifyChecksums: true}, Resources: []store.Resource{{Href: full}},
+			Name: tasks.Repair, Args: tasks.VersionArgs{RepositoryID: fullID, Number: 1, VerifyChecksums: true}, Resources: []taskstore.Resource{{Href: full}},
 		}},
 		"repair, without reading": {path: push + "versions/1/repair/", user: "acme", body: `{"verify_checksums":false}`, status: 202, spec: tasks.Spec{
-			Name: tasks.Repair, Args: tasks.VersionArgs{RepositoryID: pushID, Number: 1}, Resources: []store.Resource{{Href: push}},
+			Name: tasks.Repair, Args: tasks.VersionArgs{RepositoryID: pushID, Number: 1}, Resources: []taskstore.Resource{{Href: push}},
 		}},
 		"repair, not there":  {path: full + "versions/7/repair/", body: `{}`, status: 404, want: `{"detail":"No RepositoryVersion matches the given query."}`},
 		"repair, no boolean": {path: full + "versions/1/repair/", body: `{"verify_checksums":7}`, status: 400, want: `{"verify_checksums":["Must be a valid boolean."]}`},
@@ -225,10 +227,10 @@ const badTag = "The provided tag is not valid. A tag may contain lowercase and u
 func TestContentBetweenVersions(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
-	if _, err := m.store.Untag(t.Context(), nil, m.full.ID, "multi"); err != nil {
+	if _, err := m.store.Content.Untag(t.Context(), nil, m.full.ID, "multi"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.store.TagManifest(t.Context(), nil, m.full.ID, "new", m.manifest); err != nil {
+	if _, err := m.store.Content.TagManifest(t.Context(), nil, m.full.ID, "new", m.manifest); err != nil {
 		t.Fatal(err)
 	}
 	v := func(n string) string { return href(m.full) + "versions/" + n + "/" }
@@ -301,7 +303,7 @@ func TestContainerRepositories(t *testing.T) {
 	remove.user = "acme"
 	m.expect(remove, 202, "")
 	want := tasks.Spec{
-		Name: tasks.Delete, Args: tasks.ObjectArgs{Collection: pulp.ContainerCollection, ID: m.full.ID}, Resources: []store.Resource{{Href: href(m.full), Exclusive: true}},
+		Name: tasks.Delete, Args: tasks.ObjectArgs{Collection: pulp.ContainerCollection, ID: m.full.ID}, Resources: []taskstore.Resource{{Href: href(m.full), Exclusive: true}},
 		Immediate: true,
 	}
 	m.dispatcher.wantFrom(t, 2)

@@ -6,13 +6,14 @@ import (
 	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
 // copyTags copies tags, with their manifests, from another repository.
 func (a *API) copyTags(req *request, b *body.Fields, repo pulp.Repository) (tasks.Spec, error) {
-	return a.copyContent(req, b, repo, store.Copy{Tags: true, Names: listOrAll(b.OptionalTexts("names"))})
+	return a.copyContent(req, b, repo, content.Copy{Tags: true, Names: listOrAll(b.OptionalTexts("names"))})
 }
 
 // copyTypes are the media types that select manifests to copy (compatibility.md#container-repositories).
@@ -23,7 +24,7 @@ var copyTypes = []string{
 
 // copyManifests copies manifests from another repository.
 func (a *API) copyManifests(req *request, b *body.Fields, repo pulp.Repository) (tasks.Spec, error) {
-	from := store.Copy{Digests: listOrAll(b.OptionalTexts("digests")), MediaTypes: listOrAll(b.OptionalTexts("media_types"))}
+	from := content.Copy{Digests: listOrAll(b.OptionalTexts("digests")), MediaTypes: listOrAll(b.OptionalTexts("media_types"))}
 	for _, t := range from.MediaTypes {
 		if !slices.Contains(copyTypes, t) {
 			b.Fail("media_types", "\"%s\" is not a valid choice.", t)
@@ -43,7 +44,7 @@ func listOrAll(o tasks.Optional[[]string]) []string {
 
 // copyContent reads the source of a copy: the latest version of a repository, or a version, which may be one of a push
 // repository.
-func (a *API) copyContent(req *request, b *body.Fields, repo pulp.Repository, from store.Copy) (tasks.Spec, error) {
+func (a *API) copyContent(req *request, b *body.Fields, repo pulp.Repository, from content.Copy) (tasks.Spec, error) {
 	find := func(id string) (pulp.Repository, error) { return findByID(a, a.repositories(pulp.Container), req, id) }
 	source, _, err := readRelated(b, "source_repository", pulp.ContainerCollection, find)
 	if err != nil {
@@ -74,9 +75,9 @@ func (a *API) copyContent(req *request, b *body.Fields, repo pulp.Repository, fr
 	}
 	// Tasks on the source wait for tasks that have reserved it. Only callers that may modify the source may make its owners
 	// wait; for others the copy runs without a reservation, like a push to the source.
-	source, err = a.Store.Repository(req.Context(), source.Type, from.RepositoryID)
+	source, err = a.Store.Catalog.Repository(req.Context(), source.Type, from.RepositoryID)
 	if err == nil && req.mayModify(source.Name) {
-		spec.Resources = []store.Resource{{Href: pulp.RepositoryHref(source.Type, source.ID)}}
+		spec.Resources = []taskstore.Resource{{Href: pulp.RepositoryHref(source.Type, source.ID)}}
 	}
 	return spec, err
 }

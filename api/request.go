@@ -11,7 +11,7 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -81,6 +81,6 @@ func (a *API) deleteObject(req *request, action, collection, id string) (reply.R
 	href := pulp.Href(collection, id)
 	return a.dispatch(req, action, href, tasks.Spec{
 		Name: tasks.Delete, Args: tasks.ObjectArgs{Collection: collection, ID: id}, Immediate: true,
-		Resources: []store.Resource{{Href: href, Exclusive: true}},
+		Resources: []taskstore.Resource{{Href: href, Exclusive: true}},
 	})
 }

@@ -173,7 +173,7 @@ func TestASyncShowsItsVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := m.store.Version(t.Context(), m.full.ID, 1)
+	v, err := m.store.Content.Version(t.Context(), m.full.ID, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

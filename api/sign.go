@@ -8,7 +8,8 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -34,7 +35,7 @@ func (a *API) sign(r resource[pulp.Repository]) handler {
 		href := pulp.RepositoryHref(repo.Type, repo.ID)
 		return a.dispatch(req, "sign", href, tasks.Spec{
 			Name: tasks.Sign, Args: args, ServiceID: args.ServiceID, Namespace: pulp.NamespaceOf(repo.Name),
-			Resources: []store.Resource{{Href: href, Exclusive: true}},
+			Resources: []taskstore.Resource{{Href: href, Exclusive: true}},
 		})
 	}
 }
@@ -63,7 +64,7 @@ func (a *API) readSign(req *request, b *body.Fields, repo pulp.Repository) (task
 		return args, err
 	}
 	if len(args.Tags) > 0 { // refuse unknown tags (compatibility.md#tags-list)
-		_, err = a.Store.SignTargets(req.Context(), repo.ID, args.Tags, args.SignLists)
+		_, err = a.Store.Signatures.SignTargets(req.Context(), repo.ID, args.Tags, args.SignLists)
 	}
 	return args, err
 }
@@ -75,8 +76,8 @@ func (a *API) basePath(req *request, repo pulp.Repository, requested *string) (s
 	if requested != nil && !pulp.ValidName(*requested) {
 		return "", fault.Field(field, badPath)
 	}
-	own, _, err := a.Store.Distributions(req.Context(), store.ListQuery{
-		Where: []store.Filter{store.Where("repository", store.Equal, repo.ID)}, Limit: maxDistributions,
+	own, _, err := a.Store.Lists.Distributions(req.Context(), list.Query{
+		Where: []list.Filter{list.Where("repository", list.Equal, repo.ID)}, Limit: maxDistributions,
 	})
 	if err != nil {
 		return "", err
@@ -90,7 +91,7 @@ func (a *API) basePath(req *request, repo pulp.Repository, requested *string) (s
 	if slices.ContainsFunc(own, func(d pulp.Distribution) bool { return d.BasePath == *requested }) {
 		return *requested, requirePush(req, *requested, true)
 	}
-	holder, err := a.Store.Resolve(req.Context(), *requested)
+	holder, err := a.Store.Serving.Resolve(req.Context(), *requested)
 	held := err == nil
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return "", err

@@ -2,7 +2,7 @@ package api
 
 import (
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 )
 
 type signingService struct {
@@ -21,10 +21,10 @@ func showSigningService(v pulp.SigningService) any {
 // signingServices is for administrators only (compatibility.md#signing-services).
 func (a *API) signingServices() resource[pulp.SigningService] {
 	return resource[pulp.SigningService]{
-		model: "SigningService", list: store.ServiceList, show: showEach(showSigningService),
+		model: "SigningService", list: list.ServiceList, show: showEach(showSigningService),
 		orderings: []string{"name", "public_key", "pubkey_fingerprint", "script"},
-		filters:   mergeFilters(identityFilters(), filters{"name": compare("name", store.Equal)}),
-		within:    func(req *request) ([]store.Filter, error) { return nil, req.requireStaff() },
+		filters:   mergeFilters(identityFilters(), filters{"name": compare("name", list.Equal)}),
+		within:    func(req *request) ([]list.Filter, error) { return nil, req.requireStaff() },
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 )
 
 // Versions of Pulp's API that this package serves. Clients choose their behaviour by them (compatibility.md#pulp-cli).
@@ -110,7 +110,7 @@ func (a *API) status(req *request) (reply.Reply, error) {
 		Storage: a.space(req.Context()),
 		Content: contentSettings{strings.TrimSuffix(a.PublicURL.String(), "/"), contentPrefix},
 	}
-	workers, _, err := a.Store.Workers(req.Context(), store.ListQuery{Where: []store.Filter{isOnline()}, Limit: maxApps})
+	workers, _, err := a.Store.Lists.Workers(req.Context(), list.Query{Where: []list.Filter{isOnline()}, Limit: maxApps})
 	if err != nil {
 		a.Log.ErrorContext(req.Context(), "status: reading the workers failed", slog.Any("err", err))
 	}
@@ -140,7 +140,7 @@ func (a *API) addPrivateStatus(req *request, s *status, workers []pulp.Worker) {
 			usable[name]++
 		}
 	}
-	services, err := a.Store.SigningServices(req.Context())
+	services, err := a.Store.Signatures.SigningServices(req.Context())
 	if err != nil {
 		s.Database.Connected = false
 	}
@@ -187,7 +187,7 @@ func (a *API) live(*request) (reply.Reply, error) { return reply.Reply{Status: h
 
 // ready reports whether the process can do its work: whether the database answers and Options.Ready returns no error.
 func (a *API) ready(req *request) (reply.Reply, error) {
-	err := a.Store.Ping(req.Context())
+	err := a.Store.DB.Ping(req.Context())
 	if err == nil && a.Ready != nil {
 		err = a.Ready(req.Context())
 	}

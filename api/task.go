@@ -15,41 +15,42 @@ import (
 	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
 // minimalTask is a task in the short form, which the parameter "minimal" selects.
 type minimalTask struct {
 	object
-	APIVersion string          `json:"pulp_api_version"`
-	Name       string          `json:"name"`
-	State      store.TaskState `json:"state"`
-	Unblocked  *timestamp.Time `json:"unblocked_at"`
-	Started    *timestamp.Time `json:"started_at"`
-	Finished   *timestamp.Time `json:"finished_at"`
-	Worker     *string         `json:"worker"`
+	APIVersion string              `json:"pulp_api_version"`
+	Name       string              `json:"name"`
+	State      taskstore.TaskState `json:"state"`
+	Unblocked  *timestamp.Time     `json:"unblocked_at"`
+	Started    *timestamp.Time     `json:"started_at"`
+	Finished   *timestamp.Time     `json:"finished_at"`
+	Worker     *string             `json:"worker"`
 }
 
 type task struct {
 	minimalTask
-	CID         string           `json:"logging_cid"`
-	CreatedBy   *string          `json:"created_by"`
-	Error       *store.TaskError `json:"error"`
-	Parent      *string          `json:"parent_task"`
-	Children    []string         `json:"child_tasks"`
-	Group       *string          `json:"task_group"`
-	Progress    []store.Progress `json:"progress_reports"`
-	Created     []string         `json:"created_resources"`
-	CreatedPRNs []string         `json:"created_resource_prns"`
-	Reserved    []string         `json:"reserved_resources_record"`
-	Result      json.RawMessage  `json:"result"`
+	CID         string               `json:"logging_cid"`
+	CreatedBy   *string              `json:"created_by"`
+	Error       *taskstore.TaskError `json:"error"`
+	Parent      *string              `json:"parent_task"`
+	Children    []string             `json:"child_tasks"`
+	Group       *string              `json:"task_group"`
+	Progress    []taskstore.Progress `json:"progress_reports"`
+	Created     []string             `json:"created_resources"`
+	CreatedPRNs []string             `json:"created_resource_prns"`
+	Reserved    []string             `json:"reserved_resources_record"`
+	Result      json.RawMessage      `json:"result"`
 }
 
 // unavailable replaces the href of an object that a task created and that was deleted since (compatibility.md#tasks).
 const unavailable = "<unavailable>"
 
-func showMinimalTask(t store.Task) minimalTask {
+func showMinimalTask(t taskstore.Task) minimalTask {
 	return minimalTask{
 		object: objectOf(pulp.TaskCollection, t.ID, t.Stamps), APIVersion: "v3", Name: t.Name, State: t.State,
 		Unblocked: timestamp.Optional(t.Unblocked), Started: timestamp.Optional(t.Started), Finished: timestamp.Optional(t.Finished),
@@ -58,10 +59,10 @@ func showMinimalTask(t store.Task) minimalTask {
 }
 
 // showTask returns the JSON form of a task. gone has the hrefs of created objects that were deleted since.
-func showTask(t store.Task, gone map[string]bool) task {
+func showTask(t taskstore.Task, gone map[string]bool) task {
 	v := task{
 		minimalTask: showMinimalTask(t), CID: t.CID, Error: t.Error, Result: t.Result,
-		Progress: append([]store.Progress{}, t.Progress...),
+		Progress: append([]taskstore.Progress{}, t.Progress...),
 		Children: []string{}, Created: []string{}, CreatedPRNs: []string{}, Reserved: []string{},
 	}
 	if t.CreatedBy != 0 {
@@ -91,7 +92,7 @@ func minimal(req *request) bool {
 }
 
 // showTasks returns the JSON forms of tasks. It looks up which of the objects that they created still exist.
-func (a *API) showTasks(req *request, all []store.Task) ([]any, error) {
+func (a *API) showTasks(req *request, all []taskstore.Task) ([]any, error) {
 	shown := make([]any, len(all))
 	if minimal(req) {
 		for i, t := range all {
@@ -108,7 +109,7 @@ func (a *API) showTasks(req *request, all []store.Task) ([]any, error) {
 		}
 	}
 	slices.Sort(created)
-	gone, err := a.Store.Gone(req.Context(), slices.Compact(created))
+	gone, err := a.Store.Lists.Gone(req.Context(), slices.Compact(created))
 	if err != nil {
 		return nil, err
 	}
@@ -119,31 +120,31 @@ func (a *API) showTasks(req *request, all []store.Task) ([]any, error) {
 }
 
 var taskStates = []string{
-	string(store.TaskWaiting), string(store.TaskSkipped), string(store.TaskRunning), string(store.TaskCompleted),
-	string(store.TaskFailed), string(store.TaskCanceled), string(store.TaskCanceling),
+	string(taskstore.TaskWaiting), string(taskstore.TaskSkipped), string(taskstore.TaskRunning), string(taskstore.TaskCompleted),
+	string(taskstore.TaskFailed), string(taskstore.TaskCanceled), string(taskstore.TaskCanceling),
 }
 
 // ownTasks returns the condition for tasks that the caller may see: the caller's own; administrators see all.
-func ownTasks(req *request) ([]store.Filter, error) {
+func ownTasks(req *request) ([]list.Filter, error) {
 	if req.isStaff() {
 		return nil, nil
 	}
-	return []store.Filter{store.Where("created_by", store.Equal, req.user.ID)}, nil
+	return []list.Filter{list.Where("created_by", list.Equal, req.user.ID)}, nil
 }
 
-func (a *API) tasks() resource[store.Task] {
+func (a *API) tasks() resource[taskstore.Task] {
 	dates := mergeFilters(
 		dateFilters("pulp_created"), dateFilters("unblocked_at"), dateFilters("started_at"), dateFilters("finished_at"),
 	)
-	return resource[store.Task]{
-		model: "Task", list: store.TaskList, brief: minimal, within: ownTasks, show: a.showTasks,
+	return resource[taskstore.Task]{
+		model: "Task", list: list.TaskList, brief: minimal, within: ownTasks, show: a.showTasks,
 		orderings: []string{"state", "name", "logging_cid", "unblocked_at", "started_at", "finished_at", "error", "result"},
 		filters: mergeFilters(identityFilters(), dates, filters{
-			"state": compareState(store.Equal), "state__ne": compareState(store.NotEqual),
-			"state__in": choice(taskStates, func(v []string) store.Filter { return store.OneOf("state", v) }),
-			"name":      compare("name", store.Equal), "name__contains": compare("name", store.Contains), "name__in": oneOf("name"),
-			"name__ne":    compare("name", store.NotEqual),
-			"logging_cid": compare("logging_cid", store.Equal), "logging_cid__contains": compare("logging_cid", store.Contains),
+			"state": compareState(list.Equal), "state__ne": compareState(list.NotEqual),
+			"state__in": choice(taskStates, func(v []string) list.Filter { return list.OneOf("state", v) }),
+			"name":      compare("name", list.Equal), "name__contains": compare("name", list.Contains), "name__in": oneOf("name"),
+			"name__ne":    compare("name", list.NotEqual),
+			"logging_cid": compare("logging_cid", list.Equal), "logging_cid__contains": compare("logging_cid", list.Contains),
 			"worker": relatedTo("worker"), "worker__in": relatedTo("worker"),
 			"parent_task": matchNone, "child_tasks": matchNone, "task_group": inGroup,
 			"created_resources":  createdResources,
@@ -155,8 +156,8 @@ func (a *API) tasks() resource[store.Task] {
 }
 
 // compareState filters tasks by one state.
-func compareState(op store.Op) filter {
-	return func(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+func compareState(op list.Op) filter {
+	return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		v := query.Last(values)
 		switch {
 		case v == "":
@@ -164,12 +165,12 @@ func compareState(op store.Op) filter {
 		case !slices.Contains(taskStates, v):
 			return nil, query.BadChoice(name, v)
 		}
-		return store.Where("state", op, v), nil
+		return list.Where("state", op, v), nil
 	}
 }
 
 // createdResources filters tasks by the href or PRN of an object that they created.
-func createdResources(_ *API, _ *request, _ string, values []string) (store.Filter, error) {
+func createdResources(_ *API, _ *request, _ string, values []string) (list.Filter, error) {
 	v := query.Last(values)
 	if v == "" {
 		return nil, nil
@@ -179,9 +180,9 @@ func createdResources(_ *API, _ *request, _ string, values []string) (store.Filt
 		return nil, err
 	}
 	if strings.HasPrefix(v, "prn:") {
-		return store.Creating(strings.ToLower(v)), nil
+		return list.Creating(strings.ToLower(v)), nil
 	}
-	return store.Creating(hrefOf(ref)), nil
+	return list.Creating(hrefOf(ref)), nil
 }
 
 // hrefOf returns the href for a reference.
@@ -195,12 +196,12 @@ func hrefOf(r pulp.Ref) string {
 
 // reserving filters tasks by the resources that they reserve exclusively, as shared, or either way.
 func reserving(exclusive, shared bool) filter {
-	return related(func(refs []pulp.Ref) store.Filter {
+	return related(func(refs []pulp.Ref) list.Filter {
 		hrefs := make([]string, len(refs))
 		for i, r := range refs {
 			hrefs[i] = hrefOf(r)
 		}
-		return store.Reserving(hrefs, exclusive, shared)
+		return list.Reserving(hrefs, exclusive, shared)
 	})
 }
 
@@ -226,7 +227,7 @@ func (a *API) cancelTask(req *request) (reply.Reply, error) {
 	if err != nil {
 		return reply.Reply{}, err
 	}
-	if state := b.Text("state", body.Required); b.Valid() && *state.Value != string(store.TaskCanceled) {
+	if state := b.Text("state", body.Required); b.Valid() && *state.Value != string(taskstore.TaskCanceled) {
 		b.Fail("state", "The only acceptable value for 'state' is 'canceled'.")
 	}
 	if err := b.Finish(); err != nil {
@@ -251,7 +252,7 @@ func (a *API) cancelTask(req *request) (reply.Reply, error) {
 func (a *API) deleteTask(req *request) (reply.Reply, error) {
 	t, err := findByPath(a, a.tasks(), req)
 	if err == nil {
-		err = a.Store.DeleteTask(req.Context(), t.ID)
+		err = a.Store.Tasks.DeleteTask(req.Context(), t.ID)
 	}
 	switch {
 	case fault.Is(err, fault.Conflict):
@@ -285,12 +286,12 @@ func (a *API) purgeTasks(req *request) (reply.Reply, error) {
 		return reply.Reply{}, err
 	}
 	before, states := b.Time("finished_before"), b.Texts("states")
-	args := tasks.PurgeArgs{FinishedBefore: time.Now().Add(-purgeAge).UnixMicro(), States: []store.TaskState{}}
+	args := tasks.PurgeArgs{FinishedBefore: time.Now().Add(-purgeAge).UnixMicro(), States: []taskstore.TaskState{}}
 	if before != nil {
 		args.FinishedBefore = before.UnixMicro()
 	}
 	for _, s := range states {
-		if state := store.TaskState(s); !slices.Contains(taskStates, s) || !state.Final() {
+		if state := taskstore.TaskState(s); !slices.Contains(taskStates, s) || !state.Final() {
 			b.Fail("states", "%q is not a valid choice.", s)
 		} else {
 			args.States = append(args.States, state)
@@ -300,7 +301,7 @@ func (a *API) purgeTasks(req *request) (reply.Reply, error) {
 		return reply.Reply{}, err
 	}
 	if states == nil {
-		args.States = []store.TaskState{store.TaskCompleted}
+		args.States = []taskstore.TaskState{taskstore.TaskCompleted}
 	}
 	return a.dispatch(req, "purge tasks", pulp.Root+pulp.TaskCollection, tasks.Spec{Name: tasks.Purge, Args: args})
 }

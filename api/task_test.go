@@ -14,7 +14,7 @@ import (
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/jobs"
 	"github.com/countersign/countersign/tasks/memqueue"
@@ -27,7 +27,7 @@ func (w *world) withWorker() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.store.PutUser(w.t.Context(), "admin", hash, true, true); err != nil {
+	if _, err := w.store.Accounts.PutUser(w.t.Context(), "admin", hash, true, true); err != nil {
 		w.t.Fatal(err)
 	}
 	public, _ := url.Parse("https://registry.example:8443")
@@ -42,7 +42,7 @@ func (w *world) withWorker() {
 		Show: results,
 	})
 	w.server = httptest.NewServer(api.New(api.Options{
-		Store: w.store, Tasks: tasks.NewDispatcher(w.store, queue, worker, log), Auth: auth.New(w.store), Log: log, PublicURL: public, Process: "1@test",
+		Store: w.store, Tasks: tasks.NewDispatcher(w.store, queue, worker, log), Auth: auth.New(w.store.Accounts), Log: log, PublicURL: public, Process: "1@test",
 	}))
 	w.t.Cleanup(w.server.Close)
 }
@@ -77,16 +77,16 @@ func TestEditsAreThereWhenTheTaskIsNamed(t *testing.T) {
 }
 
 // task makes a waiting task of a user, or with 0 of the system, on resources that it reserves alone.
-func task(w *world, user int64, resources ...string) store.Task {
+func task(w *world, user int64, resources ...string) taskstore.Task {
 	w.t.Helper()
-	n := store.NewTask{Name: tasks.Sign, Args: struct{}{}, CID: "cid", Origin: store.OriginUser, CreatedBy: user}
+	n := taskstore.NewTask{Name: tasks.Sign, Args: struct{}{}, CID: "cid", Origin: taskstore.OriginUser, CreatedBy: user}
 	if user == 0 {
-		n.Origin = store.OriginSystem
+		n.Origin = taskstore.OriginSystem
 	}
 	for _, href := range resources {
-		n.Resources = append(n.Resources, store.Resource{Href: href, Exclusive: true})
+		n.Resources = append(n.Resources, taskstore.Resource{Href: href, Exclusive: true})
 	}
-	k, err := w.store.CreateTask(w.t.Context(), n)
+	k, err := w.store.Tasks.CreateTask(w.t.Context(), n)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -94,17 +94,17 @@ func task(w *world, user int64, resources ...string) store.Task {
 }
 
 // claim makes a ready task running, as a worker does.
-func claim(w *world, k store.Task) *store.Claim {
+func claim(w *world, k taskstore.Task) *taskstore.Claim {
 	w.t.Helper()
 	now := time.Now().UnixMicro()
 	w.exec(`UPDATE task SET state = 'running', attempt = 1, worker_id = $2, started = $3, lease_until = $4 WHERE id = $1 AND unblocked IS NOT NULL`,
 		k.ID, pulp.NewID(), now, now+time.Minute.Microseconds())
-	return &store.Claim{TaskID: k.ID, Attempt: 1}
+	return &taskstore.Claim{TaskID: k.ID, Attempt: 1}
 }
 
 func (w *world) userID(name string) int64 {
 	w.t.Helper()
-	u, err := w.store.UserByName(w.t.Context(), name)
+	u, err := w.store.Accounts.UserByName(w.t.Context(), name)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -116,25 +116,25 @@ func testTasksAreCanceledAndDeleted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	completed := task(w, 1, w.repoHref())
-	made := store.Created{Href: pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number), PRN: pulp.VersionPRN(w.signed.ID)}
-	if err := w.store.CompleteTask(t.Context(), claim(w, completed), store.Outcome{Created: []store.Created{made}}); err != nil {
+	made := taskstore.Created{Href: pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number), PRN: pulp.VersionPRN(w.signed.ID)}
+	if err := w.store.Tasks.CompleteTask(t.Context(), claim(w, completed), taskstore.Outcome{Created: []taskstore.Created{made}}); err != nil {
 		t.Fatal(err)
 	}
 	failed := task(w, 1, w.repoHref())
-	if err := w.store.FailTask(t.Context(), claim(w, failed), "gpg: signing failed: No secret key"); err != nil {
+	if err := w.store.Tasks.FailTask(t.Context(), claim(w, failed), "gpg: signing failed: No secret key"); err != nil {
 		t.Fatal(err)
 	}
 	running, waiting := task(w, 1, w.repoHref()), task(w, 1, w.repoHref())
 	runs := claim(w, running)
 	stop := func() {
-		if err := w.store.EndCanceled(t.Context(), runs); err != nil {
+		if err := w.store.Tasks.EndCanceled(t.Context(), runs); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, c := range []struct {
 		golden string
 		method string
-		task   store.Task
+		task   taskstore.Task
 		json   string
 		status int
 		before func()
@@ -209,12 +209,12 @@ func TestTasksAreTheirMakers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	mine, others, nobodys := task(w, w.userID("carol")), task(w, w.userID("acme")), task(w, 0)
-	href := func(k store.Task) string { return pulp.Href(pulp.TaskCollection, k.ID) }
-	cancel := func(k store.Task, user string) call {
+	href := func(k taskstore.Task) string { return pulp.Href(pulp.TaskCollection, k.ID) }
+	cancel := func(k taskstore.Task, user string) call {
 		return call{method: http.MethodPatch, path: href(k), json: `{"state":"canceled"}`, user: user}
 	}
 	missing := `{"detail":"No Task matches the given query."}`
-	for _, k := range []store.Task{others, nobodys} {
+	for _, k := range []taskstore.Task{others, nobodys} {
 		for _, c := range []call{
 			{path: href(k), user: "carol"}, cancel(k, "carol"), {path: href(k) + "my_permissions/", user: "carol"},
 			{method: http.MethodDelete, path: href(k), user: "carol"},
@@ -248,7 +248,7 @@ func TestTasksAreTheirMakers(t *testing.T) {
 	}
 	// A task outlives the account that started it, for administrators alone: a later account of that name, or with that id, does not get it.
 	w.exec(`DELETE FROM account WHERE username = 'acme'`)
-	if _, err := w.store.PutUser(t.Context(), "acme", "x", false, true); err != nil {
+	if _, err := w.store.Accounts.PutUser(t.Context(), "acme", "x", false, true); err != nil {
 		t.Fatal(err)
 	}
 	w.expect(call{path: href(others), user: "acme"}, http.StatusNotFound, missing)
@@ -263,8 +263,8 @@ func TestTaskFiltersReadReferences(t *testing.T) {
 	repo := w.repoHref()
 	k := task(w, 1, repo)
 	version := pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number)
-	made := store.Created{Href: version, PRN: pulp.VersionPRN(w.signed.ID)}
-	if err := w.store.CompleteTask(t.Context(), claim(w, k), store.Outcome{Created: []store.Created{made}}); err != nil {
+	made := taskstore.Created{Href: version, PRN: pulp.VersionPRN(w.signed.ID)}
+	if err := w.store.Tasks.CompleteTask(t.Context(), claim(w, k), taskstore.Outcome{Created: []taskstore.Created{made}}); err != nil {
 		t.Fatal(err)
 	}
 	for query, want := range map[string]int{
@@ -305,7 +305,7 @@ func TestTaskFiltersReadReferences(t *testing.T) {
 func TestWorkersAreFiltered(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	if err := w.store.Beat(t.Context(), pulp.Worker{ID: pulp.NewID(), Name: "8@gone"}); err != nil {
+	if err := w.store.Tasks.Beat(t.Context(), pulp.Worker{ID: pulp.NewID(), Name: "8@gone"}); err != nil {
 		t.Fatal(err)
 	}
 	w.exec(`UPDATE worker SET heartbeat = 1000000 WHERE name = '8@gone'`)

@@ -8,7 +8,7 @@ import (
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 )
 
 // taskGroupCollection is the collection of task groups. Nothing creates task groups here: the list is always empty, and no
@@ -32,7 +32,7 @@ func (a *API) taskGroupRoutes() []route {
 }
 
 // inGroup filters tasks by their group. A valid reference matches nothing.
-func inGroup(_ *API, _ *request, name string, values []string) (store.Filter, error) {
+func inGroup(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 	groups, err := query.Split(name, values)
 	if err != nil || len(groups) == 0 {
 		return nil, err
@@ -42,7 +42,7 @@ func inGroup(_ *API, _ *request, name string, values []string) (store.Filter, er
 			return nil, reply.BadRequest("URI not valid: %s", v)
 		}
 	}
-	return store.Any(), nil
+	return list.Any(), nil
 }
 
 // isTaskGroup reports whether a text is an href, a URL or a PRN of a task group.

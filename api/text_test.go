@@ -84,7 +84,7 @@ func TestVersionsAreFiltered(t *testing.T) {
 	m := newMirrors(t)
 	v := func(n string) string { return href(m.full) + "versions/" + n + "/" }
 	tag := m.results("content/container/tags/?name=multi", "pulp_href")[0]
-	if _, err := m.store.RemoveAll(t.Context(), nil, m.full.ID); err != nil {
+	if _, err := m.store.Content.RemoveAll(t.Context(), nil, m.full.ID); err != nil {
 		t.Fatal(err)
 	}
 	own := href(m.full) + "versions/"
@@ -131,7 +131,7 @@ func TestRemotesAreFiltered(t *testing.T) {
 		{Name: "acme/other", URL: "https://b.example", UpstreamName: "b", Policy: pulp.OnDemand, Labels: pulp.Labels{"env": ptr("prod"), "old": nil}},
 		{Name: "b/third", URL: "https://a.example", UpstreamName: "a", Policy: pulp.Streamed, Labels: pulp.Labels{"env": ptr("test")}},
 	} {
-		if _, err := m.store.CreateRemote(t.Context(), r); err != nil {
+		if _, err := m.store.Catalog.CreateRemote(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
 	}

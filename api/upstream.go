@@ -105,7 +105,7 @@ func (a *API) drift(req *request) (reply.Reply, error) {
 		return reply.Reply{}, err
 	}
 	p := query.PageOf(req.query)
-	found, count, err := a.Store.Drifts(req.Context(), p.Limit, p.Offset)
+	found, count, err := a.Store.Upstream.Drifts(req.Context(), p.Limit, p.Offset)
 	if err != nil {
 		return reply.Reply{}, err
 	}

@@ -13,7 +13,8 @@ import (
 	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/verify"
 	"github.com/countersign/countersign/signing/policy"
 )
@@ -146,7 +147,7 @@ func (a *API) verifyTag(ctx context.Context, repo pulp.Repository, args verifyAr
 		keys = keys.With(others)
 	}
 	pinned := &pulp.PinnedVersion{RepositoryID: repo.ID, Number: args.number}
-	target := store.Target{Repository: repo, Distribution: pulp.Distribution{Pinned: pinned}}
+	target := record.Target{Repository: repo, Distribution: pulp.Distribution{Pinned: pinned}}
 	report, err := verify.Tag(ctx, a.Store, target, args.tag, keys, now)
 	if fault.Is(err, fault.NotFound) {
 		err = fault.Field("tag", "The repository version has no such tag.")
@@ -260,16 +261,16 @@ func (a *API) references(req *request, repo pulp.Repository, number int64, tag s
 	if err != nil {
 		return nil, err
 	}
-	version, err := a.Store.Version(req.Context(), repo.ID, number)
+	version, err := a.Store.Content.Version(req.Context(), repo.ID, number)
 	if err != nil {
 		return nil, err
 	}
-	serves := store.Where("repository_version", store.Equal, version.ID)
+	serves := list.Where("repository_version", list.Equal, version.ID)
 	if number == repo.LatestVersion {
-		serves = store.Any(serves, store.Where("repository", store.Equal, repo.ID))
+		serves = list.Any(serves, list.Where("repository", list.Equal, repo.ID))
 	}
-	found, count, err := a.Store.Distributions(req.Context(), store.ListQuery{
-		Where: append(where, serves), Order: []store.Order{{Field: "base_path"}}, Limit: maxJudged,
+	found, count, err := a.Store.Lists.Distributions(req.Context(), list.Query{
+		Where: append(where, serves), Order: []list.Order{{Field: "base_path"}}, Limit: maxJudged,
 	})
 	if err == nil && count > maxJudged {
 		err = fault.Field("reference", "This field is required since there are more than %d distributions.", maxJudged)

@@ -14,7 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/signtest"
 )
@@ -57,7 +57,7 @@ func (k signingKey) armored(t *testing.T) string {
 }
 
 // signWith puts a signature of a manifest that says so, and returns the version.
-func (w *world) signWith(k signingKey, target store.Target, manifest digest.Digest, reference string) pulp.Version {
+func (w *world) signWith(k signingKey, target record.Target, manifest digest.Digest, reference string) pulp.Version {
 	w.t.Helper()
 	claim, err := signing.EncodeClaim(signing.Claim{ManifestDigest: manifest, DockerReference: reference})
 	if err != nil {
@@ -78,7 +78,7 @@ func (w *world) signWith(k signingKey, target store.Target, manifest digest.Dige
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	v, err := w.store.PutSignature(w.t.Context(), target.Repository.ID, manifest, pulp.Signature{
+	v, err := w.store.Signatures.PutSignature(w.t.Context(), target.Repository.ID, manifest, pulp.Signature{
 		Digest: signing.Digest(raw.Bytes()), Name: signing.Name(manifest, raw.Bytes()), Content: raw.Bytes(), KeyID: s.KeyID,
 		Reference: reference, SignedAt: s.CreatedAt.Unix(),
 	})
@@ -90,7 +90,7 @@ func (w *world) signWith(k signingKey, target store.Target, manifest digest.Dige
 
 func (w *world) serviceOf(k signingKey, name string) string {
 	w.t.Helper()
-	v, err := w.store.AddSigningService(w.t.Context(), pulp.SigningService{
+	v, err := w.store.Signatures.AddSigningService(w.t.Context(), pulp.SigningService{
 		Name: name, Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Script: "/srv/sign.sh", Fingerprint: k.fingerprint(), PublicKey: k.armored(w.t),
 	})
 	if err != nil {
@@ -277,7 +277,7 @@ func TestVerifyRefuses(t *testing.T) {
 		}
 	}
 	w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`, user: "-"}, http.StatusUnauthorized, "")
-	if err := w.store.SetPrivate(t.Context(), "acme/app", true); err != nil {
+	if err := w.store.Catalog.SetPrivate(t.Context(), "acme/app", true); err != nil {
 		t.Fatal(err)
 	}
 	w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`, user: "carol"}, http.StatusNotFound, "")
@@ -297,7 +297,7 @@ func TestVerifyDoesNotComputeWithHostileKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.store.PutSignature(t.Context(), w.repo.Repository.ID, w.manifest, pulp.Signature{
+		if _, err := w.store.Signatures.PutSignature(t.Context(), w.repo.Repository.ID, w.manifest, pulp.Signature{
 			Digest: signing.Digest(raw), Name: signing.Name(w.manifest, raw), Content: raw, KeyID: s.KeyID, Reference: reference, SignedAt: s.CreatedAt.Unix(),
 		}); err != nil {
 			t.Fatal(err)

@@ -10,7 +10,8 @@ import (
 	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -58,15 +59,15 @@ func showVersion(v pulp.Version) any {
 }
 
 func versionFilters() filters {
-	holding := related(func(refs []pulp.Ref) store.Filter { return store.VersionHolding(idsOf(refs)) })
+	holding := related(func(refs []pulp.Ref) list.Filter { return list.VersionHolding(idsOf(refs)) })
 	return mergeFilters(numberFilters("number"), dateFilters("pulp_created"), filters{
 		"content": holding, "content__in": holding, "prn__in": identityFilters()["prn__in"],
-		"pulp_href__in": related(func(refs []pulp.Ref) store.Filter {
-			named := make([]store.VersionName, len(refs))
+		"pulp_href__in": related(func(refs []pulp.Ref) list.Filter {
+			named := make([]list.VersionName, len(refs))
 			for i, r := range refs {
-				named[i] = store.VersionName{RepositoryID: r.ID, Number: r.Version}
+				named[i] = list.VersionName{RepositoryID: r.ID, Number: r.Version}
 			}
-			return store.VersionsNamed(named)
+			return list.VersionsNamed(named)
 		}),
 	})
 }
@@ -74,18 +75,18 @@ func versionFilters() filters {
 // versions are the versions of the repository that the path names, which must have a type.
 func (a *API) versions(t pulp.RepositoryType) resource[pulp.Version] {
 	return resource[pulp.Version]{
-		model: "RepositoryVersion", list: store.VersionList, show: showEach(showVersion), filters: versionFilters(),
-		orderings: []string{"number"}, order: []store.Order{{Field: "number", Desc: true}},
-		within: func(req *request) ([]store.Filter, error) {
+		model: "RepositoryVersion", list: list.VersionList, show: showEach(showVersion), filters: versionFilters(),
+		orderings: []string{"number"}, order: []list.Order{{Field: "number", Desc: true}},
+		within: func(req *request) ([]list.Filter, error) {
 			repo, err := findByPath(a, a.repositories(t), req)
-			return []store.Filter{store.Where("repository", store.Equal, repo.ID)}, err
+			return []list.Filter{list.Where("repository", list.Equal, repo.ID)}, err
 		},
-		key: func(req *request) (store.Filter, error) {
+		key: func(req *request) (list.Filter, error) {
 			n, err := strconv.ParseInt(req.param("number"), 10, 64)
 			if err != nil || n < 0 || strings.HasPrefix(req.param("number"), "+") {
 				return nil, reply.ErrNotFound
 			}
-			return store.Where("number", store.Equal, n), nil
+			return list.Where("number", list.Equal, n), nil
 		},
 	}
 }
@@ -93,7 +94,7 @@ func (a *API) versions(t pulp.RepositoryType) resource[pulp.Version] {
 // anyVersions are the versions of all repositories.
 func (a *API) anyVersions() resource[pulp.Version] {
 	return resource[pulp.Version]{
-		model: "RepositoryVersion", list: store.VersionList, show: showEach(showVersion), filters: versionFilters(),
+		model: "RepositoryVersion", list: list.VersionList, show: showEach(showVersion), filters: versionFilters(),
 		orderings: []string{"number"}, within: visible,
 	}
 }
@@ -139,7 +140,7 @@ func (a *API) deleteVersion(req *request) (reply.Reply, error) {
 	if err != nil {
 		return reply.Reply{}, err
 	}
-	served, err := a.Store.Distributed(req.Context(), v.ID)
+	served, err := a.Store.Catalog.Distributed(req.Context(), v.ID)
 	if err == nil && served {
 		err = reply.BadRequest("The repository version cannot be deleted because it (or its publications) are currently " +
 			"being used to distribute content. Please update the necessary distributions first.")
@@ -150,7 +151,7 @@ func (a *API) deleteVersion(req *request) (reply.Reply, error) {
 	return a.dispatch(req, "delete version", pulp.VersionHref(v.Type, v.RepositoryID, v.Number), tasks.Spec{
 		Name: tasks.DeleteVersion, Args: tasks.VersionArgs{RepositoryID: v.RepositoryID, Number: v.Number}, Immediate: true,
 		Namespace: pulp.NamespaceOf(repo.Name),
-		Resources: []store.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID), Exclusive: true}},
+		Resources: []taskstore.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID), Exclusive: true}},
 	})
 }
 
@@ -175,7 +176,7 @@ func (a *API) repairVersion(t pulp.RepositoryType) handler {
 			Args: tasks.VersionArgs{
 				RepositoryID: v.RepositoryID, Number: v.Number, VerifyChecksums: checksums == nil || *checksums,
 			},
-			Resources: []store.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID)}},
+			Resources: []taskstore.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID)}},
 		})
 	}
 }

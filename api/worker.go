@@ -5,7 +5,7 @@ import (
 
 	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 )
 
 type worker struct {
@@ -33,21 +33,21 @@ func showWorkers(req *request, all []pulp.Worker) ([]any, error) {
 }
 
 // isOnline returns the condition for workers whose last heartbeat is recent enough.
-func isOnline() store.Filter {
-	return store.Where("last_heartbeat", store.AtLeast, time.Now().Add(-workerTTL).UnixMicro())
+func isOnline() list.Filter {
+	return list.Where("last_heartbeat", list.AtLeast, time.Now().Add(-workerTTL).UnixMicro())
 }
 
 func (a *API) workers() resource[pulp.Worker] {
 	online := func(wanted bool) filter {
-		return boolean(func(v bool) store.Filter {
+		return boolean(func(v bool) list.Filter {
 			if v != wanted {
-				return store.Not(isOnline())
+				return list.Not(isOnline())
 			}
 			return isOnline()
 		})
 	}
 	return resource[pulp.Worker]{
-		model: "AppStatus", list: store.WorkerList, show: showWorkers, orderings: []string{"name", "last_heartbeat"},
+		model: "AppStatus", list: list.WorkerList, show: showWorkers, orderings: []string{"name", "last_heartbeat"},
 		filters: mergeFilters(identityFilters(), nameFilters(), dateFilters("last_heartbeat"), filters{
 			"online": online(true), "missing": online(false),
 		}),

@@ -12,7 +12,7 @@ import (
 func TestWhatWorkersCanSignWith(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t) // with a worker, 7@test, that can use none
-	if err := w.store.Beat(t.Context(), pulp.Worker{ID: pulp.NewID(), Name: "8@test", Services: []string{"one", "two"}}); err != nil {
+	if err := w.store.Tasks.Beat(t.Context(), pulp.Worker{ID: pulp.NewID(), Name: "8@test", Services: []string{"one", "two"}}); err != nil {
 		t.Fatal(err)
 	}
 	for n, want := range []string{"[]", "[one two]"} {

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -100,7 +100,7 @@ func TestEditingARepository(t *testing.T) {
 			switch {
 			case c.fields != nil:
 				want := tasks.Spec{
-					Name: tasks.Edit, Immediate: true, Resources: []store.Resource{{Href: href, Exclusive: true}},
+					Name: tasks.Edit, Immediate: true, Resources: []taskstore.Resource{{Href: href, Exclusive: true}},
 					Args: tasks.EditArgs{Collection: pulp.PushCollection, ID: w.repo.Repository.ID, Repository: c.fields},
 				}
 				w.dispatcher.wantFrom(t, 1)
@@ -195,7 +195,7 @@ func TestSigning(t *testing.T) {
 					t.Errorf("arguments (-want +got):\n%s", diff)
 				}
 			}
-			if want := []store.Resource{{Href: c.repo, Exclusive: true}}; !cmp.Equal(spec.Resources, want) || spec.Name != tasks.Sign || spec.Immediate {
+			if want := []taskstore.Resource{{Href: c.repo, Exclusive: true}}; !cmp.Equal(spec.Resources, want) || spec.Name != tasks.Sign || spec.Immediate {
 				t.Errorf("task %+v", spec)
 			}
 		})
@@ -224,12 +224,12 @@ func TestDeletingADistributionReservesWhatGoesWithIt(t *testing.T) {
 	made := w.repo.Distribution.ID
 	for what, c := range map[string]struct {
 		id     string
-		wanted []store.Resource
+		wanted []taskstore.Resource
 	}{
-		"a push made the repository": {made, []store.Resource{
+		"a push made the repository": {made, []taskstore.Resource{
 			{Href: pulp.Href(pulp.DistributionCollection, made), Exclusive: true}, {Href: w.repoHref(), Exclusive: true},
 		}},
-		"somebody made it": {plain, []store.Resource{{Href: pulp.Href(pulp.DistributionCollection, plain), Exclusive: true}}},
+		"somebody made it": {plain, []taskstore.Resource{{Href: pulp.Href(pulp.DistributionCollection, plain), Exclusive: true}}},
 	} {
 		w.expect(call{method: http.MethodDelete, path: pulp.Href(pulp.DistributionCollection, c.id)}, 202, "")
 		want := tasks.Spec{
@@ -249,19 +249,19 @@ func TestTasksAreCanceledDeletedAndPurged(t *testing.T) {
 	w := newWorld(t)
 	make := func(user int64) string {
 		t.Helper()
-		k, err := w.store.CreateTask(t.Context(), store.NewTask{Name: "x", Args: struct{}{}, Origin: store.OriginUser, CreatedBy: user})
+		k, err := w.store.Tasks.CreateTask(t.Context(), taskstore.NewTask{Name: "x", Args: struct{}{}, Origin: taskstore.OriginUser, CreatedBy: user})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return k.ID
 	}
-	run := func(id string) *store.Claim {
+	run := func(id string) *taskstore.Claim {
 		t.Helper()
-		k, err := w.store.ClaimTask(t.Context(), pulp.NewID(), id, nil, 1e9)
+		k, err := w.store.Tasks.ClaimTask(t.Context(), pulp.NewID(), id, nil, 1e9)
 		if err != nil || k == nil {
 			t.Fatal(k, err)
 		}
-		return &store.Claim{TaskID: id, Attempt: k.Attempt}
+		return &taskstore.Claim{TaskID: id, Attempt: k.Attempt}
 	}
 	cancel := func(id string) call {
 		return call{method: http.MethodPatch, path: pulp.Href(pulp.TaskCollection, id), json: `{"state":"canceled"}`}
@@ -272,7 +272,7 @@ func TestTasksAreCanceledDeletedAndPurged(t *testing.T) {
 	}
 	waiting, running, done := make(1), make(1), make(1)
 	run(running)
-	if err := w.store.CompleteTask(t.Context(), run(done), store.Outcome{}); err != nil {
+	if err := w.store.Tasks.CompleteTask(t.Context(), run(done), taskstore.Outcome{}); err != nil {
 		t.Fatal(err)
 	}
 	w.expect(remove(waiting), 409, "")
@@ -298,7 +298,7 @@ func TestTasksAreCanceledDeletedAndPurged(t *testing.T) {
 	strange := cancel(waiting)
 	strange.user = "carol"
 	w.expect(strange, 404, `{"detail":"No Task matches the given query."}`)
-	carols, err := w.store.UserByName(t.Context(), "carol")
+	carols, err := w.store.Accounts.UserByName(t.Context(), "carol")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,20 +315,20 @@ func TestTasksAreCanceledDeletedAndPurged(t *testing.T) {
 
 	purge := call{method: http.MethodPost, path: "tasks/purge/", json: `{"finished_before":"2020-01-01","states":["failed","canceled"]}`}
 	w.expect(purge, 202, "")
-	want := tasks.PurgeArgs{FinishedBefore: 1577836800_000000, States: []store.TaskState{store.TaskFailed, store.TaskCanceled}}
+	want := tasks.PurgeArgs{FinishedBefore: 1577836800_000000, States: []taskstore.TaskState{taskstore.TaskFailed, taskstore.TaskCanceled}}
 	if diff := cmp.Diff(want, w.dispatcher.last().Args); diff != "" {
 		t.Errorf("arguments (-want +got):\n%s", diff)
 	}
 	purge.json = `{}`
 	w.expect(purge, 202, "")
-	if got := w.dispatcher.last().Args.(tasks.PurgeArgs).States; !cmp.Equal(got, []store.TaskState{store.TaskCompleted}) {
+	if got := w.dispatcher.last().Args.(tasks.PurgeArgs).States; !cmp.Equal(got, []taskstore.TaskState{taskstore.TaskCompleted}) {
 		t.Errorf("states %v", got)
 	}
 	purge.json = `{"states":["running"]}`
 	w.expect(purge, 400, `{"states":["\"running\" is not a valid choice."]}`)
 	purge.json, purge.kind = "states=failed&states=skipped&finished_before="+url.QueryEscape("2020-01-01T00:00:00+01:00"), "application/x-www-form-urlencoded"
 	w.expect(purge, 202, "")
-	want = tasks.PurgeArgs{FinishedBefore: 1577833200_000000, States: []store.TaskState{store.TaskFailed, store.TaskSkipped}}
+	want = tasks.PurgeArgs{FinishedBefore: 1577833200_000000, States: []taskstore.TaskState{taskstore.TaskFailed, taskstore.TaskSkipped}}
 	if diff := cmp.Diff(want, w.dispatcher.last().Args); diff != "" {
 		t.Errorf("arguments of a form (-want +got):\n%s", diff)
 	}
@@ -346,7 +346,7 @@ func TestTaskArgumentsSurviveTheDatabase(t *testing.T) {
 	if !ok {
 		t.Fatal(r.raw)
 	}
-	k, err := w.store.Task(t.Context(), ref.ID)
+	k, err := w.store.Tasks.Task(t.Context(), ref.ID)
 	if err != nil {
 		t.Fatal(err)
 	}

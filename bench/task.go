@@ -22,6 +22,7 @@ import (
 	"github.com/countersign/countersign/integration/process"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/memqueue"
 	"github.com/countersign/countersign/tasks/redisqueue"
@@ -86,12 +87,12 @@ func openTasks(ctx context.Context, url, driver, source string, q tasks.Queue) (
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Migrate(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
+	if err := s.DB.Migrate(ctx); err != nil {
+		return nil, errors.Join(err, s.DB.Close())
 	}
 	raw, err := sql.Open(driver, source)
 	if err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, errors.Join(err, s.DB.Close())
 	}
 	on := &tasksOn{store: s, raw: raw, counter: &counter{}, hold: make(chan struct{})}
 	quiet := slog.New(slog.DiscardHandler)
@@ -104,7 +105,7 @@ func openTasks(ctx context.Context, url, driver, source string, q tasks.Queue) (
 	go func() { ended <- w.Run(working, time.Second) }()
 	on.close = func() {
 		stop()
-		if err := errors.Join(<-ended, raw.Close(), s.Close()); err != nil {
+		if err := errors.Join(<-ended, raw.Close(), s.DB.Close()); err != nil {
 			fmt.Fprintln(os.Stderr, "bench: the worker's end:", err)
 		}
 	}
@@ -168,7 +169,7 @@ func (c *counter) run(_ context.Context, r *tasks.Run) error {
 
 func (on *tasksOn) dispatch(ctx context.Context, task, repository string) error {
 	_, err := on.dispatcher.Dispatch(ctx, tasks.BySystem(), tasks.Spec{
-		Name: task, Args: map[string]int64{"At": time.Now().UnixMicro()}, Resources: []store.Resource{{Href: repository, Exclusive: true}},
+		Name: task, Args: map[string]int64{"At": time.Now().UnixMicro()}, Resources: []taskstore.Resource{{Href: repository, Exclusive: true}},
 	})
 	return err
 }

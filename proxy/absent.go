@@ -10,7 +10,7 @@ import (
 
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -19,7 +19,7 @@ const blobLooks = 6
 
 // getAbsentBlob answers with a blob that is fetched from its remote now: as its bytes arrive, or, for a range and for a request that comes during another one's fetch, when all
 // have arrived. A blob that no remote has is unknown, for HEAD too, so that a push sends it again.
-func (c *call) getAbsentBlob(t store.Target, b pulp.Blob) error {
+func (c *call) getAbsentBlob(t record.Target, b pulp.Blob) error {
 	if b.RemoteID == "" {
 		return blobUnknown(c.ref)
 	}
@@ -45,7 +45,7 @@ func (c *call) getAbsentBlob(t store.Target, b pulp.Blob) error {
 
 // bring has an absent blob fetched, from each of its remotes until one gives it, and returns the blob as the repository has it then. stream may take the bytes of a fetch that this
 // request causes; where it does, bring returns the blob as it was. A blob that no remote has is unknown.
-func (c *call) bring(t store.Target, b pulp.Blob, stream func(pulp.Blob, ingest.Fetched) bool) (pulp.Blob, error) {
+func (c *call) bring(t record.Target, b pulp.Blob, stream func(pulp.Blob, ingest.Fetched) bool) (pulp.Blob, error) {
 	if c.Fetcher == nil {
 		return b, errors.New("an absent blob, and nobody to fetch it")
 	}
@@ -60,7 +60,7 @@ func (c *call) bring(t store.Target, b pulp.Blob, stream func(pulp.Blob, ingest.
 			_, err = io.Copy(io.Discard, got)
 			_ = got.Close()
 		}
-		again, lookErr := c.Store.ServedBlob(c.r.Context(), t, b.Digest)
+		again, lookErr := c.Store.Serving.ServedBlob(c.r.Context(), t, b.Digest)
 		switch {
 		case lookErr != nil:
 			return b, lookErr

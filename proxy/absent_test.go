@@ -21,7 +21,8 @@ import (
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/proxy"
 )
 
@@ -60,16 +61,16 @@ func (w *world) addMirror(name string, policy pulp.Policy, serve http.HandlerFun
 	}))
 	w.t.Cleanup(source.Close)
 	ctx, none := w.t.Context(), int64(0)
-	remote, err := w.store.CreateRemote(ctx, pulp.Remote{Name: name, URL: source.URL, UpstreamName: "src/app", Policy: policy,
+	remote, err := w.store.Catalog.CreateRemote(ctx, pulp.Remote{Name: name, URL: source.URL, UpstreamName: "src/app", Policy: policy,
 		Connection: pulp.Connection{TLSValidation: true, MaxRetries: &none}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	repo, err := w.store.CreateRepository(ctx, pulp.Repository{Type: pulp.Container, Name: "mirror/" + name, RemoteID: remote.ID})
+	repo, err := w.store.Catalog.CreateRepository(ctx, pulp.Repository{Type: pulp.Container, Name: "mirror/" + name, RemoteID: remote.ID})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.store.CreateDistribution(ctx, nil, pulp.Distribution{Name: name, BasePath: "mirror/" + name, RepositoryID: repo.ID}); err != nil {
+	if _, err := w.store.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: name, BasePath: "mirror/" + name, RepositoryID: repo.ID}); err != nil {
 		w.t.Fatal(err)
 	}
 	return w.synced(repo, remote, layers...), asked
@@ -94,14 +95,14 @@ func (w *world) synced(repo pulp.Repository, remote pulp.Remote, layers ...[]byt
 	}
 	parsed.Digest = digest.FromBytes(m)
 	for _, b := range blobs {
-		if err := w.store.FetchedBlob(ctx, repo.ID, remote.ID, b); err != nil {
+		if err := w.store.Content.FetchedBlob(ctx, repo.ID, remote.ID, b); err != nil {
 			w.t.Fatal(err)
 		}
 	}
-	if err := w.store.FetchedManifest(ctx, repo.ID, parsed); err != nil {
+	if err := w.store.Content.FetchedManifest(ctx, repo.ID, parsed); err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.store.CommitSync(ctx, nil, store.Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{"latest": parsed.Digest}}); err != nil {
+	if _, err := w.store.Content.CommitSync(ctx, nil, content.Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{"latest": parsed.Digest}}); err != nil {
 		w.t.Fatal(err)
 	}
 	return parsed.Digest
@@ -241,11 +242,11 @@ func TestABlobThatComesWrong(t *testing.T) {
 	answer = http.StatusNotFound
 	w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, path, nil)
 	w.want(http.StatusNotFound, "", "", http.MethodHead, path, nil)
-	remotes, _, err := w.store.Remotes(t.Context(), store.ListQuery{Limit: 1})
+	remotes, _, err := w.store.Lists.Remotes(t.Context(), list.Query{Limit: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.store.DeleteRemote(t.Context(), nil, remotes[0].ID); err != nil {
+	if err := w.store.Catalog.DeleteRemote(t.Context(), nil, remotes[0].ID); err != nil {
 		t.Fatal(err)
 	}
 	w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, path, nil)
@@ -278,11 +279,11 @@ func TestMirrorsAreReadOnly(t *testing.T) {
 	w.want(http.StatusAccepted, "", "admin", http.MethodPost, "/v2/mirror/app/blobs/uploads/", nil)
 	w.options.PushToMirrors = false
 	w.restart()
-	remotes, _, err := w.store.Remotes(t.Context(), store.ListQuery{Limit: 1})
+	remotes, _, err := w.store.Lists.Remotes(t.Context(), list.Query{Limit: 1})
 	if err != nil || len(remotes) != 1 || strings.Contains(fmt.Sprint(remotes), "secret") {
 		t.Fatal(remotes, err)
 	}
-	if err := w.store.DeleteRemote(t.Context(), nil, remotes[0].ID); err != nil {
+	if err := w.store.Catalog.DeleteRemote(t.Context(), nil, remotes[0].ID); err != nil {
 		t.Fatal(err)
 	}
 	w.want(http.StatusAccepted, "", "admin", http.MethodPost, "/v2/mirror/app/blobs/uploads/", nil)

@@ -9,7 +9,7 @@ import (
 	"github.com/countersign/countersign/internal/clientaddr"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/record"
 )
 
 // bearer is who makes a request, and to what a token limits them.
@@ -74,7 +74,7 @@ func (c *call) authenticate() error {
 		if token.Username == "" {
 			return nil
 		}
-		user, err := c.Store.UserByName(c.r.Context(), token.Username)
+		user, err := c.Store.Accounts.UserByName(c.r.Context(), token.Username)
 		if fault.Is(err, fault.NotFound) || err == nil && !c.Tokens.BelongsTo(token, user) {
 			return c.challenge(errBadToken, "invalid_token")
 		}
@@ -124,14 +124,14 @@ func (c *call) refuse() error {
 }
 
 // object returns a target in the form that auth decides about.
-func (c *call) object(name string, t store.Target, exists bool) auth.Object {
+func (c *call) object(name string, t record.Target, exists bool) auth.Object {
 	anonymous := c.AnonymousPull == auth.AnonymousPullOn || c.AnonymousPull == auth.AnonymousPullWithToken && c.who.token != nil
 	return auth.Object{Path: name, Exists: exists, Private: t.Distribution.Private, AnonymousPull: anonymous}
 }
 
 // readable returns the target of the request's name, if the caller may read it. NAME_UNKNOWN tells that a name is absent to those alone who could read it
 // if it existed, even if it were private. To all others an absent name and a private one look the same: 401.
-func (c *call) readable() (store.Target, error) {
+func (c *call) readable() (record.Target, error) {
 	t, err := c.visible(c.name)
 	if fault.Is(err, fault.NotFound) {
 		if c.mayPull(c.name, privateTarget) {
@@ -143,10 +143,10 @@ func (c *call) readable() (store.Target, error) {
 }
 
 // privateTarget stands for a name that the caller knows nothing about.
-var privateTarget = store.Target{Distribution: pulp.Distribution{Private: true}}
+var privateTarget = record.Target{Distribution: pulp.Distribution{Private: true}}
 
 // visible returns the target of a name. NotFound when it serves nothing, or nothing that the caller may read.
-func (c *call) visible(name string) (store.Target, error) {
+func (c *call) visible(name string) (record.Target, error) {
 	t, err := c.lookUp(name)
 	if err != nil {
 		return t, err
@@ -159,15 +159,15 @@ func (c *call) visible(name string) (store.Target, error) {
 
 // lookUp returns the target of a name. For callers who may not read private repositories under the name, a private target is looked up as an absent one is: by the same
 // queries and with the same result, NotFound.
-func (c *call) lookUp(name string) (store.Target, error) {
+func (c *call) lookUp(name string) (record.Target, error) {
 	if auth.Allow(c.who.user, auth.Pull, c.object(name, privateTarget, true)) {
-		return c.Store.Resolve(c.r.Context(), name)
+		return c.Store.Serving.Resolve(c.r.Context(), name)
 	}
-	return c.Store.ResolvePublic(c.r.Context(), name)
+	return c.Store.Serving.ResolvePublic(c.r.Context(), name)
 }
 
 // mayPull reports whether the caller may read a target. A token that is too narrow reads what callers without any may read.
-func (c *call) mayPull(name string, t store.Target) bool {
+func (c *call) mayPull(name string, t record.Target) bool {
 	on := c.object(name, t, true)
 	if c.AnonymousPull == auth.AnonymousPullOn && auth.Allow(nil, auth.Pull, on) {
 		return true
@@ -182,11 +182,11 @@ func (c *call) may(what auth.Action) bool {
 }
 
 // writable returns what the request's name serves, if the caller may change it. It makes nothing: NAME_UNKNOWN when it is not there.
-func (c *call) writable(what auth.Action) (store.Target, error) {
+func (c *call) writable(what auth.Action) (record.Target, error) {
 	if !c.may(what) {
-		return store.Target{}, c.refuse()
+		return record.Target{}, c.refuse()
 	}
-	t, err := c.Store.Resolve(c.r.Context(), c.name)
+	t, err := c.Store.Serving.Resolve(c.r.Context(), c.name)
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return t, err
 	}
@@ -200,17 +200,17 @@ func (c *call) writable(what auth.Action) (store.Target, error) {
 }
 
 // readOnly says whether a target takes no pushes: it is a fixed version, or a mirror of a remote (contract 3.1), which takes signatures alone.
-func (c *call) readOnly(t store.Target) bool {
+func (c *call) readOnly(t record.Target) bool {
 	mirrored := t.Repository.RemoteID != "" && !c.PushToMirrors && c.kind != routeSignatures
 	return t.Distribution.Pinned != nil || mirrored
 }
 
 // pushTarget returns what the request's name serves, making it when it is not there, if the caller may (D1).
-func (c *call) pushTarget() (store.Target, error) {
+func (c *call) pushTarget() (record.Target, error) {
 	if !c.may(auth.Push) {
-		return store.Target{}, c.refuse()
+		return record.Target{}, c.refuse()
 	}
-	t, err := c.Store.Resolve(c.r.Context(), c.name)
+	t, err := c.Store.Serving.Resolve(c.r.Context(), c.name)
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return t, err
 	}
@@ -218,7 +218,7 @@ func (c *call) pushTarget() (store.Target, error) {
 		return t, nil
 	}
 	err = c.sealed(func(ctx context.Context) error {
-		t, err = c.Store.PushTarget(ctx, c.name, c.PushType)
+		t, err = c.Store.Catalog.PushTarget(ctx, c.name, c.PushType)
 		return err
 	})
 	if fault.Is(err, fault.Conflict) || err == nil && c.readOnly(t) {

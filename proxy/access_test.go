@@ -156,7 +156,7 @@ func TestWhoMayWhat(t *testing.T) {
 	}
 
 	// A right that is taken away is gone at once, whatever tokens say.
-	if _, err := w.store.PutUser(t.Context(), "acme", hash(), false, false); err != nil {
+	if _, err := w.store.Accounts.PutUser(t.Context(), "acme", hash(), false, false); err != nil {
 		t.Fatal(err)
 	}
 	w.want(http.StatusUnauthorized, "UNAUTHORIZED", scoped, http.MethodGet, "/v2/acme/secret/tags/list", nil)
@@ -182,7 +182,7 @@ func TestPrivateNamesLookAbsent(t *testing.T) {
 		t.Run("anonymous pull "+string(mode), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, func(o *proxy.Options) { o.AnonymousPull = mode })
-			w.store.Remember()
+			w.store.Serving.EnableCache()
 			d := string(w.pushImage("acme/secret", "two", "v1"))
 			w.private("acme/secret")
 			w.want(http.StatusAccepted, "", "carol", http.MethodPost, "/v2/carol/own/blobs/uploads/", nil)
@@ -216,9 +216,9 @@ func TestPrivateNamesLookAbsent(t *testing.T) {
 				for who := range bearers["secret"] {
 					seen := func(name string) (answer, int64) {
 						w.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/acme/secret/manifests/v1", nil) // which is remembered
-						before := w.store.Reads()
+						before := w.store.DB.Reads()
 						a := w.ask(bearers[name][who], r.method, strings.ReplaceAll(r.path, "NAME", "acme/"+name), r.body)
-						return a, w.store.Reads() - before
+						return a, w.store.DB.Reads() - before
 					}
 					there, queries := seen("secret")
 					not, wanted := seen("absent")
@@ -315,12 +315,12 @@ func TestTokensEndWithTheirAccount(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := w.store.PutUser(t.Context(), "carol", hash(), false, true); err != nil {
+		if _, err := w.store.Accounts.PutUser(t.Context(), "carol", hash(), false, true); err != nil {
 			t.Fatal(err)
 		}
 		header, _ := w.token("carol", "repository:carol/app:push")
 		w.want(http.StatusAccepted, "", header, http.MethodPost, "/v2/carol/app/blobs/uploads/", nil)
-		if _, err := w.store.PutUser(t.Context(), "carol", tt.hash, false, tt.active); err != nil {
+		if _, err := w.store.Accounts.PutUser(t.Context(), "carol", tt.hash, false, tt.active); err != nil {
 			t.Fatal(err)
 		}
 		a := w.want(http.StatusUnauthorized, "UNAUTHORIZED", header, http.MethodPost, "/v2/carol/app/blobs/uploads/", nil)
@@ -337,7 +337,7 @@ func TestPushesPastObjectsWithTheirName(t *testing.T) {
 	w := newWorld(t)
 	blob := w.pushBlob("acme/source", "layer")
 	for _, path := range []string{"acme/app", "acme/mirror", "acme", "acme/mounted"} {
-		remote, err := w.store.CreateRemote(t.Context(), pulp.Remote{Name: path, URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand})
+		remote, err := w.store.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: path, URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -345,10 +345,10 @@ func TestPushesPastObjectsWithTheirName(t *testing.T) {
 		if path == "acme/mirror" {
 			r.RemoteID = remote.ID
 		}
-		if r, err = w.store.CreateRepository(t.Context(), r); err != nil {
+		if r, err = w.store.Catalog.CreateRepository(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.store.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: path, BasePath: elsewhere, RepositoryID: r.ID}); err != nil {
+		if _, err := w.store.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: path, BasePath: elsewhere, RepositoryID: r.ID}); err != nil {
 			t.Fatal(err)
 		}
 		if path == "acme/mounted" {

@@ -24,7 +24,8 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/signatures"
 	"github.com/countersign/countersign/proxy"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/signtest"
@@ -60,7 +61,7 @@ func newAdopting(t *testing.T, change ...func(*proxy.Options)) *adopting {
 			f(o)
 		}
 	})
-	w.store.KeepOutbox()
+	w.store.Content.EnableOutbox()
 	to, err := url.Parse(b.url)
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +163,7 @@ func (a *adopting) imageDirectly(name, text, tag, layerType string) digest.Diges
 
 func (a *adopting) repository(name string) pulp.Repository {
 	a.t.Helper()
-	r, err := a.store.RepositoryByName(a.t.Context(), name)
+	r, err := a.store.Catalog.RepositoryByName(a.t.Context(), name)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -197,7 +198,7 @@ func TestPullsAdoptPastADistributionWithTheirName(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t)
 	a.imageDirectly("company/app", "one", "v1", layerType)
-	if _, err := a.store.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "company/app", BasePath: "company/elsewhere"}); err != nil {
+	if _, err := a.store.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "company/app", BasePath: "company/elsewhere"}); err != nil {
 		t.Fatal(err)
 	}
 	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v1", nil)
@@ -218,11 +219,11 @@ func TestStrangersAdoptNothingIntoPrivateRepositories(t *testing.T) {
 		a.private(name)
 	}
 	// The repository acme/moved is served under another path, and its name is no path.
-	moved, err := a.store.Resolve(t.Context(), "acme/moved")
+	moved, err := a.store.Serving.Resolve(t.Context(), "acme/moved")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.store.EditDistribution(t.Context(), nil, moved.Distribution.ID, func(d *pulp.Distribution) { d.BasePath = "acme/elsewhere" }); err != nil {
+	if _, err := a.store.Catalog.EditDistribution(t.Context(), nil, moved.Distribution.ID, func(d *pulp.Distribution) { d.BasePath = "acme/elsewhere" }); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"acme/secret", "acme/moved", "acme/open"} {
@@ -233,9 +234,9 @@ func TestStrangersAdoptNothingIntoPrivateRepositories(t *testing.T) {
 		for _, who := range []string{"", "carol"} {
 			a.want(http.StatusUnauthorized, "UNAUTHORIZED", who, http.MethodGet, "/v2/"+name+"/manifests/v2", nil)
 			queries := func(name string) int64 {
-				reads := a.store.Reads()
+				reads := a.store.DB.Reads()
 				a.want(http.StatusUnauthorized, "UNAUTHORIZED", who, http.MethodGet, "/v2/"+name+"/manifests/v1-"+who, nil)
-				return a.store.Reads() - reads
+				return a.store.DB.Reads() - reads
 			}
 			if there, absent := queries(name), queries("acme/absent"+who+name[5:]); there != absent {
 				t.Errorf("%s as %q: %d queries, %d for an absent name", name, who, there, absent)
@@ -256,7 +257,7 @@ func TestPullsUnderOtherPathsAdopt(t *testing.T) {
 	a.imageDirectly("company/app", "one", "v1", layerType)
 	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v1", nil)
 	repo := a.repository("company/app")
-	v, err := a.store.Version(t.Context(), repo.ID, repo.LatestVersion)
+	v, err := a.store.Content.Version(t.Context(), repo.ID, repo.LatestVersion)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +265,7 @@ func TestPullsUnderOtherPathsAdopt(t *testing.T) {
 		{Name: "other", BasePath: "other", RepositoryID: repo.ID},
 		{Name: "pinned", BasePath: "pinned", Pinned: &pulp.PinnedVersion{VersionID: v.ID, RepositoryID: repo.ID, Number: v.Number}},
 	} {
-		if _, err := a.store.CreateDistribution(t.Context(), nil, d); err != nil {
+		if _, err := a.store.Catalog.CreateDistribution(t.Context(), nil, d); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -316,12 +317,12 @@ func TestUnsignableImageStopsNoOthers(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t)
 	signer := &refuser{t: t, key: signtest.NewKey(t, time.Now().Add(-time.Hour), 0)}
-	if _, err := a.store.AddSigningService(t.Context(), pulp.SigningService{
+	if _, err := a.store.Signatures.AddSigningService(t.Context(), pulp.SigningService{
 		Name: "svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Fingerprint: signer.key.Public.Fingerprint(), PublicKey: signer.key.Armor,
 	}); err != nil {
 		t.Fatal(err)
 	}
-	a.store.Seal(store.Sealing{Host: publicHost, Service: func(string) string { return "svc" }})
+	a.store.Signatures.SetPushPolicy(signatures.PushPolicy{Host: publicHost, Service: func(string) string { return "svc" }})
 	quiet := slog.New(slog.DiscardHandler)
 	a.adopter.SignOnPush = &signonpush.Runner{Store: a.store, Log: quiet, Timeout: time.Minute, Signer: &signservice.Signer{
 		Store: a.store, Log: quiet, Parallel: 2,
@@ -453,11 +454,11 @@ func TestDeepLookAtCopies(t *testing.T) {
 	d := a.imageDirectly("company/app", "one", "v1", layerType)
 	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v1", nil)
 	from := a.repository("company/app")
-	to, _, err := a.store.AdoptTarget(t.Context(), "company/copy", pulp.ContainerPush, false)
+	to, _, err := a.store.Catalog.AdoptTarget(t.Context(), "company/copy", pulp.ContainerPush, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.store.CopyContent(t.Context(), nil, to.ID, store.Copy{RepositoryID: from.ID, Number: from.LatestVersion, Digests: []string{string(d)}}); err != nil {
+	if _, err := a.store.Content.CopyContent(t.Context(), nil, to.ID, content.Copy{RepositoryID: from.ID, Number: from.LatestVersion, Digests: []string{string(d)}}); err != nil {
 		t.Fatal(err)
 	}
 	layer := digest.FromString("layer one")
@@ -514,7 +515,7 @@ func TestDeletedByDigestStaysDeleted(t *testing.T) {
 	path := "/v2/company/app/manifests/" + string(d)
 	a.want(http.StatusOK, "", "admin", http.MethodGet, path, nil)
 	one := int64(1)
-	if _, err := a.store.EditRepository(t.Context(), nil, pulp.ContainerPush, a.repository("company/app").ID, func(r *pulp.Repository) { r.RetainRepoVersions = &one }); err != nil {
+	if _, err := a.store.Catalog.EditRepository(t.Context(), nil, pulp.ContainerPush, a.repository("company/app").ID, func(r *pulp.Repository) { r.RetainRepoVersions = &one }); err != nil {
 		t.Fatal(err)
 	}
 	a.want(http.StatusAccepted, "", "admin", http.MethodDelete, path, nil)

@@ -15,7 +15,7 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -39,7 +39,7 @@ func (c *call) getBlob() error {
 	if dgst == pulp.EmptyLayer {
 		return c.sendBlob(t, emptyLayer())
 	}
-	b, err := c.Store.ServedBlob(c.r.Context(), t, dgst)
+	b, err := c.Store.Serving.ServedBlob(c.r.Context(), t, dgst)
 	if fault.Is(err, fault.NotFound) {
 		return blobUnknown(c.ref)
 	} else if err != nil {
@@ -65,7 +65,7 @@ func (c *call) getBlob() error {
 var emptyRange = regexp.MustCompile(`[=,\s]-\+?0+\s*(?:,|$)`)
 
 // sendBlob answers with the bytes that are here, or a range of them. A HEAD asks for no range (RFC 9110, 14.2).
-func (c *call) sendBlob(t store.Target, b pulp.Blob) error {
+func (c *call) sendBlob(t record.Target, b pulp.Blob) error {
 	if c.r.Method == http.MethodHead || b.Size == 0 || emptyRange.MatchString(c.r.Header.Get("Range")) {
 		c.r.Header.Del("Range")
 	}
@@ -145,7 +145,7 @@ func (c *call) fetchUnder(within string, b pulp.Blob, gone error) (io.ReadSeekCl
 		return nil, gone
 	}
 	if err == nil {
-		if err := c.Store.MoveBlob(c.r.Context(), b.Digest, lay, within); err != nil {
+		if err := c.Store.Content.MoveBlob(c.r.Context(), b.Digest, lay, within); err != nil {
 			c.Log.WarnContext(c.r.Context(), "where a blob lies is not written down", slog.String("digest", string(b.Digest)), slog.Any("err", err))
 		}
 	}
@@ -195,7 +195,7 @@ func (c *call) touch(repositoryID string, b pulp.Blob) {
 	if time.Since(b.Created) < touchAfter {
 		return
 	}
-	if err := c.Store.TouchBlob(c.r.Context(), repositoryID, b.Digest); err != nil {
+	if err := c.Store.Content.TouchBlob(c.r.Context(), repositoryID, b.Digest); err != nil {
 		c.Log.WarnContext(c.r.Context(), "blob not kept", slog.String("digest", string(b.Digest)), slog.Any("err", err))
 	}
 }
@@ -210,7 +210,7 @@ func (c *call) deleteBlob() error {
 	if !validDigest(dgst) {
 		return newError(http.StatusBadRequest, "INVALID_REQUEST", "A blob can only be deleted by digest.", nil)
 	}
-	_, err = c.Store.DeleteBlob(c.r.Context(), t.Repository.ID, dgst)
+	_, err = c.Store.Content.DeleteBlob(c.r.Context(), t.Repository.ID, dgst)
 	c.audit("delete blob", err, slog.String("digest", c.ref))
 	if fault.Is(err, fault.NotFound) {
 		return blobUnknown(c.ref)

@@ -6,7 +6,7 @@ import (
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/record"
 )
 
 // emptyLayer returns the empty layer as a blob that needs no storage.
@@ -17,10 +17,10 @@ func emptyLayer() pulp.Blob {
 
 // supplyEmptyLayer makes the empty layer a blob of a repository that is about to refer to it, without an upload. In front of an upstream it makes sure
 // that the upstream has it too.
-func (c *call) supplyEmptyLayer(t store.Target) error {
+func (c *call) supplyEmptyLayer(t record.Target) error {
 	ctx := c.r.Context()
 	if c.manifests == nil {
-		if b, err := c.Store.ServedBlob(ctx, t, pulp.EmptyLayer); err == nil && !b.Absent || err != nil && !fault.Is(err, fault.NotFound) {
+		if b, err := c.Store.Serving.ServedBlob(ctx, t, pulp.EmptyLayer); err == nil && !b.Absent || err != nil && !fault.Is(err, fault.NotFound) {
 			return err
 		}
 	}
@@ -28,7 +28,7 @@ func (c *call) supplyEmptyLayer(t store.Target) error {
 	if err != nil {
 		return err
 	}
-	return c.blobs.Record(ctx, b, func(ctx context.Context) error { return c.Store.CommitBlob(ctx, t.Repository.ID, b, "", 0) }, nil)
+	return c.blobs.Record(ctx, b, func(ctx context.Context) error { return c.Store.Content.CommitBlob(ctx, t.Repository.ID, b, "", 0) }, nil)
 }
 
 // namesEmptyLayer reports whether a manifest refers to the empty layer.

@@ -40,11 +40,11 @@ func TestEmptyLayer(t *testing.T) {
 			}
 			w.emptyImage("acme/app", "v1")
 			w.wantBlob("acme/app", pulp.EmptyLayer, content)
-			target, err := w.store.Resolve(t.Context(), "acme/app")
+			target, err := w.store.Serving.Resolve(t.Context(), "acme/app")
 			if err != nil {
 				t.Fatal(err)
 			}
-			if b, err := w.store.ServedBlob(t.Context(), target, pulp.EmptyLayer); err != nil || b.Size != 32 { // the version holds all that its image names
+			if b, err := w.store.Serving.ServedBlob(t.Context(), target, pulp.EmptyLayer); err != nil || b.Size != 32 { // the version holds all that its image names
 				t.Errorf("the blob in the repository: %+v, %v", b, err)
 			}
 			w.want(http.StatusConflict, "DENIED", "admin", http.MethodDelete, blob, nil)

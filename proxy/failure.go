@@ -15,7 +15,8 @@ import (
 
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/sqldb"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -106,13 +107,13 @@ func asFailure(err error) *failure {
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f
 	}
-	if missing, ok := errors.AsType[*store.MissingBlobs](err); ok {
+	if missing, ok := errors.AsType[*content.MissingBlobs](err); ok {
 		return newError(http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry", digests(missing.Digests))
 	}
-	if missing, ok := errors.AsType[*store.MissingChildren](err); ok {
+	if missing, ok := errors.AsType[*content.MissingChildren](err); ok {
 		return newError(http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN", "manifest unknown to registry", digests(missing.Digests))
 	}
-	if moved, ok := errors.AsType[*store.TagMoved](err); ok {
+	if moved, ok := errors.AsType[*content.TagMoved](err); ok {
 		return newError(http.StatusPreconditionFailed, "PRECONDITION_FAILED", "The tag is not what the request demands.", map[string]string{"tag": moved.Name, "digest": string(moved.Current)})
 	}
 	if errors.Is(err, storage.ErrUnsupported) {
@@ -121,7 +122,7 @@ func asFailure(err error) *failure {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		err = fault.Wrap(fault.Unavailable, err, "The storage is full.")
 	}
-	if store.Away(err) {
+	if sqldb.IsUnavailable(err) {
 		err = fault.Wrap(fault.Unavailable, err, "The database does not answer.")
 	}
 	kind := fault.KindOf(err)

@@ -16,7 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/record"
 )
 
 // FuzzReference puts under references and tags as they come: what is taken is a digest that is stored or a tag, and of tags as a path has them one.
@@ -84,7 +84,7 @@ func FuzzRange(f *testing.F) {
 		}
 		w := httptest.NewRecorder()
 		c := &call{registry: &registry{}, w: w, r: &http.Request{Method: http.MethodGet, Header: http.Header{"Range": {header}}}}
-		if err := c.sendBlob(store.Target{}, b); err != nil {
+		if err := c.sendBlob(record.Target{}, b); err != nil {
 			t.Fatalf("%q: %v", header, err)
 		}
 		part := func(place string, body []byte) {

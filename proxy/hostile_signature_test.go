@@ -23,13 +23,13 @@ import (
 	"github.com/countersign/countersign/signing/signtest"
 )
 
-// signatures is the path of a manifest's signatures.
-func signatures(d digest.Digest) string { return "/extensions/v2/acme/app/signatures/" + string(d) }
+// manySignatures is the path of a manifest's signatures.
+func manySignatures(d digest.Digest) string { return "/extensions/v2/acme/app/signatures/" + string(d) }
 
 // addService makes a key one that the server knows.
 func (w *world) addService(name string, key *signtest.Key) {
 	w.t.Helper()
-	if _, err := w.store.AddSigningService(w.t.Context(), pulp.SigningService{
+	if _, err := w.store.Signatures.AddSigningService(w.t.Context(), pulp.SigningService{
 		Name: name, Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Fingerprint: key.Public.Fingerprint(), PublicKey: key.Armor,
 	}); err != nil {
 		w.t.Fatal(err)
@@ -39,10 +39,10 @@ func (w *world) addService(name string, key *signtest.Key) {
 // nothingStored demands that a manifest has no signature, and its repository the version given.
 func (w *world) nothingStored(d digest.Digest, version int64) {
 	w.t.Helper()
-	if a := w.want(http.StatusOK, "", "", http.MethodGet, signatures(d), nil); a.body != `{"signatures":[]}` {
+	if a := w.want(http.StatusOK, "", "", http.MethodGet, manySignatures(d), nil); a.body != `{"signatures":[]}` {
 		w.t.Errorf("something was stored: %.300s", a.body)
 	}
-	target, err := w.store.Resolve(w.t.Context(), "acme/app")
+	target, err := w.store.Serving.Resolve(w.t.Context(), "acme/app")
 	if err != nil || target.Repository.LatestVersion != version {
 		w.t.Errorf("the repository is at version %d, %v, want %d", target.Repository.LatestVersion, err, version)
 	}
@@ -92,7 +92,7 @@ func TestHostilePayloads(t *testing.T) {
 		`"identity":{"docker-reference":"` + publicHost + `/acme/app:v1"}},"optional":{}}`
 	put := func(payload string) answer {
 		raw := key.SignBytes(t, []byte(payload), signtest.Config{At: now})
-		return w.ask("admin", http.MethodPut, signatures(d), body(d, encode(raw)))
+		return w.ask("admin", http.MethodPut, manySignatures(d), body(d, encode(raw)))
 	}
 	edit := func(old, with string) string {
 		if !strings.Contains(good, old) {
@@ -191,12 +191,12 @@ func TestHostileMessages(t *testing.T) {
 			"a signature that another key says is": named(t, good, onePass),
 		} {
 			t.Run(name+" by "+whose, func(t *testing.T) {
-				w.want(http.StatusBadRequest, "SIGNATURE_INVALID", "admin", http.MethodPut, signatures(d), body(d, encode(raw)))
+				w.want(http.StatusBadRequest, "SIGNATURE_INVALID", "admin", http.MethodPut, manySignatures(d), body(d, encode(raw)))
 			})
 		}
 	}
 	w.nothingStored(d, 2)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, signatures(d), body(d, encode(frame(8, deflated(t, signature(t, known, d, now))))))
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, manySignatures(d), body(d, encode(frame(8, deflated(t, signature(t, known, d, now))))))
 }
 
 // named returns a message whose one-pass signature announces another key than its signature names.
@@ -300,14 +300,14 @@ func TestSignaturesThatGPGCallsBad(t *testing.T) {
 			if said, err := gpg("", "--status-fd", "1", "--verify", file); err == nil || !strings.Contains(said, "[GNUPG:] BADSIG ") {
 				t.Fatalf("gpg does not call it bad: %v\n%s", err, said)
 			}
-			a := w.want(http.StatusBadRequest, "SIGNATURE_INVALID", "admin", http.MethodPut, signatures(d), body(d, encode(raw)))
+			a := w.want(http.StatusBadRequest, "SIGNATURE_INVALID", "admin", http.MethodPut, manySignatures(d), body(d, encode(raw)))
 			if !strings.Contains(a.body, "does not verify with the key of signing service svc") {
 				t.Errorf("answered %s", a.body)
 			}
 		})
 	}
 	w.nothingStored(d, 1)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, signatures(d), body(d, encode(good)))
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, manySignatures(d), body(d, encode(good)))
 }
 
 // TestSignaturesByKeysThatTheServerDoesNotKnow: they are kept as nobody's, unless the server refuses them, and none passes for a known key's.
@@ -331,7 +331,7 @@ func TestSignaturesByKeysThatTheServerDoesNotKnow(t *testing.T) {
 	}
 	put := func(status int, code string, raw []byte) {
 		t.Helper()
-		w.want(status, code, "admin", http.MethodPut, signatures(d), body(d, encode(raw)))
+		w.want(status, code, "admin", http.MethodPut, manySignatures(d), body(d, encode(raw)))
 	}
 	put(http.StatusBadRequest, "SIGNATURE_INVALID", forged)
 	w.options.RefuseUnknownKeys = true
@@ -343,15 +343,15 @@ func TestSignaturesByKeysThatTheServerDoesNotKnow(t *testing.T) {
 	w.restart()
 	put(http.StatusCreated, "", signature(t, unknown, d, now))
 	put(http.StatusCreated, "", signature(t, known, d, now))
-	target, err := w.store.Resolve(t.Context(), "acme/app")
+	target, err := w.store.Serving.Resolve(t.Context(), "acme/app")
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := w.store.ServedManifest(t.Context(), target, string(d))
+	m, err := w.store.Serving.ServedManifest(t.Context(), target, string(d))
 	if err != nil {
 		t.Fatal(err)
 	}
-	kept, err := w.store.ServedSignatures(t.Context(), target, m.ID)
+	kept, err := w.store.Serving.ServedSignatures(t.Context(), target, m.ID)
 	if err != nil || len(kept) != 2 {
 		t.Fatalf("%d signatures are kept, %v, want 2", len(kept), err)
 	}
@@ -410,13 +410,13 @@ func TestSignaturesOutOfTheirTime(t *testing.T) {
 			if _, err := signing.Verify(tt.raw, tt.key.Public, now); err == nil || !strings.Contains(err.Error(), tt.why) {
 				t.Errorf("Verify = %v, want %q", err, tt.why)
 			}
-			w.want(http.StatusBadRequest, "SIGNATURE_INVALID", "admin", http.MethodPut, signatures(d), body(d, encode(tt.raw)))
+			w.want(http.StatusBadRequest, "SIGNATURE_INVALID", "admin", http.MethodPut, manySignatures(d), body(d, encode(tt.raw)))
 		})
 	}
 	w.nothingStored(d, 1)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, signatures(d), body(d, encode(signature(t, key, d, now.Add(4*time.Minute)))))
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, manySignatures(d), body(d, encode(signature(t, key, d, now.Add(4*time.Minute)))))
 
-	target, err := w.store.Resolve(t.Context(), "acme/app")
+	target, err := w.store.Serving.Resolve(t.Context(), "acme/app")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -424,13 +424,13 @@ func TestSignaturesOutOfTheirTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.store.PutSignature(t.Context(), target.Repository.ID, d, pulp.Signature{ // as it came an hour and a half ago
+	if _, err := w.store.Signatures.PutSignature(t.Context(), target.Repository.ID, d, pulp.Signature{ // as it came an hour and a half ago
 		Digest: signing.Digest(expired), Name: signing.Name(d, expired), Content: expired, KeyID: said.KeyID, Fingerprint: &said.Fingerprint,
 		VerifiedBy: key.Public.Fingerprint(), Reference: said.Claim.DockerReference, SignedAt: said.CreatedAt.Unix(),
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if a := w.want(http.StatusOK, "", "", http.MethodGet, signatures(d), nil); !strings.Contains(a.body, encode(expired)) {
+	if a := w.want(http.StatusOK, "", "", http.MethodGet, manySignatures(d), nil); !strings.Contains(a.body, encode(expired)) {
 		t.Errorf("what expired after it came is not served: %.300s", a.body)
 	}
 }
@@ -501,11 +501,11 @@ func TestHostileSignatureBodies(t *testing.T) {
 		"a compressed body":                       {deflated(t, []byte(whole(good))), http.StatusBadRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if a := w.ask("admin", http.MethodPut, signatures(d), tt.body); a.status != tt.status {
+			if a := w.ask("admin", http.MethodPut, manySignatures(d), tt.body); a.status != tt.status {
 				t.Errorf("answered %d %.300s, want %d", a.status, a.body, tt.status)
 			}
 		})
 	}
 	w.nothingStored(d, 1)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, signatures(d), whole(good))
+	w.want(http.StatusCreated, "", "admin", http.MethodPut, manySignatures(d), whole(good))
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/proxy"
 )
 
@@ -54,7 +54,7 @@ func (w *world) raw(who, method, target, body string, headers ...string) answer 
 // unchanged demands that a repository has this many versions behind it and these tags.
 func (w *world) unchanged(name string, version int64, tags string) {
 	w.t.Helper()
-	target, err := w.store.Resolve(w.t.Context(), name)
+	target, err := w.store.Serving.Resolve(w.t.Context(), name)
 	if err != nil || target.Repository.LatestVersion != version {
 		w.t.Errorf("%s is at version %d, %v, want %d", name, target.Repository.LatestVersion, err, version)
 	}
@@ -546,11 +546,11 @@ func TestTextsThatNotEveryDatabaseKeeps(t *testing.T) {
 	config := `{"architecture":"amd64\u0000","os":"\u0000","config":{"Labels":{"a\u0000":"\u0000"}}}`
 	image := fmt.Sprintf(`{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[]}`, w.pushBlob("acme/app", config), len(config))
 	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/null", image, "Content-Type", pulp.OCIManifest)
-	m, err := w.store.ManifestByDigest(t.Context(), digest.FromString(image))
+	m, err := w.store.Serving.ManifestByDigest(t.Context(), digest.FromString(image))
 	if err != nil || m.Architecture == nil || *m.Architecture != "amd64\ufffd" || m.OS == nil || *m.OS != "\ufffd" {
 		t.Errorf("the image is %v, %v, %v", m.Architecture, m.OS, err)
 	}
-	listed, _, err := w.store.Manifests(t.Context(), store.ListQuery{Where: []store.Filter{store.Where("digest", store.Equal, string(m.Digest))}, Limit: 1})
+	listed, _, err := w.store.Lists.Manifests(t.Context(), list.Query{Where: []list.Filter{list.Where("digest", list.Equal, string(m.Digest))}, Limit: 1})
 	if err != nil || len(listed) != 1 || string(listed[0].RawLabels) != "{\"a\ufffd\":\"\ufffd\"}" {
 		t.Errorf("the labels are %+v, %v", listed, err)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/serving"
 )
 
 // Bounds of lists (contract 3.4).
@@ -70,7 +70,7 @@ func (c *call) getTags() error {
 	if err != nil {
 		return err
 	}
-	tags, err := c.Store.ServedTags(c.r.Context(), t, last, n+1)
+	tags, err := c.Store.Serving.ServedTags(c.r.Context(), t, last, n+1)
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (c *call) getCatalog() error {
 	if err != nil {
 		return err
 	}
-	names, err := c.Store.Catalog(c.r.Context(), user.Staff, user.Username+"/", last, n+1)
+	names, err := c.Store.Serving.Catalog(c.r.Context(), user.Staff, user.Username+"/", last, n+1)
 	if err != nil {
 		return err
 	}
@@ -107,11 +107,11 @@ func (c *call) getReferrers() error {
 		return err
 	}
 	t, err := c.readable()
-	var found []store.Referrer
+	var found []serving.Referrer
 	var more bool
 	switch {
 	case err == nil:
-		if found, more, err = c.Store.ServedReferrers(c.r.Context(), t, subject, artifactType, last, referrersSize); err != nil {
+		if found, more, err = c.Store.Serving.ServedReferrers(c.r.Context(), t, subject, artifactType, last, referrersSize); err != nil {
 			return err
 		}
 	case asFailure(err).status != http.StatusNotFound: // to a name that is not there nothing refers either

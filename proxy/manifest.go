@@ -17,7 +17,8 @@ import (
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/negotiate"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -64,7 +65,7 @@ func (c *call) findManifest() (pulp.Manifest, error) {
 	if !validReference(c.ref) {
 		return pulp.Manifest{}, c.manifestUnknown()
 	}
-	m, err := c.Store.ServedManifest(c.r.Context(), t, c.ref)
+	m, err := c.Store.Serving.ServedManifest(c.r.Context(), t, c.ref)
 	if fault.Is(err, fault.NotFound) {
 		return m, c.manifestUnknown()
 	}
@@ -81,7 +82,7 @@ func (c *call) adopt(why error) (bool, error) {
 	t, err := c.lookUp(c.name)
 	absent := fault.Is(err, fault.NotFound)
 	if absent {
-		t = store.Target{Distribution: pulp.Distribution{Private: !c.AdoptPublic}}
+		t = record.Target{Distribution: pulp.Distribution{Private: !c.AdoptPublic}}
 	} else if err != nil {
 		return false, err
 	}
@@ -120,7 +121,7 @@ func (c *call) otherManifest(m pulp.Manifest) (pulp.Manifest, error) {
 	} else if err != nil {
 		return m, err
 	}
-	other, err := c.Store.ServedManifest(c.r.Context(), t, string(dgst))
+	other, err := c.Store.Serving.ServedManifest(c.r.Context(), t, string(dgst))
 	if fault.Is(err, fault.NotFound) {
 		return m, notAccepted
 	}
@@ -216,7 +217,7 @@ func takenTag(tag string) bool {
 }
 
 // manifestTarget returns where a manifest goes. A list may come to a name that is not there yet; an image cannot: its blobs come before it.
-func (c *call) manifestTarget(m pulp.Manifest) (store.Target, error) {
+func (c *call) manifestTarget(m pulp.Manifest) (record.Target, error) {
 	if pulp.IsList(m.MediaType) {
 		return c.pushTarget()
 	}
@@ -224,7 +225,7 @@ func (c *call) manifestTarget(m pulp.Manifest) (store.Target, error) {
 }
 
 // storeManifest stores a parsed manifest: upstream first, where there is one, by digest; then here.
-func (c *call) storeManifest(t store.Target, m pulp.Manifest, tags []string) error {
+func (c *call) storeManifest(t record.Target, m pulp.Manifest, tags []string) error {
 	demanded := condition(c.r.Header)
 	if err := c.seeUpstream(t, tags, demanded); err != nil {
 		return err
@@ -242,9 +243,9 @@ func (c *call) storeManifest(t store.Target, m pulp.Manifest, tags []string) err
 			return err
 		}
 	}
-	put := store.PutManifest{RepositoryID: t.Repository.ID, Manifest: m, Tags: tags, RequireChildren: c.RequireIndexChildren, When: demanded}
+	put := content.PutManifest{RepositoryID: t.Repository.ID, Manifest: m, Tags: tags, RequireChildren: c.RequireIndexChildren, When: demanded}
 	err := c.sealed(func(ctx context.Context) error {
-		_, err := c.Store.PutManifest(ctx, put)
+		_, err := c.Store.Content.PutManifest(ctx, put)
 		return err
 	})
 	c.audit("push manifest", err, slog.String("digest", string(m.Digest)), slog.Any("tags", tags))
@@ -252,7 +253,7 @@ func (c *call) storeManifest(t store.Target, m pulp.Manifest, tags []string) err
 }
 
 // seeUpstream sees that tags of which something is demanded are not pushed to the upstream by somebody else as what it is not. What they stand for here the change itself looks at.
-func (c *call) seeUpstream(t store.Target, tags []string, demanded func(digest.Digest) bool) error {
+func (c *call) seeUpstream(t record.Target, tags []string, demanded func(digest.Digest) bool) error {
 	if demanded == nil || c.Current == nil {
 		return nil
 	}
@@ -262,7 +263,7 @@ func (c *call) seeUpstream(t store.Target, tags []string, demanded func(digest.D
 			return err
 		}
 		if shown != "" && !demanded(shown) {
-			return &store.TagMoved{Name: tag, Current: shown}
+			return &content.TagMoved{Name: tag, Current: shown}
 		}
 	}
 	return nil
@@ -272,11 +273,11 @@ func (c *call) seeUpstream(t store.Target, tags []string, demanded func(digest.D
 const maxConfig = 4 << 20
 
 // readConfig fills in what the image config says.
-func (c *call) readConfig(t store.Target, m *pulp.Manifest) error {
+func (c *call) readConfig(t record.Target, m *pulp.Manifest) error {
 	if m.Config == nil || m.Config.Size > maxConfig {
 		return nil
 	}
-	b, err := c.Store.ServedBlob(c.r.Context(), t, m.Config.Digest)
+	b, err := c.Store.Serving.ServedBlob(c.r.Context(), t, m.Config.Digest)
 	if fault.Is(err, fault.NotFound) {
 		return nil // PutManifest says what is missing
 	} else if err != nil {
@@ -312,19 +313,19 @@ func (c *call) readConfig(t store.Target, m *pulp.Manifest) error {
 }
 
 // putUpstream writes a manifest through by digest, after seeing that what it names is upstream under the repository's name. Doing it twice does no harm.
-func (c *call) putUpstream(t store.Target, m pulp.Manifest) error {
+func (c *call) putUpstream(t record.Target, m pulp.Manifest) error {
 	ctx := c.r.Context()
 	parts := m.Layers
 	if m.Config != nil {
 		parts = append([]pulp.Descriptor{*m.Config}, parts...)
 	}
 	for _, d := range parts {
-		b, err := c.Store.ServedBlob(ctx, t, d.Digest)
+		b, err := c.Store.Serving.ServedBlob(ctx, t, d.Digest)
 		if fault.Is(err, fault.NotFound) {
 			if len(d.URLs) > 0 || pulp.IsForeign(d.MediaType) {
 				continue
 			}
-			return &store.MissingBlobs{Digests: []digest.Digest{d.Digest}}
+			return &content.MissingBlobs{Digests: []digest.Digest{d.Digest}}
 		} else if err != nil {
 			return err
 		}
@@ -363,9 +364,9 @@ func (c *call) deleteManifest() error {
 	case validDigest(dgst) && demanded != nil && !demanded(dgst):
 		err = newError(http.StatusPreconditionFailed, "PRECONDITION_FAILED", "The manifest is not what the request demands.", map[string]string{"digest": c.ref})
 	case validDigest(dgst):
-		_, err = c.Store.DeleteManifest(c.r.Context(), t.Repository.ID, dgst)
+		_, err = c.Store.Content.DeleteManifest(c.r.Context(), t.Repository.ID, dgst)
 	case pulp.ValidTag(c.ref):
-		_, err = c.Store.DeleteTag(c.r.Context(), t.Repository.ID, c.ref, demanded)
+		_, err = c.Store.Content.DeleteTag(c.r.Context(), t.Repository.ID, c.ref, demanded)
 	default:
 		return newError(http.StatusBadRequest, "INVALID_REQUEST", "The reference is no tag and no digest.", nil)
 	}

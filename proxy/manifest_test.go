@@ -356,7 +356,7 @@ func TestGoContainerRegistryAsClient(t *testing.T) {
 	if tags, err := remote.List(repo, remote.WithContext(t.Context())); err != nil || len(tags) != pushes-1 {
 		t.Errorf("tags after a delete %v, %v", tags, err)
 	}
-	target, err := w.store.Resolve(t.Context(), "acme/app")
+	target, err := w.store.Serving.Resolve(t.Context(), "acme/app")
 	if err != nil || target.Repository.LatestVersion != pushes+1 {
 		t.Errorf("the repository is at version %d, %v, want %d", target.Repository.LatestVersion, err, pushes+1)
 	}

@@ -10,13 +10,14 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/storage"
 )
 
 // mount links a blob of another repository that the caller may read, and answers. Where there is none it says false: the client
 // then uploads, and learns nothing of what others hold.
-func (c *call) mount(t store.Target, from string, dgst digest.Digest) (bool, error) {
+func (c *call) mount(t record.Target, from string, dgst digest.Digest) (bool, error) {
 	if !validDigest(dgst) || from != "" && !pulp.ValidName(from) {
 		return false, nil
 	}
@@ -33,9 +34,9 @@ func (c *call) mount(t store.Target, from string, dgst digest.Digest) (bool, err
 		err = c.place(c.r.Context(), t, b)
 	}
 	if err == nil {
-		err = c.Store.LinkBlob(c.r.Context(), t.Repository.ID, b)
+		err = c.Store.Content.LinkBlob(c.r.Context(), t.Repository.ID, b)
 	}
-	if fault.Is(err, fault.NotFound) || errors.Is(err, storage.ErrNotFound) || errors.Is(err, store.ErrDeleting) {
+	if fault.Is(err, fault.NotFound) || errors.Is(err, storage.ErrNotFound) || errors.Is(err, content.ErrDeleting) {
 		return false, nil
 	}
 	c.audit("mount blob", err, slog.String("digest", string(dgst)), slog.String("from", from))
@@ -49,20 +50,20 @@ func (c *call) mount(t store.Target, from string, dgst digest.Digest) (bool, err
 // mountable finds a blob that the caller may read: in the repository that they name, or, when they name none, here or in any that they may
 // read. NotFound when there is none. What counts is what the user may, not what their token is limited to: clients ask for a token for
 // where they push, and a mount discloses nothing but bytes whose digest the caller knows already.
-func (c *call) mountable(t store.Target, from string, dgst digest.Digest) (pulp.Blob, error) {
+func (c *call) mountable(t record.Target, from string, dgst digest.Digest) (pulp.Blob, error) {
 	ctx := c.r.Context()
 	if from == "" {
-		if b, err := c.Store.ServedBlob(ctx, t, dgst); !fault.Is(err, fault.NotFound) && !b.Absent {
+		if b, err := c.Store.Serving.ServedBlob(ctx, t, dgst); !fault.Is(err, fault.NotFound) && !b.Absent {
 			return b, err
 		}
 	}
-	holders, err := c.Store.BlobHolders(ctx, dgst, from, mountCandidates)
+	holders, err := c.Store.Serving.BlobHolders(ctx, dgst, from, mountCandidates)
 	if err != nil {
 		return pulp.Blob{}, err
 	}
 	for _, d := range holders {
-		if auth.Allow(c.who.user, auth.Pull, c.object(d.BasePath, store.Target{Distribution: d}, true)) {
-			b, err := c.Store.ServedBlob(ctx, store.Target{Distribution: d, Repository: pulp.Repository{ID: d.RepositoryID}}, dgst)
+		if auth.Allow(c.who.user, auth.Pull, c.object(d.BasePath, record.Target{Distribution: d}, true)) {
+			b, err := c.Store.Serving.ServedBlob(ctx, record.Target{Distribution: d, Repository: pulp.Repository{ID: d.RepositoryID}}, dgst)
 			if err == nil && b.Absent { // a remote's word is no blob
 				continue
 			}
@@ -76,7 +77,7 @@ func (c *call) mountable(t store.Target, from string, dgst digest.Digest) (pulp.
 const mountCandidates = 20
 
 // place sees that an upstream holds a blob under the repository's name too, where there is an upstream.
-func (c *call) place(ctx context.Context, t store.Target, b pulp.Blob) error {
+func (c *call) place(ctx context.Context, t record.Target, b pulp.Blob) error {
 	within := t.Repository.UpstreamName()
 	if c.manifests == nil || b.Inline || b.Location == within {
 		return nil

@@ -102,12 +102,12 @@ func TestStalledChunkBeforeAnUpstream(t *testing.T) {
 	d := digest.FromBytes(b)
 	at := one.start("acme/app")
 	one.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[:100_000])
-	target, err := one.store.PushTarget(t.Context(), "acme/app", pulp.ContainerPush)
+	target, err := one.store.Catalog.PushTarget(t.Context(), "acme/app", pulp.ContainerPush)
 	if err != nil {
 		t.Fatal(err)
 	}
 	claimed := func() bool {
-		row, err := one.store.Upload(t.Context(), target.Repository.ID, path.Base(at))
+		row, err := one.store.Uploads.Upload(t.Context(), target.Repository.ID, path.Base(at))
 		return err == nil && row.Claimed
 	}
 	body, feed := io.Pipe()

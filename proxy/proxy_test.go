@@ -54,15 +54,15 @@ func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
-	if err := s.Migrate(t.Context()); err != nil {
+	t.Cleanup(func() { _ = s.DB.Close() })
+	if err := s.DB.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for _, u := range []struct {
 		name  string
 		staff bool
 	}{{"admin", true}, {"acme", false}, {"carol", false}} {
-		if _, err := s.PutUser(t.Context(), u.name, hash(), u.staff, true); err != nil {
+		if _, err := s.Accounts.PutUser(t.Context(), u.name, hash(), u.staff, true); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -71,7 +71,7 @@ func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := auth.KeptKey(t.Context(), s)
+	key, err := auth.KeptKey(t.Context(), s.DB)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, store: s, storage: files, root: root, options: proxy.Options{
-		Store: s, Auth: auth.New(s), Tokens: tokens, Storage: files, Log: slog.New(slog.DiscardHandler),
+		Store: s, Auth: auth.New(s.Accounts), Tokens: tokens, Storage: files, Log: slog.New(slog.DiscardHandler),
 		PublicURL: &url.URL{Scheme: "https", Host: publicHost}, PushType: pulp.ContainerPush, AnonymousPull: auth.AnonymousPullOn, InlineLimit: 16 << 10,
 	}}
 	for _, edit := range edits {
@@ -200,7 +200,7 @@ func (w *world) pushImage(name, text, reference string) digest.Digest {
 // private makes a repository's distribution private.
 func (w *world) private(name string) {
 	w.t.Helper()
-	if err := w.store.SetPrivate(w.t.Context(), name, true); err != nil {
+	if err := w.store.Catalog.SetPrivate(w.t.Context(), name, true); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -28,13 +28,13 @@ func (c *call) getSignatures() error {
 	if err != nil {
 		return err
 	}
-	m, err := c.Store.ServedManifest(c.r.Context(), t, c.ref)
+	m, err := c.Store.Serving.ServedManifest(c.r.Context(), t, c.ref)
 	if fault.Is(err, fault.NotFound) {
 		return c.manifestUnknown()
 	} else if err != nil {
 		return err
 	}
-	held, err := c.Store.ServedSignatures(c.r.Context(), t, m.ID)
+	held, err := c.Store.Serving.ServedSignatures(c.r.Context(), t, m.ID)
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (c *call) putSignature() error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.Store.ServedManifest(c.r.Context(), t, c.ref); fault.Is(err, fault.NotFound) {
+	if _, err := c.Store.Serving.ServedManifest(c.r.Context(), t, c.ref); fault.Is(err, fault.NotFound) {
 		return c.manifestUnknown()
 	} else if err != nil {
 		return err
@@ -69,7 +69,7 @@ func (c *call) putSignature() error {
 		err = c.signatureInvalid(asFailure(err).message)
 	}
 	if err == nil {
-		_, err = c.Store.PutSignature(c.r.Context(), t.Repository.ID, digest.Digest(c.ref), g)
+		_, err = c.Store.Signatures.PutSignature(c.r.Context(), t.Repository.ID, digest.Digest(c.ref), g)
 	}
 	c.audit("put signature", err, slog.String("digest", c.ref), slog.String("key", g.KeyID), slog.String("reference", g.Reference))
 	switch {

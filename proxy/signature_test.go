@@ -53,7 +53,7 @@ func TestSignatures(t *testing.T) {
 	if head.header.Get("Content-Length") != get.header.Get("Content-Length") || head.body != "" {
 		t.Errorf("HEAD answers %v", head.header)
 	}
-	target, err := w.store.Resolve(t.Context(), "acme/app")
+	target, err := w.store.Serving.Resolve(t.Context(), "acme/app")
 	if err != nil || target.Repository.LatestVersion != 2 {
 		t.Errorf("the repository is at version %d, %v, want 2", target.Repository.LatestVersion, err)
 	}
@@ -75,7 +75,7 @@ func TestBadSignatures(t *testing.T) {
 	d, other := w.pushImage("acme/app", "one", "v1"), w.pushImage("acme/app", "two", "v2")
 	now := time.Now()
 	known, unknown := signtest.NewKey(t, now.Add(-time.Hour), 0), signtest.NewKey(t, now.Add(-time.Hour), 0)
-	if _, err := w.store.AddSigningService(t.Context(), pulp.SigningService{
+	if _, err := w.store.Signatures.AddSigningService(t.Context(), pulp.SigningService{
 		Name: "svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Fingerprint: known.Public.Fingerprint(), PublicKey: known.Armor,
 	}); err != nil {
 		t.Fatal(err)
@@ -143,13 +143,13 @@ func TestTooManySignatures(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	d := w.pushImage("acme/app", "one", "v1")
-	target, err := w.store.Resolve(t.Context(), "acme/app")
+	target, err := w.store.Serving.Resolve(t.Context(), "acme/app")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range 10 { // rows as large as a signature may be, of a key that nobody has
 		big := []byte(strings.Repeat(string(rune('a'+i)), 299_000))
-		if _, err := w.store.PutSignature(t.Context(), target.Repository.ID, d, pulp.Signature{Digest: signing.Digest(big), Content: big, Reference: "x"}); err != nil {
+		if _, err := w.store.Signatures.PutSignature(t.Context(), target.Repository.ID, d, pulp.Signature{Digest: signing.Digest(big), Content: big, Reference: "x"}); err != nil {
 			break
 		}
 	}

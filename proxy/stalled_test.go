@@ -18,7 +18,7 @@ import (
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/registryclient"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 )
 
 // stalls is a remote that begins every answer and never ends one. It counts the answers that are under way.
@@ -132,14 +132,14 @@ func TestStalledFetchesLeaveRoomForOthers(t *testing.T) {
 // removeRemote removes the remote with a name.
 func (w *world) removeRemote(name string) {
 	w.t.Helper()
-	if err := w.store.DeleteRemote(w.t.Context(), nil, w.remote(name).ID); err != nil {
+	if err := w.store.Catalog.DeleteRemote(w.t.Context(), nil, w.remote(name).ID); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
 func (w *world) remote(name string) pulp.Remote {
 	w.t.Helper()
-	all, _, err := w.store.Remotes(w.t.Context(), store.ListQuery{Limit: 100})
+	all, _, err := w.store.Lists.Remotes(w.t.Context(), list.Query{Limit: 100})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -233,7 +233,7 @@ func (w *world) files() (found []string) {
 
 func (w *world) editRemote(edit func(*pulp.Remote)) {
 	w.t.Helper()
-	if _, err := w.store.EditRemote(w.t.Context(), nil, w.remote("app").ID, edit); err != nil {
+	if _, err := w.store.Catalog.EditRemote(w.t.Context(), nil, w.remote("app").ID, edit); err != nil {
 		w.t.Error(err)
 	}
 }

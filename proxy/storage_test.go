@@ -139,12 +139,12 @@ func TestPushWhileAnOlderCopyIsSwept(t *testing.T) {
 	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, blob, nil)
 	sweep := func(d digest.Digest) {
 		h.committed.Store(nil)
-		doomed, err := w.store.DoomBlobs(t.Context(), time.Now().Add(time.Hour), 10)
+		doomed, err := w.store.Sweeps.DoomBlobs(t.Context(), time.Now().Add(time.Hour), 10)
 		if err != nil || len(doomed) != 1 {
 			t.Errorf("doomed %v, %v", doomed, err)
 			return
 		}
-		if err := errors.Join(w.storage.Delete(t.Context(), "", d), w.store.ForgetBlob(t.Context(), doomed[0].ID)); err != nil {
+		if err := errors.Join(w.storage.Delete(t.Context(), "", d), w.store.Sweeps.ForgetBlob(t.Context(), doomed[0].ID)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -162,13 +162,13 @@ func TestPushWaitsForARemoval(t *testing.T) {
 	b := random(40_000, 13)
 	d := w.pushBlob("acme/app", string(b))
 	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/blobs/"+string(d), nil)
-	doomed, err := w.store.DoomBlobs(t.Context(), time.Now().Add(time.Hour), 10)
+	doomed, err := w.store.Sweeps.DoomBlobs(t.Context(), time.Now().Add(time.Hour), 10)
 	if err != nil || len(doomed) != 1 {
 		t.Fatalf("doomed %v, %v", doomed, err)
 	}
 	forget := func(digest.Digest) {
 		time.AfterFunc(100*time.Millisecond, func() {
-			if err := w.store.ForgetBlob(context.WithoutCancel(t.Context()), doomed[0].ID); err != nil {
+			if err := w.store.Sweeps.ForgetBlob(context.WithoutCancel(t.Context()), doomed[0].ID); err != nil {
 				t.Error(err)
 			}
 		})

@@ -87,7 +87,7 @@ func (c *call) grant(kind, name string, actions []string) ([]string, error) {
 	case c.AnonymousPull == auth.AnonymousPullOff || c.AnonymousPull == "":
 		return none, nil
 	}
-	_, err := c.Store.ResolvePublic(c.r.Context(), name)
+	_, err := c.Store.Serving.ResolvePublic(c.r.Context(), name)
 	if fault.Is(err, fault.NotFound) {
 		return none, nil
 	}

@@ -111,7 +111,7 @@ func TestSeveralRemotesOfABlob(t *testing.T) {
 				t.Parallel()
 				w, _, d, asked := mirrored(t, layer, policy, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(layer) })
 				_, others := w.addMirror("other", policy, fails, random(10, 54))
-				target, err := w.store.Resolve(t.Context(), "mirror/app")
+				target, err := w.store.Serving.Resolve(t.Context(), "mirror/app")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -167,11 +167,11 @@ func TestAConfigThatIsStillRemote(t *testing.T) {
 	w.restart()
 	m := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[]}`, pulp.OCIManifest, d, len(config))
 	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/mirror/app/manifests/x", m, "Content-Type", pulp.OCIManifest)
-	target, err := w.store.Resolve(t.Context(), "mirror/app")
+	target, err := w.store.Serving.Resolve(t.Context(), "mirror/app")
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := w.store.ServedManifest(t.Context(), target, "x")
+	got, err := w.store.Serving.ServedManifest(t.Context(), target, "x")
 	if err != nil || got.Architecture == nil || *got.Architecture != "riscv64" {
 		t.Errorf("%+v, %v", got.Architecture, err)
 	}

@@ -13,7 +13,8 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/uploads"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -36,7 +37,7 @@ func (c *call) startUpload() error {
 			return err
 		}
 	}
-	u, err := c.Store.CreateUpload(c.r.Context(), t.Repository.ID)
+	u, err := c.Store.Uploads.CreateUpload(c.r.Context(), t.Repository.ID)
 	if err != nil {
 		return err
 	}
@@ -45,12 +46,12 @@ func (c *call) startUpload() error {
 }
 
 // takeWhole takes a blob that comes with the POST.
-func (c *call) takeWhole(t store.Target, text string) error {
+func (c *call) takeWhole(t record.Target, text string) error {
 	dgst := digest.Digest(text)
 	if !validDigest(dgst) {
 		return digestInvalid(text)
 	}
-	u := &upload{call: c, row: store.Upload{RepositoryID: t.Repository.ID, Repository: t.Repository.Name}}
+	u := &upload{call: c, row: uploads.Upload{RepositoryID: t.Repository.ID, Repository: t.Repository.Name}}
 	defer u.leave()
 	body := c.body()
 	if whole, err := u.takeAtOnce(body, dgst); whole {
@@ -76,7 +77,7 @@ func (c *call) getUpload() error {
 	if !pulp.ValidUUID(c.ref) {
 		return c.uploadUnknown()
 	}
-	row, err := c.Store.Upload(c.r.Context(), t.Repository.ID, c.ref)
+	row, err := c.Store.Uploads.Upload(c.r.Context(), t.Repository.ID, c.ref)
 	if fault.Is(err, fault.NotFound) {
 		return c.uploadUnknown()
 	} else if err != nil {
@@ -177,7 +178,7 @@ func (c *call) deleteUpload() error {
 		return err
 	}
 	defer u.leave()
-	if err := c.Store.DeleteUpload(c.r.Context(), u.row.RepositoryID, u.row.ID); err != nil && !fault.Is(err, fault.NotFound) {
+	if err := c.Store.Uploads.DeleteUpload(c.r.Context(), u.row.RepositoryID, u.row.ID); err != nil && !fault.Is(err, fault.NotFound) {
 		return err
 	}
 	u.drop(context.WithoutCancel(c.r.Context()))

@@ -13,18 +13,18 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/uploads"
 	"github.com/countersign/countersign/storage"
 )
 
 // upload is one request's hold on an upload.
 type upload struct {
 	*call
-	row    store.Upload   // ID is empty for a blob that comes whole
-	acked  int64          // bytes that earlier requests were told are safe
-	writer storage.Upload // where the bytes go once they are many; nil before
-	torn   bool           // the storage failed: what it has of this request's bytes is not known
-	claim  *store.Upload  // the row to put back when the request leaves the upload without moving it on; nil without a claim
+	row    uploads.Upload  // ID is empty for a blob that comes whole
+	acked  int64           // bytes that earlier requests were told are safe
+	writer storage.Upload  // where the bytes go once they are many; nil before
+	torn   bool            // the storage failed: what it has of this request's bytes is not known
+	claim  *uploads.Upload // the row to put back when the request leaves the upload without moving it on; nil without a claim
 }
 
 // openUpload takes hold of the upload that the request names. The holder calls leave.
@@ -39,7 +39,7 @@ func (c *call) openUpload() (*upload, error) {
 	if !c.writers.acquire(c.ref) {
 		return nil, newError(http.StatusConflict, "BLOB_UPLOAD_INVALID", "Another request writes to this upload.", nil)
 	}
-	row, err := c.Store.Upload(c.r.Context(), t.Repository.ID, c.ref)
+	row, err := c.Store.Uploads.Upload(c.r.Context(), t.Repository.ID, c.ref)
 	if err != nil {
 		c.writers.release(c.ref)
 		if fault.Is(err, fault.NotFound) {
@@ -61,7 +61,7 @@ func (u *upload) within() string { return pulp.UpstreamName(u.row.Repository, u.
 func (u *upload) leave() {
 	if u.claim != nil {
 		ctx := context.WithoutCancel(u.r.Context())
-		if _, err := u.Store.SaveUpload(ctx, *u.claim); err != nil && !fault.Is(err, fault.NotFound) {
+		if _, err := u.Store.Uploads.SaveUpload(ctx, *u.claim); err != nil && !fault.Is(err, fault.NotFound) {
 			u.Log.WarnContext(ctx, "the claim on an upload stays; its client has to start again", slog.String("upload", u.row.ID), slog.Any("err", err))
 		}
 	}
@@ -76,7 +76,7 @@ func (u *upload) claimSession(ctx context.Context) error {
 	if !u.blobs.Foreign || u.claim != nil {
 		return nil
 	}
-	epoch, err := u.Store.ClaimUpload(ctx, u.row)
+	epoch, err := u.Store.Uploads.ClaimUpload(ctx, u.row)
 	if fault.Is(err, fault.NotFound) {
 		return u.uploadUnknown()
 	} else if err != nil {
@@ -158,7 +158,7 @@ func (u *upload) save(ctx context.Context) error {
 	if u.writer != nil {
 		u.row.StorageRef, u.row.Size = u.writer.Ref(), u.writer.Size()
 	}
-	epoch, err := u.Store.SaveUpload(ctx, u.row)
+	epoch, err := u.Store.Uploads.SaveUpload(ctx, u.row)
 	if err != nil {
 		switch moved := fault.Is(err, fault.NotFound); {
 		case u.writer == nil:
@@ -207,7 +207,7 @@ func (u *upload) salvage() {
 func (u *upload) abandon() {
 	ctx := context.WithoutCancel(u.r.Context())
 	if u.row.ID != "" {
-		err := u.Store.EndUpload(ctx, u.row)
+		err := u.Store.Uploads.EndUpload(ctx, u.row)
 		switch {
 		case fault.Is(err, fault.NotFound) && u.row.StorageRef != "":
 			u.claim = nil
@@ -289,9 +289,9 @@ func (u *upload) keep(b pulp.Blob) error {
 // record makes the blob known as the repository's.
 func (u *upload) record(b pulp.Blob) error {
 	err := u.blobs.Record(u.r.Context(), b, func(ctx context.Context) error {
-		return u.Store.CommitBlob(ctx, u.row.RepositoryID, b, u.row.ID, u.row.Epoch)
+		return u.Store.Content.CommitBlob(ctx, u.row.RepositoryID, b, u.row.ID, u.row.Epoch)
 	}, func(ctx context.Context) error {
-		_, err := u.Store.DeleteBlob(ctx, u.row.RepositoryID, b.Digest)
+		_, err := u.Store.Content.DeleteBlob(ctx, u.row.RepositoryID, b.Digest)
 		if fault.Is(err, fault.NotFound) {
 			return nil
 		}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/internal/telemetry"
 )
 
@@ -30,9 +31,9 @@ func NewQueueDispatcher(s *store.Store, q Queue, log *slog.Logger) *Dispatcher {
 // Dispatch stores a task that from started, with the context's correlation id. A task that is ready is
 // announced on the queue; an immediate one that is ready runs before Dispatch returns. It returns the task in
 // its state at the end of the call.
-func (d *Dispatcher) Dispatch(ctx context.Context, from Origin, spec Spec) (store.Task, error) {
+func (d *Dispatcher) Dispatch(ctx context.Context, from Origin, spec Spec) (taskstore.Task, error) {
 	long, _ := IsLong(spec.Name)
-	t, err := d.store.CreateTask(ctx, store.NewTask{
+	t, err := d.store.Tasks.CreateTask(ctx, taskstore.NewTask{
 		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), Resources: spec.Resources, ServiceID: spec.ServiceID,
 		Origin: from.Kind, CreatedBy: from.User, Long: long, Share: share(from, spec),
 	})
@@ -41,7 +42,7 @@ func (d *Dispatcher) Dispatch(ctx context.Context, from Origin, spec Spec) (stor
 	}
 	if spec.Immediate && d.worker != nil {
 		d.worker.runTask(context.WithoutCancel(ctx), t.ID)
-		return d.store.Task(ctx, t.ID)
+		return d.store.Tasks.Task(ctx, t.ID)
 	}
 	d.announce(ctx, t.ID)
 	return t, nil
@@ -56,8 +57,8 @@ func (d *Dispatcher) announce(ctx context.Context, ids ...string) {
 }
 
 // upstreamResource is the reservation of all tasks about the upstream, so that one of them runs at a time.
-func upstreamResource() []store.Resource {
-	return []store.Resource{{Href: pulp.Root + "upstream/", Exclusive: true}}
+func upstreamResource() []taskstore.Resource {
+	return []taskstore.Resource{{Href: pulp.Root + "upstream/", Exclusive: true}}
 }
 
 // AdoptSpec returns a task that adopts the upstream's repositories whose names match pattern. who names the
@@ -74,12 +75,12 @@ func CompareSpec(pattern string, deep bool, who string) Spec {
 
 // Cancel cancels a task and returns it in its new state: canceled if it was waiting, canceling if a worker
 // still has to stop it. If the task has ended otherwise, Cancel returns it unchanged with a Conflict error.
-func (d *Dispatcher) Cancel(ctx context.Context, id string) (store.Task, error) {
-	t, freed, err := d.store.CancelTask(ctx, id)
+func (d *Dispatcher) Cancel(ctx context.Context, id string) (taskstore.Task, error) {
+	t, freed, err := d.store.Tasks.CancelTask(ctx, id)
 	if len(freed) > 0 {
 		d.announce(ctx, freed...)
 	}
-	if err == nil && t.State == store.TaskCanceling {
+	if err == nil && t.State == taskstore.TaskCanceling {
 		if err := d.queue.Cancel(ctx, id); err != nil {
 			d.log.WarnContext(ctx, "cannot announce a cancel on the queue; it takes effect at the task's next heartbeat",
 				slog.String("task", id), slog.Any("err", err))

@@ -16,6 +16,8 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/memqueue"
 )
@@ -29,8 +31,8 @@ func startOn(t *testing.T, lease time.Duration, jobs func(*store.Store) map[stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
-	if err := s.Migrate(t.Context()); err != nil {
+	t.Cleanup(func() { _ = s.DB.Close() })
+	if err := s.DB.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	db, err := sql.Open("pgx", url)
@@ -60,11 +62,11 @@ func TestTaskOutlivesItsConnections(t *testing.T) {
 	t.Parallel()
 	for name, use := range map[string]func(context.Context, *store.Store, *tasks.Run) error{
 		"reads": func(ctx context.Context, s *store.Store, r *tasks.Run) error {
-			_, err := s.Task(ctx, r.Task.ID)
+			_, err := s.Tasks.Task(ctx, r.Task.ID)
 			return err
 		},
 		"writes": func(ctx context.Context, s *store.Store, r *tasks.Run) error {
-			return s.Beat(ctx, pulp.Worker{ID: r.Task.ID})
+			return s.Tasks.Beat(ctx, pulp.Worker{ID: r.Task.ID})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -81,15 +83,15 @@ func TestTaskOutlivesItsConnections(t *testing.T) {
 					return nil
 				}}
 			})
-			k, err := s.CreateTask(t.Context(), store.NewTask{Name: "work", Origin: store.OriginSystem})
+			k, err := s.Tasks.CreateTask(t.Context(), taskstore.NewTask{Name: "work", Origin: taskstore.OriginSystem})
 			if err != nil {
 				t.Fatal(err)
 			}
 			eventually.True(t, time.Minute, func() bool {
-				if k, err = s.Task(t.Context(), k.ID); err != nil {
+				if k, err = s.Tasks.Task(t.Context(), k.ID); err != nil {
 					t.Fatal(err)
 				}
-				return k.State == store.TaskRunning
+				return k.State == taskstore.TaskRunning
 			}, "the worker runs the task")
 			eventually.True(t, time.Minute, func() bool {
 				if _, err := db.ExecContext(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -100,7 +102,7 @@ func TestTaskOutlivesItsConnections(t *testing.T) {
 			}, "a connection is terminated while the task uses it")
 			lost := <-cut
 			ended := awaitEnd(t, s, k.ID)
-			if ended.State != store.TaskCompleted || ended.Attempt != 2 {
+			if ended.State != taskstore.TaskCompleted || ended.Attempt != 2 {
 				t.Errorf("the task is %s in attempt %d (%+v) after %v, want completed in attempt 2", ended.State, ended.Attempt, ended.Error, lost)
 			}
 		})
@@ -114,13 +116,13 @@ func TestTaskThatAlwaysLosesItsDatabaseFails(t *testing.T) {
 	s, _ := startOn(t, time.Second, func(*store.Store) map[string]work {
 		return map[string]work{"work": func(context.Context, *tasks.Run) error { return sql.ErrConnDone }}
 	})
-	k, err := s.CreateTask(t.Context(), store.NewTask{Name: "work", Origin: store.OriginSystem})
+	k, err := s.Tasks.CreateTask(t.Context(), taskstore.NewTask{Name: "work", Origin: taskstore.OriginSystem})
 	if err != nil {
 		t.Fatal(err)
 	}
 	k = awaitEnd(t, s, k.ID)
-	if k.State != store.TaskFailed || k.Attempt != store.MaxLosses || k.Error == nil || !strings.Contains(k.Error.Description, "3 times") {
-		t.Errorf("the task is %s in attempt %d (%+v), want failed in attempt %d", k.State, k.Attempt, k.Error, store.MaxLosses)
+	if k.State != taskstore.TaskFailed || k.Attempt != taskstore.MaxLosses || k.Error == nil || !strings.Contains(k.Error.Description, "3 times") {
+		t.Errorf("the task is %s in attempt %d (%+v), want failed in attempt %d", k.State, k.Attempt, k.Error, taskstore.MaxLosses)
 	}
 }
 
@@ -132,12 +134,12 @@ func TestUnreachableRemoteFailsTask(t *testing.T) {
 	s, _ := startOn(t, time.Second, func(*store.Store) map[string]work {
 		return map[string]work{"work": func(context.Context, *tasks.Run) error { return broken }}
 	})
-	k, err := s.CreateTask(t.Context(), store.NewTask{Name: "work", Origin: store.OriginSystem})
+	k, err := s.Tasks.CreateTask(t.Context(), taskstore.NewTask{Name: "work", Origin: taskstore.OriginSystem})
 	if err != nil {
 		t.Fatal(err)
 	}
 	k = awaitEnd(t, s, k.ID)
-	if k.State != store.TaskFailed || k.Attempt != 1 || k.Error == nil || k.Error.Description != broken.Msg {
+	if k.State != taskstore.TaskFailed || k.Attempt != 1 || k.Error == nil || k.Error.Description != broken.Msg {
 		t.Errorf("the task is %s in attempt %d (%+v), want failed in attempt 1 with %q", k.State, k.Attempt, k.Error, broken.Msg)
 	}
 }
@@ -148,7 +150,7 @@ func TestDeadWorkersAreForgotten(t *testing.T) {
 	s, db := startOn(t, time.Second, func(*store.Store) map[string]work { return nil })
 	gone, silent := pulp.NewID(), pulp.NewID()
 	for id, age := range map[string]time.Duration{gone: 61 * time.Minute, silent: 59 * time.Minute} {
-		if err := s.Beat(t.Context(), pulp.Worker{ID: id, Name: "2@test " + id}); err != nil {
+		if err := s.Tasks.Beat(t.Context(), pulp.Worker{ID: id, Name: "2@test " + id}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := db.ExecContext(t.Context(), `UPDATE worker SET heartbeat = $2 WHERE id = $1`, id, time.Now().Add(-age).UnixMicro()); err != nil {
@@ -157,14 +159,14 @@ func TestDeadWorkersAreForgotten(t *testing.T) {
 	}
 	var err error
 	eventually.True(t, time.Minute, func() bool {
-		_, err = s.Worker(t.Context(), gone)
+		_, err = s.Tasks.Worker(t.Context(), gone)
 		return err != nil
 	}, "the dead worker is deleted")
 	if !fault.Is(err, fault.NotFound) {
 		t.Errorf("Worker = %v, want NotFound", err)
 	}
-	left, _, err := s.Workers(t.Context(), store.ListQuery{Limit: 10})
-	if _, silentErr := s.Worker(t.Context(), silent); errors.Join(err, silentErr) != nil || len(left) != 2 {
+	left, _, err := s.Lists.Workers(t.Context(), list.Query{Limit: 10})
+	if _, silentErr := s.Tasks.Worker(t.Context(), silent); errors.Join(err, silentErr) != nil || len(left) != 2 {
 		t.Errorf("%d workers are left, %v, %v, want the worker itself and the silent one", len(left), err, silentErr)
 	}
 }

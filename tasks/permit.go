@@ -6,24 +6,24 @@ import (
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
 // Origin identifies the starter of a task. Dispatch rejects the zero Origin, so that no caller can omit it.
 type Origin struct {
-	Kind store.Origin
+	Kind taskstore.Origin
 	User int64 // the id of the account, for store.OriginUser
 }
 
 // ByUser returns the origin of tasks that the account with this id starts. Such a task runs with the
 // permissions that the account has while the task runs.
-func ByUser(id int64) Origin { return Origin{store.OriginUser, id} }
+func ByUser(id int64) Origin { return Origin{taskstore.OriginUser, id} }
 
 // ByCommand returns the origin of tasks that the command line starts. They run with all permissions.
-func ByCommand() Origin { return Origin{Kind: store.OriginCommand} }
+func ByCommand() Origin { return Origin{Kind: taskstore.OriginCommand} }
 
 // BySystem returns the origin of tasks that the server starts itself. They run with all permissions.
-func BySystem() Origin { return Origin{Kind: store.OriginSystem} }
+func BySystem() Origin { return Origin{Kind: taskstore.OriginSystem} }
 
 // Reasons for which a task is not run, or does not continue, on behalf of its user.
 var (
@@ -40,21 +40,21 @@ var (
 // and calls the job's Permit. The error is Denied if the user was deleted, was disabled or lacks a permission.
 func (w *Worker) permit(ctx context.Context, r *Run) error {
 	switch r.Task.Origin {
-	case store.OriginCommand, store.OriginSystem:
+	case taskstore.OriginCommand, taskstore.OriginSystem:
 		r.user.Store(&pulp.User{Staff: true, Active: true})
 		return nil
-	case store.OriginUser, store.OriginUnknown:
+	case taskstore.OriginUser, taskstore.OriginUnknown:
 	default:
 		return errUnknownOrigin
 	}
-	t, err := w.store.Task(ctx, r.Task.ID) // read again, because deleting an account removes it from its tasks
+	t, err := w.store.Tasks.Task(ctx, r.Task.ID) // read again, because deleting an account removes it from its tasks
 	switch {
 	case err != nil:
 		return err
-	case t.Origin == store.OriginUnknown && t.CreatedBy == 0:
+	case t.Origin == taskstore.OriginUnknown && t.CreatedBy == 0:
 		return errUnknownOrigin
 	}
-	u, err := w.store.User(ctx, t.CreatedBy)
+	u, err := w.store.Accounts.User(ctx, t.CreatedBy)
 	switch {
 	case fault.Is(err, fault.NotFound):
 		return errUserDeleted

@@ -12,6 +12,7 @@ import (
 
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
 // Job implements one kind of task.
@@ -41,8 +42,8 @@ func (r retryLater) Unwrap() error { return r.error }
 
 // Run is one attempt at a task. It is safe for concurrent use.
 type Run struct {
-	Task  store.Task
-	Claim *store.Claim
+	Task  taskstore.Task
+	Claim *taskstore.Claim
 
 	store  *store.Store
 	log    *slog.Logger
@@ -66,12 +67,12 @@ func (r *Run) Decode(args any) error {
 // Report is one progress report of a running task. It is safe for concurrent use.
 type Report struct {
 	run      *Run
-	progress store.Progress // guarded by run.mu
+	progress taskstore.Progress // guarded by run.mu
 }
 
 // Report adds a progress report. total is the number of items; a negative total is unknown.
 func (r *Run) Report(code, message string, total int) *Report {
-	p := store.Progress{Message: message, Code: code, State: store.TaskRunning}
+	p := taskstore.Progress{Message: message, Code: code, State: taskstore.TaskRunning}
 	if total >= 0 {
 		n := int64(total)
 		p.Total = &n
@@ -95,7 +96,7 @@ func (p *Report) Add(n int) {
 // Complete marks the report as completed and stores all reports.
 func (p *Report) Complete(ctx context.Context) error {
 	p.run.mu.Lock()
-	p.progress.State = store.TaskCompleted
+	p.progress.State = taskstore.TaskCompleted
 	p.run.dirty = true
 	p.run.mu.Unlock()
 	return p.run.flush(ctx)
@@ -103,25 +104,25 @@ func (p *Report) Complete(ctx context.Context) error {
 
 // end moves every running report to the final state of the task. If the task failed, only the report that was
 // added last becomes failed; earlier ones become canceled, as in Pulp.
-func (r *Run) end(state store.TaskState) {
+func (r *Run) end(state taskstore.TaskState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range slices.Backward(r.reports) {
-		if p.progress.State != store.TaskRunning {
+		if p.progress.State != taskstore.TaskRunning {
 			continue
 		}
 		p.progress.State = state
 		r.dirty = true
-		if state == store.TaskFailed {
-			state = store.TaskCanceled
+		if state == taskstore.TaskFailed {
+			state = taskstore.TaskCanceled
 		}
 	}
 }
 
 // snapshot returns copies of all reports and clears dirty. The caller holds mu and stores the copies.
-func (r *Run) snapshot() []store.Progress {
+func (r *Run) snapshot() []taskstore.Progress {
 	r.dirty = false
-	reports := make([]store.Progress, len(r.reports))
+	reports := make([]taskstore.Progress, len(r.reports))
 	for i, p := range r.reports {
 		reports[i] = p.progress
 	}
@@ -129,8 +130,8 @@ func (r *Run) snapshot() []store.Progress {
 }
 
 // Finished completes every running report and returns all reports, for a job that stores them with its results.
-func (r *Run) Finished() []store.Progress {
-	r.end(store.TaskCompleted)
+func (r *Run) Finished() []taskstore.Progress {
+	r.end(taskstore.TaskCompleted)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.snapshot()
@@ -145,7 +146,7 @@ func (r *Run) flush(ctx context.Context) error {
 	}
 	reports := r.snapshot()
 	r.mu.Unlock()
-	return r.store.ReportProgress(ctx, r.Claim, reports)
+	return r.store.Tasks.ReportProgress(ctx, r.Claim, reports)
 }
 
 // flushEvery calls flush at each interval until ctx ends.

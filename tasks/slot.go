@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"sync"
 
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
 // A worker with N slots runs N tasks at a time. It has a few additional slots, so that neither the tasks of one
@@ -34,14 +34,14 @@ func IsLong(name string) (long, known bool) {
 
 // share returns the share of the slots that a task counts against: the owner's (for tasks of the server, the
 // namespace is the owner) and, within it, the namespace's.
-func share(from Origin, spec Spec) store.Share {
-	s := store.Share{Owner: string(from.Kind), Namespace: spec.Namespace}
+func share(from Origin, spec Spec) taskstore.Share {
+	s := taskstore.Share{Owner: string(from.Kind), Namespace: spec.Namespace}
 	switch from.Kind {
-	case store.OriginUser:
+	case taskstore.OriginUser:
 		s.Owner += ":" + strconv.FormatInt(from.User, 10)
-	case store.OriginSystem:
+	case taskstore.OriginSystem:
 		s.Owner += ":" + spec.Namespace
-	case store.OriginCommand, store.OriginUnknown:
+	case taskstore.OriginCommand, taskstore.OriginUnknown:
 	}
 	return s
 }
@@ -52,15 +52,15 @@ type pool struct {
 	most int // limit of running tasks for each share
 
 	mu   sync.Mutex
-	held map[store.Share]int
+	held map[taskstore.Share]int
 }
 
 // claim claims a task of a share that is below the limit. The claim function receives the share to exclude:
 // while a slot is free, at most one share is at the limit.
-func (p *pool) claim(claim func(except store.Share) (*store.Task, error)) (*store.Task, error) {
+func (p *pool) claim(claim func(except taskstore.Share) (*taskstore.Task, error)) (*taskstore.Task, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var except store.Share
+	var except taskstore.Share
 	for s, n := range p.held {
 		if n >= p.most {
 			except = s
@@ -69,14 +69,14 @@ func (p *pool) claim(claim func(except store.Share) (*store.Task, error)) (*stor
 	t, err := claim(except)
 	if t != nil {
 		if p.held == nil {
-			p.held = map[store.Share]int{}
+			p.held = map[taskstore.Share]int{}
 		}
 		p.held[t.Share]++
 	}
 	return t, err
 }
 
-func (p *pool) release(t *store.Task) {
+func (p *pool) release(t *taskstore.Task) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.held[t.Share]--; p.held[t.Share] == 0 {
@@ -142,13 +142,13 @@ func (s *slot) runNext(ctx context.Context) bool {
 
 // claim claims the next task for the slot. It returns the task and a function to call when the task has ended,
 // or nil if no task is ready.
-func (s *slot) claim(ctx context.Context) (*store.Task, func(), error) {
+func (s *slot) claim(ctx context.Context) (*taskstore.Task, func(), error) {
 	w := s.worker
-	wanted := store.Wanted{WorkerID: w.self.ID, Services: w.services(), Lease: w.lease}
-	from := func(p *pool) (*store.Task, func(), error) {
-		t, err := p.claim(func(except store.Share) (*store.Task, error) {
+	wanted := taskstore.Wanted{WorkerID: w.self.ID, Services: w.services(), Lease: w.lease}
+	from := func(p *pool) (*taskstore.Task, func(), error) {
+		t, err := p.claim(func(except taskstore.Share) (*taskstore.Task, error) {
 			wanted.Except = except
-			return w.store.ClaimNext(ctx, wanted)
+			return w.store.Tasks.ClaimNext(ctx, wanted)
 		})
 		return t, func() { p.release(t) }, err
 	}
@@ -168,8 +168,8 @@ func (s *slot) claim(ctx context.Context) (*store.Task, func(), error) {
 			w.longWait.Store(false)
 			continue
 		}
-		wanted.Except = store.Share{}
-		if t, err := w.store.ClaimNext(ctx, wanted); t != nil || err != nil {
+		wanted.Except = taskstore.Share{}
+		if t, err := w.store.Tasks.ClaimNext(ctx, wanted); t != nil || err != nil {
 			return t, func() {}, err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/memqueue"
 )
@@ -38,15 +39,15 @@ func newStage(t *testing.T) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
-	if err := s.Migrate(t.Context()); err != nil {
+	t.Cleanup(func() { _ = s.DB.Close() })
+	if err := s.DB.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	g := &stage{T: t, store: s, queue: &memqueue.Queue{}, users: map[string]int64{}, running: map[string]chan struct{}{}, changed: make(chan struct{}, 1000)}
 	job := tasks.Job{Run: g.run, Permit: func(context.Context, *tasks.Run, pulp.User) error { return nil }}
 	g.jobs = map[string]tasks.Job{tasks.Sync: job, tasks.Sign: job}
 	for _, name := range []string{"a", "b", "c", "d"} {
-		u, err := s.PutUser(t.Context(), name, "", false, true)
+		u, err := s.Accounts.PutUser(t.Context(), name, "", false, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,7 +242,7 @@ func TestTasksOfOneResourceKeepTheirOrder(t *testing.T) {
 		label, user := fmt.Sprint(i), []string{"a", "a", "a", "b"}[i%4]
 		want = append(want, label)
 		if _, err := g.dispatcher.Dispatch(t.Context(), tasks.ByUser(g.users[user]), tasks.Spec{
-			Name: []string{tasks.Sign, tasks.Sync}[i%2], Args: label, Namespace: user, Resources: []store.Resource{{Href: "/r/", Exclusive: true}},
+			Name: []string{tasks.Sign, tasks.Sync}[i%2], Args: label, Namespace: user, Resources: []taskstore.Resource{{Href: "/r/", Exclusive: true}},
 		}); err != nil {
 			t.Fatal(err)
 		}

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
 // sweep announces ready tasks that are not in the queue (the command line created them, or the queue lost
@@ -75,15 +75,15 @@ func (w *Worker) beat(ctx context.Context) error {
 			self.Services = append(self.Services, v.Name)
 		}
 	}
-	return w.store.Beat(ctx, self)
+	return w.store.Tasks.Beat(ctx, self)
 }
 
 func (w *Worker) reclaim(ctx context.Context) error {
-	r, err := w.store.ReclaimTasks(ctx, false)
+	r, err := w.store.Tasks.ReclaimTasks(ctx, false)
 	if err == nil {
-		err = w.store.ForgetWorkers(ctx, time.Now().Add(-forgetAfter))
+		err = w.store.Tasks.ForgetWorkers(ctx, time.Now().Add(-forgetAfter))
 	}
-	if r != (store.Reclaimed{}) {
+	if r != (taskstore.Reclaimed{}) {
 		w.log.WarnContext(ctx, "reclaimed the tasks of dead workers",
 			slog.Int("waiting", r.Waiting), slog.Int("failed", r.Failed), slog.Int("canceled", r.Ended))
 	}
@@ -93,10 +93,10 @@ func (w *Worker) reclaim(ctx context.Context) error {
 // announceReady pushes tasks that can be claimed to the queue. It also wakes idle slots of this process,
 // because the queue may deliver an announcement to a process that cannot use the task's key.
 func (w *Worker) announceReady(ctx context.Context) {
-	ids, err := w.store.ReadyTasks(ctx, w.services(), announceLimit)
+	ids, err := w.store.Tasks.ReadyTasks(ctx, w.services(), announceLimit)
 	if err == nil && len(ids) > 0 {
 		var long bool
-		long, err = w.store.TasksWait(ctx, true, store.Share{})
+		long, err = w.store.Tasks.TasksWait(ctx, true, taskstore.Share{})
 		w.longWait.Store(long)
 	}
 	if err == nil {

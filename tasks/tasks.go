@@ -8,7 +8,9 @@ package tasks
 import (
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
 // The names of tasks. Clients of Pulp compare them, so those of Pulp's own tasks are Pulp's.
@@ -30,7 +32,7 @@ const (
 	Restore            = "countersign.tasks.restore_version" // not a task of Pulp's
 	Purge              = "pulpcore.app.tasks.purge.purge"
 	CleanOrphans       = "pulpcore.app.tasks.orphan.orphan_cleanup"
-	Seal               = store.SealTask            // not a task of Pulp's
+	Seal               = taskstore.PushSigningTask // not a task of Pulp's
 	Adopt              = "countersign.tasks.adopt" // not a task of Pulp's, nor is Compare
 	Compare            = "countersign.tasks.compare"
 )
@@ -49,10 +51,10 @@ type SignArgs struct {
 // SealArgs are the arguments of a Seal task: the signatures that a change needs before it can be committed. A
 // process that cannot use the key dispatches it to one that can.
 type SealArgs struct {
-	RepositoryID string           `json:"repository"`
-	ServiceID    string           `json:"service"`
-	Missing      []store.Unsealed `json:"missing"`
-	Who          string           `json:"who"` // for the audit log: the user on whose behalf the key is used
+	RepositoryID string                     `json:"repository"`
+	ServiceID    string                     `json:"service"`
+	Missing      []content.MissingSignature `json:"missing"`
+	Who          string                     `json:"who"` // for the audit log: the user on whose behalf the key is used
 }
 
 // AdoptArgs are the arguments of an Adopt task.
@@ -64,8 +66,8 @@ type AdoptArgs struct {
 
 // AdoptMade contains the versions that earlier attempts at an Adopt task have created.
 type AdoptMade struct {
-	Adopted map[string]int64 `json:"adopted"`
-	Created []store.Created  `json:"created"`
+	Adopted map[string]int64    `json:"adopted"`
+	Created []taskstore.Created `json:"created"`
 }
 
 // AdoptResult is the result of an Adopt task. All maps have names of repositories as keys: the numbers of
@@ -114,15 +116,15 @@ type TagArgs struct {
 // AddArgs are the arguments of an AddContent task: either units, or the content to copy from another
 // repository.
 type AddArgs struct {
-	RepositoryID string       `json:"repository"`
-	Units        []store.Unit `json:"units,omitempty"`
-	Copy         *store.Copy  `json:"copy,omitempty"`
+	RepositoryID string        `json:"repository"`
+	Units        []record.Unit `json:"units,omitempty"`
+	Copy         *content.Copy `json:"copy,omitempty"`
 }
 
 // RemoveArgs are the arguments of a RemoveContent task: units, an image, or all content.
 type RemoveArgs struct {
 	RepositoryID string        `json:"repository"`
-	Units        []store.Unit  `json:"units,omitempty"`
+	Units        []record.Unit `json:"units,omitempty"`
 	Image        digest.Digest `json:"image,omitempty"`
 	All          bool          `json:"all,omitempty"`
 }
@@ -163,21 +165,21 @@ type EditArgs struct {
 
 // PurgeArgs are the arguments of a Purge task.
 type PurgeArgs struct {
-	FinishedBefore int64             `json:"finished_before"` // microseconds since 1970
-	States         []store.TaskState `json:"states"`
+	FinishedBefore int64                 `json:"finished_before"` // microseconds since 1970
+	States         []taskstore.TaskState `json:"states"`
 }
 
 // OrphanArgs are the arguments of a CleanOrphans task.
 type OrphanArgs struct {
-	Before int64        `json:"before"`          // what is younger stays; microseconds since 1970
-	Units  []store.Unit `json:"units,omitempty"` // check only these; empty: all content
+	Before int64         `json:"before"`          // what is younger stays; microseconds since 1970
+	Units  []record.Unit `json:"units,omitempty"` // check only these; empty: all content
 }
 
 // Spec describes a task to dispatch.
 type Spec struct {
 	Name      string
 	Args      any
-	Resources []store.Resource
+	Resources []taskstore.Resource
 	ServiceID string // the signing service that the task uses; empty: none
 	// Namespace is the namespace of the repository that the task is about; empty: none. The tasks of one user
 	// are distributed fairly among namespaces.

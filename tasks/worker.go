@@ -14,6 +14,8 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/internal/telemetry"
 )
 
@@ -114,7 +116,7 @@ func (w *Worker) Run(ctx context.Context, grace time.Duration) error {
 	slots.Wait()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	return w.store.RemoveWorker(last, w.self.ID, false)
+	return w.store.Tasks.RemoveWorker(last, w.self.ID, false)
 }
 
 // wait returns when the queue announces a task or the sweep found one for this process, and after popWait at
@@ -153,7 +155,7 @@ func sleep(ctx context.Context, d time.Duration) {
 
 // runTask claims a task and runs it to its end. It does nothing if the task is not ready.
 func (w *Worker) runTask(ctx context.Context, id string) {
-	t, err := w.store.ClaimTask(ctx, w.self.ID, id, w.services(), w.lease)
+	t, err := w.store.Tasks.ClaimTask(ctx, w.self.ID, id, w.services(), w.lease)
 	if err != nil {
 		w.notClaimed(ctx, err)
 	}
@@ -171,12 +173,12 @@ func (w *Worker) notClaimed(ctx context.Context, err error) {
 }
 
 // work runs a claimed task to its end.
-func (w *Worker) work(ctx context.Context, t *store.Task) {
+func (w *Worker) work(ctx context.Context, t *taskstore.Task) {
 	ctx = telemetry.WithCorrelation(ctx, t.CID)
 	log := w.log.With(slog.String("task", t.ID), slog.String("name", t.Name))
 	r := &Run{Task: *t, store: w.store, log: log, job: w.jobs[t.Name]}
 	r.permit = func(ctx context.Context) error { return w.permit(ctx, r) }
-	r.Claim = &store.Claim{TaskID: t.ID, Attempt: t.Attempt, Show: w.show, Permit: r.stillPermitted}
+	r.Claim = &taskstore.Claim{TaskID: t.ID, Attempt: t.Attempt, Show: w.show, Permit: r.stillPermitted}
 	log.InfoContext(ctx, "task started", slog.Int64("attempt", t.Attempt))
 	err, cause := w.attempt(ctx, r)
 	w.end(ctx, r, err, cause)
@@ -219,8 +221,8 @@ func (w *Worker) keep(ctx context.Context, r *Run, cancel context.CancelCauseFun
 	} else {
 		defer stop()
 	}
-	if mine, err := w.store.StillClaimed(ctx, r.Claim); err == nil && !mine { // the task was canceled before the subscription began
-		cancel(store.ErrFenced)
+	if mine, err := w.store.Tasks.StillClaimed(ctx, r.Claim); err == nil && !mine { // the task was canceled before the subscription began
+		cancel(taskstore.ErrFenced)
 	}
 	tick := time.NewTicker(w.heartbeatInterval())
 	defer tick.Stop()
@@ -239,10 +241,10 @@ func (w *Worker) keep(ctx context.Context, r *Run, cancel context.CancelCauseFun
 }
 
 func (w *Worker) checkLease(ctx context.Context, r *Run, cancel context.CancelCauseFunc) {
-	err := w.store.ExtendLease(ctx, r.Claim, w.lease)
+	err := w.store.Tasks.ExtendLease(ctx, r.Claim, w.lease)
 	switch {
-	case errors.Is(err, store.ErrFenced):
-		cancel(store.ErrFenced)
+	case errors.Is(err, taskstore.ErrFenced):
+		cancel(taskstore.ErrFenced)
 	case err != nil && ctx.Err() == nil:
 		r.log.WarnContext(ctx, "cannot renew the task's lease", slog.Any("err", err))
 	}
@@ -277,28 +279,28 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 	case jobErr == nil:
 	case errors.Is(cause, errStopping):
 		result = "returned"
-		err = w.store.ReturnTask(ctx, r.Claim, 0)
+		err = w.store.Tasks.ReturnTask(ctx, r.Claim, 0)
 	case cause == nil && isRetryLater(jobErr):
 		result = "returned, to be retried later"
-		err = errors.Join(r.flush(ctx), w.store.ReturnTask(ctx, r.Claim, retryPause))
-	case cause == nil && store.Away(jobErr): // not the task's fault: treated like the loss of its worker
+		err = errors.Join(r.flush(ctx), w.store.Tasks.ReturnTask(ctx, r.Claim, retryPause))
+	case cause == nil && sqldb.IsUnavailable(jobErr): // not the task's fault: treated like the loss of its worker
 		result = "left until its lease ends"
-	case errors.Is(cause, errCanceled), errors.Is(cause, store.ErrFenced), errors.Is(jobErr, store.ErrFenced):
+	case errors.Is(cause, errCanceled), errors.Is(cause, taskstore.ErrFenced), errors.Is(jobErr, taskstore.ErrFenced):
 		result = "canceled"
-		r.end(store.TaskCanceled)
-		err = errors.Join(r.flush(ctx), w.store.EndCanceled(ctx, r.Claim))
+		r.end(taskstore.TaskCanceled)
+		err = errors.Join(r.flush(ctx), w.store.Tasks.EndCanceled(ctx, r.Claim))
 	default:
 		result = "failed"
-		r.end(store.TaskFailed)
-		err = errors.Join(r.flush(ctx), w.store.FailTask(ctx, r.Claim, sentence(jobErr)))
+		r.end(taskstore.TaskFailed)
+		err = errors.Join(r.flush(ctx), w.store.Tasks.FailTask(ctx, r.Claim, sentence(jobErr)))
 	}
-	if errors.Is(err, store.ErrFenced) {
+	if errors.Is(err, taskstore.ErrFenced) {
 		// A concurrent cancel won: EndCanceled ends the task. If another worker has claimed it, EndCanceled is
 		// fenced, too.
 		result = "canceled or claimed by another worker"
-		err = w.store.EndCanceled(ctx, r.Claim)
+		err = w.store.Tasks.EndCanceled(ctx, r.Claim)
 	}
-	if err != nil && !errors.Is(err, store.ErrFenced) {
+	if err != nil && !errors.Is(err, taskstore.ErrFenced) {
 		r.log.ErrorContext(ctx, "cannot store the task's result; it runs again when its lease has ended", slog.Any("err", err))
 	}
 	ended := []slog.Attr{slog.String("result", result)}
@@ -310,8 +312,8 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 
 // complete completes a task whose job stored its results, if any, in other transactions.
 func (w *Worker) complete(ctx context.Context, r *Run) error {
-	r.end(store.TaskCompleted)
-	return errors.Join(r.flush(ctx), w.store.CompleteTask(ctx, r.Claim, store.Outcome{}))
+	r.end(taskstore.TaskCompleted)
+	return errors.Join(r.flush(ctx), w.store.Tasks.CompleteTask(ctx, r.Claim, taskstore.Outcome{}))
 }
 
 func isRetryLater(err error) bool {

@@ -14,6 +14,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/internal/telemetry"
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/memqueue"
@@ -47,8 +48,8 @@ func openShop(t *testing.T, slots int, jobs map[string]work) *shop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
-	if err := s.Migrate(t.Context()); err != nil {
+	t.Cleanup(func() { _ = s.DB.Close() })
+	if err := s.DB.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
@@ -68,7 +69,7 @@ func openShop(t *testing.T, slots int, jobs map[string]work) *shop {
 	return o
 }
 
-func (o *shop) dispatch(spec tasks.Spec) store.Task {
+func (o *shop) dispatch(spec tasks.Spec) taskstore.Task {
 	o.t.Helper()
 	k, err := o.dispatcher.Dispatch(telemetry.WithCorrelation(o.t.Context(), "cid"), tasks.BySystem(), spec)
 	if err != nil {
@@ -78,10 +79,10 @@ func (o *shop) dispatch(spec tasks.Spec) store.Task {
 }
 
 // awaitEnd waits until a task has ended and returns it.
-func awaitEnd(t *testing.T, s *store.Store, id string) (k store.Task) {
+func awaitEnd(t *testing.T, s *store.Store, id string) (k taskstore.Task) {
 	t.Helper()
 	eventually.NoError(t, 3*time.Minute, func() (err error) {
-		if k, err = s.Task(t.Context(), id); err == nil && !k.State.Final() {
+		if k, err = s.Tasks.Task(t.Context(), id); err == nil && !k.State.Final() {
 			err = fmt.Errorf("it is %s in attempt %d", k.State, k.Attempt)
 		}
 		return err
@@ -90,7 +91,7 @@ func awaitEnd(t *testing.T, s *store.Store, id string) (k store.Task) {
 }
 
 // ended waits until a task has ended, compares its state and returns it.
-func (o *shop) ended(id string, want store.TaskState) store.Task {
+func (o *shop) ended(id string, want taskstore.TaskState) taskstore.Task {
 	o.t.Helper()
 	k := awaitEnd(o.t, o.store, id)
 	if k.State != want {
@@ -122,16 +123,16 @@ func TestHowTasksEnd(t *testing.T) {
 		},
 	})
 	tests := map[string]struct {
-		state       store.TaskState
+		state       taskstore.TaskState
 		description string
 	}{
-		"done":              {state: store.TaskCompleted},
-		"no result":         {state: store.TaskCompleted},
-		"public error":      {state: store.TaskFailed, description: "The key is gone."},
-		"internal error":    {state: store.TaskFailed, description: internalError},
-		"panic":             {state: store.TaskFailed, description: internalError},
-		"unknown":           {state: store.TaskFailed, description: "This worker has no task named unknown."},
-		"unfinished report": {state: store.TaskFailed, description: internalError},
+		"done":              {state: taskstore.TaskCompleted},
+		"no result":         {state: taskstore.TaskCompleted},
+		"public error":      {state: taskstore.TaskFailed, description: "The key is gone."},
+		"internal error":    {state: taskstore.TaskFailed, description: internalError},
+		"panic":             {state: taskstore.TaskFailed, description: internalError},
+		"unknown":           {state: taskstore.TaskFailed, description: "This worker has no task named unknown."},
+		"unfinished report": {state: taskstore.TaskFailed, description: internalError},
 	}
 	for name, tt := range tests {
 		k := o.ended(o.dispatch(tasks.Spec{Name: name, Args: map[string]int{"N": 7}}).ID, tt.state)
@@ -171,21 +172,21 @@ func TestCancelOfARunningTask(t *testing.T) {
 		},
 		"next": succeed,
 	})
-	on := []store.Resource{{Href: "/a/", Exclusive: true}}
+	on := []taskstore.Resource{{Href: "/a/", Exclusive: true}}
 	k := o.dispatch(tasks.Spec{Name: "waits", Resources: on})
 	<-began
 	next := o.dispatch(tasks.Spec{Name: "next", Resources: on})
 	if next.Unblocked != nil {
 		t.Error("a task on a reserved resource is ready")
 	}
-	if got, err := o.dispatcher.Cancel(t.Context(), k.ID); err != nil || got.State != store.TaskCanceling {
+	if got, err := o.dispatcher.Cancel(t.Context(), k.ID); err != nil || got.State != taskstore.TaskCanceling {
 		t.Errorf("Cancel = %s, %v", got.State, err)
 	}
-	if got := o.ended(k.ID, store.TaskCanceled); got.Error != nil {
+	if got := o.ended(k.ID, taskstore.TaskCanceled); got.Error != nil {
 		t.Errorf("a canceled task has the error %+v", got.Error)
 	}
-	o.ended(next.ID, store.TaskCompleted)
-	if got, err := o.dispatcher.Cancel(t.Context(), next.ID); !fault.Is(err, fault.Conflict) || got.State != store.TaskCompleted {
+	o.ended(next.ID, taskstore.TaskCompleted)
+	if got, err := o.dispatcher.Cancel(t.Context(), next.ID); !fault.Is(err, fault.Conflict) || got.State != taskstore.TaskCompleted {
 		t.Errorf("Cancel of a completed task = %s, %v, want Conflict", got.State, err)
 	}
 }
@@ -203,8 +204,8 @@ func TestStoppedWorkerReturnsItsTask(t *testing.T) {
 	o.stop()
 	err := <-o.stopped
 	o.stopped <- err
-	got, err := o.store.Task(t.Context(), k.ID)
-	if err != nil || got.State != store.TaskWaiting || got.Attempt != 1 {
+	got, err := o.store.Tasks.Task(t.Context(), k.ID)
+	if err != nil || got.State != taskstore.TaskWaiting || got.Attempt != 1 {
 		t.Errorf("the task is %s, attempt %d, %v, want waiting", got.State, got.Attempt, err)
 	}
 }
@@ -212,11 +213,11 @@ func TestStoppedWorkerReturnsItsTask(t *testing.T) {
 func TestUnannouncedTasksRun(t *testing.T) {
 	t.Parallel()
 	o := openShop(t, 1, map[string]work{"done": succeed})
-	k, err := o.store.CreateTask(t.Context(), store.NewTask{Name: "done", Origin: store.OriginSystem}) // as a command line does
+	k, err := o.store.Tasks.CreateTask(t.Context(), taskstore.NewTask{Name: "done", Origin: taskstore.OriginSystem}) // as a command line does
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.ended(k.ID, store.TaskCompleted)
+	o.ended(k.ID, taskstore.TaskCompleted)
 }
 
 // deaf is a queue that delivers nothing to this process: other processes, which cannot use the key that a task
@@ -244,8 +245,8 @@ func TestTasksAnnouncedToOthersRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
-	if err := s.Migrate(t.Context()); err != nil {
+	t.Cleanup(func() { _ = s.DB.Close() })
+	if err := s.DB.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	ran := make(chan struct{}, 1)
@@ -258,7 +259,7 @@ func TestTasksAnnouncedToOthersRun(t *testing.T) {
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.Run(ctx, 0) }()
 	eventually.True(t, time.Minute, func() bool { return q.waiting.Load() == 5 }, "the worker's five slots wait for the queue")
-	if _, err := s.CreateTask(t.Context(), store.NewTask{Name: "work", Origin: store.OriginSystem}); err != nil {
+	if _, err := s.Tasks.CreateTask(t.Context(), taskstore.NewTask{Name: "work", Origin: taskstore.OriginSystem}); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -276,12 +277,12 @@ func TestImmediateTasks(t *testing.T) {
 	t.Parallel()
 	var ran atomic.Int64
 	o := openShop(t, 0, map[string]work{"now": func(context.Context, *tasks.Run) error { ran.Add(1); return nil }})
-	on := []store.Resource{{Href: "/a/", Exclusive: true}}
-	if k := o.dispatch(tasks.Spec{Name: "now", Resources: on, Immediate: true}); k.State != store.TaskCompleted || ran.Load() != 1 {
+	on := []taskstore.Resource{{Href: "/a/", Exclusive: true}}
+	if k := o.dispatch(tasks.Spec{Name: "now", Resources: on, Immediate: true}); k.State != taskstore.TaskCompleted || ran.Load() != 1 {
 		t.Errorf("an immediate task is %s", k.State)
 	}
 	waiting := o.dispatch(tasks.Spec{Name: "later", Resources: on})
-	if k := o.dispatch(tasks.Spec{Name: "now", Resources: on, Immediate: true}); k.State != store.TaskWaiting || ran.Load() != 1 {
+	if k := o.dispatch(tasks.Spec{Name: "now", Resources: on, Immediate: true}); k.State != taskstore.TaskWaiting || ran.Load() != 1 {
 		t.Errorf("an immediate task behind another is %s", k.State)
 	}
 	if _, err := o.dispatcher.Cancel(t.Context(), waiting.ID); err != nil {
@@ -295,7 +296,7 @@ func TestRetryLaterFailsNoTask(t *testing.T) {
 	t.Parallel()
 	o := openShop(t, 1, map[string]work{
 		"dependent": func(_ context.Context, r *tasks.Run) error {
-			if r.Task.Attempt <= store.MaxLosses {
+			if r.Task.Attempt <= taskstore.MaxLosses {
 				return tasks.RetryLater(fault.New(fault.Unavailable, "The token is not available."))
 			}
 			return nil
@@ -303,9 +304,9 @@ func TestRetryLaterFailsNoTask(t *testing.T) {
 		"other": func(context.Context, *tasks.Run) error { return nil },
 	})
 	dependent := o.dispatch(tasks.Spec{Name: "dependent"})
-	other := o.ended(o.dispatch(tasks.Spec{Name: "other"}).ID, store.TaskCompleted)
-	k := o.ended(dependent.ID, store.TaskCompleted)
-	if k.Attempt != store.MaxLosses+1 || k.Finished.Before(*other.Finished) {
-		t.Errorf("the task took %d attempts, want %d; it ended %v, the other %v", k.Attempt, store.MaxLosses+1, k.Finished, other.Finished)
+	other := o.ended(o.dispatch(tasks.Spec{Name: "other"}).ID, taskstore.TaskCompleted)
+	k := o.ended(dependent.ID, taskstore.TaskCompleted)
+	if k.Attempt != taskstore.MaxLosses+1 || k.Finished.Before(*other.Finished) {
+		t.Errorf("the task took %d attempts, want %d; it ended %v, the other %v", k.Attempt, taskstore.MaxLosses+1, k.Finished, other.Finished)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/countersign/countersign/internal/app"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/signatures"
 )
 
 // assigners are the printed forms of the assigners of signing services.
@@ -24,7 +25,7 @@ var assigners = map[pulp.Assigner]string{
 // assigner.
 func (a *Admin) ListSigningAssignments(ctx context.Context) error {
 	return a.app.WithExistingStore(ctx, func(s *store.Store) error {
-		all, err := s.SigningAssignments(ctx)
+		all, err := s.Signatures.SigningAssignments(ctx)
 		if err != nil {
 			return err
 		}
@@ -32,7 +33,7 @@ func (a *Admin) ListSigningAssignments(ctx context.Context) error {
 	})
 }
 
-func (a *Admin) printAssignments(all []store.SigningAssignment) error {
+func (a *Admin) printAssignments(all []signatures.SigningAssignment) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	for _, v := range all {
 		onPush := ""
@@ -53,7 +54,7 @@ func (a *Admin) RevokeSigningAssignments(ctx context.Context, repositories []str
 		return errors.New("give the names of repositories, or --all; list-signing-assignments shows all assignments")
 	}
 	return a.app.WithExistingStore(ctx, func(s *store.Store) error {
-		revoked, err := s.RevokeSigningAssignments(ctx, repositories)
+		revoked, err := s.Signatures.RevokeSigningAssignments(ctx, repositories)
 		if err != nil {
 			return err
 		}

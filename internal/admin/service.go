@@ -55,7 +55,7 @@ func (a *Admin) add(ctx context.Context, n NewService) error {
 		return err
 	}
 	return a.app.WithStore(ctx, func(s *store.Store) error {
-		if _, err := s.AddSigningService(ctx, service); err != nil {
+		if _, err := s.Signatures.AddSigningService(ctx, service); err != nil {
 			return err
 		}
 		_, err := fmt.Fprintf(a.out, "Successfully added signing service %s for key %s.\n", n.Name, service.Fingerprint)
@@ -201,7 +201,7 @@ func (a *Admin) RemoveSigningService(ctx context.Context, name, class string) er
 		return commandError(err)
 	}
 	return commandError(a.app.WithExistingStore(ctx, func(s *store.Store) error {
-		if err := s.RemoveSigningService(ctx, name, class); err != nil {
+		if err := s.Signatures.RemoveSigningService(ctx, name, class); err != nil {
 			return err
 		}
 		_, err := fmt.Fprintf(a.out, "Signing service '%s' has been successfully removed.\n", name)
@@ -212,7 +212,7 @@ func (a *Admin) RemoveSigningService(ctx context.Context, name, class string) er
 // ListSigningServices prints the names of the signing services, one per line.
 func (a *Admin) ListSigningServices(ctx context.Context) error {
 	return a.app.WithExistingStore(ctx, func(s *store.Store) error {
-		services, err := s.SigningServices(ctx)
+		services, err := s.Signatures.SigningServices(ctx)
 		if err != nil {
 			return err
 		}

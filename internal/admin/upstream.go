@@ -17,6 +17,7 @@ import (
 	"github.com/countersign/countersign/internal/app"
 	"github.com/countersign/countersign/internal/glob"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/tasks"
 )
@@ -95,7 +96,7 @@ func (a *Admin) printDrift(ctx context.Context, s *store.Store, pattern string) 
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	lines := 0
 	for offset := 0; ; offset += page {
-		found, count, err := s.Drifts(ctx, page, offset)
+		found, count, err := s.Upstream.Drifts(ctx, page, offset)
 		if err != nil {
 			return err
 		}
@@ -142,14 +143,14 @@ const (
 )
 
 // runTask dispatches a task and waits for its end. The error is that of the task. If ctx ends before, the task goes on.
-func (a *Admin) runTask(ctx context.Context, s *store.Store, spec tasks.Spec) (store.Task, error) {
+func (a *Admin) runTask(ctx context.Context, s *store.Store, spec tasks.Spec) (taskstore.Task, error) {
 	upstream, err := a.app.OpenStorage(ctx)
 	if err != nil {
-		return store.Task{}, err
+		return taskstore.Task{}, err
 	}
 	queue, err := a.app.OpenQueue(ctx)
 	if err != nil {
-		return store.Task{}, err
+		return taskstore.Task{}, err
 	}
 	defer queue.Close()
 	t, err := tasks.NewQueueDispatcher(s, queue, slog.New(slog.DiscardHandler)).Dispatch(ctx, tasks.ByCommand(), spec)
@@ -160,7 +161,7 @@ func (a *Admin) runTask(ctx context.Context, s *store.Store, spec tasks.Spec) (s
 		return t, err
 	}
 	switch {
-	case t.State == store.TaskCompleted:
+	case t.State == taskstore.TaskCompleted:
 		return t, nil
 	case t.Error != nil:
 		return t, errors.New(t.Error.Description)
@@ -169,7 +170,7 @@ func (a *Admin) runTask(ctx context.Context, s *store.Store, spec tasks.Spec) (s
 }
 
 // wait polls a task until it has ended. From time to time it logs the cause of the delay.
-func (a *Admin) wait(ctx context.Context, s *store.Store, t store.Task, upstream storage.Storage) (store.Task, error) {
+func (a *Admin) wait(ctx context.Context, s *store.Store, t taskstore.Task, upstream storage.Storage) (taskstore.Task, error) {
 	logged, next := "", time.Now().Add(firstNotice)
 	for !t.State.Final() {
 		select {
@@ -178,7 +179,7 @@ func (a *Admin) wait(ctx context.Context, s *store.Store, t store.Task, upstream
 		case <-time.After(pollInterval):
 		}
 		var err error
-		if t, err = s.Task(ctx, t.ID); err != nil {
+		if t, err = s.Tasks.Task(ctx, t.ID); err != nil {
 			return t, err
 		}
 		if t.State.Final() || time.Now().Before(next) {
@@ -195,14 +196,14 @@ func (a *Admin) wait(ctx context.Context, s *store.Store, t store.Task, upstream
 
 // delay returns the cause for which a task about the upstream has not ended, with attributes for the log. The cause
 // is "" for a task that runs. The upstream is contacted from this process; the server may see another result.
-func (a *Admin) delay(ctx context.Context, t store.Task, upstream storage.Storage) (cause string, details []any) {
+func (a *Admin) delay(ctx context.Context, t taskstore.Task, upstream storage.Storage) (cause string, details []any) {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	switch err := upstream.Ping(ctx); {
 	case err != nil:
 		return fmt.Sprintf("the upstream registry at %s does not answer: check that it runs and can be reached from this machine, and that upstream_url and "+
 			"upstream.ca_file are correct; the task continues when it answers, even if this command has ended", a.config.UpstreamURL), []any{slog.Any("err", err)}
-	case t.State != store.TaskWaiting:
+	case t.State != taskstore.TaskWaiting:
 		return "", nil
 	case t.Attempt == 0:
 		return "the task waits for a server or worker: check that one runs with this database, and that no other task about the upstream is before it (GET tasks/)", nil

@@ -59,7 +59,7 @@ func (a *Admin) verify(ctx context.Context, s *store.Store, v Verification, now 
 		}
 		keys = keys.With(others)
 	}
-	target, err := s.Resolve(ctx, path)
+	target, err := s.Serving.Resolve(ctx, path)
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", path, err)
 	}

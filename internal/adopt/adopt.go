@@ -25,6 +25,8 @@ import (
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/upstreamstate"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -100,10 +102,10 @@ func (a *Adopter) Pulled(ctx context.Context, user, name, reference string, abse
 }
 
 func (a *Adopter) pull(ctx context.Context, user, name, reference string, absentOnly bool) (bool, error) {
-	repo, known, own, taken := pulp.Repository{Name: name}, store.UpstreamTag{}, pulp.IsPinTag(reference), false
+	repo, known, own, taken := pulp.Repository{Name: name}, upstreamstate.UpstreamTag{}, pulp.IsPinTag(reference), false
 	var err error
 	if absentOnly {
-		taken, err = a.Store.NameTaken(ctx, name)
+		taken, err = a.Store.Catalog.NameTaken(ctx, name)
 	} else {
 		repo, known, own, err = a.isOwn(ctx, name, reference)
 	}
@@ -125,9 +127,9 @@ func (a *Adopter) pull(ctx context.Context, user, name, reference string, absent
 		return false, err
 	}
 	r := a.newRun(repo, signservice.Caller{User: user})
-	wanted := store.Adopted{RepositoryID: repo.ID}
+	wanted := upstreamstate.Adopted{RepositoryID: repo.ID}
 	if pulp.ValidTag(reference) {
-		wanted.Tags = map[string]store.AdoptedTag{reference: {Digest: d, Serial: known.Serial}}
+		wanted.Tags = map[string]upstreamstate.AdoptedTag{reference: {Digest: d, Serial: known.Serial}}
 	} else {
 		wanted.Manifests = []digest.Digest{d}
 	}
@@ -149,7 +151,7 @@ func (a *Adopter) Current(ctx context.Context, user string, repo pulp.Repository
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxPull)
 	defer cancel()
-	known, err := a.Store.UpstreamTag(ctx, repo.ID, tag)
+	known, err := a.Store.Upstream.UpstreamTag(ctx, repo.ID, tag)
 	if err != nil || known.Dirty {
 		return "", err
 	}
@@ -161,7 +163,7 @@ func (a *Adopter) Current(ctx context.Context, user string, repo pulp.Repository
 		return err
 	})
 	if err == nil && take {
-		_, err = r.commit(ctx, store.Adopted{RepositoryID: repo.ID, Tags: map[string]store.AdoptedTag{tag: {Digest: d, Serial: known.Serial}}, Attached: r.attached})
+		_, err = r.commit(ctx, upstreamstate.Adopted{RepositoryID: repo.ID, Tags: map[string]upstreamstate.AdoptedTag{tag: {Digest: d, Serial: known.Serial}}, Attached: r.attached})
 	}
 	switch {
 	case err != nil && (d == "" || a.IsFatal(ctx, err)):
@@ -177,18 +179,18 @@ func (a *Adopter) Current(ctx context.Context, user string, repo pulp.Repository
 // isOwn reports whether this server alone decides about a reference: a tag that exists here or waits in the
 // outbox, or a manifest that was removed here. It also returns the repository (only its name if there is none)
 // and, for a tag, its state before the upstream is asked.
-func (a *Adopter) isOwn(ctx context.Context, name, reference string) (repo pulp.Repository, known store.UpstreamTag, own bool, err error) {
-	repo, err = a.Store.RepositoryByName(ctx, name)
+func (a *Adopter) isOwn(ctx context.Context, name, reference string) (repo pulp.Repository, known upstreamstate.UpstreamTag, own bool, err error) {
+	repo, err = a.Store.Catalog.RepositoryByName(ctx, name)
 	switch {
 	case fault.Is(err, fault.NotFound):
 		return pulp.Repository{Name: name}, known, pulp.IsPinTag(reference), nil
 	case err != nil || repo.RemoteID != "":
 		return repo, known, true, err
 	case !pulp.ValidTag(reference):
-		had, err := a.Store.HadManifest(ctx, repo.ID, digest.Digest(reference))
+		had, err := a.Store.Upstream.HadManifest(ctx, repo.ID, digest.Digest(reference))
 		return repo, known, had, err
 	}
-	known, err = a.Store.UpstreamTag(ctx, repo.ID, reference)
+	known, err = a.Store.Upstream.UpstreamTag(ctx, repo.ID, reference)
 	return repo, known, known.Here != "" || known.Dirty || pulp.IsPinTag(reference), err
 }
 
@@ -219,7 +221,7 @@ func (a *Adopter) target(ctx context.Context, user, name string) (pulp.Repositor
 	if !pulp.ValidName(name) {
 		return pulp.Repository{}, fault.New(fault.Invalid, "%q is not the name of a repository.", name)
 	}
-	repo, made, err := a.Store.AdoptTarget(ctx, name, a.Type, a.Public)
+	repo, made, err := a.Store.Catalog.AdoptTarget(ctx, name, a.Type, a.Public)
 	if made && err == nil {
 		a.Log.InfoContext(ctx, "audit", slog.String("who", user), slog.String("action", "adopt repository"), slog.String("repository", name), slog.String("result", "done"))
 	}
@@ -232,8 +234,8 @@ type run struct {
 	repo pulp.Repository
 	why  signservice.Caller
 
-	dry   bool                   // store nothing
-	known map[string]store.Drift // differences of tags that the previous comparison recorded, by tag
+	dry   bool                           // store nothing
+	known map[string]upstreamstate.Drift // differences of tags that the previous comparison recorded, by tag
 
 	unanswered atomic.Int64 // number of tags about which the upstream did not answer
 	unlisted   atomic.Bool  // the upstream does not list referrers
@@ -241,7 +243,7 @@ type run struct {
 	mu       sync.Mutex
 	taken    map[digest.Digest]bool
 	attached []digest.Digest // referrers of recorded manifests
-	drift    []store.Drift
+	drift    []upstreamstate.Drift
 	skipped  []Skipped
 }
 
@@ -251,12 +253,12 @@ func (a *Adopter) newRun(repo pulp.Repository, why signservice.Caller) *run {
 
 // commit adds the adopted content to the repository as a new version, and returns it; nil if nothing changes.
 // If the repository requires signatures, the content is signed first.
-func (r *run) commit(ctx context.Context, wanted store.Adopted) (v *pulp.Version, err error) {
+func (r *run) commit(ctx context.Context, wanted upstreamstate.Adopted) (v *pulp.Version, err error) {
 	if len(wanted.Tags)+len(wanted.Manifests) == 0 {
 		return nil, nil
 	}
 	err = r.SignOnPush.Run(ctx, r.why, func(ctx context.Context) (err error) {
-		v, err = r.Store.CommitAdopted(ctx, wanted)
+		v, err = r.Store.Upstream.CommitAdopted(ctx, wanted)
 		return err
 	})
 	if err == nil && v != nil {
@@ -293,11 +295,11 @@ func (r *run) record(ctx context.Context, d digest.Digest, depth int) error {
 	if depth > maxNesting {
 		return fault.New(fault.Invalid, "The list nests more than %d deep.", maxNesting)
 	}
-	have, m, err := r.Store.HasManifest(ctx, r.repo.ID, d)
+	have, m, err := r.Store.Content.HasManifest(ctx, r.repo.ID, d)
 	if err != nil {
 		return err
 	}
-	if have != store.HaveVersion {
+	if have != content.HaveVersion {
 		if err := r.recordManifest(ctx, d, have, m, depth); err != nil {
 			return err
 		}
@@ -308,8 +310,8 @@ func (r *run) record(ctx context.Context, d digest.Digest, depth int) error {
 	return nil
 }
 
-func (r *run) recordManifest(ctx context.Context, d digest.Digest, have store.Have, m pulp.Manifest, depth int) (err error) {
-	if have == store.HaveNothing {
+func (r *run) recordManifest(ctx context.Context, d digest.Digest, have content.Have, m pulp.Manifest, depth int) (err error) {
+	if have == content.HaveNothing {
 		if m.Payload, m.MediaType, err = r.Upstream.GetManifest(ctx, r.repo.UpstreamName(), string(d)); err != nil {
 			return err
 		}
@@ -350,7 +352,7 @@ func (r *run) recordManifest(ctx context.Context, d digest.Digest, have store.Ha
 	if r.dry {
 		return nil
 	}
-	if err := r.Store.FetchedManifest(ctx, r.repo.ID, m); err != nil {
+	if err := r.Store.Content.FetchedManifest(ctx, r.repo.ID, m); err != nil {
 		return err
 	}
 	return r.recordReferrers(ctx, d, depth)
@@ -382,7 +384,7 @@ func (r *run) recordReferrers(ctx context.Context, d digest.Digest, depth int) e
 		return nil
 	}
 	for _, referrer := range found[:min(len(found), maxReferrers)] {
-		had, err := r.Store.HadManifest(ctx, r.repo.ID, referrer)
+		had, err := r.Store.Upstream.HadManifest(ctx, r.repo.ID, referrer)
 		if err != nil {
 			return err
 		}

@@ -8,19 +8,19 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/storage"
 )
 
 // recordBlob records that the upstream has a blob under the repository's name.
 func (r *run) recordBlob(ctx context.Context, d digest.Digest) error {
-	have, absent, err := r.Store.HasBlob(ctx, r.repo.ID, d)
+	have, absent, err := r.Store.Content.HasBlob(ctx, r.repo.ID, d)
 	switch {
 	case err != nil:
 		return err
-	case have == store.HaveFetched && !absent && !r.dry:
-		return r.Store.TouchFetched(ctx, r.repo.ID, pulp.KindBlob, string(d))
-	case have != store.HaveNothing && !absent || r.dry && d == pulp.EmptyLayer:
+	case have == content.HaveFetched && !absent && !r.dry:
+		return r.Store.Content.TouchFetched(ctx, r.repo.ID, pulp.KindBlob, string(d))
+	case have != content.HaveNothing && !absent || r.dry && d == pulp.EmptyLayer:
 		return nil
 	}
 	b, err := r.upstreamBlob(ctx, d)
@@ -29,7 +29,7 @@ func (r *run) recordBlob(ctx context.Context, d digest.Digest) error {
 	} else if err != nil || r.dry {
 		return err
 	}
-	return r.Blobs.Record(ctx, b, func(ctx context.Context) error { return r.Store.FetchedBlob(ctx, r.repo.ID, "", b) }, nil)
+	return r.Blobs.Record(ctx, b, func(ctx context.Context) error { return r.Store.Content.FetchedBlob(ctx, r.repo.ID, "", b) }, nil)
 }
 
 // upstreamBlob returns the size and location of a blob of the upstream repository. It uploads the empty layer

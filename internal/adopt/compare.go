@@ -17,7 +17,7 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/upstreamstate"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -29,9 +29,9 @@ type CompareOptions struct {
 
 // Found is the result of a comparison.
 type Found struct {
-	Version *pulp.Version // created by adopting pushes of other clients; nil: none
-	Drift   []store.Drift // remaining differences
-	Fresh   []store.Drift // those of Drift that the previous comparison did not find
+	Version *pulp.Version         // created by adopting pushes of other clients; nil: none
+	Drift   []upstreamstate.Drift // remaining differences
+	Fresh   []upstreamstate.Drift // those of Drift that the previous comparison did not find
 	// reason for which no push of other clients could be adopted; empty if any was adopted or there was none
 	Refused string
 	Skipped []Skipped // content of the upstream that cannot be stored here
@@ -92,7 +92,7 @@ func (a *Adopter) Compare(ctx context.Context, why signservice.Caller, repo pulp
 
 func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp.Repository, options CompareOptions, list func() ([]string, error)) (Found, error) {
 	// read first: a change here during the comparison then shows in the serial
-	here, err := a.Store.UpstreamTags(ctx, repo.ID)
+	here, err := a.Store.Upstream.UpstreamTags(ctx, repo.ID)
 	if err != nil {
 		return Found{}, err
 	}
@@ -101,10 +101,10 @@ func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp
 		return Found{}, err
 	}
 	r := a.newRun(repo, why)
-	if r.known, err = a.Store.DriftOfTags(ctx, repo.ID); err != nil {
+	if r.known, err = a.Store.Upstream.DriftOfTags(ctx, repo.ID); err != nil {
 		return Found{}, err
 	}
-	wanted := store.Adopted{RepositoryID: repo.ID, Tags: map[string]store.AdoptedTag{}}
+	wanted := upstreamstate.Adopted{RepositoryID: repo.ID, Tags: map[string]upstreamstate.AdoptedTag{}}
 	listed := make(map[string]bool, len(names))
 	for _, name := range names {
 		listed[name] = true
@@ -134,7 +134,7 @@ func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp
 			take, err := r.compareTag(working, options, known, listed[name])
 			if err == nil && take != "" {
 				r.mu.Lock()
-				wanted.Tags[name] = store.AdoptedTag{Digest: take, Serial: known.Serial}
+				wanted.Tags[name] = upstreamstate.AdoptedTag{Digest: take, Serial: known.Serial}
 				r.mu.Unlock()
 			}
 			return err
@@ -152,7 +152,7 @@ func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp
 }
 
 // conclude commits the adopted content, then stores the remaining differences.
-func (r *run) conclude(ctx context.Context, options CompareOptions, before map[string]store.UpstreamTag, wanted store.Adopted) (Found, error) {
+func (r *run) conclude(ctx context.Context, options CompareOptions, before map[string]upstreamstate.UpstreamTag, wanted upstreamstate.Adopted) (Found, error) {
 	found := Found{}
 	refused := map[string]string{}
 	wanted.Attached = r.attached
@@ -172,17 +172,17 @@ func (r *run) conclude(ctx context.Context, options CompareOptions, before map[s
 	if err := r.PinManifests(ctx, r.repo.ID); err != nil {
 		return Found{}, err
 	}
-	now, err := r.Store.UpstreamTags(ctx, r.repo.ID)
+	now, err := r.Store.Upstream.UpstreamTags(ctx, r.repo.ID)
 	if err != nil {
 		return Found{}, err
 	}
-	r.drift = slices.DeleteFunc(r.drift, func(d store.Drift) bool { // changed here during the comparison
+	r.drift = slices.DeleteFunc(r.drift, func(d upstreamstate.Drift) bool { // changed here during the comparison
 		return d.Kind == "tag" && now[d.Name].Here != before[d.Name].Here
 	})
-	slices.SortFunc(r.drift, func(a, b store.Drift) int { return strings.Compare(a.Kind+" "+a.Name, b.Kind+" "+b.Name) })
+	slices.SortFunc(r.drift, func(a, b upstreamstate.Drift) int { return strings.Compare(a.Kind+" "+a.Name, b.Kind+" "+b.Name) })
 	slices.SortFunc(r.skipped, func(a, b Skipped) int { return strings.Compare(a.Kind+" "+a.Name, b.Kind+" "+b.Name) })
 	found.Drift, found.Skipped = r.drift, r.skipped
-	if found.Fresh, err = r.Store.Compared(ctx, r.repo.ID, options.Deep, r.drift); err == nil {
+	if found.Fresh, err = r.Store.Upstream.Compared(ctx, r.repo.ID, options.Deep, r.drift); err == nil {
 		r.logSkipped(ctx, found.Fresh)
 	}
 	return found, err
@@ -196,8 +196,8 @@ const maxRefused = 20
 // cannot be signed, for instance), it bisects: it commits each half separately, so that one tag does not keep
 // out the others. It returns the last version and adds the reason for each tag that is not committed to
 // refused.
-func (r *run) commitApart(ctx context.Context, wanted store.Adopted, names []string, refused map[string]string) (*pulp.Version, error) {
-	some := store.Adopted{RepositoryID: wanted.RepositoryID, Tags: make(map[string]store.AdoptedTag, len(names)), Attached: wanted.Attached}
+func (r *run) commitApart(ctx context.Context, wanted upstreamstate.Adopted, names []string, refused map[string]string) (*pulp.Version, error) {
+	some := upstreamstate.Adopted{RepositoryID: wanted.RepositoryID, Tags: make(map[string]upstreamstate.AdoptedTag, len(names)), Attached: wanted.Attached}
 	for _, name := range names {
 		some.Tags[name] = wanted.Tags[name]
 	}
@@ -235,7 +235,7 @@ func Sentence(err error) string {
 func (r *run) addDrift(kind, name string, here, upstream digest.Digest, note string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.drift = append(r.drift, store.Drift{RepositoryID: r.repo.ID, Repository: r.repo.Name, Type: r.repo.Type, Kind: kind, Name: name, Here: here, Upstream: upstream, Note: note})
+	r.drift = append(r.drift, upstreamstate.Drift{RepositoryID: r.repo.ID, Repository: r.repo.Name, Type: r.repo.Type, Kind: kind, Name: name, Here: here, Upstream: upstream, Note: note})
 }
 
 // maxUnanswered is the number of tags about which the upstream may fail to answer before the comparison ends
@@ -245,7 +245,7 @@ const maxUnanswered = 20
 // compareTag compares one tag with the upstream. It returns the digest to adopt, whose manifest is then
 // recorded, or an empty digest. A problem with a single tag is recorded as a difference and is no error. listed
 // reports whether the upstream's list contains the tag.
-func (r *run) compareTag(ctx context.Context, options CompareOptions, t store.UpstreamTag, listed bool) (digest.Digest, error) {
+func (r *run) compareTag(ctx context.Context, options CompareOptions, t upstreamstate.UpstreamTag, listed bool) (digest.Digest, error) {
 	if t.Dirty { // our own write is pending
 		if t.Attempts > 0 {
 			r.addDrift("tag", t.Name, t.Here, "", "It waits to be written through; the upstream has not taken it so far, and the log says why.")
@@ -273,11 +273,11 @@ func (r *run) compareTag(ctx context.Context, options CompareOptions, t store.Up
 }
 
 // judgeTag looks up a tag upstream, records a difference, and reports whether to adopt the digest.
-func (r *run) judgeTag(ctx context.Context, options CompareOptions, t store.UpstreamTag) (d digest.Digest, take bool, err error) {
+func (r *run) judgeTag(ctx context.Context, options CompareOptions, t upstreamstate.UpstreamTag) (d digest.Digest, take bool, err error) {
 	d, err = r.Upstream.Resolve(ctx, r.repo.UpstreamName(), t.Name)
 	// the same manifest: the upstream names it by sha256, and it was pushed here by another digest
 	if err == nil && t.Here != "" && d.Algorithm() != t.Here.Algorithm() {
-		m, held, err := r.Store.HeldManifest(ctx, r.repo.ID, t.Here)
+		m, held, err := r.Store.Upstream.HeldManifest(ctx, r.repo.ID, t.Here)
 		if err != nil {
 			return "", false, err
 		}
@@ -300,7 +300,7 @@ func (r *run) judgeTag(ctx context.Context, options CompareOptions, t store.Upst
 		return d, false, nil
 	case late != "":
 		r.addDrift("tag", t.Name, t.Here, d, late)
-		return d, false, r.Store.RewriteTag(ctx, r.repo.ID, t.Name)
+		return d, false, r.Store.Upstream.RewriteTag(ctx, r.repo.ID, t.Name)
 	case gone:
 		r.addDrift("tag", t.Name, t.Here, "", "It is gone upstream.")
 		return "", false, nil
@@ -322,7 +322,7 @@ func (r *run) judgeTag(ctx context.Context, options CompareOptions, t store.Upst
 // lateWrite returns the note about a tag to which an older write of this server was applied upstream after a
 // newer one. Digest d is the upstream's; empty if the tag is absent. It returns an empty note if d is not from
 // an older write.
-func lateWrite(t store.UpstreamTag, d digest.Digest) string {
+func lateWrite(t upstreamstate.UpstreamTag, d digest.Digest) string {
 	switch {
 	case !t.Ours(d):
 		return ""
@@ -338,11 +338,11 @@ func lateWrite(t store.UpstreamTag, d digest.Digest) string {
 // compareContent checks that the upstream has all manifests and blobs of all versions of the repository. A blob
 // that was copied from another repository may only exist under that repository's name.
 func (r *run) compareContent(ctx context.Context) error {
-	manifests, err := r.Store.HeldManifests(ctx, r.repo.ID)
+	manifests, err := r.Store.Upstream.HeldManifests(ctx, r.repo.ID)
 	if err != nil {
 		return err
 	}
-	blobs, err := r.Store.HeldBlobs(ctx, r.repo.ID)
+	blobs, err := r.Store.Upstream.HeldBlobs(ctx, r.repo.ID)
 	if err != nil {
 		return err
 	}
@@ -389,7 +389,7 @@ func (r *run) restore(ctx context.Context, d digest.Digest) string {
 		r.Log.WarnContext(ctx, "manifest not put back upstream", slog.String("repository", r.repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
 		return "The upstream does not have it under this name, and does not take it."
 	}
-	if err := r.Store.KeptManifest(ctx, store.Kept{RepositoryID: r.repo.ID, Repository: r.repo.Name, Digest: d}); err != nil {
+	if err := r.Store.Upstream.PinManifest(ctx, upstreamstate.Pin{RepositoryID: r.repo.ID, Repository: r.repo.Name, Digest: d}); err != nil {
 		return "The upstream did not have it under this name; it has been put there for now."
 	}
 	return "The upstream did not have it under this name; it has been put there."

@@ -9,7 +9,7 @@ import (
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/sqldb"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -20,7 +20,7 @@ func (a *Adopter) Put(ctx context.Context, repo pulp.Repository, tag string, d d
 
 // put is Put for any reference. seen contains manifests that have been or are being written.
 func (a *Adopter) put(ctx context.Context, repo pulp.Repository, reference string, d digest.Digest, seen map[digest.Digest]bool) error {
-	m, held, err := a.Store.HeldManifest(ctx, repo.ID, d)
+	m, held, err := a.Store.Upstream.HeldManifest(ctx, repo.ID, d)
 	if err != nil || !held { // deleted meanwhile, and so was its tag
 		return err
 	}
@@ -34,7 +34,7 @@ func (a *Adopter) put(ctx context.Context, repo pulp.Repository, reference strin
 // there already; content copied from other repositories is mounted from their names.
 func (a *Adopter) place(ctx context.Context, repo pulp.Repository, d digest.Digest, seen map[digest.Digest]bool) error {
 	within := repo.UpstreamName()
-	parts, err := a.Store.Elsewhere(ctx, repo.ID, d, within)
+	parts, err := a.Store.Upstream.MissingUpstream(ctx, repo.ID, d, within)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (a *Adopter) PinManifests(ctx context.Context, repositoryID string) error {
 		return nil
 	}
 	for ctx.Err() == nil {
-		unkept, err := a.Store.Unkept(ctx, repositoryID, pinBatch)
+		unkept, err := a.Store.Upstream.Unpinned(ctx, repositoryID, pinBatch)
 		if err != nil || len(unkept) == 0 {
 			return err
 		}
@@ -97,7 +97,7 @@ func (a *Adopter) PinManifests(ctx context.Context, repositoryID string) error {
 				silent = true
 				continue
 			}
-			if err := a.Store.KeptManifest(ctx, k); err != nil {
+			if err := a.Store.Upstream.PinManifest(ctx, k); err != nil {
 				return err
 			}
 		}
@@ -112,7 +112,7 @@ func (a *Adopter) PinManifests(ctx context.Context, repositoryID string) error {
 // upstream does not delete is logged and forgotten.
 func (a *Adopter) UnpinManifests(ctx context.Context) error {
 	for a.Pin && ctx.Err() == nil {
-		needless, err := a.Store.NeedlesslyKept(ctx, pinBatch)
+		needless, err := a.Store.Upstream.StalePins(ctx, pinBatch)
 		if err != nil || len(needless) == 0 {
 			return err
 		}
@@ -123,7 +123,7 @@ func (a *Adopter) UnpinManifests(ctx context.Context) error {
 			} else if err != nil {
 				a.Log.WarnContext(ctx, "a hidden tag that nobody needs stays upstream", slog.String("repository", k.Repository), slog.String("digest", string(k.Digest)), slog.Any("err", err))
 			}
-			if err := a.Store.ForgetKept(ctx, k); err != nil {
+			if err := a.Store.Upstream.RemovePin(ctx, k); err != nil {
 				return err
 			}
 		}
@@ -153,5 +153,5 @@ func (a *Adopter) IsFatal(ctx context.Context, err error) bool {
 // isDown reports whether no further request can succeed now: the upstream does not answer a ping, the database
 // is down, or ctx has ended.
 func (a *Adopter) isDown(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || store.Away(err) || fault.IsOutage(err, fault.Upstream) && a.Blobs.Storage.Ping(ctx) != nil
+	return ctx.Err() != nil || sqldb.IsUnavailable(err) || fault.IsOutage(err, fault.Upstream) && a.Blobs.Storage.Ping(ctx) != nil
 }

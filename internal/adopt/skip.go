@@ -8,7 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/upstreamstate"
 )
 
 // Skipped is content of the upstream that cannot be stored here.
@@ -38,7 +38,7 @@ func (r *run) skipTag(name string, d digest.Digest, reason string) {
 }
 
 // logSkipped logs skipped content. It omits tags that the previous comparison has found in the same state.
-func (r *run) logSkipped(ctx context.Context, fresh []store.Drift) {
+func (r *run) logSkipped(ctx context.Context, fresh []upstreamstate.Drift) {
 	isFresh := map[[2]string]bool{}
 	for _, d := range fresh {
 		isFresh[[2]string{d.Kind, d.Name}] = true
@@ -60,7 +60,7 @@ const (
 // noteUnfollowed records the difference of a tag that another client has pushed and that is not to be adopted,
 // and whether it could be. If the previous comparison has seen the same digest, its answer is used; a deep
 // comparison checks again, and Current, which has no previous comparison, does not check.
-func (r *run) noteUnfollowed(ctx context.Context, options CompareOptions, t store.UpstreamTag, d digest.Digest) error {
+func (r *run) noteUnfollowed(ctx context.Context, options CompareOptions, t upstreamstate.UpstreamTag, d digest.Digest) error {
 	note := pushedByOther
 	known := r.known[t.Name]
 	switch {

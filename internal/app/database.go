@@ -10,6 +10,7 @@ import (
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/sqldb"
 	"github.com/countersign/countersign/signing/script"
 )
 
@@ -21,7 +22,7 @@ var errOldSchema = errors.New("the database has no schema or an older one than t
 // closes it.
 func (a *App) openForServing(ctx context.Context) (s *store.Store, release func(), err error) {
 	c := a.config
-	if store.IsPostgres(c.DatabaseURL) {
+	if sqldb.IsPostgres(c.DatabaseURL) {
 		if err := os.MkdirAll(c.Data, 0o700); err != nil {
 			return nil, nil, fmt.Errorf("data directory: %w", err)
 		}
@@ -29,11 +30,11 @@ func (a *App) openForServing(ctx context.Context) (s *store.Store, release func(
 			return nil, nil, err
 		}
 		if err := script.Sweep(c.Signing.WorkDir, c.Signing.ScriptTimeout); err != nil {
-			return nil, nil, errors.Join(err, s.Close())
+			return nil, nil, errors.Join(err, s.DB.Close())
 		}
-		return s, func() { _ = s.Close() }, nil
+		return s, func() { _ = s.DB.Close() }, nil
 	}
-	lock, err := store.LockDir(c.Data)
+	lock, err := sqldb.LockDir(c.Data)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -43,7 +44,7 @@ func (a *App) openForServing(ctx context.Context) (s *store.Store, release func(
 	if err != nil {
 		return nil, nil, errors.Join(err, lock.Release())
 	}
-	return s, func() { _ = s.Close(); _ = lock.Release() }, nil
+	return s, func() { _ = s.DB.Close(); _ = lock.Release() }, nil
 }
 
 // openOwned opens an SQLite database whose lock the caller holds. It migrates the schema, and releases the tasks and
@@ -53,17 +54,17 @@ func (a *App) openOwned(ctx context.Context) (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = s.Migrate(ctx)
+	err = s.DB.Migrate(ctx)
 	if err == nil {
-		_, err = s.ReclaimTasks(ctx, true)
+		_, err = s.Tasks.ReclaimTasks(ctx, true)
 	}
 	if err == nil {
-		err = s.RemoveWorker(ctx, "", true)
+		err = s.Tasks.RemoveWorker(ctx, "", true)
 	}
 	if err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, errors.Join(err, s.DB.Close())
 	}
-	s.Remember() // requires the lock
+	s.Serving.EnableCache() // requires the lock
 	return s, nil
 }
 
@@ -74,12 +75,12 @@ func (a *App) openShared(ctx context.Context) (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	pending, err := s.Pending(ctx)
+	pending, err := s.DB.Pending(ctx)
 	if err == nil && pending {
 		err = errOldSchema
 	}
 	if err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, errors.Join(err, s.DB.Close())
 	}
 	return s, nil
 }
@@ -91,13 +92,13 @@ func (a *App) WithStore(ctx context.Context, do func(*store.Store) error) error 
 	if err != nil {
 		return err
 	}
-	defer func() { _ = s.Close() }()
-	pending, err := s.Pending(ctx)
+	defer func() { _ = s.DB.Close() }()
+	pending, err := s.DB.Pending(ctx)
 	if err != nil {
 		return err
 	}
 	if pending {
-		if store.IsPostgres(a.config.DatabaseURL) {
+		if sqldb.IsPostgres(a.config.DatabaseURL) {
 			return errOldSchema
 		}
 		if err := a.migrateUnused(ctx, s); err != nil {
@@ -110,7 +111,7 @@ func (a *App) WithStore(ctx context.Context, do func(*store.Store) error) error 
 // WithExistingStore is like WithStore, but returns an error if the SQLite database does not exist. It serves commands
 // that have no meaning without data, which are often called with a wrong data directory.
 func (a *App) WithExistingStore(ctx context.Context, do func(*store.Store) error) error {
-	if path := a.databasePath(); !store.IsPostgres(a.config.DatabaseURL) {
+	if path := a.databasePath(); !sqldb.IsPostgres(a.config.DatabaseURL) {
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("there is no database at %s: set COUNTERSIGN_DATA to the data directory of the server", path)
 		}
@@ -120,25 +121,25 @@ func (a *App) WithExistingStore(ctx context.Context, do func(*store.Store) error
 
 // Migrate updates the schema of the database. It creates a missing SQLite database.
 func (a *App) Migrate(ctx context.Context) error {
-	if !store.IsPostgres(a.config.DatabaseURL) {
+	if !sqldb.IsPostgres(a.config.DatabaseURL) {
 		return a.WithStore(ctx, func(*store.Store) error { return nil })
 	}
 	s, err := store.Open(ctx, a.config.DatabaseURL)
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.Migrate(ctx), s.Close())
+	return errors.Join(s.DB.Migrate(ctx), s.DB.Close())
 }
 
 // migrateUnused updates the schema of an SQLite database, unless a server is using it.
 func (a *App) migrateUnused(ctx context.Context, s *store.Store) error {
-	lock, err := store.LockDir(filepath.Dir(a.databasePath()))
+	lock, err := sqldb.LockDir(filepath.Dir(a.databasePath()))
 	if fault.Is(err, fault.Conflict) {
 		return errors.New("the database schema is older than this program, and a server is using the database: stop the server first")
 	} else if err != nil {
 		return err
 	}
-	return errors.Join(s.Migrate(ctx), lock.Release())
+	return errors.Join(s.DB.Migrate(ctx), lock.Release())
 }
 
 // databasePath returns the path of the SQLite database.

@@ -16,6 +16,7 @@ import (
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/signatures"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/jobs"
@@ -54,7 +55,7 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 		return nil, err
 	}
 	if e.upstream != nil {
-		s.KeepOutbox()
+		s.Content.EnableOutbox()
 		e.blobs = ingest.Blobs{Storage: e.storage, Foreign: true}
 	} else {
 		e.blobs = ingest.Blobs{Storage: e.storage, Inline: inlineLimit}
@@ -66,7 +67,7 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	if err != nil {
 		return nil, err
 	}
-	services, err := s.SigningServices(ctx)
+	services, err := s.Signatures.SigningServices(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 		return nil, err
 	}
 	c := a.config
-	s.Seal(store.Sealing{Host: c.Public().Host, Lists: c.SignLists, Service: c.Signing.ServiceOnPush, Use: a.signingUse()})
+	s.Signatures.SetPushPolicy(signatures.PushPolicy{Host: c.Public().Host, Lists: c.SignLists, Service: c.Signing.ServiceOnPush, Use: a.signingUse()})
 	signer := &signservice.Signer{
 		Store: s, Log: a.log, SignerFor: e.signers.Signer, Parallel: c.Signing.Parallel,
 		Usable: func(v pulp.SigningService) bool { return e.signers.CheckUsable(v) == nil },
@@ -96,7 +97,7 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	e.worker = tasks.NewWorker(tasks.WorkerOptions{
 		Store: s, Queue: e.queue, Log: a.log, Slots: c.Workers, Name: e.process, Versions: api.Versions(a.version), Show: results, Lease: c.TaskLease,
 		Usable: func(ctx context.Context) ([]pulp.SigningService, error) {
-			services, err := s.SigningServices(ctx)
+			services, err := s.Signatures.SigningServices(ctx)
 			if err != nil {
 				return nil, err
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signers"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/sqldb"
 	"github.com/countersign/countersign/signing/openpgp"
 )
 
@@ -26,7 +27,7 @@ func SetAdminPassword(ctx context.Context, s *store.Store, password string) erro
 	if err != nil {
 		return err
 	}
-	_, err = s.PutUser(ctx, AdminName, hash, true, true)
+	_, err = s.Accounts.PutUser(ctx, AdminName, hash, true, true)
 	return err
 }
 
@@ -34,7 +35,7 @@ func SetAdminPassword(ctx context.Context, s *store.Store, password string) erro
 // that it generated, which must be shown to the operator, or "" if it generated none.
 func (a *App) ensureAdmin(ctx context.Context, s *store.Store, users *auth.Auth) (generated string, err error) {
 	configured := a.config.AdminPassword.Reveal()
-	_, err = s.UserByName(ctx, AdminName)
+	_, err = s.Accounts.UserByName(ctx, AdminName)
 	switch {
 	case configured != "":
 		if _, err := users.Login(ctx, AdminName, configured); err == nil {
@@ -54,13 +55,13 @@ func (a *App) ensureAdmin(ctx context.Context, s *store.Store, users *auth.Auth)
 func (a *App) ensureService(ctx context.Context, s *store.Store, keys *signers.Signers) error {
 	c := a.config
 	name := c.Signing.DefaultService
-	if name == "" || store.IsPostgres(c.DatabaseURL) {
+	if name == "" || sqldb.IsPostgres(c.DatabaseURL) {
 		return nil
 	}
-	if _, err := s.UserByName(ctx, AdminName); !fault.Is(err, fault.NotFound) {
+	if _, err := s.Accounts.UserByName(ctx, AdminName); !fault.Is(err, fault.NotFound) {
 		return err
 	}
-	if services, err := s.SigningServices(ctx); err != nil || len(services) > 0 {
+	if services, err := s.Signatures.SigningServices(ctx); err != nil || len(services) > 0 {
 		return err
 	}
 	file, err := openpgp.Ensure(filepath.Join(c.Data, "keys"), "Countersign", "countersign@"+c.Public().Hostname())
@@ -78,7 +79,7 @@ func (a *App) ensureService(ctx context.Context, s *store.Store, keys *signers.S
 	if err := keys.Validate(ctx, service, CommandLineUser); err != nil {
 		return err
 	}
-	if _, err := s.AddSigningService(ctx, service); err != nil {
+	if _, err := s.Signatures.AddSigningService(ctx, service); err != nil {
 		return err
 	}
 	a.log.InfoContext(ctx, "created a signing service with a new key", slog.String("service", name), slog.String("key", service.Fingerprint))

@@ -54,7 +54,7 @@ func (a *App) Serve(ctx context.Context, g Greeting) error {
 		return fmt.Errorf("%w; set COUNTERSIGN_LISTEN to use another address", err)
 	}
 	defer func() { _ = listener.Close() }()
-	users := auth.New(s)
+	users := auth.New(s.Accounts)
 	users.Log = a.log
 	e, err := a.buildEngine(ctx, s)
 	if err != nil {
@@ -150,7 +150,7 @@ func (a *App) tokens(ctx context.Context, s *store.Store) (*auth.Tokens, error) 
 		a.warnOfReadableSecret(ctx, "token.private_key_file", file)
 		key, err = auth.ReadKey(file, c.Token.PublicKeyFile)
 	} else {
-		key, err = auth.KeptKey(ctx, s)
+		key, err = auth.KeptKey(ctx, s.DB)
 	}
 	if err != nil {
 		return nil, err

@@ -48,11 +48,11 @@ func checkStorage(ctx context.Context, s *store.Store, upstream bool) error {
 	if upstream {
 		is, help = inUpstream, "unset COUNTERSIGN_UPSTREAM_URL"
 	}
-	blobs, front, err := s.KnowsBlobs(ctx)
+	blobs, front, err := s.Serving.KnowsBlobs(ctx)
 	if err != nil {
 		return err
 	}
-	was, err := s.SettingOrCreate(ctx, storageSetting, func() ([]byte, error) {
+	was, err := s.DB.SettingOrCreate(ctx, storageSetting, func() ([]byte, error) {
 		switch { // databases of versions that did not record the kind
 		case front:
 			return []byte(inUpstream), nil
@@ -65,7 +65,7 @@ func checkStorage(ctx context.Context, s *store.Store, upstream bool) error {
 		return err
 	}
 	if !blobs {
-		return s.PutSetting(ctx, storageSetting, []byte(is))
+		return s.DB.PutSetting(ctx, storageSetting, []byte(is))
 	}
 	return fmt.Errorf("the images of this database are in %s, but the configuration is for %s: %s, "+
 		"or start with a new data directory (COUNTERSIGN_DATA) and a new database, and copy the images there", was, is, help)

@@ -37,7 +37,7 @@ func (a *App) warnAtStart(ctx context.Context, s *store.Store) error {
 func (a *App) warnOfFormerHosts(ctx context.Context, s *store.Store) error {
 	current := a.config.Public().Host
 	hosts := []string{a.config.WrittenHost()} // versions without the stored setting signed with this form of the host
-	kept, err := s.Setting(ctx, hostsSetting)
+	kept, err := s.DB.Setting(ctx, hostsSetting)
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (a *App) warnOfFormerHosts(ctx context.Context, s *store.Store) error {
 		if slices.Contains(remaining, host) {
 			continue
 		}
-		named, err := s.HasSignaturesOf(ctx, host)
+		named, err := s.Signatures.HasSignaturesOf(ctx, host)
 		if err != nil {
 			return err
 		}
@@ -70,16 +70,16 @@ func (a *App) warnOfFormerHosts(ctx context.Context, s *store.Store) error {
 	if err != nil {
 		return err
 	}
-	return s.PutSetting(ctx, hostsSetting, text)
+	return s.DB.PutSetting(ctx, hostsSetting, text)
 }
 
 // warnOfEarlierAssignments logs, at the first start only, the repositories with a signing service that was assigned
 // before the server recorded the assigner.
 func (a *App) warnOfEarlierAssignments(ctx context.Context, s *store.Store) error {
-	if listed, err := s.Setting(ctx, assignmentsListedSetting); err != nil || listed != nil {
+	if listed, err := s.DB.Setting(ctx, assignmentsListedSetting); err != nil || listed != nil {
 		return err
 	}
-	all, err := s.SigningAssignments(ctx)
+	all, err := s.Signatures.SigningAssignments(ctx)
 	if err != nil {
 		return err
 	}
@@ -97,13 +97,13 @@ func (a *App) warnOfEarlierAssignments(ctx context.Context, s *store.Store) erro
 			"with signing.use assigned only administrators assign signing services", slog.String("signing.use", a.config.Signing.Use),
 			slog.String("help", "docs/operations.md, \"Signing services that users assigned before\""))
 	}
-	return s.PutSetting(ctx, assignmentsListedSetting, []byte("done"))
+	return s.DB.PutSetting(ctx, assignmentsListedSetting, []byte("done"))
 }
 
 // warnOfMissingServices logs each signing service that signing.assign or signing.on_push names and that does not
 // exist. It is not an error: the service can be added later.
 func (a *App) warnOfMissingServices(ctx context.Context, s *store.Store) error {
-	services, err := s.SigningServices(ctx)
+	services, err := s.Signatures.SigningServices(ctx)
 	if err != nil {
 		return err
 	}

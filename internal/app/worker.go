@@ -5,7 +5,7 @@ import (
 	"errors"
 	"log/slog"
 
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/sqldb"
 	"github.com/countersign/countersign/signing/script"
 )
 
@@ -14,7 +14,7 @@ import (
 func (a *App) Work(ctx context.Context) error {
 	c := a.config
 	switch {
-	case !store.IsPostgres(c.DatabaseURL):
+	case !sqldb.IsPostgres(c.DatabaseURL):
 		return errors.New("a worker shares its database with servers, and SQLite does not allow that: set COUNTERSIGN_DATABASE_URL to a postgres:// URL, " +
 			"or run only `serve`, which runs tasks itself")
 	case c.RedisURL == "":
@@ -26,7 +26,7 @@ func (a *App) Work(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = s.Close() }()
+	defer func() { _ = s.DB.Close() }()
 	if err := script.Sweep(c.Signing.WorkDir, c.Signing.ScriptTimeout); err != nil {
 		return err
 	}

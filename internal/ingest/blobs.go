@@ -17,7 +17,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/retry"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -84,13 +84,13 @@ var whileDeleting = retry.Policy{Elapsed: 10 * time.Second, First: 50 * time.Mil
 func (i Blobs) Record(ctx context.Context, b pulp.Blob, write, undo func(context.Context) error) error {
 	err := retry.Run(ctx, whileDeleting, func(ctx context.Context) error {
 		err := write(ctx)
-		if errors.Is(err, store.ErrDeleting) {
+		if errors.Is(err, content.ErrDeleting) {
 			return err
 		}
 		return retry.Permanent(err)
 	})
 	switch {
-	case errors.Is(err, store.ErrDeleting):
+	case errors.Is(err, content.ErrDeleting):
 		return fault.New(fault.Unavailable, "An older copy of the blob is being removed; push it again.")
 	case err != nil:
 		return err

@@ -77,7 +77,7 @@ func (f *BlobFetcher) Fetch(ctx context.Context, client string, repo pulp.Reposi
 	if !p.own {
 		return Fetched{Kept: true}, s.join(ctx, p.fetch, request)
 	}
-	now, err := f.Store.RepositoryBlob(ctx, repo.ID, b.ID)
+	now, err := f.Store.Serving.RepositoryBlob(ctx, repo.ID, b.ID)
 	if err != nil || !now.Absent || now.RemoteID != b.RemoteID { // it changed while the request waited
 		s.finish(p.fetch, nil)
 		s.release(p.fetch)
@@ -124,7 +124,7 @@ func (f *BlobFetcher) stored(ctx context.Context, own *fetch) (io.ReadSeekCloser
 	if own.err != nil {
 		return nil, own.err
 	}
-	b, err := f.Store.Blob(ctx, own.key.digest)
+	b, err := f.Store.Serving.Blob(ctx, own.key.digest)
 	switch {
 	case err != nil:
 		return nil, err
@@ -145,7 +145,7 @@ func (f *BlobFetcher) remote(ctx context.Context, b pulp.Blob) (pulp.Remote, err
 	if b.RemoteID == "" {
 		return pulp.Remote{}, ErrNoSource
 	}
-	remote, err := f.Store.Remote(ctx, b.RemoteID)
+	remote, err := f.Store.Catalog.Remote(ctx, b.RemoteID)
 	if fault.Is(err, fault.NotFound) {
 		return remote, ErrNoSource
 	}

@@ -46,7 +46,7 @@ func (v SignatureValidator) Validate(ctx context.Context, manifest digest.Digest
 	case !foreign.ExpiresAt.IsZero() && !now.Before(foreign.ExpiresAt):
 		return g, fault.New(fault.Invalid, "The signature has expired.")
 	}
-	services, err := v.Store.SigningServices(ctx)
+	services, err := v.Store.Signatures.SigningServices(ctx)
 	if err != nil {
 		return g, err
 	}

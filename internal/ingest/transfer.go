@@ -72,7 +72,7 @@ func (t *transfer) blame(err error) {
 		return
 	}
 	ctx := context.WithoutCancel(t.ctx)
-	if err := t.Store.SourceFailed(ctx, t.repo.ID, t.blob.ID, t.remote.ID, errors.Is(err, ErrLacks)); err != nil {
+	if err := t.Store.Content.SourceFailed(ctx, t.repo.ID, t.blob.ID, t.remote.ID, errors.Is(err, ErrLacks)); err != nil {
 		t.Log.WarnContext(ctx, "the failure of a remote is not recorded",
 			slog.String("digest", string(t.blob.Digest)), slog.String("remote", t.remote.Name), slog.Any("err", err))
 	}
@@ -117,7 +117,7 @@ func (t *transfer) watch() {
 			return
 		case <-tick.C:
 		}
-		now, err := t.Store.Remote(t.ctx, t.remote.ID)
+		now, err := t.Store.Catalog.Remote(t.ctx, t.remote.ID)
 		if fault.Is(err, fault.NotFound) || err == nil && !now.SameSource(t.remote) {
 			t.cancel(errChanged)
 			return
@@ -138,7 +138,7 @@ func (t *transfer) run(to *follower) error {
 // store reads the blob and stores it, unless the policy is streamed or the server has the blob already. It records that the
 // remote has the blob.
 func (t *transfer) store(from io.Reader) error {
-	known, err := t.Store.Blob(t.ctx, t.blob.Digest)
+	known, err := t.Store.Serving.Blob(t.ctx, t.blob.Digest)
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (t *transfer) store(from io.Reader) error {
 		if _, err := io.Copy(io.Discard, from); err != nil || !t.kept() {
 			return err
 		}
-		return t.Store.FilledBlob(t.ctx, t.repo.ID, t.remote.ID, known)
+		return t.Store.Content.FilledBlob(t.ctx, t.repo.ID, t.remote.ID, known)
 	}
 	got, err := t.Blobs.Receive(t.ctx, t.repo.Name, t.blob.Digest, from)
 	if errors.Is(err, storage.ErrDigest) {
@@ -155,7 +155,7 @@ func (t *transfer) store(from io.Reader) error {
 	} else if err != nil {
 		return err
 	}
-	write := func(ctx context.Context) error { return t.Store.FilledBlob(ctx, t.repo.ID, t.remote.ID, got) }
+	write := func(ctx context.Context) error { return t.Store.Content.FilledBlob(ctx, t.repo.ID, t.remote.ID, got) }
 	return t.Blobs.Record(t.ctx, got, write, nil)
 }
 

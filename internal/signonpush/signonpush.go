@@ -19,6 +19,8 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
 const (
@@ -36,9 +38,9 @@ type Runner struct {
 	Signer *signservice.Signer
 	// SignElsewhere makes the missing signatures in another process and returns when they are kept, or when the context
 	// ends. Run calls it when this process cannot use the service.
-	SignElsewhere func(context.Context, signservice.Caller, *store.Unsigned) error
+	SignElsewhere func(context.Context, signservice.Caller, *content.MissingSignatures) error
 	// SignLater arranges that the repository is signed after the change. Run calls it only with AcceptUnsigned.
-	SignLater func(context.Context, signservice.Caller, *store.Unsigned) error
+	SignLater func(context.Context, signservice.Caller, *content.MissingSignatures) error
 	// Timeout limits how long a push waits for its signatures.
 	Timeout time.Duration
 	// AcceptUnsigned makes a change visible although signing failed. It is signed later.
@@ -72,12 +74,12 @@ func KeyUnavailable(err error) bool {
 // fault.Unavailable error, or with AcceptUnsigned makes the change visible unsigned. When change fails because its tag
 // has moved (store.TagMoved), Run deletes the signatures that it made for it.
 func (r *Runner) Run(ctx context.Context, caller signservice.Caller, change func(context.Context) error) error {
-	var signed []*store.Unsigned
+	var signed []*content.MissingSignatures
 	for range maxAttempts {
 		err := change(ctx)
-		missing, ok := errors.AsType[*store.Unsigned](err)
+		missing, ok := errors.AsType[*content.MissingSignatures](err)
 		if !ok {
-			if _, moved := errors.AsType[*store.TagMoved](err); moved {
+			if _, moved := errors.AsType[*content.TagMoved](err); moved {
 				r.deleteSignatures(ctx, signed)
 			}
 			return err
@@ -103,15 +105,15 @@ func notSigned(service pulp.SigningService, err error) error {
 	return &notSignedError{
 		shown: fault.Wrap(fault.Unavailable, err,
 			"Nothing is shown before it is signed, and the signing service %s did not sign: %s", service.Name, publicCause(err)),
-		keyUnavailable: fault.Is(err, fault.Unavailable) && !store.Away(err) || errors.Is(err, ErrTimeout),
+		keyUnavailable: fault.Is(err, fault.Unavailable) && !sqldb.IsUnavailable(err) || errors.Is(err, ErrTimeout),
 	}
 }
 
 // deleteSignatures deletes the pending signatures of a refused change. Failures are logged only: a pending signature is
 // in no version.
-func (r *Runner) deleteSignatures(ctx context.Context, signed []*store.Unsigned) {
+func (r *Runner) deleteSignatures(ctx context.Context, signed []*content.MissingSignatures) {
 	for _, u := range signed {
-		if err := r.Store.DropSignatures(context.WithoutCancel(ctx), u); err != nil {
+		if err := r.Store.Signatures.DropPending(context.WithoutCancel(ctx), u); err != nil {
 			r.Log.WarnContext(ctx, "pending signatures of a refused push not deleted",
 				slog.String("repository", u.RepositoryID), slog.Any("err", err))
 		}
@@ -119,7 +121,7 @@ func (r *Runner) deleteSignatures(ctx context.Context, signed []*store.Unsigned)
 }
 
 // sign makes the missing signatures in this process or another one. A task with the key here has no time limit.
-func (r *Runner) sign(ctx context.Context, caller signservice.Caller, missing *store.Unsigned) error {
+func (r *Runner) sign(ctx context.Context, caller signservice.Caller, missing *content.MissingSignatures) error {
 	here := r.Signer.Usable(missing.Service)
 	if caller.Task == "" || !here { // a task that waits for another process occupies a worker that it may need
 		var cancel context.CancelFunc
@@ -133,9 +135,9 @@ func (r *Runner) sign(ctx context.Context, caller signservice.Caller, missing *s
 }
 
 // runUnsigned makes a change visible without signatures and requests them.
-func (r *Runner) runUnsigned(ctx context.Context, caller signservice.Caller, missing *store.Unsigned, change func(context.Context) error) error {
+func (r *Runner) runUnsigned(ctx context.Context, caller signservice.Caller, missing *content.MissingSignatures, change func(context.Context) error) error {
 	ctx = context.WithoutCancel(ctx)
-	if err := change(store.WithoutSeal(ctx)); err != nil {
+	if err := change(content.AllowUnsigned(ctx)); err != nil {
 		return err
 	}
 	repository := slog.String("repository", missing.RepositoryID)
@@ -149,7 +151,7 @@ func (r *Runner) runUnsigned(ctx context.Context, caller signservice.Caller, mis
 
 // SignMissing makes signatures with a service of this process and keeps them as pending content of the repository, until
 // a change adds them to a version.
-func (r *Runner) SignMissing(ctx context.Context, caller signservice.Caller, repositoryID string, service pulp.SigningService, missing []store.Unsealed) error {
+func (r *Runner) SignMissing(ctx context.Context, caller signservice.Caller, repositoryID string, service pulp.SigningService, missing []content.MissingSignature) error {
 	session, err := r.Signer.Open(service, caller)
 	if err != nil {
 		return err
@@ -160,7 +162,7 @@ func (r *Runner) SignMissing(ctx context.Context, caller signservice.Caller, rep
 		group.SetLimit(session.Concurrency())
 		for i, wanted := range batch {
 			group.Go(func() error {
-				m, err := r.Store.ManifestByDigest(working, wanted.Digest)
+				m, err := r.Store.Serving.ManifestByDigest(working, wanted.Digest)
 				if err == nil {
 					made[i], err = session.Sign(working, m.ID, m.Digest, wanted.Reference)
 				}
@@ -170,7 +172,7 @@ func (r *Runner) SignMissing(ctx context.Context, caller signservice.Caller, rep
 		if err := group.Wait(); err != nil {
 			return err
 		}
-		if err := r.Store.KeepSignatures(ctx, repositoryID, made); err != nil {
+		if err := r.Store.Signatures.KeepPending(ctx, repositoryID, made); err != nil {
 			return err
 		}
 	}

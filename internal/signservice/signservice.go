@@ -67,7 +67,7 @@ func (s *Session) Concurrency() int { return 2 * max(1, s.signer.Parallel) }
 func (s *Session) Sign(ctx context.Context, manifestID string, manifest digest.Digest, reference string) (pulp.Signature, error) {
 	made, err := s.checked.Sign(ctx, signing.Request{
 		Claim:         signing.Claim{ManifestDigest: manifest, DockerReference: reference},
-		Manifest:      func(ctx context.Context) ([]byte, error) { return s.signer.Store.Payload(ctx, manifestID) },
+		Manifest:      func(ctx context.Context) ([]byte, error) { return s.signer.Store.Serving.Payload(ctx, manifestID) },
 		CorrelationID: telemetry.Correlation(ctx),
 	})
 	entry := []slog.Attr{

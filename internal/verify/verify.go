@@ -13,6 +13,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/policy"
 )
@@ -52,7 +53,7 @@ type service struct {
 
 // ServiceKeys returns the keys of all signing services. It omits services whose key cannot be parsed.
 func ServiceKeys(ctx context.Context, s *store.Store) (Keys, error) {
-	all, err := s.SigningServices(ctx)
+	all, err := s.Signatures.SigningServices(ctx)
 	if err != nil {
 		return Keys{}, err
 	}
@@ -145,8 +146,8 @@ type Report struct{ Manifests []Manifest }
 
 // Tag returns the report about a tag or digest that a target serves. The error is NotFound when the target does not serve it,
 // and TooLarge when a limit is exceeded: an incomplete report would not support a decision.
-func Tag(ctx context.Context, s *store.Store, t store.Target, reference string, keys Keys, at time.Time) (Report, error) {
-	root, err := s.ServedManifest(ctx, t, reference)
+func Tag(ctx context.Context, s *store.Store, t record.Target, reference string, keys Keys, at time.Time) (Report, error) {
+	root, err := s.Serving.ServedManifest(ctx, t, reference)
 	if err != nil {
 		return Report{}, err
 	}
@@ -175,7 +176,7 @@ func Tag(ctx context.Context, s *store.Store, t store.Target, reference string, 
 		if !pulp.IsList(m.MediaType) {
 			continue
 		}
-		children, err := s.ServedChildren(ctx, t, m.ID, maxManifests+1)
+		children, err := s.Serving.ServedChildren(ctx, t, m.ID, maxManifests+1)
 		if err != nil {
 			return Report{}, err
 		}
@@ -190,14 +191,14 @@ func Tag(ctx context.Context, s *store.Store, t store.Target, reference string, 
 }
 
 // checkManifest verifies the signatures of one manifest.
-func checkManifest(ctx context.Context, s *store.Store, t store.Target, m pulp.Manifest, keys Keys, at time.Time) (Manifest, error) {
-	signatures, err := s.ServedSignatures(ctx, t, m.ID)
+func checkManifest(ctx context.Context, s *store.Store, t record.Target, m pulp.Manifest, keys Keys, at time.Time) (Manifest, error) {
+	signatures, err := s.Serving.ServedSignatures(ctx, t, m.ID)
 	if err != nil {
 		return Manifest{}, err
 	}
 	checked := Manifest{Manifest: m, sha256: m.Digest}
 	if m.Digest.Algorithm() != digest.SHA256 {
-		payload, err := s.Payload(ctx, m.ID) // ServedChildren returns manifests without it
+		payload, err := s.Serving.Payload(ctx, m.ID) // ServedChildren returns manifests without it
 		if err != nil {
 			return Manifest{}, err
 		}

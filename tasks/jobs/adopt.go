@@ -16,6 +16,9 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/tasks"
 )
@@ -43,7 +46,7 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 		return fault.New(fault.NotFound, "The upstream has no repository that matches %q.", args.Pattern)
 	}
 	report := r.Report("adopt.repositories", "Adopting repositories", len(names))
-	made := store.Outcome{Created: args.Made.Created}
+	made := taskstore.Outcome{Created: args.Made.Created}
 	result := tasks.AdoptResult{
 		Adopted: map[string]int64{}, NotAdopted: map[string]string{}, Differences: map[string]int{},
 		Unchanged: []string{}, Skipped: map[string][]tasks.AdoptSkipped{},
@@ -71,7 +74,7 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 			result.Unchanged = append(result.Unchanged, name)
 		}
 		if found.Version != nil {
-			made.Created = append(made.Created, store.CreatedVersion(*found.Version))
+			made.Created = append(made.Created, content.CreatedVersion(*found.Version))
 			result.Adopted[name] = found.Version.Number
 		}
 		if n := len(found.Drift); n > 0 {
@@ -86,7 +89,7 @@ func (o Options) adopt(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) 
 	reportSkipped(r, result.Skipped, skipped)
 	made.Result = result
 	made.Progress = r.Finished()
-	return o.Store.CompleteTask(ctx, r.Claim, made)
+	return o.Store.Tasks.CompleteTask(ctx, r.Claim, made)
 }
 
 // malformedName is the reason for which an upstream repository with an invalid name is not adopted.
@@ -141,7 +144,7 @@ const keepTime = 5 * time.Second
 func (o Options) keepArgs(ctx context.Context, r *tasks.Run, args tasks.AdoptArgs) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTime)
 	defer cancel()
-	if err := o.Store.KeepArgs(ctx, r.Claim, args); err != nil && !errors.Is(err, store.ErrFenced) {
+	if err := o.Store.Tasks.KeepArgs(ctx, r.Claim, args); err != nil && !errors.Is(err, taskstore.ErrFenced) {
 		o.Log.WarnContext(ctx, "cannot store the results of this attempt; the next one reports its repositories as unchanged", slog.Any("err", err))
 	}
 }
@@ -152,7 +155,7 @@ func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareAr
 	if o.Adopter == nil {
 		return errNoUpstream
 	}
-	all, err := o.Store.LeastCompared(ctx, time.Now().Add(time.Hour), maxCompared)
+	all, err := o.Store.Upstream.LeastCompared(ctx, time.Now().Add(time.Hour), maxCompared)
 	if err != nil {
 		return err
 	}
@@ -180,7 +183,7 @@ func (o Options) compare(ctx context.Context, r *tasks.Run, args tasks.CompareAr
 		report.Add(1)
 		found.Add(len(got.Drift))
 	}
-	return o.Store.CompleteTask(ctx, r.Claim, store.Outcome{Progress: r.Finished()})
+	return o.Store.Tasks.CompleteTask(ctx, r.Claim, taskstore.Outcome{Progress: r.Finished()})
 }
 
 // maxCompared is the number of repositories that one comparison includes.
@@ -227,12 +230,12 @@ func (c Comparer) Run(ctx context.Context) {
 
 // round compares the repositories that are due. Every server checks, but only one at a time compares.
 func (c Comparer) round(ctx context.Context) error {
-	due, err := c.Store.LeastCompared(ctx, time.Now().Add(-c.Every), 1)
+	due, err := c.Store.Upstream.LeastCompared(ctx, time.Now().Add(-c.Every), 1)
 	if err != nil || len(due) == 0 {
 		return err
 	}
-	return c.Store.Alone(ctx, store.Comparing, func(still func() error) error {
-		due, err := c.Store.LeastCompared(ctx, time.Now().Add(-c.Every), compareBatch)
+	return c.Store.DB.WithLock(ctx, sqldb.Comparison, func(still func() error) error {
+		due, err := c.Store.Upstream.LeastCompared(ctx, time.Now().Add(-c.Every), compareBatch)
 		for _, repo := range due {
 			if err := errors.Join(still(), ctx.Err()); err != nil {
 				return err
@@ -251,7 +254,7 @@ func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
 	found, err := c.Adopter.Compare(ctx, signservice.Caller{User: "comparison"}, repo, adopt.CompareOptions{Follow: c.Adopter.Follow})
 	switch {
 	case err == nil:
-		err = c.Store.HadTurn(ctx, repo.ID)
+		err = c.Store.Upstream.HadTurn(ctx, repo.ID)
 		for _, d := range found.Fresh {
 			c.Log.WarnContext(ctx, "the upstream differs",
 				slog.String("repository", repo.Name), slog.String("kind", d.Kind), slog.String("name", d.Name),
@@ -262,5 +265,5 @@ func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
 		return err
 	}
 	c.Log.WarnContext(ctx, "cannot compare the repository with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))
-	return c.Store.HadTurn(ctx, repo.ID)
+	return c.Store.Upstream.HadTurn(ctx, repo.ID)
 }

@@ -9,24 +9,24 @@ import (
 // Jobs that change a repository's content in a single transaction.
 
 func (o Options) tag(ctx context.Context, r *tasks.Run, args tasks.TagArgs) error {
-	_, err := o.Store.TagManifest(ctx, r.Claim, args.RepositoryID, args.Tag, args.Digest)
+	_, err := o.Store.Content.TagManifest(ctx, r.Claim, args.RepositoryID, args.Tag, args.Digest)
 	return err
 }
 
 func (o Options) untag(ctx context.Context, r *tasks.Run, args tasks.TagArgs) error {
-	_, err := o.Store.Untag(ctx, r.Claim, args.RepositoryID, args.Tag)
+	_, err := o.Store.Content.Untag(ctx, r.Claim, args.RepositoryID, args.Tag)
 	return err
 }
 
 func (o Options) addContent(ctx context.Context, r *tasks.Run, args tasks.AddArgs) (err error) {
 	if args.Copy != nil {
-		_, err = o.Store.CopyContent(ctx, r.Claim, args.RepositoryID, *args.Copy)
+		_, err = o.Store.Content.CopyContent(ctx, r.Claim, args.RepositoryID, *args.Copy)
 	} else {
 		username := "" // without a name: may add all content
 		if u := r.User(); !u.Staff {
 			username = u.Username
 		}
-		_, err = o.Store.AddContent(ctx, r.Claim, args.RepositoryID, args.Units, username)
+		_, err = o.Store.Content.AddContent(ctx, r.Claim, args.RepositoryID, args.Units, username)
 	}
 	return err
 }
@@ -34,25 +34,25 @@ func (o Options) addContent(ctx context.Context, r *tasks.Run, args tasks.AddArg
 func (o Options) removeContent(ctx context.Context, r *tasks.Run, args tasks.RemoveArgs) (err error) {
 	switch {
 	case args.All:
-		_, err = o.Store.RemoveAll(ctx, r.Claim, args.RepositoryID)
+		_, err = o.Store.Content.RemoveAll(ctx, r.Claim, args.RepositoryID)
 	case args.Image != "":
-		_, err = o.Store.RemoveImage(ctx, r.Claim, args.RepositoryID, args.Image)
+		_, err = o.Store.Content.RemoveImage(ctx, r.Claim, args.RepositoryID, args.Image)
 	default:
-		_, err = o.Store.RemoveContent(ctx, r.Claim, args.RepositoryID, args.Units)
+		_, err = o.Store.Content.RemoveContent(ctx, r.Claim, args.RepositoryID, args.Units)
 	}
 	return err
 }
 
 func (o Options) removeSignatures(ctx context.Context, r *tasks.Run, args tasks.RemoveSignaturesArgs) error {
-	_, err := o.Store.RemoveSignatures(ctx, r.Claim, args.RepositoryID, args.KeyID)
+	_, err := o.Store.Content.RemoveSignatures(ctx, r.Claim, args.RepositoryID, args.KeyID)
 	return err
 }
 
 func (o Options) restore(ctx context.Context, r *tasks.Run, args tasks.VersionArgs) error {
-	_, err := o.Store.Restore(ctx, r.Claim, args.RepositoryID, args.Number)
+	_, err := o.Store.Content.Restore(ctx, r.Claim, args.RepositoryID, args.Number)
 	return err
 }
 
 func (o Options) deleteVersion(ctx context.Context, r *tasks.Run, args tasks.VersionArgs) error {
-	return o.Store.DeleteVersion(ctx, r.Claim, args.RepositoryID, args.Number)
+	return o.Store.Content.DeleteVersion(ctx, r.Claim, args.RepositoryID, args.Number)
 }

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
 // TestSyncOfEmptyLayer syncs an image whose empty layer the remote does not have, with every policy.
@@ -29,9 +29,9 @@ func TestSyncOfEmptyLayer(t *testing.T) {
 				return true
 			})
 			w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = policy })
-			w.sync(store.TaskCompleted, nil)
+			w.sync(taskstore.TaskCompleted, nil)
 			w.wantHeld(1, 2, 1, 1, 0)
-			b, err := w.store.ServedBlob(t.Context(), w.target(), pulp.EmptyLayer)
+			b, err := w.store.Serving.ServedBlob(t.Context(), w.target(), pulp.EmptyLayer)
 			if err != nil || b.Absent || b.Size != 32 {
 				t.Errorf("the empty layer: %+v, %v", b, err)
 			}

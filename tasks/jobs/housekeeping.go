@@ -8,6 +8,8 @@ import (
 
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/sweep"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -51,16 +53,16 @@ func (h Housekeeper) Run(ctx context.Context, every time.Duration) {
 // Clean deletes all objects whose retention has ended.
 func (h Housekeeper) Clean(ctx context.Context) error {
 	now := time.Now()
-	final := []store.TaskState{store.TaskCompleted, store.TaskFailed, store.TaskCanceled, store.TaskSkipped}
+	final := []taskstore.TaskState{taskstore.TaskCompleted, taskstore.TaskFailed, taskstore.TaskCanceled, taskstore.TaskSkipped}
 	return errors.Join(
 		h.uploads(ctx, now.Add(-h.Keep.Uploads)),
 		h.leftovers(ctx, now.Add(-2*h.Keep.Uploads)), // twice the time, so that the rows of uploads are deleted before
-		h.repeat(ctx, "pending blobs", func() (int64, error) { return h.Store.SweepPending(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
-		h.repeat(ctx, "fetched content", func() (int64, error) { return h.Store.SweepFetched(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
-		h.repeat(ctx, "orphans", func() (int64, error) { return h.Store.SweepOrphans(ctx, now.Add(-h.Keep.Orphans), purgeBatch) }),
+		h.repeat(ctx, "pending blobs", func() (int64, error) { return h.Store.Sweeps.SweepPending(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
+		h.repeat(ctx, "fetched content", func() (int64, error) { return h.Store.Sweeps.SweepFetched(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
+		h.repeat(ctx, "orphans", func() (int64, error) { return h.Store.Sweeps.SweepOrphans(ctx, now.Add(-h.Keep.Orphans), purgeBatch) }),
 		h.blobs(ctx, now.Add(-h.Keep.Orphans)),
 		h.repeat(ctx, "tasks", func() (int64, error) {
-			return h.Store.PurgeTasks(ctx, now.Add(-h.Keep.Tasks), final, purgeBatch)
+			return h.Store.Tasks.PurgeTasks(ctx, now.Add(-h.Keep.Tasks), final, purgeBatch)
 		}),
 	)
 }
@@ -86,7 +88,7 @@ func (h Housekeeper) repeat(ctx context.Context, kind string, batch func() (int6
 
 func (h Housekeeper) uploads(ctx context.Context, before time.Time) error {
 	return h.repeat(ctx, "uploads", func() (int64, error) {
-		swept, err := h.Store.SweepUploads(ctx, before, purgeBatch)
+		swept, err := h.Store.Sweeps.SweepUploads(ctx, before, purgeBatch)
 		for _, u := range swept {
 			if u.StorageRef == "" {
 				continue
@@ -119,6 +121,6 @@ func (h Housekeeper) blobs(ctx context.Context, before time.Time) error {
 		return nil
 	}
 	return h.repeat(ctx, "blobs", func() (int64, error) {
-		return h.removeBlobs(ctx, func() ([]store.DoomedBlob, error) { return h.Store.DoomBlobs(ctx, before, purgeBatch) })
+		return h.removeBlobs(ctx, func() ([]sweep.DoomedBlob, error) { return h.Store.Sweeps.DoomBlobs(ctx, before, purgeBatch) })
 	})
 }

@@ -93,18 +93,18 @@ func with[T any](job func(context.Context, *tasks.Run, T) error) func(context.Co
 func (o Options) create(ctx context.Context, r *tasks.Run, args tasks.CreateArgs) error {
 	var d pulp.Distribution
 	args.Distribution.Apply(&d)
-	_, err := o.Store.CreateDistribution(ctx, r.Claim, d)
+	_, err := o.Store.Catalog.CreateDistribution(ctx, r.Claim, d)
 	return err
 }
 
 func (o Options) edit(ctx context.Context, r *tasks.Run, args tasks.EditArgs) (err error) {
 	switch {
 	case args.Remote != nil:
-		_, err = o.Store.EditRemote(ctx, r.Claim, args.ID, args.Remote.Apply)
+		_, err = o.Store.Catalog.EditRemote(ctx, r.Claim, args.ID, args.Remote.Apply)
 	case args.Distribution != nil:
-		_, err = o.Store.EditDistribution(ctx, r.Claim, args.ID, args.Distribution.Apply)
+		_, err = o.Store.Catalog.EditDistribution(ctx, r.Claim, args.ID, args.Distribution.Apply)
 	case args.Repository != nil:
-		_, err = o.Store.EditRepository(ctx, r.Claim, repositoryType(args.Collection), args.ID, args.Repository.Apply)
+		_, err = o.Store.Catalog.EditRepository(ctx, r.Claim, repositoryType(args.Collection), args.ID, args.Repository.Apply)
 	default:
 		err = fmt.Errorf("task %s edits nothing", r.Task.ID)
 	}
@@ -122,19 +122,19 @@ func repositoryType(collection string) pulp.RepositoryType {
 func (o Options) delete(ctx context.Context, r *tasks.Run, args tasks.ObjectArgs) error {
 	switch args.Collection {
 	case pulp.DistributionCollection:
-		return o.Store.DeleteDistribution(ctx, r.Claim, args.ID)
+		return o.Store.Catalog.DeleteDistribution(ctx, r.Claim, args.ID)
 	case pulp.RemoteCollection:
-		return o.Store.DeleteRemote(ctx, r.Claim, args.ID)
+		return o.Store.Catalog.DeleteRemote(ctx, r.Claim, args.ID)
 	case pulp.NamespaceCollection:
-		return o.Store.DeleteNamespace(ctx, r.Claim, args.ID)
+		return o.Store.Catalog.DeleteNamespace(ctx, r.Claim, args.ID)
 	case pulp.ContainerCollection, pulp.PushCollection:
-		return o.Store.DeleteRepository(ctx, r.Claim, repositoryType(args.Collection), args.ID)
+		return o.Store.Catalog.DeleteRepository(ctx, r.Claim, repositoryType(args.Collection), args.ID)
 	}
 	return fmt.Errorf("task %s deletes nothing: collection %q", r.Task.ID, args.Collection)
 }
 
 func (o Options) migrate(ctx context.Context, r *tasks.Run, args tasks.ObjectArgs) error {
-	return o.Store.MigrateRepository(ctx, r.Claim, args.ID)
+	return o.Store.Catalog.MigrateRepository(ctx, r.Claim, args.ID)
 }
 
 // purgeBatch is the number of rows that one transaction of housekeeping deletes at most.
@@ -143,7 +143,7 @@ const purgeBatch = 500
 func (o Options) purge(ctx context.Context, r *tasks.Run, args tasks.PurgeArgs) error {
 	report := r.Report("purge.tasks.key.core.Task", "Purged task-objects of type core.Task", -1)
 	for {
-		n, err := o.Store.PurgeTasks(ctx, time.UnixMicro(args.FinishedBefore), args.States, purgeBatch)
+		n, err := o.Store.Tasks.PurgeTasks(ctx, time.UnixMicro(args.FinishedBefore), args.States, purgeBatch)
 		if err != nil {
 			return err
 		}

@@ -21,6 +21,11 @@ import (
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/signatures"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/signtest"
 	"github.com/countersign/countersign/storage"
@@ -57,7 +62,7 @@ type world struct {
 	store      *store.Store
 	maker      *maker
 	dispatcher *tasks.Dispatcher
-	repo       store.Target
+	repo       record.Target
 	service    pulp.SigningService
 	assigned   []string // names of the services that the configuration assigns to every repository
 	signer     *signservice.Signer
@@ -71,15 +76,15 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
-	if err := s.Migrate(t.Context()); err != nil {
+	t.Cleanup(func() { _ = s.DB.Close() })
+	if err := s.DB.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	log, queue := slog.New(slog.DiscardHandler), &memqueue.Queue{}
 	w := &world{T: t, store: s, maker: &maker{t: t, key: signtest.NewKey(t, time.Now().Add(-time.Hour), 0)}}
 	use := pulp.SigningUse{Assigned: func(string) []string { return w.assigned }}
 	w.assigned = []string{"svc"}
-	s.Seal(store.Sealing{Host: "registry.example:8443", Use: use})
+	s.Signatures.SetPushPolicy(signatures.PushPolicy{Host: "registry.example:8443", Use: use})
 	w.signer = &signservice.Signer{
 		Store: s, Log: log, Parallel: 4,
 		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return w.maker, nil }, Usable: func(pulp.SigningService) bool { return true },
@@ -91,13 +96,13 @@ func newWorld(t *testing.T) *world {
 	})})
 	w.worker, w.dispatcher = worker, tasks.NewDispatcher(s, queue, worker, log)
 	w.signOnPush.SignElsewhere, w.signOnPush.SignLater = w.signTasks().Sign, w.signTasks().SignLater
-	w.service, err = s.AddSigningService(t.Context(), pulp.SigningService{
+	w.service, err = s.Signatures.AddSigningService(t.Context(), pulp.SigningService{
 		Name: "svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Fingerprint: w.maker.key.Public.Fingerprint(), PublicKey: w.maker.key.Armor,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.repo, err = s.PushTarget(t.Context(), "acme/app", pulp.ContainerPush); err != nil {
+	if w.repo, err = s.Catalog.PushTarget(t.Context(), "acme/app", pulp.ContainerPush); err != nil {
 		t.Fatal(err)
 	}
 	w.push("one", "latest", "v1")
@@ -126,7 +131,7 @@ func (w *world) serve() {
 func (w *world) push(text string, tags ...string) digest.Digest {
 	w.Helper()
 	b := pulp.Blob{Digest: digest.FromString(text), Size: int64(len(text)), Data: []byte(text), Inline: true}
-	if err := w.store.CommitBlob(w.Context(), w.repo.Repository.ID, b, "", 0); err != nil {
+	if err := w.store.Content.CommitBlob(w.Context(), w.repo.Repository.ID, b, "", 0); err != nil {
 		w.Fatal(err)
 	}
 	payload := []byte(`{"config":"` + text + `"}`)
@@ -134,7 +139,7 @@ func (w *world) push(text string, tags ...string) digest.Digest {
 		Digest: digest.FromBytes(payload), MediaType: pulp.OCIManifest, SchemaVersion: 2, Payload: payload, Type: "image",
 		Config: &pulp.Descriptor{Digest: b.Digest},
 	}
-	if _, err := w.store.PutManifest(w.Context(), store.PutManifest{RepositoryID: w.repo.Repository.ID, Manifest: m, Tags: tags}); err != nil {
+	if _, err := w.store.Content.PutManifest(w.Context(), content.PutManifest{RepositoryID: w.repo.Repository.ID, Manifest: m, Tags: tags}); err != nil {
 		w.Fatal(err)
 	}
 	return m.Digest
@@ -150,13 +155,13 @@ func (w *world) pushIndex(tag string, children ...digest.Digest) {
 	for _, d := range children {
 		m.Children = append(m.Children, pulp.Descriptor{Digest: d})
 	}
-	if _, err := w.store.PutManifest(w.Context(), store.PutManifest{RepositoryID: w.repo.Repository.ID, Manifest: m, Tags: []string{tag}}); err != nil {
+	if _, err := w.store.Content.PutManifest(w.Context(), content.PutManifest{RepositoryID: w.repo.Repository.ID, Manifest: m, Tags: []string{tag}}); err != nil {
 		w.Fatal(err)
 	}
 }
 
 // sign runs a sign task to its end.
-func (w *world) sign(want store.TaskState, change func(*tasks.SignArgs)) store.Task {
+func (w *world) sign(want taskstore.TaskState, change func(*tasks.SignArgs)) taskstore.Task {
 	w.Helper()
 	args := tasks.SignArgs{RepositoryID: w.repo.Repository.ID, ServiceID: w.service.ID, BasePath: "acme/app"}
 	if change != nil {
@@ -172,11 +177,11 @@ func (w *world) sign(want store.TaskState, change func(*tasks.SignArgs)) store.T
 // signatures tells how many signatures the latest version holds, and how many it added.
 func (w *world) signatures() (present, added int64) {
 	w.Helper()
-	r, err := w.store.Repository(w.Context(), pulp.ContainerPush, w.repo.Repository.ID)
+	r, err := w.store.Catalog.Repository(w.Context(), pulp.ContainerPush, w.repo.Repository.ID)
 	if err != nil {
 		w.Fatal(err)
 	}
-	v, err := w.store.Version(w.Context(), r.ID, r.LatestVersion)
+	v, err := w.store.Content.Version(w.Context(), r.ID, r.LatestVersion)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -194,16 +199,16 @@ func (w *world) wantSignatures(present, added int64) {
 func TestSignTask(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	k := w.sign(store.TaskCompleted, nil)
+	k := w.sign(taskstore.TaskCompleted, nil)
 	w.wantSignatures(4, 4) // latest, v1, and two under multi
-	if len(k.Created) != 1 || len(k.Progress) != 1 || *k.Progress[0].Total != 4 || k.Progress[0].Done != 4 || k.Progress[0].State != store.TaskCompleted {
+	if len(k.Created) != 1 || len(k.Progress) != 1 || *k.Progress[0].Total != 4 || k.Progress[0].Done != 4 || k.Progress[0].State != taskstore.TaskCompleted {
 		t.Errorf("task = %+v", k)
 	}
-	m, err := w.store.ServedManifest(t.Context(), w.repo, "v1")
+	m, err := w.store.Serving.ServedManifest(t.Context(), w.repo, "v1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	held, err := w.store.ServedSignatures(t.Context(), w.repo, m.ID)
+	held, err := w.store.Serving.ServedSignatures(t.Context(), w.repo, m.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,19 +225,19 @@ func TestSignTask(t *testing.T) {
 		t.Errorf("references %v, want %v", references, want)
 	}
 
-	if k := w.sign(store.TaskCompleted, nil); len(k.Created) != 0 || w.maker.made != 4 { // D10
+	if k := w.sign(taskstore.TaskCompleted, nil); len(k.Created) != 0 || w.maker.made != 4 { // D10
 		t.Errorf("signing again made %d more and %v", w.maker.made-4, k.Created)
 	}
-	w.sign(store.TaskCompleted, func(a *tasks.SignArgs) { a.Tags = []string{"v1"}; a.BasePath = "acme/other" })
+	w.sign(taskstore.TaskCompleted, func(a *tasks.SignArgs) { a.Tags = []string{"v1"}; a.BasePath = "acme/other" })
 	w.wantSignatures(5, 1)
-	w.sign(store.TaskCompleted, func(a *tasks.SignArgs) { a.SignLists = true })
+	w.sign(taskstore.TaskCompleted, func(a *tasks.SignArgs) { a.SignLists = true })
 	w.wantSignatures(6, 1) // the list itself
 	made := w.maker.made
-	w.sign(store.TaskCompleted, func(a *tasks.SignArgs) { a.Force, a.Tags = true, []string{"multi"} })
+	w.sign(taskstore.TaskCompleted, func(a *tasks.SignArgs) { a.Force, a.Tags = true, []string{"multi"} })
 	if w.maker.made != made+2 {
 		t.Errorf("force made %d, want 2", w.maker.made-made)
 	}
-	k = w.sign(store.TaskFailed, func(a *tasks.SignArgs) { a.Tags = []string{"nosuch"} })
+	k = w.sign(taskstore.TaskFailed, func(a *tasks.SignArgs) { a.Tags = []string{"nosuch"} })
 	if k.Error == nil || k.Error.Description != "tags_list: The tag 'nosuch' does not exist in the latest repository version." {
 		t.Errorf("an unknown tag: %+v", k.Error)
 	}
@@ -247,36 +252,36 @@ func TestAFailedSignTaskLeavesNoVersion(t *testing.T) {
 		}
 		return nil
 	}
-	k := w.sign(store.TaskFailed, nil)
-	if k.Error == nil || k.Error.Description != "gpg: signing failed: No secret key" || len(k.Created) != 0 || k.Progress[0].State != store.TaskFailed {
+	k := w.sign(taskstore.TaskFailed, nil)
+	if k.Error == nil || k.Error.Description != "gpg: signing failed: No secret key" || len(k.Created) != 0 || k.Progress[0].State != taskstore.TaskFailed {
 		t.Errorf("task = %+v", k)
 	}
 	w.wantSignatures(0, 0)
 	w.maker.fail = nil
-	w.sign(store.TaskCompleted, nil)
+	w.sign(taskstore.TaskCompleted, nil)
 	w.wantSignatures(4, 4)
 
 	other := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
 	w.maker.key = other // a script that signs with another key
 	w.push("late", "late")
-	if k := w.sign(store.TaskFailed, nil); k.Error == nil || k.Error.Description == "" {
+	if k := w.sign(taskstore.TaskFailed, nil); k.Error == nil || k.Error.Description == "" {
 		t.Errorf("task = %+v", k)
 	}
 	w.wantSignatures(4, 0)
-	if err := w.store.RemoveSigningService(t.Context(), "svc", pulp.ManifestSigningService); err != nil {
+	if err := w.store.Signatures.RemoveSigningService(t.Context(), "svc", pulp.ManifestSigningService); err != nil {
 		t.Fatal(err)
 	}
-	w.sign(store.TaskFailed, nil)
+	w.sign(taskstore.TaskFailed, nil)
 }
 
 func TestEditAndDelete(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	text, retain := "about", int64(3)
-	run := func(spec tasks.Spec) store.Task {
+	run := func(spec tasks.Spec) taskstore.Task {
 		spec.Immediate = true
 		k, err := w.dispatcher.Dispatch(t.Context(), tasks.BySystem(), spec)
-		if err != nil || k.State != store.TaskCompleted {
+		if err != nil || k.State != taskstore.TaskCompleted {
 			t.Errorf("%s: %s %+v, %v", spec.Name, k.State, k.Error, err)
 		}
 		return k
@@ -285,20 +290,20 @@ func TestEditAndDelete(t *testing.T) {
 		Description: tasks.Optional[string]{Set: true, Value: &text}, RetainRepoVersions: tasks.Optional[int64]{Set: true, Value: &retain},
 		SigningServiceID: &w.service.ID, Labels: &map[string]*string{"a": nil},
 	}}})
-	r, err := w.store.Repository(t.Context(), pulp.ContainerPush, w.repo.Repository.ID)
+	r, err := w.store.Catalog.Repository(t.Context(), pulp.ContainerPush, w.repo.Repository.ID)
 	if err != nil || *r.Description != text || *r.RetainRepoVersions != 3 || r.SigningServiceID != w.service.ID || len(r.Labels) != 1 || r.Name != "acme/app" {
 		t.Errorf("edited: %+v, %v", r, err)
 	}
 	run(tasks.Spec{Name: tasks.Edit, Args: tasks.EditArgs{Collection: pulp.PushCollection, ID: r.ID, Repository: &tasks.RepositoryFields{Description: tasks.Optional[string]{Set: true}}}})
-	if r, err = w.store.Repository(t.Context(), pulp.ContainerPush, r.ID); err != nil || r.Description != nil || r.SigningServiceID == "" {
+	if r, err = w.store.Catalog.Repository(t.Context(), pulp.ContainerPush, r.ID); err != nil || r.Description != nil || r.SigningServiceID == "" {
 		t.Errorf("edited again: %+v, %v", r, err)
 	}
 	run(tasks.Spec{Name: tasks.DeleteDistribution, Args: tasks.ObjectArgs{Collection: pulp.DistributionCollection, ID: w.repo.Distribution.ID}})
-	if _, err := w.store.Repository(t.Context(), pulp.ContainerPush, r.ID); !fault.Is(err, fault.NotFound) {
+	if _, err := w.store.Catalog.Repository(t.Context(), pulp.ContainerPush, r.ID); !fault.Is(err, fault.NotFound) {
 		t.Errorf("the repository that a push made is still there: %v (D8)", err)
 	}
-	run(tasks.Spec{Name: tasks.Purge, Args: tasks.PurgeArgs{FinishedBefore: time.Now().Add(time.Hour).UnixMicro(), States: []store.TaskState{store.TaskCompleted}}})
-	if left, n, err := w.store.Tasks(t.Context(), store.ListQuery{Limit: 10}); err != nil || n != 1 { // the purge itself
+	run(tasks.Spec{Name: tasks.Purge, Args: tasks.PurgeArgs{FinishedBefore: time.Now().Add(time.Hour).UnixMicro(), States: []taskstore.TaskState{taskstore.TaskCompleted}}})
+	if left, n, err := w.store.Lists.Tasks(t.Context(), list.Query{Limit: 10}); err != nil || n != 1 { // the purge itself
 		t.Errorf("%d tasks are left, %v, %v", n, left, err)
 	}
 }
@@ -319,7 +324,7 @@ func TestHousekeeping(t *testing.T) {
 		if _, err := u.ReadFrom(bytes.NewReader([]byte(text))); err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(u.Commit(t.Context(), d), w.store.CommitBlob(t.Context(), w.repo.Repository.ID, pulp.Blob{Digest: d, Size: int64(len(text))}, "", 0)); err != nil {
+		if err := errors.Join(u.Commit(t.Context(), d), w.store.Content.CommitBlob(t.Context(), w.repo.Repository.ID, pulp.Blob{Digest: d, Size: int64(len(text))}, "", 0)); err != nil {
 			t.Fatal(err)
 		}
 		return d
@@ -327,10 +332,10 @@ func TestHousekeeping(t *testing.T) {
 	forgotten, named := keep("forgotten"), keep("named")
 	payload := []byte(fmt.Sprintf("{%q}", named))
 	m := pulp.Manifest{Digest: digest.FromBytes(payload), MediaType: pulp.OCIManifest, SchemaVersion: 2, Payload: payload, Type: "image", Config: &pulp.Descriptor{Digest: named}}
-	if _, err := w.store.PutManifest(t.Context(), store.PutManifest{RepositoryID: w.repo.Repository.ID, Manifest: m}); err != nil {
+	if _, err := w.store.Content.PutManifest(t.Context(), content.PutManifest{RepositoryID: w.repo.Repository.ID, Manifest: m}); err != nil {
 		t.Fatal(err)
 	}
-	row, err := w.store.CreateUpload(t.Context(), w.repo.Repository.ID)
+	row, err := w.store.Uploads.CreateUpload(t.Context(), w.repo.Repository.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,7 +347,7 @@ func TestHousekeeping(t *testing.T) {
 		t.Fatal(err)
 	}
 	row.StorageRef, row.Size = u.Ref(), u.Size()
-	if _, err := w.store.SaveUpload(t.Context(), row); err != nil {
+	if _, err := w.store.Uploads.SaveUpload(t.Context(), row); err != nil {
 		t.Fatal(err)
 	}
 	keeper := jobs.Housekeeper{Store: w.store, Storage: files, Log: slog.New(slog.DiscardHandler), Embedded: true}
@@ -354,14 +359,14 @@ func TestHousekeeping(t *testing.T) {
 	if err := keeper.Clean(t.Context()); err != nil || !has(forgotten) {
 		t.Errorf("what is young was removed, %v", err)
 	}
-	if _, err := w.store.Upload(t.Context(), w.repo.Repository.ID, row.ID); err != nil {
+	if _, err := w.store.Uploads.Upload(t.Context(), w.repo.Repository.ID, row.ID); err != nil {
 		t.Errorf("a young upload: %v", err)
 	}
 	keeper.Keep = jobs.Retention{Uploads: -time.Hour, Pending: -time.Hour, Orphans: -time.Hour, Tasks: -time.Hour} // everything is old
 	if err := keeper.Clean(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.store.Upload(t.Context(), w.repo.Repository.ID, row.ID); !fault.Is(err, fault.NotFound) {
+	if _, err := w.store.Uploads.Upload(t.Context(), w.repo.Repository.ID, row.ID); !fault.Is(err, fault.NotFound) {
 		t.Errorf("an old upload: %v, want NotFound", err)
 	}
 	if _, err := files.Resume(t.Context(), "", row.StorageRef, 0); !errors.Is(err, storage.ErrNotFound) {
@@ -372,18 +377,18 @@ func TestHousekeeping(t *testing.T) {
 	}
 	// D23: what is pending by digest stays, with what it names; so does everything in a version.
 	for _, d := range []digest.Digest{m.Digest} {
-		if _, err := w.store.ServedManifest(t.Context(), w.repo, string(d)); err != nil {
+		if _, err := w.store.Serving.ServedManifest(t.Context(), w.repo, string(d)); err != nil {
 			t.Errorf("a pending manifest: %v", err)
 		}
 	}
-	if _, err := w.store.ServedBlob(t.Context(), w.repo, digest.FromString("one")); err != nil {
+	if _, err := w.store.Serving.ServedBlob(t.Context(), w.repo, digest.FromString("one")); err != nil {
 		t.Errorf("a blob of a version: %v", err)
 	}
 	// The same bytes may come again.
 	if keep("forgotten"); !has(forgotten) {
 		t.Error("a blob that was removed does not come back")
 	}
-	if err := w.store.DeleteDistribution(t.Context(), nil, w.repo.Distribution.ID); err != nil {
+	if err := w.store.Catalog.DeleteDistribution(t.Context(), nil, w.repo.Distribution.ID); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // manifests go after what hangs on them
@@ -394,7 +399,7 @@ func TestHousekeeping(t *testing.T) {
 	if has(named) || has(forgotten) {
 		t.Error("blobs of a repository that is gone stay behind")
 	}
-	if _, n, err := w.store.Manifests(t.Context(), store.ListQuery{Limit: 1}); err != nil || n != 0 {
+	if _, n, err := w.store.Lists.Manifests(t.Context(), list.Query{Limit: 1}); err != nil || n != 0 {
 		t.Errorf("%d manifests stay behind, %v", n, err)
 	}
 }
@@ -405,23 +410,23 @@ func TestSignTasksAskAgainWhetherTheyMayUseTheService(t *testing.T) {
 	for name, c := range map[string]struct {
 		by   pulp.Assigner // "none": the service is not assigned any more
 		user string        // of the task: "", staff, owner
-		want store.TaskState
+		want taskstore.TaskState
 	}{
-		"assigned by an administrator":  {by: pulp.AssignedByAdmin, user: "owner", want: store.TaskCompleted},
-		"assigned before the upgrade":   {by: pulp.AssignedEarlier, user: "owner", want: store.TaskCompleted},
-		"assigned by the owner":         {by: pulp.AssignedByOwner, user: "owner", want: store.TaskFailed},
-		"revoked":                       {by: "none", user: "owner", want: store.TaskFailed},
-		"revoked, of nobody":            {by: "none", want: store.TaskFailed},
-		"never, by an administrator":    {by: "none", user: "staff", want: store.TaskCompleted},
-		"by an administrator of before": {by: "none", user: "demoted", want: store.TaskFailed},
-		"by a disabled administrator":   {by: "none", user: "disabled", want: store.TaskFailed},
+		"assigned by an administrator":  {by: pulp.AssignedByAdmin, user: "owner", want: taskstore.TaskCompleted},
+		"assigned before the upgrade":   {by: pulp.AssignedEarlier, user: "owner", want: taskstore.TaskCompleted},
+		"assigned by the owner":         {by: pulp.AssignedByOwner, user: "owner", want: taskstore.TaskFailed},
+		"revoked":                       {by: "none", user: "owner", want: taskstore.TaskFailed},
+		"revoked, of nobody":            {by: "none", want: taskstore.TaskFailed},
+		"never, by an administrator":    {by: "none", user: "staff", want: taskstore.TaskCompleted},
+		"by an administrator of before": {by: "none", user: "demoted", want: taskstore.TaskFailed},
+		"by a disabled administrator":   {by: "none", user: "disabled", want: taskstore.TaskFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			w.assigned = nil
 			if c.by != "none" {
-				if _, err := w.store.EditRepository(t.Context(), nil, pulp.ContainerPush, w.repo.Repository.ID, func(r *pulp.Repository) {
+				if _, err := w.store.Catalog.EditRepository(t.Context(), nil, pulp.ContainerPush, w.repo.Repository.ID, func(r *pulp.Repository) {
 					r.SigningServiceID, r.SigningAssigned = w.service.ID, c.by
 				}); err != nil {
 					t.Fatal(err)
@@ -430,7 +435,7 @@ func TestSignTasksAskAgainWhetherTheyMayUseTheService(t *testing.T) {
 			spec := tasks.Spec{Name: tasks.Sign, Args: tasks.SignArgs{RepositoryID: w.repo.Repository.ID, ServiceID: w.service.ID, BasePath: "acme/app"}, ServiceID: w.service.ID}
 			from := tasks.BySystem()
 			if c.user != "" {
-				u, err := w.store.PutUser(t.Context(), "acme", "x", c.user == "staff" || c.user == "disabled", c.user != "disabled")
+				u, err := w.store.Accounts.PutUser(t.Context(), "acme", "x", c.user == "staff" || c.user == "disabled", c.user != "disabled")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -441,7 +446,7 @@ func TestSignTasksAskAgainWhetherTheyMayUseTheService(t *testing.T) {
 			if err != nil || k.State != c.want {
 				t.Fatalf("the task is %s %+v, %v, want %s", k.State, k.Error, err, c.want)
 			}
-			if c.want == store.TaskFailed {
+			if c.want == taskstore.TaskFailed {
 				if text := k.Error.Description; text != "The signing service svc is not assigned to the repository acme/app." && c.user != "disabled" {
 					t.Errorf("the task failed with %q", k.Error.Description)
 				}

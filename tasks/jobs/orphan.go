@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/sweep"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -44,10 +46,10 @@ func (c orphans) all(ctx context.Context) error {
 		content bool // the deleted rows are content, not references to content
 		batch   func(context.Context, time.Time, int) (int64, error)
 	}{
-		{"pending manifests", false, c.Store.SweepPendingManifests},
-		{"pending blobs", false, c.Store.SweepPending},
-		{"fetched content", false, c.Store.SweepFetched},
-		{"orphans", true, c.Store.SweepOrphans},
+		{"pending manifests", false, c.Store.Sweeps.SweepPendingManifests},
+		{"pending blobs", false, c.Store.Sweeps.SweepPending},
+		{"fetched content", false, c.Store.Sweeps.SweepFetched},
+		{"orphans", true, c.Store.Sweeps.SweepOrphans},
 		{"blobs", false, c.sweepBlobs}, // sweepBlobs counts content itself
 	} {
 		err := c.repeat(ctx, sweep.kind, func() (int64, error) {
@@ -65,11 +67,11 @@ func (c orphans) all(ctx context.Context) error {
 }
 
 func (c orphans) sweepBlobs(ctx context.Context, before time.Time, limit int) (int64, error) {
-	return c.countBlobs(ctx, func() ([]store.DoomedBlob, error) { return c.Store.DoomBlobs(ctx, before, limit) })
+	return c.countBlobs(ctx, func() ([]sweep.DoomedBlob, error) { return c.Store.Sweeps.DoomBlobs(ctx, before, limit) })
 }
 
 // countBlobs deletes blobs and their files. Each counts as content and as an artifact.
-func (c orphans) countBlobs(ctx context.Context, doom func() ([]store.DoomedBlob, error)) (int64, error) {
+func (c orphans) countBlobs(ctx context.Context, doom func() ([]sweep.DoomedBlob, error)) (int64, error) {
 	if !c.Embedded {
 		return 0, nil
 	}
@@ -81,9 +83,9 @@ func (c orphans) countBlobs(ctx context.Context, doom func() ([]store.DoomedBlob
 
 // named deletes those of the units that are orphans. It repeats this while units were deleted, since a list
 // references its manifests, and a manifest its blobs.
-func (c orphans) named(ctx context.Context, units []store.Unit) error {
+func (c orphans) named(ctx context.Context, units []record.Unit) error {
 	for {
-		var left []store.Unit
+		var left []record.Unit
 		for _, u := range units {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
@@ -103,19 +105,19 @@ func (c orphans) named(ctx context.Context, units []store.Unit) error {
 	}
 }
 
-func (c orphans) unit(ctx context.Context, u store.Unit) (int64, error) {
-	n, err := c.Store.SweepUnit(ctx, u, c.before)
+func (c orphans) unit(ctx context.Context, u record.Unit) (int64, error) {
+	n, err := c.Store.Sweeps.SweepUnit(ctx, u, c.before)
 	c.content.Add(int(n))
 	if err != nil || n > 0 || u.Kind != pulp.KindBlob {
 		return n, err
 	}
-	return c.countBlobs(ctx, func() ([]store.DoomedBlob, error) { return c.Store.DoomBlob(ctx, u.ID, c.before) })
+	return c.countBlobs(ctx, func() ([]sweep.DoomedBlob, error) { return c.Store.Sweeps.DoomBlob(ctx, u.ID, c.before) })
 }
 
 // removeBlobs deletes the files and rows of the blobs that doom marks, under a lock. It returns their number.
-func (h Housekeeper) removeBlobs(ctx context.Context, doom func() ([]store.DoomedBlob, error)) (int64, error) {
+func (h Housekeeper) removeBlobs(ctx context.Context, doom func() ([]sweep.DoomedBlob, error)) (int64, error) {
 	var n int64
-	err := h.Store.Alone(ctx, store.Removing, func(still func() error) error {
+	err := h.Store.DB.WithLock(ctx, sqldb.BlobRemoval, func(still func() error) error {
 		doomed, err := doom()
 		if err != nil {
 			return err
@@ -127,7 +129,7 @@ func (h Housekeeper) removeBlobs(ctx context.Context, doom func() ([]store.Doome
 			if err := h.Storage.Delete(ctx, b.Location, b.Digest); err != nil {
 				return err
 			}
-			if err := h.Store.ForgetBlob(ctx, b.ID); err != nil {
+			if err := h.Store.Sweeps.ForgetBlob(ctx, b.ID); err != nil {
 				return err
 			}
 			n++

@@ -14,6 +14,8 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/upstreamstate"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -68,7 +70,7 @@ func (o Outbox) Run(ctx context.Context) {
 
 // keep creates the hidden tags that are needed and deletes those that are not.
 func (o Outbox) keep(ctx context.Context) error {
-	return o.Store.Alone(ctx, store.WritingThrough, func(func() error) error {
+	return o.Store.DB.WithLock(ctx, sqldb.OutboxWrites, func(func() error) error {
 		if err := o.Adopter.UnpinManifests(ctx); err != nil {
 			return err
 		}
@@ -79,13 +81,13 @@ func (o Outbox) keep(ctx context.Context) error {
 // empty writes all entries that are due, together entries at a time. Every server checks, but only one at a
 // time writes: it reads the entries again when it has the lock.
 func (o Outbox) empty(ctx context.Context, together int) error {
-	due, err := o.Store.OutboxTags(ctx, 1)
+	due, err := o.Store.Upstream.OutboxTags(ctx, 1)
 	if err != nil || len(due) == 0 {
 		return err
 	}
-	return o.Store.Alone(ctx, store.WritingThrough, func(still func() error) error {
+	return o.Store.DB.WithLock(ctx, sqldb.OutboxWrites, func(still func() error) error {
 		for ctx.Err() == nil {
-			due, err := o.Store.OutboxTags(ctx, outboxBatch)
+			due, err := o.Store.Upstream.OutboxTags(ctx, outboxBatch)
 			if err != nil || len(due) == 0 {
 				return err
 			}
@@ -93,7 +95,7 @@ func (o Outbox) empty(ctx context.Context, together int) error {
 				return err
 			}
 			for some := range slices.Chunk(due, together) {
-				if err := errors.Join(still(), o.Store.WritingTags(ctx, some)); err != nil {
+				if err := errors.Join(still(), o.Store.Upstream.WritingTags(ctx, some)); err != nil {
 					return err
 				}
 				if err := o.send(ctx, some); err != nil {
@@ -106,7 +108,7 @@ func (o Outbox) empty(ctx context.Context, together int) error {
 }
 
 // keepOf pins the manifests of the repositories of entries, before their tags move away from those.
-func (o Outbox) keepOf(ctx context.Context, due []store.OutboxTag) error {
+func (o Outbox) keepOf(ctx context.Context, due []upstreamstate.OutboxTag) error {
 	done := map[string]bool{}
 	for _, t := range due {
 		if done[t.RepositoryID] {
@@ -123,7 +125,7 @@ func (o Outbox) keepOf(ctx context.Context, due []store.OutboxTag) error {
 // send writes entries concurrently and records the results, even if ctx ends. It returns an error if the
 // upstream or the database is unavailable. Such a failure does not count against an entry: all are written as
 // soon as the outage ends.
-func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
+func (o Outbox) send(ctx context.Context, tags []upstreamstate.OutboxTag) error {
 	errs := make([]error, len(tags))
 	var sending sync.WaitGroup
 	for i := range tags {
@@ -131,7 +133,7 @@ func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 	}
 	sending.Wait()
 	noting := context.WithoutCancel(ctx)
-	var written []store.OutboxTag
+	var written []upstreamstate.OutboxTag
 	var away error
 	for i, t := range tags {
 		if errs[i] == nil {
@@ -140,7 +142,7 @@ func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 		}
 		if fault.IsOutage(errs[i], fault.Upstream) && (away != nil || o.Adopter.IsFatal(ctx, errs[i])) {
 			away = errs[i]
-			if err := o.Store.LastInLine(noting, t); err != nil {
+			if err := o.Store.Upstream.RequeueTag(noting, t); err != nil {
 				return err
 			}
 			continue
@@ -148,16 +150,16 @@ func (o Outbox) send(ctx context.Context, tags []store.OutboxTag) error {
 		wait := min(outboxFirst<<min(t.Attempts, 20), outboxMost)
 		o.Log.WarnContext(ctx, "cannot write a tag to the upstream; trying again", slog.String("repository", t.Repository), slog.String("tag", t.Name),
 			slog.Duration("after", wait), slog.Any("err", errs[i]))
-		if err := o.Store.PutOffTag(noting, t, wait); err != nil {
+		if err := o.Store.Upstream.DelayTag(noting, t, wait); err != nil {
 			return err
 		}
 	}
-	return errors.Join(o.Store.WroteTags(noting, written), away)
+	return errors.Join(o.Store.Upstream.WroteTags(noting, written), away)
 }
 
 // write writes one entry. If the upstream does not support deleting a tag, it returns the digest that the
 // upstream still has under the tag.
-func (o Outbox) write(ctx context.Context, t store.OutboxTag) (undeleted string, err error) {
+func (o Outbox) write(ctx context.Context, t upstreamstate.OutboxTag) (undeleted string, err error) {
 	repo := pulp.Repository{ID: t.RepositoryID, Name: t.Repository}
 	if t.Digest != "" {
 		return "", o.Adopter.Put(ctx, repo, t.Name, digest.Digest(t.Digest))

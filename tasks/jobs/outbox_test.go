@@ -19,7 +19,7 @@ import (
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signservice"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/upstreamstate"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/tasks/jobs"
 )
@@ -134,7 +134,7 @@ type fronted struct {
 // front writes the world's tags through to a shelf until the test ends.
 func (w *world) front(log *slog.Logger, keep bool) fronted {
 	w.Helper()
-	w.store.KeepOutbox()
+	w.store.Content.EnableOutbox()
 	up := &shelf{tags: map[string]string{}, failed: map[string]int{}}
 	f := fronted{w, up, &adopt.Adopter{Store: w.store, Upstream: up, Blobs: ingest.Blobs{Storage: up, Foreign: true}, SignOnPush: w.signOnPush, Log: log, Pin: keep}}
 	ctx, stop := context.WithCancel(w.Context())
@@ -162,9 +162,9 @@ func (f fronted) shows(what, tag string, want digest.Digest) {
 }
 
 // tag is what is known of a tag.
-func (f fronted) tag(name string) store.UpstreamTag {
+func (f fronted) tag(name string) upstreamstate.UpstreamTag {
 	f.Helper()
-	tags, err := f.store.UpstreamTags(f.Context(), f.repo.Repository.ID)
+	tags, err := f.store.Upstream.UpstreamTags(f.Context(), f.repo.Repository.ID)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func (f fronted) tag(name string) store.UpstreamTag {
 
 func (f fronted) untag(name string) {
 	f.Helper()
-	if _, err := f.store.DeleteTag(f.Context(), f.repo.Repository.ID, name, nil); err != nil {
+	if _, err := f.store.Content.DeleteTag(f.Context(), f.repo.Repository.ID, name, nil); err != nil {
 		f.Fatal(err)
 	}
 }
@@ -302,7 +302,7 @@ func TestLateWritesAreSetRight(t *testing.T) {
 			if err != nil || found.Version != nil {
 				t.Fatalf("the comparison made %+v, %v", found.Version, err)
 			}
-			if !slices.ContainsFunc(found.Drift, func(d store.Drift) bool { return d.Name == "moving" && d.Note == c.note }) {
+			if !slices.ContainsFunc(found.Drift, func(d upstreamstate.Drift) bool { return d.Name == "moving" && d.Note == c.note }) {
 				t.Errorf("the comparison found %+v, want %q", found.Drift, c.note)
 			}
 			f.shows("after the comparison", "moving", want)

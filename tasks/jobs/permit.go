@@ -7,7 +7,7 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -60,8 +60,8 @@ func needed[T any](object T, err error) (T, error) {
 }
 
 // first returns the object with an id among those that a query returns. The error is NotFound if there is none.
-func first[T any](ctx context.Context, read func(context.Context, store.ListQuery) ([]T, int64, error), id string, where ...store.Filter) (object T, err error) {
-	found, _, err := read(ctx, store.ListQuery{Where: append(where, store.Where("pulp_id", store.Equal, id)), Limit: 1})
+func first[T any](ctx context.Context, read func(context.Context, list.Query) ([]T, int64, error), id string, where ...list.Filter) (object T, err error) {
+	found, _, err := read(ctx, list.Query{Where: append(where, list.Where("pulp_id", list.Equal, id)), Limit: 1})
 	switch {
 	case err != nil:
 		return object, err
@@ -72,10 +72,10 @@ func first[T any](ctx context.Context, read func(context.Context, store.ListQuer
 }
 
 // sees requires that the user may view an object. It returns the object.
-func sees[T any](ctx context.Context, read func(context.Context, store.ListQuery) ([]T, int64, error), u pulp.User, id, description string) (T, error) {
+func sees[T any](ctx context.Context, read func(context.Context, list.Query) ([]T, int64, error), u pulp.User, id, description string) (T, error) {
 	object, err := first(ctx, read, id)
 	if err == nil && !u.Staff {
-		if object, err = first(ctx, read, id, store.VisibleTo(u.Username)); fault.Is(err, fault.NotFound) {
+		if object, err = first(ctx, read, id, list.VisibleTo(u.Username)); fault.Is(err, fault.NotFound) {
 			err = fault.New(fault.Denied, "The user who started this task no longer has the permission %s on %s.", auth.View, description)
 		}
 	}
@@ -84,7 +84,7 @@ func sees[T any](ctx context.Context, read func(context.Context, store.ListQuery
 
 // onRepository requires a permission on a repository of any type. It returns the repository.
 func (o Options) onRepository(ctx context.Context, u pulp.User, action auth.Action, id string) (pulp.Repository, error) {
-	repo, err := needed(o.Store.RepositoryByID(ctx, id))
+	repo, err := needed(o.Store.Catalog.RepositoryByID(ctx, id))
 	if err != nil {
 		return repo, err
 	}
@@ -96,7 +96,7 @@ func (o Options) maySign(ctx context.Context, u pulp.User, args tasks.SignArgs) 
 	if err != nil {
 		return err
 	}
-	service, err := o.Store.SigningService(ctx, args.ServiceID)
+	service, err := o.Store.Signatures.SigningService(ctx, args.ServiceID)
 	switch {
 	case fault.Is(err, fault.NotFound): // the job reports this error
 	case err != nil:
@@ -109,7 +109,7 @@ func (o Options) maySign(ctx context.Context, u pulp.User, args tasks.SignArgs) 
 	if err := require(u, auth.Push, auth.Object{Path: args.BasePath, Exists: true}, "path "+args.BasePath); err != nil {
 		return err
 	}
-	holder, err := o.Store.Resolve(ctx, args.BasePath)
+	holder, err := o.Store.Serving.Resolve(ctx, args.BasePath)
 	switch {
 	case fault.Is(err, fault.NotFound): // the path serves nothing yet
 		return nil
@@ -132,7 +132,7 @@ func (o Options) maySync(ctx context.Context, u pulp.User, args tasks.SyncArgs) 
 	if err != nil || args.RemoteID == repo.RemoteID { // setting the repository's remote required the permission to view it
 		return err
 	}
-	_, err = sees(ctx, o.Store.Remotes, u, args.RemoteID, "the remote")
+	_, err = sees(ctx, o.Store.Lists.Remotes, u, args.RemoteID, "the remote")
 	if fault.Is(err, fault.NotFound) {
 		return fault.New(fault.NotFound, "The remote was removed before the task ran.")
 	}
@@ -148,7 +148,7 @@ func (o Options) mayTag(ctx context.Context, u pulp.User, args tasks.TagArgs) er
 func (o Options) mayAdd(ctx context.Context, u pulp.User, args tasks.AddArgs) error {
 	_, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
 	if err == nil && args.Copy != nil && args.Copy.RepositoryID != args.RepositoryID {
-		_, err = sees(ctx, o.Store.Repositories, u, args.Copy.RepositoryID, "the source repository")
+		_, err = sees(ctx, o.Store.Lists.Repositories, u, args.Copy.RepositoryID, "the source repository")
 	}
 	return err
 }
@@ -183,7 +183,7 @@ func (o Options) mayCreate(ctx context.Context, u pulp.User, args tasks.CreateAr
 func (o Options) mayEdit(ctx context.Context, u pulp.User, args tasks.EditArgs) error {
 	switch {
 	case args.Remote != nil:
-		remote, err := needed(o.Store.Remote(ctx, args.ID))
+		remote, err := needed(o.Store.Catalog.Remote(ctx, args.ID))
 		if err == nil {
 			err = own(u, remote.Name)
 		}
@@ -192,7 +192,7 @@ func (o Options) mayEdit(ctx context.Context, u pulp.User, args tasks.EditArgs) 
 		}
 		return err
 	case args.Distribution != nil:
-		d, err := needed(o.Store.Distribution(ctx, args.ID))
+		d, err := needed(o.Store.Catalog.Distribution(ctx, args.ID))
 		if err == nil {
 			err = own(u, d.BasePath)
 		}
@@ -212,7 +212,7 @@ func (o Options) mayEditRepository(ctx context.Context, u pulp.User, id string, 
 		err = own(u, *f.Name)
 	}
 	if err == nil && f.RemoteID != nil && *f.RemoteID != "" && *f.RemoteID != repo.RemoteID {
-		_, err = sees(ctx, o.Store.Remotes, u, *f.RemoteID, "the remote")
+		_, err = sees(ctx, o.Store.Lists.Remotes, u, *f.RemoteID, "the remote")
 	}
 	byAdmin := f.SigningAssigned != nil && *f.SigningAssigned == pulp.AssignedByAdmin
 	if err == nil && f.SigningServiceID != nil && (byAdmin || !o.SigningUse.ByOwners) {
@@ -240,7 +240,7 @@ func (o Options) mayServe(ctx context.Context, u pulp.User, old pulp.Distributio
 		}
 	}
 	if f.Version.Value != nil {
-		if _, err := sees(ctx, o.Store.Repositories, u, f.Version.Value.RepositoryID, "the repository of the version"); err != nil {
+		if _, err := sees(ctx, o.Store.Lists.Repositories, u, f.Version.Value.RepositoryID, "the repository of the version"); err != nil {
 			return err
 		}
 	}
@@ -250,19 +250,19 @@ func (o Options) mayServe(ctx context.Context, u pulp.User, old pulp.Distributio
 func (o Options) mayDelete(ctx context.Context, u pulp.User, args tasks.ObjectArgs) error {
 	switch args.Collection {
 	case pulp.DistributionCollection:
-		d, err := needed(o.Store.Distribution(ctx, args.ID))
+		d, err := needed(o.Store.Catalog.Distribution(ctx, args.ID))
 		if err != nil {
 			return err
 		}
 		return require(u, auth.Delete, auth.Object{Path: d.BasePath, Private: d.Private, Exists: true}, "distribution "+d.Name)
 	case pulp.RemoteCollection:
-		remote, err := needed(o.Store.Remote(ctx, args.ID))
+		remote, err := needed(o.Store.Catalog.Remote(ctx, args.ID))
 		if err != nil {
 			return err
 		}
 		return own(u, remote.Name)
 	case pulp.NamespaceCollection:
-		n, err := first(ctx, o.Store.Namespaces, args.ID)
+		n, err := first(ctx, o.Store.Lists.Namespaces, args.ID)
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,10 @@ import (
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/jobs"
@@ -47,12 +51,12 @@ func newShop(t *testing.T) *shop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
-	if err := s.Migrate(t.Context()); err != nil {
+	t.Cleanup(func() { _ = s.DB.Close() })
+	if err := s.DB.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	driver, source := "sqlite", "file:"+strings.TrimPrefix(file, "sqlite:")+"?_pragma=busy_timeout(60000)&_pragma=foreign_keys(1)"
-	if store.IsPostgres(file) {
+	if sqldb.IsPostgres(file) {
 		driver, source = "pgx", file
 	}
 	raw, err := sql.Open(driver, source)
@@ -78,17 +82,17 @@ func newShop(t *testing.T) *shop {
 			t.Fatal(err)
 		}
 	}
-	w.user, err = s.PutUser(t.Context(), "acme", "", false, true)
+	w.user, err = s.Accounts.PutUser(t.Context(), "acme", "", false, true)
 	must(err)
-	w.repo, err = s.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "acme/app"})
+	w.repo, err = s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "acme/app"})
 	must(err)
-	target, err := s.PushTarget(t.Context(), "acme/push", pulp.ContainerPush)
+	target, err := s.Catalog.PushTarget(t.Context(), "acme/push", pulp.ContainerPush)
 	must(err)
 	w.push = target.Repository
-	w.other, err = s.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "zeta/private"})
+	w.other, err = s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "zeta/private"})
 	must(err)
 	for _, name := range []string{"acme/remote", "zeta/remote"} {
-		w.remotes[name], err = s.CreateRemote(t.Context(), pulp.Remote{Name: name, URL: "http://127.0.0.1:1", UpstreamName: "x", Policy: pulp.Immediate})
+		w.remotes[name], err = s.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: name, URL: "http://127.0.0.1:1", UpstreamName: "x", Policy: pulp.Immediate})
 		must(err)
 	}
 	return w
@@ -130,7 +134,7 @@ func permissionCases() []taskCase {
 	}
 	repository := func(w *shop) string { return w.repo.ID }
 	distribution := func(w *shop) string {
-		t, err := w.store.Resolve(w.Context(), "acme/push")
+		t, err := w.store.Serving.Resolve(w.Context(), "acme/push")
 		if err != nil {
 			w.Fatal(err)
 		}
@@ -179,10 +183,10 @@ func permissionCases() []taskCase {
 		{what: "untag", name: tasks.Untag, args: func(w *shop) any { return tasks.TagArgs{RepositoryID: w.repo.ID, Tag: "v1"} }, lose: onRepo, says: "modify on repository zeta/app"},
 		{what: "add", name: tasks.AddContent, args: func(w *shop) any { return tasks.AddArgs{RepositoryID: w.repo.ID} }, lose: onRepo, says: "modify on repository zeta/app"},
 		{what: "copy", name: tasks.AddContent, args: func(w *shop) any {
-			return tasks.AddArgs{RepositoryID: w.repo.ID, Copy: &store.Copy{RepositoryID: w.push.ID, Tags: true}}
+			return tasks.AddArgs{RepositoryID: w.repo.ID, Copy: &content.Copy{RepositoryID: w.push.ID, Tags: true}}
 		}, lose: onRepo, says: "modify on repository zeta/app"},
 		{what: "copy, from a repository that the user no longer sees", name: tasks.AddContent, args: func(w *shop) any {
-			return tasks.AddArgs{RepositoryID: w.repo.ID, Copy: &store.Copy{RepositoryID: w.other.ID, Tags: true}}
+			return tasks.AddArgs{RepositoryID: w.repo.ID, Copy: &content.Copy{RepositoryID: w.other.ID, Tags: true}}
 		}, lose: nothing, says: "view on the source repository"},
 		{what: "remove", name: tasks.RemoveContent, args: func(w *shop) any { return tasks.RemoveArgs{RepositoryID: w.repo.ID, All: true} }, lose: onRepo, says: "modify on repository zeta/app"},
 		{what: "remove signatures", name: tasks.RemoveSignatures, args: func(w *shop) any {
@@ -233,7 +237,7 @@ func permissionCases() []taskCase {
 		{what: "delete a remote", name: tasks.Delete, args: object(pulp.RemoteCollection, func(w *shop) string { return w.remotes["acme/remote"].ID }),
 			lose: rename("remote", "name"), says: "modify on zeta/remote2"},
 		{what: "delete a namespace", name: tasks.Delete, args: object(pulp.NamespaceCollection, func(w *shop) string {
-			found, _, err := w.store.Namespaces(w.Context(), store.ListQuery{Where: []store.Filter{store.Where("name", store.Equal, "acme")}, Limit: 1})
+			found, _, err := w.store.Lists.Namespaces(w.Context(), list.Query{Where: []list.Filter{list.Where("name", list.Equal, "acme")}, Limit: 1})
 			if err != nil || len(found) != 1 {
 				w.Fatal(found, err)
 			}
@@ -251,7 +255,7 @@ func permissionCases() []taskCase {
 
 // addService makes a signing service and assigns it to every repository.
 func addService(w *shop) string {
-	v, err := w.store.AddSigningService(w.Context(), pulp.SigningService{Name: pulp.NewID(), Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript})
+	v, err := w.store.Signatures.AddSigningService(w.Context(), pulp.SigningService{Name: pulp.NewID(), Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript})
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -260,21 +264,21 @@ func addService(w *shop) string {
 }
 
 // waits makes a task of the user that waits behind another, and returns a function that lets a worker run it to its end.
-func (w *shop) retryUpstream(c taskCase) func() store.Task {
+func (w *shop) retryUpstream(c taskCase) func() taskstore.Task {
 	w.Helper()
 	if c.staff {
 		w.exec(`UPDATE account SET is_staff = TRUE`)
 	}
-	on := []store.Resource{{Href: "/test/" + pulp.NewID() + "/", Exclusive: true}}
+	on := []taskstore.Resource{{Href: "/test/" + pulp.NewID() + "/", Exclusive: true}}
 	before, err := w.dispatcher.Dispatch(w.Context(), tasks.BySystem(), tasks.Spec{Name: "first", Resources: on})
 	if err != nil {
 		w.Fatal(err)
 	}
 	k, err := w.dispatcher.Dispatch(w.Context(), tasks.ByUser(w.user.ID), tasks.Spec{Name: c.name, Args: c.args(w), Resources: on, Immediate: true})
-	if err != nil || k.State != store.TaskWaiting {
+	if err != nil || k.State != taskstore.TaskWaiting {
 		w.Fatalf("the task is %+v, %v; want it to wait", k, err)
 	}
-	return func() store.Task {
+	return func() taskstore.Task {
 		w.Helper()
 		if _, err := w.dispatcher.Cancel(w.Context(), before.ID); err != nil {
 			w.Fatal(err)
@@ -284,7 +288,7 @@ func (w *shop) retryUpstream(c taskCase) func() store.Task {
 }
 
 // end runs the ready tasks of the store until one has ended.
-func (w *shop) end(id string) store.Task {
+func (w *shop) end(id string) taskstore.Task {
 	w.Helper()
 	worker := tasks.NewWorker(tasks.WorkerOptions{
 		Store: w.store, Queue: &memqueue.Queue{}, Log: slog.New(slog.DiscardHandler), Jobs: w.jobs, Slots: 1, Name: pulp.NewID(), Lease: 300 * time.Millisecond,
@@ -299,7 +303,7 @@ func (w *shop) end(id string) store.Task {
 		}
 	}()
 	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		k, err := w.store.Task(w.Context(), id)
+		k, err := w.store.Tasks.Task(w.Context(), id)
 		if err != nil || time.Since(began) > time.Minute {
 			w.Fatalf("the task is %+v, %v", k, err)
 		}
@@ -309,12 +313,12 @@ func (w *shop) end(id string) store.Task {
 	}
 }
 
-func (w *shop) wantRefused(k store.Task, says string) {
+func (w *shop) wantRefused(k taskstore.Task, says string) {
 	w.Helper()
-	if k.State != store.TaskFailed || k.Error == nil || !strings.Contains(k.Error.Description, says) {
+	if k.State != taskstore.TaskFailed || k.Error == nil || !strings.Contains(k.Error.Description, says) {
 		w.Errorf("the task is %s (%+v), want it to fail with %q", k.State, k.Error, says)
 	}
-	versions, _, err := w.store.Versions(w.Context(), store.ListQuery{Limit: 100})
+	versions, _, err := w.store.Lists.Versions(w.Context(), list.Query{Limit: 100})
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -356,7 +360,7 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 				w.exec(h.happens)
 				t.Log(c.what)
 				w.wantRefused(run(), h.says)
-				w.user, err = w.store.PutUser(t.Context(), "acme", "", false, true) // as at first
+				w.user, err = w.store.Accounts.PutUser(t.Context(), "acme", "", false, true) // as at first
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -400,7 +404,7 @@ func TestTasksOfUsersThatAnOlderVersionQueued(t *testing.T) {
 			w.exec(happens)
 			if k := run(); refused != "" {
 				w.wantRefused(k, refused)
-			} else if k.State != store.TaskCompleted {
+			} else if k.State != taskstore.TaskCompleted {
 				t.Errorf("the task is %s (%+v)", k.State, k.Error)
 			}
 		})
@@ -449,7 +453,7 @@ func TestAUserIsDisabledWhileATaskRuns(t *testing.T) {
 					<-ctx.Done()
 					return context.Cause(ctx)
 				}
-				_, err := w.store.CreateDistribution(context.WithoutCancel(ctx), r.Claim, pulp.Distribution{Name: "made", BasePath: "zeta/made"})
+				_, err := w.store.Catalog.CreateDistribution(context.WithoutCancel(ctx), r.Claim, pulp.Distribution{Name: "made", BasePath: "zeta/made"})
 				return err
 			}
 			w.jobs[tasks.RemoveContent] = job
@@ -460,7 +464,7 @@ func TestAUserIsDisabledWhileATaskRuns(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.wantRefused(k, c.says)
-			if _, err := w.store.Resolve(t.Context(), "zeta/made"); !fault.Is(err, fault.NotFound) {
+			if _, err := w.store.Serving.Resolve(t.Context(), "zeta/made"); !fault.Is(err, fault.NotFound) {
 				t.Errorf("what the task made is stored: %v", err)
 			}
 		})

@@ -18,7 +18,7 @@ import (
 // repair finds the blobs of a version that are missing or corrupt, and fetches them again from remotes
 // (compatibility.md#repository-versions). Blobs that no remote has stay corrupt and are logged.
 func (o Options) repair(ctx context.Context, r *tasks.Run, args tasks.VersionArgs) error {
-	digests, err := o.Store.VersionBlobs(ctx, args.RepositoryID, args.Number)
+	digests, err := o.Store.Content.VersionBlobs(ctx, args.RepositoryID, args.Number)
 	if err != nil {
 		return err
 	}
@@ -29,7 +29,7 @@ func (o Options) repair(ctx context.Context, r *tasks.Run, args tasks.VersionArg
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		b, err := o.Store.Blob(ctx, d)
+		b, err := o.Store.Serving.Blob(ctx, d)
 		if err != nil {
 			return err
 		}
@@ -54,7 +54,7 @@ func (o Options) repair(ctx context.Context, r *tasks.Run, args tasks.VersionArg
 // reportUnavailable adds a progress report about absent blobs of a version that no remote has any more: an
 // on-demand sync has not fetched them. It contains the first digests.
 func (o Options) reportUnavailable(ctx context.Context, r *tasks.Run, args tasks.VersionArgs) error {
-	digests, n, err := o.Store.BlobsWithoutSource(ctx, args.RepositoryID, args.Number, namesReported)
+	digests, n, err := o.Store.Serving.BlobsWithoutSource(ctx, args.RepositoryID, args.Number, namesReported)
 	if err != nil || n == 0 {
 		return err
 	}
@@ -111,7 +111,7 @@ func (o Options) refetch(ctx context.Context, b pulp.Blob) error {
 		_, err := ingest.Blobs{Storage: o.Blobs.Storage}.EmptyLayer(ctx, b.Location)
 		return err
 	}
-	remotes, err := o.Store.BlobSources(ctx, b.ID)
+	remotes, err := o.Store.Serving.BlobSources(ctx, b.ID)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,9 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signservice"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/jobs"
@@ -26,15 +28,15 @@ import (
 func sealed(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
-	w.sign(store.TaskCompleted, nil) // what is there before
+	w.sign(taskstore.TaskCompleted, nil) // what is there before
 	yes := true
-	w.dispatch(store.TaskCompleted, tasks.Edit, tasks.EditArgs{Collection: pulp.PushCollection, ID: w.repo.Repository.ID, Repository: &tasks.RepositoryFields{
+	w.dispatch(taskstore.TaskCompleted, tasks.Edit, tasks.EditArgs{Collection: pulp.PushCollection, ID: w.repo.Repository.ID, Repository: &tasks.RepositoryFields{
 		SigningServiceID: &w.service.ID, SignOnPush: &yes,
 	}})
 	return w
 }
 
-func (w *world) dispatch(want store.TaskState, name string, args any) store.Task {
+func (w *world) dispatch(want taskstore.TaskState, name string, args any) taskstore.Task {
 	w.Helper()
 	k, err := w.dispatcher.Dispatch(w.Context(), tasks.BySystem(), tasks.Spec{Name: name, Args: args, Immediate: true})
 	if err != nil || k.State != want {
@@ -53,15 +55,15 @@ func (w *world) put(text string, tags ...string) (digest.Digest, error) {
 func (w *world) putWhen(when func(digest.Digest) bool, text string, tags ...string) (digest.Digest, error) {
 	w.Helper()
 	b := pulp.Blob{Digest: digest.FromString(text), Size: int64(len(text)), Data: []byte(text), Inline: true}
-	if err := w.store.CommitBlob(w.Context(), w.repo.Repository.ID, b, "", 0); err != nil {
+	if err := w.store.Content.CommitBlob(w.Context(), w.repo.Repository.ID, b, "", 0); err != nil {
 		w.Fatal(err)
 	}
 	payload := []byte(`{"config":"` + text + `"}`)
-	p := store.PutManifest{RepositoryID: w.repo.Repository.ID, Tags: tags, When: when, Manifest: pulp.Manifest{
+	p := content.PutManifest{RepositoryID: w.repo.Repository.ID, Tags: tags, When: when, Manifest: pulp.Manifest{
 		Digest: digest.FromBytes(payload), MediaType: pulp.OCIManifest, SchemaVersion: 2, Payload: payload, Type: "image", Config: &pulp.Descriptor{Digest: b.Digest},
 	}}
 	return p.Manifest.Digest, w.signOnPush.Run(w.Context(), signservice.Caller{User: "alice"}, func(ctx context.Context) error {
-		_, err := w.store.PutManifest(ctx, p)
+		_, err := w.store.Content.PutManifest(ctx, p)
 		return err
 	})
 }
@@ -69,21 +71,21 @@ func (w *world) putWhen(when func(digest.Digest) bool, text string, tags ...stri
 // wantSealed sees that every tag that every distribution of the repository shows has, for that path, a signature that verifies.
 func (w *world) wantSealed() {
 	w.Helper()
-	served, err := w.store.RepositoryDistributions(w.Context(), w.repo.Repository.ID)
+	served, err := w.store.Catalog.RepositoryDistributions(w.Context(), w.repo.Repository.ID)
 	if err != nil {
 		w.Fatal(err)
 	}
-	targets, err := w.store.SignTargets(w.Context(), w.repo.Repository.ID, nil, false)
+	targets, err := w.store.Signatures.SignTargets(w.Context(), w.repo.Repository.ID, nil, false)
 	if err != nil {
 		w.Fatal(err)
 	}
 	for _, d := range served {
-		target, err := w.store.Resolve(w.Context(), d.BasePath)
+		target, err := w.store.Serving.Resolve(w.Context(), d.BasePath)
 		if err != nil {
 			w.Fatal(err)
 		}
 		for _, s := range targets {
-			held, err := w.store.ServedSignatures(w.Context(), target, s.ManifestID)
+			held, err := w.store.Serving.ServedSignatures(w.Context(), target, s.ManifestID)
 			if err != nil {
 				w.Fatal(err)
 			}
@@ -109,54 +111,54 @@ func TestNothingIsSeenUnsigned(t *testing.T) {
 	}
 	w.wantSignatures(6, 2)
 	w.wantSealed()
-	w.dispatch(store.TaskCompleted, tasks.Tag, tasks.TagArgs{RepositoryID: id, Tag: "v2-again", Digest: d})
+	w.dispatch(taskstore.TaskCompleted, tasks.Tag, tasks.TagArgs{RepositoryID: id, Tag: "v2-again", Digest: d})
 	w.wantSealed()
 	w.wantSignatures(7, 1)
 
 	// A distribution shows what is signed for its path, and a changed path is another one.
 	name, path, other := "second", "acme/second", "acme/third"
-	k := w.dispatch(store.TaskCompleted, tasks.Create, tasks.CreateArgs{Distribution: tasks.DistributionFields{Name: &name, BasePath: &path, RepositoryID: &id}})
+	k := w.dispatch(taskstore.TaskCompleted, tasks.Create, tasks.CreateArgs{Distribution: tasks.DistributionFields{Name: &name, BasePath: &path, RepositoryID: &id}})
 	w.wantSealed()
-	made, err := w.store.Resolve(t.Context(), path)
+	made, err := w.store.Serving.Resolve(t.Context(), path)
 	if err != nil {
 		t.Fatal(k.Error, err)
 	}
-	w.dispatch(store.TaskCompleted, tasks.Edit, tasks.EditArgs{Collection: pulp.DistributionCollection, ID: made.Distribution.ID, Distribution: &tasks.DistributionFields{BasePath: &other}})
+	w.dispatch(taskstore.TaskCompleted, tasks.Edit, tasks.EditArgs{Collection: pulp.DistributionCollection, ID: made.Distribution.ID, Distribution: &tasks.DistributionFields{BasePath: &other}})
 	w.wantSealed()
 
 	// What is rolled back was signed for one path, and is shown under two.
-	r, err := w.store.Repository(t.Context(), pulp.ContainerPush, id)
+	r, err := w.store.Catalog.Repository(t.Context(), pulp.ContainerPush, id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.dispatch(store.TaskCompleted, tasks.RemoveContent, tasks.RemoveArgs{RepositoryID: id, All: true})
-	w.dispatch(store.TaskCompleted, tasks.Restore, tasks.VersionArgs{RepositoryID: id, Number: 1})
+	w.dispatch(taskstore.TaskCompleted, tasks.RemoveContent, tasks.RemoveArgs{RepositoryID: id, All: true})
+	w.dispatch(taskstore.TaskCompleted, tasks.Restore, tasks.VersionArgs{RepositoryID: id, Number: 1})
 	w.wantSealed()
-	w.dispatch(store.TaskCompleted, tasks.Restore, tasks.VersionArgs{RepositoryID: id, Number: r.LatestVersion})
+	w.dispatch(taskstore.TaskCompleted, tasks.Restore, tasks.VersionArgs{RepositoryID: id, Number: r.LatestVersion})
 	w.wantSealed()
 
 	// A copy brings tags that nobody has signed for this repository.
-	source, err := w.store.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "source"})
+	source, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "source"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err = w.store.Repository(t.Context(), pulp.ContainerPush, id)
+	r, err = w.store.Catalog.Repository(t.Context(), pulp.ContainerPush, id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := store.Copy{RepositoryID: id, Number: r.LatestVersion, Tags: true}
-	w.dispatch(store.TaskCompleted, tasks.AddContent, tasks.AddArgs{RepositoryID: source.ID, Copy: &all})
-	w.dispatch(store.TaskCompleted, tasks.Tag, tasks.TagArgs{RepositoryID: source.ID, Tag: "copied", Digest: d})
-	back := store.Copy{RepositoryID: source.ID, Number: 2, Tags: true}
-	w.dispatch(store.TaskCompleted, tasks.AddContent, tasks.AddArgs{RepositoryID: id, Copy: &back})
+	all := content.Copy{RepositoryID: id, Number: r.LatestVersion, Tags: true}
+	w.dispatch(taskstore.TaskCompleted, tasks.AddContent, tasks.AddArgs{RepositoryID: source.ID, Copy: &all})
+	w.dispatch(taskstore.TaskCompleted, tasks.Tag, tasks.TagArgs{RepositoryID: source.ID, Tag: "copied", Digest: d})
+	back := content.Copy{RepositoryID: source.ID, Number: 2, Tags: true}
+	w.dispatch(taskstore.TaskCompleted, tasks.AddContent, tasks.AddArgs{RepositoryID: id, Copy: &back})
 	w.wantSealed()
-	if _, err := w.store.ServedManifest(t.Context(), w.repo, "copied"); err != nil {
+	if _, err := w.store.Serving.ServedManifest(t.Context(), w.repo, "copied"); err != nil {
 		t.Errorf("the copied tag: %v", err)
 	}
 
 	// A version that is not signed for a path cannot be pinned there.
 	pinned, fourth := "pinned", "acme/fourth"
-	versions, _, err := w.store.Versions(t.Context(), store.ListQuery{Where: []store.Filter{store.Where("number", store.Equal, int64(1))}, Limit: 10})
+	versions, _, err := w.store.Lists.Versions(t.Context(), list.Query{Where: []list.Filter{list.Where("number", list.Equal, int64(1))}, Limit: 10})
 	if err != nil || len(versions) == 0 {
 		t.Fatal(versions, err)
 	}
@@ -164,7 +166,7 @@ func TestNothingIsSeenUnsigned(t *testing.T) {
 		if v.RepositoryID != id {
 			continue
 		}
-		k = w.dispatch(store.TaskFailed, tasks.Create, tasks.CreateArgs{Distribution: tasks.DistributionFields{
+		k = w.dispatch(taskstore.TaskFailed, tasks.Create, tasks.CreateArgs{Distribution: tasks.DistributionFields{
 			Name: &pinned, BasePath: &fourth, Version: tasks.Optional[pulp.PinnedVersion]{Set: true, Value: &pulp.PinnedVersion{VersionID: v.ID, RepositoryID: id, Number: 1}},
 		}})
 		if k.Error == nil || k.Error.Description != "repository_version: The version holds the tag 'latest', which is not signed for this base path, and versions do not change." {
@@ -199,18 +201,18 @@ func TestAListThatWaitsKeepsItsImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	payload := []byte(`{"list":1}`)
-	p := store.PutManifest{RepositoryID: w.repo.Repository.ID, Tags: []string{"multi"}, Manifest: pulp.Manifest{
+	p := content.PutManifest{RepositoryID: w.repo.Repository.ID, Tags: []string{"multi"}, Manifest: pulp.Manifest{
 		Digest: digest.FromBytes(payload), MediaType: pulp.OCIIndex, SchemaVersion: 2, Payload: payload, Type: "index", Children: []pulp.Descriptor{{Digest: child}},
 	}}
 	var v *pulp.Version
 	swept := -1
 	err = w.signOnPush.Run(t.Context(), signservice.Caller{User: "alice"}, func(ctx context.Context) (err error) {
-		if v, err = w.store.PutManifest(ctx, p); err == nil {
+		if v, err = w.store.Content.PutManifest(ctx, p); err == nil {
 			return nil
 		}
 		soon := time.Now().Add(time.Second)
-		manifests, sweepErr := w.store.SweepPendingManifests(ctx, soon, 100)
-		blobs, blobErr := w.store.SweepPending(ctx, soon, 100)
+		manifests, sweepErr := w.store.Sweeps.SweepPendingManifests(ctx, soon, 100)
+		blobs, blobErr := w.store.Sweeps.SweepPending(ctx, soon, 100)
 		swept = int(manifests + blobs)
 		return errors.Join(err, sweepErr, blobErr)
 	})
@@ -228,21 +230,21 @@ func TestAPushThatCannotBeSigned(t *testing.T) {
 	if _, err := w.put("bad", "v1"); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("the push: %v", err)
 	}
-	if m, err := w.store.ServedManifest(t.Context(), w.repo, "v1"); err != nil || string(m.Payload) != `{"config":"one"}` {
+	if m, err := w.store.Serving.ServedManifest(t.Context(), w.repo, "v1"); err != nil || string(m.Payload) != `{"config":"one"}` {
 		t.Errorf("the tag was moved: %s, %v", m.Payload, err)
 	}
-	if k := w.dispatch(store.TaskFailed, tasks.Tag, tasks.TagArgs{RepositoryID: w.repo.Repository.ID, Tag: "new", Digest: digest.FromBytes([]byte(`{"config":"one"}`))}); k.Error == nil {
+	if k := w.dispatch(taskstore.TaskFailed, tasks.Tag, tasks.TagArgs{RepositoryID: w.repo.Repository.ID, Tag: "new", Digest: digest.FromBytes([]byte(`{"config":"one"}`))}); k.Error == nil {
 		t.Errorf("task = %+v", k)
 	}
 	w.signOnPush.AcceptUnsigned = true
 	if _, err := w.put("bad", "v1"); err != nil {
 		t.Errorf("the push that may be signed later: %v", err)
 	}
-	m, err := w.store.ServedManifest(t.Context(), w.repo, "v1")
+	m, err := w.store.Serving.ServedManifest(t.Context(), w.repo, "v1")
 	if err != nil || string(m.Payload) != `{"config":"bad"}` {
 		t.Errorf("the tag was not moved: %s, %v", m.Payload, err)
 	}
-	k, err := w.store.ClaimNext(t.Context(), store.Wanted{WorkerID: "worker", Lease: time.Minute})
+	k, err := w.store.Tasks.ClaimNext(t.Context(), taskstore.Wanted{WorkerID: "worker", Lease: time.Minute})
 	if err != nil || k == nil || k.Name != tasks.Sign {
 		t.Fatalf("no task signs it later: %+v, %v", k, err)
 	}
@@ -267,12 +269,12 @@ func TestSealedPushesThatRace(t *testing.T) {
 	}
 	all.Wait()
 	w.wantSealed()
-	r, err := w.store.Repository(t.Context(), pulp.ContainerPush, w.repo.Repository.ID)
+	r, err := w.store.Catalog.Repository(t.Context(), pulp.ContainerPush, w.repo.Repository.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for number := int64(1); number <= r.LatestVersion; number++ {
-		v, err := w.store.Version(t.Context(), r.ID, number)
+		v, err := w.store.Content.Version(t.Context(), r.ID, number)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -292,7 +294,7 @@ func TestSealedPushesThatAreRefused(t *testing.T) {
 	for i := range pushes {
 		all.Go(func() {
 			d, err := w.putWhen(func(current digest.Digest) bool { return current == "" }, fmt.Sprintf("demand %d", i), "fresh")
-			if _, moved := errors.AsType[*store.TagMoved](err); moved {
+			if _, moved := errors.AsType[*content.TagMoved](err); moved {
 				lost[i] = d
 			} else if err != nil {
 				t.Errorf("push %d: %v", i, err)
@@ -307,17 +309,17 @@ func TestSealedPushesThatAreRefused(t *testing.T) {
 			continue
 		}
 		losers++
-		if _, err := w.store.ServedManifest(t.Context(), w.repo, string(d)); !fault.Is(err, fault.NotFound) {
+		if _, err := w.store.Serving.ServedManifest(t.Context(), w.repo, string(d)); !fault.Is(err, fault.NotFound) {
 			t.Errorf("what was refused is served: %v", err)
 		}
 		if _, err := w.put(fmt.Sprintf("demand %d", i), fmt.Sprintf("other-%d", i)); err != nil {
 			t.Fatal(err)
 		}
-		m, err := w.store.ServedManifest(t.Context(), w.repo, string(d))
+		m, err := w.store.Serving.ServedManifest(t.Context(), w.repo, string(d))
 		if err != nil {
 			t.Fatal(err)
 		}
-		held, err := w.store.ServedSignatures(t.Context(), w.repo, m.ID)
+		held, err := w.store.Serving.ServedSignatures(t.Context(), w.repo, m.ID)
 		if err != nil || len(held) != 1 || held[0].Reference != fmt.Sprintf("registry.example:8443/acme/app:other-%d", i) {
 			t.Errorf("%d signatures, %v, %v", len(held), held, err)
 		}
@@ -332,7 +334,7 @@ func TestAKeyThatIsElsewhere(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	w.signer.Usable = func(pulp.SigningService) bool { return false }
-	w.signOnPush.SignElsewhere = jobs.SignTasks{Store: w.store, Cancel: w.dispatcher.Cancel, Dispatch: func(ctx context.Context, from tasks.Origin, s tasks.Spec) (store.Task, error) {
+	w.signOnPush.SignElsewhere = jobs.SignTasks{Store: w.store, Cancel: w.dispatcher.Cancel, Dispatch: func(ctx context.Context, from tasks.Origin, s tasks.Spec) (taskstore.Task, error) {
 		if s.ServiceID != w.service.ID {
 			t.Errorf("the task is for %q", s.ServiceID)
 		}
@@ -343,8 +345,8 @@ func TestAKeyThatIsElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.wantSealed()
-	shown, _, err := w.store.Tasks(t.Context(), store.ListQuery{Limit: 100})
-	if err != nil || slices.ContainsFunc(shown, func(k store.Task) bool { return k.Name == tasks.Seal }) {
+	shown, _, err := w.store.Lists.Tasks(t.Context(), list.Query{Limit: 100})
+	if err != nil || slices.ContainsFunc(shown, func(k taskstore.Task) bool { return k.Name == tasks.Seal }) {
 		t.Errorf("lists show what is internal: %v", err)
 	}
 	w.signOnPush.Timeout = 50 * time.Millisecond
@@ -352,7 +354,7 @@ func TestAKeyThatIsElsewhere(t *testing.T) {
 	if _, err := w.put("nobody", "far"); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("nobody signs: %v", err)
 	}
-	if k, err := w.store.ClaimNext(t.Context(), store.Wanted{WorkerID: "worker", Lease: time.Minute}); err != nil || k != nil {
+	if k, err := w.store.Tasks.ClaimNext(t.Context(), taskstore.Wanted{WorkerID: "worker", Lease: time.Minute}); err != nil || k != nil {
 		t.Errorf("what nobody waits for is left to be done: %+v, %v", k, err)
 	}
 }
@@ -366,20 +368,20 @@ func TestATaskWhoseSealingKeyIsAway(t *testing.T) {
 	w.signer.Usable = func(pulp.SigningService) bool { return here.Load() }
 	args := tasks.TagArgs{RepositoryID: w.repo.Repository.ID, Tag: "new", Digest: digest.FromBytes([]byte(`{"config":"one"}`))}
 	k, err := w.dispatcher.Dispatch(t.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Tag, Args: args, Immediate: true})
-	if err != nil || k.State != store.TaskWaiting {
+	if err != nil || k.State != taskstore.TaskWaiting {
 		t.Fatalf("the task is %s (%v), %v; want it to wait", k.State, k.Error, err)
 	}
-	if _, err := w.store.ServedManifest(t.Context(), w.repo, "new"); !fault.Is(err, fault.NotFound) {
+	if _, err := w.store.Serving.ServedManifest(t.Context(), w.repo, "new"); !fault.Is(err, fault.NotFound) {
 		t.Errorf("the tag is seen: %v", err)
 	}
 	here.Store(true)
 	w.serve()
 	for began := time.Now(); !k.State.Final() && time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
-		if k, err = w.store.Task(t.Context(), k.ID); err != nil {
+		if k, err = w.store.Tasks.Task(t.Context(), k.ID); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if k.State != store.TaskCompleted {
+	if k.State != taskstore.TaskCompleted {
 		t.Errorf("the task is %s (%v)", k.State, k.Error)
 	}
 	w.wantSealed()
@@ -394,15 +396,15 @@ func TestADeletedVersionShowsNothingUnsigned(t *testing.T) {
 		t.Fatal(err)
 	}
 	name, path := "second", "acme/second"
-	w.dispatch(store.TaskCompleted, tasks.Create, tasks.CreateArgs{Distribution: tasks.DistributionFields{Name: &name, BasePath: &path, RepositoryID: &id}})
+	w.dispatch(taskstore.TaskCompleted, tasks.Create, tasks.CreateArgs{Distribution: tasks.DistributionFields{Name: &name, BasePath: &path, RepositoryID: &id}})
 	w.wantSealed()
-	r, err := w.store.Repository(t.Context(), pulp.ContainerPush, id)
+	r, err := w.store.Catalog.Repository(t.Context(), pulp.ContainerPush, id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.dispatch(store.TaskCompleted, tasks.DeleteVersion, tasks.VersionArgs{RepositoryID: id, Number: r.LatestVersion})
+	w.dispatch(taskstore.TaskCompleted, tasks.DeleteVersion, tasks.VersionArgs{RepositoryID: id, Number: r.LatestVersion})
 	w.wantSealed()
-	if targets, err := w.store.SignTargets(t.Context(), id, nil, false); err != nil || len(targets) == 0 {
+	if targets, err := w.store.Signatures.SignTargets(t.Context(), id, nil, false); err != nil || len(targets) == 0 {
 		t.Errorf("nothing is shown at all: %v, %v", targets, err)
 	}
 }
@@ -422,7 +424,7 @@ func TestAnImageByDigestThatCompletesAList(t *testing.T) {
 		t.Fatal(d, err)
 	}
 	w.wantSealed()
-	targets, err := w.store.SignTargets(t.Context(), w.repo.Repository.ID, []string{"sparse"}, false)
+	targets, err := w.store.Signatures.SignTargets(t.Context(), w.repo.Repository.ID, []string{"sparse"}, false)
 	if err != nil || len(targets) != 1 {
 		t.Errorf("the list shows %v, %v", targets, err)
 	}

@@ -11,7 +11,9 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/signatures"
+	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/tasks"
 )
@@ -21,7 +23,7 @@ import (
 type signer struct{ Options }
 
 func (s signer) run(ctx context.Context, r *tasks.Run, args tasks.SignArgs) error {
-	service, err := s.Store.SigningService(ctx, args.ServiceID)
+	service, err := s.Store.Signatures.SigningService(ctx, args.ServiceID)
 	if fault.Is(err, fault.NotFound) {
 		return fault.New(fault.NotFound, "The signing service was removed before the task ran.")
 	} else if err != nil {
@@ -51,35 +53,35 @@ func (s signer) run(ctx context.Context, r *tasks.Run, args tasks.SignArgs) erro
 	if err := r.Permit(ctx); err != nil {
 		return err
 	}
-	_, err = s.Store.CommitStaged(ctx, r.Claim, args.RepositoryID)
+	_, err = s.Store.Signatures.CommitStaged(ctx, r.Claim, args.RepositoryID)
 	return err
 }
 
 // missing returns the targets of the task without those that are signed: by an earlier attempt, or in the
 // repository unless args.Force is set (compatibility.md#signing-again).
-func (s signer) missing(ctx context.Context, r *tasks.Run, args tasks.SignArgs, service pulp.SigningService) ([]store.SignTarget, error) {
-	targets, err := s.Store.SignTargets(ctx, args.RepositoryID, args.Tags, args.SignLists)
+func (s signer) missing(ctx context.Context, r *tasks.Run, args tasks.SignArgs, service pulp.SigningService) ([]signatures.SignTarget, error) {
+	targets, err := s.Store.Signatures.SignTargets(ctx, args.RepositoryID, args.Tags, args.SignLists)
 	if err != nil {
 		return nil, err
 	}
-	done, err := s.Store.Staged(ctx, r.Task.ID, service.Fingerprint)
+	done, err := s.Store.Signatures.Staged(ctx, r.Task.ID, service.Fingerprint)
 	if err != nil {
 		return nil, err
 	}
 	if !args.Force {
-		before, err := s.Store.SignedBy(ctx, args.RepositoryID, service.Fingerprint)
+		before, err := s.Store.Signatures.SignedBy(ctx, args.RepositoryID, service.Fingerprint)
 		if err != nil {
 			return nil, err
 		}
 		done = append(done, before...)
 	}
-	signed := make(map[store.SignedKey]bool, len(done))
+	signed := make(map[signatures.SignedKey]bool, len(done))
 	for _, k := range done {
 		signed[k] = true
 	}
 	missing := targets[:0]
 	for _, t := range targets {
-		if !signed[store.SignedKey{ManifestID: t.ManifestID, Reference: s.reference(args.BasePath, t.Tag)}] {
+		if !signed[signatures.SignedKey{ManifestID: t.ManifestID, Reference: s.reference(args.BasePath, t.Tag)}] {
 			missing = append(missing, t)
 		}
 	}
@@ -92,7 +94,7 @@ func (s signer) reference(basePath, tag string) string {
 }
 
 // signAll signs the targets and stages the signatures in batches.
-func (s signer) signAll(ctx context.Context, r *tasks.Run, session *signservice.Session, args tasks.SignArgs, targets []store.SignTarget, report *tasks.Report) error {
+func (s signer) signAll(ctx context.Context, r *tasks.Run, session *signservice.Session, args tasks.SignArgs, targets []signatures.SignTarget, report *tasks.Report) error {
 	made := make(chan pulp.Signature, stageBatch)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -107,7 +109,7 @@ func (s signer) signAll(ctx context.Context, r *tasks.Run, session *signservice.
 			}
 			group.Go(func() error {
 				g, err := session.Sign(working, t.ManifestID, t.Digest, s.reference(args.BasePath, t.Tag))
-				if fault.Is(err, fault.Unavailable) && !store.Away(err) {
+				if fault.Is(err, fault.Unavailable) && !sqldb.IsUnavailable(err) {
 					return tasks.RetryLater(err) // the key is unavailable; the task waits without occupying a slot
 				} else if err != nil {
 					return err
@@ -167,7 +169,7 @@ func gather(made <-chan pulp.Signature) []pulp.Signature {
 func (s signer) stage(ctx context.Context, r *tasks.Run, made []pulp.Signature) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stageTime)
 	defer cancel()
-	return s.Store.StageSignatures(ctx, r.Claim, made)
+	return s.Store.Signatures.StageSignatures(ctx, r.Claim, made)
 }
 
 const (
@@ -187,10 +189,10 @@ func caller(r *tasks.Run, user string) signservice.Caller {
 // stillAssigned requires that the repository may use the service, for tasks of the server. For tasks of users
 // maySign requires it.
 func (o Options) stillAssigned(ctx context.Context, r *tasks.Run, repositoryID string, service pulp.SigningService) error {
-	if r.Task.Origin != store.OriginSystem {
+	if r.Task.Origin != taskstore.OriginSystem {
 		return nil
 	}
-	repo, err := o.Store.RepositoryByID(ctx, repositoryID)
+	repo, err := o.Store.Catalog.RepositoryByID(ctx, repositoryID)
 	if err != nil {
 		return err
 	}
@@ -199,7 +201,7 @@ func (o Options) stillAssigned(ctx context.Context, r *tasks.Run, repositoryID s
 
 // signMissing creates signatures that a change in another process needs.
 func (o Options) signMissing(ctx context.Context, r *tasks.Run, args tasks.SealArgs) error {
-	service, err := o.Store.SigningService(ctx, args.ServiceID)
+	service, err := o.Store.Signatures.SigningService(ctx, args.ServiceID)
 	if err != nil {
 		return err
 	}

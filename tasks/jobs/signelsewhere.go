@@ -8,6 +8,8 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -21,13 +23,13 @@ const (
 type SignTasks struct {
 	Store *store.Store
 	// Dispatch and Cancel are those of a tasks.Dispatcher.
-	Dispatch func(context.Context, tasks.Origin, tasks.Spec) (store.Task, error)
-	Cancel   func(context.Context, string) (store.Task, error)
+	Dispatch func(context.Context, tasks.Origin, tasks.Spec) (taskstore.Task, error)
+	Cancel   func(context.Context, string) (taskstore.Task, error)
 }
 
 // Sign dispatches an internal task that makes the missing signatures and waits until it ends. When ctx ends first, Sign
 // cancels the task and returns an Unavailable error with the context's cause.
-func (s SignTasks) Sign(ctx context.Context, caller signservice.Caller, missing *store.Unsigned) error {
+func (s SignTasks) Sign(ctx context.Context, caller signservice.Caller, missing *content.MissingSignatures) error {
 	t, err := s.Dispatch(ctx, tasks.BySystem(), tasks.Spec{
 		Name: tasks.Seal,
 		Args: tasks.SealArgs{
@@ -47,12 +49,12 @@ func (s SignTasks) Sign(ctx context.Context, caller signservice.Caller, missing 
 			return fault.Wrap(fault.Unavailable, context.Cause(ctx), "no process that can use its key has signed in time.")
 		case <-tick.C:
 		}
-		now, err := s.Store.Task(ctx, t.ID)
+		now, err := s.Store.Tasks.Task(ctx, t.ID)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			return err
 		case err != nil || !now.State.Final():
-		case now.State == store.TaskCompleted:
+		case now.State == taskstore.TaskCompleted:
 			return nil
 		case now.Error != nil:
 			return fault.New(fault.Unavailable, "%s", now.Error.Description)
@@ -68,13 +70,13 @@ func (s SignTasks) abandon(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(ctx, abandonTimeout)
 	defer cancel()
 	if _, err := s.Cancel(ctx, id); err == nil || fault.Is(err, fault.Conflict) {
-		_ = s.Store.DeleteTask(ctx, id)
+		_ = s.Store.Tasks.DeleteTask(ctx, id)
 	}
 }
 
 // SignLater dispatches a sign task for each distribution that serves the repository.
-func (s SignTasks) SignLater(ctx context.Context, caller signservice.Caller, missing *store.Unsigned) error {
-	served, err := s.Store.RepositoryDistributions(ctx, missing.RepositoryID)
+func (s SignTasks) SignLater(ctx context.Context, caller signservice.Caller, missing *content.MissingSignatures) error {
+	served, err := s.Store.Catalog.RepositoryDistributions(ctx, missing.RepositoryID)
 	if err != nil {
 		return err
 	}
@@ -84,7 +86,7 @@ func (s SignTasks) SignLater(ctx context.Context, caller signservice.Caller, mis
 			Args: tasks.SignArgs{
 				RepositoryID: missing.RepositoryID, ServiceID: missing.Service.ID, BasePath: d.BasePath, Who: caller.User,
 			},
-			Resources: []store.Resource{{Href: pulp.RepositoryHref(d.Repository, missing.RepositoryID), Exclusive: true}},
+			Resources: []taskstore.Resource{{Href: pulp.RepositoryHref(d.Repository, missing.RepositoryID), Exclusive: true}},
 			ServiceID: missing.Service.ID, Namespace: missing.Namespace,
 		})
 		if err != nil {

@@ -16,7 +16,8 @@ import (
 	"github.com/countersign/countersign/internal/glob"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -39,11 +40,11 @@ const (
 type syncer struct{ Options }
 
 func (s syncer) run(ctx context.Context, r *tasks.Run, args tasks.SyncArgs) error {
-	repo, err := s.Store.Repository(ctx, pulp.Container, args.RepositoryID)
+	repo, err := s.Store.Catalog.Repository(ctx, pulp.Container, args.RepositoryID)
 	if err != nil {
 		return err
 	}
-	remote, err := s.Store.Remote(ctx, args.RemoteID)
+	remote, err := s.Store.Catalog.Remote(ctx, args.RemoteID)
 	if fault.Is(err, fault.NotFound) {
 		return fault.New(fault.NotFound, "The remote was removed before the task ran.")
 	} else if err != nil {
@@ -69,9 +70,9 @@ func (s syncer) run(ctx context.Context, r *tasks.Run, args tasks.SyncArgs) erro
 		syncer: s, task: r, args: args, repo: repo, remote: remote, registry: registry,
 		downloads: r.Report("sync.downloading.artifacts", "Downloading Artifacts", -1),
 		adding:    r.Report("associating.content", "Associating Content", -1),
-		wanted:    store.Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{}, Mirror: args.Mirror},
+		wanted:    content.Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{}, Mirror: args.Mirror},
 		tried:     map[string]bool{}, taken: map[digest.Digest]bool{},
-		heldTags: sync.OnceValues(func() (map[string]digest.Digest, error) { return s.Store.HeldTags(ctx, repo.ID) }),
+		heldTags: sync.OnceValues(func() (map[string]digest.Digest, error) { return s.Store.Content.HeldTags(ctx, repo.ID) }),
 	}
 	registry.Skipped = one.skipped
 	return retryUpstream(one.run(ctx))
@@ -102,7 +103,7 @@ type oneSync struct {
 	held      atomic.Int64 // bytes of manifests that were inspected and not fetched yet
 
 	mu     sync.Mutex
-	wanted store.Synced
+	wanted content.Synced
 	taken  map[digest.Digest]bool // manifests that the repository contains after this sync
 }
 
@@ -131,7 +132,7 @@ func (o *oneSync) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if unattached, err := o.Store.Unattached(ctx, o.repo.ID, o.remote.ID); err != nil {
+	if unattached, err := o.Store.Content.Unattached(ctx, o.repo.ID, o.remote.ID); err != nil {
 		return err
 	} else if unattached {
 		o.wanted.RemoteID = o.remote.ID
@@ -154,7 +155,7 @@ func (o *oneSync) run(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	o.skips.report(ctx, o.task, o.Log)
-	o.wanted.Report = func(added, removed int64) []store.Progress {
+	o.wanted.Report = func(added, removed int64) []taskstore.Progress {
 		o.adding.Add(int(added))
 		if o.args.Mirror {
 			o.task.Report("un-associating.content", "Un-Associating Content", -1).Add(int(removed))
@@ -162,7 +163,7 @@ func (o *oneSync) run(ctx context.Context) error {
 		return o.task.Finished()
 	}
 	return o.runSigned(ctx, o.task, func(ctx context.Context) error {
-		_, err := o.Store.CommitSync(ctx, o.task.Claim, o.wanted)
+		_, err := o.Store.Content.CommitSync(ctx, o.task.Claim, o.wanted)
 		return err
 	})
 }
@@ -261,7 +262,7 @@ func (o *oneSync) companions() []string {
 }
 
 func (o *oneSync) findAbsent(ctx context.Context) error {
-	blobs, err := o.Store.AbsentBlobs(ctx, o.repo.ID)
+	blobs, err := o.Store.Content.AbsentBlobs(ctx, o.repo.ID)
 	if err != nil {
 		return err
 	}
@@ -279,7 +280,7 @@ func (o *oneSync) findSettled(ctx context.Context) (err error) {
 	if o.source != mirror.NoSignatures || o.args.SignedOnly || o.args.Mirror || len(o.absent) > 0 || o.filtered() || o.wanted.RemoteID != "" {
 		return nil
 	}
-	o.settled, err = o.Store.WholeTags(ctx, o.repo.ID)
+	o.settled, err = o.Store.Content.WholeTags(ctx, o.repo.ID)
 	return err
 }
 

@@ -28,6 +28,9 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/signtest"
 	"github.com/countersign/countersign/storage/embedded"
@@ -198,8 +201,8 @@ func newMirror(t *testing.T, g *remoteRegistry, change func(*pulp.Remote)) *mirr
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
-	if err := s.Migrate(t.Context()); err != nil {
+	t.Cleanup(func() { _ = s.DB.Close() })
+	if err := s.DB.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	files, err := embedded.New(t.Context(), embedded.Options{Driver: "filesystem", Parameters: map[string]any{"rootdirectory": t.TempDir()}})
@@ -217,19 +220,19 @@ func newMirror(t *testing.T, g *remoteRegistry, change func(*pulp.Remote)) *mirr
 	if change != nil {
 		change(&r)
 	}
-	if w.remote, err = s.CreateRemote(t.Context(), r); err != nil {
+	if w.remote, err = s.Catalog.CreateRemote(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	if w.repo, err = s.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "dst/app", RemoteID: w.remote.ID}); err != nil {
+	if w.repo, err = s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "dst/app", RemoteID: w.remote.ID}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "dst/app", BasePath: "dst/app", RepositoryID: w.repo.ID}); err != nil {
+	if _, err := s.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "dst/app", BasePath: "dst/app", RepositoryID: w.repo.ID}); err != nil {
 		t.Fatal(err)
 	}
 	return w
 }
 
-func (w *mirrorWorld) sync(want store.TaskState, change func(*tasks.SyncArgs)) store.Task {
+func (w *mirrorWorld) sync(want taskstore.TaskState, change func(*tasks.SyncArgs)) taskstore.Task {
 	w.Helper()
 	args := tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}
 	if change != nil {
@@ -244,11 +247,11 @@ func (w *mirrorWorld) sync(want store.TaskState, change func(*tasks.SyncArgs)) s
 
 func (w *mirrorWorld) latest() pulp.Version {
 	w.Helper()
-	r, err := w.store.Repository(w.Context(), pulp.Container, w.repo.ID)
+	r, err := w.store.Catalog.Repository(w.Context(), pulp.Container, w.repo.ID)
 	if err != nil {
 		w.Fatal(err)
 	}
-	v, err := w.store.Version(w.Context(), r.ID, r.LatestVersion)
+	v, err := w.store.Content.Version(w.Context(), r.ID, r.LatestVersion)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -265,9 +268,9 @@ func (w *mirrorWorld) wantHeld(number, blobs, manifests, tags, signatures int64)
 	}
 }
 
-func (w *mirrorWorld) target() store.Target {
+func (w *mirrorWorld) target() record.Target {
 	w.Helper()
-	t, err := w.store.Resolve(w.Context(), "dst/app")
+	t, err := w.store.Serving.Resolve(w.Context(), "dst/app")
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -286,15 +289,15 @@ func TestSync(t *testing.T) {
 	fillRemote(g)
 	w := newMirror(t, g, nil)
 	g.count()
-	k := w.sync(store.TaskCompleted, nil)
+	k := w.sync(taskstore.TaskCompleted, nil)
 	w.wantHeld(1, 7, 4, 2, 0)
 	if n := g.count(); n["GET manifests"] != 4 || n["GET blobs"] != 7 {
 		t.Errorf("the first sync asked %v", n)
 	}
-	reports := map[string]store.Progress{}
+	reports := map[string]taskstore.Progress{}
 	for _, p := range k.Progress {
 		reports[p.Code] = p
-		if p.State != store.TaskCompleted {
+		if p.State != taskstore.TaskCompleted {
 			t.Errorf("report %+v", p)
 		}
 	}
@@ -302,7 +305,7 @@ func TestSync(t *testing.T) {
 		t.Errorf("task %+v", k)
 	}
 	// Again: digests alone are asked for, and no version is made.
-	if k := w.sync(store.TaskCompleted, nil); len(k.Created) != 0 || k.Result != nil {
+	if k := w.sync(taskstore.TaskCompleted, nil); len(k.Created) != 0 || k.Result != nil {
 		t.Errorf("an unchanged sync made %v %s", k.Created, k.Result)
 	}
 	if n := g.count(); n["GET manifests"] != 0 || n["GET blobs"] != 0 || n["HEAD manifests"] != 2 {
@@ -311,13 +314,13 @@ func TestSync(t *testing.T) {
 	w.wantHeld(1, 7, 4, 2, 0)
 	// A tag moves, one goes, one comes; the bytes are exact.
 	moved := g.image("two", []int{60_000}, "latest")
-	w.sync(store.TaskCompleted, nil)
+	w.sync(taskstore.TaskCompleted, nil)
 	w.wantHeld(2, 9, 5, 2, 0)
-	m, err := w.store.ServedManifest(t.Context(), w.target(), "latest")
+	m, err := w.store.Serving.ServedManifest(t.Context(), w.target(), "latest")
 	if err != nil || m.Digest != moved || m.Architecture == nil || *m.Architecture != "amd64" {
 		t.Errorf("latest = %+v, %v", m, err)
 	}
-	listed, _, err := w.store.Manifests(t.Context(), store.ListQuery{Where: []store.Filter{store.Where("digest", store.Equal, string(moved))}, Limit: 1})
+	listed, _, err := w.store.Lists.Manifests(t.Context(), list.Query{Where: []list.Filter{list.Where("digest", list.Equal, string(moved))}, Limit: 1})
 	if err != nil || len(listed) != 1 || string(listed[0].RawLabels) != `{"name":"two"}` {
 		t.Errorf("the labels are %+v, %v", listed, err)
 	}
@@ -325,7 +328,7 @@ func TestSync(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := w.store.ServedBlob(t.Context(), w.target(), parsed.Layers[0].Digest)
+	b, err := w.store.Serving.ServedBlob(t.Context(), w.target(), parsed.Layers[0].Digest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +341,7 @@ func TestSync(t *testing.T) {
 	}
 	_ = content.Close()
 	// A mirror loses what the remote has not.
-	w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror = true })
+	w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror = true })
 	w.wantHeld(3, 6, 4, 2, 0)
 }
 
@@ -354,8 +357,8 @@ func TestSyncFilters(t *testing.T) {
 	w := newMirror(t, g, func(r *pulp.Remote) {
 		r.Includes, r.Excludes = []string{"1.*", string(loose), "[", "x[!y]"}, []string{"?.1"}
 	})
-	w.sync(store.TaskCompleted, nil)
-	tags, err := w.store.HeldTags(t.Context(), w.repo.ID)
+	w.sync(taskstore.TaskCompleted, nil)
+	tags, err := w.store.Content.HeldTags(t.Context(), w.repo.ID)
 	if err != nil || len(tags) != 2 || tags["1.0"] != a || tags["sha256-"+a.Encoded()+".sig"] == "" {
 		t.Errorf("tags %v, %v", tags, err)
 	}
@@ -372,13 +375,13 @@ func TestSyncSignatures(t *testing.T) {
 	}
 	g.signatures = map[digest.Digest][]string{one: {sign(one), "bm8=", sign(digest.FromString("another"))}}
 	w := newMirror(t, g, nil)
-	w.sync(store.TaskCompleted, nil)
+	w.sync(taskstore.TaskCompleted, nil)
 	w.wantHeld(1, 7, 4, 2, 1)
-	m, err := w.store.ServedManifest(t.Context(), w.target(), string(one))
+	m, err := w.store.Serving.ServedManifest(t.Context(), w.target(), string(one))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if held, err := w.store.ServedSignatures(t.Context(), w.target(), m.ID); err != nil || len(held) != 1 || held[0].Name != string(one)+"@"+strings.Repeat("0", 32) {
+	if held, err := w.store.Serving.ServedSignatures(t.Context(), w.target(), m.ID); err != nil || len(held) != 1 || held[0].Name != string(one)+"@"+strings.Repeat("0", 32) {
 		t.Errorf("signatures %+v, %v", held, err)
 	}
 	// Ours stay, also in a mirror; another one of theirs comes along.
@@ -388,16 +391,16 @@ func TestSyncSignatures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.store.PutSignature(t.Context(), w.repo.ID, one, g2); err != nil {
+	if _, err := w.store.Signatures.PutSignature(t.Context(), w.repo.ID, one, g2); err != nil {
 		t.Fatal(err)
 	}
 	g.mu.Lock()
 	g.signatures[one] = append(g.signatures[one], sign(one))
 	g.mu.Unlock()
-	w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror = true })
+	w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror = true })
 	w.wantHeld(3, 7, 4, 2, 3)
 	// Signed only: the index, of which no image is signed, leaves a mirror.
-	w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.SignedOnly = true, true })
+	w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.SignedOnly = true, true })
 	w.wantHeld(4, 3, 1, 1, 3)
 }
 
@@ -412,12 +415,12 @@ func TestSyncOnDemand(t *testing.T) {
 	one, _ := fillRemote(g)
 	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
 	g.count()
-	w.sync(store.TaskCompleted, nil)
+	w.sync(taskstore.TaskCompleted, nil)
 	w.wantHeld(1, 7, 4, 2, 0)
 	if n := g.count(); n["GET blobs"] != 3 { // configs
 		t.Errorf("the sync asked %v", n)
 	}
-	m, err := w.store.ServedManifest(t.Context(), w.target(), string(one))
+	m, err := w.store.Serving.ServedManifest(t.Context(), w.target(), string(one))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -427,7 +430,7 @@ func TestSyncOnDemand(t *testing.T) {
 	}
 	layer := parsed.Layers[0]
 	read := func() ([]byte, error) {
-		b, err := w.store.ServedBlob(t.Context(), w.target(), layer.Digest)
+		b, err := w.store.Serving.ServedBlob(t.Context(), w.target(), layer.Digest)
 		if err != nil || !b.Absent {
 			return nil, errors.Join(err, errors.New("it is here"))
 		}
@@ -453,16 +456,16 @@ func TestSyncOnDemand(t *testing.T) {
 	if err != nil || digest.FromBytes(got) != layer.Digest {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
-	if b, err := w.store.ServedBlob(t.Context(), w.target(), layer.Digest); err != nil || b.Absent {
+	if b, err := w.store.Serving.ServedBlob(t.Context(), w.target(), layer.Digest); err != nil || b.Absent {
 		t.Fatalf("the blob is not kept: %v", err)
 	}
 	// A later sync that wants all bytes now gets the rest.
-	if _, err := w.store.EditRemote(t.Context(), nil, w.remote.ID, func(r *pulp.Remote) { r.Policy = pulp.Immediate }); err != nil {
+	if _, err := w.store.Catalog.EditRemote(t.Context(), nil, w.remote.ID, func(r *pulp.Remote) { r.Policy = pulp.Immediate }); err != nil {
 		t.Fatal(err)
 	}
 	g.count()
-	w.sync(store.TaskCompleted, nil)
-	if absent, err := w.store.AbsentBlobs(t.Context(), w.repo.ID); err != nil || len(absent) != 0 {
+	w.sync(taskstore.TaskCompleted, nil)
+	if absent, err := w.store.Content.AbsentBlobs(t.Context(), w.repo.ID); err != nil || len(absent) != 0 {
 		t.Errorf("absent %v, %v", absent, err)
 	}
 	if n := g.count(); n["GET blobs"] != 3 || n["GET manifests"] != 0 {
@@ -487,17 +490,17 @@ func TestSyncGoesOn(t *testing.T) {
 		}
 		return false
 	})
-	k := w.sync(store.TaskFailed, nil)
+	k := w.sync(taskstore.TaskFailed, nil)
 	if k.Error == nil || !strings.HasPrefix(k.Error.Description, "503, message='Service Unavailable', url='"+g.server.URL) {
 		t.Errorf("error %+v", k.Error)
 	}
 	w.wantHeld(0, 0, 0, 0, 0)
-	if _, err := w.store.SweepOrphans(t.Context(), time.Now().Add(time.Hour), 100); err != nil {
+	if _, err := w.store.Sweeps.SweepOrphans(t.Context(), time.Now().Add(time.Hour), 100); err != nil {
 		t.Fatal(err)
 	}
 	g.set(nil)
 	g.count()
-	w.sync(store.TaskCompleted, nil)
+	w.sync(taskstore.TaskCompleted, nil)
 	if n := g.count(); n["GET blobs"] != 3 || n["GET manifests"] > 3 {
 		t.Errorf("the next sync asked %v", n)
 	}
@@ -560,7 +563,7 @@ func TestSyncOfARemoteThatLies(t *testing.T) {
 			fillRemote(g)
 			g.set(lie)
 			w := newMirror(t, g, nil)
-			if k := w.sync(store.TaskFailed, nil); k.Error == nil || strings.HasPrefix(k.Error.Description, "Internal error") {
+			if k := w.sync(taskstore.TaskFailed, nil); k.Error == nil || strings.HasPrefix(k.Error.Description, "Internal error") {
 				t.Errorf("error %+v", k.Error)
 			}
 			w.wantHeld(0, 0, 0, 0, 0)
@@ -587,7 +590,7 @@ func TestSyncIsNoWayToOthersBlobs(t *testing.T) {
 			return false
 		})
 		w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = policy })
-		victim, err := w.store.PushTarget(t.Context(), "victim/app", pulp.ContainerPush)
+		victim, err := w.store.Catalog.PushTarget(t.Context(), "victim/app", pulp.ContainerPush)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -595,10 +598,10 @@ func TestSyncIsNoWayToOthersBlobs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(w.store.CommitBlob(t.Context(), victim.Repository.ID, got, "", 0), w.store.SetPrivate(t.Context(), "victim/app", true)); err != nil {
+		if err := errors.Join(w.store.Content.CommitBlob(t.Context(), victim.Repository.ID, got, "", 0), w.store.Catalog.SetPrivate(t.Context(), "victim/app", true)); err != nil {
 			t.Fatal(err)
 		}
-		mallory, err := w.store.PutUser(t.Context(), "dst", "", false, true)
+		mallory, err := w.store.Accounts.PutUser(t.Context(), "dst", "", false, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -606,17 +609,17 @@ func TestSyncIsNoWayToOthersBlobs(t *testing.T) {
 			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}, Immediate: true,
 		})
 		if policy == pulp.Immediate {
-			if err != nil || k.State != store.TaskFailed {
+			if err != nil || k.State != taskstore.TaskFailed {
 				t.Errorf("the task is %s, %v", k.State, err)
 			}
 			w.wantHeld(0, 0, 0, 0, 0)
 			continue
 		}
 		// It may be claimed; what is claimed comes from the remote alone, and that has no bytes.
-		if err != nil || k.State != store.TaskCompleted {
+		if err != nil || k.State != taskstore.TaskCompleted {
 			t.Errorf("the task is %s, %v", k.State, err)
 		}
-		b, err := w.store.ServedBlob(t.Context(), w.target(), d.Digest)
+		b, err := w.store.Serving.ServedBlob(t.Context(), w.target(), d.Digest)
 		if err != nil || !b.Absent || b.Data != nil {
 			t.Errorf("the blob is %+v, %v", b, err)
 		}
@@ -632,25 +635,25 @@ func TestAClaimIsMetByItsOwnRemoteAlone(t *testing.T) {
 	victims := newRemote(t)
 	fillRemote(victims)
 	w := newMirror(t, victims, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
-	w.sync(store.TaskCompleted, nil)
-	absent, err := w.store.AbsentBlobs(t.Context(), w.repo.ID)
+	w.sync(taskstore.TaskCompleted, nil)
+	absent, err := w.store.Content.AbsentBlobs(t.Context(), w.repo.ID)
 	if err != nil || len(absent) == 0 {
 		t.Fatal(absent, err)
 	}
 	mallory := newRemote(t)
-	remote, err := w.store.CreateRemote(t.Context(), pulp.Remote{Name: "mallory", URL: mallory.server.URL, UpstreamName: "src/app", Policy: pulp.OnDemand})
+	remote, err := w.store.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: "mallory", URL: mallory.server.URL, UpstreamName: "src/app", Policy: pulp.OnDemand})
 	if err != nil {
 		t.Fatal(err)
 	}
-	repo, err := w.store.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "mallory/app"})
+	repo, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "mallory/app"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, b := range absent { // of another size than it has, too
-		if err := w.store.FetchedBlob(t.Context(), repo.ID, remote.ID, pulp.Blob{Digest: b.Digest, Size: 1, Absent: true}); err != nil {
+		if err := w.store.Content.FetchedBlob(t.Context(), repo.ID, remote.ID, pulp.Blob{Digest: b.Digest, Size: 1, Absent: true}); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.store.FetchedBlob(t.Context(), repo.ID, remote.ID, pulp.Blob{Digest: b.Digest, Size: 1, Absent: true}); err != nil {
+		if err := w.store.Content.FetchedBlob(t.Context(), repo.ID, remote.ID, pulp.Blob{Digest: b.Digest, Size: 1, Absent: true}); err != nil {
 			t.Fatal(err)
 		}
 		claimed := pulp.Blob{ID: b.ID, Digest: b.Digest, Size: 1, Absent: true, RemoteID: remote.ID}
@@ -661,7 +664,7 @@ func TestAClaimIsMetByItsOwnRemoteAlone(t *testing.T) {
 		if n := victims.count(); len(n) != 0 {
 			t.Errorf("the victim's remote was asked %v", n)
 		}
-		served, err := w.store.ServedBlob(t.Context(), w.target(), b.Digest)
+		served, err := w.store.Serving.ServedBlob(t.Context(), w.target(), b.Digest)
 		if err != nil || served.Size == 1 || served.RemoteID != w.remote.ID {
 			t.Errorf("the victim's blob is %+v, %v", served, err)
 		}
@@ -674,13 +677,13 @@ func TestContentThatGoesWhileASyncRuns(t *testing.T) {
 	g := newRemote(t)
 	g.image("one", []int{50_000}, "latest")
 	w := newMirror(t, g, nil)
-	w.sync(store.TaskCompleted, nil)
-	held, err := w.store.HeldTags(t.Context(), w.repo.ID)
+	w.sync(taskstore.TaskCompleted, nil)
+	held, err := w.store.Content.HeldTags(t.Context(), w.repo.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The same layer under another image; the first image goes while the other's manifest is asked for.
-	m, err := w.store.ServedManifest(t.Context(), w.target(), "latest")
+	m, err := w.store.Serving.ServedManifest(t.Context(), w.target(), "latest")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -696,7 +699,7 @@ func TestContentThatGoesWhileASyncRuns(t *testing.T) {
 	g.set(func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, string(config.Digest)) {
 			once.Do(func() {
-				if _, err := w.store.DeleteManifest(t.Context(), w.repo.ID, held["latest"]); err != nil {
+				if _, err := w.store.Content.DeleteManifest(t.Context(), w.repo.ID, held["latest"]); err != nil {
 					t.Error(err)
 				}
 			})
@@ -706,11 +709,11 @@ func TestContentThatGoesWhileASyncRuns(t *testing.T) {
 	// Whether the layer was seen before it went or not: in the end it is there.
 	args := tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}
 	k, err := w.dispatcher.Dispatch(t.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Sync, Args: args, Immediate: true})
-	if err != nil || k.State == store.TaskFailed && !strings.Contains(k.Error.Description, "sync again") {
+	if err != nil || k.State == taskstore.TaskFailed && !strings.Contains(k.Error.Description, "sync again") {
 		t.Fatalf("%s %+v, %v", k.State, k.Error, err)
 	}
-	w.sync(store.TaskCompleted, nil)
-	if b, err := w.store.ServedBlob(t.Context(), w.target(), parsed.Layers[0].Digest); err != nil || b.Absent {
+	w.sync(taskstore.TaskCompleted, nil)
+	if b, err := w.store.Serving.ServedBlob(t.Context(), w.target(), parsed.Layers[0].Digest); err != nil || b.Absent {
 		t.Errorf("the layer: %+v, %v", b, err)
 	}
 }
@@ -720,14 +723,14 @@ func TestRepair(t *testing.T) {
 	g := newRemote(t)
 	fillRemote(g)
 	w := newMirror(t, g, nil)
-	w.sync(store.TaskCompleted, nil)
-	held, err := w.store.VersionBlobs(t.Context(), w.repo.ID, 1)
+	w.sync(taskstore.TaskCompleted, nil)
+	held, err := w.store.Content.VersionBlobs(t.Context(), w.repo.ID, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var large []pulp.Blob
 	for _, d := range held {
-		b, err := w.store.Blob(t.Context(), d)
+		b, err := w.store.Serving.Blob(t.Context(), d)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -747,7 +750,7 @@ func TestRepair(t *testing.T) {
 		t.Helper()
 		k, err := w.dispatcher.Dispatch(t.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Repair, Immediate: true,
 			Args: tasks.VersionArgs{RepositoryID: w.repo.ID, Number: 1, VerifyChecksums: read}})
-		if err != nil || k.State != store.TaskCompleted || k.Progress[0].Done != corrupted || k.Progress[1].Done != repaired {
+		if err != nil || k.State != taskstore.TaskCompleted || k.Progress[0].Done != corrupted || k.Progress[1].Done != repaired {
 			t.Errorf("repair: %s %+v %+v, %v", k.State, k.Error, k.Progress, err)
 		}
 	}
@@ -755,7 +758,7 @@ func TestRepair(t *testing.T) {
 	repair(true, 1, 1)
 	repair(true, 0, 0)
 	w.spoil(large[2].Digest)
-	if err := w.store.DeleteRemote(t.Context(), nil, w.remote.ID); err != nil {
+	if err := w.store.Catalog.DeleteRemote(t.Context(), nil, w.remote.ID); err != nil {
 		t.Fatal(err)
 	}
 	repair(true, 1, 0)

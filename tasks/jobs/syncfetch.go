@@ -13,7 +13,7 @@ import (
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -72,20 +72,20 @@ func (o *oneSync) keepManifest(ctx context.Context, m pulp.Manifest) error {
 			return err
 		}
 	}
-	return o.Store.FetchedManifest(ctx, o.repo.ID, m)
+	return o.Store.Content.FetchedManifest(ctx, o.repo.ID, m)
 }
 
 func (o *oneSync) keepSignatures(ctx context.Context, img *image) error {
 	for _, g := range img.signatures {
-		have, err := o.Store.HasSignature(ctx, o.repo.ID, g.Digest)
+		have, err := o.Store.Content.HasSignature(ctx, o.repo.ID, g.Digest)
 		if err != nil {
 			return err
 		}
-		if have == store.HaveVersion {
+		if have == content.HaveVersion {
 			continue
 		}
 		// for a fetched one this renews its retention
-		if err := o.Store.FetchedSignature(ctx, o.repo.ID, img.manifest.Digest, g); err != nil {
+		if err := o.Store.Content.FetchedSignature(ctx, o.repo.ID, img.manifest.Digest, g); err != nil {
 			return err
 		}
 		o.mu.Lock()
@@ -126,7 +126,7 @@ func (o *oneSync) fetchConfig(ctx context.Context, d pulp.Descriptor) ([]byte, e
 	if d.Size > maxConfig {
 		return nil, nil
 	}
-	b, err := o.Store.Blob(ctx, d.Digest)
+	b, err := o.Store.Serving.Blob(ctx, d.Digest)
 	if err != nil {
 		return nil, err
 	}
@@ -141,16 +141,16 @@ func (o *oneSync) fetchConfig(ctx context.Context, d pulp.Descriptor) ([]byte, e
 // fetchBlob fetches a blob unless the repository has it or the server's copy may be linked. With later it only
 // records the blob as absent, to be fetched on demand.
 func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) error {
-	have, absent, err := o.Store.HasBlob(ctx, o.repo.ID, d.Digest)
+	have, absent, err := o.Store.Content.HasBlob(ctx, o.repo.ID, d.Digest)
 	if err != nil {
 		return err
 	}
-	if have != store.HaveNothing && (!absent || later && d.Digest != pulp.EmptyLayer) {
-		if have == store.HaveFetched && absent { // the remote that it was recorded for may be deleted
+	if have != content.HaveNothing && (!absent || later && d.Digest != pulp.EmptyLayer) {
+		if have == content.HaveFetched && absent { // the remote that it was recorded for may be deleted
 			return o.claim(ctx, d)
 		}
-		if have == store.HaveFetched {
-			return o.Store.TouchFetched(ctx, o.repo.ID, pulp.KindBlob, string(d.Digest))
+		if have == content.HaveFetched {
+			return o.Store.Content.TouchFetched(ctx, o.repo.ID, pulp.KindBlob, string(d.Digest))
 		}
 		return nil
 	}
@@ -163,7 +163,7 @@ func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) 
 		}
 	}
 	if later && d.Digest != pulp.EmptyLayer {
-		return o.Store.FetchedBlob(ctx, o.repo.ID, o.remote.ID, pulp.Blob{Digest: d.Digest, Size: d.Size, Absent: true})
+		return o.Store.Content.FetchedBlob(ctx, o.repo.ID, o.remote.ID, pulp.Blob{Digest: d.Digest, Size: d.Size, Absent: true})
 	}
 	for try := 1; ; try++ {
 		err := o.download(ctx, d)
@@ -175,7 +175,7 @@ func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) 
 
 // claim records the remote as a source of an absent blob.
 func (o *oneSync) claim(ctx context.Context, d pulp.Descriptor) error {
-	return o.Store.FetchedBlob(ctx, o.repo.ID, o.remote.ID, pulp.Blob{Digest: d.Digest, Size: d.Size, Absent: true})
+	return o.Store.Content.FetchedBlob(ctx, o.repo.ID, o.remote.ID, pulp.Blob{Digest: d.Digest, Size: d.Size, Absent: true})
 }
 
 // mayTake reports whether the task's user may read a blob elsewhere on this server, so that the server's copy
@@ -186,7 +186,7 @@ func (o *oneSync) mayTake(ctx context.Context, d digest.Digest) (bool, error) {
 	if user.Staff {
 		return true, nil
 	}
-	found, err := o.Store.BlobHolders(ctx, d, "", holders)
+	found, err := o.Store.Serving.BlobHolders(ctx, d, "", holders)
 	if err != nil {
 		return false, err
 	}
@@ -199,7 +199,7 @@ func (o *oneSync) mayTake(ctx context.Context, d digest.Digest) (bool, error) {
 // whether there was a copy.
 func (o *oneSync) takeBlob(ctx context.Context, d digest.Digest) (bool, error) {
 	if o.Upstream != nil {
-		b, err := o.Store.Blob(ctx, d)
+		b, err := o.Store.Serving.Blob(ctx, d)
 		if fault.Is(err, fault.NotFound) {
 			return false, nil
 		} else if err != nil {
@@ -214,7 +214,7 @@ func (o *oneSync) takeBlob(ctx context.Context, d digest.Digest) (bool, error) {
 			}
 		}
 	}
-	return o.Store.TakeBlob(ctx, o.repo.ID, o.remote.ID, d)
+	return o.Store.Content.TakeBlob(ctx, o.repo.ID, o.remote.ID, d)
 }
 
 // receive downloads a blob into the storage. The empty layer is created here, since many remotes do not have it
@@ -242,7 +242,7 @@ func (o *oneSync) download(ctx context.Context, d pulp.Descriptor) error {
 		return err
 	}
 	err = o.Blobs.Record(ctx, b, func(ctx context.Context) error {
-		return o.Store.FetchedBlob(ctx, o.repo.ID, o.remote.ID, b)
+		return o.Store.Content.FetchedBlob(ctx, o.repo.ID, o.remote.ID, b)
 	}, nil)
 	if err == nil {
 		o.downloads.Add(1)

@@ -9,7 +9,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
 )
 
 // inspect reads a manifest, but not its blobs, and decides whether it is wanted. covered is true if it is
@@ -65,12 +65,12 @@ func (o *oneSync) judge(ctx context.Context, img *image, depth int, covered bool
 
 // read reads a manifest from the repository or, if it does not have it, from the remote.
 func (o *oneSync) read(ctx context.Context, img *image, d digest.Digest, fetched *mirror.Manifest) error {
-	have, kept, err := o.Store.HasManifest(ctx, o.repo.ID, d)
+	have, kept, err := o.Store.Content.HasManifest(ctx, o.repo.ID, d)
 	if err != nil {
 		return err
 	}
-	img.held = have == store.HaveVersion
-	if have == store.HaveNothing {
+	img.held = have == content.HaveVersion
+	if have == content.HaveNothing {
 		if fetched == nil {
 			m, err := o.registry.Manifest(ctx, string(d))
 			if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/jobs"
 )
@@ -46,20 +46,20 @@ func lists(body string) func(http.ResponseWriter, *http.Request) bool {
 }
 
 // report returns the progress report of a task with a code; its message is empty when there is none.
-func report(k store.Task, code string) store.Progress {
+func report(k taskstore.Task, code string) taskstore.Progress {
 	for _, p := range k.Progress {
 		if p.Code == code {
 			return p
 		}
 	}
-	return store.Progress{}
+	return taskstore.Progress{}
 }
 
 // wantReport compares the count of a progress report and looks for names in its message.
-func wantReport(t *testing.T, k store.Task, code string, count int64, names ...string) {
+func wantReport(t *testing.T, k taskstore.Task, code string, count int64, names ...string) {
 	t.Helper()
 	p := report(k, code)
-	if p.Done != count || count > 0 && (p.Total == nil || *p.Total != count || p.State != store.TaskCompleted) {
+	if p.Done != count || count > 0 && (p.Total == nil || *p.Total != count || p.State != taskstore.TaskCompleted) {
 		t.Errorf("report %s is %+v, want %d; all: %+v", code, p, count, k.Progress)
 	}
 	for _, name := range names {
@@ -104,10 +104,10 @@ func TestMirrorKeepsTagsThatCannotBeRead(t *testing.T) {
 			g := newRemote(t)
 			fillRemote(g)
 			w := newMirror(t, g, nil)
-			w.sync(store.TaskCompleted, mirrored)
+			w.sync(taskstore.TaskCompleted, mirrored)
 			w.wantHeld(1, 7, 4, 2, 0)
 			g.set(c.outage)
-			k := w.sync(store.TaskCompleted, mirrored)
+			k := w.sync(taskstore.TaskCompleted, mirrored)
 			w.wantHeld(1, 7, 4, 2, 0)
 			if c.code != "" {
 				wantReport(t, k, c.code, c.count, c.names...)
@@ -121,9 +121,9 @@ func TestMirrorKeepsTagsThatCannotBeRead(t *testing.T) {
 			g.set(nil)
 			g.image("three", []int{10}, "new")
 			g.set(c.outage)
-			w.sync(store.TaskCompleted, mirrored)
+			w.sync(taskstore.TaskCompleted, mirrored)
 			g.set(nil)
-			w.sync(store.TaskCompleted, mirrored)
+			w.sync(taskstore.TaskCompleted, mirrored)
 			if v := w.latest(); v.Counts[pulp.KindTag].Present != 3 || v.Counts[pulp.KindManifest].Present != 5 {
 				t.Errorf("after the outage: %+v", v.Counts)
 			}
@@ -177,13 +177,13 @@ func TestMirrorOfAListThatShrinks(t *testing.T) {
 				g.image(fmt.Sprintf("image%d", i), []int{10}, fmt.Sprintf("t%d", i+1))
 			}
 			w := newMirror(t, g, nil)
-			w.sync(store.TaskCompleted, mirrored)
+			w.sync(taskstore.TaskCompleted, mirrored)
 			g.set(c.list)
 			if c.says == "" {
-				w.sync(store.TaskCompleted, mirrored)
+				w.sync(taskstore.TaskCompleted, mirrored)
 			} else {
 				for range 2 { // a failure is not what the next sync compares with
-					if k := w.sync(store.TaskFailed, mirrored); !strings.Contains(k.Error.Description, c.says) {
+					if k := w.sync(taskstore.TaskFailed, mirrored); !strings.Contains(k.Error.Description, c.says) {
 						t.Errorf("error %q, want %q in it", k.Error.Description, c.says)
 					}
 				}
@@ -206,7 +206,7 @@ func TestAllowShrink(t *testing.T) {
 			g.image(fmt.Sprintf("image%d", i), []int{10}, fmt.Sprintf("t%d", i+1))
 		}
 		w := newMirror(t, g, nil)
-		w.sync(store.TaskCompleted, mirrored)
+		w.sync(taskstore.TaskCompleted, mirrored)
 		g.set(lists(`{"tags":["t1"]}`))
 		return g, w
 	}
@@ -219,42 +219,42 @@ func TestAllowShrink(t *testing.T) {
 	t.Run("the sync", func(t *testing.T) {
 		t.Parallel()
 		g, w := fresh(t)
-		w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.AllowShrink = true, true })
+		w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.AllowShrink = true, true })
 		tagsAre(w, 1)
-		w.sync(store.TaskCompleted, mirrored)
+		w.sync(taskstore.TaskCompleted, mirrored)
 		g.set(lists(`{"tags":null}`))
-		w.sync(store.TaskFailed, mirrored)
+		w.sync(taskstore.TaskFailed, mirrored)
 		tagsAre(w, 1)
-		w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.AllowShrink = true, true })
+		w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.AllowShrink = true, true })
 		tagsAre(w, 0)
-		w.sync(store.TaskCompleted, mirrored) // an empty list of a repository without tags
+		w.sync(taskstore.TaskCompleted, mirrored) // an empty list of a repository without tags
 	})
 	t.Run("the repository", func(t *testing.T) {
 		t.Parallel()
 		_, w := fresh(t)
-		if _, err := w.store.EditRepository(t.Context(), nil, pulp.Container, w.repo.ID, func(r *pulp.Repository) { r.AllowShrink = true }); err != nil {
+		if _, err := w.store.Catalog.EditRepository(t.Context(), nil, pulp.Container, w.repo.ID, func(r *pulp.Repository) { r.AllowShrink = true }); err != nil {
 			t.Fatal(err)
 		}
-		w.sync(store.TaskCompleted, mirrored)
+		w.sync(taskstore.TaskCompleted, mirrored)
 		tagsAre(w, 1)
 	})
 	t.Run("the configuration", func(t *testing.T) {
 		t.Parallel()
 		_, w := fresh(t)
 		w.serve(func(o *jobs.Options) { o.AllowShrink = true })
-		w.sync(store.TaskCompleted, mirrored)
+		w.sync(taskstore.TaskCompleted, mirrored)
 		tagsAre(w, 1)
 	})
 	t.Run("without mirror", func(t *testing.T) {
 		t.Parallel()
 		g, w := fresh(t)
-		w.sync(store.TaskCompleted, nil)
+		w.sync(taskstore.TaskCompleted, nil)
 		g.set(lists(`{"tags":[]}`))
-		w.sync(store.TaskCompleted, nil)
+		w.sync(taskstore.TaskCompleted, nil)
 		tagsAre(w, 5)
-		w.sync(store.TaskFailed, mirrored)
+		w.sync(taskstore.TaskFailed, mirrored)
 		g.set(lists(`{"tags":["t1"]}`))
-		w.sync(store.TaskFailed, mirrored)
+		w.sync(taskstore.TaskFailed, mirrored)
 		tagsAre(w, 5)
 	})
 	t.Run("filters", func(t *testing.T) {
@@ -262,10 +262,10 @@ func TestAllowShrink(t *testing.T) {
 		g, w := fresh(t)
 		g.set(nil)
 		edit(w, func(r *pulp.Remote) { r.Includes = []string{"t1"} })
-		w.sync(store.TaskCompleted, mirrored)
+		w.sync(taskstore.TaskCompleted, mirrored)
 		tagsAre(w, 1)
 		edit(w, func(r *pulp.Remote) { r.Includes = nil })
-		w.sync(store.TaskCompleted, mirrored)
+		w.sync(taskstore.TaskCompleted, mirrored)
 		tagsAre(w, 5)
 	})
 	t.Run("another remote", func(t *testing.T) {
@@ -274,12 +274,12 @@ func TestAllowShrink(t *testing.T) {
 		other := newRemote(t)
 		other.image("other", []int{10}, "t9")
 		edit(w, func(r *pulp.Remote) { r.URL = other.server.URL })
-		w.sync(store.TaskCompleted, mirrored)
+		w.sync(taskstore.TaskCompleted, mirrored)
 		tagsAre(w, 1)
 		other.set(lists(`{"tags":[]}`))
-		w.sync(store.TaskFailed, mirrored)
+		w.sync(taskstore.TaskFailed, mirrored)
 		edit(w, func(r *pulp.Remote) { r.URL = g.server.URL + "/" })
-		w.sync(store.TaskFailed, mirrored) // it still listed five
+		w.sync(taskstore.TaskFailed, mirrored) // it still listed five
 		tagsAre(w, 1)
 	})
 	t.Run("another remote without tags", func(t *testing.T) {
@@ -289,14 +289,14 @@ func TestAllowShrink(t *testing.T) {
 		other.image("other", []int{10}, "t9")
 		other.set(lists(`{"tags":[]}`))
 		edit(w, func(r *pulp.Remote) { r.URL = other.server.URL })
-		w.sync(store.TaskFailed, mirrored)
+		w.sync(taskstore.TaskFailed, mirrored)
 		tagsAre(w, 5)
 	})
 }
 
 func edit(w *mirrorWorld, change func(*pulp.Remote)) {
 	w.Helper()
-	if _, err := w.store.EditRemote(w.Context(), nil, w.remote.ID, change); err != nil {
+	if _, err := w.store.Catalog.EditRemote(w.Context(), nil, w.remote.ID, change); err != nil {
 		w.Fatal(err)
 	}
 }
@@ -311,11 +311,11 @@ func TestListsAreCompletedLater(t *testing.T) {
 		g.set(answers(404, func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, string(arm)) }))
 		w := newMirror(t, g, nil)
 		change := func(a *tasks.SyncArgs) { a.Mirror = mirror }
-		k := w.sync(store.TaskCompleted, change)
+		k := w.sync(taskstore.TaskCompleted, change)
 		wantReport(t, k, "sync.skipped.absent_images", 1, string(arm))
 		w.wantHeld(1, 2, 2, 1, 0)
 		g.set(nil)
-		w.sync(store.TaskCompleted, change)
+		w.sync(taskstore.TaskCompleted, change)
 		w.wantHeld(2, 4, 3, 1, 0)
 	}
 }
@@ -341,7 +341,7 @@ func TestSyncReportsWhatItSkips(t *testing.T) {
 		return true
 	})
 	w := newMirror(t, g, nil)
-	k := w.sync(store.TaskCompleted, nil)
+	k := w.sync(taskstore.TaskCompleted, nil)
 	wantReport(t, k, "sync.skipped.unsupported", 25, "odd", "and 5 more")
 	wantReport(t, k, "sync.skipped.malformed_tags", 1, `"-bad\x00\u00ff"`)
 	wantReport(t, k, "sync.skipped.signatures", 3, string(one))
@@ -355,12 +355,12 @@ func TestCorruptImagesWithoutTags(t *testing.T) {
 	one := g.image("one", []int{50_000})
 	g.image("two", []int{60_000}, "two")
 	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy, r.Includes = pulp.OnDemand, []string{string(one), "two"} })
-	w.sync(store.TaskCompleted, mirrored)
+	w.sync(taskstore.TaskCompleted, mirrored)
 	w.wantHeld(1, 4, 2, 1, 0)
 	edit(w, func(r *pulp.Remote) { r.Policy = pulp.Immediate })
 	layer := digest.FromBytes(bytes.Repeat([]byte("one0"), 50_000/len("one0")+1))
 	g.set(answers(404, func(r *http.Request) bool { return is(r, http.MethodGet, string(layer)) }))
-	k := w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.SkipCorrupt = true, true })
+	k := w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.SkipCorrupt = true, true })
 	wantReport(t, k, "sync.skipped.corrupt", 1, string(one))
 	w.wantHeld(1, 4, 2, 1, 0)
 }
@@ -383,7 +383,7 @@ func TestCorruptImages(t *testing.T) {
 				g := newRemote(t)
 				g.image("old", []int{50}, "broken")
 				w := newMirror(t, g, nil)
-				w.sync(store.TaskCompleted, mirrored)
+				w.sync(taskstore.TaskCompleted, mirrored)
 				g.image("good", []int{50_000}, "good")
 				g.image("new", []int{60_000}, "broken")
 				layer := bytes.Repeat([]byte("new0"), 60_000/len("new0")+1)
@@ -395,7 +395,7 @@ func TestCorruptImages(t *testing.T) {
 					lie(w, r, bytes.Clone(layer))
 					return true
 				})
-				if k := w.sync(store.TaskFailed, mirrored); !strings.Contains(k.Error.Description, "broken") || !strings.Contains(k.Error.Description, "skip_corrupt") {
+				if k := w.sync(taskstore.TaskFailed, mirrored); !strings.Contains(k.Error.Description, "broken") || !strings.Contains(k.Error.Description, "skip_corrupt") {
 					t.Errorf("error %q does not name the tag and the option", k.Error.Description)
 				}
 				w.wantHeld(1, 2, 1, 1, 0)
@@ -405,14 +405,14 @@ func TestCorruptImages(t *testing.T) {
 				} else {
 					w.serve(func(o *jobs.Options) { o.SkipCorrupt = true })
 				}
-				k := w.sync(store.TaskCompleted, skip)
+				k := w.sync(taskstore.TaskCompleted, skip)
 				wantReport(t, k, "sync.skipped.corrupt", 1, "broken")
 				w.wantHeld(2, 4, 2, 2, 0)
 				// What may pass is no corruption.
 				g.set(answers(503, func(r *http.Request) bool { return is(r, http.MethodGet, string(d)) }))
-				w.sync(store.TaskFailed, skip)
+				w.sync(taskstore.TaskFailed, skip)
 				g.set(nil)
-				w.sync(store.TaskCompleted, skip)
+				w.sync(taskstore.TaskCompleted, skip)
 				w.wantHeld(3, 4, 2, 2, 0)
 			})
 		}

@@ -10,7 +10,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/record"
 )
 
 // heldReferrers limits the referrers of an image in the repository that are read, in bytes of a response of the
@@ -69,14 +69,14 @@ func (o *oneSync) wasSigned(ctx context.Context, img *image, answered bool) (boo
 		return false, nil
 	}
 	if !img.answered && !pulp.IsList(img.manifest.MediaType) {
-		if held, err := o.Store.HoldsSignature(ctx, o.repo.ID, img.manifest.Digest); held || err != nil {
+		if held, err := o.Store.Content.HoldsSignature(ctx, o.repo.ID, img.manifest.Digest); held || err != nil {
 			return held, err
 		}
 	}
 	if answered {
 		return false, nil
 	}
-	found, _, err := o.Store.ServedReferrers(ctx, store.Target{Repository: o.repo}, img.manifest.Digest, "", "", heldReferrers)
+	found, _, err := o.Store.Serving.ServedReferrers(ctx, record.Target{Repository: o.repo}, img.manifest.Digest, "", "", heldReferrers)
 	for _, r := range found {
 		var annotations map[string]string
 		if len(r.Annotations) == 0 { // no annotations

@@ -14,7 +14,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/signtest"
 	"github.com/countersign/countersign/tasks"
@@ -28,7 +29,7 @@ func companion(d digest.Digest, suffix string) string { return "sha256-" + d.Enc
 // wantTags compares the tags of the latest version.
 func (w *mirrorWorld) wantTags(want ...string) {
 	w.Helper()
-	held, err := w.store.HeldTags(w.Context(), w.repo.ID)
+	held, err := w.store.Content.HeldTags(w.Context(), w.repo.ID)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -41,11 +42,11 @@ func (w *mirrorWorld) wantTags(want ...string) {
 // holdsManifest reports whether the latest version holds a manifest.
 func (w *mirrorWorld) holdsManifest(d digest.Digest) bool {
 	w.Helper()
-	have, _, err := w.store.HasManifest(w.Context(), w.repo.ID, d)
+	have, _, err := w.store.Content.HasManifest(w.Context(), w.repo.ID, d)
 	if err != nil {
 		w.Fatal(err)
 	}
-	return have == store.HaveVersion
+	return have == content.HaveVersion
 }
 
 // An empty list of patterns is no filter.
@@ -54,10 +55,10 @@ func TestEmptyFilters(t *testing.T) {
 	g := newRemote(t)
 	fillRemote(g)
 	w := newMirror(t, g, func(r *pulp.Remote) { r.Includes, r.Excludes = []string{}, []string{} })
-	w.sync(store.TaskCompleted, mirrored)
+	w.sync(taskstore.TaskCompleted, mirrored)
 	w.wantTags("latest", "multi")
 	edit(w, func(r *pulp.Remote) { r.Includes, r.Excludes = nil, nil })
-	w.sync(store.TaskCompleted, mirrored)
+	w.sync(taskstore.TaskCompleted, mirrored)
 	w.wantHeld(1, 7, 4, 2, 0)
 }
 
@@ -88,7 +89,7 @@ func TestCompanionsComeWithTheirImages(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newMirror(t, g, func(r *pulp.Remote) { r.Includes, r.Excludes = c.includes, c.excludes })
-			w.sync(store.TaskCompleted, mirrored)
+			w.sync(taskstore.TaskCompleted, mirrored)
 			w.wantTags(c.want...)
 		})
 	}
@@ -165,7 +166,7 @@ func TestSignedOnlyRecognisesReferrers(t *testing.T) {
 				}
 			}
 			w := newMirror(t, g, nil)
-			w.sync(store.TaskCompleted, signedOnly)
+			w.sync(taskstore.TaskCompleted, signedOnly)
 			w.wantTags(want...)
 			for _, d := range []digest.Digest{digestIn(by[bundled][0]), digestIn(by[notary][0]), digestIn(by[list][0]), arm, amd} {
 				if !w.holdsManifest(d) {
@@ -173,7 +174,7 @@ func TestSignedOnlyRecognisesReferrers(t *testing.T) {
 				}
 			}
 			number := w.latest().Number
-			w.sync(store.TaskCompleted, signedOnly)
+			w.sync(taskstore.TaskCompleted, signedOnly)
 			if got := w.latest().Number; got != number {
 				t.Errorf("the same again made version %d", got)
 			}
@@ -206,19 +207,19 @@ func TestSignedOnlySurvivesLostSignatures(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		lie   lie
-		state store.TaskState
+		state taskstore.TaskState
 		tags  []string
 	}{
-		"/v2/ fails":                       {version("/v2/", status(500)), store.TaskFailed, []string{"referred", "signed"}},
-		"/v2/ announces nothing":           {version("/v2/", status(200)), store.TaskCompleted, []string{"referred", "signed"}},
-		"signatures fail":                  {on("/signatures/", status(502)), store.TaskFailed, []string{"referred", "signed"}},
-		"signatures are not found":         {on("/signatures/", status(404)), store.TaskCompleted, []string{"referred", "signed"}},
-		"there are no signatures":          {on("/signatures/", func(w http.ResponseWriter) { _, _ = io.WriteString(w, `{"signatures":[]}`) }), store.TaskCompleted, []string{"referred"}},
-		"referrers fail":                   {on("/referrers/", status(503)), store.TaskFailed, []string{"referred", "signed"}},
-		"the referrers API is not found":   {on("/referrers/", status(404)), store.TaskCompleted, []string{"referred", "signed"}},
-		"there are no referrers":           {referrersAPI(nil), store.TaskCompleted, []string{"signed"}},
-		"the referrers are not an index":   {on("/referrers/", func(w http.ResponseWriter) { _, _ = io.WriteString(w, `{}`) }), store.TaskFailed, []string{"referred", "signed"}},
-		"the signature's bytes are absent": {on("/manifests/sha256:", status(404)), store.TaskCompleted, []string{"referred", "signed"}},
+		"/v2/ fails":                       {version("/v2/", status(500)), taskstore.TaskFailed, []string{"referred", "signed"}},
+		"/v2/ announces nothing":           {version("/v2/", status(200)), taskstore.TaskCompleted, []string{"referred", "signed"}},
+		"signatures fail":                  {on("/signatures/", status(502)), taskstore.TaskFailed, []string{"referred", "signed"}},
+		"signatures are not found":         {on("/signatures/", status(404)), taskstore.TaskCompleted, []string{"referred", "signed"}},
+		"there are no signatures":          {on("/signatures/", func(w http.ResponseWriter) { _, _ = io.WriteString(w, `{"signatures":[]}`) }), taskstore.TaskCompleted, []string{"referred"}},
+		"referrers fail":                   {on("/referrers/", status(503)), taskstore.TaskFailed, []string{"referred", "signed"}},
+		"the referrers API is not found":   {on("/referrers/", status(404)), taskstore.TaskCompleted, []string{"referred", "signed"}},
+		"there are no referrers":           {referrersAPI(nil), taskstore.TaskCompleted, []string{"signed"}},
+		"the referrers are not an index":   {on("/referrers/", func(w http.ResponseWriter) { _, _ = io.WriteString(w, `{}`) }), taskstore.TaskFailed, []string{"referred", "signed"}},
+		"the signature's bytes are absent": {on("/manifests/sha256:", status(404)), taskstore.TaskCompleted, []string{"referred", "signed"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -230,7 +231,7 @@ func TestSignedOnlySurvivesLostSignatures(t *testing.T) {
 			api := referrersAPI(map[digest.Digest][]map[string]any{two: {bundle}})
 			g.set(api)
 			w := newMirror(t, g, nil)
-			w.sync(store.TaskCompleted, signedOnly)
+			w.sync(taskstore.TaskCompleted, signedOnly)
 			w.wantTags("referred", "signed")
 			g.set(func(w http.ResponseWriter, r *http.Request) bool { return c.lie(w, r) || api(w, r) })
 			w.sync(c.state, signedOnly)
@@ -239,10 +240,10 @@ func TestSignedOnlySurvivesLostSignatures(t *testing.T) {
 				t.Errorf("the referrer is held: %t", w.holdsManifest(digestIn(bundle)))
 			}
 			// Where the remote may lose content, it does.
-			if c.state == store.TaskCompleted {
+			if c.state == taskstore.TaskCompleted {
 				g.set(func(w http.ResponseWriter, r *http.Request) bool { return c.lie(w, r) || api(w, r) })
-				w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { signedOnly(a); a.AllowShrink = true })
-				if tags, err := w.store.HeldTags(t.Context(), w.repo.ID); err != nil || strings.Contains(name, "not found") && len(tags) != 1 {
+				w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { signedOnly(a); a.AllowShrink = true })
+				if tags, err := w.store.Content.HeldTags(t.Context(), w.repo.ID); err != nil || strings.Contains(name, "not found") && len(tags) != 1 {
 					t.Errorf("with allow_shrink the tags are %v, %v", tags, err)
 				}
 			}
@@ -261,7 +262,7 @@ func TestReferrersInACircle(t *testing.T) {
 		list: {{"mediaType": pulp.OCIIndex, "digest": list, "size": 1, "artifactType": bundleType}},
 	}))
 	w := newMirror(t, g, nil)
-	w.sync(store.TaskCompleted, signedOnly)
+	w.sync(taskstore.TaskCompleted, signedOnly)
 	w.wantTags("one")
 	w.wantHeld(1, 2, 2, 1, 0)
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -116,7 +116,7 @@ func (o *oneSync) keep(ctx context.Context, reference string, reason skipReason,
 		}
 		root = held[reference]
 	}
-	tree, err := o.Store.HeldTree(ctx, o.repo.ID, root)
+	tree, err := o.Store.Content.HeldTree(ctx, o.repo.ID, root)
 	if err != nil {
 		return err
 	}
@@ -173,11 +173,11 @@ func (o *oneSync) mayShrink() bool { return o.args.AllowShrink || o.repo.AllowSh
 // nothing, but the number for later comparisons stays unchanged.
 func (o *oneSync) checkListing(ctx context.Context, listed int64) error {
 	location, name := o.registry.Location()
-	known, isKnown, err := o.Store.ListedTags(ctx, o.repo.ID, location, name)
+	known, isKnown, err := o.Store.Content.ListedTags(ctx, o.repo.ID, location, name)
 	if err != nil {
 		return err
 	}
-	now := &store.Listing{URL: location, Name: name, Tags: listed}
+	now := &content.TagListing{URL: location, Name: name, Tags: listed}
 	shrunk := isKnown && 2*listed < known
 	switch {
 	case o.mayShrink() || !shrunk && listed > 0:

@@ -14,19 +14,21 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
 
 // absent returns the blobs of the latest version of a repository as a client sees them that are yet to be fetched.
 func (w *mirrorWorld) absent(repo pulp.Repository) []pulp.Blob {
 	w.Helper()
-	found, err := w.store.AbsentBlobs(w.Context(), repo.ID)
+	found, err := w.store.Content.AbsentBlobs(w.Context(), repo.ID)
 	if err != nil {
 		w.Fatal(err)
 	}
 	for i, b := range found {
-		if found[i], err = w.store.ServedBlob(w.Context(), store.Target{Repository: repo}, b.Digest); err != nil || !found[i].Absent {
+		if found[i], err = w.store.Serving.ServedBlob(w.Context(), record.Target{Repository: repo}, b.Digest); err != nil || !found[i].Absent {
 			w.Fatal(found[i], err)
 		}
 	}
@@ -85,7 +87,7 @@ func (w *mirrorWorld) recreate(name string, change func(*pulp.Remote)) pulp.Remo
 	if change != nil {
 		change(&r)
 	}
-	made, err := w.store.CreateRemote(w.Context(), r)
+	made, err := w.store.Catalog.CreateRemote(w.Context(), r)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -94,7 +96,7 @@ func (w *mirrorWorld) recreate(name string, change func(*pulp.Remote)) pulp.Remo
 
 func (w *mirrorWorld) deleteRemote(r pulp.Remote) {
 	w.Helper()
-	if err := w.store.DeleteRemote(w.Context(), nil, r.ID); err != nil {
+	if err := w.store.Catalog.DeleteRemote(w.Context(), nil, r.ID); err != nil {
 		w.Fatal(err)
 	}
 }
@@ -103,7 +105,7 @@ func (w *mirrorWorld) deleteRemote(r pulp.Remote) {
 func (w *mirrorWorld) repair(repo pulp.Repository) (done int64, message string) {
 	w.Helper()
 	k, err := w.dispatcher.Dispatch(w.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Repair, Immediate: true, Args: tasks.VersionArgs{RepositoryID: repo.ID, Number: 1}})
-	if err != nil || k.State != store.TaskCompleted {
+	if err != nil || k.State != taskstore.TaskCompleted {
 		w.Fatalf("repair: %s %+v, %v", k.State, k.Error, err)
 	}
 	for _, p := range k.Progress {
@@ -123,7 +125,7 @@ func TestARecreatedRemoteRestoresBlobs(t *testing.T) {
 			g := newRemote(t)
 			fillRemote(g)
 			w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = policy })
-			w.sync(store.TaskCompleted, nil)
+			w.sync(taskstore.TaskCompleted, nil)
 			w.wantSource(w.repo, 4, w.remote.ID)
 			if n, _ := w.repair(w.repo); n != 0 {
 				t.Errorf("repair reports %d blobs", n)
@@ -139,7 +141,7 @@ func TestARecreatedRemoteRestoresBlobs(t *testing.T) {
 			}
 			w.remote = w.recreate("src", nil)
 			g.count()
-			w.sync(store.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror = mirrors })
+			w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror = mirrors })
 			if n := g.count(); n["GET manifests"] != 0 || n["GET blobs"] != 0 {
 				t.Errorf("the sync asked %v", n)
 			}
@@ -167,10 +169,10 @@ func TestSyncsFromSeveralRemotes(t *testing.T) {
 	fillRemote(first)
 	second.image("one", []int{50_000, 10}, "latest") // the same image; not the index
 	w := newMirror(t, first, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
-	w.sync(store.TaskCompleted, nil)
+	w.sync(taskstore.TaskCompleted, nil)
 	old := w.remote
 	w.remote = w.recreate("second", func(r *pulp.Remote) { r.URL = second.server.URL })
-	w.sync(store.TaskCompleted, nil)
+	w.sync(taskstore.TaskCompleted, nil)
 	sources := func() map[string]int {
 		n := map[string]int{}
 		for _, b := range w.absent(w.repo) {
@@ -210,7 +212,7 @@ func TestSyncsFromSeveralRemotes(t *testing.T) {
 	}
 	// A sync that finds the blob listed asks again.
 	second.set(nil)
-	w.sync(store.TaskCompleted, nil)
+	w.sync(taskstore.TaskCompleted, nil)
 	if n := sources(); n[w.remote.ID] != 2 || n[""] != 2 {
 		t.Errorf("sources %v", n)
 	}
@@ -226,7 +228,7 @@ func TestAFailedSyncAttachesNothing(t *testing.T) {
 	g := newRemote(t)
 	fillRemote(g)
 	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
-	w.sync(store.TaskCompleted, nil)
+	w.sync(taskstore.TaskCompleted, nil)
 	w.deleteRemote(w.remote)
 	w.remote = w.recreate("src", nil)
 	g.image("two", []int{60_000}, "two")
@@ -237,10 +239,10 @@ func TestAFailedSyncAttachesNothing(t *testing.T) {
 		}
 		return false
 	})
-	w.sync(store.TaskFailed, nil)
+	w.sync(taskstore.TaskFailed, nil)
 	w.wantSource(w.repo, 4, "")
 	g.set(nil)
-	w.sync(store.TaskCompleted, nil)
+	w.sync(taskstore.TaskCompleted, nil)
 	w.wantSource(w.repo, 5, w.remote.ID)
 }
 
@@ -250,14 +252,14 @@ func TestCopiesOfAbsentBlobs(t *testing.T) {
 	g := newRemote(t)
 	fillRemote(g)
 	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
-	w.sync(store.TaskCompleted, nil)
-	to, err := w.store.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "copy/app"})
+	w.sync(taskstore.TaskCompleted, nil)
+	to, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "copy/app"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	again := func() {
 		t.Helper()
-		if _, err := w.store.CopyContent(t.Context(), nil, to.ID, store.Copy{RepositoryID: w.repo.ID, Number: 1, Tags: true}); err != nil {
+		if _, err := w.store.Content.CopyContent(t.Context(), nil, to.ID, content.Copy{RepositoryID: w.repo.ID, Number: 1, Tags: true}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -271,7 +273,7 @@ func TestCopiesOfAbsentBlobs(t *testing.T) {
 	again()
 	w.wantSource(to, 4, "")
 	w.remote = w.recreate("src", nil)
-	w.sync(store.TaskCompleted, nil)
+	w.sync(taskstore.TaskCompleted, nil)
 	w.wantSource(to, 4, "")
 	again()
 	w.wantSource(to, 4, w.remote.ID)
@@ -281,7 +283,7 @@ func TestCopiesOfAbsentBlobs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.store.CommitBlob(t.Context(), w.repo.ID, got, "", 0); err != nil {
+	if err := w.store.Content.CommitBlob(t.Context(), w.repo.ID, got, "", 0); err != nil {
 		t.Fatal(err)
 	}
 	w.wantSource(w.repo, 3, w.remote.ID)
@@ -296,8 +298,8 @@ func TestAttachedClaimsGiveNoOthersBytes(t *testing.T) {
 	g := newRemote(t)
 	fillRemote(g)
 	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
-	w.sync(store.TaskCompleted, nil)
-	victim, err := w.store.PushTarget(t.Context(), "victim/app", pulp.ContainerPush)
+	w.sync(taskstore.TaskCompleted, nil)
+	victim, err := w.store.Catalog.PushTarget(t.Context(), "victim/app", pulp.ContainerPush)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,11 +308,11 @@ func TestAttachedClaimsGiveNoOthersBytes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := w.store.CommitBlob(t.Context(), victim.Repository.ID, got, "", 0); err != nil {
+		if err := w.store.Content.CommitBlob(t.Context(), victim.Repository.ID, got, "", 0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := w.store.SetPrivate(t.Context(), "victim/app", true); err != nil {
+	if err := w.store.Catalog.SetPrivate(t.Context(), "victim/app", true); err != nil {
 		t.Fatal(err)
 	}
 	g.set(func(w http.ResponseWriter, r *http.Request) bool { // it knows the digests, not the bytes
@@ -323,14 +325,14 @@ func TestAttachedClaimsGiveNoOthersBytes(t *testing.T) {
 	w.deleteRemote(w.remote)
 	w.wantSource(w.repo, 4, "")
 	w.remote = w.recreate("dst/src", nil)
-	mallory, err := w.store.PutUser(t.Context(), "dst", "", false, true)
+	mallory, err := w.store.Accounts.PutUser(t.Context(), "dst", "", false, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	k, err := w.dispatcher.Dispatch(context.WithoutCancel(t.Context()), tasks.ByUser(mallory.ID), tasks.Spec{
 		Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}, Immediate: true,
 	})
-	if err != nil || k.State != store.TaskCompleted {
+	if err != nil || k.State != taskstore.TaskCompleted {
 		t.Fatalf("the task is %s %+v, %v", k.State, k.Error, err)
 	}
 	for _, b := range w.absent(w.repo) {

@@ -5,7 +5,7 @@ import (
 	"unicode"
 
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 )
 
 // MaxComplexity is the largest number of comparisons and operators in the parameter "q" (compatibility.md#lists).
@@ -21,7 +21,7 @@ var (
 )
 
 // Term returns the condition of one comparison in an expression.
-type Term func(name, value string) (store.Filter, error)
+type Term func(name, value string) (list.Filter, error)
 
 // expression is the state of a parser of the parameter "q".
 type expression struct {
@@ -33,7 +33,7 @@ type expression struct {
 
 // ParseExpression parses the parameter "q": comparisons `filter=value` with the operators NOT, AND and OR, which bind in
 // this order, and parentheses.
-func ParseExpression(text string, term Term) (store.Filter, error) {
+func ParseExpression(text string, term Term) (list.Filter, error) {
 	e := &expression{rest: text, term: term}
 	f, err := e.or()
 	if err != nil {
@@ -70,18 +70,18 @@ func (e *expression) count() error {
 	return nil
 }
 
-func (e *expression) or() (store.Filter, error)  { return e.chain("OR", e.and, store.Any) }
-func (e *expression) and() (store.Filter, error) { return e.chain("AND", e.not, store.All) }
+func (e *expression) or() (list.Filter, error)  { return e.chain("OR", e.and, list.Any) }
+func (e *expression) and() (list.Filter, error) { return e.chain("AND", e.not, list.All) }
 
 // chain parses operands with an operator between them. All operators of a chain count as one.
 func (e *expression) chain(
-	operator string, operand func() (store.Filter, error), join func(...store.Filter) store.Filter,
-) (store.Filter, error) {
+	operator string, operand func() (list.Filter, error), join func(...list.Filter) list.Filter,
+) (list.Filter, error) {
 	f, err := operand()
 	if err != nil {
 		return nil, err
 	}
-	all := []store.Filter{f}
+	all := []list.Filter{f}
 	for e.operator(operator) {
 		if len(all) == 1 {
 			if err := e.count(); err != nil {
@@ -100,7 +100,7 @@ func (e *expression) chain(
 	return join(all...), nil
 }
 
-func (e *expression) not() (store.Filter, error) {
+func (e *expression) not() (list.Filter, error) {
 	if e.operator("NOT") {
 		if err := e.count(); err != nil {
 			return nil, err
@@ -109,7 +109,7 @@ func (e *expression) not() (store.Filter, error) {
 		if err != nil {
 			return nil, err
 		}
-		return store.Not(f), nil
+		return list.Not(f), nil
 	}
 	e.skipSpace()
 	if strings.HasPrefix(e.rest, "(") {
@@ -118,7 +118,7 @@ func (e *expression) not() (store.Filter, error) {
 	return e.comparison()
 }
 
-func (e *expression) group() (store.Filter, error) {
+func (e *expression) group() (list.Filter, error) {
 	if e.depth++; e.depth > maxDepth {
 		return nil, errSyntax
 	}
@@ -135,7 +135,7 @@ func (e *expression) group() (store.Filter, error) {
 	return f, nil
 }
 
-func (e *expression) comparison() (store.Filter, error) {
+func (e *expression) comparison() (list.Filter, error) {
 	name, rest, found := strings.Cut(e.rest, "=")
 	name = strings.TrimSpace(name)
 	if !found || name == "" || strings.ContainsFunc(name, func(r rune) bool {

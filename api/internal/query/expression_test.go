@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 )
 
 // TestParseExpression compares the comparisons of each expression, in their order, or the error.
@@ -54,9 +54,9 @@ func TestParseExpression(t *testing.T) {
 		t.Run(c.text, func(t *testing.T) {
 			t.Parallel()
 			var terms []string
-			_, err := ParseExpression(c.text, func(name, value string) (store.Filter, error) {
+			_, err := ParseExpression(c.text, func(name, value string) (list.Filter, error) {
 				terms = append(terms, name+"="+value)
-				return store.All(), nil
+				return list.All(), nil
 			})
 			if c.err != "" {
 				if err == nil || err.Error() != c.err {
@@ -78,11 +78,11 @@ func TestParseExpression(t *testing.T) {
 func TestParseExpressionReturnsTheErrorOfATerm(t *testing.T) {
 	t.Parallel()
 	bad := errors.New("bad")
-	if _, err := ParseExpression("a=1 AND (NOT b=2)", func(name, _ string) (store.Filter, error) {
+	if _, err := ParseExpression("a=1 AND (NOT b=2)", func(name, _ string) (list.Filter, error) {
 		if name == "b" {
 			return nil, bad
 		}
-		return store.All(), nil
+		return list.All(), nil
 	}); !errors.Is(err, bad) {
 		t.Errorf("error %v, want %v", err, bad)
 	}
@@ -95,9 +95,9 @@ func FuzzExpression(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		terms := 0
-		_, err := ParseExpression(text, func(string, string) (store.Filter, error) {
+		_, err := ParseExpression(text, func(string, string) (list.Filter, error) {
 			terms++
-			return store.All(), nil
+			return list.All(), nil
 		})
 		if err == nil && (terms == 0 || terms > MaxComplexity) {
 			t.Errorf("%q: %d comparisons without an error", text, terms)

@@ -6,7 +6,7 @@ import (
 	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 )
 
 // maxLabelTerms is the largest number of terms of pulp_label_select. The database runs a subquery for each.
@@ -14,12 +14,12 @@ const maxLabelTerms = 32
 
 // ParseLabels parses the parameter pulp_label_select: terms with commas between them, all of which must hold
 // (compatibility.md#lists). Errors name the parameter.
-func ParseLabels(name, text string) (store.Filter, error) {
+func ParseLabels(name, text string) (list.Filter, error) {
 	terms := splitTerms(text)
 	if len(terms) > maxLabelTerms {
 		return nil, fault.Field(name, "At most %d terms are possible.", maxLabelTerms)
 	}
-	var all []store.Filter
+	var all []list.Filter
 	for _, term := range terms {
 		f, err := labelTerm(term)
 		if err != nil {
@@ -27,7 +27,7 @@ func ParseLabels(name, text string) (store.Filter, error) {
 		}
 		all = append(all, f)
 	}
-	return store.All(all...), nil
+	return list.All(all...), nil
 }
 
 // splitTerms splits a text at its commas, except those after a backslash.
@@ -59,7 +59,7 @@ func splitTerms(text string) []string {
 }
 
 // labelTerm parses one term: key, !key, key=value, key!=value or key~value.
-func labelTerm(term string) (store.Filter, error) {
+func labelTerm(term string) (list.Filter, error) {
 	negated := strings.HasPrefix(term, "!")
 	rest := strings.TrimPrefix(term, "!")
 	end := strings.IndexAny(rest, "=!~")
@@ -74,15 +74,15 @@ func labelTerm(term string) (store.Filter, error) {
 	case negated && operator != "":
 		return nil, reply.BadRequest("Cannot use an operator with '!%s'.", key)
 	case negated:
-		return store.Label(key, store.LabelAbsent, ""), nil
+		return list.Label(key, list.LabelAbsent, ""), nil
 	case operator == "":
-		return store.Label(key, store.LabelPresent, ""), nil
+		return list.Label(key, list.LabelPresent, ""), nil
 	case operator[0] == '=':
-		return store.Label(key, store.LabelIs, operator[1:]), nil
+		return list.Label(key, list.LabelIs, operator[1:]), nil
 	case operator[0] == '~':
-		return store.Label(key, store.LabelContains, operator[1:]), nil
+		return list.Label(key, list.LabelContains, operator[1:]), nil
 	case strings.HasPrefix(operator, "!="):
-		return store.Label(key, store.LabelIsNot, operator[2:]), nil
+		return list.Label(key, list.LabelIsNot, operator[2:]), nil
 	}
 	return nil, reply.BadRequest("Invalid search term: '%s'.", term)
 }

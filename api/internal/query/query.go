@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 )
 
 // Bounds of a page (compatibility.md#lists). Pulp has no largest limit; this one is far above those that its clients use.
@@ -55,19 +55,19 @@ func BadChoice(name, value string) error {
 
 // Order reads the parameter "ordering": names of fields, each with a minus sign for descending order. Only some fields are
 // possible.
-func Order(query url.Values, possible []string) ([]store.Order, error) {
+func Order(query url.Values, possible []string) ([]list.Order, error) {
 	names, err := Split("ordering", query["ordering"])
 	if err != nil {
 		return nil, err
 	}
-	var order []store.Order
+	var order []list.Order
 	for _, name := range names {
 		field, desc := strings.CutPrefix(name, "-")
 		if !slices.Contains(possible, field) {
 			return nil, BadChoice("ordering", name)
 		}
-		if !slices.ContainsFunc(order, func(o store.Order) bool { return o.Field == field }) {
-			order = append(order, store.Order{Field: field, Desc: desc})
+		if !slices.ContainsFunc(order, func(o list.Order) bool { return o.Field == field }) {
+			order = append(order, list.Order{Field: field, Desc: desc})
 		}
 	}
 	return order, nil

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/list"
 )
 
 func TestSplit(t *testing.T) {
@@ -29,7 +29,7 @@ func TestSplit(t *testing.T) {
 func TestOrder(t *testing.T) {
 	t.Parallel()
 	got, err := Order(url.Values{"ordering": {"-name,pulp_id", "name"}}, []string{"name", "pulp_id"})
-	want := []store.Order{{Field: "name", Desc: true}, {Field: "pulp_id"}}
+	want := []list.Order{{Field: "name", Desc: true}, {Field: "pulp_id"}}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("error %v; order (-want +got):\n%s", err, diff)
 	}

@@ -1,0 +1,243 @@
+package content
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/taskstore"
+)
+
+func (t *Tx) PutPending(repositoryID string, kind pulp.Kind, key, id string) error {
+	_, err := t.Exec(`
+		INSERT INTO pending_content (repository_id, kind, key, content_id, touched) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (repository_id, kind, key) DO UPDATE SET content_id = excluded.content_id, touched = excluded.touched`,
+		repositoryID, kind, key, id, t.Now)
+	return err
+}
+
+func (c *Change) dropPending(kind pulp.Kind, key string) error {
+	_, err := c.Tx.Exec(`DELETE FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key = $3`, c.Repo.ID, kind, key)
+	return err
+}
+
+// change is one change of one repository's content inside a transaction: the only way in which content enters or leaves a
+// repository (architecture 3, "one rule"). It holds the repository's row, sees the version that is the latest now and
+// what was already changed, counts what it adds and removes, and ends by making the next version, or none when nothing changed.
+type Change struct {
+	Tx     *Tx
+	Repo   pulp.Repository
+	Number int64 // of the version that it makes
+	counts map[pulp.Kind]pulp.Count
+}
+
+// begin locks the repository's row and reads its latest version.
+func (t *Tx) Begin(repositoryID string) (*Change, error) {
+	c := &Change{Tx: t, counts: map[pulp.Kind]pulp.Count{}}
+	if err := t.LockContentShared(); err != nil {
+		return nil, err
+	}
+	var err error
+	c.Repo, err = record.ScanRepository(t.Row(`SELECT `+record.RepositoryColumns+` FROM repository r WHERE r.id = $1`+t.Dialect.ForUpdate, repositoryID))
+	if err != nil {
+		return nil, sqldb.NotFound(err, "Repository not found.")
+	}
+	if err := t.Row(`SELECT next_version FROM repository WHERE id = $1`, repositoryID).Scan(&c.Number); err != nil {
+		return nil, err
+	}
+	latest, err := record.FindVersion(t.Ctx, t, repositoryID, c.Repo.LatestVersion)
+	if err != nil {
+		return nil, err
+	}
+	for kind, n := range latest.Counts {
+		c.counts[kind] = pulp.Count{Present: n.Present}
+	}
+	return c, nil
+}
+
+// Held returns the id of the unit that the repository now holds under a key; ok is false when there is none.
+func (c *Change) Held(kind pulp.Kind, key string) (id string, ok bool, err error) {
+	err = c.Tx.Row(`
+		SELECT content_id FROM repository_content
+		 WHERE repository_id = $1 AND kind = $2 AND key = $3 AND version_removed IS NULL`, c.Repo.ID, kind, key).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", false, nil
+	}
+	return id, err == nil, err
+}
+
+// pending returns the id of the unit that was uploaded under a key and is in no version yet.
+func (c *Change) pending(kind pulp.Kind, key string) (id string, ok bool, err error) {
+	err = c.Tx.Row(`SELECT content_id FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key = $3`,
+		c.Repo.ID, kind, key).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", false, nil
+	}
+	return id, err == nil, err
+}
+
+// anywhere returns the id of the unit under a key, in the latest version (present) or else pending; ok is false when there is none.
+func (c *Change) Anywhere(kind pulp.Kind, key string) (id string, present, ok bool, err error) {
+	if id, present, err = c.Held(kind, key); err != nil || present {
+		return id, present, present, err
+	}
+	id, ok, err = c.pending(kind, key)
+	return id, false, ok, err
+}
+
+// add puts a unit under a key, in the place of another one that is there. What is there already stays as it is.
+func (c *Change) Add(kind pulp.Kind, key, id string) error {
+	if kind != pulp.KindTag { // tags are never pending
+		if _, err := c.Tx.Exec(`DELETE FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key = $3`, c.Repo.ID, kind, key); err != nil {
+			return err
+		}
+	}
+	held, ok, err := c.Held(kind, key)
+	if err != nil || ok && held == id {
+		return err
+	}
+	if ok {
+		if err := c.Remove(kind, key); err != nil {
+			return err
+		}
+	}
+	// A unit that this very change took away comes back: as if nothing had been.
+	back, err := c.Tx.Exec(`
+		UPDATE repository_content SET version_removed = NULL
+		 WHERE repository_id = $1 AND kind = $2 AND key = $3 AND content_id = $4 AND version_removed = $5`,
+		c.Repo.ID, kind, key, id, c.Number)
+	if err != nil {
+		return err
+	}
+	if back > 0 {
+		c.Count(kind, 1, 0, -1)
+		return nil
+	}
+	_, err = c.Tx.Exec(`
+		INSERT INTO repository_content (repository_id, kind, key, content_id, version_added) VALUES ($1, $2, $3, $4, $5)`,
+		c.Repo.ID, kind, key, id, c.Number)
+	if err != nil {
+		return err
+	}
+	c.Count(kind, 1, 1, 0)
+	return nil
+}
+
+// Remove takes away what is under a key, if anything is.
+func (c *Change) Remove(kind pulp.Kind, key string) error {
+	undone, err := c.Tx.Exec(`
+		DELETE FROM repository_content
+		 WHERE repository_id = $1 AND kind = $2 AND key = $3 AND version_removed IS NULL AND version_added = $4`,
+		c.Repo.ID, kind, key, c.Number)
+	if err != nil {
+		return err
+	}
+	if undone > 0 {
+		c.Count(kind, -1, -1, 0)
+		return nil
+	}
+	removed, err := c.Tx.Exec(`
+		UPDATE repository_content SET version_removed = $4
+		 WHERE repository_id = $1 AND kind = $2 AND key = $3 AND version_removed IS NULL`, c.Repo.ID, kind, key, c.Number)
+	if removed > 0 {
+		c.Count(kind, -1, 0, 1)
+	}
+	return err
+}
+
+func (c *Change) Count(kind pulp.Kind, present, added, removed int64) {
+	n := c.counts[kind]
+	c.counts[kind] = pulp.Count{Present: n.Present + present, Added: n.Added + added, Removed: n.Removed + removed}
+}
+
+// end makes the next version of what was changed and returns it; nil when nothing was. Unsigned when it would show tags that must be signed first.
+func (c *Change) End() (*pulp.Version, error) {
+	if c.counts[pulp.KindTag].Added > 0 || c.counts[pulp.KindManifest].Added > 0 {
+		if err := c.checkSignatures(); err != nil {
+			return nil, err
+		}
+	}
+	changed := false
+	for _, n := range c.counts {
+		changed = changed || n.Added != 0 || n.Removed != 0
+	}
+	if !changed {
+		return nil, nil
+	}
+	v := pulp.Version{
+		ID: pulp.NewID(), RepositoryID: c.Repo.ID, Type: c.Repo.Type, Number: c.Number, Counts: c.counts,
+		Stamps: record.Stamps(c.Tx.Now, c.Tx.Now),
+	}
+	if err := c.Tx.InsertVersion(v); err != nil {
+		return nil, err
+	}
+	_, err := c.Tx.Exec(`UPDATE repository SET latest_version = $2, next_version = $3, updated = $4 WHERE id = $1`,
+		c.Repo.ID, v.Number, v.Number+1, c.Tx.Now)
+	if err == nil {
+		err = c.Tx.Retain(c.Repo)
+	}
+	return &v, err
+}
+
+// changeFor runs f on a repository's content and completes the task whose result that is, naming the version that it made and what f made
+// besides. A nil claim is work outside a task.
+func (s *Store) changeFor(ctx context.Context, claim *taskstore.Claim, repositoryID string, f func(*Change) ([]taskstore.Created, error)) (*pulp.Version, error) {
+	var v *pulp.Version
+	err := s.InTx(ctx, func(t *Tx) error {
+		c, err := t.Begin(repositoryID)
+		if err != nil {
+			return err
+		}
+		created, err := f(c)
+		if err != nil {
+			return err
+		}
+		if v, err = c.End(); err != nil {
+			return err
+		}
+		if v != nil {
+			created = append([]taskstore.Created{CreatedVersion(*v)}, created...)
+		}
+		return taskstore.Complete(t.Tx, claim, taskstore.Outcome{Created: created})
+	})
+	return v, err
+}
+
+// CreatedVersion names a version as what a task has made.
+func CreatedVersion(v pulp.Version) taskstore.Created {
+	return taskstore.Created{Href: pulp.VersionHref(v.Type, v.RepositoryID, v.Number), PRN: pulp.VersionPRN(v.ID)}
+}
+
+// change runs f on a repository's content and returns the version that it made, nil when it made none.
+func (s *Store) Change(ctx context.Context, repositoryID string, f func(*Change) error) (*pulp.Version, error) {
+	var v *pulp.Version
+	err := s.InTx(ctx, func(t *Tx) error {
+		c, err := t.Begin(repositoryID)
+		if err != nil {
+			return err
+		}
+		if err := f(c); err != nil {
+			return err
+		}
+		v, err = c.End()
+		return err
+	})
+	return v, err
+}
+
+// changed says how many units the change has added and removed.
+func (c *Change) changed() (added, removed int64) {
+	for _, n := range c.counts {
+		added, removed = added+n.Added, removed+n.Removed
+	}
+	return added, removed
+}
+
+// name names the repository's latest version as Pulp's errors do.
+func (c *Change) name() string {
+	return fmt.Sprintf("<Repository: %s; Version: %d>", c.Repo.Name, c.Repo.LatestVersion)
+}

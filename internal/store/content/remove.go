@@ -1,0 +1,96 @@
+package content
+
+import (
+	"context"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/taskstore"
+)
+
+// RemoveContent takes units out of a repository with what they name and nothing else there does, and completes the task whose result that is (contract 2.5.2). What a remaining tag or
+// list refers to stays.
+func (s *Store) RemoveContent(ctx context.Context, claim *taskstore.Claim, repositoryID string, units []record.Unit) (*pulp.Version, error) {
+	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
+		return nil, sqldb.Steps(c.Gather, func() error { return c.gatherUnits(units, heldNow(repositoryID)) }, c.removeTrees)
+	})
+}
+
+// RemoveAll takes everything out of a repository and completes the task whose result that is.
+func (s *Store) RemoveAll(ctx context.Context, claim *taskstore.Claim, repositoryID string) (*pulp.Version, error) {
+	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
+		return nil, sqldb.Steps(c.Gather, c.keepGathered)
+	})
+}
+
+// RemoveImage takes a manifest out of a repository with its tags, its signatures and what it names and nothing else there does, and completes the
+// task whose result that is (contract 2.5.1). Invalid when the latest version holds no such manifest.
+func (s *Store) RemoveImage(ctx context.Context, claim *taskstore.Claim, repositoryID string, d digest.Digest) (*pulp.Version, error) {
+	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
+		id, ok, err := c.Held(pulp.KindManifest, string(d))
+		if err == nil && !ok {
+			err = fault.New(fault.Invalid, "A manifest with the digest '%s' does not exist in the latest repository version '%s'", d, c.name())
+		}
+		if err != nil {
+			return nil, err
+		}
+		return nil, c.removeImage(id)
+	})
+}
+
+// removeTrees takes the gathered units out of the repository with all that hangs on them there, but for what something that stays refers to.
+func (c *Change) removeTrees() error {
+	if err := c.GatherTree(heldNow(c.Repo.ID)); err != nil {
+		return err
+	}
+	if err := c.keepNamed(); err != nil {
+		return err
+	}
+	if _, err := c.Tx.Exec(`
+		DELETE FROM change_unit WHERE kind = $3 AND (key IN (
+			SELECT mb.digest FROM repository_content c JOIN manifest_blob mb ON mb.manifest_id = c.content_id
+			 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL
+			   AND NOT EXISTS (SELECT 1 FROM change_unit g WHERE g.kind = $2 AND g.key = c.key)) OR key IN (
+			SELECT mb.digest FROM pending_content p JOIN manifest_blob mb ON mb.manifest_id = p.content_id WHERE p.repository_id = $1 AND p.kind = $2))`,
+		c.Repo.ID, pulp.KindManifest, pulp.KindBlob); err != nil {
+		return err
+	}
+	if err := c.gatherOwnSignatures(); err != nil {
+		return err
+	}
+	if _, err := c.Tx.Exec(`
+		DELETE FROM pending_content WHERE repository_id = $1 AND kind = $2 AND content_id IN (
+			SELECT s.id FROM signature s JOIN change_unit g ON g.content_id = s.manifest_id WHERE g.kind = $3)`,
+		c.Repo.ID, pulp.KindSignature, pulp.KindManifest); err != nil {
+		return err
+	}
+	return c.removeGathered()
+}
+
+// keepNamed removes manifests from the gathered units that a remaining tag or a remaining or pending list refers to, and then the manifests that those list.
+func (c *Change) keepNamed() error {
+	if _, err := c.Tx.Exec(`
+		DELETE FROM change_unit WHERE kind = $2 AND content_id IN (
+			SELECT t.manifest_id FROM repository_content c JOIN tag t ON t.id = c.content_id
+			 WHERE c.repository_id = $1 AND c.kind = $3 AND c.version_removed IS NULL
+			   AND NOT EXISTS (SELECT 1 FROM change_unit g WHERE g.kind = $3 AND g.key = c.key))`,
+		c.Repo.ID, pulp.KindManifest, pulp.KindTag); err != nil {
+		return err
+	}
+	for {
+		n, err := c.Tx.Exec(`
+			DELETE FROM change_unit WHERE kind = $2 AND key IN (
+				SELECT mc.digest FROM repository_content c JOIN manifest_child mc ON mc.manifest_id = c.content_id
+				 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL
+				   AND NOT EXISTS (SELECT 1 FROM change_unit g WHERE g.kind = $2 AND g.key = c.key)
+				UNION SELECT mc.digest FROM pending_content p JOIN manifest_child mc ON mc.manifest_id = p.content_id
+				 WHERE p.repository_id = $1 AND p.kind = $2)`, c.Repo.ID, pulp.KindManifest)
+		if err != nil || n == 0 {
+			return err
+		}
+	}
+}

@@ -1,0 +1,148 @@
+package content
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/taskstore"
+)
+
+// Synced is what a sync found at the remote and wants in the repository. All of it is in the repository or was fetched.
+type Synced struct {
+	RepositoryID string
+	RemoteID     string // of which the repository claims the absent blobs of Tags and Manifests from now on; empty: claims stay as they are
+	Tags         map[string]digest.Digest
+	Kept         []string        // tags that stay as they are here, with their images, whatever the remote says
+	Manifests    []digest.Digest // wanted by digest, without a tag
+	Signatures   []digest.Digest
+	Mirror       bool        // content that is not wanted leaves, except for signatures of manifests that stay
+	Listed       *TagListing // the remote's tag list, to compare later ones with; nil: the recorded one stays
+	// Report returns the task's last progress reports, when so many units were added and removed.
+	Report func(added, removed int64) []taskstore.Progress
+}
+
+// CommitSync makes a version of what a sync wants, and completes the task whose result that is: the version, or null when nothing changed
+// (contract 6).
+func (s *Store) CommitSync(ctx context.Context, claim *taskstore.Claim, w Synced) (*pulp.Version, error) {
+	var v *pulp.Version
+	err := s.InTx(ctx, func(t *Tx) error {
+		c, err := t.Begin(w.RepositoryID)
+		if err != nil {
+			return err
+		}
+		keep := func() error { return nil }
+		if w.Mirror {
+			keep = func() error { return sqldb.Steps(c.gatherOwnSignatures, c.keepGathered) }
+		}
+		if err := sqldb.Steps(c.Gather, func() error { return c.GatherSynced(w) }, keep, c.AddGathered); err != nil { // fetched blobs keep their claims
+			return err
+		}
+		if err := c.attach(w.RemoteID); err != nil {
+			return err
+		}
+		if _, err := t.Exec(`DELETE FROM fetched_content WHERE repository_id = $1`, w.RepositoryID); err != nil {
+			return err
+		}
+		if err := t.putListing(w.RepositoryID, w.Listed); err != nil {
+			return err
+		}
+		if v, err = c.End(); err != nil {
+			return err
+		}
+		var made taskstore.Outcome
+		if v != nil {
+			made = taskstore.Outcome{Created: []taskstore.Created{CreatedVersion(*v)}, Result: *v}
+		}
+		if w.Report != nil {
+			made.Progress = w.Report(c.changed())
+		}
+		return taskstore.Complete(t.Tx, claim, made)
+	})
+	return v, err
+}
+
+func (c *Change) GatherSynced(w Synced) error {
+	where := HeldOrFetched(c.Repo.ID)
+	held, err := sqldb.Collect(c.Tx.Ctx, c.Tx, record.ScanTagged, `
+		SELECT c.key, c.content_id, m.digest, '' FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
+		 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL`, c.Repo.ID, pulp.KindTag)
+	if err != nil {
+		return err
+	}
+	same, kept := map[string]bool{}, make(map[string]bool, len(w.Kept))
+	for _, name := range w.Kept {
+		kept[name] = true
+	}
+	for _, t := range held {
+		if same[t.Tag] = kept[t.Tag] || w.Tags[t.Tag] == digest.Digest(t.Digest); !same[t.Tag] || !w.Mirror && (kept[t.Tag] || w.RemoteID == "") {
+			continue
+		}
+		if _, err := c.Tx.Exec(`INSERT INTO change_unit (kind, key, content_id) VALUES ($1, $2, $3)`, pulp.KindTag, t.Tag, t.ID); err != nil {
+			return err
+		}
+	}
+	for name, d := range w.Tags {
+		if same[name] {
+			continue
+		}
+		var id string
+		err := c.Tx.Row(`SELECT u.id FROM manifest u WHERE u.digest = $1 AND $2 <> '' AND `+where.Condition, append([]any{d, name}, where.Args...)...).Scan(&id)
+		if err != nil {
+			return sqldb.NotFound(err, "The manifest of the tag %s was removed while the sync ran; sync again.", name)
+		}
+		if err := c.gatherTag(name, id); err != nil {
+			return err
+		}
+	}
+	for _, want := range []struct {
+		kind    pulp.Kind
+		table   string
+		digests []digest.Digest
+	}{{pulp.KindManifest, "manifest", w.Manifests}, {pulp.KindSignature, "signature", w.Signatures}} {
+		for _, d := range want.digests {
+			if _, err := c.Tx.Exec(`INSERT INTO change_unit (kind, key, content_id) SELECT CAST($1 AS BIGINT), u.digest, u.id FROM `+want.table+
+				` u WHERE u.digest = $2 AND `+where.Condition+` ON CONFLICT DO NOTHING`, append([]any{want.kind, d}, where.Args...)...); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.GatherTree(where); err != nil {
+		return err
+	}
+	if err := c.CheckGathered(); err != nil {
+		return err
+	}
+	// A signature goes where its manifest is.
+	_, err = c.Tx.Exec(`
+		DELETE FROM change_unit WHERE kind = $1 AND NOT EXISTS (
+			SELECT 1 FROM signature g WHERE g.id = change_unit.content_id AND (
+				EXISTS (SELECT 1 FROM change_unit d WHERE d.kind = $2 AND d.content_id = g.manifest_id) OR EXISTS (
+				SELECT 1 FROM repository_content c WHERE c.repository_id = $3 AND c.content_id = g.manifest_id AND c.version_removed IS NULL)))`,
+		pulp.KindSignature, pulp.KindManifest, c.Repo.ID)
+	return err
+}
+
+// checkGathered repeats the check that every gathered manifest which the repository does not hold yet has its blobs: some may have been removed while the sync ran.
+func (c *Change) CheckGathered() error {
+	var manifest, missing string
+	err := c.Tx.Row(`
+		SELECT g.key, mb.digest FROM change_unit g JOIN manifest_blob mb ON mb.manifest_id = g.content_id
+		 WHERE g.kind = $1 AND NOT mb.optional
+		   AND NOT EXISTS (SELECT 1 FROM change_unit d WHERE d.kind = $2 AND d.key = mb.digest)
+		   AND NOT EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = $3 AND c.kind = $1 AND c.key = g.key AND c.version_removed IS NULL)
+		 LIMIT 1`, pulp.KindManifest, pulp.KindBlob, c.Repo.ID).Scan(&manifest, &missing)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return fault.New(fault.Unavailable, "The blob %s of the image %s was removed while the sync ran; sync again.", missing, manifest)
+}

@@ -1,0 +1,56 @@
+package record
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/sqldb"
+)
+
+const DistributionColumns = `d.id, d.name, d.base_path, COALESCE(d.repository_id, ''), COALESCE(r.type, ''),
+	COALESCE(pv.id, ''), COALESCE(pv.repository_id, ''), COALESCE(pv.number, 0),
+	d.namespace_id, d.private, d.hidden, d.description, d.labels, d.created, d.updated`
+
+const DistributionSource = ` FROM distribution d
+	LEFT JOIN repository_version pv ON pv.id = d.repository_version_id
+	LEFT JOIN repository r ON r.id = COALESCE(d.repository_id, pv.repository_id)`
+
+// distributionRow is a row of distributionColumns on its way in.
+type distributionRow struct {
+	value            pulp.Distribution
+	pinned           pulp.PinnedVersion
+	description      sql.NullString
+	labels           string
+	created, updated int64
+}
+
+func (x *distributionRow) dests() []any {
+	d, p := &x.value, &x.pinned
+	return []any{
+		&d.ID, &d.Name, &d.BasePath, &d.RepositoryID, &d.Repository, &p.VersionID, &p.RepositoryID, &p.Number,
+		&d.NamespaceID, &d.Private, &d.Hidden, &x.description, &x.labels, &x.created, &x.updated,
+	}
+}
+
+func (x *distributionRow) distribution() (pulp.Distribution, error) {
+	d := x.value
+	if x.pinned.VersionID != "" {
+		d.Pinned = &x.pinned
+	}
+	d.Description, d.Stamps = sqldb.Pointer(x.description), Stamps(x.created, x.updated)
+	return d, sqldb.FromJSON("distribution.labels", x.labels, &d.Labels)
+}
+
+func ScanDistribution(row sqldb.Scanner) (pulp.Distribution, error) {
+	var x distributionRow
+	if err := row.Scan(x.dests()...); err != nil {
+		return pulp.Distribution{}, err
+	}
+	return x.distribution()
+}
+
+func FindDistribution(ctx context.Context, q sqldb.Querier, id string) (pulp.Distribution, error) {
+	d, err := ScanDistribution(q.QueryRowContext(ctx, `SELECT `+DistributionColumns+DistributionSource+` WHERE d.id = $1`, id))
+	return d, sqldb.NotFound(err, "No ContainerDistribution matches the given query.")
+}

@@ -1,0 +1,48 @@
+package record
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/sqldb"
+)
+
+const RemoteColumns = `m.id, m.name, m.url, m.upstream_name, m.policy, m.includes, m.excludes, m.sigstore, m.connection, m.secrets,
+	m.labels, m.created, m.updated`
+
+func ScanRemote(row sqldb.Scanner) (pulp.Remote, error) {
+	var r pulp.Remote
+	var includes, excludes, sigstore sql.NullString
+	var connection, secrets, labels string
+	var created, updated int64
+	err := row.Scan(&r.ID, &r.Name, &r.URL, &r.UpstreamName, &r.Policy, &includes, &excludes, &sigstore, &connection, &secrets, &labels, &created, &updated)
+	if err != nil {
+		return pulp.Remote{}, err
+	}
+	r.Sigstore, r.Stamps = sqldb.Pointer(sigstore), Stamps(created, updated)
+	for _, column := range []struct {
+		name string
+		text sql.NullString
+		to   any
+	}{
+		{"includes", includes, &r.Includes},
+		{"excludes", excludes, &r.Excludes},
+		{"connection", sql.NullString{String: connection, Valid: true}, &r.Connection},
+		{"secrets", sql.NullString{String: secrets, Valid: true}, &r.Secrets},
+		{"labels", sql.NullString{String: labels, Valid: true}, &r.Labels},
+	} {
+		if !column.text.Valid {
+			continue
+		}
+		if err := sqldb.FromJSON("remote."+column.name, column.text.String, column.to); err != nil {
+			return pulp.Remote{}, err
+		}
+	}
+	return r, nil
+}
+
+func FindRemote(ctx context.Context, q sqldb.Querier, id string) (pulp.Remote, error) {
+	r, err := ScanRemote(q.QueryRowContext(ctx, `SELECT `+RemoteColumns+` FROM remote m WHERE m.id = $1`, id))
+	return r, sqldb.NotFound(err, "No ContainerRemote matches the given query.")
+}

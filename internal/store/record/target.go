@@ -1,0 +1,52 @@
+package record
+
+import (
+	"context"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/sqldb"
+)
+
+// Target is what a base path serves: a distribution, its repository, and the version that it is pinned to, if it is.
+type Target struct {
+	Distribution pulp.Distribution
+	Repository   pulp.Repository // zero when the distribution has none
+	Made         bool            // by this very PushTarget, of several at once
+}
+
+// Served says whether the distribution serves anything.
+func (t Target) Served() bool { return t.Repository.ID != "" }
+
+// version returns the number of the version that the target serves, or latest.
+func (t Target) Version() int64 {
+	if t.Distribution.Pinned != nil {
+		return t.Distribution.Pinned.Number
+	}
+	return Latest
+}
+
+// servedColumns are repositoryColumns of a repository that a distribution need not have.
+const servedColumns = `COALESCE(r.id, ''), COALESCE(r.type, ''), COALESCE(r.name, ''), r.description, COALESCE(r.labels, '{}'), r.retain_repo_versions,
+	r.signing_service_id, COALESCE(r.signing_assigned, ''), COALESCE(r.sign_on_push, FALSE), r.remote_id, COALESCE(r.allow_shrink, FALSE),
+	COALESCE(r.made_by_push, FALSE), COALESCE(r.pushed_as, ''), COALESCE(r.latest_version, 0), COALESCE(r.created, 0), COALESCE(r.updated, 0)`
+
+func Resolve(ctx context.Context, q sqldb.Querier, basePath string) (Target, error) {
+	return ResolveWhere(ctx, q, basePath, "")
+}
+
+// resolveWhere is resolve for distributions that meet a further condition.
+func ResolveWhere(ctx context.Context, q sqldb.Querier, basePath, condition string) (Target, error) {
+	var d distributionRow
+	var r repositoryRow
+	err := q.QueryRowContext(ctx, `SELECT `+DistributionColumns+`, `+servedColumns+DistributionSource+` WHERE d.base_path = $1`+condition, basePath).
+		Scan(append(d.dests(), r.dests()...)...)
+	if err != nil {
+		return Target{}, sqldb.NotFound(err, "Repository not found.")
+	}
+	t := Target{}
+	if t.Distribution, err = d.distribution(); err != nil || r.value.ID == "" {
+		return t, err
+	}
+	t.Repository, err = r.repository()
+	return t, err
+}

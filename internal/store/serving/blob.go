@@ -1,0 +1,66 @@
+package serving
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/sqldb"
+)
+
+// Blob returns the blob of this digest, whoever holds it. NotFound when there is none.
+func (s *Store) Blob(ctx context.Context, d digest.Digest) (pulp.Blob, error) {
+	b, err := record.ScanBlob(s.db.Read().QueryRowContext(ctx, `SELECT `+record.BlobColumns+` FROM blob b WHERE b.digest = $1 AND NOT b.deleting`, d))
+	return b, sqldb.NotFound(err, "Blob not found.")
+}
+
+// RepositoryBlob returns a blob, by its id, as a repository has it. NotFound when there is none.
+func (s *Store) RepositoryBlob(ctx context.Context, repositoryID, id string) (pulp.Blob, error) {
+	b, err := s.BlobIn(ctx, repositoryID, `$2`, id)
+	return b, sqldb.NotFound(err, "Blob not found.")
+}
+
+// blobIn returns a blob as a repository has it: absent, with the size that it claims and the remote to ask, when it has a remote's word alone. id is the expression for its id, with the
+// repository's as $1 and args behind it.
+func (s *Store) BlobIn(ctx context.Context, repositoryID, id string, args ...any) (pulp.Blob, error) {
+	var claimed bool
+	var size int64
+	var remote string
+	args = append(append([]any{repositoryID}, args...), record.LackedSince())
+	b, err := record.ScanBlob(sqldb.WithMore(s.db.Read().QueryRowContext(ctx, `
+		SELECT `+record.BlobColumns+`, k.blob_id IS NOT NULL, COALESCE(k.size, 0), COALESCE(`+record.SourceOf(fmt.Sprint("$", len(args)))+`, '')
+		  FROM blob b LEFT JOIN blob_claim k ON k.blob_id = b.id AND k.repository_id = $1 WHERE b.id = `+id, args...), &claimed, &size, &remote))
+	if claimed {
+		b.Absent, b.Size, b.RemoteID, b.Inline, b.Data = true, size, remote, false, nil
+	}
+	return b, err
+}
+
+// KnowsBlobs says whether there is any blob, and whether tags were ever written through to an upstream.
+func (s *Store) KnowsBlobs(ctx context.Context) (blobs, upstream bool, err error) {
+	err = s.db.Read().QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM blob), EXISTS (SELECT 1 FROM upstream_tag)`).Scan(&blobs, &upstream)
+	return blobs, upstream, err
+}
+
+// BlobsWithoutSource returns the digests of the blobs of a repository's version that cannot be served: they were never fetched, and no remote has them any more. It returns at most
+// limit, and how many there are.
+func (s *Store) BlobsWithoutSource(ctx context.Context, repositoryID string, number int64, limit int) ([]digest.Digest, int64, error) {
+	where := ` FROM repository_content c JOIN blob b ON b.id = c.content_id LEFT JOIN blob_claim k ON k.blob_id = b.id AND k.repository_id = c.repository_id
+		 WHERE c.repository_id = $1 AND c.kind = $2 AND ` + record.InVersion("$3") + ` AND ` + record.WithoutSource("$4")
+	args := []any{repositoryID, pulp.KindBlob, number, record.LackedSince()}
+	var n int64
+	if err := s.db.Read().QueryRowContext(ctx, `SELECT COUNT(*)`+where, args...).Scan(&n); err != nil || n == 0 {
+		return nil, n, err
+	}
+	found, err := sqldb.Collect(ctx, s.db.Read(), record.ScanDigest, `SELECT b.digest`+where+` ORDER BY b.digest LIMIT $5`, append(args, limit)...)
+	return found, n, err
+}
+
+// BlobSources returns the remotes that a blob was synced from, newest first.
+func (s *Store) BlobSources(ctx context.Context, blobID string) ([]pulp.Remote, error) {
+	return sqldb.Collect(ctx, s.db.Read(), record.ScanRemote, `
+		SELECT `+record.RemoteColumns+` FROM blob_source b JOIN remote m ON m.id = b.remote_id WHERE b.blob_id = $1 ORDER BY m.id DESC`, blobID)
+}

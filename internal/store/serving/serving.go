@@ -1,0 +1,137 @@
+package serving
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/sqldb"
+)
+
+// Resolve returns the target of a base path. NotFound when no distribution has that path.
+func (s *Store) Resolve(ctx context.Context, basePath string) (record.Target, error) {
+	return s.cachedTarget(ctx, basePath, false)
+}
+
+// ResolvePublic returns the target of a base path whose distribution is not private. NotFound when there is none. A private distribution costs the same
+// queries as an absent one, whatever is remembered of it.
+func (s *Store) ResolvePublic(ctx context.Context, basePath string) (record.Target, error) {
+	return s.cachedTarget(ctx, basePath, true)
+}
+
+// cachedTarget returns a target from memory, or reads and remembers it.
+func (s *Store) cachedTarget(ctx context.Context, basePath string, public bool) (record.Target, error) {
+	condition := ""
+	if public {
+		condition = " AND NOT d.private"
+	}
+	if t, ok := s.cache.target(basePath); ok && !(public && t.Distribution.Private) {
+		return t, nil
+	}
+	asOf := s.cache.before()
+	t, err := record.ResolveWhere(ctx, s.db.Read(), basePath, condition)
+	if err == nil {
+		s.cache.keep(asOf, basePath, t)
+	}
+	return t, err
+}
+
+// held returns the id of the unit that a target serves under a key, in its version or, unless it is pinned, pending.
+func (s *Store) held(ctx context.Context, t record.Target, kind pulp.Kind, key string) (string, error) {
+	var id string
+	err := s.db.Read().QueryRowContext(ctx, `
+		SELECT c.content_id FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $2 AND c.key = $3 AND `+record.InServedVersion(t.Version(), `$4`),
+		t.Repository.ID, kind, key, t.Version()).Scan(&id)
+	if !errors.Is(err, sql.ErrNoRows) || t.Distribution.Pinned != nil {
+		return id, err
+	}
+	err = s.db.Read().QueryRowContext(ctx, `SELECT content_id FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key = $3`,
+		t.Repository.ID, kind, key).Scan(&id)
+	return id, err
+}
+
+// ServedManifest returns the manifest that a target serves under a tag or a digest. NotFound when there is none.
+func (s *Store) ServedManifest(ctx context.Context, t record.Target, reference string) (pulp.Manifest, error) {
+	key := manifestKey{t.Repository.ID, t.Version(), reference}
+	if m, ok := s.cache.manifest(key); ok {
+		return m, nil
+	}
+	asOf := s.cache.before()
+	m, err := s.servedManifest(ctx, t, reference)
+	if err == nil {
+		s.cache.keep(asOf, key, m)
+	}
+	return m, err
+}
+
+func (s *Store) servedManifest(ctx context.Context, t record.Target, reference string) (pulp.Manifest, error) {
+	if digest.Digest(reference).Validate() != nil {
+		m, err := record.ScanManifest(s.db.Read().QueryRowContext(ctx, `
+			SELECT `+record.ManifestColumns+`
+			  FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
+			 WHERE c.repository_id = $1 AND c.kind = $2 AND c.key = $3 AND `+record.InServedVersion(t.Version(), `$4`),
+			t.Repository.ID, pulp.KindTag, reference, t.Version()))
+		return m, sqldb.NotFound(err, "Manifest not found.")
+	}
+	id, err := s.held(ctx, t, pulp.KindManifest, reference)
+	if err != nil {
+		return pulp.Manifest{}, sqldb.NotFound(err, "Manifest not found.")
+	}
+	return record.ScanManifest(s.db.Read().QueryRowContext(ctx, `SELECT `+record.ManifestColumns+` FROM manifest m WHERE m.id = $1`, id))
+}
+
+// ServedBlob returns a blob that a target serves or that waits in its repository, with the bytes of a small one. NotFound when there is
+// none.
+func (s *Store) ServedBlob(ctx context.Context, t record.Target, dgst digest.Digest) (pulp.Blob, error) {
+	b, err := s.BlobIn(ctx, t.Repository.ID, `COALESCE(
+		(SELECT c.content_id FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $2 AND c.key = $3 AND `+record.InServedVersion(t.Version(), `$4`)+`),
+		(SELECT p.content_id FROM pending_content p WHERE p.repository_id = $1 AND p.kind = $2 AND p.key = $3 AND $4 = -1))`, pulp.KindBlob, dgst, t.Version())
+	return b, sqldb.NotFound(err, "Blob not found.")
+}
+
+// ServedTags returns the names of the tags that a target serves, in byte order, behind after, at most limit.
+func (s *Store) ServedTags(ctx context.Context, t record.Target, after string, limit int) ([]string, error) {
+	return sqldb.Collect(ctx, s.db.Read(), sqldb.ScanString, `
+		SELECT c.key FROM repository_content c
+		 WHERE c.repository_id = $1 AND c.kind = $2 AND c.key > $3 AND `+record.InServedVersion(t.Version(), `$4`)+` ORDER BY c.key LIMIT $5`,
+		t.Repository.ID, pulp.KindTag, after, t.Version(), limit)
+}
+
+// ServedSignatures returns the signatures that a target serves of one manifest, oldest first, with their content: those of its version
+// and, unless it is pinned, those that were sent ahead of a pending manifest.
+func (s *Store) ServedSignatures(ctx context.Context, t record.Target, manifestID string) ([]pulp.Signature, error) {
+	return sqldb.Collect(ctx, s.db.Read(), record.ScanSignature, `
+		SELECT `+record.SignatureColumns+` FROM signature g
+		 WHERE g.manifest_id = $1 AND (EXISTS (
+			SELECT 1 FROM repository_content c
+			 WHERE c.repository_id = $2 AND c.kind = $3 AND c.key = g.digest AND `+record.InServedVersion(t.Version(), `$4`)+`) OR ($4 = -1 AND EXISTS (
+			SELECT 1 FROM pending_content p WHERE p.repository_id = $2 AND p.kind = $3 AND p.key = g.digest)))
+		 ORDER BY g.id`, manifestID, t.Repository.ID, pulp.KindSignature, t.Version())
+}
+
+// Catalog returns the base paths of distributions that serve something and are not hidden, in byte order, behind after, at
+// most limit; private ones only under the prefix own, or all of them.
+func (s *Store) Catalog(ctx context.Context, all bool, own, after string, limit int) ([]string, error) {
+	return sqldb.Collect(ctx, s.db.Read(), sqldb.ScanString, `
+		SELECT d.base_path FROM distribution d
+		 WHERE d.base_path > $1 AND NOT d.hidden AND (NOT d.private OR $2 OR substr(d.base_path || '/', 1, length($3)) = $3)
+		   AND COALESCE(d.repository_id, d.repository_version_id) IS NOT NULL
+		 ORDER BY d.base_path LIMIT $4`, after, all, own, limit)
+}
+
+// BlobHolders returns distributions whose repository holds a blob, in its latest version or pending, public ones first, at most limit; only the one with this base path
+// when it is not empty.
+func (s *Store) BlobHolders(ctx context.Context, dgst digest.Digest, basePath string, limit int) ([]pulp.Distribution, error) {
+	return sqldb.Collect(ctx, s.db.Read(), record.ScanDistribution, `
+		SELECT `+record.DistributionColumns+record.DistributionSource+`
+		 WHERE d.repository_id IN (
+			SELECT c.repository_id FROM blob b JOIN repository_content c ON c.content_id = b.id AND c.kind = $1 AND c.version_removed IS NULL
+			 WHERE b.digest = $2
+			UNION SELECT p.repository_id FROM blob b JOIN pending_content p ON p.content_id = b.id AND p.kind = $1 WHERE b.digest = $2)
+		   AND ($3 = '' OR d.base_path = $3)
+		 ORDER BY d.private, d.base_path LIMIT $4`, pulp.KindBlob, dgst, basePath, limit)
+}

@@ -1,0 +1,71 @@
+package signatures
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/sqldb"
+)
+
+// SigningAssignment is a repository that has a signing service of its own.
+type SigningAssignment struct {
+	Repository string        // its name
+	Service    string        // the service's name
+	By         pulp.Assigner // empty: a process of an older version, after the schema was migrated
+	SignOnPush bool          // the repository refuses pushes that this service does not sign
+}
+
+// SigningAssignments returns all assignments of signing services to repositories, by repository name.
+func (s *Store) SigningAssignments(ctx context.Context) ([]SigningAssignment, error) {
+	return signingAssignments(ctx, s.db.Read(), "")
+}
+
+// signingAssignments is SigningAssignments with a lock on the rows, empty for none.
+func signingAssignments(ctx context.Context, q sqldb.Querier, lock string) ([]SigningAssignment, error) {
+	return sqldb.Collect(ctx, q, func(row sqldb.Scanner) (SigningAssignment, error) {
+		var a SigningAssignment
+		err := row.Scan(&a.Repository, &a.Service, &a.By, &a.SignOnPush)
+		return a, err
+	}, `SELECT r.name, s.name, r.signing_assigned, r.sign_on_push FROM repository r JOIN signing_service s ON s.id = r.signing_service_id ORDER BY r.name`+lock)
+}
+
+// RevokeSigningAssignments takes the signing service from the repositories with these names, whoever assigned it, or, when there are no names, from all repositories whose
+// service no administrator has assigned. It returns what it revoked. NotFound, with nothing changed, when a named repository has no signing service.
+func (s *Store) RevokeSigningAssignments(ctx context.Context, names []string) ([]SigningAssignment, error) {
+	var revoked []SigningAssignment
+	err := s.content.InTx(ctx, func(t *content.Tx) error {
+		all, err := signingAssignments(t.Ctx, t, t.Dialect.ForUpdate)
+		if err != nil {
+			return err
+		}
+		revoked = slices.DeleteFunc(all, func(a SigningAssignment) bool {
+			if len(names) == 0 {
+				return a.By == pulp.AssignedByAdmin
+			}
+			return !slices.Contains(names, a.Repository)
+		})
+		var missing []string
+		for _, name := range names {
+			if !slices.ContainsFunc(revoked, func(a SigningAssignment) bool { return a.Repository == name }) {
+				missing = append(missing, name)
+			}
+		}
+		if len(missing) > 0 {
+			return fault.New(fault.NotFound, "No signing service is assigned to %s; nothing was revoked.", strings.Join(missing, ", "))
+		}
+		for _, a := range revoked {
+			if _, err := t.Exec(`UPDATE repository SET signing_service_id = NULL, signing_assigned = '', updated = $2 WHERE name = $1`, a.Repository, t.Now); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return revoked, nil
+}

@@ -1,0 +1,134 @@
+package signatures
+
+import (
+	"context"
+
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/taskstore"
+)
+
+// SignedKey names what D10 counts as the same signature by one key.
+type SignedKey struct{ ManifestID, Reference string }
+
+func scanSignedKey(row sqldb.Scanner) (SignedKey, error) {
+	var k SignedKey
+	err := row.Scan(&k.ManifestID, &k.Reference)
+	return k, err
+}
+
+// SignedBy returns what a repository's latest version holds that was signed, verifiably, by the key with this fingerprint.
+func (s *Store) SignedBy(ctx context.Context, repositoryID, fingerprint string) ([]SignedKey, error) {
+	return sqldb.Collect(ctx, s.db.Read(), scanSignedKey, `
+		SELECT g.manifest_id, g.reference FROM repository_content c JOIN signature g ON g.id = c.content_id
+		 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL AND g.verified_by = $3`,
+		repositoryID, pulp.KindSignature, fingerprint)
+}
+
+// Staged returns what earlier attempts of a task have signed with the key already.
+func (s *Store) Staged(ctx context.Context, taskID, fingerprint string) ([]SignedKey, error) {
+	return sqldb.Collect(ctx, s.db.Read(), scanSignedKey,
+		`SELECT manifest_id, reference FROM staged_signature WHERE task_id = $1 AND fingerprint = $2`, taskID, fingerprint)
+}
+
+// StageSignatures keeps signatures that a task has made until the task commits them. ErrFenced when the task is another attempt's.
+func (s *Store) StageSignatures(ctx context.Context, c *taskstore.Claim, made []pulp.Signature) error {
+	return s.content.InTx(ctx, func(t *content.Tx) error {
+		var mine bool
+		err := t.Row(`SELECT EXISTS (SELECT 1 FROM task WHERE id = $1 AND attempt = $2 AND state = 'running')`, c.TaskID, c.Attempt).Scan(&mine)
+		if err != nil {
+			return err
+		}
+		if !mine {
+			return taskstore.ErrFenced
+		}
+		if err := t.LockContentShared(); err != nil {
+			return err
+		}
+		for _, g := range made {
+			id, err := t.PutSignature(g)
+			if err != nil {
+				return err
+			}
+			if _, err := t.Exec(`
+				INSERT INTO staged_signature (task_id, manifest_id, reference, fingerprint, signature_id) VALUES ($1, $2, $3, $4, $5)
+				ON CONFLICT DO NOTHING`, c.TaskID, g.ManifestID, g.Reference, g.VerifiedBy, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// CommitStaged adds everything that a task has staged to the latest version of a repository, leaving out manifests that have left it,
+// and completes the task, all in one transaction (architecture 3 and 5). It returns the version made, nil when none was.
+func (s *Store) CommitStaged(ctx context.Context, claim *taskstore.Claim, repositoryID string) (*pulp.Version, error) {
+	var v *pulp.Version
+	err := s.content.InTx(ctx, func(t *content.Tx) error {
+		c, err := t.Begin(repositoryID)
+		if err != nil {
+			return err
+		}
+		if err := addStaged(c, claim.TaskID); err != nil {
+			return err
+		}
+		if v, err = c.End(); err != nil {
+			return err
+		}
+		var made taskstore.Outcome
+		if v != nil {
+			made.Created = []taskstore.Created{content.CreatedVersion(*v)}
+		}
+		return taskstore.Complete(t.Tx, claim, made)
+	})
+	return v, err
+}
+
+// checkStagedRoom sees that the signatures of each manifest, with those that a task has staged, fit into what clients read. It looks first at the signatures of all
+// repositories together, which is quicker and mostly enough.
+func checkStagedRoom(c *content.Change, taskID string) error {
+	const size = `SUM((length(g.content) + 2) / 3 * 4 + $2)`
+	const staged = `
+		SELECT EXISTS (SELECT 1 FROM (
+			SELECT s.manifest_id AS manifest_id, ` + size + ` AS size
+			  FROM staged_signature s JOIN signature g ON g.id = s.signature_id WHERE s.task_id = $1 GROUP BY s.manifest_id) n
+		 WHERE n.size + COALESCE((SELECT ` + size + ` FROM signature g WHERE g.manifest_id = n.manifest_id`
+	var full bool
+	err := c.Tx.Row(staged+`), 0) > $3)`, taskID, signatureOverhead, pulp.MaxSignatureBody).Scan(&full)
+	if err != nil || !full {
+		return err
+	}
+	err = c.Tx.Row(staged+` AND (EXISTS (
+				SELECT 1 FROM repository_content c WHERE c.repository_id = $4 AND c.kind = $5 AND c.key = g.digest AND c.version_removed IS NULL) OR EXISTS (
+				SELECT 1 FROM pending_content p WHERE p.repository_id = $4 AND p.kind = $5 AND p.key = g.digest))), 0) > $3)`,
+		taskID, signatureOverhead, pulp.MaxSignatureBody, c.Repo.ID, pulp.KindSignature).Scan(&full)
+	if err == nil && full {
+		return errNoRoom()
+	}
+	return err
+}
+
+// addStaged adds what a task has staged, all at once, however much it is: pushes wait for it.
+func addStaged(c *content.Change, taskID string) error {
+	if err := checkStagedRoom(c, taskID); err != nil {
+		return err
+	}
+	const staged = `FROM staged_signature s JOIN signature g ON g.id = s.signature_id JOIN manifest m ON m.id = s.manifest_id WHERE s.task_id = $2`
+	if _, err := c.Tx.Exec(`DELETE FROM pending_content WHERE repository_id = $1 AND kind = $3 AND key IN (SELECT g.digest `+staged+`)`,
+		c.Repo.ID, taskID, pulp.KindSignature); err != nil {
+		return err
+	}
+	n, err := c.Tx.Exec(`
+		INSERT INTO repository_content (repository_id, kind, key, content_id, version_added)
+		SELECT $1, $3, g.digest, g.id, $4 `+staged+` AND EXISTS (
+			SELECT 1 FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $5 AND c.key = m.digest AND c.version_removed IS NULL) AND NOT EXISTS (
+			SELECT 1 FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $3 AND c.key = g.digest AND c.version_removed IS NULL)`,
+		c.Repo.ID, taskID, pulp.KindSignature, c.Number, pulp.KindManifest)
+	if err != nil {
+		return err
+	}
+	c.Count(pulp.KindSignature, n, n, 0)
+	_, err = c.Tx.Exec(`DELETE FROM staged_signature WHERE task_id = $1`, taskID)
+	return err
+}

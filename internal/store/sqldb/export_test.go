@@ -1,0 +1,16 @@
+package sqldb
+
+import ()
+
+import ()
+
+import ()
+
+// PreparedComposed is preparedComposed, for tests.
+const PreparedComposed = preparedComposed
+
+// PreparedStatements returns the numbers of statements that stay prepared on SQLite.
+func (d *DB) PreparedStatements() (fixed, composed int) {
+	p := d.read.pool.(*prepared) //nolint:errcheck,forcetypeassert // SQLite's pool
+	return p.fixed.kept.Len(), p.lists.kept.Len()
+}

@@ -1,0 +1,180 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/countersign/countersign/internal/fault"
+)
+
+// Error codes of PostgreSQL (appendix A of its manual).
+const (
+	pgUnique        = "23505"
+	pgSerialization = "40001"
+	pgDeadlock      = "40P01"
+	pgIdleInTx      = "25P03"
+)
+
+// Bounds of the connections to PostgreSQL.
+const (
+	pgConns = 32
+	pgIdle  = 5 * time.Minute
+	pgTries = 8 // attempts of a transaction that PostgreSQL aborts in favor of another one
+	pgRetry = 5 * time.Millisecond
+	// pgDescriptions is the number of composed texts whose types each connection remembers.
+	pgDescriptions = 64
+	// pgIdleTimeout bounds the time that a process may be suspended within a transaction before PostgreSQL aborts it and
+	// releases its locks.
+	pgIdleTimeout = 10 * time.Second
+)
+
+// pgSession is the first statement of each connection. A suspended process holds its locks for at most pgIdleTimeout, one
+// whose host is gone for about a minute.
+var pgSession = fmt.Sprintf(`SET idle_in_transaction_session_timeout = %d; SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3`, pgIdleTimeout.Milliseconds())
+
+// postgres is a pool of connections to PostgreSQL. It translates the texts of the stores.
+type postgres struct {
+	db *sql.DB
+
+	mu    sync.RWMutex
+	texts map[string]string // PostgreSQL's texts, by the stores' texts
+}
+
+// openPostgres opens the database at a URL without connecting to it.
+func openPostgres(rawURL string) (*postgres, error) {
+	c, err := pgx.ParseConfig(rawURL)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "database_url: want postgres://USER:PASSWORD@HOST:PORT/DATABASE") // the library's message may contain the password
+	}
+	if c.RuntimeParams["application_name"] == "" {
+		c.RuntimeParams["application_name"] = "countersign"
+	}
+	c.DescriptionCacheCapacity = pgDescriptions
+	db := stdlib.OpenDB(*c, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.PgConn().Exec(ctx, pgSession).ReadAll()
+		return err
+	}))
+	db.SetMaxOpenConns(pgConns)
+	db.SetMaxIdleConns(pgConns)
+	db.SetConnMaxIdleTime(pgIdle)
+	return &postgres{db: db, texts: map[string]string{}}, nil
+}
+
+// text returns PostgreSQL's text of a statement. All texts are cached: their number is bounded by the code.
+func (p *postgres) text(query string) string {
+	p.mu.RLock()
+	text, ok := p.texts[query]
+	p.mu.RUnlock()
+	if ok {
+		return text
+	}
+	text = toPostgres.Replace(query)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.texts[query] = text
+	return text
+}
+
+// QueryContext implements Querier.
+func (p *postgres) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return p.db.QueryContext(ctx, p.text(query), args...)
+}
+
+// QueryRowContext implements Querier.
+func (p *postgres) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return p.db.QueryRowContext(ctx, p.text(query), args...)
+}
+
+// ExecContext implements runner.
+func (p *postgres) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return p.db.ExecContext(ctx, p.text(query), args...)
+}
+
+// composed implements pool. What lists compose is prepared without a name, so that the server keeps none of it.
+func (p *postgres) composed() Querier { return pgComposed{p.db} }
+
+// pgComposed runs texts that callers compose.
+type pgComposed struct{ db *sql.DB }
+
+// QueryContext implements Querier.
+func (p pgComposed) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return p.db.QueryContext(ctx, toPostgres.Replace(query), append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
+}
+
+// QueryRowContext implements Querier.
+func (p pgComposed) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return p.db.QueryRowContext(ctx, toPostgres.Replace(query), append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
+}
+
+// Close implements pool.
+func (p *postgres) Close() error { return p.db.Close() }
+
+// pgTx is a transaction on PostgreSQL.
+type pgTx struct {
+	tx   *sql.Tx
+	pool *postgres
+}
+
+// ExecContext implements runner.
+func (p *pgTx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return p.tx.ExecContext(ctx, p.pool.text(query), args...)
+}
+
+// QueryContext implements Querier.
+func (p *pgTx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return p.tx.QueryContext(ctx, p.pool.text(query), args...)
+}
+
+// QueryRowContext implements Querier.
+func (p *pgTx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return p.tx.QueryRowContext(ctx, p.pool.text(query), args...)
+}
+
+// inTx runs f in a transaction of its own, and again after a deadlock, so f may run more than once.
+func (p *postgres) inTx(ctx context.Context, d *DB, f func(*Tx) error) error {
+	return retry(ctx, func() error { return p.once(ctx, d, f) })
+}
+
+// inStatement runs f, which runs one statement, without a transaction around it.
+func (p *postgres) inStatement(ctx context.Context, d *DB, f func(*Tx) error) error {
+	return retry(ctx, func() error {
+		return guard(&Tx{conn: p, Dialect: &postgresDialect, Ctx: ctx, Now: Micros(d.now())}, f)
+	})
+}
+
+// retry runs a transaction again while PostgreSQL aborts it in favor of another one.
+func retry(ctx context.Context, once func() error) error {
+	for try := 1; ; try++ {
+		err := once()
+		e, ok := errors.AsType[*pgconn.PgError](err)
+		if !ok || e.Code != pgSerialization && e.Code != pgDeadlock || try == pgTries {
+			return unavailable(err)
+		}
+		select {
+		case <-time.After(time.Duration(try) * pgRetry):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (p *postgres) once(ctx context.Context, d *DB, f func(*Tx) error) error {
+	began, err := p.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	t := &Tx{conn: &pgTx{began, p}, Dialect: &postgresDialect, Ctx: ctx, Now: Micros(d.now())}
+	if err := guard(t, f); err != nil {
+		_ = began.Rollback()
+		return err
+	}
+	return began.Commit()
+}

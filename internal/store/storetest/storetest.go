@@ -1,0 +1,187 @@
+// Package storetest opens databases for tests and fills them with content.
+package storetest
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign/countersign/internal/pgtest"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/taskstore"
+)
+
+func AddService(t *testing.T, s *store.Store, name string) pulp.SigningService {
+	t.Helper()
+	v, err := s.Signatures.AddSigningService(t.Context(), pulp.SigningService{Name: name, Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// Assign gives a repository a service in the name of an assigner.
+func Assign(t *testing.T, s *store.Store, r pulp.Repository, service string, by pulp.Assigner, onPush bool) {
+	t.Helper()
+	if _, err := s.Catalog.EditRepository(t.Context(), nil, r.Type, r.ID, func(r *pulp.Repository) {
+		r.SigningServiceID, r.SigningAssigned, r.SignOnPush = service, by, onPush
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Image returns a manifest with a config and one layer; its digest follows from what it names.
+func Image(config, layer pulp.Descriptor) pulp.Manifest {
+	payload, _ := json.Marshal(map[string]any{"config": config.Digest, "layer": layer.Digest})
+	return pulp.Manifest{
+		Digest: digest.FromBytes(payload), MediaType: pulp.OCIManifest, SchemaVersion: 2, Payload: payload, Type: "image",
+		Config: &config, Layers: []pulp.Descriptor{layer},
+	}
+}
+
+func Index(children ...pulp.Manifest) pulp.Manifest {
+	m := pulp.Manifest{MediaType: pulp.OCIIndex, SchemaVersion: 2, Type: "index"}
+	for _, c := range children {
+		m.Children = append(m.Children, pulp.Descriptor{Digest: c.Digest, MediaType: c.MediaType})
+		m.Payload = append(m.Payload, c.Digest...)
+	}
+	m.Digest = digest.FromBytes(m.Payload)
+	return m
+}
+
+// Open returns a fresh, migrated store on disk, on the engine that pgtest.Variable names.
+func Open(t *testing.T) *store.Store {
+	t.Helper()
+	s := OpenEmpty(t)
+	if err := s.DB.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// OpenAt returns a store whose schema is of an older version: only run uses it, until Migrate.
+func OpenAt(t *testing.T, version int64) *store.Store {
+	t.Helper()
+	s := OpenEmpty(t)
+	if err := s.DB.MigrateTo(t.Context(), version); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// OpenEmpty returns a store without a schema.
+func OpenEmpty(t *testing.T) *store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "db", "countersign.db")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.DB.Close() })
+	return s
+}
+
+func PushBlob(t *testing.T, s *store.Store, repositoryID, text string) pulp.Descriptor {
+	t.Helper()
+	b := pulp.Blob{Digest: digest.FromString(text), Size: int64(len(text)), Data: []byte(text), Inline: true}
+	if err := s.Content.CommitBlob(t.Context(), repositoryID, b, "", 0); err != nil {
+		t.Fatal(err)
+	}
+	return pulp.Descriptor{Digest: b.Digest, Size: b.Size, MediaType: "application/octet-stream"}
+}
+
+// PushImage pushes an image made of a text under tags, or by digest when there are none.
+func PushImage(t *testing.T, s *store.Store, repositoryID, text string, tags ...string) (pulp.Manifest, *pulp.Version) {
+	t.Helper()
+	m := Image(PushBlob(t, s, repositoryID, "config "+text), PushBlob(t, s, repositoryID, "layer "+text))
+	v, err := s.Content.PutManifest(t.Context(), content.PutManifest{RepositoryID: repositoryID, Manifest: m, Tags: tags})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, v
+}
+
+// Exec executes a statement.
+func Exec(t *testing.T, s *store.Store, query string, args ...any) {
+	t.Helper()
+	err := s.DB.InTx(t.Context(), func(x *sqldb.Tx) error { _, err := x.Exec(query, args...); return err })
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+// ExecAll executes statements in one transaction.
+func ExecAll(t *testing.T, s *store.Store, statements ...string) {
+	t.Helper()
+	err := s.DB.InTx(t.Context(), func(x *sqldb.Tx) error {
+		for _, text := range statements {
+			if _, err := x.Exec(text); err != nil {
+				return fmt.Errorf("%s: %w", text, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// SignatureOf returns a signature row for a served manifest; its content is no real signature: the store does not look into it.
+func SignatureOf(t *testing.T, s *store.Store, to record.Target, m pulp.Manifest, content string) pulp.Signature {
+	t.Helper()
+	held, err := s.Serving.ServedManifest(t.Context(), to, string(m.Digest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pulp.Signature{
+		Digest: digest.FromString(content), Name: string(m.Digest) + "@x", ManifestID: held.ID, Content: []byte(content), KeyID: "45ACE14E3EBB9BBA",
+		VerifiedBy: "8F336A705074623F7FC3273945ACE14E3EBB9BBA", Reference: "localhost/acme/app:v1", SignedAt: 1,
+	}
+}
+
+// StartTask makes a task on a repository and claims it.
+func StartTask(t *testing.T, s *store.Store, resources ...taskstore.Resource) *taskstore.Claim {
+	t.Helper()
+	k, err := s.Tasks.CreateTask(t.Context(), taskstore.NewTask{Name: "test", Origin: taskstore.OriginSystem, Resources: resources})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Tasks.ClaimTask(t.Context(), "worker", k.ID, nil, time.Minute)
+	if err != nil || got == nil {
+		t.Fatalf("claim: %v, %v", got, err)
+	}
+	return &taskstore.Claim{TaskID: k.ID, Attempt: got.Attempt}
+}
+
+// Target returns what a first push to a path makes.
+func Target(t *testing.T, s *store.Store, path string) record.Target {
+	t.Helper()
+	got, err := s.Catalog.PushTarget(t.Context(), path, pulp.ContainerPush)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// WantCounts compares present/added/removed of blobs, manifests, signatures and tags.
+func WantCounts(t *testing.T, v *pulp.Version, want string) {
+	t.Helper()
+	if v == nil {
+		t.Fatalf("no version was made, want %s", want)
+	}
+	got := ""
+	for _, k := range pulp.Kinds {
+		n := v.Counts[k]
+		got += fmt.Sprintf("%d+%d-%d ", n.Present, n.Added, n.Removed)
+	}
+	if got != want+" " {
+		t.Errorf("version %d holds %s(blobs, manifests, signatures, tags), want %s", v.Number, got, want)
+	}
+}

@@ -1,0 +1,8 @@
+package upstreamstate
+
+import ()
+
+import ()
+
+// Lateness is lateness, for tests.
+const Lateness = lateness

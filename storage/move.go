@@ -5,14 +5,15 @@ import (
 	"sync"
 )
 
-// pieces is how many bytes are on their way at a time: each piece costs two system calls.
-const pieces = 256 << 10
+// moveBuffer is the number of bytes that Move copies at a time. Each piece costs two system calls.
+const moveBuffer = 256 << 10
 
-var pool = sync.Pool{New: func() any { return new([pieces]byte) }}
+var pool = sync.Pool{New: func() any { return new([moveBuffer]byte) }}
 
-// Move copies in large pieces, whatever else the two can do: from one socket to another, or with a hash between them, neither knows a better way.
+// Move copies from to to in large pieces. It does not use io.WriterTo and io.ReaderFrom: between two sockets, or with
+// a hash in between, their pieces are smaller.
 func Move(to io.Writer, from io.Reader) (int64, error) {
-	buffer, _ := pool.Get().(*[pieces]byte)
+	buffer, _ := pool.Get().(*[moveBuffer]byte)
 	defer pool.Put(buffer)
 	return io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buffer[:])
 }

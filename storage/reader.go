@@ -5,8 +5,9 @@ import (
 	"io"
 )
 
-// NewReader returns a blob of a known size whose bytes come from open, which gives those from a place on. It opens when it is first read and anew when it is read elsewhere
-// after a Seek, and reads no more than the size. body, unless it is nil, is opened already, at a place.
+// NewReader returns a reader of a blob of size bytes. open returns the bytes from a position on; the reader calls it
+// for the first read, and for a read at another position after a Seek. body, unless it is nil, is open already at the
+// position at.
 func NewReader(size int64, open func(at int64) (io.ReadCloser, error), body io.ReadCloser, at int64) io.ReadSeekCloser {
 	return &reader{size: size, open: open, body: body, bodyAt: at}
 }
@@ -15,11 +16,11 @@ type reader struct {
 	open   func(at int64) (io.ReadCloser, error)
 	size   int64
 	at     int64
-	body   io.ReadCloser // nil where it stands still
-	bodyAt int64         // what it gives next
+	body   io.ReadCloser // nil until the next read
+	bodyAt int64         // position of body
 }
 
-// Read implements io.Reader. A body that ends before the blob does is an error.
+// Read implements io.Reader. It returns io.ErrUnexpectedEOF if a body ends before the blob.
 func (r *reader) Read(p []byte) (int, error) {
 	if r.at >= r.size {
 		return 0, io.EOF
@@ -54,7 +55,7 @@ func (r *reader) Seek(offset int64, whence int) (int64, error) {
 		offset += r.size
 	}
 	if offset < 0 {
-		return 0, errors.New("seek before the blob's beginning")
+		return 0, errors.New("seek before the start of the blob")
 	}
 	r.at = offset
 	return offset, nil

@@ -1,9 +1,9 @@
-// Package storage is the door to the storage registry: it keeps the bytes of blobs, and, where the storage is a whole
+// Package storage is the interface to the storage registry. It stores the bytes of blobs, and, if the storage is a
 // registry of its own (upstream mode), manifests and tags too.
 //
-// It knows digests and names, not repositories, versions, users or HTTP requests. Rules of the registry protocol (ranges,
-// who owns an upload, limits) live above this door. Its makers are storage/embedded and storage/upstream; both pass
-// storage/storagetest.
+// It knows digests and names, but not repositories, versions, users or HTTP requests. Its callers implement the rules
+// of the registry protocol: ranges, ownership of uploads, limits. The implementations are storage/embedded and
+// storage/upstream; both pass the tests of storage/storagetest.
 package storage
 
 import (
@@ -14,92 +14,93 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Errors that a Storage returns, wrapped or bare.
+// Errors of a Storage, wrapped or bare. A storage that does not answer returns an outage of internal/fault.
 var (
-	// ErrNotFound says that the storage holds no such blob, upload, manifest or tag.
+	// ErrNotFound says that the storage has no such blob, upload, manifest or tag.
 	ErrNotFound = errors.New("not in storage")
-	// ErrDigest says that the bytes are not those of the digest they were committed under. The upload is gone.
+	// ErrDigest says that the bytes do not match the digest of a commit. The upload is gone.
 	ErrDigest = errors.New("bytes do not match the digest")
-	// ErrUnsupported says that this storage cannot keep what was asked of it (an upstream without sha512, say).
+	// ErrUnsupported says that the storage cannot do this, such as an upstream that cannot store sha512 digests.
 	ErrUnsupported = errors.New("not supported by the storage")
 )
 
-// Storage keeps blobs by digest. Names are the repositories' paths under which an upstream keeps them; embedded storage
-// keeps each blob once, whatever the name. All methods are safe for concurrent use. A caller has decided who may see what.
+// Storage stores blobs by digest. A name is the path of a repository, under which an upstream stores them; embedded
+// storage stores each blob once and ignores the name. All methods are safe for concurrent use. They check no
+// permissions.
 type Storage interface {
-	// Stat returns the size in bytes of a blob, or ErrNotFound.
+	// Stat returns the size of a blob in bytes, or ErrNotFound.
 	Stat(ctx context.Context, name string, dgst digest.Digest) (int64, error)
-	// Open returns a blob's bytes and its size. The reader may also be an *os.File, which lets the kernel send it.
-	// The caller closes it. ErrNotFound when there is none.
+	// Open returns the bytes of a blob and its size, or ErrNotFound. The reader may be an *os.File, which the kernel
+	// can send. The caller closes it.
 	Open(ctx context.Context, name string, dgst digest.Digest) (io.ReadSeekCloser, int64, error)
-	// Create begins an upload.
+	// Create starts an upload.
 	Create(ctx context.Context, name string) (Upload, error)
-	// Resume takes up an upload that Create began, in this process or another, from its Ref; offset is how many bytes the
-	// caller knows to be in it. ErrNotFound when there is no such upload or it holds fewer bytes; bytes behind offset
-	// (of a write that was never acknowledged) do not count. Several uploads may come of one Ref, while earlier ones still
-	// write. In embedded storage they share no bytes. An upstream has one session for all: the caller keeps them apart.
+	// Resume continues an upload from its Ref, which may come from another process. offset is the number of
+	// acknowledged bytes; bytes after it, of a write that was not acknowledged, are ignored. It returns ErrNotFound
+	// if there is no such upload or it has fewer bytes. Several uploads may continue one Ref while earlier ones still
+	// write. In embedded storage they share no bytes. An upstream has one session for all of them: its callers must
+	// not let two write at the same time.
 	Resume(ctx context.Context, name, ref string, offset int64) (Upload, error)
-	// Mount makes a blob that lies under from available under name too. Embedded storage only checks that it is there.
+	// Mount makes a blob of the name from available under name too. Embedded storage only checks that the blob exists.
 	Mount(ctx context.Context, from, name string, dgst digest.Digest) error
-	// Delete removes a blob's bytes. Deleting what is not there is no error.
+	// Delete deletes the bytes of a blob. It returns nil if the blob does not exist.
 	Delete(ctx context.Context, name string, dgst digest.Digest) error
-	// Ping says whether the storage answers.
+	// Ping returns an error unless the storage answers.
 	Ping(ctx context.Context) error
 }
 
-// Upload is a blob on its way in. It is used by one goroutine at a time. Close releases what it holds in this process and
-// leaves the bytes that were written for a later Resume; after Commit or Cancel, Close does nothing.
+// Upload is a blob that is being written. One goroutine uses it at a time. Close releases its resources in this
+// process and leaves the written bytes for a later Resume; after Commit or Cancel it has no effect.
 type Upload interface {
-	// ReadFrom appends all bytes of r. When it returns, the bytes have left this process's buffers. On an error some of
-	// them may be in the upload; Size tells how many.
+	// ReadFrom appends all bytes of r. When it returns, the bytes have left the buffers of this process. After an
+	// error some of them may be in the upload; Size says how many.
 	io.ReaderFrom
 	io.Closer
-	// Ref is what Resume needs. It may change with every ReadFrom (an upstream hands out a new location each time).
+	// Ref returns the reference for Resume. It may change with every ReadFrom: an upstream may move its session.
 	Ref() string
-	// Size is how many bytes the upload holds.
+	// Size returns the number of bytes in the upload.
 	Size() int64
-	// Commit ends the upload and keeps its bytes under the digest, durably. ErrDigest when they are not that digest's bytes.
-	// A blob that is stored under the digest stays, unless its bytes are not the digest's; no later write of any upload
-	// changes a stored blob.
-	// Digests are sha256 and sha512.
+	// Commit ends the upload and stores its bytes durably under a sha256 or sha512 digest. It returns ErrDigest if
+	// the bytes do not match. It does not replace a stored blob, unless the bytes of that do not match the digest; no
+	// later write of any upload changes a stored blob.
 	Commit(ctx context.Context, dgst digest.Digest) error
-	// Cancel ends the upload and drops its bytes.
+	// Cancel ends the upload and deletes its bytes.
 	Cancel(ctx context.Context) error
 }
 
-// Part is what is wanted of a blob: the bytes from First to Last, both counted from 0, of so many.
+// Part is the range of a blob's bytes that a client requests: from First to Last, both counted from 0, of Size bytes.
 type Part struct{ Size, First, Last int64 }
 
-// Whole says whether that is all of the blob.
+// Whole reports whether the part is the whole blob.
 func (p Part) Whole() bool { return p.First == 0 && p.Last == p.Size-1 }
 
-// Counted is a reader that may know how many bytes it still has; -1: it does not. An upstream is told, where it is known.
+// Counted is a reader that knows how many bytes it still has; -1 means that it does not. An upstream gets the length
+// if it is known.
 type Counted interface{ Left() int64 }
 
-// Finisher is the further power of an upload that can take its last bytes and end with them at once.
+// Finisher is implemented by uploads that can append their last bytes and end in one step.
 type Finisher interface {
-	// Finish appends all bytes of r and commits, as ReadFrom and then Commit. After an error the upload can only be canceled.
+	// Finish appends all bytes of r and commits, as ReadFrom and then Commit. After an error only Cancel has an effect.
 	Finish(ctx context.Context, r io.Reader, dgst digest.Digest) error
 }
 
-// Manifests is the further power of a storage that is a registry of its own: in front of such a storage, manifests and tags
-// are written through under their own names, so that it stays a complete registry. storage/upstream has it, storage/embedded
-// has not.
+// Manifests is implemented by storages that are registries of their own (storage/upstream). The server writes
+// manifests and tags through to such a storage under their own names, so that it stays a complete registry.
 type Manifests interface {
-	// PutManifest stores exact bytes under a reference, a digest or a tag. Idempotent.
+	// PutManifest stores exact bytes under a reference, a digest or a tag. It is idempotent.
 	PutManifest(ctx context.Context, name, reference, mediaType string, payload []byte) error
-	// GetManifest returns the exact bytes and the media type, at most 4 MiB. ErrNotFound when there is none.
+	// GetManifest returns the exact bytes, at most 4 MiB, and the media type, or ErrNotFound.
 	GetManifest(ctx context.Context, name, reference string) (payload []byte, mediaType string, err error)
-	// DeleteManifest removes a manifest by digest, or a tag. What is not there is no error; ErrUnsupported when the
-	// upstream does not delete.
+	// DeleteManifest deletes a manifest by digest, or a tag. It returns nil if the reference does not exist, and
+	// ErrUnsupported if the upstream does not delete.
 	DeleteManifest(ctx context.Context, name, reference string) error
-	// Resolve returns the digest that a tag stands for, or the digest itself where there is such a manifest, to a client with these Accept headers; without
-	// any it asks for every type of manifest. ErrNotFound when there is none.
+	// Resolve returns the digest of the manifest that a tag or a digest references, for a request with these Accept
+	// headers; without any it accepts every type of manifest. It returns ErrNotFound if there is none.
 	Resolve(ctx context.Context, name, reference string, accept ...string) (digest.Digest, error)
-	// Tags returns all tags of a name, in the upstream's order. ErrNotFound when it knows no such name.
+	// Tags returns all tags of a name in the order of the upstream, or ErrNotFound if it has no such name.
 	Tags(ctx context.Context, name string) ([]string, error)
-	// Referrers returns the digests of the manifests that refer to one. ErrUnsupported when the upstream does not list them.
+	// Referrers returns the digests of a manifest's referrers, or ErrUnsupported if the upstream does not list them.
 	Referrers(ctx context.Context, name string, subject digest.Digest) ([]digest.Digest, error)
-	// Catalog returns the names of all repositories. ErrUnsupported when the upstream does not list them.
+	// Catalog returns the names of all repositories, or ErrUnsupported if the upstream does not list them.
 	Catalog(ctx context.Context) ([]string, error)
 }

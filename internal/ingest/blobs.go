@@ -1,8 +1,8 @@
-// Package ingest stores content that comes from outside: blobs, signatures after their validation, and blobs whose bytes a sync
-// has left at the remote, when a client requests them.
+// Package ingest stores content that comes from outside: blobs, signatures after their validation, and blobs whose
+// bytes a sync has left at the remote, when a client requests them.
 //
-// A blob's bytes are stored before its row, so that a crash at any point leaves no row without bytes. Pushes, syncs and
-// pulls of absent blobs all use this package.
+// A blob's bytes are stored before its row, so that a crash at any point leaves no row without bytes. Pushes, syncs
+// and pulls of absent blobs all use this package.
 package ingest
 
 import (
@@ -30,12 +30,13 @@ type Blobs struct {
 	Foreign bool
 }
 
-// ErrRemoved says that the removal of an older copy of a blob has removed the new bytes too. The client must send them again.
+// ErrRemoved says that the removal of an older copy of a blob has removed the new bytes too. The client must send
+// them again.
 var ErrRemoved = fault.New(fault.Unavailable, "An older copy of the blob was just removed; push it again.")
 
-// Receive reads a blob to its end and stores its bytes: in the result if there are at most Inline, otherwise in the storage
-// under the name of a repository. The caller writes the row with Record. It returns storage.ErrDigest if the bytes do not
-// match the digest, and errors of the reader unchanged.
+// Receive reads a blob to its end and stores its bytes: in the result if there are at most Inline, otherwise in the
+// storage under the name of a repository. The caller writes the row with Record. It returns storage.ErrDigest if the
+// bytes do not match the digest, and errors of the reader unchanged.
 func (i Blobs) Receive(ctx context.Context, name string, d digest.Digest, from io.Reader) (pulp.Blob, error) {
 	head, err := io.ReadAll(io.LimitReader(from, i.Inline+1))
 	if err != nil {
@@ -64,8 +65,8 @@ func (i Blobs) Receive(ctx context.Context, name string, d digest.Digest, from i
 	return pulp.Blob{}, err
 }
 
-// EmptyLayer returns the empty layer as a blob under the name of a repository. It uploads the layer to an upstream that does
-// not have it there. The caller writes the row with Record.
+// EmptyLayer returns the empty layer as a blob under the name of a repository. It uploads the layer to an upstream
+// that does not have it there. The caller writes the row with Record.
 func (i Blobs) EmptyLayer(ctx context.Context, name string) (pulp.Blob, error) {
 	if i.Foreign {
 		size, err := i.Storage.Stat(ctx, name, pulp.EmptyLayer)
@@ -79,8 +80,9 @@ func (i Blobs) EmptyLayer(ctx context.Context, name string) (pulp.Blob, error) {
 // whileDeleting is how long, and how often, Record waits for the removal of an older copy of the same blob.
 var whileDeleting = retry.Policy{Elapsed: 10 * time.Second, First: 50 * time.Millisecond, Max: 50 * time.Millisecond}
 
-// Record calls write, which writes the row of a blob whose bytes are stored. It waits while an older copy of the blob is being
-// removed. It returns ErrRemoved if that removal took the new bytes too, after undo, unless that is nil, has deleted the row.
+// Record calls write, which writes the row of a blob whose bytes are stored. It waits while an older copy of the blob
+// is being removed. It returns ErrRemoved if that removal took the new bytes too, after undo, unless that is nil, has
+// deleted the row.
 func (i Blobs) Record(ctx context.Context, b pulp.Blob, write, undo func(context.Context) error) error {
 	err := retry.Run(ctx, whileDeleting, func(ctx context.Context) error {
 		err := write(ctx)
@@ -98,8 +100,9 @@ func (i Blobs) Record(ctx context.Context, b pulp.Blob, write, undo func(context
 	return i.confirm(context.WithoutCancel(ctx), b, undo)
 }
 
-// confirm checks that the bytes of a recorded blob exist. The removal of an older copy that ends between the commit in the
-// storage and the row removes them and leaves no trace in the database. Once the row exists nothing removes them.
+// confirm checks that the bytes of a recorded blob exist. The removal of an older copy that ends between the commit
+// in the storage and the row removes them and leaves no trace in the database. Once the row exists nothing removes
+// them.
 func (i Blobs) confirm(ctx context.Context, b pulp.Blob, undo func(context.Context) error) error {
 	if b.Inline || i.Foreign {
 		return nil

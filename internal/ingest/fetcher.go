@@ -15,16 +15,16 @@ import (
 	"github.com/countersign/countersign/internal/store"
 )
 
-// BlobFetcher fetches absent blobs when a client requests them: a sync with the policy on_demand or streamed has left their
-// bytes at the remote. Requests for the same blob share one fetch. It is safe for concurrent use.
+// BlobFetcher fetches absent blobs when a client requests them: a sync with the policy on_demand or streamed has left
+// their bytes at the remote. Requests for the same blob share one fetch. It is safe for concurrent use.
 type BlobFetcher struct {
 	Store  *store.Store
 	Blobs  Blobs
 	Mirror *mirror.Network
 	Log    *slog.Logger
-	// Idle is the maximum time by which the request that caused a fetch may delay it, in all, because it reads the bytes more
-	// slowly than they arrive. After that the fetch continues, and the request gets the rest when the blob is stored. If the
-	// blob is not stored, Idle is the time for each piece, and the fetch ends after it.
+	// Idle is the maximum time by which the request that caused a fetch may delay it, in all, because it reads the
+	// bytes more slowly than they arrive. After that the fetch continues, and the request gets the rest when the blob
+	// is stored. If the blob is not stored, Idle is the time for each piece, and the fetch ends after it.
 	Idle time.Duration
 	// Limits bound the fetches and the requests that wait. They are read at the first fetch.
 	Limits Limits
@@ -49,17 +49,17 @@ type Fetched struct {
 	Kept          bool // the repository has the blob afterwards; otherwise each request fetches it
 }
 
-// Fetch fetches an absent blob of a repository from the remote b.RemoteID only. client is the name under which the request
-// counts: one client, one remote and one host have a share of the fetches each, and a request without a place waits for one.
-// It returns a TooMany error if no place becomes free in time.
+// Fetch fetches an absent blob of a repository from the remote b.RemoteID only. client is the name under which the
+// request counts: one client, one remote and one host have a share of the fetches each, and a request without a place
+// waits for one. It returns a TooMany error if no place becomes free in time.
 //
-// The first request gets a reader. The reader ends with an error unless the bytes match the digest; closing it early does not
-// end the fetch of a blob that is stored. A request that arrives during the fetch waits for its end and gets no reader: the
-// caller looks for the blob again.
+// The first request gets a reader. The reader ends with an error unless the bytes match the digest; closing it early
+// does not end the fetch of a blob that is stored. A request that arrives during the fetch waits for its end and gets
+// no reader: the caller looks for the blob again.
 //
-// A fetch ends early if its remote is removed or changed, sends too slowly, or takes longer than Limits.Total. After an error
-// the caller looks for the blob again: the repository may name another remote then. The error is ErrNoSource if there is no
-// remote, and ErrLacks if the remote does not have the blob.
+// A fetch ends early if its remote is removed or changed, sends too slowly, or takes longer than Limits.Total. After
+// an error the caller looks for the blob again: the repository may name another remote then. The error is ErrNoSource
+// if there is no remote, and ErrLacks if the remote does not have the blob.
 func (f *BlobFetcher) Fetch(ctx context.Context, client string, repo pulp.Repository, b pulp.Blob) (Fetched, error) {
 	remote, err := f.remote(ctx, b)
 	if err != nil {
@@ -160,7 +160,8 @@ func hostOf(r pulp.Remote) string {
 	return u.Host
 }
 
-// forOthers returns the error of a fetch for the requests that waited for it, or nil if they should look for the blob again.
+// forOthers returns the error of a fetch for the requests that waited for it, or nil if they should look for the blob
+// again.
 func forOthers(err error) error {
 	if errors.Is(err, errChanged) || errors.Is(err, context.Canceled) {
 		return nil

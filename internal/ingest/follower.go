@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// follower passes the bytes of a fetch on to the request that caused it. It holds the last bytes back until all are verified.
-// It drops a request that reads too slowly, because all requests that wait for the blob wait for this one.
+// follower passes the bytes of a fetch on to the request that caused it. It holds the last bytes back until all are
+// verified. It drops a request that reads too slowly, because all requests that wait for the blob wait for this one.
 type follower struct {
 	pipe *io.PipeWriter
 	// idle is the time by which the request may delay the fetch: in all, or, if it is required, for each piece.
@@ -61,8 +61,8 @@ func (f *follower) end(err error) {
 	_ = f.pipe.CloseWithError(err)
 }
 
-// reader returns the bytes of a fetch to the request that caused it. If the follower has dropped the request, the rest comes
-// from the storage after the fetch has ended.
+// reader returns the bytes of a fetch to the request that caused it. If the follower has dropped the request, the
+// rest comes from the storage after the fetch has ended.
 type reader struct {
 	*io.PipeReader
 	ctx    context.Context                                  //nolint:containedctx // the context of the request

@@ -52,7 +52,8 @@ const (
 	clientPart = 8
 	remotePart = 5
 	hostPart   = 2
-	// scarcePart is the part of all places that is reserved for those with few of them: with less than a quarter of their share.
+	// scarcePart is the part of all places that is reserved for those with few of them: with less than a quarter of
+	// their share.
 	scarcePart = 4
 )
 
@@ -94,8 +95,8 @@ type place struct {
 	own bool
 }
 
-// scheduler assigns places to fetches: a limited number at the same time, of which one client, one remote and one host have a
-// share each. It is safe for concurrent use.
+// scheduler assigns places to fetches: a limited number at the same time, of which one client, one remote and one
+// host have a share each. It is safe for concurrent use.
 type scheduler struct {
 	limits Limits
 
@@ -118,8 +119,8 @@ var errBusy = &fault.Error{
 	RetryAfter: 10 * time.Second,
 }
 
-// acquire returns a place for a request. It waits if none is free, at most Limits.Patience, and then returns errBusy. The
-// caller ends its own fetch with finish and release.
+// acquire returns a place for a request. It waits if none is free, at most Limits.Patience, and then returns errBusy.
+// The caller ends its own fetch with finish and release.
 func (s *scheduler) acquire(ctx context.Context, r fetchRequest) (place, error) {
 	s.mu.Lock()
 	if other := s.running[r.key]; other != nil && !r.exclusive {
@@ -190,8 +191,8 @@ func (s *scheduler) join(ctx context.Context, f *fetch, r fetchRequest) error {
 	}
 }
 
-// finish ends a fetch for the requests that wait for it: with an error, or with nil so that they look for the blob again. Only
-// the first call has an effect.
+// finish ends a fetch for the requests that wait for it: with an error, or with nil so that they look for the blob
+// again. Only the first call has an effect.
 func (s *scheduler) finish(f *fetch, err error) {
 	f.once.Do(func() {
 		s.mu.Lock()
@@ -248,8 +249,8 @@ func (s *scheduler) start(r fetchRequest) *fetch {
 	return f
 }
 
-// assign gives places to the waiting requests that may have one, or whose blob another request fetches, in the order of their
-// arrival. The caller holds mu.
+// assign gives places to the waiting requests that may have one, or whose blob another request fetches, in the order
+// of their arrival. The caller holds mu.
 func (s *scheduler) assign() {
 	for assigned := true; assigned; {
 		assigned = false

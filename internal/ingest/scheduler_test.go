@@ -97,8 +97,8 @@ func canceled(t *testing.T) context.Context {
 	return ctx
 }
 
-// TestAcquireWaits proves that a request waits for the next place that it may have, joins a fetch of its blob that begins
-// meanwhile, and is refused after Limits.Patience.
+// TestAcquireWaits proves that a request waits for the next place that it may have, joins a fetch of its blob that
+// begins meanwhile, and is refused after Limits.Patience.
 func TestAcquireWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -22,9 +22,10 @@ type SignatureValidator struct {
 // ErrUnreadable says that bytes are not a signature of an image.
 var ErrUnreadable = fault.New(fault.Invalid, "signature invalid")
 
-// Validate returns the signature to store for the bytes of a signature of a manifest. The signature must name that manifest
-// and have a valid time (compatibility.md#clock-skew); if its key is one of a signing service, it must verify. Otherwise
-// Validate returns an Invalid error with the reason, together with the parts of the signature that could be read.
+// Validate returns the signature to store for the bytes of a signature of a manifest. The signature must name that
+// manifest and have a valid time (compatibility.md#clock-skew); if its key is one of a signing service, it must
+// verify. Otherwise Validate returns an Invalid error with the reason, together with the parts of the signature that
+// could be read.
 func (v SignatureValidator) Validate(ctx context.Context, manifest digest.Digest, raw []byte) (pulp.Signature, error) {
 	foreign, err := signing.Parse(raw)
 	if err != nil {

@@ -66,7 +66,8 @@ func (t *transfer) open() (err error) {
 	return t.failed(asUnavailable(err))
 }
 
-// blame records a failure of the remote, so that another remote is asked next. It does not record an end for another reason.
+// blame records a failure of the remote, so that another remote is asked next. It does not record an end for another
+// reason.
 func (t *transfer) blame(err error) {
 	if errors.Is(err, errChanged) || errors.Is(err, context.Canceled) {
 		return
@@ -100,14 +101,14 @@ func (t *transfer) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// asUnavailable wraps an error of a remote. The remote's words are for the log only: clients need not know which registry the
-// bytes come from.
+// asUnavailable wraps an error of a remote. The remote's words are for the log only: clients need not know which
+// registry the bytes come from.
 func asUnavailable(err error) error {
 	return fault.Wrap(fault.Unavailable, err, "The remote that has the blob does not give it.")
 }
 
-// watch cancels the transfer when the remote is removed, or changed in a setting that decides which bytes it sends. It polls
-// the database, because another process may have changed the remote.
+// watch cancels the transfer when the remote is removed, or changed in a setting that decides which bytes it sends.
+// It polls the database, because another process may have changed the remote.
 func (t *transfer) watch() {
 	tick := time.NewTicker(t.scheduler().limits.Watch)
 	defer tick.Stop()
@@ -135,8 +136,8 @@ func (t *transfer) run(to *follower) error {
 	return err
 }
 
-// store reads the blob and stores it, unless the policy is streamed or the server has the blob already. It records that the
-// remote has the blob.
+// store reads the blob and stores it, unless the policy is streamed or the server has the blob already. It records
+// that the remote has the blob.
 func (t *transfer) store(from io.Reader) error {
 	known, err := t.Store.Serving.Blob(t.ctx, t.blob.Digest)
 	if err != nil {

@@ -19,9 +19,9 @@ import (
 // maxBlob bounds a blob of unknown size, in bytes.
 const maxBlob = 50 << 30
 
-// Blob returns the bytes of a blob. size is their number; below 0 it is not known. The reader continues on a new connection if one breaks. It
-// ends with an error unless the bytes match the digest, arrive at the rate of Options.Pace and within Options.BlobTimeout. Errors of missing or
-// wrong bytes are ErrCorrupt.
+// Blob returns the bytes of a blob. size is their number; below 0 it is not known. The reader continues on a new
+// connection if one breaks. It ends with an error unless the bytes match the digest, arrive at the rate of
+// Options.Pace and within Options.BlobTimeout. Errors of missing or wrong bytes are ErrCorrupt.
 func (g *Registry) Blob(ctx context.Context, d digest.Digest, size int64) (io.ReadCloser, error) {
 	if !supported(d) {
 		return nil, malformed(string(d))
@@ -123,8 +123,9 @@ func (b *blob) Read(p []byte) (int, error) {
 	return 0, b.err
 }
 
-// resume opens another connection after one broke with an error. All connections of a blob share the number of retries. A decision, such as a
-// response with another status, is final; a connection that breaks while it skips bytes is not.
+// resume opens another connection after one broke with an error. All connections of a blob share the number of
+// retries. A decision, such as a response with another status, is final; a connection that breaks while it skips
+// bytes is not.
 func (b *blob) resume(broken error) error {
 	_ = b.body.Close()
 	policy := registryclient.Policy(max(1, b.registry.retries()+1-b.broken))

@@ -75,8 +75,8 @@ func (g *Registry) login() registryclient.Login {
 	}
 }
 
-// trusts reports whether a token service on another host may receive the password: one of the remote's registered domain, or one that the remote
-// names. It must speak https, unless the remote itself does not.
+// trusts reports whether a token service on another host may receive the password: one of the remote's registered
+// domain, or one that the remote names. It must speak https, unless the remote itself does not.
 func (g *Registry) trusts(realm *url.URL) bool {
 	named := registryclient.HostIn(realm, g.remote.Connection.TokenHosts) && (realm.Scheme == "https" || g.base.Scheme == "http")
 	return named || registryclient.SameDomain(realm, g.base)
@@ -89,8 +89,8 @@ func text(s *string) string {
 	return *s
 }
 
-// headers returns the headers of a remote. It returns an Invalid error if one is malformed; the error does not contain values, which may be
-// secrets.
+// headers returns the headers of a remote. It returns an Invalid error if one is malformed; the error does not
+// contain values, which may be secrets.
 func headers(settings []map[string]string) (http.Header, error) {
 	all := http.Header{}
 	for _, h := range settings {

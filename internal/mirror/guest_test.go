@@ -20,7 +20,8 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// frontDoor is a registry that redirects every request to another host, as registry.k8s.io does. The other host wants anonymous tokens of a service of its own.
+// frontDoor is a registry that redirects every request to another host, as registry.k8s.io does. The other host wants
+// anonymous tokens of a service of its own.
 type frontDoor struct {
 	front, back, service *witness
 	manifest             string
@@ -82,7 +83,8 @@ func newFrontDoor(t *testing.T) *frontDoor {
 	return f
 }
 
-// A registry that redirects tag lists, manifests and blobs to another host is read, with an anonymous token of that host and without the remote's credentials.
+// A registry that redirects tag lists, manifests and blobs to another host is read, with an anonymous token of that
+// host and without the remote's credentials.
 func TestRegistriesThatRedirectEverything(t *testing.T) {
 	t.Parallel()
 	f := newFrontDoor(t)
@@ -117,7 +119,8 @@ func TestRegistriesThatRedirectEverything(t *testing.T) {
 	}
 }
 
-// A challenge of the host that a redirect leads to never brings the remote's password there, nor to a token service that it names.
+// A challenge of the host that a redirect leads to never brings the remote's password there, nor to a token service
+// that it names.
 func TestGuestsLearnNoPassword(t *testing.T) {
 	t.Parallel()
 	for name, challenge := range map[string]string{

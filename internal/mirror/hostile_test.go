@@ -131,7 +131,8 @@ func TestAllowedAddressesAreReached(t *testing.T) {
 	}
 }
 
-// A name that resolves outside first and inside later is refused later: each connection looks anew, and dials what it has looked at.
+// A name that resolves outside first and inside later is refused later: each connection looks anew, and dials what it
+// has looked at.
 func TestRebinding(t *testing.T) {
 	t.Parallel()
 	inside := newWitness(t, nil)

@@ -13,8 +13,9 @@ import (
 	"github.com/countersign/countersign/internal/registryclient"
 )
 
-// ErrCorrupt says that content of the remote is missing or wrong permanently: a blob that a manifest references and the remote does not have, or
-// bytes that do not match their digest. A retry does not help; other images of the remote may be complete.
+// ErrCorrupt says that content of the remote is missing or wrong permanently: a blob that a manifest references and
+// the remote does not have, or bytes that do not match their digest. A retry does not help; other images of the
+// remote may be complete.
 var ErrCorrupt = errors.New("the content is corrupt")
 
 func corrupt(format string, args ...any) error {
@@ -27,8 +28,8 @@ func (g *Registry) manifestRequest(method, reference string) request {
 	}
 }
 
-// Head returns the descriptor of a manifest, by tag or digest, as the remote answers to HEAD. It returns a NotFound error if the remote does not
-// have the manifest.
+// Head returns the descriptor of a manifest, by tag or digest, as the remote answers to HEAD. It returns a NotFound
+// error if the remote does not have the manifest.
 func (g *Registry) Head(ctx context.Context, reference string) (Descriptor, error) {
 	if !wellFormed(reference) {
 		return Descriptor{}, malformed(reference)
@@ -60,8 +61,9 @@ func mayAnswerGET(status int) bool {
 	return false
 }
 
-// Resolve returns the digest of a reference. It asks with HEAD, and with GET if the remote refuses HEAD or answers without a digest; then it
-// returns the manifest too. It returns a NotFound error if the remote does not have the manifest.
+// Resolve returns the digest of a reference. It asks with HEAD, and with GET if the remote refuses HEAD or answers
+// without a digest; then it returns the manifest too. It returns a NotFound error if the remote does not have the
+// manifest.
 func (g *Registry) Resolve(ctx context.Context, reference string) (digest.Digest, *Manifest, error) {
 	found, err := g.Head(ctx, reference)
 	if refused, ok := errors.AsType[*refusal](err); err != nil && (!ok || !mayAnswerGET(refused.status)) {
@@ -82,7 +84,8 @@ func supported(d digest.Digest) bool {
 	return d.Validate() == nil && (d.Algorithm() == digest.SHA256 || d.Algorithm() == digest.SHA512)
 }
 
-// wellFormed reports whether a reference is a tag or a supported digest, and so cannot lead to another path of the remote.
+// wellFormed reports whether a reference is a tag or a supported digest, and so cannot lead to another path of the
+// remote.
 func wellFormed(reference string) bool {
 	return pulp.ValidTag(reference) || supported(digest.Digest(reference))
 }
@@ -96,8 +99,8 @@ func mediaType(h http.Header) string {
 	return strings.TrimSpace(name)
 }
 
-// Manifest returns the exact bytes of a manifest, by tag or digest. By digest the bytes match it; otherwise the error is ErrCorrupt. It returns a
-// NotFound error if the remote does not have the manifest.
+// Manifest returns the exact bytes of a manifest, by tag or digest. By digest the bytes match it; otherwise the error
+// is ErrCorrupt. It returns a NotFound error if the remote does not have the manifest.
 func (g *Registry) Manifest(ctx context.Context, reference string) (Manifest, error) {
 	if !wellFormed(reference) {
 		return Manifest{}, malformed(reference)

@@ -1,7 +1,9 @@
-// Package mirror reads repositories of remote registries: tags, manifests, blobs, referrers and signatures. It stores nothing.
+// Package mirror reads repositories of remote registries: tags, manifests, blobs, referrers and signatures. It stores
+// nothing.
 //
-// Remotes are not trusted. Every response is bounded in size, count and time; content with a digest is compared with it; and connections follow
-// the rules for untrusted registries of internal/registryclient, which refuse private addresses (compatibility.md#private-addresses).
+// Remotes are not trusted. Every response is bounded in size, count and time; content with a digest is compared with
+// it; and connections follow the rules for untrusted registries of internal/registryclient, which refuse private
+// addresses (compatibility.md#private-addresses).
 package mirror
 
 import (
@@ -64,7 +66,8 @@ type Registry struct {
 	client   *registryclient.Client
 	close    func()
 
-	// Skipped is called for each item that a method leaves out, with its name, by several goroutines; nil means no call.
+	// Skipped is called for each item that a method leaves out, with its name, by several goroutines; nil means no
+	// call.
 	Skipped func(kind Skipped, name string)
 }
 
@@ -83,7 +86,8 @@ func (g *Registry) skip(kind Skipped, name string) {
 	}
 }
 
-// Location returns the URL of the registry, without a closing slash, and the name of the repository, both as they are in requests.
+// Location returns the URL of the registry, without a closing slash, and the name of the repository, both as they are
+// in requests.
 func (g *Registry) Location() (registry, name string) { return g.base.String(), g.name }
 
 // Descriptor is the result of HEAD for a manifest.
@@ -103,8 +107,8 @@ type Manifest struct {
 // hubHosts are the usual names of Docker Hub; the last one has its API.
 var hubHosts = []string{"docker.io", "index.docker.io", "hub.docker.com", "registry-1.docker.io"}
 
-// Open returns the repository of a remote. It sends no request. It returns an Invalid error if a setting of the remote cannot be used. The caller
-// calls Close.
+// Open returns the repository of a remote. It sends no request. It returns an Invalid error if a setting of the
+// remote cannot be used. The caller calls Close.
 func (n *Network) Open(r pulp.Remote) (*Registry, error) {
 	base, ok := registryclient.ParseURL(r.URL)
 	if !ok {

@@ -34,8 +34,9 @@ func (r Referrer) Signs() bool { return IsSignature(r.ArtifactType, r.Annotation
 // bundleType is the prefix of the artifact types of Sigstore bundles of all versions.
 const bundleType = "application/vnd.dev.sigstore.bundle."
 
-// IsSignature reports whether a referrer with an artifact type and annotations is a signature of its subject: one of cosign, as a manifest or a
-// bundle, or one of notation. Bundles with another predicate, such as attestations, are not.
+// IsSignature reports whether a referrer with an artifact type and annotations is a signature of its subject: one of
+// cosign, as a manifest or a bundle, or one of notation. Bundles with another predicate, such as attestations, are
+// not.
 func IsSignature(artifactType string, annotations map[string]string) bool {
 	switch artifactType {
 	case "application/vnd.dev.cosign.artifact.sig.v1+json", "application/vnd.cncf.notary.signature":
@@ -45,8 +46,9 @@ func IsSignature(artifactType string, annotations map[string]string) bool {
 	return strings.HasPrefix(artifactType, bundleType) && (predicate == "" || strings.HasPrefix(predicate, "https://sigstore.dev/cosign/sign/"))
 }
 
-// Referrers returns the referrers of a manifest from the remote's referrers API, each once and with a supported digest. answered is false if the
-// remote does not have that API; then a tag may list them (OCI distribution specification 1.1, "Referrers Tag Schema").
+// Referrers returns the referrers of a manifest from the remote's referrers API, each once and with a supported
+// digest. answered is false if the remote does not have that API; then a tag may list them (OCI distribution
+// specification 1.1, "Referrers Tag Schema").
 func (g *Registry) Referrers(ctx context.Context, d digest.Digest) (found []Referrer, answered bool, err error) {
 	if !supported(d) {
 		return nil, false, malformed(string(d))
@@ -79,8 +81,8 @@ func (g *Registry) Referrers(ctx context.Context, d digest.Digest) (found []Refe
 	return nil, false, fault.New(fault.Unavailable, "The remote's list of referrers has more than %d pages.", maxReferrerPages)
 }
 
-// ReferrersIn returns the referrers that an index lists: the manifest under the tag of the referrers tag schema. It returns an error if the
-// manifest is not an index.
+// ReferrersIn returns the referrers that an index lists: the manifest under the tag of the referrers tag schema. It
+// returns an error if the manifest is not an index.
 func ReferrersIn(m Manifest) ([]Referrer, error) {
 	found, err := readReferrers(m.Payload)
 	if err != nil || len(found) > maxReferrers {

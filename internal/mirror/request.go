@@ -50,7 +50,8 @@ func (g *Registry) do(ctx context.Context, q request) (*http.Response, error) {
 	return res, nil
 }
 
-// document sends a request and returns the response with its body, of at most limit bytes. It returns a refusal unless the status is 200.
+// document sends a request and returns the response with its body, of at most limit bytes. It returns a refusal
+// unless the status is 200.
 func (g *Registry) document(ctx context.Context, q request, limit int64) (registryclient.Document, error) {
 	d, err := g.client.Document(ctx, g.prepared(q), limit)
 	switch {

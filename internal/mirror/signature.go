@@ -33,8 +33,8 @@ type Signature struct {
 // maxLookaside bounds the files with signatures of one manifest.
 const maxLookaside = 100
 
-// SignatureSource returns the place of the remote's signatures: its files if it has a sigstore URL, or its extension endpoint if the registry
-// announces one.
+// SignatureSource returns the place of the remote's signatures: its files if it has a sigstore URL, or its extension
+// endpoint if the registry announces one.
 func (g *Registry) SignatureSource(ctx context.Context) (Source, error) {
 	if g.sigstore != nil {
 		return Lookaside, nil
@@ -53,8 +53,8 @@ func (g *Registry) SignatureSource(ctx context.Context) (Source, error) {
 	return NoSignatures, nil
 }
 
-// Signatures returns the signatures of a manifest from a place. They are nil if the place does not know the manifest, and empty if it says that
-// the manifest has none; files cannot say that.
+// Signatures returns the signatures of a manifest from a place. They are nil if the place does not know the manifest,
+// and empty if it says that the manifest has none; files cannot say that.
 func (g *Registry) Signatures(ctx context.Context, from Source, d digest.Digest) ([]Signature, error) {
 	if !supported(d) {
 		return nil, malformed(string(d))

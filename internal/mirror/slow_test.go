@@ -30,7 +30,8 @@ func trickle(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Whatever a remote trickles, it is given up after the window of the least speed, with an error that tells the speed, and not asked again.
+// Whatever a remote trickles, it is given up after the window of the least speed, with an error that tells the speed,
+// and not asked again.
 func TestAnswersThatTrickle(t *testing.T) {
 	t.Parallel()
 	d := digest.FromString("x")

@@ -24,8 +24,8 @@ const (
 	maxBadTags  = 20            // malformed names that are logged
 )
 
-// Tags returns the names of the repository's tags in the remote's order, each once, without malformed ones. It returns an error if one page
-// fails, or is not a list of tags.
+// Tags returns the names of the repository's tags in the remote's order, each once, without malformed ones. It
+// returns an error if one page fails, or is not a list of tags.
 func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, maxTagTime,
 		fault.New(fault.Unavailable, "The remote took longer than %v for its list of tags.", maxTagTime))
@@ -65,7 +65,8 @@ type tagList struct {
 	bad      int // malformed names
 }
 
-// add reads one page. It leaves out malformed tags, and the hidden tags by which a server like this one in front of the remote pins manifests.
+// add reads one page. It leaves out malformed tags, and the hidden tags by which a server like this one in front of
+// the remote pins manifests.
 func (l *tagList) add(ctx context.Context, page registryclient.Document) error {
 	listed, err := readTags(page.Body)
 	if err != nil {

@@ -10,7 +10,8 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// A token service that the remote names among its token_hosts receives the password, over https, or also over http when the remote itself speaks http. Others do not.
+// A token service that the remote names among its token_hosts receives the password, over https, or also over http
+// when the remote itself speaks http. Others do not.
 func TestTokenHosts(t *testing.T) {
 	t.Parallel()
 	var told []string

@@ -6,7 +6,8 @@ import (
 	"github.com/countersign/countersign/internal/negotiate"
 )
 
-// TestAccepts proves the rules of RFC 9110 for media ranges: precedence, quality 0, wildcards, repeated and empty headers.
+// TestAccepts proves the rules of RFC 9110 for media ranges: precedence, quality 0, wildcards, repeated and empty
+// headers.
 func TestAccepts(t *testing.T) {
 	t.Parallel()
 	const image = "application/vnd.oci.image.manifest.v1+json"

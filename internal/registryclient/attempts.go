@@ -65,7 +65,8 @@ func (c *Client) retried(ctx context.Context, q Request, attempt func(context.Co
 	return res, nil
 }
 
-// classified returns the error of an attempt, marked as permanent unless another attempt may help. A temporary status is an error too.
+// classified returns the error of an attempt, marked as permanent unless another attempt may help. A temporary status
+// is an error too.
 func classified(ctx context.Context, res *http.Response, err error) error {
 	switch {
 	case err != nil && (ctx.Err() != nil || !maySucceedLater(err)):
@@ -86,8 +87,8 @@ func classified(ctx context.Context, res *http.Response, err error) error {
 	return retry.After(status, after)
 }
 
-// maySucceedLater reports whether another attempt may succeed after an error. It does not after a decision of this client (a fault.Error), a
-// certificate that is not trusted, or a malformed response of a token service.
+// maySucceedLater reports whether another attempt may succeed after an error. It does not after a decision of this
+// client (a fault.Error), a certificate that is not trusted, or a malformed response of a token service.
 func maySucceedLater(err error) bool {
 	if refused, ok := errors.AsType[*RefusedError](err); ok { // by the token service
 		return TemporaryStatus(refused.Status)
@@ -107,8 +108,9 @@ func TemporaryStatus(status int) bool {
 	return false
 }
 
-// RetryAfter returns the wait of a Retry-After header: seconds, or a date (RFC 9110, section 10.2.3). A date in the past is no wait, and a
-// number of seconds that is too large for a Duration is the longest one. ok is false without the header or if it is malformed.
+// RetryAfter returns the wait of a Retry-After header: seconds, or a date (RFC 9110, section 10.2.3). A date in the
+// past is no wait, and a number of seconds that is too large for a Duration is the longest one. ok is false without
+// the header or if it is malformed.
 func RetryAfter(h http.Header, now time.Time) (wait time.Duration, ok bool) {
 	text := h.Get("Retry-After")
 	n, err := strconv.ParseUint(text, 10, 64)

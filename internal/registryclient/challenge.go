@@ -17,7 +17,8 @@ type bearerChallenge struct {
 	scopes  []string
 }
 
-// parseChallenge reads the parameters of a Bearer challenge. It returns ErrNoService unless the realm is an http or https URL with a host.
+// parseChallenge reads the parameters of a Bearer challenge. It returns ErrNoService unless the realm is an http or
+// https URL with a host.
 func parseChallenge(text string) (bearerChallenge, error) {
 	params := map[string]string{}
 	for _, m := range challengeParam.FindAllStringSubmatch(text, -1) {

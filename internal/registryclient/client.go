@@ -1,16 +1,19 @@
-// Package registryclient sends requests to other registries: the remotes of internal/mirror and the upstream of storage/upstream.
+// Package registryclient sends requests to other registries: the remotes of internal/mirror and the upstream of
+// storage/upstream.
 //
-// A Client is for one registry. It authorizes requests (Basic, or a token for each scope), sends them again while a failure may be
-// temporary, follows redirects, and bounds the time and the size of responses. Callers interpret the responses: each has its own rules for
-// statuses.
+// A Client is for one registry. It authorizes requests (Basic, or a token for each scope), sends them again while a
+// failure may be temporary, follows redirects, and bounds the time and the size of responses. Callers interpret the
+// responses: each has its own rules for statuses.
 //
-// There are two levels of trust. Credentials go to the registry's own scheme, host and port at both of them, and the password otherwise only
-// to a token service that Login.Trusts names; any other token service is asked without it.
+// There are two levels of trust. Credentials go to the registry's own scheme, host and port at both of them, and the
+// password otherwise only to a token service that Login.Trusts names; any other token service is asked without it.
 //
-//   - The upstream belongs to the operator. Redirects lose the credentials at another host and are followed otherwise.
-//   - A remote is a URL that a user has entered (Options.Untrusted). Redirects from https to http are refused, and so are redirects of a token
-//     service to another host. Another host gets the headers Accept, Range and User-Agent, and an anonymous token if it asks for one (guests).
-//     Connections are made by a Guard, which checks the address of each.
+//   - The upstream belongs to the operator. Redirects lose the credentials at another host and are followed
+//     otherwise.
+//   - A remote is a URL that a user has entered (Options.Untrusted). Redirects from https to http are refused, and so
+//     are redirects of a token service to another host. Another host gets the headers Accept, Range and User-Agent,
+//     and an anonymous token if it asks for one (guests). Connections are made by a Guard, which checks the address
+//     of each.
 package registryclient
 
 import (
@@ -42,7 +45,8 @@ type Options struct {
 	Header http.Header
 	// Limiter delays requests; nil means no delay.
 	Limiter *rate.Limiter
-	// HeaderTimeout bounds the time from a request to the headers of its response, over all redirects; 0 means no bound.
+	// HeaderTimeout bounds the time from a request to the headers of its response, over all redirects; 0 means no
+	// bound.
 	HeaderTimeout time.Duration
 	// IdleTimeout bounds each read from the body of a response; 0 means no bound.
 	IdleTimeout time.Duration
@@ -82,26 +86,29 @@ type Request struct {
 	Anonymous bool
 	// Body is a body that can be sent again.
 	Body []byte
-	// Stream is a body that cannot: the request is sent once. Length is its size in bytes; -1 means that it is not known.
+	// Stream is a body that cannot: the request is sent once. Length is its size in bytes; -1 means that it is not
+	// known.
 	Stream io.Reader
 	Length int64
 	// Timeout bounds the whole exchange, the body of the response included; 0 means no bound.
 	Timeout time.Duration
-	// PassThrough returns a redirect that clients can follow themselves instead of following it: one to another host that needs no
-	// credentials, and not from https to http.
+	// PassThrough returns a redirect that clients can follow themselves instead of following it: one to another host
+	// that needs no credentials, and not from https to http.
 	PassThrough bool
 }
 
-// Do sends a request and returns the first response that is final: any status but a temporary one, or the last one when no attempt is left.
-// A 401 is final if the credentials do not help. The caller closes the body.
+// Do sends a request and returns the first response that is final: any status but a temporary one, or the last one
+// when no attempt is left. A 401 is final if the credentials do not help. The caller closes the body.
 //
-// Errors are those of the transport, of redirects (a *fault.Error for a rule of untrusted registries), and of the token service.
+// Errors are those of the transport, of redirects (a *fault.Error for a rule of untrusted registries), and of the
+// token service.
 func (c *Client) Do(ctx context.Context, q Request) (*http.Response, error) {
 	return c.retried(ctx, q, func(ctx context.Context) (*http.Response, error) { return c.once(ctx, q) })
 }
 
-// once sends a request, and again with new credentials when the registry, or a host that it redirects to, asks for them. A registry that
-// redirects to a new host each time gets no more further requests than a chain of redirects has hosts.
+// once sends a request, and again with new credentials when the registry, or a host that it redirects to, asks for
+// them. A registry that redirects to a new host each time gets no more further requests than a chain of redirects has
+// hosts.
 func (c *Client) once(ctx context.Context, q Request) (*http.Response, error) {
 	challenged := map[string]bool{}
 	for {

@@ -58,8 +58,8 @@ func robot(secret string) Login {
 	return Login{Username: "robot", Password: func() (string, error) { return secret, nil }}
 }
 
-// TestDoAuthorizes proves that a request is sent again with a token after a challenge, that the token is used for the next request with its
-// scope, and that it is renewed when it has expired.
+// TestDoAuthorizes proves that a request is sent again with a token after a challenge, that the token is used for the
+// next request with its scope, and that it is renewed when it has expired.
 func TestDoAuthorizes(t *testing.T) {
 	t.Parallel()
 	tokens := 0
@@ -241,7 +241,8 @@ func TestHeadersAtAnotherHost(t *testing.T) {
 	}
 }
 
-// TestGuestsAreBounded proves that the client forgets the hosts that have not been used for the longest time, and not all at once.
+// TestGuestsAreBounded proves that the client forgets the hosts that have not been used for the longest time, and not
+// all at once.
 func TestGuestsAreBounded(t *testing.T) {
 	t.Parallel()
 	var g guests
@@ -260,7 +261,8 @@ func TestGuestsAreBounded(t *testing.T) {
 	}
 }
 
-// TestDocumentIsBounded proves that a body of the maximum size is read and a larger one is refused, without a further attempt.
+// TestDocumentIsBounded proves that a body of the maximum size is read and a larger one is refused, without a further
+// attempt.
 func TestDocumentIsBounded(t *testing.T) {
 	t.Parallel()
 	for body, refused := range map[string]bool{"12345678": false, "123456789": true} {

@@ -42,18 +42,19 @@ func (e *RefusedError) Error() string { return fmt.Sprintf("%d at %s", e.Status,
 
 // Login is how this server authenticates to a registry. The zero Login is anonymous.
 type Login struct {
-	// Username and Password are for Basic authentication and for token services. Password is called for each use; nil means an empty one.
-	// An empty Username means no user.
+	// Username and Password are for Basic authentication and for token services. Password is called for each use; nil
+	// means an empty one. An empty Username means no user.
 	Username string
 	Password func() (string, error)
 	// Token is a bearer token that the registry accepts for all requests; it replaces the user.
 	Token string
-	// Trusts reports whether a token service on another host than the registry's may receive the password; nil means none.
+	// Trusts reports whether a token service on another host than the registry's may receive the password; nil means
+	// none.
 	Trusts func(realm *url.URL) bool
 }
 
-// Credentials authorizes requests to one registry. It learns from the registry's challenges whether that wants Basic authentication or a
-// token, and caches tokens until shortly before they expire. It is safe for concurrent use.
+// Credentials authorizes requests to one registry. It learns from the registry's challenges whether that wants Basic
+// authentication or a token, and caches tokens until shortly before they expire. It is safe for concurrent use.
 type Credentials struct {
 	base   *url.URL
 	client *http.Client
@@ -78,8 +79,8 @@ func NewCredentials(base *url.URL, client *http.Client, login Login) *Credential
 	return &Credentials{base: base, client: client, login: login, now: time.Now, tokens: tokens}
 }
 
-// Authorize adds credentials to a request to the registry. It gets a token for the scopes if the registry wants one and none is cached. It
-// does not change a request to another host.
+// Authorize adds credentials to a request to the registry. It gets a token for the scopes if the registry wants one
+// and none is cached. It does not change a request to another host.
 func (c *Credentials) Authorize(ctx context.Context, r *http.Request, scopes []string) error {
 	if !SameHost(r.URL, c.base) {
 		return nil
@@ -116,8 +117,9 @@ func (c *Credentials) setBasic(r *http.Request) error {
 	return nil
 }
 
-// HandleChallenge reads a 401 response: it remembers what the registry wants and forgets the token for the scopes. It returns a RefusedError if
-// the credentials cannot meet the challenge, and ErrNoService if the challenge is malformed.
+// HandleChallenge reads a 401 response: it remembers what the registry wants and forgets the token for the scopes. It
+// returns a RefusedError if the credentials cannot meet the challenge, and ErrNoService if the challenge is
+// malformed.
 func (c *Credentials) HandleChallenge(res *http.Response, scopes []string) error {
 	c.tokens.Remove(scopeKey(scopes))
 	if c.login.Token != "" {

@@ -17,9 +17,9 @@ type Document struct {
 	Body   []byte
 }
 
-// Document sends a request as Do does and reads the body of a response with the status 200. A body that breaks off is requested again; one that
-// arrives more slowly than Options.Pace is not, and is Unavailable. Broken bodies are a BrokenError, and larger ones than limit, in bytes, are
-// Unavailable.
+// Document sends a request as Do does and reads the body of a response with the status 200. A body that breaks off is
+// requested again; one that arrives more slowly than Options.Pace is not, and is Unavailable. Broken bodies are a
+// BrokenError, and larger ones than limit, in bytes, are Unavailable.
 func (c *Client) Document(ctx context.Context, q Request, limit int64) (Document, error) {
 	var body []byte
 	res, err := c.retried(ctx, q, func(ctx context.Context) (*http.Response, error) {
@@ -43,8 +43,8 @@ func (c *Client) Document(ctx context.Context, q Request, limit int64) (Document
 	return Document{res.StatusCode, res.Request.URL, res.Header, body}, nil
 }
 
-// ReadAll reads the body of a response through from, to its end, and closes it. It returns a BrokenError if reading fails, and an Unavailable
-// error if there are more bytes than limit.
+// ReadAll reads the body of a response through from, to its end, and closes it. It returns a BrokenError if reading
+// fails, and an Unavailable error if there are more bytes than limit.
 func ReadAll(res *http.Response, from io.Reader, limit int64) ([]byte, error) {
 	defer func() { _ = res.Body.Close() }()
 	b, err := io.ReadAll(io.LimitReader(from, limit+1))

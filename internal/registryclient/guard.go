@@ -12,9 +12,10 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// Guard connects to public addresses only, and to those that the operator allows, so that users of remotes cannot make this server reach the
-// networks around it (compatibility.md#private-addresses). It looks up and checks the address of each connection, and connects to the address
-// that it has checked: redirects, token services, proxies and changed DNS records all pass the same check.
+// Guard connects to public addresses only, and to those that the operator allows, so that users of remotes cannot
+// make this server reach the networks around it (compatibility.md#private-addresses). It looks up and checks the
+// address of each connection, and connects to the address that it has checked: redirects, token services, proxies and
+// changed DNS records all pass the same check.
 type Guard struct {
 	// Allow are addresses that are not public and that remotes may be on (mirror.allow_private_addresses).
 	Allow []netip.Prefix
@@ -81,7 +82,8 @@ const (
 	minDialTime  = 2 * time.Second // for each of several addresses, as in the standard library
 )
 
-// Dialer returns a function for http.Transport.DialContext. The timeout bounds the lookup and all connection attempts; 0 means no bound.
+// Dialer returns a function for http.Transport.DialContext. The timeout bounds the lookup and all connection
+// attempts; 0 means no bound.
 func (g Guard) Dialer(timeout time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		host, port, err := net.SplitHostPort(address)
@@ -114,7 +116,8 @@ func (g Guard) Dialer(timeout time.Duration) func(ctx context.Context, network, 
 	}
 }
 
-// resolve returns the addresses of a host. It refuses the host if one of them is not allowed: the order of the addresses must not decide.
+// resolve returns the addresses of a host. It refuses the host if one of them is not allowed: the order of the
+// addresses must not decide.
 func (g Guard) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	addresses, err := g.lookup(ctx, host)
 	if err != nil {
@@ -141,8 +144,8 @@ func (g Guard) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// CheckProxied returns an error if a proxy would reach an address that is not allowed, as far as the host shows that without a lookup: the proxy
-// makes the lookup.
+// CheckProxied returns an error if a proxy would reach an address that is not allowed, as far as the host shows that
+// without a lookup: the proxy makes the lookup.
 func (g Guard) CheckProxied(host string) error {
 	a, ok := parseAddress(host)
 	if name := strings.ToLower(strings.TrimSuffix(host, ".")); name == "localhost" || strings.HasSuffix(name, ".localhost") { // RFC 6761
@@ -154,8 +157,8 @@ func (g Guard) CheckProxied(host string) error {
 	return nil
 }
 
-// parseAddress returns the address that a host is, also in the forms of inet_aton, which resolvers and proxies may accept: 2130706433, 0x7f.1,
-// 0177.0.0.1.
+// parseAddress returns the address that a host is, also in the forms of inet_aton, which resolvers and proxies may
+// accept: 2130706433, 0x7f.1, 0177.0.0.1.
 func parseAddress(host string) (netip.Addr, bool) {
 	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
 	if a, err := netip.ParseAddr(host); err == nil {

@@ -14,8 +14,8 @@ import (
 // maxGuests bounds the hosts of redirects for which a client keeps tokens.
 const maxGuests = 16
 
-// guests keeps anonymous tokens for the hosts that an untrusted registry redirects to. They never receive the registry's credentials. It is
-// safe for concurrent use.
+// guests keeps anonymous tokens for the hosts that an untrusted registry redirects to. They never receive the
+// registry's credentials. It is safe for concurrent use.
 type guests struct {
 	client *http.Client
 
@@ -35,8 +35,8 @@ func (g *guests) known() *lru.Cache[string, guest] {
 	return g.hosts
 }
 
-// handleChallenge reads the 401 response of a host. It returns a RefusedError if the host offers no anonymous tokens, and a Denied error if a
-// host with https names a token service without.
+// handleChallenge reads the 401 response of a host. It returns a RefusedError if the host offers no anonymous tokens,
+// and a Denied error if a host with https names a token service without.
 func (g *guests) handleChallenge(res *http.Response) error {
 	at := res.Request.URL
 	found, ok := firstBearer(res)

@@ -9,8 +9,8 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// Pace is the minimum rate of a download: an average of BytesPerSecond over each Window. Only the time spent waiting for bytes counts, so that a
-// slow consumer does not end a download.
+// Pace is the minimum rate of a download: an average of BytesPerSecond over each Window. Only the time spent waiting
+// for bytes counts, so that a slow consumer does not end a download.
 type Pace struct {
 	BytesPerSecond int64
 	Window         time.Duration
@@ -27,7 +27,8 @@ func (p Pace) orDefault() Pace {
 	return p
 }
 
-// Meter measures one download and cancels its context when the download falls below its pace. One goroutine reads at a time.
+// Meter measures one download and cancels its context when the download falls below its pace. One goroutine reads at
+// a time.
 type Meter struct {
 	pace   Pace
 	cancel context.CancelCauseFunc
@@ -39,8 +40,8 @@ type Meter struct {
 	got    int64         // bytes that arrived in the window
 }
 
-// Start returns a meter and a context for a download, derived from ctx. If the download is too slow, the context ends with an Unavailable error as
-// its cause. The caller calls Stop, which releases both.
+// Start returns a meter and a context for a download, derived from ctx. If the download is too slow, the context ends
+// with an Unavailable error as its cause. The caller calls Stop, which releases both.
 func (p Pace) Start(ctx context.Context) (context.Context, *Meter) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	return ctx, &Meter{pace: p.orDefault(), cancel: cancel}

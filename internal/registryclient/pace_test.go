@@ -10,7 +10,8 @@ import (
 	"github.com/countersign/countersign/internal/registryclient"
 )
 
-// A download that stays above the least speed goes on for hours; one below it ends with the window, whether it trickles or stalls. Only the time spent waiting for bytes counts.
+// A download that stays above the least speed goes on for hours; one below it ends with the window, whether it
+// trickles or stalls. Only the time spent waiting for bytes counts.
 func TestPace(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

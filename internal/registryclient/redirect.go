@@ -7,8 +7,8 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// redirectRules are the rules for the redirects of one request, and the key of its context under which they are. Requests to token services
-// have none there.
+// redirectRules are the rules for the redirects of one request, and the key of its context under which they are.
+// Requests to token services have none there.
 type redirectRules struct {
 	mayLeaveHost bool
 	passThrough  bool // the caller wants a redirect that its own clients can follow
@@ -31,15 +31,15 @@ func (c *Client) redirect(r *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// clientsMayFollow reports whether clients of this server can follow a redirect: it leads to another host, which needs none of our credentials,
-// and not from https to http.
+// clientsMayFollow reports whether clients of this server can follow a redirect: it leads to another host, which
+// needs none of our credentials, and not from https to http.
 func (c *Client) clientsMayFollow(r *http.Request) bool {
 	to, base := r.URL, c.options.Base
 	return !SameHost(to, base) && to.User == nil && (to.Scheme == "https" || to.Scheme == "http" && base.Scheme == "http")
 }
 
-// redirectUntrusted applies the rules for remotes. A request to another host keeps three headers and gets an anonymous token if the host has
-// asked for one before.
+// redirectUntrusted applies the rules for remotes. A request to another host keeps three headers and gets an
+// anonymous token if the host has asked for one before.
 func (c *Client) redirectUntrusted(r *http.Request, via []*http.Request, rules redirectRules) error {
 	last := via[len(via)-1].URL
 	switch {

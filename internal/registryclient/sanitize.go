@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// Sanitized returns an error whose text contains no credentials and no addresses of this server, for logs and responses. It wraps err. It returns
-// nil for nil.
+// Sanitized returns an error whose text contains no credentials and no addresses of this server, for logs and
+// responses. It wraps err. It returns nil for nil.
 func Sanitized(err error) error {
 	if err == nil {
 		return nil

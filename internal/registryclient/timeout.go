@@ -22,7 +22,8 @@ type exchange struct {
 	total  *time.Timer // nil without a bound
 }
 
-// bound returns an exchange that ends after total, unless that is 0, and its context. The caller calls stop in the end, or closes the body.
+// bound returns an exchange that ends after total, unless that is 0, and its context. The caller calls stop in the
+// end, or closes the body.
 func (c *Client) bound(ctx context.Context, total time.Duration) (*exchange, context.Context) {
 	e := &exchange{ctx: ctx}
 	if total <= 0 && c.options.HeaderTimeout <= 0 && c.options.IdleTimeout <= 0 {
@@ -64,7 +65,8 @@ func (e *exchange) failed(err error) error {
 	return err
 }
 
-// body returns a body whose reads end after idle, unless that is 0, and with the exchange. Closing it ends the exchange.
+// body returns a body whose reads end after idle, unless that is 0, and with the exchange. Closing it ends the
+// exchange.
 func (e *exchange) body(body io.ReadCloser, idle time.Duration) io.ReadCloser {
 	if e.cancel == nil {
 		return body
@@ -108,8 +110,8 @@ func (b *boundedBody) Close() error {
 	return err
 }
 
-// Drain reads the rest of a small body and closes it, so that the connection can be used again. It gives up a large body, and one that is slow
-// if the client bounds times.
+// Drain reads the rest of a small body and closes it, so that the connection can be used again. It gives up a large
+// body, and one that is slow if the client bounds times.
 func Drain(res *http.Response) {
 	if b, ok := res.Body.(*boundedBody); ok {
 		defer time.AfterFunc(drainTimeout, b.exchange.stop).Stop()

@@ -1,8 +1,9 @@
-// Package retry repeats an operation that may fail for a short time: a request to another registry, a call to a token, a write to a
-// database that is being restarted.
+// Package retry repeats an operation that may fail for a short time: a request to another registry, a call to a
+// token, a write to a database that is being restarted.
 //
-// It wraps github.com/cenkalti/backoff/v5. A Policy bounds the attempts; the operation marks errors that another attempt cannot change
-// with Permanent, and errors that say when to try again with After. All other errors are retried.
+// It wraps github.com/cenkalti/backoff/v5. A Policy bounds the attempts; the operation marks errors that another
+// attempt cannot change with Permanent, and errors that say when to try again with After. All other errors are
+// retried.
 package retry
 
 import (
@@ -17,11 +18,12 @@ import (
 type Policy struct {
 	// Attempts is the maximum number of attempts, the first one included; 0 means no maximum.
 	Attempts int
-	// Elapsed is the maximum time between the start of the first attempt and the start of the last one; 0 means no maximum. An operation
-	// that is under way is not interrupted: use a context with a deadline for that.
+	// Elapsed is the maximum time between the start of the first attempt and the start of the last one; 0 means no
+	// maximum. An operation that is under way is not interrupted: use a context with a deadline for that.
 	Elapsed time.Duration
-	// First is the wait before the second attempt; 0 means DefaultFirst. It doubles with each attempt, up to Max; 0 means DefaultMax.
-	// Each wait is lengthened by a random part of up to one half, so that clients that failed together do not retry together.
+	// First is the wait before the second attempt; 0 means DefaultFirst. It doubles with each attempt, up to Max; 0
+	// means DefaultMax. Each wait is lengthened by a random part of up to one half, so that clients that failed
+	// together do not retry together.
 	First, Max time.Duration
 	// Retrying is called before each wait, with the error of the last attempt; nil means no call.
 	Retrying func(err error, wait time.Duration)
@@ -39,9 +41,9 @@ const (
 	jitter = 0.2
 )
 
-// Do calls f until it succeeds, returns a permanent error, or the policy allows no further attempt. It returns the result and the error of
-// the last attempt, without the marks of Permanent and After. If ctx ends between two attempts or during a wait, it returns the cause of
-// that. The first attempt is made whatever the state of ctx.
+// Do calls f until it succeeds, returns a permanent error, or the policy allows no further attempt. It returns the
+// result and the error of the last attempt, without the marks of Permanent and After. If ctx ends between two
+// attempts or during a wait, it returns the cause of that. The first attempt is made whatever the state of ctx.
 func Do[T any](ctx context.Context, p Policy, f func(context.Context) (T, error)) (T, error) {
 	options := []backoff.RetryOption{
 		backoff.WithBackOff(p.backOff()), backoff.WithMaxTries(uint(max(0, p.Attempts))), backoff.WithMaxElapsedTime(p.Elapsed),
@@ -100,8 +102,8 @@ type afterError struct {
 // Unwrap returns the marked error.
 func (e afterError) Unwrap() error { return e.error }
 
-// After marks an error so that Do waits exactly that long before the next attempt, and begins anew with the short waits after it. It
-// returns nil for nil.
+// After marks an error so that Do waits exactly that long before the next attempt, and begins anew with the short
+// waits after it. It returns nil for nil.
 func After(err error, wait time.Duration) error {
 	if err == nil {
 		return nil

@@ -77,7 +77,8 @@ func TestDo(t *testing.T) {
 	}
 }
 
-// TestDoEndsWithContext proves that the end of the context ends a wait, with its cause, and that there is one attempt even after it.
+// TestDoEndsWithContext proves that the end of the context ends a wait, with its cause, and that there is one attempt
+// even after it.
 func TestDoEndsWithContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

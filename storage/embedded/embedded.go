@@ -1,8 +1,8 @@
-// Package embedded keeps blobs through one of distribution's storage drivers: by default in files, each blob once.
+// Package embedded stores each blob once, with one of distribution's storage drivers: by default in files.
 //
-// It uses the drivers and distribution's layout of blobs, and nothing above them: the database says who holds what, so the links and
-// hash states that distribution's own blob store writes would only cost (two fsyncs each). distribution's garbage-collect
-// must never run on this storage.
+// It uses the drivers and distribution's layout of blobs, but not distribution's blob store. The database records
+// which repositories have a blob, so that the links and hash states of that blob store would only cost time (two
+// fsyncs each). distribution's garbage-collect must never run on this storage, because it would delete all blobs.
 package embedded
 
 import (
@@ -23,30 +23,31 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// Where things lie below the driver's root: blobs where distribution has them.
+// Directories below the root of the driver. Blobs have the layout of distribution.
 const (
 	blobRoot   = "/docker/registry/v2/blobs"
 	uploadRoot = "/docker/registry/v2/uploads"
 )
 
-// Options name a storage driver of distribution and its parameters, as distribution's configuration has them.
+// Options are the name and the parameters of a storage driver, as in the configuration of distribution.
 type Options struct {
 	Driver     string
 	Parameters map[string]any
 }
 
-// Storage keeps blobs through a driver. It is safe for concurrent use.
+// Storage stores blobs with a driver. It is safe for concurrent use.
 type Storage struct {
 	driver driver.StorageDriver
-	// root is the directory of the filesystem driver, in which durability asks for more than the driver does; empty for other drivers.
+	// root is the directory of the filesystem driver, whose writes need further syncs to be durable; empty for other
+	// drivers.
 	root string
-	// synced has the directories of blobs whose own names this process has synced.
+	// synced contains the directories of blobs whose parents this process has synced.
 	synced sync.Map
 }
 
 var _ storage.Storage = (*Storage)(nil)
 
-// New opens a storage driver. It fails where there is none of that name, or its parameters are wrong.
+// New opens a storage driver. It returns an error if there is no driver of that name or a parameter is invalid.
 func New(ctx context.Context, o Options) (*Storage, error) {
 	d, err := factory.Create(ctx, o.Driver, o.Parameters)
 	if err != nil {
@@ -62,7 +63,7 @@ func New(ctx context.Context, o Options) (*Storage, error) {
 	return s, nil
 }
 
-// blobPath is where a blob lies. Only a well-formed digest has a place.
+// blobPath returns the path of a blob. It returns an error for a malformed digest.
 func blobPath(d digest.Digest) (string, error) {
 	if err := d.Validate(); err != nil {
 		return "", fmt.Errorf("digest %q: %w", d, err)
@@ -71,7 +72,7 @@ func blobPath(d digest.Digest) (string, error) {
 	return path.Join(blobRoot, d.Algorithm().String(), hex[:2], hex, "data"), nil
 }
 
-// missing turns the driver's word for "not there" into the storage's.
+// missing returns ErrNotFound for the driver's error of a missing path, and other errors unchanged.
 func missing(err error) error {
 	if _, ok := errors.AsType[driver.PathNotFoundError](err); ok {
 		return storage.ErrNotFound
@@ -112,7 +113,7 @@ func (s *Storage) Open(ctx context.Context, _ string, dgst digest.Digest) (io.Re
 	return storage.NewReader(info.Size(), open, nil, 0), info.Size(), nil
 }
 
-// openFile opens a blob as the file that it is, so that the kernel can send it.
+// openFile opens the file of a blob. The kernel can send an *os.File.
 func openFile(name string) (io.ReadSeekCloser, int64, error) {
 	f, err := os.Open(name)
 	if errors.Is(err, os.ErrNotExist) {
@@ -149,7 +150,7 @@ func (s *Storage) Delete(ctx context.Context, _ string, dgst digest.Digest) erro
 func (s *Storage) Ping(ctx context.Context) error {
 	_, err := s.driver.Stat(ctx, "/")
 	if err = missing(err); errors.Is(err, storage.ErrNotFound) {
-		return nil // an object store without objects has no root
+		return nil // an empty object store has no root
 	}
 	return err
 }

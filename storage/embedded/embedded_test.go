@@ -100,7 +100,8 @@ func put(t *testing.T, s *embedded.Storage, b []byte) digest.Digest {
 	return d
 }
 
-// A blob that is stored stays the file that it is when the same bytes are pushed again; one whose bytes are wrong is replaced.
+// A blob that is stored stays the file that it is when the same bytes are pushed again; one whose bytes are wrong is
+// replaced.
 func TestCommitOntoAnExistingBlob(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -138,7 +139,8 @@ func TestCommitOntoAnExistingBlob(t *testing.T) {
 	wantNoUploads(t, root)
 }
 
-// A reference that an earlier release wrote, a bare file name, goes on; the file itself, which that release may still have open, never becomes the blob.
+// A reference that an earlier release wrote, a bare file name, goes on; the file itself, which that release may still
+// have open, never becomes the blob.
 func TestResumeOfAnEarlierLayout(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

@@ -17,13 +17,14 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// part is the beginning of one writer's file: bytes that never change again, although the writer may append to the file.
+// part is the start of one writer's file: bytes that do not change any more, although the writer may append to the
+// file.
 type part struct {
-	name string // below uploadRoot: <session>/<file>, or <file> as earlier releases had it
+	name string // below uploadRoot: <session>/<file>, or <file> of an earlier release
 	size int64  // bytes that belong to the upload
 }
 
-// names returns the files of parts.
+// names returns the names of the files.
 func names(parts []part) []string {
 	names := make([]string, len(parts))
 	for i, p := range parts {
@@ -39,7 +40,8 @@ func size(parts []part) (n int64) {
 	return n
 }
 
-// formatRef writes the reference of an upload: its parts in order, each as name:size, and then, each behind a "-", the files that they replace.
+// formatRef returns the reference of an upload: its parts in order, each as name:size, and then the files that they
+// replace, each with the prefix "-".
 func formatRef(parts []part, stale []string) string {
 	texts := make([]string, 0, len(parts)+len(stale))
 	for _, p := range parts {
@@ -51,8 +53,8 @@ func formatRef(parts []part, stale []string) string {
 	return strings.Join(texts, ",")
 }
 
-// parseRef reads a reference. A bare file name is one that an earlier release wrote: it stands for the first offset bytes of the file. Texts that
-// formatRef does not write are ErrNotFound.
+// parseRef reads a reference. A bare file name is the reference of an earlier release, for the first offset bytes of
+// the file. It returns ErrNotFound for a malformed reference.
 func parseRef(ref string, offset int64) (parts []part, stale []string, err error) {
 	if validFile(ref) {
 		return []part{{ref, offset}}, nil, nil
@@ -72,7 +74,7 @@ func parseRef(ref string, offset int64) (parts []part, stale []string, err error
 	return parts, stale, nil
 }
 
-// validPart reports whether a name is that of a part's file, of either layout.
+// validPart reports whether a name is the name of a part's file, of this or an earlier release.
 func validPart(name string) bool {
 	dir, file, ok := strings.Cut(name, "/")
 	return validFile(dir) && (!ok || validFile(file))
@@ -80,7 +82,7 @@ func validPart(name string) bool {
 
 func validFile(name string) bool { return len(name) == 36 && uuid.Validate(name) == nil }
 
-// trim returns the parts of the first n bytes; ErrNotFound if there are fewer.
+// trim returns the parts of the first n bytes, or ErrNotFound if there are fewer bytes.
 func trim(parts []part, n int64) ([]part, error) {
 	for i := range parts {
 		if parts[i].size >= n {
@@ -92,20 +94,21 @@ func trim(parts []part, n int64) ([]part, error) {
 	return nil, storage.ErrNotFound
 }
 
-// mergeFrom returns the index of the first part that a new writer copies into its own file. Copying each part that is less than twice as long as all
-// behind it keeps the number of parts, and the number of times a byte is copied, logarithmic however often an upload changes hands.
+// mergeFrom returns the index of the first part that a new writer copies into its own file. It copies each part that
+// is less than twice as long as all parts after it. So the number of parts, and the number of copies of a byte, grow
+// with the logarithm of the number of writers.
 func mergeFrom(parts []part) int {
-	from, behind := len(parts), int64(0)
+	from, after := len(parts), int64(0)
 	for i, p := range slices.Backward(parts) {
-		if p.size < 2*behind {
+		if p.size < 2*after {
 			from = i
 		}
-		behind += p.size
+		after += p.size
 	}
 	return from
 }
 
-// copyPart writes the bytes of a part to w. ErrNotFound if they are no longer there.
+// copyPart writes the bytes of a part to w. It returns ErrNotFound if they do not exist any more.
 func (s *Storage) copyPart(ctx context.Context, w io.Writer, p part) error {
 	r, err := s.driver.Reader(ctx, path.Join(uploadRoot, p.name), 0)
 	if err != nil {
@@ -130,7 +133,7 @@ func (s *Storage) digest(ctx context.Context, name string, algorithm digest.Algo
 	return digest.NewDigest(algorithm, h), errors.Join(err, r.Close())
 }
 
-// remove deletes a file or directory below uploadRoot. One that is gone is no error.
+// remove deletes a file or a directory below uploadRoot. It returns nil if that does not exist.
 func (s *Storage) remove(ctx context.Context, name string) error {
 	if err := missing(s.driver.Delete(ctx, path.Join(uploadRoot, name))); err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return fmt.Errorf("remove upload: %w", err)
@@ -144,7 +147,7 @@ func (s *Storage) Create(context.Context, string) (storage.Upload, error) {
 	return &upload{storage: s, dir: dir, own: part{name: path.Join(dir, uuid.NewString())}, hash: digest.SHA256.Hash()}, nil
 }
 
-// Resume implements storage.Storage. It leaves the files of earlier writers as they are: one of them may still be at work.
+// Resume implements storage.Storage. It does not change the files of earlier writers, which may still write.
 func (s *Storage) Resume(ctx context.Context, _, ref string, offset int64) (storage.Upload, error) {
 	parts, stale, err := parseRef(ref, offset)
 	if err != nil {
@@ -169,14 +172,14 @@ func (s *Storage) Resume(ctx context.Context, _, ref string, offset int64) (stor
 	if u.dir == "" {
 		u.dir = uuid.NewString()
 	}
-	for _, name := range stale { // the reference is acknowledged, so that nobody goes on from an earlier one
-		_ = s.remove(ctx, name) // best effort: they go with the session otherwise
+	for _, name := range stale { // the reference is acknowledged: no earlier one, which needs these files, is used any more
+		_ = s.remove(ctx, name) // best effort: the end of the session removes them otherwise
 	}
 	return u, nil
 }
 
-// SweepUploads removes uploads to which nobody has written since a time: files that a process left behind when it ended while it received a blob.
-// The time must be so long ago that nobody resumes them.
+// SweepUploads removes uploads without a write since a time, such as those of a process that ended while it received
+// a blob. The caller chooses a time after which it does not resume uploads.
 func (s *Storage) SweepUploads(ctx context.Context, before time.Time) error {
 	sessions, err := s.list(ctx, uploadRoot)
 	if err != nil {
@@ -185,7 +188,7 @@ func (s *Storage) SweepUploads(ctx context.Context, before time.Time) error {
 	for _, session := range sessions {
 		last, err := s.lastWrite(ctx, session)
 		if errors.Is(err, storage.ErrNotFound) {
-			continue // it has just ended
+			continue // the upload has just ended
 		} else if err != nil {
 			return err
 		}
@@ -199,7 +202,7 @@ func (s *Storage) SweepUploads(ctx context.Context, before time.Time) error {
 	return nil
 }
 
-// list returns the paths in a directory; none if there is no such directory.
+// list returns the paths in a directory; none if the directory does not exist.
 func (s *Storage) list(ctx context.Context, dir string) ([]string, error) {
 	names, err := s.driver.List(ctx, dir)
 	if err = missing(err); errors.Is(err, storage.ErrNotFound) {
@@ -208,7 +211,8 @@ func (s *Storage) list(ctx context.Context, dir string) ([]string, error) {
 	return names, err
 }
 
-// lastWrite returns when a file, or the youngest file in a session's directory, was last written to. ErrNotFound if it is gone.
+// lastWrite returns the time of the last write to a file, or to any file in the directory of a session. It returns
+// ErrNotFound if that does not exist any more.
 func (s *Storage) lastWrite(ctx context.Context, name string) (time.Time, error) {
 	info, err := s.driver.Stat(ctx, name)
 	if err != nil {

@@ -14,12 +14,13 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// placeTries is how often place tries again when a removal of the same blob takes its directory away.
+// placeTries is the maximum number of attempts of place. Each can fail because a removal of the same blob deletes its
+// directory.
 const placeTries = 10
 
-// place makes a finished file available as a blob, durably. The caller has verified its bytes and is the only one who could write to it; it removes the
-// file's old name afterwards. A blob that is there already stays, unless its bytes are not its digest's, as a crash of the machine or a failing disk may
-// leave them: then the verified file replaces it at once.
+// place stores a finished file durably as a blob. The caller has verified the bytes of the file, to which no other
+// writer writes, and removes its old name afterwards. place keeps an existing blob, unless its bytes do not match its
+// digest, after a crash of the machine or on a failing disk: then the verified file replaces it atomically.
 func (s *Storage) place(ctx context.Context, from, to string, dgst digest.Digest) error {
 	if s.root == "" {
 		if s.whole(ctx, from, to, dgst) {
@@ -30,11 +31,11 @@ func (s *Storage) place(ctx context.Context, from, to string, dgst digest.Digest
 	source, target := filepath.Join(s.root, from), filepath.Join(s.root, to)
 	var err error
 	for range placeTries {
-		if err = os.MkdirAll(filepath.Dir(target), 0o777); err != nil { // as the driver does; the umask decides
+		if err = os.MkdirAll(filepath.Dir(target), 0o777); err != nil { // the mode of the driver; the umask reduces it
 			return err
 		}
 		err = os.Link(source, target)
-		// A file system without hard links says ErrPermission or ErrUnsupported.
+		// A file system without hard links returns ErrPermission or ErrUnsupported.
 		if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) {
 			if err = nil; !s.whole(ctx, from, to, dgst) {
 				err = os.Rename(source, target)
@@ -53,7 +54,8 @@ func (s *Storage) place(ctx context.Context, from, to string, dgst digest.Digest
 	return s.syncBlob(to)
 }
 
-// whole reports whether a blob is there with the bytes of its digest. It compares the size with that of a verified file first.
+// whole reports whether a blob exists and its bytes match its digest. It compares the size with that of a verified
+// file first.
 func (s *Storage) whole(ctx context.Context, verified, name string, dgst digest.Digest) bool {
 	want, err := s.driver.Stat(ctx, verified)
 	if err != nil {
@@ -67,8 +69,8 @@ func (s *Storage) whole(ctx context.Context, verified, name string, dgst digest.
 	return err == nil && actual == dgst
 }
 
-// syncBlob syncs the directories of a blob, so that its name survives a power cut. Those above the blob's own hold a few hundred names, which stay:
-// one sync of each by this process is enough.
+// syncBlob syncs the directories of a blob, so that its name survives a power failure. The directories above the
+// first two contain a few hundred names, which are not removed: one sync of each by this process is enough.
 func (s *Storage) syncBlob(name string) error {
 	dir := path.Dir(name)   // <hex>/
 	prefix := path.Dir(dir) // <2 hex>/
@@ -79,7 +81,7 @@ func (s *Storage) syncBlob(name string) error {
 		dirs = append(dirs, up, blobRoot)
 	}
 	for _, d := range dirs {
-		if err := syncDir(filepath.Join(s.root, d)); err != nil && !errors.Is(err, fs.ErrNotExist) { // a removal of the blob was faster: callers look again
+		if err := syncDir(filepath.Join(s.root, d)); err != nil && !errors.Is(err, fs.ErrNotExist) { // a removal was faster; callers check the blob again
 			return fmt.Errorf("sync directory: %w", err)
 		}
 	}

@@ -15,21 +15,22 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// copyBuffer is how many bytes are moved at a time.
+// copyBuffer is the number of bytes that are copied at a time.
 const copyBuffer = 1 << 20
 
-// upload is one writer's view of an upload session. It appends to a file of its own, which nothing else ever opens for writing, and reads the files of
-// earlier writers. So two processes that continue one session cannot change each other's bytes, nor those of a blob that either has committed.
+// upload is one writer of an upload session. It appends to a file of its own, to which no other writer writes, and
+// reads the files of earlier writers. So two processes that continue one session cannot change each other's bytes,
+// nor those of a blob that one of them has committed.
 //
-// Between calls all bytes are with the driver, whose only flush is Close, and no file stays open.
+// Between calls the driver has all bytes, because each call closes the file, and no file is open.
 type upload struct {
 	storage *Storage
 	dir     string    // the session's directory below uploadRoot, for new files
 	parts   []part    // bytes of earlier writers, in order
-	stale   []string  // files whose bytes own has as well: of no use once a reference without them is acknowledged
-	own     part      // the file of this writer; unnamed until the first write of a resumed upload
-	began   bool      // own exists
-	hash    hash.Hash // sha256 of own while there are no parts, that is, of all bytes; nil otherwise
+	stale   []string  // files whose bytes are in own too; unused once a reference without them is acknowledged
+	own     part      // the file of this writer; without a name before the first write of a resumed upload
+	began   bool      // the file of own exists
+	hash    hash.Hash // sha256 of own if there are no parts, so that own has all bytes; nil otherwise
 	ended   bool
 }
 
@@ -37,7 +38,7 @@ var _ storage.Upload = (*upload)(nil)
 
 // ReadFrom implements storage.Upload.
 func (u *upload) ReadFrom(r io.Reader) (int64, error) {
-	ctx := context.Background() //nolint:forbidigo // io.ReaderFrom carries none; r ends with its request
+	ctx := context.Background() //nolint:forbidigo // io.ReaderFrom has no context; r ends with its request
 	if u.ended {
 		return 0, storage.ErrNotFound
 	}
@@ -60,7 +61,8 @@ func (u *upload) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
-// sink writes to a file and hashes what it wrote. It keeps io.CopyBuffer from choosing a smaller buffer, and tells failed writes from failed reads.
+// sink writes to a file and hashes the written bytes. It hides the file's ReadFrom from io.CopyBuffer, which would
+// use a smaller buffer, and records failed writes apart from failed reads.
 type sink struct {
 	w    io.Writer
 	hash hash.Hash // may be nil
@@ -79,8 +81,9 @@ func (s *sink) Write(p []byte) (int, error) {
 
 type onlyReader struct{ io.Reader }
 
-// open opens the writer's own file at its end. It returns ErrNotFound if the file is not as this writer left it: another process has ended the
-// session and removed its files. The driver then has made an empty file, which open removes.
+// open opens the writer's own file at its end. It returns ErrNotFound if the file has another size than this writer
+// has written: another process has ended the session and removed its files. Then the driver has created an empty
+// file, which open removes.
 func (u *upload) open(ctx context.Context) (driver.FileWriter, error) {
 	name := path.Join(uploadRoot, u.own.name)
 	w, err := u.storage.driver.Writer(ctx, name, u.began)
@@ -96,7 +99,8 @@ func (u *upload) open(ctx context.Context) (driver.FileWriter, error) {
 	return w, nil
 }
 
-// retire gives up the writer's own file after a failed write: only the bytes that earlier writes have synced are known to be in it.
+// retire turns the writer's own file into a part after a failed write. Only the bytes of earlier writes are known to
+// be in it.
 func (u *upload) retire() {
 	if u.own.size > 0 {
 		u.parts = append(u.parts, u.own)
@@ -104,12 +108,12 @@ func (u *upload) retire() {
 	u.own, u.began, u.hash = part{}, false, nil
 }
 
-// gather begins the writer's own file with a copy of all parts from an index on, which it replaces.
+// gather starts the writer's own file with a copy of all parts from an index on, and replaces them by it.
 func (u *upload) gather(ctx context.Context, from int) error {
 	own := part{name: path.Join(u.dir, uuid.NewString())}
 	w, err := u.storage.driver.Writer(ctx, path.Join(uploadRoot, own.name), false)
 	if err != nil {
-		return fmt.Errorf("begin part of upload: %w", err)
+		return fmt.Errorf("start part of upload: %w", err)
 	}
 	to := &sink{w: w}
 	if from == 0 {
@@ -130,7 +134,7 @@ func (u *upload) gather(ctx context.Context, from int) error {
 	return nil
 }
 
-// Close implements storage.Upload: nothing is held between calls.
+// Close implements storage.Upload. It has no effect: no file is open between calls.
 func (*upload) Close() error { return nil }
 
 // Ref implements storage.Upload.
@@ -145,7 +149,8 @@ func (u *upload) Ref() string {
 // Size implements storage.Upload.
 func (u *upload) Size() int64 { return size(u.parts) + u.own.size }
 
-// Commit implements storage.Upload. Bytes of other writers are copied into the file that becomes the blob: their files may still be written to.
+// Commit implements storage.Upload. It copies the bytes of other writers into the file that becomes the blob, because
+// those writers may still write to their files.
 func (u *upload) Commit(ctx context.Context, dgst digest.Digest) error {
 	to, err := blobPath(dgst)
 	if err != nil {
@@ -172,13 +177,14 @@ func (u *upload) Commit(ctx context.Context, dgst digest.Digest) error {
 		return errors.Join(storage.ErrDigest, u.Cancel(ctx))
 	}
 	if err := u.storage.place(ctx, from, to, dgst); err != nil {
-		return fmt.Errorf("keep blob %s: %w", dgst, err)
+		return fmt.Errorf("store blob %s: %w", dgst, err)
 	}
-	_ = u.Cancel(ctx) // the sweep of old uploads removes files that stay behind
+	_ = u.Cancel(ctx) // best effort: the sweep of old uploads removes remaining files
 	return nil
 }
 
-// digest returns the digest of the finished file: the running one, which this writer alone has fed, or that of another algorithm, by reading the file.
+// digest returns the digest of the finished file: the running hash if that has all bytes, or otherwise by reading the
+// file.
 func (u *upload) digest(ctx context.Context, name string, algorithm digest.Algorithm) (digest.Digest, error) {
 	if algorithm == digest.SHA256 && u.hash != nil {
 		return digest.NewDigest(digest.SHA256, u.hash), nil
@@ -186,7 +192,7 @@ func (u *upload) digest(ctx context.Context, name string, algorithm digest.Algor
 	return u.storage.digest(ctx, name, algorithm)
 }
 
-// finish has the driver complete the writer's own file: an object store assembles it, a file is synced.
+// finish completes the writer's own file in the driver: an object store assembles it, the filesystem driver syncs it.
 func (u *upload) finish(ctx context.Context) error {
 	w, err := u.open(ctx)
 	if err != nil {
@@ -194,7 +200,7 @@ func (u *upload) finish(ctx context.Context) error {
 	}
 	if err := errors.Join(w.Commit(ctx), w.Close()); err != nil {
 		u.retire()
-		return fmt.Errorf("end upload: %w", err)
+		return fmt.Errorf("finish upload: %w", err)
 	}
 	return nil
 }
@@ -207,7 +213,7 @@ func (u *upload) Cancel(ctx context.Context) error {
 	u.ended = true
 	errs := []error{u.storage.remove(ctx, u.dir)}
 	for _, name := range append(names(u.parts), u.stale...) {
-		if path.Dir(name) != u.dir { // of a layout that knew no directories
+		if path.Dir(name) != u.dir { // of an earlier release, which had no directories
 			errs = append(errs, u.storage.remove(ctx, name))
 		}
 	}

@@ -14,7 +14,8 @@ import (
 // mediaType is that of the suite's manifests.
 const mediaType = "application/vnd.oci.image.manifest.v1+json"
 
-// RunManifests holds a storage that is a registry of its own against what storage.Manifests promises. open returns an empty one.
+// RunManifests holds a storage that is a registry of its own against what storage.Manifests promises. open returns an
+// empty one.
 func RunManifests(t *testing.T, open func(t *testing.T) storage.Storage) {
 	t.Helper()
 	s := open(t)

@@ -11,8 +11,9 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// RunPrivate checks that uploads which share a reference share no bytes: what one of them writes reaches neither another upload nor a stored blob.
-// Storages whose uploads live in a session of another registry cannot promise that; their callers keep two requests from writing to one session.
+// RunPrivate checks that uploads which share a reference share no bytes: what one of them writes reaches neither
+// another upload nor a stored blob. Storages whose uploads live in a session of another registry cannot promise that;
+// their callers keep two requests from writing to one session.
 func RunPrivate(t *testing.T, open func(t *testing.T) storage.Storage) {
 	t.Helper()
 	for title, test := range map[string]func(t *testing.T, s storage.Storage){
@@ -72,7 +73,8 @@ func apart(t *testing.T, s storage.Storage) {
 	}
 }
 
-// overtaken commits an upload in one place while a write to it is under way in another, for every kind of owner of the write.
+// overtaken commits an upload in one place while a write to it is under way in another, for every kind of owner of
+// the write.
 func overtaken(t *testing.T, s storage.Storage) {
 	for i, stale := range []func(storage.Upload) (writer, committer storage.Upload){
 		func(u storage.Upload) (storage.Upload, storage.Upload) { return u, resume(t, s, u) },
@@ -116,7 +118,8 @@ func overtaken(t *testing.T, s storage.Storage) {
 	}
 }
 
-// outlived goes on with an upload whose files another commit or cancellation has removed: its running hash alone must not make a blob.
+// outlived goes on with an upload whose files another commit or cancellation has removed: its running hash alone must
+// not make a blob.
 func outlived(t *testing.T, s storage.Storage) {
 	for i, end := range []func(u storage.Upload, b []byte) error{
 		func(u storage.Upload, _ []byte) error { return u.Cancel(t.Context()) },

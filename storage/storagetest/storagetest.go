@@ -18,8 +18,8 @@ import (
 // name is the repository that the suite uses.
 const name = "suite/one"
 
-// Run holds a Storage against what storage.Storage promises. open returns an empty one; it is called once for each case. It leaves
-// out the cases whose titles are given, for a registry behind the storage that cannot do its part.
+// Run holds a Storage against what storage.Storage promises. open returns an empty one; it is called once for each
+// case. It leaves out the cases whose titles are given, for a registry behind the storage that cannot do its part.
 func Run(t *testing.T, open func(t *testing.T) storage.Storage, without ...string) {
 	t.Helper()
 	cases := map[string]func(t *testing.T, s storage.Storage){

@@ -32,7 +32,8 @@ func (s *Storage) Stat(ctx context.Context, name string, dgst digest.Digest) (in
 	return res.ContentLength, nil
 }
 
-// Open implements storage.Storage. The bytes are requested as they are read; reading elsewhere after a Seek requests a range.
+// Open implements storage.Storage. The bytes are requested as they are read; reading elsewhere after a Seek requests
+// a range.
 func (s *Storage) Open(ctx context.Context, name string, dgst digest.Digest) (io.ReadSeekCloser, int64, error) {
 	res, err := s.fetch(ctx, name, dgst, storage.Part{Last: -1}, false)
 	if err != nil {
@@ -45,16 +46,17 @@ func (s *Storage) Open(ctx context.Context, name string, dgst digest.Digest) (io
 	return s.reader(ctx, name, dgst, res.ContentLength, res.Body, 0), res.ContentLength, nil
 }
 
-// OpenPart opens a blob of which a part is to be read, and requests only that part. The reader can read other parts too, as that of Open.
-// part.Size need not be the upstream's size of the blob: it counts if the upstream's response has none.
+// OpenPart opens a blob of which a part is to be read, and requests only that part. The reader can read other parts
+// too, as that of Open. part.Size need not be the upstream's size of the blob: it counts if the upstream's response
+// has none.
 func (s *Storage) OpenPart(ctx context.Context, name string, dgst digest.Digest, part storage.Part) (io.ReadSeekCloser, error) {
 	_, content, err := s.openPart(ctx, name, dgst, part, false)
 	return content, err
 }
 
-// Locate does the same as OpenPart, unless the upstream redirects to another host: then it returns that URL and no content. Clients can get the
-// bytes there without credentials for as long as the upstream permits. Redirects within the upstream's host, to a URL with a user, or from https
-// to http are followed here.
+// Locate does the same as OpenPart, unless the upstream redirects to another host: then it returns that URL and no
+// content. Clients can get the bytes there without credentials for as long as the upstream permits. Redirects within
+// the upstream's host, to a URL with a user, or from https to http are followed here.
 func (s *Storage) Locate(
 	ctx context.Context, name string, dgst digest.Digest, part storage.Part,
 ) (at string, content io.ReadSeekCloser, err error) {
@@ -96,7 +98,8 @@ func (s *Storage) reader(
 	}, body, at)
 }
 
-// fetch requests a part of a blob and returns the response: 200, 206 for a part, or, with passThrough, a redirect that clients can follow.
+// fetch requests a part of a blob and returns the response: 200, 206 for a part, or, with passThrough, a redirect
+// that clients can follow.
 func (s *Storage) fetch(
 	ctx context.Context, name string, dgst digest.Digest, part storage.Part, passThrough bool,
 ) (*http.Response, error) {
@@ -130,7 +133,8 @@ func (s *Storage) fetch(
 	return nil, refused("a blob", res, res.Body)
 }
 
-// skip returns the body of a response from a position of the blob on. An upstream without ranges sends the bytes before it too.
+// skip returns the body of a response from a position of the blob on. An upstream without ranges sends the bytes
+// before it too.
 func skip(res *http.Response, at int64) (io.ReadCloser, error) {
 	if res.StatusCode == http.StatusOK {
 		if _, err := io.CopyN(io.Discard, res.Body, at); err != nil {

@@ -190,7 +190,8 @@ func TestAnotherHostTeachesNoCredentials(t *testing.T) {
 	}
 }
 
-// Clients that came by https are not sent on to http, and answers that are no redirects are not handed on, whatever Location they have.
+// Clients that came by https are not sent on to http, and answers that are no redirects are not handed on, whatever
+// Location they have.
 func TestWhatIsNotHandedOn(t *testing.T) {
 	t.Parallel()
 	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "bytes") }))

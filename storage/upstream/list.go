@@ -18,7 +18,8 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// bounds are the bounds of lists. The upstream decides the length of pages: some refuse requests for long pages, and some send empty ones.
+// bounds are the bounds of lists. The upstream decides the length of pages: some refuse requests for long pages, and
+// some send empty ones.
 type bounds struct {
 	page, all int // bytes of one page, and of all
 	pages     int
@@ -118,8 +119,8 @@ func (s *Storage) pages(ctx context.Context, q request, add func(page []byte) (i
 	return outage(errTooLong)
 }
 
-// page reads one page and returns the URL of the next one; nil if it is the last. It returns errNoList if the upstream does not have the list, or
-// refuses the catalog: many show it to administrators only.
+// page reads one page and returns the URL of the next one; nil if it is the last. It returns errNoList if the
+// upstream does not have the list, or refuses the catalog: many show it to administrators only.
 func (s *Storage) page(ctx context.Context, q request) (page []byte, next *url.URL, err error) {
 	catalog := q.name == ""
 	res, err := s.do(ctx, q)

@@ -34,8 +34,9 @@ type request struct {
 	stream      *source // a body that cannot
 }
 
-// do sends a request. It returns any response but those of an upstream that is overloaded or broken, which are outages. A streamed body can be
-// sent only once: it goes to an upload session whose creation, with the same scope, has shown which credentials the upstream wants.
+// do sends a request. It returns any response but those of an upstream that is overloaded or broken, which are
+// outages. A streamed body can be sent only once: it goes to an upload session whose creation, with the same scope,
+// has shown which credentials the upstream wants.
 func (s *Storage) do(ctx context.Context, q request) (*http.Response, error) {
 	if q.name != "" {
 		q.name = s.prefix + q.name
@@ -88,7 +89,8 @@ func (q request) scopes() []string {
 	return scopes
 }
 
-// failed returns the error of a request without a response: an outage, unless the token service refuses the credentials.
+// failed returns the error of a request without a response: an outage, unless the token service refuses the
+// credentials.
 func failed(err error) error {
 	refused, ok := errors.AsType[*registryclient.RefusedError](err)
 	if !ok || refused.Status >= http.StatusInternalServerError || refused.Status == http.StatusTooManyRequests {
@@ -127,7 +129,8 @@ var errorCode = regexp.MustCompile(`^[A-Z][A-Z_]{0,63}$`)
 // maxErrorBody bounds the body of an error response, in bytes.
 const maxErrorBody = 64 << 10
 
-// reason returns the code and the message of the first error in a body. They are empty if there is none, or body is nil.
+// reason returns the code and the message of the first error in a body. They are empty if there is none, or body is
+// nil.
 func reason(body io.Reader) (code, message string) {
 	if body == nil {
 		return "", ""
@@ -145,8 +148,8 @@ func reason(body io.Reader) (code, message string) {
 	return first.Code, first.Message
 }
 
-// refused returns the error of a response with an unexpected status. The upstream's message is for logs only. operation names the object in the
-// error; body may be nil.
+// refused returns the error of a response with an unexpected status. The upstream's message is for logs only.
+// operation names the object in the error; body may be nil.
 func refused(operation string, res *http.Response, body io.Reader) error {
 	code, message := reason(body)
 	why := strings.TrimSpace(fmt.Sprintf("%d %s", res.StatusCode, http.StatusText(res.StatusCode)))

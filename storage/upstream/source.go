@@ -9,17 +9,18 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// source is a body on its way to the upstream. It counts and hashes what is read through it and remembers how reading ended.
+// source is the body of a request to the upstream. It counts and hashes the bytes that are read, and records the
+// error of the input.
 //
-// net/http goes on reading a body when the upstream answers, or hangs up, before it has all of it; end puts a stop to that.
+// net/http continues to read a body after the upstream has answered or closed the connection early; end stops that.
 type source struct {
 	mu     sync.Mutex
 	r      io.Reader
 	hash   hash.Hash // may be nil
-	length int64     // of the input; -1: not known
+	length int64     // of the input; -1 if it is not known
 	n      int64
-	whole  bool  // the input has been read to its end
-	err    error // the input's own failure
+	whole  bool  // the end of the input has been read
+	err    error // of the input
 	ended  bool
 }
 
@@ -49,7 +50,7 @@ func (s *source) Read(p []byte) (int, error) {
 		s.hash.Write(p[:n])
 	}
 	switch {
-	case err == io.EOF: // bare: a wrapped one is no end
+	case err == io.EOF: // a wrapped EOF is an error
 		s.whole = true
 	case err != nil:
 		s.err = err
@@ -57,11 +58,11 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// WriteTo implements io.WriterTo: bodies of an unknown length go this way.
+// WriteTo implements io.WriterTo. net/http calls it for bodies of unknown length.
 func (s *source) WriteTo(w io.Writer) (int64, error) { return storage.Move(w, s) }
 
-// end waits for a Read that is under way and lets no other through to the input. It returns how many bytes were read, whether
-// these are all, and why the input failed, if it did.
+// end waits for a running Read and makes later ones fail. It returns the number of bytes read, whether these are all
+// bytes of the input, and the error of the input.
 func (s *source) end() (n int64, whole bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

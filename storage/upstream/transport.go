@@ -65,7 +65,8 @@ func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return &stallingConn{c}, nil
 }
 
-// stallingConn is a connection that fails when no byte is read or written for stallTime. A write extends the time for the next read too.
+// stallingConn is a connection that fails when no byte is read or written for stallTime. A write extends the time for
+// the next read too.
 type stallingConn struct{ net.Conn }
 
 // Read implements net.Conn.

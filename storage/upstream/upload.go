@@ -18,14 +18,14 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// upload is an upload session of the upstream.
+// upload is an upload session at the upstream.
 type upload struct {
 	storage *Storage
 	name    string
-	at      *url.URL // where the session is; the upstream may move it with every request
+	at      *url.URL // of the session; the upstream may change it with every request
 	size    int64
-	hash    hash.Hash // sha256 of all bytes so far; nil when it has not seen them all
-	broken  bool      // a chunk was cut short: what the upstream holds is not known
+	hash    hash.Hash // sha256 of all bytes so far; nil if this process has not sent all of them
+	broken  bool      // a chunk failed, so that the bytes at the upstream are not known
 	ended   bool
 }
 
@@ -48,7 +48,8 @@ func (s *Storage) Create(ctx context.Context, name string) (storage.Upload, erro
 	return &upload{storage: s, name: name, at: at, hash: digest.SHA256.Hash()}, nil
 }
 
-// location returns where an answer says that an upload is. It must be on the upstream itself: our credentials go there.
+// location returns the URL of an upload session from a response. It returns an outage unless the URL is on the
+// upstream itself: the credentials go there.
 func (s *Storage) location(res *http.Response) (*url.URL, error) {
 	at, err := s.base.Parse(res.Header.Get("Location"))
 	if err != nil || res.Header.Get("Location") == "" {
@@ -60,7 +61,8 @@ func (s *Storage) location(res *http.Response) (*url.URL, error) {
 	return at, nil
 }
 
-// Resume implements storage.Storage. The upstream cannot drop bytes, so that an upload with more than offset is as good as gone.
+// Resume implements storage.Storage. It returns ErrNotFound for an upload with more bytes than offset too, because an
+// upstream cannot remove bytes.
 func (s *Storage) Resume(ctx context.Context, name, ref string, offset int64) (storage.Upload, error) {
 	at, err := s.base.Parse(ref)
 	if err != nil || !registryclient.SameHost(at, s.base) {
@@ -92,7 +94,8 @@ func (s *Storage) Resume(ctx context.Context, name, ref string, offset int64) (s
 	return u, nil
 }
 
-// holds says whether an upload's Range is that of so many bytes. Registries write an empty one as `0-0`, `0--1` or not at all.
+// holds reports whether the Range header of an upload says that it has size bytes. Registries write an empty upload
+// as 0-0, as 0--1, or without a header.
 func holds(text string, size int64) bool {
 	first, last, ok := strings.Cut(strings.TrimPrefix(text, "bytes="), "-")
 	if !ok || first != "0" {
@@ -105,8 +108,8 @@ func holds(text string, size int64) bool {
 	return end+1 == size || size == 0 && end <= 0
 }
 
-// ReadFrom implements storage.Upload: one PATCH that streams. What a PATCH that was cut short has left there is not known, so that the
-// upload is lost with it.
+// ReadFrom implements storage.Upload with one streaming PATCH. After a failed PATCH the bytes at the upstream are not
+// known, so that the upload is lost.
 func (u *upload) ReadFrom(r io.Reader) (int64, error) {
 	if u.broken {
 		return 0, storage.ErrNotFound
@@ -115,7 +118,7 @@ func (u *upload) ReadFrom(r io.Reader) (int64, error) {
 	at, err := u.patch(from)
 	n, whole, failure := from.end()
 	switch {
-	case failure != nil: // the client's side broke, not the upstream
+	case failure != nil: // the client failed, not the upstream
 		err = failure
 	case err == nil && !whole:
 		err = outage(errors.New("it took a chunk before it had all of it"))
@@ -129,9 +132,9 @@ func (u *upload) ReadFrom(r io.Reader) (int64, error) {
 	return n, nil
 }
 
-// patch sends a chunk and returns where the upload is then.
+// patch sends a chunk and returns the new URL of the session.
 func (u *upload) patch(from *source) (*url.URL, error) {
-	ctx := context.Background() //nolint:forbidigo // io.ReaderFrom carries none; its reader ends with its request
+	ctx := context.Background() //nolint:forbidigo // io.ReaderFrom has no context; its reader ends with its request
 	res, err := u.storage.do(ctx, request{
 		method: http.MethodPatch, name: u.name, at: u.at, stream: from, push: true,
 		header: http.Header{"Content-Type": {"application/octet-stream"}},
@@ -149,7 +152,7 @@ func (u *upload) patch(from *source) (*url.URL, error) {
 	return nil, refused("a chunk", res, res.Body)
 }
 
-// Close implements storage.Upload: nothing is held between calls.
+// Close implements storage.Upload. It has no effect: no connection is open between calls.
 func (*upload) Close() error { return nil }
 
 // Ref implements storage.Upload.
@@ -158,7 +161,8 @@ func (u *upload) Ref() string { return u.at.RequestURI() }
 // Size implements storage.Upload.
 func (u *upload) Size() int64 { return u.size }
 
-// Commit implements storage.Upload. The upstream checks the digest; so do we, as far as we have seen the bytes.
+// Commit implements storage.Upload. The upstream verifies the digest, and so does this process if it has sent all
+// bytes.
 func (u *upload) Commit(ctx context.Context, dgst digest.Digest) error {
 	if u.ended {
 		return storage.ErrNotFound
@@ -166,10 +170,10 @@ func (u *upload) Commit(ctx context.Context, dgst digest.Digest) error {
 	if u.hash != nil && dgst.Algorithm() == digest.SHA256 && digest.NewDigest(digest.SHA256, u.hash) != dgst {
 		return errors.Join(storage.ErrDigest, u.Cancel(ctx))
 	}
-	return u.put(ctx, u.under(dgst), nil, dgst)
+	return u.put(ctx, u.commitURL(dgst), nil, dgst)
 }
 
-// Finish implements storage.Finisher: a blob that comes all at once is one PUT.
+// Finish implements storage.Finisher. A blob whose bytes all come at once is one PUT.
 func (u *upload) Finish(ctx context.Context, r io.Reader, dgst digest.Digest) error {
 	if u.size != 0 || u.broken || u.ended {
 		if _, err := u.ReadFrom(r); err != nil {
@@ -178,10 +182,10 @@ func (u *upload) Finish(ctx context.Context, r io.Reader, dgst digest.Digest) er
 		return u.Commit(ctx, dgst)
 	}
 	from := newSource(r, digest.SHA256.Hash())
-	err := u.put(ctx, u.under(dgst), from, dgst)
+	err := u.put(ctx, u.commitURL(dgst), from, dgst)
 	n, whole, failure := from.end()
 	switch {
-	case failure != nil: // the client's side broke, not the upstream
+	case failure != nil: // the client failed, not the upstream
 		err = failure
 	case err == nil && (!whole || dgst.Algorithm() == digest.SHA256 && digest.NewDigest(digest.SHA256, from.hash) != dgst):
 		err = outage(errors.New("it took other bytes than it was sent"))
@@ -194,8 +198,8 @@ func (u *upload) Finish(ctx context.Context, r io.Reader, dgst digest.Digest) er
 	return nil
 }
 
-// under is where the upload is committed under a digest.
-func (u *upload) under(dgst digest.Digest) *url.URL {
+// commitURL returns the URL that commits the upload under a digest.
+func (u *upload) commitURL(dgst digest.Digest) *url.URL {
 	at := *u.at
 	q := at.Query()
 	q.Set("digest", string(dgst))
@@ -203,7 +207,7 @@ func (u *upload) under(dgst digest.Digest) *url.URL {
 	return &at
 }
 
-// put commits the upload, with the last bytes unless they are nil.
+// put commits the upload. It sends the last bytes unless last is nil.
 func (u *upload) put(ctx context.Context, at *url.URL, last *source, dgst digest.Digest) error {
 	res, err := u.storage.do(ctx, request{
 		method: http.MethodPut, name: u.name, at: at, stream: last, push: true, header: http.Header{"Content-Type": {"application/octet-stream"}},
@@ -231,8 +235,8 @@ func (u *upload) put(ctx context.Context, at *url.URL, last *source, dgst digest
 	return refused("a blob", res, res.Body)
 }
 
-// confirm sees that the upstream keeps a blob under the digest that was asked for: distribution takes a sha512 and keeps the blob under its
-// sha256 alone.
+// confirm checks that the upstream stores a blob under the requested digest. distribution accepts a sha512 digest and
+// stores the blob only under its sha256 digest.
 func (u *upload) confirm(ctx context.Context, res *http.Response, dgst digest.Digest) error {
 	if kept := res.Header.Get("Docker-Content-Digest"); kept == "" || kept == string(dgst) {
 		return nil
@@ -255,5 +259,5 @@ func (u *upload) Cancel(ctx context.Context) error {
 		return err
 	}
 	registryclient.Drain(res)
-	return nil // an upstream that does not cancel forgets uploads in time
+	return nil // an upstream that does not cancel uploads expires them
 }

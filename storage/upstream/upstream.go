@@ -1,8 +1,8 @@
-// Package upstream keeps blobs, manifests and tags in an existing registry by the OCI distribution specification. It implements
-// storage.Storage and storage.Manifests.
+// Package upstream keeps blobs, manifests and tags in an existing registry by the OCI distribution specification. It
+// implements storage.Storage and storage.Manifests.
 //
-// Blobs stream through; only manifests are held in memory. Requests carry this server's own credentials, never those of its clients; the rules
-// for them are those of internal/registryclient for a trusted registry.
+// Blobs stream through; only manifests are held in memory. Requests carry this server's own credentials, never those
+// of its clients; the rules for them are those of internal/registryclient for a trusted registry.
 package upstream
 
 import (
@@ -53,8 +53,8 @@ var (
 	_ storage.Manifests = (*Storage)(nil)
 )
 
-// New returns the registry that the options describe. It sends no request; see Ping. It returns an error if an option cannot be used, such as a
-// file that cannot be read.
+// New returns the registry that the options describe. It sends no request; see Ping. It returns an error if an option
+// cannot be used, such as a file that cannot be read.
 func New(o Options) (*Storage, error) {
 	base, err := url.Parse(o.URL)
 	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" || strings.Trim(base.Path, "/") != "" || base.User != nil {

@@ -546,7 +546,8 @@ func TestLocate(t *testing.T) {
 	}
 }
 
-// TestLocateFollowsWithinTheUpstream follows what stays on the upstream's host, with the credentials, in the one request that it makes.
+// TestLocateFollowsWithinTheUpstream follows what stays on the upstream's host, with the credentials, in the one
+// request that it makes.
 func TestLocateFollowsWithinTheUpstream(t *testing.T) {
 	t.Parallel()
 	var asked []string
@@ -675,7 +676,8 @@ func TestLengthsAreTold(t *testing.T) {
 	}
 }
 
-// TestWhoMayKnowThePassword tells a token service on another host the password only when it is named, and a fixed token goes to the upstream alone.
+// TestWhoMayKnowThePassword tells a token service on another host the password only when it is named, and a fixed
+// token goes to the upstream alone.
 func TestWhoMayKnowThePassword(t *testing.T) {
 	t.Parallel()
 	var told atomic.Value

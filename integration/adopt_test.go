@@ -16,7 +16,7 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 )
 
-// upstreamPeer is bare distribution that may be ended and started again on the same files.
+// upstreamPeer is the registry distribution, used as an upstream. It can be stopped and started again on the same files.
 type upstreamPeer struct {
 	*process.Server
 	api     // anonymous
@@ -25,7 +25,7 @@ type upstreamPeer struct {
 	command process.Command
 }
 
-// newPeer starts bare distribution; options are baredist's own.
+// newPeer starts the registry distribution with options of the program baredist.
 func newPeer(t *testing.T, options ...string) *upstreamPeer {
 	t.Helper()
 	program, err := shared.peer()
@@ -56,7 +56,7 @@ func (p *upstreamPeer) start(t *testing.T) {
 	p.Server = running
 }
 
-// collect ends the registry, has it collect its garbage, and starts it again.
+// collect stops the registry, runs its garbage collector, and starts it again.
 func (p *upstreamPeer) collect(t *testing.T) {
 	t.Helper()
 	if err := p.Stop(); err != nil {
@@ -66,7 +66,7 @@ func (p *upstreamPeer) collect(t *testing.T) {
 	p.start(t)
 }
 
-// bytes is how much the registry keeps of blobs.
+// bytes returns the total size of the blobs that the registry stores.
 func (p *upstreamPeer) bytes(t *testing.T) (sum int64) {
 	t.Helper()
 	err := filepath.WalkDir(p.root, func(path string, entry fs.DirEntry, err error) error {
@@ -83,7 +83,7 @@ func (p *upstreamPeer) bytes(t *testing.T) (sum int64) {
 	return sum
 }
 
-// shows is the digest that a tag stands for; empty where there is none.
+// shows returns the digest of a tag, or an empty string.
 func (p *upstreamPeer) shows(t *testing.T, name, tag string) string {
 	t.Helper()
 	status, header, _ := p.do(t, http.MethodHead, "/v2/"+name+"/manifests/"+tag, http.Header{"Accept": {ociManifest + ", application/vnd.oci.image.index.v1+json"}}, nil)
@@ -101,7 +101,7 @@ func (p *upstreamPeer) untag(t *testing.T, name, tag string) {
 	}
 }
 
-// inFront starts the product in front of the registry.
+// inFront starts Countersign with the registry as its upstream.
 func (p *upstreamPeer) inFront(t *testing.T, env ...string) *server {
 	t.Helper()
 	return startServer(t, append([]string{"COUNTERSIGN_UPSTREAM_URL=http://" + p.address}, env...)...)
@@ -114,7 +114,7 @@ func (s *server) tags(t *testing.T, name string) []string {
 	return list.Tags
 }
 
-// copies demands that a user can, or cannot, copy an image under a policy.
+// copies checks that a user can, or cannot, copy an image under a policy.
 func (c *containers) copies(t *testing.T, policy, reference string, want bool) {
 	t.Helper()
 	if said, err := c.pull(t, policy, reference); (err == nil) != want {
@@ -122,7 +122,8 @@ func (c *containers) copies(t *testing.T, policy, reference string, want bool) {
 	}
 }
 
-// TestAdopt adopts what a registry has, follows what others push to it, and never takes its own pushes for theirs.
+// TestAdopt adopts the content of an upstream, follows changes that others make there, and does not take its own pushes for
+// such changes.
 func TestAdopt(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -169,7 +170,7 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("pull of an adopted list: %v\n%s", err, said)
 	}
 
-	// What others push becomes versions: a new tag and a moved one; the old image stays in the old version.
+	// Tags that others push become versions: a new tag and a moved one. The old image stays in the old version.
 	old := s.digest(t, "company/app", "1.0")
 	direct.push(t, ociLayout(t, image(t, "amd64", "newer")), "company/app:2.0")
 	direct.push(t, ociLayout(t, image(t, "amd64", "moved")), "company/app:1.0")
@@ -180,7 +181,7 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("pull of the image that was replaced: %v\n%s", err, said)
 	}
 
-	// Our own writes never do.
+	// The server's own writes do not become versions.
 	was := s.latest(t, text(s.repository(t, "company/app")["pulp_href"]))["number"].(float64)
 	for n := range 20 {
 		if _, err := s.pushTiny(t, "company/app", "mine", fmt.Sprint("mine ", n%3)); err != nil {
@@ -188,12 +189,12 @@ func TestAdopt(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	time.Sleep(2500 * time.Millisecond) // two comparisons more
+	time.Sleep(2500 * time.Millisecond) // at least two more comparisons
 	if is := s.latest(t, text(s.repository(t, "company/app")["pulp_href"]))["number"].(float64); is != was+20 {
 		t.Errorf("%v versions came of 20 pushes", is-was)
 	}
 
-	// What is gone upstream is told, and stays here.
+	// A tag that was deleted at the upstream is reported, and stays here.
 	peer.untag(t, "company/app", "2.0")
 	within(t, "the difference is told", func() bool {
 		found := s.list(t, "/pulp/api/v3/upstream/drift/").Results
@@ -211,7 +212,7 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
-// TestAdoptOnPull pulls what was never adopted.
+// TestAdoptOnPull pulls content that was not adopted before.
 func TestAdoptOnPull(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -241,7 +242,7 @@ func TestAdoptOnPull(t *testing.T) {
 	anyone.copies(t, anyone.open, "company/app:2.0", true)
 }
 
-// TestAdoptSigned adopts into repositories that sign on push: no tag is seen unsigned.
+// TestAdoptSigned adopts into repositories that sign on push: no tag is visible without its signature.
 func TestAdoptSigned(t *testing.T) {
 	t.Parallel()
 	if pgtest.URL(t) != "" {
@@ -264,7 +265,8 @@ func TestAdoptSigned(t *testing.T) {
 	admin.copies(t, policy, "company/app:2.0", true)
 }
 
-// TestUpstreamCollectsGarbage has the upstream remove what no tag of its own names: it loses what only older versions here hold, and is told of, unless hidden tags keep it.
+// TestUpstreamCollectsGarbage runs the garbage collector of the upstream, which deletes untagged manifests: manifests of older
+// versions are lost and reported, unless hidden tags protect them.
 func TestUpstreamCollectsGarbage(t *testing.T) {
 	t.Parallel()
 	for name, keep := range map[string]bool{"told": false, "kept": true} {
@@ -311,7 +313,7 @@ func TestUpstreamCollectsGarbage(t *testing.T) {
 	}
 }
 
-// TestFollowOff tells of what others push, and leaves it.
+// TestFollowOff checks that changes by others are reported and not adopted with upstream.follow off.
 func TestFollowOff(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)

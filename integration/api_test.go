@@ -26,19 +26,19 @@ const (
 // object is a JSON object of the REST API.
 type object = map[string]any
 
-// page is a list, or one page of it.
+// page is one page of a list.
 type page struct {
 	Count   int      `json:"count"`
 	Results []object `json:"results"`
 }
 
-// api speaks HTTP as one user.
+// api sends HTTP requests as one user.
 type api struct {
 	base           *url.URL
 	user, password string
 }
 
-// do sends one request and returns the status, the headers and the whole body. The path may hold a query.
+// do sends one request and returns the status, the headers and the whole body. The path may contain a query.
 func (a api) do(t *testing.T, method, path string, header http.Header, body []byte) (int, http.Header, []byte) {
 	t.Helper()
 	status, answered, text, err := a.try(t, method, path, header, body)
@@ -48,7 +48,8 @@ func (a api) do(t *testing.T, method, path string, header http.Header, body []by
 	return status, answered, text
 }
 
-// try is do for those who expect the server to be killed under them, and for other goroutines than the test's.
+// try is do with an error as its result: for requests during which the server may be killed, and for goroutines other than the
+// test's.
 func (a api) try(t *testing.T, method, path string, header http.Header, body []byte) (int, http.Header, []byte, error) {
 	to, err := a.base.Parse(path)
 	if err != nil {
@@ -73,14 +74,14 @@ func (a api) try(t *testing.T, method, path string, header http.Header, body []b
 	return response.StatusCode, response.Header, text, err
 }
 
-// client keeps enough connections for the load tests and follows no redirect unseen.
+// client keeps enough connections for the load tests and does not follow redirects.
 var client = &http.Client{
 	Transport:     &http.Transport{MaxIdleConnsPerHost: 128},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	Timeout:       2 * time.Minute,
 }
 
-// call sends a JSON body (none when nil), demands the status and decodes the answer into out (dropped when nil).
+// call sends a JSON body (none if nil), checks the status and decodes the answer into out (ignored if nil).
 func (a api) call(t *testing.T, method, path string, body any, want int, out any) {
 	t.Helper()
 	var text []byte
@@ -112,7 +113,7 @@ func (a api) get(t *testing.T, path string) object {
 	return out
 }
 
-// list reads a whole list, page by page; the path may hold filters.
+// list reads a whole list, page by page. The path may contain filters.
 func (a api) list(t *testing.T, path string) page {
 	t.Helper()
 	separator := "?"
@@ -156,7 +157,7 @@ func (a api) sign(t *testing.T, repository string, body object) string {
 	return out.Task
 }
 
-// finished follows a task to its end and returns it.
+// finished waits until a task has ended and returns it.
 func (a api) finished(t *testing.T, task string) object {
 	t.Helper()
 	const patience = process.Patience
@@ -173,7 +174,7 @@ func (a api) finished(t *testing.T, task string) object {
 	return nil
 }
 
-// signed runs a sign task that has to complete and returns the version that it made.
+// signed runs a sign task, which must complete, and returns the href of the version that it made.
 func (a api) signed(t *testing.T, repository string, body object) object {
 	t.Helper()
 	task := a.finished(t, a.sign(t, repository, body))
@@ -184,7 +185,7 @@ func (a api) signed(t *testing.T, repository string, body object) object {
 	return a.get(t, text(made[0]))
 }
 
-// count is the number of units of a kind in a summary (added, present or removed) of a version.
+// count returns the number of units of a kind in a summary (added, present or removed) of a version.
 func count(version object, summary, kind string) int {
 	contents, _ := version["content_summary"].(object)
 	kinds, _ := contents[summary].(object)
@@ -193,13 +194,13 @@ func count(version object, summary, kind string) int {
 	return int(number)
 }
 
-// text is a JSON string, or nothing where the value is something else.
+// text returns a JSON string, or an empty string for other values.
 func text(value any) string {
 	s, _ := value.(string)
 	return s
 }
 
-// signature is one of the extension endpoint's.
+// signature is an entry of the signature endpoint.
 type signature struct {
 	SchemaVersion int    `json:"schemaVersion"`
 	Name          string `json:"name"`
@@ -207,7 +208,7 @@ type signature struct {
 	Content       []byte `json:"content"`
 }
 
-// signatures asks the extension endpoint for a manifest's signatures, as clients do.
+// signatures reads a manifest's signatures from the signature endpoint, as clients do.
 func (a api) signatures(t *testing.T, name, digest string) []signature {
 	t.Helper()
 	var out struct {
@@ -217,7 +218,7 @@ func (a api) signatures(t *testing.T, name, digest string) []signature {
 	return out.Signatures
 }
 
-// digest asks the registry which manifest a tag names.
+// digest reads the digest of a tag from the registry.
 func (a api) digest(t *testing.T, name, tag string) string {
 	t.Helper()
 	status, header, _ := a.do(t, http.MethodHead, "/v2/"+name+"/manifests/"+tag, http.Header{"Accept": {"*/*"}}, nil)

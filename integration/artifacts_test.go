@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 )
 
-// TestCrane pushes images and indexes with crane, has it change, copy and delete them, and compares each with what was pushed.
+// TestCrane pushes, changes, copies and deletes images and indexes with crane, and compares the results.
 func TestCrane(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -24,7 +24,7 @@ func TestCrane(t *testing.T) {
 	archive := dockerArchive(t, one, s.host+"/crane/app:docker")
 	app := s.host + "/crane/app"
 
-	// crane keeps a password without asking the registry.
+	// crane stores a password without checking it.
 	crane.refused(t, "401 Unauthorized", "push", archive, app+":docker")
 	crane.must(t, "auth", "login", "--username", "admin", "--password", "wrong", s.host)
 	crane.refused(t, "Invalid username/password.", "push", archive, app+":docker")
@@ -33,7 +33,7 @@ func TestCrane(t *testing.T) {
 	}
 	crane.must(t, "auth", "login", "--username", "admin", "--password", adminPassword, s.host)
 
-	// equal demands that a reference stands for this digest, for crane and for us.
+	// equal checks that a reference has this digest, for crane and in the registry.
 	equal := func(reference, digest string) {
 		t.Helper()
 		name, tag, _ := strings.Cut(strings.TrimPrefix(reference, s.host+"/"), ":")
@@ -152,7 +152,7 @@ func TestCrane(t *testing.T) {
 	s.versionsAreComplete(t, text(s.repository(t, "crane/app")["pulp_href"]))
 }
 
-// tarOf writes an archive of one file into the client's home and returns its name there.
+// tarOf writes an archive of one file into the client's home directory and returns its name.
 func tarOf(t *testing.T, p *pinned, archive, name, content string) string {
 	t.Helper()
 	var packed strings.Builder
@@ -190,7 +190,7 @@ func untar(t *testing.T, packed string) map[string]string {
 	}
 }
 
-// TestOras pushes artifacts with oras, attaches others to them, and moves the whole by copy and by backup.
+// TestOras pushes artifacts with oras, attaches others to them, and transfers all of them by copy and by backup.
 func TestOras(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -303,7 +303,7 @@ func TestOras(t *testing.T) {
 	})
 }
 
-// TestHelm packages a chart with its signature, pushes both, and installs from what it pulls.
+// TestHelm packages a chart with its signature, pushes both, and installs the pulled chart.
 func TestHelm(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -323,7 +323,7 @@ func TestHelm(t *testing.T) {
 	helm.must(t, "registry", "login", "--plain-http", "--username", "admin", "--password", adminPassword, s.host)
 	helm.must(t, "push", "--plain-http", archive, charts)
 
-	const repository, tag = "helm/charts/greeter", "1.2.3_build" // no tag may hold a plus
+	const repository, tag = "helm/charts/greeter", "1.2.3_build" // a tag cannot contain a plus sign
 	shown := s.manifestIn(t, repository, s.digest(t, repository, tag))
 	if notes, _ := shown["annotations"].(object); shown["type"] != "helm" || notes["org.opencontainers.image.title"] != "greeter" || notes["org.example.note"] != "hello" {
 		t.Errorf("the chart is shown as %v", shown)
@@ -347,10 +347,10 @@ func TestHelm(t *testing.T) {
 	helm.refused(t, "not found", "pull", "--plain-http", "--version", "9.9.9", charts+"/greeter")
 }
 
-// signer is a user of cosign who has a key pair. No transparency log and no timestamp service is asked.
+// signer is a user of cosign with a key pair, without a transparency log and a timestamp service.
 type signer struct{ *pinned }
 
-// newSigner makes a signer who has logged in to the server.
+// newSigner creates a signer and logs in to the server.
 func newSigner(t *testing.T, s *server) signer {
 	t.Helper()
 	c := signer{newPinned(t, "cosign", s)}
@@ -361,23 +361,24 @@ func newSigner(t *testing.T, s *server) signer {
 	return c
 }
 
-// legacy asks for the older form of signatures, which tags keep; without it they are bundles, which refer to the image.
+// legacy selects the older form of signatures, which are stored under tags. By default they are bundles, which are referrers.
 const legacy = "--new-bundle-format=false"
 
-// offline is what sign and attest take to ask nobody else.
+// offline has the options with which sign and attest use no online services.
 func offline(verb string, options ...string) []string {
 	return append([]string{verb, "--yes", "--key", "cosign.key", "--use-signing-config=false", "--tlog-upload=false"}, options...)
 }
 
-// checked is what the verify verbs take to ask nobody else; the key is the signer's, "cosign", or that of a "stranger".
+// checked returns the options with which the verify commands use no online services. The key is the signer's, "cosign", or that
+// of a "stranger".
 func checked(verb, key string, options ...string) []string {
 	return append([]string{verb, "--key", key + ".pub", "--insecure-ignore-tlog"}, options...)
 }
 
-// verifies demands that both forms of an image's signature are found and are by the signer's key, and by no other.
+// verifies checks that both forms of an image's signature are found and verify with the signer's key, and with no other.
 func (c signer) verifies(t *testing.T, reference, digest string) {
 	t.Helper()
-	// Asked for a bundle, cosign takes the older form where it finds none; the type tells which it was.
+	// If cosign finds no bundle, it uses the older form. The type in its output shows which form it found.
 	for form, kind := range map[string]string{legacy: "cosign container image signature", "--new-bundle-format": "https://sigstore.dev/cosign/sign/v1"} {
 		said := c.must(t, checked("verify", "cosign", form, reference)...)
 		if !strings.Contains(said, `"docker-manifest-digest":"`+digest+`"`) || !strings.Contains(said, `"type":"`+kind+`"`) {
@@ -387,7 +388,8 @@ func (c signer) verifies(t *testing.T, reference, digest string) {
 	}
 }
 
-// TestCosign signs and attests in both forms of cosign, copies an image with what belongs to it, has it signed by us besides, and cleans up.
+// TestCosign makes signatures and attestations in both forms of cosign, copies an image with them, signs it with a signing service
+// too, and cleans up.
 func TestCosign(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -399,7 +401,7 @@ func TestCosign(t *testing.T) {
 	app, exact := s.host+"/cosign/app:1.0", s.host+"/cosign/app@"+digest
 
 	cosign.refused(t, "no signatures found", checked("verify", "cosign", app)...)
-	cosign.must(t, "login", "--username", "admin", "--password", "wrong", s.host) // it does not ask the registry
+	cosign.must(t, "login", "--username", "admin", "--password", "wrong", s.host) // it does not check the password
 	cosign.refused(t, "Invalid username/password.", offline("sign", exact)...)
 	cosign.must(t, "login", "--username", "admin", "--password", adminPassword, s.host)
 
@@ -431,7 +433,7 @@ func TestCosign(t *testing.T) {
 			}
 		}
 		cosign.must(t, checked("verify", "cosign", legacy, s.host+"/cosign/copied:1.0")...)
-		// cosign leaves out what refers to the image; oras brings that and no tags.
+		// cosign does not copy referrers; oras copies them and no tags.
 		oras := newPinned(t, "oras", s)
 		oras.must(t, "login", "--username", "admin", "--password", adminPassword, s.host)
 		oras.must(t, "cp", "-r", app, s.host+"/cosign/copied:1.0")
@@ -478,7 +480,7 @@ func TestCosign(t *testing.T) {
 	s.versionsAreComplete(t, text(s.repository(t, "cosign/app")["pulp_href"]))
 }
 
-// shownAs demands that the REST API calls each of what cosign made by its kind: three tags, and two bundles that refer to the image.
+// shownAs checks the types that the REST API shows for the artifacts of cosign: three tags, and two bundles that are referrers.
 func shownAs(t *testing.T, s *server, repository, digest, companion string) {
 	t.Helper()
 	for suffix, want := range map[string]string{".sig": "cosign_signature", ".att": "cosign_attestation", ".sbom": "cosign_sbom"} {
@@ -504,8 +506,8 @@ func shownAs(t *testing.T, s *server, repository, digest, companion string) {
 	}
 }
 
-// TestCosignSignaturesAreMirrored syncs one tag of a registry that has no referrers API, so that both forms are kept by tags there. They come
-// with the image though the filter names its tag alone, and the bundle is found here by the referrers API.
+// TestCosignSignaturesAreMirrored syncs one tag of a registry without a referrers API, which stores both forms under tags. They are
+// synced although the filter matches only the tag of the image, and the referrers API lists the bundle here.
 func TestCosignSignaturesAreMirrored(t *testing.T) {
 	t.Parallel()
 	source := startPeer(t)
@@ -527,7 +529,7 @@ func TestCosignSignaturesAreMirrored(t *testing.T) {
 	if tags := tagsOf(t, "http://"+s.host, "mirror/app", ""); !slices.Equal(tags, []string{"1.0", companion, companion + ".sig"}) {
 		t.Errorf("the mirror has %q", tags)
 	}
-	// A sync of signed images alone takes one of which only a bundle tells that it is signed, and leaves out one that is not.
+	// With signed_only, a sync includes an image whose only signature is a bundle, and skips an unsigned image.
 	bundled := image(t, "amd64", "bundled")
 	copyTo(t, source, "app:3.0", bundled)
 	cosign.must(t, offline("sign", "--new-bundle-format", strings.TrimPrefix(source, "http://")+"/app@"+digestOf(t, bundled))...)

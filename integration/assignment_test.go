@@ -12,7 +12,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// exec changes the server's database from outside the product.
+// exec executes a statement in the server's database.
 func (s *server) exec(t *testing.T, query string) {
 	t.Helper()
 	for _, entry := range s.env {
@@ -38,7 +38,7 @@ func (s *server) repositoryHref(t *testing.T, name string) string {
 	return href
 }
 
-// completes waits for the task that an answer names, and demands that it completes.
+// completes waits for the task of an answer and checks that it completed.
 func (s *server) completes(t *testing.T, dispatched object) {
 	t.Helper()
 	task, _ := dispatched["task"].(string)
@@ -47,7 +47,7 @@ func (s *server) completes(t *testing.T, dispatched object) {
 	}
 }
 
-// as makes an ordinary account and returns the API as that account sees it.
+// as creates an ordinary account and returns an api for it.
 func (s *server) as(t *testing.T, name string) api {
 	t.Helper()
 	hash, err := bcrypt.GenerateFromPassword([]byte(adminPassword), bcrypt.MinCost)
@@ -58,8 +58,8 @@ func (s *server) as(t *testing.T, name string) api {
 	return api{base: s.base, user: name, password: adminPassword}
 }
 
-// TestAnAccountCannotTakeAKey proves over HTTP, with a real key, that an ordinary account cannot sign its own repository with a service that nobody assigned to it, and
-// can with one that an administrator assigned or the configuration assigns.
+// TestAnAccountCannotTakeAKey checks over HTTP, with a real key, that an ordinary account cannot sign its own repository with an
+// unassigned service, and can with a service that an administrator or the configuration assigned.
 func TestAnAccountCannotTakeAKey(t *testing.T) {
 	t.Parallel()
 	need(t, "sqlite3")
@@ -89,8 +89,8 @@ func TestAnAccountCannotTakeAKey(t *testing.T) {
 	}
 }
 
-// TestEarlierAssignmentsAreListedOnceAndRevoked upgrades a server on which users have assigned signing services: the first start warns of each, the second of none, and the
-// command line shows and revokes them.
+// TestEarlierAssignmentsAreListedOnceAndRevoked upgrades a server on which users assigned signing services: the first start warns of
+// each, the second of none, and the command line lists and revokes them.
 func TestEarlierAssignmentsAreListedOnceAndRevoked(t *testing.T) {
 	t.Parallel()
 	need(t, "sqlite3")
@@ -113,7 +113,7 @@ func TestEarlierAssignmentsAreListedOnceAndRevoked(t *testing.T) {
 	s.exec(t, `UPDATE repository SET signing_assigned = 'before' WHERE name <> 'team/three'`)
 	s.exec(t, `DELETE FROM setting WHERE name = 'earlier_signing_assignments_listed'`)
 	const warning = "this repository keeps its signing service"
-	warned := func() string { // by this start
+	warned := func() string { // of the latest start
 		before, _ := os.ReadFile(s.command.Log)
 		s.start(t)
 		after, err := os.ReadFile(s.command.Log)

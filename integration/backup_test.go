@@ -17,7 +17,7 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// documented returns the blocks of commands below a heading of docs/operations.md, each as its lines.
+// documented returns the lines of each block of commands below a heading of docs/operations.md.
 func documented(t *testing.T, heading string) [][]string {
 	t.Helper()
 	page, err := os.ReadFile(filepath.Join(shared.root, "docs/operations.md"))
@@ -38,21 +38,21 @@ func documented(t *testing.T, heading string) [][]string {
 	return blocks
 }
 
-// backup is a server that is saved with the documented commands, lost, and restored.
+// backup is a server that is backed up with the documented commands, destroyed, and restored.
 type backup struct {
 	*server
 	public  signing.PublicKey
 	policy  string
 	user    *containers
 	service string
-	kept    map[string][]pushed // by repository: what was acknowledged before the backup began
-	half    string              // an upload that has not ended by then
+	kept    map[string][]pushed // by repository: pushes that were acknowledged before the backup began
+	half    string              // an upload that was unfinished then
 }
 
-// bulk is more than a blob may have that is kept in the database.
+// bulk is larger than the blobs that are stored in the database.
 var bulk = strings.Repeat("in a file. ", 2000)
 
-// fill pushes what the backup has to hold: to a repository that signs on push, and to one that a task signs; small blobs and large ones.
+// fill pushes small and large blobs to a repository that signs on push and to one that a task signs.
 func (b *backup) fill(t *testing.T) {
 	t.Helper()
 	b.kept = map[string][]pushed{}
@@ -80,7 +80,7 @@ func (b *backup) fill(t *testing.T) {
 
 var octets = http.Header{"Content-Type": {"application/octet-stream"}}
 
-// save runs commands one by one while clients push, and lets some pushes pass before each and after the last.
+// save runs commands one after another while clients push, with some pushes before each and after the last.
 func (b *backup) save(t *testing.T, env, commands []string) {
 	t.Helper()
 	const clients, between = 4, 12
@@ -119,8 +119,8 @@ func (b *backup) run(t *testing.T, env []string, command string) {
 	must(t, append(b.env[:len(b.env):len(b.env)], env...), "bash", "-euc", "cd "+filepath.Dir(b.data)+"; "+command)
 }
 
-// check demands of the restored server that what was acknowledged before the backup is there and verifies, that whatever else it shows is whole and
-// signed, and that it works on.
+// check checks the restored server: all pushes that were acknowledged before the backup are there and verify, all other tags are
+// complete and signed, and new pushes work.
 func (b *backup) check(t *testing.T) {
 	t.Helper()
 	for name, images := range b.kept {
@@ -136,7 +136,7 @@ func (b *backup) check(t *testing.T) {
 			}
 		}
 	}
-	// The client is told to begin anew.
+	// The answer makes the client start the upload again.
 	if status, _, answer := b.do(t, http.MethodPatch, b.half, octets, []byte(bulk)); status != http.StatusNotFound || !strings.Contains(string(answer), "BLOB_UPLOAD_UNKNOWN") {
 		t.Errorf("the rest of an upload that was under way: %d %s", status, answer)
 	}
@@ -176,7 +176,7 @@ func (b *backup) check(t *testing.T) {
 	}
 }
 
-// isWhole demands that all that a tag names is there.
+// isWhole checks that all content of a tag is present.
 func (b *backup) isWhole(t *testing.T, name, tag string) {
 	t.Helper()
 	var manifest struct {
@@ -191,7 +191,7 @@ func (b *backup) isWhole(t *testing.T, name, tag string) {
 	b.isServed(t, name, image)
 }
 
-// TestBackupOnSQLite saves a server on the embedded stores while it works, loses its data directory, and restores it.
+// TestBackupOnSQLite backs up a running server with the embedded stores, deletes its data directory, and restores it.
 func TestBackupOnSQLite(t *testing.T) {
 	t.Parallel()
 	need(t, "sqlite3", "skopeo")
@@ -199,7 +199,7 @@ func TestBackupOnSQLite(t *testing.T) {
 		t.Skip("the tests run on PostgreSQL")
 	}
 	s := startServer(t, "COUNTERSIGN_SIGNING_ON_PUSH=prod/*=countersign")
-	service := s.list(t, signingServices).Results[0] // made by the first start, with a key below the data directory
+	service := s.list(t, signingServices).Results[0] // created by the first start, with a key in the data directory
 	b := &backup{server: s, user: newContainers(t, s), service: text(service["pulp_href"])}
 	k := &key{public: write(t, filepath.Join(t.TempDir(), "public.asc"), text(service["public_key"]), 0o600)}
 	b.public, b.policy = publicKey(t, k), b.user.signedBy(t, k)
@@ -222,8 +222,8 @@ func TestBackupOnSQLite(t *testing.T) {
 	b.check(t)
 }
 
-// TestBackupOnPostgreSQL saves the database and the storage of a server while it works, and restores them to another database and directory. Redis
-// keeps what it has.
+// TestBackupOnPostgreSQL backs up the database and the storage of a running server, and restores them to another database and
+// directory. Redis is not changed.
 func TestBackupOnPostgreSQL(t *testing.T) {
 	t.Parallel()
 	need(t, "pg_dump", "pg_restore", "skopeo")
@@ -278,7 +278,8 @@ func TestBackupOnPostgreSQL(t *testing.T) {
 	b.check(t)
 }
 
-// TestDiskIsFull takes the room from a server on the embedded stores: pushes fail and leave nothing, pulls go on, and with room again pushes do.
+// TestDiskIsFull fills the disk of a server with the embedded stores: pushes fail without partial effects, pulls work, and pushes
+// work again when there is space.
 func TestDiskIsFull(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(pgtest.Variable) == "postgres" {
@@ -323,7 +324,8 @@ func TestDiskIsFull(t *testing.T) {
 	s.versionsAreComplete(t, text(s.repository(t, "full/app")["pulp_href"]))
 }
 
-// TestUpstreamIsAway takes the upstream away: what the database holds is served, what the upstream holds is refused for the moment, and sign tasks go on.
+// TestUpstreamIsAway stops the upstream: content in the database is served, requests for content of the upstream get 503, and sign
+// tasks work.
 func TestUpstreamIsAway(t *testing.T) {
 	t.Parallel()
 	program, err := shared.peer()

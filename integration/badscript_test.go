@@ -12,7 +12,7 @@ import (
 	"github.com/countersign/countersign/integration/process"
 )
 
-// wellBehavedFor is a script that signs as it should when a service is added (REFERENCE=test), and then does what is given.
+// wellBehavedFor is a script that signs correctly when a service is added (REFERENCE=test), and later runs the given commands.
 func wellBehavedFor(then string) string {
 	return `#!/usr/bin/env bash
 if [ "$REFERENCE" = test ] || [ -e "` + goodAgain + `" ]; then
@@ -23,10 +23,10 @@ fi
 ` + then
 }
 
-// goodAgain is replaced by a path; once a file lies there the script signs as it should.
+// goodAgain is replaced by a path. If a file exists there, the script signs correctly.
 const goodAgain = "@GOOD_AGAIN@"
 
-// TestBadScripts has scripts go wrong in every way after their service was added: the task fails with a plain sentence, makes no version,
+// TestBadScripts runs scripts that fail in different ways after their service was added: the task fails with a clear error, makes no version,
 // and the repository can be signed afterwards. See hostile-inputs.md#script-signs-something-else,
 // hostile-inputs.md#script-output and hostile-inputs.md#script-hangs.
 func TestBadScripts(t *testing.T) {
@@ -80,8 +80,8 @@ func TestBadScripts(t *testing.T) {
 	}
 }
 
-// TestScriptsThatOthersMayChange: such a script makes no service, and one whose permissions change later signs nothing any more. The errors say what to do, and a server that
-// starts warns.
+// TestScriptsThatOthersMayChange checks that no service can be added with a script that other users can change, and that a script
+// whose permissions change later is not run. The errors say what to do, and the server warns at start.
 func TestScriptsThatOthersMayChange(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo")
@@ -144,7 +144,7 @@ func TestScriptsThatOthersMayChange(t *testing.T) {
 	s.signed(t, repository, object{"manifest_signing_service": service})
 }
 
-// TestCancelSigning cancels a task whose script runs: the script's group ends, there is no version, and the next task runs.
+// TestCancelSigning cancels a task while its script runs: the script's process group ends, no version is made, and the next task runs.
 func TestCancelSigning(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -185,7 +185,7 @@ func TestCancelSigning(t *testing.T) {
 	s.call(t, http.MethodPatch, next, object{"state": "canceled"}, http.StatusConflict, nil)
 }
 
-// within waits until something holds, for half a minute at most.
+// within waits until a condition holds, for at most half a minute.
 func within(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(process.Patience)
@@ -197,12 +197,13 @@ func within(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// TestAddSigningServiceRefusals types the command wrongly: one clean line on each failure, status 1, and no service.
+// TestAddSigningServiceRefusals calls the command with wrong arguments: each call prints one line, exits with status 1, and adds no
+// service.
 func TestAddSigningServiceRefusals(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo")
 	trusted := keyNamed(t, "trusted")
-	s := startServer(t, "COUNTERSIGN_SIGNING_DEFAULT_SERVICE=") // it counts services
+	s := startServer(t, "COUNTERSIGN_SIGNING_DEFAULT_SERVICE=") // the test counts services
 	dir := t.TempDir()
 	good := write(t, filepath.Join(dir, "good.sh"), seedScript, 0o755)
 	rubbish := write(t, filepath.Join(dir, "rubbish.sh"), "#!/bin/sh\necho rubbish\n", 0o755)

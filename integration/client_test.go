@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestClientsPushAndPull pushes with each client and pulls with each what the others pushed.
+// TestClientsPushAndPull pushes an image with each client, and pulls each image with all clients.
 func TestClientsPushAndPull(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -60,7 +60,7 @@ func TestClientsPushAndPull(t *testing.T) {
 	}
 }
 
-// TestLogin logs in with podman and docker: the right password is taken, a wrong one is refused, and who has not logged in cannot push.
+// TestLogin logs in with podman and docker: the right password is accepted, a wrong one is refused, and a push without a login fails.
 func TestLogin(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -94,7 +94,7 @@ func TestLogin(t *testing.T) {
 	}
 }
 
-// TestPodmanPushSignBy pushes an image together with its signature; it pulls under the policy with no sign task run.
+// TestPodmanPushSignBy pushes an image together with its signature, and pulls it under a policy without a sign task.
 func TestPodmanPushSignBy(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -105,7 +105,7 @@ func TestPodmanPushSignBy(t *testing.T) {
 		t.Fatalf("%v\n%s", err, said)
 	}
 	id := strings.TrimSpace(said[strings.LastIndex(strings.TrimSpace(said), "\n")+1:])
-	for range 2 { // the second time nothing is new but the signature
+	for range 2 { // the second push adds only a signature
 		admin.podmanPushID(t, []string{trusted.env()}, id, "acme/signed:1.0", "--sign-by", trusted.mail)
 	}
 	if said, err := admin.podmanPull(t, admin.signedBy(t, trusted), "acme/signed:1.0"); err != nil {
@@ -142,7 +142,7 @@ func TestSkopeoCopySignBy(t *testing.T) {
 	}
 }
 
-// TestPipelineStep runs the example of a CI step that signs with skopeo and puts the signature with curl.
+// TestPipelineStep runs the example of a pipeline step, which signs with skopeo and uploads the signature with curl.
 func TestPipelineStep(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo", "curl", "jq")
@@ -170,7 +170,7 @@ func TestBadUploads(t *testing.T) {
 	const (
 		wrongDigest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 	)
-	if status, _, answer := s.do(t, http.MethodPost, "/v2/bad/app/blobs/uploads/", nil, nil); status != http.StatusAccepted { // the repository is there from here on
+	if status, _, answer := s.do(t, http.MethodPost, "/v2/bad/app/blobs/uploads/", nil, nil); status != http.StatusAccepted { // this creates the repository
 		t.Fatalf("an upload is answered %d %s", status, answer)
 	}
 	manifest := `{"schemaVersion":2,"mediaType":"` + ociManifest + `","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"` + wrongDigest + `","size":2},"layers":[]}`

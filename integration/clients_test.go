@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 )
 
-// pinned is one user of a client that tools/clients pins (crane, oras, helm, cosign): a home and credentials of their own.
+// pinned is a user of a client that tools/clients pins (crane, oras, helm, cosign), with a separate home directory and credentials.
 type pinned struct {
 	program string
 	home    string
@@ -21,7 +21,7 @@ type pinned struct {
 	server  *server
 }
 
-// newPinned makes a user who has not logged in. It skips the test where tools/install-test-tools.sh has not built the client.
+// newPinned creates a user without a login. It skips the test if tools/install-test-tools.sh has not built the client.
 func newPinned(t *testing.T, client string, s *server) *pinned {
 	t.Helper()
 	program := pinnedPath(t, client)
@@ -32,10 +32,10 @@ func newPinned(t *testing.T, client string, s *server) *pinned {
 	return &pinned{program: program, home: home, env: environment(home), server: s}
 }
 
-// pinnedPath is where a client lies at the version that its module pins: the one that is required for the tool.
+// pinnedPath returns the path of a client at the version that its module requires.
 func pinnedPath(t *testing.T, client string) string {
 	t.Helper()
-	cache := cmp.Or(os.Getenv("XDG_CACHE_HOME"), filepath.Join(os.Getenv("HOME"), ".cache")) // on any system, as the script does
+	cache := cmp.Or(os.Getenv("XDG_CACHE_HOME"), filepath.Join(os.Getenv("HOME"), ".cache")) // on every system, like the script
 	var tool string
 	for line := range strings.Lines(string(read(t, filepath.Join(shared.root, "tools/clients", client, "go.mod")))) {
 		fields := strings.Fields(line)
@@ -52,7 +52,7 @@ func pinnedPath(t *testing.T, client string) string {
 	return ""
 }
 
-// try runs the client in its home and returns its two outputs.
+// try runs the client in its home directory and returns its standard output and standard error.
 func (p *pinned) try(t *testing.T, arguments ...string) (answer, complaints string, err error) {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), p.program, arguments...)
@@ -63,7 +63,7 @@ func (p *pinned) try(t *testing.T, arguments ...string) (answer, complaints stri
 	return out.String(), problems.String(), err
 }
 
-// must runs the client, which has to succeed, and returns its standard output.
+// must runs the client, fails the test if the client fails, and returns its standard output.
 func (p *pinned) must(t *testing.T, arguments ...string) string {
 	t.Helper()
 	answer, complaints, err := p.try(t, arguments...)
@@ -73,13 +73,13 @@ func (p *pinned) must(t *testing.T, arguments ...string) string {
 	return answer
 }
 
-// line is must for an answer of one line.
+// line is must for an output of one line.
 func (p *pinned) line(t *testing.T, arguments ...string) string {
 	t.Helper()
 	return strings.TrimSpace(p.must(t, arguments...))
 }
 
-// refused demands that the client fails and gives this reason.
+// refused checks that the client fails with this reason.
 func (p *pinned) refused(t *testing.T, reason string, arguments ...string) {
 	t.Helper()
 	answer, complaints, err := p.try(t, arguments...)
@@ -88,14 +88,14 @@ func (p *pinned) refused(t *testing.T, reason string, arguments ...string) {
 	}
 }
 
-// file writes a file into the client's home and returns its name there.
+// file writes a file into the client's home directory and returns its name.
 func (p *pinned) file(t *testing.T, name, text string) string {
 	t.Helper()
 	write(t, filepath.Join(p.home, name), text, 0o600)
 	return name
 }
 
-// read reads a file of the client's home.
+// read reads a file in the client's home directory.
 func (p *pinned) read(t *testing.T, name string) string {
 	t.Helper()
 	return string(read(t, filepath.Join(p.home, name)))
@@ -118,7 +118,7 @@ func (s *server) manifestIn(t *testing.T, repository, digest string) object {
 	return found.Results[0]
 }
 
-// rawManifest reads a manifest by tag or digest as it is served.
+// rawManifest reads the bytes of a manifest by tag or digest.
 func (s *server) rawManifest(t *testing.T, repository, reference string) string {
 	t.Helper()
 	status, _, manifest := s.do(t, http.MethodGet, "/v2/"+repository+"/manifests/"+reference, http.Header{"Accept": {"*/*"}}, nil)

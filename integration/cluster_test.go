@@ -14,7 +14,7 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 )
 
-// redisServer is a redis-server of one test, without persistence.
+// redisServer is a redis-server for one test, without persistence.
 type redisServer struct {
 	address string
 	dir     string
@@ -55,23 +55,23 @@ func (r *redisServer) kill() {
 	_ = r.cmd.Wait()
 }
 
-// cluster is several processes on one PostgreSQL, one Redis and one storage directory.
+// cluster has several processes that share a PostgreSQL database, a Redis and a storage directory.
 type cluster struct {
 	redis    *redisServer
-	database string // its URL
+	database string // URL
 	servers  []*server
-	env      []string // of all of them
+	env      []string // of all processes
 	workers  []*process.Server
 	started  int
 }
 
-// startCluster starts two servers that run no tasks, and workers.
+// startCluster starts two servers that run no tasks, and a number of workers.
 func startCluster(t *testing.T, workers int, env ...string) *cluster {
 	t.Helper()
 	return startClusterOn(t, pgtest.Database(t), workers, env...)
 }
 
-// startClusterOn is startCluster on a given database.
+// startClusterOn is startCluster with a given database.
 func startClusterOn(t *testing.T, database string, workers int, env ...string) *cluster {
 	t.Helper()
 	c := &cluster{redis: startRedis(t), database: database}
@@ -92,7 +92,7 @@ func startClusterOn(t *testing.T, database string, workers int, env ...string) *
 	return c
 }
 
-// run runs a verb of the product on the cluster's stores.
+// run runs a command of Countersign with the cluster's settings.
 func (c *cluster) run(t *testing.T, arguments ...string) string {
 	t.Helper()
 	binary, err := shared.binary()
@@ -103,7 +103,7 @@ func (c *cluster) run(t *testing.T, arguments ...string) string {
 	return must(t, environment(dir, append(c.env, "COUNTERSIGN_DATA="+dir)...), binary, arguments...)
 }
 
-// addWorker starts a worker, which its database knows as worker1, worker2 and so on.
+// addWorker starts a worker. The names of workers are worker1, worker2 and so on.
 func (c *cluster) addWorker(t *testing.T) {
 	t.Helper()
 	binary, err := shared.binary()
@@ -129,7 +129,8 @@ func (c *cluster) addWorker(t *testing.T) {
 	})
 }
 
-// TestTwoServersOnOneDatabase pushes to one repository through two servers at once, and begins uploads at one and ends them at the other.
+// TestTwoServersOnOneDatabase pushes to one repository through two servers at the same time, and starts uploads at one server and
+// finishes them at the other.
 func TestTwoServersOnOneDatabase(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, 0)
@@ -159,10 +160,10 @@ func TestTwoServersOnOneDatabase(t *testing.T) {
 	countsMatchLists(t, two.api, latest)
 	for n := range images {
 		for i, image := range images[n] {
-			c.servers[(n+i+1)%2].isServed(t, "both/app", image) // by the other
+			c.servers[(n+i+1)%2].isServed(t, "both/app", image) // by the other server
 		}
 	}
-	// An upload goes from one to the other with every request.
+	// Each request of this upload goes to the other server.
 	for _, size := range []int{1_000, 200_000} {
 		content := []byte(strings.Repeat("x", size))
 		_, header, _ := one.do(t, http.MethodPost, "/v2/both/app/blobs/uploads/", nil, nil)

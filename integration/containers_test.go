@@ -8,18 +8,18 @@ import (
 	"testing"
 )
 
-// containers is one user of podman, buildah and skopeo: a home, credentials and image storage of their own, so that nothing of the
-// machine's configuration is read or changed.
+// containers is a user of podman, buildah and skopeo with a separate home directory, credentials and image storage, so that the
+// machine's configuration is neither read nor changed.
 type containers struct {
 	home   string
-	open   string // policy file that accepts all
+	open   string // policy file that accepts everything
 	server *server
 }
 
-// newContainers makes a user who has not logged in.
+// newContainers creates a user without a login.
 func newContainers(t *testing.T, s *server) *containers {
 	t.Helper()
-	// podman takes no run directory whose path is longer than 50 characters.
+	// podman refuses run directories whose path is longer than 50 characters.
 	home, err := os.MkdirTemp(shared.dir, "user") //nolint:usetesting // for the reason above
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +36,7 @@ func newContainers(t *testing.T, s *server) *containers {
 	return c
 }
 
-// asAdmin makes a user who has the server's admin password in the file that podman login writes.
+// asAdmin creates a user with the server's admin password in the file that podman login writes.
 func asAdmin(t *testing.T, s *server) *containers {
 	t.Helper()
 	c := newContainers(t, s)
@@ -70,7 +70,7 @@ func (c *containers) buildah(t *testing.T, arguments ...string) string {
 	}, arguments...)...)
 }
 
-// podmanPush brings an OCI layout into podman's storage and pushes it under name:tag.
+// podmanPush loads an OCI layout into podman's storage and pushes it as name:tag.
 func (c *containers) podmanPush(t *testing.T, oci, reference string, options ...string) {
 	t.Helper()
 	said, err := c.podman(t, nil, "pull", "--quiet", "--signature-policy", c.open, oci)
@@ -89,7 +89,7 @@ func (c *containers) podmanPushID(t *testing.T, env []string, id, reference stri
 	}
 }
 
-// podmanPull pulls name:tag under a policy, as somebody who has not logged in and in whose storage nothing lies yet.
+// podmanPull pulls name:tag under a policy, without credentials and into an empty storage.
 func (c *containers) podmanPull(t *testing.T, policy, reference string, options ...string) (string, error) {
 	t.Helper()
 	fresh := newContainers(t, c.server)
@@ -97,7 +97,7 @@ func (c *containers) podmanPull(t *testing.T, policy, reference string, options 
 	return fresh.podman(t, nil, append(arguments, c.server.host+"/"+reference)...)
 }
 
-// push copies an OCI layout to name:tag with skopeo, all that an index names with it.
+// push copies an OCI layout to name:tag with skopeo, including all images of an index.
 func (c *containers) push(t *testing.T, oci, reference string, options ...string) {
 	t.Helper()
 	need(t, "skopeo")
@@ -105,7 +105,7 @@ func (c *containers) push(t *testing.T, oci, reference string, options ...string
 	must(t, c.env(), "skopeo", append(arguments, oci, "docker://"+c.server.host+"/"+reference)...)
 }
 
-// pull copies name:tag to a directory with skopeo under a policy; options are skopeo's own, such as --override-arch.
+// pull copies name:tag to a directory with skopeo under a policy. The options are those of skopeo, such as --override-arch.
 func (c *containers) pull(t *testing.T, policy, reference string, options ...string) (string, error) {
 	t.Helper()
 	need(t, "skopeo")
@@ -114,7 +114,7 @@ func (c *containers) pull(t *testing.T, policy, reference string, options ...str
 	return output(t, c.env(), "skopeo", arguments...)
 }
 
-// signedBy writes a policy that takes images of this server only with a signature by the key, and nothing else from anywhere.
+// signedBy writes a policy that accepts only images of this server with a signature by the key.
 func (c *containers) signedBy(t *testing.T, k *key) string {
 	t.Helper()
 	reject := []object{{"type": "reject"}}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// moments is a source of random moments to kill a server at; its seed is printed, and COUNTERSIGN_TEST_SEED repeats it.
+// moments returns a source of random times at which to kill a server. Its seed is logged; COUNTERSIGN_TEST_SEED sets it.
 func moments(t *testing.T) *rand.Rand {
 	t.Helper()
 	seed := rand.Uint64()
@@ -21,7 +21,7 @@ func moments(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, seed))
 }
 
-// kills is how often a crash test kills the server.
+// kills returns the number of times that a crash test kills the server.
 func kills() int {
 	if soaking() {
 		return 200
@@ -29,8 +29,8 @@ func kills() int {
 	return 10
 }
 
-// TestCrashWhilePushing kills the server at random moments while eight clients push. After each restart, every push that was
-// acknowledged is there in full, and no version is missing or half made.
+// TestCrashWhilePushing kills the server at random times while eight clients push. After each restart, every acknowledged push is
+// complete, and no version is missing or incomplete.
 func TestCrashWhilePushing(t *testing.T) {
 	const clients, repository = 8, "crash/app"
 	s := startServer(t)
@@ -44,7 +44,7 @@ func TestCrashWhilePushing(t *testing.T) {
 				for n := 0; ; n++ {
 					tag := fmt.Sprintf("r%d-c%d-n%d", round, client, n)
 					image, err := s.pushTiny(t, repository, tag, tag)
-					if err != nil { // the server is gone
+					if err != nil { // the server was killed
 						return
 					}
 					done[client] = append(done[client], image)
@@ -83,18 +83,18 @@ func TestCrashWhilePushing(t *testing.T) {
 	t.Logf("%d acknowledged pushes, %d kills, %d tags", len(all), kills(), have)
 }
 
-// TestCrashWhileSigning kills the server at random moments of a sign task. After the restart the task is taken up again and completes,
-// with one version that holds one signature for each tag, made once.
+// TestCrashWhileSigning kills the server at random times during a sign task. After the restart the task runs again and completes with
+// one version, which has exactly one signature for each tag.
 func TestCrashWhileSigning(t *testing.T) {
 	trusted := keyNamed(t, "trusted")
 	s := startServer(t)
 	service := s.addService(t, "crash", trusted, "")
 	random := moments(t)
-	unfinished := 0 // tasks that the server which came back found not ended
+	unfinished := 0 // tasks that had not ended when the server started again
 	for round := range kills() {
 		name := fmt.Sprintf("crash/signed-%d", round)
 		const tags = 6
-		images := map[string]string{} // tag to digest; the first two tags name one manifest
+		images := map[string]string{} // tag to digest; the first two tags have the same manifest
 		for n := range tags {
 			tag := fmt.Sprintf("n%d", n)
 			image, err := s.pushTiny(t, name, tag, fmt.Sprintf("%s %d", name, max(n, 1)))
@@ -128,7 +128,7 @@ func TestCrashWhileSigning(t *testing.T) {
 	t.Logf("%d kills, %d of them before the task had ended", kills(), unfinished)
 }
 
-// checkSignedOnce demands exactly one signature by the key for each tag and the manifest that it names.
+// checkSignedOnce checks that the manifest of each tag has exactly one signature by the key.
 func checkSignedOnce(t *testing.T, s *server, k *key, name string, images map[string]string) {
 	t.Helper()
 	type made struct{ digest, reference string }

@@ -32,8 +32,8 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 )
 
-// TestSystemdUnits holds the units to what systemd itself says of them: nothing to complain of, and little exposure. What they forbid is
-// not put into force here, for that needs a running systemd.
+// TestSystemdUnits checks the units with systemd-analyze: no errors, and a low exposure level. Their restrictions are not applied
+// here, because that requires a running systemd.
 func TestSystemdUnits(t *testing.T) {
 	t.Parallel()
 	need(t, "systemd-analyze")
@@ -41,14 +41,14 @@ func TestSystemdUnits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// In tenths of systemd's exposure level, whose worst is 10.0 and whose "OK" ends at 4.9.
+	// In tenths of systemd's exposure level, which is at most 10.0, and "OK" up to 4.9.
 	const threshold = "--threshold=30"
 	for _, name := range []string{"countersign.service", "countersign-worker.service"} {
 		unit, err := os.ReadFile(filepath.Join(shared.root, "deploy/systemd", name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The program has to be where the unit says.
+		// The program must exist at the path in the unit.
 		const installed = "/usr/local/bin/countersign "
 		if !strings.Contains(string(unit), "ExecStart="+installed) {
 			t.Fatalf("%s does not start %s", name, installed)
@@ -64,9 +64,9 @@ func TestSystemdUnits(t *testing.T) {
 	}
 }
 
-// authority makes certificates for localhost, as a certificate authority of one test does.
+// authority is a certificate authority for one test. It issues certificates for localhost.
 type authority struct {
-	dir  string // holds ca.crt, as skopeo wants its --cert-dir, and nothing else
+	dir  string // contains only ca.crt, as a --cert-dir of skopeo
 	pool *x509.CertPool
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -96,7 +96,7 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// issue writes a certificate for localhost and its key, and returns the two files.
+// issue writes a certificate for localhost and its key, and returns the paths of the two files.
 func (a *authority) issue(t *testing.T) (certificate, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -124,7 +124,7 @@ func pemFile(t *testing.T, path, kind string, der []byte) string {
 	return write(t, path, string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})), 0o600)
 }
 
-// changed reads a file of deploy/ and replaces what a site changes: each text has to be there, once.
+// changed reads a file of deploy/ and replaces texts, each of which must occur exactly once.
 func changed(t *testing.T, file string, pairs ...string) string {
 	t.Helper()
 	read, err := os.ReadFile(filepath.Join(shared.root, "deploy", file))
@@ -141,9 +141,8 @@ func changed(t *testing.T, file string, pairs ...string) string {
 	return text
 }
 
-// startNginx starts nginx with the site of deploy/nginx, which listens on this address and passes on to that server; its complaints go to
-// the file that is returned.
-// More pairs of texts change the site further.
+// startNginx starts nginx with the site of deploy/nginx, which listens on an address and forwards to a server. Additional pairs of
+// texts change the site. It returns the path of the error log.
 func startNginx(t *testing.T, ca *authority, listen, backend string, pairs ...string) (complaints string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -185,8 +184,8 @@ http {
 	return complaints
 }
 
-// TestNginxInFront pushes, signs and pulls an image with layers of some megabytes over TLS, through the nginx site that deploy/ has: tokens
-// come from the https address, signatures name its host, and nginx buffers nothing on its disk.
+// TestNginxInFront pushes, signs and pulls an image with layers of some megabytes over TLS, through the nginx site of deploy/: tokens
+// come from the https address, signatures contain its host, and nginx buffers nothing on its disk.
 func TestNginxInFront(t *testing.T) {
 	t.Parallel()
 	need(t, "nginx", "skopeo")
@@ -201,7 +200,7 @@ func TestNginxInFront(t *testing.T) {
 	s := startServer(t, "COUNTERSIGN_PUBLIC_URL=https://localhost:"+port)
 	ca := newAuthority(t)
 	complaints := startNginx(t, ca, listen, strings.Replace(s.host, "localhost", "127.0.0.1", 1))
-	s.host = "localhost:" + port // for the registry's clients; the REST API is asked at the server itself
+	s.host = "localhost:" + port // for the registry's clients; REST requests go directly to the server
 
 	over := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.pool}}, Timeout: time.Minute}
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+s.host+"/v2/tls/app/blobs/uploads/", nil)
@@ -248,8 +247,8 @@ func TestNginxInFront(t *testing.T) {
 	}
 }
 
-// TestNginxTellsClientsApart proves with real nginx that failed logins count against the client that makes them, whatever X-Forwarded-For it sends, that
-// the log has the client's address, and that nginx itself bounds the rate of requests with a password.
+// TestNginxTellsClientsApart checks with a real nginx that failed logins count against the client that makes them, regardless of the
+// X-Forwarded-For that it sends, that the log has the client's address, and that nginx limits the rate of requests with a password.
 func TestNginxTellsClientsApart(t *testing.T) {
 	t.Parallel()
 	need(t, "nginx")
@@ -316,7 +315,7 @@ func TestNginxTellsClientsApart(t *testing.T) {
 	}
 }
 
-// composed is what the test reads of a compose file.
+// composed has the parts of a compose file that the test reads.
 type composed struct {
 	Services map[string]struct {
 		Image       string
@@ -328,7 +327,8 @@ type composed struct {
 	}
 }
 
-// readCompose has docker-compose check deploy/compose.yaml and resolve its variables and anchors. Without a value for each secret it must refuse.
+// readCompose checks deploy/compose.yaml with docker-compose, which resolves variables and anchors. It must fail without a value for
+// each secret.
 func readCompose(t *testing.T, env ...string) composed {
 	t.Helper()
 	command := []string{"docker-compose"}
@@ -354,9 +354,9 @@ func readCompose(t *testing.T, env ...string) composed {
 	return c
 }
 
-// TestCompose checks the compose file with docker-compose, and runs what it says without containers, as no registry can be reached for the
-// images: migrate, serve and worker start with its commands and its environment, on a PostgreSQL and a Redis of the test, and the health
-// check of the server finds it healthy, and nobody when it is gone.
+// TestCompose checks the compose file with docker-compose and runs its commands without containers, because no registry with the
+// images is reachable: migrate, serve and worker run with its commands and environment, on a PostgreSQL and a Redis of the test. The
+// health check of the server succeeds while it runs, and fails afterwards.
 func TestCompose(t *testing.T) {
 	t.Parallel()
 	need(t, "bash")
@@ -430,7 +430,7 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// builder is buildah with storage of its own below dir. It needs root here, for chroot.
+// builder is buildah with a separate storage in dir. It requires root, for chroot.
 type builder struct {
 	dir    string
 	policy string
@@ -451,7 +451,7 @@ func (b builder) run(t *testing.T, arguments ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// standIn makes an image that stands for one with Go in it: a root whose /usr, modules and build cache are this machine's, mounted when it
+// standIn creates an image that replaces one with Go: an empty root, with this machine's /usr, modules and build cache mounted when it
 // runs. It returns the image's name and the mounts.
 func (b builder) standIn(t *testing.T) (name string, mounts []string) {
 	t.Helper()
@@ -480,8 +480,8 @@ func (b builder) standIn(t *testing.T) (name string, mounts []string) {
 	}
 }
 
-// TestContainerfile builds the image static with buildah and serves with what is in it, as its user, in its root. As no registry can be
-// counted on, a stand-in takes the place of the image with Go. Not checked is the image full: its base, and the packages that it installs.
+// TestContainerfile builds the image static with buildah, and runs its server in its root as its user. A stand-in replaces the image
+// with Go, because no registry may be reachable. The image full is not tested: its base and its packages.
 func TestContainerfile(t *testing.T) {
 	t.Parallel()
 	need(t, "buildah", "chroot")

@@ -14,7 +14,7 @@ import (
 	"github.com/countersign/countersign/integration/process"
 )
 
-// dockerDaemon is a dockerd of our own: no bridge, no iptables, its own directories and socket. It only moves images.
+// dockerDaemon is a dockerd for the tests, without bridge and iptables, with separate directories and socket. It only transfers images.
 type dockerDaemon struct {
 	dir    string
 	socket string
@@ -42,7 +42,7 @@ func startDocker(ctx context.Context, dir string) (*dockerDaemon, error) {
 		return nil, err
 	}
 	go func() {
-		_ = d.cmd.Wait() // how it ended is in its log
+		_ = d.cmd.Wait() // its log has the reason
 		close(d.ended)
 	}()
 	ctx, cancel := context.WithTimeout(ctx, process.Patience)
@@ -64,7 +64,7 @@ func startDocker(ctx context.Context, dir string) (*dockerDaemon, error) {
 	}
 }
 
-// stop ends the daemon by its process id.
+// stop stops the daemon by its process id.
 func (d *dockerDaemon) stop() {
 	_ = d.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
 	select {
@@ -80,13 +80,13 @@ func lastLine(text string) string {
 	return lines[len(lines)-1]
 }
 
-// dockerUser is one user of docker, with credentials of their own.
+// dockerUser is a user of docker with separate credentials.
 type dockerUser struct {
 	daemon *dockerDaemon
 	home   string
 }
 
-// newDockerUser starts the daemon with the first test that asks; it skips the test where no daemon can run.
+// newDockerUser creates a user. It starts the daemon in the first test that needs it, and skips the test if no daemon can run.
 func newDockerUser(t *testing.T) *dockerUser {
 	t.Helper()
 	need(t, "docker", "dockerd")

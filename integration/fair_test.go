@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// stalledRegistry is a registry whose list of tags never comes to its end. asked gets a value for each request of one.
+// stalledRegistry is a registry whose tag lists never end. The channel asked gets a value for each request of a tag list.
 func stalledRegistry(t *testing.T) (url string, asked <-chan struct{}) {
 	t.Helper()
 	began, ended := make(chan struct{}, 100), make(chan struct{})
@@ -38,7 +38,7 @@ func stalledRegistry(t *testing.T) (url string, asked <-chan struct{}) {
 	return r.URL, began
 }
 
-// stallSync starts a sync from a stalled registry and returns its task and its repository.
+// stallSync starts a sync from a stalled registry and returns its task and repository.
 func (a api) stallSync(t *testing.T, registry, name string) (task, repository string) {
 	t.Helper()
 	remote := a.make(t, remotes, object{"name": name, "url": registry, "upstream_name": "library/app"})
@@ -55,7 +55,7 @@ func waitFor(t *testing.T, what string, asked <-chan struct{}) {
 	}
 }
 
-// TestStalledSyncsLeaveRoomToSign stalls more syncs than a process has workers, of one namespace and of several; a signature is made all the same.
+// TestStalledSyncsLeaveRoomToSign stalls more syncs than a process has workers, in one namespace and in several: a sign task still runs.
 func TestStalledSyncsLeaveRoomToSign(t *testing.T) {
 	t.Parallel()
 	for _, workers := range []int{1, 2} {
@@ -70,7 +70,7 @@ func TestStalledSyncsLeaveRoomToSign(t *testing.T) {
 					syncs = append(syncs, sync)
 				}
 			}
-			for range workers + 1 { // as many as run at a time
+			for range workers + 1 { // more than run at a time
 				waitFor(t, "the syncs do not begin", asked)
 			}
 			service := text(s.list(t, apiRoot+"signing-services/").Results[0]["pulp_href"])
@@ -91,7 +91,8 @@ func TestStalledSyncsLeaveRoomToSign(t *testing.T) {
 	}
 }
 
-// TestTasksEndWithTheirAccount deletes an account while one of its tasks runs and another waits behind that. Both fail with the reason, and only administrators see them.
+// TestTasksEndWithTheirAccount deletes an account while one of its tasks runs and another waits for it. Both fail with the reason, and
+// only administrators see them.
 func TestTasksEndWithTheirAccount(t *testing.T) {
 	t.Parallel()
 	need(t, "sqlite3")

@@ -17,18 +17,18 @@ import (
 	"github.com/countersign/countersign/integration/process"
 )
 
-// faultProxy stands between the product and its upstream, on loopback, and does to requests what networks and overloaded registries do.
+// faultProxy is a proxy between Countersign and its upstream. It injects the faults of networks and overloaded registries.
 type faultProxy struct {
 	address string
 	pass    http.Handler
 
 	mu     sync.Mutex
 	rule   rule
-	healed chan struct{} // closed by heal: ends what hangs
+	healed chan struct{} // closed by heal: ends requests that hang
 	server *http.Server  // nil while connections are refused
 }
 
-// rule says what is done to a request; nil lets it through.
+// rule returns the fault for a request; nil forwards the request.
 type rule func(r *http.Request) http.HandlerFunc
 
 func newFaultProxy(t *testing.T, p *upstreamPeer) *faultProxy {
@@ -42,7 +42,7 @@ func newFaultProxy(t *testing.T, p *upstreamPeer) *faultProxy {
 	f.pass = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
-			r.Out.Host = r.In.Host // uploads are then where they were asked for
+			r.Out.Host = r.In.Host // so that the Location of uploads is that of the proxy
 		},
 		FlushInterval: -1,
 		ErrorHandler:  func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
@@ -56,7 +56,7 @@ func newFaultProxy(t *testing.T, p *upstreamPeer) *faultProxy {
 	return f
 }
 
-// inFront starts the product with the proxy as its upstream.
+// inFront starts Countersign with the proxy as its upstream.
 func (f *faultProxy) inFront(t *testing.T, env ...string) *server {
 	t.Helper()
 	return startServer(t, append([]string{"COUNTERSIGN_UPSTREAM_URL=http://" + f.address}, env...)...)
@@ -72,28 +72,28 @@ func (f *faultProxy) listen(t *testing.T) {
 	f.mu.Lock()
 	f.server = server
 	f.mu.Unlock()
-	go func() { _ = server.Serve(listener) }() // ends with Close
+	go func() { _ = server.Serve(listener) }() // returns after Close
 }
 
-// refuse cuts all connections and takes no more.
+// refuse closes all connections and accepts no new ones.
 func (f *faultProxy) refuse() {
 	f.mu.Lock()
 	server := f.server
 	f.server = nil
 	f.mu.Unlock()
 	if server != nil {
-		_ = server.Close() // what it cuts is meant to be cut
+		_ = server.Close() // errors of open connections are expected
 	}
 }
 
-// set makes a rule that holds until the next one.
+// set replaces the rule.
 func (f *faultProxy) set(r rule) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.rule = r
 }
 
-// heal lets everything through again, ends what hangs, and takes connections; t is nil at the end of a test.
+// heal forwards all requests again, ends requests that hang, and accepts connections. t is nil at the end of a test.
 func (f *faultProxy) heal(t *testing.T) {
 	f.mu.Lock()
 	f.rule = nil
@@ -120,10 +120,10 @@ func (f *faultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.pass.ServeHTTP(w, r)
 }
 
-// always does one thing to all requests.
+// always applies a fault to all requests.
 func always(do http.HandlerFunc) rule { return func(*http.Request) http.HandlerFunc { return do } }
 
-// when does one thing to some requests.
+// when applies a fault to some requests.
 func when(which func(*http.Request) bool, do http.HandlerFunc) rule {
 	return func(r *http.Request) http.HandlerFunc {
 		if which(r) {
@@ -133,7 +133,7 @@ func when(which func(*http.Request) bool, do http.HandlerFunc) rule {
 	}
 }
 
-// once does it to the first of them, and tells.
+// once applies a fault to the first matching request, and reports it.
 func once(which func(*http.Request) bool, do http.HandlerFunc) (rule, <-chan struct{}) {
 	var first sync.Once
 	met := make(chan struct{})
@@ -145,7 +145,7 @@ func once(which func(*http.Request) bool, do http.HandlerFunc) (rule, <-chan str
 	}, met
 }
 
-// says answers with a status, as an overloaded or full registry does.
+// says answers with a status, like an overloaded or full registry.
 func says(status int, retryAfter string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -157,7 +157,7 @@ func says(status int, retryAfter string) http.HandlerFunc {
 	}
 }
 
-// hang reads nothing and answers nothing until the proxy is healed.
+// hang neither reads nor answers until the proxy is healed.
 func (f *faultProxy) hang(_ http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	healed := f.healed
@@ -169,7 +169,7 @@ func (f *faultProxy) hang(_ http.ResponseWriter, r *http.Request) {
 	panic(http.ErrAbortHandler)
 }
 
-// slow waits before it lets a request through.
+// slow delays a request.
 func (f *faultProxy) slow(wait time.Duration) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		select {
@@ -180,7 +180,8 @@ func (f *faultProxy) slow(wait time.Duration) http.HandlerFunc {
 	}
 }
 
-// answerLost lets a request through and loses its answer: done is closed when the upstream has it, and nothing comes until the proxy is healed.
+// answerLost forwards a request and loses its answer: done is closed after the upstream has answered, and the client gets nothing until
+// the proxy is healed.
 func (f *faultProxy) answerLost(done chan<- struct{}) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		f.pass.ServeHTTP(&deaf{header: http.Header{}}, r)
@@ -189,14 +190,14 @@ func (f *faultProxy) answerLost(done chan<- struct{}) http.HandlerFunc {
 	}
 }
 
-// deaf takes an answer and forgets it.
+// deaf discards an answer.
 type deaf struct{ header http.Header }
 
 func (d *deaf) Header() http.Header       { return d.header }
 func (*deaf) Write(b []byte) (int, error) { return len(b), nil }
 func (*deaf) WriteHeader(int)             {}
 
-// late hangs up on a request, and sends it to the upstream when arrive is closed; arrived is closed after that.
+// late closes the connection of a request, and forwards the request when arrive is closed; then it closes arrived.
 func (f *faultProxy) late(t *testing.T, arrive <-chan struct{}, arrived chan<- struct{}) http.HandlerFunc {
 	return func(_ http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -217,7 +218,7 @@ func (f *faultProxy) late(t *testing.T, arrive <-chan struct{}, arrived chan<- s
 	}
 }
 
-// cutAnswer lets so many bytes of an answer's body through and hangs up.
+// cutAnswer forwards a number of bytes of an answer's body and closes the connection.
 func (f *faultProxy) cutAnswer(after int) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { f.pass.ServeHTTP(&scissors{w, after}, r) }
 }
@@ -241,16 +242,16 @@ func (s *scissors) Write(b []byte) (int, error) {
 // Flush implements http.Flusher.
 func (s *scissors) Flush() { _ = http.NewResponseController(s.ResponseWriter).Flush() }
 
-// stallAnswer lets so many bytes of an answer's body through and then nothing, until the proxy is healed.
+// stallAnswer forwards a number of bytes of an answer's body, and then nothing until the proxy is healed.
 func (f *faultProxy) stallAnswer(after int) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		defer f.hang(w, r)
-		defer func() { _ = recover() }() // of the cut
+		defer func() { _ = recover() }() // of http.ErrAbortHandler
 		f.pass.ServeHTTP(&scissors{w, after}, r)
 	}
 }
 
-// cutRequest lets the upstream have so many bytes of a request's body and hangs up on both.
+// cutRequest forwards a number of bytes of a request's body and closes both connections.
 func (f *faultProxy) cutRequest(after int64) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = io.NopCloser(io.MultiReader(io.LimitReader(r.Body, after), failing{}))
@@ -262,7 +263,7 @@ type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, errors.New("cut") }
 
-// What requests are, on their way to the upstream.
+// Kinds of requests to the upstream.
 
 func isUpload(r *http.Request) bool { return strings.Contains(r.URL.Path, "/blobs/uploads/") }
 
@@ -276,7 +277,7 @@ func isManifestPut(r *http.Request) bool {
 	return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/sha256:")
 }
 
-// isTagPut is a tag's write, by the outbox.
+// isTagPut matches the write of a tag by the outbox.
 func isTagPut(r *http.Request) bool {
 	return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/") && !isManifestPut(r)
 }

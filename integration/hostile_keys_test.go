@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestAScriptThatHangsHoldsUpNobody signs one repository by a script that hangs with its child, and meanwhile pushes into it, and pushes and signs others. The
-// task ends when it is canceled, and both processes with it.
+// TestAScriptThatHangsHoldsUpNobody signs one repository with a script that hangs together with a child process. Meanwhile it pushes to
+// this repository, and pushes and signs others. A cancel ends the task and both processes.
 //
 // See hostile-inputs.md#script-hangs.
 func TestAScriptThatHangsHoldsUpNobody(t *testing.T) {
@@ -73,7 +73,7 @@ while :; do wait; done
 	}
 }
 
-// TestForeignHostsAreNotSigned asks for signatures in the name of other hosts, with every header that tells one: what is signed names the host of the configuration.
+// TestForeignHostsAreNotSigned sends sign requests with other hosts in every header that has one: signatures contain the configured host.
 //
 // See hostile-inputs.md#foreign-host-headers.
 func TestForeignHostsAreNotSigned(t *testing.T) {
@@ -122,7 +122,8 @@ func TestForeignHostsAreNotSigned(t *testing.T) {
 	}
 }
 
-// TestScriptsSeeNoSecretOfTheServer has a script keep all that it is told, by the server as by its command line, and sign.
+// TestScriptsSeeNoSecretOfTheServer runs a script that records its environment, arguments and open files, called by the server and by
+// the command line.
 //
 // See hostile-inputs.md#script-environment.
 func TestScriptsSeeNoSecretOfTheServer(t *testing.T) {

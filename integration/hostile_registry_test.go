@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// pushIndex pushes an index of manifests under a tag, or by digest when there is none, and returns what describes it.
+// pushIndex pushes an index of manifests under a tag, or by digest if the tag is empty, and returns its descriptor.
 func (s *server) pushIndex(t *testing.T, repository, tag string, children ...descriptor) descriptor {
 	t.Helper()
 	const ociIndex = "application/vnd.oci.image.index.v1+json"
@@ -29,8 +29,8 @@ func (s *server) pushIndex(t *testing.T, repository, tag string, children ...des
 	return d
 }
 
-// TestSigningWideAndDeepIndexes signs indexes that nest 1,000 deep, that meet again at every level, so that there are 2^100 ways to the one image, and that name
-// thousands of manifests that are not there. Each image is signed once for each tag.
+// TestSigningWideAndDeepIndexes signs three kinds of indexes: nested 1,000 deep; with two indexes per level that share their children, so
+// that 2^100 paths lead to one image; and with thousands of absent manifests. Each image is signed once for each tag.
 //
 // See hostile-inputs.md#deep-index.
 func TestSigningWideAndDeepIndexes(t *testing.T) {
@@ -50,7 +50,7 @@ func TestSigningWideAndDeepIndexes(t *testing.T) {
 	}
 	s.pushIndex(t, name, "deep", deep)
 	left, right := bottom, bottom
-	for range 100 { // each level names both of the one below
+	for range 100 { // each index lists both indexes of the level below
 		children := []descriptor{left, right}
 		left = s.pushIndex(t, name, "", children...)
 		right = s.pushIndex(t, name, "", append(children, bottom)...)
@@ -71,14 +71,15 @@ func TestSigningWideAndDeepIndexes(t *testing.T) {
 	if served := s.signatures(t, name, image.name); len(served) != 4 {
 		t.Errorf("the image has %d signatures, want 4", len(served))
 	}
-	// Lists too: each of them once for each tag that leads to it.
+	// With lists: each list is signed once for each tag that leads to it.
 	version = s.signed(t, repository, object{"manifest_signing_service": service, "sign_lists": true, "tags_list": []any{"ways", "wide"}})
 	if got, want := count(version, "added", "container.signature"), 201+1; got != want {
 		t.Errorf("%d signatures were made of lists, want %d", got, want)
 	}
 }
 
-// TestHostilePaths sends request targets that clients would have put right to the whole server, where other handlers stand beside the registry: none is led elsewhere.
+// TestHostilePaths sends request targets that clients would normalise to the whole server, which has other handlers beside the registry:
+// none reaches another resource.
 //
 // See hostile-inputs.md#hostile-names.
 func TestHostilePaths(t *testing.T) {
@@ -106,7 +107,7 @@ func TestHostilePaths(t *testing.T) {
 	s.isServed(t, "acme/app", image)
 }
 
-// raw sends a request as admin whose target is exactly this text.
+// raw sends a request as admin with exactly this target.
 func (s *server) raw(t *testing.T, method, target string) (status int, header http.Header, body string) {
 	t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.base.Host)

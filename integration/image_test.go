@@ -19,7 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// image is a tiny OCI image for linux with one layer that holds one file with this text.
+// image returns a tiny OCI image for linux, with one layer that contains one file with this text.
 func image(t *testing.T, architecture, text string) v1.Image {
 	t.Helper()
 	var archive bytes.Buffer
@@ -59,7 +59,7 @@ func image(t *testing.T, architecture, text string) v1.Image {
 	return made
 }
 
-// index is an OCI index of one tiny image for each architecture.
+// index returns an OCI index with a tiny image for each architecture.
 func index(t *testing.T, text string, architectures ...string) v1.ImageIndex {
 	t.Helper()
 	made := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
@@ -75,7 +75,7 @@ func index(t *testing.T, text string, architectures ...string) v1.ImageIndex {
 // ociLayout writes an image or an index as an OCI image layout and returns the reference that skopeo, podman and buildah read.
 func ociLayout(t *testing.T, content mutate.Appendable) string {
 	t.Helper()
-	// podman makes a name of the path, so it must not hold the test's name with its capitals. TestMain removes it.
+	// podman derives a name from the path, so the path must not contain the test's name, which has capitals. TestMain removes it.
 	dir, err := os.MkdirTemp(shared.dir, "oci") //nolint:usetesting // for the reason above
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +99,7 @@ func ociLayout(t *testing.T, content mutate.Appendable) string {
 	return "oci:" + dir + ":v1"
 }
 
-// dockerArchive writes an image as docker load reads it.
+// dockerArchive writes an image in the format of docker load.
 func dockerArchive(t *testing.T, content v1.Image, reference string) string {
 	t.Helper()
 	tag, err := name.NewTag(reference, name.Insecure)
@@ -113,7 +113,7 @@ func dockerArchive(t *testing.T, content v1.Image, reference string) string {
 	return path
 }
 
-// digestOf is the digest of an image's or index's manifest.
+// digestOf returns the digest of the manifest of an image or index.
 func digestOf(t *testing.T, content interface{ Digest() (v1.Hash, error) }) string {
 	t.Helper()
 	hash, err := content.Digest()

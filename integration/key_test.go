@@ -12,16 +12,16 @@ import (
 	"testing"
 )
 
-// key is a throw-away OpenPGP key pair in a GnuPG home of its own.
+// key is an OpenPGP key pair for the tests, in a separate GnuPG home.
 type key struct {
-	home        string // GNUPGHOME; short, because a socket lies in it
+	home        string // GNUPGHOME; short, because it contains a socket
 	fingerprint string // 40 hex digits, upper case
 	id          string // the last 16 of them
 	mail        string
 	public      string // file with the armoured public key
 }
 
-// keyNamed returns one of the keys that the tests share: "trusted", or "stranger" whom no policy knows.
+// keyNamed returns one of the shared keys: "trusted", or "stranger", which is in no policy.
 func keyNamed(t *testing.T, name string) *key {
 	t.Helper()
 	need(t, "gpg", "gpgconf", "gpg-agent")
@@ -70,20 +70,20 @@ func (k *key) gpg(ctx context.Context, arguments ...string) (string, error) {
 	return string(out), nil
 }
 
-// env names the key's home to gpg, to skopeo and to podman.
+// env returns the variables with which gpg, skopeo and podman use the key's home.
 func (k *key) env() string { return "GNUPGHOME=" + k.home }
 
-// endAgent ends the agent that gpg started for a home, if there is one.
+// endAgent stops the gpg-agent of a home, if there is one.
 func endAgent(home string) {
 	if _, err := os.Stat(home); err != nil {
 		return
 	}
 	command := exec.Command("gpgconf", "--homedir", home, "--kill", "gpg-agent")
-	// An agent that is gone already, or stays until its home vanishes, harms nobody.
+	// Errors do not matter: the agent may have ended, or ends when its home is deleted.
 	_ = command.Run()
 }
 
-// claim is what a signature says: the payload of an atomic container signature.
+// claim is the payload of an atomic container signature.
 type claim struct {
 	Critical struct {
 		Type  string `json:"type"`
@@ -96,7 +96,7 @@ type claim struct {
 	} `json:"critical"`
 }
 
-// claimOf has gpg check a signature by this key and returns what it says.
+// claimOf verifies a signature by this key with gpg and returns its payload.
 func (k *key) claimOf(t *testing.T, signed []byte) claim {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "signature")
@@ -114,7 +114,7 @@ func (k *key) claimOf(t *testing.T, signed []byte) claim {
 	return c
 }
 
-// seedScript is the signing script that Pulp's guide prints, as it stands there.
+// seedScript is the signing script of Pulp's guide, unchanged.
 const seedScript = `#!/usr/bin/env bash
 
 MANIFEST_PATH=$1
@@ -133,7 +133,7 @@ else
 fi
 `
 
-// addService adds a signing service with the seed's command line and returns its href. The script is the seed's when none is given.
+// addService adds a signing service with the command line of Pulp's guide and returns its href. The default script is the guide's.
 func (s *server) addService(t *testing.T, name string, k *key, script string) string {
 	t.Helper()
 	need(t, "skopeo")

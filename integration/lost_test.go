@@ -18,7 +18,8 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// watchTasks has the database note every change of a task's state, and which process made it, from outside the product: it knows each worker by a name (see addWorker).
+// watchTasks adds a trigger to the database that records each change of a task's state and the worker that made it. It knows workers by
+// the names of addWorker.
 func watchTasks(t *testing.T, url string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("pgx", url)
@@ -42,16 +43,16 @@ func watchTasks(t *testing.T, url string) *sql.DB {
 	return db
 }
 
-// seenTask is what the database has seen of a task so far.
+// seenTask is the recorded state of a task.
 type seenTask struct {
 	seq, attempt int64
 	state        string
-	holder       string // the process that began the attempt
+	holder       string // the worker that started the attempt
 }
 
-// checkSeen sees that what the database noted is what the queue promises: each attempt is the next one, is ended by the process that began it, and
-// nothing comes after the end; the tasks of a repository follow each other in order, and all have completed. It returns how many there were, and how
-// many attempts.
+// checkSeen checks the recorded changes against the guarantees of the queue: attempts are numbered in order, each is ended by the worker
+// that started it, and nothing follows the end; the tasks of a repository run in order, and all have completed. It returns the number
+// of tasks and of attempts.
 func checkSeen(t *testing.T, db *sql.DB) (completed, attempts int) {
 	t.Helper()
 	rows, err := db.QueryContext(t.Context(), `SELECT task, seq, repository, attempt, state, writer FROM seen ORDER BY n`)
@@ -110,7 +111,7 @@ func checkSeen(t *testing.T, db *sql.DB) (completed, attempts int) {
 	return completed, attempts
 }
 
-// onceSigned sees that each image of a repository has one signature by a key for each tag, and no other.
+// onceSigned checks that each image of a repository has exactly one signature by a key for each tag, and no others.
 func onceSigned(t *testing.T, s *server, public signing.PublicKey, name string, images map[string]string) {
 	t.Helper()
 	have := map[string]int{}
@@ -152,7 +153,7 @@ func publicKey(t *testing.T, k *key) signing.PublicKey {
 	return public
 }
 
-// again tries until it works; what is down comes back.
+// again retries until it succeeds, because stores that are down come back.
 func again(t *testing.T, what string, try func() error) {
 	for began := time.Now(); ; {
 		err := try()
@@ -167,7 +168,7 @@ func again(t *testing.T, what string, try func() error) {
 	}
 }
 
-// trySign asks for a sign task.
+// trySign starts a sign task.
 func (a api) trySign(t *testing.T, repository, service string) (string, error) {
 	body, err := json.Marshal(object{"manifest_signing_service": service})
 	if err != nil {
@@ -184,13 +185,13 @@ func (a api) trySign(t *testing.T, repository, service string) (string, error) {
 	return accepted.Task, nil
 }
 
-// disaster is something that happens to a cluster while it works.
+// disaster is a failure that hits a cluster while it works.
 type disaster struct {
 	name   string
 	strike func()
 }
 
-// disasters are what TestNothingIsLost lets happen. Those that strike a worker strike one that has a task at that moment.
+// disasters are the failures of TestNothingIsLost. Those of workers hit a worker with a running task.
 func (c *cluster) disasters(t *testing.T, own pgtest.Own, db *sql.DB) []disaster {
 	return []disaster{
 		{"a worker is killed", func() {
@@ -210,7 +211,7 @@ func (c *cluster) disasters(t *testing.T, own pgtest.Own, db *sql.DB) []disaster
 					var ended bool
 					err := db.QueryRowContext(t.Context(), `SELECT attempt, state = 'completed' FROM task WHERE id = $1`, task).Scan(&now, &ended)
 					taken = now > attempt
-					return err == nil && (taken || ended) // ended by what it had sent before it stood still: then another is looked for
+					return err == nil && (taken || ended) // if it had already sent the end of the task, look for another
 				})
 				signal(t, c.workers[n], syscall.SIGCONT)
 			}
@@ -241,13 +242,13 @@ func (c *cluster) disasters(t *testing.T, own pgtest.Own, db *sql.DB) []disaster
 	}
 }
 
-// stopBusy stops a worker (SIGSTOP) that has a task, as the database sees it, and returns its place, the task and its attempt.
+// stopBusy stops a worker (SIGSTOP) that has a task according to the database, and returns its index, the task and the attempt.
 func (c *cluster) stopBusy(t *testing.T, db *sql.DB) (n int, task string, attempt int64) {
 	t.Helper()
 	for began := time.Now(); time.Since(began) < time.Minute; {
 		for n, w := range c.workers {
 			signal(t, w, syscall.SIGSTOP)
-			time.Sleep(10 * time.Millisecond) // what it has sent is done
+			time.Sleep(10 * time.Millisecond) // lets statements that it has sent take effect
 			err := db.QueryRowContext(t.Context(), `
 				SELECT k.id, k.attempt FROM task k JOIN worker w ON w.id = k.worker_id WHERE k.state = 'running' AND w.name LIKE $1 LIMIT 1`,
 				fmt.Sprintf("%d@%%", w.PID())).Scan(&task, &attempt)
@@ -262,8 +263,8 @@ func (c *cluster) stopBusy(t *testing.T, db *sql.DB) (n int, task string, attemp
 	return 0, "", 0
 }
 
-// TestNothingIsLost has 1,000 tasks (in the long form 10,000) sign 100 repositories on three workers, while one disaster after the other strikes them, Redis and PostgreSQL:
-// each task completes, in order, by the one worker that has it, and each signature is stored once.
+// TestNothingIsLost runs 1,000 sign tasks (10,000 in the long form) on 100 repositories with three workers, while one disaster after
+// another hits workers, Redis and PostgreSQL: each task completes, in order, by one worker, and each signature is stored once.
 func TestNothingIsLost(t *testing.T) {
 	own := pgtest.NewOwn(t)
 	k := keyHome(t)
@@ -318,7 +319,7 @@ func TestNothingIsLost(t *testing.T) {
 				}
 			})
 		}
-		if len(next) == 0 && (n == 0 || soaking()) { // each once, and in the long form again
+		if len(next) == 0 && (n == 0 || soaking()) { // each once, or repeatedly in the long form
 			next = slices.Clone(all)
 			random.Shuffle(len(next), func(i, j int) { next[i], next[j] = next[j], next[i] })
 		}
@@ -342,7 +343,7 @@ func TestNothingIsLost(t *testing.T) {
 	if total != repositories*rounds {
 		t.Errorf("%d tasks, want %d", total, repositories*rounds)
 	}
-	// One whose answer was lost is a task all the same.
+	// A request whose answer was lost may have made a task too.
 	within(t, "no task is left", func() bool {
 		var left int
 		err := db.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM task WHERE finished IS NULL`).Scan(&left)
@@ -364,7 +365,7 @@ func TestNothingIsLost(t *testing.T) {
 	}
 }
 
-// replaceWorker kills a worker and starts another in its place.
+// replaceWorker kills a worker and starts a new one.
 func (c *cluster) replaceWorker(t *testing.T, n int) {
 	t.Helper()
 	c.workers[n].Kill()

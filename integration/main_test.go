@@ -1,7 +1,7 @@
-// Package integration drives the built binary with the clients that people use: podman, docker, skopeo, buildah, gpg and curl.
+// Package integration tests the built binary with common clients: podman, docker, skopeo, buildah, gpg and curl.
 //
-// It knows the product by its command line, its environment and its wire formats only; nothing of the module but integration/process is
-// and the tests' own PostgreSQL (internal/pgtest) is imported. A client that is not installed skips the tests that need it, saying so.
+// It uses only the command line, the environment and the wire formats, and imports hardly more of the module than integration/process and
+// the tests' PostgreSQL (internal/pgtest). If a client is not installed, its tests skip with a message.
 package integration
 
 import (
@@ -18,12 +18,12 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 )
 
-// common is what the tests share: made by the first that needs it, ended by TestMain.
+// common has the objects that tests share. The first test that needs one creates it; TestMain ends it.
 type common struct {
-	dir    string // short, for sockets below it
-	root   string // the module's
+	dir    string // short, because it contains sockets
+	root   string // root of the module
 	binary func() (string, error)
-	peer   func() (string, error) // bare distribution
+	peer   func() (string, error) // the registry distribution
 	suite  func() (string, error) // the OCI conformance suite
 	docker func() (*dockerDaemon, error)
 	keys   map[string]func() (*key, error)
@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// run makes what is shared, runs the tests and ends what they left running.
+// run prepares the shared objects, runs the tests, and stops the remaining processes.
 func run(m *testing.M) (code int, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -58,7 +58,7 @@ func run(m *testing.M) (code int, err error) {
 		dir:  dir,
 		root: root,
 		binary: sync.OnceValues(func() (string, error) {
-			if built := os.Getenv("COUNTERSIGN_TEST_BINARY"); built != "" { // such as a release's
+			if built := os.Getenv("COUNTERSIGN_TEST_BINARY"); built != "" { // for example of a release
 				return built, nil
 			}
 			return process.Build(ctx, dir, ".", buildFlags()...)
@@ -85,8 +85,7 @@ func run(m *testing.M) (code int, err error) {
 	return code, nil
 }
 
-// buildFlags adds the race detector to the server under test where COUNTERSIGN_TEST_RACE asks for it; it makes the server several
-// times slower.
+// buildFlags adds the race detector to the server if COUNTERSIGN_TEST_RACE is set. It makes the server several times slower.
 func buildFlags() []string {
 	if os.Getenv("COUNTERSIGN_TEST_RACE") != "" {
 		return []string{"-race"}
@@ -94,10 +93,10 @@ func buildFlags() []string {
 	return nil
 }
 
-// soaking tells whether the long form of the load and kill tests is asked for.
+// soaking reports whether to run the long form of the load and crash tests.
 func soaking() bool { return os.Getenv("COUNTERSIGN_SOAK") != "" }
 
-// need skips the test when a program is not installed.
+// need skips the test if a program is not installed.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
 	for _, program := range programs {
@@ -107,12 +106,12 @@ func need(t *testing.T, programs ...string) {
 	}
 }
 
-// environment is what a client gets: a path, a home of its own, plain English, and what is added.
+// environment returns the environment of a client: a path, a home directory, the English locale, and additions.
 func environment(home string, added ...string) []string {
 	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "LANG=C.UTF-8", "TMPDIR=" + os.TempDir()}, added...)
 }
 
-// output runs a program to its end and returns what it wrote on both outputs. A failure is the test's to judge.
+// output runs a program and returns its standard output and standard error, and its error.
 func output(t *testing.T, env []string, program string, arguments ...string) (string, error) {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), program, arguments...)
@@ -121,7 +120,7 @@ func output(t *testing.T, env []string, program string, arguments ...string) (st
 	return string(said), err
 }
 
-// must runs a program that has to succeed and returns what it wrote.
+// must runs a program, fails the test if the program fails, and returns its output.
 func must(t *testing.T, env []string, program string, arguments ...string) string {
 	t.Helper()
 	said, err := output(t, env, program, arguments...)
@@ -131,7 +130,7 @@ func must(t *testing.T, env []string, program string, arguments ...string) strin
 	return said
 }
 
-// write makes a file below the test's directory and returns its path.
+// write creates a file and returns its path.
 func write(t *testing.T, path, text string, mode os.FileMode) string {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// memory returns a line of the server's /proc status in MiB: VmRSS is what it uses now, VmHWM the most since the last reset.
+// memory returns a value of the server's /proc status in MiB: VmRSS is its present memory, VmHWM the maximum since the last reset.
 func (s *server) memory(t *testing.T, line string) int {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
@@ -32,11 +32,11 @@ func (s *server) memory(t *testing.T, line string) int {
 	return kib >> 10
 }
 
-// grows demands that the server's memory grows by at most so many MiB while it does something.
+// grows checks that the server's memory grows by at most a number of MiB during an operation.
 func (s *server) grows(t *testing.T, what string, most int, do func()) {
 	t.Helper()
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", s.PID()), []byte("5"), 0o600); err != nil {
-		t.Fatal(err) // it resets VmHWM
+		t.Fatal(err) // writing 5 resets VmHWM
 	}
 	before := s.memory(t, "VmRSS")
 	do()
@@ -47,7 +47,7 @@ func (s *server) grows(t *testing.T, what string, most int, do func()) {
 	}
 }
 
-// fetch reads an answer to its end, keeping none of it, and returns its length.
+// fetch reads an answer without storing it and returns its length.
 func (s *server) fetch(t *testing.T, path string, want int) int64 {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.base.String()+path, nil)
@@ -69,8 +69,8 @@ func (s *server) fetch(t *testing.T, path string, want int) int64 {
 	return n
 }
 
-// TestListsTakeLittleMemory lists 60 manifests with 3.5 MiB of annotations each. A list that leaves the annotations out takes little memory, whatever it is sorted by;
-// one that shows them sends more than 200 MiB and does not hold them all at once. So do referrers, which all have the same subject.
+// TestListsTakeLittleMemory lists 60 manifests with 3.5 MiB of annotations each. A list without the annotations takes little memory in any
+// order. A list with them sends more than 200 MiB without storing all at the same time. The same applies to referrers of one subject.
 func TestListsTakeLittleMemory(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -116,7 +116,8 @@ func TestListsTakeLittleMemory(t *testing.T) {
 	})
 }
 
-// TestFiltersTakeLittleMemory asks 1,000 lists, each with other filters of as many terms as there may be, so that each is another text to the database.
+// TestFiltersTakeLittleMemory requests 1,000 lists with different filters of the maximum number of terms, each of which is a different
+// statement for the database.
 func TestFiltersTakeLittleMemory(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -132,7 +133,7 @@ func TestFiltersTakeLittleMemory(t *testing.T) {
 		labels := `pulp_label_select="` + strings.Join(terms, ",") + `"`
 		s.fetch(t, lists+"q="+url.QueryEscape(labels+strings.Repeat(" AND "+labels, 6)), http.StatusOK)
 	}
-	asks := func(from, to int) { // as many at once as there are connections to the database
+	asks := func(from, to int) { // with as many concurrent requests as there are connections to the database
 		var asking sync.WaitGroup
 		for worker := range 8 {
 			asking.Go(func() {

@@ -6,8 +6,9 @@ import (
 	"testing"
 )
 
-// TestMirrorLosesItsRemote deletes the remotes of mirrors whose layers were never fetched. Pulls fail then, the registry does not claim to have the layers, and repair reports them. A sync of a remote made
-// anew restores one mirror, for skopeo; a push by skopeo, which asks for each layer before it sends it, restores another.
+// TestMirrorLosesItsRemote deletes the remotes of mirrors whose layers were never downloaded. Then pulls fail, HEAD of the layers is 404,
+// and repair reports them. A sync of a new remote restores one mirror; a push by skopeo, which checks each layer before it sends it,
+// restores another.
 func TestMirrorLosesItsRemote(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo")

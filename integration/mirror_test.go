@@ -17,7 +17,7 @@ const (
 	distributions  = apiRoot + "distributions/container/container/"
 )
 
-// allowLoopback lets remotes be on this machine, where the tests' registries are.
+// allowLoopback permits remotes on this machine, where the tests' registries run.
 const allowLoopback = "COUNTERSIGN_MIRROR_ALLOW_PRIVATE_ADDRESSES=127.0.0.0/8,::1"
 
 // make creates an object and returns its href.
@@ -38,7 +38,7 @@ func (a api) startTask(t *testing.T, method, path string, fields object) string 
 	return out.Task
 }
 
-// act starts a task that has to complete and returns it.
+// act starts a task, which must complete, and returns it.
 func (a api) act(t *testing.T, path string, fields object) object {
 	t.Helper()
 	ended := a.finished(t, a.startTask(t, http.MethodPost, path, fields))
@@ -54,7 +54,7 @@ func (a api) latest(t *testing.T, repository string) object {
 	return a.get(t, text(a.get(t, repository)["latest_version_href"]))
 }
 
-// distribute makes a distribution and returns its href.
+// distribute creates a distribution and returns its href.
 func (a api) distribute(t *testing.T, path string, fields object) string {
 	t.Helper()
 	fields["name"], fields["base_path"] = path, path
@@ -76,15 +76,15 @@ func copyTo(t *testing.T, registry, reference string, content mutate.Appendable)
 	must(t, environment(t.TempDir()), "skopeo", "--insecure-policy", "copy", "--all", "--quiet", "--dest-tls-verify=false", ociLayout(t, content), "docker://"+host.Host+"/"+reference)
 }
 
-// TestMirroredSeedStory is the second half of Pulp's guide: a repository is synced from another registry (9 blobs, 5 manifests, 2 tags), signed for a path
-// that it is not yet served under, and pulled under a policy.
+// TestMirroredSeedStory follows the second part of Pulp's guide: a repository is synced from another registry (9 blobs, 5 manifests, 2
+// tags), signed for a path before a distribution serves it, and pulled under a policy.
 func TestMirroredSeedStory(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
 	mirroredSeedStory(t, startServer(t, allowLoopback, trusted.env()), trusted)
 }
 
-// mirroredSeedStory is told by any server that has the key and may mirror from this machine.
+// mirroredSeedStory needs a server that has the key and may mirror from this machine.
 func mirroredSeedStory(t *testing.T, s *server, trusted *key) {
 	t.Helper()
 	need(t, "podman", "skopeo")
@@ -128,7 +128,7 @@ func mirroredSeedStory(t *testing.T, s *server, trusted *key) {
 		t.Errorf("an unchanged sync made %v", again)
 	}
 
-	// Two distributions, one made before the signing and one after, under the same signatures' identity and another.
+	// Two distributions: one created before the signatures and one after them, with the path in the signatures and with another.
 	s.distribute(t, "early/busybox", object{"repository": repository})
 	status, _, said := s.do(t, http.MethodPost, repository+"sign/", http.Header{"Content-Type": {"application/json"}},
 		[]byte(`{"manifest_signing_service":"`+service+`","future_base_path":"library/busybox"}`))
@@ -162,7 +162,7 @@ func mirroredSeedStory(t *testing.T, s *server, trusted *key) {
 			t.Errorf("skopeo pull of %s: %v\n%s", path, err, said)
 		}
 	}
-	// A distribution of version 1 serves it as it was: unsigned, and refused.
+	// A distribution of version 1 serves it without signatures, so pulls are refused.
 	s.distribute(t, "pinned/busybox", object{"repository_version": repository + "versions/1/"})
 	if said, err := newContainers(t, s).pull(t, policy, "pinned/busybox:musl"); err == nil {
 		t.Errorf("an unsigned version is pulled:\n%s", said)
@@ -170,13 +170,14 @@ func mirroredSeedStory(t *testing.T, s *server, trusted *key) {
 	if said, err := newContainers(t, s).pull(t, admin.open, "pinned/busybox:musl"); err != nil {
 		t.Errorf("pull of a pinned version: %v\n%s", err, said)
 	}
-	// Pushes into a mirror are refused.
+	// Pushes to a mirror are refused.
 	if said, err := output(t, admin.env(), "skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", ociLayout(t, single), "docker://"+s.host+"/library/busybox:mine"); err == nil {
 		t.Errorf("a push into a mirror is accepted:\n%s", said)
 	}
 }
 
-// TestMirrorOfSignedRepository syncs from another server of this kind: signatures come along over its extension endpoint, and cosign's companions with the filters.
+// TestMirrorOfSignedRepository syncs from another Countersign server: signatures are synced from its signature endpoint, and cosign's
+// companion tags by the filters.
 func TestMirrorOfSignedRepository(t *testing.T) {
 	t.Parallel()
 	need(t, "podman", "skopeo")
@@ -213,13 +214,13 @@ func TestMirrorOfSignedRepository(t *testing.T) {
 	}
 	admin := asAdmin(t, s)
 	policy := admin.signedBy(t, trusted)
-	if said, err := admin.pull(t, policy, "mine/app:v1"); err != nil { // its layer is fetched for this pull
+	if said, err := admin.pull(t, policy, "mine/app:v1"); err != nil { // this pull downloads its layer
 		t.Errorf("pull: %v\n%s", err, said)
 	}
 	if err := from.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	if said, err := admin.pull(t, policy, "mine/app:v1"); err != nil { // and is kept
+	if said, err := admin.pull(t, policy, "mine/app:v1"); err != nil { // which is stored now
 		t.Errorf("pull after the remote has gone: %v\n%s", err, said)
 	}
 	if said, err := newContainers(t, s).pull(t, policy, "mine/app:v1"); err == nil {

@@ -228,7 +228,7 @@ func TestMirrorOfSignedRepository(t *testing.T) {
 	}
 }
 
-// slowSync pushes images to another server and makes a repository that is synced from it at a few requests a second.
+// slowSync pushes images to another server and creates a repository that is synced from it with a few requests per second.
 func slowSync(t *testing.T, s *server, images int) (repository, remote, source string) {
 	t.Helper()
 	from := startServer(t)
@@ -242,7 +242,7 @@ func slowSync(t *testing.T, s *server, images int) (repository, remote, source s
 	return s.make(t, containerRepos, object{"name": "slow", "remote": remote}), remote, source
 }
 
-// untilFetching waits until a sync has fetched something.
+// untilFetching waits until a sync has downloaded content.
 func untilFetching(t *testing.T, s *server, task string) {
 	t.Helper()
 	within(t, "the sync fetches", func() bool {
@@ -256,8 +256,8 @@ func untilFetching(t *testing.T, s *server, task string) {
 	})
 }
 
-// TestFaultsInTheMiddleOfASync cancels a sync, loses its remote, and kills the server: each leaves the latest version as it was, and in the end everything is there,
-// fetched once.
+// TestFaultsInTheMiddleOfASync cancels a sync, stops its remote, and kills the server: each leaves the latest version unchanged, and in
+// the end all content is there, downloaded once.
 func TestFaultsInTheMiddleOfASync(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, allowLoopback)
@@ -279,7 +279,7 @@ func TestFaultsInTheMiddleOfASync(t *testing.T) {
 	}
 	unchanged("a canceled sync")
 
-	// The remote is gone.
+	// The remote stops.
 	s.finished(t, s.startTask(t, http.MethodPatch, remote, object{"url": "http://127.0.0.1:1"}))
 	task = s.startTask(t, http.MethodPost, repository+"sync/", object{})
 	if ended := s.finished(t, task); ended["state"] != "failed" || !strings.Contains(fmt.Sprint(ended["error"]), "127.0.0.1:1") {
@@ -303,7 +303,7 @@ func TestFaultsInTheMiddleOfASync(t *testing.T) {
 	s.versionsAreComplete(t, repository)
 }
 
-// TestRemotesInsideAreRefused syncs from an address that nobody has allowed.
+// TestRemotesInsideAreRefused syncs from a private address that is not allowed.
 func TestRemotesInsideAreRefused(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -326,7 +326,7 @@ func TestRemotesInsideAreRefused(t *testing.T) {
 	}
 }
 
-// TestContentManagement copies, tags, restores, removes and deletes versions over REST, and looks at it with a client.
+// TestContentManagement copies, tags, restores, removes and deletes versions over REST, and checks the results with a client.
 func TestContentManagement(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo")
@@ -363,7 +363,7 @@ func TestContentManagement(t *testing.T) {
 	if five := s.latest(t, to); count(five, "present", "container.manifest") != 2 || count(five, "removed", "container.blob") != 2 {
 		t.Errorf("version 5: %v", five)
 	}
-	// Back to version 2, in one call.
+	// Roll back to version 2.
 	s.act(t, to+"rollback/", object{"version": to + "versions/2/"})
 	tags("a", "b", "stable")
 	if said, err := admin.pull(t, admin.open, "to/app:stable"); err != nil {
@@ -394,7 +394,7 @@ func TestContentManagement(t *testing.T) {
 		t.Errorf("a removed image is pulled:\n%s", said)
 	}
 	s.finished(t, s.startTask(t, http.MethodDelete, moved, nil))
-	if said, err := admin.pull(t, admin.open, "to/app:b"); err != nil { // the bytes were the other's
+	if said, err := admin.pull(t, admin.open, "to/app:b"); err != nil { // the blobs were pushed to the other repository
 		t.Errorf("pull of a copy after its source is gone: %v\n%s", err, said)
 	}
 }

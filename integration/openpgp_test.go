@@ -17,7 +17,7 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 )
 
-// keyHome makes a GnuPG home of its own. gpg-agent's socket lies in it, so its path is short.
+// keyHome creates a GnuPG home. Its path is short, because it contains gpg-agent's socket.
 func keyHome(t *testing.T) *key {
 	t.Helper()
 	need(t, "gpg", "gpgconf", "gpg-agent")
@@ -32,7 +32,7 @@ func keyHome(t *testing.T) *key {
 	return &key{home: home, public: filepath.Join(home, "public.asc")}
 }
 
-// run calls gpg, which has to succeed.
+// run calls gpg, and fails the test if gpg fails.
 func (k *key) run(t *testing.T, arguments ...string) string {
 	t.Helper()
 	said, err := k.gpg(t.Context(), arguments...)
@@ -42,7 +42,7 @@ func (k *key) run(t *testing.T, arguments ...string) string {
 	return said
 }
 
-// generate makes a primary key and keeps its public part.
+// generate creates a primary key and stores its public part.
 func (k *key) generate(t *testing.T, algorithm, passphrase string) {
 	t.Helper()
 	k.run(t, "--passphrase", passphrase, "--quick-generate-key", algorithm+" <"+algorithm+"@example.com>", algorithm, "sign", "never")
@@ -55,7 +55,7 @@ func (k *key) generate(t *testing.T, algorithm, passphrase string) {
 	write(t, k.public, k.run(t, "--armor", "--export", k.fingerprint), 0o600)
 }
 
-// secret exports the secret key to a file that only its owner may read.
+// secret exports the secret key to a file that only its owner can read.
 func (k *key) secret(t *testing.T, passphrase string, arguments ...string) string {
 	t.Helper()
 	if len(arguments) == 0 {
@@ -64,7 +64,7 @@ func (k *key) secret(t *testing.T, passphrase string, arguments ...string) strin
 	return write(t, filepath.Join(t.TempDir(), "secret.asc"), k.run(t, append([]string{"--passphrase", passphrase}, arguments...)...), 0o600)
 }
 
-// secretParts returns what of a key file is not in the public key: lines of the armor, and their bytes.
+// secretParts returns the lines of a key file that are not in the public key, and their decoded bytes.
 func (k *key) secretParts(t *testing.T, file string) (parts [][]byte) {
 	t.Helper()
 	armored, err := os.ReadFile(file)
@@ -85,7 +85,7 @@ func (k *key) secretParts(t *testing.T, file string) (parts [][]byte) {
 	return parts
 }
 
-// addKeyService adds a signing service of a key file and returns its href.
+// addKeyService adds a signing service with a key file and returns its href.
 func (s *server) addKeyService(t *testing.T, name string, k *key, arguments ...string) string {
 	t.Helper()
 	said, err := s.cli(t, nil, append([]string{"add-signing-service", name}, arguments...)...)
@@ -99,7 +99,7 @@ func (s *server) addKeyService(t *testing.T, name string, k *key, arguments ...s
 	return text(found[0]["pulp_href"])
 }
 
-// pulls has podman and skopeo pull under a policy, or be refused.
+// pulls checks that pulls by podman and skopeo under a policy succeed, or are refused.
 func (c *containers) pulls(t *testing.T, policy, reference string, want bool) {
 	t.Helper()
 	for client, pull := range map[string]func(*testing.T, string, string, ...string) (string, error){"podman": c.podmanPull, "skopeo": c.pull} {
@@ -109,7 +109,7 @@ func (c *containers) pulls(t *testing.T, policy, reference string, want bool) {
 	}
 }
 
-// TestKeyFiles signs with keys that gpg has made, of every kind, and has gpg, skopeo and podman check it.
+// TestKeyFiles signs with keys of every kind, made by gpg, and verifies the signatures with gpg, skopeo and podman.
 func TestKeyFiles(t *testing.T) {
 	t.Parallel()
 	stranger := keyNamed(t, "stranger")
@@ -154,7 +154,7 @@ func TestKeyFiles(t *testing.T) {
 			admin.pulls(t, admin.signedBy(t, stranger), name+":1.0", false)
 		})
 	}
-	// Neither the database nor the log has any of the secrets.
+	// Neither the database nor the log contains a part of the secrets.
 	files, err := filepath.Glob(filepath.Join(s.data, "countersign.db*"))
 	if err != nil || pgtest.URL(t) == "" && len(files) == 0 {
 		t.Fatalf("the database's files: %v, %v", files, err)
@@ -172,8 +172,8 @@ func TestKeyFiles(t *testing.T) {
 	}
 }
 
-// TestSubkeySigns signs with a subkey where the primary key's secret is elsewhere. Clients of Debian 12 verify it, and accept under a policy only
-// what a primary key has signed, whoever signs; so what they do there is not demanded.
+// TestSubkeySigns signs with a subkey of a key file without the primary key's secret. Clients of Debian 12 verify the signature, but under
+// a policy they accept only signatures by primary keys; so pulls under a policy are not tested.
 func TestSubkeySigns(t *testing.T) {
 	t.Parallel()
 	k := keyHome(t)
@@ -197,13 +197,13 @@ func TestSubkeySigns(t *testing.T) {
 	said, err := admin.podmanPull(t, policy, "keys/subkey:1.0")
 	t.Logf("podman pull of what a subkey has signed: %v\n%s", err, said)
 
-	// With the primary secret there, it signs, and all clients accept that.
+	// With its secret in the file, the primary key signs, and all clients accept the signature.
 	whole := s.addKeyService(t, "whole", k, "--openpgp-key", k.secret(t, ""))
 	s.signed(t, repository, object{"manifest_signing_service": whole, "force": true})
 	admin.pulls(t, policy, "keys/subkey:1.0", true)
 }
 
-// usableBy returns how many processes can use a service, as status says.
+// usableBy returns the number of processes that can use a service according to status/.
 func (s *server) usableBy(t *testing.T, name string) float64 {
 	t.Helper()
 	services, _ := s.get(t, apiRoot+"status/")["signing_services"].([]any)
@@ -220,8 +220,8 @@ func (s *server) usableBy(t *testing.T, name string) float64 {
 	return 0
 }
 
-// TestKeyFileChanges takes the key file away, opens it to others, and puts another key there: tasks wait until the key is back, and the log says why.
-// With the same key, but expired, they fail.
+// TestKeyFileChanges removes the key file, makes it readable to others, and replaces its key: tasks wait until the key is back, and the
+// log gives the reason. With the same key after its expiry, they fail.
 func TestKeyFileChanges(t *testing.T) {
 	t.Parallel()
 	k, other := keyHome(t), keyHome(t)
@@ -265,7 +265,7 @@ func TestKeyFileChanges(t *testing.T) {
 			test.change()
 			within(t, "the log says why", func() bool { return strings.Contains(s.LogTail(), test.says) })
 			task := s.sign(t, repository, sign)
-			if test.status { // it is as old as the last heartbeat
+			if test.status { // status/ shows the state of the last heartbeat
 				within(t, "status says that no process can use the service", func() bool { return s.usableBy(t, "changes") == 0 })
 			}
 			if state := s.get(t, task)["state"]; state != "waiting" {
@@ -294,7 +294,7 @@ func TestKeyFileChanges(t *testing.T) {
 	}
 }
 
-// TestNewcomerSigns signs on a first start with nothing made before and nothing installed: the server has a key of its own.
+// TestNewcomerSigns signs after a first start without any preparation: the server has generated a key.
 func TestNewcomerSigns(t *testing.T) {
 	t.Parallel()
 	if pgtest.URL(t) != "" {
@@ -326,7 +326,7 @@ func TestNewcomerSigns(t *testing.T) {
 	s.signed(t, text(s.repository(t, "new/comer")["pulp_href"]), object{"manifest_signing_service": service["pulp_href"]})
 	admin.pulls(t, admin.signedBy(t, k), "new/comer:2.0", true)
 
-	// The data directory may be moved, and what was removed does not come back.
+	// The data directory may be moved, and a removed service is not created again.
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -350,7 +350,7 @@ func TestNewcomerSigns(t *testing.T) {
 	}
 }
 
-// TestDefaultServiceOff makes none where the setting says so, and none beside one that was added before the first start.
+// TestDefaultServiceOff checks that no service is created if the setting is empty, or if a service was added before the first start.
 func TestDefaultServiceOff(t *testing.T) {
 	t.Parallel()
 	off := startServer(t, "COUNTERSIGN_SIGNING_DEFAULT_SERVICE=")
@@ -367,7 +367,7 @@ func TestDefaultServiceOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	if pgtest.URL(t) != "" {
-		return // the rest is about an empty data directory
+		return // the rest requires an empty data directory
 	}
 	if err := os.RemoveAll(before.data); err != nil {
 		t.Fatal(err)
@@ -381,8 +381,8 @@ func TestDefaultServiceOff(t *testing.T) {
 	}
 }
 
-// TestFirstStartIsKilled kills first starts at moments that move on by some milliseconds: whenever it was, there is one key in the end, and one service
-// that signs with it.
+// TestFirstStartIsKilled kills first starts at times that differ by some milliseconds: in the end there is always exactly one key, and one
+// service that signs with it.
 func TestFirstStartIsKilled(t *testing.T) {
 	t.Parallel()
 	if pgtest.URL(t) != "" {
@@ -428,7 +428,7 @@ func TestFirstStartIsKilled(t *testing.T) {
 	}
 	t.Logf("what the killed starts had left: %v", moments)
 
-	// The state between the key and its service, without luck: the key is there and nothing else.
+	// The state between the creation of the key and of its service: only the key exists.
 	entries, err := os.ReadDir(s.data)
 	if err != nil {
 		t.Fatal(err)
@@ -448,7 +448,7 @@ func TestFirstStartIsKilled(t *testing.T) {
 	}
 }
 
-// keyFiles returns the names of the key files below a data directory.
+// keyFiles returns the names of the key files in a data directory.
 func keyFiles(t *testing.T, data string) (names []string) {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Join(data, "keys"))
@@ -463,7 +463,7 @@ func keyFiles(t *testing.T, data string) (names []string) {
 	return names
 }
 
-// TestKeyFileRefusals adds no service of a file that will not do, and says so in one line that does not show the file's content.
+// TestKeyFileRefusals adds services with unsuitable files: each is refused with one line that does not show the file's content.
 func TestKeyFileRefusals(t *testing.T) {
 	t.Parallel()
 	k := keyHome(t)

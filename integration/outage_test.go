@@ -16,7 +16,7 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 )
 
-// outage is how long a store is away in these tests.
+// outage returns the time for which a store is stopped in these tests.
 func outage() time.Duration {
 	if soaking() {
 		return 75 * time.Second
@@ -24,7 +24,7 @@ func outage() time.Duration {
 	return 10 * time.Second
 }
 
-// slowService adds a signing service whose script takes its time, and says in a file when it begins.
+// slowService adds a signing service with a slow script, which records its start in a file.
 func (c *cluster) slowService(t *testing.T, k *key, seconds int) (service, began string) {
 	t.Helper()
 	need(t, "skopeo")
@@ -37,7 +37,7 @@ skopeo standalone-sign "$1" "$REFERENCE" "$PULP_SIGNING_KEY_FINGERPRINT" --outpu
 	return text(c.servers[0].list(t, signingServices+"?name=slow").Results[0]["pulp_href"]), began
 }
 
-// pushSigned pushes an image and asks for a signature. It returns the task.
+// pushSigned pushes an image and starts a sign task, which it returns.
 func (c *cluster) pushSigned(t *testing.T, name, tag, service string) (pushed, string) {
 	t.Helper()
 	s := c.servers[0]
@@ -48,7 +48,7 @@ func (c *cluster) pushSigned(t *testing.T, name, tag, service string) (pushed, s
 	return image, s.sign(t, text(s.repository(t, name)["pulp_href"]), object{"manifest_signing_service": service})
 }
 
-// bearer asks for a token to pull from a repository with, and returns the header that shows it.
+// bearer gets a token for pulls from a repository and returns its Authorization header.
 func (s *server) bearer(t *testing.T, name string) http.Header {
 	t.Helper()
 	var out struct{ Token string }
@@ -56,7 +56,7 @@ func (s *server) bearer(t *testing.T, name string) http.Header {
 	return http.Header{"Authorization": {"Bearer " + out.Token}}
 }
 
-// isAway sees that a server says to each who asks that its database does not answer, and nothing else of it.
+// isAway checks that all paths of a server answer that its database is unavailable, without further details.
 func (s *server) isAway(t *testing.T, token http.Header, name string, image pushed) {
 	t.Helper()
 	var oci struct {
@@ -105,8 +105,8 @@ func (s *server) isAway(t *testing.T, token http.Header, name string, image push
 	}
 }
 
-// TestPostgresIsAway takes the database away from servers and workers, while a task runs and others wait: all say so, stay, and go on when it is back. A task has lost
-// its worker once by it, and no more.
+// TestPostgresIsAway stops the database while a task runs and others wait: servers and workers report it, keep running, and recover. The
+// running task loses its worker once.
 func TestPostgresIsAway(t *testing.T) {
 	t.Parallel()
 	own := pgtest.NewOwn(t)
@@ -118,7 +118,7 @@ func TestPostgresIsAway(t *testing.T) {
 	var tasks []string
 	image, task := c.pushSigned(t, "away/app", "v1", service)
 	tasks = append(tasks, task)
-	for n := range 3 { // they wait for the first
+	for n := range 3 { // these wait for the first
 		_, task := c.pushSigned(t, "away/app", fmt.Sprintf("w%d", n), service)
 		tasks = append(tasks, task)
 	}
@@ -162,8 +162,8 @@ func TestPostgresIsAway(t *testing.T) {
 	})
 }
 
-// TestRedisIsAway takes the queue away: pulls and pushes go on, and tasks by the sweep; one is canceled when its worker looks after its lease. However long a lease is,
-// workers show that they live.
+// TestRedisIsAway stops the queue: pulls and pushes work, and the sweep starts tasks. A cancel takes effect when the worker extends its
+// lease. Workers send heartbeats regardless of the length of a lease.
 func TestRedisIsAway(t *testing.T) {
 	t.Parallel()
 	k := keyNamed(t, "trusted")
@@ -214,8 +214,8 @@ func TestRedisIsAway(t *testing.T) {
 	}
 }
 
-// TestAFencedWorkerCommitsNothing stops a worker in the middle of a signature until another has taken its task and ended it. When it goes on, what it has made is not stored,
-// and it takes new tasks.
+// TestAFencedWorkerCommitsNothing stops a worker in the middle of a signature until another worker has run its task. When the first one
+// continues, its result is not stored, and it runs new tasks.
 func TestAFencedWorkerCommitsNothing(t *testing.T) {
 	t.Parallel()
 	own := pgtest.NewOwn(t)
@@ -233,7 +233,7 @@ func TestAFencedWorkerCommitsNothing(t *testing.T) {
 		t.Errorf("the task: %v", ended)
 	}
 	signal(t, frozen, syscall.SIGCONT)
-	time.Sleep(2 * time.Second) // it sees what has become of its task
+	time.Sleep(2 * time.Second) // time for the worker to notice that it lost the task
 	c.workers[1].Kill()
 	_, next := c.pushSigned(t, "fenced/app", "v2", service)
 	if ended := s.finished(t, next); ended["state"] != "completed" {
@@ -247,14 +247,14 @@ func TestAFencedWorkerCommitsNothing(t *testing.T) {
 	}
 }
 
-// TestAWorkerDrains ends a worker with SIGTERM in the middle of a task: the task ends first, if it does in time; else it goes back, to be run by another. The worker
-// takes no other task.
+// TestAWorkerDrains sends SIGTERM to a worker in the middle of a task. A task that ends in time completes; otherwise it is requeued for
+// another worker. The worker starts no other task.
 func TestAWorkerDrains(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		grace    string
 		seconds  int
-		attempts string // the workers that ran the task
+		attempts string // workers that ran the task
 	}{
 		"in time":  {"20s", 3, "worker1"},
 		"too long": {"2s", 6, "worker1 worker2"},
@@ -273,7 +273,7 @@ func TestAWorkerDrains(t *testing.T) {
 			}
 			other := text(c.servers[0].repository(t, "drain/other")["pulp_href"])
 			signal(t, c.workers[0], syscall.SIGTERM)
-			time.Sleep(200 * time.Millisecond) // it is heard
+			time.Sleep(200 * time.Millisecond) // time for the signal to arrive
 			later := c.servers[0].sign(t, other, object{"manifest_signing_service": service})
 			if c.workers[0].Ended() {
 				t.Error("the worker did not wait for its task")
@@ -302,7 +302,7 @@ func TestAWorkerDrains(t *testing.T) {
 	}
 }
 
-// runBy returns which workers have run a task, in order.
+// runBy returns the workers that ran a task, in order.
 func runBy(t *testing.T, db *sql.DB, href string) (workers string) {
 	t.Helper()
 	err := db.QueryRowContext(t.Context(), `SELECT string_agg(writer, ' ' ORDER BY n) FROM seen WHERE state = 'running' AND task = $1`, path.Base(href)).Scan(&workers)

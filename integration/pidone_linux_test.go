@@ -14,11 +14,11 @@ import (
 	"testing"
 )
 
-// orphaning is a script that signs and leaves behind processes of other sessions, which nothing of the server's kills, and which end soon.
+// orphaning is a script that signs and leaves processes in other sessions, which the server does not kill and which end soon.
 var orphaning = strings.Replace(seedScript, "# Create atomic", "for i in 1 2 3 4 5 6 7 8 9 10; do setsid sh -c 'sleep 0.01 & sleep 0.01' >/dev/null 2>&1 </dev/null & done\n# Create atomic", 1)
 
-// TestPIDOne runs the server and other verbs as the first process of a PID namespace, as container engines do: the orphans of 30 calls of a script are
-// reaped, SIGTERM ends the server as it does elsewhere, and each verb's output and exit status arrive.
+// TestPIDOne runs the server and other commands as the first process of a PID namespace, as container engines do: orphans of 30 runs of a
+// script are reaped, SIGTERM ends the server, and outputs and exit statuses of commands are passed on.
 func TestPIDOne(t *testing.T) {
 	t.Parallel()
 	namespace := &syscall.SysProcAttr{Setpgid: true, Cloneflags: syscall.CLONE_NEWPID}
@@ -42,9 +42,9 @@ func TestPIDOne(t *testing.T) {
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	own.endAgent(t) // the next one is started in the namespace, and is one of the orphans
+	own.endAgent(t) // the next agent starts in the namespace and is one of the orphans
 	s.command.Attr = namespace
-	s.start(t) // its end, by SIGTERM to process 1 and with status 0, is what startServer's cleanup demands
+	s.start(t) // startServer's cleanup checks that SIGTERM to process 1 ends it with status 0
 	for i := range 30 {
 		s.tiny(t, "acme/app", strconv.Itoa(i), "one")
 	}
@@ -56,7 +56,8 @@ func TestPIDOne(t *testing.T) {
 	})
 }
 
-// ownKey makes a key that no other test uses: gpg takes the locks of processes that it cannot see for stale, and its agent ends with the namespace.
+// ownKey creates a key for this test only: gpg treats locks of processes outside its namespace as stale, and its agent ends with the
+// namespace.
 func ownKey(t *testing.T) *key {
 	t.Helper()
 	need(t, "gpg", "gpgconf", "gpg-agent")
@@ -81,7 +82,7 @@ func (k *key) endAgent(t *testing.T) {
 	}
 }
 
-// childrenOf returns the states of the processes whose parent a process is. Those that wait to be reaped are among them.
+// childrenOf returns the states of the children of a process, including those that have not been reaped.
 func childrenOf(t *testing.T, pid int) []string {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
@@ -92,7 +93,7 @@ func childrenOf(t *testing.T, pid int) []string {
 	for _, e := range entries {
 		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat")
 		if err != nil {
-			continue // no process, or one that has ended
+			continue // not a process, or already ended
 		}
 		var state string
 		var parent int

@@ -27,10 +27,10 @@ const tokenPIN = "4711-user"
 
 // softToken is a SoftHSM with one token.
 type softToken struct {
-	conf, dir, module, pin string // pin is the file
+	conf, dir, module, pin string // pin is a file
 }
 
-// newToken makes a token with an ECDSA key, "ec", and an RSA key that takes its time, "rsa".
+// newToken creates a token with an ECDSA key, "ec", and a slow RSA key, "rsa".
 func newToken(t *testing.T) *softToken {
 	t.Helper()
 	need(t, "softhsm2-util")
@@ -81,7 +81,7 @@ func (h *softToken) uri(key string) string {
 	return fmt.Sprintf("pkcs11:token=release;object=%s;type=private?module-path=%s&pin-source=file:%s", key, h.module, h.pin)
 }
 
-// away pulls the token, or puts it back.
+// away removes the token, or restores it.
 func (h *softToken) away(t *testing.T, away bool) {
 	t.Helper()
 	aside := filepath.Join(filepath.Dir(h.conf), "aside")
@@ -94,7 +94,7 @@ func (h *softToken) away(t *testing.T, away bool) {
 	}
 }
 
-// addTokenService adds a signing service and returns its href and its key, as gpg reads it.
+// addTokenService adds a signing service and returns its href and its key, imported into gpg.
 func (s *server) addTokenService(t *testing.T, name string, arguments ...string) (string, *key) {
 	t.Helper()
 	said, err := s.cli(t, nil, append([]string{"add-signing-service", name}, arguments...)...)
@@ -115,7 +115,7 @@ func (s *server) addTokenService(t *testing.T, name string, arguments ...string)
 	return text(found[0]["pulp_href"]), k
 }
 
-// countSigned counts the images that have one signature by a key. It looks at several at a time.
+// countSigned counts the images with one signature by a key, with concurrent requests.
 func countSigned(t *testing.T, s *server, k *key, name string, images []pushed) int {
 	t.Helper()
 	public := publicKey(t, k)
@@ -145,7 +145,8 @@ func countSigned(t *testing.T, s *server, k *key, name string, images []pushed) 
 	return n
 }
 
-// TestTokens signs with two keys of one token: 1,000 tags with one; with the other while the token is pulled in the middle of the task.
+// TestTokens signs 1,000 tags with one key of a token, and other tags with its second key while the token is removed in the middle of the
+// task.
 //
 // See hostile-inputs.md#failing-hardware-keys.
 func TestTokens(t *testing.T) {
@@ -180,7 +181,7 @@ func TestTokens(t *testing.T) {
 	within(t, "status says that no process can use the token", func() bool { return s.usableBy(t, "rsa")+s.usableBy(t, "ec") == 0 })
 	within(t, "the task waits", func() bool { return s.get(t, task)["state"] == "waiting" })
 	queued := s.sign(t, repository, object{"manifest_signing_service": ec, "force": true})
-	// Nobody else waits for the token, though there is one worker.
+	// Other tasks do not wait for the token, although there is one worker.
 	k := keyHome(t)
 	k.generate(t, "ed25519", "")
 	file := s.addKeyService(t, "file", k, "--openpgp-key", k.secret(t, ""))
@@ -202,7 +203,7 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// progressOf returns how much of a task is done, as its reports say.
+// progressOf returns the number of finished items in the progress reports of a task.
 func progressOf(task object) (done float64) {
 	reports, _ := task["progress_reports"].([]any)
 	for _, r := range reports {
@@ -263,7 +264,7 @@ func TestTokensPIN(t *testing.T) {
 	}
 }
 
-// TestWithoutCgo builds the product without cgo: it serves, and says what it lacks.
+// TestWithoutCgo builds Countersign without cgo: it serves, and reports that it cannot use tokens.
 func TestWithoutCgo(t *testing.T) {
 	t.Parallel()
 	root, err := process.ModuleRoot(t.Context())
@@ -271,7 +272,7 @@ func TestWithoutCgo(t *testing.T) {
 		t.Fatal(err)
 	}
 	program := filepath.Join(t.TempDir(), "countersign")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", program, ".") // make build has most of it in the cache
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", program, ".") // most packages are in the build cache
 	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if said, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build without cgo: %v\n%s", err, said)

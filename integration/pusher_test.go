@@ -14,7 +14,7 @@ const (
 	ociLayer    = "application/vnd.oci.image.layer.v1.tar"
 )
 
-// descriptor names content inside a manifest.
+// descriptor is a descriptor in a manifest.
 type descriptor struct {
 	MediaType string `json:"mediaType"`
 	Digest    string `json:"digest"`
@@ -25,15 +25,15 @@ func describe(mediaType string, content []byte) descriptor {
 	return descriptor{MediaType: mediaType, Digest: fmt.Sprintf("sha256:%x", sha256.Sum256(content)), Size: len(content)}
 }
 
-// pushed is an image that a registry has acknowledged.
+// pushed is an image whose push was acknowledged.
 type pushed struct {
 	tag   string
 	name  string // digest of the manifest
 	blobs []string
 }
 
-// pushTiny pushes an image of two blobs, both made of the text, in three requests. It may be called from any goroutine, and its error is
-// of use when the server is being killed.
+// pushTiny pushes an image of two blobs, both made from the text, in three requests. It may be called from any goroutine. It returns an
+// error instead of failing the test, since the server may be killed meanwhile.
 func (a api) pushTiny(t *testing.T, repository, tag, text string) (pushed, error) {
 	config := []byte(`{"architecture":"amd64","os":"linux","author":"` + text + `","rootfs":{"type":"layers","diff_ids":[]}}`)
 	layer := []byte(text)
@@ -56,7 +56,7 @@ func (a api) pushTiny(t *testing.T, repository, tag, text string) (pushed, error
 	return done, a.created(t, http.MethodPut, "/v2/"+repository+"/manifests/"+tag, ociManifest, manifest)
 }
 
-// created sends a body and takes 201 only.
+// created sends a body and returns an error for any status but 201.
 func (a api) created(t *testing.T, method, path, contentType string, body []byte) error {
 	status, _, answer, err := a.try(t, method, path, http.Header{"Content-Type": {contentType}}, body)
 	if err != nil {
@@ -68,7 +68,7 @@ func (a api) created(t *testing.T, method, path, contentType string, body []byte
 	return nil
 }
 
-// isServed demands that a pushed image is there in full: its tag, its manifest and its blobs.
+// isServed checks that a pushed image is complete: its tag, its manifest and its blobs.
 func (a api) isServed(t *testing.T, repository string, image pushed) {
 	t.Helper()
 	status, header, manifest := a.do(t, http.MethodGet, "/v2/"+repository+"/manifests/"+image.tag, http.Header{"Accept": {ociManifest}}, nil)
@@ -84,8 +84,8 @@ func (a api) isServed(t *testing.T, repository string, image pushed) {
 	}
 }
 
-// versionsAreComplete demands that a repository's versions are numbered from 0 without a gap, that each adds what it says, and that the
-// counts of the latest are those of its lists. It returns the latest.
+// versionsAreComplete checks that a repository's versions are numbered from 0 without gaps, that the counts of each match its changes, and
+// that the counts of the latest version match its lists. It returns the latest version.
 func (a api) versionsAreComplete(t *testing.T, repository string) object {
 	t.Helper()
 	versions := a.list(t, repository+"versions/").Results // newest first

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// load is how many clients push how many tags each, to one repository, at once.
+// load returns the number of concurrent clients and of the tags that each pushes to one repository.
 func load() (clients, tags int) {
 	if soaking() {
 		return 50, 200
@@ -14,7 +14,7 @@ func load() (clients, tags int) {
 	return 50, 20
 }
 
-// pushMany has every client push its tags at once and returns what was acknowledged. Any error fails the test.
+// pushMany pushes the tags of all clients concurrently and returns the acknowledged images. Any error fails the test.
 func pushMany(t *testing.T, s *server, repository string) []pushed {
 	t.Helper()
 	clients, tags := load()
@@ -41,7 +41,7 @@ func pushMany(t *testing.T, s *server, repository string) []pushed {
 	return all
 }
 
-// TestScalePushes has 50 clients push 20 tags each to one repository at once: as many tags and as many versions, and no error.
+// TestScalePushes runs 50 concurrent clients that push 20 tags each to one repository: all tags and one version for each, without errors.
 func TestScalePushes(t *testing.T) {
 	s := startServer(t)
 	clients, tags := load()
@@ -63,13 +63,13 @@ func TestScalePushes(t *testing.T) {
 	}
 }
 
-// TestScalePushesWhileSigning is the same while one sign task after the other runs on that repository: the pushes never wait for them,
-// the tasks complete, and each signature is in the versions once.
+// TestScalePushesWhileSigning does the same while one sign task after another runs on that repository: pushes do not wait for them, the
+// tasks complete, and each signature is added once.
 func TestScalePushesWhileSigning(t *testing.T) {
 	trusted := keyNamed(t, "trusted")
 	s := startServer(t)
 	service := s.addService(t, "busy", trusted, "")
-	const some = 8 // tags that one task signs
+	const some = 8 // number of tags that one task signs
 	var tasks []string
 	sign := func() {
 		var names []string

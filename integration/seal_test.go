@@ -16,7 +16,7 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// signOnPush starts a server on which what is pushed below prod/ is signed by a key in the process, and returns the key and the file that it is in.
+// signOnPush starts a server that signs pushes to prod/ with a key in the process. It returns the server, the key and its file.
 func signOnPush(t *testing.T, env ...string) (s *server, k *key, file string) {
 	t.Helper()
 	s = startServer(t, append([]string{"COUNTERSIGN_SIGNING_ON_PUSH=prod/*=release"}, env...)...)
@@ -27,12 +27,12 @@ func signOnPush(t *testing.T, env ...string) (s *server, k *key, file string) {
 	return s, k, file
 }
 
-// seenSigned fetches a tag as a client does whose policy demands a signature, and says what is wrong with it; empty when nothing is.
+// seenSigned fetches a tag like a client whose policy requires a signature, and returns what is wrong with it, or an empty string.
 func (s *server) seenSigned(t *testing.T, public signing.PublicKey, repository, tag string) string {
 	accept := http.Header{"Accept": {ociManifest}}
 	status, header, _, err := s.try(t, http.MethodGet, "/v2/"+repository+"/manifests/"+tag, accept, nil)
 	if err != nil || status != http.StatusOK {
-		return "" // not there yet
+		return "" // the tag does not exist yet
 	}
 	digest := header.Get("Docker-Content-Digest")
 	status, _, body, err := s.try(t, http.MethodGet, "/extensions/v2/"+repository+"/signatures/"+digest, nil, nil)
@@ -52,8 +52,8 @@ func (s *server) seenSigned(t *testing.T, public signing.PublicKey, repository, 
 	return fmt.Sprintf("%s:%s was seen as %s with none of %d signatures for it", repository, tag, digest, len(served.Signatures))
 }
 
-// TestScaleNoTagIsSeenUnsigned pushes 500 images, or 2,000 in the long form, some of them to one tag, while others pull under policy in a loop: with a checker of our own, and
-// with skopeo.
+// TestScaleNoTagIsSeenUnsigned pushes 500 images, or 2,000 in the long form, some of them to one tag. Meanwhile seenSigned and skopeo pull
+// under a policy in a loop.
 func TestScaleNoTagIsSeenUnsigned(t *testing.T) {
 	s, k, _ := signOnPush(t)
 	armored, err := os.ReadFile(k.public)
@@ -88,7 +88,7 @@ func TestScaleNoTagIsSeenUnsigned(t *testing.T) {
 		checking.Go(func() {
 			for n := 0; running(); n++ {
 				tag := "moving"
-				if client := (n + checker) % clients; n%2 == 0 { // the one that is being pushed
+				if client := (n + checker) % clients; n%2 == 0 { // the tag that is being pushed
 					tag = fmt.Sprintf("c%d-n%d", client, newest[client].Load())
 				}
 				if wrong := s.seenSigned(t, public, "prod/app", tag); wrong != "" {
@@ -139,8 +139,8 @@ func TestScaleNoTagIsSeenUnsigned(t *testing.T) {
 	t.Logf("%d pushes, %d checks and %d pulls with skopeo beside them", clients*each, checks.Load(), pulls.Load())
 }
 
-// TestSignedPushesWithRealClients pushes with podman, skopeo and docker to a repository that signs on push; podman and skopeo take it under policy
-// at once, for each architecture of a list too.
+// TestSignedPushesWithRealClients pushes with podman, skopeo and docker to a repository that signs on push. podman and skopeo can pull the
+// images under a policy at once, for each architecture of a list too.
 func TestSignedPushesWithRealClients(t *testing.T) {
 	t.Parallel()
 	s, k, _ := signOnPush(t)
@@ -160,7 +160,7 @@ func TestSignedPushesWithRealClients(t *testing.T) {
 	admin.push(t, layout, "dev/app:1.0")
 	admin.pulls(t, policy, "dev/app:1.0", false)
 
-	// A repository may say itself that it signs on push, and must then say with what.
+	// sign_on_push of a repository requires a signing service.
 	repository := text(s.repository(t, "dev/app")["pulp_href"])
 	s.call(t, http.MethodPatch, repository, object{"sign_on_push": true}, http.StatusBadRequest, nil)
 	service := text(s.list(t, signingServices+"?name=release").Results[0]["pulp_href"])
@@ -171,10 +171,10 @@ func TestSignedPushesWithRealClients(t *testing.T) {
 	}
 	admin.push(t, layout, "dev/app:2.0")
 	admin.pulls(t, policy, "dev/app:2.0", true)
-	admin.pulls(t, policy, "dev/app:1.0", false) // what was there before is for a sign task
+	admin.pulls(t, policy, "dev/app:1.0", false) // existing images need a sign task
 }
 
-// TestAPushThatIsNotSignedIsRefused takes the key away.
+// TestAPushThatIsNotSignedIsRefused pushes while the key is missing.
 func TestAPushThatIsNotSignedIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, failure := range []string{"refuse", "accept"} {

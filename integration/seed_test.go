@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// form says what a JSON value must look like; the whole of it where it is a string.
+// form is the expected form of a JSON value, as text.
 type form = regexp.Regexp
 
 const uuid = `[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`
@@ -25,7 +25,7 @@ var (
 	repoHref = regexp.MustCompile(`^` + pushRepos + uuid + `/$`)
 )
 
-// holds demands that an object has every field of want, with exactly that value, or of that form.
+// holds checks that an object has every field of want, with exactly that value or form.
 func holds(t *testing.T, what string, have object, want map[string]any) {
 	t.Helper()
 	for field, wanted := range want {
@@ -60,7 +60,7 @@ func holds(t *testing.T, what string, have object, want map[string]any) {
 	}
 }
 
-// TestSeedStory follows Pulp's guide from the first line to the last with the guide's own commands and looks at every field that it prints.
+// TestSeedStory follows Pulp's guide to signing images with the guide's own commands and checks every field that the guide prints.
 func TestSeedStory(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -72,7 +72,7 @@ func TestSeedStory(t *testing.T) {
 	}
 }
 
-// seedPushes bring the story's image to name:tag, each with one of the clients that the guide names or means.
+// seedPushes push the guide's image to name:tag, each with one of the clients of the guide.
 var seedPushes = map[string]func(t *testing.T, admin *containers, reference string){
 	"podman": func(t *testing.T, admin *containers, reference string) {
 		admin.podmanPush(t, ociLayout(t, image(t, "amd64", "minio")), reference)
@@ -90,7 +90,7 @@ var seedPushes = map[string]func(t *testing.T, admin *containers, reference stri
 	},
 }
 
-// seedStory is told by any server that has the key.
+// seedStory needs a server that has the key.
 func seedStory(t *testing.T, s *server, trusted *key, push func(*testing.T, *containers, string)) {
 	t.Helper()
 	need(t, "podman", "skopeo")
@@ -161,7 +161,7 @@ func seedStory(t *testing.T, s *server, trusted *key, push func(*testing.T, *con
 	}
 }
 
-// addSeedService types the guide's command line, letter by letter, through a link with the guide's program's name.
+// addSeedService runs the guide's exact command line, through a link with the name of the guide's program.
 func addSeedService(t *testing.T, s *server, k *key) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -177,14 +177,14 @@ func addSeedService(t *testing.T, s *server, k *key) string {
 	if listed := must(t, s.env, link, "list-signing-services"); !strings.Contains(listed, "signing-service-test\n") {
 		t.Errorf("list-signing-services said %q", listed)
 	}
-	found := s.list(t, signingServices) // beside it there may be the one that a first start makes; the newest is the first
+	found := s.list(t, signingServices) // the first start may have created another one; the newest is the first
 	if found.Count == 0 || found.Results[0]["name"] != "signing-service-test" {
 		t.Fatalf("signing services: %v, want the new one first", found.Results)
 	}
 	return text(found.Results[0]["pulp_href"])
 }
 
-// checkSeedVersion compares a signed version with the guide's, and each of its counts with the list behind its href.
+// checkSeedVersion compares a signed version with the guide's, and each of its counts with the list at its href.
 func checkSeedVersion(t *testing.T, s *server, repository, version string) {
 	t.Helper()
 	entry := func(count float64, collection, how string) object {
@@ -207,7 +207,7 @@ func checkSeedVersion(t *testing.T, s *server, repository, version string) {
 	countsMatchLists(t, s.api, have)
 }
 
-// countsMatchLists follows every href of a version's summary and compares what it lists with the count beside it.
+// countsMatchLists compares each count of a version's summary with the list at its href.
 func countsMatchLists(t *testing.T, a api, version object) {
 	t.Helper()
 	summaries, _ := version["content_summary"].(object)
@@ -221,7 +221,7 @@ func countsMatchLists(t *testing.T, a api, version object) {
 	}
 }
 
-// standaloneVerify has skopeo check a stored signature against the manifest's bytes, the reference and the key.
+// standaloneVerify verifies a stored signature with skopeo, against the manifest's bytes, the reference and the key.
 func standaloneVerify(t *testing.T, s *server, k *key, name, digest, tag string, one signature) {
 	t.Helper()
 	need(t, "skopeo")

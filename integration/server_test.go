@@ -13,18 +13,18 @@ import (
 
 const adminPassword = "correct-horse-battery"
 
-// server is the product, serving on a free port with a data directory of its own.
+// server is a running Countersign on a free port with its own data directory.
 type server struct {
 	*process.Server
 	api
-	host    string // host:port, as clients type it and as signatures name it
+	host    string // host:port for clients and in signatures
 	data    string
 	env     []string
 	command process.Command
 }
 
-// startServer starts the product with these additions to its environment and ends it with the test; when the test fails, the log's end is
-// printed.
+// startServer starts Countersign with additions to its environment and stops it at the end of the test. If the test fails, the end of the
+// log is printed.
 func startServer(t *testing.T, env ...string) *server {
 	t.Helper()
 	binary, err := shared.binary()
@@ -69,7 +69,7 @@ func startServer(t *testing.T, env ...string) *server {
 	return s
 }
 
-// start starts the product, for the first time or again after a Stop or Kill.
+// start starts the server, for the first time or again after Stop or Kill.
 func (s *server) start(t *testing.T) {
 	t.Helper()
 	running, err := process.Start(t.Context(), s.command)
@@ -79,13 +79,13 @@ func (s *server) start(t *testing.T) {
 	s.Server = running
 }
 
-// cli runs a verb of the product beside the server, on the same data directory.
+// cli runs a command of Countersign on the same data directory while the server runs.
 func (s *server) cli(t *testing.T, env []string, arguments ...string) (string, error) {
 	t.Helper()
 	return output(t, append(s.env[:len(s.env):len(s.env)], env...), s.command.Program, arguments...)
 }
 
-// startPeer starts bare distribution on storage of its own and returns its URL.
+// startPeer starts the registry distribution with its own storage and returns its URL.
 func startPeer(t *testing.T) string {
 	t.Helper()
 	program, err := shared.peer()

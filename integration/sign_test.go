@@ -11,7 +11,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// TestSignWithTheRepositorysService sets a service on the repository; a sign call that names none uses it.
+// TestSignWithTheRepositorysService assigns a service to the repository: a sign call without a service uses it.
 func TestSignWithTheRepositorysService(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -44,14 +44,14 @@ func TestSignWithTheRepositorysService(t *testing.T) {
 	if again := s.finished(t, s.sign(t, repository, object{})); again["state"] != "completed" || len(again["created_resources"].([]any)) != 0 {
 		t.Errorf("signing again: %v", again)
 	}
-	// Within one second gpg makes the same signature of the same claim, byte by byte, and that would be nothing new.
+	// Within one second gpg makes identical signatures of the same claim, so there would be no new signature.
 	time.Sleep(1100 * time.Millisecond)
 	if version := s.signed(t, repository, object{"force": true}); count(version, "present", "container.signature") != 2 {
 		t.Errorf("signing again by force made %v", version)
 	}
 }
 
-// TestSignSomeTags signs the tags of tags_list and no others; a tag that is not there is an error that names it.
+// TestSignSomeTags signs only the tags of tags_list. An absent tag is an error that names it.
 func TestSignSomeTags(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -95,7 +95,7 @@ func TestSignSomeTags(t *testing.T) {
 	}
 }
 
-// TestSignIndex signs an index of two architectures: the images inside, not the index; each pulls under a policy.
+// TestSignIndex signs an index of two architectures: its images, not the index. Each image can be pulled under a policy.
 func TestSignIndex(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -114,7 +114,7 @@ func TestSignIndex(t *testing.T) {
 	if got := count(version, "added", "container.signature"); got != 2 {
 		t.Errorf("%d signatures were made, want 2", got)
 	}
-	// skopeo writes an index in its own words, so that its digest is not that of ours.
+	// skopeo serialises the index anew, so its digest differs from the local one.
 	if served := s.signatures(t, "acme/multi", s.digest(t, "acme/multi", "1.0")); len(served) != 0 {
 		t.Errorf("the index itself has %d signatures, want none", len(served))
 	}
@@ -136,7 +136,7 @@ func TestSignIndex(t *testing.T) {
 		}
 	}
 
-	// sign_lists signs the index too, and then the whole of it may be copied under the policy.
+	// sign_lists signs the index too; then the whole index can be copied under the policy.
 	if version := s.signed(t, repository, object{"manifest_signing_service": service, "sign_lists": true}); count(version, "added", "container.signature") != 1 {
 		t.Errorf("sign_lists made %v", version)
 	}
@@ -144,7 +144,7 @@ func TestSignIndex(t *testing.T) {
 	must(t, admin.env(), "skopeo", arguments...)
 }
 
-// TestPolicyRefuses has clients refuse what is not signed, what another key signed, and what was signed for another tag.
+// TestPolicyRefuses checks that clients refuse unsigned images, signatures by another key, and signatures for another tag.
 func TestPolicyRefuses(t *testing.T) {
 	t.Parallel()
 	trusted, stranger := keyNamed(t, "trusted"), keyNamed(t, "stranger")

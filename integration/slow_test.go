@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// TestStalledBodiesEndOnEveryPath proves that the server lets go of a client whose body stops coming, within 90 seconds and on every kind of path, whoever asks,
-// and still serves others.
+// TestStalledBodiesEndOnEveryPath checks that the server disconnects clients with a stalled body within 90 seconds, on every kind of path,
+// with and without credentials, and still serves others.
 func TestStalledBodiesEndOnEveryPath(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -52,7 +52,7 @@ func TestStalledBodiesEndOnEveryPath(t *testing.T) {
 	s.get(t, pushRepos)
 }
 
-// stall sends a part of a request and returns how long the server keeps the connection then, two minutes at most.
+// stall sends a part of a request and returns the time until the server closes the connection, at most two minutes.
 func stall(t *testing.T, host, begin string) (time.Duration, error) {
 	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", host)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 )
 
-// TestFirstStart starts with nothing configured: the output says where the server is and shows a password once, and that password works.
+// TestFirstStart starts a server without configuration: its output has the address and, once, a password, which works.
 func TestFirstStart(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -24,7 +24,7 @@ func TestFirstStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.command.Env = slices.DeleteFunc(slices.Clone(s.env), func(entry string) bool { return strings.HasPrefix(entry, "COUNTERSIGN_ADMIN_PASSWORD=") })
-	said := func() string { // by this start
+	said := func() string { // of the latest start
 		before, _ := os.ReadFile(s.command.Log)
 		s.start(t)
 		after, err := os.ReadFile(s.command.Log)
@@ -56,7 +56,8 @@ func TestFirstStart(t *testing.T) {
 	s.get(t, pushRepos)
 }
 
-// TestAnotherStorage is refused where images lie that it has not, also in a database that does not say where they lie yet, and taken where there are none.
+// TestAnotherStorage changes between own storage and an upstream: this is refused if the database has images, also in a database of an
+// older version, and allowed otherwise.
 func TestAnotherStorage(t *testing.T) {
 	t.Parallel()
 	need(t, "sqlite3")
@@ -77,7 +78,7 @@ func TestAnotherStorage(t *testing.T) {
 			}
 			s.env = append(s.env, c.with)
 			s.command.Env = s.env
-			s.start(t) // nothing has been pushed
+			s.start(t) // without images
 			if _, err := s.pushTiny(t, "start/app", "v1", "storage"); err != nil {
 				t.Fatal(err)
 			}
@@ -99,7 +100,8 @@ func TestAnotherStorage(t *testing.T) {
 	}
 }
 
-// TestFormerPublicURL proves that signatures keep the host that they name when public_url changes, that each start warns of them, and that signing again adds signatures for the new host.
+// TestFormerPublicURL changes public_url: existing signatures keep their host, each start warns of them, and signing again adds signatures
+// for the new host.
 func TestFormerPublicURL(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -150,7 +152,8 @@ func TestFormerPublicURL(t *testing.T) {
 	}
 }
 
-// TestAbsentServicesAreWarnedOf proves that a start names each signing service of the configuration that does not exist, and no other.
+// TestAbsentServicesAreWarnedOf checks that the server warns at start of each configured signing service that does not exist, and of no
+// other.
 func TestAbsentServicesAreWarnedOf(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "COUNTERSIGN_SIGNING_ASSIGN=team/*=countersign,dev/*=nosuch,qa/*=nosuch", "COUNTERSIGN_SIGNING_ON_PUSH=prod/*=relaese")
@@ -168,7 +171,7 @@ func TestAbsentServicesAreWarnedOf(t *testing.T) {
 	}
 }
 
-// TestSecondServer is refused on a data directory that a server owns.
+// TestSecondServer starts a second server on a data directory, which is refused.
 func TestSecondServer(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -179,7 +182,7 @@ func TestSecondServer(t *testing.T) {
 	s.get(t, pushRepos)
 }
 
-// TestUploadGoesOnAfterAKill uploads half of a blob, kills the server, and uploads the other half to the one that comes back.
+// TestUploadGoesOnAfterAKill uploads half of a blob, kills the server, and uploads the other half after a restart.
 func TestUploadGoesOnAfterAKill(t *testing.T) {
 	t.Parallel()
 	for sentence, environment := range map[string]func(t *testing.T) []string{

@@ -1,5 +1,5 @@
-// Command baredist runs bare distribution, the registry, from this module's own dependency: what tests stand in front of, and what the
-// bench compares with. Its configuration is that of the stock registry: files, blob descriptors cached in memory.
+// Command baredist runs the registry distribution, from the version that this module depends on. Tests use it as an upstream, and the
+// benchmark compares with it. Its configuration is that of the stock registry: files, with blob descriptors cached in memory.
 package main
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/distribution/distribution/v3/registry/handlers"
 	"github.com/distribution/distribution/v3/registry/storage"
 	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
-	_ "github.com/distribution/distribution/v3/registry/storage/driver/middleware/redirect" // registers it
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/middleware/redirect" // registers the middleware
 	"github.com/sirupsen/logrus"
 )
 
@@ -61,7 +61,7 @@ func run(ctx context.Context, addr, root, redirect string, lenient bool) error {
 		"delete":     configuration.Parameters{"enabled": true},
 		"cache":      configuration.Parameters{"blobdescriptor": "inmemory"},
 	}}
-	config.Catalog.MaxEntries = 1000 // as where it reads a file
+	config.Catalog.MaxEntries = 1000 // the default of a configuration file
 	config.HTTP.Secret = "only for tests"
 	if redirect != "" {
 		config.Middleware = map[string][]configuration.Middleware{"storage": {{Name: "redirect", Options: configuration.Parameters{"baseurl": redirect}}}}

@@ -135,7 +135,7 @@ func (w *world) fill() {
 	for _, u := range []struct {
 		name  string
 		staff bool
-	}{{"admin", true}, {"acme", false}, {"carol", false}} {
+	}{{name: "admin", staff: true}, {name: "acme"}, {name: "carol"}} {
 		if _, err := w.store.Accounts.PutUser(ctx, u.name, "x", u.staff, true); err != nil {
 			w.t.Fatal(err)
 		}

@@ -28,20 +28,20 @@ func TestListsHaveLimits(t *testing.T) {
 		list, parameter, term, message string
 		most                           int
 	}{
-		{"repositories/container/container-push/", "pulp_label_select", "key=value", "At most 32 terms are possible.", 32},
-		{"distributions/container/container/", "pulp_label_select", "!key", "At most 32 terms are possible.", 32},
-		{"content/container/tags/", "name__in", "v1", "At most 1000 values are possible.", 1000},
-		{"content/container/manifests/", "pulp_id__in", id, "At most 1000 values are possible.", 1000},
-		{"content/container/manifests/", "pulp_href__in", pulp.Href(pulp.ManifestCollection, id), "At most 1000 values are possible.", 1000},
-		{"repository_versions/", "pulp_href__in", pulp.VersionHref(pulp.ContainerPush, id, 1), "At most 1000 values are possible.", 1000},
-		{"repository_versions/", "content__in", pulp.Href(pulp.ManifestCollection, id), "At most 1000 values are possible.", 1000},
-		{"distributions/container/container/", "with_content", pulp.Href(pulp.ManifestCollection, id), "At most 1000 values are possible.", 1000},
-		{"tasks/", "state__in", "failed", "At most 1000 values are possible.", 1000},
-		{"tasks/", "reserved_resources__in", w.repoHref(), "At most 1000 values are possible.", 1000},
-		{"tasks/", "ordering", "name", "At most 1000 values are possible.", 1000},
-		{"tasks/", "fields", "name", "At most 1000 values are possible.", 1000},
-		{"tasks/", "exclude_fields", "name", "At most 1000 values are possible.", 1000},
-		{"tasks/", "task_group", pulp.Root + "task-groups/" + id + "/", "At most 1000 values are possible.", 1000},
+		{list: "repositories/container/container-push/", parameter: "pulp_label_select", term: "key=value", message: "At most 32 terms are possible.", most: 32},
+		{list: "distributions/container/container/", parameter: "pulp_label_select", term: "!key", message: "At most 32 terms are possible.", most: 32},
+		{list: "content/container/tags/", parameter: "name__in", term: "v1", message: "At most 1000 values are possible.", most: 1000},
+		{list: "content/container/manifests/", parameter: "pulp_id__in", term: id, message: "At most 1000 values are possible.", most: 1000},
+		{list: "content/container/manifests/", parameter: "pulp_href__in", term: pulp.Href(pulp.ManifestCollection, id), message: "At most 1000 values are possible.", most: 1000},
+		{list: "repository_versions/", parameter: "pulp_href__in", term: pulp.VersionHref(pulp.ContainerPush, id, 1), message: "At most 1000 values are possible.", most: 1000},
+		{list: "repository_versions/", parameter: "content__in", term: pulp.Href(pulp.ManifestCollection, id), message: "At most 1000 values are possible.", most: 1000},
+		{list: "distributions/container/container/", parameter: "with_content", term: pulp.Href(pulp.ManifestCollection, id), message: "At most 1000 values are possible.", most: 1000},
+		{list: "tasks/", parameter: "state__in", term: "failed", message: "At most 1000 values are possible.", most: 1000},
+		{list: "tasks/", parameter: "reserved_resources__in", term: w.repoHref(), message: "At most 1000 values are possible.", most: 1000},
+		{list: "tasks/", parameter: "ordering", term: "name", message: "At most 1000 values are possible.", most: 1000},
+		{list: "tasks/", parameter: "fields", term: "name", message: "At most 1000 values are possible.", most: 1000},
+		{list: "tasks/", parameter: "exclude_fields", term: "name", message: "At most 1000 values are possible.", most: 1000},
+		{list: "tasks/", parameter: "task_group", term: pulp.Root + "task-groups/" + id + "/", message: "At most 1000 values are possible.", most: 1000},
 	} {
 		path := tt.list + "?limit=1&" + tt.parameter + "="
 		w.expect(call{path: path + many(tt.term, tt.most)}, 200, "")

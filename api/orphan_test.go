@@ -38,9 +38,9 @@ func testOrphanCleanupIsTheReferences(t *testing.T) {
 		json   string
 		status int
 	}{
-		"117-orphans-cleanup":  {`{"orphan_protection_time":100000,"content_hrefs":null}`, 400},
-		"117b-orphans-cleanup": {`{"orphan_protection_time":100000}`, 202},
-		"117c-orphans-bad":     {`{"orphan_protection_time":-1,"content_hrefs":[]}`, 400},
+		"117-orphans-cleanup":  {json: `{"orphan_protection_time":100000,"content_hrefs":null}`, status: 400},
+		"117b-orphans-cleanup": {json: `{"orphan_protection_time":100000}`, status: 202},
+		"117c-orphans-bad":     {json: `{"orphan_protection_time":-1,"content_hrefs":[]}`, status: 400},
 	} {
 		want, allow := golden(t, name)
 		r := w.expect(cleanup(c.json), c.status, "")
@@ -100,13 +100,13 @@ func TestOrphanCleanupTasks(t *testing.T) {
 		minutes int64
 		units   []record.Unit
 	}{
-		`{}`:                                    {day, nil},
-		``:                                      {day, nil},
-		`{"orphan_protection_time":null}`:       {day, nil},
-		`{"orphan_protection_time":0}`:          {0, nil},
-		`{"orphan_protection_time":"5"}`:        {5, nil},
-		`{"orphan_protection_time":2147483647}`: {2147483647, nil},
-		`{"content_hrefs":["` + tag + `","` + prn + `","` + w.server.URL + tag + `"]}`: {day, unit},
+		`{}`:                                    {minutes: day},
+		``:                                      {minutes: day},
+		`{"orphan_protection_time":null}`:       {minutes: day},
+		`{"orphan_protection_time":0}`:          {},
+		`{"orphan_protection_time":"5"}`:        {minutes: 5},
+		`{"orphan_protection_time":2147483647}`: {minutes: 2147483647},
+		`{"content_hrefs":["` + tag + `","` + prn + `","` + w.server.URL + tag + `"]}`: {minutes: day, units: unit},
 	} {
 		asked := time.Now().UnixMicro()
 		w.expect(cleanup(body), http.StatusAccepted, "")

@@ -117,9 +117,9 @@ func TestTasksDoWhatTheyWereAskedAndShowIt(t *testing.T) {
 		path   string
 		counts fields
 	}{
-		{remote, fields{"container.ContainerRemote": 1.0}},
-		{distribution, fields{"container.ContainerDistribution": 1.0}},
-		{repo, fields{"container.ContainerRepository": 1.0}},
+		{path: remote, counts: fields{"container.ContainerRemote": 1.0}},
+		{path: distribution, counts: fields{"container.ContainerDistribution": 1.0}},
+		{path: repo, counts: fields{"container.ContainerRepository": 1.0}},
 	} {
 		if diff := cmp.Diff(any(c.counts), do(http.MethodDelete, c.path, nil)["result"]); diff != "" {
 			t.Errorf("delete %s: result (-want +got):\n%s", c.path, diff)

@@ -26,18 +26,18 @@ func testTaskGroupsAreNone(t *testing.T) {
 		status int
 		body   string
 	}{
-		"read":                 {call{path: absent}, 404, missing},
-		"cancel":               {call{method: http.MethodPatch, path: absent, json: `{"state":"canceled"}`}, 404, missing},
-		"cancel without state": {call{method: http.MethodPatch, path: absent, json: `{}`}, 404, missing},
-		"no UUID":              {call{path: "task-groups/abc/"}, 404, bad},
-		"cancel of no UUID":    {call{method: http.MethodPatch, path: "task-groups/abc/", json: `{"state":"canceled"}`}, 404, bad},
-		"delete":               {call{method: http.MethodDelete, path: absent}, 405, `{"detail":"Method \"DELETE\" not allowed."}`},
-		"make":                 {call{method: http.MethodPost, path: "task-groups/", json: `{}`}, 405, ""},
-		"a filter":             {call{path: "task-groups/?description=x"}, 400, `{"errors":["Invalid Filter: 'description'"]}`},
-		"an id filter":         {call{path: "task-groups/?pulp_id__in=" + pulp.NewID()}, 400, `{"errors":["Invalid Filter: 'pulp_id__in'"]}`},
-		"an expression":        {call{path: "task-groups/?q=" + url.QueryEscape("description=x")}, 400, `{"q":["Filter 'description' does not exist."]}`},
-		"an ordering":          {call{path: "task-groups/?ordering=tasks"}, 400, `{"ordering":["Select a valid choice. tasks is not one of the available choices."]}`},
-		"nobody":               {call{path: "task-groups/", user: "-"}, 401, ""},
+		"read":                 {call: call{path: absent}, status: 404, body: missing},
+		"cancel":               {call: call{method: http.MethodPatch, path: absent, json: `{"state":"canceled"}`}, status: 404, body: missing},
+		"cancel without state": {call: call{method: http.MethodPatch, path: absent, json: `{}`}, status: 404, body: missing},
+		"no UUID":              {call: call{path: "task-groups/abc/"}, status: 404, body: bad},
+		"cancel of no UUID":    {call: call{method: http.MethodPatch, path: "task-groups/abc/", json: `{"state":"canceled"}`}, status: 404, body: bad},
+		"delete":               {call: call{method: http.MethodDelete, path: absent}, status: 405, body: `{"detail":"Method \"DELETE\" not allowed."}`},
+		"make":                 {call: call{method: http.MethodPost, path: "task-groups/", json: `{}`}, status: 405},
+		"a filter":             {call: call{path: "task-groups/?description=x"}, status: 400, body: `{"errors":["Invalid Filter: 'description'"]}`},
+		"an id filter":         {call: call{path: "task-groups/?pulp_id__in=" + pulp.NewID()}, status: 400, body: `{"errors":["Invalid Filter: 'pulp_id__in'"]}`},
+		"an expression":        {call: call{path: "task-groups/?q=" + url.QueryEscape("description=x")}, status: 400, body: `{"q":["Filter 'description' does not exist."]}`},
+		"an ordering":          {call: call{path: "task-groups/?ordering=tasks"}, status: 400, body: `{"ordering":["Select a valid choice. tasks is not one of the available choices."]}`},
+		"nobody":               {call: call{path: "task-groups/", user: "-"}, status: 401},
 	} {
 		t.Run(what, func(t *testing.T) { w.expect(c.call, c.status, c.body) })
 	}

@@ -27,27 +27,27 @@ func TestTextsThatNotEveryDatabaseKeeps(t *testing.T) {
 		call call
 		want string
 	}{
-		"a name":               {call{method: post, path: pulp.ContainerCollection, json: `{"name":"a\u0000"}`}, `{"name":[` + null + `]}`},
-		"a label":              {call{method: post, path: pulp.ContainerCollection, json: `{"name":"acme/z","pulp_labels":{"a":"\u0000"}}`}, `{"pulp_labels":[` + null + `]}`},
-		"a label, alone":       {call{method: post, path: full + "set_label/", json: `{"key":"a","value":"\u0000"}`}, `{"value":[` + null + `]}`},
-		"a pattern":            {call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"includes":["\u0000"]}`}, `{"includes":[` + null + `]}`},
-		"a pattern, older":     {call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"exclude_tags":["\u0000"]}`}, `{"exclude_tags":[` + null + `]}`},
-		"a password":           {call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"password":"\u0000"}`}, `{"password":[` + null + `]}`},
-		"a header":             {call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"headers":[{"a":"\u0000"}]}`}, `{"headers":["Not a valid string."]}`},
-		"names of tags":        {call{method: post, path: empty + "copy_tags/", json: `{"source_repository":"` + full + `","names":["\u0000"]}`}, `{"names":[` + null + `]}`},
-		"digests":              {call{method: post, path: empty + "copy_manifests/", json: `{"source_repository":"` + full + `","digests":["\u0000"]}`}, `{"digests":[` + null + `]}`},
-		"tags to sign":         {call{method: post, path: m.repoHref() + "sign/", json: `{"manifest_signing_service":"` + service + `","tags_list":["\u0000"]}`}, `{"tags_list":[` + null + `]}`},
-		"a tag":                {call{method: post, path: full + "untag/", json: `{"tag":"\u0000"}`}, `{"tag":[` + null + `]}`},
-		"a unit":               {call{method: post, path: full + "add/", json: `{"content_units":["\u0000"]}`}, `{"content_units":[` + null + `]}`},
-		"a form":               {call{method: post, path: pulp.ContainerCollection, json: "name=a%00", kind: form}, `{"name":[` + null + `]}`},
-		"a form, not UTF-8":    {call{method: post, path: pulp.ContainerCollection, json: "name=a%ff", kind: form}, notForm},
-		"a field, not UTF-8":   {call{method: post, path: pulp.ContainerCollection, json: "name=a&%ff=b", kind: form}, notForm},
-		"multipart, not UTF-8": {call{method: post, path: pulp.ContainerCollection, json: "--x\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\n\xff\r\n--x--\r\n", kind: "multipart/form-data; boundary=x"}, `{"detail":"Multipart form parse error - the form is malformed."}`},
-		"a filter":             {call{path: "repositories/?name=%00"}, `{"name":[` + null + `]}`},
-		"a filter, several":    {call{path: "tasks/?name__in=a,%00"}, `{"name__in":[` + null + `]}`},
-		"a filter, a pattern":  {call{path: "repositories/?name__regex=%00"}, `{"name__regex":[` + null + `]}`},
-		"a filter, labels":     {call{path: pulp.RemoteCollection + "?pulp_label_select=a%3D%00"}, `{"pulp_label_select":[` + null + `]}`},
-		"a filter, complex":    {call{path: "distributions/?q=name%3D%22%00%22"}, `{"q":[` + null + `]}`},
+		"a name":               {call: call{method: post, path: pulp.ContainerCollection, json: `{"name":"a\u0000"}`}, want: `{"name":[` + null + `]}`},
+		"a label":              {call: call{method: post, path: pulp.ContainerCollection, json: `{"name":"acme/z","pulp_labels":{"a":"\u0000"}}`}, want: `{"pulp_labels":[` + null + `]}`},
+		"a label, alone":       {call: call{method: post, path: full + "set_label/", json: `{"key":"a","value":"\u0000"}`}, want: `{"value":[` + null + `]}`},
+		"a pattern":            {call: call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"includes":["\u0000"]}`}, want: `{"includes":[` + null + `]}`},
+		"a pattern, older":     {call: call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"exclude_tags":["\u0000"]}`}, want: `{"exclude_tags":[` + null + `]}`},
+		"a password":           {call: call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"password":"\u0000"}`}, want: `{"password":[` + null + `]}`},
+		"a header":             {call: call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"headers":[{"a":"\u0000"}]}`}, want: `{"headers":["Not a valid string."]}`},
+		"names of tags":        {call: call{method: post, path: empty + "copy_tags/", json: `{"source_repository":"` + full + `","names":["\u0000"]}`}, want: `{"names":[` + null + `]}`},
+		"digests":              {call: call{method: post, path: empty + "copy_manifests/", json: `{"source_repository":"` + full + `","digests":["\u0000"]}`}, want: `{"digests":[` + null + `]}`},
+		"tags to sign":         {call: call{method: post, path: m.repoHref() + "sign/", json: `{"manifest_signing_service":"` + service + `","tags_list":["\u0000"]}`}, want: `{"tags_list":[` + null + `]}`},
+		"a tag":                {call: call{method: post, path: full + "untag/", json: `{"tag":"\u0000"}`}, want: `{"tag":[` + null + `]}`},
+		"a unit":               {call: call{method: post, path: full + "add/", json: `{"content_units":["\u0000"]}`}, want: `{"content_units":[` + null + `]}`},
+		"a form":               {call: call{method: post, path: pulp.ContainerCollection, json: "name=a%00", kind: form}, want: `{"name":[` + null + `]}`},
+		"a form, not UTF-8":    {call: call{method: post, path: pulp.ContainerCollection, json: "name=a%ff", kind: form}, want: notForm},
+		"a field, not UTF-8":   {call: call{method: post, path: pulp.ContainerCollection, json: "name=a&%ff=b", kind: form}, want: notForm},
+		"multipart, not UTF-8": {call: call{method: post, path: pulp.ContainerCollection, json: "--x\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\n\xff\r\n--x--\r\n", kind: "multipart/form-data; boundary=x"}, want: `{"detail":"Multipart form parse error - the form is malformed."}`},
+		"a filter":             {call: call{path: "repositories/?name=%00"}, want: `{"name":[` + null + `]}`},
+		"a filter, several":    {call: call{path: "tasks/?name__in=a,%00"}, want: `{"name__in":[` + null + `]}`},
+		"a filter, a pattern":  {call: call{path: "repositories/?name__regex=%00"}, want: `{"name__regex":[` + null + `]}`},
+		"a filter, labels":     {call: call{path: pulp.RemoteCollection + "?pulp_label_select=a%3D%00"}, want: `{"pulp_label_select":[` + null + `]}`},
+		"a filter, complex":    {call: call{path: "distributions/?q=name%3D%22%00%22"}, want: `{"q":[` + null + `]}`},
 	} {
 		t.Run(what, func(t *testing.T) { m.expect(c.call, 400, c.want) })
 	}
@@ -198,22 +198,22 @@ func TestWhoDeletesVersionsAndRepositories(t *testing.T) {
 		call   call
 		status int
 	}{
-		{call{method: remove, path: shown + "versions/1/", user: "carol"}, 403},
-		{call{method: remove, path: shown, user: "carol"}, 403},
-		{call{method: patch, path: shown, user: "carol", json: `{bad`}, 403},
-		{call{method: post, path: shown + "set_label/", user: "carol", json: `{bad`}, 403},
-		{call{method: post, path: shown + "sync/", user: "carol", json: `{bad`}, 403},
-		{call{method: post, path: shown + "versions/1/repair/", user: "carol", json: `{bad`}, 403},
-		{call{method: remove, path: hidden + "versions/0/", user: "carol"}, 404},
-		{call{method: remove, path: hidden, user: "carol"}, 404},
-		{call{method: post, path: hidden + "set_label/", user: "carol", json: `{bad`}, 404},
-		{call{method: remove, path: m.repoHref() + "versions/1/"}, 403}, // nobody's
-		{call{method: remove, path: shown + "versions/7/", user: "acme"}, 404},
-		{call{method: remove, path: shown + "versions/1/", user: "acme"}, 202},
-		{call{method: post, path: shown + "set_label/", user: "acme", json: `{"key":"a","value":"b"}`}, 201},
-		{call{method: patch, path: shown, user: "acme", json: `{"name":"acme/full-2"}`}, 400},
-		{call{method: patch, path: shown, user: "acme", json: `{"name":"acme/app"}`}, 400}, // of the other type
-		{call{method: remove, path: shown, user: "acme"}, 202},
+		{call: call{method: remove, path: shown + "versions/1/", user: "carol"}, status: 403},
+		{call: call{method: remove, path: shown, user: "carol"}, status: 403},
+		{call: call{method: patch, path: shown, user: "carol", json: `{bad`}, status: 403},
+		{call: call{method: post, path: shown + "set_label/", user: "carol", json: `{bad`}, status: 403},
+		{call: call{method: post, path: shown + "sync/", user: "carol", json: `{bad`}, status: 403},
+		{call: call{method: post, path: shown + "versions/1/repair/", user: "carol", json: `{bad`}, status: 403},
+		{call: call{method: remove, path: hidden + "versions/0/", user: "carol"}, status: 404},
+		{call: call{method: remove, path: hidden, user: "carol"}, status: 404},
+		{call: call{method: post, path: hidden + "set_label/", user: "carol", json: `{bad`}, status: 404},
+		{call: call{method: remove, path: m.repoHref() + "versions/1/"}, status: 403}, // nobody's
+		{call: call{method: remove, path: shown + "versions/7/", user: "acme"}, status: 404},
+		{call: call{method: remove, path: shown + "versions/1/", user: "acme"}, status: 202},
+		{call: call{method: post, path: shown + "set_label/", user: "acme", json: `{"key":"a","value":"b"}`}, status: 201},
+		{call: call{method: patch, path: shown, user: "acme", json: `{"name":"acme/full-2"}`}, status: 400},
+		{call: call{method: patch, path: shown, user: "acme", json: `{"name":"acme/app"}`}, status: 400}, // of the other type
+		{call: call{method: remove, path: shown, user: "acme"}, status: 202},
 	} {
 		m.expect(c.call, c.status, "")
 	}

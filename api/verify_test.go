@@ -317,12 +317,12 @@ func TestVerifyDoesNotComputeWithHostileKeys(t *testing.T) {
 		accepted, evaluated bool
 		reason              string
 	}{
-		"by the hostile key":             {"latest", signedBy(ring), false, false, "uses DSA"},
-		"by another key of theirs":       {"latest", signedBy(ring, known.public), true, true, ""},
-		"for another reference":          {"1.0", signedBy(ring), false, true, "none of the signatures"},
-		"a ring with 11,000 packets":     {"latest", signedBy(known.public, bytes.Repeat(signtest.Packet(12, nil), 11_000)), false, false, "more than 10000 packets"},
-		"a key with 300 self-signatures": {"latest", signedBy(rsaRing(300)), false, true, "none of the signatures"},
-		"more packets, and no signature": {"multi", signedBy(bytes.Repeat(signtest.Packet(6, nil), 11_000)), false, true, "there is none"},
+		"by the hostile key":             {tag: "latest", requirement: signedBy(ring), reason: "uses DSA"},
+		"by another key of theirs":       {tag: "latest", requirement: signedBy(ring, known.public), accepted: true, evaluated: true},
+		"for another reference":          {tag: "1.0", requirement: signedBy(ring), evaluated: true, reason: "none of the signatures"},
+		"a ring with 11,000 packets":     {tag: "latest", requirement: signedBy(known.public, bytes.Repeat(signtest.Packet(12, nil), 11_000)), reason: "more than 10000 packets"},
+		"a key with 300 self-signatures": {tag: "latest", requirement: signedBy(rsaRing(300)), evaluated: true, reason: "none of the signatures"},
+		"more packets, and no signature": {tag: "multi", requirement: signedBy(bytes.Repeat(signtest.Packet(6, nil), 11_000)), evaluated: true, reason: "there is none"},
 	} {
 		got := w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"` + c.tag + `","reference":"` + app + c.tag +
 			`","policy":{"default":[` + c.requirement + `]}}`}, http.StatusOK, "").body

@@ -226,10 +226,10 @@ func TestDeletingADistributionReservesWhatGoesWithIt(t *testing.T) {
 		id     string
 		wanted []taskstore.Resource
 	}{
-		"a push made the repository": {made, []taskstore.Resource{
+		"a push made the repository": {id: made, wanted: []taskstore.Resource{
 			{Href: pulp.Href(pulp.DistributionCollection, made), Exclusive: true}, {Href: w.repoHref(), Exclusive: true},
 		}},
-		"somebody made it": {plain, []taskstore.Resource{{Href: pulp.Href(pulp.DistributionCollection, plain), Exclusive: true}}},
+		"somebody made it": {id: plain, wanted: []taskstore.Resource{{Href: pulp.Href(pulp.DistributionCollection, plain), Exclusive: true}}},
 	} {
 		w.expect(call{method: http.MethodDelete, path: pulp.Href(pulp.DistributionCollection, c.id)}, 202, "")
 		want := tasks.Spec{
@@ -281,7 +281,7 @@ func TestTasksAreCanceledDeletedAndPurged(t *testing.T) {
 		id     string
 		status int
 		state  string
-	}{{waiting, 200, "canceled"}, {waiting, 200, "canceled"}, {running, 200, "canceling"}, {done, 409, "completed"}} {
+	}{{id: waiting, status: 200, state: "canceled"}, {id: waiting, status: 200, state: "canceled"}, {id: running, status: 200, state: "canceling"}, {id: done, status: 409, state: "completed"}} {
 		if r := w.expect(cancel(c.id), c.status, ""); state(r) != c.state {
 			t.Errorf("state %v, want %s", state(r), c.state)
 		}

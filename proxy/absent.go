@@ -14,11 +14,12 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// blobLooks is how often a request looks for a blob that another request or another remote is to bring.
-const blobLooks = 6
+// maxFetchAttempts is the number of times that a request tries to get an absent blob from remotes or other requests.
+const maxFetchAttempts = 6
 
-// getAbsentBlob answers with a blob that is fetched from its remote now: as its bytes arrive, or, for a range and for a request that comes during another one's fetch, when all
-// have arrived. A blob that no remote has is unknown, for HEAD too, so that a push sends it again.
+// getAbsentBlob sends a blob that it fetches from its remote. It streams the bytes as they arrive. For a range, and if
+// another request fetches the blob already, it waits for the end of the fetch instead. A blob that no remote has is
+// BLOB_UNKNOWN, also for HEAD, so that clients push it again.
 func (c *call) getAbsentBlob(t record.Target, b pulp.Blob) error {
 	if b.RemoteID == "" {
 		return blobUnknown(c.ref)
@@ -30,8 +31,8 @@ func (c *call) getAbsentBlob(t record.Target, b pulp.Blob) error {
 		return nil
 	}
 	streamed := false
-	// A range of a blob that is not kept is answered with all of it (RFC 9110 section 14.2).
-	b, err := c.bring(t, b, func(b pulp.Blob, got ingest.Fetched) bool {
+	// The response to a range of a blob that is not stored is the whole blob (RFC 9110, section 14.2).
+	b, err := c.fetchAbsent(t, b, func(b pulp.Blob, got ingest.Fetched) bool {
 		if streamed = c.r.Header.Get("Range") == "" || !got.Kept; streamed {
 			c.streamBlob(b, got)
 		}
@@ -43,14 +44,19 @@ func (c *call) getAbsentBlob(t record.Target, b pulp.Blob) error {
 	return c.sendBlob(t, b)
 }
 
-// bring has an absent blob fetched, from each of its remotes until one gives it, and returns the blob as the repository has it then. stream may take the bytes of a fetch that this
-// request causes; where it does, bring returns the blob as it was. A blob that no remote has is unknown.
-func (c *call) bring(t record.Target, b pulp.Blob, stream func(pulp.Blob, ingest.Fetched) bool) (pulp.Blob, error) {
+// fetchAbsent fetches an absent blob from its remotes, one after another, and returns the blob of the repository after
+// that. stream receives the bytes of a fetch that this request starts and may consume them: then it returns true, and
+// fetchAbsent returns the unchanged blob. The failure is BLOB_UNKNOWN if no remote has the blob.
+func (c *call) fetchAbsent(
+	t record.Target,
+	b pulp.Blob,
+	stream func(pulp.Blob, ingest.Fetched) bool,
+) (pulp.Blob, error) {
 	if c.Fetcher == nil {
-		return b, errors.New("an absent blob, and nobody to fetch it")
+		return b, errors.New("the blob is absent and this server does not fetch from remotes")
 	}
 	tried := map[string]bool{}
-	for range blobLooks {
+	for range maxFetchAttempts {
 		tried[b.RemoteID] = true
 		got, err := c.Fetcher.Fetch(c.r.Context(), c.client(), t.Repository, b)
 		if got.ReadCloser != nil {
@@ -68,21 +74,26 @@ func (c *call) bring(t record.Target, b pulp.Blob, stream func(pulp.Blob, ingest
 			return again, nil
 		case again.RemoteID == "" || errors.Is(err, ingest.ErrLacks) && tried[again.RemoteID]:
 			return b, blobUnknown(string(b.Digest))
-		case err != nil && tried[again.RemoteID]: // no other remote has it
+		case err != nil && tried[again.RemoteID]: // no other remote is left
 			return b, err
 		}
 		b = again
 	}
-	return b, newError(http.StatusServiceUnavailable, "UNAVAILABLE", "The remote that has the blob does not give it.", nil).withHeader("Retry-After", "10")
+	return b, newError(
+		http.StatusServiceUnavailable,
+		"UNAVAILABLE",
+		"The remote did not send the blob. Try again later.",
+		nil,
+	).withHeader("Retry-After", "10")
 }
 
-// streamBlob answers with a blob's bytes as they arrive. When they end with an error, the connection is broken off.
+// streamBlob sends the bytes of a blob as they arrive. It aborts the connection if they end with an error.
 func (c *call) streamBlob(b pulp.Blob, bytes io.ReadCloser) {
 	defer func() { _ = bytes.Close() }()
 	blobHeaders(c.w.Header(), b.Digest)
 	c.w.Header().Set("Content-Length", strconv.FormatInt(b.Size, 10))
 	if _, err := storage.Move(c.w, bytes); err != nil {
-		panic(http.ErrAbortHandler) // the client must not take what it has for the blob
+		panic(http.ErrAbortHandler) // so that the client detects the truncated blob
 	}
 }
 

@@ -12,44 +12,60 @@ import (
 	"github.com/countersign/countersign/internal/store/record"
 )
 
-// bearer is who makes a request, and to what a token limits them.
-type bearer struct {
-	user          *pulp.User // nil: nobody, or a token of nobody's
-	authenticated bool       // credentials or a token came with the request
-	token         *auth.Bearer
+// caller is the authenticated origin of a request.
+type caller struct {
+	user          *pulp.User   // nil for an anonymous caller
+	authenticated bool         // the request has valid credentials or a valid token, possibly an anonymous one
+	token         *auth.Bearer // nil without a token
 }
 
-func (b bearer) name() string {
+func (b caller) name() string {
 	if b.user == nil {
 		return "anonymous"
 	}
 	return b.user.Username
 }
 
-// client names the caller for its share of what is bounded: the user, or without one the address, of IPv6 the /64.
+// client identifies the caller for limits per client: by user or, if anonymous, by network address.
 func (c *call) client() string {
-	if c.who.user != nil {
-		return "user " + c.who.user.Username
+	if c.caller.user != nil {
+		return "user " + c.caller.user.Username
 	}
 	return "address " + clientaddr.Network(c.r.RemoteAddr).String()
 }
 
-// covers says whether what the request came with covers an action, whoever may do it. A password covers everything (D21).
-func (b bearer) covers(kind, name, action string) bool {
+// covers reports whether the token of the request permits an action on a resource. Without a token every action is
+// covered: see compatibility.md#basic-credentials. It does not check the user's permissions.
+func (b caller) covers(kind, name, action string) bool {
 	return b.token == nil || b.token.Allows(kind, name, action)
 }
 
 var (
-	errUnknownCaller = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Authentication credentials were not provided.", nil)
-	errTokensOnly    = newError(http.StatusUnauthorized, "UNAUTHORIZED", "A user name and a password are accepted here only for a token: "+
-		"get one at /token/, as clients do by themselves, and send it as Bearer.", nil)
+	errUnauthenticated = newError(
+		http.StatusUnauthorized,
+		"UNAUTHORIZED",
+		"Authentication credentials were not provided.",
+		nil,
+	)
+	errTokensOnly = newError(
+		http.StatusUnauthorized,
+		"UNAUTHORIZED",
+		"A user name and a password are accepted here only for a token: "+
+			"get one at /token/, as clients do by themselves, and send it as Bearer.",
+		nil,
+	)
 	errPassword = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Invalid username/password.", nil)
-	errBadToken = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Access to the requested resource is not authorized. The provided Bearer token is invalid.", nil)
-	errScope    = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Insufficient permissions", nil)
+	errBadToken = newError(
+		http.StatusUnauthorized,
+		"UNAUTHORIZED",
+		"Access to the requested resource is not authorized. The provided Bearer token is invalid.",
+		nil,
+	)
+	errScope = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Insufficient permissions", nil)
 )
 
-// authenticate identifies the caller. A token is valid only while its account is active and has the password that it had when the token was
-// issued. Permissions are evaluated with every request.
+// authenticate sets the caller from the Authorization header. A token is valid only while its account is active and has
+// the same password as when the token was issued.
 func (c *call) authenticate() error {
 	header := c.r.Header.Get("Authorization")
 	scheme, credentials, _ := strings.Cut(header, " ")
@@ -63,14 +79,14 @@ func (c *call) authenticate() error {
 		if fault.Is(err, fault.Unauthenticated) {
 			return c.challenge(errPassword, "")
 		}
-		c.who = bearer{user: user, authenticated: true}
+		c.caller = caller{user: user, authenticated: true}
 		return err
 	case strings.EqualFold(scheme, "Bearer"):
 		token, err := c.Tokens.Verify(strings.TrimSpace(credentials))
 		if err != nil {
 			return c.challenge(errBadToken, "invalid_token")
 		}
-		c.who = bearer{authenticated: true, token: &token}
+		c.caller = caller{authenticated: true, token: &token}
 		if token.Username == "" {
 			return nil
 		}
@@ -78,13 +94,14 @@ func (c *call) authenticate() error {
 		if fault.Is(err, fault.NotFound) || err == nil && !c.Tokens.BelongsTo(token, user) {
 			return c.challenge(errBadToken, "invalid_token")
 		}
-		c.who.user = &user
+		c.caller.user = &user
 		return err
 	}
-	return c.challenge(errUnknownCaller, "")
+	return c.challenge(errUnauthenticated, "")
 }
 
-// challenge returns a refusal that tells where to get a token, and for what (contract 7.1).
+// challenge adds a WWW-Authenticate header with the token service and the required scopes to a failure. reason is its
+// error parameter; empty for none. See compatibility.md#tokens.
 func (c *call) challenge(why *failure, reason string) error {
 	text := `Bearer realm="` + c.PublicURL.String() + `/token/",service="` + c.PublicURL.Host + `"`
 	for _, scope := range c.scopes() {
@@ -96,7 +113,7 @@ func (c *call) challenge(why *failure, reason string) error {
 	return why.withHeader("WWW-Authenticate", text)
 }
 
-// scopes are what the request needs a token for.
+// scopes returns the token scopes that the request requires.
 func (c *call) scopes() []string {
 	if c.r.URL.Path == "/v2/_catalog" {
 		return []string{"registry:catalog:*"}
@@ -115,39 +132,43 @@ func (c *call) scopes() []string {
 	return scopes
 }
 
-// refuse returns the answer to somebody who may not: 401, for those who are known too (contract 3).
-func (c *call) refuse() error {
-	if c.who.authenticated {
+// unauthorized returns the failure for a caller without permission. It is 401 also for authenticated callers: see
+// compatibility.md#registry-errors.
+func (c *call) unauthorized() error {
+	if c.caller.authenticated {
 		return c.challenge(errScope, "insufficient_scope")
 	}
-	return c.challenge(errUnknownCaller, "")
+	return c.challenge(errUnauthenticated, "")
 }
 
-// object returns a target in the form that auth decides about.
-func (c *call) object(name string, t record.Target, exists bool) auth.Object {
-	anonymous := c.AnonymousPull == auth.AnonymousPullOn || c.AnonymousPull == auth.AnonymousPullWithToken && c.who.token != nil
+// authObject returns the object for auth.Allow.
+func (c *call) authObject(name string, t record.Target, exists bool) auth.Object {
+	anonymous := c.AnonymousPull == auth.AnonymousPullOn ||
+		c.AnonymousPull == auth.AnonymousPullWithToken && c.caller.token != nil
 	return auth.Object{Path: name, Exists: exists, Private: t.Distribution.Private, AnonymousPull: anonymous}
 }
 
-// readable returns the target of the request's name, if the caller may read it. NAME_UNKNOWN tells that a name is absent to those alone who could read it
-// if it existed, even if it were private. To all others an absent name and a private one look the same: 401.
-func (c *call) readable() (record.Target, error) {
-	t, err := c.visible(c.name)
+// readableTarget returns the target of the request's name if the caller may read it. The failure is NAME_UNKNOWN only
+// for callers with permission to read any repository of that name. For others it is 401, so that they cannot
+// distinguish private names from absent ones.
+func (c *call) readableTarget() (record.Target, error) {
+	t, err := c.visibleTarget(c.name)
 	if fault.Is(err, fault.NotFound) {
-		if c.mayPull(c.name, privateTarget) {
+		if c.mayPull(c.name, hiddenTarget) {
 			return t, c.nameUnknown()
 		}
-		return t, c.refuse()
+		return t, c.unauthorized()
 	}
 	return t, err
 }
 
-// privateTarget stands for a name that the caller knows nothing about.
-var privateTarget = record.Target{Distribution: pulp.Distribution{Private: true}}
+// hiddenTarget is the target to check whether the caller may read a name even if it is private.
+var hiddenTarget = record.Target{Distribution: pulp.Distribution{Private: true}}
 
-// visible returns the target of a name. NotFound when it serves nothing, or nothing that the caller may read.
-func (c *call) visible(name string) (record.Target, error) {
-	t, err := c.lookUp(name)
+// visibleTarget returns the target of a name. The error is NotFound if the name serves nothing or the caller may not
+// read it.
+func (c *call) visibleTarget(name string) (record.Target, error) {
+	t, err := c.resolve(name)
 	if err != nil {
 		return t, err
 	}
@@ -157,34 +178,37 @@ func (c *call) visible(name string) (record.Target, error) {
 	return t, nil
 }
 
-// lookUp returns the target of a name. For callers who may not read private repositories under the name, a private target is looked up as an absent one is: by the same
-// queries and with the same result, NotFound.
-func (c *call) lookUp(name string) (record.Target, error) {
-	if auth.Allow(c.who.user, auth.Pull, c.object(name, privateTarget, true)) {
+// resolve returns the target of a name. For callers without permission to read private repositories of the name, a
+// private target is looked up with the same queries and the same result as an absent one: NotFound.
+func (c *call) resolve(name string) (record.Target, error) {
+	if auth.Allow(c.caller.user, auth.Pull, c.authObject(name, hiddenTarget, true)) {
 		return c.Store.Serving.Resolve(c.r.Context(), name)
 	}
 	return c.Store.Serving.ResolvePublic(c.r.Context(), name)
 }
 
-// mayPull reports whether the caller may read a target. A token that is too narrow reads what callers without any may read.
+// mayPull reports whether the caller may read a target. A token that does not cover the target still permits what an
+// anonymous caller may read.
 func (c *call) mayPull(name string, t record.Target) bool {
-	on := c.object(name, t, true)
+	on := c.authObject(name, t, true)
 	if c.AnonymousPull == auth.AnonymousPullOn && auth.Allow(nil, auth.Pull, on) {
 		return true
 	}
-	covered := c.who.covers("repository", name, "pull") || c.who.covers("repository", name, "push")
-	return covered && auth.Allow(c.who.user, auth.Pull, on)
+	covered := c.caller.covers("repository", name, "pull") || c.caller.covers("repository", name, "push")
+	return covered && auth.Allow(c.caller.user, auth.Pull, on)
 }
 
-// may reports whether the caller may change the content under the request's name. It depends on the name alone, not on what exists there.
-func (c *call) may(what auth.Action) bool {
-	return c.who.covers("repository", c.name, "push") && auth.Allow(c.who.user, what, auth.Object{Path: c.name})
+// mayWrite reports whether the caller may change the content of the request's name. The result does not depend on
+// whether the name exists.
+func (c *call) mayWrite(what auth.Action) bool {
+	return c.caller.covers("repository", c.name, "push") && auth.Allow(c.caller.user, what, auth.Object{Path: c.name})
 }
 
-// writable returns what the request's name serves, if the caller may change it. It makes nothing: NAME_UNKNOWN when it is not there.
-func (c *call) writable(what auth.Action) (record.Target, error) {
-	if !c.may(what) {
-		return record.Target{}, c.refuse()
+// writableTarget returns the target of the request's name if the caller may change it. Unlike pushTarget it does not
+// create it: the failure is NAME_UNKNOWN if the name does not exist.
+func (c *call) writableTarget(what auth.Action) (record.Target, error) {
+	if !c.mayWrite(what) {
+		return record.Target{}, c.unauthorized()
 	}
 	t, err := c.Store.Serving.Resolve(c.r.Context(), c.name)
 	if err != nil && !fault.Is(err, fault.NotFound) {
@@ -194,21 +218,28 @@ func (c *call) writable(what auth.Action) (record.Target, error) {
 	case err != nil || !t.Served():
 		return t, c.nameUnknown()
 	case c.readOnly(t):
-		return t, newError(http.StatusBadRequest, "NAME_INVALID", "Repository is read-only.", map[string]string{"name": c.name})
+		return t, newError(
+			http.StatusBadRequest,
+			"NAME_INVALID",
+			"Repository is read-only.",
+			map[string]string{"name": c.name},
+		)
 	}
 	return t, nil
 }
 
-// readOnly says whether a target takes no pushes: it is a fixed version, or a mirror of a remote (contract 3.1), which takes signatures alone.
+// readOnly reports whether a target rejects the request: a pinned version rejects every change, a mirrored repository
+// everything but signatures. See compatibility.md#push-creates-repositories.
 func (c *call) readOnly(t record.Target) bool {
 	mirrored := t.Repository.RemoteID != "" && !c.PushToMirrors && c.kind != routeSignatures
 	return t.Distribution.Pinned != nil || mirrored
 }
 
-// pushTarget returns what the request's name serves, making it when it is not there, if the caller may (D1).
+// pushTarget returns the target of the request's name if the caller may push to it, and creates it if it does not
+// exist. See compatibility.md#push-creates-repositories.
 func (c *call) pushTarget() (record.Target, error) {
-	if !c.may(auth.Push) {
-		return record.Target{}, c.refuse()
+	if !c.mayWrite(auth.Push) {
+		return record.Target{}, c.unauthorized()
 	}
 	t, err := c.Store.Serving.Resolve(c.r.Context(), c.name)
 	if err != nil && !fault.Is(err, fault.NotFound) {
@@ -217,7 +248,7 @@ func (c *call) pushTarget() (record.Target, error) {
 	if err == nil && t.Served() && !c.readOnly(t) {
 		return t, nil
 	}
-	err = c.sealed(func(ctx context.Context) error {
+	err = c.withSignatures(func(ctx context.Context) error {
 		t, err = c.Store.Catalog.PushTarget(ctx, c.name, c.PushType)
 		return err
 	})

@@ -54,7 +54,7 @@ func newAdopting(t *testing.T, change ...func(*proxy.Options)) *adopting {
 			a.before()
 			return a.adopter.Pulled(ctx, who, name, reference, absentOnly)
 		}
-		o.Current = func(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error) {
+		o.UpstreamTag = func(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error) {
 			return a.adopter.Current(ctx, who, repo, tag)
 		}
 		for _, f := range change {

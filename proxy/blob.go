@@ -21,14 +21,15 @@ import (
 
 var sha256Form = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
-// validDigest says whether a digest is well-formed and of an algorithm that is stored: sha256 or sha512 (D13).
+// validDigest reports whether a digest is well-formed and of a supported algorithm: sha256 or sha512. See
+// compatibility.md#distribution-specification.
 func validDigest(d digest.Digest) bool {
 	return d.Validate() == nil && (d.Algorithm() == digest.SHA256 || d.Algorithm() == digest.SHA512)
 }
 
-// getBlob answers with a blob's bytes, or a range of them.
+// getBlob handles GET and HEAD of a blob, with ranges.
 func (c *call) getBlob() error {
-	t, err := c.readable()
+	t, err := c.readableTarget()
 	if err != nil {
 		return err
 	}
@@ -45,40 +46,46 @@ func (c *call) getBlob() error {
 	} else if err != nil {
 		return err
 	}
-	pushes := c.r.Method == http.MethodHead && c.may(auth.Push)
+	pushes := c.r.Method == http.MethodHead && c.mayWrite(auth.Push)
 	if pushes {
-		c.touch(t.Repository.ID, b)
+		c.keepPending(t.Repository.ID, b)
 	}
 	if b.Absent {
 		return c.getAbsentBlob(t, b)
 	}
 	err = c.sendBlob(t, b)
-	if pushes && errors.Is(err, storage.ErrNotFound) { // who sends it again mends it
-		c.Log.WarnContext(c.r.Context(), "the storage has lost a blob; its pusher is told that it is not there", slog.String("digest", c.ref), slog.Any("err", err))
+	if pushes && errors.Is(err, storage.ErrNotFound) { // a second upload repairs the blob
+		c.Log.WarnContext(
+			c.r.Context(),
+			"the storage lost a blob; asking the client to upload it again",
+			slog.String("digest", c.ref),
+			slog.Any("err", err),
+		)
 		return blobUnknown(c.ref)
 	}
 	return err
 }
 
-// emptyRange finds the last no bytes in a Range. http.ServeContent would answer with a Content-Range that ends before it begins, as it does for the end of a blob
-// that is empty; all of the blob may be sent instead (RFC 9110, 14.2).
-var emptyRange = regexp.MustCompile(`[=,\s]-\+?0+\s*(?:,|$)`)
+// emptySuffixRange matches a suffix range of 0 bytes. http.ServeContent would respond with a Content-Range whose end is
+// before its start, as it does for empty blobs. RFC 9110, section 14.2, permits sending the whole blob instead.
+var emptySuffixRange = regexp.MustCompile(`[=,\s]-\+?0+\s*(?:,|$)`)
 
-// sendBlob answers with the bytes that are here, or a range of them. A HEAD asks for no range (RFC 9110, 14.2).
+// sendBlob sends a blob that is not absent, or a range of it. HEAD ignores ranges (RFC 9110, section 14.2).
 func (c *call) sendBlob(t record.Target, b pulp.Blob) error {
-	if c.r.Method == http.MethodHead || b.Size == 0 || emptyRange.MatchString(c.r.Header.Get("Range")) {
+	if c.r.Method == http.MethodHead || b.Size == 0 || emptySuffixRange.MatchString(c.r.Header.Get("Range")) {
 		c.r.Header.Del("Range")
 	}
-	content, err := c.fetch(b)
-	if within := t.Repository.UpstreamName(); errors.Is(err, storage.ErrNotFound) && c.manifests != nil && b.Location != within {
-		content, err = c.fetchUnder(within, b, err)
+	content, err := c.openForResponse(b)
+	if within := t.Repository.UpstreamName(); errors.Is(err, storage.ErrNotFound) && c.manifests != nil &&
+		b.Location != within {
+		content, err = c.openInRepository(within, b, err)
 	}
 	if err != nil || content == nil {
 		return err
 	}
 	defer func() { _ = content.Close() }()
 	blobHeaders(c.w.Header(), b.Digest)
-	if c.manifests != nil && !b.Inline && c.plain() {
+	if c.manifests != nil && !b.Inline && c.wantsWhole() {
 		c.streamBlob(b, content)
 		return nil
 	}
@@ -86,29 +93,35 @@ func (c *call) sendBlob(t record.Target, b pulp.Blob) error {
 	return nil
 }
 
-// plain says whether the request is for all of something, whatever it was before.
-func (c *call) plain() bool {
+// wantsWhole reports whether the request is a GET without a range and without preconditions.
+func (c *call) wantsWhole() bool {
 	h := c.r.Header
-	return c.r.Method == http.MethodGet && h.Get("Range") == "" && h.Get("If-None-Match") == "" && h.Get("If-Match") == ""
+	return c.r.Method == http.MethodGet && h.Get("Range") == "" && h.Get("If-None-Match") == "" &&
+		h.Get("If-Match") == ""
 }
 
-// remote is a storage far away, which is asked once for what a client wants.
-type remote interface {
-	// OpenPart opens a blob where a part of it is to be read; what is read elsewhere it asks for again.
+// remoteStorage is a storage with expensive requests: one request reads exactly the bytes that the client asked for.
+type remoteStorage interface {
+	// OpenPart opens a blob to read one part of it. Reading outside of the part costs another request.
 	OpenPart(ctx context.Context, name string, dgst digest.Digest, part storage.Part) (io.ReadSeekCloser, error)
-	// Locate is OpenPart, or says where clients may get the bytes, without the storage's credentials.
-	Locate(ctx context.Context, name string, dgst digest.Digest, part storage.Part) (at string, content io.ReadSeekCloser, err error)
+	// Locate is like OpenPart, or returns a URL from which clients can get the bytes without credentials.
+	Locate(
+		ctx context.Context,
+		name string,
+		dgst digest.Digest,
+		part storage.Part,
+	) (at string, content io.ReadSeekCloser, err error)
 }
 
-// fetch returns a blob's bytes for the answer; nil when the answer was that they are elsewhere. For HEAD, and for a range that is not there, it asks a storage that is far
-// away for no bytes.
-func (c *call) fetch(b pulp.Blob) (io.ReadSeekCloser, error) {
-	far, ok := c.Storage.(remote)
+// openForResponse opens a blob for the response. It returns nil if it responded with a redirect. For HEAD and for a
+// range outside of the blob it requests no bytes from a remoteStorage.
+func (c *call) openForResponse(b pulp.Blob) (io.ReadSeekCloser, error) {
+	far, ok := c.Storage.(remoteStorage)
 	if b.Inline || !ok {
 		return c.open(b)
 	}
-	b = c.located(b)
-	ctx, part := c.r.Context(), c.part(b.Size)
+	b = c.withLocation(b)
+	ctx, part := c.r.Context(), c.requestedPart(b.Size)
 	var content io.ReadSeekCloser
 	var at string
 	var err error
@@ -116,50 +129,63 @@ func (c *call) fetch(b pulp.Blob) (io.ReadSeekCloser, error) {
 	case c.r.Method == http.MethodHead || part.First > part.Last && b.Size > 0:
 		var size int64
 		size, err = c.Storage.Stat(ctx, b.Location, b.Digest)
-		content = storage.NewReader(size, func(int64) (io.ReadCloser, error) { return nil, io.ErrUnexpectedEOF }, nil, 0)
-	case c.HandOnRedirects:
+		content = storage.NewReader(
+			size,
+			func(int64) (io.ReadCloser, error) { return nil, io.ErrUnexpectedEOF },
+			nil,
+			0,
+		)
+	case c.PassThroughRedirects:
 		at, content, err = far.Locate(ctx, b.Location, b.Digest, part)
 	default:
 		content, err = far.OpenPart(ctx, b.Location, b.Digest, part)
 	}
 	if errors.Is(err, storage.ErrNotFound) {
-		return nil, fault.Wrap(fault.Unavailable, err, "The storage has lost the blob.")
+		return nil, fault.Wrap(fault.Unavailable, err, "The storage has lost the blob. Push it again.")
 	}
 	if err != nil || at == "" {
 		return content, err
 	}
 	h := c.w.Header()
 	h.Set("Location", at)
-	h.Set("Cache-Control", "no-store") // it lets in whoever knows it, for a while
+	h.Set("Cache-Control", "no-store") // for some time the URL grants access without credentials
 	h.Set("Docker-Content-Digest", string(b.Digest))
-	c.empty(http.StatusTemporaryRedirect)
+	c.writeEmpty(http.StatusTemporaryRedirect)
 	return nil, nil
 }
 
-// fetchUnder is fetch for a blob that is gone from where it lay: the upstream may have it under the repository's name too, and keeps it there from now on.
-func (c *call) fetchUnder(within string, b pulp.Blob, gone error) (io.ReadSeekCloser, error) {
+// openInRepository is openForResponse for a blob that is gone from its location in the upstream. The upstream may
+// have it in the repository within too; then that is the blob's new location. gone is the error to return if it does
+// not.
+func (c *call) openInRepository(within string, b pulp.Blob, gone error) (io.ReadSeekCloser, error) {
 	lay := b.Location
 	b.Location = within
-	content, err := c.fetch(b)
+	content, err := c.openForResponse(b)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, gone
 	}
 	if err == nil {
 		if err := c.Store.Content.MoveBlob(c.r.Context(), b.Digest, lay, within); err != nil {
-			c.Log.WarnContext(c.r.Context(), "where a blob lies is not written down", slog.String("digest", string(b.Digest)), slog.Any("err", err))
+			c.Log.WarnContext(
+				c.r.Context(),
+				"cannot record the new location of a blob",
+				slog.String("digest", string(b.Digest)),
+				slog.Any("err", err),
+			)
 		}
 	}
 	return content, err
 }
 
-// oneRange is a Range of one piece, as nearly all are.
-var oneRange = regexp.MustCompile(`^bytes=(\d{0,18})-(\d{0,18})$`)
+// singleRange matches a Range header with one range.
+var singleRange = regexp.MustCompile(`^bytes=(\d{0,18})-(\d{0,18})$`)
 
-// part is what the request's Range will want of a blob of a size, all of it where that is not easily said. http.ServeContent decides; this only saves asking for more. First is
-// behind Last where there is no such range.
-func (c *call) part(size int64) storage.Part {
+// requestedPart returns the part of a blob that the Range header requests, or the whole blob if the header is absent
+// or not simple. It is only a hint for the storage: http.ServeContent evaluates the header. First is greater than
+// Last if the range is outside of the blob.
+func (c *call) requestedPart(size int64) storage.Part {
 	whole := storage.Part{Size: size, Last: size - 1}
-	m := oneRange.FindStringSubmatch(c.r.Header.Get("Range"))
+	m := singleRange.FindStringSubmatch(c.r.Header.Get("Range"))
 	if m == nil || m[1]+m[2] == "" || c.r.Header.Get("If-Range") != "" {
 		return whole
 	}
@@ -174,35 +200,42 @@ func (c *call) part(size int64) storage.Part {
 	return storage.Part{Size: size, First: first, Last: min(last, size-1)}
 }
 
-// located returns a blob with the name under which it lies.
-func (c *call) located(b pulp.Blob) pulp.Blob {
+// withLocation returns the blob with its Location set; the default is the request's name.
+func (c *call) withLocation(b pulp.Blob) pulp.Blob {
 	if b.Location == "" {
 		b.Location = c.name
 	}
 	return b
 }
 
-// open returns a blob's bytes.
+// open opens a blob that is not absent.
 func (c *call) open(b pulp.Blob) (io.ReadSeekCloser, error) {
-	return c.blobs.Open(c.r.Context(), c.located(b))
+	return c.blobs.Open(c.r.Context(), c.withLocation(b))
 }
 
-// touchAfter is how old a blob is before asking for it keeps it from being swept: pushes ask for blobs that they have just sent.
-const touchAfter = time.Hour
+// keepPendingAfter is the minimum age of a blob for keepPending. Pushes ask for blobs that they just uploaded; those
+// need no extension.
+const keepPendingAfter = time.Hour
 
-// touch keeps a pending blob that a client asks for from being swept before the client names it.
-func (c *call) touch(repositoryID string, b pulp.Blob) {
-	if time.Since(b.Created) < touchAfter {
+// keepPending restarts the retention period of a pending blob, so that the client that found it can still reference it.
+func (c *call) keepPending(repositoryID string, b pulp.Blob) {
+	if time.Since(b.Created) < keepPendingAfter {
 		return
 	}
 	if err := c.Store.Content.TouchBlob(c.r.Context(), repositoryID, b.Digest); err != nil {
-		c.Log.WarnContext(c.r.Context(), "blob not kept", slog.String("digest", string(b.Digest)), slog.Any("err", err))
+		c.Log.WarnContext(
+			c.r.Context(),
+			"cannot extend the retention of a pending blob",
+			slog.String("digest", string(b.Digest)),
+			slog.Any("err", err),
+		)
 	}
 }
 
-// deleteBlob takes a blob out of the repository, unless a manifest there names it (D22).
+// deleteBlob handles DELETE of a blob. It fails if a manifest of the repository references the blob: see
+// compatibility.md#deleting-content.
 func (c *call) deleteBlob() error {
-	t, err := c.writable(auth.Delete)
+	t, err := c.writableTarget(auth.Delete)
 	if err != nil {
 		return err
 	}
@@ -217,6 +250,6 @@ func (c *call) deleteBlob() error {
 	} else if err != nil {
 		return err
 	}
-	c.empty(http.StatusAccepted)
+	c.writeEmpty(http.StatusAccepted)
 	return nil
 }

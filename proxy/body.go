@@ -9,8 +9,8 @@ import (
 	"strconv"
 )
 
-// write answers with bytes. What the client no longer reads is nobody's error.
-func (c *call) write(status int, contentType string, b []byte) {
+// writeBody sends a response with a body, except for HEAD. It ignores errors of the connection.
+func (c *call) writeBody(status int, contentType string, b []byte) {
 	h := c.w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(b)))
@@ -20,22 +20,23 @@ func (c *call) write(status int, contentType string, b []byte) {
 	}
 }
 
-// empty answers without a body.
-func (c *call) empty(status int) {
+// writeEmpty sends a response without a body.
+func (c *call) writeEmpty(status int) {
 	if status != http.StatusNoContent {
 		c.w.Header().Set("Content-Length", "0")
 	}
 	c.w.WriteHeader(status)
 }
 
-// readAll returns the request's body, of at most so many bytes. A longer one is refused as soon as that is known.
+// readAll returns the request's body, or tooLarge if it is longer than limit bytes. If the Content-Length exceeds the
+// limit it reads nothing.
 func (c *call) readAll(limit int64, tooLarge *failure) ([]byte, error) {
 	if c.r.ContentLength > limit {
 		return nil, tooLarge
 	}
 	b, err := io.ReadAll(io.LimitReader(c.body(), limit+1))
 	if err != nil {
-		return nil, c.cutShort(err)
+		return nil, c.incompleteBody(err)
 	}
 	if int64(len(b)) > limit {
 		return nil, tooLarge
@@ -43,9 +44,10 @@ func (c *call) readAll(limit int64, tooLarge *failure) ([]byte, error) {
 	return b, nil
 }
 
-// cutShort is the answer to a body that ended too early or too slowly. With any read that fails the server ends the request's context, as if the
-// client were gone; one that was too slow is still there, and is told.
-func (c *call) cutShort(err error) error {
+// incompleteBody returns the failure for a body that could not be read to its end. The server cancels the request's
+// context after every failed read, as if the client had disconnected. A client that was too slow is still connected:
+// incompleteBody removes the cancellation so that it gets the response.
+func (c *call) incompleteBody(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.r = c.r.WithContext(context.WithoutCancel(c.r.Context()))
 	}
@@ -58,19 +60,19 @@ func (c *call) cutShort(err error) error {
 	default:
 		code = "BLOB_UPLOAD_INVALID"
 	}
-	return errors.Join(newError(http.StatusBadRequest, code, "The request's body could not be read to its end.", nil), err)
+	return errors.Join(newError(http.StatusBadRequest, code, "The request body is incomplete.", nil), err)
 }
 
-// body returns the request's body. internal/pace fails its reads when the client is too slow.
+// body returns the request's body. Reads fail if the client is too slow: see internal/pace.
 func (c *call) body() *bodyReader {
 	return &bodyReader{r: c.r.Body, left: c.r.ContentLength}
 }
 
-// bodyReader is a request's body, which knows how much is to come and whether the client failed to send it.
+// bodyReader reads a request's body. It distinguishes errors of the client from those of the storage that consumes it.
 type bodyReader struct {
 	r      io.Reader
-	left   int64 // bytes to come, as the client says; -1: it does not
-	failed error // what ended the body before its end: the client's fault, not the storage's
+	left   int64 // remaining bytes according to the Content-Length; -1 if unknown
+	failed error // the read error that ended the body early
 }
 
 // Read implements io.Reader.
@@ -88,16 +90,16 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 // Left implements storage.Counted.
 func (b *bodyReader) Left() int64 { return b.left }
 
-// exactly gives so many bytes of a body that does not say its own length, and fails where it has fewer or more.
-type exactly struct {
+// exactReader reads a body of unknown length that must have exactly left bytes. It fails if the body has fewer or more.
+type exactReader struct {
 	r    io.Reader
 	left int64
 }
 
-var errOtherLength = errors.New("the body is not as long as its Content-Range")
+var errContentRangeLength = errors.New("the body is not as long as its Content-Range")
 
 // Read implements io.Reader.
-func (e *exactly) Read(p []byte) (int, error) {
+func (e *exactReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -106,12 +108,12 @@ func (e *exactly) Read(p []byte) (int, error) {
 		if n, err := io.ReadFull(e.r, more[:]); n == 0 {
 			return 0, err
 		}
-		return 0, errOtherLength
+		return 0, errContentRangeLength
 	}
 	n, err := e.r.Read(p[:min(int64(len(p)), e.left)])
 	e.left -= int64(n)
 	if errors.Is(err, io.EOF) && e.left > 0 {
-		err = errOtherLength
+		err = errContentRangeLength
 	}
 	return n, err
 }

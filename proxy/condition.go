@@ -8,10 +8,10 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Conditional requests (RFC 9110, section 13). The entity tag of a manifest is its digest, in quotes; so a client that has seen a digest can say that a tag
-// shall move from there only.
+// This file implements conditional requests (RFC 9110, section 13). The entity tag of a manifest is its digest in
+// quotes. So a client can require that a tag still has a known digest when it moves the tag.
 
-// entityTags are what an If-Match or If-None-Match names.
+// entityTags is the value of If-Match or If-None-Match.
 type entityTags struct {
 	any  bool // *
 	tags []entityTag
@@ -22,8 +22,9 @@ type entityTag struct {
 	weak  bool
 }
 
-// readEntityTags reads a header's lists. Quotes may be left out: no digest has a comma. What is no tag matches nothing.
-func readEntityTags(headers []string) entityTags {
+// parseEntityTags parses the values of a header. Quotes are optional, since no digest contains a comma. An item that
+// is not an entity tag matches nothing.
+func parseEntityTags(headers []string) entityTags {
 	var e entityTags
 	for _, h := range headers {
 		for item := range strings.SplitSeq(h, ",") {
@@ -39,28 +40,31 @@ func readEntityTags(headers []string) entityTags {
 	return e
 }
 
-// match says whether they name a digest, which is empty when there is none. A weak tag does not count for a strong comparison.
+// match reports whether the tags include a digest. An empty digest means that the manifest does not exist. A strong
+// comparison ignores weak tags.
 func (e entityTags) match(d digest.Digest, strong bool) bool {
 	if d == "" {
 		return false
 	}
-	return e.any || slices.ContainsFunc(e.tags, func(t entityTag) bool { return t.value == string(d) && !(strong && t.weak) })
+	return e.any ||
+		slices.ContainsFunc(e.tags, func(t entityTag) bool { return t.value == string(d) && !(strong && t.weak) })
 }
 
-// condition returns what a request demands of the digest that a tag stands for now; nil when it demands nothing.
-func condition(h http.Header) func(current digest.Digest) bool {
+// parsePrecondition returns the precondition of a request, which is a predicate on the current digest of a tag ("" if
+// the tag does not exist). It returns nil if the request has none.
+func parsePrecondition(h http.Header) func(current digest.Digest) bool {
 	match, matchSet := h["If-Match"]
 	none, noneSet := h["If-None-Match"]
 	if !matchSet && !noneSet {
 		return nil
 	}
-	wanted, unwanted := readEntityTags(match), readEntityTags(none)
+	wanted, unwanted := parseEntityTags(match), parseEntityTags(none)
 	return func(current digest.Digest) bool {
 		return (!matchSet || wanted.match(current, true)) && (!noneSet || !unwanted.match(current, false))
 	}
 }
 
-// unchanged says whether a GET or HEAD of a digest may be answered 304.
-func unchanged(h http.Header, d digest.Digest) bool {
-	return readEntityTags(h["If-None-Match"]).match(d, false)
+// notModified reports whether the response to a GET or HEAD of a manifest with this digest is 304.
+func notModified(h http.Header, d digest.Digest) bool {
+	return parseEntityTags(h["If-None-Match"]).match(d, false)
 }

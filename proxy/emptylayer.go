@@ -9,18 +9,19 @@ import (
 	"github.com/countersign/countersign/internal/store/record"
 )
 
-// emptyLayer returns the empty layer as a blob that needs no storage.
+// emptyLayer returns the empty layer as an inline blob.
 func emptyLayer() pulp.Blob {
 	content := pulp.EmptyLayerContent()
 	return pulp.Blob{Digest: pulp.EmptyLayer, Size: int64(len(content)), Data: content, Inline: true}
 }
 
-// supplyEmptyLayer makes the empty layer a blob of a repository that is about to refer to it, without an upload. In front of an upstream it makes sure
-// that the upstream has it too.
-func (c *call) supplyEmptyLayer(t record.Target) error {
+// addEmptyLayer adds the empty layer to a repository without an upload. If there is an upstream it stores the layer
+// there too. See compatibility.md#empty-layer.
+func (c *call) addEmptyLayer(t record.Target) error {
 	ctx := c.r.Context()
 	if c.manifests == nil {
-		if b, err := c.Store.Serving.ServedBlob(ctx, t, pulp.EmptyLayer); err == nil && !b.Absent || err != nil && !fault.Is(err, fault.NotFound) {
+		if b, err := c.Store.Serving.ServedBlob(ctx, t, pulp.EmptyLayer); err == nil && !b.Absent ||
+			err != nil && !fault.Is(err, fault.NotFound) {
 			return err
 		}
 	}
@@ -28,10 +29,15 @@ func (c *call) supplyEmptyLayer(t record.Target) error {
 	if err != nil {
 		return err
 	}
-	return c.blobs.Record(ctx, b, func(ctx context.Context) error { return c.Store.Content.CommitBlob(ctx, t.Repository.ID, b, "", 0) }, nil)
+	return c.blobs.Record(
+		ctx,
+		b,
+		func(ctx context.Context) error { return c.Store.Content.CommitBlob(ctx, t.Repository.ID, b, "", 0) },
+		nil,
+	)
 }
 
-// namesEmptyLayer reports whether a manifest refers to the empty layer.
-func namesEmptyLayer(m pulp.Manifest) bool {
+// referencesEmptyLayer reports whether a manifest references the empty layer.
+func referencesEmptyLayer(m pulp.Manifest) bool {
 	return slices.ContainsFunc(m.Layers, func(d pulp.Descriptor) bool { return d.Digest == pulp.EmptyLayer })
 }

@@ -20,14 +20,14 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// failure is an error as the registry answers it (contract 3, table of codes).
+// failure is an error response of the registry. See compatibility.md#registry-errors.
 type failure struct {
-	status  int
-	code    string
-	message string
-	detail  any
-	header  http.Header
-	rest    any // where it is set, the whole body, in the shape of the REST API (contract 4)
+	status   int
+	code     string
+	message  string
+	detail   any
+	header   http.Header
+	restBody any // if set, the whole body, in the format of the REST API
 }
 
 // Error returns the code and the message.
@@ -37,7 +37,7 @@ func newError(status int, code, message string, detail any) *failure {
 	return &failure{status: status, code: code, message: message, detail: detail}
 }
 
-// withHeader returns a copy that is answered with a header.
+// withHeader returns a copy with an additional response header.
 func (f *failure) withHeader(key, value string) *failure {
 	c := *f
 	c.header = f.header.Clone()
@@ -61,7 +61,7 @@ func (c *call) methodNotAllowed(allowed map[string]handler) error {
 	return f.withHeader("Allow", strings.Join(names, ", "))
 }
 
-// otherOrigin returns the refusal of a request that a browser makes for a page of another origin.
+// otherOrigin returns the failure for a cross-origin request of a browser.
 func (c *call) otherOrigin() error {
 	if c.kind == routeToken {
 		return restError(http.StatusForbidden, auth.OtherOrigin)
@@ -74,20 +74,30 @@ func (c *call) nameUnknown() error {
 }
 
 func (c *call) manifestUnknown() error {
-	return newError(http.StatusNotFound, "MANIFEST_UNKNOWN", "Manifest not found.", map[string]string{"reference": c.ref})
+	return newError(
+		http.StatusNotFound,
+		"MANIFEST_UNKNOWN",
+		"Manifest not found.",
+		map[string]string{"reference": c.ref},
+	)
 }
 
-// blobUnknown has the reference's words, "hello!?" among them (contract 3).
+// blobUnknown returns the failure for an unknown blob. Its message is Pulp's.
 func blobUnknown(d string) error {
 	return newError(http.StatusNotFound, "BLOB_UNKNOWN", "Blob not found, hello!?", map[string]string{"digest": d})
 }
 
 func digestInvalid(d string) error {
-	return newError(http.StatusBadRequest, "DIGEST_INVALID", "The digest is not well-formed or not that of the content.", map[string]string{"digest": d})
+	return newError(
+		http.StatusBadRequest,
+		"DIGEST_INVALID",
+		"The digest is not well-formed or not that of the content.",
+		map[string]string{"digest": d},
+	)
 }
 
-// kinds says how an error that no handler has named is answered.
-var kinds = map[fault.Kind]struct {
+// kinds maps the kind of an error to the response, for errors without a failure of their own.
+var responses = map[fault.Kind]struct {
 	status int
 	code   string
 }{
@@ -102,19 +112,34 @@ var kinds = map[fault.Kind]struct {
 	fault.TooMany:         {http.StatusTooManyRequests, "TOOMANYREQUESTS"},
 }
 
-// asFailure says how an error is answered. What is internal is not shown.
-func asFailure(err error) *failure {
+// toFailure returns the response for an error. It hides the text of internal errors.
+func toFailure(err error) *failure {
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f
 	}
 	if missing, ok := errors.AsType[*content.MissingBlobs](err); ok {
-		return newError(http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry", digests(missing.Digests))
+		return newError(
+			http.StatusBadRequest,
+			"MANIFEST_BLOB_UNKNOWN",
+			"blob unknown to registry",
+			digests(missing.Digests),
+		)
 	}
 	if missing, ok := errors.AsType[*content.MissingChildren](err); ok {
-		return newError(http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN", "manifest unknown to registry", digests(missing.Digests))
+		return newError(
+			http.StatusBadRequest,
+			"MANIFEST_BLOB_UNKNOWN",
+			"manifest unknown to registry",
+			digests(missing.Digests),
+		)
 	}
 	if moved, ok := errors.AsType[*content.TagMoved](err); ok {
-		return newError(http.StatusPreconditionFailed, "PRECONDITION_FAILED", "The tag is not what the request demands.", map[string]string{"tag": moved.Name, "digest": string(moved.Current)})
+		return newError(
+			http.StatusPreconditionFailed,
+			"PRECONDITION_FAILED",
+			"The tag does not meet the precondition of the request.",
+			map[string]string{"tag": moved.Name, "digest": string(moved.Current)},
+		)
 	}
 	if errors.Is(err, storage.ErrUnsupported) {
 		return newError(http.StatusBadRequest, "UNSUPPORTED", "The upstream registry does not store this.", nil)
@@ -126,7 +151,7 @@ func asFailure(err error) *failure {
 		err = fault.Wrap(fault.Unavailable, err, "The database does not answer.")
 	}
 	kind := fault.KindOf(err)
-	as := kinds[kind]
+	as := responses[kind]
 	f := newError(as.status, as.code, "Internal error.", nil)
 	if e, ok := errors.AsType[*fault.Error](err); ok && kind != fault.Internal {
 		f.message = e.Msg
@@ -141,22 +166,28 @@ func digests(d []digest.Digest) any {
 	return map[string]any{"digest": d[0], "digests": d}
 }
 
-// fail answers an error.
-func (c *call) fail(err error) {
+// writeError sends the response for an error. If the client is gone it aborts the connection.
+func (c *call) writeError(err error) {
 	ctx := c.r.Context()
-	if ctx.Err() != nil { // nobody is there to read it
-		c.Log.DebugContext(ctx, "client is gone", slog.Any("err", err))
+	if ctx.Err() != nil {
+		c.Log.DebugContext(ctx, "client disconnected", slog.Any("err", err))
 		panic(http.ErrAbortHandler)
 	}
-	f := asFailure(err)
+	f := toFailure(err)
 	if f.status >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
-		c.Log.ErrorContext(ctx, "request failed", slog.String("method", c.r.Method), slog.String("path", c.r.URL.Path), slog.Any("err", err))
+		c.Log.ErrorContext(
+			ctx,
+			"request failed",
+			slog.String("method", c.r.Method),
+			slog.String("path", c.r.URL.Path),
+			slog.Any("err", err),
+		)
 	}
 	h := c.w.Header()
 	for key, values := range f.header {
 		h[key] = values
 	}
-	body := f.rest
+	body := f.restBody
 	if body == nil {
 		detail := f.detail
 		if detail == nil {
@@ -169,17 +200,17 @@ func (c *call) fail(err error) {
 		}
 		body = map[string]any{"errors": []oneError{{f.code, f.message, detail}}}
 	}
-	if err := c.answerJSON(f.status, body); err != nil {
-		c.Log.ErrorContext(ctx, "error not answered", slog.Any("err", err))
+	if err := c.writeJSON(f.status, body); err != nil {
+		c.Log.ErrorContext(ctx, "cannot send the error response", slog.Any("err", err))
 	}
 }
 
-// answerJSON answers with a JSON body. It fails before anything is written.
-func (c *call) answerJSON(status int, body any) error {
+// writeJSON sends a response with a JSON body. It returns an error only before it writes.
+func (c *call) writeJSON(status int, body any) error {
 	b, err := json.Marshal(body)
 	if err != nil {
 		return err
 	}
-	c.write(status, "application/json", b)
+	c.writeBody(status, "application/json", b)
 	return nil
 }

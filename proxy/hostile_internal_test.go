@@ -40,9 +40,9 @@ func FuzzReference(f *testing.F) {
 			t.Errorf("%q is %+v, and written again %+v, %v", u.Path, r, again, err)
 		}
 		c := &call{r: &http.Request{URL: u}, ref: r.ref}
-		tags, dgst, err := c.putReference()
+		tags, dgst, err := c.parsePutReference()
 		if err != nil {
-			if asFailure(err).status != http.StatusBadRequest {
+			if toFailure(err).status != http.StatusBadRequest {
 				t.Errorf("%q is refused with %v", reference, err)
 			}
 			return

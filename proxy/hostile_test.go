@@ -633,7 +633,7 @@ func TestHostileTags(t *testing.T) {
 	for i := range 100 {
 		many += fmt.Sprintf("&tag=again&tag=t%d", i)
 	}
-	if a := w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(d)+many, image, "Content-Type", pulp.OCIManifest); !strings.Contains(a.body, "One request may name 100 tags.") {
+	if a := w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(d)+many, image, "Content-Type", pulp.OCIManifest); !strings.Contains(a.body, "A request can set at most 100 tags.") {
 		t.Errorf("101 tags: %s", a.body)
 	}
 	w.unchanged("acme/app", 1, `"v1"`)

@@ -13,33 +13,38 @@ import (
 	"github.com/countersign/countersign/internal/store/serving"
 )
 
-// Bounds of lists (contract 3.4).
+// Page sizes of lists. See compatibility.md#blobs-and-lists.
 const (
-	pageDefault = 100
-	pageMost    = 1000
+	defaultPageSize = 100
+	maxPageSize     = 1000
 )
 
-// page returns how many entries the request asks for, and behind which.
-func (c *call) page() (n int, last string, err error) {
-	n = pageDefault
+// pageParameters returns the requested number of entries and the entry after which the page begins.
+func (c *call) pageParameters() (n int, last string, err error) {
+	n = defaultPageSize
 	if v, err := strconv.Atoi(c.r.URL.Query().Get("n")); err == nil {
-		n = min(max(v, 0), pageMost)
+		n = min(max(v, 0), maxPageSize)
 	}
-	last, err = c.text("last")
+	last, err = c.textParameter("last")
 	return n, last, err
 }
 
-// text returns a parameter of the query that is looked for in the database. What not every database can look for is refused.
-func (c *call) text(parameter string) (string, error) {
+// textParameter returns a query parameter for a database query. It rejects text that a database cannot compare.
+func (c *call) textParameter(parameter string) (string, error) {
 	text := c.r.URL.Query().Get(parameter)
 	if !pulp.ValidText(text) {
-		return "", newError(http.StatusBadRequest, "INVALID_REQUEST", "The parameter is not well-formed.", map[string]string{"parameter": parameter})
+		return "", newError(
+			http.StatusBadRequest,
+			"INVALID_REQUEST",
+			"The parameter is not well-formed.",
+			map[string]string{"parameter": parameter},
+		)
 	}
 	return text, nil
 }
 
-// paged cuts a list that was read one entry further than asked for, and links to the next page where there is one.
-func (c *call) paged(found []string, n int) []string {
+// trimPage limits a list to n entries. If it has more it adds a link to the next page. The caller reads n+1 entries.
+func (c *call) trimPage(found []string, n int) []string {
 	if len(found) <= n {
 		return found
 	}
@@ -50,23 +55,24 @@ func (c *call) paged(found []string, n int) []string {
 	return found
 }
 
-// linkNext links to the next page of a list: the same path with another query.
+// linkNext adds a link to the next page of a list: the same path with another query.
 func (c *call) linkNext(query string) {
 	next := *c.PublicURL
 	next.Path, next.RawQuery = c.r.URL.Path, query
 	c.w.Header().Set("Link", "<"+next.String()+`>; rel="next"`)
 }
 
-// referrersSize is about how many bytes one page of referrers has: they carry annotations, and clients read 4 MiB of an index.
+// referrersSize is the approximate size limit in bytes of a page of referrers. Clients read at most 4 MiB of an
+// index, and annotations may be large.
 const referrersSize = 1 << 20
 
-// getTags answers with the names of a repository's tags.
+// getTags handles GET of the list of tags.
 func (c *call) getTags() error {
-	t, err := c.readable()
+	t, err := c.readableTarget()
 	if err != nil {
 		return err
 	}
-	n, last, err := c.page()
+	n, last, err := c.pageParameters()
 	if err != nil {
 		return err
 	}
@@ -74,16 +80,16 @@ func (c *call) getTags() error {
 	if err != nil {
 		return err
 	}
-	return c.answerJSON(http.StatusOK, map[string]any{"name": c.name, "tags": c.paged(tags, n)})
+	return c.writeJSON(http.StatusOK, map[string]any{"name": c.name, "tags": c.trimPage(tags, n)})
 }
 
-// getCatalog answers with the names of the repositories that the caller may see.
+// getCatalog handles GET of the catalog: the names of repositories that the caller may list.
 func (c *call) getCatalog() error {
-	user := c.who.user
-	if user == nil || !c.who.covers("registry", "catalog", "*") {
-		return c.refuse()
+	user := c.caller.user
+	if user == nil || !c.caller.covers("registry", "catalog", "*") {
+		return c.unauthorized()
 	}
-	n, last, err := c.page()
+	n, last, err := c.pageParameters()
 	if err != nil {
 		return err
 	}
@@ -91,22 +97,22 @@ func (c *call) getCatalog() error {
 	if err != nil {
 		return err
 	}
-	return c.answerJSON(http.StatusOK, map[string]any{"repositories": c.paged(names, n)})
+	return c.writeJSON(http.StatusOK, map[string]any{"repositories": c.trimPage(names, n)})
 }
 
-// getReferrers answers with the manifests that refer to a digest (OCI distribution specification 1.1, "Listing Referrers"): an empty
-// index when there are none.
+// getReferrers handles GET of the referrers of a digest (OCI distribution specification 1.1, "Listing Referrers"). The
+// response is an index, which is empty if there are no referrers or the repository does not exist.
 func (c *call) getReferrers() error {
 	subject := digest.Digest(c.ref)
 	if !validDigest(subject) {
 		return digestInvalid(c.ref)
 	}
-	artifactType, err := c.text("artifactType")
-	last, lastErr := c.text("last")
+	artifactType, err := c.textParameter("artifactType")
+	last, lastErr := c.textParameter("last")
 	if err := cmp.Or(err, lastErr); err != nil {
 		return err
 	}
-	t, err := c.readable()
+	t, err := c.readableTarget()
 	var found []serving.Referrer
 	var more bool
 	switch {
@@ -114,7 +120,7 @@ func (c *call) getReferrers() error {
 		if found, more, err = c.Store.Serving.ServedReferrers(c.r.Context(), t, subject, artifactType, last, referrersSize); err != nil {
 			return err
 		}
-	case asFailure(err).status != http.StatusNotFound: // to a name that is not there nothing refers either
+	case toFailure(err).status != http.StatusNotFound:
 		return err
 	}
 	type descriptor struct {
@@ -142,6 +148,6 @@ func (c *call) getReferrers() error {
 		}
 		c.linkNext(next.Encode())
 	}
-	c.write(http.StatusOK, pulp.OCIIndex, body)
+	c.writeBody(http.StatusOK, pulp.OCIIndex, body)
 	return nil
 }

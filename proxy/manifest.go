@@ -22,10 +22,10 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// maxTagParams is how many tags one PUT by digest may name.
+// maxTagParams is the limit of tag parameters in a PUT by digest.
 const maxTagParams = 100
 
-// getManifest answers with a manifest's exact bytes.
+// getManifest handles GET and HEAD of a manifest.
 func (c *call) getManifest() error {
 	m, err := c.findManifest()
 	if err != nil {
@@ -41,24 +41,24 @@ func (c *call) getManifest() error {
 		}
 	}
 	if byTag := pulp.ValidTag(c.ref); byTag && !negotiate.Accepts(c.r.Header["Accept"], m.MediaType) {
-		if m, err = c.otherManifest(m); err != nil {
+		if m, err = c.negotiateUpstream(m); err != nil {
 			return err
 		}
 	}
 	h := c.w.Header()
 	h.Set("Docker-Content-Digest", string(m.Digest))
 	h.Set("Etag", `"`+string(m.Digest)+`"`)
-	if unchanged(c.r.Header, m.Digest) {
+	if notModified(c.r.Header, m.Digest) {
 		c.w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	c.write(http.StatusOK, m.MediaType, m.Payload)
+	c.writeBody(http.StatusOK, m.MediaType, m.Payload)
 	return nil
 }
 
-// findManifest returns what the request's name and reference stand for.
+// findManifest returns the manifest of the request's name and reference.
 func (c *call) findManifest() (pulp.Manifest, error) {
-	t, err := c.readable()
+	t, err := c.readableTarget()
 	if err != nil {
 		return pulp.Manifest{}, err
 	}
@@ -72,14 +72,17 @@ func (c *call) findManifest() (pulp.Manifest, error) {
 	return m, err
 }
 
-// adopt takes what was not found from the upstream, where pulls do that, and says whether it may be here now. The upstream is only asked for those who may read what
-// comes of it, and for what the latest version can show. A caller to whom private repositories look absent adopts only under absent names.
+// adopt adopts the requested manifest from the upstream after findManifest failed with why. It reports whether the
+// caller should look the manifest up again. It does nothing if adoption is off, if the name serves a pinned version,
+// or if the caller could not read the adopted manifest. For a caller that cannot distinguish private names from
+// absent ones it adopts only under absent names.
 func (c *call) adopt(why error) (bool, error) {
 	f, ok := errors.AsType[*failure](why)
-	if c.Adopt == nil || !ok || f.status != http.StatusNotFound && f.status != http.StatusUnauthorized || !validReference(c.ref) {
+	if c.Adopt == nil || !ok || f.status != http.StatusNotFound && f.status != http.StatusUnauthorized ||
+		!validReference(c.ref) {
 		return false, nil
 	}
-	t, err := c.lookUp(c.name)
+	t, err := c.resolve(c.name)
 	absent := fault.Is(err, fault.NotFound)
 	if absent {
 		t = record.Target{Distribution: pulp.Distribution{Private: !c.AdoptPublic}}
@@ -93,25 +96,31 @@ func (c *call) adopt(why error) (bool, error) {
 	if t.Served() {
 		name = t.Repository.Name
 	}
-	blind := absent && !c.mayPull(c.name, privateTarget)
-	here, err := c.Adopt(c.r.Context(), c.who.name(), name, c.ref, blind)
-	return here || blind, err // another pull may have adopted it meanwhile
+	blind := absent && !c.mayPull(c.name, hiddenTarget)
+	here, err := c.Adopt(c.r.Context(), c.caller.name(), name, c.ref, blind)
+	return here || blind, err // another pull may have adopted it concurrently
 }
 
-// validReference says whether a reference is a tag or a digest that is stored.
+// validReference reports whether a reference is a tag or a supported digest.
 func validReference(ref string) bool { return pulp.ValidTag(ref) || validDigest(digest.Digest(ref)) }
 
-// otherManifest answers for a tag whose manifest the Accept header excludes. An upstream registry decides what such a client gets, as some give it the image
-// for a default platform out of a list; the answer must be a manifest that the name serves here. Without an upstream, or where it gives nothing, the error says
-// that the Accept header is the cause.
-func (c *call) otherManifest(m pulp.Manifest) (pulp.Manifest, error) {
-	notAccepted := newError(http.StatusNotFound, "MANIFEST_UNKNOWN",
-		fmt.Sprintf("The manifest has the media type %s, which the request's Accept header does not include.", m.MediaType),
-		map[string]string{"reference": c.ref})
+// negotiateUpstream returns another manifest for a tag whose manifest m does not match the Accept header. Some
+// upstream registries select an image of a list then; the result must be a manifest that the name serves here.
+// Without an upstream, or if the upstream has no such manifest, the failure names the Accept header as the cause.
+func (c *call) negotiateUpstream(m pulp.Manifest) (pulp.Manifest, error) {
+	notAccepted := newError(
+		http.StatusNotFound,
+		"MANIFEST_UNKNOWN",
+		fmt.Sprintf(
+			"The manifest has the media type %s, which the request's Accept header does not include.",
+			m.MediaType,
+		),
+		map[string]string{"reference": c.ref},
+	)
 	if c.manifests == nil {
 		return m, notAccepted
 	}
-	t, err := c.readable()
+	t, err := c.readableTarget()
 	if err != nil {
 		return m, err
 	}
@@ -128,16 +137,20 @@ func (c *call) otherManifest(m pulp.Manifest) (pulp.Manifest, error) {
 	return other, err
 }
 
-// putManifest takes a manifest, under a tag or a digest, or under a digest and tags (contract 3.3).
+// putManifest handles PUT of a manifest by tag or by digest, with optional tag parameters. See
+// compatibility.md#manifests.
 func (c *call) putManifest() error {
-	if !c.may(auth.Push) {
-		return c.refuse()
+	if !c.mayWrite(auth.Push) {
+		return c.unauthorized()
 	}
-	tags, dgst, err := c.putReference()
+	tags, dgst, err := c.parsePutReference()
 	if err != nil {
 		return err
 	}
-	payload, err := c.readAll(pulp.MaxManifestSize, newError(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID", "A manifest may have 4 MiB.", nil))
+	payload, err := c.readAll(
+		pulp.MaxManifestSize,
+		newError(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID", "A manifest may have 4 MiB.", nil),
+	)
 	if err != nil {
 		return err
 	}
@@ -150,8 +163,13 @@ func (c *call) putManifest() error {
 	}
 	m, err := pulp.ParseManifest(payload, c.r.Header.Get("Content-Type"))
 	if err != nil {
-		if f := asFailure(err); f.status == http.StatusBadRequest {
-			return newError(http.StatusBadRequest, "MANIFEST_INVALID", f.message, map[string]string{"digest": string(dgst)})
+		if f := toFailure(err); f.status == http.StatusBadRequest {
+			return newError(
+				http.StatusBadRequest,
+				"MANIFEST_INVALID",
+				f.message,
+				map[string]string{"digest": string(dgst)},
+			)
 		}
 		return err
 	}
@@ -175,7 +193,7 @@ func (c *call) putManifest() error {
 			h.Add("OCI-Tag", tag)
 		}
 	}
-	c.empty(http.StatusCreated)
+	c.writeEmpty(http.StatusCreated)
 	return nil
 }
 
@@ -183,11 +201,11 @@ func tagInvalid(tag string) error {
 	return newError(http.StatusBadRequest, "TAG_INVALID", "The tag is not well-formed.", map[string]string{"tag": tag})
 }
 
-// putReference returns the tags under which a PUT puts a manifest, and the digest that it states; for a PUT by tag the digest only
-// has the algorithm to use.
-func (c *call) putReference() (tags []string, dgst digest.Digest, err error) {
+// parsePutReference returns the tags of a PUT and its digest. For a PUT by tag the digest determines only the
+// algorithm.
+func (c *call) parsePutReference() (tags []string, dgst digest.Digest, err error) {
 	if !strings.Contains(c.ref, ":") {
-		if !takenTag(c.ref) {
+		if !isPushableTag(c.ref) {
 			return nil, "", tagInvalid(c.ref)
 		}
 		return []string{c.ref}, digest.Canonical.FromString(""), nil
@@ -197,41 +215,49 @@ func (c *call) putReference() (tags []string, dgst digest.Digest, err error) {
 		return nil, "", digestInvalid(c.ref)
 	}
 	for _, tag := range c.r.URL.Query()["tag"] {
-		if !takenTag(tag) {
+		if !isPushableTag(tag) {
 			return nil, "", tagInvalid(tag)
 		}
 		if slices.Contains(tags, tag) {
 			continue
 		}
 		if len(tags) == maxTagParams {
-			return nil, "", newError(http.StatusBadRequest, "TAG_INVALID", fmt.Sprintf("One request may name %d tags.", maxTagParams), nil)
+			return nil, "", newError(
+				http.StatusBadRequest,
+				"TAG_INVALID",
+				fmt.Sprintf("A request can set at most %d tags.", maxTagParams),
+				nil,
+			)
 		}
 		tags = append(tags, tag)
 	}
 	return tags, dgst, nil
 }
 
-// takenTag says whether a tag may be pushed: it is well-formed (contract 3.3), no misspelled companion of cosign's (D23), and none of our own upstream.
-func takenTag(tag string) bool {
+// isPushableTag reports whether clients may push a tag: it is valid, not a malformed companion tag of cosign, and not
+// a pin tag.
+func isPushableTag(tag string) bool {
 	return pulp.ValidTag(tag) && !pulp.MalformedCompanionTag(tag) && !pulp.IsPinTag(tag)
 }
 
-// manifestTarget returns where a manifest goes. A list may come to a name that is not there yet; an image cannot: its blobs come before it.
+// manifestTarget returns the target of a push. A list can create the repository. An image cannot, since its blobs are
+// pushed first.
 func (c *call) manifestTarget(m pulp.Manifest) (record.Target, error) {
 	if pulp.IsList(m.MediaType) {
 		return c.pushTarget()
 	}
-	return c.writable(auth.Push)
+	return c.writableTarget(auth.Push)
 }
 
-// storeManifest stores a parsed manifest: upstream first, where there is one, by digest; then here.
+// storeManifest stores a parsed manifest and its tags. If there is an upstream it stores the manifest there first, by
+// digest.
 func (c *call) storeManifest(t record.Target, m pulp.Manifest, tags []string) error {
-	demanded := condition(c.r.Header)
-	if err := c.seeUpstream(t, tags, demanded); err != nil {
+	precondition := parsePrecondition(c.r.Header)
+	if err := c.checkUpstreamPrecondition(t, tags, precondition); err != nil {
 		return err
 	}
-	if namesEmptyLayer(m) {
-		if err := c.supplyEmptyLayer(t); err != nil {
+	if referencesEmptyLayer(m) {
+		if err := c.addEmptyLayer(t); err != nil {
 			return err
 		}
 	}
@@ -239,12 +265,18 @@ func (c *call) storeManifest(t record.Target, m pulp.Manifest, tags []string) er
 		return err
 	}
 	if c.manifests != nil {
-		if err := c.putUpstream(t, m); err != nil {
+		if err := c.putManifestUpstream(t, m); err != nil {
 			return err
 		}
 	}
-	put := content.PutManifest{RepositoryID: t.Repository.ID, Manifest: m, Tags: tags, RequireChildren: c.RequireIndexChildren, When: demanded}
-	err := c.sealed(func(ctx context.Context) error {
+	put := content.PutManifest{
+		RepositoryID:    t.Repository.ID,
+		Manifest:        m,
+		Tags:            tags,
+		RequireChildren: c.RequireIndexChildren,
+		When:            precondition,
+	}
+	err := c.withSignatures(func(ctx context.Context) error {
 		_, err := c.Store.Content.PutManifest(ctx, put)
 		return err
 	})
@@ -252,42 +284,47 @@ func (c *call) storeManifest(t record.Target, m pulp.Manifest, tags []string) er
 	return err
 }
 
-// seeUpstream sees that tags of which something is demanded are not pushed to the upstream by somebody else as what it is not. What they stand for here the change itself looks at.
-func (c *call) seeUpstream(t record.Target, tags []string, demanded func(digest.Digest) bool) error {
-	if demanded == nil || c.Current == nil {
+// checkUpstreamPrecondition verifies If-Match and If-None-Match against the upstream's current tags. The database
+// transaction of the change verifies them against the tags of this server.
+func (c *call) checkUpstreamPrecondition(t record.Target, tags []string, precondition func(digest.Digest) bool) error {
+	if precondition == nil || c.UpstreamTag == nil {
 		return nil
 	}
 	for _, tag := range tags {
-		shown, err := c.Current(c.r.Context(), c.who.name(), t.Repository, tag)
+		shown, err := c.UpstreamTag(c.r.Context(), c.caller.name(), t.Repository, tag)
 		if err != nil {
 			return err
 		}
-		if shown != "" && !demanded(shown) {
+		if shown != "" && !precondition(shown) {
 			return &content.TagMoved{Name: tag, Current: shown}
 		}
 	}
 	return nil
 }
 
-// maxConfig is how much of an image config is read for what it says of the image, in bytes.
+// maxConfig is the size limit in bytes of an image config that readConfig reads.
 const maxConfig = 4 << 20
 
-// readConfig fills in what the image config says.
+// readConfig applies the image config to the manifest. It ignores a missing config: the store reports missing blobs.
 func (c *call) readConfig(t record.Target, m *pulp.Manifest) error {
 	if m.Config == nil || m.Config.Size > maxConfig {
 		return nil
 	}
 	b, err := c.Store.Serving.ServedBlob(c.r.Context(), t, m.Config.Digest)
 	if fault.Is(err, fault.NotFound) {
-		return nil // PutManifest says what is missing
+		return nil
 	} else if err != nil {
 		return err
 	}
-	if b.Absent { // the storage may have others' bytes of it
+	if b.Absent { // do not read the storage, which may have the blob of another repository
 		if b.RemoteID == "" {
 			return nil
 		}
-		b, err = c.bring(t, b, func(_ pulp.Blob, got ingest.Fetched) bool { return !got.Kept && got.Close() == nil })
+		b, err = c.fetchAbsent(
+			t,
+			b,
+			func(_ pulp.Blob, got ingest.Fetched) bool { return !got.Kept && got.Close() == nil },
+		)
 		if f, ok := errors.AsType[*failure](err); ok && f.status == http.StatusNotFound {
 			return nil
 		}
@@ -312,8 +349,9 @@ func (c *call) readConfig(t record.Target, m *pulp.Manifest) error {
 	return nil
 }
 
-// putUpstream writes a manifest through by digest, after seeing that what it names is upstream under the repository's name. Doing it twice does no harm.
-func (c *call) putUpstream(t record.Target, m pulp.Manifest) error {
+// putManifestUpstream stores a manifest in the upstream by digest, after it mounted all referenced blobs into the
+// upstream repository. It is idempotent.
+func (c *call) putManifestUpstream(t record.Target, m pulp.Manifest) error {
 	ctx := c.r.Context()
 	parts := m.Layers
 	if m.Config != nil {
@@ -329,46 +367,58 @@ func (c *call) putUpstream(t record.Target, m pulp.Manifest) error {
 		} else if err != nil {
 			return err
 		}
-		if err := c.place(ctx, t, b); err != nil {
+		if err := c.placeUpstream(ctx, t, b); err != nil {
 			return err
 		}
 	}
 	err := c.manifests.PutManifest(ctx, t.Repository.UpstreamName(), string(m.Digest), m.MediaType, m.Payload)
 	if fault.IsOutage(err, fault.Upstream) && hasURLs(m) && c.Storage.Ping(ctx) == nil {
-		return errors.Join(errURLs, err)
+		return errors.Join(errForeignURLs, err)
 	}
 	return err
 }
 
-// errURLs is the answer for layers that an upstream does not take for where they lie. Distribution 3.1 answers 500 to those, again and again, so that whoever
-// tries again later never ends; from an upstream that does answer, 500 to such a manifest counts as a refusal.
-var errURLs = newError(http.StatusBadRequest, "UNSUPPORTED", "The upstream registry does not take layers that lie at other URLs, or not at these.", nil)
+// errForeignURLs is the failure for a manifest whose foreign layers the upstream rejects. Distribution 3.1 always
+// responds with 500 to those. If such an upstream responds to other requests, the 500 is a rejection, so that clients
+// do not retry.
+var errForeignURLs = newError(
+	http.StatusBadRequest,
+	"UNSUPPORTED",
+	"The upstream registry does not accept layers with these URLs.",
+	nil,
+)
 
 func hasURLs(m pulp.Manifest) bool {
 	return slices.ContainsFunc(m.Layers, func(d pulp.Descriptor) bool { return len(d.URLs) > 0 })
 }
 
-// deleteManifest takes a tag, or a manifest with its tags and signatures, out of the repository, before it answers (D22).
+// deleteManifest handles DELETE of a tag, or of a manifest with its tags and signatures. See
+// compatibility.md#deleting-manifests.
 func (c *call) deleteManifest() error {
-	t, err := c.writable(auth.Delete)
+	t, err := c.writableTarget(auth.Delete)
 	if err != nil {
 		return err
 	}
-	demanded := condition(c.r.Header)
+	precondition := parsePrecondition(c.r.Header)
 	if pulp.ValidTag(c.ref) {
-		if err := c.seeUpstream(t, []string{c.ref}, demanded); err != nil {
+		if err := c.checkUpstreamPrecondition(t, []string{c.ref}, precondition); err != nil {
 			return err
 		}
 	}
 	switch dgst := digest.Digest(c.ref); {
-	case validDigest(dgst) && demanded != nil && !demanded(dgst):
-		err = newError(http.StatusPreconditionFailed, "PRECONDITION_FAILED", "The manifest is not what the request demands.", map[string]string{"digest": c.ref})
+	case validDigest(dgst) && precondition != nil && !precondition(dgst):
+		err = newError(
+			http.StatusPreconditionFailed,
+			"PRECONDITION_FAILED",
+			"The manifest does not meet the precondition of the request.",
+			map[string]string{"digest": c.ref},
+		)
 	case validDigest(dgst):
 		_, err = c.Store.Content.DeleteManifest(c.r.Context(), t.Repository.ID, dgst)
 	case pulp.ValidTag(c.ref):
-		_, err = c.Store.Content.DeleteTag(c.r.Context(), t.Repository.ID, c.ref, demanded)
+		_, err = c.Store.Content.DeleteTag(c.r.Context(), t.Repository.ID, c.ref, precondition)
 	default:
-		return newError(http.StatusBadRequest, "INVALID_REQUEST", "The reference is no tag and no digest.", nil)
+		return newError(http.StatusBadRequest, "INVALID_REQUEST", "The reference is neither a tag nor a digest.", nil)
 	}
 	c.audit("delete manifest", err, slog.String("reference", c.ref))
 	if fault.Is(err, fault.NotFound) {
@@ -376,6 +426,6 @@ func (c *call) deleteManifest() error {
 	} else if err != nil {
 		return err
 	}
-	c.empty(http.StatusAccepted)
+	c.writeEmpty(http.StatusAccepted)
 	return nil
 }

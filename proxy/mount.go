@@ -15,23 +15,23 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// mount links a blob of another repository that the caller may read, and answers. Where there is none it says false: the client
-// then uploads, and learns nothing of what others hold.
+// mount mounts a blob of another repository that the caller may read, sends the response and returns true. It returns
+// false if there is no such blob: then the client uploads it, and learns nothing about repositories of others.
 func (c *call) mount(t record.Target, from string, dgst digest.Digest) (bool, error) {
 	if !validDigest(dgst) || from != "" && !pulp.ValidName(from) {
 		return false, nil
 	}
 	if dgst == pulp.EmptyLayer {
-		err := c.supplyEmptyLayer(t)
+		err := c.addEmptyLayer(t)
 		c.audit("mount blob", err, slog.String("digest", string(dgst)), slog.String("from", from))
 		if err == nil {
-			c.answerBlob(dgst)
+			c.writeBlobCreated(dgst)
 		}
 		return err == nil, err
 	}
-	b, err := c.mountable(t, from, dgst)
+	b, err := c.findMountable(t, from, dgst)
 	if err == nil {
-		err = c.place(c.r.Context(), t, b)
+		err = c.placeUpstream(c.r.Context(), t, b)
 	}
 	if err == nil {
 		err = c.Store.Content.LinkBlob(c.r.Context(), t.Repository.ID, b)
@@ -43,28 +43,33 @@ func (c *call) mount(t record.Target, from string, dgst digest.Digest) (bool, er
 	if err != nil {
 		return false, err
 	}
-	c.answerBlob(dgst)
+	c.writeBlobCreated(dgst)
 	return true, nil
 }
 
-// mountable finds a blob that the caller may read: in the repository that they name, or, when they name none, here or in any that they may
-// read. NotFound when there is none. What counts is what the user may, not what their token is limited to: clients ask for a token for
-// where they push, and a mount discloses nothing but bytes whose digest the caller knows already.
-func (c *call) mountable(t record.Target, from string, dgst digest.Digest) (pulp.Blob, error) {
+// findMountable returns a blob that the caller may read: from the repository from or, if that is empty, from the
+// target or any other repository. The error is NotFound if there is none. The user's permissions count, not the
+// scopes of the token: clients request a token only for the repository that they push to, and a mount discloses
+// nothing but bytes whose digest the caller already knows.
+func (c *call) findMountable(t record.Target, from string, dgst digest.Digest) (pulp.Blob, error) {
 	ctx := c.r.Context()
 	if from == "" {
 		if b, err := c.Store.Serving.ServedBlob(ctx, t, dgst); !fault.Is(err, fault.NotFound) && !b.Absent {
 			return b, err
 		}
 	}
-	holders, err := c.Store.Serving.BlobHolders(ctx, dgst, from, mountCandidates)
+	holders, err := c.Store.Serving.BlobHolders(ctx, dgst, from, maxMountCandidates)
 	if err != nil {
 		return pulp.Blob{}, err
 	}
 	for _, d := range holders {
-		if auth.Allow(c.who.user, auth.Pull, c.object(d.BasePath, record.Target{Distribution: d}, true)) {
-			b, err := c.Store.Serving.ServedBlob(ctx, record.Target{Distribution: d, Repository: pulp.Repository{ID: d.RepositoryID}}, dgst)
-			if err == nil && b.Absent { // a remote's word is no blob
+		if auth.Allow(c.caller.user, auth.Pull, c.authObject(d.BasePath, record.Target{Distribution: d}, true)) {
+			b, err := c.Store.Serving.ServedBlob(
+				ctx,
+				record.Target{Distribution: d, Repository: pulp.Repository{ID: d.RepositoryID}},
+				dgst,
+			)
+			if err == nil && b.Absent { // its content was never verified
 				continue
 			}
 			return b, err
@@ -73,11 +78,12 @@ func (c *call) mountable(t record.Target, from string, dgst digest.Digest) (pulp
 	return pulp.Blob{}, fault.New(fault.NotFound, "Blob not found.")
 }
 
-// mountCandidates is how many repositories that hold a blob are looked at for one that the caller may read.
-const mountCandidates = 20
+// maxMountCandidates is the number of repositories with the blob whose permissions findMountable checks.
+const maxMountCandidates = 20
 
-// place sees that an upstream holds a blob under the repository's name too, where there is an upstream.
-func (c *call) place(ctx context.Context, t record.Target, b pulp.Blob) error {
+// placeUpstream mounts a blob into the upstream's repository of the target, if there is an upstream and it is not there
+// yet.
+func (c *call) placeUpstream(ctx context.Context, t record.Target, b pulp.Blob) error {
 	within := t.Repository.UpstreamName()
 	if c.manifests == nil || b.Inline || b.Location == within {
 		return nil

@@ -8,7 +8,7 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// routeKind is what a path asks for.
+// routeKind is the kind of resource that a path identifies.
 type routeKind int
 
 const (
@@ -25,7 +25,7 @@ const (
 	routeSignatures
 )
 
-// route is a path taken apart.
+// route is a parsed path.
 type route struct {
 	kind routeKind
 	name string
@@ -34,8 +34,8 @@ type route struct {
 
 var errNoRoute = newError(http.StatusNotFound, "NOT_FOUND", "The requested resource was not found on this server.", nil)
 
-// separators stand between a repository's name and what is asked of it. Names may hold these words too (`a/blobs/b` is one), so that the
-// rightmost counts; of two that begin at the same place the first in this list.
+// separators are the parts of a path between a repository's name and the reference. Names may contain them too, such as
+// `a/blobs/b`. So the rightmost one counts, and of two at the same position the first in this list.
 var separators = []struct {
 	text string
 	kind routeKind
@@ -46,7 +46,8 @@ var separators = []struct {
 	{"/referrers/", routeReferrers},
 }
 
-// parsePath takes a request's path apart. The name in it is well-formed, or the answer is NAME_INVALID.
+// parsePath parses the path of a request. The failure is NAME_INVALID if the repository name is not valid, and
+// NOT_FOUND if the path has no route.
 func parsePath(u *url.URL) (route, error) {
 	switch path := u.Path; {
 	case path == "/v2" || path == "/token":
@@ -58,22 +59,27 @@ func parsePath(u *url.URL) (route, error) {
 	case path == "/v2/_catalog":
 		return route{kind: routeCatalog}, nil
 	case strings.Contains(strings.ToLower(u.EscapedPath()), "%2f"):
-		return route{}, newError(http.StatusBadRequest, "NAME_INVALID", "An encoded slash is no part of a name.", nil)
+		return route{}, newError(http.StatusBadRequest, "NAME_INVALID", "A name cannot contain an encoded slash.", nil)
 	}
-	r, ok := splitExtension(u.Path)
+	r, ok := parseExtensionPath(u.Path)
 	if !ok {
-		r, ok = splitRegistry(u.Path)
+		r, ok = parseRegistryPath(u.Path)
 	}
 	switch {
 	case !ok:
 		return route{}, errNoRoute
 	case !pulp.ValidName(r.name):
-		return route{}, newError(http.StatusBadRequest, "NAME_INVALID", "The repository's name is not well-formed.", map[string]string{"name": r.name})
+		return route{}, newError(
+			http.StatusBadRequest,
+			"NAME_INVALID",
+			"The name of the repository is malformed.",
+			map[string]string{"name": r.name},
+		)
 	}
 	return r, nil
 }
 
-func splitRegistry(path string) (route, bool) {
+func parseRegistryPath(path string) (route, bool) {
 	rest, ok := strings.CutPrefix(path, "/v2/")
 	if !ok {
 		return route{}, false
@@ -99,8 +105,8 @@ func splitRegistry(path string) (route, bool) {
 	return r, true
 }
 
-// splitExtension takes /extensions/v2/<name>/signatures/sha256:<64 hex> apart; other digests are no route (contract 4).
-func splitExtension(path string) (route, bool) {
+// parseExtensionPath parses /extensions/v2/<name>/signatures/sha256:<64 hex digits>. Other digests have no route.
+func parseExtensionPath(path string) (route, bool) {
 	rest, ok := strings.CutPrefix(path, "/extensions/v2/")
 	if !ok {
 		return route{}, false

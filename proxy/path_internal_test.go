@@ -63,7 +63,7 @@ func TestParsePath(t *testing.T) {
 			got, err := parsePath(u)
 			code := ""
 			if err != nil {
-				code = asFailure(err).code
+				code = toFailure(err).code
 			}
 			if got != tt.want || code != tt.code {
 				t.Errorf("parsePath(%s) = %+v, %v, want %+v %s", tt.path, got, err, tt.want, tt.code)

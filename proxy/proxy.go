@@ -1,8 +1,9 @@
-// Package proxy is the registry as clients speak to it: /v2/ (OCI distribution specification 1.1), its tokens at /token/, and the
-// signatures' extension at /extensions/v2/.
+// Package proxy implements the registry API for clients: /v2/ (OCI distribution specification 1.1), the token service
+// at /token/, and the signature endpoint at /extensions/v2/.
 //
-// The rules of the protocol live here, once: names, scopes, ranges, digests, who owns an upload, limits, errors. Bytes are behind
-// storage.Storage, everything else is in the store; signatures are judged by signing.
+// It contains the rules of the protocol: names, scopes, ranges, digests, exclusive access to uploads, limits and
+// errors. Package storage stores the bytes of blobs, internal/store everything else, and internal/ingest validates
+// signatures.
 package proxy
 
 import (
@@ -22,48 +23,51 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// Options say what the registry needs.
+// Options are the dependencies and settings of the registry.
 type Options struct {
 	Store   *store.Store
 	Auth    *auth.Auth
 	Tokens  *auth.Tokens
 	Storage storage.Storage
-	// SignOnPush runs the pushes to repositories that sign on push. It is nil when no repository does.
+	// SignOnPush runs changes of repositories that sign on push. nil disables signing on push.
 	SignOnPush *signonpush.Runner
 	Log        *slog.Logger
-	// PublicURL is what clients type: scheme://host[:port] (D5, D16).
+	// PublicURL is the URL that clients use: scheme://host[:port]. See compatibility.md#public-url.
 	PublicURL *url.URL
-	// PushType is the type of the repositories that pushes create (D1).
+	// PushType is the type of the repositories that pushes create. See compatibility.md#push-repository-type.
 	PushType pulp.RepositoryType
-	// AnonymousPull says how callers without an account may read public repositories. The zero value is AnonymousPullOff.
+	// AnonymousPull determines how callers without an account may read public repositories. The zero value means
+	// AnonymousPullOff.
 	AnonymousPull auth.AnonymousPull
-	// TokensOnly refuses Basic credentials on /v2/ and /extensions/; the token service takes them all the same.
+	// TokensOnly rejects Basic credentials on /v2/ and /extensions/. The token service accepts them anyway.
 	TokensOnly bool
-	// RequireIndexChildren refuses an index that names absent manifests (D11).
+	// RequireIndexChildren rejects an index that references absent manifests. See compatibility.md#absent-parts.
 	RequireIndexChildren bool
-	// PushToMirrors lets clients push to repositories that are mirrored from a remote.
+	// PushToMirrors permits pushes to repositories that have a remote.
 	PushToMirrors bool
 	// Fetcher fetches blobs that a sync deferred; nil if this server does not sync.
 	Fetcher *ingest.BlobFetcher
-	// RefuseUnknownKeys refuses signatures by keys that no signing service has (D6).
+	// RefuseUnknownKeys rejects signatures by keys of no signing service. See compatibility.md#uploaded-signatures.
 	RefuseUnknownKeys bool
-	// InlineLimit is how many bytes a blob may have to be kept in the database; 0 keeps none there.
+	// InlineLimit is the maximum size in bytes of a blob that is stored in the database; 0 stores none there.
 	InlineLimit int64
-	// HandOnRedirects tells clients where else a blob's bytes are, where the storage says so.
-	HandOnRedirects bool
-	// Adopt takes what the upstream has under a repository's name and a tag or digest, and says whether to look again for it here; nil: pulls do not adopt. With absentOnly it
-	// changes nothing under a name that exists, and tells nobody that it does.
+	// PassThroughRedirects redirects clients to the URL of a blob if the storage returns one.
+	PassThroughRedirects bool
+	// Adopt stores the manifest that the upstream has under a repository name and a tag or digest, on behalf of a
+	// user. It reports whether the caller should look the manifest up again. With absentOnly it does nothing if a
+	// repository with the name exists, and its result does not reveal that. nil disables adoption by pulls.
 	Adopt func(ctx context.Context, who, name, reference string, absentOnly bool) (bool, error)
-	// Current finds out what an upstream shows under a tag that somebody else has pushed there, empty when nobody has, and may adopt it; nil: there is no upstream.
-	Current func(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error)
-	// AdoptPublic says that everybody may read the repositories that Adopt makes.
+	// UpstreamTag returns the digest of a tag in the upstream if another client of the upstream pushed it, else "".
+	// It may adopt the tag. nil if there is no upstream.
+	UpstreamTag func(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error)
+	// AdoptPublic makes the repositories that Adopt creates public.
 	AdoptPublic bool
 }
 
 // registry is the handler. It is safe for concurrent use.
 type registry struct {
 	Options
-	manifests storage.Manifests // nil unless the storage is a registry of its own
+	manifests storage.Manifests // nil if the storage is not an upstream registry
 	blobs     ingest.Blobs
 	recent    recent
 	validator ingest.SignatureValidator
@@ -71,31 +75,32 @@ type registry struct {
 	origins   *auth.Origins
 }
 
-// New returns the handler for /v2/, /token/ and /extensions/v2/. It panics when PublicURL is no scheme://host[:port].
+// New returns the handler for /v2/, /token/ and /extensions/v2/. It panics if PublicURL is not scheme://host[:port].
 func New(o Options) http.Handler {
 	origins, err := auth.NewOrigins(o.PublicURL)
 	if err != nil {
 		panic(err)
 	}
-	g := &registry{Options: o, writers: newWriters(), origins: origins}
+	g := &registry{Options: o, recent: newRecent(), writers: newWriters(), origins: origins}
 	g.manifests, _ = o.Storage.(storage.Manifests)
 	g.blobs = ingest.Blobs{Storage: o.Storage, Inline: o.InlineLimit, Foreign: g.manifests != nil}
 	g.validator = ingest.SignatureValidator{Store: o.Store, RefuseUnknown: o.RefuseUnknownKeys}
 	return g
 }
 
-// call is one request on its way through the registry.
+// call is the state of one request.
 type call struct {
 	*registry
-	w    http.ResponseWriter
-	r    *http.Request
-	kind routeKind
-	name string // the repository's path; empty where there is none
-	ref  string // a tag, a digest or an upload's id; empty where there is none
-	who  bearer
+	w      http.ResponseWriter
+	r      *http.Request
+	kind   routeKind
+	name   string // the repository name in the path; empty if the route has none
+	ref    string // the tag, digest or upload id in the path; empty if the route has none
+	caller caller
 }
 
-// handler answers one kind of request. What it returns is answered as an error; it has then written nothing.
+// handler responds to one kind of request. If it returns an error it has written nothing; the caller responds with the
+// error.
 type handler func(*call) error
 
 // ServeHTTP implements http.Handler.
@@ -103,10 +108,10 @@ func (g *registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{registry: g, w: w, r: r}
 	h := w.Header()
 	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
-	h.Set("X-Registry-Supports-Signatures", "1") // podman and skopeo look for exactly this (contract 3)
+	h.Set("X-Registry-Supports-Signatures", "1") // podman and skopeo require exactly this value
 	h.Set("X-Content-Type-Options", "nosniff")
 	if err := c.serve(); err != nil {
-		c.fail(err)
+		c.writeError(err)
 	}
 }
 
@@ -117,7 +122,12 @@ func (c *call) serve() error {
 	}
 	c.kind, c.name, c.ref = route.kind, route.name, route.ref
 	if route.kind == routeRedirect {
-		http.Redirect(c.w, c.r, (&url.URL{Path: c.r.URL.Path + "/", RawQuery: c.r.URL.RawQuery}).String(), http.StatusMovedPermanently)
+		http.Redirect(
+			c.w,
+			c.r,
+			(&url.URL{Path: c.r.URL.Path + "/", RawQuery: c.r.URL.RawQuery}).String(),
+			http.StatusMovedPermanently,
+		)
 		return nil
 	}
 	if !c.origins.Allows(c.r) {
@@ -141,32 +151,41 @@ func (c *call) serve() error {
 	return answer(c)
 }
 
-// handlers are the methods of each kind of path.
+// handlers maps each kind of route to its methods. HEAD uses the handler of GET.
 var handlers = map[routeKind]map[string]handler{
-	routeToken:      {http.MethodGet: (*call).getToken},
-	routeBase:       {http.MethodGet: (*call).getBase},
-	routeCatalog:    {http.MethodGet: (*call).getCatalog},
-	routeTags:       {http.MethodGet: (*call).getTags},
-	routeUploads:    {http.MethodPost: (*call).startUpload},
-	routeUpload:     {http.MethodGet: (*call).getUpload, http.MethodPatch: (*call).patchUpload, http.MethodPut: (*call).putUpload, http.MethodDelete: (*call).deleteUpload},
-	routeBlob:       {http.MethodGet: (*call).getBlob, http.MethodDelete: (*call).deleteBlob},
-	routeManifest:   {http.MethodGet: (*call).getManifest, http.MethodPut: (*call).putManifest, http.MethodDelete: (*call).deleteManifest},
+	routeToken:   {http.MethodGet: (*call).getToken},
+	routeBase:    {http.MethodGet: (*call).getBase},
+	routeCatalog: {http.MethodGet: (*call).getCatalog},
+	routeTags:    {http.MethodGet: (*call).getTags},
+	routeUploads: {http.MethodPost: (*call).startUpload},
+	routeUpload: {
+		http.MethodGet:    (*call).getUpload,
+		http.MethodPatch:  (*call).patchUpload,
+		http.MethodPut:    (*call).putUpload,
+		http.MethodDelete: (*call).deleteUpload,
+	},
+	routeBlob: {http.MethodGet: (*call).getBlob, http.MethodDelete: (*call).deleteBlob},
+	routeManifest: {
+		http.MethodGet:    (*call).getManifest,
+		http.MethodPut:    (*call).putManifest,
+		http.MethodDelete: (*call).deleteManifest,
+	},
 	routeReferrers:  {http.MethodGet: (*call).getReferrers},
 	routeSignatures: {http.MethodGet: (*call).getSignatures, http.MethodPut: (*call).putSignature},
 }
 
-// getBase answers GET /v2/: that this is a registry, and that the caller is known.
+// getBase handles GET /v2/, by which clients detect the registry and verify their credentials.
 func (c *call) getBase() error {
-	if !c.who.authenticated {
-		return c.challenge(errUnknownCaller, "")
+	if !c.caller.authenticated {
+		return c.challenge(errUnauthenticated, "")
 	}
-	return c.answerJSON(http.StatusOK, struct{}{})
+	return c.writeJSON(http.StatusOK, struct{}{})
 }
 
-// audit writes the line that every mutation leaves: who, what, on what, with which result.
+// audit writes the audit entry of a change: the user, the action, the repository and the result.
 func (c *call) audit(action string, err error, facts ...slog.Attr) {
 	attrs := append([]slog.Attr{
-		slog.String("who", c.who.name()), slog.String("action", action), slog.String("repository", c.name),
+		slog.String("who", c.caller.name()), slog.String("action", action), slog.String("repository", c.name),
 	}, facts...)
 	if err != nil {
 		attrs = append(attrs, slog.String("result", "refused"), slog.Any("err", err))
@@ -176,10 +195,11 @@ func (c *call) audit(action string, err error, facts ...slog.Attr) {
 	c.Log.LogAttrs(c.r.Context(), slog.LevelInfo, "audit", attrs...)
 }
 
-// sealed runs a change that may make tags visible, which some repositories want signed first.
-func (c *call) sealed(change func(context.Context) error) error {
+// withSignatures runs a change that may make tags visible. In a repository that signs on push the tags are signed
+// before.
+func (c *call) withSignatures(change func(context.Context) error) error {
 	if c.SignOnPush == nil {
 		return change(c.r.Context())
 	}
-	return c.SignOnPush.Run(c.r.Context(), signservice.Caller{User: c.who.name()}, change)
+	return c.SignOnPush.Run(c.r.Context(), signservice.Caller{User: c.caller.name()}, change)
 }

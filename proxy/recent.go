@@ -2,61 +2,51 @@ package proxy
 
 import (
 	"bytes"
-	"sync"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 )
 
-// Bounds of recent.
+// Limits of recent.
 const (
-	maxRecentBlob = 32 << 10 // bytes
-	maxRecent     = 256      // blobs
+	maxRecentBlob = 32 << 10 // bytes of one blob
+	maxRecent     = 256      // blobs; the least recently used are evicted
 )
 
-// recent keeps the small blobs that came last, which a storage far away would have to be asked for again: a push's config is read for what it says of the image. Its
-// callers know that the request may read what they ask for. It is safe for concurrent use.
+// recent caches small blobs that clients uploaded last. A push reads its config, which would cost another request to a
+// remoteStorage. Callers must verify that the request may read a blob before they get it. recent is safe for concurrent
+// use.
 type recent struct {
-	mu    sync.Mutex
-	blobs map[digest.Digest][]byte
-	order []digest.Digest // as they came
+	blobs *lru.Cache[digest.Digest, []byte]
 }
 
-func (r *recent) keep(d digest.Digest, b []byte) {
-	if len(b) > maxRecentBlob {
-		return
+func newRecent() recent {
+	blobs, err := lru.New[digest.Digest, []byte](maxRecent)
+	if err != nil { // the size is a positive constant
+		panic(err)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, kept := r.blobs[d]; kept {
-		return
-	}
-	if r.blobs == nil {
-		r.blobs = map[digest.Digest][]byte{}
-	}
-	if len(r.order) >= maxRecent {
-		delete(r.blobs, r.order[0])
-		r.order = r.order[1:]
-	}
-	r.blobs[d], r.order = b, append(r.order, d)
+	return recent{blobs}
 }
 
-func (r *recent) get(d digest.Digest) ([]byte, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	b, ok := r.blobs[d]
-	return b, ok
+// add caches a blob unless it is larger than maxRecentBlob.
+func (r recent) add(d digest.Digest, b []byte) {
+	if len(b) <= maxRecentBlob {
+		r.blobs.Add(d, b)
+	}
 }
 
-// watched is a body on its way, of which the first bytes are kept while they are few.
-type watched struct {
+func (r recent) get(d digest.Digest) ([]byte, bool) { return r.blobs.Get(d) }
+
+// capturingReader reads a body and keeps its first maxRecentBlob+1 bytes.
+type capturingReader struct {
 	*bodyReader
 	seen bytes.Buffer
 }
 
 // Read implements io.Reader.
-func (w *watched) Read(p []byte) (int, error) {
+func (w *capturingReader) Read(p []byte) (int, error) {
 	n, err := w.bodyReader.Read(p)
-	if room := maxRecentBlob + 1 - w.seen.Len(); room > 0 { // with one more it is no small one
+	if room := maxRecentBlob + 1 - w.seen.Len(); room > 0 { // one more byte shows that the blob is too large
 		w.seen.Write(p[:min(n, room)])
 	}
 	return n, err

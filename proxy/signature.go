@@ -14,7 +14,7 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// signatureBody is a signature as the extension endpoint speaks of it (contract 4).
+// signatureBody is the JSON format of a signature. See compatibility.md#signature-endpoint.
 type signatureBody struct {
 	SchemaVersion int    `json:"schemaVersion"`
 	Type          string `json:"type"`
@@ -22,9 +22,9 @@ type signatureBody struct {
 	Content       string `json:"content"` // base64
 }
 
-// getSignatures answers with the signatures of a manifest: an empty list when it has none.
+// getSignatures handles GET of the signatures of a manifest. The list may be empty.
 func (c *call) getSignatures() error {
-	t, err := c.readable()
+	t, err := c.readableTarget()
 	if err != nil {
 		return err
 	}
@@ -34,20 +34,20 @@ func (c *call) getSignatures() error {
 	} else if err != nil {
 		return err
 	}
-	held, err := c.Store.Serving.ServedSignatures(c.r.Context(), t, m.ID)
+	stored, err := c.Store.Serving.ServedSignatures(c.r.Context(), t, m.ID)
 	if err != nil {
 		return err
 	}
-	list := make([]signatureBody, len(held))
-	for i, g := range held {
+	list := make([]signatureBody, len(stored))
+	for i, g := range stored {
 		list[i] = signatureBody{2, "atomic", g.Name, base64.StdEncoding.EncodeToString(g.Content)}
 	}
-	return c.answerJSON(http.StatusOK, map[string]any{"signatures": list})
+	return c.writeJSON(http.StatusOK, map[string]any{"signatures": list})
 }
 
-// putSignature takes a signature of a manifest (contract 4, D6).
+// putSignature handles PUT of a signature. See compatibility.md#uploaded-signatures.
 func (c *call) putSignature() error {
-	t, err := c.writable(auth.Push)
+	t, err := c.writableTarget(auth.Push)
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,15 @@ func (c *call) putSignature() error {
 	} else if err != nil {
 		return err
 	}
-	body, err := c.readAll(pulp.MaxSignatureBody, newError(http.StatusRequestEntityTooLarge, "SIGNATURE_INVALID", "A signature may have 4,000,000 bytes.", nil))
+	body, err := c.readAll(
+		pulp.MaxSignatureBody,
+		newError(
+			http.StatusRequestEntityTooLarge,
+			"SIGNATURE_INVALID",
+			"The signature is larger than 4,000,000 bytes.",
+			nil,
+		),
+	)
 	if err != nil {
 		return err
 	}
@@ -66,22 +74,33 @@ func (c *call) putSignature() error {
 	}
 	g, err := c.validator.Validate(c.r.Context(), digest.Digest(c.ref), raw)
 	if fault.Is(err, fault.Invalid) {
-		err = c.signatureInvalid(asFailure(err).message)
+		err = c.signatureInvalid(toFailure(err).message)
 	}
 	if err == nil {
 		_, err = c.Store.Signatures.PutSignature(c.r.Context(), t.Repository.ID, digest.Digest(c.ref), g)
 	}
-	c.audit("put signature", err, slog.String("digest", c.ref), slog.String("key", g.KeyID), slog.String("reference", g.Reference))
+	c.audit(
+		"put signature",
+		err,
+		slog.String("digest", c.ref),
+		slog.String("key", g.KeyID),
+		slog.String("reference", g.Reference),
+	)
 	switch {
 	case fault.Is(err, fault.NotFound):
 		return c.manifestUnknown()
 	case fault.Is(err, fault.TooLarge):
-		return newError(http.StatusTooManyRequests, "TOOMANYREQUESTS", asFailure(err).message, map[string]string{"manifest_digest": c.ref})
+		return newError(
+			http.StatusTooManyRequests,
+			"TOOMANYREQUESTS",
+			toFailure(err).message,
+			map[string]string{"manifest_digest": c.ref},
+		)
 	case err != nil:
 		return err
 	}
 	c.w.Header().Set("Location", "/extensions/v2/"+c.name+"/signatures/"+c.ref)
-	c.empty(http.StatusCreated)
+	c.writeEmpty(http.StatusCreated)
 	return nil
 }
 
@@ -91,8 +110,8 @@ func (c *call) signatureInvalid(message string) *failure {
 
 var signatureName = regexp.MustCompile(`^sha256:[0-9a-f]{64}@[0-9a-f]{32}$`)
 
-// parseSignatureBody checks the fields of a PUT and returns the signature's bytes. Wrong fields are answered in the REST API's shape, as
-// Pulp's clients expect (contract 4 step 3).
+// parseSignatureBody verifies the fields of a PUT and returns the bytes of the signature. Failures about fields have
+// the format of the REST API: see compatibility.md#signature-endpoint.
 func (c *call) parseSignatureBody(body []byte) ([]byte, error) {
 	var value any
 	if err := json.Unmarshal(body, &value); err != nil {
@@ -101,7 +120,9 @@ func (c *call) parseSignatureBody(body []byte) ([]byte, error) {
 	object, ok := value.(map[string]any)
 	if !ok {
 		return nil, &failure{status: http.StatusBadRequest, code: "SIGNATURE_INVALID", message: "not an object",
-			rest: map[string][]string{"non_field_errors": {"Invalid data. Expected a dictionary, but got " + pythonType(value) + "."}}}
+			restBody: map[string][]string{
+				"non_field_errors": {"Invalid data. Expected a dictionary, but got " + pythonType(value) + "."},
+			}}
 	}
 	bad := map[string][]string{}
 	const required, null = "This field is required.", "This field may not be null."
@@ -141,16 +162,21 @@ func (c *call) parseSignatureBody(body []byte) ([]byte, error) {
 	}
 	content := text("content")
 	if len(bad) > 0 {
-		return nil, &failure{status: http.StatusBadRequest, code: "SIGNATURE_INVALID", message: "fields are wrong", rest: bad}
+		return nil, &failure{
+			status:   http.StatusBadRequest,
+			code:     "SIGNATURE_INVALID",
+			message:  "fields are wrong",
+			restBody: bad,
+		}
 	}
 	raw, err := base64.StdEncoding.Strict().DecodeString(content)
-	if err != nil || base64.StdEncoding.EncodeToString(raw) != content { // the decoder skips line breaks
+	if err != nil || base64.StdEncoding.EncodeToString(raw) != content { // the decoder ignores line breaks
 		return nil, c.signatureInvalid("signature invalid")
 	}
 	return raw, nil
 }
 
-// pythonType names a JSON value's type as Pulp does.
+// pythonType returns the name of a JSON value's type in Pulp's messages.
 func pythonType(v any) string {
 	switch v.(type) {
 	case []any:

@@ -27,7 +27,7 @@ func FuzzSignatureBody(f *testing.F) {
 		c := &call{name: "acme/app", ref: string(d)}
 		raw, err := c.parseSignatureBody(body)
 		if err != nil {
-			if got := asFailure(err); got.status != http.StatusBadRequest {
+			if got := toFailure(err); got.status != http.StatusBadRequest {
 				t.Errorf("answered %d, %v", got.status, err)
 			}
 			return

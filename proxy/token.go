@@ -10,19 +10,23 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// maxScopes is how many scopes one token may be asked for.
+// maxScopes is the limit of scopes in a request for a token.
 const maxScopes = 100
 
-// pluginScope is the resource type with which Docker's client asks for a repository when it pushes or pulls a plugin.
+// pluginScope is the resource type in the scopes of Docker's client for plugins.
 const pluginScope = "repository(plugin)"
 
-// getToken answers GET /token/ (contract 7.1): a token for what the caller may do of what they ask for. What they may not is there without actions.
+// getToken handles GET /token/. The token contains each requested resource with those of the requested actions that the
+// caller has. See compatibility.md#tokens.
 func (c *call) getToken() error {
 	user, err := c.Auth.Basic(c.r)
 	if fault.Is(err, fault.Unauthenticated) {
-		return restError(http.StatusUnauthorized, "Invalid username/password.").withHeader("WWW-Authenticate", `Basic realm="api"`)
+		return restError(
+			http.StatusUnauthorized,
+			"Invalid username/password.",
+		).withHeader("WWW-Authenticate", `Basic realm="api"`)
 	}
-	if err != nil { // 429 and 503 in the shape of the registry: docker shows the reason only from there
+	if err != nil { // 429 and 503 in the format of the registry: docker shows the message only then
 		return err
 	}
 	q := c.r.URL.Query()
@@ -33,11 +37,11 @@ func (c *call) getToken() error {
 	if len(scopes) > maxScopes {
 		return restError(http.StatusBadRequest, "Too many scopes.")
 	}
-	c.who = bearer{user: user, authenticated: user != nil}
+	c.caller = caller{user: user, authenticated: user != nil}
 	access := []auth.Access{}
 	for _, scope := range scopes {
 		parts := strings.Split(scope, ":")
-		if len(parts) != 3 { // one that cannot be read spoils them all
+		if len(parts) != 3 { // as in Pulp, one malformed scope voids all
 			access = []auth.Access{}
 			break
 		}
@@ -55,20 +59,24 @@ func (c *call) getToken() error {
 	if err != nil {
 		return err
 	}
-	return c.answerJSON(http.StatusOK, map[string]any{
-		"expires_in": int(issued.Lifetime.Seconds()), "issued_at": issued.IssuedAt.Format("2006-01-02T15:04:05.000000Z"),
+	return c.writeJSON(http.StatusOK, map[string]any{
+		"expires_in": int(
+			issued.Lifetime.Seconds(),
+		), "issued_at": issued.IssuedAt.Format("2006-01-02T15:04:05.000000Z"),
 		"token": issued.Token, "access_token": issued.Token,
 	})
 }
 
-// grant returns the actions, of those asked for, that a token for the caller covers. push brings pull with it.
+// grant returns the subset of the requested actions on a resource that a token for the caller permits. push includes
+// pull.
 //
-// A token is no proof of a right: each request is decided anew. So every account gets pull on every name, whether it exists and whether the account may read it; a
-// token that said less would tell private names from absent ones.
+// A token does not prove a permission: each request checks permissions again. Every account gets pull on every name,
+// whether the repository exists and whether the account may read it. A narrower token would reveal which private names
+// exist.
 func (c *call) grant(kind, name string, actions []string) ([]string, error) {
 	none := []string{}
 	if kind == "registry" && name == "catalog" {
-		if c.who.user != nil && len(actions) == 1 && actions[0] == "*" {
+		if c.caller.user != nil && len(actions) == 1 && actions[0] == "*" {
 			return []string{"*"}, nil
 		}
 		return none, nil
@@ -78,11 +86,11 @@ func (c *call) grant(kind, name string, actions []string) ([]string, error) {
 	}
 	asks := func(action string) bool { return slices.Contains(actions, action) || slices.Contains(actions, "*") }
 	switch {
-	case asks("push") && auth.Allow(c.who.user, auth.Push, auth.Object{Path: name}):
+	case asks("push") && auth.Allow(c.caller.user, auth.Push, auth.Object{Path: name}):
 		return []string{"push", "pull"}, nil
 	case !asks("pull"):
 		return none, nil
-	case c.who.user != nil:
+	case c.caller.user != nil:
 		return []string{"pull"}, nil
 	case c.AnonymousPull == auth.AnonymousPullOff || c.AnonymousPull == "":
 		return none, nil
@@ -94,7 +102,7 @@ func (c *call) grant(kind, name string, actions []string) ([]string, error) {
 	return []string{"pull"}, err
 }
 
-// restError is an error in the shape of the REST API.
+// restError returns a failure in the format of the REST API.
 func restError(status int, detail string) *failure {
-	return &failure{status: status, code: "UNKNOWN", message: detail, rest: map[string]string{"detail": detail}}
+	return &failure{status: status, code: "UNKNOWN", message: detail, restBody: map[string]string{"detail": detail}}
 }

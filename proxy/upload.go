@@ -18,10 +18,15 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-var errRange = newError(http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID", "The chunk does not begin where the upload ends.", nil)
+var errChunkStart = newError(
+	http.StatusRequestedRangeNotSatisfiable,
+	"BLOB_UPLOAD_INVALID",
+	"The chunk does not begin at the end of the upload.",
+	nil,
+)
 
-// startUpload answers POST blobs/uploads/ (contract 3.2): it opens an upload, takes a whole blob at once (?digest=), or mounts one
-// that another repository holds (?mount=&from=).
+// startUpload handles POST blobs/uploads/. It creates an upload session, stores a whole blob (?digest=), or mounts a
+// blob of another repository (?mount=&from=). See compatibility.md#uploads.
 func (c *call) startUpload() error {
 	t, err := c.pushTarget()
 	if err != nil {
@@ -29,7 +34,7 @@ func (c *call) startUpload() error {
 	}
 	q := c.r.URL.Query()
 	if text := q.Get("digest"); text != "" && !q.Has("mount") {
-		return c.takeWhole(t, text)
+		return c.postMonolithic(t, text)
 	}
 	if q.Has("mount") {
 		mounted, err := c.mount(t, q.Get("from"), digest.Digest(q.Get("mount")))
@@ -41,36 +46,41 @@ func (c *call) startUpload() error {
 	if err != nil {
 		return err
 	}
-	c.answerUpload(u.ID, 0, http.StatusAccepted)
+	c.writeUploadStatus(u.ID, 0, http.StatusAccepted)
 	return nil
 }
 
-// takeWhole takes a blob that comes with the POST.
-func (c *call) takeWhole(t record.Target, text string) error {
+// postMonolithic stores the blob in the body of the POST.
+func (c *call) postMonolithic(t record.Target, text string) error {
 	dgst := digest.Digest(text)
 	if !validDigest(dgst) {
 		return digestInvalid(text)
 	}
 	u := &upload{call: c, row: uploads.Upload{RepositoryID: t.Repository.ID, Repository: t.Repository.Name}}
-	defer u.leave()
+	defer u.release()
 	body := c.body()
-	if whole, err := u.takeAtOnce(body, dgst); whole {
+	if whole, err := u.finishAtOnce(body, dgst); whole {
 		return err
 	}
 	if err := u.append(body); err != nil {
-		u.abandon()
+		u.abort()
 		return err
 	}
 	return u.commit(dgst)
 }
 
 func (c *call) uploadUnknown() error {
-	return newError(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry", map[string]string{"uuid": c.ref})
+	return newError(
+		http.StatusNotFound,
+		"BLOB_UPLOAD_UNKNOWN",
+		"blob upload unknown to registry",
+		map[string]string{"uuid": c.ref},
+	)
 }
 
-// getUpload answers how far an upload is.
+// getUpload handles GET of the status of an upload.
 func (c *call) getUpload() error {
-	t, err := c.writable(auth.Push)
+	t, err := c.writableTarget(auth.Push)
 	if err != nil {
 		return err
 	}
@@ -83,60 +93,62 @@ func (c *call) getUpload() error {
 	} else if err != nil {
 		return err
 	}
-	c.answerUpload(row.ID, row.Size, http.StatusNoContent)
+	c.writeUploadStatus(row.ID, row.Size, http.StatusNoContent)
 	return nil
 }
 
-// patchUpload appends a chunk. It is answered when the chunk has left our buffers and the upload's row says so.
+// patchUpload handles PATCH, which appends a chunk. It sends the response after the storage has the chunk and the row
+// of the upload records it.
 func (c *call) patchUpload() error {
 	u, err := c.openUpload()
 	if err != nil {
 		return err
 	}
-	defer u.leave()
+	defer u.release()
 	body, err := u.chunk()
 	if err != nil {
 		return err
 	}
 	if err := u.append(body); err != nil {
-		u.salvage()
+		u.savePartial()
 		return err
 	}
 	if err := u.save(c.r.Context()); err != nil {
 		return err
 	}
-	c.answerUpload(u.row.ID, u.row.Size, http.StatusAccepted)
+	c.writeUploadStatus(u.row.ID, u.row.Size, http.StatusAccepted)
 	return nil
 }
 
-// putUpload appends the last bytes, if any come with it, and ends the upload under a digest.
+// putUpload handles PUT, which appends the last bytes, if any, and commits the upload as a blob.
 func (c *call) putUpload() error {
 	u, err := c.openUpload()
 	if err != nil {
 		return err
 	}
-	defer u.leave()
+	defer u.release()
 	text := c.r.URL.Query().Get("digest")
 	if dgst := digest.Digest(text); !validDigest(dgst) {
-		u.abandon()
+		u.abort()
 		return digestInvalid(text)
 	}
 	body, err := u.chunk()
 	if err != nil {
 		return err
 	}
-	if whole, err := u.takeAtOnce(body, digest.Digest(text)); whole {
+	if whole, err := u.finishAtOnce(body, digest.Digest(text)); whole {
 		return err
 	}
 	if err := u.append(body); err != nil {
-		u.salvage()
+		u.savePartial()
 		return err
 	}
 	return u.commit(digest.Digest(text))
 }
 
-// takeAtOnce takes a blob that comes all in one request, where the storage saves work by that, and answers; false where it does not.
-func (u *upload) takeAtOnce(body *bodyReader, dgst digest.Digest) (bool, error) {
+// finishAtOnce stores a blob that a single request contains, if the storage supports that, and sends the response. It
+// returns false if the request must use the normal way.
+func (u *upload) finishAtOnce(body *bodyReader, dgst digest.Digest) (bool, error) {
 	if u.row.StorageRef != "" || u.row.Size > 0 || u.InlineLimit > 0 {
 		return false, nil
 	}
@@ -147,51 +159,52 @@ func (u *upload) takeAtOnce(body *bodyReader, dgst digest.Digest) (bool, error) 
 	if !ok {
 		return false, nil
 	}
-	from := &watched{bodyReader: body}
+	from := &capturingReader{bodyReader: body}
 	err := once.Finish(u.r.Context(), from, dgst)
 	switch {
 	case errors.Is(err, storage.ErrDigest):
 		u.writer = nil
-		u.abandon()
+		u.abort()
 		return true, digestInvalid(string(dgst))
-	case errors.Is(err, storage.ErrNotFound): // the upstream has forgotten the upload
-		u.abandon()
+	case errors.Is(err, storage.ErrNotFound): // the upstream no longer has the session
+		u.abort()
 		return true, u.uploadUnknown()
 	case err != nil && body.failed != nil && !fault.Is(err, fault.Unavailable):
-		u.abandon()
-		return true, u.cutShort(err)
+		u.abort()
+		return true, u.incompleteBody(err)
 	case err != nil:
-		u.abandon()
+		u.abort()
 		return true, err
 	}
-	err = u.keep(pulp.Blob{Digest: dgst, Size: u.writer.Size(), Location: u.within()})
+	err = u.finish(pulp.Blob{Digest: dgst, Size: u.writer.Size(), Location: u.storageName()})
 	if err == nil && u.writer.Size() == int64(from.seen.Len()) {
-		u.recent.keep(dgst, from.seen.Bytes())
+		u.recent.add(dgst, from.seen.Bytes())
 	}
 	return true, err
 }
 
-// deleteUpload ends an upload without a blob.
+// deleteUpload handles DELETE, which cancels an upload.
 func (c *call) deleteUpload() error {
 	u, err := c.openUpload()
 	if err != nil {
 		return err
 	}
-	defer u.leave()
-	if err := c.Store.Uploads.DeleteUpload(c.r.Context(), u.row.RepositoryID, u.row.ID); err != nil && !fault.Is(err, fault.NotFound) {
+	defer u.release()
+	if err := c.Store.Uploads.DeleteUpload(c.r.Context(), u.row.RepositoryID, u.row.ID); err != nil &&
+		!fault.Is(err, fault.NotFound) {
 		return err
 	}
-	u.drop(context.WithoutCancel(c.r.Context()))
-	c.empty(http.StatusNoContent)
+	u.discard(context.WithoutCancel(c.r.Context()))
+	c.writeEmpty(http.StatusNoContent)
 	return nil
 }
 
-// contentRange is how clients say where a chunk belongs: first and last byte (OCI distribution specification 1.1, "Pushing a blob in
-// chunks").
+// contentRange matches the Content-Range of a chunk: its first and last byte (OCI distribution specification 1.1,
+// "Pushing a blob in chunks").
 var contentRange = regexp.MustCompile(`^(\d{1,18})-(\d{1,18})$`)
 
-// chunk returns the request's body, after seeing that a chunk that says where it belongs belongs at the end. One that says no length of
-// its own is held to what it says of its place.
+// chunk returns the request's body after it verified the Content-Range, if any: the chunk must begin at the end of the
+// upload and have the stated length.
 func (u *upload) chunk() (*bodyReader, error) {
 	body := u.body()
 	text := u.r.Header.Get("Content-Range")
@@ -204,10 +217,12 @@ func (u *upload) chunk() (*bodyReader, error) {
 	}
 	length := u.r.ContentLength
 	if first != u.row.Size || length >= 0 && last-first+1 != length {
-		return nil, errRange.withHeader("Range", rangeOf(u.row.Size)).withHeader("Location", u.location(u.row.ID)).withHeader("Docker-Upload-UUID", u.row.ID)
+		return nil, errChunkStart.withHeader("Range", uploadRange(u.row.Size)).
+			withHeader("Location", u.uploadLocation(u.row.ID)).
+			withHeader("Docker-Upload-UUID", u.row.ID)
 	}
 	if length < 0 {
-		body.r = &exactly{body.r, last - first + 1}
+		body.r = &exactReader{body.r, last - first + 1}
 	}
 	return body, nil
 }
@@ -222,22 +237,22 @@ func parseRange(text string) (first, last int64, ok bool) {
 	return first, last, errors.Join(err1, err2) == nil && last >= first
 }
 
-// rangeOf is what an upload of this size holds, as the registry says it: of an empty one `0-0` (contract 3.2).
-func rangeOf(size int64) string { return fmt.Sprintf("0-%d", max(0, size-1)) }
+// uploadRange returns the Range header of an upload of this size. For an empty upload it is `0-0`, as in Pulp.
+func uploadRange(size int64) string { return fmt.Sprintf("0-%d", max(0, size-1)) }
 
-func (c *call) location(id string) string { return "/v2/" + c.name + "/blobs/uploads/" + id }
+func (c *call) uploadLocation(id string) string { return "/v2/" + c.name + "/blobs/uploads/" + id }
 
-func (c *call) answerUpload(id string, size int64, status int) {
+func (c *call) writeUploadStatus(id string, size int64, status int) {
 	h := c.w.Header()
-	h.Set("Location", c.location(id))
+	h.Set("Location", c.uploadLocation(id))
 	h.Set("Docker-Upload-UUID", id)
-	h.Set("Range", rangeOf(size))
-	c.empty(status)
+	h.Set("Range", uploadRange(size))
+	c.writeEmpty(status)
 }
 
-func (c *call) answerBlob(dgst digest.Digest) {
+func (c *call) writeBlobCreated(dgst digest.Digest) {
 	h := c.w.Header()
 	h.Set("Location", "/v2/"+c.name+"/blobs/"+string(dgst))
 	h.Set("Docker-Content-Digest", string(dgst))
-	c.empty(http.StatusCreated)
+	c.writeEmpty(http.StatusCreated)
 }

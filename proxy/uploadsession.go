@@ -17,19 +17,20 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// upload is one request's hold on an upload.
+// upload is an upload session that one request has exclusive access to. The row of the upload contains the bytes as
+// long as they are few; then the storage does.
 type upload struct {
 	*call
-	row    uploads.Upload  // ID is empty for a blob that comes whole
-	acked  int64           // bytes that earlier requests were told are safe
-	writer storage.Upload  // where the bytes go once they are many; nil before
-	torn   bool            // the storage failed: what it has of this request's bytes is not known
-	claim  *uploads.Upload // the row to put back when the request leaves the upload without moving it on; nil without a claim
+	row           uploads.Upload  // ID is empty for a blob in one POST, which has no session
+	acked         int64           // bytes that earlier requests acknowledged
+	writer        storage.Upload  // the writer of the storage; nil while it is not open
+	storageFailed bool            // the storage failed; its number of bytes is unknown
+	claim         *uploads.Upload // the row to restore if the request does not advance the upload; nil without a claim
 }
 
-// openUpload takes hold of the upload that the request names. The holder calls leave.
+// openUpload gives the request exclusive access to its upload. The caller must call release.
 func (c *call) openUpload() (*upload, error) {
-	t, err := c.writable(auth.Push)
+	t, err := c.writableTarget(auth.Push)
 	if err != nil {
 		return nil, err
 	}
@@ -49,20 +50,25 @@ func (c *call) openUpload() (*upload, error) {
 	}
 	if row.Claimed && c.r.Method != http.MethodDelete {
 		c.writers.release(c.ref)
-		return nil, c.uploadUnknown() // a client comes here when its earlier request was cut off; it starts the blob again
+		return nil, c.uploadUnknown() // an earlier request of the client was interrupted; the client starts a new upload
 	}
 	return &upload{call: c, row: row, acked: row.Size}, nil
 }
 
-// within is the name under which the storage gets the bytes.
-func (u *upload) within() string { return pulp.UpstreamName(u.row.Repository, u.row.RepositoryID) }
+// storageName returns the name of the upload's repository in the storage.
+func (u *upload) storageName() string { return pulp.UpstreamName(u.row.Repository, u.row.RepositoryID) }
 
-// leave ends the request's hold on the upload.
-func (u *upload) leave() {
+// release ends the exclusive access to the upload.
+func (u *upload) release() {
 	if u.claim != nil {
 		ctx := context.WithoutCancel(u.r.Context())
 		if _, err := u.Store.Uploads.SaveUpload(ctx, *u.claim); err != nil && !fault.Is(err, fault.NotFound) {
-			u.Log.WarnContext(ctx, "the claim on an upload stays; its client has to start again", slog.String("upload", u.row.ID), slog.Any("err", err))
+			u.Log.WarnContext(
+				ctx,
+				"cannot release the claim on an upload; the client must start it again",
+				slog.String("upload", u.row.ID),
+				slog.Any("err", err),
+			)
 		}
 	}
 	if u.row.ID != "" {
@@ -70,8 +76,9 @@ func (u *upload) leave() {
 	}
 }
 
-// claimSession keeps requests at other processes from writing to the upload at the same time. Only a storage that is a registry needs that: it has one
-// session for all writers of an upload, and may let a late write change a blob that is committed already. Other storages give each writer a file of its own.
+// claimSession excludes requests to other servers from the upload. Only an upstream registry needs that: it has one
+// session for all writers of an upload, and a late write may change a committed blob. Other storages have a file per
+// writer.
 func (u *upload) claimSession(ctx context.Context) error {
 	if !u.blobs.Foreign || u.claim != nil {
 		return nil
@@ -88,7 +95,7 @@ func (u *upload) claimSession(ctx context.Context) error {
 	return nil
 }
 
-// append adds all of a body to the upload: to the bytes in the row while they are few, else to the storage.
+// append appends a body to the upload: to the row as long as all bytes fit into InlineLimit, else to the storage.
 func (u *upload) append(body *bodyReader) error {
 	var from io.Reader = body
 	if u.row.StorageRef == "" && u.writer == nil && u.row.Size+u.InlineLimit > 0 {
@@ -96,7 +103,7 @@ func (u *upload) append(body *bodyReader) error {
 		u.row.Data = append(u.row.Data, few...)
 		u.row.Size = int64(len(u.row.Data))
 		if err != nil {
-			return u.cutShort(err)
+			return u.incompleteBody(err)
 		}
 		if u.row.Size <= u.InlineLimit && u.InlineLimit > 0 {
 			return nil
@@ -106,23 +113,24 @@ func (u *upload) append(body *bodyReader) error {
 	if err := u.openWriter(); err != nil {
 		return err
 	}
-	if body.Left() == 0 && u.row.StorageRef != "" { // a PUT mostly brings nothing more
+	if body.Left() == 0 && u.row.StorageRef != "" { // most PUT requests have an empty body
 		return nil
 	}
 	_, err := u.writer.ReadFrom(from)
 	u.row.Size = u.writer.Size()
 	if errors.Is(err, storage.ErrNotFound) {
-		u.abandon()
+		u.abort()
 		return u.uploadUnknown()
 	}
 	if err != nil && body.failed != nil && !fault.Is(err, fault.Unavailable) {
-		return u.cutShort(err)
+		return u.incompleteBody(err)
 	}
-	u.torn = err != nil
+	u.storageFailed = err != nil
 	return err
 }
 
-// openWriter opens the storage's writer: the kept one, where it stands where the row says, else from the storage.
+// openWriter opens the writer of the storage: the idle one of the previous request if it is at the position of the row,
+// else a new one.
 func (u *upload) openWriter() error {
 	// The writer outlives the request.
 	ctx := context.WithoutCancel(u.r.Context())
@@ -131,7 +139,7 @@ func (u *upload) openWriter() error {
 		return nil
 	}
 	if u.row.StorageRef == "" {
-		u.writer, err = u.Storage.Create(ctx, u.within())
+		u.writer, err = u.Storage.Create(ctx, u.storageName())
 		return err
 	}
 	kept := u.writers.take(u.row.ID, u.row.Epoch, u.row.Size)
@@ -144,15 +152,15 @@ func (u *upload) openWriter() error {
 	if u.writer = kept; kept != nil {
 		return nil
 	}
-	u.writer, err = u.Storage.Resume(ctx, u.within(), u.row.StorageRef, u.row.Size)
+	u.writer, err = u.Storage.Resume(ctx, u.storageName(), u.row.StorageRef, u.row.Size)
 	if errors.Is(err, storage.ErrNotFound) {
-		u.abandon()
+		u.abort()
 		return u.uploadUnknown()
 	}
 	return err
 }
 
-// save writes down how far the upload is, for the next request.
+// save stores the state of the upload in its row, and keeps the writer for the next request.
 func (u *upload) save(ctx context.Context) error {
 	first := u.row.StorageRef == ""
 	if u.writer != nil {
@@ -162,7 +170,7 @@ func (u *upload) save(ctx context.Context) error {
 	if err != nil {
 		switch moved := fault.Is(err, fault.NotFound); {
 		case u.writer == nil:
-		case first && moved: // no row names these bytes
+		case first && moved: // no row references these bytes
 			_ = u.writer.Cancel(context.WithoutCancel(ctx))
 		default:
 			_ = u.writer.Close()
@@ -179,16 +187,16 @@ func (u *upload) save(ctx context.Context) error {
 	return nil
 }
 
-// salvage writes down what has come of a chunk that was cut short, so that the client need not send it again. What was acknowledged before is
-// never given up for it: where the storage failed, or kept nothing new, the row stays as it is, and what lies behind its end is dropped by the next
-// Resume.
-func (u *upload) salvage() {
+// savePartial saves the bytes of an interrupted chunk, so that the client need not send them again. It never risks
+// acknowledged bytes: if the storage failed or has no new bytes, the row does not change, and the next Resume
+// discards the bytes after the position of the row.
+func (u *upload) savePartial() {
 	ctx := context.WithoutCancel(u.r.Context())
 	switch {
-	case u.writer != nil && u.row.StorageRef == "" && (u.torn || u.writer.Size() <= u.acked):
-		_ = u.writer.Cancel(ctx) // the row has all bytes
+	case u.writer != nil && u.row.StorageRef == "" && (u.storageFailed || u.writer.Size() <= u.acked):
+		_ = u.writer.Cancel(ctx) // the row contains all acknowledged bytes
 		return
-	case u.torn:
+	case u.storageFailed:
 		_ = u.writer.Close()
 		return
 	case u.writer == nil:
@@ -199,12 +207,13 @@ func (u *upload) salvage() {
 		}
 	}
 	if err := u.save(ctx); err != nil {
-		u.Log.DebugContext(ctx, "part of a chunk is lost", slog.String("upload", u.row.ID), slog.Any("err", err))
+		u.Log.DebugContext(ctx, "cannot save a partial chunk", slog.String("upload", u.row.ID), slog.Any("err", err))
 	}
 }
 
-// abandon ends the upload and drops its bytes, unless a request at another process has moved it on: then they are that one's.
-func (u *upload) abandon() {
+// abort ends the upload and discards its bytes, unless a request to another server has advanced it since: then it only
+// closes the writer.
+func (u *upload) abort() {
 	ctx := context.WithoutCancel(u.r.Context())
 	if u.row.ID != "" {
 		err := u.Store.Uploads.EndUpload(ctx, u.row)
@@ -218,38 +227,49 @@ func (u *upload) abandon() {
 		case err == nil:
 			u.claim = nil
 		case !fault.Is(err, fault.NotFound):
-			u.Log.WarnContext(ctx, "an upload stays open until it is swept", slog.String("upload", u.row.ID), slog.Any("err", err))
+			u.Log.WarnContext(
+				ctx,
+				"cannot end an upload; orphan cleanup removes it later",
+				slog.String("upload", u.row.ID),
+				slog.Any("err", err),
+			)
 		}
 	}
-	u.drop(ctx)
+	u.discard(ctx)
 }
 
-// drop removes the bytes that the storage has of the upload.
-func (u *upload) drop(ctx context.Context) {
+// discard removes the bytes of the upload from the storage.
+func (u *upload) discard(ctx context.Context) {
 	if u.writer == nil && u.row.StorageRef != "" && u.row.ID != "" {
 		if u.writer = u.writers.take(u.row.ID, u.row.Epoch, u.row.Size); u.writer == nil {
-			u.writer, _ = u.Storage.Resume(ctx, u.within(), u.row.StorageRef, u.row.Size) // gone is as good as canceled
+			u.writer, _ = u.Storage.Resume(
+				ctx,
+				u.storageName(),
+				u.row.StorageRef,
+				u.row.Size,
+			) // nothing to cancel if it fails
 		}
 	}
 	if u.writer != nil {
 		if err := u.writer.Cancel(ctx); err != nil {
-			u.Log.WarnContext(ctx, "bytes of an upload stay behind", slog.Any("err", err))
+			u.Log.WarnContext(ctx, "cannot remove the bytes of an upload from the storage", slog.Any("err", err))
 		}
 	}
 }
 
-// commit ends the upload under a digest and answers. Bytes that are not the digest's end it too (D7).
+// commit commits the upload as the blob with the given digest and sends the response. A wrong digest ends the upload
+// too: see compatibility.md#wrong-digests.
 func (u *upload) commit(dgst digest.Digest) error {
 	if u.writer == nil && u.row.StorageRef != "" {
 		if err := u.openWriter(); err != nil {
 			return err
 		}
 	}
-	b := pulp.Blob{Digest: dgst, Size: u.row.Size, Location: u.within()}
+	b := pulp.Blob{Digest: dgst, Size: u.row.Size, Location: u.storageName()}
 	if u.writer == nil {
 		b.Inline, b.Data = true, u.row.Data
 		if dgst.Algorithm().FromBytes(b.Data) != dgst {
-			u.abandon()
+			u.abort()
 			return digestInvalid(string(dgst))
 		}
 	} else {
@@ -258,35 +278,35 @@ func (u *upload) commit(dgst digest.Digest) error {
 		if errors.Is(err, storage.ErrDigest) {
 			u.writer = nil
 			u.row.StorageRef = ""
-			u.abandon()
+			u.abort()
 			return digestInvalid(string(dgst))
 		} else if errors.Is(err, storage.ErrNotFound) && u.row.ID != "" {
-			u.abandon()
+			u.abort()
 			return u.uploadUnknown()
 		} else if err != nil {
-			if u.row.ID == "" { // nobody can come back for it
-				u.abandon()
+			if u.row.ID == "" { // no client can resume it
+				u.abort()
 			}
 			_ = u.writer.Close()
 			return err
 		}
 	}
-	return u.keep(b)
+	return u.finish(b)
 }
 
-// keep makes a blob whose bytes are safe the repository's, and answers.
-func (u *upload) keep(b pulp.Blob) error {
+// finish adds a blob that the storage has committed to the repository, and sends the response.
+func (u *upload) finish(b pulp.Blob) error {
 	err := u.record(b)
 	u.audit("push blob", err, slog.String("digest", string(b.Digest)), slog.Int64("size", b.Size))
 	if err != nil {
 		return err
 	}
 	u.claim = nil
-	u.answerBlob(b.Digest)
+	u.writeBlobCreated(b.Digest)
 	return nil
 }
 
-// record makes the blob known as the repository's.
+// record adds the blob to the repository and ends the upload, in one transaction.
 func (u *upload) record(b pulp.Blob) error {
 	err := u.blobs.Record(u.r.Context(), b, func(ctx context.Context) error {
 		return u.Store.Content.CommitBlob(ctx, u.row.RepositoryID, b, u.row.ID, u.row.Epoch)

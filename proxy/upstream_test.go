@@ -210,7 +210,7 @@ func TestUploadsBeforeAnUpstreamAreApart(t *testing.T) {
 // What an upstream redirects goes on to who may read it, and to nobody else.
 func TestRedirectsAreHandedOn(t *testing.T) {
 	t.Parallel()
-	w, b := newFront(t, func(o *proxy.Options) { o.HandOnRedirects = true })
+	w, b := newFront(t, func(o *proxy.Options) { o.PassThroughRedirects = true })
 	content := random(50_000, 45)
 	blob := "/v2/acme/app/blobs/" + string(w.pushBlob("acme/app", string(content)))
 	b.wasAsked(t, "a push", "POST blobs/uploads", "PUT blobs/uploads")

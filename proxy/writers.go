@@ -8,36 +8,37 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// How writers are kept between the requests of an upload.
+// Limits of the idle writers.
 const (
-	writersKept    = 1000            // at most so many
-	writersOfOwner = 125             // and of one client; its oldest one makes room
-	writerIdle     = 5 * time.Minute // and not longer than this
+	maxIdleWriters  = 1000            // at most so many
+	maxIdlePerOwner = 125             // and of one client; its oldest one makes room
+	idleTimeout     = 5 * time.Minute // and not longer than this
 )
 
-// writer is an upload's writer as it was left after a request.
-type writer struct {
+// idleWriter is the open writer of an upload between two requests.
+type idleWriter struct {
 	upload storage.Upload
 	id     string // of the upload
-	owner  string // the client that left it
-	epoch  int64  // of the upload's row when it was left
+	owner  string // the client of the last request
+	epoch  int64  // of the upload's row after the last request
 	timer  *time.Timer
 }
 
-// writers keeps the open writers of uploads between requests, so that the next chunk need not open the upload again and read what is there. Each upload
-// is in the hands of one request of this process at a time; requests of other processes have writers of their own. What is lost here costs a Resume, no more.
+// writers keeps the writers of uploads open between requests, so that the next chunk need not open the upload and
+// read its bytes again. A writer that is not here only costs a Resume. writers also gives each upload to one request
+// of this process at a time; requests to other servers open writers of their own.
 type writers struct {
 	mu     sync.Mutex
-	kept   map[string]*writer
-	owners map[string][]*writer // the kept ones of each client, oldest first
+	idle   map[string]*idleWriter
+	owners map[string][]*idleWriter // the idle writers of each client, oldest first
 	busy   map[string]bool
 }
 
 func newWriters() *writers {
-	return &writers{kept: map[string]*writer{}, owners: map[string][]*writer{}, busy: map[string]bool{}}
+	return &writers{idle: map[string]*idleWriter{}, owners: map[string][]*idleWriter{}, busy: map[string]bool{}}
 }
 
-// acquire takes an upload for one request; false when another request of this process has it.
+// acquire gives an upload to a request. It returns false if another request of this process has it.
 func (w *writers) acquire(id string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -54,10 +55,11 @@ func (w *writers) release(id string) {
 	delete(w.busy, id)
 }
 
-// take returns the kept writer of an acquired upload if it stands where the upload's row says; nil otherwise.
+// take removes and returns the idle writer of an acquired upload. It returns nil, and closes the writer, if the
+// writer is not at the position of the upload's row.
 func (w *writers) take(id string, epoch, size int64) storage.Upload {
 	w.mu.Lock()
-	k := w.kept[id]
+	k := w.idle[id]
 	w.forget(k)
 	w.mu.Unlock()
 	if k == nil {
@@ -71,19 +73,20 @@ func (w *writers) take(id string, epoch, size int64) storage.Upload {
 	return k.upload
 }
 
-// keep leaves the writer of an acquired upload for the next request of a client. A client with too many has its oldest one closed; it takes no places of others.
+// keep stores the writer of an acquired upload for the next request. If the client has too many idle writers it
+// closes the client's oldest one. If there are too many in total it closes u.
 func (w *writers) keep(id, owner string, epoch int64, u storage.Upload) {
 	var closed storage.Upload
 	w.mu.Lock()
-	if of := w.owners[owner]; len(of) >= writersOfOwner {
+	if of := w.owners[owner]; len(of) >= maxIdlePerOwner {
 		of[0].timer.Stop()
 		closed = of[0].upload
 		w.forget(of[0])
 	}
-	if len(w.kept) < writersKept {
-		k := &writer{upload: u, id: id, owner: owner, epoch: epoch}
-		k.timer = time.AfterFunc(writerIdle, func() { w.drop(k) })
-		w.kept[id] = k
+	if len(w.idle) < maxIdleWriters {
+		k := &idleWriter{upload: u, id: id, owner: owner, epoch: epoch}
+		k.timer = time.AfterFunc(idleTimeout, func() { w.drop(k) })
+		w.idle[id] = k
 		w.owners[owner] = append(w.owners[owner], k)
 	} else {
 		closed = u
@@ -94,10 +97,10 @@ func (w *writers) keep(id, owner string, epoch int64, u storage.Upload) {
 	}
 }
 
-// drop closes a writer that nobody came back for.
-func (w *writers) drop(k *writer) {
+// drop closes a writer after idleTimeout.
+func (w *writers) drop(k *idleWriter) {
 	w.mu.Lock()
-	mine := w.kept[k.id] == k
+	mine := w.idle[k.id] == k
 	if mine {
 		w.forget(k)
 	}
@@ -107,13 +110,13 @@ func (w *writers) drop(k *writer) {
 	}
 }
 
-// forget takes a kept writer, which may be nil, out of the lists. The caller holds mu.
-func (w *writers) forget(k *writer) {
+// forget removes an idle writer, which may be nil, from the maps. The caller holds mu.
+func (w *writers) forget(k *idleWriter) {
 	if k == nil {
 		return
 	}
-	delete(w.kept, k.id)
-	of := slices.DeleteFunc(w.owners[k.owner], func(o *writer) bool { return o == k })
+	delete(w.idle, k.id)
+	of := slices.DeleteFunc(w.owners[k.owner], func(o *idleWriter) bool { return o == k })
 	if w.owners[k.owner] = of; len(of) == 0 {
 		delete(w.owners, k.owner)
 	}

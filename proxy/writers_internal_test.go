@@ -23,14 +23,14 @@ func TestKeptWritersAreShared(t *testing.T) {
 	modest := &openWriter{}
 	w.keep("modest", "modest", 0, modest)
 	var greedy []*openWriter
-	for i := range 2 * writersKept {
+	for i := range 2 * maxIdleWriters {
 		greedy = append(greedy, &openWriter{})
 		w.keep(fmt.Sprint("greedy", i), "greedy", 0, greedy[i])
 	}
 	late := &openWriter{}
 	w.keep("late", "late", 0, late)
 	for i, g := range greedy {
-		if g.closed != (i < len(greedy)-writersOfOwner) {
+		if g.closed != (i < len(greedy)-maxIdlePerOwner) {
 			t.Fatalf("writer %d of %d is closed: %t", i, len(greedy), g.closed)
 		}
 	}
@@ -42,7 +42,7 @@ func TestKeptWritersAreShared(t *testing.T) {
 			_ = k.Close()
 		}
 	}
-	if len(w.kept) != 0 || len(w.owners) != 0 {
-		t.Errorf("left behind: %d writers of %d clients", len(w.kept), len(w.owners))
+	if len(w.idle) != 0 || len(w.owners) != 0 {
+		t.Errorf("left behind: %d writers of %d clients", len(w.idle), len(w.owners))
 	}
 }

@@ -9,13 +9,9 @@ package sqldb
 
 import (
 	"context"
-	"database/sql"
 	"errors"
-	"fmt"
-	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/countersign/countersign/internal/fault"
@@ -29,8 +25,7 @@ type DB struct {
 	postgres *postgres // nil on SQLite
 	sqlite   *writer   // nil on PostgreSQL
 
-	commits atomic.Uint64 // on SQLite
-	once    sync.Once
+	once sync.Once
 }
 
 // IsPostgres reports whether a database URL names a PostgreSQL database, which several processes may share. A SQLite
@@ -45,7 +40,7 @@ func IsPostgres(rawURL string) bool {
 func Open(ctx context.Context, rawURL string) (*DB, error) {
 	d := &DB{now: time.Now}
 	if IsPostgres(rawURL) {
-		p, err := openPostgres(rawURL)
+		p, err := openPostgres(rawURL, d.Now)
 		if err != nil {
 			return nil, err
 		}
@@ -56,9 +51,11 @@ func Open(ctx context.Context, rawURL string) (*DB, error) {
 			scheme, _, _ := strings.Cut(rawURL, ":")
 			return nil, fault.New(fault.Invalid, "database_url: want sqlite:<path> or postgres://…, got the scheme %q", scheme)
 		}
-		if err := d.openFile(ctx, strings.TrimPrefix(path, "//")); err != nil {
+		read, w, err := openFile(ctx, strings.TrimPrefix(path, "//"), d.Now)
+		if err != nil {
 			return nil, err
 		}
+		d.sqlite, d.read = w, &countedPool{pool: read}
 	}
 	if err := d.Ping(ctx); err != nil {
 		_ = d.Close()
@@ -104,32 +101,16 @@ func (d *DB) Reads() int64 { return d.read.count.Load() }
 func (d *DB) IsPostgres() bool { return d.postgres != nil }
 
 // Commits returns the number of commits of this process. A cache of rows is valid while the number stays the same. It is
-// meaningful on SQLite only, where no other process writes.
-func (d *DB) Commits() uint64 { return d.commits.Load() }
+// meaningful on SQLite only, where no other process writes; on PostgreSQL it is 0.
+func (d *DB) Commits() uint64 {
+	if d.sqlite == nil {
+		return 0
+	}
+	return d.sqlite.commits.Load()
+}
 
 // Now returns the time of the database's clock.
 func (d *DB) Now() time.Time { return d.now() }
 
 // SetClock replaces the clock. Tests call it before the database is used.
 func (d *DB) SetClock(now func() time.Time) { d.now = now }
-
-// sqliteURL returns the data source name of a SQLite file.
-func sqliteURL(path string) string {
-	// FULL: an acknowledged write survives a power failure. The log is moved into the file every 4,000 pages (16 MiB),
-	// because many pushes change the same pages.
-	q := url.Values{"_pragma": {
-		"journal_mode(WAL)", "synchronous(FULL)", "wal_autocheckpoint(4000)", "busy_timeout(10000)", "foreign_keys(ON)", "temp_store(MEMORY)",
-	}}
-	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode()
-}
-
-// openSQLite opens a SQLite file with at most so many connections.
-func openSQLite(path string, conns int) (*sql.DB, error) {
-	db, err := sql.Open("sqlite", sqliteURL(path))
-	if err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
-	}
-	db.SetMaxOpenConns(conns)
-	db.SetMaxIdleConns(conns)
-	return db, nil
-}

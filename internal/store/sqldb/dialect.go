@@ -37,35 +37,3 @@ var toPostgres = strings.NewReplacer(
 	" REGEXP ", " ~ ",
 	"x''", "''::bytea",
 )
-
-// contentLock is the lock between transactions that add references to content, which share it, and sweeps, which remove
-// unreferenced content.
-const contentLock = "countersign:references"
-
-// LockRow locks a row of a table until the transaction ends. A transaction that reads a row and writes it back with changes
-// calls it first; otherwise it could undo a change that another transaction commits in between. A missing row is no error.
-func (t *Tx) LockRow(table, id string) error {
-	if t.Dialect.ForUpdate == "" {
-		return nil
-	}
-	_, err := t.Exec(`SELECT 1 FROM `+table+` WHERE id = $1`+t.Dialect.ForUpdate, id)
-	return err
-}
-
-// LockNamed locks a name until the transaction ends.
-func (t *Tx) LockNamed(name string) error { return t.runLock(t.Dialect.lock, name) }
-
-// LockContentShared is called by transactions that add references to content. No sweep runs until the transaction ends.
-func (t *Tx) LockContentShared() error { return t.runLock(t.Dialect.lockShared, contentLock) }
-
-// LockContent is called by sweeps. It waits for the transactions that hold LockContentShared, and no other begins until this
-// one ends.
-func (t *Tx) LockContent() error { return t.runLock(t.Dialect.lock, contentLock) }
-
-func (t *Tx) runLock(query, name string) error {
-	if query == "" {
-		return nil
-	}
-	_, err := t.Exec(query, name)
-	return err
-}

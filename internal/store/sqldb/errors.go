@@ -14,6 +14,14 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
+// Error codes of PostgreSQL (appendix A of its manual).
+const (
+	pgUnique        = "23505"
+	pgSerialization = "40001"
+	pgDeadlock      = "40P01"
+	pgIdleInTx      = "25P03"
+)
+
 // unavailable turns the error of a database that does not answer into an outage and returns other errors as they are.
 func unavailable(err error) error {
 	if IsUnavailable(err) && !fault.IsOutage(err, fault.Database) {

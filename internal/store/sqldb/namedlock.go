@@ -36,7 +36,7 @@ func (d *DB) WithLock(ctx context.Context, name LockName, f func(check func() er
 		return err
 	}
 	// The lock outlives ctx: f may be in the middle of a step when ctx ends.
-	return unavailable(d.postgres.once(context.WithoutCancel(ctx), d, func(t *Tx) error {
+	return unavailable(d.postgres.once(context.WithoutCancel(ctx), func(t *Tx) error {
 		if err := t.LockNamed(string(name)); err != nil {
 			return err
 		}

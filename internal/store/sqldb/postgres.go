@@ -15,14 +15,6 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// Error codes of PostgreSQL (appendix A of its manual).
-const (
-	pgUnique        = "23505"
-	pgSerialization = "40001"
-	pgDeadlock      = "40P01"
-	pgIdleInTx      = "25P03"
-)
-
 // Bounds of the connections to PostgreSQL.
 const (
 	pgConns = 32
@@ -42,14 +34,15 @@ var pgSession = fmt.Sprintf(`SET idle_in_transaction_session_timeout = %d; SET t
 
 // postgres is a pool of connections to PostgreSQL. It translates the texts of the stores.
 type postgres struct {
-	db *sql.DB
+	db  *sql.DB
+	now func() time.Time
 
 	mu    sync.RWMutex
 	texts map[string]string // PostgreSQL's texts, by the stores' texts
 }
 
 // openPostgres opens the database at a URL without connecting to it.
-func openPostgres(rawURL string) (*postgres, error) {
+func openPostgres(rawURL string, now func() time.Time) (*postgres, error) {
 	c, err := pgx.ParseConfig(rawURL)
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "database_url: want postgres://USER:PASSWORD@HOST:PORT/DATABASE") // the library's message may contain the password
@@ -65,7 +58,7 @@ func openPostgres(rawURL string) (*postgres, error) {
 	db.SetMaxOpenConns(pgConns)
 	db.SetMaxIdleConns(pgConns)
 	db.SetConnMaxIdleTime(pgIdle)
-	return &postgres{db: db, texts: map[string]string{}}, nil
+	return &postgres{db: db, now: now, texts: map[string]string{}}, nil
 }
 
 // text returns PostgreSQL's text of a statement. All texts are cached: their number is bounded by the code.
@@ -139,14 +132,14 @@ func (p *pgTx) QueryRowContext(ctx context.Context, query string, args ...any) *
 }
 
 // inTx runs f in a transaction of its own, and again after a deadlock, so f may run more than once.
-func (p *postgres) inTx(ctx context.Context, d *DB, f func(*Tx) error) error {
-	return retry(ctx, func() error { return p.once(ctx, d, f) })
+func (p *postgres) inTx(ctx context.Context, f func(*Tx) error) error {
+	return retry(ctx, func() error { return p.once(ctx, f) })
 }
 
 // inStatement runs f, which runs one statement, without a transaction around it.
-func (p *postgres) inStatement(ctx context.Context, d *DB, f func(*Tx) error) error {
+func (p *postgres) inStatement(ctx context.Context, f func(*Tx) error) error {
 	return retry(ctx, func() error {
-		return guard(&Tx{conn: p, Dialect: &postgresDialect, Ctx: ctx, Now: Micros(d.now())}, f)
+		return guard(&Tx{conn: p, Dialect: &postgresDialect, Ctx: ctx, Now: Micros(p.now())}, f)
 	})
 }
 
@@ -166,12 +159,12 @@ func retry(ctx context.Context, once func() error) error {
 	}
 }
 
-func (p *postgres) once(ctx context.Context, d *DB, f func(*Tx) error) error {
+func (p *postgres) once(ctx context.Context, f func(*Tx) error) error {
 	began, err := p.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
-	t := &Tx{conn: &pgTx{began, p}, Dialect: &postgresDialect, Ctx: ctx, Now: Micros(d.now())}
+	t := &Tx{conn: &pgTx{began, p}, Dialect: &postgresDialect, Ctx: ctx, Now: Micros(p.now())}
 	if err := guard(t, f); err != nil {
 		_ = began.Rollback()
 		return err

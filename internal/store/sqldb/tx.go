@@ -51,63 +51,6 @@ func (t *Tx) QueryRowContext(_ context.Context, query string, args ...any) *sql.
 // Row runs a query that returns at most one row.
 func (t *Tx) Row(query string, args ...any) *sql.Row { return t.QueryRowContext(t.Ctx, query, args...) }
 
-// InTx runs f in a transaction and returns its result after the commit is durable.
-//
-// f must be quick, touch nothing but t, and return its result instead of setting variables of its caller: on PostgreSQL it
-// runs again after a deadlock. The result is the zero value when f or the commit fails. A ctx that ends before the
-// transaction begins cancels it.
-func InTx[T any](ctx context.Context, d *DB, f func(*Tx) (T, error)) (T, error) {
-	return result(func(run func(*Tx) error) error { return d.InTx(ctx, run) }, f)
-}
-
-// InTxNoSync is InTx without waiting for the disk. It is for rows that may be lost on power failure, and on nothing less. A
-// later InTx is never durable before it.
-func InTxNoSync[T any](ctx context.Context, d *DB, f func(*Tx) (T, error)) (T, error) {
-	return result(func(run func(*Tx) error) error { return d.InTxNoSync(ctx, run) }, f)
-}
-
-// InStatement is InTx for an f that runs exactly one statement. On PostgreSQL a statement is a transaction by itself.
-func InStatement[T any](ctx context.Context, d *DB, f func(*Tx) (T, error)) (T, error) {
-	return result(func(run func(*Tx) error) error { return d.InStatement(ctx, run) }, f)
-}
-
-// result returns the value of the last attempt of f, which run commits.
-func result[T any](run func(func(*Tx) error) error, f func(*Tx) (T, error)) (T, error) {
-	var last, none T
-	err := run(func(t *Tx) (err error) {
-		last, err = f(t)
-		return err
-	})
-	if err != nil {
-		return none, err
-	}
-	return last, nil
-}
-
-// InTx is the function InTx for an f without a result.
-func (d *DB) InTx(ctx context.Context, f func(*Tx) error) error {
-	if d.postgres != nil {
-		return d.postgres.inTx(ctx, d, f)
-	}
-	return d.sqlite.run(&write{ctx: ctx, do: f, err: make(chan error, 1)})
-}
-
-// InTxNoSync is the function InTxNoSync for an f without a result.
-func (d *DB) InTxNoSync(ctx context.Context, f func(*Tx) error) error {
-	if d.postgres != nil {
-		return d.postgres.inTx(ctx, d, f)
-	}
-	return d.sqlite.run(&write{ctx: ctx, do: f, noSync: true, err: make(chan error, 1)})
-}
-
-// InStatement is the function InStatement for an f without a result.
-func (d *DB) InStatement(ctx context.Context, f func(*Tx) error) error {
-	if d.postgres != nil {
-		return d.postgres.inStatement(ctx, d, f)
-	}
-	return d.InTx(ctx, f)
-}
-
 // guard turns a panic of f into its error, so that it does not end the writer.
 func guard(t *Tx, f func(*Tx) error) (err error) {
 	defer func() {
@@ -126,4 +69,36 @@ func Steps(all ...func() error) error {
 		}
 	}
 	return nil
+}
+
+// contentLock is the lock between transactions that add references to content, which share it, and sweeps, which remove
+// unreferenced content.
+const contentLock = "countersign:references"
+
+// LockRow locks a row of a table until the transaction ends. A transaction that reads a row and writes it back with changes
+// calls it first; otherwise it could undo a change that another transaction commits in between. A missing row is no error.
+func (t *Tx) LockRow(table, id string) error {
+	if t.Dialect.ForUpdate == "" {
+		return nil
+	}
+	_, err := t.Exec(`SELECT 1 FROM `+table+` WHERE id = $1`+t.Dialect.ForUpdate, id)
+	return err
+}
+
+// LockNamed locks a name until the transaction ends.
+func (t *Tx) LockNamed(name string) error { return t.runLock(t.Dialect.lock, name) }
+
+// LockContentShared is called by transactions that add references to content. No sweep runs until the transaction ends.
+func (t *Tx) LockContentShared() error { return t.runLock(t.Dialect.lockShared, contentLock) }
+
+// LockContent is called by sweeps. It waits for the transactions that hold LockContentShared, and no other begins until this
+// one ends.
+func (t *Tx) LockContent() error { return t.runLock(t.Dialect.lock, contentLock) }
+
+func (t *Tx) runLock(query, name string) error {
+	if query == "" {
+		return nil
+	}
+	_, err := t.Exec(query, name)
+	return err
 }

@@ -3,25 +3,17 @@ package sqldb
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/countersign/countersign/internal/fault"
 )
 
-const (
-	// readConns is the number of connections that read at once. SQLite's readers never wait for the writer (WAL).
-	readConns = 8
-	// maxBatch is the number of waiting writes that share one commit.
-	maxBatch = 64
-	// writerStatements is the number of statements that the writer keeps prepared. The stores have fewer texts.
-	writerStatements = 1024
-)
+// maxBatch is the number of waiting writes that share one commit.
+const maxBatch = 64
 
 var errClosed = fault.New(fault.Unavailable, "The database is closed.")
 
@@ -31,7 +23,9 @@ type writer struct {
 	path string
 	db   *sql.DB // has one connection, conn's
 	conn *connection
-	d    *DB
+
+	now     func() time.Time
+	commits atomic.Uint64
 
 	writes  chan *write
 	closing chan struct{}
@@ -44,43 +38,6 @@ type write struct {
 	do     func(*Tx) error
 	noSync bool
 	err    chan error
-}
-
-// openFile opens a SQLite database and starts its writer.
-func (d *DB) openFile(ctx context.Context, path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("database directory: %w", err)
-	}
-	if err := registerRegexp(); err != nil {
-		return fmt.Errorf("register regexp: %w", err)
-	}
-	// The file holds password hashes and the token key. SQLite gives its other files the same permissions.
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("database: %w", err)
-	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("database: %w", err)
-	}
-	db, err := openSQLite(path, 1)
-	if err != nil {
-		return err
-	}
-	read, err := openSQLite(path, readConns)
-	if err != nil {
-		return errors.Join(err, db.Close())
-	}
-	conn, err := db.Conn(ctx)
-	if err != nil {
-		return errors.Join(fmt.Errorf("open database: %w", err), read.Close(), db.Close())
-	}
-	d.read = &countedPool{pool: newPrepared(read)}
-	d.sqlite = &writer{
-		path: path, db: db, conn: &connection{conn: conn, stmts: map[string]*sql.Stmt{}}, d: d,
-		writes: make(chan *write, maxBatch), closing: make(chan struct{}),
-	}
-	d.sqlite.done.Go(d.sqlite.loop)
-	return nil
 }
 
 // stop ends the writer after its current batch.
@@ -139,7 +96,7 @@ func (w *writer) commit(batch []*write) {
 		_, lost = t.Exec(`BEGIN IMMEDIATE`) // immediate: a writer never has to upgrade a lock
 	}
 	for i := 0; lost == nil && i < len(batch); i++ {
-		t.Now = Micros(w.d.now())
+		t.Now = Micros(w.now())
 		errs[i], lost = runInSavepoint(t, batch[i])
 	}
 	if lost == nil {
@@ -151,7 +108,7 @@ func (w *writer) commit(batch []*write) {
 			errs[i] = fault.Wrap(fault.Unavailable, lost, "The database did not take the write.")
 		}
 	}
-	w.d.commits.Add(1)
+	w.commits.Add(1)
 	for i, x := range batch {
 		x.err <- errs[i]
 	}
@@ -174,81 +131,4 @@ func runInSavepoint(t *Tx, x *write) (err, lost error) {
 	}
 	_, lost = t.Exec(`RELEASE one`)
 	return err, lost
-}
-
-// connection is the writer's connection with its prepared statements: preparing costs SQLite more than running most of them.
-// Only the writer's goroutine uses it.
-type connection struct {
-	conn   *sql.Conn
-	stmts  map[string]*sql.Stmt
-	noSync bool // commits do not wait for the disk
-}
-
-// setSync sets whether commits wait for the disk. SQLite accepts the setting outside transactions, while it prepares the text.
-func (c *connection) setSync(wait bool) error {
-	if c.noSync == !wait {
-		return nil
-	}
-	text := `PRAGMA synchronous = NORMAL` // in WAL mode: only checkpoints wait
-	if wait {
-		text = `PRAGMA synchronous = FULL`
-	}
-	if _, err := c.conn.ExecContext(context.Background(), text); err != nil { //nolint:forbidigo // a batch belongs to many callers
-		return err
-	}
-	c.noSync = !wait
-	return nil
-}
-
-// stmt returns the prepared statement of a text, which stays prepared. It is nil for a text that is too long, or when the
-// number of prepared statements has reached its bound.
-func (c *connection) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
-	if s := c.stmts[query]; s != nil || len(c.stmts) >= writerStatements || len(query) > preparedText {
-		return s, nil
-	}
-	s, err := c.conn.PrepareContext(ctx, query)
-	if err == nil {
-		c.stmts[query] = s
-	}
-	return s, err
-}
-
-// ExecContext implements runner.
-func (c *connection) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	s, err := c.stmt(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	if s == nil {
-		return c.conn.ExecContext(ctx, query, args...)
-	}
-	return s.ExecContext(ctx, args...)
-}
-
-// QueryContext implements Querier.
-func (c *connection) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	s, err := c.stmt(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	if s == nil {
-		return c.conn.QueryContext(ctx, query, args...)
-	}
-	return s.QueryContext(ctx, args...)
-}
-
-// QueryRowContext implements Querier.
-func (c *connection) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	s, err := c.stmt(ctx, query)
-	if err != nil || s == nil { // the row has the error
-		return c.conn.QueryRowContext(ctx, query, args...)
-	}
-	return s.QueryRowContext(ctx, args...)
-}
-
-func (c *connection) close() error {
-	for _, s := range c.stmts {
-		_ = s.Close()
-	}
-	return c.conn.Close()
 }

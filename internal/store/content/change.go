@@ -183,6 +183,19 @@ func (c *Change) End() (*pulp.Version, error) {
 	return &v, err
 }
 
+// InsertVersion stores a version of a repository with the counts of its content.
+func (t *Tx) InsertVersion(v pulp.Version) error {
+	b, m, g, n := v.Counts[pulp.KindBlob], v.Counts[pulp.KindManifest], v.Counts[pulp.KindSignature], v.Counts[pulp.KindTag]
+	_, err := t.Exec(`
+		INSERT INTO repository_version (id, repository_id, number,
+			blobs_present, blobs_added, blobs_removed, manifests_present, manifests_added, manifests_removed,
+			signatures_present, signatures_added, signatures_removed, tags_present, tags_added, tags_removed, created, updated)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16)`,
+		v.ID, v.RepositoryID, v.Number, b.Present, b.Added, b.Removed, m.Present, m.Added, m.Removed,
+		g.Present, g.Added, g.Removed, n.Present, n.Added, n.Removed, t.Now)
+	return err
+}
+
 // changeFor runs f on a repository's content and completes the task whose result that is, naming the version that it made and what f made
 // besides. A nil claim is work outside a task.
 func (s *Store) changeFor(ctx context.Context, claim *taskstore.Claim, repositoryID string, f func(*Change) ([]taskstore.Created, error)) (*pulp.Version, error) {

@@ -171,3 +171,13 @@ func (c *Change) takeAway(kind pulp.Kind, where string) error {
 	c.Count(kind, -n, 0, n)
 	return err
 }
+
+// recordTag records a tag of the repository.
+func (c *Change) recordTag(name string) error {
+	return c.Tx.RecordTags(`VALUES ($1, $2)`, c.Repo.ID, name)
+}
+
+// recordGathered records the gathered tags.
+func (c *Change) recordGathered() error {
+	return c.Tx.RecordTags(`SELECT $1, g.key FROM change_unit g WHERE g.kind = $2`, c.Repo.ID, pulp.KindTag)
+}

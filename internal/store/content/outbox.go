@@ -17,16 +17,6 @@ func (t *Tx) RecordTags(rows string, args ...any) error {
 	return err
 }
 
-// recordTag records a tag of the repository.
-func (c *Change) recordTag(name string) error {
-	return c.Tx.RecordTags(`VALUES ($1, $2)`, c.Repo.ID, name)
-}
-
-// recordGathered records the gathered tags.
-func (c *Change) recordGathered() error {
-	return c.Tx.RecordTags(`SELECT $1, g.key FROM change_unit g WHERE g.kind = $2`, c.Repo.ID, pulp.KindTag)
-}
-
 // MoveUpstream records all tags of a repository whose name upstream has changed. It forgets pending deletions, hidden tags and
 // late writes under the old name.
 func (t *Tx) MoveUpstream(repositoryID string) error {

@@ -1,0 +1,61 @@
+package content
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/taskstore"
+)
+
+var (
+	errOnlyVersion = fault.New(fault.Conflict,
+		"[PLP0011] Cannot delete repository version. Repositories must have at least one repository version.")
+	errServedVersion = fault.New(fault.Conflict, "The repository version cannot be deleted because it (or its publications) are currently "+
+		"being used to distribute content. Please update the necessary distributions first.")
+)
+
+// DeleteVersion removes a version of a repository and completes the task whose result that is. What it brought and took away is from then on the next version's doing; without
+// the latest version the one before it is the latest again, and shows nothing unsigned where the repository signs on push. Conflict when a distribution is pinned to it or the repository has no other. NotFound when
+// there is none.
+func (s *Store) DeleteVersion(ctx context.Context, claim *taskstore.Claim, repositoryID string, number int64) error {
+	return s.InTx(ctx, func(t *Tx) error {
+		if _, err := t.Begin(repositoryID); err != nil { // a push may be making the next one
+			return err
+		}
+		v, err := record.FindVersion(t.Ctx, t, repositoryID, number)
+		if err != nil {
+			return err
+		}
+		var pinned bool
+		var older, newer sql.NullInt64
+		err = t.Row(`
+			SELECT EXISTS (SELECT 1 FROM distribution WHERE repository_version_id = $1),
+			       (SELECT MAX(number) FROM repository_version WHERE repository_id = $2 AND number < $3),
+			       (SELECT MIN(number) FROM repository_version WHERE repository_id = $2 AND number > $3)`,
+			v.ID, repositoryID, number).Scan(&pinned, &older, &newer)
+		switch {
+		case err != nil:
+			return err
+		case pinned:
+			return errServedVersion
+		case !older.Valid && !newer.Valid:
+			return errOnlyVersion
+		case newer.Valid:
+			p := int64(-1)
+			if older.Valid {
+				p = older.Int64
+			}
+			err = t.dropBetween(repositoryID, p, newer.Int64)
+		default:
+			if err = t.dropLatest(repositoryID, older.Int64); err == nil {
+				err = t.checkLatest(repositoryID)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return taskstore.Complete(t.Tx, claim, taskstore.Outcome{Result: map[string]int64{"core.RepositoryVersion": 1}})
+	})
+}

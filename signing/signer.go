@@ -25,7 +25,8 @@ type Request struct {
 
 // Signer signs claims with one key. Sign returns a binary OpenPGP signed message. A Signer may set the creator and the
 // timestamp of the claim itself. Callers use Checked, which verifies the result and compares the digest and the reference.
-// A Signer is safe for concurrent use.
+// A Signer is safe for concurrent use. An error that a retry may cure, such as a device that does not answer, is an outage of
+// fault.SigningKey.
 type Signer interface {
 	Sign(ctx context.Context, r Request) ([]byte, error)
 }

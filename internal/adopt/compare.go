@@ -15,7 +15,6 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/glob"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store/upstreamstate"
 	"github.com/countersign/countersign/storage"
@@ -205,7 +204,7 @@ func (r *run) commitApart(ctx context.Context, wanted upstreamstate.Adopted, nam
 	switch {
 	case err == nil || r.IsFatal(ctx, err):
 		return v, err
-	case len(names) <= 1 || len(refused) >= maxRefused || signonpush.KeyUnavailable(err):
+	case len(names) <= 1 || len(refused) >= maxRefused || fault.IsOutage(err, fault.SigningKey):
 		r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name), slog.Any("tags", names), slog.Any("err", err))
 		for _, name := range names {
 			refused[name] = Sentence(err)

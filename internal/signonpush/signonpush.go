@@ -1,7 +1,7 @@
 // Package signonpush runs changes of repositories that sign on push: it makes the missing signatures before a change
 // becomes visible.
 //
-// The store refuses such a change with store.Unsigned, which lists the missing signatures. Runner.Run makes them
+// The store rejects such a change with content.MissingSignatures, which lists the missing signatures. Runner.Run makes them
 // outside any transaction, keeps them as pending content and runs the change again. A process without the service's
 // key delegates signing to another process.
 package signonpush
@@ -47,32 +47,13 @@ type Runner struct {
 	AcceptUnsigned bool
 }
 
-// notSignedError reports that the tags of a change could not be signed. Its kind is fault.Unavailable.
-type notSignedError struct {
-	shown          *fault.Error
-	keyUnavailable bool
-}
-
-// Error returns the sentence for clients and the cause.
-func (e *notSignedError) Error() string { return e.shown.Error() }
-
-// Unwrap returns the error that clients see.
-func (e *notSignedError) Unwrap() error { return e.shown }
-
-// KeyUnavailable reports whether Run failed because the signing key was unavailable: its device did not answer, or no
-// process with the key signed in time. Nothing was changed, and a retry may succeed. It is false when the signer
-// refused to sign.
-func KeyUnavailable(err error) bool {
-	e, ok := errors.AsType[*notSignedError](err)
-	return ok && e.keyUnavailable
-}
-
-// Run calls change, which must use the context that it is passed. While change fails with store.Unsigned, Run makes the
-// missing signatures and calls it again, up to maxAttempts times.
+// Run calls change, which must use the context that it is passed. While change fails with content.MissingSignatures, Run
+// makes the missing signatures and calls it again, up to maxAttempts times.
 //
-// Outside tasks, and when another process has the key, signing is limited by Timeout. When signing fails, Run returns a
-// fault.Unavailable error, or with AcceptUnsigned makes the change visible unsigned. When change fails because its tag
-// has moved (store.TagMoved), Run deletes the signatures that it made for it.
+// Outside tasks, and when another process has the key, signing is limited by Timeout. When signing fails, Run returns an
+// Unavailable error, or with AcceptUnsigned makes the change visible unsigned. The error is an outage of
+// fault.SigningKey when a retry may succeed: the key's device did not answer, or no process with the key signed in time.
+// When change fails because its tag has moved (content.TagMoved), Run deletes the signatures that it made for it.
 func (r *Runner) Run(ctx context.Context, caller signservice.Caller, change func(context.Context) error) error {
 	var signed []*content.MissingSignatures
 	for range maxAttempts {
@@ -101,12 +82,13 @@ func (r *Runner) Run(ctx context.Context, caller signservice.Caller, change func
 	return fault.New(fault.Unavailable, "The repository changed each time its tags were signed. Try again.")
 }
 
+// notSigned returns the error for a change whose tags could not be signed.
 func notSigned(service pulp.SigningService, err error) error {
-	return &notSignedError{
-		shown: fault.Wrap(fault.Unavailable, err,
-			"Nothing is shown before it is signed, and the signing service %s did not sign: %s", service.Name, publicCause(err)),
-		keyUnavailable: fault.Is(err, fault.Unavailable) && !sqldb.IsUnavailable(err) || errors.Is(err, ErrTimeout),
+	const format = "Nothing is shown before it is signed, and the signing service %s did not sign: %s"
+	if fault.Is(err, fault.Unavailable) && !sqldb.IsUnavailable(err) || errors.Is(err, ErrTimeout) {
+		return fault.NewOutage(fault.SigningKey, err, format, service.Name, publicCause(err))
 	}
+	return fault.Wrap(fault.Unavailable, err, format, service.Name, publicCause(err))
 }
 
 // deleteSignatures deletes the pending signatures of a refused change. Failures are logged only: a pending signature is

@@ -109,7 +109,7 @@ func (k *key) record(err error) {
 // a restart of the library for another token ends all sessions, and then until wait has passed. A retry does not log in
 // more often than token.connection allows.
 //
-// It returns the cause of the end of ctx, the first other error, or an Unavailable error.
+// It returns the cause of the end of ctx, the first other error, or an outage of fault.SigningKey.
 func withRetry[T any](ctx context.Context, k *key, wait time.Duration, f func(*conn) (T, error)) (T, error) {
 	attempt := func(ctx context.Context) (value T, err error) {
 		c, err := k.token.connection(ctx)
@@ -146,7 +146,7 @@ func unreachable(err error) error {
 	if msg, ok := fault.Message(err); ok {
 		cause = msg
 	}
-	return fault.Wrap(fault.Unavailable, err, "The signing key cannot be reached: %s", cause)
+	return fault.NewOutage(fault.SigningKey, err, "The signing key cannot be reached: %s", cause)
 }
 
 // public returns the public key, or nil when the token does not show it. It waits for an unavailable token.

@@ -44,18 +44,18 @@ type cryptoki interface { //nolint:interfacebloat // the standard defines the me
 	Sign(s pkcs11.SessionHandle, message []byte) ([]byte, error)
 }
 
-// Errors of the kind Unavailable: the token may answer again, so the call may be retried.
+// Outages of the token: it may answer again, so the call may be retried.
 var (
-	errTimeout        = fault.New(fault.Unavailable, "The token does not answer.")
-	errStuck          = fault.New(fault.Unavailable, "The token has not answered several calls; it is not called again before it does.")
-	errNotInitialized = fault.New(fault.Unavailable, "The PKCS #11 library is not initialized.")
-	errBusy           = fault.New(fault.Unavailable, "The PKCS #11 library cannot be restarted while it is in use.")
-	errSessionsLost   = fault.New(fault.Unavailable, "The sessions with the token have ended.")
+	errTimeout        = fault.NewOutage(fault.SigningKey, nil, "The token does not answer.")
+	errStuck          = fault.NewOutage(fault.SigningKey, nil, "The token has not answered several calls; it is not called again before it does.")
+	errNotInitialized = fault.NewOutage(fault.SigningKey, nil, "The PKCS #11 library is not initialized.")
+	errBusy           = fault.NewOutage(fault.SigningKey, nil, "The PKCS #11 library cannot be restarted while it is in use.")
+	errSessionsLost   = fault.NewOutage(fault.SigningKey, nil, "The sessions with the token have ended.")
 )
 
-func isUnavailable(err error) bool { return fault.Is(err, fault.Unavailable) }
+func isUnavailable(err error) bool { return fault.IsOutage(err, fault.SigningKey) }
 
-// classify turns the errors of a library that a retry may cure into Unavailable errors. The standard does not define
+// classify turns the errors of a library that a retry may cure into outages. The standard does not define
 // which error follows the removal of a token; libraries return any of these.
 func classify(err error) error {
 	code, ok := errors.AsType[pkcs11.Error](err)
@@ -68,7 +68,7 @@ func classify(err error) error {
 		pkcs11.CKR_KEY_HANDLE_INVALID, pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_OPERATION_NOT_INITIALIZED,
 		pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_COUNT,
 		pkcs11.CKR_TOKEN_NOT_PRESENT, pkcs11.CKR_TOKEN_NOT_RECOGNIZED, pkcs11.CKR_USER_NOT_LOGGED_IN, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED:
-		return fault.Wrap(fault.Unavailable, err, "The token failed (%s).", code)
+		return fault.NewOutage(fault.SigningKey, err, "The token failed (%s).", code)
 	}
 	return err
 }
@@ -172,7 +172,7 @@ func (m *module) initializeIdle() error {
 	m.conns = 0
 	clear(m.loggedIn)
 	if err != nil { // some libraries need their device for this
-		return fault.Wrap(fault.Unavailable, err, "The PKCS #11 library cannot be initialized.")
+		return fault.NewOutage(fault.SigningKey, err, "The PKCS #11 library cannot be initialized.")
 	}
 	return nil
 }

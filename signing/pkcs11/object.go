@@ -86,7 +86,7 @@ func (k *key) find(lib cryptoki, s pkcs11.SessionHandle) (*object, error) {
 	case err != nil:
 		return nil, err
 	case len(handles) == 0:
-		return nil, fault.Wrap(fault.Unavailable, errors.New(k.uri.keyName()), "The token has no such private key.")
+		return nil, fault.NewOutage(fault.SigningKey, errors.New(k.uri.keyName()), "The token has no such private key.")
 	case len(handles) > 1:
 		return nil, fault.New(fault.Invalid, "The PKCS #11 URI matches several keys. Add the id of one.")
 	}

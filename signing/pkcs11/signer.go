@@ -83,7 +83,7 @@ func (s *Signer) valid(part *packet.PublicKey, now time.Time) error {
 // Sign implements signing.Signer. It sets the claim's creator and timestamp, and waits for an unavailable token.
 //
 // The error is Invalid when the key may not sign any more, is not the token's, or when the token refuses the PIN. It is
-// Unavailable when the token stays unavailable.
+// an outage of fault.SigningKey when the token stays unavailable.
 func (s *Signer) Sign(ctx context.Context, r signing.Request) ([]byte, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)

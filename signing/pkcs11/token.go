@@ -210,7 +210,7 @@ func (t *token) find(lib cryptoki) (uint, pkcs11.TokenInfo, error) {
 	}
 	switch len(found) {
 	case 0:
-		return 0, info, fault.Wrap(fault.Unavailable, errors.New(t.uri.tokenName()), "The token is not there.")
+		return 0, info, fault.NewOutage(fault.SigningKey, errors.New(t.uri.tokenName()), "The token is not there.")
 	case 1:
 		return found[0], info, nil
 	}

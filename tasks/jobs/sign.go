@@ -9,7 +9,6 @@ import (
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store/signatures"
 	"github.com/countersign/countersign/internal/store/sqldb"
@@ -230,7 +229,7 @@ func (o Options) runSigned(ctx context.Context, r *tasks.Run, change func(contex
 		}
 		return change(ctx)
 	})
-	if signonpush.KeyUnavailable(err) && ctx.Err() == nil {
+	if fault.IsOutage(err, fault.SigningKey) && ctx.Err() == nil {
 		return tasks.RetryLater(err)
 	}
 	return err

@@ -28,7 +28,7 @@ type SignTasks struct {
 }
 
 // Sign dispatches an internal task that makes the missing signatures and waits until it ends. When ctx ends first, Sign
-// cancels the task and returns an Unavailable error with the context's cause.
+// cancels the task. A task that does not complete is an outage of fault.SigningKey.
 func (s SignTasks) Sign(ctx context.Context, caller signservice.Caller, missing *content.MissingSignatures) error {
 	t, err := s.Dispatch(ctx, tasks.BySystem(), tasks.Spec{
 		Name: tasks.Seal,
@@ -46,7 +46,7 @@ func (s SignTasks) Sign(ctx context.Context, caller signservice.Caller, missing 
 	for {
 		select {
 		case <-ctx.Done():
-			return fault.Wrap(fault.Unavailable, context.Cause(ctx), "no process that can use its key has signed in time.")
+			return fault.NewOutage(fault.SigningKey, context.Cause(ctx), "no process that can use its key has signed in time.")
 		case <-tick.C:
 		}
 		now, err := s.Store.Tasks.Task(ctx, t.ID)
@@ -57,9 +57,9 @@ func (s SignTasks) Sign(ctx context.Context, caller signservice.Caller, missing 
 		case now.State == taskstore.TaskCompleted:
 			return nil
 		case now.Error != nil:
-			return fault.New(fault.Unavailable, "%s", now.Error.Description)
+			return fault.NewOutage(fault.SigningKey, nil, "%s", now.Error.Description)
 		default:
-			return fault.New(fault.Unavailable, "the task that signs was %s.", now.State)
+			return fault.NewOutage(fault.SigningKey, nil, "the task that signs was %s.", now.State)
 		}
 	}
 }

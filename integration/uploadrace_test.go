@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// patch sends a chunk whose bytes come from a reader, and returns the status.
+// patch sends a chunk with bytes from a reader, and returns the status.
 func (a api) patch(ctx context.Context, at string, body io.Reader) (int, error) {
 	to, err := a.base.Parse(at)
 	if err != nil {
@@ -32,12 +32,12 @@ func (a api) patch(ctx context.Context, at string, body io.Reader) (int, error) 
 	return response.StatusCode, errors.Join(err, response.Body.Close())
 }
 
-// intruder writes other bytes to an upload through another server, a little at a time, until stop is closed; then, once after is closed too, it
-// writes more and ends.
+// intruder is a body with other bytes for an upload. It yields a few bytes at a time until stop is closed; after the channel after is
+// closed too, it yields the last bytes.
 type intruder struct {
 	from        *rand.Rand
 	stop, after chan struct{}
-	late        int // bytes to write at the end
+	late        int // number of the last bytes
 	stage       int
 	sent        *atomic.Int64
 }
@@ -68,7 +68,7 @@ func (i *intruder) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// race is one upload to which two servers write at once.
+// race is an upload to which two servers write concurrently.
 type race struct {
 	c        *cluster
 	r        *rand.Rand
@@ -78,7 +78,7 @@ type race struct {
 	finished bool // acknowledged
 }
 
-// run sends the blob through one server while an intruder writes to the same upload through the other, at random points.
+// run sends the blob through one server while intruders write to the same upload through the other, at random times.
 func (x *race) run(t *testing.T) error {
 	first := x.r.IntN(2)
 	mine, other := x.c.servers[first], x.c.servers[1-first]
@@ -96,10 +96,10 @@ func (x *race) run(t *testing.T) error {
 	var intruders sync.WaitGroup
 	for range 1 + x.r.IntN(2) {
 		body := &intruder{from: rand.New(rand.NewPCG(x.r.Uint64(), 0)), stop: stop, after: after, late: x.r.IntN(300_000), sent: &sent}
-		intruders.Go(func() { _, _ = other.patch(t.Context(), at, body) }) // its answer depends on which request is faster
+		intruders.Go(func() { _, _ = other.patch(t.Context(), at, body) }) // its answer depends on the order of the requests
 	}
 	pause := x.r.IntN(15)
-	if pause > 0 { // or it races with the first bytes
+	if pause > 0 { // without a pause it races with the first bytes
 		for deadline := time.Now().Add(time.Second); sent.Load() == 0 && time.Now().Before(deadline); {
 			time.Sleep(time.Millisecond)
 		}
@@ -137,8 +137,8 @@ func (x *race) check(t *testing.T) {
 	}
 }
 
-// TestNoProcessChangesABlobOfAnother races two servers, which share a database and a directory, for the same uploads: at random points of an upload
-// through one of them, requests write other bytes to it through the other, until after its end. Every acknowledged blob must keep its bytes.
+// TestNoProcessChangesABlobOfAnother runs two servers that share a database and a directory. At random times during an upload through one
+// of them, and after its end, requests write other bytes to it through the other. Every acknowledged blob must keep its bytes.
 func TestNoProcessChangesABlobOfAnother(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, 0)

@@ -14,7 +14,7 @@ import (
 	"github.com/countersign/countersign/storage/upstream"
 )
 
-// TestUpstreamIsCountersign has the suite of every storage pass in front of another of our own, which wants tokens.
+// TestUpstreamIsCountersign runs the storage suite in front of another Countersign, which requires tokens.
 func TestUpstreamIsCountersign(t *testing.T) {
 	t.Parallel()
 	behind := startServer(t)
@@ -33,7 +33,8 @@ func TestUpstreamIsCountersign(t *testing.T) {
 	storagetest.RunManifests(t, in)
 }
 
-// TestOwnSHA512IsOwn pushes an image by its sha512 and tags, in front of an upstream that shows the tags' sha256: what we wrote is nobody else's push.
+// TestOwnSHA512IsOwn pushes an image by its sha512 digest with tags, in front of an upstream that reports sha256 digests for the tags: the
+// server does not take its own writes for pushes by others.
 func TestOwnSHA512IsOwn(t *testing.T) {
 	t.Parallel()
 	behind := startServer(t)
@@ -59,13 +60,13 @@ func TestOwnSHA512IsOwn(t *testing.T) {
 	if said, err := s.cli(t, nil, "drift"); err != nil || said != "no differences\n" {
 		t.Errorf("drift: %v\n%s", err, said)
 	}
-	time.Sleep(4 * time.Second) // some comparisons
+	time.Sleep(4 * time.Second) // several comparisons run
 	if after := state(); after != before {
 		t.Errorf("our own write has made %s of %s", after, before)
 	}
 }
 
-// TestAdoptedReferrers adopts, from an upstream that lists referrers, an image with what oras has attached to it, and to that.
+// TestAdoptedReferrers adopts an image from an upstream with the referrers API, with artifacts that oras attached to it, and to those.
 func TestAdoptedReferrers(t *testing.T) {
 	t.Parallel()
 	behind := startServer(t)

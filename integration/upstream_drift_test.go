@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// tiny pushes an image that has to be taken.
+// tiny pushes an image, which must be accepted.
 func (s *server) tiny(t *testing.T, name, tag, content string) pushed {
 	t.Helper()
 	image, err := s.pushTiny(t, name, tag, content)
@@ -25,7 +25,8 @@ func (s *server) tiny(t *testing.T, name, tag, content string) pushed {
 	return image
 }
 
-// TestUpstreamNames has content come to repositories in other ways than by a push to their own name: the upstream, used directly, has all of it under the repository's name.
+// TestUpstreamNames adds content to repositories in other ways than by a push to their own name: the upstream has all of it under the
+// repository's name.
 func TestUpstreamNames(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -86,7 +87,8 @@ func TestUpstreamNames(t *testing.T) {
 	}
 }
 
-// TestUpstreamForgetsOneName has the upstream lose a blob under the name where it came first. Under another name it is served still, and a push mends the first.
+// TestUpstreamForgetsOneName deletes a blob at the upstream under the name of its first push. It is still served under another name, and a
+// push restores it under the first.
 func TestUpstreamForgetsOneName(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -106,7 +108,8 @@ func TestUpstreamForgetsOneName(t *testing.T) {
 	}
 }
 
-// TestUpstreamRefusesOneTag has the upstream refuse to tell of one tag, and of one repository, for good. That is told, and everything else is adopted and compared.
+// TestUpstreamRefusesOneTag lets the upstream refuse requests for one tag and one repository. They are reported, and all others are adopted
+// and compared.
 func TestUpstreamRefusesOneTag(t *testing.T) {
 	t.Parallel()
 	for _, code := range []int{http.StatusForbidden, http.StatusPreconditionFailed, http.StatusInternalServerError} {
@@ -149,7 +152,8 @@ func TestUpstreamRefusesOneTag(t *testing.T) {
 	}
 }
 
-// TestVerbsWaitForTheUpstream runs the verbs while the upstream is away: they say so, where it was sought, and end when it is back.
+// TestVerbsWaitForTheUpstream runs adopt and drift while the upstream is unavailable: they print the reason with its URL, and finish when it is
+// back.
 func TestVerbsWaitForTheUpstream(t *testing.T) {
 	t.Parallel()
 	f := startFronted(t)
@@ -163,7 +167,7 @@ func TestVerbsWaitForTheUpstream(t *testing.T) {
 	}
 	f.proxy.refuse()
 	ends := map[string]func() (string, error){}
-	for _, verb := range []string{"adopt", "drift"} { // drift's task waits behind the other
+	for _, verb := range []string{"adopt", "drift"} { // the task of drift waits for that of adopt
 		said, err := os.Create(filepath.Join(t.TempDir(), verb))
 		if err != nil {
 			t.Fatal(err)
@@ -196,7 +200,7 @@ func TestVerbsWaitForTheUpstream(t *testing.T) {
 	}
 }
 
-// TestAdoptGoesOn has the upstream go away in the middle of an adoption: what was adopted before is in the task's result all the same.
+// TestAdoptGoesOn stops the upstream in the middle of an adoption: the task's result still lists the content that was adopted before.
 func TestAdoptGoesOn(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -230,7 +234,8 @@ func TestAdoptGoesOn(t *testing.T) {
 	}
 }
 
-// TestUpstreamLateWriteAfterRestart ends the server while a write of a tag is on its way; it arrives when another server has written what came after.
+// TestUpstreamLateWriteAfterRestart stops the server while a write of a tag is delayed. The write arrives after another server has written
+// a later one.
 func TestUpstreamLateWriteAfterRestart(t *testing.T) {
 	t.Parallel()
 	for title, end := range map[string]func(*testing.T, *fronted){
@@ -262,7 +267,7 @@ func TestUpstreamLateWriteAfterRestart(t *testing.T) {
 	}
 }
 
-// TestDeletedStaysDeleted deletes an image by its digest, which the upstream keeps: pulls that adopt do not bring it back.
+// TestDeletedStaysDeleted deletes an image by its digest. The upstream keeps it, but pulls do not adopt it again.
 func TestDeletedStaysDeleted(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -285,7 +290,8 @@ func TestDeletedStaysDeleted(t *testing.T) {
 	}
 }
 
-// TestKeptThoughNeverWritten pushes to a tag so fast that the upstream never sees it stand for what came in between. Hidden tags keep that too, and nobody takes them away.
+// TestKeptThoughNeverWritten pushes to a tag so fast that the upstream never gets the images in between. Hidden tags protect these too, and
+// are not deleted.
 func TestKeptThoughNeverWritten(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -322,7 +328,7 @@ func TestKeptThoughNeverWritten(t *testing.T) {
 	}
 }
 
-// TestUpstreamSaysNoToABlob demands an answer that says what is the matter, and that tells clients to try again only where that may help.
+// TestUpstreamSaysNoToABlob lets the upstream refuse blobs: the answer has the reason, and a Retry-After only if a retry may succeed.
 func TestUpstreamSaysNoToABlob(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -356,8 +362,8 @@ func TestUpstreamSaysNoToABlob(t *testing.T) {
 	}
 }
 
-// TestAdoptionThatCannotBeSigned adopts into a repository that signs on push while the key is away: nothing is shown unsigned, the verb says why, and it is taken
-// when the key is back.
+// TestAdoptionThatCannotBeSigned adopts into a repository that signs on push while the key is unavailable: no tag becomes visible unsigned,
+// the command prints the reason, and the adoption succeeds when the key is back.
 func TestAdoptionThatCannotBeSigned(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -390,7 +396,8 @@ func TestAdoptionThatCannotBeSigned(t *testing.T) {
 	admin.copies(t, admin.signedBy(t, k), "prod/app:v1", true)
 }
 
-// TestDriftTellsWhatWaits has the upstream refuse to move a tag, as those do that make tags immutable: the report names it until it has been written.
+// TestDriftTellsWhatWaits lets the upstream refuse to move a tag, like registries with immutable tags: the report lists the tag until it is
+// written.
 func TestDriftTellsWhatWaits(t *testing.T) {
 	t.Parallel()
 	f := startFronted(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")

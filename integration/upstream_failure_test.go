@@ -17,7 +17,7 @@ import (
 	"github.com/countersign/countersign/integration/process"
 )
 
-// fronted is a repository behind a proxy that breaks, with one pushed image.
+// fronted is a repository with one pushed image, on a server that reaches its upstream through a fault proxy.
 type fronted struct {
 	*server
 	peer  *upstreamPeer
@@ -38,7 +38,7 @@ func startFronted(t *testing.T, env ...string) *fronted {
 	return f
 }
 
-// pushed pushes an image that has to be taken.
+// pushed pushes an image, which must be accepted.
 func (f *fronted) pushed(t *testing.T, tag, content string) pushed {
 	t.Helper()
 	image, err := f.pushTiny(t, f.name, tag, content)
@@ -48,10 +48,10 @@ func (f *fronted) pushed(t *testing.T, tag, content string) pushed {
 	return image
 }
 
-// caughtUp waits until the upstream shows, used directly, all tags that are here and as they are here, and no others.
+// caughtUp waits until the upstream has exactly the tags of the server, with the same digests.
 func (f *fronted) caughtUp(t *testing.T) {
 	t.Helper()
-	const patience = process.Patience // an outbox that failed often waits up to a minute in these tests
+	const patience = process.Patience // after several failures the outbox waits up to a minute in these tests
 	var differs string
 	for began := time.Now(); time.Since(began) < patience; time.Sleep(50 * time.Millisecond) {
 		if differs = f.difference(t); differs == "" {
@@ -75,13 +75,13 @@ func (f *fronted) difference(t *testing.T) string {
 	return ""
 }
 
-// state is what a push may change: the tags and the latest version.
+// state returns the values that a push may change: the tags and the latest version.
 func (f *fronted) state(t *testing.T) string {
 	t.Helper()
 	return fmt.Sprint(f.tags(t, f.name), f.get(t, f.href)["latest_version_href"])
 }
 
-// refused demands the answer of a registry whose upstream is away, with nothing of the upstream in it.
+// refused checks for the answer of a registry with an unavailable upstream, without details of the upstream.
 func refused(t *testing.T, what string, status int, header http.Header, body []byte) {
 	t.Helper()
 	var oci struct {
@@ -96,7 +96,7 @@ func refused(t *testing.T, what string, status int, header http.Header, body []b
 	}
 }
 
-// knownIsServed demands what the database knows.
+// knownIsServed checks that content of the database is served.
 func (f *fronted) knownIsServed(t *testing.T) {
 	t.Helper()
 	for _, path := range []string{
@@ -112,7 +112,7 @@ func (f *fronted) knownIsServed(t *testing.T) {
 	}
 }
 
-// manifestOf is another manifest of blobs that are there.
+// manifestOf returns another manifest of existing blobs.
 func (f *fronted) manifestOf(t *testing.T, note string) []byte {
 	t.Helper()
 	_, _, have := f.do(t, http.MethodGet, "/v2/"+f.name+"/manifests/"+f.image.name, nil, nil)
@@ -128,7 +128,7 @@ func (f *fronted) manifestOf(t *testing.T, note string) []byte {
 	return made
 }
 
-// needsUpstream asks for all that cannot be had without the upstream, at once: each has to be answered, and none with a success.
+// needsUpstream sends all requests that need the upstream, concurrently: each must be answered, and none with success.
 func (f *fronted) needsUpstream(t *testing.T) {
 	t.Helper()
 	blob := []byte("a blob that comes while the upstream is away")
@@ -169,7 +169,7 @@ func (f *fronted) needsUpstream(t *testing.T) {
 	asking.Wait()
 }
 
-// TestUpstreamOutages takes the upstream away in each of the ways in which registries go.
+// TestUpstreamOutages makes the upstream unavailable in different ways.
 func TestUpstreamOutages(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -203,7 +203,7 @@ func TestUpstreamOutages(t *testing.T) {
 			if found := f.list(t, pushRepos+"?name=fault/new"); found.Count != 0 && count(f.get(t, text(found.Results[0]["latest_version_href"])), "present", "container.blob") != 0 {
 				t.Errorf("a push that was refused left content in %v", found.Results)
 			}
-			version := f.signed(t, f.href, object{"manifest_signing_service": service}) // needs no blob
+			version := f.signed(t, f.href, object{"manifest_signing_service": service}) // signing needs no blobs
 			if got := count(version, "added", "container.signature"); got != 2 {
 				t.Errorf("%d signatures were made without the upstream, want 2", got)
 			}
@@ -216,7 +216,7 @@ func TestUpstreamOutages(t *testing.T) {
 
 			f.proxy.heal(t)
 			f.isReady(t)
-			f.caughtUp(t) // the removed tag with it
+			f.caughtUp(t) // also with the removed tag
 			again(t, "the same push", func() error { _, err := f.pushTiny(t, f.name, "v2", "two"); return err })
 			if ended := f.finished(t, adoption.Task); ended["state"] != "completed" {
 				t.Errorf("an adoption that waited for the upstream: %v", ended)
@@ -228,7 +228,7 @@ func TestUpstreamOutages(t *testing.T) {
 	}
 }
 
-// isReady waits until the server says that it is.
+// isReady waits until the server reports that it is ready.
 func (f *fronted) isReady(t *testing.T) {
 	t.Helper()
 	within(t, "the server is ready again", func() bool {
@@ -237,7 +237,8 @@ func (f *fronted) isReady(t *testing.T) {
 	})
 }
 
-// TestUpstreamFailsPushes breaks a push at each of its requests to the upstream. Nothing of it is to be seen, and the same push works afterwards.
+// TestUpstreamFailsPushes breaks a push at each of its requests to the upstream: no part of it is visible, and the same push works
+// afterwards.
 func TestUpstreamFailsPushes(t *testing.T) {
 	t.Parallel()
 	begin := func(r *http.Request) bool { return isUpload(r) && r.Method == http.MethodPost }
@@ -289,8 +290,8 @@ func TestUpstreamFailsPushes(t *testing.T) {
 	f.versionsAreComplete(t, f.href)
 }
 
-// pushLarge pushes an image of one layer as clients do, in requests of their own for the upload, its bytes and its end, and returns the first answer that
-// is a refusal, or that to the manifest.
+// pushLarge pushes an image of one layer with separate requests for the start of the upload, its bytes and its end, like clients. It returns
+// the first answer that is an error, or the answer to the manifest.
 func (f *fronted) pushLarge(t *testing.T, tag string, layer []byte) (int, http.Header, []byte) {
 	t.Helper()
 	config := []byte(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}`)
@@ -323,7 +324,8 @@ func (f *fronted) pushLarge(t *testing.T, tag string, layer []byte) (int, http.H
 	return f.do(t, http.MethodPut, "/v2/"+f.name+"/manifests/"+tag, http.Header{"Content-Type": {ociManifest}}, manifest)
 }
 
-// TestUpstreamBreaksPulls has blobs lost, and cut in the middle: a client learns of it, and what the database knows goes on.
+// TestUpstreamBreaksPulls lets the upstream lose blobs, or end in the middle of one: the client gets an error, and content of the database
+// is served.
 func TestUpstreamBreaksPulls(t *testing.T) {
 	t.Parallel()
 	f := startFronted(t)
@@ -353,7 +355,7 @@ func TestUpstreamBreaksPulls(t *testing.T) {
 	}
 }
 
-// TestUpstreamStalls has the upstream take no bytes of a chunk, and stop in the middle of a blob: neither keeps a client for ever.
+// TestUpstreamStalls lets the upstream stall while it reads a chunk, and in the middle of a blob: neither blocks a client forever.
 func TestUpstreamStalls(t *testing.T) {
 	t.Parallel()
 	f := startFronted(t)
@@ -384,7 +386,8 @@ func TestUpstreamStalls(t *testing.T) {
 	waiting.Wait()
 }
 
-// TestUpstreamLostBlob has the upstream lose a blob for good: pulls say that it is not there now, and who pushes the image again brings it back.
+// TestUpstreamLostBlob lets the upstream lose a blob permanently: pulls report that it is unavailable, and another push of the image restores
+// it.
 func TestUpstreamLostBlob(t *testing.T) {
 	t.Parallel()
 	f := startFronted(t)
@@ -408,7 +411,7 @@ func TestUpstreamLostBlob(t *testing.T) {
 	}
 }
 
-// TestUpstreamCrash kills the server when the upstream has a part of a push and it does not know that yet. The same push mends what is left.
+// TestUpstreamCrash kills the server when the upstream has a part of a push that the server has not recorded. The same push completes it.
 func TestUpstreamCrash(t *testing.T) {
 	t.Parallel()
 	for title, which := range map[string]func(*http.Request) bool{
@@ -462,14 +465,15 @@ func TestUpstreamCrash(t *testing.T) {
 	})
 }
 
-// TestUpstreamRacingPushes pushes two images under one tag at the same time, again and again, through a slow upstream: in the end it shows what is here.
+// TestUpstreamRacingPushes repeatedly pushes two images to one tag at the same time, through a slow upstream: in the end the upstream has the
+// same image as the server.
 func TestUpstreamRacingPushes(t *testing.T) {
 	t.Parallel()
 	const rounds = 25
 	f := startFronted(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")
 	var n sync.Mutex
 	turn := 0
-	f.proxy.set(func(r *http.Request) http.HandlerFunc { // unevenly slow, so that requests overtake each other
+	f.proxy.set(func(r *http.Request) http.HandlerFunc { // delays vary, so that requests overtake each other
 		n.Lock()
 		defer n.Unlock()
 		turn++
@@ -497,11 +501,12 @@ func TestUpstreamRacingPushes(t *testing.T) {
 	}
 }
 
-// staysAt demands that a write of the tag "moving" that arrived late has changed nothing: the tag is what was pushed last, here and upstream, and the state is what it was.
+// staysAt checks that a late write of the tag "moving" has no effect: the tag is the last pushed image, here and at the upstream, and the state
+// has not changed.
 func (f *fronted) staysAt(t *testing.T, newest pushed, before string) {
 	t.Helper()
 	f.caughtUp(t)
-	time.Sleep(5 * time.Second) // some comparisons
+	time.Sleep(5 * time.Second) // several comparisons run
 	f.caughtUp(t)
 	if got := f.digest(t, f.name, "moving"); got != newest.name {
 		t.Errorf("the tag is %s here, want %s, which was pushed last", got, newest.name)
@@ -511,13 +516,13 @@ func (f *fronted) staysAt(t *testing.T, newest pushed, before string) {
 	}
 }
 
-// TestUpstreamLateWrite has writes of a tag time out and reach the upstream after the tag's newest one, sooner or later. The upstream must come to show the newest
-// again, and this server must not take an older one for somebody's push.
+// TestUpstreamLateWrite lets writes of a tag time out and reach the upstream after the newest write, with different delays. The upstream must
+// get the newest image again, and the server must not take an older one for a push by others.
 func TestUpstreamLateWrite(t *testing.T) {
 	t.Parallel()
 	for title, c := range map[string]struct {
-		writes int           // that time out, and arrive in the opposite order
-		after  time.Duration // from the newest write's arrival
+		writes int           // number of writes that time out, and arrive in reverse order
+		after  time.Duration // delay after the arrival of the newest write
 	}{
 		"at once":                {writes: 1},
 		"after some comparisons": {1, 8 * time.Second},

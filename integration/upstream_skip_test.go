@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// TestAdoptNamesWhatItSkips puts a server in front of an upstream with content that cannot be stored: a schema 1 manifest, a tag and a repository whose names are
-// none here, and a tag without a manifest. The verbs, the task, the log and the list of differences name each with its reason, whether what others push is followed or not.
+// TestAdoptNamesWhatItSkips uses an upstream with content that cannot be stored: a schema 1 manifest, a tag and a repository with malformed
+// names, and a tag without a manifest. The commands, the task, the log and the list of differences name each with its reason, with and
+// without upstream.follow.
 func TestAdoptNamesWhatItSkips(t *testing.T) {
 	t.Parallel()
 	const schema1 = `{"schemaVersion":1,"name":"company/app","tag":"old","architecture":"amd64","fsLayers":[],"history":[],"signatures":[]}`
@@ -65,7 +66,7 @@ func TestAdoptNamesWhatItSkips(t *testing.T) {
 		}
 	}
 	drift()
-	drift() // from what it knows
+	drift() // with the stored differences
 	drift("--deep")
 	task := s.list(t, apiRoot+"tasks/?name__contains=adopt").Results[0]
 	result, err := json.Marshal(task["result"])

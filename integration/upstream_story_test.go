@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestUpstreamSeedStory has Pulp's guide told, whole, in front of bare distribution, with the same code as without it. Afterwards that registry is used directly.
+// TestUpstreamSeedStory follows Pulp's guide in front of the registry distribution, with the same code as without it. Afterwards that
+// registry is used directly.
 func TestUpstreamSeedStory(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -31,7 +32,8 @@ func TestUpstreamSeedStory(t *testing.T) {
 	})
 }
 
-// usedDirectly demands that the upstream has a repository's tags and no others, as they are at the server under a path, and that each is copied straight from it.
+// usedDirectly checks that the upstream has exactly the tags that the server has under a path, with the same digests, and that images can be
+// copied from it.
 func (p *upstreamPeer) usedDirectly(t *testing.T, s *server, name, path string) {
 	t.Helper()
 	want := s.tags(t, path)
@@ -51,7 +53,7 @@ func (p *upstreamPeer) usedDirectly(t *testing.T, s *server, name, path string) 
 	}
 }
 
-// digestOf is what a tag of any kind stands for; empty where there is none.
+// digestOf returns the digest of a tag, or an empty string.
 func (p *upstreamPeer) digestOf(t *testing.T, name, tag string) string {
 	t.Helper()
 	header := map[string][]string{"Accept": {strings.Join([]string{ociManifest, "application/vnd.oci.image.index.v1+json",
@@ -60,8 +62,9 @@ func (p *upstreamPeer) digestOf(t *testing.T, name, tag string) string {
 	return answered.Get("Docker-Content-Digest")
 }
 
-// TestUpstreamReferrers attaches artifacts, which have no tag, in front of a registry that lists none. Hidden tags keep them from its collector. They are found there when the lists of
-// them are written as docs/upstream.md says; a copy leaves out what is there already, and so writes none.
+// TestUpstreamReferrers attaches artifacts, which have no tag, in front of a registry without the referrers API. Hidden tags protect them
+// from its garbage collector. Clients find them there after the script in docs/upstream.md has written the lists as fallback tags; a copy
+// does not write them, because it skips existing content.
 func TestUpstreamReferrers(t *testing.T) {
 	t.Parallel()
 	p := newPeer(t)
@@ -83,7 +86,7 @@ func TestUpstreamReferrers(t *testing.T) {
 	app := pushed("1.0")
 	review := attach(app, "application/vnd.example.review")
 	seal := attach(review, "application/vnd.example.seal")
-	pushed("2.0") // what is kept is, before a tag is written
+	pushed("2.0") // hidden tags are written before tags
 	p.collect(t)
 
 	type node struct {
@@ -127,7 +130,8 @@ func TestUpstreamReferrers(t *testing.T) {
 	}
 }
 
-// TestTakenAway signs in front of a registry and writes the signatures as a lookaside. With it, clients that demand them pull straight from that registry.
+// TestTakenAway signs images in front of a registry and writes the signatures to a lookaside. With it, clients with a policy pull directly
+// from that registry.
 func TestTakenAway(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo")

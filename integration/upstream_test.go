@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestUpstreamStory is the seed's story in front of an existing registry: bare distribution. That registry stays usable by itself.
+// TestUpstreamStory pushes, signs and pulls in front of an existing registry, distribution, which stays usable by itself.
 func TestUpstreamStory(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -47,7 +47,7 @@ func TestUpstreamStory(t *testing.T) {
 		}
 	}
 
-	// A restart forgets nothing.
+	// All content is there after a restart.
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestUpstreamStory(t *testing.T) {
 	}
 }
 
-// tagsOf asks a registry for a repository's tags, anonymously.
+// tagsOf returns a repository's tags, without credentials.
 func tagsOf(t *testing.T, registry, name, query string) []string {
 	t.Helper()
 	response, err := http.Get(registry + "/v2/" + name + "/tags/list" + query)

@@ -18,21 +18,21 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// verifyCases is how many generated policies skopeo and the product judge. Each is a run of both.
+// verifyCases is the number of generated policies. For each, skopeo and Countersign run once.
 const verifyCases = 60
 
-// verifyWorld is what cases are drawn from: keys of every kind, and images that they have signed for some references.
+// verifyWorld has the keys of all kinds, and the images with signatures for some references, from which cases are drawn.
 type verifyWorld struct {
 	*server
 	r      *rand.Rand
 	dir    string
 	admin  *containers
 	keys   map[string]*key
-	names  []string   // of the keys
-	images [][]string // of each image the references that pull it, without the host: a tag first, then the digest
+	names  []string   // names of the keys
+	images [][]string // references of each image without the host: a tag, then the digest
 }
 
-// signFor puts a signature of an image by a key on the server, for a reference.
+// signFor uploads a signature of an image by a key, for a reference.
 func (w *verifyWorld) signFor(t *testing.T, k *key, name string, d digest.Digest, reference string, options ...string) {
 	t.Helper()
 	payload, err := signing.EncodeClaim(signing.Claim{ManifestDigest: d, DockerReference: reference})
@@ -68,7 +68,7 @@ func newVerifyWorld(t *testing.T) *verifyWorld {
 		"trusted": keyNamed(t, "trusted"), "stranger": keyNamed(t, "stranger"), "plain": made("plain", "never"), "revoked": made("revoked", "never"),
 		"expired": made("expired", "1y", "--faked-system-time", past),
 	} {
-		own := *k // the tests share some
+		own := *k // some keys are shared between tests
 		w.keys[name] = &own
 	}
 	w.names = []string{"trusted", "stranger", "plain", "revoked", "expired"}
@@ -101,7 +101,7 @@ func newVerifyWorld(t *testing.T) *verifyWorld {
 	for name, k := range w.keys {
 		k.public = write(t, filepath.Join(w.dir, name+".asc"), k.run(t, "--armor", "--export", k.fingerprint), 0o600)
 	}
-	w.images = append(w.images, []string{"acme/app:multi"}) // skopeo and the product may mean another image by a list's digest
+	w.images = append(w.images, []string{"acme/app:multi"}) // skopeo and Countersign may choose different images for a list's digest
 	w.admin.push(t, ociLayout(t, index(t, "multi", "amd64", "arm64")), "acme/app:multi")
 	repository := text(s.repository(t, "acme/app")["pulp_href"])
 	s.signed(t, repository, object{"manifest_signing_service": service, "tags_list": []string{"both", "multi"}})
@@ -110,7 +110,7 @@ func newVerifyWorld(t *testing.T) *verifyWorld {
 
 func pick[T any](r *rand.Rand, from ...T) T { return from[r.Intn(len(from))] }
 
-// requirement is one that has to do with the image more often than not. It names files only where files may be named.
+// requirement returns a random requirement, which mostly concerns the image. It has file names only if files is true.
 func (w *verifyWorld) requirement(t *testing.T, files bool) object {
 	t.Helper()
 	if w.r.Intn(8) == 0 {
@@ -184,7 +184,7 @@ func (w *verifyWorld) policy(t *testing.T, reference string, files bool) string 
 	return string(made)
 }
 
-// verify runs the verb and returns what it prints and its exit status.
+// verify runs the command verify and returns its output and exit status.
 func (s *server) verify(t *testing.T, arguments ...string) (string, int) {
 	t.Helper()
 	said, err := s.cli(t, nil, append([]string{"verify"}, arguments...)...)
@@ -197,7 +197,7 @@ func (s *server) verify(t *testing.T, arguments ...string) (string, int) {
 	return said, 0
 }
 
-// TestVerifySaysWhatSkopeoDoes compares what `countersign verify` and verify/ say of generated policies with what skopeo does under them.
+// TestVerifySaysWhatSkopeoDoes compares the results of `countersign verify` and verify/ for generated policies with those of skopeo.
 func TestVerifySaysWhatSkopeoDoes(t *testing.T) {
 	t.Parallel()
 	w := newVerifyWorld(t)
@@ -206,7 +206,7 @@ func TestVerifySaysWhatSkopeoDoes(t *testing.T) {
 	for n := range verifyCases {
 		references := pick(w.r, w.images...)
 		reference := pick(w.r, references...)
-		files := n%2 == 0 // else the server may be asked too
+		files := n%2 == 0 // without files the server can evaluate the policy too
 		policy := w.policy(t, reference, files)
 		file := write(t, filepath.Join(w.dir, "policy.json"), policy, 0o600)
 		said, err := w.admin.pull(t, file, reference, "--override-arch", "amd64")
@@ -240,7 +240,7 @@ func TestVerifySaysWhatSkopeoDoes(t *testing.T) {
 	}
 }
 
-// TestVerifyPrints who signed, with and without a policy, and ends with the status that says so.
+// TestVerifyPrints checks the output and exit status of `countersign verify`, with and without a policy.
 func TestVerifyPrints(t *testing.T) {
 	t.Parallel()
 	w := newVerifyWorld(t)

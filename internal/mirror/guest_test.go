@@ -20,9 +20,9 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// frontDoor is a registry that redirects every request to another host, as registry.k8s.io does. The other host wants
-// anonymous tokens of a service of its own.
-type frontDoor struct {
+// redirecting is a registry that redirects every request to another host, as registry.k8s.io does. The other host
+// wants anonymous tokens from a token service of its own.
+type redirecting struct {
 	front, back, service *witness
 	manifest             string
 
@@ -31,9 +31,9 @@ type frontDoor struct {
 	scopes []string
 }
 
-func newFrontDoor(t *testing.T) *frontDoor {
+func newRedirecting(t *testing.T) *redirecting {
 	t.Helper()
-	f := &frontDoor{manifest: `{"schemaVersion":2}`}
+	f := &redirecting{manifest: `{"schemaVersion":2}`}
 	f.service = newWitness(t, func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		f.tokens++
@@ -62,7 +62,7 @@ func newFrontDoor(t *testing.T) *frontDoor {
 	f.back = newWitness(t, nil)
 	f.back.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if user, _, ok := r.BasicAuth(); ok || r.Header.Get("X-Token") != "" {
-			t.Errorf("the other host learns the credentials of %q and %q", user, r.Header.Get("X-Token"))
+			t.Errorf("the other host receives the credentials of %q and %q", user, r.Header.Get("X-Token"))
 		}
 		if r.Header.Get("Authorization") != "Bearer anonymous" {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="`+f.service.URL+`/v2/token",service="back",scope="repository:prod/images/app:pull"`)
@@ -78,16 +78,16 @@ func newFrontDoor(t *testing.T) *frontDoor {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
-		http.Redirect(w, r, f.back.URL+strings.Replace(r.URL.Path, "/src/app/", "/prod/images/app/", 1), http.StatusTemporaryRedirect) // without the query, as that one does
+		http.Redirect(w, r, f.back.URL+strings.Replace(r.URL.Path, "/src/app/", "/prod/images/app/", 1), http.StatusTemporaryRedirect) // without the query, as registry.k8s.io does
 	})
 	return f
 }
 
-// A registry that redirects tag lists, manifests and blobs to another host is read, with an anonymous token of that
-// host and without the remote's credentials.
-func TestRegistriesThatRedirectEverything(t *testing.T) {
+// TestAnonymousTokens proves that tags, manifests and blobs are read from the host of a redirect with an anonymous
+// token of that host, which does not receive the remote's credentials.
+func TestAnonymousTokens(t *testing.T) {
 	t.Parallel()
-	f := newFrontDoor(t)
+	f := newRedirecting(t)
 	g := open127(t, f.front.URL, func(r *pulp.Remote) { r.Connection.Headers = []map[string]string{{"X-Token": secret}} })
 	if tags, err := g.Tags(t.Context()); err != nil || strings.Join(tags, " ") != "a b" {
 		t.Errorf("tags %v, %v", tags, err)
@@ -119,9 +119,9 @@ func TestRegistriesThatRedirectEverything(t *testing.T) {
 	}
 }
 
-// A challenge of the host that a redirect leads to never brings the remote's password there, nor to a token service
-// that it names.
-func TestGuestsLearnNoPassword(t *testing.T) {
+// TestGuestsGetNoPassword proves that a challenge of the host of a redirect sends the password neither to that host
+// nor to its token service.
+func TestGuestsGetNoPassword(t *testing.T) {
 	t.Parallel()
 	for name, challenge := range map[string]string{
 		"Basic":   `Basic realm="x"`,
@@ -158,19 +158,19 @@ func TestGuestsLearnNoPassword(t *testing.T) {
 		other.mu.Lock()
 		for _, told := range other.told {
 			if told != "Authorization: Bearer x" {
-				t.Errorf("%s: the other host is told %s", name, told)
+				t.Errorf("%s: the other host receives %s", name, told)
 			}
 		}
 		if other.asked == 0 {
-			t.Errorf("%s: the other host was not asked", name)
+			t.Errorf("%s: the other host got no request", name)
 		}
 		other.mu.Unlock()
 		s.Close()
 	}
 }
 
-// A host that a redirect leads to over https may not send for a token without.
-func TestGuestsOverHTTPSWantNoTokensOverHTTP(t *testing.T) {
+// TestGuestTokenServicesNeedHTTPS proves that a host with https may not name a token service without.
+func TestGuestTokenServicesNeedHTTPS(t *testing.T) {
 	t.Parallel()
 	never := newWitness(t, nil)
 	s, ca, _ := tlsServer(t, nil)
@@ -189,8 +189,9 @@ func TestGuestsOverHTTPSWantNoTokensOverHTTP(t *testing.T) {
 	never.check(t, false)
 }
 
-// A remote that redirects every request to another host, which wants a token, cannot keep a request going without end.
-func TestRemoteThatRedirectsToEverNewHosts(t *testing.T) {
+// TestRedirectsToNewHosts proves that a remote that redirects each attempt to a new host, which wants a token, cannot
+// make a request endless.
+func TestRedirectsToNewHosts(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64
 	service := newWitness(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"token":"anonymous"}`) })
@@ -216,6 +217,6 @@ func TestRemoteThatRedirectsToEverNewHosts(t *testing.T) {
 		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
 	}})
 	if _, err := g.Manifest(ctx, "v1"); !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
-		t.Errorf("the remote was asked %d times for one manifest: %v", asked.Load(), err)
+		t.Errorf("the remote got %d requests for one manifest: %v", asked.Load(), err)
 	}
 }

@@ -18,7 +18,58 @@ import (
 	"github.com/countersign/countersign/internal/registryclient"
 )
 
-// trickle answers with one byte every now and then, without end, after a header.
+// TestSilentRemotes proves that sock_read_timeout and total_timeout end requests to a remote that sends nothing.
+func TestSilentRemotes(t *testing.T) {
+	t.Parallel()
+	stop := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			_, _ = io.WriteString(w, "some")
+			_ = http.NewResponseController(w).Flush()
+		}
+		<-stop
+	}))
+	defer s.Close()
+	defer close(stop)
+	brief := 0.1
+	g := open127(t, s.URL, func(r *pulp.Remote) { r.Connection.SockReadTimeout = &brief })
+	if _, err := g.Tags(t.Context()); err == nil {
+		t.Error("no error for a remote that does not answer")
+	}
+	body, err := g.Blob(t.Context(), digest.FromString("x"), 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(body); err == nil {
+		t.Error("no error for a remote that stops in the middle of a blob")
+	}
+	_ = body.Close()
+	total := open127(t, s.URL, func(r *pulp.Remote) { r.Connection.TotalTimeout = &brief })
+	if _, err := total.Tags(t.Context()); err == nil {
+		t.Error("total_timeout has no effect")
+	}
+}
+
+// TestSlowReaders proves that sock_read_timeout does not count the time between two reads.
+func TestSlowReaders(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "content") }))
+	defer s.Close()
+	body, err := open127(t, s.URL, func(r *pulp.Remote) { r.Connection.SockReadTimeout = ptr(0.5) }).Blob(t.Context(), digest.FromString("content"), 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = body.Close() }()
+	for _, want := range []string{"con", "tent"} {
+		time.Sleep(800 * time.Millisecond)
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(body, got); err != nil || string(got) != want {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+}
+
+// trickle sends the headers and then one byte every 5 ms, without end.
 func trickle(w http.ResponseWriter, r *http.Request) {
 	for r.Method != http.MethodHead && r.Context().Err() == nil {
 		_, _ = io.WriteString(w, " ")
@@ -30,9 +81,9 @@ func trickle(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Whatever a remote trickles, it is given up after the window of the least speed, with an error that tells the speed,
-// and not asked again.
-func TestAnswersThatTrickle(t *testing.T) {
+// TestTricklingBodies proves that a body below the minimum rate ends a request with an error that names the rate, and
+// without retries.
+func TestTricklingBodies(t *testing.T) {
 	t.Parallel()
 	d := digest.FromString("x")
 	s := httptest.NewServer(http.HandlerFunc(trickle))
@@ -60,8 +111,9 @@ func TestAnswersThatTrickle(t *testing.T) {
 	}
 }
 
-// A blob that arrives fast enough, and for too long, is given up; so is one of a remote whose own settings say so.
-func TestBlobsThatTakeTooLong(t *testing.T) {
+// TestBlobTimeouts proves that Options.BlobTimeout and the total_timeout of the remote end a download above the
+// minimum rate.
+func TestBlobTimeouts(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(trickle))
 	t.Cleanup(s.Close)
@@ -71,9 +123,12 @@ func TestBlobsThatTakeTooLong(t *testing.T) {
 		edit  func(*pulp.Remote)
 		says  string
 	}{
-		"of all blobs":            {200 * time.Millisecond, func(*pulp.Remote) {}, "took longer than 200ms"},
-		"total_timeout":           {time.Hour, func(r *pulp.Remote) { r.Connection.TotalTimeout = ptr(0.2) }, "took longer than 200ms"},
-		"total_timeout, tried on": {300 * time.Millisecond, func(r *pulp.Remote) { r.Connection.TotalTimeout, r.Connection.MaxRetries = ptr(0.1), ptr(int64(10)) }, "took longer than 300ms"},
+		"BlobTimeout":   {total: 200 * time.Millisecond, edit: func(*pulp.Remote) {}, says: "took longer than 200ms"},
+		"total_timeout": {total: time.Hour, edit: func(r *pulp.Remote) { r.Connection.TotalTimeout = ptr(0.2) }, says: "took longer than 200ms"},
+		"total_timeout with retries": {
+			total: 300 * time.Millisecond, says: "took longer than 300ms",
+			edit: func(r *pulp.Remote) { r.Connection.TotalTimeout, r.Connection.MaxRetries = ptr(0.1), ptr(int64(10)) },
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -90,8 +145,8 @@ func TestBlobsThatTakeTooLong(t *testing.T) {
 	}
 }
 
-// A remote that sends its headers byte by byte is given up after sock_read_timeout, whatever it is asked for.
-func TestHeadersThatTrickle(t *testing.T) {
+// TestTricklingHeaders proves that sock_read_timeout ends a request to a remote that sends its headers byte by byte.
+func TestTricklingHeaders(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -128,8 +183,8 @@ func TestHeadersThatTrickle(t *testing.T) {
 	}
 }
 
-// A remote that sends a blob byte by byte is given up, whatever timeouts the remote's own settings allow.
-func TestBlobsThatTrickle(t *testing.T) {
+// TestTricklingBlobs proves that a blob below the minimum rate ends with an error and closes the connection.
+func TestTricklingBlobs(t *testing.T) {
 	t.Parallel()
 	gone := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/retry"
 )
 
 // Bounds of the connections to PostgreSQL.
@@ -20,7 +21,8 @@ const (
 	pgConns = 32
 	pgIdle  = 5 * time.Minute
 	pgTries = 8 // attempts of a transaction that PostgreSQL aborts in favor of another one
-	pgRetry = 5 * time.Millisecond
+	// pgFirstWait and pgMaxWait bound the waits between these attempts.
+	pgFirstWait, pgMaxWait = 5 * time.Millisecond, 40 * time.Millisecond
 	// pgDescriptions is the number of composed texts whose types each connection remembers.
 	pgDescriptions = 64
 	// pgIdleTimeout bounds the time that a process may be suspended within a transaction before PostgreSQL aborts it and
@@ -133,30 +135,26 @@ func (p *pgTx) QueryRowContext(ctx context.Context, query string, args ...any) *
 
 // inTx runs f in a transaction of its own, and again after a deadlock, so f may run more than once.
 func (p *postgres) inTx(ctx context.Context, f func(*Tx) error) error {
-	return retry(ctx, func() error { return p.once(ctx, f) })
+	return again(ctx, func() error { return p.once(ctx, f) })
 }
 
 // inStatement runs f, which runs one statement, without a transaction around it.
 func (p *postgres) inStatement(ctx context.Context, f func(*Tx) error) error {
-	return retry(ctx, func() error {
+	return again(ctx, func() error {
 		return guard(&Tx{conn: p, Dialect: &postgresDialect, Ctx: ctx, Now: Micros(p.now())}, f)
 	})
 }
 
-// retry runs a transaction again while PostgreSQL aborts it in favor of another one.
-func retry(ctx context.Context, once func() error) error {
-	for try := 1; ; try++ {
+// again runs a transaction until PostgreSQL does not abort it in favor of another one.
+func again(ctx context.Context, once func() error) error {
+	err := retry.Run(ctx, retry.Policy{Attempts: pgTries, First: pgFirstWait, Max: pgMaxWait}, func(context.Context) error {
 		err := once()
-		e, ok := errors.AsType[*pgconn.PgError](err)
-		if !ok || e.Code != pgSerialization && e.Code != pgDeadlock || try == pgTries {
-			return unavailable(err)
+		if e, ok := errors.AsType[*pgconn.PgError](err); ok && (e.Code == pgSerialization || e.Code == pgDeadlock) {
+			return err
 		}
-		select {
-		case <-time.After(time.Duration(try) * pgRetry):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+		return retry.Permanent(err)
+	})
+	return unavailable(err)
 }
 
 func (p *postgres) once(ctx context.Context, f func(*Tx) error) error {

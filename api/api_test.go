@@ -29,7 +29,7 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// accounts lets everybody in whose password is "secret".
+// accounts accepts the password "secret" for every account.
 type accounts struct{ store *store.Store }
 
 func (a accounts) Basic(r *http.Request) (*pulp.User, error) {
@@ -44,12 +44,12 @@ func (a accounts) Basic(r *http.Request) (*pulp.User, error) {
 	return &u, nil
 }
 
-// dispatcher stores tasks and remembers what was asked; no worker takes them.
+// dispatcher stores tasks and keeps their specifications. No worker runs them.
 type dispatcher struct {
 	store *store.Store
 	mu    sync.Mutex
 	specs []tasks.Spec
-	from  []tasks.Origin // of the specs
+	from  []tasks.Origin // of specs, in the same order
 }
 
 func (d *dispatcher) Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec) (taskstore.Task, error) {
@@ -72,17 +72,17 @@ func (d *dispatcher) last() tasks.Spec {
 	return d.specs[len(d.specs)-1]
 }
 
-// wantFrom checks that the latest task was started by the account with this id.
+// wantFrom checks that the account with an id started the latest task.
 func (d *dispatcher) wantFrom(t *testing.T, user int64) {
 	t.Helper()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if got := d.from[len(d.from)-1]; got != tasks.ByUser(user) {
-		t.Errorf("the task comes from %+v, want user %d", got, user)
+		t.Errorf("origin of the task: %+v, want user %d", got, user)
 	}
 }
 
-// world is an API over a real store that holds a little of everything.
+// world is an API over a real store with at least one object of most kinds.
 type world struct {
 	t          *testing.T
 	server     *httptest.Server
@@ -93,10 +93,10 @@ type world struct {
 	repo     record.Target // acme/app: tags latest, 1.0 (one image), 2.0, multi (an index of two), and two signatures
 	service  pulp.SigningService
 	manifest digest.Digest // of latest
-	signed   pulp.Version  // the version that the first signature made
+	signed   pulp.Version  // the version that the first signature created
 }
 
-// openStore returns a fresh, migrated store and its URL.
+// openStore returns a new, migrated store and its URL.
 func openStore(t *testing.T) (s *store.Store, database string) {
 	t.Helper()
 	database = pgtest.Or(t, filepath.Join(t.TempDir(), "api.db"))
@@ -153,7 +153,7 @@ func (w *world) fill() {
 	}
 }
 
-// assign gives a repository a signing service, in the name of an assigner.
+// assign sets the signing service of a repository and its assigner.
 func (w *world) assign(r pulp.Repository, service string, by pulp.Assigner) {
 	w.t.Helper()
 	if _, err := w.store.Catalog.EditRepository(w.t.Context(), nil, r.Type, r.ID, func(r *pulp.Repository) { r.SigningServiceID, r.SigningAssigned = service, by }); err != nil {
@@ -238,12 +238,12 @@ func (w *world) repoHref() string {
 
 func (w *world) serviceHref() string { return pulp.Href(pulp.SigningServiceCollection, w.service.ID) }
 
-// call is a request to the API. Its path may be complete or stand behind the API's root.
+// call is a request to the API. A path without a leading slash is relative to the API's root.
 type call struct {
 	method string // empty: GET
 	path   string
-	user   string // empty: admin; "-": nobody
-	json   any    // the body, encoded; a string goes as it is
+	user   string // empty: admin; "-": no credentials
+	json   any    // the body; a string is sent unchanged
 	kind   string // the Content-Type; empty: JSON
 	header map[string]string
 }
@@ -294,7 +294,7 @@ func (w *world) do(c call) reply {
 	for name, value := range c.header {
 		r.Header.Set(name, value)
 	}
-	res, err := http.DefaultTransport.RoundTrip(r) // follows no redirect, as glue
+	res, err := http.DefaultTransport.RoundTrip(r) // does not follow redirects
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -312,7 +312,7 @@ func (w *world) do(c call) reply {
 	return out
 }
 
-// get reads a path that must answer 200 with an object.
+// get reads an object. The status must be 200.
 func (w *world) get(path string) map[string]any {
 	w.t.Helper()
 	r := w.do(call{path: path})
@@ -323,7 +323,7 @@ func (w *world) get(path string) map[string]any {
 	return object
 }
 
-// results reads a list and returns one field of each of its results.
+// results reads a list and returns one field of each result.
 func (w *world) results(path, field string) []string {
 	w.t.Helper()
 	found := []string{}
@@ -333,7 +333,7 @@ func (w *world) results(path, field string) []string {
 	return found
 }
 
-// expect makes a call and compares its status and, when one is given, its body.
+// expect sends a request and compares the status and, unless it is empty, the body.
 func (w *world) expect(c call, status int, body string) reply {
 	w.t.Helper()
 	r := w.do(c)

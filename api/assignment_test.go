@@ -12,10 +12,10 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// byOwners are the options of signing.use: repository_owners.
+// byOwners sets the option for signing.use: repository_owners.
 func byOwners(o *api.Options) { o.SigningUse.ByOwners = true }
 
-// configured are options that assign the service of a name to acme/app and acme/later.
+// configured sets the option that assigns a service to acme/app and acme/later.
 func configured(service string) func(*api.Options) {
 	return func(o *api.Options) {
 		o.SigningUse.Assigned = func(repository string) []string {
@@ -32,8 +32,8 @@ const (
 	useDenied    = `{"detail":"The repository may be signed only with a signing service that an administrator assigned to it."}`
 )
 
-// TestAssigningSigningServices proves, for both types of repository and every way to change one, who may assign which signing service to it, and that the change records
-// who did. A user who is refused cannot tell services that exist from others.
+// TestAssigningSigningServices proves, for both types of repository, PUT and PATCH, which users may assign which signing
+// service, and that the change records the assigner. An error does not reveal whether a service exists.
 func TestAssigningSigningServices(t *testing.T) {
 	t.Parallel()
 	admin, owner, nobody, none := pulp.AssignedByAdmin, pulp.AssignedByOwner, pulp.Assigner(""), ""
@@ -54,27 +54,29 @@ func TestAssigningSigningServices(t *testing.T) {
 				by      pulp.Assigner
 			}
 			for name, c := range map[string]struct {
-				user, now, value string        // now: the service that is assigned; value: that of the field, empty without it
-				by               pulp.Assigner // of now
-				owners           *change       // what owners change in a world where they may; nil: nothing, with 200
-				status           int           // of the answer where owners may not; 0: as where they may
+				user   string
+				now    string        // the service that is assigned
+				by     pulp.Assigner // of now
+				value  string        // of the field; empty: the body lacks it
+				owners *change       // the change where owners may assign services; nil: none, with status 200
+				status int           // where owners may not; 0: the same as where they may
 			}{
-				"an owner names a service":              {user: "acme", value: service(other.ID), owners: &change{other.ID, owner}, status: 403},
-				"an owner names another":                {user: "acme", now: w.service.ID, by: admin, value: service(other.ID), owners: &change{other.ID, owner}, status: 403},
-				"an owner names another by PRN":         {user: "acme", now: w.service.ID, by: admin, value: `"prn:core.signingservice:` + other.ID + `"`, owners: &change{other.ID, owner}, status: 403},
-				"an owner takes it away":                {user: "acme", now: w.service.ID, by: admin, value: "null", owners: &change{none, nobody}, status: 403},
-				"an owner takes it away by a blank":     {user: "acme", now: w.service.ID, by: admin, value: `""`, owners: &change{none, nobody}, status: 403},
-				"an owner repeats it":                   {user: "acme", now: w.service.ID, by: admin, value: service(w.service.ID)},
-				"an owner repeats it by URL":            {user: "acme", now: w.service.ID, by: admin, value: `"http://localhost` + pulp.Href(pulp.SigningServiceCollection, w.service.ID) + `"`},
-				"an owner repeats that there is none":   {user: "acme", value: "null"},
-				"an owner leaves it out":                {user: "acme", now: w.service.ID, by: admin},
-				"an administrator names a service":      {value: service(other.ID), owners: &change{other.ID, admin}},
-				"an administrator takes it away":        {now: w.service.ID, by: owner, value: "null", owners: &change{none, nobody}},
-				"an administrator repeats their own":    {now: w.service.ID, by: admin, value: service(w.service.ID)},
-				"an administrator confirms an owner's":  {now: w.service.ID, by: owner, value: service(w.service.ID), owners: &change{w.service.ID, admin}},
-				"an administrator confirms an old one":  {now: w.service.ID, by: pulp.AssignedEarlier, value: service(w.service.ID), owners: &change{w.service.ID, admin}},
-				"another user, without the field":       {user: "carol", status: 403},
-				"another user, repeating what there is": {user: "carol", now: w.service.ID, by: admin, value: service(w.service.ID), status: 403},
+				"an owner names a service":                      {user: "acme", value: service(other.ID), owners: &change{other.ID, owner}, status: 403},
+				"an owner names another":                        {user: "acme", now: w.service.ID, by: admin, value: service(other.ID), owners: &change{other.ID, owner}, status: 403},
+				"an owner names another by PRN":                 {user: "acme", now: w.service.ID, by: admin, value: `"prn:core.signingservice:` + other.ID + `"`, owners: &change{other.ID, owner}, status: 403},
+				"an owner removes it":                           {user: "acme", now: w.service.ID, by: admin, value: "null", owners: &change{none, nobody}, status: 403},
+				"an owner removes it with a blank":              {user: "acme", now: w.service.ID, by: admin, value: `""`, owners: &change{none, nobody}, status: 403},
+				"an owner repeats it":                           {user: "acme", now: w.service.ID, by: admin, value: service(w.service.ID)},
+				"an owner repeats it by URL":                    {user: "acme", now: w.service.ID, by: admin, value: `"http://localhost` + pulp.Href(pulp.SigningServiceCollection, w.service.ID) + `"`},
+				"an owner repeats null":                         {user: "acme", value: "null"},
+				"an owner omits it":                             {user: "acme", now: w.service.ID, by: admin},
+				"an administrator names a service":              {value: service(other.ID), owners: &change{other.ID, admin}},
+				"an administrator removes it":                   {now: w.service.ID, by: owner, value: "null", owners: &change{none, nobody}},
+				"an administrator repeats their own":            {now: w.service.ID, by: admin, value: service(w.service.ID)},
+				"an administrator confirms an owner's":          {now: w.service.ID, by: owner, value: service(w.service.ID), owners: &change{w.service.ID, admin}},
+				"an administrator confirms an older assignment": {now: w.service.ID, by: pulp.AssignedEarlier, value: service(w.service.ID), owners: &change{w.service.ID, admin}},
+				"another user, without the field":               {user: "carol", status: 403},
+				"another user, repeating the service":           {user: "carol", now: w.service.ID, by: admin, value: service(w.service.ID), status: 403},
 			} {
 				for _, repo := range []pulp.Repository{w.repo.Repository, mirror} {
 					href := pulp.RepositoryHref(repo.Type, repo.ID)
@@ -104,7 +106,7 @@ func TestAssigningSigningServices(t *testing.T) {
 							continue
 						}
 						if len(w.dispatcher.specs) != before {
-							t.Errorf("%s: %s of %s made a task", name, method, repo.Type)
+							t.Errorf("%s: %s of %s started a task", name, method, repo.Type)
 						}
 					}
 				}
@@ -119,7 +121,8 @@ func TestAssigningSigningServices(t *testing.T) {
 	}
 }
 
-// TestNewRepositoriesGetSigningServicesFromAdministrators proves that an owner cannot make a repository that has a signing service from the start.
+// TestNewRepositoriesGetSigningServicesFromAdministrators proves that an owner cannot create a repository with a signing
+// service.
 func TestNewRepositoriesGetSigningServicesFromAdministrators(t *testing.T) {
 	t.Parallel()
 	strict, loose := newWorld(t), newWorld(t, byOwners)
@@ -130,7 +133,7 @@ func TestNewRepositoriesGetSigningServicesFromAdministrators(t *testing.T) {
 		r, err := w.store.Catalog.RepositoryByName(t.Context(), name)
 		if status != 201 {
 			if err == nil {
-				t.Errorf("%s was made", name)
+				t.Errorf("%s was created", name)
 			}
 			return
 		}
@@ -144,37 +147,38 @@ func TestNewRepositoriesGetSigningServicesFromAdministrators(t *testing.T) {
 	strict.expect(call{method: http.MethodPost, path: pulp.ContainerCollection, user: "acme", json: `{"name":"acme/null","manifest_signing_service":null}`}, 201, "")
 }
 
-// TestUsingSigningServices proves with which services sign/ may be called: any by administrators; by owners the one that an administrator, somebody before the upgrade or
-// the configuration assigned, and under repository_owners any.
+// TestUsingSigningServices proves which services a sign request may use: any for administrators; for owners the service that
+// an administrator, any user before the upgrade, or the configuration assigned, and any with repository_owners.
 func TestUsingSigningServices(t *testing.T) {
 	t.Parallel()
 	strict, loose, pattern := newWorld(t), newWorld(t, byOwners), newWorld(t, configured("other"))
 	for name, c := range map[string]struct {
-		world       *world
-		user        string
-		by          pulp.Assigner // of the repository's own service; "none" without
-		named, want string        // services by name: of the call, and of the task that is made; empty: refused
+		world *world
+		user  string
+		by    pulp.Assigner // of the repository's own service; "none" without
+		named string        // the service in the request; empty: none
+		want  string        // the service of the task; empty: the request is refused
 	}{
-		"an owner, the administrator's":                 {world: strict, user: "acme", by: pulp.AssignedByAdmin, want: "ctr-svc"},
-		"an owner, the administrator's by name":         {world: strict, user: "acme", by: pulp.AssignedByAdmin, named: "ctr-svc", want: "ctr-svc"},
-		"an owner, an old one":                          {world: strict, user: "acme", by: pulp.AssignedEarlier, want: "ctr-svc"},
-		"an owner, their own":                           {world: strict, user: "acme", by: pulp.AssignedByOwner},
-		"an owner, their own by name":                   {world: strict, user: "acme", by: pulp.AssignedByOwner, named: "ctr-svc"},
-		"an owner, one of an older process":             {world: strict, user: "acme", by: ""},
-		"an owner, another than the administrator's":    {world: strict, user: "acme", by: pulp.AssignedByAdmin, named: "other"},
-		"an owner, one that is not there":               {world: strict, user: "acme", by: pulp.AssignedByAdmin, named: "absent"},
-		"an owner, unassigned":                          {world: strict, user: "acme", by: "none", named: "ctr-svc"},
-		"an administrator, unassigned":                  {world: strict, user: "admin", by: "none", named: "other", want: "other"},
-		"an administrator, an owner's":                  {world: strict, user: "admin", by: pulp.AssignedByOwner, want: "ctr-svc"},
-		"another user, the administrator's":             {world: strict, user: "carol", by: pulp.AssignedByAdmin},
-		"an owner who may choose, another":              {world: loose, user: "acme", by: pulp.AssignedByAdmin, named: "other", want: "other"},
-		"an owner who may choose, their own":            {world: loose, user: "acme", by: pulp.AssignedByOwner, want: "ctr-svc"},
-		"an owner, the configured one":                  {world: pattern, user: "acme", by: "none", want: "other"},
-		"an owner, the configured one by name":          {world: pattern, user: "acme", by: pulp.AssignedByAdmin, named: "other", want: "other"},
-		"an owner, the administrator's before that":     {world: pattern, user: "acme", by: pulp.AssignedByAdmin, want: "ctr-svc"},
-		"an owner, neither":                             {world: pattern, user: "acme", by: "none", named: "ctr-svc"},
-		"an owner, their own beside the configured one": {world: pattern, user: "acme", by: pulp.AssignedByOwner},
-		"another user, the configured one":              {world: pattern, user: "carol", by: "none"},
+		"an owner, the administrator's":                      {world: strict, user: "acme", by: pulp.AssignedByAdmin, want: "ctr-svc"},
+		"an owner, the administrator's by name":              {world: strict, user: "acme", by: pulp.AssignedByAdmin, named: "ctr-svc", want: "ctr-svc"},
+		"an owner, an older assignment":                      {world: strict, user: "acme", by: pulp.AssignedEarlier, want: "ctr-svc"},
+		"an owner, their own":                                {world: strict, user: "acme", by: pulp.AssignedByOwner},
+		"an owner, their own by name":                        {world: strict, user: "acme", by: pulp.AssignedByOwner, named: "ctr-svc"},
+		"an owner, an assignment without an assigner":        {world: strict, user: "acme", by: ""},
+		"an owner, a service other than the administrator's": {world: strict, user: "acme", by: pulp.AssignedByAdmin, named: "other"},
+		"an owner, an unknown service":                       {world: strict, user: "acme", by: pulp.AssignedByAdmin, named: "absent"},
+		"an owner, unassigned":                               {world: strict, user: "acme", by: "none", named: "ctr-svc"},
+		"an administrator, unassigned":                       {world: strict, user: "admin", by: "none", named: "other", want: "other"},
+		"an administrator, an owner's":                       {world: strict, user: "admin", by: pulp.AssignedByOwner, want: "ctr-svc"},
+		"another user, the administrator's":                  {world: strict, user: "carol", by: pulp.AssignedByAdmin},
+		"an owner who may choose, another":                   {world: loose, user: "acme", by: pulp.AssignedByAdmin, named: "other", want: "other"},
+		"an owner who may choose, their own":                 {world: loose, user: "acme", by: pulp.AssignedByOwner, want: "ctr-svc"},
+		"an owner, the configured one":                       {world: pattern, user: "acme", by: "none", want: "other"},
+		"an owner, the configured one by name":               {world: pattern, user: "acme", by: pulp.AssignedByAdmin, named: "other", want: "other"},
+		"an owner, the administrator's before that":          {world: pattern, user: "acme", by: pulp.AssignedByAdmin, want: "ctr-svc"},
+		"an owner, another than the configured one":          {world: pattern, user: "acme", by: "none", named: "ctr-svc"},
+		"an owner, their own beside the configured one":      {world: pattern, user: "acme", by: pulp.AssignedByOwner},
+		"another user, the configured one":                   {world: pattern, user: "carol", by: "none"},
 	} {
 		w := c.world
 		ids := map[string]string{"ctr-svc": w.service.ID, "absent": pulp.NewID()}
@@ -201,18 +205,19 @@ func TestUsingSigningServices(t *testing.T) {
 			}
 			w.expect(sign, 403, refusal)
 			if len(w.dispatcher.specs) != before {
-				t.Errorf("%s: a task was made", name)
+				t.Errorf("%s: a task was started", name)
 			}
 			continue
 		}
 		w.expect(sign, 202, "")
 		if got := w.dispatcher.last().Args.(tasks.SignArgs).ServiceID; got != ids[c.want] {
-			t.Errorf("%s: signs with %s, want %s (%s)", name, got, ids[c.want], c.want)
+			t.Errorf("%s: the task signs with %s, want %s (%s)", name, got, ids[c.want], c.want)
 		}
 	}
 }
 
-// TestSignOnPushNeedsAnAssignment proves that owners turn signing on push on only where a service is assigned to the repository that they may use.
+// TestSignOnPushNeedsAnAssignment proves that owners can enable sign_on_push only for a repository with an assigned service
+// that they may use.
 func TestSignOnPushNeedsAnAssignment(t *testing.T) {
 	t.Parallel()
 	const missing = `{"sign_on_push":["A repository that signs on push needs a manifest_signing_service."]}`
@@ -234,7 +239,7 @@ func TestSignOnPushNeedsAnAssignment(t *testing.T) {
 	w.expect(on(w, "carol"), 403, "")
 	pattern.expect(on(pattern, "acme"), 202, "")
 
-	// Where the assignment was revoked, other fields can be changed and signing on push can be turned off.
+	// After the assignment was revoked, other fields can be changed and sign_on_push can be disabled.
 	if _, err := w.store.Catalog.EditRepository(t.Context(), nil, pulp.ContainerPush, w.repo.Repository.ID, func(r *pulp.Repository) { r.SignOnPush, r.SigningServiceID = true, "" }); err != nil {
 		t.Fatal(err)
 	}
@@ -242,8 +247,8 @@ func TestSignOnPushNeedsAnAssignment(t *testing.T) {
 	w.expect(call{method: http.MethodPatch, path: w.repoHref(), user: "acme", json: `{"sign_on_push":false}`}, 202, "")
 }
 
-// TestSigningServicesAreNotShown proves that nobody sees a signing service's href who may neither modify the repository nor administer the server, in lists, single objects,
-// signatures and reports of who signed.
+// TestSigningServicesAreNotShown proves that lists, objects, signatures and reports of verify/ show the href of a signing
+// service only to users that may modify the repository or administer the server.
 func TestSigningServicesAreNotShown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -7,8 +7,7 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// What the REST API cannot make yet is put into the database by hand: repositories without distributions, more distributions of one, and private ones.
-
+// exec runs a statement in the database. It creates states that the REST API cannot create.
 func (w *world) exec(query string, args ...any) {
 	w.t.Helper()
 	driver, source := "pgx", w.database // the store's own drivers
@@ -25,7 +24,7 @@ func (w *world) exec(query string, args ...any) {
 	}
 }
 
-// undistributed makes a repository by hand, not by a push.
+// undistributed creates a repository without a distribution that no push created.
 func (w *world) undistributed(name string) pulp.Repository {
 	w.t.Helper()
 	target := w.target(name)
@@ -34,7 +33,7 @@ func (w *world) undistributed(name string) pulp.Repository {
 	return target.Repository
 }
 
-// distribute makes a distribution of a repository and returns its id.
+// distribute creates a distribution of a repository and returns its id.
 func (w *world) distribute(path, repositoryID string) string {
 	w.t.Helper()
 	id := pulp.NewID()

@@ -29,7 +29,8 @@ func TestDistributions(t *testing.T) {
 	served := m.serve(pulp.Distribution{Name: "acme-full", BasePath: "acme/full", RepositoryID: m.full.ID})
 	fixed := m.pin("acme/fixed", m.full.ID, 1)
 	nothing := m.serve(pulp.Distribution{Name: "carol/nothing", BasePath: "carol/nothing"})
-	foreign := m.serve(pulp.Distribution{Name: "carol/foreign", BasePath: "carol/foreign", RepositoryID: m.repo.Repository.ID}) // staff made it
+	// An administrator created this distribution in carol's namespace.
+	foreign := m.serve(pulp.Distribution{Name: "carol/foreign", BasePath: "carol/foreign", RepositoryID: m.repo.Repository.ID})
 	at := func(d pulp.Distribution) string { return pulp.Href(pulp.DistributionCollection, d.ID) }
 	guard := m.get(at(served))["content_guard"].(string)
 	guardPRN := m.get(at(served))["content_guard_prn"].(string)
@@ -48,8 +49,8 @@ func TestDistributions(t *testing.T) {
 		f(&all)
 		return &all
 	}
-	for what, c := range map[string]struct {
-		method, path, user, body string // path: that of a distribution; POST goes to the collection
+	for name, c := range map[string]struct {
+		method, path, user, body string // path: of a distribution; POST uses the collection
 		status                   int
 		want                     string
 		fields                   *tasks.DistributionFields
@@ -59,69 +60,69 @@ func TestDistributions(t *testing.T) {
 		"a push repository": {method: post, body: `{"name":"n","base_path":"acme/n","repository":"prn:container.containerpushrepository:` + m.repo.Repository.ID + `"}`, status: 202, fields: with(func(f *tasks.DistributionFields) { f.RepositoryID = &m.repo.Repository.ID })},
 		"a version":         {method: post, user: "acme", body: `{"name":"acme/n","base_path":"acme/n","repository_version":"` + full + `versions/1/"}`, status: 202, fields: with(func(f *tasks.DistributionFields) { f.Name, f.Version = ptr("acme/n"), pinned })},
 		"a version by PRN":  {method: post, body: `{"name":"n","base_path":"acme/n","repository":null,"repository_version":"` + pulp.VersionPRN(version.ID) + `"}`, status: 202, fields: with(func(f *tasks.DistributionFields) { f.RepositoryID, f.Version = ptr(""), pinned })},
-		"all that can be": {method: post, body: `{"name":"n","base_path":"acme/n","private":true,"hidden":true,"description":"d","pulp_labels":{"a":"b"},"content_guard":"` + guard + `","repository":null,"repository_version":null}`, status: 202, fields: with(func(f *tasks.DistributionFields) {
+		"all fields": {method: post, body: `{"name":"n","base_path":"acme/n","private":true,"hidden":true,"description":"d","pulp_labels":{"a":"b"},"content_guard":"` + guard + `","repository":null,"repository_version":null}`, status: 202, fields: with(func(f *tasks.DistributionFields) {
 			f.RepositoryID, f.Version, f.Private, f.Hidden, f.Description, f.Labels = ptr(""), free, ptr(true), ptr(true), tasks.Optional[string]{Set: true, Value: ptr("d")}, &map[string]*string{"a": ptr("b")}
 		})},
-		"the guard by PRN":      {method: post, body: `{"name":"n","base_path":"acme/n","content_guard":"` + guardPRN + `"}`, status: 202, fields: &named},
-		"the guard by URL":      {method: post, body: `{"name":"n","base_path":"acme/n","content_guard":"https://registry.example` + guard + `"}`, status: 202, fields: &named},
-		"what nobody sets":      {method: post, body: `{"name":"n","base_path":"acme/n","registry_path":"x","remote":null,"namespace":7,"content_guard_prn":"x","no_content_change_since":null,"prn":"x"}`, status: 202, fields: &named},
-		"one's own by a user":   {method: post, user: "carol", body: `{"name":"carol/n","base_path":"carol/n","repository":"` + href(theirs) + `"}`, status: 202},
-		"a version of another":  {method: post, user: "carol", body: `{"name":"carol/n","base_path":"carol/n","repository_version":"` + full + `versions/1/"}`, status: 202},
-		"a garbled body":        {method: post, body: `x`, status: 400},
-		"another's path":        {method: post, user: "carol", body: `{"name":"carol/n","base_path":"acme/n"}`, status: 403, want: denied},
-		"another's repository":  {method: post, user: "carol", body: `{"name":"carol/n","base_path":"carol/n","repository":"` + push + `"}`, status: 403, want: denied},
-		"an unseen repository":  {method: post, user: "carol", body: `{"name":"carol/n","base_path":"carol/n","repository":"` + secretHref + `"}`, status: 400, want: `{"repository":` + noneThere + `}`},
-		"an unseen version":     {method: post, user: "carol", body: `{"name":"carol/n","base_path":"carol/n","repository_version":"` + secretHref + `versions/0/"}`, status: 400, want: `{"repository_version":` + noneThere + `}`},
-		"a missing repository":  {method: post, body: `{"name":"n","base_path":"acme/n","repository":"` + pulp.RepositoryHref(pulp.Container, pulp.NewID()) + `"}`, status: 400, want: `{"repository":` + noneThere + `}`},
-		"the wrong type of it":  {method: post, body: `{"name":"n","base_path":"acme/n","repository":"` + pulp.RepositoryHref(pulp.Container, m.repo.Repository.ID) + `"}`, status: 400, want: `{"repository":` + noneThere + `}`},
-		"a version as one":      {method: post, body: `{"name":"n","base_path":"acme/n","repository_version":"` + full + `"}`, status: 400, want: `{"repository_version":` + otherKind + `}`},
-		"a remote as one":       {method: post, body: `{"name":"n","base_path":"acme/n","repository":"` + m.remoteHref() + `"}`, status: 400, want: `{"repository":` + otherKind + `}`},
-		"both":                  {method: post, body: `{"name":"n","base_path":"acme/n","repository":"` + full + `","repository_version":"` + full + `versions/1/"}`, status: 400, want: both},
-		"a guard null":          {method: post, body: `{"name":"n","base_path":"acme/n","content_guard":null}`, status: 400, want: `{"content_guard":["This field may not be null."]}`},
-		"another guard":         {method: post, body: `{"name":"n","base_path":"acme/n","content_guard":"` + pulp.Href(pulp.GuardCollection, pulp.NewID()) + `"}`, status: 400, want: `{"content_guard":` + noneThere + `}`},
-		"no guard":              {method: post, body: `{"name":"n","base_path":"acme/n","content_guard":"` + full + `"}`, status: 400, want: `{"content_guard":` + otherKind + `}`},
-		"a path with capitals":  {method: post, body: `{"name":"n","base_path":"Acme/n"}`, status: 400, want: forbidden},
-		"a path that ends open": {method: post, body: `{"name":"n","base_path":"acme/n/"}`, status: 400, want: forbidden},
-		"a path with dots":      {method: post, body: `{"name":"n","base_path":"acme/../n"}`, status: 400, want: forbidden},
-		"a blank path":          {method: post, body: `{"name":"n","base_path":""}`, status: 400, want: `{"base_path":["This field may not be blank."]}`},
-		"a path above others":   {method: post, body: `{"name":"n","base_path":"acme"}`, status: 400, want: overlaps},
-		"a path below another":  {method: post, body: `{"name":"n","base_path":"acme/full/x/y"}`, status: 400, want: overlaps},
-		"a taken name":          {method: post, body: `{"name":"acme-full","base_path":"acme/n"}`, status: 400, want: `{"name":["This field must be unique."]}`},
-		"a taken path":          {method: post, body: `{"name":"n","base_path":"acme/full"}`, status: 400, want: `{"base_path":["This field must be unique."]}`},
-		"all that is wrong":     {method: post, body: `{"name":"acme-full","base_path":"acme/full","private":7,"description":""}`, status: 400, want: `{"base_path":["This field must be unique."],"description":["This field may not be blank."],"name":["This field must be unique."],"private":["Must be a valid boolean."]}`},
-		"an overlap comes last": {method: post, body: `{"name":"n","base_path":"acme/full/x","private":7}`, status: 400, want: `{"private":["Must be a valid boolean."]}`},
-		"a name in the way":     {method: post, user: "carol", body: `{"name":"acme/later","base_path":"carol/n"}`, status: 403, want: denied},
-		"another's namespace":   {method: post, user: "carol", body: `{"name":"acme","base_path":"carol/n"}`, status: 403, want: denied},
-		"a name of nobody's":    {method: post, user: "carol", body: `{"name":"nginx","base_path":"carol/n"}`, status: 403, want: denied},
-		"a path of nobody's":    {method: post, user: "carol", body: `{"name":"carol/n","base_path":"nginx"}`, status: 403, want: denied},
-		"one's own namespace":   {method: post, user: "carol", body: `{"name":"carol","base_path":"carol/n"}`, status: 202},
-		"a name of one's own":   {method: post, user: "carol", body: `{"name":"carol/later","base_path":"carol/n"}`, status: 202},
-		"a name that is a text": {method: post, user: "carol", body: `{"name":"Acme / later","base_path":"carol/n"}`, status: 202},
-		"an unknown field":      {method: post, body: `{"name":"n","base_path":"acme/n","foo":1}`, status: 400, want: `{"foo":["Unexpected field"]}`},
+		"the guard by PRN":                     {method: post, body: `{"name":"n","base_path":"acme/n","content_guard":"` + guardPRN + `"}`, status: 202, fields: &named},
+		"the guard by URL":                     {method: post, body: `{"name":"n","base_path":"acme/n","content_guard":"https://registry.example` + guard + `"}`, status: 202, fields: &named},
+		"fields that are not settable":         {method: post, body: `{"name":"n","base_path":"acme/n","registry_path":"x","remote":null,"namespace":7,"content_guard_prn":"x","no_content_change_since":null,"prn":"x"}`, status: 202, fields: &named},
+		"own objects, by a user":               {method: post, user: "carol", body: `{"name":"carol/n","base_path":"carol/n","repository":"` + href(theirs) + `"}`, status: 202},
+		"a visible version of another user":    {method: post, user: "carol", body: `{"name":"carol/n","base_path":"carol/n","repository_version":"` + full + `versions/1/"}`, status: 202},
+		"a malformed body":                     {method: post, body: `x`, status: 400},
+		"another user's path":                  {method: post, user: "carol", body: `{"name":"carol/n","base_path":"acme/n"}`, status: 403, want: denied},
+		"another user's repository":            {method: post, user: "carol", body: `{"name":"carol/n","base_path":"carol/n","repository":"` + push + `"}`, status: 403, want: denied},
+		"a hidden repository":                  {method: post, user: "carol", body: `{"name":"carol/n","base_path":"carol/n","repository":"` + secretHref + `"}`, status: 400, want: `{"repository":` + noneThere + `}`},
+		"a hidden version":                     {method: post, user: "carol", body: `{"name":"carol/n","base_path":"carol/n","repository_version":"` + secretHref + `versions/0/"}`, status: 400, want: `{"repository_version":` + noneThere + `}`},
+		"a missing repository":                 {method: post, body: `{"name":"n","base_path":"acme/n","repository":"` + pulp.RepositoryHref(pulp.Container, pulp.NewID()) + `"}`, status: 400, want: `{"repository":` + noneThere + `}`},
+		"a repository of the other type":       {method: post, body: `{"name":"n","base_path":"acme/n","repository":"` + pulp.RepositoryHref(pulp.Container, m.repo.Repository.ID) + `"}`, status: 400, want: `{"repository":` + noneThere + `}`},
+		"a repository as the version":          {method: post, body: `{"name":"n","base_path":"acme/n","repository_version":"` + full + `"}`, status: 400, want: `{"repository_version":` + otherKind + `}`},
+		"a remote as the repository":           {method: post, body: `{"name":"n","base_path":"acme/n","repository":"` + m.remoteHref() + `"}`, status: 400, want: `{"repository":` + otherKind + `}`},
+		"a repository and a version":           {method: post, body: `{"name":"n","base_path":"acme/n","repository":"` + full + `","repository_version":"` + full + `versions/1/"}`, status: 400, want: both},
+		"a null guard":                         {method: post, body: `{"name":"n","base_path":"acme/n","content_guard":null}`, status: 400, want: `{"content_guard":["This field may not be null."]}`},
+		"an unknown guard":                     {method: post, body: `{"name":"n","base_path":"acme/n","content_guard":"` + pulp.Href(pulp.GuardCollection, pulp.NewID()) + `"}`, status: 400, want: `{"content_guard":` + noneThere + `}`},
+		"a repository as the guard":            {method: post, body: `{"name":"n","base_path":"acme/n","content_guard":"` + full + `"}`, status: 400, want: `{"content_guard":` + otherKind + `}`},
+		"a path with capitals":                 {method: post, body: `{"name":"n","base_path":"Acme/n"}`, status: 400, want: forbidden},
+		"a path with a final slash":            {method: post, body: `{"name":"n","base_path":"acme/n/"}`, status: 400, want: forbidden},
+		"a path with dots":                     {method: post, body: `{"name":"n","base_path":"acme/../n"}`, status: 400, want: forbidden},
+		"a blank path":                         {method: post, body: `{"name":"n","base_path":""}`, status: 400, want: `{"base_path":["This field may not be blank."]}`},
+		"a path above others":                  {method: post, body: `{"name":"n","base_path":"acme"}`, status: 400, want: overlaps},
+		"a path below another":                 {method: post, body: `{"name":"n","base_path":"acme/full/x/y"}`, status: 400, want: overlaps},
+		"a taken name":                         {method: post, body: `{"name":"acme-full","base_path":"acme/n"}`, status: 400, want: `{"name":["This field must be unique."]}`},
+		"a taken path":                         {method: post, body: `{"name":"n","base_path":"acme/full"}`, status: 400, want: `{"base_path":["This field must be unique."]}`},
+		"several errors":                       {method: post, body: `{"name":"acme-full","base_path":"acme/full","private":7,"description":""}`, status: 400, want: `{"base_path":["This field must be unique."],"description":["This field may not be blank."],"name":["This field must be unique."],"private":["Must be a valid boolean."]}`},
+		"an overlap with another error":        {method: post, body: `{"name":"n","base_path":"acme/full/x","private":7}`, status: 400, want: `{"private":["Must be a valid boolean."]}`},
+		"a name that could be a path":          {method: post, user: "carol", body: `{"name":"acme/later","base_path":"carol/n"}`, status: 403, want: denied},
+		"another user's namespace as the name": {method: post, user: "carol", body: `{"name":"acme","base_path":"carol/n"}`, status: 403, want: denied},
+		"a top-level name":                     {method: post, user: "carol", body: `{"name":"nginx","base_path":"carol/n"}`, status: 403, want: denied},
+		"a top-level path":                     {method: post, user: "carol", body: `{"name":"carol/n","base_path":"nginx"}`, status: 403, want: denied},
+		"the own namespace as the name":        {method: post, user: "carol", body: `{"name":"carol","base_path":"carol/n"}`, status: 202},
+		"a name in the own namespace":          {method: post, user: "carol", body: `{"name":"carol/later","base_path":"carol/n"}`, status: 202},
+		"a name that cannot be a path":         {method: post, user: "carol", body: `{"name":"Acme / later","base_path":"carol/n"}`, status: 202},
+		"an unknown field":                     {method: post, body: `{"name":"n","base_path":"acme/n","foo":1}`, status: 400, want: `{"foo":["Unexpected field"]}`},
 
-		"PATCH of nothing":              {method: patch, path: at(served), body: `{}`, status: 200},
-		"PATCH of what is so":           {method: patch, path: at(served), body: `{"name":"acme-full","base_path":"acme/full","repository":"` + full + `","private":false,"hidden":false,"description":null,"pulp_labels":{},"repository_version":null,"content_guard":"` + guard + `"}`, status: 200},
-		"PUT of what is so":             {method: put, path: at(fixed), body: `{"name":"acme/fixed","base_path":"acme/fixed"}`, status: 200},
-		"PUT without what must be":      {method: put, path: at(served), body: `{}`, status: 400, want: `{"base_path":["This field is required."],"name":["This field is required."]}`},
-		"hiding":                        {method: patch, path: at(served), user: "acme", body: `{"private":true}`, status: 202, fields: &tasks.DistributionFields{Private: ptr(true)}},
-		"moving":                        {method: patch, path: at(served), user: "acme", body: `{"base_path":"acme/full/below"}`, status: 202, fields: &tasks.DistributionFields{BasePath: ptr("acme/full/below")}},
-		"moving above another":          {method: patch, path: at(served), body: `{"base_path":"carol"}`, status: 400, want: overlaps},
-		"moving to another's":           {method: patch, path: at(served), user: "acme", body: `{"base_path":"b/x"}`, status: 403, want: denied},
-		"moving onto another":           {method: patch, path: at(served), body: `{"base_path":"acme/fixed","name":"acme/fixed"}`, status: 400, want: `{"base_path":["This field must be unique."],"name":["This field must be unique."]}`},
-		"renamed to nobody's name":      {method: patch, path: at(nothing), user: "carol", body: `{"name":"nginx"}`, status: 403, want: denied},
-		"renamed into another's way":    {method: patch, path: at(nothing), user: "carol", body: `{"name":"acme/later"}`, status: 403, want: denied},
-		"serving nothing":               {method: patch, path: at(served), body: `{"repository":null}`, status: 202, fields: &tasks.DistributionFields{RepositoryID: ptr("")}},
-		"a version beside a repository": {method: patch, path: at(served), body: `{"repository_version":"` + full + `versions/1/"}`, status: 400, want: both},
-		"a version instead":             {method: patch, path: at(served), body: `{"repository":null,"repository_version":"` + full + `versions/1/"}`, status: 202, fields: &tasks.DistributionFields{RepositoryID: ptr(""), Version: pinned}},
-		"a repository beside a version": {method: patch, path: at(fixed), body: `{"repository":"` + full + `"}`, status: 400, want: both},
-		"a repository instead":          {method: patch, path: at(fixed), body: `{"repository":"` + full + `","repository_version":null}`, status: 202, fields: &tasks.DistributionFields{RepositoryID: &m.full.ID, Version: free}},
-		"a push repository's version":   {method: patch, path: at(fixed), body: `{"repository_version":"` + push + `versions/1/"}`, status: 400, want: `{"non_field_errors":["A container push repository cannot be distributed by specifying a repository version."]}`},
-		"by somebody else":              {method: patch, path: at(served), user: "carol", body: `{bad`, status: 403, want: denied},
-		"another's into one's own":      {method: patch, path: at(nothing), user: "carol", body: `{"repository":"` + full + `"}`, status: 403, want: denied},
-		"another's, as staff left it":   {method: patch, path: at(foreign), user: "carol", body: `{"repository":"` + push + `","description":"d"}`, status: 202},
-		"one that is not":               {method: patch, path: pulp.Href(pulp.DistributionCollection, pulp.NewID()), body: `{}`, status: 404, want: `{"detail":"No ContainerDistribution matches the given query."}`},
+		"PATCH without fields":                        {method: patch, path: at(served), body: `{}`, status: 200},
+		"PATCH with present values":                   {method: patch, path: at(served), body: `{"name":"acme-full","base_path":"acme/full","repository":"` + full + `","private":false,"hidden":false,"description":null,"pulp_labels":{},"repository_version":null,"content_guard":"` + guard + `"}`, status: 200},
+		"PUT with present values":                     {method: put, path: at(fixed), body: `{"name":"acme/fixed","base_path":"acme/fixed"}`, status: 200},
+		"PUT without required fields":                 {method: put, path: at(served), body: `{}`, status: 400, want: `{"base_path":["This field is required."],"name":["This field is required."]}`},
+		"making it private":                           {method: patch, path: at(served), user: "acme", body: `{"private":true}`, status: 202, fields: &tasks.DistributionFields{Private: ptr(true)}},
+		"moving":                                      {method: patch, path: at(served), user: "acme", body: `{"base_path":"acme/full/below"}`, status: 202, fields: &tasks.DistributionFields{BasePath: ptr("acme/full/below")}},
+		"moving above another":                        {method: patch, path: at(served), body: `{"base_path":"carol"}`, status: 400, want: overlaps},
+		"moving to another user's path":               {method: patch, path: at(served), user: "acme", body: `{"base_path":"b/x"}`, status: 403, want: denied},
+		"taking a path and a name":                    {method: patch, path: at(served), body: `{"base_path":"acme/fixed","name":"acme/fixed"}`, status: 400, want: `{"base_path":["This field must be unique."],"name":["This field must be unique."]}`},
+		"renaming to a top-level name":                {method: patch, path: at(nothing), user: "carol", body: `{"name":"nginx"}`, status: 403, want: denied},
+		"renaming to another user's path":             {method: patch, path: at(nothing), user: "carol", body: `{"name":"acme/later"}`, status: 403, want: denied},
+		"serving nothing":                             {method: patch, path: at(served), body: `{"repository":null}`, status: 202, fields: &tasks.DistributionFields{RepositoryID: ptr("")}},
+		"a version beside a repository":               {method: patch, path: at(served), body: `{"repository_version":"` + full + `versions/1/"}`, status: 400, want: both},
+		"a version instead of the repository":         {method: patch, path: at(served), body: `{"repository":null,"repository_version":"` + full + `versions/1/"}`, status: 202, fields: &tasks.DistributionFields{RepositoryID: ptr(""), Version: pinned}},
+		"a repository beside a version":               {method: patch, path: at(fixed), body: `{"repository":"` + full + `"}`, status: 400, want: both},
+		"a repository instead of the version":         {method: patch, path: at(fixed), body: `{"repository":"` + full + `","repository_version":null}`, status: 202, fields: &tasks.DistributionFields{RepositoryID: &m.full.ID, Version: free}},
+		"a push repository's version":                 {method: patch, path: at(fixed), body: `{"repository_version":"` + push + `versions/1/"}`, status: 400, want: `{"non_field_errors":["A container push repository cannot be distributed by specifying a repository version."]}`},
+		"by another user":                             {method: patch, path: at(served), user: "carol", body: `{bad`, status: 403, want: denied},
+		"a distribution of another user's repository": {method: patch, path: at(nothing), user: "carol", body: `{"repository":"` + full + `"}`, status: 403, want: denied},
+		"keeping another user's repository":           {method: patch, path: at(foreign), user: "carol", body: `{"repository":"` + push + `","description":"d"}`, status: 202},
+		"an unknown distribution":                     {method: patch, path: pulp.Href(pulp.DistributionCollection, pulp.NewID()), body: `{}`, status: 404, want: `{"detail":"No ContainerDistribution matches the given query."}`},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			if c.method == post {
 				c.path = pulp.DistributionCollection
 			}
@@ -129,7 +130,7 @@ func TestDistributions(t *testing.T) {
 			r := m.expect(call{method: c.method, path: c.path, user: c.user, json: c.body}, c.status, c.want)
 			if c.status != 202 {
 				if len(m.dispatcher.specs) != before {
-					t.Error("a task was made")
+					t.Error("a task was started")
 				}
 				if c.status == 200 && r.body.(map[string]any)["pulp_href"] != c.path {
 					t.Errorf("body %s", r.raw)
@@ -219,7 +220,7 @@ func TestNamespaces(t *testing.T) {
 	for _, r := range spec.Resources {
 		reserved = append(reserved, r.Href)
 	}
-	want := []string{own, m.repoHref()} // the repository that a push made goes too; the mirror stays
+	want := []string{own, m.repoHref()} // the repository that a push created is deleted too, the mirror is not
 	for _, d := range []pulp.Distribution{m.repo.Distribution, again, mirror} {
 		want = append(want, pulp.Href(pulp.DistributionCollection, d.ID))
 	}

@@ -18,10 +18,9 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// TestHostilePathsToSignUnder asks for signatures in the name of paths that are others', or none at all, with and without distributions of one's own.
-//
-// Hostile input 13.
-func TestHostilePathsToSignUnder(t *testing.T) {
+// TestHostileBasePaths requests signatures for paths of other users and for invalid paths, of repositories with and without
+// distributions (hostile-inputs.md#hostile-base-path).
+func TestHostileBasePaths(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.target("b/other")
@@ -65,27 +64,26 @@ func TestHostilePathsToSignUnder(t *testing.T) {
 				body := map[string]any{"manifest_signing_service": w.serviceHref(), "future_base_path": path}
 				r := w.expect(call{method: http.MethodPost, path: repo + "sign/", user: "acme", json: body}, status, "")
 				if status == 400 && !strings.Contains(r.raw, `{"future_base_path":["`) {
-					t.Errorf("answered %s", r.raw)
+					t.Errorf("response %s", r.raw)
 				}
 			}
 			if len(w.dispatcher.specs) != before {
-				t.Error("a task was made")
+				t.Error("a task was started")
 			}
 		})
 	}
 }
 
-// TestSigningTakesMoreThanPushing: who may push into a repository, under a path of theirs that serves it, may not for that have it signed.
-//
-// Hostile input 14.
-func TestSigningTakesMoreThanPushing(t *testing.T) {
+// TestPushPermissionDoesNotAllowSigning proves that a user who may push to a repository by a path of theirs may not have it
+// signed (hostile-inputs.md#sign-without-permission).
+func TestPushPermissionDoesNotAllowSigning(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	other := w.target("b/other")
 	w.pushImage(other, "theirs", "amd64", "latest")
 	w.distribute("carol/window", other.Repository.ID)
 	if carol := (&pulp.User{Username: "carol", Active: true}); !auth.Allow(carol, auth.Push, auth.Object{Path: "carol/window", Exists: true}) {
-		t.Fatal("carol may not push either")
+		t.Fatal("carol may not push, so the test proves nothing")
 	}
 	href := pulp.RepositoryHref(pulp.ContainerPush, other.Repository.ID)
 	before := len(w.dispatcher.specs)
@@ -100,15 +98,14 @@ func TestSigningTakesMoreThanPushing(t *testing.T) {
 		})
 	}
 	if len(w.dispatcher.specs) != before {
-		t.Error("a task was made")
+		t.Error("a task was started")
 	}
 	w.expect(call{method: http.MethodPost, path: href + "sign/", json: `{"manifest_signing_service":"` + w.serviceHref() + `","future_base_path":"b/other"}`}, 202, "")
 }
 
-// TestTheHostThatACallerNamesIsNotSigned: a sign call says nothing of hosts, whatever its headers say, and is taken as if they were not there.
-//
-// Hostile input 12. What is signed then is TestForeignHostsAreNotSigned's in integration.
-func TestTheHostThatACallerNamesIsNotSigned(t *testing.T) {
+// TestRequestHostsHaveNoEffectOnSigning proves that headers with a host do not change a sign task
+// (hostile-inputs.md#foreign-host-headers). TestForeignHostsAreNotSigned in integration inspects the signatures.
+func TestRequestHostsHaveNoEffectOnSigning(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for name, header := range map[string]map[string]string{
@@ -137,7 +134,7 @@ func TestTheHostThatACallerNamesIsNotSigned(t *testing.T) {
 			defer func() { _ = res.Body.Close() }()
 			raw, err := io.ReadAll(res.Body)
 			if err != nil || res.StatusCode != http.StatusAccepted || strings.Contains(string(raw), "evil") {
-				t.Errorf("answered %d %s, %v", res.StatusCode, raw, err)
+				t.Errorf("response %d %s, %v", res.StatusCode, raw, err)
 			}
 			want := tasks.SignArgs{RepositoryID: w.repo.Repository.ID, ServiceID: w.service.ID, BasePath: "acme/app"}
 			if got := w.dispatcher.last().Args; fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
@@ -147,9 +144,9 @@ func TestTheHostThatACallerNamesIsNotSigned(t *testing.T) {
 	}
 }
 
-// TestHostileSignaturesAreFlagged: what has expired since it came, what its key no longer vouches for, and what nobody's key made stands in the list, marked as not verified.
-//
-// Hostile inputs 3 and 7. That they are served is TestSignaturesOutOfTheirTime's in proxy.
+// TestHostileSignaturesAreFlagged proves that lists show expired signatures, signatures by expired or revoked keys, and
+// signatures by unknown keys as not verified (hostile-inputs.md#expired-signature, hostile-inputs.md#unknown-key).
+// TestSignaturesOutOfTheirTime in proxy proves that they are served.
 func TestHostileSignaturesAreFlagged(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -180,7 +177,7 @@ func TestHostileSignaturesAreFlagged(t *testing.T) {
 	for name, k := range map[string]signingKey{"good": good, "spent": spent, "revoked": revoked} {
 		w.serviceOf(k, name)
 	}
-	want := map[string]string{ // by reference: why it is not verified
+	want := map[string]string{ // the reason for not being verified, by reference
 		app + "good": "", app + "unknown": signing.ErrUnknownKey.Msg,
 		app + "expired": "it has expired", app + "spent": "its key has expired", app + "revoked": "its key was revoked",
 	}
@@ -198,7 +195,7 @@ func TestHostileSignaturesAreFlagged(t *testing.T) {
 		}
 	}
 	if len(found) != len(want) {
-		t.Errorf("the list has %v", found)
+		t.Errorf("the list has the signatures %v, want %v", found, want)
 	}
 	said := w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`}, http.StatusOK, "").body
 	found = map[string]bool{}
@@ -210,15 +207,15 @@ func TestHostileSignaturesAreFlagged(t *testing.T) {
 		}
 		found[reference] = true
 		if reason, _ := dig(t, g, "reason").(string); dig(t, g, "verified") != (why == "") || !strings.Contains(reason, why) || why == "" && reason != "" {
-			t.Errorf("%s: verified %v, because %q, want %q", reference, dig(t, g, "verified"), reason, why)
+			t.Errorf("%s: verified %v, reason %q, want %q", reference, dig(t, g, "verified"), reason, why)
 		}
 	}
 	if len(found) != len(want) {
-		t.Errorf("who signed: %v", found)
+		t.Errorf("verify/ reports the signatures %v, want %v", found, want)
 	}
 }
 
-// export reads the public part of the entity anew, after it was changed.
+// export updates the public key after the entity was changed.
 func (k *signingKey) export(t *testing.T) {
 	t.Helper()
 	var public bytes.Buffer
@@ -228,7 +225,7 @@ func (k *signingKey) export(t *testing.T) {
 	k.public = public.Bytes()
 }
 
-// signAt puts a signature of latest, as if it had come when it was made.
+// signAt stores a signature of latest that was created at a time in the past.
 func (w *world) signAt(k signingKey, at time.Time, lifetime time.Duration, reference string) {
 	w.t.Helper()
 	claim, err := signing.EncodeClaim(signing.Claim{ManifestDigest: w.manifest, DockerReference: reference})

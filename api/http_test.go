@@ -17,17 +17,17 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-func TestEveryAnswerCarriesTheCommonHeaders(t *testing.T) {
+func TestEveryResponseHasTheCommonHeaders(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	for what, c := range map[string]call{
-		"a list":           {path: "tasks/"},
-		"nobody":           {path: "tasks/", user: "-"},
-		"a bad filter":     {path: "tasks/?bogus=1"},
-		"no such route":    {path: "nothing/"},
-		"no closing slash": {path: "tasks"},
-		"a wrong method":   {method: http.MethodPost, path: "tasks/"},
-		"a HEAD":           {method: http.MethodHead, path: "tasks/"},
+	for label, c := range map[string]call{
+		"a list":                {path: "tasks/"},
+		"no credentials":        {path: "tasks/", user: "-"},
+		"an unknown filter":     {path: "tasks/?bogus=1"},
+		"an unknown path":       {path: "nothing/"},
+		"a missing final slash": {path: "tasks"},
+		"a wrong method":        {method: http.MethodPost, path: "tasks/"},
+		"a HEAD":                {method: http.MethodHead, path: "tasks/"},
 	} {
 		r := w.do(c)
 		for name, want := range map[string]string{
@@ -35,14 +35,14 @@ func TestEveryAnswerCarriesTheCommonHeaders(t *testing.T) {
 			"Cross-Origin-Opener-Policy": "same-origin", "Access-Control-Expose-Headers": "Correlation-ID",
 		} {
 			if got := r.Header.Get(name); got != want {
-				t.Errorf("%s: %s: %q, want %q", what, name, got, want)
+				t.Errorf("%s: %s: %q, want %q", label, name, got, want)
 			}
 		}
 		if id := r.Header.Get("Correlation-ID"); len(id) != 32 {
-			t.Errorf("%s: Correlation-ID %q", what, id)
+			t.Errorf("%s: Correlation-ID %q", label, id)
 		}
 		if kind := r.Header.Get("Content-Type"); kind != "application/json" && r.ContentLength != 0 {
-			t.Errorf("%s: Content-Type %q", what, kind)
+			t.Errorf("%s: Content-Type %q", label, kind)
 		}
 	}
 	if got := w.do(call{path: "tasks/", header: map[string]string{"Correlation-ID": "my-cid-1"}}).Header.Get("Correlation-ID"); got != "my-cid-1" {
@@ -54,34 +54,34 @@ func TestMethodsAndPaths(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	const root = pulp.Root
-	for what, c := range map[string]struct {
+	for name, c := range map[string]struct {
 		call     call
 		status   int
 		location string
 		allow    string
 	}{
-		"HEAD where GET is":                   {call: call{method: "HEAD", path: "tasks/"}, status: 200, allow: "GET, HEAD, OPTIONS"},
-		"HEAD where only POST is":             {call: call{method: "HEAD", path: "tasks/purge/"}, status: 405, allow: "POST, OPTIONS"},
+		"HEAD of a path with GET":             {call: call{method: "HEAD", path: "tasks/"}, status: 200, allow: "GET, HEAD, OPTIONS"},
+		"HEAD of a path without GET":          {call: call{method: "HEAD", path: "tasks/purge/"}, status: 405, allow: "POST, OPTIONS"},
 		"OPTIONS":                             {call: call{method: "OPTIONS", path: "tasks/"}, status: 200, allow: "GET, HEAD, OPTIONS"},
-		"GET where only POST is":              {call: call{path: "tasks/purge/"}, status: 405, allow: "POST, OPTIONS"},
+		"GET of a path without GET":           {call: call{path: "tasks/purge/"}, status: 405, allow: "POST, OPTIONS"},
 		"TRACE":                               {call: call{method: "TRACE", path: "tasks/"}, status: 405, allow: "GET, HEAD, OPTIONS"},
-		"a method that nobody knows":          {call: call{method: "PROPFIND", path: "tasks/"}, status: 405, allow: "GET, HEAD, OPTIONS"},
+		"an unknown method":                   {call: call{method: "PROPFIND", path: "tasks/"}, status: 405, allow: "GET, HEAD, OPTIONS"},
 		"GET without the slash":               {call: call{path: "tasks?limit=1"}, status: 301, location: root + "tasks/?limit=1"},
 		"POST without the slash":              {call: call{method: "POST", path: "tasks/purge"}, status: 301, location: root + "tasks/purge/"},
 		"an object without the slash":         {call: call{path: strings.TrimSuffix(w.repoHref(), "/")}, status: 301, location: w.repoHref()},
 		"a version without the slash":         {call: call{path: w.repoHref() + "versions/0"}, status: 301, location: w.repoHref() + "versions/0/"},
-		"nothing":                             {call: call{path: "nothing/"}, status: 404},
-		"nothing without the slash":           {call: call{path: "nothing"}, status: 404},
+		"an unknown path":                     {call: call{path: "nothing/"}, status: 404},
+		"an unknown path without the slash":   {call: call{path: "nothing"}, status: 404},
 		"two slashes":                         {call: call{path: "tasks//"}, status: 404, allow: "GET, PATCH, DELETE, HEAD, OPTIONS"},
 		"another host's path":                 {call: call{path: "//evil.example/pulp/api/v3/tasks"}, status: 404},
 		"the root":                            {call: call{path: "/pulp/"}, status: 404},
-		"an action that is not there":         {call: call{method: "POST", path: w.repoHref() + "set_label/", json: "{}"}, status: 404},
-		"a version that is no number":         {call: call{path: w.repoHref() + "versions/abc/"}, status: 404, allow: "GET, DELETE, HEAD, OPTIONS"},
-		"a version below none":                {call: call{path: w.repoHref() + "versions/-1/"}, status: 404, allow: "GET, DELETE, HEAD, OPTIONS"},
+		"an action of other types":            {call: call{method: "POST", path: w.repoHref() + "set_label/", json: "{}"}, status: 404},
+		"a version that is not a number":      {call: call{path: w.repoHref() + "versions/abc/"}, status: 404, allow: "GET, DELETE, HEAD, OPTIONS"},
+		"a negative version":                  {call: call{path: w.repoHref() + "versions/-1/"}, status: 404, allow: "GET, DELETE, HEAD, OPTIONS"},
 		"a push repository as the other type": {call: call{path: pulp.RepositoryHref(pulp.Container, w.repo.Repository.ID)}, status: 404, allow: "GET, PUT, PATCH, DELETE, HEAD, OPTIONS"},
 		"a tag as a manifest":                 {call: call{path: pulp.Href(pulp.ManifestCollection, w.repo.Repository.ID)}, status: 404, allow: "GET, HEAD, OPTIONS"},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			r := w.do(c.call)
 			if r.StatusCode != c.status || r.Header.Get("Location") != c.location || r.Header.Get("Allow") != c.allow {
 				t.Errorf("got %d, Location %q, Allow %q", r.StatusCode, r.Header.Get("Location"), r.Header.Get("Allow"))
@@ -94,7 +94,7 @@ func TestMethodsAndPaths(t *testing.T) {
 	}
 }
 
-func TestJSONIsWhatMostClientsGet(t *testing.T) {
+func TestAcceptHeaders(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for accept, status := range map[string]int{
@@ -109,7 +109,7 @@ func TestJSONIsWhatMostClientsGet(t *testing.T) {
 	w.expect(call{path: "tasks/?format=json&limit=1"}, 200, "")
 }
 
-func TestWhoMayCome(t *testing.T) {
+func TestPermissions(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.target("b/secret")
@@ -118,32 +118,32 @@ func TestWhoMayCome(t *testing.T) {
 	w.put(secret, pulp.Manifest{MediaType: pulp.OCIIndex, Payload: []byte("secret"), Type: "index"}, "hidden")
 	private := pulp.Href(pulp.DistributionCollection, secret.Distribution.ID)
 	version := pulp.VersionHref(pulp.ContainerPush, secret.Repository.ID, 1)
-	for what, c := range map[string]struct {
+	for name, c := range map[string]struct {
 		call   call
 		status int
 		body   string
 	}{
-		"nobody, the status":                  {call: call{path: "status/", user: "-"}, status: 200},
-		"nobody, livez":                       {call: call{path: "livez/", user: "-"}, status: 200},
-		"nobody, readyz":                      {call: call{path: "readyz/", user: "-"}, status: 200},
-		"nobody, tasks":                       {call: call{path: "tasks/", user: "-"}, status: 401, body: `{"detail":"Authentication credentials were not provided."}`},
-		"nobody, a wrong method":              {call: call{method: "DELETE", path: "tasks/", user: "-"}, status: 401},
-		"a bad name":                          {call: call{path: "tasks/", user: "mallory"}, status: 401, body: `{"detail":"Invalid username/password."}`},
-		"a user, signing services":            {call: call{path: w.serviceHref(), user: "carol"}, status: 403, body: `{"detail":"You do not have permission to perform this action."}`},
-		"a user, a public repository":         {call: call{path: w.repoHref(), user: "carol"}, status: 200},
-		"a user, editing it":                  {call: call{method: "PATCH", path: w.repoHref(), user: "carol", json: `{"description":"x"}`}, status: 403},
-		"its owner, editing it":               {call: call{method: "PATCH", path: w.repoHref(), user: "acme", json: `{"description":"x"}`}, status: 202},
-		"its owner, giving it a name":         {call: call{method: "PATCH", path: w.repoHref(), user: "acme", json: `{"name":"acme/better"}`}, status: 202},
-		"its owner, giving it another's name": {call: call{method: "PATCH", path: w.repoHref(), user: "acme", json: `{"name":"b/evil"}`}, status: 403},
-		"a user, a private distribution":      {call: call{path: private, user: "carol"}, status: 404, body: `{"detail":"No ContainerDistribution matches the given query."}`},
-		"staff, a private distribution":       {call: call{path: private}, status: 200},
-		"a user, a private repository":        {call: call{path: pulp.RepositoryHref(pulp.ContainerPush, secret.Repository.ID), user: "carol"}, status: 404},
-		"a user, its versions":                {call: call{path: pulp.RepositoryHref(pulp.ContainerPush, secret.Repository.ID) + "versions/", user: "carol"}, status: 404},
-		"a user, its version's content":       {call: call{path: "content/container/tags/?repository_version=" + version, user: "carol"}, status: 400, body: `["URI ` + version + ` not found for repositoryversion."]`},
-		"a user, deleting it":                 {call: call{method: "DELETE", path: private, user: "carol"}, status: 404},
-		"a user, workers":                     {call: call{path: "workers/", user: "carol"}, status: 200},
+		"anonymous, the status":                         {call: call{path: "status/", user: "-"}, status: 200},
+		"anonymous, livez":                              {call: call{path: "livez/", user: "-"}, status: 200},
+		"anonymous, readyz":                             {call: call{path: "readyz/", user: "-"}, status: 200},
+		"anonymous, tasks":                              {call: call{path: "tasks/", user: "-"}, status: 401, body: `{"detail":"Authentication credentials were not provided."}`},
+		"anonymous, a wrong method":                     {call: call{method: "DELETE", path: "tasks/", user: "-"}, status: 401},
+		"an unknown user":                               {call: call{path: "tasks/", user: "mallory"}, status: 401, body: `{"detail":"Invalid username/password."}`},
+		"a user, signing services":                      {call: call{path: w.serviceHref(), user: "carol"}, status: 403, body: `{"detail":"You do not have permission to perform this action."}`},
+		"a user, a public repository":                   {call: call{path: w.repoHref(), user: "carol"}, status: 200},
+		"a user, editing it":                            {call: call{method: "PATCH", path: w.repoHref(), user: "carol", json: `{"description":"x"}`}, status: 403},
+		"its owner, editing it":                         {call: call{method: "PATCH", path: w.repoHref(), user: "acme", json: `{"description":"x"}`}, status: 202},
+		"its owner, renaming it":                        {call: call{method: "PATCH", path: w.repoHref(), user: "acme", json: `{"name":"acme/better"}`}, status: 202},
+		"its owner, renaming it into another namespace": {call: call{method: "PATCH", path: w.repoHref(), user: "acme", json: `{"name":"b/evil"}`}, status: 403},
+		"a user, a private distribution":                {call: call{path: private, user: "carol"}, status: 404, body: `{"detail":"No ContainerDistribution matches the given query."}`},
+		"staff, a private distribution":                 {call: call{path: private}, status: 200},
+		"a user, a private repository":                  {call: call{path: pulp.RepositoryHref(pulp.ContainerPush, secret.Repository.ID), user: "carol"}, status: 404},
+		"a user, its versions":                          {call: call{path: pulp.RepositoryHref(pulp.ContainerPush, secret.Repository.ID) + "versions/", user: "carol"}, status: 404},
+		"a user, its version's content":                 {call: call{path: "content/container/tags/?repository_version=" + version, user: "carol"}, status: 400, body: `["URI ` + version + ` not found for repositoryversion."]`},
+		"a user, deleting it":                           {call: call{method: "DELETE", path: private, user: "carol"}, status: 404},
+		"a user, workers":                               {call: call{path: "workers/", user: "carol"}, status: 200},
 	} {
-		t.Run(what, func(t *testing.T) { w.expect(c.call, c.status, c.body) })
+		t.Run(name, func(t *testing.T) { w.expect(c.call, c.status, c.body) })
 	}
 	count := func(path, user string) any { return w.do(call{path: path, user: user}).body.(map[string]any)["count"] }
 	for _, path := range []string{"repositories/", pulp.PushCollection, "distributions/", pulp.NamespaceCollection} {
@@ -156,7 +156,7 @@ func TestWhoMayCome(t *testing.T) {
 	}
 }
 
-func TestStatusTellsWhatIsUp(t *testing.T) {
+func TestStatusReportsConnections(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	s := w.get("status/")
@@ -183,15 +183,15 @@ func TestStatusTellsWhatIsUp(t *testing.T) {
 	}
 }
 
-// broken is an Authenticator that fails as told.
+// broken is an Authenticator that fails as the test determines.
 type broken struct{ fail func() error }
 
 func (b broken) Basic(*http.Request) (*pulp.User, error) { return nil, b.fail() }
 
-func TestDefectsShowNothing(t *testing.T) {
+func TestInternalErrorsAreNotShown(t *testing.T) {
 	t.Parallel()
 	public, _ := url.Parse("https://registry.example")
-	for what, fail := range map[string]func() error{
+	for name, fail := range map[string]func() error{
 		"an error without a kind": func() error { return errors.New("password of the database is hunter2") },
 		"a panic":                 func() error { panic("hunter2") },
 	} {
@@ -203,12 +203,12 @@ func TestDefectsShowNothing(t *testing.T) {
 		h.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodGet, pulp.Root+"tasks/", nil))
 		body, _ := io.ReadAll(rec.Body)
 		if rec.Code != 500 || string(body) != `{"detail":"Internal server error."}` || !strings.Contains(logged.String(), "hunter2") {
-			t.Errorf("%s: %d %s; log %s", what, rec.Code, body, logged.String())
+			t.Errorf("%s: %d %s; log %s", name, rec.Code, body, logged.String())
 		}
 	}
 }
 
-func TestTheGuardIsOneAndStays(t *testing.T) {
+func TestThereIsOneContentGuard(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	first := w.results(pulp.GuardCollection, "pulp_href")

@@ -17,31 +17,31 @@ import (
 func TestPagesLinkToEachOther(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	for _, name := range []string{"b/1", "b/2", "b/3", "b/4"} { // with acme/app: five
+	for _, name := range []string{"b/1", "b/2", "b/3", "b/4"} { // five repositories with acme/app
 		w.target(name)
 	}
 	base := w.server.URL + pulp.Root + "repositories/"
-	for what, c := range map[string]struct {
+	for name, c := range map[string]struct {
 		query          string
 		header         map[string]string
 		results        int
 		next, previous string // empty: null
 	}{
-		"all fit":                      {query: "", results: 5},
-		"the first page":               {query: "limit=2", results: 2, next: base + "?limit=2&offset=2"},
-		"a page between":               {query: "limit=2&offset=2", results: 2, next: base + "?limit=2&offset=4", previous: base + "?limit=2"},
-		"the last page":                {query: "limit=2&offset=4", results: 1, previous: base + "?limit=2&offset=2"},
-		"parameters stay, sorted":      {query: "offset=1&limit=1&fields=name,prn", results: 1, next: base + "?fields=name%2Cprn&limit=1&offset=2", previous: base + "?fields=name%2Cprn&limit=1"},
-		"behind the end":               {query: "offset=999", results: 0, previous: base + "?limit=100&offset=899"},
-		"a limit of nothing":           {query: "limit=0", results: 5},
-		"a limit that is no number":    {query: "limit=abc&offset=x", results: 5},
-		"numbers below zero":           {query: "limit=-1&offset=-4", results: 5},
-		"a limit beyond all":           {query: "limit=999999999999999999999", results: 5},
-		"an offset beyond all":         {query: "limit=1&offset=9223372036854775807", results: 0, previous: base + "?limit=1&offset=1099511627775"},
-		"the scheme of a proxy before": {query: "limit=4", header: map[string]string{"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example"}, results: 4, next: strings.Replace(base, "http:", "https:", 1) + "?limit=4&offset=4"},
-		"a scheme that is none":        {query: "limit=4", header: map[string]string{"X-Forwarded-Proto": "javascript"}, results: 4, next: base + "?limit=4&offset=4"},
+		"one page":                               {query: "", results: 5},
+		"the first page":                         {query: "limit=2", results: 2, next: base + "?limit=2&offset=2"},
+		"a page between":                         {query: "limit=2&offset=2", results: 2, next: base + "?limit=2&offset=4", previous: base + "?limit=2"},
+		"the last page":                          {query: "limit=2&offset=4", results: 1, previous: base + "?limit=2&offset=2"},
+		"other parameters":                       {query: "offset=1&limit=1&fields=name,prn", results: 1, next: base + "?fields=name%2Cprn&limit=1&offset=2", previous: base + "?fields=name%2Cprn&limit=1"},
+		"after the end":                          {query: "offset=999", results: 0, previous: base + "?limit=100&offset=899"},
+		"a limit of 0":                           {query: "limit=0", results: 5},
+		"a limit that is not a number":           {query: "limit=abc&offset=x", results: 5},
+		"negative numbers":                       {query: "limit=-1&offset=-4", results: 5},
+		"a limit that overflows":                 {query: "limit=999999999999999999999", results: 5},
+		"an offset that is too large":            {query: "limit=1&offset=9223372036854775807", results: 0, previous: base + "?limit=1&offset=1099511627775"},
+		"the scheme from a reverse proxy":        {query: "limit=4", header: map[string]string{"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example"}, results: 4, next: strings.Replace(base, "http:", "https:", 1) + "?limit=4&offset=4"},
+		"an invalid scheme from a reverse proxy": {query: "limit=4", header: map[string]string{"X-Forwarded-Proto": "javascript"}, results: 4, next: base + "?limit=4&offset=4"},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			r := w.do(call{path: "repositories/?" + c.query, header: c.header})
 			list, ok := r.body.(map[string]any)
 			if r.StatusCode != http.StatusOK || !ok {
@@ -62,7 +62,7 @@ func TestPagesLinkToEachOther(t *testing.T) {
 	}
 }
 
-func TestListsAreNarrowedAndSorted(t *testing.T) {
+func TestFiltersAndOrderings(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.target("b/one")
@@ -130,7 +130,7 @@ func TestListsAreNarrowedAndSorted(t *testing.T) {
 	}
 }
 
-func TestBadListParametersAreNamed(t *testing.T) {
+func TestErrorsNameTheListParameter(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	q := url.QueryEscape
@@ -164,7 +164,7 @@ func TestBadListParametersAreNamed(t *testing.T) {
 	}
 }
 
-func TestFieldsAreChosen(t *testing.T) {
+func TestSelectionOfFields(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	name := `"name":"acme/app"`
@@ -177,7 +177,7 @@ func TestFieldsAreChosen(t *testing.T) {
 	}
 }
 
-func TestTasksAreFilteredByWhatTheyTouch(t *testing.T) {
+func TestTaskFilters(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	repo, other := w.repoHref(), pulp.RepositoryHref(pulp.Container, pulp.NewID())
@@ -288,8 +288,8 @@ func TestContentIsFilteredByVersion(t *testing.T) {
 	}
 }
 
-// TestSummariesLeadToWhatTheyCount follows every href of a content summary.
-func TestSummariesLeadToWhatTheyCount(t *testing.T) {
+// TestSummariesCountTheirLists proves that the list behind every href of a content summary has the counted length.
+func TestSummariesCountTheirLists(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	if _, err := w.store.Content.DeleteManifest(t.Context(), w.repo.Repository.ID, w.manifest); err != nil {

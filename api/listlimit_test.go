@@ -15,8 +15,8 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// TestListsHaveLimits proves that parameters whose number of terms decides about the size of a query are refused with 400 and a message beyond their limit,
-// and work at it.
+// TestListsHaveLimits proves that parameters with as many terms as their limit work, and that more terms are refused with 400
+// and a message.
 func TestListsHaveLimits(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -60,14 +60,14 @@ func TestListsHaveLimits(t *testing.T) {
 		t.Errorf("a regular expression finds %v", found)
 	}
 	labels := `pulp_label_select="` + strings.TrimSuffix(strings.Repeat("key,", 32), ",") + `"`
-	w.expect(call{path: repositories + "q=" + url.QueryEscape(labels+strings.Repeat(" AND "+labels, 6))}, 200, "") // as large as it can be
+	w.expect(call{path: repositories + "q=" + url.QueryEscape(labels+strings.Repeat(" AND "+labels, 6))}, 200, "") // the largest possible query
 	w.expect(call{path: repositories + "q=" + url.QueryEscape(strings.Replace(labels, "key", "key,key", 1))}, 400, `{"pulp_label_select":["At most 32 terms are possible."]}`)
-	w.expect(call{path: repositories + "pulp_label_select=" + many("key", 990)}, 400, "") // SQLite has a limit of 1,000 for the depth of an expression
+	w.expect(call{path: repositories + "pulp_label_select=" + many("key", 990)}, 400, "") // SQLite limits the depth of an expression to 1,000
 }
 
-// TestListsShowWhatIsSelected proves that every list shows exactly the selected fields with the same values as without a selection, in the same order, over
-// several pieces of rows.
-func TestListsShowWhatIsSelected(t *testing.T) {
+// TestListsShowSelectedFields proves that every list shows exactly the selected fields, with the same values and in the same
+// order as without a selection, for lists that are read in several pieces.
+func TestListsShowSelectedFields(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for i := range 230 { // more than two pieces
@@ -118,7 +118,8 @@ func (w *world) page(path string) []map[string]any {
 	return p.Results
 }
 
-// TestBodiesHaveLimits proves that lists and maps in bodies are refused with 400 beyond their limits, also where labels come one at a time.
+// TestBodiesHaveLimits proves that lists and objects in bodies are refused with 400 beyond their limits, and that labels set
+// one at a time count too.
 func TestBodiesHaveLimits(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

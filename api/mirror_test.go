@@ -19,7 +19,7 @@ import (
 	"github.com/countersign/countersign/internal/store/content"
 )
 
-// mirrors is a world with container repositories: one that holds what acme/app holds, and one that holds nothing, and a remote.
+// mirrors is a world with a remote and two container repositories: one with the content of acme/app, and an empty one.
 type mirrors struct {
 	*world
 	full, empty pulp.Repository // acme/full, mirrored from the remote, and acme/empty
@@ -42,7 +42,7 @@ func newMirrors(t *testing.T) *mirrors {
 	return m
 }
 
-// container makes an empty container repository.
+// container creates an empty container repository.
 func (w *world) container(name, remoteID string) pulp.Repository {
 	w.t.Helper()
 	r, err := w.store.Catalog.CreateRepository(w.t.Context(), pulp.Repository{Type: pulp.Container, Name: name, RemoteID: remoteID})
@@ -52,7 +52,7 @@ func (w *world) container(name, remoteID string) pulp.Repository {
 	return r
 }
 
-// copyApp puts the tagged images of acme/app into a repository, without their signatures.
+// copyApp copies the tagged images of acme/app to a repository, without their signatures.
 func (w *world) copyApp(r pulp.Repository) pulp.Repository {
 	w.t.Helper()
 	_, err := w.store.Content.CopyContent(w.t.Context(), nil, r.ID, content.Copy{RepositoryID: w.repo.Repository.ID, Number: w.latest(pulp.ContainerPush, w.repo.Repository.ID), Tags: true})
@@ -74,7 +74,7 @@ func (w *world) latest(t pulp.RepositoryType, id string) int64 {
 	return r.LatestVersion
 }
 
-// serve makes a distribution.
+// serve creates a distribution.
 func (w *world) serve(d pulp.Distribution) pulp.Distribution {
 	w.t.Helper()
 	d, err := w.store.Catalog.CreateDistribution(w.t.Context(), nil, d)
@@ -84,7 +84,7 @@ func (w *world) serve(d pulp.Distribution) pulp.Distribution {
 	return d
 }
 
-// pin makes a distribution of a version.
+// pin creates a distribution of a version.
 func (w *world) pin(path, repositoryID string, number int64) pulp.Distribution {
 	w.t.Helper()
 	v, err := w.store.Content.Version(w.t.Context(), repositoryID, number)
@@ -129,7 +129,7 @@ func keys(t *testing.T, raw string) []string {
 
 var namedVersion = regexp.MustCompile(`<Repository: [^;]*; Version: \d+>`)
 
-// testChangesAreAnsweredAsTheReference holds answers to changes against the recordings: errors whole, objects and tasks by shape.
+// testChangesAreAnsweredAsTheReference compares responses to changes with the recordings.
 func testChangesAreAnsweredAsTheReference(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
@@ -144,7 +144,7 @@ func testChangesAreAnsweredAsTheReference(t *testing.T) {
 	app.LatestVersion = m.latest(app.Type, app.ID)
 	full1 := pulp.VersionHref(pulp.Container, m.full.ID, 1)
 	absent := "01a20539-5d7d-7e4f-bae7-2b830c817fff"
-	// Of two repositories of our own: one whose distributions are two, and one with a pinned version.
+	// Two more repositories: one with two distributions, and one with a pinned version.
 	many := m.container("acme/many", "")
 	dest := m.serve(pulp.Distribution{Name: "acme-dest", BasePath: "acme/dest", RepositoryID: many.ID})
 	m.serve(pulp.Distribution{Name: "acme-dest-2", BasePath: "acme/dest2", RepositoryID: many.ID})
@@ -282,7 +282,7 @@ func testChangesAreAnsweredAsTheReference(t *testing.T) {
 	}
 }
 
-// compareCreated sees that an answer about an object that was made says where it is.
+// compareCreated checks that the response to a creation has the object's href as its Location.
 func compareCreated(t *testing.T, r reply) {
 	t.Helper()
 	object, _ := r.body.(map[string]any)
@@ -291,7 +291,7 @@ func compareCreated(t *testing.T, r reply) {
 	}
 }
 
-// testObjectsHaveTheReferencesFields holds the fields' order and some values against the recordings.
+// testObjectsHaveTheReferencesFields compares the order of fields and some values with the recordings.
 func testObjectsHaveTheReferencesFields(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
@@ -320,7 +320,7 @@ func testObjectsHaveTheReferencesFields(t *testing.T) {
 			}
 		})
 	}
-	// The recordings' order; a decoded one has lost it.
+	// The order in the recordings, which decoding loses.
 	const common = "pulp_href prn pulp_created pulp_last_updated"
 	for path, want := range map[string]string{
 		href(m.full): common + " versions_href pulp_labels latest_version_href name description retain_repo_versions retain_checkpoints remote manifest_signing_service",

@@ -7,7 +7,8 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// allow_shrink is a field of container repositories, shown where it is set, and of no others.
+// TestAllowShrinkOfARepository proves that only container repositories have the field allow_shrink, and that it is shown when
+// it is true.
 func TestAllowShrinkOfARepository(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
@@ -32,7 +33,7 @@ func TestAllowShrinkOfARepository(t *testing.T) {
 	m.expect(call{method: http.MethodPatch, path: m.repoHref(), json: `{"allow_shrink":true}`}, 400, `{"allow_shrink":["Unexpected field"]}`)
 }
 
-// token_hosts is a field of remotes, shown where it is set.
+// TestTokenHostsOfARemote proves that remotes have the field token_hosts, and that it is shown when it is set.
 func TestTokenHostsOfARemote(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)

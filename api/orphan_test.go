@@ -77,7 +77,7 @@ func TestOrphanCleanupIsChecked(t *testing.T) {
 	}
 	form := cleanup("content_hrefs=")
 	form.kind = "application/x-www-form-urlencoded"
-	w.expect(form, http.StatusBadRequest, `{"content_hrefs":["Must not be []."]}`) // and not everything
+	w.expect(form, http.StatusBadRequest, `{"content_hrefs":["Must not be []."]}`) // and not a cleanup of all content
 	for user, status := range map[string]int{"carol": http.StatusForbidden, "acme": http.StatusForbidden, "-": http.StatusUnauthorized} {
 		c := cleanup(`{"orphan_protection_time":-1}`)
 		c.user = user
@@ -85,7 +85,7 @@ func TestOrphanCleanupIsChecked(t *testing.T) {
 	}
 	w.expect(call{path: "orphans/cleanup/"}, http.StatusMethodNotAllowed, `{"detail":"Method \"GET\" not allowed."}`)
 	if len(w.dispatcher.specs) != 0 {
-		t.Errorf("tasks were made: %+v", w.dispatcher.specs)
+		t.Errorf("tasks were started: %+v", w.dispatcher.specs)
 	}
 }
 
@@ -123,7 +123,7 @@ func TestOrphanCleanupTasks(t *testing.T) {
 	}
 }
 
-// atOnce runs every task before it is answered.
+// atOnce runs every task before the response.
 type atOnce struct{ *tasks.Dispatcher }
 
 func (d atOnce) Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec) (taskstore.Task, error) {
@@ -131,7 +131,7 @@ func (d atOnce) Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec
 	return d.Dispatcher.Dispatch(ctx, from, spec)
 }
 
-// withStorage makes the world's API run all its tasks at once, with blobs' bytes in the storage that it returns.
+// withStorage makes the world's API run all tasks before their responses, and returns the storage of blobs.
 func (w *world) withStorage() storage.Storage {
 	w.t.Helper()
 	files, err := embedded.New(w.t.Context(), embedded.Options{Driver: "filesystem", Parameters: map[string]any{"rootdirectory": w.t.TempDir()}})
@@ -151,7 +151,7 @@ func (w *world) withStorage() storage.Storage {
 	return files
 }
 
-// storedBlob puts a blob's bytes into the storage and makes it wait in a repository.
+// storedBlob stores a blob that is pending in a repository.
 func (w *world) storedBlob(files storage.Storage, text string) digest.Digest {
 	w.t.Helper()
 	u, err := files.Create(w.t.Context(), "")
@@ -169,7 +169,7 @@ func (w *world) storedBlob(files storage.Storage, text string) digest.Digest {
 	return d
 }
 
-// age makes all content older than any protection.
+// age makes all content older than any protection time.
 func (w *world) age() {
 	w.t.Helper()
 	w.exec(`UPDATE pending_content SET touched = 1`)
@@ -178,23 +178,26 @@ func (w *world) age() {
 	}
 }
 
-// clean runs a cleanup and returns what its task tells: content, artifacts.
-func (w *world) clean(json any) [2]float64 {
+// cleaned are the numbers of units and artifacts that a cleanup deleted.
+type cleaned struct{ content, artifacts float64 }
+
+// clean runs a cleanup and returns the numbers that its task reports.
+func (w *world) clean(json any) cleaned {
 	w.t.Helper()
 	k := w.get(w.expect(cleanup(json), http.StatusAccepted, "").body.(map[string]any)["task"].(string))
 	reports := k["progress_reports"].([]any)
 	if k["state"] != "completed" || k["error"] != nil || len(reports) != 2 {
-		w.t.Fatalf("the task %v", k)
+		w.t.Fatalf("task %v", k)
 	}
 	var done [2]float64
 	for i, code := range []string{"clean-up.content", "clean-up.artifacts"} {
 		r := reports[i].(map[string]any)
 		if r["code"] != code || r["state"] != "completed" || r["total"] != nil {
-			w.t.Errorf("a report %v, want %s", r, code)
+			w.t.Errorf("progress report %v, want %s", r, code)
 		}
 		done[i] = r["done"].(float64)
 	}
-	return done
+	return cleaned{content: done[0], artifacts: done[1]}
 }
 
 func TestOrphansAreCleanedUp(t *testing.T) {
@@ -203,8 +206,8 @@ func TestOrphansAreCleanedUp(t *testing.T) {
 	files := w.withStorage()
 	w.age()
 	held := len(w.results("content/container/blobs/", "prn"))
-	if got := w.clean(`{"orphan_protection_time":0}`); got != [2]float64{} || len(w.results("content/container/blobs/", "prn")) != held {
-		t.Errorf("of what a version holds went %v", got)
+	if got := w.clean(`{"orphan_protection_time":0}`); got != (cleaned{}) || len(w.results("content/container/blobs/", "prn")) != held {
+		t.Errorf("content of versions: deleted %v, want none", got)
 	}
 	forgotten, named := w.storedBlob(files, "forgotten"), w.storedBlob(files, "named")
 	child := w.put(w.repo, pulp.Manifest{MediaType: pulp.OCIManifest, Payload: []byte("by digest"), Config: &pulp.Descriptor{Digest: named}, Type: "image"})
@@ -217,31 +220,31 @@ func TestOrphansAreCleanedUp(t *testing.T) {
 			}
 		}
 	}
-	if got := w.clean(`{}`); got != [2]float64{} { // all of it may be a push that goes on
-		t.Errorf("of what is young went %v", got)
+	if got := w.clean(`{}`); got != (cleaned{}) { // all of it could belong to a running push
+		t.Errorf("young content: deleted %v, want none", got)
 	}
 	has(true, forgotten, named)
 	w.exec(`UPDATE pending_content SET touched = 1 WHERE key = $1`, string(forgotten))
 	w.exec(`UPDATE blob SET updated = 1 WHERE digest = $1`, string(forgotten))
-	if got := w.clean(``); got != [2]float64{1, 1} {
-		t.Errorf("of one old blob went %v", got)
+	if got := w.clean(``); got != (cleaned{content: 1, artifacts: 1}) {
+		t.Errorf("one old blob: deleted %v", got)
 	}
 	has(false, forgotten)
 	has(true, named)
 	if _, err := w.store.Serving.ServedManifest(t.Context(), w.repo, string(child)); err != nil {
-		t.Errorf("a young manifest by digest: %v", err)
+		t.Errorf("a young manifest pushed by digest: %v", err)
 	}
-	if got := w.clean(`{"orphan_protection_time":0}`); got != [2]float64{3, 1} { // the index, its image, the image's blob
-		t.Errorf("of everything went %v", got)
+	if got := w.clean(`{"orphan_protection_time":0}`); got != (cleaned{content: 3, artifacts: 1}) { // the index, its image and the image's blob
+		t.Errorf("all orphans: deleted %v", got)
 	}
 	has(false, named)
 	if got := len(w.results("content/container/manifests/?digest__in="+string(child), "prn")); got != 0 {
-		t.Error("a manifest by digest is still there")
+		t.Error("a manifest pushed by digest still exists")
 	}
 	if got := len(w.results("content/container/blobs/", "prn")); got != held {
 		t.Errorf("%d blobs, want %d", got, held)
 	}
-	w.storedBlob(files, "forgotten") // the same bytes may come again
+	w.storedBlob(files, "forgotten") // the same bytes can be uploaded again
 	has(true, forgotten)
 }
 
@@ -256,15 +259,15 @@ func TestOrphansAreCleanedUpByName(t *testing.T) {
 		return w.results("content/container/"+kind+"/?digest="+string(d), "pulp_href")[0]
 	}
 	config, manifest, held := href("blobs", one), href("manifests", m), href("manifests", w.manifest)
-	if got := w.clean(map[string]any{"content_hrefs": []string{config, manifest, held}}); got != [2]float64{} {
-		t.Errorf("of what is young went %v", got)
+	if got := w.clean(map[string]any{"content_hrefs": []string{config, manifest, held}}); got != (cleaned{}) {
+		t.Errorf("young content: deleted %v, want none", got)
 	}
 	w.age()
-	if got := w.clean(map[string]any{"content_hrefs": []string{config}}); got != [2]float64{} {
-		t.Errorf("of a blob that a manifest names went %v", got)
+	if got := w.clean(map[string]any{"content_hrefs": []string{config}}); got != (cleaned{}) {
+		t.Errorf("a blob that a manifest refers to: deleted %v, want none", got)
 	}
-	if got := w.clean(map[string]any{"content_hrefs": []string{config, held, manifest}}); got != [2]float64{2, 1} {
-		t.Errorf("of a manifest and its blob went %v", got)
+	if got := w.clean(map[string]any{"content_hrefs": []string{config, held, manifest}}); got != (cleaned{content: 2, artifacts: 1}) {
+		t.Errorf("a manifest and its blob: deleted %v", got)
 	}
 	if _, err := files.Stat(t.Context(), "", one); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("the blob's bytes: %v", err)
@@ -286,7 +289,7 @@ func testPurgesTellTheirTotals(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	task(w, 1) // waits
+	task(w, 1) // is waiting
 	r := w.expect(call{method: http.MethodPost, path: "tasks/purge/", json: `{"finished_before":"2099-01-01","states":["completed","failed"]}`}, http.StatusAccepted, "")
 	k := w.get(r.body.(map[string]any)["task"].(string))
 	done := map[string]float64{}
@@ -294,14 +297,14 @@ func testPurgesTellTheirTotals(t *testing.T) {
 		p := v.(map[string]any)
 		done[p["code"].(string)] = p["done"].(float64)
 		if p["state"] != "completed" {
-			t.Errorf("a report %v", p)
+			t.Errorf("progress report %v", p)
 		}
 	}
 	if want := map[string]float64{"purge.tasks.key.core.Task": 3, "purge.tasks.total": 3, "purge.tasks.error": 0}; !cmp.Equal(done, want) || k["state"] != "completed" {
-		t.Errorf("the task is %s, reports %v, want %v", k["state"], done, want)
+		t.Errorf("task %s, reports %v, want %v", k["state"], done, want)
 	}
 	if got := w.results("tasks/?ordering=name", "state"); !slices.Equal(got, []string{"waiting", "completed"}) {
-		t.Errorf("tasks are left: %v", got)
+		t.Errorf("states of the remaining tasks: %v", got)
 	}
 	want, allow := golden(t, "118-purge")
 	compareWhole(t, "118-purge", want, r.body)

@@ -15,7 +15,7 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// TestContentActions sees what each action of a repository asks a task to do, and what it refuses.
+// TestContentActions compares the task of each action of a repository, and the errors that it returns.
 func TestContentActions(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
@@ -51,7 +51,7 @@ func TestContentActions(t *testing.T) {
 	}
 	noMatch, wrongMatch, none := `"Invalid hyperlink - No URL match."`, `"Invalid hyperlink - Incorrect URL match."`, `"Invalid hyperlink - Object does not exist."`
 	missing := func(h string) string { return `["Could not find the following content units: ['` + h + `']"]` }
-	for what, c := range map[string]struct {
+	for name, c := range map[string]struct {
 		path, user, body string
 		status           int
 		want             string // of an error
@@ -69,12 +69,12 @@ func TestContentActions(t *testing.T) {
 		"sync, by PRN, as owner": {path: empty + "sync/", user: "acme", body: `{"remote":"prn:container.containerremote:` + other.ID + `"}`, status: 202, spec: tasks.Spec{
 			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: emptyID, RemoteID: other.ID}, Resources: alone(empty, otherHref),
 		}},
-		"sync, what may go and be left out": {path: full + "sync/", body: `{"mirror":true,"allow_shrink":true,"skip_corrupt":"true"}`, status: 202, spec: tasks.Spec{
+		"sync, flags for missing content": {path: full + "sync/", body: `{"mirror":true,"allow_shrink":true,"skip_corrupt":"true"}`, status: 202, spec: tasks.Spec{
 			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: fullID, RemoteID: m.remote.ID, Mirror: true, AllowShrink: true, SkipCorrupt: true}, Resources: alone(full, m.remoteHref()),
 		}},
 		"sync, more flags":        {path: full + "sync/", body: `{"allow_shrink":3,"skip_corrupt":null}`, status: 400, want: `{"allow_shrink":["Must be a valid boolean."],"skip_corrupt":["This field may not be null."]}`},
-		"sync, garbage":           {path: full + "sync/", body: `{"remote":"abc"}`, status: 400, want: `{"remote":[` + noMatch + `]}`},
-		"sync, remote not there":  {path: full + "sync/", body: `{"remote":"` + pulp.Href(pulp.RemoteCollection, pulp.NewID()) + `"}`, status: 400, want: `{"remote":[` + none + `]}`},
+		"sync, an invalid remote": {path: full + "sync/", body: `{"remote":"abc"}`, status: 400, want: `{"remote":[` + noMatch + `]}`},
+		"sync, an unknown remote": {path: full + "sync/", body: `{"remote":"` + pulp.Href(pulp.RemoteCollection, pulp.NewID()) + `"}`, status: 400, want: `{"remote":[` + none + `]}`},
 		"sync, flags":             {path: full + "sync/", body: `{"mirror":null,"signed_only":2}`, status: 400, want: `{"mirror":["This field may not be null."],"signed_only":["Must be a valid boolean."]}`},
 		"sync, limit":             {path: full + "sync/", body: `{"limit":1}`, status: 400, want: `{"limit":["Unexpected field"]}`},
 		"sync, a push repository": {path: push + "sync/", body: `{}`, status: 404, want: `{"detail":"Not found."}`},
@@ -82,26 +82,26 @@ func TestContentActions(t *testing.T) {
 		"tag": {path: full + "tag/", body: `{"tag":"stable","digest":"` + string(m.manifest) + `"}`, status: 202, spec: tasks.Spec{
 			Name: tasks.Tag, Args: tasks.TagArgs{RepositoryID: fullID, Tag: "stable", Digest: m.manifest}, Resources: alone(full), Immediate: true,
 		}},
-		"tag, not here":     {path: empty + "tag/", body: `{"tag":"stable","digest":"` + string(m.manifest) + `"}`, status: 400, want: `{"non_field_errors":["A manifest with the digest '` + string(m.manifest) + `' does not exist in the latest repository version '<Repository: acme/empty; Version: 0>'"]}`},
-		"tag, too long":     {path: full + "tag/", body: `{"tag":"` + strings.Repeat("a", 129) + `","digest":"` + string(m.manifest) + `"}`, status: 400, want: `{"tag":["Ensure this field has no more than 128 characters."]}`},
-		"tag, with a slash": {path: full + "tag/", body: `{"tag":"a/b","digest":"x"}`, status: 400, want: `{"tag":["` + badTag + `"]}`},
-		"tag, a line break": {path: full + "tag/", body: `{"tag":"a\nb","digest":"x"}`, status: 400, want: `{"tag":["` + badTag + `"]}`},
+		"tag, a manifest of another repository": {path: empty + "tag/", body: `{"tag":"stable","digest":"` + string(m.manifest) + `"}`, status: 400, want: `{"non_field_errors":["A manifest with the digest '` + string(m.manifest) + `' does not exist in the latest repository version '<Repository: acme/empty; Version: 0>'"]}`},
+		"tag, too long":                         {path: full + "tag/", body: `{"tag":"` + strings.Repeat("a", 129) + `","digest":"` + string(m.manifest) + `"}`, status: 400, want: `{"tag":["Ensure this field has no more than 128 characters."]}`},
+		"tag, with a slash":                     {path: full + "tag/", body: `{"tag":"a/b","digest":"x"}`, status: 400, want: `{"tag":["` + badTag + `"]}`},
+		"tag, a line break":                     {path: full + "tag/", body: `{"tag":"a\nb","digest":"x"}`, status: 400, want: `{"tag":["` + badTag + `"]}`},
 		"untag": {path: push + "untag/", body: `{"tag":"latest"}`, status: 202, spec: tasks.Spec{
 			Name: tasks.Untag, Args: tasks.TagArgs{RepositoryID: pushID, Tag: "latest"}, Resources: alone(push), Immediate: true,
 		}},
-		"untag, nothing":      {path: full + "untag/", body: `{}`, status: 400, want: `{"tag":["This field is required."]}`},
-		"untag, of another's": {path: full + "untag/", body: `{"tag":"hidden"}`, status: 400, want: `{"non_field_errors":["The tag 'hidden' does not exist in the latest repository version '<Repository: acme/full; Version: 1>'"]}`},
+		"untag, an unknown tag":            {path: full + "untag/", body: `{}`, status: 400, want: `{"tag":["This field is required."]}`},
+		"untag, another user's repository": {path: full + "untag/", body: `{"tag":"hidden"}`, status: 400, want: `{"non_field_errors":["The tag 'hidden' does not exist in the latest repository version '<Repository: acme/full; Version: 1>'"]}`},
 		"remove_image": {path: push + "remove_image/", body: `{"digest":"` + string(m.manifest) + `"}`, status: 202, spec: tasks.Spec{
 			Name: tasks.RemoveContent, Args: tasks.RemoveArgs{RepositoryID: pushID, Image: m.manifest}, Resources: alone(push), Immediate: true,
 		}},
-		"remove_image, of another's":     {path: push + "remove_image/", body: `{"digest":"` + string(hidden) + `"}`, status: 400, want: `{"non_field_errors":["A manifest with the digest '` + string(hidden) + `' does not exist in the latest repository version '` + app + `'"]}`},
-		"remove_image, other repository": {path: full + "remove_image/", body: `{}`, status: 404},
-		"remove_signatures, a short key": {path: push + "remove_signatures/", body: `{"signed_with_key_id":"d1b86e06b4d88886"}`, status: 400, want: `{"non_field_errors":["There are no signatures in the latest repository version '` + app + `' produced with the specified key_id 'd1b86e06b4d88886'"]}`},
+		"remove_image, another user's repository": {path: push + "remove_image/", body: `{"digest":"` + string(hidden) + `"}`, status: 400, want: `{"non_field_errors":["A manifest with the digest '` + string(hidden) + `' does not exist in the latest repository version '` + app + `'"]}`},
+		"remove_image, other repository":          {path: full + "remove_image/", body: `{}`, status: 404},
+		"remove_signatures, a short key":          {path: push + "remove_signatures/", body: `{"signed_with_key_id":"d1b86e06b4d88886"}`, status: 400, want: `{"non_field_errors":["There are no signatures in the latest repository version '` + app + `' produced with the specified key_id 'd1b86e06b4d88886'"]}`},
 		"migrate": {path: push + "migrate/", body: ``, status: 202, spec: tasks.Spec{
 			Name: tasks.Migrate, Args: tasks.ObjectArgs{Collection: pulp.PushCollection, ID: pushID}, Resources: alone(push), Immediate: true,
 		}},
-		"migrate, with something": {path: push + "migrate/", body: `{"name":"x"}`, status: 400, want: `{"name":["Unexpected field"]}`},
-		"migrate, other type":     {path: full + "migrate/", body: `{}`, status: 404},
+		"migrate, an unknown field": {path: push + "migrate/", body: `{"name":"x"}`, status: 400, want: `{"name":["Unexpected field"]}`},
+		"migrate, other type":       {path: full + "migrate/", body: `{}`, status: 404},
 
 		"add": {path: empty + "add/", body: `{"content_units":["` + tagHref + `","prn:container.manifest:` + image + `","` + tagHref + `"]}`, status: 202, spec: tasks.Spec{
 			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Units: units}, Resources: alone(empty), Immediate: true,
@@ -109,9 +109,9 @@ func TestContentActions(t *testing.T) {
 		"add, as owner": {path: empty + "add/", user: "acme", body: `{"content_units":["` + tagHref + `","http://h.example` + imageHref + `"]}`, status: 202, spec: tasks.Spec{
 			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Units: units}, Resources: alone(empty), Immediate: true,
 		}},
-		"add, what one does not see": {path: empty + "add/", user: "acme", body: `{"content_units":["` + tagHref + `","` + hiddenHref + `"]}`, status: 400, want: missing(hiddenHref)},
-		"add, what is no content":    {path: empty + "add/", body: `{"content_units":["` + full + `"]}`, status: 400, want: missing(full)},
-		"add, several that are not":  {path: empty + "add/", body: `{"content_units":["` + full + `","` + tagHref + `","` + push + `"]}`, status: 400, want: missing(full + "', '" + push)},
+		"add, a hidden unit":         {path: empty + "add/", user: "acme", body: `{"content_units":["` + tagHref + `","` + hiddenHref + `"]}`, status: 400, want: missing(hiddenHref)},
+		"add, a repository":          {path: empty + "add/", body: `{"content_units":["` + full + `"]}`, status: 400, want: missing(full)},
+		"add, several unknown units": {path: empty + "add/", body: `{"content_units":["` + full + `","` + tagHref + `","` + push + `"]}`, status: 400, want: missing(full + "', '" + push)},
 		"add, everything":            {path: empty + "add/", body: `{"content_units":["*"]}`, status: 400, want: `["URI not valid: *"]`},
 		"add, no list":               {path: empty + "add/", body: `{"content_units":"` + tagHref + `"}`, status: 400, want: `{"content_units":["Expected a list of items but got type \"str\"."]}`},
 		"add, null":                  {path: empty + "add/", body: `{"content_units":null}`, status: 400, want: `{"content_units":["This field may not be null."]}`},
@@ -131,7 +131,7 @@ func TestContentActions(t *testing.T) {
 		"remove, everything": {path: full + "remove/", body: `{"content_units":["*"]}`, status: 202, spec: tasks.Spec{
 			Name: tasks.RemoveContent, Args: tasks.RemoveArgs{RepositoryID: fullID, All: true}, Resources: alone(full), Immediate: true,
 		}},
-		"remove, what one does not see": {path: full + "remove/", user: "acme", body: `{"content_units":["` + hiddenHref + `"]}`, status: 400, want: missing(hiddenHref)},
+		"remove, a hidden unit": {path: full + "remove/", user: "acme", body: `{"content_units":["` + hiddenHref + `"]}`, status: 400, want: missing(hiddenHref)},
 
 		"copy tags": {path: empty + "copy_tags/", body: `{"source_repository":"` + full + `"}`, status: 202, spec: tasks.Spec{
 			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Tags: true}}, Resources: alone(empty, full), Immediate: true,
@@ -155,12 +155,12 @@ func TestContentActions(t *testing.T) {
 			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Digests: []string{"sha256:0"}, MediaTypes: []string{pulp.OCIIndex}}},
 			Resources: alone(empty, full), Immediate: true,
 		}},
-		"copy, what one does not see":      {path: empty + "copy_tags/", user: "acme", body: `{"source_repository_version":"` + pulp.VersionHref(pulp.ContainerPush, secret.Repository.ID, 1) + `"}`, status: 400, want: `{"source_repository_version":[` + none + `]}`},
-		"copy, a version that is not":      {path: empty + "copy_tags/", body: `{"source_repository_version":"` + full + `versions/7/"}`, status: 400, want: `{"source_repository_version":[` + none + `]}`},
+		"copy, a hidden version":           {path: empty + "copy_tags/", user: "acme", body: `{"source_repository_version":"` + pulp.VersionHref(pulp.ContainerPush, secret.Repository.ID, 1) + `"}`, status: 400, want: `{"source_repository_version":[` + none + `]}`},
+		"copy, an unknown version":         {path: empty + "copy_tags/", body: `{"source_repository_version":"` + full + `versions/7/"}`, status: 400, want: `{"source_repository_version":[` + none + `]}`},
 		"copy, a version of another type":  {path: empty + "copy_tags/", body: `{"source_repository_version":"` + pulp.VersionHref(pulp.Container, pushID, 1) + `"}`, status: 400, want: `{"source_repository_version":[` + none + `]}`},
 		"copy, a repository as a version":  {path: empty + "copy_tags/", body: `{"source_repository_version":"` + full + `"}`, status: 400, want: `{"source_repository_version":[` + wrongMatch + `]}`},
-		"copy, a garbled version":          {path: empty + "copy_tags/", body: `{"source_repository_version":"7"}`, status: 400, want: `{"source_repository_version":[` + noMatch + `]}`},
-		"copy, a repository that is not":   {path: empty + "copy_tags/", body: `{"source_repository":"` + pulp.RepositoryHref(pulp.Container, pulp.NewID()) + `"}`, status: 400, want: `{"source_repository":[` + none + `]}`},
+		"copy, an invalid version":         {path: empty + "copy_tags/", body: `{"source_repository_version":"7"}`, status: 400, want: `{"source_repository_version":[` + noMatch + `]}`},
+		"copy, an unknown repository":      {path: empty + "copy_tags/", body: `{"source_repository":"` + pulp.RepositoryHref(pulp.Container, pulp.NewID()) + `"}`, status: 400, want: `{"source_repository":[` + none + `]}`},
 		"copy tags, with digests":          {path: empty + "copy_tags/", body: `{"source_repository":"` + full + `","digests":[]}`, status: 400, want: `{"digests":["Unexpected field"]}`},
 		"copy manifests, types of no list": {path: empty + "copy_manifests/", body: `{"source_repository":"` + full + `","media_types":"x"}`, status: 400, want: `{"media_types":["Expected a list of items but got type \"str\"."]}`},
 
@@ -176,28 +176,28 @@ func TestContentActions(t *testing.T) {
 		"roll back, by PRN": {path: full + "rollback/", body: `{"version":"` + pulp.VersionPRN(fullVersion.ID) + `"}`, status: 202, spec: tasks.Spec{
 			Name: tasks.Restore, Args: tasks.VersionArgs{RepositoryID: fullID, Number: 1}, Resources: alone(full), Immediate: true,
 		}},
-		"roll back, another's version": {path: full + "rollback/", body: `{"version":"` + push + `versions/1/"}`, status: 400, want: `{"version":["The repository has no such version."]}`},
-		"roll back, not there":         {path: full + "rollback/", body: `{"version":7}`, status: 400, want: `{"version":["The repository has no such version."]}`},
-		"roll back, below none":        {path: full + "rollback/", body: `{"version":-1}`, status: 400, want: `{"version":["The repository has no such version."]}`},
-		"roll back, garbage":           {path: full + "rollback/", body: `{"version":"abc"}`, status: 400, want: `{"version":["The repository has no such version."]}`},
-		"roll back, null":              {path: full + "rollback/", body: `{"version":null}`, status: 400, want: `{"version":["Incorrect type. Expected a number or a URL string, received NoneType."]}`},
-		"roll back, nowhere":           {path: full + "rollback/", body: `{}`, status: 400, want: `{"version":["This field is required."]}`},
+		"roll back, another repository's version": {path: full + "rollback/", body: `{"version":"` + push + `versions/1/"}`, status: 400, want: `{"version":["The repository has no such version."]}`},
+		"roll back, an unknown version":           {path: full + "rollback/", body: `{"version":7}`, status: 400, want: `{"version":["The repository has no such version."]}`},
+		"roll back, a negative version":           {path: full + "rollback/", body: `{"version":-1}`, status: 400, want: `{"version":["The repository has no such version."]}`},
+		"roll back, an invalid version":           {path: full + "rollback/", body: `{"version":"abc"}`, status: 400, want: `{"version":["The repository has no such version."]}`},
+		"roll back, null":                         {path: full + "rollback/", body: `{"version":null}`, status: 400, want: `{"version":["Incorrect type. Expected a number or a URL string, received NoneType."]}`},
+		"roll back, no version":                   {path: full + "rollback/", body: `{}`, status: 400, want: `{"version":["This field is required."]}`},
 
 		"repair": {path: full + "versions/1/repair/", body: `{}`, status: 202, spec: tasks.Spec{
 			Name: tasks.Repair, Args: tasks.VersionArgs{RepositoryID: fullID, Number: 1, VerifyChecksums: true}, Resources: []taskstore.Resource{{Href: full}},
 		}},
-		"repair, without reading": {path: push + "versions/1/repair/", user: "acme", body: `{"verify_checksums":false}`, status: 202, spec: tasks.Spec{
+		"repair, without checksums": {path: push + "versions/1/repair/", user: "acme", body: `{"verify_checksums":false}`, status: 202, spec: tasks.Spec{
 			Name: tasks.Repair, Args: tasks.VersionArgs{RepositoryID: pushID, Number: 1}, Resources: []taskstore.Resource{{Href: push}},
 		}},
-		"repair, not there":  {path: full + "versions/7/repair/", body: `{}`, status: 404, want: `{"detail":"No RepositoryVersion matches the given query."}`},
-		"repair, no boolean": {path: full + "versions/1/repair/", body: `{"verify_checksums":7}`, status: 400, want: `{"verify_checksums":["Must be a valid boolean."]}`},
+		"repair, an unknown version": {path: full + "versions/7/repair/", body: `{}`, status: 404, want: `{"detail":"No RepositoryVersion matches the given query."}`},
+		"repair, an invalid flag":    {path: full + "versions/1/repair/", body: `{"verify_checksums":7}`, status: 400, want: `{"verify_checksums":["Must be a valid boolean."]}`},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			before := len(m.dispatcher.specs)
 			m.expect(call{method: http.MethodPost, path: c.path, user: c.user, json: c.body}, c.status, c.want)
 			if c.status != 202 {
 				if len(m.dispatcher.specs) != before {
-					t.Error("a task was made")
+					t.Error("a task was started")
 				}
 				return
 			}
@@ -212,7 +212,7 @@ func TestContentActions(t *testing.T) {
 		full + "sync/", full + "add/", full + "remove/", full + "copy_tags/", full + "copy_manifests/", full + "tag/", full + "untag/", full + "rollback/", full + "versions/1/repair/",
 		push + "tag/", push + "untag/", push + "remove_image/", push + "remove_signatures/", push + "migrate/", push + "rollback/", push + "versions/1/repair/",
 	} {
-		status := 404 // carol does not see acme/full, which no distribution serves
+		status := 404 // carol may not see acme/full, which no distribution serves
 		if strings.HasPrefix(path, push) {
 			status = 403
 		}
@@ -274,7 +274,7 @@ func TestContainerRepositories(t *testing.T) {
 	}
 	m.expect(call{path: pulp.ContainerCollection + "?remote=abc"}, 400, `["URI not valid: abc"]`)
 	if got := m.results("repositories/?name=acme/full", "remote")[0]; got != remote {
-		t.Errorf("remote %s in the list of every type", got)
+		t.Errorf("remote %s in the list of all types", got)
 	}
 	make := func(user, body string) call {
 		return call{method: http.MethodPost, path: pulp.ContainerCollection, user: user, json: body}
@@ -312,20 +312,21 @@ func TestContainerRepositories(t *testing.T) {
 	}
 }
 
-// TestACopyHoldsUpNobodyElse copies from another's public repository into one that is busy: the copy waits, and tasks on the source do not wait for it.
-func TestACopyHoldsUpNobodyElse(t *testing.T) {
+// TestACopyDoesNotBlockItsSource proves that tasks on another user's public repository do not wait for a copy from it which
+// itself waits for a busy repository.
+func TestACopyDoesNotBlockItsSource(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
 	public := m.target("b/public")
 	m.pushImage(public, "public", "amd64", "v1")
 	source := pulp.RepositoryHref(pulp.ContainerPush, public.Repository.ID)
-	before := task(m.world, m.userID("acme"), href(m.empty)) // a sync that stalls, say
+	before := task(m.world, m.userID("acme"), href(m.empty)) // a stalled sync, for example
 	m.expect(call{method: http.MethodPost, path: href(m.empty) + "copy_tags/", user: "acme", json: `{"source_repository_version":"` + source + `versions/1/"}`}, 202, "")
 	copies := m.results("tasks/?name="+tasks.AddContent, "reserved_resources_record")
 	if len(copies) != 1 || copies[0] != "["+href(m.empty)+"]" {
 		t.Errorf("the copy reserves %v", copies)
 	}
 	if owners := task(m.world, m.userID("admin"), source); owners.Unblocked == nil || before.Unblocked == nil {
-		t.Error("a task on the source waits for another's copy")
+		t.Error("a task on the source waits for another user's copy")
 	}
 }

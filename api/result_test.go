@@ -12,8 +12,8 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// TestTasksDoWhatTheyWereAskedAndShowIt runs the immediate tasks of a mirror's life, and compares their results with what a GET shows.
-func TestTasksDoWhatTheyWereAskedAndShowIt(t *testing.T) {
+// TestResultsAreShownAsObjects runs the immediate tasks of a mirror's life, and compares their results with responses to GET.
+func TestResultsAreShownAsObjects(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.withWorker()
@@ -39,15 +39,15 @@ func TestTasksDoWhatTheyWereAskedAndShowIt(t *testing.T) {
 		t.Helper()
 		return w.expect(call{method: http.MethodPost, path: path, json: body}, http.StatusCreated, "").Header.Get("Location")
 	}
-	same := func(what string, task map[string]any, href string) {
+	same := func(name string, task map[string]any, href string) {
 		t.Helper()
 		want := w.get(href)
-		if strings.Contains(href, "distributions/") { // a task has no request (contract 2.7)
+		if strings.Contains(href, "distributions/") { // without the host (compatibility.md#distributions)
 			want = maps.Clone(want)
 			want["registry_path"] = want["base_path"]
 		}
 		if diff := cmp.Diff(any(want), task["result"]); diff != "" {
-			t.Errorf("%s: result (-GET +task):\n%s", what, diff)
+			t.Errorf("%s: result (-GET +task):\n%s", name, diff)
 		}
 	}
 	type fields = map[string]any
@@ -71,15 +71,15 @@ func TestTasksDoWhatTheyWereAskedAndShowIt(t *testing.T) {
 
 	task := do(http.MethodPost, repo+"copy_tags/", fields{"source_repository_version": w.get(w.repoHref())["latest_version_href"], "names": []string{"latest", "multi"}})
 	if got := made(task); len(got) != 1 || got[0] != repo+"versions/1/" {
-		t.Errorf("made %v", got)
+		t.Errorf("created resources %v", got)
 	}
 	expectTags(repo, "latest", "multi")
 	task = do(http.MethodPost, repo+"tag/", fields{"tag": "stable", "digest": w.manifest})
 	if got := made(task); len(got) != 2 || got[0] != repo+"versions/2/" || !strings.HasPrefix(got[1], pulp.Root+pulp.TagCollection) {
-		t.Errorf("made %v", got)
+		t.Errorf("created resources %v", got)
 	}
 	if got := made(do(http.MethodPost, repo+"tag/", fields{"tag": "stable", "digest": w.manifest})); len(got) != 0 {
-		t.Errorf("made %v the second time", got)
+		t.Errorf("the second time created %v, want nothing", got)
 	}
 	do(http.MethodPost, repo+"untag/", fields{"tag": "latest"})
 	expectTags(repo, "multi", "stable")
@@ -109,7 +109,7 @@ func TestTasksDoWhatTheyWereAskedAndShowIt(t *testing.T) {
 	migrated := pulp.RepositoryHref(pulp.Container, w.repo.Repository.ID)
 	same("migrate", task, migrated)
 	if got := made(task); len(got) != 1 || got[0] != migrated {
-		t.Errorf("made %v", got)
+		t.Errorf("created resources %v", got)
 	}
 	w.expect(call{path: w.repoHref()}, http.StatusNotFound, "")
 
@@ -132,7 +132,7 @@ func TestTasksDoWhatTheyWereAskedAndShowIt(t *testing.T) {
 	}
 }
 
-func TestPushRepositoriesLoseWhatIsRemoved(t *testing.T) {
+func TestRemovalsFromPushRepositories(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.withWorker()
@@ -153,7 +153,7 @@ func TestPushRepositoriesLoseWhatIsRemoved(t *testing.T) {
 	}
 	do("remove_signatures/", `{"signed_with_key_id":"D1B86E06B4D88886"}`)
 	if got := count(pulp.SignatureCollection); got != 0.0 {
-		t.Errorf("%v signatures are left", got)
+		t.Errorf("%v signatures remain, want 0", got)
 	}
 	do("remove_image/", `{"digest":"`+string(w.manifest)+`"}`)
 	if got := count(pulp.ManifestCollection); got != manifests.(float64)-1 {
@@ -161,11 +161,11 @@ func TestPushRepositoriesLoseWhatIsRemoved(t *testing.T) {
 	}
 	do("rollback/", `{"version":"`+before+`"}`)
 	if got := count(pulp.SignatureCollection); got != 2.0 {
-		t.Errorf("%v signatures are back", got)
+		t.Errorf("%v signatures after the roll-back, want 2", got)
 	}
 }
 
-// TestASyncShowsItsVersion: what a sync made is shown as a GET shows it, and nothing when it made nothing (contract 6).
+// TestASyncShowsItsVersion proves that the result of a sync is its version, as in a response to GET.
 func TestASyncShowsItsVersion(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
@@ -183,7 +183,7 @@ func TestASyncShowsItsVersion(t *testing.T) {
 	}
 }
 
-// testDistributionsOutliveTheirRepository is golden 103b.
+// testDistributionsOutliveTheirRepository compares a distribution whose repository was deleted with a recording.
 func testDistributionsOutliveTheirRepository(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
@@ -199,7 +199,7 @@ func testDistributionsOutliveTheirRepository(t *testing.T) {
 	compareShape(t, "103b-dist-after-repo-delete", want, after)
 }
 
-func TestNothingElseIsShownAsAResult(t *testing.T) {
+func TestOtherResultsAreNotShown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	show, err := api.Results(t.Context(), w.store)
@@ -208,7 +208,7 @@ func TestNothingElseIsShownAsAResult(t *testing.T) {
 	}
 	for _, v := range []any{nil, "text", pulp.RemoteSecrets{Password: ptr("tellnobody")}, &pulp.Remote{}, w.service, pulp.User{Hash: "x"}} {
 		if got := show(v); got != nil {
-			t.Errorf("%T is shown: %v", v, got)
+			t.Errorf("%T is shown: %v, want nil", v, got)
 		}
 	}
 	counts := map[string]int64{"core.RepositoryVersion": 1}

@@ -20,7 +20,7 @@ import (
 	"github.com/countersign/countersign/tasks/memqueue"
 )
 
-// withWorker makes the world's API run its immediate tasks, and lets its users in by real passwords.
+// withWorker makes the world's API run immediate tasks and verify real passwords.
 func (w *world) withWorker() {
 	w.t.Helper()
 	hash, err := auth.HashPassword("secret")
@@ -47,7 +47,7 @@ func (w *world) withWorker() {
 	w.t.Cleanup(w.server.Close)
 }
 
-func TestEditsAreThereWhenTheTaskIsNamed(t *testing.T) {
+func TestEditsAreVisibleWithTheResponse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.withWorker()
@@ -76,7 +76,7 @@ func TestEditsAreThereWhenTheTaskIsNamed(t *testing.T) {
 	w.expect(call{path: "tasks/", user: "-", header: map[string]string{"Authorization": "Basic %"}}, http.StatusUnauthorized, "")
 }
 
-// task makes a waiting task of a user, or with 0 of the system, on resources that it reserves alone.
+// task creates a waiting task of a user, or of the server for the user 0, that reserves resources exclusively.
 func task(w *world, user int64, resources ...string) taskstore.Task {
 	w.t.Helper()
 	n := taskstore.NewTask{Name: tasks.Sign, Args: struct{}{}, CID: "cid", Origin: taskstore.OriginUser, CreatedBy: user}
@@ -93,7 +93,7 @@ func task(w *world, user int64, resources ...string) taskstore.Task {
 	return k
 }
 
-// claim makes a ready task running, as a worker does.
+// claim starts a task as a worker does.
 func claim(w *world, k taskstore.Task) *taskstore.Claim {
 	w.t.Helper()
 	now := time.Now().UnixMicro()
@@ -111,7 +111,7 @@ func (w *world) userID(name string) int64 {
 	return u.ID
 }
 
-// testTasksAreCanceledAndDeleted goes through the recorded cancels and deletions, one state after the other.
+// testTasksAreCanceledAndDeleted replays the recorded cancellations and deletions of tasks in each state.
 func testTasksAreCanceledAndDeleted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -180,7 +180,7 @@ func testTasksAreCanceledAndDeleted(t *testing.T) {
 	}
 }
 
-func TestCancelTakesOneWordAlone(t *testing.T) {
+func TestCancelRequiresTheStateCanceled(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	path := pulp.Href(pulp.TaskCollection, task(w, 1).ID)
@@ -205,7 +205,7 @@ func TestCancelTakesOneWordAlone(t *testing.T) {
 	w.expect(call{method: http.MethodPut, path: path, json: `{"state":"canceled"}`}, http.StatusMethodNotAllowed, "")
 }
 
-func TestTasksAreTheirMakers(t *testing.T) {
+func TestTasksBelongToTheirUsers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	mine, others, nobodys := task(w, w.userID("carol")), task(w, w.userID("acme")), task(w, 0)
@@ -228,7 +228,7 @@ func TestTasksAreTheirMakers(t *testing.T) {
 	permissions := `{"permissions":["core.change_task","core.delete_task","core.view_task"]}`
 	for _, user := range []string{"carol", "admin"} {
 		r := w.expect(call{path: href(mine) + "my_permissions/", user: user}, http.StatusOK, permissions)
-		distributions := recording(t, "112c-my-permissions") // of another kind of object, which has none here
+		distributions := recording(t, "112c-my-permissions") // of another kind of object, which does not have permissions here
 		if diff := shapeDiff("112c-my-permissions", distributions.Body, r.body); diff != "" {
 			t.Errorf("shape differs (-reference +ours):\n%s", diff)
 		}
@@ -246,7 +246,7 @@ func TestTasksAreTheirMakers(t *testing.T) {
 	if got := len(w.results("tasks/", "name")); got != 2 {
 		t.Errorf("an administrator sees %d tasks, want 2", got)
 	}
-	// A task outlives the account that started it, for administrators alone: a later account of that name, or with that id, does not get it.
+	// The task of a deleted account remains visible to administrators. A new account with the same name does not see it.
 	w.exec(`DELETE FROM account WHERE username = 'acme'`)
 	if _, err := w.store.Accounts.PutUser(t.Context(), "acme", "x", false, true); err != nil {
 		t.Fatal(err)
@@ -257,7 +257,7 @@ func TestTasksAreTheirMakers(t *testing.T) {
 	}
 }
 
-func TestTaskFiltersReadReferences(t *testing.T) {
+func TestTaskFiltersAcceptReferences(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	repo := w.repoHref()
@@ -273,7 +273,7 @@ func TestTaskFiltersReadReferences(t *testing.T) {
 		"created_resources=" + repo + "versions/99/":                                   0,
 		"created_resources=":                                           1,
 		"reserved_resources=" + w.server.URL + repo:                    1,
-		"reserved_resources=" + version:                                0, // a version is not its repository
+		"reserved_resources=" + version:                                0, // the href of a version does not name its repository
 		"exclusive_resources=" + version + "," + repo:                  1,
 		"shared_resources=" + repo:                                     0,
 		"reserved_resources=abc":                                       -1,

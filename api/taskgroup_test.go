@@ -21,32 +21,32 @@ func testTaskGroupsAreNone(t *testing.T) {
 	}
 	absent := "task-groups/" + pulp.NewID() + "/"
 	missing, bad := `{"detail":"No TaskGroup matches the given query."}`, `{"detail":"Not found."}`
-	for what, c := range map[string]struct {
+	for name, c := range map[string]struct {
 		call   call
 		status int
 		body   string
 	}{
-		"read":                 {call: call{path: absent}, status: 404, body: missing},
-		"cancel":               {call: call{method: http.MethodPatch, path: absent, json: `{"state":"canceled"}`}, status: 404, body: missing},
-		"cancel without state": {call: call{method: http.MethodPatch, path: absent, json: `{}`}, status: 404, body: missing},
-		"no UUID":              {call: call{path: "task-groups/abc/"}, status: 404, body: bad},
-		"cancel of no UUID":    {call: call{method: http.MethodPatch, path: "task-groups/abc/", json: `{"state":"canceled"}`}, status: 404, body: bad},
-		"delete":               {call: call{method: http.MethodDelete, path: absent}, status: 405, body: `{"detail":"Method \"DELETE\" not allowed."}`},
-		"make":                 {call: call{method: http.MethodPost, path: "task-groups/", json: `{}`}, status: 405},
-		"a filter":             {call: call{path: "task-groups/?description=x"}, status: 400, body: `{"errors":["Invalid Filter: 'description'"]}`},
-		"an id filter":         {call: call{path: "task-groups/?pulp_id__in=" + pulp.NewID()}, status: 400, body: `{"errors":["Invalid Filter: 'pulp_id__in'"]}`},
-		"an expression":        {call: call{path: "task-groups/?q=" + url.QueryEscape("description=x")}, status: 400, body: `{"q":["Filter 'description' does not exist."]}`},
-		"an ordering":          {call: call{path: "task-groups/?ordering=tasks"}, status: 400, body: `{"ordering":["Select a valid choice. tasks is not one of the available choices."]}`},
-		"nobody":               {call: call{path: "task-groups/", user: "-"}, status: 401},
+		"read":                                 {call: call{path: absent}, status: 404, body: missing},
+		"cancel":                               {call: call{method: http.MethodPatch, path: absent, json: `{"state":"canceled"}`}, status: 404, body: missing},
+		"cancel without state":                 {call: call{method: http.MethodPatch, path: absent, json: `{}`}, status: 404, body: missing},
+		"an id that is not a UUID":             {call: call{path: "task-groups/abc/"}, status: 404, body: bad},
+		"cancel with an id that is not a UUID": {call: call{method: http.MethodPatch, path: "task-groups/abc/", json: `{"state":"canceled"}`}, status: 404, body: bad},
+		"delete":                               {call: call{method: http.MethodDelete, path: absent}, status: 405, body: `{"detail":"Method \"DELETE\" not allowed."}`},
+		"create":                               {call: call{method: http.MethodPost, path: "task-groups/", json: `{}`}, status: 405},
+		"a filter":                             {call: call{path: "task-groups/?description=x"}, status: 400, body: `{"errors":["Invalid Filter: 'description'"]}`},
+		"an id filter":                         {call: call{path: "task-groups/?pulp_id__in=" + pulp.NewID()}, status: 400, body: `{"errors":["Invalid Filter: 'pulp_id__in'"]}`},
+		"an expression":                        {call: call{path: "task-groups/?q=" + url.QueryEscape("description=x")}, status: 400, body: `{"q":["Filter 'description' does not exist."]}`},
+		"an ordering":                          {call: call{path: "task-groups/?ordering=tasks"}, status: 400, body: `{"ordering":["Select a valid choice. tasks is not one of the available choices."]}`},
+		"anonymous":                            {call: call{path: "task-groups/", user: "-"}, status: 401},
 	} {
-		t.Run(what, func(t *testing.T) { w.expect(c.call, c.status, c.body) })
+		t.Run(name, func(t *testing.T) { w.expect(c.call, c.status, c.body) })
 	}
 	if r := w.do(call{path: absent}); r.Header.Get("Allow") != "GET, PATCH, HEAD, OPTIONS" {
 		t.Errorf("Allow: %s", r.Header.Get("Allow"))
 	}
 }
 
-func TestTasksAreInNoGroup(t *testing.T) {
+func TestTasksHaveNoGroup(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	task(w, 1)

@@ -9,9 +9,9 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// TestPartsTellNothingOfPrivateContent proves that an index, and an image with a foreign layer, that reference the digests of another account's private content show no more than
-// those that reference digests which nobody has.
-func TestPartsTellNothingOfPrivateContent(t *testing.T) {
+// TestPartsRevealNoPrivateContent proves that an index, and an image with a foreign layer, that refer to digests of another
+// account's private content show no more than those that refer to unknown digests.
+func TestPartsRevealNoPrivateContent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	private := w.target("acme/secret")
@@ -50,9 +50,9 @@ func TestPartsTellNothingOfPrivateContent(t *testing.T) {
 	}
 	absent := shown(digest.FromString("nobody has this manifest"), pulp.Descriptor{Digest: digest.FromString("nobody has this layer"), Size: 1})
 	if got := shown(there, layer); got != absent {
-		t.Errorf("where others have the content carol sees\n%s\nand where nobody has it\n%s", got, absent)
+		t.Errorf("with content of another account carol sees\n%s\nwith unknown digests\n%s", got, absent)
 	}
-	// Content of her own is shown.
+	// The user's own content is shown.
 	if r := w.do(call{path: "content/container/manifests/?digest=" + string(w.pushIndex(own, []digest.Digest{w.pushImage(own, "hers", "amd64")}, "hers")), user: "carol"}); len(r.body.(map[string]any)["results"].([]any)[0].(map[string]any)["listed_manifests"].([]any)) != 1 {
 		t.Errorf("carol does not see the image in her own index: %s", r.raw)
 	}

@@ -11,8 +11,9 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// TestTextsThatNotEveryDatabaseKeeps sees that null characters and what is no UTF-8 are refused the same way on every engine.
-func TestTextsThatNotEveryDatabaseKeeps(t *testing.T) {
+// TestInvalidCharacters proves that null characters and texts that are not UTF-8 are refused, in the same way on SQLite and
+// PostgreSQL.
+func TestInvalidCharacters(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
 	full, empty, service := href(m.full), href(m.empty), m.serviceHref()
@@ -23,40 +24,41 @@ func TestTextsThatNotEveryDatabaseKeeps(t *testing.T) {
 	)
 	notForm := `{"detail":"Form parse error - the form is malformed."}`
 	remote := `"name":"acme/z","url":"https://h.example","upstream_name":"x"`
-	for what, c := range map[string]struct {
+	for name, c := range map[string]struct {
 		call call
 		want string
 	}{
-		"a name":               {call: call{method: post, path: pulp.ContainerCollection, json: `{"name":"a\u0000"}`}, want: `{"name":[` + null + `]}`},
-		"a label":              {call: call{method: post, path: pulp.ContainerCollection, json: `{"name":"acme/z","pulp_labels":{"a":"\u0000"}}`}, want: `{"pulp_labels":[` + null + `]}`},
-		"a label, alone":       {call: call{method: post, path: full + "set_label/", json: `{"key":"a","value":"\u0000"}`}, want: `{"value":[` + null + `]}`},
-		"a pattern":            {call: call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"includes":["\u0000"]}`}, want: `{"includes":[` + null + `]}`},
-		"a pattern, older":     {call: call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"exclude_tags":["\u0000"]}`}, want: `{"exclude_tags":[` + null + `]}`},
-		"a password":           {call: call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"password":"\u0000"}`}, want: `{"password":[` + null + `]}`},
-		"a header":             {call: call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"headers":[{"a":"\u0000"}]}`}, want: `{"headers":["Not a valid string."]}`},
-		"names of tags":        {call: call{method: post, path: empty + "copy_tags/", json: `{"source_repository":"` + full + `","names":["\u0000"]}`}, want: `{"names":[` + null + `]}`},
-		"digests":              {call: call{method: post, path: empty + "copy_manifests/", json: `{"source_repository":"` + full + `","digests":["\u0000"]}`}, want: `{"digests":[` + null + `]}`},
-		"tags to sign":         {call: call{method: post, path: m.repoHref() + "sign/", json: `{"manifest_signing_service":"` + service + `","tags_list":["\u0000"]}`}, want: `{"tags_list":[` + null + `]}`},
-		"a tag":                {call: call{method: post, path: full + "untag/", json: `{"tag":"\u0000"}`}, want: `{"tag":[` + null + `]}`},
-		"a unit":               {call: call{method: post, path: full + "add/", json: `{"content_units":["\u0000"]}`}, want: `{"content_units":[` + null + `]}`},
-		"a form":               {call: call{method: post, path: pulp.ContainerCollection, json: "name=a%00", kind: form}, want: `{"name":[` + null + `]}`},
-		"a form, not UTF-8":    {call: call{method: post, path: pulp.ContainerCollection, json: "name=a%ff", kind: form}, want: notForm},
-		"a field, not UTF-8":   {call: call{method: post, path: pulp.ContainerCollection, json: "name=a&%ff=b", kind: form}, want: notForm},
-		"multipart, not UTF-8": {call: call{method: post, path: pulp.ContainerCollection, json: "--x\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\n\xff\r\n--x--\r\n", kind: "multipart/form-data; boundary=x"}, want: `{"detail":"Multipart form parse error - the form is malformed."}`},
-		"a filter":             {call: call{path: "repositories/?name=%00"}, want: `{"name":[` + null + `]}`},
-		"a filter, several":    {call: call{path: "tasks/?name__in=a,%00"}, want: `{"name__in":[` + null + `]}`},
-		"a filter, a pattern":  {call: call{path: "repositories/?name__regex=%00"}, want: `{"name__regex":[` + null + `]}`},
-		"a filter, labels":     {call: call{path: pulp.RemoteCollection + "?pulp_label_select=a%3D%00"}, want: `{"pulp_label_select":[` + null + `]}`},
-		"a filter, complex":    {call: call{path: "distributions/?q=name%3D%22%00%22"}, want: `{"q":[` + null + `]}`},
+		"a name":                       {call: call{method: post, path: pulp.ContainerCollection, json: `{"name":"a\u0000"}`}, want: `{"name":[` + null + `]}`},
+		"a label":                      {call: call{method: post, path: pulp.ContainerCollection, json: `{"name":"acme/z","pulp_labels":{"a":"\u0000"}}`}, want: `{"pulp_labels":[` + null + `]}`},
+		"a label that is set alone":    {call: call{method: post, path: full + "set_label/", json: `{"key":"a","value":"\u0000"}`}, want: `{"value":[` + null + `]}`},
+		"a pattern":                    {call: call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"includes":["\u0000"]}`}, want: `{"includes":[` + null + `]}`},
+		"a pattern, by its older name": {call: call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"exclude_tags":["\u0000"]}`}, want: `{"exclude_tags":[` + null + `]}`},
+		"a password":                   {call: call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"password":"\u0000"}`}, want: `{"password":[` + null + `]}`},
+		"a header":                     {call: call{method: post, path: pulp.RemoteCollection, json: `{` + remote + `,"headers":[{"a":"\u0000"}]}`}, want: `{"headers":["Not a valid string."]}`},
+		"names of tags":                {call: call{method: post, path: empty + "copy_tags/", json: `{"source_repository":"` + full + `","names":["\u0000"]}`}, want: `{"names":[` + null + `]}`},
+		"digests":                      {call: call{method: post, path: empty + "copy_manifests/", json: `{"source_repository":"` + full + `","digests":["\u0000"]}`}, want: `{"digests":[` + null + `]}`},
+		"tags to sign":                 {call: call{method: post, path: m.repoHref() + "sign/", json: `{"manifest_signing_service":"` + service + `","tags_list":["\u0000"]}`}, want: `{"tags_list":[` + null + `]}`},
+		"a tag":                        {call: call{method: post, path: full + "untag/", json: `{"tag":"\u0000"}`}, want: `{"tag":[` + null + `]}`},
+		"a unit":                       {call: call{method: post, path: full + "add/", json: `{"content_units":["\u0000"]}`}, want: `{"content_units":[` + null + `]}`},
+		"a form":                       {call: call{method: post, path: pulp.ContainerCollection, json: "name=a%00", kind: form}, want: `{"name":[` + null + `]}`},
+		"a form, not UTF-8":            {call: call{method: post, path: pulp.ContainerCollection, json: "name=a%ff", kind: form}, want: notForm},
+		"a field, not UTF-8":           {call: call{method: post, path: pulp.ContainerCollection, json: "name=a&%ff=b", kind: form}, want: notForm},
+		"multipart, not UTF-8":         {call: call{method: post, path: pulp.ContainerCollection, json: "--x\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\n\xff\r\n--x--\r\n", kind: "multipart/form-data; boundary=x"}, want: `{"detail":"Multipart form parse error - the form is malformed."}`},
+		"a filter":                     {call: call{path: "repositories/?name=%00"}, want: `{"name":[` + null + `]}`},
+		"a filter, several":            {call: call{path: "tasks/?name__in=a,%00"}, want: `{"name__in":[` + null + `]}`},
+		"a filter, a pattern":          {call: call{path: "repositories/?name__regex=%00"}, want: `{"name__regex":[` + null + `]}`},
+		"a filter, labels":             {call: call{path: pulp.RemoteCollection + "?pulp_label_select=a%3D%00"}, want: `{"pulp_label_select":[` + null + `]}`},
+		"a filter, complex":            {call: call{path: "distributions/?q=name%3D%22%00%22"}, want: `{"q":[` + null + `]}`},
 	} {
-		t.Run(what, func(t *testing.T) { m.expect(c.call, 400, c.want) })
+		t.Run(name, func(t *testing.T) { m.expect(c.call, 400, c.want) })
 	}
 	for _, filter := range []string{"name=%ff", "name__in=%ff,a", "name__contains=%ff", "name__regex=%ff", "pulp_label_select=a%3D%ff", "q=name%3D%22%ff%22"} {
 		m.expect(call{path: "repositories/?" + filter}, 200, `{"count":0,"next":null,"previous":null,"results":[]}`)
 	}
 }
 
-// TestAVersionIsNotItsRepository sees that the href of a version, which begins with its repository's, names no repository.
+// TestAVersionIsNotItsRepository proves that the href of a version, which begins with that of its repository, is no reference
+// to the repository.
 func TestAVersionIsNotItsRepository(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
@@ -67,14 +69,14 @@ func TestAVersionIsNotItsRepository(t *testing.T) {
 	m.expect(call{method: http.MethodPost, path: pulp.DistributionCollection, json: `{"name":"n","base_path":"acme/n","repository":"` + version + `"}`}, 400, `{"repository":`+otherKind+`}`)
 	m.expect(call{method: http.MethodPost, path: href(m.empty) + "copy_tags/", json: `{"source_repository":"` + version + `"}`}, 400, `{"source_repository":`+otherKind+`}`)
 	if len(m.dispatcher.specs) != before {
-		t.Error("a task was made")
+		t.Error("a task was started")
 	}
 	for _, path := range []string{"repositories/?pulp_href__in=", pulp.ContainerCollection + "?pulp_href__in=", pulp.DistributionCollection + "?repository=", "distributions/?repository__in="} {
 		if got := m.results(path+version, "name"); len(got) > 0 {
-			t.Errorf("%s a version: %v", path, got)
+			t.Errorf("%s<version>: %v, want none", path, got)
 		}
 		if got := m.results(path+version+","+href(m.full), "name"); !cmp.Equal(got, []string{"acme/full"}) {
-			t.Errorf("%s a version and its repository: %v", path, got)
+			t.Errorf("%s<version>,<repository>: %v", path, got)
 		}
 	}
 }
@@ -101,7 +103,7 @@ func TestVersionsAreFiltered(t *testing.T) {
 		"?pulp_href__in=" + v("1"): {v("1")},
 		"?pulp_href__in=" + v("0") + "," + v("2") + "," + v("7"):   {v("2"), v("0")},
 		"?pulp_href__in=" + href(m.full):                           {}, // not a version
-		"?pulp_href__in=" + m.repoHref() + "versions/1/":           {}, // another's
+		"?pulp_href__in=" + m.repoHref() + "versions/1/":           {}, // of another repository
 		"?pulp_created__gt=2020-01-01&number=0":                    {v("0")},
 		"?pulp_created__lt=2020-01-01":                             {},
 		"?content=" + pulp.Href(pulp.TagCollection, pulp.NewID()):  {},
@@ -143,7 +145,7 @@ func TestRemotesAreFiltered(t *testing.T) {
 			"ordering=name":           {other, remote, third},
 			"ordering=-name":          {third, remote, other},
 			"ordering=url":            {third, other, remote},
-			"":                        {third, other, remote}, // the newest first
+			"":                        {third, other, remote}, // newest first
 			"name=acme/other":         {other},
 			"name__iexact=ACME/Other": {other},
 			"name__in=acme/other,b/third,x&ordering=name":                   {other, third},
@@ -186,11 +188,12 @@ func TestRemotesAreFiltered(t *testing.T) {
 	}
 }
 
-// TestWhoDeletesVersionsAndRepositories: those who see a repository and do not own it are told that they may not, the rest that there is none.
-func TestWhoDeletesVersionsAndRepositories(t *testing.T) {
+// TestChangesNeedPermission proves that a change of a visible repository by a user that does not own it gets 403, and a
+// change of a hidden one 404.
+func TestChangesNeedPermission(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
-	m.serve(pulp.Distribution{Name: "acme/full", BasePath: "acme/full", RepositoryID: m.full.ID}) // everybody sees it now
+	m.serve(pulp.Distribution{Name: "acme/full", BasePath: "acme/full", RepositoryID: m.full.ID}) // makes it visible to every user
 	hidden, shown := href(m.empty), href(m.full)
 	m.container("acme/full-2", "")
 	remove, post, patch := http.MethodDelete, http.MethodPost, http.MethodPatch
@@ -207,12 +210,12 @@ func TestWhoDeletesVersionsAndRepositories(t *testing.T) {
 		{call: call{method: remove, path: hidden + "versions/0/", user: "carol"}, status: 404},
 		{call: call{method: remove, path: hidden, user: "carol"}, status: 404},
 		{call: call{method: post, path: hidden + "set_label/", user: "carol", json: `{bad`}, status: 404},
-		{call: call{method: remove, path: m.repoHref() + "versions/1/"}, status: 403}, // nobody's
+		{call: call{method: remove, path: m.repoHref() + "versions/1/"}, status: 403}, // of a push repository
 		{call: call{method: remove, path: shown + "versions/7/", user: "acme"}, status: 404},
 		{call: call{method: remove, path: shown + "versions/1/", user: "acme"}, status: 202},
 		{call: call{method: post, path: shown + "set_label/", user: "acme", json: `{"key":"a","value":"b"}`}, status: 201},
 		{call: call{method: patch, path: shown, user: "acme", json: `{"name":"acme/full-2"}`}, status: 400},
-		{call: call{method: patch, path: shown, user: "acme", json: `{"name":"acme/app"}`}, status: 400}, // of the other type
+		{call: call{method: patch, path: shown, user: "acme", json: `{"name":"acme/app"}`}, status: 400}, // the name of a push repository
 		{call: call{method: remove, path: shown, user: "acme"}, status: 202},
 	} {
 		m.expect(c.call, c.status, "")

@@ -19,7 +19,7 @@ import (
 	"github.com/countersign/countersign/signing/signtest"
 )
 
-// signingKey is a key of a test.
+// signingKey is an OpenPGP key for tests.
 type signingKey struct {
 	entity *openpgp.Entity
 	public []byte // binary
@@ -56,7 +56,7 @@ func (k signingKey) armored(t *testing.T) string {
 	return text.String()
 }
 
-// signWith puts a signature of a manifest that says so, and returns the version.
+// signWith stores a valid signature of a manifest and returns the version that it creates.
 func (w *world) signWith(k signingKey, target record.Target, manifest digest.Digest, reference string) pulp.Version {
 	w.t.Helper()
 	claim, err := signing.EncodeClaim(signing.Claim{ManifestDigest: manifest, DockerReference: reference})
@@ -88,6 +88,7 @@ func (w *world) signWith(k signingKey, target record.Target, manifest digest.Dig
 	return *v
 }
 
+// serviceOf adds a signing service with a key and returns its href.
 func (w *world) serviceOf(k signingKey, name string) string {
 	w.t.Helper()
 	v, err := w.store.Signatures.AddSigningService(w.t.Context(), pulp.SigningService{
@@ -103,7 +104,7 @@ func (k signingKey) signedBy(more string) string {
 	return `{"type":"signedBy","keyType":"GPGKeys","keyData":"` + base64.StdEncoding.EncodeToString(k.public) + `"` + more + `}`
 }
 
-// dig takes a path of names and numbers through a JSON value.
+// dig returns the value at a path of names and indexes in a JSON value.
 func dig(t *testing.T, v any, path ...any) any {
 	t.Helper()
 	for _, step := range path {
@@ -130,15 +131,16 @@ const (
 	rejectAll = `{"default":[{"type":"reject"}]}`
 )
 
-// TestTheListOfSignaturesSaysWhoVerifies: the services whose key made a signature, also when they came after it.
-func TestTheListOfSignaturesSaysWhoVerifies(t *testing.T) {
+// TestSignaturesShowTheirServices proves that signatures show the signing services with their key, also services that were
+// added later.
+func TestSignaturesShowTheirServices(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	known, unknown := newSigningKey(t), newSigningKey(t)
 	w.signWith(known, w.repo, w.manifest, app+"latest")
 	w.signWith(unknown, w.repo, w.manifest, app+"other")
 	first, second := w.serviceOf(known, "a"), w.serviceOf(known, "b")
-	want := map[string]string{ // by reference; the others are no signatures at all
+	want := map[string]string{ // by reference; other signatures have no OpenPGP message
 		app + "latest": fmt.Sprint(true, []any{first, second}), app + "other": fmt.Sprint(false, []any{}),
 	}
 	found := 0
@@ -147,7 +149,7 @@ func TestTheListOfSignaturesSaysWhoVerifies(t *testing.T) {
 		reference := g["docker_reference"].(string)
 		if g["key_id"] == "D1B86E06B4D88886" {
 			if g["verified"] != false {
-				t.Errorf("what is no signature: %v", g)
+				t.Errorf("invalid content is verified: %v", g)
 			}
 			continue
 		}
@@ -164,7 +166,7 @@ func TestTheListOfSignaturesSaysWhoVerifies(t *testing.T) {
 	}
 }
 
-// TestVerify asks who signed tags, and what policies make of them.
+// TestVerify compares reports about the signers of tags, and verdicts of policies.
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -187,13 +189,13 @@ func TestVerify(t *testing.T) {
 	ours, theirs := signatures[2], signatures[3]
 	if dig(t, ours, "verified") != true || dig(t, ours, "key_fingerprint") != known.fingerprint() || dig(t, ours, "signing_services", 0, "pulp_href") != service ||
 		dig(t, ours, "signing_services", 0, "name") != "svc" || dig(t, ours, "docker_reference") != app+"latest" || dig(t, ours, "reason") != nil {
-		t.Errorf("by a service: %v", ours)
+		t.Errorf("signature by a service: %v", ours)
 	}
 	if dig(t, theirs, "verified") != false || dig(t, theirs, "reason") != "The signature is by another key." || len(dig(t, theirs, "signing_services").([]any)) != 0 {
-		t.Errorf("by nobody: %v", theirs)
+		t.Errorf("signature by an unknown key: %v", theirs)
 	}
 
-	// With a policy: its keys verify too, and every requirement says what it makes of the image.
+	// With a policy, its keys verify signatures too, and every requirement has a result.
 	policy := `{"default":[{"type":"reject"}],"transports":{"docker":{"registry.example:8443/acme":[` + unknown.signedBy("") + `,` +
 		known.signedBy(`,"signedIdentity":{"type":"exactReference","dockerReference":"elsewhere.example/a:1"}`) + `]}}}`
 	got = verify(`{"tag":"latest","policy":`+policy+`}`, http.StatusOK)
@@ -218,21 +220,21 @@ func TestVerify(t *testing.T) {
 		}
 	}
 
-	// A list is accepted when its images are.
+	// An index is accepted when its images are.
 	index := verify(`{"tag":"multi","policy":`+accepting+`}`, http.StatusOK)
 	manifests := dig(t, index, "manifests").([]any)
 	if len(manifests) != 3 || dig(t, index, "accepted") != false {
-		t.Fatalf("a list: %v", index)
+		t.Fatalf("an index: %v", index)
 	}
 	for _, m := range manifests[1:] {
 		w.signWith(known, w.repo, digest.Digest(dig(t, m, "digest").(string)), app+"multi")
 	}
 	index = verify(`{"tag":"multi","policy":`+accepting+`}`, http.StatusOK)
 	if dig(t, index, "accepted") != true || dig(t, index, "verdicts", 0, "manifests", 0, "accepted") != false || dig(t, index, "verdicts", 0, "manifests", 1, "accepted") != true {
-		t.Errorf("a list whose images are signed: %v", index)
+		t.Errorf("an index with signed images: %v", index)
 	}
 
-	// An older version: the second signature's is not there yet.
+	// An older version lacks the second signature.
 	number := before.Number - 1
 	old := verify(fmt.Sprintf(`{"tag":"latest","repository_version":"%s","reference":"%slatest","policy":%s}`,
 		pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, number), app, accepting), http.StatusOK)
@@ -241,7 +243,7 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// TestVerifyRefuses what cannot be judged, and tells strangers nothing.
+// TestVerifyRefuses proves that invalid requests are refused, and that verify/ reveals nothing of hidden repositories.
 func TestVerifyRefuses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -284,9 +286,10 @@ func TestVerifyRefuses(t *testing.T) {
 	w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`, user: "acme"}, http.StatusOK, "")
 }
 
-// TestVerifyDoesNotComputeWithHostileKeys: a policy of 35 kB kept a processor busy for twelve seconds, as its key is one of DSA with 300 self-signatures. Requirements with
-// such keys are reported as not evaluated, unless the signature is wrong in another way or another key of theirs accepts it.
-func TestVerifyDoesNotComputeWithHostileKeys(t *testing.T) {
+// TestVerifyRefusesExpensiveKeys proves that verify/ does not compute with keys that are expensive to read: a DSA key of 35 kB
+// with 300 self-signatures takes twelve seconds. Requirements with such keys are reported as not evaluated, unless the
+// signature is invalid for another reason or another key of the requirement accepts it.
+func TestVerifyRefusesExpensiveKeys(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	known, hostile := newSigningKey(t), signtest.HostileDSA(8192)
@@ -317,12 +320,12 @@ func TestVerifyDoesNotComputeWithHostileKeys(t *testing.T) {
 		accepted, evaluated bool
 		reason              string
 	}{
-		"by the hostile key":             {tag: "latest", requirement: signedBy(ring), reason: "uses DSA"},
-		"by another key of theirs":       {tag: "latest", requirement: signedBy(ring, known.public), accepted: true, evaluated: true},
-		"for another reference":          {tag: "1.0", requirement: signedBy(ring), evaluated: true, reason: "none of the signatures"},
-		"a ring with 11,000 packets":     {tag: "latest", requirement: signedBy(known.public, bytes.Repeat(signtest.Packet(12, nil), 11_000)), reason: "more than 10000 packets"},
-		"a key with 300 self-signatures": {tag: "latest", requirement: signedBy(rsaRing(300)), evaluated: true, reason: "none of the signatures"},
-		"more packets, and no signature": {tag: "multi", requirement: signedBy(bytes.Repeat(signtest.Packet(6, nil), 11_000)), evaluated: true, reason: "there is none"},
+		"by the hostile key":                 {tag: "latest", requirement: signedBy(ring), reason: "uses DSA"},
+		"by another key of the requirement":  {tag: "latest", requirement: signedBy(ring, known.public), accepted: true, evaluated: true},
+		"for another reference":              {tag: "1.0", requirement: signedBy(ring), evaluated: true, reason: "none of the signatures"},
+		"a ring with 11,000 packets":         {tag: "latest", requirement: signedBy(known.public, bytes.Repeat(signtest.Packet(12, nil), 11_000)), reason: "more than 10000 packets"},
+		"a key with 300 self-signatures":     {tag: "latest", requirement: signedBy(rsaRing(300)), evaluated: true, reason: "none of the signatures"},
+		"too many packets, but no signature": {tag: "multi", requirement: signedBy(bytes.Repeat(signtest.Packet(6, nil), 11_000)), evaluated: true, reason: "there is none"},
 	} {
 		got := w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"` + c.tag + `","reference":"` + app + c.tag +
 			`","policy":{"default":[` + c.requirement + `]}}`}, http.StatusOK, "").body

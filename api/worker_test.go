@@ -8,10 +8,10 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// TestWhatWorkersCanSignWith sees that administrators, and nobody else, are shown which services a worker can use, in the list and alone.
-func TestWhatWorkersCanSignWith(t *testing.T) {
+// TestSigningServicesOfWorkers proves that only administrators see the signing services that a worker can use.
+func TestSigningServicesOfWorkers(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t) // with a worker, 7@test, that can use none
+	w := newWorld(t) // with the worker 7@test, which can use none
 	if err := w.store.Tasks.Beat(t.Context(), pulp.Worker{ID: pulp.NewID(), Name: "8@test", Services: []string{"one", "two"}}); err != nil {
 		t.Fatal(err)
 	}

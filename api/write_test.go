@@ -19,7 +19,7 @@ import (
 
 func ptr[T any](v T) *T { return &v }
 
-func TestEditingARepository(t *testing.T) {
+func TestEditRepository(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.target("b/taken")
@@ -36,20 +36,20 @@ func TestEditingARepository(t *testing.T) {
 	}
 	multipartBody, multipartKind := multi(map[string]string{"description": "x", "pulp_labels": `{"a":"b"}`})
 	const form = "application/x-www-form-urlencoded"
-	for what, c := range map[string]struct {
+	for name, c := range map[string]struct {
 		method, kind, body string
 		status             int
-		want               string                  // the body of an error
-		fields             *tasks.RepositoryFields // what the task is asked to do
+		want               string                  // the body of the error
+		fields             *tasks.RepositoryFields // of the task's arguments
 	}{
 		"a description": {body: `{"description":"hello"}`, status: 202, fields: &tasks.RepositoryFields{
 			Description: tasks.Optional[string]{Set: true, Value: ptr("hello")},
 		}},
-		"a signing service, by href":   {body: `{"manifest_signing_service":"` + w.serviceHref() + `"}`, status: 202, fields: &tasks.RepositoryFields{SigningServiceID: &w.service.ID, SigningAssigned: &byAdmin}},
-		"a signing service, by URL":    {body: `{"manifest_signing_service":"http://localhost` + w.serviceHref() + `"}`, status: 202, fields: &tasks.RepositoryFields{SigningServiceID: &w.service.ID, SigningAssigned: &byAdmin}},
-		"a signing service, by PRN":    {body: `{"manifest_signing_service":"prn:core.signingservice:` + w.service.ID + `"}`, status: 202, fields: &tasks.RepositoryFields{SigningServiceID: &w.service.ID, SigningAssigned: &byAdmin}},
-		"no signing service, as it is": {body: `{"manifest_signing_service":null}`, status: 200},
-		"all that can be": {method: http.MethodPut, body: `{"name":"acme/new","description":null,"pulp_labels":{"a":"b","c":null},"retain_repo_versions":5}`, status: 202, fields: &tasks.RepositoryFields{
+		"a signing service, by href":  {body: `{"manifest_signing_service":"` + w.serviceHref() + `"}`, status: 202, fields: &tasks.RepositoryFields{SigningServiceID: &w.service.ID, SigningAssigned: &byAdmin}},
+		"a signing service, by URL":   {body: `{"manifest_signing_service":"http://localhost` + w.serviceHref() + `"}`, status: 202, fields: &tasks.RepositoryFields{SigningServiceID: &w.service.ID, SigningAssigned: &byAdmin}},
+		"a signing service, by PRN":   {body: `{"manifest_signing_service":"prn:core.signingservice:` + w.service.ID + `"}`, status: 202, fields: &tasks.RepositoryFields{SigningServiceID: &w.service.ID, SigningAssigned: &byAdmin}},
+		"null for no signing service": {body: `{"manifest_signing_service":null}`, status: 200},
+		"all fields": {method: http.MethodPut, body: `{"name":"acme/new","description":null,"pulp_labels":{"a":"b","c":null},"retain_repo_versions":5}`, status: 202, fields: &tasks.RepositoryFields{
 			Name: ptr("acme/new"), Description: tasks.Optional[string]{Set: true}, Labels: &map[string]*string{"a": ptr("b"), "c": nil},
 			RetainRepoVersions: tasks.Optional[int64]{Set: true, Value: ptr(int64(5))},
 		}},
@@ -60,38 +60,38 @@ func TestEditingARepository(t *testing.T) {
 		"a multipart form": {kind: multipartKind, body: multipartBody, status: 202, fields: &tasks.RepositoryFields{
 			Description: tasks.Optional[string]{Set: true, Value: ptr("x")}, Labels: &map[string]*string{"a": ptr("b")},
 		}},
-		"what is so already":           {body: `{"name":"acme/app","description":null,"pulp_labels":{},"retain_repo_versions":null}`, status: 200},
-		"an empty body":                {body: "", status: 200},
-		"PUT with the name alone":      {method: http.MethodPut, body: `{"name":"acme/app"}`, status: 200},
-		"read-only fields":             {body: `{"pulp_href":"x","prn":1,"versions_href":null,"latest_version_href":[],"pulp_created":"","pulp_last_updated":""}`, status: 200},
-		"a name that is taken":         {body: `{"name":"b/taken"}`, status: 400, want: `{"name":["This field must be unique."]}`},
-		"a blank name":                 {body: `{"name":"  "}`, status: 400, want: `{"name":["This field may not be blank."]}`},
-		"no name":                      {body: `{"name":null}`, status: 400, want: `{"name":["This field may not be null."]}`},
-		"a name that is a list":        {body: `{"name":[]}`, status: 400, want: `{"name":["Not a valid string."]}`},
-		"a name with a NUL":            {body: `{"name":"a\u0000b"}`, status: 400, want: `{"name":["Null characters are not allowed."]}`},
-		"a blank description":          {body: `{"description":""}`, status: 400, want: `{"description":["This field may not be blank."]}`},
-		"PUT without the name":         {method: http.MethodPut, body: `{}`, status: 400, want: `{"name":["This field is required."]}`},
-		"versions to keep below one":   {body: `{"retain_repo_versions":0}`, status: 400, want: `{"retain_repo_versions":["Ensure this value is greater than or equal to 1."]}`},
-		"versions to keep, no number":  {body: `{"retain_repo_versions":1.5}`, status: 400, want: `{"retain_repo_versions":["A valid integer is required."]}`},
-		"versions to keep, true":       {body: `{"retain_repo_versions":true}`, status: 400, want: `{"retain_repo_versions":["A valid integer is required."]}`},
-		"a label with parentheses":     {body: `{"pulp_labels":{"a":"b(c"}}`, status: 400, want: `{"pulp_labels":["Key 'a' contains value with parenthesis."]}`},
-		"labels that are a list":       {body: `{"pulp_labels":[]}`, status: 400, want: `{"pulp_labels":["Expected a dictionary of items but got type \"list\"."]}`},
-		"several wrong fields at once": {body: `{"name":"","retain_repo_versions":0,"foo":1}`, status: 400, want: `{"name":["This field may not be blank."],"retain_repo_versions":["Ensure this value is greater than or equal to 1."]}`},
-		"an unknown field":             {body: `{"foo":1,"description":"x"}`, status: 400, want: `{"foo":["Unexpected field"]}`},
-		"a service that is a number":   {body: `{"manifest_signing_service":1}`, status: 400, want: `{"manifest_signing_service":["Incorrect type. Expected URL string, received int."]}`},
-		"a service that is no service": {body: `{"manifest_signing_service":"` + href + `"}`, status: 400, want: `{"manifest_signing_service":["Invalid hyperlink - Incorrect URL match."]}`},
-		"a service that is not":        {body: `{"manifest_signing_service":"` + absent + `"}`, status: 400, want: `{"manifest_signing_service":["Invalid hyperlink - Object does not exist."]}`},
-		"a body that is a text":        {body: `"x"`, status: 400, want: `{"non_field_errors":["Invalid data. Expected a dictionary, but got str."]}`},
-		"a body with something behind": {body: `{} {}`, status: 400, want: `{"detail":"JSON parse error - Extra data"}`},
-		"a body that is not UTF-8":     {body: "{\"name\":\"\xff\"}", status: 400, want: `{"detail":"JSON parse error - the text is not UTF-8"}`},
-		"a body that is too large":     {body: `{"name":"` + strings.Repeat("a", 1<<20) + `"}`, status: 413},
-		"a body that nests too deep":   {body: strings.Repeat(`[`, 20000), status: 400},
-		"a form that is malformed":     {kind: form, body: "%zz", status: 400},
-		"a multipart form without end": {kind: "multipart/form-data; boundary=x", body: "--x\r\n", status: 400},
-		"a multipart without boundary": {kind: "multipart/form-data", body: "x", status: 400},
-		"a body of no known type":      {kind: "text/xml", body: "<x/>", status: 415, want: `{"detail":"Unsupported media type \"text/xml\" in request."}`},
+		"present values":                      {body: `{"name":"acme/app","description":null,"pulp_labels":{},"retain_repo_versions":null}`, status: 200},
+		"an empty body":                       {body: "", status: 200},
+		"PUT with only the name":              {method: http.MethodPut, body: `{"name":"acme/app"}`, status: 200},
+		"read-only fields":                    {body: `{"pulp_href":"x","prn":1,"versions_href":null,"latest_version_href":[],"pulp_created":"","pulp_last_updated":""}`, status: 200},
+		"a name that is taken":                {body: `{"name":"b/taken"}`, status: 400, want: `{"name":["This field must be unique."]}`},
+		"a blank name":                        {body: `{"name":"  "}`, status: 400, want: `{"name":["This field may not be blank."]}`},
+		"a null name":                         {body: `{"name":null}`, status: 400, want: `{"name":["This field may not be null."]}`},
+		"a name that is a list":               {body: `{"name":[]}`, status: 400, want: `{"name":["Not a valid string."]}`},
+		"a name with a NUL":                   {body: `{"name":"a\u0000b"}`, status: 400, want: `{"name":["Null characters are not allowed."]}`},
+		"a blank description":                 {body: `{"description":""}`, status: 400, want: `{"description":["This field may not be blank."]}`},
+		"PUT without the name":                {method: http.MethodPut, body: `{}`, status: 400, want: `{"name":["This field is required."]}`},
+		"zero versions to keep":               {body: `{"retain_repo_versions":0}`, status: 400, want: `{"retain_repo_versions":["Ensure this value is greater than or equal to 1."]}`},
+		"versions to keep, a text":            {body: `{"retain_repo_versions":1.5}`, status: 400, want: `{"retain_repo_versions":["A valid integer is required."]}`},
+		"versions to keep, a boolean":         {body: `{"retain_repo_versions":true}`, status: 400, want: `{"retain_repo_versions":["A valid integer is required."]}`},
+		"a label with parentheses":            {body: `{"pulp_labels":{"a":"b(c"}}`, status: 400, want: `{"pulp_labels":["Key 'a' contains value with parenthesis."]}`},
+		"labels that are a list":              {body: `{"pulp_labels":[]}`, status: 400, want: `{"pulp_labels":["Expected a dictionary of items but got type \"list\"."]}`},
+		"several errors":                      {body: `{"name":"","retain_repo_versions":0,"foo":1}`, status: 400, want: `{"name":["This field may not be blank."],"retain_repo_versions":["Ensure this value is greater than or equal to 1."]}`},
+		"an unknown field":                    {body: `{"foo":1,"description":"x"}`, status: 400, want: `{"foo":["Unexpected field"]}`},
+		"a service that is a number":          {body: `{"manifest_signing_service":1}`, status: 400, want: `{"manifest_signing_service":["Incorrect type. Expected URL string, received int."]}`},
+		"a service of another collection":     {body: `{"manifest_signing_service":"` + href + `"}`, status: 400, want: `{"manifest_signing_service":["Invalid hyperlink - Incorrect URL match."]}`},
+		"an unknown service":                  {body: `{"manifest_signing_service":"` + absent + `"}`, status: 400, want: `{"manifest_signing_service":["Invalid hyperlink - Object does not exist."]}`},
+		"a text as the body":                  {body: `"x"`, status: 400, want: `{"non_field_errors":["Invalid data. Expected a dictionary, but got str."]}`},
+		"a body with trailing data":           {body: `{} {}`, status: 400, want: `{"detail":"JSON parse error - Extra data"}`},
+		"a body that is not UTF-8":            {body: "{\"name\":\"\xff\"}", status: 400, want: `{"detail":"JSON parse error - the text is not UTF-8"}`},
+		"a body that is too large":            {body: `{"name":"` + strings.Repeat("a", 1<<20) + `"}`, status: 413},
+		"a body with deep nesting":            {body: strings.Repeat(`[`, 20000), status: 400},
+		"a form that is malformed":            {kind: form, body: "%zz", status: 400},
+		"a multipart form without an end":     {kind: "multipart/form-data; boundary=x", body: "--x\r\n", status: 400},
+		"a multipart form without a boundary": {kind: "multipart/form-data", body: "x", status: 400},
+		"a body of an unknown type":           {kind: "text/xml", body: "<x/>", status: 415, want: `{"detail":"Unsupported media type \"text/xml\" in request."}`},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			if c.method == "" {
 				c.method = http.MethodPatch
 			}
@@ -111,7 +111,7 @@ func TestEditingARepository(t *testing.T) {
 					t.Errorf("body %s", r.raw)
 				}
 			case len(w.dispatcher.specs) != before:
-				t.Error("a task was made")
+				t.Error("a task was started")
 			case c.status == 200 && r.body.(map[string]any)["name"] != "acme/app":
 				t.Errorf("body %s", r.raw)
 			}
@@ -119,7 +119,8 @@ func TestEditingARepository(t *testing.T) {
 	}
 }
 
-// TestSigning calls sign with everything that may be right and wrong about it. Hostile inputs 13 and 14.
+// TestSigning compares the tasks and errors of sign requests (hostile-inputs.md#hostile-base-path,
+// hostile-inputs.md#sign-without-permission).
 func TestSigning(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -143,41 +144,41 @@ func TestSigning(t *testing.T) {
 		f(&a)
 		return &a
 	}
-	for what, c := range map[string]struct {
+	for name, c := range map[string]struct {
 		repo, user, body string // repo: acme/app's href when empty
 		status           int
 		want             string
 		args             *tasks.SignArgs
 	}{
-		"everything":                     {body: service(""), status: 202, args: &asked},
-		"tags":                           {body: service(`,"tags_list":["latest","multi"]`), status: 202, args: with(func(a *tasks.SignArgs) { a.Tags = []string{"latest", "multi"} })},
-		"no tags are all":                {body: service(`,"tags_list":[]`), status: 202, args: with(func(a *tasks.SignArgs) { a.Tags = []string{} })},
-		"lists too, and again":           {body: service(`,"sign_lists":true,"force":true`), status: 202, args: with(func(a *tasks.SignArgs) { a.SignLists, a.Force = true, true })},
-		"its own path":                   {body: service(`,"future_base_path":"acme/app"`), status: 202, args: &asked},
-		"as the namespace's owner":       {repo: mine, user: "acme", body: service(""), status: 202},
-		"a tag that is not there":        {body: service(`,"tags_list":["latest","nosuch"]`), status: 400, want: `{"tags_list":["The tag 'nosuch' does not exist in the latest repository version."]}`},
-		"tags that are no texts":         {body: service(`,"tags_list":[1]`), status: 400, want: `{"tags_list":["Not a valid string."]}`},
-		"tags that are null":             {body: service(`,"tags_list":null`), status: 400, want: `{"tags_list":["This field may not be null."]}`},
-		"a flag that is none":            {body: service(`,"force":"perhaps"`), status: 400, want: `{"force":["Must be a valid boolean."]}`},
-		"no service":                     {body: `{}`, status: 400, want: `{"manifest_signing_service":["This field is required since a signing_service is not set on the repo."]}`},
-		"a service that is null":         {body: `{"manifest_signing_service":null}`, status: 400, want: `{"manifest_signing_service":["This field is required since a signing_service is not set on the repo."]}`},
-		"a path with capitals":           {body: service(`,"future_base_path":"UPPER bad/"`), status: 400, want: `{"future_base_path":["The provided registry path contains forbidden characters."]}`},
-		"a path of nobody":               {body: service(`,"future_base_path":"x/y"`), status: 400, want: `{"future_base_path":["This field must be the base path of one of the repository's distributions."]}`},
-		"another repository's path":      {body: service(`,"future_base_path":"b/other"`), status: 403},
-		"a path in a strange namespace":  {repo: mine, user: "acme", body: service(`,"future_base_path":"x/y"`), status: 403, want: denied},
-		"as somebody else":               {user: "carol", body: service(""), status: 403},
-		"as somebody else, a bad body":   {user: "carol", body: `{bad`, status: 403},
-		"a future path":                  {repo: bare, body: service(`,"future_base_path":"acme/later"`), status: 202},
-		"a future path, as owner":        {repo: bare, user: "acme", body: service(`,"future_base_path":"acme/later"`), status: 202},
-		"a future path elsewhere":        {repo: bare, user: "acme", body: service(`,"future_base_path":"b/later"`), status: 403, want: denied},
-		"a future path that another has": {repo: bare, body: service(`,"future_base_path":"b/other"`), status: 403},
-		"no distribution, no path":       {repo: bare, body: service(""), status: 400, want: `{"future_base_path":["This field is required since this repo has zero or multiple distributions."]}`},
-		"two distributions, no path":     {repo: manyHref, body: service(""), status: 400, want: `{"future_base_path":["This field is required since this repo has zero or multiple distributions."]}`},
-		"two distributions, one path":    {repo: manyHref, body: service(`,"future_base_path":"acme/second"`), status: 202},
-		"no repository":                  {repo: pulp.RepositoryHref(pulp.ContainerPush, pulp.NewID()), body: service(""), status: 404, want: `{"detail":"No ContainerPushRepository matches the given query."}`},
-		"a repository of another type":   {repo: pulp.RepositoryHref(pulp.Container, other.Repository.ID), body: service(""), status: 404, want: `{"detail":"No ContainerRepository matches the given query."}`},
+		"everything":                          {body: service(""), status: 202, args: &asked},
+		"tags":                                {body: service(`,"tags_list":["latest","multi"]`), status: 202, args: with(func(a *tasks.SignArgs) { a.Tags = []string{"latest", "multi"} })},
+		"an empty list of tags":               {body: service(`,"tags_list":[]`), status: 202, args: with(func(a *tasks.SignArgs) { a.Tags = []string{} })},
+		"lists too, with force":               {body: service(`,"sign_lists":true,"force":true`), status: 202, args: with(func(a *tasks.SignArgs) { a.SignLists, a.Force = true, true })},
+		"its own path":                        {body: service(`,"future_base_path":"acme/app"`), status: 202, args: &asked},
+		"as the namespace's owner":            {repo: mine, user: "acme", body: service(""), status: 202},
+		"an unknown tag":                      {body: service(`,"tags_list":["latest","nosuch"]`), status: 400, want: `{"tags_list":["The tag 'nosuch' does not exist in the latest repository version."]}`},
+		"tags that are not texts":             {body: service(`,"tags_list":[1]`), status: 400, want: `{"tags_list":["Not a valid string."]}`},
+		"null tags":                           {body: service(`,"tags_list":null`), status: 400, want: `{"tags_list":["This field may not be null."]}`},
+		"an invalid flag":                     {body: service(`,"force":"perhaps"`), status: 400, want: `{"force":["Must be a valid boolean."]}`},
+		"no service":                          {body: `{}`, status: 400, want: `{"manifest_signing_service":["This field is required since a signing_service is not set on the repo."]}`},
+		"a null service":                      {body: `{"manifest_signing_service":null}`, status: 400, want: `{"manifest_signing_service":["This field is required since a signing_service is not set on the repo."]}`},
+		"a path with capitals":                {body: service(`,"future_base_path":"UPPER bad/"`), status: 400, want: `{"future_base_path":["The provided registry path contains forbidden characters."]}`},
+		"a top-level path":                    {body: service(`,"future_base_path":"x/y"`), status: 400, want: `{"future_base_path":["This field must be the base path of one of the repository's distributions."]}`},
+		"another repository's path":           {body: service(`,"future_base_path":"b/other"`), status: 403},
+		"a path in another namespace":         {repo: mine, user: "acme", body: service(`,"future_base_path":"x/y"`), status: 403, want: denied},
+		"as another user":                     {user: "carol", body: service(""), status: 403},
+		"as another user with a bad body":     {user: "carol", body: `{bad`, status: 403},
+		"a future path":                       {repo: bare, body: service(`,"future_base_path":"acme/later"`), status: 202},
+		"a future path, as owner":             {repo: bare, user: "acme", body: service(`,"future_base_path":"acme/later"`), status: 202},
+		"a future path elsewhere":             {repo: bare, user: "acme", body: service(`,"future_base_path":"b/later"`), status: 403, want: denied},
+		"a future path of another repository": {repo: bare, body: service(`,"future_base_path":"b/other"`), status: 403},
+		"no distribution, no path":            {repo: bare, body: service(""), status: 400, want: `{"future_base_path":["This field is required since this repo has zero or multiple distributions."]}`},
+		"two distributions, no path":          {repo: manyHref, body: service(""), status: 400, want: `{"future_base_path":["This field is required since this repo has zero or multiple distributions."]}`},
+		"two distributions, one path":         {repo: manyHref, body: service(`,"future_base_path":"acme/second"`), status: 202},
+		"an unknown repository":               {repo: pulp.RepositoryHref(pulp.ContainerPush, pulp.NewID()), body: service(""), status: 404, want: `{"detail":"No ContainerPushRepository matches the given query."}`},
+		"a repository of another type":        {repo: pulp.RepositoryHref(pulp.Container, other.Repository.ID), body: service(""), status: 404, want: `{"detail":"No ContainerRepository matches the given query."}`},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			if c.repo == "" {
 				c.repo = w.repoHref()
 			}
@@ -185,7 +186,7 @@ func TestSigning(t *testing.T) {
 			w.expect(call{method: http.MethodPost, path: c.repo + "sign/", user: c.user, json: c.body}, c.status, c.want)
 			if c.status != 202 {
 				if len(w.dispatcher.specs) != before {
-					t.Error("a task was made")
+					t.Error("a task was started")
 				}
 				return
 			}
@@ -202,7 +203,7 @@ func TestSigning(t *testing.T) {
 	}
 }
 
-func TestSigningUsesTheRepositorysService(t *testing.T) {
+func TestSigningUsesTheAssignedService(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	own := w.addService("own")
@@ -217,19 +218,19 @@ func TestSigningUsesTheRepositorysService(t *testing.T) {
 	}
 }
 
-func TestDeletingADistributionReservesWhatGoesWithIt(t *testing.T) {
+func TestDeletingADistributionReservesItsRepository(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	plain := w.distribute("acme/plain", w.undistributed("acme/kept").ID)
 	made := w.repo.Distribution.ID
-	for what, c := range map[string]struct {
+	for name, c := range map[string]struct {
 		id     string
 		wanted []taskstore.Resource
 	}{
-		"a push made the repository": {id: made, wanted: []taskstore.Resource{
+		"a repository that a push created": {id: made, wanted: []taskstore.Resource{
 			{Href: pulp.Href(pulp.DistributionCollection, made), Exclusive: true}, {Href: w.repoHref(), Exclusive: true},
 		}},
-		"somebody made it": {id: plain, wanted: []taskstore.Resource{{Href: pulp.Href(pulp.DistributionCollection, plain), Exclusive: true}}},
+		"a repository that a user created": {id: plain, wanted: []taskstore.Resource{{Href: pulp.Href(pulp.DistributionCollection, plain), Exclusive: true}}},
 	} {
 		w.expect(call{method: http.MethodDelete, path: pulp.Href(pulp.DistributionCollection, c.id)}, 202, "")
 		want := tasks.Spec{
@@ -237,7 +238,7 @@ func TestDeletingADistributionReservesWhatGoesWithIt(t *testing.T) {
 		}
 		w.dispatcher.wantFrom(t, 1)
 		if diff := cmp.Diff(want, w.dispatcher.last()); diff != "" {
-			t.Errorf("%s: task (-want +got):\n%s", what, diff)
+			t.Errorf("%s: task (-want +got):\n%s", name, diff)
 		}
 	}
 	w.expect(call{method: http.MethodDelete, path: pulp.Href(pulp.DistributionCollection, made), user: "carol"}, 403, "")
@@ -336,7 +337,7 @@ func TestTasksAreCanceledDeletedAndPurged(t *testing.T) {
 	w.expect(purge, 403, "")
 }
 
-// TestTaskArgumentsSurviveTheDatabase sees that what a handler hands over is what a job reads.
+// TestTaskArgumentsSurviveTheDatabase proves that a job reads the arguments that a handler passed.
 func TestTaskArgumentsSurviveTheDatabase(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -3,7 +3,7 @@
 //
 // Adoption makes an upstream repository's manifests and tags content of the repository of the same name. It
 // reads manifests, tags and the sizes of blobs, and copies no blob. It never adopts writes of this server (see
-// store.UpstreamTag). All requests to the upstream are made by storage/upstream.
+// upstreamstate.UpstreamTag). All requests to the upstream are made by storage/upstream.
 package adopt
 
 import (
@@ -84,7 +84,8 @@ func (a *Adopter) Pulled(ctx context.Context, user, name, reference string, abse
 		defer cancel()
 		here, err := a.pull(ctx, user, name, reference, absentOnly)
 		if why, skip := contentError(err); skip {
-			a.Log.WarnContext(ctx, "not adopted", slog.String("repository", name), slog.String("reference", reference), slog.String("why", why))
+			a.Log.WarnContext(ctx, "not adopted",
+				slog.String("repository", name), slog.String("reference", reference), slog.String("why", why))
 			here, err = false, nil
 		}
 		if !here && (err == nil || fault.IsOutage(err, fault.Upstream)) {
@@ -158,12 +159,13 @@ func (a *Adopter) Current(ctx context.Context, user string, repo pulp.Repository
 	r := a.newRun(repo, signservice.Caller{User: user})
 	var d digest.Digest
 	var take bool
-	err = r.retryOnce(ctx, func() (err error) {
-		d, take, err = r.judgeTag(ctx, CompareOptions{Follow: a.Follow}, known)
-		return err
-	})
+	r.options.Follow = a.Follow
+	err = r.retryOnce(ctx, func() (err error) { d, take, err = r.judgeTag(ctx, known); return err })
 	if err == nil && take {
-		_, err = r.commit(ctx, upstreamstate.Adopted{RepositoryID: repo.ID, Tags: map[string]upstreamstate.AdoptedTag{tag: {Digest: d, Serial: known.Serial}}, Attached: r.attached})
+		_, err = r.commit(ctx, upstreamstate.Adopted{
+			RepositoryID: repo.ID, Attached: r.attached,
+			Tags: map[string]upstreamstate.AdoptedTag{tag: {Digest: d, Serial: known.Serial}},
+		})
 	}
 	switch {
 	case err != nil && (d == "" || a.IsFatal(ctx, err)):
@@ -179,7 +181,9 @@ func (a *Adopter) Current(ctx context.Context, user string, repo pulp.Repository
 // isOwn reports whether this server alone decides about a reference: a tag that exists here or waits in the
 // outbox, or a manifest that was removed here. It also returns the repository (only its name if there is none)
 // and, for a tag, its state before the upstream is asked.
-func (a *Adopter) isOwn(ctx context.Context, name, reference string) (repo pulp.Repository, known upstreamstate.UpstreamTag, own bool, err error) {
+func (a *Adopter) isOwn(
+	ctx context.Context, name, reference string,
+) (repo pulp.Repository, known upstreamstate.UpstreamTag, own bool, err error) {
 	repo, err = a.Store.Catalog.RepositoryByName(ctx, name)
 	switch {
 	case fault.Is(err, fault.NotFound):
@@ -223,7 +227,8 @@ func (a *Adopter) target(ctx context.Context, user, name string) (pulp.Repositor
 	}
 	repo, made, err := a.Store.Catalog.AdoptTarget(ctx, name, a.Type, a.Public)
 	if made && err == nil {
-		a.Log.InfoContext(ctx, "audit", slog.String("who", user), slog.String("action", "adopt repository"), slog.String("repository", name), slog.String("result", "done"))
+		a.Log.InfoContext(ctx, "audit", slog.String("who", user), slog.String("action", "adopt repository"),
+			slog.String("repository", name), slog.String("result", "done"))
 	}
 	return repo, err
 }
@@ -231,8 +236,9 @@ func (a *Adopter) target(ctx context.Context, user, name string) (pulp.Repositor
 // run is one adoption into a repository, or one comparison of it.
 type run struct {
 	*Adopter
-	repo pulp.Repository
-	why  signservice.Caller
+	repo    pulp.Repository
+	why     signservice.Caller
+	options CompareOptions
 
 	dry   bool                           // store nothing
 	known map[string]upstreamstate.Drift // differences of tags that the previous comparison recorded, by tag
@@ -262,8 +268,8 @@ func (r *run) commit(ctx context.Context, wanted upstreamstate.Adopted) (v *pulp
 		return err
 	})
 	if err == nil && v != nil {
-		r.Log.InfoContext(ctx, "audit", slog.String("who", r.why.User), slog.String("action", "adopt"), slog.String("repository", r.repo.Name),
-			slog.Int64("version", v.Number), slog.Int("tags", len(wanted.Tags)), slog.String("result", "done"))
+		r.Log.InfoContext(ctx, "audit", slog.String("who", r.why.User), slog.String("action", "adopt"),
+			slog.String("repository", r.repo.Name), slog.Int64("version", v.Number), slog.Int("tags", len(wanted.Tags)), slog.String("result", "done"))
 	}
 	return v, err
 }
@@ -278,7 +284,7 @@ func contentError(err error) (why string, skip bool) {
 		return e.Msg, true
 	}
 	if errors.Is(err, storage.ErrNotFound) {
-		return "It went away while it was looked at.", true
+		return "It was deleted during the adoption.", true
 	}
 	return "", false
 }
@@ -379,7 +385,8 @@ func (r *run) recordReferrers(ctx context.Context, d digest.Digest, depth int) e
 		fallthrough
 	default:
 		if !errors.Is(err, storage.ErrUnsupported) {
-			r.Log.WarnContext(ctx, "what refers to a manifest not adopted", slog.String("repository", r.repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
+			r.Log.WarnContext(ctx, "cannot list the referrers of a manifest; it is adopted without them",
+				slog.String("repository", r.repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
 		}
 		return nil
 	}
@@ -401,7 +408,8 @@ func (r *run) recordReferrers(ctx context.Context, d digest.Digest, depth int) e
 		case !skip && r.IsFatal(ctx, err):
 			return err
 		default:
-			r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name), slog.String("digest", string(referrer)), slog.String("subject", string(d)), slog.Any("err", err))
+			r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name),
+				slog.String("digest", string(referrer)), slog.String("subject", string(d)), slog.Any("err", err))
 			reason := cmp.Or(why, Sentence(err))
 			r.skip("manifest", string(referrer), reason, true)
 			r.addDrift("manifest", string(referrer), "", referrer, "It refers to "+string(d)+", and it cannot be adopted: "+reason)

@@ -78,7 +78,9 @@ func (a *Adopter) Repository(ctx context.Context, why signservice.Caller, name s
 }
 
 // Compare compares a repository with the upstream and stores the differences.
-func (a *Adopter) Compare(ctx context.Context, why signservice.Caller, repo pulp.Repository, options CompareOptions) (Found, error) {
+func (a *Adopter) Compare(
+	ctx context.Context, why signservice.Caller, repo pulp.Repository, options CompareOptions,
+) (Found, error) {
 	return a.compare(ctx, why, repo, options, func() ([]string, error) {
 		var tags []string
 		err := a.retryOnce(ctx, func() (err error) { tags, err = a.Upstream.Tags(ctx, repo.UpstreamName()); return err })
@@ -89,7 +91,9 @@ func (a *Adopter) Compare(ctx context.Context, why signservice.Caller, repo pulp
 	})
 }
 
-func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp.Repository, options CompareOptions, list func() ([]string, error)) (Found, error) {
+func (a *Adopter) compare(
+	ctx context.Context, why signservice.Caller, repo pulp.Repository, options CompareOptions, list func() ([]string, error),
+) (Found, error) {
 	// read first: a change here during the comparison then shows in the serial
 	here, err := a.Store.Upstream.UpstreamTags(ctx, repo.ID)
 	if err != nil {
@@ -100,6 +104,7 @@ func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp
 		return Found{}, err
 	}
 	r := a.newRun(repo, why)
+	r.options = options
 	if r.known, err = a.Store.Upstream.DriftOfTags(ctx, repo.ID); err != nil {
 		return Found{}, err
 	}
@@ -130,7 +135,7 @@ func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp
 		known := here[name]
 		known.Name = name
 		group.Go(func() error {
-			take, err := r.compareTag(working, options, known, listed[name])
+			take, err := r.compareTag(working, known, listed[name])
 			if err == nil && take != "" {
 				r.mu.Lock()
 				wanted.Tags[name] = upstreamstate.AdoptedTag{Digest: take, Serial: known.Serial}
@@ -142,16 +147,18 @@ func (a *Adopter) compare(ctx context.Context, why signservice.Caller, repo pulp
 	if err := group.Wait(); err != nil {
 		return Found{}, err
 	}
-	if options.Deep {
+	if r.options.Deep {
 		if err := r.compareContent(ctx); err != nil {
 			return Found{}, err
 		}
 	}
-	return r.conclude(ctx, options, here, wanted)
+	return r.conclude(ctx, here, wanted)
 }
 
 // conclude commits the adopted content, then stores the remaining differences.
-func (r *run) conclude(ctx context.Context, options CompareOptions, before map[string]upstreamstate.UpstreamTag, wanted upstreamstate.Adopted) (Found, error) {
+func (r *run) conclude(
+	ctx context.Context, before map[string]upstreamstate.UpstreamTag, wanted upstreamstate.Adopted,
+) (Found, error) {
 	found := Found{}
 	refused := map[string]string{}
 	wanted.Attached = r.attached
@@ -181,7 +188,7 @@ func (r *run) conclude(ctx context.Context, options CompareOptions, before map[s
 	slices.SortFunc(r.drift, func(a, b upstreamstate.Drift) int { return strings.Compare(a.Kind+" "+a.Name, b.Kind+" "+b.Name) })
 	slices.SortFunc(r.skipped, func(a, b Skipped) int { return strings.Compare(a.Kind+" "+a.Name, b.Kind+" "+b.Name) })
 	found.Drift, found.Skipped = r.drift, r.skipped
-	if found.Fresh, err = r.Store.Upstream.Compared(ctx, r.repo.ID, options.Deep, r.drift); err == nil {
+	if found.Fresh, err = r.Store.Upstream.Compared(ctx, r.repo.ID, r.options.Deep, r.drift); err == nil {
 		r.logSkipped(ctx, found.Fresh)
 	}
 	return found, err
@@ -195,8 +202,11 @@ const maxRefused = 20
 // cannot be signed, for instance), it bisects: it commits each half separately, so that one tag does not keep
 // out the others. It returns the last version and adds the reason for each tag that is not committed to
 // refused.
-func (r *run) commitApart(ctx context.Context, wanted upstreamstate.Adopted, names []string, refused map[string]string) (*pulp.Version, error) {
-	some := upstreamstate.Adopted{RepositoryID: wanted.RepositoryID, Tags: make(map[string]upstreamstate.AdoptedTag, len(names)), Attached: wanted.Attached}
+func (r *run) commitApart(
+	ctx context.Context, wanted upstreamstate.Adopted, names []string, refused map[string]string,
+) (*pulp.Version, error) {
+	some := wanted
+	some.Tags = make(map[string]upstreamstate.AdoptedTag, len(names))
 	for _, name := range names {
 		some.Tags[name] = wanted.Tags[name]
 	}
@@ -234,7 +244,10 @@ func Sentence(err error) string {
 func (r *run) addDrift(kind, name string, here, upstream digest.Digest, note string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.drift = append(r.drift, upstreamstate.Drift{RepositoryID: r.repo.ID, Repository: r.repo.Name, Type: r.repo.Type, Kind: kind, Name: name, Here: here, Upstream: upstream, Note: note})
+	r.drift = append(r.drift, upstreamstate.Drift{
+		RepositoryID: r.repo.ID, Repository: r.repo.Name, Type: r.repo.Type,
+		Kind: kind, Name: name, Here: here, Upstream: upstream, Note: note,
+	})
 }
 
 // maxUnanswered is the number of tags about which the upstream may fail to answer before the comparison ends
@@ -244,16 +257,17 @@ const maxUnanswered = 20
 // compareTag compares one tag with the upstream. It returns the digest to adopt, whose manifest is then
 // recorded, or an empty digest. A problem with a single tag is recorded as a difference and is no error. listed
 // reports whether the upstream's list contains the tag.
-func (r *run) compareTag(ctx context.Context, options CompareOptions, t upstreamstate.UpstreamTag, listed bool) (digest.Digest, error) {
+func (r *run) compareTag(ctx context.Context, t upstreamstate.UpstreamTag, listed bool) (digest.Digest, error) {
 	if t.Dirty { // our own write is pending
 		if t.Attempts > 0 {
-			r.addDrift("tag", t.Name, t.Here, "", "It waits to be written through; the upstream has not taken it so far, and the log says why.")
+			r.addDrift("tag", t.Name, t.Here, "",
+				"It waits to be written to the upstream, which has not accepted it so far; the log contains the reason.")
 		}
 		return "", nil
 	}
 	var d digest.Digest
 	var take bool
-	err := r.retryOnce(ctx, func() (err error) { d, take, err = r.judgeTag(ctx, options, t); return err })
+	err := r.retryOnce(ctx, func() (err error) { d, take, err = r.judgeTag(ctx, t); return err })
 	switch {
 	case err == nil && take:
 		return d, nil
@@ -265,14 +279,15 @@ func (r *run) compareTag(ctx context.Context, options CompareOptions, t upstream
 	case r.IsFatal(ctx, err) || fault.IsOutage(err, fault.Upstream) && r.unanswered.Add(1) > maxUnanswered:
 		return "", err
 	}
-	r.Log.WarnContext(ctx, "tag not compared with the upstream", slog.String("repository", r.repo.Name), slog.String("tag", t.Name), slog.Any("err", err))
-	r.addDrift("tag", t.Name, t.Here, d, "The upstream does not give it: "+Sentence(err))
-	r.skip("tag", t.Name, "The upstream does not give it: "+Sentence(err), true)
+	r.Log.WarnContext(ctx, "cannot compare a tag with the upstream",
+		slog.String("repository", r.repo.Name), slog.String("tag", t.Name), slog.Any("err", err))
+	r.addDrift("tag", t.Name, t.Here, d, "The upstream does not serve it: "+Sentence(err))
+	r.skip("tag", t.Name, "The upstream does not serve it: "+Sentence(err), true)
 	return "", nil
 }
 
 // judgeTag looks up a tag upstream, records a difference, and reports whether to adopt the digest.
-func (r *run) judgeTag(ctx context.Context, options CompareOptions, t upstreamstate.UpstreamTag) (d digest.Digest, take bool, err error) {
+func (r *run) judgeTag(ctx context.Context, t upstreamstate.UpstreamTag) (d digest.Digest, take bool, err error) {
 	d, err = r.Upstream.Resolve(ctx, r.repo.UpstreamName(), t.Name)
 	// the same manifest: the upstream names it by sha256, and it was pushed here by another digest
 	if err == nil && t.Here != "" && d.Algorithm() != t.Here.Algorithm() {
@@ -304,10 +319,10 @@ func (r *run) judgeTag(ctx context.Context, options CompareOptions, t upstreamst
 		r.addDrift("tag", t.Name, t.Here, "", "It is gone upstream.")
 		return "", false, nil
 	case r.repo.RemoteID != "":
-		r.addDrift("tag", t.Name, t.Here, d, "Somebody else has pushed it; what a mirror holds its remote says.")
+		r.addDrift("tag", t.Name, t.Here, d, "Another client has pushed it; a mirror's remote is authoritative for its content.")
 		return d, false, nil
-	case !options.Follow:
-		return d, false, r.noteUnfollowed(ctx, options, t, d)
+	case !r.options.Follow:
+		return d, false, r.noteUnfollowed(ctx, t, d)
 	}
 	err = r.record(ctx, d, 0)
 	if why, skip := contentError(err); skip {
@@ -362,7 +377,10 @@ func (r *run) compareContent(ctx context.Context) error {
 	}
 	for _, d := range manifests {
 		group.Go(func() error {
-			err := r.retryOnce(working, func() error { _, err := r.Upstream.Resolve(working, r.repo.UpstreamName(), string(d)); return err })
+			err := r.retryOnce(working, func() error {
+				_, err := r.Upstream.Resolve(working, r.repo.UpstreamName(), string(d))
+				return err
+			})
 			if errors.Is(err, storage.ErrNotFound) {
 				r.addDrift("manifest", string(d), d, "", r.restore(working, d))
 				return nil
@@ -385,10 +403,12 @@ func (r *run) restore(ctx context.Context, d digest.Digest) string {
 		return "The upstream does not have it under this name; pulls by it through here go on as long as its blobs are there."
 	}
 	if err := r.Put(ctx, r.repo, pulp.PinTag(d), d); err != nil {
-		r.Log.WarnContext(ctx, "manifest not put back upstream", slog.String("repository", r.repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
+		r.Log.WarnContext(ctx, "cannot restore a manifest upstream",
+			slog.String("repository", r.repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
 		return "The upstream does not have it under this name, and does not take it."
 	}
-	if err := r.Store.Upstream.PinManifest(ctx, upstreamstate.Pin{RepositoryID: r.repo.ID, Repository: r.repo.Name, Digest: d}); err != nil {
+	pin := upstreamstate.Pin{RepositoryID: r.repo.ID, Repository: r.repo.Name, Digest: d}
+	if err := r.Store.Upstream.PinManifest(ctx, pin); err != nil {
 		return "The upstream did not have it under this name; it has been put there for now."
 	}
 	return "The upstream did not have it under this name; it has been put there."

@@ -145,15 +145,15 @@ func TestCompareTag(t *testing.T) {
 		"refused by the upstream": {
 			prepare: func(f *fixture) {
 				f.push(name, "one", "v1")
-				due, err := f.store.OutboxTags(f.Context(), 1)
+				due, err := f.store.Upstream.OutboxTags(f.Context(), 1)
 				if err == nil {
-					err = f.store.PutOffTag(f.Context(), due[0], 0)
+					err = f.store.Upstream.DelayTag(f.Context(), due[0], 0)
 				}
 				if err != nil {
 					f.Fatal(err)
 				}
 			},
-			want:     []string{"tag v1: It waits to be written through; the upstream has not taken it so far, and the log says why."},
+			want:     []string{"tag v1: It waits to be written to the upstream, which has not accepted it so far; the log contains the reason."},
 			wantHere: "one", wantDirty: true,
 		},
 		"moved by another client": {
@@ -234,8 +234,8 @@ func TestCompareTag(t *testing.T) {
 				synced(f)
 				f.failing("resolve "+name+" v1", fault.New(fault.Denied, "The upstream denies access."))
 			},
-			want:        []string{"tag v1: The upstream does not give it: The upstream denies access."},
-			wantSkipped: []string{"The upstream does not give it: The upstream denies access."}, wantHere: "one",
+			want:        []string{"tag v1: The upstream does not serve it: The upstream denies access."},
+			wantSkipped: []string{"The upstream does not serve it: The upstream denies access."}, wantHere: "one",
 		},
 	}
 	for title, tt := range tests {
@@ -258,7 +258,7 @@ func TestCompareTag(t *testing.T) {
 				t.Errorf("skipped for %q, want %q", reasons, tt.wantSkipped)
 			}
 			f.wantTag("v1", f.imageDigest(tt.wantHere))
-			state, err := f.store.UpstreamTag(t.Context(), f.here(name).ID, "v1")
+			state, err := f.store.Upstream.UpstreamTag(t.Context(), f.here(name).ID, "v1")
 			if err != nil || state.Dirty != tt.wantDirty {
 				t.Errorf("the tag waits in the outbox: %t, %v, want %t", state.Dirty, err, tt.wantDirty)
 			}
@@ -342,7 +342,7 @@ func TestOutageDuringAComparison(t *testing.T) {
 	if _, err := f.adopter.Compare(t.Context(), caller, repo, adopt.CompareOptions{}); !fault.IsOutage(err, fault.Upstream) {
 		t.Errorf("Compare = %v, want an outage", err)
 	}
-	known, err := f.store.DriftOfTags(t.Context(), repo.ID)
+	known, err := f.store.Upstream.DriftOfTags(t.Context(), repo.ID)
 	if err != nil || len(known) != 1 {
 		t.Errorf("%d differences are stored, %v, want that of the first comparison", len(known), err)
 	}

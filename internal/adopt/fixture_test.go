@@ -1,7 +1,6 @@
 package adopt_test
 
 import (
-	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -19,6 +18,8 @@ import (
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/upstreamstate"
 )
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
@@ -61,10 +62,10 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	if err := s.Migrate(t.Context()); err != nil {
+	if err := s.DB.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.KeepOutbox()
+	s.Content.EnableOutbox()
 	f := &fixture{T: t, store: s, upstream: newRegistry(), log: &logged{}}
 	log := slog.New(slog.NewTextHandler(f.log, nil))
 	f.adopter = &adopt.Adopter{
@@ -77,7 +78,7 @@ func newFixture(t *testing.T) *fixture {
 // here returns the repository with this name, creating it if necessary.
 func (f *fixture) here(name string) pulp.Repository {
 	f.Helper()
-	target, err := f.store.PushTarget(f.Context(), name, pulp.ContainerPush)
+	target, err := f.store.Catalog.PushTarget(f.Context(), name, pulp.ContainerPush)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -101,11 +102,11 @@ func (f *fixture) push(name, text string, tags ...string) digest.Digest {
 	repo := f.here(name)
 	for _, part := range append(slices.Clone(m.Layers), *m.Config) {
 		b := pulp.Blob{Digest: part.Digest, Size: part.Size, Location: name}
-		if err := f.store.CommitBlob(f.Context(), repo.ID, b, "", 0); err != nil {
+		if err := f.store.Content.CommitBlob(f.Context(), repo.ID, b, "", 0); err != nil {
 			f.Fatal(err)
 		}
 	}
-	if _, err := f.store.PutManifest(f.Context(), store.PutManifest{RepositoryID: repo.ID, Manifest: m, Tags: tags}); err != nil {
+	if _, err := f.store.Content.PutManifest(f.Context(), content.PutManifest{RepositoryID: repo.ID, Manifest: m, Tags: tags}); err != nil {
 		f.Fatal(err)
 	}
 	return d
@@ -114,7 +115,7 @@ func (f *fixture) push(name, text string, tags ...string) digest.Digest {
 // untag deletes a tag on this server. The deletion waits in the outbox.
 func (f *fixture) untag(tag string) {
 	f.Helper()
-	if _, err := f.store.DeleteTag(f.Context(), f.here(name).ID, tag, nil); err != nil {
+	if _, err := f.store.Content.DeleteTag(f.Context(), f.here(name).ID, tag, nil); err != nil {
 		f.Fatal(err)
 	}
 }
@@ -123,14 +124,14 @@ func (f *fixture) untag(tag string) {
 func (f *fixture) flush() {
 	f.Helper()
 	for {
-		due, err := f.store.OutboxTags(f.Context(), 100)
+		due, err := f.store.Upstream.OutboxTags(f.Context(), 100)
 		if err != nil {
 			f.Fatal(err)
 		}
 		if len(due) == 0 {
 			return
 		}
-		if err := f.store.WritingTags(f.Context(), due); err != nil {
+		if err := f.store.Upstream.WritingTags(f.Context(), due); err != nil {
 			f.Fatal(err)
 		}
 		for i, entry := range due {
@@ -144,7 +145,7 @@ func (f *fixture) flush() {
 				f.Fatal(err)
 			}
 		}
-		if err := f.store.WroteTags(f.Context(), due); err != nil {
+		if err := f.store.Upstream.WroteTags(f.Context(), due); err != nil {
 			f.Fatal(err)
 		}
 	}
@@ -154,11 +155,11 @@ func (f *fixture) flush() {
 // arrive.
 func (f *fixture) interrupt() {
 	f.Helper()
-	due, err := f.store.OutboxTags(f.Context(), 100)
+	due, err := f.store.Upstream.OutboxTags(f.Context(), 100)
 	if err != nil {
 		f.Fatal(err)
 	}
-	if err := f.store.WritingTags(f.Context(), due); err != nil {
+	if err := f.store.Upstream.WritingTags(f.Context(), due); err != nil {
 		f.Fatal(err)
 	}
 }
@@ -166,7 +167,7 @@ func (f *fixture) interrupt() {
 // tags returns the tags of the latest version of a repository.
 func (f *fixture) tags(name string) map[string]digest.Digest {
 	f.Helper()
-	found, err := f.store.HeldTags(f.Context(), f.here(name).ID)
+	found, err := f.store.Content.HeldTags(f.Context(), f.here(name).ID)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -183,7 +184,7 @@ func (f *fixture) wantTag(tag string, want digest.Digest) {
 // version returns the number of the latest version; 0 if the repository does not exist.
 func (f *fixture) version(name string) int64 {
 	f.Helper()
-	repo, err := f.store.RepositoryByName(f.Context(), name)
+	repo, err := f.store.Catalog.RepositoryByName(f.Context(), name)
 	if err != nil {
 		return 0
 	}
@@ -207,7 +208,7 @@ func (f *fixture) compare(options adopt.CompareOptions) adopt.Found {
 }
 
 // notes returns the differences of a comparison as "kind name: note".
-func notes(drift []store.Drift) []string {
+func notes(drift []upstreamstate.Drift) []string {
 	var all []string
 	for _, d := range drift {
 		all = append(all, d.Kind+" "+d.Name+": "+d.Note)
@@ -223,10 +224,4 @@ func (f *fixture) failing(prefix string, err error) {
 		}
 		return nil
 	}
-}
-
-// put is adopter.Put for the repository of the tests.
-func (f *fixture) put(ctx context.Context, tag string, d digest.Digest) error {
-	f.Helper()
-	return f.adopter.Put(ctx, f.here(name), tag, d)
 }

@@ -19,7 +19,9 @@ func (a *Adopter) Put(ctx context.Context, repo pulp.Repository, tag string, d d
 }
 
 // put is Put for any reference. seen contains manifests that have been or are being written.
-func (a *Adopter) put(ctx context.Context, repo pulp.Repository, reference string, d digest.Digest, seen map[digest.Digest]bool) error {
+func (a *Adopter) put(
+	ctx context.Context, repo pulp.Repository, reference string, d digest.Digest, seen map[digest.Digest]bool,
+) error {
 	m, held, err := a.Store.Upstream.HeldManifest(ctx, repo.ID, d)
 	if err != nil || !held { // deleted meanwhile, and so was its tag
 		return err
@@ -80,28 +82,29 @@ func (a *Adopter) PinManifests(ctx context.Context, repositoryID string) error {
 		return nil
 	}
 	for ctx.Err() == nil {
-		unkept, err := a.Store.Upstream.Unpinned(ctx, repositoryID, pinBatch)
-		if err != nil || len(unkept) == 0 {
+		unpinned, err := a.Store.Upstream.Unpinned(ctx, repositoryID, pinBatch)
+		if err != nil || len(unpinned) == 0 {
 			return err
 		}
-		silent := false
-		for _, k := range unkept {
-			repo := pulp.Repository{ID: k.RepositoryID, Name: k.Repository}
-			err := a.Put(ctx, repo, pulp.PinTag(k.Digest), k.Digest)
+		retry := false
+		for _, p := range unpinned {
+			repo := pulp.Repository{ID: p.RepositoryID, Name: p.Repository}
+			err := a.Put(ctx, repo, pulp.PinTag(p.Digest), p.Digest)
 			if err != nil && a.isDown(ctx, err) {
 				return err
 			} else if err != nil {
-				a.Log.WarnContext(ctx, "the upstream does not keep what a version holds", slog.String("repository", k.Repository), slog.String("digest", string(k.Digest)), slog.Any("err", err))
+				a.Log.WarnContext(ctx, "cannot create a hidden tag upstream; its garbage collection may delete the manifest",
+					slog.String("repository", p.Repository), slog.String("digest", string(p.Digest)), slog.Any("err", err))
 			}
 			if fault.IsOutage(err, fault.Upstream) || fault.Is(err, fault.Internal) { // the next call tries it again
-				silent = true
+				retry = true
 				continue
 			}
-			if err := a.Store.Upstream.PinManifest(ctx, k); err != nil {
+			if err := a.Store.Upstream.PinManifest(ctx, p); err != nil {
 				return err
 			}
 		}
-		if silent {
+		if retry {
 			return nil
 		}
 	}
@@ -112,18 +115,19 @@ func (a *Adopter) PinManifests(ctx context.Context, repositoryID string) error {
 // upstream does not delete is logged and forgotten.
 func (a *Adopter) UnpinManifests(ctx context.Context) error {
 	for a.Pin && ctx.Err() == nil {
-		needless, err := a.Store.Upstream.StalePins(ctx, pinBatch)
-		if err != nil || len(needless) == 0 {
+		stale, err := a.Store.Upstream.StalePins(ctx, pinBatch)
+		if err != nil || len(stale) == 0 {
 			return err
 		}
-		for _, k := range needless {
-			err := a.Upstream.DeleteManifest(ctx, pulp.UpstreamName(k.Repository, k.RepositoryID), pulp.PinTag(k.Digest))
+		for _, p := range stale {
+			err := a.Upstream.DeleteManifest(ctx, pulp.UpstreamName(p.Repository, p.RepositoryID), pulp.PinTag(p.Digest))
 			if err != nil && a.isDown(ctx, err) {
 				return err
 			} else if err != nil {
-				a.Log.WarnContext(ctx, "a hidden tag that nobody needs stays upstream", slog.String("repository", k.Repository), slog.String("digest", string(k.Digest)), slog.Any("err", err))
+				a.Log.WarnContext(ctx, "cannot delete a hidden tag upstream that is not needed any more",
+					slog.String("repository", p.Repository), slog.String("digest", string(p.Digest)), slog.Any("err", err))
 			}
-			if err := a.Store.Upstream.RemovePin(ctx, k); err != nil {
+			if err := a.Store.Upstream.RemovePin(ctx, p); err != nil {
 				return err
 			}
 		}
@@ -144,7 +148,8 @@ func (a *Adopter) retryOnce(ctx context.Context, f func() error) error {
 // IsFatal reports whether an error concerns more than the object of the failed request: the upstream or the
 // database is down, ctx has ended, or the error is internal.
 func (a *Adopter) IsFatal(ctx context.Context, err error) bool {
-	if fault.IsOutage(err, fault.Upstream) || errors.Is(err, storage.ErrUnsupported) || errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrDigest) {
+	if fault.IsOutage(err, fault.Upstream) || errors.Is(err, storage.ErrUnsupported) ||
+		errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrDigest) {
 		return a.isDown(ctx, err)
 	}
 	return a.isDown(ctx, err) || fault.Is(err, fault.Internal)

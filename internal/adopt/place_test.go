@@ -14,7 +14,9 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signservice"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/signatures"
+	"github.com/countersign/countersign/internal/store/upstreamstate"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/signtest"
 )
@@ -23,7 +25,7 @@ import (
 func (f *fixture) copyTo(to string, d digest.Digest) pulp.Repository {
 	f.Helper()
 	from, target := f.here(name), f.here(to)
-	if _, err := f.store.CopyContent(f.Context(), nil, target.ID, store.Copy{
+	if _, err := f.store.Content.CopyContent(f.Context(), nil, target.ID, content.Copy{
 		RepositoryID: from.ID, Number: from.LatestVersion, Digests: []string{string(d)},
 	}); err != nil {
 		f.Fatal(err)
@@ -43,7 +45,7 @@ func (f *fixture) pushList(tag string, children ...digest.Digest) digest.Digest 
 		f.Fatal(err)
 	}
 	m.Digest = d
-	if _, err := f.store.PutManifest(f.Context(), store.PutManifest{RepositoryID: f.here(name).ID, Manifest: m, Tags: []string{tag}}); err != nil {
+	if _, err := f.store.Content.PutManifest(f.Context(), content.PutManifest{RepositoryID: f.here(name).ID, Manifest: m, Tags: []string{tag}}); err != nil {
 		f.Fatal(err)
 	}
 	return d
@@ -162,10 +164,10 @@ func TestPinning(t *testing.T) {
 		t.Errorf("UnpinManifests = %v, and the manifest is pinned: %t, want true while a version contains it", err, pinned())
 	}
 	keep := int64(1)
-	if _, err := f.store.EditRepository(t.Context(), nil, pulp.ContainerPush, f.here(name).ID, func(r *pulp.Repository) { r.RetainRepoVersions = &keep }); err != nil {
+	if _, err := f.store.Catalog.EditRepository(t.Context(), nil, pulp.ContainerPush, f.here(name).ID, func(r *pulp.Repository) { r.RetainRepoVersions = &keep }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.store.DeleteManifest(t.Context(), f.here(name).ID, one); err != nil {
+	if _, err := f.store.Content.DeleteManifest(t.Context(), f.here(name).ID, one); err != nil {
 		t.Fatal(err)
 	}
 	f.push(name, "three", "v3")
@@ -220,7 +222,7 @@ func TestPinsThatCannotBeDeleted(t *testing.T) {
 	f := newFixture(t)
 	f.adopter.Pin, f.upstream.keepsTags = true, true
 	repo := f.here(name)
-	if err := f.store.KeptManifest(t.Context(), store.Kept{RepositoryID: repo.ID, Repository: name, Digest: digest.FromString("gone")}); err != nil {
+	if err := f.store.Upstream.PinManifest(t.Context(), upstreamstate.Pin{RepositoryID: repo.ID, Repository: name, Digest: digest.FromString("gone")}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -232,7 +234,7 @@ func TestPinsThatCannotBeDeleted(t *testing.T) {
 		t.Errorf("%d deletions, want 1", n)
 	}
 	f.upstream.down = true
-	if err := f.store.KeptManifest(t.Context(), store.Kept{RepositoryID: repo.ID, Repository: name, Digest: digest.FromString("gone")}); err != nil {
+	if err := f.store.Upstream.PinManifest(t.Context(), upstreamstate.Pin{RepositoryID: repo.ID, Repository: name, Digest: digest.FromString("gone")}); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.adopter.UnpinManifests(t.Context()); !fault.IsOutage(err, fault.Upstream) {
@@ -299,8 +301,8 @@ func TestTagsThatCannotBeSigned(t *testing.T) {
 // signOnPush makes the repository of the tests sign on push with a signer.
 func (f *fixture) signOnPush(signer *pickySigner) {
 	f.Helper()
-	f.store.Seal(store.Sealing{Host: "registry.example", Use: pulp.SigningUse{Assigned: func(string) []string { return []string{"svc"} }}})
-	service, err := f.store.AddSigningService(f.Context(), pulp.SigningService{
+	f.store.Signatures.SetPushPolicy(signatures.PushPolicy{Host: "registry.example", Use: pulp.SigningUse{Assigned: func(string) []string { return []string{"svc"} }}})
+	service, err := f.store.Signatures.AddSigningService(f.Context(), pulp.SigningService{
 		Name: "svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript,
 		Fingerprint: signer.key.Public.Fingerprint(), PublicKey: signer.key.Armor,
 	})
@@ -313,7 +315,7 @@ func (f *fixture) signOnPush(signer *pickySigner) {
 		Usable:    func(pulp.SigningService) bool { return true },
 	}
 	f.adopter.SignOnPush.Timeout = time.Minute
-	if _, err := f.store.EditRepository(f.Context(), nil, pulp.ContainerPush, f.here(name).ID, func(r *pulp.Repository) {
+	if _, err := f.store.Catalog.EditRepository(f.Context(), nil, pulp.ContainerPush, f.here(name).ID, func(r *pulp.Repository) {
 		r.SigningServiceID, r.SigningAssigned, r.SignOnPush = service.ID, pulp.AssignedByAdmin, true
 	}); err != nil {
 		f.Fatal(err)

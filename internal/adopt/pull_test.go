@@ -15,7 +15,7 @@ import (
 	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -28,11 +28,11 @@ func TestPulledAdoptsAnImage(t *testing.T) {
 	if v := f.version(name); v != 1 {
 		t.Errorf("the latest version is %d, want 1", v)
 	}
-	_, m, err := f.store.HasManifest(t.Context(), f.here(name).ID, d)
+	_, m, err := f.store.Content.HasManifest(t.Context(), f.here(name).ID, d)
 	if err != nil || m.Architecture == nil || *m.Architecture != "amd64" || m.OS == nil || *m.OS != "linux" {
 		t.Errorf("the manifest lacks the platform of its config: %+v, %v", m, err)
 	}
-	due, err := f.store.OutboxTags(t.Context(), 10)
+	due, err := f.store.Upstream.OutboxTags(t.Context(), 10)
 	if err != nil || len(due) != 0 {
 		t.Errorf("the outbox has %d entries, %v; an adopted tag must not be written to the upstream", len(due), err)
 	}
@@ -52,7 +52,7 @@ func TestPulledByDigest(t *testing.T) {
 	f := newFixture(t)
 	d := f.upstream.image(name, "one", "v1")
 	f.wantPulled(string(d), true)
-	if held, _, err := f.store.HasManifest(t.Context(), f.here(name).ID, d); held != store.HaveVersion || err != nil {
+	if held, _, err := f.store.Content.HasManifest(t.Context(), f.here(name).ID, d); held != content.HaveVersion || err != nil {
 		t.Errorf("the repository has the manifest: %v, %v, want it in a version", held, err)
 	}
 	f.wantTag("v1", "") // only the manifest was pulled
@@ -159,7 +159,7 @@ func TestPulledDecides(t *testing.T) {
 			prepare: func(f *fixture) string {
 				d := f.push(name, "one", "v1")
 				f.flush()
-				if _, err := f.store.DeleteManifest(f.Context(), f.here(name).ID, d); err != nil {
+				if _, err := f.store.Content.DeleteManifest(f.Context(), f.here(name).ID, d); err != nil {
 					f.Fatal(err)
 				}
 				return string(d)
@@ -169,11 +169,11 @@ func TestPulledDecides(t *testing.T) {
 		"a mirror": {
 			prepare: func(f *fixture) string {
 				f.upstream.image(name, "one", "v1")
-				remote, err := f.store.CreateRemote(f.Context(), pulp.Remote{Name: "r", URL: "https://r.example", UpstreamName: "app", Policy: pulp.Immediate})
+				remote, err := f.store.Catalog.CreateRemote(f.Context(), pulp.Remote{Name: "r", URL: "https://r.example", UpstreamName: "app", Policy: pulp.Immediate})
 				if err != nil {
 					f.Fatal(err)
 				}
-				if _, err := f.store.CreateRepository(f.Context(), pulp.Repository{Name: name, Type: pulp.Container, RemoteID: remote.ID}); err != nil {
+				if _, err := f.store.Catalog.CreateRepository(f.Context(), pulp.Repository{Name: name, Type: pulp.Container, RemoteID: remote.ID}); err != nil {
 					f.Fatal(err)
 				}
 				return "v1"
@@ -199,7 +199,7 @@ func TestPulledDecides(t *testing.T) {
 		"a path that serves another repository": {
 			prepare: func(f *fixture) string {
 				other := f.here("acme/other")
-				if _, err := f.store.CreateDistribution(f.Context(), nil, pulp.Distribution{Name: "d", BasePath: name, RepositoryID: other.ID}); err != nil {
+				if _, err := f.store.Catalog.CreateDistribution(f.Context(), nil, pulp.Distribution{Name: "d", BasePath: name, RepositoryID: other.ID}); err != nil {
 					f.Fatal(err)
 				}
 				f.upstream.image(name, "one", "v1")
@@ -260,7 +260,7 @@ func TestContentThatCannotBeStored(t *testing.T) {
 				f.upstream.lose(name, digest.FromString("layer one"))
 				return "v1"
 			},
-			wantLog: "The upstream has not " + string(digest.FromString("layer one")),
+			wantLog: "The upstream does not have " + string(digest.FromString("layer one")),
 		},
 		"an image without its foreign layer": {
 			prepare: func(f *fixture) string {
@@ -288,7 +288,7 @@ func TestContentThatCannotBeStored(t *testing.T) {
 				f.failing("get ", storage.ErrNotFound)
 				return "v1"
 			},
-			wantLog: "It went away while it was looked at.",
+			wantLog: "It was deleted during the adoption.",
 		},
 		"a list without one of its images": {
 			prepare: func(f *fixture) string {
@@ -343,8 +343,8 @@ func TestReferrersAreAdoptedWithTheirSubject(t *testing.T) {
 	f.upstream.referrers = map[digest.Digest][]digest.Digest{image: {signature, lost, image}, signature: {image}} // with a cycle
 	f.wantPulled("v1", true)
 	repo := f.here(name)
-	for d, want := range map[digest.Digest]store.Have{image: store.HaveVersion, signature: store.HaveVersion, lost: store.HaveNothing} {
-		if have, _, err := f.store.HasManifest(t.Context(), repo.ID, d); have != want || err != nil {
+	for d, want := range map[digest.Digest]content.Have{image: content.HaveVersion, signature: content.HaveVersion, lost: content.HaveNothing} {
+		if have, _, err := f.store.Content.HasManifest(t.Context(), repo.ID, d); have != want || err != nil {
 			t.Errorf("the repository has %s: %v, %v, want %v", d, have, err, want)
 		}
 	}
@@ -507,11 +507,11 @@ func TestPullOfARepositoryThatIsCreatedMeanwhile(t *testing.T) {
 		go func() { _, _ = f.adopter.Pulled(t.Context(), "alice", name, tag, false) }()
 	}
 	eventually.True(t, time.Minute, func() bool {
-		repo, err := f.store.RepositoryByName(t.Context(), name)
+		repo, err := f.store.Catalog.RepositoryByName(t.Context(), name)
 		if err != nil {
 			return false
 		}
-		tags, err := f.store.HeldTags(t.Context(), repo.ID)
+		tags, err := f.store.Content.HeldTags(t.Context(), repo.ID)
 		return err == nil && len(tags) == len(want)
 	}, "all tags are adopted")
 	for tag, d := range want {

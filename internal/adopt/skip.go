@@ -47,7 +47,8 @@ func (r *run) logSkipped(ctx context.Context, fresh []upstreamstate.Drift) {
 		if s.logged || s.Kind == "tag" && !isFresh[[2]string{s.Kind, s.Name}] {
 			continue
 		}
-		r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name), slog.String("kind", s.Kind), slog.String("name", s.Name), slog.String("why", s.Reason))
+		r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name),
+			slog.String("kind", s.Kind), slog.String("name", s.Name), slog.String("why", s.Reason))
 	}
 }
 
@@ -60,14 +61,14 @@ const (
 // noteUnfollowed records the difference of a tag that another client has pushed and that is not to be adopted,
 // and whether it could be. If the previous comparison has seen the same digest, its answer is used; a deep
 // comparison checks again, and Current, which has no previous comparison, does not check.
-func (r *run) noteUnfollowed(ctx context.Context, options CompareOptions, t upstreamstate.UpstreamTag, d digest.Digest) error {
+func (r *run) noteUnfollowed(ctx context.Context, t upstreamstate.UpstreamTag, d digest.Digest) error {
 	note := pushedByOther
 	known := r.known[t.Name]
 	switch {
 	case r.known == nil:
-	case !options.Deep && known.Upstream == d && strings.HasPrefix(known.Note, cannotBeStored):
+	case !r.options.Deep && known.Upstream == d && strings.HasPrefix(known.Note, cannotBeStored):
 		note = known.Note
-	case options.Deep || known.Upstream != d || known.Note != pushedByOther:
+	case r.options.Deep || known.Upstream != d || known.Note != pushedByOther:
 		try := r.newRun(r.repo, r.why)
 		try.dry = true
 		err := try.record(ctx, d, 0)
@@ -89,5 +90,5 @@ type missingError struct{ digest digest.Digest }
 
 // Error implements error.
 func (e missingError) Error() string {
-	return "The upstream has not " + string(e.digest) + ", which it names."
+	return "The upstream does not have " + string(e.digest) + ", which it references."
 }

@@ -26,8 +26,15 @@ import (
 	"github.com/countersign/countersign/proxy"
 )
 
-// mirrored makes the repository mirror/app of an image whose layer is yet to be fetched, and returns the image's and the layer's digests and how often the remote was asked for the layer.
-func mirrored(t *testing.T, layer []byte, policy pulp.Policy, serve http.HandlerFunc, edits ...func(*ingest.BlobFetcher)) (*world, digest.Digest, digest.Digest, *atomic.Int64) {
+// mirrored makes the repository mirror/app of an image whose layer is yet to be fetched, and returns the image's and
+// the layer's digests and how often the remote was asked for the layer.
+func mirrored(
+	t *testing.T,
+	layer []byte,
+	policy pulp.Policy,
+	serve http.HandlerFunc,
+	edits ...func(*ingest.BlobFetcher),
+) (*world, digest.Digest, digest.Digest, *atomic.Int64) {
 	t.Helper()
 	w := newFetchingWorld(t, edits...)
 	m, asked := w.addMirror("app", policy, serve, layer)
@@ -41,7 +48,9 @@ func newFetchingWorld(t *testing.T, edits ...func(*ingest.BlobFetcher)) *world {
 		quiet := slog.New(slog.DiscardHandler)
 		fetcher := &ingest.BlobFetcher{
 			Store: o.Store, Blobs: ingest.Blobs{Storage: o.Storage, Inline: o.InlineLimit}, Log: quiet, Idle: time.Second,
-			Mirror: mirror.New(mirror.Options{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet}),
+			Mirror: mirror.New(
+				mirror.Options{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet},
+			),
 		}
 		for _, edit := range edits {
 			edit(fetcher)
@@ -50,9 +59,14 @@ func newFetchingWorld(t *testing.T, edits ...func(*ingest.BlobFetcher)) *world {
 	})
 }
 
-// addMirror makes the remote NAME, served by a function, and the repository mirror/NAME with an image of these layers, all yet to be fetched. It returns the image's digest and how often the
-// remote was asked.
-func (w *world) addMirror(name string, policy pulp.Policy, serve http.HandlerFunc, layers ...[]byte) (digest.Digest, *atomic.Int64) {
+// addMirror makes the remote NAME, served by a function, and the repository mirror/NAME with an image of these
+// layers, all yet to be fetched. It returns the image's digest and how often the remote was asked.
+func (w *world) addMirror(
+	name string,
+	policy pulp.Policy,
+	serve http.HandlerFunc,
+	layers ...[]byte,
+) (digest.Digest, *atomic.Int64) {
 	w.t.Helper()
 	asked := &atomic.Int64{}
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -61,12 +75,18 @@ func (w *world) addMirror(name string, policy pulp.Policy, serve http.HandlerFun
 	}))
 	w.t.Cleanup(source.Close)
 	ctx, none := w.t.Context(), int64(0)
-	remote, err := w.store.Catalog.CreateRemote(ctx, pulp.Remote{Name: name, URL: source.URL, UpstreamName: "src/app", Policy: policy,
-		Connection: pulp.Connection{TLSValidation: true, MaxRetries: &none}})
+	remote, err := w.store.Catalog.CreateRemote(
+		ctx,
+		pulp.Remote{Name: name, URL: source.URL, UpstreamName: "src/app", Policy: policy,
+			Connection: pulp.Connection{TLSValidation: true, MaxRetries: &none}},
+	)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	repo, err := w.store.Catalog.CreateRepository(ctx, pulp.Repository{Type: pulp.Container, Name: "mirror/" + name, RemoteID: remote.ID})
+	repo, err := w.store.Catalog.CreateRepository(
+		ctx,
+		pulp.Repository{Type: pulp.Container, Name: "mirror/" + name, RemoteID: remote.ID},
+	)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -87,8 +107,14 @@ func (w *world) synced(repo pulp.Repository, remote pulp.Remote, layers ...[]byt
 		blobs = append(blobs, pulp.Blob{Digest: d, Size: int64(len(layer)), Absent: true})
 		listed = append(listed, fmt.Sprintf(`{"mediaType":"a/b","digest":%q,"size":%d}`, d, len(layer)))
 	}
-	m := []byte(fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":2},"layers":[%s]}`,
-		pulp.OCIManifest, digest.FromBytes(config), strings.Join(listed, ",")))
+	m := []byte(
+		fmt.Sprintf(
+			`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":2},"layers":[%s]}`,
+			pulp.OCIManifest,
+			digest.FromBytes(config),
+			strings.Join(listed, ","),
+		),
+	)
 	parsed, err := pulp.ParseManifest(m, pulp.OCIManifest)
 	if err != nil {
 		w.t.Fatal(err)
@@ -118,14 +144,19 @@ func TestBlobsThatComeLater(t *testing.T) {
 		_, _ = w.Write(layer[100_000:])
 	})
 	path := "/v2/mirror/app/blobs/" + string(d)
-	if a := w.want(http.StatusOK, "", "", http.MethodHead, path, nil); a.header.Get("Content-Length") != fmt.Sprint(len(layer)) || asked.Load() != 0 {
+	if a := w.expect(request{method: http.MethodHead, path: path}, http.StatusOK); a.header.Get(
+		"Content-Length",
+	) != fmt.Sprint(
+		len(layer),
+	) ||
+		asked.Load() != 0 {
 		t.Errorf("HEAD %v, the remote was asked %d times", a.header, asked.Load())
 	}
 	var all sync.WaitGroup
 	for i := range 5 {
 		all.Go(func() {
 			if i == 0 {
-				a := w.want(http.StatusPartialContent, "", "", http.MethodGet, path, nil, "Range", "bytes=10-19")
+				a := w.expect(request{path: path, headers: []string{"Range", "bytes=10-19"}}, http.StatusPartialContent)
 				if a.body != string(layer[10:20]) {
 					t.Error("a range has other bytes")
 				}
@@ -164,21 +195,33 @@ func TestABlobComesAlthoughItsReaderLeaves(t *testing.T) {
 	w.wantBlob("mirror/app", d, layer)
 }
 
-// A client that takes a blob slowly while it is fetched keeps the blob from the others only for a short time, and gets all of it in the end. Before, the others waited for as long
-// as that client liked.
+// A client that takes a blob slowly while it is fetched keeps the blob from the others only for a short time, and
+// gets all of it in the end. Before, the others waited for as long as that client liked.
 func TestABlobComesAlthoughItsReaderIsSlow(t *testing.T) {
 	t.Parallel()
 	layer := random(48<<20, 25)
-	w, _, d, _ := mirrored(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(layer) },
-		func(f *ingest.BlobFetcher) { f.Idle = time.Second })
-	small := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
-		if c, ok := conn.(*net.TCPConn); ok && err == nil {
-			err = c.SetReadBuffer(64 << 10)
-		}
-		return conn, err
-	}}}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.server.URL+"/v2/mirror/app/blobs/"+string(d), nil)
+	w, _, d, _ := mirrored(
+		t,
+		layer,
+		pulp.OnDemand,
+		func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(layer) },
+		func(f *ingest.BlobFetcher) { f.Idle = time.Second },
+	)
+	small := &http.Client{
+		Transport: &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+			if c, ok := conn.(*net.TCPConn); ok && err == nil {
+				err = c.SetReadBuffer(64 << 10)
+			}
+			return conn, err
+		}},
+	}
+	r, err := http.NewRequestWithContext(
+		t.Context(),
+		http.MethodGet,
+		w.server.URL+"/v2/mirror/app/blobs/"+string(d),
+		nil,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +254,12 @@ func TestABlobComesAlthoughItsReaderIsSlow(t *testing.T) {
 func TestABlobThatIsStreamed(t *testing.T) {
 	t.Parallel()
 	layer := random(100_000, 23)
-	w, _, d, asked := mirrored(t, layer, pulp.Streamed, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(layer) })
+	w, _, d, asked := mirrored(
+		t,
+		layer,
+		pulp.Streamed,
+		func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(layer) },
+	)
 	for range 2 {
 		w.wantBlob("mirror/app", d, layer)
 	}
@@ -223,9 +271,9 @@ func TestABlobThatIsStreamed(t *testing.T) {
 func TestABlobThatComesWrong(t *testing.T) {
 	t.Parallel()
 	layer := random(100_000, 24)
-	answer := http.StatusOK
+	status := http.StatusOK
 	w, _, d, _ := mirrored(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(answer)
+		w.WriteHeader(status)
 		_, _ = w.Write(bytes.Repeat([]byte("x"), len(layer)))
 	})
 	path := "/v2/mirror/app/blobs/" + string(d)
@@ -238,10 +286,10 @@ func TestABlobThatComesWrong(t *testing.T) {
 	if err == nil || len(got) == len(layer) {
 		t.Errorf("%d wrong bytes end with %v", len(got), err)
 	}
-	w.want(http.StatusOK, "", "", http.MethodHead, path, nil) // it may be right the next time
-	answer = http.StatusNotFound
-	w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, path, nil)
-	w.want(http.StatusNotFound, "", "", http.MethodHead, path, nil)
+	w.expect(request{method: http.MethodHead, path: path}, http.StatusOK) // it may be right the next time
+	status = http.StatusNotFound
+	w.expectError(request{path: path}, http.StatusNotFound, "BLOB_UNKNOWN")
+	w.expect(request{method: http.MethodHead, path: path}, http.StatusNotFound)
 	remotes, _, err := w.store.Lists.Remotes(t.Context(), list.Query{Limit: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -249,34 +297,57 @@ func TestABlobThatComesWrong(t *testing.T) {
 	if err := w.store.Catalog.DeleteRemote(t.Context(), nil, remotes[0].ID); err != nil {
 		t.Fatal(err)
 	}
-	w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, path, nil)
+	w.expectError(request{path: path}, http.StatusNotFound, "BLOB_UNKNOWN")
 }
 
 // A mirror takes no pushes, unless the configuration says so; without its remote it is a repository like others.
 func TestMirrorsAreReadOnly(t *testing.T) {
 	t.Parallel()
 	layer := random(100_000, 25)
-	w, m, d, _ := mirrored(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(layer) })
+	w, m, d, _ := mirrored(
+		t,
+		layer,
+		pulp.OnDemand,
+		func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(layer) },
+	)
 	refused := func() {
 		t.Helper()
-		w.want(http.StatusBadRequest, "NAME_INVALID", "admin", http.MethodPost, "/v2/mirror/app/blobs/uploads/", nil)
-		w.want(http.StatusBadRequest, "NAME_INVALID", "admin", http.MethodPut, "/v2/mirror/app/manifests/x", `{"schemaVersion":2,"manifests":[]}`, "Content-Type", pulp.OCIIndex)
-		w.want(http.StatusBadRequest, "NAME_INVALID", "admin", http.MethodDelete, "/v2/mirror/app/manifests/"+string(m), nil)
+		w.expectError(
+			request{as: "admin", method: http.MethodPost, path: "/v2/mirror/app/blobs/uploads/"},
+			http.StatusBadRequest,
+			"NAME_INVALID",
+		)
+		w.expectError(
+			request{
+				as:      "admin",
+				method:  http.MethodPut,
+				path:    "/v2/mirror/app/manifests/x",
+				body:    `{"schemaVersion":2,"manifests":[]}`,
+				headers: []string{"Content-Type", pulp.OCIIndex},
+			},
+			http.StatusBadRequest,
+			"NAME_INVALID",
+		)
+		w.expectError(
+			request{as: "admin", method: http.MethodDelete, path: "/v2/mirror/app/manifests/" + string(m)},
+			http.StatusBadRequest,
+			"NAME_INVALID",
+		)
 	}
 	refused()
-	if a := w.ask("admin", http.MethodPut, "/extensions/v2/mirror/app/signatures/"+string(m), "{"); a.code() != "SIGNATURE_INVALID" {
+	if a := w.send(request{as: "admin", method: http.MethodPut, path: "/extensions/v2/mirror/app/signatures/" + string(m), body: "{"}); a.code() != "SIGNATURE_INVALID" {
 		t.Errorf("a signature is answered %d %s", a.status, a.body)
 	}
 	// A blob that comes later can be mounted elsewhere when it has come.
 	mount := "/v2/acme/app/blobs/uploads/?mount=" + string(d) + "&from=mirror/app"
-	w.want(http.StatusAccepted, "", "acme", http.MethodPost, mount, nil)
+	w.expect(request{as: "acme", method: http.MethodPost, path: mount}, http.StatusAccepted)
 	w.wantBlob("mirror/app", d, layer)
 	w.wantBlob("mirror/app", d, layer) // who waited for the first knows that it is kept
-	w.want(http.StatusCreated, "", "acme", http.MethodPost, mount, nil)
+	w.expect(request{as: "acme", method: http.MethodPost, path: mount}, http.StatusCreated)
 	w.wantBlob("acme/app", d, layer)
 	w.options.PushToMirrors = true
 	w.restart()
-	w.want(http.StatusAccepted, "", "admin", http.MethodPost, "/v2/mirror/app/blobs/uploads/", nil)
+	w.expect(request{as: "admin", method: http.MethodPost, path: "/v2/mirror/app/blobs/uploads/"}, http.StatusAccepted)
 	w.options.PushToMirrors = false
 	w.restart()
 	remotes, _, err := w.store.Lists.Remotes(t.Context(), list.Query{Limit: 1})
@@ -286,5 +357,5 @@ func TestMirrorsAreReadOnly(t *testing.T) {
 	if err := w.store.Catalog.DeleteRemote(t.Context(), nil, remotes[0].ID); err != nil {
 		t.Fatal(err)
 	}
-	w.want(http.StatusAccepted, "", "admin", http.MethodPost, "/v2/mirror/app/blobs/uploads/", nil)
+	w.expect(request{as: "admin", method: http.MethodPost, path: "/v2/mirror/app/blobs/uploads/"}, http.StatusAccepted)
 }

@@ -21,7 +21,7 @@ const bearer = `Bearer realm="https://registry.example:8443/token/",service="reg
 func (w *world) token(who string, scopes ...string) (header, access string) {
 	w.t.Helper()
 	q := url.Values{"service": {publicHost}, "scope": scopes}
-	a := w.want(http.StatusOK, "", who, http.MethodGet, "/token/?"+q.Encode(), nil)
+	a := w.expect(request{as: who, path: "/token/?" + q.Encode()}, http.StatusOK)
 	var body struct {
 		Token       string `json:"token"`
 		AccessToken string `json:"access_token"`
@@ -31,7 +31,8 @@ func (w *world) token(who string, scopes ...string) (header, access string) {
 	if err := json.Unmarshal([]byte(a.body), &body); err != nil {
 		w.t.Fatal(err)
 	}
-	if body.Token == "" || body.Token != body.AccessToken || body.ExpiresIn != 300 || len(body.IssuedAt) != len("2026-11-22T21:56:42.407180Z") {
+	if body.Token == "" || body.Token != body.AccessToken || body.ExpiresIn != 300 ||
+		len(body.IssuedAt) != len("2026-11-22T21:56:42.407180Z") {
 		w.t.Errorf("token answer: %s", a.body)
 	}
 	bearer, err := w.options.Tokens.Verify(body.Token)
@@ -52,25 +53,70 @@ func TestChallenges(t *testing.T) {
 	w.private("acme/app")
 	narrow, _ := w.token("admin", "repository:acme/other:pull")
 	tests := map[string]struct{ who, method, path, want string }{
-		"the base":                 {"", http.MethodGet, "/v2/", bearer},
-		"a read":                   {"", http.MethodGet, "/v2/acme/app/tags/list", bearer + `,scope="repository:acme/app:pull"`},
-		"a write":                  {"", http.MethodPut, "/v2/acme/app/manifests/x", bearer + `,scope="repository:acme/app:push"`},
-		"a mount":                  {"", http.MethodPost, "/v2/acme/app/blobs/uploads/?from=acme/one&mount=sha256:abc", bearer + `,scope="repository:acme/app:push",scope="repository:acme/one:pull"`},
-		"a mount with a quote":     {"", http.MethodPost, `/v2/acme/app/blobs/uploads/?from=x"y&mount=sha256:abc`, bearer + `,scope="repository:acme/app:push"`},
-		"the catalog":              {"", http.MethodGet, "/v2/_catalog", bearer + `,scope="registry:catalog:*"`},
-		"an upload's state":        {"", http.MethodGet, "/v2/acme/app/blobs/uploads/x", bearer + `,scope="repository:acme/app:push"`},
-		"a bad password":           {"Basic YWRtaW46d3Jvbmc=", http.MethodGet, "/v2/", bearer},
-		"rubbish for a password":   {"Basic !!", http.MethodGet, "/v2/", bearer},
-		"a bad token":              {"Bearer x.y.z", http.MethodGet, "/v2/", bearer + `,error="invalid_token"`},
-		"a token for elsewhere":    {narrow, http.MethodGet, "/v2/acme/app/tags/list", bearer + `,scope="repository:acme/app:pull",error="insufficient_scope"`},
-		"a write by who may not":   {"carol", http.MethodPost, "/v2/acme/app/blobs/uploads/", bearer + `,scope="repository:acme/app:push",error="insufficient_scope"`},
-		"an unknown kind of login": {"Digest x", http.MethodGet, "/v2/", bearer},
-		"a name that is not there": {"", http.MethodGet, "/v2/acme/none/tags/list", bearer + `,scope="repository:acme/none:pull"`},
+		"the base": {method: http.MethodGet, path: "/v2/", want: bearer},
+		"a read": {
+			method: http.MethodGet,
+			path:   "/v2/acme/app/tags/list",
+			want:   bearer + `,scope="repository:acme/app:pull"`,
+		},
+		"a write": {
+			method: http.MethodPut,
+			path:   "/v2/acme/app/manifests/x",
+			want:   bearer + `,scope="repository:acme/app:push"`,
+		},
+		"a mount": {
+			method: http.MethodPost,
+			path:   "/v2/acme/app/blobs/uploads/?from=acme/one&mount=sha256:abc",
+			want:   bearer + `,scope="repository:acme/app:push",scope="repository:acme/one:pull"`,
+		},
+		"a mount with a quote": {
+			method: http.MethodPost,
+			path:   `/v2/acme/app/blobs/uploads/?from=x"y&mount=sha256:abc`,
+			want:   bearer + `,scope="repository:acme/app:push"`,
+		},
+		"the catalog": {
+			method: http.MethodGet,
+			path:   "/v2/_catalog",
+			want:   bearer + `,scope="registry:catalog:*"`,
+		},
+		"an upload's state": {
+			method: http.MethodGet,
+			path:   "/v2/acme/app/blobs/uploads/x",
+			want:   bearer + `,scope="repository:acme/app:push"`,
+		},
+		"a bad password":         {who: "Basic YWRtaW46d3Jvbmc=", method: http.MethodGet, path: "/v2/", want: bearer},
+		"rubbish for a password": {who: "Basic !!", method: http.MethodGet, path: "/v2/", want: bearer},
+		"a bad token": {
+			who:    "Bearer x.y.z",
+			method: http.MethodGet,
+			path:   "/v2/",
+			want:   bearer + `,error="invalid_token"`,
+		},
+		"a token for elsewhere": {
+			who:    narrow,
+			method: http.MethodGet,
+			path:   "/v2/acme/app/tags/list",
+			want:   bearer + `,scope="repository:acme/app:pull",error="insufficient_scope"`,
+		},
+		"a write by who may not": {
+			who:    "carol",
+			method: http.MethodPost,
+			path:   "/v2/acme/app/blobs/uploads/",
+			want:   bearer + `,scope="repository:acme/app:push",error="insufficient_scope"`,
+		},
+		"an unknown kind of login": {who: "Digest x", method: http.MethodGet, path: "/v2/", want: bearer},
+		"a name that is not there": {
+			method: http.MethodGet,
+			path:   "/v2/acme/none/tags/list",
+			want:   bearer + `,scope="repository:acme/none:pull"`,
+		},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if a := w.want(http.StatusUnauthorized, "UNAUTHORIZED", tt.who, tt.method, tt.path, nil); a.header.Get("WWW-Authenticate") != tt.want {
+			if a := w.expectError(request{as: tt.who, method: tt.method, path: tt.path}, http.StatusUnauthorized, "UNAUTHORIZED"); a.header.Get(
+				"WWW-Authenticate",
+			) != tt.want {
 				t.Errorf("challenge\n got %s\nwant %s", a.header.Get("WWW-Authenticate"), tt.want)
 			}
 		})
@@ -87,24 +133,87 @@ func TestTokens(t *testing.T) {
 	tests := map[string]struct {
 		who, scope, want string
 	}{
-		"anybody may pull what is public":      {"", "repository:acme/app:pull", `[{"type":"repository","name":"acme/app","actions":["pull"]}]`},
-		"nobody may push":                      {"", "repository:acme/app:pull,push", `[{"type":"repository","name":"acme/app","actions":["pull"]}]`},
-		"what is private is not there":         {"", "repository:acme/secret:pull", `[{"type":"repository","name":"acme/secret"` + none},
-		"what is not there is not there":       {"", "repository:acme/none:pull", `[{"type":"repository","name":"acme/none"` + none},
-		"push brings pull":                     {"admin", "repository:acme/app:push", `[{"type":"repository","name":"acme/app","actions":["push","pull"]}]`},
-		"a namespace of one's own":             {"carol", "repository:carol/new:push", `[{"type":"repository","name":"carol/new","actions":["push","pull"]}]`},
-		"a namespace of another's":             {"carol", "repository:acme/app:push", `[{"type":"repository","name":"acme/app"` + none},
-		"a private one of another's":           {"carol", "repository:acme/secret:pull", `[{"type":"repository","name":"acme/secret","actions":["pull"]}]`},
-		"one that is absent":                   {"carol", "repository:acme/none:pull", `[{"type":"repository","name":"acme/none","actions":["pull"]}]`},
-		"the catalog":                          {"carol", "registry:catalog:*", `[{"type":"registry","name":"catalog","actions":["*"]}]`},
-		"the catalog for nobody":               {"", "registry:catalog:*", `[{"type":"registry","name":"catalog"` + none},
-		"another kind":                         {"admin", "registry:x:*", `[{"type":"registry","name":"x"` + none},
-		"a name that is none":                  {"admin", "repository:../x:pull", `[{"type":"repository","name":"../x"` + none},
-		"a scope that is none spoils them all": {"admin", "repository:acme/app:pull foo", `[]`},
-		"a plugin":                             {"admin", "repository(plugin):acme/app:pull,push", `[{"type":"repository","class":"plugin","name":"acme/app","actions":["push","pull"]}]`},
-		"a plugin of another's":                {"carol", "repository(plugin):acme/app:push", `[{"type":"repository","class":"plugin","name":"acme/app"` + none},
-		"another class":                        {"admin", "repository(x):acme/app:pull", `[{"type":"repository(x)","name":"acme/app"` + none},
-		"a star is what one may":               {"carol", "repository:acme/app:*", `[{"type":"repository","name":"acme/app","actions":["pull"]}]`},
+		"anybody may pull what is public": {
+			scope: "repository:acme/app:pull",
+			want:  `[{"type":"repository","name":"acme/app","actions":["pull"]}]`,
+		},
+		"nobody may push": {
+			scope: "repository:acme/app:pull,push",
+			want:  `[{"type":"repository","name":"acme/app","actions":["pull"]}]`,
+		},
+		"what is private is not there": {
+			scope: "repository:acme/secret:pull",
+			want:  `[{"type":"repository","name":"acme/secret"` + none,
+		},
+		"what is not there is not there": {
+			scope: "repository:acme/none:pull",
+			want:  `[{"type":"repository","name":"acme/none"` + none,
+		},
+		"push brings pull": {
+			who:   "admin",
+			scope: "repository:acme/app:push",
+			want:  `[{"type":"repository","name":"acme/app","actions":["push","pull"]}]`,
+		},
+		"a namespace of one's own": {
+			who:   "carol",
+			scope: "repository:carol/new:push",
+			want:  `[{"type":"repository","name":"carol/new","actions":["push","pull"]}]`,
+		},
+		"a namespace of another's": {
+			who:   "carol",
+			scope: "repository:acme/app:push",
+			want:  `[{"type":"repository","name":"acme/app"` + none,
+		},
+		"a private one of another's": {
+			who:   "carol",
+			scope: "repository:acme/secret:pull",
+			want:  `[{"type":"repository","name":"acme/secret","actions":["pull"]}]`,
+		},
+		"one that is absent": {
+			who:   "carol",
+			scope: "repository:acme/none:pull",
+			want:  `[{"type":"repository","name":"acme/none","actions":["pull"]}]`,
+		},
+		"the catalog": {
+			who:   "carol",
+			scope: "registry:catalog:*",
+			want:  `[{"type":"registry","name":"catalog","actions":["*"]}]`,
+		},
+		"the catalog for nobody": {
+			scope: "registry:catalog:*",
+			want:  `[{"type":"registry","name":"catalog"` + none,
+		},
+		"another kind": {
+			who:   "admin",
+			scope: "registry:x:*",
+			want:  `[{"type":"registry","name":"x"` + none,
+		},
+		"a name that is none": {
+			who:   "admin",
+			scope: "repository:../x:pull",
+			want:  `[{"type":"repository","name":"../x"` + none,
+		},
+		"a scope that is none spoils them all": {who: "admin", scope: "repository:acme/app:pull foo", want: `[]`},
+		"a plugin": {
+			who:   "admin",
+			scope: "repository(plugin):acme/app:pull,push",
+			want:  `[{"type":"repository","class":"plugin","name":"acme/app","actions":["push","pull"]}]`,
+		},
+		"a plugin of another's": {
+			who:   "carol",
+			scope: "repository(plugin):acme/app:push",
+			want:  `[{"type":"repository","class":"plugin","name":"acme/app"` + none,
+		},
+		"another class": {
+			who:   "admin",
+			scope: "repository(x):acme/app:pull",
+			want:  `[{"type":"repository(x)","name":"acme/app"` + none,
+		},
+		"a star is what one may": {
+			who:   "carol",
+			scope: "repository:acme/app:*",
+			want:  `[{"type":"repository","name":"acme/app","actions":["pull"]}]`,
+		},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -114,19 +223,22 @@ func TestTokens(t *testing.T) {
 			}
 		})
 	}
-	if a := w.ask("", http.MethodGet, "/token/", nil); a.status != http.StatusBadRequest || a.body != `{"detail":"No service name provided."}` {
+	if a := w.send(request{path: "/token/"}); a.status != http.StatusBadRequest ||
+		a.body != `{"detail":"No service name provided."}` {
 		t.Errorf("no service: %+v", a)
 	}
-	a := w.ask("Basic YWRtaW46d3Jvbmc=", http.MethodGet, "/token/?service=x", nil)
-	if a.status != http.StatusUnauthorized || a.body != `{"detail":"Invalid username/password."}` || a.header.Get("WWW-Authenticate") != `Basic realm="api"` {
+	a := w.send(request{as: "Basic YWRtaW46d3Jvbmc=", path: "/token/?service=x"})
+	if a.status != http.StatusUnauthorized || a.body != `{"detail":"Invalid username/password."}` ||
+		a.header.Get("WWW-Authenticate") != `Basic realm="api"` {
 		t.Errorf("bad password: %+v", a)
 	}
-	a = w.ask("", http.MethodPost, "/token/", "x")
-	if a.status != http.StatusMethodNotAllowed || a.body != `{"detail":"Method \"POST\" not allowed."}` || a.header.Get("Allow") != "GET, HEAD" {
+	a = w.send(request{method: http.MethodPost, path: "/token/", body: "x"})
+	if a.status != http.StatusMethodNotAllowed || a.body != `{"detail":"Method \"POST\" not allowed."}` ||
+		a.header.Get("Allow") != "GET, HEAD" {
 		t.Errorf("another method: %+v", a)
 	}
 	for from, to := range map[string]string{"/token?service=a%26b&scope=x": "/token/?service=a%26b&scope=x", "/token": "/token/", "/v2": "/v2/"} {
-		if a := w.ask("", http.MethodGet, from, nil); a.status != http.StatusMovedPermanently || a.header.Get("Location") != to {
+		if a := w.send(request{path: from}); a.status != http.StatusMovedPermanently || a.header.Get("Location") != to {
 			t.Errorf("%s: %+v, want to be sent to %s", from, a, to)
 		}
 	}
@@ -141,17 +253,33 @@ func TestWhoMayWhat(t *testing.T) {
 	pull, _ := w.token("admin", "repository:acme/app:pull")
 	scoped, _ := w.token("acme", "repository:acme/secret:pull")
 
-	w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
-	w.want(http.StatusOK, "", "carol", http.MethodGet, "/v2/acme/app/manifests/"+d, nil)
-	w.want(http.StatusOK, "", pull, http.MethodGet, "/v2/", nil)
-	w.want(http.StatusUnauthorized, "UNAUTHORIZED", pull, http.MethodDelete, "/v2/acme/app/manifests/v1", nil)
-	w.want(http.StatusUnauthorized, "UNAUTHORIZED", pull, http.MethodPut, "/v2/acme/app/manifests/v2", "{}")
-	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "", http.MethodDelete, "/v2/acme/app/manifests/v1", nil)
-	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "carol", http.MethodDelete, "/v2/acme/app/manifests/v1", nil)
-	w.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/acme/secret/manifests/v1", nil)
-	w.want(http.StatusOK, "", scoped, http.MethodGet, "/v2/acme/secret/tags/list", nil)
+	w.expect(request{path: "/v2/acme/app/manifests/v1"}, http.StatusOK)
+	w.expect(request{as: "carol", path: "/v2/acme/app/manifests/" + d}, http.StatusOK)
+	w.expect(request{as: pull, path: "/v2/"}, http.StatusOK)
+	w.expectError(
+		request{as: pull, method: http.MethodDelete, path: "/v2/acme/app/manifests/v1"},
+		http.StatusUnauthorized,
+		"UNAUTHORIZED",
+	)
+	w.expectError(
+		request{as: pull, method: http.MethodPut, path: "/v2/acme/app/manifests/v2", body: "{}"},
+		http.StatusUnauthorized,
+		"UNAUTHORIZED",
+	)
+	w.expectError(
+		request{method: http.MethodDelete, path: "/v2/acme/app/manifests/v1"},
+		http.StatusUnauthorized,
+		"UNAUTHORIZED",
+	)
+	w.expectError(
+		request{as: "carol", method: http.MethodDelete, path: "/v2/acme/app/manifests/v1"},
+		http.StatusUnauthorized,
+		"UNAUTHORIZED",
+	)
+	w.expect(request{as: "acme", path: "/v2/acme/secret/manifests/v1"}, http.StatusOK)
+	w.expect(request{as: scoped, path: "/v2/acme/secret/tags/list"}, http.StatusOK)
 
-	if a := w.ask("", http.MethodGet, "/extensions/v2/acme/secret/signatures/"+secret, nil); a.status != http.StatusUnauthorized {
+	if a := w.send(request{path: "/extensions/v2/acme/secret/signatures/" + secret}); a.status != http.StatusUnauthorized {
 		t.Errorf("signatures of a private repository: %d", a.status)
 	}
 
@@ -159,23 +287,24 @@ func TestWhoMayWhat(t *testing.T) {
 	if _, err := w.store.Accounts.PutUser(t.Context(), "acme", hash(), false, false); err != nil {
 		t.Fatal(err)
 	}
-	w.want(http.StatusUnauthorized, "UNAUTHORIZED", scoped, http.MethodGet, "/v2/acme/secret/tags/list", nil)
-	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "acme", http.MethodGet, "/v2/acme/secret/tags/list", nil)
+	w.expectError(request{as: scoped, path: "/v2/acme/secret/tags/list"}, http.StatusUnauthorized, "UNAUTHORIZED")
+	w.expectError(request{as: "acme", path: "/v2/acme/secret/tags/list"}, http.StatusUnauthorized, "UNAUTHORIZED")
 }
 
 func TestAnonymousPullCanBeOff(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(o *proxy.Options) { o.AnonymousPull = auth.AnonymousPullOff })
 	w.pushImage("acme/app", "one", "v1")
-	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
+	w.expectError(request{path: "/v2/acme/app/manifests/v1"}, http.StatusUnauthorized, "UNAUTHORIZED")
 	if _, granted := w.token("", "repository:acme/app:pull"); !strings.Contains(granted, `"actions":[]`) {
 		t.Errorf("nobody is granted %s", granted)
 	}
-	w.want(http.StatusOK, "", "carol", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
+	w.expect(request{as: "carol", path: "/v2/acme/app/manifests/v1"}, http.StatusOK)
 }
 
-// TestPrivateNamesLookAbsent proves that callers who may not read a private repository cannot tell it from an absent one: not by the token that they get for it, not by
-// any answer, and not by the number of queries, although the private repository's own reads are remembered.
+// TestPrivateNamesLookAbsent proves that callers who may not read a private repository cannot tell it from an absent
+// one: not by the token that they get for it, not by any response, and not by the number of queries, although the
+// private repository's own reads are remembered.
 func TestPrivateNamesLookAbsent(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []auth.AnonymousPull{auth.AnonymousPullOn, auth.AnonymousPullOff, auth.AnonymousPullWithToken} {
@@ -185,7 +314,10 @@ func TestPrivateNamesLookAbsent(t *testing.T) {
 			w.store.Serving.EnableCache()
 			d := string(w.pushImage("acme/secret", "two", "v1"))
 			w.private("acme/secret")
-			w.want(http.StatusAccepted, "", "carol", http.MethodPost, "/v2/carol/own/blobs/uploads/", nil)
+			w.expect(
+				request{as: "carol", method: http.MethodPost, path: "/v2/carol/own/blobs/uploads/"},
+				http.StatusAccepted,
+			)
 			bearers := map[string]map[string]string{"secret": {}, "absent": {}}
 			for name, headers := range bearers {
 				for who, user := range map[string]string{"anonymous token": "", "token": "carol"} {
@@ -204,30 +336,69 @@ func TestPrivateNamesLookAbsent(t *testing.T) {
 				headers["nobody"], headers["carol"] = "", "carol"
 			}
 			requests := []struct{ method, path, body string }{
-				{http.MethodGet, "/v2/NAME/tags/list", ""}, {http.MethodGet, "/v2/NAME/manifests/v1", ""}, {http.MethodHead, "/v2/NAME/manifests/v1", ""},
-				{http.MethodGet, "/v2/NAME/manifests/" + d, ""}, {http.MethodGet, "/v2/NAME/blobs/" + d, ""}, {http.MethodHead, "/v2/NAME/blobs/" + d, ""},
-				{http.MethodGet, "/v2/NAME/referrers/" + d, ""}, {http.MethodGet, "/extensions/v2/NAME/signatures/" + d, ""},
-				{http.MethodPut, "/extensions/v2/NAME/signatures/" + d, "{}"}, {http.MethodPut, "/v2/NAME/manifests/v2", "{}"}, {http.MethodDelete, "/v2/NAME/manifests/v1", ""},
-				{http.MethodDelete, "/v2/NAME/blobs/" + d, ""}, {http.MethodPost, "/v2/NAME/blobs/uploads/", ""},
-				{http.MethodGet, "/v2/NAME/blobs/uploads/01a2053c-0f11-7553-bfbb-807cca916423", ""}, {http.MethodPatch, "/v2/NAME/blobs/uploads/01a2053c-0f11-7553-bfbb-807cca916423", "x"},
-				{http.MethodPost, "/v2/carol/own/blobs/uploads/?from=NAME&mount=" + d, ""},
+				{
+					method: http.MethodGet,
+					path:   "/v2/NAME/tags/list",
+				}, {method: http.MethodGet, path: "/v2/NAME/manifests/v1"}, {method: http.MethodHead, path: "/v2/NAME/manifests/v1"},
+				{
+					method: http.MethodGet,
+					path:   "/v2/NAME/manifests/" + d,
+				}, {method: http.MethodGet, path: "/v2/NAME/blobs/" + d}, {method: http.MethodHead, path: "/v2/NAME/blobs/" + d},
+				{
+					method: http.MethodGet,
+					path:   "/v2/NAME/referrers/" + d,
+				}, {method: http.MethodGet, path: "/extensions/v2/NAME/signatures/" + d},
+				{
+					method: http.MethodPut,
+					path:   "/extensions/v2/NAME/signatures/" + d,
+					body:   "{}",
+				}, {method: http.MethodPut, path: "/v2/NAME/manifests/v2", body: "{}"}, {method: http.MethodDelete, path: "/v2/NAME/manifests/v1"},
+				{
+					method: http.MethodDelete,
+					path:   "/v2/NAME/blobs/" + d,
+				}, {method: http.MethodPost, path: "/v2/NAME/blobs/uploads/"},
+				{
+					method: http.MethodGet,
+					path:   "/v2/NAME/blobs/uploads/01a2053c-0f11-7553-bfbb-807cca916423",
+				}, {method: http.MethodPatch, path: "/v2/NAME/blobs/uploads/01a2053c-0f11-7553-bfbb-807cca916423", body: "x"},
+				{method: http.MethodPost, path: "/v2/carol/own/blobs/uploads/?from=NAME&mount=" + d},
 			}
 			for _, r := range requests {
 				for who := range bearers["secret"] {
-					seen := func(name string) (answer, int64) {
-						w.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/acme/secret/manifests/v1", nil) // which is remembered
+					seen := func(name string) (response, int64) {
+						w.expect(
+							request{as: "acme", path: "/v2/acme/secret/manifests/v1"},
+							http.StatusOK,
+						) // which is remembered
 						before := w.store.DB.Reads()
-						a := w.ask(bearers[name][who], r.method, strings.ReplaceAll(r.path, "NAME", "acme/"+name), r.body)
+						a := w.send(
+							request{
+								as:     bearers[name][who],
+								method: r.method,
+								path:   strings.ReplaceAll(r.path, "NAME", "acme/"+name),
+								body:   r.body,
+							},
+						)
 						return a, w.store.DB.Reads() - before
 					}
 					there, queries := seen("secret")
 					not, wanted := seen("absent")
-					same := func(a answer) string {
+					same := func(a response) string {
 						return strings.ReplaceAll(a.body+a.header.Get("WWW-Authenticate"), "secret", "absent")
 					}
 					if there.status != not.status || same(there) != same(not) || queries != wanted {
-						t.Errorf("%s %s by %s: %d %s after %d queries where it is private, %d %s after %d where it is absent",
-							r.method, r.path, who, there.status, same(there), queries, not.status, same(not), wanted)
+						t.Errorf(
+							"%s %s by %s: %d %s after %d queries where it is private, %d %s after %d where it is absent",
+							r.method,
+							r.path,
+							who,
+							there.status,
+							same(there),
+							queries,
+							not.status,
+							same(not),
+							wanted,
+						)
 					}
 					if there.status != http.StatusUnauthorized && !strings.Contains(r.path, "mount") {
 						t.Errorf("%s %s by %s: %d, want 401", r.method, r.path, who, there.status)
@@ -235,33 +406,34 @@ func TestPrivateNamesLookAbsent(t *testing.T) {
 				}
 			}
 			// The owner of the namespace is told that the name is absent.
-			w.want(http.StatusNotFound, "NAME_UNKNOWN", "acme", http.MethodGet, "/v2/acme/absent/tags/list", nil)
-			w.want(http.StatusNotFound, "NAME_UNKNOWN", "admin", http.MethodGet, "/v2/acme/absent/tags/list", nil)
+			w.expectError(request{as: "acme", path: "/v2/acme/absent/tags/list"}, http.StatusNotFound, "NAME_UNKNOWN")
+			w.expectError(request{as: "admin", path: "/v2/acme/absent/tags/list"}, http.StatusNotFound, "NAME_UNKNOWN")
 		})
 	}
 }
 
-// TestAnonymousPullWithToken proves that with anonymous_pull: token every request without a token is challenged, and that the token service issues tokens for public
-// repositories to everybody.
+// TestAnonymousPullWithToken proves that with anonymous_pull: token every request without a token is challenged, and
+// that the token service issues tokens for public repositories to everybody.
 func TestAnonymousPullWithToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(o *proxy.Options) { o.AnonymousPull = auth.AnonymousPullWithToken })
 	w.pushImage("acme/app", "one", "v1")
 	w.pushImage("acme/other", "one", "v1")
 	const path = "/v2/acme/app/manifests/v1"
-	a := w.want(http.StatusUnauthorized, "UNAUTHORIZED", "", http.MethodGet, path, nil)
+	a := w.expectError(request{path: path}, http.StatusUnauthorized, "UNAUTHORIZED")
 	if want := bearer + `,scope="repository:acme/app:pull"`; a.header.Get("WWW-Authenticate") != want {
 		t.Errorf("challenge %s, want %s", a.header.Get("WWW-Authenticate"), want)
 	}
 	anonymous, _ := w.token("", "repository:acme/app:pull")
-	w.want(http.StatusOK, "", anonymous, http.MethodGet, path, nil)
-	w.want(http.StatusOK, "", "carol", http.MethodGet, path, nil)
-	w.want(http.StatusUnauthorized, "UNAUTHORIZED", anonymous, http.MethodGet, "/v2/acme/other/manifests/v1", nil)
+	w.expect(request{as: anonymous, path: path}, http.StatusOK)
+	w.expect(request{as: "carol", path: path}, http.StatusOK)
+	w.expectError(request{as: anonymous, path: "/v2/acme/other/manifests/v1"}, http.StatusUnauthorized, "UNAUTHORIZED")
 	narrow, _ := w.token("carol", "repository:acme/other:pull")
-	w.want(http.StatusUnauthorized, "UNAUTHORIZED", narrow, http.MethodGet, path, nil)
+	w.expectError(request{as: narrow, path: path}, http.StatusUnauthorized, "UNAUTHORIZED")
 }
 
-// TestTokensOnly proves that registry.basic_auth: false refuses names and passwords on /v2/ and /extensions/, and only there.
+// TestTokensOnly proves that registry.basic_auth: false refuses names and passwords on /v2/ and /extensions/, and
+// only there.
 func TestTokensOnly(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -269,17 +441,18 @@ func TestTokensOnly(t *testing.T) {
 	w.options.TokensOnly = true
 	w.restart()
 	for _, path := range []string{"/v2/", "/v2/acme/app/tags/list", "/extensions/v2/acme/app/signatures/" + d} {
-		a := w.want(http.StatusUnauthorized, "UNAUTHORIZED", "admin", http.MethodGet, path, nil)
-		if !strings.HasPrefix(a.header.Get("WWW-Authenticate"), bearer) || !strings.Contains(a.body, "get one at /token/") {
+		a := w.expectError(request{as: "admin", path: path}, http.StatusUnauthorized, "UNAUTHORIZED")
+		if !strings.HasPrefix(a.header.Get("WWW-Authenticate"), bearer) ||
+			!strings.Contains(a.body, "get one at /token/") {
 			t.Errorf("%s: challenge %s, body %s", path, a.header.Get("WWW-Authenticate"), a.body)
 		}
 		token, _ := w.token("admin", "repository:acme/app:pull")
-		w.want(http.StatusOK, "", token, http.MethodGet, path, nil)
+		w.expect(request{as: token, path: path}, http.StatusOK)
 	}
 }
 
-// TestManyFirstPushes begins uploads to a new name at once, as clients that push several blobs do: all are taken, one made the repository,
-// and the audit says so once.
+// TestManyFirstPushes begins uploads to a new name at once, as clients that push several blobs do: all are taken, one
+// made the repository, and the audit says so once.
 func TestManyFirstPushes(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
@@ -288,7 +461,12 @@ func TestManyFirstPushes(t *testing.T) {
 	const pushes = 8
 	var group sync.WaitGroup
 	for range pushes {
-		group.Go(func() { w.want(http.StatusAccepted, "", push, http.MethodPost, "/v2/acme/app/blobs/uploads/", nil) })
+		group.Go(func() {
+			w.expect(
+				request{as: push, method: http.MethodPost, path: "/v2/acme/app/blobs/uploads/"},
+				http.StatusAccepted,
+			)
+		})
 	}
 	group.Wait()
 	w.server.Close() // which waits for the handlers
@@ -297,8 +475,8 @@ func TestManyFirstPushes(t *testing.T) {
 	}
 }
 
-// TestTokensEndWithTheirAccount proves that a token which the server has just accepted, and remembers, is refused as soon as the password of its
-// account changes or the account is disabled.
+// TestTokensEndWithTheirAccount proves that a token which the server has just accepted, and remembers, is refused as
+// soon as the password of its account changes or the account is disabled.
 func TestTokensEndWithTheirAccount(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -319,25 +497,35 @@ func TestTokensEndWithTheirAccount(t *testing.T) {
 			t.Fatal(err)
 		}
 		header, _ := w.token("carol", "repository:carol/app:push")
-		w.want(http.StatusAccepted, "", header, http.MethodPost, "/v2/carol/app/blobs/uploads/", nil)
+		w.expect(
+			request{as: header, method: http.MethodPost, path: "/v2/carol/app/blobs/uploads/"},
+			http.StatusAccepted,
+		)
 		if _, err := w.store.Accounts.PutUser(t.Context(), "carol", tt.hash, false, tt.active); err != nil {
 			t.Fatal(err)
 		}
-		a := w.want(http.StatusUnauthorized, "UNAUTHORIZED", header, http.MethodPost, "/v2/carol/app/blobs/uploads/", nil)
+		a := w.expectError(
+			request{as: header, method: http.MethodPost, path: "/v2/carol/app/blobs/uploads/"},
+			http.StatusUnauthorized,
+			"UNAUTHORIZED",
+		)
 		if got := a.header.Get("WWW-Authenticate"); !strings.HasSuffix(got, `,error="invalid_token"`) {
 			t.Errorf("%s: challenge %s", name, got)
 		}
 	}
 }
 
-// TestPushesPastObjectsWithTheirName proves that objects which have a path as their name, and serve another path or none, keep nobody from pushing to the path, whether
-// the push begins with an upload or with a mount.
+// TestPushesPastObjectsWithTheirName proves that objects which have a path as their name, and serve another path or
+// none, keep nobody from pushing to the path, whether the push begins with an upload or with a mount.
 func TestPushesPastObjectsWithTheirName(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	blob := w.pushBlob("acme/source", "layer")
 	for _, path := range []string{"acme/app", "acme/mirror", "acme", "acme/mounted"} {
-		remote, err := w.store.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: path, URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand})
+		remote, err := w.store.Catalog.CreateRemote(
+			t.Context(),
+			pulp.Remote{Name: path, URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -352,11 +540,26 @@ func TestPushesPastObjectsWithTheirName(t *testing.T) {
 			t.Fatal(err)
 		}
 		if path == "acme/mounted" {
-			w.want(http.StatusCreated, "", "acme", http.MethodPost, "/v2/"+path+"/blobs/uploads/?from=acme/source&mount="+string(blob), nil)
+			w.expect(
+				request{
+					as:     "acme",
+					method: http.MethodPost,
+					path:   "/v2/" + path + "/blobs/uploads/?from=acme/source&mount=" + string(blob),
+				},
+				http.StatusCreated,
+			)
 		}
 		d := w.pushImage(path, path, "v1")
-		w.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/"+path+"/manifests/"+string(d), nil)
-		w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "carol", http.MethodGet, "/v2/"+elsewhere+"/manifests/"+string(d), nil)
+		w.expect(request{as: "acme", path: "/v2/" + path + "/manifests/" + string(d)}, http.StatusOK)
+		w.expectError(
+			request{as: "carol", path: "/v2/" + elsewhere + "/manifests/" + string(d)},
+			http.StatusNotFound,
+			"MANIFEST_UNKNOWN",
+		)
 	}
-	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "carol", http.MethodPost, "/v2/nginx/blobs/uploads/", nil)
+	w.expectError(
+		request{as: "carol", method: http.MethodPost, path: "/v2/nginx/blobs/uploads/"},
+		http.StatusUnauthorized,
+		"UNAUTHORIZED",
+	)
 }

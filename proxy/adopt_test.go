@@ -120,7 +120,8 @@ func (a *adopting) direct(want int, method, at, contentType, body string) *http.
 func (a *adopting) pushDirectly(name, content string) digest.Digest {
 	a.t.Helper()
 	d := digest.FromString(content)
-	at, err := a.direct(http.StatusAccepted, http.MethodPost, a.upstream+"/v2/"+name+"/blobs/uploads/", "", "").Location()
+	at, err := a.direct(http.StatusAccepted, http.MethodPost, a.upstream+"/v2/"+name+"/blobs/uploads/", "", "").
+		Location()
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -145,7 +146,13 @@ func (a *adopting) attachDirectly(name, text string, subject digest.Digest) dige
 		a.t.Fatal(err)
 	}
 	d := digest.FromBytes(m)
-	a.direct(http.StatusCreated, http.MethodPut, a.upstream+"/v2/"+name+"/manifests/"+string(d), pulp.OCIManifest, string(m))
+	a.direct(
+		http.StatusCreated,
+		http.MethodPut,
+		a.upstream+"/v2/"+name+"/manifests/"+string(d),
+		pulp.OCIManifest,
+		string(m),
+	)
 	return d
 }
 
@@ -155,8 +162,15 @@ const layerType = "application/vnd.oci.image.layer.v1.tar"
 func (a *adopting) imageDirectly(name, text, tag, layerType string) digest.Digest {
 	a.t.Helper()
 	config, layer := `{"architecture":"amd64","os":"linux"}`, "layer "+text
-	m := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[{"mediaType":%q,"digest":%q,"size":%d}]}`,
-		pulp.OCIManifest, a.pushDirectly(name, config), len(config), layerType, a.pushDirectly(name, layer), len(layer))
+	m := fmt.Sprintf(
+		`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[{"mediaType":%q,"digest":%q,"size":%d}]}`,
+		pulp.OCIManifest,
+		a.pushDirectly(name, config),
+		len(config),
+		layerType,
+		a.pushDirectly(name, layer),
+		len(layer),
+	)
 	a.direct(http.StatusCreated, http.MethodPut, a.upstream+"/v2/"+name+"/manifests/"+tag, pulp.OCIManifest, m)
 	return digest.FromString(m)
 }
@@ -184,16 +198,17 @@ func TestLatePullFindsWhatAnotherAdopted(t *testing.T) {
 	}
 	a.imageDirectly("company/app", "one", "v1", layerType)
 	late := make(chan int, 1)
-	go func() { late <- a.ask("admin", http.MethodGet, "/v2/company/app/manifests/v1", nil).status }()
+	go func() { late <- a.send(request{as: "admin", path: "/v2/company/app/manifests/v1"}).status }()
 	<-first
-	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v1", nil)
+	a.expect(request{as: "admin", path: "/v2/company/app/manifests/v1"}, http.StatusOK)
 	close(goOn)
 	if status := <-late; status != http.StatusOK {
 		t.Errorf("who asked first and came second is answered %d", status)
 	}
 }
 
-// TestPullsAdoptPastADistributionWithTheirName proves that a distribution which has a path as its name, and serves another, keeps nobody from adopting under the path.
+// TestPullsAdoptPastADistributionWithTheirName proves that a distribution which has a path as its name, and serves
+// another, keeps nobody from adopting under the path.
 func TestPullsAdoptPastADistributionWithTheirName(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t)
@@ -201,21 +216,22 @@ func TestPullsAdoptPastADistributionWithTheirName(t *testing.T) {
 	if _, err := a.store.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "company/app", BasePath: "company/elsewhere"}); err != nil {
 		t.Fatal(err)
 	}
-	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v1", nil)
+	a.expect(request{as: "admin", path: "/v2/company/app/manifests/v1"}, http.StatusOK)
 	if r := a.repository("company/app"); r.LatestVersion == 0 {
 		t.Error("nothing was adopted into the repository of that name")
 	}
 }
 
-// TestStrangersAdoptNothingIntoPrivateRepositories proves that, where adopted repositories are public, a pull by a caller who may not read a private repository
-// changes nothing in it, whether the caller names its path or only its name, and that the caller cannot tell it from an absent one.
+// TestStrangersAdoptNothingIntoPrivateRepositories proves that, where adopted repositories are public, a pull by a
+// caller who may not read a private repository changes nothing in it, whether the caller names its path or only its
+// name, and that the caller cannot tell it from an absent one.
 func TestStrangersAdoptNothingIntoPrivateRepositories(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t, func(o *proxy.Options) { o.AdoptPublic = true })
 	a.adopter.Public = true
 	for _, name := range []string{"acme/secret", "acme/moved"} {
 		a.imageDirectly(name, "one", "v1", layerType)
-		a.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/"+name+"/manifests/v1", nil)
+		a.expect(request{as: "acme", path: "/v2/" + name + "/manifests/v1"}, http.StatusOK)
 		a.private(name)
 	}
 	// The repository acme/moved is served under another path, and its name is no path.
@@ -232,10 +248,18 @@ func TestStrangersAdoptNothingIntoPrivateRepositories(t *testing.T) {
 	for _, name := range []string{"acme/secret", "acme/moved"} {
 		before := a.repository(name).LatestVersion
 		for _, who := range []string{"", "carol"} {
-			a.want(http.StatusUnauthorized, "UNAUTHORIZED", who, http.MethodGet, "/v2/"+name+"/manifests/v2", nil)
+			a.expectError(
+				request{as: who, path: "/v2/" + name + "/manifests/v2"},
+				http.StatusUnauthorized,
+				"UNAUTHORIZED",
+			)
 			queries := func(name string) int64 {
 				reads := a.store.DB.Reads()
-				a.want(http.StatusUnauthorized, "UNAUTHORIZED", who, http.MethodGet, "/v2/"+name+"/manifests/v1-"+who, nil)
+				a.expectError(
+					request{as: who, path: "/v2/" + name + "/manifests/v1-" + who},
+					http.StatusUnauthorized,
+					"UNAUTHORIZED",
+				)
 				return a.store.DB.Reads() - reads
 			}
 			if there, absent := queries(name), queries("acme/absent"+who+name[5:]); there != absent {
@@ -246,16 +270,17 @@ func TestStrangersAdoptNothingIntoPrivateRepositories(t *testing.T) {
 			t.Errorf("strangers' pulls made version %d of %s", after, name)
 		}
 	}
-	a.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/acme/secret/manifests/v2", nil)
-	a.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/open/manifests/v2", nil)
+	a.expect(request{as: "acme", path: "/v2/acme/secret/manifests/v2"}, http.StatusOK)
+	a.expect(request{path: "/v2/acme/open/manifests/v2"}, http.StatusOK)
 }
 
-// A pull under any path that serves a repository adopts into it what the upstream has under the repository's name; one of a pinned version does not.
+// A pull under any path that serves a repository adopts into it what the upstream has under the repository's name;
+// one of a pinned version does not.
 func TestPullsUnderOtherPathsAdopt(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t)
 	a.imageDirectly("company/app", "one", "v1", layerType)
-	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v1", nil)
+	a.expect(request{as: "admin", path: "/v2/company/app/manifests/v1"}, http.StatusOK)
 	repo := a.repository("company/app")
 	v, err := a.store.Content.Version(t.Context(), repo.ID, repo.LatestVersion)
 	if err != nil {
@@ -270,31 +295,32 @@ func TestPullsUnderOtherPathsAdopt(t *testing.T) {
 		}
 	}
 	a.imageDirectly("company/app", "two", "v2", layerType)
-	a.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodGet, "/v2/pinned/manifests/v2", nil)
+	a.expectError(request{as: "admin", path: "/v2/pinned/manifests/v2"}, http.StatusNotFound, "MANIFEST_UNKNOWN")
 	if now := a.repository("company/app"); now.LatestVersion != repo.LatestVersion {
 		t.Errorf("a pull of a pinned version made version %d", now.LatestVersion)
 	}
-	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/other/manifests/v2", nil)
-	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v2", nil)
-	a.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodGet, "/v2/other/manifests/v3", nil)
+	a.expect(request{as: "admin", path: "/v2/other/manifests/v2"}, http.StatusOK)
+	a.expect(request{as: "admin", path: "/v2/company/app/manifests/v2"}, http.StatusOK)
+	a.expectError(request{as: "admin", path: "/v2/other/manifests/v3"}, http.StatusNotFound, "MANIFEST_UNKNOWN")
 }
 
-// A layer that lies elsewhere is adopted when the upstream has it all the same, and is no reason against its image when it has not.
+// A layer that lies elsewhere is adopted when the upstream has it all the same, and is no reason against its image
+// when it has not.
 func TestForeignLayersAreAdopted(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t)
 	const foreign = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 	a.imageDirectly("company/windows", "base", "v1", foreign)
-	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/windows/manifests/v1", nil)
+	a.expect(request{as: "admin", path: "/v2/company/windows/manifests/v1"}, http.StatusOK)
 	blob := "/blobs/" + string(digest.FromString("layer base"))
-	if got := a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/windows"+blob, nil); got.body != "layer base" {
+	if got := a.expect(request{as: "admin", path: "/v2/company/windows" + blob}, http.StatusOK); got.body != "layer base" {
 		t.Errorf("the layer is %q", got.body)
 	}
 
 	a.loses = digest.FromString("layer base")
 	a.imageDirectly("company/other", "base", "v1", foreign)
-	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/other/manifests/v1", nil)
-	a.want(http.StatusNotFound, "BLOB_UNKNOWN", "admin", http.MethodGet, "/v2/company/other"+blob, nil)
+	a.expect(request{as: "admin", path: "/v2/company/other/manifests/v1"}, http.StatusOK)
+	a.expectError(request{as: "admin", path: "/v2/company/other" + blob}, http.StatusNotFound, "BLOB_UNKNOWN")
 }
 
 // refuser signs everything but one manifest.
@@ -322,55 +348,91 @@ func TestUnsignableImageStopsNoOthers(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	a.store.Signatures.SetPushPolicy(signatures.PushPolicy{Host: publicHost, Service: func(string) string { return "svc" }})
+	a.store.Signatures.SetPushPolicy(
+		signatures.PushPolicy{Host: publicHost, Service: func(string) string { return "svc" }},
+	)
 	quiet := slog.New(slog.DiscardHandler)
-	a.adopter.SignOnPush = &signonpush.Runner{Store: a.store, Log: quiet, Timeout: time.Minute, Signer: &signservice.Signer{
-		Store: a.store, Log: quiet, Parallel: 2,
-		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return signer, nil }, Usable: func(pulp.SigningService) bool { return true },
-	}}
+	a.adopter.SignOnPush = &signonpush.Runner{
+		Store:   a.store,
+		Log:     quiet,
+		Timeout: time.Minute,
+		Signer: &signservice.Signer{
+			Store: a.store, Log: quiet, Parallel: 2,
+			SignerFor: func(pulp.SigningService) (signing.Signer, error) { return signer, nil }, Usable: func(pulp.SigningService) bool { return true },
+		},
+	}
 	const good = 5
 	for i := range good {
 		a.imageDirectly("company/app", fmt.Sprint("good", i), fmt.Sprint("good", i), layerType)
 	}
 	signer.refuses = a.imageDirectly("company/app", "bad", "bad", layerType)
 	found, err := a.adopter.Repository(t.Context(), signservice.Caller{User: "alice"}, "company/app")
-	if err != nil || found.Version == nil || found.Version.Counts[pulp.KindTag].Present != good || found.Version.Counts[pulp.KindSignature].Present != good || found.Refused != "" {
+	if err != nil || found.Version == nil || found.Version.Counts[pulp.KindTag].Present != good ||
+		found.Version.Counts[pulp.KindSignature].Present != good ||
+		found.Refused != "" {
 		t.Fatalf("the adoption made %+v, %v, and refuses all for %q", found.Version, err, found.Refused)
 	}
-	if len(found.Drift) != 1 || found.Drift[0].Name != "bad" || !strings.Contains(found.Drift[0].Note, "It is not to be signed.") {
+	if len(found.Drift) != 1 || found.Drift[0].Name != "bad" ||
+		!strings.Contains(found.Drift[0].Note, "It is not to be signed.") {
 		t.Errorf("it tells of %+v", found.Drift)
 	}
-	a.want(http.StatusServiceUnavailable, "UNAVAILABLE", "admin", http.MethodGet, "/v2/company/app/manifests/bad", nil)
+	a.expectError(
+		request{as: "admin", path: "/v2/company/app/manifests/bad"},
+		http.StatusServiceUnavailable,
+		"UNAVAILABLE",
+	)
 
 	again, err := a.adopter.Repository(t.Context(), signservice.Caller{User: "alice"}, "company/app")
-	if err != nil || again.Version != nil || len(again.Fresh) != 0 || !strings.Contains(again.Refused, "It is not to be signed.") {
-		t.Errorf("the next adoption made %+v, %v, tells anew of %v, and refuses all for %q", again.Version, err, again.Fresh, again.Refused)
+	if err != nil || again.Version != nil || len(again.Fresh) != 0 ||
+		!strings.Contains(again.Refused, "It is not to be signed.") {
+		t.Errorf(
+			"the next adoption made %+v, %v, tells anew of %v, and refuses all for %q",
+			again.Version,
+			err,
+			again.Fresh,
+			again.Refused,
+		)
 	}
 }
 
-// What refers to an image is adopted with it, and what refers to that, where the upstream lists them. What is wrong with it, and lists without an end, keep nothing out.
+// What refers to an image is adopted with it, and what refers to that, where the upstream lists them. What is wrong
+// with it, and lists without an end, keep nothing out.
 func TestReferrersAreAdopted(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t)
 	app := a.imageDirectly("company/app", "one", "v1", layerType)
 	review := a.attachDirectly("company/app", "review", app)
 	seal := a.attachDirectly("company/app", "seal", review)
-	a.refers = map[digest.Digest][]digest.Digest{app: {digest.FromString("gone"), review}, review: {seal}, seal: {app, review}}
-	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v1", nil)
+	a.refers = map[digest.Digest][]digest.Digest{
+		app:    {digest.FromString("gone"), review},
+		review: {seal},
+		seal:   {app, review},
+	}
+	a.expect(request{as: "admin", path: "/v2/company/app/manifests/v1"}, http.StatusOK)
 	for subject, referrer := range map[digest.Digest]digest.Digest{app: review, review: seal} {
-		if list := a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/referrers/"+string(subject), nil); strings.Count(list.body, "sha256:") != 1 || !strings.Contains(list.body, string(referrer)) {
+		if list := a.expect(request{as: "admin", path: "/v2/company/app/referrers/" + string(subject)}, http.StatusOK); strings.Count(
+			list.body,
+			"sha256:",
+		) != 1 ||
+			!strings.Contains(list.body, string(referrer)) {
 			t.Errorf("to %s refers %s, want %s", subject, list.body, referrer)
 		}
 	}
 	// One that was deleted here does not come with another image.
-	a.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/company/app/manifests/"+string(review), nil)
+	a.expect(
+		request{as: "admin", method: http.MethodDelete, path: "/v2/company/app/manifests/" + string(review)},
+		http.StatusAccepted,
+	)
 	a.refers[a.imageDirectly("company/app", "two", "v2", layerType)] = []digest.Digest{review}
-	if found, err := a.adopter.Repository(t.Context(), signservice.Caller{User: "alice"}, "company/app"); err != nil || found.Version == nil || found.Version.Counts[pulp.KindManifest].Added != 1 {
+	if found, err := a.adopter.Repository(t.Context(), signservice.Caller{User: "alice"}, "company/app"); err != nil ||
+		found.Version == nil ||
+		found.Version.Counts[pulp.KindManifest].Added != 1 {
 		t.Errorf("the next adoption made %+v, %v", found.Version, err)
 	}
 }
 
-// What somebody else has pushed to the upstream counts for a push that demands what a tag stands for, whether a comparison has seen it or not.
+// What somebody else has pushed to the upstream counts for a push that demands what a tag stands for, whether a
+// comparison has seen it or not.
 func TestConditionsInFrontOfAnUpstream(t *testing.T) {
 	t.Parallel()
 	for name, follow := range map[string]bool{"followed": true, "not followed": false} {
@@ -386,13 +448,32 @@ func TestConditionsInFrontOfAnUpstream(t *testing.T) {
 				if status == http.StatusPreconditionFailed {
 					code = "PRECONDITION_FAILED"
 				}
-				a.want(status, code, "admin", http.MethodPut, "/v2/company/app/manifests/"+tag, image, append([]string{"Content-Type", pulp.OCIManifest}, header...)...)
+				a.expectError(
+					request{
+						as:      "admin",
+						method:  http.MethodPut,
+						path:    "/v2/company/app/manifests/" + tag,
+						body:    image,
+						headers: append([]string{"Content-Type", pulp.OCIManifest}, header...),
+					},
+					status,
+					code,
+				)
 			}
 			theirs := a.imageDirectly("company/app", "theirs", "v1", layerType)
 			put(http.StatusPreconditionFailed, "v1", "If-None-Match", "*")
 			put(http.StatusPreconditionFailed, string(ours)+"?tag=new&tag=v1", "If-None-Match", "*")
 			put(http.StatusPreconditionFailed, "v1", "If-Match", `"`+string(ours)+`"`)
-			a.want(http.StatusPreconditionFailed, "PRECONDITION_FAILED", "admin", http.MethodDelete, "/v2/company/app/manifests/v1", nil, "If-Match", `"`+string(ours)+`"`)
+			a.expectError(
+				request{
+					as:      "admin",
+					method:  http.MethodDelete,
+					path:    "/v2/company/app/manifests/v1",
+					headers: []string{"If-Match", `"` + string(ours) + `"`},
+				},
+				http.StatusPreconditionFailed,
+				"PRECONDITION_FAILED",
+			)
 			status := http.StatusPreconditionFailed // here it stands for something else
 			if follow {
 				status = http.StatusCreated
@@ -410,9 +491,21 @@ func TestConditionsInFrontOfAnUpstream(t *testing.T) {
 			hidden := pulp.PinTag(theirs)
 			a.imageDirectly("company/app", "theirs", hidden, layerType)
 			for _, demand := range []string{`"sha256:1234"`, "*"} {
-				a.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodDelete, "/v2/company/app/manifests/"+hidden, nil, "If-Match", demand)
+				a.expectError(
+					request{
+						as:      "admin",
+						method:  http.MethodDelete,
+						path:    "/v2/company/app/manifests/" + hidden,
+						headers: []string{"If-Match", demand},
+					},
+					http.StatusNotFound,
+					"MANIFEST_UNKNOWN",
+				)
 			}
-			if list := a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/tags/list", nil); strings.Contains(list.body, hidden) {
+			if list := a.expect(request{as: "admin", path: "/v2/company/app/tags/list"}, http.StatusOK); strings.Contains(
+				list.body,
+				hidden,
+			) {
 				t.Errorf("the tags: %s", list.body)
 			}
 		})
@@ -424,17 +517,32 @@ func TestNoReferrerComesAlone(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t)
 	byDigest := func(text string) digest.Digest {
-		return a.imageDirectly("company/app", text, string(a.imageDirectly("elsewhere", text, text, layerType)), layerType)
+		return a.imageDirectly(
+			"company/app",
+			text,
+			string(a.imageDirectly("elsewhere", text, text, layerType)),
+			layerType,
+		)
 	}
 	good, bad := byDigest("good"), byDigest("bad")
 	a.refers = map[digest.Digest][]digest.Digest{good: {a.attachDirectly("company/app", "review", good)}}
 	list, err := json.Marshal(object{"schemaVersion": 2, "mediaType": pulp.OCIIndex, "manifests": []object{
-		{"mediaType": pulp.OCIManifest, "digest": good, "size": 1}, {"mediaType": pulp.OCIManifest, "digest": bad, "size": 1},
+		{
+			"mediaType": pulp.OCIManifest,
+			"digest":    good,
+			"size":      1,
+		}, {"mediaType": pulp.OCIManifest, "digest": bad, "size": 1},
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.direct(http.StatusCreated, http.MethodPut, a.upstream+"/v2/company/app/manifests/list", pulp.OCIIndex, string(list))
+	a.direct(
+		http.StatusCreated,
+		http.MethodPut,
+		a.upstream+"/v2/company/app/manifests/list",
+		pulp.OCIIndex,
+		string(list),
+	)
 	a.loses = digest.FromString("layer bad")
 	found, err := a.adopter.Repository(t.Context(), signservice.Caller{User: "alice"}, "company/app")
 	if err != nil || found.Version != nil || len(found.Drift) != 1 {
@@ -447,12 +555,13 @@ func TestNoReferrerComesAlone(t *testing.T) {
 	}
 }
 
-// A deep look tells of what the upstream has lost. Of what was copied by its digest alone it has not the manifest under the other name, and the blobs are not lost.
+// A deep look tells of what the upstream has lost. Of what was copied by its digest alone it has not the manifest
+// under the other name, and the blobs are not lost.
 func TestDeepLookAtCopies(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t)
 	d := a.imageDirectly("company/app", "one", "v1", layerType)
-	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/app/manifests/v1", nil)
+	a.expect(request{as: "admin", path: "/v2/company/app/manifests/v1"}, http.StatusOK)
 	from := a.repository("company/app")
 	to, _, err := a.store.Catalog.AdoptTarget(t.Context(), "company/copy", pulp.ContainerPush, false)
 	if err != nil {
@@ -462,11 +571,16 @@ func TestDeepLookAtCopies(t *testing.T) {
 		t.Fatal(err)
 	}
 	layer := digest.FromString("layer one")
-	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/copy/manifests/"+string(d), nil)
-	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/copy/blobs/"+string(layer), nil)
+	a.expect(request{as: "admin", path: "/v2/company/copy/manifests/" + string(d)}, http.StatusOK)
+	a.expect(request{as: "admin", path: "/v2/company/copy/blobs/" + string(layer)}, http.StatusOK)
 	differs := func(repo pulp.Repository, want ...string) {
 		t.Helper()
-		found, err := a.adopter.Compare(t.Context(), signservice.Caller{User: "alice"}, repo, adopt.CompareOptions{Deep: true})
+		found, err := a.adopter.Compare(
+			t.Context(),
+			signservice.Caller{User: "alice"},
+			repo,
+			adopt.CompareOptions{Deep: true},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -499,7 +613,8 @@ func TestRefusedTagsStopNoOthers(t *testing.T) {
 	}
 	a.refuses = func(d digest.Digest) bool { return d != good }
 	found, err := a.adopter.Repository(t.Context(), signservice.Caller{User: "alice"}, "company/app")
-	if err != nil || found.Version == nil || found.Version.Counts[pulp.KindTag].Present != 1 || len(found.Drift) != refused {
+	if err != nil || found.Version == nil || found.Version.Counts[pulp.KindTag].Present != 1 ||
+		len(found.Drift) != refused {
 		t.Fatalf("the adoption made %+v, %v, and tells of %d differences", found.Version, err, len(found.Drift))
 	}
 	if note := found.Drift[0].Note; !strings.Contains(note, "412 Precondition Failed") {
@@ -507,17 +622,18 @@ func TestRefusedTagsStopNoOthers(t *testing.T) {
 	}
 }
 
-// What was deleted here by its digest is not adopted again by a pull by it, whatever became of the versions that held it.
+// What was deleted here by its digest is not adopted again by a pull by it, whatever became of the versions that held
+// it.
 func TestDeletedByDigestStaysDeleted(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t)
 	d := a.imageDirectly("company/app", "one", "v1", layerType)
 	path := "/v2/company/app/manifests/" + string(d)
-	a.want(http.StatusOK, "", "admin", http.MethodGet, path, nil)
+	a.expect(request{as: "admin", path: path}, http.StatusOK)
 	one := int64(1)
 	if _, err := a.store.Catalog.EditRepository(t.Context(), nil, pulp.ContainerPush, a.repository("company/app").ID, func(r *pulp.Repository) { r.RetainRepoVersions = &one }); err != nil {
 		t.Fatal(err)
 	}
-	a.want(http.StatusAccepted, "", "admin", http.MethodDelete, path, nil)
-	a.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodGet, path, nil)
+	a.expect(request{as: "admin", method: http.MethodDelete, path: path}, http.StatusAccepted)
+	a.expectError(request{as: "admin", path: path}, http.StatusNotFound, "MANIFEST_UNKNOWN")
 }

@@ -24,20 +24,31 @@ func TestConditionalRequests(t *testing.T) {
 		if status == http.StatusPreconditionFailed {
 			code = "PRECONDITION_FAILED"
 		}
-		a := w.want(status, code, "admin", http.MethodPut, "/v2/acme/app/manifests/v1", body, append([]string{"Content-Type", pulp.OCIManifest}, header...)...)
-		if want := `"` + string(digest.FromString(body)) + `"`; status == http.StatusCreated && a.header.Get("Etag") != want {
+		a := w.expectError(
+			request{
+				as:      "admin",
+				method:  http.MethodPut,
+				path:    "/v2/acme/app/manifests/v1",
+				body:    body,
+				headers: append([]string{"Content-Type", pulp.OCIManifest}, header...),
+			},
+			status,
+			code,
+		)
+		if want := `"` + string(digest.FromString(body)) + `"`; status == http.StatusCreated &&
+			a.header.Get("Etag") != want {
 			t.Errorf("Etag %s, want %s", a.header.Get("Etag"), want)
 		}
 	}
 	stands := func(body string) {
 		t.Helper()
-		if a := w.ask("", http.MethodGet, "/v2/acme/app/manifests/v1", nil); a.body != body {
+		if a := w.send(request{path: "/v2/acme/app/manifests/v1"}); a.body != body {
 			t.Errorf("the tag stands for %s, want %s", a.body, body)
 		}
 	}
 	put(http.StatusPreconditionFailed, one, "If-Match", "*")
 	put(http.StatusPreconditionFailed, one, "If-Match", first)
-	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
+	w.expectError(request{path: "/v2/acme/app/manifests/v1"}, http.StatusNotFound, "MANIFEST_UNKNOWN")
 	put(http.StatusCreated, one, "If-None-Match", "*")
 	put(http.StatusPreconditionFailed, two, "If-None-Match", "*")
 	put(http.StatusPreconditionFailed, two, "If-Match", second)
@@ -51,20 +62,45 @@ func TestConditionalRequests(t *testing.T) {
 	put(http.StatusCreated, one, "If-None-Match", first)
 	put(http.StatusCreated, two, "If-Match", "*")
 	put(http.StatusCreated, one, "If-Match", string(digest.FromString(two))) // without its quotes
-	w.want(http.StatusPreconditionFailed, "PRECONDITION_FAILED", "admin", http.MethodDelete, "/v2/acme/app/manifests/v1", nil, "If-Match", second)
+	w.expectError(
+		request{
+			as:      "admin",
+			method:  http.MethodDelete,
+			path:    "/v2/acme/app/manifests/v1",
+			headers: []string{"If-Match", second},
+		},
+		http.StatusPreconditionFailed,
+		"PRECONDITION_FAILED",
+	)
 	stands(one)
 
 	for _, reference := range []string{"v1", string(digest.FromString(one))} {
 		for _, method := range []string{http.MethodGet, http.MethodHead} {
 			for header, status := range map[string]int{first: 304, "W/" + first: 304, "*": 304, second + "," + first: 304, second: 200, "rubbish": 200} {
-				a := w.ask("", method, "/v2/acme/app/manifests/"+reference, nil, "If-None-Match", header)
-				if a.status != status || a.header.Get("Etag") != first || a.header.Get("Docker-Content-Digest") != string(digest.FromString(one)) || status == 304 && a.body != "" {
+				a := w.send(
+					request{
+						method:  method,
+						path:    "/v2/acme/app/manifests/" + reference,
+						headers: []string{"If-None-Match", header},
+					},
+				)
+				if a.status != status || a.header.Get("Etag") != first ||
+					a.header.Get("Docker-Content-Digest") != string(digest.FromString(one)) ||
+					status == 304 && a.body != "" {
 					t.Errorf("%s %s If-None-Match %s: %d %v %q", method, reference, header, a.status, a.header, a.body)
 				}
 			}
 		}
 	}
-	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/manifests/v1", nil, "If-Match", first)
+	w.expect(
+		request{
+			as:      "admin",
+			method:  http.MethodDelete,
+			path:    "/v2/acme/app/manifests/v1",
+			headers: []string{"If-Match", first},
+		},
+		http.StatusAccepted,
+	)
 }
 
 // A condition holds for the tags that a PUT by digest names, each of them, and for a digest that is deleted.
@@ -80,24 +116,51 @@ func TestConditionsOnDigests(t *testing.T) {
 		if status == http.StatusPreconditionFailed {
 			code = "PRECONDITION_FAILED"
 		}
-		w.want(status, code, "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(digest.FromString(body))+query, body, append([]string{"Content-Type", pulp.OCIManifest}, header...)...)
+		w.expectError(
+			request{
+				as:      "admin",
+				method:  http.MethodPut,
+				path:    "/v2/acme/app/manifests/" + string(digest.FromString(body)) + query,
+				body:    body,
+				headers: append([]string{"Content-Type", pulp.OCIManifest}, header...),
+			},
+			status,
+			code,
+		)
 	}
 	put(http.StatusPreconditionFailed, one, "?tag=v1", "If-Match", quoted(first))
 	put(http.StatusCreated, one, "?tag=v1", "If-None-Match", "*")
 	put(http.StatusPreconditionFailed, two, "?tag=v1", "If-None-Match", "*")
 	put(http.StatusPreconditionFailed, two, "?tag=new&tag=v1", "If-None-Match", "*")
 	put(http.StatusPreconditionFailed, two, "?tag=v1", "If-Match", quoted(second))
-	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/new", nil)
-	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/"+string(second), nil)
+	w.expectError(request{path: "/v2/acme/app/manifests/new"}, http.StatusNotFound, "MANIFEST_UNKNOWN")
+	w.expectError(request{path: "/v2/acme/app/manifests/" + string(second)}, http.StatusNotFound, "MANIFEST_UNKNOWN")
 	put(http.StatusCreated, two, "?tag=v1", "If-Match", quoted(first))
-	if a := w.ask("", http.MethodGet, "/v2/acme/app/manifests/v1", nil); a.body != two {
+	if a := w.send(request{path: "/v2/acme/app/manifests/v1"}); a.body != two {
 		t.Errorf("the tag stands for %s, want %s", a.body, two)
 	}
 
 	for _, header := range [][2]string{{"If-Match", quoted(first)}, {"If-Match", "rubbish"}, {"If-None-Match", "*"}, {"If-None-Match", quoted(second)}} {
-		w.want(http.StatusPreconditionFailed, "PRECONDITION_FAILED", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+string(second), nil, header[0], header[1])
+		w.expectError(
+			request{
+				as:      "admin",
+				method:  http.MethodDelete,
+				path:    "/v2/acme/app/manifests/" + string(second),
+				headers: []string{header[0], header[1]},
+			},
+			http.StatusPreconditionFailed,
+			"PRECONDITION_FAILED",
+		)
 	}
-	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+string(second), nil, "If-Match", quoted(second))
+	w.expect(
+		request{
+			as:      "admin",
+			method:  http.MethodDelete,
+			path:    "/v2/acme/app/manifests/" + string(second),
+			headers: []string{"If-Match", quoted(second)},
+		},
+		http.StatusAccepted,
+	)
 }
 
 // Of many who move a tag from the digest that they all saw, one succeeds.
@@ -105,9 +168,12 @@ func TestOneOfManyMovesATag(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	from := w.imageOf("acme/app", "from")
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/v1", from, "Content-Type", pulp.OCIManifest)
+	w.expect(manifestPut("/v2/acme/app/manifests/v1", from, pulp.OCIManifest), http.StatusCreated)
 	match := []string{"If-Match", `"` + string(digest.FromString(from)) + `"`}
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(digest.FromString(from))+"?tag=v2", from, "Content-Type", pulp.OCIManifest)
+	w.expect(
+		manifestPut("/v2/acme/app/manifests/"+string(digest.FromString(from))+"?tag=v2", from, pulp.OCIManifest),
+		http.StatusCreated,
+	)
 	for name, header := range map[string][]string{"v1": match, "new": {"If-None-Match", "*"}, "?tag=v2": match, "?tag=newer": {"If-None-Match", "*"}} {
 		var racers sync.WaitGroup
 		var won, lost atomic.Int64
@@ -118,7 +184,7 @@ func TestOneOfManyMovesATag(t *testing.T) {
 				reference = string(digest.FromString(body)) + name
 			}
 			racers.Go(func() {
-				switch a := w.ask("admin", http.MethodPut, "/v2/acme/app/manifests/"+reference, body, append([]string{"Content-Type", pulp.OCIManifest}, header...)...); a.status {
+				switch a := w.send(request{as: "admin", method: http.MethodPut, path: "/v2/acme/app/manifests/" + reference, body: body, headers: append([]string{"Content-Type", pulp.OCIManifest}, header...)}); a.status {
 				case http.StatusCreated:
 					won.Add(1)
 				case http.StatusPreconditionFailed:

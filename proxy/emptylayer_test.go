@@ -11,17 +11,24 @@ import (
 	"github.com/countersign/countersign/proxy"
 )
 
-// emptyImage pushes an image whose layer is the empty one, of which nothing was uploaded, and returns the digest of its manifest.
+// emptyImage pushes an image whose layer is the empty one, of which nothing was uploaded, and returns the digest of
+// its manifest.
 func (w *world) emptyImage(name, tag string) digest.Digest {
 	w.t.Helper()
 	config := w.pushBlob(name, `{"architecture":"amd64","os":"linux"}`)
-	payload := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.docker.container.image.v1+json","size":37,"digest":%q},`+
-		`"layers":[{"mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","size":32,"digest":%q}]}`, pulp.DockerManifest, config, pulp.EmptyLayer)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/"+name+"/manifests/"+tag, payload, "Content-Type", pulp.DockerManifest)
+	payload := fmt.Sprintf(
+		`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.docker.container.image.v1+json","size":37,"digest":%q},`+
+			`"layers":[{"mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","size":32,"digest":%q}]}`,
+		pulp.DockerManifest,
+		config,
+		pulp.EmptyLayer,
+	)
+	w.expect(manifestPut("/v2/"+name+"/manifests/"+tag, payload, pulp.DockerManifest), http.StatusCreated)
 	return digest.FromString(payload)
 }
 
-// The empty layer is there for everybody who may pull from a repository, although nobody has uploaded it, and may be part of a manifest.
+// The empty layer is there for everybody who may pull from a repository, although nobody has uploaded it, and may be
+// part of a manifest.
 func TestEmptyLayer(t *testing.T) {
 	t.Parallel()
 	for title, limit := range map[string]int64{"in the database": 16 << 10, "in the storage": 0} {
@@ -32,10 +39,12 @@ func TestEmptyLayer(t *testing.T) {
 			const blob = "/v2/acme/app/blobs/" + string(pulp.EmptyLayer)
 			content := pulp.EmptyLayerContent()
 			w.wantBlob("acme/app", pulp.EmptyLayer, content)
-			if a := w.want(http.StatusOK, "", "admin", http.MethodHead, blob, nil); a.header.Get("Content-Length") != "32" {
+			if a := w.expect(request{as: "admin", method: http.MethodHead, path: blob}, http.StatusOK); a.header.Get(
+				"Content-Length",
+			) != "32" {
 				t.Errorf("HEAD answers %v", a.header)
 			}
-			if a := w.want(http.StatusPartialContent, "", "", http.MethodGet, blob, nil, "Range", "bytes=0-1"); a.body != "\x1f\x8b" {
+			if a := w.expect(request{path: blob, headers: []string{"Range", "bytes=0-1"}}, http.StatusPartialContent); a.body != "\x1f\x8b" {
 				t.Errorf("a range is %q", a.body)
 			}
 			w.emptyImage("acme/app", "v1")
@@ -44,23 +53,32 @@ func TestEmptyLayer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if b, err := w.store.Serving.ServedBlob(t.Context(), target, pulp.EmptyLayer); err != nil || b.Size != 32 { // the version holds all that its image names
+			if b, err := w.store.Serving.ServedBlob(t.Context(), target, pulp.EmptyLayer); err != nil ||
+				b.Size != 32 { // the version holds all that its image names
 				t.Errorf("the blob in the repository: %+v, %v", b, err)
 			}
-			w.want(http.StatusConflict, "DENIED", "admin", http.MethodDelete, blob, nil)
+			w.expectError(request{as: "admin", method: http.MethodDelete, path: blob}, http.StatusConflict, "DENIED")
 
-			a := w.want(http.StatusCreated, "", "admin", http.MethodPost, "/v2/acme/other/blobs/uploads/?mount="+string(pulp.EmptyLayer)+"&from=acme/none", nil)
+			a := w.expect(
+				request{
+					as:     "admin",
+					method: http.MethodPost,
+					path:   "/v2/acme/other/blobs/uploads/?mount=" + string(pulp.EmptyLayer) + "&from=acme/none",
+				},
+				http.StatusCreated,
+			)
 			if a.header.Get("Docker-Content-Digest") != string(pulp.EmptyLayer) {
 				t.Errorf("a mount answers %v", a.header)
 			}
 			w.private("acme/app")
-			w.want(http.StatusUnauthorized, "UNAUTHORIZED", "", http.MethodGet, blob, nil)
-			w.want(http.StatusUnauthorized, "", "carol", http.MethodHead, blob, nil)
+			w.expectError(request{path: blob}, http.StatusUnauthorized, "UNAUTHORIZED")
+			w.expect(request{as: "carol", method: http.MethodHead, path: blob}, http.StatusUnauthorized)
 		})
 	}
 }
 
-// In front of an upstream the empty layer is uploaded there before a manifest that names it, also when the upstream has lost it since.
+// In front of an upstream the empty layer is uploaded there before a manifest that names it, also when the upstream
+// has lost it since.
 func TestEmptyLayerBeforeAnUpstream(t *testing.T) {
 	t.Parallel()
 	w, b := newFront(t)
@@ -95,7 +113,14 @@ func TestEmptyLayerBeforeAnUpstream(t *testing.T) {
 	if !upstreamHas() {
 		t.Error("the upstream has not got the empty layer back")
 	}
-	w.want(http.StatusCreated, "", "admin", http.MethodPost, "/v2/acme/other/blobs/uploads/?mount="+string(pulp.EmptyLayer), nil)
+	w.expect(
+		request{
+			as:     "admin",
+			method: http.MethodPost,
+			path:   "/v2/acme/other/blobs/uploads/?mount=" + string(pulp.EmptyLayer),
+		},
+		http.StatusCreated,
+	)
 	w.wantBlob("acme/other", pulp.EmptyLayer, pulp.EmptyLayerContent())
 }
 
@@ -103,13 +128,22 @@ func TestEmptyLayerBeforeAnUpstream(t *testing.T) {
 func TestEmptyLayerIsAdopted(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t)
-	config, layer := `{"architecture":"amd64","os":"linux"}`, a.pushDirectly("company/old", string(pulp.EmptyLayerContent()))
-	m := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[{"mediaType":%q,"digest":%q,"size":32}]}`,
-		pulp.OCIManifest, a.pushDirectly("company/old", config), len(config), layerType, layer)
+	config, layer := `{"architecture":"amd64","os":"linux"}`, a.pushDirectly(
+		"company/old",
+		string(pulp.EmptyLayerContent()),
+	)
+	m := fmt.Sprintf(
+		`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[{"mediaType":%q,"digest":%q,"size":32}]}`,
+		pulp.OCIManifest,
+		a.pushDirectly("company/old", config),
+		len(config),
+		layerType,
+		layer,
+	)
 	a.direct(http.StatusCreated, http.MethodPut, a.upstream+"/v2/company/old/manifests/v1", pulp.OCIManifest, m)
 	a.loses = pulp.EmptyLayer
-	a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/old/manifests/v1", nil)
-	got := a.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/company/old/blobs/"+string(pulp.EmptyLayer), nil)
+	a.expect(request{as: "admin", path: "/v2/company/old/manifests/v1"}, http.StatusOK)
+	got := a.expect(request{as: "admin", path: "/v2/company/old/blobs/" + string(pulp.EmptyLayer)}, http.StatusOK)
 	if got.body != string(pulp.EmptyLayerContent()) {
 		t.Errorf("the empty layer is %q", got.body)
 	}

@@ -19,7 +19,8 @@ import (
 	"github.com/countersign/countersign/internal/store/record"
 )
 
-// FuzzReference puts under references and tags as they come: what is taken is a digest that is stored or a tag, and of tags as a path has them one.
+// FuzzReference puts under references and tags as they come: what is taken is a digest that is stored or a tag, and
+// of tags as a path has them one.
 //
 // Hostile inputs 23 and 26.
 func FuzzReference(f *testing.F) {
@@ -47,14 +48,18 @@ func FuzzReference(f *testing.F) {
 			}
 			return
 		}
-		if alg := dgst.Algorithm(); dgst.Validate() != nil || alg != digest.SHA256 && alg != digest.SHA512 || !validReference(r.ref) || len(tags) > maxTagParams {
+		if alg := dgst.Algorithm(); dgst.Validate() != nil || alg != digest.SHA256 && alg != digest.SHA512 ||
+			!validReference(r.ref) ||
+			len(tags) > maxTagParams {
 			t.Errorf("%q is taken as %q under %d tags", reference, dgst, len(tags))
 		}
-		if byTag := !strings.Contains(r.ref, ":"); byTag && (len(tags) != 1 || tags[0] != r.ref) || !byTag && string(dgst) != r.ref {
+		if byTag := !strings.Contains(r.ref, ":"); byTag && (len(tags) != 1 || tags[0] != r.ref) ||
+			!byTag && string(dgst) != r.ref {
 			t.Errorf("%q is taken as %q under %q", reference, dgst, tags)
 		}
 		for _, tag := range tags {
-			if !pulp.ValidTag(tag) || strings.ContainsAny(tag, "/\\:\x00\n") || tag == ".." || pulp.MalformedCompanionTag(tag) {
+			if !pulp.ValidTag(tag) || strings.ContainsAny(tag, "/\\:\x00\n") || tag == ".." ||
+				pulp.MalformedCompanionTag(tag) {
 				t.Errorf("%q?%q is taken under %q", reference, query, tag)
 			}
 		}
@@ -83,13 +88,22 @@ func FuzzRange(f *testing.F) {
 			content, b = nil, pulp.Blob{Digest: digest.FromString(""), Inline: true}
 		}
 		w := httptest.NewRecorder()
-		c := &call{registry: &registry{}, w: w, r: &http.Request{Method: http.MethodGet, Header: http.Header{"Range": {header}}}}
+		c := &call{
+			registry: &registry{},
+			w:        w,
+			r:        &http.Request{Method: http.MethodGet, Header: http.Header{"Range": {header}}},
+		}
 		if err := c.sendBlob(record.Target{}, b); err != nil {
 			t.Fatalf("%q: %v", header, err)
 		}
 		part := func(place string, body []byte) {
 			var first, last, size int
-			if n, err := fmt.Sscanf(place, "bytes %d-%d/%d", &first, &last, &size); n != 3 || err != nil || size != len(content) || first < 0 || last >= size || first > last || !bytes.Equal(body, content[first:last+1]) {
+			if n, err := fmt.Sscanf(place, "bytes %d-%d/%d", &first, &last, &size); n != 3 || err != nil ||
+				size != len(content) ||
+				first < 0 ||
+				last >= size ||
+				first > last ||
+				!bytes.Equal(body, content[first:last+1]) {
 				t.Errorf("%q gives %q with %d bytes", header, place, len(body))
 			}
 		}

@@ -39,7 +39,7 @@ func (w *world) addService(name string, key *signtest.Key) {
 // nothingStored demands that a manifest has no signature, and its repository the version given.
 func (w *world) nothingStored(d digest.Digest, version int64) {
 	w.t.Helper()
-	if a := w.want(http.StatusOK, "", "", http.MethodGet, manySignatures(d), nil); a.body != `{"signatures":[]}` {
+	if a := w.expect(request{path: manySignatures(d)}, http.StatusOK); a.body != `{"signatures":[]}` {
 		w.t.Errorf("something was stored: %.300s", a.body)
 	}
 	target, err := w.store.Serving.Resolve(w.t.Context(), "acme/app")
@@ -78,7 +78,8 @@ func pieces(t *testing.T, message []byte) (onePass, literal, sig []byte) {
 	return cut[0], cut[1], cut[2]
 }
 
-// TestHostilePayloads signs what is no claim of this manifest, with a key that the server knows, so that nothing but the payload is wrong.
+// TestHostilePayloads signs what is no claim of this manifest, with a key that the server knows, so that nothing but
+// the payload is wrong.
 //
 // Hostile inputs 1, 5 and 6.
 func TestHostilePayloads(t *testing.T) {
@@ -90,9 +91,9 @@ func TestHostilePayloads(t *testing.T) {
 	w.addService("svc", key)
 	good := `{"critical":{"type":"atomic container signature","image":{"docker-manifest-digest":"` + string(d) + `"},` +
 		`"identity":{"docker-reference":"` + publicHost + `/acme/app:v1"}},"optional":{}}`
-	put := func(payload string) answer {
+	put := func(payload string) response {
 		raw := key.SignBytes(t, []byte(payload), signtest.Config{At: now})
-		return w.ask("admin", http.MethodPut, manySignatures(d), body(d, encode(raw)))
+		return w.send(request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: body(d, encode(raw))})
 	}
 	edit := func(old, with string) string {
 		if !strings.Contains(good, old) {
@@ -145,7 +146,8 @@ func TestHostilePayloads(t *testing.T) {
 	}
 }
 
-// TestHostileMessages sends OpenPGP messages that are not exactly one binary signed message, the parts of which are all good.
+// TestHostileMessages sends OpenPGP messages that are not exactly one binary signed message, the parts of which are
+// all good.
 //
 // Hostile inputs 4 and 17.
 func TestHostileMessages(t *testing.T) {
@@ -191,12 +193,24 @@ func TestHostileMessages(t *testing.T) {
 			"a signature that another key says is": named(t, good, onePass),
 		} {
 			t.Run(name+" by "+whose, func(t *testing.T) {
-				w.want(http.StatusBadRequest, "SIGNATURE_INVALID", "admin", http.MethodPut, manySignatures(d), body(d, encode(raw)))
+				w.expectError(
+					request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: body(d, encode(raw))},
+					http.StatusBadRequest,
+					"SIGNATURE_INVALID",
+				)
 			})
 		}
 	}
 	w.nothingStored(d, 2)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, manySignatures(d), body(d, encode(frame(8, deflated(t, signature(t, known, d, now))))))
+	w.expect(
+		request{
+			as:     "admin",
+			method: http.MethodPut,
+			path:   manySignatures(d),
+			body:   body(d, encode(frame(8, deflated(t, signature(t, known, d, now))))),
+		},
+		http.StatusCreated,
+	)
 }
 
 // named returns a message whose one-pass signature announces another key than its signature names.
@@ -242,7 +256,8 @@ func cleartext(t *testing.T, key *signtest.Key, d digest.Digest) []byte {
 	return b.Bytes()
 }
 
-// TestSignaturesThatGPGCallsBad has GnuPG make a signature, changes what is signed, and sees that GnuPG and the server refuse it alike.
+// TestSignaturesThatGPGCallsBad has GnuPG make a signature, changes what is signed, and sees that GnuPG and the
+// server refuse it alike.
 //
 // Hostile input 2.
 func TestSignaturesThatGPGCallsBad(t *testing.T) {
@@ -261,7 +276,23 @@ func TestSignaturesThatGPGCallsBad(t *testing.T) {
 		_ = os.RemoveAll(home)
 	})
 	gpg := func(in string, args ...string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), "gpg", append([]string{"--homedir", home, "--batch", "--yes", "--quiet", "--no-tty", "--passphrase", "", "--pinentry-mode", "loopback"}, args...)...)
+		cmd := exec.CommandContext(
+			t.Context(),
+			"gpg",
+			append(
+				[]string{
+					"--homedir",
+					home,
+					"--batch",
+					"--yes",
+					"--quiet",
+					"--no-tty",
+					"--passphrase",
+					"",
+					"--pinentry-mode",
+					"loopback",
+				},
+				args...)...)
 		cmd.Stdin = strings.NewReader(in)
 		out, err := cmd.Output()
 		return string(out), err
@@ -297,20 +328,29 @@ func TestSignaturesThatGPGCallsBad(t *testing.T) {
 			if err := os.WriteFile(file, raw, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if said, err := gpg("", "--status-fd", "1", "--verify", file); err == nil || !strings.Contains(said, "[GNUPG:] BADSIG ") {
+			if said, err := gpg("", "--status-fd", "1", "--verify", file); err == nil ||
+				!strings.Contains(said, "[GNUPG:] BADSIG ") {
 				t.Fatalf("gpg does not call it bad: %v\n%s", err, said)
 			}
-			a := w.want(http.StatusBadRequest, "SIGNATURE_INVALID", "admin", http.MethodPut, manySignatures(d), body(d, encode(raw)))
+			a := w.expectError(
+				request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: body(d, encode(raw))},
+				http.StatusBadRequest,
+				"SIGNATURE_INVALID",
+			)
 			if !strings.Contains(a.body, "does not verify with the key of signing service svc") {
 				t.Errorf("answered %s", a.body)
 			}
 		})
 	}
 	w.nothingStored(d, 1)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, manySignatures(d), body(d, encode(good)))
+	w.expect(
+		request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: body(d, encode(good))},
+		http.StatusCreated,
+	)
 }
 
-// TestSignaturesByKeysThatTheServerDoesNotKnow: they are kept as nobody's, unless the server refuses them, and none passes for a known key's.
+// TestSignaturesByKeysThatTheServerDoesNotKnow: they are kept as nobody's, unless the server refuses them, and none
+// passes for a known key's.
 //
 // Hostile input 3. That the list says so is TestHostileSignaturesAreFlagged's in api.
 func TestSignaturesByKeysThatTheServerDoesNotKnow(t *testing.T) {
@@ -331,7 +371,11 @@ func TestSignaturesByKeysThatTheServerDoesNotKnow(t *testing.T) {
 	}
 	put := func(status int, code string, raw []byte) {
 		t.Helper()
-		w.want(status, code, "admin", http.MethodPut, manySignatures(d), body(d, encode(raw)))
+		w.expectError(
+			request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: body(d, encode(raw))},
+			status,
+			code,
+		)
 	}
 	put(http.StatusBadRequest, "SIGNATURE_INVALID", forged)
 	w.options.RefuseUnknownKeys = true
@@ -366,8 +410,8 @@ func TestSignaturesByKeysThatTheServerDoesNotKnow(t *testing.T) {
 	}
 }
 
-// TestSignaturesOutOfTheirTime: what has expired, was revoked or comes from the future is refused when it comes; what expires later is served all the
-// same, for clients judge it themselves.
+// TestSignaturesOutOfTheirTime: what has expired, was revoked or comes from the future is refused when it comes; what
+// expires later is served all the same, for clients judge it themselves.
 //
 // Hostile input 7. That the list says so is TestHostileSignaturesAreFlagged's in api.
 func TestSignaturesOutOfTheirTime(t *testing.T) {
@@ -380,7 +424,15 @@ func TestSignaturesOutOfTheirTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	key, unknown := signtest.NewKey(t, now.Add(-24*time.Hour), 0), signtest.NewKey(t, now.Add(-24*time.Hour), 0)
-	spent, revoked := signtest.NewKey(t, now.Add(-24*time.Hour), time.Hour), signtest.NewKey(t, now.Add(-24*time.Hour), 0)
+	spent, revoked := signtest.NewKey(
+		t,
+		now.Add(-24*time.Hour),
+		time.Hour,
+	), signtest.NewKey(
+		t,
+		now.Add(-24*time.Hour),
+		0,
+	)
 	young := signtest.NewKey(t, now.Add(-time.Minute), 0)
 	bySpent, byRevoked := signature(t, spent, d, now.Add(-23*time.Hour-30*time.Minute)), signature(t, revoked, d, now)
 	if err := revoked.Entity.RevokeKey(packet.KeyCompromised, "lost", nil); err != nil {
@@ -396,25 +448,38 @@ func TestSignaturesOutOfTheirTime(t *testing.T) {
 		key *signtest.Key
 		why string // as Verify says it
 	}{
-		"a signature that has expired":              {expired, key, "it has expired"},
-		"a signature that has just expired":         {key.SignBytes(t, claim, signtest.Config{At: now.Add(-time.Minute), Lifetime: time.Second}), key, "it has expired"},
-		"a signature that has expired, unknown":     {unknown.SignBytes(t, claim, signtest.Config{At: now.Add(-2 * time.Hour), Lifetime: time.Hour}), unknown, "it has expired"},
-		"a signature by a key that has expired":     {bySpent, spent, "its key has expired"},
-		"a signature by a key that was revoked":     {byRevoked, revoked, "its key was revoked"},
-		"a signature of six minutes ahead":          {signature(t, key, d, now.Add(6*time.Minute)), key, "in the future"},
-		"a signature of six minutes ahead, unknown": {signature(t, unknown, d, now.Add(6*time.Minute)), unknown, "in the future"},
-		"a signature of eighty years ahead":         {signature(t, key, d, now.AddDate(79, 0, 0)), key, "in the future"},
-		"a signature that is older than its key":    {signature(t, &signtest.Key{Entity: backdated(young)}, d, now.Add(-2*time.Minute)), young, "older than its key"},
+		"a signature that has expired":              {raw: expired, key: key, why: "it has expired"},
+		"a signature that has just expired":         {raw: key.SignBytes(t, claim, signtest.Config{At: now.Add(-time.Minute), Lifetime: time.Second}), key: key, why: "it has expired"},
+		"a signature that has expired, unknown":     {raw: unknown.SignBytes(t, claim, signtest.Config{At: now.Add(-2 * time.Hour), Lifetime: time.Hour}), key: unknown, why: "it has expired"},
+		"a signature by a key that has expired":     {raw: bySpent, key: spent, why: "its key has expired"},
+		"a signature by a key that was revoked":     {raw: byRevoked, key: revoked, why: "its key was revoked"},
+		"a signature of six minutes ahead":          {raw: signature(t, key, d, now.Add(6*time.Minute)), key: key, why: "in the future"},
+		"a signature of six minutes ahead, unknown": {raw: signature(t, unknown, d, now.Add(6*time.Minute)), key: unknown, why: "in the future"},
+		"a signature of eighty years ahead":         {raw: signature(t, key, d, now.AddDate(79, 0, 0)), key: key, why: "in the future"},
+		"a signature that is older than its key":    {raw: signature(t, &signtest.Key{Entity: backdated(young)}, d, now.Add(-2*time.Minute)), key: young, why: "older than its key"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := signing.Verify(tt.raw, tt.key.Public, now); err == nil || !strings.Contains(err.Error(), tt.why) {
+			if _, err := signing.Verify(tt.raw, tt.key.Public, now); err == nil ||
+				!strings.Contains(err.Error(), tt.why) {
 				t.Errorf("Verify = %v, want %q", err, tt.why)
 			}
-			w.want(http.StatusBadRequest, "SIGNATURE_INVALID", "admin", http.MethodPut, manySignatures(d), body(d, encode(tt.raw)))
+			w.expectError(
+				request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: body(d, encode(tt.raw))},
+				http.StatusBadRequest,
+				"SIGNATURE_INVALID",
+			)
 		})
 	}
 	w.nothingStored(d, 1)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, manySignatures(d), body(d, encode(signature(t, key, d, now.Add(4*time.Minute)))))
+	w.expect(
+		request{
+			as:     "admin",
+			method: http.MethodPut,
+			path:   manySignatures(d),
+			body:   body(d, encode(signature(t, key, d, now.Add(4*time.Minute)))),
+		},
+		http.StatusCreated,
+	)
 
 	target, err := w.store.Serving.Resolve(t.Context(), "acme/app")
 	if err != nil {
@@ -430,7 +495,7 @@ func TestSignaturesOutOfTheirTime(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if a := w.want(http.StatusOK, "", "", http.MethodGet, manySignatures(d), nil); !strings.Contains(a.body, encode(expired)) {
+	if a := w.expect(request{path: manySignatures(d)}, http.StatusOK); !strings.Contains(a.body, encode(expired)) {
 		t.Errorf("what expired after it came is not served: %.300s", a.body)
 	}
 }
@@ -452,7 +517,8 @@ func backdated(key *signtest.Key) *openpgp.Entity {
 	return &e
 }
 
-// TestHostileSignatureBodies sends bodies that are too large, and content that is base64 in one decoder and not in another.
+// TestHostileSignatureBodies sends bodies that are too large, and content that is base64 in one decoder and not in
+// another.
 //
 // Hostile input 16.
 func TestHostileSignatureBodies(t *testing.T) {
@@ -462,7 +528,11 @@ func TestHostileSignatureBodies(t *testing.T) {
 	key := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
 	raw := signature(t, key, d, time.Now())
 	for len(raw)%3 != 1 { // so that its base64 ends in two signs of padding
-		claim := signing.Claim{ManifestDigest: d, DockerReference: publicHost + "/acme/app:v1", Creator: strings.Repeat("x", len(raw)%3+1)}
+		claim := signing.Claim{
+			ManifestDigest:  d,
+			DockerReference: publicHost + "/acme/app:v1",
+			Creator:         strings.Repeat("x", len(raw)%3+1),
+		}
 		raw = key.Sign(t, claim, time.Now())
 	}
 	good := encode(raw)
@@ -501,11 +571,14 @@ func TestHostileSignatureBodies(t *testing.T) {
 		"a compressed body":                       {deflated(t, []byte(whole(good))), http.StatusBadRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if a := w.ask("admin", http.MethodPut, manySignatures(d), tt.body); a.status != tt.status {
+			if a := w.send(request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: tt.body}); a.status != tt.status {
 				t.Errorf("answered %d %.300s, want %d", a.status, a.body, tt.status)
 			}
 		})
 	}
 	w.nothingStored(d, 1)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, manySignatures(d), whole(good))
+	w.expect(
+		request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: whole(good)},
+		http.StatusCreated,
+	)
 }

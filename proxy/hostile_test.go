@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -21,34 +22,37 @@ import (
 	"github.com/countersign/countersign/proxy"
 )
 
-// raw sends a request whose target is exactly this text, which no client would make so, and whose body may be longer than what is sent of it.
-func (w *world) raw(who, method, target, body string, headers ...string) answer {
+// sendRaw sends a request with exactly this path as its target and exactly these headers. The body must be a string
+// and may be shorter than the Content-Length.
+func (w *world) sendRaw(r request) response {
 	w.t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(w.t.Context(), "tcp", w.server.Listener.Addr().String())
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	text := method + " " + target + " HTTP/1.1\r\nHost: " + publicHost + "\r\nConnection: close\r\n"
-	if who != "" {
-		text += "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(who+":secret")) + "\r\n"
+	method := cmp.Or(r.method, http.MethodGet)
+	text := method + " " + r.path + " HTTP/1.1\r\nHost: " + publicHost + "\r\nConnection: close\r\n"
+	if r.as != "" {
+		text += "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(r.as+":secret")) + "\r\n"
 	}
-	for i := 0; i+1 < len(headers); i += 2 {
-		text += headers[i] + ": " + headers[i+1] + "\r\n"
+	for i := 0; i+1 < len(r.headers); i += 2 {
+		text += r.headers[i] + ": " + r.headers[i+1] + "\r\n"
 	}
+	body, _ := r.body.(string)
 	if _, err := io.WriteString(conn, text+"\r\n"+body); err != nil {
 		w.t.Fatal(err)
 	}
 	res, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	if err != nil {
-		w.t.Fatalf("%s %.120s: %v", method, target, err)
+		w.t.Fatalf("%s %.120s: %v", method, r.path, err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	b, err := io.ReadAll(res.Body)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return answer{res.StatusCode, res.Header, string(b)}
+	return response{res.StatusCode, res.Header, string(b)}
 }
 
 // unchanged demands that a repository has this many versions behind it and these tags.
@@ -58,7 +62,7 @@ func (w *world) unchanged(name string, version int64, tags string) {
 	if err != nil || target.Repository.LatestVersion != version {
 		w.t.Errorf("%s is at version %d, %v, want %d", name, target.Repository.LatestVersion, err, version)
 	}
-	if a := w.ask("admin", http.MethodGet, "/v2/"+name+"/tags/list", nil); a.body != `{"name":"`+name+`","tags":[`+tags+`]}` {
+	if a := w.send(request{as: "admin", path: "/v2/" + name + "/tags/list"}); a.body != `{"name":"`+name+`","tags":[`+tags+`]}` {
 		w.t.Errorf("something was stored: %.300s", a.body)
 	}
 }
@@ -88,20 +92,34 @@ func TestHugeManifestsAreRefusedEarly(t *testing.T) {
 	full := m + strings.Repeat(" ", pulp.MaxManifestSize-len(m))
 	d := digest.FromString(full)
 	put := "/v2/acme/app/manifests/"
-	w.want(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID", "admin", http.MethodPut, put+"v1", full+" ", "Content-Type", pulp.OCIManifest)
-	w.want(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID", "admin", http.MethodPut, put+string(digest.FromString(full+" ")), io.MultiReader(strings.NewReader(full+" ")), "Content-Type", pulp.OCIManifest)
+	w.expectError(
+		manifestPut(put+"v1", full+" ", pulp.OCIManifest),
+		http.StatusRequestEntityTooLarge,
+		"MANIFEST_INVALID",
+	)
+	w.expectError(
+		manifestPut(
+			put+string(digest.FromString(full+" ")),
+			io.MultiReader(strings.NewReader(full+" ")),
+			pulp.OCIManifest,
+		),
+		http.StatusRequestEntityTooLarge,
+		"MANIFEST_INVALID",
+	)
 	for _, path := range []string{put + "v1", "/v2/acme/new/manifests/v1"} {
 		// One that says its length is refused before any of it has come.
-		if a := w.raw("admin", http.MethodPut, path, "", "Content-Type", pulp.OCIIndex, "Content-Length", "4294967296"); a.status != http.StatusRequestEntityTooLarge || a.code() != "MANIFEST_INVALID" {
+		if a := w.sendRaw(request{as: "admin", method: http.MethodPut, path: path, headers: []string{"Content-Type", pulp.OCIIndex, "Content-Length", "4294967296"}}); a.status != http.StatusRequestEntityTooLarge ||
+			a.code() != "MANIFEST_INVALID" {
 			t.Errorf("4 GB are answered %d %s", a.status, a.body)
 		}
 		// Who may not push is not read at all.
-		if a := w.raw("carol", http.MethodPut, path, "", "Content-Type", pulp.OCIIndex, "Content-Length", "4294967296"); a.status != http.StatusUnauthorized {
+		if a := w.sendRaw(request{as: "carol", method: http.MethodPut, path: path, headers: []string{"Content-Type", pulp.OCIIndex, "Content-Length", "4294967296"}}); a.status != http.StatusUnauthorized {
 			t.Errorf("4 GB of a stranger are answered %d %s", a.status, a.body)
 		}
 		// One that does not say it is read to the bound, and what the connection holds.
 		stream := &counted{r: io.LimitReader(endless{}, 4<<30)}
-		if a := w.ask("admin", http.MethodPut, path, stream); a.status != http.StatusRequestEntityTooLarge || a.code() != "MANIFEST_INVALID" {
+		if a := w.send(request{as: "admin", method: http.MethodPut, path: path, body: stream}); a.status != http.StatusRequestEntityTooLarge ||
+			a.code() != "MANIFEST_INVALID" {
 			t.Errorf("a stream of 4 GB is answered %d %s", a.status, a.body)
 		}
 		stream.mu.Lock()
@@ -111,10 +129,11 @@ func TestHugeManifestsAreRefusedEarly(t *testing.T) {
 		stream.mu.Unlock()
 	}
 	w.unchanged("acme/app", 0, "")
-	w.want(http.StatusNotFound, "NAME_UNKNOWN", "admin", http.MethodGet, "/v2/acme/new/tags/list", nil)
+	w.expectError(request{as: "admin", path: "/v2/acme/new/tags/list"}, http.StatusNotFound, "NAME_UNKNOWN")
 
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, put+"v1", full, "Content-Type", pulp.OCIManifest)
-	if a := w.want(http.StatusOK, "", "", http.MethodGet, put+"v1", nil); a.body != full || a.header.Get("Docker-Content-Digest") != string(d) {
+	w.expect(manifestPut(put+"v1", full, pulp.OCIManifest), http.StatusCreated)
+	if a := w.expect(request{path: put + "v1"}, http.StatusOK); a.body != full ||
+		a.header.Get("Docker-Content-Digest") != string(d) {
 		t.Errorf("a manifest of 4 MiB comes back as %d bytes, %v", len(a.body), a.header)
 	}
 }
@@ -177,18 +196,23 @@ func TestHostileManifests(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := digest.FromString(tt.manifest)
 			for _, reference := range []string{"v1", string(d), string(d) + "?tag=v1"} {
-				a := w.want(http.StatusBadRequest, "MANIFEST_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+reference, tt.manifest, "Content-Type", tt.contentType)
+				a := w.expectError(
+					manifestPut("/v2/acme/app/manifests/"+reference, tt.manifest, tt.contentType),
+					http.StatusBadRequest,
+					"MANIFEST_INVALID",
+				)
 				if len(a.body) > 1000 {
 					t.Errorf("the error has %d bytes", len(a.body))
 				}
 			}
-			w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/"+string(d), nil)
+			w.expectError(request{path: "/v2/acme/app/manifests/" + string(d)}, http.StatusNotFound, "MANIFEST_UNKNOWN")
 			w.unchanged("acme/app", 0, "")
 		})
 	}
 }
 
-// TestDigestsAreOfRawBytes puts one image in several spellings: each is a manifest of its own, and comes back as it was sent.
+// TestDigestsAreOfRawBytes puts one image in several spellings: each is a manifest of its own, and comes back as it
+// was sent.
 //
 // Hostile inputs 19 and 20.
 func TestDigestsAreOfRawBytes(t *testing.T) {
@@ -197,8 +221,15 @@ func TestDigestsAreOfRawBytes(t *testing.T) {
 	image := w.imageOf("acme/app", "one")
 	spellings := map[string]string{
 		"as it is": image, "with a line behind it": image + "\n", "with lines": strings.ReplaceAll(image, ",", ",\r\n\t"),
-		"with escapes": strings.ReplaceAll(image, "/", `\/`), "with other escapes": strings.Replace(image, `"layers"`, `"layer\u0073"`, 1),
-		"with one more member": strings.TrimSuffix(image, "}") + `,"org.example":{"z":1,"a":[1.0e3,null]}}`, "without its type": strings.Replace(image, `"mediaType":"`+pulp.OCIManifest+`",`, "", 1),
+		"with escapes": strings.ReplaceAll(
+			image,
+			"/",
+			`\/`,
+		), "with other escapes": strings.Replace(image, `"layers"`, `"layer\u0073"`, 1),
+		"with one more member": strings.TrimSuffix(
+			image,
+			"}",
+		) + `,"org.example":{"z":1,"a":[1.0e3,null]}}`, "without its type": strings.Replace(image, `"mediaType":"`+pulp.OCIManifest+`",`, "", 1),
 		"with annotations in two cases": strings.TrimSuffix(image, "}") + `,"annotations":{"layers":"a","Layers":"b"}}`,
 	}
 	for name, m := range spellings {
@@ -207,15 +238,24 @@ func TestDigestsAreOfRawBytes(t *testing.T) {
 			tag := "t" + d.Encoded()[:8]
 			for other := range maps.Values(spellings) {
 				if other != m {
-					w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(d), other, "Content-Type", pulp.OCIManifest)
+					w.expectError(
+						manifestPut("/v2/acme/app/manifests/"+string(d), other, pulp.OCIManifest),
+						http.StatusBadRequest,
+						"DIGEST_INVALID",
+					)
 				}
 			}
-			if a := w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/"+tag, m, "Content-Type", pulp.OCIManifest); a.header.Get("Docker-Content-Digest") != string(d) {
+			if a := w.expect(manifestPut("/v2/acme/app/manifests/"+tag, m, pulp.OCIManifest), http.StatusCreated); a.header.Get(
+				"Docker-Content-Digest",
+			) != string(
+				d,
+			) {
 				t.Errorf("it is taken for %s, want %s", a.header.Get("Docker-Content-Digest"), d)
 			}
 			for _, reference := range []string{tag, string(d)} {
-				a := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+reference, nil)
-				if a.body != m || a.header.Get("Docker-Content-Digest") != string(d) || a.header.Get("Content-Type") != pulp.OCIManifest {
+				a := w.expect(request{path: "/v2/acme/app/manifests/" + reference}, http.StatusOK)
+				if a.body != m || a.header.Get("Docker-Content-Digest") != string(d) ||
+					a.header.Get("Content-Type") != pulp.OCIManifest {
 					t.Errorf("%s comes back as %v\n%s", reference, a.header, a.body)
 				}
 			}
@@ -232,7 +272,8 @@ func indexOf(children ...digest.Digest) string {
 	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, pulp.OCIIndex, strings.Join(list, ","))
 }
 
-// TestIndexesOfAbsentChildren puts indexes that name what is not there, or not here: naming it gives nobody what another repository holds.
+// TestIndexesOfAbsentChildren puts indexes that name what is not there, or not here: naming it gives nobody what
+// another repository holds.
 //
 // Hostile input 21. That the API lists no absent child is TestManifestPartsNameWhatIsThere' in internal/store.
 func TestIndexesOfAbsentChildren(t *testing.T) {
@@ -247,27 +288,35 @@ func TestIndexesOfAbsentChildren(t *testing.T) {
 			list := indexOf(here, child)
 			for _, reference := range []string{name, string(digest.FromString(list))} {
 				if required {
-					a := w.want(http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN", "admin", http.MethodPut, path+reference, list, "Content-Type", pulp.OCIIndex)
+					a := w.expectError(
+						manifestPut(path+reference, list, pulp.OCIIndex),
+						http.StatusBadRequest,
+						"MANIFEST_BLOB_UNKNOWN",
+					)
 					if !strings.Contains(a.body, string(child)) || strings.Contains(a.body, string(here)) {
 						t.Errorf("a sparse index is refused with %s", a.body)
 					}
-					w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, path+reference, nil)
+					w.expectError(request{path: path + reference}, http.StatusNotFound, "MANIFEST_UNKNOWN")
 					continue
 				}
-				w.want(http.StatusCreated, "", "admin", http.MethodPut, path+reference, list, "Content-Type", pulp.OCIIndex)
-				if a := w.want(http.StatusOK, "", "", http.MethodGet, path+reference, nil); a.body != list {
+				w.expect(manifestPut(path+reference, list, pulp.OCIIndex), http.StatusCreated)
+				if a := w.expect(request{path: path + reference}, http.StatusOK); a.body != list {
 					t.Errorf("a sparse index comes back as %s", a.body)
 				}
 			}
-			w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, path+string(child), nil)
-			w.want(http.StatusOK, "", "", http.MethodGet, path+string(here), nil)
+			w.expectError(request{path: path + string(child)}, http.StatusNotFound, "MANIFEST_UNKNOWN")
+			w.expect(request{path: path + string(here)}, http.StatusOK)
 		}
-		w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, "/v2/acme/app/blobs/"+string(digest.FromString("layer foreign")), nil)
+		w.expectError(
+			request{path: "/v2/acme/app/blobs/" + string(digest.FromString("layer foreign"))},
+			http.StatusNotFound,
+			"BLOB_UNKNOWN",
+		)
 	}
 }
 
-// TestHostileIndexes puts indexes that name themselves, that are too wide, and that are as wide as is taken. What a sign task makes of wide and deep ones is
-// TestSigningWideAndDeepIndexes' in integration.
+// TestHostileIndexes puts indexes that name themselves, that are too wide, and that are as wide as is taken. What a
+// sign task makes of wide and deep ones is TestSigningWideAndDeepIndexes' in integration.
 //
 // Hostile input 22.
 func TestHostileIndexes(t *testing.T) {
@@ -278,22 +327,31 @@ func TestHostileIndexes(t *testing.T) {
 	self := digest.FromString("itself")
 	for _, list := range []string{indexOf(self), indexOf(child, self), indexOf(self, self)} {
 		// Nobody can make an index that holds its own digest; one that claims to is not what it claims.
-		w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, path+string(self), list, "Content-Type", pulp.OCIIndex)
+		w.expectError(manifestPut(path+string(self), list, pulp.OCIIndex), http.StatusBadRequest, "DIGEST_INVALID")
 	}
-	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, path+string(self), nil)
+	w.expectError(request{path: path + string(self)}, http.StatusNotFound, "MANIFEST_UNKNOWN")
 	wide := func(n int) string {
 		entry := fmt.Sprintf(`{"mediaType":"a/b","digest":%q,"size":1}`, child)
-		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, pulp.OCIIndex, strings.Repeat(entry+",", n-1)+entry)
+		return fmt.Sprintf(
+			`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`,
+			pulp.OCIIndex,
+			strings.Repeat(entry+",", n-1)+entry,
+		)
 	}
-	w.want(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID", "admin", http.MethodPut, path+"wide", wide(100_000), "Content-Type", pulp.OCIIndex)
+	w.expectError(
+		manifestPut(path+"wide", wide(100_000), pulp.OCIIndex),
+		http.StatusRequestEntityTooLarge,
+		"MANIFEST_INVALID",
+	)
 	for _, n := range []int{10_001, 35_000} {
-		w.want(http.StatusBadRequest, "MANIFEST_INVALID", "admin", http.MethodPut, path+"wide", wide(n), "Content-Type", pulp.OCIIndex)
+		w.expectError(manifestPut(path+"wide", wide(n), pulp.OCIIndex), http.StatusBadRequest, "MANIFEST_INVALID")
 	}
 	w.unchanged("acme/app", 1, `"v1"`)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, path+"wide", wide(10_000), "Content-Type", pulp.OCIIndex)
+	w.expect(manifestPut(path+"wide", wide(10_000), pulp.OCIIndex), http.StatusCreated)
 }
 
-// TestBlobsUnderOtherDigests ends uploads, of bytes in the row and in the storage, under digests that are not theirs or are none.
+// TestBlobsUnderOtherDigests ends uploads, of bytes in the row and in the storage, under digests that are not theirs
+// or are none.
 //
 // Hostile input 23.
 func TestBlobsUnderOtherDigests(t *testing.T) {
@@ -327,28 +385,58 @@ func TestBlobsUnderOtherDigests(t *testing.T) {
 			t.Run(fmt.Sprintf("%d bytes, %s", size, name), func(t *testing.T) {
 				query := "?digest=" + url.QueryEscape(d)
 				if d != "" { // with none it opens an upload
-					w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/"+query, b)
+					w.expectError(
+						request{
+							as:     "admin",
+							method: http.MethodPost,
+							path:   "/v2/acme/app/blobs/uploads/" + query,
+							body:   b,
+						},
+						http.StatusBadRequest,
+						"DIGEST_INVALID",
+					)
 				}
 				whole, chunked := w.start("acme/app"), w.start("acme/app")
-				w.want(http.StatusAccepted, "", "admin", http.MethodPatch, chunked, b)
-				w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, whole+query, b)
-				w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, chunked+query, nil)
+				w.expect(request{as: "admin", method: http.MethodPatch, path: chunked, body: b}, http.StatusAccepted)
+				w.expectError(
+					request{as: "admin", method: http.MethodPut, path: whole + query, body: b},
+					http.StatusBadRequest,
+					"DIGEST_INVALID",
+				)
+				w.expectError(
+					request{as: "admin", method: http.MethodPut, path: chunked + query},
+					http.StatusBadRequest,
+					"DIGEST_INVALID",
+				)
 				for _, at := range []string{whole, chunked} {
-					w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodGet, at, nil)
-					w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodPut, at+"?digest="+string(right), b)
+					w.expectError(request{as: "admin", path: at}, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
+					w.expectError(
+						request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(right), body: b},
+						http.StatusNotFound,
+						"BLOB_UPLOAD_UNKNOWN",
+					)
 				}
 				if parsed := digest.Digest(d); parsed.Validate() == nil && parsed.Algorithm() != digest.SHA384 {
-					w.want(http.StatusNotFound, "BLOB_UNKNOWN", "admin", http.MethodGet, "/v2/acme/app/blobs/"+d, nil)
+					w.expectError(
+						request{as: "admin", path: "/v2/acme/app/blobs/" + d},
+						http.StatusNotFound,
+						"BLOB_UNKNOWN",
+					)
 				}
 			})
 		}
 		for _, d := range []digest.Digest{right, long} {
-			w.want(http.StatusNotFound, "BLOB_UNKNOWN", "admin", http.MethodGet, "/v2/acme/app/blobs/"+string(d), nil)
+			w.expectError(
+				request{as: "admin", path: "/v2/acme/app/blobs/" + string(d)},
+				http.StatusNotFound,
+				"BLOB_UNKNOWN",
+			)
 		}
 	}
 }
 
-// TestHostileChunks sends chunks that do not belong where they say, in the middle of an upload and as its end. They leave what was acknowledged, and it can be ended.
+// TestHostileChunks sends chunks that do not belong where they say, in the middle of an upload and as its end. They
+// leave what was acknowledged, and it can be ended.
 //
 // Hostile input 24.
 func TestHostileChunks(t *testing.T) {
@@ -363,8 +451,12 @@ func TestHostileChunks(t *testing.T) {
 		of := func(from, to int) string { return fmt.Sprintf("%d-%d", from, to-1) }
 		refused := func(status int, code, method, path string, body []byte, place string, has int) {
 			t.Helper()
-			w.want(status, code, "admin", method, path, body, "Content-Range", place)
-			a := w.want(http.StatusNoContent, "", "admin", http.MethodGet, at, nil)
+			w.expectError(
+				request{as: "admin", method: method, path: path, body: body, headers: []string{"Content-Range", place}},
+				status,
+				code,
+			)
+			a := w.expect(request{as: "admin", path: at}, http.StatusNoContent)
 			if want := fmt.Sprintf("0-%d", max(0, has-1)); a.header.Get("Range") != want {
 				t.Errorf("after %s %s the upload has %s, want %s", method, place, a.header.Get("Range"), want)
 			}
@@ -386,7 +478,16 @@ func TestHostileChunks(t *testing.T) {
 			wrong(first, "0-999999999999999", 0) // far longer
 			wrong(nil, "0-0", 0)                 // nothing, said to be a byte
 		}
-		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, first, "Content-Range", of(0, third))
+		w.expect(
+			request{
+				as:      "admin",
+				method:  http.MethodPatch,
+				path:    at,
+				body:    first,
+				headers: []string{"Content-Range", of(0, third)},
+			},
+			http.StatusAccepted,
+		)
 		for _, method := range []string{http.MethodPatch, http.MethodPut} {
 			path := at
 			if method == http.MethodPut {
@@ -394,7 +495,15 @@ func TestHostileChunks(t *testing.T) {
 			}
 			wrong := func(body []byte, place string) {
 				t.Helper()
-				refused(http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID", method, path, body, place, third)
+				refused(
+					http.StatusRequestedRangeNotSatisfiable,
+					"BLOB_UPLOAD_INVALID",
+					method,
+					path,
+					body,
+					place,
+					third,
+				)
 			}
 			wrong(first, of(0, third))                      // the first again
 			wrong(b[third-1:2*third], of(third-1, 2*third)) // overlapping by a byte
@@ -406,14 +515,32 @@ func TestHostileChunks(t *testing.T) {
 				}
 			}
 		}
-		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, second, "Content-Range", of(third, 2*third))
-		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), last, "Content-Range", of(2*third, size))
+		w.expect(
+			request{
+				as:      "admin",
+				method:  http.MethodPatch,
+				path:    at,
+				body:    second,
+				headers: []string{"Content-Range", of(third, 2*third)},
+			},
+			http.StatusAccepted,
+		)
+		w.expect(
+			request{
+				as:      "admin",
+				method:  http.MethodPut,
+				path:    at + "?digest=" + string(d),
+				body:    last,
+				headers: []string{"Content-Range", of(2*third, size)},
+			},
+			http.StatusCreated,
+		)
 		w.wantBlob("acme/app", d, b)
 	}
 }
 
-// TestTwoEndsOfOneUpload has several requests end one upload at once, with the right bytes and with others, while others go on sending: whatever wins, the bytes are
-// those of the digest, or the upload is gone.
+// TestTwoEndsOfOneUpload has several requests end one upload at once, with the right bytes and with others, while
+// others go on sending: whatever wins, the bytes are those of the digest, or the upload is gone.
 //
 // Hostile input 24.
 func TestTwoEndsOfOneUpload(t *testing.T) {
@@ -427,7 +554,7 @@ func TestTwoEndsOfOneUpload(t *testing.T) {
 		name := fmt.Sprintf("acme/app-%d", round)
 		d, half := digest.FromBytes(b), len(b)/2
 		at := w.start(name)
-		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[:half])
+		w.expect(request{as: "admin", method: http.MethodPatch, path: at, body: b[:half]}, http.StatusAccepted)
 		var made sync.Map
 		var wg sync.WaitGroup
 		for i := range 6 {
@@ -441,10 +568,22 @@ func TestTwoEndsOfOneUpload(t *testing.T) {
 				case 2:
 					method, path, body = http.MethodPatch, at, others[half:]
 				}
-				a := w.ask("admin", method, path, body, "Content-Range", fmt.Sprintf("%d-%d", half, len(b)-1))
+				a := w.send(
+					request{
+						as:      "admin",
+						method:  method,
+						path:    path,
+						body:    body,
+						headers: []string{"Content-Range", fmt.Sprintf("%d-%d", half, len(b)-1)},
+					},
+				)
 				made.Store(i, a.status)
 				switch a.status {
-				case http.StatusCreated, http.StatusAccepted, http.StatusConflict, http.StatusRequestedRangeNotSatisfiable, http.StatusNotFound:
+				case http.StatusCreated,
+					http.StatusAccepted,
+					http.StatusConflict,
+					http.StatusRequestedRangeNotSatisfiable,
+					http.StatusNotFound:
 				case http.StatusBadRequest:
 					if a.code() != "DIGEST_INVALID" {
 						t.Errorf("round %d: %s is answered %s", round, method, a.body)
@@ -464,13 +603,17 @@ func TestTwoEndsOfOneUpload(t *testing.T) {
 		if status, _ := made.Load(0); status == http.StatusCreated || created > 1 {
 			t.Errorf("round %d: %d ends were taken, the wrong one with %v", round, created, status)
 		}
-		if created == 0 && w.ask("admin", http.MethodGet, at, nil).status == http.StatusNoContent {
-			w.ask("admin", http.MethodPut, at+"?digest="+string(d), nil) // with whatever was let in
+		if created == 0 && w.send(request{as: "admin", path: at}).status == http.StatusNoContent {
+			w.send(
+				request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d)},
+			) // with whatever was let in
 		}
-		if a := w.ask("", http.MethodGet, "/v2/"+name+"/blobs/"+string(d), nil); a.status == http.StatusOK && !bytes.Equal([]byte(a.body), b) || created == 1 && a.status != http.StatusOK {
+		if a := w.send(request{path: "/v2/" + name + "/blobs/" + string(d)}); a.status == http.StatusOK &&
+			!bytes.Equal([]byte(a.body), b) ||
+			created == 1 && a.status != http.StatusOK {
 			t.Errorf("round %d: %d bytes of other content, %d", round, len(a.body), a.status)
 		}
-		w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodGet, at, nil)
+		w.expectError(request{as: "admin", path: at}, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
 	}
 }
 
@@ -484,7 +627,8 @@ var hostileNames = []string{
 	"acme&x", "acme%3fx", "acme%23x", "$acme", "*", "acme/*", "{acme}", "acme'--", "acme%22x", "acme%27%20OR%201=1", "%25s%25n",
 }
 
-// TestHostileNames asks for names that are none, in every kind of request: nothing is served, nothing is made, and what another repository holds stays there.
+// TestHostileNames asks for names that are none, in every kind of request: nothing is served, nothing is made, and
+// what another repository holds stays there.
 //
 // Hostile input 25.
 func TestHostileNames(t *testing.T) {
@@ -495,40 +639,57 @@ func TestHostileNames(t *testing.T) {
 	layer := string(digest.FromString("layer hidden"))
 	w.private("acme/secret")
 	w.pushImage("carol/x", "own", "v1")
-	before := w.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/_catalog", nil).body
-	names := append(hostileNames[:len(hostileNames):len(hostileNames)], strings.Repeat("a", 256), strings.Repeat("a/", 127)+"aa", strings.Repeat("a", 60_000), strings.Repeat("../", 1000)+"etc/passwd")
+	before := w.expect(request{as: "admin", path: "/v2/_catalog"}, http.StatusOK).body
+	names := append(
+		hostileNames[:len(hostileNames):len(hostileNames)],
+		strings.Repeat("a", 256),
+		strings.Repeat("a/", 127)+"aa",
+		strings.Repeat("a", 60_000),
+		strings.Repeat("../", 1000)+"etc/passwd",
+	)
 	for _, name := range names {
 		for _, who := range []string{"", "carol", "admin"} {
-			for _, request := range []struct{ method, path, body string }{
-				{http.MethodGet, "/v2/" + name + "/manifests/v1", ""}, {http.MethodHead, "/v2/" + name + "/manifests/" + d, ""}, {http.MethodGet, "/v2/" + name + "/blobs/" + layer, ""},
-				{http.MethodGet, "/v2/" + name + "/tags/list", ""}, {http.MethodGet, "/v2/" + name + "/referrers/" + d, ""}, {http.MethodGet, "/extensions/v2/" + name + "/signatures/" + d, ""},
-				{http.MethodPost, "/v2/" + name + "/blobs/uploads/", ""}, {http.MethodPost, "/v2/" + name + "/blobs/uploads/?mount=" + layer + "&from=acme/secret", ""},
-				{http.MethodPut, "/v2/" + name + "/manifests/v2", image}, {http.MethodPut, "/extensions/v2/" + name + "/signatures/" + d, "{}"},
-				{http.MethodDelete, "/v2/" + name + "/manifests/v1", ""}, {http.MethodDelete, "/v2/" + name + "/blobs/" + layer, ""},
+			for _, r := range []struct{ method, path, body string }{
+				{method: http.MethodGet, path: "/v2/" + name + "/manifests/v1"}, {method: http.MethodHead, path: "/v2/" + name + "/manifests/" + d}, {method: http.MethodGet, path: "/v2/" + name + "/blobs/" + layer},
+				{method: http.MethodGet, path: "/v2/" + name + "/tags/list"}, {method: http.MethodGet, path: "/v2/" + name + "/referrers/" + d}, {method: http.MethodGet, path: "/extensions/v2/" + name + "/signatures/" + d},
+				{method: http.MethodPost, path: "/v2/" + name + "/blobs/uploads/"}, {method: http.MethodPost, path: "/v2/" + name + "/blobs/uploads/?mount=" + layer + "&from=acme/secret"},
+				{method: http.MethodPut, path: "/v2/" + name + "/manifests/v2", body: image}, {method: http.MethodPut, path: "/extensions/v2/" + name + "/signatures/" + d, body: "{}"},
+				{method: http.MethodDelete, path: "/v2/" + name + "/manifests/v1"}, {method: http.MethodDelete, path: "/v2/" + name + "/blobs/" + layer},
 			} {
-				a := w.raw(who, request.method, request.path, request.body, "Content-Type", pulp.OCIManifest, "Content-Length", fmt.Sprint(len(request.body)))
-				if a.status != http.StatusBadRequest && a.status != http.StatusNotFound || a.header.Get("X-Evil") != "" || len(a.body) > 100_000 {
-					t.Errorf("%s %.150q as %q is answered %d %.200s", request.method, request.path, who, a.status, a.body)
+				a := w.sendRaw(
+					request{
+						as:      who,
+						method:  r.method,
+						path:    r.path,
+						body:    r.body,
+						headers: []string{"Content-Type", pulp.OCIManifest, "Content-Length", fmt.Sprint(len(r.body))},
+					},
+				)
+				if a.status != http.StatusBadRequest && a.status != http.StatusNotFound ||
+					a.header.Get("X-Evil") != "" ||
+					len(a.body) > 100_000 {
+					t.Errorf("%s %.150q as %q is answered %d %.200s", r.method, r.path, who, a.status, a.body)
 				}
 				if strings.Contains(a.body, "hidden") || a.header.Get("Docker-Content-Digest") != "" {
-					t.Errorf("%s %.150q as %q gives %.300s", request.method, request.path, who, a.body)
+					t.Errorf("%s %.150q as %q gives %.300s", r.method, r.path, who, a.body)
 				}
 			}
 		}
 		for _, from := range []string{name, url.QueryEscape(name)} {
-			if a := w.raw("carol", http.MethodPost, "/v2/carol/x/blobs/uploads/?mount="+layer+"&from="+from, "", "Content-Length", "0"); a.status == http.StatusCreated {
+			if a := w.sendRaw(request{as: "carol", method: http.MethodPost, path: "/v2/carol/x/blobs/uploads/?mount=" + layer + "&from=" + from, headers: []string{"Content-Length", "0"}}); a.status == http.StatusCreated {
 				t.Errorf("a blob is mounted from %.150q", from)
 			}
 		}
 	}
-	if after := w.want(http.StatusOK, "", "admin", http.MethodGet, "/v2/_catalog", nil).body; after != before {
+	if after := w.expect(request{as: "admin", path: "/v2/_catalog"}, http.StatusOK).body; after != before {
 		t.Errorf("the catalog is %s, was %s", after, before)
 	}
-	w.want(http.StatusNotFound, "BLOB_UNKNOWN", "carol", http.MethodGet, "/v2/carol/x/blobs/"+layer, nil)
+	w.expectError(request{as: "carol", path: "/v2/carol/x/blobs/" + layer}, http.StatusNotFound, "BLOB_UNKNOWN")
 	w.unchanged("acme/secret", 1, `"v1"`)
 }
 
-// TestTextsThatNotEveryDatabaseKeeps sends null characters, and what is no UTF-8, where a database would look for them or keep them: the answers are the same on every engine.
+// TestTextsThatNotEveryDatabaseKeeps sends null characters, and what is no UTF-8, where a database would look for
+// them or keep them: the answers are the same on every engine.
 //
 // Hostile inputs 19 and 25.
 func TestTextsThatNotEveryDatabaseKeeps(t *testing.T) {
@@ -537,27 +698,52 @@ func TestTextsThatNotEveryDatabaseKeeps(t *testing.T) {
 	d := string(w.pushImage("acme/app", "one", "v1"))
 	for _, text := range []string{"%00", "a%00", "%ff", "a%ffb"} {
 		for _, query := range []string{"acme/app/tags/list?last=", "_catalog?last=", "acme/app/referrers/" + d + "?artifactType=", "acme/app/referrers/" + d + "?last="} {
-			w.want(http.StatusBadRequest, "INVALID_REQUEST", "admin", http.MethodGet, "/v2/"+query+text, nil)
+			w.expectError(request{as: "admin", path: "/v2/" + query + text}, http.StatusBadRequest, "INVALID_REQUEST")
 		}
-		w.want(http.StatusAccepted, "", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?mount="+d+"&from="+text, nil)
-		w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?digest="+text, nil)
-		w.want(http.StatusUnauthorized, "", "", http.MethodGet, "/token/?service=x&account="+text, nil, "Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("a\x00:b")))
+		w.expect(
+			request{
+				as:     "admin",
+				method: http.MethodPost,
+				path:   "/v2/acme/app/blobs/uploads/?mount=" + d + "&from=" + text,
+			},
+			http.StatusAccepted,
+		)
+		w.expectError(
+			request{as: "admin", method: http.MethodPost, path: "/v2/acme/app/blobs/uploads/?digest=" + text},
+			http.StatusBadRequest,
+			"DIGEST_INVALID",
+		)
+		w.expect(
+			request{
+				path:    "/token/?service=x&account=" + text,
+				headers: []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("a\x00:b"))},
+			},
+			http.StatusUnauthorized,
+		)
 	}
 	config := `{"architecture":"amd64\u0000","os":"\u0000","config":{"Labels":{"a\u0000":"\u0000"}}}`
-	image := fmt.Sprintf(`{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[]}`, w.pushBlob("acme/app", config), len(config))
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/null", image, "Content-Type", pulp.OCIManifest)
+	image := fmt.Sprintf(
+		`{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[]}`,
+		w.pushBlob("acme/app", config),
+		len(config),
+	)
+	w.expect(manifestPut("/v2/acme/app/manifests/null", image, pulp.OCIManifest), http.StatusCreated)
 	m, err := w.store.Serving.ManifestByDigest(t.Context(), digest.FromString(image))
 	if err != nil || m.Architecture == nil || *m.Architecture != "amd64\ufffd" || m.OS == nil || *m.OS != "\ufffd" {
 		t.Errorf("the image is %v, %v, %v", m.Architecture, m.OS, err)
 	}
-	listed, _, err := w.store.Lists.Manifests(t.Context(), list.Query{Where: []list.Filter{list.Where("digest", list.Equal, string(m.Digest))}, Limit: 1})
+	listed, _, err := w.store.Lists.Manifests(
+		t.Context(),
+		list.Query{Where: []list.Filter{list.Where("digest", list.Equal, string(m.Digest))}, Limit: 1},
+	)
 	if err != nil || len(listed) != 1 || string(listed[0].RawLabels) != "{\"a\ufffd\":\"\ufffd\"}" {
 		t.Errorf("the labels are %+v, %v", listed, err)
 	}
 	w.wantBlob("acme/app", digest.FromString(config), []byte(config))
 }
 
-// TestOddNamesAreServed pushes to names that hold the words of the protocol, and finds in each what was pushed there and nothing of the others.
+// TestOddNamesAreServed pushes to names that hold the words of the protocol, and finds in each what was pushed there
+// and nothing of the others.
 //
 // Hostile input 25.
 func TestOddNamesAreServed(t *testing.T) {
@@ -573,21 +759,34 @@ func TestOddNamesAreServed(t *testing.T) {
 		layer := digest.FromString("layer " + text)
 		w.wantBlob(name, layer, []byte("layer "+text))
 		for _, reference := range []string{"v1", string(d)} {
-			if a := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/"+name+"/manifests/"+reference, nil); digest.FromString(a.body) != d {
+			if a := w.expect(request{path: "/v2/" + name + "/manifests/" + reference}, http.StatusOK); digest.FromString(
+				a.body,
+			) != d {
 				t.Errorf("%s:%s is %s", name, reference, a.body)
 			}
 		}
-		if a := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/"+name+"/tags/list", nil); a.body != `{"name":"`+name+`","tags":["v1"]}` {
+		if a := w.expect(request{path: "/v2/" + name + "/tags/list"}, http.StatusOK); a.body != `{"name":"`+name+`","tags":["v1"]}` {
 			t.Errorf("the tags of %s: %s", name, a.body)
 		}
-		w.want(http.StatusOK, "", "", http.MethodGet, "/v2/"+name+"/referrers/"+string(d), nil)
-		w.want(http.StatusOK, "", "", http.MethodGet, "/extensions/v2/"+name+"/signatures/"+string(d), nil)
+		w.expect(request{path: "/v2/" + name + "/referrers/" + string(d)}, http.StatusOK)
+		w.expect(request{path: "/extensions/v2/" + name + "/signatures/" + string(d)}, http.StatusOK)
 		at := w.start(name)
-		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, "chunk")
-		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(digest.FromString("chunk")), nil)
+		w.expect(request{as: "admin", method: http.MethodPatch, path: at, body: "chunk"}, http.StatusAccepted)
+		w.expect(
+			request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(digest.FromString("chunk"))},
+			http.StatusCreated,
+		)
 		for j := range i {
-			w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, "/v2/"+names[j]+"/blobs/"+string(layer), nil)
-			w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/"+names[j]+"/manifests/"+string(d), nil)
+			w.expectError(
+				request{path: "/v2/" + names[j] + "/blobs/" + string(layer)},
+				http.StatusNotFound,
+				"BLOB_UNKNOWN",
+			)
+			w.expectError(
+				request{path: "/v2/" + names[j] + "/manifests/" + string(d)},
+				http.StatusNotFound,
+				"MANIFEST_UNKNOWN",
+			)
 		}
 	}
 }
@@ -608,44 +807,73 @@ func TestHostileTags(t *testing.T) {
 		// What cosign would take for a companion if it were written well.
 		"sha256-" + hex[1:] + ".sig", "sha256-" + hex + "0.att", "sha256-" + strings.ToUpper(hex) + ".sbom", "sha256-.sig", "sha256-" + hex + ".x.sig", "sha256-" + hex + "-.att", "sha256-../x.sig",
 	} {
-		a := w.raw("admin", http.MethodPut, "/v2/acme/app/manifests/"+url.PathEscape(tag), image, length...)
-		if dots := tag == "." || tag == ".."; a.status != http.StatusBadRequest && !dots || a.header.Get("X-Evil") != "" {
+		a := w.sendRaw(
+			request{
+				as:      "admin",
+				method:  http.MethodPut,
+				path:    "/v2/acme/app/manifests/" + url.PathEscape(tag),
+				body:    image,
+				headers: length,
+			},
+		)
+		if dots := tag == "." || tag == ".."; a.status != http.StatusBadRequest && !dots ||
+			a.header.Get("X-Evil") != "" {
 			t.Errorf("PUT %.150q is answered %d %.300s", tag, a.status, a.body)
 		}
-		named := w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(d)+"?tag=good&tag="+url.QueryEscape(tag), image, "Content-Type", pulp.OCIManifest)
+		named := w.expectError(
+			manifestPut(
+				"/v2/acme/app/manifests/"+string(d)+"?tag=good&tag="+url.QueryEscape(tag),
+				image,
+				pulp.OCIManifest,
+			),
+			http.StatusBadRequest,
+			"TAG_INVALID",
+		)
 		if strings.Contains(named.body, hex+`"`) && !strings.Contains(tag, hex) {
 			t.Errorf("the tag that is refused is told to be the digest: %s", named.body)
 		}
 		for method, statuses := range map[string]string{http.MethodGet: "400 404", http.MethodHead: "400 404", http.MethodDelete: "400 404"} {
-			if a := w.raw("admin", method, "/v2/acme/app/manifests/"+url.PathEscape(tag), ""); !strings.Contains(statuses, fmt.Sprint(a.status)) {
+			if a := w.sendRaw(request{as: "admin", method: method, path: "/v2/acme/app/manifests/" + url.PathEscape(tag)}); !strings.Contains(
+				statuses,
+				fmt.Sprint(a.status),
+			) {
 				t.Errorf("%s %.150q is answered %d %.300s", method, tag, a.status, a.body)
 			}
 		}
 	}
 	// With its slashes as they are, it is a path that there is not.
 	for _, target := range []string{"../x", "..", "../../app/manifests/v2", "a/../v2", "v2/", "./v2"} {
-		if a := w.raw("admin", http.MethodPut, "/v2/acme/app/manifests/"+target, image, length...); a.status != http.StatusNotFound && a.status != http.StatusBadRequest {
+		if a := w.sendRaw(request{as: "admin", method: http.MethodPut, path: "/v2/acme/app/manifests/" + target, body: image, headers: length}); a.status != http.StatusNotFound &&
+			a.status != http.StatusBadRequest {
 			t.Errorf("PUT %s is answered %d %s", target, a.status, a.body)
 		}
 	}
-	w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(d)+"?tag=", image, "Content-Type", pulp.OCIManifest)
+	w.expectError(
+		manifestPut("/v2/acme/app/manifests/"+string(d)+"?tag=", image, pulp.OCIManifest),
+		http.StatusBadRequest,
+		"TAG_INVALID",
+	)
 	many := "?tag=again"
 	for i := range 100 {
 		many += fmt.Sprintf("&tag=again&tag=t%d", i)
 	}
-	if a := w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(d)+many, image, "Content-Type", pulp.OCIManifest); !strings.Contains(a.body, "A request can set at most 100 tags.") {
+	if a := w.expectError(manifestPut("/v2/acme/app/manifests/"+string(d)+many, image, pulp.OCIManifest), http.StatusBadRequest, "TAG_INVALID"); !strings.Contains(
+		a.body,
+		"A request can set at most 100 tags.",
+	) {
 		t.Errorf("101 tags: %s", a.body)
 	}
 	w.unchanged("acme/app", 1, `"v1"`)
 
 	for _, tag := range []string{"0", "_", "v1.2-3_4", "sha256-" + hex, "sha256-" + hex + ".sig", "sha256-short", "mine.sig", strings.Repeat("x", 128)} {
-		w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/"+tag, image, "Content-Type", pulp.OCIManifest)
-		w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+tag, nil)
+		w.expect(manifestPut("/v2/acme/app/manifests/"+tag, image, pulp.OCIManifest), http.StatusCreated)
+		w.expect(request{path: "/v2/acme/app/manifests/" + tag}, http.StatusOK)
 	}
 }
 
-// told is all that an answer tells, without what differs from one request to the next: times, uploads' ids, and the words given.
-func told(a answer, words ...string) string {
+// told is all that an answer tells, without what differs from one request to the next: times, uploads' ids, and the
+// words given.
+func told(a response, words ...string) string {
 	id := a.header.Get("Docker-Upload-Uuid")
 	h := a.header.Clone()
 	h.Del("Date")
@@ -659,8 +887,9 @@ func told(a answer, words ...string) string {
 	return text
 }
 
-// TestNoOracleOfForeignBlobs asks, in every way that takes a digest, for what a repository holds that the caller may not read, and for what no repository holds: the
-// answers are the same, and the caller's repository has neither afterwards.
+// TestNoOracleOfForeignBlobs asks, in every way that takes a digest, for what a repository holds that the caller may
+// not read, and for what no repository holds: the answers are the same, and the caller's repository has neither
+// afterwards.
 //
 // Hostile input 27.
 func TestNoOracleOfForeignBlobs(t *testing.T) {
@@ -670,63 +899,99 @@ func TestNoOracleOfForeignBlobs(t *testing.T) {
 	w.pushImage("acme/secret", "hidden", "v1")
 	large := w.pushBlob("acme/secret", string(random(50_000, 90)))
 	w.private("acme/secret")
-	manifest := digest.FromString(w.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/acme/secret/manifests/v1", nil).body)
-	config := digest.FromString(w.want(http.StatusOK, "", "carol", http.MethodGet, "/v2/carol/x/manifests/v1", nil).body) // any that is there
+	manifest := digest.FromString(
+		w.expect(request{as: "acme", path: "/v2/acme/secret/manifests/v1"}, http.StatusOK).body,
+	)
+	config := digest.FromString(
+		w.expect(request{as: "carol", path: "/v2/carol/x/manifests/v1"}, http.StatusOK).body,
+	) // any that is there
 	token, _ := w.token("carol", "repository:carol/x:pull,push")
 	wide, _ := w.token("carol", "repository:carol/x:pull,push", "repository:acme/secret:pull")
 	none := digest.FromString("no repository has this")
 	image := func(d digest.Digest) string {
-		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"a/b","digest":%q,"size":1},"layers":[]}`, pulp.OCIManifest, d)
+		return fmt.Sprintf(
+			`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"a/b","digest":%q,"size":1},"layers":[]}`,
+			pulp.OCIManifest,
+			d,
+		)
 	}
 	for _, hidden := range []digest.Digest{digest.FromString("layer hidden"), large, manifest} {
 		for _, who := range []string{"carol", token, wide, ""} {
 			for _, from := range []string{"&from=acme/secret", "", "&from=", "&from=carol/x", "&from=acme/none", "&from=acme%2Fsecret", "&from=../acme/secret", "&from=ACME/secret", "&from=acme/secret&from=carol/x"} {
-				try := func(d digest.Digest) answer {
-					return w.ask(who, http.MethodPost, "/v2/carol/x/blobs/uploads/?mount="+string(d)+from, nil)
+				try := func(d digest.Digest) response {
+					return w.send(
+						request{
+							as:     who,
+							method: http.MethodPost,
+							path:   "/v2/carol/x/blobs/uploads/?mount=" + string(d) + from,
+						},
+					)
 				}
 				there, not := try(hidden), try(none)
-				if told(there, string(hidden)) != told(not, string(none)) || who != "" && there.status != http.StatusAccepted {
+				if told(there, string(hidden)) != told(not, string(none)) ||
+					who != "" && there.status != http.StatusAccepted {
 					t.Errorf("mount%s as %.10q: %s\nand of nothing %s", from, who, told(there), told(not))
 				}
 			}
-			for _, request := range []struct {
+			for _, r := range []struct {
 				method, path string
 				body         func(digest.Digest) any
 			}{
-				{http.MethodHead, "/v2/carol/x/blobs/%s", nil}, {http.MethodGet, "/v2/carol/x/blobs/%s", nil}, {http.MethodDelete, "/v2/carol/x/blobs/%s", nil},
-				{http.MethodHead, "/v2/carol/x/manifests/%s", nil}, {http.MethodGet, "/v2/carol/x/manifests/%s", nil}, {http.MethodDelete, "/v2/carol/x/manifests/%s", nil},
-				{http.MethodGet, "/v2/carol/x/referrers/%s", nil}, {http.MethodGet, "/extensions/v2/carol/x/signatures/%s", nil},
-				{http.MethodPost, "/v2/carol/x/blobs/uploads/?digest=%s", func(digest.Digest) any { return "" }},
-				{http.MethodPut, "/v2/carol/x/manifests/v2", func(d digest.Digest) any { return image(d) }},
+				{method: http.MethodHead, path: "/v2/carol/x/blobs/%s"}, {method: http.MethodGet, path: "/v2/carol/x/blobs/%s"}, {method: http.MethodDelete, path: "/v2/carol/x/blobs/%s"},
+				{method: http.MethodHead, path: "/v2/carol/x/manifests/%s"}, {method: http.MethodGet, path: "/v2/carol/x/manifests/%s"}, {method: http.MethodDelete, path: "/v2/carol/x/manifests/%s"},
+				{method: http.MethodGet, path: "/v2/carol/x/referrers/%s"}, {method: http.MethodGet, path: "/extensions/v2/carol/x/signatures/%s"},
+				{method: http.MethodPost, path: "/v2/carol/x/blobs/uploads/?digest=%s", body: func(digest.Digest) any { return "" }},
+				{method: http.MethodPut, path: "/v2/carol/x/manifests/v2", body: func(d digest.Digest) any { return image(d) }},
 				// The repository itself: as if it were not there.
-				{http.MethodHead, "/v2/acme/secret/blobs/%s", nil}, {http.MethodGet, "/v2/acme/secret/blobs/%s", nil}, {http.MethodDelete, "/v2/acme/secret/blobs/%s", nil},
-				{http.MethodHead, "/v2/acme/secret/manifests/%s", nil}, {http.MethodPost, "/v2/acme/secret/blobs/uploads/?mount=%s&from=carol/x", nil},
+				{method: http.MethodHead, path: "/v2/acme/secret/blobs/%s"}, {method: http.MethodGet, path: "/v2/acme/secret/blobs/%s"}, {method: http.MethodDelete, path: "/v2/acme/secret/blobs/%s"},
+				{method: http.MethodHead, path: "/v2/acme/secret/manifests/%s"}, {method: http.MethodPost, path: "/v2/acme/secret/blobs/uploads/?mount=%s&from=carol/x"},
 			} {
-				try := func(d digest.Digest, name string) answer {
-					path := strings.Replace(request.path, "acme/secret", name, 1)
+				try := func(d digest.Digest, name string) response {
+					path := strings.Replace(r.path, "acme/secret", name, 1)
 					if strings.Contains(path, "%s") {
 						path = fmt.Sprintf(path, d)
 					}
 					var body any
-					if request.body != nil {
-						body = request.body(d)
+					if r.body != nil {
+						body = r.body(d)
 					}
-					return w.ask(who, request.method, path, body, "Content-Type", pulp.OCIManifest, "Range", "bytes=0-0")
+					return w.send(
+						request{
+							as:      who,
+							method:  r.method,
+							path:    path,
+							body:    body,
+							headers: []string{"Content-Type", pulp.OCIManifest, "Range", "bytes=0-0"},
+						},
+					)
 				}
 				there := try(hidden, "acme/secret")
-				for _, not := range []answer{try(none, "acme/secret"), try(hidden, "acme/nowhere")} {
-					if told(there, string(hidden), "acme/secret") != told(not, string(none), string(hidden), "acme/nowhere", "acme/secret") {
-						t.Errorf("%s %s as %.10q: %s\nand of nothing %s", request.method, request.path, who, told(there), told(not))
+				for _, not := range []response{try(none, "acme/secret"), try(hidden, "acme/nowhere")} {
+					if told(
+						there,
+						string(hidden),
+						"acme/secret",
+					) != told(
+						not,
+						string(none),
+						string(hidden),
+						"acme/nowhere",
+						"acme/secret",
+					) {
+						t.Errorf("%s %s as %.10q: %s\nand of nothing %s", r.method, r.path, who, told(there), told(not))
 					}
 				}
-				if there.status < http.StatusBadRequest && !strings.Contains(request.path, "referrers") {
-					t.Errorf("%s %s as %.10q is answered %d", request.method, request.path, who, there.status)
+				if there.status < http.StatusBadRequest && !strings.Contains(r.path, "referrers") {
+					t.Errorf("%s %s as %.10q is answered %d", r.method, r.path, who, there.status)
 				}
 			}
 		}
-		w.want(http.StatusOK, "", "acme", http.MethodGet, "/v2/acme/secret/manifests/"+string(manifest), nil)
+		w.expect(request{as: "acme", path: "/v2/acme/secret/manifests/" + string(manifest)}, http.StatusOK)
 	}
-	w.want(http.StatusOK, "", "acme", http.MethodHead, "/v2/acme/secret/blobs/"+string(large), nil)
-	w.want(http.StatusOK, "", "carol", http.MethodGet, "/v2/carol/x/manifests/"+string(config), nil)
+	w.expect(
+		request{as: "acme", method: http.MethodHead, path: "/v2/acme/secret/blobs/" + string(large)},
+		http.StatusOK,
+	)
+	w.expect(request{as: "carol", path: "/v2/carol/x/manifests/" + string(config)}, http.StatusOK)
 	w.unchanged("carol/x", 1, `"v1"`)
 }

@@ -27,14 +27,16 @@ func TestManifests(t *testing.T) {
 	w := newWorld(t)
 	m := w.imageOf("acme/app", "one")
 	d := string(digest.FromString(m))
-	put := w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/v1", m, "Content-Type", pulp.OCIManifest)
-	if put.header.Get("Location") != "/v2/acme/app/manifests/"+d || put.header.Get("Docker-Content-Digest") != d || put.body != "" {
+	put := w.expect(manifestPut("/v2/acme/app/manifests/v1", m, pulp.OCIManifest), http.StatusCreated)
+	if put.header.Get("Location") != "/v2/acme/app/manifests/"+d || put.header.Get("Docker-Content-Digest") != d ||
+		put.body != "" {
 		t.Errorf("PUT answers %+v", put)
 	}
 	for _, reference := range []string{"v1", d} {
 		for _, method := range []string{http.MethodGet, http.MethodHead} {
-			a := w.want(http.StatusOK, "", "", method, "/v2/acme/app/manifests/"+reference, nil)
-			if a.header.Get("Content-Type") != pulp.OCIManifest || a.header.Get("Docker-Content-Digest") != d || a.header.Get("Content-Length") != fmt.Sprint(len(m)) {
+			a := w.expect(request{method: method, path: "/v2/acme/app/manifests/" + reference}, http.StatusOK)
+			if a.header.Get("Content-Type") != pulp.OCIManifest || a.header.Get("Docker-Content-Digest") != d ||
+				a.header.Get("Content-Length") != fmt.Sprint(len(m)) {
 				t.Errorf("%s %s answers %v", method, reference, a.header)
 			}
 			if method == http.MethodGet && a.body != m {
@@ -49,53 +51,83 @@ func TestManifests(t *testing.T) {
 	}
 	for header, status := range accept {
 		headers := []string{"Accept", header}
-		if a := w.ask("", http.MethodGet, "/v2/acme/app/manifests/v1", nil, headers...); a.status != status {
+		if a := w.send(request{path: "/v2/acme/app/manifests/v1", headers: headers}); a.status != status {
 			t.Errorf("Accept %q: %d, want %d", header, a.status, status)
 		}
-		w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+d, nil, headers...)
+		w.expect(request{path: "/v2/acme/app/manifests/" + d, headers: headers}, http.StatusOK)
 	}
-	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/manifests/v1", nil)
-	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
-	w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+d, nil)
-	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+d, nil)
-	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+d, nil)
+	w.expect(request{as: "admin", method: http.MethodDelete, path: "/v2/acme/app/manifests/v1"}, http.StatusAccepted)
+	w.expectError(request{path: "/v2/acme/app/manifests/v1"}, http.StatusNotFound, "MANIFEST_UNKNOWN")
+	w.expect(request{path: "/v2/acme/app/manifests/" + d}, http.StatusOK)
+	w.expect(request{as: "admin", method: http.MethodDelete, path: "/v2/acme/app/manifests/" + d}, http.StatusAccepted)
+	w.expectError(
+		request{as: "admin", method: http.MethodDelete, path: "/v2/acme/app/manifests/" + d},
+		http.StatusNotFound,
+		"MANIFEST_UNKNOWN",
+	)
 }
 
-// TestUnacceptedManifest proves that the answer to a tag whose manifest the Accept header excludes names the header and the manifest's media type, that
-// repeated headers count together, and that the digest is served to every client.
+// TestUnacceptedManifest proves that the answer to a tag whose manifest the Accept header excludes names the header
+// and the manifest's media type, that repeated headers count together, and that the digest is served to every client.
 func TestUnacceptedManifest(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	d := w.pushImage("acme/app", "one", "v1")
-	got := w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/v1", nil, "Accept", pulp.DockerManifest)
+	got := w.expectError(
+		request{path: "/v2/acme/app/manifests/v1", headers: []string{"Accept", pulp.DockerManifest}},
+		http.StatusNotFound,
+		"MANIFEST_UNKNOWN",
+	)
 	if !strings.Contains(got.body, "Accept header") || !strings.Contains(got.body, pulp.OCIManifest) {
 		t.Errorf("the answer does not name the cause: %s", got.body)
 	}
-	if got := w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/v2", nil, "Accept", pulp.DockerManifest); strings.Contains(got.body, "Accept") {
+	if got := w.expectError(request{path: "/v2/acme/app/manifests/v2", headers: []string{"Accept", pulp.DockerManifest}}, http.StatusNotFound, "MANIFEST_UNKNOWN"); strings.Contains(
+		got.body,
+		"Accept",
+	) {
 		t.Errorf("the answer to an absent tag blames the Accept header: %s", got.body)
 	}
-	w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+string(d), nil, "Accept", pulp.DockerManifest)
-	if got := w.raw("", http.MethodGet, "/v2/acme/app/manifests/v1", "", "Accept", pulp.DockerManifest, "Accept", pulp.OCIManifest); got.status != http.StatusOK {
+	w.expect(
+		request{path: "/v2/acme/app/manifests/" + string(d), headers: []string{"Accept", pulp.DockerManifest}},
+		http.StatusOK,
+	)
+	if got := w.sendRaw(request{path: "/v2/acme/app/manifests/v1", headers: []string{"Accept", pulp.DockerManifest, "Accept", pulp.OCIManifest}}); got.status != http.StatusOK {
 		t.Errorf("two Accept headers: %d", got.status)
 	}
 }
 
-// TestDeleteListedManifest proves that DELETE by digest answers 202, removes the tags of an image and goes on serving it while an index names it.
+// TestDeleteListedManifest proves that DELETE by digest answers 202, removes the tags of an image and goes on serving
+// it while an index names it.
 func TestDeleteListedManifest(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	d := string(w.pushImage("acme/app", "one", "v1"))
-	list := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":1}]}`, pulp.OCIIndex, pulp.OCIManifest, d)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/multi", list, "Content-Type", pulp.OCIIndex)
+	list := fmt.Sprintf(
+		`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":1}]}`,
+		pulp.OCIIndex,
+		pulp.OCIManifest,
+		d,
+	)
+	w.expect(manifestPut("/v2/acme/app/manifests/multi", list, pulp.OCIIndex), http.StatusCreated)
 	for range 2 {
-		w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+d, nil)
-		w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+d, nil)
-		if got := w.ask("", http.MethodGet, "/v2/acme/app/tags/list", nil); got.body != `{"name":"acme/app","tags":["multi"]}` {
+		w.expect(
+			request{as: "admin", method: http.MethodDelete, path: "/v2/acme/app/manifests/" + d},
+			http.StatusAccepted,
+		)
+		w.expect(request{path: "/v2/acme/app/manifests/" + d}, http.StatusOK)
+		if got := w.send(request{path: "/v2/acme/app/tags/list"}); got.body != `{"name":"acme/app","tags":["multi"]}` {
 			t.Errorf("tags: %s", got.body)
 		}
 	}
-	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/manifests/"+string(digest.FromString(list)), nil)
-	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/"+d, nil)
+	w.expect(
+		request{
+			as:     "admin",
+			method: http.MethodDelete,
+			path:   "/v2/acme/app/manifests/" + string(digest.FromString(list)),
+		},
+		http.StatusAccepted,
+	)
+	w.expectError(request{path: "/v2/acme/app/manifests/" + d}, http.StatusNotFound, "MANIFEST_UNKNOWN")
 }
 
 // TestBadManifests puts manifests that are refused. Hostile inputs 18, 20 and 26.
@@ -110,30 +142,61 @@ func TestBadManifests(t *testing.T) {
 		status                  int
 		code                    string
 	}{
-		"another digest":               {string(digest.FromString("other")), m, "", http.StatusBadRequest, "DIGEST_INVALID"},
-		"a digest of an unknown kind":  {"md5:d41d8cd98f00b204e9800998ecf8427e", m, "", http.StatusBadRequest, "DIGEST_INVALID"},
-		"no JSON":                      {"v1", "{", "", http.StatusBadRequest, "MANIFEST_INVALID"},
-		"nothing":                      {"v1", "", "", http.StatusBadRequest, "MANIFEST_INVALID"},
-		"another Content-Type":         {"v1", m, pulp.DockerManifest, http.StatusBadRequest, "MANIFEST_INVALID"},
-		"blobs of another repository":  {"v1", other, "", http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN"},
-		"a tag that begins with a dot": {".v1", m, "", http.StatusBadRequest, "TAG_INVALID"},
-		"a tag that is too long":       {long, m, "", http.StatusBadRequest, "TAG_INVALID"},
-		"a tag with a tilde":           {"-bad~tag", m, "", http.StatusBadRequest, "TAG_INVALID"},
-		"a tag with a line break":      {"a%0ab", m, "", http.StatusBadRequest, "TAG_INVALID"},
-		"more than 4 MiB":              {"v1", m + strings.Repeat(" ", pulp.MaxManifestSize), "", http.StatusRequestEntityTooLarge, "MANIFEST_INVALID"},
+		"another digest": {
+			path:   string(digest.FromString("other")),
+			body:   m,
+			status: http.StatusBadRequest,
+			code:   "DIGEST_INVALID",
+		},
+		"a digest of an unknown kind": {
+			path:   "md5:d41d8cd98f00b204e9800998ecf8427e",
+			body:   m,
+			status: http.StatusBadRequest,
+			code:   "DIGEST_INVALID",
+		},
+		"no JSON": {
+			path:   "v1",
+			body:   "{",
+			status: http.StatusBadRequest,
+			code:   "MANIFEST_INVALID",
+		},
+		"nothing": {path: "v1", status: http.StatusBadRequest, code: "MANIFEST_INVALID"},
+		"another Content-Type": {
+			path:        "v1",
+			body:        m,
+			contentType: pulp.DockerManifest,
+			status:      http.StatusBadRequest,
+			code:        "MANIFEST_INVALID",
+		},
+		"blobs of another repository": {
+			path:   "v1",
+			body:   other,
+			status: http.StatusBadRequest,
+			code:   "MANIFEST_BLOB_UNKNOWN",
+		},
+		"a tag that begins with a dot": {path: ".v1", body: m, status: http.StatusBadRequest, code: "TAG_INVALID"},
+		"a tag that is too long":       {path: long, body: m, status: http.StatusBadRequest, code: "TAG_INVALID"},
+		"a tag with a tilde":           {path: "-bad~tag", body: m, status: http.StatusBadRequest, code: "TAG_INVALID"},
+		"a tag with a line break":      {path: "a%0ab", body: m, status: http.StatusBadRequest, code: "TAG_INVALID"},
+		"more than 4 MiB": {
+			path:   "v1",
+			body:   m + strings.Repeat(" ", pulp.MaxManifestSize),
+			status: http.StatusRequestEntityTooLarge,
+			code:   "MANIFEST_INVALID",
+		},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			w.want(tt.status, tt.code, "admin", http.MethodPut, "/v2/acme/app/manifests/"+tt.path, tt.body, "Content-Type", tt.contentType)
+			w.expectError(manifestPut("/v2/acme/app/manifests/"+tt.path, tt.body, tt.contentType), tt.status, tt.code)
 		})
 	}
-	if a := w.ask("admin", http.MethodPut, "/v2/acme/app/manifests/v1", io.LimitReader(endless{}, 64<<20)); a.status != http.StatusRequestEntityTooLarge {
+	if a := w.send(request{as: "admin", method: http.MethodPut, path: "/v2/acme/app/manifests/v1", body: io.LimitReader(endless{}, 64<<20)}); a.status != http.StatusRequestEntityTooLarge {
 		t.Errorf("a stream without end is answered %d", a.status)
 	}
-	if a := w.ask("", http.MethodGet, "/v2/acme/app/tags/list", nil); a.body != `{"name":"acme/app","tags":[]}` {
+	if a := w.send(request{path: "/v2/acme/app/tags/list"}); a.body != `{"name":"acme/app","tags":[]}` {
 		t.Errorf("something was stored: %s", a.body)
 	}
-	w.want(http.StatusNotFound, "NAME_UNKNOWN", "admin", http.MethodPut, "/v2/acme/new/manifests/v1", m, "Content-Type", pulp.OCIManifest)
+	w.expectError(manifestPut("/v2/acme/new/manifests/v1", m, pulp.OCIManifest), http.StatusNotFound, "NAME_UNKNOWN")
 }
 
 type endless struct{}
@@ -148,18 +211,31 @@ func TestIndexes(t *testing.T) {
 		for _, d := range children {
 			list = append(list, fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":1}`, pulp.OCIManifest, d))
 		}
-		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, pulp.OCIIndex, strings.Join(list, ","))
+		return fmt.Sprintf(
+			`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`,
+			pulp.OCIIndex,
+			strings.Join(list, ","),
+		)
 	}
 	for required, status := range map[bool]int{false: http.StatusCreated, true: http.StatusBadRequest} {
 		w := newWorld(t, func(o *proxy.Options) { o.RequireIndexChildren = required })
 		a, b := w.pushImage("acme/app", "amd64", ""), w.pushImage("acme/app", "arm64", "")
-		w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/multi", index(a, b), "Content-Type", pulp.OCIIndex)
-		w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+string(b), nil)
-		if got := w.ask("admin", http.MethodPut, "/v2/acme/app/manifests/sparse", index(a, digest.FromString("absent"))); got.status != status {
+		w.expect(
+			request{
+				as:      "admin",
+				method:  http.MethodPut,
+				path:    "/v2/acme/app/manifests/multi",
+				body:    index(a, b),
+				headers: []string{"Content-Type", pulp.OCIIndex},
+			},
+			http.StatusCreated,
+		)
+		w.expect(request{path: "/v2/acme/app/manifests/" + string(b)}, http.StatusOK)
+		if got := w.send(request{as: "admin", method: http.MethodPut, path: "/v2/acme/app/manifests/sparse", body: index(a, digest.FromString("absent"))}); got.status != status {
 			t.Errorf("a sparse index, children required %v: %d, want %d (D11)", required, got.status, status)
 		}
 		// A list may be the first thing that comes to a name.
-		w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/lists/manifests/empty", index(), "Content-Type", pulp.OCIIndex)
+		w.expect(manifestPut("/v2/acme/lists/manifests/empty", index(), pulp.OCIIndex), http.StatusCreated)
 	}
 }
 
@@ -169,21 +245,25 @@ func TestTagParameters(t *testing.T) {
 	m := w.imageOf("acme/app", "one")
 	d := digest.SHA512.FromString(m)
 	path := "/v2/acme/app/manifests/" + string(d)
-	a := w.want(http.StatusCreated, "", "admin", http.MethodPut, path+"?tag=a&tag=b&tag=a", m, "Content-Type", pulp.OCIManifest)
+	a := w.expect(manifestPut(path+"?tag=a&tag=b&tag=a", m, pulp.OCIManifest), http.StatusCreated)
 	if a.header.Get("Docker-Content-Digest") != string(d) || len(a.header.Values("OCI-Tag")) == 0 {
 		t.Errorf("PUT answers %v", a.header)
 	}
 	for _, tag := range []string{"a", "b"} {
-		if got := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/"+tag, nil); got.header.Get("Docker-Content-Digest") != string(d) {
+		if got := w.expect(request{path: "/v2/acme/app/manifests/" + tag}, http.StatusOK); got.header.Get(
+			"Docker-Content-Digest",
+		) != string(
+			d,
+		) {
 			t.Errorf("%s is %s", tag, got.header.Get("Docker-Content-Digest"))
 		}
 	}
-	w.want(http.StatusBadRequest, "TAG_INVALID", "admin", http.MethodPut, path+"?tag=.x", m, "Content-Type", pulp.OCIManifest)
-	a = w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/c?tag=d", m, "Content-Type", pulp.OCIManifest)
+	w.expectError(manifestPut(path+"?tag=.x", m, pulp.OCIManifest), http.StatusBadRequest, "TAG_INVALID")
+	a = w.expect(manifestPut("/v2/acme/app/manifests/c?tag=d", m, pulp.OCIManifest), http.StatusCreated)
 	if a.header.Get("OCI-Tag") != "" { // a PUT by tag takes no others
 		t.Errorf("PUT by tag answers %v", a.header)
 	}
-	w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/d", nil)
+	w.expectError(request{path: "/v2/acme/app/manifests/d"}, http.StatusNotFound, "MANIFEST_UNKNOWN")
 }
 
 func TestReferrers(t *testing.T) {
@@ -193,16 +273,27 @@ func TestReferrers(t *testing.T) {
 	empty := w.pushBlob("acme/app", "{}")
 	var want []string
 	for i, kind := range []string{"a/sbom", "a/sbom", "b/signature"} {
-		m := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"artifactType":%q,"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],`+
-			`"subject":{"mediaType":%q,"digest":%q,"size":1},"annotations":{"n":"%d"}}`, pulp.OCIManifest, kind, empty, pulp.OCIManifest, subject, i)
-		a := w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(digest.FromString(m)), m, "Content-Type", pulp.OCIManifest)
+		m := fmt.Sprintf(
+			`{"schemaVersion":2,"mediaType":%q,"artifactType":%q,"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],`+
+				`"subject":{"mediaType":%q,"digest":%q,"size":1},"annotations":{"n":"%d"}}`,
+			pulp.OCIManifest,
+			kind,
+			empty,
+			pulp.OCIManifest,
+			subject,
+			i,
+		)
+		a := w.expect(
+			manifestPut("/v2/acme/app/manifests/"+string(digest.FromString(m)), m, pulp.OCIManifest),
+			http.StatusCreated,
+		)
 		if a.header.Get("OCI-Subject") != string(subject) {
 			t.Errorf("PUT answers %v", a.header)
 		}
 		want = append(want, string(digest.FromString(m)))
 	}
-	list := func(query string) (found []string, a answer) {
-		a = w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/referrers/"+query, nil)
+	list := func(query string) (found []string, a response) {
+		a = w.expect(request{path: "/v2/acme/app/referrers/" + query}, http.StatusOK)
 		var body struct {
 			MediaType string
 			Manifests []struct {
@@ -210,7 +301,9 @@ func TestReferrers(t *testing.T) {
 				Annotations          map[string]string
 			}
 		}
-		if err := json.Unmarshal([]byte(a.body), &body); err != nil || body.MediaType != pulp.OCIIndex || a.header.Get("Content-Type") != pulp.OCIIndex || body.Manifests == nil {
+		if err := json.Unmarshal([]byte(a.body), &body); err != nil || body.MediaType != pulp.OCIIndex ||
+			a.header.Get("Content-Type") != pulp.OCIIndex ||
+			body.Manifests == nil {
 			t.Errorf("referrers: %s, %v", a.body, err)
 		}
 		for _, m := range body.Manifests {
@@ -226,13 +319,17 @@ func TestReferrers(t *testing.T) {
 	if got, a := list(string(subject)); !slices.Equal(got, all) || a.header.Get("OCI-Filters-Applied") != "" {
 		t.Errorf("referrers %v, want %v", got, all)
 	}
-	if got, a := list(string(subject) + "?artifactType=" + url.QueryEscape("b/signature")); !slices.Equal(got, want[2:]) || a.header.Get("OCI-Filters-Applied") != "artifactType" {
+	if got, a := list(string(subject) + "?artifactType=" + url.QueryEscape("b/signature")); !slices.Equal(
+		got,
+		want[2:],
+	) ||
+		a.header.Get("OCI-Filters-Applied") != "artifactType" {
 		t.Errorf("filtered %v, want %v", got, want[2:])
 	}
 	if got, _ := list(string(digest.FromString("nobody"))); len(got) != 0 {
 		t.Errorf("referrers of nothing: %v", got)
 	}
-	w.want(http.StatusBadRequest, "DIGEST_INVALID", "", http.MethodGet, "/v2/acme/app/referrers/latest", nil)
+	w.expectError(request{path: "/v2/acme/app/referrers/latest"}, http.StatusBadRequest, "DIGEST_INVALID")
 }
 
 // Annotations may be large, and anybody who may push makes as many referrers as they like: they come in pages.
@@ -243,14 +340,25 @@ func TestReferrersInPages(t *testing.T) {
 	empty := w.pushBlob("acme/app", "{}")
 	var want, got []string
 	for i := range 5 {
-		m := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"artifactType":"a/sbom+x","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],`+
-			`"subject":{"mediaType":%q,"digest":%q,"size":1},"annotations":{"n":"%d%s"}}`, pulp.OCIManifest, empty, pulp.OCIManifest, subject, i, strings.Repeat("x", 400_000))
-		w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/"+string(digest.FromString(m)), m, "Content-Type", pulp.OCIManifest)
+		m := fmt.Sprintf(
+			`{"schemaVersion":2,"mediaType":%q,"artifactType":"a/sbom+x","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],`+
+				`"subject":{"mediaType":%q,"digest":%q,"size":1},"annotations":{"n":"%d%s"}}`,
+			pulp.OCIManifest,
+			empty,
+			pulp.OCIManifest,
+			subject,
+			i,
+			strings.Repeat("x", 400_000),
+		)
+		w.expect(
+			manifestPut("/v2/acme/app/manifests/"+string(digest.FromString(m)), m, pulp.OCIManifest),
+			http.StatusCreated,
+		)
 		want = append(want, fmt.Sprintf("%s %d", digest.FromString(m), len(m)))
 	}
 	pages := 0
 	for path := "/v2/acme/app/referrers/" + string(subject) + "?artifactType=a%2Fsbom%2Bx"; path != ""; pages++ {
-		a := w.want(http.StatusOK, "", "", http.MethodGet, path, nil)
+		a := w.expect(request{path: path}, http.StatusOK)
 		var body struct {
 			Manifests []struct {
 				Digest string
@@ -283,30 +391,66 @@ func TestLists(t *testing.T) {
 	w.private("carol")
 	const link = "<https://registry.example:8443"
 	tests := map[string]struct{ who, path, body, link string }{
-		"all tags":            {"", "/v2/acme/app/tags/list", `{"name":"acme/app","tags":["1.0","a","b","c","latest"]}`, ""},
-		"two tags":            {"", "/v2/acme/app/tags/list?n=2", `{"name":"acme/app","tags":["1.0","a"]}`, link + `/v2/acme/app/tags/list?n=2&last=a>; rel="next"`},
-		"the next two":        {"", "/v2/acme/app/tags/list?n=2&last=a", `{"name":"acme/app","tags":["b","c"]}`, link + `/v2/acme/app/tags/list?n=2&last=c>; rel="next"`},
-		"the last":            {"", "/v2/acme/app/tags/list?n=2&last=c", `{"name":"acme/app","tags":["latest"]}`, ""},
-		"behind the last":     {"", "/v2/acme/app/tags/list?last=zzz", `{"name":"acme/app","tags":[]}`, ""},
-		"none":                {"", "/v2/acme/app/tags/list?n=0", `{"name":"acme/app","tags":[]}`, ""},
-		"less than none":      {"", "/v2/acme/app/tags/list?n=-5", `{"name":"acme/app","tags":[]}`, ""},
-		"no number":           {"", "/v2/acme/app/tags/list?n=abc", `{"name":"acme/app","tags":["1.0","a","b","c","latest"]}`, ""},
-		"the catalog":         {"admin", "/v2/_catalog", `{"repositories":["acme/app","acme/secret","bob/app","carol"]}`, ""},
-		"a page of it":        {"admin", "/v2/_catalog?n=1", `{"repositories":["acme/app"]}`, link + `/v2/_catalog?n=1&last=acme%2Fapp>; rel="next"`},
-		"what others see":     {"carol", "/v2/_catalog", `{"repositories":["acme/app","bob/app","carol"]}`, ""},
-		"what its owner sees": {"acme", "/v2/_catalog", `{"repositories":["acme/app","acme/secret","bob/app"]}`, ""},
+		"all tags": {
+			path: "/v2/acme/app/tags/list",
+			body: `{"name":"acme/app","tags":["1.0","a","b","c","latest"]}`,
+		},
+		"two tags": {
+			path: "/v2/acme/app/tags/list?n=2",
+			body: `{"name":"acme/app","tags":["1.0","a"]}`,
+			link: link + `/v2/acme/app/tags/list?n=2&last=a>; rel="next"`,
+		},
+		"the next two": {
+			path: "/v2/acme/app/tags/list?n=2&last=a",
+			body: `{"name":"acme/app","tags":["b","c"]}`,
+			link: link + `/v2/acme/app/tags/list?n=2&last=c>; rel="next"`,
+		},
+		"the last": {
+			path: "/v2/acme/app/tags/list?n=2&last=c",
+			body: `{"name":"acme/app","tags":["latest"]}`,
+		},
+		"behind the last": {path: "/v2/acme/app/tags/list?last=zzz", body: `{"name":"acme/app","tags":[]}`},
+		"none":            {path: "/v2/acme/app/tags/list?n=0", body: `{"name":"acme/app","tags":[]}`},
+		"less than none":  {path: "/v2/acme/app/tags/list?n=-5", body: `{"name":"acme/app","tags":[]}`},
+		"no number": {
+			path: "/v2/acme/app/tags/list?n=abc",
+			body: `{"name":"acme/app","tags":["1.0","a","b","c","latest"]}`,
+		},
+		"the catalog": {
+			who:  "admin",
+			path: "/v2/_catalog",
+			body: `{"repositories":["acme/app","acme/secret","bob/app","carol"]}`,
+		},
+		"a page of it": {
+			who:  "admin",
+			path: "/v2/_catalog?n=1",
+			body: `{"repositories":["acme/app"]}`,
+			link: link + `/v2/_catalog?n=1&last=acme%2Fapp>; rel="next"`,
+		},
+		"what others see": {
+			who:  "carol",
+			path: "/v2/_catalog",
+			body: `{"repositories":["acme/app","bob/app","carol"]}`,
+		},
+		"what its owner sees": {
+			who:  "acme",
+			path: "/v2/_catalog",
+			body: `{"repositories":["acme/app","acme/secret","bob/app"]}`,
+		},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if a := w.want(http.StatusOK, "", tt.who, http.MethodGet, tt.path, nil); a.body != tt.body || a.header.Get("Link") != tt.link {
+			if a := w.expect(request{as: tt.who, path: tt.path}, http.StatusOK); a.body != tt.body ||
+				a.header.Get("Link") != tt.link {
 				t.Errorf("%s\n%s\nwant %s\n%s", a.body, a.header.Get("Link"), tt.body, tt.link)
 			}
 		})
 	}
 }
 
-// TestGoContainerRegistryAsClient pushes, lists, pulls and deletes with somebody else's client, which gets its tokens itself.
+// TestGoContainerRegistryAsClient pushes, lists, pulls and deletes with somebody else's client, which gets its tokens
+// itself.
 func TestGoContainerRegistryAsClient(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -12,8 +12,9 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 )
 
-// TestOtherOriginsChangeNothing proves that every registered method of the registry that may change something refuses a browser which acts for a page of another
-// origin, before it looks at credentials, in the shape of its other errors; and that clients which are no browsers, and pages of public_url, pass.
+// TestOtherOriginsChangeNothing proves that every registered method of the registry that may change something refuses
+// a browser which acts for a page of another origin, before it looks at credentials, in the shape of its other
+// errors; and that clients which are no browsers, and pages of public_url, pass.
 func TestOtherOriginsChangeNothing(t *testing.T) {
 	t.Parallel()
 	digest := "sha256:" + strings.Repeat("0", 64)
@@ -22,7 +23,13 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 		routeUpload: "/v2/acme/app/blobs/uploads/x", routeBlob: "/v2/acme/app/blobs/" + digest, routeManifest: "/v2/acme/app/manifests/v1",
 		routeReferrers: "/v2/acme/app/referrers/" + digest, routeSignatures: "/extensions/v2/acme/app/signatures/" + digest,
 	}
-	registry := New(Options{PublicURL: &url.URL{Scheme: "https", Host: "registry.example:8443"}, Log: slog.New(slog.DiscardHandler), Auth: auth.New(nil)})
+	registry := New(
+		Options{
+			PublicURL: &url.URL{Scheme: "https", Host: "registry.example:8443"},
+			Log:       slog.New(slog.DiscardHandler),
+			Auth:      auth.New(nil),
+		},
+	)
 	// Credentials of no kind that the registry knows: it needs no store to answer 401.
 	ask := func(method, path string, headers map[string]string) *httptest.ResponseRecorder {
 		r := httptest.NewRequestWithContext(t.Context(), method, "http://proxied.internal"+path, nil)

@@ -27,7 +27,8 @@ func (w *world) beside() *world {
 	return &other
 }
 
-// begun is a storage that says when an upload that was taken up again begins to read a body: it is open for writing then.
+// begun is a storage that says when an upload that was taken up again begins to read a body: it is open for writing
+// then.
 type begun struct {
 	storage.Storage
 	once  sync.Once
@@ -61,7 +62,8 @@ func (s *signalling) Read(p []byte) (int, error) {
 	return s.Reader.Read(p)
 }
 
-// A chunk that stalls at one process, while another process ends the upload, changes nothing of the stored blob when it goes on.
+// A chunk that stalls at one process, while another process ends the upload, changes nothing of the stored blob when
+// it goes on.
 func TestStalledChunkChangesNoBlob(t *testing.T) {
 	t.Parallel()
 	files := &begun{reads: make(chan struct{})}
@@ -73,12 +75,15 @@ func TestStalledChunkChangesNoBlob(t *testing.T) {
 	b := random(200_000, 90)
 	d := digest.FromBytes(b)
 	at := one.start("acme/app")
-	one.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[:100_000])
+	one.expect(request{as: "admin", method: http.MethodPatch, path: at, body: b[:100_000]}, http.StatusAccepted)
 	body, feed := io.Pipe()
-	stalled := make(chan answer, 1)
-	go func() { stalled <- two.ask("admin", http.MethodPatch, at, body) }()
+	stalled := make(chan response, 1)
+	go func() { stalled <- two.send(request{as: "admin", method: http.MethodPatch, path: at, body: body}) }()
 	<-files.reads
-	one.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), b[100_000:])
+	one.expect(
+		request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d), body: b[100_000:]},
+		http.StatusCreated,
+	)
 	one.wantBlob("acme/app", d, b)
 	if _, err := feed.Write(bytes.Repeat([]byte("overwritten"), 50_000)); err != nil {
 		t.Fatal(err)
@@ -101,7 +106,7 @@ func TestStalledChunkBeforeAnUpstream(t *testing.T) {
 	b := random(200_000, 91)
 	d := digest.FromBytes(b)
 	at := one.start("acme/app")
-	one.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[:100_000])
+	one.expect(request{as: "admin", method: http.MethodPatch, path: at, body: b[:100_000]}, http.StatusAccepted)
 	target, err := one.store.Catalog.PushTarget(t.Context(), "acme/app", pulp.ContainerPush)
 	if err != nil {
 		t.Fatal(err)
@@ -111,15 +116,23 @@ func TestStalledChunkBeforeAnUpstream(t *testing.T) {
 		return err == nil && row.Claimed
 	}
 	body, feed := io.Pipe()
-	stalled := make(chan answer, 1)
-	go func() { stalled <- two.ask("admin", http.MethodPatch, at, body) }()
+	stalled := make(chan response, 1)
+	go func() { stalled <- two.send(request{as: "admin", method: http.MethodPatch, path: at, body: body}) }()
 	for deadline := time.Now().Add(time.Minute); !claimed(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the second process does not claim the upload")
 		}
 	}
-	one.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodPut, at+"?digest="+string(digest.FromBytes(b[:100_000])), nil)
-	one.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodPatch, at, b[100_000:])
+	one.expectError(
+		request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(digest.FromBytes(b[:100_000]))},
+		http.StatusNotFound,
+		"BLOB_UPLOAD_UNKNOWN",
+	)
+	one.expectError(
+		request{as: "admin", method: http.MethodPatch, path: at, body: b[100_000:]},
+		http.StatusNotFound,
+		"BLOB_UPLOAD_UNKNOWN",
+	)
 	if _, err := feed.Write(b[100_000:]); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +142,7 @@ func TestStalledChunkBeforeAnUpstream(t *testing.T) {
 	if a := <-stalled; a.status != http.StatusAccepted {
 		t.Fatalf("the chunk is answered %d %s", a.status, a.body)
 	}
-	one.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+	one.expect(request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d)}, http.StatusCreated)
 	two.wantBlob("acme/app", d, b)
 }
 
@@ -141,12 +154,20 @@ func TestClaimOfAFailedRequestEnds(t *testing.T) {
 	content := random(100_000, 92)
 	d := digest.FromBytes(content)
 	at := one.start("acme/app")
-	one.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, content[:50_000])
+	one.expect(request{as: "admin", method: http.MethodPatch, path: at, body: content[:50_000]}, http.StatusAccepted)
 	b.away.Store(true)
-	two.want(http.StatusServiceUnavailable, "UNAVAILABLE", "admin", http.MethodPatch, at, content[50_000:])
-	two.want(http.StatusServiceUnavailable, "UNAVAILABLE", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+	two.expectError(
+		request{as: "admin", method: http.MethodPatch, path: at, body: content[50_000:]},
+		http.StatusServiceUnavailable,
+		"UNAVAILABLE",
+	)
+	two.expectError(
+		request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d)},
+		http.StatusServiceUnavailable,
+		"UNAVAILABLE",
+	)
 	b.away.Store(false)
-	one.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, content[50_000:])
-	two.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+	one.expect(request{as: "admin", method: http.MethodPatch, path: at, body: content[50_000:]}, http.StatusAccepted)
+	two.expect(request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d)}, http.StatusCreated)
 	one.wantBlob("acme/app", d, content)
 }

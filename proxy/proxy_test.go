@@ -67,7 +67,10 @@ func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 		}
 	}
 	root := t.TempDir()
-	files, err := embedded.New(t.Context(), embedded.Options{Driver: "filesystem", Parameters: map[string]any{"rootdirectory": root}})
+	files, err := embedded.New(
+		t.Context(),
+		embedded.Options{Driver: "filesystem", Parameters: map[string]any{"rootdirectory": root}},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +84,10 @@ func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 	}
 	w := &world{t: t, store: s, storage: files, root: root, options: proxy.Options{
 		Store: s, Auth: auth.New(s.Accounts), Tokens: tokens, Storage: files, Log: slog.New(slog.DiscardHandler),
-		PublicURL: &url.URL{Scheme: "https", Host: publicHost}, PushType: pulp.ContainerPush, AnonymousPull: auth.AnonymousPullOn, InlineLimit: 16 << 10,
+		PublicURL: &url.URL{
+			Scheme: "https",
+			Host:   publicHost,
+		}, PushType: pulp.ContainerPush, AnonymousPull: auth.AnonymousPullOn, InlineLimit: 16 << 10,
 	}}
 	for _, edit := range edits {
 		edit(&w.options)
@@ -99,51 +105,74 @@ func (w *world) restart() {
 	w.t.Cleanup(w.server.Close)
 }
 
-// answer is what the registry said.
-type answer struct {
+// request is a request to the registry.
+type request struct {
+	as      string   // a user, whose password is "secret", or an Authorization header; "" for an anonymous request
+	method  string   // default GET
+	path    string   // with the query
+	body    any      // nil, a string, a []byte or an io.Reader
+	headers []string // names and values, alternating
+}
+
+// manifestPut returns the request by which admin pushes a manifest.
+func manifestPut(path string, manifest any, mediaType string) request {
+	return request{
+		as: "admin", method: http.MethodPut, path: path, body: manifest, headers: []string{"Content-Type", mediaType},
+	}
+}
+
+// response is a response of the registry.
+type response struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// code returns the code of an answer's error.
-func (a answer) code() string {
+// code returns the code of the error in a response, or "" if it is not an error.
+func (r response) code() string {
 	var body struct {
 		Errors []struct{ Code string }
 	}
-	if json.Unmarshal([]byte(a.body), &body) != nil || len(body.Errors) == 0 {
+	if json.Unmarshal([]byte(r.body), &body) != nil || len(body.Errors) == 0 {
 		return ""
 	}
 	return body.Errors[0].Code
 }
 
-// ask sends a request. who is a user's name, "" for nobody, or a whole Authorization header. Headers come in pairs.
-func (w *world) ask(who, method, path string, body any, headers ...string) answer {
+// build returns the request for http.Client.
+func (r request) build(w *world) *http.Request {
 	w.t.Helper()
-	var reader io.Reader
-	switch b := body.(type) {
+	var body io.Reader
+	switch b := r.body.(type) {
 	case nil:
 	case string:
-		reader = strings.NewReader(b)
+		body = strings.NewReader(b)
 	case []byte:
-		reader = bytes.NewReader(b)
+		body = bytes.NewReader(b)
 	case io.Reader:
-		reader = b
+		body = b
 	}
-	r, err := http.NewRequestWithContext(w.t.Context(), method, w.server.URL+path, reader)
+	built, err := http.NewRequestWithContext(w.t.Context(), r.method, w.server.URL+r.path, body)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	switch {
-	case strings.Contains(who, " "):
-		r.Header.Set("Authorization", who)
-	case who != "":
-		r.SetBasicAuth(who, "secret")
+	case strings.Contains(r.as, " "):
+		built.Header.Set("Authorization", r.as)
+	case r.as != "":
+		built.SetBasicAuth(r.as, "secret")
 	}
-	for i := 0; i+1 < len(headers); i += 2 {
-		r.Header.Set(headers[i], headers[i+1])
+	for i := 0; i+1 < len(r.headers); i += 2 {
+		built.Header.Set(r.headers[i], r.headers[i+1])
 	}
-	res, err := (&http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}).Do(r)
+	return built
+}
+
+// send sends a request without following redirects, and checks the headers of every response.
+func (w *world) send(r request) response {
+	w.t.Helper()
+	noRedirects := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	res, err := (&http.Client{CheckRedirect: noRedirects}).Do(r.build(w))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -152,27 +181,43 @@ func (w *world) ask(who, method, path string, body any, headers ...string) answe
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if res.Header.Get("Docker-Distribution-Api-Version") != "registry/2.0" || res.Header.Get("X-Registry-Supports-Signatures") != "1" {
-		w.t.Errorf("%s %s lacks the registry's headers", method, path)
+	if res.Header.Get("Docker-Distribution-Api-Version") != "registry/2.0" ||
+		res.Header.Get("X-Registry-Supports-Signatures") != "1" {
+		w.t.Errorf("%s %s: the response lacks the headers of the registry", r.method, r.path)
 	}
-	return answer{res.StatusCode, res.Header, string(b)}
+	return response{res.StatusCode, res.Header, string(b)}
 }
 
-// want asks and demands a status, and for an error its code.
-func (w *world) want(status int, code, who, method, path string, body any, headers ...string) answer {
+// expect sends a request and checks that the response has the status and is not an error.
+func (w *world) expect(r request, status int) response {
 	w.t.Helper()
-	a := w.ask(who, method, path, body, headers...)
-	if a.status != status || a.code() != code {
-		w.t.Errorf("%s %.120s as %q = %d %s, want %d %s\n%.300s", method, path, who, a.status, a.code(), status, code, a.body)
+	return w.expectError(r, status, "")
+}
+
+// expectError sends a request and checks the status and the error code of the response. code is "" for no error.
+func (w *world) expectError(r request, status int, code string) response {
+	w.t.Helper()
+	got := w.send(r)
+	if got.status != status || got.code() != code {
+		w.t.Errorf("%s %.120s as %q: status %d %s, want %d %s\n%.300s",
+			r.method, r.path, r.as, got.status, got.code(), status, code, got.body)
 	}
-	return a
+	return got
 }
 
 // pushBlob sends a blob whole.
 func (w *world) pushBlob(name, content string) digest.Digest {
 	w.t.Helper()
 	d := digest.FromString(content)
-	w.want(http.StatusCreated, "", "admin", http.MethodPost, "/v2/"+name+"/blobs/uploads/?digest="+string(d), content)
+	w.expect(
+		request{
+			as:     "admin",
+			method: http.MethodPost,
+			path:   "/v2/" + name + "/blobs/uploads/?digest=" + string(d),
+			body:   content,
+		},
+		http.StatusCreated,
+	)
 	return d
 }
 
@@ -181,8 +226,15 @@ func (w *world) imageOf(name, text string) string {
 	w.t.Helper()
 	config := `{"architecture":"amd64","os":"linux","config":{"Labels":{"text":"` + text + `"}}}`
 	c, l := w.pushBlob(name, config), w.pushBlob(name, "layer "+text)
-	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},`+
-		`"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":%d}]}`, pulp.OCIManifest, c, len(config), l, len("layer "+text))
+	return fmt.Sprintf(
+		`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},`+
+			`"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":%d}]}`,
+		pulp.OCIManifest,
+		c,
+		len(config),
+		l,
+		len("layer "+text),
+	)
 }
 
 // pushImage pushes an image under a reference, or by digest when there is none, and returns its digest.
@@ -193,7 +245,7 @@ func (w *world) pushImage(name, text, reference string) digest.Digest {
 	if reference == "" {
 		reference = string(d)
 	}
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/"+name+"/manifests/"+reference, m, "Content-Type", pulp.OCIManifest)
+	w.expect(manifestPut("/v2/"+name+"/manifests/"+reference, m, pulp.OCIManifest), http.StatusCreated)
 	return d
 }
 

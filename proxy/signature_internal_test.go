@@ -11,11 +11,16 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// FuzzSignatureBody reads bodies as PUTs of signatures. What is taken is the base64 of its content, and nothing but that content, and is taken again as the registry
-// itself writes it; everything else is the client's mistake.
+// FuzzSignatureBody reads bodies as PUTs of signatures. What is taken is the base64 of its content, and nothing but
+// that content, and is taken again as the registry itself writes it; everything else is the client's mistake.
 func FuzzSignatureBody(f *testing.F) {
 	d := digest.FromString("x")
-	good := `{"schemaVersion":2,"type":"atomic","name":"` + string(d) + "@" + strings.Repeat("0", 32) + `","content":"xA0DAAgWqg=="}`
+	good := `{"schemaVersion":2,"type":"atomic","name":"` + string(
+		d,
+	) + "@" + strings.Repeat(
+		"0",
+		32,
+	) + `","content":"xA0DAAgWqg=="}`
 	for _, seed := range []string{
 		good, "", "{}", "[]", "null", `"x"`, "1", good + good, strings.Replace(good, "==", "", 1), strings.Replace(good, "g==", "h==", 1),
 		strings.Replace(good, "xA0D", `xA0D\n`, 1), strings.Replace(good, "content", "Content", 1), strings.Replace(good, `:2,`, `:2e0,`, 1),
@@ -37,13 +42,21 @@ func FuzzSignatureBody(f *testing.F) {
 		if err := json.Unmarshal(body, &fields); err != nil {
 			t.Fatalf("what is no JSON was taken: %v", err)
 		}
-		if err := json.Unmarshal(fields["content"], &sent.Content); err != nil || sent.Content != base64.StdEncoding.EncodeToString(raw) {
+		if err := json.Unmarshal(fields["content"], &sent.Content); err != nil ||
+			sent.Content != base64.StdEncoding.EncodeToString(raw) {
 			t.Errorf("%q was taken as the base64 of %q, %v", fields["content"], raw, err)
 		}
 		if err := json.Unmarshal(fields["name"], &sent.Name); err != nil {
 			t.Fatal(err)
 		}
-		written, err := json.Marshal(signatureBody{2, "atomic", sent.Name, base64.StdEncoding.EncodeToString(raw)})
+		written, err := json.Marshal(
+			signatureBody{
+				SchemaVersion: 2,
+				Type:          "atomic",
+				Name:          sent.Name,
+				Content:       base64.StdEncoding.EncodeToString(raw),
+			},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,13 +17,25 @@ import (
 
 // body is a PUT's body for a signature's bytes.
 func body(d digest.Digest, content string) string {
-	b, _ := json.Marshal(map[string]any{"schemaVersion": 2, "type": "atomic", "name": string(d) + "@" + strings.Repeat("0", 32), "content": content, "more": true})
+	b, _ := json.Marshal(
+		map[string]any{
+			"schemaVersion": 2,
+			"type":          "atomic",
+			"name":          string(d) + "@" + strings.Repeat("0", 32),
+			"content":       content,
+			"more":          true,
+		},
+	)
 	return string(b)
 }
 
 func signature(t *testing.T, k *signtest.Key, d digest.Digest, at time.Time) []byte {
 	t.Helper()
-	return k.Sign(t, signing.Claim{ManifestDigest: d, DockerReference: publicHost + "/acme/app:v1", Creator: "test"}, at)
+	return k.Sign(
+		t,
+		signing.Claim{ManifestDigest: d, DockerReference: publicHost + "/acme/app:v1", Creator: "test"},
+		at,
+	)
 }
 
 func encode(raw []byte) string { return base64.StdEncoding.EncodeToString(raw) }
@@ -33,23 +45,31 @@ func TestSignatures(t *testing.T) {
 	w := newWorld(t)
 	d := w.pushImage("acme/app", "one", "v1")
 	path := "/extensions/v2/acme/app/signatures/" + string(d)
-	if a := w.want(http.StatusOK, "", "", http.MethodGet, path, nil); a.body != `{"signatures":[]}` {
+	if a := w.expect(request{path: path}, http.StatusOK); a.body != `{"signatures":[]}` {
 		t.Errorf("an unsigned manifest: %s", a.body)
 	}
 	key := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
 	raw := signature(t, key, d, time.Now())
 	for range 2 { // golden 70b: the same again is taken, and changes nothing
-		a := w.want(http.StatusCreated, "", "admin", http.MethodPut, path, body(d, encode(raw)))
+		a := w.expect(
+			request{as: "admin", method: http.MethodPut, path: path, body: body(d, encode(raw))},
+			http.StatusCreated,
+		)
 		if a.header.Get("Location") != path || a.body != "" {
 			t.Errorf("PUT answers %+v", a)
 		}
 	}
-	get := w.want(http.StatusOK, "", "", http.MethodGet, path, nil)
-	want := `{"signatures":[{"schemaVersion":2,"type":"atomic","name":"` + signing.Name(d, raw) + `","content":"` + encode(raw) + `"}]}`
+	get := w.expect(request{path: path}, http.StatusOK)
+	want := `{"signatures":[{"schemaVersion":2,"type":"atomic","name":"` + signing.Name(
+		d,
+		raw,
+	) + `","content":"` + encode(
+		raw,
+	) + `"}]}`
 	if get.body != want || get.header.Get("Content-Type") != "application/json" {
 		t.Errorf("GET: %s, want %s", get.body, want)
 	}
-	head := w.want(http.StatusOK, "", "", http.MethodHead, path, nil)
+	head := w.expect(request{method: http.MethodHead, path: path}, http.StatusOK)
 	if head.header.Get("Content-Length") != get.header.Get("Content-Length") || head.body != "" {
 		t.Errorf("HEAD answers %v", head.header)
 	}
@@ -62,9 +82,12 @@ func TestSignatures(t *testing.T) {
 	pending := w.pushImage("acme/app", "two", "")
 	early := signature(t, key, pending, time.Now())
 	path = "/extensions/v2/acme/app/signatures/" + string(pending)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, path, body(pending, encode(early)))
+	w.expect(
+		request{as: "admin", method: http.MethodPut, path: path, body: body(pending, encode(early))},
+		http.StatusCreated,
+	)
 	w.pushImage("acme/app", "two", "v2")
-	if a := w.want(http.StatusOK, "", "", http.MethodGet, path, nil); !strings.Contains(a.body, encode(early)) {
+	if a := w.expect(request{path: path}, http.StatusOK); !strings.Contains(a.body, encode(early)) {
 		t.Errorf("the signature did not come with its manifest: %s", a.body)
 	}
 }
@@ -91,51 +114,173 @@ func TestBadSignatures(t *testing.T) {
 		status     int
 		code, says string
 	}{
-		"another manifest's":            {path, body(d, encode(signature(t, known, other, now))), http.StatusBadRequest, invalid, "another manifest"},
-		"a known key that is not right": {path, body(d, encode(tampered)), http.StatusBadRequest, invalid, "does not verify"},
-		"one from the future":           {path, body(d, encode(signature(t, unknown, d, now.Add(6*time.Minute)))), http.StatusBadRequest, invalid, "future"},
-		"no OpenPGP":                    {path, body(d, encode([]byte("hello"))), http.StatusBadRequest, invalid, string(d)},
-		"no base64":                     {path, body(d, "!!!"), http.StatusBadRequest, invalid, "signature invalid"},
-		"base64 with a line break":      {path, body(d, encode(good)[:8]+"\n"+encode(good)[8:]), http.StatusBadRequest, invalid, ""},
-		"base64 without its padding":    {path, body(d, strings.TrimRight(encode(append(good, 1, 2)), "=")), http.StatusBadRequest, invalid, ""},
-		"no JSON":                       {path, "{", http.StatusBadRequest, invalid, "signature invalid"},
-		"a list":                        {path, "[]", http.StatusBadRequest, "", `{"non_field_errors":["Invalid data. Expected a dictionary, but got list."]}`},
-		"no fields": {path, "{}", http.StatusBadRequest, "",
-			`{"content":["This field is required."],"name":["This field is required."],"schemaVersion":["This field is required."],"type":["This field is required."]}`},
-		"wrong fields": {path, `{"schemaVersion":1,"type":"gpg","name":"x","content":""}`, http.StatusBadRequest, "",
-			`{"content":["This field may not be blank."],"name":["This value does not match the required pattern."],"schemaVersion":["Ensure this value is greater than or equal to 2."],"type":["\"gpg\" is not a valid choice."]}`},
-		"nulls": {path, `{"schemaVersion":null,"type":null,"name":null,"content":null}`, http.StatusBadRequest, "",
-			`{"content":["This field may not be null."],"name":["This field may not be null."],"schemaVersion":["This field may not be null."],"type":["This field may not be null."]}`},
-		"a version that is a text": {path, field(`"schemaVersion":2`, `"schemaVersion":"2"`), http.StatusBadRequest, "", "A valid integer is required."},
-		"a name that is a number":  {path, field(`"type":"atomic"`, `"type":5`), http.StatusBadRequest, "", "Not a valid string."},
-		"too much":                 {path, body(d, strings.Repeat("A", 4_000_000)), http.StatusRequestEntityTooLarge, invalid, ""},
-		"an unknown manifest":      {"/extensions/v2/acme/app/signatures/" + string(digest.FromString("x")), body(d, encode(good)), http.StatusNotFound, "MANIFEST_UNKNOWN", ""},
-		"an unknown repository":    {"/extensions/v2/acme/none/signatures/" + string(d), body(d, encode(good)), http.StatusNotFound, "NAME_UNKNOWN", ""},
-		"a tag":                    {"/extensions/v2/acme/app/signatures/v1", body(d, encode(good)), http.StatusNotFound, "NOT_FOUND", ""},
+		"another manifest's": {
+			path:   path,
+			body:   body(d, encode(signature(t, known, other, now))),
+			status: http.StatusBadRequest,
+			code:   invalid,
+			says:   "another manifest",
+		},
+		"a known key that is not right": {
+			path:   path,
+			body:   body(d, encode(tampered)),
+			status: http.StatusBadRequest,
+			code:   invalid,
+			says:   "does not verify",
+		},
+		"one from the future": {
+			path:   path,
+			body:   body(d, encode(signature(t, unknown, d, now.Add(6*time.Minute)))),
+			status: http.StatusBadRequest,
+			code:   invalid,
+			says:   "future",
+		},
+		"no OpenPGP": {
+			path:   path,
+			body:   body(d, encode([]byte("hello"))),
+			status: http.StatusBadRequest,
+			code:   invalid,
+			says:   string(d),
+		},
+		"no base64": {
+			path:   path,
+			body:   body(d, "!!!"),
+			status: http.StatusBadRequest,
+			code:   invalid,
+			says:   "signature invalid",
+		},
+		"base64 with a line break": {
+			path:   path,
+			body:   body(d, encode(good)[:8]+"\n"+encode(good)[8:]),
+			status: http.StatusBadRequest,
+			code:   invalid,
+		},
+		"base64 without its padding": {
+			path:   path,
+			body:   body(d, strings.TrimRight(encode(append(good, 1, 2)), "=")),
+			status: http.StatusBadRequest,
+			code:   invalid,
+		},
+		"no JSON": {
+			path:   path,
+			body:   "{",
+			status: http.StatusBadRequest,
+			code:   invalid,
+			says:   "signature invalid",
+		},
+		"a list": {
+			path:   path,
+			body:   "[]",
+			status: http.StatusBadRequest,
+			says:   `{"non_field_errors":["Invalid data. Expected a dictionary, but got list."]}`,
+		},
+		"no fields": {path: path, body: "{}", status: http.StatusBadRequest,
+			says: `{"content":["This field is required."],"name":["This field is required."],"schemaVersion":["This field is required."],"type":["This field is required."]}`},
+		"wrong fields": {
+			path:   path,
+			body:   `{"schemaVersion":1,"type":"gpg","name":"x","content":""}`,
+			status: http.StatusBadRequest,
+			says:   `{"content":["This field may not be blank."],"name":["This value does not match the required pattern."],"schemaVersion":["Ensure this value is greater than or equal to 2."],"type":["\"gpg\" is not a valid choice."]}`,
+		},
+		"nulls": {
+			path:   path,
+			body:   `{"schemaVersion":null,"type":null,"name":null,"content":null}`,
+			status: http.StatusBadRequest,
+			says:   `{"content":["This field may not be null."],"name":["This field may not be null."],"schemaVersion":["This field may not be null."],"type":["This field may not be null."]}`,
+		},
+		"a version that is a text": {
+			path:   path,
+			body:   field(`"schemaVersion":2`, `"schemaVersion":"2"`),
+			status: http.StatusBadRequest,
+			says:   "A valid integer is required.",
+		},
+		"a name that is a number": {
+			path:   path,
+			body:   field(`"type":"atomic"`, `"type":5`),
+			status: http.StatusBadRequest,
+			says:   "Not a valid string.",
+		},
+		"too much": {
+			path:   path,
+			body:   body(d, strings.Repeat("A", 4_000_000)),
+			status: http.StatusRequestEntityTooLarge,
+			code:   invalid,
+		},
+		"an unknown manifest": {
+			path:   "/extensions/v2/acme/app/signatures/" + string(digest.FromString("x")),
+			body:   body(d, encode(good)),
+			status: http.StatusNotFound,
+			code:   "MANIFEST_UNKNOWN",
+		},
+		"an unknown repository": {
+			path:   "/extensions/v2/acme/none/signatures/" + string(d),
+			body:   body(d, encode(good)),
+			status: http.StatusNotFound,
+			code:   "NAME_UNKNOWN",
+		},
+		"a tag": {
+			path:   "/extensions/v2/acme/app/signatures/v1",
+			body:   body(d, encode(good)),
+			status: http.StatusNotFound,
+			code:   "NOT_FOUND",
+		},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if a := w.want(tt.status, tt.code, "admin", http.MethodPut, tt.path, tt.body); !strings.Contains(a.body, tt.says) {
+			if a := w.expectError(request{as: "admin", method: http.MethodPut, path: tt.path, body: tt.body}, tt.status, tt.code); !strings.Contains(
+				a.body,
+				tt.says,
+			) {
 				t.Errorf("answered %.400s, want %s", a.body, tt.says)
 			}
 		})
 	}
-	if a := w.ask("", http.MethodGet, path, nil); a.body != `{"signatures":[]}` {
+	if a := w.send(request{path: path}); a.body != `{"signatures":[]}` {
 		t.Errorf("something was stored: %.300s", a.body)
 	}
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, path, body(d, encode(signature(t, unknown, d, now))))
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, path, body(d, encode(good)))
+	w.expect(
+		request{as: "admin", method: http.MethodPut, path: path, body: body(d, encode(signature(t, unknown, d, now)))},
+		http.StatusCreated,
+	)
+	w.expect(request{as: "admin", method: http.MethodPut, path: path, body: body(d, encode(good))}, http.StatusCreated)
 	w.options.RefuseUnknownKeys = true
 	w.restart()
-	w.want(http.StatusBadRequest, invalid, "admin", http.MethodPut, path, body(d, encode(signature(t, unknown, d, now.Add(-time.Second)))))
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, path, body(d, encode(signature(t, known, d, now.Add(-time.Second)))))
+	w.expectError(
+		request{
+			as:     "admin",
+			method: http.MethodPut,
+			path:   path,
+			body:   body(d, encode(signature(t, unknown, d, now.Add(-time.Second)))),
+		},
+		http.StatusBadRequest,
+		invalid,
+	)
+	w.expect(
+		request{
+			as:     "admin",
+			method: http.MethodPut,
+			path:   path,
+			body:   body(d, encode(signature(t, known, d, now.Add(-time.Second)))),
+		},
+		http.StatusCreated,
+	)
 	for _, method := range []string{http.MethodPost, http.MethodDelete} {
-		if a := w.want(http.StatusMethodNotAllowed, "UNSUPPORTED", "admin", method, path, "x"); a.header.Get("Allow") != "GET, HEAD, PUT" {
+		if a := w.expectError(request{as: "admin", method: method, path: path, body: "x"}, http.StatusMethodNotAllowed, "UNSUPPORTED"); a.header.Get(
+			"Allow",
+		) != "GET, HEAD, PUT" {
 			t.Errorf("%s: Allow %q", method, a.header.Get("Allow"))
 		}
 	}
-	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "", http.MethodPut, path, body(d, encode(good)))
-	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "carol", http.MethodPut, path, body(d, encode(good)))
+	w.expectError(
+		request{method: http.MethodPut, path: path, body: body(d, encode(good))},
+		http.StatusUnauthorized,
+		"UNAUTHORIZED",
+	)
+	w.expectError(
+		request{as: "carol", method: http.MethodPut, path: path, body: body(d, encode(good))},
+		http.StatusUnauthorized,
+		"UNAUTHORIZED",
+	)
 }
 
 // The cap is that of the store; here it is only told well. Hostile input 15.
@@ -154,19 +299,34 @@ func TestTooManySignatures(t *testing.T) {
 		}
 	}
 	key := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
-	padded := key.Sign(t, signing.Claim{ManifestDigest: d, DockerReference: publicHost + "/acme/app:v1", Creator: strings.Repeat("x", 1000)}, time.Now())
+	padded := key.Sign(
+		t,
+		signing.Claim{
+			ManifestDigest:  d,
+			DockerReference: publicHost + "/acme/app:v1",
+			Creator:         strings.Repeat("x", 1000),
+		},
+		time.Now(),
+	)
 	path := "/extensions/v2/acme/app/signatures/" + string(d)
 	status := 0
 	for i := 0; i < 400 && status != http.StatusTooManyRequests; i++ {
-		status = w.ask("admin", http.MethodPut, path, body(d, encode(signature(t, key, d, time.Now().Add(-time.Duration(i)*time.Second))))).status
+		status = w.send(
+			request{
+				as:     "admin",
+				method: http.MethodPut,
+				path:   path,
+				body:   body(d, encode(signature(t, key, d, time.Now().Add(-time.Duration(i)*time.Second)))),
+			},
+		).status
 	}
 	if status != http.StatusTooManyRequests {
-		status = w.ask("admin", http.MethodPut, path, body(d, encode(padded))).status
+		status = w.send(request{as: "admin", method: http.MethodPut, path: path, body: body(d, encode(padded))}).status
 	}
 	if status != http.StatusTooManyRequests {
 		t.Errorf("the last one too many is answered %d, want 429", status)
 	}
-	if a := w.want(http.StatusOK, "", "", http.MethodGet, path, nil); len(a.body) > pulp.MaxSignatureBody {
+	if a := w.expect(request{path: path}, http.StatusOK); len(a.body) > pulp.MaxSignatureBody {
 		t.Errorf("the answer has %d bytes, more than clients read", len(a.body))
 	}
 }

@@ -69,7 +69,12 @@ func fetching() int {
 
 // get asks for a blob, with an Authorization header unless who is empty, and returns the status and how its body ends.
 func (w *world) get(who string, name string, d digest.Digest) (int, error) {
-	r, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, w.server.URL+"/v2/"+name+"/blobs/"+string(d), nil)
+	r, err := http.NewRequestWithContext(
+		w.t.Context(),
+		http.MethodGet,
+		w.server.URL+"/v2/"+name+"/blobs/"+string(d),
+		nil,
+	)
 	if err != nil {
 		return 0, err
 	}
@@ -94,8 +99,9 @@ func layersOf(n int) [][]byte {
 	return all
 }
 
-// A remote that stalls, asked for more blobs than may be fetched at a time by many clients, keeps nobody from blobs of another remote; nor does one user who asks for everything.
-// Before, 64 such fetches made every other one fail with 429 until a restart.
+// A remote that stalls, asked for more blobs than may be fetched at a time by many clients, keeps nobody from blobs
+// of another remote; nor does one user who asks for everything. Before, 64 such fetches made every other one fail
+// with 429 until a restart.
 func TestStalledFetchesLeaveRoomForOthers(t *testing.T) {
 	w := newFetchingWorld(t, func(f *ingest.BlobFetcher) { f.Limits.Patience = 20 * time.Millisecond })
 	slow := &stalls{}
@@ -118,8 +124,16 @@ func TestStalledFetchesLeaveRoomForOthers(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "fetches stall", func() bool { return slow.open.Load() > 10 && slow.open.Load()+refused.Load() == int64(len(layers)-1) })
-	a := w.want(http.StatusTooManyRequests, "TOOMANYREQUESTS", callers[2], http.MethodGet, "/v2/mirror/slow/blobs/"+string(digest.FromBytes(layers[0])), nil)
+	eventually(
+		t,
+		"fetches stall",
+		func() bool { return slow.open.Load() > 10 && slow.open.Load()+refused.Load() == int64(len(layers)-1) },
+	)
+	a := w.expectError(
+		request{as: callers[2], path: "/v2/mirror/slow/blobs/" + string(digest.FromBytes(layers[0]))},
+		http.StatusTooManyRequests,
+		"TOOMANYREQUESTS",
+	)
 	if a.status == http.StatusTooManyRequests && a.header.Get("Retry-After") == "" {
 		t.Error("429 without Retry-After")
 	}
@@ -152,8 +166,10 @@ func (w *world) remote(name string) pulp.Remote {
 	return pulp.Remote{}
 }
 
-// A fetch ends when its remote is removed, when its address or credentials change, when it stalls and when it trickles, whether the blob is kept or streamed. The client that takes the
-// bytes sees a broken answer, never a short one; those that wait get an answer; nothing stays behind; and the blob can be had again where a remote has it.
+// A fetch ends when its remote is removed, when its address or credentials change, when it stalls and when it
+// trickles, whether the blob is kept or streamed. The client that takes the bytes sees a broken response, never a
+// short one; those that wait get an answer; nothing stays behind; and the blob can be had again where a remote has
+// it.
 func TestFetchesEnd(t *testing.T) { // not parallel: it counts goroutines
 	layer := random(300_000, 41)
 	for name, c := range map[string]struct {
@@ -252,7 +268,9 @@ func TestHarmlessChangesOfARemoteEndNoFetch(t *testing.T) {
 	var all sync.WaitGroup
 	all.Go(func() { w.wantBlob("mirror/app", d, layer) })
 	<-begun
-	w.editRemote(func(r *pulp.Remote) { r.Name, r.Excludes, r.Labels = "renamed", []string{"x"}, pulp.Labels{"a": nil} })
+	w.editRemote(
+		func(r *pulp.Remote) { r.Name, r.Excludes, r.Labels = "renamed", []string{"x"}, pulp.Labels{"a": nil} },
+	)
 	time.Sleep(100 * time.Millisecond) // several looks
 	close(gate)
 	all.Wait()

@@ -89,18 +89,34 @@ func TestFullDisk(t *testing.T) {
 		b := random(80_000, 11)
 		at := w.start("acme/app")
 		if acked > 0 {
-			w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[:acked])
+			w.expect(request{as: "admin", method: http.MethodPatch, path: at, body: b[:acked]}, http.StatusAccepted)
 		}
-		before := w.ask("admin", http.MethodGet, at, nil).header.Get("Range")
+		before := w.send(request{as: "admin", path: at}).header.Get("Range")
 		h.full.Store(true)
-		w.want(http.StatusInternalServerError, "UNKNOWN", "admin", http.MethodPatch, at, b[acked:])
-		w.want(http.StatusInternalServerError, "UNKNOWN", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?digest="+string(digest.FromBytes(b)), b)
-		if after := w.ask("admin", http.MethodGet, at, nil).header.Get("Range"); after != before {
+		w.expectError(
+			request{as: "admin", method: http.MethodPatch, path: at, body: b[acked:]},
+			http.StatusInternalServerError,
+			"UNKNOWN",
+		)
+		w.expectError(
+			request{
+				as:     "admin",
+				method: http.MethodPost,
+				path:   "/v2/acme/app/blobs/uploads/?digest=" + string(digest.FromBytes(b)),
+				body:   b,
+			},
+			http.StatusInternalServerError,
+			"UNKNOWN",
+		)
+		if after := w.send(request{as: "admin", path: at}).header.Get("Range"); after != before {
 			t.Errorf("the upload has %s, want %s as before", after, before)
 		}
 		h.full.Store(false)
 		d := digest.FromBytes(b)
-		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), b[acked:])
+		w.expect(
+			request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d), body: b[acked:]},
+			http.StatusCreated,
+		)
 		w.wantBlob("acme/app", d, b)
 	}
 }
@@ -114,29 +130,43 @@ func TestStorageThatKeepsNoBrokenChunk(t *testing.T) {
 		b := random(80_000, 14)
 		at := w.start("acme/app")
 		if acked > 0 {
-			w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[:acked])
+			w.expect(request{as: "admin", method: http.MethodPatch, path: at, body: b[:acked]}, http.StatusAccepted)
 		}
-		before := w.ask("admin", http.MethodGet, at, nil).header.Get("Range")
+		before := w.send(request{as: "admin", path: at}).header.Get("Range")
 		// Longer than it says, and without a length of its own.
 		place := fmt.Sprintf("%d-%d", acked, len(b)-2)
-		w.want(http.StatusBadRequest, "BLOB_UPLOAD_INVALID", "admin", http.MethodPatch, at, io.MultiReader(bytes.NewReader(b[acked:])), "Content-Range", place)
-		if after := w.want(http.StatusNoContent, "", "admin", http.MethodGet, at, nil).header.Get("Range"); after != before {
+		w.expectError(
+			request{
+				as:      "admin",
+				method:  http.MethodPatch,
+				path:    at,
+				body:    io.MultiReader(bytes.NewReader(b[acked:])),
+				headers: []string{"Content-Range", place},
+			},
+			http.StatusBadRequest,
+			"BLOB_UPLOAD_INVALID",
+		)
+		if after := w.expect(request{as: "admin", path: at}, http.StatusNoContent).header.Get("Range"); after != before {
 			t.Errorf("the upload has %s, want %s as before", after, before)
 		}
 		d := digest.FromBytes(b)
-		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), b[acked:])
+		w.expect(
+			request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d), body: b[acked:]},
+			http.StatusCreated,
+		)
 		w.wantBlob("acme/app", d, b)
 	}
 }
 
-// A sweep that removes an older copy of a blob, while it is pushed again, may take the new bytes along: the push is then not acknowledged.
+// A sweep that removes an older copy of a blob, while it is pushed again, may take the new bytes along: the push is
+// then not acknowledged.
 func TestPushWhileAnOlderCopyIsSwept(t *testing.T) {
 	t.Parallel()
 	w, h := newHookedWorld(t)
 	b := random(40_000, 12)
 	d := w.pushBlob("acme/app", string(b))
 	blob := "/v2/acme/app/blobs/" + string(d)
-	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, blob, nil)
+	w.expect(request{as: "admin", method: http.MethodDelete, path: blob}, http.StatusAccepted)
 	sweep := func(d digest.Digest) {
 		h.committed.Store(nil)
 		doomed, err := w.store.Sweeps.DoomBlobs(t.Context(), time.Now().Add(time.Hour), 10)
@@ -149,8 +179,12 @@ func TestPushWhileAnOlderCopyIsSwept(t *testing.T) {
 		}
 	}
 	h.committed.Store(&sweep)
-	w.want(http.StatusServiceUnavailable, "UNAVAILABLE", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?digest="+string(d), b)
-	w.want(http.StatusNotFound, "BLOB_UNKNOWN", "admin", http.MethodGet, blob, nil)
+	w.expectError(
+		request{as: "admin", method: http.MethodPost, path: "/v2/acme/app/blobs/uploads/?digest=" + string(d), body: b},
+		http.StatusServiceUnavailable,
+		"UNAVAILABLE",
+	)
+	w.expectError(request{as: "admin", path: blob}, http.StatusNotFound, "BLOB_UNKNOWN")
 	w.pushBlob("acme/app", string(b))
 	w.wantBlob("acme/app", d, b)
 }
@@ -161,7 +195,10 @@ func TestPushWaitsForARemoval(t *testing.T) {
 	w, h := newHookedWorld(t)
 	b := random(40_000, 13)
 	d := w.pushBlob("acme/app", string(b))
-	w.want(http.StatusAccepted, "", "admin", http.MethodDelete, "/v2/acme/app/blobs/"+string(d), nil)
+	w.expect(
+		request{as: "admin", method: http.MethodDelete, path: "/v2/acme/app/blobs/" + string(d)},
+		http.StatusAccepted,
+	)
 	doomed, err := w.store.Sweeps.DoomBlobs(t.Context(), time.Now().Add(time.Hour), 10)
 	if err != nil || len(doomed) != 1 {
 		t.Fatalf("doomed %v, %v", doomed, err)

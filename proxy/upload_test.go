@@ -30,9 +30,13 @@ func random(n int, seed byte) []byte {
 // start opens an upload and returns its location.
 func (w *world) start(name string) string {
 	w.t.Helper()
-	a := w.want(http.StatusAccepted, "", "admin", http.MethodPost, "/v2/"+name+"/blobs/uploads/", nil)
+	a := w.expect(
+		request{as: "admin", method: http.MethodPost, path: "/v2/" + name + "/blobs/uploads/"},
+		http.StatusAccepted,
+	)
 	at := a.header.Get("Location")
-	if !strings.HasPrefix(at, "/v2/"+name+"/blobs/uploads/") || a.header.Get("Docker-Upload-Uuid") == "" || a.header.Get("Range") != "0-0" {
+	if !strings.HasPrefix(at, "/v2/"+name+"/blobs/uploads/") || a.header.Get("Docker-Upload-Uuid") == "" ||
+		a.header.Get("Range") != "0-0" {
 		w.t.Errorf("upload opened with %v", a.header)
 	}
 	return at
@@ -40,8 +44,9 @@ func (w *world) start(name string) string {
 
 func (w *world) wantBlob(name string, d digest.Digest, want []byte) {
 	w.t.Helper()
-	a := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/"+name+"/blobs/"+string(d), nil)
-	if a.body != string(want) || a.header.Get("Docker-Content-Digest") != string(d) || a.header.Get("Content-Type") != "application/octet-stream" {
+	a := w.expect(request{path: "/v2/" + name + "/blobs/" + string(d)}, http.StatusOK)
+	if a.body != string(want) || a.header.Get("Docker-Content-Digest") != string(d) ||
+		a.header.Get("Content-Type") != "application/octet-stream" {
 		w.t.Errorf("blob %s: %d bytes, want %d; %v", d, len(a.body), len(want), a.header)
 	}
 }
@@ -53,30 +58,59 @@ func TestUploads(t *testing.T) {
 		b := random(size, 1)
 		for _, d := range []digest.Digest{digest.FromBytes(b), digest.SHA512.FromBytes(b)} {
 			name := fmt.Sprintf("acme/%s-%d", d.Algorithm(), size)
-			post := w.want(http.StatusCreated, "", "admin", http.MethodPost, "/v2/"+name+"/blobs/uploads/?digest="+string(d), b)
-			if post.header.Get("Location") != "/v2/"+name+"/blobs/"+string(d) || post.header.Get("Docker-Content-Digest") != string(d) {
+			post := w.expect(
+				request{
+					as:     "admin",
+					method: http.MethodPost,
+					path:   "/v2/" + name + "/blobs/uploads/?digest=" + string(d),
+					body:   b,
+				},
+				http.StatusCreated,
+			)
+			if post.header.Get("Location") != "/v2/"+name+"/blobs/"+string(d) ||
+				post.header.Get("Docker-Content-Digest") != string(d) {
 				t.Errorf("POST answers %v", post.header)
 			}
 			w.wantBlob(name, d, b)
 
 			at := w.start(name + "/put")
-			w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), b)
+			w.expect(
+				request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d), body: b},
+				http.StatusCreated,
+			)
 			w.wantBlob(name+"/put", d, b)
-			w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodGet, at, nil)
+			w.expectError(request{as: "admin", path: at}, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
 
 			at = w.start(name + "/chunks")
 			for first := 0; first < size; first += 40_000 {
 				last := min(first+40_000, size)
-				a := w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[first:last], "Content-Range", fmt.Sprintf("%d-%d", first, last-1))
+				a := w.expect(
+					request{
+						as:      "admin",
+						method:  http.MethodPatch,
+						path:    at,
+						body:    b[first:last],
+						headers: []string{"Content-Range", fmt.Sprintf("%d-%d", first, last-1)},
+					},
+					http.StatusAccepted,
+				)
 				if a.header.Get("Range") != fmt.Sprintf("0-%d", last-1) || a.header.Get("Location") != at {
 					t.Errorf("PATCH answers %v", a.header)
 				}
 				w.restart()
-				if a := w.want(http.StatusNoContent, "", "admin", http.MethodGet, at, nil); a.header.Get("Range") != fmt.Sprintf("0-%d", last-1) {
+				if a := w.expect(request{as: "admin", path: at}, http.StatusNoContent); a.header.Get(
+					"Range",
+				) != fmt.Sprintf(
+					"0-%d",
+					last-1,
+				) {
 					t.Errorf("after a restart the upload has %s, want 0-%d", a.header.Get("Range"), last-1)
 				}
 			}
-			w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+			w.expect(
+				request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d)},
+				http.StatusCreated,
+			)
 			w.wantBlob(name+"/chunks", d, b)
 		}
 	}
@@ -88,10 +122,13 @@ func TestUploadsThatGrow(t *testing.T) {
 	b := random(60_000, 2)
 	at := w.start("acme/app")
 	for first := 0; first < len(b); first += 10_000 { // from the database's row into the storage
-		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[first:first+10_000])
+		w.expect(
+			request{as: "admin", method: http.MethodPatch, path: at, body: b[first : first+10_000]},
+			http.StatusAccepted,
+		)
 	}
 	d := digest.FromBytes(b)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+	w.expect(request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d)}, http.StatusCreated)
 	w.wantBlob("acme/app", d, b)
 }
 
@@ -102,35 +139,93 @@ func TestBadUploads(t *testing.T) {
 	for _, size := range []int{100, 50_000} {
 		b := random(size, 3)
 		other := digest.FromString("other")
-		w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?digest="+string(other), b)
+		w.expectError(
+			request{
+				as:     "admin",
+				method: http.MethodPost,
+				path:   "/v2/acme/app/blobs/uploads/?digest=" + string(other),
+				body:   b,
+			},
+			http.StatusBadRequest,
+			"DIGEST_INVALID",
+		)
 		at := w.start("acme/app")
-		w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, at+"?digest="+string(other), b)
-		w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodGet, at, nil) // D7: it is gone
+		w.expectError(
+			request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(other), body: b},
+			http.StatusBadRequest,
+			"DIGEST_INVALID",
+		)
+		w.expectError(request{as: "admin", path: at}, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN") // D7: it is gone
 		for _, d := range []digest.Digest{other, digest.FromBytes(b)} {
-			w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, "/v2/acme/app/blobs/"+string(d), nil)
+			w.expectError(request{path: "/v2/acme/app/blobs/" + string(d)}, http.StatusNotFound, "BLOB_UNKNOWN")
 		}
 
 		at = w.start("acme/app")
-		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b)
+		w.expect(request{as: "admin", method: http.MethodPatch, path: at, body: b}, http.StatusAccepted)
 		for _, bad := range []string{fmt.Sprintf("%d-%d", size+1, 2*size), "0-99", fmt.Sprintf("%d-%d", size-1, 2*size-2), fmt.Sprintf("%d-%d", size, size+5)} {
-			a := w.want(http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID", "admin", http.MethodPatch, at, b, "Content-Range", bad)
+			a := w.expectError(
+				request{
+					as:      "admin",
+					method:  http.MethodPatch,
+					path:    at,
+					body:    b,
+					headers: []string{"Content-Range", bad},
+				},
+				http.StatusRequestedRangeNotSatisfiable,
+				"BLOB_UPLOAD_INVALID",
+			)
 			if a.header.Get("Range") != fmt.Sprintf("0-%d", size-1) || a.header.Get("Location") != at {
 				t.Errorf("416 says %v", a.header)
 			}
 		}
 		for _, bad := range []string{"bytes 20-30", "5-3", "x", "-", "99999999999999999999-1"} {
-			w.want(http.StatusBadRequest, "INVALID_REQUEST", "admin", http.MethodPatch, at, b, "Content-Range", bad)
+			w.expectError(
+				request{
+					as:      "admin",
+					method:  http.MethodPatch,
+					path:    at,
+					body:    b,
+					headers: []string{"Content-Range", bad},
+				},
+				http.StatusBadRequest,
+				"INVALID_REQUEST",
+			)
 		}
-		w.want(http.StatusNotFound, "NAME_UNKNOWN", "admin", http.MethodGet, strings.Replace(at, "acme/app", "acme/none", 1), nil)
+		w.expectError(
+			request{as: "admin", path: strings.Replace(at, "acme/app", "acme/none", 1)},
+			http.StatusNotFound,
+			"NAME_UNKNOWN",
+		)
 		w.start("acme/two")
-		w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodPatch, strings.Replace(at, "acme/app", "acme/two", 1), b)
-		w.want(http.StatusNoContent, "", "admin", http.MethodDelete, at, nil)
-		w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodDelete, at, nil)
-		w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodPut, at+"?digest="+string(digest.FromBytes(b)), nil)
+		w.expectError(
+			request{
+				as:     "admin",
+				method: http.MethodPatch,
+				path:   strings.Replace(at, "acme/app", "acme/two", 1),
+				body:   b,
+			},
+			http.StatusNotFound,
+			"BLOB_UPLOAD_UNKNOWN",
+		)
+		w.expect(request{as: "admin", method: http.MethodDelete, path: at}, http.StatusNoContent)
+		w.expectError(
+			request{as: "admin", method: http.MethodDelete, path: at},
+			http.StatusNotFound,
+			"BLOB_UPLOAD_UNKNOWN",
+		)
+		w.expectError(
+			request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(digest.FromBytes(b))},
+			http.StatusNotFound,
+			"BLOB_UPLOAD_UNKNOWN",
+		)
 	}
 	for _, bad := range []string{"", "sha256:", "sha256:" + strings.Repeat("0", 63), "md5:d41d8cd98f00b204e9800998ecf8427e", "sha256:../../etc/passwd", "sha256:" + strings.Repeat("A", 64)} {
 		at := w.start("acme/app")
-		w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, at+"?digest="+bad, "x")
+		w.expectError(
+			request{as: "admin", method: http.MethodPut, path: at + "?digest=" + bad, body: "x"},
+			http.StatusBadRequest,
+			"DIGEST_INVALID",
+		)
 	}
 }
 
@@ -151,8 +246,13 @@ func TestClientThatGoesAwayResumes(t *testing.T) {
 	for _, size := range []int{8_000, 200_000} {
 		b := random(size, 4)
 		at := w.start("acme/app")
-		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, b[:size/4])
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, w.server.URL+at, cutReader{bytes.NewReader(b[size/4 : size/2])})
+		w.expect(request{as: "admin", method: http.MethodPatch, path: at, body: b[:size/4]}, http.StatusAccepted)
+		r, err := http.NewRequestWithContext(
+			t.Context(),
+			http.MethodPatch,
+			w.server.URL+at,
+			cutReader{bytes.NewReader(b[size/4 : size/2])},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -163,12 +263,21 @@ func TestClientThatGoesAwayResumes(t *testing.T) {
 		}
 		d := digest.FromBytes(b)
 		for { // the server may still be at the request that broke
-			a := w.want(http.StatusNoContent, "", "admin", http.MethodGet, at, nil)
+			a := w.expect(request{as: "admin", path: at}, http.StatusNoContent)
 			var last int
-			if n, err := fmt.Sscanf(a.header.Get("Range"), "0-%d", &last); n != 1 || err != nil || last+1 < size/4 || last >= size/2 {
+			if n, err := fmt.Sscanf(a.header.Get("Range"), "0-%d", &last); n != 1 || err != nil || last+1 < size/4 ||
+				last >= size/2 {
 				t.Fatalf("the upload has %q, %v, want %d to %d bytes", a.header.Get("Range"), err, size/4, size/2)
 			}
-			a = w.ask("admin", http.MethodPut, at+"?digest="+string(d), b[last+1:], "Content-Range", fmt.Sprintf("%d-%d", last+1, size-1))
+			a = w.send(
+				request{
+					as:      "admin",
+					method:  http.MethodPut,
+					path:    at + "?digest=" + string(d),
+					body:    b[last+1:],
+					headers: []string{"Content-Range", fmt.Sprintf("%d-%d", last+1, size-1)},
+				},
+			)
 			if a.status == http.StatusCreated {
 				break
 			}
@@ -190,7 +299,7 @@ func TestTwoWritersNeverMix(t *testing.T) {
 	taken := make(chan int, 8)
 	for range 8 {
 		wg.Go(func() {
-			if a := w.ask("admin", http.MethodPatch, at, b, "Content-Range", fmt.Sprintf("0-%d", len(b)-1)); a.status == http.StatusAccepted {
+			if a := w.send(request{as: "admin", method: http.MethodPatch, path: at, body: b, headers: []string{"Content-Range", fmt.Sprintf("0-%d", len(b)-1)}}); a.status == http.StatusAccepted {
 				taken <- 1
 			} else if a.status != http.StatusConflict && a.status != http.StatusRequestedRangeNotSatisfiable {
 				t.Errorf("a second writer is answered %d %s", a.status, a.body)
@@ -202,7 +311,7 @@ func TestTwoWritersNeverMix(t *testing.T) {
 		t.Errorf("%d writers were let in, want 1", len(taken))
 	}
 	d := digest.FromBytes(b)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+	w.expect(request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d)}, http.StatusCreated)
 	w.wantBlob("acme/app", d, b)
 }
 
@@ -218,17 +327,41 @@ func TestMounts(t *testing.T) {
 		query := func(d, from string) string {
 			return "?mount=" + d + "&from=" + from
 		}
-		a := w.want(http.StatusCreated, "", "carol", http.MethodPost, fmt.Sprintf("/v2/carol/%d/blobs/uploads/%s", size, query(d, "acme/one")), nil)
+		a := w.expect(
+			request{
+				as:     "carol",
+				method: http.MethodPost,
+				path:   fmt.Sprintf("/v2/carol/%d/blobs/uploads/%s", size, query(d, "acme/one")),
+			},
+			http.StatusCreated,
+		)
 		if a.header.Get("Docker-Content-Digest") != d {
 			t.Errorf("mount answers %v", a.header)
 		}
 		w.wantBlob(fmt.Sprintf("carol/%d", size), digest.Digest(d), b)
-		w.want(http.StatusCreated, "", "carol", http.MethodPost, fmt.Sprintf("/v2/carol/%d-b/blobs/uploads/?mount=%s", size, d), nil)
+		w.expect(
+			request{
+				as:     "carol",
+				method: http.MethodPost,
+				path:   fmt.Sprintf("/v2/carol/%d-b/blobs/uploads/?mount=%s", size, d),
+			},
+			http.StatusCreated,
+		)
 		for _, q := range []string{query(hidden, "acme/secret"), query(hidden, "acme/one"), "?mount=" + hidden, query(hidden, "../x"), query("sha256:x", "acme/one"), query(d, "acme/none")} {
-			w.want(http.StatusAccepted, "", "carol", http.MethodPost, "/v2/carol/x/blobs/uploads/"+q, nil) // no oracle: it is an upload
+			w.expect(
+				request{as: "carol", method: http.MethodPost, path: "/v2/carol/x/blobs/uploads/" + q},
+				http.StatusAccepted,
+			) // no oracle: it is an upload
 		}
-		w.want(http.StatusNotFound, "BLOB_UNKNOWN", "carol", http.MethodGet, "/v2/carol/x/blobs/"+hidden, nil)
-		w.want(http.StatusCreated, "", "acme", http.MethodPost, "/v2/acme/x/blobs/uploads/"+query(hidden, "acme/secret"), nil)
+		w.expectError(request{as: "carol", path: "/v2/carol/x/blobs/" + hidden}, http.StatusNotFound, "BLOB_UNKNOWN")
+		w.expect(
+			request{
+				as:     "acme",
+				method: http.MethodPost,
+				path:   "/v2/acme/x/blobs/uploads/" + query(hidden, "acme/secret"),
+			},
+			http.StatusCreated,
+		)
 	}
 }
 
@@ -239,25 +372,45 @@ func TestBlobs(t *testing.T) {
 		b := random(size, 8)
 		path := "/v2/acme/app/blobs/" + string(w.pushBlob("acme/app", string(b)))
 		for _, headers := range [][]string{nil, {"Range", "bytes=0-1"}} { // which is for GET
-			head := w.want(http.StatusOK, "", "", http.MethodHead, path, nil, headers...)
-			if head.header.Get("Content-Length") != fmt.Sprint(size) || head.body != "" || head.header.Get("Accept-Ranges") != "bytes" {
+			head := w.expect(request{method: http.MethodHead, path: path, headers: headers}, http.StatusOK)
+			if head.header.Get("Content-Length") != fmt.Sprint(size) || head.body != "" ||
+				head.header.Get("Accept-Ranges") != "bytes" {
 				t.Errorf("HEAD answers %v", head.header)
 			}
 		}
-		part := w.want(http.StatusPartialContent, "", "", http.MethodGet, path, nil, "Range", "bytes=10-19")
+		part := w.expect(request{path: path, headers: []string{"Range", "bytes=10-19"}}, http.StatusPartialContent)
 		if part.body != string(b[10:20]) || part.header.Get("Content-Range") != fmt.Sprintf("bytes 10-19/%d", size) {
 			t.Errorf("a range is %d bytes, %v", len(part.body), part.header)
 		}
-		w.want(http.StatusRequestedRangeNotSatisfiable, "", "", http.MethodGet, path, nil, "Range", "bytes=9999999-")
-		w.want(http.StatusAccepted, "", "admin", http.MethodDelete, path, nil)
-		w.want(http.StatusNotFound, "BLOB_UNKNOWN", "admin", http.MethodDelete, path, nil)
-		w.want(http.StatusNotFound, "BLOB_UNKNOWN", "", http.MethodGet, path, nil)
+		w.expect(
+			request{path: path, headers: []string{"Range", "bytes=9999999-"}},
+			http.StatusRequestedRangeNotSatisfiable,
+		)
+		w.expect(request{as: "admin", method: http.MethodDelete, path: path}, http.StatusAccepted)
+		w.expectError(request{as: "admin", method: http.MethodDelete, path: path}, http.StatusNotFound, "BLOB_UNKNOWN")
+		w.expectError(request{path: path}, http.StatusNotFound, "BLOB_UNKNOWN")
 	}
-	w.want(http.StatusBadRequest, "INVALID_REQUEST", "admin", http.MethodDelete, "/v2/acme/app/blobs/foo", nil)
-	w.want(http.StatusBadRequest, "DIGEST_INVALID", "", http.MethodGet, "/v2/acme/app/blobs/foo", nil)
+	w.expectError(
+		request{as: "admin", method: http.MethodDelete, path: "/v2/acme/app/blobs/foo"},
+		http.StatusBadRequest,
+		"INVALID_REQUEST",
+	)
+	w.expectError(request{path: "/v2/acme/app/blobs/foo"}, http.StatusBadRequest, "DIGEST_INVALID")
 	w.pushImage("acme/app", "one", "v1")
-	w.want(http.StatusConflict, "DENIED", "admin", http.MethodDelete, "/v2/acme/app/blobs/"+string(digest.FromString("layer one")), nil)
-	w.want(http.StatusMethodNotAllowed, "UNSUPPORTED", "admin", http.MethodPost, "/v2/acme/app/manifests/v1", nil)
+	w.expectError(
+		request{
+			as:     "admin",
+			method: http.MethodDelete,
+			path:   "/v2/acme/app/blobs/" + string(digest.FromString("layer one")),
+		},
+		http.StatusConflict,
+		"DENIED",
+	)
+	w.expectError(
+		request{as: "admin", method: http.MethodPost, path: "/v2/acme/app/manifests/v1"},
+		http.StatusMethodNotAllowed,
+		"UNSUPPORTED",
+	)
 }
 
 // A client that sends nothing in the middle of a chunk is let go; what it sent stays.
@@ -270,16 +423,25 @@ func TestSlowClientIsLetGo(t *testing.T) {
 		b := random(size, 9)
 		at := w.start("acme/app")
 		body, end := stall(b)
-		a := w.want(http.StatusBadRequest, "BLOB_UPLOAD_INVALID", "admin", http.MethodPatch, at, body)
+		a := w.expectError(
+			request{as: "admin", method: http.MethodPatch, path: at, body: body},
+			http.StatusBadRequest,
+			"BLOB_UPLOAD_INVALID",
+		)
 		end()
 		if a.body == "" {
 			t.Error("the client is not told")
 		}
-		if a := w.want(http.StatusNoContent, "", "admin", http.MethodGet, at, nil); a.header.Get("Range") != fmt.Sprintf("0-%d", size-1) {
+		if a := w.expect(request{as: "admin", path: at}, http.StatusNoContent); a.header.Get(
+			"Range",
+		) != fmt.Sprintf(
+			"0-%d",
+			size-1,
+		) {
 			t.Errorf("the upload has %s, want 0-%d", a.header.Get("Range"), size-1)
 		}
 		d := digest.FromBytes(b)
-		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+		w.expect(request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d)}, http.StatusCreated)
 		w.wantBlob("acme/app", d, b)
 	}
 }
@@ -357,7 +519,8 @@ func TestRefusedBodyIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-// A chunk without a length of its own that is not as long as it says leaves nothing that it did not announce. Hostile input 24.
+// A chunk without a length of its own that is not as long as it says leaves nothing that it did not announce. Hostile
+// input 24.
 func TestChunkThatLiesAboutItsLength(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -366,16 +529,35 @@ func TestChunkThatLiesAboutItsLength(t *testing.T) {
 		for _, sent := range []int{size / 2, size + 1, 2 * size} {
 			at := w.start("acme/app")
 			body := io.MultiReader(bytes.NewReader(b), bytes.NewReader(b)) // of no length that the client knows
-			w.want(http.StatusBadRequest, "BLOB_UPLOAD_INVALID", "admin", http.MethodPatch, at, io.LimitReader(body, int64(sent)), "Content-Range", fmt.Sprintf("0-%d", size-1))
+			w.expectError(
+				request{
+					as:      "admin",
+					method:  http.MethodPatch,
+					path:    at,
+					body:    io.LimitReader(body, int64(sent)),
+					headers: []string{"Content-Range", fmt.Sprintf("0-%d", size-1)},
+				},
+				http.StatusBadRequest,
+				"BLOB_UPLOAD_INVALID",
+			)
 			has := fmt.Sprintf("0-%d", min(sent, size)-1)
-			if a := w.want(http.StatusNoContent, "", "admin", http.MethodGet, at, nil); a.header.Get("Range") != has {
+			if a := w.expect(request{as: "admin", path: at}, http.StatusNoContent); a.header.Get("Range") != has {
 				t.Errorf("%d bytes sent as %d: the upload has %s, want %s", sent, size, a.header.Get("Range"), has)
 			}
 		}
 		at := w.start("acme/app")
-		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, io.MultiReader(bytes.NewReader(b)), "Content-Range", fmt.Sprintf("0-%d", size-1))
+		w.expect(
+			request{
+				as:      "admin",
+				method:  http.MethodPatch,
+				path:    at,
+				body:    io.MultiReader(bytes.NewReader(b)),
+				headers: []string{"Content-Range", fmt.Sprintf("0-%d", size-1)},
+			},
+			http.StatusAccepted,
+		)
 		d := digest.FromBytes(b)
-		w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+		w.expect(request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d)}, http.StatusCreated)
 		w.wantBlob("acme/app", d, b)
 	}
 }

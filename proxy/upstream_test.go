@@ -55,7 +55,8 @@ func newFront(t *testing.T, edits ...func(*proxy.Options)) (*world, *behind) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}
-		if b.note(r); strings.Contains(r.URL.Path, "/blobs/sha256:") && r.Method == http.MethodGet && b.elsewhere.Load() != "" {
+		if b.note(r); strings.Contains(r.URL.Path, "/blobs/sha256:") && r.Method == http.MethodGet &&
+			b.elsewhere.Load() != "" {
 			http.Redirect(w, r, b.elsewhere.Load().(string), http.StatusTemporaryRedirect)
 			return
 		}
@@ -73,7 +74,9 @@ func newFront(t *testing.T, edits ...func(*proxy.Options)) (*world, *behind) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newWorld(t, append([]func(*proxy.Options){func(o *proxy.Options) { o.Storage, o.InlineLimit = s, 0 }}, edits...)...), b
+	return newWorld(
+		t,
+		append([]func(*proxy.Options){func(o *proxy.Options) { o.Storage, o.InlineLimit = s, 0 }}, edits...)...), b
 }
 
 func (b *behind) note(r *http.Request) {
@@ -113,34 +116,60 @@ func TestWhatAnUpstreamIsAsked(t *testing.T) {
 
 	at := w.start("acme/app")
 	b.wasAsked(t, "opening an upload")
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), content)
+	w.expect(
+		request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d), body: content},
+		http.StatusCreated,
+	)
 	b.wasAsked(t, "a whole blob", "POST blobs/uploads", "PUT blobs/uploads")
 
 	second := random(50_000, 41)
 	at = w.start("acme/app")
-	w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, second)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(digest.FromBytes(second)), nil)
+	w.expect(request{as: "admin", method: http.MethodPatch, path: at, body: second}, http.StatusAccepted)
+	w.expect(
+		request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(digest.FromBytes(second))},
+		http.StatusCreated,
+	)
 	b.wasAsked(t, "a streamed blob", "POST blobs/uploads", "PATCH blobs/uploads", "PUT blobs/uploads")
 
 	at = w.start("acme/app")
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(digest.FromString("")), nil)
+	w.expect(
+		request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(digest.FromString(""))},
+		http.StatusCreated,
+	)
 	b.wasAsked(t, "an empty blob", "POST blobs/uploads", "PUT blobs/uploads")
 
 	w.wantBlob("acme/app", d, content)
 	b.wasAsked(t, "a pull", "GET blobs")
-	w.want(http.StatusOK, "", "", http.MethodHead, blob, nil)
+	w.expect(request{method: http.MethodHead, path: blob}, http.StatusOK)
 	b.wasAsked(t, "HEAD", "HEAD blobs")
 
-	w.want(http.StatusCreated, "", "admin", http.MethodPost, "/v2/acme/other/blobs/uploads/?mount="+string(d)+"&from=acme/app", nil)
+	w.expect(
+		request{
+			as:     "admin",
+			method: http.MethodPost,
+			path:   "/v2/acme/other/blobs/uploads/?mount=" + string(d) + "&from=acme/app",
+		},
+		http.StatusCreated,
+	)
 	b.wasAsked(t, "a mount", "POST mount")
-	w.want(http.StatusCreated, "", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?mount="+string(d)+"&from=acme/app", nil)
+	w.expect(
+		request{
+			as:     "admin",
+			method: http.MethodPost,
+			path:   "/v2/acme/app/blobs/uploads/?mount=" + string(d) + "&from=acme/app",
+		},
+		http.StatusCreated,
+	)
 	b.wasAsked(t, "a mount to where it lies")
 
 	image := w.imageOf("acme/app", "asked")
 	b.wasAsked(t, "two blobs", "POST blobs/uploads", "PUT blobs/uploads", "POST blobs/uploads", "PUT blobs/uploads")
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/v1", image, "Content-Type", "application/vnd.oci.image.manifest.v1+json")
+	w.expect(
+		manifestPut("/v2/acme/app/manifests/v1", image, "application/vnd.oci.image.manifest.v1+json"),
+		http.StatusCreated,
+	)
 	b.wasAsked(t, "a manifest", "PUT manifests")
-	w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/v1", nil)
+	w.expect(request{path: "/v2/acme/app/manifests/v1"}, http.StatusOK)
 	b.wasAsked(t, "a pull of a manifest")
 	if n := b.connections.Load(); n > 2 { // one may be busy when the next is wanted
 		t.Errorf("%d connections for requests one after the other", n)
@@ -158,15 +187,15 @@ func TestRangesBeforeAnUpstream(t *testing.T) {
 		first, last int
 		asks        []string
 	}{
-		{"bytes=0-9", 0, 9, []string{"GET blobs bytes=0-9"}},
-		{"bytes=100-199", 100, 199, []string{"GET blobs bytes=100-199"}},
-		{"bytes=49990-", 49_990, 49_999, []string{"GET blobs bytes=49990-49999"}},
-		{"bytes=0-", 0, 49_999, []string{"GET blobs"}},
-		{"bytes=-10", 49_990, 49_999, []string{"GET blobs bytes=49990-49999"}},
-		{"bytes=-90000", 0, 49_999, []string{"GET blobs"}},
-		{"bytes=40000-90000", 40_000, 49_999, []string{"GET blobs bytes=40000-49999"}},
+		{want: "bytes=0-9", last: 9, asks: []string{"GET blobs bytes=0-9"}},
+		{want: "bytes=100-199", first: 100, last: 199, asks: []string{"GET blobs bytes=100-199"}},
+		{want: "bytes=49990-", first: 49_990, last: 49_999, asks: []string{"GET blobs bytes=49990-49999"}},
+		{want: "bytes=0-", last: 49_999, asks: []string{"GET blobs"}},
+		{want: "bytes=-10", first: 49_990, last: 49_999, asks: []string{"GET blobs bytes=49990-49999"}},
+		{want: "bytes=-90000", last: 49_999, asks: []string{"GET blobs"}},
+		{want: "bytes=40000-90000", first: 40_000, last: 49_999, asks: []string{"GET blobs bytes=40000-49999"}},
 	} {
-		a := w.want(http.StatusPartialContent, "", "", http.MethodGet, blob, nil, "Range", c.want)
+		a := w.expect(request{path: blob, headers: []string{"Range", c.want}}, http.StatusPartialContent)
 		place := fmt.Sprintf("bytes %d-%d/50000", c.first, c.last)
 		if a.body != string(content[c.first:c.last+1]) || a.header.Get("Content-Range") != place {
 			t.Errorf("%s: %d bytes at %s, want %s", c.want, len(a.body), a.header.Get("Content-Range"), place)
@@ -174,22 +203,23 @@ func TestRangesBeforeAnUpstream(t *testing.T) {
 		b.wasAsked(t, c.want, c.asks...)
 	}
 	for _, none := range []string{"bytes=50000-", "bytes=9-5", "bytes=90000-90001"} {
-		if a := w.ask("", http.MethodGet, blob, nil, "Range", none); a.status != http.StatusRequestedRangeNotSatisfiable {
+		if a := w.send(request{path: blob, headers: []string{"Range", none}}); a.status != http.StatusRequestedRangeNotSatisfiable {
 			t.Errorf("%s is answered %d", none, a.status)
 		}
 		b.wasAsked(t, none, "HEAD blobs")
 	}
-	a := w.want(http.StatusOK, "", "", http.MethodGet, blob, nil, "Range", "bytes=5-9", "If-Range", `"another"`)
+	a := w.expect(request{path: blob, headers: []string{"Range", "bytes=5-9", "If-Range", `"another"`}}, http.StatusOK)
 	if a.body != string(content) {
 		t.Errorf("a range of another blob is answered with %d bytes", len(a.body))
 	}
-	a = w.want(http.StatusPartialContent, "", "", http.MethodGet, blob, nil, "Range", "bytes=5-9,100-110")
+	a = w.expect(request{path: blob, headers: []string{"Range", "bytes=5-9,100-110"}}, http.StatusPartialContent)
 	if !strings.Contains(a.body, string(content[100:111])) || !strings.Contains(a.body, string(content[5:10])) {
 		t.Errorf("two ranges are answered with %d bytes", len(a.body))
 	}
 }
 
-// Two clients send the same blob to the same repository, chunk by chunk in turns, and other chunks than the other's end in neither.
+// Two clients send the same blob to the same repository, chunk by chunk in turns, and other chunks than the other's
+// end in neither.
 func TestUploadsBeforeAnUpstreamAreApart(t *testing.T) {
 	t.Parallel()
 	w, _ := newFront(t)
@@ -197,14 +227,39 @@ func TestUploadsBeforeAnUpstreamAreApart(t *testing.T) {
 	ats := []string{w.start("acme/app"), w.start("acme/app")}
 	for from := 0; from < 60_000; from += 20_000 {
 		place := fmt.Sprintf("%d-%d", from, from+19_999)
-		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, ats[0], one[from:from+20_000], "Content-Range", place)
-		w.want(http.StatusAccepted, "", "admin", http.MethodPatch, ats[1], two[from:from+20_000], "Content-Range", place)
+		w.expect(
+			request{
+				as:      "admin",
+				method:  http.MethodPatch,
+				path:    ats[0],
+				body:    one[from : from+20_000],
+				headers: []string{"Content-Range", place},
+			},
+			http.StatusAccepted,
+		)
+		w.expect(
+			request{
+				as:      "admin",
+				method:  http.MethodPatch,
+				path:    ats[1],
+				body:    two[from : from+20_000],
+				headers: []string{"Content-Range", place},
+			},
+			http.StatusAccepted,
+		)
 		w.restart() // another process
 	}
-	w.want(http.StatusBadRequest, "DIGEST_INVALID", "admin", http.MethodPut, ats[0]+"?digest="+string(digest.FromBytes(two)), nil)
-	w.want(http.StatusCreated, "", "admin", http.MethodPut, ats[1]+"?digest="+string(digest.FromBytes(two)), nil)
+	w.expectError(
+		request{as: "admin", method: http.MethodPut, path: ats[0] + "?digest=" + string(digest.FromBytes(two))},
+		http.StatusBadRequest,
+		"DIGEST_INVALID",
+	)
+	w.expect(
+		request{as: "admin", method: http.MethodPut, path: ats[1] + "?digest=" + string(digest.FromBytes(two))},
+		http.StatusCreated,
+	)
 	w.wantBlob("acme/app", digest.FromBytes(two), two)
-	w.want(http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "admin", http.MethodGet, ats[0], nil)
+	w.expectError(request{as: "admin", path: ats[0]}, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
 }
 
 // What an upstream redirects goes on to who may read it, and to nobody else.
@@ -216,7 +271,7 @@ func TestRedirectsAreHandedOn(t *testing.T) {
 	b.wasAsked(t, "a push", "POST blobs/uploads", "PUT blobs/uploads")
 	w.wantBlob("acme/app", digest.FromBytes(content), content)
 	b.wasAsked(t, "a pull that is not redirected", "GET blobs")
-	a := w.want(http.StatusPartialContent, "", "", http.MethodGet, blob, nil, "Range", "bytes=10-19")
+	a := w.expect(request{path: blob, headers: []string{"Range", "bytes=10-19"}}, http.StatusPartialContent)
 	if a.body != string(content[10:20]) {
 		t.Errorf("a range is %d bytes", len(a.body))
 	}
@@ -225,23 +280,26 @@ func TestRedirectsAreHandedOn(t *testing.T) {
 	const signed = "http://store.example/bytes?signature=secret"
 	b.elsewhere.Store(signed)
 	for _, part := range []string{"", "bytes=10-19", "bytes=5-9,100-110"} {
-		a := w.want(http.StatusTemporaryRedirect, "", "", http.MethodGet, blob, nil, "Range", part)
-		if a.header.Get("Location") != signed || a.header.Get("Cache-Control") != "no-store" || a.header.Get("Etag") != "" || a.body != "" {
+		a := w.expect(request{path: blob, headers: []string{"Range", part}}, http.StatusTemporaryRedirect)
+		if a.header.Get("Location") != signed || a.header.Get("Cache-Control") != "no-store" ||
+			a.header.Get("Etag") != "" ||
+			a.body != "" {
 			t.Errorf("with %q the redirect has %v, and says %q", part, a.header, a.body)
 		}
 	}
 	b.wasAsked(t, "what is redirected", "GET blobs", "GET blobs bytes=10-19", "GET blobs")
-	w.want(http.StatusOK, "", "", http.MethodHead, blob, nil)
+	w.expect(request{method: http.MethodHead, path: blob}, http.StatusOK)
 	b.wasAsked(t, "HEAD", "HEAD blobs")
 	w.private("acme/app")
-	w.want(http.StatusUnauthorized, "UNAUTHORIZED", "", http.MethodGet, blob, nil)
-	if a := w.ask("carol", http.MethodGet, blob, nil); a.status == http.StatusTemporaryRedirect || a.header.Get("Location") != "" {
+	w.expectError(request{path: blob}, http.StatusUnauthorized, "UNAUTHORIZED")
+	if a := w.send(request{as: "carol", path: blob}); a.status == http.StatusTemporaryRedirect ||
+		a.header.Get("Location") != "" {
 		t.Errorf("who may not read it is redirected: %d %v", a.status, a.header)
 	}
 	b.wasAsked(t, "who may not read")
 
 	b.elsewhere.Store(b.url + "/elsewhere") // our credentials would be needed there
-	w.want(http.StatusServiceUnavailable, "UNAVAILABLE", "admin", http.MethodGet, blob, nil)
+	w.expectError(request{as: "admin", path: blob}, http.StatusServiceUnavailable, "UNAVAILABLE")
 	b.wasAsked(t, "a redirect within the upstream", "GET blobs", "GET other")
 }
 
@@ -286,15 +344,26 @@ func TestLargeBlobsBeforeAnUpstream(t *testing.T) { //nolint:paralleltest // it 
 		at := w.start(name)
 		allocates("a push", func() {
 			if name == "acme/streamed" {
-				w.want(http.StatusAccepted, "", "admin", http.MethodPatch, at, newPattern(size))
-				w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), nil)
+				w.expect(
+					request{as: "admin", method: http.MethodPatch, path: at, body: newPattern(size)},
+					http.StatusAccepted,
+				)
+				w.expect(
+					request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d)},
+					http.StatusCreated,
+				)
 			} else {
-				w.want(http.StatusCreated, "", "admin", http.MethodPut, at+"?digest="+string(d), newPattern(size))
+				w.expect(request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d), body: newPattern(size)}, http.StatusCreated)
 			}
 		})
 	}
 	allocates("a pull", func() {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.server.URL+"/v2/acme/whole/blobs/"+string(d), nil)
+		r, err := http.NewRequestWithContext(
+			t.Context(),
+			http.MethodGet,
+			w.server.URL+"/v2/acme/whole/blobs/"+string(d),
+			nil,
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -317,7 +386,7 @@ func TestRetryAfterOfTheUpstream(t *testing.T) {
 		status     int
 		says, want string
 	}{
-		{http.StatusInsufficientStorage, "120", "120"}, {http.StatusTooManyRequests, "7", "7"}, {http.StatusTooManyRequests, "86400", "300"}, {http.StatusInsufficientStorage, "", "1"},
+		{status: http.StatusInsufficientStorage, says: "120", want: "120"}, {status: http.StatusTooManyRequests, says: "7", want: "7"}, {status: http.StatusTooManyRequests, says: "86400", want: "300"}, {status: http.StatusInsufficientStorage, want: "1"},
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			if tt.says != "" {
@@ -332,27 +401,54 @@ func TestRetryAfterOfTheUpstream(t *testing.T) {
 		}
 		w := newWorld(t, func(o *proxy.Options) { o.Storage, o.InlineLimit = s, 0 })
 		content := random(50_000, 41)
-		a := w.want(http.StatusServiceUnavailable, "UNAVAILABLE", "admin", http.MethodPost, "/v2/acme/app/blobs/uploads/?digest="+string(digest.FromBytes(content)), content)
+		a := w.expectError(
+			request{
+				as:     "admin",
+				method: http.MethodPost,
+				path:   "/v2/acme/app/blobs/uploads/?digest=" + string(digest.FromBytes(content)),
+				body:   content,
+			},
+			http.StatusServiceUnavailable,
+			"UNAVAILABLE",
+		)
 		if got := a.header.Get("Retry-After"); got != tt.want {
-			t.Errorf("the upstream's %d with Retry-After %q is answered with %q, want %q", tt.status, tt.says, got, tt.want)
+			t.Errorf(
+				"the upstream's %d with Retry-After %q is answered with %q, want %q",
+				tt.status,
+				tt.says,
+				got,
+				tt.want,
+			)
 		}
 	}
 }
 
-// TestUpstreamDecidesForNarrowAccept proves that a client whose Accept header excludes the manifest of a tag gets the upstream's answer: distribution gives
-// the linux/amd64 image of a docker list to clients without lists, and refuses an OCI image to clients without OCI images.
+// TestUpstreamDecidesForNarrowAccept proves that a client whose Accept header excludes the manifest of a tag gets the
+// upstream's answer: distribution gives the linux/amd64 image of a docker list to clients without lists, and refuses
+// an OCI image to clients without OCI images.
 func TestUpstreamDecidesForNarrowAccept(t *testing.T) {
 	t.Parallel()
 	w, b := newFront(t)
 	oci := w.imageOf("acme/app", "one")
 	docker := strings.NewReplacer(pulp.OCIManifest, pulp.DockerManifest, "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json",
-		"application/vnd.oci.image.layer.v1.tar+gzip", "application/vnd.docker.image.rootfs.diff.tar.gzip").Replace(oci)
-	list := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d,"platform":{"architecture":"amd64","os":"linux"}}]}`,
-		pulp.DockerList, pulp.DockerManifest, digest.FromString(docker), len(docker))
+		"application/vnd.oci.image.layer.v1.tar+gzip", "application/vnd.docker.image.rootfs.diff.tar.gzip").
+		Replace(oci)
+	list := fmt.Sprintf(
+		`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d,"platform":{"architecture":"amd64","os":"linux"}}]}`,
+		pulp.DockerList,
+		pulp.DockerManifest,
+		digest.FromString(docker),
+		len(docker),
+	)
 	put := func(reference, mediaType, payload string) {
 		t.Helper()
-		w.want(http.StatusCreated, "", "admin", http.MethodPut, "/v2/acme/app/manifests/"+reference, payload, "Content-Type", mediaType)
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, b.url+"/v2/acme/app/manifests/"+reference, strings.NewReader(payload))
+		w.expect(manifestPut("/v2/acme/app/manifests/"+reference, payload, mediaType), http.StatusCreated)
+		r, err := http.NewRequestWithContext(
+			t.Context(),
+			http.MethodPut,
+			b.url+"/v2/acme/app/manifests/"+reference,
+			strings.NewReader(payload),
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -369,14 +465,18 @@ func TestUpstreamDecidesForNarrowAccept(t *testing.T) {
 	put(string(digest.FromString(docker)), pulp.DockerManifest, docker)
 	put("multi", pulp.DockerList, list)
 	put("oci", pulp.OCIManifest, oci)
-	if got := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/multi", nil, "Accept", pulp.DockerManifest); got.body != docker ||
-		got.header.Get("Docker-Content-Digest") != string(digest.FromString(docker)) || got.header.Get("Content-Type") != pulp.DockerManifest {
+	if got := w.expect(request{path: "/v2/acme/app/manifests/multi", headers: []string{"Accept", pulp.DockerManifest}}, http.StatusOK); got.body != docker ||
+		got.header.Get("Docker-Content-Digest") != string(digest.FromString(docker)) ||
+		got.header.Get("Content-Type") != pulp.DockerManifest {
 		t.Errorf("a client without lists gets %s, %v", got.body, got.header)
 	}
-	if got := w.want(http.StatusNotFound, "MANIFEST_UNKNOWN", "", http.MethodGet, "/v2/acme/app/manifests/oci", nil, "Accept", pulp.DockerManifest); !strings.Contains(got.body, "Accept header") {
+	if got := w.expectError(request{path: "/v2/acme/app/manifests/oci", headers: []string{"Accept", pulp.DockerManifest}}, http.StatusNotFound, "MANIFEST_UNKNOWN"); !strings.Contains(
+		got.body,
+		"Accept header",
+	) {
 		t.Errorf("the answer does not name the cause: %s", got.body)
 	}
-	if got := w.want(http.StatusOK, "", "", http.MethodGet, "/v2/acme/app/manifests/multi", nil); got.body != list {
+	if got := w.expect(request{path: "/v2/acme/app/manifests/multi"}, http.StatusOK); got.body != list {
 		t.Errorf("a client without an Accept header gets %s", got.body)
 	}
 }

@@ -225,7 +225,7 @@ func TestSignTask(t *testing.T) {
 		t.Errorf("references %v, want %v", references, want)
 	}
 
-	if k := w.sign(taskstore.TaskCompleted, nil); len(k.Created) != 0 || w.maker.made != 4 { // D10
+	if k := w.sign(taskstore.TaskCompleted, nil); len(k.Created) != 0 || w.maker.made != 4 { // compatibility.md#signing-again
 		t.Errorf("signing again made %d more and %v", w.maker.made-4, k.Created)
 	}
 	w.sign(taskstore.TaskCompleted, func(a *tasks.SignArgs) { a.Tags = []string{"v1"}; a.BasePath = "acme/other" })
@@ -300,7 +300,7 @@ func TestEditAndDelete(t *testing.T) {
 	}
 	run(tasks.Spec{Name: tasks.DeleteDistribution, Args: tasks.ObjectArgs{Collection: pulp.DistributionCollection, ID: w.repo.Distribution.ID}})
 	if _, err := w.store.Catalog.Repository(t.Context(), pulp.ContainerPush, r.ID); !fault.Is(err, fault.NotFound) {
-		t.Errorf("the repository that a push made is still there: %v (D8)", err)
+		t.Errorf("the repository that a push made is still there: %v (compatibility.md#deleting-distributions)", err)
 	}
 	run(tasks.Spec{Name: tasks.Purge, Args: tasks.PurgeArgs{FinishedBefore: time.Now().Add(time.Hour).UnixMicro(), States: []taskstore.TaskState{taskstore.TaskCompleted}}})
 	if left, n, err := w.store.Lists.Tasks(t.Context(), list.Query{Limit: 10}); err != nil || n != 1 { // the purge itself
@@ -375,7 +375,7 @@ func TestHousekeeping(t *testing.T) {
 	if has(forgotten) || !has(named) {
 		t.Errorf("forgotten is there: %v, named is there: %v", has(forgotten), has(named))
 	}
-	// D23: what is pending by digest stays, with what it names; so does everything in a version.
+	// compatibility.md#pending-content: what is pending by digest stays, with what it names; so does everything in a version.
 	for _, d := range []digest.Digest{m.Digest} {
 		if _, err := w.store.Serving.ServedManifest(t.Context(), w.repo, string(d)); err != nil {
 			t.Errorf("a pending manifest: %v", err)

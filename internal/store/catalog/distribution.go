@@ -13,7 +13,7 @@ import (
 )
 
 // CreateDistribution keeps a new distribution, with its namespace, and completes the task whose result that is. It serves RepositoryID, or the version
-// Pinned, or nothing. Taken names and paths, and paths below or above another's, are field errors (contract 2.7).
+// Pinned, or nothing. Taken names and paths, and paths below or above another's, are field errors (compatibility.md#distributions).
 func (s *Store) CreateDistribution(ctx context.Context, claim *taskstore.Claim, d pulp.Distribution) (pulp.Distribution, error) {
 	d.ID = pulp.NewID()
 	err := s.inTxUnlessTaken(ctx, func(t *content.Tx) error {
@@ -60,7 +60,7 @@ func (s *Store) EditDistribution(ctx context.Context, claim *taskstore.Claim, id
 		before := d
 		edit(&d)
 		d.ID = id
-		if before.Name != d.Name || before.BasePath != d.BasePath { // a push may have made a path below this one's (D17)
+		if before.Name != d.Name || before.BasePath != d.BasePath { // a push may have made a path below this one's (compatibility.md#nested-names)
 			if err := checkConflict(t, d); err != nil {
 				return err
 			}
@@ -138,11 +138,11 @@ func checkServed(t *content.Tx, d pulp.Distribution) error {
 	return nil
 }
 
-// Texts of contract 2.7.
+// Texts of compatibility.md#distributions.
 const (
 	takenField   = "This field must be unique."
 	overlapsText = "Overlaps with an existing distribution."
-	// OverlapField is the field of the error about a base path that lies below or above another: it is nested (contract 2.7).
+	// OverlapField is the field of the error about a base path that lies below or above another: it is nested (compatibility.md#distributions).
 	OverlapField = "base_path.base_path"
 )
 
@@ -183,7 +183,7 @@ func conflictOf(ctx context.Context, q sqldb.Querier, id, name, basePath string)
 }
 
 // DeleteDistribution removes a distribution, and its repository with all versions when a push created that repository and no
-// other distribution serves it (D8), and completes the task whose result that is. NotFound when there is none.
+// other distribution serves it (compatibility.md#deleting-distributions), and completes the task whose result that is. NotFound when there is none.
 func (s *Store) DeleteDistribution(ctx context.Context, claim *taskstore.Claim, id string) error {
 	return s.content.InTx(ctx, func(t *content.Tx) error {
 		removed := map[string]int64{}
@@ -237,7 +237,7 @@ func (s *Store) Distribution(ctx context.Context, id string) (pulp.Distribution,
 }
 
 // RepositoryDistributions returns the distributions that serve a repository's latest version, by base path. Pinned ones do not
-// count (contract 2.7).
+// count (compatibility.md#distributions).
 func (s *Store) RepositoryDistributions(ctx context.Context, repositoryID string) ([]pulp.Distribution, error) {
 	return sqldb.Collect(ctx, s.db.Read(), record.ScanDistribution,
 		`SELECT `+record.DistributionColumns+record.DistributionSource+` WHERE d.repository_id = $1 ORDER BY d.base_path`, repositoryID)

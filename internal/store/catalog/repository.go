@@ -101,7 +101,7 @@ func (s *Store) DeleteRepository(ctx context.Context, claim *taskstore.Claim, ki
 }
 
 // MigrateRepository makes a push repository one of the general kind, with the same id and all its versions, and completes the task whose result that
-// is (contract 2.5.1). Tasks that wait for it wait under its new href. NotFound when there is no such push repository.
+// is (compatibility.md#push-repositories). Tasks that wait for it wait under its new href. NotFound when there is no such push repository.
 func (s *Store) MigrateRepository(ctx context.Context, claim *taskstore.Claim, id string) error {
 	return s.content.InTx(ctx, func(t *content.Tx) error {
 		n, err := t.Exec(`UPDATE repository SET type = $2, updated = $3 WHERE id = $1 AND type = $4`, id, pulp.Container, t.Now, pulp.ContainerPush)

@@ -26,7 +26,7 @@ func (c *Change) dropPending(kind pulp.Kind, key string) error {
 }
 
 // change is one change of one repository's content inside a transaction: the only way in which content enters or leaves a
-// repository (architecture 3, "one rule"). It holds the repository's row, sees the version that is the latest now and
+// repository (compatibility.md#one-change-one-transaction). It holds the repository's row, sees the version that is the latest now and
 // what was already changed, counts what it adds and removes, and ends by making the next version, or none when nothing changed.
 type Change struct {
 	Tx     *Tx

@@ -195,7 +195,7 @@ func TestAddTakesOnlyWhatIsSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	hidden, _ := storetest.PushImage(t, s, secret.Repository.ID, "secret", "latest")
-	// A sparse index that names the hidden image (D11).
+	// A sparse index that names the hidden image (compatibility.md#absent-parts).
 	sparse := storetest.Index(hidden)
 	if _, err := s.Content.PutManifest(t.Context(), content.PutManifest{RepositoryID: public.Repository.ID, Manifest: sparse, Tags: []string{"x"}}); err != nil {
 		t.Fatal(err)
@@ -406,7 +406,7 @@ func TestDistributions(t *testing.T) {
 	if _, err := s.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: "a", BasePath: "x", RepositoryID: repo.ID}); !fault.Is(err, fault.Invalid) {
 		t.Errorf("a taken name: %v", err)
 	}
-	// A push may nest (D17); what was there can still be edited.
+	// A push may nest (compatibility.md#nested-names); what was there can still be edited.
 	storetest.Target(t, s, "ns/a/below")
 	if d, err := s.Catalog.EditDistribution(ctx, nil, first.ID, func(d *pulp.Distribution) { d.Private = true }); err != nil || !d.Private {
 		t.Errorf("edit: %+v, %v", d, err)

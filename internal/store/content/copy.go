@@ -10,7 +10,7 @@ import (
 )
 
 // AddContent adds units to a repository with all that they name, and completes the task whose result that is: tags with their manifests, manifests with
-// what they list, their configs and layers (contract 2.5.2). Only what the named user sees is taken; an empty name sees everything. Signatures
+// what they list, their configs and layers (compatibility.md#container-repositories). Only what the named user sees is taken; an empty name sees everything. Signatures
 // are left out, as the reference does.
 func (s *Store) AddContent(ctx context.Context, claim *taskstore.Claim, repositoryID string, units []record.Unit, username string) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
@@ -37,7 +37,7 @@ type Copy struct {
 }
 
 // CopyContent adds tags or manifests of another repository's version to a repository, with all that they name there but without signatures, and completes the task
-// whose result that is (contract 2.5.2). Only rows are written, however large the content is.
+// whose result that is (compatibility.md#container-repositories). Only rows are written, however large the content is.
 func (s *Store) CopyContent(ctx context.Context, claim *taskstore.Claim, repositoryID string, from Copy) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
 		if _, err := record.FindVersion(c.Tx.Ctx, c.Tx, from.RepositoryID, from.Number); err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 // DeleteBlob takes a blob out of a repository's latest version and out of what is pending there. NotFound when it is in neither;
-// Conflict when a manifest of the latest version or a pending one names it (D22). It returns the new version, if one was made.
+// Conflict when a manifest of the latest version or a pending one names it (compatibility.md#deleting-content). It returns the new version, if one was made.
 func (s *Store) DeleteBlob(ctx context.Context, repositoryID string, dgst digest.Digest) (*pulp.Version, error) {
 	return s.Change(ctx, repositoryID, func(c *Change) error {
 		_, _, ok, err := c.Anywhere(pulp.KindBlob, string(dgst))

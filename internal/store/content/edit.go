@@ -5,7 +5,7 @@ import (
 	"github.com/countersign/countersign/internal/store/record"
 )
 
-// unitColumns are where units of a kind are kept and what repositories know them by. Signatures are not added by hand (contract 2.5.2).
+// unitColumns are where units of a kind are kept and what repositories know them by. Signatures are not added by hand (compatibility.md#container-repositories).
 var unitColumns = map[pulp.Kind]string{
 	pulp.KindBlob: "u.digest AS key, u.id FROM blob u", pulp.KindManifest: "u.digest AS key, u.id FROM manifest u",
 	pulp.KindTag: "u.name AS key, u.id FROM tag u", pulp.KindSignature: "u.digest AS key, u.id FROM signature u",

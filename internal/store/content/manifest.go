@@ -69,7 +69,7 @@ func (t *Tx) childrenOf(manifestID string) ([]string, error) {
 }
 
 // addManifest puts a manifest into the repository with everything of it that the repository has or was sent: its blobs, its
-// children with theirs, and the signatures that were sent ahead (D6, D23).
+// children with theirs, and the signatures that were sent ahead (compatibility.md#uploaded-signatures, compatibility.md#pending-content).
 func (c *Change) addManifest(key, id string) error {
 	type item struct{ digest, id string }
 	queue, seen := []item{{key, id}}, map[string]bool{key: true}

@@ -10,14 +10,14 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// MissingBlobs says that a manifest names blobs that its repository neither holds nor was sent (D14).
+// MissingBlobs says that a manifest names blobs that its repository neither holds nor was sent (compatibility.md#missing-blobs).
 type MissingBlobs struct{ Digests []digest.Digest }
 
 // Error names the first of them.
 func (e *MissingBlobs) Error() string { return "blob unknown to repository: " + string(e.Digests[0]) }
 
 // MissingChildren says that an index names manifests that its repository neither holds nor was sent. It is an error only where
-// indexes must be complete (D11).
+// indexes must be complete (compatibility.md#absent-parts).
 type MissingChildren struct{ Digests []digest.Digest }
 
 // Error names the first of them.
@@ -30,13 +30,13 @@ type PutManifest struct {
 	RepositoryID    string
 	Manifest        pulp.Manifest
 	Tags            []string // none: pushed by digest
-	RequireChildren bool     // an index may not name absent manifests (D11)
+	RequireChildren bool     // an index may not name absent manifests (compatibility.md#absent-parts)
 	// When says whether the tags may change, given the digest that each stands for now, empty for one that is not there; nil: always.
 	When func(current digest.Digest) bool
 }
 
 // PutManifest stores a manifest. By tag, or with a subject, it enters a new version of the repository together with everything of it that was
-// sent before; by digest alone it is pending (contract 3.3, D23). It returns the new version, nil when none was made. MissingBlobs
+// sent before; by digest alone it is pending (compatibility.md#manifests, compatibility.md#pending-content). It returns the new version, nil when none was made. MissingBlobs
 // when it names blobs that the repository has not. Unsigned where it must be signed before it is seen: it is kept then as what a sync has fetched, for those who
 // sign, and nobody is served.
 func (s *Store) PutManifest(ctx context.Context, p PutManifest) (*pulp.Version, error) {

@@ -12,7 +12,7 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// RemoveContent takes units out of a repository with what they name and nothing else there does, and completes the task whose result that is (contract 2.5.2). What a remaining tag or
+// RemoveContent takes units out of a repository with what they name and nothing else there does, and completes the task whose result that is (compatibility.md#container-repositories). What a remaining tag or
 // list refers to stays.
 func (s *Store) RemoveContent(ctx context.Context, claim *taskstore.Claim, repositoryID string, units []record.Unit) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
@@ -28,7 +28,7 @@ func (s *Store) RemoveAll(ctx context.Context, claim *taskstore.Claim, repositor
 }
 
 // RemoveImage takes a manifest out of a repository with its tags, its signatures and what it names and nothing else there does, and completes the
-// task whose result that is (contract 2.5.1). Invalid when the latest version holds no such manifest.
+// task whose result that is (compatibility.md#push-repositories). Invalid when the latest version holds no such manifest.
 func (s *Store) RemoveImage(ctx context.Context, claim *taskstore.Claim, repositoryID string, d digest.Digest) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
 		id, ok, err := c.Held(pulp.KindManifest, string(d))

@@ -9,7 +9,7 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// RemoveSignatures takes all signatures by a key out of a repository and completes the task whose result that is (contract 2.5.1). Invalid when the latest version
+// RemoveSignatures takes all signatures by a key out of a repository and completes the task whose result that is (compatibility.md#push-repositories). Invalid when the latest version
 // holds none.
 func (s *Store) RemoveSignatures(ctx context.Context, claim *taskstore.Claim, repositoryID, keyID string) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {

@@ -28,7 +28,7 @@ func TestPushMakesOneVersion(t *testing.T) {
 	if v != nil {
 		t.Errorf("the same push again made version %d, want none", v.Number)
 	}
-	second, v := storetest.PushImage(t, s, to.Repository.ID, "two", "v1") // golden 65c: the old manifest and its blobs stay
+	second, v := storetest.PushImage(t, s, to.Repository.ID, "two", "v1") // recording 65c: the old manifest and its blobs stay
 	storetest.WantCounts(t, v, "4+2-0 2+1-0 0+0-0 1+1-1")
 
 	got, err := s.Serving.ServedManifest(t.Context(), to, "v1")
@@ -60,7 +60,7 @@ func TestManifestByDigestIsPending(t *testing.T) {
 	}
 	g := storetest.SignatureOf(t, s, to, a, "sig a")
 	if v, err := s.Signatures.PutSignature(t.Context(), to.Repository.ID, a.Digest, g); v != nil || err != nil {
-		t.Errorf("a signature ahead of its manifest: %v, %v, want it to wait (D6)", v, err)
+		t.Errorf("a signature ahead of its manifest: %v, %v, want it to wait (compatibility.md#uploaded-signatures)", v, err)
 	}
 	list := storetest.Index(a, b)
 	v, err := s.Content.PutManifest(t.Context(), content.PutManifest{RepositoryID: to.Repository.ID, Manifest: list, Tags: []string{"multi"}})
@@ -118,7 +118,7 @@ func TestDeleteManifestTakesWhatIsItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := s.Content.DeleteBlob(t.Context(), to.Repository.ID, shared.Digest); !fault.Is(err, fault.Conflict) {
-		t.Errorf("deleting a blob in use: %v, want Conflict (D22)", err)
+		t.Errorf("deleting a blob in use: %v, want Conflict (compatibility.md#deleting-content)", err)
 	}
 	v, err := s.Content.DeleteManifest(t.Context(), to.Repository.ID, one.Digest)
 	if err != nil {

@@ -29,7 +29,7 @@ type Synced struct {
 }
 
 // CommitSync makes a version of what a sync wants, and completes the task whose result that is: the version, or null when nothing changed
-// (contract 6).
+// (compatibility.md#sync).
 func (s *Store) CommitSync(ctx context.Context, claim *taskstore.Claim, w Synced) (*pulp.Version, error) {
 	var v *pulp.Version
 	err := s.InTx(ctx, func(t *Tx) error {

@@ -14,7 +14,7 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// TagManifest makes a name stand for a manifest of a repository's latest version and completes the task whose result that is (contract 2.5.1). Invalid when the version holds
+// TagManifest makes a name stand for a manifest of a repository's latest version and completes the task whose result that is (compatibility.md#push-repositories). Invalid when the version holds
 // no such manifest.
 func (s *Store) TagManifest(ctx context.Context, claim *taskstore.Claim, repositoryID, name string, d digest.Digest) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {

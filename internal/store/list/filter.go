@@ -112,7 +112,7 @@ func IsNull(field string, null bool) Filter {
 // LabelOp is a question about one label.
 type LabelOp int
 
-// The questions about a label (contract 1.3, pulp_label_select).
+// The questions about a label (compatibility.md#lists, pulp_label_select).
 const (
 	LabelPresent LabelOp = iota
 	LabelAbsent
@@ -141,7 +141,7 @@ func Label(key string, op LabelOp, value string) Filter {
 }
 
 // VisibleTo narrows a list to what a user who is not staff sees: what lies in the namespace of their own name, and what a distribution that is not
-// private serves (contract 7.2).
+// private serves (compatibility.md#permissions).
 func VisibleTo(username string) Filter { return visibleTo(username) }
 
 type visibleTo string

@@ -27,7 +27,7 @@ func (s *Store) SigningServices(ctx context.Context) ([]pulp.SigningService, err
 	return sqldb.Collect(ctx, s.db.Read(), record.ScanService, `SELECT `+record.ServiceColumns+` FROM signing_service ORDER BY name`)
 }
 
-// AddSigningService keeps a new service and returns it with its id. A taken name is a Conflict that names it (contract 5.2).
+// AddSigningService keeps a new service and returns it with its id. A taken name is a Conflict that names it (compatibility.md#service-commands).
 func (s *Store) AddSigningService(ctx context.Context, v pulp.SigningService) (pulp.SigningService, error) {
 	v.ID = pulp.NewID()
 	err := s.content.InTx(ctx, func(t *content.Tx) error {

@@ -21,7 +21,7 @@ func (s *Store) Signature(ctx context.Context, id string) (pulp.Signature, error
 // signatureOverhead is at least what one signature takes in the answer of the extension endpoint beside its base64 content, in bytes.
 const signatureOverhead = 200
 
-// checkRoom sees that the signatures of a manifest, with one more of this size, fit into what clients read (4 MB, contract 4).
+// checkRoom sees that the signatures of a manifest, with one more of this size, fit into what clients read (4 MB, compatibility.md#signature-endpoint).
 func checkRoom(c *content.Change, manifestID string, size int) error {
 	var held int64
 	err := c.Tx.Row(`
@@ -44,7 +44,7 @@ func errNoRoom() error {
 }
 
 // PutSignature adds a signature to a manifest of a repository: in a new version, or, while the manifest is pending, waiting with it
-// (D6). What is there already makes no version. NotFound when the repository has no such manifest, TooLarge when it has too many signatures.
+// (compatibility.md#uploaded-signatures). What is there already makes no version. NotFound when the repository has no such manifest, TooLarge when it has too many signatures.
 func (s *Store) PutSignature(ctx context.Context, repositoryID string, manifest digest.Digest, g pulp.Signature) (*pulp.Version, error) {
 	return s.content.Change(ctx, repositoryID, func(c *content.Change) error {
 		id, present, ok, err := c.Anywhere(pulp.KindManifest, string(manifest))

@@ -30,7 +30,7 @@ func TestPutSignatureOnce(t *testing.T) {
 	}
 	storetest.WantCounts(t, v, "2+0-0 1+0-0 1+1-0 1+0-0")
 	if v, err := s.Signatures.PutSignature(t.Context(), to.Repository.ID, m.Digest, g); v != nil || err != nil {
-		t.Errorf("the same signature again: %v, %v, want no version (golden 70b)", v, err)
+		t.Errorf("the same signature again: %v, %v, want no version (recording 70b)", v, err)
 	}
 	if _, err := s.Signatures.PutSignature(t.Context(), to.Repository.ID, digest.FromString("no"), g); !fault.Is(err, fault.NotFound) {
 		t.Errorf("a signature of an absent manifest: %v, want NotFound", err)
@@ -99,7 +99,7 @@ func TestSignTargets(t *testing.T) {
 		})
 	}
 	if _, err := s.Signatures.SignTargets(t.Context(), id, []string{"v1", "nosuch"}, false); !fault.Is(err, fault.Invalid) {
-		t.Errorf("an unknown tag: %v, want Invalid (D4)", err)
+		t.Errorf("an unknown tag: %v, want Invalid (compatibility.md#tags-list)", err)
 	}
 	root := record.TaggedManifest{Tag: "multi", MediaType: pulp.OCIIndex}
 	if err := s.DB.Read().QueryRowContext(t.Context(), `SELECT id, digest FROM manifest WHERE digest = $1`, list.Digest).Scan(&root.ID, &root.Digest); err != nil {

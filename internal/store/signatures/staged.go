@@ -9,7 +9,7 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// SignedKey names what D10 counts as the same signature by one key.
+// SignedKey names what compatibility.md#signing-again counts as the same signature by one key.
 type SignedKey struct{ ManifestID, Reference string }
 
 func scanSignedKey(row sqldb.Scanner) (SignedKey, error) {
@@ -62,7 +62,7 @@ func (s *Store) StageSignatures(ctx context.Context, c *taskstore.Claim, made []
 }
 
 // CommitStaged adds everything that a task has staged to the latest version of a repository, leaving out manifests that have left it,
-// and completes the task, all in one transaction (architecture 3 and 5). It returns the version made, nil when none was.
+// and completes the task, all in one transaction (compatibility.md#one-change-one-transaction, compatibility.md#lost-workers). It returns the version made, nil when none was.
 func (s *Store) CommitStaged(ctx context.Context, claim *taskstore.Claim, repositoryID string) (*pulp.Version, error) {
 	var v *pulp.Version
 	err := s.content.InTx(ctx, func(t *content.Tx) error {

@@ -19,8 +19,8 @@ type SignTarget struct {
 }
 
 // SignTargets returns what there is to sign under the tags of a repository's latest version, or under the named ones: each tag's image
-// and, for a list, every image that it lists and the repository holds (contract 5.4, D2), with sign lists too when asked. Companion tags of cosign
-// are left out. A named tag that is not there is a field error on tags_list (D4). Invalid when that is too much for one task.
+// and, for a list, every image that it lists and the repository holds (compatibility.md#signing, compatibility.md#signing-lists), with sign lists too when asked. Companion tags of cosign
+// are left out. A named tag that is not there is a field error on tags_list (compatibility.md#tags-list). Invalid when that is too much for one task.
 func (s *Store) SignTargets(ctx context.Context, repositoryID string, names []string, lists bool) ([]SignTarget, error) {
 	tagged, err := sqldb.Collect(ctx, s.db.Read(), record.ScanTagged, `
 		SELECT c.key, m.id, m.digest, m.media_type FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id

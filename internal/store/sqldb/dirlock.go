@@ -10,7 +10,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// Lock is the ownership of a data directory: SQLite has one owner, the server (architecture 1). The kernel ends it with the process.
+// Lock is the ownership of a data directory: SQLite has one owner, the server (compatibility.md#one-owner-of-sqlite). The kernel ends it with the process.
 type Lock struct{ file *os.File }
 
 // LockDir takes the data directory for this process, making it when it is not there. When another process holds it: a Conflict.

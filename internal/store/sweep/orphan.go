@@ -10,7 +10,7 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// forgettable is the condition that a manifest which was pushed by digest (p, a row of pending_content) is an orphan (D23): it has waited since before $2, is in
+// forgettable is the condition that a manifest which was pushed by digest (p, a row of pending_content) is an orphan (compatibility.md#pending-content): it has waited since before $2, is in
 // no version, no list and no referrer of its repository names it, and nobody has signed it since. $1 and $3 are the kinds of manifests and signatures.
 const forgettable = `
 	p.kind = $1 AND p.touched < $2 AND
@@ -27,7 +27,7 @@ const inRepository = `(
 	EXISTS (SELECT 1 FROM pending_content q WHERE q.repository_id = p.repository_id AND q.content_id = m.id))`
 
 // SweepPendingManifests forgets that manifests wait which were pushed by digest, longest before a time, and which nothing refers to; and with them the signatures that wait for
-// them. Only who asks for orphans to be removed wants that (D23). It returns how many it forgot, at most limit: what those named may be forgotten next.
+// them. Only who asks for orphans to be removed wants that (compatibility.md#pending-content). It returns how many it forgot, at most limit: what those named may be forgotten next.
 func (s *Store) SweepPendingManifests(ctx context.Context, before time.Time, limit int) (int64, error) {
 	var n int64
 	err := s.db.InTx(ctx, func(t *sqldb.Tx) error {

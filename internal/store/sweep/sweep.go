@@ -31,7 +31,7 @@ const named = `EXISTS (
 		EXISTS (SELECT 1 FROM pending_content pm WHERE pm.repository_id = p.repository_id AND pm.kind = $3 AND pm.key = m.digest) OR
 		EXISTS (SELECT 1 FROM fetched_content f WHERE f.repository_id = p.repository_id AND f.kind = $3 AND f.key = m.digest)))`
 
-// SweepPending forgets that blobs wait in repositories which nobody has touched since a time, unless a pending manifest there names them (D23). It returns
+// SweepPending forgets that blobs wait in repositories which nobody has touched since a time, unless a pending manifest there names them (compatibility.md#pending-content). It returns
 // how many it forgot, at most limit.
 func (s *Store) SweepPending(ctx context.Context, before time.Time, limit int) (int64, error) {
 	var n int64

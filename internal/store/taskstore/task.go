@@ -16,7 +16,7 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// TaskState is a state of a task (contract 2.2).
+// TaskState is a state of a task (compatibility.md#tasks).
 type TaskState string
 
 // The states of a task.
@@ -63,7 +63,7 @@ type Created struct {
 	PRN  string `json:"prn"`
 }
 
-// Progress is one progress report of a task (contract 2.2). Total is nil when it is not known.
+// Progress is one progress report of a task (compatibility.md#tasks). Total is nil when it is not known.
 type Progress struct {
 	Message string    `json:"message"`
 	Code    string    `json:"code"`

@@ -74,7 +74,7 @@ func TestTaskLife(t *testing.T) {
 		t.Errorf("completing it again = %v, want ErrFenced", err)
 	}
 	if _, _, err := s.Tasks.CancelTask(t.Context(), k.ID); !fault.Is(err, fault.Conflict) {
-		t.Errorf("canceling it = %v, want Conflict (golden 16i)", err)
+		t.Errorf("canceling it = %v, want Conflict (recording 16i)", err)
 	}
 	if err := s.Tasks.DeleteTask(t.Context(), k.ID); err != nil {
 		t.Errorf("deleting it = %v", err)
@@ -89,10 +89,10 @@ func TestCancel(t *testing.T) {
 	s := storetest.Open(t)
 	running, waiting, behind := storetest.StartTask(t, s, exclusive("a")...), createTask(t, s, exclusive("a")...), createTask(t, s, exclusive("a")...)
 	if k, _, err := s.Tasks.CancelTask(t.Context(), waiting.ID); err != nil || k.State != taskstore.TaskCanceled || k.Started != nil {
-		t.Errorf("canceling a waiting task = %+v, %v (golden 16d)", k, err)
+		t.Errorf("canceling a waiting task = %+v, %v (recording 16d)", k, err)
 	}
 	if k, _, err := s.Tasks.CancelTask(t.Context(), waiting.ID); err != nil || k.State != taskstore.TaskCanceled {
-		t.Errorf("canceling it again = %+v, %v (golden 16e)", k, err)
+		t.Errorf("canceling it again = %+v, %v (recording 16e)", k, err)
 	}
 	if k, _, err := s.Tasks.CancelTask(t.Context(), running.TaskID); err != nil || k.State != taskstore.TaskCanceling {
 		t.Errorf("canceling a running task = %+v, %v", k, err)

@@ -11,7 +11,7 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// MaxLosses is how often a task may lose its worker before it fails (architecture 5).
+// MaxLosses is how often a task may lose its worker before it fails (compatibility.md#lost-workers).
 const MaxLosses = 3
 
 // Reclaimed tells what became of tasks whose workers are gone.

@@ -48,7 +48,7 @@ CREATE TABLE repository (
     labels                  TEXT NOT NULL DEFAULT '{}',
     retain_repo_versions    BIGINT,
     signing_service_id      TEXT REFERENCES signing_service (id) ON DELETE SET NULL,
-    made_by_push            BOOLEAN NOT NULL DEFAULT FALSE,  -- D8: goes with its distribution
+    made_by_push            BOOLEAN NOT NULL DEFAULT FALSE,  -- compatibility.md#deleting-distributions: goes with its distribution
     latest_version          BIGINT NOT NULL DEFAULT 0,
     next_version            BIGINT NOT NULL DEFAULT 1,       -- numbers are never reused
     created                 BIGINT NOT NULL,
@@ -189,7 +189,7 @@ CREATE INDEX repository_content_added ON repository_content (repository_id, vers
 CREATE INDEX repository_content_removed ON repository_content (repository_id, version_removed) WHERE version_removed IS NOT NULL;
 CREATE INDEX repository_content_unit ON repository_content (content_id);
 
--- What was uploaded to a repository and is in no version of it yet (contract 3.2, D6, D23).
+-- What was uploaded to a repository and is in no version of it yet (compatibility.md#uploads, compatibility.md#uploaded-signatures, compatibility.md#pending-content).
 CREATE TABLE pending_content (
     repository_id   TEXT NOT NULL REFERENCES repository (id) ON DELETE CASCADE,
     kind            BIGINT NOT NULL,

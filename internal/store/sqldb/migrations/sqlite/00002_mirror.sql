@@ -1,6 +1,6 @@
 -- +goose Up
 
--- Where a repository is mirrored from (contract 2.6). Lists are NULL when none were given.
+-- Where a repository is mirrored from (compatibility.md#remotes). Lists are NULL when none were given.
 CREATE TABLE remote (
     id              TEXT PRIMARY KEY,
     name            TEXT NOT NULL UNIQUE,
@@ -56,8 +56,8 @@ CREATE TABLE blob_claim (
 CREATE INDEX blob_claim_blob ON blob_claim (blob_id);
 CREATE INDEX blob_claim_remote ON blob_claim (remote_id);
 
--- A layer that is to be had elsewhere need not be here (D11).
+-- A layer that is to be had elsewhere need not be here (compatibility.md#absent-parts).
 ALTER TABLE manifest_blob ADD COLUMN optional BOOLEAN NOT NULL DEFAULT FALSE;
 
--- A task that signs is for workers that can use its signing service (architecture 6); NULL: any worker will do.
+-- A task that signs is for workers that can use its signing service (compatibility.md#key-location); NULL: any worker will do.
 ALTER TABLE task ADD COLUMN service_id TEXT;

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory" // a driver that is no file system
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory" // a driver without files
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/storage"
@@ -42,8 +42,9 @@ func TestAnotherDriver(t *testing.T) {
 	storagetest.RunPrivate(t, in)
 }
 
-// A process that dies in the middle of a write leaves bytes that nobody was told of.
-func TestResumeDropsWhatWasNotAcknowledged(t *testing.T) {
+// TestResumeIgnoresUnacknowledgedBytes proves that bytes of a write that was not acknowledged, such as those of a
+// process that ended, are not part of a resumed upload.
+func TestResumeIgnoresUnacknowledgedBytes(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	s := open(t, "filesystem", map[string]any{"rootdirectory": root})
@@ -66,17 +67,17 @@ func TestResumeDropsWhatWasNotAcknowledged(t *testing.T) {
 		t.Fatal(err)
 	}
 	if b, err := os.ReadFile(filepath.Join(root, blobFile(d))); err != nil || string(b) != "acknowledged" {
-		t.Errorf("the blob holds %q, %v", b, err)
+		t.Errorf("the blob has the bytes %q, %v", b, err)
 	}
 	wantNoUploads(t, root)
 }
 
-// blobFile returns where a blob lies below the storage's directory.
+// blobFile returns the path of a blob below the root directory.
 func blobFile(d digest.Digest) string {
 	return filepath.Join("docker/registry/v2/blobs", d.Algorithm().String(), d.Encoded()[:2], d.Encoded(), "data")
 }
 
-// wantNoUploads checks that no file of an upload is left.
+// wantNoUploads reports an error if a file of an upload exists.
 func wantNoUploads(t *testing.T, root string) {
 	t.Helper()
 	if left, err := filepath.Glob(filepath.Join(root, "docker/registry/v2/uploads/*")); err != nil || len(left) > 0 {
@@ -100,8 +101,8 @@ func put(t *testing.T, s *embedded.Storage, b []byte) digest.Digest {
 	return d
 }
 
-// A blob that is stored stays the file that it is when the same bytes are pushed again; one whose bytes are wrong is
-// replaced.
+// TestCommitOntoAnExistingBlob proves that a commit does not replace the file of a blob whose bytes are right, and
+// replaces one whose bytes are wrong.
 func TestCommitOntoAnExistingBlob(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -116,7 +117,7 @@ func TestCommitOntoAnExistingBlob(t *testing.T) {
 			t.Fatal(err)
 		}
 		if b, err := os.ReadFile(name); err != nil || !bytes.Equal(b, content) {
-			t.Errorf("the blob does not hold its bytes: %v", err)
+			t.Errorf("the blob does not have its bytes: %v", err)
 		}
 		return info
 	}
@@ -125,7 +126,7 @@ func TestCommitOntoAnExistingBlob(t *testing.T) {
 	if after := stat(); !os.SameFile(before, after) || !after.ModTime().Equal(before.ModTime()) {
 		t.Error("pushing the same bytes again replaced the blob's file")
 	}
-	for what, broken := range map[string][]byte{
+	for damage, broken := range map[string][]byte{
 		"truncated": content[:100], "too long": append(bytes.Clone(content), 'x'), "other bytes": bytes.Repeat([]byte("x"), len(content)), "empty": nil,
 	} {
 		if err := os.WriteFile(name, broken, 0o600); err != nil {
@@ -133,15 +134,15 @@ func TestCommitOntoAnExistingBlob(t *testing.T) {
 		}
 		put(t, s, content)
 		if b, err := os.ReadFile(name); err != nil || !bytes.Equal(b, content) {
-			t.Errorf("%s: the blob is not repaired: %v", what, err)
+			t.Errorf("%s: the blob is not repaired: %v", damage, err)
 		}
 	}
 	wantNoUploads(t, root)
 }
 
-// A reference that an earlier release wrote, a bare file name, goes on; the file itself, which that release may still
-// have open, never becomes the blob.
-func TestResumeOfAnEarlierLayout(t *testing.T) {
+// TestResumeOfAnEarlierRelease proves that a reference of an earlier release, a bare file name, can be resumed. The
+// file itself, which that release may still have open, does not become the blob.
+func TestResumeOfAnEarlierRelease(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	s := open(t, "filesystem", map[string]any{"rootdirectory": root})
@@ -176,12 +177,13 @@ func TestResumeOfAnEarlierLayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	if b, err := os.ReadFile(filepath.Join(root, blobFile(d))); err != nil || string(b) != "acknowledged more" {
-		t.Errorf("the blob holds %q, %v", b, err)
+		t.Errorf("the blob has the bytes %q, %v", b, err)
 	}
 	wantNoUploads(t, root)
 }
 
-// The sweep removes an upload, of either layout, once its youngest file is old enough.
+// TestSweepUploads proves that the sweep removes an upload, of this or an earlier release, once its last write is old
+// enough.
 func TestSweepUploads(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -233,7 +235,7 @@ func TestSweepUploads(t *testing.T) {
 		t.Errorf("Resume of the abandoned upload = %v, want ErrNotFound", err)
 	}
 	if _, err := os.Stat(flat); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the file of the earlier layout: %v, want none", err)
+		t.Errorf("the file of the earlier release: %v, want none", err)
 	}
 	d := digest.FromString(strings.Repeat("x", 100) + "y")
 	if err := later.Commit(t.Context(), d); err != nil {
@@ -249,7 +251,8 @@ func TestUnknownDriver(t *testing.T) {
 	}
 }
 
-func TestOpenGivesAFile(t *testing.T) {
+// TestOpenReturnsAFile proves that Open returns an *os.File, which the kernel can send.
+func TestOpenReturnsAFile(t *testing.T) {
 	t.Parallel()
 	s := open(t, "filesystem", map[string]any{"rootdirectory": t.TempDir()})
 	u, err := s.Create(t.Context(), "a")
@@ -265,7 +268,7 @@ func TestOpenGivesAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = r.Close() }()
-	if _, ok := r.(*os.File); !ok { // or the kernel cannot send it
-		t.Errorf("Open gives a %T, want an *os.File", r)
+	if _, ok := r.(*os.File); !ok {
+		t.Errorf("Open returns a %T, want an *os.File", r)
 	}
 }

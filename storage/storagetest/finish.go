@@ -11,7 +11,7 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// finisher begins an upload that can end with its last bytes; storages that have none are let be.
+// finisher starts an upload that implements storage.Finisher. It skips the test if the storage has none.
 func finisher(t *testing.T, s storage.Storage) (storage.Upload, storage.Finisher) {
 	t.Helper()
 	u := create(t, s)
@@ -20,7 +20,7 @@ func finisher(t *testing.T, s storage.Storage) (storage.Upload, storage.Finisher
 		if err := u.Cancel(t.Context()); err != nil {
 			t.Errorf("Cancel = %v", err)
 		}
-		t.Skip("uploads of this storage do not end with their last bytes")
+		t.Skip("the uploads of this storage do not implement storage.Finisher")
 	}
 	return u, f
 }
@@ -29,7 +29,7 @@ func finishes(t *testing.T, s storage.Storage) {
 	for _, size := range []int{0, 1, 17_000, 5 << 20} {
 		for seed, from := range map[uint64]func(io.Reader) io.Reader{
 			16: func(r io.Reader) io.Reader { return r },
-			17: func(r io.Reader) io.Reader { return io.MultiReader(r) }, // knows no length
+			17: func(r io.Reader) io.Reader { return io.MultiReader(r) }, // without a known length
 		} {
 			b := content(size, seed)
 			d := digest.FromBytes(b)
@@ -90,8 +90,8 @@ func finishesNot(t *testing.T, s storage.Storage) {
 	b := content(30_000, 21)
 	d := digest.FromBytes(b)
 	u, f := finisher(t, s)
-	if err := f.Finish(t.Context(), io.MultiReader(bytes.NewReader(b), iotestErr{}), d); !errors.Is(err, errBroken) {
-		t.Errorf("Finish of a broken source = %v, want its error", err)
+	if err := f.Finish(t.Context(), io.MultiReader(bytes.NewReader(b), failingReader{}), d); !errors.Is(err, errBroken) {
+		t.Errorf("Finish of a failing reader = %v, want its error", err)
 	}
 	if err := f.Finish(t.Context(), bytes.NewReader(nil), d); err == nil {
 		t.Error("Finish after that succeeded")

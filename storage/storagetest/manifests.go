@@ -11,11 +11,10 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// mediaType is that of the suite's manifests.
+// mediaType is the media type of the manifests of the tests.
 const mediaType = "application/vnd.oci.image.manifest.v1+json"
 
-// RunManifests holds a storage that is a registry of its own against what storage.Manifests promises. open returns an
-// empty one.
+// RunManifests tests a storage that implements storage.Manifests. open returns an empty one.
 func RunManifests(t *testing.T, open func(t *testing.T) storage.Storage) {
 	t.Helper()
 	s := open(t)
@@ -35,7 +34,7 @@ func RunManifests(t *testing.T, open func(t *testing.T) storage.Storage) {
 	for _, reference := range []string{string(dgst), "v1"} {
 		got, kind, err := m.GetManifest(t.Context(), name, reference)
 		if err != nil || string(got) != string(payload) || kind != mediaType {
-			t.Errorf("GetManifest(%s) = %q, %s, %v, want what was put", reference, got, kind, err)
+			t.Errorf("GetManifest(%s) = %q, %s, %v, want the bytes that were put", reference, got, kind, err)
 		}
 	}
 	if _, _, err := m.GetManifest(t.Context(), name, "nosuch"); !errors.Is(err, storage.ErrNotFound) {
@@ -59,7 +58,7 @@ func RunManifests(t *testing.T, open func(t *testing.T) storage.Storage) {
 	}
 }
 
-// lists has m tell what is in the suite's repository: the manifest, under the tag v1.
+// lists checks the lists of the repository of the tests, which has one manifest with the tag v1.
 func lists(t *testing.T, m storage.Manifests, dgst digest.Digest) {
 	t.Helper()
 	for _, reference := range []string{string(dgst), "v1"} {

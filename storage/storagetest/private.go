@@ -11,16 +11,16 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// RunPrivate checks that uploads which share a reference share no bytes: what one of them writes reaches neither
-// another upload nor a stored blob. Storages whose uploads live in a session of another registry cannot promise that;
-// their callers keep two requests from writing to one session.
+// RunPrivate checks that uploads which continue the same reference share no bytes: a write to one of them changes
+// neither another upload nor a stored blob. It is not for storages whose uploads are sessions of another registry;
+// their callers must not let two requests write to one session.
 func RunPrivate(t *testing.T, open func(t *testing.T) storage.Storage) {
 	t.Helper()
 	for title, test := range map[string]func(t *testing.T, s storage.Storage){
-		"uploads of one reference are apart":                   apart,
-		"a write that a commit overtakes changes no blob":      overtaken,
-		"an upload that was committed elsewhere keeps nothing": outlived,
-		"an upload passes from hand to hand in many pieces":    passedOn,
+		"uploads of one reference share no bytes":             apart,
+		"a write during a commit changes no blob":             overtaken,
+		"an upload that another one has ended stores nothing": outlived,
+		"each piece may come from another writer":             passedOn,
 	} {
 		t.Run(title, func(t *testing.T) {
 			t.Parallel()
@@ -39,7 +39,7 @@ func resume(t *testing.T, s storage.Storage, u storage.Upload) storage.Upload {
 	return again
 }
 
-// join returns the concatenation of byte slices in memory of its own.
+// join returns the concatenation of byte slices in new memory.
 func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
 func apart(t *testing.T, s storage.Storage) {
@@ -47,7 +47,7 @@ func apart(t *testing.T, s storage.Storage) {
 	first := create(t, s)
 	write(t, first, start)
 	uploads := []storage.Upload{first, resume(t, s, first), resume(t, s, first)}
-	for i, u := range uploads { // in turns, so that shared bytes would mix
+	for i, u := range uploads { // alternately, so that shared bytes would mix
 		write(t, u, content(10_000, uint64(31+i)))
 	}
 	for i, u := range uploads {
@@ -57,7 +57,7 @@ func apart(t *testing.T, s storage.Storage) {
 	for i, u := range uploads {
 		b := join(start, content(10_000, uint64(31+i)), content(5_000, uint64(41+i)))
 		blobs = append(blobs, b)
-		if i > 0 { // a commit ends what the others continue; the bytes they share may be gone
+		if i > 0 { // a commit ends the session of the others; their common bytes may be gone
 			if err := u.Commit(t.Context(), digest.FromBytes(b)); err != nil && !errors.Is(err, storage.ErrNotFound) {
 				t.Errorf("Commit of upload %d = %v, want nil or ErrNotFound", i, err)
 			}
@@ -73,8 +73,7 @@ func apart(t *testing.T, s storage.Storage) {
 	}
 }
 
-// overtaken commits an upload in one place while a write to it is under way in another, for every kind of owner of
-// the write.
+// overtaken commits an upload while another upload of the same reference writes, for each order of the two.
 func overtaken(t *testing.T, s storage.Storage) {
 	for i, stale := range []func(storage.Upload) (writer, committer storage.Upload){
 		func(u storage.Upload) (storage.Upload, storage.Upload) { return u, resume(t, s, u) },
@@ -91,7 +90,7 @@ func overtaken(t *testing.T, s storage.Storage) {
 			_, err := writer.ReadFrom(body)
 			ended <- err
 		}()
-		if _, err := feed.Write(content(2<<20, 70)); err != nil { // more than any buffer holds: the write has begun
+		if _, err := feed.Write(content(2<<20, 70)); err != nil { // larger than all buffers: the write has started
 			t.Fatal(err)
 		}
 		b := join(start, rest)
@@ -104,22 +103,22 @@ func overtaken(t *testing.T, s storage.Storage) {
 			t.Fatal(err)
 		}
 		if err := <-ended; err != nil && !errors.Is(err, storage.ErrNotFound) {
-			t.Errorf("case %d: the overtaken write = %v, want nil or ErrNotFound", i, err)
+			t.Errorf("case %d: the write during the commit = %v, want nil or ErrNotFound", i, err)
 		}
 		wantBlob(t, s, name, digest.FromBytes(b), b)
 		other := digest.FromBytes(join(start, content(2<<20, 70), content(2<<20, 71)))
 		if err := writer.Commit(t.Context(), digest.FromBytes(b)); err == nil {
-			t.Errorf("case %d: the overtaken upload was committed under a digest of other bytes", i)
+			t.Errorf("case %d: the upload was committed under a digest of other bytes", i)
 		}
 		if _, err := s.Stat(t.Context(), name, other); !errors.Is(err, storage.ErrNotFound) {
-			t.Errorf("case %d: Stat of the overtaken bytes = %v, want ErrNotFound", i, err)
+			t.Errorf("case %d: Stat of the bytes of the write = %v, want ErrNotFound", i, err)
 		}
 		wantBlob(t, s, name, digest.FromBytes(b), b)
 	}
 }
 
-// outlived goes on with an upload whose files another commit or cancellation has removed: its running hash alone must
-// not make a blob.
+// outlived continues an upload whose files the end of another one has removed: the running hash alone must not make a
+// blob.
 func outlived(t *testing.T, s storage.Storage) {
 	for i, end := range []func(u storage.Upload, b []byte) error{
 		func(u storage.Upload, _ []byte) error { return u.Cancel(t.Context()) },
@@ -129,12 +128,12 @@ func outlived(t *testing.T, s storage.Storage) {
 		kept := create(t, s)
 		write(t, kept, start)
 		if err := end(resume(t, s, kept), start); err != nil {
-			t.Fatalf("case %d: the end of the other = %v", i, err)
+			t.Fatalf("case %d: the end of the other upload = %v", i, err)
 		}
 		_, writeErr := kept.ReadFrom(bytes.NewReader(rest))
 		b := join(start, rest)
 		switch err := kept.Commit(t.Context(), digest.FromBytes(b)); {
-		case err == nil: // then it must be all of it
+		case err == nil: // the blob must be complete then
 			wantBlob(t, s, name, digest.FromBytes(b), b)
 		case !errors.Is(err, storage.ErrNotFound):
 			t.Errorf("case %d: ReadFrom = %v, Commit = %v, want ErrNotFound", i, writeErr, err)
@@ -144,7 +143,7 @@ func outlived(t *testing.T, s storage.Storage) {
 	}
 }
 
-// passedOn resumes an upload before every piece, as servers behind a load balancer do.
+// passedOn resumes an upload before each piece, as servers behind a load balancer do.
 func passedOn(t *testing.T, s storage.Storage) {
 	const pieces, size = 60, 3_000
 	u := create(t, s)
@@ -157,7 +156,7 @@ func passedOn(t *testing.T, s storage.Storage) {
 		write(t, u, b)
 		all = append(all, b...)
 		if n := len(u.Ref()); n > 2_000 {
-			t.Fatalf("after %d pieces the reference has %d bytes: it must not grow with their number", i+1, n)
+			t.Fatalf("after %d pieces the reference has %d bytes; it must not grow with their number", i+1, n)
 		}
 	}
 	u = resume(t, s, u)

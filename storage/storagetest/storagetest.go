@@ -1,4 +1,4 @@
-// Package storagetest is the suite that every storage.Storage passes, and the one of every storage.Manifests.
+// Package storagetest contains the tests that every storage.Storage and every storage.Manifests passes.
 package storagetest
 
 import (
@@ -15,33 +15,33 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// name is the repository that the suite uses.
+// name is the repository of the tests.
 const name = "suite/one"
 
-// Run holds a Storage against what storage.Storage promises. open returns an empty one; it is called once for each
-// case. It leaves out the cases whose titles are given, for a registry behind the storage that cannot do its part.
+// Run tests a Storage. open returns an empty one and is called once for each case. The cases with the titles in
+// without are left out, for a registry behind the storage that does not support them.
 func Run(t *testing.T, open func(t *testing.T) storage.Storage, without ...string) {
 	t.Helper()
 	cases := map[string]func(t *testing.T, s storage.Storage){
-		"a blob comes back as it went in":                  roundTrips,
-		"a blob may come in many pieces":                   pieces,
-		"a wrong digest keeps nothing":                     wrongDigest,
-		"sha512 is kept, or refused as unsupported":        sha512,
-		"a wrong sha512 keeps nothing":                     wrongSHA512,
-		"an upload is taken up where it was left":          resumes,
-		"an upload with fewer bytes is not taken up":       resumesNot,
+		"a blob has the bytes that were written":           roundTrips,
+		"a blob may be written in many pieces":             pieces,
+		"a wrong digest stores nothing":                    wrongDigest,
+		"sha512 is stored or unsupported":                  sha512,
+		"a wrong sha512 stores nothing":                    wrongSHA512,
+		"an upload is resumed at its end":                  resumes,
+		"an upload with fewer bytes is not resumed":        resumesNot,
 		"a canceled upload is gone":                        cancels,
 		"two uploads of one blob both succeed":             twice,
-		"a blob can be read from any place":                seeks,
-		"a mounted blob is under the other name too":       mounts,
+		"a blob can be read from any position":             seeks,
+		"a mounted blob has the other name too":            mounts,
 		"a deleted blob is gone, and may be deleted again": deletes,
-		"what is not there is not found":                   unknown,
-		"a source that breaks leaves the size known":       breaks,
-		"an upload ends with its only bytes":               finishes,
-		"sha512 is kept or refused at once":                finishesSHA512,
-		"an upload ends with its last bytes":               finishesLater,
-		"a wrong digest keeps nothing at once":             finishesWrong,
-		"a source that breaks ends no upload":              finishesNot,
+		"an unknown blob is not found":                     unknown,
+		"the size is known after a failed read":            breaks,
+		"Finish stores a blob in one step":                 finishes,
+		"Finish stores sha512 or does not support it":      finishesSHA512,
+		"Finish appends the last bytes":                    finishesLater,
+		"Finish stores nothing under a wrong digest":       finishesWrong,
+		"Finish stores nothing after a failed read":        finishesNot,
 	}
 	for _, title := range without {
 		if _, ok := cases[title]; !ok {
@@ -57,7 +57,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Storage, without ...strin
 	}
 }
 
-// content returns so many bytes that do not compress, the same for the same seed.
+// content returns n bytes that do not compress, the same ones for the same seed.
 func content(n int, seed uint64) []byte {
 	b := make([]byte, n)
 	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
@@ -79,7 +79,7 @@ func write(t *testing.T, u storage.Upload, b []byte) {
 	before := u.Size()
 	n, err := u.ReadFrom(bytes.NewReader(b))
 	if err != nil || n != int64(len(b)) || u.Size() != before+n {
-		t.Fatalf("ReadFrom = %d, %v, size %d; want %d bytes behind %d", n, err, u.Size(), len(b), before)
+		t.Fatalf("ReadFrom = %d, %v, size %d; want %d bytes after %d", n, err, u.Size(), len(b), before)
 	}
 }
 
@@ -113,7 +113,7 @@ func wantBlob(t *testing.T, s storage.Storage, name string, d digest.Digest, wan
 	defer func() { _ = r.Close() }()
 	got, err := io.ReadAll(r)
 	if err != nil || !bytes.Equal(got, want) {
-		t.Errorf("read %d bytes, %v, want the %d that went in", len(got), err, len(want))
+		t.Errorf("read %d bytes, %v, want the %d that were written", len(got), err, len(want))
 	}
 }
 
@@ -169,7 +169,7 @@ func sha512(t *testing.T, s storage.Storage) {
 	write(t, u, b)
 	switch err := u.Commit(t.Context(), d); {
 	case errors.Is(err, storage.ErrUnsupported):
-		t.Log("this storage keeps no sha512")
+		t.Log("this storage does not support sha512")
 		wantGone(t, s, d)
 	case err != nil:
 		t.Errorf("Commit = %v", err)
@@ -216,10 +216,10 @@ func resumesNot(t *testing.T, s storage.Storage) {
 		t.Fatalf("Close = %v", err)
 	}
 	if _, err := s.Resume(t.Context(), name, u.Ref(), 2000); !errors.Is(err, storage.ErrNotFound) {
-		t.Errorf("Resume behind the end = %v, want ErrNotFound", err)
+		t.Errorf("Resume after the end = %v, want ErrNotFound", err)
 	}
 	if _, err := s.Resume(t.Context(), name, "../../etc/passwd", 0); err == nil {
-		t.Error("Resume of a reference that Create never gave succeeded")
+		t.Error("Resume of a malformed reference succeeded")
 	}
 }
 
@@ -288,7 +288,7 @@ func mounts(t *testing.T, s storage.Storage) {
 	}
 	wantBlob(t, s, "suite/two", d, b)
 	if err := s.Mount(t.Context(), name, "suite/two", digest.FromString("none")); !errors.Is(err, storage.ErrNotFound) {
-		t.Errorf("Mount of what is not there = %v, want ErrNotFound", err)
+		t.Errorf("Mount of an unknown blob = %v, want ErrNotFound", err)
 	}
 }
 
@@ -308,7 +308,7 @@ func deletes(t *testing.T, s storage.Storage) {
 }
 
 func unknown(t *testing.T, s storage.Storage) {
-	wantGone(t, s, digest.FromString("nobody sent this"))
+	wantGone(t, s, digest.FromString("unknown"))
 	for _, d := range []digest.Digest{"", "sha256:../../x", digest.Digest("sha256:" + strings.Repeat("A", 64)), "md5:d41d8cd98f00b204e9800998ecf8427e"} {
 		if _, err := s.Stat(t.Context(), name, d); err == nil {
 			t.Errorf("Stat(%q) succeeded", d)
@@ -319,14 +319,14 @@ func unknown(t *testing.T, s storage.Storage) {
 	}
 }
 
-var errBroken = errors.New("the client is gone")
+var errBroken = errors.New("the client has closed the connection")
 
 func breaks(t *testing.T, s storage.Storage) {
 	u := create(t, s)
 	write(t, u, content(20_000, 12))
-	_, err := u.ReadFrom(io.MultiReader(bytes.NewReader(content(5000, 13)), iotestErr{}))
+	_, err := u.ReadFrom(io.MultiReader(bytes.NewReader(content(5000, 13)), failingReader{}))
 	if !errors.Is(err, errBroken) {
-		t.Errorf("ReadFrom of a broken source = %v, want its error", err)
+		t.Errorf("ReadFrom of a failing reader = %v, want its error", err)
 	}
 	if n := u.Size(); n < 20_000 || n > 25_000 {
 		t.Errorf("Size afterwards = %d, want 20000 to 25000", n)
@@ -336,7 +336,8 @@ func breaks(t *testing.T, s storage.Storage) {
 	}
 }
 
-type iotestErr struct{}
+// failingReader returns errBroken.
+type failingReader struct{}
 
 // Read implements io.Reader.
-func (iotestErr) Read([]byte) (int, error) { return 0, errBroken }
+func (failingReader) Read([]byte) (int, error) { return 0, errBroken }

@@ -18,7 +18,8 @@ import (
 	"github.com/countersign/countersign/storage/upstream"
 )
 
-// A port is another host: net/http alone would carry the credentials along.
+// TestRedirectsCarryNoCredentials proves that another port of the same address is another host. net/http alone would
+// keep the credentials.
 func TestRedirectsCarryNoCredentials(t *testing.T) {
 	t.Parallel()
 	var leaked, served atomic.Int64
@@ -48,7 +49,7 @@ func TestRedirectsCarryNoCredentials(t *testing.T) {
 	}
 }
 
-// uploads answers POST with an upload, and leaves the other methods to the function.
+// uploads answers POST with an upload session, and calls other for other methods.
 func uploads(other http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
@@ -60,11 +61,11 @@ func uploads(other http.HandlerFunc) http.Handler {
 	})
 }
 
-// dripping gives single bytes until it is told to end; it is a client that goes on sending.
-type dripping struct{ reads, returned *atomic.Int64 }
+// endlessSource is a client that sends without end. It counts the reads.
+type endlessSource struct{ reads, returned *atomic.Int64 }
 
 // Read implements io.Reader.
-func (d dripping) Read(p []byte) (int, error) {
+func (d endlessSource) Read(p []byte) (int, error) {
 	d.reads.Add(1)
 	if d.returned.Load() != 0 {
 		return 0, errors.New("read after ReadFrom returned")
@@ -72,17 +73,18 @@ func (d dripping) Read(p []byte) (int, error) {
 	return copy(p, strings.Repeat("x", 4096)), nil
 }
 
-// An upstream that answers before it has read everything leaves net/http reading on.
-func TestReadFromIsDoneWithItsSourceWhenItReturns(t *testing.T) {
+// TestReadFromStopsReading proves that the source is not read after ReadFrom has returned, even if the upstream
+// answers early and net/http continues to read.
+func TestReadFromStopsReading(t *testing.T) {
 	t.Parallel()
 	answers := map[string]http.HandlerFunc{
-		"an early refusal": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) },
-		"an early consent": func(w http.ResponseWriter, _ *http.Request) {
+		"an early 403": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) },
+		"an early 202": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "/v2/x")
 			w.WriteHeader(http.StatusAccepted)
 		},
-		"a hang-up":         func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-		"an early overload": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTooManyRequests) },
+		"a closed connection": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"an early 429":        func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTooManyRequests) },
 	}
 	for title, answer := range answers {
 		t.Run(title, func(t *testing.T) {
@@ -94,7 +96,7 @@ func TestReadFromIsDoneWithItsSourceWhenItReturns(t *testing.T) {
 					t.Fatal(err)
 				}
 				var reads, returned atomic.Int64
-				if _, err := u.ReadFrom(dripping{&reads, &returned}); err == nil {
+				if _, err := u.ReadFrom(endlessSource{&reads, &returned}); err == nil {
 					t.Error("ReadFrom of an endless source succeeded")
 				}
 				returned.Store(1)
@@ -108,18 +110,19 @@ func TestReadFromIsDoneWithItsSourceWhenItReturns(t *testing.T) {
 	}
 }
 
+// TestRefusalsOfCommit proves which error a refused commit returns.
 func TestRefusalsOfCommit(t *testing.T) {
 	t.Parallel()
 	cases := map[string]struct {
-		code string
-		algo digest.Algorithm
-		want error
+		code      string // of the error in the response
+		algorithm digest.Algorithm
+		want      error
 	}{
-		"sha512, other bytes":  {"DIGEST_INVALID", digest.SHA512, storage.ErrDigest},
-		"sha512 is not kept":   {"UNSUPPORTED", digest.SHA512, storage.ErrUnsupported},
-		"sha256, other bytes":  {"DIGEST_INVALID", digest.SHA256, storage.ErrDigest},
-		"400 without a reason": {"", digest.SHA256, storage.ErrDigest},
-		"sha512, no reason":    {"", digest.SHA512, storage.ErrUnsupported},
+		"sha512, wrong bytes":          {code: "DIGEST_INVALID", algorithm: digest.SHA512, want: storage.ErrDigest},
+		"sha512 is not supported":      {code: "UNSUPPORTED", algorithm: digest.SHA512, want: storage.ErrUnsupported},
+		"sha256, wrong bytes":          {code: "DIGEST_INVALID", algorithm: digest.SHA256, want: storage.ErrDigest},
+		"sha256, 400 without a reason": {algorithm: digest.SHA256, want: storage.ErrDigest},
+		"sha512, 400 without a reason": {algorithm: digest.SHA512, want: storage.ErrUnsupported},
 	}
 	for title, c := range cases {
 		t.Run(title, func(t *testing.T) {
@@ -143,14 +146,15 @@ func TestRefusalsOfCommit(t *testing.T) {
 			if _, err := u.ReadFrom(bytes.NewReader(b)); err != nil {
 				t.Fatal(err)
 			}
-			if err := u.Commit(t.Context(), c.algo.FromBytes(b)); !errors.Is(err, c.want) {
+			if err := u.Commit(t.Context(), c.algorithm.FromBytes(b)); !errors.Is(err, c.want) {
 				t.Errorf("Commit = %v, want %v", err, c.want)
 			}
 		})
 	}
 }
 
-func TestRefusalsShowNoWordsOfTheUpstream(t *testing.T) {
+// TestErrorsHideTheMessage proves that an error shows the upstream's error code and not its message.
+func TestErrorsHideTheMessage(t *testing.T) {
 	t.Parallel()
 	s := open(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
@@ -159,19 +163,19 @@ func TestRefusalsShowNoWordsOfTheUpstream(t *testing.T) {
 	err := s.PutManifest(t.Context(), "suite/one", "v1", "application/vnd.oci.image.manifest.v1+json", []byte("{}"))
 	e, ok := errors.AsType[*fault.Error](err)
 	if !ok || e.Kind != fault.Invalid || !strings.Contains(e.Msg, "MANIFEST_INVALID") || strings.Contains(e.Msg, "/srv") {
-		t.Errorf("PutManifest = %v, want Invalid with the code and without the upstream's words", err)
+		t.Errorf("PutManifest = %v, want Invalid with the code and without the upstream's message", err)
 	}
 }
 
-// A host that the upstream redirects to has no say in how this server shows the upstream who it is.
-func TestAnotherHostTeachesNoCredentials(t *testing.T) {
+// TestChallengeOfAnotherHost proves that a challenge of the host of a redirect has no effect.
+func TestChallengeOfAnotherHost(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64
 	tokens := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
 	t.Cleanup(tokens.Close)
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "" {
-			t.Error("another host was sent credentials")
+			t.Error("another host received credentials")
 		}
 		w.Header().Set("WWW-Authenticate", `Bearer realm="`+tokens.URL+`/token",service="x"`)
 		w.WriteHeader(http.StatusUnauthorized)
@@ -186,13 +190,13 @@ func TestAnotherHostTeachesNoCredentials(t *testing.T) {
 		}
 	}
 	if asked.Load() != 0 {
-		t.Error("another host's token service was asked")
+		t.Error("the token service of another host got a request")
 	}
 }
 
-// Clients that came by https are not sent on to http, and answers that are no redirects are not handed on, whatever
-// Location they have.
-func TestWhatIsNotHandedOn(t *testing.T) {
+// TestLocateByStatus proves that all redirect statuses count, that redirects from https to http are followed by the
+// server, and that other statuses are errors, even with a Location.
+func TestLocateByStatus(t *testing.T) {
 	t.Parallel()
 	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "bytes") }))
 	t.Cleanup(plain.Close)

@@ -57,7 +57,9 @@ func (d *dispatcher) Dispatch(ctx context.Context, from tasks.Origin, spec tasks
 	d.specs, d.from = append(d.specs, spec), append(d.from, from)
 	d.mu.Unlock()
 	return d.store.Tasks.CreateTask(ctx, taskstore.NewTask{
-		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), Origin: from.Kind, CreatedBy: from.User, Resources: spec.Resources,
+		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(
+			ctx,
+		), Origin: from.Kind, CreatedBy: from.User, Resources: spec.Resources,
 	})
 }
 
@@ -144,11 +146,15 @@ func (w *world) fill() {
 	w.manifest = w.pushImage(w.repo, "one", "amd64", "latest")
 	w.pushImage(w.repo, "one", "amd64", "1.0")
 	w.pushImage(w.repo, "two", "arm64", "2.0")
-	w.pushIndex(w.repo, []digest.Digest{w.pushImage(w.repo, "three", "amd64"), w.pushImage(w.repo, "four", "s390x")}, "multi")
+	w.pushIndex(
+		w.repo, []digest.Digest{w.pushImage(w.repo, "three", "amd64"), w.pushImage(w.repo, "four", "s390x")}, "multi",
+	)
 	w.service = w.addService("ctr-svc")
 	w.signed = w.sign(w.repo, w.manifest, "first")
 	w.sign(w.repo, w.manifest, "second")
-	if err := w.store.Tasks.Beat(ctx, pulp.Worker{ID: pulp.NewID(), Name: "7@test", Versions: map[string]string{"core": "3.123.1"}}); err != nil {
+	if err := w.store.Tasks.Beat(
+		ctx, pulp.Worker{ID: pulp.NewID(), Name: "7@test", Versions: map[string]string{"core": "3.123.1"}},
+	); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -156,7 +162,9 @@ func (w *world) fill() {
 // assign sets the signing service of a repository and its assigner.
 func (w *world) assign(r pulp.Repository, service string, by pulp.Assigner) {
 	w.t.Helper()
-	if _, err := w.store.Catalog.EditRepository(w.t.Context(), nil, r.Type, r.ID, func(r *pulp.Repository) { r.SigningServiceID, r.SigningAssigned = service, by }); err != nil {
+	if _, err := w.store.Catalog.EditRepository(
+		w.t.Context(), nil, r.Type, r.ID, func(r *pulp.Repository) { r.SigningServiceID, r.SigningAssigned = service, by },
+	); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -194,7 +202,9 @@ func (w *world) blob(target record.Target, data string) pulp.Descriptor {
 func (w *world) put(target record.Target, m pulp.Manifest, tags ...string) digest.Digest {
 	w.t.Helper()
 	m.SchemaVersion, m.Digest = 2, digest.FromBytes(m.Payload)
-	if _, err := w.store.Content.PutManifest(w.t.Context(), content.PutManifest{RepositoryID: target.Repository.ID, Manifest: m, Tags: tags}); err != nil {
+	if _, err := w.store.Content.PutManifest(
+		w.t.Context(), content.PutManifest{RepositoryID: target.Repository.ID, Manifest: m, Tags: tags},
+	); err != nil {
 		w.t.Fatal(err)
 	}
 	return m.Digest
@@ -205,8 +215,12 @@ func (w *world) pushImage(target record.Target, name, architecture string, tags 
 	config, layer := w.blob(target, "config of "+name), w.blob(target, "layer of "+name)
 	linux, size := "linux", layer.Size
 	return w.put(target, pulp.Manifest{
-		MediaType: pulp.OCIManifest, Payload: []byte("image " + name), Config: &config, Layers: []pulp.Descriptor{layer}, Type: "image",
-		Architecture: &architecture, OS: &linux, ImageSize: &size, Annotations: map[string]string{"org.example": "yes"}, Labels: map[string]string{"maintainer": "ctr"},
+		MediaType: pulp.OCIManifest, Payload: []byte(
+			"image " + name,
+		), Config: &config, Layers: []pulp.Descriptor{layer}, Type: "image",
+		Architecture: &architecture, OS: &linux, ImageSize: &size, Annotations: map[string]string{
+			"org.example": "yes",
+		}, Labels: map[string]string{"maintainer": "ctr"},
 	}, tags...)
 }
 
@@ -223,7 +237,9 @@ func (w *world) sign(target record.Target, manifest digest.Digest, content strin
 	w.t.Helper()
 	d, fingerprint := digest.FromString(content), "2950DA0EEA6F1C907BE918A6D1B86E06B4D88886"
 	v, err := w.store.Signatures.PutSignature(w.t.Context(), target.Repository.ID, manifest, pulp.Signature{
-		Digest: d, Name: string(manifest) + "@" + d.Encoded()[:32], Content: []byte(content), KeyID: "D1B86E06B4D88886", Fingerprint: &fingerprint,
+		Digest: d, Name: string(
+			manifest,
+		) + "@" + d.Encoded()[:32], Content: []byte(content), KeyID: "D1B86E06B4D88886", Fingerprint: &fingerprint,
 		Reference: "registry.example:8443/acme/app:latest", Creator: "atomic 5.23.1", SignedAt: 1795384279,
 	})
 	if err != nil || v == nil {

@@ -61,22 +61,47 @@ func TestAssigningSigningServices(t *testing.T) {
 				owners *change       // the change where owners may assign services; nil: none, with status 200
 				status int           // where owners may not; 0: the same as where they may
 			}{
-				"an owner names a service":                      {user: "acme", value: service(other.ID), owners: &change{other.ID, owner}, status: 403},
-				"an owner names another":                        {user: "acme", now: w.service.ID, by: admin, value: service(other.ID), owners: &change{other.ID, owner}, status: 403},
-				"an owner names another by PRN":                 {user: "acme", now: w.service.ID, by: admin, value: `"prn:core.signingservice:` + other.ID + `"`, owners: &change{other.ID, owner}, status: 403},
-				"an owner removes it":                           {user: "acme", now: w.service.ID, by: admin, value: "null", owners: &change{none, nobody}, status: 403},
-				"an owner removes it with a blank":              {user: "acme", now: w.service.ID, by: admin, value: `""`, owners: &change{none, nobody}, status: 403},
-				"an owner repeats it":                           {user: "acme", now: w.service.ID, by: admin, value: service(w.service.ID)},
-				"an owner repeats it by URL":                    {user: "acme", now: w.service.ID, by: admin, value: `"http://localhost` + pulp.Href(pulp.SigningServiceCollection, w.service.ID) + `"`},
-				"an owner repeats null":                         {user: "acme", value: "null"},
-				"an owner omits it":                             {user: "acme", now: w.service.ID, by: admin},
-				"an administrator names a service":              {value: service(other.ID), owners: &change{other.ID, admin}},
-				"an administrator removes it":                   {now: w.service.ID, by: owner, value: "null", owners: &change{none, nobody}},
-				"an administrator repeats their own":            {now: w.service.ID, by: admin, value: service(w.service.ID)},
-				"an administrator confirms an owner's":          {now: w.service.ID, by: owner, value: service(w.service.ID), owners: &change{w.service.ID, admin}},
-				"an administrator confirms an older assignment": {now: w.service.ID, by: pulp.AssignedEarlier, value: service(w.service.ID), owners: &change{w.service.ID, admin}},
-				"another user, without the field":               {user: "carol", status: 403},
-				"another user, repeating the service":           {user: "carol", now: w.service.ID, by: admin, value: service(w.service.ID), status: 403},
+				"an owner names a service": {
+					user: "acme", value: service(other.ID), owners: &change{other.ID, owner}, status: 403,
+				},
+				"an owner names another": {
+					user: "acme", now: w.service.ID, by: admin, value: service(other.ID), owners: &change{other.ID, owner},
+					status: 403,
+				},
+				"an owner names another by PRN": {
+					user: "acme", now: w.service.ID, by: admin, value: `"prn:core.signingservice:` + other.ID + `"`,
+					owners: &change{other.ID, owner}, status: 403,
+				},
+				"an owner removes it": {
+					user: "acme", now: w.service.ID, by: admin, value: "null", owners: &change{none, nobody}, status: 403,
+				},
+				"an owner removes it with a blank": {
+					user: "acme", now: w.service.ID, by: admin, value: `""`, owners: &change{none, nobody}, status: 403,
+				},
+				"an owner repeats it": {
+					user: "acme", now: w.service.ID, by: admin, value: service(w.service.ID),
+				},
+				"an owner repeats it by URL": {
+					user: "acme", now: w.service.ID, by: admin,
+					value: `"http://localhost` + pulp.Href(pulp.SigningServiceCollection, w.service.ID) + `"`,
+				},
+				"an owner repeats null":            {user: "acme", value: "null"},
+				"an owner omits it":                {user: "acme", now: w.service.ID, by: admin},
+				"an administrator names a service": {value: service(other.ID), owners: &change{other.ID, admin}},
+				"an administrator removes it": {
+					now: w.service.ID, by: owner, value: "null", owners: &change{none, nobody},
+				},
+				"an administrator repeats their own": {now: w.service.ID, by: admin, value: service(w.service.ID)},
+				"an administrator confirms an owner's": {
+					now: w.service.ID, by: owner, value: service(w.service.ID), owners: &change{w.service.ID, admin},
+				},
+				"an administrator confirms an older assignment": {
+					now: w.service.ID, by: pulp.AssignedEarlier, value: service(w.service.ID), owners: &change{w.service.ID, admin},
+				},
+				"another user, without the field": {user: "carol", status: 403},
+				"another user, repeating the service": {
+					user: "carol", now: w.service.ID, by: admin, value: service(w.service.ID), status: 403,
+				},
 			} {
 				for _, repo := range []pulp.Repository{w.repo.Repository, mirror} {
 					href := pulp.RepositoryHref(repo.Type, repo.ID)
@@ -99,7 +124,9 @@ func TestAssigningSigningServices(t *testing.T) {
 						default:
 							w.expect(call{method: method, path: href, user: c.user, json: body}, 202, "")
 							fields := w.dispatcher.last().Args.(tasks.EditArgs).Repository
-							want := tasks.RepositoryFields{Name: &repo.Name, SigningServiceID: &c.owners.service, SigningAssigned: &c.owners.by}
+							want := tasks.RepositoryFields{
+								Name: &repo.Name, SigningServiceID: &c.owners.service, SigningAssigned: &c.owners.by,
+							}
 							if diff := cmp.Diff(&want, fields); diff != "" {
 								t.Errorf("%s: %s of %s (-want +got):\n%s", name, method, repo.Type, diff)
 							}
@@ -116,7 +143,10 @@ func TestAssigningSigningServices(t *testing.T) {
 			}
 			absent := `{"manifest_signing_service":` + service(pulp.NewID()) + `}`
 			w.assign(mirror, w.service.ID, admin)
-			w.expect(call{method: http.MethodPatch, path: pulp.RepositoryHref(mirror.Type, mirror.ID), user: "acme", json: absent}, 403, assignDenied)
+			w.expect(
+				call{method: http.MethodPatch, path: pulp.RepositoryHref(mirror.Type, mirror.ID), user: "acme", json: absent}, 403,
+				assignDenied,
+			)
 		})
 	}
 }
@@ -144,7 +174,13 @@ func TestNewRepositoriesGetSigningServicesFromAdministrators(t *testing.T) {
 	create(strict, "acme", "acme/new", 403, "")
 	create(strict, "admin", "acme/admins", 201, pulp.AssignedByAdmin)
 	create(loose, "acme", "acme/new", 201, pulp.AssignedByOwner)
-	strict.expect(call{method: http.MethodPost, path: pulp.ContainerCollection, user: "acme", json: `{"name":"acme/null","manifest_signing_service":null}`}, 201, "")
+	strict.expect(
+		call{
+			method: http.MethodPost, path: pulp.ContainerCollection, user: "acme",
+			json: `{"name":"acme/null","manifest_signing_service":null}`,
+		},
+		201, "",
+	)
 }
 
 // TestUsingSigningServices proves which services a sign request may use: any for administrators; for owners the service that
@@ -159,26 +195,50 @@ func TestUsingSigningServices(t *testing.T) {
 		named string        // the service in the request; empty: none
 		want  string        // the service of the task; empty: the request is refused
 	}{
-		"an owner, the administrator's":                      {world: strict, user: "acme", by: pulp.AssignedByAdmin, want: "ctr-svc"},
-		"an owner, the administrator's by name":              {world: strict, user: "acme", by: pulp.AssignedByAdmin, named: "ctr-svc", want: "ctr-svc"},
-		"an owner, an older assignment":                      {world: strict, user: "acme", by: pulp.AssignedEarlier, want: "ctr-svc"},
-		"an owner, their own":                                {world: strict, user: "acme", by: pulp.AssignedByOwner},
-		"an owner, their own by name":                        {world: strict, user: "acme", by: pulp.AssignedByOwner, named: "ctr-svc"},
-		"an owner, an assignment without an assigner":        {world: strict, user: "acme", by: ""},
-		"an owner, a service other than the administrator's": {world: strict, user: "acme", by: pulp.AssignedByAdmin, named: "other"},
-		"an owner, an unknown service":                       {world: strict, user: "acme", by: pulp.AssignedByAdmin, named: "absent"},
-		"an owner, unassigned":                               {world: strict, user: "acme", by: "none", named: "ctr-svc"},
-		"an administrator, unassigned":                       {world: strict, user: "admin", by: "none", named: "other", want: "other"},
-		"an administrator, an owner's":                       {world: strict, user: "admin", by: pulp.AssignedByOwner, want: "ctr-svc"},
-		"another user, the administrator's":                  {world: strict, user: "carol", by: pulp.AssignedByAdmin},
-		"an owner who may choose, another":                   {world: loose, user: "acme", by: pulp.AssignedByAdmin, named: "other", want: "other"},
-		"an owner who may choose, their own":                 {world: loose, user: "acme", by: pulp.AssignedByOwner, want: "ctr-svc"},
-		"an owner, the configured one":                       {world: pattern, user: "acme", by: "none", want: "other"},
-		"an owner, the configured one by name":               {world: pattern, user: "acme", by: pulp.AssignedByAdmin, named: "other", want: "other"},
-		"an owner, the administrator's before that":          {world: pattern, user: "acme", by: pulp.AssignedByAdmin, want: "ctr-svc"},
-		"an owner, another than the configured one":          {world: pattern, user: "acme", by: "none", named: "ctr-svc"},
-		"an owner, their own beside the configured one":      {world: pattern, user: "acme", by: pulp.AssignedByOwner},
-		"another user, the configured one":                   {world: pattern, user: "carol", by: "none"},
+		"an owner, the administrator's": {
+			world: strict, user: "acme", by: pulp.AssignedByAdmin, want: "ctr-svc",
+		},
+		"an owner, the administrator's by name": {
+			world: strict, user: "acme", by: pulp.AssignedByAdmin, named: "ctr-svc", want: "ctr-svc",
+		},
+		"an owner, an older assignment": {
+			world: strict, user: "acme", by: pulp.AssignedEarlier, want: "ctr-svc",
+		},
+		"an owner, their own": {world: strict, user: "acme", by: pulp.AssignedByOwner},
+		"an owner, their own by name": {
+			world: strict, user: "acme", by: pulp.AssignedByOwner, named: "ctr-svc",
+		},
+		"an owner, an assignment without an assigner": {world: strict, user: "acme", by: ""},
+		"an owner, a service other than the administrator's": {
+			world: strict, user: "acme", by: pulp.AssignedByAdmin, named: "other",
+		},
+		"an owner, an unknown service": {
+			world: strict, user: "acme", by: pulp.AssignedByAdmin, named: "absent",
+		},
+		"an owner, unassigned": {world: strict, user: "acme", by: "none", named: "ctr-svc"},
+		"an administrator, unassigned": {
+			world: strict, user: "admin", by: "none", named: "other", want: "other",
+		},
+		"an administrator, an owner's": {
+			world: strict, user: "admin", by: pulp.AssignedByOwner, want: "ctr-svc",
+		},
+		"another user, the administrator's": {world: strict, user: "carol", by: pulp.AssignedByAdmin},
+		"an owner who may choose, another": {
+			world: loose, user: "acme", by: pulp.AssignedByAdmin, named: "other", want: "other",
+		},
+		"an owner who may choose, their own": {
+			world: loose, user: "acme", by: pulp.AssignedByOwner, want: "ctr-svc",
+		},
+		"an owner, the configured one": {world: pattern, user: "acme", by: "none", want: "other"},
+		"an owner, the configured one by name": {
+			world: pattern, user: "acme", by: pulp.AssignedByAdmin, named: "other", want: "other",
+		},
+		"an owner, the administrator's before that": {
+			world: pattern, user: "acme", by: pulp.AssignedByAdmin, want: "ctr-svc",
+		},
+		"an owner, another than the configured one":     {world: pattern, user: "acme", by: "none", named: "ctr-svc"},
+		"an owner, their own beside the configured one": {world: pattern, user: "acme", by: pulp.AssignedByOwner},
+		"another user, the configured one":              {world: pattern, user: "carol", by: "none"},
 	} {
 		w := c.world
 		ids := map[string]string{"ctr-svc": w.service.ID, "absent": pulp.NewID()}
@@ -231,7 +291,13 @@ func TestSignOnPushNeedsAnAssignment(t *testing.T) {
 	w.assign(w.repo.Repository, w.service.ID, pulp.AssignedByOwner)
 	w.expect(on(w, "acme"), 400, unassigned)
 	w.expect(on(w, "admin"), 400, unassigned)
-	w.expect(call{method: http.MethodPatch, path: w.repoHref(), json: `{"sign_on_push":true,"manifest_signing_service":"` + w.serviceHref() + `"}`}, 202, "")
+	w.expect(
+		call{
+			method: http.MethodPatch, path: w.repoHref(),
+			json: `{"sign_on_push":true,"manifest_signing_service":"` + w.serviceHref() + `"}`,
+		},
+		202, "",
+	)
 	w.assign(w.repo.Repository, w.service.ID, pulp.AssignedEarlier)
 	w.expect(on(w, "acme"), 202, "")
 	w.assign(w.repo.Repository, w.service.ID, pulp.AssignedByAdmin)
@@ -240,7 +306,10 @@ func TestSignOnPushNeedsAnAssignment(t *testing.T) {
 	pattern.expect(on(pattern, "acme"), 202, "")
 
 	// After the assignment was revoked, other fields can be changed and sign_on_push can be disabled.
-	if _, err := w.store.Catalog.EditRepository(t.Context(), nil, pulp.ContainerPush, w.repo.Repository.ID, func(r *pulp.Repository) { r.SignOnPush, r.SigningServiceID = true, "" }); err != nil {
+	if _, err := w.store.Catalog.EditRepository(
+		t.Context(), nil, pulp.ContainerPush, w.repo.Repository.ID,
+		func(r *pulp.Repository) { r.SignOnPush, r.SigningServiceID = true, "" },
+	); err != nil {
 		t.Fatal(err)
 	}
 	w.expect(call{method: http.MethodPatch, path: w.repoHref(), user: "acme", json: `{"description":"x"}`}, 202, "")
@@ -267,11 +336,16 @@ func TestSigningServicesAreNotShown(t *testing.T) {
 	for user, sees := range map[string]bool{"admin": true, "acme": true, "carol": false} {
 		for _, c := range asked {
 			c.user = user
-			if r := w.expect(c, 200, ""); strings.Contains(r.raw, w.service.ID) != sees || !strings.Contains(r.raw, "manifest_signing_service") {
+			if r := w.expect(
+				c, 200, "",
+			); strings.Contains(r.raw, w.service.ID) != sees || !strings.Contains(r.raw, "manifest_signing_service") {
 				t.Errorf("%s to %s: the service is shown: %t, want %t", c.path, user, !sees, sees)
 			}
 		}
-		for _, c := range []call{{path: signatures, user: user}, {method: http.MethodPost, path: w.repoHref() + "verify/", user: user, json: `{"tag":"latest"}`}} {
+		for _, c := range []call{
+			{path: signatures, user: user},
+			{method: http.MethodPost, path: w.repoHref() + "verify/", user: user, json: `{"tag":"latest"}`},
+		} {
 			r := w.expect(c, 200, "")
 			if strings.Contains(r.raw, signer) != (user == "admin") || !strings.Contains(r.raw, `"verified":true`) {
 				t.Errorf("%s to %s: %s", c.path, user, r.raw)

@@ -28,7 +28,10 @@ func (w *world) exec(query string, args ...any) {
 func (w *world) undistributed(name string) pulp.Repository {
 	w.t.Helper()
 	target := w.target(name)
-	w.exec(`UPDATE distribution SET repository_id = NULL, base_path = 'moved/' || base_path, name = 'moved/' || name WHERE id = $1`, target.Distribution.ID)
+	w.exec(
+		`UPDATE distribution SET repository_id = NULL, base_path = 'moved/' || base_path, name = 'moved/' || name WHERE id = $1`,
+		target.Distribution.ID,
+	)
 	w.exec(`UPDATE repository SET made_by_push = FALSE WHERE id = $1`, target.Repository.ID)
 	return target.Repository
 }

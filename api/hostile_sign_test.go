@@ -82,7 +82,9 @@ func TestPushPermissionDoesNotAllowSigning(t *testing.T) {
 	other := w.target("b/other")
 	w.pushImage(other, "theirs", "amd64", "latest")
 	w.distribute("carol/window", other.Repository.ID)
-	if carol := (&pulp.User{Username: "carol", Active: true}); !auth.Allow(carol, auth.Push, auth.Object{Path: "carol/window", Exists: true}) {
+	if carol := (&pulp.User{
+		Username: "carol", Active: true,
+	}); !auth.Allow(carol, auth.Push, auth.Object{Path: "carol/window", Exists: true}) {
 		t.Fatal("carol may not push, so the test proves nothing")
 	}
 	href := pulp.RepositoryHref(pulp.ContainerPush, other.Repository.ID)
@@ -93,14 +95,25 @@ func TestPushPermissionDoesNotAllowSigning(t *testing.T) {
 		"under no path":          "",
 	} {
 		t.Run(name, func(t *testing.T) {
-			w.expect(call{method: http.MethodPost, path: href + "sign/", user: "carol", json: `{"manifest_signing_service":"` + w.serviceHref() + `"` + body + "}"}, 403,
-				`{"detail":"You do not have permission to perform this action."}`)
+			w.expect(
+				call{
+					method: http.MethodPost, path: href + "sign/", user: "carol",
+					json: `{"manifest_signing_service":"` + w.serviceHref() + `"` + body + "}",
+				},
+				403, `{"detail":"You do not have permission to perform this action."}`,
+			)
 		})
 	}
 	if len(w.dispatcher.specs) != before {
 		t.Error("a task was started")
 	}
-	w.expect(call{method: http.MethodPost, path: href + "sign/", json: `{"manifest_signing_service":"` + w.serviceHref() + `","future_base_path":"b/other"}`}, 202, "")
+	w.expect(
+		call{
+			method: http.MethodPost, path: href + "sign/",
+			json: `{"manifest_signing_service":"` + w.serviceHref() + `","future_base_path":"b/other"}`,
+		},
+		202, "",
+	)
 }
 
 // TestRequestHostsHaveNoEffectOnSigning proves that headers with a host do not change a sign task
@@ -109,11 +122,13 @@ func TestRequestHostsHaveNoEffectOnSigning(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for name, header := range map[string]map[string]string{
-		"Host":                     {},
-		"X-Forwarded-Host":         {"X-Forwarded-Host": "evil.example"},
-		"X-Forwarded-Host of many": {"X-Forwarded-Host": "evil.example, registry.example:8443", "X-Forwarded-Port": "1", "X-Forwarded-Proto": "http"},
-		"Forwarded":                {"Forwarded": "host=evil.example;proto=http"},
-		"X-Original-Host":          {"X-Original-Host": "evil.example", "X-Host": "evil.example"},
+		"Host":             {},
+		"X-Forwarded-Host": {"X-Forwarded-Host": "evil.example"},
+		"X-Forwarded-Host of many": {
+			"X-Forwarded-Host": "evil.example, registry.example:8443", "X-Forwarded-Port": "1", "X-Forwarded-Proto": "http",
+		},
+		"Forwarded":       {"Forwarded": "host=evil.example;proto=http"},
+		"X-Original-Host": {"X-Original-Host": "evil.example", "X-Host": "evil.example"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			body := strings.NewReader(`{"manifest_signing_service":"` + w.serviceHref() + `"}`)
@@ -154,7 +169,9 @@ func TestHostileSignaturesAreFlagged(t *testing.T) {
 	made := func(lifetime time.Duration) signingKey {
 		t.Helper()
 		entity, err := openpgp.NewEntity("test", "", "test@example.com", &packet.Config{
-			Algorithm: packet.PubKeyAlgoEdDSA, KeyLifetimeSecs: uint32(lifetime.Seconds()), Time: func() time.Time { return now.Add(-24 * time.Hour) },
+			Algorithm: packet.PubKeyAlgoEdDSA, KeyLifetimeSecs: uint32(
+				lifetime.Seconds(),
+			), Time: func() time.Time { return now.Add(-24 * time.Hour) },
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -197,7 +214,9 @@ func TestHostileSignaturesAreFlagged(t *testing.T) {
 	if len(found) != len(want) {
 		t.Errorf("the list has the signatures %v, want %v", found, want)
 	}
-	said := w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`}, http.StatusOK, "").body
+	said := w.expect(
+		call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`}, http.StatusOK, "",
+	).body
 	found = map[string]bool{}
 	for _, g := range dig(t, said, "manifests", 0, "signatures").([]any) {
 		reference, _ := dig(t, g, "docker_reference").(string)
@@ -206,7 +225,9 @@ func TestHostileSignaturesAreFlagged(t *testing.T) {
 			continue
 		}
 		found[reference] = true
-		if reason, _ := dig(t, g, "reason").(string); dig(t, g, "verified") != (why == "") || !strings.Contains(reason, why) || why == "" && reason != "" {
+		if reason, _ := dig(
+			t, g, "reason",
+		).(string); dig(t, g, "verified") != (why == "") || !strings.Contains(reason, why) || why == "" && reason != "" {
 			t.Errorf("%s: verified %v, reason %q, want %q", reference, dig(t, g, "verified"), reason, why)
 		}
 	}
@@ -233,7 +254,9 @@ func (w *world) signAt(k signingKey, at time.Time, lifetime time.Duration, refer
 		w.t.Fatal(err)
 	}
 	var b bytes.Buffer
-	in, err := openpgp.Sign(&b, k.entity, nil, &packet.Config{Time: func() time.Time { return at }, SigLifetimeSecs: uint32(lifetime.Seconds())})
+	in, err := openpgp.Sign(
+		&b, k.entity, nil, &packet.Config{Time: func() time.Time { return at }, SigLifetimeSecs: uint32(lifetime.Seconds())},
+	)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -249,7 +272,9 @@ func (w *world) signAt(k signingKey, at time.Time, lifetime time.Duration, refer
 		w.t.Fatal(err)
 	}
 	if _, err := w.store.Signatures.PutSignature(w.t.Context(), w.repo.Repository.ID, w.manifest, pulp.Signature{
-		Digest: signing.Digest(raw), Name: signing.Name(w.manifest, raw), Content: raw, KeyID: s.KeyID, Fingerprint: &s.Fingerprint,
+		Digest: signing.Digest(
+			raw,
+		), Name: signing.Name(w.manifest, raw), Content: raw, KeyID: s.KeyID, Fingerprint: &s.Fingerprint,
 		Reference: reference, SignedAt: s.CreatedAt.Unix(),
 	}); err != nil {
 		w.t.Fatal(err)

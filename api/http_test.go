@@ -45,7 +45,9 @@ func TestEveryResponseHasTheCommonHeaders(t *testing.T) {
 			t.Errorf("%s: Content-Type %q", label, kind)
 		}
 	}
-	if got := w.do(call{path: "tasks/", header: map[string]string{"Correlation-ID": "my-cid-1"}}).Header.Get("Correlation-ID"); got != "my-cid-1" {
+	if got := w.do(
+		call{path: "tasks/", header: map[string]string{"Correlation-ID": "my-cid-1"}},
+	).Header.Get("Correlation-ID"); got != "my-cid-1" {
 		t.Errorf("Correlation-ID %q", got)
 	}
 }
@@ -60,26 +62,57 @@ func TestMethodsAndPaths(t *testing.T) {
 		location string
 		allow    string
 	}{
-		"HEAD of a path with GET":             {call: call{method: "HEAD", path: "tasks/"}, status: 200, allow: "GET, HEAD, OPTIONS"},
-		"HEAD of a path without GET":          {call: call{method: "HEAD", path: "tasks/purge/"}, status: 405, allow: "POST, OPTIONS"},
-		"OPTIONS":                             {call: call{method: "OPTIONS", path: "tasks/"}, status: 200, allow: "GET, HEAD, OPTIONS"},
-		"GET of a path without GET":           {call: call{path: "tasks/purge/"}, status: 405, allow: "POST, OPTIONS"},
-		"TRACE":                               {call: call{method: "TRACE", path: "tasks/"}, status: 405, allow: "GET, HEAD, OPTIONS"},
-		"an unknown method":                   {call: call{method: "PROPFIND", path: "tasks/"}, status: 405, allow: "GET, HEAD, OPTIONS"},
-		"GET without the slash":               {call: call{path: "tasks?limit=1"}, status: 301, location: root + "tasks/?limit=1"},
-		"POST without the slash":              {call: call{method: "POST", path: "tasks/purge"}, status: 301, location: root + "tasks/purge/"},
-		"an object without the slash":         {call: call{path: strings.TrimSuffix(w.repoHref(), "/")}, status: 301, location: w.repoHref()},
-		"a version without the slash":         {call: call{path: w.repoHref() + "versions/0"}, status: 301, location: w.repoHref() + "versions/0/"},
-		"an unknown path":                     {call: call{path: "nothing/"}, status: 404},
-		"an unknown path without the slash":   {call: call{path: "nothing"}, status: 404},
-		"two slashes":                         {call: call{path: "tasks//"}, status: 404, allow: "GET, PATCH, DELETE, HEAD, OPTIONS"},
-		"another host's path":                 {call: call{path: "//evil.example/pulp/api/v3/tasks"}, status: 404},
-		"the root":                            {call: call{path: "/pulp/"}, status: 404},
-		"an action of other types":            {call: call{method: "POST", path: w.repoHref() + "set_label/", json: "{}"}, status: 404},
-		"a version that is not a number":      {call: call{path: w.repoHref() + "versions/abc/"}, status: 404, allow: "GET, DELETE, HEAD, OPTIONS"},
-		"a negative version":                  {call: call{path: w.repoHref() + "versions/-1/"}, status: 404, allow: "GET, DELETE, HEAD, OPTIONS"},
-		"a push repository as the other type": {call: call{path: pulp.RepositoryHref(pulp.Container, w.repo.Repository.ID)}, status: 404, allow: "GET, PUT, PATCH, DELETE, HEAD, OPTIONS"},
-		"a tag as a manifest":                 {call: call{path: pulp.Href(pulp.ManifestCollection, w.repo.Repository.ID)}, status: 404, allow: "GET, HEAD, OPTIONS"},
+		"HEAD of a path with GET": {
+			call: call{method: "HEAD", path: "tasks/"}, status: 200, allow: "GET, HEAD, OPTIONS",
+		},
+		"HEAD of a path without GET": {
+			call: call{method: "HEAD", path: "tasks/purge/"}, status: 405, allow: "POST, OPTIONS",
+		},
+		"OPTIONS": {
+			call: call{method: "OPTIONS", path: "tasks/"}, status: 200, allow: "GET, HEAD, OPTIONS",
+		},
+		"GET of a path without GET": {call: call{path: "tasks/purge/"}, status: 405, allow: "POST, OPTIONS"},
+		"TRACE": {
+			call: call{method: "TRACE", path: "tasks/"}, status: 405, allow: "GET, HEAD, OPTIONS",
+		},
+		"an unknown method": {
+			call: call{method: "PROPFIND", path: "tasks/"}, status: 405, allow: "GET, HEAD, OPTIONS",
+		},
+		"GET without the slash": {
+			call: call{path: "tasks?limit=1"}, status: 301, location: root + "tasks/?limit=1",
+		},
+		"POST without the slash": {
+			call: call{method: "POST", path: "tasks/purge"}, status: 301, location: root + "tasks/purge/",
+		},
+		"an object without the slash": {
+			call: call{path: strings.TrimSuffix(w.repoHref(), "/")}, status: 301, location: w.repoHref(),
+		},
+		"a version without the slash": {
+			call: call{path: w.repoHref() + "versions/0"}, status: 301, location: w.repoHref() + "versions/0/",
+		},
+		"an unknown path":                   {call: call{path: "nothing/"}, status: 404},
+		"an unknown path without the slash": {call: call{path: "nothing"}, status: 404},
+		"two slashes": {
+			call: call{path: "tasks//"}, status: 404, allow: "GET, PATCH, DELETE, HEAD, OPTIONS",
+		},
+		"another host's path": {call: call{path: "//evil.example/pulp/api/v3/tasks"}, status: 404},
+		"the root":            {call: call{path: "/pulp/"}, status: 404},
+		"an action of other types": {
+			call: call{method: "POST", path: w.repoHref() + "set_label/", json: "{}"}, status: 404,
+		},
+		"a version that is not a number": {
+			call: call{path: w.repoHref() + "versions/abc/"}, status: 404, allow: "GET, DELETE, HEAD, OPTIONS",
+		},
+		"a negative version": {
+			call: call{path: w.repoHref() + "versions/-1/"}, status: 404, allow: "GET, DELETE, HEAD, OPTIONS",
+		},
+		"a push repository as the other type": {
+			call: call{path: pulp.RepositoryHref(pulp.Container, w.repo.Repository.ID)}, status: 404,
+			allow: "GET, PUT, PATCH, DELETE, HEAD, OPTIONS",
+		},
+		"a tag as a manifest": {
+			call: call{path: pulp.Href(pulp.ManifestCollection, w.repo.Repository.ID)}, status: 404, allow: "GET, HEAD, OPTIONS",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := w.do(c.call)
@@ -123,25 +156,54 @@ func TestPermissions(t *testing.T) {
 		status int
 		body   string
 	}{
-		"anonymous, the status":                         {call: call{path: "status/", user: "-"}, status: 200},
-		"anonymous, livez":                              {call: call{path: "livez/", user: "-"}, status: 200},
-		"anonymous, readyz":                             {call: call{path: "readyz/", user: "-"}, status: 200},
-		"anonymous, tasks":                              {call: call{path: "tasks/", user: "-"}, status: 401, body: `{"detail":"Authentication credentials were not provided."}`},
-		"anonymous, a wrong method":                     {call: call{method: "DELETE", path: "tasks/", user: "-"}, status: 401},
-		"an unknown user":                               {call: call{path: "tasks/", user: "mallory"}, status: 401, body: `{"detail":"Invalid username/password."}`},
-		"a user, signing services":                      {call: call{path: w.serviceHref(), user: "carol"}, status: 403, body: `{"detail":"You do not have permission to perform this action."}`},
-		"a user, a public repository":                   {call: call{path: w.repoHref(), user: "carol"}, status: 200},
-		"a user, editing it":                            {call: call{method: "PATCH", path: w.repoHref(), user: "carol", json: `{"description":"x"}`}, status: 403},
-		"its owner, editing it":                         {call: call{method: "PATCH", path: w.repoHref(), user: "acme", json: `{"description":"x"}`}, status: 202},
-		"its owner, renaming it":                        {call: call{method: "PATCH", path: w.repoHref(), user: "acme", json: `{"name":"acme/better"}`}, status: 202},
-		"its owner, renaming it into another namespace": {call: call{method: "PATCH", path: w.repoHref(), user: "acme", json: `{"name":"b/evil"}`}, status: 403},
-		"a user, a private distribution":                {call: call{path: private, user: "carol"}, status: 404, body: `{"detail":"No ContainerDistribution matches the given query."}`},
-		"staff, a private distribution":                 {call: call{path: private}, status: 200},
-		"a user, a private repository":                  {call: call{path: pulp.RepositoryHref(pulp.ContainerPush, secret.Repository.ID), user: "carol"}, status: 404},
-		"a user, its versions":                          {call: call{path: pulp.RepositoryHref(pulp.ContainerPush, secret.Repository.ID) + "versions/", user: "carol"}, status: 404},
-		"a user, its version's content":                 {call: call{path: "content/container/tags/?repository_version=" + version, user: "carol"}, status: 400, body: `["URI ` + version + ` not found for repositoryversion."]`},
-		"a user, deleting it":                           {call: call{method: "DELETE", path: private, user: "carol"}, status: 404},
-		"a user, workers":                               {call: call{path: "workers/", user: "carol"}, status: 200},
+		"anonymous, the status": {call: call{path: "status/", user: "-"}, status: 200},
+		"anonymous, livez":      {call: call{path: "livez/", user: "-"}, status: 200},
+		"anonymous, readyz":     {call: call{path: "readyz/", user: "-"}, status: 200},
+		"anonymous, tasks": {
+			call: call{path: "tasks/", user: "-"}, status: 401,
+			body: `{"detail":"Authentication credentials were not provided."}`,
+		},
+		"anonymous, a wrong method": {
+			call: call{method: "DELETE", path: "tasks/", user: "-"}, status: 401,
+		},
+		"an unknown user": {
+			call: call{path: "tasks/", user: "mallory"}, status: 401, body: `{"detail":"Invalid username/password."}`,
+		},
+		"a user, signing services": {
+			call: call{path: w.serviceHref(), user: "carol"}, status: 403,
+			body: `{"detail":"You do not have permission to perform this action."}`,
+		},
+		"a user, a public repository": {call: call{path: w.repoHref(), user: "carol"}, status: 200},
+		"a user, editing it": {
+			call: call{method: "PATCH", path: w.repoHref(), user: "carol", json: `{"description":"x"}`}, status: 403,
+		},
+		"its owner, editing it": {
+			call: call{method: "PATCH", path: w.repoHref(), user: "acme", json: `{"description":"x"}`}, status: 202,
+		},
+		"its owner, renaming it": {
+			call: call{method: "PATCH", path: w.repoHref(), user: "acme", json: `{"name":"acme/better"}`}, status: 202,
+		},
+		"its owner, renaming it into another namespace": {
+			call: call{method: "PATCH", path: w.repoHref(), user: "acme", json: `{"name":"b/evil"}`}, status: 403,
+		},
+		"a user, a private distribution": {
+			call: call{path: private, user: "carol"}, status: 404,
+			body: `{"detail":"No ContainerDistribution matches the given query."}`,
+		},
+		"staff, a private distribution": {call: call{path: private}, status: 200},
+		"a user, a private repository": {
+			call: call{path: pulp.RepositoryHref(pulp.ContainerPush, secret.Repository.ID), user: "carol"}, status: 404,
+		},
+		"a user, its versions": {
+			call:   call{path: pulp.RepositoryHref(pulp.ContainerPush, secret.Repository.ID) + "versions/", user: "carol"},
+			status: 404,
+		},
+		"a user, its version's content": {
+			call: call{path: "content/container/tags/?repository_version=" + version, user: "carol"}, status: 400,
+			body: `["URI ` + version + ` not found for repositoryversion."]`,
+		},
+		"a user, deleting it": {call: call{method: "DELETE", path: private, user: "carol"}, status: 404},
+		"a user, workers":     {call: call{path: "workers/", user: "carol"}, status: 200},
 	} {
 		t.Run(name, func(t *testing.T) { w.expect(c.call, c.status, c.body) })
 	}
@@ -151,7 +213,9 @@ func TestPermissions(t *testing.T) {
 			t.Errorf("%s: staff sees %v, carol %v", path, staff, user)
 		}
 	}
-	if staff, user := count("content/container/tags/?name=hidden", ""), count("content/container/tags/?name=hidden", "carol"); staff != 1.0 || user != 0.0 {
+	if staff, user := count(
+		"content/container/tags/?name=hidden", "",
+	), count("content/container/tags/?name=hidden", "carol"); staff != 1.0 || user != 0.0 {
 		t.Errorf("tags: staff sees %v, carol %v", staff, user)
 	}
 }
@@ -160,7 +224,9 @@ func TestStatusReportsConnections(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	s := w.get("status/")
-	if len(s["online_workers"].([]any)) != 1 || s["database_connection"].(map[string]any)["connected"] != true || s["domain_enabled"] != false {
+	if len(
+		s["online_workers"].([]any),
+	) != 1 || s["database_connection"].(map[string]any)["connected"] != true || s["domain_enabled"] != false {
 		t.Errorf("status %v", s)
 	}
 	if space := s["storage"].(map[string]any); space["total"].(float64) < space["free"].(float64) || space["total"].(float64) == 0 {
@@ -197,12 +263,18 @@ func TestInternalErrorsAreNotShown(t *testing.T) {
 	} {
 		var logged strings.Builder
 		h := api.New(api.Options{
-			Auth: broken{fail}, PublicURL: public, Log: slog.New(slog.NewTextHandler(&logged, nil)), Ready: func(context.Context) error { return nil },
+			Auth: broken{
+				fail,
+			}, PublicURL: public, Log: slog.New(
+				slog.NewTextHandler(&logged, nil),
+			), Ready: func(context.Context) error { return nil },
 		})
 		rec := httptest.NewRecorder()
 		h.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodGet, pulp.Root+"tasks/", nil))
 		body, _ := io.ReadAll(rec.Body)
-		if rec.Code != 500 || string(body) != `{"detail":"Internal server error."}` || !strings.Contains(logged.String(), "hunter2") {
+		if rec.Code != 500 || string(
+			body,
+		) != `{"detail":"Internal server error."}` || !strings.Contains(logged.String(), "hunter2") {
 			t.Errorf("%s: %d %s; log %s", name, rec.Code, body, logged.String())
 		}
 	}
@@ -212,7 +284,9 @@ func TestThereIsOneContentGuard(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	first := w.results(pulp.GuardCollection, "pulp_href")
-	if again := w.results(pulp.GuardCollection+"?name=content%20redirect", "pulp_href"); len(first) != 1 || len(again) != 1 || first[0] != again[0] {
+	if again := w.results(
+		pulp.GuardCollection+"?name=content%20redirect", "pulp_href",
+	); len(first) != 1 || len(again) != 1 || first[0] != again[0] {
 		t.Errorf("guards %v, %v", first, again)
 	}
 	if none := w.results(pulp.GuardCollection+"?name=x", "pulp_href"); len(none) != 0 {
@@ -222,8 +296,13 @@ func TestThereIsOneContentGuard(t *testing.T) {
 		t.Errorf("the distribution names %v", d)
 	}
 	w.expect(call{path: first[0] + "?fields=name"}, 200, `{"name":"content redirect"}`)
-	w.expect(call{path: pulp.Href(pulp.GuardCollection, pulp.NewID())}, 404, `{"detail":"No ContentRedirectContentGuard matches the given query."}`)
-	if got := w.get(pulp.DistributionCollection)["results"].([]any)[0].(map[string]any)["registry_path"]; got != "registry.example:8443/acme/app" {
+	w.expect(
+		call{path: pulp.Href(pulp.GuardCollection, pulp.NewID())}, 404,
+		`{"detail":"No ContentRedirectContentGuard matches the given query."}`,
+	)
+	if got := w.get(
+		pulp.DistributionCollection,
+	)["results"].([]any)[0].(map[string]any)["registry_path"]; got != "registry.example:8443/acme/app" {
 		t.Errorf("registry_path %v", got)
 	}
 }
@@ -235,11 +314,18 @@ func TestTooManyFailedLogins(t *testing.T) {
 	w := newWorld(t)
 	w.withWorker() // with real logins
 	w.expect(call{path: "tasks/"}, http.StatusOK, "")
-	wrong := map[string]string{"Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte("admin:"+strings.Repeat("x", 73)))}
-	for range 10 {
-		w.expect(call{path: "tasks/", user: "-", header: wrong}, http.StatusUnauthorized, `{"detail":"Invalid username/password."}`)
+	wrong := map[string]string{
+		"Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte("admin:"+strings.Repeat("x", 73))),
 	}
-	w.expect(call{path: "tasks/", user: "-", header: wrong}, http.StatusTooManyRequests, `{"detail":"Too many failed logins from this address. Try again later."}`)
+	for range 10 {
+		w.expect(
+			call{path: "tasks/", user: "-", header: wrong}, http.StatusUnauthorized, `{"detail":"Invalid username/password."}`,
+		)
+	}
+	w.expect(
+		call{path: "tasks/", user: "-", header: wrong}, http.StatusTooManyRequests,
+		`{"detail":"Too many failed logins from this address. Try again later."}`,
+	)
 	r := w.do(call{path: "tasks/", user: "-", header: wrong})
 	if after, err := strconv.Atoi(r.Header.Get("Retry-After")); err != nil || after < 1 || after > 60 {
 		t.Errorf("Retry-After %q", r.Header.Get("Retry-After"))

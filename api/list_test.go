@@ -27,19 +27,34 @@ func TestPagesLinkToEachOther(t *testing.T) {
 		results        int
 		next, previous string // empty: null
 	}{
-		"one page":                               {query: "", results: 5},
-		"the first page":                         {query: "limit=2", results: 2, next: base + "?limit=2&offset=2"},
-		"a page between":                         {query: "limit=2&offset=2", results: 2, next: base + "?limit=2&offset=4", previous: base + "?limit=2"},
-		"the last page":                          {query: "limit=2&offset=4", results: 1, previous: base + "?limit=2&offset=2"},
-		"other parameters":                       {query: "offset=1&limit=1&fields=name,prn", results: 1, next: base + "?fields=name%2Cprn&limit=1&offset=2", previous: base + "?fields=name%2Cprn&limit=1"},
-		"after the end":                          {query: "offset=999", results: 0, previous: base + "?limit=100&offset=899"},
-		"a limit of 0":                           {query: "limit=0", results: 5},
-		"a limit that is not a number":           {query: "limit=abc&offset=x", results: 5},
-		"negative numbers":                       {query: "limit=-1&offset=-4", results: 5},
-		"a limit that overflows":                 {query: "limit=999999999999999999999", results: 5},
-		"an offset that is too large":            {query: "limit=1&offset=9223372036854775807", results: 0, previous: base + "?limit=1&offset=1099511627775"},
-		"the scheme from a reverse proxy":        {query: "limit=4", header: map[string]string{"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example"}, results: 4, next: strings.Replace(base, "http:", "https:", 1) + "?limit=4&offset=4"},
-		"an invalid scheme from a reverse proxy": {query: "limit=4", header: map[string]string{"X-Forwarded-Proto": "javascript"}, results: 4, next: base + "?limit=4&offset=4"},
+		"one page":       {query: "", results: 5},
+		"the first page": {query: "limit=2", results: 2, next: base + "?limit=2&offset=2"},
+		"a page between": {
+			query: "limit=2&offset=2", results: 2, next: base + "?limit=2&offset=4", previous: base + "?limit=2",
+		},
+		"the last page": {
+			query: "limit=2&offset=4", results: 1, previous: base + "?limit=2&offset=2",
+		},
+		"other parameters": {
+			query: "offset=1&limit=1&fields=name,prn", results: 1, next: base + "?fields=name%2Cprn&limit=1&offset=2",
+			previous: base + "?fields=name%2Cprn&limit=1",
+		},
+		"after the end":                {query: "offset=999", results: 0, previous: base + "?limit=100&offset=899"},
+		"a limit of 0":                 {query: "limit=0", results: 5},
+		"a limit that is not a number": {query: "limit=abc&offset=x", results: 5},
+		"negative numbers":             {query: "limit=-1&offset=-4", results: 5},
+		"a limit that overflows":       {query: "limit=999999999999999999999", results: 5},
+		"an offset that is too large": {
+			query: "limit=1&offset=9223372036854775807", results: 0, previous: base + "?limit=1&offset=1099511627775",
+		},
+		"the scheme from a reverse proxy": {
+			query: "limit=4", header: map[string]string{"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example"},
+			results: 4, next: strings.Replace(base, "http:", "https:", 1) + "?limit=4&offset=4",
+		},
+		"an invalid scheme from a reverse proxy": {
+			query: "limit=4", header: map[string]string{"X-Forwarded-Proto": "javascript"}, results: 4,
+			next: base + "?limit=4&offset=4",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := w.do(call{path: "repositories/?" + c.query, header: c.header})
@@ -53,7 +68,9 @@ func TestPagesLinkToEachOther(t *testing.T) {
 				}
 				return s
 			}
-			got := map[string]any{"count": list["count"], "next": list["next"], "previous": list["previous"], "results": len(list["results"].([]any))}
+			got := map[string]any{
+				"count": list["count"], "next": list["next"], "previous": list["previous"], "results": len(list["results"].([]any)),
+			}
 			want := map[string]any{"count": 5.0, "next": null(c.next), "previous": null(c.previous), "results": c.results}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -70,9 +87,11 @@ func TestFiltersAndOrderings(t *testing.T) {
 	w.target("c/one")
 	env, bare := "prod", (*string)(nil)
 	retain := int64(3)
-	if _, err := w.store.Catalog.EditRepository(t.Context(), nil, pulp.ContainerPush, w.target("b/one").Repository.ID, func(r *pulp.Repository) {
-		r.Labels, r.RetainRepoVersions = pulp.Labels{"env": &env, "bare": bare}, &retain
-	}); err != nil {
+	if _, err := w.store.Catalog.EditRepository(
+		t.Context(), nil, pulp.ContainerPush, w.target("b/one").Repository.ID, func(r *pulp.Repository) {
+			r.Labels, r.RetainRepoVersions = pulp.Labels{"env": &env, "bare": bare}, &retain
+		},
+	); err != nil {
 		t.Fatal(err)
 	}
 	b := pulp.RepositoryHref(pulp.ContainerPush, w.target("b/one").Repository.ID)
@@ -135,30 +154,34 @@ func TestErrorsNameTheListParameter(t *testing.T) {
 	w := newWorld(t)
 	q := url.QueryEscape
 	for path, want := range map[string]string{
-		"tasks/?bogus=1":                                                 `{"errors":["Invalid Filter: 'bogus'"]}`,
-		"tasks/?name__icontains=x":                                       `{"errors":["Invalid Filter: 'name__icontains'"]}`,
-		"tasks/?created_by=1":                                            `{"errors":["Invalid Filter: 'created_by'"]}`,
-		"signing-services/?name__contains=x":                             `{"errors":["Invalid Filter: 'name__contains'"]}`,
-		"contentguards/core/content_redirect/?bogus=1":                   `{"errors":["Invalid Filter: 'bogus'"]}`,
-		"content/container/tags/?orphaned_for=1":                         `{"errors":["Invalid Filter: 'orphaned_for'"]}`,
-		"tasks/?ordering=-args":                                          `{"ordering":["Select a valid choice. -args is not one of the available choices."]}`,
-		"tasks/?state__in=running,nope":                                  `{"state__in":["Select a valid choice. nope is not one of the available choices."]}`,
-		"tasks/?started_at__range=2026-01-01":                            `{"started_at__range":["Range query expects two values."]}`,
-		"tasks/?started_at__isnull=perhaps":                              `{"started_at__isnull":["Select a valid choice. perhaps is not one of the available choices."]}`,
-		"repositories/?name__regex=" + q("(") + "":                       `{"name__regex":["Enter a valid regular expression."]}`,
-		"repositories/?retain_repo_versions=abc":                         `{"retain_repo_versions":["Enter a number."]}`,
-		"repositories/?pulp_type=file.file":                              `{"pulp_type":["Select a valid choice. file.file is not one of the available choices."]}`,
-		"repositories/?pulp_label_select=" + q("a)b"):                    `["Invalid search term: 'a)b'."]`,
-		"repositories/?q=" + q("q=x"):                                    `{"q":["You cannot use 'q' in complex filtering."]}`,
-		"repositories/?q=" + q("ordering=x"):                             `{"q":["An ordering filter cannot be used in complex filtering."]}`,
-		"repositories/?q=" + q(strings.Repeat("name=a OR ", 8)+"name=b"): `{"q":["Filter expression exceeds allowed complexity."]}`,
-		"repositories/?q=" + q(strings.Repeat("(", 5000)):                `{"q":["Syntax error in expression."]}`,
-		"repositories/?pulp_id__in=abc":                                  `{"pulp_id__in":["“abc” is not a valid UUID."]}`,
-		"repositories/?%zz=1":                                            `{"errors":["The query string is malformed."]}`,
-		w.repoHref() + "versions/?pulp_id__in=x":                         `{"errors":["Invalid Filter: 'pulp_id__in'"]}`,
+		"tasks/?bogus=1":                               `{"errors":["Invalid Filter: 'bogus'"]}`,
+		"tasks/?name__icontains=x":                     `{"errors":["Invalid Filter: 'name__icontains'"]}`,
+		"tasks/?created_by=1":                          `{"errors":["Invalid Filter: 'created_by'"]}`,
+		"signing-services/?name__contains=x":           `{"errors":["Invalid Filter: 'name__contains'"]}`,
+		"contentguards/core/content_redirect/?bogus=1": `{"errors":["Invalid Filter: 'bogus'"]}`,
+		"content/container/tags/?orphaned_for=1":       `{"errors":["Invalid Filter: 'orphaned_for'"]}`,
+		"tasks/?ordering=-args":                        `{"ordering":["Select a valid choice. -args is not one of the available choices."]}`,
+		"tasks/?state__in=running,nope":                `{"state__in":["Select a valid choice. nope is not one of the available choices."]}`,
+		"tasks/?started_at__range=2026-01-01":          `{"started_at__range":["Range query expects two values."]}`,
+		"tasks/?started_at__isnull=perhaps":            `{"started_at__isnull":["Select a valid choice. perhaps is not one of the available choices."]}`,
+		"repositories/?name__regex=" + q("(") + "":     `{"name__regex":["Enter a valid regular expression."]}`,
+		"repositories/?retain_repo_versions=abc":       `{"retain_repo_versions":["Enter a number."]}`,
+		"repositories/?pulp_type=file.file":            `{"pulp_type":["Select a valid choice. file.file is not one of the available choices."]}`,
+		"repositories/?pulp_label_select=" + q("a)b"):  `["Invalid search term: 'a)b'."]`,
+		"repositories/?q=" + q("q=x"):                  `{"q":["You cannot use 'q' in complex filtering."]}`,
+		"repositories/?q=" + q("ordering=x"):           `{"q":["An ordering filter cannot be used in complex filtering."]}`,
+		"repositories/?q=" + q(
+			strings.Repeat("name=a OR ", 8)+"name=b",
+		): `{"q":["Filter expression exceeds allowed complexity."]}`,
+		"repositories/?q=" + q(strings.Repeat("(", 5000)): `{"q":["Syntax error in expression."]}`,
+		"repositories/?pulp_id__in=abc":                   `{"pulp_id__in":["“abc” is not a valid UUID."]}`,
+		"repositories/?%zz=1":                             `{"errors":["The query string is malformed."]}`,
+		w.repoHref() + "versions/?pulp_id__in=x":          `{"errors":["Invalid Filter: 'pulp_id__in'"]}`,
 		"content/container/tags/?repository_version=" + w.repoHref() + "versions/99/": fmt.Sprintf(
 			`["URI %sversions/99/ not found for repositoryversion."]`, w.repoHref()),
-		"content/container/tags/?repository_version=" + w.repoHref(): fmt.Sprintf(`["URI %s not found for repositoryversion."]`, w.repoHref()),
+		"content/container/tags/?repository_version=" + w.repoHref(): fmt.Sprintf(
+			`["URI %s not found for repositoryversion."]`, w.repoHref(),
+		),
 	} {
 		t.Run(path, func(t *testing.T) { w.expect(call{path: path}, http.StatusBadRequest, want) })
 	}
@@ -169,10 +192,17 @@ func TestSelectionOfFields(t *testing.T) {
 	w := newWorld(t)
 	name := `"name":"acme/app"`
 	w.expect(call{path: w.repoHref() + "?fields=name"}, 200, "{"+name+"}")
-	w.expect(call{path: w.repoHref() + "?fields=name,bogus&fields=retain_repo_versions"}, 200, "{"+name+`,"retain_repo_versions":null}`)
+	w.expect(
+		call{path: w.repoHref() + "?fields=name,bogus&fields=retain_repo_versions"}, 200,
+		"{"+name+`,"retain_repo_versions":null}`,
+	)
 	w.expect(call{path: w.repoHref() + "?fields=name,prn&exclude_fields=prn"}, 200, "{"+name+"}")
-	w.expect(call{path: "repositories/?fields=name"}, 200, `{"count":1,"next":null,"previous":null,"results":[{`+name+`}]}`)
-	if got := w.get(w.repoHref() + "?exclude_fields=prn,pulp_created,pulp_last_updated"); len(got) != 9 || got["prn"] != nil {
+	w.expect(
+		call{path: "repositories/?fields=name"}, 200, `{"count":1,"next":null,"previous":null,"results":[{`+name+`}]}`,
+	)
+	if got := w.get(
+		w.repoHref() + "?exclude_fields=prn,pulp_created,pulp_last_updated",
+	); len(got) != 9 || got["prn"] != nil {
 		t.Errorf("exclude_fields left %v", got)
 	}
 }
@@ -183,7 +213,13 @@ func TestTaskFilters(t *testing.T) {
 	repo, other := w.repoHref(), pulp.RepositoryHref(pulp.Container, pulp.NewID())
 	make := func(name string, exclusive bool, href string) taskstore.Task {
 		t.Helper()
-		k, err := w.store.Tasks.CreateTask(t.Context(), taskstore.NewTask{Name: name, Args: struct{}{}, CID: "cid-" + name, Origin: taskstore.OriginUser, CreatedBy: 1, Resources: []taskstore.Resource{{Href: href, Exclusive: exclusive}}})
+		k, err := w.store.Tasks.CreateTask(
+			t.Context(),
+			taskstore.NewTask{
+				Name: name, Args: struct{}{}, CID: "cid-" + name, Origin: taskstore.OriginUser, CreatedBy: 1,
+				Resources: []taskstore.Resource{{Href: href, Exclusive: exclusive}},
+			},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -199,9 +235,11 @@ func TestTaskFilters(t *testing.T) {
 	}
 	version := pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number)
 	gone := pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, 99)
-	if err := w.store.Tasks.CompleteTask(t.Context(), &taskstore.Claim{TaskID: k.ID, Attempt: k.Attempt}, taskstore.Outcome{Created: []taskstore.Created{
-		{Href: version, PRN: pulp.VersionPRN(w.signed.ID)}, {Href: gone, PRN: pulp.VersionPRN(pulp.NewID())},
-	}}); err != nil {
+	if err := w.store.Tasks.CompleteTask(
+		t.Context(), &taskstore.Claim{TaskID: k.ID, Attempt: k.Attempt}, taskstore.Outcome{Created: []taskstore.Created{
+			{Href: version, PRN: pulp.VersionPRN(w.signed.ID)}, {Href: gone, PRN: pulp.VersionPRN(pulp.NewID())},
+		}},
+	); err != nil {
 		t.Fatal(err)
 	}
 	prn := pulp.PRN(pulp.PushCollection, w.repo.Repository.ID)
@@ -237,10 +275,14 @@ func TestTaskFilters(t *testing.T) {
 			}
 		})
 	}
-	if got, want := w.get(pulp.Href(pulp.TaskCollection, k.ID))["created_resources"], []any{version, "<unavailable>"}; !cmp.Equal(got, any(want)) {
+	if got, want := w.get(
+		pulp.Href(pulp.TaskCollection, k.ID),
+	)["created_resources"], []any{version, "<unavailable>"}; !cmp.Equal(got, any(want)) {
 		t.Errorf("created_resources: %v, want %v", got, want)
 	}
-	if got, want := fmt.Sprint(w.results("tasks/?ordering=name", "reserved_resources_record")), fmt.Sprintf("[[%s] [%s] [shared:%s]]", repo, other, repo); got != want {
+	if got, want := fmt.Sprint(
+		w.results("tasks/?ordering=name", "reserved_resources_record"),
+	), fmt.Sprintf("[[%s] [%s] [shared:%s]]", repo, other, repo); got != want {
 		t.Errorf("reserved_resources_record: %s, want %s", got, want)
 	}
 	if got := w.get(pulp.Href(pulp.TaskCollection, k.ID))["worker"]; got != pulp.Href(pulp.WorkerCollection, worker) {
@@ -301,7 +343,9 @@ func TestSummariesCountTheirLists(t *testing.T) {
 			for kind, n := range kinds.(map[string]any) {
 				entry := n.(map[string]any)
 				if got := w.get(entry["href"].(string))["count"]; got != entry["count"] {
-					t.Errorf("version %v, %s %s: count %v, listed %v", v.(map[string]any)["number"], relation, kind, entry["count"], got)
+					t.Errorf(
+						"version %v, %s %s: count %v, listed %v", v.(map[string]any)["number"], relation, kind, entry["count"], got,
+					)
 				}
 				followed++
 			}

@@ -39,7 +39,9 @@ func TestAnIndexHasTheNatureOfItsImages(t *testing.T) {
 			found := map[digest.Digest]nature{}
 			for _, m := range r.body.(map[string]any)["results"].([]any) {
 				m := m.(map[string]any)
-				found[digest.Digest(m["digest"].(string))] = nature{bootable: m["is_bootable"].(bool), flatpak: m["is_flatpak"].(bool)}
+				found[digest.Digest(
+					m["digest"].(string),
+				)] = nature{bootable: m["is_bootable"].(bool), flatpak: m["is_flatpak"].(bool)}
 			}
 			return found
 		}

@@ -52,7 +52,9 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 			"an old browser": {"Origin": "https://evil.example"},
 			"no origin":      {"Origin": "null"},
 		} {
-			if w := ask(method, path, headers); w.Code != http.StatusForbidden || w.Body.String() != `{"detail":"`+auth.OtherOrigin+`"}` {
+			if w := ask(
+				method, path, headers,
+			); w.Code != http.StatusForbidden || w.Body.String() != `{"detail":"`+auth.OtherOrigin+`"}` {
 				t.Errorf("%s: %s %s: %d %s", name, method, path, w.Code, w.Body)
 			}
 		}

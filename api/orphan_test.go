@@ -54,7 +54,9 @@ func testOrphanCleanupIsTheReferences(t *testing.T) {
 func TestOrphanCleanupIsChecked(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	tag, absent := w.results("content/container/tags/?name=2.0", "pulp_href")[0], pulp.Href(pulp.BlobCollection, pulp.NewID())
+	tag, absent := w.results(
+		"content/container/tags/?name=2.0", "pulp_href",
+	)[0], pulp.Href(pulp.BlobCollection, pulp.NewID())
 	bad := func(field, text string) string { return `{"` + field + `":["` + text + `"]}` }
 	const time, hrefs = "orphan_protection_time", "content_hrefs"
 	for body, want := range map[string]string{
@@ -78,7 +80,9 @@ func TestOrphanCleanupIsChecked(t *testing.T) {
 	form := cleanup("content_hrefs=")
 	form.kind = "application/x-www-form-urlencoded"
 	w.expect(form, http.StatusBadRequest, `{"content_hrefs":["Must not be []."]}`) // and not a cleanup of all content
-	for user, status := range map[string]int{"carol": http.StatusForbidden, "acme": http.StatusForbidden, "-": http.StatusUnauthorized} {
+	for user, status := range map[string]int{
+		"carol": http.StatusForbidden, "acme": http.StatusForbidden, "-": http.StatusUnauthorized,
+	} {
 		c := cleanup(`{"orphan_protection_time":-1}`)
 		c.user = user
 		w.expect(c, status, "")
@@ -113,7 +117,9 @@ func TestOrphanCleanupTasks(t *testing.T) {
 		spec := w.dispatcher.last()
 		w.dispatcher.wantFrom(t, 1)
 		args := spec.Args.(tasks.OrphanArgs)
-		if late := args.Before + want.minutes*60_000_000 - asked; late < 0 || late > time.Minute.Microseconds() || !slices.Equal(args.Units, want.units) {
+		if late := args.Before + want.minutes*60_000_000 - asked; late < 0 || late > time.Minute.Microseconds() || !slices.Equal(
+			args.Units, want.units,
+		) {
 			t.Errorf("%s: %+v", body, args)
 		}
 		if spec.Name != "pulpcore.app.tasks.orphan.orphan_cleanup" || spec.Immediate ||
@@ -134,7 +140,9 @@ func (d atOnce) Dispatch(ctx context.Context, from tasks.Origin, spec tasks.Spec
 // withStorage makes the world's API run all tasks before their responses, and returns the storage of blobs.
 func (w *world) withStorage() storage.Storage {
 	w.t.Helper()
-	files, err := embedded.New(w.t.Context(), embedded.Options{Driver: "filesystem", Parameters: map[string]any{"rootdirectory": w.t.TempDir()}})
+	files, err := embedded.New(
+		w.t.Context(), embedded.Options{Driver: "filesystem", Parameters: map[string]any{"rootdirectory": w.t.TempDir()}},
+	)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -145,7 +153,9 @@ func (w *world) withStorage() storage.Storage {
 		Jobs: jobs.All(jobs.Options{Store: w.store, Log: log, Blobs: ingest.Blobs{Storage: files}}),
 	})
 	w.server = httptest.NewServer(api.New(api.Options{
-		Store: w.store, Tasks: atOnce{tasks.NewDispatcher(w.store, queue, worker, log)}, Auth: accounts{w.store}, Log: log, PublicURL: public, Process: "1@test",
+		Store: w.store, Tasks: atOnce{
+			tasks.NewDispatcher(w.store, queue, worker, log),
+		}, Auth: accounts{w.store}, Log: log, PublicURL: public, Process: "1@test",
 	}))
 	w.t.Cleanup(w.server.Close)
 	return files
@@ -163,7 +173,9 @@ func (w *world) storedBlob(files storage.Storage, text string) digest.Digest {
 		w.t.Fatal(err)
 	}
 	b := pulp.Blob{Digest: d, Size: int64(len(text))}
-	if err := errors.Join(u.Commit(w.t.Context(), d), w.store.Content.CommitBlob(w.t.Context(), w.repo.Repository.ID, b, "", 0)); err != nil {
+	if err := errors.Join(
+		u.Commit(w.t.Context(), d), w.store.Content.CommitBlob(w.t.Context(), w.repo.Repository.ID, b, "", 0),
+	); err != nil {
 		w.t.Fatal(err)
 	}
 	return d
@@ -206,11 +218,18 @@ func TestOrphansAreCleanedUp(t *testing.T) {
 	files := w.withStorage()
 	w.age()
 	held := len(w.results("content/container/blobs/", "prn"))
-	if got := w.clean(`{"orphan_protection_time":0}`); got != (cleaned{}) || len(w.results("content/container/blobs/", "prn")) != held {
+	if got := w.clean(`{"orphan_protection_time":0}`); got != (cleaned{}) || len(
+		w.results("content/container/blobs/", "prn"),
+	) != held {
 		t.Errorf("content of versions: deleted %v, want none", got)
 	}
 	forgotten, named := w.storedBlob(files, "forgotten"), w.storedBlob(files, "named")
-	child := w.put(w.repo, pulp.Manifest{MediaType: pulp.OCIManifest, Payload: []byte("by digest"), Config: &pulp.Descriptor{Digest: named}, Type: "image"})
+	child := w.put(
+		w.repo,
+		pulp.Manifest{
+			MediaType: pulp.OCIManifest, Payload: []byte("by digest"), Config: &pulp.Descriptor{Digest: named}, Type: "image",
+		},
+	)
 	w.pushIndex(w.repo, []digest.Digest{child})
 	has := func(want bool, digests ...digest.Digest) {
 		t.Helper()
@@ -234,7 +253,9 @@ func TestOrphansAreCleanedUp(t *testing.T) {
 	if _, err := w.store.Serving.ServedManifest(t.Context(), w.repo, string(child)); err != nil {
 		t.Errorf("a young manifest pushed by digest: %v", err)
 	}
-	if got := w.clean(`{"orphan_protection_time":0}`); got != (cleaned{content: 3, artifacts: 1}) { // the index, its image and the image's blob
+	if got := w.clean(`{"orphan_protection_time":0}`); got != (cleaned{
+		content: 3, artifacts: 1,
+	}) { // the index, its image and the image's blob
 		t.Errorf("all orphans: deleted %v", got)
 	}
 	has(false, named)
@@ -253,7 +274,12 @@ func TestOrphansAreCleanedUpByName(t *testing.T) {
 	w := newWorld(t)
 	files := w.withStorage()
 	one, other := w.storedBlob(files, "one"), w.storedBlob(files, "other")
-	m := w.put(w.repo, pulp.Manifest{MediaType: pulp.OCIManifest, Payload: []byte("by digest"), Config: &pulp.Descriptor{Digest: one}, Type: "image"})
+	m := w.put(
+		w.repo,
+		pulp.Manifest{
+			MediaType: pulp.OCIManifest, Payload: []byte("by digest"), Config: &pulp.Descriptor{Digest: one}, Type: "image",
+		},
+	)
 	href := func(kind string, d digest.Digest) string {
 		t.Helper()
 		return w.results("content/container/"+kind+"/?digest="+string(d), "pulp_href")[0]
@@ -266,7 +292,9 @@ func TestOrphansAreCleanedUpByName(t *testing.T) {
 	if got := w.clean(map[string]any{"content_hrefs": []string{config}}); got != (cleaned{}) {
 		t.Errorf("a blob that a manifest refers to: deleted %v, want none", got)
 	}
-	if got := w.clean(map[string]any{"content_hrefs": []string{config, held, manifest}}); got != (cleaned{content: 2, artifacts: 1}) {
+	if got := w.clean(
+		map[string]any{"content_hrefs": []string{config, held, manifest}},
+	); got != (cleaned{content: 2, artifacts: 1}) {
 		t.Errorf("a manifest and its blob: deleted %v", got)
 	}
 	if _, err := files.Stat(t.Context(), "", one); !errors.Is(err, storage.ErrNotFound) {
@@ -290,7 +318,13 @@ func testPurgesTellTheirTotals(t *testing.T) {
 		}
 	}
 	task(w, 1) // is waiting
-	r := w.expect(call{method: http.MethodPost, path: "tasks/purge/", json: `{"finished_before":"2099-01-01","states":["completed","failed"]}`}, http.StatusAccepted, "")
+	r := w.expect(
+		call{
+			method: http.MethodPost, path: "tasks/purge/",
+			json: `{"finished_before":"2099-01-01","states":["completed","failed"]}`,
+		},
+		http.StatusAccepted, "",
+	)
 	k := w.get(r.body.(map[string]any)["task"].(string))
 	done := map[string]float64{}
 	for _, v := range k["progress_reports"].([]any) {
@@ -300,7 +334,9 @@ func testPurgesTellTheirTotals(t *testing.T) {
 			t.Errorf("progress report %v", p)
 		}
 	}
-	if want := map[string]float64{"purge.tasks.key.core.Task": 3, "purge.tasks.total": 3, "purge.tasks.error": 0}; !cmp.Equal(done, want) || k["state"] != "completed" {
+	if want := map[string]float64{
+		"purge.tasks.key.core.Task": 3, "purge.tasks.total": 3, "purge.tasks.error": 0,
+	}; !cmp.Equal(done, want) || k["state"] != "completed" {
 		t.Errorf("task %s, reports %v, want %v", k["state"], done, want)
 	}
 	if got := w.results("tasks/?ordering=name", "state"); !slices.Equal(got, []string{"waiting", "completed"}) {

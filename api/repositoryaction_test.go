@@ -32,7 +32,9 @@ func TestContentActions(t *testing.T) {
 	hiddenHref := pulp.Href(pulp.TagCollection, id(pulp.TagCollection, "name=hidden"))
 	tagHref, imageHref := pulp.Href(pulp.TagCollection, tag), pulp.Href(pulp.ManifestCollection, image)
 	units := []record.Unit{{Kind: pulp.KindTag, ID: tag}, {Kind: pulp.KindManifest, ID: image}}
-	other, err := m.store.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: "acme/second", URL: "https://h.example", UpstreamName: "x", Policy: pulp.Immediate})
+	other, err := m.store.Catalog.CreateRemote(
+		t.Context(), pulp.Remote{Name: "acme/second", URL: "https://h.example", UpstreamName: "x", Policy: pulp.Immediate},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,63 +60,157 @@ func TestContentActions(t *testing.T) {
 		spec             tasks.Spec
 	}{
 		"sync, from its remote": {path: full + "sync/", body: `{}`, status: 202, spec: tasks.Spec{
-			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: fullID, RemoteID: m.remote.ID}, Resources: alone(full, m.remoteHref()),
+			Name: tasks.Sync, Args: tasks.SyncArgs{
+				RepositoryID: fullID, RemoteID: m.remote.ID,
+			}, Resources: alone(full, m.remoteHref()),
 		}},
 		"sync, remote null": {path: full + "sync/", body: `{"remote":null}`, status: 202, spec: tasks.Spec{
-			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: fullID, RemoteID: m.remote.ID}, Resources: alone(full, m.remoteHref()),
+			Name: tasks.Sync, Args: tasks.SyncArgs{
+				RepositoryID: fullID, RemoteID: m.remote.ID,
+			}, Resources: alone(full, m.remoteHref()),
 		}},
-		"sync, from another": {path: full + "sync/", body: `{"remote":"` + otherHref + `","mirror":true,"signed_only":true}`, status: 202, spec: tasks.Spec{
-			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: fullID, RemoteID: other.ID, Mirror: true, SignedOnly: true}, Resources: alone(full, otherHref),
-		}},
-		"sync, by PRN, as owner": {path: empty + "sync/", user: "acme", body: `{"remote":"prn:container.containerremote:` + other.ID + `"}`, status: 202, spec: tasks.Spec{
-			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: emptyID, RemoteID: other.ID}, Resources: alone(empty, otherHref),
-		}},
-		"sync, flags for missing content": {path: full + "sync/", body: `{"mirror":true,"allow_shrink":true,"skip_corrupt":"true"}`, status: 202, spec: tasks.Spec{
-			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: fullID, RemoteID: m.remote.ID, Mirror: true, AllowShrink: true, SkipCorrupt: true}, Resources: alone(full, m.remoteHref()),
-		}},
-		"sync, more flags":        {path: full + "sync/", body: `{"allow_shrink":3,"skip_corrupt":null}`, status: 400, want: `{"allow_shrink":["Must be a valid boolean."],"skip_corrupt":["This field may not be null."]}`},
-		"sync, an invalid remote": {path: full + "sync/", body: `{"remote":"abc"}`, status: 400, want: `{"remote":[` + noMatch + `]}`},
-		"sync, an unknown remote": {path: full + "sync/", body: `{"remote":"` + pulp.Href(pulp.RemoteCollection, pulp.NewID()) + `"}`, status: 400, want: `{"remote":[` + none + `]}`},
-		"sync, flags":             {path: full + "sync/", body: `{"mirror":null,"signed_only":2}`, status: 400, want: `{"mirror":["This field may not be null."],"signed_only":["Must be a valid boolean."]}`},
-		"sync, limit":             {path: full + "sync/", body: `{"limit":1}`, status: 400, want: `{"limit":["Unexpected field"]}`},
+		"sync, from another": {
+			path: full + "sync/", body: `{"remote":"` + otherHref + `","mirror":true,"signed_only":true}`, status: 202,
+			spec: tasks.Spec{
+				Name: tasks.Sync, Args: tasks.SyncArgs{
+					RepositoryID: fullID, RemoteID: other.ID, Mirror: true, SignedOnly: true,
+				}, Resources: alone(full, otherHref),
+			},
+		},
+		"sync, by PRN, as owner": {
+			path: empty + "sync/", user: "acme", body: `{"remote":"prn:container.containerremote:` + other.ID + `"}`,
+			status: 202, spec: tasks.Spec{
+				Name: tasks.Sync, Args: tasks.SyncArgs{
+					RepositoryID: emptyID, RemoteID: other.ID,
+				}, Resources: alone(empty, otherHref),
+			},
+		},
+		"sync, flags for missing content": {
+			path: full + "sync/", body: `{"mirror":true,"allow_shrink":true,"skip_corrupt":"true"}`, status: 202,
+			spec: tasks.Spec{
+				Name: tasks.Sync, Args: tasks.SyncArgs{
+					RepositoryID: fullID, RemoteID: m.remote.ID, Mirror: true, AllowShrink: true, SkipCorrupt: true,
+				}, Resources: alone(full, m.remoteHref()),
+			},
+		},
+		"sync, more flags": {
+			path: full + "sync/", body: `{"allow_shrink":3,"skip_corrupt":null}`, status: 400,
+			want: `{"allow_shrink":["Must be a valid boolean."],"skip_corrupt":["This field may not be null."]}`,
+		},
+		"sync, an invalid remote": {
+			path: full + "sync/", body: `{"remote":"abc"}`, status: 400, want: `{"remote":[` + noMatch + `]}`,
+		},
+		"sync, an unknown remote": {
+			path: full + "sync/", body: `{"remote":"` + pulp.Href(pulp.RemoteCollection, pulp.NewID()) + `"}`, status: 400,
+			want: `{"remote":[` + none + `]}`,
+		},
+		"sync, flags": {
+			path: full + "sync/", body: `{"mirror":null,"signed_only":2}`, status: 400,
+			want: `{"mirror":["This field may not be null."],"signed_only":["Must be a valid boolean."]}`,
+		},
+		"sync, limit": {
+			path: full + "sync/", body: `{"limit":1}`, status: 400, want: `{"limit":["Unexpected field"]}`,
+		},
 		"sync, a push repository": {path: push + "sync/", body: `{}`, status: 404, want: `{"detail":"Not found."}`},
 
-		"tag": {path: full + "tag/", body: `{"tag":"stable","digest":"` + string(m.manifest) + `"}`, status: 202, spec: tasks.Spec{
-			Name: tasks.Tag, Args: tasks.TagArgs{RepositoryID: fullID, Tag: "stable", Digest: m.manifest}, Resources: alone(full), Immediate: true,
-		}},
-		"tag, a manifest of another repository": {path: empty + "tag/", body: `{"tag":"stable","digest":"` + string(m.manifest) + `"}`, status: 400, want: `{"non_field_errors":["A manifest with the digest '` + string(m.manifest) + `' does not exist in the latest repository version '<Repository: acme/empty; Version: 0>'"]}`},
-		"tag, too long":                         {path: full + "tag/", body: `{"tag":"` + strings.Repeat("a", 129) + `","digest":"` + string(m.manifest) + `"}`, status: 400, want: `{"tag":["Ensure this field has no more than 128 characters."]}`},
-		"tag, with a slash":                     {path: full + "tag/", body: `{"tag":"a/b","digest":"x"}`, status: 400, want: `{"tag":["` + badTag + `"]}`},
-		"tag, a line break":                     {path: full + "tag/", body: `{"tag":"a\nb","digest":"x"}`, status: 400, want: `{"tag":["` + badTag + `"]}`},
+		"tag": {
+			path: full + "tag/", body: `{"tag":"stable","digest":"` + string(m.manifest) + `"}`, status: 202, spec: tasks.Spec{
+				Name: tasks.Tag, Args: tasks.TagArgs{
+					RepositoryID: fullID, Tag: "stable", Digest: m.manifest,
+				}, Resources: alone(full), Immediate: true,
+			},
+		},
+		"tag, a manifest of another repository": {
+			path: empty + "tag/", body: `{"tag":"stable","digest":"` + string(m.manifest) + `"}`, status: 400,
+			want: `{"non_field_errors":["A manifest with the digest '` + string(
+				m.manifest,
+			) + `' does not exist in the latest repository version '<Repository: acme/empty; Version: 0>'"]}`,
+		},
+		"tag, too long": {
+			path: full + "tag/", body: `{"tag":"` + strings.Repeat("a", 129) + `","digest":"` + string(m.manifest) + `"}`,
+			status: 400, want: `{"tag":["Ensure this field has no more than 128 characters."]}`,
+		},
+		"tag, with a slash": {
+			path: full + "tag/", body: `{"tag":"a/b","digest":"x"}`, status: 400, want: `{"tag":["` + badTag + `"]}`,
+		},
+		"tag, a line break": {
+			path: full + "tag/", body: `{"tag":"a\nb","digest":"x"}`, status: 400, want: `{"tag":["` + badTag + `"]}`,
+		},
 		"untag": {path: push + "untag/", body: `{"tag":"latest"}`, status: 202, spec: tasks.Spec{
 			Name: tasks.Untag, Args: tasks.TagArgs{RepositoryID: pushID, Tag: "latest"}, Resources: alone(push), Immediate: true,
 		}},
-		"untag, an unknown tag":            {path: full + "untag/", body: `{}`, status: 400, want: `{"tag":["This field is required."]}`},
-		"untag, another user's repository": {path: full + "untag/", body: `{"tag":"hidden"}`, status: 400, want: `{"non_field_errors":["The tag 'hidden' does not exist in the latest repository version '<Repository: acme/full; Version: 1>'"]}`},
-		"remove_image": {path: push + "remove_image/", body: `{"digest":"` + string(m.manifest) + `"}`, status: 202, spec: tasks.Spec{
-			Name: tasks.RemoveContent, Args: tasks.RemoveArgs{RepositoryID: pushID, Image: m.manifest}, Resources: alone(push), Immediate: true,
-		}},
-		"remove_image, another user's repository": {path: push + "remove_image/", body: `{"digest":"` + string(hidden) + `"}`, status: 400, want: `{"non_field_errors":["A manifest with the digest '` + string(hidden) + `' does not exist in the latest repository version '` + app + `'"]}`},
-		"remove_image, other repository":          {path: full + "remove_image/", body: `{}`, status: 404},
-		"remove_signatures, a short key":          {path: push + "remove_signatures/", body: `{"signed_with_key_id":"d1b86e06b4d88886"}`, status: 400, want: `{"non_field_errors":["There are no signatures in the latest repository version '` + app + `' produced with the specified key_id 'd1b86e06b4d88886'"]}`},
+		"untag, an unknown tag": {
+			path: full + "untag/", body: `{}`, status: 400, want: `{"tag":["This field is required."]}`,
+		},
+		"untag, another user's repository": {
+			path: full + "untag/", body: `{"tag":"hidden"}`, status: 400,
+			want: `{"non_field_errors":["The tag 'hidden' does not exist in the latest repository version '<Repository: acme/full; Version: 1>'"]}`,
+		},
+		"remove_image": {
+			path: push + "remove_image/", body: `{"digest":"` + string(m.manifest) + `"}`, status: 202, spec: tasks.Spec{
+				Name: tasks.RemoveContent, Args: tasks.RemoveArgs{
+					RepositoryID: pushID, Image: m.manifest,
+				}, Resources: alone(push), Immediate: true,
+			},
+		},
+		"remove_image, another user's repository": {
+			path: push + "remove_image/", body: `{"digest":"` + string(hidden) + `"}`, status: 400,
+			want: `{"non_field_errors":["A manifest with the digest '` + string(
+				hidden,
+			) + `' does not exist in the latest repository version '` + app + `'"]}`,
+		},
+		"remove_image, other repository": {path: full + "remove_image/", body: `{}`, status: 404},
+		"remove_signatures, a short key": {
+			path: push + "remove_signatures/", body: `{"signed_with_key_id":"d1b86e06b4d88886"}`, status: 400,
+			want: `{"non_field_errors":["There are no signatures in the latest repository version '` + app + `' produced with the specified key_id 'd1b86e06b4d88886'"]}`,
+		},
 		"migrate": {path: push + "migrate/", body: ``, status: 202, spec: tasks.Spec{
-			Name: tasks.Migrate, Args: tasks.ObjectArgs{Collection: pulp.PushCollection, ID: pushID}, Resources: alone(push), Immediate: true,
+			Name: tasks.Migrate, Args: tasks.ObjectArgs{
+				Collection: pulp.PushCollection, ID: pushID,
+			}, Resources: alone(push), Immediate: true,
 		}},
-		"migrate, an unknown field": {path: push + "migrate/", body: `{"name":"x"}`, status: 400, want: `{"name":["Unexpected field"]}`},
-		"migrate, other type":       {path: full + "migrate/", body: `{}`, status: 404},
+		"migrate, an unknown field": {
+			path: push + "migrate/", body: `{"name":"x"}`, status: 400, want: `{"name":["Unexpected field"]}`,
+		},
+		"migrate, other type": {path: full + "migrate/", body: `{}`, status: 404},
 
-		"add": {path: empty + "add/", body: `{"content_units":["` + tagHref + `","prn:container.manifest:` + image + `","` + tagHref + `"]}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Units: units}, Resources: alone(empty), Immediate: true,
-		}},
-		"add, as owner": {path: empty + "add/", user: "acme", body: `{"content_units":["` + tagHref + `","http://h.example` + imageHref + `"]}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Units: units}, Resources: alone(empty), Immediate: true,
-		}},
-		"add, a hidden unit":         {path: empty + "add/", user: "acme", body: `{"content_units":["` + tagHref + `","` + hiddenHref + `"]}`, status: 400, want: missing(hiddenHref)},
-		"add, a repository":          {path: empty + "add/", body: `{"content_units":["` + full + `"]}`, status: 400, want: missing(full)},
-		"add, several unknown units": {path: empty + "add/", body: `{"content_units":["` + full + `","` + tagHref + `","` + push + `"]}`, status: 400, want: missing(full + "', '" + push)},
-		"add, everything":            {path: empty + "add/", body: `{"content_units":["*"]}`, status: 400, want: `["URI not valid: *"]`},
-		"add, no list":               {path: empty + "add/", body: `{"content_units":"` + tagHref + `"}`, status: 400, want: `{"content_units":["Expected a list of items but got type \"str\"."]}`},
-		"add, null":                  {path: empty + "add/", body: `{"content_units":null}`, status: 400, want: `{"content_units":["This field may not be null."]}`},
+		"add": {
+			path: empty + "add/",
+			body: `{"content_units":["` + tagHref + `","prn:container.manifest:` + image + `","` + tagHref + `"]}`, status: 202,
+			spec: tasks.Spec{
+				Name: tasks.AddContent, Args: tasks.AddArgs{
+					RepositoryID: emptyID, Units: units,
+				}, Resources: alone(empty), Immediate: true,
+			},
+		},
+		"add, as owner": {
+			path: empty + "add/", user: "acme",
+			body: `{"content_units":["` + tagHref + `","http://h.example` + imageHref + `"]}`, status: 202, spec: tasks.Spec{
+				Name: tasks.AddContent, Args: tasks.AddArgs{
+					RepositoryID: emptyID, Units: units,
+				}, Resources: alone(empty), Immediate: true,
+			},
+		},
+		"add, a hidden unit": {
+			path: empty + "add/", user: "acme", body: `{"content_units":["` + tagHref + `","` + hiddenHref + `"]}`, status: 400,
+			want: missing(hiddenHref),
+		},
+		"add, a repository": {
+			path: empty + "add/", body: `{"content_units":["` + full + `"]}`, status: 400, want: missing(full),
+		},
+		"add, several unknown units": {
+			path: empty + "add/", body: `{"content_units":["` + full + `","` + tagHref + `","` + push + `"]}`, status: 400,
+			want: missing(full + "', '" + push),
+		},
+		"add, everything": {path: empty + "add/", body: `{"content_units":["*"]}`, status: 400, want: `["URI not valid: *"]`},
+		"add, no list": {
+			path: empty + "add/", body: `{"content_units":"` + tagHref + `"}`, status: 400,
+			want: `{"content_units":["Expected a list of items but got type \"str\"."]}`,
+		},
+		"add, null": {
+			path: empty + "add/", body: `{"content_units":null}`, status: 400,
+			want: `{"content_units":["This field may not be null."]}`,
+		},
 		"add, nothing": {path: empty + "add/", body: `{}`, status: 202, spec: tasks.Spec{
 			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID}, Resources: alone(empty), Immediate: true,
 		}},
@@ -125,72 +221,184 @@ func TestContentActions(t *testing.T) {
 			Name: tasks.RemoveContent, Args: tasks.RemoveArgs{RepositoryID: fullID}, Resources: alone(full), Immediate: true,
 		}},
 		"add, push repository": {path: push + "add/", body: `{}`, status: 404},
-		"remove": {path: full + "remove/", body: `{"content_units":["` + tagHref + `","` + imageHref + `"]}`, status: 202, spec: tasks.Spec{
-			Name: tasks.RemoveContent, Args: tasks.RemoveArgs{RepositoryID: fullID, Units: units}, Resources: alone(full), Immediate: true,
-		}},
+		"remove": {
+			path: full + "remove/", body: `{"content_units":["` + tagHref + `","` + imageHref + `"]}`, status: 202,
+			spec: tasks.Spec{
+				Name: tasks.RemoveContent, Args: tasks.RemoveArgs{
+					RepositoryID: fullID, Units: units,
+				}, Resources: alone(full), Immediate: true,
+			},
+		},
 		"remove, everything": {path: full + "remove/", body: `{"content_units":["*"]}`, status: 202, spec: tasks.Spec{
-			Name: tasks.RemoveContent, Args: tasks.RemoveArgs{RepositoryID: fullID, All: true}, Resources: alone(full), Immediate: true,
+			Name: tasks.RemoveContent, Args: tasks.RemoveArgs{
+				RepositoryID: fullID, All: true,
+			}, Resources: alone(full), Immediate: true,
 		}},
-		"remove, a hidden unit": {path: full + "remove/", user: "acme", body: `{"content_units":["` + hiddenHref + `"]}`, status: 400, want: missing(hiddenHref)},
+		"remove, a hidden unit": {
+			path: full + "remove/", user: "acme", body: `{"content_units":["` + hiddenHref + `"]}`, status: 400,
+			want: missing(hiddenHref),
+		},
 
 		"copy tags": {path: empty + "copy_tags/", body: `{"source_repository":"` + full + `"}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Tags: true}}, Resources: alone(empty, full), Immediate: true,
+			Name: tasks.AddContent, Args: tasks.AddArgs{
+				RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Tags: true},
+			}, Resources: alone(empty, full), Immediate: true,
 		}},
-		"copy tags, names null": {path: empty + "copy_tags/", user: "acme", body: `{"source_repository":"` + full + `","names":null}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Tags: true}}, Resources: alone(empty, full), Immediate: true,
-		}},
-		"copy tags, none of them": {path: empty + "copy_tags/", body: `{"source_repository":"` + full + `","names":[]}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Tags: true, Names: []string{}}}, Resources: alone(empty, full), Immediate: true,
-		}},
-		"copy tags, from a version of a push repository": {path: empty + "copy_tags/", body: `{"source_repository_version":"` + push + `versions/2/","names":["latest"]}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: pushID, Number: 2, Tags: true, Names: []string{"latest"}}}, Resources: alone(empty, push), Immediate: true,
-		}},
-		"copy tags, from a version by PRN": {path: empty + "copy_tags/", body: `{"source_repository_version":"` + pulp.VersionPRN(fullVersion.ID) + `"}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Tags: true}}, Resources: alone(empty, full), Immediate: true,
-		}},
-		"copy tags, from itself": {path: full + "copy_tags/", body: `{"source_repository_version":"` + full + `versions/0/"}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: fullID, Copy: &content.Copy{RepositoryID: fullID, Tags: true}}, Resources: alone(full), Immediate: true,
-		}},
-		"copy manifests": {path: empty + "copy_manifests/", body: `{"source_repository":"` + full + `","digests":["sha256:0"],"media_types":["` + pulp.OCIIndex + `"]}`, status: 202, spec: tasks.Spec{
-			Name: tasks.AddContent, Args: tasks.AddArgs{RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Digests: []string{"sha256:0"}, MediaTypes: []string{pulp.OCIIndex}}},
-			Resources: alone(empty, full), Immediate: true,
-		}},
-		"copy, a hidden version":           {path: empty + "copy_tags/", user: "acme", body: `{"source_repository_version":"` + pulp.VersionHref(pulp.ContainerPush, secret.Repository.ID, 1) + `"}`, status: 400, want: `{"source_repository_version":[` + none + `]}`},
-		"copy, an unknown version":         {path: empty + "copy_tags/", body: `{"source_repository_version":"` + full + `versions/7/"}`, status: 400, want: `{"source_repository_version":[` + none + `]}`},
-		"copy, a version of another type":  {path: empty + "copy_tags/", body: `{"source_repository_version":"` + pulp.VersionHref(pulp.Container, pushID, 1) + `"}`, status: 400, want: `{"source_repository_version":[` + none + `]}`},
-		"copy, a repository as a version":  {path: empty + "copy_tags/", body: `{"source_repository_version":"` + full + `"}`, status: 400, want: `{"source_repository_version":[` + wrongMatch + `]}`},
-		"copy, an invalid version":         {path: empty + "copy_tags/", body: `{"source_repository_version":"7"}`, status: 400, want: `{"source_repository_version":[` + noMatch + `]}`},
-		"copy, an unknown repository":      {path: empty + "copy_tags/", body: `{"source_repository":"` + pulp.RepositoryHref(pulp.Container, pulp.NewID()) + `"}`, status: 400, want: `{"source_repository":[` + none + `]}`},
-		"copy tags, with digests":          {path: empty + "copy_tags/", body: `{"source_repository":"` + full + `","digests":[]}`, status: 400, want: `{"digests":["Unexpected field"]}`},
-		"copy manifests, types of no list": {path: empty + "copy_manifests/", body: `{"source_repository":"` + full + `","media_types":"x"}`, status: 400, want: `{"media_types":["Expected a list of items but got type \"str\"."]}`},
+		"copy tags, names null": {
+			path: empty + "copy_tags/", user: "acme", body: `{"source_repository":"` + full + `","names":null}`, status: 202,
+			spec: tasks.Spec{
+				Name: tasks.AddContent, Args: tasks.AddArgs{
+					RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Tags: true},
+				}, Resources: alone(empty, full), Immediate: true,
+			},
+		},
+		"copy tags, none of them": {
+			path: empty + "copy_tags/", body: `{"source_repository":"` + full + `","names":[]}`, status: 202, spec: tasks.Spec{
+				Name: tasks.AddContent, Args: tasks.AddArgs{
+					RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Tags: true, Names: []string{}},
+				}, Resources: alone(empty, full), Immediate: true,
+			},
+		},
+		"copy tags, from a version of a push repository": {
+			path: empty + "copy_tags/", body: `{"source_repository_version":"` + push + `versions/2/","names":["latest"]}`,
+			status: 202, spec: tasks.Spec{
+				Name: tasks.AddContent, Args: tasks.AddArgs{
+					RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: pushID, Number: 2, Tags: true, Names: []string{"latest"}},
+				}, Resources: alone(empty, push), Immediate: true,
+			},
+		},
+		"copy tags, from a version by PRN": {
+			path: empty + "copy_tags/", body: `{"source_repository_version":"` + pulp.VersionPRN(fullVersion.ID) + `"}`,
+			status: 202, spec: tasks.Spec{
+				Name: tasks.AddContent, Args: tasks.AddArgs{
+					RepositoryID: emptyID, Copy: &content.Copy{RepositoryID: fullID, Number: 1, Tags: true},
+				}, Resources: alone(empty, full), Immediate: true,
+			},
+		},
+		"copy tags, from itself": {
+			path: full + "copy_tags/", body: `{"source_repository_version":"` + full + `versions/0/"}`, status: 202,
+			spec: tasks.Spec{
+				Name: tasks.AddContent, Args: tasks.AddArgs{
+					RepositoryID: fullID, Copy: &content.Copy{RepositoryID: fullID, Tags: true},
+				}, Resources: alone(full), Immediate: true,
+			},
+		},
+		"copy manifests": {
+			path:   empty + "copy_manifests/",
+			body:   `{"source_repository":"` + full + `","digests":["sha256:0"],"media_types":["` + pulp.OCIIndex + `"]}`,
+			status: 202, spec: tasks.Spec{
+				Name: tasks.AddContent, Args: tasks.AddArgs{
+					RepositoryID: emptyID,
+					Copy: &content.Copy{
+						RepositoryID: fullID, Number: 1, Digests: []string{"sha256:0"}, MediaTypes: []string{pulp.OCIIndex},
+					},
+				},
+				Resources: alone(empty, full), Immediate: true,
+			},
+		},
+		"copy, a hidden version": {
+			path: empty + "copy_tags/", user: "acme",
+			body:   `{"source_repository_version":"` + pulp.VersionHref(pulp.ContainerPush, secret.Repository.ID, 1) + `"}`,
+			status: 400, want: `{"source_repository_version":[` + none + `]}`,
+		},
+		"copy, an unknown version": {
+			path: empty + "copy_tags/", body: `{"source_repository_version":"` + full + `versions/7/"}`, status: 400,
+			want: `{"source_repository_version":[` + none + `]}`,
+		},
+		"copy, a version of another type": {
+			path: empty + "copy_tags/",
+			body: `{"source_repository_version":"` + pulp.VersionHref(pulp.Container, pushID, 1) + `"}`, status: 400,
+			want: `{"source_repository_version":[` + none + `]}`,
+		},
+		"copy, a repository as a version": {
+			path: empty + "copy_tags/", body: `{"source_repository_version":"` + full + `"}`, status: 400,
+			want: `{"source_repository_version":[` + wrongMatch + `]}`,
+		},
+		"copy, an invalid version": {
+			path: empty + "copy_tags/", body: `{"source_repository_version":"7"}`, status: 400,
+			want: `{"source_repository_version":[` + noMatch + `]}`,
+		},
+		"copy, an unknown repository": {
+			path: empty + "copy_tags/",
+			body: `{"source_repository":"` + pulp.RepositoryHref(pulp.Container, pulp.NewID()) + `"}`, status: 400,
+			want: `{"source_repository":[` + none + `]}`,
+		},
+		"copy tags, with digests": {
+			path: empty + "copy_tags/", body: `{"source_repository":"` + full + `","digests":[]}`, status: 400,
+			want: `{"digests":["Unexpected field"]}`,
+		},
+		"copy manifests, types of no list": {
+			path: empty + "copy_manifests/", body: `{"source_repository":"` + full + `","media_types":"x"}`, status: 400,
+			want: `{"media_types":["Expected a list of items but got type \"str\"."]}`,
+		},
 
 		"roll back, by number": {path: push + "rollback/", user: "acme", body: `{"version":1}`, status: 202, spec: tasks.Spec{
-			Name: tasks.Restore, Args: tasks.VersionArgs{RepositoryID: pushID, Number: 1}, Resources: alone(push), Immediate: true,
+			Name: tasks.Restore, Args: tasks.VersionArgs{
+				RepositoryID: pushID, Number: 1,
+			}, Resources: alone(push), Immediate: true,
 		}},
 		"roll back, by a text": {path: full + "rollback/", body: `{"version":"0"}`, status: 202, spec: tasks.Spec{
 			Name: tasks.Restore, Args: tasks.VersionArgs{RepositoryID: fullID}, Resources: alone(full), Immediate: true,
 		}},
-		"roll back, by href": {path: full + "rollback/", body: `{"version":"` + full + `versions/1/"}`, status: 202, spec: tasks.Spec{
-			Name: tasks.Restore, Args: tasks.VersionArgs{RepositoryID: fullID, Number: 1}, Resources: alone(full), Immediate: true,
-		}},
-		"roll back, by PRN": {path: full + "rollback/", body: `{"version":"` + pulp.VersionPRN(fullVersion.ID) + `"}`, status: 202, spec: tasks.Spec{
-			Name: tasks.Restore, Args: tasks.VersionArgs{RepositoryID: fullID, Number: 1}, Resources: alone(full), Immediate: true,
-		}},
-		"roll back, another repository's version": {path: full + "rollback/", body: `{"version":"` + push + `versions/1/"}`, status: 400, want: `{"version":["The repository has no such version."]}`},
-		"roll back, an unknown version":           {path: full + "rollback/", body: `{"version":7}`, status: 400, want: `{"version":["The repository has no such version."]}`},
-		"roll back, a negative version":           {path: full + "rollback/", body: `{"version":-1}`, status: 400, want: `{"version":["The repository has no such version."]}`},
-		"roll back, an invalid version":           {path: full + "rollback/", body: `{"version":"abc"}`, status: 400, want: `{"version":["The repository has no such version."]}`},
-		"roll back, null":                         {path: full + "rollback/", body: `{"version":null}`, status: 400, want: `{"version":["Incorrect type. Expected a number or a URL string, received NoneType."]}`},
-		"roll back, no version":                   {path: full + "rollback/", body: `{}`, status: 400, want: `{"version":["This field is required."]}`},
+		"roll back, by href": {
+			path: full + "rollback/", body: `{"version":"` + full + `versions/1/"}`, status: 202, spec: tasks.Spec{
+				Name: tasks.Restore, Args: tasks.VersionArgs{
+					RepositoryID: fullID, Number: 1,
+				}, Resources: alone(full), Immediate: true,
+			},
+		},
+		"roll back, by PRN": {
+			path: full + "rollback/", body: `{"version":"` + pulp.VersionPRN(fullVersion.ID) + `"}`, status: 202,
+			spec: tasks.Spec{
+				Name: tasks.Restore, Args: tasks.VersionArgs{
+					RepositoryID: fullID, Number: 1,
+				}, Resources: alone(full), Immediate: true,
+			},
+		},
+		"roll back, another repository's version": {
+			path: full + "rollback/", body: `{"version":"` + push + `versions/1/"}`, status: 400,
+			want: `{"version":["The repository has no such version."]}`,
+		},
+		"roll back, an unknown version": {
+			path: full + "rollback/", body: `{"version":7}`, status: 400,
+			want: `{"version":["The repository has no such version."]}`,
+		},
+		"roll back, a negative version": {
+			path: full + "rollback/", body: `{"version":-1}`, status: 400,
+			want: `{"version":["The repository has no such version."]}`,
+		},
+		"roll back, an invalid version": {
+			path: full + "rollback/", body: `{"version":"abc"}`, status: 400,
+			want: `{"version":["The repository has no such version."]}`,
+		},
+		"roll back, null": {
+			path: full + "rollback/", body: `{"version":null}`, status: 400,
+			want: `{"version":["Incorrect type. Expected a number or a URL string, received NoneType."]}`,
+		},
+		"roll back, no version": {
+			path: full + "rollback/", body: `{}`, status: 400, want: `{"version":["This field is required."]}`,
+		},
 
 		"repair": {path: full + "versions/1/repair/", body: `{}`, status: 202, spec: tasks.Spec{
-			Name: tasks.Repair, Args: tasks.VersionArgs{RepositoryID: fullID, Number: 1, VerifyChecksums: true}, Resources: []taskstore.Resource{{Href: full}},
+			Name: tasks.Repair, Args: tasks.VersionArgs{
+				RepositoryID: fullID, Number: 1, VerifyChecksums: true,
+			}, Resources: []taskstore.Resource{{Href: full}},
 		}},
-		"repair, without checksums": {path: push + "versions/1/repair/", user: "acme", body: `{"verify_checksums":false}`, status: 202, spec: tasks.Spec{
-			Name: tasks.Repair, Args: tasks.VersionArgs{RepositoryID: pushID, Number: 1}, Resources: []taskstore.Resource{{Href: push}},
-		}},
-		"repair, an unknown version": {path: full + "versions/7/repair/", body: `{}`, status: 404, want: `{"detail":"No RepositoryVersion matches the given query."}`},
-		"repair, an invalid flag":    {path: full + "versions/1/repair/", body: `{"verify_checksums":7}`, status: 400, want: `{"verify_checksums":["Must be a valid boolean."]}`},
+		"repair, without checksums": {
+			path: push + "versions/1/repair/", user: "acme", body: `{"verify_checksums":false}`, status: 202, spec: tasks.Spec{
+				Name: tasks.Repair, Args: tasks.VersionArgs{
+					RepositoryID: pushID, Number: 1,
+				}, Resources: []taskstore.Resource{{Href: push}},
+			},
+		},
+		"repair, an unknown version": {
+			path: full + "versions/7/repair/", body: `{}`, status: 404,
+			want: `{"detail":"No RepositoryVersion matches the given query."}`,
+		},
+		"repair, an invalid flag": {
+			path: full + "versions/1/repair/", body: `{"verify_checksums":7}`, status: 400,
+			want: `{"verify_checksums":["Must be a valid boolean."]}`,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := len(m.dispatcher.specs)
@@ -283,9 +491,15 @@ func TestContainerRepositories(t *testing.T) {
 	m.expect(make("acme", `{"name":"b/x"}`), 403, "")
 	m.expect(make("carol", `{"name":"acme/full"}`), 403, "")
 	m.expect(make("", `{"name":" "}`), 400, `{"name":["This field may not be blank."]}`)
-	m.expect(make("", `{"name":"x","remote":"`+m.serviceHref()+`"}`), 400, `{"remote":["Invalid hyperlink - Incorrect URL match."]}`)
+	m.expect(
+		make("", `{"name":"x","remote":"`+m.serviceHref()+`"}`), 400,
+		`{"remote":["Invalid hyperlink - Incorrect URL match."]}`,
+	)
 	m.expect(make("", `{"name":"x","remote":7}`), 400, `{"remote":["Incorrect type. Expected URL string, received int."]}`)
-	m.expect(make("", `{"name":"x","retain_checkpoints":1}`), 400, `{"retain_checkpoints":["Checkpoints are not supported by this server."]}`)
+	m.expect(
+		make("", `{"name":"x","retain_checkpoints":1}`), 400,
+		`{"retain_checkpoints":["Checkpoints are not supported by this server."]}`,
+	)
 
 	patch := func(body string) call {
 		return call{method: http.MethodPatch, path: href(m.full), json: body}
@@ -303,7 +517,9 @@ func TestContainerRepositories(t *testing.T) {
 	remove.user = "acme"
 	m.expect(remove, 202, "")
 	want := tasks.Spec{
-		Name: tasks.Delete, Args: tasks.ObjectArgs{Collection: pulp.ContainerCollection, ID: m.full.ID}, Resources: []taskstore.Resource{{Href: href(m.full), Exclusive: true}},
+		Name: tasks.Delete, Args: tasks.ObjectArgs{
+			Collection: pulp.ContainerCollection, ID: m.full.ID,
+		}, Resources: []taskstore.Resource{{Href: href(m.full), Exclusive: true}},
 		Immediate: true,
 	}
 	m.dispatcher.wantFrom(t, 2)
@@ -321,7 +537,13 @@ func TestACopyDoesNotBlockItsSource(t *testing.T) {
 	m.pushImage(public, "public", "amd64", "v1")
 	source := pulp.RepositoryHref(pulp.ContainerPush, public.Repository.ID)
 	before := task(m.world, m.userID("acme"), href(m.empty)) // a stalled sync, for example
-	m.expect(call{method: http.MethodPost, path: href(m.empty) + "copy_tags/", user: "acme", json: `{"source_repository_version":"` + source + `versions/1/"}`}, 202, "")
+	m.expect(
+		call{
+			method: http.MethodPost, path: href(m.empty) + "copy_tags/", user: "acme",
+			json: `{"source_repository_version":"` + source + `versions/1/"}`,
+		},
+		202, "",
+	)
 	copies := m.results("tasks/?name="+tasks.AddContent, "reserved_resources_record")
 	if len(copies) != 1 || copies[0] != "["+href(m.empty)+"]" {
 		t.Errorf("the copy reserves %v", copies)

@@ -52,7 +52,9 @@ func TestResultsAreShownAsObjects(t *testing.T) {
 	}
 	type fields = map[string]any
 	tagsOf := func(repo string) []string {
-		return w.results("content/container/tags/?ordering=name&repository_version="+w.get(repo)["latest_version_href"].(string), "name")
+		return w.results(
+			"content/container/tags/?ordering=name&repository_version="+w.get(repo)["latest_version_href"].(string), "name",
+		)
 	}
 	expectTags := func(repo string, want ...string) {
 		t.Helper()
@@ -61,21 +63,31 @@ func TestResultsAreShownAsObjects(t *testing.T) {
 		}
 	}
 
-	remote := create(pulp.RemoteCollection, fields{"name": "acme/r", "url": "https://h.example", "upstream_name": "x", "password": "tellnobody"})
+	remote := create(
+		pulp.RemoteCollection,
+		fields{"name": "acme/r", "url": "https://h.example", "upstream_name": "x", "password": "tellnobody"},
+	)
 	same("edit a remote", do(http.MethodPatch, remote, fields{"include_tags": []string{"v*"}, "password": nil}), remote)
 	if got := w.get(remote)["includes"]; !cmp.Equal(got, any([]any{"v*"})) {
 		t.Errorf("includes %v", got)
 	}
 	repo := create(pulp.ContainerCollection, fields{"name": "acme/mirror", "remote": remote})
-	same("edit a repository", do(http.MethodPatch, repo, fields{"description": "d", "pulp_labels": fields{"a": nil}}), repo)
+	same(
+		"edit a repository", do(http.MethodPatch, repo, fields{"description": "d", "pulp_labels": fields{"a": nil}}), repo,
+	)
 
-	task := do(http.MethodPost, repo+"copy_tags/", fields{"source_repository_version": w.get(w.repoHref())["latest_version_href"], "names": []string{"latest", "multi"}})
+	task := do(
+		http.MethodPost, repo+"copy_tags/",
+		fields{"source_repository_version": w.get(w.repoHref())["latest_version_href"], "names": []string{"latest", "multi"}},
+	)
 	if got := made(task); len(got) != 1 || got[0] != repo+"versions/1/" {
 		t.Errorf("created resources %v", got)
 	}
 	expectTags(repo, "latest", "multi")
 	task = do(http.MethodPost, repo+"tag/", fields{"tag": "stable", "digest": w.manifest})
-	if got := made(task); len(got) != 2 || got[0] != repo+"versions/2/" || !strings.HasPrefix(got[1], pulp.Root+pulp.TagCollection) {
+	if got := made(
+		task,
+	); len(got) != 2 || got[0] != repo+"versions/2/" || !strings.HasPrefix(got[1], pulp.Root+pulp.TagCollection) {
 		t.Errorf("created resources %v", got)
 	}
 	if got := made(do(http.MethodPost, repo+"tag/", fields{"tag": "stable", "digest": w.manifest})); len(got) != 0 {
@@ -97,12 +109,21 @@ func TestResultsAreShownAsObjects(t *testing.T) {
 	if diff := cmp.Diff(any(fields{"core.RepositoryVersion": 1.0}), task["result"]); diff != "" {
 		t.Errorf("delete a version: result (-want +got):\n%s", diff)
 	}
-	w.expect(call{path: repo + "versions/3/"}, http.StatusNotFound, `{"detail":"No RepositoryVersion matches the given query."}`)
+	w.expect(
+		call{path: repo + "versions/3/"}, http.StatusNotFound, `{"detail":"No RepositoryVersion matches the given query."}`,
+	)
 
-	task = do(http.MethodPost, pulp.DistributionCollection, fields{"name": "acme/mirror", "base_path": "acme/mirror", "repository": repo, "private": true})
+	task = do(
+		http.MethodPost, pulp.DistributionCollection,
+		fields{"name": "acme/mirror", "base_path": "acme/mirror", "repository": repo, "private": true},
+	)
 	distribution := made(task)[0]
 	same("create a distribution", task, distribution)
-	same("edit a distribution", do(http.MethodPatch, distribution, fields{"repository": nil, "repository_version": repo + "versions/2/"}), distribution)
+	same(
+		"edit a distribution",
+		do(http.MethodPatch, distribution, fields{"repository": nil, "repository_version": repo + "versions/2/"}),
+		distribution,
+	)
 	w.expect(call{method: http.MethodDelete, path: repo + "versions/2/"}, http.StatusBadRequest, "")
 
 	task = do(http.MethodPost, w.repoHref()+"migrate/", nil)
@@ -127,7 +148,9 @@ func TestResultsAreShownAsObjects(t *testing.T) {
 		w.expect(call{path: c.path}, http.StatusNotFound, "")
 	}
 	namespace := create(pulp.NamespaceCollection, fields{"name": "gone"})
-	if got := do(http.MethodDelete, namespace, nil)["result"]; !cmp.Equal(got, any(fields{"container.ContainerNamespace": 1.0})) {
+	if got := do(
+		http.MethodDelete, namespace, nil,
+	)["result"]; !cmp.Equal(got, any(fields{"container.ContainerNamespace": 1.0})) {
 		t.Errorf("delete a namespace: result %v", got)
 	}
 }
@@ -188,7 +211,10 @@ func testDistributionsOutliveTheirRepository(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
 	m.withWorker()
-	served := pulp.Href(pulp.DistributionCollection, m.serve(pulp.Distribution{Name: "acme/full", BasePath: "acme/full", RepositoryID: m.full.ID}).ID)
+	served := pulp.Href(
+		pulp.DistributionCollection,
+		m.serve(pulp.Distribution{Name: "acme/full", BasePath: "acme/full", RepositoryID: m.full.ID}).ID,
+	)
 	before := m.get(served)
 	m.expect(call{method: http.MethodDelete, path: href(m.full)}, http.StatusAccepted, "")
 	after := m.get(served)
@@ -206,7 +232,9 @@ func TestOtherResultsAreNotShown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range []any{nil, "text", pulp.RemoteSecrets{Password: ptr("tellnobody")}, &pulp.Remote{}, w.service, pulp.User{Hash: "x"}} {
+	for _, v := range []any{
+		nil, "text", pulp.RemoteSecrets{Password: ptr("tellnobody")}, &pulp.Remote{}, w.service, pulp.User{Hash: "x"},
+	} {
 		if got := show(v); got != nil {
 			t.Errorf("%T is shown: %v, want nil", v, got)
 		}

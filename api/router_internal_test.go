@@ -27,7 +27,9 @@ func newRouter(t *testing.T, login Authenticator) *gin.Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return (&API{Options: Options{Auth: login, PublicURL: public, Log: slog.New(slog.DiscardHandler)}, origins: origins}).router()
+	return (&API{
+		Options: Options{Auth: login, PublicURL: public, Log: slog.New(slog.DiscardHandler)}, origins: origins,
+	}).router()
 }
 
 // servedRoutes returns the routes of a router that have a handler of a resource, as "METHOD path" with parameters as "{}": without HEAD and OPTIONS, which
@@ -36,7 +38,9 @@ func servedRoutes(e *gin.Engine) []string {
 	parameter := regexp.MustCompile(`:[^/]+`)
 	var served []string
 	for _, r := range e.Routes() {
-		if r.Method == http.MethodHead || r.Method == http.MethodOptions || !strings.HasSuffix(r.Path, "/") || strings.HasSuffix(r.Handler, ".methodNotAllowed") {
+		if r.Method == http.MethodHead || r.Method == http.MethodOptions || !strings.HasSuffix(
+			r.Path, "/",
+		) || strings.HasSuffix(r.Handler, ".methodNotAllowed") {
 			continue
 		}
 		served = append(served, r.Method+" "+parameter.ReplaceAllString(r.Path, "{}"))
@@ -83,7 +87,9 @@ func readOperations(t *testing.T, file string, columns ...string) []operation {
 func TestRoutesAreTheDeclaredOperations(t *testing.T) {
 	t.Parallel()
 	pulpIDs := map[string]string{} // by method and path
-	for _, o := range readOperations(t, filepath.Join("..", "docs", "pulp-operations.tsv"), "tier", "method", "path", "id") {
+	for _, o := range readOperations(
+		t, filepath.Join("..", "docs", "pulp-operations.tsv"), "tier", "method", "path", "id",
+	) {
 		pulpIDs[o.method+" "+o.path] = o.id
 	}
 	var want []string

@@ -38,11 +38,15 @@ func (w *world) withWorker() {
 	}
 	queue := &memqueue.Queue{}
 	worker := tasks.NewWorker(tasks.WorkerOptions{
-		Store: w.store, Queue: queue, Jobs: jobs.All(jobs.Options{Store: w.store, Log: log}), Log: log, Slots: 1, Name: "1@test", Versions: api.Versions("0.1.0"),
+		Store: w.store, Queue: queue, Jobs: jobs.All(
+			jobs.Options{Store: w.store, Log: log},
+		), Log: log, Slots: 1, Name: "1@test", Versions: api.Versions("0.1.0"),
 		Show: results,
 	})
 	w.server = httptest.NewServer(api.New(api.Options{
-		Store: w.store, Tasks: tasks.NewDispatcher(w.store, queue, worker, log), Auth: auth.New(w.store.Accounts), Log: log, PublicURL: public, Process: "1@test",
+		Store: w.store, Tasks: tasks.NewDispatcher(
+			w.store, queue, worker, log,
+		), Auth: auth.New(w.store.Accounts), Log: log, PublicURL: public, Process: "1@test",
 	}))
 	w.t.Cleanup(w.server.Close)
 }
@@ -60,20 +64,41 @@ func TestEditsAreVisibleWithTheResponse(t *testing.T) {
 		}
 		return task
 	}
-	follow(call{method: http.MethodPatch, path: w.repoHref(), json: `{"manifest_signing_service":"` + w.serviceHref() + `","description":"hello","pulp_labels":{"a":null}}`})
+	follow(
+		call{
+			method: http.MethodPatch, path: w.repoHref(),
+			json: `{"manifest_signing_service":"` + w.serviceHref() + `","description":"hello","pulp_labels":{"a":null}}`,
+		},
+	)
 	repo := w.get(w.repoHref())
-	if repo["manifest_signing_service"] != w.serviceHref() || repo["description"] != "hello" || len(repo["pulp_labels"].(map[string]any)) != 1 {
+	if repo["manifest_signing_service"] != w.serviceHref() || repo["description"] != "hello" || len(
+		repo["pulp_labels"].(map[string]any),
+	) != 1 {
 		t.Errorf("repository %v", repo)
 	}
-	follow(call{method: http.MethodPut, path: w.repoHref(), json: `{"name":"acme/app","manifest_signing_service":null,"description":null}`})
+	follow(
+		call{
+			method: http.MethodPut, path: w.repoHref(),
+			json: `{"name":"acme/app","manifest_signing_service":null,"description":null}`,
+		},
+	)
 	if repo := w.get(w.repoHref()); repo["manifest_signing_service"] != nil || repo["description"] != nil {
 		t.Errorf("repository %v", repo)
 	}
 	follow(call{method: http.MethodDelete, path: pulp.Href(pulp.DistributionCollection, w.repo.Distribution.ID)})
-	w.expect(call{path: w.repoHref()}, http.StatusNotFound, `{"detail":"No ContainerPushRepository matches the given query."}`)
-	w.expect(call{path: "tasks/", user: "-", header: map[string]string{"Authorization": "Basic YWRtaW46d3Jvbmc="}}, http.StatusUnauthorized, `{"detail":"Invalid username/password."}`)
-	w.expect(call{path: "tasks/", user: "-", header: map[string]string{"Authorization": "Bearer x"}}, http.StatusUnauthorized, "")
-	w.expect(call{path: "tasks/", user: "-", header: map[string]string{"Authorization": "Basic %"}}, http.StatusUnauthorized, "")
+	w.expect(
+		call{path: w.repoHref()}, http.StatusNotFound, `{"detail":"No ContainerPushRepository matches the given query."}`,
+	)
+	w.expect(
+		call{path: "tasks/", user: "-", header: map[string]string{"Authorization": "Basic YWRtaW46d3Jvbmc="}},
+		http.StatusUnauthorized, `{"detail":"Invalid username/password."}`,
+	)
+	w.expect(
+		call{path: "tasks/", user: "-", header: map[string]string{"Authorization": "Bearer x"}}, http.StatusUnauthorized, "",
+	)
+	w.expect(
+		call{path: "tasks/", user: "-", header: map[string]string{"Authorization": "Basic %"}}, http.StatusUnauthorized, "",
+	)
 }
 
 // task creates a waiting task of a user, or of the server for the user 0, that reserves resources exclusively.
@@ -97,8 +122,10 @@ func task(w *world, user int64, resources ...string) taskstore.Task {
 func claim(w *world, k taskstore.Task) *taskstore.Claim {
 	w.t.Helper()
 	now := time.Now().UnixMicro()
-	w.exec(`UPDATE task SET state = 'running', attempt = 1, worker_id = $2, started = $3, lease_until = $4 WHERE id = $1 AND unblocked IS NOT NULL`,
-		k.ID, pulp.NewID(), now, now+time.Minute.Microseconds())
+	w.exec(
+		`UPDATE task SET state = 'running', attempt = 1, worker_id = $2, started = $3, lease_until = $4 WHERE id = $1 AND unblocked IS NOT NULL`,
+		k.ID, pulp.NewID(), now, now+time.Minute.Microseconds(),
+	)
 	return &taskstore.Claim{TaskID: k.ID, Attempt: 1}
 }
 
@@ -116,8 +143,12 @@ func testTasksAreCanceledAndDeleted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	completed := task(w, 1, w.repoHref())
-	made := taskstore.Created{Href: pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number), PRN: pulp.VersionPRN(w.signed.ID)}
-	if err := w.store.Tasks.CompleteTask(t.Context(), claim(w, completed), taskstore.Outcome{Created: []taskstore.Created{made}}); err != nil {
+	made := taskstore.Created{
+		Href: pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number), PRN: pulp.VersionPRN(w.signed.ID),
+	}
+	if err := w.store.Tasks.CompleteTask(
+		t.Context(), claim(w, completed), taskstore.Outcome{Created: []taskstore.Created{made}},
+	); err != nil {
 		t.Fatal(err)
 	}
 	failed := task(w, 1, w.repoHref())
@@ -143,17 +174,37 @@ func testTasksAreCanceledAndDeleted(t *testing.T) {
 		{golden: "15b-task-waiting", task: waiting, status: 200},
 		{golden: "16h-task-delete-incomplete-409", method: http.MethodDelete, task: waiting, status: 409},
 		{golden: "16h-task-delete-incomplete-409", method: http.MethodDelete, task: running, status: 409},
-		{golden: "16f-task-cancel-bad-state", method: http.MethodPatch, task: waiting, json: `{"state":"completed"}`, status: 400},
+		{
+			golden: "16f-task-cancel-bad-state", method: http.MethodPatch, task: waiting, json: `{"state":"completed"}`,
+			status: 400,
+		},
 		{golden: "16g-task-cancel-nobody", method: http.MethodPatch, task: waiting, json: `{}`, status: 400},
-		{golden: "16-task-cancel-waiting", method: http.MethodPatch, task: waiting, json: `{"state":"canceled"}`, status: 200},
+		{
+			golden: "16-task-cancel-waiting", method: http.MethodPatch, task: waiting, json: `{"state":"canceled"}`, status: 200,
+		},
 		{golden: "16d-task-canceled-waiting", task: waiting, status: 200},
-		{golden: "16b-task-cancel-running", method: http.MethodPatch, task: running, json: `{"state":"canceled"}`, status: 200},
-		{golden: "16b-task-cancel-running", method: http.MethodPatch, task: running, json: `{"state":"canceled"}`, status: 200},
+		{
+			golden: "16b-task-cancel-running", method: http.MethodPatch, task: running, json: `{"state":"canceled"}`,
+			status: 200,
+		},
+		{
+			golden: "16b-task-cancel-running", method: http.MethodPatch, task: running, json: `{"state":"canceled"}`,
+			status: 200,
+		},
 		{golden: "16h-task-delete-incomplete-409", method: http.MethodDelete, task: running, status: 409},
 		{golden: "16c-task-canceled", task: running, status: 200, before: stop},
-		{golden: "16e-task-cancel-already-canceled-200", method: http.MethodPatch, task: running, json: `{"state":"canceled"}`, status: 200},
-		{golden: "16i-task-cancel-completed-409", method: http.MethodPatch, task: completed, json: `{"state":"canceled"}`, status: 409},
-		{golden: "16j-task-cancel-failed-409", method: http.MethodPatch, task: failed, json: `{"state":"canceled"}`, status: 409},
+		{
+			golden: "16e-task-cancel-already-canceled-200", method: http.MethodPatch, task: running,
+			json: `{"state":"canceled"}`, status: 200,
+		},
+		{
+			golden: "16i-task-cancel-completed-409", method: http.MethodPatch, task: completed, json: `{"state":"canceled"}`,
+			status: 409,
+		},
+		{
+			golden: "16j-task-cancel-failed-409", method: http.MethodPatch, task: failed, json: `{"state":"canceled"}`,
+			status: 409,
+		},
 		{golden: "17-task-sign-failed", task: failed, status: 200},
 		{golden: "118c-task-delete", method: http.MethodDelete, task: failed, status: 204},
 		{golden: "118c-task-delete", method: http.MethodDelete, task: waiting, status: 204},
@@ -175,7 +226,9 @@ func testTasksAreCanceledAndDeleted(t *testing.T) {
 		compareWhole(t, c.golden, want, r.body)
 	}
 	got := w.get(pulp.Href(pulp.TaskCollection, running.ID))
-	if got["error"] != nil || got["parent_task"] != nil || got["task_group"] != nil || !cmp.Equal(got["child_tasks"], any([]any{})) || got["finished_at"] == nil {
+	if got["error"] != nil || got["parent_task"] != nil || got["task_group"] != nil || !cmp.Equal(
+		got["child_tasks"], any([]any{}),
+	) || got["finished_at"] == nil {
 		t.Errorf("a canceled task: %v", got)
 	}
 }
@@ -200,7 +253,10 @@ func TestCancelRequiresTheStateCanceled(t *testing.T) {
 	if got := w.get(path)["state"]; got != "waiting" {
 		t.Errorf("the task is %v", got)
 	}
-	form := call{method: http.MethodPatch, path: path + "?fields=state", json: "state=canceled", kind: "application/x-www-form-urlencoded"}
+	form := call{
+		method: http.MethodPatch, path: path + "?fields=state", json: "state=canceled",
+		kind: "application/x-www-form-urlencoded",
+	}
 	w.expect(form, http.StatusOK, `{"state":"canceled"}`)
 	w.expect(call{method: http.MethodPut, path: path, json: `{"state":"canceled"}`}, http.StatusMethodNotAllowed, "")
 }
@@ -221,14 +277,21 @@ func TestTasksBelongToTheirUsers(t *testing.T) {
 		} {
 			w.expect(c, http.StatusNotFound, missing)
 		}
-		for _, query := range []string{"?pulp_href__in=" + href(k), "?state__ne=completed&pulp_id__in=" + k.ID, "?q=" + url.QueryEscape(`name="x" OR pulp_id__in="`+k.ID+`"`)} {
-			w.expect(call{path: "tasks/" + query, user: "carol"}, http.StatusOK, `{"count":0,"next":null,"previous":null,"results":[]}`)
+		for _, query := range []string{
+			"?pulp_href__in=" + href(k), "?state__ne=completed&pulp_id__in=" + k.ID,
+			"?q=" + url.QueryEscape(`name="x" OR pulp_id__in="`+k.ID+`"`),
+		} {
+			w.expect(
+				call{path: "tasks/" + query, user: "carol"}, http.StatusOK, `{"count":0,"next":null,"previous":null,"results":[]}`,
+			)
 		}
 	}
 	permissions := `{"permissions":["core.change_task","core.delete_task","core.view_task"]}`
 	for _, user := range []string{"carol", "admin"} {
 		r := w.expect(call{path: href(mine) + "my_permissions/", user: user}, http.StatusOK, permissions)
-		distributions := recording(t, "112c-my-permissions") // of another kind of object, which does not have permissions here
+		distributions := recording(
+			t, "112c-my-permissions",
+		) // of another kind of object, which does not have permissions here
 		if diff := shapeDiff("112c-my-permissions", distributions.Body, r.body); diff != "" {
 			t.Errorf("shape differs (-reference +ours):\n%s", diff)
 		}
@@ -264,7 +327,9 @@ func TestTaskFiltersAcceptReferences(t *testing.T) {
 	k := task(w, 1, repo)
 	version := pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number)
 	made := taskstore.Created{Href: version, PRN: pulp.VersionPRN(w.signed.ID)}
-	if err := w.store.Tasks.CompleteTask(t.Context(), claim(w, k), taskstore.Outcome{Created: []taskstore.Created{made}}); err != nil {
+	if err := w.store.Tasks.CompleteTask(
+		t.Context(), claim(w, k), taskstore.Outcome{Created: []taskstore.Created{made}},
+	); err != nil {
 		t.Fatal(err)
 	}
 	for query, want := range map[string]int{
@@ -321,8 +386,17 @@ func TestWorkersAreFiltered(t *testing.T) {
 			t.Errorf("workers/?%s: %q, want %q", query, got, want)
 		}
 	}
-	w.expect(call{path: "workers/?online=perhaps"}, http.StatusBadRequest, `{"online":["Select a valid choice. perhaps is not one of the available choices."]}`)
-	w.expect(call{path: "workers/?last_heartbeat__lt=x"}, http.StatusBadRequest, `{"last_heartbeat__lt":["Enter a valid date/time."]}`)
-	w.expect(call{path: "workers/" + pulp.NewID() + "/"}, http.StatusNotFound, `{"detail":"No AppStatus matches the given query."}`)
+	w.expect(
+		call{path: "workers/?online=perhaps"}, http.StatusBadRequest,
+		`{"online":["Select a valid choice. perhaps is not one of the available choices."]}`,
+	)
+	w.expect(
+		call{path: "workers/?last_heartbeat__lt=x"}, http.StatusBadRequest,
+		`{"last_heartbeat__lt":["Enter a valid date/time."]}`,
+	)
+	w.expect(
+		call{path: "workers/" + pulp.NewID() + "/"}, http.StatusNotFound,
+		`{"detail":"No AppStatus matches the given query."}`,
+	)
 	w.expect(call{method: http.MethodDelete, path: w.results("workers/", "pulp_href")[0]}, http.StatusMethodNotAllowed, "")
 }

@@ -29,7 +29,9 @@ func TestPartsRevealNoPrivateContent(t *testing.T) {
 		foreign.URLs = []string{"https://elsewhere.example/layer"}
 		owned := w.blob(own, "own config")
 		image := w.put(own, pulp.Manifest{
-			MediaType: pulp.OCIManifest, Payload: []byte("foreign " + foreign.Digest), Type: "image", Config: &owned, Layers: []pulp.Descriptor{foreign},
+			MediaType: pulp.OCIManifest, Payload: []byte(
+				"foreign " + foreign.Digest,
+			), Type: "image", Config: &owned, Layers: []pulp.Descriptor{foreign},
 		}, "image")
 		text := ""
 		for _, d := range []digest.Digest{index, image} {
@@ -48,12 +50,22 @@ func TestPartsRevealNoPrivateContent(t *testing.T) {
 		}
 		return text
 	}
-	absent := shown(digest.FromString("nobody has this manifest"), pulp.Descriptor{Digest: digest.FromString("nobody has this layer"), Size: 1})
+	absent := shown(
+		digest.FromString("nobody has this manifest"),
+		pulp.Descriptor{Digest: digest.FromString("nobody has this layer"), Size: 1},
+	)
 	if got := shown(there, layer); got != absent {
 		t.Errorf("with content of another account carol sees\n%s\nwith unknown digests\n%s", got, absent)
 	}
 	// The user's own content is shown.
-	if r := w.do(call{path: "content/container/manifests/?digest=" + string(w.pushIndex(own, []digest.Digest{w.pushImage(own, "hers", "amd64")}, "hers")), user: "carol"}); len(r.body.(map[string]any)["results"].([]any)[0].(map[string]any)["listed_manifests"].([]any)) != 1 {
+	if r := w.do(
+		call{
+			path: "content/container/manifests/?digest=" + string(
+				w.pushIndex(own, []digest.Digest{w.pushImage(own, "hers", "amd64")}, "hers"),
+			),
+			user: "carol",
+		},
+	); len(r.body.(map[string]any)["results"].([]any)[0].(map[string]any)["listed_manifests"].([]any)) != 1 {
 		t.Errorf("carol does not see the image in her own index: %s", r.raw)
 	}
 }

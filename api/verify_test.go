@@ -92,7 +92,9 @@ func (w *world) signWith(k signingKey, target record.Target, manifest digest.Dig
 func (w *world) serviceOf(k signingKey, name string) string {
 	w.t.Helper()
 	v, err := w.store.Signatures.AddSigningService(w.t.Context(), pulp.SigningService{
-		Name: name, Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Script: "/srv/sign.sh", Fingerprint: k.fingerprint(), PublicKey: k.armored(w.t),
+		Name: name, Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Script: "/srv/sign.sh", Fingerprint: k.fingerprint(), PublicKey: k.armored(
+			w.t,
+		),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -101,7 +103,9 @@ func (w *world) serviceOf(k signingKey, name string) string {
 }
 
 func (k signingKey) signedBy(more string) string {
-	return `{"type":"signedBy","keyType":"GPGKeys","keyData":"` + base64.StdEncoding.EncodeToString(k.public) + `"` + more + `}`
+	return `{"type":"signedBy","keyType":"GPGKeys","keyData":"` + base64.StdEncoding.EncodeToString(
+		k.public,
+	) + `"` + more + `}`
 }
 
 // dig returns the value at a path of names and indexes in a JSON value.
@@ -179,7 +183,9 @@ func TestVerify(t *testing.T) {
 		return w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: body}, status, "").body
 	}
 	got := verify(`{"tag":"latest"}`, http.StatusOK)
-	if d := dig(t, got, "digest"); d != string(w.manifest) || dig(t, got, "accepted") != nil || len(dig(t, got, "verdicts").([]any)) != 0 {
+	if d := dig(
+		t, got, "digest",
+	); d != string(w.manifest) || dig(t, got, "accepted") != nil || len(dig(t, got, "verdicts").([]any)) != 0 {
 		t.Errorf("without a policy: %v", got)
 	}
 	signatures := dig(t, got, "manifests", 0, "signatures").([]any)
@@ -187,11 +193,21 @@ func TestVerify(t *testing.T) {
 		t.Fatalf("%d signatures", len(signatures))
 	}
 	ours, theirs := signatures[2], signatures[3]
-	if dig(t, ours, "verified") != true || dig(t, ours, "key_fingerprint") != known.fingerprint() || dig(t, ours, "signing_services", 0, "pulp_href") != service ||
-		dig(t, ours, "signing_services", 0, "name") != "svc" || dig(t, ours, "docker_reference") != app+"latest" || dig(t, ours, "reason") != nil {
+	if dig(
+		t, ours, "verified",
+	) != true || dig(
+		t, ours, "key_fingerprint",
+	) != known.fingerprint() || dig(t, ours, "signing_services", 0, "pulp_href") != service ||
+		dig(
+			t, ours, "signing_services", 0, "name",
+		) != "svc" || dig(t, ours, "docker_reference") != app+"latest" || dig(t, ours, "reason") != nil {
 		t.Errorf("signature by a service: %v", ours)
 	}
-	if dig(t, theirs, "verified") != false || dig(t, theirs, "reason") != "The signature is by another key." || len(dig(t, theirs, "signing_services").([]any)) != 0 {
+	if dig(
+		t, theirs, "verified",
+	) != false || dig(
+		t, theirs, "reason",
+	) != "The signature is by another key." || len(dig(t, theirs, "signing_services").([]any)) != 0 {
 		t.Errorf("signature by an unknown key: %v", theirs)
 	}
 
@@ -200,10 +216,18 @@ func TestVerify(t *testing.T) {
 		known.signedBy(`,"signedIdentity":{"type":"exactReference","dockerReference":"elsewhere.example/a:1"}`) + `]}}}`
 	got = verify(`{"tag":"latest","policy":`+policy+`}`, http.StatusOK)
 	verdict := dig(t, got, "verdicts", 0)
-	if dig(t, got, "accepted") != false || dig(t, verdict, "reference") != app+"latest" || dig(t, verdict, "manifests", 0, "scope") != "registry.example:8443/acme" {
+	if dig(
+		t, got, "accepted",
+	) != false || dig(
+		t, verdict, "reference",
+	) != app+"latest" || dig(t, verdict, "manifests", 0, "scope") != "registry.example:8443/acme" {
 		t.Errorf("%v", verdict)
 	}
-	if r := dig(t, verdict, "manifests", 0, "requirements", 0); dig(t, r, "accepted") != true || dig(t, r, "signature") != dig(t, theirs, "pulp_href") || dig(t, r, "reason") != nil {
+	if r := dig(
+		t, verdict, "manifests", 0, "requirements", 0,
+	); dig(
+		t, r, "accepted",
+	) != true || dig(t, r, "signature") != dig(t, theirs, "pulp_href") || dig(t, r, "reason") != nil {
 		t.Errorf("the first requirement: %v", r)
 	}
 	r := dig(t, verdict, "manifests", 0, "requirements", 1)
@@ -214,8 +238,12 @@ func TestVerify(t *testing.T) {
 		t.Errorf("a key of the policy does not verify: %v", got)
 	}
 	accepting := `{"default":[` + known.signedBy("") + `]}`
-	for reference, want := range map[string]bool{app + "latest": true, app + "1.0": false, "elsewhere.example/app:latest": false} {
-		if got := verify(`{"tag":"latest","reference":"`+reference+`","policy":`+accepting+`}`, http.StatusOK); dig(t, got, "accepted") != want {
+	for reference, want := range map[string]bool{
+		app + "latest": true, app + "1.0": false, "elsewhere.example/app:latest": false,
+	} {
+		if got := verify(
+			`{"tag":"latest","reference":"`+reference+`","policy":`+accepting+`}`, http.StatusOK,
+		); dig(t, got, "accepted") != want {
 			t.Errorf("%s: %v", reference, got)
 		}
 	}
@@ -230,7 +258,11 @@ func TestVerify(t *testing.T) {
 		w.signWith(known, w.repo, digest.Digest(dig(t, m, "digest").(string)), app+"multi")
 	}
 	index = verify(`{"tag":"multi","policy":`+accepting+`}`, http.StatusOK)
-	if dig(t, index, "accepted") != true || dig(t, index, "verdicts", 0, "manifests", 0, "accepted") != false || dig(t, index, "verdicts", 0, "manifests", 1, "accepted") != true {
+	if dig(
+		t, index, "accepted",
+	) != true || dig(
+		t, index, "verdicts", 0, "manifests", 0, "accepted",
+	) != false || dig(t, index, "verdicts", 0, "manifests", 1, "accepted") != true {
 		t.Errorf("an index with signed images: %v", index)
 	}
 
@@ -252,10 +284,14 @@ func TestVerifyRefuses(t *testing.T) {
 	many := `{"default":[` + strings.Repeat(`{"type":"reject"},`, 20) + `{"type":"reject"}]}`
 	var keys []string
 	for i := range 6 {
-		keys = append(keys, fmt.Sprintf(`"%d.example":[%s]`, i, strings.TrimSuffix(strings.Repeat(key.signedBy("")+",", 20), ",")))
+		keys = append(
+			keys, fmt.Sprintf(`"%d.example":[%s]`, i, strings.TrimSuffix(strings.Repeat(key.signedBy("")+",", 20), ",")),
+		)
 	}
 	for body, want := range map[string]string{
-		`{"tag":"latest","policy":{"default":[{"type":"reject"}],"transports":{"docker":{` + strings.Join(keys, ",") + `}}}}`: `"policy":["The policy has more than 100 keys."]`,
+		`{"tag":"latest","policy":{"default":[{"type":"reject"}],"transports":{"docker":{` + strings.Join(
+			keys, ",",
+		) + `}}}}`: `"policy":["The policy has more than 100 keys."]`,
 		`{}`:                                   `"tag":["This field is required."]`,
 		`{"tag":"absent"}`:                     `"tag":["The repository version has no such tag."]`,
 		`{"tag":"-"}`:                          `"tag":[`,
@@ -274,16 +310,27 @@ func TestVerifyRefuses(t *testing.T) {
 		`{"tag":"latest","repository_version":"` + old + `","policy":{"default":[` + key.signedBy("") + `]}}`:           `"reference":["This field is required since no distribution serves the repository version."]`,
 		`{"tag":"latest","repository_version":"/pulp/api/v3/nothing/"}`:                                                 `"repository_version":[`,
 	} {
-		if r := w.do(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: body}); r.StatusCode != http.StatusBadRequest || !strings.Contains(r.raw, want) {
+		if r := w.do(
+			call{method: http.MethodPost, path: w.repoHref() + "verify/", json: body},
+		); r.StatusCode != http.StatusBadRequest || !strings.Contains(r.raw, want) {
 			t.Errorf("%s: %d %s, want %s", body, r.StatusCode, r.raw, want)
 		}
 	}
-	w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`, user: "-"}, http.StatusUnauthorized, "")
+	w.expect(
+		call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`, user: "-"},
+		http.StatusUnauthorized, "",
+	)
 	if err := w.store.Catalog.SetPrivate(t.Context(), "acme/app", true); err != nil {
 		t.Fatal(err)
 	}
-	w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`, user: "carol"}, http.StatusNotFound, "")
-	w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`, user: "acme"}, http.StatusOK, "")
+	w.expect(
+		call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`, user: "carol"},
+		http.StatusNotFound, "",
+	)
+	w.expect(
+		call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"latest"}`, user: "acme"}, http.StatusOK,
+		"",
+	)
 }
 
 // TestVerifyRefusesExpensiveKeys proves that verify/ does not compute with keys that are expensive to read: a DSA key of 35 kB
@@ -301,7 +348,11 @@ func TestVerifyRefusesExpensiveKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := w.store.Signatures.PutSignature(t.Context(), w.repo.Repository.ID, w.manifest, pulp.Signature{
-			Digest: signing.Digest(raw), Name: signing.Name(w.manifest, raw), Content: raw, KeyID: s.KeyID, Reference: reference, SignedAt: s.CreatedAt.Unix(),
+			Digest: signing.Digest(
+				raw,
+			), Name: signing.Name(
+				w.manifest, raw,
+			), Content: raw, KeyID: s.KeyID, Reference: reference, SignedAt: s.CreatedAt.Unix(),
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -313,25 +364,47 @@ func TestVerifyRefusesExpensiveKeys(t *testing.T) {
 	put(hostile.Message(claim), app+"latest")
 	w.signWith(known, w.repo, w.manifest, app+"latest")
 	signedBy := func(keys ...[]byte) string {
-		return `{"type":"signedBy","keyType":"GPGKeys","keyData":"` + base64.StdEncoding.EncodeToString(slices.Concat(keys...)) + `"}`
+		return `{"type":"signedBy","keyType":"GPGKeys","keyData":"` + base64.StdEncoding.EncodeToString(
+			slices.Concat(keys...),
+		) + `"}`
 	}
 	for name, c := range map[string]struct {
 		tag, requirement    string
 		accepted, evaluated bool
 		reason              string
 	}{
-		"by the hostile key":                 {tag: "latest", requirement: signedBy(ring), reason: "uses DSA"},
-		"by another key of the requirement":  {tag: "latest", requirement: signedBy(ring, known.public), accepted: true, evaluated: true},
-		"for another reference":              {tag: "1.0", requirement: signedBy(ring), evaluated: true, reason: "none of the signatures"},
-		"a ring with 11,000 packets":         {tag: "latest", requirement: signedBy(known.public, bytes.Repeat(signtest.Packet(12, nil), 11_000)), reason: "more than 10000 packets"},
-		"a key with 300 self-signatures":     {tag: "latest", requirement: signedBy(rsaRing(300)), evaluated: true, reason: "none of the signatures"},
-		"too many packets, but no signature": {tag: "multi", requirement: signedBy(bytes.Repeat(signtest.Packet(6, nil), 11_000)), evaluated: true, reason: "there is none"},
+		"by the hostile key": {tag: "latest", requirement: signedBy(ring), reason: "uses DSA"},
+		"by another key of the requirement": {
+			tag: "latest", requirement: signedBy(ring, known.public), accepted: true, evaluated: true,
+		},
+		"for another reference": {
+			tag: "1.0", requirement: signedBy(ring), evaluated: true, reason: "none of the signatures",
+		},
+		"a ring with 11,000 packets": {
+			tag: "latest", requirement: signedBy(known.public, bytes.Repeat(signtest.Packet(12, nil), 11_000)),
+			reason: "more than 10000 packets",
+		},
+		"a key with 300 self-signatures": {
+			tag: "latest", requirement: signedBy(rsaRing(300)), evaluated: true, reason: "none of the signatures",
+		},
+		"too many packets, but no signature": {
+			tag: "multi", requirement: signedBy(bytes.Repeat(signtest.Packet(6, nil), 11_000)), evaluated: true,
+			reason: "there is none",
+		},
 	} {
-		got := w.expect(call{method: http.MethodPost, path: w.repoHref() + "verify/", json: `{"tag":"` + c.tag + `","reference":"` + app + c.tag +
-			`","policy":{"default":[` + c.requirement + `]}}`}, http.StatusOK, "").body
+		got := w.expect(
+			call{
+				method: http.MethodPost, path: w.repoHref() + "verify/",
+				json: `{"tag":"` + c.tag + `","reference":"` + app + c.tag +
+					`","policy":{"default":[` + c.requirement + `]}}`,
+			},
+			http.StatusOK, "",
+		).body
 		r := dig(t, got, "verdicts", 0, "manifests", 0, "requirements", 0)
 		reason, _ := dig(t, r, "reason").(string)
-		if dig(t, r, "accepted") != c.accepted || dig(t, r, "evaluated") != c.evaluated || !strings.Contains(reason, c.reason) {
+		if dig(
+			t, r, "accepted",
+		) != c.accepted || dig(t, r, "evaluated") != c.evaluated || !strings.Contains(reason, c.reason) {
 			t.Errorf("%s: %v", name, r)
 		}
 	}

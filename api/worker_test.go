@@ -12,7 +12,9 @@ import (
 func TestSigningServicesOfWorkers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t) // with the worker 7@test, which can use none
-	if err := w.store.Tasks.Beat(t.Context(), pulp.Worker{ID: pulp.NewID(), Name: "8@test", Services: []string{"one", "two"}}); err != nil {
+	if err := w.store.Tasks.Beat(
+		t.Context(), pulp.Worker{ID: pulp.NewID(), Name: "8@test", Services: []string{"one", "two"}},
+	); err != nil {
 		t.Fatal(err)
 	}
 	for n, want := range []string{"[]", "[one two]"} {
@@ -23,7 +25,9 @@ func TestSigningServicesOfWorkers(t *testing.T) {
 			}
 		}
 		for _, path := range []string{"workers/", listed["pulp_href"].(string)} {
-			if r := w.do(call{path: path, user: "carol"}); r.StatusCode != 200 || strings.Contains(r.raw, "signing_services") || strings.Contains(r.raw, "one") {
+			if r := w.do(
+				call{path: path, user: "carol"},
+			); r.StatusCode != 200 || strings.Contains(r.raw, "signing_services") || strings.Contains(r.raw, "one") {
 				t.Errorf("carol is shown %d %s", r.StatusCode, r.raw)
 			}
 		}

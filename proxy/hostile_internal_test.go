@@ -22,7 +22,7 @@ import (
 // FuzzReference puts under references and tags as they come: what is taken is a digest that is stored or a tag, and
 // of tags as a path has them one.
 //
-// Hostile inputs 23 and 26.
+// See hostile-inputs.md#bad-digest and hostile-inputs.md#hostile-tags.
 func FuzzReference(f *testing.F) {
 	const d = "sha256:7fbe918c3928bd80381de7c89b41da7ba4811e89a1f877aec1f49f0aaac8cbc2"
 	for _, seed := range [][2]string{
@@ -68,7 +68,7 @@ func FuzzReference(f *testing.F) {
 
 // FuzzRange asks for parts of a blob: an answer holds the bytes that it says, no more than the blob has, or none.
 //
-// Hostile input 24.
+// See hostile-inputs.md#bad-chunks.
 func FuzzRange(f *testing.F) {
 	for _, s := range []string{
 		"bytes=0-0", "bytes=10-19", "bytes=-5", "bytes=5-", "bytes=0-", "bytes=99-0", "bytes=100-", "bytes=-0", "bytes=0-99999999999999999999", "bytes=-99999999999999999999", "bytes=0-1,5-6", "bytes=0-0,-1",

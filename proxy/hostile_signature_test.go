@@ -81,7 +81,7 @@ func pieces(t *testing.T, message []byte) (onePass, literal, sig []byte) {
 // TestHostilePayloads signs what is no claim of this manifest, with a key that the server knows, so that nothing but
 // the payload is wrong.
 //
-// Hostile inputs 1, 5 and 6.
+// See hostile-inputs.md#signature-of-another-manifest, hostile-inputs.md#duplicate-payload-keys and hostile-inputs.md#payload-shape.
 func TestHostilePayloads(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -149,7 +149,7 @@ func TestHostilePayloads(t *testing.T) {
 // TestHostileMessages sends OpenPGP messages that are not exactly one binary signed message, the parts of which are
 // all good.
 //
-// Hostile inputs 4 and 17.
+// See hostile-inputs.md#malformed-message and hostile-inputs.md#compressed-packet.
 func TestHostileMessages(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -259,7 +259,7 @@ func cleartext(t *testing.T, key *signtest.Key, d digest.Digest) []byte {
 // TestSignaturesThatGPGCallsBad has GnuPG make a signature, changes what is signed, and sees that GnuPG and the
 // server refuse it alike.
 //
-// Hostile input 2.
+// See hostile-inputs.md#bad-signature.
 func TestSignaturesThatGPGCallsBad(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"gpg", "gpgconf"} {
@@ -352,7 +352,7 @@ func TestSignaturesThatGPGCallsBad(t *testing.T) {
 // TestSignaturesByKeysThatTheServerDoesNotKnow: they are kept as nobody's, unless the server refuses them, and none
 // passes for a known key's.
 //
-// Hostile input 3. That the list says so is TestHostileSignaturesAreFlagged's in api.
+// See hostile-inputs.md#unknown-key. That the list says so is TestHostileSignaturesAreFlagged's in api.
 func TestSignaturesByKeysThatTheServerDoesNotKnow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -413,7 +413,7 @@ func TestSignaturesByKeysThatTheServerDoesNotKnow(t *testing.T) {
 // TestSignaturesOutOfTheirTime: what has expired, was revoked or comes from the future is refused when it comes; what
 // expires later is served all the same, for clients judge it themselves.
 //
-// Hostile input 7. That the list says so is TestHostileSignaturesAreFlagged's in api.
+// See hostile-inputs.md#expired-signature. That the list says so is TestHostileSignaturesAreFlagged's in api.
 func TestSignaturesOutOfTheirTime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -520,7 +520,7 @@ func backdated(key *signtest.Key) *openpgp.Entity {
 // TestHostileSignatureBodies sends bodies that are too large, and content that is base64 in one decoder and not in
 // another.
 //
-// Hostile input 16.
+// See hostile-inputs.md#oversized-signature.
 func TestHostileSignatureBodies(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -84,7 +84,7 @@ func (c *counted) Read(p []byte) (int, error) {
 
 // TestHugeManifestsAreRefusedEarly sends manifests at the bound, above it, and of 4 GB.
 //
-// Hostile input 18.
+// See hostile-inputs.md#oversized-manifest.
 func TestHugeManifestsAreRefusedEarly(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -140,7 +140,7 @@ func TestHugeManifestsAreRefusedEarly(t *testing.T) {
 
 // TestHostileManifests puts what parsers read in several ways, by tag and by the digest of exactly these bytes.
 //
-// Hostile inputs 19 and 20.
+// See hostile-inputs.md#ambiguous-json and hostile-inputs.md#ambiguous-manifest.
 func TestHostileManifests(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -214,7 +214,7 @@ func TestHostileManifests(t *testing.T) {
 // TestDigestsAreOfRawBytes puts one image in several spellings: each is a manifest of its own, and comes back as it
 // was sent.
 //
-// Hostile inputs 19 and 20.
+// See hostile-inputs.md#ambiguous-json and hostile-inputs.md#ambiguous-manifest.
 func TestDigestsAreOfRawBytes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -275,7 +275,7 @@ func indexOf(children ...digest.Digest) string {
 // TestIndexesOfAbsentChildren puts indexes that name what is not there, or not here: naming it gives nobody what
 // another repository holds.
 //
-// Hostile input 21. That the API lists no absent child is TestManifestPartsNameWhatIsThere' in internal/store.
+// See hostile-inputs.md#absent-children. That the API lists no absent child is TestManifestPartsNameWhatIsThere' in internal/store.
 func TestIndexesOfAbsentChildren(t *testing.T) {
 	t.Parallel()
 	for _, required := range []bool{false, true} {
@@ -318,7 +318,7 @@ func TestIndexesOfAbsentChildren(t *testing.T) {
 // TestHostileIndexes puts indexes that name themselves, that are too wide, and that are as wide as is taken. What a
 // sign task makes of wide and deep ones is TestSigningWideAndDeepIndexes' in integration.
 //
-// Hostile input 22.
+// See hostile-inputs.md#deep-index.
 func TestHostileIndexes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -353,7 +353,7 @@ func TestHostileIndexes(t *testing.T) {
 // TestBlobsUnderOtherDigests ends uploads, of bytes in the row and in the storage, under digests that are not theirs
 // or are none.
 //
-// Hostile input 23.
+// See hostile-inputs.md#bad-digest.
 func TestBlobsUnderOtherDigests(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -438,7 +438,7 @@ func TestBlobsUnderOtherDigests(t *testing.T) {
 // TestHostileChunks sends chunks that do not belong where they say, in the middle of an upload and as its end. They
 // leave what was acknowledged, and it can be ended.
 //
-// Hostile input 24.
+// See hostile-inputs.md#bad-chunks.
 func TestHostileChunks(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -542,7 +542,7 @@ func TestHostileChunks(t *testing.T) {
 // TestTwoEndsOfOneUpload has several requests end one upload at once, with the right bytes and with others, while
 // others go on sending: whatever wins, the bytes are those of the digest, or the upload is gone.
 //
-// Hostile input 24.
+// See hostile-inputs.md#bad-chunks.
 func TestTwoEndsOfOneUpload(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -630,7 +630,7 @@ var hostileNames = []string{
 // TestHostileNames asks for names that are none, in every kind of request: nothing is served, nothing is made, and
 // what another repository holds stays there.
 //
-// Hostile input 25.
+// See hostile-inputs.md#hostile-names.
 func TestHostileNames(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -691,7 +691,7 @@ func TestHostileNames(t *testing.T) {
 // TestTextsThatNotEveryDatabaseKeeps sends null characters, and what is no UTF-8, where a database would look for
 // them or keep them: the answers are the same on every engine.
 //
-// Hostile inputs 19 and 25.
+// See hostile-inputs.md#ambiguous-json and hostile-inputs.md#hostile-names.
 func TestTextsThatNotEveryDatabaseKeeps(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -745,7 +745,7 @@ func TestTextsThatNotEveryDatabaseKeeps(t *testing.T) {
 // TestOddNamesAreServed pushes to names that hold the words of the protocol, and finds in each what was pushed there
 // and nothing of the others.
 //
-// Hostile input 25.
+// See hostile-inputs.md#hostile-names.
 func TestOddNamesAreServed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -793,7 +793,7 @@ func TestOddNamesAreServed(t *testing.T) {
 
 // TestHostileTags puts, reads and deletes tags that are none, in the path and as a parameter.
 //
-// Hostile input 26.
+// See hostile-inputs.md#hostile-tags.
 func TestHostileTags(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -891,7 +891,7 @@ func told(a response, words ...string) string {
 // not read, and for what no repository holds: the answers are the same, and the caller's repository has neither
 // afterwards.
 //
-// Hostile input 27.
+// See hostile-inputs.md#foreign-blobs.
 func TestNoOracleOfForeignBlobs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

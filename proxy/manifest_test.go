@@ -130,7 +130,7 @@ func TestDeleteListedManifest(t *testing.T) {
 	w.expectError(request{path: "/v2/acme/app/manifests/" + d}, http.StatusNotFound, "MANIFEST_UNKNOWN")
 }
 
-// TestBadManifests puts manifests that are refused. Hostile inputs 18, 20 and 26.
+// TestBadManifests puts manifests that are refused. See hostile-inputs.md#oversized-manifest, hostile-inputs.md#ambiguous-manifest and hostile-inputs.md#hostile-tags.
 func TestBadManifests(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -203,7 +203,7 @@ type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
-// TestIndexes puts whole indexes and sparse ones. Hostile input 21.
+// TestIndexes puts whole indexes and sparse ones. See hostile-inputs.md#absent-children.
 func TestIndexes(t *testing.T) {
 	t.Parallel()
 	index := func(children ...digest.Digest) string {
@@ -232,7 +232,7 @@ func TestIndexes(t *testing.T) {
 		)
 		w.expect(request{path: "/v2/acme/app/manifests/" + string(b)}, http.StatusOK)
 		if got := w.send(request{as: "admin", method: http.MethodPut, path: "/v2/acme/app/manifests/sparse", body: index(a, digest.FromString("absent"))}); got.status != status {
-			t.Errorf("a sparse index, children required %v: %d, want %d (D11)", required, got.status, status)
+			t.Errorf("a sparse index, children required %v: %d, want %d (compatibility.md#absent-parts)", required, got.status, status)
 		}
 		// A list may be the first thing that comes to a name.
 		w.expect(manifestPut("/v2/acme/lists/manifests/empty", index(), pulp.OCIIndex), http.StatusCreated)

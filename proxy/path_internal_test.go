@@ -8,7 +8,7 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// TestParsePath takes paths apart. Hostile input 25.
+// TestParsePath takes paths apart. See hostile-inputs.md#hostile-names.
 func TestParsePath(t *testing.T) {
 	t.Parallel()
 	const hex64 = "7fbe918c3928bd80381de7c89b41da7ba4811e89a1f877aec1f49f0aaac8cbc2"
@@ -141,7 +141,7 @@ func TestParsePath(t *testing.T) {
 	}
 }
 
-// FuzzParsePath: names that a path gives are well-formed, and references hold no slash. Hostile input 25.
+// FuzzParsePath: names that a path gives are well-formed, and references hold no slash. See hostile-inputs.md#hostile-names.
 func FuzzParsePath(f *testing.F) {
 	for _, s := range []string{"/v2/a/b/manifests/v1", "/v2/a/blobs/uploads/", "/v2/_catalog", "/extensions/v2/a/signatures/sha256:00", "/v2/%2e%2e/x", "/v2/a/tags/list"} {
 		f.Add(s)
@@ -164,7 +164,7 @@ func FuzzParsePath(f *testing.F) {
 	})
 }
 
-// FuzzParseRange: a chunk does not end before it begins. Hostile input 24.
+// FuzzParseRange: a chunk does not end before it begins. See hostile-inputs.md#bad-chunks.
 func FuzzParseRange(f *testing.F) {
 	for _, s := range []string{"0-9", "10-9", "bytes 0-1/2", "-1", "99999999999999999999-1"} {
 		f.Add(s)

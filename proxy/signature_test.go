@@ -50,7 +50,7 @@ func TestSignatures(t *testing.T) {
 	}
 	key := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
 	raw := signature(t, key, d, time.Now())
-	for range 2 { // golden 70b: the same again is taken, and changes nothing
+	for range 2 { // recording 70b: the same again is taken, and changes nothing
 		a := w.expect(
 			request{as: "admin", method: http.MethodPut, path: path, body: body(d, encode(raw))},
 			http.StatusCreated,
@@ -78,7 +78,7 @@ func TestSignatures(t *testing.T) {
 		t.Errorf("the repository is at version %d, %v, want 2", target.Repository.LatestVersion, err)
 	}
 
-	// D6: a signature may come before the manifest that it waits with has a tag.
+	// compatibility.md#uploaded-signatures: a signature may come before the manifest that it waits with has a tag.
 	pending := w.pushImage("acme/app", "two", "")
 	early := signature(t, key, pending, time.Now())
 	path = "/extensions/v2/acme/app/signatures/" + string(pending)
@@ -283,7 +283,7 @@ func TestBadSignatures(t *testing.T) {
 	)
 }
 
-// The cap is that of the store; here it is only told well. Hostile input 15.
+// The cap is that of the store; here it is only told well. See hostile-inputs.md#signature-flood.
 func TestTooManySignatures(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

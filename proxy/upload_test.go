@@ -132,7 +132,7 @@ func TestUploadsThatGrow(t *testing.T) {
 	w.wantBlob("acme/app", d, b)
 }
 
-// TestBadUploads sends blobs that are not what they claim, and chunks that are not where. Hostile inputs 23 and 24.
+// TestBadUploads sends blobs that are not what they claim, and chunks that are not where. See hostile-inputs.md#bad-digest and hostile-inputs.md#bad-chunks.
 func TestBadUploads(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -155,7 +155,7 @@ func TestBadUploads(t *testing.T) {
 			http.StatusBadRequest,
 			"DIGEST_INVALID",
 		)
-		w.expectError(request{as: "admin", path: at}, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN") // D7: it is gone
+		w.expectError(request{as: "admin", path: at}, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN") // compatibility.md#wrong-digests: it is gone
 		for _, d := range []digest.Digest{other, digest.FromBytes(b)} {
 			w.expectError(request{path: "/v2/acme/app/blobs/" + string(d)}, http.StatusNotFound, "BLOB_UNKNOWN")
 		}
@@ -289,7 +289,7 @@ func TestClientThatGoesAwayResumes(t *testing.T) {
 	}
 }
 
-// TestTwoWritersNeverMix has eight requests send one chunk at once. Hostile input 24.
+// TestTwoWritersNeverMix has eight requests send one chunk at once. See hostile-inputs.md#bad-chunks.
 func TestTwoWritersNeverMix(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -315,7 +315,7 @@ func TestTwoWritersNeverMix(t *testing.T) {
 	w.wantBlob("acme/app", d, b)
 }
 
-// TestMounts mounts what one may read, and what one may not. Hostile input 27.
+// TestMounts mounts what one may read, and what one may not. See hostile-inputs.md#foreign-blobs.
 func TestMounts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

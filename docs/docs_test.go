@@ -158,3 +158,24 @@ func TestGoldenTableCitesHeadings(t *testing.T) {
 		t.Errorf("only %d rows found", rows)
 	}
 }
+
+// TestNoReferencesOutside looks for references to documents outside of the repository, and to numbered rules, which mean nothing to readers who have only
+// the repository. Rules are cited by headings of compatibility.md and hostile-inputs.md.
+func TestNoReferencesOutside(t *testing.T) {
+	t.Parallel()
+	patterns := []*regexp.Regexp{
+		regexp.MustCompile(`\.\./shared\b`),
+		regexp.MustCompile(`\b[Cc]ontract,? (?:\d|appendix|section|step)`),
+		regexp.MustCompile(`\b[Aa]rchitecture \d`),
+		regexp.MustCompile(`\b[Gg]olden \d`),
+		regexp.MustCompile(`\b[Hh]ostile inputs? \d`),
+		regexp.MustCompile(`(?m)(?:^|[\s(,:])D[1-9]\d?(?:[),:;.\s]|$)`),
+	}
+	for _, f := range files(t) {
+		for _, p := range patterns {
+			for _, m := range p.FindAllStringIndex(f.text, -1) {
+				t.Errorf("%s: %q", f.at(m[0]), strings.TrimSpace(f.text[m[0]:m[1]]))
+			}
+		}
+	}
+}

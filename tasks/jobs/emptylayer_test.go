@@ -18,7 +18,7 @@ func TestSyncOfEmptyLayer(t *testing.T) {
 			t.Parallel()
 			g := newRemote(t)
 			config := g.blob([]byte(`{"architecture":"amd64","os":"linux"}`))
-			g.blob(pulp.EmptyLayerContent()) // it takes no manifest without
+			g.blob(pulp.EmptyLayerContent()) // the upstream accepts no manifest without it
 			g.manifest(pulp.OCIManifest, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},`+
 				`"layers":[{"mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","digest":%q,"size":32}]}`, pulp.OCIManifest, config.Digest, config.Size, pulp.EmptyLayer), "latest")
 			g.set(func(w http.ResponseWriter, r *http.Request) bool {

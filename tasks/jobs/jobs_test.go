@@ -35,13 +35,13 @@ import (
 	"github.com/countersign/countersign/tasks/memqueue"
 )
 
-// maker signs with a key in the process, or does what the test tells it to.
+// maker is a signer with a key in memory that a test can make fail.
 type maker struct {
 	t    *testing.T
 	key  *signtest.Key
 	mu   sync.Mutex
 	made int
-	fail func(n int) error // before the nth signature
+	fail func(n int) error // called with the number of the signature; an error is returned instead
 }
 
 func (m *maker) Sign(_ context.Context, r signing.Request) ([]byte, error) {
@@ -56,7 +56,8 @@ func (m *maker) Sign(_ context.Context, r signing.Request) ([]byte, error) {
 	return m.key.Sign(m.t, r.Claim, time.Now()), nil
 }
 
-// world is the sign job over a real store with an image under two tags and an index of two.
+// world is a worker with a real store. Its repository contains an image under two tags and an index of two
+// images.
 type world struct {
 	*testing.T
 	store      *store.Store
@@ -64,7 +65,7 @@ type world struct {
 	dispatcher *tasks.Dispatcher
 	repo       record.Target
 	service    pulp.SigningService
-	assigned   []string // names of the services that the configuration assigns to every repository
+	assigned   []string // names of the signing services that the configuration assigns to every repository
 	signer     *signservice.Signer
 	signOnPush *signonpush.Runner
 	worker     *tasks.Worker
@@ -114,7 +115,7 @@ func (w *world) signTasks() jobs.SignTasks {
 	return jobs.SignTasks{Store: w.store, Dispatch: w.dispatcher.Dispatch, Cancel: w.dispatcher.Cancel}
 }
 
-// serve has a worker run what waits, until the test ends.
+// serve runs the worker until the test ends.
 func (w *world) serve() {
 	w.Helper()
 	ctx, stop := context.WithCancel(w.Context())
@@ -174,7 +175,7 @@ func (w *world) sign(want taskstore.TaskState, change func(*tasks.SignArgs)) tas
 	return k
 }
 
-// signatures tells how many signatures the latest version holds, and how many it added.
+// signatures returns the number of signatures in the latest version, and the number that it added.
 func (w *world) signatures() (present, added int64) {
 	w.Helper()
 	r, err := w.store.Catalog.Repository(w.Context(), pulp.ContainerPush, w.repo.Repository.ID)
@@ -200,7 +201,7 @@ func TestSignTask(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	k := w.sign(taskstore.TaskCompleted, nil)
-	w.wantSignatures(4, 4) // latest, v1, and two under multi
+	w.wantSignatures(4, 4) // latest, v1, and two images of multi
 	if len(k.Created) != 1 || len(k.Progress) != 1 || *k.Progress[0].Total != 4 || k.Progress[0].Done != 4 || k.Progress[0].State != taskstore.TaskCompleted {
 		t.Errorf("task = %+v", k)
 	}
@@ -225,13 +226,14 @@ func TestSignTask(t *testing.T) {
 		t.Errorf("references %v, want %v", references, want)
 	}
 
-	if k := w.sign(taskstore.TaskCompleted, nil); len(k.Created) != 0 || w.maker.made != 4 { // compatibility.md#signing-again
+	// nothing to sign again: compatibility.md#signing-again
+	if k := w.sign(taskstore.TaskCompleted, nil); len(k.Created) != 0 || w.maker.made != 4 {
 		t.Errorf("signing again made %d more and %v", w.maker.made-4, k.Created)
 	}
 	w.sign(taskstore.TaskCompleted, func(a *tasks.SignArgs) { a.Tags = []string{"v1"}; a.BasePath = "acme/other" })
 	w.wantSignatures(5, 1)
 	w.sign(taskstore.TaskCompleted, func(a *tasks.SignArgs) { a.SignLists = true })
-	w.wantSignatures(6, 1) // the list itself
+	w.wantSignatures(6, 1) // of the list itself
 	made := w.maker.made
 	w.sign(taskstore.TaskCompleted, func(a *tasks.SignArgs) { a.Force, a.Tags = true, []string{"multi"} })
 	if w.maker.made != made+2 {
@@ -243,7 +245,7 @@ func TestSignTask(t *testing.T) {
 	}
 }
 
-func TestAFailedSignTaskLeavesNoVersion(t *testing.T) {
+func TestFailedSignTaskCreatesNoVersion(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.maker.fail = func(n int) error {
@@ -262,7 +264,7 @@ func TestAFailedSignTaskLeavesNoVersion(t *testing.T) {
 	w.wantSignatures(4, 4)
 
 	other := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
-	w.maker.key = other // a script that signs with another key
+	w.maker.key = other // the script signs with another key
 	w.push("late", "late")
 	if k := w.sign(taskstore.TaskFailed, nil); k.Error == nil || k.Error.Description == "" {
 		t.Errorf("task = %+v", k)
@@ -300,10 +302,11 @@ func TestEditAndDelete(t *testing.T) {
 	}
 	run(tasks.Spec{Name: tasks.DeleteDistribution, Args: tasks.ObjectArgs{Collection: pulp.DistributionCollection, ID: w.repo.Distribution.ID}})
 	if _, err := w.store.Catalog.Repository(t.Context(), pulp.ContainerPush, r.ID); !fault.Is(err, fault.NotFound) {
-		t.Errorf("the repository that a push made is still there: %v (compatibility.md#deleting-distributions)", err)
+		t.Errorf("the repository that a push made is still there: %v", err)
 	}
 	run(tasks.Spec{Name: tasks.Purge, Args: tasks.PurgeArgs{FinishedBefore: time.Now().Add(time.Hour).UnixMicro(), States: []taskstore.TaskState{taskstore.TaskCompleted}}})
-	if left, n, err := w.store.Lists.Tasks(t.Context(), list.Query{Limit: 10}); err != nil || n != 1 { // the purge itself
+	// the purge task itself
+	if left, n, err := w.store.Lists.Tasks(t.Context(), list.Query{Limit: 10}); err != nil || n != 1 {
 		t.Errorf("%d tasks are left, %v, %v", n, left, err)
 	}
 }
@@ -315,7 +318,7 @@ func TestHousekeeping(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keep := func(text string) digest.Digest { // a blob in the storage that waits in the repository
+	keep := func(text string) digest.Digest { // stores a blob in the storage and as pending in the repository
 		u, err := files.Create(t.Context(), "")
 		if err != nil {
 			t.Fatal(err)
@@ -362,7 +365,8 @@ func TestHousekeeping(t *testing.T) {
 	if _, err := w.store.Uploads.Upload(t.Context(), w.repo.Repository.ID, row.ID); err != nil {
 		t.Errorf("a young upload: %v", err)
 	}
-	keeper.Keep = jobs.Retention{Uploads: -time.Hour, Pending: -time.Hour, Orphans: -time.Hour, Tasks: -time.Hour} // everything is old
+	// everything is older than its retention
+	keeper.Keep = jobs.Retention{Uploads: -time.Hour, Pending: -time.Hour, Orphans: -time.Hour, Tasks: -time.Hour}
 	if err := keeper.Clean(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +379,8 @@ func TestHousekeeping(t *testing.T) {
 	if has(forgotten) || !has(named) {
 		t.Errorf("forgotten is there: %v, named is there: %v", has(forgotten), has(named))
 	}
-	// compatibility.md#pending-content: what is pending by digest stays, with what it names; so does everything in a version.
+	// A manifest that is pending by digest stays with everything that it references
+	// (compatibility.md#pending-content), and so does the content of all versions.
 	for _, d := range []digest.Digest{m.Digest} {
 		if _, err := w.store.Serving.ServedManifest(t.Context(), w.repo, string(d)); err != nil {
 			t.Errorf("a pending manifest: %v", err)
@@ -384,14 +389,14 @@ func TestHousekeeping(t *testing.T) {
 	if _, err := w.store.Serving.ServedBlob(t.Context(), w.repo, digest.FromString("one")); err != nil {
 		t.Errorf("a blob of a version: %v", err)
 	}
-	// The same bytes may come again.
+	// The same bytes may be pushed again.
 	if keep("forgotten"); !has(forgotten) {
 		t.Error("a blob that was removed does not come back")
 	}
 	if err := w.store.Catalog.DeleteDistribution(t.Context(), nil, w.repo.Distribution.ID); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // manifests go after what hangs on them
+	for range 2 { // manifests are deleted after the content that references them
 		if err := keeper.Clean(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -404,12 +409,13 @@ func TestHousekeeping(t *testing.T) {
 	}
 }
 
-// TestSignTasksAskAgainWhetherTheyMayUseTheService proves that a task signs only while its repository may use the service, or its user is an administrator.
-func TestSignTasksAskAgainWhetherTheyMayUseTheService(t *testing.T) {
+// TestSignTasksCheckTheUseOfTheService expects that a task signs only if its repository may still use the
+// service, or if its user is an administrator.
+func TestSignTasksCheckTheUseOfTheService(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		by   pulp.Assigner // "none": the service is not assigned any more
-		user string        // of the task: "", staff, owner
+		user string        // the user of the task: "", staff or owner
 		want taskstore.TaskState
 	}{
 		"assigned by an administrator":  {by: pulp.AssignedByAdmin, user: "owner", want: taskstore.TaskCompleted},

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/adopt"
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
@@ -24,20 +25,20 @@ import (
 	"github.com/countersign/countersign/tasks/jobs"
 )
 
-// shelf is an upstream that fails as the test tells it to.
+// shelf is an upstream with tags in memory that a test can make fail.
 type shelf struct {
 	storage.Manifests
 	storage.Storage
 	mu   sync.Mutex
 	tags map[string]string
 	fail error
-	// breaks is a tag whose write takes the upstream down for a while, until then.
+	// breaks is a tag whose write makes the upstream unavailable until the time in until.
 	breaks string
 	until  time.Time
-	failed map[string]int // writes in vain, by tag
+	failed map[string]int // failed writes, by tag
 }
 
-// down is why nothing can be had now. s.mu is held.
+// down returns the error of requests, or nil. The caller holds mu.
 func (s *shelf) down() error {
 	if s.fail == nil && time.Now().Before(s.until) {
 		return fault.NewOutage(fault.Upstream, nil, "down")
@@ -103,7 +104,7 @@ func (s *shelf) holds(tag string) string {
 	return s.tags[tag]
 }
 
-// arrive has a write reach the upstream now; an empty digest deletes the tag.
+// arrive sets a tag as a late write does. An empty digest deletes it.
 func (s *shelf) arrive(tag string, d digest.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +113,7 @@ func (s *shelf) arrive(tag string, d digest.Digest) {
 	}
 }
 
-func (s *shelf) inVain(tag string) int {
+func (s *shelf) failures(tag string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.failed[tag]
@@ -124,19 +125,22 @@ func (s *shelf) set(err error) {
 	s.fail = err
 }
 
-// fronted is a world in front of a shelf.
+// fronted is a world with a shelf as its upstream.
 type fronted struct {
 	*world
 	up      *shelf
 	adopter *adopt.Adopter
 }
 
-// front writes the world's tags through to a shelf until the test ends.
+// front runs an outbox for a shelf until the test ends.
 func (w *world) front(log *slog.Logger, keep bool) fronted {
 	w.Helper()
 	w.store.Content.EnableOutbox()
 	up := &shelf{tags: map[string]string{}, failed: map[string]int{}}
-	f := fronted{w, up, &adopt.Adopter{Store: w.store, Upstream: up, Blobs: ingest.Blobs{Storage: up, Foreign: true}, SignOnPush: w.signOnPush, Log: log, Pin: keep}}
+	f := fronted{w, up, &adopt.Adopter{
+		Store: w.store, Upstream: up, Blobs: ingest.Blobs{Storage: up, Foreign: true},
+		SignOnPush: w.signOnPush, Log: log, Pin: keep,
+	}}
 	ctx, stop := context.WithCancel(w.Context())
 	done := make(chan struct{})
 	go func() {
@@ -147,21 +151,17 @@ func (w *world) front(log *slog.Logger, keep bool) fronted {
 	return f
 }
 
-func (f fronted) eventually(what string, is func() bool) {
+func (f fronted) eventually(description string, is func() bool) {
 	f.Helper()
-	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			f.Fatalf("%s: still not", what)
-		}
-	}
+	eventually.True(f, time.Minute, is, "%s", description)
 }
 
-func (f fronted) shows(what, tag string, want digest.Digest) {
+func (f fronted) shows(description, tag string, want digest.Digest) {
 	f.Helper()
-	f.eventually(what, func() bool { return f.up.holds("acme/app:"+tag) == string(want) })
+	f.eventually(description, func() bool { return f.up.holds("acme/app:"+tag) == string(want) })
 }
 
-// tag is what is known of a tag.
+// tag returns the state of a tag.
 func (f fronted) tag(name string) upstreamstate.UpstreamTag {
 	f.Helper()
 	tags, err := f.store.Upstream.UpstreamTags(f.Context(), f.repo.Repository.ID)
@@ -178,13 +178,13 @@ func (f fronted) untag(name string) {
 	}
 }
 
-// givenUp has the outbox try to write a tag while the upstream does not answer, after which it answers again.
+// givenUp makes a change during an outage of the upstream and waits until the outbox has tried to write it.
 func (f fronted) givenUp(name string, change func()) {
 	f.Helper()
 	f.up.set(fault.NewOutage(fault.Upstream, nil, "down"))
-	before := f.up.inVain(name)
+	before := f.up.failures(name)
 	change()
-	f.eventually(name+" is tried", func() bool { return f.up.inVain(name) > before })
+	f.eventually(name+" is tried", func() bool { return f.up.failures(name) > before })
 }
 
 func TestOutbox(t *testing.T) {
@@ -216,9 +216,9 @@ func (c *counter) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// TestOutboxWhileTheUpstreamIsAway moves tags while the upstream is away, with hidden tags for what they leave and without. The log says so now and then, and all is written soon
-// after it is back.
-func TestOutboxWhileTheUpstreamIsAway(t *testing.T) {
+// TestOutboxDuringAnOutage moves tags during an outage, with and without hidden tags for their old images. It
+// expects few warnings, and that all tags are written soon after the outage.
+func TestOutboxDuringAnOutage(t *testing.T) {
 	t.Parallel()
 	for name, keep := range map[string]bool{"with hidden tags": true, "without": false} {
 		t.Run(name, func(t *testing.T) {
@@ -234,7 +234,7 @@ func TestOutboxWhileTheUpstreamIsAway(t *testing.T) {
 			}
 			time.Sleep(3 * time.Second)
 			if n := log.warned.Load(); n < 1 || n > 2 {
-				t.Errorf("three seconds of an outage are worth %d warnings", n)
+				t.Errorf("%d warnings in three seconds of an outage, want 1 or 2", n)
 			}
 			f.up.set(nil)
 			f.shows("the tag", "a", newer)
@@ -246,8 +246,9 @@ func TestOutboxWhileTheUpstreamIsAway(t *testing.T) {
 	}
 }
 
-// TestATagThatTakesTheUpstreamDown is tried again and again, and the others are written meanwhile.
-func TestATagThatTakesTheUpstreamDown(t *testing.T) {
+// TestTagThatBreaksTheUpstream expects that a tag whose writes make the upstream unavailable is retried, and
+// that other tags are written meanwhile.
+func TestTagThatBreaksTheUpstream(t *testing.T) {
 	t.Parallel()
 	f := newWorld(t).front(slog.New(slog.DiscardHandler), false)
 	f.up.mu.Lock()
@@ -257,26 +258,35 @@ func TestATagThatTakesTheUpstreamDown(t *testing.T) {
 	for i := range 8 {
 		f.push("first", fmt.Sprint("good-", i))
 	}
-	f.eventually("the bad one is tried", func() bool { return f.up.inVain("bad") > 0 })
+	f.eventually("the bad one is tried", func() bool { return f.up.failures("bad") > 0 })
 	for i := range 8 {
 		f.shows("another tag", fmt.Sprint("good-", i), image)
 	}
 	if got := f.tag("bad").Attempts; got != 0 {
-		t.Errorf("an upstream that was away counts as %d refusals", got)
+		t.Errorf("an outage of the upstream counts as %d refusals", got)
 	}
 }
 
-// TestLateWritesAreSetRight has a write of a tag that was given up reach the upstream after what was done to the tag since. The next comparison has that done again, and takes
-// nothing for somebody else's.
-func TestLateWritesAreSetRight(t *testing.T) {
+// TestLateWritesAreCorrected lets a write arrive upstream that had failed during an outage and was followed by
+// a newer one. The next comparison must write the newer state again, and must not adopt the older one.
+func TestLateWritesAreCorrected(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		written, givenUp, then string // images that the tag stands for in turn; empty: it is deleted
+		written, givenUp, then string // images of the tag in turn; empty: the tag is deleted
 		note                   string
 	}{
-		"a push, after the deletion":      {"", "one", "", "It was deleted here, and an older write of ours arrived late; it is deleted again."},
-		"a deletion, after the next push": {"one", "", "two", "Our own deletion of it arrived late; it is written again."},
-		"a push, after the next one":      {"one", "two", "three", "An older write of ours arrived late; it is written again."},
+		"a push, after the deletion": {
+			givenUp: "one",
+			note:    "It was deleted here, and an older write of ours arrived late; it is deleted again.",
+		},
+		"a deletion, after the next push": {
+			written: "one", then: "two",
+			note: "Our own deletion of it arrived late; it is written again.",
+		},
+		"a push, after the next one": {
+			written: "one", givenUp: "two", then: "three",
+			note: "An older write of ours arrived late; it is written again.",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
@@ -30,16 +31,17 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// shop is the worker with all its jobs over a real store whose rows a test changes by SQL, as an administrator of the database does.
+// shop is a worker with all jobs and a real store. Tests change rows of the store by SQL, as an administrator
+// of the database could.
 type shop struct {
 	*testing.T
 	store      *store.Store
 	raw        *sql.DB
 	dispatcher *tasks.Dispatcher
-	jobs       map[string]tasks.Job // a test may replace some
-	repo       pulp.Repository      // acme/app, of the type container
-	push       pulp.Repository      // acme/push, which a push made
-	other      pulp.Repository      // zeta/private, which acme does not see
+	jobs       map[string]tasks.Job // tests may replace some
+	repo       pulp.Repository      // acme/app, of type container
+	push       pulp.Repository      // acme/push, created by a push
+	other      pulp.Repository      // zeta/private, which acme may not view
 	remotes    map[string]pulp.Remote
 	user       pulp.User // acme, not an administrator
 }
@@ -105,17 +107,17 @@ func (w *shop) exec(text string, args ...any) {
 	}
 }
 
-// taskCase is a task of a user and how the user loses the permission that it needs.
+// taskCase is a task of a user and the loss of a permission that it needs.
 type taskCase struct {
 	what  string
 	name  string
 	args  func(w *shop) any
-	staff bool          // only administrators may have it done; otherwise the user is acme, whose namespace is acme
-	lose  func(w *shop) // nil: the user ceases to be an administrator, or the object gets a name outside the user's namespace
-	says  string        // part of the reason when the permission is lost
+	staff bool          // only administrators may start it; otherwise the user is acme, who owns the namespace acme
+	lose  func(w *shop) // nil: the user is demoted, or the object is renamed out of the user's namespace
+	says  string        // part of the reason after the loss
 }
 
-// rename gives an object another name, which takes it from the user's namespace.
+// rename moves an object out of the user's namespace.
 func rename(table, column string) func(w *shop) {
 	return func(w *shop) {
 		w.exec(`UPDATE ` + table + ` SET ` + column + ` = 'zeta' || SUBSTR(` + column + `, 5) WHERE ` + column + ` LIKE 'acme/%'`)
@@ -124,7 +126,7 @@ func rename(table, column string) func(w *shop) {
 
 func text(s string) *string { return &s }
 
-// permissionCases has every kind of task that a user may start, with each permission that it needs.
+// permissionCases returns every kind of task that users may start, with each permission that it needs.
 func permissionCases() []taskCase {
 	onRepo := rename("repository", "name")
 	d := digest.FromString("x")
@@ -253,7 +255,7 @@ func permissionCases() []taskCase {
 	}
 }
 
-// addService makes a signing service and assigns it to every repository.
+// addService creates a signing service and assigns it to every repository.
 func addService(w *shop) string {
 	v, err := w.store.Signatures.AddSigningService(w.Context(), pulp.SigningService{Name: pulp.NewID(), Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript})
 	if err != nil {
@@ -263,7 +265,8 @@ func addService(w *shop) string {
 	return v.ID
 }
 
-// waits makes a task of the user that waits behind another, and returns a function that lets a worker run it to its end.
+// waits dispatches a task of the user behind another one. It returns a function that cancels the other one and
+// runs the task to its end.
 func (w *shop) retryUpstream(c taskCase) func() taskstore.Task {
 	w.Helper()
 	if c.staff {
@@ -287,7 +290,7 @@ func (w *shop) retryUpstream(c taskCase) func() taskstore.Task {
 	}
 }
 
-// end runs the ready tasks of the store until one has ended.
+// end runs the ready tasks of the store until the task has ended.
 func (w *shop) end(id string) taskstore.Task {
 	w.Helper()
 	worker := tasks.NewWorker(tasks.WorkerOptions{
@@ -302,15 +305,15 @@ func (w *shop) end(id string) taskstore.Task {
 			w.Error(err)
 		}
 	}()
-	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		k, err := w.store.Tasks.Task(w.Context(), id)
-		if err != nil || time.Since(began) > time.Minute {
-			w.Fatalf("the task is %+v, %v", k, err)
+	var k taskstore.Task
+	eventually.True(w, time.Minute, func() bool {
+		var err error
+		if k, err = w.store.Tasks.Task(w.Context(), id); err != nil {
+			w.Fatal(err)
 		}
-		if k.State.Final() {
-			return k
-		}
-	}
+		return k.State.Final()
+	}, "task %s ends", id)
+	return k
 }
 
 func (w *shop) wantRefused(k taskstore.Task, says string) {
@@ -329,8 +332,9 @@ func (w *shop) wantRefused(k taskstore.Task, says string) {
 	}
 }
 
-// TestTasksOfUsersWithoutPermission runs every kind of task for a user who was deleted, disabled or lost a permission after the task was queued, and for nobody known. Each
-// fails with the reason. A kind of task that All registers must be in the table.
+// TestTasksOfUsersWithoutPermission runs every kind of task for a user who was deleted, was disabled, or lost a
+// permission after the task was queued, and for an unknown user. Each must fail with the reason. The table must
+// contain every kind of task that All returns.
 func TestTasksOfUsersWithoutPermission(t *testing.T) {
 	t.Parallel()
 	cases := permissionCases()
@@ -360,7 +364,7 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 				w.exec(h.happens)
 				t.Log(c.what)
 				w.wantRefused(run(), h.says)
-				w.user, err = w.store.Accounts.PutUser(t.Context(), "acme", "", false, true) // as at first
+				w.user, err = w.store.Accounts.PutUser(t.Context(), "acme", "", false, true) // restore the user
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -371,7 +375,7 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 		t.Run("right lost, "+c.what, func(t *testing.T) {
 			t.Parallel()
 			w := newShop(t)
-			if strings.Contains(c.says, "remote2") { // both remotes cannot have one name
+			if strings.Contains(c.says, "remote2") { // the names of remotes are unique
 				w.exec(`UPDATE remote SET name = 'acme/remote2' WHERE name = 'acme/remote'`)
 			} else if strings.Contains(c.says, "the remote") {
 				w.exec(`UPDATE remote SET name = 'zeta/other' WHERE name = 'zeta/remote'`)
@@ -387,9 +391,9 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 	}
 }
 
-// TestTasksOfUsersThatAnOlderVersionQueued runs tasks that a process of an older version queued after the schema was migrated. Their rows name a user and no origin: they
-// run with the permissions of that user.
-func TestTasksOfUsersThatAnOlderVersionQueued(t *testing.T) {
+// TestTasksQueuedByAnOlderVersion runs tasks that a process of an older version queued after the migration of
+// the schema. Their rows have a user and no origin. They run with the permissions of that user.
+func TestTasksQueuedByAnOlderVersion(t *testing.T) {
 	t.Parallel()
 	for happens, refused := range map[string]string{
 		`UPDATE account SET is_active = TRUE`:  "",
@@ -411,14 +415,14 @@ func TestTasksOfUsersThatAnOlderVersionQueued(t *testing.T) {
 	}
 }
 
-// TestTasksOfUsersWithPermission shows that the tasks of the table above are not refused for another reason: with the permission, none fails as one without.
+// TestTasksOfUsersWithPermission checks the table itself: with the permission no task fails with the reason.
 func TestTasksOfUsersWithPermission(t *testing.T) {
 	t.Parallel()
 	for _, c := range permissionCases() {
 		t.Run(c.what, func(t *testing.T) {
 			t.Parallel()
 			w := newShop(t)
-			c.staff = true // administrators may have everything done but what is the server's own
+			c.staff = true // administrators may start all tasks of users
 			run := w.retryUpstream(c)
 			k := run()
 			if k.Error != nil && strings.Contains(k.Error.Description, "The user who") {
@@ -428,12 +432,13 @@ func TestTasksOfUsersWithPermission(t *testing.T) {
 	}
 }
 
-// TestAUserIsDisabledWhileATaskRuns disables, deletes or demotes the user of a long task in the middle: the task stops, and what it has made is not stored.
-func TestAUserIsDisabledWhileATaskRuns(t *testing.T) {
+// TestUserIsDisabledWhileATaskRuns disables, deletes or demotes the user of a running task. The task must stop,
+// and its results must not be stored.
+func TestUserIsDisabledWhileATaskRuns(t *testing.T) {
 	t.Parallel()
 	for what, c := range map[string]struct {
 		happens, says string
-		deaf          bool // the work does not notice the end of its context, and completes its task
+		deaf          bool // the job ignores the end of its context and completes the task
 	}{
 		"disabled":                    {`UPDATE account SET is_active = FALSE`, "is disabled", false},
 		"deleted":                     {`DELETE FROM account`, "was deleted", false},

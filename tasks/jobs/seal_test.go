@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signservice"
@@ -24,11 +25,11 @@ import (
 	"github.com/countersign/countersign/tasks/jobs"
 )
 
-// sealed is a world whose repository signs on push.
+// sealed returns a world whose repository signs on push.
 func sealed(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
-	w.sign(taskstore.TaskCompleted, nil) // what is there before
+	w.sign(taskstore.TaskCompleted, nil) // the existing tags
 	yes := true
 	w.dispatch(taskstore.TaskCompleted, tasks.Edit, tasks.EditArgs{Collection: pulp.PushCollection, ID: w.repo.Repository.ID, Repository: &tasks.RepositoryFields{
 		SigningServiceID: &w.service.ID, SignOnPush: &yes,
@@ -45,13 +46,13 @@ func (w *world) dispatch(want taskstore.TaskState, name string, args any) taskst
 	return k
 }
 
-// put puts a manifest of one blob into the repository as the registry does.
+// put puts a manifest with one blob into the repository, like a push.
 func (w *world) put(text string, tags ...string) (digest.Digest, error) {
 	w.Helper()
 	return w.putWhen(nil, text, tags...)
 }
 
-// putWhen is put with a demand on what the tags stand for.
+// putWhen is put with a condition about the tags' present digests.
 func (w *world) putWhen(when func(digest.Digest) bool, text string, tags ...string) (digest.Digest, error) {
 	w.Helper()
 	b := pulp.Blob{Digest: digest.FromString(text), Size: int64(len(text)), Data: []byte(text), Inline: true}
@@ -68,7 +69,8 @@ func (w *world) putWhen(when func(digest.Digest) bool, text string, tags ...stri
 	})
 }
 
-// wantSealed sees that every tag that every distribution of the repository shows has, for that path, a signature that verifies.
+// wantSealed checks every visible tag of every distribution of the repository: there must be a valid signature
+// for that path.
 func (w *world) wantSealed() {
 	w.Helper()
 	served, err := w.store.Catalog.RepositoryDistributions(w.Context(), w.repo.Repository.ID)
@@ -100,8 +102,8 @@ func (w *world) wantSealed() {
 	}
 }
 
-// Whatever makes a tag visible in a repository that signs on push, it is signed in the version in which it appears.
-func TestNothingIsSeenUnsigned(t *testing.T) {
+// Every change that makes a tag visible in a repository that signs on push must sign it in the same version.
+func TestVisibleTagsAreSigned(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	id := w.repo.Repository.ID
@@ -115,7 +117,7 @@ func TestNothingIsSeenUnsigned(t *testing.T) {
 	w.wantSealed()
 	w.wantSignatures(7, 1)
 
-	// A distribution shows what is signed for its path, and a changed path is another one.
+	// A distribution needs signatures for its path. A changed path is another path.
 	name, path, other := "second", "acme/second", "acme/third"
 	k := w.dispatch(taskstore.TaskCompleted, tasks.Create, tasks.CreateArgs{Distribution: tasks.DistributionFields{Name: &name, BasePath: &path, RepositoryID: &id}})
 	w.wantSealed()
@@ -126,7 +128,7 @@ func TestNothingIsSeenUnsigned(t *testing.T) {
 	w.dispatch(taskstore.TaskCompleted, tasks.Edit, tasks.EditArgs{Collection: pulp.DistributionCollection, ID: made.Distribution.ID, Distribution: &tasks.DistributionFields{BasePath: &other}})
 	w.wantSealed()
 
-	// What is rolled back was signed for one path, and is shown under two.
+	// After a roll-back the images are visible under two paths, and were signed for one.
 	r, err := w.store.Catalog.Repository(t.Context(), pulp.ContainerPush, id)
 	if err != nil {
 		t.Fatal(err)
@@ -137,7 +139,7 @@ func TestNothingIsSeenUnsigned(t *testing.T) {
 	w.dispatch(taskstore.TaskCompleted, tasks.Restore, tasks.VersionArgs{RepositoryID: id, Number: r.LatestVersion})
 	w.wantSealed()
 
-	// A copy brings tags that nobody has signed for this repository.
+	// A copy contains tags without signatures for this repository.
 	source, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "source"})
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +158,7 @@ func TestNothingIsSeenUnsigned(t *testing.T) {
 		t.Errorf("the copied tag: %v", err)
 	}
 
-	// A version that is not signed for a path cannot be pinned there.
+	// A version without signatures for a path cannot be pinned there.
 	pinned, fourth := "pinned", "acme/fourth"
 	versions, _, err := w.store.Lists.Versions(t.Context(), list.Query{Where: []list.Filter{list.Where("number", list.Equal, int64(1))}, Limit: 10})
 	if err != nil || len(versions) == 0 {
@@ -175,13 +177,13 @@ func TestNothingIsSeenUnsigned(t *testing.T) {
 	}
 }
 
-// An image that completes a list is signed for the list's tags too.
-func TestAnImageThatCompletesAList(t *testing.T) {
+// An image that completes a list is signed for the list's tags, too.
+func TestImageThatCompletesAList(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	late := digest.FromBytes([]byte(`{"config":"late"}`))
 	if err := w.signOnPush.Run(t.Context(), signservice.Caller{}, func(context.Context) error {
-		w.pushIndex("sparse", late) // none of it is there: nothing to sign
+		w.pushIndex("sparse", late) // no image of it is here, so there is nothing to sign
 		return nil
 	}); err != nil {
 		t.Fatal(err)
@@ -192,8 +194,8 @@ func TestAnImageThatCompletesAList(t *testing.T) {
 	w.wantSealed()
 }
 
-// What a list names stays while the list waits for its signatures, whoever asks for orphans to be removed.
-func TestAListThatWaitsKeepsItsImages(t *testing.T) {
+// The images of a list that waits for its signatures are not deleted as orphans.
+func TestWaitingListKeepsItsImages(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	child, err := w.put("child")
@@ -222,7 +224,7 @@ func TestAListThatWaitsKeepsItsImages(t *testing.T) {
 	w.wantSealed()
 }
 
-func TestAPushThatCannotBeSigned(t *testing.T) {
+func TestPushThatCannotBeSigned(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	broken := func(int) error { return fault.New(fault.Invalid, "gpg: signing failed: No secret key") }
@@ -254,8 +256,8 @@ func TestAPushThatCannotBeSigned(t *testing.T) {
 	}
 }
 
-// Pushes that race for one tag all succeed, and no version shows it unsigned.
-func TestSealedPushesThatRace(t *testing.T) {
+// All of several concurrent pushes to one tag succeed, and no version contains it unsigned.
+func TestConcurrentSignedPushes(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	const pushes = 24
@@ -284,8 +286,9 @@ func TestSealedPushesThatRace(t *testing.T) {
 	}
 }
 
-// Of pushes that demand that a tag be new one succeeds, and the others leave nothing: neither their images nor signatures that claim the tag for them.
-func TestSealedPushesThatAreRefused(t *testing.T) {
+// Of several pushes that require an absent tag one succeeds. The others leave neither images nor signatures for
+// the tag.
+func TestConditionalSignedPushes(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	const pushes = 8
@@ -329,8 +332,9 @@ func TestSealedPushesThatAreRefused(t *testing.T) {
 	}
 }
 
-// A service that this process cannot use is another's: a task that no list shows asks for the signatures.
-func TestAKeyThatIsElsewhere(t *testing.T) {
+// If this process cannot use a service, a task that lists do not contain requests the signatures from another
+// process.
+func TestKeyOfAnotherProcess(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	w.signer.Usable = func(pulp.SigningService) bool { return false }
@@ -338,7 +342,7 @@ func TestAKeyThatIsElsewhere(t *testing.T) {
 		if s.ServiceID != w.service.ID {
 			t.Errorf("the task is for %q", s.ServiceID)
 		}
-		s.Immediate = true // as if the other process were at hand
+		s.Immediate = true // run in this process, which stands for the other one
 		return w.dispatcher.Dispatch(ctx, from, s)
 	}}.Sign
 	if _, err := w.put("far", "far"); err != nil {
@@ -359,8 +363,9 @@ func TestAKeyThatIsElsewhere(t *testing.T) {
 	}
 }
 
-// A task whose change cannot be signed because the key is away waits without holding a worker, and goes on when the key is back.
-func TestATaskWhoseSealingKeyIsAway(t *testing.T) {
+// A task whose change cannot be signed because the key is unavailable waits without occupying a worker, and is
+// retried when the key is available.
+func TestTaskWaitsForTheKey(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	w.signOnPush.Timeout = 50 * time.Millisecond
@@ -376,19 +381,20 @@ func TestATaskWhoseSealingKeyIsAway(t *testing.T) {
 	}
 	here.Store(true)
 	w.serve()
-	for began := time.Now(); !k.State.Final() && time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
+	eventually.True(t, time.Minute, func() bool {
 		if k, err = w.store.Tasks.Task(t.Context(), k.ID); err != nil {
 			t.Fatal(err)
 		}
-	}
+		return k.State.Final()
+	}, "the task ends")
 	if k.State != taskstore.TaskCompleted {
 		t.Errorf("the task is %s (%v)", k.State, k.Error)
 	}
 	w.wantSealed()
 }
 
-// Without the latest version the one before it is shown, under paths for which it was not signed.
-func TestADeletedVersionShowsNothingUnsigned(t *testing.T) {
+// If the latest version is deleted, the one before it becomes visible under paths for which it was not signed.
+func TestDeletedVersionShowsNothingUnsigned(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	id := w.repo.Repository.ID
@@ -409,8 +415,8 @@ func TestADeletedVersionShowsNothingUnsigned(t *testing.T) {
 	}
 }
 
-// An image that comes by digest and completes a list under a visible tag is signed too.
-func TestAnImageByDigestThatCompletesAList(t *testing.T) {
+// An image that is pushed by digest and completes a list under a visible tag is signed, too.
+func TestImageByDigestThatCompletesAList(t *testing.T) {
 	t.Parallel()
 	w := sealed(t)
 	late := digest.FromBytes([]byte(`{"config":"late"}`))

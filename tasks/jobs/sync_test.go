@@ -39,15 +39,16 @@ import (
 	"github.com/countersign/countersign/tasks/memqueue"
 )
 
-// remoteRegistry is a registry that is synced from, which counts what it is asked and misbehaves as the test tells it to.
+// remoteRegistry is a remote that records requests and can misbehave.
 type remoteRegistry struct {
 	*testing.T
 	server *httptest.Server
 
-	mu         sync.Mutex
-	asked      []string                                          // "GET /v2/..."
-	signatures map[digest.Digest][]string                        // base64, by manifest; nil: it has no extension endpoint
-	before     func(w http.ResponseWriter, r *http.Request) bool // says whether it has answered
+	mu    sync.Mutex
+	asked []string // as "GET /v2/..."
+	// base64, by manifest; nil: the remote has no signature extension
+	signatures map[digest.Digest][]string
+	before     func(w http.ResponseWriter, r *http.Request) bool // reports whether it has answered the request
 }
 
 func newRemote(t *testing.T) *remoteRegistry {
@@ -91,7 +92,7 @@ func (g *remoteRegistry) set(before func(w http.ResponseWriter, r *http.Request)
 	g.before = before
 }
 
-// count returns how often it was asked since the last count, by a prefix of method and path after /v2/src/app.
+// count returns the numbers of requests since the last call, by method and the path after /v2/src/app.
 func (g *remoteRegistry) count() map[string]int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -130,7 +131,7 @@ func (g *remoteRegistry) blob(b []byte) pulp.Descriptor {
 	return pulp.Descriptor{Digest: d, Size: int64(len(b))}
 }
 
-// image pushes an image of a config and layers of these sizes under tags, or by digest.
+// image stores an image with a config and layers of these sizes under tags or, without tags, by digest.
 func (g *remoteRegistry) image(name string, layers []int, tags ...string) digest.Digest {
 	g.Helper()
 	config := g.blob([]byte(`{"architecture":"amd64","os":"linux","config":{"Labels":{"name":"` + name + `"}}}`))
@@ -169,7 +170,7 @@ func (g *remoteRegistry) index(children []digest.Digest, tags ...string) digest.
 	return g.manifest(pulp.OCIIndex, string(text), tags...)
 }
 
-// mirrorWorld is the sync job over real stores.
+// mirrorWorld is a worker for sync jobs with real stores.
 type mirrorWorld struct {
 	*testing.T
 	store      *store.Store
@@ -181,7 +182,7 @@ type mirrorWorld struct {
 	network    *mirror.Network
 }
 
-// serve runs tasks with options that a function may change.
+// serve starts a worker. A function may change its options.
 func (w *mirrorWorld) serve(change func(*jobs.Options)) {
 	w.Helper()
 	quiet, queue := slog.New(slog.DiscardHandler), &memqueue.Queue{}
@@ -258,7 +259,7 @@ func (w *mirrorWorld) latest() pulp.Version {
 	return v
 }
 
-// wantHeld compares the latest version: number, blobs, manifests, tags and signatures.
+// wantHeld compares the latest version's number and its numbers of blobs, manifests, tags and signatures.
 func (w *mirrorWorld) wantHeld(number, blobs, manifests, tags, signatures int64) {
 	w.Helper()
 	v := w.latest()
@@ -277,7 +278,7 @@ func (w *mirrorWorld) target() record.Target {
 	return t
 }
 
-// fillRemote gives a remote two tags: an image, and an index of two that share a layer with it.
+// fillRemote stores two tags: an image, and an index of two images that share a layer with it.
 func fillRemote(g *remoteRegistry) (one, index digest.Digest) {
 	one = g.image("one", []int{50_000, 10}, "latest")
 	return one, g.index([]digest.Digest{g.image("amd", []int{40_000}), g.image("arm", []int{40_000})}, "multi")
@@ -304,7 +305,7 @@ func TestSync(t *testing.T) {
 	if reports["sync.downloading.artifacts"].Done != 7 || reports["associating.content"].Done != 13 || *reports["sync.processing.manifest"].Total != 2 || len(k.Created) != 1 {
 		t.Errorf("task %+v", k)
 	}
-	// Again: digests alone are asked for, and no version is made.
+	// A repeated sync only asks for digests and creates no version.
 	if k := w.sync(taskstore.TaskCompleted, nil); len(k.Created) != 0 || k.Result != nil {
 		t.Errorf("an unchanged sync made %v %s", k.Created, k.Result)
 	}
@@ -312,7 +313,7 @@ func TestSync(t *testing.T) {
 		t.Errorf("the second sync asked %v", n)
 	}
 	w.wantHeld(1, 7, 4, 2, 0)
-	// A tag moves, one goes, one comes; the bytes are exact.
+	// One tag moves, one is deleted, one is new. The bytes must be exact.
 	moved := g.image("two", []int{60_000}, "latest")
 	w.sync(taskstore.TaskCompleted, nil)
 	w.wantHeld(2, 9, 5, 2, 0)
@@ -340,7 +341,7 @@ func TestSync(t *testing.T) {
 		t.Errorf("layer %s has the bytes of %s, %v", b.Digest, got, err)
 	}
 	_ = content.Close()
-	// A mirror loses what the remote has not.
+	// A mirror removes content that the remote does not have any more.
 	w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror = true })
 	w.wantHeld(3, 6, 4, 2, 0)
 }
@@ -384,7 +385,7 @@ func TestSyncSignatures(t *testing.T) {
 	if held, err := w.store.Serving.ServedSignatures(t.Context(), w.target(), m.ID); err != nil || len(held) != 1 || held[0].Name != string(one)+"@"+strings.Repeat("0", 32) {
 		t.Errorf("signatures %+v, %v", held, err)
 	}
-	// Ours stay, also in a mirror; another one of theirs comes along.
+	// A mirror keeps signatures that were made here, and adds new ones of the remote.
 	own := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
 	raw := own.Sign(t, signing.Claim{ManifestDigest: one, DockerReference: "registry.example/dst/app:latest"}, time.Now())
 	g2, err := ingest.SignatureValidator{Store: w.store}.Validate(t.Context(), one, raw)
@@ -399,7 +400,7 @@ func TestSyncSignatures(t *testing.T) {
 	g.mu.Unlock()
 	w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror = true })
 	w.wantHeld(3, 7, 4, 2, 3)
-	// Signed only: the index, of which no image is signed, leaves a mirror.
+	// With signed_only a mirror removes the index, since none of its images is signed.
 	w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.SignedOnly = true, true })
 	w.wantHeld(4, 3, 1, 1, 3)
 }
@@ -445,7 +446,7 @@ func TestSyncOnDemand(t *testing.T) {
 		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, string(layer.Digest)) {
 			return false
 		}
-		_, _ = w.Write(bytes.Repeat([]byte("x"), int(layer.Size))) // as many, and wrong
+		_, _ = w.Write(bytes.Repeat([]byte("x"), int(layer.Size))) // the same number of wrong bytes
 		return true
 	})
 	if got, err := read(); err == nil {
@@ -459,7 +460,7 @@ func TestSyncOnDemand(t *testing.T) {
 	if b, err := w.store.Serving.ServedBlob(t.Context(), w.target(), layer.Digest); err != nil || b.Absent {
 		t.Fatalf("the blob is not kept: %v", err)
 	}
-	// A later sync that wants all bytes now gets the rest.
+	// A later sync with the immediate policy fetches the rest.
 	if _, err := w.store.Catalog.EditRemote(t.Context(), nil, w.remote.ID, func(r *pulp.Remote) { r.Policy = pulp.Immediate }); err != nil {
 		t.Fatal(err)
 	}
@@ -474,8 +475,8 @@ func TestSyncOnDemand(t *testing.T) {
 	w.wantHeld(1, 7, 4, 2, 0)
 }
 
-// A sync that breaks leaves the version as it was; the next one fetches only the rest.
-func TestSyncGoesOn(t *testing.T) {
+// TestSyncContinuesAFailedOne expects that a failed sync creates no version, and that the next one only fetches the rest.
+func TestSyncContinuesAFailedOne(t *testing.T) {
 	t.Parallel()
 	g := newRemote(t)
 	fillRemote(g)
@@ -507,7 +508,7 @@ func TestSyncGoesOn(t *testing.T) {
 	w.wantHeld(1, 7, 4, 2, 0)
 }
 
-func TestSyncOfARemoteThatLies(t *testing.T) {
+func TestSyncFromALyingRemote(t *testing.T) {
 	t.Parallel()
 	for name, lie := range map[string]func(w http.ResponseWriter, r *http.Request) bool{
 		"other bytes for a manifest": func(w http.ResponseWriter, r *http.Request) bool {
@@ -571,8 +572,8 @@ func TestSyncOfARemoteThatLies(t *testing.T) {
 	}
 }
 
-// Who may not read a blob cannot get it by mirroring a remote that says it has it.
-func TestSyncIsNoWayToOthersBlobs(t *testing.T) {
+// A user who may not read a blob must not get it by syncing from a remote that lists its digest.
+func TestSyncGivesNoAccessToBlobsOfOthers(t *testing.T) {
 	t.Parallel()
 	for _, policy := range []pulp.Policy{pulp.Immediate, pulp.OnDemand} {
 		g := newRemote(t)
@@ -582,7 +583,7 @@ func TestSyncIsNoWayToOthersBlobs(t *testing.T) {
 		text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":2},"layers":[{"mediaType":"a/b","digest":%q,"size":%d}]}`,
 			pulp.OCIManifest, g.blob([]byte("{}")).Digest, d.Digest, d.Size)
 		g.manifest(pulp.OCIManifest, text, "latest")
-		g.set(func(w http.ResponseWriter, r *http.Request) bool { // it knows the digest, not the bytes
+		g.set(func(w http.ResponseWriter, r *http.Request) bool { // the remote knows the digest, not the bytes
 			if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, string(d.Digest)) {
 				w.WriteHeader(http.StatusNotFound)
 				return true
@@ -615,7 +616,7 @@ func TestSyncIsNoWayToOthersBlobs(t *testing.T) {
 			w.wantHeld(0, 0, 0, 0, 0)
 			continue
 		}
-		// It may be claimed; what is claimed comes from the remote alone, and that has no bytes.
+		// On demand, the blob is absent and only fetched from that remote, which does not have it.
 		if err != nil || k.State != taskstore.TaskCompleted {
 			t.Errorf("the task is %s, %v", k.State, err)
 		}
@@ -629,8 +630,9 @@ func TestSyncIsNoWayToOthersBlobs(t *testing.T) {
 	}
 }
 
-// A remote that claims what another tenant mirrors on demand is no way to that tenant's remote and its credentials.
-func TestAClaimIsMetByItsOwnRemoteAlone(t *testing.T) {
+// A remote that lists blobs of another tenant's on-demand mirror must not give access to that tenant's remote
+// and credentials.
+func TestAbsentBlobsComeFromTheirOwnRemote(t *testing.T) {
 	t.Parallel()
 	victims := newRemote(t)
 	fillRemote(victims)
@@ -649,7 +651,7 @@ func TestAClaimIsMetByItsOwnRemoteAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, b := range absent { // of another size than it has, too
+	for _, b := range absent { // with a wrong size
 		if err := w.store.Content.FetchedBlob(t.Context(), repo.ID, remote.ID, pulp.Blob{Digest: b.Digest, Size: 1, Absent: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -671,8 +673,8 @@ func TestAClaimIsMetByItsOwnRemoteAlone(t *testing.T) {
 	}
 }
 
-// Content that goes away while a sync runs is not missing from what it makes: the sync fails, and the next one heals.
-func TestContentThatGoesWhileASyncRuns(t *testing.T) {
+// If content is deleted during a sync that was to use it, the sync fails, and the next one fetches it.
+func TestContentDeletedDuringASync(t *testing.T) {
 	t.Parallel()
 	g := newRemote(t)
 	g.image("one", []int{50_000}, "latest")
@@ -682,7 +684,8 @@ func TestContentThatGoesWhileASyncRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The same layer under another image; the first image goes while the other's manifest is asked for.
+	// The other image has the same layer; the first image is deleted while the sync requests the other's
+	// manifest.
 	m, err := w.store.Serving.ServedManifest(t.Context(), w.target(), "latest")
 	if err != nil {
 		t.Fatal(err)
@@ -706,7 +709,7 @@ func TestContentThatGoesWhileASyncRuns(t *testing.T) {
 		}
 		return false
 	})
-	// Whether the layer was seen before it went or not: in the end it is there.
+	// In both orders the layer is there in the end.
 	args := tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}
 	k, err := w.dispatcher.Dispatch(t.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Sync, Args: args, Immediate: true})
 	if err != nil || k.State == taskstore.TaskFailed && !strings.Contains(k.Error.Description, "sync again") {
@@ -741,7 +744,7 @@ func TestRepair(t *testing.T) {
 	if len(large) != 3 {
 		t.Fatalf("%d large blobs", len(large))
 	}
-	// One is lost, one has other bytes.
+	// One blob is lost, one has other bytes.
 	if err := w.blobs.Storage.Delete(t.Context(), "", large[0].Digest); err != nil {
 		t.Fatal(err)
 	}
@@ -764,7 +767,7 @@ func TestRepair(t *testing.T) {
 	repair(true, 1, 0)
 }
 
-// spoil changes a blob's bytes where they lie.
+// spoil changes the bytes of a blob in the storage.
 func (w *mirrorWorld) spoil(d digest.Digest) {
 	w.Helper()
 	content, size, err := w.blobs.Storage.Open(w.Context(), "", d)

@@ -19,12 +19,12 @@ import (
 
 func mirrored(a *tasks.SyncArgs) { a.Mirror = true }
 
-// is reports whether a request is one of a method for a path with this end.
+// is reports whether a request has the method and a path with this suffix.
 func is(r *http.Request, method, end string) bool {
 	return r.Method == method && strings.HasSuffix(r.URL.Path, end)
 }
 
-// answers makes a remote answer some requests with a status, and others as it would.
+// answers makes a remote answer some requests with a status.
 func answers(status int, some func(*http.Request) bool) func(http.ResponseWriter, *http.Request) bool {
 	return func(w http.ResponseWriter, r *http.Request) bool {
 		if some(r) {
@@ -45,7 +45,7 @@ func lists(body string) func(http.ResponseWriter, *http.Request) bool {
 	}
 }
 
-// report returns the progress report of a task with a code; its message is empty when there is none.
+// report returns the progress report of a task with this code, or an empty one.
 func report(k taskstore.Task, code string) taskstore.Progress {
 	for _, p := range k.Progress {
 		if p.Code == code {
@@ -55,7 +55,7 @@ func report(k taskstore.Task, code string) taskstore.Progress {
 	return taskstore.Progress{}
 }
 
-// wantReport compares the count of a progress report and looks for names in its message.
+// wantReport compares the count of a progress report and expects names in its message.
 func wantReport(t *testing.T, k taskstore.Task, code string, count int64, names ...string) {
 	t.Helper()
 	p := report(k, code)
@@ -69,8 +69,8 @@ func wantReport(t *testing.T, k taskstore.Task, code string, count int64, names 
 	}
 }
 
-// A mirror keeps each tag that the remote lists, with its image, while the remote does not serve the manifest or serves one that cannot be stored. The task names
-// those tags.
+// A mirror keeps each listed tag and its image if the remote does not serve the manifest or serves one that
+// cannot be stored. The task reports those tags.
 func TestMirrorKeepsTagsThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -117,7 +117,7 @@ func TestMirrorKeepsTagsThatCannotBeRead(t *testing.T) {
 					t.Errorf("unexpected report %+v", p)
 				}
 			}
-			// A new tag comes all the same, and afterwards the mirror follows the remote again.
+			// A new tag is added all the same, and afterwards the mirror follows the remote again.
 			g.set(nil)
 			g.image("three", []int{10}, "new")
 			g.set(c.outage)
@@ -131,9 +131,9 @@ func TestMirrorKeepsTagsThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// A mirror fails, and removes nothing, when the remote's tag list is empty, lost more than half of its tags, or cannot be read to its end. A failed sync does not
-// change the number that later ones compare with.
-func TestMirrorOfAListThatShrinks(t *testing.T) {
+// A sync with mirror fails and removes nothing if the remote's tag list is empty, lost more than half of its
+// tags, or cannot be read completely. A failed sync does not change the number that later syncs compare.
+func TestMirrorOfAShrinkingList(t *testing.T) {
 	t.Parallel()
 	page := func(next func(http.ResponseWriter)) func(http.ResponseWriter, *http.Request) bool {
 		return func(w http.ResponseWriter, r *http.Request) bool {
@@ -182,7 +182,7 @@ func TestMirrorOfAListThatShrinks(t *testing.T) {
 			if c.says == "" {
 				w.sync(taskstore.TaskCompleted, mirrored)
 			} else {
-				for range 2 { // a failure is not what the next sync compares with
+				for range 2 { // a failed sync does not change the number for the next one
 					if k := w.sync(taskstore.TaskFailed, mirrored); !strings.Contains(k.Error.Description, c.says) {
 						t.Errorf("error %q, want %q in it", k.Error.Description, c.says)
 					}
@@ -195,8 +195,9 @@ func TestMirrorOfAListThatShrinks(t *testing.T) {
 	}
 }
 
-// The sync, the repository and the configuration may each permit that a list shrinks; the smaller list is then what later syncs compare with. Filters do not count, and
-// neither do the lists of other remotes. A sync that does not mirror removes nothing, and does not lower the number.
+// The sync, the repository and the configuration may each allow that a list shrinks. Later syncs compare with
+// the smaller list. Filters and lists of other remotes do not count. A sync without mirror removes nothing and
+// does not lower the number.
 func TestAllowShrink(t *testing.T) {
 	t.Parallel()
 	fresh := func(t *testing.T) (*remoteRegistry, *mirrorWorld) {
@@ -227,7 +228,7 @@ func TestAllowShrink(t *testing.T) {
 		tagsAre(w, 1)
 		w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.AllowShrink = true, true })
 		tagsAre(w, 0)
-		w.sync(taskstore.TaskCompleted, mirrored) // an empty list of a repository without tags
+		w.sync(taskstore.TaskCompleted, mirrored) // the list is empty, but so is the repository
 	})
 	t.Run("the repository", func(t *testing.T) {
 		t.Parallel()
@@ -279,7 +280,7 @@ func TestAllowShrink(t *testing.T) {
 		other.set(lists(`{"tags":[]}`))
 		w.sync(taskstore.TaskFailed, mirrored)
 		edit(w, func(r *pulp.Remote) { r.URL = g.server.URL + "/" })
-		w.sync(taskstore.TaskFailed, mirrored) // it still listed five
+		w.sync(taskstore.TaskFailed, mirrored) // the number is still five
 		tagsAre(w, 1)
 	})
 	t.Run("another remote without tags", func(t *testing.T) {
@@ -301,7 +302,8 @@ func edit(w *mirrorWorld, change func(*pulp.Remote)) {
 	}
 }
 
-// A list of which the remote does not serve an image is stored without it. The task says so, and a later sync brings the image.
+// A list is stored without an image that the remote does not serve. The task reports it, and a later sync adds
+// the image.
 func TestListsAreCompletedLater(t *testing.T) {
 	t.Parallel()
 	for _, mirror := range []bool{false, true} {
@@ -320,8 +322,8 @@ func TestListsAreCompletedLater(t *testing.T) {
 	}
 }
 
-// A sync reports what it leaves out, with a bounded number of names.
-func TestSyncReportsWhatItSkips(t *testing.T) {
+// A sync reports skipped content with a limited number of names.
+func TestSyncReportsSkippedContent(t *testing.T) {
 	t.Parallel()
 	g := newRemote(t)
 	one, _ := fillRemote(g)
@@ -348,7 +350,8 @@ func TestSyncReportsWhatItSkips(t *testing.T) {
 	w.wantHeld(1, 7, 4, 2, 0)
 }
 
-// A sync that may skip corrupt images keeps an image that the remote names by its digest, as it keeps tags, when the remote no longer has a layer that was to be fetched later.
+// A sync with skip_corrupt keeps an image without a tag, like tags, if the remote does not have a layer any
+// more that was to be fetched on demand.
 func TestCorruptImagesWithoutTags(t *testing.T) {
 	t.Parallel()
 	g := newRemote(t)
@@ -365,8 +368,8 @@ func TestCorruptImagesWithoutTags(t *testing.T) {
 	w.wantHeld(1, 4, 2, 1, 0)
 }
 
-// An image of which the remote lacks a layer, or has another one, fails the sync with an error that names the tag. A sync that may skip corrupt images takes the
-// others, keeps the tag as it was, and reports it.
+// A sync fails if the remote lacks a layer of an image or has another one; the error names the tag. With
+// skip_corrupt it continues, leaves the tag unchanged, and reports it.
 func TestCorruptImages(t *testing.T) {
 	t.Parallel()
 	for name, lie := range map[string]func(w http.ResponseWriter, r *http.Request, layer []byte){
@@ -408,7 +411,7 @@ func TestCorruptImages(t *testing.T) {
 				k := w.sync(taskstore.TaskCompleted, skip)
 				wantReport(t, k, "sync.skipped.corrupt", 1, "broken")
 				w.wantHeld(2, 4, 2, 2, 0)
-				// What may pass is no corruption.
+				// Transient failures are not corruption.
 				g.set(answers(503, func(r *http.Request) bool { return is(r, http.MethodGet, string(d)) }))
 				w.sync(taskstore.TaskFailed, skip)
 				g.set(nil)

@@ -23,7 +23,7 @@ import (
 
 func signedOnly(a *tasks.SyncArgs) { a.Mirror, a.SignedOnly = true, true }
 
-// companion is the tag under which cosign keeps something of a manifest.
+// companion returns the tag under which cosign stores an attachment of a manifest.
 func companion(d digest.Digest, suffix string) string { return "sha256-" + d.Encoded() + suffix }
 
 // wantTags compares the tags of the latest version.
@@ -39,7 +39,7 @@ func (w *mirrorWorld) wantTags(want ...string) {
 	}
 }
 
-// holdsManifest reports whether the latest version holds a manifest.
+// holdsManifest reports whether the latest version contains a manifest.
 func (w *mirrorWorld) holdsManifest(d digest.Digest) bool {
 	w.Helper()
 	have, _, err := w.store.Content.HasManifest(w.Context(), w.repo.ID, d)
@@ -62,8 +62,8 @@ func TestEmptyFilters(t *testing.T) {
 	w.wantHeld(1, 7, 4, 2, 0)
 }
 
-// With filters, companion tags of cosign come with the images that are taken, whichever pattern fits them, and with companions of those; patterns that exclude
-// tags apply to them.
+// With filters, cosign's companion tags are included with their images, whether or not a pattern matches them,
+// and so are companions of companions. Excludes apply to them.
 func TestCompanionsComeWithTheirImages(t *testing.T) {
 	t.Parallel()
 	g := newRemote(t)
@@ -100,7 +100,7 @@ const (
 	signs      = "https://sigstore.dev/cosign/sign/v1"
 )
 
-// referrer pushes a manifest that refers to another and returns its entry in a list of referrers.
+// referrer stores a manifest that refers to another and returns its entry for a list of referrers.
 func (g *remoteRegistry) referrer(subject digest.Digest, artifactType, predicate string) map[string]any {
 	g.Helper()
 	config := g.blob([]byte("{}"))
@@ -131,8 +131,9 @@ func referrersAPI(by map[digest.Digest][]map[string]any) func(http.ResponseWrite
 	}
 }
 
-// A sync of signed images alone recognises signatures that refer to their image, by the referrers API or by the tag that stands in for it, and brings them. Other
-// referrers, such as attestations, are no signatures. A signed list counts with all its images.
+// A sync with signed_only recognizes signatures that refer to an image, by the referrers API or the tag that
+// replaces it, and includes them. Other referrers, such as attestations, are not signatures. The signature of a
+// list counts for all its images.
 func TestSignedOnlyRecognisesReferrers(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"API", "tag"} {
@@ -182,8 +183,8 @@ func TestSignedOnlyRecognisesReferrers(t *testing.T) {
 	}
 }
 
-// A mirror of signed images alone keeps them while the remote's signatures cannot be read: an outage fails the sync, and a remote that says nothing about signatures any
-// more removes no image that was signed.
+// A mirror with signed_only keeps images while the remote's signatures cannot be read: an outage fails the
+// sync, and a remote that stops to answer requests for signatures removes no image that was signed.
 func TestSignedOnlySurvivesLostSignatures(t *testing.T) {
 	t.Parallel()
 	type lie = func(http.ResponseWriter, *http.Request) bool
@@ -239,7 +240,7 @@ func TestSignedOnlySurvivesLostSignatures(t *testing.T) {
 			if slices.Contains(c.tags, "referred") != w.holdsManifest(digestIn(bundle)) {
 				t.Errorf("the referrer is held: %t", w.holdsManifest(digestIn(bundle)))
 			}
-			// Where the remote may lose content, it does.
+			// With allow_shrink it removes them.
 			if c.state == taskstore.TaskCompleted {
 				g.set(func(w http.ResponseWriter, r *http.Request) bool { return c.lie(w, r) || api(w, r) })
 				w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { signedOnly(a); a.AllowShrink = true })
@@ -251,8 +252,8 @@ func TestSignedOnlySurvivesLostSignatures(t *testing.T) {
 	}
 }
 
-// A signature that lists the image which it refers to, as no honest one does, does not stop the sync.
-func TestReferrersInACircle(t *testing.T) {
+// A signature that lists its own subject does not stop the sync.
+func TestReferrersInACycle(t *testing.T) {
 	t.Parallel()
 	g := newRemote(t)
 	one := g.image("one", []int{10}, "one")

@@ -20,7 +20,7 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// absent returns the blobs of the latest version of a repository as a client sees them that are yet to be fetched.
+// absent returns the absent blobs of a repository's latest version as a client sees them.
 func (w *mirrorWorld) absent(repo pulp.Repository) []pulp.Blob {
 	w.Helper()
 	found, err := w.store.Content.AbsentBlobs(w.Context(), repo.ID)
@@ -35,7 +35,7 @@ func (w *mirrorWorld) absent(repo pulp.Repository) []pulp.Blob {
 	return found
 }
 
-// wantSource demands that so many blobs of a repository are absent, and to be had from a remote; an empty id is none.
+// wantSource expects so many absent blobs, and the remote as their source; an empty id: no source.
 func (w *mirrorWorld) wantSource(repo pulp.Repository, n int, remoteID string) {
 	w.Helper()
 	found := w.absent(repo)
@@ -49,7 +49,7 @@ func (w *mirrorWorld) wantSource(repo pulp.Repository, n int, remoteID string) {
 	}
 }
 
-// bytesOf returns a blob of the remote.
+// bytesOf returns the bytes of a blob of the remote.
 func (g *remoteRegistry) bytesOf(d digest.Digest) []byte {
 	g.Helper()
 	res, err := http.Get(g.server.URL + "/v2/src/app/blobs/" + string(d))
@@ -64,7 +64,7 @@ func (g *remoteRegistry) bytesOf(d digest.Digest) []byte {
 	return b
 }
 
-// pull fetches an absent blob as a client does.
+// pull fetches an absent blob like a client.
 func (w *mirrorWorld) pull(repo pulp.Repository, b pulp.Blob) error {
 	w.Helper()
 	r, err := w.fetcher.Fetch(w.Context(), "c", repo, b)
@@ -79,7 +79,7 @@ func (w *mirrorWorld) pull(repo pulp.Repository, b pulp.Blob) error {
 	return err
 }
 
-// recreate makes the remote anew, as if by hand: with the same settings, and another id.
+// recreate deletes and creates the remote: the same settings with another id.
 func (w *mirrorWorld) recreate(name string, change func(*pulp.Remote)) pulp.Remote {
 	w.Helper()
 	r := w.remote
@@ -101,7 +101,7 @@ func (w *mirrorWorld) deleteRemote(r pulp.Remote) {
 	}
 }
 
-// repair runs the repair of version 1 and returns its report of blobs without a source, if it made one.
+// repair repairs version 1 and returns its report about blobs without a source, if there is one.
 func (w *mirrorWorld) repair(repo pulp.Repository) (done int64, message string) {
 	w.Helper()
 	k, err := w.dispatcher.Dispatch(w.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Repair, Immediate: true, Args: tasks.VersionArgs{RepositoryID: repo.ID, Number: 1}})
@@ -116,9 +116,10 @@ func (w *mirrorWorld) repair(repo pulp.Repository) (done int64, message string) 
 	return 0, ""
 }
 
-// After its remote is deleted, a repository reports its absent blobs; the next sync of a recreated remote, whose images are all here, makes them available again without a new version and
-// without asking for more than the tags. Before, they answered 503 for ever and repair reported nothing.
-func TestARecreatedRemoteRestoresBlobs(t *testing.T) {
+// After its remote is deleted, a repository reports its absent blobs. The next sync from a recreated remote
+// makes them available again. Since the repository has all manifests, it creates no version and only lists
+// tags.
+func TestRecreatedRemoteRestoresBlobs(t *testing.T) {
 	t.Parallel()
 	for _, policy := range []pulp.Policy{pulp.OnDemand, pulp.Streamed} {
 		for _, mirrors := range []bool{false, true} {
@@ -161,13 +162,13 @@ func TestARecreatedRemoteRestoresBlobs(t *testing.T) {
 	}
 }
 
-// A sync attaches the blobs of the images that its remote lists, and no others. Of several remotes the latest is asked first, and those before it after that; an image that no tag of the remote
-// stands for keeps the remote that it has.
+// A sync makes its remote a source of the blobs of all images that the remote lists, and of no others. Of
+// several remotes the latest is asked first. An image without a tag at the remote keeps its earlier source.
 func TestSyncsFromSeveralRemotes(t *testing.T) {
 	t.Parallel()
 	first, second := newRemote(t), newRemote(t)
 	fillRemote(first)
-	second.image("one", []int{50_000, 10}, "latest") // the same image; not the index
+	second.image("one", []int{50_000, 10}, "latest") // the same image, without the index
 	w := newMirror(t, first, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
 	w.sync(taskstore.TaskCompleted, nil)
 	old := w.remote
@@ -183,7 +184,7 @@ func TestSyncsFromSeveralRemotes(t *testing.T) {
 	if n := sources(); n[w.remote.ID] != 2 || n[old.ID] != 2 {
 		t.Errorf("sources %v", n)
 	}
-	// The second remote loses one blob: the first is asked for it.
+	// The second remote loses one blob: the first is asked.
 	var shared pulp.Blob
 	for _, b := range w.absent(w.repo) {
 		if b.RemoteID == w.remote.ID {
@@ -210,7 +211,7 @@ func TestSyncsFromSeveralRemotes(t *testing.T) {
 	if n, _ := w.repair(w.repo); n != 3 {
 		t.Errorf("repair reports %d blobs", n)
 	}
-	// A sync that finds the blob listed asks again.
+	// A sync that finds the blob listed makes the remote its source again.
 	second.set(nil)
 	w.sync(taskstore.TaskCompleted, nil)
 	if n := sources(); n[w.remote.ID] != 2 || n[""] != 2 {
@@ -222,8 +223,8 @@ func TestSyncsFromSeveralRemotes(t *testing.T) {
 	}
 }
 
-// A sync that fails, or that was canceled, attaches nothing; the next one does.
-func TestAFailedSyncAttachesNothing(t *testing.T) {
+// A failed or canceled sync adds no sources; the next one does.
+func TestFailedSyncAddsNoSources(t *testing.T) {
 	t.Parallel()
 	g := newRemote(t)
 	fillRemote(g)
@@ -233,7 +234,7 @@ func TestAFailedSyncAttachesNothing(t *testing.T) {
 	w.remote = w.recreate("src", nil)
 	g.image("two", []int{60_000}, "two")
 	g.set(func(w http.ResponseWriter, r *http.Request) bool {
-		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") { // the new image's config
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") { // the config of the new image
 			w.WriteHeader(http.StatusForbidden)
 			return true
 		}
@@ -246,7 +247,8 @@ func TestAFailedSyncAttachesNothing(t *testing.T) {
 	w.wantSource(w.repo, 5, w.remote.ID)
 }
 
-// A copy of absent blobs has their claims; when the original is synced again, copying again restores them, from the remote or from the bytes.
+// Copies of absent blobs have the same sources. When the original is synced again, copying again restores the
+// copies.
 func TestCopiesOfAbsentBlobs(t *testing.T) {
 	t.Parallel()
 	g := newRemote(t)
@@ -277,7 +279,7 @@ func TestCopiesOfAbsentBlobs(t *testing.T) {
 	w.wantSource(to, 4, "")
 	again()
 	w.wantSource(to, 4, w.remote.ID)
-	// The bytes of one come to the original from elsewhere; the copy has its word still, until it is copied again.
+	// A blob arrives in the original from elsewhere; the copy stays absent until it is copied again.
 	blob := w.absent(w.repo)[0]
 	got, err := w.blobs.Receive(t.Context(), "dst/app", blob.Digest, bytes.NewReader(g.bytesOf(blob.Digest)))
 	if err != nil {
@@ -292,8 +294,9 @@ func TestCopiesOfAbsentBlobs(t *testing.T) {
 	w.wantSource(to, 3, w.remote.ID)
 }
 
-// Losing and regaining a remote gives a repository no bytes of another tenant's: the claim is met by a remote alone.
-func TestAttachedClaimsGiveNoOthersBytes(t *testing.T) {
+// Losing and regaining a remote gives a repository no bytes of another tenant: only a remote with the bytes is
+// a source.
+func TestSourcesGiveNoAccessToBlobsOfOthers(t *testing.T) {
 	t.Parallel()
 	g := newRemote(t)
 	fillRemote(g)
@@ -315,7 +318,7 @@ func TestAttachedClaimsGiveNoOthersBytes(t *testing.T) {
 	if err := w.store.Catalog.SetPrivate(t.Context(), "victim/app", true); err != nil {
 		t.Fatal(err)
 	}
-	g.set(func(w http.ResponseWriter, r *http.Request) bool { // it knows the digests, not the bytes
+	g.set(func(w http.ResponseWriter, r *http.Request) bool { // the remote knows the digests, not the bytes
 		if strings.Contains(r.URL.Path, "/blobs/") {
 			w.WriteHeader(http.StatusNotFound)
 			return true

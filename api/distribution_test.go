@@ -421,3 +421,37 @@ func TestNamespaces(t *testing.T) {
 		t.Errorf("reserved (-want +got):\n%s", diff)
 	}
 }
+
+func TestDeletingADistributionReservesItsRepository(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	plain := w.distribute("acme/plain", w.undistributed("acme/kept").ID)
+	made := w.repo.Distribution.ID
+	for name, c := range map[string]struct {
+		id     string
+		wanted []taskstore.Resource
+	}{
+		"a repository that a push created": {id: made, wanted: []taskstore.Resource{
+			{Href: pulp.Href(pulp.DistributionCollection, made), Exclusive: true}, {Href: w.repoHref(), Exclusive: true},
+		}},
+		"a repository that a user created": {
+			id: plain, wanted: []taskstore.Resource{{Href: pulp.Href(pulp.DistributionCollection, plain), Exclusive: true}},
+		},
+	} {
+		w.expect(call{method: http.MethodDelete, path: pulp.Href(pulp.DistributionCollection, c.id)}, 202, "")
+		want := tasks.Spec{
+			Name: tasks.DeleteDistribution, Args: tasks.ObjectArgs{
+				Collection: pulp.DistributionCollection, ID: c.id,
+			}, Resources: c.wanted, Immediate: true,
+		}
+		w.dispatcher.wantFrom(t, 1)
+		if diff := cmp.Diff(want, w.dispatcher.last()); diff != "" {
+			t.Errorf("%s: task (-want +got):\n%s", name, diff)
+		}
+	}
+	w.expect(call{method: http.MethodDelete, path: pulp.Href(pulp.DistributionCollection, made), user: "carol"}, 403, "")
+	w.expect(
+		call{method: http.MethodDelete, path: pulp.Href(pulp.DistributionCollection, pulp.NewID())}, 404,
+		`{"detail":"No ContainerDistribution matches the given query."}`,
+	)
+}

@@ -6,12 +6,10 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/countersign/countersign/internal/pulp"
-	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
 func TestPagesLinkToEachOther(t *testing.T) {
@@ -204,154 +202,5 @@ func TestSelectionOfFields(t *testing.T) {
 		w.repoHref() + "?exclude_fields=prn,pulp_created,pulp_last_updated",
 	); len(got) != 9 || got["prn"] != nil {
 		t.Errorf("exclude_fields left %v", got)
-	}
-}
-
-func TestTaskFilters(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	repo, other := w.repoHref(), pulp.RepositoryHref(pulp.Container, pulp.NewID())
-	make := func(name string, exclusive bool, href string) taskstore.Task {
-		t.Helper()
-		k, err := w.store.Tasks.CreateTask(
-			t.Context(),
-			taskstore.NewTask{
-				Name: name, Args: struct{}{}, CID: "cid-" + name, Origin: taskstore.OriginUser, CreatedBy: 1,
-				Resources: []taskstore.Resource{{Href: href, Exclusive: exclusive}},
-			},
-		)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	one := make("one", true, repo)
-	make("two", false, repo)
-	make("three", true, other)
-	worker := pulp.NewID()
-	k, err := w.store.Tasks.ClaimTask(t.Context(), worker, one.ID, nil, time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
-	version := pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number)
-	gone := pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, 99)
-	if err := w.store.Tasks.CompleteTask(
-		t.Context(), &taskstore.Claim{TaskID: k.ID, Attempt: k.Attempt}, taskstore.Outcome{Created: []taskstore.Created{
-			{Href: version, PRN: pulp.VersionPRN(w.signed.ID)}, {Href: gone, PRN: pulp.VersionPRN(pulp.NewID())},
-		}},
-	); err != nil {
-		t.Fatal(err)
-	}
-	prn := pulp.PRN(pulp.PushCollection, w.repo.Repository.ID)
-	for query, want := range map[string]string{
-		"reserved_resources=" + repo:                          "two one",
-		"reserved_resources=" + prn:                           "two one",
-		"reserved_resources__in=" + prn + "," + other:         "three two one",
-		"exclusive_resources=" + repo:                         "one",
-		"shared_resources__in=" + repo + "," + other:          "two",
-		"created_resources=" + version:                        "one",
-		"created_resources=" + pulp.VersionPRN(w.signed.ID):   "one",
-		"created_resources=" + repo:                           "",
-		"worker=" + pulp.Href(pulp.WorkerCollection, worker):  "one",
-		"state=waiting":                                       "three two",
-		"state__in=completed,failed":                          "one",
-		"state__ne=waiting":                                   "one",
-		"name=two":                                            "two",
-		"name__ne=two":                                        "three one",
-		"name__in=one,two":                                    "two one",
-		"logging_cid=cid-two":                                 "two",
-		"logging_cid__contains=cid-t":                         "three two",
-		"started_at__isnull=true":                             "three two",
-		"finished_at__gt=2020-01-01T00:00":                    "one",
-		"pulp_created__lt=2020-01-01":                         "",
-		"pulp_created__range=2020-01-01,2099-01-01T00:00:00Z": "three two one",
-		"parent_task=" + pulp.Href(pulp.TaskCollection, k.ID): "",
-		"ordering=started_at":                                 "one three two",
-		"ordering=-started_at":                                "three two one",
-	} {
-		t.Run(query, func(t *testing.T) {
-			if got := strings.Join(w.results("tasks/?"+query, "name"), " "); got != want {
-				t.Errorf("got %q, want %q", got, want)
-			}
-		})
-	}
-	if got, want := w.get(
-		pulp.Href(pulp.TaskCollection, k.ID),
-	)["created_resources"], []any{version, "<unavailable>"}; !cmp.Equal(got, any(want)) {
-		t.Errorf("created_resources: %v, want %v", got, want)
-	}
-	if got, want := fmt.Sprint(
-		w.results("tasks/?ordering=name", "reserved_resources_record"),
-	), fmt.Sprintf("[[%s] [%s] [shared:%s]]", repo, other, repo); got != want {
-		t.Errorf("reserved_resources_record: %s, want %s", got, want)
-	}
-	if got := w.get(pulp.Href(pulp.TaskCollection, k.ID))["worker"]; got != pulp.Href(pulp.WorkerCollection, worker) {
-		t.Errorf("worker: %v", got)
-	}
-}
-
-func TestContentIsFilteredByVersion(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	version := func(n int64) string { return pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, n) }
-	for path, want := range map[string]int{
-		"tags/?repository_version=" + version(0):                                                                       0,
-		"tags/?repository_version=" + version(2):                                                                       2,
-		"tags/?repository_version_added=" + version(2):                                                                 1,
-		"tags/?repository_version_removed=" + version(2):                                                               0,
-		"manifests/?repository_version=" + version(1):                                                                  1,
-		"manifests/?repository_version=" + version(4):                                                                  5,
-		"manifests/?repository_version_added=" + version(4):                                                            3,
-		"blobs/?repository_version=" + version(4):                                                                      8,
-		"signatures/?repository_version=" + version(4):                                                                 0,
-		"signatures/?repository_version=" + version(5):                                                                 1,
-		"signatures/?repository_version_added=" + version(6):                                                           1,
-		"signatures/?repository_version=" + pulp.VersionPRN(w.signed.ID):                                               1,
-		"signatures/?manifest=" + string(w.manifest):                                                                   2,
-		"signatures/?manifest=sha256:0":                                                                                0,
-		"signatures/?key_id=D1B86E06B4D88886&name__contains=@":                                                         2,
-		"signatures/?key_id__in=0000,D1B86E06B4D88886":                                                                 2,
-		"tags/?media_type=" + url.QueryEscape(pulp.OCIIndex):                                                           1,
-		"tags/?digest=" + string(w.manifest):                                                                           2,
-		"tags/?name__in=latest,2.0,zzz":                                                                                2,
-		"manifests/?media_type=" + url.QueryEscape(pulp.OCIIndex) + "&media_type=" + url.QueryEscape(pulp.OCIManifest): 5,
-		"manifests/?is_bootable=true":                                                                                  0,
-		"manifests/?is_flatpak=false":                                                                                  5,
-		"manifests/?digest=" + string(w.manifest):                                                                      1,
-		"blobs/?digest__in=" + string(w.manifest):                                                                      0,
-		"blobs/?pulp_label_select=a":                                                                                   0,
-		"blobs/?pulp_label_select=" + url.QueryEscape("!a"):                                                            8,
-	} {
-		t.Run(path, func(t *testing.T) {
-			if got := len(w.results("content/container/"+path, "pulp_href")); got != want {
-				t.Errorf("%d, want %d", got, want)
-			}
-		})
-	}
-}
-
-// TestSummariesCountTheirLists proves that the list behind every href of a content summary has the counted length.
-func TestSummariesCountTheirLists(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	if _, err := w.store.Content.DeleteManifest(t.Context(), w.repo.Repository.ID, w.manifest); err != nil {
-		t.Fatal(err)
-	}
-	followed := 0
-	for _, v := range w.get(w.repoHref() + "versions/")["results"].([]any) {
-		for relation, kinds := range v.(map[string]any)["content_summary"].(map[string]any) {
-			for kind, n := range kinds.(map[string]any) {
-				entry := n.(map[string]any)
-				if got := w.get(entry["href"].(string))["count"]; got != entry["count"] {
-					t.Errorf(
-						"version %v, %s %s: count %v, listed %v", v.(map[string]any)["number"], relation, kind, entry["count"], got,
-					)
-				}
-				followed++
-			}
-		}
-	}
-	if followed < 15 {
-		t.Errorf("only %d summaries", followed)
 	}
 }

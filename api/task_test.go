@@ -1,11 +1,12 @@
 package api_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"strings"
 	"testing"
 	"time"
 
@@ -320,83 +321,140 @@ func TestTasksBelongToTheirUsers(t *testing.T) {
 	}
 }
 
-func TestTaskFiltersAcceptReferences(t *testing.T) {
+func TestTasksAreCanceledDeletedAndPurged(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	repo := w.repoHref()
-	k := task(w, 1, repo)
-	version := pulp.VersionHref(pulp.ContainerPush, w.repo.Repository.ID, w.signed.Number)
-	made := taskstore.Created{Href: version, PRN: pulp.VersionPRN(w.signed.ID)}
-	if err := w.store.Tasks.CompleteTask(
-		t.Context(), claim(w, k), taskstore.Outcome{Created: []taskstore.Created{made}},
-	); err != nil {
+	make := func(user int64) string {
+		t.Helper()
+		k, err := w.store.Tasks.CreateTask(
+			t.Context(), taskstore.NewTask{Name: "x", Args: struct{}{}, Origin: taskstore.OriginUser, CreatedBy: user},
+		)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k.ID
+	}
+	run := func(id string) *taskstore.Claim {
+		t.Helper()
+		k, err := w.store.Tasks.ClaimTask(t.Context(), pulp.NewID(), id, nil, 1e9)
+		if err != nil || k == nil {
+			t.Fatal(k, err)
+		}
+		return &taskstore.Claim{TaskID: id, Attempt: k.Attempt}
+	}
+	cancel := func(id string) call {
+		return call{method: http.MethodPatch, path: pulp.Href(pulp.TaskCollection, id), json: `{"state":"canceled"}`}
+	}
+	state := func(r reply) any { return r.body.(map[string]any)["state"] }
+	remove := func(id string) call {
+		return call{method: http.MethodDelete, path: pulp.Href(pulp.TaskCollection, id)}
+	}
+	waiting, running, done := make(1), make(1), make(1)
+	run(running)
+	if err := w.store.Tasks.CompleteTask(t.Context(), run(done), taskstore.Outcome{}); err != nil {
 		t.Fatal(err)
 	}
-	for query, want := range map[string]int{
-		"created_resources=" + w.server.URL + version:                                  1,
-		"created_resources=prn:core.repositoryversion:" + strings.ToUpper(w.signed.ID): 1,
-		"created_resources=" + repo + "versions/99/":                                   0,
-		"created_resources=":                                           1,
-		"reserved_resources=" + w.server.URL + repo:                    1,
-		"reserved_resources=" + version:                                0, // the href of a version does not name its repository
-		"exclusive_resources=" + version + "," + repo:                  1,
-		"shared_resources=" + repo:                                     0,
-		"reserved_resources=abc":                                       -1,
-		"state=completed":                                              1,
-		"state=waiting&state=completed":                                1,
-		"state=":                                                       1,
-		"state=completed,waiting":                                      -1,
-		"state__ne=completed,waiting":                                  -1,
-		"state__ne=completed":                                          0,
-		"state__in=completed,waiting":                                  1,
-		"unblocked_at__lte=2099-01-01&started_at__gte=2020-01-01":      1,
-		"finished_at__range=2020-01-01,2020-01-02":                     0,
-		"child_tasks=" + pulp.Href(pulp.TaskCollection, k.ID):          0,
-		"parent_task=abc":                                              -1,
-		"worker=abc":                                                   -1,
-		"name=" + tasks.Sign + "&logging_cid=cid&minimal=true":         1,
-		"q=" + url.QueryEscape(`state=completed AND NOT state=failed`): 1,
+	w.expect(remove(waiting), 409, "")
+	w.expect(remove(running), 409, "")
+	for _, c := range []struct {
+		id     string
+		status int
+		state  string
+	}{
+		{id: waiting, status: 200, state: "canceled"}, {id: waiting, status: 200, state: "canceled"},
+		{id: running, status: 200, state: "canceling"}, {id: done, status: 409, state: "completed"},
 	} {
-		r := w.do(call{path: "tasks/?" + query})
-		switch {
-		case want < 0 && r.StatusCode != http.StatusBadRequest, want >= 0 && r.StatusCode != http.StatusOK:
-			t.Errorf("%s: %d %s", query, r.StatusCode, r.raw)
-		case want >= 0 && r.body.(map[string]any)["count"] != float64(want):
-			t.Errorf("%s: %v, want %d", query, r.body.(map[string]any)["count"], want)
+		if r := w.expect(cancel(c.id), c.status, ""); state(r) != c.state {
+			t.Errorf("state %v, want %s", state(r), c.state)
 		}
 	}
+	bad := cancel(done)
+	for body, want := range map[string]string{
+		`{"state":"completed"}`:           `{"state":["The only acceptable value for 'state' is 'canceled'."]}`,
+		`{}`:                              `{"state":["This field is required."]}`,
+		`{"state":"canceled","name":"x"}`: `{"name":["Unexpected field"]}`,
+	} {
+		bad.json = body
+		w.expect(bad, 400, want)
+	}
+	strange := cancel(waiting)
+	strange.user = "carol"
+	w.expect(strange, 404, `{"detail":"No Task matches the given query."}`)
+	carols, err := w.store.Accounts.UserByName(t.Context(), "carol")
+	if err != nil {
+		t.Fatal(err)
+	}
+	strange = cancel(make(carols.ID))
+	strange.user = "carol"
+	w.expect(strange, 200, "")
+	if got := w.do(call{path: "tasks/", user: "carol"}).body.(map[string]any)["count"]; got != 1.0 {
+		t.Errorf("carol sees %v tasks", got)
+	}
+	if r := w.expect(remove(done), 204, ""); r.raw != "" {
+		t.Errorf("body %s", r.raw)
+	}
+	w.expect(remove(done), 404, `{"detail":"No Task matches the given query."}`)
+
+	purge := call{
+		method: http.MethodPost, path: "tasks/purge/",
+		json: `{"finished_before":"2020-01-01","states":["failed","canceled"]}`,
+	}
+	w.expect(purge, 202, "")
+	want := tasks.PurgeArgs{
+		FinishedBefore: 1577836800_000000, States: []taskstore.TaskState{taskstore.TaskFailed, taskstore.TaskCanceled},
+	}
+	if diff := cmp.Diff(want, w.dispatcher.last().Args); diff != "" {
+		t.Errorf("arguments (-want +got):\n%s", diff)
+	}
+	purge.json = `{}`
+	w.expect(purge, 202, "")
+	if got := w.dispatcher.last().Args.(tasks.PurgeArgs).States; !cmp.Equal(
+		got, []taskstore.TaskState{taskstore.TaskCompleted},
+	) {
+		t.Errorf("states %v", got)
+	}
+	purge.json = `{"states":["running"]}`
+	w.expect(purge, 400, `{"states":["\"running\" is not a valid choice."]}`)
+	purge.json, purge.kind = "states=failed&states=skipped&finished_before="+url.QueryEscape("2020-01-01T00:00:00+01:00"), "application/x-www-form-urlencoded"
+	w.expect(purge, 202, "")
+	want = tasks.PurgeArgs{
+		FinishedBefore: 1577833200_000000, States: []taskstore.TaskState{taskstore.TaskFailed, taskstore.TaskSkipped},
+	}
+	if diff := cmp.Diff(want, w.dispatcher.last().Args); diff != "" {
+		t.Errorf("arguments of a form (-want +got):\n%s", diff)
+	}
+	purge.user = "carol"
+	w.expect(purge, 403, "")
 }
 
-func TestWorkersAreFiltered(t *testing.T) {
+// TestTaskArgumentsSurviveTheDatabase proves that a job reads the arguments that a handler passed.
+func TestTaskArgumentsSurviveTheDatabase(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	if err := w.store.Tasks.Beat(t.Context(), pulp.Worker{ID: pulp.NewID(), Name: "8@gone"}); err != nil {
+	r := w.expect(
+		call{
+			method: http.MethodPatch, path: w.repoHref(),
+			json:   `{"description":"x","manifest_signing_service":"` + w.serviceHref() + `"}`,
+			header: map[string]string{"Correlation-ID": "my-cid-1"},
+		},
+		202, "",
+	)
+	ref, ok := pulp.ParseRef(r.body.(map[string]any)["task"].(string))
+	if !ok {
+		t.Fatal(r.raw)
+	}
+	k, err := w.store.Tasks.Task(t.Context(), ref.ID)
+	if err != nil {
 		t.Fatal(err)
 	}
-	w.exec(`UPDATE worker SET heartbeat = 1000000 WHERE name = '8@gone'`)
-	both := "7@test 8@gone"
-	for query, want := range map[string]string{
-		"": both, "name=7@test": "7@test", "name__in=7@test,x": "7@test", "name__contains=@": both, "name__icontains=GONE": "8@gone",
-		"name__iexact=7@TEST": "7@test", "name__startswith=8": "8@gone", "name__istartswith=7@T": "7@test", "name__regex=^7": "7@test", "name__iregex=GONE$": "8@gone",
-		"online=true": "7@test", "online=false": "8@gone", "missing=true": "8@gone", "missing=false": "7@test", "online=": both,
-		"last_heartbeat=1970-01-01T00:00:01": "8@gone", "last_heartbeat__gt=2020-01-01": "7@test", "last_heartbeat__lte=1970-01-01T00:00:01Z": "8@gone",
-		"last_heartbeat__range=1970-01-01,2099-01-01": both, "last_heartbeat__isnull=true": "",
-	} {
-		if got := strings.Join(w.results("workers/?ordering=name&"+query, "name"), " "); got != want {
-			t.Errorf("workers/?%s: %q, want %q", query, got, want)
-		}
+	var args tasks.EditArgs
+	if err := json.Unmarshal(k.Args, &args); err != nil {
+		t.Fatal(err)
 	}
-	w.expect(
-		call{path: "workers/?online=perhaps"}, http.StatusBadRequest,
-		`{"online":["Select a valid choice. perhaps is not one of the available choices."]}`,
-	)
-	w.expect(
-		call{path: "workers/?last_heartbeat__lt=x"}, http.StatusBadRequest,
-		`{"last_heartbeat__lt":["Enter a valid date/time."]}`,
-	)
-	w.expect(
-		call{path: "workers/" + pulp.NewID() + "/"}, http.StatusNotFound,
-		`{"detail":"No AppStatus matches the given query."}`,
-	)
-	w.expect(call{method: http.MethodDelete, path: w.results("workers/", "pulp_href")[0]}, http.StatusMethodNotAllowed, "")
+	if diff := cmp.Diff(w.dispatcher.last().Args, any(args)); diff != "" {
+		t.Errorf("arguments (-want +got):\n%s", diff)
+	}
+	if k.CID != "my-cid-1" || fmt.Sprint(w.get("tasks/" + k.ID + "/")["logging_cid"]) != "my-cid-1" {
+		t.Errorf("correlation id %q", k.CID)
+	}
 }

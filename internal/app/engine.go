@@ -22,46 +22,31 @@ import (
 	"github.com/countersign/countersign/tasks/jobs"
 )
 
+// backends are the systems that a process uses besides the database.
+type backends struct {
+	storage  storage.Storage
+	upstream storage.Manifests // nil without an upstream
+	blobs    ingest.Blobs
+	network  *mirror.Network
+	queue    Queue
+}
+
 // engine contains the parts that servers and workers have in common.
 type engine struct {
+	backends
 	process    string // <pid>@<host>
-	storage    storage.Storage
-	upstream   storage.Manifests // nil without an upstream
-	blobs      ingest.Blobs
-	network    *mirror.Network
-	queue      Queue
-	worker     *tasks.Worker
-	dispatcher *tasks.Dispatcher
 	signers    *signers.Signers
 	signOnPush *signonpush.Runner
 	adopter    *adopt.Adopter // nil without an upstream
+	worker     *tasks.Worker
+	dispatcher *tasks.Dispatcher
 }
 
-// buildEngine builds the common parts on an open store.
+// buildEngine builds the common parts on an open store. The caller closes the queue.
 func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		return nil, fmt.Errorf("host name: %w", err)
-	}
-	e := &engine{process: fmt.Sprintf("%d@%s", os.Getpid(), host)}
-	if e.storage, err = a.OpenStorage(ctx); err != nil {
-		return nil, err
-	}
-	if err := e.storage.Ping(ctx); err != nil {
-		a.log.WarnContext(ctx, "the storage is not available; pushes and pulls fail until it is", slog.Any("err", err))
-	}
-	e.upstream, _ = e.storage.(storage.Manifests)
-	if err := checkStorage(ctx, s, e.upstream != nil); err != nil {
-		return nil, err
-	}
-	if e.upstream != nil {
-		s.Content.EnableOutbox()
-		e.blobs = ingest.Blobs{Storage: e.storage, Foreign: true}
-	} else {
-		e.blobs = ingest.Blobs{Storage: e.storage, Inline: inlineLimit}
-	}
-	if e.network, err = a.network(); err != nil {
-		return nil, err
 	}
 	results, err := api.Results(ctx, s)
 	if err != nil {
@@ -71,52 +56,103 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	if err != nil {
 		return nil, err
 	}
-	e.signers = a.Signers()
-	e.signers.WarnOfScripts(ctx, services)
-	if e.queue, err = a.OpenQueue(ctx); err != nil {
+	b, err := a.openBackends(ctx, s)
+	if err != nil {
 		return nil, err
 	}
 	c := a.config
-	s.Signatures.SetPushPolicy(signatures.PushPolicy{Host: c.Public().Host, Lists: c.SignLists, Service: c.Signing.ServiceOnPush, Use: a.signingUse()})
+	process := fmt.Sprintf("%d@%s", os.Getpid(), host)
+	keys := a.Signers()
+	keys.WarnOfScripts(ctx, services)
 	signer := &signservice.Signer{
-		Store: s, Log: a.log, SignerFor: e.signers.Signer, Parallel: c.Signing.Parallel,
-		Usable: func(v pulp.SigningService) bool { return e.signers.CheckUsable(v) == nil },
+		Store: s, Log: a.log, SignerFor: keys.Signer, Parallel: c.Signing.Parallel,
+		Usable: func(v pulp.SigningService) bool { return keys.CheckUsable(v) == nil },
 	}
-	queued := tasks.NewQueueDispatcher(s, e.queue, a.log)
+	runner := a.signOnPush(s, b.queue, signer)
+	adopter := a.adopter(s, b, runner)
+	worker := tasks.NewWorker(tasks.WorkerOptions{
+		Store: s, Queue: b.queue, Log: a.log, Slots: c.Workers, Name: process, Versions: api.Versions(a.version), Show: results,
+		Usable: usableServices(s, keys), Lease: c.TaskLease, Jobs: a.jobs(s, b, signer, runner, adopter),
+	})
+	return &engine{
+		backends: b, process: process, signers: keys, signOnPush: runner, adopter: adopter, worker: worker,
+		dispatcher: tasks.NewDispatcher(s, b.queue, worker, a.log),
+	}, nil
+}
+
+// openBackends opens the storage and the queue and prepares the store for the kind of storage. A storage that does
+// not answer causes a warning only.
+func (a *App) openBackends(ctx context.Context, s *store.Store) (b backends, err error) {
+	if b.storage, err = a.OpenStorage(ctx); err != nil {
+		return backends{}, err
+	}
+	if err := b.storage.Ping(ctx); err != nil {
+		a.log.WarnContext(ctx, "the storage is not available; pushes and pulls fail until it is", slog.Any("err", err))
+	}
+	b.upstream, _ = b.storage.(storage.Manifests)
+	if err := checkStorage(ctx, s, b.upstream != nil); err != nil {
+		return backends{}, err
+	}
+	if b.upstream != nil {
+		s.Content.EnableOutbox()
+		b.blobs = ingest.Blobs{Storage: b.storage, Foreign: true}
+	} else {
+		b.blobs = ingest.Blobs{Storage: b.storage, Inline: inlineLimit}
+	}
+	if b.network, err = a.network(); err != nil {
+		return backends{}, err
+	}
+	b.queue, err = a.OpenQueue(ctx)
+	return b, err
+}
+
+// signOnPush sets the policy of signing on push and returns the runner of changes that it concerns.
+func (a *App) signOnPush(s *store.Store, queue Queue, signer *signservice.Signer) *signonpush.Runner {
+	c := a.config
+	s.Signatures.SetPushPolicy(signatures.PushPolicy{
+		Host: c.Public().Host, Lists: c.SignLists, Service: c.Signing.ServiceOnPush, Use: a.signingUse(),
+	})
+	queued := tasks.NewQueueDispatcher(s, queue, a.log)
 	signTasks := jobs.SignTasks{Store: s, Dispatch: queued.Dispatch, Cancel: queued.Cancel}
-	e.signOnPush = &signonpush.Runner{
+	return &signonpush.Runner{
 		Store: s, Log: a.log, Signer: signer, SignElsewhere: signTasks.Sign, SignLater: signTasks.SignLater,
 		Timeout: c.Signing.OnPushTimeout, AcceptUnsigned: c.Signing.OnPushFailure == "accept",
 	}
-	if e.upstream != nil {
-		e.adopter = &adopt.Adopter{
-			Store: s, Upstream: e.upstream, Blobs: e.blobs, SignOnPush: e.signOnPush, Log: a.log, Type: pulp.RepositoryType(c.PushRepositoryType),
-			Public: c.Upstream.AdoptPublic, Follow: c.Upstream.Follow, Pin: c.Upstream.KeepManifests,
-		}
-	}
-	e.worker = tasks.NewWorker(tasks.WorkerOptions{
-		Store: s, Queue: e.queue, Log: a.log, Slots: c.Workers, Name: e.process, Versions: api.Versions(a.version), Show: results, Lease: c.TaskLease,
-		Usable: func(ctx context.Context) ([]pulp.SigningService, error) {
-			services, err := s.Signatures.SigningServices(ctx)
-			if err != nil {
-				return nil, err
-			}
-			return e.signers.Usable(ctx, services), nil
-		},
-		Jobs: a.jobs(s, e, signer),
-	})
-	e.dispatcher = tasks.NewDispatcher(s, e.queue, e.worker, a.log)
-	return e, nil
 }
 
-// jobs returns the functions that run tasks. e is complete except its worker and dispatcher.
-func (a *App) jobs(s *store.Store, e *engine, signer *signservice.Signer) map[string]tasks.Job {
+// adopter returns the adopter of content on the upstream, or nil without an upstream.
+func (a *App) adopter(s *store.Store, b backends, runner *signonpush.Runner) *adopt.Adopter {
+	if b.upstream == nil {
+		return nil
+	}
+	c := a.config
+	return &adopt.Adopter{
+		Store: s, Upstream: b.upstream, Blobs: b.blobs, SignOnPush: runner, Log: a.log, Type: pulp.RepositoryType(c.PushRepositoryType),
+		Public: c.Upstream.AdoptPublic, Follow: c.Upstream.Follow, Pin: c.Upstream.KeepManifests,
+	}
+}
+
+// usableServices returns a function that returns the signing services that this process can use.
+func usableServices(s *store.Store, keys *signers.Signers) func(context.Context) ([]pulp.SigningService, error) {
+	return func(ctx context.Context) ([]pulp.SigningService, error) {
+		services, err := s.Signatures.SigningServices(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return keys.Usable(ctx, services), nil
+	}
+}
+
+// jobs returns the functions that run tasks. adopter is nil without an upstream.
+func (a *App) jobs(
+	s *store.Store, b backends, signer *signservice.Signer, runner *signonpush.Runner, adopter *adopt.Adopter,
+) map[string]tasks.Job {
 	c := a.config
 	return jobs.All(jobs.Options{
-		Store: s, Log: a.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: e.network, Blobs: e.blobs, Upstream: e.upstream,
+		Store: s, Log: a.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: b.network, Blobs: b.blobs, Upstream: b.upstream,
 		AllowShrink: c.Mirror.AllowShrink, SkipCorrupt: c.Mirror.SkipCorrupt, SyncTimeout: c.Mirror.SyncTimeout,
 		Validator: ingest.SignatureValidator{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
-		Signer:    signer, SignOnPush: e.signOnPush, Adopter: e.adopter, SigningUse: a.signingUse(),
+		Signer:    signer, SignOnPush: runner, Adopter: adopter, SigningUse: a.signingUse(),
 	})
 }
 

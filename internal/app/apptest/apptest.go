@@ -262,3 +262,32 @@ func (s *Server) want(t testing.TB, status int, method, path, contentType, body 
 }
 
 func digestOf(text string) string { return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(text))) }
+
+// Assign assigns a signing service to a push repository, as the user admin.
+func (s *Server) Assign(t testing.TB, repository, service string) {
+	t.Helper()
+	const base = "/pulp/api/v3"
+	body := fmt.Sprintf(`{"manifest_signing_service": %q}`, s.href(t, base+"/signing-services/?name="+url.QueryEscape(service)))
+	path := s.href(t, base+"/repositories/container/container-push/?name="+url.QueryEscape(repository))
+	if r := s.Do(t, http.MethodPatch, path, "application/json", strings.NewReader(body)); r.StatusCode >= http.StatusBadRequest {
+		t.Fatalf("PATCH %s: status %d: %s", path, r.StatusCode, r.Body)
+	}
+	eventually.True(t, patience, func() bool {
+		return !strings.Contains(s.Get(t, path).Body, `"manifest_signing_service":null`)
+	}, "the repository %s has a signing service", repository)
+}
+
+// href returns the pulp_href of the only object in a list.
+func (s *Server) href(t testing.TB, path string) string {
+	t.Helper()
+	var list struct {
+		Results []struct {
+			Href string `json:"pulp_href"`
+		} `json:"results"`
+	}
+	r := s.Get(t, path)
+	if err := json.Unmarshal([]byte(r.Body), &list); err != nil || len(list.Results) != 1 {
+		t.Fatalf("GET %s: status %d, %v: %s", path, r.StatusCode, err, r.Body)
+	}
+	return list.Results[0].Href
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/countersign/countersign/internal/admin"
+)
+
+// outcome is the result of one call of the program.
+type outcome struct {
+	out, errOut string
+	err         error
+}
+
+// call runs the program in a new data directory with arguments, args[0] included, and variables.
+func call(t *testing.T, args []string, environ ...string) outcome {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	err := run(t.Context(), args, append([]string{"COUNTERSIGN_DATA=" + t.TempDir()}, environ...), &out, &errOut)
+	return outcome{out: out.String(), errOut: errOut.String(), err: err}
+}
+
+// TestHelp verifies that the common forms of asking for help list all commands, and that each command has help of its
+// own.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	commands := strings.Fields("serve worker add-signing-service remove-signing-service list-signing-services list-signing-assignments " +
+		"revoke-signing-assignments verify adopt drift reset-admin-password migrate version")
+	for _, args := range [][]string{{}, {"help"}, {"--help"}, {"-h"}} {
+		got := call(t, append([]string{"countersign"}, args...))
+		if got.err != nil || got.errOut != "" {
+			t.Errorf("%v: error %v, %q", args, got.err, got.errOut)
+		}
+		for _, command := range commands {
+			if !regexp.MustCompile(`(?m)^  ` + command + `\b`).MatchString(got.out) {
+				t.Errorf("%v: the help lacks %s:\n%s", args, command, got.out)
+			}
+		}
+	}
+	for _, command := range commands {
+		if got := call(t, []string{"countersign", command, "--help"}); got.err != nil || !strings.HasPrefix(got.out, "Usage: countersign "+command) {
+			t.Errorf("%s --help: error %v, output:\n%s", command, got.err, got.out)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	for _, arg := range []string{"version", "--version"} {
+		if got := call(t, []string{"countersign", arg}); got.err != nil || !regexp.MustCompile(`^countersign dev go1\.\S+\n$`).MatchString(got.out) {
+			t.Errorf("%s: error %v, output %q", arg, got.err, got.out)
+		}
+	}
+}
+
+// TestErrors verifies the line that an operator reads, which begins with the name by which the program was called,
+// except for the errors in the form of Pulp's commands.
+func TestErrors(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		args    []string
+		environ []string
+		want    string // a regular expression
+	}{
+		"unknown command":     {args: []string{"countersign", "start"}, want: "^countersign: unexpected argument start; `countersign --help` lists the commands$"},
+		"missing argument":    {args: []string{"countersign", "adopt"}, want: "^countersign: expected \"<pattern>\"; `countersign --help` lists the commands$"},
+		"invalid setting":     {args: []string{"countersign", "serve"}, environ: []string{"COUNTERSIGN_WORKERS=many"}, want: `^countersign: COUNTERSIGN_WORKERS: want a whole number, got "many"$`},
+		"missing file":        {args: []string{"countersign", "--config", "/nonexistent", "serve"}, want: "^countersign: configuration file: open /nonexistent: no such file or directory$"},
+		"other program name":  {args: []string{"/usr/bin/pulpcore-manager", "reset-admin-password"}, want: "^pulpcore-manager: there is no database at "},
+		"error of a command":  {args: []string{"countersign", "worker"}, want: "^countersign: a worker shares its database"},
+		"Pulp's command":      {args: []string{"countersign", "add-signing-service", "x", "--openpgp-key", "/nonexistent"}, want: `^CommandError: The key file cannot be read: no such file or directory\.$`},
+		"no upstream":         {args: []string{"countersign", "drift"}, want: "^countersign: there is no upstream registry: set COUNTERSIGN_UPSTREAM_URL"},
+		"revoke nothing":      {args: []string{"countersign", "revoke-signing-assignments"}, want: "^countersign: give the names of repositories, or --all"},
+		"reference of others": {args: []string{"countersign", "verify", "x"}, want: "^countersign: there is no database at "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := call(t, tt.args, tt.environ...); got.err == nil || !regexp.MustCompile(tt.want).MatchString(got.err.Error()) {
+				t.Errorf("error %v, want %s", got.err, tt.want)
+			}
+		})
+	}
+}
+
+// TestExitStatus verifies the status of each kind of error. Status 2 belongs to verify, for an image that could not
+// be verified.
+func TestExitStatus(t *testing.T) {
+	t.Parallel()
+	failure := errors.New("failure")
+	for name, tt := range map[string]struct {
+		args []string
+		err  error
+		want int
+	}{
+		"command failed":      {args: []string{"countersign", "serve"}, err: failure, want: 1},
+		"image not accepted":  {args: []string{"countersign", "verify", "x"}, err: admin.ErrNotAccepted, want: 1},
+		"image not verified":  {args: []string{"countersign", "verify", "x"}, err: failure, want: 2},
+		"verify with options": {args: []string{"countersign", "--config", "f", "verify", "x"}, err: failure, want: 2},
+	} {
+		if got := exitStatus(tt.args, tt.err); got != tt.want {
+			t.Errorf("%s: exit status %d, want %d", name, got, tt.want)
+		}
+	}
+}
+
+// TestConfiguration verifies that the file of --config is used, that the log has its format, and that warnings are
+// logged.
+func TestConfiguration(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "countersign.yaml")
+	if err := os.WriteFile(file, []byte("database_url: sqlite:"+dir+"/other.db\nlog: {format: json}\nupstream: {redirects: hand_on}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := call(t, []string{"countersign", "--config", file, "migrate"}, "COUNTERSIGN_UNKNOWN=x")
+	if got.err != nil || got.out != "The database schema is up to date.\n" {
+		t.Errorf("error %v, output %q", got.err, got.out)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "other.db")); err != nil {
+		t.Errorf("the database of the file was not used: %v", err)
+	}
+	for _, want := range []string{
+		`"msg":"check the configuration","setting":"COUNTERSIGN_UNKNOWN","problem":"unknown setting in the environment"`,
+		`"msg":"check the configuration","setting":"upstream.redirects","problem":"the value hand_on was renamed: use pass_through"`,
+	} {
+		if !strings.Contains(got.errOut, want) {
+			t.Errorf("log, want %s:\n%s", want, got.errOut)
+		}
+	}
+}
+
+// TestServeCommand verifies that serve runs with the settings of the command line: its error names the address that
+// is in use.
+func TestServeCommand(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	got := call(t, []string{"countersign", "serve"}, "COUNTERSIGN_LISTEN="+taken.Addr().String())
+	if got.err == nil || !strings.Contains(got.err.Error(), taken.Addr().String()) || !strings.Contains(got.err.Error(), "set COUNTERSIGN_LISTEN") {
+		t.Errorf("error %v, want one with the address and the setting", got.err)
+	}
+}

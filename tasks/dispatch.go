@@ -61,16 +61,16 @@ func upstreamResource() []taskstore.Resource {
 	return []taskstore.Resource{{Href: pulp.Root + "upstream/", Exclusive: true}}
 }
 
-// AdoptSpec returns a task that adopts the upstream's repositories whose names match pattern. who names the
-// requester in the audit log if the task is not a user's.
-func AdoptSpec(pattern, who string) Spec {
-	return Spec{Name: Adopt, Args: AdoptArgs{Pattern: pattern, Who: who}, Resources: upstreamResource()}
+// AdoptSpec returns a task that adopts the upstream's repositories with names that match pattern. requester is the
+// name in the audit log if the task is not a user's.
+func AdoptSpec(pattern, requester string) Spec {
+	return Spec{Name: Adopt, Args: AdoptArgs{Pattern: pattern, Who: requester}, Resources: upstreamResource()}
 }
 
-// CompareSpec returns a task that compares the repositories whose names match pattern with the upstream. who
-// names the requester in the audit log if the task is not a user's.
-func CompareSpec(pattern string, deep bool, who string) Spec {
-	return Spec{Name: Compare, Args: CompareArgs{Pattern: pattern, Deep: deep, Who: who}, Resources: upstreamResource()}
+// CompareSpec returns a task that compares the repositories with names that match pattern with the upstream.
+// requester is the name in the audit log if the task is not a user's.
+func CompareSpec(pattern string, deep bool, requester string) Spec {
+	return Spec{Name: Compare, Args: CompareArgs{Pattern: pattern, Deep: deep, Who: requester}, Resources: upstreamResource()}
 }
 
 // Cancel cancels a task and returns it in its new state: canceled if it was waiting, canceling if a worker

@@ -20,7 +20,7 @@ const (
 // other servers or reads everything, and must not occupy the slots that signatures and changes of content need.
 var kinds = map[string]bool{
 	Sync: true, Repair: true, Adopt: true, Compare: true, Purge: true, CleanOrphans: true,
-	Sign: false, Seal: false, Tag: false, Untag: false, AddContent: false, RemoveContent: false,
+	Sign: false, SignMissing: false, Tag: false, Untag: false, AddContent: false, RemoveContent: false,
 	RemoveSignatures: false, Restore: false, DeleteVersion: false,
 	Create: false, Edit: false, Delete: false, DeleteDistribution: false, Migrate: false,
 }

@@ -32,7 +32,7 @@ const (
 	Restore            = "countersign.tasks.restore_version" // not a task of Pulp's
 	Purge              = "pulpcore.app.tasks.purge.purge"
 	CleanOrphans       = "pulpcore.app.tasks.orphan.orphan_cleanup"
-	Seal               = taskstore.PushSigningTask // not a task of Pulp's
+	SignMissing        = taskstore.PushSigningTask // not a task of Pulp's
 	Adopt              = "countersign.tasks.adopt" // not a task of Pulp's, nor is Compare
 	Compare            = "countersign.tasks.compare"
 )
@@ -48,9 +48,9 @@ type SignArgs struct {
 	Who          string   `json:"who,omitempty"` // for the audit log, if the task is not a user's: the user whose change is signed
 }
 
-// SealArgs are the arguments of a Seal task: the signatures that a change needs before it can be committed. A
+// SignMissingArgs are the arguments of a SignMissing task: the signatures that a change needs before it can be committed. A
 // process that cannot use the key dispatches it to one that can.
-type SealArgs struct {
+type SignMissingArgs struct {
 	RepositoryID string                     `json:"repository"`
 	ServiceID    string                     `json:"service"`
 	Missing      []content.MissingSignature `json:"missing"`
@@ -171,7 +171,7 @@ type PurgeArgs struct {
 
 // OrphanArgs are the arguments of a CleanOrphans task.
 type OrphanArgs struct {
-	Before int64         `json:"before"`          // what is younger stays; microseconds since 1970
+	Before int64         `json:"before"`          // younger content stays; microseconds since 1970
 	Units  []record.Unit `json:"units,omitempty"` // check only these; empty: all content
 }
 

@@ -57,7 +57,7 @@ type Options struct {
 func All(o Options) map[string]tasks.Job {
 	return map[string]tasks.Job{
 		tasks.Sign:               permitted(signer{o}.run, o.maySign),
-		tasks.Seal:               {Run: with(o.signMissing)}, // dispatched by the server only
+		tasks.SignMissing:        {Run: with(o.signMissing)}, // dispatched by the server only
 		tasks.Sync:               permitted(syncer{o}.run, o.maySync),
 		tasks.Tag:                o.signingFirst(permitted(o.tag, o.mayTag)),
 		tasks.Untag:              permitted(o.untag, o.mayTag),

@@ -251,7 +251,7 @@ func permissionCases() []taskCase {
 		{what: "compare", name: tasks.Compare, args: func(*shop) any { return tasks.CompareArgs{Pattern: "*"} }, staff: true, says: "administer on the server"},
 		{what: "purge", name: tasks.Purge, args: func(*shop) any { return tasks.PurgeArgs{} }, staff: true, says: "administer on the server"},
 		{what: "orphans", name: tasks.CleanOrphans, args: func(*shop) any { return tasks.OrphanArgs{} }, staff: true, says: "administer on the server"},
-		{what: "seal", name: tasks.Seal, args: func(w *shop) any { return tasks.SealArgs{RepositoryID: w.repo.ID} }, lose: nothing, says: "Only the server itself may start"},
+		{what: "seal", name: tasks.SignMissing, args: func(w *shop) any { return tasks.SignMissingArgs{RepositoryID: w.repo.ID} }, lose: nothing, says: "Only the server itself may start"},
 	}
 }
 

@@ -350,7 +350,7 @@ func TestKeyOfAnotherProcess(t *testing.T) {
 	}
 	w.wantSealed()
 	shown, _, err := w.store.Lists.Tasks(t.Context(), list.Query{Limit: 100})
-	if err != nil || slices.ContainsFunc(shown, func(k taskstore.Task) bool { return k.Name == tasks.Seal }) {
+	if err != nil || slices.ContainsFunc(shown, func(k taskstore.Task) bool { return k.Name == tasks.SignMissing }) {
 		t.Errorf("lists show what is internal: %v", err)
 	}
 	w.signOnPush.Timeout = 50 * time.Millisecond

@@ -199,7 +199,7 @@ func (o Options) stillAssigned(ctx context.Context, r *tasks.Run, repositoryID s
 }
 
 // signMissing creates signatures that a change in another process needs.
-func (o Options) signMissing(ctx context.Context, r *tasks.Run, args tasks.SealArgs) error {
+func (o Options) signMissing(ctx context.Context, r *tasks.Run, args tasks.SignMissingArgs) error {
 	service, err := o.Store.Signatures.SigningService(ctx, args.ServiceID)
 	if err != nil {
 		return err

@@ -31,8 +31,8 @@ type SignTasks struct {
 // cancels the task. A task that does not complete is an outage of fault.SigningKey.
 func (s SignTasks) Sign(ctx context.Context, caller signservice.Caller, missing *content.MissingSignatures) error {
 	t, err := s.Dispatch(ctx, tasks.BySystem(), tasks.Spec{
-		Name: tasks.Seal,
-		Args: tasks.SealArgs{
+		Name: tasks.SignMissing,
+		Args: tasks.SignMissingArgs{
 			RepositoryID: missing.RepositoryID, ServiceID: missing.Service.ID, Missing: missing.Missing, Who: caller.User,
 		},
 		ServiceID: missing.Service.ID, Namespace: missing.Namespace,

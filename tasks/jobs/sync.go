@@ -16,6 +16,7 @@ import (
 	"github.com/countersign/countersign/internal/glob"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/retry"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
@@ -31,9 +32,11 @@ const (
 	maxInspected   = 256 << 20
 	defaultTimeout = 24 * time.Hour // limit for a sync
 	holders        = 20             // repositories with a blob that are checked for one that the task's user may read
-	fetchTries     = 3              // attempts to fetch a blob that a concurrent sweep deletes
 	allTags        = "sha256:"      // prefix of patterns that are digests of manifests
 )
+
+// whileSwept bounds the attempts to fetch a blob that a concurrent sweep deletes.
+var whileSwept = retry.Policy{Attempts: 3, First: time.Millisecond}
 
 // syncer runs sync tasks (compatibility.md#sync). It lists the remote's tags, fetches content that the
 // repository does not have, records each object when it has arrived, and commits one version at the end.

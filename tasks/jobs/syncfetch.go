@@ -13,6 +13,7 @@ import (
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/retry"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/storage"
 )
@@ -165,12 +166,13 @@ func (o *oneSync) fetchBlob(ctx context.Context, d pulp.Descriptor, later bool) 
 	if later && d.Digest != pulp.EmptyLayer {
 		return o.Store.Content.FetchedBlob(ctx, o.repo.ID, o.remote.ID, pulp.Blob{Digest: d.Digest, Size: d.Size, Absent: true})
 	}
-	for try := 1; ; try++ {
+	return retry.Run(ctx, whileSwept, func(ctx context.Context) error {
 		err := o.download(ctx, d)
-		if !errors.Is(err, ingest.ErrRemoved) || try == fetchTries {
+		if errors.Is(err, ingest.ErrRemoved) {
 			return err
 		}
-	}
+		return retry.Permanent(err)
+	})
 }
 
 // claim records the remote as a source of an absent blob.

@@ -28,7 +28,7 @@ func (outage) Error() string { return "outage" }
 
 // Is reports whether target is the outage that the error is about. It implements the interface of errors.Is.
 func (e *Error) Is(target error) bool {
-	system, ok := target.(outage) //nolint:errorlint // errors.Is calls this for each error of a tree
+	system, ok := target.(outage)
 	return ok && e.Kind == Unavailable && e.Outage == System(system)
 }
 

@@ -41,7 +41,7 @@ func (g *Registry) Head(ctx context.Context, reference string) (Descriptor, erro
 	if res.StatusCode != http.StatusOK {
 		return Descriptor{}, refused(res)
 	}
-	registryclient.Drain(res)
+	drain(res)
 	d := Descriptor{
 		MediaType: mediaType(res.Header), Digest: digest.Digest(res.Header.Get("Docker-Content-Digest")), Size: res.ContentLength,
 	}

@@ -107,10 +107,16 @@ func (r *refusal) Unwrap() error { return r.fault }
 
 // refused returns the refusal of a response, and drains its body.
 func refused(res *http.Response) error {
-	registryclient.Drain(res)
+	drain(res)
 	return refusedAt(res.StatusCode, res.Request.URL)
 }
 
 func refusedAt(code int, at *url.URL) error {
 	return &refusal{status(code, registryclient.PlainURL(at)), code}
+}
+
+// drain discards and closes the body of a response.
+func drain(res *http.Response) {
+	registryclient.Discard(res.Body)
+	_ = res.Body.Close()
 }

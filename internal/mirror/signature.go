@@ -46,7 +46,7 @@ func (g *Registry) SignatureSource(ctx context.Context) (Source, error) {
 	if registryclient.TemporaryStatus(res.StatusCode) || res.StatusCode >= http.StatusInternalServerError {
 		return NoSignatures, refused(res) // an outage does not mean that there are no signatures
 	}
-	registryclient.Drain(res)
+	drain(res)
 	if res.Header.Get("X-Registry-Supports-Signatures") == "1" {
 		return Extension, nil
 	}

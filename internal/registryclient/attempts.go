@@ -43,7 +43,7 @@ func (c *Client) retried(ctx context.Context, q Request, attempt func(context.Co
 	policy := Policy(attempts)
 	policy.Retrying = func(err error, wait time.Duration) {
 		if status, ok := errors.AsType[*temporaryStatus](err); ok {
-			Drain(status.response)
+			drain(status.response)
 		}
 		if c.options.Retrying != nil {
 			c.options.Retrying(ctx, q.URL, Sanitized(err), wait)
@@ -58,7 +58,7 @@ func (c *Client) retried(ctx context.Context, q Request, attempt func(context.Co
 	}
 	if err != nil {
 		if res != nil {
-			Drain(res)
+			drain(res)
 		}
 		return nil, err
 	}

@@ -137,7 +137,7 @@ func (c *Client) once(ctx context.Context, q Request) (*http.Response, error) {
 		if _, refused := errors.AsType[*RefusedError](err); refused {
 			return res, nil // the caller reports its status
 		}
-		Drain(res)
+		drain(res)
 		if err != nil {
 			return nil, err
 		}
@@ -154,7 +154,7 @@ func (c *Client) send(ctx context.Context, q Request) (*http.Response, error) {
 	}
 	ctx = context.WithValue(ctx, redirectRules{}, redirectRules{mayLeaveHost: true, passThrough: q.PassThrough})
 	headers := limits.headers(c.options.HeaderTimeout)
-	res, err := c.http.Do(r.WithContext(ctx)) //nolint:bodyclose // the caller closes it
+	res, err := c.http.Do(r.WithContext(ctx))
 	headers()
 	if err != nil {
 		return nil, limits.failed(err)

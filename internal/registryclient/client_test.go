@@ -84,7 +84,7 @@ func TestDoAuthorizes(t *testing.T) {
 		if err != nil || res.StatusCode != http.StatusOK {
 			t.Fatalf("Do = %v, %v", res, err)
 		}
-		Drain(res)
+		drain(res)
 	}
 	send()
 	send()

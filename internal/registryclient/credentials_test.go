@@ -9,50 +9,59 @@ import (
 	"testing"
 )
 
+// TestMayReceivePassword proves that only the scheme, host and port of the registry receive the password without a
+// rule of the caller.
 func TestMayReceivePassword(t *testing.T) {
 	t.Parallel()
-	cases := []struct {
+	tests := []struct {
 		base, realm string
 		want        bool
 	}{
-		{"https://registry.example.com", "https://registry.example.com/token", true},
-		{"https://registry.example.com", "http://registry.example.com/token", false},
-		{"https://registry.example.com", "https://registry.example.com:8443/token", false},
-		{"https://registry.example.com", "https://auth.example.com/token", false},
-		{"https://example.co.uk", "https://anybody.co.uk/token", false},
-		{"https://registry.example.com", "https://elsewhere.test/token", false},
-		{"https://registry.example.com", "https://Registry.Example.com:443/token", true},
-		{"https://registry.example.com:443", "https://registry.example.com/token", true},
-		{"http://registry.example.com:80", "http://registry.example.com/token", true},
-		{"http://registry.example.com", "http://registry.example.com:443/token", false},
-		{"https://registry.example.com", "https://registry.example.com:80/token", false},
-		{"https://registry.example.com", "https://registry.example.com:4430/token", false},
-		{"https://[2001:db8::1]", "https://[2001:db8::1]:443/token", true},
-		{"https://[2001:db8::443]", "https://[2001:db8::]/token", false},
+		{base: "https://registry.example.com", realm: "https://registry.example.com/token", want: true},
+		{base: "https://registry.example.com", realm: "http://registry.example.com/token"},
+		{base: "https://registry.example.com", realm: "https://registry.example.com:8443/token"},
+		{base: "https://registry.example.com", realm: "https://auth.example.com/token"},
+		{base: "https://example.co.uk", realm: "https://anybody.co.uk/token"},
+		{base: "https://registry.example.com", realm: "https://elsewhere.test/token"},
+		{base: "https://registry.example.com", realm: "https://Registry.Example.com:443/token", want: true},
+		{base: "https://registry.example.com:443", realm: "https://registry.example.com/token", want: true},
+		{base: "http://registry.example.com:80", realm: "http://registry.example.com/token", want: true},
+		{base: "http://registry.example.com", realm: "http://registry.example.com:443/token"},
+		{base: "https://registry.example.com", realm: "https://registry.example.com:80/token"},
+		{base: "https://registry.example.com", realm: "https://registry.example.com:4430/token"},
+		{base: "https://[2001:db8::1]", realm: "https://[2001:db8::1]:443/token", want: true},
+		{base: "https://[2001:db8::443]", realm: "https://[2001:db8::]/token"},
 	}
-	for _, c := range cases {
-		base, err := url.Parse(c.base)
-		realm, err2 := url.Parse(c.realm)
+	for _, tt := range tests {
+		base, err := url.Parse(tt.base)
+		realm, err2 := url.Parse(tt.realm)
 		if err := errors.Join(err, err2); err != nil {
 			t.Fatal(err)
 		}
-		if got := NewCredentials(base, nil, Login{Username: "robot"}).mayReceivePassword(realm); got != c.want {
-			t.Errorf("%s may know the password of %s = %t, want %t", c.realm, c.base, got, c.want)
+		if got := NewCredentials(base, nil, Login{Username: "robot"}).mayReceivePassword(realm); got != tt.want {
+			t.Errorf("%s may receive the password of %s = %t, want %t", tt.realm, tt.base, got, tt.want)
 		}
 	}
 }
 
-// transport answers requests.
+// transport is a function that answers requests.
 type transport func(*http.Request) (*http.Response, error)
 
 func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// Whatever a remote writes into its challenge, its password goes to it and its domain alone.
+// FuzzChallenge proves that no challenge sends the password of a registry to a host outside of its domain or without
+// https.
 func FuzzChallenge(f *testing.F) {
 	for _, seed := range []string{
-		`Bearer realm="https://auth.example.com/token",service="s",scope="repository:a:pull"`, `Basic realm="x"`, `Bearer realm="https://evil.test/token"`, `bearer realm="//evil.test"`,
-		`Bearer realm="https://u:p@registry.example.com/token?x=y"`, `Bearer realm="http://registry.example.com/token"`, `Bearer realm="https://registry.example.com.evil.test/token"`,
-		`Bearer realm=",realm="`, `Bearer realm="https://registry.example.com@evil.test/"`,
+		`Bearer realm="https://auth.example.com/token",service="s",scope="repository:a:pull"`,
+		`Basic realm="x"`,
+		`Bearer realm="https://evil.test/token"`,
+		`bearer realm="//evil.test"`,
+		`Bearer realm="https://u:p@registry.example.com/token?x=y"`,
+		`Bearer realm="http://registry.example.com/token"`,
+		`Bearer realm="https://registry.example.com.evil.test/token"`,
+		`Bearer realm=",realm="`,
+		`Bearer realm="https://registry.example.com@evil.test/"`,
 	} {
 		f.Add(seed)
 	}
@@ -71,7 +80,8 @@ func FuzzChallenge(f *testing.F) {
 			Username: "robot", Password: func() (string, error) { return "hunter2", nil },
 			Trusts: func(realm *url.URL) bool { return SameDomain(realm, base) },
 		})
-		if err := c.HandleChallenge(&http.Response{StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": {challenge}}}, nil); err != nil {
+		res := respond(http.StatusUnauthorized, "", "WWW-Authenticate", challenge)
+		if err := c.HandleChallenge(res, nil); err != nil {
 			return
 		}
 		r, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, at.String(), nil)

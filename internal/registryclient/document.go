@@ -22,7 +22,7 @@ type Document struct {
 // BrokenError, and larger ones than limit, in bytes, are Unavailable.
 func (c *Client) Document(ctx context.Context, q Request, limit int64) (Document, error) {
 	var body []byte
-	res, err := c.retried(ctx, q, func(ctx context.Context) (*http.Response, error) {
+	res, err := c.retried(ctx, q, func(ctx context.Context) (*http.Response, error) { //nolint:bodyclose // ReadAll and drain close it
 		body = nil
 		ctx, meter := c.options.Pace.Start(ctx)
 		defer meter.Stop()
@@ -31,7 +31,7 @@ func (c *Client) Document(ctx context.Context, q Request, limit int64) (Document
 			return nil, err
 		}
 		if res.StatusCode != http.StatusOK {
-			Drain(res) // before its context ends
+			drain(res) // before its context ends
 			return res, nil
 		}
 		body, err = ReadAll(res, meter.Reader(res.Body), limit)

@@ -10,16 +10,16 @@ import (
 	"github.com/countersign/countersign/internal/registryclient"
 )
 
-// A download that stays above the least speed goes on for hours; one below it ends with the window, whether it
-// trickles or stalls. Only the time spent waiting for bytes counts.
+// TestPace proves that a download above the minimum rate does not end for hours, and that one below it ends after a
+// window, whether it trickles or stalls. Only the time spent waiting for bytes counts.
 func TestPace(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct {
+	for name, tt := range map[string]struct {
 		piece  int           // bytes that arrive at a time
-		every  time.Duration // apart
+		every  time.Duration // between two pieces
 		pause  time.Duration // of the consumer between reads
 		pieces int
-		ends   time.Duration // when the meter ends the download; 0: it does not
+		ends   time.Duration // after which the meter ends the download; 0: it does not
 	}{
 		"fast":          {piece: 2048, every: time.Second, pieces: 7200},
 		"just enough":   {piece: 61 << 10, every: 59 * time.Second, pieces: 200},
@@ -35,30 +35,31 @@ func TestPace(t *testing.T) {
 				defer meter.Stop()
 				from := meter.Reader(source(func(p []byte) (int, error) {
 					select {
-					case <-time.After(c.every):
-						return min(c.piece, len(p)), nil
+					case <-time.After(tt.every):
+						return min(tt.piece, len(p)), nil
 					case <-ctx.Done():
 						return 0, context.Cause(ctx)
 					}
 				}))
 				var err error
-				for range c.pieces {
+				for range tt.pieces {
 					if _, err = from.Read(make([]byte, 1<<20)); err != nil {
 						break
 					}
-					time.Sleep(c.pause)
+					time.Sleep(tt.pause)
 				}
 				switch {
-				case c.ends == 0 && err != nil:
+				case tt.ends == 0 && err != nil:
 					t.Errorf("ended after %v: %v", time.Since(start), err)
-				case c.ends != 0 && (!fault.Is(err, fault.Unavailable) || time.Since(start) != c.ends):
-					t.Errorf("ended after %v with %v, want %v", time.Since(start), err, c.ends)
+				case tt.ends != 0 && (!fault.Is(err, fault.Unavailable) || time.Since(start) != tt.ends):
+					t.Errorf("ended after %v with %v, want %v", time.Since(start), err, tt.ends)
 				}
 			})
 		})
 	}
 }
 
+// source is a function that reads.
 type source func([]byte) (int, error)
 
 func (s source) Read(p []byte) (int, error) { return s(p) }

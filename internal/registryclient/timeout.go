@@ -110,12 +110,17 @@ func (b *boundedBody) Close() error {
 	return err
 }
 
-// Drain reads the rest of a small body and closes it, so that the connection can be used again. It gives up a large
-// body, and one that is slow if the client bounds times.
-func Drain(res *http.Response) {
-	if b, ok := res.Body.(*boundedBody); ok {
+// Discard reads the rest of a small body before the caller closes it, so that the connection can be used again. It
+// gives up a large body, and one that is slow if the client bounds times.
+func Discard(body io.Reader) {
+	if b, ok := body.(*boundedBody); ok {
 		defer time.AfterFunc(drainTimeout, b.exchange.stop).Stop()
 	}
-	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxDrained))
+	_, _ = io.Copy(io.Discard, io.LimitReader(body, maxDrained))
+}
+
+// drain discards and closes the body of a response.
+func drain(res *http.Response) {
+	Discard(res.Body)
 	_ = res.Body.Close()
 }

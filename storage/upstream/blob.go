@@ -10,7 +10,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/registryclient"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -20,7 +19,7 @@ func (s *Storage) Stat(ctx context.Context, name string, dgst digest.Digest) (in
 	if err != nil {
 		return 0, err
 	}
-	registryclient.Drain(res)
+	drain(res)
 	switch {
 	case res.StatusCode == http.StatusNotFound:
 		return 0, storage.ErrNotFound
@@ -71,7 +70,7 @@ func (s *Storage) openPart(
 		return "", nil, err
 	}
 	if to, err := res.Location(); err == nil && res.StatusCode >= 300 {
-		registryclient.Drain(res)
+		drain(res)
 		return to.String(), nil, nil
 	}
 	size := part.Size
@@ -122,14 +121,14 @@ func (s *Storage) fetch(
 		_ = res.Body.Close()
 		return nil, outage(errors.New("it sends another part of a blob than the requested one"))
 	case http.StatusNotFound:
-		registryclient.Drain(res)
+		drain(res)
 		return nil, storage.ErrNotFound
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		if _, err := res.Location(); passThrough && err == nil {
 			return res, nil
 		}
 	}
-	defer registryclient.Drain(res)
+	defer drain(res)
 	return nil, refused("a blob", res, res.Body)
 }
 
@@ -151,7 +150,7 @@ func (s *Storage) Mount(ctx context.Context, from, name string, dgst digest.Dige
 	if err != nil {
 		return err
 	}
-	defer registryclient.Drain(res)
+	defer drain(res)
 	switch res.StatusCode {
 	case http.StatusCreated:
 		return nil
@@ -192,7 +191,7 @@ func (s *Storage) delete(ctx context.Context, name, path string) error {
 	if err != nil {
 		return err
 	}
-	defer registryclient.Drain(res)
+	defer drain(res)
 	switch res.StatusCode {
 	case http.StatusAccepted, http.StatusOK, http.StatusNoContent, http.StatusNotFound:
 		return nil

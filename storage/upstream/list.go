@@ -130,7 +130,7 @@ func (s *Storage) page(ctx context.Context, q request) (page []byte, next *url.U
 	if err != nil {
 		return nil, nil, err
 	}
-	defer registryclient.Drain(res)
+	defer drain(res)
 	switch code := res.StatusCode; {
 	case code == http.StatusOK:
 	case code == http.StatusNotFound, code == http.StatusMethodNotAllowed,

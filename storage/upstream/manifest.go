@@ -23,7 +23,7 @@ func (s *Storage) PutManifest(ctx context.Context, name, reference, mediaType st
 	if err != nil {
 		return err
 	}
-	defer registryclient.Drain(res)
+	defer drain(res)
 	if res.StatusCode != http.StatusCreated {
 		return refused("a manifest", res, res.Body)
 	}
@@ -42,7 +42,7 @@ func (s *Storage) getManifest(ctx context.Context, name, reference string, accep
 	if err != nil {
 		return nil, "", err
 	}
-	defer registryclient.Drain(res)
+	defer drain(res)
 	switch res.StatusCode {
 	case http.StatusOK:
 	case http.StatusNotFound:
@@ -78,7 +78,7 @@ func (s *Storage) Resolve(ctx context.Context, name, reference string, accept ..
 	if err != nil {
 		return "", err
 	}
-	registryclient.Drain(res)
+	drain(res)
 	switch res.StatusCode {
 	case http.StatusOK:
 	case http.StatusNotFound, http.StatusNotAcceptable:

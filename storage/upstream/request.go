@@ -104,7 +104,7 @@ func overloaded(res *http.Response) error {
 	if res.StatusCode < http.StatusInternalServerError && res.StatusCode != http.StatusTooManyRequests {
 		return nil
 	}
-	registryclient.Drain(res)
+	drain(res)
 	err := outage(fmt.Errorf("it answers %s", res.Status))
 	if after, ok := registryclient.RetryAfter(res.Header, time.Now()); ok {
 		err.RetryAfter = min(max(after, minRetryAfter), maxRetryAfter)
@@ -173,4 +173,10 @@ func refused(operation string, res *http.Response, body io.Reader) error {
 		kind = fault.Conflict // a quota, a rule for names, an immutable tag
 	}
 	return fault.Wrap(kind, cause, "The upstream registry refuses %s: %s.", operation, why)
+}
+
+// drain discards and closes the body of a response.
+func drain(res *http.Response) {
+	registryclient.Discard(res.Body)
+	_ = res.Body.Close()
 }

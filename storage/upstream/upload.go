@@ -37,7 +37,7 @@ func (s *Storage) Create(ctx context.Context, name string) (storage.Upload, erro
 	if err != nil {
 		return nil, err
 	}
-	defer registryclient.Drain(res)
+	defer drain(res)
 	if res.StatusCode != http.StatusAccepted {
 		return nil, refused("an upload", res, res.Body)
 	}
@@ -72,7 +72,7 @@ func (s *Storage) Resume(ctx context.Context, name, ref string, offset int64) (s
 	if err != nil {
 		return nil, err
 	}
-	defer registryclient.Drain(res)
+	defer drain(res)
 	if res.StatusCode != http.StatusNoContent {
 		if res.StatusCode == http.StatusNotFound {
 			return nil, storage.ErrNotFound
@@ -142,7 +142,7 @@ func (u *upload) patch(from *source) (*url.URL, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer registryclient.Drain(res)
+	defer drain(res)
 	switch res.StatusCode {
 	case http.StatusAccepted, http.StatusNoContent:
 		return u.storage.location(res)
@@ -215,7 +215,7 @@ func (u *upload) put(ctx context.Context, at *url.URL, last *source, dgst digest
 	if err != nil {
 		return err
 	}
-	defer registryclient.Drain(res)
+	defer drain(res)
 	switch {
 	case res.StatusCode == http.StatusCreated:
 		u.ended = true
@@ -258,6 +258,6 @@ func (u *upload) Cancel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	registryclient.Drain(res)
+	drain(res)
 	return nil // an upstream that does not cancel uploads expires them
 }

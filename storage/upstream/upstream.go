@@ -121,7 +121,7 @@ func (s *Storage) Ping(ctx context.Context) error {
 	if err != nil {
 		return outage(err)
 	}
-	registryclient.Drain(res)
+	drain(res)
 	if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusUnauthorized {
 		return outage(fmt.Errorf("GET /v2/ answers %s", res.Status))
 	}

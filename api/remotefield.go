@@ -64,7 +64,7 @@ func checkKeyPair(b *body.Fields, old pulp.Remote, f tasks.RemoteFields) {
 		return
 	}
 	if _, err := tls.X509KeyPair([]byte(*cert), []byte(*key)); err != nil {
-		b.Fail("client_key", "The key is not the one of client_cert.")
+		b.Fail("client_key", "The key does not match client_cert.")
 	}
 }
 

@@ -168,7 +168,7 @@ func TestRemoteFields(t *testing.T) {
 		},
 		"a certificate and another key": {
 			body: `"client_cert":` + encoded(t, certificate) + `,"client_key":` + encoded(t, otherKey),
-			want: `"client_key":["The key is not the one of client_cert."]`,
+			want: `"client_key":["The key does not match client_cert."]`,
 		},
 		"a label with parentheses": {
 			body: `"pulp_labels":{"a":"("}`, want: `"pulp_labels":["Key 'a' contains value with parenthesis."]`,

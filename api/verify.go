@@ -187,7 +187,7 @@ func (a *API) readVerify(req *request, repo pulp.Repository) (verifyArgs, error)
 	}
 	args.policy = readPolicy(b, raw)
 	if args.reference != "" && args.policy == nil && b.Valid() {
-		b.Fail("reference", "This field goes with a policy.")
+		b.Fail("reference", "This field requires the field policy.")
 	}
 	return args, b.Finish()
 }
@@ -222,7 +222,7 @@ func readPolicy(b *body.Fields, raw []byte) *policy.Policy {
 	}
 	switch {
 	case len(p.Files()) > 0:
-		b.Fail(field, "The policy names files, which are the client's: give keys as keyData.")
+		b.Fail(field, "The policy names key files, which exist only on clients. Give keys as keyData.")
 	case p.Longest() > maxRequirements:
 		b.Fail(field, "The policy has a list of more than %d requirements.", maxRequirements)
 	case p.KeyCount() > maxKeys:

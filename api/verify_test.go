@@ -297,7 +297,7 @@ func TestVerifyRefuses(t *testing.T) {
 		`{"tag":"-"}`:                          `"tag":[`,
 		`{"tag":"` + string(w.manifest) + `"}`: `"tag":[`,
 		`{"tag":"latest","colour":"red"}`:      `"colour":["Unexpected field"]`,
-		`{"tag":"latest","reference":"a/b:1"}`: `"reference":["This field goes with a policy."]`,
+		`{"tag":"latest","reference":"a/b:1"}`: `"reference":["This field requires the field policy."]`,
 		`{"tag":"latest","policy":[]}`:         `"policy":["Not a policy: the value is not an object."]`,
 		`{"tag":"latest","policy":{}}`:         `"policy":["Not a policy: \"default\" is missing."]`,
 		`{"tag":"latest","policy":"{"}`:        `"policy":["Not a policy: it is not JSON."]`,

@@ -3,14 +3,17 @@ package integration
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/countersign/countersign/integration/process"
+	"github.com/countersign/countersign/internal/eventually"
 )
 
 const (
@@ -160,18 +163,15 @@ func (a api) sign(t *testing.T, repository string, body object) string {
 // finished waits until a task has ended and returns it.
 func (a api) finished(t *testing.T, task string) object {
 	t.Helper()
-	const patience = process.Patience
-	deadline := time.Now().Add(patience)
-	for time.Now().Before(deadline) {
-		now := a.get(t, task)
-		switch now["state"] {
-		case "completed", "failed", "canceled", "skipped":
-			return now
+	var now object
+	eventually.NoError(t, process.Patience, func() error {
+		now = a.get(t, task)
+		if state := text(now["state"]); !slices.Contains([]string{"completed", "failed", "canceled", "skipped"}, state) {
+			return fmt.Errorf("its state is %s: %v", state, now)
 		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatalf("%s has not ended after %v: %v", task, patience, a.get(t, task))
-	return nil
+		return nil
+	}, "%s ends", task)
+	return now
 }
 
 // signed runs a sign task, which must complete, and returns the href of the version that it made.

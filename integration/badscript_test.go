@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/countersign/countersign/integration/process"
+	"github.com/countersign/countersign/internal/eventually"
 )
 
 // wellBehavedFor is a script that signs correctly when a service is added (REFERENCE=test), and later runs the given commands.
@@ -185,16 +185,10 @@ func TestCancelSigning(t *testing.T) {
 	s.call(t, http.MethodPatch, next, object{"state": "canceled"}, http.StatusConflict, nil)
 }
 
-// within waits until a condition holds, for at most half a minute.
-func within(t *testing.T, what string, holds func() bool) {
+// within waits until a condition holds, for at most process.Patience.
+func within(t *testing.T, condition string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(process.Patience)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	eventually.True(t, process.Patience, holds, "%s", condition)
 }
 
 // TestAddSigningServiceRefusals calls the command with wrong arguments: each call prints one line, exits with status 1, and adds no

@@ -1,7 +1,7 @@
 // Package integration tests the built binary with common clients: podman, docker, skopeo, buildah, gpg and curl.
 //
 // It uses only the command line, the environment and the wire formats, and imports hardly more of the module than integration/process and
-// the tests' PostgreSQL (internal/pgtest). If a client is not installed, its tests skip with a message.
+// the helpers of tests (internal/eventually, internal/pgtest). If a client is not installed, its tests skip with a message.
 package integration
 
 import (

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/integration/process"
+	"github.com/countersign/countersign/internal/eventually"
 )
 
 // fronted is a repository with one pushed image, on a server that reaches its upstream through a fault proxy.
@@ -51,28 +52,23 @@ func (f *fronted) pushed(t *testing.T, tag, content string) pushed {
 // caughtUp waits until the upstream has exactly the tags of the server, with the same digests.
 func (f *fronted) caughtUp(t *testing.T) {
 	t.Helper()
-	const patience = process.Patience // after several failures the outbox waits up to a minute in these tests
-	var differs string
-	for began := time.Now(); time.Since(began) < patience; time.Sleep(50 * time.Millisecond) {
-		if differs = f.difference(t); differs == "" {
-			return
-		}
-	}
-	t.Errorf("the upstream is not as this server after %v: %s", patience, differs)
+	// After several failures the outbox waits up to a minute in these tests.
+	eventually.NoError(t, process.Patience, func() error { return f.compare(t) }, "the upstream has the tags of the server")
 }
 
-func (f *fronted) difference(t *testing.T) string {
+// compare returns an error if the upstream's tags differ from those of the server.
+func (f *fronted) compare(t *testing.T) error {
 	t.Helper()
 	here, there := f.tags(t, f.name), tagsOf(t, "http://"+f.peer.address, f.name, "")
 	if !slices.Equal(here, there) {
-		return fmt.Sprintf("tags %v here, %v there", here, there)
+		return fmt.Errorf("tags %v here, %v upstream", here, there)
 	}
 	for _, tag := range here {
 		if ours, theirs := f.digest(t, f.name, tag), f.peer.shows(t, f.name, tag); ours != theirs {
-			return fmt.Sprintf("%s is %s here, %s there", tag, ours, theirs)
+			return fmt.Errorf("%s is %s here, %s upstream", tag, ours, theirs)
 		}
 	}
-	return ""
+	return nil
 }
 
 // state returns the values that a push may change: the tags and the latest version.

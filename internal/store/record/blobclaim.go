@@ -6,13 +6,14 @@ import (
 	"time"
 )
 
-// lackedFor is how long a remote that said it has no such blob is not asked for it again. A sync that finds the blob listed there, and a change of the remote, end that.
+// lackedFor is how long a remote that answered 404 for a blob is not asked for it again. A sync that finds the blob listed by
+// the remote, and a change of the remote, end the time.
 const lackedFor = 5 * time.Minute
 
-// sourceOf is the expression for the remote that a claim k is asked of next; NULL when there is none. Remotes that have not failed come first, then the one that listed the blob last. since is the
-// placeholder for the time before which an answer that the blob is not there counts no more.
+// SourceOf returns the expression for the remote that is asked next for the blob of a claim k; NULL if there is none. Remotes
+// that have not failed come first, then the one that listed the blob last. since is the placeholder of LackedSince.
 //
-// A claim whose own remote has no row in claim_source was written by an older version of this program.
+// A claim whose own remote has no row in claim_source was written by an older version of Countersign.
 func SourceOf(since string) string {
 	return strings.ReplaceAll(`COALESCE(
 		(SELECT s.remote_id FROM claim_source s WHERE s.repository_id = k.repository_id AND s.blob_id = k.blob_id AND s.lacked < $since
@@ -21,10 +22,11 @@ func SourceOf(since string) string {
 		"$since", since)
 }
 
-// lackedSince returns the argument for the placeholder of sourceOf.
+// LackedSince returns the time, in microseconds, before which an answer 404 no longer counts.
 func LackedSince() int64 { return sqldb.Micros(time.Now().Add(-lackedFor)) }
 
-// withoutSource is the condition that a blob b cannot be had by the repository with the claim k, if there is one: it has no bytes, and no remote that may have them.
+// WithoutSource returns the condition that a blob b is unavailable to the repository of the claim k, which may be NULL: the
+// repository has no bytes and no remote to ask. since is the placeholder of LackedSince.
 func WithoutSource(since string) string {
 	return `(b.absent AND k.blob_id IS NULL OR k.blob_id IS NOT NULL AND ` + SourceOf(since) + ` IS NULL)`
 }

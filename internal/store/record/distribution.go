@@ -8,15 +8,17 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
+// DistributionColumns are the columns of DistributionSource that ScanDistribution reads.
 const DistributionColumns = `d.id, d.name, d.base_path, COALESCE(d.repository_id, ''), COALESCE(r.type, ''),
 	COALESCE(pv.id, ''), COALESCE(pv.repository_id, ''), COALESCE(pv.number, 0),
 	d.namespace_id, d.private, d.hidden, d.description, d.labels, d.created, d.updated`
 
+// DistributionSource is the FROM clause of distributions d with the version pv that they are pinned to and their repository r.
 const DistributionSource = ` FROM distribution d
 	LEFT JOIN repository_version pv ON pv.id = d.repository_version_id
 	LEFT JOIN repository r ON r.id = COALESCE(d.repository_id, pv.repository_id)`
 
-// distributionRow is a row of distributionColumns on its way in.
+// distributionRow holds the destinations of DistributionColumns.
 type distributionRow struct {
 	value            pulp.Distribution
 	pinned           pulp.PinnedVersion
@@ -42,6 +44,7 @@ func (x *distributionRow) distribution() (pulp.Distribution, error) {
 	return d, sqldb.FromJSON("distribution.labels", x.labels, &d.Labels)
 }
 
+// ScanDistribution reads a distribution.
 func ScanDistribution(row sqldb.Scanner) (pulp.Distribution, error) {
 	var x distributionRow
 	if err := row.Scan(x.dests()...); err != nil {
@@ -50,6 +53,7 @@ func ScanDistribution(row sqldb.Scanner) (pulp.Distribution, error) {
 	return x.distribution()
 }
 
+// FindDistribution returns the distribution with an id. The error is NotFound if there is none.
 func FindDistribution(ctx context.Context, q sqldb.Querier, id string) (pulp.Distribution, error) {
 	d, err := ScanDistribution(q.QueryRowContext(ctx, `SELECT `+DistributionColumns+DistributionSource+` WHERE d.id = $1`, id))
 	return d, sqldb.NotFound(err, "No ContainerDistribution matches the given query.")

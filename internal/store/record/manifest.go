@@ -9,10 +9,11 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
+// ManifestColumns are the columns of a manifest m that ScanManifest reads.
 const ManifestColumns = `m.id, m.digest, m.media_type, m.schema_version, m.payload, COALESCE(m.config_digest, ''), COALESCE(m.subject, ''),
 	m.artifact_type, m.type, m.architecture, m.os, m.image_size, m.created, m.updated`
 
-// scanManifest reads a manifest without its layers, children, annotations and labels; of the config it has the digest alone.
+// ScanManifest reads a manifest without its layers, children, annotations and labels. Config has only its digest.
 func ScanManifest(row sqldb.Scanner) (pulp.Manifest, error) {
 	var m pulp.Manifest
 	var config string

@@ -4,31 +4,33 @@ import (
 	"fmt"
 )
 
-// heldIn is the condition that a row c of repository_content is in a version.
+// InVersion returns the condition that the unit of a row c of repository_content is in the version with a number. number is an
+// expression.
 func InVersion(number string) string {
 	return "c.version_added <= " + number + " AND (c.version_removed IS NULL OR c.version_removed > " + number + ")"
 }
 
-// before is the number of the version before another, -1 when that is the oldest.
+// previousVersion returns the expression for the number of the version before another, -1 for the oldest.
 func previousVersion(repositoryID, number string) string {
 	return "(SELECT COALESCE(MAX(bv.number), -1) FROM repository_version bv WHERE bv.repository_id = " + repositoryID + " AND bv.number < " + number + ")"
 }
 
-// addedIn is the condition that a version brought a row c of repository_content.
+// AddedIn returns the condition that a version added the unit of a row c of repository_content. The arguments are expressions.
 func AddedIn(repositoryID, number string) string {
 	return "c.version_added > " + previousVersion(repositoryID, number) + " AND " + InVersion(number)
 }
 
-// removedIn is the condition that a version took a row c of repository_content away.
+// RemovedIn returns the condition that a version removed the unit of a row c of repository_content. The arguments are expressions.
 func RemovedIn(repositoryID, number string) string {
 	p := previousVersion(repositoryID, number)
 	return "c.version_removed > " + p + " AND c.version_removed <= " + number + " AND c.version_added <= " + p
 }
 
-// latest is the version number that stands for "the latest" in membership queries.
+// Latest is the number that stands for the latest version in InServedVersion.
 const Latest = -1
 
-// in returns the condition that a row c of repository_content is in version number $n of its repository; number may be latest.
+// InServedVersion returns the condition that the unit of a row c of repository_content is in a version of its repository; number
+// may be Latest. placeholder stands for the number among the arguments.
 func InServedVersion(number int64, placeholder string) string {
 	if number == Latest {
 		return `c.version_removed IS NULL AND ` + placeholder + ` = -1`

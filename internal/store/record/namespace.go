@@ -5,6 +5,7 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
+// ScanNamespace reads a namespace.
 func ScanNamespace(row sqldb.Scanner) (pulp.Namespace, error) {
 	var n pulp.Namespace
 	var labels string

@@ -8,9 +8,11 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
+// RemoteColumns are the columns of a remote that ScanRemote reads.
 const RemoteColumns = `m.id, m.name, m.url, m.upstream_name, m.policy, m.includes, m.excludes, m.sigstore, m.connection, m.secrets,
 	m.labels, m.created, m.updated`
 
+// ScanRemote reads a remote.
 func ScanRemote(row sqldb.Scanner) (pulp.Remote, error) {
 	var r pulp.Remote
 	var includes, excludes, sigstore sql.NullString
@@ -42,6 +44,7 @@ func ScanRemote(row sqldb.Scanner) (pulp.Remote, error) {
 	return r, nil
 }
 
+// FindRemote returns the remote with an id. The error is NotFound if there is none.
 func FindRemote(ctx context.Context, q sqldb.Querier, id string) (pulp.Remote, error) {
 	r, err := ScanRemote(q.QueryRowContext(ctx, `SELECT `+RemoteColumns+` FROM remote m WHERE m.id = $1`, id))
 	return r, sqldb.NotFound(err, "No ContainerRemote matches the given query.")

@@ -8,15 +8,17 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
+// FindRepositoryByName returns the repository with a name. The error is NotFound if there is none.
 func FindRepositoryByName(ctx context.Context, q sqldb.Querier, name string) (pulp.Repository, error) {
 	r, err := ScanRepository(q.QueryRowContext(ctx, `SELECT `+RepositoryColumns+` FROM repository r WHERE r.name = $1`, name))
 	return r, sqldb.NotFound(err, "Repository not found.")
 }
 
+// RepositoryColumns are the columns of a repository r that ScanRepository reads.
 const RepositoryColumns = `r.id, r.type, r.name, r.description, r.labels, r.retain_repo_versions, r.signing_service_id, r.signing_assigned, r.sign_on_push, r.remote_id,
 	r.allow_shrink, r.made_by_push, r.pushed_as, r.latest_version, r.created, r.updated`
 
-// repositoryRow is a row of repositoryColumns on its way in.
+// repositoryRow holds the destinations of RepositoryColumns.
 type repositoryRow struct {
 	value                        pulp.Repository
 	description, service, remote sql.NullString
@@ -42,6 +44,7 @@ func (x *repositoryRow) repository() (pulp.Repository, error) {
 	return r, sqldb.FromJSON("repository.labels", x.labels, &r.Labels)
 }
 
+// ScanRepository reads a repository.
 func ScanRepository(row sqldb.Scanner) (pulp.Repository, error) {
 	var x repositoryRow
 	if err := row.Scan(x.dests()...); err != nil {
@@ -50,7 +53,7 @@ func ScanRepository(row sqldb.Scanner) (pulp.Repository, error) {
 	return x.repository()
 }
 
-// modelName is how Pulp names the class of a repository type in its texts.
+// ModelName returns the name of a repository type in Pulp's texts.
 func ModelName(t pulp.RepositoryType) string {
 	if t == pulp.ContainerPush {
 		return "ContainerPushRepository"
@@ -58,6 +61,7 @@ func ModelName(t pulp.RepositoryType) string {
 	return "ContainerRepository"
 }
 
+// FindRepository returns the repository with a type and id. The error is NotFound if there is none.
 func FindRepository(ctx context.Context, q sqldb.Querier, t pulp.RepositoryType, id string) (pulp.Repository, error) {
 	r, err := ScanRepository(q.QueryRowContext(ctx, `SELECT `+RepositoryColumns+` FROM repository r WHERE r.id = $1 AND r.type = $2`, id, t))
 	return r, sqldb.NotFound(err, "No %s matches the given query.", ModelName(t))

@@ -5,8 +5,10 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
+// ServiceColumns are the columns of a signing service that ScanService reads.
 const ServiceColumns = `id, name, class, kind, script, fingerprint, public_key, gnupghome, config, created, updated`
 
+// ScanService reads a signing service.
 func ScanService(row sqldb.Scanner) (pulp.SigningService, error) {
 	var v pulp.SigningService
 	var config string

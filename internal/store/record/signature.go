@@ -7,9 +7,11 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
+// SignatureColumns are the columns of a signature g that ScanSignature reads.
 const SignatureColumns = `g.id, g.digest, g.name, g.manifest_id, g.content, g.key_id, g.fingerprint, g.verified_by, g.reference,
 	g.creator, g.signed_at, g.created, g.updated`
 
+// ScanSignature reads a signature with its content.
 func ScanSignature(row sqldb.Scanner) (pulp.Signature, error) {
 	var g pulp.Signature
 	var fingerprint sql.NullString

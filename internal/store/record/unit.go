@@ -4,7 +4,7 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// Unit is a content unit by its kind and id.
+// Unit identifies a content unit.
 type Unit struct {
 	Kind pulp.Kind `json:"kind"`
 	ID   string    `json:"id"`

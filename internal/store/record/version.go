@@ -7,13 +7,16 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
+// VersionColumns are the columns of VersionSource that ScanVersion reads.
 const VersionColumns = `v.id, v.repository_id, r.type, v.number,
 	v.blobs_present, v.blobs_added, v.blobs_removed, v.manifests_present, v.manifests_added, v.manifests_removed,
 	v.signatures_present, v.signatures_added, v.signatures_removed, v.tags_present, v.tags_added, v.tags_removed,
 	v.created, v.updated`
 
+// VersionSource is the FROM clause of versions v with their repository r.
 const VersionSource = ` FROM repository_version v JOIN repository r ON r.id = v.repository_id`
 
+// ScanVersion reads a repository version with its counts.
 func ScanVersion(row sqldb.Scanner) (pulp.Version, error) {
 	var v pulp.Version
 	var b, m, g, t pulp.Count
@@ -29,6 +32,7 @@ func ScanVersion(row sqldb.Scanner) (pulp.Version, error) {
 	return v, nil
 }
 
+// FindVersion returns a version of a repository by its number. The error is NotFound if there is none.
 func FindVersion(ctx context.Context, q sqldb.Querier, repositoryID string, number int64) (pulp.Version, error) {
 	v, err := ScanVersion(q.QueryRowContext(ctx,
 		`SELECT `+VersionColumns+VersionSource+` WHERE v.repository_id = $1 AND v.number = $2`, repositoryID, number))

@@ -9,44 +9,46 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
+// ErrUploadGone is the NotFound error of an upload session that has ended or that another writer has moved to a later epoch.
 var ErrUploadGone = fault.New(fault.NotFound, "Upload not found.")
 
-// Upload is a blob on its way into a repository. Only the holder of its latest epoch may write or commit.
+// Upload is an upload session: a blob that a client is sending into a repository. Each write moves it to the next epoch; a writer
+// that holds an earlier epoch gets ErrUploadGone.
 type Upload struct {
 	ID           string
 	RepositoryID string
 	Repository   string // its name
 	Epoch        int64
 	Size         int64  // bytes acknowledged
-	Data         []byte // all of them, while they are few and StorageRef is empty
-	StorageRef   string // the storage's own reference once it has the bytes
-	Claimed      bool   // a request, of whatever process, writes to the session behind StorageRef, which is then unset
+	Data         []byte // all bytes of a small upload without a StorageRef
+	StorageRef   string // the storage's reference to the bytes
+	Claimed      bool   // a request writes to the storage's session; StorageRef is empty meanwhile
 	Touched      time.Time
 }
 
-// claimed takes the place of the storage's reference of an upload while a request has claimed it. No storage gives such a reference.
+// claimed replaces the storage's reference in the row while a request has claimed the session. No storage has such a reference.
 const claimed = "claimed"
 
-// CreateUpload opens an upload of no bytes in a repository and returns it in epoch 0. A power cut may take it along: nothing is in it yet, and its client begins anew.
+// CreateUpload opens an empty session in a repository, in epoch 0. It may be lost on power failure; its client then starts again.
 func (s *Store) CreateUpload(ctx context.Context, repositoryID string) (Upload, error) {
-	u := Upload{ID: pulp.NewID(), RepositoryID: repositoryID}
-	err := s.db.InTxNoSync(ctx, func(t *sqldb.Tx) error {
-		u.Touched = sqldb.FromMicros(t.Now)
+	return sqldb.InTxNoSync(ctx, s.db, func(t *sqldb.Tx) (Upload, error) {
+		u := Upload{ID: pulp.NewID(), RepositoryID: repositoryID, Touched: sqldb.FromMicros(t.Now)}
 		_, err := t.Exec(`INSERT INTO upload (id, repository_id, created, touched) VALUES ($1, $2, $3, $3)`, u.ID, repositoryID, t.Now)
-		return err
+		return u, err
 	})
-	return u, err
 }
 
-// Upload returns an upload of a repository. NotFound when there is none, also when it is another repository's.
+// Upload returns a session of a repository. The error is NotFound if the repository has no such session.
 func (s *Store) Upload(ctx context.Context, repositoryID, id string) (Upload, error) {
 	u, err := ScanUpload(s.db.Read().QueryRowContext(ctx, `
 		SELECT `+UploadColumns+` FROM upload WHERE id = $1 AND repository_id = $2`, id, repositoryID))
 	return u, sqldb.NotFound(err, "Upload not found.")
 }
 
+// UploadColumns are the columns that ScanUpload reads.
 const UploadColumns = `id, repository_id, (SELECT name FROM repository WHERE id = repository_id), epoch, size, data, storage_ref, touched`
 
+// ScanUpload reads an upload session.
 func ScanUpload(row sqldb.Scanner) (Upload, error) {
 	var u Upload
 	var touched int64
@@ -58,9 +60,9 @@ func ScanUpload(row sqldb.Scanner) (Upload, error) {
 	return u, err
 }
 
-// ClaimUpload moves an upload to the next epoch, which it returns, and withholds the storage's reference from other requests until SaveUpload stores it
-// again. NotFound if the upload has ended or another writer has moved it on since. A claim whose process dies is never released: what that process wrote
-// is not known. A power cut may undo a claim, because it ends the process too.
+// ClaimUpload moves a session to the next epoch, which it returns, and hides the storage's reference from other requests until
+// SaveUpload stores it again. The error is ErrUploadGone if u's epoch is not the latest. A claim whose process dies is never
+// released, because the number of bytes that the process wrote is unknown. A power failure may undo a claim.
 func (s *Store) ClaimUpload(ctx context.Context, u Upload) (int64, error) {
 	err := s.db.InTxNoSync(ctx, func(t *sqldb.Tx) error {
 		n, err := t.Exec(`
@@ -74,8 +76,8 @@ func (s *Store) ClaimUpload(ctx context.Context, u Upload) (int64, error) {
 	return u.Epoch + 1, err
 }
 
-// SaveUpload stores an upload's size, bytes and storage reference and moves it to the next epoch, which it returns. NotFound when the
-// upload has ended or another writer has moved it on since.
+// SaveUpload stores size, bytes and storage reference of a session and moves it to the next epoch, which it returns. The error is
+// ErrUploadGone if u's epoch is not the latest.
 func (s *Store) SaveUpload(ctx context.Context, u Upload) (int64, error) {
 	var data any
 	if u.StorageRef == "" {
@@ -93,7 +95,7 @@ func (s *Store) SaveUpload(ctx context.Context, u Upload) (int64, error) {
 	return u.Epoch + 1, err
 }
 
-// EndUpload ends an upload without a blob if it is still in u's epoch. NotFound if it has ended or another writer has moved it on.
+// EndUpload deletes a session. The error is ErrUploadGone if u's epoch is not the latest.
 func (s *Store) EndUpload(ctx context.Context, u Upload) error {
 	return s.db.InTx(ctx, func(t *sqldb.Tx) error {
 		n, err := t.Exec(`DELETE FROM upload WHERE id = $1 AND repository_id = $2 AND epoch = $3`, u.ID, u.RepositoryID, u.Epoch)
@@ -104,7 +106,7 @@ func (s *Store) EndUpload(ctx context.Context, u Upload) error {
 	})
 }
 
-// DeleteUpload ends an upload without a blob, whatever its epoch. NotFound when there is none in this repository.
+// DeleteUpload deletes a session in any epoch. The error is ErrUploadGone if the repository has no such session.
 func (s *Store) DeleteUpload(ctx context.Context, repositoryID, id string) error {
 	return s.db.InTx(ctx, func(t *sqldb.Tx) error {
 		n, err := t.Exec(`DELETE FROM upload WHERE id = $1 AND repository_id = $2`, id, repositoryID)

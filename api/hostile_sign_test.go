@@ -161,7 +161,7 @@ func TestRequestHostsHaveNoEffectOnSigning(t *testing.T) {
 
 // TestHostileSignaturesAreFlagged proves that lists show expired signatures, signatures by expired or revoked keys, and
 // signatures by unknown keys as not verified (hostile-inputs.md#expired-signature, hostile-inputs.md#unknown-key).
-// TestSignaturesOutOfTheirTime in proxy proves that they are served.
+// TestExpiredSignatures in proxy checks that they are served.
 func TestHostileSignaturesAreFlagged(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

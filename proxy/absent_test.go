@@ -26,9 +26,9 @@ import (
 	"github.com/countersign/countersign/proxy"
 )
 
-// mirrored makes the repository mirror/app of an image whose layer is yet to be fetched, and returns the image's and
-// the layer's digests and how often the remote was asked for the layer.
-func mirrored(
+// newMirroredWorld creates the repository mirror/app with an image whose layer is absent. It returns the digests of
+// the image and the layer, and the number of requests for the layer that the remote received.
+func newMirroredWorld(
 	t *testing.T,
 	layer []byte,
 	policy pulp.Policy,
@@ -41,7 +41,7 @@ func mirrored(
 	return w, m, digest.FromBytes(layer), asked
 }
 
-// newFetchingWorld is a world that fetches absent blobs.
+// newFetchingWorld returns a world that fetches absent blobs.
 func newFetchingWorld(t *testing.T, edits ...func(*ingest.BlobFetcher)) *world {
 	t.Helper()
 	return newWorld(t, func(o *proxy.Options) {
@@ -59,8 +59,8 @@ func newFetchingWorld(t *testing.T, edits ...func(*ingest.BlobFetcher)) *world {
 	})
 }
 
-// addMirror makes the remote NAME, served by a function, and the repository mirror/NAME with an image of these
-// layers, all yet to be fetched. It returns the image's digest and how often the remote was asked.
+// addMirror creates the remote NAME, served by a function, and the repository mirror/NAME with an image whose layers
+// are absent. It returns the digest of the image and the number of requests that the remote received.
 func (w *world) addMirror(
 	name string,
 	policy pulp.Policy,
@@ -93,11 +93,12 @@ func (w *world) addMirror(
 	if _, err := w.store.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: name, BasePath: "mirror/" + name, RepositoryID: repo.ID}); err != nil {
 		w.t.Fatal(err)
 	}
-	return w.synced(repo, remote, layers...), asked
+	return w.addSyncedImage(repo, remote, layers...), asked
 }
 
-// synced does what a sync of an image does that leaves its layers at the remote, and returns the image's digest.
-func (w *world) synced(repo pulp.Repository, remote pulp.Remote, layers ...[]byte) digest.Digest {
+// addSyncedImage stores an image as a sync with the policy on_demand or streamed does: its layers are absent. It
+// returns the digest of the image.
+func (w *world) addSyncedImage(repo pulp.Repository, remote pulp.Remote, layers ...[]byte) digest.Digest {
 	w.t.Helper()
 	ctx, config := w.t.Context(), []byte("{}")
 	blobs := []pulp.Blob{{Digest: digest.FromBytes(config), Size: 2, Data: config, Inline: true}}
@@ -134,11 +135,11 @@ func (w *world) synced(repo pulp.Repository, remote pulp.Remote, layers ...[]byt
 	return parsed.Digest
 }
 
-func TestBlobsThatComeLater(t *testing.T) {
+func TestAbsentBlobs(t *testing.T) {
 	t.Parallel()
 	layer := random(300_000, 21)
 	gate := make(chan struct{})
-	w, _, d, asked := mirrored(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) {
+	w, _, d, asked := newMirroredWorld(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write(layer[:100_000])
 		<-gate
 		_, _ = w.Write(layer[100_000:])
@@ -173,12 +174,13 @@ func TestBlobsThatComeLater(t *testing.T) {
 	}
 }
 
-// A client sees bytes as they come, and its going away ends nothing.
-func TestABlobComesAlthoughItsReaderLeaves(t *testing.T) {
+// TestFetchContinuesWithoutItsClient checks that the client that starts a fetch receives the bytes as they arrive,
+// and that its disconnection does not end the fetch.
+func TestFetchContinuesWithoutItsClient(t *testing.T) {
 	t.Parallel()
 	layer := random(3_000_000, 22)
 	left := make(chan struct{})
-	w, _, d, _ := mirrored(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) {
+	w, _, d, _ := newMirroredWorld(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write(layer[:1_000_000])
 		<-left
 		_, _ = w.Write(layer[1_000_000:])
@@ -195,12 +197,12 @@ func TestABlobComesAlthoughItsReaderLeaves(t *testing.T) {
 	w.wantBlob("mirror/app", d, layer)
 }
 
-// A client that takes a blob slowly while it is fetched keeps the blob from the others only for a short time, and
-// gets all of it in the end. Before, the others waited for as long as that client liked.
-func TestABlobComesAlthoughItsReaderIsSlow(t *testing.T) {
+// TestSlowClientDoesNotDelayOthers checks that a client that reads slowly delays the fetch only for a short time, and
+// that it receives the whole blob in the end.
+func TestSlowClientDoesNotDelayOthers(t *testing.T) {
 	t.Parallel()
 	layer := random(48<<20, 25)
-	w, _, d, _ := mirrored(
+	w, _, d, _ := newMirroredWorld(
 		t,
 		layer,
 		pulp.OnDemand,
@@ -236,9 +238,9 @@ func TestABlobComesAlthoughItsReaderIsSlow(t *testing.T) {
 		w.wantBlob("mirror/app", d, layer)
 	}()
 	var got bytes.Buffer
-	for waiting := true; waiting; { // each piece comes soon enough
+	for waiting := true; waiting; { // each piece arrives within the idle timeout
 		if _, err := io.CopyN(&got, res.Body, 64<<10); err != nil || got.Len() > len(layer)/2 {
-			t.Fatalf("the slow client has %d bytes, and the other has not got the blob: %v", got.Len(), err)
+			t.Fatalf("the slow client has %d bytes before the other has the blob: %v", got.Len(), err)
 		}
 		select {
 		case <-others:
@@ -251,10 +253,10 @@ func TestABlobComesAlthoughItsReaderIsSlow(t *testing.T) {
 	}
 }
 
-func TestABlobThatIsStreamed(t *testing.T) {
+func TestStreamedBlob(t *testing.T) {
 	t.Parallel()
 	layer := random(100_000, 23)
-	w, _, d, asked := mirrored(
+	w, _, d, asked := newMirroredWorld(
 		t,
 		layer,
 		pulp.Streamed,
@@ -268,11 +270,11 @@ func TestABlobThatIsStreamed(t *testing.T) {
 	}
 }
 
-func TestABlobThatComesWrong(t *testing.T) {
+func TestRemoteWithWrongContent(t *testing.T) {
 	t.Parallel()
 	layer := random(100_000, 24)
 	status := http.StatusOK
-	w, _, d, _ := mirrored(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) {
+	w, _, d, _ := newMirroredWorld(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(status)
 		_, _ = w.Write(bytes.Repeat([]byte("x"), len(layer)))
 	})
@@ -286,7 +288,7 @@ func TestABlobThatComesWrong(t *testing.T) {
 	if err == nil || len(got) == len(layer) {
 		t.Errorf("%d wrong bytes end with %v", len(got), err)
 	}
-	w.expect(request{method: http.MethodHead, path: path}, http.StatusOK) // it may be right the next time
+	w.expect(request{method: http.MethodHead, path: path}, http.StatusOK) // the remote may send the right content later
 	status = http.StatusNotFound
 	w.expectError(request{path: path}, http.StatusNotFound, "BLOB_UNKNOWN")
 	w.expect(request{method: http.MethodHead, path: path}, http.StatusNotFound)
@@ -300,11 +302,12 @@ func TestABlobThatComesWrong(t *testing.T) {
 	w.expectError(request{path: path}, http.StatusNotFound, "BLOB_UNKNOWN")
 }
 
-// A mirror takes no pushes, unless the configuration says so; without its remote it is a repository like others.
+// TestMirrorsAreReadOnly checks that a mirrored repository rejects pushes unless the configuration permits them, and
+// accepts them once it has no remote.
 func TestMirrorsAreReadOnly(t *testing.T) {
 	t.Parallel()
 	layer := random(100_000, 25)
-	w, m, d, _ := mirrored(
+	w, m, d, _ := newMirroredWorld(
 		t,
 		layer,
 		pulp.OnDemand,
@@ -336,13 +339,13 @@ func TestMirrorsAreReadOnly(t *testing.T) {
 	}
 	refused()
 	if a := w.send(request{as: "admin", method: http.MethodPut, path: "/extensions/v2/mirror/app/signatures/" + string(m), body: "{"}); a.code() != "SIGNATURE_INVALID" {
-		t.Errorf("a signature is answered %d %s", a.status, a.body)
+		t.Errorf("a signature: status %d %s", a.status, a.body)
 	}
-	// A blob that comes later can be mounted elsewhere when it has come.
+	// An absent blob can be mounted after it was fetched.
 	mount := "/v2/acme/app/blobs/uploads/?mount=" + string(d) + "&from=mirror/app"
 	w.expect(request{as: "acme", method: http.MethodPost, path: mount}, http.StatusAccepted)
 	w.wantBlob("mirror/app", d, layer)
-	w.wantBlob("mirror/app", d, layer) // who waited for the first knows that it is kept
+	w.wantBlob("mirror/app", d, layer) // the fetch has stored the blob
 	w.expect(request{as: "acme", method: http.MethodPost, path: mount}, http.StatusCreated)
 	w.wantBlob("acme/app", d, layer)
 	w.options.PushToMirrors = true

@@ -200,14 +200,14 @@ func (c *call) mayPull(name string, t record.Target) bool {
 
 // mayWrite reports whether the caller may change the content of the request's name. The result does not depend on
 // whether the name exists.
-func (c *call) mayWrite(what auth.Action) bool {
-	return c.caller.covers("repository", c.name, "push") && auth.Allow(c.caller.user, what, auth.Object{Path: c.name})
+func (c *call) mayWrite(action auth.Action) bool {
+	return c.caller.covers("repository", c.name, "push") && auth.Allow(c.caller.user, action, auth.Object{Path: c.name})
 }
 
 // writableTarget returns the target of the request's name if the caller may change it. Unlike pushTarget it does not
 // create it: the failure is NAME_UNKNOWN if the name does not exist.
-func (c *call) writableTarget(what auth.Action) (record.Target, error) {
-	if !c.mayWrite(what) {
+func (c *call) writableTarget(action auth.Action) (record.Target, error) {
+	if !c.mayWrite(action) {
 		return record.Target{}, c.unauthorized()
 	}
 	t, err := c.Store.Serving.Resolve(c.r.Context(), c.name)

@@ -43,7 +43,7 @@ func TestConditionalRequests(t *testing.T) {
 	stands := func(body string) {
 		t.Helper()
 		if a := w.send(request{path: "/v2/acme/app/manifests/v1"}); a.body != body {
-			t.Errorf("the tag stands for %s, want %s", a.body, body)
+			t.Errorf("the tag has %s, want %s", a.body, body)
 		}
 	}
 	put(http.StatusPreconditionFailed, one, "If-Match", "*")
@@ -61,7 +61,7 @@ func TestConditionalRequests(t *testing.T) {
 	stands(two)
 	put(http.StatusCreated, one, "If-None-Match", first)
 	put(http.StatusCreated, two, "If-Match", "*")
-	put(http.StatusCreated, one, "If-Match", string(digest.FromString(two))) // without its quotes
+	put(http.StatusCreated, one, "If-Match", string(digest.FromString(two))) // without quotes
 	w.expectError(
 		request{
 			as:      "admin",
@@ -103,8 +103,9 @@ func TestConditionalRequests(t *testing.T) {
 	)
 }
 
-// A condition holds for the tags that a PUT by digest names, each of them, and for a digest that is deleted.
-func TestConditionsOnDigests(t *testing.T) {
+// TestPreconditionsOnDigests checks that a precondition applies to each tag parameter of a PUT by digest, and to a
+// DELETE by digest.
+func TestPreconditionsOnDigests(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	one, two := w.imageOf("acme/app", "one"), w.imageOf("acme/app", "two")
@@ -137,7 +138,7 @@ func TestConditionsOnDigests(t *testing.T) {
 	w.expectError(request{path: "/v2/acme/app/manifests/" + string(second)}, http.StatusNotFound, "MANIFEST_UNKNOWN")
 	put(http.StatusCreated, two, "?tag=v1", "If-Match", quoted(first))
 	if a := w.send(request{path: "/v2/acme/app/manifests/v1"}); a.body != two {
-		t.Errorf("the tag stands for %s, want %s", a.body, two)
+		t.Errorf("the tag has %s, want %s", a.body, two)
 	}
 
 	for _, header := range [][2]string{{"If-Match", quoted(first)}, {"If-Match", "rubbish"}, {"If-None-Match", "*"}, {"If-None-Match", quoted(second)}} {
@@ -163,7 +164,7 @@ func TestConditionsOnDigests(t *testing.T) {
 	)
 }
 
-// Of many who move a tag from the digest that they all saw, one succeeds.
+// TestOneOfManyMovesATag checks that of many concurrent pushes with the same precondition exactly one moves the tag.
 func TestOneOfManyMovesATag(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

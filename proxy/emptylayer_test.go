@@ -11,9 +11,9 @@ import (
 	"github.com/countersign/countersign/proxy"
 )
 
-// emptyImage pushes an image whose layer is the empty one, of which nothing was uploaded, and returns the digest of
-// its manifest.
-func (w *world) emptyImage(name, tag string) digest.Digest {
+// pushEmptyImage pushes an image whose only layer is the empty layer, without uploading the layer. It returns the
+// digest of the manifest.
+func (w *world) pushEmptyImage(name, tag string) digest.Digest {
 	w.t.Helper()
 	config := w.pushBlob(name, `{"architecture":"amd64","os":"linux"}`)
 	payload := fmt.Sprintf(
@@ -27,8 +27,8 @@ func (w *world) emptyImage(name, tag string) digest.Digest {
 	return digest.FromString(payload)
 }
 
-// The empty layer is there for everybody who may pull from a repository, although nobody has uploaded it, and may be
-// part of a manifest.
+// TestEmptyLayer checks that every repository serves the empty layer without an upload, and that manifests may
+// reference it. See compatibility.md#empty-layer.
 func TestEmptyLayer(t *testing.T) {
 	t.Parallel()
 	for title, limit := range map[string]int64{"in the database": 16 << 10, "in the storage": 0} {
@@ -42,19 +42,19 @@ func TestEmptyLayer(t *testing.T) {
 			if a := w.expect(request{as: "admin", method: http.MethodHead, path: blob}, http.StatusOK); a.header.Get(
 				"Content-Length",
 			) != "32" {
-				t.Errorf("HEAD answers %v", a.header)
+				t.Errorf("HEAD: response %v", a.header)
 			}
 			if a := w.expect(request{path: blob, headers: []string{"Range", "bytes=0-1"}}, http.StatusPartialContent); a.body != "\x1f\x8b" {
 				t.Errorf("a range is %q", a.body)
 			}
-			w.emptyImage("acme/app", "v1")
+			w.pushEmptyImage("acme/app", "v1")
 			w.wantBlob("acme/app", pulp.EmptyLayer, content)
 			target, err := w.store.Serving.Resolve(t.Context(), "acme/app")
 			if err != nil {
 				t.Fatal(err)
 			}
 			if b, err := w.store.Serving.ServedBlob(t.Context(), target, pulp.EmptyLayer); err != nil ||
-				b.Size != 32 { // the version holds all that its image names
+				b.Size != 32 { // the version contains all blobs of its image
 				t.Errorf("the blob in the repository: %+v, %v", b, err)
 			}
 			w.expectError(request{as: "admin", method: http.MethodDelete, path: blob}, http.StatusConflict, "DENIED")
@@ -68,20 +68,20 @@ func TestEmptyLayer(t *testing.T) {
 				http.StatusCreated,
 			)
 			if a.header.Get("Docker-Content-Digest") != string(pulp.EmptyLayer) {
-				t.Errorf("a mount answers %v", a.header)
+				t.Errorf("a mount: response %v", a.header)
 			}
-			w.private("acme/app")
+			w.setPrivate("acme/app")
 			w.expectError(request{path: blob}, http.StatusUnauthorized, "UNAUTHORIZED")
 			w.expect(request{as: "carol", method: http.MethodHead, path: blob}, http.StatusUnauthorized)
 		})
 	}
 }
 
-// In front of an upstream the empty layer is uploaded there before a manifest that names it, also when the upstream
-// has lost it since.
-func TestEmptyLayerBeforeAnUpstream(t *testing.T) {
+// TestEmptyLayerUpstream checks that the empty layer is uploaded to the upstream before a manifest that references
+// it, and again if the upstream has lost it.
+func TestEmptyLayerUpstream(t *testing.T) {
 	t.Parallel()
-	w, b := newFront(t)
+	w, b := newUpstreamWorld(t)
 	w.pushBlob("acme/app", "makes the repository")
 	w.wantBlob("acme/app", pulp.EmptyLayer, pulp.EmptyLayerContent())
 	upstreamHas := func() bool {
@@ -93,11 +93,11 @@ func TestEmptyLayerBeforeAnUpstream(t *testing.T) {
 		return response.Body.Close() == nil && response.StatusCode == http.StatusOK
 	}
 	if upstreamHas() {
-		t.Fatal("the upstream has the empty layer by itself: the test says nothing")
+		t.Fatal("the upstream has the empty layer without an upload: the test proves nothing")
 	}
-	image := w.emptyImage("acme/app", "v1")
+	image := w.pushEmptyImage("acme/app", "v1")
 	if !upstreamHas() {
-		t.Error("the upstream has not the empty layer")
+		t.Error("the upstream lacks the empty layer")
 	}
 	response, err := http.Head(b.url + "/v2/acme/app/manifests/" + string(image))
 	if err != nil {
@@ -109,9 +109,9 @@ func TestEmptyLayerBeforeAnUpstream(t *testing.T) {
 	if err := w.options.Storage.Delete(t.Context(), "acme/app", pulp.EmptyLayer); err != nil {
 		t.Fatal(err)
 	}
-	w.emptyImage("acme/app", "v2")
+	w.pushEmptyImage("acme/app", "v2")
 	if !upstreamHas() {
-		t.Error("the upstream has not got the empty layer back")
+		t.Error("the upstream lacks the empty layer after the second push")
 	}
 	w.expect(
 		request{
@@ -124,24 +124,24 @@ func TestEmptyLayerBeforeAnUpstream(t *testing.T) {
 	w.wantBlob("acme/other", pulp.EmptyLayer, pulp.EmptyLayerContent())
 }
 
-// An image that an upstream shows without having the empty layer is adopted all the same; others wait for nothing.
+// TestEmptyLayerIsAdopted checks that an image is adopted from an upstream that does not have its empty layer.
 func TestEmptyLayerIsAdopted(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t)
-	config, layer := `{"architecture":"amd64","os":"linux"}`, a.pushDirectly(
+	config, layer := `{"architecture":"amd64","os":"linux"}`, a.pushBlobUpstream(
 		"company/old",
 		string(pulp.EmptyLayerContent()),
 	)
 	m := fmt.Sprintf(
 		`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[{"mediaType":%q,"digest":%q,"size":32}]}`,
 		pulp.OCIManifest,
-		a.pushDirectly("company/old", config),
+		a.pushBlobUpstream("company/old", config),
 		len(config),
 		layerType,
 		layer,
 	)
-	a.direct(http.StatusCreated, http.MethodPut, a.upstream+"/v2/company/old/manifests/v1", pulp.OCIManifest, m)
-	a.loses = pulp.EmptyLayer
+	a.sendUpstream(http.StatusCreated, http.MethodPut, a.upstream+"/v2/company/old/manifests/v1", pulp.OCIManifest, m)
+	a.lost = pulp.EmptyLayer
 	a.expect(request{as: "admin", path: "/v2/company/old/manifests/v1"}, http.StatusOK)
 	got := a.expect(request{as: "admin", path: "/v2/company/old/blobs/" + string(pulp.EmptyLayer)}, http.StatusOK)
 	if got.body != string(pulp.EmptyLayerContent()) {

@@ -19,10 +19,8 @@ import (
 	"github.com/countersign/countersign/internal/store/record"
 )
 
-// FuzzReference puts under references and tags as they come: what is taken is a digest that is stored or a tag, and
-// of tags as a path has them one.
-//
-// See hostile-inputs.md#bad-digest and hostile-inputs.md#hostile-tags.
+// FuzzReference checks that only supported digests and valid tags are accepted as references, and only valid tags as
+// tag parameters. It covers hostile-inputs.md#bad-digest and #hostile-tags.
 func FuzzReference(f *testing.F) {
 	const d = "sha256:7fbe918c3928bd80381de7c89b41da7ba4811e89a1f877aec1f49f0aaac8cbc2"
 	for _, seed := range [][2]string{
@@ -66,9 +64,8 @@ func FuzzReference(f *testing.F) {
 	})
 }
 
-// FuzzRange asks for parts of a blob: an answer holds the bytes that it says, no more than the blob has, or none.
-//
-// See hostile-inputs.md#bad-chunks.
+// FuzzRange checks that a response to a Range header contains exactly the bytes that its Content-Range states. It
+// covers hostile-inputs.md#bad-chunks.
 func FuzzRange(f *testing.F) {
 	for _, s := range []string{
 		"bytes=0-0", "bytes=10-19", "bytes=-5", "bytes=5-", "bytes=0-", "bytes=99-0", "bytes=100-", "bytes=-0", "bytes=0-99999999999999999999", "bytes=-99999999999999999999", "bytes=0-1,5-6", "bytes=0-0,-1",
@@ -104,13 +101,13 @@ func FuzzRange(f *testing.F) {
 				last >= size ||
 				first > last ||
 				!bytes.Equal(body, content[first:last+1]) {
-				t.Errorf("%q gives %q with %d bytes", header, place, len(body))
+				t.Errorf("%q: Content-Range %q with %d bytes", header, place, len(body))
 			}
 		}
 		switch mediaType, parameters, _ := mime.ParseMediaType(w.Header().Get("Content-Type")); {
 		case w.Code == http.StatusOK:
 			if !bytes.Equal(w.Body.Bytes(), content) {
-				t.Errorf("%q gives %d bytes of all", header, w.Body.Len())
+				t.Errorf("%q: %d bytes of the whole blob", header, w.Body.Len())
 			}
 		case w.Code == http.StatusRequestedRangeNotSatisfiable:
 		case w.Code == http.StatusPartialContent && mediaType == "multipart/byteranges":
@@ -131,12 +128,12 @@ func FuzzRange(f *testing.F) {
 				total += len(body)
 			}
 			if total > len(content) {
-				t.Errorf("%q gives %d bytes of %d", header, total, len(content))
+				t.Errorf("%q: %d bytes of %d", header, total, len(content))
 			}
 		case w.Code == http.StatusPartialContent:
 			part(w.Header().Get("Content-Range"), w.Body.Bytes())
 		default:
-			t.Errorf("%q is answered %d", header, w.Code)
+			t.Errorf("%q status %d", header, w.Code)
 		}
 	})
 }

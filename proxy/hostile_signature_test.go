@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/opencontainers/go-digest"
@@ -23,10 +22,10 @@ import (
 	"github.com/countersign/countersign/signing/signtest"
 )
 
-// manySignatures is the path of a manifest's signatures.
+// manySignatures is the path of the signatures of a manifest.
 func manySignatures(d digest.Digest) string { return "/extensions/v2/acme/app/signatures/" + string(d) }
 
-// addService makes a key one that the server knows.
+// addService creates a signing service with a key.
 func (w *world) addService(name string, key *signtest.Key) {
 	w.t.Helper()
 	if _, err := w.store.Signatures.AddSigningService(w.t.Context(), pulp.SigningService{
@@ -36,11 +35,11 @@ func (w *world) addService(name string, key *signtest.Key) {
 	}
 }
 
-// nothingStored demands that a manifest has no signature, and its repository the version given.
-func (w *world) nothingStored(d digest.Digest, version int64) {
+// expectNoSignatures checks that a manifest has no signature and that its repository has the given version.
+func (w *world) expectNoSignatures(d digest.Digest, version int64) {
 	w.t.Helper()
 	if a := w.expect(request{path: manySignatures(d)}, http.StatusOK); a.body != `{"signatures":[]}` {
-		w.t.Errorf("something was stored: %.300s", a.body)
+		w.t.Errorf("unexpected content: %.300s", a.body)
 	}
 	target, err := w.store.Serving.Resolve(w.t.Context(), "acme/app")
 	if err != nil || target.Repository.LatestVersion != version {
@@ -54,8 +53,8 @@ func frame(tag byte, body []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(b, uint32(len(body))), body...)
 }
 
-// pieces cuts a signed message into its one-pass signature, its literal data and its signature.
-func pieces(t *testing.T, message []byte) (onePass, literal, sig []byte) {
+// splitMessage splits a signed message into its one-pass signature, its literal data and its signature.
+func splitMessage(t *testing.T, message []byte) (onePass, literal, sig []byte) {
 	t.Helper()
 	var cut [][]byte
 	r := bytes.NewReader(message)
@@ -78,10 +77,8 @@ func pieces(t *testing.T, message []byte) (onePass, literal, sig []byte) {
 	return cut[0], cut[1], cut[2]
 }
 
-// TestHostilePayloads signs what is no claim of this manifest, with a key that the server knows, so that nothing but
-// the payload is wrong.
-//
-// See hostile-inputs.md#signature-of-another-manifest, hostile-inputs.md#duplicate-payload-keys and hostile-inputs.md#payload-shape.
+// TestHostilePayloads uploads validly signed payloads that do not claim the manifest. It covers
+// hostile-inputs.md#signature-of-another-manifest, #duplicate-payload-keys and #payload-shape.
 func TestHostilePayloads(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -93,7 +90,7 @@ func TestHostilePayloads(t *testing.T) {
 		`"identity":{"docker-reference":"` + publicHost + `/acme/app:v1"}},"optional":{}}`
 	put := func(payload string) response {
 		raw := key.SignBytes(t, []byte(payload), signtest.Config{At: now})
-		return w.send(request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: body(d, encode(raw))})
+		return w.send(request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: signatureJSON(d, encode(raw))})
 	}
 	edit := func(old, with string) string {
 		if !strings.Contains(good, old) {
@@ -136,20 +133,18 @@ func TestHostilePayloads(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if a := put(payload); a.status != http.StatusBadRequest || a.code() != "SIGNATURE_INVALID" {
-				t.Errorf("answered %d %.300s, want 400 SIGNATURE_INVALID", a.status, a.body)
+				t.Errorf("response %d %.300s, want 400 SIGNATURE_INVALID", a.status, a.body)
 			}
 		})
 	}
-	w.nothingStored(d, 2)
+	w.expectNoSignatures(d, 2)
 	if a := put(good); a.status != http.StatusCreated {
-		t.Errorf("the good payload is answered %d %s: the cases above prove nothing", a.status, a.body)
+		t.Errorf("the valid payload: status %d %s: the cases above prove nothing", a.status, a.body)
 	}
 }
 
-// TestHostileMessages sends OpenPGP messages that are not exactly one binary signed message, the parts of which are
-// all good.
-//
-// See hostile-inputs.md#malformed-message and hostile-inputs.md#compressed-packet.
+// TestHostileMessages uploads OpenPGP messages of valid parts that are not exactly one binary signed message. It
+// covers hostile-inputs.md#malformed-message and #compressed-packet.
 func TestHostileMessages(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -159,8 +154,8 @@ func TestHostileMessages(t *testing.T) {
 	w.addService("svc", known)
 	for whose, key := range map[string]*signtest.Key{"a known key": known, "an unknown key": unknown} {
 		good, stranger := signature(t, key, d, now), signature(t, key, other, now)
-		onePass, literal, sig := pieces(t, good)
-		_, otherLiteral, otherSig := pieces(t, stranger)
+		onePass, literal, sig := splitMessage(t, good)
+		_, otherLiteral, otherSig := splitMessage(t, stranger)
 		join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 		for name, raw := range map[string][]byte{
 			"literal data alone":                   literal,
@@ -179,50 +174,50 @@ func TestHostileMessages(t *testing.T) {
 			"a marker packet before":               join(frame(10, []byte("PGP")), good),
 			"a padding packet before":              join(frame(21, make([]byte, 16)), good),
 			"a private packet before":              join(frame(60, []byte("x")), good),
-			"a packet behind, compressed as one":   frame(8, deflated(t, join(good, literal))),
-			"compressed in a compressed packet":    frame(8, deflated(t, frame(8, deflated(t, good)))),
-			"a byte behind the compressed data":    frame(8, append(deflated(t, good), 0)),
-			"a packet behind the compressed":       join(frame(8, deflated(t, good)), literal),
+			"a packet behind, compressed as one":   frame(8, inflate(t, join(good, literal))),
+			"compressed in a compressed packet":    frame(8, inflate(t, frame(8, inflate(t, good)))),
+			"a byte behind the compressed data":    frame(8, append(inflate(t, good), 0)),
+			"a packet behind the compressed":       join(frame(8, inflate(t, good)), literal),
 			"a public key":                         []byte(key.Armor),
 			"armor":                                []byte("-----BEGIN PGP MESSAGE-----\n\n" + encode(good) + "\n-----END PGP MESSAGE-----\n"),
 			"an encrypted packet":                  frame(18, join([]byte{1}, good)),
 			"a length of four gigabytes":           join([]byte{0xc0 | 11, 255, 255, 255, 255, 255}, good),
-			"a compressed packet that expands":     frame(8, deflated(t, frame(11, make([]byte, 4<<20)))),
-			"the signed message and then a bomb":   frame(8, deflated(t, join(good, make([]byte, 4<<20)))),
+			"a compressed packet that expands":     frame(8, inflate(t, frame(11, make([]byte, 4<<20)))),
+			"the signed message and then a bomb":   frame(8, inflate(t, join(good, make([]byte, 4<<20)))),
 			"half of it":                           good[:len(good)/2],
-			"a signature that another key says is": named(t, good, onePass),
+			"a signature that another key says is": withOnePassKey(t, good, onePass),
 		} {
 			t.Run(name+" by "+whose, func(t *testing.T) {
 				w.expectError(
-					request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: body(d, encode(raw))},
+					request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: signatureJSON(d, encode(raw))},
 					http.StatusBadRequest,
 					"SIGNATURE_INVALID",
 				)
 			})
 		}
 	}
-	w.nothingStored(d, 2)
+	w.expectNoSignatures(d, 2)
 	w.expect(
 		request{
 			as:     "admin",
 			method: http.MethodPut,
 			path:   manySignatures(d),
-			body:   body(d, encode(frame(8, deflated(t, signature(t, known, d, now))))),
+			body:   signatureJSON(d, encode(frame(8, inflate(t, signature(t, known, d, now))))),
 		},
 		http.StatusCreated,
 	)
 }
 
-// named returns a message whose one-pass signature announces another key than its signature names.
-func named(t *testing.T, message, onePass []byte) []byte {
+// withOnePassKey returns a message whose one-pass signature contains another key id than its signature.
+func withOnePassKey(t *testing.T, message, onePass []byte) []byte {
 	t.Helper()
 	other := bytes.Clone(message)
 	other[len(onePass)-2] ^= 1 // the last byte of the key's id
 	return other
 }
 
-// deflated returns the content of a ZLIB-compressed packet.
-func deflated(t *testing.T, message []byte) []byte {
+// inflate returns the content of a ZLIB-compressed packet.
+func inflate(t *testing.T, message []byte) []byte {
 	t.Helper()
 	b := bytes.NewBuffer([]byte{2})
 	w := zlib.NewWriter(b)
@@ -256,11 +251,9 @@ func cleartext(t *testing.T, key *signtest.Key, d digest.Digest) []byte {
 	return b.Bytes()
 }
 
-// TestSignaturesThatGPGCallsBad has GnuPG make a signature, changes what is signed, and sees that GnuPG and the
-// server refuse it alike.
-//
-// See hostile-inputs.md#bad-signature.
-func TestSignaturesThatGPGCallsBad(t *testing.T) {
+// TestSignaturesThatGPGRejects modifies messages that GnuPG signed and checks that the server rejects those that
+// GnuPG rejects. It covers hostile-inputs.md#bad-signature.
+func TestSignaturesThatGPGRejects(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"gpg", "gpgconf"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -322,7 +315,7 @@ func TestSignaturesThatGPGCallsBad(t *testing.T) {
 	payload := bytes.Replace(good, []byte("/acme/app:v1"), []byte("/acme/app:v2"), 1)
 	value := bytes.Clone(good)
 	value[len(value)-1] ^= 1
-	for name, raw := range map[string][]byte{"another reference in what was signed": payload, "another number in the signature": value} {
+	for name, raw := range map[string][]byte{"another reference in the signed data": payload, "another number in the signature": value} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "signature")
 			if err := os.WriteFile(file, raw, 0o600); err != nil {
@@ -333,34 +326,33 @@ func TestSignaturesThatGPGCallsBad(t *testing.T) {
 				t.Fatalf("gpg does not call it bad: %v\n%s", err, said)
 			}
 			a := w.expectError(
-				request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: body(d, encode(raw))},
+				request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: signatureJSON(d, encode(raw))},
 				http.StatusBadRequest,
 				"SIGNATURE_INVALID",
 			)
 			if !strings.Contains(a.body, "does not verify with the key of signing service svc") {
-				t.Errorf("answered %s", a.body)
+				t.Errorf("response %s", a.body)
 			}
 		})
 	}
-	w.nothingStored(d, 1)
+	w.expectNoSignatures(d, 1)
 	w.expect(
-		request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: body(d, encode(good))},
+		request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: signatureJSON(d, encode(good))},
 		http.StatusCreated,
 	)
 }
 
-// TestSignaturesByKeysThatTheServerDoesNotKnow: they are kept as nobody's, unless the server refuses them, and none
-// passes for a known key's.
-//
-// See hostile-inputs.md#unknown-key. That the list says so is TestHostileSignaturesAreFlagged's in api.
-func TestSignaturesByKeysThatTheServerDoesNotKnow(t *testing.T) {
+// TestSignaturesByUnknownKeys checks that signatures by unknown keys are stored as unverified, or rejected if so
+// configured, and never count as signatures by a known key. It covers hostile-inputs.md#unknown-key.
+// TestHostileSignaturesAreFlagged in api checks their listing.
+func TestSignaturesByUnknownKeys(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	d := w.pushImage("acme/app", "one", "v1")
 	now := time.Now()
 	known, unknown := signtest.NewKey(t, now.Add(-time.Hour), 0), signtest.NewKey(t, now.Add(-time.Hour), 0)
 	w.addService("svc", known)
-	// The unknown key's signature, which says that the known key made it.
+	// A signature by the unknown key that names the known key as its issuer.
 	posing := *known.Entity.PrivateKey
 	posing.PrivateKey = unknown.Entity.PrivateKey.PrivateKey
 	pretender := *known.Entity
@@ -372,7 +364,7 @@ func TestSignaturesByKeysThatTheServerDoesNotKnow(t *testing.T) {
 	put := func(status int, code string, raw []byte) {
 		t.Helper()
 		w.expectError(
-			request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: body(d, encode(raw))},
+			request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: signatureJSON(d, encode(raw))},
 			status,
 			code,
 		)
@@ -382,7 +374,7 @@ func TestSignaturesByKeysThatTheServerDoesNotKnow(t *testing.T) {
 	w.restart()
 	put(http.StatusBadRequest, "SIGNATURE_INVALID", forged)
 	put(http.StatusBadRequest, "SIGNATURE_INVALID", signature(t, unknown, d, now))
-	w.nothingStored(d, 1)
+	w.expectNoSignatures(d, 1)
 	w.options.RefuseUnknownKeys = false
 	w.restart()
 	put(http.StatusCreated, "", signature(t, unknown, d, now))
@@ -408,177 +400,4 @@ func TestSignaturesByKeysThatTheServerDoesNotKnow(t *testing.T) {
 			t.Errorf("the signature by %s is kept as verified by %q, want %q", g.KeyID, g.VerifiedBy, want)
 		}
 	}
-}
-
-// TestSignaturesOutOfTheirTime: what has expired, was revoked or comes from the future is refused when it comes; what
-// expires later is served all the same, for clients judge it themselves.
-//
-// See hostile-inputs.md#expired-signature. That the list says so is TestHostileSignaturesAreFlagged's in api.
-func TestSignaturesOutOfTheirTime(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	d := w.pushImage("acme/app", "one", "v1")
-	now := time.Now()
-	claim, err := signing.EncodeClaim(signing.Claim{ManifestDigest: d, DockerReference: publicHost + "/acme/app:v1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, unknown := signtest.NewKey(t, now.Add(-24*time.Hour), 0), signtest.NewKey(t, now.Add(-24*time.Hour), 0)
-	spent, revoked := signtest.NewKey(
-		t,
-		now.Add(-24*time.Hour),
-		time.Hour,
-	), signtest.NewKey(
-		t,
-		now.Add(-24*time.Hour),
-		0,
-	)
-	young := signtest.NewKey(t, now.Add(-time.Minute), 0)
-	bySpent, byRevoked := signature(t, spent, d, now.Add(-23*time.Hour-30*time.Minute)), signature(t, revoked, d, now)
-	if err := revoked.Entity.RevokeKey(packet.KeyCompromised, "lost", nil); err != nil {
-		t.Fatal(err)
-	}
-	revoked.Export(t)
-	for name, k := range map[string]*signtest.Key{"svc": key, "spent": spent, "revoked": revoked, "young": young} {
-		w.addService(name, k)
-	}
-	expired := key.SignBytes(t, claim, signtest.Config{At: now.Add(-2 * time.Hour), Lifetime: time.Hour})
-	for name, tt := range map[string]struct {
-		raw []byte
-		key *signtest.Key
-		why string // as Verify says it
-	}{
-		"a signature that has expired":              {raw: expired, key: key, why: "it has expired"},
-		"a signature that has just expired":         {raw: key.SignBytes(t, claim, signtest.Config{At: now.Add(-time.Minute), Lifetime: time.Second}), key: key, why: "it has expired"},
-		"a signature that has expired, unknown":     {raw: unknown.SignBytes(t, claim, signtest.Config{At: now.Add(-2 * time.Hour), Lifetime: time.Hour}), key: unknown, why: "it has expired"},
-		"a signature by a key that has expired":     {raw: bySpent, key: spent, why: "its key has expired"},
-		"a signature by a key that was revoked":     {raw: byRevoked, key: revoked, why: "its key was revoked"},
-		"a signature of six minutes ahead":          {raw: signature(t, key, d, now.Add(6*time.Minute)), key: key, why: "in the future"},
-		"a signature of six minutes ahead, unknown": {raw: signature(t, unknown, d, now.Add(6*time.Minute)), key: unknown, why: "in the future"},
-		"a signature of eighty years ahead":         {raw: signature(t, key, d, now.AddDate(79, 0, 0)), key: key, why: "in the future"},
-		"a signature that is older than its key":    {raw: signature(t, &signtest.Key{Entity: backdated(young)}, d, now.Add(-2*time.Minute)), key: young, why: "older than its key"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if _, err := signing.Verify(tt.raw, tt.key.Public, now); err == nil ||
-				!strings.Contains(err.Error(), tt.why) {
-				t.Errorf("Verify = %v, want %q", err, tt.why)
-			}
-			w.expectError(
-				request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: body(d, encode(tt.raw))},
-				http.StatusBadRequest,
-				"SIGNATURE_INVALID",
-			)
-		})
-	}
-	w.nothingStored(d, 1)
-	w.expect(
-		request{
-			as:     "admin",
-			method: http.MethodPut,
-			path:   manySignatures(d),
-			body:   body(d, encode(signature(t, key, d, now.Add(4*time.Minute)))),
-		},
-		http.StatusCreated,
-	)
-
-	target, err := w.store.Serving.Resolve(t.Context(), "acme/app")
-	if err != nil {
-		t.Fatal(err)
-	}
-	said, err := signing.Parse(expired)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.store.Signatures.PutSignature(t.Context(), target.Repository.ID, d, pulp.Signature{ // as it came an hour and a half ago
-		Digest: signing.Digest(expired), Name: signing.Name(d, expired), Content: expired, KeyID: said.KeyID, Fingerprint: &said.Fingerprint,
-		VerifiedBy: key.Public.Fingerprint(), Reference: said.Claim.DockerReference, SignedAt: said.CreatedAt.Unix(),
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if a := w.expect(request{path: manySignatures(d)}, http.StatusOK); !strings.Contains(a.body, encode(expired)) {
-		t.Errorf("what expired after it came is not served: %.300s", a.body)
-	}
-}
-
-// backdated returns a key as its thief's clock has it: it signs at times before it was made.
-func backdated(key *signtest.Key) *openpgp.Entity {
-	e := *key.Entity
-	identities := map[string]*openpgp.Identity{}
-	for name, id := range key.Entity.Identities {
-		i, self := *id, *id.SelfSignature
-		self.CreationTime = self.CreationTime.Add(-time.Hour)
-		i.SelfSignature = &self
-		identities[name] = &i
-	}
-	private, public := *e.PrivateKey, *e.PrimaryKey
-	public.CreationTime = public.CreationTime.Add(-time.Hour)
-	private.CreationTime = public.CreationTime
-	e.PrivateKey, e.PrimaryKey, e.Identities = &private, &public, identities
-	return &e
-}
-
-// TestHostileSignatureBodies sends bodies that are too large, and content that is base64 in one decoder and not in
-// another.
-//
-// See hostile-inputs.md#oversized-signature.
-func TestHostileSignatureBodies(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	d := w.pushImage("acme/app", "one", "v1")
-	key := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
-	raw := signature(t, key, d, time.Now())
-	for len(raw)%3 != 1 { // so that its base64 ends in two signs of padding
-		claim := signing.Claim{
-			ManifestDigest:  d,
-			DockerReference: publicHost + "/acme/app:v1",
-			Creator:         strings.Repeat("x", len(raw)%3+1),
-		}
-		raw = key.Sign(t, claim, time.Now())
-	}
-	good := encode(raw)
-	sized := func(n int) string { return body(d, strings.Repeat("A", n-len(body(d, "")))) }
-	whole := func(content string) string { return body(d, content) }
-	for name, tt := range map[string]struct {
-		body   any
-		status int
-	}{
-		"4,000,000 bytes that are no signature":   {sized(pulp.MaxSignatureBody), http.StatusBadRequest},
-		"4,000,001 bytes":                         {sized(pulp.MaxSignatureBody + 1), http.StatusRequestEntityTooLarge},
-		"4,000,001 bytes, of an unsaid length":    {struct{ io.Reader }{strings.NewReader(sized(pulp.MaxSignatureBody + 1))}, http.StatusRequestEntityTooLarge},
-		"a good body and white space without end": {whole(good) + strings.Repeat(" ", pulp.MaxSignatureBody), http.StatusRequestEntityTooLarge},
-		"8 megabytes":                             {sized(8 << 20), http.StatusRequestEntityTooLarge},
-		"junk in the middle":                      {whole(good[:8] + "!" + good[8:]), http.StatusBadRequest},
-		"junk behind":                             {whole(good + "!!!!"), http.StatusBadRequest},
-		"more base64 behind the padding":          {whole(good + "AAAA"), http.StatusBadRequest},
-		"a line break in the middle":              {whole(good[:8] + "\n" + good[8:]), http.StatusBadRequest},
-		"a line break at the end":                 {whole(good + "\n"), http.StatusBadRequest},
-		"lines as a mail has them":                {whole(good[:76] + "\r\n" + good[76:]), http.StatusBadRequest},
-		"a space in front":                        {whole(" " + good), http.StatusBadRequest},
-		"a NUL at the end":                        {whole(good + "\x00"), http.StatusBadRequest},
-		"no padding":                              {whole(strings.TrimRight(good, "=")), http.StatusBadRequest},
-		"half the padding":                        {whole(strings.TrimSuffix(good, "=")), http.StatusBadRequest},
-		"too much padding":                        {whole(good + "=="), http.StatusBadRequest},
-		"bits behind the end":                     {whole(good[:len(good)-3] + string(good[len(good)-3]+1) + "=="), http.StatusBadRequest},
-		"the alphabet of URLs":                    {whole("-_-_" + good), http.StatusBadRequest},
-		"base64 of base64":                        {whole(encode([]byte(good))), http.StatusBadRequest},
-		"nothing":                                 {"", http.StatusBadRequest},
-		"two bodies":                              {whole(good) + whole(good), http.StatusBadRequest},
-		"a member's name in other letters":        {strings.Replace(whole(good), `"content"`, `"Content"`, 1), http.StatusBadRequest},
-		"nested ten thousand times":               {strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000), http.StatusBadRequest},
-		"a version that is nearly two":            {strings.Replace(whole(good), `"schemaVersion":2`, `"schemaVersion":2.5`, 1), http.StatusBadRequest},
-		"a name of another manifest's form":       {strings.Replace(whole(good), string(d)+"@", "sha256:../../etc@", 1), http.StatusBadRequest},
-		"a name with a line break behind":         {strings.Replace(whole(good), strings.Repeat("0", 32), strings.Repeat("0", 32)+`\n`, 1), http.StatusBadRequest},
-		"a compressed body":                       {deflated(t, []byte(whole(good))), http.StatusBadRequest},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if a := w.send(request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: tt.body}); a.status != tt.status {
-				t.Errorf("answered %d %.300s, want %d", a.status, a.body, tt.status)
-			}
-		})
-	}
-	w.nothingStored(d, 1)
-	w.expect(
-		request{as: "admin", method: http.MethodPut, path: manySignatures(d), body: whole(good)},
-		http.StatusCreated,
-	)
 }

@@ -8,9 +8,8 @@ import (
 	"testing"
 )
 
-// TestTooManyFailedLogins proves that after ten failed logins from an address its passwords are refused with 429, on
-// /v2/, /extensions/ and /token/, and that anonymous requests, tokens and credentials that were verified recently are
-// not.
+// TestTooManyFailedLogins checks that after ten failed logins from an address its password logins get 429 on /v2/,
+// /extensions/ and /token/, while anonymous requests, tokens and cached credentials are accepted.
 func TestTooManyFailedLogins(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -26,13 +25,13 @@ func TestTooManyFailedLogins(t *testing.T) {
 			t.Errorf("Retry-After %q", a.header.Get("Retry-After"))
 		}
 	}
-	for _, who := range []string{wrong, "carol"} { // carol's password is right, and has not been verified
+	for _, caller := range []string{wrong, "carol"} { // carol's password is correct but not cached
 		for _, path := range []string{"/v2/", "/v2/acme/app/tags/list", "/extensions/v2/acme/app/signatures/sha256:" + strings.Repeat("0", 64)} {
-			limited(w.expectError(request{as: who, path: path}, http.StatusTooManyRequests, "TOOMANYREQUESTS"))
+			limited(w.expectError(request{as: caller, path: path}, http.StatusTooManyRequests, "TOOMANYREQUESTS"))
 		}
 		limited(
-			w.expectError(request{as: who, path: "/token/?service=x"}, http.StatusTooManyRequests, "TOOMANYREQUESTS"),
-		) // docker shows a reason only in this shape
+			w.expectError(request{as: caller, path: "/token/?service=x"}, http.StatusTooManyRequests, "TOOMANYREQUESTS"),
+		) // docker shows the message only in this format
 	}
 	w.expect(request{path: "/v2/acme/app/tags/list"}, http.StatusOK)
 	w.expect(request{as: token, path: "/v2/acme/app/tags/list"}, http.StatusOK)

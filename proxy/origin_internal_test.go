@@ -12,9 +12,9 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 )
 
-// TestOtherOriginsChangeNothing proves that every registered method of the registry that may change something refuses
-// a browser which acts for a page of another origin, before it looks at credentials, in the shape of its other
-// errors; and that clients which are no browsers, and pages of public_url, pass.
+// TestOtherOriginsChangeNothing checks that every method that may change something rejects cross-origin requests of
+// browsers before authentication, in the error format of its path, and accepts requests of other clients and of pages
+// of public_url.
 func TestOtherOriginsChangeNothing(t *testing.T) {
 	t.Parallel()
 	digest := "sha256:" + strings.Repeat("0", 64)
@@ -30,7 +30,7 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 			Auth:      auth.New(nil),
 		},
 	)
-	// Credentials of no kind that the registry knows: it needs no store to answer 401.
+	// Credentials of an unknown scheme get 401 without access to the store.
 	ask := func(method, path string, headers map[string]string) *httptest.ResponseRecorder {
 		r := httptest.NewRequestWithContext(t.Context(), method, "http://proxied.internal"+path, nil)
 		r.Header.Set("Authorization", "Digest x")
@@ -48,7 +48,7 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 			t.Errorf("kind %d has no path in this test", kind)
 			continue
 		}
-		all := []string{http.MethodPost} // also where it is not registered
+		all := []string{http.MethodPost} // even for paths without POST
 		for method := range methods {
 			if method != http.MethodGet && !slices.Contains(all, method) {
 				all = append(all, method)
@@ -56,7 +56,7 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 		}
 		for _, method := range all {
 			mutating++
-			for what, headers := range map[string]map[string]string{
+			for name, headers := range map[string]map[string]string{
 				"cross-site":     {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
 				"same-site":      {"Sec-Fetch-Site": "same-site", "Origin": "https://other.example"},
 				"an old browser": {"Origin": "https://evil.example"},
@@ -69,10 +69,10 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 					want = `{"detail":"` + auth.OtherOrigin + `"}`
 				}
 				if w.Code != http.StatusForbidden || strings.ReplaceAll(w.Body.String(), `\u0027`, `'`) != want {
-					t.Errorf("%s: %s %s: %d %s", what, method, path, w.Code, w.Body)
+					t.Errorf("%s: %s %s: %d %s", name, method, path, w.Code, w.Body)
 				}
 			}
-			for what, headers := range map[string]map[string]string{
+			for name, headers := range map[string]map[string]string{
 				"no browser":                    nil,
 				"the page itself":               {"Sec-Fetch-Site": "same-origin", "Origin": "https://registry.example:8443"},
 				"a page of public_url":          {"Sec-Fetch-Site": "cross-site", "Origin": "https://registry.example:8443"},
@@ -80,7 +80,7 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 				"the host that the request has": {"Origin": "https://proxied.internal"},
 			} {
 				if w := ask(method, path, headers); w.Code == http.StatusForbidden || w.Code >= 500 {
-					t.Errorf("%s: %s %s: %d %s", what, method, path, w.Code, w.Body)
+					t.Errorf("%s: %s %s: %d %s", name, method, path, w.Code, w.Body)
 				}
 			}
 		}

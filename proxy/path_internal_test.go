@@ -8,14 +8,14 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// TestParsePath takes paths apart. See hostile-inputs.md#hostile-names.
+// TestParsePath covers hostile-inputs.md#hostile-names.
 func TestParsePath(t *testing.T) {
 	t.Parallel()
 	const hex64 = "7fbe918c3928bd80381de7c89b41da7ba4811e89a1f877aec1f49f0aaac8cbc2"
 	tests := map[string]struct {
 		path string
 		want route
-		code string // of the error
+		code string // error code
 	}{
 		"the base":                 {path: "/v2/", want: route{}},
 		"the base without a slash": {path: "/v2", want: route{kind: routeRedirect}},
@@ -141,7 +141,8 @@ func TestParsePath(t *testing.T) {
 	}
 }
 
-// FuzzParsePath: names that a path gives are well-formed, and references hold no slash. See hostile-inputs.md#hostile-names.
+// FuzzParsePath checks that names in parsed paths are valid and that references contain no slash. It covers
+// hostile-inputs.md#hostile-names.
 func FuzzParsePath(f *testing.F) {
 	for _, s := range []string{"/v2/a/b/manifests/v1", "/v2/a/blobs/uploads/", "/v2/_catalog", "/extensions/v2/a/signatures/sha256:00", "/v2/%2e%2e/x", "/v2/a/tags/list"} {
 		f.Add(s)
@@ -156,15 +157,15 @@ func FuzzParsePath(f *testing.F) {
 			return
 		}
 		if r.name != "" && !pulp.ValidName(r.name) {
-			t.Errorf("%q gives the name %q", path, r.name)
+			t.Errorf("%q: name %q", path, r.name)
 		}
 		if strings.Contains(r.ref, "/") {
-			t.Errorf("%q gives the reference %q", path, r.ref)
+			t.Errorf("%q: reference %q", path, r.ref)
 		}
 	})
 }
 
-// FuzzParseRange: a chunk does not end before it begins. See hostile-inputs.md#bad-chunks.
+// FuzzParseRange checks that a parsed chunk does not end before it begins. It covers hostile-inputs.md#bad-chunks.
 func FuzzParseRange(f *testing.F) {
 	for _, s := range []string{"0-9", "10-9", "bytes 0-1/2", "-1", "99999999999999999999-1"} {
 		f.Add(s)

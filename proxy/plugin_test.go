@@ -8,7 +8,7 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// Docker pushes and pulls a plugin with a token of a scope of its own and a config of a media type of its own.
+// TestDockerPlugin pushes and pulls a plugin as Docker does, with its own token scope and config media type.
 func TestDockerPlugin(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -33,7 +33,7 @@ func TestDockerPlugin(t *testing.T) {
 		},
 		http.StatusCreated,
 	)
-	w.private("acme/plugin")
+	w.setPrivate("acme/plugin")
 	pull, _ := w.token("admin", "repository(plugin):acme/plugin:pull")
 	if a := w.expect(request{as: pull, path: "/v2/acme/plugin/manifests/latest", headers: []string{"Accept", pulp.DockerManifest}}, http.StatusOK); a.body != plugin {
 		t.Errorf("the plugin is %s", a.body)
@@ -49,7 +49,7 @@ func TestDockerPlugin(t *testing.T) {
 		http.StatusUnauthorized,
 		"UNAUTHORIZED",
 	)
-	// Other builders leave layers or manifests out, or write null.
+	// Other builders omit layers or manifests, or write null.
 	for i, body := range []string{
 		fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","size":%d,"digest":%q},"layers":null}`, pulp.OCIManifest, len(config), c),
 		fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","size":%d,"digest":%q}}`, pulp.OCIManifest, len(config), c),

@@ -13,13 +13,15 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/proxy"
 	"github.com/countersign/countersign/storage"
 )
 
-// beside returns the same world behind a second handler on the same store and storage, as another process has it.
-func (w *world) beside() *world {
+// secondServer returns the same world with a second handler on the same store and storage, like another server of the
+// installation.
+func (w *world) secondServer() *world {
 	w.t.Helper()
 	other := *w
 	other.server = httptest.NewServer(proxy.New(w.options))
@@ -27,8 +29,7 @@ func (w *world) beside() *world {
 	return &other
 }
 
-// begun is a storage that says when an upload that was taken up again begins to read a body: it is open for writing
-// then.
+// begun is a storage that signals when a resumed upload begins to read a body, at which time it is open for writing.
 type begun struct {
 	storage.Storage
 	once  sync.Once
@@ -62,8 +63,8 @@ func (s *signalling) Read(p []byte) (int, error) {
 	return s.Reader.Read(p)
 }
 
-// A chunk that stalls at one process, while another process ends the upload, changes nothing of the stored blob when
-// it goes on.
+// TestStalledChunkChangesNoBlob checks that a chunk that stalls at one server does not change the blob if another
+// server ends the upload meanwhile.
 func TestStalledChunkChangesNoBlob(t *testing.T) {
 	t.Parallel()
 	files := &begun{reads: make(chan struct{})}
@@ -71,10 +72,10 @@ func TestStalledChunkChangesNoBlob(t *testing.T) {
 		files.Storage = o.Storage
 		o.Storage = files
 	})
-	two := one.beside()
+	two := one.secondServer()
 	b := random(200_000, 90)
 	d := digest.FromBytes(b)
-	at := one.start("acme/app")
+	at := one.startUpload("acme/app")
 	one.expect(request{as: "admin", method: http.MethodPatch, path: at, body: b[:100_000]}, http.StatusAccepted)
 	body, feed := io.Pipe()
 	stalled := make(chan response, 1)
@@ -92,20 +93,21 @@ func TestStalledChunkChangesNoBlob(t *testing.T) {
 		t.Fatal(err)
 	}
 	if a := <-stalled; a.status != http.StatusNotFound || a.code() != "BLOB_UPLOAD_UNKNOWN" {
-		t.Errorf("the stalled chunk is answered %d %s, want 404 BLOB_UPLOAD_UNKNOWN", a.status, a.body)
+		t.Errorf("the stalled chunk: status %d %s, want 404 BLOB_UPLOAD_UNKNOWN", a.status, a.body)
 	}
 	one.wantBlob("acme/app", d, b)
 	two.wantBlob("acme/app", d, b)
 }
 
-// An upstream has one session for both processes, so that nobody ends it while the other still writes to it.
-func TestStalledChunkBeforeAnUpstream(t *testing.T) {
+// TestStalledChunkUpstream checks that an upload to an upstream, which has one session for both servers, cannot be
+// ended while another server writes to it.
+func TestStalledChunkUpstream(t *testing.T) {
 	t.Parallel()
-	one, _ := newFront(t)
-	two := one.beside()
+	one, _ := newUpstreamWorld(t)
+	two := one.secondServer()
 	b := random(200_000, 91)
 	d := digest.FromBytes(b)
-	at := one.start("acme/app")
+	at := one.startUpload("acme/app")
 	one.expect(request{as: "admin", method: http.MethodPatch, path: at, body: b[:100_000]}, http.StatusAccepted)
 	target, err := one.store.Catalog.PushTarget(t.Context(), "acme/app", pulp.ContainerPush)
 	if err != nil {
@@ -118,11 +120,7 @@ func TestStalledChunkBeforeAnUpstream(t *testing.T) {
 	body, feed := io.Pipe()
 	stalled := make(chan response, 1)
 	go func() { stalled <- two.send(request{as: "admin", method: http.MethodPatch, path: at, body: body}) }()
-	for deadline := time.Now().Add(time.Minute); !claimed(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the second process does not claim the upload")
-		}
-	}
+	eventually.True(t, time.Minute, claimed, "the second server claims the upload")
 	one.expectError(
 		request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(digest.FromBytes(b[:100_000]))},
 		http.StatusNotFound,
@@ -140,22 +138,23 @@ func TestStalledChunkBeforeAnUpstream(t *testing.T) {
 		t.Fatal(err)
 	}
 	if a := <-stalled; a.status != http.StatusAccepted {
-		t.Fatalf("the chunk is answered %d %s", a.status, a.body)
+		t.Fatalf("the chunk: status %d %s", a.status, a.body)
 	}
 	one.expect(request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d)}, http.StatusCreated)
 	two.wantBlob("acme/app", d, b)
 }
 
-// A request that fails gives its claim on an upload of an upstream back, so that another process can go on.
+// TestClaimOfAFailedRequestEnds checks that a failed request releases its claim on an upload to an upstream, so that
+// another server can continue.
 func TestClaimOfAFailedRequestEnds(t *testing.T) {
 	t.Parallel()
-	one, b := newFront(t)
-	two := one.beside()
+	one, b := newUpstreamWorld(t)
+	two := one.secondServer()
 	content := random(100_000, 92)
 	d := digest.FromBytes(content)
-	at := one.start("acme/app")
+	at := one.startUpload("acme/app")
 	one.expect(request{as: "admin", method: http.MethodPatch, path: at, body: content[:50_000]}, http.StatusAccepted)
-	b.away.Store(true)
+	b.unavailable.Store(true)
 	two.expectError(
 		request{as: "admin", method: http.MethodPatch, path: at, body: content[50_000:]},
 		http.StatusServiceUnavailable,
@@ -166,7 +165,7 @@ func TestClaimOfAFailedRequestEnds(t *testing.T) {
 		http.StatusServiceUnavailable,
 		"UNAVAILABLE",
 	)
-	b.away.Store(false)
+	b.unavailable.Store(false)
 	one.expect(request{as: "admin", method: http.MethodPatch, path: at, body: content[50_000:]}, http.StatusAccepted)
 	two.expect(request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d)}, http.StatusCreated)
 	one.wantBlob("acme/app", d, content)

@@ -56,10 +56,10 @@ type Options struct {
 	// Adopt stores the manifest that the upstream has under a repository name and a tag or digest, on behalf of a
 	// user. It reports whether the caller should look the manifest up again. With absentOnly it does nothing if a
 	// repository with the name exists, and its result does not reveal that. nil disables adoption by pulls.
-	Adopt func(ctx context.Context, who, name, reference string, absentOnly bool) (bool, error)
+	Adopt func(ctx context.Context, user, name, reference string, absentOnly bool) (bool, error)
 	// UpstreamTag returns the digest of a tag in the upstream if another client of the upstream pushed it, else "".
 	// It may adopt the tag. nil if there is no upstream.
-	UpstreamTag func(ctx context.Context, who string, repo pulp.Repository, tag string) (digest.Digest, error)
+	UpstreamTag func(ctx context.Context, user string, repo pulp.Repository, tag string) (digest.Digest, error)
 	// AdoptPublic makes the repositories that Adopt creates public.
 	AdoptPublic bool
 }

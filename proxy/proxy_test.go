@@ -28,7 +28,7 @@ import (
 
 const publicHost = "registry.example:8443"
 
-// hash is the bcrypt hash of "secret", made once: making one takes a while on purpose.
+// hash returns the bcrypt hash of "secret". It is computed once, since that is slow.
 var hash = sync.OnceValue(func() string {
 	h, err := auth.HashPassword("secret")
 	if err != nil {
@@ -37,7 +37,7 @@ var hash = sync.OnceValue(func() string {
 	return h
 })
 
-// world is a registry over a real store and real files.
+// world is a registry with a real store and real files.
 type world struct {
 	t       *testing.T
 	store   *store.Store
@@ -96,7 +96,7 @@ func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 	return w
 }
 
-// restart puts a fresh handler, which has kept nothing, in front of the same store and files.
+// restart replaces the handler by a new one without cached state on the same store and files.
 func (w *world) restart() {
 	if w.server != nil {
 		w.server.Close()
@@ -205,7 +205,7 @@ func (w *world) expectError(r request, status int, code string) response {
 	return got
 }
 
-// pushBlob sends a blob whole.
+// pushBlob pushes a blob in one request.
 func (w *world) pushBlob(name, content string) digest.Digest {
 	w.t.Helper()
 	d := digest.FromString(content)
@@ -237,7 +237,7 @@ func (w *world) imageOf(name, text string) string {
 	)
 }
 
-// pushImage pushes an image under a reference, or by digest when there is none, and returns its digest.
+// pushImage pushes an image and returns its digest. An empty reference pushes it by digest.
 func (w *world) pushImage(name, text, reference string) digest.Digest {
 	w.t.Helper()
 	m := w.imageOf(name, text)
@@ -249,8 +249,8 @@ func (w *world) pushImage(name, text, reference string) digest.Digest {
 	return d
 }
 
-// private makes a repository's distribution private.
-func (w *world) private(name string) {
+// setPrivate makes the distribution of a repository private.
+func (w *world) setPrivate(name string) {
 	w.t.Helper()
 	if err := w.store.Catalog.SetPrivate(w.t.Context(), name, true); err != nil {
 		w.t.Fatal(err)

@@ -11,8 +11,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// FuzzSignatureBody reads bodies as PUTs of signatures. What is taken is the base64 of its content, and nothing but
-// that content, and is taken again as the registry itself writes it; everything else is the client's mistake.
+// FuzzSignatureBody checks that an accepted body of a signature PUT contains the canonical base64 of its content,
+// that the registry accepts its own output, and that all other bodies are client errors.
 func FuzzSignatureBody(f *testing.F) {
 	d := digest.FromString("x")
 	good := `{"schemaVersion":2,"type":"atomic","name":"` + string(
@@ -33,14 +33,14 @@ func FuzzSignatureBody(f *testing.F) {
 		raw, err := c.parseSignatureBody(body)
 		if err != nil {
 			if got := toFailure(err); got.status != http.StatusBadRequest {
-				t.Errorf("answered %d, %v", got.status, err)
+				t.Errorf("response %d, %v", got.status, err)
 			}
 			return
 		}
 		var sent struct{ Name, Content string }
 		var fields map[string]json.RawMessage
 		if err := json.Unmarshal(body, &fields); err != nil {
-			t.Fatalf("what is no JSON was taken: %v", err)
+			t.Fatalf("invalid JSON was accepted: %v", err)
 		}
 		if err := json.Unmarshal(fields["content"], &sent.Content); err != nil ||
 			sent.Content != base64.StdEncoding.EncodeToString(raw) {

@@ -15,8 +15,8 @@ import (
 	"github.com/countersign/countersign/signing/signtest"
 )
 
-// body is a PUT's body for a signature's bytes.
-func body(d digest.Digest, content string) string {
+// signatureJSON returns the body of a PUT of a signature.
+func signatureJSON(d digest.Digest, content string) string {
 	b, _ := json.Marshal(
 		map[string]any{
 			"schemaVersion": 2,
@@ -50,13 +50,13 @@ func TestSignatures(t *testing.T) {
 	}
 	key := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)
 	raw := signature(t, key, d, time.Now())
-	for range 2 { // recording 70b: the same again is taken, and changes nothing
+	for range 2 { // a repeated upload succeeds and changes nothing
 		a := w.expect(
-			request{as: "admin", method: http.MethodPut, path: path, body: body(d, encode(raw))},
+			request{as: "admin", method: http.MethodPut, path: path, body: signatureJSON(d, encode(raw))},
 			http.StatusCreated,
 		)
 		if a.header.Get("Location") != path || a.body != "" {
-			t.Errorf("PUT answers %+v", a)
+			t.Errorf("PUT: response %+v", a)
 		}
 	}
 	get := w.expect(request{path: path}, http.StatusOK)
@@ -71,24 +71,24 @@ func TestSignatures(t *testing.T) {
 	}
 	head := w.expect(request{method: http.MethodHead, path: path}, http.StatusOK)
 	if head.header.Get("Content-Length") != get.header.Get("Content-Length") || head.body != "" {
-		t.Errorf("HEAD answers %v", head.header)
+		t.Errorf("HEAD: response %v", head.header)
 	}
 	target, err := w.store.Serving.Resolve(t.Context(), "acme/app")
 	if err != nil || target.Repository.LatestVersion != 2 {
 		t.Errorf("the repository is at version %d, %v, want 2", target.Repository.LatestVersion, err)
 	}
 
-	// compatibility.md#uploaded-signatures: a signature may come before the manifest that it waits with has a tag.
+	// A signature can be uploaded before its pending manifest has a tag.
 	pending := w.pushImage("acme/app", "two", "")
 	early := signature(t, key, pending, time.Now())
 	path = "/extensions/v2/acme/app/signatures/" + string(pending)
 	w.expect(
-		request{as: "admin", method: http.MethodPut, path: path, body: body(pending, encode(early))},
+		request{as: "admin", method: http.MethodPut, path: path, body: signatureJSON(pending, encode(early))},
 		http.StatusCreated,
 	)
 	w.pushImage("acme/app", "two", "v2")
 	if a := w.expect(request{path: path}, http.StatusOK); !strings.Contains(a.body, encode(early)) {
-		t.Errorf("the signature did not come with its manifest: %s", a.body)
+		t.Errorf("the signature is not in the version of its manifest: %s", a.body)
 	}
 }
 
@@ -108,7 +108,7 @@ func TestBadSignatures(t *testing.T) {
 	tampered[len(tampered)-3] ^= 1
 	path := "/extensions/v2/acme/app/signatures/" + string(d)
 	const invalid = "SIGNATURE_INVALID"
-	field := func(old, with string) string { return strings.Replace(body(d, encode(good)), old, with, 1) }
+	field := func(old, with string) string { return strings.Replace(signatureJSON(d, encode(good)), old, with, 1) }
 	tests := map[string]struct {
 		path, body string
 		status     int
@@ -116,48 +116,48 @@ func TestBadSignatures(t *testing.T) {
 	}{
 		"another manifest's": {
 			path:   path,
-			body:   body(d, encode(signature(t, known, other, now))),
+			body:   signatureJSON(d, encode(signature(t, known, other, now))),
 			status: http.StatusBadRequest,
 			code:   invalid,
 			says:   "another manifest",
 		},
 		"a known key that is not right": {
 			path:   path,
-			body:   body(d, encode(tampered)),
+			body:   signatureJSON(d, encode(tampered)),
 			status: http.StatusBadRequest,
 			code:   invalid,
 			says:   "does not verify",
 		},
 		"one from the future": {
 			path:   path,
-			body:   body(d, encode(signature(t, unknown, d, now.Add(6*time.Minute)))),
+			body:   signatureJSON(d, encode(signature(t, unknown, d, now.Add(6*time.Minute)))),
 			status: http.StatusBadRequest,
 			code:   invalid,
 			says:   "future",
 		},
 		"no OpenPGP": {
 			path:   path,
-			body:   body(d, encode([]byte("hello"))),
+			body:   signatureJSON(d, encode([]byte("hello"))),
 			status: http.StatusBadRequest,
 			code:   invalid,
 			says:   string(d),
 		},
 		"no base64": {
 			path:   path,
-			body:   body(d, "!!!"),
+			body:   signatureJSON(d, "!!!"),
 			status: http.StatusBadRequest,
 			code:   invalid,
 			says:   "signature invalid",
 		},
 		"base64 with a line break": {
 			path:   path,
-			body:   body(d, encode(good)[:8]+"\n"+encode(good)[8:]),
+			body:   signatureJSON(d, encode(good)[:8]+"\n"+encode(good)[8:]),
 			status: http.StatusBadRequest,
 			code:   invalid,
 		},
 		"base64 without its padding": {
 			path:   path,
-			body:   body(d, strings.TrimRight(encode(append(good, 1, 2)), "=")),
+			body:   signatureJSON(d, strings.TrimRight(encode(append(good, 1, 2)), "=")),
 			status: http.StatusBadRequest,
 			code:   invalid,
 		},
@@ -202,25 +202,25 @@ func TestBadSignatures(t *testing.T) {
 		},
 		"too much": {
 			path:   path,
-			body:   body(d, strings.Repeat("A", 4_000_000)),
+			body:   signatureJSON(d, strings.Repeat("A", 4_000_000)),
 			status: http.StatusRequestEntityTooLarge,
 			code:   invalid,
 		},
 		"an unknown manifest": {
 			path:   "/extensions/v2/acme/app/signatures/" + string(digest.FromString("x")),
-			body:   body(d, encode(good)),
+			body:   signatureJSON(d, encode(good)),
 			status: http.StatusNotFound,
 			code:   "MANIFEST_UNKNOWN",
 		},
 		"an unknown repository": {
 			path:   "/extensions/v2/acme/none/signatures/" + string(d),
-			body:   body(d, encode(good)),
+			body:   signatureJSON(d, encode(good)),
 			status: http.StatusNotFound,
 			code:   "NAME_UNKNOWN",
 		},
 		"a tag": {
 			path:   "/extensions/v2/acme/app/signatures/v1",
-			body:   body(d, encode(good)),
+			body:   signatureJSON(d, encode(good)),
 			status: http.StatusNotFound,
 			code:   "NOT_FOUND",
 		},
@@ -231,18 +231,18 @@ func TestBadSignatures(t *testing.T) {
 				a.body,
 				tt.says,
 			) {
-				t.Errorf("answered %.400s, want %s", a.body, tt.says)
+				t.Errorf("response %.400s, want %s", a.body, tt.says)
 			}
 		})
 	}
 	if a := w.send(request{path: path}); a.body != `{"signatures":[]}` {
-		t.Errorf("something was stored: %.300s", a.body)
+		t.Errorf("unexpected content: %.300s", a.body)
 	}
 	w.expect(
-		request{as: "admin", method: http.MethodPut, path: path, body: body(d, encode(signature(t, unknown, d, now)))},
+		request{as: "admin", method: http.MethodPut, path: path, body: signatureJSON(d, encode(signature(t, unknown, d, now)))},
 		http.StatusCreated,
 	)
-	w.expect(request{as: "admin", method: http.MethodPut, path: path, body: body(d, encode(good))}, http.StatusCreated)
+	w.expect(request{as: "admin", method: http.MethodPut, path: path, body: signatureJSON(d, encode(good))}, http.StatusCreated)
 	w.options.RefuseUnknownKeys = true
 	w.restart()
 	w.expectError(
@@ -250,7 +250,7 @@ func TestBadSignatures(t *testing.T) {
 			as:     "admin",
 			method: http.MethodPut,
 			path:   path,
-			body:   body(d, encode(signature(t, unknown, d, now.Add(-time.Second)))),
+			body:   signatureJSON(d, encode(signature(t, unknown, d, now.Add(-time.Second)))),
 		},
 		http.StatusBadRequest,
 		invalid,
@@ -260,7 +260,7 @@ func TestBadSignatures(t *testing.T) {
 			as:     "admin",
 			method: http.MethodPut,
 			path:   path,
-			body:   body(d, encode(signature(t, known, d, now.Add(-time.Second)))),
+			body:   signatureJSON(d, encode(signature(t, known, d, now.Add(-time.Second)))),
 		},
 		http.StatusCreated,
 	)
@@ -272,18 +272,19 @@ func TestBadSignatures(t *testing.T) {
 		}
 	}
 	w.expectError(
-		request{method: http.MethodPut, path: path, body: body(d, encode(good))},
+		request{method: http.MethodPut, path: path, body: signatureJSON(d, encode(good))},
 		http.StatusUnauthorized,
 		"UNAUTHORIZED",
 	)
 	w.expectError(
-		request{as: "carol", method: http.MethodPut, path: path, body: body(d, encode(good))},
+		request{as: "carol", method: http.MethodPut, path: path, body: signatureJSON(d, encode(good))},
 		http.StatusUnauthorized,
 		"UNAUTHORIZED",
 	)
 }
 
-// The cap is that of the store; here it is only told well. See hostile-inputs.md#signature-flood.
+// TestTooManySignatures checks the response if a manifest has too many signatures. The store enforces the limit. It
+// covers hostile-inputs.md#signature-flood.
 func TestTooManySignatures(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -292,7 +293,7 @@ func TestTooManySignatures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 10 { // rows as large as a signature may be, of a key that nobody has
+	for i := range 10 { // signatures of the maximum size by an unknown key
 		big := []byte(strings.Repeat(string(rune('a'+i)), 299_000))
 		if _, err := w.store.Signatures.PutSignature(t.Context(), target.Repository.ID, d, pulp.Signature{Digest: signing.Digest(big), Content: big, Reference: "x"}); err != nil {
 			break
@@ -316,17 +317,17 @@ func TestTooManySignatures(t *testing.T) {
 				as:     "admin",
 				method: http.MethodPut,
 				path:   path,
-				body:   body(d, encode(signature(t, key, d, time.Now().Add(-time.Duration(i)*time.Second)))),
+				body:   signatureJSON(d, encode(signature(t, key, d, time.Now().Add(-time.Duration(i)*time.Second)))),
 			},
 		).status
 	}
 	if status != http.StatusTooManyRequests {
-		status = w.send(request{as: "admin", method: http.MethodPut, path: path, body: body(d, encode(padded))}).status
+		status = w.send(request{as: "admin", method: http.MethodPut, path: path, body: signatureJSON(d, encode(padded))}).status
 	}
 	if status != http.StatusTooManyRequests {
-		t.Errorf("the last one too many is answered %d, want 429", status)
+		t.Errorf("the signature above the limit: status %d, want 429", status)
 	}
 	if a := w.expect(request{path: path}, http.StatusOK); len(a.body) > pulp.MaxSignatureBody {
-		t.Errorf("the answer has %d bytes, more than clients read", len(a.body))
+		t.Errorf("the response has %d bytes, more than clients read", len(a.body))
 	}
 }

@@ -15,20 +15,24 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/registryclient"
 	"github.com/countersign/countersign/internal/store/list"
 )
 
-// stalls is a remote that begins every answer and never ends one. It counts the answers that are under way.
-type stalls struct {
+// timeout is the time limit of eventually.True.
+const timeout = 30 * time.Second
+
+// stallingRemote is a remote that begins its responses but never ends them. It counts the open ones.
+type stallingRemote struct {
 	open  atomic.Int64
 	piece []byte // sent at once, before the stall
 	drip  time.Duration
 }
 
-func (s *stalls) serve(w http.ResponseWriter, r *http.Request) {
+func (s *stallingRemote) serve(w http.ResponseWriter, r *http.Request) {
 	s.open.Add(1)
 	defer s.open.Add(-1)
 	_, _ = w.Write(s.piece)
@@ -44,18 +48,8 @@ func (s *stalls) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// eventually waits for a condition.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("timed out: " + what)
-		}
-	}
-}
-
-// fetching counts the goroutines of fetches, in the whole process.
-func fetching() int {
+// fetchGoroutines counts the goroutines of fetches in the process.
+func fetchGoroutines() int {
 	var all bytes.Buffer
 	_ = pprof.Lookup("goroutine").WriteTo(&all, 2)
 	n := 0
@@ -67,8 +61,9 @@ func fetching() int {
 	return n
 }
 
-// get asks for a blob, with an Authorization header unless who is empty, and returns the status and how its body ends.
-func (w *world) get(who string, name string, d digest.Digest) (int, error) {
+// getBlob requests a blob and returns the status and the error that ends the body. user is empty for an anonymous
+// request.
+func (w *world) getBlob(caller string, name string, d digest.Digest) (int, error) {
 	r, err := http.NewRequestWithContext(
 		w.t.Context(),
 		http.MethodGet,
@@ -78,8 +73,8 @@ func (w *world) get(who string, name string, d digest.Digest) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if who != "" {
-		r.Header.Set("Authorization", who)
+	if caller != "" {
+		r.Header.Set("Authorization", caller)
 	}
 	res, err := http.DefaultClient.Do(r)
 	if err != nil {
@@ -90,7 +85,7 @@ func (w *world) get(who string, name string, d digest.Digest) (int, error) {
 	return res.StatusCode, err
 }
 
-// layersOf returns different layers.
+// layersOf returns n different layers.
 func layersOf(n int) [][]byte {
 	all := make([][]byte, n)
 	for i := range all {
@@ -99,19 +94,18 @@ func layersOf(n int) [][]byte {
 	return all
 }
 
-// A remote that stalls, asked for more blobs than may be fetched at a time by many clients, keeps nobody from blobs
-// of another remote; nor does one user who asks for everything. Before, 64 such fetches made every other one fail
-// with 429 until a restart.
+// TestStalledFetchesLeaveRoomForOthers checks that clients that request many blobs of a stalled remote do not prevent
+// fetches from other remotes, and that one user cannot occupy all fetches.
 func TestStalledFetchesLeaveRoomForOthers(t *testing.T) {
 	w := newFetchingWorld(t, func(f *ingest.BlobFetcher) { f.Limits.Patience = 20 * time.Millisecond })
-	slow := &stalls{}
+	slow := &stallingRemote{}
 	layers := layersOf(151)
 	w.addMirror("slow", pulp.OnDemand, slow.serve, layers...)
 	good := random(50_000, 31)
 	w.addMirror("good", pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(good) }, good)
 	var callers []string
-	for _, who := range []string{"admin", "acme", "carol"} {
-		header, _ := w.token(who, "repository:mirror/slow:pull")
+	for _, caller := range []string{"admin", "acme", "carol"} {
+		header, _ := w.token(caller, "repository:mirror/slow:pull")
 		callers = append(callers, header)
 	}
 	callers = append(callers, "")
@@ -119,16 +113,14 @@ func TestStalledFetchesLeaveRoomForOthers(t *testing.T) {
 	var refused atomic.Int64
 	for i, layer := range layers[1:] {
 		all.Go(func() {
-			if status, _ := w.get(callers[i%len(callers)], "mirror/slow", digest.FromBytes(layer)); status == http.StatusTooManyRequests {
+			if status, _ := w.getBlob(callers[i%len(callers)], "mirror/slow", digest.FromBytes(layer)); status == http.StatusTooManyRequests {
 				refused.Add(1)
 			}
 		})
 	}
-	eventually(
-		t,
-		"fetches stall",
-		func() bool { return slow.open.Load() > 10 && slow.open.Load()+refused.Load() == int64(len(layers)-1) },
-	)
+	eventually.True(t, timeout, func() bool {
+		return slow.open.Load() > 10 && slow.open.Load()+refused.Load() == int64(len(layers)-1)
+	}, "all but one of the requests stall or are rejected")
 	a := w.expectError(
 		request{as: callers[2], path: "/v2/mirror/slow/blobs/" + string(digest.FromBytes(layers[0]))},
 		http.StatusTooManyRequests,
@@ -140,10 +132,10 @@ func TestStalledFetchesLeaveRoomForOthers(t *testing.T) {
 	w.wantBlob("mirror/good", digest.FromBytes(good), good)
 	w.removeRemote("slow")
 	all.Wait()
-	eventually(t, "the remote's answers end", func() bool { return slow.open.Load() == 0 })
+	eventually.True(t, timeout, func() bool { return slow.open.Load() == 0 }, "the responses of the remote end")
 }
 
-// removeRemote removes the remote with a name.
+// removeRemote deletes the remote with a name.
 func (w *world) removeRemote(name string) {
 	w.t.Helper()
 	if err := w.store.Catalog.DeleteRemote(w.t.Context(), nil, w.remote(name).ID); err != nil {
@@ -166,17 +158,16 @@ func (w *world) remote(name string) pulp.Remote {
 	return pulp.Remote{}
 }
 
-// A fetch ends when its remote is removed, when its address or credentials change, when it stalls and when it
-// trickles, whether the blob is kept or streamed. The client that takes the bytes sees a broken response, never a
-// short one; those that wait get an answer; nothing stays behind; and the blob can be had again where a remote has
-// it.
+// TestFetchesEnd checks that a fetch ends when its remote is deleted, when the URL or credentials of the remote
+// change, and when it is too slow, for stored and streamed blobs. The client that reads the stream gets a broken
+// response, other clients get an error response, no files or goroutines remain, and a later fetch succeeds.
 func TestFetchesEnd(t *testing.T) { // not parallel: it counts goroutines
 	layer := random(300_000, 41)
 	for name, c := range map[string]struct {
 		drip   time.Duration
 		pace   time.Duration // the window in which bytes must come
-		silent bool          // it does not even begin to answer
-		alone  bool          // one client; those that wait ask again, of a remote that stalls again
+		silent bool          // the remote sends no response
+		alone  bool          // no second client, which would start another fetch that stalls
 		strike func(w *world)
 	}{
 		"remote removed": {strike: func(w *world) { w.removeRemote("app") }},
@@ -190,7 +181,7 @@ func TestFetchesEnd(t *testing.T) { // not parallel: it counts goroutines
 	} {
 		for _, policy := range []pulp.Policy{pulp.OnDemand, pulp.Streamed} {
 			t.Run(name+" "+string(policy), func(t *testing.T) {
-				slow := &stalls{piece: layer[:100_000], drip: c.drip}
+				slow := &stallingRemote{piece: layer[:100_000], drip: c.drip}
 				serve := slow.serve
 				if c.silent {
 					serve = func(_ http.ResponseWriter, r *http.Request) {
@@ -199,7 +190,7 @@ func TestFetchesEnd(t *testing.T) { // not parallel: it counts goroutines
 						<-r.Context().Done()
 					}
 				}
-				w, _, d, _ := mirrored(t, layer, policy, serve, func(f *ingest.BlobFetcher) {
+				w, _, d, _ := newMirroredWorld(t, layer, policy, serve, func(f *ingest.BlobFetcher) {
 					f.Limits.Watch = 20 * time.Millisecond
 					if c.pace > 0 {
 						f.Mirror.Pace = registryclient.Pace{BytesPerSecond: 1 << 20, Window: c.pace}
@@ -212,20 +203,20 @@ func TestFetchesEnd(t *testing.T) { // not parallel: it counts goroutines
 				}
 				for range clients {
 					all.Go(func() {
-						if status, err := w.get("", "mirror/app", d); status == http.StatusOK && err == nil {
-							t.Errorf("a whole answer of %d", status)
+						if status, err := w.getBlob("", "mirror/app", d); status == http.StatusOK && err == nil {
+							t.Errorf("a complete response with status %d", status)
 						}
 					})
 				}
 				if c.strike != nil {
-					eventually(t, "the fetch stalls", func() bool { return slow.open.Load() > 0 })
+					eventually.True(t, timeout, func() bool { return slow.open.Load() > 0 }, "the fetch stalls")
 					c.strike(w)
 				}
 				all.Wait()
-				eventually(t, "the remote's answers end", func() bool { return slow.open.Load() == 0 })
-				eventually(t, "the goroutines end", func() bool { return fetching() == 0 })
+				eventually.True(t, timeout, func() bool { return slow.open.Load() == 0 }, "the responses of the remote end")
+				eventually.True(t, timeout, func() bool { return fetchGoroutines() == 0 }, "the goroutines end")
 				if left := w.files(); len(left) != 0 {
-					t.Errorf("files stay behind: %q", left)
+					t.Errorf("files remain: %q", left)
 				}
 			})
 		}
@@ -254,12 +245,12 @@ func (w *world) editRemote(edit func(*pulp.Remote)) {
 	}
 }
 
-// Renaming a remote, or changing what it takes, ends no fetch.
+// TestHarmlessChangesOfARemoteEndNoFetch checks that changes of a remote's name or patterns do not end fetches.
 func TestHarmlessChangesOfARemoteEndNoFetch(t *testing.T) {
 	t.Parallel()
 	layer := random(200_000, 42)
 	gate, begun := make(chan struct{}), make(chan struct{})
-	w, _, d, _ := mirrored(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) {
+	w, _, d, _ := newMirroredWorld(t, layer, pulp.OnDemand, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write(layer[:100_000])
 		close(begun)
 		<-gate
@@ -271,17 +262,18 @@ func TestHarmlessChangesOfARemoteEndNoFetch(t *testing.T) {
 	w.editRemote(
 		func(r *pulp.Remote) { r.Name, r.Excludes, r.Labels = "renamed", []string{"x"}, pulp.Labels{"a": nil} },
 	)
-	time.Sleep(100 * time.Millisecond) // several looks
+	time.Sleep(100 * time.Millisecond) // several checks of the remote
 	close(gate)
 	all.Wait()
 }
 
-// A client that leaves ends the fetch of a blob that is streamed, though the remote stalls.
+// TestAStreamEndsWithItsClient checks that the disconnection of its client ends the fetch of a streamed blob from a
+// stalled remote.
 func TestAStreamEndsWithItsClient(t *testing.T) {
 	t.Parallel()
 	layer := random(300_000, 43)
-	slow := &stalls{piece: layer[:100_000]}
-	w, _, d, _ := mirrored(t, layer, pulp.Streamed, slow.serve)
+	slow := &stallingRemote{piece: layer[:100_000]}
+	w, _, d, _ := newMirroredWorld(t, layer, pulp.Streamed, slow.serve)
 	res, err := http.Get(w.server.URL + "/v2/mirror/app/blobs/" + string(d))
 	if err != nil {
 		t.Fatal(err)
@@ -290,14 +282,14 @@ func TestAStreamEndsWithItsClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = res.Body.Close()
-	eventually(t, "the remote's answer ends", func() bool { return slow.open.Load() == 0 })
+	eventually.True(t, timeout, func() bool { return slow.open.Load() == 0 }, "the response of the remote ends")
 }
 
-// However many clients ask for a streamed blob at once, each gets it.
+// TestManyStreamsAtOnce checks that many concurrent clients of a streamed blob each get it.
 func TestManyStreamsAtOnce(t *testing.T) {
 	t.Parallel()
 	layer := random(100_000, 44)
-	w, _, d, _ := mirrored(t, layer, pulp.Streamed, func(w http.ResponseWriter, _ *http.Request) {
+	w, _, d, _ := newMirroredWorld(t, layer, pulp.Streamed, func(w http.ResponseWriter, _ *http.Request) {
 		time.Sleep(10 * time.Millisecond)
 		_, _ = w.Write(layer)
 	})

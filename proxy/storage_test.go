@@ -17,11 +17,11 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// hooked is a storage whose uploads can be made to fail, and to be followed by something.
+// hooked is a storage whose uploads can fail and run a function after a commit.
 type hooked struct {
 	storage.Storage
-	full      atomic.Bool                         // writes take half of what they get, and fail
-	forgets   atomic.Bool                         // what is cut short is lost whole, as with an upstream
+	full      atomic.Bool                         // writes store half of their input and fail
+	discards  atomic.Bool                         // an interrupted write loses all bytes, as with an upstream
 	committed atomic.Pointer[func(digest.Digest)] // runs after a commit
 }
 
@@ -50,7 +50,7 @@ func (u *hookedUpload) ReadFrom(r io.Reader) (int64, error) {
 	}
 	if !u.storage.full.Load() {
 		n, err := u.Upload.ReadFrom(r)
-		u.lost = err != nil && u.storage.forgets.Load()
+		u.lost = err != nil && u.storage.discards.Load()
 		return n, err
 	}
 	n, err := u.Upload.ReadFrom(io.LimitReader(r, 7_000))
@@ -81,13 +81,13 @@ func newHookedWorld(t *testing.T) (*world, *hooked) {
 	}), h
 }
 
-// What was acknowledged before a disk is full is there when it no longer is; the client is not blamed.
+// TestFullDisk checks that acknowledged bytes survive a full disk, and that the response does not blame the client.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	for _, acked := range []int{0, 10_000, 40_000} {
 		w, h := newHookedWorld(t)
 		b := random(80_000, 11)
-		at := w.start("acme/app")
+		at := w.startUpload("acme/app")
 		if acked > 0 {
 			w.expect(request{as: "admin", method: http.MethodPatch, path: at, body: b[:acked]}, http.StatusAccepted)
 		}
@@ -121,19 +121,20 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// Where the storage loses the first chunk that is cut short, the upload goes on from what the database has of it.
+// TestStorageThatKeepsNoBrokenChunk checks that an upload can continue from the bytes in the database if the storage
+// loses the interrupted first chunk.
 func TestStorageThatKeepsNoBrokenChunk(t *testing.T) {
 	t.Parallel()
 	w, h := newHookedWorld(t)
-	h.forgets.Store(true)
+	h.discards.Store(true)
 	for _, acked := range []int{0, 10_000} {
 		b := random(80_000, 14)
-		at := w.start("acme/app")
+		at := w.startUpload("acme/app")
 		if acked > 0 {
 			w.expect(request{as: "admin", method: http.MethodPatch, path: at, body: b[:acked]}, http.StatusAccepted)
 		}
 		before := w.send(request{as: "admin", path: at}).header.Get("Range")
-		// Longer than it says, and without a length of its own.
+		// A body of unknown length that is longer than its Content-Range.
 		place := fmt.Sprintf("%d-%d", acked, len(b)-2)
 		w.expectError(
 			request{
@@ -158,8 +159,8 @@ func TestStorageThatKeepsNoBrokenChunk(t *testing.T) {
 	}
 }
 
-// A sweep that removes an older copy of a blob, while it is pushed again, may take the new bytes along: the push is
-// then not acknowledged.
+// TestPushWhileAnOlderCopyIsSwept checks that a push fails if orphan cleanup removes an older copy of the blob, and
+// with it the new bytes, during the push.
 func TestPushWhileAnOlderCopyIsSwept(t *testing.T) {
 	t.Parallel()
 	w, h := newHookedWorld(t)
@@ -189,7 +190,7 @@ func TestPushWhileAnOlderCopyIsSwept(t *testing.T) {
 	w.wantBlob("acme/app", d, b)
 }
 
-// While an older copy is being removed a push waits.
+// TestPushWaitsForARemoval checks that a push waits while an older copy of the blob is removed.
 func TestPushWaitsForARemoval(t *testing.T) {
 	t.Parallel()
 	w, h := newHookedWorld(t)

@@ -12,9 +12,9 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// A blob that no remote has any more is unknown to GET and HEAD, as push clients ask; a manifest that refers to it is
-// refused; and each way of pushing the blob makes it a blob like others. Before, HEAD said 200, so that a push
-// skipped the layer and ended with an image that nobody could pull.
+// TestAPushRestoresABlobWithoutSource checks that a blob that no remote has is unknown to GET and HEAD, so that
+// clients push it, that a manifest that references it is rejected, and that every kind of push makes the blob
+// available.
 func TestAPushRestoresABlobWithoutSource(t *testing.T) {
 	t.Parallel()
 	for name, push := range map[string]func(w *world, d digest.Digest, layer []byte){
@@ -39,7 +39,7 @@ func TestAPushRestoresABlobWithoutSource(t *testing.T) {
 			t.Run(fmt.Sprint(name, " ", size), func(t *testing.T) {
 				t.Parallel()
 				layer := random(size, 51)
-				w, m, d, _ := mirrored(
+				w, m, d, _ := newMirroredWorld(
 					t,
 					layer,
 					pulp.OnDemand,
@@ -78,8 +78,8 @@ func TestAPushRestoresABlobWithoutSource(t *testing.T) {
 	}
 }
 
-// A remote that says it has no such blob is not asked again for a while, and HEAD says so; a change of the remote
-// ends that. A failure of another kind does not make the blob unknown.
+// TestARemoteThatLostABlob checks that a remote that responded 404 for a blob is not asked again for a while, until
+// the remote changes, and that HEAD responds 404 meanwhile. Other failures do not make the blob unknown.
 func TestARemoteThatLostABlob(t *testing.T) {
 	t.Parallel()
 	for _, policy := range []pulp.Policy{pulp.OnDemand, pulp.Streamed} {
@@ -87,7 +87,7 @@ func TestARemoteThatLostABlob(t *testing.T) {
 			t.Parallel()
 			layer := random(100_000, 52)
 			var answer atomic.Int64
-			w, _, d, asked := mirrored(t, layer, policy, func(w http.ResponseWriter, _ *http.Request) {
+			w, _, d, asked := newMirroredWorld(t, layer, policy, func(w http.ResponseWriter, _ *http.Request) {
 				if status := int(answer.Load()); status != 0 {
 					w.WriteHeader(status)
 					return
@@ -118,7 +118,7 @@ func TestARemoteThatLostABlob(t *testing.T) {
 	}
 }
 
-// A repository that was synced from several remotes gets a blob from whichever has it, within one request.
+// TestSeveralRemotesOfABlob checks that one request gets a blob from whichever of several remotes has it.
 func TestSeveralRemotesOfABlob(t *testing.T) {
 	t.Parallel()
 	layer := random(100_000, 53)
@@ -129,7 +129,7 @@ func TestSeveralRemotesOfABlob(t *testing.T) {
 		for _, policy := range []pulp.Policy{pulp.OnDemand, pulp.Streamed} {
 			t.Run(name+" "+string(policy), func(t *testing.T) {
 				t.Parallel()
-				w, _, d, asked := mirrored(
+				w, _, d, asked := newMirroredWorld(
 					t,
 					layer,
 					policy,
@@ -140,7 +140,7 @@ func TestSeveralRemotesOfABlob(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				w.synced(target.Repository, w.remote("other"), layer) // from now on the first one to ask
+				w.addSyncedImage(target.Repository, w.remote("other"), layer) // now the first remote to try
 				w.wantBlob("mirror/app", d, layer)
 				if asked.Load() != 1 || others.Load() != 1 {
 					t.Errorf("asked %d and %d times", asked.Load(), others.Load())
@@ -161,9 +161,10 @@ func TestSeveralRemotesOfABlob(t *testing.T) {
 	}
 }
 
-// A claim gives nobody the bytes that another tenant has of the same digest: not when its remote is gone, not by a
-// mount, and not as the config of a pushed image, whose labels REST shows.
-func TestAClaimGivesNobodyOthersBytes(t *testing.T) {
+// TestClaimsGrantNoAccess checks that a claim on an absent blob grants no access to the same blob in another
+// repository: not after its remote is deleted, not by a mount, and not through the labels of a pushed image with it
+// as config.
+func TestClaimsGrantNoAccess(t *testing.T) {
 	t.Parallel()
 	secret := []byte(
 		`{"architecture":"amd64","os":"linux","config":{"Labels":{"secret":"yes"}},"pad":"` + strings.Repeat(
@@ -174,7 +175,7 @@ func TestAClaimGivesNobodyOthersBytes(t *testing.T) {
 	for name, gone := range map[string]bool{"remote lacks it": false, "remote is gone": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w, _, d, _ := mirrored(
+			w, _, d, _ := newMirroredWorld(
 				t,
 				secret,
 				pulp.OnDemand,
@@ -189,7 +190,7 @@ func TestAClaimGivesNobodyOthersBytes(t *testing.T) {
 				},
 				http.StatusCreated,
 			)
-			w.private("acme/app")
+			w.setPrivate("acme/app")
 			w.options.PushToMirrors = true
 			w.restart()
 			if gone {
@@ -221,11 +222,12 @@ func TestAClaimGivesNobodyOthersBytes(t *testing.T) {
 	}
 }
 
-// An image whose config is an absent blob that a remote has gets its labels from there.
-func TestAConfigThatIsStillRemote(t *testing.T) {
+// TestAbsentConfig checks that the labels of an image are read from its absent config, which is fetched from the
+// remote.
+func TestAbsentConfig(t *testing.T) {
 	t.Parallel()
 	config := []byte(`{"architecture":"riscv64","os":"linux","pad":"` + strings.Repeat("x", 20_000) + `"}`)
-	w, _, d, _ := mirrored(
+	w, _, d, _ := newMirroredWorld(
 		t,
 		config,
 		pulp.OnDemand,

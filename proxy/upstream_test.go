@@ -26,19 +26,19 @@ import (
 	"github.com/countersign/countersign/storage/upstream"
 )
 
-// behind is bare distribution, which notes what it is asked.
-type behind struct {
+// recordingUpstream is bare distribution that records the requests it receives.
+type recordingUpstream struct {
 	url         string
 	connections atomic.Int64
-	elsewhere   atomic.Value // a URL to which it redirects GETs of blobs; empty: it does not
-	away        atomic.Bool  // it answers 503 to all
+	redirectTo  atomic.Value // the URL to which it redirects GET of blobs; empty for none
+	unavailable atomic.Bool  // it responds with 503
 
-	mu    sync.Mutex
-	asked []string // method, kind of path and range
+	mu       sync.Mutex
+	requests []string // method, kind of path and range
 }
 
-// newFront returns a registry in front of bare distribution.
-func newFront(t *testing.T, edits ...func(*proxy.Options)) (*world, *behind) {
+// newUpstreamWorld returns a registry in front of bare distribution.
+func newUpstreamWorld(t *testing.T, edits ...func(*proxy.Options)) (*world, *recordingUpstream) {
 	t.Helper()
 	logrus.SetOutput(io.Discard)
 	config := &configuration.Configuration{Storage: configuration.Storage{
@@ -48,16 +48,16 @@ func newFront(t *testing.T, edits ...func(*proxy.Options)) (*world, *behind) {
 	}}
 	config.HTTP.Secret = "test"
 	app := handlers.NewApp(t.Context(), config)
-	b := &behind{}
-	b.elsewhere.Store("")
+	b := &recordingUpstream{}
+	b.redirectTo.Store("")
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if b.away.Load() {
+		if b.unavailable.Load() {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}
 		if b.note(r); strings.Contains(r.URL.Path, "/blobs/sha256:") && r.Method == http.MethodGet &&
-			b.elsewhere.Load() != "" {
-			http.Redirect(w, r, b.elsewhere.Load().(string), http.StatusTemporaryRedirect)
+			b.redirectTo.Load() != "" {
+			http.Redirect(w, r, b.redirectTo.Load().(string), http.StatusTemporaryRedirect)
 			return
 		}
 		app.ServeHTTP(w, r)
@@ -79,7 +79,7 @@ func newFront(t *testing.T, edits ...func(*proxy.Options)) (*world, *behind) {
 		append([]func(*proxy.Options){func(o *proxy.Options) { o.Storage, o.InlineLimit = s, 0 }}, edits...)...), b
 }
 
-func (b *behind) note(r *http.Request) {
+func (b *recordingUpstream) note(r *http.Request) {
 	kind := "other"
 	for _, one := range []string{"/blobs/uploads/", "/blobs/", "/manifests/"} {
 		if strings.Contains(r.URL.Path, one) {
@@ -92,56 +92,56 @@ func (b *behind) note(r *http.Request) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.asked = append(b.asked, strings.TrimSpace(r.Method+" "+kind+" "+r.Header.Get("Range")))
+	b.requests = append(b.requests, strings.TrimSpace(r.Method+" "+kind+" "+r.Header.Get("Range")))
 }
 
-// wasAsked demands what was asked since the last time.
-func (b *behind) wasAsked(t *testing.T, what string, want ...string) {
+// expectRequests checks the requests since the last call.
+func (b *recordingUpstream) expectRequests(t *testing.T, operation string, want ...string) {
 	t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !slices.Equal(b.asked, want) {
-		t.Errorf("%s asks the upstream %q, want %q", what, b.asked, want)
+	if !slices.Equal(b.requests, want) {
+		t.Errorf("%s: requests to the upstream %q, want %q", operation, b.requests, want)
 	}
-	b.asked = nil
+	b.requests = nil
 }
 
-// Every request to the upstream is one more that a client waits for.
-func TestWhatAnUpstreamIsAsked(t *testing.T) {
+// TestUpstreamRequests checks the number of requests to the upstream, each of which delays a client.
+func TestUpstreamRequests(t *testing.T) {
 	t.Parallel()
-	w, b := newFront(t)
+	w, b := newUpstreamWorld(t)
 	content := random(50_000, 40)
 	d := digest.FromBytes(content)
 	blob := "/v2/acme/app/blobs/" + string(d)
 
-	at := w.start("acme/app")
-	b.wasAsked(t, "opening an upload")
+	at := w.startUpload("acme/app")
+	b.expectRequests(t, "opening an upload")
 	w.expect(
 		request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(d), body: content},
 		http.StatusCreated,
 	)
-	b.wasAsked(t, "a whole blob", "POST blobs/uploads", "PUT blobs/uploads")
+	b.expectRequests(t, "a whole blob", "POST blobs/uploads", "PUT blobs/uploads")
 
 	second := random(50_000, 41)
-	at = w.start("acme/app")
+	at = w.startUpload("acme/app")
 	w.expect(request{as: "admin", method: http.MethodPatch, path: at, body: second}, http.StatusAccepted)
 	w.expect(
 		request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(digest.FromBytes(second))},
 		http.StatusCreated,
 	)
-	b.wasAsked(t, "a streamed blob", "POST blobs/uploads", "PATCH blobs/uploads", "PUT blobs/uploads")
+	b.expectRequests(t, "a streamed blob", "POST blobs/uploads", "PATCH blobs/uploads", "PUT blobs/uploads")
 
-	at = w.start("acme/app")
+	at = w.startUpload("acme/app")
 	w.expect(
 		request{as: "admin", method: http.MethodPut, path: at + "?digest=" + string(digest.FromString(""))},
 		http.StatusCreated,
 	)
-	b.wasAsked(t, "an empty blob", "POST blobs/uploads", "PUT blobs/uploads")
+	b.expectRequests(t, "an empty blob", "POST blobs/uploads", "PUT blobs/uploads")
 
 	w.wantBlob("acme/app", d, content)
-	b.wasAsked(t, "a pull", "GET blobs")
+	b.expectRequests(t, "a pull", "GET blobs")
 	w.expect(request{method: http.MethodHead, path: blob}, http.StatusOK)
-	b.wasAsked(t, "HEAD", "HEAD blobs")
+	b.expectRequests(t, "HEAD", "HEAD blobs")
 
 	w.expect(
 		request{
@@ -151,7 +151,7 @@ func TestWhatAnUpstreamIsAsked(t *testing.T) {
 		},
 		http.StatusCreated,
 	)
-	b.wasAsked(t, "a mount", "POST mount")
+	b.expectRequests(t, "a mount", "POST mount")
 	w.expect(
 		request{
 			as:     "admin",
@@ -160,28 +160,28 @@ func TestWhatAnUpstreamIsAsked(t *testing.T) {
 		},
 		http.StatusCreated,
 	)
-	b.wasAsked(t, "a mount to where it lies")
+	b.expectRequests(t, "a mount to where it lies")
 
 	image := w.imageOf("acme/app", "asked")
-	b.wasAsked(t, "two blobs", "POST blobs/uploads", "PUT blobs/uploads", "POST blobs/uploads", "PUT blobs/uploads")
+	b.expectRequests(t, "two blobs", "POST blobs/uploads", "PUT blobs/uploads", "POST blobs/uploads", "PUT blobs/uploads")
 	w.expect(
 		manifestPut("/v2/acme/app/manifests/v1", image, "application/vnd.oci.image.manifest.v1+json"),
 		http.StatusCreated,
 	)
-	b.wasAsked(t, "a manifest", "PUT manifests")
+	b.expectRequests(t, "a manifest", "PUT manifests")
 	w.expect(request{path: "/v2/acme/app/manifests/v1"}, http.StatusOK)
-	b.wasAsked(t, "a pull of a manifest")
-	if n := b.connections.Load(); n > 2 { // one may be busy when the next is wanted
+	b.expectRequests(t, "a pull of a manifest")
+	if n := b.connections.Load(); n > 2 { // one connection may still be in use
 		t.Errorf("%d connections for requests one after the other", n)
 	}
 }
 
-func TestRangesBeforeAnUpstream(t *testing.T) {
+func TestRangesUpstream(t *testing.T) {
 	t.Parallel()
-	w, b := newFront(t)
+	w, b := newUpstreamWorld(t)
 	content := random(50_000, 42)
 	blob := "/v2/acme/app/blobs/" + string(w.pushBlob("acme/app", string(content)))
-	b.wasAsked(t, "a push", "POST blobs/uploads", "PUT blobs/uploads")
+	b.expectRequests(t, "a push", "POST blobs/uploads", "PUT blobs/uploads")
 	for _, c := range []struct {
 		want        string
 		first, last int
@@ -200,17 +200,17 @@ func TestRangesBeforeAnUpstream(t *testing.T) {
 		if a.body != string(content[c.first:c.last+1]) || a.header.Get("Content-Range") != place {
 			t.Errorf("%s: %d bytes at %s, want %s", c.want, len(a.body), a.header.Get("Content-Range"), place)
 		}
-		b.wasAsked(t, c.want, c.asks...)
+		b.expectRequests(t, c.want, c.asks...)
 	}
 	for _, none := range []string{"bytes=50000-", "bytes=9-5", "bytes=90000-90001"} {
 		if a := w.send(request{path: blob, headers: []string{"Range", none}}); a.status != http.StatusRequestedRangeNotSatisfiable {
-			t.Errorf("%s is answered %d", none, a.status)
+			t.Errorf("%s status %d", none, a.status)
 		}
-		b.wasAsked(t, none, "HEAD blobs")
+		b.expectRequests(t, none, "HEAD blobs")
 	}
 	a := w.expect(request{path: blob, headers: []string{"Range", "bytes=5-9", "If-Range", `"another"`}}, http.StatusOK)
 	if a.body != string(content) {
-		t.Errorf("a range of another blob is answered with %d bytes", len(a.body))
+		t.Errorf("a range of another blob response has %d bytes", len(a.body))
 	}
 	a = w.expect(request{path: blob, headers: []string{"Range", "bytes=5-9,100-110"}}, http.StatusPartialContent)
 	if !strings.Contains(a.body, string(content[100:111])) || !strings.Contains(a.body, string(content[5:10])) {
@@ -218,13 +218,13 @@ func TestRangesBeforeAnUpstream(t *testing.T) {
 	}
 }
 
-// Two clients send the same blob to the same repository, chunk by chunk in turns, and other chunks than the other's
-// end in neither.
-func TestUploadsBeforeAnUpstreamAreApart(t *testing.T) {
+// TestConcurrentUploadsUpstream checks that two concurrent uploads of the same blob to the same repository do not mix
+// their chunks.
+func TestConcurrentUploadsUpstream(t *testing.T) {
 	t.Parallel()
-	w, _ := newFront(t)
+	w, _ := newUpstreamWorld(t)
 	one, two := random(60_000, 43), random(60_000, 44)
-	ats := []string{w.start("acme/app"), w.start("acme/app")}
+	ats := []string{w.startUpload("acme/app"), w.startUpload("acme/app")}
 	for from := 0; from < 60_000; from += 20_000 {
 		place := fmt.Sprintf("%d-%d", from, from+19_999)
 		w.expect(
@@ -262,48 +262,49 @@ func TestUploadsBeforeAnUpstreamAreApart(t *testing.T) {
 	w.expectError(request{as: "admin", path: ats[0]}, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN")
 }
 
-// What an upstream redirects goes on to who may read it, and to nobody else.
-func TestRedirectsAreHandedOn(t *testing.T) {
+// TestRedirectsArePassedThrough checks that redirects of the upstream are passed to clients with permission to read
+// the blob, and only to those.
+func TestRedirectsArePassedThrough(t *testing.T) {
 	t.Parallel()
-	w, b := newFront(t, func(o *proxy.Options) { o.PassThroughRedirects = true })
+	w, b := newUpstreamWorld(t, func(o *proxy.Options) { o.PassThroughRedirects = true })
 	content := random(50_000, 45)
 	blob := "/v2/acme/app/blobs/" + string(w.pushBlob("acme/app", string(content)))
-	b.wasAsked(t, "a push", "POST blobs/uploads", "PUT blobs/uploads")
+	b.expectRequests(t, "a push", "POST blobs/uploads", "PUT blobs/uploads")
 	w.wantBlob("acme/app", digest.FromBytes(content), content)
-	b.wasAsked(t, "a pull that is not redirected", "GET blobs")
+	b.expectRequests(t, "a pull that is not redirected", "GET blobs")
 	a := w.expect(request{path: blob, headers: []string{"Range", "bytes=10-19"}}, http.StatusPartialContent)
 	if a.body != string(content[10:20]) {
 		t.Errorf("a range is %d bytes", len(a.body))
 	}
-	b.wasAsked(t, "a range that is not redirected", "GET blobs bytes=10-19")
+	b.expectRequests(t, "a range that is not redirected", "GET blobs bytes=10-19")
 
 	const signed = "http://store.example/bytes?signature=secret"
-	b.elsewhere.Store(signed)
+	b.redirectTo.Store(signed)
 	for _, part := range []string{"", "bytes=10-19", "bytes=5-9,100-110"} {
 		a := w.expect(request{path: blob, headers: []string{"Range", part}}, http.StatusTemporaryRedirect)
 		if a.header.Get("Location") != signed || a.header.Get("Cache-Control") != "no-store" ||
 			a.header.Get("Etag") != "" ||
 			a.body != "" {
-			t.Errorf("with %q the redirect has %v, and says %q", part, a.header, a.body)
+			t.Errorf("range %q: redirect with headers %v and body %q", part, a.header, a.body)
 		}
 	}
-	b.wasAsked(t, "what is redirected", "GET blobs", "GET blobs bytes=10-19", "GET blobs")
+	b.expectRequests(t, "redirected reads", "GET blobs", "GET blobs bytes=10-19", "GET blobs")
 	w.expect(request{method: http.MethodHead, path: blob}, http.StatusOK)
-	b.wasAsked(t, "HEAD", "HEAD blobs")
-	w.private("acme/app")
+	b.expectRequests(t, "HEAD", "HEAD blobs")
+	w.setPrivate("acme/app")
 	w.expectError(request{path: blob}, http.StatusUnauthorized, "UNAUTHORIZED")
 	if a := w.send(request{as: "carol", path: blob}); a.status == http.StatusTemporaryRedirect ||
 		a.header.Get("Location") != "" {
-		t.Errorf("who may not read it is redirected: %d %v", a.status, a.header)
+		t.Errorf("a caller without permission is redirected: %d %v", a.status, a.header)
 	}
-	b.wasAsked(t, "who may not read")
+	b.expectRequests(t, "caller may not read")
 
-	b.elsewhere.Store(b.url + "/elsewhere") // our credentials would be needed there
+	b.redirectTo.Store(b.url + "/elsewhere") // this URL requires credentials
 	w.expectError(request{as: "admin", path: blob}, http.StatusServiceUnavailable, "UNAVAILABLE")
-	b.wasAsked(t, "a redirect within the upstream", "GET blobs", "GET other")
+	b.expectRequests(t, "a redirect within the upstream", "GET blobs", "GET other")
 }
 
-// pattern is so many bytes that nobody keeps.
+// pattern is a reader of pseudo-random bytes that are never stored in full.
 type pattern struct {
 	left int64
 	from *rand.ChaCha8
@@ -321,27 +322,28 @@ func (p *pattern) Read(b []byte) (int, error) {
 
 func newPattern(size int64) *pattern { return &pattern{size, rand.NewChaCha8([32]byte{46})} }
 
-// A blob goes up and down in pieces: all that client, server and upstream allocate is far less than it.
-func TestLargeBlobsBeforeAnUpstream(t *testing.T) { //nolint:paralleltest // it counts what is allocated
+// TestLargeBlobsUpstream checks that large blobs are streamed: client, server and upstream together allocate much
+// less memory than the size of the blob.
+func TestLargeBlobsUpstream(t *testing.T) { //nolint:paralleltest // it measures allocations
 	const size, most = 200 << 20, 40 << 20
-	w, _ := newFront(t)
+	w, _ := newUpstreamWorld(t)
 	hash := sha256.New()
 	if _, err := io.Copy(hash, newPattern(size)); err != nil {
 		t.Fatal(err)
 	}
 	d := digest.NewDigest(digest.SHA256, hash)
-	allocates := func(what string, do func()) {
+	allocates := func(operation string, do func()) {
 		t.Helper()
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		do()
 		runtime.ReadMemStats(&after)
 		if n := after.TotalAlloc - before.TotalAlloc; n > most {
-			t.Errorf("%s of %d MiB allocates %d MiB", what, size>>20, n>>20)
+			t.Errorf("%s of %d MiB allocates %d MiB", operation, size>>20, n>>20)
 		}
 	}
 	for _, name := range []string{"acme/streamed", "acme/whole"} {
-		at := w.start(name)
+		at := w.startUpload(name)
 		allocates("a push", func() {
 			if name == "acme/streamed" {
 				w.expect(
@@ -379,7 +381,7 @@ func TestLargeBlobsBeforeAnUpstream(t *testing.T) { //nolint:paralleltest // it 
 	})
 }
 
-// An upstream that is full or busy is answered for with 503, and with its own word on when to try again.
+// TestRetryAfterOfTheUpstream checks that 429 and 507 of the upstream become 503 with the upstream's Retry-After.
 func TestRetryAfterOfTheUpstream(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -423,12 +425,12 @@ func TestRetryAfterOfTheUpstream(t *testing.T) {
 	}
 }
 
-// TestUpstreamDecidesForNarrowAccept proves that a client whose Accept header excludes the manifest of a tag gets the
-// upstream's answer: distribution gives the linux/amd64 image of a docker list to clients without lists, and refuses
-// an OCI image to clients without OCI images.
+// TestUpstreamDecidesForNarrowAccept checks that the upstream selects the manifest for a client whose Accept header
+// does not match the manifest of a tag: distribution returns the linux/amd64 image of a Docker list to clients
+// without support for lists, and rejects OCI images for clients without support for them.
 func TestUpstreamDecidesForNarrowAccept(t *testing.T) {
 	t.Parallel()
-	w, b := newFront(t)
+	w, b := newUpstreamWorld(t)
 	oci := w.imageOf("acme/app", "one")
 	docker := strings.NewReplacer(pulp.OCIManifest, pulp.DockerManifest, "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json",
 		"application/vnd.oci.image.layer.v1.tar+gzip", "application/vnd.docker.image.rootfs.diff.tar.gzip").
@@ -459,7 +461,7 @@ func TestUpstreamDecidesForNarrowAccept(t *testing.T) {
 		}
 		_ = res.Body.Close()
 		if res.StatusCode != http.StatusCreated {
-			t.Fatalf("the upstream answers %s to %s", res.Status, reference)
+			t.Fatalf("upstream: status %s for %s", res.Status, reference)
 		}
 	}
 	put(string(digest.FromString(docker)), pulp.DockerManifest, docker)
@@ -474,7 +476,7 @@ func TestUpstreamDecidesForNarrowAccept(t *testing.T) {
 		got.body,
 		"Accept header",
 	) {
-		t.Errorf("the answer does not name the cause: %s", got.body)
+		t.Errorf("the response does not name the cause: %s", got.body)
 	}
 	if got := w.expect(request{path: "/v2/acme/app/manifests/multi"}, http.StatusOK); got.body != list {
 		t.Errorf("a client without an Accept header gets %s", got.body)

@@ -7,27 +7,28 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// openWriter is a writer that notes when it is closed.
-type openWriter struct {
+// openedWriter is a writer that records that it was closed.
+type openedWriter struct {
 	storage.Upload
 	closed bool
 }
 
-func (o *openWriter) Size() int64  { return 0 }
-func (o *openWriter) Close() error { o.closed = true; return nil }
+func (o *openedWriter) Size() int64  { return 0 }
+func (o *openedWriter) Close() error { o.closed = true; return nil }
 
-// A client with many uploads takes none of the kept writers of others: its own oldest one makes room.
-func TestKeptWritersAreShared(t *testing.T) {
+// TestIdleWritersAreShared checks that a client with many uploads does not evict idle writers of other clients, but
+// its own oldest one.
+func TestIdleWritersAreShared(t *testing.T) {
 	t.Parallel()
 	w := newWriters()
-	modest := &openWriter{}
+	modest := &openedWriter{}
 	w.keep("modest", "modest", 0, modest)
-	var greedy []*openWriter
+	var greedy []*openedWriter
 	for i := range 2 * maxIdleWriters {
-		greedy = append(greedy, &openWriter{})
+		greedy = append(greedy, &openedWriter{})
 		w.keep(fmt.Sprint("greedy", i), "greedy", 0, greedy[i])
 	}
-	late := &openWriter{}
+	late := &openedWriter{}
 	w.keep("late", "late", 0, late)
 	for i, g := range greedy {
 		if g.closed != (i < len(greedy)-maxIdlePerOwner) {

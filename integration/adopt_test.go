@@ -143,13 +143,13 @@ func TestAdopt(t *testing.T) {
 		t.Fatalf("adopt: %v\n%s", err, said)
 	}
 	if log := s.LogTail(); !regexp.MustCompile(`msg=audit .*who="command line" action="adopt repository" repository=company/app`).MatchString(log) || strings.Contains(log, `who=""`) {
-		t.Errorf("the audit does not say who adopted:\n%s", log)
+		t.Errorf("the audit log lacks the user of the adoption:\n%s", log)
 	}
 	if got := s.list(t, "/pulp/api/v3/repositories/container/container-push/").Count; got != 1 {
 		t.Errorf("%d repositories were made, want 1", got)
 	}
 	if status, _, _ := (api{base: s.base}).do(t, http.MethodGet, "/v2/company/app/manifests/1.0", nil, nil); status != http.StatusUnauthorized {
-		t.Errorf("an anonymous pull of what was adopted: %d, want 401", status)
+		t.Errorf("an anonymous pull of adopted content: %d, want 401", status)
 	}
 	if got := s.tags(t, "company/app"); !slices.Equal(got, []string{"1.0", "multi", companion}) {
 		t.Errorf("tags %v", got)
@@ -191,7 +191,7 @@ func TestAdopt(t *testing.T) {
 	}
 	time.Sleep(2500 * time.Millisecond) // at least two more comparisons
 	if is := s.latest(t, text(s.repository(t, "company/app")["pulp_href"]))["number"].(float64); is != was+20 {
-		t.Errorf("%v versions came of 20 pushes", is-was)
+		t.Errorf("20 pushes made %v versions", is-was)
 	}
 
 	// A tag that was deleted at the upstream is reported, and stays here.
@@ -205,7 +205,7 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("drift: %v\n%s", err, said)
 	}
 	if said, err := s.cli(t, nil, "adopt", "no/such"); err == nil || !strings.Contains(said, "no/such") {
-		t.Errorf("adopt of what is not there: %v\n%s", err, said)
+		t.Errorf("adopt of an absent repository: %v\n%s", err, said)
 	}
 	if said, err := s.cli(t, nil, "adopt", "company/app"); err != nil || said != "company/app  nothing new; remaining differences: 1 (see drift)\n" {
 		t.Errorf("a second adopt: %v\n%s", err, said)

@@ -63,7 +63,7 @@ func TestOras(t *testing.T) {
 	t.Run("pull", func(t *testing.T) {
 		oras.must(t, "pull", "--output", "pulled", app+":1.0")
 		if got := oras.read(t, "pulled/recipe.txt") + oras.read(t, "pulled/oven.json"); got != `flour, water{"degrees": 250}` {
-			t.Errorf("what was pulled is %q", got)
+			t.Errorf("pulled content: %q", got)
 		}
 	})
 	t.Run("discover", func(t *testing.T) {
@@ -149,7 +149,7 @@ func TestHelm(t *testing.T) {
 	helm.must(t, "pull", "--plain-http", "--verify", "--keyring", "public.gpg", "--version", "1.2.3+build", "--destination", "pulled", charts+"/greeter")
 	for _, file := range []string{archive, archive + ".prov"} {
 		if helm.read(t, "pulled/"+file) != helm.read(t, file) {
-			t.Errorf("%s is not what was pushed", file)
+			t.Errorf("%s differs from the pushed file", file)
 		}
 	}
 	if chart := helm.must(t, "show", "chart", "--plain-http", charts+"/greeter"); !strings.Contains(chart, "description: says hello") {

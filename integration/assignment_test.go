@@ -123,13 +123,13 @@ func TestEarlierAssignmentsAreListedOnceAndRevoked(t *testing.T) {
 		return string(after[len(before):])
 	}
 	if said := warned(); strings.Count(said, warning) != 2 || !strings.Contains(said, "repository=team/one service=release") || !strings.Contains(said, "revoke-signing-assignments") {
-		t.Errorf("the first start says:\n%s", said)
+		t.Errorf("output of the first start:\n%s", said)
 	}
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	if said := warned(); strings.Contains(said, warning) {
-		t.Errorf("the second start says:\n%s", said)
+		t.Errorf("output of the second start:\n%s", said)
 	}
 	var dispatched object
 	owner.call(t, http.MethodPost, s.repositoryHref(t, "team/one")+"sign/", nil, http.StatusAccepted, &dispatched)

@@ -158,7 +158,7 @@ func (b *backup) check(t *testing.T) {
 		}
 	}
 	if later == 0 {
-		t.Error("nothing of what was pushed while the backup waited to begin is there")
+		t.Error("no push made before the first command of the backup ran was restored")
 	}
 	t.Logf("%d of the pushes during the backup are in it", later)
 	for _, name := range []string{"prod/app", "acme/app"} {
@@ -171,7 +171,7 @@ func (b *backup) check(t *testing.T) {
 	b.signed(t, text(b.repository(t, "acme/app")["pulp_href"]), object{"manifest_signing_service": b.service})
 	for _, name := range []string{"prod/app", "acme/app"} {
 		if said, err := b.user.pull(t, b.policy, name+":after"); err != nil {
-			t.Errorf("what was pushed to %s after the restore does not pull: %v\n%s", name, err, said)
+			t.Errorf("an image pushed to %s after the restore cannot be pulled: %v\n%s", name, err, said)
 		}
 	}
 }

@@ -231,7 +231,7 @@ func TestAddSigningServiceRefusals(t *testing.T) {
 		t.Errorf("%d services, want 1", found.Count)
 	}
 	if said, err := s.cli(t, nil, "remove-signing-service", "nope"); err == nil || !strings.Contains(said, "Signing service 'nope' does not exist.") {
-		t.Errorf("removing what is not there: %v, %q", err, said)
+		t.Errorf("removing an absent service: %v, %q", err, said)
 	}
 	if said, err := s.cli(t, nil, "remove-signing-service", "taken"); err != nil || !strings.Contains(said, "Signing service 'taken' has been successfully removed.") {
 		t.Errorf("remove-signing-service: %v, %q", err, said)

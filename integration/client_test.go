@@ -78,7 +78,7 @@ func TestLogin(t *testing.T) {
 				t.Errorf("the right password: %v\n%s", err, said)
 			}
 			if said, err := login(t, "wrong"); err == nil {
-				t.Errorf("a wrong password is taken:\n%s", said)
+				t.Errorf("a wrong password is accepted:\n%s", said)
 			}
 		})
 	}
@@ -87,7 +87,7 @@ func TestLogin(t *testing.T) {
 	said, err := output(t, anonymous.env(), "skopeo", "--policy", anonymous.open, "copy", "--dest-tls-verify=false",
 		ociLayout(t, image(t, "amd64", "anonymous")), "docker://"+s.host+"/anonymous/app:1.0")
 	if err == nil {
-		t.Errorf("who has not logged in pushes:\n%s", said)
+		t.Errorf("a push without a login succeeds:\n%s", said)
 	}
 	if found := s.list(t, pushRepos); found.Count != 0 {
 		t.Errorf("a refused push left %v", found.Results)

@@ -84,7 +84,7 @@ func (p *pinned) refused(t *testing.T, reason string, arguments ...string) {
 	t.Helper()
 	answer, complaints, err := p.try(t, arguments...)
 	if said := answer + complaints; err == nil || !strings.Contains(said, reason) {
-		t.Errorf("%s %s: %v, want a failure that says %q\n%s", filepath.Base(p.program), strings.Join(arguments, " "), err, reason, said)
+		t.Errorf("%s %s: %v, want a failure with %q\n%s", filepath.Base(p.program), strings.Join(arguments, " "), err, reason, said)
 	}
 }
 

@@ -44,7 +44,7 @@ func (c signer) verifies(t *testing.T, reference, digest string) {
 	for form, kind := range map[string]string{legacy: "cosign container image signature", "--new-bundle-format": "https://sigstore.dev/cosign/sign/v1"} {
 		said := c.must(t, checked("verify", "cosign", form, reference)...)
 		if !strings.Contains(said, `"docker-manifest-digest":"`+digest+`"`) || !strings.Contains(said, `"type":"`+kind+`"`) {
-			t.Errorf("cosign verify %s %s says %s", form, reference, said)
+			t.Errorf("output of cosign verify %s %s: %s", form, reference, said)
 		}
 		c.refused(t, "signature", checked("verify", "stranger", form, reference)...)
 	}
@@ -72,7 +72,7 @@ func TestCosign(t *testing.T) {
 		cosign.must(t, offline("sign", form, exact)...)
 		cosign.must(t, offline("attest", form, "--type", "custom", "--predicate", predicate, exact)...)
 		if said := cosign.must(t, checked("verify-attestation", "cosign", form, "--type", "custom", app)...); !strings.Contains(said, "application/vnd.in-toto+json") {
-			t.Errorf("cosign verify-attestation %s says %s", form, said)
+			t.Errorf("output of cosign verify-attestation %s: %s", form, said)
 		}
 		cosign.refused(t, "signature", checked("verify-attestation", "stranger", form, "--type", "custom", app)...)
 	}
@@ -110,7 +110,7 @@ func TestCosign(t *testing.T) {
 		repository := text(s.repository(t, "cosign/app")["pulp_href"])
 		version := s.signed(t, repository, object{"manifest_signing_service": s.addService(t, "trusted", trusted, "")})
 		if added := count(version, "added", "container.signature"); added != 1 || len(s.signatures(t, "cosign/app", digest)) != 1 {
-			t.Errorf("%d signatures, want one on the image and none on what cosign made", added)
+			t.Errorf("%d signatures, want one of the image and none of the artifacts of cosign", added)
 		}
 		cosign.verifies(t, app, digest)
 	})

@@ -131,7 +131,7 @@ func TestCrane(t *testing.T) {
 		}
 		crane.must(t, "pull", app+":docker", "pulled.tar")
 		if got := crane.line(t, "digest", "--tarball", "pulled.tar"); got != s.digest(t, "crane/app", "docker") {
-			t.Errorf("what was pulled is %s", got)
+			t.Errorf("pulled content: %s", got)
 		}
 	})
 	t.Run("delete", func(t *testing.T) {

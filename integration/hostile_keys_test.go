@@ -51,7 +51,7 @@ while :; do wait; done
 		s.signed(t, busy, object{"manifest_signing_service": good})
 	}
 	if state := s.get(t, task)["state"]; state != "running" {
-		t.Errorf("the task is %v, want it running: what went on beside it proves nothing", state)
+		t.Errorf("the task is %v, want running: otherwise the test proves nothing", state)
 	}
 	s.call(t, http.MethodPatch, task, object{"state": "canceled"}, http.StatusOK, nil)
 	if ended := s.finished(t, task); ended["state"] != "canceled" {

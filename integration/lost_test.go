@@ -89,7 +89,7 @@ func checkSeen(t *testing.T, db *sql.DB) (completed, attempts int) {
 		case "completed":
 			completed++
 			if k.state != "running" || attempt != k.attempt || writer != k.holder {
-				t.Errorf("task %d: %s completes attempt %d of what is %s, attempt %d of %s", seq, writer, attempt, k.state, k.attempt, k.holder)
+				t.Errorf("task %d: %s completes attempt %d, but the task is %s, attempt %d of %s", seq, writer, attempt, k.state, k.attempt, k.holder)
 			}
 			if seq < last[repository] {
 				t.Errorf("task %d completes after task %d of the same repository", seq, last[repository])

@@ -23,7 +23,7 @@ func (s *server) memory(t *testing.T, line string) int {
 	_, rest, found := strings.Cut(string(status), line+":")
 	fields := strings.Fields(rest)
 	if !found || len(fields) == 0 {
-		t.Fatalf("/proc says no %s", line)
+		t.Fatalf("/proc has no %s", line)
 	}
 	kib, err := strconv.Atoi(fields[0])
 	if err != nil {

@@ -59,7 +59,7 @@ func TestMirrorLosesItsRemote(t *testing.T) {
 			}
 			head(http.StatusNotFound)
 			if err := pull(); err == nil {
-				t.Errorf("%s: pulled a layer that nobody has", name)
+				t.Errorf("%s: pulled a layer that no remote has", name)
 			}
 			if said := unavailable(); !strings.Contains(said, layer.String()) {
 				t.Errorf("%s: repair reports %q", name, said)

@@ -221,10 +221,10 @@ func TestMirrorOfSignedRepository(t *testing.T) {
 		t.Fatal(err)
 	}
 	if said, err := admin.pull(t, policy, "mine/app:v1"); err != nil { // which is stored now
-		t.Errorf("pull after the remote has gone: %v\n%s", err, said)
+		t.Errorf("pull after the remote stopped: %v\n%s", err, said)
 	}
 	if said, err := newContainers(t, s).pull(t, policy, "mine/app:v1"); err == nil {
-		t.Errorf("a private distribution is pulled from by nobody in particular:\n%s", said)
+		t.Errorf("an anonymous pull from a private distribution succeeds:\n%s", said)
 	}
 }
 
@@ -395,6 +395,6 @@ func TestContentManagement(t *testing.T) {
 	}
 	s.finished(t, s.startTask(t, http.MethodDelete, moved, nil))
 	if said, err := admin.pull(t, admin.open, "to/app:b"); err != nil { // the blobs were pushed to the other repository
-		t.Errorf("pull of a copy after its source is gone: %v\n%s", err, said)
+		t.Errorf("pull of a copy after its source was deleted: %v\n%s", err, said)
 	}
 }

@@ -144,7 +144,7 @@ func TestKeyFiles(t *testing.T) {
 			}
 			standaloneVerify(t, s, k, name, digest, "1.0", served[0])
 			if c := k.claimOf(t, served[0].Content).Critical; c.Image.Digest != digest || c.Identity.Reference != s.host+"/"+name+":1.0" {
-				t.Errorf("gpg --decrypt says %+v", c)
+				t.Errorf("output of gpg --decrypt: %+v", c)
 			}
 			k.run(t, "--verify", write(t, filepath.Join(t.TempDir(), "signature"), string(served[0].Content), 0o600))
 			admin.pulls(t, policy, name+":1.0", true)
@@ -208,7 +208,7 @@ func (s *server) usableBy(t *testing.T, name string) float64 {
 		if service, _ := v.(object); service["name"] == name {
 			n, is := service["online_workers"].(float64)
 			if !is {
-				t.Fatalf("status says %v", service)
+				t.Fatalf("status/ has %v", service)
 			}
 			return n
 		}

@@ -81,7 +81,7 @@ func (s *server) isAway(t *testing.T, token http.Header, name string, image push
 			t.Errorf("%s without the database: %d %v %s", what, status, header, body)
 		}
 		if strings.Contains(string(body), "127.0.0.1") || strings.Contains(string(body), "dial") {
-			t.Errorf("%s: the answer says too much: %s", what, body)
+			t.Errorf("%s: the answer has too many details: %s", what, body)
 		}
 	}
 	if status, _, body := s.do(t, http.MethodHead, manifest, nil, nil); status != http.StatusServiceUnavailable || len(body) != 0 {

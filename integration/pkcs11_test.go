@@ -186,7 +186,7 @@ func TestTokens(t *testing.T) {
 	k.generate(t, "ed25519", "")
 	file := s.addKeyService(t, "file", k, "--openpgp-key", k.secret(t, ""))
 	if _, err := s.pushTiny(t, "soft/ware", "1.0", "a push beside the token"); err != nil {
-		t.Errorf("push while the token is away: %v", err)
+		t.Errorf("push while the token is unavailable: %v", err)
 	}
 	s.signed(t, text(s.repository(t, "soft/ware")["pulp_href"]), object{"manifest_signing_service": file})
 	if state := s.get(t, queued)["state"]; state != "waiting" {

@@ -91,7 +91,7 @@ func (a api) versionsAreComplete(t *testing.T, repository string) object {
 	versions := a.list(t, repository+"versions/").Results // newest first
 	for i, version := range versions {
 		if number := float64(len(versions) - 1 - i); version["number"] != number {
-			t.Fatalf("version %v stands where %v should", version["number"], number)
+			t.Fatalf("version %v listed, want %v", version["number"], number)
 		}
 		if i+1 == len(versions) {
 			continue

@@ -180,7 +180,7 @@ func TestPolicyRefuses(t *testing.T) {
 				case test.says != "" && err == nil:
 					t.Errorf("it pulls:\n%s", said)
 				case !strings.Contains(said, test.says):
-					t.Errorf("it said %q, want %q", said, test.says)
+					t.Errorf("output %q, want %q", said, test.says)
 				}
 			})
 		}

@@ -136,7 +136,7 @@ func TestFormerPublicURL(t *testing.T) {
 	signed()
 	for i, url := range []string{"http://LOCALHOST:" + port + "/", "http://localhost:" + port} {
 		if said := restarted(url); !strings.Contains(said, warning) || !strings.Contains(said, "host=127.0.0.1:"+port+" public_url=http://localhost:"+port) || strings.Count(said, warning) != 1 {
-			t.Errorf("a start with %s says:\n%s", url, said)
+			t.Errorf("output of a start with %s:\n%s", url, said)
 		}
 		if i == 0 {
 			signed()

@@ -104,7 +104,7 @@ func TestUpstreamForgetsOneName(t *testing.T) {
 	s.isServed(t, "first/app", image)
 	s.isServed(t, "second/app", image)
 	if status, _, _ := peer.do(t, http.MethodGet, path("first/app"), nil, nil); status != http.StatusOK {
-		t.Errorf("the upstream has not got it again: %d", status)
+		t.Errorf("the upstream did not get the blob again: %d", status)
 	}
 }
 
@@ -163,7 +163,7 @@ func TestVerbsWaitForTheUpstream(t *testing.T) {
 		return shown["connected"]
 	}
 	if as, nobody := connected(f.api), connected(api{base: f.base}); as != true || nobody != nil {
-		t.Errorf("the status says connected: %v to an administrator and %v to anybody", as, nobody)
+		t.Errorf("status/ has connected: %v for an administrator and %v for anonymous callers", as, nobody)
 	}
 	f.proxy.refuse()
 	ends := map[string]func() (string, error){}
@@ -281,7 +281,7 @@ func TestDeletedStaysDeleted(t *testing.T) {
 	}
 	within(t, "the upstream has no tag of it", func() bool { return peer.shows(t, "company/app", "v1") == "" })
 	if peer.shows(t, "company/app", gone.name) == "" {
-		t.Fatal("the upstream has not the image any more: there is nothing to bring back")
+		t.Fatal("the upstream no longer has the image, so the test proves nothing")
 	}
 	for _, reference := range []string{gone.name, "v1"} {
 		if status, _, _ := s.do(t, http.MethodGet, "/v2/company/app/manifests/"+reference, nil, nil); status != http.StatusNotFound {
@@ -315,7 +315,7 @@ func TestKeptThoughNeverWritten(t *testing.T) {
 	}
 	for _, p := range []pushed{first, between} {
 		if got := peer.shows(t, "company/app", hidden(p)); got != p.name {
-			t.Errorf("the hidden tag of %s stands for %q", p.name, got)
+			t.Errorf("the hidden tag of %s names %q", p.name, got)
 		}
 	}
 	peer.collect(t)
@@ -381,7 +381,7 @@ func TestAdoptionThatCannotBeSigned(t *testing.T) {
 		t.Errorf("adopt without the key: %v\n%s", err, said)
 	}
 	if status, _, _ := s.do(t, http.MethodGet, "/v2/prod/app/manifests/v1", nil, nil); status != http.StatusNotFound {
-		t.Errorf("GET of what cannot be signed: %d", status)
+		t.Errorf("GET of an image that cannot be signed: %d", status)
 	}
 	if said, err := s.cli(t, nil, "drift"); err != nil || !strings.Contains(said, "Somebody else has pushed it") {
 		t.Errorf("drift: %v\n%s", err, said)

@@ -88,7 +88,7 @@ func refused(t *testing.T, what string, status int, header http.Header, body []b
 		t.Errorf("%s without the upstream: %d %v %s", what, status, header, body)
 	}
 	if strings.Contains(string(body), "127.0.0.1") || strings.Contains(string(body), "/srv") || strings.Contains(string(body), "dial") {
-		t.Errorf("%s: the answer says too much: %s", what, body)
+		t.Errorf("%s: the answer has too many details: %s", what, body)
 	}
 }
 
@@ -191,7 +191,7 @@ func TestUpstreamOutages(t *testing.T) {
 			f.knownIsServed(t)
 			f.needsUpstream(t)
 			if up := f.get(t, apiRoot+"status/")["upstream_connection"]; !reflect.DeepEqual(up, map[string]any{"connected": false}) {
-				t.Errorf("the status says of the upstream, which is away: %v", up)
+				t.Errorf("upstream_connection while the upstream is unavailable: %v", up)
 			}
 			if after := f.state(t); after != before {
 				t.Errorf("pushes that were refused have made %s of %s", after, before)

@@ -95,7 +95,7 @@ func TestUpstreamRacingPushes(t *testing.T) {
 	f.caughtUp(t)
 	latest := f.versionsAreComplete(t, f.href)
 	if latest["number"] != float64(2*rounds+1) {
-		t.Errorf("%v versions, want one for each push: what we write ourselves comes back to us as nothing new", latest["number"])
+		t.Errorf("%v versions, want one for each push and none for our own writes", latest["number"])
 	}
 }
 

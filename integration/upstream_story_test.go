@@ -126,7 +126,7 @@ func TestUpstreamReferrers(t *testing.T) {
 		t.Errorf("the upstream shows %+v, want %s with %s", tree, review, seal)
 	}
 	if got := oras.must(t, "pull", "--plain-http", "--output", "pulled", there+"@"+seal); oras.read(t, "pulled/note.txt") != "application/vnd.example.seal" {
-		t.Errorf("what is pulled from there: %s", got)
+		t.Errorf("pulled content: %s", got)
 	}
 }
 
@@ -153,11 +153,11 @@ func TestTakenAway(t *testing.T) {
 	said := must(t, environment(t.TempDir(), "REGISTRY="+s.host, "USERNAME=admin", "PASSWORD="+adminPassword, "SCHEME=http", "DIR="+lookaside),
 		filepath.Join(shared.root, "deploy/examples/write-lookaside.sh"), "company/app")
 	if want := "4 signatures in " + lookaside + "\n"; said != want {
-		t.Errorf("the script says %q, want %q", said, want)
+		t.Errorf("output of the script: %q, want %q", said, want)
 	}
 	if said, err := output(t, environment(t.TempDir(), "REGISTRY="+s.host, "USERNAME=admin", "PASSWORD=wrong", "SCHEME=http", "DIR="+lookaside),
 		filepath.Join(shared.root, "deploy/examples/write-lookaside.sh"), "company/app"); err == nil || !strings.Contains(said, "Invalid username/password.") {
-		t.Errorf("with a wrong password the script says %q, %v", said, err)
+		t.Errorf("output of the script with a wrong password: %q, %v", said, err)
 	}
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)

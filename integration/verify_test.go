@@ -231,12 +231,12 @@ func TestVerifySaysWhatSkopeoDoes(t *testing.T) {
 		}
 		w.call(t, http.MethodPost, repository+"verify/", object{"tag": tag, "reference": w.host + "/" + reference, "policy": json.RawMessage(policy)}, http.StatusOK, &answer)
 		if answer.Accepted == nil || *answer.Accepted != theirs {
-			t.Errorf("case %d: %s under %s: skopeo accepts it: %t; the server says otherwise", n, reference, policy, theirs)
+			t.Errorf("case %d: %s under %s: skopeo accepts it: %t, the server disagrees", n, reference, policy, theirs)
 		}
 	}
 	t.Logf("%d cases, skopeo accepts %d", verifyCases, accepted)
 	if accepted < verifyCases/8 || accepted > verifyCases*7/8 {
-		t.Errorf("skopeo accepts %d of %d: the comparison says little", accepted, verifyCases)
+		t.Errorf("skopeo accepts %d of %d: the cases are too one-sided", accepted, verifyCases)
 	}
 }
 

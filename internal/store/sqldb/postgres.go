@@ -141,7 +141,12 @@ func (p *postgres) inTx(ctx context.Context, f func(*Tx) error) error {
 // inStatement runs f, which runs one statement, without a transaction around it.
 func (p *postgres) inStatement(ctx context.Context, f func(*Tx) error) error {
 	return again(ctx, func() error {
-		return guard(&Tx{conn: p, Dialect: &postgresDialect, Ctx: ctx, Now: Micros(p.now())}, f)
+		t := &Tx{conn: p, Dialect: &postgresDialect, Ctx: ctx, Now: Micros(p.now())}
+		err := guard(t, f)
+		if err == nil {
+			t.committed()
+		}
+		return err
 	})
 }
 
@@ -167,5 +172,9 @@ func (p *postgres) once(ctx context.Context, f func(*Tx) error) error {
 		_ = began.Rollback()
 		return err
 	}
-	return began.Commit()
+	if err := began.Commit(); err != nil {
+		return err
+	}
+	t.committed()
+	return nil
 }

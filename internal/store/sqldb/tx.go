@@ -26,7 +26,19 @@ type Tx struct {
 	Now     int64           // the time of all its writes, in microseconds since 1970
 	Dialect *Dialect
 
-	conn runner
+	conn     runner
+	onCommit []func()
+}
+
+// OnCommit registers f to run after the transaction is committed, before its caller continues. f does not run if the
+// transaction, or this attempt of it, is rolled back.
+func (t *Tx) OnCommit(f func()) { t.onCommit = append(t.onCommit, f) }
+
+// committed runs the functions that OnCommit registered.
+func (t *Tx) committed() {
+	for _, f := range t.onCommit {
+		f()
+	}
 }
 
 // Exec runs a statement and returns the number of rows that it changed.

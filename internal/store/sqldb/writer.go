@@ -38,6 +38,8 @@ type write struct {
 	do     func(*Tx) error
 	noSync bool
 	err    chan error
+
+	onCommit []func() // set before err is sent
 }
 
 // stop ends the writer after its current batch.
@@ -57,16 +59,26 @@ func (w *writer) run(x *write) error {
 	}
 	select {
 	case err := <-x.err:
-		return err
+		return x.finish(err)
 	case <-w.closing:
 		w.done.Wait()
 		select {
 		case err := <-x.err:
-			return err
+			return x.finish(err)
 		default:
 			return errClosed
 		}
 	}
+}
+
+// finish runs the functions that wait for the commit, in the goroutine of the caller.
+func (x *write) finish(err error) error {
+	if err == nil {
+		for _, f := range x.onCommit {
+			f()
+		}
+	}
+	return err
 }
 
 // loop commits waiting writes batch by batch until the database is closed.
@@ -122,7 +134,9 @@ func runInSavepoint(t *Tx, x *write) (err, lost error) {
 	if _, err := t.Exec(`SAVEPOINT one`); err != nil {
 		return err, err
 	}
+	t.onCommit = nil
 	if err = guard(t, x.do); err == nil {
+		x.onCommit = t.onCommit
 		_, err = t.Exec(`RELEASE one`)
 		return err, err
 	}

@@ -334,8 +334,8 @@ func end(t *sqldb.Tx, c *Claim, state TaskState, set, in string, args ...any) er
 	} else if err != nil {
 		return err
 	}
-	c.ended = true
-	c.freed, err = release(t, c.TaskID, strings.Fields(reserved))
+	freed, err := release(t, c.TaskID, strings.Fields(reserved))
+	t.OnCommit(func() { c.ended, c.freed = true, freed })
 	return err
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/integration/process"
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/signing"
 )
@@ -153,18 +154,12 @@ func publicKey(t *testing.T, k *key) signing.PublicKey {
 	return public
 }
 
-// again retries until it succeeds, because stores that are down come back.
-func again(t *testing.T, what string, try func() error) {
-	for began := time.Now(); ; {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Since(began) > time.Minute {
-			t.Errorf("%s: %v", what, err)
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
+// again calls try until it succeeds, because stores that are down come back. It may be called by any goroutine.
+func again(t *testing.T, description string, try func() error) {
+	t.Helper()
+	var err error
+	if !eventually.Within(time.Minute, func() bool { err = try(); return err == nil }) {
+		t.Errorf("%s: %v", description, err)
 	}
 }
 
@@ -245,22 +240,23 @@ func (c *cluster) disasters(t *testing.T, own pgtest.Own, db *sql.DB) []disaster
 // stopBusy stops a worker (SIGSTOP) that has a task according to the database, and returns its index, the task and the attempt.
 func (c *cluster) stopBusy(t *testing.T, db *sql.DB) (n int, task string, attempt int64) {
 	t.Helper()
-	for began := time.Now(); time.Since(began) < time.Minute; {
-		for n, w := range c.workers {
+	eventually.True(t, time.Minute, func() bool {
+		for i, w := range c.workers {
 			signal(t, w, syscall.SIGSTOP)
 			time.Sleep(10 * time.Millisecond) // lets statements that it has sent take effect
 			err := db.QueryRowContext(t.Context(), `
-				SELECT k.id, k.attempt FROM task k JOIN worker w ON w.id = k.worker_id WHERE k.state = 'running' AND w.name LIKE $1 LIMIT 1`,
+				SELECT k.id, k.attempt FROM task k JOIN worker w ON w.id = k.worker_id
+				 WHERE k.state = 'running' AND w.name LIKE $1 LIMIT 1`,
 				fmt.Sprintf("%d@%%", w.PID())).Scan(&task, &attempt)
 			if err == nil {
-				return n, task, attempt
+				n = i
+				return true
 			}
 			signal(t, w, syscall.SIGCONT)
 		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	t.Fatal("no worker has a task")
-	return 0, "", 0
+		return false
+	}, "a worker has a task")
+	return n, task, attempt
 }
 
 // TestNothingIsLost runs 1,000 sign tasks (10,000 in the long form) on 100 repositories with three workers, while one disaster after

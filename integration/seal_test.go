@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/integration/process"
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/signing"
 )
 
@@ -211,14 +212,9 @@ func TestAPushThatIsNotSignedIsRefused(t *testing.T) {
 		}
 		admin := asAdmin(t, s)
 		policy := admin.signedBy(t, k)
-		deadline := time.Now().Add(process.Patience)
-		for {
-			if _, err := admin.pull(t, policy, "prod/app:1.0"); err == nil {
-				break
-			} else if time.Now().After(deadline) {
-				t.Fatal("no task signed it later")
-			}
-			time.Sleep(200 * time.Millisecond)
-		}
+		eventually.NoError(t, process.Patience, func() error {
+			_, err := admin.pull(t, policy, "prod/app:1.0")
+			return err
+		}, "a task signs the image later")
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/countersign/countersign/internal/eventually"
 )
 
 // patch sends a chunk with bytes from a reader, and returns the status.
@@ -100,9 +102,7 @@ func (x *race) run(t *testing.T) error {
 	}
 	pause := x.r.IntN(15)
 	if pause > 0 { // without a pause it races with the first bytes
-		for deadline := time.Now().Add(time.Second); sent.Load() == 0 && time.Now().Before(deadline); {
-			time.Sleep(time.Millisecond)
-		}
+		eventually.Within(time.Second, func() bool { return sent.Load() > 0 })
 		time.Sleep(time.Duration(pause) * time.Millisecond)
 	}
 	rest := x.blob[begin:]

@@ -123,8 +123,8 @@ func TestUpstreamLateWrite(t *testing.T) {
 		after  time.Duration // delay after the arrival of the newest write
 	}{
 		"at once":                {writes: 1},
-		"after some comparisons": {1, 8 * time.Second},
-		"two of them":            {2, 0},
+		"after some comparisons": {writes: 1, after: 8 * time.Second},
+		"two of them":            {writes: 2},
 	} {
 		t.Run(title, func(t *testing.T) {
 			t.Parallel()

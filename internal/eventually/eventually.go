@@ -22,7 +22,7 @@ const (
 // Condition runs in the caller's goroutine, so it may end the test itself.
 func True(tb testing.TB, timeout time.Duration, condition func() bool, format string, args ...any) {
 	tb.Helper()
-	if !poll(timeout, condition) {
+	if !Within(timeout, condition) {
 		tb.Fatalf("%s: not within %s", fmt.Sprintf(format, args...), timeout)
 	}
 }
@@ -34,14 +34,15 @@ func True(tb testing.TB, timeout time.Duration, condition func() bool, format st
 func NoError(tb testing.TB, timeout time.Duration, attempt func() error, format string, args ...any) {
 	tb.Helper()
 	var last error
-	if !poll(timeout, func() bool { last = attempt(); return last == nil }) {
+	if !Within(timeout, func() bool { last = attempt(); return last == nil }) {
 		tb.Fatalf("%s: not within %s: %v", fmt.Sprintf(format, args...), timeout, last)
 	}
 }
 
-// poll reports whether condition returned true before timeout. It calls condition at least twice if timeout is
-// positive: at once, and at the end.
-func poll(timeout time.Duration, condition func() bool) bool {
+// Within reports whether condition returned true before timeout passed. It calls condition at least twice if timeout is
+// positive: at once, and at the end. It is for goroutines that must not end the test, and for conditions that need not come
+// true.
+func Within(timeout time.Duration, condition func() bool) bool {
 	end := time.Now().Add(timeout)
 	for interval := firstInterval; ; interval = min(2*interval, lastInterval) {
 		if condition() {

@@ -50,7 +50,9 @@ func newFixture(t *testing.T, sign signerFunc) *fixture {
 	}
 	f.service = pulp.SigningService{Name: "svc", PublicKey: f.key.Armor}
 	if sign == nil {
-		sign = func(_ context.Context, r signing.Request) ([]byte, error) { return f.key.Sign(t, r.Claim, time.Now()), nil }
+		sign = func(_ context.Context, r signing.Request) ([]byte, error) {
+			return f.key.Sign(t, r.Claim, time.Now()), nil
+		}
 	}
 	f.signer = &signservice.Signer{
 		Store: f.store, Log: slog.New(slog.NewJSONHandler(&f.log, nil)), Parallel: 3,

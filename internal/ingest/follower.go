@@ -65,8 +65,9 @@ func (f *follower) end(err error) {
 // rest comes from the storage after the fetch has ended.
 type reader struct {
 	*io.PipeReader
-	ctx    context.Context                                  //nolint:containedctx // the context of the request
-	stored func(context.Context) (io.ReadSeekCloser, error) // waits for the end of the fetch and opens the blob; nil: it is not stored
+	ctx context.Context //nolint:containedctx // the context of the request
+	// stored waits for the end of the fetch and opens the blob; nil if the blob is not stored.
+	stored func(context.Context) (io.ReadSeekCloser, error)
 	at     int64
 	rest   io.ReadSeekCloser // nil until the request was dropped
 }

@@ -36,7 +36,8 @@ const (
 func (l Limits) orDefault() Limits {
 	return Limits{
 		Fetches: orDefault(l.Fetches, defaultFetches), Waiting: orDefault(l.Waiting, defaultWaiting),
-		Patience: orDefault(l.Patience, defaultPatience), Total: orDefault(l.Total, defaultTotal), Watch: orDefault(l.Watch, defaultWatch),
+		Patience: orDefault(l.Patience, defaultPatience), Total: orDefault(l.Total, defaultTotal),
+		Watch: orDefault(l.Watch, defaultWatch),
 	}
 }
 

@@ -25,9 +25,10 @@ const (
 	maxTimeout     = 24 * time.Hour
 	maxRetries     = 10
 	maxRedirects   = 5
-	maxHeader      = 64 << 10         // bytes of a response's header
-	maxExchange    = 10 * time.Minute // for the headers of a response, over all redirects, and for the whole of one that is not a blob
-	idleConns      = 100
+	maxHeader      = 64 << 10 // bytes of a response's header
+	// maxExchange bounds the time for the headers of a response, over all redirects, and for a whole response but a blob.
+	maxExchange = 10 * time.Minute
+	idleConns   = 100
 )
 
 // connect makes the client of the registry.

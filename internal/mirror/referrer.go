@@ -43,7 +43,8 @@ func IsSignature(artifactType string, annotations map[string]string) bool {
 		return true
 	}
 	predicate := annotations["dev.sigstore.bundle.predicateType"]
-	return strings.HasPrefix(artifactType, bundleType) && (predicate == "" || strings.HasPrefix(predicate, "https://sigstore.dev/cosign/sign/"))
+	signs := predicate == "" || strings.HasPrefix(predicate, "https://sigstore.dev/cosign/sign/")
+	return signs && strings.HasPrefix(artifactType, bundleType)
 }
 
 // Referrers returns the referrers of a manifest from the remote's referrers API, each once and with a supported

@@ -36,8 +36,8 @@ func (g *Registry) prepared(q request) registryclient.Request {
 		total = maxExchange
 	}
 	return registryclient.Request{
-		Method: q.method, URL: q.url, Header: q.header, Scopes: []string{"repository:" + g.name + ":pull"}, Anonymous: q.anonymous,
-		Timeout: total,
+		Method: q.method, URL: q.url, Header: q.header, Anonymous: q.anonymous, Timeout: total,
+		Scopes: []string{"repository:" + g.name + ":pull"},
 	}
 }
 

@@ -87,7 +87,8 @@ func (g *Registry) extension(ctx context.Context, d digest.Digest) ([]Signature,
 		} `json:"signatures"`
 	}
 	if err := json.Unmarshal(answer.Body, &list); err != nil {
-		return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of signatures is not JSON, url='%s'", registryclient.PlainURL(at))
+		return nil, fault.Wrap(fault.Unavailable, err, "The remote's list of signatures is not JSON, url='%s'",
+			registryclient.PlainURL(at))
 	}
 	found := []Signature{}
 	for _, s := range list.Signatures {

@@ -49,7 +49,8 @@ func (g *Registry) Tags(ctx context.Context) ([]string, error) {
 		case next == nil:
 			return list.tags, nil
 		case pages[next.RawQuery]:
-			return nil, fault.New(fault.Unavailable, "The remote's list of tags does not end, url='%s'", registryclient.PlainURL(page.URL))
+			return nil, fault.New(fault.Unavailable, "The remote's list of tags does not end, url='%s'",
+				registryclient.PlainURL(page.URL))
 		}
 		at = next
 	}
@@ -70,7 +71,8 @@ type tagList struct {
 func (l *tagList) add(ctx context.Context, page registryclient.Document) error {
 	listed, err := readTags(page.Body)
 	if err != nil {
-		return fault.Wrap(fault.Unavailable, err, "The remote's list of tags cannot be read, url='%s'", registryclient.PlainURL(page.URL))
+		return fault.Wrap(fault.Unavailable, err, "The remote's list of tags cannot be read, url='%s'",
+			registryclient.PlainURL(page.URL))
 	}
 	if l.names += len(listed); l.names > maxTags {
 		return fault.New(fault.Unavailable, "The remote repository has more than %d tags.", maxTags)

@@ -1,5 +1,5 @@
-// Package negotiate decides whether a client accepts a media type (RFC 9110, section 12.5.1). Both the registry and
-// the REST API use it.
+// Package negotiate decides whether a client accepts a media type (RFC 9110, section 12.5.1), for the registry protocol
+// and the REST API.
 package negotiate
 
 import (
@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Accepts reports whether the Accept headers of a request allow a media type. The most specific range that matches
-// decides: the type itself, then `type/*`, then `*/*`; among equals the highest quality counts, and quality 0
-// refuses. Other parameters and the case of letters do not count. Headers that name no range accept everything.
+// Accepts reports whether the Accept headers of a request allow a media type. The most specific matching range decides: the
+// type itself, then type/*, then */*. Among equal ranges the highest quality counts, and quality 0 refuses. Other parameters
+// and the case of letters do not count. Headers without a range allow everything.
 func Accepts(headers []string, mediaType string) bool {
 	kind, _, _ := strings.Cut(strings.ToLower(mediaType), "/")
 	ranges := []string{strings.ToLower(mediaType), kind + "/*", "*/*"} // the most specific first
@@ -34,8 +34,8 @@ func Accepts(headers []string, mediaType string) bool {
 	return !named || accepted
 }
 
-// positive reports whether the parameters of a media range give it a quality above 0. A quality that is no number
-// counts as absent, which means 1.
+// positive reports whether the parameters of a media range give it a quality above 0. A malformed quality counts as an
+// absent one, which means 1.
 func positive(parameters string) bool {
 	for parameter := range strings.SplitSeq(parameters, ";") {
 		name, value, _ := strings.Cut(parameter, "=")

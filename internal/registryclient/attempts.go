@@ -35,7 +35,9 @@ func (e *temporaryStatus) Error() string {
 }
 
 // retried makes attempts until one brings a final response, or none is left.
-func (c *Client) retried(ctx context.Context, q Request, attempt func(context.Context) (*http.Response, error)) (*http.Response, error) {
+func (c *Client) retried(
+	ctx context.Context, q Request, attempt func(context.Context) (*http.Response, error),
+) (*http.Response, error) {
 	attempts := c.options.Retries + 1
 	if q.Stream != nil {
 		attempts = 1

@@ -52,7 +52,8 @@ func ReadAll(res *http.Response, from io.Reader, limit int64) ([]byte, error) {
 	case err != nil:
 		return nil, &BrokenError{err}
 	case int64(len(b)) > limit:
-		return nil, fault.New(fault.Unavailable, "The remote's answer is larger than %d bytes, url='%s'", limit, PlainURL(res.Request.URL))
+		return nil, fault.New(fault.Unavailable, "The remote's answer is larger than %d bytes, url='%s'",
+			limit, PlainURL(res.Request.URL))
 	}
 	return b, nil
 }

@@ -25,9 +25,10 @@ type Guard struct {
 
 // specialPurpose are the addresses that are not on the public internet (IANA's special-purpose address registries).
 var specialPurpose = prefixes(
-	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24",
-	"192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
-	"::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+	"192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+	"224.0.0.0/4", "240.0.0.0/4", "::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32",
+	"3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
 )
 
 func prefixes(texts ...string) []netip.Prefix {
@@ -72,8 +73,9 @@ func contains(list []netip.Prefix, a netip.Addr) bool {
 }
 
 func refusedAddress(a netip.Addr, host string) error {
-	return fault.New(fault.Denied, "The address %s of %s is not allowed for a remote: it is private or loopback. Companies' registries are often "+
-		"on such networks; an administrator allows them with mirror.allow_private_addresses.", a, host)
+	return fault.New(fault.Denied, "The address %s of %s is not allowed for a remote: it is private or loopback. "+
+		"Companies' registries are often on such networks; an administrator allows them with "+
+		"mirror.allow_private_addresses.", a, host)
 }
 
 // Bounds of a connection attempt.
@@ -148,7 +150,8 @@ func (g Guard) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 // without a lookup: the proxy makes the lookup.
 func (g Guard) CheckProxied(host string) error {
 	a, ok := parseAddress(host)
-	if name := strings.ToLower(strings.TrimSuffix(host, ".")); name == "localhost" || strings.HasSuffix(name, ".localhost") { // RFC 6761
+	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") { // RFC 6761
 		a, ok = netip.AddrFrom4([4]byte{127, 0, 0, 1}), true
 	}
 	if ok && !g.allowed(a) {

@@ -24,7 +24,8 @@ func (c *Client) redirect(r *http.Request, via []*http.Request) error {
 		return c.redirectUntrusted(r, via, rules)
 	case len(via) >= c.options.MaxRedirects:
 		return errors.New("too many redirects")
-	case !SameHost(r.URL, via[0].URL): // net/http alone keeps credentials for other ports and schemes of a host, and for the hosts below it
+	case !SameHost(r.URL, via[0].URL):
+		// net/http alone keeps credentials for other ports and schemes of a host, and for the hosts below it.
 		r.Header.Del("Authorization")
 		r.Header.Del("Referer") // the location of an upload may be a secret
 	}

@@ -94,7 +94,10 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 		defer b.timer.Stop()
 	}
 	n, err := b.ReadCloser.Read(p)
-	if cause := context.Cause(b.exchange.ctx); err != nil && !errors.Is(err, io.EOF) && cause != nil && !errors.Is(cause, context.Canceled) {
+	if err == nil || errors.Is(err, io.EOF) {
+		return n, err
+	}
+	if cause := context.Cause(b.exchange.ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause // the reason, instead of "context canceled"
 	}
 	return n, err

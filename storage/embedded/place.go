@@ -81,7 +81,8 @@ func (s *Storage) syncBlob(name string) error {
 		dirs = append(dirs, up, blobRoot)
 	}
 	for _, d := range dirs {
-		if err := syncDir(filepath.Join(s.root, d)); err != nil && !errors.Is(err, fs.ErrNotExist) { // a removal was faster; callers check the blob again
+		err := syncDir(filepath.Join(s.root, d))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // otherwise a removal was faster; callers check the blob again
 			return fmt.Errorf("sync directory: %w", err)
 		}
 	}

@@ -23,7 +23,8 @@ func RunManifests(t *testing.T, open func(t *testing.T) storage.Storage) {
 		t.Fatalf("%T has no manifests", s)
 	}
 	config, layer := put(t, s, []byte("{}")), put(t, s, content(1000, 20))
-	payload := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":2},`+
+	payload := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,`+
+		`"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":2},`+
 		`"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":1000}]}`, mediaType, config, layer)
 	dgst := digest.FromBytes(payload)
 	for _, reference := range []string{string(dgst), string(dgst), "v1"} {

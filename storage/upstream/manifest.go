@@ -18,7 +18,8 @@ const maxManifest = 4 << 20
 // PutManifest implements storage.Manifests.
 func (s *Storage) PutManifest(ctx context.Context, name, reference, mediaType string, payload []byte) error {
 	res, err := s.do(ctx, request{
-		method: http.MethodPut, name: name, path: "/manifests/" + reference, body: payload, header: http.Header{"Content-Type": {mediaType}},
+		method: http.MethodPut, name: name, path: "/manifests/" + reference, body: payload,
+		header: http.Header{"Content-Type": {mediaType}},
 	})
 	if err != nil {
 		return err

@@ -28,7 +28,6 @@ type request struct {
 	mount       digest.Digest // the blob to mount
 	passThrough bool          // returns a redirect that clients can follow themselves
 	push        bool          // needs the permission to push, whatever the method
-	anonymous   bool          // without credentials
 	header      http.Header
 	body        []byte  // a body that can be sent again
 	stream      *source // a body that cannot
@@ -45,7 +44,7 @@ func (s *Storage) do(ctx context.Context, q request) (*http.Response, error) {
 		q.from = s.prefix + q.from
 	}
 	r := registryclient.Request{
-		Method: q.method, URL: s.url(q), Header: q.header, Scopes: q.scopes(), Body: q.body, Anonymous: q.anonymous, PassThrough: q.passThrough,
+		Method: q.method, URL: s.url(q), Header: q.header, Scopes: q.scopes(), Body: q.body, PassThrough: q.passThrough,
 	}
 	if q.stream != nil {
 		r.Stream, r.Length = q.stream, q.stream.length

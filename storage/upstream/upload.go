@@ -210,7 +210,8 @@ func (u *upload) commitURL(dgst digest.Digest) *url.URL {
 // put commits the upload. It sends the last bytes unless last is nil.
 func (u *upload) put(ctx context.Context, at *url.URL, last *source, dgst digest.Digest) error {
 	res, err := u.storage.do(ctx, request{
-		method: http.MethodPut, name: u.name, at: at, stream: last, push: true, header: http.Header{"Content-Type": {"application/octet-stream"}},
+		method: http.MethodPut, name: u.name, at: at, stream: last, push: true,
+		header: http.Header{"Content-Type": {"application/octet-stream"}},
 	})
 	if err != nil {
 		return err

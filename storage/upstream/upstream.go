@@ -56,11 +56,10 @@ var (
 // New returns the registry that the options describe. It sends no request; see Ping. It returns an error if an option
 // cannot be used, such as a file that cannot be read.
 func New(o Options) (*Storage, error) {
-	base, err := url.Parse(o.URL)
-	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" || strings.Trim(base.Path, "/") != "" || base.User != nil {
+	base, ok := parseURL(o.URL)
+	if !ok {
 		return nil, errors.New("upstream_url: want http(s)://host[:port], without a user")
 	}
-	base.Path = ""
 	transport, err := newTransport(o)
 	if err != nil {
 		return nil, err
@@ -71,6 +70,16 @@ func New(o Options) (*Storage, error) {
 	}
 	client := registryclient.New(registryclient.Options{Base: base, Transport: transport, Login: login, MaxRedirects: maxRedirects})
 	return &Storage{base: base, prefix: o.Prefix, client: client, lists: listBounds}, nil
+}
+
+// parseURL reads an http or https URL without a path and a user. ok is false if the text is not such a URL.
+func parseURL(text string) (base *url.URL, ok bool) {
+	base, err := url.Parse(text)
+	if err != nil || base.Host == "" || strings.Trim(base.Path, "/") != "" || base.User != nil {
+		return nil, false
+	}
+	base.Path = ""
+	return base, base.Scheme == "http" || base.Scheme == "https"
 }
 
 // login returns the credentials for the upstream at base.

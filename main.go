@@ -33,7 +33,8 @@ func main() {
 		if err == nil {
 			os.Exit(status)
 		}
-		fmt.Fprintf(os.Stderr, "Processes that signing scripts leave behind will not be reaped: %v. Run the container with an init process (--init).\n", err)
+		fmt.Fprintf(os.Stderr, "Processes that signing scripts leave behind will not be reaped: %v. "+
+			"Run the container with an init process (--init).\n", err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -69,15 +69,39 @@ func TestErrors(t *testing.T) {
 		environ []string
 		want    string // a regular expression
 	}{
-		"unknown command":     {args: []string{"countersign", "start"}, want: "^countersign: unexpected argument start; `countersign --help` lists the commands$"},
-		"missing argument":    {args: []string{"countersign", "adopt"}, want: "^countersign: expected \"<pattern>\"; `countersign --help` lists the commands$"},
-		"invalid setting":     {args: []string{"countersign", "serve"}, environ: []string{"COUNTERSIGN_WORKERS=many"}, want: `^countersign: COUNTERSIGN_WORKERS: want a whole number, got "many"$`},
-		"missing file":        {args: []string{"countersign", "--config", "/nonexistent", "serve"}, want: "^countersign: configuration file: open /nonexistent: no such file or directory$"},
-		"other program name":  {args: []string{"/usr/bin/pulpcore-manager", "reset-admin-password"}, want: "^pulpcore-manager: there is no database at "},
-		"error of a command":  {args: []string{"countersign", "worker"}, want: "^countersign: a worker shares its database"},
-		"Pulp's command":      {args: []string{"countersign", "add-signing-service", "x", "--openpgp-key", "/nonexistent"}, want: `^CommandError: The key file cannot be read: no such file or directory\.$`},
-		"no upstream":         {args: []string{"countersign", "drift"}, want: "^countersign: there is no upstream registry: set COUNTERSIGN_UPSTREAM_URL"},
-		"revoke nothing":      {args: []string{"countersign", "revoke-signing-assignments"}, want: "^countersign: give the names of repositories, or --all"},
+		"unknown command": {
+			args: []string{"countersign", "start"},
+			want: "^countersign: unexpected argument start; `countersign --help` lists the commands$",
+		},
+		"missing argument": {
+			args: []string{"countersign", "adopt"},
+			want: "^countersign: expected \"<pattern>\"; `countersign --help` lists the commands$",
+		},
+		"invalid setting": {
+			args: []string{"countersign", "serve"}, environ: []string{"COUNTERSIGN_WORKERS=many"},
+			want: `^countersign: COUNTERSIGN_WORKERS: want a whole number, got "many"$`,
+		},
+		"missing file": {
+			args: []string{"countersign", "--config", "/nonexistent", "serve"},
+			want: "^countersign: configuration file: open /nonexistent: no such file or directory$",
+		},
+		"other program name": {
+			args: []string{"/usr/bin/pulpcore-manager", "reset-admin-password"},
+			want: "^pulpcore-manager: there is no database at ",
+		},
+		"error of a command": {args: []string{"countersign", "worker"}, want: "^countersign: a worker shares its database"},
+		"Pulp's command": {
+			args: []string{"countersign", "add-signing-service", "x", "--openpgp-key", "/nonexistent"},
+			want: `^CommandError: The key file cannot be read: no such file or directory\.$`,
+		},
+		"no upstream": {
+			args: []string{"countersign", "drift"},
+			want: "^countersign: there is no upstream registry: set COUNTERSIGN_UPSTREAM_URL",
+		},
+		"revoke nothing": {
+			args: []string{"countersign", "revoke-signing-assignments"},
+			want: "^countersign: give the names of repositories, or --all",
+		},
 		"reference of others": {args: []string{"countersign", "verify", "x"}, want: "^countersign: there is no database at "},
 	} {
 		t.Run(name, func(t *testing.T) {

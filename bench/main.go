@@ -1,5 +1,6 @@
-// Command bench measures this registry against bare distribution, both built from this module, in one run on one machine: a round of the
-// one is followed by a round of the other, so that what else the machine does falls on both. It prints a table of medians.
+// Command bench compares this registry with bare distribution. It builds both from this module and runs them on one
+// machine. The rounds of the two alternate, so that other load on the machine affects both. It prints a table of
+// medians.
 package main
 
 import (
@@ -21,36 +22,36 @@ import (
 	"github.com/countersign/countersign/integration/process"
 )
 
-// options are the sizes of a run. The defaults take a few minutes.
+// options are the sizes of a run. A run with the defaults takes a few minutes.
 type options struct {
-	rounds  int           // of each measure on each registry
-	clients int           // at a time
-	pushes  int           // images in a round
-	reading time.Duration // of manifest GETs in a round
-	blob    int           // MB of the big blob
-	deep    int           // the push that is compared with the first one
-	window  int           // pushes around it
-	images  int           // images that a sync brings
-	tasks   int           // tasks in a round
-	old     int           // tasks that ended before the last measurement of tasks
-	only    string        // names of parts, with commas between them; empty: all
-	dir     string        // where the data goes; the system's temporary directory when empty
+	rounds  int           // of each measurement on each registry
+	clients int           // concurrent
+	pushes  int           // images per round
+	reading time.Duration // duration of the manifest GETs of a round
+	blob    int           // size of the big blob in MB
+	deep    int           // number of the push that is compared with the first one
+	window  int           // measured pushes around it
+	images  int           // images of a synced repository
+	tasks   int           // tasks per round
+	old     int           // finished tasks in the database at the last measurement of tasks
+	only    string        // names of parts, separated by commas; empty: all
+	dir     string        // parent of the data directory; empty: the system's temporary directory
 }
 
 func main() {
 	var o options
-	flag.IntVar(&o.rounds, "rounds", 5, "rounds of each measure on each registry")
-	flag.IntVar(&o.clients, "clients", 8, "clients at a time")
-	flag.IntVar(&o.pushes, "pushes", 400, "images that a round pushes")
-	flag.DurationVar(&o.reading, "reading", 3*time.Second, "time that a round of manifest GETs takes")
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds of each measurement on each registry")
+	flag.IntVar(&o.clients, "clients", 8, "concurrent clients")
+	flag.IntVar(&o.pushes, "pushes", 400, "images that are pushed per round")
+	flag.DurationVar(&o.reading, "reading", 3*time.Second, "duration of the manifest GETs of a round")
 	flag.IntVar(&o.blob, "blob", 200, "size of the big blob in MB")
-	flag.IntVar(&o.deep, "deep", 5000, "number of the push to one repository that is compared with number 1")
-	flag.IntVar(&o.window, "window", 100, "pushes around each of these two that are measured")
-	flag.IntVar(&o.images, "images", 200, "images that a sync brings")
-	flag.IntVar(&o.tasks, "tasks", 3000, "tasks that a round dispatches")
-	flag.IntVar(&o.old, "old", 1_000_000, "tasks that ended before, beside which dispatching is measured again")
-	flag.StringVar(&o.only, "only", "", "which parts to run, of registry,upstream,sync,tasks,signing,depth; all when empty")
-	flag.StringVar(&o.dir, "dir", "", "directory for the data of both; it is emptied afterwards")
+	flag.IntVar(&o.deep, "deep", 5000, "number of the push to a repository that is compared with the first one")
+	flag.IntVar(&o.window, "window", 100, "measured pushes around each of these two")
+	flag.IntVar(&o.images, "images", 200, "images of a synced repository")
+	flag.IntVar(&o.tasks, "tasks", 3000, "tasks that are dispatched per round")
+	flag.IntVar(&o.old, "old", 1_000_000, "finished tasks in the database at the last measurement of tasks")
+	flag.StringVar(&o.only, "only", "", "parts to run, separated by commas: registry,upstream,sync,tasks,signing,depth; default: all")
+	flag.StringVar(&o.dir, "dir", "", "parent of the data directory, which is deleted at the end; default: the system's temporary directory")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -60,7 +61,7 @@ func main() {
 	}
 }
 
-// run builds both registries, starts them, measures and prints.
+// run builds and starts both registries, runs the selected parts and prints their results.
 func run(ctx context.Context, o options, out io.Writer) (err error) {
 	dir, err := os.MkdirTemp(o.dir, "countersign-bench")
 	if err != nil {
@@ -88,23 +89,30 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 
 	fmt.Fprintf(out, "%s, %d CPUs, load %s, data on %s; %d rounds of each, interleaved; %d clients; median (min..max)\n\n",
 		runtime.Version(), runtime.NumCPU(), loadAverage(), filesystem(dir), o.rounds, o.clients)
-	parts := []struct {
-		name string
-		run  func() error
-	}{
+	return runParts(o, []part{
 		{"registry", func() error { return compareRegistries(ctx, o, out, ours, peer) }},
 		{"upstream", func() error { return compareUpstream(ctx, o, out, dir) }},
 		{"sync", func() error { return compareSyncs(ctx, o, out, ours, peer, source, dir) }},
 		{"tasks", func() error { return compareTasks(ctx, o, out, dir) }},
 		{"signing", func() error { return compareSigning(ctx, o, out, ours, dir) }},
 		{"depth", func() error { return compareDepth(ctx, o, out, ours) }},
-	}
-	for _, part := range parts {
-		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), part.name) {
+	})
+}
+
+// part is a group of measurements that can be selected.
+type part struct {
+	name string
+	run  func() error
+}
+
+// runParts runs the parts that o selects.
+func runParts(o options, parts []part) error {
+	for _, p := range parts {
+		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), p.name) {
 			continue
 		}
-		if err := part.run(); err != nil {
-			return fmt.Errorf("%s: %w", part.name, err)
+		if err := p.run(); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
 	return nil
@@ -118,20 +126,21 @@ func compareRegistries(ctx context.Context, o options, out io.Writer, ours, peer
 	return printTable(out, rows)
 }
 
-// compareDepth measures whether a push to a repository with many versions costs more than the first ones.
+// compareDepth compares the duration of pushes to a repository with many versions and to one with few.
 func compareDepth(ctx context.Context, o options, out io.Writer, ours *registry) error {
 	first, deep, err := depth(ctx, o, ours)
 	if err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(out, "\npush number 1 to a repository (%d around): %v; number %d: %v; ratio %.2f\n",
-		o.window, median(first).Round(time.Microsecond), o.deep, median(deep).Round(time.Microsecond), float64(median(deep))/float64(median(first)))
+		o.window, median(first).Round(time.Microsecond), o.deep, median(deep).Round(time.Microsecond),
+		float64(median(deep))/float64(median(first)))
 	return err
 }
 
 const password = "bench-bench-bench"
 
-// startOurs starts the product as it comes, on embedded defaults, but for what is added to its environment.
+// startOurs starts this registry with its default settings and further variables in its environment.
 func startOurs(ctx context.Context, dir string, more ...string) (*registry, func(), error) {
 	program, err := process.Build(ctx, dir, ".", "-trimpath")
 	if err != nil {
@@ -159,8 +168,8 @@ func startOurs(ctx context.Context, dir string, more ...string) (*registry, func
 	r.cli = func(ctx context.Context, arguments ...string) error {
 		command := exec.CommandContext(ctx, program, arguments...)
 		command.Env = env
-		if said, err := command.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %.500s", arguments[0], err, said)
+		if output, err := command.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %.500s", arguments[0], err, output)
 		}
 		return nil
 	}
@@ -172,7 +181,7 @@ func startOurs(ctx context.Context, dir string, more ...string) (*registry, func
 	}, nil
 }
 
-// startPeer starts bare distribution, which asks nobody who they are; options are baredist's own.
+// startPeer starts bare distribution without authentication. options are those of baredist.
 func startPeer(ctx context.Context, dir, name string, options ...string) (*registry, func(), error) {
 	program, err := process.Build(ctx, dir, "integration/baredist", "-trimpath")
 	if err != nil {
@@ -183,7 +192,8 @@ func startPeer(ctx context.Context, dir, name string, options ...string) (*regis
 		return nil, nil, err
 	}
 	server, err := process.Start(ctx, process.Command{
-		Program: program, Arguments: append([]string{"-addr", address, "-root", filepath.Join(dir, name)}, options...), Log: filepath.Join(dir, name+".log"),
+		Program: program, Arguments: append([]string{"-addr", address, "-root", filepath.Join(dir, name)}, options...),
+		Log: filepath.Join(dir, name+".log"),
 		Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}, Ready: []string{"http://" + address + "/v2/"},
 	})
 	if err != nil {
@@ -192,9 +202,10 @@ func startPeer(ctx context.Context, dir, name string, options ...string) (*regis
 	return &registry{name: "distribution", base: "http://" + address}, stop(server), nil
 }
 
-// stop ends a server without ado: its data is thrown away anyhow.
+// stop returns a function that kills a server. Its data are deleted afterwards.
 func stop(server *process.Server) func() { return server.Kill }
 
+// loadAverage returns the load average of the last minute.
 func loadAverage() string {
 	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
@@ -204,7 +215,7 @@ func loadAverage() string {
 	return one
 }
 
-// filesystem names the type of the file system on which a directory lies, because a push is mostly fsync.
+// filesystem returns the type of the file system of a directory. It matters because fsync dominates a push.
 func filesystem(dir string) string {
 	var stat syscall.Statfs_t
 	if err := syscall.Statfs(dir, &stat); err != nil {

@@ -15,17 +15,17 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// row is one line of the table: what each registry did in each round, more being better.
+// row is a line of the table: the results of one measurement in each round.
 type row struct {
-	what, unit string
+	name, unit string
 	ours, peer []float64
 }
 
-// compare measures both registries, round by round; who goes first changes with the round.
+// compare measures both registries in each round. The order changes from round to round.
 func compare(ctx context.Context, o options, ours, peer *registry) ([]row, error) {
 	rows := []row{
-		{what: "tiny image pushes", unit: "/s"}, {what: "manifest GETs by tag", unit: "/s"},
-		{what: fmt.Sprintf("%d MB blob up", o.blob), unit: "MB/s"}, {what: fmt.Sprintf("%d MB blob down", o.blob), unit: "MB/s"},
+		{name: "tiny image pushes", unit: "/s"}, {name: "manifest GETs by tag", unit: "/s"},
+		{name: fmt.Sprintf("%d MB blob up", o.blob), unit: "MB/s"}, {name: fmt.Sprintf("%d MB blob down", o.blob), unit: "MB/s"},
 	}
 	content := make([]byte, o.blob*1_000_000)
 	fill := rand.NewChaCha8([32]byte{1})
@@ -42,7 +42,7 @@ func compare(ctx context.Context, o options, ours, peer *registry) ([]row, error
 			if r == ours {
 				place = 1
 			}
-			binary.LittleEndian.PutUint64(content, uint64(round)<<1|place) // a blob that is not there yet, nor behind ours
+			binary.LittleEndian.PutUint64(content, uint64(round)<<1|place) // neither registry, nor the upstream of ours, has this blob yet
 			got, err := measure(ctx, o, r, round, content)
 			if err != nil {
 				return nil, err
@@ -59,10 +59,10 @@ func compare(ctx context.Context, o options, ours, peer *registry) ([]row, error
 	return rows, nil
 }
 
-// pulls is how often a round pulls the big blob: one pull is over too soon to tell.
+// pulls is the number of pulls of the big blob per round. A single one is too short to measure.
 const pulls = 5
 
-// measure is one round on one registry: pushes/s, GETs/s, MB/s up, MB/s down.
+// measure runs one round on one registry. It returns pushes/s, GETs/s, MB/s up and MB/s down.
 func measure(ctx context.Context, o options, r *registry, round int, blob []byte) ([4]float64, error) {
 	var got [4]float64
 	s, err := r.open(ctx, o.clients, fmt.Sprintf("%s/round-%d", r.name, round))
@@ -106,7 +106,7 @@ func measure(ctx context.Context, o options, r *registry, round int, blob []byte
 	return got, nil
 }
 
-// pushMany pushes the images number first up to, not including, end with several clients at once.
+// pushMany pushes the images with the numbers from first to end-1 by concurrent clients, and returns the duration.
 func (s *session) pushMany(ctx context.Context, clients, first, end int) (time.Duration, error) {
 	var next atomic.Int64
 	next.Store(int64(first))
@@ -129,7 +129,8 @@ func (s *session) pushMany(ctx context.Context, clients, first, end int) (time.D
 	return time.Since(began), err
 }
 
-// readMany reads the pushed manifests, one after the other, with several clients for the time that is asked for.
+// readMany reads the pushed manifests in turn by concurrent clients for o.reading. It returns the number of reads and
+// the duration.
 func (s *session) readMany(ctx context.Context, o options) (int64, time.Duration, error) {
 	var reads atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
@@ -149,8 +150,8 @@ func (s *session) readMany(ctx context.Context, o options) (int64, time.Duration
 	return reads.Load(), time.Since(began), err
 }
 
-// depth pushes to one repository until push number o.deep is near, and then measures the pushes around it one by one, each followed by
-// a push to a fresh repository: so what else the machine does falls on both.
+// depth measures pushes to one repository around push number o.deep, and the first pushes to another repository. The
+// two alternate, so that other load on the machine affects both.
 func depth(ctx context.Context, o options, r *registry) (first, deep []time.Duration, err error) {
 	full, err := r.open(ctx, o.clients, "bench/deep")
 	if err != nil {
@@ -161,7 +162,7 @@ func depth(ctx context.Context, o options, r *registry) (first, deep []time.Dura
 	if _, err := full.pushMany(ctx, o.clients, 0, from); err != nil {
 		return nil, nil, err
 	}
-	// The filling may have outlived the token.
+	// The token can have expired.
 	if full, err = r.open(ctx, o.clients, "bench/deep"); err != nil {
 		return nil, nil, err
 	}
@@ -186,22 +187,23 @@ func depth(ctx context.Context, o options, r *registry) (first, deep []time.Dura
 	return first, deep, nil
 }
 
-// median of the values; of an even number of them, the upper one of the two in the middle.
+// median returns the median of the values, or the upper one of two medians.
 func median[T cmp.Ordered](values []T) T {
 	sorted := slices.Sorted(slices.Values(values))
 	return sorted[len(sorted)/2]
 }
 
-// printTable prints what was measured, and how many times the peer's median ours is.
+// printTable prints the results and the ratio of the medians.
 func printTable(out io.Writer, rows []row) error {
 	table := tabwriter.NewWriter(out, 0, 8, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "\tcountersign\tdistribution v3.1.2\tratio\t")
 	for _, r := range rows {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%.2f\t\n", r.what, spread(r.ours, r.unit), spread(r.peer, r.unit), median(r.ours)/median(r.peer))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%.2f\t\n", r.name, spread(r.ours, r.unit), spread(r.peer, r.unit), median(r.ours)/median(r.peer))
 	}
 	return table.Flush()
 }
 
+// spread formats the median, the minimum and the maximum of values.
 func spread(values []float64, unit string) string {
 	return fmt.Sprintf("%.0f %s (%.0f..%.0f)", median(values), unit, slices.Min(values), slices.Max(values))
 }

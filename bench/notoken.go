@@ -8,5 +8,5 @@ import (
 )
 
 func (*registry) makeToken(context.Context, string) (string, func(context.Context) error, error) {
-	return "", nil, errors.New("this program was built without cgo")
+	return "", nil, errors.New("PKCS #11 requires a build with cgo")
 }

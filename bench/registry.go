@@ -19,23 +19,23 @@ const (
 	layerType    = "application/vnd.oci.image.layer.v1.tar"
 )
 
-// registry is one of the two under measurement, spoken to as docker does: tokens where it asks for them, POST and PUT for a small blob,
-// POST, PATCH and PUT for a big one.
+// registry is a registry under measurement. The requests are those of docker: tokens if the registry requires them,
+// POST and PUT for a small blob, and POST, PATCH and PUT for a big one.
 type registry struct {
 	name    string
 	base    string
-	service string // of tokens; empty where nobody is asked for one
+	service string // of tokens; empty for a registry without authentication
 
 	user, password string
 
-	// settled waits until what pushes have left to be done is done: so many tags are upstream. nil: they leave nothing.
+	// settled waits until a number of tags of a repository has reached the upstream. nil: there is no upstream.
 	settled func(ctx context.Context, repository string, tags int) error
 
-	cli     func(ctx context.Context, arguments ...string) error // runs a verb beside it; nil where there are none
-	cleanup []func()                                             // when it ends
+	cli     func(ctx context.Context, arguments ...string) error // runs a command of the program; nil for distribution
+	cleanup []func()                                             // run at the end
 }
 
-// session is a registry with a token for one repository. A token lives five minutes; a round is shorter.
+// session is a registry with a token for one repository. The token is valid for five minutes; a round is shorter.
 type session struct {
 	*registry
 	client     *http.Client
@@ -43,7 +43,7 @@ type session struct {
 	token      string
 }
 
-// open gets a token to push to a repository, as clients do at the start of a push.
+// open returns a session with a token to push to a repository.
 func (r *registry) open(ctx context.Context, clients int, repository string) (*session, error) {
 	s := &session{registry: r, repository: repository, client: &http.Client{
 		Timeout: 5 * time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true},
@@ -69,7 +69,7 @@ func (r *registry) open(ctx context.Context, clients int, repository string) (*s
 	return s, nil
 }
 
-// anonymous is the same connection without the token.
+// anonymous returns a session with the same connections and without the token.
 func (s *session) anonymous() *session {
 	plain := *s
 	plain.token = ""
@@ -78,7 +78,7 @@ func (s *session) anonymous() *session {
 
 func (s *session) close() { s.client.CloseIdleConnections() }
 
-// send sends a request, demands the status and returns the headers and the body.
+// send sends a request and returns the headers and the body of the response. A status other than want is an error.
 func (s *session) send(request *http.Request, want int) (http.Header, []byte, error) {
 	if s.token != "" {
 		request.Header.Set("Authorization", "Bearer "+s.token)
@@ -98,6 +98,7 @@ func (s *session) send(request *http.Request, want int) (http.Header, []byte, er
 	return response.Header, body, nil
 }
 
+// do sends a request with a body as send does.
 func (s *session) do(ctx context.Context, method, path, contentType string, body []byte, want int) (http.Header, error) {
 	request, err := http.NewRequestWithContext(ctx, method, s.absolute(path), bytes.NewReader(body))
 	if err != nil {
@@ -110,7 +111,7 @@ func (s *session) do(ctx context.Context, method, path, contentType string, body
 	return header, err
 }
 
-// absolute makes a path, or a Location that may be absolute already, a URL of this registry's listening address.
+// absolute returns the URL of a path, or of a Location that can be absolute, on the listening address of this registry.
 func (s *session) absolute(path string) string {
 	if at, err := url.Parse(path); err == nil && at.IsAbs() {
 		path = at.RequestURI()
@@ -120,7 +121,7 @@ func (s *session) absolute(path string) string {
 
 func (s *session) path(rest string) string { return "/v2/" + s.repository + rest }
 
-// finish is the URL that ends an upload.
+// finish returns the URL of the request that finishes an upload.
 func finish(location, digest string) string {
 	separator := "?"
 	if strings.Contains(location, "?") {
@@ -153,7 +154,7 @@ func (s *session) pushBig(ctx context.Context, blob []byte, digest string) error
 	return err
 }
 
-// pullBig downloads a blob and throws it away.
+// pullBig downloads a blob and discards it.
 func (s *session) pullBig(ctx context.Context, digest string, size int) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.absolute(s.path("/blobs/"+digest)), nil)
 	if err != nil {
@@ -184,9 +185,10 @@ type manifest struct {
 	Layers        []descriptor `json:"layers"`
 }
 
-// pushTiny pushes an image of a config of 0.6 kB and a layer of 1 kB, both of them new, under a tag: five requests.
+// pushTiny pushes an image with a new config of 0.6 kB and a new layer of 1 kB to a tag, with five requests.
 func (s *session) pushTiny(ctx context.Context, tag string) error {
-	config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","author":"%s","comment":"%s","rootfs":{"type":"layers","diff_ids":[]}}`, s.repository+tag, strings.Repeat("c", 500))
+	config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","author":"%s","comment":"%s","rootfs":{"type":"layers","diff_ids":[]}}`,
+		s.repository+tag, strings.Repeat("c", 500))
 	layer := fmt.Appendf(nil, "%s%s%s", s.repository, tag, strings.Repeat("l", 1000))
 	for _, blob := range [][]byte{config, layer} {
 		if err := s.pushBlob(ctx, blob, digestOf(blob)); err != nil {
@@ -196,7 +198,8 @@ func (s *session) pushTiny(ctx context.Context, tag string) error {
 	return s.pushManifest(ctx, tag, config, descriptor{layerType, digestOf(layer), len(layer)})
 }
 
-// pushBigImage makes a big blob, uploaded before, the layer of an image, so that it may be pulled.
+// pushBigImage pushes an image with a big blob, which was uploaded before, as its layer, so that the blob can be
+// pulled.
 func (s *session) pushBigImage(ctx context.Context, digest string, size int) error {
 	config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","author":"%s"}`, digest)
 	if err := s.pushBlob(ctx, config, digestOf(config)); err != nil {

@@ -22,20 +22,20 @@ import (
 
 const (
 	gzipLayerType = "application/vnd.oci.image.layer.v1.tar+gzip"
-	layerSize     = 40_000 // bytes of a layer of an image that is synced; each image has two
+	layerSize     = 40_000 // size of a layer in bytes; each image has two
 	pollTask      = 10 * time.Millisecond
 	maxTask       = 10 * time.Minute
 )
 
-// compareSyncs measures a first sync of so many images and a second one without changes against skopeo sync from the same source into bare distribution, and then how long it takes to
-// copy a repository of 1,000 images into another.
+// compareSyncs compares a first sync and a second one without changes with skopeo sync from the same source into bare
+// distribution. It also measures a copy of a repository with 1,000 images.
 func compareSyncs(ctx context.Context, o options, out io.Writer, ours, peer, source *registry, dir string) error {
 	skopeo, err := exec.LookPath("skopeo")
 	if err != nil {
-		fmt.Fprintln(out, "\nsyncs are not measured: there is no skopeo on this machine")
-		return nil //nolint:nilerr // it is said
+		fmt.Fprintln(out, "\nsyncs were not measured: skopeo is not installed")
+		return nil //nolint:nilerr // reported in the output
 	}
-	rows := []row{{what: fmt.Sprintf("first sync of %d images", o.images), unit: " ms"}, {what: "second sync, unchanged", unit: " ms"}}
+	rows := []row{{name: fmt.Sprintf("first sync of %d images", o.images), unit: " ms"}, {name: "second sync, unchanged", unit: " ms"}}
 	for round := range o.rounds {
 		repository := fmt.Sprintf("sync/round-%d", round)
 		if err := source.fillSource(ctx, o, repository); err != nil {
@@ -49,10 +49,11 @@ func compareSyncs(ctx context.Context, o options, out io.Writer, ours, peer, sou
 		them := func() error {
 			for i := range 2 {
 				began := time.Now()
-				run := exec.CommandContext(ctx, skopeo, "--policy", filepath.Join(dir, "policy.json"), "sync", "--src", "docker", "--dest", "docker", "--src-tls-verify=false", "--dest-tls-verify=false", "--preserve-digests",
+				run := exec.CommandContext(ctx, skopeo, "--policy", filepath.Join(dir, "policy.json"), "sync", "--src", "docker", "--dest", "docker",
+					"--src-tls-verify=false", "--dest-tls-verify=false", "--preserve-digests",
 					strings.TrimPrefix(source.base, "http://")+"/"+repository, strings.TrimPrefix(peer.base, "http://")+"/"+repository)
-				if said, err := run.CombinedOutput(); err != nil {
-					return fmt.Errorf("skopeo sync: %w: %.500s", err, said)
+				if output, err := run.CombinedOutput(); err != nil {
+					return fmt.Errorf("skopeo sync: %w: %.500s", err, output)
 				}
 				rows[i].peer = append(rows[i].peer, ms(time.Since(began)))
 			}
@@ -70,14 +71,14 @@ func compareSyncs(ctx context.Context, o options, out io.Writer, ours, peer, sou
 	}
 	fmt.Fprintf(out, "\n%-32s %28s %28s %8s\n", "", "countersign", "skopeo sync", "faster")
 	for _, r := range rows {
-		fmt.Fprintf(out, "%-32s %28s %28s %7.1fx\n", r.what, spread(r.ours, r.unit), spread(r.peer, r.unit), median(r.peer)/median(r.ours))
+		fmt.Fprintf(out, "%-32s %28s %28s %7.1fx\n", r.name, spread(r.ours, r.unit), spread(r.peer, r.unit), median(r.peer)/median(r.ours))
 	}
 	return copyRepository(ctx, o, out, ours, source)
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// fillSource pushes images of a config and two gzipped layers, all of them new.
+// fillSource pushes images with a new config and two new gzipped layers each.
 func (r *registry) fillSource(ctx context.Context, o options, repository string) error {
 	s, err := r.open(ctx, o.clients, repository)
 	if err != nil {
@@ -131,7 +132,7 @@ func (s *session) pushGzipped(ctx context.Context, tag string) error {
 	return err
 }
 
-// syncTwice makes a repository with a remote and syncs it two times.
+// syncTwice creates a repository with a remote and syncs it twice. It returns the durations.
 func (r *registry) syncTwice(ctx context.Context, source *registry, repository string) (first, second time.Duration, err error) {
 	remote, err := r.create(ctx, "remotes/container/container/", map[string]any{"name": repository, "url": source.base, "upstream_name": repository})
 	if err != nil {
@@ -148,7 +149,7 @@ func (r *registry) syncTwice(ctx context.Context, source *registry, repository s
 	return first, second, err
 }
 
-// copyRepository syncs a repository of 1,000 images and copies its tags into an empty one.
+// copyRepository syncs a repository with 1,000 images and measures copies of its tags to empty repositories.
 func copyRepository(ctx context.Context, o options, out io.Writer, ours, source *registry) error {
 	const images = 1000
 	o.images = images
@@ -174,11 +175,11 @@ func copyRepository(ctx context.Context, o options, out io.Writer, ours, source 
 		}
 		times = append(times, ms(took))
 	}
-	_, err := fmt.Fprintf(out, "\ncopying a repository of %d images into another: %s\n", images, spread(times, " ms"))
+	_, err := fmt.Fprintf(out, "\ncopy of a repository with %d images: %s\n", images, spread(times, " ms"))
 	return err
 }
 
-// rest sends a request to the REST API and reads its answer.
+// rest sends a request to the REST API and decodes the response. A status other than want is an error.
 func (r *registry) rest(ctx context.Context, method, path string, body any, want int, answer any) error {
 	text, err := json.Marshal(body)
 	if err != nil {
@@ -201,6 +202,7 @@ func (r *registry) rest(ctx context.Context, method, path string, body any, want
 	return json.Unmarshal(got, answer)
 }
 
+// create creates an object and returns its pulp_href.
 func (r *registry) create(ctx context.Context, collection string, fields map[string]any) (href string, err error) {
 	var made struct {
 		Href string `json:"pulp_href"`
@@ -209,6 +211,7 @@ func (r *registry) create(ctx context.Context, collection string, fields map[str
 	return made.Href, err
 }
 
+// find returns the pulp_href of the only object that a query returns.
 func (r *registry) find(ctx context.Context, query string) (href string, err error) {
 	var page struct {
 		Results []struct {
@@ -219,12 +222,12 @@ func (r *registry) find(ctx context.Context, query string) (href string, err err
 		return "", err
 	}
 	if len(page.Results) != 1 {
-		return "", fmt.Errorf("%s finds %d objects", query, len(page.Results))
+		return "", fmt.Errorf("%s returns %d objects, want 1", query, len(page.Results))
 	}
 	return page.Results[0].Href, nil
 }
 
-// task starts a task and waits for its end. It returns how long that took.
+// task starts a task, waits for its end and returns the duration.
 func (r *registry) task(ctx context.Context, action string, fields map[string]any) (time.Duration, error) {
 	began := time.Now()
 	var accepted struct{ Task string }
@@ -243,7 +246,7 @@ func (r *registry) task(ctx context.Context, action string, fields map[string]an
 		case "completed":
 			return time.Since(began), nil
 		case "failed", "canceled":
-			return 0, fmt.Errorf("%s: the task is %s: %v", action, t.State, t.Error)
+			return 0, fmt.Errorf("%s: the task %s: %v", action, t.State, t.Error)
 		}
 		time.Sleep(pollTask)
 	}

@@ -30,16 +30,16 @@ import (
 
 const (
 	taskWorkers = 8
-	taskRepos   = 200 // that tasks are spread over
-	busyTasks   = 20  // that wait on one busy repository
+	taskRepos   = 200 // over which the tasks are spread
+	busyTasks   = 20  // that wait for one busy repository
 
-	waitingTasks = 10_000 // that wait on it at last
+	waitingTasks = 10_000 // that wait for it in the last measurement
 )
 
-// compareTasks measures tasks that do nothing: in one process on SQLite, and on PostgreSQL and Redis, which both keep what they acknowledge.
-// asynq on the same Redis, which keeps nothing, is beside them.
+// compareTasks measures tasks that do nothing: in one process on SQLite, and on PostgreSQL and Redis. For comparison
+// it measures asynq on the same Redis, without durability.
 func compareTasks(ctx context.Context, o options, out io.Writer, dir string) error {
-	fmt.Fprintf(out, "\ntasks that do nothing, %d workers, one claim a task; latency is from the dispatch to the start, of tasks that come alone\n", taskWorkers)
+	fmt.Fprintf(out, "\ntasks that do nothing, %d workers, one claim per task; latency is the time from the dispatch to the start of a single task\n", taskWorkers)
 	file := filepath.Join(dir, "tasks.db")
 	local, err := openTasks(ctx, "sqlite:"+file, "sqlite", "file:"+file+"?_pragma=busy_timeout(60000)", &memqueue.Queue{})
 	if err != nil {
@@ -51,14 +51,14 @@ func compareTasks(ctx context.Context, o options, out io.Writer, dir string) err
 	}
 	url, stopDatabase, err := pgtest.Durable()
 	if err != nil {
-		fmt.Fprintln(out, "not measured on PostgreSQL and Redis:", err)
-		return nil //nolint:nilerr // it is said
+		fmt.Fprintln(out, "PostgreSQL and Redis were not measured:", err)
+		return nil //nolint:nilerr // reported in the output
 	}
 	defer stopDatabase()
 	queue, address, stopRedis, err := startRedis(ctx, dir)
 	if err != nil {
-		fmt.Fprintln(out, "not measured on PostgreSQL and Redis:", err)
-		return nil //nolint:nilerr // it is said
+		fmt.Fprintln(out, "PostgreSQL and Redis were not measured:", err)
+		return nil //nolint:nilerr // reported in the output
 	}
 	defer stopRedis()
 	far, err := openTasks(ctx, url, "pgx", url, queue)
@@ -72,16 +72,17 @@ func compareTasks(ctx context.Context, o options, out io.Writer, dir string) err
 	return measureAsynq(ctx, o, out, address)
 }
 
-// tasksOn is a worker of tasks that do nothing, on one database.
+// tasksOn is a worker for tasks that do nothing on one database.
 type tasksOn struct {
 	store      *store.Store
 	raw        *sql.DB // the same database
 	dispatcher *tasks.Dispatcher
 	counter    *counter
-	hold       chan struct{} // what the task "busy" waits for
+	hold       chan struct{} // the task "busy" waits until it is closed
 	close      func()
 }
 
+// openTasks opens a database, also by its driver, and starts a worker.
 func openTasks(ctx context.Context, url, driver, source string, q tasks.Queue) (*tasksOn, error) {
 	s, err := store.Open(ctx, url)
 	if err != nil {
@@ -106,13 +107,13 @@ func openTasks(ctx context.Context, url, driver, source string, q tasks.Queue) (
 	on.close = func() {
 		stop()
 		if err := errors.Join(<-ended, raw.Close(), s.DB.Close()); err != nil {
-			fmt.Fprintln(os.Stderr, "bench: the worker's end:", err)
+			fmt.Fprintln(os.Stderr, "bench: stop the worker:", err)
 		}
 	}
 	return on, nil
 }
 
-// startRedis starts a redis-server that keeps nothing: it need not.
+// startRedis starts a redis-server without persistence and returns a queue on it and its address.
 func startRedis(ctx context.Context, dir string) (*redisqueue.Queue, string, func(), error) {
 	address, err := process.FreeAddress()
 	if err != nil {
@@ -139,7 +140,7 @@ func startRedis(ctx context.Context, dir string) (*redisqueue.Queue, string, fun
 	return nil, "", nil, err
 }
 
-// counter tells when so many tasks have run, and how long each waited.
+// counter counts tasks that have run and records the time that each waited for its start.
 type counter struct {
 	mu     sync.Mutex
 	left   int
@@ -147,12 +148,14 @@ type counter struct {
 	done   chan struct{}
 }
 
+// expect resets the counter to n tasks. done is closed after the last one.
 func (c *counter) expect(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.left, c.waited, c.done = n, nil, make(chan struct{})
 }
 
+// run is the job of a task that does nothing.
 func (c *counter) run(_ context.Context, r *tasks.Run) error {
 	var args struct{ At int64 }
 	if err := r.Decode(&args); err != nil {
@@ -167,6 +170,7 @@ func (c *counter) run(_ context.Context, r *tasks.Run) error {
 	return nil
 }
 
+// dispatch dispatches a task that reserves a repository exclusively.
 func (on *tasksOn) dispatch(ctx context.Context, task, repository string) error {
 	_, err := on.dispatcher.Dispatch(ctx, tasks.BySystem(), tasks.Spec{
 		Name: task, Args: map[string]int64{"At": time.Now().UnixMicro()}, Resources: []taskstore.Resource{{Href: repository, Exclusive: true}},
@@ -174,7 +178,7 @@ func (on *tasksOn) dispatch(ctx context.Context, task, repository string) error 
 	return err
 }
 
-// burst dispatches many tasks at once and returns how many a second have ended.
+// burst dispatches n tasks concurrently and returns the number of tasks per second.
 func (on *tasksOn) burst(ctx context.Context, n int) (float64, error) {
 	on.counter.expect(n)
 	began := time.Now()
@@ -190,11 +194,11 @@ func (on *tasksOn) burst(ctx context.Context, n int) (float64, error) {
 	case <-on.counter.done:
 		return float64(n) / time.Since(began).Seconds(), nil
 	case <-time.After(maxTask):
-		return 0, errors.New("tasks do not end")
+		return 0, fmt.Errorf("the tasks did not end within %v", maxTask)
 	}
 }
 
-// latencies are from dispatch to start, and of the dispatch itself.
+// latencies are the times from the dispatch to the start of tasks, and of the dispatches themselves.
 type latencies struct{ start, dispatch []time.Duration }
 
 func (l latencies) String() string {
@@ -204,7 +208,7 @@ func (l latencies) String() string {
 	return fmt.Sprintf("p50 %v, p99 %v (dispatch %v, %v)", at(l.start, 50), at(l.start, 99), at(l.dispatch, 50), at(l.dispatch, 99))
 }
 
-// alone dispatches one task after the other.
+// alone dispatches tasks one at a time and returns their latencies.
 func (on *tasksOn) alone(ctx context.Context) (latencies, error) {
 	const n = 200
 	on.counter.expect(n)
@@ -224,6 +228,7 @@ func (on *tasksOn) alone(ctx context.Context) (latencies, error) {
 	return l, nil
 }
 
+// measure prints the rates and latencies of tasks: alone, with waiting tasks, and with many finished ones.
 func (on *tasksOn) measure(ctx context.Context, o options, out io.Writer, name string) error {
 	var rates []float64
 	for range o.rounds {
@@ -238,7 +243,7 @@ func (on *tasksOn) measure(ctx context.Context, o options, out io.Writer, name s
 		return err
 	}
 	fmt.Fprintf(out, "%-22s %s; latency %v\n", name, spread(rates, "/s"), waits)
-	// A busy repository with others waiting on it does not delay the rest.
+	// Tasks that wait for a busy repository must not delay others.
 	defer close(on.hold)
 	for range busyTasks + 1 {
 		if err := on.dispatch(ctx, "busy", "/busy/"); err != nil {
@@ -248,7 +253,7 @@ func (on *tasksOn) measure(ctx context.Context, o options, out io.Writer, name s
 	if waits, err = on.alone(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "   beside %d tasks that wait on one repository: latency %v\n", busyTasks, waits)
+	fmt.Fprintf(out, "   with %d tasks that wait for one repository: latency %v\n", busyTasks, waits)
 	if err := on.age(ctx, o.old); err != nil {
 		return err
 	}
@@ -259,15 +264,15 @@ func (on *tasksOn) measure(ctx context.Context, o options, out io.Writer, name s
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "   beside %d tasks that have ended and %d that wait: %.0f /s; latency %v\n", o.old, waitingTasks, rate, waits)
+	fmt.Fprintf(out, "   with %d finished and %d waiting tasks: %.0f /s; latency %v\n", o.old, waitingTasks, rate, waits)
 	return nil
 }
 
-// age adds tasks that have ended, and many that wait behind the busy one.
+// age adds finished tasks, and waitingTasks tasks that wait for the busy repository.
 func (on *tasksOn) age(ctx context.Context, ended int) error {
 	const (
 		series = `WITH RECURSIVE series (n) AS (SELECT CAST($1 AS BIGINT) UNION ALL SELECT n + 1 FROM series WHERE n < $2) `
-		step   = 20_000 // at a time, so that others may write
+		step   = 20_000 // per transaction, so that others can write in between
 	)
 	for from := 1; from <= ended; from += step {
 		if err := on.ageBy(ctx, series, from, min(from+step-1, ended)); err != nil {
@@ -279,10 +284,11 @@ func (on *tasksOn) age(ctx context.Context, ended int) error {
 			return err
 		}
 	}
-	_, err := on.raw.ExecContext(ctx, "ANALYZE") // as a database that has grown slowly has done by itself
+	_, err := on.raw.ExecContext(ctx, "ANALYZE") // a database that grows slowly has current statistics
 	return err
 }
 
+// ageBy adds the finished tasks with the numbers from from to to.
 func (on *tasksOn) ageBy(ctx context.Context, series string, from, to int) error {
 	for _, text := range []string{
 		`INSERT INTO task (id, seq, name, state, created, updated, unblocked, started, finished, resources)
@@ -296,7 +302,8 @@ func (on *tasksOn) ageBy(ctx context.Context, series string, from, to int) error
 	return nil
 }
 
-// measureAsynq prints what a well-known queue does with tasks that do nothing, on Redis alone: without resources to reserve, and without keeping anything.
+// measureAsynq measures asynq, a queue on Redis alone, which has no reservations of resources, with tasks that do
+// nothing.
 func measureAsynq(ctx context.Context, o options, out io.Writer, address string) error {
 	at := asynq.RedisClientOpt{Addr: address}
 	client := asynq.NewClient(at)

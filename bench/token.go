@@ -20,10 +20,11 @@ import (
 
 const tokenPIN = "4711"
 
-// softHSM is where Debian has SoftHSM's library.
+// softHSM is the path of SoftHSM's library on Debian.
 const softHSM = "/usr/lib/softhsm/libsofthsm2.so"
 
-// makeToken adds a service of an RSA-2048 key in a token of SoftHSM, and returns its name and the token's bare operation.
+// makeToken adds a signing service with an RSA-2048 key in a SoftHSM token. It returns the name of the service and a
+// function that makes a signature with the token alone.
 func (r *registry) makeToken(ctx context.Context, dir string) (string, func(context.Context) error, error) {
 	if _, err := os.Stat(softHSM); err != nil {
 		return "", nil, err
@@ -47,15 +48,16 @@ func (r *registry) makeToken(ctx context.Context, dir string) (string, func(cont
 		return "", nil, err
 	}
 	text, pin := filepath.Join(dir, "token-key.pem"), filepath.Join(dir, "pin")
-	if err := errors.Join(os.WriteFile(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}), 0o600), os.WriteFile(pin, []byte(tokenPIN), 0o600)); err != nil {
+	encoded := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
+	if err := errors.Join(os.WriteFile(text, encoded, 0o600), os.WriteFile(pin, []byte(tokenPIN), 0o600)); err != nil {
 		return "", nil, err
 	}
 	for _, arguments := range [][]string{
 		{"--init-token", "--free", "--label", "bench", "--so-pin", tokenPIN, "--pin", tokenPIN},
 		{"--import", text, "--token", "bench", "--label", "rsa", "--id", "01", "--pin", tokenPIN},
 	} {
-		if said, err := exec.CommandContext(ctx, "softhsm2-util", arguments...).CombinedOutput(); err != nil {
-			return "", nil, fmt.Errorf("softhsm2-util: %w: %.300s", err, said)
+		if output, err := exec.CommandContext(ctx, "softhsm2-util", arguments...).CombinedOutput(); err != nil {
+			return "", nil, fmt.Errorf("softhsm2-util: %w: %.300s", err, output)
 		}
 	}
 	uri := fmt.Sprintf("pkcs11:token=bench;object=rsa;type=private?module-path=%s&pin-source=file:%s", softHSM, pin)
@@ -66,11 +68,11 @@ func (r *registry) makeToken(ctx context.Context, dir string) (string, func(cont
 	return "token", bare, err
 }
 
-// bareToken opens sessions with the token and returns what signs in one of them.
+// bareToken opens sessions with the token and returns a function that signs in one of them.
 func bareToken() (func(context.Context) error, error) {
 	p := pkcs11.New(softHSM)
 	if p == nil {
-		return nil, errors.New("SoftHSM's library cannot be loaded")
+		return nil, errors.New("cannot load SoftHSM's library")
 	}
 	if err := p.Initialize(); err != nil {
 		return nil, err
@@ -79,32 +81,13 @@ func bareToken() (func(context.Context) error, error) {
 	if err != nil {
 		return nil, err
 	}
-	type session struct {
-		handle pkcs11.SessionHandle
-		key    pkcs11.ObjectHandle
-	}
-	free := make(chan session, scriptParallel)
+	free := make(chan tokenSession, scriptParallel)
 	for n := range scriptParallel {
-		s, err := p.OpenSession(slots[0], pkcs11.CKF_SERIAL_SESSION)
+		s, err := openTokenSession(p, slots[0], n == 0)
 		if err != nil {
 			return nil, err
 		}
-		if n == 0 {
-			if err := p.Login(s, pkcs11.CKU_USER, tokenPIN); err != nil {
-				return nil, err
-			}
-		}
-		if err := p.FindObjectsInit(s, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)}); err != nil {
-			return nil, err
-		}
-		found, _, err := p.FindObjects(s, 1)
-		if err != nil || len(found) != 1 {
-			return nil, fmt.Errorf("the token's key: %d found, %w", len(found), err)
-		}
-		if err := p.FindObjectsFinal(s); err != nil {
-			return nil, err
-		}
-		free <- session{s, found[0]}
+		free <- s
 	}
 	digest := sha256.Sum256([]byte("x"))
 	return func(context.Context) error {
@@ -116,4 +99,31 @@ func bareToken() (func(context.Context) error, error) {
 		_, err := p.Sign(s.handle, digest[:])
 		return err
 	}, nil
+}
+
+// tokenSession is a session with a token and the handle of the token's only private key.
+type tokenSession struct {
+	handle pkcs11.SessionHandle
+	key    pkcs11.ObjectHandle
+}
+
+// openTokenSession opens a session. The first session of a program has to log in.
+func openTokenSession(p *pkcs11.Ctx, slot uint, login bool) (tokenSession, error) {
+	s, err := p.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
+	if err != nil {
+		return tokenSession{}, err
+	}
+	if login {
+		if err := p.Login(s, pkcs11.CKU_USER, tokenPIN); err != nil {
+			return tokenSession{}, err
+		}
+	}
+	if err := p.FindObjectsInit(s, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)}); err != nil {
+		return tokenSession{}, err
+	}
+	found, _, err := p.FindObjects(s, 1)
+	if err != nil || len(found) != 1 {
+		return tokenSession{}, fmt.Errorf("find the token's key: %d keys, %w", len(found), err)
+	}
+	return tokenSession{s, found[0]}, p.FindObjectsFinal(s)
 }

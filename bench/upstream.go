@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// compareUpstream measures the product in front of bare distribution against the same bare distribution reached directly, and pulls once more where the upstream sends
-// clients elsewhere for the bytes of blobs.
+// compareUpstream compares this registry with bare distribution as its upstream and the same bare distribution
+// without it. It also measures pulls of blobs that the upstream redirects.
 func compareUpstream(ctx context.Context, o options, out io.Writer, dir string) error {
 	peer, stopPeer, err := startPeer(ctx, dir, "behind")
 	if err != nil {
@@ -26,7 +26,7 @@ func compareUpstream(ctx context.Context, o options, out io.Writer, dir string) 
 		return err
 	}
 	defer stopFront()
-	fmt.Fprintln(out, "\nin front of distribution, and that distribution reached directly")
+	fmt.Fprintln(out, "\nwith distribution as the upstream, and that distribution alone")
 	rows, err := compare(ctx, o, front, peer)
 	if err != nil {
 		return err
@@ -38,6 +38,7 @@ func compareUpstream(ctx context.Context, o options, out io.Writer, dir string) 
 	return printTable(out, append(rows, redirected))
 }
 
+// startInFront starts this registry with peer as its upstream.
 func startInFront(ctx context.Context, dir string, peer *registry, more ...string) (*registry, func(), error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, nil, err
@@ -66,9 +67,10 @@ func startInFront(ctx context.Context, dir string, peer *registry, more ...strin
 	return front, stop, nil
 }
 
-// redirectedPulls measures pulls of a big blob that distribution hands to a server of files, and the product hands on.
+// redirectedPulls measures pulls of a big blob that distribution redirects to a file server. This registry passes the
+// redirect on to clients.
 func redirectedPulls(ctx context.Context, o options, dir string) (row, error) {
-	result := row{what: fmt.Sprintf("%d MB blob down, redirected", o.blob), unit: "MB/s"}
+	result := row{name: fmt.Sprintf("%d MB blob down, redirected", o.blob), unit: "MB/s"}
 	files, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return result, err
@@ -81,7 +83,7 @@ func redirectedPulls(ctx context.Context, o options, dir string) (row, error) {
 		return result, err
 	}
 	defer stopPeer()
-	front, stopFront, err := startInFront(ctx, filepath.Join(dir, "handing"), peer, "COUNTERSIGN_UPSTREAM_REDIRECTS=pass_through")
+	front, stopFront, err := startInFront(ctx, filepath.Join(dir, "passing"), peer, "COUNTERSIGN_UPSTREAM_REDIRECTS=pass_through")
 	if err != nil {
 		return result, err
 	}
@@ -100,20 +102,28 @@ func redirectedPulls(ctx context.Context, o options, dir string) (row, error) {
 		return result, err
 	}
 	direct := &session{registry: peer, repository: s.repository, client: s.client}
-	type pulls struct {
-		s     *session
-		speed *[]float64
-	}
-	order := []pulls{{s.anonymous(), &result.ours}, {direct, &result.peer}}
-	for range 6 * o.rounds { // a pull is short
-		slices.Reverse(order)
-		for _, one := range order {
-			began := time.Now()
-			if err := one.s.pullBig(ctx, digest, len(content)); err != nil {
-				return result, err
-			}
-			*one.speed = append(*one.speed, float64(o.blob)/time.Since(began).Seconds())
-		}
+	if result.ours, result.peer, err = alternatePulls(ctx, o, s.anonymous(), direct, digest); err != nil {
+		return result, err
 	}
 	return result, nil
+}
+
+// alternatePulls pulls a big blob from two registries in turn and returns the rates in MB/s.
+func alternatePulls(ctx context.Context, o options, ours, peer *session, digest string) (oursRates, peerRates []float64, err error) {
+	type target struct {
+		s     *session
+		rates *[]float64
+	}
+	order := []target{{s: ours, rates: &oursRates}, {s: peer, rates: &peerRates}}
+	for range 6 * o.rounds { // a single pull is short
+		slices.Reverse(order)
+		for _, t := range order {
+			began := time.Now()
+			if err := t.s.pullBig(ctx, digest, o.blob*1_000_000); err != nil {
+				return nil, nil, err
+			}
+			*t.rates = append(*t.rates, float64(o.blob)/time.Since(began).Seconds())
+		}
+	}
+	return oursRates, peerRates, nil
 }

@@ -1,7 +1,7 @@
 // Package config holds the settings of the program. Load reads them from defaults, a YAML file and the environment,
 // in this order, and checks the result as a whole.
 //
-// The package imports no other package of this project.
+// Of this project it imports only package glob.
 package config
 
 import (

@@ -60,7 +60,8 @@ func TestUnknownVariables(t *testing.T) {
 	t.Parallel()
 	loaded, err := config.Load("", []string{
 		"COUNTERSIGN_UPSTREM_URL=x", "COUNTERSIGN_UPSTREAM_URL=https://x.example", "COUNTERSIGN_CONFIG=", "COUNTERSIGN_DATA=",
-		"COUNTERSIGN_SIGNING_ON_PUSH=x=y", "COUNTERSIGN_STORAGE=filesystem:/x", "HOME=/", "COUNTERSIGNED=x", "COUNTERSIGN_PORT=tcp://10.0.0.1:24817",
+		"COUNTERSIGN_SIGNING_ON_PUSH=x=y", "COUNTERSIGN_STORAGE=filesystem:/x", "HOME=/", "COUNTERSIGNED=x",
+		"COUNTERSIGN_PORT=tcp://10.0.0.1:24817",
 		"COUNTERSIGN_PORT_24817_TCP_ADDR=10.0.0.1", "COUNTERSIGN_SERVICE_HOST=10.0.0.1", "COUNTERSIGN_=x",
 	})
 	if err != nil {
@@ -215,7 +216,8 @@ func TestDerivedSettings(t *testing.T) {
 // signing.on_push come first.
 func TestAssignedServices(t *testing.T) {
 	t.Parallel()
-	c := load(t, "", "COUNTERSIGN_SIGNING_ON_PUSH=prod/test=dev,prod/*=release", "COUNTERSIGN_SIGNING_ASSIGN=prod/test=qa,prod/*=release,team/app=dev")
+	c := load(t, "", "COUNTERSIGN_SIGNING_ON_PUSH=prod/test=dev,prod/*=release",
+		"COUNTERSIGN_SIGNING_ASSIGN=prod/test=qa,prod/*=release,team/app=dev")
 	for name, want := range map[string][]string{
 		"prod/test": {"dev", "qa"}, "prod/app": {"release"}, "team/app": {"dev"}, "team/app2": nil, "production/app": nil, "prod": nil,
 	} {

@@ -12,7 +12,10 @@ type formerValue struct {
 
 // formerValues are the renamed values of all settings.
 var formerValues = []formerValue{
-	{setting: "upstream.redirects", former: "hand_on", current: RedirectsPassThrough, field: func(c *Config) *string { return &c.Upstream.Redirects }},
+	{
+		setting: "upstream.redirects", former: "hand_on", current: RedirectsPassThrough,
+		field: func(c *Config) *string { return &c.Upstream.Redirects },
+	},
 }
 
 // replaceFormerValues replaces the former values in c by the current ones and returns a warning for each.

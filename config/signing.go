@@ -19,7 +19,7 @@ type Signing struct {
 	Parallel      int           `yaml:"parallel" env:"PARALLEL"`             // concurrent signatures of one task
 	ScriptTimeout time.Duration `yaml:"script_timeout" env:"SCRIPT_TIMEOUT"` // for one call of a signing script
 	TokenWait     time.Duration `yaml:"token_wait" env:"TOKEN_WAIT"`         // for a PKCS #11 token that is unavailable
-	WorkDir       string        `yaml:"work_dir" env:"WORK_DIR"`             // parent of the scripts' directories. Default: a directory in Data
+	WorkDir       string        `yaml:"work_dir" env:"WORK_DIR"`             // of signing scripts. Default: a directory in Data
 	// DefaultService is the name of the signing service that the first start on SQLite creates, with a key of its
 	// own. Empty: none.
 	DefaultService string `yaml:"default_service" env:"DEFAULT_SERVICE"`

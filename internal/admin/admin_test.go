@@ -162,25 +162,70 @@ func TestAddSigningServiceErrors(t *testing.T) {
 		service admin.NewService
 		want    string
 	}{
-		"class without an app":  {service: admin.NewService{Class: "x"}, want: "The signing service class was not provided in a proper format."},
-		"unknown app":           {service: admin.NewService{Class: "x:Y"}, want: "No installed app with label 'x'."},
-		"unknown model":         {service: admin.NewService{Class: "container:X"}, want: "App 'container' doesn't have a 'X' model."},
-		"no signing class":      {service: admin.NewService{Class: "container:Tag"}, want: "Class 'container:Tag' is not a subclass of the base 'core:SigningService' class."},
-		"other signing class":   {service: admin.NewService{Class: "core:SigningService"}, want: "This server signs container manifests only; use --class " + class + "."},
-		"nothing":               {service: admin.NewService{}, want: "Give a SCRIPT and its KEY, or --openpgp-key FILE, or --pkcs11-uri URI."},
-		"no key":                {service: admin.NewService{Script: "/bin/true"}, want: "Give a SCRIPT and its KEY"},
-		"two homes":             {service: admin.NewService{Script: "/bin/true", Key: "x", Home: "a", Gnupghome: "b"}, want: "--home and --gnupghome are mutually exclusive."},
-		"script and key file":   {service: admin.NewService{Script: "/bin/true", OpenPGPKey: "f"}, want: "cannot be combined with --openpgp-key."},
-		"script and token":      {service: admin.NewService{Script: "/bin/true", PKCS11URI: "pkcs11:"}, want: "cannot be combined with --pkcs11-uri."},
-		"key file and token":    {service: admin.NewService{OpenPGPKey: "f", PKCS11URI: "pkcs11:"}, want: "cannot be combined with --pkcs11-uri."},
-		"passphrase alone":      {service: admin.NewService{Passphrase: "f"}, want: "--passphrase-file requires --openpgp-key."},
-		"public key alone":      {service: admin.NewService{PublicKey: "f"}, want: "--public-key and --user-id require --pkcs11-uri."},
-		"token without a key":   {service: admin.NewService{PKCS11URI: "pkcs11:"}, want: "With --pkcs11-uri give one of --public-key FILE"},
-		"token with both keys":  {service: admin.NewService{PKCS11URI: "pkcs11:", PublicKey: "f", UserID: "x"}, want: "With --pkcs11-uri give one of --public-key FILE"},
-		"missing public key":    {service: admin.NewService{PKCS11URI: "pkcs11:", PublicKey: "/nonexistent"}, want: "The public key cannot be read: "},
-		"missing key file":      {service: admin.NewService{OpenPGPKey: "/nonexistent"}, want: "The key file cannot be read: no such file or directory."},
-		"unusable passphrase":   {service: admin.NewService{OpenPGPKey: "/dev/null", Passphrase: "/nonexistent"}, want: "file"},
-		"key that gpg does not": {service: admin.NewService{Script: "/bin/true", Key: "0000000000000000", Home: t.TempDir()}, want: ""},
+		"class without an app": {
+			service: admin.NewService{Class: "x"},
+			want:    "The signing service class was not provided in a proper format.",
+		},
+		"unknown app": {service: admin.NewService{Class: "x:Y"}, want: "No installed app with label 'x'."},
+		"unknown model": {
+			service: admin.NewService{Class: "container:X"},
+			want:    "App 'container' doesn't have a 'X' model.",
+		},
+		"no signing class": {
+			service: admin.NewService{Class: "container:Tag"},
+			want:    "Class 'container:Tag' is not a subclass of the base 'core:SigningService' class.",
+		},
+		"other signing class": {
+			service: admin.NewService{Class: "core:SigningService"},
+			want:    "This server signs container manifests only; use --class " + class + ".",
+		},
+		"nothing": {
+			service: admin.NewService{},
+			want:    "Give a SCRIPT and its KEY, or --openpgp-key FILE, or --pkcs11-uri URI.",
+		},
+		"no key": {service: admin.NewService{Script: "/bin/true"}, want: "Give a SCRIPT and its KEY"},
+		"two homes": {
+			service: admin.NewService{Script: "/bin/true", Key: "x", Home: "a", Gnupghome: "b"},
+			want:    "--home and --gnupghome are mutually exclusive.",
+		},
+		"script and key file": {
+			service: admin.NewService{Script: "/bin/true", OpenPGPKey: "f"},
+			want:    "cannot be combined with --openpgp-key.",
+		},
+		"script and token": {
+			service: admin.NewService{Script: "/bin/true", PKCS11URI: "pkcs11:"},
+			want:    "cannot be combined with --pkcs11-uri.",
+		},
+		"key file and token": {
+			service: admin.NewService{OpenPGPKey: "f", PKCS11URI: "pkcs11:"},
+			want:    "cannot be combined with --pkcs11-uri.",
+		},
+		"passphrase alone": {service: admin.NewService{Passphrase: "f"}, want: "--passphrase-file requires --openpgp-key."},
+		"public key alone": {
+			service: admin.NewService{PublicKey: "f"},
+			want:    "--public-key and --user-id require --pkcs11-uri.",
+		},
+		"token without a key": {
+			service: admin.NewService{PKCS11URI: "pkcs11:"},
+			want:    "With --pkcs11-uri give one of --public-key FILE",
+		},
+		"token with both keys": {
+			service: admin.NewService{PKCS11URI: "pkcs11:", PublicKey: "f", UserID: "x"},
+			want:    "With --pkcs11-uri give one of --public-key FILE",
+		},
+		"missing public key": {
+			service: admin.NewService{PKCS11URI: "pkcs11:", PublicKey: "/nonexistent"},
+			want:    "The public key cannot be read: ",
+		},
+		"missing key file": {
+			service: admin.NewService{OpenPGPKey: "/nonexistent"},
+			want:    "The key file cannot be read: no such file or directory.",
+		},
+		"unusable passphrase": {service: admin.NewService{OpenPGPKey: "/dev/null", Passphrase: "/nonexistent"}, want: "file"},
+		"key that gpg does not": {
+			service: admin.NewService{Script: "/bin/true", Key: "0000000000000000", Home: t.TempDir()},
+			want:    "",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -191,7 +236,8 @@ func TestAddSigningServiceErrors(t *testing.T) {
 				service.Class = class
 			}
 			err := a.AddSigningService(t.Context(), service)
-			if err == nil || !strings.HasPrefix(err.Error(), "CommandError: ") || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
+			if err == nil || !strings.HasPrefix(err.Error(), "CommandError: ") || !strings.Contains(err.Error(), tt.want) ||
+				strings.Contains(err.Error(), "\n") {
 				t.Errorf("AddSigningService = %v, want one line with %q", err, tt.want)
 			}
 			if out.String() != "" {
@@ -219,9 +265,18 @@ func TestVerify(t *testing.T) {
 		accepted          bool
 		err               string
 	}{
-		"signed":          {reference: host + "/signed/app:v1", want: "signed for exactly " + host + "/signed/app:v1", accepted: true},
-		"unsigned":        {reference: host + "/unsigned/app:v1", want: "NOT signed, by a key that the server knows, for exactly " + host + "/unsigned/app:v1"},
-		"by digest":       {reference: host + "/signed/app@" + digest, want: "NOT signed, by a key that the server knows, for exactly " + host + "/signed/app@" + digest},
+		"signed": {
+			reference: host + "/signed/app:v1",
+			want:      "signed for exactly " + host + "/signed/app:v1", accepted: true,
+		},
+		"unsigned": {
+			reference: host + "/unsigned/app:v1",
+			want:      "NOT signed, by a key that the server knows, for exactly " + host + "/unsigned/app:v1",
+		},
+		"by digest": {
+			reference: host + "/signed/app@" + digest,
+			want:      "NOT signed, by a key that the server knows, for exactly " + host + "/signed/app@" + digest,
+		},
 		"policy":          {reference: host + "/signed/app:v1", policy: policy, want: "NOT accepted by " + policy},
 		"other host":      {reference: "registry.example/signed/app:v1", err: "is not a reference of this installation"},
 		"no tag":          {reference: host + "/signed/app", err: "want " + host + "/PATH:TAG"},
@@ -276,7 +331,8 @@ func TestSigningAssignments(t *testing.T) {
 		}
 	}
 	a, out, logged := newAdmin(s.Config)
-	if err := a.RevokeSigningAssignments(t.Context(), []string{"team/app"}, false); err != nil || !strings.HasSuffix(out.String(), "Revoked 1 assignments.\n") {
+	err := a.RevokeSigningAssignments(t.Context(), []string{"team/app"}, false)
+	if err != nil || !strings.HasSuffix(out.String(), "Revoked 1 assignments.\n") {
 		t.Errorf("revoke: %v, output %q", err, out)
 	}
 	if !strings.Contains(logged.String(), `action="revoke signing assignment" object=team/app service=countersign`) {
@@ -301,7 +357,8 @@ func newUpstream(t *testing.T) string {
 // difference after it.
 func TestAdoptAndDrift(t *testing.T) {
 	t.Parallel()
-	s := apptest.Start(t, apptest.Load(t, "UPSTREAM_URL="+newUpstream(t), "UPSTREAM_PREFIX=company/", "UPSTREAM_FOLLOW=false", "UPSTREAM_COMPARE_EVERY=0"))
+	s := apptest.Start(t, apptest.Load(t,
+		"UPSTREAM_URL="+newUpstream(t), "UPSTREAM_PREFIX=company/", "UPSTREAM_FOLLOW=false", "UPSTREAM_COMPARE_EVERY=0"))
 	s.Push(t, "other", "v1")
 	run := func(command func(*admin.Admin) error) (string, error) {
 		a, out, _ := newAdmin(s.Config)

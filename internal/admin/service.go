@@ -166,8 +166,9 @@ func readPublicKey(name string) (string, error) {
 
 // models lists model names of Pulp's apps, so that checkClass distinguishes wrong classes from unknown ones.
 var models = map[string][]string{
-	"container": {"Blob", "Manifest", "ManifestSignature", "Tag", "ContainerRepository", "ContainerPushRepository", "ContainerDistribution", "ContainerRemote", "ContainerNamespace"},
-	"core":      {"SigningService", "AsciiArmoredDetachedSigningService"},
+	"container": {"Blob", "Manifest", "ManifestSignature", "Tag", "ContainerRepository", "ContainerPushRepository",
+		"ContainerDistribution", "ContainerRemote", "ContainerNamespace"},
+	"core": {"SigningService", "AsciiArmoredDetachedSigningService"},
 }
 
 // checkClass returns an error, with the text of Pulp's command, for a class that this server does not have.

@@ -201,12 +201,14 @@ func (a *Admin) delay(ctx context.Context, t taskstore.Task, upstream storage.St
 	defer cancel()
 	switch err := upstream.Ping(ctx); {
 	case err != nil:
-		return fmt.Sprintf("the upstream registry at %s does not answer: check that it runs and can be reached from this machine, and that upstream_url and "+
-			"upstream.ca_file are correct; the task continues when it answers, even if this command has ended", a.config.UpstreamURL), []any{slog.Any("err", err)}
+		return fmt.Sprintf("the upstream registry at %s does not answer: check that it runs and can be reached from this machine, "+
+			"and that upstream_url and upstream.ca_file are correct; the task continues when it answers, even if this command has ended",
+			a.config.UpstreamURL), []any{slog.Any("err", err)}
 	case t.State != taskstore.TaskWaiting:
 		return "", nil
 	case t.Attempt == 0:
-		return "the task waits for a server or worker: check that one runs with this database, and that no other task about the upstream is before it (GET tasks/)", nil
+		return "the task waits for a server or worker: check that one runs with this database, " +
+			"and that no other task about the upstream is before it (GET tasks/)", nil
 	}
 	return "the task was started and will be retried: the log of the server or worker has the reason", nil
 }

@@ -25,9 +25,12 @@ func TestWithStore(t *testing.T) {
 		open func(context.Context, *app.App) error
 		want string // part of the error
 	}{
-		"WithStore":         {open: func(ctx context.Context, a *app.App) error { return a.WithStore(ctx, called) }},
-		"Migrate":           {open: func(ctx context.Context, a *app.App) error { return a.Migrate(ctx) }},
-		"WithExistingStore": {open: func(ctx context.Context, a *app.App) error { return a.WithExistingStore(ctx, called) }, want: "set COUNTERSIGN_DATA"},
+		"WithStore": {open: func(ctx context.Context, a *app.App) error { return a.WithStore(ctx, called) }},
+		"Migrate":   {open: func(ctx context.Context, a *app.App) error { return a.Migrate(ctx) }},
+		"WithExistingStore": {
+			open: func(ctx context.Context, a *app.App) error { return a.WithExistingStore(ctx, called) },
+			want: "set COUNTERSIGN_DATA",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -125,8 +125,9 @@ func (a *App) registry(ctx context.Context, s *store.Store, users *auth.Auth, e 
 	}
 	o := proxy.Options{
 		Store: s, Auth: users, Tokens: tokens, Storage: e.storage, SignOnPush: e.signOnPush, Log: a.log, PublicURL: c.Public(),
-		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: auth.AnonymousPull(c.AnonymousPull), TokensOnly: !c.Registry.BasicAuth,
-		PushToMirrors: c.Mirror.AllowPush, RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",
+		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: auth.AnonymousPull(c.AnonymousPull),
+		TokensOnly: !c.Registry.BasicAuth, PushToMirrors: c.Mirror.AllowPush,
+		RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",
 		PassThroughRedirects: c.Upstream.Redirects == config.RedirectsPassThrough, InlineLimit: e.blobs.Inline,
 		Fetcher: &ingest.BlobFetcher{
 			Store: s, Blobs: e.blobs, Mirror: e.network, Log: a.log, Idle: maxFetchDelay, Limits: ingest.Limits{Total: c.Mirror.BlobTimeout},

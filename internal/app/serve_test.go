@@ -154,13 +154,22 @@ func TestServeErrors(t *testing.T) {
 		variables []string
 		want      string
 	}{
-		"address in use":        {variables: []string{"LISTEN=" + taken.Addr().String()}, want: "COUNTERSIGN_LISTEN"},
-		"token key":             {variables: []string{"TOKEN_PRIVATE_KEY_FILE=" + text, "TOKEN_PUBLIC_KEY_FILE=" + text}, want: text},
-		"missing Redis CA file": {variables: []string{"REDIS_URL=rediss://localhost", "REDIS_CA_FILE=/nonexistent"}, want: "redis.ca_file: "},
-		"Redis CA file":         {variables: []string{"REDIS_URL=rediss://localhost", "REDIS_CA_FILE=" + text}, want: "redis.ca_file: the file contains no certificate"},
-		"Redis URL":             {variables: []string{"REDIS_URL=http://localhost"}, want: "redis_url: "},
-		"TLS certificate":       {variables: []string{"TLS_CERT_FILE=" + text, "TLS_KEY_FILE=" + text}, want: "PEM"},
-		"upstream CA file":      {variables: []string{"UPSTREAM_URL=https://localhost:1", "UPSTREAM_CA_FILE=/nonexistent"}, want: "/nonexistent"},
+		"address in use": {variables: []string{"LISTEN=" + taken.Addr().String()}, want: "COUNTERSIGN_LISTEN"},
+		"token key":      {variables: []string{"TOKEN_PRIVATE_KEY_FILE=" + text, "TOKEN_PUBLIC_KEY_FILE=" + text}, want: text},
+		"missing Redis CA file": {
+			variables: []string{"REDIS_URL=rediss://localhost", "REDIS_CA_FILE=/nonexistent"},
+			want:      "redis.ca_file: ",
+		},
+		"Redis CA file": {
+			variables: []string{"REDIS_URL=rediss://localhost", "REDIS_CA_FILE=" + text},
+			want:      "redis.ca_file: the file contains no certificate",
+		},
+		"Redis URL":       {variables: []string{"REDIS_URL=http://localhost"}, want: "redis_url: "},
+		"TLS certificate": {variables: []string{"TLS_CERT_FILE=" + text, "TLS_KEY_FILE=" + text}, want: "PEM"},
+		"upstream CA file": {
+			variables: []string{"UPSTREAM_URL=https://localhost:1", "UPSTREAM_CA_FILE=/nonexistent"},
+			want:      "/nonexistent",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

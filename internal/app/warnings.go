@@ -59,7 +59,8 @@ func (a *App) warnOfFormerHosts(ctx context.Context, s *store.Store) error {
 			continue
 		}
 		remaining = append(remaining, host)
-		a.log.WarnContext(ctx, "signatures name a former host of public_url: clients that require signatures refuse images without newer ones; sign these images again",
+		a.log.WarnContext(ctx, "signatures name a former host of public_url: "+
+			"clients that require signatures refuse images without newer ones; sign these images again",
 			slog.String("host", host), slog.String("public_url", a.config.Public().String()),
 			slog.String("help", "docs/operations.md, \"When public_url changes\""))
 	}
@@ -118,7 +119,8 @@ func (a *App) warnOfMissingServices(ctx context.Context, s *store.Store) error {
 				continue
 			}
 			warned[name] = true
-			a.log.WarnContext(ctx, "a setting names a signing service that does not exist: add it with `countersign add-signing-service`, or correct the setting",
+			a.log.WarnContext(ctx, "a setting names a signing service that does not exist: "+
+				"add it with `countersign add-signing-service`, or correct the setting",
 				slog.String("setting", list.setting), slog.String("service", name))
 		}
 	}

@@ -15,8 +15,8 @@ func (a *App) Work(ctx context.Context) error {
 	c := a.config
 	switch {
 	case !sqldb.IsPostgres(c.DatabaseURL):
-		return errors.New("a worker shares its database with servers, and SQLite does not allow that: set COUNTERSIGN_DATABASE_URL to a postgres:// URL, " +
-			"or run only `serve`, which runs tasks itself")
+		return errors.New("a worker shares its database with servers, and SQLite does not allow that: " +
+			"set COUNTERSIGN_DATABASE_URL to a postgres:// URL, or run only `serve`, which runs tasks itself")
 	case c.RedisURL == "":
 		return errors.New("a worker is notified of tasks through Redis: set COUNTERSIGN_REDIS_URL")
 	case c.Workers == 0:

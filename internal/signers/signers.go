@@ -49,7 +49,10 @@ type Signers struct {
 
 // New returns Signers.
 func New(o Options) *Signers {
-	return &Signers{options: o, reasons: map[string]string{}, slots: signing.NewSlots(runtime.NumCPU() - 1)} // one CPU remains for the registry
+	return &Signers{
+		options: o, reasons: map[string]string{},
+		slots: signing.NewSlots(runtime.NumCPU() - 1), // one CPU remains for the registry
+	}
 }
 
 // Signer returns the signer of a service. The error is Invalid if the key or the program of the service is missing

@@ -104,16 +104,40 @@ func TestCheckUsable(t *testing.T) {
 		service pulp.SigningService
 		want    string // part of the error; "": usable
 	}{
-		"script":                {service: pulp.SigningService{Kind: pulp.ServiceScript, Script: writeScript(t, 0o755)}},
-		"script with a home":    {service: pulp.SigningService{Kind: pulp.ServiceScript, Script: writeScript(t, 0o755), GnuPGHome: t.TempDir()}},
-		"missing home":          {service: pulp.SigningService{Kind: pulp.ServiceScript, Script: writeScript(t, 0o755), GnuPGHome: "/nonexistent"}, want: "no such file"},
-		"missing script":        {service: pulp.SigningService{Kind: pulp.ServiceScript, Script: "/nonexistent"}, want: "no such file"},
-		"script not executable": {service: pulp.SigningService{Kind: pulp.ServiceScript, Script: writeScript(t, 0o644)}, want: "is not executable"},
-		"directory":             {service: pulp.SigningService{Kind: pulp.ServiceScript, Script: t.TempDir()}, want: "is not executable"},
-		"unsafe script":         {service: pulp.SigningService{Kind: pulp.ServiceScript, Script: writeScript(t, 0o777)}, want: "other users could change it"},
-		"missing key file":      {service: pulp.SigningService{Kind: pulp.ServiceOpenPGP, Config: pulp.ServiceConfig{KeyFile: "missing"}}, want: "cannot be read"},
-		"unknown kind":          {service: pulp.SigningService{Kind: "cosign"}, want: "does not support signing services of the kind cosign"},
-		"invalid token URI":     {service: pulp.SigningService{Kind: pulp.ServicePKCS11, Config: pulp.ServiceConfig{PKCS11URI: "x"}}, want: "PKCS"},
+		"script":             {service: pulp.SigningService{Kind: pulp.ServiceScript, Script: writeScript(t, 0o755)}},
+		"script with a home": {service: pulp.SigningService{Kind: pulp.ServiceScript, Script: writeScript(t, 0o755), GnuPGHome: t.TempDir()}},
+		"missing home": {
+			service: pulp.SigningService{Kind: pulp.ServiceScript, Script: writeScript(t, 0o755), GnuPGHome: "/nonexistent"},
+			want:    "no such file",
+		},
+		"missing script": {
+			service: pulp.SigningService{Kind: pulp.ServiceScript, Script: "/nonexistent"},
+			want:    "no such file",
+		},
+		"script not executable": {
+			service: pulp.SigningService{Kind: pulp.ServiceScript, Script: writeScript(t, 0o644)},
+			want:    "is not executable",
+		},
+		"directory": {
+			service: pulp.SigningService{Kind: pulp.ServiceScript, Script: t.TempDir()},
+			want:    "is not executable",
+		},
+		"unsafe script": {
+			service: pulp.SigningService{Kind: pulp.ServiceScript, Script: writeScript(t, 0o777)},
+			want:    "other users could change it",
+		},
+		"missing key file": {
+			service: pulp.SigningService{Kind: pulp.ServiceOpenPGP, Config: pulp.ServiceConfig{KeyFile: "missing"}},
+			want:    "cannot be read",
+		},
+		"unknown kind": {
+			service: pulp.SigningService{Kind: "cosign"},
+			want:    "does not support signing services of the kind cosign",
+		},
+		"invalid token URI": {
+			service: pulp.SigningService{Kind: pulp.ServicePKCS11, Config: pulp.ServiceConfig{PKCS11URI: "x"}},
+			want:    "PKCS",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -40,7 +40,10 @@ func Load(t testing.TB, variables ...string) config.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	environ := []string{"COUNTERSIGN_DATA=" + t.TempDir(), "COUNTERSIGN_LISTEN=" + address, "COUNTERSIGN_ADMIN_PASSWORD=" + AdminPassword, "COUNTERSIGN_WORKERS=2"}
+	environ := []string{
+		"COUNTERSIGN_DATA=" + t.TempDir(), "COUNTERSIGN_LISTEN=" + address, "COUNTERSIGN_ADMIN_PASSWORD=" + AdminPassword,
+		"COUNTERSIGN_WORKERS=2",
+	}
 	for _, v := range variables {
 		environ = append(environ, "COUNTERSIGN_"+v)
 	}
@@ -205,16 +208,21 @@ func (s *Server) GeneratedPassword() string {
 // Push pushes an image without layers to a tag, and returns the digest of its manifest.
 func (s *Server) Push(t testing.TB, repository, tag string) string {
 	t.Helper()
+	const (
+		manifestType = "application/vnd.oci.image.manifest.v1+json"
+		configType   = "application/vnd.oci.image.config.v1+json"
+	)
 	const imageConfig = `{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}`
-	s.want(t, http.StatusCreated, http.MethodPost, "/v2/"+repository+"/blobs/uploads/?digest="+digestOf(imageConfig), "application/octet-stream", imageConfig)
+	upload := "/v2/" + repository + "/blobs/uploads/?digest=" + digestOf(imageConfig)
+	s.want(t, http.StatusCreated, http.MethodPost, upload, "application/octet-stream", imageConfig)
 	manifest, err := json.Marshal(map[string]any{
-		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": []any{},
-		"config": map[string]any{"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digestOf(imageConfig), "size": len(imageConfig)},
+		"schemaVersion": 2, "mediaType": manifestType, "layers": []any{},
+		"config": map[string]any{"mediaType": configType, "digest": digestOf(imageConfig), "size": len(imageConfig)},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.want(t, http.StatusCreated, http.MethodPut, "/v2/"+repository+"/manifests/"+tag, "application/vnd.oci.image.manifest.v1+json", string(manifest))
+	s.want(t, http.StatusCreated, http.MethodPut, "/v2/"+repository+"/manifests/"+tag, manifestType, string(manifest))
 	return digestOf(string(manifest))
 }
 

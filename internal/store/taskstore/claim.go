@@ -4,31 +4,33 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"github.com/countersign/countersign/internal/store/sqldb"
 	"strings"
 	"time"
+
+	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// Share is whose share of the workers a task uses: an owner's, and within it a namespace's. Ready tasks are claimed in a fair order: owners take turns, and within the
-// tasks of one owner its namespaces do, each task in the order of dispatch.
+// Share is the owner and namespace that a task counts for. Ready tasks are claimed in a fair order: owners take turns, the
+// namespaces of one owner take turns within them, and tasks of one share run in the order of dispatch.
 type Share struct {
 	Owner     string
 	Namespace string
 }
 
-// ready are the tasks that stand first in all their queues, that nobody has and that have not ended: the condition of the partial indexes.
+// ready is the condition of tasks that are first in all their queues, not claimed and not ended. The partial indexes have it.
 const ready = `unblocked IS NOT NULL AND lease_until IS NULL AND finished IS NULL`
 
-// claimable are the ready tasks that can be claimed now ($3) by workers that can use the services in a JSON list ($2), or all ($1): not those that need another service
-// or that were put off. A task whose service was removed can be claimed by every worker, to fail.
+// claimable is the condition of ready tasks that can be claimed at the time $3 by workers that can use the signing services in the
+// JSON list $2, or all services ($1). It excludes postponed tasks. Every worker can claim a task whose service was removed, to fail
+// it.
 const claimable = ready + ` AND unblocked <= $3
 	AND (service_id IS NULL OR $1 OR service_id IN (SELECT j.value FROM json_each($2) j)
 	     OR NOT EXISTS (SELECT 1 FROM signing_service v WHERE v.id = service_id))`
 
-// The place of a task among those of its class (long or not) is start-time fair queueing: its turn is the present turn of the class, or the one after the latest of its
-// owner's own. So a task of an owner that has none goes before all but those whose turn it is, however many tasks others have. The lap is the same among one owner's namespaces.
-// long, owner and namespace stand for the task's.
-// Each part is written so that it is one look into an index for a planner without statistics too.
+// placeTurn and placeLap place a task among those of its class (long or short) by start-time fair queueing. Its turn is the current
+// turn of the class, or the one after the latest turn of its owner, so a task of an owner without tasks precedes all but the
+// current ones. The lap is the same among the namespaces of one owner. {long}, {owner} and {namespace} are the task's columns. Each
+// part is one index lookup, also for a planner without statistics.
 const (
 	placeTurn = `(SELECT COALESCE(MAX(p.v), 0) FROM (
 		SELECT r.v FROM (SELECT o.turn AS v FROM task o WHERE o.lease_until IS NOT NULL AND o.long = {long} ORDER BY o.turn DESC LIMIT 1) r
@@ -41,25 +43,25 @@ const (
 			ORDER BY o.lap DESC LIMIT 1) m) p)`
 )
 
-// place returns placeTurn and placeLap for a task whose columns these expressions are.
+// place returns placeTurn and placeLap for a task with these expressions as columns.
 func place(long, owner, namespace string) (turn, lap string) {
 	r := strings.NewReplacer(
 		"{ready}", "o.unblocked IS NOT NULL AND o.lease_until IS NULL AND o.finished IS NULL", "{live}", "o.unblocked IS NOT NULL AND o.finished IS NULL", "{long}", long, "{owner}", owner, "{namespace}", namespace)
 	return r.Replace(placeTurn), r.Replace(placeLap)
 }
 
-// Wanted says which of the ready tasks a worker would claim.
+// Wanted selects the ready tasks that a worker accepts.
 type Wanted struct {
 	WorkerID string
-	Services []string // tasks that need a signing service are claimed only when it is one of these, or was removed; nil: all services
+	Services []string // the signing services that the worker can use; nil: all
 	Lease    time.Duration
-	Long     bool  // long tasks, or the others
-	Except   Share // tasks of this share are left to others; with an empty Owner none are
+	Long     bool  // long tasks; else short ones
+	Except   Share // share whose tasks the worker skips; none if Owner is empty
 }
 
-// ClaimNext gives the ready task whose turn it is to a worker, running, under a lease; nil when none is ready.
+// ClaimNext claims the next ready task for a worker and returns it, running; nil if no task is ready.
 func (s *Store) ClaimNext(ctx context.Context, w Wanted) (*Task, error) {
-	if w.Long || w.Except.Owner != "" { // idle slots ask so whenever others get work: it costs no write
+	if w.Long || w.Except.Owner != "" { // idle slots ask often: this avoids a write
 		if wait, err := s.TasksWait(ctx, w.Long, w.Except); !wait || err != nil {
 			return nil, err
 		}
@@ -72,11 +74,11 @@ func (s *Store) ClaimNext(ctx context.Context, w Wanted) (*Task, error) {
 	return nil, nil
 }
 
-// candidate is a part of the ready tasks: head chooses the owner whose turn it is, pick among that owner's tasks.
+// candidate selects a part of the ready tasks: head chooses the next owner, pick one of that owner's tasks.
 type candidate struct{ head, order, pick string }
 
-// candidates are the parts in which a task is looked for: the others' tasks, then those of the excepted owner's other namespaces. Each part begins with a look whether
-// there is any, so that what the excepted share has waiting, however much, is not read.
+// candidates returns the parts in which ClaimNext searches: the tasks of other owners, then those of the excepted owner's other
+// namespaces. Each part first checks whether it has any task, so that waiting tasks of the excepted share are not read.
 func candidates(except Share) []candidate {
 	if except.Owner == "" {
 		return []candidate{{"", "turn, seq", ""}}
@@ -88,17 +90,15 @@ func candidates(except Share) []candidate {
 	}
 }
 
-// some is the condition that tasks of a class are ready for which another condition holds. The order, which names an index, keeps planners from reading the table in
-// the hope to find one soon; they would drop it from an EXISTS.
+// some returns the condition that a ready task of a class satisfies a further condition. The order names an index; without it,
+// planners may scan the table, and in an EXISTS they would ignore it.
 func some(long, condition, order string) string {
 	return `(SELECT 1 FROM task WHERE ` + ready + ` AND long = ` + long + ` AND ` + condition + ` ORDER BY ` + order + ` LIMIT 1) IS NOT NULL`
 }
 
-// claim claims, of the owner whose turn it is, the task whose namespace's turn it is. That task takes the turn that it was, and leaves its own to the task which had that.
+// claim claims the next task of the next owner. It exchanges the turns of the claimed task and the owner's first task.
 func (s *Store) claim(ctx context.Context, w Wanted, from candidate) (*Task, error) {
-	var claimed *Task
-	err := s.db.InStatement(ctx, func(t *sqldb.Tx) error {
-		claimed = nil
+	return sqldb.InStatement(ctx, s.db, func(t *sqldb.Tx) (claimed *Task, err error) {
 		args := []any{w.Services == nil, sqldb.ToJSON(append([]string{}, w.Services...)), t.Now, w.WorkerID, t.Now + w.Lease.Microseconds(), w.Long}
 		if from.head != "" {
 			args = append(args, w.Except.Owner)
@@ -122,42 +122,37 @@ func (s *Store) claim(ctx context.Context, w Wanted, from candidate) (*Task, err
 				claimed = &k
 			}
 		}
-		return err
+		return claimed, err
 	})
-	return claimed, err
 }
 
-// waitsBesides asks whether tasks of a class ($1) are ready that are not of an owner's ($2) namespace ($3).
+// waitsBesides selects whether tasks of the class $1 are ready outside the share of owner $2 and namespace $3.
 var waitsBesides = `SELECT ` + some("$1", "owner < $2", "owner") + ` OR ` + some("$1", "owner > $2", "owner") + ` OR ` +
 	some("$1", "owner = $2 AND namespace < $3", "namespace") + ` OR ` + some("$1", "owner = $2 AND namespace > $3", "namespace")
 
-// ClaimTask gives one task to a worker, running, under a lease, whoever's turn it is; nil when it is not ready. It is claimed only when it needs no signing service but
-// one of these, or one that was removed; nil stands for all services.
+// ClaimTask claims a task for a worker regardless of turns and returns it, running; nil if the task is not ready or needs a signing
+// service that is not among services. A nil services stands for all.
 func (s *Store) ClaimTask(ctx context.Context, workerID, id string, services []string, lease time.Duration) (*Task, error) {
-	var claimed *Task
-	err := s.db.InStatement(ctx, func(t *sqldb.Tx) error {
-		claimed = nil
+	return sqldb.InStatement(ctx, s.db, func(t *sqldb.Tx) (*Task, error) {
 		k, err := ScanTask(t.Row(`
 			UPDATE task AS k SET state = 'running', attempt = attempt + 1, worker_id = $4, lease_until = $5, started = COALESCE(started, $3), updated = $3
 			 WHERE id = $6 AND `+claimable+` RETURNING `+returnedTask,
 			services == nil, sqldb.ToJSON(append([]string{}, services...)), t.Now, workerID, t.Now+lease.Microseconds(), id))
 		if errors.Is(err, sql.ErrNoRows) {
-			return nil
+			return nil, nil
 		}
-		claimed = &k
-		return err
+		return &k, err
 	})
-	return claimed, err
 }
 
-// ReadyTasks returns the ids of tasks that can be claimed now by workers that can use these services (nil: all), at most limit: short tasks before long ones, each in
-// the order of their turns.
+// ReadyTasks returns the ids of at most limit tasks that workers with these signing services (nil: all) can claim now: short tasks
+// before long ones, each in the order of turns.
 func (s *Store) ReadyTasks(ctx context.Context, services []string, limit int) ([]string, error) {
 	return sqldb.Collect(ctx, s.db.Read(), sqldb.ScanString,
 		`SELECT id FROM task WHERE `+claimable+` ORDER BY long, turn, seq LIMIT $4`, services == nil, sqldb.ToJSON(append([]string{}, services...)), sqldb.Micros(s.db.Now()), limit)
 }
 
-// TasksWait reports whether tasks are ready, long or short ones, that are not of the excepted share; with an empty Owner none is excepted.
+// TasksWait reports whether long or short tasks outside a share are ready. An empty Owner excepts no share.
 func (s *Store) TasksWait(ctx context.Context, long bool, except Share) (wait bool, err error) {
 	if except.Owner == "" {
 		err = s.db.Read().QueryRowContext(ctx, `SELECT `+some("$1", "TRUE", "turn"), long).Scan(&wait)

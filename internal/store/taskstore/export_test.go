@@ -1,5 +1,7 @@
 package taskstore
 
+import ()
+
 // Ready is ready, for tests.
 const Ready = ready
 

@@ -3,12 +3,13 @@ package taskstore
 import (
 	"database/sql"
 	"errors"
-	"github.com/countersign/countersign/internal/store/sqldb"
 	"slices"
+
+	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// queued is the condition that a resource has a task in its queue for which another condition holds. It begins at the queue's head for every planner; one that reads a
-// join may choose to read all queues.
+// queued returns the condition that the queue of a resource has a reservation r that satisfies a condition. Every planner begins at
+// the head of the queue; with a join it might read all queues.
 func queued(href, condition string) string {
 	return `(SELECT r.seq FROM task_resource r WHERE r.resource = ` + href + ` AND r.active` + condition + ` ORDER BY r.seq LIMIT 1) IS NOT NULL`
 }
@@ -21,7 +22,7 @@ func hrefsOf(resources []Resource) []string {
 	return all
 }
 
-// lockResources locks the queues of resources until the transaction ends, always in the same order.
+// LockResources locks the queues of resources until the transaction ends, in a fixed order.
 func LockResources(t *sqldb.Tx, hrefs []string) error {
 	hrefs = slices.Compact(slices.Sorted(slices.Values(hrefs)))
 	for _, href := range hrefs {
@@ -32,10 +33,11 @@ func LockResources(t *sqldb.Tx, hrefs []string) error {
 	return nil
 }
 
-// reservations are the resources that a task has reserved, with spaces between them. Its row says what it asked for, which may have another name by now.
+// reservations selects the resources that a task has reserved, separated by spaces. They may differ from the resources in the
+// task's row when a resource was renamed.
 const reservations = `COALESCE((SELECT string_agg(r.resource, ' ') FROM task_resource r WHERE r.task_id = task.id AND r.active), '')`
 
-// release gives a final task's reservations back, and marks those tasks as ready that waited for nothing else. It returns their ids.
+// release releases the reservations of a task and marks the tasks as ready that waited for nothing else. It returns their ids.
 func release(t *sqldb.Tx, id string, hrefs []string) ([]string, error) {
 	if len(hrefs) == 0 {
 		return nil, nil
@@ -57,8 +59,8 @@ func release(t *sqldb.Tx, id string, hrefs []string) ([]string, error) {
 	return freed, nil
 }
 
-// unblock marks those as ready that stand first in a resource's queue and in the queues of all their other resources. It returns their ids.
-// Each statement begins at a queue's head or at a task's key: what else waits costs nothing.
+// unblock marks the tasks as ready that are first in a resource's queue and in the queues of all their other resources. It returns
+// their ids. Each statement begins at the head of a queue or the key of a task, so other waiting tasks cost nothing.
 func unblock(t *sqldb.Tx, href string) ([]string, error) {
 	var first string
 	var exclusive, single bool
@@ -70,11 +72,11 @@ func unblock(t *sqldb.Tx, href string) ([]string, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	if exclusive && single { // it stands first in its only queue
+	if exclusive && single { // it is first in its only queue
 		return markReady(t, []string{first})
 	}
 	heads := []string{first}
-	if !exclusive { // all that share the resource before the first one that does not
+	if !exclusive { // all shared reservations before the first exclusive one
 		heads, err = sqldb.Collect(t.Ctx, t, sqldb.ScanString, `
 			SELECT task_id FROM task_resource WHERE resource = $1 AND active
 			   AND seq < COALESCE((SELECT MIN(seq) FROM task_resource WHERE resource = $1 AND active AND exclusive), 9223372036854775807)
@@ -83,7 +85,7 @@ func unblock(t *sqldb.Tx, href string) ([]string, error) {
 			return nil, err
 		}
 	}
-	if t.Dialect.ForUpdate != "" { // two transactions that release different resources of one task at once must see each other
+	if t.Dialect.ForUpdate != "" { // concurrent releases of different resources of one task must see each other
 		if _, err := t.Exec(`
 			SELECT 1 FROM task WHERE id IN (SELECT j.value FROM json_each($1) j)`+waits+` ORDER BY seq`+t.Dialect.ForUpdate, sqldb.ToJSON(heads)); err != nil {
 			return nil, err
@@ -100,10 +102,10 @@ func unblock(t *sqldb.Tx, href string) ([]string, error) {
 	return markReady(t, free)
 }
 
-// waits is the condition of tasks that wait behind others.
+// waits is the condition of tasks that are not ready.
 const waits = ` AND state = 'waiting' AND unblocked IS NULL`
 
-// markReady marks those tasks as ready that still wait, and gives each its place among the ready ones, in this order. It returns their ids.
+// markReady marks the waiting ones of some tasks as ready and places them in this order. It returns their ids.
 func markReady(t *sqldb.Tx, ids []string) ([]string, error) {
 	turn, lap := place("task.long", "task.owner", "task.namespace")
 	var marked []string

@@ -7,40 +7,39 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// MaxLosses is how often a task may lose its worker before it fails (compatibility.md#lost-workers).
+// MaxLosses is the number of lost workers after which a task fails (compatibility.md#lost-workers).
 const MaxLosses = 3
 
-// Reclaimed tells what became of tasks whose workers are gone.
+// Reclaimed counts the tasks of lost workers by their new state.
 type Reclaimed struct {
-	Waiting int // are ready again
-	Failed  int // lost their worker too often
-	Ended   int // were being canceled
+	Waiting int // to be claimed again
+	Failed  int // after MaxLosses
+	Ended   int // canceled, because they were canceling
 }
 
-// ReclaimTasks takes the tasks back whose lease has run out: to be run again, up to MaxLosses times. With everyone it takes
-// every running task back, which is right when a process has just become the only owner of the database.
+// ReclaimTasks ends the claims on tasks whose lease has ended; they can be claimed again until MaxLosses. With everyone it ends all
+// claims; a process does that when it has become the only owner of the database.
 func (s *Store) ReclaimTasks(ctx context.Context, everyone bool) (Reclaimed, error) {
-	var r Reclaimed
-	err := s.db.InTx(ctx, func(t *sqldb.Tx) error {
-		r = Reclaimed{}
+	return sqldb.InTx(ctx, s.db, func(t *sqldb.Tx) (Reclaimed, error) {
+		var r Reclaimed
 		lost, err := sqldb.Collect(t.Ctx, t, sqldb.ScanString,
 			`SELECT id FROM task WHERE lease_until IS NOT NULL AND (lease_until < $1 OR $2) ORDER BY seq`+t.Dialect.ForUpdateFree, t.Now, everyone)
 		if err != nil {
-			return err
+			return r, err
 		}
 		for _, id := range lost {
 			if err := reclaim(t, id, &r); err != nil {
-				return err
+				return r, err
 			}
 		}
-		return nil
+		return r, nil
 	})
-	return r, err
 }
+
+// reclaim ends the claim on a task and counts it in r.
 
 func reclaim(t *sqldb.Tx, id string, r *Reclaimed) error {
 	var state TaskState
@@ -71,7 +70,8 @@ func reclaim(t *sqldb.Tx, id string, r *Reclaimed) error {
 	return err
 }
 
-// ReturnTask gives a running task back unfinished, to be claimed again after a while: its worker is being stopped, or what it needs is away. It does not count as a loss.
+// ReturnTask ends the claim on a running task, which can be claimed again after a wait: its worker is being stopped, or a system
+// that the task needs does not answer. It does not count as a lost worker.
 func (s *Store) ReturnTask(ctx context.Context, c *Claim, after time.Duration) error {
 	return s.db.InTx(ctx, func(t *sqldb.Tx) error {
 		n, err := t.Exec(`
@@ -81,7 +81,7 @@ func (s *Store) ReturnTask(ctx context.Context, c *Claim, after time.Duration) e
 	})
 }
 
-// DeleteTask removes a task that has ended. NotFound when there is none, Conflict when it has not ended.
+// DeleteTask deletes a task that has ended. The error is NotFound if there is none and Conflict if it has not ended.
 func (s *Store) DeleteTask(ctx context.Context, id string) error {
 	return s.db.InTx(ctx, func(t *sqldb.Tx) error {
 		k, err := task(t.Ctx, t, id)
@@ -96,72 +96,19 @@ func (s *Store) DeleteTask(ctx context.Context, id string) error {
 	})
 }
 
-// PurgeTasks removes up to limit tasks that ended before a time in one of these states, and returns how many it removed.
+// PurgeTasks deletes at most limit tasks that ended before a time in one of these states, and returns their number.
 func (s *Store) PurgeTasks(ctx context.Context, before time.Time, states []TaskState, limit int) (int64, error) {
-	var n int64
-	err := s.db.InTx(ctx, func(t *sqldb.Tx) error {
-		n = 0
+	return sqldb.InTx(ctx, s.db, func(t *sqldb.Tx) (n int64, err error) {
 		for _, state := range states {
 			removed, err := t.Exec(`
 				DELETE FROM task WHERE id IN (
 					SELECT id FROM task WHERE finished IS NOT NULL AND finished < $1 AND state = $2 ORDER BY finished LIMIT $3)`,
 				sqldb.Micros(before), state, int64(limit)-n)
 			if err != nil {
-				return err
+				return 0, err
 			}
 			n += removed
 		}
-		return nil
+		return n, nil
 	})
-	return n, err
-}
-
-// Beat says that a worker lives, making its row when there is none.
-func (s *Store) Beat(ctx context.Context, w pulp.Worker) error {
-	return s.db.InTx(ctx, func(t *sqldb.Tx) error {
-		_, err := t.Exec(`
-			INSERT INTO worker (id, name, versions, services, started, heartbeat) VALUES ($1, $2, $3, $4, $5, $5)
-			ON CONFLICT (id) DO UPDATE SET heartbeat = excluded.heartbeat, services = excluded.services`,
-			w.ID, w.Name, sqldb.ToJSON(w.Versions), sqldb.ToJSON(append([]string{}, w.Services...)), t.Now)
-		return err
-	})
-}
-
-// RemoveWorker forgets a worker that has stopped, and with everyone all others too. Tasks keep its id.
-func (s *Store) RemoveWorker(ctx context.Context, id string, everyone bool) error {
-	return s.db.InTx(ctx, func(t *sqldb.Tx) error {
-		_, err := t.Exec(`DELETE FROM worker WHERE id = $1 OR $2`, id, everyone)
-		return err
-	})
-}
-
-// ForgetWorkers forgets the workers that have not shown since a time that they live. Tasks keep their ids.
-func (s *Store) ForgetWorkers(ctx context.Context, since time.Time) error {
-	return s.db.InStatement(ctx, func(t *sqldb.Tx) error {
-		_, err := t.Exec(`DELETE FROM worker WHERE heartbeat < $1`, sqldb.Micros(since))
-		return err
-	})
-}
-
-const WorkerColumns = `w.id, w.name, w.versions, w.services, w.started, w.heartbeat,
-	COALESCE((SELECT k.id FROM task k WHERE k.worker_id = w.id AND k.state IN ('running', 'canceling') ORDER BY k.seq LIMIT 1), '')`
-
-func ScanWorker(row sqldb.Scanner) (pulp.Worker, error) {
-	var w pulp.Worker
-	var versions, services string
-	var started, beat int64
-	if err := row.Scan(&w.ID, &w.Name, &versions, &services, &started, &beat, &w.TaskID); err != nil {
-		return pulp.Worker{}, err
-	}
-	w.Started, w.Heartbeat = sqldb.FromMicros(started), sqldb.FromMicros(beat)
-	if err := sqldb.FromJSON("worker.versions", versions, &w.Versions); err != nil {
-		return pulp.Worker{}, err
-	}
-	return w, sqldb.FromJSON("worker.services", services, &w.Services)
-}
-
-// Worker returns the worker with this id. NotFound when there is none.
-func (s *Store) Worker(ctx context.Context, id string) (pulp.Worker, error) {
-	w, err := ScanWorker(s.db.Read().QueryRowContext(ctx, `SELECT `+WorkerColumns+` FROM worker w WHERE w.id = $1`, id))
-	return w, sqldb.NotFound(err, "No AppStatus matches the given query.")
 }

@@ -30,7 +30,7 @@ func TestSyncOfEmptyLayer(t *testing.T) {
 			})
 			w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = policy })
 			w.sync(taskstore.TaskCompleted, nil)
-			w.wantHeld(1, 2, 1, 1, 0)
+			w.wantHeld(held{version: 1, blobs: 2, manifests: 1, tags: 1})
 			b, err := w.store.Serving.ServedBlob(t.Context(), w.target(), pulp.EmptyLayer)
 			if err != nil || b.Absent || b.Size != 32 {
 				t.Errorf("the empty layer: %+v, %v", b, err)

@@ -360,7 +360,7 @@ func TestHousekeeping(t *testing.T) {
 		return err == nil
 	}
 	if err := keeper.Clean(t.Context()); err != nil || !has(forgotten) {
-		t.Errorf("what is young was removed, %v", err)
+		t.Errorf("a young blob or manifest was deleted, %v", err)
 	}
 	if _, err := w.store.Uploads.Upload(t.Context(), w.repo.Repository.ID, row.ID); err != nil {
 		t.Errorf("a young upload: %v", err)

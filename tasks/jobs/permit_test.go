@@ -109,12 +109,12 @@ func (w *shop) exec(text string, args ...any) {
 
 // taskCase is a task of a user and the loss of a permission that it needs.
 type taskCase struct {
-	what  string
-	name  string
-	args  func(w *shop) any
-	staff bool          // only administrators may start it; otherwise the user is acme, who owns the namespace acme
-	lose  func(w *shop) // nil: the user is demoted, or the object is renamed out of the user's namespace
-	says  string        // part of the reason after the loss
+	title  string
+	name   string
+	args   func(w *shop) any
+	staff  bool          // only administrators may start it; otherwise the user is acme, who owns the namespace acme
+	lose   func(w *shop) // nil: the user is demoted, or the object is renamed out of the user's namespace
+	reason string        // part of the reason after the loss
 }
 
 // rename moves an object out of the user's namespace.
@@ -158,100 +158,100 @@ func permissionCases() []taskCase {
 	}
 	nothing := func(*shop) {}
 	return []taskCase{
-		{what: "sign", name: tasks.Sign, args: func(w *shop) any {
+		{title: "sign", name: tasks.Sign, args: func(w *shop) any {
 			return tasks.SignArgs{RepositoryID: w.push.ID, BasePath: "acme/push", ServiceID: addService(w)}
-		}, lose: onRepo, says: "sign on repository zeta/push"},
-		{what: "sign, for a path that is no longer the user's", name: tasks.Sign, args: func(w *shop) any {
+		}, lose: onRepo, reason: "sign on repository zeta/push"},
+		{title: "sign, for a path that is no longer the user's", name: tasks.Sign, args: func(w *shop) any {
 			return tasks.SignArgs{RepositoryID: w.push.ID, BasePath: "zeta/push", ServiceID: addService(w)}
-		}, lose: nothing, says: "push on path zeta/push"},
-		{what: "sign, for a path that is another repository's by now", name: tasks.Sign, args: func(w *shop) any {
+		}, lose: nothing, reason: "push on path zeta/push"},
+		{title: "sign, for a path that is another repository's by now", name: tasks.Sign, args: func(w *shop) any {
 			return tasks.SignArgs{RepositoryID: w.repo.ID, BasePath: "acme/push", ServiceID: addService(w)}
-		}, lose: nothing, says: "The path acme/push serves another repository now."},
-		{what: "sign, with a service whose assignment was revoked", name: tasks.Sign, args: func(w *shop) any {
+		}, lose: nothing, reason: "The path acme/push serves another repository now."},
+		{title: "sign, with a service whose assignment was revoked", name: tasks.Sign, args: func(w *shop) any {
 			return tasks.SignArgs{RepositoryID: w.push.ID, BasePath: "acme/push", ServiceID: addService(w)}
-		}, lose: func(w *shop) { w.exec(`UPDATE repository SET signing_service_id = NULL, signing_assigned = ''`) }, says: "is not assigned to the repository acme/push"},
-		{what: "sign, as an administrator, with a service of no repository", name: tasks.Sign, args: func(w *shop) any {
+		}, lose: func(w *shop) { w.exec(`UPDATE repository SET signing_service_id = NULL, signing_assigned = ''`) }, reason: "is not assigned to the repository acme/push"},
+		{title: "sign, as an administrator, with a service of no repository", name: tasks.Sign, args: func(w *shop) any {
 			id := addService(w)
 			w.exec(`UPDATE repository SET signing_service_id = NULL, signing_assigned = ''`)
 			return tasks.SignArgs{RepositoryID: w.push.ID, BasePath: "acme/push", ServiceID: id}
-		}, staff: true, says: "is not assigned to the repository acme/push"},
-		{what: "sync", name: tasks.Sync, args: func(w *shop) any {
+		}, staff: true, reason: "is not assigned to the repository acme/push"},
+		{title: "sync", name: tasks.Sync, args: func(w *shop) any {
 			return tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remotes["acme/remote"].ID}
-		}, lose: onRepo, says: "modify on repository zeta/app"},
-		{what: "sync, from a remote that the user no longer sees", name: tasks.Sync, args: func(w *shop) any {
+		}, lose: onRepo, reason: "modify on repository zeta/app"},
+		{title: "sync, from a remote that the user no longer sees", name: tasks.Sync, args: func(w *shop) any {
 			return tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remotes["acme/remote"].ID}
-		}, lose: rename("remote", "name"), says: "view on the remote"},
-		{what: "tag", name: tasks.Tag, args: func(w *shop) any { return tasks.TagArgs{RepositoryID: w.repo.ID, Tag: "v1", Digest: d} }, lose: onRepo, says: "modify on repository zeta/app"},
-		{what: "untag", name: tasks.Untag, args: func(w *shop) any { return tasks.TagArgs{RepositoryID: w.repo.ID, Tag: "v1"} }, lose: onRepo, says: "modify on repository zeta/app"},
-		{what: "add", name: tasks.AddContent, args: func(w *shop) any { return tasks.AddArgs{RepositoryID: w.repo.ID} }, lose: onRepo, says: "modify on repository zeta/app"},
-		{what: "copy", name: tasks.AddContent, args: func(w *shop) any {
+		}, lose: rename("remote", "name"), reason: "view on the remote"},
+		{title: "tag", name: tasks.Tag, args: func(w *shop) any { return tasks.TagArgs{RepositoryID: w.repo.ID, Tag: "v1", Digest: d} }, lose: onRepo, reason: "modify on repository zeta/app"},
+		{title: "untag", name: tasks.Untag, args: func(w *shop) any { return tasks.TagArgs{RepositoryID: w.repo.ID, Tag: "v1"} }, lose: onRepo, reason: "modify on repository zeta/app"},
+		{title: "add", name: tasks.AddContent, args: func(w *shop) any { return tasks.AddArgs{RepositoryID: w.repo.ID} }, lose: onRepo, reason: "modify on repository zeta/app"},
+		{title: "copy", name: tasks.AddContent, args: func(w *shop) any {
 			return tasks.AddArgs{RepositoryID: w.repo.ID, Copy: &content.Copy{RepositoryID: w.push.ID, Tags: true}}
-		}, lose: onRepo, says: "modify on repository zeta/app"},
-		{what: "copy, from a repository that the user no longer sees", name: tasks.AddContent, args: func(w *shop) any {
+		}, lose: onRepo, reason: "modify on repository zeta/app"},
+		{title: "copy, from a repository that the user no longer sees", name: tasks.AddContent, args: func(w *shop) any {
 			return tasks.AddArgs{RepositoryID: w.repo.ID, Copy: &content.Copy{RepositoryID: w.other.ID, Tags: true}}
-		}, lose: nothing, says: "view on the source repository"},
-		{what: "remove", name: tasks.RemoveContent, args: func(w *shop) any { return tasks.RemoveArgs{RepositoryID: w.repo.ID, All: true} }, lose: onRepo, says: "modify on repository zeta/app"},
-		{what: "remove signatures", name: tasks.RemoveSignatures, args: func(w *shop) any {
+		}, lose: nothing, reason: "view on the source repository"},
+		{title: "remove", name: tasks.RemoveContent, args: func(w *shop) any { return tasks.RemoveArgs{RepositoryID: w.repo.ID, All: true} }, lose: onRepo, reason: "modify on repository zeta/app"},
+		{title: "remove signatures", name: tasks.RemoveSignatures, args: func(w *shop) any {
 			return tasks.RemoveSignaturesArgs{RepositoryID: w.push.ID, KeyID: "0123456789ABCDEF"}
-		}, lose: onRepo, says: "modify on repository zeta/push"},
-		{what: "repair", name: tasks.Repair, args: version, lose: onRepo, says: "modify on repository zeta/app"},
-		{what: "restore", name: tasks.Restore, args: version, lose: onRepo, says: "modify on repository zeta/app"},
-		{what: "delete a version", name: tasks.DeleteVersion, args: version, lose: onRepo, says: "delete on repository zeta/app"},
-		{what: "migrate", name: tasks.Migrate, args: object(pulp.PushCollection, func(w *shop) string { return w.push.ID }), lose: onRepo, says: "modify on repository zeta/push"},
-		{what: "create a distribution, on another's path", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.BasePath = text("zeta/new") }), lose: nothing, says: "modify on zeta/new"},
-		{what: "create a distribution, with another's name", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.Name = text("zeta/new") }), lose: nothing, says: "modify on zeta/new"},
-		{what: "create a distribution, of a repository", name: tasks.Create, args: fields(func(w *shop, f *tasks.DistributionFields) { f.RepositoryID = &w.repo.ID }), lose: onRepo, says: "modify on repository zeta/app"},
-		{what: "create a distribution, of a version", name: tasks.Create, args: fields(func(w *shop, f *tasks.DistributionFields) {
+		}, lose: onRepo, reason: "modify on repository zeta/push"},
+		{title: "repair", name: tasks.Repair, args: version, lose: onRepo, reason: "modify on repository zeta/app"},
+		{title: "restore", name: tasks.Restore, args: version, lose: onRepo, reason: "modify on repository zeta/app"},
+		{title: "delete a version", name: tasks.DeleteVersion, args: version, lose: onRepo, reason: "delete on repository zeta/app"},
+		{title: "migrate", name: tasks.Migrate, args: object(pulp.PushCollection, func(w *shop) string { return w.push.ID }), lose: onRepo, reason: "modify on repository zeta/push"},
+		{title: "create a distribution, on another's path", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.BasePath = text("zeta/new") }), lose: nothing, reason: "modify on zeta/new"},
+		{title: "create a distribution, with another's name", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.Name = text("zeta/new") }), lose: nothing, reason: "modify on zeta/new"},
+		{title: "create a distribution, of a repository", name: tasks.Create, args: fields(func(w *shop, f *tasks.DistributionFields) { f.RepositoryID = &w.repo.ID }), lose: onRepo, reason: "modify on repository zeta/app"},
+		{title: "create a distribution, of a version", name: tasks.Create, args: fields(func(w *shop, f *tasks.DistributionFields) {
 			f.Version = tasks.Optional[pulp.PinnedVersion]{Set: true, Value: &pulp.PinnedVersion{RepositoryID: w.repo.ID}}
-		}), lose: onRepo, says: "view on the repository of the version"},
-		{what: "edit a distribution", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+		}), lose: onRepo, reason: "view on the repository of the version"},
+		{title: "edit a distribution", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			a.Collection, a.ID, a.Distribution = pulp.DistributionCollection, distribution(w), &tasks.DistributionFields{}
-		}), lose: rename("distribution", "base_path"), says: "modify on zeta/push"},
-		{what: "edit a distribution, to another's path", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+		}), lose: rename("distribution", "base_path"), reason: "modify on zeta/push"},
+		{title: "edit a distribution, to another's path", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			a.Collection, a.ID, a.Distribution = pulp.DistributionCollection, distribution(w), &tasks.DistributionFields{BasePath: text("zeta/new")}
-		}), lose: nothing, says: "modify on zeta/new"},
-		{what: "edit a remote", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+		}), lose: nothing, reason: "modify on zeta/new"},
+		{title: "edit a remote", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			a.Collection, a.ID, a.Remote = pulp.RemoteCollection, w.remotes["acme/remote"].ID, &tasks.RemoteFields{}
-		}), lose: rename("remote", "name"), says: "modify on zeta/remote2"},
-		{what: "edit a remote, to another's name", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+		}), lose: rename("remote", "name"), reason: "modify on zeta/remote2"},
+		{title: "edit a remote, to another's name", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			a.Collection, a.ID, a.Remote = pulp.RemoteCollection, w.remotes["acme/remote"].ID, &tasks.RemoteFields{Name: text("zeta/new")}
-		}), lose: nothing, says: "modify on zeta/new"},
-		{what: "edit a repository", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+		}), lose: nothing, reason: "modify on zeta/new"},
+		{title: "edit a repository", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{}
-		}), lose: onRepo, says: "modify on repository zeta/app"},
-		{what: "edit a repository, to another's name", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+		}), lose: onRepo, reason: "modify on repository zeta/app"},
+		{title: "edit a repository, to another's name", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{Name: text("zeta/new")}
-		}), lose: nothing, says: "modify on zeta/new"},
-		{what: "edit a repository, to another's remote", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+		}), lose: nothing, reason: "modify on zeta/new"},
+		{title: "edit a repository, to another's remote", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			id := w.remotes["zeta/remote"].ID
 			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{RemoteID: &id}
-		}), lose: nothing, says: "view on the remote"},
-		{what: "edit a repository, assigning a signing service", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+		}), lose: nothing, reason: "view on the remote"},
+		{title: "edit a repository, assigning a signing service", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			id, by := addService(w), pulp.AssignedByAdmin
 			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{SigningServiceID: &id, SigningAssigned: &by}
-		}), staff: true, says: "administer on the server, which assigning a signing service needs"},
-		{what: "edit a repository, as an owner who could assign a signing service", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
+		}), staff: true, reason: "administer on the server, which assigning a signing service needs"},
+		{title: "edit a repository, as an owner who could assign a signing service", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			id, by := addService(w), pulp.AssignedByOwner
 			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{SigningServiceID: &id, SigningAssigned: &by}
-		}), lose: nothing, says: "administer on the server, which assigning a signing service needs"},
-		{what: "create a distribution, with a name that is another's namespace", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.Name = text("nginx") }), lose: nothing, says: "modify on nginx"},
-		{what: "delete a repository", name: tasks.Delete, args: object(pulp.ContainerCollection, repository), lose: onRepo, says: "delete on repository zeta/app"},
-		{what: "delete a remote", name: tasks.Delete, args: object(pulp.RemoteCollection, func(w *shop) string { return w.remotes["acme/remote"].ID }),
-			lose: rename("remote", "name"), says: "modify on zeta/remote2"},
-		{what: "delete a namespace", name: tasks.Delete, args: object(pulp.NamespaceCollection, func(w *shop) string {
+		}), lose: nothing, reason: "administer on the server, which assigning a signing service needs"},
+		{title: "create a distribution, with a name that is another's namespace", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.Name = text("nginx") }), lose: nothing, reason: "modify on nginx"},
+		{title: "delete a repository", name: tasks.Delete, args: object(pulp.ContainerCollection, repository), lose: onRepo, reason: "delete on repository zeta/app"},
+		{title: "delete a remote", name: tasks.Delete, args: object(pulp.RemoteCollection, func(w *shop) string { return w.remotes["acme/remote"].ID }),
+			lose: rename("remote", "name"), reason: "modify on zeta/remote2"},
+		{title: "delete a namespace", name: tasks.Delete, args: object(pulp.NamespaceCollection, func(w *shop) string {
 			found, _, err := w.store.Lists.Namespaces(w.Context(), list.Query{Where: []list.Filter{list.Where("name", list.Equal, "acme")}, Limit: 1})
 			if err != nil || len(found) != 1 {
 				w.Fatal(found, err)
 			}
 			return found[0].ID
-		}), lose: func(w *shop) { w.exec(`UPDATE namespace SET name = 'zeta' WHERE name = 'acme'`) }, says: "modify on zeta"},
-		{what: "delete a distribution", name: tasks.DeleteDistribution, args: object(pulp.DistributionCollection, distribution), lose: rename("distribution", "base_path"),
-			says: "delete on distribution"},
-		{what: "adopt", name: tasks.Adopt, args: func(*shop) any { return tasks.AdoptArgs{Pattern: "*"} }, staff: true, says: "administer on the server"},
-		{what: "compare", name: tasks.Compare, args: func(*shop) any { return tasks.CompareArgs{Pattern: "*"} }, staff: true, says: "administer on the server"},
-		{what: "purge", name: tasks.Purge, args: func(*shop) any { return tasks.PurgeArgs{} }, staff: true, says: "administer on the server"},
-		{what: "orphans", name: tasks.CleanOrphans, args: func(*shop) any { return tasks.OrphanArgs{} }, staff: true, says: "administer on the server"},
-		{what: "seal", name: tasks.SignMissing, args: func(w *shop) any { return tasks.SignMissingArgs{RepositoryID: w.repo.ID} }, lose: nothing, says: "Only the server itself may start"},
+		}), lose: func(w *shop) { w.exec(`UPDATE namespace SET name = 'zeta' WHERE name = 'acme'`) }, reason: "modify on zeta"},
+		{title: "delete a distribution", name: tasks.DeleteDistribution, args: object(pulp.DistributionCollection, distribution), lose: rename("distribution", "base_path"),
+			reason: "delete on distribution"},
+		{title: "adopt", name: tasks.Adopt, args: func(*shop) any { return tasks.AdoptArgs{Pattern: "*"} }, staff: true, reason: "administer on the server"},
+		{title: "compare", name: tasks.Compare, args: func(*shop) any { return tasks.CompareArgs{Pattern: "*"} }, staff: true, reason: "administer on the server"},
+		{title: "purge", name: tasks.Purge, args: func(*shop) any { return tasks.PurgeArgs{} }, staff: true, reason: "administer on the server"},
+		{title: "orphans", name: tasks.CleanOrphans, args: func(*shop) any { return tasks.OrphanArgs{} }, staff: true, reason: "administer on the server"},
+		{title: "seal", name: tasks.SignMissing, args: func(w *shop) any { return tasks.SignMissingArgs{RepositoryID: w.repo.ID} }, lose: nothing, reason: "Only the server itself may start"},
 	}
 }
 
@@ -316,10 +316,10 @@ func (w *shop) end(id string) taskstore.Task {
 	return k
 }
 
-func (w *shop) wantRefused(k taskstore.Task, says string) {
+func (w *shop) wantRefused(k taskstore.Task, reason string) {
 	w.Helper()
-	if k.State != taskstore.TaskFailed || k.Error == nil || !strings.Contains(k.Error.Description, says) {
-		w.Errorf("the task is %s (%+v), want it to fail with %q", k.State, k.Error, says)
+	if k.State != taskstore.TaskFailed || k.Error == nil || !strings.Contains(k.Error.Description, reason) {
+		w.Errorf("the task is %s (%+v), want it to fail with %q", k.State, k.Error, reason)
 	}
 	versions, _, err := w.store.Lists.Versions(w.Context(), list.Query{Limit: 100})
 	if err != nil {
@@ -344,26 +344,26 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 	}
 	for name := range jobs.All(jobs.Options{}) {
 		if !covered[name] {
-			t.Errorf("no case for %s: say what its user needs, and add it", name)
+			t.Errorf("the table has no case for %s: add one with the permission that it needs", name)
 		}
 		if _, known := tasks.IsLong(name); !known {
 			t.Errorf("%s is not classified as long or short: say so in tasks.kinds", name)
 		}
 	}
-	for what, h := range map[string]struct{ happens, says string }{
+	for title, h := range map[string]struct{ happens, reason string }{
 		"deleted":        {`DELETE FROM account`, "The user who started this task was deleted."},
 		"disabled":       {`UPDATE account SET is_active = FALSE`, "The user who started this task is disabled."},
 		"origin unknown": {`UPDATE task SET origin = '', created_by = NULL WHERE name <> 'first'`, "does not say who started it"},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(title, func(t *testing.T) {
 			t.Parallel()
 			w := newShop(t)
 			var err error
 			for _, c := range cases {
 				run := w.retryUpstream(c)
 				w.exec(h.happens)
-				t.Log(c.what)
-				w.wantRefused(run(), h.says)
+				t.Log(c.title)
+				w.wantRefused(run(), h.reason)
 				w.user, err = w.store.Accounts.PutUser(t.Context(), "acme", "", false, true) // restore the user
 				if err != nil {
 					t.Fatal(err)
@@ -372,12 +372,12 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 		})
 	}
 	for _, c := range cases {
-		t.Run("right lost, "+c.what, func(t *testing.T) {
+		t.Run("right lost, "+c.title, func(t *testing.T) {
 			t.Parallel()
 			w := newShop(t)
-			if strings.Contains(c.says, "remote2") { // the names of remotes are unique
+			if strings.Contains(c.reason, "remote2") { // the names of remotes are unique
 				w.exec(`UPDATE remote SET name = 'acme/remote2' WHERE name = 'acme/remote'`)
-			} else if strings.Contains(c.says, "the remote") {
+			} else if strings.Contains(c.reason, "the remote") {
 				w.exec(`UPDATE remote SET name = 'zeta/other' WHERE name = 'zeta/remote'`)
 			}
 			run := w.retryUpstream(c)
@@ -386,7 +386,7 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 			} else {
 				c.lose(w)
 			}
-			w.wantRefused(run(), c.says)
+			w.wantRefused(run(), c.reason)
 		})
 	}
 }
@@ -419,7 +419,7 @@ func TestTasksQueuedByAnOlderVersion(t *testing.T) {
 func TestTasksOfUsersWithPermission(t *testing.T) {
 	t.Parallel()
 	for _, c := range permissionCases() {
-		t.Run(c.what, func(t *testing.T) {
+		t.Run(c.title, func(t *testing.T) {
 			t.Parallel()
 			w := newShop(t)
 			c.staff = true // administrators may start all tasks of users
@@ -436,9 +436,9 @@ func TestTasksOfUsersWithPermission(t *testing.T) {
 // and its results must not be stored.
 func TestUserIsDisabledWhileATaskRuns(t *testing.T) {
 	t.Parallel()
-	for what, c := range map[string]struct {
-		happens, says string
-		deaf          bool // the job ignores the end of its context and completes the task
+	for title, c := range map[string]struct {
+		happens, reason string
+		deaf            bool // the job ignores the end of its context and completes the task
 	}{
 		"disabled":                    {`UPDATE account SET is_active = FALSE`, "is disabled", false},
 		"deleted":                     {`DELETE FROM account`, "was deleted", false},
@@ -447,7 +447,7 @@ func TestUserIsDisabledWhileATaskRuns(t *testing.T) {
 		"deleted, before the commit":  {`DELETE FROM account`, "was deleted", true},
 		"demoted, before the commit":  {`UPDATE account SET is_staff = FALSE`, "ceased to be an administrator", true},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(title, func(t *testing.T) {
 			t.Parallel()
 			w := newShop(t)
 			w.exec(`UPDATE account SET is_staff = TRUE`)
@@ -468,9 +468,9 @@ func TestUserIsDisabledWhileATaskRuns(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			w.wantRefused(k, c.says)
+			w.wantRefused(k, c.reason)
 			if _, err := w.store.Serving.Resolve(t.Context(), "zeta/made"); !fault.Is(err, fault.NotFound) {
-				t.Errorf("what the task made is stored: %v", err)
+				t.Errorf("a result of the task is stored: %v", err)
 			}
 		})
 	}

@@ -313,7 +313,7 @@ func TestConditionalSignedPushes(t *testing.T) {
 		}
 		losers++
 		if _, err := w.store.Serving.ServedManifest(t.Context(), w.repo, string(d)); !fault.Is(err, fault.NotFound) {
-			t.Errorf("what was refused is served: %v", err)
+			t.Errorf("a refused manifest is served: %v", err)
 		}
 		if _, err := w.put(fmt.Sprintf("demand %d", i), fmt.Sprintf("other-%d", i)); err != nil {
 			t.Fatal(err)
@@ -351,7 +351,7 @@ func TestKeyOfAnotherProcess(t *testing.T) {
 	w.wantSealed()
 	shown, _, err := w.store.Lists.Tasks(t.Context(), list.Query{Limit: 100})
 	if err != nil || slices.ContainsFunc(shown, func(k taskstore.Task) bool { return k.Name == tasks.SignMissing }) {
-		t.Errorf("lists show what is internal: %v", err)
+		t.Errorf("lists contain the internal task: %v", err)
 	}
 	w.signOnPush.Timeout = 50 * time.Millisecond
 	w.signOnPush.SignElsewhere = w.signTasks().Sign // no worker runs the task
@@ -359,7 +359,7 @@ func TestKeyOfAnotherProcess(t *testing.T) {
 		t.Errorf("nobody signs: %v", err)
 	}
 	if k, err := w.store.Tasks.ClaimNext(t.Context(), taskstore.Wanted{WorkerID: "worker", Lease: time.Minute}); err != nil || k != nil {
-		t.Errorf("what nobody waits for is left to be done: %+v, %v", k, err)
+		t.Errorf("the internal task remains after the request that waited for it: %+v, %v", k, err)
 	}
 }
 

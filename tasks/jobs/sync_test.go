@@ -14,7 +14,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -259,13 +258,21 @@ func (w *mirrorWorld) latest() pulp.Version {
 	return v
 }
 
-// wantHeld compares the latest version's number and its numbers of blobs, manifests, tags and signatures.
-func (w *mirrorWorld) wantHeld(number, blobs, manifests, tags, signatures int64) {
+// held is a summary of a version: its number and the numbers of its units.
+type held struct {
+	version, blobs, manifests, tags, signatures int64
+}
+
+// wantHeld compares the summary of the latest version.
+func (w *mirrorWorld) wantHeld(want held) {
 	w.Helper()
 	v := w.latest()
-	got := []int64{v.Number, v.Counts[pulp.KindBlob].Present, v.Counts[pulp.KindManifest].Present, v.Counts[pulp.KindTag].Present, v.Counts[pulp.KindSignature].Present}
-	if want := []int64{number, blobs, manifests, tags, signatures}; !slices.Equal(got, want) {
-		w.Errorf("version, blobs, manifests, tags, signatures are %v, want %v", got, want)
+	got := held{
+		version: v.Number, blobs: v.Counts[pulp.KindBlob].Present, manifests: v.Counts[pulp.KindManifest].Present,
+		tags: v.Counts[pulp.KindTag].Present, signatures: v.Counts[pulp.KindSignature].Present,
+	}
+	if got != want {
+		w.Errorf("the latest version has %+v, want %+v", got, want)
 	}
 }
 
@@ -291,7 +298,7 @@ func TestSync(t *testing.T) {
 	w := newMirror(t, g, nil)
 	g.count()
 	k := w.sync(taskstore.TaskCompleted, nil)
-	w.wantHeld(1, 7, 4, 2, 0)
+	w.wantHeld(held{version: 1, blobs: 7, manifests: 4, tags: 2})
 	if n := g.count(); n["GET manifests"] != 4 || n["GET blobs"] != 7 {
 		t.Errorf("the first sync asked %v", n)
 	}
@@ -312,11 +319,11 @@ func TestSync(t *testing.T) {
 	if n := g.count(); n["GET manifests"] != 0 || n["GET blobs"] != 0 || n["HEAD manifests"] != 2 {
 		t.Errorf("the second sync asked %v", n)
 	}
-	w.wantHeld(1, 7, 4, 2, 0)
+	w.wantHeld(held{version: 1, blobs: 7, manifests: 4, tags: 2})
 	// One tag moves, one is deleted, one is new. The bytes must be exact.
 	moved := g.image("two", []int{60_000}, "latest")
 	w.sync(taskstore.TaskCompleted, nil)
-	w.wantHeld(2, 9, 5, 2, 0)
+	w.wantHeld(held{version: 2, blobs: 9, manifests: 5, tags: 2})
 	m, err := w.store.Serving.ServedManifest(t.Context(), w.target(), "latest")
 	if err != nil || m.Digest != moved || m.Architecture == nil || *m.Architecture != "amd64" {
 		t.Errorf("latest = %+v, %v", m, err)
@@ -343,7 +350,7 @@ func TestSync(t *testing.T) {
 	_ = content.Close()
 	// A mirror removes content that the remote does not have any more.
 	w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror = true })
-	w.wantHeld(3, 6, 4, 2, 0)
+	w.wantHeld(held{version: 3, blobs: 6, manifests: 4, tags: 2})
 }
 
 func TestSyncFilters(t *testing.T) {
@@ -363,7 +370,7 @@ func TestSyncFilters(t *testing.T) {
 	if err != nil || len(tags) != 2 || tags["1.0"] != a || tags["sha256-"+a.Encoded()+".sig"] == "" {
 		t.Errorf("tags %v, %v", tags, err)
 	}
-	w.wantHeld(1, 6, 3, 2, 0)
+	w.wantHeld(held{version: 1, blobs: 6, manifests: 3, tags: 2})
 }
 
 func TestSyncSignatures(t *testing.T) {
@@ -377,7 +384,7 @@ func TestSyncSignatures(t *testing.T) {
 	g.signatures = map[digest.Digest][]string{one: {sign(one), "bm8=", sign(digest.FromString("another"))}}
 	w := newMirror(t, g, nil)
 	w.sync(taskstore.TaskCompleted, nil)
-	w.wantHeld(1, 7, 4, 2, 1)
+	w.wantHeld(held{version: 1, blobs: 7, manifests: 4, tags: 2, signatures: 1})
 	m, err := w.store.Serving.ServedManifest(t.Context(), w.target(), string(one))
 	if err != nil {
 		t.Fatal(err)
@@ -399,10 +406,10 @@ func TestSyncSignatures(t *testing.T) {
 	g.signatures[one] = append(g.signatures[one], sign(one))
 	g.mu.Unlock()
 	w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror = true })
-	w.wantHeld(3, 7, 4, 2, 3)
+	w.wantHeld(held{version: 3, blobs: 7, manifests: 4, tags: 2, signatures: 3})
 	// With signed_only a mirror removes the index, since none of its images is signed.
 	w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.SignedOnly = true, true })
-	w.wantHeld(4, 3, 1, 1, 3)
+	w.wantHeld(held{version: 4, blobs: 3, manifests: 1, tags: 1, signatures: 3})
 }
 
 func b64(raw []byte) string {
@@ -417,7 +424,7 @@ func TestSyncOnDemand(t *testing.T) {
 	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
 	g.count()
 	w.sync(taskstore.TaskCompleted, nil)
-	w.wantHeld(1, 7, 4, 2, 0)
+	w.wantHeld(held{version: 1, blobs: 7, manifests: 4, tags: 2})
 	if n := g.count(); n["GET blobs"] != 3 { // configs
 		t.Errorf("the sync asked %v", n)
 	}
@@ -472,7 +479,7 @@ func TestSyncOnDemand(t *testing.T) {
 	if n := g.count(); n["GET blobs"] != 3 || n["GET manifests"] != 0 {
 		t.Errorf("the last sync asked %v", n)
 	}
-	w.wantHeld(1, 7, 4, 2, 0)
+	w.wantHeld(held{version: 1, blobs: 7, manifests: 4, tags: 2})
 }
 
 // TestSyncContinuesAFailedOne expects that a failed sync creates no version, and that the next one only fetches the rest.
@@ -495,7 +502,7 @@ func TestSyncContinuesAFailedOne(t *testing.T) {
 	if k.Error == nil || !strings.HasPrefix(k.Error.Description, "503, message='Service Unavailable', url='"+g.server.URL) {
 		t.Errorf("error %+v", k.Error)
 	}
-	w.wantHeld(0, 0, 0, 0, 0)
+	w.wantHeld(held{})
 	if _, err := w.store.Sweeps.SweepOrphans(t.Context(), time.Now().Add(time.Hour), 100); err != nil {
 		t.Fatal(err)
 	}
@@ -505,7 +512,7 @@ func TestSyncContinuesAFailedOne(t *testing.T) {
 	if n := g.count(); n["GET blobs"] != 3 || n["GET manifests"] > 3 {
 		t.Errorf("the next sync asked %v", n)
 	}
-	w.wantHeld(1, 7, 4, 2, 0)
+	w.wantHeld(held{version: 1, blobs: 7, manifests: 4, tags: 2})
 }
 
 func TestSyncFromALyingRemote(t *testing.T) {
@@ -567,7 +574,7 @@ func TestSyncFromALyingRemote(t *testing.T) {
 			if k := w.sync(taskstore.TaskFailed, nil); k.Error == nil || strings.HasPrefix(k.Error.Description, "Internal error") {
 				t.Errorf("error %+v", k.Error)
 			}
-			w.wantHeld(0, 0, 0, 0, 0)
+			w.wantHeld(held{})
 		})
 	}
 }
@@ -613,7 +620,7 @@ func TestSyncGivesNoAccessToBlobsOfOthers(t *testing.T) {
 			if err != nil || k.State != taskstore.TaskFailed {
 				t.Errorf("the task is %s, %v", k.State, err)
 			}
-			w.wantHeld(0, 0, 0, 0, 0)
+			w.wantHeld(held{})
 			continue
 		}
 		// On demand, the blob is absent and only fetched from that remote, which does not have it.

@@ -105,10 +105,10 @@ func TestMirrorKeepsTagsThatCannotBeRead(t *testing.T) {
 			fillRemote(g)
 			w := newMirror(t, g, nil)
 			w.sync(taskstore.TaskCompleted, mirrored)
-			w.wantHeld(1, 7, 4, 2, 0)
+			w.wantHeld(held{version: 1, blobs: 7, manifests: 4, tags: 2})
 			g.set(c.outage)
 			k := w.sync(taskstore.TaskCompleted, mirrored)
-			w.wantHeld(1, 7, 4, 2, 0)
+			w.wantHeld(held{version: 1, blobs: 7, manifests: 4, tags: 2})
 			if c.code != "" {
 				wantReport(t, k, c.code, c.count, c.names...)
 			}
@@ -150,9 +150,9 @@ func TestMirrorOfAShrinkingList(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct {
-		list func(http.ResponseWriter, *http.Request) bool
-		says string // empty: the sync completes
-		tags int64
+		list   func(http.ResponseWriter, *http.Request) bool
+		reason string // empty: the sync completes
+		tags   int64
 	}{
 		"empty":                  {lists(`{"name":"src/app","tags":[]}`), "allow_shrink", 5},
 		"null":                   {lists(`{"name":"src/app","tags":null}`), "allow_shrink", 5},
@@ -179,12 +179,12 @@ func TestMirrorOfAShrinkingList(t *testing.T) {
 			w := newMirror(t, g, nil)
 			w.sync(taskstore.TaskCompleted, mirrored)
 			g.set(c.list)
-			if c.says == "" {
+			if c.reason == "" {
 				w.sync(taskstore.TaskCompleted, mirrored)
 			} else {
 				for range 2 { // a failed sync does not change the number for the next one
-					if k := w.sync(taskstore.TaskFailed, mirrored); !strings.Contains(k.Error.Description, c.says) {
-						t.Errorf("error %q, want %q in it", k.Error.Description, c.says)
+					if k := w.sync(taskstore.TaskFailed, mirrored); !strings.Contains(k.Error.Description, c.reason) {
+						t.Errorf("error %q, want %q in it", k.Error.Description, c.reason)
 					}
 				}
 			}
@@ -315,10 +315,10 @@ func TestListsAreCompletedLater(t *testing.T) {
 		change := func(a *tasks.SyncArgs) { a.Mirror = mirror }
 		k := w.sync(taskstore.TaskCompleted, change)
 		wantReport(t, k, "sync.skipped.absent_images", 1, string(arm))
-		w.wantHeld(1, 2, 2, 1, 0)
+		w.wantHeld(held{version: 1, blobs: 2, manifests: 2, tags: 1})
 		g.set(nil)
 		w.sync(taskstore.TaskCompleted, change)
-		w.wantHeld(2, 4, 3, 1, 0)
+		w.wantHeld(held{version: 2, blobs: 4, manifests: 3, tags: 1})
 	}
 }
 
@@ -347,7 +347,7 @@ func TestSyncReportsSkippedContent(t *testing.T) {
 	wantReport(t, k, "sync.skipped.unsupported", 25, "odd", "and 5 more")
 	wantReport(t, k, "sync.skipped.malformed_tags", 1, `"-bad\x00\u00ff"`)
 	wantReport(t, k, "sync.skipped.signatures", 3, string(one))
-	w.wantHeld(1, 7, 4, 2, 0)
+	w.wantHeld(held{version: 1, blobs: 7, manifests: 4, tags: 2})
 }
 
 // A sync with skip_corrupt keeps an image without a tag, like tags, if the remote does not have a layer any
@@ -359,13 +359,13 @@ func TestCorruptImagesWithoutTags(t *testing.T) {
 	g.image("two", []int{60_000}, "two")
 	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy, r.Includes = pulp.OnDemand, []string{string(one), "two"} })
 	w.sync(taskstore.TaskCompleted, mirrored)
-	w.wantHeld(1, 4, 2, 1, 0)
+	w.wantHeld(held{version: 1, blobs: 4, manifests: 2, tags: 1})
 	edit(w, func(r *pulp.Remote) { r.Policy = pulp.Immediate })
 	layer := digest.FromBytes(bytes.Repeat([]byte("one0"), 50_000/len("one0")+1))
 	g.set(answers(404, func(r *http.Request) bool { return is(r, http.MethodGet, string(layer)) }))
 	k := w.sync(taskstore.TaskCompleted, func(a *tasks.SyncArgs) { a.Mirror, a.SkipCorrupt = true, true })
 	wantReport(t, k, "sync.skipped.corrupt", 1, string(one))
-	w.wantHeld(1, 4, 2, 1, 0)
+	w.wantHeld(held{version: 1, blobs: 4, manifests: 2, tags: 1})
 }
 
 // A sync fails if the remote lacks a layer of an image or has another one; the error names the tag. With
@@ -401,7 +401,7 @@ func TestCorruptImages(t *testing.T) {
 				if k := w.sync(taskstore.TaskFailed, mirrored); !strings.Contains(k.Error.Description, "broken") || !strings.Contains(k.Error.Description, "skip_corrupt") {
 					t.Errorf("error %q does not name the tag and the option", k.Error.Description)
 				}
-				w.wantHeld(1, 2, 1, 1, 0)
+				w.wantHeld(held{version: 1, blobs: 2, manifests: 1, tags: 1})
 				skip := mirrored
 				if how == "sync" {
 					skip = func(a *tasks.SyncArgs) { a.Mirror, a.SkipCorrupt = true, true }
@@ -410,13 +410,13 @@ func TestCorruptImages(t *testing.T) {
 				}
 				k := w.sync(taskstore.TaskCompleted, skip)
 				wantReport(t, k, "sync.skipped.corrupt", 1, "broken")
-				w.wantHeld(2, 4, 2, 2, 0)
+				w.wantHeld(held{version: 2, blobs: 4, manifests: 2, tags: 2})
 				// Transient failures are not corruption.
 				g.set(answers(503, func(r *http.Request) bool { return is(r, http.MethodGet, string(d)) }))
 				w.sync(taskstore.TaskFailed, skip)
 				g.set(nil)
 				w.sync(taskstore.TaskCompleted, skip)
-				w.wantHeld(3, 4, 2, 2, 0)
+				w.wantHeld(held{version: 3, blobs: 4, manifests: 2, tags: 2})
 			})
 		}
 	}

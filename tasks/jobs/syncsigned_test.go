@@ -59,7 +59,7 @@ func TestEmptyFilters(t *testing.T) {
 	w.wantTags("latest", "multi")
 	edit(w, func(r *pulp.Remote) { r.Includes, r.Excludes = nil, nil })
 	w.sync(taskstore.TaskCompleted, mirrored)
-	w.wantHeld(1, 7, 4, 2, 0)
+	w.wantHeld(held{version: 1, blobs: 7, manifests: 4, tags: 2})
 }
 
 // With filters, cosign's companion tags are included with their images, whether or not a pattern matches them,
@@ -265,5 +265,5 @@ func TestReferrersInACycle(t *testing.T) {
 	w := newMirror(t, g, nil)
 	w.sync(taskstore.TaskCompleted, signedOnly)
 	w.wantTags("one")
-	w.wantHeld(1, 2, 2, 1, 0)
+	w.wantHeld(held{version: 1, blobs: 2, manifests: 2, tags: 1})
 }

@@ -146,7 +146,7 @@ func TestRecreatedRemoteRestoresBlobs(t *testing.T) {
 			if n := g.count(); n["GET manifests"] != 0 || n["GET blobs"] != 0 {
 				t.Errorf("the sync asked %v", n)
 			}
-			w.wantHeld(1, 7, 4, 2, 0)
+			w.wantHeld(held{version: 1, blobs: 7, manifests: 4, tags: 2})
 			w.wantSource(w.repo, 4, w.remote.ID)
 			if n, _ := w.repair(w.repo); n != 0 {
 				t.Errorf("repair reports %d blobs", n)

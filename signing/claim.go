@@ -34,8 +34,8 @@ var (
 	digestForm    = regexp.MustCompile(`^sha256:[0-9a-f]{64}$|^sha512:[0-9a-f]{128}$`)
 )
 
-// Reference returns the docker reference of a tag: host[:port]/base path:tag. Clients compare it with the reference that they
-// pull (compatibility.md#docker-reference).
+// Reference returns the docker reference of a tag: host[:port]/base path:tag. Clients compare it with the reference
+// that they pull (compatibility.md#docker-reference).
 func Reference(host, basePath, tag string) string { return host + "/" + basePath + ":" + tag }
 
 // claimText is the JSON encoding of a claim.
@@ -78,7 +78,8 @@ func (c Claim) check() error {
 		return malformed("the manifest's digest is not well-formed")
 	case len(c.DockerReference) > maxReference || !referenceForm.MatchString(c.DockerReference):
 		return malformed("the docker reference is not well-formed")
-	case len(c.Creator) > maxCreator || !utf8.ValidString(c.Creator) || strings.ContainsFunc(c.Creator, unicode.IsControl): // lists show it
+	case len(c.Creator) > maxCreator || !utf8.ValidString(c.Creator),
+		strings.ContainsFunc(c.Creator, unicode.IsControl): // lists show it
 		return malformed("the creator is too long or has control characters")
 	case !c.Timestamp.IsZero() && (c.Timestamp.Unix() < 0 || c.Timestamp.Unix() > maxTime):
 		return malformed("the timestamp is out of range")
@@ -86,8 +87,8 @@ func (c Claim) check() error {
 	return nil
 }
 
-// ParseClaim parses the payload of an atomic container signature (compatibility.md#signature-format). It accepts only JSON
-// that all parsers read alike, and no unknown members outside of "optional". All errors are Invalid.
+// ParseClaim parses the payload of an atomic container signature (compatibility.md#signature-format). It accepts only
+// JSON that all parsers read alike, and no unknown members outside of "optional". All errors are Invalid.
 func ParseClaim(b []byte) (Claim, error) {
 	if len(b) > maxClaim || !utf8.Valid(b) {
 		return Claim{}, malformed("not UTF-8 of at most %d bytes", maxClaim)

@@ -37,8 +37,8 @@ func TestParseClaim(t *testing.T) {
 	}
 }
 
-// TestParseClaimIsStrict parses claims that other parsers might read differently (hostile-inputs.md#duplicate-payload-keys,
-// hostile-inputs.md#payload-shape).
+// TestParseClaimIsStrict parses claims that other parsers might read differently
+// (hostile-inputs.md#duplicate-payload-keys, hostile-inputs.md#payload-shape).
 func TestParseClaimIsStrict(t *testing.T) {
 	t.Parallel()
 	replace := func(old, with string) string {

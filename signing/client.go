@@ -15,17 +15,17 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// Keyring is a set of keys that a client trusts. Its Verify decides as podman and skopeo do, which use gpg. The decisions of
-// this server itself use the function Verify. They differ (docs/verify.md): gpg accepts SHA-1 and times in the future, and it
-// rejects all signatures of an expired key, including older ones.
+// Keyring is a set of keys that a client trusts. Its Verify decides as podman and skopeo do, which use gpg. The
+// decisions of this server itself use the function Verify. They differ (docs/verify.md): gpg accepts SHA-1 and times
+// in the future, and it rejects all signatures of an expired key, including older ones.
 type Keyring struct {
 	entities    []*openpgp.Entity
 	unevaluated map[uint64]string // reasons by key id
 }
 
-// Read parses the keys, verifies their self-signatures and merges copies of the same key. It omits keys that cannot be parsed
-// and keys that are not evaluated. The error is Invalid when a blob has neither, and the cause of the end of ctx if that comes
-// first.
+// Read parses the keys, verifies their self-signatures and merges copies of the same key. It omits keys that cannot
+// be parsed and keys that are not evaluated. The error is Invalid when a blob has neither, and the cause of the end
+// of ctx if that comes first.
 func (s *ScannedKeyring) Read(ctx context.Context) (Keyring, error) {
 	t, err := begin(ctx)
 	if err != nil {
@@ -65,8 +65,8 @@ func noKeys(cause error) error {
 	return fault.Wrap(fault.Invalid, cause, "There are no OpenPGP public keys.")
 }
 
-// add adds a key. When the ring has a copy of it, add merges both: the newer self-signatures apply, and the revocations of
-// either.
+// add adds a key. When the ring has a copy of it, add merges both: the newer self-signatures apply, and the
+// revocations of either.
 func (r *Keyring) add(key *openpgp.Entity) {
 	for _, have := range r.entities {
 		if !bytes.Equal(have.PrimaryKey.Fingerprint, key.PrimaryKey.Fingerprint) {
@@ -120,8 +120,8 @@ func (r Keyring) Keys() []PublicKey {
 
 // Verify verifies a signature as a client would at a given time, and returns the payload too.
 //
-// The error is ErrUnknownKey when none of the keys made the signature. It is a NotEvaluatedError when the signature names a
-// key that is not evaluated, and the cause of the end of ctx if that comes first. Other errors are Invalid.
+// The error is ErrUnknownKey when none of the keys made the signature. It is a NotEvaluatedError when the signature
+// names a key that is not evaluated, and the cause of the end of ctx if that comes first. Other errors are Invalid.
 func (r Keyring) Verify(ctx context.Context, raw []byte, at time.Time) (Verified, []byte, error) {
 	t, err := begin(ctx)
 	if err != nil {
@@ -166,8 +166,8 @@ type clientKey struct {
 	revocations []*packet.Signature
 }
 
-// issuedBy returns the key of an entity that a signature names, and its fingerprint. It returns nil when the signature names
-// another key.
+// issuedBy returns the key of an entity that a signature names, and its fingerprint. It returns nil when the
+// signature names another key.
 func issuedBy(e *openpgp.Entity, id uint64, sig *packet.Signature) (*clientKey, string) {
 	named := func(k *packet.PublicKey) bool { return k.KeyId == id && sig.CheckKeyIdOrFingerprint(k) }
 	fingerprint := func(k *packet.PublicKey) string { return strings.ToUpper(hex.EncodeToString(k.Fingerprint)) }

@@ -16,7 +16,8 @@ import (
 	"github.com/countersign/countersign/signing/signtest"
 )
 
-// fuzzKey returns a key that is the same in all processes, which share their corpus, and a time one hour after its creation.
+// fuzzKey returns a key that is the same in all processes, which share their corpus, and a time one hour after its
+// creation.
 func fuzzKey(f *testing.F) (*signtest.Key, time.Time) {
 	f.Helper()
 	now := time.Unix(1795384279, 0)
@@ -36,8 +37,8 @@ func fuzzKey(f *testing.F) (*signtest.Key, time.Time) {
 
 const fuzzFingerprint = "D6E2559062129A65EAD43B54CAC859BCF43665D0"
 
-// FuzzVerify parses and verifies messages. Parse returns the same result when it is repeated, when the message is compressed,
-// and in the verification. Verify accepts only messages that Parse accepts.
+// FuzzVerify parses and verifies messages. Parse returns the same result when it is repeated, when the message is
+// compressed, and in the verification. Verify accepts only messages that Parse accepts.
 func FuzzVerify(f *testing.F) {
 	key, now := fuzzKey(f)
 	recorded, theirs := skopeo(f)
@@ -92,8 +93,8 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// FuzzSignedClaim signs any bytes. Verify accepts the message exactly when ParseClaim accepts the bytes, and returns the same
-// claim.
+// FuzzSignedClaim signs any bytes. Verify accepts the message exactly when ParseClaim accepts the bytes, and returns
+// the same claim.
 func FuzzSignedClaim(f *testing.F) {
 	key, now := fuzzKey(f)
 	for _, seed := range []string{
@@ -113,8 +114,8 @@ func FuzzSignedClaim(f *testing.F) {
 	})
 }
 
-// FuzzParsePublicKey parses texts as public keys. The result is the same when it is repeated, and verifies only signatures of
-// that key.
+// FuzzParsePublicKey parses texts as public keys. The result is the same when it is repeated, and verifies only
+// signatures of that key.
 func FuzzParsePublicKey(f *testing.F) {
 	key, now := fuzzKey(f)
 	_, theirs := skopeo(f)
@@ -143,8 +144,8 @@ func FuzzParsePublicKey(f *testing.F) {
 	})
 }
 
-// FuzzParseKeyring parses bytes as a client's key ring. The result is the same when it is repeated, and verifies only signatures
-// of its keys.
+// FuzzParseKeyring parses bytes as a client's key ring. The result is the same when it is repeated, and verifies only
+// signatures of its keys.
 func FuzzParseKeyring(f *testing.F) {
 	key, now := fuzzKey(f)
 	good := key.Sign(f, claim, now)

@@ -21,8 +21,8 @@ import (
 	"github.com/countersign/countersign/signing/signtest"
 )
 
-// hostileRings returns key rings that are expensive to parse, with the reason why each is not evaluated. The reason is empty
-// for a ring within the limits.
+// hostileRings returns key rings that are expensive to parse, with the reason why each is not evaluated. The reason
+// is empty for a ring within the limits.
 func hostileRings(t testing.TB) map[string]struct {
 	raw    []byte
 	reason string
@@ -77,9 +77,9 @@ func nested(t testing.TB, message []byte, times int) []byte {
 	return message
 }
 
-// TestHostileKeysAreNotEvaluated proves that keys over a limit or of a slow algorithm are recognized before any self-signature
-// is verified, and that their signatures are neither valid nor invalid. Without that, the 35 kB of the first case took twelve
-// seconds.
+// TestHostileKeysAreNotEvaluated proves that keys over a limit or of a slow algorithm are recognized before any
+// self-signature is verified, and that their signatures are neither valid nor invalid. Without that, the 35 kB of the
+// first case took twelve seconds.
 func TestHostileKeysAreNotEvaluated(t *testing.T) {
 	t.Parallel()
 	payload, err := signing.EncodeClaim(claim)
@@ -105,8 +105,8 @@ func TestHostileKeysAreNotEvaluated(t *testing.T) {
 	}
 }
 
-// TestCopyOverLimitIsNotEvaluated proves that a key is not evaluated when one copy of it exceeds a limit: that copy may revoke
-// the key.
+// TestCopyOverLimitIsNotEvaluated proves that a key is not evaluated when one copy of it exceeds a limit: that copy
+// may revoke the key.
 func TestCopyOverLimitIsNotEvaluated(t *testing.T) {
 	t.Parallel()
 	key := signtest.HostileRSA(2048, 65537)
@@ -142,7 +142,8 @@ func (c *countdown) Err() error {
 	return nil
 }
 
-// TestReadStopsWhenContextEnds proves that Read stops when the context ends, and verifies one more self-signature at most.
+// TestReadStopsWhenContextEnds proves that Read stops when the context ends, and verifies one more self-signature at
+// most.
 func TestReadStopsWhenContextEnds(t *testing.T) {
 	t.Parallel()
 	key := signtest.HostileRSA(2048, 65537)

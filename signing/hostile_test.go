@@ -15,8 +15,8 @@ import (
 // bzip2Bomb is literal data of 32 MiB of zeros, compressed with bzip2.
 const bzip2Bomb = "425a6839314159265359e0c2ed480404074104d000100000080008a0005060014a990cec0100dd5008067100807b840403df177245385090e0c2ed48"
 
-// TestBombsTakeNoMemory parses messages that expand a thousand times and more (hostile-inputs.md#compressed-packet). It is not
-// parallel, since it measures the memory of the process.
+// TestBombsTakeNoMemory parses messages that expand a thousand times and more (hostile-inputs.md#compressed-packet).
+// It is not parallel, since it measures the memory of the process.
 func TestBombsTakeNoMemory(t *testing.T) {
 	now := time.Now()
 	key := signtest.NewKey(t, now.Add(-time.Hour), 0)

@@ -33,8 +33,8 @@ const (
 	maxDSAGroup    = 256 // bits; the cost of a verification grows with it
 )
 
-// layouts describes the fields of public keys by algorithm: m is a multiprecision integer, o a field with a preceding length
-// byte.
+// layouts describes the fields of public keys by algorithm: m is a multiprecision integer, o a field with a preceding
+// length byte.
 var layouts = map[byte]string{
 	algorithmRSA: "mm", algorithmRSAEncryptOnly: "mm", algorithmRSASignOnly: "mm", algorithmElGamal: "mmm", algorithmDSA: "mmmm",
 	algorithmECDH: "omo", algorithmECDSA: "om", algorithmEdDSA: "om",
@@ -45,8 +45,9 @@ var fixedLengths = map[byte]int{algorithmEd25519: 32, algorithmEd448: 57}
 
 var algorithmNames = map[byte]string{algorithmElGamal: "ElGamal", algorithmDSA: "DSA", algorithmECDH: "ECDH"}
 
-// curves has the object identifiers of the curves that are evaluated: the NIST curves, Ed25519 and Ed448. The library's code
-// for other curves is a hundred times slower. Keys of signing services may use any curve, since the operator chose them.
+// curves has the object identifiers of the curves that are evaluated: the NIST curves, Ed25519 and Ed448. The
+// library's code for other curves is a hundred times slower. Keys of signing services may use any curve, since the
+// operator chose them.
 var curves = [][]byte{
 	{0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07}, {0x2B, 0x81, 0x04, 0x00, 0x22}, {0x2B, 0x81, 0x04, 0x00, 0x23},
 	{0x2B, 0x06, 0x01, 0x04, 0x01, 0xDA, 0x47, 0x0F, 0x01}, {0x2B, 0x65, 0x71},
@@ -59,8 +60,8 @@ type keyPacket struct {
 	reason string // why the key is not evaluated, as a predicate ("uses DSA"); empty when it is evaluated
 }
 
-// parseKeyPacket parses the structure of a public or secret key packet without computing with its numbers, and removes the
-// secret part. Trusted keys may be DSA keys and use any curve.
+// parseKeyPacket parses the structure of a public or secret key packet without computing with its numbers, and
+// removes the secret part. Trusted keys may be DSA keys and use any curve.
 func parseKeyPacket(body []byte, trusted bool) keyPacket {
 	head := 6
 	if len(body) > 0 && body[0] >= 5 {
@@ -93,8 +94,8 @@ func parseKeyPacket(body []byte, trusted bool) keyPacket {
 	return k
 }
 
-// splitFields returns the fields of a public key without their lengths, and the number of bytes that they occupy. complete is
-// false when the data is too short or the algorithm is unknown.
+// splitFields returns the fields of a public key without their lengths, and the number of bytes that they occupy.
+// complete is false when the data is too short or the algorithm is unknown.
 func splitFields(algorithm byte, material []byte) (fields [][]byte, n int, complete bool) {
 	if size := fixedLengths[algorithm]; size > 0 {
 		return nil, size, len(material) >= size

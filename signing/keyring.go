@@ -29,8 +29,8 @@ const (
 	maxKeyPacket      = 8 << 10 // bytes of a public key packet
 )
 
-// NotEvaluatedError reports that this program does not verify signatures with a key or a key ring, although clients might: it
-// exceeds a limit or uses an unsupported algorithm.
+// NotEvaluatedError reports that this program does not verify signatures with a key or a key ring, although clients
+// might: it exceeds a limit or uses an unsupported algorithm.
 type NotEvaluatedError struct {
 	Reason string // a clause, for example "the key ... is too long"
 }
@@ -62,8 +62,8 @@ type keyBlock struct {
 // ScanKeyring divides blobs, each binary or ASCII armor, into keys. It removes the packets that are not needed: user
 // attributes, signatures by other keys, secret parts, and keys that are not evaluated, whose ids it records.
 //
-// The error is a NotEvaluatedError when the blobs exceed the limits of a key ring. Another error means that a blob has no
-// keys.
+// The error is a NotEvaluatedError when the blobs exceed the limits of a key ring. Another error means that a blob
+// has no keys.
 func ScanKeyring(blobs ...[]byte) (*ScannedKeyring, error) { return scanKeyring(false, blobs...) }
 
 func scanKeyring(trusted bool, blobs ...[]byte) (*ScannedKeyring, error) {
@@ -209,7 +209,10 @@ type keyScanner struct {
 
 func scanKey(p *packet.OpaquePacket, trusted bool) *keyScanner {
 	key := parseKeyPacket(p.Contents, trusted)
-	k := &keyScanner{trusted: trusted, keyBlock: keyBlock{reason: key.reason, secret: p.Tag == tagSecretKey}, ids: []uint64{key.id}, dropped: map[uint64]string{}}
+	k := &keyScanner{
+		trusted: trusted, keyBlock: keyBlock{reason: key.reason, secret: p.Tag == tagSecretKey},
+		ids: []uint64{key.id}, dropped: map[uint64]string{},
+	}
 	if k.reason == "" && len(key.body) > maxKeyPacket {
 		k.reason = "is too long"
 	}
@@ -284,8 +287,8 @@ const (
 	typeCertRevocation     = 0x30
 )
 
-// addSignature keeps a signature that the library verifies. It removes signatures of other keys, and those of removed packets
-// unless they concern the primary key.
+// addSignature keeps a signature that the library verifies. It removes signatures of other keys, and those of removed
+// packets unless they concern the primary key.
 func (k *keyScanner) addSignature(body []byte) {
 	if k.reason != "" || len(body) < 2 || body[0] < 4 {
 		return

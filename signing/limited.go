@@ -8,8 +8,8 @@ type Slots chan struct{}
 // NewSlots returns Slots for n concurrent signatures, and for one when n is less.
 func NewSlots(n int) Slots { return make(Slots, max(1, n)) }
 
-// Limited returns a signer that waits for a slot before each signature. It frees the slot when the signature is made, before
-// the caller verifies it.
+// Limited returns a signer that waits for a slot before each signature. It frees the slot when the signature is made,
+// before the caller verifies it.
 func (s Slots) Limited(signer Signer) Signer { return limited{signer, s} }
 
 type limited struct {

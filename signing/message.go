@@ -21,8 +21,9 @@ import (
 // MaxSize is the maximum size of a signature in bytes (compatibility.md#signature-endpoint).
 const MaxSize = 4_000_000
 
-// maxUnpacked is the maximum size in bytes of the packets of a signature after decompression: a claim, a signature packet and
-// their headers. Packets can have a million parts in each million bytes, and each verification parses them again.
+// maxUnpacked is the maximum size in bytes of the packets of a signature after decompression: a claim, a signature
+// packet and their headers. Packets can have a million parts in each million bytes, and each verification parses them
+// again.
 const maxUnpacked = 256 << 10
 
 // Signature is a parsed signature from outside. Its content is not verified.
@@ -37,8 +38,8 @@ type Signature struct {
 // Digest returns the digest that identifies a signature: the sha256 of its bytes.
 func Digest(raw []byte) digest.Digest { return digest.FromBytes(raw) }
 
-// Name returns the name of a signature for clients: the manifest's digest, @, and the first 32 hex digits of the signature's
-// digest (compatibility.md#signature-format).
+// Name returns the name of a signature for clients: the manifest's digest, @, and the first 32 hex digits of the
+// signature's digest (compatibility.md#signature-format).
 func Name(manifest digest.Digest, raw []byte) string {
 	return string(manifest) + "@" + Digest(raw).Encoded()[:32]
 }
@@ -47,9 +48,9 @@ func notSigned(why string) error {
 	return fault.New(fault.Invalid, "Not one OpenPGP signed message: %s.", why)
 }
 
-// Parse parses a signature from outside. It must be a binary OpenPGP message of exactly a one-pass signature packet, literal
-// data with a claim, and a signature packet, optionally compressed as a whole. Additional data, and contradictory names of the
-// key, are errors. The error is TooLarge over MaxSize, and Invalid otherwise.
+// Parse parses a signature from outside. It must be a binary OpenPGP message of exactly a one-pass signature packet,
+// literal data with a claim, and a signature packet, optionally compressed as a whole. Additional data, and
+// contradictory names of the key, are errors. The error is TooLarge over MaxSize, and Invalid otherwise.
 func Parse(raw []byte) (Signature, error) {
 	s, _, err := read(raw)
 	return s, err
@@ -115,8 +116,8 @@ func parseID(text string) (uint64, error) {
 	return id, nil
 }
 
-// splitMessage returns the literal data and the signature packet of a signed message. It is an error when the message has other
-// packets.
+// splitMessage returns the literal data and the signature packet of a signed message. It is an error when the message
+// has other packets.
 func splitMessage(message []byte) ([]byte, *packet.Signature, error) {
 	r := bytes.NewReader(message)
 	first, err := packet.Read(r)
@@ -166,9 +167,9 @@ const (
 	algorithmBZ2  = 3
 )
 
-// unpack returns the packets of a message. It decompresses a message that is compressed as a whole, as gpg does. The library's
-// decompression ignores data after the compressed data inside the packet, which would let anyone make new signatures from an
-// existing one; unpack rejects such data.
+// unpack returns the packets of a message. It decompresses a message that is compressed as a whole, as gpg does. The
+// library's decompression ignores data after the compressed data inside the packet, which would let anyone make new
+// signatures from an existing one; unpack rejects such data.
 func unpack(raw []byte) ([]byte, error) {
 	if len(raw) == 0 || raw[0]&0x80 == 0 {
 		return nil, notSigned("no binary packets")

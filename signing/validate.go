@@ -22,8 +22,8 @@ const dummyManifest = `{
 }
 `
 
-// Validate signs a fixed manifest with the reference "test" and verifies the signature. Services are validated so before they
-// are added (compatibility.md#service-commands).
+// Validate signs a fixed manifest with the reference "test" and verifies the signature. Services are validated so
+// before they are added (compatibility.md#service-commands).
 func Validate(ctx context.Context, s Signer, key PublicKey) error {
 	manifest := []byte(dummyManifest)
 	_, err := NewChecked(s, key).Sign(ctx, Request{

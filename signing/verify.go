@@ -49,9 +49,9 @@ func newParsed() *lru.Cache[string, PublicKey] {
 	return cache
 }
 
-// ParsePublicKey parses ASCII armor with exactly one public key. The error is Invalid for other numbers of keys, for keys with
-// secret parts (the text is shown to all users), and for keys that exceed the limits or use an unsupported algorithm. DSA and
-// all curves are supported.
+// ParsePublicKey parses ASCII armor with exactly one public key. The error is Invalid for other numbers of keys, for
+// keys with secret parts (the text is shown to all users), and for keys that exceed the limits or use an unsupported
+// algorithm. DSA and all curves are supported.
 func ParsePublicKey(armored string) (PublicKey, error) {
 	if key, there := parsed.Get(armored); there {
 		return key, nil
@@ -103,7 +103,8 @@ func (k PublicKey) Has(keyID string) bool {
 	if err != nil {
 		return false
 	}
-	return k.entity.PrimaryKey.KeyId == id || slices.ContainsFunc(k.entity.Subkeys, func(s openpgp.Subkey) bool { return s.PublicKey.KeyId == id })
+	return k.entity.PrimaryKey.KeyId == id ||
+		slices.ContainsFunc(k.entity.Subkeys, func(s openpgp.Subkey) bool { return s.PublicKey.KeyId == id })
 }
 
 // Verified is a verified signature. Only the Verify functions make one.
@@ -132,9 +133,9 @@ func (v Verified) CreatedAt() time.Time { return v.createdAt }
 
 // Verify parses a signature and verifies it with a key at a given time.
 //
-// The error is ErrUnknownKey when another key made the signature. It is Invalid when the signature is malformed or bad, when it
-// or its key has expired, when it is older than its key, when the key is revoked, when its hash is weak, and when its time is
-// more than ClockSkew in the future.
+// The error is ErrUnknownKey when another key made the signature. It is Invalid when the signature is malformed or
+// bad, when it or its key has expired, when it is older than its key, when the key is revoked, when its hash is weak,
+// and when its time is more than ClockSkew in the future.
 func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
 	foreign, read, err := read(raw)
 	if err != nil {
@@ -170,8 +171,8 @@ func Verify(raw []byte, key PublicKey, at time.Time) (Verified, error) {
 	}, nil
 }
 
-// VerifyForeign calls Verify for a signature from outside. It waits while many others are verified, and returns the cause of
-// the end of ctx if that comes first.
+// VerifyForeign calls Verify for a signature from outside. It waits while many others are verified, and returns the
+// cause of the end of ctx if that comes first.
 func VerifyForeign(ctx context.Context, raw []byte, key PublicKey, at time.Time) (Verified, error) {
 	t, err := begin(ctx)
 	if err != nil {

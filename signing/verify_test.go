@@ -199,8 +199,8 @@ func skopeo(t testing.TB) ([]byte, signing.PublicKey) {
 	return raw, key
 }
 
-// TestVerify verifies signatures by valid, expired and revoked keys, at different times (hostile-inputs.md#bad-signature,
-// hostile-inputs.md#unknown-key, hostile-inputs.md#expired-signature).
+// TestVerify verifies signatures by valid, expired and revoked keys, at different times
+// (hostile-inputs.md#bad-signature, hostile-inputs.md#unknown-key, hostile-inputs.md#expired-signature).
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

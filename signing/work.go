@@ -16,8 +16,8 @@ const slice = 10 * time.Millisecond
 // pulls keep the other half.
 var slots = semaphore.NewWeighted(int64(max(1, runtime.GOMAXPROCS(0)/2)))
 
-// turn is the right to use a processor. The OpenPGP library accepts no contexts, so its work is divided into parts, and check
-// is called between them.
+// turn is the right to use a processor. The OpenPGP library accepts no contexts, so its work is divided into parts,
+// and check is called between them.
 type turn struct {
 	ctx   context.Context // io.Reader passes none
 	since time.Time
@@ -40,8 +40,8 @@ func (t *turn) acquire() error {
 	return nil
 }
 
-// check returns the cause of the end of the context, if it has ended. When the turn has lasted for a slice, it frees the slot
-// for waiting callers and acquires one again.
+// check returns the cause of the end of the context, if it has ended. When the turn has lasted for a slice, it frees
+// the slot for waiting callers and acquires one again.
 func (t *turn) check() error {
 	if t.err != nil {
 		return t.err

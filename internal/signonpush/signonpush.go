@@ -1,9 +1,9 @@
 // Package signonpush runs changes of repositories that sign on push: it makes the missing signatures before a change
 // becomes visible.
 //
-// The store rejects such a change with content.MissingSignatures, which lists the missing signatures. Runner.Run makes them
-// outside any transaction, keeps them as pending content and runs the change again. A process without the service's
-// key delegates signing to another process.
+// The store rejects such a change with content.MissingSignatures, which lists the missing signatures. Runner.Run
+// makes them outside any transaction, keeps them as pending content and runs the change again. A process without the
+// service's key delegates signing to another process.
 package signonpush
 
 import (
@@ -82,7 +82,7 @@ func (r *Runner) Run(ctx context.Context, caller signservice.Caller, change func
 	return fault.New(fault.Unavailable, "The repository changed each time its tags were signed. Try again.")
 }
 
-// notSigned returns the error for a change whose tags could not be signed.
+// notSigned returns the error for a change without the required signatures.
 func notSigned(service pulp.SigningService, err error) error {
 	const format = "Nothing is shown before it is signed, and the signing service %s did not sign: %s"
 	if fault.Is(err, fault.Unavailable) && !sqldb.IsUnavailable(err) || errors.Is(err, ErrTimeout) {
@@ -117,7 +117,9 @@ func (r *Runner) sign(ctx context.Context, caller signservice.Caller, missing *c
 }
 
 // runUnsigned makes a change visible without signatures and requests them.
-func (r *Runner) runUnsigned(ctx context.Context, caller signservice.Caller, missing *content.MissingSignatures, change func(context.Context) error) error {
+func (r *Runner) runUnsigned(
+	ctx context.Context, caller signservice.Caller, missing *content.MissingSignatures, change func(context.Context) error,
+) error {
 	ctx = context.WithoutCancel(ctx)
 	if err := change(content.AllowUnsigned(ctx)); err != nil {
 		return err
@@ -133,7 +135,9 @@ func (r *Runner) runUnsigned(ctx context.Context, caller signservice.Caller, mis
 
 // SignMissing makes signatures with a service of this process and keeps them as pending content of the repository, until
 // a change adds them to a version.
-func (r *Runner) SignMissing(ctx context.Context, caller signservice.Caller, repositoryID string, service pulp.SigningService, missing []content.MissingSignature) error {
+func (r *Runner) SignMissing(
+	ctx context.Context, caller signservice.Caller, repositoryID string, service pulp.SigningService, missing []content.MissingSignature,
+) error {
 	session, err := r.Signer.Open(service, caller)
 	if err != nil {
 		return err

@@ -105,8 +105,8 @@ func (f *fixture) run(change func(context.Context) error) error {
 	return f.runner.Run(f.Context(), signservice.Caller{User: "alice"}, change)
 }
 
-// wantReferences compares the references of the signatures that are served for a tag or digest. Without references the tag
-// must not be served.
+// wantReferences compares the references of the signatures that are served for a tag or digest. Without references
+// the tag must not be served.
 func (f *fixture) wantReferences(tag string, want ...string) {
 	f.Helper()
 	m, err := f.store.Serving.ServedManifest(f.Context(), f.target, tag)
@@ -170,8 +170,8 @@ func TestRunCallsOtherChangesOnce(t *testing.T) {
 	}
 }
 
-// TestSigningFails proves which failures are outages of the signing key, so that a task waits for the key, and which part of
-// an error clients see.
+// TestSigningFails proves which failures are outages of the signing key, so that a task waits for the key, and which
+// part of an error clients see.
 func TestSigningFails(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -348,8 +348,8 @@ func TestSignElsewhere(t *testing.T) {
 	f.wantReferences("v2")
 }
 
-// TestRefusedPushLeavesNoSignatures proves that signatures for a tag that has moved meanwhile are deleted: a later push of the
-// same image must not show a signature that claims the tag.
+// TestRefusedPushLeavesNoSignatures proves that signatures for a tag that has moved meanwhile are deleted: a later
+// push of the same image must not show a signature that claims the tag.
 func TestRefusedPushLeavesNoSignatures(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -398,7 +398,8 @@ func TestRunGivesUp(t *testing.T) {
 	}
 }
 
-// TestSignMissingInBatches proves that batches are kept when a later one fails, so that the next attempt needs fewer signatures.
+// TestSignMissingInBatches proves that batches are kept when a later one fails, so that the next attempt needs fewer
+// signatures.
 func TestSignMissingInBatches(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

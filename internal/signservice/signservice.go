@@ -17,7 +17,7 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// Signer signs with the services whose keys this process can use. It is safe for concurrent use.
+// Signer signs with the signing services of this process. It is safe for concurrent use.
 type Signer struct {
 	// Store provides the manifests to sign.
 	Store *store.Store
@@ -31,7 +31,7 @@ type Signer struct {
 	Parallel int
 }
 
-// Caller identifies on whose behalf a key is used. Audit entries contain it.
+// Caller identifies the user and the task that use a key. Audit entries contain it.
 type Caller struct {
 	User string // user name; empty when the server acts for itself
 	Task string // task id; empty outside tasks

@@ -1,5 +1,5 @@
-// Package verify reports who signed the images that a repository serves, and how a client's policy decides about them. The
-// REST API and the command line use it.
+// Package verify reports the signatures of the images that a repository serves, and the decision of a client's policy
+// about them. The REST API and the command line use it.
 //
 // signing.Verify decides whether a signature is valid for this server, and signing/policy how a client decides.
 package verify
@@ -28,7 +28,8 @@ const (
 // signatures multiply.
 const Timeout = 10 * time.Second
 
-var errTimeout = fault.New(fault.Unavailable, "Verifying takes more than %v. Ask about a single image, with fewer keys and requirements, or try again later.", Timeout)
+var errTimeout = fault.New(fault.Unavailable, "Verifying takes more than %v. "+
+	"Ask about a single image, with fewer keys and requirements, or try again later.", Timeout)
 
 // WithTimeout returns a context that ends after Timeout. Its cause is an error for the client.
 func WithTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -51,7 +52,7 @@ type service struct {
 	key signing.PublicKey
 }
 
-// ServiceKeys returns the keys of all signing services. It omits services whose key cannot be parsed.
+// ServiceKeys returns the keys of all signing services. It omits services with a key that cannot be parsed.
 func ServiceKeys(ctx context.Context, s *store.Store) (Keys, error) {
 	all, err := s.Signatures.SigningServices(ctx)
 	if err != nil {
@@ -92,7 +93,8 @@ type Check struct {
 	Reason   string                // why it is not verified
 }
 
-// Check verifies a signature at a given time with each key that may have made it. It returns an error only when ctx ends.
+// Check verifies a signature at a given time with each key that may have made it. It returns an error only when ctx
+// ends.
 func (k Keys) Check(ctx context.Context, raw []byte, at time.Time) (Check, error) {
 	c := Check{Reason: signing.ErrUnknownKey.Msg}
 	parsed, err := signing.Parse(raw)
@@ -140,12 +142,21 @@ type Manifest struct {
 	sha256 digest.Digest // of the payload
 }
 
-// Report has the manifest of a tag and, when that is a list, the manifests in the list and in lists within it. These lists
-// themselves are omitted.
+// size returns the total size of the signatures in bytes.
+func (m Manifest) size() int {
+	n := 0
+	for _, g := range m.Signatures {
+		n += len(g.Content)
+	}
+	return n
+}
+
+// Report has the manifest of a tag and, when that is a list, the manifests in the list and in lists within it. These
+// lists themselves are omitted.
 type Report struct{ Manifests []Manifest }
 
-// Tag returns the report about a tag or digest that a target serves. The error is NotFound when the target does not serve it,
-// and TooLarge when a limit is exceeded: an incomplete report would not support a decision.
+// Tag returns the report about a tag or digest that a target serves. The error is NotFound when the target does not
+// serve it, and TooLarge when a limit is exceeded: an incomplete report would not support a decision.
 func Tag(ctx context.Context, s *store.Store, t record.Target, reference string, keys Keys, at time.Time) (Report, error) {
 	root, err := s.Serving.ServedManifest(ctx, t, reference)
 	if err != nil {
@@ -156,7 +167,8 @@ func Tag(ctx context.Context, s *store.Store, t record.Target, reference string,
 	queue, seen := []pulp.Manifest{root}, map[string]bool{root.ID: true}
 	for len(queue) > 0 {
 		if len(seen) > maxManifests {
-			return Report{}, fault.New(fault.TooLarge, "The list has more than %d manifests, which is too many for verification.", maxManifests)
+			return Report{}, fault.New(fault.TooLarge,
+				"The list has more than %d manifests, which is too many for verification.", maxManifests)
 		}
 		m := queue[0]
 		queue = queue[1:]
@@ -165,11 +177,9 @@ func Tag(ctx context.Context, s *store.Store, t record.Target, reference string,
 			if err != nil {
 				return Report{}, err
 			}
-			for _, g := range checked.Signatures {
-				size += len(g.Content)
-			}
-			if size > maxSignatures {
-				return Report{}, fault.New(fault.TooLarge, "The images have more than %d MiB of signatures, which is too much for verification.", maxSignatures>>20)
+			if size += checked.size(); size > maxSignatures {
+				return Report{}, fault.New(fault.TooLarge,
+					"The images have more than %d MiB of signatures, which is too much for verification.", maxSignatures>>20)
 			}
 			r.Manifests = append(r.Manifests, checked)
 		}
@@ -180,14 +190,21 @@ func Tag(ctx context.Context, s *store.Store, t record.Target, reference string,
 		if err != nil {
 			return Report{}, err
 		}
-		for _, child := range children {
-			if !seen[child.ID] {
-				seen[child.ID] = true
-				queue = append(queue, child)
-			}
-		}
+		queue = append(queue, unseen(children, seen)...)
 	}
 	return r, nil
+}
+
+// unseen returns the manifests that are not in seen, and adds them to it.
+func unseen(manifests []pulp.Manifest, seen map[string]bool) []pulp.Manifest {
+	var found []pulp.Manifest
+	for _, m := range manifests {
+		if !seen[m.ID] {
+			seen[m.ID] = true
+			found = append(found, m)
+		}
+	}
+	return found
 }
 
 // checkManifest verifies the signatures of one manifest.
@@ -214,8 +231,8 @@ func checkManifest(ctx context.Context, s *store.Store, t record.Target, m pulp.
 	return checked, nil
 }
 
-// Images returns the manifests whose signatures clients require: the images in a list, of which they pull one, or else the
-// manifest of the tag.
+// Images returns the manifests that must be signed for clients: the images in a list, of which they pull one, or else
+// the manifest of the tag.
 func (r Report) Images() []Manifest {
 	if len(r.Manifests) > 1 && pulp.IsList(r.Manifests[0].MediaType) {
 		return r.Manifests[1:]
@@ -244,8 +261,8 @@ type Verdict struct {
 	Manifests []policy.Verdict // for each manifest of the report
 }
 
-// Evaluate returns the decision of clients with a policy about a docker reference of the report's tag. The error is Invalid
-// when clients cannot pull the reference.
+// Evaluate returns the decision of clients with a policy about a docker reference of the report's tag. The error is
+// Invalid when clients cannot pull the reference.
 func (r Report) Evaluate(ctx context.Context, p *policy.Policy, reference string, at time.Time) (Verdict, error) {
 	v := Verdict{Accepted: true, Reference: reference}
 	firstImage := len(r.Manifests) - len(r.Images())

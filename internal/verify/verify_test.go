@@ -190,8 +190,8 @@ func TestTagOfAnImage(t *testing.T) {
 	}
 }
 
-// TestTagOfAList proves that a report has the images in a list and in lists within it, each once, and that all of them must be
-// signed.
+// TestTagOfAList proves that a report has the images in a list and in lists within it, each once, and that all of
+// them must be signed.
 func TestTagOfAList(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -295,7 +295,8 @@ func TestEvaluate(t *testing.T) {
 	}
 }
 
-// TestEvaluateSHA512 proves that signatures with the sha256 of a manifest apply to a manifest that is stored by its sha512.
+// TestEvaluateSHA512 proves that signatures with the sha256 of a manifest apply to a manifest that is stored by its
+// sha512.
 func TestEvaluateSHA512(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -13,7 +13,8 @@ import (
 	"github.com/countersign/countersign/signing/signtest"
 )
 
-// BenchmarkSign measures, for each algorithm, the operation of the key, a signature, and a signature with its verification.
+// BenchmarkSign measures, for each algorithm, the operation of the key, a signature, and a signature with its
+// verification.
 func BenchmarkSign(b *testing.B) {
 	for _, algorithm := range []struct {
 		name   string

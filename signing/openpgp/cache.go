@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// retryInterval is the time between attempts to load a key from unchanged files after a failure. An attempt may be expensive:
-// passphrases are protected by slow functions.
+// retryInterval is the time between attempts to load a key from unchanged files after a failure. An attempt may be
+// expensive: passphrases are protected by slow functions.
 const retryInterval = time.Minute
 
 // Cache loads keys, and loads one again only when its files have changed. The zero value is ready to use. It is safe for

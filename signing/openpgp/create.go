@@ -20,11 +20,11 @@ const (
 	unfinished = ".new-"
 )
 
-// Ensure returns the file of the one key in a directory, and creates a key when there is none: Ed25519, version 4, with the given
-// user name and mail address, without a passphrase and without an expiry.
+// Ensure returns the file of the one key in a directory, and creates a key when there is none: Ed25519, version 4,
+// with the given user name and mail address, without a passphrase and without an expiry.
 //
-// Only the owner can access the directory. The file name is the key's fingerprint. The file is written atomically, also when the
-// process is killed. Only one call for a directory may run at a time.
+// Only the owner can access the directory. The file name is the key's fingerprint. The file is written atomically,
+// also when the process is killed. Only one call for a directory may run at a time.
 func Ensure(dir, name, mail string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("key directory: %w", err)

@@ -47,9 +47,9 @@ const keyVersion = 4
 
 // Load reads and decrypts a key. Its files must be regular files that only their owner can access.
 //
-// The primary key signs if it may and its secret part is present, and otherwise the newest subkey for which that is so. (gpg
-// prefers the subkey, but podman and skopeo of Debian 12 accept only signatures of the primary key under a policy.) The signer
-// keeps only the secret part that signs.
+// The primary key signs if it may and its secret part is present, and otherwise the newest subkey for which that is
+// so. (gpg prefers the subkey, but podman and skopeo of Debian 12 accept only signatures of the primary key under a
+// policy.) The signer keeps only the secret part that signs.
 //
 // All errors are Invalid, do not show file content, and may wrap ErrNotValid.
 func Load(o Options) (*Signer, error) {
@@ -158,7 +158,8 @@ func unarmored(raw []byte) ([]byte, error) {
 
 var errOnlyPublic = fault.New(fault.Invalid, "the file has the public key only; gpg --export-secret-keys exports both parts.")
 
-// checkPackets returns an error unless there is exactly one secret key, of version 4. The library skips unknown versions.
+// checkPackets returns an error unless there is exactly one secret key, of version 4. The library skips unknown
+// versions.
 func checkPackets(raw []byte) error {
 	secret, public := 0, 0
 	r := packet.NewOpaqueReader(bytes.NewReader(raw))
@@ -200,7 +201,8 @@ func signingKey(e *pgp.Entity, now time.Time) (*packet.PrivateKey, error) {
 	return nil, whyNot(e, now)
 }
 
-// parts returns the parts of a key with secret parts: the primary key, and then the subkeys from the newest to the oldest.
+// parts returns the parts of a key with secret parts: the primary key, and then the subkeys from the newest to the
+// oldest.
 func parts(e *pgp.Entity) []*packet.PrivateKey {
 	subkeys := slices.Clone(e.Subkeys)
 	slices.SortStableFunc(subkeys, func(a, b pgp.Subkey) int {

@@ -13,12 +13,13 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 )
 
-// Message signs a payload with a key and returns a binary OpenPGP message in the form that clients accept: one-pass signature,
-// literal data, signature, without compression. at is the time of the signature.
+// Message signs a payload with a key and returns a binary OpenPGP message in the form that clients accept: one-pass
+// signature, literal data, signature, without compression. at is the time of the signature.
 //
-// The private part of key may be a key of go-crypto, or any crypto.Signer of the same public key, for example one in a token.
-// An RSA signer must return a PKCS #1 v1.5 signature of a digest, and an ECDSA signer an ASN.1 signature of a digest. An
-// Ed25519 signer gets the digest as its message, with crypto.Hash(0). Message is safe for concurrent use if the signer is.
+// The private part of key may be a key of go-crypto, or any crypto.Signer of the same public key, for example one in
+// a token. An RSA signer must return a PKCS #1 v1.5 signature of a digest, and an ECDSA signer an ASN.1 signature of
+// a digest. An Ed25519 signer gets the digest as its message, with crypto.Hash(0). Message is safe for concurrent use
+// if the signer is.
 func Message(key *packet.PrivateKey, payload []byte, at time.Time) ([]byte, error) {
 	key, failed := recording(key)
 	hash := hashFor(&key.PublicKey)

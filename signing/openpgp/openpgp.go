@@ -1,5 +1,5 @@
-// Package openpgp signs with an OpenPGP key from a file. It also writes the signature messages for keys that are elsewhere, for
-// example in a token.
+// Package openpgp signs with an OpenPGP key from a file. It also writes the signature messages for keys that are
+// elsewhere, for example in a token.
 package openpgp
 
 import (
@@ -26,8 +26,8 @@ type Signer struct {
 
 var _ signing.Signer = (*Signer)(nil)
 
-// Sign implements signing.Signer. It sets the claim's creator and timestamp. The error is Invalid when the key has expired since
-// it was loaded.
+// Sign implements signing.Signer. It sets the claim's creator and timestamp. The error is Invalid when the key has
+// expired since it was loaded.
 func (s *Signer) Sign(ctx context.Context, r signing.Request) ([]byte, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -54,8 +54,8 @@ func (s *Signer) Public() signing.PublicKey { return s.public }
 // Fingerprint returns the fingerprint of the primary key: 40 upper-case hex digits.
 func (s *Signer) Fingerprint() string { return s.public.Fingerprint() }
 
-// SigningFingerprint returns the fingerprint of the part of the key that signs, the primary key or a subkey: 40 upper-case hex
-// digits.
+// SigningFingerprint returns the fingerprint of the part of the key that signs, the primary key or a subkey: 40
+// upper-case hex digits.
 func (s *Signer) SigningFingerprint() string { return fmt.Sprintf("%X", s.key.Fingerprint) }
 
 // Format implements fmt.Formatter. It writes only the fingerprint, with each verb.

@@ -27,8 +27,9 @@ const (
 	maxRSA = 4096
 )
 
-// NewPublicKey makes the OpenPGP public key for a key in a token and returns it as ASCII armor. user is the user id, in the
-// form "Name <mail>". The key has version 4, is created now and does not expire. The token signs once, for the user id.
+// NewPublicKey makes the OpenPGP public key for a key in a token and returns it as ASCII armor. user is the user id,
+// in the form "Name <mail>". The key has version 4, is created now and does not expire. The token signs once, for the
+// user id.
 //
 // The caller must keep the result: another call returns a key with another fingerprint.
 func NewPublicKey(ctx context.Context, uri, user string) (string, error) {
@@ -54,7 +55,9 @@ func NewPublicKey(ctx context.Context, uri, user string) (string, error) {
 		return "", err
 	}
 	signer := &inToken{ctx: ctx, key: k}
-	e := &pgp.Entity{PrimaryKey: part, PrivateKey: &packet.PrivateKey{PublicKey: *part, PrivateKey: signer}, Identities: map[string]*pgp.Identity{}}
+	e := &pgp.Entity{
+		PrimaryKey: part, PrivateKey: &packet.PrivateKey{PublicKey: *part, PrivateKey: signer}, Identities: map[string]*pgp.Identity{},
+	}
 	err = e.AddUserId(name.Name, "", name.Address, &packet.Config{DefaultHash: hashFor(public), Time: func() time.Time { return now }})
 	if err = errors.Join(signer.err, err); err != nil {
 		return "", fmt.Errorf("sign the user id: %w", err)
@@ -88,15 +91,16 @@ func hashFor(public crypto.PublicKey) crypto.Hash {
 	return crypto.SHA256
 }
 
-// curveIDs are the object identifiers of curves in public key packets, each preceded by its length (RFC 9580, section 9.2).
+// curveIDs are the object identifiers of curves in public key packets, each preceded by its length (RFC 9580, section
+// 9.2).
 var curveIDs = map[elliptic.Curve][]byte{
 	elliptic.P256(): {8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07},
 	elliptic.P384(): {5, 0x2b, 0x81, 0x04, 0x00, 0x22},
 	elliptic.P521(): {5, 0x2b, 0x81, 0x04, 0x00, 0x23},
 }
 
-// publicPart returns the OpenPGP version 4 key with the creation time at. It fails with Invalid for weak keys and for keys
-// that clients do not support.
+// publicPart returns the OpenPGP version 4 key with the creation time at. It fails with Invalid for weak keys and for
+// keys that clients do not support.
 func publicPart(public crypto.PublicKey, at time.Time) (*packet.PublicKey, error) {
 	switch k := public.(type) {
 	case *rsa.PublicKey:

@@ -22,8 +22,8 @@ import (
 	"github.com/countersign/countersign/signing/signtest"
 )
 
-// TestTokenRemovedAndInserted is not parallel: it restarts the library, which the tests with a wrapped library do not expect
-// (hostile-inputs.md#failing-hardware-keys).
+// TestTokenRemovedAndInserted is not parallel: it restarts the library, which the tests with a wrapped library do not
+// expect (hostile-inputs.md#failing-hardware-keys).
 func TestTokenRemovedAndInserted(t *testing.T) {
 	s, public := open(t, uri(t, "gone", "key", userPIN), time.Minute)
 	checked := signing.NewChecked(s, public)

@@ -52,8 +52,8 @@ func faultyKey(t *testing.T, text string, l *faultyLibrary) *key {
 	return &key{uri: u, token: &token{uri: u, mod: m}}
 }
 
-// TestLostSessions proves that an invalid session is replaced without an error for the caller. A token whose sessions always fail
-// is unavailable, while other keys still sign (hostile-inputs.md#failing-hardware-keys).
+// TestLostSessions proves that an invalid session is replaced without an error for the caller. A token whose sessions
+// always fail is unavailable, while other keys still sign (hostile-inputs.md#failing-hardware-keys).
 func TestLostSessions(t *testing.T) {
 	open(t, uri(t, "odd", "p256", userPIN), 0) // keeps the library initialized and logged in
 	t.Parallel()
@@ -152,7 +152,8 @@ func TestSignaturesOfWrongLength(t *testing.T) {
 
 func zeros(n int) []byte { return make([]byte, n) }
 
-// TestTokenWithoutPIN proves that the PIN is tried again when the token had no PIN yet (hostile-inputs.md#failing-hardware-keys).
+// TestTokenWithoutPIN proves that the PIN is tried again when the token had no PIN yet
+// (hostile-inputs.md#failing-hardware-keys).
 func TestTokenWithoutPIN(t *testing.T) {
 	open(t, uri(t, "odd", "p256", userPIN), 0) // see TestLostSessions
 	t.Parallel()

@@ -105,9 +105,9 @@ func (k *key) record(err error) {
 	k.known, k.err, k.checked = true, err, time.Now()
 }
 
-// withRetry calls f with sessions of the key's token. While the token is unavailable it calls f again: once at once, since
-// a restart of the library for another token ends all sessions, and then until wait has passed. A retry does not log in
-// more often than token.connection allows.
+// withRetry calls f with sessions of the key's token. While the token is unavailable it calls f again: once at once,
+// since a restart of the library for another token ends all sessions, and then until wait has passed. A retry does
+// not log in more often than token.connection allows.
 //
 // It returns the cause of the end of ctx, the first other error, or an outage of fault.SigningKey.
 func withRetry[T any](ctx context.Context, k *key, wait time.Duration, f func(*conn) (T, error)) (T, error) {
@@ -152,7 +152,9 @@ func unreachable(err error) error {
 // public returns the public key, or nil when the token does not show it. It waits for an unavailable token.
 func (k *key) public(ctx context.Context, wait time.Duration) (crypto.PublicKey, error) {
 	return withRetry(ctx, k, wait, func(c *conn) (crypto.PublicKey, error) {
-		o, err := withSession(ctx, k.token, c, func(lib cryptoki, s pkcs11.SessionHandle) (*object, error) { return k.object(c, lib, s) })
+		o, err := withSession(ctx, k.token, c, func(lib cryptoki, s pkcs11.SessionHandle) (*object, error) {
+			return k.object(c, lib, s)
+		})
 		if err != nil {
 			return nil, err
 		}

@@ -121,8 +121,8 @@ func inspect(lib cryptoki, s pkcs11.SessionHandle, h pkcs11.ObjectHandle) (*obje
 	return o, err
 }
 
-// publicOf returns the public key of o, or nil when the token does not show it. An RSA private key contains it; for other
-// keys it is the public key object with the same id.
+// publicOf returns the public key of o, or nil when the token does not show it. An RSA private key contains it; for
+// other keys it is the public key object with the same id.
 func publicOf(lib cryptoki, s pkcs11.SessionHandle, o *object, id []byte) (crypto.PublicKey, error) {
 	if o.kind == pkcs11.CKK_RSA {
 		if public, err := readRSA(lib, s, o.handle); err == nil {

@@ -55,8 +55,8 @@ func New(o Options) (*Signer, error) {
 	return &Signer{key: openKey(u), entity: entities[0], o: o}, nil
 }
 
-// Usable returns nil when the signer can sign, and otherwise the reason. It does not wait for the token: the result may be
-// some seconds old. The error wraps openpgp.ErrNotValid when the OpenPGP key may not sign any more.
+// Usable returns nil when the signer can sign, and otherwise the reason. It does not wait for the token: the result
+// may be some seconds old. The error wraps openpgp.ErrNotValid when the OpenPGP key may not sign any more.
 func (s *Signer) Usable() error {
 	if err := s.key.usable(); err != nil {
 		return err
@@ -77,7 +77,8 @@ func (s *Signer) valid(part *packet.PublicKey, now time.Time) error {
 	if _, ok := s.entity.SigningKeyById(now, part.KeyId); ok {
 		return nil
 	}
-	return fault.Wrap(fault.Invalid, fmt.Errorf("%X: %w", part.Fingerprint, openpgp.ErrNotValid), "The key cannot be used: it has expired, was revoked, or may not sign.")
+	return fault.Wrap(fault.Invalid, fmt.Errorf("%X: %w", part.Fingerprint, openpgp.ErrNotValid),
+		"The key cannot be used: it has expired, was revoked, or may not sign.")
 }
 
 // Sign implements signing.Signer. It sets the claim's creator and timestamp, and waits for an unavailable token.

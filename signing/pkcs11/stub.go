@@ -10,7 +10,8 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-var errMissing = fault.New(fault.Invalid, "This build of countersign has no PKCS #11: it was made without cgo. Build it with make build CGO_ENABLED=1.")
+var errMissing = fault.New(fault.Invalid, "This build of countersign has no PKCS #11: it was made without cgo. "+
+	"Build it with make build CGO_ENABLED=1.")
 
 // key represents a key in a token in builds that cannot use tokens.
 type key struct{}

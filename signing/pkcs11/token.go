@@ -79,8 +79,8 @@ func (t *token) forget(cause error) {
 	t.conn, t.err, t.next, t.failures = nil, cause, time.Now(), 0
 }
 
-// drop removes the sessions c after a failure, unless they were removed before, and closes the idle ones. Sessions with a
-// token that does not answer are not closed.
+// drop removes the sessions c after a failure, unless they were removed before, and closes the idle ones. Sessions
+// with a token that does not answer are not closed.
 func (t *token) drop(ctx context.Context, c *conn, cause error) {
 	t.mu.Lock()
 	current := t.conn == c

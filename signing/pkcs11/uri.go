@@ -25,9 +25,9 @@ type URI struct {
 	ID     string // the key's id: any bytes
 }
 
-// ParseURI parses a URI. It requires an absolute module-path, an attribute that selects the token, and one that selects the
-// key. URIs are stored and shown, so pin-value is an error: the PIN comes from a file. Unsupported attributes are errors
-// too. All errors are Invalid, and do not contain attribute values.
+// ParseURI parses a URI. It requires an absolute module-path, an attribute that selects the token, and one that
+// selects the key. URIs are stored and shown, so pin-value is an error: the PIN comes from a file. Unsupported
+// attributes are errors too. All errors are Invalid, and do not contain attribute values.
 func ParseURI(text string) (URI, error) {
 	var u URI
 	rest, ok := cutScheme(text)

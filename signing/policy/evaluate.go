@@ -43,8 +43,8 @@ type Outcome struct {
 	Rejected  []string // the reason for each earlier signature
 }
 
-// Evaluate returns the decision of clients with this policy about an image at a given time. The error is Invalid when the
-// reference is not that of a pull, and the cause of the end of ctx if that comes first.
+// Evaluate returns the decision of clients with this policy about an image at a given time. The error is Invalid when
+// the reference is not that of a pull, and the cause of the end of ctx if that comes first.
 func (p *Policy) Evaluate(ctx context.Context, image Image, at time.Time) (Verdict, error) {
 	reference, err := parseImage(image.Reference)
 	if err != nil {
@@ -161,7 +161,8 @@ func (p *Policy) KeyCount() int {
 	return count
 }
 
-// PublicKeys returns all keys of the policy that can be parsed, without those of repeated key rings. It fails only when ctx ends.
+// PublicKeys returns all keys of the policy that can be parsed, without those of repeated key rings. It fails only
+// when ctx ends.
 func (p *Policy) PublicKeys(ctx context.Context) ([]signing.PublicKey, error) {
 	var keys []signing.PublicKey
 	seen := map[*keyRing]bool{}
@@ -238,10 +239,12 @@ func (p *Policy) scanRing(r *requirement) (*signing.ScannedKeyring, error) {
 	return signing.ScanKeyring(blobs...)
 }
 
-// satisfied returns the fingerprint of the key of a signature that satisfies a requirement, or the reason why it does not: one of
-// the keys must have made it, for this manifest and a matching reference. The error for a signature with a key that is not
-// evaluated is a NotEvaluatedError only if the signature satisfies all else.
-func (r *requirement) satisfied(ctx context.Context, ring signing.Keyring, reference named, manifest digest.Digest, raw []byte, at time.Time) (string, error) {
+// satisfied returns the fingerprint of the key of a signature that satisfies a requirement, or the reason why it does
+// not: one of the keys must have made it, for this manifest and a matching reference. The error for a signature with
+// a key that is not evaluated is a NotEvaluatedError only if the signature satisfies all else.
+func (r *requirement) satisfied(
+	ctx context.Context, ring signing.Keyring, reference named, manifest digest.Digest, raw []byte, at time.Time,
+) (string, error) {
 	v, payload, err := ring.Verify(ctx, raw, at)
 	if _, limited := errors.AsType[*signing.NotEvaluatedError](err); limited {
 		said, errParse := signing.Parse(raw)
@@ -276,8 +279,8 @@ func (r *requirement) fits(claim signing.Claim, reference named, manifest digest
 	return nil
 }
 
-// wholeSeconds reports whether the timestamp of a claim, if any, is a whole number. Clients reject other timestamps, and this
-// server accepts them.
+// wholeSeconds reports whether the timestamp of a claim, if any, is a whole number. Clients reject other timestamps,
+// and this server accepts them.
 func wholeSeconds(payload []byte) bool {
 	var claim map[string]map[string]any
 	if json.Unmarshal(payload, &claim) != nil {

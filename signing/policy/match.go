@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// matcher decides whether a signature for the reference signed applies to an image that is pulled by the reference image.
+// matcher decides whether a signature for the reference signed applies to an image that is pulled by the reference
+// image.
 type matcher interface {
 	matches(image, signed named) bool
 }

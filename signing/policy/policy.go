@@ -1,8 +1,8 @@
 // Package policy predicts the decision of podman, skopeo and similar clients about an image: it parses a
 // containers-policy.json(5) and evaluates it for a docker reference, a manifest and its signatures.
 //
-// Tests compare its results with the clients' own library for policies, references and identities (oracle), and with gpg for
-// OpenPGP (integration). It reads no files: callers pass the content of the files that a policy names.
+// Tests compare its results with the clients' own library for policies, references and identities (oracle), and with
+// gpg for OpenPGP (integration). It reads no files: callers pass the content of the files that a policy names.
 package policy
 
 import (
@@ -62,8 +62,8 @@ type file struct {
 	err     error
 }
 
-// Parse parses a policy as strictly as the clients do. Unknown members, duplicate members, empty lists and values of wrong types
-// are Invalid. Of sigstoreSigned requirements only the names of the members are checked.
+// Parse parses a policy as strictly as the clients do. Unknown members, duplicate members, empty lists and values of
+// wrong types are Invalid. Of sigstoreSigned requirements only the names of the members are checked.
 func Parse(data []byte) (*Policy, error) {
 	if len(data) > MaxSize {
 		return nil, fault.New(fault.TooLarge, "A policy may have at most %d bytes.", MaxSize)

@@ -17,8 +17,8 @@ type named struct {
 	digest digest.Digest
 }
 
-// The grammar of docker references in podman and skopeo. github.com/distribution/reference differs: it accepts IPv6 hosts and
-// upper-case hosts without a dot, and limits the length of the path alone.
+// The grammar of docker references in podman and skopeo. github.com/distribution/reference differs: it accepts IPv6
+// hosts and upper-case hosts without a dot, and limits the length of the path alone.
 const (
 	hostPart   = `(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])`
 	hostForm   = hostPart + `(?:\.` + hostPart + `)*(?::[0-9]+)?`
@@ -93,8 +93,8 @@ func parseImage(s string) (named, error) {
 	return n, nil
 }
 
-// scopes returns the scopes of the transport docker that apply to an image, from the nearest to the farthest: the reference,
-// its repository, namespaces and host, and wildcards of the host without its port.
+// scopes returns the scopes of the transport docker that apply to an image, from the nearest to the farthest: the
+// reference, its repository, namespaces and host, and wildcards of the host without its port.
 func (n named) scopes() []string {
 	scopes := []string{n.String()}
 	name := n.name

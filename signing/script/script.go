@@ -1,7 +1,7 @@
 // Package script makes signatures by running a script of the operator (compatibility.md#signing-scripts).
 //
-// A script gets its own directory, the manifest as a file, a few environment variables and a deadline. It prints the path of
-// the signature in that directory. signing.Checked verifies the signature.
+// A script gets its own directory, the manifest as a file, a few environment variables and a deadline. It prints the
+// path of the signature in that directory. signing.Checked verifies the signature.
 package script
 
 import (
@@ -31,8 +31,8 @@ const (
 	maxShown  = 2 << 10  // bytes of standard error in an error message
 )
 
-// pipeWait is how long the pipes of a script may stay open after its end. A process that it leaves behind, such as gpg-agent, may
-// hold them open.
+// pipeWait is how long the pipes of a script may stay open after its end. A process that it leaves behind, such as
+// gpg-agent, may hold them open.
 const pipeWait = 2 * time.Second
 
 // dirPrefix is the prefix of the directories of calls.
@@ -55,10 +55,11 @@ var _ signing.Signer = (*Signer)(nil)
 // New returns a Signer. It does not check the script; see Resolve and signing.Validate.
 func New(o Options) *Signer { return &Signer{o} }
 
-// Sign implements signing.Signer. When ctx ends or the timeout passes, it kills the script and its process group. Errors of the
-// script are Invalid and contain its standard error, if any.
+// Sign implements signing.Signer. When ctx ends or the timeout passes, it kills the script and its process group.
+// Errors of the script are Invalid and contain its standard error, if any.
 func (s *Signer) Sign(ctx context.Context, r signing.Request) ([]byte, error) {
-	// The check is repeated because permissions may change. For a script that is missing, the start returns a better error.
+	// The check is repeated because permissions may change. For a script that is missing, the start returns a better
+	// error.
 	if err := safefile.CheckProgram(s.options.Path); errors.Is(err, safefile.ErrUnsafe) {
 		return nil, err
 	}
@@ -82,8 +83,8 @@ func (s *Signer) Sign(ctx context.Context, r signing.Request) ([]byte, error) {
 	return readSignature(dir, out)
 }
 
-// makeDir creates the directory of a call and returns its path without symbolic links, so that it equals the output of pwd in the
-// script.
+// makeDir creates the directory of a call and returns its path without symbolic links, so that it equals the output
+// of pwd in the script.
 func (s *Signer) makeDir() (string, error) {
 	if err := os.MkdirAll(s.options.WorkDir, 0o700); err != nil {
 		return "", fmt.Errorf("working directory of signing scripts: %w", err)
@@ -99,8 +100,8 @@ func (s *Signer) makeDir() (string, error) {
 	return filepath.Abs(real)
 }
 
-// Sweep deletes the directories that were left by calls of a process that was killed: those that were not changed for longer
-// than a call may take.
+// Sweep deletes the directories that were left by calls of a process that was killed: those that were not changed for
+// longer than a call may take.
 func Sweep(workDir string, timeout time.Duration) error {
 	entries, err := os.ReadDir(workDir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -267,8 +268,8 @@ func readSignature(dir string, out []byte) ([]byte, error) {
 	return raw, nil
 }
 
-// bounded is a writer that keeps the last bytes up to a limit. A strict one fails when the limit is exceeded, so that the writing
-// process finds its pipe closed.
+// bounded is a writer that keeps the last bytes up to a limit. A strict one fails when the limit is exceeded, so that
+// the writing process finds its pipe closed.
 type bounded struct {
 	limit  int
 	strict bool

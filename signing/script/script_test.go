@@ -78,7 +78,8 @@ func gpg(t *testing.T, home string, args ...string) []byte {
 func write(t *testing.T, text string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "sign.sh")
-	// A child process that another test starts meanwhile would keep the file open for writing, and exec would fail with ETXTBSY.
+	// A child process that another test starts meanwhile would keep the file open for writing, and exec would fail
+	// with ETXTBSY.
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(name, []byte(text), 0o700); err != nil {
@@ -305,7 +306,8 @@ func wantEnded(t *testing.T, file string) {
 	}
 }
 
-// serverOfScript is the environment variable with the script that this test binary runs as a server, instead of its tests.
+// serverOfScript is the environment variable with the script that this test binary runs as a server, instead of its
+// tests.
 const serverOfScript = "SCRIPT_TEST_SERVER_OF"
 
 func TestMain(m *testing.M) {

@@ -24,8 +24,8 @@ type KeyQuery struct {
 // gpgTimeout is the timeout of one call of gpg.
 const gpgTimeout = 30 * time.Second
 
-// LookupKey returns the public key of the one primary key that matches, as ASCII armor, and its fingerprint. The errors are those
-// of Pulp's command (compatibility.md#service-commands).
+// LookupKey returns the public key of the one primary key that matches, as ASCII armor, and its fingerprint. The
+// errors are those of Pulp's command (compatibility.md#service-commands).
 func LookupKey(ctx context.Context, q KeyQuery) (armored, fingerprint string, err error) {
 	if q.KeyID == "" || strings.HasPrefix(q.KeyID, "-") {
 		return "", "", fault.New(fault.Invalid, "gpg: error reading key: No public key")
@@ -48,7 +48,8 @@ func LookupKey(ctx context.Context, q KeyQuery) (armored, fingerprint string, er
 	return string(key), found[0], nil
 }
 
-// primaryFingerprints parses gpg's colon listing. The fingerprint of a primary key is in the fpr record after its pub record.
+// primaryFingerprints parses gpg's colon listing. The fingerprint of a primary key is in the fpr record after its pub
+// record.
 func primaryFingerprints(listing []byte) (found []string) {
 	primary := false
 	for line := range strings.Lines(string(listing)) {
@@ -98,8 +99,8 @@ func (q KeyQuery) gpg(ctx context.Context, args ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Resolve returns the absolute path of a script without symbolic links. The script must be an executable regular file that only
-// root and the server's user can change.
+// Resolve returns the absolute path of a script without symbolic links. The script must be an executable regular file
+// that only root and the server's user can change.
 func Resolve(name string) (string, error) {
 	path, err := filepath.Abs(name)
 	if err == nil {

@@ -19,7 +19,8 @@ func Packet(tag byte, body []byte) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{0xc0 | tag, 255}, uint32(len(body))), body...)
 }
 
-// HostileKey is a key that no program makes. Each of its self-signatures is valid and as expensive as the format permits.
+// HostileKey is a key that no program makes. Each of its self-signatures is valid and as expensive as the format
+// permits.
 type HostileKey struct {
 	Body []byte // of the public key packet
 	algo byte
@@ -52,8 +53,8 @@ func HostileDSA(bits uint) HostileKey {
 	}}
 }
 
-// HostileRSA returns an RSA key of about the given number of bits. Its modulus is a product of small primes, so that it is made
-// quickly.
+// HostileRSA returns an RSA key of about the given number of bits. Its modulus is a product of small primes, so that
+// it is made quickly.
 func HostileRSA(bits int, e int64) HostileKey {
 	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the key must be the same each time
 	n, phi, one, exponent := big.NewInt(1), big.NewInt(1), big.NewInt(1), big.NewInt(e)

@@ -1,4 +1,5 @@
-// Package signtest has the tests that each implementation of signing.Signer must pass, and makes keys and signatures for tests.
+// Package signtest has the tests that each implementation of signing.Signer must pass, and makes keys and signatures
+// for tests.
 package signtest
 
 import (

@@ -36,7 +36,8 @@ import (
 	"github.com/countersign/countersign/signing/policy"
 )
 
-// cases is the number of images to evaluate, and mutants the number of changed policies to parse. Most of these are invalid.
+// cases is the number of images to evaluate, and mutants the number of changed policies to parse. Most of these are
+// invalid.
 const (
 	cases   = 3000
 	mutants = 3000

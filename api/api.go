@@ -1,10 +1,11 @@
 // Package api serves the REST API of Pulp's container plugin under /pulp/api/v3/.
 //
-// Each resource has a file with its JSON form, filters, routes and handlers: repository.go, remote.go, task.go and so on.
-// The files router.go, middleware.go and request.go hold the parts that all requests share; list.go and filter.go the
-// machinery of lists. The packages below api/internal read bodies and queries and write responses.
+// Each resource has a file with its JSON form, filters, routes and handlers: repository.go, remote.go, task.go and so
+// on. The files router.go, middleware.go and request.go hold the parts that all requests share; list.go and filter.go
+// the machinery of lists. The packages below api/internal read bodies and queries and write responses.
 //
-// A handler validates the request and reads from the database. It leaves most changes to tasks, whose work is in tasks/jobs.
+// A handler validates the request and reads from the database. It leaves most changes to tasks, whose work is in
+// tasks/jobs.
 //
 // docs/compatibility.md describes the API. Tests compare responses with recorded exchanges with Pulp.
 package api
@@ -55,7 +56,8 @@ type Options struct {
 	SigningUse pulp.SigningUse
 	// Redis returns an error when the queue's Redis does not answer; nil: the queue is in the process.
 	Redis func(context.Context) error
-	// Ready returns an error when this process cannot do its work, for a reason other than the database; nil: it always can.
+	// Ready returns an error when this process cannot do its work, for a reason other than the database; nil: it always
+	// can.
 	Ready func(context.Context) error
 }
 

@@ -10,8 +10,8 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// Errors for callers that may not choose a signing service (compatibility.md#use-of-signing-services). They do not depend on
-// the service, so that they reveal nothing of it.
+// Errors for callers that may not choose a signing service (compatibility.md#use-of-signing-services). They do not
+// depend on the service, so that they reveal nothing of it.
 var (
 	errAssign = &reply.Error{
 		Status: http.StatusForbidden,
@@ -26,7 +26,8 @@ var (
 // mayAssign reports whether the caller may choose any signing service for a repository that the caller may modify.
 func (a *API) mayAssign(req *request) bool { return a.SigningUse.ByOwners || req.isStaff() }
 
-// readService reads the field manifest_signing_service. set is false when the body lacks it; the service is zero for null.
+// readService reads the field manifest_signing_service. set is false when the body lacks it; the service is zero for
+// null.
 func (a *API) readService(req *request, b *body.Fields) (service pulp.SigningService, set bool, err error) {
 	find := func(id string) (pulp.SigningService, error) {
 		service, err := a.Store.Signatures.SigningService(req.Context(), id)
@@ -38,8 +39,8 @@ func (a *API) readService(req *request, b *body.Fields) (service pulp.SigningSer
 	return readRelated(b, "manifest_signing_service", pulp.SigningServiceCollection, find)
 }
 
-// readSigning reads the fields manifest_signing_service and sign_on_push of a repository into edit. A caller that may not
-// assign services may repeat the present service only.
+// readSigning reads the fields manifest_signing_service and sign_on_push of a repository into edit. A caller that may
+// not assign services may repeat the present service only.
 func (a *API) readSigning(req *request, b *body.Fields, repo pulp.Repository, edit *tasks.RepositoryFields) error {
 	const field = "manifest_signing_service"
 	if b.Has(field) && !a.mayAssign(req) {
@@ -84,8 +85,9 @@ func (a *API) checkSignOnPush(req *request, b *body.Fields, repo pulp.Repository
 	return nil
 }
 
-// serviceToSignWith returns the signing service for a sign task: the one in the body, or the one assigned to the repository.
-// It returns a zero service when there is neither. A caller that may not assign services may use assigned ones only.
+// serviceToSignWith returns the signing service for a sign task: the one in the body, or the one assigned to the
+// repository. It returns a zero service when there is neither. A caller that may not assign services may use assigned
+// ones only.
 func (a *API) serviceToSignWith(req *request, b *body.Fields, repo pulp.Repository) (pulp.SigningService, error) {
 	service, _, err := a.readService(req, b)
 	if err != nil {
@@ -102,8 +104,8 @@ func (a *API) serviceToSignWith(req *request, b *body.Fields, repo pulp.Reposito
 	return service, nil
 }
 
-// assignedService returns the signing service of a repository: its own, or the first that the configuration assigns to it.
-// It returns a zero service when there is neither.
+// assignedService returns the signing service of a repository: its own, or the first that the configuration assigns
+// to it. It returns a zero service when there is neither.
 func (a *API) assignedService(req *request, repo pulp.Repository) (pulp.SigningService, error) {
 	if repo.SigningServiceID != "" {
 		return a.Store.Signatures.SigningService(req.Context(), repo.SigningServiceID)

@@ -32,8 +32,8 @@ const (
 	useDenied    = `{"detail":"The repository may be signed only with a signing service that an administrator assigned to it."}`
 )
 
-// TestAssigningSigningServices proves, for both types of repository, PUT and PATCH, which users may assign which signing
-// service, and that the change records the assigner. An error does not reveal whether a service exists.
+// TestAssigningSigningServices proves, for both types of repository, PUT and PATCH, which users may assign which
+// signing service, and that the change records the assigner. An error does not reveal whether a service exists.
 func TestAssigningSigningServices(t *testing.T) {
 	t.Parallel()
 	admin, owner, nobody, none := pulp.AssignedByAdmin, pulp.AssignedByOwner, pulp.Assigner(""), ""
@@ -151,8 +151,8 @@ func TestAssigningSigningServices(t *testing.T) {
 	}
 }
 
-// TestNewRepositoriesGetSigningServicesFromAdministrators proves that an owner cannot create a repository with a signing
-// service.
+// TestNewRepositoriesGetSigningServicesFromAdministrators proves that an owner cannot create a repository with a
+// signing service.
 func TestNewRepositoriesGetSigningServicesFromAdministrators(t *testing.T) {
 	t.Parallel()
 	strict, loose := newWorld(t), newWorld(t, byOwners)
@@ -183,8 +183,9 @@ func TestNewRepositoriesGetSigningServicesFromAdministrators(t *testing.T) {
 	)
 }
 
-// TestUsingSigningServices proves which services a sign request may use: any for administrators; for owners the service that
-// an administrator, any user before the upgrade, or the configuration assigned, and any with repository_owners.
+// TestUsingSigningServices proves which services a sign request may use: any for administrators; for owners the
+// service that an administrator, any user before the upgrade, or the configuration assigned, and any with
+// repository_owners.
 func TestUsingSigningServices(t *testing.T) {
 	t.Parallel()
 	strict, loose, pattern := newWorld(t), newWorld(t, byOwners), newWorld(t, configured("other"))
@@ -276,8 +277,8 @@ func TestUsingSigningServices(t *testing.T) {
 	}
 }
 
-// TestSignOnPushNeedsAnAssignment proves that owners can enable sign_on_push only for a repository with an assigned service
-// that they may use.
+// TestSignOnPushNeedsAnAssignment proves that owners can enable sign_on_push only for a repository with an assigned
+// service that they may use.
 func TestSignOnPushNeedsAnAssignment(t *testing.T) {
 	t.Parallel()
 	const missing = `{"sign_on_push":["A repository that signs on push needs a manifest_signing_service."]}`
@@ -316,8 +317,8 @@ func TestSignOnPushNeedsAnAssignment(t *testing.T) {
 	w.expect(call{method: http.MethodPatch, path: w.repoHref(), user: "acme", json: `{"sign_on_push":false}`}, 202, "")
 }
 
-// TestSigningServicesAreNotShown proves that lists, objects, signatures and reports of verify/ show the href of a signing
-// service only to users that may modify the repository or administer the server.
+// TestSigningServicesAreNotShown proves that lists, objects, signatures and reports of verify/ show the href of a
+// signing service only to users that may modify the repository or administer the server.
 func TestSigningServicesAreNotShown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

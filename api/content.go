@@ -94,8 +94,8 @@ func showSignature(g pulp.Signature, c verify.Check) any {
 	}
 }
 
-// showSignatures returns the JSON forms of signatures. It verifies signatures by keys of signing services if the result is
-// shown.
+// showSignatures returns the JSON forms of signatures. It verifies signatures by keys of signing services if the
+// result is shown.
 func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) {
 	began := time.Now()
 	ctx, cancel := verify.WithTimeoutAfter(req.Context(), req.verifying)
@@ -182,8 +182,8 @@ func (a *API) showManifests(req *request, all []list.ListedManifest) ([]any, err
 	return shown, nil
 }
 
-// contentFilters are the filters of content of every kind, among them those by the versions that contain, added or removed
-// a unit.
+// contentFilters are the filters of content of every kind, among them those by the versions that contain, added or
+// removed a unit.
 func contentFilters(own ...filters) filters {
 	return mergeFilters(append(own, identityFilters(), labelFilters(), filters{
 		"added_between":              betweenVersions(true),

@@ -109,8 +109,8 @@ func TestContentBetweenVersions(t *testing.T) {
 	}
 }
 
-// TestAnIndexHasTheNatureOfItsImages proves that an index is bootable or a flatpak if an image in it is, at any depth: in its
-// JSON form, in filters and in orderings, for administrators and for other users.
+// TestAnIndexHasTheNatureOfItsImages proves that an index is bootable or a flatpak if an image in it is, at any
+// depth: in its JSON form, in filters and in orderings, for administrators and for other users.
 func TestAnIndexHasTheNatureOfItsImages(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -162,8 +162,8 @@ func TestAnIndexHasTheNatureOfItsImages(t *testing.T) {
 	}
 }
 
-// TestPartsRevealNoPrivateContent proves that an index, and an image with a foreign layer, that refer to digests of another
-// account's private content show no more than those that refer to unknown digests.
+// TestPartsRevealNoPrivateContent proves that an index, and an image with a foreign layer, that refer to digests of
+// another account's private content show no more than those that refer to unknown digests.
 func TestPartsRevealNoPrivateContent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -104,8 +104,8 @@ func distributionFilters() filters {
 	})
 }
 
-// servingContent filters by content that a distribution serves: content of the latest version of its repository, or of the
-// version that it is pinned to.
+// servingContent filters by content that a distribution serves: content of the latest version of its repository, or
+// of the version that it is pinned to.
 func servingContent(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 	texts, err := query.Split(name, values)
 	if err != nil || len(texts) == 0 {
@@ -184,8 +184,8 @@ func (a *API) createDistribution(req *request) (reply.Reply, error) {
 	})
 }
 
-// editDistribution returns the handler of PATCH or, when whole, of PUT, which requires name and base_path. It starts a task
-// unless nothing changes.
+// editDistribution returns the handler of PATCH or, when whole, of PUT, which requires name and base_path. It starts
+// a task unless nothing changes.
 func (a *API) editDistribution(whole bool) handler {
 	return func(req *request) (reply.Reply, error) {
 		d, err := a.permittedDistribution(req)
@@ -211,8 +211,8 @@ func (a *API) editDistribution(whole bool) handler {
 	}
 }
 
-// readDistribution reads and checks the fields of a distribution. Fields that the body lacks keep their values in old; when
-// whole, the required ones must be present.
+// readDistribution reads and checks the fields of a distribution. Fields that the body lacks keep their values in
+// old; when whole, the required ones must be present.
 func (a *API) readDistribution(
 	req *request, b *body.Fields, old pulp.Distribution, whole bool,
 ) (tasks.DistributionFields, error) {
@@ -284,8 +284,8 @@ func noteConflict(conflict error, b *body.Fields) error {
 	return nil
 }
 
-// readServed reads the fields repository and repository_version. The caller must be able to change the repository, because
-// pushes to the distribution's path change it; a version need only be visible to the caller.
+// readServed reads the fields repository and repository_version. The caller must be able to change the repository,
+// because pushes to the distribution's path change it; a version need only be visible to the caller.
 func (a *API) readServed(req *request, b *body.Fields, f *tasks.DistributionFields, old pulp.Distribution) error {
 	if b.Has("repository") {
 		none := ""
@@ -357,8 +357,8 @@ func (a *API) deleteDistribution(req *request) (reply.Reply, error) {
 	})
 }
 
-// deletedWith returns the resources that the deletion of a distribution reserves: the distribution, and its repository if a
-// push created that.
+// deletedWith returns the resources that the deletion of a distribution reserves: the distribution, and its
+// repository if a push created that.
 func (a *API) deletedWith(req *request, d pulp.Distribution) ([]taskstore.Resource, error) {
 	resources := []taskstore.Resource{{Href: pulp.Href(pulp.DistributionCollection, d.ID), Exclusive: true}}
 	if d.RepositoryID == "" {

@@ -15,8 +15,8 @@ import (
 	"github.com/countersign/countersign/internal/store"
 )
 
-// contentGuard is the only content guard. Every distribution names it, since clients of Pulp expect one; it has no effect
-// (compatibility.md#artifacts-and-guards).
+// contentGuard is the only content guard. Every distribution names it, since clients of Pulp expect one; it has no
+// effect (compatibility.md#artifacts-and-guards).
 type contentGuard struct {
 	object
 	Name        string  `json:"name"`

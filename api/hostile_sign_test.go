@@ -18,8 +18,8 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// TestHostileBasePaths requests signatures for paths of other users and for invalid paths, of repositories with and without
-// distributions (hostile-inputs.md#hostile-base-path).
+// TestHostileBasePaths requests signatures for paths of other users and for invalid paths, of repositories with and
+// without distributions (hostile-inputs.md#hostile-base-path).
 func TestHostileBasePaths(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -74,8 +74,8 @@ func TestHostileBasePaths(t *testing.T) {
 	}
 }
 
-// TestPushPermissionDoesNotAllowSigning proves that a user who may push to a repository by a path of theirs may not have it
-// signed (hostile-inputs.md#sign-without-permission).
+// TestPushPermissionDoesNotAllowSigning proves that a user who may push to a repository by a path of theirs may not
+// have it signed (hostile-inputs.md#sign-without-permission).
 func TestPushPermissionDoesNotAllowSigning(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

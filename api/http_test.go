@@ -307,8 +307,9 @@ func TestThereIsOneContentGuard(t *testing.T) {
 	}
 }
 
-// TestTooManyFailedLogins proves that the REST API refuses passwords from an address with ten failed logins, in its shape of an error and with
-// Retry-After, and still answers anonymous requests and credentials that were verified recently.
+// TestTooManyFailedLogins proves that the REST API refuses passwords from an address with ten failed logins, in its
+// shape of an error and with Retry-After, and still answers anonymous requests and credentials that were verified
+// recently.
 func TestTooManyFailedLogins(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

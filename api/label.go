@@ -29,7 +29,8 @@ type label struct {
 }
 
 // labelRoutes returns the routes of the actions that set and unset one label of an object
-// (compatibility.md#container-repositories). authorize returns the object that the path names if the caller may change it.
+// (compatibility.md#container-repositories). authorize returns the object that the path names if the caller may
+// change it.
 func labelRoutes[T any](a *API, collection string, authorize func(*request) (T, error)) []route {
 	set := func(req *request, b *body.Fields, key string) (*string, error) {
 		value := b.Text("value", body.Required, body.Nullable).Value
@@ -53,8 +54,8 @@ func labelRoutes[T any](a *API, collection string, authorize func(*request) (T, 
 	}
 }
 
-// labelAction returns the handler of an action on one label. change changes the label with the key and returns the value to
-// show.
+// labelAction returns the handler of an action on one label. change changes the label with the key and returns the
+// value to show.
 func labelAction[T any](
 	collection string, authorize func(*request) (T, error),
 	change func(req *request, b *body.Fields, key string) (*string, error),

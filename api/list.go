@@ -14,8 +14,8 @@ import (
 	"github.com/countersign/countersign/internal/store/list"
 )
 
-// resource declares a kind of object: the source of its rows, its filters and orderings, its visibility and its JSON form.
-// listOf and readOf make the handlers of its list and of one object.
+// resource declares a kind of object: the source of its rows, its filters and orderings, its visibility and its JSON
+// form. listOf and readOf make the handlers of its list and of one object.
 type resource[T any] struct {
 	model     string        // Pulp's class, which errors name
 	list      *list.List[T] // nil: the list is always empty
@@ -176,7 +176,8 @@ func findByID[T any](a *API, r resource[T], req *request, id string) (T, error) 
 	return find(a, r, req, func() (list.Filter, error) { return list.Where("pulp_id", list.Equal, id), nil })
 }
 
-// find returns the first object that satisfies a condition. It evaluates the scope of the resource before the condition.
+// find returns the first object that satisfies a condition. It evaluates the scope of the resource before the
+// condition.
 func find[T any](a *API, r resource[T], req *request, key func() (list.Filter, error)) (T, error) {
 	var none T
 	where, err := scope(r, req)

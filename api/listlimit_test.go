@@ -15,8 +15,8 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// TestListsHaveLimits proves that parameters with as many terms as their limit work, and that more terms are refused with 400
-// and a message.
+// TestListsHaveLimits proves that parameters with as many terms as their limit work, and that more terms are refused
+// with 400 and a message.
 func TestListsHaveLimits(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -113,8 +113,8 @@ func TestListsHaveLimits(t *testing.T) {
 	) // SQLite limits the depth of an expression to 1,000
 }
 
-// TestListsShowSelectedFields proves that every list shows exactly the selected fields, with the same values and in the same
-// order as without a selection, for lists that are read in several pieces.
+// TestListsShowSelectedFields proves that every list shows exactly the selected fields, with the same values and in
+// the same order as without a selection, for lists that are read in several pieces.
 func TestListsShowSelectedFields(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -170,8 +170,8 @@ func (w *world) page(path string) []map[string]any {
 	return p.Results
 }
 
-// TestBodiesHaveLimits proves that lists and objects in bodies are refused with 400 beyond their limits, and that labels set
-// one at a time count too.
+// TestBodiesHaveLimits proves that lists and objects in bodies are refused with 400 beyond their limits, and that
+// labels set one at a time count too.
 func TestBodiesHaveLimits(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -72,8 +72,8 @@ func (a *API) createNamespace(req *request) (reply.Reply, error) {
 	return created(req, "create namespace", showNamespace(n), pulp.Href(pulp.NamespaceCollection, n.ID)), nil
 }
 
-// deleteNamespace starts a task that deletes a namespace with its distributions and the repositories that pushes created for
-// them (compatibility.md#namespaces).
+// deleteNamespace starts a task that deletes a namespace with its distributions and the repositories that pushes
+// created for them (compatibility.md#namespaces).
 func (a *API) deleteNamespace(req *request) (reply.Reply, error) {
 	n, err := findByPath(a, a.namespaces(), req)
 	if err == nil && !req.mayModify(n.Name) {

@@ -19,9 +19,9 @@ func (n *noLogin) Basic(*http.Request) (*pulp.User, error) {
 	return nil, fault.New(fault.Unauthenticated, "Invalid username/password.")
 }
 
-// TestOtherOriginsChangeNothing proves that every route with a method that may change something refuses requests which a
-// browser sends for a page of another origin, before it verifies credentials; and that it accepts other clients and pages of
-// public_url.
+// TestOtherOriginsChangeNothing proves that every route with a method that may change something refuses requests
+// which a browser sends for a page of another origin, before it verifies credentials; and that it accepts other
+// clients and pages of public_url.
 func TestOtherOriginsChangeNothing(t *testing.T) {
 	t.Parallel()
 	login := &noLogin{}

@@ -21,8 +21,8 @@ func (a *API) orphanRoutes() []route {
 	return []route{{path: orphanCleanup, methods: post(a.cleanOrphans)}}
 }
 
-// cleanOrphans starts a task that deletes content that nothing refers to: all of it, or only the given units. It affects
-// content of every user, so only administrators may call it.
+// cleanOrphans starts a task that deletes content that nothing refers to: all of it, or only the given units. It
+// affects content of every user, so only administrators may call it.
 func (a *API) cleanOrphans(req *request) (reply.Reply, error) {
 	if err := req.requireStaff(); err != nil {
 		return reply.Reply{}, err

@@ -14,8 +14,8 @@ import (
 
 const notExist = "Invalid hyperlink - Object does not exist."
 
-// readRelated reads a field that names an object of a collection. find returns the object with an id. set is false when the
-// body lacks the field; the object is zero for null.
+// readRelated reads a field that names an object of a collection. find returns the object with an id. set is false
+// when the body lacks the field; the object is zero for null.
 func readRelated[T any](
 	b *body.Fields, name, collection string, find func(id string) (T, error),
 ) (object T, set bool, err error) {
@@ -35,16 +35,16 @@ func readRelated[T any](
 	return object, set, err
 }
 
-// readRemoteField reads the field remote, which names a remote that the caller may see. set is false when the body lacks it;
-// the remote is zero for null.
+// readRemoteField reads the field remote, which names a remote that the caller may see. set is false when the body
+// lacks it; the remote is zero for null.
 func (a *API) readRemoteField(req *request, b *body.Fields) (remote pulp.Remote, set bool, err error) {
 	return readRelated(b, "remote", pulp.RemoteCollection, func(id string) (pulp.Remote, error) {
 		return findByID(a, a.remotes(), req, id)
 	})
 }
 
-// readVersion reads a field that names a repository version that the caller may see. set is false when the field is null or
-// absent.
+// readVersion reads a field that names a repository version that the caller may see. set is false when the field is
+// null or absent.
 func (a *API) readVersion(req *request, b *body.Fields, name string) (v pulp.Version, set bool, err error) {
 	text := b.Reference(name)
 	if text == "" {
@@ -114,8 +114,8 @@ var unitKinds = map[string]pulp.Kind{
 	pulp.SignatureCollection: pulp.KindSignature,
 }
 
-// readUnits reads the field content_units: references to content that the caller may see, or "*" alone, for which all is
-// true. It returns each unit once, in the order of the field, and finishes the body.
+// readUnits reads the field content_units: references to content that the caller may see, or "*" alone, for which all
+// is true. It returns each unit once, in the order of the field, and finishes the body.
 func (a *API) readUnits(req *request, b *body.Fields) (units []record.Unit, all bool, err error) {
 	const field = "content_units"
 	texts := b.Texts(field)
@@ -163,8 +163,8 @@ func (a *API) readUnits(req *request, b *body.Fields) (units []record.Unit, all 
 	return units, false, nil
 }
 
-// visibleUnits returns the set of those ids that are units of a kind which the caller may see. A kind without a value has
-// none.
+// visibleUnits returns the set of those ids that are units of a kind which the caller may see. A kind without a value
+// has none.
 func (a *API) visibleUnits(req *request, kind pulp.Kind, ids []string) (map[string]bool, error) {
 	where, err := visible(req)
 	if err != nil {

@@ -150,8 +150,8 @@ func (a *API) createRemote(req *request) (reply.Reply, error) {
 	return created(req, "create remote", showRemote(r), pulp.Href(pulp.RemoteCollection, r.ID)), nil
 }
 
-// editRemote returns the handler of PATCH or, when whole, of PUT, which requires name, url and upstream_name. It starts a
-// task unless nothing changes.
+// editRemote returns the handler of PATCH or, when whole, of PUT, which requires name, url and upstream_name. It
+// starts a task unless nothing changes.
 func (a *API) editRemote(whole bool) handler {
 	return func(req *request) (reply.Reply, error) {
 		r, err := a.permittedRemote(req)

@@ -10,8 +10,8 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// readRemote reads and checks the fields of a remote. Fields that the body lacks keep their values in old; when whole, the
-// required ones must be present.
+// readRemote reads and checks the fields of a remote. Fields that the body lacks keep their values in old; when
+// whole, the required ones must be present.
 func readRemote(b *body.Fields, old pulp.Remote, whole bool) tasks.RemoteFields {
 	b.Ignore("hidden_fields")
 	f := tasks.RemoteFields{
@@ -88,8 +88,8 @@ func appendTexts(list, more tasks.Optional[[]string], old []string) tasks.Option
 	return tasks.Optional[[]string]{Set: true, Value: &all}
 }
 
-// readRemoteURL reads the URL of a remote registry. It must not contain credentials, since it is shown; they have fields of
-// their own.
+// readRemoteURL reads the URL of a remote registry. It must not contain credentials, since it is shown; they have
+// fields of their own.
 func readRemoteURL(b *body.Fields, required bool) *string {
 	v := b.Text("url", body.RequiredIf(required)).Value
 	if v == nil || !b.Valid("url") {

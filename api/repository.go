@@ -59,8 +59,8 @@ func baseRepository(r pulp.Repository) repository {
 	}
 }
 
-// showRepositories returns the JSON forms of repositories of one type. It shows the signing service only to callers that may
-// modify the repository.
+// showRepositories returns the JSON forms of repositories of one type. It shows the signing service only to callers
+// that may modify the repository.
 func showRepositories(req *request, all []pulp.Repository) ([]any, error) {
 	shown := make([]any, len(all))
 	for i, r := range all {
@@ -168,8 +168,8 @@ func (a *API) permitted(r resource[pulp.Repository], req *request, action auth.A
 	return repo, err
 }
 
-// editRepository returns the handler of PATCH or, when whole, of PUT, which requires the name. With both, fields that the
-// body lacks keep their values (compatibility.md#writes). It starts a task unless nothing changes.
+// editRepository returns the handler of PATCH or, when whole, of PUT, which requires the name. With both, fields that
+// the body lacks keep their values (compatibility.md#writes). It starts a task unless nothing changes.
 func (a *API) editRepository(r resource[pulp.Repository], whole bool) handler {
 	return func(req *request) (reply.Reply, error) {
 		repo, err := a.permitted(r, req, auth.Modify)
@@ -195,8 +195,8 @@ func (a *API) editRepository(r resource[pulp.Repository], whole bool) handler {
 	}
 }
 
-// readRepository reads and checks the fields of a repository. Fields that the body lacks keep their values in repo; when
-// whole, the name must be present.
+// readRepository reads and checks the fields of a repository. Fields that the body lacks keep their values in repo;
+// when whole, the name must be present.
 func (a *API) readRepository(
 	req *request, b *body.Fields, repo pulp.Repository, whole bool,
 ) (tasks.RepositoryFields, error) {
@@ -258,8 +258,8 @@ func (a *API) createRepository(req *request) (reply.Reply, error) {
 	return created(req, "create repository", showRepository(r), pulp.RepositoryHref(r.Type, r.ID)), nil
 }
 
-// deleteRepository returns the handler that starts a task which deletes a repository with its versions. Its distributions
-// remain (compatibility.md#container-repositories).
+// deleteRepository returns the handler that starts a task which deletes a repository with its versions. Its
+// distributions remain (compatibility.md#container-repositories).
 func (a *API) deleteRepository(r resource[pulp.Repository]) handler {
 	return func(req *request) (reply.Reply, error) {
 		repo, err := a.permitted(r, req, auth.Delete)

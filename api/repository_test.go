@@ -292,8 +292,8 @@ func TestChangesNeedPermission(t *testing.T) {
 	}
 }
 
-// TestAllowShrinkOfARepository proves that only container repositories have the field allow_shrink, and that it is shown when
-// it is true.
+// TestAllowShrinkOfARepository proves that only container repositories have the field allow_shrink, and that it is
+// shown when it is true.
 func TestAllowShrinkOfARepository(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)

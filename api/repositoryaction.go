@@ -18,8 +18,8 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// action reads and checks the body of a content action of a repository, and returns the task to start. The task repeats the
-// checks against the version that is the latest when it runs.
+// action reads and checks the body of a content action of a repository, and returns the task to start. The task
+// repeats the checks against the version that is the latest when it runs.
 type action func(req *request, b *body.Fields, repo pulp.Repository) (tasks.Spec, error)
 
 // repositoryActions returns the actions of a type of repository by the last segment of their path
@@ -44,8 +44,8 @@ func (a *API) repositoryActions(t pulp.RepositoryType, r resource[pulp.Repositor
 	return actions
 }
 
-// contentAction returns the handler that starts the task of an action. The caller must be able to modify the repository,
-// which the task reserves exclusively.
+// contentAction returns the handler that starts the task of an action. The caller must be able to modify the
+// repository, which the task reserves exclusively.
 func (a *API) contentAction(r resource[pulp.Repository], name string, act action) handler {
 	return func(req *request) (reply.Reply, error) {
 		repo, err := a.permitted(r, req, auth.Modify)
@@ -192,8 +192,8 @@ func (a *API) migrate(_ *request, b *body.Fields, repo pulp.Repository) (tasks.S
 	return tasks.Spec{Name: tasks.Migrate, Args: args, Immediate: true}, b.Finish()
 }
 
-// rollback creates a new version with the content of an older one, which the field version names by number, href or PRN. It
-// is an operation of our own.
+// rollback creates a new version with the content of an older one, which the field version names by number, href or
+// PRN. It is an operation of our own.
 func (a *API) rollback(req *request, b *body.Fields, repo pulp.Repository) (tasks.Spec, error) {
 	v, set := b.Value("version")
 	text, isText := v.(string)

@@ -432,8 +432,8 @@ func TestContentActions(t *testing.T) {
 const badTag = "The provided tag is not valid. A tag may contain lowercase and uppercase ASCII alphabetic characters, digits, underscores, periods, and dashes. " +
 	"A tag must not start with a period or a dash."
 
-// TestACopyDoesNotBlockItsSource proves that tasks on another user's public repository do not wait for a copy from it which
-// itself waits for a busy repository.
+// TestACopyDoesNotBlockItsSource proves that tasks on another user's public repository do not wait for a copy from it
+// which itself waits for a busy repository.
 func TestACopyDoesNotBlockItsSource(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)

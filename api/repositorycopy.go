@@ -73,8 +73,8 @@ func (a *API) copyContent(req *request, b *body.Fields, repo pulp.Repository, fr
 	if from.RepositoryID == repo.ID {
 		return spec, nil
 	}
-	// Tasks on the source wait for tasks that have reserved it. Only callers that may modify the source may make its owners
-	// wait; for others the copy runs without a reservation, like a push to the source.
+	// Tasks on the source wait for tasks that have reserved it. Only callers that may modify the source may make its
+	// owners wait; for others the copy runs without a reservation, like a push to the source.
 	source, err = a.Store.Catalog.Repository(req.Context(), source.Type, from.RepositoryID)
 	if err == nil && req.mayModify(source.Name) {
 		spec.Resources = []taskstore.Resource{{Href: pulp.RepositoryHref(source.Type, source.ID)}}

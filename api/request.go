@@ -43,8 +43,8 @@ func (r *request) requireStaff() error {
 	return nil
 }
 
-// mayModify reports whether the caller may create or change an object with this name or path: objects in the caller's own
-// namespace, or any as an administrator.
+// mayModify reports whether the caller may create or change an object with this name or path: objects in the caller's
+// own namespace, or any as an administrator.
 func (r *request) mayModify(name string) bool {
 	return auth.Allow(r.user, auth.Modify, auth.Object{Path: name})
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// Results returns a function that converts the result of a task to its JSON form: an object as in a response to GET, except
-// that a distribution's registry_path has no host (compatibility.md#distributions); counts as they are; nil for other values.
-// The function makes no queries, so it can be called within transactions.
+// Results returns a function that converts the result of a task to its JSON form: an object as in a response to GET,
+// except that a distribution's registry_path has no host (compatibility.md#distributions); counts as they are; nil
+// for other values. The function makes no queries, so it can be called within transactions.
 func Results(ctx context.Context, s *store.Store) (func(any) any, error) {
 	guard, err := guardOf(ctx, s)
 	if err != nil {

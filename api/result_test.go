@@ -12,7 +12,8 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// TestResultsAreShownAsObjects runs the immediate tasks of a mirror's life, and compares their results with responses to GET.
+// TestResultsAreShownAsObjects runs the immediate tasks of a mirror's life, and compares their results with responses
+// to GET.
 func TestResultsAreShownAsObjects(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -23,8 +23,8 @@ type route struct {
 func get(h handler) map[string]handler  { return map[string]handler{http.MethodGet: h} }
 func post(h handler) map[string]handler { return map[string]handler{http.MethodPost: h} }
 
-// routedMethods are the methods that the router knows, in the order of Pulp's Allow header. Every path answers OPTIONS, and
-// HEAD where it answers GET.
+// routedMethods are the methods that the router knows, in the order of Pulp's Allow header. Every path answers
+// OPTIONS, and HEAD where it answers GET.
 var routedMethods = []string{
 	http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodHead, http.MethodOptions,
 }
@@ -57,8 +57,9 @@ func (a *API) declaredRoutes() []route {
 
 // router returns a router for all declared routes.
 //
-// Requests to a declared path are checked in Pulp's order: Accept header, origin, query, credentials, method. Requests to any
-// other path are answered with 404, or with a redirect when only the final slash is missing, without these checks.
+// Requests to a declared path are checked in Pulp's order: Accept header, origin, query, credentials, method.
+// Requests to any other path are answered with 404, or with a redirect when only the final slash is missing, without
+// these checks.
 func (a *API) router() *gin.Engine {
 	gin.SetMode(gin.ReleaseMode) // in its debug mode gin prints the routes
 	e := gin.New()
@@ -81,9 +82,9 @@ func (a *API) router() *gin.Engine {
 
 // declare registers a route, and a redirect to it for its path without the final slash.
 //
-// The router prefers a literal segment to a parameter among the routes of one method only: GET tasks/purge/ would reach the
-// route tasks/:id/, which has other methods. So a path without parameters answers every routed method, with 405 where the
-// route has no handler.
+// The router prefers a literal segment to a parameter among the routes of one method only: GET tasks/purge/ would
+// reach the route tasks/:id/, which has other methods. So a path without parameters answers every routed method, with
+// 405 where the route has no handler.
 func (a *API) declare(e *gin.Engine, r route, checks []gin.HandlerFunc) {
 	path := pulp.Root + r.path
 	literal := !strings.Contains(path, ":")
@@ -110,16 +111,16 @@ func (a *API) run(h handler) gin.HandlerFunc {
 	}
 }
 
-// setAllow sets the Allow header of a declared path, which Pulp sends with every response. For a path with parameters and a
-// method without a route, the router has set it.
+// setAllow sets the Allow header of a declared path, which Pulp sends with every response. For a path with parameters
+// and a method without a route, the router has set it.
 func (a *API) setAllow(c *gin.Context) {
 	if allow, ok := a.allowed[cmp.Or(c.FullPath(), c.Request.URL.Path)]; ok {
 		c.Header("Allow", allow)
 	}
 }
 
-// redirectToSlash redirects a declared path that lacks the final slash. The router lets parameters match empty segments,
-// which no declared path has.
+// redirectToSlash redirects a declared path that lacks the final slash. The router lets parameters match empty
+// segments, which no declared path has.
 func redirectToSlash(c *gin.Context) {
 	path := c.Request.URL.Path
 	if strings.Contains(path, "//") {

@@ -32,8 +32,8 @@ func newRouter(t *testing.T, login Authenticator) *gin.Engine {
 	}).router()
 }
 
-// servedRoutes returns the routes of a router that have a handler of a resource, as "METHOD path" with parameters as "{}": without HEAD and OPTIONS, which
-// follow from the others, redirects, and routes that answer 405.
+// servedRoutes returns the routes of a router that have a handler of a resource, as "METHOD path" with parameters as
+// "{}": without HEAD and OPTIONS, which follow from the others, redirects, and routes that answer 405.
 func servedRoutes(e *gin.Engine) []string {
 	parameter := regexp.MustCompile(`:[^/]+`)
 	var served []string
@@ -49,7 +49,8 @@ func servedRoutes(e *gin.Engine) []string {
 	return served
 }
 
-// operation is one method of one path. Parameters of the path are written as "{}", since Pulp and gin name them differently.
+// operation is one method of one path. Parameters of the path are written as "{}", since Pulp and gin name them
+// differently.
 type operation struct{ id, method, path string }
 
 // readOperations reads a tab-separated file with these columns.
@@ -82,8 +83,9 @@ func readOperations(t *testing.T, file string, columns ...string) []operation {
 	return all
 }
 
-// TestRoutesAreTheDeclaredOperations compares the router's routes with testdata/routes.tsv, and that file with docs/pulp-operations.tsv, which lists the
-// operations of Pulp: an operation has Pulp's id, method and path, or is "own" and unknown to Pulp.
+// TestRoutesAreTheDeclaredOperations compares the router's routes with testdata/routes.tsv, and that file with
+// docs/pulp-operations.tsv, which lists the operations of Pulp: an operation has Pulp's id, method and path, or is
+// "own" and unknown to Pulp.
 func TestRoutesAreTheDeclaredOperations(t *testing.T) {
 	t.Parallel()
 	pulpIDs := map[string]string{} // by method and path
@@ -106,8 +108,8 @@ func TestRoutesAreTheDeclaredOperations(t *testing.T) {
 	}
 }
 
-// TestLiteralPathsHideNoParameters proves that a path without parameters answers every method itself, where its last segment could be the parameter of
-// another route.
+// TestLiteralPathsHideNoParameters proves that a path without parameters answers every method itself, where its last
+// segment could be the parameter of another route.
 func TestLiteralPathsHideNoParameters(t *testing.T) {
 	t.Parallel()
 	router := newRouter(t, &noLogin{})

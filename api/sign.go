@@ -16,8 +16,8 @@ import (
 // maxDistributions is the largest number of distributions that the API reads for one repository or namespace.
 const maxDistributions = 10_000
 
-// sign returns the handler that starts a sign task (compatibility.md#sign-request). It makes all checks of the request, so
-// that the task only signs.
+// sign returns the handler that starts a sign task (compatibility.md#sign-request). It makes all checks of the
+// request, so that the task only signs.
 func (a *API) sign(r resource[pulp.Repository]) handler {
 	return func(req *request) (reply.Reply, error) {
 		repo, err := a.permitted(r, req, auth.Sign)
@@ -69,8 +69,8 @@ func (a *API) readSign(req *request, b *body.Fields, repo pulp.Repository) (task
 	return args, err
 }
 
-// basePath returns the path in the references of new signatures (compatibility.md#future-base-path): the requested one, or
-// that of the repository's only distribution when requested is nil.
+// basePath returns the path in the references of new signatures (compatibility.md#future-base-path): the requested
+// one, or that of the repository's only distribution when requested is nil.
 func (a *API) basePath(req *request, repo pulp.Repository, requested *string) (string, error) {
 	const field = "future_base_path"
 	if requested != nil && !pulp.ValidName(*requested) {

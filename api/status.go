@@ -78,7 +78,8 @@ type status struct {
 	Upstream *connection     `json:"upstream_connection,omitempty"`
 }
 
-// usableService is a signing service with the number of online workers that can use it. While that is 0, its tasks wait.
+// usableService is a signing service with the number of online workers that can use it. While that is 0, its tasks
+// wait.
 type usableService struct {
 	Name    string `json:"name"`
 	Workers int    `json:"online_workers"`

@@ -216,8 +216,8 @@ func (a *API) taskRoutes() []route {
 	}
 }
 
-// cancelTask cancels a task: a PATCH that sets its state to "canceled", the only possible change of a task. A task that has
-// ended is shown with status 409.
+// cancelTask cancels a task: a PATCH that sets its state to "canceled", the only possible change of a task. A task
+// that has ended is shown with status 409.
 func (a *API) cancelTask(req *request) (reply.Reply, error) {
 	t, err := findByPath(a, a.tasks(), req)
 	if err != nil {
@@ -264,8 +264,8 @@ func (a *API) deleteTask(req *request) (reply.Reply, error) {
 	return reply.Reply{Status: http.StatusNoContent}, nil
 }
 
-// taskPermissions responds with Pulp's names of the caller's permissions on a task. A caller that sees a task has all of
-// them.
+// taskPermissions responds with Pulp's names of the caller's permissions on a task. A caller that sees a task has all
+// of them.
 func (a *API) taskPermissions(req *request) (reply.Reply, error) {
 	if _, err := findByPath(a, a.tasks(), req); err != nil {
 		return reply.Reply{}, err

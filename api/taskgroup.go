@@ -11,8 +11,8 @@ import (
 	"github.com/countersign/countersign/internal/store/list"
 )
 
-// taskGroupCollection is the collection of task groups. Nothing creates task groups here: the list is always empty, and no
-// path names one (compatibility.md#task-groups-and-workers).
+// taskGroupCollection is the collection of task groups. Nothing creates task groups here: the list is always empty,
+// and no path names one (compatibility.md#task-groups-and-workers).
 const taskGroupCollection = "task-groups/"
 
 func (a *API) taskGroups() resource[struct{}] {

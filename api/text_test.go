@@ -7,8 +7,8 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// TestInvalidCharacters proves that null characters and texts that are not UTF-8 are refused, in the same way on SQLite and
-// PostgreSQL.
+// TestInvalidCharacters proves that null characters and texts that are not UTF-8 are refused, in the same way on
+// SQLite and PostgreSQL.
 func TestInvalidCharacters(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)

@@ -14,8 +14,8 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// upstreamCollection is the path of operations on the upstream registry, which Pulp does not have. Its href is the resource
-// that their tasks reserve, so that one runs at a time.
+// upstreamCollection is the path of operations on the upstream registry, which Pulp does not have. Its href is the
+// resource that their tasks reserve, so that one runs at a time.
 const upstreamCollection = "upstream/"
 
 // maxPattern is the largest length of a pattern of repository names, in bytes.
@@ -68,7 +68,8 @@ func (a *API) adopt(req *request) (reply.Reply, error) {
 	return a.dispatch(req, "adopt", pulp.Root+upstreamCollection, tasks.AdoptSpec(pattern, ""))
 }
 
-// compareUpstream starts a task that records the differences between repositories and the upstream, and changes neither.
+// compareUpstream starts a task that records the differences between repositories and the upstream, and changes
+// neither.
 func (a *API) compareUpstream(req *request) (reply.Reply, error) {
 	if err := a.requireUpstream(req); err != nil {
 		return reply.Reply{}, err

@@ -26,7 +26,8 @@ const (
 	maxKeys         = 100 // of a policy
 )
 
-// verified is the response of verify/: the signers of a tag's manifests and, given a policy, whether clients accept the tag.
+// verified is the response of verify/: the signers of a tag's manifests and, given a policy, whether clients accept
+// the tag.
 type verified struct {
 	Tag       string             `json:"tag"`
 	Version   string             `json:"repository_version"`
@@ -97,8 +98,8 @@ type verifyArgs struct {
 	reference string         // empty: all references of the tag
 }
 
-// verify returns the handler that reports the signers of a tag. It changes nothing, so there is no task. It is an operation
-// of our own.
+// verify returns the handler that reports the signers of a tag. It changes nothing, so there is no task. It is an
+// operation of our own.
 func (a *API) verify(r resource[pulp.Repository]) handler {
 	return func(req *request) (reply.Reply, error) {
 		repo, err := findByPath(a, r, req)
@@ -192,8 +193,8 @@ func (a *API) readVerify(req *request, repo pulp.Repository) (verifyArgs, error)
 	return args, b.Finish()
 }
 
-// readPolicy reads the field policy: an object, or its JSON in a text. It returns nil when the field is null or absent. A
-// policy must not name files, which would be the server's.
+// readPolicy reads the field policy: an object, or its JSON in a text. It returns nil when the field is null or
+// absent. A policy must not name files, which would be the server's.
 func readPolicy(b *body.Fields, raw []byte) *policy.Policy {
 	const field = "policy"
 	v, set := b.Value(field)
@@ -254,8 +255,8 @@ func (v *verified) evaluate(
 	return nil
 }
 
-// references returns the references by which clients pull a tag of a repository version: one for each distribution that the
-// caller may see.
+// references returns the references by which clients pull a tag of a repository version: one for each distribution
+// that the caller may see.
 func (a *API) references(req *request, repo pulp.Repository, number int64, tag string) ([]string, error) {
 	where, err := visible(req)
 	if err != nil {

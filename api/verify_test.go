@@ -135,8 +135,8 @@ const (
 	rejectAll = `{"default":[{"type":"reject"}]}`
 )
 
-// TestSignaturesShowTheirServices proves that signatures show the signing services with their key, also services that were
-// added later.
+// TestSignaturesShowTheirServices proves that signatures show the signing services with their key, also services that
+// were added later.
 func TestSignaturesShowTheirServices(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -333,9 +333,9 @@ func TestVerifyRefuses(t *testing.T) {
 	)
 }
 
-// TestVerifyRefusesExpensiveKeys proves that verify/ does not compute with keys that are expensive to read: a DSA key of 35 kB
-// with 300 self-signatures takes twelve seconds. Requirements with such keys are reported as not evaluated, unless the
-// signature is invalid for another reason or another key of the requirement accepts it.
+// TestVerifyRefusesExpensiveKeys proves that verify/ does not compute with keys that are expensive to read: a DSA key
+// of 35 kB with 300 self-signatures takes twelve seconds. Requirements with such keys are reported as not evaluated,
+// unless the signature is invalid for another reason or another key of the requirement accepts it.
 func TestVerifyRefusesExpensiveKeys(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

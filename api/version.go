@@ -133,8 +133,9 @@ func (a *API) permittedVersion(
 	return v, repo, err
 }
 
-// deleteVersion starts a task that deletes a version of a container repository. It refuses a version that a distribution
-// serves. The changes of the version become changes of the next one (compatibility.md#repository-versions).
+// deleteVersion starts a task that deletes a version of a container repository. It refuses a version that a
+// distribution serves. The changes of the version become changes of the next one
+// (compatibility.md#repository-versions).
 func (a *API) deleteVersion(req *request) (reply.Reply, error) {
 	v, repo, err := a.permittedVersion(req, pulp.Container, auth.Delete)
 	if err != nil {
@@ -155,8 +156,8 @@ func (a *API) deleteVersion(req *request) (reply.Reply, error) {
 	})
 }
 
-// repairVersion returns the handler that starts a task which checks the blobs of a version and fetches broken ones again
-// from remotes.
+// repairVersion returns the handler that starts a task which checks the blobs of a version and fetches broken ones
+// again from remotes.
 func (a *API) repairVersion(t pulp.RepositoryType) handler {
 	return func(req *request) (reply.Reply, error) {
 		v, repo, err := a.permittedVersion(req, t, auth.Modify)

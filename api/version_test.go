@@ -11,8 +11,8 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// TestAVersionIsNotItsRepository proves that the href of a version, which begins with that of its repository, is no reference
-// to the repository.
+// TestAVersionIsNotItsRepository proves that the href of a version, which begins with that of its repository, is no
+// reference to the repository.
 func TestAVersionIsNotItsRepository(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)

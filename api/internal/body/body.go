@@ -1,7 +1,7 @@
 // Package body reads the bodies of requests to the REST API field by field: JSON objects, forms and multipart forms.
 //
-// Errors have Pulp's texts. A reader notes the error of its field and goes on, so that one response names every field with
-// an error; Finish returns them.
+// Errors have Pulp's texts. A reader notes the error of its field and goes on, so that one response names every field
+// with an error; Finish returns them.
 package body
 
 import (
@@ -39,8 +39,8 @@ var readOnly = []string{
 	"pulp_href", "prn", "pulp_created", "pulp_last_updated", "versions_href", "latest_version_href",
 }
 
-// Read reads the body of a request, which must be limited to MaxBytes bytes by http.MaxBytesReader. An empty body has no
-// fields, whatever its media type.
+// Read reads the body of a request, which must be limited to MaxBytes bytes by http.MaxBytesReader. An empty body has
+// no fields, whatever its media type.
 func Read(r *http.Request) (*Fields, error) {
 	raw, err := ReadAll(r)
 	if err != nil {
@@ -222,8 +222,8 @@ func (f *Fields) Finish() error {
 	return &fault.Error{Kind: fault.Invalid, Msg: "The request's body is not valid.", Fields: f.errs}
 }
 
-// Value returns a field in its JSON form: nil, bool, string, json.Number, []any or map[string]any. ok is false when the body
-// lacks it. Of a repeated field of a form the last value counts.
+// Value returns a field in its JSON form: nil, bool, string, json.Number, []any or map[string]any. ok is false when
+// the body lacks it. Of a repeated field of a form the last value counts.
 func (f *Fields) Value(name string) (v any, ok bool) {
 	f.known[name] = true
 	v, ok = f.values[name]
@@ -233,8 +233,8 @@ func (f *Fields) Value(name string) (v any, ok bool) {
 	return v, ok
 }
 
-// nested returns a field that holds a list or an object. A form holds it as JSON, or a list as a repeated field; an empty
-// text is null.
+// nested returns a field that holds a list or an object. A form holds it as JSON, or a list as a repeated field; an
+// empty text is null.
 func (f *Fields) nested(name string) (v any, ok bool) {
 	f.known[name] = true
 	v, ok = f.values[name]

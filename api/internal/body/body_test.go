@@ -174,7 +174,8 @@ func TestReaders(t *testing.T) {
 	}
 }
 
-// TestParseRefusesMalformedBodies proves that each kind of body has its own error, and that an empty body has no fields.
+// TestParseRefusesMalformedBodies proves that each kind of body has its own error, and that an empty body has no
+// fields.
 func TestParseRefusesMalformedBodies(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ raw, contentType, want string }{

@@ -293,8 +293,8 @@ func (f *Fields) Reference(name string) string {
 	return s
 }
 
-// Related reads a field that names an object of one of the collections by href, URL or PRN. ok is false when the field is
-// null, absent or wrong.
+// Related reads a field that names an object of one of the collections by href, URL or PRN. ok is false when the
+// field is null, absent or wrong.
 func (f *Fields) Related(name string, collections ...string) (ref pulp.Ref, ok bool) {
 	text := f.Reference(name)
 	if text == "" {

@@ -58,8 +58,8 @@ func (f *Fields) Headers(name string) tasks.Optional[[]map[string]string] {
 	return tasks.Optional[[]map[string]string]{Set: true, Value: &all}
 }
 
-// Certificate reads certificates in PEM that may be null. The field is shown to every viewer of its object, so it may hold
-// nothing but certificates, and in particular no key.
+// Certificate reads certificates in PEM that may be null. The field is shown to every viewer of its object, so it may
+// hold nothing but certificates, and in particular no key.
 func (f *Fields) Certificate(name string) tasks.Optional[string] {
 	const unreadable = "The certificate cannot be read."
 	v := f.Text(name, Nullable)

@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// Forms of a build's version: a release of PEP 440 that git describe may have extended by the number of commits since the
-// tag, the hash of the commit and -dirty; a hash alone; and a normalised public version with an optional local part.
+// Forms of a build's version: a release of PEP 440 that git describe may have extended by the number of commits since
+// the tag, the hash of the commit and -dirty; a hash alone; and a normalised public version with an optional local
+// part.
 var (
 	release   = `(\d+(?:\.\d+)*)(?:[-_.]?(a|b|c|rc|alpha|beta|pre|preview)[-_.]?(\d*))?`
 	described = regexp.MustCompile(`^v?` + release + `(?:-(\d+)-g([0-9a-f]{4,64}))?(-dirty)?$`)
@@ -25,8 +26,8 @@ var preReleases = map[string]string{
 // unreleased is the version of a build without a release.
 const unreleased = "0.0.0.dev0"
 
-// Version returns the version of a build in the normal form of PEP 440. A build without a release is a development release
-// of 0.0.0. Commits since a release become a post-release; hashes and any other text become the local part.
+// Version returns the version of a build in the normal form of PEP 440. A build without a release is a development
+// release of 0.0.0. Commits since a release become a post-release; hashes and any other text become the local part.
 func Version(build string) string {
 	build = strings.ToLower(strings.TrimSpace(build))
 	isHash := hash.MatchString(build)
@@ -45,8 +46,8 @@ func Version(build string) string {
 	return unreleased + local(build)
 }
 
-// fromTag returns the version for the parts that described matches: release, kind and number of the pre-release, commits
-// since the tag, hash, and -dirty.
+// fromTag returns the version for the parts that described matches: release, kind and number of the pre-release,
+// commits since the tag, hash, and -dirty.
 func fromTag(parts []string) string {
 	numbers := strings.Split(parts[1], ".")
 	for i, n := range numbers {

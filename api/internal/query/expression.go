@@ -31,8 +31,8 @@ type expression struct {
 	depth      int // of parentheses
 }
 
-// ParseExpression parses the parameter "q": comparisons `filter=value` with the operators NOT, AND and OR, which bind in
-// this order, and parentheses.
+// ParseExpression parses the parameter "q": comparisons `filter=value` with the operators NOT, AND and OR, which bind
+// in this order, and parentheses.
 func ParseExpression(text string, term Term) (list.Filter, error) {
 	e := &expression{rest: text, term: term}
 	f, err := e.or()
@@ -47,8 +47,8 @@ func ParseExpression(text string, term Term) (list.Filter, error) {
 
 func (e *expression) skipSpace() { e.rest = strings.TrimLeft(e.rest, " \t\r\n") }
 
-// operator skips an operator, in any case, that ends with a space, a parenthesis or the text. It reports whether there was
-// one.
+// operator skips an operator, in any case, that ends with a space, a parenthesis or the text. It reports whether
+// there was one.
 func (e *expression) operator(name string) bool {
 	e.skipSpace()
 	if len(e.rest) < len(name) || !strings.EqualFold(e.rest[:len(name)], name) {

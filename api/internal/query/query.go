@@ -12,7 +12,8 @@ import (
 	"github.com/countersign/countersign/internal/store/list"
 )
 
-// Bounds of a page (compatibility.md#lists). Pulp has no largest limit; this one is far above those that its clients use.
+// Bounds of a page (compatibility.md#lists). Pulp has no largest limit; this one is far above those that its clients
+// use.
 const (
 	defaultLimit = 100
 	maxLimit     = 10_000
@@ -30,8 +31,8 @@ func Last(values []string) string {
 	return values[len(values)-1]
 }
 
-// Split returns the parts of a parameter that may be repeated and contain commas, without space and empty parts. More than
-// 1,000 parts are an error of the named parameter.
+// Split returns the parts of a parameter that may be repeated and contain commas, without space and empty parts. More
+// than 1,000 parts are an error of the named parameter.
 func Split(name string, values []string) ([]string, error) {
 	var parts []string
 	for _, v := range values {
@@ -53,8 +54,8 @@ func BadChoice(name, value string) error {
 	return fault.Field(name, "Select a valid choice. %s is not one of the available choices.", value)
 }
 
-// Order reads the parameter "ordering": names of fields, each with a minus sign for descending order. Only some fields are
-// possible.
+// Order reads the parameter "ordering": names of fields, each with a minus sign for descending order. Only some
+// fields are possible.
 func Order(query url.Values, possible []string) ([]list.Order, error) {
 	names, err := Split("ordering", query["ordering"])
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/countersign/countersign/api/internal/reply"
 )
 
-// Selection is the choice of fields that the parameters "fields" and "exclude_fields" make. Names of unknown fields have no
-// effect.
+// Selection is the choice of fields that the parameters "fields" and "exclude_fields" make. Names of unknown fields
+// have no effect.
 type Selection struct{ keep, drop map[string]bool }
 
 // SelectionOf reads the parameters.

@@ -74,7 +74,8 @@ var statuses = map[fault.Kind]int{
 // Internal returns the response to a defect of the server. It shows nothing of the cause.
 func Internal() Reply { return Reply{Status: http.StatusInternalServerError, Body: Detail(internal)} }
 
-// ToError returns the response to an error, which is an *Error or has a kind of internal/fault. Any other error is internal.
+// ToError returns the response to an error, which is an *Error or has a kind of internal/fault. Any other error is
+// internal.
 func ToError(err error) Reply {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return Reply{Status: e.Status, Body: e.Body}

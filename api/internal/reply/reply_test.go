@@ -60,7 +60,8 @@ func TestWriteReportsBodiesThatCannotBeEncoded(t *testing.T) {
 	}
 }
 
-// TestStreams proves that a short response has a length, and that the status of a stream that fails early is still open.
+// TestStreams proves that a short response has a length, and that the status of a stream that fails early is still
+// open.
 func TestStreams(t *testing.T) {
 	t.Parallel()
 	failed := errors.New("failed")

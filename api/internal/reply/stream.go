@@ -7,12 +7,12 @@ import (
 	"strconv"
 )
 
-// streamBuffer is the number of bytes of a streamed response that are held back. A shorter response has a Content-Length,
-// and a status of its own when it fails.
+// streamBuffer is the number of bytes of a streamed response that are held back. A shorter response has a
+// Content-Length, and a status of its own when it fails.
 const streamBuffer = 1 << 20
 
-// WriteStream sends a response that has a Stream. It returns the error of Stream, and whether part of the response has been
-// sent by then: if not, the caller can still send another response.
+// WriteStream sends a response that has a Stream. It returns the error of Stream, and whether part of the response
+// has been sent by then: if not, the caller can still send another response.
 func WriteStream(w http.ResponseWriter, r Reply) (begun bool, err error) {
 	s := &stream{to: w, status: r.Status}
 	if err := r.Stream(s); err != nil {

@@ -29,8 +29,8 @@ var layouts = []string{
 	"2006-01-02T15:04:05.999999999-0700", "2006-01-02",
 }
 
-// Parse reads a time in one of the forms of ISO 8601, with a T or a space between date and time, and returns it in UTC. It
-// reports whether the text is such a time.
+// Parse reads a time in one of the forms of ISO 8601, with a T or a space between date and time, and returns it in
+// UTC. It reports whether the text is such a time.
 func Parse(text string) (time.Time, bool) {
 	text = strings.TrimSpace(text)
 	if len(text) > 10 && text[10] == ' ' {

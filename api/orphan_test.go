@@ -184,7 +184,7 @@ func (w *world) storedBlob(files storage.Storage, text string) digest.Digest {
 // age makes all content older than any protection time.
 func (w *world) age() {
 	w.t.Helper()
-	w.exec(`UPDATE pending_content SET touched = 1`)
+	w.exec(`UPDATE unversioned_content SET touched = 1 WHERE reason = 'pending'`)
 	for _, table := range []string{"blob", "manifest", "tag", "signature"} {
 		w.exec(`UPDATE ` + table + ` SET created = 1, updated = 1`)
 	}
@@ -243,7 +243,7 @@ func TestOrphansAreCleanedUp(t *testing.T) {
 		t.Errorf("young content: deleted %v, want none", got)
 	}
 	has(true, forgotten, named)
-	w.exec(`UPDATE pending_content SET touched = 1 WHERE key = $1`, string(forgotten))
+	w.exec(`UPDATE unversioned_content SET touched = 1 WHERE reason = 'pending' AND key = $1`, string(forgotten))
 	w.exec(`UPDATE blob SET updated = 1 WHERE digest = $1`, string(forgotten))
 	if got := w.clean(``); got != (cleaned{content: 1, artifacts: 1}) {
 		t.Errorf("one old blob: deleted %v", got)

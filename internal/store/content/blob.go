@@ -108,8 +108,6 @@ func (s *Store) LinkBlob(ctx context.Context, repositoryID string, b pulp.Blob) 
 // TouchBlob keeps a pending blob from being swept for another while. What is not pending is left alone.
 func (s *Store) TouchBlob(ctx context.Context, repositoryID string, dgst digest.Digest) error {
 	return s.InTx(ctx, func(t *Tx) error {
-		_, err := t.Exec(`UPDATE pending_content SET touched = $4 WHERE repository_id = $1 AND kind = $2 AND key = $3`,
-			repositoryID, pulp.KindBlob, dgst, t.Now)
-		return err
+		return t.touch(reasonPending, repositoryID, pulp.KindBlob, string(dgst))
 	})
 }

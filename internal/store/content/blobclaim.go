@@ -104,7 +104,7 @@ func (c *Change) inheritClaims(from origin) error {
 		 WHERE g.kind = $2 AND ` + from.Condition + ` AND (
 		   EXISTS (SELECT 1 FROM blob_claim mine WHERE mine.repository_id = $1 AND mine.blob_id = k.blob_id) OR
 		   NOT EXISTS (SELECT 1 FROM repository_content h WHERE h.repository_id = $1 AND h.content_id = k.blob_id AND h.version_removed IS NULL)
-		   AND NOT EXISTS (SELECT 1 FROM pending_content p WHERE p.repository_id = $1 AND p.content_id = k.blob_id)
+		   AND NOT EXISTS (SELECT 1 FROM unversioned_content p WHERE ` + record.Pending("$1") + ` AND p.content_id = k.blob_id)
 		   AND NOT EXISTS (
 			SELECT 1 FROM repository_content o WHERE o.content_id = k.blob_id AND ` + other + `
 			   AND NOT EXISTS (SELECT 1 FROM blob_claim ok WHERE ok.repository_id = o.repository_id AND ok.blob_id = o.content_id)))

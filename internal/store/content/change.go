@@ -12,19 +12,6 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-func (t *Tx) PutPending(repositoryID string, kind pulp.Kind, key, id string) error {
-	_, err := t.Exec(`
-		INSERT INTO pending_content (repository_id, kind, key, content_id, touched) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (repository_id, kind, key) DO UPDATE SET content_id = excluded.content_id, touched = excluded.touched`,
-		repositoryID, kind, key, id, t.Now)
-	return err
-}
-
-func (c *Change) dropPending(kind pulp.Kind, key string) error {
-	_, err := c.Tx.Exec(`DELETE FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key = $3`, c.Repo.ID, kind, key)
-	return err
-}
-
 // change is one change of one repository's content inside a transaction: the only way in which content enters or leaves a
 // repository (compatibility.md#one-change-one-transaction). It holds the repository's row, sees the version that is the latest now and
 // what was already changed, counts what it adds and removes, and ends by making the next version, or none when nothing changed.
@@ -70,16 +57,6 @@ func (c *Change) Held(kind pulp.Kind, key string) (id string, ok bool, err error
 	return id, err == nil, err
 }
 
-// pending returns the id of the unit that was uploaded under a key and is in no version yet.
-func (c *Change) pending(kind pulp.Kind, key string) (id string, ok bool, err error) {
-	err = c.Tx.Row(`SELECT content_id FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key = $3`,
-		c.Repo.ID, kind, key).Scan(&id)
-	if errors.Is(err, sql.ErrNoRows) {
-		return "", false, nil
-	}
-	return id, err == nil, err
-}
-
 // anywhere returns the id of the unit under a key, in the latest version (present) or else pending; ok is false when there is none.
 func (c *Change) Anywhere(kind pulp.Kind, key string) (id string, present, ok bool, err error) {
 	if id, present, err = c.Held(kind, key); err != nil || present {
@@ -92,7 +69,7 @@ func (c *Change) Anywhere(kind pulp.Kind, key string) (id string, present, ok bo
 // add puts a unit under a key, in the place of another one that is there. What is there already stays as it is.
 func (c *Change) Add(kind pulp.Kind, key, id string) error {
 	if kind != pulp.KindTag { // tags are never pending
-		if _, err := c.Tx.Exec(`DELETE FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key = $3`, c.Repo.ID, kind, key); err != nil {
+		if err := c.dropPending(kind, key); err != nil {
 			return err
 		}
 	}

@@ -44,8 +44,7 @@ func (c *Change) blobUsed(dgst string) (bool, error) {
 			SELECT 1 FROM manifest_blob mb JOIN manifest m ON m.id = mb.manifest_id
 			 WHERE mb.digest = $1 AND (EXISTS (
 				SELECT 1 FROM repository_content c
-				 WHERE c.repository_id = $2 AND c.kind = $3 AND c.key = m.digest AND c.version_removed IS NULL) OR EXISTS (
-				SELECT 1 FROM pending_content p WHERE p.repository_id = $2 AND p.kind = $3 AND p.key = m.digest)))`,
+				 WHERE c.repository_id = $2 AND c.kind = $3 AND c.key = m.digest AND c.version_removed IS NULL) OR `+record.IsPending("$2", "$3", "m.digest")+`))`,
 		dgst, c.Repo.ID, pulp.KindManifest).Scan(&used)
 	return used, err
 }
@@ -90,7 +89,7 @@ func (c *Change) removePending(dgst, id string) error {
 		SELECT EXISTS (SELECT 1 FROM manifest_child e WHERE e.digest = $1 AND (EXISTS (
 			SELECT 1 FROM repository_content c
 			 WHERE c.repository_id = $2 AND c.kind = $3 AND c.content_id = e.manifest_id AND c.version_removed IS NULL) OR EXISTS (
-			SELECT 1 FROM pending_content p WHERE p.repository_id = $2 AND p.kind = $3 AND p.content_id = e.manifest_id)))`,
+			SELECT 1 FROM unversioned_content p WHERE `+record.Pending("$2")+` AND p.kind = $3 AND p.content_id = e.manifest_id)))`,
 		dgst, c.Repo.ID, pulp.KindManifest).Scan(&listed)
 	if err != nil || listed {
 		return err
@@ -99,7 +98,7 @@ func (c *Change) removePending(dgst, id string) error {
 		return err
 	}
 	if _, err := c.Tx.Exec(`
-		DELETE FROM pending_content WHERE repository_id = $1 AND (kind = $2 AND key = $3 OR kind = $4 AND content_id IN (
+		DELETE FROM unversioned_content AS p WHERE `+record.Pending("$1")+` AND (p.kind = $2 AND p.key = $3 OR p.kind = $4 AND p.content_id IN (
 			SELECT g.id FROM signature g WHERE g.manifest_id = $5))`, c.Repo.ID, pulp.KindManifest, dgst, pulp.KindSignature, id); err != nil {
 		return err
 	}

@@ -112,7 +112,7 @@ func TestDeletePendingManifestKeepsListedImages(t *testing.T) {
 		t.Errorf("a pending image that nothing names: %v", err)
 	}
 	var staged int
-	if err := s.DB.Read().QueryRowContext(t.Context(), `SELECT COUNT(*) FROM pending_content WHERE repository_id = $1 AND kind = $2`, id, pulp.KindSignature).Scan(&staged); err != nil || staged != 0 {
+	if err := s.DB.Read().QueryRowContext(t.Context(), `SELECT COUNT(*) FROM unversioned_content WHERE reason = 'pending' AND repository_id = $1 AND kind = $2`, id, pulp.KindSignature).Scan(&staged); err != nil || staged != 0 {
 		t.Errorf("%d staged signatures are left, %v", staged, err)
 	}
 }

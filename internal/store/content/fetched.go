@@ -9,6 +9,7 @@ import (
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
@@ -51,8 +52,7 @@ func (s *Store) HasBlob(ctx context.Context, repositoryID string, d digest.Diges
 // TouchFetched keeps what a repository has fetched from being swept for another while.
 func (s *Store) TouchFetched(ctx context.Context, repositoryID string, kind pulp.Kind, key string) error {
 	return s.InTx(ctx, func(t *Tx) error {
-		_, err := t.Exec(`UPDATE fetched_content SET touched = $4 WHERE repository_id = $1 AND kind = $2 AND key = $3`, repositoryID, kind, key, t.Now)
-		return err
+		return t.touch(reasonFetched, repositoryID, kind, key)
 	})
 }
 
@@ -69,7 +69,7 @@ func (s *Store) has(ctx context.Context, repositoryID string, kind pulp.Kind, ke
 		return u, err
 	}, `
 		SELECT 2, content_id FROM repository_content WHERE repository_id = $1 AND kind = $2 AND key = $3 AND version_removed IS NULL
-		UNION ALL SELECT 1, content_id FROM fetched_content WHERE repository_id = $1 AND kind = $2 AND key = $3
+		UNION ALL SELECT 1, f.content_id FROM unversioned_content f WHERE `+record.Fetched("$1")+` AND f.kind = $2 AND f.key = $3
 		 ORDER BY 1 DESC LIMIT 1`, repositoryID, kind, key)
 	if err != nil || len(found) == 0 {
 		return HaveNothing, "", err
@@ -100,7 +100,7 @@ func (s *Store) FetchedBlob(ctx context.Context, repositoryID, remoteID string, 
 		if err := t.putSource(id, remoteID); err != nil {
 			return err
 		}
-		return t.putFetched(repositoryID, pulp.KindBlob, string(b.Digest), id)
+		return t.putUnversioned(reasonFetched, repositoryID, pulp.KindBlob, string(b.Digest), id)
 	})
 }
 
@@ -123,14 +123,6 @@ func (t *Tx) putSource(blobID, remoteID string) error {
 	return err
 }
 
-func (t *Tx) putFetched(repositoryID string, kind pulp.Kind, key, id string) error {
-	_, err := t.Exec(`
-		INSERT INTO fetched_content (repository_id, kind, key, content_id, touched) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (repository_id, kind, key) DO UPDATE SET content_id = excluded.content_id, touched = excluded.touched`,
-		repositoryID, kind, key, id, t.Now)
-	return err
-}
-
 // FetchedManifest writes down that a repository has fetched a manifest.
 func (s *Store) FetchedManifest(ctx context.Context, repositoryID string, m pulp.Manifest) error {
 	return s.InTx(ctx, func(t *Tx) error {
@@ -141,7 +133,7 @@ func (s *Store) FetchedManifest(ctx context.Context, repositoryID string, m pulp
 		if err != nil {
 			return err
 		}
-		return t.putFetched(repositoryID, pulp.KindManifest, string(m.Digest), id)
+		return t.putUnversioned(reasonFetched, repositoryID, pulp.KindManifest, string(m.Digest), id)
 	})
 }
 
@@ -158,7 +150,7 @@ func (s *Store) FetchedSignature(ctx context.Context, repositoryID string, manif
 		if err != nil {
 			return err
 		}
-		return t.putFetched(repositoryID, pulp.KindSignature, string(g.Digest), id)
+		return t.putUnversioned(reasonFetched, repositoryID, pulp.KindSignature, string(g.Digest), id)
 	})
 }
 
@@ -184,7 +176,7 @@ func (s *Store) TakeBlob(ctx context.Context, repositoryID, remoteID string, d d
 		if err := t.proven(repositoryID, id, ""); err != nil {
 			return err
 		}
-		return t.putFetched(repositoryID, pulp.KindBlob, string(d), id)
+		return t.putUnversioned(reasonFetched, repositoryID, pulp.KindBlob, string(d), id)
 	})
 	return taken, err
 }

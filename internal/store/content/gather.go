@@ -40,7 +40,7 @@ func heldNow(repositoryID string) origin {
 // heldOrFetched is what a repository holds in its latest version, or has fetched for its next one.
 func HeldOrFetched(repositoryID string) origin {
 	return origin{`(` + heldNow(repositoryID).Condition + ` OR EXISTS (
-		SELECT 1 FROM fetched_content f WHERE f.repository_id = $3 AND f.content_id = u.id))`, []any{repositoryID}}
+		SELECT 1 FROM unversioned_content f WHERE ` + record.Fetched("$3") + ` AND f.content_id = u.id))`, []any{repositoryID}}
 }
 
 // seenBy is what a user sees in any repository; an empty name is one who sees everything.
@@ -126,7 +126,7 @@ func (c *Change) AddGathered() error {
 			continue
 		}
 		if _, err := c.Tx.Exec(`
-			DELETE FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key IN (SELECT g.key FROM change_unit g WHERE g.kind = $2)`,
+			DELETE FROM unversioned_content AS p WHERE `+record.Pending("$1")+` AND p.kind = $2 AND p.key IN (SELECT g.key FROM change_unit g WHERE g.kind = $2)`,
 			c.Repo.ID, kind); err != nil {
 			return err
 		}

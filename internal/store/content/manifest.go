@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
@@ -121,8 +122,8 @@ func (c *Change) addParts(manifestID string) error {
 		}
 	}
 	staged, err := sqldb.Collect(c.Tx.Ctx, c.Tx, scanUnit, `
-		SELECT p.key, p.content_id FROM pending_content p JOIN signature g ON g.id = p.content_id
-		 WHERE p.repository_id = $1 AND p.kind = $2 AND g.manifest_id = $3`, c.Repo.ID, pulp.KindSignature, manifestID)
+		SELECT p.key, p.content_id FROM unversioned_content p JOIN signature g ON g.id = p.content_id
+		 WHERE `+record.Pending("$1")+` AND p.kind = $2 AND g.manifest_id = $3`, c.Repo.ID, pulp.KindSignature, manifestID)
 	if err != nil {
 		return err
 	}

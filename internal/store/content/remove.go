@@ -55,7 +55,7 @@ func (c *Change) removeTrees() error {
 			SELECT mb.digest FROM repository_content c JOIN manifest_blob mb ON mb.manifest_id = c.content_id
 			 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL
 			   AND NOT EXISTS (SELECT 1 FROM change_unit g WHERE g.kind = $2 AND g.key = c.key)) OR key IN (
-			SELECT mb.digest FROM pending_content p JOIN manifest_blob mb ON mb.manifest_id = p.content_id WHERE p.repository_id = $1 AND p.kind = $2))`,
+			SELECT mb.digest FROM unversioned_content p JOIN manifest_blob mb ON mb.manifest_id = p.content_id WHERE `+record.Pending("$1")+` AND p.kind = $2))`,
 		c.Repo.ID, pulp.KindManifest, pulp.KindBlob); err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (c *Change) removeTrees() error {
 		return err
 	}
 	if _, err := c.Tx.Exec(`
-		DELETE FROM pending_content WHERE repository_id = $1 AND kind = $2 AND content_id IN (
+		DELETE FROM unversioned_content AS p WHERE `+record.Pending("$1")+` AND p.kind = $2 AND p.content_id IN (
 			SELECT s.id FROM signature s JOIN change_unit g ON g.content_id = s.manifest_id WHERE g.kind = $3)`,
 		c.Repo.ID, pulp.KindSignature, pulp.KindManifest); err != nil {
 		return err
@@ -87,8 +87,8 @@ func (c *Change) keepNamed() error {
 				SELECT mc.digest FROM repository_content c JOIN manifest_child mc ON mc.manifest_id = c.content_id
 				 WHERE c.repository_id = $1 AND c.kind = $2 AND c.version_removed IS NULL
 				   AND NOT EXISTS (SELECT 1 FROM change_unit g WHERE g.kind = $2 AND g.key = c.key)
-				UNION SELECT mc.digest FROM pending_content p JOIN manifest_child mc ON mc.manifest_id = p.content_id
-				 WHERE p.repository_id = $1 AND p.kind = $2)`, c.Repo.ID, pulp.KindManifest)
+				UNION SELECT mc.digest FROM unversioned_content p JOIN manifest_child mc ON mc.manifest_id = p.content_id
+				 WHERE `+record.Pending("$1")+` AND p.kind = $2)`, c.Repo.ID, pulp.KindManifest)
 		if err != nil || n == 0 {
 			return err
 		}

@@ -69,7 +69,7 @@ func TestManifestByDigestIsPending(t *testing.T) {
 	}
 	storetest.WantCounts(t, v, "4+4-0 3+3-0 1+1-0 1+1-0")
 	var left int
-	if err := s.DB.Read().QueryRowContext(t.Context(), `SELECT COUNT(*) FROM pending_content`).Scan(&left); err != nil || left != 0 {
+	if err := s.DB.Read().QueryRowContext(t.Context(), `SELECT COUNT(*) FROM unversioned_content WHERE reason = 'pending'`).Scan(&left); err != nil || left != 0 {
 		t.Errorf("%d units still wait, %v", left, err)
 	}
 }

@@ -47,7 +47,7 @@ func (s *Store) CommitSync(ctx context.Context, claim *taskstore.Claim, w Synced
 		if err := c.attach(w.RemoteID); err != nil {
 			return err
 		}
-		if _, err := t.Exec(`DELETE FROM fetched_content WHERE repository_id = $1`, w.RepositoryID); err != nil {
+		if _, err := t.Exec(`DELETE FROM unversioned_content AS f WHERE `+record.Fetched("$1"), w.RepositoryID); err != nil {
 			return err
 		}
 		if err := t.putListing(w.RepositoryID, w.Listed); err != nil {

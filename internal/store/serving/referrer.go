@@ -35,8 +35,8 @@ func (s *Store) ServedReferrers(ctx context.Context, t record.Target, subject di
 		SELECT m.id FROM manifest m
 		 WHERE m.subject = $1 AND ($2 = '' OR m.artifact_type = $2) AND m.id > $6 AND (EXISTS (
 			SELECT 1 FROM repository_content c
-			 WHERE c.repository_id = $3 AND c.kind = $4 AND c.key = m.digest AND `+record.InServedVersion(t.Version(), `$5`)+`) OR ($5 = -1 AND EXISTS (
-			SELECT 1 FROM pending_content p WHERE p.repository_id = $3 AND p.kind = $4 AND p.key = m.digest)))
+			 WHERE c.repository_id = $3 AND c.kind = $4 AND c.key = m.digest AND `+record.InServedVersion(t.Version(), `$5`)+`)
+			OR ($5 = -1 AND `+record.IsPending("$3", "$4", "m.digest")+`))
 		 ORDER BY m.id LIMIT $7`, subject, artifactType, t.Repository.ID, pulp.KindManifest, t.Version(), after, referrersMax+1)
 	if err != nil || len(ids) == 0 {
 		return nil, false, err

@@ -49,7 +49,7 @@ func (s *Store) held(ctx context.Context, t record.Target, kind pulp.Kind, key s
 	if !errors.Is(err, sql.ErrNoRows) || t.Distribution.Pinned != nil {
 		return id, err
 	}
-	err = s.db.Read().QueryRowContext(ctx, `SELECT content_id FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key = $3`,
+	err = s.db.Read().QueryRowContext(ctx, `SELECT p.content_id FROM unversioned_content p WHERE `+record.Pending("$1")+` AND p.kind = $2 AND p.key = $3`,
 		t.Repository.ID, kind, key).Scan(&id)
 	return id, err
 }
@@ -89,7 +89,7 @@ func (s *Store) servedManifest(ctx context.Context, t record.Target, reference s
 func (s *Store) ServedBlob(ctx context.Context, t record.Target, dgst digest.Digest) (pulp.Blob, error) {
 	b, err := s.BlobIn(ctx, t.Repository.ID, `COALESCE(
 		(SELECT c.content_id FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $2 AND c.key = $3 AND `+record.InServedVersion(t.Version(), `$4`)+`),
-		(SELECT p.content_id FROM pending_content p WHERE p.repository_id = $1 AND p.kind = $2 AND p.key = $3 AND $4 = -1))`, pulp.KindBlob, dgst, t.Version())
+		(SELECT p.content_id FROM unversioned_content p WHERE `+record.Pending("$1")+` AND p.kind = $2 AND p.key = $3 AND $4 = -1))`, pulp.KindBlob, dgst, t.Version())
 	return b, sqldb.NotFound(err, "Blob not found.")
 }
 
@@ -108,8 +108,8 @@ func (s *Store) ServedSignatures(ctx context.Context, t record.Target, manifestI
 		SELECT `+record.SignatureColumns+` FROM signature g
 		 WHERE g.manifest_id = $1 AND (EXISTS (
 			SELECT 1 FROM repository_content c
-			 WHERE c.repository_id = $2 AND c.kind = $3 AND c.key = g.digest AND `+record.InServedVersion(t.Version(), `$4`)+`) OR ($4 = -1 AND EXISTS (
-			SELECT 1 FROM pending_content p WHERE p.repository_id = $2 AND p.kind = $3 AND p.key = g.digest)))
+			 WHERE c.repository_id = $2 AND c.kind = $3 AND c.key = g.digest AND `+record.InServedVersion(t.Version(), `$4`)+`)
+			OR ($4 = -1 AND `+record.IsPending("$2", "$3", "g.digest")+`))
 		 ORDER BY g.id`, manifestID, t.Repository.ID, pulp.KindSignature, t.Version())
 }
 
@@ -131,7 +131,7 @@ func (s *Store) BlobHolders(ctx context.Context, dgst digest.Digest, basePath st
 		 WHERE d.repository_id IN (
 			SELECT c.repository_id FROM blob b JOIN repository_content c ON c.content_id = b.id AND c.kind = $1 AND c.version_removed IS NULL
 			 WHERE b.digest = $2
-			UNION SELECT p.repository_id FROM blob b JOIN pending_content p ON p.content_id = b.id AND p.kind = $1 WHERE b.digest = $2)
+			UNION SELECT p.repository_id FROM blob b JOIN unversioned_content p ON p.content_id = b.id AND p.kind = $1 AND p.reason = 'pending' WHERE b.digest = $2)
 		   AND ($3 = '' OR d.base_path = $3)
 		 ORDER BY d.private, d.base_path LIMIT $4`, pulp.KindBlob, dgst, basePath, limit)
 }

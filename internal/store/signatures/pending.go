@@ -5,6 +5,7 @@ import (
 
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/record"
 )
 
 // KeepPending stores signatures of manifests that a repository holds, or that are pending in it, as pending. A change that must be
@@ -36,7 +37,7 @@ func (s *Store) DropPending(ctx context.Context, u *content.MissingSignatures) e
 	return s.content.InTx(ctx, func(t *content.Tx) error {
 		for _, m := range u.Missing {
 			if _, err := t.Exec(`
-				DELETE FROM pending_content WHERE repository_id = $1 AND kind = $2 AND key IN (
+				DELETE FROM unversioned_content AS p WHERE `+record.Pending("$1")+` AND p.kind = $2 AND p.key IN (
 					SELECT g.digest FROM signature g JOIN manifest m ON m.id = g.manifest_id WHERE m.digest = $3 AND g.reference = $4 AND g.verified_by = $5)`,
 				u.RepositoryID, pulp.KindSignature, m.Digest, m.Reference, u.Service.Fingerprint); err != nil {
 				return err

@@ -162,7 +162,7 @@ func find(c *content.Change, v pulp.SigningService, some []wantedSignature) (map
 		SELECT j.key, g.digest, g.id, CASE WHEN c.content_id IS NULL THEN 0 ELSE 1 END FROM json_each($1) j
 		  JOIN signature g ON g.manifest_id = json_extract(j.value, '$.m') AND g.reference = json_extract(j.value, '$.r') AND g.verified_by = $2
 		  LEFT JOIN repository_content c ON c.repository_id = $3 AND c.kind = $4 AND c.key = g.digest AND c.version_removed IS NULL
-		  LEFT JOIN pending_content p ON p.repository_id = $3 AND p.kind = $4 AND p.key = g.digest
+		  LEFT JOIN unversioned_content p ON `+record.Pending("$3")+` AND p.kind = $4 AND p.key = g.digest
 		 WHERE c.content_id IS NOT NULL OR p.content_id IS NOT NULL ORDER BY g.id`, sqldb.ToJSON(some), v.Fingerprint, c.Repo.ID, pulp.KindSignature)
 	if err != nil {
 		return nil, err

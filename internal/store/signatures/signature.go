@@ -27,8 +27,7 @@ func checkRoom(c *content.Change, manifestID string, size int) error {
 	err := c.Tx.Row(`
 		SELECT COALESCE(SUM((length(g.content) + 2) / 3 * 4 + $4), 0) FROM signature g
 		 WHERE g.manifest_id = $1 AND (EXISTS (
-			SELECT 1 FROM repository_content c WHERE c.repository_id = $2 AND c.kind = $3 AND c.key = g.digest AND c.version_removed IS NULL) OR EXISTS (
-			SELECT 1 FROM pending_content p WHERE p.repository_id = $2 AND p.kind = $3 AND p.key = g.digest))`,
+			SELECT 1 FROM repository_content c WHERE c.repository_id = $2 AND c.kind = $3 AND c.key = g.digest AND c.version_removed IS NULL) OR `+record.IsPending("$2", "$3", "g.digest")+`)`,
 		manifestID, c.Repo.ID, pulp.KindSignature, signatureOverhead).Scan(&held)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/content"
+	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/sqldb"
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
@@ -29,8 +30,14 @@ func (s *Store) SignedBy(ctx context.Context, repositoryID, fingerprint string) 
 // Staged returns what earlier attempts of a task have signed with the key already.
 func (s *Store) Staged(ctx context.Context, taskID, fingerprint string) ([]SignedKey, error) {
 	return sqldb.Collect(ctx, s.db.Read(), scanSignedKey,
-		`SELECT manifest_id, reference FROM staged_signature WHERE task_id = $1 AND fingerprint = $2`, taskID, fingerprint)
+		`SELECT g.manifest_id, g.reference `+staged+`WHERE s.task_id = $1 AND g.verified_by = $2`, taskID, fingerprint)
 }
+
+// staged is the FROM clause that joins the signatures g with the rows s by which a task (s.task_id) has staged them.
+const staged = `FROM unversioned_content s JOIN signature g ON g.id = s.content_id `
+
+// stagedKey returns the key by which a task stages one signature of a manifest, for a reference, by a key.
+func stagedKey(g pulp.Signature) string { return g.ManifestID + " " + g.Reference + " " + g.VerifiedBy }
 
 // StageSignatures keeps signatures that a task has made until the task commits them. ErrFenced when the task is another attempt's.
 func (s *Store) StageSignatures(ctx context.Context, c *taskstore.Claim, made []pulp.Signature) error {
@@ -52,8 +59,8 @@ func (s *Store) StageSignatures(ctx context.Context, c *taskstore.Claim, made []
 				return err
 			}
 			if _, err := t.Exec(`
-				INSERT INTO staged_signature (task_id, manifest_id, reference, fingerprint, signature_id) VALUES ($1, $2, $3, $4, $5)
-				ON CONFLICT DO NOTHING`, c.TaskID, g.ManifestID, g.Reference, g.VerifiedBy, id); err != nil {
+				INSERT INTO unversioned_content (reason, task_id, kind, key, content_id, touched) VALUES ('staged', $1, $2, $3, $4, $5)
+				ON CONFLICT DO NOTHING`, c.TaskID, pulp.KindSignature, stagedKey(g), id, t.Now); err != nil {
 				return err
 			}
 		}
@@ -88,20 +95,19 @@ func (s *Store) CommitStaged(ctx context.Context, claim *taskstore.Claim, reposi
 // checkStagedRoom sees that the signatures of each manifest, with those that a task has staged, fit into what clients read. It looks first at the signatures of all
 // repositories together, which is quicker and mostly enough.
 func checkStagedRoom(c *content.Change, taskID string) error {
-	const size = `SUM((length(g.content) + 2) / 3 * 4 + $2)`
-	const staged = `
-		SELECT EXISTS (SELECT 1 FROM (
-			SELECT s.manifest_id AS manifest_id, ` + size + ` AS size
-			  FROM staged_signature s JOIN signature g ON g.id = s.signature_id WHERE s.task_id = $1 GROUP BY s.manifest_id) n
-		 WHERE n.size + COALESCE((SELECT ` + size + ` FROM signature g WHERE g.manifest_id = n.manifest_id`
+	const size = `(length(g.content) + 2) / 3 * 4 + $2`
+	// MATERIALIZED keeps PostgreSQL from reading all signatures in the order of their manifests.
+	const larger = `
+		WITH n AS MATERIALIZED (SELECT g.manifest_id AS manifest_id, ` + size + ` AS size ` + staged + `WHERE s.task_id = $1)
+		SELECT EXISTS (SELECT 1 FROM (SELECT n.manifest_id AS manifest_id, SUM(n.size) AS size FROM n GROUP BY n.manifest_id) n
+		 WHERE n.size + COALESCE((SELECT SUM(` + size + `) FROM signature g WHERE g.manifest_id = n.manifest_id`
 	var full bool
-	err := c.Tx.Row(staged+`), 0) > $3)`, taskID, signatureOverhead, pulp.MaxSignatureBody).Scan(&full)
+	err := c.Tx.Row(larger+`), 0) > $3)`, taskID, signatureOverhead, pulp.MaxSignatureBody).Scan(&full)
 	if err != nil || !full {
 		return err
 	}
-	err = c.Tx.Row(staged+` AND (EXISTS (
-				SELECT 1 FROM repository_content c WHERE c.repository_id = $4 AND c.kind = $5 AND c.key = g.digest AND c.version_removed IS NULL) OR EXISTS (
-				SELECT 1 FROM pending_content p WHERE p.repository_id = $4 AND p.kind = $5 AND p.key = g.digest))), 0) > $3)`,
+	err = c.Tx.Row(larger+` AND (EXISTS (
+				SELECT 1 FROM repository_content c WHERE c.repository_id = $4 AND c.kind = $5 AND c.key = g.digest AND c.version_removed IS NULL) OR `+record.IsPending("$4", "$5", "g.digest")+`)), 0) > $3)`,
 		taskID, signatureOverhead, pulp.MaxSignatureBody, c.Repo.ID, pulp.KindSignature).Scan(&full)
 	if err == nil && full {
 		return errNoRoom()
@@ -114,14 +120,13 @@ func addStaged(c *content.Change, taskID string) error {
 	if err := checkStagedRoom(c, taskID); err != nil {
 		return err
 	}
-	const staged = `FROM staged_signature s JOIN signature g ON g.id = s.signature_id JOIN manifest m ON m.id = s.manifest_id WHERE s.task_id = $2`
-	if _, err := c.Tx.Exec(`DELETE FROM pending_content WHERE repository_id = $1 AND kind = $3 AND key IN (SELECT g.digest `+staged+`)`,
+	if _, err := c.Tx.Exec(`DELETE FROM unversioned_content AS p WHERE `+record.Pending("$1")+` AND p.kind = $3 AND p.key IN (SELECT g.digest `+staged+`WHERE s.task_id = $2)`,
 		c.Repo.ID, taskID, pulp.KindSignature); err != nil {
 		return err
 	}
 	n, err := c.Tx.Exec(`
 		INSERT INTO repository_content (repository_id, kind, key, content_id, version_added)
-		SELECT $1, $3, g.digest, g.id, $4 `+staged+` AND EXISTS (
+		SELECT $1, $3, g.digest, g.id, $4 `+staged+`JOIN manifest m ON m.id = g.manifest_id WHERE s.task_id = $2 AND EXISTS (
 			SELECT 1 FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $5 AND c.key = m.digest AND c.version_removed IS NULL) AND NOT EXISTS (
 			SELECT 1 FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $3 AND c.key = g.digest AND c.version_removed IS NULL)`,
 		c.Repo.ID, taskID, pulp.KindSignature, c.Number, pulp.KindManifest)
@@ -129,6 +134,6 @@ func addStaged(c *content.Change, taskID string) error {
 		return err
 	}
 	c.Count(pulp.KindSignature, n, n, 0)
-	_, err = c.Tx.Exec(`DELETE FROM staged_signature WHERE task_id = $1`, taskID)
+	_, err = c.Tx.Exec(`DELETE FROM unversioned_content WHERE task_id = $1`, taskID)
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -184,4 +185,27 @@ func WantCounts(t *testing.T, v *pulp.Version, want string) {
 	if got != want+" " {
 		t.Errorf("version %d holds %s(blobs, manifests, signatures, tags), want %s", v.Number, got, want)
 	}
+}
+
+// Plan returns the plan of a query, one step a line.
+func Plan(t *testing.T, s *store.Store, query string) string {
+	t.Helper()
+	explain, width := "EXPLAIN QUERY PLAN ", 4
+	if s.DB.IsPostgres() {
+		explain, width = "EXPLAIN ", 1
+	}
+	steps, err := sqldb.Collect(t.Context(), s.DB.Read(), func(row sqldb.Scanner) (string, error) {
+		var step string
+		columns := make([]any, width)
+		for i := range columns {
+			columns[i] = new(any)
+		}
+		columns[width-1] = &step
+		err := row.Scan(columns...)
+		return step, err
+	}, explain+query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(steps, "\n") + "\n"
 }

@@ -25,7 +25,7 @@ func waiting(t *testing.T, s *store.Store) map[pulp.Kind]int {
 		var k pulp.Kind
 		err := row.Scan(&k)
 		return k, err
-	}, `SELECT kind FROM pending_content`)
+	}, `SELECT kind FROM unversioned_content WHERE reason = 'pending'`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func waiting(t *testing.T, s *store.Store) map[pulp.Kind]int {
 // old makes everything so old that any sweep may have it.
 func old(t *testing.T, s *store.Store) {
 	t.Helper()
-	storetest.Exec(t, s, `UPDATE pending_content SET touched = 1`)
+	storetest.Exec(t, s, `UPDATE unversioned_content SET touched = 1 WHERE reason = 'pending'`)
 	for _, table := range []string{"blob", "manifest", "tag", "signature"} {
 		storetest.Exec(t, s, `UPDATE `+table+` SET created = 1, updated = 1`)
 	}

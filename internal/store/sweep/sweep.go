@@ -27,9 +27,24 @@ func (s *Store) SweepUploads(ctx context.Context, before time.Time, limit int) (
 
 // named is the condition that a manifest which waits in p's repository, to be signed perhaps, names the blob p. $3 is the kind of manifests.
 const named = `EXISTS (
-	SELECT 1 FROM manifest_blob mb JOIN manifest m ON m.id = mb.manifest_id WHERE mb.digest = p.key AND (
-		EXISTS (SELECT 1 FROM pending_content pm WHERE pm.repository_id = p.repository_id AND pm.kind = $3 AND pm.key = m.digest) OR
-		EXISTS (SELECT 1 FROM fetched_content f WHERE f.repository_id = p.repository_id AND f.kind = $3 AND f.key = m.digest)))`
+	SELECT 1 FROM manifest_blob mb JOIN manifest m ON m.id = mb.manifest_id WHERE mb.digest = p.key AND
+		EXISTS (SELECT 1 FROM unversioned_content x
+		 WHERE x.repository_id = p.repository_id AND x.reason IN ('pending', 'fetched') AND x.kind = $3 AND x.key = m.digest))`
+
+// oldPending is the condition that a row p of unversioned_content is of a pending unit of kind $1 and was last touched before $2;
+// oldFetched that it is of a fetched unit and was last touched before $1. Both are worded for the indexes that migration 13 makes
+// for sweeps.
+const (
+	oldPending = `p.reason = 'pending' AND p.kind = $1 AND p.touched >= 0 AND p.touched < $2`
+	oldFetched = `p.reason = 'fetched' AND p.touched >= 0 AND p.touched < $1`
+)
+
+// rowIn and rowOf select rows of unversioned_content for deletion: rowOf are the columns of a row p that identify it, rowIn is the
+// condition that they are among those of a query.
+const (
+	rowIn = `(repository_id, reason, kind, key) IN`
+	rowOf = `p.repository_id, p.reason, p.kind, p.key`
+)
 
 // SweepPending forgets that blobs wait in repositories which nobody has touched since a time, unless a pending manifest there names them (compatibility.md#pending-content). It returns
 // how many it forgot, at most limit.
@@ -41,9 +56,9 @@ func (s *Store) SweepPending(ctx context.Context, before time.Time, limit int) (
 		}
 		var err error
 		n, err = t.Exec(`
-			DELETE FROM pending_content WHERE (repository_id, kind, key) IN (
-				SELECT p.repository_id, p.kind, p.key FROM pending_content p
-				 WHERE p.kind = $1 AND p.touched < $2 AND NOT `+named+`
+			DELETE FROM unversioned_content WHERE `+rowIn+` (
+				SELECT `+rowOf+` FROM unversioned_content p
+				 WHERE `+oldPending+` AND NOT `+named+`
 				 ORDER BY p.touched LIMIT $4)`, pulp.KindBlob, sqldb.Micros(before), pulp.KindManifest, limit)
 		return err
 	})
@@ -57,11 +72,11 @@ func (s *Store) SweepFetched(ctx context.Context, before time.Time, limit int) (
 	err := s.db.InTx(ctx, func(t *sqldb.Tx) error {
 		var err error
 		n, err = t.Exec(`
-			DELETE FROM fetched_content WHERE (repository_id, kind, key) IN (
-				SELECT f.repository_id, f.kind, f.key FROM fetched_content f
-				 WHERE f.touched < $1 AND NOT EXISTS (
-					SELECT 1 FROM task_resource x WHERE x.active AND x.resource = $3 || f.repository_id || '/')
-				 ORDER BY f.touched LIMIT $2)`, sqldb.Micros(before), limit, pulp.Root+pulp.ContainerCollection)
+			DELETE FROM unversioned_content WHERE `+rowIn+` (
+				SELECT `+rowOf+` FROM unversioned_content p
+				 WHERE `+oldFetched+` AND NOT EXISTS (
+					SELECT 1 FROM task_resource x WHERE x.active AND x.resource = $3 || p.repository_id || '/')
+				 ORDER BY p.touched LIMIT $2)`, sqldb.Micros(before), limit, pulp.Root+pulp.ContainerCollection)
 		return err
 	})
 	return n, err
@@ -70,8 +85,7 @@ func (s *Store) SweepFetched(ctx context.Context, before time.Time, limit int) (
 // unreferenced is the condition that a content unit is in no version of any repository, waits in none and was fetched for none.
 const unreferenced = `
 	NOT EXISTS (SELECT 1 FROM repository_content c WHERE c.content_id = u.id) AND
-	NOT EXISTS (SELECT 1 FROM pending_content p WHERE p.content_id = u.id) AND
-	NOT EXISTS (SELECT 1 FROM fetched_content f WHERE f.content_id = u.id)`
+	NOT EXISTS (SELECT 1 FROM unversioned_content x WHERE x.content_id = u.id)`
 
 // SweepOrphans removes signatures, tags and manifests that are in no version of any repository, wait in none, and are older than a time. It
 // returns how many it removed, at most limit of each.
@@ -83,17 +97,15 @@ func (s *Store) SweepOrphans(ctx context.Context, before time.Time, limit int) (
 			return err
 		}
 		if _, err := t.Exec(`
-			DELETE FROM staged_signature WHERE task_id IN (SELECT id FROM task WHERE finished IS NOT NULL AND finished < $1)`, sqldb.Micros(before)); err != nil {
+			DELETE FROM unversioned_content WHERE task_id IS NOT NULL AND task_id IN (SELECT id FROM task WHERE finished IS NOT NULL AND finished < $1)`, sqldb.Micros(before)); err != nil {
 			return err
 		}
 		for _, query := range []string{
-			`DELETE FROM signature WHERE id IN (SELECT u.id FROM signature u WHERE u.created < $1 AND ` + unreferenced + `
-				AND NOT EXISTS (SELECT 1 FROM staged_signature s WHERE s.signature_id = u.id) LIMIT $2)`,
+			`DELETE FROM signature WHERE id IN (SELECT u.id FROM signature u WHERE u.created < $1 AND ` + unreferenced + ` LIMIT $2)`,
 			`DELETE FROM tag WHERE id IN (SELECT u.id FROM tag u WHERE u.created < $1 AND ` + unreferenced + ` LIMIT $2)`,
 			`DELETE FROM manifest WHERE id IN (SELECT u.id FROM manifest u WHERE u.created < $1 AND ` + unreferenced + `
 				AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.manifest_id = u.id)
-				AND NOT EXISTS (SELECT 1 FROM signature g WHERE g.manifest_id = u.id)
-				AND NOT EXISTS (SELECT 1 FROM staged_signature s WHERE s.manifest_id = u.id) LIMIT $2)`,
+				AND NOT EXISTS (SELECT 1 FROM signature g WHERE g.manifest_id = u.id) LIMIT $2)`,
 			`DELETE FROM blob WHERE id IN (SELECT u.id FROM blob u WHERE (u.data IS NOT NULL OR u.absent) AND u.updated < $1 AND ` + unreferenced + ` LIMIT $2)`,
 		} {
 			removed, err := t.Exec(query, sqldb.Micros(before), limit)

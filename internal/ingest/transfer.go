@@ -104,7 +104,7 @@ func (t *transfer) Read(p []byte) (int, error) {
 // asUnavailable wraps an error of a remote. The remote's words are for the log only: clients need not know which
 // registry the bytes come from.
 func asUnavailable(err error) error {
-	return fault.Wrap(fault.Unavailable, err, "The remote that has the blob does not give it.")
+	return fault.Wrap(fault.Unavailable, err, "The remote does not send the blob.")
 }
 
 // watch cancels the transfer when the remote is removed, or changed in a setting that decides which bytes it sends.

@@ -21,7 +21,7 @@ type Options struct {
 	Log     *slog.Logger
 }
 
-// App opens and builds what the configuration describes.
+// App opens the systems and builds the parts that the configuration describes.
 type App struct {
 	config  config.Config
 	version string

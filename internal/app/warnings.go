@@ -21,7 +21,7 @@ const (
 	assignmentsListedSetting = "earlier_signing_assignments_listed"
 )
 
-// warnAtStart logs what an operator should know about the stored data.
+// warnAtStart logs problems of the stored data and of settings that an operator should act on.
 func (a *App) warnAtStart(ctx context.Context, s *store.Store) error {
 	if err := a.warnOfFormerHosts(ctx, s); err != nil {
 		return err

@@ -6,14 +6,15 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/store/sqldb"
 	"github.com/countersign/countersign/internal/store/storetest"
 )
 
-func TestOneBadWriteSpoilsNoOther(t *testing.T) {
+// TestFailedWritesAffectNoOther runs writes at once of which some fail and some panic. The others are stored.
+func TestFailedWritesAffectNoOther(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	var wg sync.WaitGroup
@@ -44,25 +45,32 @@ func TestOneBadWriteSpoilsNoOther(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := s.DB.PutSetting(canceled, "late", nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("a write of a gone caller: %v", err)
+		t.Errorf("a write with a canceled context: %v, want context.Canceled", err)
 	}
 }
 
-// What must survive a power cut waits for the disk, whatever was written beside it; what need not does not.
-func TestWhatWaitsForTheDisk(t *testing.T) {
+// TestDurability proves that InTx waits for the disk whatever is written beside it, and that InTxNoSync alone does not.
+func TestDurability(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	if s.DB.IsPostgres() {
-		t.Skip("PostgreSQL's commits all wait")
+		t.Skip("PostgreSQL waits for every commit")
 	}
 	const normal, full = 1, 2 // https://sqlite.org/pragma.html#pragma_synchronous
-	for i, c := range []struct {
+	level := func(in func(context.Context, func(*sqldb.Tx) error) error) (level int, err error) {
+		err = in(t.Context(), func(x *sqldb.Tx) error { return x.Row(`PRAGMA synchronous`).Scan(&level) })
+		return level, err
+	}
+	steps := []struct {
 		in   func(context.Context, func(*sqldb.Tx) error) error
 		want int
-	}{{s.DB.InTx, full}, {s.DB.InTxNoSync, normal}, {s.DB.InTxNoSync, normal}, {s.DB.InTx, full}, {s.DB.InTxNoSync, normal}} {
-		var level int
-		if err := c.in(t.Context(), func(x *sqldb.Tx) error { return x.Row(`PRAGMA synchronous`).Scan(&level) }); err != nil || level != c.want {
-			t.Errorf("write %d: level %d, %v, want %d", i, level, err, c.want)
+	}{
+		{in: s.DB.InTx, want: full}, {in: s.DB.InTxNoSync, want: normal}, {in: s.DB.InTxNoSync, want: normal},
+		{in: s.DB.InTx, want: full}, {in: s.DB.InTxNoSync, want: normal},
+	}
+	for i, step := range steps {
+		if got, err := level(step.in); err != nil || got != step.want {
+			t.Errorf("write %d: level %d, %v, want %d", i, got, err, step.want)
 		}
 	}
 	var wg sync.WaitGroup
@@ -72,33 +80,89 @@ func TestWhatWaitsForTheDisk(t *testing.T) {
 			in = s.DB.InTx
 		}
 		wg.Go(func() {
-			var level int
-			if err := in(t.Context(), func(x *sqldb.Tx) error { return x.Row(`PRAGMA synchronous`).Scan(&level) }); err != nil || i%2 == 0 && level != full {
-				t.Errorf("write %d: level %d, %v", i, level, err)
+			if got, err := level(in); err != nil || i%2 == 0 && got != full {
+				t.Errorf("write %d: level %d, %v", i, got, err)
 			}
 		})
 	}
 	wg.Wait()
 }
 
-func TestOpenRefusesWhatItDoesNotKnow(t *testing.T) {
+func TestOpenRejectsUnknownURLs(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{"", "mysql://x", "sqlite:"} {
-		if s, err := store.Open(t.Context(), url); err == nil {
-			_ = s.DB.Close()
-			t.Errorf("Open(%q) succeeded", url)
+		if d, err := sqldb.Open(t.Context(), url); !fault.Is(err, fault.Invalid) {
+			t.Errorf("Open(%q) = %v, want Invalid", url, err)
+			if err == nil {
+				_ = d.Close()
+			}
 		}
 	}
-	s := storetest.Open(t)
-	err := s.DB.InTx(t.Context(), func(x *sqldb.Tx) error {
-		_, err := x.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, TRUE)`)
-		return err
-	})
-	if err != nil {
+}
+
+// TestCloseEndsTheDatabase proves that writes after Close fail, and that Close may be called twice.
+func TestCloseEndsTheDatabase(t *testing.T) {
+	t.Parallel()
+	d := storetest.Open(t).DB
+	if err := d.PutSetting(t.Context(), "a", []byte("1")); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.DB.Migrate(t.Context()); !fault.Is(err, fault.Conflict) {
-		t.Errorf("Migrate on a newer schema = %v, want Conflict", err)
+	for range 2 {
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.PutSetting(t.Context(), "b", []byte("1")); err == nil {
+		t.Error("a write after Close succeeded")
+	}
+	if err := d.Ping(t.Context()); !fault.IsOutage(err, fault.Database) {
+		t.Errorf("Ping after Close = %v, want an outage of the database", err)
+	}
+}
+
+func TestCommitsCountsWrites(t *testing.T) {
+	t.Parallel()
+	d := storetest.Open(t).DB
+	before := d.Commits()
+	if err := d.PutSetting(t.Context(), "a", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Setting(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	want := before + 1
+	if d.IsPostgres() {
+		want = 0 // other processes commit too
+	}
+	if got := d.Commits(); got != want {
+		t.Errorf("Commits = %d after one write, want %d", got, want)
+	}
+}
+
+func TestReadsCountsQueries(t *testing.T) {
+	t.Parallel()
+	d := storetest.Open(t).DB
+	before := d.Reads()
+	if _, err := d.Setting(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sqldb.Collect(t.Context(), d.ReadComposed(), sqldb.ScanString, `SELECT name FROM setting`); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.Reads() - before; got != 2 {
+		t.Errorf("%d reads, want 2", got)
+	}
+}
+
+// TestTransactionsSeeTheClock proves that all writes of a transaction carry one time, that of the database's clock.
+func TestTransactionsSeeTheClock(t *testing.T) {
+	t.Parallel()
+	d := storetest.Open(t).DB
+	now := time.Date(2030, 1, 2, 3, 4, 5, 6000, time.UTC)
+	d.SetClock(func() time.Time { return now })
+	got, err := sqldb.InTx(t.Context(), d, func(x *sqldb.Tx) (int64, error) { return x.Now, nil })
+	if err != nil || !sqldb.FromMicros(got).Equal(now) || !d.Now().Equal(now) {
+		t.Errorf("the transaction's time is %v, %v, want %v", sqldb.FromMicros(got), err, now)
 	}
 }
 

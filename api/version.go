@@ -141,7 +141,7 @@ func (a *API) deleteVersion(req *request) (reply.Reply, error) {
 	if err != nil {
 		return reply.Reply{}, err
 	}
-	served, err := a.Store.Catalog.Distributed(req.Context(), v.ID)
+	served, err := a.Store.Catalog.VersionPinned(req.Context(), v.ID)
 	if err == nil && served {
 		err = reply.BadRequest("The repository version cannot be deleted because it (or its publications) are currently " +
 			"being used to distribute content. Please update the necessary distributions first.")

@@ -10,7 +10,10 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// adoptable returns the repository with this name. Conflict when it is a mirror, NotFound when there is none.
+// errMirrored is the error of adopting into a mirror, whose content comes from its remote only.
+var errMirrored = fault.New(fault.Conflict, "The repository mirrors a remote.")
+
+// adoptable returns the repository with a name. The error is Conflict if it is a mirror and NotFound if there is none.
 func adoptable(ctx context.Context, q sqldb.Querier, name string) (pulp.Repository, error) {
 	r, err := record.FindRepositoryByName(ctx, q, name)
 	if err == nil && r.RemoteID != "" {
@@ -19,50 +22,56 @@ func adoptable(ctx context.Context, q sqldb.Querier, name string) (pulp.Reposito
 	return r, err
 }
 
-// NameTaken reports whether a distribution has a path, or a repository has it as its name.
+// NameTaken reports whether a distribution has the base path or a repository has it as its name.
 func (s *Store) NameTaken(ctx context.Context, path string) (bool, error) {
 	var taken bool
 	err := s.db.Read().QueryRowContext(ctx, `
-		SELECT EXISTS (SELECT 1 FROM distribution WHERE base_path = $1) OR EXISTS (SELECT 1 FROM repository WHERE name = $1)`, path).Scan(&taken)
+		SELECT EXISTS (SELECT 1 FROM distribution WHERE base_path = $1)
+		    OR EXISTS (SELECT 1 FROM repository WHERE name = $1)`, path).Scan(&taken)
 	return taken, err
 }
 
-// errMirrored is why the upstream's own changes do not enter a mirror: its remote says what it holds.
-var errMirrored = fault.New(fault.Conflict, "The repository mirrors a remote.")
+// adoptTarget is a repository for adoption. made is set if this call created it.
+type adoptTarget struct {
+	repository pulp.Repository
+	made       bool
+}
 
-// AdoptTarget returns the repository into which an upstream's repository of this name is adopted, and whether this call made it: with a distribution of that path, private unless
-// public, or under one that serves nothing, as that is. Conflict when the name is a mirror's, or its path serves something else.
+// AdoptTarget returns the repository into which the upstream's repository of a name is adopted, and reports whether this
+// call created it. A new repository is served at the base path of that name: by the distribution that has the path and
+// serves nothing, or by a new one, which is private unless public is set. The error is Conflict if the repository with the
+// name is a mirror or the path serves another repository.
 func (s *Store) AdoptTarget(ctx context.Context, name string, kind pulp.RepositoryType, public bool) (pulp.Repository, bool, error) {
 	r, err := adoptable(ctx, s.db.Read(), name)
 	if !fault.Is(err, fault.NotFound) {
 		return r, false, err
 	}
-	var target record.Target
-	made := false
-	err = s.inTxUnlessTaken(ctx, func(x *content.Tx) error {
-		made = false
-		if err := x.LockNamed("push " + name); err != nil {
-			return err
+	target, err := inTxUnlessTaken(ctx, s, func(t *content.Tx) (adoptTarget, error) {
+		if err := t.LockNamed("push " + name); err != nil {
+			return adoptTarget{}, err
 		}
-		var err error
-		if target.Repository, err = adoptable(x.Ctx, x, name); !fault.Is(err, fault.NotFound) { // made since
-			return err
+		r, err := adoptable(t.Ctx, t, name)
+		if fault.Is(err, fault.NotFound) {
+			r, err = makeAdoptTarget(t, name, kind, public)
+			return adoptTarget{repository: r, made: true}, err
 		}
-		target, err = record.Resolve(x.Ctx, x, name)
-		switch {
-		case fault.Is(err, fault.NotFound):
-			if target, err = makePushTarget(x, name, kind); err == nil && !public {
-				_, err = x.Exec(`UPDATE distribution SET private = TRUE WHERE id = $1`, target.Distribution.ID)
-			}
-		case err == nil && !target.Served(): // its repository was deleted
-			err = linkRepository(x, &target, kind)
-		case err == nil && target.Repository.Name != name:
-			return fault.New(fault.Conflict, "The path %s serves another repository.", name)
-		default:
-			return err
-		}
-		made = err == nil
-		return err
+		return adoptTarget{repository: r}, err // another call created it before the lock was taken
 	})
-	return target.Repository, made && err == nil, err
+	return target.repository, target.made, err
+}
+
+// makeAdoptTarget creates the repository of AdoptTarget.
+func makeAdoptTarget(t *content.Tx, name string, kind pulp.RepositoryType, public bool) (pulp.Repository, error) {
+	target, err := record.Resolve(t.Ctx, t, name)
+	switch {
+	case fault.Is(err, fault.NotFound):
+		if target, err = makePushTarget(t, name, kind); err == nil && !public {
+			_, err = t.Exec(`UPDATE distribution SET private = TRUE WHERE id = $1`, target.Distribution.ID)
+		}
+	case err == nil && !target.Served(): // its repository was deleted
+		err = linkRepository(t, &target, kind)
+	case err == nil && target.Repository.Name != name:
+		err = fault.New(fault.Conflict, "The path %s serves another repository.", name)
+	}
+	return target.Repository, err
 }

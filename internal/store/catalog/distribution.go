@@ -2,7 +2,6 @@ package catalog
 
 import (
 	"context"
-	"strings"
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -12,91 +11,81 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// CreateDistribution keeps a new distribution, with its namespace, and completes the task whose result that is. It serves RepositoryID, or the version
-// Pinned, or nothing. Taken names and paths, and paths below or above another's, are field errors (compatibility.md#distributions).
+// CreateDistribution stores a new distribution and creates its namespace if it is missing. The distribution serves the
+// latest version of RepositoryID, the version Pinned, or nothing. The error is Invalid and has fields if the name or base
+// path conflicts with another distribution (compatibility.md#distributions), or the repository or version does not exist.
 func (s *Store) CreateDistribution(ctx context.Context, claim *taskstore.Claim, d pulp.Distribution) (pulp.Distribution, error) {
 	d.ID = pulp.NewID()
-	err := s.inTxUnlessTaken(ctx, func(t *content.Tx) error {
+	return inTxUnlessTaken(ctx, s, func(t *content.Tx) (pulp.Distribution, error) {
 		if err := checkConflict(t, d); err != nil {
-			return err
+			return d, err
 		}
-		if err := checkServed(t, d); err != nil {
-			return err
-		}
-		namespace, err := putNamespace(t, pulp.NamespaceOf(d.BasePath))
+		stored, err := putDistribution(t, `
+			INSERT INTO distribution (id, name, base_path, repository_id, repository_version_id, namespace_id,
+			       private, hidden, description, labels, created, updated)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)`, d)
 		if err != nil {
-			return err
+			return d, err
 		}
-		_, err = t.Exec(`
-			INSERT INTO distribution (id, name, base_path, repository_id, repository_version_id, namespace_id, private, hidden, description, labels, created, updated)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)`, append(distributionValues(d, namespace), t.Now)...)
-		if err != nil {
-			return err
+		if err := t.CheckDistribution(stored); err != nil {
+			return d, err
 		}
-		if d, err = record.FindDistribution(t.Ctx, t, d.ID); err != nil {
-			return err
-		}
-		if err := t.CheckDistribution(d); err != nil {
-			return err
-		}
-		created := []taskstore.Created{{Href: pulp.Href(pulp.DistributionCollection, d.ID), PRN: pulp.PRN(pulp.DistributionCollection, d.ID)}}
-		return taskstore.Complete(t.Tx, claim, taskstore.Outcome{Created: created, Result: d})
+		created := []taskstore.Created{{
+			Href: pulp.Href(pulp.DistributionCollection, d.ID), PRN: pulp.PRN(pulp.DistributionCollection, d.ID),
+		}}
+		return stored, taskstore.Complete(t.Tx, claim, taskstore.Outcome{Created: created, Result: stored})
 	})
-	return d, err
 }
 
-// EditDistribution changes a distribution by a function and completes the task whose result that is; claim is nil outside a task. The errors are CreateDistribution's, and
-// NotFound.
-func (s *Store) EditDistribution(ctx context.Context, claim *taskstore.Claim, id string, edit func(*pulp.Distribution)) (pulp.Distribution, error) {
-	var d pulp.Distribution
-	err := s.inTxUnlessTaken(ctx, func(t *content.Tx) error {
-		err := t.LockRow("distribution", id)
+// EditDistribution changes a distribution with edit and returns it as it is afterwards. The error is NotFound if there is no
+// such distribution; the others are those of CreateDistribution.
+func (s *Store) EditDistribution(
+	ctx context.Context, claim *taskstore.Claim, id string, edit func(*pulp.Distribution),
+) (pulp.Distribution, error) {
+	return inTxUnlessTaken(ctx, s, func(t *content.Tx) (d pulp.Distribution, err error) {
+		if err := t.LockRow("distribution", id); err != nil {
+			return d, err
+		}
+		before, err := record.FindDistribution(t.Ctx, t, id)
 		if err != nil {
-			return err
+			return d, err
 		}
-		if d, err = record.FindDistribution(t.Ctx, t, id); err != nil {
-			return err
-		}
-		before := d
+		d = before
 		edit(&d)
 		d.ID = id
-		if before.Name != d.Name || before.BasePath != d.BasePath { // a push may have made a path below this one's (compatibility.md#nested-names)
+		// An unchanged path is not checked: a push may have created a path below it (compatibility.md#nested-names).
+		if before.Name != d.Name || before.BasePath != d.BasePath {
 			if err := checkConflict(t, d); err != nil {
-				return err
+				return d, err
 			}
 		}
-		if err := checkServed(t, d); err != nil {
-			return err
-		}
-		namespace, err := putNamespace(t, pulp.NamespaceOf(d.BasePath))
-		if err != nil {
-			return err
-		}
-		_, err = t.Exec(`
+		d, err = putDistribution(t, `
 			UPDATE distribution SET name = $2, base_path = $3, repository_id = $4, repository_version_id = $5, namespace_id = $6,
 			       private = $7, hidden = $8, description = $9, labels = $10, updated = $11
-			 WHERE id = $1`, append(distributionValues(d, namespace), t.Now)...)
+			 WHERE id = $1`, d)
 		if err != nil {
-			return err
-		}
-		if d, err = record.FindDistribution(t.Ctx, t, id); err != nil {
-			return err
+			return d, err
 		}
 		if before.BasePath != d.BasePath || before.RepositoryID != d.RepositoryID || !samePinned(before.Pinned, d.Pinned) {
 			if err := t.CheckDistribution(d); err != nil {
-				return err
+				return d, err
 			}
 		}
-		return taskstore.Complete(t.Tx, claim, taskstore.Outcome{Result: d})
+		return d, taskstore.Complete(t.Tx, claim, taskstore.Outcome{Result: d})
 	})
-	return d, err
 }
 
-func samePinned(a, b *pulp.PinnedVersion) bool {
-	return a == nil && b == nil || a != nil && b != nil && a.VersionID == b.VersionID
-}
-
-func distributionValues(d pulp.Distribution, namespace string) []any {
+// putDistribution runs a statement that stores a distribution and returns the stored distribution. The statement's arguments
+// are id, name, base_path, repository_id, repository_version_id, namespace_id, private, hidden, description, labels and the
+// time.
+func putDistribution(t *content.Tx, statement string, d pulp.Distribution) (pulp.Distribution, error) {
+	if err := checkServed(t, d); err != nil {
+		return d, err
+	}
+	namespace, err := putNamespace(t, pulp.NamespaceOf(d.BasePath))
+	if err != nil {
+		return d, err
+	}
 	if d.Labels == nil {
 		d.Labels = pulp.Labels{}
 	}
@@ -104,12 +93,20 @@ func distributionValues(d pulp.Distribution, namespace string) []any {
 	if d.Pinned != nil {
 		repository, version = "", d.Pinned.VersionID
 	}
-	return []any{
-		d.ID, d.Name, d.BasePath, sqldb.NullIfEmpty(repository), sqldb.NullIfEmpty(version), namespace, d.Private, d.Hidden, sqldb.NullText(d.Description), sqldb.ToJSON(d.Labels),
+	_, err = t.Exec(statement, d.ID, d.Name, d.BasePath, sqldb.NullIfEmpty(repository), sqldb.NullIfEmpty(version), namespace,
+		d.Private, d.Hidden, sqldb.NullText(d.Description), sqldb.ToJSON(d.Labels), t.Now)
+	if err != nil {
+		return d, err
 	}
+	return record.FindDistribution(t.Ctx, t, d.ID)
 }
 
-// checkConflict sees that a distribution's name and path are its own.
+// samePinned reports whether two distributions are pinned to the same version, or neither is pinned.
+func samePinned(a, b *pulp.PinnedVersion) bool {
+	return a == nil && b == nil || a != nil && b != nil && a.VersionID == b.VersionID
+}
+
+// checkConflict returns an error with fields if a distribution's name or base path conflicts with another distribution.
 func checkConflict(t *content.Tx, d pulp.Distribution) error {
 	conflict, err := conflictOf(t.Ctx, t, d.ID, d.Name, d.BasePath)
 	if err != nil {
@@ -118,15 +115,16 @@ func checkConflict(t *content.Tx, d pulp.Distribution) error {
 	return conflict
 }
 
-// checkServed sees that what a distribution is to serve is there.
+// checkServed returns an error with fields if the repository or version that a distribution serves does not exist.
 func checkServed(t *content.Tx, d pulp.Distribution) error {
 	var repository, version bool
 	pinned := ""
 	if d.Pinned != nil {
 		pinned = d.Pinned.VersionID
 	}
-	err := t.Row(`SELECT EXISTS (SELECT 1 FROM repository WHERE id = $1), EXISTS (SELECT 1 FROM repository_version WHERE id = $2)`, d.RepositoryID, pinned).
-		Scan(&repository, &version)
+	err := t.Row(`
+		SELECT EXISTS (SELECT 1 FROM repository WHERE id = $1), EXISTS (SELECT 1 FROM repository_version WHERE id = $2)`,
+		d.RepositoryID, pinned).Scan(&repository, &version)
 	switch {
 	case err != nil:
 		return err
@@ -138,52 +136,9 @@ func checkServed(t *content.Tx, d pulp.Distribution) error {
 	return nil
 }
 
-// Texts of compatibility.md#distributions.
-const (
-	takenField   = "This field must be unique."
-	overlapsText = "Overlaps with an existing distribution."
-	// OverlapField is the field of the error about a base path that lies below or above another: it is nested (compatibility.md#distributions).
-	OverlapField = "base_path.base_path"
-)
-
-// DistributionConflict returns what stands against a distribution of this name and path, other than the one with this id: an error with fields, or nil.
-func (s *Store) DistributionConflict(ctx context.Context, id, name, basePath string) (conflict, err error) {
-	return conflictOf(ctx, s.db.Read(), id, name, basePath)
-}
-
-func conflictOf(ctx context.Context, q sqldb.Querier, id, name, basePath string) (conflict, err error) {
-	var named, there, overlaps bool
-	above := []string{}
-	for i, r := range basePath {
-		if r == '/' {
-			above = append(above, basePath[:i])
-		}
-	}
-	below := basePath + "/"
-	err = q.QueryRowContext(ctx, `
-		SELECT EXISTS (SELECT 1 FROM distribution WHERE name = $1 AND id <> $2), EXISTS (SELECT 1 FROM distribution WHERE base_path = $3 AND id <> $2),
-		       EXISTS (SELECT 1 FROM distribution WHERE id <> $2 AND (base_path IN (SELECT j.value FROM json_each($4) j) OR base_path >= $5 AND base_path < $6))`,
-		name, id, basePath, sqldb.ToJSON(above), below, strings.TrimSuffix(below, "/")+"0").Scan(&named, &there, &overlaps) // '0' follows '/'
-	if err != nil {
-		return nil, err
-	}
-	fields := fault.Fields{}
-	if named {
-		fields["name"] = []string{takenField}
-	}
-	if there {
-		fields["base_path"] = []string{takenField}
-	} else if overlaps {
-		fields[OverlapField] = []string{overlapsText}
-	}
-	if len(fields) == 0 {
-		return nil, nil
-	}
-	return &fault.Error{Kind: fault.Invalid, Msg: "The distribution's name or base path stands against another's.", Fields: fields}, nil
-}
-
-// DeleteDistribution removes a distribution, and its repository with all versions when a push created that repository and no
-// other distribution serves it (compatibility.md#deleting-distributions), and completes the task whose result that is. NotFound when there is none.
+// DeleteDistribution deletes a distribution. It also deletes the distribution's repository with all versions if a push
+// created the repository and no other distribution serves it (compatibility.md#deleting-distributions). The error is
+// NotFound if there is no such distribution.
 func (s *Store) DeleteDistribution(ctx context.Context, claim *taskstore.Claim, id string) error {
 	return s.content.InTx(ctx, func(t *content.Tx) error {
 		removed := map[string]int64{}
@@ -194,15 +149,17 @@ func (s *Store) DeleteDistribution(ctx context.Context, claim *taskstore.Claim, 
 	})
 }
 
-// deleteDistribution removes a distribution, and perhaps its repository, and counts what it removed by model.
+// deleteDistribution is DeleteDistribution within a transaction. It adds the numbers of deleted objects to removed, by
+// Pulp's names of their models.
 func deleteDistribution(t *content.Tx, id string, removed map[string]int64) error {
-	kind, err := sqldb.Collect(t.Ctx, t, sqldb.ScanString, `DELETE FROM repository WHERE made_by_push AND id = (SELECT repository_id FROM distribution WHERE id = $1)
-		AND NOT EXISTS (SELECT 1 FROM distribution d LEFT JOIN repository_version v ON v.id = d.repository_version_id
+	types, err := sqldb.Collect(t.Ctx, t, sqldb.ScanString, `
+		DELETE FROM repository WHERE made_by_push AND id = (SELECT repository_id FROM distribution WHERE id = $1)
+		   AND NOT EXISTS (SELECT 1 FROM distribution d LEFT JOIN repository_version v ON v.id = d.repository_version_id
 			WHERE d.id <> $1 AND repository.id IN (d.repository_id, v.repository_id)) RETURNING type`, id)
 	if err != nil {
 		return err
 	}
-	for _, k := range kind {
+	for _, k := range types {
 		removed["container."+record.ModelName(pulp.RepositoryType(k))]++
 	}
 	n, err := t.Exec(`DELETE FROM distribution WHERE id = $1`, id)
@@ -213,7 +170,8 @@ func deleteDistribution(t *content.Tx, id string, removed map[string]int64) erro
 	return err
 }
 
-// SetPrivate says whether only those who may pull from it see what a base path serves. NotFound when no distribution has that path.
+// SetPrivate changes whether the distribution with a base path is private: whether only users with the permission to pull
+// from it see its content. The error is NotFound if no distribution has the path.
 func (s *Store) SetPrivate(ctx context.Context, basePath string, private bool) error {
 	return s.content.InTx(ctx, func(t *content.Tx) error {
 		n, err := t.Exec(`UPDATE distribution SET private = $2, updated = $3 WHERE base_path = $1`, basePath, private, t.Now)
@@ -224,20 +182,21 @@ func (s *Store) SetPrivate(ctx context.Context, basePath string, private bool) e
 	})
 }
 
-// Distributed says whether a distribution is pinned to a repository version, which cannot be deleted then.
-func (s *Store) Distributed(ctx context.Context, versionID string) (bool, error) {
+// VersionPinned reports whether a distribution is pinned to a repository version. Such a version cannot be deleted.
+func (s *Store) VersionPinned(ctx context.Context, versionID string) (bool, error) {
 	var pinned bool
-	err := s.db.Read().QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM distribution WHERE repository_version_id = $1)`, versionID).Scan(&pinned)
+	err := s.db.Read().QueryRowContext(ctx,
+		`SELECT EXISTS (SELECT 1 FROM distribution WHERE repository_version_id = $1)`, versionID).Scan(&pinned)
 	return pinned, err
 }
 
-// Distribution returns the distribution with this id. NotFound when there is none.
+// Distribution returns the distribution with an id. The error is NotFound if there is none.
 func (s *Store) Distribution(ctx context.Context, id string) (pulp.Distribution, error) {
 	return record.FindDistribution(ctx, s.db.Read(), id)
 }
 
-// RepositoryDistributions returns the distributions that serve a repository's latest version, by base path. Pinned ones do not
-// count (compatibility.md#distributions).
+// RepositoryDistributions returns the distributions that serve a repository's latest version, in the order of their base
+// paths. It omits distributions that are pinned to a version (compatibility.md#distributions).
 func (s *Store) RepositoryDistributions(ctx context.Context, repositoryID string) ([]pulp.Distribution, error) {
 	return sqldb.Collect(ctx, s.db.Read(), record.ScanDistribution,
 		`SELECT `+record.DistributionColumns+record.DistributionSource+` WHERE d.repository_id = $1 ORDER BY d.base_path`, repositoryID)

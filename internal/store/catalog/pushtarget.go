@@ -15,34 +15,35 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// PushTarget returns the target of a base path, making on a first push the namespace, the repository of this type and the distribution that it needs. Both have the
-// path as their name, or, where an object that does not serve the path has that name, the path with a suffix. A repository of the path's name that no
-// distribution serves is used. Conflict when the path serves a fixed version.
-func (s *Store) PushTarget(ctx context.Context, basePath string, t pulp.RepositoryType) (record.Target, error) {
+// PushTarget returns the target of a base path. On a first push it creates the namespace, the repository of type kind and
+// the distribution that are missing (compatibility.md#push-creates-repositories). Both are named like the path, with a
+// suffix if an object that does not serve the path has that name. An existing repository with the name is used if no
+// distribution serves it. The error is Conflict if the path serves a fixed version.
+func (s *Store) PushTarget(ctx context.Context, basePath string, kind pulp.RepositoryType) (record.Target, error) {
 	target, err := s.serving.Resolve(ctx, basePath)
 	if err == nil && target.Served() || err != nil && !fault.Is(err, fault.NotFound) {
 		return target, errors.Join(err, readOnly(target))
 	}
-	err = s.inTxUnlessTaken(ctx, func(x *content.Tx) error {
-		if err := x.LockNamed("push " + basePath); err != nil { // two first pushes at once make one repository
-			return err
+	target, err = inTxUnlessTaken(ctx, s, func(t *content.Tx) (record.Target, error) {
+		if err := t.LockNamed("push " + basePath); err != nil { // of concurrent first pushes only one creates the repository
+			return record.Target{}, err
 		}
-		var err error
-		target, err = record.Resolve(x.Ctx, x, basePath)
+		target, err := record.Resolve(t.Ctx, t, basePath)
 		switch {
 		case fault.Is(err, fault.NotFound):
-			target, err = makePushTarget(x, basePath, t)
+			target, err = makePushTarget(t, basePath, kind)
 		case err == nil && !target.Served():
-			err = linkRepository(x, &target, t)
+			err = linkRepository(t, &target, kind)
 		default:
-			return err
+			return target, err
 		}
 		target.Made = err == nil
-		return err
+		return target, err
 	})
 	return target, errors.Join(err, readOnly(target))
 }
 
+// readOnly returns an error if a target serves a fixed version.
 func readOnly(t record.Target) error {
 	if t.Distribution.Pinned != nil {
 		return fault.New(fault.Conflict, "Repository is read-only.")
@@ -50,33 +51,21 @@ func readOnly(t record.Target) error {
 	return nil
 }
 
-// namingTries is how often a transaction that chooses a free name is run when others take the name at the same moment.
-const namingTries = 3
-
-// inTxUnlessTaken runs a transaction that looks whether names and paths are free before it takes them, and runs it again when another transaction took one meanwhile.
-func (s *Store) inTxUnlessTaken(ctx context.Context, f func(*content.Tx) error) error {
-	var err error
-	for range namingTries {
-		if err = s.content.InTx(ctx, f); !sqldb.IsUnique(err) {
-			return err
-		}
-	}
-	return err
-}
-
-// freeName returns a name in the namespace of a path for the row of a table that serves the path: the path itself or, where another row has that name, one that begins so.
+// freeName returns a name for the row of a table that serves a path, in the path's namespace: the path, or if another row
+// has that name, the path with a random suffix.
 func freeName(t *content.Tx, table, path string) (string, error) {
 	var taken bool
 	if err := t.Row(`SELECT EXISTS (SELECT 1 FROM `+table+` WHERE name = $1)`, path).Scan(&taken); err != nil || !taken {
 		return path, err
 	}
 	suffix := "-" + strings.ReplaceAll(uuid.NewString(), "-", "")[:12]
-	if !strings.Contains(path, "/") { // or the name would be in a namespace of its own
+	if !strings.Contains(path, "/") { // a name without a slash would be its own namespace
 		return path + "/" + path + suffix, nil
 	}
 	return path + suffix, nil
 }
 
+// makePushTarget creates a distribution with a base path and links it to a repository.
 func makePushTarget(t *content.Tx, basePath string, kind pulp.RepositoryType) (record.Target, error) {
 	namespace, err := putNamespace(t, pulp.NamespaceOf(basePath))
 	if err != nil {
@@ -89,21 +78,23 @@ func makePushTarget(t *content.Tx, basePath string, kind pulp.RepositoryType) (r
 	target := record.Target{Distribution: pulp.Distribution{
 		ID: pulp.NewID(), Name: name, BasePath: basePath, NamespaceID: namespace, Stamps: record.Stamps(t.Now, t.Now),
 	}}
-	_, err = t.Exec(`INSERT INTO distribution (id, name, base_path, namespace_id, created, updated) VALUES ($1, $2, $3, $4, $5, $5)`,
-		target.Distribution.ID, name, basePath, namespace, t.Now)
+	_, err = t.Exec(`
+		INSERT INTO distribution (id, name, base_path, namespace_id, created, updated)
+		VALUES ($1, $2, $3, $4, $5, $5)`, target.Distribution.ID, name, basePath, namespace, t.Now)
 	if err != nil {
 		return record.Target{}, err
 	}
 	return target, linkRepository(t, &target, kind)
 }
 
-// linkRepository gives a distribution the repository that has its path as a name and that nothing serves yet. Where there is none, or it is a mirror, which is served
-// only where somebody says so, it makes a repository.
+// linkRepository makes a distribution serve the repository that is named like its path and that no distribution serves. If
+// there is none or it is a mirror, it creates a repository: only an administrator decides that a mirror is served.
 func linkRepository(t *content.Tx, target *record.Target, kind pulp.RepositoryType) error {
 	path := target.Distribution.BasePath
 	r, err := record.ScanRepository(t.Row(`
 		SELECT `+record.RepositoryColumns+` FROM repository r WHERE r.name = $1 AND r.remote_id IS NULL AND NOT EXISTS (
-			SELECT 1 FROM distribution d LEFT JOIN repository_version v ON v.id = d.repository_version_id WHERE r.id IN (d.repository_id, v.repository_id))`, path))
+			SELECT 1 FROM distribution d LEFT JOIN repository_version v ON v.id = d.repository_version_id
+			 WHERE r.id IN (d.repository_id, v.repository_id))`, path))
 	if errors.Is(err, sql.ErrNoRows) {
 		r, err = makePushRepository(t, path, kind)
 	}
@@ -118,7 +109,7 @@ func linkRepository(t *content.Tx, target *record.Target, kind pulp.RepositoryTy
 	return t.CheckDistribution(target.Distribution)
 }
 
-// makePushRepository stores the repository that a first push to a path makes.
+// makePushRepository creates the repository of a first push to a path.
 func makePushRepository(t *content.Tx, path string, kind pulp.RepositoryType) (pulp.Repository, error) {
 	name, err := freeName(t, "repository", path)
 	if err != nil {
@@ -138,20 +129,23 @@ func makeRepository(t *content.Tx, r pulp.Repository) (pulp.Repository, error) {
 		r.Labels = pulp.Labels{}
 	}
 	_, err := t.Exec(`
-		INSERT INTO repository (id, type, name, description, labels, retain_repo_versions, signing_service_id, signing_assigned, sign_on_push, remote_id, allow_shrink,
-		       made_by_push, pushed_as, created, updated)
+		INSERT INTO repository (id, type, name, description, labels, retain_repo_versions, signing_service_id, signing_assigned,
+		       sign_on_push, remote_id, allow_shrink, made_by_push, pushed_as, created, updated)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)`,
-		r.ID, r.Type, r.Name, sqldb.NullText(r.Description), sqldb.ToJSON(r.Labels), sqldb.NullInt(r.RetainRepoVersions), sqldb.NullIfEmpty(r.SigningServiceID), r.SigningAssigned, r.SignOnPush,
-		sqldb.NullIfEmpty(r.RemoteID), r.AllowShrink, r.MadeByPush, r.PushedAs, t.Now)
+		r.ID, r.Type, r.Name, sqldb.NullText(r.Description), sqldb.ToJSON(r.Labels), sqldb.NullInt(r.RetainRepoVersions),
+		sqldb.NullIfEmpty(r.SigningServiceID), r.SigningAssigned, r.SignOnPush, sqldb.NullIfEmpty(r.RemoteID), r.AllowShrink,
+		r.MadeByPush, r.PushedAs, t.Now)
 	if err != nil {
 		return r, err
 	}
 	return r, t.InsertVersion(pulp.Version{ID: pulp.NewID(), RepositoryID: r.ID})
 }
 
+// putNamespace returns the id of the namespace with a name and creates it if there is none.
 func putNamespace(t *content.Tx, name string) (string, error) {
-	if _, err := t.Exec(`INSERT INTO namespace (id, name, created, updated) VALUES ($1, $2, $3, $3) ON CONFLICT (name) DO NOTHING`,
-		pulp.NewID(), name, t.Now); err != nil {
+	_, err := t.Exec(`INSERT INTO namespace (id, name, created, updated) VALUES ($1, $2, $3, $3) ON CONFLICT (name) DO NOTHING`,
+		pulp.NewID(), name, t.Now)
+	if err != nil {
 		return "", err
 	}
 	return sqldb.ScanString(t.Row(`SELECT id FROM namespace WHERE name = $1`, name))

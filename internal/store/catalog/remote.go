@@ -11,7 +11,8 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// remoteValues are the values of a remote's own columns, in the order of remoteColumns.
+// remoteValues returns the values of a remote's columns: id, name, url, upstream_name, policy, includes, excludes, sigstore,
+// connection, secrets, labels.
 func remoteValues(r pulp.Remote) []any {
 	if r.Labels == nil {
 		r.Labels = pulp.Labels{}
@@ -22,44 +23,36 @@ func remoteValues(r pulp.Remote) []any {
 	}
 }
 
-// Remote returns the remote with this id. NotFound when there is none.
+// Remote returns the remote with an id. The error is NotFound if there is none.
 func (s *Store) Remote(ctx context.Context, id string) (pulp.Remote, error) {
 	return record.FindRemote(ctx, s.db.Read(), id)
 }
 
-// CreateRemote keeps a new remote and returns it with its id. A taken name is a field error.
+// CreateRemote stores a new remote and returns it with its id. The error has the field "name" if the name is taken.
 func (s *Store) CreateRemote(ctx context.Context, r pulp.Remote) (pulp.Remote, error) {
-	err := s.content.InTx(ctx, func(t *content.Tx) error {
-		r.ID, r.Stamps = pulp.NewID(), record.Stamps(t.Now, t.Now)
+	return content.InTx(ctx, s.content, func(t *content.Tx) (pulp.Remote, error) {
+		created := r
+		created.ID, created.Stamps = pulp.NewID(), record.Stamps(t.Now, t.Now)
 		_, err := t.Exec(`
-			INSERT INTO remote (id, name, url, upstream_name, policy, includes, excludes, sigstore, connection, secrets, labels, created, updated)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)`, append(remoteValues(r), t.Now)...)
-		return uniqueName(err)
+			INSERT INTO remote (id, name, url, upstream_name, policy, includes, excludes, sigstore, connection, secrets, labels,
+			       created, updated)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)`, append(remoteValues(created), t.Now)...)
+		return created, uniqueName(err)
 	})
-	return r, err
 }
 
-// uniqueName turns a violated uniqueness into the error of the field name.
-func uniqueName(err error) error {
-	if sqldb.IsUnique(err) {
-		return fault.Field("name", "This field must be unique.")
-	}
-	return err
-}
-
-// EditRemote changes a remote by a function and completes the task whose result that is; claim is nil outside a task. A taken name is a field
-// error. It returns the remote as it is afterwards.
+// EditRemote changes a remote with edit and returns it as it is afterwards. The error is NotFound if there is no such
+// remote, and has the field "name" if the name is taken.
 func (s *Store) EditRemote(ctx context.Context, claim *taskstore.Claim, id string, edit func(*pulp.Remote)) (pulp.Remote, error) {
-	var r pulp.Remote
-	err := s.content.InTx(ctx, func(t *content.Tx) error {
-		err := t.LockRow("remote", id)
+	return content.InTx(ctx, s.content, func(t *content.Tx) (r pulp.Remote, err error) {
+		if err := t.LockRow("remote", id); err != nil {
+			return r, err
+		}
+		before, err := record.FindRemote(t.Ctx, t, id)
 		if err != nil {
-			return err
+			return r, err
 		}
-		if r, err = record.FindRemote(t.Ctx, t, id); err != nil {
-			return err
-		}
-		before := r
+		r = before
 		edit(&r)
 		r.ID, r.Updated = id, sqldb.FromMicros(t.Now)
 		_, err = t.Exec(`
@@ -67,20 +60,19 @@ func (s *Store) EditRemote(ctx context.Context, claim *taskstore.Claim, id strin
 			       connection = $9, secrets = $10, labels = $11, updated = $12
 			 WHERE id = $1`, append(remoteValues(r), t.Now)...)
 		if err := uniqueName(err); err != nil {
-			return err
+			return r, err
 		}
 		if !r.SameSource(before) {
 			if err := t.ForgiveSource(id); err != nil {
-				return err
+				return r, err
 			}
 		}
-		return taskstore.Complete(t.Tx, claim, taskstore.Outcome{Result: r})
+		return r, taskstore.Complete(t.Tx, claim, taskstore.Outcome{Result: r})
 	})
-	return r, err
 }
 
-// DeleteRemote removes a remote and completes the task whose result that is. Repositories that are mirrored from it stay, without a remote; absent
-// blobs of which it is the only source cannot be served until a sync finds them at another remote, or a client pushes them. NotFound when there is none.
+// DeleteRemote deletes a remote. Its mirrors remain, without a remote. Absent blobs whose only source it is cannot be served
+// until a sync finds them at another remote or a client pushes them. The error is NotFound if there is no such remote.
 func (s *Store) DeleteRemote(ctx context.Context, claim *taskstore.Claim, id string) error {
 	return s.content.InTx(ctx, func(t *content.Tx) error {
 		n, err := t.Exec(`DELETE FROM remote WHERE id = $1`, id)

@@ -212,7 +212,7 @@ func TestPrivateNamesLookAbsent(t *testing.T) {
 						}
 					}
 				}
-				headers["nobody"], headers["carol"] = "", "carol"
+				headers["anonymous"], headers["carol"] = "", "carol"
 			}
 			requests := []struct{ method, path, body string }{
 				{

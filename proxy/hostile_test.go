@@ -115,7 +115,7 @@ func TestHostileNames(t *testing.T) {
 					t.Errorf("%s %.150q as %q status %d %.200s", r.method, r.path, caller, a.status, a.body)
 				}
 				if strings.Contains(a.body, "hidden") || a.header.Get("Docker-Content-Digest") != "" {
-					t.Errorf("%s %.150q as %q gives %.300s", r.method, r.path, caller, a.body)
+					t.Errorf("%s %.150q as %q discloses %.300s", r.method, r.path, caller, a.body)
 				}
 			}
 		}

@@ -231,7 +231,7 @@ func TestIndexes(t *testing.T) {
 		)
 		w.expect(request{path: "/v2/acme/app/manifests/" + string(b)}, http.StatusOK)
 		if got := w.send(request{as: "admin", method: http.MethodPut, path: "/v2/acme/app/manifests/sparse", body: index(a, digest.FromString("absent"))}); got.status != status {
-			t.Errorf("a sparse index, children required %v: %d, want %d (compatibility.md#absent-parts)", required, got.status, status)
+			t.Errorf("a sparse index, children required %v: %d, want %d", required, got.status, status)
 		}
 		// A list can create a repository.
 		w.expect(manifestPut("/v2/acme/lists/manifests/empty", index(), pulp.OCIIndex), http.StatusCreated)

@@ -23,7 +23,7 @@ func TestTokens(t *testing.T) {
 			scope: "repository:acme/app:pull",
 			want:  `[{"type":"repository","name":"acme/app","actions":["pull"]}]`,
 		},
-		"nobody may push": {
+		"anonymous push": {
 			scope: "repository:acme/app:pull,push",
 			want:  `[{"type":"repository","name":"acme/app","actions":["pull"]}]`,
 		},
@@ -65,7 +65,7 @@ func TestTokens(t *testing.T) {
 			scope:  "registry:catalog:*",
 			want:   `[{"type":"registry","name":"catalog","actions":["*"]}]`,
 		},
-		"the catalog for nobody": {
+		"the catalog, anonymous": {
 			scope: "registry:catalog:*",
 			want:  `[{"type":"registry","name":"catalog"` + none,
 		},

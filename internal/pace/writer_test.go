@@ -22,7 +22,7 @@ import (
 type own struct {
 	http.ResponseWriter
 	rate  int // bytes a second
-	burst int // bytes that it takes at once before
+	burst int // bytes that are sent at once at the start
 	due   time.Time
 	got   bytes.Buffer
 	calls int
@@ -176,7 +176,7 @@ func TestOverRealConnections(t *testing.T) {
 		select {
 		case <-ended:
 		case <-time.After(time.Minute):
-			t.Errorf("%s: a client that takes nothing is still served", kind)
+			t.Errorf("%s: a client that reads nothing is still connected", kind)
 		}
 		cancel()
 		_ = res.Body.Close()

@@ -117,29 +117,8 @@ func toFailure(err error) *failure {
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f
 	}
-	if missing, ok := errors.AsType[*content.MissingBlobs](err); ok {
-		return newError(
-			http.StatusBadRequest,
-			"MANIFEST_BLOB_UNKNOWN",
-			"blob unknown to registry",
-			digests(missing.Digests),
-		)
-	}
-	if missing, ok := errors.AsType[*content.MissingChildren](err); ok {
-		return newError(
-			http.StatusBadRequest,
-			"MANIFEST_BLOB_UNKNOWN",
-			"manifest unknown to registry",
-			digests(missing.Digests),
-		)
-	}
-	if moved, ok := errors.AsType[*content.TagMoved](err); ok {
-		return newError(
-			http.StatusPreconditionFailed,
-			"PRECONDITION_FAILED",
-			"The tag does not meet the precondition of the request.",
-			map[string]string{"tag": moved.Name, "digest": string(moved.Current)},
-		)
+	if f := contentFailure(err); f != nil {
+		return f
 	}
 	if errors.Is(err, storage.ErrUnsupported) {
 		return newError(http.StatusBadRequest, "UNSUPPORTED", "The upstream registry does not store this.", nil)
@@ -160,6 +139,23 @@ func toFailure(err error) *failure {
 		f = f.withHeader("Retry-After", fault.RetrySeconds(err))
 	}
 	return f
+}
+
+// contentFailure returns the response for the errors of a change of content, or nil for other errors.
+func contentFailure(err error) *failure {
+	const code = "MANIFEST_BLOB_UNKNOWN"
+	if missing, ok := errors.AsType[*content.MissingBlobs](err); ok {
+		return newError(http.StatusBadRequest, code, "blob unknown to registry", digests(missing.Digests))
+	}
+	if missing, ok := errors.AsType[*content.MissingChildren](err); ok {
+		return newError(http.StatusBadRequest, code, "manifest unknown to registry", digests(missing.Digests))
+	}
+	if moved, ok := errors.AsType[*content.TagMoved](err); ok {
+		message := "The tag does not meet the precondition of the request."
+		detail := map[string]string{"tag": moved.Name, "digest": string(moved.Current)}
+		return newError(http.StatusPreconditionFailed, "PRECONDITION_FAILED", message, detail)
+	}
+	return nil
 }
 
 func digests(d []digest.Digest) any {

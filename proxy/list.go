@@ -123,18 +123,7 @@ func (c *call) getReferrers() error {
 	case toFailure(err).status != http.StatusNotFound:
 		return err
 	}
-	type descriptor struct {
-		MediaType    string          `json:"mediaType"`
-		Digest       digest.Digest   `json:"digest"`
-		Size         int64           `json:"size"`
-		ArtifactType string          `json:"artifactType,omitempty"`
-		Annotations  json.RawMessage `json:"annotations,omitempty"`
-	}
-	list := make([]descriptor, len(found))
-	for i, m := range found {
-		list[i] = descriptor{m.MediaType, m.Digest, m.Size, m.ArtifactType, m.Annotations}
-	}
-	body, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": pulp.OCIIndex, "manifests": list})
+	body, err := referrersIndex(found)
 	if err != nil {
 		return err
 	}
@@ -150,4 +139,20 @@ func (c *call) getReferrers() error {
 	}
 	c.writeBody(http.StatusOK, pulp.OCIIndex, body)
 	return nil
+}
+
+// referrersIndex returns the JSON of an index of referrers.
+func referrersIndex(found []serving.Referrer) ([]byte, error) {
+	type descriptor struct {
+		MediaType    string          `json:"mediaType"`
+		Digest       digest.Digest   `json:"digest"`
+		Size         int64           `json:"size"`
+		ArtifactType string          `json:"artifactType,omitempty"`
+		Annotations  json.RawMessage `json:"annotations,omitempty"`
+	}
+	list := make([]descriptor, len(found))
+	for i, m := range found {
+		list[i] = descriptor{m.MediaType, m.Digest, m.Size, m.ArtifactType, m.Annotations}
+	}
+	return json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": pulp.OCIIndex, "manifests": list})
 }

@@ -143,37 +143,10 @@ func (c *call) putManifest() error {
 	if !c.mayWrite(auth.Push) {
 		return c.unauthorized()
 	}
-	tags, dgst, err := c.parsePutReference()
+	tags, m, err := c.readManifest()
 	if err != nil {
 		return err
 	}
-	payload, err := c.readAll(
-		pulp.MaxManifestSize,
-		newError(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID", "A manifest may have 4 MiB.", nil),
-	)
-	if err != nil {
-		return err
-	}
-	if actual := dgst.Algorithm().FromBytes(payload); len(tags) == 0 || strings.Contains(c.ref, ":") {
-		if actual != dgst {
-			return digestInvalid(string(dgst))
-		}
-	} else {
-		dgst = actual
-	}
-	m, err := pulp.ParseManifest(payload, c.r.Header.Get("Content-Type"))
-	if err != nil {
-		if f := toFailure(err); f.status == http.StatusBadRequest {
-			return newError(
-				http.StatusBadRequest,
-				"MANIFEST_INVALID",
-				f.message,
-				map[string]string{"digest": string(dgst)},
-			)
-		}
-		return err
-	}
-	m.Digest = dgst
 	t, err := c.manifestTarget(m)
 	if err != nil {
 		return err
@@ -182,9 +155,9 @@ func (c *call) putManifest() error {
 		return err
 	}
 	h := c.w.Header()
-	h.Set("Location", "/v2/"+c.name+"/manifests/"+string(dgst))
-	h.Set("Docker-Content-Digest", string(dgst))
-	h.Set("Etag", `"`+string(dgst)+`"`)
+	h.Set("Location", "/v2/"+c.name+"/manifests/"+string(m.Digest))
+	h.Set("Docker-Content-Digest", string(m.Digest))
+	h.Set("Etag", `"`+string(m.Digest)+`"`)
 	if m.Subject != "" {
 		h.Set("OCI-Subject", string(m.Subject))
 	}
@@ -195,6 +168,33 @@ func (c *call) putManifest() error {
 	}
 	c.writeEmpty(http.StatusCreated)
 	return nil
+}
+
+// readManifest reads and parses the body of a PUT. It returns the tags to set and the manifest with its digest, which it
+// verifies if the request states one.
+func (c *call) readManifest() (tags []string, m pulp.Manifest, err error) {
+	tags, dgst, err := c.parsePutReference()
+	if err != nil {
+		return nil, m, err
+	}
+	payload, err := c.readAll(
+		pulp.MaxManifestSize,
+		newError(http.StatusRequestEntityTooLarge, "MANIFEST_INVALID", "The manifest is larger than 4 MiB.", nil),
+	)
+	if err != nil {
+		return nil, m, err
+	}
+	actual := dgst.Algorithm().FromBytes(payload)
+	if byDigest := strings.Contains(c.ref, ":"); byDigest && actual != dgst {
+		return nil, m, digestInvalid(string(dgst))
+	}
+	m, err = pulp.ParseManifest(payload, c.r.Header.Get("Content-Type"))
+	if f := toFailure(err); err != nil && f.status == http.StatusBadRequest {
+		detail := map[string]string{"digest": string(actual)}
+		return nil, m, newError(http.StatusBadRequest, "MANIFEST_INVALID", f.message, detail)
+	}
+	m.Digest = actual
+	return tags, m, err
 }
 
 func tagInvalid(tag string) error {

@@ -124,49 +124,11 @@ func (c *call) parseSignatureBody(body []byte) ([]byte, error) {
 				"non_field_errors": {"Invalid data. Expected a dictionary, but got " + pythonType(value) + "."},
 			}}
 	}
-	bad := map[string][]string{}
-	const required, null = "This field is required.", "This field may not be null."
-	text := func(key string) string {
-		s, isText := object[key].(string)
-		_, there := object[key]
-		switch {
-		case !there:
-			bad[key] = []string{required}
-		case object[key] == nil:
-			bad[key] = []string{null}
-		case !isText:
-			bad[key] = []string{"Not a valid string."}
-		case s == "":
-			bad[key] = []string{"This field may not be blank."}
-		}
-		return s
-	}
-	version, there := object["schemaVersion"]
-	switch v, isNumber := version.(float64); {
-	case !there:
-		bad["schemaVersion"] = []string{required}
-	case version == nil:
-		bad["schemaVersion"] = []string{null}
-	case !isNumber:
-		bad["schemaVersion"] = []string{"A valid integer is required."}
-	case v < 2:
-		bad["schemaVersion"] = []string{"Ensure this value is greater than or equal to 2."}
-	case v > 2:
-		bad["schemaVersion"] = []string{"Ensure this value is less than or equal to 2."}
-	}
-	if v := text("type"); bad["type"] == nil && v != "atomic" {
-		bad["type"] = []string{`"` + v + `" is not a valid choice.`}
-	}
-	if v := text("name"); bad["name"] == nil && !signatureName.MatchString(v) {
-		bad["name"] = []string{"This value does not match the required pattern."}
-	}
-	content := text("content")
-	if len(bad) > 0 {
+	fields := signatureFields{object: object, bad: map[string][]string{}}
+	content := fields.check()
+	if len(fields.bad) > 0 {
 		return nil, &failure{
-			status:   http.StatusBadRequest,
-			code:     "SIGNATURE_INVALID",
-			message:  "fields are wrong",
-			restBody: bad,
+			status: http.StatusBadRequest, code: "SIGNATURE_INVALID", message: "fields are wrong", restBody: fields.bad,
 		}
 	}
 	raw, err := base64.StdEncoding.Strict().DecodeString(content)
@@ -174,6 +136,63 @@ func (c *call) parseSignatureBody(body []byte) ([]byte, error) {
 		return nil, c.signatureInvalid("signature invalid")
 	}
 	return raw, nil
+}
+
+// signatureFields verifies the fields of a signature in JSON. bad contains Pulp's messages by field.
+type signatureFields struct {
+	object map[string]any
+	bad    map[string][]string
+}
+
+// The messages of Django REST framework for absent fields and null.
+const (
+	fieldRequired = "This field is required."
+	fieldNull     = "This field may not be null."
+)
+
+// check verifies all fields and returns the content.
+func (s signatureFields) check() (content string) {
+	s.checkVersion()
+	if v := s.text("type"); s.bad["type"] == nil && v != "atomic" {
+		s.bad["type"] = []string{`"` + v + `" is not a valid choice.`}
+	}
+	if v := s.text("name"); s.bad["name"] == nil && !signatureName.MatchString(v) {
+		s.bad["name"] = []string{"This value does not match the required pattern."}
+	}
+	return s.text("content")
+}
+
+func (s signatureFields) checkVersion() {
+	version, present := s.object["schemaVersion"]
+	switch v, isNumber := version.(float64); {
+	case !present:
+		s.bad["schemaVersion"] = []string{fieldRequired}
+	case version == nil:
+		s.bad["schemaVersion"] = []string{fieldNull}
+	case !isNumber:
+		s.bad["schemaVersion"] = []string{"A valid integer is required."}
+	case v < 2:
+		s.bad["schemaVersion"] = []string{"Ensure this value is greater than or equal to 2."}
+	case v > 2:
+		s.bad["schemaVersion"] = []string{"Ensure this value is less than or equal to 2."}
+	}
+}
+
+// text returns a string that must not be empty.
+func (s signatureFields) text(key string) string {
+	value, present := s.object[key]
+	text, isText := value.(string)
+	switch {
+	case !present:
+		s.bad[key] = []string{fieldRequired}
+	case value == nil:
+		s.bad[key] = []string{fieldNull}
+	case !isText:
+		s.bad[key] = []string{"Not a valid string."}
+	case text == "":
+		s.bad[key] = []string{"This field may not be blank."}
+	}
+	return text
 }
 
 // pythonType returns the name of a JSON value's type in Pulp's messages.

@@ -173,50 +173,40 @@ func (t *Tx) InsertVersion(v pulp.Version) error {
 	return err
 }
 
-// changeFor runs f on a repository's content and completes the task whose result that is, naming the version that it made and what f made
-// besides. A nil claim is work outside a task.
-func (s *Store) changeFor(ctx context.Context, claim *taskstore.Claim, repositoryID string, f func(*Change) ([]taskstore.Created, error)) (*pulp.Version, error) {
-	var v *pulp.Version
-	err := s.InTx(ctx, func(t *Tx) error {
+// changeFor runs f on a repository's content and completes the task of claim. The task's created resources are the new version, if
+// there is one, and those that f returns. A nil claim is a change outside a task. It returns the new version, nil if nothing
+// changed.
+func (s *Store) changeFor(ctx context.Context, claim *taskstore.Claim, repositoryID string,
+	f func(*Change) ([]taskstore.Created, error),
+) (*pulp.Version, error) {
+	return InTx(ctx, s, func(t *Tx) (*pulp.Version, error) {
 		c, err := t.Begin(repositoryID)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		created, err := f(c)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if v, err = c.End(); err != nil {
-			return err
+		v, err := c.End()
+		if err != nil {
+			return nil, err
 		}
 		if v != nil {
 			created = append([]taskstore.Created{CreatedVersion(*v)}, created...)
 		}
-		return taskstore.Complete(t.Tx, claim, taskstore.Outcome{Created: created})
+		return v, taskstore.Complete(t.Tx, claim, taskstore.Outcome{Created: created})
 	})
-	return v, err
 }
 
-// CreatedVersion names a version as what a task has made.
+// CreatedVersion returns a version as a resource that a task created.
 func CreatedVersion(v pulp.Version) taskstore.Created {
 	return taskstore.Created{Href: pulp.VersionHref(v.Type, v.RepositoryID, v.Number), PRN: pulp.VersionPRN(v.ID)}
 }
 
-// change runs f on a repository's content and returns the version that it made, nil when it made none.
+// Change runs f on a repository's content and returns the new version, nil if nothing changed.
 func (s *Store) Change(ctx context.Context, repositoryID string, f func(*Change) error) (*pulp.Version, error) {
-	var v *pulp.Version
-	err := s.InTx(ctx, func(t *Tx) error {
-		c, err := t.Begin(repositoryID)
-		if err != nil {
-			return err
-		}
-		if err := f(c); err != nil {
-			return err
-		}
-		v, err = c.End()
-		return err
-	})
-	return v, err
+	return s.changeFor(ctx, nil, repositoryID, func(c *Change) ([]taskstore.Created, error) { return nil, f(c) })
 }
 
 // changed says how many units the change has added and removed.

@@ -143,10 +143,13 @@ func (s *Store) FetchedSignature(ctx context.Context, repositoryID string, manif
 		if err := t.LockContentShared(); err != nil {
 			return err
 		}
-		if err := t.Row(`SELECT id FROM manifest WHERE digest = $1`, manifest).Scan(&g.ManifestID); err != nil {
+		of, err := sqldb.ScanString(t.Row(`SELECT id FROM manifest WHERE digest = $1`, manifest))
+		if err != nil {
 			return sqldb.NotFound(err, "Manifest not found.")
 		}
-		id, err := t.PutSignature(g)
+		stored := g
+		stored.ManifestID = of
+		id, err := t.PutSignature(stored)
 		if err != nil {
 			return err
 		}
@@ -157,26 +160,21 @@ func (s *Store) FetchedSignature(ctx context.Context, repositoryID string, manif
 // TakeBlob writes down, as if a repository had fetched it, a blob that the server has already. It is the caller's to know that whoever wants it may read it. false when the
 // server has no such blob, or not its bytes.
 func (s *Store) TakeBlob(ctx context.Context, repositoryID, remoteID string, d digest.Digest) (bool, error) {
-	taken := false
-	err := s.InTx(ctx, func(t *Tx) error {
+	return InTx(ctx, s, func(t *Tx) (bool, error) {
 		if err := t.LockContentShared(); err != nil {
-			return err
+			return false, err
 		}
 		var id string
 		err := t.Row(`SELECT id FROM blob WHERE digest = $1 AND NOT deleting AND NOT absent`, d).Scan(&id)
 		if errors.Is(err, sql.ErrNoRows) {
-			return nil
-		} else if err != nil {
-			return err
+			return false, nil
 		}
-		taken = true
-		if err := t.putSource(id, remoteID); err != nil {
-			return err
+		if err != nil {
+			return false, err
 		}
-		if err := t.proven(repositoryID, id, ""); err != nil {
-			return err
-		}
-		return t.putUnversioned(reasonFetched, repositoryID, pulp.KindBlob, string(d), id)
+		return true, sqldb.Steps(
+			func() error { return t.putSource(id, remoteID) },
+			func() error { return t.proven(repositoryID, id, "") },
+			func() error { return t.putUnversioned(reasonFetched, repositoryID, pulp.KindBlob, string(d), id) })
 	})
-	return taken, err
 }

@@ -50,52 +50,57 @@ func (s *Store) PutManifest(ctx context.Context, p PutManifest) (*pulp.Version, 
 }
 
 func (s *Store) putManifest(ctx context.Context, p PutManifest) (*pulp.Version, error) {
-	var v *pulp.Version
-	err := s.InTx(ctx, func(t *Tx) error {
+	return InTx(ctx, s, func(t *Tx) (*pulp.Version, error) {
 		c, err := t.Begin(p.RepositoryID)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, name := range p.Tags {
 			if err := c.checkPrecondition(name, p.When); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		if err := c.checkParts(p); err != nil {
-			return err
+			return nil, err
 		}
 		id, err := t.putManifest(p.Manifest)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		dgst := string(p.Manifest.Digest)
 		if len(p.Tags) == 0 && p.Manifest.Subject == "" {
-			if _, present, err := c.Held(pulp.KindManifest, dgst); err != nil || present {
-				return err
-			}
-			if seen, err := c.completes(dgst); err != nil {
-				return err
-			} else if seen {
-				if err := c.addManifest(dgst, id); err != nil {
-					return err
-				}
-				v, err = c.End()
-				return err
-			}
-			return t.PutPending(p.RepositoryID, pulp.KindManifest, dgst, id)
+			return c.putByDigest(string(p.Manifest.Digest), id)
 		}
-		if err := c.addManifest(dgst, id); err != nil {
-			return err
-		}
-		for _, name := range p.Tags {
-			if err := c.SetTag(name, id); err != nil {
-				return err
-			}
-		}
-		v, err = c.End()
-		return err
+		return c.putVisible(string(p.Manifest.Digest), id, p.Tags)
 	})
-	return v, err
+}
+
+// putByDigest makes a manifest pending, unless the latest version holds it. A manifest that completes a visible index which must be
+// signed enters the next version instead.
+func (c *Change) putByDigest(dgst, id string) (*pulp.Version, error) {
+	if _, present, err := c.Held(pulp.KindManifest, dgst); err != nil || present {
+		return nil, err
+	}
+	visible, err := c.completes(dgst)
+	if err != nil {
+		return nil, err
+	}
+	if visible {
+		return c.putVisible(dgst, id, nil)
+	}
+	return nil, c.Tx.PutPending(c.Repo.ID, pulp.KindManifest, dgst, id)
+}
+
+// putVisible makes a version with a manifest and its tags.
+func (c *Change) putVisible(dgst, id string, tags []string) (*pulp.Version, error) {
+	if err := c.addManifest(dgst, id); err != nil {
+		return nil, err
+	}
+	for _, name := range tags {
+		if err := c.SetTag(name, id); err != nil {
+			return nil, err
+		}
+	}
+	return c.End()
 }
 
 // completes says whether a manifest completes a list that the repository shows, and that must be signed before it is seen.

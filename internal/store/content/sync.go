@@ -28,44 +28,47 @@ type Synced struct {
 	Report func(added, removed int64) []taskstore.Progress
 }
 
-// CommitSync makes a version of what a sync wants, and completes the task whose result that is: the version, or null when nothing changed
-// (compatibility.md#sync).
+// CommitSync makes a version with the result of a sync and completes the task, whose result is the version, or null if nothing
+// changed (compatibility.md#sync). It returns the version, nil if nothing changed.
 func (s *Store) CommitSync(ctx context.Context, claim *taskstore.Claim, w Synced) (*pulp.Version, error) {
-	var v *pulp.Version
-	err := s.InTx(ctx, func(t *Tx) error {
+	return InTx(ctx, s, func(t *Tx) (*pulp.Version, error) {
 		c, err := t.Begin(w.RepositoryID)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		keep := func() error { return nil }
 		if w.Mirror {
 			keep = func() error { return sqldb.Steps(c.gatherOwnSignatures, c.keepGathered) }
 		}
-		if err := sqldb.Steps(c.Gather, func() error { return c.GatherSynced(w) }, keep, c.AddGathered); err != nil { // fetched blobs keep their claims
-			return err
+		if err := sqldb.Steps(
+			c.Gather,
+			func() error { return c.GatherSynced(w) },
+			keep,
+			c.AddGathered, // fetched blobs keep their claims
+			func() error { return c.attach(w.RemoteID) },
+			func() error { return t.dropFetched(w.RepositoryID) },
+			func() error { return t.putListing(w.RepositoryID, w.Listed) },
+		); err != nil {
+			return nil, err
 		}
-		if err := c.attach(w.RemoteID); err != nil {
-			return err
+		v, err := c.End()
+		if err != nil {
+			return nil, err
 		}
-		if _, err := t.Exec(`DELETE FROM unversioned_content AS f WHERE `+record.Fetched("$1"), w.RepositoryID); err != nil {
-			return err
-		}
-		if err := t.putListing(w.RepositoryID, w.Listed); err != nil {
-			return err
-		}
-		if v, err = c.End(); err != nil {
-			return err
-		}
-		var made taskstore.Outcome
-		if v != nil {
-			made = taskstore.Outcome{Created: []taskstore.Created{CreatedVersion(*v)}, Result: *v}
-		}
-		if w.Report != nil {
-			made.Progress = w.Report(c.changed())
-		}
-		return taskstore.Complete(t.Tx, claim, made)
+		return v, taskstore.Complete(t.Tx, claim, c.syncOutcome(v, w.Report))
 	})
-	return v, err
+}
+
+// syncOutcome returns the result of a sync's task.
+func (c *Change) syncOutcome(v *pulp.Version, report func(added, removed int64) []taskstore.Progress) taskstore.Outcome {
+	var made taskstore.Outcome
+	if v != nil {
+		made = taskstore.Outcome{Created: []taskstore.Created{CreatedVersion(*v)}, Result: *v}
+	}
+	if report != nil {
+		made.Progress = report(c.changed())
+	}
+	return made
 }
 
 func (c *Change) GatherSynced(w Synced) error {

@@ -37,6 +37,12 @@ func (t *Tx) touch(why reason, repositoryID string, kind pulp.Kind, key string) 
 	return err
 }
 
+// dropFetched deletes the records of all units that were fetched for a repository.
+func (t *Tx) dropFetched(repositoryID string) error {
+	_, err := t.Exec(`DELETE FROM unversioned_content AS f WHERE `+record.Fetched("$1"), repositoryID)
+	return err
+}
+
 // pending returns the id of the unit that is pending under a key; ok is false if there is none.
 func (c *Change) pending(kind pulp.Kind, key string) (id string, ok bool, err error) {
 	err = c.Tx.Row(`SELECT p.content_id FROM unversioned_content p WHERE `+record.Pending("$1")+` AND p.kind = $2 AND p.key = $3`,

@@ -36,13 +36,12 @@ func signingAssignments(ctx context.Context, q sqldb.Querier, lock string) ([]Si
 // RevokeSigningAssignments takes the signing service from the repositories with these names, whoever assigned it, or, when there are no names, from all repositories whose
 // service no administrator has assigned. It returns what it revoked. NotFound, with nothing changed, when a named repository has no signing service.
 func (s *Store) RevokeSigningAssignments(ctx context.Context, names []string) ([]SigningAssignment, error) {
-	var revoked []SigningAssignment
-	err := s.content.InTx(ctx, func(t *content.Tx) error {
+	return content.InTx(ctx, s.content, func(t *content.Tx) ([]SigningAssignment, error) {
 		all, err := signingAssignments(t.Ctx, t, t.Dialect.ForUpdate)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		revoked = slices.DeleteFunc(all, func(a SigningAssignment) bool {
+		revoked := slices.DeleteFunc(all, func(a SigningAssignment) bool {
 			if len(names) == 0 {
 				return a.By == pulp.AssignedByAdmin
 			}
@@ -55,17 +54,13 @@ func (s *Store) RevokeSigningAssignments(ctx context.Context, names []string) ([
 			}
 		}
 		if len(missing) > 0 {
-			return fault.New(fault.NotFound, "No signing service is assigned to %s; nothing was revoked.", strings.Join(missing, ", "))
+			return nil, fault.New(fault.NotFound, "No signing service is assigned to %s; nothing was revoked.", strings.Join(missing, ", "))
 		}
 		for _, a := range revoked {
 			if _, err := t.Exec(`UPDATE repository SET signing_service_id = NULL, signing_assigned = '', updated = $2 WHERE name = $1`, a.Repository, t.Now); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		return nil
+		return revoked, nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return revoked, nil
 }

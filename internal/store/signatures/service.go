@@ -29,19 +29,18 @@ func (s *Store) SigningServices(ctx context.Context) ([]pulp.SigningService, err
 
 // AddSigningService keeps a new service and returns it with its id. A taken name is a Conflict that names it (compatibility.md#service-commands).
 func (s *Store) AddSigningService(ctx context.Context, v pulp.SigningService) (pulp.SigningService, error) {
-	v.ID = pulp.NewID()
-	err := s.content.InTx(ctx, func(t *content.Tx) error {
-		v.Stamps = record.Stamps(t.Now, t.Now)
+	return content.InTx(ctx, s.content, func(t *content.Tx) (pulp.SigningService, error) {
+		v := v
+		v.ID, v.Stamps = pulp.NewID(), record.Stamps(t.Now, t.Now)
 		_, err := t.Exec(`
 			INSERT INTO signing_service (id, name, class, kind, script, fingerprint, public_key, gnupghome, config, created, updated)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)`,
 			v.ID, v.Name, v.Class, v.Kind, v.Script, v.Fingerprint, v.PublicKey, v.GnuPGHome, sqldb.ToJSON(v.Config), t.Now)
 		if sqldb.IsUnique(err) {
-			return fault.New(fault.Conflict, "duplicate key value violates unique constraint: Key (name)=(%s) already exists.", v.Name)
+			err = fault.New(fault.Conflict, "duplicate key value violates unique constraint: Key (name)=(%s) already exists.", v.Name)
 		}
-		return err
+		return v, err
 	})
-	return v, err
 }
 
 // RemoveSigningService removes the service of this name and class; repositories that used it have none then. NotFound when there is none.

@@ -53,14 +53,15 @@ func (s *Store) PutSignature(ctx context.Context, repositoryID string, manifest 
 		if !ok {
 			return fault.New(fault.NotFound, "Manifest not found.")
 		}
-		g.ManifestID = id
+		stored := g
+		stored.ManifestID = id
 		if _, _, held, err := c.Anywhere(pulp.KindSignature, string(g.Digest)); err != nil || held {
 			return err
 		}
 		if err := checkRoom(c, id, len(g.Content)); err != nil {
 			return err
 		}
-		unit, err := c.Tx.PutSignature(g)
+		unit, err := c.Tx.PutSignature(stored)
 		if err != nil {
 			return err
 		}

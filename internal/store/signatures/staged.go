@@ -71,25 +71,24 @@ func (s *Store) StageSignatures(ctx context.Context, c *taskstore.Claim, made []
 // CommitStaged adds everything that a task has staged to the latest version of a repository, leaving out manifests that have left it,
 // and completes the task, all in one transaction (compatibility.md#one-change-one-transaction, compatibility.md#lost-workers). It returns the version made, nil when none was.
 func (s *Store) CommitStaged(ctx context.Context, claim *taskstore.Claim, repositoryID string) (*pulp.Version, error) {
-	var v *pulp.Version
-	err := s.content.InTx(ctx, func(t *content.Tx) error {
+	return content.InTx(ctx, s.content, func(t *content.Tx) (*pulp.Version, error) {
 		c, err := t.Begin(repositoryID)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := addStaged(c, claim.TaskID); err != nil {
-			return err
+			return nil, err
 		}
-		if v, err = c.End(); err != nil {
-			return err
+		v, err := c.End()
+		if err != nil {
+			return nil, err
 		}
 		var made taskstore.Outcome
 		if v != nil {
 			made.Created = []taskstore.Created{content.CreatedVersion(*v)}
 		}
-		return taskstore.Complete(t.Tx, claim, made)
+		return v, taskstore.Complete(t.Tx, claim, made)
 	})
-	return v, err
 }
 
 // checkStagedRoom sees that the signatures of each manifest, with those that a task has staged, fit into what clients read. It looks first at the signatures of all

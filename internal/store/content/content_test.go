@@ -78,7 +78,7 @@ func TestRemoveKeepsWhatIsNamed(t *testing.T) {
 	s := storetest.Open(t)
 	x := fillShelf(t, s, "acme/app")
 	id := x.Repository.ID
-	remove := func(want string, units ...record.Unit) {
+	remove := func(want storetest.Counts, units ...record.Unit) {
 		t.Helper()
 		v, err := s.Content.RemoveContent(t.Context(), nil, id, units)
 		if err != nil {
@@ -97,24 +97,48 @@ func TestRemoveKeepsWhatIsNamed(t *testing.T) {
 		}
 	}
 	// The shelf: 5 blobs, 4 manifests, 1 signature, 3 tags. The tag one goes; its image is the index's too, and stays with its signature.
-	remove("5+0-0 4+0-0 1+0-0 2+0-1", unitOf(t, s, id, pulp.KindTag, "one"))
+	remove(storetest.Counts{
+		Blobs:      pulp.Count{Present: 5},
+		Manifests:  pulp.Count{Present: 4},
+		Signatures: pulp.Count{Present: 1},
+		Tags:       pulp.Count{Present: 2, Removed: 1},
+	}, unitOf(t, s, id, pulp.KindTag, "one"))
 	// An image that a tag names cannot be removed alone, and a blob that an image names neither.
 	if v, err := s.Content.RemoveContent(t.Context(), nil, id, []record.Unit{unitOf(t, s, id, pulp.KindManifest, string(x.two.Digest)), unitOf(t, s, id, pulp.KindBlob, string(x.layer.Digest))}); err != nil || v != nil {
 		t.Errorf("removal of what is named made %+v, %v", v, err)
 	}
 	// The index goes with its images, their signature and blobs; the shared layer stays for two.
-	remove("2+0-3 1+0-3 0+0-1 1+0-1", unitOf(t, s, id, pulp.KindTag, "multi"))
-	remove("0+0-2 0+0-1 0+0-0 0+0-1", unitOf(t, s, id, pulp.KindTag, "two"))
+	remove(storetest.Counts{
+		Blobs:      pulp.Count{Present: 2, Removed: 3},
+		Manifests:  pulp.Count{Present: 1, Removed: 3},
+		Signatures: pulp.Count{Removed: 1},
+		Tags:       pulp.Count{Present: 1, Removed: 1},
+	}, unitOf(t, s, id, pulp.KindTag, "multi"))
+	remove(storetest.Counts{
+		Blobs:     pulp.Count{Removed: 2},
+		Manifests: pulp.Count{Removed: 1},
+		Tags:      pulp.Count{Removed: 1},
+	}, unitOf(t, s, id, pulp.KindTag, "two"))
 	// All of it is in older versions still; and can come back.
 	v, err := s.Content.Restore(t.Context(), nil, id, x.Repository.LatestVersion)
 	if err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "5+5-0 4+4-0 1+1-0 3+3-0")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:      pulp.Count{Present: 5, Added: 5},
+		Manifests:  pulp.Count{Present: 4, Added: 4},
+		Signatures: pulp.Count{Present: 1, Added: 1},
+		Tags:       pulp.Count{Present: 3, Added: 3},
+	})
 	if v, err = s.Content.RemoveAll(t.Context(), nil, id); err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "0+0-5 0+0-4 0+0-1 0+0-3")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:      pulp.Count{Removed: 5},
+		Manifests:  pulp.Count{Removed: 4},
+		Signatures: pulp.Count{Removed: 1},
+		Tags:       pulp.Count{Removed: 3},
+	})
 }
 
 func TestRemoveImage(t *testing.T) {
@@ -126,11 +150,21 @@ func TestRemoveImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "3+0-2 2+0-2 1+0-0 2+0-1")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:      pulp.Count{Present: 3, Removed: 2},
+		Manifests:  pulp.Count{Present: 2, Removed: 2},
+		Signatures: pulp.Count{Present: 1},
+		Tags:       pulp.Count{Present: 2, Removed: 1},
+	})
 	if v, err = s.Content.RemoveImage(t.Context(), nil, id, x.one.Digest); err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "2+0-1 1+0-1 0+0-1 1+0-1")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:      pulp.Count{Present: 2, Removed: 1},
+		Manifests:  pulp.Count{Present: 1, Removed: 1},
+		Signatures: pulp.Count{Removed: 1},
+		Tags:       pulp.Count{Present: 1, Removed: 1},
+	})
 	if _, err := s.Content.RemoveImage(t.Context(), nil, id, x.one.Digest); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "'<Repository: acme/app; Version: ") {
 		t.Errorf("a manifest that is not there: %v", err)
 	}
@@ -145,7 +179,7 @@ func TestCopies(t *testing.T) {
 	x := fillShelf(t, s, "acme/app")
 	to := newRepository(t, s, "copies")
 	from := content.Copy{RepositoryID: x.Repository.ID, Number: x.Repository.LatestVersion}
-	copied := func(c content.Copy, want string) {
+	copied := func(c content.Copy, want storetest.Counts) {
 		t.Helper()
 		v, err := s.Content.CopyContent(t.Context(), nil, to.ID, c)
 		if err != nil {
@@ -155,10 +189,18 @@ func TestCopies(t *testing.T) {
 	}
 	tags := from
 	tags.Tags, tags.Names = true, []string{"multi", "nosuch"}
-	copied(tags, "4+4-0 3+3-0 0+0-0 1+1-0") // without signatures
+	copied(tags, storetest.Counts{
+		Blobs:     pulp.Count{Present: 4, Added: 4},
+		Manifests: pulp.Count{Present: 3, Added: 3},
+		Tags:      pulp.Count{Present: 1, Added: 1},
+	}) // without signatures
 	manifests := from
 	manifests.Digests = []string{string(x.two.Digest)}
-	copied(manifests, "5+1-0 4+1-0 0+0-0 1+0-0")
+	copied(manifests, storetest.Counts{
+		Blobs:     pulp.Count{Present: 5, Added: 1},
+		Manifests: pulp.Count{Present: 4, Added: 1},
+		Tags:      pulp.Count{Present: 1},
+	})
 	manifests.MediaTypes = []string{pulp.OCIIndex} // and-ed
 	if v, err := s.Content.CopyContent(t.Context(), nil, to.ID, manifests); err != nil || v != nil {
 		t.Errorf("an image that is an index: %+v, %v", v, err)
@@ -174,7 +216,11 @@ func TestCopies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "6+4-0 4+3-0 0+0-0 1+1-1")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:     pulp.Count{Present: 6, Added: 4},
+		Manifests: pulp.Count{Present: 4, Added: 3},
+		Tags:      pulp.Count{Present: 1, Added: 1, Removed: 1},
+	})
 	if _, err := s.Content.CopyContent(t.Context(), nil, to.ID, content.Copy{RepositoryID: from.RepositoryID, Number: 99, Tags: true}); !fault.Is(err, fault.NotFound) {
 		t.Errorf("a version that is not there: %v", err)
 	}
@@ -183,7 +229,11 @@ func TestCopies(t *testing.T) {
 	if v, err = s.Content.CopyContent(t.Context(), nil, fresh.ID, content.Copy{RepositoryID: from.RepositoryID, Number: 1, Tags: true}); err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "2+2-0 1+1-0 0+0-0 1+1-0")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:     pulp.Count{Present: 2, Added: 2},
+		Manifests: pulp.Count{Present: 1, Added: 1},
+		Tags:      pulp.Count{Present: 1, Added: 1},
+	})
 }
 
 // What somebody adds brings nothing along that they do not see.
@@ -206,11 +256,18 @@ func TestAddTakesOnlyWhatIsSeen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "0+0-0 1+1-0 0+0-0 1+1-0")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Manifests: pulp.Count{Present: 1, Added: 1},
+		Tags:      pulp.Count{Present: 1, Added: 1},
+	})
 	if v, err = s.Content.AddContent(t.Context(), nil, admins.ID, []record.Unit{tag}, ""); err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "2+2-0 2+2-0 0+0-0 1+1-0")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:     pulp.Count{Present: 2, Added: 2},
+		Manifests: pulp.Count{Present: 2, Added: 2},
+		Tags:      pulp.Count{Present: 1, Added: 1},
+	})
 }
 
 func TestTags(t *testing.T) {
@@ -223,7 +280,12 @@ func TestTags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "5+0-0 4+0-0 1+0-0 3+1-1")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:      pulp.Count{Present: 5},
+		Manifests:  pulp.Count{Present: 4},
+		Signatures: pulp.Count{Present: 1},
+		Tags:       pulp.Count{Present: 3, Added: 1, Removed: 1},
+	})
 	if v, err := s.Content.TagManifest(t.Context(), nil, id, "one", x.two.Digest); err != nil || v != nil {
 		t.Errorf("the same again: %+v, %v", v, err)
 	}
@@ -327,7 +389,11 @@ func TestFetchedContent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "2+2-0 1+1-0 0+0-0 1+1-0")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:     pulp.Count{Present: 2, Added: 2},
+		Manifests: pulp.Count{Present: 1, Added: 1},
+		Tags:      pulp.Count{Present: 1, Added: 1},
+	})
 	if v, err := s.Content.CommitSync(ctx, nil, content.Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{"latest": m.Digest}}); err != nil || v != nil {
 		t.Errorf("the same again: %+v, %v", v, err)
 	}

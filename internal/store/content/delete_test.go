@@ -16,13 +16,13 @@ func TestDeleteManifestKeepsListedImages(t *testing.T) {
 	s := storetest.Open(t)
 	x := fillShelf(t, s, "acme/app")
 	id := x.Repository.ID
-	removed := func(m pulp.Manifest, want string) {
+	removed := func(m pulp.Manifest, want storetest.Counts) {
 		t.Helper()
 		v, err := s.Content.DeleteManifest(t.Context(), id, m.Digest)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want == "" {
+		if want == (storetest.Counts{}) {
 			if v != nil {
 				t.Errorf("deleting a listed manifest without tags made version %+v", v)
 			}
@@ -47,32 +47,55 @@ func TestDeleteManifestKeepsListedImages(t *testing.T) {
 		}
 	}
 	// The shelf: 5 blobs, 4 manifests, 1 signature, 3 tags.
-	removed(x.one, "5+0-0 4+0-0 1+0-0 2+0-1")
+	removed(x.one, storetest.Counts{
+		Blobs:      pulp.Count{Present: 5},
+		Manifests:  pulp.Count{Present: 4},
+		Signatures: pulp.Count{Present: 1},
+		Tags:       pulp.Count{Present: 2, Removed: 1},
+	})
 	serves(x.one, true)
-	removed(x.third, "")
+	removed(x.third, storetest.Counts{})
 	serves(x.third, true)
 
 	outer := storetest.Index(x.multi)
 	put(outer, "outer")
-	removed(x.multi, "5+0-0 5+0-0 1+0-0 2+0-1") // its tag; the outer index names it
-	removed(x.one, "")
+	removed(x.multi, storetest.Counts{
+		Blobs:      pulp.Count{Present: 5},
+		Manifests:  pulp.Count{Present: 5},
+		Signatures: pulp.Count{Present: 1},
+		Tags:       pulp.Count{Present: 2, Removed: 1},
+	}) // its tag; the outer index names it
+	removed(x.one, storetest.Counts{})
 	serves(x.multi, true)
 	if _, err := s.Content.DeleteTag(t.Context(), id, "outer", nil); err != nil {
 		t.Fatal(err)
 	}
-	removed(x.one, "") // the outer index has no tag now and is in the repository
+	removed(x.one, storetest.Counts{}) // the outer index has no tag now and is in the repository
 	serves(x.one, true)
 
 	waiting := storetest.Index(x.two)
 	put(waiting) // pending
-	removed(x.two, "5+0-0 5+0-0 1+0-0 0+0-1")
+	removed(x.two, storetest.Counts{
+		Blobs:      pulp.Count{Present: 5},
+		Manifests:  pulp.Count{Present: 5},
+		Signatures: pulp.Count{Present: 1},
+		Tags:       pulp.Count{Removed: 1},
+	})
 	serves(x.two, true)
-	removed(waiting, "")
+	removed(waiting, storetest.Counts{})
 	serves(waiting, false)
-	removed(x.two, "4+0-1 4+0-1 1+0-0 0+0-0") // nothing names it now; the shared layer stays
+	removed(x.two, storetest.Counts{
+		Blobs:      pulp.Count{Present: 4, Removed: 1},
+		Manifests:  pulp.Count{Present: 4, Removed: 1},
+		Signatures: pulp.Count{Present: 1},
+	}) // nothing names it now; the shared layer stays
 	serves(x.two, false)
 
-	removed(outer, "0+0-4 0+0-4 0+0-1 0+0-0") // with everything that only it leads to
+	removed(outer, storetest.Counts{
+		Blobs:      pulp.Count{Removed: 4},
+		Manifests:  pulp.Count{Removed: 4},
+		Signatures: pulp.Count{Removed: 1},
+	}) // with everything that only it leads to
 	for _, m := range []pulp.Manifest{outer, x.multi, x.one, x.third} {
 		serves(m, false)
 	}

@@ -22,14 +22,22 @@ func TestPushMakesOneVersion(t *testing.T) {
 		t.Errorf("first push made %+v", to)
 	}
 	first, v := storetest.PushImage(t, s, to.Repository.ID, "one", "v1")
-	storetest.WantCounts(t, v, "2+2-0 1+1-0 0+0-0 1+1-0")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:     pulp.Count{Present: 2, Added: 2},
+		Manifests: pulp.Count{Present: 1, Added: 1},
+		Tags:      pulp.Count{Present: 1, Added: 1},
+	})
 
 	_, v = storetest.PushImage(t, s, to.Repository.ID, "one", "v1")
 	if v != nil {
 		t.Errorf("the same push again made version %d, want none", v.Number)
 	}
 	second, v := storetest.PushImage(t, s, to.Repository.ID, "two", "v1") // recording 65c: the old manifest and its blobs stay
-	storetest.WantCounts(t, v, "4+2-0 2+1-0 0+0-0 1+1-1")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:     pulp.Count{Present: 4, Added: 2},
+		Manifests: pulp.Count{Present: 2, Added: 1},
+		Tags:      pulp.Count{Present: 1, Added: 1, Removed: 1},
+	})
 
 	got, err := s.Serving.ServedManifest(t.Context(), to, "v1")
 	if err != nil || got.Digest != second.Digest {
@@ -67,7 +75,12 @@ func TestManifestByDigestIsPending(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "4+4-0 3+3-0 1+1-0 1+1-0")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:      pulp.Count{Present: 4, Added: 4},
+		Manifests:  pulp.Count{Present: 3, Added: 3},
+		Signatures: pulp.Count{Present: 1, Added: 1},
+		Tags:       pulp.Count{Present: 1, Added: 1},
+	})
 	var left int
 	if err := s.DB.Read().QueryRowContext(t.Context(), `SELECT COUNT(*) FROM unversioned_content WHERE reason = 'pending'`).Scan(&left); err != nil || left != 0 {
 		t.Errorf("%d units still wait, %v", left, err)
@@ -124,7 +137,12 @@ func TestDeleteManifestTakesWhatIsItsOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "2+0-1 1+0-1 0+0-1 1+0-1")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:      pulp.Count{Present: 2, Removed: 1},
+		Manifests:  pulp.Count{Present: 1, Removed: 1},
+		Signatures: pulp.Count{Removed: 1},
+		Tags:       pulp.Count{Present: 1, Removed: 1},
+	})
 	if _, err := s.Content.DeleteManifest(t.Context(), to.Repository.ID, one.Digest); !fault.Is(err, fault.NotFound) {
 		t.Errorf("deleting it again: %v, want NotFound", err)
 	}
@@ -132,7 +150,11 @@ func TestDeleteManifestTakesWhatIsItsOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "2+0-0 1+0-0 0+0-0 0+0-1")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:     pulp.Count{Present: 2},
+		Manifests: pulp.Count{Present: 1},
+		Tags:      pulp.Count{Removed: 1},
+	})
 }
 
 func TestConcurrentPushesAllSucceed(t *testing.T) {
@@ -163,7 +185,11 @@ func TestConcurrentPushesAllSucceed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, &v, "100+1-0 100+1-0 0+0-0 100+1-0")
+	storetest.WantCounts(t, &v, storetest.Counts{
+		Blobs:     pulp.Count{Present: 100, Added: 1},
+		Manifests: pulp.Count{Present: 100, Added: 1},
+		Tags:      pulp.Count{Present: 100, Added: 1},
+	})
 	tags, err := s.Serving.ServedTags(t.Context(), to, "", 1000)
 	if err != nil || len(tags) != clients*each {
 		t.Errorf("%d tags, %v, want %d", len(tags), err, clients*each)

@@ -28,7 +28,12 @@ func TestPutSignatureOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "2+0-0 1+0-0 1+1-0 1+0-0")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:      pulp.Count{Present: 2},
+		Manifests:  pulp.Count{Present: 1},
+		Signatures: pulp.Count{Present: 1, Added: 1},
+		Tags:       pulp.Count{Present: 1},
+	})
 	if v, err := s.Signatures.PutSignature(t.Context(), to.Repository.ID, m.Digest, g); v != nil || err != nil {
 		t.Errorf("the same signature again: %v, %v, want no version (recording 70b)", v, err)
 	}
@@ -139,7 +144,12 @@ func TestCommitStaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "2+0-0 1+0-0 1+1-0 1+0-0")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:      pulp.Count{Present: 2},
+		Manifests:  pulp.Count{Present: 1},
+		Signatures: pulp.Count{Present: 1, Added: 1},
+		Tags:       pulp.Count{Present: 1},
+	})
 	k, err := s.Tasks.Task(t.Context(), claim.TaskID)
 	if err != nil || k.State != taskstore.TaskCompleted || len(k.Created) != 1 || k.Created[0].Href != pulp.VersionHref(pulp.ContainerPush, to.Repository.ID, v.Number) {
 		t.Errorf("task = %+v, %v", k, err)

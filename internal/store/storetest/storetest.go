@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pgtest"
@@ -171,19 +172,21 @@ func Target(t *testing.T, s *store.Store, path string) record.Target {
 	return got
 }
 
-// WantCounts compares present/added/removed of blobs, manifests, signatures and tags.
-func WantCounts(t *testing.T, v *pulp.Version, want string) {
+// Counts are the numbers of units of a version, by kind.
+type Counts struct{ Blobs, Manifests, Signatures, Tags pulp.Count }
+
+// WantCounts compares the counts of a version with those that the test expects. A nil version is an error.
+func WantCounts(t *testing.T, v *pulp.Version, want Counts) {
 	t.Helper()
 	if v == nil {
-		t.Fatalf("no version was made, want %s", want)
+		t.Fatalf("no version was made, want %+v", want)
 	}
-	got := ""
-	for _, k := range pulp.Kinds {
-		n := v.Counts[k]
-		got += fmt.Sprintf("%d+%d-%d ", n.Present, n.Added, n.Removed)
+	got := Counts{
+		Blobs: v.Counts[pulp.KindBlob], Manifests: v.Counts[pulp.KindManifest],
+		Signatures: v.Counts[pulp.KindSignature], Tags: v.Counts[pulp.KindTag],
 	}
-	if got != want+" " {
-		t.Errorf("version %d holds %s(blobs, manifests, signatures, tags), want %s", v.Number, got, want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("counts of version %d (-want +got):\n%s", v.Number, diff)
 	}
 }
 

@@ -112,7 +112,11 @@ func TestAdoption(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	storetest.WantCounts(t, v, "4+2-0 2+1-0 0+0-0 2+2-1")
+	storetest.WantCounts(t, v, storetest.Counts{
+		Blobs:     pulp.Count{Present: 4, Added: 2},
+		Manifests: pulp.Count{Present: 2, Added: 1},
+		Tags:      pulp.Count{Present: 2, Added: 2, Removed: 1},
+	})
 	for _, name := range []string{"v1", "new"} {
 		if got := upstreamTag(t, s, id, name); got.Here != theirs || got.Dirty {
 			t.Errorf("%s is %+v", name, got)

@@ -7,7 +7,6 @@
 package adopt
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/singleflight"
 
@@ -59,8 +59,8 @@ type Adopter struct {
 	// protects each of them from the upstream's garbage collection.
 	Pin bool
 
-	mu     sync.Mutex
-	misses map[string]miss // upstream lookups without a result, by their keys
+	once   sync.Once
+	misses *lru.Cache[string, miss] // upstream lookups without a result, by their keys
 	pulls  singleflight.Group
 }
 
@@ -204,20 +204,17 @@ type miss struct {
 	err error // nil: the upstream does not have the reference
 }
 
+// missed returns the result of an earlier lookup that found nothing, at most missTTL ago.
 func (a *Adopter) missed(key string) (err error, missed bool) { //nolint:revive // the error is the answer
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	m, ok := a.misses[key]
+	m, ok := a.missCache().Get(key)
 	return m.err, ok && time.Since(m.at) < missTTL
 }
 
-func (a *Adopter) miss(key string, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.misses == nil || len(a.misses) >= maxMisses {
-		a.misses = map[string]miss{}
-	}
-	a.misses[key] = miss{time.Now(), err}
+func (a *Adopter) miss(key string, err error) { a.missCache().Add(key, miss{time.Now(), err}) }
+
+func (a *Adopter) missCache() *lru.Cache[string, miss] {
+	a.once.Do(func() { a.misses, _ = lru.New[string, miss](maxMisses) }) // the only error is a size below 1
+	return a.misses
 }
 
 // target returns the repository with this name. If there is none it creates one.
@@ -362,58 +359,4 @@ func (r *run) recordManifest(ctx context.Context, d digest.Digest, have content.
 		return err
 	}
 	return r.recordReferrers(ctx, d, depth)
-}
-
-// recordReferrers stores the referrers of a manifest, except those that were removed here. It does nothing if
-// the upstream does not list referrers; clients then maintain a list under a tag. A referrer that cannot be
-// stored is skipped: the manifest is adopted without it.
-func (r *run) recordReferrers(ctx context.Context, d digest.Digest, depth int) error {
-	if r.unlisted.Load() || depth >= maxNesting {
-		return nil
-	}
-	r.mu.Lock()
-	r.taken[d] = true // ends cycles of referrers
-	r.mu.Unlock()
-	var found []digest.Digest
-	err := r.retryOnce(ctx, func() (err error) { found, err = r.Upstream.Referrers(ctx, r.repo.UpstreamName(), d); return err })
-	switch {
-	case err == nil:
-	case r.isDown(ctx, err):
-		return err
-	case !fault.IsOutage(err, fault.Upstream):
-		r.unlisted.Store(true)
-		fallthrough
-	default:
-		if !errors.Is(err, storage.ErrUnsupported) {
-			r.Log.WarnContext(ctx, "cannot list the referrers of a manifest; it is adopted without them",
-				slog.String("repository", r.repo.Name), slog.String("digest", string(d)), slog.Any("err", err))
-		}
-		return nil
-	}
-	for _, referrer := range found[:min(len(found), maxReferrers)] {
-		had, err := r.Store.Upstream.HadManifest(ctx, r.repo.ID, referrer)
-		if err != nil {
-			return err
-		}
-		if had {
-			continue
-		}
-		err = r.retryOnce(ctx, func() error { return r.record(ctx, referrer, depth+1) })
-		why, skip := contentError(err)
-		switch {
-		case err == nil:
-			r.mu.Lock()
-			r.attached = append(r.attached, referrer)
-			r.mu.Unlock()
-		case !skip && r.IsFatal(ctx, err):
-			return err
-		default:
-			r.Log.WarnContext(ctx, "not adopted", slog.String("repository", r.repo.Name),
-				slog.String("digest", string(referrer)), slog.String("subject", string(d)), slog.Any("err", err))
-			reason := cmp.Or(why, Sentence(err))
-			r.skip("manifest", string(referrer), reason, true)
-			r.addDrift("manifest", string(referrer), "", referrer, "It refers to "+string(d)+", and it cannot be adopted: "+reason)
-		}
-	}
-	return nil
 }

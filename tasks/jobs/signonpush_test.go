@@ -25,8 +25,8 @@ import (
 	"github.com/countersign/countersign/tasks/jobs"
 )
 
-// sealed returns a world whose repository signs on push.
-func sealed(t *testing.T) *world {
+// signingOnPush returns a world whose repository signs on push.
+func signingOnPush(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
 	w.sign(taskstore.TaskCompleted, nil) // the existing tags
@@ -69,9 +69,9 @@ func (w *world) putWhen(when func(digest.Digest) bool, text string, tags ...stri
 	})
 }
 
-// wantSealed checks every visible tag of every distribution of the repository: there must be a valid signature
+// wantSigned checks every visible tag of every distribution of the repository: there must be a valid signature
 // for that path.
-func (w *world) wantSealed() {
+func (w *world) wantSigned() {
 	w.Helper()
 	served, err := w.store.Catalog.RepositoryDistributions(w.Context(), w.repo.Repository.ID)
 	if err != nil {
@@ -105,28 +105,28 @@ func (w *world) wantSealed() {
 // Every change that makes a tag visible in a repository that signs on push must sign it in the same version.
 func TestVisibleTagsAreSigned(t *testing.T) {
 	t.Parallel()
-	w := sealed(t)
+	w := signingOnPush(t)
 	id := w.repo.Repository.ID
 	d, err := w.put("two", "v2", "stable")
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.wantSignatures(6, 2)
-	w.wantSealed()
+	w.wantSigned()
 	w.dispatch(taskstore.TaskCompleted, tasks.Tag, tasks.TagArgs{RepositoryID: id, Tag: "v2-again", Digest: d})
-	w.wantSealed()
+	w.wantSigned()
 	w.wantSignatures(7, 1)
 
 	// A distribution needs signatures for its path. A changed path is another path.
 	name, path, other := "second", "acme/second", "acme/third"
 	k := w.dispatch(taskstore.TaskCompleted, tasks.Create, tasks.CreateArgs{Distribution: tasks.DistributionFields{Name: &name, BasePath: &path, RepositoryID: &id}})
-	w.wantSealed()
+	w.wantSigned()
 	made, err := w.store.Serving.Resolve(t.Context(), path)
 	if err != nil {
 		t.Fatal(k.Error, err)
 	}
 	w.dispatch(taskstore.TaskCompleted, tasks.Edit, tasks.EditArgs{Collection: pulp.DistributionCollection, ID: made.Distribution.ID, Distribution: &tasks.DistributionFields{BasePath: &other}})
-	w.wantSealed()
+	w.wantSigned()
 
 	// After a roll-back the images are visible under two paths, and were signed for one.
 	r, err := w.store.Catalog.Repository(t.Context(), pulp.ContainerPush, id)
@@ -135,9 +135,9 @@ func TestVisibleTagsAreSigned(t *testing.T) {
 	}
 	w.dispatch(taskstore.TaskCompleted, tasks.RemoveContent, tasks.RemoveArgs{RepositoryID: id, All: true})
 	w.dispatch(taskstore.TaskCompleted, tasks.Restore, tasks.VersionArgs{RepositoryID: id, Number: 1})
-	w.wantSealed()
+	w.wantSigned()
 	w.dispatch(taskstore.TaskCompleted, tasks.Restore, tasks.VersionArgs{RepositoryID: id, Number: r.LatestVersion})
-	w.wantSealed()
+	w.wantSigned()
 
 	// A copy contains tags without signatures for this repository.
 	source, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "source"})
@@ -153,7 +153,7 @@ func TestVisibleTagsAreSigned(t *testing.T) {
 	w.dispatch(taskstore.TaskCompleted, tasks.Tag, tasks.TagArgs{RepositoryID: source.ID, Tag: "copied", Digest: d})
 	back := content.Copy{RepositoryID: source.ID, Number: 2, Tags: true}
 	w.dispatch(taskstore.TaskCompleted, tasks.AddContent, tasks.AddArgs{RepositoryID: id, Copy: &back})
-	w.wantSealed()
+	w.wantSigned()
 	if _, err := w.store.Serving.ServedManifest(t.Context(), w.repo, "copied"); err != nil {
 		t.Errorf("the copied tag: %v", err)
 	}
@@ -180,7 +180,7 @@ func TestVisibleTagsAreSigned(t *testing.T) {
 // An image that completes a list is signed for the list's tags, too.
 func TestImageThatCompletesAList(t *testing.T) {
 	t.Parallel()
-	w := sealed(t)
+	w := signingOnPush(t)
 	late := digest.FromBytes([]byte(`{"config":"late"}`))
 	if err := w.signOnPush.Run(t.Context(), signservice.Caller{}, func(context.Context) error {
 		w.pushIndex("sparse", late) // no image of it is here, so there is nothing to sign
@@ -191,13 +191,13 @@ func TestImageThatCompletesAList(t *testing.T) {
 	if _, err := w.put("late", "by-itself"); err != nil {
 		t.Fatal(err)
 	}
-	w.wantSealed()
+	w.wantSigned()
 }
 
 // The images of a list that waits for its signatures are not deleted as orphans.
 func TestWaitingListKeepsItsImages(t *testing.T) {
 	t.Parallel()
-	w := sealed(t)
+	w := signingOnPush(t)
 	child, err := w.put("child")
 	if err != nil {
 		t.Fatal(err)
@@ -221,12 +221,12 @@ func TestWaitingListKeepsItsImages(t *testing.T) {
 	if err != nil || swept != 0 || v == nil || v.Counts[pulp.KindManifest].Added != 2 || v.Counts[pulp.KindBlob].Added != 1 {
 		t.Errorf("%d swept; the version is %+v, %v", swept, v, err)
 	}
-	w.wantSealed()
+	w.wantSigned()
 }
 
 func TestPushThatCannotBeSigned(t *testing.T) {
 	t.Parallel()
-	w := sealed(t)
+	w := signingOnPush(t)
 	broken := func(int) error { return fault.New(fault.Invalid, "gpg: signing failed: No secret key") }
 	w.maker.fail = broken
 	if _, err := w.put("bad", "v1"); !fault.Is(err, fault.Unavailable) {
@@ -259,7 +259,7 @@ func TestPushThatCannotBeSigned(t *testing.T) {
 // All of several concurrent pushes to one tag succeed, and no version contains it unsigned.
 func TestConcurrentSignedPushes(t *testing.T) {
 	t.Parallel()
-	w := sealed(t)
+	w := signingOnPush(t)
 	const pushes = 24
 	var all sync.WaitGroup
 	for i := range pushes {
@@ -270,7 +270,7 @@ func TestConcurrentSignedPushes(t *testing.T) {
 		})
 	}
 	all.Wait()
-	w.wantSealed()
+	w.wantSigned()
 	r, err := w.store.Catalog.Repository(t.Context(), pulp.ContainerPush, w.repo.Repository.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -290,7 +290,7 @@ func TestConcurrentSignedPushes(t *testing.T) {
 // the tag.
 func TestConditionalSignedPushes(t *testing.T) {
 	t.Parallel()
-	w := sealed(t)
+	w := signingOnPush(t)
 	const pushes = 8
 	var all sync.WaitGroup
 	var lost [pushes]digest.Digest
@@ -305,7 +305,7 @@ func TestConditionalSignedPushes(t *testing.T) {
 		})
 	}
 	all.Wait()
-	w.wantSealed()
+	w.wantSigned()
 	losers := 0
 	for i, d := range lost {
 		if d == "" {
@@ -336,7 +336,7 @@ func TestConditionalSignedPushes(t *testing.T) {
 // process.
 func TestKeyOfAnotherProcess(t *testing.T) {
 	t.Parallel()
-	w := sealed(t)
+	w := signingOnPush(t)
 	w.signer.Usable = func(pulp.SigningService) bool { return false }
 	w.signOnPush.SignElsewhere = jobs.SignTasks{Store: w.store, Cancel: w.dispatcher.Cancel, Dispatch: func(ctx context.Context, from tasks.Origin, s tasks.Spec) (taskstore.Task, error) {
 		if s.ServiceID != w.service.ID {
@@ -348,7 +348,7 @@ func TestKeyOfAnotherProcess(t *testing.T) {
 	if _, err := w.put("far", "far"); err != nil {
 		t.Fatal(err)
 	}
-	w.wantSealed()
+	w.wantSigned()
 	shown, _, err := w.store.Lists.Tasks(t.Context(), list.Query{Limit: 100})
 	if err != nil || slices.ContainsFunc(shown, func(k taskstore.Task) bool { return k.Name == tasks.SignMissing }) {
 		t.Errorf("lists contain the internal task: %v", err)
@@ -367,7 +367,7 @@ func TestKeyOfAnotherProcess(t *testing.T) {
 // retried when the key is available.
 func TestTaskWaitsForTheKey(t *testing.T) {
 	t.Parallel()
-	w := sealed(t)
+	w := signingOnPush(t)
 	w.signOnPush.Timeout = 50 * time.Millisecond
 	var here atomic.Bool
 	w.signer.Usable = func(pulp.SigningService) bool { return here.Load() }
@@ -390,26 +390,26 @@ func TestTaskWaitsForTheKey(t *testing.T) {
 	if k.State != taskstore.TaskCompleted {
 		t.Errorf("the task is %s (%v)", k.State, k.Error)
 	}
-	w.wantSealed()
+	w.wantSigned()
 }
 
 // If the latest version is deleted, the one before it becomes visible under paths for which it was not signed.
 func TestDeletedVersionShowsNothingUnsigned(t *testing.T) {
 	t.Parallel()
-	w := sealed(t)
+	w := signingOnPush(t)
 	id := w.repo.Repository.ID
 	if _, err := w.put("two", "v2"); err != nil {
 		t.Fatal(err)
 	}
 	name, path := "second", "acme/second"
 	w.dispatch(taskstore.TaskCompleted, tasks.Create, tasks.CreateArgs{Distribution: tasks.DistributionFields{Name: &name, BasePath: &path, RepositoryID: &id}})
-	w.wantSealed()
+	w.wantSigned()
 	r, err := w.store.Catalog.Repository(t.Context(), pulp.ContainerPush, id)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.dispatch(taskstore.TaskCompleted, tasks.DeleteVersion, tasks.VersionArgs{RepositoryID: id, Number: r.LatestVersion})
-	w.wantSealed()
+	w.wantSigned()
 	if targets, err := w.store.Signatures.SignTargets(t.Context(), id, nil, false); err != nil || len(targets) == 0 {
 		t.Errorf("nothing is shown at all: %v, %v", targets, err)
 	}
@@ -418,7 +418,7 @@ func TestDeletedVersionShowsNothingUnsigned(t *testing.T) {
 // An image that is pushed by digest and completes a list under a visible tag is signed, too.
 func TestImageByDigestThatCompletesAList(t *testing.T) {
 	t.Parallel()
-	w := sealed(t)
+	w := signingOnPush(t)
 	late := digest.FromBytes([]byte(`{"config":"late"}`))
 	if err := w.signOnPush.Run(t.Context(), signservice.Caller{}, func(context.Context) error {
 		w.pushIndex("sparse", late)
@@ -429,7 +429,7 @@ func TestImageByDigestThatCompletesAList(t *testing.T) {
 	if d, err := w.put("late"); err != nil || d != late {
 		t.Fatal(d, err)
 	}
-	w.wantSealed()
+	w.wantSigned()
 	targets, err := w.store.Signatures.SignTargets(t.Context(), w.repo.Repository.ID, []string{"sparse"}, false)
 	if err != nil || len(targets) != 1 {
 		t.Errorf("the list shows %v, %v", targets, err)

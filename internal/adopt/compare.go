@@ -105,7 +105,7 @@ func (a *Adopter) compare(
 	}
 	r := a.newRun(repo, why)
 	r.options = options
-	if r.known, err = a.Store.Upstream.DriftOfTags(ctx, repo.ID); err != nil {
+	if r.known, err = a.Store.Upstream.TagDrift(ctx, repo.ID); err != nil {
 		return Found{}, err
 	}
 	wanted := upstreamstate.Adopted{RepositoryID: repo.ID, Tags: map[string]upstreamstate.AdoptedTag{}}
@@ -196,7 +196,7 @@ func (r *run) conclude(
 	slices.SortFunc(r.drift, func(a, b upstreamstate.Drift) int { return strings.Compare(a.Kind+" "+a.Name, b.Kind+" "+b.Name) })
 	slices.SortFunc(r.skipped, func(a, b Skipped) int { return strings.Compare(a.Kind+" "+a.Name, b.Kind+" "+b.Name) })
 	found.Drift, found.Skipped = r.drift, r.skipped
-	if found.Fresh, err = r.Store.Upstream.Compared(ctx, r.repo.ID, r.options.Deep, r.drift); err == nil {
+	if found.Fresh, err = r.Store.Upstream.ReplaceDrift(ctx, r.repo.ID, r.options.Deep, r.drift); err == nil {
 		r.logSkipped(ctx, found.Fresh)
 	}
 	return found, err

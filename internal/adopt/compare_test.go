@@ -342,7 +342,7 @@ func TestOutageDuringAComparison(t *testing.T) {
 	if _, err := f.adopter.Compare(t.Context(), caller, repo, adopt.CompareOptions{}); !fault.IsOutage(err, fault.Upstream) {
 		t.Errorf("Compare = %v, want an outage", err)
 	}
-	known, err := f.store.Upstream.DriftOfTags(t.Context(), repo.ID)
+	known, err := f.store.Upstream.TagDrift(t.Context(), repo.ID)
 	if err != nil || len(known) != 1 {
 		t.Errorf("%d differences are stored, %v, want that of the first comparison", len(known), err)
 	}

@@ -131,7 +131,7 @@ func (f *fixture) flush() {
 		if len(due) == 0 {
 			return
 		}
-		if err := f.store.Upstream.WritingTags(f.Context(), due); err != nil {
+		if err := f.store.Upstream.MarkWriting(f.Context(), due); err != nil {
 			f.Fatal(err)
 		}
 		for i, entry := range due {
@@ -145,7 +145,7 @@ func (f *fixture) flush() {
 				f.Fatal(err)
 			}
 		}
-		if err := f.store.Upstream.WroteTags(f.Context(), due); err != nil {
+		if err := f.store.Upstream.MarkWritten(f.Context(), due); err != nil {
 			f.Fatal(err)
 		}
 	}
@@ -159,7 +159,7 @@ func (f *fixture) interrupt() {
 	if err != nil {
 		f.Fatal(err)
 	}
-	if err := f.store.Upstream.WritingTags(f.Context(), due); err != nil {
+	if err := f.store.Upstream.MarkWriting(f.Context(), due); err != nil {
 		f.Fatal(err)
 	}
 }

@@ -254,7 +254,7 @@ func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
 	found, err := c.Adopter.Compare(ctx, signservice.Caller{User: "comparison"}, repo, adopt.CompareOptions{Follow: c.Adopter.Follow})
 	switch {
 	case err == nil:
-		err = c.Store.Upstream.HadTurn(ctx, repo.ID)
+		err = c.Store.Upstream.MarkCompared(ctx, repo.ID)
 		for _, d := range found.Fresh {
 			c.Log.WarnContext(ctx, "the upstream differs",
 				slog.String("repository", repo.Name), slog.String("kind", d.Kind), slog.String("name", d.Name),
@@ -265,5 +265,5 @@ func (c Comparer) compare(ctx context.Context, repo pulp.Repository) error {
 		return err
 	}
 	c.Log.WarnContext(ctx, "cannot compare the repository with the upstream", slog.String("repository", repo.Name), slog.Any("err", err))
-	return c.Store.Upstream.HadTurn(ctx, repo.ID)
+	return c.Store.Upstream.MarkCompared(ctx, repo.ID)
 }

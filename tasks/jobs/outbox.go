@@ -95,7 +95,7 @@ func (o Outbox) empty(ctx context.Context, together int) error {
 				return err
 			}
 			for some := range slices.Chunk(due, together) {
-				if err := errors.Join(still(), o.Store.Upstream.WritingTags(ctx, some)); err != nil {
+				if err := errors.Join(still(), o.Store.Upstream.MarkWriting(ctx, some)); err != nil {
 					return err
 				}
 				if err := o.send(ctx, some); err != nil {
@@ -154,7 +154,7 @@ func (o Outbox) send(ctx context.Context, tags []upstreamstate.OutboxTag) error 
 			return err
 		}
 	}
-	return errors.Join(o.Store.Upstream.WroteTags(noting, written), away)
+	return errors.Join(o.Store.Upstream.MarkWritten(noting, written), away)
 }
 
 // write writes one entry. If the upstream does not support deleting a tag, it returns the digest that the

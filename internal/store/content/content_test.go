@@ -308,7 +308,7 @@ func TestTags(t *testing.T) {
 		}
 		for _, d := range due {
 			wrote[d.Name] = d.Digest
-			if err := s.Upstream.WroteTags(t.Context(), []upstreamstate.OutboxTag{d}); err != nil {
+			if err := s.Upstream.MarkWritten(t.Context(), []upstreamstate.OutboxTag{d}); err != nil {
 				t.Fatal(err)
 			}
 		}

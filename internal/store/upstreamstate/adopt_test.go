@@ -42,7 +42,7 @@ func written(t *testing.T, s *store.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Upstream.WroteTags(t.Context(), due); err != nil {
+	if err := s.Upstream.MarkWritten(t.Context(), due); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -308,7 +308,7 @@ func TestDrift(t *testing.T) {
 		t.Fatalf("LeastCompared = %v, %v", due, err)
 	}
 	for _, want := range []int{2, 0} { // what is known already is not told as new
-		fresh, err := s.Upstream.Compared(t.Context(), a.ID, true, []upstreamstate.Drift{{Kind: "tag", Name: "v1", Here: "sha256:aa"}, {Kind: "blob", Name: "sha256:bb"}})
+		fresh, err := s.Upstream.ReplaceDrift(t.Context(), a.ID, true, []upstreamstate.Drift{{Kind: "tag", Name: "v1", Here: "sha256:aa"}, {Kind: "blob", Name: "sha256:bb"}})
 		if err != nil || len(fresh) != want {
 			t.Fatalf("%d are new, %v, want %d", len(fresh), err, want)
 		}
@@ -317,7 +317,7 @@ func TestDrift(t *testing.T) {
 	if err != nil || count != 2 || len(found) != 1 || found[0].Repository != "acme/a" || found[0].Name != "v1" || found[0].Here != "sha256:aa" || found[0].Upstream != "" {
 		t.Errorf("Drifts = %+v of %d, %v", found, count, err)
 	}
-	if err := s.Upstream.HadTurn(t.Context(), a.ID); err != nil {
+	if err := s.Upstream.MarkCompared(t.Context(), a.ID); err != nil {
 		t.Fatal(err)
 	}
 	if due, err := s.Upstream.LeastCompared(t.Context(), time.Now().Add(-time.Minute), 10); err != nil || len(due) != 1 || due[0].ID != b.ID {
@@ -326,13 +326,13 @@ func TestDrift(t *testing.T) {
 	if _, count, err := s.Upstream.Drifts(t.Context(), 10, 0); err != nil || count != 2 {
 		t.Errorf("%d differences are left, %v", count, err)
 	}
-	if _, err := s.Upstream.Compared(t.Context(), a.ID, false, nil); err != nil {
+	if _, err := s.Upstream.ReplaceDrift(t.Context(), a.ID, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	if found, count, err := s.Upstream.Drifts(t.Context(), 10, 0); err != nil || count != 1 || found[0].Kind != "blob" {
 		t.Errorf("a look at the tags leaves %v, %v; want what only a deep one sees", found, err)
 	}
-	if _, err := s.Upstream.Compared(t.Context(), a.ID, true, nil); err != nil {
+	if _, err := s.Upstream.ReplaceDrift(t.Context(), a.ID, true, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, count, err := s.Upstream.Drifts(t.Context(), 10, 0); err != nil || count != 0 {

@@ -1,8 +1,4 @@
 package upstreamstate
 
-import ()
-
-import ()
-
 // Lateness is lateness, for tests.
 const Lateness = lateness

@@ -41,7 +41,7 @@ func TestWrittenWhileAPushHoldsTheTag(t *testing.T) {
 		if err := errors.Join(err, c.SetTag("v1", manifest)); err != nil {
 			return err
 		}
-		go func() { noted <- s.Upstream.WroteTags(t.Context(), due) }()
+		go func() { noted <- s.Upstream.MarkWritten(t.Context(), due) }()
 		for waiting, deadline := 0, time.Now().Add(3*time.Minute); waiting == 0; {
 			if time.Now().After(deadline) {
 				return errors.New("nothing waits for the push")
@@ -70,7 +70,7 @@ func writing(t *testing.T, s *store.Store) []upstreamstate.OutboxTag {
 	if err != nil || len(due) != 1 {
 		t.Fatalf("OutboxTags = %v, %v", due, err)
 	}
-	if err := s.Upstream.WritingTags(t.Context(), due); err != nil {
+	if err := s.Upstream.MarkWriting(t.Context(), due); err != nil {
 		t.Fatal(err)
 	}
 	return due
@@ -87,7 +87,7 @@ func givenUp(t *testing.T, s *store.Store) {
 // wrote writes the one tag that waits.
 func wrote(t *testing.T, s *store.Store) {
 	t.Helper()
-	if err := s.Upstream.WroteTags(t.Context(), writing(t, s)); err != nil {
+	if err := s.Upstream.MarkWritten(t.Context(), writing(t, s)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -112,7 +112,7 @@ func TestLateWrites(t *testing.T) {
 	one, _ := storetest.PushImage(t, s, id, "one", "v1")
 	first := writing(t, s)
 	mayArrive(t, s, id, one.Digest)
-	if err := s.Upstream.WroteTags(t.Context(), first); err != nil {
+	if err := s.Upstream.MarkWritten(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
 	mayArrive(t, s, id)
@@ -182,7 +182,7 @@ func TestLateDeletions(t *testing.T) {
 	remove()
 	due := writing(t, s)
 	due[0].Undeleted = string(two.Digest)
-	if err := s.Upstream.WroteTags(t.Context(), due); err != nil {
+	if err := s.Upstream.MarkWritten(t.Context(), due); err != nil {
 		t.Fatal(err)
 	}
 	mayArrive(t, s, id, "", one.Digest)
@@ -244,7 +244,7 @@ func TestRename(t *testing.T) {
 	edit(func(r *pulp.Repository) { r.Name = "acme/new" })
 	waits("acme/new:v1", "acme/new:v2")
 	mayArrive(t, s, id)
-	if err := s.Upstream.WroteTags(t.Context(), midway); err != nil { // under the old name
+	if err := s.Upstream.MarkWritten(t.Context(), midway); err != nil { // under the old name
 		t.Fatal(err)
 	}
 	waits("acme/new:v1", "acme/new:v2")

@@ -1,5 +1,6 @@
-// Package upstreamstate stores the state of the server in front of an upstream: tags that are to be written there (outbox.go),
-// adopted content (adopt.go), recorded differences (drift.go) and manifests that a hidden tag keeps alive there (pin.go).
+// Package upstreamstate stores the state that a server in front of an upstream needs: the outbox of tags to write there
+// (outbox.go), tags and content adopted from there (tag.go, adopt.go), the differences that comparisons found (drift.go),
+// and the manifests that a pin, a hidden tag, protects from the upstream's garbage collection (pin.go).
 package upstreamstate
 
 import (

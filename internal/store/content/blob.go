@@ -12,13 +12,13 @@ import (
 	"github.com/countersign/countersign/internal/store/uploads"
 )
 
-// ErrDeleting says that the bytes of a blob are being removed at this moment: wait until its row is gone, then see whether
-// the storage has them.
+// ErrDeleting is returned for a blob whose bytes are being deleted from the storage. The caller retries when the row
+// of the blob is gone, and checks then whether the storage has the bytes.
 var ErrDeleting = errors.New("the blob is being deleted")
 
-// CommitBlob records a blob whose bytes are safe (in the storage registry, or in b.Data when b.Inline) as pending in a
-// repository, and ends the upload that it came by, if uploadID names one; the upload must be in this epoch. ErrDeleting when an older copy is just being
-// removed.
+// CommitBlob records a blob as pending in a repository. Its bytes must be durable in the storage registry, or in
+// b.Data if b.Inline. If uploadID is not empty, it ends that upload session, whose epoch must match; otherwise the
+// error is uploads.ErrUploadGone. The error is ErrDeleting while an older copy of the blob is being deleted.
 func (s *Store) CommitBlob(ctx context.Context, repositoryID string, b pulp.Blob, uploadID string, epoch int64) error {
 	return s.InTx(ctx, func(t *Tx) error {
 		if uploadID != "" {
@@ -41,7 +41,7 @@ func (s *Store) CommitBlob(ctx context.Context, repositoryID string, b pulp.Blob
 	})
 }
 
-// MoveBlob notes that the bytes of a blob lie under another name upstream than they did.
+// MoveBlob changes the name under which the upstream stores the bytes of a blob, if the recorded name is from.
 func (s *Store) MoveBlob(ctx context.Context, d digest.Digest, from, to string) error {
 	return s.InTx(ctx, func(t *Tx) error {
 		_, err := t.Exec(`UPDATE blob SET location = $3, updated = $4 WHERE digest = $1 AND location = $2`, d, from, to, t.Now)
@@ -49,7 +49,8 @@ func (s *Store) MoveBlob(ctx context.Context, d digest.Digest, from, to string) 
 	})
 }
 
-// putBlob stores a blob's row unless it is there and returns its id. The bytes of one that was absent have come, unless b is absent too.
+// putBlob stores the row of a blob unless it exists, and returns its id. If the stored blob is absent or has another
+// location, and b is not absent, the row is updated: the bytes of b are known to be there.
 func (t *Tx) putBlob(b pulp.Blob) (string, error) {
 	var id string
 	var deleting, absent, elsewhere bool
@@ -67,7 +68,7 @@ func (t *Tx) putBlob(b pulp.Blob) (string, error) {
 	case err == nil && absent && !b.Absent:
 		_, err = t.Exec(`UPDATE blob SET absent = FALSE, size = $2, data = $3, location = $4, updated = $5 WHERE id = $1`, id, b.Size, data, b.Location, t.Now)
 		return id, err
-	case err == nil && elsewhere && !b.Absent && !b.Inline: // there it is sure to be now
+	case err == nil && elsewhere && !b.Absent && !b.Inline: // the bytes are known to be at the new location
 		_, err = t.Exec(`UPDATE blob SET location = $2, updated = $3 WHERE id = $1`, id, b.Location, t.Now)
 		return id, err
 	case err == nil:
@@ -79,13 +80,14 @@ func (t *Tx) putBlob(b pulp.Blob) (string, error) {
 	n, err := t.Exec(`
 		INSERT INTO blob (id, digest, size, data, location, absent, created, updated) VALUES ($1, $2, $3, $4, $5, $6, $7, $7) ON CONFLICT (digest) DO NOTHING`,
 		id, b.Digest, b.Size, data, b.Location, b.Absent, t.Now)
-	if err == nil && n == 0 { // another process was faster
+	if err == nil && n == 0 { // another transaction was faster
 		return sqldb.ScanString(t.Row(`SELECT id FROM blob WHERE digest = $1`, b.Digest))
 	}
 	return id, err
 }
 
-// LinkBlob makes a blob that another repository holds pending in this one too (a mount): a row, no bytes. ErrDeleting as CommitBlob.
+// LinkBlob makes another repository's blob pending in this one (a mount). No bytes are copied. The error is
+// ErrDeleting as for CommitBlob.
 func (s *Store) LinkBlob(ctx context.Context, repositoryID string, b pulp.Blob) error {
 	return s.InTx(ctx, func(t *Tx) error {
 		if err := t.LockContentShared(); err != nil {
@@ -105,7 +107,7 @@ func (s *Store) LinkBlob(ctx context.Context, repositoryID string, b pulp.Blob) 
 	})
 }
 
-// TouchBlob keeps a pending blob from being swept for another while. What is not pending is left alone.
+// TouchBlob begins the grace period of a pending blob anew. A blob that is not pending is no error.
 func (s *Store) TouchBlob(ctx context.Context, repositoryID string, dgst digest.Digest) error {
 	return s.InTx(ctx, func(t *Tx) error {
 		return t.touch(reasonPending, repositoryID, pulp.KindBlob, string(dgst))

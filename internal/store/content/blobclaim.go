@@ -9,7 +9,7 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// putClaim records that a repository has only a remote's word for a blob.
+// putClaim records that a repository claims a blob of a remote without having its bytes.
 func (t *Tx) putClaim(repositoryID, blobID, remoteID string, size int64) error {
 	if _, err := t.Exec(`
 		INSERT INTO blob_claim (repository_id, blob_id, remote_id, size) VALUES ($1, $2, $3, $4)
@@ -22,7 +22,8 @@ func (t *Tx) putClaim(repositoryID, blobID, remoteID string, size int64) error {
 	return err
 }
 
-// proven ends a repository's claim on a blob: it has shown that the bytes are its to have. It ends every other claim on the same remote too, if one is named.
+// proven ends the claim of a repository on a blob after the repository has received or proved to have the bytes. If
+// remoteID is not empty, it also ends the claims of other repositories on the blob that name this remote.
 func (t *Tx) proven(repositoryID, blobID, remoteID string) error {
 	_, err := t.Exec(`
 		DELETE FROM blob_claim WHERE blob_id = $1 AND (repository_id = $2 OR remote_id = $3 OR repository_id IN (
@@ -30,8 +31,9 @@ func (t *Tx) proven(repositoryID, blobID, remoteID string) error {
 	return err
 }
 
-// SourceFailed records that a remote did not give a blob that a repository claims of it, or that it says it has none (lacks). Others are asked first from now on, and one that
-// lacks the blob is not asked for a while.
+// SourceFailed records that a remote did not deliver a blob that a repository claims of it. With lacks, the remote
+// answered that it has no such blob. Other remotes are tried first from then on, and one that lacks the blob is
+// skipped for some minutes (record.SourceOf).
 func (s *Store) SourceFailed(ctx context.Context, repositoryID, blobID, remoteID string, lacks bool) error {
 	return s.InTxNoSync(ctx, func(t *Tx) error {
 		var lacked int64
@@ -48,13 +50,14 @@ func (s *Store) SourceFailed(ctx context.Context, repositoryID, blobID, remoteID
 	})
 }
 
-// forgiveSource forgets what a remote did not give: it has changed.
+// ForgiveSource forgets the failures of a remote after its settings have changed.
 func (t *Tx) ForgiveSource(remoteID string) error {
 	_, err := t.Exec(`UPDATE claim_source SET lacked = 0, failed = 0 WHERE remote_id = $1 AND (lacked > 0 OR failed > 0)`, remoteID)
 	return err
 }
 
-// Unattached reports whether the latest version of a repository holds blobs that it claims, and not of this remote.
+// Unattached reports whether the latest version of a repository holds blobs that the repository claims, but not of
+// this remote.
 func (s *Store) Unattached(ctx context.Context, repositoryID, remoteID string) (bool, error) {
 	var found bool
 	err := s.db.Read().QueryRowContext(ctx, `
@@ -66,7 +69,8 @@ func (s *Store) Unattached(ctx context.Context, repositoryID, remoteID string) (
 	return found, err
 }
 
-// attach makes a remote a source, and the first one, of the gathered blobs that the repository claims: it lists images with them.
+// attach makes a remote the first source of the gathered blobs that the repository claims, because the remote lists
+// images with them.
 func (c *Change) attach(remoteID string) error {
 	if remoteID == "" {
 		return nil
@@ -87,8 +91,10 @@ func (c *Change) attach(remoteID string) error {
 	return nil
 }
 
-// inheritClaims gives the repository the claims, with their remotes, of those from which the gathered blobs are taken (rows c): for blobs that it does not hold yet and that none of them has
-// proven, and for blobs that it claims itself, whose remotes may be gone. A claim ends where one of them has proven it.
+// inheritClaims copies the claims on gathered blobs, with their remotes, from the repositories from which the blobs
+// are copied (rows c). It copies claims on blobs that this repository does not have yet and that none of the other
+// repositories has the bytes of. It also adds remotes to this repository's own claims. A claim ends if one of the
+// other repositories has the bytes.
 func (c *Change) inheritClaims(from origin) error {
 	other := strings.ReplaceAll(from.Condition, "c.repository_id", "o.repository_id")
 	args := append([]any{c.Repo.ID, pulp.KindBlob}, from.Args...)
@@ -125,7 +131,7 @@ func (c *Change) inheritClaims(from origin) error {
 	return nil
 }
 
-// servable reports whether the repository has a blob's bytes, or a remote to fetch them from.
+// servable reports whether the repository has the bytes of a blob, or a remote to fetch them from.
 func (c *Change) servable(blobID string) (bool, error) {
 	var without bool
 	err := c.Tx.Row(`

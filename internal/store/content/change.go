@@ -12,17 +12,17 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// change is one change of one repository's content inside a transaction: the only way in which content enters or leaves a
-// repository (compatibility.md#one-change-one-transaction). It holds the repository's row, sees the version that is the latest now and
-// what was already changed, counts what it adds and removes, and ends by making the next version, or none when nothing changed.
+// Change is a change of the content of one repository inside a transaction. Content enters and leaves repositories
+// only through it. It holds a lock on the repository's row, sees the latest version with its own changes, counts the
+// added and removed units, and End makes the next version.
 type Change struct {
 	Tx     *Tx
 	Repo   pulp.Repository
-	Number int64 // of the version that it makes
+	Number int64 // of the new version
 	counts map[pulp.Kind]pulp.Count
 }
 
-// begin locks the repository's row and reads its latest version.
+// Begin locks a repository's row and reads its latest version. The error is NotFound if there is no such repository.
 func (t *Tx) Begin(repositoryID string) (*Change, error) {
 	c := &Change{Tx: t, counts: map[pulp.Kind]pulp.Count{}}
 	if err := t.LockContentShared(); err != nil {
@@ -57,7 +57,8 @@ func (c *Change) Held(kind pulp.Kind, key string) (id string, ok bool, err error
 	return id, err == nil, err
 }
 
-// anywhere returns the id of the unit under a key, in the latest version (present) or else pending; ok is false when there is none.
+// Anywhere returns the id of the unit under a key, in the latest version (present) or else pending. ok is false if
+// there is none.
 func (c *Change) Anywhere(kind pulp.Kind, key string) (id string, present, ok bool, err error) {
 	if id, present, err = c.Held(kind, key); err != nil || present {
 		return id, present, present, err
@@ -66,7 +67,8 @@ func (c *Change) Anywhere(kind pulp.Kind, key string) (id string, present, ok bo
 	return id, false, ok, err
 }
 
-// add puts a unit under a key, in the place of another one that is there. What is there already stays as it is.
+// Add puts a unit under a key and replaces another unit there. It changes nothing if the unit is there already. The
+// unit is no longer pending.
 func (c *Change) Add(kind pulp.Kind, key, id string) error {
 	if kind != pulp.KindTag { // tags are never pending
 		if err := c.dropPending(kind, key); err != nil {
@@ -82,7 +84,7 @@ func (c *Change) Add(kind pulp.Kind, key, id string) error {
 			return err
 		}
 	}
-	// A unit that this very change took away comes back: as if nothing had been.
+	// A unit that this change removed before is restored, as if it had not been removed.
 	back, err := c.Tx.Exec(`
 		UPDATE repository_content SET version_removed = NULL
 		 WHERE repository_id = $1 AND kind = $2 AND key = $3 AND content_id = $4 AND version_removed = $5`,
@@ -104,7 +106,7 @@ func (c *Change) Add(kind pulp.Kind, key, id string) error {
 	return nil
 }
 
-// Remove takes away what is under a key, if anything is.
+// Remove removes the unit under a key from the latest version, if there is one.
 func (c *Change) Remove(kind pulp.Kind, key string) error {
 	undone, err := c.Tx.Exec(`
 		DELETE FROM repository_content
@@ -126,12 +128,14 @@ func (c *Change) Remove(kind pulp.Kind, key string) error {
 	return err
 }
 
+// Count adds to the counts of a kind, for callers that change repository_content themselves.
 func (c *Change) Count(kind pulp.Kind, present, added, removed int64) {
 	n := c.counts[kind]
 	c.counts[kind] = pulp.Count{Present: n.Present + present, Added: n.Added + added, Removed: n.Removed + removed}
 }
 
-// end makes the next version of what was changed and returns it; nil when nothing was. Unsigned when it would show tags that must be signed first.
+// End makes the next version and returns it, nil if nothing changed. The error is MissingSignatures if the version
+// would show tags without required signatures.
 func (c *Change) End() (*pulp.Version, error) {
 	if c.counts[pulp.KindTag].Added > 0 || c.counts[pulp.KindManifest].Added > 0 {
 		if err := c.checkSignatures(); err != nil {
@@ -160,7 +164,7 @@ func (c *Change) End() (*pulp.Version, error) {
 	return &v, err
 }
 
-// InsertVersion stores a version of a repository with the counts of its content.
+// InsertVersion stores a version of a repository with its counts.
 func (t *Tx) InsertVersion(v pulp.Version) error {
 	b, m, g, n := v.Counts[pulp.KindBlob], v.Counts[pulp.KindManifest], v.Counts[pulp.KindSignature], v.Counts[pulp.KindTag]
 	_, err := t.Exec(`
@@ -209,7 +213,7 @@ func (s *Store) Change(ctx context.Context, repositoryID string, f func(*Change)
 	return s.changeFor(ctx, nil, repositoryID, func(c *Change) ([]taskstore.Created, error) { return nil, f(c) })
 }
 
-// changed says how many units the change has added and removed.
+// changed returns the numbers of units that the change has added and removed.
 func (c *Change) changed() (added, removed int64) {
 	for _, n := range c.counts {
 		added, removed = added+n.Added, removed+n.Removed
@@ -217,7 +221,7 @@ func (c *Change) changed() (added, removed int64) {
 	return added, removed
 }
 
-// name names the repository's latest version as Pulp's errors do.
+// name returns the name of the repository's latest version in the form of Pulp's error messages.
 func (c *Change) name() string {
 	return fmt.Sprintf("<Repository: %s; Version: %d>", c.Repo.Name, c.Repo.LatestVersion)
 }

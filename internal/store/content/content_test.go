@@ -224,7 +224,7 @@ func TestCopies(t *testing.T) {
 	if _, err := s.Content.CopyContent(t.Context(), nil, to.ID, content.Copy{RepositoryID: from.RepositoryID, Number: 99, Tags: true}); !fault.Is(err, fault.NotFound) {
 		t.Errorf("a version that is not there: %v", err)
 	}
-	// From an old version comes what it held.
+	// A copy of an old version has the content of that version.
 	fresh := newRepository(t, s, "fresh")
 	if v, err = s.Content.CopyContent(t.Context(), nil, fresh.ID, content.Copy{RepositoryID: from.RepositoryID, Number: 1, Tags: true}); err != nil {
 		t.Fatal(err)
@@ -236,7 +236,7 @@ func TestCopies(t *testing.T) {
 	})
 }
 
-// What somebody adds brings nothing along that they do not see.
+// An addition includes only content that the user may see.
 func TestAddTakesOnlyWhatIsSeen(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
@@ -348,7 +348,7 @@ func TestTags(t *testing.T) {
 	}
 }
 
-// What a sync has fetched serves nobody and is kept; what it left to come later can come by a push.
+// Content that a sync has fetched is kept and not served; a push can deliver its absent blobs.
 func TestFetchedContent(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
@@ -419,7 +419,7 @@ func TestFetchedContent(t *testing.T) {
 			t.Errorf("claimed and not shown, and yet there: %v", err)
 		}
 	}
-	// Its own remote shows it: now the repository has it, and so has whoever claims it of the same remote.
+	// The remote delivers it: the claims of both repositories on this remote end.
 	if err := s.Content.FilledBlob(ctx, repo.ID, remote.ID, b); err != nil {
 		t.Fatal(err)
 	}
@@ -438,7 +438,7 @@ func TestFetchedContent(t *testing.T) {
 	if _, absent, err := s.Content.HasBlob(ctx, copied.ID, config); err != nil || !absent {
 		t.Errorf("a claim went with its remote: %v", err)
 	}
-	// What no sync came back for is forgotten.
+	// Fetched content that no later sync uses is swept.
 	if err := s.Content.FetchedBlob(ctx, repo.ID, "", pulp.Blob{Digest: digest.FromString("x"), Size: 1, Absent: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -472,7 +472,7 @@ func TestDistributions(t *testing.T) {
 	if _, err := s.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: "a", BasePath: "x", RepositoryID: repo.ID}); !fault.Is(err, fault.Invalid) {
 		t.Errorf("a taken name: %v", err)
 	}
-	// A push may nest (compatibility.md#nested-names); what was there can still be edited.
+	// A push may nest (compatibility.md#nested-names); existing repositories can still be edited.
 	storetest.Target(t, s, "ns/a/below")
 	if d, err := s.Catalog.EditDistribution(ctx, nil, first.ID, func(d *pulp.Distribution) { d.Private = true }); err != nil || !d.Private {
 		t.Errorf("edit: %+v, %v", d, err)

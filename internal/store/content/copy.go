@@ -9,9 +9,9 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// AddContent adds units to a repository with all that they name, and completes the task whose result that is: tags with their manifests, manifests with
-// what they list, their configs and layers (compatibility.md#container-repositories). Only what the named user sees is taken; an empty name sees everything. Signatures
-// are left out, as the reference does.
+// AddContent adds units to a repository and completes the task: tags with their manifests, manifests with their
+// children, configs and layers (compatibility.md#container-repositories). Only units that the named user may see are
+// added; an empty name is for all units. Signatures are left out, as in Pulp.
 func (s *Store) AddContent(ctx context.Context, claim *taskstore.Claim, repositoryID string, units []record.Unit, username string) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
 		where := seenBy(username)
@@ -26,18 +26,19 @@ func (s *Store) AddContent(ctx context.Context, claim *taskstore.Claim, reposito
 	})
 }
 
-// Copy says what to copy from a version of another repository.
+// Copy selects content of a version of another repository.
 type Copy struct {
 	RepositoryID string   `json:"repository"`
 	Number       int64    `json:"number"`
-	Tags         bool     `json:"tags"`        // tags; else manifests
+	Tags         bool     `json:"tags"`        // copy tags; else manifests
 	Names        []string `json:"names"`       // of tags; nil: all
 	Digests      []string `json:"digests"`     // of manifests; nil: all
 	MediaTypes   []string `json:"media_types"` // of manifests; nil: all
 }
 
-// CopyContent adds tags or manifests of another repository's version to a repository, with all that they name there but without signatures, and completes the task
-// whose result that is (compatibility.md#container-repositories). Only rows are written, however large the content is.
+// CopyContent adds tags or manifests of another repository's version to a repository, with everything that they refer
+// to there except signatures, and completes the task (compatibility.md#container-repositories). It writes rows only,
+// whatever the size of the content.
 func (s *Store) CopyContent(ctx context.Context, claim *taskstore.Claim, repositoryID string, from Copy) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
 		if _, err := record.FindVersion(c.Tx.Ctx, c.Tx, from.RepositoryID, from.Number); err != nil {
@@ -49,6 +50,7 @@ func (s *Store) CopyContent(ctx context.Context, claim *taskstore.Claim, reposit
 	})
 }
 
+// gatherCopy gathers the tags or manifests that a Copy selects.
 func (c *Change) gatherCopy(from Copy) error {
 	kind, condition := pulp.KindManifest, ""
 	args := []any{pulp.KindManifest, from.RepositoryID, from.Number}

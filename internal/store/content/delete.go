@@ -11,8 +11,9 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// DeleteBlob takes a blob out of a repository's latest version and out of what is pending there. NotFound when it is in neither;
-// Conflict when a manifest of the latest version or a pending one names it (compatibility.md#deleting-content). It returns the new version, if one was made.
+// DeleteBlob removes a blob from a repository's latest version and its pending content, and returns the new version,
+// nil if none was made. The error is NotFound if the blob is in neither, and Conflict if a manifest of the latest
+// version or a pending manifest refers to it (compatibility.md#deleting-content).
 func (s *Store) DeleteBlob(ctx context.Context, repositoryID string, dgst digest.Digest) (*pulp.Version, error) {
 	return s.Change(ctx, repositoryID, func(c *Change) error {
 		_, _, ok, err := c.Anywhere(pulp.KindBlob, string(dgst))
@@ -36,7 +37,7 @@ func (s *Store) DeleteBlob(ctx context.Context, repositoryID string, dgst digest
 	})
 }
 
-// blobUsed says whether a manifest that the repository holds, or that waits in it, names a blob.
+// blobUsed reports whether a manifest of the latest version or a pending manifest refers to a blob.
 func (c *Change) blobUsed(dgst string) (bool, error) {
 	var used bool
 	err := c.Tx.Row(`
@@ -49,8 +50,9 @@ func (c *Change) blobUsed(dgst string) (bool, error) {
 	return used, err
 }
 
-// DeleteManifest removes the tags of a manifest from a repository's latest version and, unless a list that remains names the manifest, the manifest
-// itself by the rule of RemoveImage. A pending manifest is removed by the same rule. It returns the new version, nil when none was made. NotFound when
+// DeleteManifest removes the tags of a manifest from a repository's latest version. Unless a remaining index refers
+// to the manifest, it also removes the manifest, as RemoveImage does, or the pending manifest by the same rule
+// (compatibility.md#deleting-manifests). It returns the new version, nil if none was made. The error is NotFound if
 // the repository has no such manifest.
 func (s *Store) DeleteManifest(ctx context.Context, repositoryID string, dgst digest.Digest) (*pulp.Version, error) {
 	return s.Change(ctx, repositoryID, func(c *Change) error {
@@ -67,8 +69,8 @@ func (s *Store) DeleteManifest(ctx context.Context, repositoryID string, dgst di
 	})
 }
 
-// removeImage removes a manifest of the latest version with its tags, its signatures and the content that it names, except what remaining tags and
-// lists refer to.
+// removeImage removes a manifest of the latest version with its tags, its signatures and the content that it refers
+// to, except content that remaining tags and indexes refer to.
 func (c *Change) removeImage(id string) error {
 	return sqldb.Steps(c.Gather, func() error {
 		_, err := c.Tx.Exec(`
@@ -81,8 +83,9 @@ func (c *Change) removeImage(id string) error {
 	}, c.removeTrees)
 }
 
-// removePending removes a pending manifest with its signatures, and blobs of the latest version that no other manifest names. A manifest that a list of
-// the repository names, in the latest version or pending, stays.
+// removePending removes a pending manifest with its signatures, and blobs of the latest version that no other
+// manifest refers to. It removes nothing if an index of the repository, in the latest version or pending, refers to
+// the manifest.
 func (c *Change) removePending(dgst, id string) error {
 	var listed bool
 	err := c.Tx.Row(`

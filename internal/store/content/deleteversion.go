@@ -16,12 +16,13 @@ var (
 		"being used to distribute content. Please update the necessary distributions first.")
 )
 
-// DeleteVersion removes a version of a repository and completes the task whose result that is. What it brought and took away is from then on the next version's doing; without
-// the latest version the one before it is the latest again, and shows nothing unsigned where the repository signs on push. Conflict when a distribution is pinned to it or the repository has no other. NotFound when
-// there is none.
+// DeleteVersion deletes a version of a repository and completes the task. The next version takes over its changes. If
+// it was the latest, the version before it becomes the latest again and must satisfy the policy. The error is
+// NotFound if there is no such version, and Conflict if a distribution is pinned to it or the repository has no
+// other.
 func (s *Store) DeleteVersion(ctx context.Context, claim *taskstore.Claim, repositoryID string, number int64) error {
 	return s.InTx(ctx, func(t *Tx) error {
-		if _, err := t.Begin(repositoryID); err != nil { // a push may be making the next one
+		if _, err := t.Begin(repositoryID); err != nil { // the lock waits for a push that makes the next version
 			return err
 		}
 		v, err := record.FindVersion(t.Ctx, t, repositoryID, number)

@@ -13,17 +13,17 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// Have is what a repository has of a content unit that a sync wants.
+// Have says where a repository has a content unit that a sync wants.
 type Have int
 
-// What a repository may have of a unit.
+// Places of a unit.
 const (
 	HaveNothing Have = iota
 	HaveFetched      // by an earlier sync that did not end; not in its latest version
 	HaveVersion      // in its latest version
 )
 
-// HasManifest says what a repository has of a manifest, and returns its bytes and media type when it has it.
+// HasManifest returns where a repository has a manifest, and the manifest unless it has none.
 func (s *Store) HasManifest(ctx context.Context, repositoryID string, d digest.Digest) (Have, pulp.Manifest, error) {
 	have, id, err := s.has(ctx, repositoryID, pulp.KindManifest, string(d))
 	if err != nil || have == HaveNothing {
@@ -36,32 +36,33 @@ func (s *Store) HasManifest(ctx context.Context, repositoryID string, d digest.D
 	return have, m, err
 }
 
-// HasBlob says whether a repository has a blob, and its bytes.
+// HasBlob returns where a repository has a blob, and whether its bytes are absent.
 func (s *Store) HasBlob(ctx context.Context, repositoryID string, d digest.Digest) (have Have, absent bool, err error) {
 	have, id, err := s.has(ctx, repositoryID, pulp.KindBlob, string(d))
 	if err != nil || have == HaveNothing {
 		return have, false, err
 	}
 	b, err := s.serving.BlobIn(ctx, repositoryID, `$2`, id)
-	if errors.Is(err, sql.ErrNoRows) { // it has just gone
+	if errors.Is(err, sql.ErrNoRows) { // it was deleted in between
 		return HaveNothing, false, nil
 	}
 	return have, b.Absent, err
 }
 
-// TouchFetched keeps what a repository has fetched from being swept for another while.
+// TouchFetched begins the grace period of a fetched unit anew. A unit that is not recorded as fetched is no error.
 func (s *Store) TouchFetched(ctx context.Context, repositoryID string, kind pulp.Kind, key string) error {
 	return s.InTx(ctx, func(t *Tx) error {
 		return t.touch(reasonFetched, repositoryID, kind, key)
 	})
 }
 
-// HasSignature says what a repository has of a signature.
+// HasSignature returns where a repository has a signature.
 func (s *Store) HasSignature(ctx context.Context, repositoryID string, d digest.Digest) (Have, error) {
 	have, _, err := s.has(ctx, repositoryID, pulp.KindSignature, string(d))
 	return have, err
 }
 
+// has returns where a repository has a unit under a key, and the unit's id.
 func (s *Store) has(ctx context.Context, repositoryID string, kind pulp.Kind, key string) (Have, string, error) {
 	found, err := sqldb.Collect(ctx, s.db.Read(), func(row sqldb.Scanner) (unitHad, error) {
 		var u unitHad
@@ -77,12 +78,14 @@ func (s *Store) has(ctx context.Context, repositoryID string, kind pulp.Kind, ke
 	return found[0].have, found[0].id, nil
 }
 
+// unitHad is a unit that a repository has.
 type unitHad struct {
 	have Have
 	id   string
 }
 
-// FetchedBlob writes down that a repository has fetched a blob from a remote: its bytes are safe, or, when b.Absent, it is a claim. ErrDeleting as CommitBlob.
+// FetchedBlob records a blob as fetched for a repository from a remote: its bytes are durable, or, if b.Absent, the
+// repository claims it of the remote. The error is ErrDeleting as for CommitBlob.
 func (s *Store) FetchedBlob(ctx context.Context, repositoryID, remoteID string, b pulp.Blob) error {
 	return s.InTx(ctx, func(t *Tx) error {
 		id, err := t.putBlob(b)
@@ -104,7 +107,8 @@ func (s *Store) FetchedBlob(ctx context.Context, repositoryID, remoteID string, 
 	})
 }
 
-// FilledBlob writes down that the bytes of a blob that a repository has claimed have come from its remote and are safe. ErrDeleting as CommitBlob.
+// FilledBlob records that the bytes of a claimed blob were fetched from a remote and are durable. The error is
+// ErrDeleting as for CommitBlob.
 func (s *Store) FilledBlob(ctx context.Context, repositoryID, remoteID string, b pulp.Blob) error {
 	return s.InTx(ctx, func(t *Tx) error {
 		id, err := t.putBlob(b)
@@ -115,6 +119,7 @@ func (s *Store) FilledBlob(ctx context.Context, repositoryID, remoteID string, b
 	})
 }
 
+// putSource records that a remote has a blob. An empty remoteID is no remote.
 func (t *Tx) putSource(blobID, remoteID string) error {
 	if remoteID == "" {
 		return nil
@@ -123,7 +128,7 @@ func (t *Tx) putSource(blobID, remoteID string) error {
 	return err
 }
 
-// FetchedManifest writes down that a repository has fetched a manifest.
+// FetchedManifest records a manifest as fetched for a repository.
 func (s *Store) FetchedManifest(ctx context.Context, repositoryID string, m pulp.Manifest) error {
 	return s.InTx(ctx, func(t *Tx) error {
 		if err := t.LockContentShared(); err != nil {
@@ -137,7 +142,8 @@ func (s *Store) FetchedManifest(ctx context.Context, repositoryID string, m pulp
 	})
 }
 
-// FetchedSignature writes down that a repository has fetched a signature of a manifest, which it holds or has fetched before.
+// FetchedSignature records a signature as fetched for a repository. The manifest must be stored already; otherwise
+// the error is NotFound.
 func (s *Store) FetchedSignature(ctx context.Context, repositoryID string, manifest digest.Digest, g pulp.Signature) error {
 	return s.InTx(ctx, func(t *Tx) error {
 		if err := t.LockContentShared(); err != nil {
@@ -157,8 +163,8 @@ func (s *Store) FetchedSignature(ctx context.Context, repositoryID string, manif
 	})
 }
 
-// TakeBlob writes down, as if a repository had fetched it, a blob that the server has already. It is the caller's to know that whoever wants it may read it. false when the
-// server has no such blob, or not its bytes.
+// TakeBlob records a blob that the server has already as fetched for a repository from a remote. The caller must have
+// checked that the user may read the blob. It returns false if the server does not have the blob's bytes.
 func (s *Store) TakeBlob(ctx context.Context, repositoryID, remoteID string, d digest.Digest) (bool, error) {
 	return InTx(ctx, s, func(t *Tx) (bool, error) {
 		if err := t.LockContentShared(); err != nil {

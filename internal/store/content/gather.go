@@ -7,7 +7,8 @@ import (
 	"github.com/countersign/countersign/internal/store/record"
 )
 
-// gather empties the table of gathered units, making it where it is not.
+// Gather empties the temporary table change_unit, and creates it if needed. The other gather methods fill it with
+// units that AddGathered, removeGathered or keepGathered apply to the repository.
 func (c *Change) Gather() error {
 	_, err := c.Tx.Exec(`
 		CREATE TEMPORARY TABLE IF NOT EXISTS change_unit (kind BIGINT NOT NULL, key TEXT NOT NULL, content_id TEXT NOT NULL, PRIMARY KEY (kind, key))`)
@@ -18,32 +19,33 @@ func (c *Change) Gather() error {
 	return err
 }
 
-// origin is a condition on what may be gathered: where a unit u must be. Its arguments begin at $3.
+// origin is a condition on the units u that may be gathered. The placeholders of its arguments begin at $3.
 type origin struct {
 	Condition string
 	Args      []any
 }
 
-// heldBy is what a version of a repository holds.
+// heldBy selects the units of a version of a repository.
 func heldBy(repositoryID string, number int64) origin {
 	// The plus keeps SQLite from looking through all that the version holds, for each unit.
 	return origin{`EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = $3 AND c.content_id = u.id
 		AND +c.version_added <= $4 AND (c.version_removed IS NULL OR c.version_removed > $4))`, []any{repositoryID, number}}
 }
 
-// heldNow is what a repository holds in its latest version.
+// heldNow selects the units of the latest version of a repository.
 func heldNow(repositoryID string) origin {
 	return origin{`EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = $3 AND c.content_id = u.id AND c.version_removed IS NULL)`,
 		[]any{repositoryID}}
 }
 
-// heldOrFetched is what a repository holds in its latest version, or has fetched for its next one.
+// HeldOrFetched selects the units that the latest version of a repository holds or that were fetched for its next
+// one.
 func HeldOrFetched(repositoryID string) origin {
 	return origin{`(` + heldNow(repositoryID).Condition + ` OR EXISTS (
 		SELECT 1 FROM unversioned_content f WHERE ` + record.Fetched("$3") + ` AND f.content_id = u.id))`, []any{repositoryID}}
 }
 
-// seenBy is what a user sees in any repository; an empty name is one who sees everything.
+// seenBy selects the units that a user may see in any repository. An empty name selects all units.
 func seenBy(username string) origin {
 	if username == "" {
 		return origin{`EXISTS (SELECT 1 FROM repository_content c WHERE c.content_id = u.id)`, nil}
@@ -51,8 +53,8 @@ func seenBy(username string) origin {
 	return origin{`EXISTS (SELECT 1 FROM repository_content c WHERE c.content_id = u.id AND ` + seenRepositories(username).Condition + `)`, []any{username}}
 }
 
-// gatherTree gathers what hangs on the gathered tags and manifests: manifests, the manifests they list, configs and layers, as far as they are
-// where they may be taken from.
+// GatherTree gathers the content that the gathered tags and manifests refer to: manifests, their children, configs
+// and layers. It skips units that do not satisfy the condition where.
 func (c *Change) GatherTree(where origin) error {
 	if err := c.gatherTagged(); err != nil {
 		return err
@@ -72,7 +74,7 @@ func (c *Change) GatherTree(where origin) error {
 	}
 }
 
-// gatherTagged gathers the manifests that the gathered tags stand for.
+// gatherTagged gathers the manifests of the gathered tags.
 func (c *Change) gatherTagged() error {
 	_, err := c.Tx.Exec(`
 		INSERT INTO change_unit (kind, key, content_id)
@@ -91,7 +93,8 @@ func (c *Change) gatherBlobs(where origin) error {
 	return err
 }
 
-// seenRepositories is the condition that a row c is of a repository that a user sees; an empty name is one who sees all.
+// seenRepositories is the condition that a user may see the repository of a row c. It is always true for an empty
+// name.
 func seenRepositories(username string) origin {
 	if username == "" {
 		return origin{`TRUE`, nil}
@@ -99,7 +102,7 @@ func seenRepositories(username string) origin {
 	return origin{`c.repository_id IN (` + strings.ReplaceAll(record.VisibleRepositories, "%s", "$3") + `)`, []any{username}}
 }
 
-// addGathered puts all gathered units into the repository, in the place of others under the same keys.
+// AddGathered adds all gathered units to the repository and replaces others under the same keys.
 func (c *Change) AddGathered() error {
 	const replaced = `
 		 WHERE repository_id = $1 AND kind = $2 AND version_removed IS NULL AND EXISTS (
@@ -134,7 +137,7 @@ func (c *Change) AddGathered() error {
 	return nil
 }
 
-// removeGathered takes all gathered units out of the repository.
+// removeGathered removes all gathered units from the repository.
 func (c *Change) removeGathered() error {
 	if err := c.recordGathered(); err != nil {
 		return err
@@ -148,7 +151,7 @@ func (c *Change) removeGathered() error {
 	return nil
 }
 
-// keepGathered takes everything else out of the repository.
+// keepGathered removes all other units from the repository.
 func (c *Change) keepGathered() error {
 	const others = `
 		 WHERE repository_id = $1 AND kind = $2 AND version_removed IS NULL AND NOT EXISTS (
@@ -164,20 +167,20 @@ func (c *Change) keepGathered() error {
 	return nil
 }
 
-// takeAway takes the units of a kind that a condition names ($1 the repository, $2 the kind) out of the repository. They were there before the
-// change began.
+// takeAway removes the units of a kind for which a condition holds ($1 is the repository, $2 the kind). They must
+// have been there before the change began.
 func (c *Change) takeAway(kind pulp.Kind, where string) error {
 	n, err := c.Tx.Exec(`UPDATE repository_content SET version_removed = $3`+where, c.Repo.ID, kind, c.Number)
 	c.Count(kind, -n, 0, n)
 	return err
 }
 
-// recordTag records a tag of the repository.
+// recordTag records a tag of the repository in the outbox.
 func (c *Change) recordTag(name string) error {
 	return c.Tx.RecordTags(`VALUES ($1, $2)`, c.Repo.ID, name)
 }
 
-// recordGathered records the gathered tags.
+// recordGathered records the gathered tags in the outbox.
 func (c *Change) recordGathered() error {
 	return c.Tx.RecordTags(`SELECT $1, g.key FROM change_unit g WHERE g.kind = $2`, c.Repo.ID, pulp.KindTag)
 }

@@ -10,7 +10,8 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// VersionBlobs returns the digests of the blobs that a repository's version holds. NotFound when there is no such version.
+// VersionBlobs returns the digests of the blobs of a repository's version. The error is NotFound if there is no such
+// version.
 func (s *Store) VersionBlobs(ctx context.Context, repositoryID string, number int64) ([]digest.Digest, error) {
 	if _, err := s.Version(ctx, repositoryID, number); err != nil {
 		return nil, err
@@ -19,7 +20,7 @@ func (s *Store) VersionBlobs(ctx context.Context, repositoryID string, number in
 		repositoryID, pulp.KindBlob, number)
 }
 
-// AbsentBlobs returns the blobs that a repository's latest version holds and whose bytes it has not.
+// AbsentBlobs returns the blobs of a repository's latest version of which the repository does not have the bytes.
 func (s *Store) AbsentBlobs(ctx context.Context, repositoryID string) ([]pulp.Blob, error) {
 	return sqldb.Collect(ctx, s.db.Read(), record.ScanBlob, `
 		SELECT `+record.BlobColumns+` FROM repository_content c JOIN blob b ON b.id = c.content_id
@@ -27,7 +28,7 @@ func (s *Store) AbsentBlobs(ctx context.Context, repositoryID string) ([]pulp.Bl
 		   AND (b.absent OR EXISTS (SELECT 1 FROM blob_claim k WHERE k.repository_id = $1 AND k.blob_id = b.id))`, repositoryID, pulp.KindBlob)
 }
 
-// HeldTree returns the digests of a manifest and of all that it lists, as far as a repository's latest version holds them.
+// HeldTree returns the digests of a manifest and its descendants, as far as a repository's latest version holds them.
 func (s *Store) HeldTree(ctx context.Context, repositoryID string, root digest.Digest) ([]digest.Digest, error) {
 	return sqldb.Collect(ctx, s.db.Read(), record.ScanDigest, `
 		WITH RECURSIVE tree (digest, id) AS (
@@ -37,11 +38,13 @@ func (s *Store) HeldTree(ctx context.Context, repositoryID string, root digest.D
 		 WHERE c.repository_id = $2 AND c.kind = $3 AND c.version_removed IS NULL`, root, repositoryID, pulp.KindManifest)
 }
 
-// HeldTags returns what the tags of a repository's latest version stand for.
+// HeldTags returns the tags of a repository's latest version with the digests of their manifests.
 func (s *Store) HeldTags(ctx context.Context, repositoryID string) (map[string]digest.Digest, error) {
 	return s.heldTags(ctx, repositoryID, "")
 }
 
+// heldTags is HeldTags for the tags that satisfy a condition on rows c, t and m. The placeholders of its arguments
+// begin at $3.
 func (s *Store) heldTags(ctx context.Context, repositoryID, condition string, args ...any) (map[string]digest.Digest, error) {
 	tags, err := sqldb.Collect(ctx, s.db.Read(), record.ScanTagged, `
 		SELECT c.key, m.id, m.digest, m.media_type FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
@@ -56,7 +59,8 @@ func (s *Store) heldTags(ctx context.Context, repositoryID, condition string, ar
 	return held, nil
 }
 
-// WholeTags returns the tags of HeldTags without those of lists of which the latest version lacks a listed manifest.
+// WholeTags is HeldTags without the tags of incomplete indexes: those with a child that the latest version does not
+// hold.
 func (s *Store) WholeTags(ctx context.Context, repositoryID string) (map[string]digest.Digest, error) {
 	return s.heldTags(ctx, repositoryID, ` AND NOT EXISTS (
 			SELECT 1 FROM manifest_child mc WHERE mc.manifest_id = m.id AND NOT EXISTS (

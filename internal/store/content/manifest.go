@@ -9,7 +9,7 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// putManifest stores a manifest's row and what it names, unless it is there, and returns its id.
+// putManifest stores the row of a manifest and its references, unless it exists, and returns its id.
 func (t *Tx) putManifest(m pulp.Manifest) (string, error) {
 	var id string
 	err := t.Row(`SELECT id FROM manifest WHERE digest = $1`, m.Digest).Scan(&id)
@@ -27,7 +27,7 @@ func (t *Tx) putManifest(m pulp.Manifest) (string, error) {
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15) ON CONFLICT (digest) DO NOTHING`,
 		id, m.Digest, m.MediaType, m.SchemaVersion, m.Payload, sqldb.NullIfEmpty(config), sqldb.NullIfEmpty(string(m.Subject)), m.ArtifactType,
 		sqldb.ToJSON(emptyNotNil(m.Annotations)), sqldb.ToJSON(emptyNotNil(m.Labels)), m.Type, sqldb.NullText(m.Architecture), sqldb.NullText(m.OS), sqldb.NullInt(m.ImageSize), t.Now)
-	if err == nil && n == 0 { // another process was faster
+	if err == nil && n == 0 { // another transaction was faster
 		return sqldb.ScanString(t.Row(`SELECT id FROM manifest WHERE digest = $1`, m.Digest))
 	}
 	if err != nil {
@@ -52,6 +52,7 @@ func (t *Tx) putManifest(m pulp.Manifest) (string, error) {
 	return id, nil
 }
 
+// emptyNotNil returns m, or an empty map if it is nil.
 func emptyNotNil(m map[string]string) map[string]string {
 	if m == nil {
 		return map[string]string{}
@@ -64,13 +65,13 @@ func (t *Tx) blobsOf(manifestID string) ([]string, error) {
 	return sqldb.Collect(t.Ctx, t, sqldb.ScanString, `SELECT DISTINCT digest FROM manifest_blob WHERE manifest_id = $1`, manifestID)
 }
 
-// childrenOf returns the digests of the manifests that a stored list names.
+// childrenOf returns the digests of the children of a stored index.
 func (t *Tx) childrenOf(manifestID string) ([]string, error) {
 	return sqldb.Collect(t.Ctx, t, sqldb.ScanString, `SELECT DISTINCT digest FROM manifest_child WHERE manifest_id = $1`, manifestID)
 }
 
-// addManifest puts a manifest into the repository with everything of it that the repository has or was sent: its blobs, its
-// children with theirs, and the signatures that were sent ahead (compatibility.md#uploaded-signatures, compatibility.md#pending-content).
+// addManifest adds a manifest to the repository with its pending content: its blobs, its children with theirs, and
+// the signatures that were uploaded before (compatibility.md#uploaded-signatures).
 func (c *Change) addManifest(key, id string) error {
 	type item struct{ digest, id string }
 	queue, seen := []item{{key, id}}, map[string]bool{key: true}
@@ -104,7 +105,7 @@ func (c *Change) addManifest(key, id string) error {
 	return nil
 }
 
-// addParts adds a manifest's pending blobs and staged signatures.
+// addParts adds the pending blobs and pending signatures of a manifest.
 func (c *Change) addParts(manifestID string) error {
 	blobs, err := c.Tx.blobsOf(manifestID)
 	if err != nil {
@@ -135,7 +136,7 @@ func (c *Change) addParts(manifestID string) error {
 	return nil
 }
 
-// unit is a content unit as a repository knows it.
+// unit is a content unit with its key in a repository.
 type unit struct{ key, id string }
 
 func scanUnit(row sqldb.Scanner) (unit, error) {

@@ -44,7 +44,8 @@ func (e *MissingSignatures) Error() string {
 // unsignedKey marks a context whose changes may show tags that are not signed.
 type unsignedKey struct{}
 
-// AllowUnsigned returns a context whose changes may show tags that are not signed. The caller has them signed by a task.
+// AllowUnsigned returns a context whose changes may show tags that are not signed. The caller dispatches a task that
+// signs them.
 func AllowUnsigned(ctx context.Context) context.Context {
 	return context.WithValue(ctx, unsignedKey{}, true)
 }

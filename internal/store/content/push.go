@@ -10,14 +10,15 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// MissingBlobs says that a manifest names blobs that its repository neither holds nor was sent (compatibility.md#missing-blobs).
+// MissingBlobs is the error of a manifest that refers to blobs which its repository does not have, not even pending
+// (compatibility.md#missing-blobs).
 type MissingBlobs struct{ Digests []digest.Digest }
 
 // Error names the first of them.
 func (e *MissingBlobs) Error() string { return "blob unknown to repository: " + string(e.Digests[0]) }
 
-// MissingChildren says that an index names manifests that its repository neither holds nor was sent. It is an error only where
-// indexes must be complete (compatibility.md#absent-parts).
+// MissingChildren is the error of an index that refers to manifests which its repository does not have, not even
+// pending. It is returned only if the caller requires complete indexes (compatibility.md#absent-parts).
 type MissingChildren struct{ Digests []digest.Digest }
 
 // Error names the first of them.
@@ -25,20 +26,21 @@ func (e *MissingChildren) Error() string {
 	return "manifest unknown to repository: " + string(e.Digests[0])
 }
 
-// PutManifest is one manifest on its way into a repository.
+// PutManifest is a pushed manifest.
 type PutManifest struct {
 	RepositoryID    string
 	Manifest        pulp.Manifest
 	Tags            []string // none: pushed by digest
-	RequireChildren bool     // an index may not name absent manifests (compatibility.md#absent-parts)
-	// When says whether the tags may change, given the digest that each stands for now, empty for one that is not there; nil: always.
+	RequireChildren bool     // the repository must have all children of an index
+	// When decides whether the tags may change, given the current digest of each, empty for a missing tag. nil: always.
 	When func(current digest.Digest) bool
 }
 
-// PutManifest stores a manifest. By tag, or with a subject, it enters a new version of the repository together with everything of it that was
-// sent before; by digest alone it is pending (compatibility.md#manifests, compatibility.md#pending-content). It returns the new version, nil when none was made. MissingBlobs
-// when it names blobs that the repository has not. Unsigned where it must be signed before it is seen: it is kept then as what a sync has fetched, for those who
-// sign, and nobody is served.
+// PutManifest stores a manifest. With a tag or a subject it enters a new version of the repository together with its pending
+// content; by digest alone it becomes pending (compatibility.md#manifests, compatibility.md#pending-content). It returns the new
+// version, nil if none was made. The error is MissingBlobs if the repository lacks blobs of the manifest, and MissingSignatures if
+// the manifest must be signed before it is visible. In that case it is recorded as fetched, so that nobody is served it and the
+// caller can sign it.
 func (s *Store) PutManifest(ctx context.Context, p PutManifest) (*pulp.Version, error) {
 	v, err := s.putManifest(ctx, p)
 	if _, unsigned := errors.AsType[*MissingSignatures](err); unsigned {
@@ -103,7 +105,8 @@ func (c *Change) putVisible(dgst, id string, tags []string) (*pulp.Version, erro
 	return c.End()
 }
 
-// completes says whether a manifest completes a list that the repository shows, and that must be signed before it is seen.
+// completes reports whether a manifest completes an index of the latest version in a repository that shows signed
+// tags only.
 func (c *Change) completes(dgst string) (seen bool, err error) {
 	if required, err := c.requiresSignatures(); err != nil || !required {
 		return false, err
@@ -114,7 +117,8 @@ func (c *Change) completes(dgst string) (seen bool, err error) {
 	return seen, err
 }
 
-// checkParts sees that what a manifest must not lack is in the repository, in its latest version or pending.
+// checkParts returns MissingBlobs or MissingChildren if required parts of a manifest are neither in the latest
+// version nor pending.
 func (c *Change) checkParts(p PutManifest) error {
 	missing := func(kind pulp.Kind, parts []pulp.Descriptor) ([]digest.Digest, error) {
 		var absent []digest.Digest

@@ -12,23 +12,24 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// RemoveContent takes units out of a repository with what they name and nothing else there does, and completes the task whose result that is (compatibility.md#container-repositories). What a remaining tag or
-// list refers to stays.
+// RemoveContent removes units from a repository with the content that only they refer to, and completes the task
+// (compatibility.md#container-repositories). Content that a remaining tag or index refers to stays.
 func (s *Store) RemoveContent(ctx context.Context, claim *taskstore.Claim, repositoryID string, units []record.Unit) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
 		return nil, sqldb.Steps(c.Gather, func() error { return c.gatherUnits(units, heldNow(repositoryID)) }, c.removeTrees)
 	})
 }
 
-// RemoveAll takes everything out of a repository and completes the task whose result that is.
+// RemoveAll removes all content from a repository and completes the task.
 func (s *Store) RemoveAll(ctx context.Context, claim *taskstore.Claim, repositoryID string) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
 		return nil, sqldb.Steps(c.Gather, c.keepGathered)
 	})
 }
 
-// RemoveImage takes a manifest out of a repository with its tags, its signatures and what it names and nothing else there does, and completes the
-// task whose result that is (compatibility.md#push-repositories). Invalid when the latest version holds no such manifest.
+// RemoveImage removes a manifest from a repository with its tags, its signatures and the content that only it refers
+// to, and completes the task (compatibility.md#push-repositories). The error is Invalid if the latest version holds
+// no such manifest.
 func (s *Store) RemoveImage(ctx context.Context, claim *taskstore.Claim, repositoryID string, d digest.Digest) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
 		id, ok, err := c.Held(pulp.KindManifest, string(d))
@@ -42,7 +43,8 @@ func (s *Store) RemoveImage(ctx context.Context, claim *taskstore.Claim, reposit
 	})
 }
 
-// removeTrees takes the gathered units out of the repository with all that hangs on them there, but for what something that stays refers to.
+// removeTrees removes the gathered units from the repository with the content that they refer to, except content that
+// remaining units refer to.
 func (c *Change) removeTrees() error {
 	if err := c.GatherTree(heldNow(c.Repo.ID)); err != nil {
 		return err
@@ -71,7 +73,8 @@ func (c *Change) removeTrees() error {
 	return c.removeGathered()
 }
 
-// keepNamed removes manifests from the gathered units that a remaining tag or a remaining or pending list refers to, and then the manifests that those list.
+// keepNamed removes manifests from the gathered units if a remaining tag, or a remaining or pending index, refers to
+// them, and then the children of those manifests.
 func (c *Change) keepNamed() error {
 	if _, err := c.Tx.Exec(`
 		DELETE FROM change_unit WHERE kind = $2 AND content_id IN (

@@ -9,8 +9,8 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// Restore makes a new version of a repository that holds what an older one held, and completes the task whose result that is. Signatures that manifests
-// of the older version have gained since stay with them.
+// Restore makes a new version of a repository with the content of an older one and completes the task. Signatures
+// that manifests of the older version have gained since are kept.
 func (s *Store) Restore(ctx context.Context, claim *taskstore.Claim, repositoryID string, number int64) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
 		if _, err := record.FindVersion(c.Tx.Ctx, c.Tx, repositoryID, number); err != nil {

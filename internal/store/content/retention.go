@@ -10,7 +10,8 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// retain drops the versions that a repository need not keep: all but its newest so many and those that a distribution serves.
+// Retain drops the versions that a repository need not keep: all except its newest, as many as RetainRepoVersions
+// says, and those that a distribution serves (compatibility.md#retention).
 func (t *Tx) Retain(r pulp.Repository) error {
 	if r.RetainRepoVersions == nil {
 		return nil
@@ -46,14 +47,14 @@ func scanInt(row sqldb.Scanner) (int64, error) {
 	return v, err
 }
 
-// dropBetween drops the versions between two that stay, p and q; p is -1 when none older stays. What they did is q's doing then. It costs what
-// they and q changed, not what q holds.
+// dropBetween drops the versions between two retained versions p and q, and makes their changes part of q. p is -1 if
+// no older version is retained. The cost depends on the number of changed units, not on the size of q.
 func (t *Tx) dropBetween(repositoryID string, p, q int64) error {
 	dropped, err := t.Exec(`DELETE FROM repository_version WHERE repository_id = $1 AND number > $2 AND number < $3`, repositoryID, p, q)
 	if err != nil || dropped == 0 {
 		return err
 	}
-	// What came and went again in between is in no version any more.
+	// No version holds the units that were added and removed in between.
 	if err := t.recordRemoved(repositoryID, `c.version_removed > $3 AND c.version_removed <= $4 AND c.version_added > $3`, p, q); err != nil {
 		return err
 	}
@@ -76,7 +77,8 @@ func (t *Tx) dropBetween(repositoryID string, p, q int64) error {
 	return t.recount(repositoryID, q)
 }
 
-// joinReturned makes one row of two where a unit went and came back between two versions that follow each other now.
+// joinReturned merges the two rows of units that were removed and added again between p and q, which are adjacent
+// versions now.
 func (t *Tx) joinReturned(repositoryID string, p, q int64) error {
 	type row struct {
 		kind    pulp.Kind
@@ -112,12 +114,12 @@ func (t *Tx) joinReturned(repositoryID string, p, q int64) error {
 	return nil
 }
 
-// columns are the names of a kind's counts in repository_version.
+// countColumns are the prefixes of the columns of repository_version with the counts of a kind.
 var countColumns = map[pulp.Kind]string{
 	pulp.KindBlob: "blobs", pulp.KindManifest: "manifests", pulp.KindSignature: "signatures", pulp.KindTag: "tags",
 }
 
-// recount counts anew what a version brought and took away.
+// recount updates the numbers of units that a version added and removed.
 func (t *Tx) recount(repositoryID string, number int64) error {
 	for _, kind := range pulp.Kinds {
 		_, err := t.Exec(fmt.Sprintf(`
@@ -132,7 +134,7 @@ func (t *Tx) recount(repositoryID string, number int64) error {
 	return nil
 }
 
-// dropLatest drops the versions after p, which is the latest again.
+// dropLatest drops the versions after p, which becomes the latest again.
 func (t *Tx) dropLatest(repositoryID string, p int64) error {
 	if err := t.RecordTags(`
 		SELECT DISTINCT repository_id, key FROM repository_content

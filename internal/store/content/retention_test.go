@@ -19,7 +19,7 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// held is what a version holds: the unit under each kind and key.
+// held is the content of a version: the unit under each kind and key.
 type held map[record.Unit]string // Unit.ID is the key here
 
 // versionModel is a repository as it has to be: each version that there is with all that it holds.
@@ -38,7 +38,7 @@ func (m *versionModel) numbers() []int64 { return slices.Sorted(maps.Keys(m.vers
 
 func (m *versionModel) latest() int64 { n := m.numbers(); return n[len(n)-1] }
 
-// dropOld drops from the model what retention does.
+// dropOld applies retention to the model.
 func (m *versionModel) dropOld() {
 	if m.retain == nil {
 		return
@@ -307,8 +307,8 @@ func TestVersionsAgainstAModel(t *testing.T) {
 	}
 }
 
-// TestDeletedVersionsBesidePushes has the latest version deleted again and again while tags are made. At every moment the latest version is the newest, and in the end it is what
-// its counts say.
+// TestDeletedVersionsBesidePushes deletes the latest version again and again while tags are added. The latest version must always be
+// the newest one, and its content must agree with its counts at the end.
 func TestDeletedVersionsBesidePushes(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)

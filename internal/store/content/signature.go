@@ -9,8 +9,8 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// RemoveSignatures takes all signatures by a key out of a repository and completes the task whose result that is (compatibility.md#push-repositories). Invalid when the latest version
-// holds none.
+// RemoveSignatures removes all signatures by a key from a repository and completes the task
+// (compatibility.md#push-repositories). The error is Invalid if the latest version holds none.
 func (s *Store) RemoveSignatures(ctx context.Context, claim *taskstore.Claim, repositoryID, keyID string) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
 		if err := c.Gather(); err != nil {
@@ -30,7 +30,7 @@ func (s *Store) RemoveSignatures(ctx context.Context, claim *taskstore.Claim, re
 	})
 }
 
-// gatherOwnSignatures gathers the signatures that the repository holds of the gathered manifests.
+// gatherOwnSignatures gathers the signatures of the gathered manifests that the repository holds.
 func (c *Change) gatherOwnSignatures() error {
 	here := heldNow(c.Repo.ID)
 	_, err := c.Tx.Exec(`
@@ -40,7 +40,7 @@ func (c *Change) gatherOwnSignatures() error {
 	return err
 }
 
-// putSignature stores a signature's row unless it is there and returns its id.
+// PutSignature stores the row of a signature unless it exists, and returns its id.
 func (t *Tx) PutSignature(g pulp.Signature) (string, error) {
 	id := pulp.NewID()
 	n, err := t.Exec(`

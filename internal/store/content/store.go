@@ -1,12 +1,18 @@
 // Package content changes the content of repositories: pushes, copies, removals, syncs, deletions, and the versions that they
 // make. Change is the only way in which content enters or leaves a repository.
 //
+// Terms: a unit is a blob, manifest, tag or signature. A repository holds a unit if its latest version does. A pending unit was
+// uploaded and is served, but is in no version yet. A fetched unit is stored for the next version and not served. An absent blob
+// has no bytes here; a repository claims it of the remotes that list images with it. Large changes gather units in a temporary
+// table first and apply them together (gather.go). A task's claim lets only its running attempt commit.
+//
 // Changes of tags are recorded for the upstream (outbox.go) if EnableOutbox was called. A Policy, if there is one, decides which
 // changes must be signed before they become visible.
 package content
 
 import (
 	"context"
+
 	"github.com/countersign/countersign/internal/store/serving"
 	"github.com/countersign/countersign/internal/store/sqldb"
 )

@@ -14,17 +14,20 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// Synced is what a sync found at the remote and wants in the repository. All of it is in the repository or was fetched.
+// Synced is the result of a sync: the content that the repository shall hold. All of it is in the repository or
+// recorded as fetched.
 type Synced struct {
 	RepositoryID string
-	RemoteID     string // of which the repository claims the absent blobs of Tags and Manifests from now on; empty: claims stay as they are
-	Tags         map[string]digest.Digest
-	Kept         []string        // tags that stay as they are here, with their images, whatever the remote says
-	Manifests    []digest.Digest // wanted by digest, without a tag
-	Signatures   []digest.Digest
-	Mirror       bool        // content that is not wanted leaves, except for signatures of manifests that stay
-	Listed       *TagListing // the remote's tag list, to compare later ones with; nil: the recorded one stays
-	// Report returns the task's last progress reports, when so many units were added and removed.
+	// RemoteID is the remote of which the repository claims the absent blobs of Tags and Manifests from now on. Empty: claims do
+	// not change.
+	RemoteID   string
+	Tags       map[string]digest.Digest
+	Kept       []string        // tags that stay unchanged with their images, even if the remote has changed them
+	Manifests  []digest.Digest // without a tag
+	Signatures []digest.Digest
+	Mirror     bool        // remove all other content, except signatures of manifests that stay
+	Listed     *TagListing // the size of the remote's tag list, for later syncs; nil: the recorded one stays
+	// Report returns the task's last progress reports, given the numbers of added and removed units. It runs in the transaction.
 	Report func(added, removed int64) []taskstore.Progress
 }
 
@@ -71,6 +74,7 @@ func (c *Change) syncOutcome(v *pulp.Version, report func(added, removed int64) 
 	return made
 }
 
+// GatherSynced gathers the content of a sync.
 func (c *Change) GatherSynced(w Synced) error {
 	where := HeldOrFetched(c.Repo.ID)
 	held, err := sqldb.Collect(c.Tx.Ctx, c.Tx, record.ScanTagged, `
@@ -122,7 +126,7 @@ func (c *Change) GatherSynced(w Synced) error {
 	if err := c.CheckGathered(); err != nil {
 		return err
 	}
-	// A signature goes where its manifest is.
+	// Signatures without their manifest are dropped.
 	_, err = c.Tx.Exec(`
 		DELETE FROM change_unit WHERE kind = $1 AND NOT EXISTS (
 			SELECT 1 FROM signature g WHERE g.id = change_unit.content_id AND (
@@ -132,7 +136,8 @@ func (c *Change) GatherSynced(w Synced) error {
 	return err
 }
 
-// checkGathered repeats the check that every gathered manifest which the repository does not hold yet has its blobs: some may have been removed while the sync ran.
+// CheckGathered checks again that every gathered manifest which the repository does not hold yet has its blobs. The
+// error is Unavailable if a blob was removed while the sync ran.
 func (c *Change) CheckGathered() error {
 	var manifest, missing string
 	err := c.Tx.Row(`

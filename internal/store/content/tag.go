@@ -14,8 +14,8 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// TagManifest makes a name stand for a manifest of a repository's latest version and completes the task whose result that is (compatibility.md#push-repositories). Invalid when the version holds
-// no such manifest.
+// TagManifest sets a tag to a manifest of a repository's latest version and completes the task
+// (compatibility.md#push-repositories). The error is Invalid if the version holds no such manifest.
 func (s *Store) TagManifest(ctx context.Context, claim *taskstore.Claim, repositoryID, name string, d digest.Digest) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
 		id, ok, err := c.Held(pulp.KindManifest, string(d))
@@ -37,7 +37,8 @@ func (s *Store) TagManifest(ctx context.Context, claim *taskstore.Claim, reposit
 	})
 }
 
-// Untag takes a name out of a repository's latest version, and nothing else, and completes the task whose result that is. Invalid when the version has no such tag.
+// Untag removes a tag from a repository's latest version, without its manifest, and completes the task. The error is
+// Invalid if the version has no such tag.
 func (s *Store) Untag(ctx context.Context, claim *taskstore.Claim, repositoryID, name string) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
 		_, ok, err := c.Held(pulp.KindTag, name)
@@ -51,16 +52,18 @@ func (s *Store) Untag(ctx context.Context, claim *taskstore.Claim, repositoryID,
 	})
 }
 
-// TagMoved says that a tag does not stand for what a change of it demands.
+// TagMoved is the error of a change with a precondition on a tag that does not hold.
 type TagMoved struct {
 	Name    string
 	Current digest.Digest // empty when there is no such tag
 }
 
-// Error says what the tag stands for.
+// Error returns the tag and its current digest.
 func (e *TagMoved) Error() string { return fmt.Sprintf("the tag %s stands for %q", e.Name, e.Current) }
 
-// demand sees that a tag stands for what is demanded. The repository is locked: of several who demand the same, one finds it.
+// checkPrecondition returns TagMoved unless when accepts the current digest of a tag, empty if there is no such tag.
+// A nil when accepts all. The repository is locked, so of several changes with the same precondition only one
+// succeeds.
 func (c *Change) checkPrecondition(name string, when func(digest.Digest) bool) error {
 	if when == nil {
 		return nil
@@ -78,7 +81,7 @@ func (c *Change) checkPrecondition(name string, when func(digest.Digest) bool) e
 	return nil
 }
 
-// SetTag makes a name stand for a manifest in the repository.
+// SetTag sets a tag of the repository to a manifest.
 func (c *Change) SetTag(name, manifestID string) error {
 	id, err := c.Tx.putTag(name, manifestID)
 	if err != nil {
@@ -90,7 +93,7 @@ func (c *Change) SetTag(name, manifestID string) error {
 	return c.recordTag(name)
 }
 
-// putTag stores a tag's row unless it is there and returns its id.
+// putTag stores the row of a tag unless it exists, and returns its id.
 func (t *Tx) putTag(name, manifestID string) (string, error) {
 	if _, err := t.Exec(`
 		INSERT INTO tag (id, name, manifest_id, created, updated) VALUES ($1, $2, $3, $4, $4) ON CONFLICT (name, manifest_id) DO NOTHING`,
@@ -100,8 +103,8 @@ func (t *Tx) putTag(name, manifestID string) (string, error) {
 	return sqldb.ScanString(t.Row(`SELECT id FROM tag WHERE name = $1 AND manifest_id = $2`, name, manifestID))
 }
 
-// DeleteTag takes a tag out of a repository's latest version; its manifest stays. NotFound when there is no such tag, TagMoved when
-// it does not stand for what is demanded (nil: anything).
+// DeleteTag removes a tag from a repository's latest version; its manifest stays. The error is NotFound if there is
+// no such tag, and TagMoved if when does not accept the tag's digest. A nil when accepts all.
 func (s *Store) DeleteTag(ctx context.Context, repositoryID, name string, when func(digest.Digest) bool) (*pulp.Version, error) {
 	return s.Change(ctx, repositoryID, func(c *Change) error {
 		_, ok, err := c.Held(pulp.KindTag, name)
@@ -118,7 +121,7 @@ func (s *Store) DeleteTag(ctx context.Context, repositoryID, name string, when f
 	})
 }
 
-// gatherTag gathers a name for a manifest, making the tag where it is not.
+// gatherTag gathers a tag of a manifest and stores its row unless it exists.
 func (c *Change) gatherTag(name, manifestID string) error {
 	id, err := c.Tx.putTag(name, manifestID)
 	if err != nil {

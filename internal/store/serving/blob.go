@@ -11,20 +11,21 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// Blob returns the blob of this digest, whoever holds it. NotFound when there is none.
+// Blob returns the blob with this digest, in any repository. The error is NotFound if there is none.
 func (s *Store) Blob(ctx context.Context, d digest.Digest) (pulp.Blob, error) {
 	b, err := record.ScanBlob(s.db.Read().QueryRowContext(ctx, `SELECT `+record.BlobColumns+` FROM blob b WHERE b.digest = $1 AND NOT b.deleting`, d))
 	return b, sqldb.NotFound(err, "Blob not found.")
 }
 
-// RepositoryBlob returns a blob, by its id, as a repository has it. NotFound when there is none.
+// RepositoryBlob returns a blob by its id as a repository has it. The error is NotFound if there is none.
 func (s *Store) RepositoryBlob(ctx context.Context, repositoryID, id string) (pulp.Blob, error) {
 	b, err := s.BlobIn(ctx, repositoryID, `$2`, id)
 	return b, sqldb.NotFound(err, "Blob not found.")
 }
 
-// blobIn returns a blob as a repository has it: absent, with the size that it claims and the remote to ask, when it has a remote's word alone. id is the expression for its id, with the
-// repository's as $1 and args behind it.
+// BlobIn returns a blob as a repository has it. If the repository only claims the blob of a remote, the result is
+// absent, with the claimed size and the remote to fetch it from. id is an SQL expression for the blob's id in which
+// $1 is the repository's id and $2 onwards are args.
 func (s *Store) BlobIn(ctx context.Context, repositoryID, id string, args ...any) (pulp.Blob, error) {
 	var claimed bool
 	var size int64
@@ -39,14 +40,14 @@ func (s *Store) BlobIn(ctx context.Context, repositoryID, id string, args ...any
 	return b, err
 }
 
-// KnowsBlobs says whether there is any blob, and whether tags were ever written through to an upstream.
+// KnowsBlobs reports whether the database has any blob, and any tag in the outbox for the upstream.
 func (s *Store) KnowsBlobs(ctx context.Context) (blobs, upstream bool, err error) {
 	err = s.db.Read().QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM blob), EXISTS (SELECT 1 FROM upstream_tag)`).Scan(&blobs, &upstream)
 	return blobs, upstream, err
 }
 
-// BlobsWithoutSource returns the digests of the blobs of a repository's version that cannot be served: they were never fetched, and no remote has them any more. It returns at most
-// limit, and how many there are.
+// BlobsWithoutSource returns digests of the blobs of a repository's version that cannot be served: they were never
+// fetched, and no remote has them any more. It returns at most limit digests, and the number of all such blobs.
 func (s *Store) BlobsWithoutSource(ctx context.Context, repositoryID string, number int64, limit int) ([]digest.Digest, int64, error) {
 	where := ` FROM repository_content c JOIN blob b ON b.id = c.content_id LEFT JOIN blob_claim k ON k.blob_id = b.id AND k.repository_id = c.repository_id
 		 WHERE c.repository_id = $1 AND c.kind = $2 AND ` + record.InVersion("$3") + ` AND ` + record.WithoutSource("$4")

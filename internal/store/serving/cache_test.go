@@ -11,15 +11,15 @@ import (
 	"github.com/countersign/countersign/internal/store/storetest"
 )
 
-// TestNothingIsRememberedAcrossAWrite reads, again and again, what others change: who has been told of a change sees it.
-func TestNothingIsRememberedAcrossAWrite(t *testing.T) {
+// TestCacheIsInvalidatedByWrites reads after each change: a change that was acknowledged is visible.
+func TestCacheIsInvalidatedByWrites(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	s.Serving.EnableCache()
 	to := storetest.Target(t, s, "acme/app")
 	shows := func(want string) {
 		t.Helper()
-		for range 2 { // the second time it may be remembered
+		for range 2 { // the second time it may be cached
 			got, err := s.Serving.Resolve(t.Context(), "acme/app")
 			if err != nil {
 				t.Fatal(err)
@@ -52,12 +52,12 @@ func TestNothingIsRememberedAcrossAWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := s.Serving.Resolve(t.Context(), "acme/app"); !fault.Is(err, fault.NotFound) {
-		t.Errorf("Resolve of what was deleted = %v", err)
+		t.Errorf("Resolve of a deleted distribution = %v, want NotFound", err)
 	}
 }
 
-// TestRememberingBesideWriters has each of several writers see its own last write, while others read and write.
-func TestRememberingBesideWriters(t *testing.T) {
+// TestCacheBesideWriters lets several writers read their own last write while others read and write.
+func TestCacheBesideWriters(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	s.Serving.EnableCache()
@@ -78,6 +78,6 @@ func TestRememberingBesideWriters(t *testing.T) {
 	}
 	all.Wait()
 	if !s.Serving.Cached() && pgtest.URL(t) == "" {
-		t.Error("nothing was remembered at all")
+		t.Error("nothing was cached")
 	}
 }

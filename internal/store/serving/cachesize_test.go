@@ -9,7 +9,7 @@ import (
 	"github.com/countersign/countersign/internal/store/record"
 )
 
-// TestCacheCountsAllBytes proves that the limit of what is remembered counts everything that entries hold, also where payloads are small, and that entries in
+// TestCacheCountsAllBytes proves that the limit of the cache counts everything that entries refer to, also if payloads are small, and that entries in
 // use survive while others make room.
 func TestCacheCountsAllBytes(t *testing.T) {
 	t.Parallel()

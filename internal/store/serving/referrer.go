@@ -11,7 +11,7 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// Referrer is a manifest that refers to another, as the referrers API tells of it.
+// Referrer is a manifest with a subject, as a descriptor of the referrers API.
 type Referrer struct {
 	ID           string
 	MediaType    string
@@ -27,9 +27,10 @@ const (
 	referrersMax = 1_000 // entries
 )
 
-// ServedReferrers returns the manifests of a target, in its version or pending, whose subject is a digest, oldest first, behind the one with
-// the id after: as many as take about so many bytes in an answer, at least one, and whether there are more. An artifact type narrows
-// them when it is not empty. It reads the annotations of those alone that it returns.
+// ServedReferrers returns the manifests of a target, in its version or pending, with this subject, in the order of
+// their ids, after the id after. It returns as many as take about limit bytes in a response, at least one, and
+// whether there are more. If artifactType is not empty, only manifests of that type are returned. Annotations are
+// read only of the returned manifests.
 func (s *Store) ServedReferrers(ctx context.Context, t record.Target, subject digest.Digest, artifactType, after string, limit int) (found []Referrer, more bool, err error) {
 	ids, err := sqldb.Collect(ctx, s.db.Read(), sqldb.ScanString, `
 		SELECT m.id FROM manifest m

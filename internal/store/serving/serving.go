@@ -12,18 +12,18 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// Resolve returns the target of a base path. NotFound when no distribution has that path.
+// Resolve returns the target of a base path. The error is NotFound if no distribution has that path.
 func (s *Store) Resolve(ctx context.Context, basePath string) (record.Target, error) {
 	return s.cachedTarget(ctx, basePath, false)
 }
 
-// ResolvePublic returns the target of a base path whose distribution is not private. NotFound when there is none. A private distribution costs the same
-// queries as an absent one, whatever is remembered of it.
+// ResolvePublic is Resolve for distributions that are not private. A private distribution costs the same queries as a
+// missing one, so timing does not reveal it.
 func (s *Store) ResolvePublic(ctx context.Context, basePath string) (record.Target, error) {
 	return s.cachedTarget(ctx, basePath, true)
 }
 
-// cachedTarget returns a target from memory, or reads and remembers it.
+// cachedTarget returns a target from the cache, or reads it and caches it.
 func (s *Store) cachedTarget(ctx context.Context, basePath string, public bool) (record.Target, error) {
 	condition := ""
 	if public {
@@ -40,7 +40,8 @@ func (s *Store) cachedTarget(ctx context.Context, basePath string, public bool) 
 	return t, err
 }
 
-// held returns the id of the unit that a target serves under a key, in its version or, unless it is pinned, pending.
+// held returns the id of the unit that a target serves under a key: in its version or, unless the target is pinned,
+// pending.
 func (s *Store) held(ctx context.Context, t record.Target, kind pulp.Kind, key string) (string, error) {
 	var id string
 	err := s.db.Read().QueryRowContext(ctx, `
@@ -54,7 +55,8 @@ func (s *Store) held(ctx context.Context, t record.Target, kind pulp.Kind, key s
 	return id, err
 }
 
-// ServedManifest returns the manifest that a target serves under a tag or a digest. NotFound when there is none.
+// ServedManifest returns the manifest that a target serves under a tag or a digest. The error is NotFound if there is
+// none.
 func (s *Store) ServedManifest(ctx context.Context, t record.Target, reference string) (pulp.Manifest, error) {
 	key := manifestKey{t.Repository.ID, t.Version(), reference}
 	if m, ok := s.cache.manifest(key); ok {
@@ -68,6 +70,7 @@ func (s *Store) ServedManifest(ctx context.Context, t record.Target, reference s
 	return m, err
 }
 
+// servedManifest is ServedManifest without the cache.
 func (s *Store) servedManifest(ctx context.Context, t record.Target, reference string) (pulp.Manifest, error) {
 	if digest.Digest(reference).Validate() != nil {
 		m, err := record.ScanManifest(s.db.Read().QueryRowContext(ctx, `
@@ -84,8 +87,8 @@ func (s *Store) servedManifest(ctx context.Context, t record.Target, reference s
 	return record.ScanManifest(s.db.Read().QueryRowContext(ctx, `SELECT `+record.ManifestColumns+` FROM manifest m WHERE m.id = $1`, id))
 }
 
-// ServedBlob returns a blob that a target serves or that waits in its repository, with the bytes of a small one. NotFound when there is
-// none.
+// ServedBlob returns a blob that a target serves or, unless it is pinned, that is pending in its repository, with the
+// bytes of a small one. The error is NotFound if there is none.
 func (s *Store) ServedBlob(ctx context.Context, t record.Target, dgst digest.Digest) (pulp.Blob, error) {
 	b, err := s.BlobIn(ctx, t.Repository.ID, `COALESCE(
 		(SELECT c.content_id FROM repository_content c WHERE c.repository_id = $1 AND c.kind = $2 AND c.key = $3 AND `+record.InServedVersion(t.Version(), `$4`)+`),
@@ -93,7 +96,7 @@ func (s *Store) ServedBlob(ctx context.Context, t record.Target, dgst digest.Dig
 	return b, sqldb.NotFound(err, "Blob not found.")
 }
 
-// ServedTags returns the names of the tags that a target serves, in byte order, behind after, at most limit.
+// ServedTags returns the names of the tags that a target serves, in byte order, after the name after, at most limit.
 func (s *Store) ServedTags(ctx context.Context, t record.Target, after string, limit int) ([]string, error) {
 	return sqldb.Collect(ctx, s.db.Read(), sqldb.ScanString, `
 		SELECT c.key FROM repository_content c
@@ -101,8 +104,8 @@ func (s *Store) ServedTags(ctx context.Context, t record.Target, after string, l
 		t.Repository.ID, pulp.KindTag, after, t.Version(), limit)
 }
 
-// ServedSignatures returns the signatures that a target serves of one manifest, oldest first, with their content: those of its version
-// and, unless it is pinned, those that were sent ahead of a pending manifest.
+// ServedSignatures returns the signatures of a manifest that a target serves, oldest first, with their content: those
+// of its version and, unless it is pinned, pending ones.
 func (s *Store) ServedSignatures(ctx context.Context, t record.Target, manifestID string) ([]pulp.Signature, error) {
 	return sqldb.Collect(ctx, s.db.Read(), record.ScanSignature, `
 		SELECT `+record.SignatureColumns+` FROM signature g
@@ -113,8 +116,9 @@ func (s *Store) ServedSignatures(ctx context.Context, t record.Target, manifestI
 		 ORDER BY g.id`, manifestID, t.Repository.ID, pulp.KindSignature, t.Version())
 }
 
-// Catalog returns the base paths of distributions that serve something and are not hidden, in byte order, behind after, at
-// most limit; private ones only under the prefix own, or all of them.
+// Catalog returns the base paths of distributions that serve a repository and are not hidden, in byte order, after
+// the path after, at most limit. Private ones are included if all is true or they begin with own, which ends with a
+// slash.
 func (s *Store) Catalog(ctx context.Context, all bool, own, after string, limit int) ([]string, error) {
 	return sqldb.Collect(ctx, s.db.Read(), sqldb.ScanString, `
 		SELECT d.base_path FROM distribution d
@@ -123,8 +127,8 @@ func (s *Store) Catalog(ctx context.Context, all bool, own, after string, limit 
 		 ORDER BY d.base_path LIMIT $4`, after, all, own, limit)
 }
 
-// BlobHolders returns distributions whose repository holds a blob, in its latest version or pending, public ones first, at most limit; only the one with this base path
-// when it is not empty.
+// BlobHolders returns distributions of repositories that hold a blob in their latest version or as pending, public
+// ones first, at most limit. If basePath is not empty, only the distribution with that base path is returned.
 func (s *Store) BlobHolders(ctx context.Context, dgst digest.Digest, basePath string, limit int) ([]pulp.Distribution, error) {
 	return sqldb.Collect(ctx, s.db.Read(), record.ScanDistribution, `
 		SELECT `+record.DistributionColumns+record.DistributionSource+`

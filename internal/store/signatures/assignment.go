@@ -11,7 +11,7 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// SigningAssignment is a repository that has a signing service of its own.
+// SigningAssignment is a signing service that is assigned to a repository.
 type SigningAssignment struct {
 	Repository string        // its name
 	Service    string        // the service's name
@@ -33,8 +33,9 @@ func signingAssignments(ctx context.Context, q sqldb.Querier, lock string) ([]Si
 	}, `SELECT r.name, s.name, r.signing_assigned, r.sign_on_push FROM repository r JOIN signing_service s ON s.id = r.signing_service_id ORDER BY r.name`+lock)
 }
 
-// RevokeSigningAssignments takes the signing service from the repositories with these names, whoever assigned it, or, when there are no names, from all repositories whose
-// service no administrator has assigned. It returns what it revoked. NotFound, with nothing changed, when a named repository has no signing service.
+// RevokeSigningAssignments removes the signing services of the repositories with these names, or, without names, all
+// assignments that no administrator made. It returns the removed assignments. The error is NotFound, and nothing
+// changes, if a named repository has no signing service.
 func (s *Store) RevokeSigningAssignments(ctx context.Context, names []string) ([]SigningAssignment, error) {
 	return content.InTx(ctx, s.content, func(t *content.Tx) ([]SigningAssignment, error) {
 		all, err := signingAssignments(t.Ctx, t, t.Dialect.ForUpdate)

@@ -13,8 +13,8 @@ import (
 	"github.com/countersign/countersign/internal/store/storetest"
 )
 
-// TestRevokingSigningAssignments proves that assignments which no administrator made are revoked together, that named ones are revoked whoever made them, and that a
-// wrong name revokes nothing.
+// TestRevokingSigningAssignments proves that assignments which no administrator made are revoked together, that named ones are
+// revoked in any case, and that a name without an assignment changes nothing.
 func TestRevokingSigningAssignments(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
@@ -68,8 +68,8 @@ func TestRevokingSigningAssignments(t *testing.T) {
 	}
 }
 
-// TestSigningOnPushNeedsAnAssignment proves that a repository which signs on push accepts no tags while its service was assigned by somebody who may not assign it, so that
-// going back from repository_owners to assigned makes no owner's choice an administrator's.
+// TestSigningOnPushNeedsAnAssignment proves that a repository which signs on push accepts no tags while its service was assigned by
+// an account that may not assign it.
 func TestSigningOnPushNeedsAnAssignment(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -113,8 +113,8 @@ func TestSigningOnPushNeedsAnAssignment(t *testing.T) {
 	}
 }
 
-// TestEarlierAssignmentsAreMarked migrates a database in which repositories have signing services, and proves that those assignments are known as older than the record of
-// who made them.
+// TestEarlierAssignmentsAreMarked migrates a database in which repositories have signing services. These assignments must be marked
+// as older than the record of assigners.
 func TestEarlierAssignmentsAreMarked(t *testing.T) {
 	t.Parallel()
 	s := storetest.OpenAt(t, 9)

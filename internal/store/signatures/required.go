@@ -15,8 +15,8 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// PushPolicy says which repositories sign on push by configuration, besides those whose own setting says so, and what their
-// signatures claim.
+// PushPolicy defines which repositories sign on push by configuration, in addition to those with the setting sign_on_push, and
+// the docker references of their signatures.
 type PushPolicy struct {
 	Host  string // of docker references
 	Lists bool   // image indexes and manifest lists are signed too
@@ -70,7 +70,7 @@ func (p policy) serviceOf(t *content.Tx, r pulp.Repository) (*pulp.SigningServic
 	return &v, err
 }
 
-// CheckChange implements content.Policy. It looks at the tags that the change adds, and at those whose image index the change
+// CheckChange implements content.Policy. It checks the tags that the change adds, and the tags of image indexes that the change
 // completes, under every path that serves the repository.
 func (p policy) CheckChange(c *content.Change) error {
 	v, err := p.serviceOf(c.Tx, c.Repo)

@@ -10,24 +10,25 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// SigningService returns the service with this id. NotFound when there is none.
+// SigningService returns the service with this id. The error is NotFound if there is none.
 func (s *Store) SigningService(ctx context.Context, id string) (pulp.SigningService, error) {
 	v, err := record.ScanService(s.db.Read().QueryRowContext(ctx, `SELECT `+record.ServiceColumns+` FROM signing_service WHERE id = $1`, id))
 	return v, sqldb.NotFound(err, "No SigningService matches the given query.")
 }
 
-// SigningServiceByName returns the service with this name. NotFound when there is none.
+// SigningServiceByName returns the service with this name. The error is NotFound if there is none.
 func (s *Store) SigningServiceByName(ctx context.Context, name string) (pulp.SigningService, error) {
 	v, err := record.ScanService(s.db.Read().QueryRowContext(ctx, `SELECT `+record.ServiceColumns+` FROM signing_service WHERE name = $1`, name))
 	return v, sqldb.NotFound(err, "No SigningService matches the given query.")
 }
 
-// SigningServices returns all services by name. There are few: an operator makes them by hand.
+// SigningServices returns all services, by name. There is no limit, because only operators create services.
 func (s *Store) SigningServices(ctx context.Context) ([]pulp.SigningService, error) {
 	return sqldb.Collect(ctx, s.db.Read(), record.ScanService, `SELECT `+record.ServiceColumns+` FROM signing_service ORDER BY name`)
 }
 
-// AddSigningService keeps a new service and returns it with its id. A taken name is a Conflict that names it (compatibility.md#service-commands).
+// AddSigningService stores a new service and returns it with its id. The error is Conflict if the name is taken; its
+// text is Pulp's (compatibility.md#service-commands).
 func (s *Store) AddSigningService(ctx context.Context, v pulp.SigningService) (pulp.SigningService, error) {
 	return content.InTx(ctx, s.content, func(t *content.Tx) (pulp.SigningService, error) {
 		v := v
@@ -43,7 +44,8 @@ func (s *Store) AddSigningService(ctx context.Context, v pulp.SigningService) (p
 	})
 }
 
-// RemoveSigningService removes the service of this name and class; repositories that used it have none then. NotFound when there is none.
+// RemoveSigningService deletes the service with this name and class, and its assignments. The error is NotFound if
+// there is none.
 func (s *Store) RemoveSigningService(ctx context.Context, name, class string) error {
 	return s.content.InTx(ctx, func(t *content.Tx) error {
 		if _, err := t.Exec(`UPDATE repository SET signing_service_id = NULL, signing_assigned = ''

@@ -12,16 +12,18 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// Signature returns the signature with this id. NotFound when there is none.
+// Signature returns the signature with this id. The error is NotFound if there is none.
 func (s *Store) Signature(ctx context.Context, id string) (pulp.Signature, error) {
 	g, err := record.ScanSignature(s.db.Read().QueryRowContext(ctx, `SELECT `+record.SignatureColumns+` FROM signature g WHERE g.id = $1`, id))
 	return g, sqldb.NotFound(err, "No ManifestSignature matches the given query.")
 }
 
-// signatureOverhead is at least what one signature takes in the answer of the extension endpoint beside its base64 content, in bytes.
+// signatureOverhead is a lower bound for the bytes that a signature takes in a response of the extension endpoint, in
+// addition to its base64 content.
 const signatureOverhead = 200
 
-// checkRoom sees that the signatures of a manifest, with one more of this size, fit into what clients read (4 MB, compatibility.md#signature-endpoint).
+// checkRoom returns TooLarge if the signatures of a manifest, with one more of this size in bytes, do not fit into a
+// response that clients read, pulp.MaxSignatureBody (compatibility.md#signature-endpoint).
 func checkRoom(c *content.Change, manifestID string, size int) error {
 	var held int64
 	err := c.Tx.Row(`
@@ -42,8 +44,10 @@ func errNoRoom() error {
 	return fault.New(fault.TooLarge, "The manifest has as many signatures as clients can read (%d bytes); remove some first.", pulp.MaxSignatureBody)
 }
 
-// PutSignature adds a signature to a manifest of a repository: in a new version, or, while the manifest is pending, waiting with it
-// (compatibility.md#uploaded-signatures). What is there already makes no version. NotFound when the repository has no such manifest, TooLarge when it has too many signatures.
+// PutSignature adds a signature to a manifest of a repository: in a new version, or as pending if the manifest is
+// pending (compatibility.md#uploaded-signatures). It returns the new version, nil if none was made. A signature that
+// is there already changes nothing. The error is NotFound if the repository has no such manifest, and TooLarge if the
+// manifest has too many signatures.
 func (s *Store) PutSignature(ctx context.Context, repositoryID string, manifest digest.Digest, g pulp.Signature) (*pulp.Version, error) {
 	return s.content.Change(ctx, repositoryID, func(c *content.Change) error {
 		id, present, ok, err := c.Anywhere(pulp.KindManifest, string(manifest))

@@ -127,7 +127,7 @@ func TestCommitStaged(t *testing.T) {
 	claim := storetest.StartTask(t, s)
 	for _, m := range []pulp.Manifest{stays, leaves} {
 		g := storetest.SignatureOf(t, s, to, m, "sig of "+string(m.Digest))
-		for range 2 { // what is staged twice is kept once
+		for range 2 { // the second time changes nothing
 			if err := s.Signatures.StageSignatures(t.Context(), claim, []pulp.Signature{g}); err != nil {
 				t.Fatal(err)
 			}
@@ -177,10 +177,10 @@ func TestAFencedAttemptStoresNothing(t *testing.T) {
 	if err != nil || again == nil || again.Attempt != old.Attempt+1 {
 		t.Fatalf("second claim: %+v, %v", again, err)
 	}
-	if _, err := s.Signatures.CommitStaged(t.Context(), old, to.Repository.ID); err != taskstore.ErrFenced { //nolint:errorlint // the bare sentinel is what it returns
+	if _, err := s.Signatures.CommitStaged(t.Context(), old, to.Repository.ID); err != taskstore.ErrFenced { //nolint:errorlint // it returns the bare sentinel
 		t.Errorf("the old attempt's commit = %v, want ErrFenced", err)
 	}
-	if err := s.Signatures.StageSignatures(t.Context(), old, []pulp.Signature{g}); err != taskstore.ErrFenced { //nolint:errorlint // the bare sentinel is what it returns
+	if err := s.Signatures.StageSignatures(t.Context(), old, []pulp.Signature{g}); err != taskstore.ErrFenced { //nolint:errorlint // it returns the bare sentinel
 		t.Errorf("the old attempt's staging = %v, want ErrFenced", err)
 	}
 	if got, _ := s.Serving.ServedSignatures(t.Context(), to, g.ManifestID); len(got) != 0 {

@@ -10,7 +10,7 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// SignedKey names what compatibility.md#signing-again counts as the same signature by one key.
+// SignedKey identifies the signatures by one key that count as the same (compatibility.md#signing-again).
 type SignedKey struct{ ManifestID, Reference string }
 
 func scanSignedKey(row sqldb.Scanner) (SignedKey, error) {
@@ -19,7 +19,8 @@ func scanSignedKey(row sqldb.Scanner) (SignedKey, error) {
 	return k, err
 }
 
-// SignedBy returns what a repository's latest version holds that was signed, verifiably, by the key with this fingerprint.
+// SignedBy returns the signatures of a repository's latest version that were verified with the key with this
+// fingerprint.
 func (s *Store) SignedBy(ctx context.Context, repositoryID, fingerprint string) ([]SignedKey, error) {
 	return sqldb.Collect(ctx, s.db.Read(), scanSignedKey, `
 		SELECT g.manifest_id, g.reference FROM repository_content c JOIN signature g ON g.id = c.content_id
@@ -27,7 +28,7 @@ func (s *Store) SignedBy(ctx context.Context, repositoryID, fingerprint string) 
 		repositoryID, pulp.KindSignature, fingerprint)
 }
 
-// Staged returns what earlier attempts of a task have signed with the key already.
+// Staged returns the signatures by a key that earlier attempts of a task have staged.
 func (s *Store) Staged(ctx context.Context, taskID, fingerprint string) ([]SignedKey, error) {
 	return sqldb.Collect(ctx, s.db.Read(), scanSignedKey,
 		`SELECT g.manifest_id, g.reference `+staged+`WHERE s.task_id = $1 AND g.verified_by = $2`, taskID, fingerprint)
@@ -39,7 +40,8 @@ const staged = `FROM unversioned_content s JOIN signature g ON g.id = s.content_
 // stagedKey returns the key by which a task stages one signature of a manifest, for a reference, by a key.
 func stagedKey(g pulp.Signature) string { return g.ManifestID + " " + g.Reference + " " + g.VerifiedBy }
 
-// StageSignatures keeps signatures that a task has made until the task commits them. ErrFenced when the task is another attempt's.
+// StageSignatures stores signatures that a task has made until the task commits them. The error is ErrFenced if
+// another attempt of the task is running.
 func (s *Store) StageSignatures(ctx context.Context, c *taskstore.Claim, made []pulp.Signature) error {
 	return s.content.InTx(ctx, func(t *content.Tx) error {
 		var mine bool
@@ -68,8 +70,9 @@ func (s *Store) StageSignatures(ctx context.Context, c *taskstore.Claim, made []
 	})
 }
 
-// CommitStaged adds everything that a task has staged to the latest version of a repository, leaving out manifests that have left it,
-// and completes the task, all in one transaction (compatibility.md#one-change-one-transaction, compatibility.md#lost-workers). It returns the version made, nil when none was.
+// CommitStaged adds all signatures that a task has staged to the latest version of a repository, except those of
+// manifests that have left it, and completes the task, in one transaction. It returns the new version, nil if none
+// was made.
 func (s *Store) CommitStaged(ctx context.Context, claim *taskstore.Claim, repositoryID string) (*pulp.Version, error) {
 	return content.InTx(ctx, s.content, func(t *content.Tx) (*pulp.Version, error) {
 		c, err := t.Begin(repositoryID)
@@ -91,8 +94,9 @@ func (s *Store) CommitStaged(ctx context.Context, claim *taskstore.Claim, reposi
 	})
 }
 
-// checkStagedRoom sees that the signatures of each manifest, with those that a task has staged, fit into what clients read. It looks first at the signatures of all
-// repositories together, which is quicker and mostly enough.
+// checkStagedRoom returns TooLarge if the signatures of a manifest, with those that a task has staged, do not fit
+// into a response that clients read. It first adds up the signatures of all repositories, which is quicker and mostly
+// sufficient.
 func checkStagedRoom(c *content.Change, taskID string) error {
 	const size = `(length(g.content) + 2) / 3 * 4 + $2`
 	// MATERIALIZED keeps PostgreSQL from reading all signatures in the order of their manifests.
@@ -114,7 +118,8 @@ func checkStagedRoom(c *content.Change, taskID string) error {
 	return err
 }
 
-// addStaged adds what a task has staged, all at once, however much it is: pushes wait for it.
+// addStaged adds all signatures that a task has staged in one statement each for any number of them, because pushes
+// wait for the lock on the repository.
 func addStaged(c *content.Change, taskID string) error {
 	if err := checkStagedRoom(c, taskID); err != nil {
 		return err

@@ -11,16 +11,18 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// SignTarget is one signature that a sign task is to make: this manifest under this tag.
+// SignTarget is a signature that a sign task has to make: of a manifest under a tag.
 type SignTarget struct {
 	ManifestID string
 	Digest     digest.Digest
 	Tag        string
 }
 
-// SignTargets returns what there is to sign under the tags of a repository's latest version, or under the named ones: each tag's image
-// and, for a list, every image that it lists and the repository holds (compatibility.md#signing, compatibility.md#signing-lists), with sign lists too when asked. Companion tags of cosign
-// are left out. A named tag that is not there is a field error on tags_list (compatibility.md#tags-list). Invalid when that is too much for one task.
+// SignTargets returns the signatures to make for the tags of a repository's latest version, or for the named ones: of
+// each tag's image and, for an index, of each child that the repository holds (compatibility.md#signing-lists). With
+// lists, the indexes themselves are signed too. Companion tags of cosign are skipped. A named tag that does not exist
+// is a field error on tags_list (compatibility.md#tags-list). The error is Invalid if there are more than maxWalk
+// manifests.
 func (s *Store) SignTargets(ctx context.Context, repositoryID string, names []string, lists bool) ([]SignTarget, error) {
 	tagged, err := sqldb.Collect(ctx, s.db.Read(), record.ScanTagged, `
 		SELECT c.key, m.id, m.digest, m.media_type FROM repository_content c JOIN tag t ON t.id = c.content_id JOIN manifest m ON m.id = t.manifest_id
@@ -57,10 +59,11 @@ func (s *Store) SignTargets(ctx context.Context, repositoryID string, names []st
 	return targets, nil
 }
 
-// maxWalk is how many manifests a walk looks at. Lists hold lists and many tags show the same ones: what a few pushes bring may be walked for ever.
+// maxWalk bounds the number of manifests that a walk visits. Indexes can be nested and shared by many tags, so a few
+// pushes could otherwise make a walk that never ends.
 const maxWalk = 1_000_000
 
-// walk goes through the manifests under tags of a version of a repository.
+// walk visits the manifests under tags of a version of a repository.
 type walk struct {
 	repositoryID string
 	number       int64
@@ -68,7 +71,7 @@ type walk struct {
 	looked       int  // at so many manifests
 }
 
-// expand lists what one tag asks to be signed, walking nested lists once each.
+// expand returns the signatures to make for one tag. It visits nested indexes once each.
 func (w *walk) expand(ctx context.Context, q sqldb.Querier, root record.TaggedManifest) ([]SignTarget, error) {
 	var targets []SignTarget
 	queue, seen := []record.TaggedManifest{root}, map[string]bool{root.ID: true}

@@ -7,14 +7,14 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// HasSignaturesOf reports whether any signature claims a reference under a host[:port].
+// HasSignaturesOf reports whether any signature has a docker reference under a host[:port].
 func (s *Store) HasSignaturesOf(ctx context.Context, host string) (bool, error) {
 	var found bool
 	err := s.db.Read().QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM signature WHERE SUBSTR(reference, 1, LENGTH($1)) = $1)`, host+"/").Scan(&found)
 	return found, err
 }
 
-// SignatureContents returns the bytes of signatures by their ids. Those that are gone are left out.
+// SignatureContents returns the bytes of signatures by their ids. Ids without a signature are left out.
 func (s *Store) SignatureContents(ctx context.Context, ids []string) (map[string][]byte, error) {
 	contents := make(map[string][]byte, len(ids))
 	if len(ids) == 0 {

@@ -21,6 +21,7 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
+// AddService adds a signing service that runs a script.
 func AddService(t *testing.T, s *store.Store, name string) pulp.SigningService {
 	t.Helper()
 	v, err := s.Signatures.AddSigningService(t.Context(), pulp.SigningService{Name: name, Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript})
@@ -30,7 +31,7 @@ func AddService(t *testing.T, s *store.Store, name string) pulp.SigningService {
 	return v
 }
 
-// Assign gives a repository a service in the name of an assigner.
+// Assign assigns a signing service to a repository on behalf of an assigner.
 func Assign(t *testing.T, s *store.Store, r pulp.Repository, service string, by pulp.Assigner, onPush bool) {
 	t.Helper()
 	if _, err := s.Catalog.EditRepository(t.Context(), nil, r.Type, r.ID, func(r *pulp.Repository) {
@@ -40,7 +41,7 @@ func Assign(t *testing.T, s *store.Store, r pulp.Repository, service string, by 
 	}
 }
 
-// Image returns a manifest with a config and one layer; its digest follows from what it names.
+// Image returns a manifest with a config and one layer. Its digest depends on their digests only.
 func Image(config, layer pulp.Descriptor) pulp.Manifest {
 	payload, _ := json.Marshal(map[string]any{"config": config.Digest, "layer": layer.Digest})
 	return pulp.Manifest{
@@ -49,6 +50,7 @@ func Image(config, layer pulp.Descriptor) pulp.Manifest {
 	}
 }
 
+// Index returns an index of manifests. Its digest depends on their digests only.
 func Index(children ...pulp.Manifest) pulp.Manifest {
 	m := pulp.Manifest{MediaType: pulp.OCIIndex, SchemaVersion: 2, Type: "index"}
 	for _, c := range children {
@@ -69,7 +71,8 @@ func Open(t *testing.T) *store.Store {
 	return s
 }
 
-// OpenAt returns a store whose schema is of an older version: only run uses it, until Migrate.
+// OpenAt returns a store with the schema of an older version, for tests of migrations. Until DB.Migrate, only plain
+// statements work.
 func OpenAt(t *testing.T, version int64) *store.Store {
 	t.Helper()
 	s := OpenEmpty(t)
@@ -90,6 +93,7 @@ func OpenEmpty(t *testing.T) *store.Store {
 	return s
 }
 
+// PushBlob commits a text as a pending blob of a repository.
 func PushBlob(t *testing.T, s *store.Store, repositoryID, text string) pulp.Descriptor {
 	t.Helper()
 	b := pulp.Blob{Digest: digest.FromString(text), Size: int64(len(text)), Data: []byte(text), Inline: true}
@@ -99,7 +103,7 @@ func PushBlob(t *testing.T, s *store.Store, repositoryID, text string) pulp.Desc
 	return pulp.Descriptor{Digest: b.Digest, Size: b.Size, MediaType: "application/octet-stream"}
 }
 
-// PushImage pushes an image made of a text under tags, or by digest when there are none.
+// PushImage pushes an image whose blobs contain a text, under tags, or by digest if there are none.
 func PushImage(t *testing.T, s *store.Store, repositoryID, text string, tags ...string) (pulp.Manifest, *pulp.Version) {
 	t.Helper()
 	m := Image(PushBlob(t, s, repositoryID, "config "+text), PushBlob(t, s, repositoryID, "layer "+text))
@@ -135,7 +139,8 @@ func ExecAll(t *testing.T, s *store.Store, statements ...string) {
 	}
 }
 
-// SignatureOf returns a signature row for a served manifest; its content is no real signature: the store does not look into it.
+// SignatureOf returns a signature of a manifest that a target serves. Its content is not a valid signature; the store
+// does not verify it.
 func SignatureOf(t *testing.T, s *store.Store, to record.Target, m pulp.Manifest, content string) pulp.Signature {
 	t.Helper()
 	held, err := s.Serving.ServedManifest(t.Context(), to, string(m.Digest))
@@ -148,7 +153,7 @@ func SignatureOf(t *testing.T, s *store.Store, to record.Target, m pulp.Manifest
 	}
 }
 
-// StartTask makes a task on a repository and claims it.
+// StartTask creates a task that reserves resources, and claims it.
 func StartTask(t *testing.T, s *store.Store, resources ...taskstore.Resource) *taskstore.Claim {
 	t.Helper()
 	k, err := s.Tasks.CreateTask(t.Context(), taskstore.NewTask{Name: "test", Origin: taskstore.OriginSystem, Resources: resources})
@@ -162,7 +167,7 @@ func StartTask(t *testing.T, s *store.Store, resources ...taskstore.Resource) *t
 	return &taskstore.Claim{TaskID: k.ID, Attempt: got.Attempt}
 }
 
-// Target returns what a first push to a path makes.
+// Target returns the target of a first push to a path.
 func Target(t *testing.T, s *store.Store, path string) record.Target {
 	t.Helper()
 	got, err := s.Catalog.PushTarget(t.Context(), path, pulp.ContainerPush)

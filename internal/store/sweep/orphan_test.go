@@ -18,7 +18,7 @@ import (
 	"github.com/countersign/countersign/internal/store/sweep"
 )
 
-// waiting counts what waits in repositories.
+// waiting returns the numbers of pending units by kind.
 func waiting(t *testing.T, s *store.Store) map[pulp.Kind]int {
 	t.Helper()
 	kinds, err := sqldb.Collect(t.Context(), s.DB.Read(), func(row sqldb.Scanner) (pulp.Kind, error) {
@@ -36,7 +36,7 @@ func waiting(t *testing.T, s *store.Store) map[pulp.Kind]int {
 	return n
 }
 
-// old makes everything so old that any sweep may have it.
+// old makes all units older than any grace period.
 func old(t *testing.T, s *store.Store) {
 	t.Helper()
 	storetest.Exec(t, s, `UPDATE unversioned_content SET touched = 1 WHERE reason = 'pending'`)
@@ -156,7 +156,7 @@ func TestUnitsAreSweptByName(t *testing.T) {
 	sweep(pulp.KindManifest, manifest, 0)                                                                                       // young
 	old(t, s)
 	sweep(pulp.KindBlob, config, 0)         // a pending manifest names it
-	sweep(pulp.KindSignature, signature, 0) // it waits for its manifest
+	sweep(pulp.KindSignature, signature, 0) // it is pending with its manifest
 	sweep(pulp.KindManifest, manifest, 3)   // with its tag and its signature
 	sweep(pulp.KindManifest, manifest, 0)
 	sweep(pulp.KindTag, tag, 0)
@@ -191,7 +191,7 @@ func TestBlobsAreDoomedByName(t *testing.T) {
 		}
 	}
 	old(t, s)
-	doom(0) // it waits
+	doom(0) // it is pending
 	if n, err := s.Sweeps.SweepUnit(t.Context(), record.Unit{Kind: pulp.KindBlob, ID: stored.ID}, longAgo); n != 0 || err != nil {
 		t.Errorf("SweepUnit = %d, %v: its bytes are still there", n, err)
 	}

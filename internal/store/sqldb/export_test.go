@@ -1,11 +1,5 @@
 package sqldb
 
-import ()
-
-import ()
-
-import ()
-
 // PreparedComposed is preparedComposed, for tests.
 const PreparedComposed = preparedComposed
 

@@ -1,7 +1,5 @@
 package taskstore
 
-import ()
-
 // Ready is ready, for tests.
 const Ready = ready
 

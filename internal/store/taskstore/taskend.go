@@ -40,7 +40,6 @@ func (s *Store) ReclaimTasks(ctx context.Context, everyone bool) (Reclaimed, err
 }
 
 // reclaim ends the claim on a task and counts it in r.
-
 func reclaim(t *sqldb.Tx, id string, r *Reclaimed) error {
 	var state TaskState
 	var losses int64

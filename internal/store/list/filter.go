@@ -4,25 +4,24 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/record"
-	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
 // Filter is a condition on the rows of a list.
 type Filter interface{ write(b *statement) string }
 
-// clause is a Filter that is a function.
+// clause implements Filter with a function that returns the condition's text.
 type clause func(b *statement) string
 
 func (c clause) write(b *statement) string { return c(b) }
 
-// All holds when every one of the filters does; without any it always holds.
+// All holds if all filters hold. Without filters it always holds.
 func All(filters ...Filter) Filter { return combine(filters, " AND ", "1 = 1") }
 
-// Any holds when one of the filters does; without any it never holds.
+// Any holds if one of the filters holds. Without filters it never holds.
 func Any(filters ...Filter) Filter { return combine(filters, " OR ", "1 = 0") }
 
+// combine joins the conditions of filters with an operator. empty is the condition without filters.
 func combine(filters []Filter, operator, empty string) Filter {
 	return clause(func(b *statement) string {
 		if len(filters) == 0 {
@@ -36,15 +35,15 @@ func combine(filters []Filter, operator, empty string) Filter {
 	})
 }
 
-// Not holds when the filter does not. A comparison with a NULL counts as one that does not hold.
+// Not holds if the filter does not hold. A comparison with NULL does not hold.
 func Not(f Filter) Filter {
 	return clause(func(b *statement) string { return "NOT COALESCE(" + f.write(b) + ", FALSE)" })
 }
 
-// Op compares a field with a value.
+// Op is a comparison of a field with a value.
 type Op int
 
-// The comparisons. Those that fold ignore the case of ASCII letters. A NULL field holds in none.
+// The comparisons. Those named Fold ignore the case of ASCII letters. None holds for a NULL field.
 const (
 	Equal Op = iota
 	NotEqual
@@ -57,10 +56,10 @@ const (
 	ContainsFold
 	HasPrefix
 	HasPrefixFold
-	Match // an RE2 regular expression, found anywhere; Invalid where it is none, or too complex
+	Match // the value is an RE2 expression that matches a part of the field; see CheckPattern
 )
 
-// operators are the comparisons as SQL: %f is the field, %v the value.
+// operators are the conditions of comparisons. %f is the field and %v the value.
 var operators = map[Op]string{
 	Equal:         "%f = %v",
 	NotEqual:      "%f <> %v",
@@ -76,7 +75,7 @@ var operators = map[Op]string{
 	Match:         "%f REGEXP %v",
 }
 
-// Where compares a field with a value: a string, an int64 or a bool. Times are compared as microseconds since 1970.
+// Where compares a field with a value: a string, an int64 or a bool. A time is given in microseconds since 1970.
 func Where(field string, op Op, value any) Filter {
 	return clause(func(b *statement) string {
 		compared := value
@@ -87,19 +86,14 @@ func Where(field string, op Op, value any) Filter {
 	})
 }
 
-// OneOf holds when a field equals one of the values.
+// OneOf holds if a field equals one of the values.
 func OneOf(field string, values []string) Filter {
 	return clause(func(b *statement) string {
 		return b.field(field) + " IN " + b.set(values)
 	})
 }
 
-// set writes a set of values as one argument, however many they are.
-func (b *statement) set(values []string) string {
-	return "(SELECT j.value FROM json_each(" + b.arg(sqldb.ToJSON(append([]string{}, values...))) + ") j)"
-}
-
-// IsNull holds when a field is NULL or, when null is false, when it is not.
+// IsNull holds if a field is NULL, or if null is false and the field is not NULL.
 func IsNull(field string, null bool) Filter {
 	return clause(func(b *statement) string {
 		if null {
@@ -109,19 +103,19 @@ func IsNull(field string, null bool) Filter {
 	})
 }
 
-// LabelOp is a question about one label.
+// LabelOp is a condition on one label.
 type LabelOp int
 
-// The questions about a label (compatibility.md#lists, pulp_label_select).
+// The conditions of pulp_label_select (compatibility.md#lists).
 const (
 	LabelPresent LabelOp = iota
 	LabelAbsent
-	LabelIs       // the value is equal
-	LabelIsNot    // the label is there and its value differs
-	LabelContains // the value contains the text, ignoring case
+	LabelIs       // the label exists and its value is equal
+	LabelIsNot    // the label exists and its value differs
+	LabelContains // the label exists and its value contains the text, ignoring case
 )
 
-// Label asks about the label of this key in the field "pulp_labels"; value is used where the question has one.
+// Label is a condition on the label with a key in the field "pulp_labels". LabelPresent and LabelAbsent ignore value.
 func Label(key string, op LabelOp, value string) Filter {
 	return clause(func(b *statement) string {
 		exists := "EXISTS (SELECT 1 FROM json_each(" + b.field("pulp_labels") + ") l WHERE l.key = " + b.arg(key)
@@ -140,8 +134,8 @@ func Label(key string, op LabelOp, value string) Filter {
 	})
 }
 
-// VisibleTo narrows a list to what a user who is not staff sees: what lies in the namespace of their own name, and what a distribution that is not
-// private serves (compatibility.md#permissions).
+// VisibleTo restricts a list to the rows that a user without administrator rights sees: those in the namespace of the user's
+// name and those that a distribution serves that is not private (compatibility.md#permissions).
 func VisibleTo(username string) Filter { return visibleTo(username) }
 
 type visibleTo string
@@ -150,7 +144,7 @@ func (v visibleTo) write(b *statement) string {
 	return "(" + strings.ReplaceAll(b.visible, "%s", b.arg(string(v))) + ")"
 }
 
-// viewer returns the user to whom filters narrow a list; empty if they do not.
+// viewer returns the user of a VisibleTo among filters, or an empty string.
 func viewer(filters []Filter) string {
 	for _, f := range filters {
 		if v, ok := f.(visibleTo); ok {
@@ -160,17 +154,17 @@ func viewer(filters []Filter) string {
 	return ""
 }
 
-// Membership relates a content unit to a repository version.
+// Membership is a relation of a content unit to a repository version.
 type Membership int
 
-// The relations.
+// The relations to a version.
 const (
 	Present Membership = iota
 	Added
 	Removed
 )
 
-// InVersion narrows a list of content to the units that a repository version holds, brought or took away.
+// InVersion restricts a list of content to the units that a repository version has, added or removed.
 func InVersion(repositoryID string, number int64, m Membership) Filter {
 	return clause(func(b *statement) string {
 		repository, version := b.arg(repositoryID), b.arg(number)
@@ -187,7 +181,8 @@ func InVersion(repositoryID string, number int64, m Membership) Filter {
 	})
 }
 
-// Holding narrows a list of repositories to those that hold one of these units, in any version or only in the latest.
+// Holding restricts a list of repositories to those with one of the units in any version, or with latestOnly in the latest
+// version.
 func Holding(contentIDs []string, latestOnly bool) Filter {
 	return clause(func(b *statement) string {
 		only := ""
@@ -198,13 +193,13 @@ func Holding(contentIDs []string, latestOnly bool) Filter {
 	})
 }
 
-// VersionName names a repository version.
+// VersionName identifies a repository version.
 type VersionName struct {
 	RepositoryID string
 	Number       int64
 }
 
-// VersionsNamed narrows a list of versions to these.
+// VersionsNamed restricts a list of versions to those with a name.
 func VersionsNamed(names []VersionName) Filter {
 	return clause(func(b *statement) string {
 		repositories, versions := make([]string, len(names)), make([]string, len(names))
@@ -212,11 +207,12 @@ func VersionsNamed(names []VersionName) Filter {
 			repositories[i], versions[i] = n.RepositoryID, fmt.Sprintf("%s/%d", n.RepositoryID, n.Number)
 		}
 		repository := b.field("repository")
-		return "(" + repository + " IN " + b.set(repositories) + " AND " + repository + " || '/' || " + b.field("number") + " IN " + b.set(versions) + ")"
+		return "(" + repository + " IN " + b.set(repositories) +
+			" AND " + repository + " || '/' || " + b.field("number") + " IN " + b.set(versions) + ")"
 	})
 }
 
-// VersionHolding narrows a list of versions to those that hold one of these units.
+// VersionHolding restricts a list of versions to those that have one of the units.
 func VersionHolding(contentIDs []string) Filter {
 	return clause(func(b *statement) string {
 		return "EXISTS (SELECT 1 FROM repository_content c WHERE c.repository_id = " + b.field("repository") +
@@ -224,18 +220,20 @@ func VersionHolding(contentIDs []string) Filter {
 	})
 }
 
-// Serving narrows a list of distributions to those that serve one of these units: in the latest version of their repository, or in the version that they
-// are pinned to.
+// Serving restricts a list of distributions to those that serve one of the units: in the latest version of their repository,
+// or in the version that they are pinned to.
 func Serving(contentIDs []string) Filter {
 	return clause(func(b *statement) string {
 		units := b.set(contentIDs)
-		return "(" + b.field("repository") + " IN (SELECT c.repository_id FROM repository_content c WHERE c.content_id IN " + units + " AND c.version_removed IS NULL) OR " +
-			b.field("repository_version") + " IN (SELECT v.id FROM repository_version v JOIN repository_content c ON c.repository_id = v.repository_id" +
+		return "(" + b.field("repository") + " IN (SELECT c.repository_id FROM repository_content c" +
+			" WHERE c.content_id IN " + units + " AND c.version_removed IS NULL) OR " + b.field("repository_version") +
+			" IN (SELECT v.id FROM repository_version v JOIN repository_content c ON c.repository_id = v.repository_id" +
 			" WHERE c.content_id IN " + units + " AND " + record.InVersion("v.number") + "))"
 	})
 }
 
-// Reserving narrows a list of tasks to those that reserve, or reserved, one of these resources: alone, shared, or either when both are set.
+// Reserving restricts a list of tasks to those that reserve, or reserved, one of the resources: exclusively if exclusive is
+// set, shared if shared is set, or both.
 func Reserving(hrefs []string, exclusive, shared bool) Filter {
 	return clause(func(b *statement) string {
 		return b.id + " IN (SELECT x.task_id FROM task_resource x WHERE x.resource IN " + b.set(hrefs) +
@@ -243,29 +241,11 @@ func Reserving(hrefs []string, exclusive, shared bool) Filter {
 	})
 }
 
-// Creating narrows a list of tasks to those that made the object with this href or PRN.
+// Creating restricts a list of tasks to those that created the object with an href or PRN.
 func Creating(ref string) Filter {
 	return clause(func(b *statement) string {
 		v := b.arg(ref)
 		return "EXISTS (SELECT 1 FROM json_each(" + b.field("created_resources") + ") j WHERE json_extract(j.value, '$.href') = " + v +
 			" OR json_extract(j.value, '$.prn') = " + v + ")"
 	})
-}
-
-// contentFields are the fields of a kind of content. Its labels are {}: nobody can set any yet.
-func contentFields(alias string, kind pulp.Kind, more map[string]string) map[string]string {
-	fields := common(alias)
-	fields["pulp_labels"] = "CAST('{}' AS TEXT)"
-	fields["pulp_type"] = "CAST('" + kind.String() + "' AS TEXT)"
-	for name, expression := range more {
-		fields[name] = expression
-	}
-	return fields
-}
-
-// common are the fields that every list has.
-func common(alias string) map[string]string {
-	return map[string]string{
-		"pulp_id": alias + ".id", "pk": alias + ".id", "pulp_created": alias + ".created", "pulp_last_updated": alias + ".updated",
-	}
 }

@@ -14,13 +14,14 @@ import (
 )
 
 const (
-	maxPattern = 256 << 10 // bytes that an expression may have in PostgreSQL's form
-	maxProgram = 2500      // instructions that it may have in Go's form
-	// maxEmptyProgram is maxProgram for expressions that repeat what may be empty: PostgreSQL's time grows with the third power of it.
+	maxPattern = 256 << 10 // bytes of an expression in PostgreSQL's syntax
+	maxProgram = 2500      // instructions of its program in Go
+	// maxEmptyProgram is maxProgram for repetitions of expressions that match the empty text: PostgreSQL's time grows
+	// cubically.
 	maxEmptyProgram = 500
 
-	pgBadRegexp = "2201B" // invalid_regular_expression: too complex, as the syntax is ours
-	pgMaxRepeat = 255     // PostgreSQL's greatest bound
+	pgBadRegexp = "2201B" // invalid_regular_expression; its syntax is valid, so it is too complex
+	pgMaxRepeat = 255     // the limit of PostgreSQL's bounds
 	neverInARE  = `(?:a\A)`
 	wordInARE   = `[0-9A-Za-z_]`
 	lineInARE   = `\u000a`
@@ -28,14 +29,15 @@ const (
 
 var errPattern = fault.New(fault.Invalid, "The regular expression is too complex.")
 
-// CheckPattern reports what is wrong with a regular expression that rows are to be matched with. Both engines take the same ones.
+// CheckPattern returns an error if Match does not accept a regular expression. The error is Invalid if the expression is no
+// RE2 expression or too complex.
 func CheckPattern(pattern string) error {
 	_, err := postgresPattern(pattern)
 	return err
 }
 
-// postgresPattern returns an RE2 expression as an advanced regular expression of PostgreSQL that matches the same texts. Invalid when it is no RE2 expression, or
-// too complex.
+// postgresPattern returns the advanced regular expression of PostgreSQL that matches the same texts as an RE2 expression.
+// Its errors are those of CheckPattern.
 func postgresPattern(pattern string) (string, error) {
 	re, err := syntax.Parse(pattern, syntax.Perl)
 	if err != nil {
@@ -46,7 +48,7 @@ func postgresPattern(pattern string) (string, error) {
 		return "", errPattern
 	}
 	w := &areWriter{}
-	w.WriteString("***:") // what follows is an advanced regular expression
+	w.WriteString("***:") // marks an advanced regular expression
 	w.expression(re)
 	if w.Len() > maxPattern {
 		return "", errPattern
@@ -54,7 +56,7 @@ func postgresPattern(pattern string) (string, error) {
 	return w.String(), nil
 }
 
-// repeatsEmpty reports whether an expression repeats, a limited number of times, something that matches the empty text.
+// repeatsEmpty reports whether an expression contains a bounded repetition of an expression that matches the empty text.
 func repeatsEmpty(re *syntax.Regexp) bool {
 	return re.Op == syntax.OpRepeat && matchesEmpty(re.Sub[0]) || slices.ContainsFunc(re.Sub, repeatsEmpty)
 }
@@ -72,12 +74,13 @@ func matchesEmpty(re *syntax.Regexp) bool {
 		return !slices.ContainsFunc(re.Sub, func(sub *syntax.Regexp) bool { return !matchesEmpty(sub) })
 	case syntax.OpAlternate:
 		return slices.ContainsFunc(re.Sub, matchesEmpty)
-	default: // a star, a question mark, a position
+	default: // *, ? and positions
 		return true
 	}
 }
 
-// patternError tells the error of a pattern that PostgreSQL finds too complex from others.
+// patternError turns PostgreSQL's error about a pattern that is too complex into errPattern and returns other errors as they
+// are.
 func patternError(err error) error {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == pgBadRegexp {
 		return errPattern
@@ -85,10 +88,10 @@ func patternError(err error) error {
 	return err
 }
 
-// areWriter writes an advanced regular expression. It stops where that gets too long.
+// areWriter writes an advanced regular expression. It stops when the text exceeds maxPattern.
 type areWriter struct{ strings.Builder }
 
-// expression writes an atom that may be quantified.
+// expression writes an expression as an atom that can be quantified.
 func (w *areWriter) expression(re *syntax.Regexp) {
 	if w.Len() > maxPattern {
 		return
@@ -117,16 +120,17 @@ func (w *areWriter) expression(re *syntax.Regexp) {
 	}
 }
 
-// areConstants are the operators without operands.
+// areConstants are the texts of operators without operands.
 var areConstants = map[syntax.Op]string{
-	syntax.OpNoMatch: neverInARE, syntax.OpEmptyMatch: `(?:)`, syntax.OpAnyChar: `.`, syntax.OpAnyCharNotNL: `[^` + lineInARE + `]`,
+	syntax.OpNoMatch: neverInARE, syntax.OpEmptyMatch: `(?:)`,
+	syntax.OpAnyChar: `.`, syntax.OpAnyCharNotNL: `[^` + lineInARE + `]`,
 	syntax.OpBeginText: `(?:\A)`, syntax.OpEndText: `(?:\Z)`,
 	syntax.OpBeginLine: `(?:\A|(?<=` + lineInARE + `))`, syntax.OpEndLine: `(?:\Z|(?=` + lineInARE + `))`,
 	syntax.OpWordBoundary:   `(?:(?<=` + wordInARE + `)(?!` + wordInARE + `)|(?<!` + wordInARE + `)(?=` + wordInARE + `))`,
 	syntax.OpNoWordBoundary: `(?:(?<=` + wordInARE + `)(?=` + wordInARE + `)|(?<!` + wordInARE + `)(?!` + wordInARE + `))`,
 }
 
-// bounds returns how often a repetition's operand stands at least and at most; -1: without a limit.
+// bounds returns the least and the greatest number of repetitions. -1 stands for no limit.
 func bounds(re *syntax.Regexp) (least, most int) {
 	switch re.Op {
 	case syntax.OpStar:
@@ -140,7 +144,8 @@ func bounds(re *syntax.Regexp) (least, most int) {
 	}
 }
 
-// repeat writes a repetition as several, of which none exceeds PostgreSQL's greatest bound. Whether it is lazy does not matter to whether it matches.
+// repeat writes a repetition as a sequence of repetitions within PostgreSQL's limit of bounds. It ignores laziness, which
+// does not change whether a text matches.
 func (w *areWriter) repeat(re *syntax.Regexp, least, most int) {
 	w.WriteString("(?:")
 	for least > pgMaxRepeat || most > pgMaxRepeat {
@@ -159,13 +164,14 @@ func (w *areWriter) repeat(re *syntax.Regexp, least, most int) {
 	w.WriteByte(')')
 }
 
+// quantified writes an expression with a quantifier.
 func (w *areWriter) quantified(re *syntax.Regexp, quantifier string) {
 	w.WriteString("(?:")
 	w.expression(re)
 	w.WriteString(")" + quantifier)
 }
 
-// literal writes a text, in which the case of letters may not matter.
+// literal writes a text, with all cases of its letters if the expression ignores case.
 func (w *areWriter) literal(re *syntax.Regexp) {
 	w.WriteString("(?:")
 	for _, r := range re.Rune {
@@ -180,7 +186,8 @@ func (w *areWriter) literal(re *syntax.Regexp) {
 	w.WriteByte(')')
 }
 
-// class writes a set of characters, given as pairs of first and last. No text in PostgreSQL has a null character.
+// class writes a set of characters, given as pairs of first and last. It omits the null character, which no text in
+// PostgreSQL has.
 func (w *areWriter) class(pairs []rune) {
 	var set strings.Builder
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -200,6 +207,7 @@ func (w *areWriter) class(pairs []rune) {
 	w.WriteString("[" + set.String() + "]")
 }
 
+// areRune returns the escape of a character.
 func areRune(r rune) string {
 	if r <= 0xFFFF {
 		return fmt.Sprintf(`\u%04x`, r)

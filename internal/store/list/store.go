@@ -1,4 +1,6 @@
-// Package list answers filtered, sorted and paged lists of all resources of the API.
+// Package list answers the filtered, sorted and paged lists of the API. Each resource has a List with its columns and the
+// fields that filters and orders may use (resource.go, content.go). Filters (filter.go) write SQL text from these fields
+// only (statement.go); values of users are always arguments.
 package list
 
 import "github.com/countersign/countersign/internal/store/sqldb"

@@ -38,7 +38,7 @@ func TestSigningServices(t *testing.T) {
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("SigningServices: %v (-want +got):\n%s", err, diff)
 	}
-	listed, n, err := s.Lists.ListSigningServices(t.Context(), list.Query{Limit: 10})
+	listed, n, err := s.Lists.SigningServices(t.Context(), list.Query{Limit: 10})
 	if err != nil || n != 2 || len(listed) != 2 || listed[0].Config != want[1].Config {
 		t.Errorf("ListSigningServices = %+v, %d, %v", listed, n, err)
 	}

@@ -3,14 +3,11 @@ package upstreamstate_test
 import (
 	"reflect"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/store/content"
@@ -337,77 +334,6 @@ func TestDrift(t *testing.T) {
 	}
 	if _, count, err := s.Upstream.Drifts(t.Context(), 10, 0); err != nil || count != 0 {
 		t.Errorf("%d differences are left, %v", count, err)
-	}
-}
-
-// TestAdoptTarget makes private repositories, takes its own, and leaves mirrors and others' paths alone.
-func TestAdoptTarget(t *testing.T) {
-	t.Parallel()
-	s := storetest.Open(t)
-	r, made, err := s.Catalog.AdoptTarget(t.Context(), "acme/app", pulp.ContainerPush, false)
-	if err != nil || !made {
-		t.Fatal(r, made, err)
-	}
-	if to, err := s.Serving.Resolve(t.Context(), "acme/app"); err != nil || !to.Distribution.Private || to.Repository.ID != r.ID {
-		t.Errorf("Resolve = %+v, %v", to, err)
-	}
-	if again, made, err := s.Catalog.AdoptTarget(t.Context(), "acme/app", pulp.ContainerPush, true); err != nil || made || again.ID != r.ID {
-		t.Errorf("again: %+v, %t, %v", again, made, err)
-	}
-	if _, _, err := s.Catalog.AdoptTarget(t.Context(), "acme/public", pulp.ContainerPush, true); err != nil {
-		t.Fatal(err)
-	}
-	if to, err := s.Serving.Resolve(t.Context(), "acme/public"); err != nil || to.Distribution.Private {
-		t.Errorf("Resolve = %+v, %v", to, err)
-	}
-	if _, err := s.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "other", BasePath: "acme/taken", RepositoryID: r.ID}); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := s.Catalog.AdoptTarget(t.Context(), "acme/taken", pulp.ContainerPush, false); !fault.Is(err, fault.Conflict) {
-		t.Errorf("a path that serves another repository: %v", err)
-	}
-}
-
-// TestAdoptTargetMadeOnce has several first adoptions at once: one of them made the repository.
-func TestAdoptTargetMadeOnce(t *testing.T) {
-	t.Parallel()
-	s := storetest.Open(t)
-	var group sync.WaitGroup
-	var makers atomic.Int64
-	for range 8 {
-		group.Go(func() {
-			_, made, err := s.Catalog.AdoptTarget(t.Context(), "acme/app", pulp.ContainerPush, false)
-			if err != nil {
-				t.Error(err)
-			}
-			if made {
-				makers.Add(1)
-			}
-		})
-	}
-	group.Wait()
-	if n := makers.Load(); n != 1 {
-		t.Errorf("%d say that they made it", n)
-	}
-}
-
-// TestAdoptTargetAfterDelete adopts again under the path of a repository that was deleted, whose distribution stays as it was.
-func TestAdoptTargetAfterDelete(t *testing.T) {
-	t.Parallel()
-	s := storetest.Open(t)
-	old, _, err := s.Catalog.AdoptTarget(t.Context(), "acme/app", pulp.Container, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Catalog.DeleteRepository(t.Context(), nil, pulp.Container, old.ID); err != nil {
-		t.Fatal(err)
-	}
-	r, made, err := s.Catalog.AdoptTarget(t.Context(), "acme/app", pulp.Container, false)
-	if err != nil || !made || r.ID == old.ID {
-		t.Fatal(r, made, err)
-	}
-	if to, err := s.Serving.Resolve(t.Context(), "acme/app"); err != nil || to.Repository.ID != r.ID || to.Distribution.Private {
-		t.Errorf("Resolve = %+v, %v", to, err)
 	}
 }
 

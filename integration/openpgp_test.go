@@ -255,7 +255,7 @@ func TestKeyFileChanges(t *testing.T) {
 	}{
 		{"it is gone", func() { must(t, s.env, "rm", file) }, "The key file cannot be read: no such file or directory: ", true},
 		{"others may read it", func() { put(good, 0o644) }, "is accessible to users other than its owner", false},
-		{"another key is there", func() { put(wrong, 0o600) }, "holds the key " + other.fingerprint, false},
+		{"another key is there", func() { put(wrong, 0o600) }, "contains the key " + other.fingerprint, false},
 		{"half of it is there", func() { put(good[:len(good)/2], 0o600) }, "The key cannot be used", false},
 	} {
 		t.Run(test.sentence, func(t *testing.T) {
@@ -313,10 +313,10 @@ func TestKeyFileRefusals(t *testing.T) {
 		"no passphrase file":   {[]string{"--openpgp-key", file, "--passphrase-file", "/nonexistent"}, "The passphrase file cannot be read"},
 		"with a script":        {[]string{"/bin/true", k.id, "--openpgp-key", file}, "cannot be combined with --openpgp-key"},
 		"with a home":          {[]string{"--home", k.home, "--openpgp-key", file}, "cannot be combined with --openpgp-key"},
-		"a passphrase alone":   {[]string{"--passphrase-file", file}, "goes with --openpgp-key"},
-		"nothing":              {nil, "Say a SCRIPT and its KEY"},
+		"a passphrase alone":   {[]string{"--passphrase-file", file}, "--passphrase-file requires --openpgp-key."},
+		"nothing":              {nil, "Give a SCRIPT and its KEY"},
 		"a class that is not":  {[]string{"--openpgp-key", file, "--class", "container:Foo"}, "App 'container' doesn't have a 'Foo' model."},
-		"a script without key": {[]string{"/bin/true"}, "Say a SCRIPT and its KEY"},
+		"a script without key": {[]string{"/bin/true"}, "Give a SCRIPT and its KEY"},
 	} {
 		said, err := s.cli(t, nil, append([]string{"add-signing-service", "refused"}, test.arguments...)...)
 		if err == nil || !strings.HasPrefix(said, "CommandError: ") || strings.Count(said, "\n") != 1 || !strings.Contains(said, test.says) {

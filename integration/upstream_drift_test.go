@@ -410,7 +410,7 @@ func TestDriftTellsWhatWaits(t *testing.T) {
 	f.pushed(t, "v1", "two")
 	within(t, "the report names the tag", func() bool {
 		found := f.list(t, apiRoot+"upstream/drift/").Results
-		return len(found) == 1 && found[0]["name"] == "v1" && strings.HasPrefix(text(found[0]["note"]), "It waits to be written through")
+		return len(found) == 1 && found[0]["name"] == "v1" && strings.HasPrefix(text(found[0]["note"]), "It waits to be written to the upstream")
 	})
 	f.proxy.heal(t)
 	f.caughtUp(t)

@@ -57,6 +57,22 @@ func (c *Change) Held(kind pulp.Kind, key string) (id string, ok bool, err error
 	return id, err == nil, err
 }
 
+// pending returns the id of the unit that is pending under a key; ok is false if there is none.
+func (c *Change) pending(kind pulp.Kind, key string) (id string, ok bool, err error) {
+	err = c.Tx.Row(`SELECT p.content_id FROM unversioned_content p WHERE `+record.Pending("$1")+` AND p.kind = $2 AND p.key = $3`,
+		c.Repo.ID, kind, key).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", false, nil
+	}
+	return id, err == nil, err
+}
+
+// dropPending deletes the record of the unit that is pending under a key, if there is one.
+func (c *Change) dropPending(kind pulp.Kind, key string) error {
+	_, err := c.Tx.Exec(`DELETE FROM unversioned_content AS p WHERE `+record.Pending("$1")+` AND p.kind = $2 AND p.key = $3`, c.Repo.ID, kind, key)
+	return err
+}
+
 // Anywhere returns the id of the unit under a key, in the latest version (present) or else pending. ok is false if
 // there is none.
 func (c *Change) Anywhere(kind pulp.Kind, key string) (id string, present, ok bool, err error) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -345,108 +344,6 @@ func TestTags(t *testing.T) {
 				t.Errorf("%s: %s was written as %q and is %q", what, name, d, held[name])
 			}
 		}
-	}
-}
-
-// Content that a sync has fetched is kept and not served; a push can deliver its absent blobs.
-func TestFetchedContent(t *testing.T) {
-	t.Parallel()
-	s := storetest.Open(t)
-	ctx := t.Context()
-	remote, err := s.Catalog.CreateRemote(ctx, pulp.Remote{Name: "r", URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand})
-	if err != nil {
-		t.Fatal(err)
-	}
-	repo := newRepository(t, s, "mirror")
-	if _, err := s.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: "m", BasePath: "m", RepositoryID: repo.ID}); err != nil {
-		t.Fatal(err)
-	}
-	served, err := s.Serving.Resolve(ctx, "m")
-	if err != nil {
-		t.Fatal(err)
-	}
-	config, layer := digest.FromString("config"), digest.FromString("layer")
-	for _, b := range []pulp.Blob{{Digest: config, Size: 6, Data: []byte("config"), Inline: true}, {Digest: layer, Size: 5, Absent: true}} {
-		if err := s.Content.FetchedBlob(ctx, repo.ID, remote.ID, b); err != nil {
-			t.Fatal(err)
-		}
-	}
-	m := storetest.Image(pulp.Descriptor{Digest: config}, pulp.Descriptor{Digest: layer})
-	if err := s.Content.FetchedManifest(ctx, repo.ID, m); err != nil {
-		t.Fatal(err)
-	}
-	later := time.Now().Add(time.Hour)
-	if n, err := s.Sweeps.SweepOrphans(ctx, later, 100); err != nil || n != 0 {
-		t.Errorf("the sweep took %d, %v", n, err)
-	}
-	if _, err := s.Serving.ServedManifest(ctx, served, string(m.Digest)); !fault.Is(err, fault.NotFound) {
-		t.Errorf("a fetched manifest is served: %v", err)
-	}
-	if _, err := s.Serving.ServedBlob(ctx, served, config); !fault.Is(err, fault.NotFound) {
-		t.Errorf("a fetched blob is served: %v", err)
-	}
-	v, err := s.Content.CommitSync(ctx, nil, content.Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{"latest": m.Digest}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	storetest.WantCounts(t, v, storetest.Counts{
-		Blobs:     pulp.Count{Present: 2, Added: 2},
-		Manifests: pulp.Count{Present: 1, Added: 1},
-		Tags:      pulp.Count{Present: 1, Added: 1},
-	})
-	if v, err := s.Content.CommitSync(ctx, nil, content.Synced{RepositoryID: repo.ID, Tags: map[string]digest.Digest{"latest": m.Digest}}); err != nil || v != nil {
-		t.Errorf("the same again: %+v, %v", v, err)
-	}
-	b, err := s.Serving.ServedBlob(ctx, served, layer)
-	if err != nil || !b.Absent || b.Size != 5 {
-		t.Errorf("the layer is %+v, %v", b, err)
-	}
-	if sources, err := s.Serving.BlobSources(ctx, b.ID); err != nil || len(sources) != 1 || sources[0].ID != remote.ID {
-		t.Errorf("its sources are %v, %v", sources, err)
-	}
-	// Somebody pushes it elsewhere: that is no proof that this repository may have it; a copy inherits the claim.
-	elsewhere := storetest.Target(t, s, "acme/app")
-	storetest.PushBlob(t, s, elsewhere.Repository.ID, "layer")
-	if b, err := s.Serving.ServedBlob(ctx, elsewhere, layer); err != nil || b.Absent || string(b.Data) != "layer" {
-		t.Errorf("where it was pushed the layer is %+v, %v", b, err)
-	}
-	copied := newRepository(t, s, "copied")
-	if _, err := s.Content.CopyContent(ctx, nil, copied.ID, content.Copy{RepositoryID: repo.ID, Number: 1, Tags: true}); err != nil {
-		t.Fatal(err)
-	}
-	for _, id := range []string{repo.ID, copied.ID} {
-		if _, absent, err := s.Content.HasBlob(ctx, id, layer); err != nil || !absent {
-			t.Errorf("claimed and not shown, and yet there: %v", err)
-		}
-	}
-	// The remote delivers it: the claims of both repositories on this remote end.
-	if err := s.Content.FilledBlob(ctx, repo.ID, remote.ID, b); err != nil {
-		t.Fatal(err)
-	}
-	for _, id := range []string{repo.ID, copied.ID} {
-		if _, absent, err := s.Content.HasBlob(ctx, id, layer); err != nil || absent {
-			t.Errorf("shown, and yet absent: %v", err)
-		}
-	}
-	// A claim without its remote is none that can be met.
-	if err := s.Content.FetchedBlob(ctx, copied.ID, remote.ID, pulp.Blob{Digest: config, Size: 99, Absent: true}); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Catalog.DeleteRemote(ctx, nil, remote.ID); err != nil {
-		t.Fatal(err)
-	}
-	if _, absent, err := s.Content.HasBlob(ctx, copied.ID, config); err != nil || !absent {
-		t.Errorf("a claim went with its remote: %v", err)
-	}
-	// Fetched content that no later sync uses is swept.
-	if err := s.Content.FetchedBlob(ctx, repo.ID, "", pulp.Blob{Digest: digest.FromString("x"), Size: 1, Absent: true}); err != nil {
-		t.Fatal(err)
-	}
-	if n, err := s.Sweeps.SweepFetched(ctx, later, 100); err != nil || n != 2 {
-		t.Errorf("%d forgotten, %v", n, err)
-	}
-	if n, err := s.Sweeps.SweepOrphans(ctx, later, 100); err != nil || n != 1 {
-		t.Errorf("%d orphans, %v", n, err)
 	}
 }
 

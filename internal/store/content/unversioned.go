@@ -1,9 +1,6 @@
 package content
 
 import (
-	"database/sql"
-	"errors"
-
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/record"
 )
@@ -40,21 +37,5 @@ func (t *Tx) touch(why reason, repositoryID string, kind pulp.Kind, key string) 
 // dropFetched deletes the records of all units that were fetched for a repository.
 func (t *Tx) dropFetched(repositoryID string) error {
 	_, err := t.Exec(`DELETE FROM unversioned_content AS f WHERE `+record.Fetched("$1"), repositoryID)
-	return err
-}
-
-// pending returns the id of the unit that is pending under a key; ok is false if there is none.
-func (c *Change) pending(kind pulp.Kind, key string) (id string, ok bool, err error) {
-	err = c.Tx.Row(`SELECT p.content_id FROM unversioned_content p WHERE `+record.Pending("$1")+` AND p.kind = $2 AND p.key = $3`,
-		c.Repo.ID, kind, key).Scan(&id)
-	if errors.Is(err, sql.ErrNoRows) {
-		return "", false, nil
-	}
-	return id, err == nil, err
-}
-
-// dropPending deletes the record of the unit that is pending under a key, if there is one.
-func (c *Change) dropPending(kind pulp.Kind, key string) error {
-	_, err := c.Tx.Exec(`DELETE FROM unversioned_content AS p WHERE `+record.Pending("$1")+` AND p.kind = $2 AND p.key = $3`, c.Repo.ID, kind, key)
 	return err
 }

@@ -97,23 +97,34 @@ func (a *API) sync(req *request, b *body.Fields, repo pulp.Repository) (tasks.Sp
 	return tasks.Spec{Name: tasks.Sync, Args: args, Resources: reserved}, nil
 }
 
-// tagForm is Pulp's form of a tag. The registry protocol also allows a leading underscore.
-var tagForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+// tagForm is the form of a tag of any length: Pulp's, and a leading underscore, which registries allow.
+var tagForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 
 const badTag = "The provided tag is not valid. A tag may contain lowercase and uppercase ASCII alphabetic characters, " +
 	"digits, underscores, periods, and dashes. A tag must not start with a period or a dash."
 
+// checkTag returns the error text for a tag that must not be created, or "".
+func checkTag(name string) string {
+	switch {
+	case !tagForm.MatchString(name):
+		return badTag
+	case !pulp.ValidTag(name):
+		return "Ensure this field has no more than 128 characters."
+	case pulp.IsPinTag(name):
+		return "Tags with this prefix are reserved for this registry's own use in its upstream."
+	case !pulp.PushableTag(name):
+		return "A tag of cosign's must contain a complete digest: sha256-, 64 hexadecimal digits and .sig, .att or .sbom."
+	}
+	return ""
+}
+
 // tag gives a manifest of the latest version a tag.
 func (a *API) tag(req *request, b *body.Fields, repo pulp.Repository) (tasks.Spec, error) {
 	name, d := b.Text("tag", body.Required).Value, b.Text("digest", body.Required).Value
-	if name != nil && b.Valid("tag") && !tagForm.MatchString(*name) && !pulp.ValidTag(*name) {
-		b.Fail("tag", badTag)
-	}
-	if name != nil && b.Valid("tag") && !pulp.ValidTag(*name) {
-		b.Fail("tag", "Ensure this field has no more than 128 characters.")
-	}
-	if name != nil && pulp.IsPinTag(*name) {
-		b.Fail("tag", "Tags with this prefix are reserved for this registry's own use in its upstream.")
+	if name != nil && b.Valid("tag") {
+		if text := checkTag(*name); text != "" {
+			b.Fail("tag", "%s", text)
+		}
 	}
 	if err := b.Finish(); err != nil {
 		return tasks.Spec{}, err

@@ -133,6 +133,21 @@ func TestContentActions(t *testing.T) {
 		"tag, with a slash": {
 			path: full + "tag/", body: `{"tag":"a/b","digest":"x"}`, status: 400, want: `{"tag":["` + badTag + `"]}`,
 		},
+		"tag, a leading underscore": {
+			path: full + "tag/", body: `{"tag":"_x","digest":"` + string(m.manifest) + `"}`, status: 202, spec: tasks.Spec{
+				Name: tasks.Tag, Args: tasks.TagArgs{
+					RepositoryID: fullID, Tag: "_x", Digest: m.manifest,
+				}, Resources: alone(full), Immediate: true,
+			},
+		},
+		"tag, a malformed companion tag": {
+			path: full + "tag/", body: `{"tag":"sha256-abc.sig","digest":"` + string(m.manifest) + `"}`, status: 400,
+			want: `{"tag":["A tag of cosign's must contain a complete digest: sha256-, 64 hexadecimal digits and .sig, .att or .sbom."]}`,
+		},
+		"tag, a pin tag": {
+			path: full + "tag/", body: `{"tag":"countersign-keep.x","digest":"` + string(m.manifest) + `"}`, status: 400,
+			want: `{"tag":["Tags with this prefix are reserved for this registry's own use in its upstream."]}`,
+		},
 		"tag, a line break": {
 			path: full + "tag/", body: `{"tag":"a\nb","digest":"x"}`, status: 400, want: `{"tag":["` + badTag + `"]}`,
 		},

@@ -52,8 +52,8 @@ func newAdopting(t *testing.T, change ...func(*proxy.Options)) *adoptingWorld {
 			a.before()
 			return a.adopter.Pulled(ctx, caller, name, reference, absentOnly)
 		}
-		o.UpstreamTag = func(ctx context.Context, caller string, repo pulp.Repository, tag string) (digest.Digest, error) {
-			return a.adopter.Current(ctx, caller, repo, tag)
+		o.ForeignTag = func(ctx context.Context, caller string, repo pulp.Repository, tag string) (digest.Digest, error) {
+			return a.adopter.SettleTag(ctx, caller, repo, tag)
 		}
 		for _, f := range change {
 			f(o)

@@ -205,7 +205,7 @@ func tagInvalid(tag string) error {
 // algorithm.
 func (c *call) parsePutReference() (tags []string, dgst digest.Digest, err error) {
 	if !strings.Contains(c.ref, ":") {
-		if !isPushableTag(c.ref) {
+		if !pulp.PushableTag(c.ref) {
 			return nil, "", tagInvalid(c.ref)
 		}
 		return []string{c.ref}, digest.Canonical.FromString(""), nil
@@ -215,7 +215,7 @@ func (c *call) parsePutReference() (tags []string, dgst digest.Digest, err error
 		return nil, "", digestInvalid(c.ref)
 	}
 	for _, tag := range c.r.URL.Query()["tag"] {
-		if !isPushableTag(tag) {
+		if !pulp.PushableTag(tag) {
 			return nil, "", tagInvalid(tag)
 		}
 		if slices.Contains(tags, tag) {
@@ -232,12 +232,6 @@ func (c *call) parsePutReference() (tags []string, dgst digest.Digest, err error
 		tags = append(tags, tag)
 	}
 	return tags, dgst, nil
-}
-
-// isPushableTag reports whether clients may push a tag: it is valid, not a malformed companion tag of cosign, and not
-// a pin tag.
-func isPushableTag(tag string) bool {
-	return pulp.ValidTag(tag) && !pulp.MalformedCompanionTag(tag) && !pulp.IsPinTag(tag)
 }
 
 // manifestTarget returns the target of a push. A list can create the repository. An image cannot, since its blobs are
@@ -284,19 +278,20 @@ func (c *call) storeManifest(t record.Target, m pulp.Manifest, tags []string) er
 	return err
 }
 
-// checkUpstreamPrecondition verifies If-Match and If-None-Match against the upstream's current tags. The database
-// transaction of the change verifies them against the tags of this server.
+// checkUpstreamPrecondition verifies If-Match and If-None-Match against the tags that other clients of the upstream have
+// pushed there. ForeignTag says which tags it skips. The database transaction of the change verifies the precondition
+// against the tags of this server in every case; both must hold.
 func (c *call) checkUpstreamPrecondition(t record.Target, tags []string, precondition func(digest.Digest) bool) error {
-	if precondition == nil || c.UpstreamTag == nil {
+	if precondition == nil || c.ForeignTag == nil {
 		return nil
 	}
 	for _, tag := range tags {
-		shown, err := c.UpstreamTag(c.r.Context(), c.caller.name(), t.Repository, tag)
+		foreign, err := c.ForeignTag(c.r.Context(), c.caller.name(), t.Repository, tag)
 		if err != nil {
 			return err
 		}
-		if shown != "" && !precondition(shown) {
-			return &content.TagMoved{Name: tag, Current: shown}
+		if foreign != "" && !precondition(foreign) {
+			return &content.TagMoved{Name: tag, Current: foreign}
 		}
 	}
 	return nil

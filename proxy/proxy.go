@@ -57,9 +57,12 @@ type Options struct {
 	// user. It reports whether the caller should look the manifest up again. With absentOnly it does nothing if a
 	// repository with the name exists, and its result does not reveal that. nil disables adoption by pulls.
 	Adopt func(ctx context.Context, user, name, reference string, absentOnly bool) (bool, error)
-	// UpstreamTag returns the digest of a tag in the upstream if another client of the upstream pushed it, else "".
-	// It may adopt the tag. nil if there is no upstream.
-	UpstreamTag func(ctx context.Context, user string, repo pulp.Repository, tag string) (digest.Digest, error)
+	// ForeignTag returns the digest that another client of the upstream has pushed there under a tag of a repository,
+	// after adopting it on behalf of a user if tags are followed. The digest is empty, so that only the transaction of
+	// the change checks its precondition, if the upstream has the same manifest as this server, a late write of this
+	// server, or no such tag; and, without asking the upstream, if the tag waits in the outbox, is a pin tag, or belongs
+	// to a mirror. nil if there is no upstream.
+	ForeignTag func(ctx context.Context, user string, repo pulp.Repository, tag string) (digest.Digest, error)
 	// AdoptPublic makes the repositories that Adopt creates public.
 	AdoptPublic bool
 }

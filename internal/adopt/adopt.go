@@ -142,11 +142,16 @@ func (a *Adopter) pull(ctx context.Context, user, name, reference string, absent
 	return err == nil, err
 }
 
-// Current verifies before a conditional change of a tag whether another client has pushed the tag to the
-// upstream, and adopts that push if Follow is set. It returns the digest that the upstream then has under the
-// tag, or an empty digest if the tag is absent or was written by this server. Pushes of other clients between
-// this check and the write of the change to the upstream remain unnoticed.
-func (a *Adopter) Current(ctx context.Context, user string, repo pulp.Repository, tag string) (digest.Digest, error) {
+// SettleTag compares a tag with the upstream before a conditional change of the tag. If another client has pushed
+// the tag there, it returns that digest, after adopting and committing it as a version if Follow is set. A digest
+// that cannot be adopted is returned too, and logged. So a precondition on the returned digest may hold here only if
+// it was adopted.
+//
+// The digest is empty if the upstream has the same manifest as this server, a late write of this server, or no such
+// tag; and, without a request to the upstream, if the tag waits in the outbox, is a pin tag, or belongs to a mirror.
+// The error is an outage of the upstream or the database. Pushes of other clients between this call and the write of
+// the change to the upstream are not noticed.
+func (a *Adopter) SettleTag(ctx context.Context, user string, repo pulp.Repository, tag string) (digest.Digest, error) {
 	if repo.RemoteID != "" || pulp.IsPinTag(tag) {
 		return "", nil
 	}

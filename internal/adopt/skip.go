@@ -60,7 +60,7 @@ const (
 
 // noteUnfollowed records the difference of a tag that another client has pushed and that is not to be adopted,
 // and whether it could be. If the previous comparison has seen the same digest, its answer is used; a deep
-// comparison checks again, and Current, which has no previous comparison, does not check.
+// comparison checks again, and SettleTag, which has no previous comparison, does not check.
 func (r *run) noteUnfollowed(ctx context.Context, t upstreamstate.UpstreamTag, d digest.Digest) error {
 	note := pushedByOther
 	known := r.known[t.Name]

@@ -134,7 +134,7 @@ func (a *App) registry(ctx context.Context, s *store.Store, users *auth.Auth, e 
 		},
 	}
 	if e.adopter != nil {
-		o.UpstreamTag = e.adopter.Current
+		o.ForeignTag = e.adopter.SettleTag
 		if c.Upstream.AdoptOnPull {
 			o.Adopt, o.AdoptPublic = e.adopter.Pulled, c.Upstream.AdoptPublic
 		}

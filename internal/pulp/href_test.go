@@ -107,6 +107,14 @@ func TestNames(t *testing.T) {
 			t.Errorf("MalformedCompanionTag(%q) = %v", tag, got)
 		}
 	}
+	for tag, want := range map[string]bool{
+		"latest": true, "_x": true, "sha256-" + hex + ".sig": true, "sha256-" + hex: true, "x.sig": true,
+		"": false, "-x": false, strings.Repeat("a", 129): false, "sha256-abc.sig": false, "countersign-keep.x": false,
+	} {
+		if got := pulp.PushableTag(tag); got != want {
+			t.Errorf("PushableTag(%q) = %v, want %v", tag, got, want)
+		}
+	}
 	if pulp.NamespaceOf("a/b/c") != "a" || pulp.NamespaceOf("a") != "a" {
 		t.Error("NamespaceOf")
 	}

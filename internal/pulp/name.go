@@ -43,8 +43,12 @@ func Printable(name string) string {
 	return name
 }
 
-// ValidTag reports whether s is a valid tag (OCI distribution specification 1.1).
+// ValidTag reports whether s is a valid tag (OCI distribution specification 1.1). PushableTag is stricter.
 func ValidTag(s string) bool { return tagForm.MatchString(s) }
+
+// PushableTag reports whether clients may create a tag, on the registry API or over REST: it is valid, not a malformed
+// companion tag of cosign (compatibility.md#pending-content), and not a pin tag.
+func PushableTag(s string) bool { return ValidTag(s) && !MalformedCompanionTag(s) && !IsPinTag(s) }
 
 // NamespaceOf returns the first segment of a repository name.
 func NamespaceOf(name string) string {
@@ -77,8 +81,9 @@ func PinTag(d digest.Digest) string {
 // IsPinTag reports whether a tag is a pin tag. Repositories of this server never contain one.
 func IsPinTag(tag string) bool { return strings.HasPrefix(tag, pinTagPrefix) }
 
-// IsCompanionTag reports whether cosign stores signatures, attestations or SBOMs of another manifest under the tag.
-// Companion tags are never signed: see compatibility.md#signing.
+// IsCompanionTag reports whether a tag is exempt from signing because its name is one of cosign's: any name with the
+// suffix .sig, .att or .sbom, whatever precedes it, and sha256- with 64 hexadecimal digits (compatibility.md#signing).
+// This is Pulp's rule, and wider than that of CompanionOf: x.sig is exempt from signing, and belongs to no manifest.
 func IsCompanionTag(tag string) bool {
 	return cosignSuffixed.MatchString(tag) || cosignBare.MatchString(tag)
 }
@@ -89,8 +94,10 @@ func MalformedCompanionTag(tag string) bool {
 	return cosignStarted.MatchString(tag) && !cosignWhole.MatchString(tag)
 }
 
-// CompanionOf returns the hexadecimal sha256 of the manifest that a companion tag belongs to. ok is false if the tag is
-// not a companion tag.
+// CompanionOf returns the hexadecimal sha256 of the manifest that a well-formed companion tag belongs to: sha256- with
+// 64 hexadecimal digits, alone (cosign 3, and the fallback tag of referrers) or with a suffix of lower-case letters. A
+// sync copies such a tag with its manifest. ok is false for all other tags. See IsCompanionTag for the tags that are
+// not signed.
 func CompanionOf(tag string) (hex string, ok bool) {
 	m := cosignOf.FindStringSubmatch(tag)
 	if m == nil {

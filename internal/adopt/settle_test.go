@@ -13,7 +13,7 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-func TestCurrent(t *testing.T) {
+func TestSettleTag(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		prepare    func(f *fixture) (want digest.Digest)
@@ -81,9 +81,9 @@ func TestCurrent(t *testing.T) {
 				tag = "v1"
 			}
 			before := f.version(name)
-			got, err := f.adopter.Current(t.Context(), "alice", f.here(name), tag)
+			got, err := f.adopter.SettleTag(t.Context(), "alice", f.here(name), tag)
 			if got != want || (err != nil) != tt.wantErr {
-				t.Errorf("Current = %q, %v, want %q and an error: %t", got, err, want, tt.wantErr)
+				t.Errorf("SettleTag = %q, %v, want %q and an error: %t", got, err, want, tt.wantErr)
 			}
 			if adopts := f.version(name) != before; adopts != tt.wantAdopts {
 				t.Errorf("adopted: %t, want %t", adopts, tt.wantAdopts)

@@ -141,6 +141,9 @@ func VisibleTo(username string) Filter { return visibleTo(username) }
 type visibleTo string
 
 func (v visibleTo) write(b *statement) string {
+	if !strings.Contains(b.visible, "%s") { // PostgreSQL rejects an argument that the text does not use
+		return b.visible
+	}
 	return "(" + strings.ReplaceAll(b.visible, "%s", b.arg(string(v))) + ")"
 }
 

@@ -12,14 +12,14 @@ import (
 	"github.com/countersign/countersign/internal/store/storetest"
 )
 
-// patternNames are names that the patterns below tell apart.
+// patternNames are the names that patterns are matched with.
 var patternNames = []string{
 	"a", "A", "ab", "abc", "aab", "b", "acme/app", "acme/app-2", "ACME/APP", "acme.app", "acme_app", "acme app", "x.y", "x+y", "x*y", `x\y`, "x[y]", "{x}", "(x)", "x|y", "^x$",
 	"1", "12", "123", "v1.2.3", "Ünïcode", "ünïcode", "straße", "STRASSE", "ſ", "s", "S", "K", "\u212a", "k", "\u2126", "Ω", "ω", "日本", "日本語", "\u00e9", "e\u0301", "🙂", "line\nbreak", "break\n", "\nbreak",
 	"tab\tbed", "word boundary", "wordboundary", "under_score", "ab ab", "abab", strings.Repeat("z", 300), strings.Repeat("z", 256), strings.Repeat("z", 255), strings.Repeat("z", 1000), "-", "]", "***:a", "(?i)",
 }
 
-// TestPatternsMatchAsInGo matches names with a table of regular expressions on the database, and demands what Go's own engine finds.
+// TestPatternsMatchAsInGo proves that the database matches names like Go's package regexp.
 func TestPatternsMatchAsInGo(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
@@ -67,8 +67,8 @@ func TestPatternsMatchAsInGo(t *testing.T) {
 	}
 }
 
-// TestPatternsThatAreRefused proves that both engines refuse the same expressions, as not valid or as too complex.
-func TestPatternsThatAreRefused(t *testing.T) {
+// TestRejectedPatterns proves that both engines reject the same expressions as invalid or too complex.
+func TestRejectedPatterns(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	if _, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: "aa"}); err != nil {
@@ -85,8 +85,9 @@ func TestPatternsThatAreRefused(t *testing.T) {
 	}
 }
 
-// TestLargePatternsAreAnswered proves that expressions which are valid and grow large are answered, or refused as too complex, and never fail.
-func TestLargePatternsAreAnswered(t *testing.T) {
+// TestLargePatterns proves that valid expressions that grow large are either answered or rejected as too complex, and that
+// CheckPattern agrees.
+func TestLargePatterns(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	if _, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: "aa"}); err != nil {

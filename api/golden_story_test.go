@@ -138,7 +138,8 @@ func (p *story) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	public, quiet, queue, accounts := &url.URL{Scheme: "http", Host: recordedHost}, slog.New(slog.DiscardHandler), &memqueue.Queue{}, auth.New(p.store.Accounts)
+	public, quiet, queue := &url.URL{Scheme: "http", Host: recordedHost}, slog.New(slog.DiscardHandler), &memqueue.Queue{}
+	accounts := auth.New(p.store.Accounts, quiet)
 	signer := &signservice.Signer{
 		Store: p.store, Log: quiet, Parallel: 1, Usable: func(pulp.SigningService) bool { return true },
 		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return keyed{t, p.key, &p.made}, nil },

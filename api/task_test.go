@@ -47,7 +47,7 @@ func (w *world) withWorker() {
 	w.server = httptest.NewServer(api.New(api.Options{
 		Store: w.store, Tasks: tasks.NewDispatcher(
 			w.store, queue, worker, log,
-		), Auth: auth.New(w.store.Accounts), Log: log, PublicURL: public, Process: "1@test",
+		), Auth: auth.New(w.store.Accounts, log), Log: log, PublicURL: public, Process: "1@test",
 	}))
 	w.t.Cleanup(w.server.Close)
 }

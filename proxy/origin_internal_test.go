@@ -27,7 +27,7 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 		Options{
 			PublicURL: &url.URL{Scheme: "https", Host: "registry.example:8443"},
 			Log:       slog.New(slog.DiscardHandler),
-			Auth:      auth.New(nil),
+			Auth:      auth.New(nil, slog.New(slog.DiscardHandler)),
 		},
 	)
 	// Credentials of an unknown scheme get 401 without access to the store.

@@ -83,7 +83,7 @@ func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, store: s, storage: files, root: root, options: proxy.Options{
-		Store: s, Auth: auth.New(s.Accounts), Tokens: tokens, Storage: files, Log: slog.New(slog.DiscardHandler),
+		Store: s, Auth: auth.New(s.Accounts, slog.New(slog.DiscardHandler)), Tokens: tokens, Storage: files, Log: slog.New(slog.DiscardHandler),
 		PublicURL: &url.URL{
 			Scheme: "https",
 			Host:   publicHost,

@@ -54,8 +54,7 @@ func (a *App) Serve(ctx context.Context, g Greeting) error {
 		return fmt.Errorf("%w; set COUNTERSIGN_LISTEN to use another address", err)
 	}
 	defer func() { _ = listener.Close() }()
-	users := auth.New(s.Accounts)
-	users.Log = a.log
+	users := auth.New(s.Accounts, a.log)
 	e, err := a.buildEngine(ctx, s)
 	if err != nil {
 		return err

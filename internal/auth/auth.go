@@ -42,9 +42,8 @@ type Accounts interface {
 
 // Auth checks passwords. It is safe for concurrent use.
 type Auth struct {
-	Log *slog.Logger // for refused logins; nil disables the log
-
 	accounts Accounts
+	log      *slog.Logger
 	now      func() time.Time
 	key      [32]byte // HMAC key of digest; each process generates its own
 	limit    *limiter
@@ -53,14 +52,15 @@ type Auth struct {
 	checks *lru.Cache[[32]byte, time.Time] // the time of the last use of verified credentials, by their digest
 }
 
-// New returns an Auth over accounts.
-func New(accounts Accounts) *Auth {
+// New returns an Auth over accounts, which logs refused logins and blocked addresses to log.
+func New(accounts Accounts, log *slog.Logger) *Auth {
 	checks, err := lru.New[[32]byte, time.Time](checksLimit)
 	if err != nil { // the size is a positive constant
 		panic(err)
 	}
 	a := &Auth{
 		accounts: accounts,
+		log:      log,
 		now:      time.Now,
 		limit:    newLimiter(runtime.NumCPU(), time.Now),
 		decoy:    decoyHash,
@@ -145,8 +145,8 @@ func (a *Auth) login(ctx context.Context, from, username, password string) (pulp
 
 // warnOfBlocked logs that an address is blocked.
 func (a *Auth) warnOfBlocked(ctx context.Context, blocked bool, from string) {
-	if blocked && a.Log != nil {
-		a.Log.WarnContext(
+	if blocked {
+		a.log.WarnContext(
 			ctx,
 			"too many failed logins; password logins from the address are refused for up to a minute",
 			slog.String("from", from),
@@ -166,9 +166,9 @@ func (a *Auth) Basic(r *http.Request) (*pulp.User, error) {
 		return nil, errPassword
 	}
 	u, err := a.login(r.Context(), r.RemoteAddr, username, password)
-	if fault.Is(err, fault.Unauthenticated) && a.Log != nil {
+	if fault.Is(err, fault.Unauthenticated) {
 		name := username[:min(len(username), maxLoggedName)]
-		a.Log.WarnContext(r.Context(), "login refused", slog.String("user", name), slog.String("from", r.RemoteAddr))
+		a.log.WarnContext(r.Context(), "login refused", slog.String("user", name), slog.String("from", r.RemoteAddr))
 	}
 	if err != nil {
 		return nil, err

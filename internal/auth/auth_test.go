@@ -39,7 +39,7 @@ func TestLogin(t *testing.T) {
 		"gone":  {ID: 2, Username: "gone", Hash: hash(t, "secret")},
 		"robot": {ID: 3, Username: "robot", Active: true}, // no password
 	}
-	a := auth.New(users)
+	a := auth.New(users, slog.New(slog.DiscardHandler))
 	tests := map[string]struct {
 		name, password string
 		good           bool
@@ -76,9 +76,9 @@ func TestLogin(t *testing.T) {
 // password.
 func TestRefusedLoginsAreLogged(t *testing.T) {
 	t.Parallel()
-	a := auth.New(accounts{"admin": {ID: 1, Username: "admin", Hash: hash(t, "secret"), Active: true}})
+	users := accounts{"admin": {ID: 1, Username: "admin", Hash: hash(t, "secret"), Active: true}}
 	var log strings.Builder
-	a.Log = slog.New(slog.NewTextHandler(&log, nil))
+	a := auth.New(users, slog.New(slog.NewTextHandler(&log, nil)))
 	for _, c := range []struct{ name, password, want string }{
 		{name: "admin", password: "secret"},
 		{name: "admin", password: "hunter2", want: `level=WARN msg="login refused" user=admin from=192.0.2.7:41000`},
@@ -101,7 +101,8 @@ func TestRefusedLoginsAreLogged(t *testing.T) {
 
 func TestBasic(t *testing.T) {
 	t.Parallel()
-	a := auth.New(accounts{"admin": {ID: 1, Username: "admin", Hash: hash(t, "secret"), Active: true}})
+	users := accounts{"admin": {ID: 1, Username: "admin", Hash: hash(t, "secret"), Active: true}}
+	a := auth.New(users, slog.New(slog.DiscardHandler))
 	for header, want := range map[string]string{
 		"":                       "anonymous",
 		"Basic YWRtaW46c2VjcmV0": "admin",

@@ -52,8 +52,7 @@ func TestFailedLoginsAreLimited(t *testing.T) {
 		a := auth.New(accounts{
 			"admin": {ID: 1, Username: "admin", Hash: hash, Staff: true, Active: true},
 			"acme":  {ID: 2, Username: "acme", Hash: hash, Active: true},
-		})
-		a.Log = slog.New(slog.NewTextHandler(&log, nil))
+		}, slog.New(slog.NewTextHandler(&log, nil)))
 		const attacker, other = "[2001:db8:0:7::1]:5000", "[2001:db8:0:8::1]:5000"
 		want := func(login string, err error, kind fault.Kind) {
 			t.Helper()
@@ -112,7 +111,7 @@ func TestCredentialsStayVerifiedWhileTheyAreUsed(t *testing.T) {
 	first, second := cheap(t, "secret"), cheap(t, "changed")
 	synctest.Test(t, func(t *testing.T) {
 		users := accounts{"acme": {ID: 2, Username: "acme", Hash: first, Active: true}}
-		a := auth.New(users)
+		a := auth.New(users, slog.New(slog.DiscardHandler))
 		const from = "192.0.2.1:5000"
 		block := func() {
 			for range 10 {
@@ -146,7 +145,7 @@ func TestCredentialsStayVerifiedWhileTheyAreUsed(t *testing.T) {
 // first login from another address succeeds meanwhile.
 func TestParallelLoginsFromOneAddress(t *testing.T) {
 	t.Parallel()
-	a := auth.New(accounts{"admin": {ID: 1, Username: "admin", Hash: cheap(t, "secret"), Staff: true, Active: true}})
+	a := auth.New(accounts{"admin": {ID: 1, Username: "admin", Hash: cheap(t, "secret"), Staff: true, Active: true}}, slog.New(slog.DiscardHandler))
 	var mu sync.Mutex
 	var order []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

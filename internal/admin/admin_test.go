@@ -427,3 +427,30 @@ func TestCommandError(t *testing.T) {
 		t.Errorf("error %v, want %q", err, want)
 	}
 }
+
+// TestServiceInANewDatabase verifies that add-signing-service warns when it creates a database, which happens in a wrong
+// directory, and that the refusal of a taken name says the next step.
+func TestServiceInANewDatabase(t *testing.T) {
+	t.Parallel()
+	c := apptest.Load(t)
+	file, err := openpgp.Ensure(t.TempDir(), "Test", "test@example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := admin.NewService{Name: "x", Class: class, OpenPGPKey: file}
+	a, _, logged := newAdmin(c)
+	if err := a.AddSigningService(t.Context(), service); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(logged.String(), "created a new database") || !strings.Contains(logged.String(), c.Data) {
+		t.Errorf("log, want a warning with the path of the new database:\n%s", logged)
+	}
+	a, _, logged = newAdmin(c)
+	err = a.AddSigningService(t.Context(), service)
+	if err == nil || !strings.Contains(err.Error(), "(name)=(x) already exists. Choose another name") {
+		t.Errorf("AddSigningService = %v, want the next step", err)
+	}
+	if strings.Contains(logged.String(), "created a new database") {
+		t.Errorf("log, want no warning about an existing database:\n%s", logged)
+	}
+}

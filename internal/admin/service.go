@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,9 +55,15 @@ func (a *Admin) add(ctx context.Context, n NewService) error {
 	if err := keys.Validate(ctx, service, app.CommandLineUser); err != nil {
 		return err
 	}
+	path, created := a.app.MissingDatabase()
 	return a.app.WithStore(ctx, func(s *store.Store) error {
 		if _, err := s.Signatures.AddSigningService(ctx, service); err != nil {
 			return err
+		}
+		if created {
+			a.log.WarnContext(ctx, "created a new database for the service; if the server uses another one, "+
+				"run this command again with COUNTERSIGN_DATA set to the data directory of the server",
+				slog.String("database", path))
 		}
 		_, err := fmt.Fprintf(a.out, "Successfully added signing service %s for key %s.\n", n.Name, service.Fingerprint)
 		return err

@@ -86,7 +86,7 @@ func (a *Admin) verify(ctx context.Context, s *store.Store, v Verification, now 
 func (v Verification) split(host string) (path, name string, err error) {
 	rest, ours := strings.CutPrefix(v.Reference, host+"/")
 	if !ours {
-		return "", "", fmt.Errorf("%q is not a reference of this installation, which begin with %s/, the host of public_url; "+
+		return "", "", fmt.Errorf("%q is not a reference of this installation: references here begin with %s/, the host of public_url; "+
 			"call verify with the settings of the server (COUNTERSIGN_PUBLIC_URL, COUNTERSIGN_LISTEN, --config)", v.Reference, host)
 	}
 	if path, name, ours = strings.Cut(rest, "@"); ours {

@@ -111,10 +111,8 @@ func (a *App) WithStore(ctx context.Context, do func(*store.Store) error) error 
 // WithExistingStore is like WithStore, but returns an error if the SQLite database does not exist. It serves commands
 // that have no meaning without data, which are often called with a wrong data directory.
 func (a *App) WithExistingStore(ctx context.Context, do func(*store.Store) error) error {
-	if path := a.databasePath(); !sqldb.IsPostgres(a.config.DatabaseURL) {
-		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("there is no database at %s: set COUNTERSIGN_DATA to the data directory of the server", path)
-		}
+	if path, missing := a.MissingDatabase(); missing {
+		return fmt.Errorf("there is no database at %s: set COUNTERSIGN_DATA to the data directory of the server", path)
 	}
 	return a.WithStore(ctx, do)
 }
@@ -140,6 +138,17 @@ func (a *App) migrateUnused(ctx context.Context, s *store.Store) error {
 		return err
 	}
 	return errors.Join(s.DB.Migrate(ctx), lock.Release())
+}
+
+// MissingDatabase returns the path of the SQLite database, and whether it does not exist. A PostgreSQL database is not
+// missing.
+func (a *App) MissingDatabase() (path string, missing bool) {
+	if sqldb.IsPostgres(a.config.DatabaseURL) {
+		return "", false
+	}
+	path = a.databasePath()
+	_, err := os.Stat(path)
+	return path, errors.Is(err, os.ErrNotExist)
 }
 
 // databasePath returns the path of the SQLite database.

@@ -46,7 +46,8 @@ func (s SignTasks) Sign(ctx context.Context, caller signservice.Caller, missing 
 	for {
 		select {
 		case <-ctx.Done():
-			return fault.NewOutage(fault.SigningKey, context.Cause(ctx), "no process that can use its key has signed in time.")
+			return fault.NewOutage(fault.SigningKey, context.Cause(ctx), "no process that can use its key has signed in time; "+
+				"/pulp/api/v3/status/ shows administrators how many processes can use it.")
 		case <-tick.C:
 		}
 		now, err := s.Store.Tasks.Task(ctx, t.ID)

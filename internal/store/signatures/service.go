@@ -28,7 +28,7 @@ func (s *Store) SigningServices(ctx context.Context) ([]pulp.SigningService, err
 }
 
 // AddSigningService stores a new service and returns it with its id. The error is Conflict if the name is taken; its
-// text is Pulp's (compatibility.md#service-commands).
+// text is Pulp's and the next step (compatibility.md#service-commands).
 func (s *Store) AddSigningService(ctx context.Context, v pulp.SigningService) (pulp.SigningService, error) {
 	return content.InTx(ctx, s.content, func(t *content.Tx) (pulp.SigningService, error) {
 		v := v
@@ -38,7 +38,8 @@ func (s *Store) AddSigningService(ctx context.Context, v pulp.SigningService) (p
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)`,
 			v.ID, v.Name, v.Class, v.Kind, v.Script, v.Fingerprint, v.PublicKey, v.GnuPGHome, sqldb.ToJSON(v.Config), t.Now)
 		if sqldb.IsUnique(err) {
-			err = fault.New(fault.Conflict, "duplicate key value violates unique constraint: Key (name)=(%s) already exists.", v.Name)
+			err = fault.New(fault.Conflict, "duplicate key value violates unique constraint: Key (name)=(%s) already exists. "+
+				"Choose another name, or remove the existing service with remove-signing-service.", v.Name)
 		}
 		return v, err
 	})

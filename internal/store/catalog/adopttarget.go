@@ -10,7 +10,7 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// errMirrored is the error of adopting into a mirror, whose content comes from its remote only.
+// errMirrored is the error of adopting into a mirror: its content comes from its remote only.
 var errMirrored = fault.New(fault.Conflict, "The repository mirrors a remote.")
 
 // adoptable returns the repository with a name. The error is Conflict if it is a mirror and NotFound if there is none.

@@ -9,7 +9,7 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// labeled are the tables of the collections whose objects have single labels set and removed.
+// labeled are the tables of the collections of objects with labels.
 var labeled = map[string]string{
 	pulp.ContainerCollection: "repository", pulp.DistributionCollection: "distribution", pulp.RemoteCollection: "remote",
 }

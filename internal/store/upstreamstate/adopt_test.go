@@ -15,7 +15,7 @@ import (
 	"github.com/countersign/countersign/internal/store/upstreamstate"
 )
 
-// fetchImage writes an image down as adoption does: its blobs lie upstream.
+// fetchImage records an image like adoption does: its blobs are upstream.
 func fetchImage(t *testing.T, s *store.Store, repositoryID, text string) digest.Digest {
 	t.Helper()
 	part := func(text string) pulp.Descriptor {
@@ -32,7 +32,7 @@ func fetchImage(t *testing.T, s *store.Store, repositoryID, text string) digest.
 	return m.Digest
 }
 
-// written has the outbox written through.
+// written records that all tags of the outbox were written.
 func written(t *testing.T, s *store.Store) {
 	t.Helper()
 	due, err := s.Upstream.OutboxTags(t.Context(), 100)
@@ -53,7 +53,7 @@ func upstreamTag(t *testing.T, s *store.Store, repositoryID, name string) upstre
 	return tags[name]
 }
 
-// TestAdoptionLosesToAPush adopts what a tag stood for upstream before somebody pushed it here. What was pushed stays.
+// TestAdoptionLosesToAPush proves that a push after the upstream was asked wins over the adoption.
 func TestAdoptionLosesToAPush(t *testing.T) {
 	t.Parallel()
 	for name, between := range map[string]func(*testing.T, *store.Store, string){
@@ -94,7 +94,7 @@ func TestAdoptionLosesToAPush(t *testing.T) {
 	}
 }
 
-// TestAdoption takes new and moved tags, which then count as written.
+// TestAdoption proves that new and moved tags are adopted and leave the outbox.
 func TestAdoption(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
@@ -122,22 +122,22 @@ func TestAdoption(t *testing.T) {
 	if due, err := s.Upstream.OutboxTags(t.Context(), 10); err != nil || len(due) != 0 {
 		t.Errorf("%v are to be written through, %v", due, err)
 	}
-	// Who looked before that comes too late.
+	// The upstream was asked before that adoption.
 	late := fetchImage(t, s, id, "older")
 	for name, serial := range map[string]int64{"v1": 1, "new": 0} {
 		if v, err := s.Upstream.CommitAdopted(t.Context(), upstreamstate.Adopted{RepositoryID: id, Tags: map[string]upstreamstate.AdoptedTag{name: {Digest: late, Serial: serial}}}); err != nil || v != nil {
-			t.Errorf("the adoption of what %s was before made %+v, %v", name, v, err)
+			t.Errorf("the late adoption of %s made %+v, %v, want no version", name, v, err)
 		}
 	}
-	// A tag that was made here meanwhile is ours, though it never was upstream.
+	// A tag that was created here in the meantime is not overwritten.
 	storetest.PushImage(t, s, id, "mine", "made")
 	if v, err := s.Upstream.CommitAdopted(t.Context(), upstreamstate.Adopted{RepositoryID: id, Tags: map[string]upstreamstate.AdoptedTag{"made": {Digest: theirs}}}); err != nil || v != nil {
 		t.Errorf("the adoption made %+v, %v", v, err)
 	}
 }
 
-// TestKept keeps what a version holds, and no longer.
-func TestKept(t *testing.T) {
+// TestPins proves that a pin is stale when no version has the manifest any more.
+func TestPins(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	id := storetest.Target(t, s, "acme/app").Repository.ID
@@ -147,35 +147,35 @@ func TestKept(t *testing.T) {
 		t.Errorf("HeldManifest = %+v, %t, %v", got, held, err)
 	}
 	for range 2 {
-		if err := s.Upstream.PinManifest(t.Context(), upstreamstate.Pin{id, "acme/app", m.Digest}); err != nil {
+		if err := s.Upstream.PinManifest(t.Context(), upstreamstate.Pin{RepositoryID: id, Repository: "acme/app", Digest: m.Digest}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if needless, err := s.Upstream.StalePins(t.Context(), 10); err != nil || len(needless) != 0 {
-		t.Errorf("NeedlesslyKept = %v, %v", needless, err)
+	if stale, err := s.Upstream.StalePins(t.Context(), 10); err != nil || len(stale) != 0 {
+		t.Errorf("StalePins = %v, %v", stale, err)
 	}
 	if _, err := s.Content.DeleteManifest(t.Context(), id, m.Digest); err != nil {
 		t.Fatal(err)
 	}
-	for number := range int64(3) { // all that held it
+	for number := range int64(3) { // all versions with the manifest
 		if err := s.Content.DeleteVersion(t.Context(), nil, id, number); err != nil {
 			t.Fatal(err)
 		}
 	}
-	needless, err := s.Upstream.StalePins(t.Context(), 10)
-	if err != nil || len(needless) != 1 || needless[0].Digest != m.Digest || needless[0].Repository != "acme/app" {
-		t.Fatalf("NeedlesslyKept = %v, %v", needless, err)
+	stale, err := s.Upstream.StalePins(t.Context(), 10)
+	if err != nil || len(stale) != 1 || stale[0].Digest != m.Digest || stale[0].Repository != "acme/app" {
+		t.Fatalf("StalePins = %v, %v", stale, err)
 	}
-	if err := s.Upstream.RemovePin(t.Context(), needless[0]); err != nil {
+	if err := s.Upstream.RemovePin(t.Context(), stale[0]); err != nil {
 		t.Fatal(err)
 	}
-	if needless, err := s.Upstream.StalePins(t.Context(), 10); err != nil || len(needless) != 0 {
-		t.Errorf("NeedlesslyKept = %v, %v", needless, err)
+	if stale, err := s.Upstream.StalePins(t.Context(), 10); err != nil || len(stale) != 0 {
+		t.Errorf("StalePins = %v, %v", stale, err)
 	}
 }
 
-// TestUnkept finds what only older versions hold, and nothing that a tag or a list keeps.
-func TestUnkept(t *testing.T) {
+// TestUnpinned proves that manifests of older versions are found, without those that a tag, an index or a pin protects.
+func TestUnpinned(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	id, other := storetest.Target(t, s, "acme/app").Repository.ID, storetest.Target(t, s, "acme/other").Repository.ID
@@ -192,7 +192,7 @@ func TestUnkept(t *testing.T) {
 		t.Helper()
 		found, err := s.Upstream.Unpinned(t.Context(), repositoryID, 10)
 		if err != nil || len(found) != len(want) {
-			t.Fatalf("Unkept = %v, %v, want %v", found, err, want)
+			t.Fatalf("Unpinned = %v, %v, want %v", found, err, want)
 		}
 		for i, k := range found {
 			if k.Digest != want[i] {
@@ -205,7 +205,7 @@ func TestUnkept(t *testing.T) {
 	find("", replaced.Digest)
 	old := find(other, replaced.Digest)
 	if old[0].Repository != "acme/other" || old[0].RepositoryID != other {
-		t.Errorf("Unkept = %+v", old)
+		t.Errorf("Unpinned = %+v", old)
 	}
 	if _, err := s.Content.DeleteTag(t.Context(), id, "multi", nil); err != nil {
 		t.Fatal(err)
@@ -218,8 +218,8 @@ func TestUnkept(t *testing.T) {
 	find(id)
 }
 
-// TestElsewhere finds what a manifest names that lies upstream under another name, in what the repository itself holds.
-func TestElsewhere(t *testing.T) {
+// TestMissingUpstream proves that blobs under other names of the upstream are found, and children of an index.
+func TestMissingUpstream(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	from, to := storetest.Target(t, s, "acme/app").Repository.ID, storetest.Target(t, s, "acme/copy").Repository.ID
@@ -236,7 +236,7 @@ func TestElsewhere(t *testing.T) {
 		t.Errorf("under its own name: %+v, %v", e, err)
 	}
 	if e, err := s.Upstream.MissingUpstream(t.Context(), to, d, "acme/copy"); err != nil || len(e.Blobs) != 0 {
-		t.Errorf("of what the repository has not: %+v, %v", e, err)
+		t.Errorf("a manifest of another repository: %+v, %v", e, err)
 	}
 	adopted(to, "one", "v1")
 	if e, err := s.Upstream.MissingUpstream(t.Context(), to, d, "acme/copy"); err != nil || len(e.Blobs) != 2 || e.Blobs[0].Location != "acme/app" {
@@ -266,7 +266,8 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
-// TestStaleTableComesLater migrates a database whose fifth migration was in the form that landed first, and one that has the table already.
+// TestStaleTableComesLater migrates databases with both forms of the fifth migration: without and with the table
+// upstream_stale.
 func TestStaleTableComesLater(t *testing.T) {
 	t.Parallel()
 	for name, drop := range map[string]bool{"without the table": true, "with it": false} {
@@ -296,7 +297,8 @@ func TestStaleTableComesLater(t *testing.T) {
 	}
 }
 
-// TestDrift replaces what was found before, and knows what was compared when.
+// TestDrift proves that a comparison replaces the recorded differences, and that LeastCompared uses the times of
+// comparisons.
 func TestDrift(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
@@ -304,7 +306,7 @@ func TestDrift(t *testing.T) {
 	if due, err := s.Upstream.LeastCompared(t.Context(), time.Now(), 10); err != nil || len(due) != 2 {
 		t.Fatalf("LeastCompared = %v, %v", due, err)
 	}
-	for _, want := range []int{2, 0} { // what is known already is not told as new
+	for _, want := range []int{2, 0} { // recorded differences are not new
 		fresh, err := s.Upstream.ReplaceDrift(t.Context(), a.ID, true, []upstreamstate.Drift{{Kind: "tag", Name: "v1", Here: "sha256:aa"}, {Kind: "blob", Name: "sha256:bb"}})
 		if err != nil || len(fresh) != want {
 			t.Fatalf("%d are new, %v, want %d", len(fresh), err, want)
@@ -327,7 +329,7 @@ func TestDrift(t *testing.T) {
 		t.Fatal(err)
 	}
 	if found, count, err := s.Upstream.Drifts(t.Context(), 10, 0); err != nil || count != 1 || found[0].Kind != "blob" {
-		t.Errorf("a look at the tags leaves %v, %v; want what only a deep one sees", found, err)
+		t.Errorf("a comparison of tags leaves %v, %v; want the blob", found, err)
 	}
 	if _, err := s.Upstream.ReplaceDrift(t.Context(), a.ID, true, nil); err != nil {
 		t.Fatal(err)
@@ -337,7 +339,7 @@ func TestDrift(t *testing.T) {
 	}
 }
 
-// TestRemovedManifests remembers what was taken out of a repository when no version holds it any more.
+// TestRemovedManifests proves that HadManifest knows manifests that left the last version.
 func TestRemovedManifests(t *testing.T) {
 	t.Parallel()
 	for name, gone := range map[string]func(*testing.T, *store.Store, string) digest.Digest{

@@ -15,7 +15,8 @@ import (
 	"github.com/countersign/countersign/internal/store/upstreamstate"
 )
 
-// TestWrittenWhileAPushHoldsTheTag notes a tag as written while a push of another image to it is about to be committed. That push is still to be written.
+// TestWrittenWhileAPushHoldsTheTag proves that a tag stays in the outbox if a push commits while an earlier write is
+// recorded.
 func TestWrittenWhileAPushHoldsTheTag(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
@@ -63,7 +64,7 @@ func TestWrittenWhileAPushHoldsTheTag(t *testing.T) {
 	}
 }
 
-// writing begins to write the one tag that waits.
+// writing records the start of the write of the only tag in the outbox.
 func writing(t *testing.T, s *store.Store) []upstreamstate.OutboxTag {
 	t.Helper()
 	due, err := s.Upstream.OutboxTags(t.Context(), 10)
@@ -76,7 +77,7 @@ func writing(t *testing.T, s *store.Store) []upstreamstate.OutboxTag {
 	return due
 }
 
-// givenUp begins to write the one tag that waits, and gets no answer.
+// givenUp records a write without an answer.
 func givenUp(t *testing.T, s *store.Store) {
 	t.Helper()
 	if err := s.Upstream.DelayTag(t.Context(), writing(t, s)[0], 0); err != nil {
@@ -84,7 +85,7 @@ func givenUp(t *testing.T, s *store.Store) {
 	}
 }
 
-// wrote writes the one tag that waits.
+// wrote records a successful write.
 func wrote(t *testing.T, s *store.Store) {
 	t.Helper()
 	if err := s.Upstream.MarkWritten(t.Context(), writing(t, s)); err != nil {
@@ -92,18 +93,18 @@ func wrote(t *testing.T, s *store.Store) {
 	}
 }
 
-// mayArrive demands which writes of v1 may still arrive; an empty digest is a deletion.
+// mayArrive compares the late writes of v1; an empty digest is a deletion.
 func mayArrive(t *testing.T, s *store.Store, repositoryID string, want ...digest.Digest) {
 	t.Helper()
 	got := upstreamTag(t, s, repositoryID, "v1").Late
 	slices.Sort(got)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
-		t.Errorf("what may still arrive of v1 is %q, want %q", got, want)
+		t.Errorf("the late writes of v1 are %q, want %q", got, want)
 	}
 }
 
-// TestLateWrites knows for ours what was about to be written and may arrive late, until it is sure to have arrived.
+// TestLateWrites proves that started writes count as late until they have been answered or an hour has passed.
 func TestLateWrites(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
@@ -117,9 +118,9 @@ func TestLateWrites(t *testing.T) {
 	}
 	mayArrive(t, s, id)
 	two, _ := storetest.PushImage(t, s, id, "two", "v1")
-	lost := writing(t, s) // and the process ends
+	lost := writing(t, s) // the process ends
 	three, _ := storetest.PushImage(t, s, id, "three", "v1")
-	if err := s.Upstream.DelayTag(t.Context(), lost[0], time.Hour); err != nil { // of what has changed since
+	if err := s.Upstream.DelayTag(t.Context(), lost[0], time.Hour); err != nil { // the tag has changed since
 		t.Fatal(err)
 	}
 	wrote(t, s)
@@ -136,8 +137,8 @@ func TestLateWrites(t *testing.T) {
 	mayArrive(t, s, id)
 }
 
-// TestLateWriteOfWhatCameBack moves a tag away and back to an image while the first write of that is still on its way.
-func TestLateWriteOfWhatCameBack(t *testing.T) {
+// TestLateWriteOfRestoredTag moves a tag away and back to an image while the first write may still arrive.
+func TestLateWriteOfRestoredTag(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	s.Content.EnableOutbox()
@@ -151,7 +152,7 @@ func TestLateWriteOfWhatCameBack(t *testing.T) {
 	mayArrive(t, s, id, one.Digest)
 }
 
-// TestLateDeletions knows deletions that may arrive late as it knows other writes, and apart from tags that the upstream does not delete.
+// TestLateDeletions proves that deletions may be late like writes, and differ from tags that the upstream does not delete.
 func TestLateDeletions(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
@@ -197,7 +198,7 @@ func TestLateDeletions(t *testing.T) {
 	}
 }
 
-// TestRename has all tags of a repository written under its new name. What was to be done under the old one is not done under the new one.
+// TestRename proves that all tags are written under the new name and that deletions under the old one are dropped.
 func TestRename(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
@@ -229,7 +230,7 @@ func TestRename(t *testing.T) {
 	givenUp(t, s)
 	storetest.PushImage(t, s, id, "one", "v1", "v2", "gone")
 	written(t, s)
-	kept := upstreamstate.Pin{id, "acme/app", old.Digest}
+	kept := upstreamstate.Pin{RepositoryID: id, Repository: "acme/app", Digest: old.Digest}
 	if err := s.Upstream.PinManifest(t.Context(), kept); err != nil {
 		t.Fatal(err)
 	}
@@ -251,13 +252,13 @@ func TestRename(t *testing.T) {
 	if err := s.Upstream.PinManifest(t.Context(), kept); err != nil { // there too
 		t.Fatal(err)
 	}
-	if unkept, err := s.Upstream.Unpinned(t.Context(), id, 10); err != nil || len(unkept) != 1 || unkept[0] != (upstreamstate.Pin{id, "acme/new", old.Digest}) {
-		t.Errorf("Unkept = %v, %v, want the older image under the new name", unkept, err)
+	if unkept, err := s.Upstream.Unpinned(t.Context(), id, 10); err != nil || len(unkept) != 1 || unkept[0] != (upstreamstate.Pin{RepositoryID: id, Repository: "acme/new", Digest: old.Digest}) {
+		t.Errorf("Unpinned = %v, %v, want the older image under the new name", unkept, err)
 	}
 	written(t, s)
 	waits()
 
-	// Names that no registry takes are one upstream.
+	// Names that are invalid in a registry share one upstream name.
 	edit(func(r *pulp.Repository) { r.Name = "All of Ours" })
 	written(t, s)
 	edit(func(r *pulp.Repository) { r.Name = "All of Theirs" })

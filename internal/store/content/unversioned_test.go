@@ -1,13 +1,16 @@
 package content_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -78,6 +81,39 @@ func TestMigrationMovesUnversionedContent(t *testing.T) {
 	storetest.Exec(t, s, `DELETE FROM task WHERE id = 't'`)
 	if rows := unversioned(t, s); len(rows) != 0 {
 		t.Errorf("rows after the task was deleted: %v", rows)
+	}
+}
+
+// TestMigrationWaitsForWriters migrates while another process, which should have been stopped, is storing a pending blob.
+func TestMigrationWaitsForWriters(t *testing.T) {
+	t.Parallel()
+	s := storetest.OpenAt(t, 12)
+	if !s.DB.IsPostgres() {
+		t.Skip("SQLite belongs to one process")
+	}
+	storetest.ExecAll(t, s, `INSERT INTO repository (id, type, name, created, updated) VALUES ('r', 'container-push', 'acme/app', 1, 1)`)
+	migrated := make(chan error, 1)
+	err := s.DB.InTx(t.Context(), func(x *sqldb.Tx) error {
+		_, err := x.Exec(`INSERT INTO pending_content (repository_id, kind, key, content_id, touched) VALUES ('r', 1, 'digest', 'b', 5)`)
+		if err != nil {
+			return err
+		}
+		go func() { migrated <- s.DB.Migrate(t.Context()) }()
+		eventually.NoError(t, time.Minute, func() error {
+			var waits bool
+			err := x.Row(`SELECT EXISTS (SELECT 1 FROM pg_locks WHERE relation = 'pending_content'::regclass AND NOT granted)`).Scan(&waits)
+			if err == nil && !waits {
+				err = errors.New("no process waits for the table")
+			}
+			return err
+		}, "the migration")
+		return nil
+	})
+	if err := errors.Join(err, <-migrated); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"pending 1 b"}, unversioned(t, s)); diff != "" {
+		t.Errorf("rows after the migration (-want +got):\n%s", diff)
 	}
 }
 
@@ -153,6 +189,25 @@ func TestUnversionedContentIsFoundByIndex(t *testing.T) {
 	} {
 		if plan := storetest.Plan(t, s, c.query); !strings.Contains(plan, c.index) {
 			t.Errorf("%s does not use %s:\n%s", name, c.index, plan)
+		}
+	}
+}
+
+// TestUnitsOfARepositoryAreFoundWithoutStatistics reads the plans of the conditions that syncs, copies and removals repeat for each
+// unit, in a database that was never analyzed: SQLite reads all pending or fetched units of the repository otherwise.
+func TestUnitsOfARepositoryAreFoundWithoutStatistics(t *testing.T) {
+	t.Parallel()
+	s := storetest.Open(t)
+	if s.DB.IsPostgres() {
+		t.Skip("PostgreSQL gathers statistics by itself")
+	}
+	for name, query := range map[string]string{
+		"fetched": `SELECT u.id FROM manifest u WHERE ` + strings.ReplaceAll(content.HeldOrFetched("r").Condition, "$3", "'r'"),
+		"pending": `SELECT k.blob_id FROM blob_claim k WHERE NOT EXISTS (
+			SELECT 1 FROM unversioned_content p WHERE ` + record.Pending("'r'") + ` AND p.content_id = k.blob_id)`,
+	} {
+		if plan := storetest.Plan(t, s, query); !strings.Contains(plan, "unversioned_content_unit (content_id=? AND repository_id=? AND reason=?)") {
+			t.Errorf("%s: the plan does not look up the unit:\n%s", name, plan)
 		}
 	}
 }

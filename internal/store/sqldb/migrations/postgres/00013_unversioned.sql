@@ -1,5 +1,8 @@
 -- +goose Up
 
+-- Rows that another process is writing must be committed before they are copied: the copied tables are dropped.
+LOCK TABLE pending_content, fetched_content, staged_signature;
+
 -- Content units that no version of a repository holds yet, with the reason why they are stored:
 --   pending: a client uploaded the unit to the repository. The repository serves it, and the change that refers to it adds it to a version.
 --   fetched: a sync stored the unit for the repository's next version, or a push that lacks signatures stored its manifest. Nobody is served it.
@@ -31,7 +34,8 @@ DROP TABLE staged_signature;
 
 CREATE UNIQUE INDEX unversioned_content_key ON unversioned_content (repository_id, reason, kind, key);
 CREATE UNIQUE INDEX unversioned_content_task ON unversioned_content (task_id, key) WHERE task_id IS NOT NULL;
-CREATE INDEX unversioned_content_unit ON unversioned_content (content_id);
+-- The further columns make SQLite, which has no statistics, prefer this index to unversioned_content_key for one unit of a repository.
+CREATE INDEX unversioned_content_unit ON unversioned_content (content_id, repository_id, reason);
 -- For sweeps. Other statements do not say "touched >= 0", so no planner prefers these indexes to those above.
 CREATE INDEX unversioned_content_pending ON unversioned_content (kind, touched) WHERE reason = 'pending' AND touched >= 0;
 CREATE INDEX unversioned_content_fetched ON unversioned_content (touched) WHERE reason = 'fetched' AND touched >= 0;

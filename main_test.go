@@ -174,3 +174,55 @@ func TestServeCommand(t *testing.T) {
 		t.Errorf("error %v, want one with the address and the setting", got.err)
 	}
 }
+
+// TestCommands runs commands one after the other on one data directory, as an operator does.
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	data := "COUNTERSIGN_DATA=" + t.TempDir()
+	for _, tt := range []struct {
+		arguments string
+		want      string // a regular expression for the output
+		wantErr   string // a regular expression; empty for no error
+	}{
+		{arguments: "list-signing-services", want: "^$", wantErr: "^countersign: there is no database at "},
+		{arguments: "migrate", want: `^The database schema is up to date\.\n$`},
+		{arguments: "migrate", want: `^The database schema is up to date\.\n$`},
+		{arguments: "reset-admin-password", want: `^The password of admin is now [A-Z2-7]{20,}\n$`},
+		{arguments: "reset-admin-password --password chosen", want: `^The password of admin was changed\.\n$`},
+		{arguments: "list-signing-services", want: "^$"},
+		{arguments: "list-signing-assignments", want: "^$"},
+		{arguments: "revoke-signing-assignments --all", want: `^Revoked 0 assignments\.\n$`},
+		{
+			arguments: "revoke-signing-assignments --all team/app", want: "^$",
+			wantErr: "^countersign: give the names of repositories, or --all",
+		},
+		{arguments: "remove-signing-service missing", want: "^$", wantErr: "^CommandError: "},
+		{
+			arguments: "remove-signing-service x --class x:Y", want: "^$",
+			wantErr: `^CommandError: No installed app with label 'x'\.$`,
+		},
+		{arguments: "verify registry.example/team/app:v1", want: "^$", wantErr: "is not a reference of this installation"},
+	} {
+		args := append([]string{"countersign"}, strings.Fields(tt.arguments)...)
+		got := call(t, args, data) // the later variable is used
+		if !regexp.MustCompile(tt.want).MatchString(got.out) {
+			t.Errorf("%s: output %q, want %s", tt.arguments, got.out, tt.want)
+		}
+		if (got.err != nil) != (tt.wantErr != "") || got.err != nil && !regexp.MustCompile(tt.wantErr).MatchString(got.err.Error()) {
+			t.Errorf("%s: error %v, want %q", tt.arguments, got.err, tt.wantErr)
+		}
+	}
+}
+
+// TestLogLevel verifies that entries below the configured level are not logged.
+func TestLogLevel(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ level, want string }{
+		{level: "warn", want: "msg=\"check the configuration\""}, {level: "error", want: ""},
+	} {
+		got := call(t, []string{"countersign", "migrate"}, "COUNTERSIGN_LOG_LEVEL="+tt.level, "COUNTERSIGN_UNKNOWN=x")
+		if got.err != nil || !strings.Contains(got.errOut, tt.want) || (got.errOut == "") != (tt.want == "") {
+			t.Errorf("level %s: error %v, log %q, want %q", tt.level, got.err, got.errOut, tt.want)
+		}
+	}
+}

@@ -29,15 +29,15 @@ func (Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
 // Reveal returns the secret.
 func (s Secret) Reveal() string { return string(s) }
 
-// Config contains all settings. Each setting is a YAML key and an environment variable, whose name is COUNTERSIGN_
-// and the key in upper case with an underscore for each dot.
+// Config contains all settings. Each setting is a YAML key and an environment variable. The name of the variable is
+// COUNTERSIGN_ and the key in upper case with an underscore for each dot.
 type Config struct {
 	// Data is the data directory: the SQLite database, stored blobs, keys and work files.
 	Data string `yaml:"data" env:"DATA"`
 	// Listen is the address to listen on, HOST:PORT. The server speaks plain HTTP there unless TLS is set.
 	Listen string `yaml:"listen" env:"LISTEN"`
-	// PublicURL is the URL that clients use, as the operator wrote it. Use Public for its normal form, whose host is
-	// the identity in signatures and the service of tokens. Default: http://localhost:<port>, or https with TLS.
+	// PublicURL is the URL that clients use, as the operator wrote it. Use Public for its normal form: the host of that
+	// form is the identity in signatures and the service of tokens. Default: http://localhost:<port>, or https with TLS.
 	PublicURL string `yaml:"public_url" env:"PUBLIC_URL"`
 	// DatabaseURL is sqlite:<path> or postgres://USER:PASSWORD@HOST:PORT/DATABASE. Default: an SQLite file in Data.
 	DatabaseURL string `yaml:"database_url" env:"DATABASE_URL"`
@@ -68,7 +68,7 @@ type Config struct {
 	// RequireIndexChildren refuses an index that lists manifests the repository does not have. See
 	// compatibility.md#absent-parts.
 	RequireIndexChildren bool `yaml:"require_index_children" env:"REQUIRE_INDEX_CHILDREN"`
-	// TrustedProxies are addresses or networks (10.1.0.0/16) of proxies whose X-Forwarded-For header is trusted.
+	// TrustedProxies are addresses or networks (10.1.0.0/16) of the proxies with a trusted X-Forwarded-For header.
 	TrustedProxies []string `yaml:"trusted_proxies" env:"TRUSTED_PROXIES"`
 
 	TLS        TLS        `yaml:"tls" envPrefix:"TLS_"`
@@ -137,7 +137,7 @@ type Upstream struct {
 	Prefix   string `yaml:"prefix" env:"PREFIX"`
 	Username string `yaml:"username" env:"USERNAME"`
 	Password Secret `yaml:"password" env:"PASSWORD"`
-	// PasswordFile is a file whose first line is the password, as an alternative to Password. It is read at each use.
+	// PasswordFile is a file with the password in its first line, as an alternative to Password. It is read at each use.
 	PasswordFile string `yaml:"password_file" env:"PASSWORD_FILE"`
 	// Token is a bearer token that is sent with all requests, as an alternative to a user name and a password.
 	Token Secret `yaml:"token" env:"TOKEN"`
@@ -185,7 +185,7 @@ type Mirror struct {
 	// AllowShrink lets every sync with mirror remove tags when the remote's tag list is empty or lost more than half
 	// of its tags.
 	AllowShrink bool `yaml:"allow_shrink" env:"ALLOW_SHRINK"`
-	// SkipCorrupt lets every sync skip images whose content is missing on the remote or does not match its digest.
+	// SkipCorrupt lets every sync skip images with content that is missing on the remote or does not match its digest.
 	SkipCorrupt bool `yaml:"skip_corrupt" env:"SKIP_CORRUPT"`
 	// MinRate is the minimum rate of a download in bytes per second, averaged over each MinRateWindow; 0: no minimum.
 	MinRate       int64         `yaml:"min_rate" env:"MIN_RATE"`

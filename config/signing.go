@@ -53,8 +53,8 @@ func (s Signing) AssignedServices(repository string) []string {
 	return names
 }
 
-// firstMatch returns the service of the first rule PATTERN=SERVICE whose pattern matches a repository name, or "" if
-// none does.
+// firstMatch returns the service of the first rule PATTERN=SERVICE with a pattern that matches a repository name, or ""
+// if there is none.
 func firstMatch(rules []string, repository string) string {
 	for _, rule := range rules {
 		pattern, service, _ := strings.Cut(rule, "=")

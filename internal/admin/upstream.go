@@ -25,9 +25,8 @@ import (
 // errNoUpstream reports a command about the upstream without one.
 var errNoUpstream = errors.New("there is no upstream registry: set COUNTERSIGN_UPSTREAM_URL as for the server")
 
-// Adopt adopts the content of the upstream registry into the repositories whose names match pattern, in which *
-// stands for any characters. A task of the server or a worker does it; Adopt waits for the task and prints its
-// result.
+// Adopt adopts the content of the upstream registry into the repositories with names that match pattern, in which *
+// stands for any characters. It creates a task for the server or a worker, waits for its end and prints its result.
 func (a *Admin) Adopt(ctx context.Context, pattern string) error {
 	return a.withUpstream(ctx, func(s *store.Store) error {
 		t, err := a.runTask(ctx, s, tasks.AdoptSpec(pattern, app.CommandLineUser))
@@ -46,7 +45,7 @@ func (a *Admin) Adopt(ctx context.Context, pattern string) error {
 	})
 }
 
-// Drift compares the repositories whose names match pattern with the upstream registry, as Adopt by a task, and
+// Drift compares the repositories with names that match pattern with the upstream registry, by a task like Adopt, and
 // prints the differences. With deep it compares the manifests and blobs of all versions, otherwise the tags only.
 func (a *Admin) Drift(ctx context.Context, pattern string, deep bool) error {
 	return a.withUpstream(ctx, func(s *store.Store) error {
@@ -90,7 +89,7 @@ func (a *Admin) printAdopted(r tasks.AdoptResult) error {
 	return nil
 }
 
-// printDrift prints the recorded differences of the repositories whose names match pattern.
+// printDrift prints the recorded differences of the repositories with names that match pattern.
 func (a *Admin) printDrift(ctx context.Context, s *store.Store, pattern string) error {
 	const page = 1000
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)

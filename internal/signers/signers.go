@@ -41,7 +41,7 @@ type Options struct {
 type Signers struct {
 	options Options
 	keys    openpgp.Cache
-	slots   signing.Slots // for keys in this process, whose signatures are bound by the CPU
+	slots   signing.Slots // for keys in this process: the CPU limits their signatures
 
 	mu      sync.Mutex
 	reasons map[string]string // by service id: why the service was unusable when it was last checked; empty if it was usable
@@ -168,7 +168,8 @@ func (s *Signers) signerWithoutWait(v pulp.SigningService) (signing.Signer, erro
 	return s.Signer(v)
 }
 
-// Usable returns those of the services whose tasks this process can run. It logs each change of a service's usability.
+// Usable returns the subset of services that can sign in this process. It logs each change of a service's
+// usability.
 //
 // Services with a key that is expired, or with a script that others can modify, are included: their tasks must fail
 // with this reason instead of waiting for another process.
@@ -184,7 +185,7 @@ func (s *Signers) Usable(ctx context.Context, services []pulp.SigningService) []
 	return usable
 }
 
-// WarnOfScripts logs the services whose script cannot be used. It serves processes without workers, which do not call
+// WarnOfScripts logs the services with a script that cannot be used. It serves processes without workers, which do not call
 // Usable.
 func (s *Signers) WarnOfScripts(ctx context.Context, services []pulp.SigningService) {
 	for _, v := range services {

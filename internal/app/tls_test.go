@@ -1,0 +1,111 @@
+package app_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/countersign/countersign/internal/app"
+	"github.com/countersign/countersign/internal/app/apptest"
+	"github.com/countersign/countersign/internal/eventually"
+)
+
+// certificate writes a self-signed certificate for 127.0.0.1 and its key, which other users can read.
+func certificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	public := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	for file, text := range map[string][]byte{
+		certFile: public, keyFile: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}),
+	} {
+		if err := os.WriteFile(file, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	roots = x509.NewCertPool()
+	roots.AppendCertsFromPEM(public)
+	return certFile, keyFile, roots
+}
+
+// TestServeTLS verifies that a server with a certificate serves HTTP/2 over TLS only, warns about a key that other users
+// can read, and stops without an error.
+func TestServeTLS(t *testing.T) {
+	t.Parallel()
+	certFile, keyFile, roots := certificate(t)
+	c := apptest.Load(t, "TLS_CERT_FILE="+certFile, "TLS_KEY_FILE="+keyFile)
+	if err := os.Chmod(keyFile, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	a, log := apptest.New(c)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended, out := make(chan error, 1), &apptest.Buffer{}
+	go func() { ended <- a.Serve(ctx, app.Greeting{Out: out, Command: "countersign"}) }()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	get := func(scheme string) (status, protocol int) {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, scheme+"://"+c.Listen+"/v2/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.SetBasicAuth(app.AdminName, apptest.AdminPassword)
+		response, err := client.Do(r)
+		if err != nil {
+			return 0, 0
+		}
+		_ = response.Body.Close()
+		return response.StatusCode, response.ProtoMajor
+	}
+	eventually.True(t, time.Minute, func() bool { status, _ := get("https"); return status == http.StatusOK }, "the server answers")
+	if _, protocol := get("https"); protocol != 2 {
+		t.Errorf("the server answers with HTTP/%d, want 2", protocol)
+	}
+	if status, _ := get("http"); status != http.StatusBadRequest {
+		t.Errorf("a request without TLS: status %d, want 400", status)
+	}
+	if !strings.Contains(log.String(), "setting=tls.key_file") {
+		t.Errorf("no warning about a readable key:\n%s", log)
+	}
+	if strings.Contains(out.String(), "--tls-verify=false") || !strings.Contains(out.String(), "https://") {
+		t.Errorf("the greeting is not for https:\n%s", out)
+	}
+	stop()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("Serve = %v, want nil", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the server does not stop")
+	}
+}

@@ -25,7 +25,7 @@ func (t *Tx) Retain(r pulp.Repository) error {
 	if err != nil {
 		return err
 	}
-	kept, err := sqldb.Collect(t.Ctx, t, scanInt, `
+	kept, err := sqldb.Collect(t.Ctx, t, sqldb.ScanInt, `
 		SELECT number FROM repository_version v WHERE v.repository_id = $1 AND (v.number = $2 OR v.number < $2 AND EXISTS (
 			SELECT 1 FROM distribution d WHERE d.repository_version_id = v.id)) ORDER BY number`, r.ID, oldest)
 	if err != nil {
@@ -39,12 +39,6 @@ func (t *Tx) Retain(r pulp.Repository) error {
 		p = q
 	}
 	return nil
-}
-
-func scanInt(row sqldb.Scanner) (int64, error) {
-	var v int64
-	err := row.Scan(&v)
-	return v, err
 }
 
 // dropBetween drops the versions between two retained versions p and q, and makes their changes part of q. p is -1 if

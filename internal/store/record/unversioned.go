@@ -1,7 +1,7 @@
 package record
 
 // Pending returns the condition that a row p of unversioned_content is of a pending unit of a repository. The argument is an SQL
-// expression for the repository's id. The reason is part of the text, so that the planner can use partial indexes.
+// expression for the repository's id. The reason is a constant of the text, for the estimates of the planner.
 func Pending(repositoryID string) string {
 	return `p.repository_id = ` + repositoryID + ` AND p.reason = 'pending'`
 }

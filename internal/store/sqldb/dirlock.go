@@ -10,10 +10,12 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// Lock is the ownership of a data directory: SQLite has one owner, the server (compatibility.md#one-owner-of-sqlite). The kernel ends it with the process.
+// Lock is the exclusive use of a data directory, because one process owns a SQLite database
+// (compatibility.md#one-owner-of-sqlite). The kernel releases it when the process ends.
 type Lock struct{ file *os.File }
 
-// LockDir takes the data directory for this process, making it when it is not there. When another process holds it: a Conflict.
+// LockDir locks a data directory for this process, and creates the directory if it is missing. The error is Conflict if another
+// process has locked it.
 func LockDir(dir string) (*Lock, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
@@ -34,5 +36,5 @@ func LockDir(dir string) (*Lock, error) {
 	return &Lock{f}, nil
 }
 
-// Release gives the directory up.
+// Release unlocks the directory.
 func (l *Lock) Release() error { return l.file.Close() }

@@ -93,7 +93,7 @@ func (p *postgres) ExecContext(ctx context.Context, query string, args ...any) (
 	return p.db.ExecContext(ctx, p.text(query), args...)
 }
 
-// composed implements pool. What lists compose is prepared without a name, so that the server keeps none of it.
+// composed implements pool. Composed texts are prepared without a name, so the server does not keep their statements.
 func (p *postgres) composed() Querier { return pgComposed{p.db} }
 
 // pgComposed runs texts that callers compose.

@@ -8,15 +8,15 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// Bounds of the statements that stay prepared on SQLite. Each takes memory on every connection of the pool.
+// Bounds of the statements that stay prepared on SQLite. Each statement takes memory on every connection of the pool.
 const (
-	preparedFixed    = 512     // texts of the store's own, which are fewer
-	preparedComposed = 64      // texts that lists put together from filters
+	preparedFixed    = 512     // constant texts; the stores have fewer
+	preparedComposed = 64      // texts that lists compose from filters
 	preparedText     = 4 << 10 // bytes of a text; longer ones are prepared for each use
 )
 
-// prepared is a pool of connections that keeps the statements prepared that were used last: preparing costs SQLite more than running a look-up does.
-// Texts that callers compose have a share of their own, so that they displace none of the others. It is safe for concurrent use.
+// prepared is a pool of connections that keeps recently used statements prepared: preparing a look-up costs SQLite more than
+// running it. Composed texts have a separate cache, so they do not evict constant ones. It is safe for concurrent use.
 type prepared struct {
 	*sql.DB
 	fixed, lists *statements
@@ -26,12 +26,12 @@ func newPrepared(db *sql.DB) *prepared {
 	return &prepared{DB: db, fixed: newStatements(db, preparedFixed), lists: newStatements(db, preparedComposed)}
 }
 
-// QueryContext implements querier.
+// QueryContext implements Querier.
 func (p *prepared) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
 	return p.fixed.QueryContext(ctx, query, args...)
 }
 
-// QueryRowContext implements querier.
+// QueryRowContext implements Querier.
 func (p *prepared) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
 	return p.fixed.QueryRowContext(ctx, query, args...)
 }
@@ -46,16 +46,16 @@ func (p *prepared) Close() error {
 	return p.DB.Close()
 }
 
-// statements keeps a limited number of statements prepared, those that were used last.
+// statements is an LRU cache of prepared statements.
 type statements struct {
 	db *sql.DB
 
 	mu      sync.Mutex
 	kept    *simplelru.LRU[string, *keptStatement]
-	evicted []*sql.Stmt // to be closed by the next caller that holds no lock
+	evicted []*sql.Stmt // to be closed without the lock; see closeEvicted
 }
 
-// keptStatement is a prepared statement. Its fields belong to the lock of statements.
+// keptStatement is a prepared statement. The lock of statements guards its fields.
 type keptStatement struct {
 	*sql.Stmt
 	users int  // calls that are about to run it
@@ -73,7 +73,7 @@ func newStatements(db *sql.DB, most int) *statements {
 	return s
 }
 
-// use returns a text's statement, prepared, for one call. The caller releases it.
+// use returns the prepared statement of a text for one call. The caller releases it.
 func (s *statements) use(ctx context.Context, query string) (*keptStatement, error) {
 	s.mu.Lock()
 	k, ok := s.kept.Get(query)
@@ -100,7 +100,7 @@ func (s *statements) use(ctx context.Context, query string) (*keptStatement, err
 	return k, nil
 }
 
-// release ends a use. Rows that are still being read keep their statement alive themselves.
+// release ends a use. Rows that are still being read keep the statement open.
 func (s *statements) release(k *keptStatement) {
 	s.mu.Lock()
 	if k.users--; k.gone && k.users == 0 {
@@ -109,7 +109,7 @@ func (s *statements) release(k *keptStatement) {
 	s.closeEvicted()
 }
 
-// closeEvicted gives the lock up and closes the statements that are no longer kept: that may wait for a connection.
+// closeEvicted unlocks the cache and then closes the evicted statements, because closing may wait for a connection.
 func (s *statements) closeEvicted() {
 	evicted := s.evicted
 	s.evicted = nil
@@ -119,7 +119,7 @@ func (s *statements) closeEvicted() {
 	}
 }
 
-// QueryContext implements querier.
+// QueryContext implements Querier.
 func (s *statements) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
 	if len(query) > preparedText {
 		return s.db.QueryContext(ctx, query, args...)
@@ -132,7 +132,7 @@ func (s *statements) QueryContext(ctx context.Context, query string, args ...any
 	return k.QueryContext(ctx, args...)
 }
 
-// QueryRowContext implements querier.
+// QueryRowContext implements Querier.
 func (s *statements) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
 	if len(query) > preparedText {
 		return s.db.QueryRowContext(ctx, query, args...)

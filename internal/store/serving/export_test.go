@@ -1,10 +1,4 @@
 package serving
 
-import ()
-
-import ()
-
-import ()
-
 // Cached reports whether the store has a cache.
 func (s *Store) Cached() bool { return s.cache != nil }

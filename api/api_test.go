@@ -24,6 +24,7 @@ import (
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/storetest"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/internal/telemetry"
 	"github.com/countersign/countersign/tasks"
@@ -178,11 +179,14 @@ func (w *world) target(path string) record.Target {
 	return target
 }
 
+// serviceKey is the fingerprint of the key of the services that addService adds.
+const serviceKey = "2950DA0EEA6F1C907BE918A6D1B86E06B4D88886"
+
 func (w *world) addService(name string) pulp.SigningService {
 	w.t.Helper()
 	v, err := w.store.Signatures.AddSigningService(w.t.Context(), pulp.SigningService{
 		Name: name, Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Script: "/srv/sign.sh",
-		Fingerprint: "2950DA0EEA6F1C907BE918A6D1B86E06B4D88886", PublicKey: "-----BEGIN PGP PUBLIC KEY BLOCK-----\n",
+		Fingerprint: serviceKey, PublicKey: "-----BEGIN PGP PUBLIC KEY BLOCK-----\n",
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -235,13 +239,11 @@ func (w *world) pushIndex(target record.Target, children []digest.Digest, tags .
 
 func (w *world) sign(target record.Target, manifest digest.Digest, content string) pulp.Version {
 	w.t.Helper()
-	d, fingerprint := digest.FromString(content), "2950DA0EEA6F1C907BE918A6D1B86E06B4D88886"
-	v, err := w.store.Signatures.PutSignature(w.t.Context(), target.Repository.ID, manifest, pulp.Signature{
-		Digest: d, Name: string(
-			manifest,
-		) + "@" + d.Encoded()[:32], Content: []byte(content), KeyID: "D1B86E06B4D88886", Fingerprint: &fingerprint,
-		Reference: "registry.example:8443/acme/app:latest", Creator: "atomic 5.23.1", SignedAt: 1795384279,
-	})
+	g, fingerprint := storetest.SignatureOf(w.t, w.store, target, pulp.Manifest{Digest: manifest}, content), serviceKey
+	g.Name = string(manifest) + "@" + g.Digest.Encoded()[:32]
+	g.KeyID, g.Fingerprint, g.VerifiedBy = fingerprint[len(fingerprint)-16:], &fingerprint, fingerprint
+	g.Reference, g.Creator, g.SignedAt = "registry.example:8443/acme/app:latest", "atomic 5.23.1", 1795384279
+	v, err := w.store.Signatures.PutSignature(w.t.Context(), target.Repository.ID, manifest, g)
 	if err != nil || v == nil {
 		w.t.Fatal(v, err)
 	}

@@ -65,7 +65,7 @@ type signature struct {
 
 	// Fields of our own.
 	Reference string   `json:"docker_reference"`
-	Verified  bool     `json:"verified"`         // with the key of a signing service, now
+	Verified  bool     `json:"verified"`         // by the key of a signing service that exists now; not stored
 	Services  []string `json:"signing_services"` // that have the key; empty unless the caller is an administrator
 }
 

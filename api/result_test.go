@@ -52,10 +52,9 @@ func TestResultsAreShownAsObjects(t *testing.T) {
 		}
 	}
 	type fields = map[string]any
+	latest := func(repo string) string { return w.get(repo)["latest_version_href"].(string) }
 	tagsOf := func(repo string) []string {
-		return w.results(
-			"content/container/tags/?ordering=name&repository_version="+w.get(repo)["latest_version_href"].(string), "name",
-		)
+		return w.results("content/container/tags/?ordering=name&repository_version="+latest(repo), "name")
 	}
 	expectTags := func(repo string, want ...string) {
 		t.Helper()
@@ -79,16 +78,15 @@ func TestResultsAreShownAsObjects(t *testing.T) {
 
 	task := do(
 		http.MethodPost, repo+"copy_tags/",
-		fields{"source_repository_version": w.get(w.repoHref())["latest_version_href"], "names": []string{"latest", "multi"}},
+		fields{"source_repository_version": latest(w.repoHref()), "names": []string{"latest", "multi"}},
 	)
-	if got := made(task); len(got) != 1 || got[0] != repo+"versions/1/" {
+	if got := made(task); len(got) != 1 || got[0] != latest(repo) {
 		t.Errorf("created resources %v", got)
 	}
 	expectTags(repo, "latest", "multi")
 	task = do(http.MethodPost, repo+"tag/", fields{"tag": "stable", "digest": w.manifest})
-	if got := made(
-		task,
-	); len(got) != 2 || got[0] != repo+"versions/2/" || !strings.HasPrefix(got[1], pulp.Root+pulp.TagCollection) {
+	tagged := latest(repo)
+	if got := made(task); len(got) != 2 || got[0] != tagged || !strings.HasPrefix(got[1], pulp.Root+pulp.TagCollection) {
 		t.Errorf("created resources %v", got)
 	}
 	if got := made(do(http.MethodPost, repo+"tag/", fields{"tag": "stable", "digest": w.manifest})); len(got) != 0 {
@@ -96,22 +94,24 @@ func TestResultsAreShownAsObjects(t *testing.T) {
 	}
 	do(http.MethodPost, repo+"untag/", fields{"tag": "latest"})
 	expectTags(repo, "multi", "stable")
+	untagged := latest(repo)
 	second := w.results("content/container/tags/?name=2.0", "pulp_href")[0]
 	do(http.MethodPost, repo+"add/", fields{"content_units": []string{second}})
 	expectTags(repo, "2.0", "multi", "stable")
+	added := latest(repo)
 	do(http.MethodPost, repo+"remove/", fields{"content_units": []string{second}})
 	do(http.MethodPost, repo+"remove/", fields{"content_units": []string{"*"}})
 	expectTags(repo)
-	do(http.MethodPost, repo+"rollback/", fields{"version": 4})
+	do(http.MethodPost, repo+"rollback/", fields{"version": added})
 	expectTags(repo, "2.0", "multi", "stable")
-	do(http.MethodPost, repo+"copy_tags/", fields{"source_repository_version": repo + "versions/2/", "names": []string{}})
+	do(http.MethodPost, repo+"copy_tags/", fields{"source_repository_version": tagged, "names": []string{}})
 	expectTags(repo, "2.0", "multi", "stable")
-	task = do(http.MethodDelete, repo+"versions/3/", nil)
+	task = do(http.MethodDelete, untagged, nil)
 	if diff := cmp.Diff(any(fields{"core.RepositoryVersion": 1.0}), task["result"]); diff != "" {
 		t.Errorf("delete a version: result (-want +got):\n%s", diff)
 	}
 	w.expect(
-		call{path: repo + "versions/3/"}, http.StatusNotFound, `{"detail":"No RepositoryVersion matches the given query."}`,
+		call{path: untagged}, http.StatusNotFound, `{"detail":"No RepositoryVersion matches the given query."}`,
 	)
 
 	task = do(
@@ -122,10 +122,10 @@ func TestResultsAreShownAsObjects(t *testing.T) {
 	same("create a distribution", task, distribution)
 	same(
 		"edit a distribution",
-		do(http.MethodPatch, distribution, fields{"repository": nil, "repository_version": repo + "versions/2/"}),
+		do(http.MethodPatch, distribution, fields{"repository": nil, "repository_version": tagged}),
 		distribution,
 	)
-	w.expect(call{method: http.MethodDelete, path: repo + "versions/2/"}, http.StatusBadRequest, "")
+	w.expect(call{method: http.MethodDelete, path: tagged}, http.StatusBadRequest, "")
 
 	task = do(http.MethodPost, w.repoHref()+"migrate/", nil)
 	migrated := pulp.RepositoryHref(pulp.Container, w.repo.Repository.ID)

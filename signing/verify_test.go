@@ -350,7 +350,9 @@ func TestCheckedRejectsOtherSignatures(t *testing.T) {
 	}
 }
 
-func TestSuiteWithAKeyInTheProcess(t *testing.T) {
+// TestSignerSuite runs the suite of all signers with a signer of signtest itself, so that a failure of the suite is not
+// mistaken for one of a signer.
+func TestSignerSuite(t *testing.T) {
 	t.Parallel()
 	signtest.Run(t, func(t *testing.T) (signing.Signer, signing.PublicKey) {
 		key := signtest.NewKey(t, time.Now().Add(-time.Hour), 0)

@@ -12,7 +12,7 @@ import (
 // Origin identifies the starter of a task. Dispatch rejects the zero Origin, so that no caller can omit it.
 type Origin struct {
 	Kind taskstore.Origin
-	User int64 // the id of the account, for store.OriginUser
+	User int64 // the id of the account, for taskstore.OriginUser
 }
 
 // ByUser returns the origin of tasks that the account with this id starts. Such a task runs with the

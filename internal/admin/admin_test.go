@@ -190,15 +190,15 @@ func TestAddSigningServiceErrors(t *testing.T) {
 		},
 		"script and key file": {
 			service: admin.NewService{Script: "/bin/true", OpenPGPKey: "f"},
-			want:    "cannot be combined with --openpgp-key.",
+			want:    "SCRIPT, KEY, --home, --gnupghome and --keyring cannot be combined with --openpgp-key.",
 		},
 		"script and token": {
 			service: admin.NewService{Script: "/bin/true", PKCS11URI: "pkcs11:"},
-			want:    "cannot be combined with --pkcs11-uri.",
+			want:    "SCRIPT, KEY, --home, --gnupghome, --keyring, --openpgp-key and --passphrase-file cannot be combined with --pkcs11-uri.",
 		},
 		"key file and token": {
 			service: admin.NewService{OpenPGPKey: "f", PKCS11URI: "pkcs11:"},
-			want:    "cannot be combined with --pkcs11-uri.",
+			want:    "SCRIPT, KEY, --home, --gnupghome, --keyring, --openpgp-key and --passphrase-file cannot be combined with --pkcs11-uri.",
 		},
 		"passphrase alone": {service: admin.NewService{Passphrase: "f"}, want: "--passphrase-file requires --openpgp-key."},
 		"public key alone": {

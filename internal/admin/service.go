@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/countersign/countersign/internal/app"
@@ -70,17 +71,82 @@ func (a *Admin) add(ctx context.Context, n NewService) error {
 	})
 }
 
+// option is an argument or a flag of the command line.
+type option struct{ name, value string }
+
+// serviceKind is a kind of signing service with its options. The first option selects the kind.
+type serviceKind struct {
+	kind    pulp.ServiceKind
+	options []option
+}
+
+// kinds returns all kinds of services with the values of their options. A service is of the last kind that is
+// selected, and otherwise of the first.
+func (n NewService) kinds() []serviceKind {
+	return []serviceKind{
+		{kind: pulp.ServiceScript, options: []option{
+			{"SCRIPT", n.Script}, {"KEY", n.Key}, {"--home", n.Home}, {"--gnupghome", n.Gnupghome}, {"--keyring", n.Keyring},
+		}},
+		{kind: pulp.ServiceOpenPGP, options: []option{{"--openpgp-key", n.OpenPGPKey}, {"--passphrase-file", n.Passphrase}}},
+		{kind: pulp.ServicePKCS11, options: []option{
+			{"--pkcs11-uri", n.PKCS11URI}, {"--public-key", n.PublicKey}, {"--user-id", n.UserID},
+		}},
+	}
+}
+
+// kind returns the kind of the service. The error names the options of other kinds, if any of these are set.
+func (n NewService) kind() (pulp.ServiceKind, error) {
+	kinds, selected := n.kinds(), 0
+	for i, k := range kinds {
+		if k.options[0].value != "" {
+			selected = i
+		}
+	}
+	for _, k := range slices.Backward(kinds[selected+1:]) {
+		if names, set := namesOf(k.options[1:]); set {
+			verb := "require"
+			if len(k.options) == 2 { // one besides the selecting option
+				verb = "requires"
+			}
+			return "", fault.New(fault.Invalid, "%s %s %s.", names, verb, k.options[0].name)
+		}
+	}
+	var others []option
+	for _, k := range kinds[:selected] {
+		others = append(others, k.options...)
+	}
+	if names, set := namesOf(others); set {
+		return "", fault.New(fault.Invalid, "%s cannot be combined with %s.", names, kinds[selected].options[0].name)
+	}
+	return kinds[selected].kind, nil
+}
+
+// namesOf returns the names of options as text, and whether any of the options is set.
+func namesOf(options []option) (names string, set bool) {
+	for i, o := range options {
+		switch i {
+		case 0:
+		case len(options) - 1:
+			names += " and "
+		default:
+			names += ", "
+		}
+		names += o.name
+		set = set || o.value != ""
+	}
+	return names, set
+}
+
 // service returns the described service without name and class.
 func (n NewService) service(ctx context.Context, keys *signers.Signers) (pulp.SigningService, error) {
+	kind, err := n.kind()
 	switch {
-	case n.PKCS11URI != "":
+	case err != nil:
+		return pulp.SigningService{}, err
+	case kind == pulp.ServicePKCS11:
 		return n.pkcs11Service(ctx)
-	case n.PublicKey+n.UserID != "":
-		return pulp.SigningService{}, fault.New(fault.Invalid, "--public-key and --user-id require --pkcs11-uri.")
-	case n.OpenPGPKey != "":
+	case kind == pulp.ServiceOpenPGP:
 		return n.openPGPService(keys)
-	case n.Passphrase != "":
-		return pulp.SigningService{}, fault.New(fault.Invalid, "--passphrase-file requires --openpgp-key.")
 	}
 	return n.scriptService(ctx)
 }
@@ -107,9 +173,6 @@ func (n NewService) scriptService(ctx context.Context) (pulp.SigningService, err
 
 func (n NewService) openPGPService(keys *signers.Signers) (pulp.SigningService, error) {
 	none := pulp.SigningService{}
-	if n.Script+n.Key+n.Home+n.Gnupghome+n.Keyring != "" {
-		return none, fault.New(fault.Invalid, "SCRIPT, KEY, --home, --gnupghome and --keyring cannot be combined with --openpgp-key.")
-	}
 	// Symbolic links are not resolved: mounted secrets change by changing the target of a link.
 	file, err := filepath.Abs(n.OpenPGPKey)
 	if err != nil {
@@ -131,11 +194,7 @@ const maxPublicKey = 1 << 20
 // A created key is stored with the service, because its fingerprint depends on the time of creation.
 func (n NewService) pkcs11Service(ctx context.Context) (pulp.SigningService, error) {
 	none := pulp.SigningService{}
-	switch {
-	case n.Script+n.Key+n.Home+n.Gnupghome+n.Keyring+n.OpenPGPKey+n.Passphrase != "":
-		return none, fault.New(fault.Invalid,
-			"SCRIPT, KEY, --home, --gnupghome, --keyring, --openpgp-key and --passphrase-file cannot be combined with --pkcs11-uri.")
-	case (n.PublicKey == "") == (n.UserID == ""):
+	if (n.PublicKey == "") == (n.UserID == "") {
 		return none, fault.New(fault.Invalid,
 			"With --pkcs11-uri give one of --public-key FILE, with an existing OpenPGP key, and --user-id 'NAME <MAIL>', to create one.")
 	}

@@ -200,10 +200,12 @@ type Signature struct {
 	Content     []byte  // the binary OpenPGP message; nil in lists
 	KeyID       string  // 16 upper-case hex digits
 	Fingerprint *string // of the issuing key, upper-case hex; nil if the signature does not contain it
-	VerifiedBy  string  // fingerprint of the primary key that verified the signature; empty if it was not verified
-	Reference   string  // the docker reference in the payload
-	Creator     string
-	SignedAt    int64 // Unix time in seconds, from the OpenPGP packet
+	// VerifiedBy is the fingerprint of the primary key of the signing service that verified the signature when it was
+	// stored; empty if no service had the key.
+	VerifiedBy string
+	Reference  string // the docker reference in the payload
+	Creator    string
+	SignedAt   int64 // Unix time in seconds, from the OpenPGP packet
 	Stamps
 }
 

@@ -79,7 +79,7 @@ func load(o Options) (*Signer, []fs.FileInfo, error) {
 	return s, files, nil
 }
 
-// cannot returns the error for a key that cannot be used. which identifies the key in the log.
+// cannot returns the error for a key that cannot be used. which, its file or fingerprint, identifies it in the log.
 func cannot(err error, which string) error {
 	why := "it is damaged."
 	if msg, ok := fault.Message(err); ok {
@@ -140,23 +140,23 @@ func unarmored(raw []byte) ([]byte, error) {
 		return raw, nil
 	}
 	if bytes.Count(raw, []byte("-----BEGIN ")) > 1 {
-		return nil, fault.New(fault.Invalid, "the file has several keys; exactly one is required.")
+		return nil, fault.New(fault.Invalid, "the key material has several keys; exactly one is required.")
 	}
 	block, err := armor.Decode(bytes.NewReader(raw))
 	if err != nil {
-		return nil, fault.New(fault.Invalid, "the file has no OpenPGP key.")
+		return nil, fault.New(fault.Invalid, "the key material has no OpenPGP key.")
 	}
 	if block.Type == pgp.PublicKeyType {
 		return nil, errOnlyPublic
 	}
 	body, err := io.ReadAll(block.Body)
 	if err != nil || block.Type != pgp.PrivateKeyType {
-		return nil, fault.New(fault.Invalid, "the file has no OpenPGP key.")
+		return nil, fault.New(fault.Invalid, "the key material has no OpenPGP key.")
 	}
 	return body, nil
 }
 
-var errOnlyPublic = fault.New(fault.Invalid, "the file has the public key only; gpg --export-secret-keys exports both parts.")
+var errOnlyPublic = fault.New(fault.Invalid, "the key material has the public key only; gpg --export-secret-keys exports both parts.")
 
 // checkPackets returns an error unless there is exactly one secret key, of version 4. The library skips unknown
 // versions.
@@ -168,7 +168,7 @@ func checkPackets(raw []byte) error {
 		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return fault.New(fault.Invalid, "the file has no OpenPGP key.")
+			return fault.New(fault.Invalid, "the key material has no OpenPGP key.")
 		}
 		switch p.Tag {
 		case tagSecretKey:
@@ -182,11 +182,11 @@ func checkPackets(raw []byte) error {
 	}
 	switch {
 	case secret+public > 1:
-		return fault.New(fault.Invalid, "the file has %d keys; exactly one is required.", secret+public)
+		return fault.New(fault.Invalid, "the key material has %d keys; exactly one is required.", secret+public)
 	case public == 1:
 		return errOnlyPublic
 	case secret == 0:
-		return fault.New(fault.Invalid, "the file has no OpenPGP key.")
+		return fault.New(fault.Invalid, "the key material has no OpenPGP key.")
 	}
 	return nil
 }

@@ -55,25 +55,30 @@ type Options struct {
 
 // All returns the jobs by the names of their tasks.
 func All(o Options) map[string]tasks.Job {
+	repositoryOfTag := func(a tasks.TagArgs) string { return a.RepositoryID }
+	repositoryOfRemoval := func(a tasks.RemoveArgs) string { return a.RepositoryID }
+	repositoryOfSignatures := func(a tasks.RemoveSignaturesArgs) string { return a.RepositoryID }
+	migrated := func(a tasks.ObjectArgs) string { return a.ID }
+	repositoryOfVersion := func(a tasks.VersionArgs) string { return a.RepositoryID }
 	return map[string]tasks.Job{
 		tasks.Sign:               permitted(signer{o}.run, o.maySign),
 		tasks.SignMissing:        {Run: with(o.signMissing)}, // dispatched by the server only
 		tasks.Sync:               permitted(syncer{o}.run, o.maySync),
-		tasks.Tag:                o.signingFirst(permitted(o.tag, o.mayTag)),
-		tasks.Untag:              permitted(o.untag, o.mayTag),
+		tasks.Tag:                o.signingFirst(permitted(o.tag, may(o, auth.Modify, repositoryOfTag))),
+		tasks.Untag:              permitted(o.untag, may(o, auth.Modify, repositoryOfTag)),
 		tasks.AddContent:         o.signingFirst(permitted(o.addContent, o.mayAdd)),
-		tasks.RemoveContent:      o.signingFirst(permitted(o.removeContent, o.mayRemove)),
-		tasks.RemoveSignatures:   permitted(o.removeSignatures, o.mayRemoveSignatures),
-		tasks.Repair:             permitted(o.repair, o.onVersion(auth.Modify)),
-		tasks.Restore:            o.signingFirst(permitted(o.restore, o.onVersion(auth.Modify))),
-		tasks.DeleteVersion:      o.signingFirst(permitted(o.deleteVersion, o.onVersion(auth.Delete))),
+		tasks.RemoveContent:      o.signingFirst(permitted(o.removeContent, may(o, auth.Modify, repositoryOfRemoval))),
+		tasks.RemoveSignatures:   permitted(o.removeSignatures, may(o, auth.Modify, repositoryOfSignatures)),
+		tasks.Repair:             permitted(o.repair, may(o, auth.Modify, repositoryOfVersion)),
+		tasks.Restore:            o.signingFirst(permitted(o.restore, may(o, auth.Modify, repositoryOfVersion))),
+		tasks.DeleteVersion:      o.signingFirst(permitted(o.deleteVersion, may(o, auth.Delete, repositoryOfVersion))),
 		tasks.Create:             o.signingFirst(permitted(o.create, o.mayCreate)),
 		tasks.Edit:               o.signingFirst(permitted(o.edit, o.mayEdit)),
 		tasks.Delete:             permitted(o.delete, o.mayDelete),
 		tasks.DeleteDistribution: permitted(o.delete, o.mayDelete),
 		tasks.Adopt:              permitted(o.adopt, administrator[tasks.AdoptArgs]),
 		tasks.Compare:            permitted(o.compare, administrator[tasks.CompareArgs]),
-		tasks.Migrate:            permitted(o.migrate, o.mayMigrate),
+		tasks.Migrate:            permitted(o.migrate, may(o, auth.Modify, migrated)),
 		tasks.CleanOrphans:       permitted(o.cleanOrphans, administrator[tasks.OrphanArgs]),
 		tasks.Purge:              totalled(permitted(o.purge, administrator[tasks.PurgeArgs])),
 	}

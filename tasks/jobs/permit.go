@@ -91,6 +91,14 @@ func (o Options) onRepository(ctx context.Context, u pulp.User, action auth.Acti
 	return repo, require(u, action, auth.Object{Path: repo.Name, Exists: true}, "repository "+repo.Name)
 }
 
+// may requires a permission on the repository of a task. id returns its id from the task's arguments.
+func may[T any](o Options, action auth.Action, id func(T) string) func(context.Context, pulp.User, T) error {
+	return func(ctx context.Context, u pulp.User, args T) error {
+		_, err := o.onRepository(ctx, u, action, id(args))
+		return err
+	}
+}
+
 func (o Options) maySign(ctx context.Context, u pulp.User, args tasks.SignArgs) error {
 	repo, err := o.onRepository(ctx, u, auth.Sign, args.RepositoryID)
 	if err != nil {
@@ -139,40 +147,12 @@ func (o Options) maySync(ctx context.Context, u pulp.User, args tasks.SyncArgs) 
 	return err
 }
 
-func (o Options) mayTag(ctx context.Context, u pulp.User, args tasks.TagArgs) error {
-	_, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
-	return err
-}
-
 // mayAdd does not check single units: the store only adds those that the user may read (see addContent).
 func (o Options) mayAdd(ctx context.Context, u pulp.User, args tasks.AddArgs) error {
 	_, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
 	if err == nil && args.Copy != nil && args.Copy.RepositoryID != args.RepositoryID {
 		_, err = sees(ctx, o.Store.Lists.Repositories, u, args.Copy.RepositoryID, "the source repository")
 	}
-	return err
-}
-
-func (o Options) mayRemove(ctx context.Context, u pulp.User, args tasks.RemoveArgs) error {
-	_, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
-	return err
-}
-
-func (o Options) mayRemoveSignatures(ctx context.Context, u pulp.User, args tasks.RemoveSignaturesArgs) error {
-	_, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
-	return err
-}
-
-// onVersion requires a permission on the repository of a version.
-func (o Options) onVersion(action auth.Action) func(context.Context, pulp.User, tasks.VersionArgs) error {
-	return func(ctx context.Context, u pulp.User, args tasks.VersionArgs) error {
-		_, err := o.onRepository(ctx, u, action, args.RepositoryID)
-		return err
-	}
-}
-
-func (o Options) mayMigrate(ctx context.Context, u pulp.User, args tasks.ObjectArgs) error {
-	_, err := o.onRepository(ctx, u, auth.Modify, args.ID)
 	return err
 }
 

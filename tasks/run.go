@@ -93,6 +93,14 @@ func (p *Report) Add(n int) {
 	p.run.dirty = true
 }
 
+// Set sets the number of finished items.
+func (p *Report) Set(n int) {
+	p.run.mu.Lock()
+	defer p.run.mu.Unlock()
+	p.progress.Done = int64(n)
+	p.run.dirty = true
+}
+
 // Complete marks the report as completed and stores all reports.
 func (p *Report) Complete(ctx context.Context) error {
 	p.run.mu.Lock()

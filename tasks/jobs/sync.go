@@ -158,10 +158,14 @@ func (o *oneSync) run(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	o.skips.report(ctx, o.task, o.Log)
-	o.wanted.Report = func(added, removed int64) []taskstore.Progress {
-		o.adding.Add(int(added))
+	var removing *tasks.Report
+	o.wanted.Report = func(added, removed int64) []taskstore.Progress { // again for each attempt of the transaction
+		o.adding.Set(int(added))
 		if o.args.Mirror {
-			o.task.Report("un-associating.content", "Un-Associating Content", -1).Add(int(removed))
+			if removing == nil {
+				removing = o.task.Report("un-associating.content", "Un-Associating Content", -1)
+			}
+			removing.Set(int(removed))
 		}
 		return o.task.Finished()
 	}

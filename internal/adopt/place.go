@@ -135,14 +135,24 @@ func (a *Adopter) UnpinManifests(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// downError is an error of a request to the upstream after which a ping failed, too. It stays fatal if the
+// upstream answers again by the time a caller asks.
+type downError struct{ error }
+
+// Unwrap returns the error of the request.
+func (e downError) Unwrap() error { return e.error }
+
 // retryOnce calls f, and once more if the upstream did not answer the request although it answers a ping: the
-// failure was transient.
+// failure was transient. If the ping fails, too, the result is a downError.
 func (a *Adopter) retryOnce(ctx context.Context, f func() error) error {
 	err := f()
-	if fault.IsOutage(err, fault.Upstream) && !a.IsFatal(ctx, err) {
-		err = f()
+	switch {
+	case !fault.IsOutage(err, fault.Upstream):
+		return err
+	case a.IsFatal(ctx, err):
+		return downError{err}
 	}
-	return err
+	return f()
 }
 
 // IsFatal reports whether an error concerns more than the object of the failed request: the upstream or the
@@ -155,8 +165,11 @@ func (a *Adopter) IsFatal(ctx context.Context, err error) bool {
 	return a.isDown(ctx, err) || fault.Is(err, fault.Internal)
 }
 
-// isDown reports whether no further request can succeed now: the upstream does not answer a ping, the database
-// is down, or ctx has ended.
+// isDown reports whether no further request can succeed now: the upstream does not answer a ping, or did not
+// after the failed request, the database is down, or ctx has ended.
 func (a *Adopter) isDown(ctx context.Context, err error) bool {
+	if _, down := errors.AsType[downError](err); down {
+		return true
+	}
 	return ctx.Err() != nil || sqldb.IsUnavailable(err) || fault.IsOutage(err, fault.Upstream) && a.Blobs.Storage.Ping(ctx) != nil
 }

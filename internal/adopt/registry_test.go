@@ -29,6 +29,7 @@ type registry struct {
 	catalog   []string // nil: not supported
 	keepsTags bool     // does not support deleting tags
 	down      bool     // does not answer pings
+	downPings int      // number of next pings that are not answered
 	requests  []string // "operation name reference"
 	// fail returns the error of a request, if any. It is called without the lock.
 	fail func(operation, name, reference string) error
@@ -182,6 +183,10 @@ func (r *registry) Catalog(context.Context) ([]string, error) {
 func (r *registry) Ping(context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.downPings > 0 {
+		r.downPings--
+		return errDown
+	}
 	if r.down {
 		return errDown
 	}

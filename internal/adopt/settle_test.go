@@ -127,3 +127,16 @@ func TestIsFatal(t *testing.T) {
 		}
 	}
 }
+
+// TestOutageEndsAfterThePing expects that an error stays fatal if the upstream answers again between the ping after the
+// failed request and the caller's question.
+func TestOutageEndsAfterThePing(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.failing("tags", errDown)
+	f.upstream.downPings = 1
+	_, err := f.adopter.Repository(t.Context(), caller, name)
+	if !errors.Is(err, errDown) || !f.adopter.IsFatal(t.Context(), err) {
+		t.Errorf("Repository = %v, fatal %t; want a fatal outage", err, f.adopter.IsFatal(t.Context(), err))
+	}
+}

@@ -63,7 +63,7 @@ type signature struct {
 	Creator     string  `json:"creator"`
 	Manifest    string  `json:"signed_manifest"`
 
-	// Fields of our own.
+	// Fields of our own; each needs a line in testdata/differences.tsv.
 	Reference string   `json:"docker_reference"`
 	Verified  bool     `json:"verified"`         // by the key of a signing service that exists now; not stored
 	Services  []string `json:"signing_services"` // that have the key; empty unless the caller is an administrator

@@ -206,7 +206,7 @@ func compareShape(t *testing.T, file string, want, have any) {
 	t.Helper()
 	compares(t, file, "shape")
 	if diff := shapeDiff(file, want, have); diff != "" {
-		t.Errorf("%s: shape differs (-reference +ours):\n%s", file, diff)
+		t.Errorf("%s: shape differs; a field of our own needs a line in testdata/differences.tsv (-reference +ours):\n%s", file, diff)
 	}
 }
 

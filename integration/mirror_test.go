@@ -28,7 +28,7 @@ func (a api) make(t *testing.T, collection string, fields object) string {
 	return text(made["pulp_href"])
 }
 
-// start starts a task and returns its href.
+// startTask starts a task and returns its href.
 func (a api) startTask(t *testing.T, method, path string, fields object) string {
 	t.Helper()
 	var out struct {

@@ -248,6 +248,7 @@ func (c *call) manifestTarget(m pulp.Manifest) (record.Target, error) {
 func (c *call) storeManifest(t record.Target, m pulp.Manifest, tags []string) error {
 	precondition := parsePrecondition(c.r.Header)
 	if err := c.checkUpstreamPrecondition(t, tags, precondition); err != nil {
+		c.audit("push manifest", err, slog.String("digest", string(m.Digest)), slog.Any("tags", tags))
 		return err
 	}
 	if referencesEmptyLayer(m) {
@@ -397,6 +398,7 @@ func (c *call) deleteManifest() error {
 	precondition := parsePrecondition(c.r.Header)
 	if pulp.ValidTag(c.ref) {
 		if err := c.checkUpstreamPrecondition(t, []string{c.ref}, precondition); err != nil {
+			c.audit("delete manifest", err, slog.String("reference", c.ref))
 			return err
 		}
 	}

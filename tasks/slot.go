@@ -16,19 +16,19 @@ const (
 	shortSlots = 2 // slots that accept short tasks only, each of a different share
 )
 
-// kinds maps the name of a task to whether it is long. A long task may run for hours, because it waits for
+// longTasks maps the name of a task to whether it is long. A long task may run for hours, because it waits for
 // other servers or reads everything, and must not occupy the slots that signatures and changes of content need.
-var kinds = map[string]bool{
+var longTasks = map[string]bool{
 	Sync: true, Repair: true, Adopt: true, Compare: true, Purge: true, CleanOrphans: true,
 	Sign: false, SignMissing: false, Tag: false, Untag: false, AddContent: false, RemoveContent: false,
 	RemoveSignatures: false, Restore: false, DeleteVersion: false,
 	Create: false, Edit: false, Delete: false, DeleteDistribution: false, Migrate: false,
 }
 
-// IsLong reports whether tasks with this name are long. Names that kinds does not contain are not known and
+// IsLong reports whether tasks with this name are long. Names that longTasks does not contain are not known and
 // count as short.
 func IsLong(name string) (long, known bool) {
-	long, known = kinds[name]
+	long, known = longTasks[name]
 	return long, known
 }
 

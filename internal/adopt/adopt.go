@@ -144,8 +144,8 @@ func (a *Adopter) pull(ctx context.Context, user, name, reference string, absent
 
 // SettleTag compares a tag with the upstream before a conditional change of the tag. If another client has pushed
 // the tag there, it returns that digest, after adopting and committing it as a version if Follow is set. A digest
-// that cannot be adopted is returned too, and logged. So a precondition on the returned digest may hold here only if
-// it was adopted.
+// that cannot be adopted is returned too, and logged. If it was not adopted, no If-Match can
+// hold: the caller compares the condition with this digest, the transaction with the tag here.
 //
 // The digest is empty if the upstream has the same manifest as this server, a late write of this server, or no such
 // tag; and, without a request to the upstream, if the tag waits in the outbox, is a pin tag, or belongs to a mirror.

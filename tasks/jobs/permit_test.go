@@ -251,7 +251,7 @@ func permissionCases() []taskCase {
 		{title: "compare", name: tasks.Compare, args: func(*shop) any { return tasks.CompareArgs{Pattern: "*"} }, staff: true, reason: "administer on the server"},
 		{title: "purge", name: tasks.Purge, args: func(*shop) any { return tasks.PurgeArgs{} }, staff: true, reason: "administer on the server"},
 		{title: "orphans", name: tasks.CleanOrphans, args: func(*shop) any { return tasks.OrphanArgs{} }, staff: true, reason: "administer on the server"},
-		{title: "seal", name: tasks.SignMissing, args: func(w *shop) any { return tasks.SignMissingArgs{RepositoryID: w.repo.ID} }, lose: nothing, reason: "Only the server itself may start"},
+		{title: "sign missing", name: tasks.SignMissing, args: func(w *shop) any { return tasks.SignMissingArgs{RepositoryID: w.repo.ID} }, lose: nothing, reason: "Only the server itself may start"},
 	}
 }
 
@@ -265,9 +265,9 @@ func addService(w *shop) string {
 	return v.ID
 }
 
-// waits dispatches a task of the user behind another one. It returns a function that cancels the other one and
+// dispatchBehind dispatches a task of the user behind another one. It returns a function that cancels the other one and
 // runs the task to its end.
-func (w *shop) retryUpstream(c taskCase) func() taskstore.Task {
+func (w *shop) dispatchBehind(c taskCase) func() taskstore.Task {
 	w.Helper()
 	if c.staff {
 		w.exec(`UPDATE account SET is_staff = TRUE`)
@@ -347,7 +347,7 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 			t.Errorf("the table has no case for %s: add one with the permission that it needs", name)
 		}
 		if _, known := tasks.IsLong(name); !known {
-			t.Errorf("%s is not classified as long or short: say so in tasks.kinds", name)
+			t.Errorf("%s is not classified as long or short: say so in longTasks of tasks/slot.go", name)
 		}
 	}
 	for title, h := range map[string]struct{ happens, reason string }{
@@ -360,7 +360,7 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 			w := newShop(t)
 			var err error
 			for _, c := range cases {
-				run := w.retryUpstream(c)
+				run := w.dispatchBehind(c)
 				w.exec(h.happens)
 				t.Log(c.title)
 				w.wantRefused(run(), h.reason)
@@ -380,7 +380,7 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 			} else if strings.Contains(c.reason, "the remote") {
 				w.exec(`UPDATE remote SET name = 'zeta/other' WHERE name = 'zeta/remote'`)
 			}
-			run := w.retryUpstream(c)
+			run := w.dispatchBehind(c)
 			if c.lose == nil {
 				w.exec(`UPDATE account SET is_staff = FALSE`)
 			} else {
@@ -403,7 +403,7 @@ func TestTasksQueuedByAnOlderVersion(t *testing.T) {
 		t.Run(happens, func(t *testing.T) {
 			t.Parallel()
 			w := newShop(t)
-			run := w.retryUpstream(taskCase{name: tasks.RemoveContent, args: func(w *shop) any { return tasks.RemoveArgs{RepositoryID: w.repo.ID, All: true} }})
+			run := w.dispatchBehind(taskCase{name: tasks.RemoveContent, args: func(w *shop) any { return tasks.RemoveArgs{RepositoryID: w.repo.ID, All: true} }})
 			w.exec(`UPDATE task SET origin = '' WHERE name <> 'first'`)
 			w.exec(happens)
 			if k := run(); refused != "" {
@@ -423,7 +423,7 @@ func TestTasksOfUsersWithPermission(t *testing.T) {
 			t.Parallel()
 			w := newShop(t)
 			c.staff = true // administrators may start all tasks of users
-			run := w.retryUpstream(c)
+			run := w.dispatchBehind(c)
 			k := run()
 			if k.Error != nil && strings.Contains(k.Error.Description, "The user who") {
 				t.Errorf("the task of an administrator is %s (%+v)", k.State, k.Error)

@@ -40,7 +40,7 @@ func (c *Change) gatherOwnSignatures() error {
 	return err
 }
 
-// PutSignature stores the row of a signature unless it exists, and returns its id.
+// PutSignature stores the row of a signature and returns its id. A row that exists stays as it is, also its VerifiedBy.
 func (t *Tx) PutSignature(g pulp.Signature) (string, error) {
 	id := pulp.NewID()
 	n, err := t.Exec(`

@@ -245,6 +245,6 @@ func insertTask(t *sqldb.Tx, n NewTask) (Task, error) {
 	return made, err
 }
 
-// PushSigningTask is the name of tasks that sign for a change which another process has made and which waits for the
+// PushSigningTask is the name, as older versions stored it, of tasks that sign for a change which another process has made and which waits for the
 // signatures. They have no owner, and no list shows them.
 const PushSigningTask = "countersign.tasks.seal"

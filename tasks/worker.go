@@ -30,6 +30,7 @@ const (
 	progressInterval   = 300 * time.Millisecond // interval between writes of progress
 	popWait            = time.Minute            // longest wait for the queue
 	endTimeout         = 10 * time.Second       // limit for the last write of a task
+	unknownWait        = time.Hour              // time after its creation in which a task of an unknown kind is left to newer workers
 	announceLimit      = 100                    // tasks that one sweep announces at most
 )
 
@@ -193,7 +194,7 @@ func (w *Worker) work(ctx context.Context, t *taskstore.Task) {
 // error and the cause of the context's end, if it ended.
 func (w *Worker) attempt(ctx context.Context, r *Run) (err, cause error) {
 	if r.job.Run == nil {
-		return fault.New(fault.Invalid, "This worker has no task named %s.", r.Task.Name), nil
+		return w.unknownKind(r.Task), nil
 	}
 	if err := r.permit(ctx); err != nil {
 		return err, nil
@@ -207,6 +208,16 @@ func (w *Worker) attempt(ctx context.Context, r *Run) (err, cause error) {
 	cancel(nil)
 	keepers.Wait()
 	return err, cause
+}
+
+// unknownKind returns the error for a task of a kind that this worker lacks. During an upgrade newer processes create such
+// tasks, so it is left to them for unknownWait.
+func (w *Worker) unknownKind(t taskstore.Task) error {
+	err := fault.New(fault.Invalid, "No worker knows the task %s. Finish the upgrade of all workers and start the task again.", t.Name)
+	if w.store.DB.Now().Sub(t.Stamps.Created) < unknownWait {
+		return RetryLater(err)
+	}
+	return err
 }
 
 // keep renews the lease and waits for a cancel until ctx ends. It ends ctx if the task was canceled, or claimed

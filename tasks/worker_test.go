@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/sqldb"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/internal/telemetry"
 	"github.com/countersign/countersign/tasks"
@@ -131,7 +133,6 @@ func TestHowTasksEnd(t *testing.T) {
 		"public error":      {state: taskstore.TaskFailed, description: "The key is gone."},
 		"internal error":    {state: taskstore.TaskFailed, description: internalError},
 		"panic":             {state: taskstore.TaskFailed, description: internalError},
-		"unknown":           {state: taskstore.TaskFailed, description: "This worker has no task named unknown."},
 		"unfinished report": {state: taskstore.TaskFailed, description: internalError},
 	}
 	for name, tt := range tests {
@@ -287,6 +288,41 @@ func TestImmediateTasks(t *testing.T) {
 	}
 	if _, err := o.dispatcher.Cancel(t.Context(), waiting.ID); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestUnknownKindIsLeftToNewerWorkers expects that a worker returns a task of a newer version's kind, which a newer worker
+// runs, and fails it when none has run it for an hour.
+func TestUnknownKindIsLeftToNewerWorkers(t *testing.T) {
+	t.Parallel()
+	o := openShop(t, 1, map[string]work{"known": succeed})
+	forNewer, expired := o.dispatch(tasks.Spec{Name: "newer"}), o.dispatch(tasks.Spec{Name: "unknown"})
+	err := o.store.DB.InTx(t.Context(), func(x *sqldb.Tx) error {
+		_, err := x.Exec(`UPDATE task SET created = created - $1 WHERE id = $2`, time.Hour.Microseconds(), expired.ID)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := o.ended(expired.ID, taskstore.TaskFailed)
+	if k.Error == nil || !strings.HasPrefix(k.Error.Description, "No worker knows the task unknown.") {
+		t.Errorf("the error of an old task of an unknown kind is %+v", k.Error)
+	}
+	o.ended(o.dispatch(tasks.Spec{Name: "known"}).ID, taskstore.TaskCompleted)
+	eventually.True(t, time.Minute, func() bool {
+		k, err := o.store.Tasks.Task(t.Context(), forNewer.ID)
+		return err == nil && k.Attempt > 0 && k.State == taskstore.TaskWaiting
+	}, "the older worker has returned the task")
+	newer := tasks.NewWorker(tasks.WorkerOptions{
+		Store: o.store, Queue: o.queue, Jobs: jobsOf(map[string]work{"newer": succeed}), Log: slog.New(slog.DiscardHandler), Slots: 1, Name: "2@test",
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- newer.Run(ctx, 0) }()
+	o.ended(forNewer.ID, taskstore.TaskCompleted)
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("Run = %v", err)
 	}
 }
 

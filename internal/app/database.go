@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,6 +57,9 @@ func (a *App) openOwned(ctx context.Context) (*store.Store, error) {
 	}
 	err = s.DB.Migrate(ctx)
 	if err == nil {
+		_, err = a.checkSchema(ctx, s)
+	}
+	if err == nil {
 		_, err = s.Tasks.ReclaimTasks(ctx, true)
 	}
 	if err == nil {
@@ -68,21 +72,33 @@ func (a *App) openOwned(ctx context.Context) (*store.Store, error) {
 	return s, nil
 }
 
-// openShared opens a database that other processes use too. It does not migrate the schema, which must be this
-// program's.
+// openShared opens a database that other processes use too. It does not migrate the schema.
 func (a *App) openShared(ctx context.Context) (*store.Store, error) {
 	s, err := store.Open(ctx, a.config.DatabaseURL)
 	if err != nil {
 		return nil, err
 	}
-	pending, err := s.DB.Pending(ctx)
-	if err == nil && pending {
+	older, err := a.checkSchema(ctx, s)
+	if err == nil && older {
 		err = errOldSchema
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.DB.Close())
 	}
 	return s, nil
+}
+
+// checkSchema reports whether the schema must be migrated. It logs a newer schema that this program can use.
+func (a *App) checkSchema(ctx context.Context, s *store.Store) (older bool, err error) {
+	schema, err := s.DB.Schema(ctx)
+	if err != nil {
+		return false, err
+	}
+	if schema.Newer() {
+		a.log.WarnContext(ctx, "a newer version of the program upgraded the database; this version can use it: finish the upgrade",
+			slog.Int64("schema", schema.Database), slog.Int64("known_schema", schema.Binary))
+	}
+	return schema.Older(), nil
 }
 
 // WithStore calls do with the open database and closes it. A server may be running. WithStore creates a missing
@@ -93,11 +109,11 @@ func (a *App) WithStore(ctx context.Context, do func(*store.Store) error) error 
 		return err
 	}
 	defer func() { _ = s.DB.Close() }()
-	pending, err := s.DB.Pending(ctx)
+	schema, err := s.DB.Schema(ctx)
 	if err != nil {
 		return err
 	}
-	if pending {
+	if schema.Older() {
 		if sqldb.IsPostgres(a.config.DatabaseURL) {
 			return errOldSchema
 		}
@@ -126,7 +142,10 @@ func (a *App) Migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.DB.Migrate(ctx), s.DB.Close())
+	if err = s.DB.Migrate(ctx); err == nil {
+		_, err = a.checkSchema(ctx, s)
+	}
+	return errors.Join(err, s.DB.Close())
 }
 
 // migrateUnused updates the schema of an SQLite database, unless a server is using it.

@@ -13,6 +13,7 @@ import (
 	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/storetest"
 )
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
@@ -125,5 +126,52 @@ func TestWork(t *testing.T) {
 		}
 	case <-time.After(time.Minute):
 		t.Fatalf("the worker does not stop:\n%s", log)
+	}
+}
+
+// TestServeOnNewerSchema verifies that a server runs on the schema of a newer version that declared it compatible, with a
+// warning, and refuses any other newer schema.
+func TestServeOnNewerSchema(t *testing.T) {
+	t.Parallel()
+	for name, url := range map[string]func(testing.TB) string{"SQLite": nil, "PostgreSQL": pgtest.Database} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := apptest.Load(t)
+			if url != nil {
+				c.DatabaseURL = url(t)
+			}
+			a, _ := apptest.New(c)
+			if err := a.Migrate(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			execute := func(statements ...string) {
+				t.Helper()
+				if err := a.WithStore(t.Context(), func(s *store.Store) error { storetest.ExecAll(t, s, statements...); return nil }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			execute(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (90000, TRUE)`,
+				`ALTER TABLE repository ADD COLUMN newer TEXT NOT NULL DEFAULT ''`, `CREATE TABLE newer (id BIGINT PRIMARY KEY)`)
+			s := apptest.Start(t, c)
+			s.Push(t, "team/app", "v1")
+			if !strings.Contains(s.Log.String(), "schema=90000") {
+				t.Errorf("no warning about the newer schema:\n%s", s.Log)
+			}
+			if err := s.Stop(t); err != nil {
+				t.Fatal(err)
+			}
+			if err := a.Migrate(t.Context()); err != nil {
+				t.Errorf("Migrate on a newer, compatible schema = %v", err)
+			}
+			execute(`DELETE FROM setting WHERE name = 'schema_compatible_from'`)
+			for command, err := range map[string]error{
+				"Serve": a.Serve(t.Context(), app.Greeting{Out: &apptest.Buffer{}}), "Migrate": a.Migrate(t.Context()),
+				"WithStore": a.WithStore(t.Context(), func(*store.Store) error { return nil }),
+			} {
+				if err == nil || !strings.Contains(err.Error(), "schema version 90000") {
+					t.Errorf("%s on an incompatible schema = %v, want an error with the version", command, err)
+				}
+			}
+		})
 	}
 }

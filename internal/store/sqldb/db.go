@@ -10,6 +10,7 @@ package sqldb
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +26,8 @@ type DB struct {
 	postgres *postgres // nil on SQLite
 	sqlite   *writer   // nil on PostgreSQL
 
+	migrations fs.FS // of the engine
+
 	once sync.Once
 }
 
@@ -35,10 +38,14 @@ func IsPostgres(rawURL string) bool {
 }
 
 // Open opens the database at a URL: `sqlite:<path>`, creating an empty file if there is none, or `postgres://…`.
-// It does not migrate the schema; see Migrate and Pending. The error is Invalid for another kind of URL and Unavailable
+// It does not migrate the schema; see Migrate and Schema. The error is Invalid for another kind of URL and Unavailable
 // if the database does not answer.
 func Open(ctx context.Context, rawURL string) (*DB, error) {
-	d := &DB{now: time.Now}
+	files, err := migrationsOf(IsPostgres(rawURL))
+	if err != nil {
+		return nil, err
+	}
+	d := &DB{now: time.Now, migrations: files}
 	if IsPostgres(rawURL) {
 		p, err := openPostgres(rawURL, d.Now)
 		if err != nil {

@@ -280,8 +280,8 @@ func TestStaleTableComesLater(t *testing.T) {
 			if drop {
 				storetest.Exec(t, s, `DROP TABLE upstream_stale`)
 			}
-			if pending, err := s.DB.Pending(t.Context()); err != nil || !pending {
-				t.Errorf("Pending = %t, %v", pending, err)
+			if schema, err := s.DB.Schema(t.Context()); err != nil || !schema.Older() {
+				t.Errorf("Schema = %+v, %v, want an older one", schema, err)
 			}
 			if err := s.DB.Migrate(t.Context()); err != nil {
 				t.Fatal(err)

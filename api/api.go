@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -32,7 +33,7 @@ type Dispatcher interface {
 // Authenticator verifies the credentials of requests. *auth.Auth implements it.
 type Authenticator interface {
 	// Basic returns the user whose Basic credentials a request has; nil when it has none.
-	Basic(r *http.Request) (*pulp.User, error)
+	Basic(r *http.Request) (*access.Caller, error)
 }
 
 var (
@@ -45,6 +46,7 @@ type Options struct {
 	Store     *store.Store
 	Tasks     Dispatcher
 	Auth      Authenticator
+	Access    *access.Decider // nil: one over Store, without rules for CI tokens
 	Log       *slog.Logger
 	PublicURL *url.URL // of clients; its host is part of registry paths (compatibility.md#public-url)
 	Process   string   // <pid>@<host> of this process, for the status
@@ -74,6 +76,9 @@ func New(o Options) http.Handler {
 	origins, err := auth.NewOrigins(o.PublicURL)
 	if err != nil {
 		panic(err)
+	}
+	if o.Access == nil && o.Store != nil {
+		o.Access = o.Store.Accounts.NewDecider(nil)
 	}
 	return (&API{Options: o, origins: origins}).router()
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/api"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
@@ -33,7 +34,7 @@ import (
 // accounts accepts the password "secret" for every account.
 type accounts struct{ store *store.Store }
 
-func (a accounts) Basic(r *http.Request) (*pulp.User, error) {
+func (a accounts) Basic(r *http.Request) (*access.Caller, error) {
 	name, password, ok := r.BasicAuth()
 	if !ok {
 		return nil, nil
@@ -42,7 +43,7 @@ func (a accounts) Basic(r *http.Request) (*pulp.User, error) {
 	if err != nil || password != "secret" {
 		return nil, fault.New(fault.Unauthenticated, "Invalid username/password.")
 	}
-	return &u, nil
+	return &access.Caller{Account: u}, nil
 }
 
 // dispatcher stores tasks and keeps their specifications. No worker runs them.

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/countersign/countersign/api"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
 )
 
@@ -252,7 +253,7 @@ func TestStatusReportsConnections(t *testing.T) {
 // broken is an Authenticator that fails as the test determines.
 type broken struct{ fail func() error }
 
-func (b broken) Basic(*http.Request) (*pulp.User, error) { return nil, b.fail() }
+func (b broken) Basic(*http.Request) (*access.Caller, error) { return nil, b.fail() }
 
 func TestInternalErrorsAreNotShown(t *testing.T) {
 	t.Parallel()

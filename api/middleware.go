@@ -171,8 +171,11 @@ func (a *API) authenticate(c *gin.Context) {
 		return
 	}
 	var err error
-	req.user, err = a.Auth.Basic(c.Request)
-	if err == nil && req.user == nil {
+	req.caller, err = a.Auth.Basic(c.Request)
+	if req.caller != nil {
+		req.user = &req.caller.Account
+	}
+	if err == nil && req.caller == nil {
 		err = fault.New(fault.Unauthenticated, "Authentication credentials were not provided.")
 	}
 	if err != nil {

@@ -6,15 +6,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/pulp"
 )
 
 // noLogin refuses every login and counts the calls.
 type noLogin struct{ asked int }
 
-func (n *noLogin) Basic(*http.Request) (*pulp.User, error) {
+func (n *noLogin) Basic(*http.Request) (*access.Caller, error) {
 	n.asked++
 	return nil, fault.New(fault.Unauthenticated, "Invalid username/password.")
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -21,7 +22,8 @@ type handler func(*request) (reply.Reply, error)
 // request is an HTTP request with its caller.
 type request struct {
 	*http.Request
-	user     *pulp.User // nil on open routes
+	caller   *access.Caller // nil on open routes
+	user     *pulp.User     // the account of caller
 	query    url.Values
 	selected query.Selection
 	param    func(string) string // returns a parameter of the path

@@ -127,7 +127,7 @@ func (a *API) status(req *request) (reply.Reply, error) {
 		}
 		s.Redis.Connected = err == nil
 	}
-	if user, err := a.Auth.Basic(req.Request); err == nil && user != nil && user.Staff {
+	if user, err := a.Auth.Basic(req.Request); err == nil && user != nil && user.Account.Staff {
 		a.addPrivateStatus(req, &s, workers)
 	}
 	return reply.OK(s), nil

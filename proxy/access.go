@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/clientaddr"
 	"github.com/countersign/countersign/internal/fault"
@@ -14,9 +15,10 @@ import (
 
 // caller is the authenticated origin of a request.
 type caller struct {
-	user          *pulp.User   // nil for an anonymous caller
-	authenticated bool         // the request has valid credentials or a valid token, possibly an anonymous one
-	token         *auth.Bearer // nil without a token
+	*access.Caller              // nil for an anonymous caller
+	user           *pulp.User   // the account of Caller
+	authenticated  bool         // the request has valid credentials or a valid token, possibly an anonymous one
+	token          *auth.Bearer // nil without a token
 }
 
 func (b caller) name() string {
@@ -75,11 +77,13 @@ func (c *call) authenticate() error {
 	case strings.EqualFold(scheme, "Basic") && c.TokensOnly:
 		return c.challenge(errTokensOnly, "")
 	case strings.EqualFold(scheme, "Basic"):
-		user, err := c.Auth.Basic(c.r)
+		who, err := c.Auth.Basic(c.r)
 		if fault.Is(err, fault.Unauthenticated) {
 			return c.challenge(errPassword, "")
 		}
-		c.caller = caller{user: user, authenticated: true}
+		if who != nil {
+			c.caller = caller{Caller: who, user: &who.Account, authenticated: true}
+		}
 		return err
 	case strings.EqualFold(scheme, "Bearer"):
 		token, err := c.Tokens.Verify(strings.TrimSpace(credentials))
@@ -94,7 +98,8 @@ func (c *call) authenticate() error {
 		if fault.Is(err, fault.NotFound) || err == nil && !c.Tokens.BelongsTo(token, user) {
 			return c.challenge(errBadToken, "invalid_token")
 		}
-		c.caller.user = &user
+		c.caller.Caller = &access.Caller{Account: user}
+		c.caller.user = &c.caller.Account
 		return err
 	}
 	return c.challenge(errUnauthenticated, "")

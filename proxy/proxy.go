@@ -14,6 +14,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
@@ -28,6 +29,7 @@ type Options struct {
 	Store   *store.Store
 	Auth    *auth.Auth
 	Tokens  *auth.Tokens
+	Access  *access.Decider // nil: one over Store, without rules for CI tokens
 	Storage storage.Storage
 	// SignOnPush runs changes of repositories that sign on push. nil disables signing on push.
 	SignOnPush *signonpush.Runner
@@ -80,6 +82,9 @@ type registry struct {
 
 // New returns the handler for /v2/, /token/ and /extensions/v2/. It panics if PublicURL is not scheme://host[:port].
 func New(o Options) http.Handler {
+	if o.Access == nil && o.Store != nil {
+		o.Access = o.Store.Accounts.NewDecider(nil)
+	}
 	origins, err := auth.NewOrigins(o.PublicURL)
 	if err != nil {
 		panic(err)

@@ -19,7 +19,7 @@ const pluginScope = "repository(plugin)"
 // getToken handles GET /token/. The token contains each requested resource with those of the requested actions that the
 // caller has. See compatibility.md#tokens.
 func (c *call) getToken() error {
-	user, err := c.Auth.Basic(c.r)
+	who, err := c.Auth.Basic(c.r)
 	if fault.Is(err, fault.Unauthenticated) {
 		return restError(
 			http.StatusUnauthorized,
@@ -37,7 +37,11 @@ func (c *call) getToken() error {
 	if len(scopes) > maxScopes {
 		return restError(http.StatusBadRequest, "Too many scopes.")
 	}
-	c.caller = caller{user: user, authenticated: user != nil}
+	var user *pulp.User
+	if who != nil {
+		user = &who.Account
+	}
+	c.caller = caller{Caller: who, user: user, authenticated: who != nil}
 	access := []auth.Access{}
 	for _, scope := range scopes {
 		parts := strings.Split(scope, ":")

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/countersign/countersign/api"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
@@ -38,6 +39,7 @@ type engine struct {
 	signers    *signers.Signers
 	signOnPush *signonpush.Runner
 	adopter    *adopt.Adopter // nil without an upstream
+	access     *access.Decider
 	worker     *tasks.Worker
 	dispatcher *tasks.Dispatcher
 }
@@ -70,12 +72,13 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	}
 	runner := a.signOnPush(s, b.queue, signer)
 	adopter := a.adopter(s, b, runner)
+	decider := s.Accounts.NewDecider(nil)
 	worker := tasks.NewWorker(tasks.WorkerOptions{
 		Store: s, Queue: b.queue, Log: a.log, Slots: c.Workers, Name: process, Versions: api.Versions(a.version), Show: results,
-		Usable: usableServices(s, keys), Lease: c.TaskLease, Jobs: a.jobs(s, b, signer, runner, adopter),
+		Usable: usableServices(s, keys), Lease: c.TaskLease, Jobs: a.jobs(s, b, signer, runner, adopter, decider),
 	})
 	return &engine{
-		backends: b, process: process, signers: keys, signOnPush: runner, adopter: adopter, worker: worker,
+		backends: b, process: process, signers: keys, signOnPush: runner, adopter: adopter, worker: worker, access: decider,
 		dispatcher: tasks.NewDispatcher(s, b.queue, worker, a.log),
 	}, nil
 }
@@ -146,10 +149,11 @@ func usableServices(s *store.Store, keys *signers.Signers) func(context.Context)
 // jobs returns the functions that run tasks. adopter is nil without an upstream.
 func (a *App) jobs(
 	s *store.Store, b backends, signer *signservice.Signer, runner *signonpush.Runner, adopter *adopt.Adopter,
+	decider *access.Decider,
 ) map[string]tasks.Job {
 	c := a.config
 	return jobs.All(jobs.Options{
-		Store: s, Log: a.log, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: b.network, Blobs: b.blobs, Upstream: b.upstream,
+		Store: s, Log: a.log, Access: decider, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: b.network, Blobs: b.blobs, Upstream: b.upstream,
 		AllowShrink: c.Mirror.AllowShrink, SkipCorrupt: c.Mirror.SkipCorrupt, SyncTimeout: c.Mirror.SyncTimeout,
 		Validator: ingest.SignatureValidator{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
 		Signer:    signer, SignOnPush: runner, Adopter: adopter, SigningUse: a.signingUse(),

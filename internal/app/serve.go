@@ -104,7 +104,7 @@ func (a *App) handler(ctx context.Context, s *store.Store, users *auth.Auth, e *
 		return nil, err
 	}
 	rest := api.New(api.Options{
-		Store: s, Auth: users, Tasks: e.dispatcher, Log: a.log, Redis: e.queue.Ping, PublicURL: c.Public(), Process: e.process, DataDir: c.Data,
+		Store: s, Auth: users, Access: e.access, Tasks: e.dispatcher, Log: a.log, Redis: e.queue.Ping, PublicURL: c.Public(), Process: e.process, DataDir: c.Data,
 		Version: a.version, SignLists: c.SignLists, SigningUse: a.signingUse(), Ready: e.storage.Ping, Upstream: e.upstream != nil,
 	})
 	proxies, err := c.Proxies()
@@ -123,7 +123,7 @@ func (a *App) registry(ctx context.Context, s *store.Store, users *auth.Auth, e 
 		return nil, err
 	}
 	o := proxy.Options{
-		Store: s, Auth: users, Tokens: tokens, Storage: e.storage, SignOnPush: e.signOnPush, Log: a.log, PublicURL: c.Public(),
+		Store: s, Auth: users, Access: e.access, Tokens: tokens, Storage: e.storage, SignOnPush: e.signOnPush, Log: a.log, PublicURL: c.Public(),
 		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: auth.AnonymousPull(c.AnonymousPull),
 		TokensOnly: !c.Registry.BasicAuth, PushToMirrors: c.Mirror.AllowPush,
 		RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",

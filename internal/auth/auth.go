@@ -15,6 +15,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/clientaddr"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -157,7 +158,7 @@ func (a *Auth) warnOfBlocked(ctx context.Context, blocked bool, from string) {
 
 // Basic authenticates the Basic credentials of a request. It returns nil if the request has no Authorization header. The
 // error is Unauthenticated for wrong credentials, and TooMany if the client address (RemoteAddr) has too many failures.
-func (a *Auth) Basic(r *http.Request) (*pulp.User, error) {
+func (a *Auth) Basic(r *http.Request) (*access.Caller, error) {
 	if r.Header.Get("Authorization") == "" {
 		return nil, nil
 	}
@@ -173,7 +174,7 @@ func (a *Auth) Basic(r *http.Request) (*pulp.User, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &u, nil
+	return &access.Caller{Account: u}, nil
 }
 
 func (a *Auth) digest(parts ...string) (sum [32]byte) {

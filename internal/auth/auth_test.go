@@ -125,7 +125,7 @@ func TestBasic(t *testing.T) {
 		case err != nil:
 			t.Error(err)
 		case u != nil:
-			got = u.Username
+			got = u.Account.Username
 		}
 		if got != want {
 			t.Errorf("%q: %s, want %s", header, got, want)

@@ -243,13 +243,33 @@ type SigningService struct {
 	Stamps
 }
 
+// AccountKind is the kind of an account.
+type AccountKind string
+
+// The kinds of accounts.
+const (
+	LocalUser    AccountKind = "user"     // a person with a password of this server
+	Robot        AccountKind = "robot"    // belongs to a namespace and has API tokens only
+	ExternalUser AccountKind = "external" // a person that another source confirms
+	RuleIdentity AccountKind = "oidc"     // the identity of a rule for CI tokens
+)
+
 // User is an account.
 type User struct {
-	ID       int64
-	Username string
-	Hash     string // bcrypt hash of the password; empty if the user cannot log in with a password
-	Staff    bool   // has all permissions
-	Active   bool
+	ID          int64
+	Username    string
+	Hash        string // bcrypt hash of the password; empty if the user cannot log in with a password
+	Staff       bool   // an administrator, who has all permissions
+	Active      bool
+	Kind        AccountKind
+	Source      string    // of an external user: the source that confirms the account (ldap, htpasswd, oidc)
+	ExternalID  string    // of an external user: the identity in the source; empty if it has none
+	Checked     time.Time // of an external user: the latest confirmation by the source
+	NamespaceID string    // of a robot
+	FirstName   string
+	LastName    string
+	Email       string
+	Description *string
 	Stamps
 }
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/ingest"
@@ -26,6 +27,8 @@ import (
 type Options struct {
 	Store *store.Store
 	Log   *slog.Logger
+	// Access decides about the permissions of the users of tasks; nil: by the roles in Store alone.
+	Access *access.Decider
 	// Signer creates the signatures of sign tasks.
 	Signer *signservice.Signer
 	// SignOnPush runs changes of repositories that sign on push.
@@ -60,6 +63,9 @@ func All(o Options) map[string]tasks.Job {
 	repositoryOfSignatures := func(a tasks.RemoveSignaturesArgs) string { return a.RepositoryID }
 	migrated := func(a tasks.ObjectArgs) string { return a.ID }
 	repositoryOfVersion := func(a tasks.VersionArgs) string { return a.RepositoryID }
+	if o.Access == nil && o.Store != nil {
+		o.Access = o.Store.Accounts.NewDecider(nil)
+	}
 	return map[string]tasks.Job{
 		tasks.Sign:               permitted(signer{o}.run, o.maySign),
 		tasks.SignMissing:        {Run: with(o.signMissing)}, // dispatched by the server only

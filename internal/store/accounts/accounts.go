@@ -23,6 +23,7 @@ func (s *Store) User(ctx context.Context, id int64) (pulp.User, error) {
 // PutUser creates a user, or replaces password hash, staff and active of the user with that name.
 func (s *Store) PutUser(ctx context.Context, username, hash string, staff, active bool) (pulp.User, error) {
 	return sqldb.InTx(ctx, s.db, func(t *sqldb.Tx) (pulp.User, error) {
+		s.Changed(t)
 		return record.ScanUser(t.Row(`
 			INSERT INTO account (username, password_hash, is_staff, is_active, created, updated) VALUES ($1, $2, $3, $4, $5, $5)
 			ON CONFLICT (username) DO UPDATE

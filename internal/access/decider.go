@@ -1,0 +1,145 @@
+package access
+
+import (
+	"context"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
+
+// Limits of the cache of grants on paths.
+const (
+	cacheLife = 10 * time.Second
+	cacheSize = 50_000 // pairs of an account and a path
+)
+
+// Keys locate the assignments that concern an object.
+type Keys struct {
+	Namespace  string   // name
+	BasePath   string   // of a distribution
+	Repository string   // id: the distributions that serve it
+	Objects    []string // Key of each object itself
+}
+
+// Key returns the stored name of an object, on which roles are assigned.
+func Key(kind Kind, id string) string { return string(kind) + ":" + id }
+
+// Grants reads the permissions that assigned roles give.
+type Grants interface {
+	// Granted returns the permissions that an account and its groups have by assignments to the objects of keys, and
+	// whether the namespace of keys exists.
+	Granted(ctx context.Context, accountID int64, keys Keys) (g Granted, namespaceExists bool, err error)
+}
+
+// RuleGrants are the permissions that the rules for CI tokens give, whatever is assigned.
+type RuleGrants interface {
+	// Granted returns the permissions of the identity of a rule, an account of kind RuleIdentity, on an object.
+	Granted(account pulp.User, kind Kind, name string) Granted
+}
+
+// Decider reads the permissions of callers and decides with Allow. It is safe for concurrent use.
+type Decider struct {
+	grants Grants
+	rules  RuleGrants // may be nil
+	paths  *lru.Cache[pathKey, pathGrants]
+	now    func() time.Time
+}
+
+type pathKey struct {
+	account int64
+	path    string
+}
+
+type pathGrants struct {
+	granted         Granted
+	namespaceExists bool
+	until           time.Time
+}
+
+// NewDecider returns a Decider. rules may be nil.
+func NewDecider(grants Grants, rules RuleGrants) *Decider {
+	paths, err := lru.New[pathKey, pathGrants](cacheSize)
+	if err != nil { // the size is a positive constant
+		panic(err)
+	}
+	return &Decider{grants: grants, rules: rules, paths: paths, now: time.Now}
+}
+
+// Purge empties the cache. Call it when accounts, roles or assignments have changed.
+func (d *Decider) Purge() { d.paths.Purge() }
+
+// Allow reads what the caller's roles give on an object and reports whether the caller may perform an action on it. It
+// sets on.Granted and on.NamespaceExists itself. id is the id of an object that exists; empty for others.
+func (d *Decider) Allow(ctx context.Context, c *Caller, action Action, on Object, id string) (bool, error) {
+	on, err := d.Load(ctx, c, on, id)
+	return err == nil && Allow(c, action, on), err
+}
+
+// Load returns the object with its Granted and NamespaceExists set, as the database has them now.
+func (d *Decider) Load(ctx context.Context, c *Caller, on Object, id string) (Object, error) {
+	if c == nil {
+		return on, nil
+	}
+	keys := Keys{}
+	if inNamespaces[on.Kind] {
+		keys.Namespace = pulp.NamespaceOf(on.Name)
+	}
+	if id != "" && on.Kind != Namespace {
+		keys.Objects = []string{Key(on.Kind, id)}
+	}
+	if on.Kind == Repository {
+		keys.Repository = id
+	}
+	var err error
+	on.Granted, on.NamespaceExists, err = d.grants.Granted(ctx, c.Account.ID, keys)
+	on.Granted = on.Granted.Or(d.byRule(c, on))
+	return on, err
+}
+
+func (d *Decider) byRule(c *Caller, on Object) Granted {
+	if d.rules == nil || c.Account.Kind != pulp.RuleIdentity {
+		return Granted{}
+	}
+	return d.rules.Granted(c.Account, on.Kind, on.Name)
+}
+
+// AllowPath is Allow for the distribution with the base path on.Name, which need not exist. It may use grants that are up
+// to cacheLife old, except to deny: new grants have effect at once. The queries do not depend on whether the path exists.
+func (d *Decider) AllowPath(ctx context.Context, c *Caller, action Action, on Object) (bool, error) {
+	on.Kind = Distribution
+	switch on.NamespaceExists = true; { // without grants: public content, and administrators
+	case Allow(c, action, on):
+		return true, nil
+	case c == nil:
+		return false, nil
+	}
+	key := pathKey{c.Account.ID, on.Name}
+	if kept, ok := d.paths.Get(key); ok && d.now().Before(kept.until) {
+		on.Granted, on.NamespaceExists = kept.granted, kept.namespaceExists
+		if Allow(c, action, on) {
+			return true, nil
+		}
+	}
+	on, err := d.LoadPath(ctx, c, on)
+	return err == nil && Allow(c, action, on), err
+}
+
+// LoadPath returns the distribution with the base path on.Name with its Granted and NamespaceExists set, as the database
+// has them now.
+func (d *Decider) LoadPath(ctx context.Context, c *Caller, on Object) (Object, error) {
+	on.Kind = Distribution
+	if c == nil {
+		return on, nil
+	}
+	until := d.now().Add(cacheLife)
+	keys := Keys{Namespace: pulp.NamespaceOf(on.Name), BasePath: on.Name}
+	granted, exists, err := d.grants.Granted(ctx, c.Account.ID, keys)
+	if err != nil {
+		return on, err
+	}
+	on.Granted, on.NamespaceExists = granted.Or(d.byRule(c, on)), exists
+	d.paths.Add(pathKey{c.Account.ID, on.Name}, pathGrants{on.Granted, exists, until})
+	return on, nil
+}

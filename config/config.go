@@ -30,7 +30,7 @@ func (Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
 func (s Secret) Reveal() string { return string(s) }
 
 // Config contains all settings. Each setting is a YAML key and an environment variable. The name of the variable is
-// COUNTERSIGN_ and the key in upper case with an underscore for each dot.
+// COUNTERSIGN_ and the key in upper case with an underscore for each dot. Lists of blocks have no variable.
 type Config struct {
 	// Data is the data directory: the SQLite database, stored blobs, keys and work files.
 	Data string `yaml:"data" env:"DATA"`
@@ -74,6 +74,7 @@ type Config struct {
 	TLS        TLS        `yaml:"tls" envPrefix:"TLS_"`
 	Registry   Registry   `yaml:"registry" envPrefix:"REGISTRY_"`
 	Token      Token      `yaml:"token" envPrefix:"TOKEN_"`
+	OIDC       OIDC       `yaml:"oidc" envPrefix:"OIDC_"`
 	Upstream   Upstream   `yaml:"upstream" envPrefix:"UPSTREAM_"`
 	Redis      Redis      `yaml:"redis" envPrefix:"REDIS_"`
 	Signing    Signing    `yaml:"signing" envPrefix:"SIGNING_"`

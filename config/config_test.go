@@ -102,8 +102,12 @@ func TestFormerValues(t *testing.T) {
 func keys(t reflect.Type) (found []string) {
 	for f := range t.Fields() {
 		found = append(found, f.Tag.Get("yaml"))
-		if f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeFor[config.Storage]() {
-			found = append(found, keys(f.Type)...)
+		field := f.Type
+		if field.Kind() == reflect.Slice {
+			field = field.Elem()
+		}
+		if field.Kind() == reflect.Struct && field != reflect.TypeFor[config.Storage]() {
+			found = append(found, keys(field)...)
 		}
 	}
 	return found

@@ -71,6 +71,7 @@ func Default() Config {
 		Registry:           Registry{BasicAuth: true},
 		TrustedProxies:     []string{},
 		Token:              Token{Lifetime: 5 * time.Minute},
+		OIDC:               OIDC{Issuers: []OIDCIssuer{}, Rules: []OIDCRule{}},
 		Upstream:           Upstream{Redirects: RedirectsFollow, TokenHosts: []string{}, CompareEvery: 5 * time.Minute, Follow: true},
 		Signing: Signing{
 			Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, TokenWait: 5 * time.Second, DefaultService: "countersign",

@@ -31,6 +31,7 @@ func (c Config) validate() error {
 		check(c.Workers >= 0, "workers: want 0 or more, got %d", c.Workers),
 		check(c.TaskLease >= time.Second, "task_lease: want 1s or more, got %v", c.TaskLease),
 		c.Signing.validate(),
+		c.OIDC.validate(),
 		check(c.Token.Lifetime >= time.Minute && c.Token.Lifetime <= maxTokenLifetime,
 			"token.lifetime: want 1m to 24h, got %v", c.Token.Lifetime),
 		check((c.Token.PrivateKeyFile == "") == (c.Token.PublicKeyFile == ""),

@@ -50,6 +50,9 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	if err != nil {
 		return nil, fmt.Errorf("host name: %w", err)
 	}
+	if _, err := a.idTokens(); err != nil {
+		return nil, err
+	}
 	results, err := api.Results(ctx, s)
 	if err != nil {
 		return nil, err

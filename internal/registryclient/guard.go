@@ -21,6 +21,8 @@ type Guard struct {
 	Allow []netip.Prefix
 	// Lookup resolves host names; nil means the resolver of the system.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Refused returns the error for an address that is not allowed; nil means the error about remotes.
+	Refused func(a netip.Addr, host string) error
 }
 
 // specialPurpose are the addresses that are not on the public internet (IANA's special-purpose address registries).
@@ -72,7 +74,11 @@ func contains(list []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-func refusedAddress(a netip.Addr, host string) error {
+// refused returns the error for an address that is not allowed.
+func (g Guard) refused(a netip.Addr, host string) error {
+	if g.Refused != nil {
+		return g.Refused(a, host)
+	}
 	return fault.New(fault.Denied, "The address %s of %s is not allowed for a remote: it is private or loopback. "+
 		"Companies' registries are often on such networks; an administrator allows them with "+
 		"mirror.allow_private_addresses.", a, host)
@@ -130,7 +136,7 @@ func (g Guard) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	}
 	for _, a := range addresses {
 		if !g.allowed(a) {
-			return nil, refusedAddress(a.Unmap(), host)
+			return nil, g.refused(a.Unmap(), host)
 		}
 	}
 	return addresses, nil
@@ -155,7 +161,7 @@ func (g Guard) CheckProxied(host string) error {
 		a, ok = netip.AddrFrom4([4]byte{127, 0, 0, 1}), true
 	}
 	if ok && !g.allowed(a) {
-		return refusedAddress(a.Unmap(), host)
+		return g.refused(a.Unmap(), host)
 	}
 	return nil
 }

@@ -76,6 +76,8 @@ type Config struct {
 	Token      Token      `yaml:"token" envPrefix:"TOKEN_"`
 	OIDC       OIDC       `yaml:"oidc" envPrefix:"OIDC_"`
 	Upstream   Upstream   `yaml:"upstream" envPrefix:"UPSTREAM_"`
+	Htpasswd   Htpasswd   `yaml:"htpasswd" envPrefix:"HTPASSWD_"`
+	LDAP       LDAP       `yaml:"ldap" envPrefix:"LDAP_"`
 	Redis      Redis      `yaml:"redis" envPrefix:"REDIS_"`
 	Signing    Signing    `yaml:"signing" envPrefix:"SIGNING_"`
 	Signatures Signatures `yaml:"signatures" envPrefix:"SIGNATURES_"`

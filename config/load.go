@@ -77,6 +77,12 @@ func Default() Config {
 			Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, TokenWait: 5 * time.Second, DefaultService: "countersign",
 			Use: UseAssigned, Assign: []string{}, OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second,
 		},
+		Htpasswd: Htpasswd{AdminGroups: []string{}},
+		LDAP: LDAP{
+			StartTLS: true, UserFilter: "(uid={name})", IDAttribute: "entryUUID", NameAttribute: "uid",
+			FirstNameAttribute: "givenName", LastNameAttribute: "sn", MailAttribute: "mail", GroupFilter: "(member={dn})",
+			Groups: GroupMap{}, AdminGroups: DNList{}, Timeout: 5 * time.Second, Recheck: 5 * time.Minute, MaxOutage: time.Hour,
+		},
 		Signatures: Signatures{UnknownKeys: "accept"},
 		Redis:      Redis{Prefix: "countersign"},
 		Mirror: Mirror{

@@ -28,6 +28,8 @@ func (c Config) validate() error {
 		oneOf("signatures.unknown_keys", c.Signatures.UnknownKeys, "accept", "refuse"),
 		c.Upstream.validate(),
 		c.Mirror.validate(),
+		c.Htpasswd.validate(),
+		c.LDAP.validate(),
 		check(c.Workers >= 0, "workers: want 0 or more, got %d", c.Workers),
 		check(c.TaskLease >= time.Second, "task_lease: want 1s or more, got %v", c.TaskLease),
 		c.Signing.validate(),

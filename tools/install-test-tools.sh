@@ -22,6 +22,7 @@ wanted=(
   "nginx:nginx-light:the test of TLS in front skips"
   "docker-compose:docker-compose:the test of the compose file skips"
   "systemd-analyze:systemd:the test of the systemd units skips"
+  "slapd:slapd:the tests of LDAP skip"
   "sqlite3:sqlite3:the test of the backup on SQLite skips"
 )
 
@@ -31,7 +32,8 @@ look() {
   local row command package cost
   for row in "${wanted[@]}"; do
     IFS=: read -r command package cost <<<"$row"
-    command -v "$command" >/dev/null && continue
+    # Debian installs daemons outside the PATH of ordinary users.
+    PATH="$PATH:/usr/sbin" command -v "$command" >/dev/null && continue
     missing+=("$command ($package): $cost")
     packages+=("$package")
   done

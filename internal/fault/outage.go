@@ -10,6 +10,7 @@ const (
 	Database   System = iota + 1
 	Upstream          // the registry of storage/upstream
 	SigningKey        // the token or the program that holds a private key
+	Directory         // a source of user accounts: an LDAP directory, or the files of htpasswd
 )
 
 // NewOutage returns an Unavailable error about a system that does not respond. The formatted message is shown to the

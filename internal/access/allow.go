@@ -292,13 +292,23 @@ func (c *Caller) own(on Object) Granted {
 	return Granted{}
 }
 
-// MayCreatePath reports whether a caller may create a distribution with a base path, together with its namespace if that
-// does not exist. on is the distribution, with the grants for its path.
+// MayCreatePath reports whether a caller may create a distribution with a base path. on is the distribution, with the grants
+// for its path. In an absent namespace that is the permission to create the namespace, whose owner the caller becomes.
 func MayCreatePath(c *Caller, on Object) bool {
-	if !Allow(c, Create, on) {
-		return false
+	if on.NamespaceExists {
+		return Allow(c, Create, on)
 	}
-	return on.NamespaceExists || Allow(c, Create, Object{
+	return Allow(c, Create, Object{
 		Kind: Namespace, Name: pulp.NamespaceOf(on.Name), Granted: Granted{Everywhere: on.Granted.Everywhere},
 	})
+}
+
+// MayPushNew is MayCreatePath for a push, which creates the distribution and its repository. An API token needs UsePush only.
+func MayPushNew(c *Caller, on Object) bool {
+	if c == nil || !c.Token.permits(Push, on) {
+		return false
+	}
+	unlimited := *c
+	unlimited.Token = nil
+	return MayCreatePath(&unlimited, on)
 }

@@ -153,3 +153,51 @@ func TestAllowPathCachesPermissionsOnly(t *testing.T) {
 	d.Purge()
 	check(access.Push, false, 4)
 }
+
+// TestMayCreatePath checks the permissions to create a path over REST (MayCreatePath) and by a push (MayPushNew).
+func TestMayCreatePath(t *testing.T) {
+	t.Parallel()
+	in := func(name string, exists bool, g access.Granted) access.Object {
+		return access.Object{Kind: access.Distribution, Name: name, NamespaceExists: exists, Granted: g}
+	}
+	acme := caller("acme", pulp.LocalUser)
+	robot := caller("acme", pulp.Robot)
+	limited := func(actions ...access.Use) *access.Caller {
+		c := *acme
+		c.Token = &access.Token{ID: "t", Patterns: []string{"acme/*"}, Actions: actions}
+		return &c
+	}
+	admin := caller("root", pulp.LocalUser)
+	admin.Account.Staff = true
+	everywhere := func(p ...access.Permission) access.Granted { return access.Granted{Everywhere: access.SetOf(p...)} }
+	collaborator := access.Granted{Namespace: access.SetOf(access.InNamespaceAddDistribution)}
+	tests := map[string]struct {
+		c                    *access.Caller
+		on                   access.Object
+		wantCreate, wantPush bool
+	}{
+		"anonymous":                                 {on: in("acme/app", false, access.Granted{})},
+		"an administrator":                          {c: admin, on: in("new/app", false, access.Granted{}), wantCreate: true, wantPush: true},
+		"the absent namespace of the own name":      {c: acme, on: in("acme/app", false, access.Granted{}), wantCreate: true, wantPush: true},
+		"the namespace of the own name":             {c: acme, on: in("acme/app", true, access.Granted{})},
+		"the absent namespace of a robot's name":    {c: robot, on: in("acme/app", false, access.Granted{})},
+		"an absent namespace":                       {c: acme, on: in("new/app", false, access.Granted{})},
+		"an absent namespace, creator":              {c: acme, on: in("new/app", false, everywhere(access.AddNamespace)), wantCreate: true, wantPush: true},
+		"an absent namespace, distribution creator": {c: acme, on: in("new/app", false, everywhere(access.AddDistribution))},
+		"a namespace, creator of namespaces":        {c: acme, on: in("new/app", true, everywhere(access.AddNamespace))},
+		"a namespace, distribution creator":         {c: acme, on: in("new/app", true, everywhere(access.AddDistribution)), wantCreate: true, wantPush: true},
+		"a namespace, collaborator":                 {c: robot, on: in("new/app", true, collaborator), wantCreate: true, wantPush: true},
+		"a token to push":                           {c: limited(access.UsePush), on: in("acme/app", false, access.Granted{}), wantPush: true},
+		"a token to push, another name":             {c: limited(access.UsePush), on: in("acme2/app", true, collaborator)},
+		"a token to pull":                           {c: limited(access.UsePull), on: in("acme/app", false, access.Granted{})},
+		"a token to manage":                         {c: limited(access.UseManage), on: in("acme/app", true, collaborator), wantCreate: true},
+	}
+	for name, tt := range tests {
+		if got := access.MayCreatePath(tt.c, tt.on); got != tt.wantCreate {
+			t.Errorf("%s: MayCreatePath = %t", name, got)
+		}
+		if got := access.MayPushNew(tt.c, tt.on); got != tt.wantPush {
+			t.Errorf("%s: MayPushNew = %t", name, got)
+		}
+	}
+}

@@ -2,18 +2,12 @@ package access
 
 import (
 	"context"
-	"time"
-
-	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// Limits of the cache of grants on paths.
-const (
-	cacheLife = 10 * time.Second
-	cacheSize = 50_000 // pairs of an account and a path
-)
+// cacheSize is the number of pairs of an account and a path whose grants are cached.
+const cacheSize = 50_000
 
 // Keys locate the assignments that concern an object.
 type Keys struct {
@@ -43,8 +37,7 @@ type RuleGrants interface {
 type Decider struct {
 	grants Grants
 	rules  RuleGrants // may be nil
-	paths  *lru.Cache[pathKey, pathGrants]
-	now    func() time.Time
+	paths  *Cache[pathKey, pathGrants]
 }
 
 type pathKey struct {
@@ -55,16 +48,11 @@ type pathKey struct {
 type pathGrants struct {
 	granted         Granted
 	namespaceExists bool
-	until           time.Time
 }
 
 // NewDecider returns a Decider. rules may be nil.
 func NewDecider(grants Grants, rules RuleGrants) *Decider {
-	paths, err := lru.New[pathKey, pathGrants](cacheSize)
-	if err != nil { // the size is a positive constant
-		panic(err)
-	}
-	return &Decider{grants: grants, rules: rules, paths: paths, now: time.Now}
+	return &Decider{grants: grants, rules: rules, paths: NewCache[pathKey, pathGrants](cacheSize)}
 }
 
 // Purge empties the cache. Call it when accounts, roles or assignments have changed.
@@ -106,24 +94,27 @@ func (d *Decider) byRule(c *Caller, on Object) Granted {
 }
 
 // AllowPath is Allow for the distribution with the base path on.Name, which need not exist. It may use grants that are up
-// to cacheLife old, except to deny: new grants have effect at once. The queries do not depend on whether the path exists.
+// to CacheLife old, except to deny: new grants have effect at once. The queries do not depend on whether the path exists.
 func (d *Decider) AllowPath(ctx context.Context, c *Caller, action Action, on Object) (bool, error) {
-	on.Kind = Distribution
-	switch on.NamespaceExists = true; { // without grants: public content, and administrators
-	case Allow(c, action, on):
+	if d.AllowCached(c, action, on) {
 		return true, nil
-	case c == nil:
-		return false, nil
-	}
-	key := pathKey{c.Account.ID, on.Name}
-	if kept, ok := d.paths.Get(key); ok && d.now().Before(kept.until) {
-		on.Granted, on.NamespaceExists = kept.granted, kept.namespaceExists
-		if Allow(c, action, on) {
-			return true, nil
-		}
 	}
 	on, err := d.LoadPath(ctx, c, on)
 	return err == nil && Allow(c, action, on), err
+}
+
+// AllowCached is AllowPath without queries. It also denies what it would have to read.
+func (d *Decider) AllowCached(c *Caller, action Action, on Object) bool {
+	on.Kind = Distribution
+	switch on.NamespaceExists = true; { // without grants: public content, and administrators
+	case Allow(c, action, on):
+		return true
+	case c == nil:
+		return false
+	}
+	kept, ok := d.paths.Get(pathKey{c.Account.ID, on.Name})
+	on.Granted, on.NamespaceExists = kept.granted, kept.namespaceExists
+	return ok && Allow(c, action, on)
 }
 
 // LoadPath returns the distribution with the base path on.Name with its Granted and NamespaceExists set, as the database
@@ -133,13 +124,11 @@ func (d *Decider) LoadPath(ctx context.Context, c *Caller, on Object) (Object, e
 	if c == nil {
 		return on, nil
 	}
-	until := d.now().Add(cacheLife)
-	keys := Keys{Namespace: pulp.NamespaceOf(on.Name), BasePath: on.Name}
-	granted, exists, err := d.grants.Granted(ctx, c.Account.ID, keys)
-	if err != nil {
-		return on, err
-	}
-	on.Granted, on.NamespaceExists = granted.Or(d.byRule(c, on)), exists
-	d.paths.Add(pathKey{c.Account.ID, on.Name}, pathGrants{on.Granted, exists, until})
-	return on, nil
+	read, err := d.paths.Read(pathKey{c.Account.ID, on.Name}, func() (pathGrants, error) {
+		keys := Keys{Namespace: pulp.NamespaceOf(on.Name), BasePath: on.Name}
+		granted, exists, err := d.grants.Granted(ctx, c.Account.ID, keys)
+		return pathGrants{granted.Or(d.byRule(c, on)), exists}, err
+	})
+	on.Granted, on.NamespaceExists = read.granted, read.namespaceExists
+	return on, err
 }

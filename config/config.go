@@ -88,10 +88,27 @@ type Config struct {
 	ShutdownGrace time.Duration `yaml:"shutdown_grace" env:"SHUTDOWN_GRACE"`
 }
 
-// TLS enables HTTPS.
+// The values of TLS.ClientAuth.
+const (
+	ClientAuthOptional = "optional"
+	ClientAuthRequired = "required"
+)
+
+// TLS enables HTTPS. The server reloads the files when they change.
 type TLS struct {
 	CertFile string `yaml:"cert_file" env:"CERT_FILE"` // PEM, with intermediate certificates
 	KeyFile  string `yaml:"key_file" env:"KEY_FILE"`   // PEM
+	// ClientCAFile contains the PEM certificates of the authorities of client certificates. Empty: clients are not asked
+	// for certificates.
+	ClientCAFile string `yaml:"client_ca_file" env:"CLIENT_CA_FILE"`
+	// ClientAuth is ClientAuthOptional, or ClientAuthRequired to refuse connections without a client certificate.
+	ClientAuth string `yaml:"client_auth" env:"CLIENT_AUTH"`
+	// HSTS is the time for which browsers use only https for the host of the server, on all its ports, after a response
+	// (RFC 6797, max-age); 0: the header is not sent.
+	HSTS time.Duration `yaml:"hsts" env:"HSTS"`
+	// Required prevents a start with settings that let clients send passwords over the network in plain text. See
+	// Config.PlainHTTP.
+	Required bool `yaml:"required" env:"REQUIRED"`
 }
 
 // AnonymousPull is "true", "false" or "token". Booleans in other common spellings are normalized.

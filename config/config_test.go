@@ -284,6 +284,11 @@ func TestInvalidSettings(t *testing.T) {
 		"token lifetime too long":          {variable: "COUNTERSIGN_TOKEN_LIFETIME=24h1s", want: "token.lifetime: want 1m to 24h, got 24h0m1s"},
 		"private key without a public key": {variable: "COUNTERSIGN_TOKEN_PRIVATE_KEY_FILE=x", want: "token"},
 		"certificate without a key":        {variable: "COUNTERSIGN_TLS_CERT_FILE=x", want: "tls"},
+		"client CA without a certificate":  {variable: "COUNTERSIGN_TLS_CLIENT_CA_FILE=x", want: "tls.client_ca_file"},
+		"client certificates without a CA": {variable: "COUNTERSIGN_TLS_CLIENT_AUTH=required", want: "tls.client_auth"},
+		"client_auth":                      {variable: "COUNTERSIGN_TLS_CLIENT_AUTH=true", want: "tls.client_auth"},
+		"hsts without https":               {variable: "COUNTERSIGN_TLS_HSTS=24h", want: "tls.hsts"},
+		"hsts below a second":              {file: "public_url: https://registry.example\ntls: {hsts: 1ms}\n", want: "tls.hsts"},
 		"unknown log format":               {variable: "COUNTERSIGN_LOG_FORMAT=xml", want: "log.format"},
 		"unknown log level": {
 			variable: "COUNTERSIGN_LOG_LEVEL=loud",

@@ -70,6 +70,7 @@ func Default() Config {
 		AnonymousPull:      "true",
 		Registry:           Registry{BasicAuth: true},
 		TrustedProxies:     []string{},
+		TLS:                TLS{ClientAuth: ClientAuthOptional},
 		Token:              Token{Lifetime: 5 * time.Minute},
 		OIDC:               OIDC{Issuers: []OIDCIssuer{}, Rules: []OIDCRule{}},
 		Upstream:           Upstream{Redirects: RedirectsFollow, TokenHosts: []string{}, CompareEvery: 5 * time.Minute, Follow: true},

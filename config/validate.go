@@ -38,10 +38,22 @@ func (c Config) validate() error {
 			"token.lifetime: want 1m to 24h, got %v", c.Token.Lifetime),
 		check((c.Token.PrivateKeyFile == "") == (c.Token.PublicKeyFile == ""),
 			"token: set both private_key_file and public_key_file, or neither"),
-		check((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls: set both cert_file and key_file, or neither"),
+		c.TLS.validate(c.Public().Scheme),
 		oneOf("log.format", c.Log.Format, "text", "json"),
 		check(min(c.Retention.Uploads, c.Retention.Pending, c.Retention.Orphans, c.Retention.Tasks) >= time.Minute,
 			"retention: want 1m or more for each setting"),
+	)
+}
+
+// validate returns the errors of the TLS settings of a server with a scheme of its public URL.
+func (t TLS) validate(publicScheme string) error {
+	return errors.Join(
+		check((t.CertFile == "") == (t.KeyFile == ""), "tls: set both cert_file and key_file, or neither"),
+		oneOf("tls.client_auth", t.ClientAuth, ClientAuthOptional, ClientAuthRequired),
+		check(t.ClientCAFile == "" || t.CertFile != "", "tls.client_ca_file: set cert_file and key_file too"),
+		check(t.ClientAuth == ClientAuthOptional || t.ClientCAFile != "", "tls.client_auth: set client_ca_file too"),
+		check(t.HSTS == 0 || t.HSTS >= time.Second, "tls.hsts: want 0, or 1s or more, got %v", t.HSTS),
+		check(t.HSTS == 0 || t.CertFile != "" || publicScheme == "https", "tls.hsts: set cert_file and key_file, or a public_url with https"),
 	)
 }
 

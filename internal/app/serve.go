@@ -44,6 +44,13 @@ type Greeting struct {
 // to the shutdown grace period for requests and tasks. It writes the greeting, with a generated password, when the
 // server accepts connections.
 func (a *App) Serve(ctx context.Context, g Greeting) error {
+	if err := a.checkPlainHTTP(ctx); err != nil {
+		return err
+	}
+	secure, err := a.openTLS(ctx)
+	if err != nil {
+		return err
+	}
 	s, release, err := a.openForServing(ctx)
 	if err != nil {
 		return err
@@ -76,7 +83,9 @@ func (a *App) Serve(ctx context.Context, g Greeting) error {
 		return err
 	}
 	a.greet(g, password)
-	return a.run(ctx, &server{handler: handler, listener: listener, worker: e.worker, background: a.backgroundJobs(s, e)})
+	return a.run(ctx, &server{
+		handler: handler, listener: listener, tls: secure, worker: e.worker, background: a.backgroundJobs(s, e),
+	})
 }
 
 // backgroundJobs returns the functions that run besides requests and tasks until their context ends.

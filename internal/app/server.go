@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -10,6 +11,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/internal/servertls"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -31,6 +34,7 @@ const (
 type server struct {
 	handler    http.Handler
 	listener   net.Listener
+	tls        *servertls.Reloader // nil without TLS
 	worker     *tasks.Worker
 	background []func(context.Context)
 }
@@ -39,7 +43,7 @@ type server struct {
 // gracefully.
 func (a *App) run(ctx context.Context, srv *server) error {
 	httpServer := &http.Server{
-		Handler: srv.handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		Handler: srv.tlsHandler(a.config), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxStreams, WriteByteTimeout: writeTimeout, SendPingTimeout: pingAfter, PingTimeout: pingTimeout,
 		},
@@ -47,7 +51,7 @@ func (a *App) run(ctx context.Context, srv *server) error {
 	}
 	group, running := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		err := a.listen(ctx, httpServer, srv.listener)
+		err := srv.listen(httpServer)
 		if errors.Is(err, http.ErrServerClosed) {
 			return nil
 		}
@@ -69,14 +73,54 @@ func (a *App) run(ctx context.Context, srv *server) error {
 	for _, job := range srv.background {
 		group.Go(func() error { job(running); return nil })
 	}
+	if srv.tls != nil {
+		group.Go(func() error { srv.tls.Run(running); return nil })
+	}
 	return group.Wait()
 }
 
-// listen accepts connections, with TLS if it is configured, until s is shut down.
-func (a *App) listen(ctx context.Context, s *http.Server, l net.Listener) error {
-	if t := a.config.TLS; t.CertFile != "" {
-		a.warnOfReadableSecret(ctx, "tls.key_file", t.KeyFile)
-		return s.ServeTLS(l, t.CertFile, t.KeyFile)
+// openTLS loads the files of TLS. It returns nil if TLS is not configured.
+func (a *App) openTLS(ctx context.Context) (*servertls.Reloader, error) {
+	t := a.config.TLS
+	if t.CertFile == "" {
+		return nil, nil
 	}
-	return s.Serve(l)
+	a.warnOfReadableSecret(ctx, "tls.key_file", t.KeyFile)
+	return servertls.New(ctx, servertls.Options{
+		CertFile: t.CertFile, KeyFile: t.KeyFile, ClientCAFile: t.ClientCAFile,
+		ClientCertRequired: t.ClientAuth == config.ClientAuthRequired, Log: a.log,
+	})
+}
+
+// tlsHandler returns the handler of all requests with the duties that TLS adds.
+func (srv *server) tlsHandler(c config.Config) http.Handler {
+	handler := srv.handler
+	if c.TLS.HSTS > 0 {
+		handler = withHSTS(handler, c.TLS.HSTS, c.Public().Scheme == "https")
+	}
+	if srv.tls != nil {
+		handler = srv.tls.Handler(handler)
+	}
+	return handler
+}
+
+// withHSTS returns a handler that tells browsers to use only https for the host of the server, on all its ports. The
+// header is for responses over TLS, also if a proxy terminates it, which https in the public URL shows (RFC 6797, 7.2).
+func withHSTS(next http.Handler, maxAge time.Duration, public bool) http.Handler {
+	value := fmt.Sprintf("max-age=%d", int64(maxAge.Seconds()))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if public || r.TLS != nil {
+			w.Header().Set("Strict-Transport-Security", value)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// listen accepts connections, with TLS if it is configured, until s is shut down.
+func (srv *server) listen(s *http.Server) error {
+	if srv.tls == nil {
+		return s.Serve(srv.listener)
+	}
+	s.TLSConfig = srv.tls.Config()
+	return s.ServeTLS(srv.listener, "", "")
 }

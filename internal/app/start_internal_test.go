@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/countersign/countersign/config"
 )
@@ -98,6 +99,28 @@ func TestGreet(t *testing.T) {
 		}
 		if tt.wantNot != "" && strings.Contains(out.String(), tt.wantNot) {
 			t.Errorf("%s: the greeting contains %q:\n%s", name, tt.wantNot, &out)
+		}
+	}
+}
+
+// TestWithHSTS verifies that Strict-Transport-Security is sent over TLS, and over plain HTTP only if a proxy terminates
+// TLS.
+func TestWithHSTS(t *testing.T) {
+	t.Parallel()
+	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) })
+	for _, tt := range []struct {
+		target string
+		public bool
+		want   string
+	}{
+		{target: "https://registry.example/", want: "max-age=3600"},
+		{target: "http://registry.example/", public: true, want: "max-age=3600"},
+		{target: "http://registry.example/"},
+	} {
+		w := httptest.NewRecorder()
+		withHSTS(next, time.Hour, tt.public).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, tt.target, nil))
+		if got := w.Header().Get("Strict-Transport-Security"); got != tt.want || w.Code != http.StatusNotFound {
+			t.Errorf("%+v: status %d, header %q", tt, w.Code, got)
 		}
 	}
 }

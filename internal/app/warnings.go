@@ -32,6 +32,22 @@ func (a *App) warnAtStart(ctx context.Context, s *store.Store) error {
 	return a.warnOfMissingServices(ctx, s)
 }
 
+// checkPlainHTTP logs that clients would send passwords and tokens over the network in plain text, or returns an error if
+// tls.required is set.
+func (a *App) checkPlainHTTP(ctx context.Context) error {
+	reason := a.config.PlainHTTP()
+	if reason == "" {
+		return nil
+	}
+	const advice = "set tls.cert_file and tls.key_file, or use a proxy with TLS and set public_url to its https URL"
+	if a.config.TLS.Required {
+		return fmt.Errorf("tls.required: %s: %s", reason, advice)
+	}
+	a.log.WarnContext(ctx, "clients send passwords and tokens over the network in plain text: "+advice,
+		slog.String("reason", reason), slog.String("help", "docs/deploy.md, \"TLS\""))
+	return nil
+}
+
 // warnOfFormerHosts logs each host that public_url had before and that signatures name. Clients that require a
 // signature refuse images with such signatures only. Hosts that no signature names are forgotten.
 func (a *App) warnOfFormerHosts(ctx context.Context, s *store.Store) error {

@@ -1,3 +1,4 @@
+-- compatible-from: 14
 -- +goose Up
 
 -- Users, groups, roles, API tokens and the audit log. Nothing that earlier versions read or write is changed.

@@ -34,6 +34,9 @@ type options struct {
 	images  int           // images of a synced repository
 	tasks   int           // tasks per round
 	old     int           // finished tasks in the database at the last measurement of tasks
+	users   int           // in the database of the measurement of permissions, each with grants roles
+	grants  int           // roles of each of these users
+	before  string        // program of an earlier version for the measurement of permissions; empty: none
 	only    string        // names of parts, separated by commas; empty: all
 	dir     string        // parent of the data directory; empty: the system's temporary directory
 }
@@ -50,7 +53,10 @@ func main() {
 	flag.IntVar(&o.images, "images", 200, "images of a synced repository")
 	flag.IntVar(&o.tasks, "tasks", 3000, "tasks that are dispatched per round")
 	flag.IntVar(&o.old, "old", 1_000_000, "finished tasks in the database at the last measurement of tasks")
-	flag.StringVar(&o.only, "only", "", "parts to run, separated by commas: registry,upstream,sync,tasks,signing,depth; default: all")
+	flag.IntVar(&o.users, "users", 10_000, "users in the database of the measurement of permissions")
+	flag.IntVar(&o.grants, "grants", 10, "roles of each of these users")
+	flag.StringVar(&o.before, "before", "", "program of an earlier version that the measurement of permissions compares; default: none")
+	flag.StringVar(&o.only, "only", "", "parts to run, separated by commas: registry,upstream,sync,tasks,signing,access,depth; default: all")
 	flag.StringVar(&o.dir, "dir", "", "parent of the data directory, which is deleted at the end; default: the system's temporary directory")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -95,6 +101,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		{"sync", func() error { return compareSyncs(ctx, o, out, ours, peer, source, dir) }},
 		{"tasks", func() error { return compareTasks(ctx, o, out, dir) }},
 		{"signing", func() error { return compareSigning(ctx, o, out, ours, dir) }},
+		{"access", func() error { return compareAccess(ctx, o, out, dir) }},
 		{"depth", func() error { return compareDepth(ctx, o, out, ours) }},
 	})
 }
@@ -140,12 +147,18 @@ func compareDepth(ctx context.Context, o options, out io.Writer, ours *registry)
 
 const password = "bench-bench-bench"
 
-// startOurs starts this registry with its default settings and further variables in its environment.
+// startOurs builds this registry and starts it with startProgram.
 func startOurs(ctx context.Context, dir string, more ...string) (*registry, func(), error) {
 	program, err := process.Build(ctx, dir, ".", "-trimpath")
 	if err != nil {
 		return nil, nil, err
 	}
+	return startProgram(ctx, program, dir, more...)
+}
+
+// startProgram starts this registry, or an earlier version of it, with its default settings and further variables in its
+// environment.
+func startProgram(ctx context.Context, program, dir string, more ...string) (*registry, func(), error) {
 	address, err := process.FreeAddress()
 	if err != nil {
 		return nil, nil, err

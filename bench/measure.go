@@ -70,7 +70,7 @@ func measure(ctx context.Context, o options, r *registry, round int, blob []byte
 		return got, err
 	}
 	defer s.close()
-	took, err := s.pushMany(ctx, o.clients, 0, o.pushes)
+	took, err := s.pushMany(ctx, o.clients, o.pushes)
 	if err != nil {
 		return got, err
 	}
@@ -106,17 +106,16 @@ func measure(ctx context.Context, o options, r *registry, round int, blob []byte
 	return got, nil
 }
 
-// pushMany pushes the images with the numbers from first to end-1 by concurrent clients, and returns the duration.
-func (s *session) pushMany(ctx context.Context, clients, first, end int) (time.Duration, error) {
+// pushMany pushes a number of images by concurrent clients, and returns the duration.
+func (s *session) pushMany(ctx context.Context, clients, images int) (time.Duration, error) {
 	var next atomic.Int64
-	next.Store(int64(first))
 	group, ctx := errgroup.WithContext(ctx)
 	began := time.Now()
 	for range clients {
 		group.Go(func() error {
 			for {
 				n := next.Add(1) - 1
-				if n >= int64(end) {
+				if n >= int64(images) {
 					return nil
 				}
 				if err := s.pushTiny(ctx, fmt.Sprintf("n%d", n)); err != nil {
@@ -159,7 +158,7 @@ func depth(ctx context.Context, o options, r *registry) (first, deep []time.Dura
 	}
 	defer full.close()
 	from := max(o.deep-o.window/2, 0)
-	if _, err := full.pushMany(ctx, o.clients, 0, from); err != nil {
+	if _, err := full.pushMany(ctx, o.clients, from); err != nil {
 		return nil, nil, err
 	}
 	// The token can have expired.

@@ -45,7 +45,7 @@ func compareSigning(ctx context.Context, o options, out io.Writer, ours *registr
 		return err
 	}
 	defer s.close()
-	if _, err := s.pushMany(ctx, o.clients, 0, signTags); err != nil {
+	if _, err := s.pushMany(ctx, o.clients, signTags); err != nil {
 		return err
 	}
 	repository, err := ours.find(ctx, "repositories/container/container-push/?name="+signRepo)

@@ -227,11 +227,16 @@ func (r *registry) find(ctx context.Context, query string) (href string, err err
 	return page.Results[0].Href, nil
 }
 
-// task starts a task, waits for its end and returns the duration.
+// task starts a task with POST, waits for its end and returns the duration.
 func (r *registry) task(ctx context.Context, action string, fields map[string]any) (time.Duration, error) {
+	return r.taskBy(ctx, http.MethodPost, action, fields)
+}
+
+// taskBy is task with another method.
+func (r *registry) taskBy(ctx context.Context, method, action string, fields map[string]any) (time.Duration, error) {
 	began := time.Now()
 	var accepted struct{ Task string }
-	if err := r.rest(ctx, http.MethodPost, action, fields, http.StatusAccepted, &accepted); err != nil {
+	if err := r.rest(ctx, method, action, fields, http.StatusAccepted, &accepted); err != nil {
 		return 0, err
 	}
 	for time.Since(began) < maxTask {

@@ -14,6 +14,9 @@ const (
 	TaskCollection           = "tasks/"
 	WorkerCollection         = "workers/"
 	UserCollection           = "users/"
+	GroupCollection          = "groups/"
+	RoleCollection           = "roles/"
+	AccessPolicyCollection   = "access_policies/"
 	SigningServiceCollection = "signing-services/"
 	PushCollection           = "repositories/container/container-push/"
 	ContainerCollection      = "repositories/container/container/"
@@ -69,6 +72,9 @@ var prnModels = map[string]string{
 	TaskCollection:           "core.task",
 	WorkerCollection:         "core.appstatus",
 	UserCollection:           "auth.user",
+	GroupCollection:          "core.group",
+	RoleCollection:           "core.role",
+	AccessPolicyCollection:   "core.accesspolicy",
 	SigningServiceCollection: "core.signingservice",
 	PushCollection:           "container.containerpushrepository",
 	ContainerCollection:      "container.containerrepository",
@@ -96,10 +102,10 @@ type Ref struct {
 }
 
 var (
-	uuidForm    = regexp.MustCompile(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
-	numberForm  = regexp.MustCompile(`^(0|[1-9][0-9]{0,17})$`)
-	userIDForm  = regexp.MustCompile(`^[1-9][0-9]{0,17}$`)
-	collections = func() map[string]string { // model -> collection
+	uuidForm     = regexp.MustCompile(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
+	numberForm   = regexp.MustCompile(`^(0|[1-9][0-9]{0,17})$`)
+	numberIDForm = regexp.MustCompile(`^[1-9][0-9]{0,17}$`)
+	collections  = func() map[string]string { // model -> collection
 		m := make(map[string]string, len(prnModels))
 		for c, model := range prnModels {
 			m[model] = c
@@ -157,8 +163,8 @@ func cutPRN(s string) (model, id string, ok bool) {
 }
 
 func validID(collection, id string) bool {
-	if collection == UserCollection {
-		return userIDForm.MatchString(id)
+	if collection == UserCollection || collection == GroupCollection {
+		return numberIDForm.MatchString(id)
 	}
 	return ValidUUID(id)
 }

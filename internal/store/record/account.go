@@ -1,6 +1,7 @@
 package record
 
 import (
+	"database/sql"
 	"time"
 
 	"github.com/countersign/countersign/internal/pulp"
@@ -25,4 +26,56 @@ func ScanUser(row sqldb.Scanner) (pulp.User, error) {
 	}
 	u.Stamps = Stamps(created, updated)
 	return u, nil
+}
+
+// GroupColumns are the columns of a group that ScanGroup reads.
+const GroupColumns = `id, name, created, updated`
+
+// ScanGroup reads a group.
+func ScanGroup(row sqldb.Scanner) (pulp.Group, error) {
+	var g pulp.Group
+	var created, updated int64
+	if err := row.Scan(&g.ID, &g.Name, &created, &updated); err != nil {
+		return pulp.Group{}, err
+	}
+	g.Stamps = Stamps(created, updated)
+	return g, nil
+}
+
+// RoleColumns are the columns of a role that ScanRole reads.
+const RoleColumns = `id, name, description, locked, created, updated`
+
+// ScanRole reads a role without its permissions.
+func ScanRole(row sqldb.Scanner) (pulp.Role, error) {
+	var r pulp.Role
+	var description sql.NullString
+	var created, updated int64
+	if err := row.Scan(&r.ID, &r.Name, &description, &r.Locked, &created, &updated); err != nil {
+		return pulp.Role{}, err
+	}
+	r.Description, r.Stamps = sqldb.Pointer(description), Stamps(created, updated)
+	return r, nil
+}
+
+// The columns of an assignment that ScanAssignment reads, and the tables that they are from.
+const (
+	AssignmentColumns = `a.id, a.role_id, r.name, COALESCE(a.account_id, 0), COALESCE(u.username, ''), COALESCE(a.group_id, 0),
+	COALESCE(g.name, ''), a.object,
+	COALESCE((SELECT p.type FROM repository p WHERE a.object = 'repository:' || p.id AND p.id = SUBSTR(a.object, 12)), ''),
+	a.created, a.updated`
+	AssignmentSource = ` FROM role_assignment a JOIN role r ON r.id = a.role_id
+	LEFT JOIN account u ON u.id = a.account_id LEFT JOIN account_group g ON g.id = a.group_id`
+)
+
+// ScanAssignment reads an assignment.
+func ScanAssignment(row sqldb.Scanner) (pulp.Assignment, error) {
+	var a pulp.Assignment
+	var created, updated int64
+	err := row.Scan(&a.ID, &a.RoleID, &a.Role, &a.AccountID, &a.Account, &a.GroupID, &a.Group, &a.Object, &a.Repository,
+		&created, &updated)
+	if err != nil {
+		return pulp.Assignment{}, err
+	}
+	a.Stamps = Stamps(created, updated)
+	return a, nil
 }

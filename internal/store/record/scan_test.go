@@ -49,8 +49,8 @@ func TestScanUser(t *testing.T) {
 	insert(t, s, "account", row{"id": 7, "username": "alice", "password_hash": "hash", "is_staff": true, "is_active": false})
 	insert(t, s, "account", row{"id": 8, "username": "bob", "password_hash": "", "is_staff": false, "is_active": true})
 	wantRows(t, s, record.ScanUser, `SELECT `+record.AccountColumns+` FROM account ORDER BY id`,
-		pulp.User{ID: 7, Username: "alice", Hash: "hash", Staff: true, Stamps: stamps},
-		pulp.User{ID: 8, Username: "bob", Active: true, Stamps: stamps})
+		pulp.User{ID: 7, Username: "alice", Hash: "hash", Staff: true, Kind: pulp.LocalUser, Stamps: stamps},
+		pulp.User{ID: 8, Username: "bob", Active: true, Kind: pulp.LocalUser, Stamps: stamps})
 }
 
 // TestScanBlob reads a blob in the storage, an empty inline blob, and an absent blob.

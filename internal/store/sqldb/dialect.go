@@ -13,18 +13,24 @@ type Dialect struct {
 	ForShare string
 	// NextSeq is the expression for the next sequence number of a task.
 	NextSeq string
+	// NextAccount is the expression for the id of a new account. No id is used again.
+	NextAccount string
 
 	// lock locks the name $1 until the transaction ends, lockShared together with others. Both are empty on SQLite, where
 	// one transaction runs at a time.
 	lock, lockShared string
 }
 
-var sqliteDialect = Dialect{NextSeq: "(SELECT COALESCE(MAX(seq), 0) + 1 FROM task)"}
+var sqliteDialect = Dialect{
+	NextSeq:     "(SELECT COALESCE(MAX(seq), 0) + 1 FROM task)",
+	NextAccount: "(SELECT MAX(last, COALESCE((SELECT MAX(id) FROM account), 0)) + 1 FROM account_serial)",
+}
 
 var postgresDialect = Dialect{
 	ForUpdate: " FOR UPDATE", ForUpdateFree: " FOR UPDATE SKIP LOCKED", ForShare: " FOR SHARE", NextSeq: "nextval('task_seq')",
-	lock:       "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
-	lockShared: "SELECT pg_advisory_xact_lock_shared(hashtextextended($1, 0))",
+	NextAccount: "nextval(pg_get_serial_sequence('account', 'id'))",
+	lock:        "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
+	lockShared:  "SELECT pg_advisory_xact_lock_shared(hashtextextended($1, 0))",
 }
 
 // toPostgres translates the words of SQLite in the stores' texts. json_entries and json_member are functions of the

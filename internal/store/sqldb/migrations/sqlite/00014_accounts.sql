@@ -108,6 +108,15 @@ CREATE INDEX audit_entry_object ON audit_entry (object, at);
 ALTER TABLE repository_version ADD COLUMN actor TEXT NOT NULL DEFAULT '';
 ALTER TABLE repository_version ADD COLUMN actor_id BIGINT;
 
+-- The largest id of a deleted account: ids are not used again, because the audit log and the authors of versions refer to them.
+CREATE TABLE account_serial (last BIGINT NOT NULL);
+INSERT INTO account_serial (last) VALUES (0);
+-- +goose StatementBegin
+CREATE TRIGGER account_deleted AFTER DELETE ON account BEGIN
+    UPDATE account_serial SET last = MAX(last, OLD.id);
+END;
+-- +goose StatementEnd
+
 -- Accounts that are not administrators used to own the namespace of their name. The role's permissions are stored by the program.
 INSERT INTO role (id, name, locked, created, updated)
 SELECT '0199d5a0-0000-7000-8000-000000000001', 'container.containernamespace_owner', TRUE, n.now, n.now FROM (SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS BIGINT) AS now) n;

@@ -141,7 +141,7 @@ func (p *story) start() {
 	public, quiet, queue := &url.URL{Scheme: "http", Host: recordedHost}, slog.New(slog.DiscardHandler), &memqueue.Queue{}
 	accounts := auth.New(p.store.Accounts, quiet)
 	signer := &signservice.Signer{
-		Store: p.store, Log: quiet, Parallel: 1, Usable: func(pulp.SigningService) bool { return true },
+		Store: p.store, Parallel: 1, Usable: func(pulp.SigningService) bool { return true },
 		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return keyed{t, p.key, &p.made}, nil },
 	}
 	worker := tasks.NewWorker(tasks.WorkerOptions{

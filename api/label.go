@@ -1,6 +1,7 @@
 package api
 
 import (
+	"log/slog"
 	"net/http"
 	"strings"
 
@@ -49,15 +50,15 @@ func labelRoutes[T any](a *API, collection string, authorize func(*request) (T, 
 		return a.Store.Catalog.UnsetLabel(req.Context(), collection, strings.ToLower(req.param("id")), key)
 	}
 	return []route{
-		{path: collection + ":id/set_label/", methods: post(labelAction(collection, authorize, set))},
-		{path: collection + ":id/unset_label/", methods: post(labelAction(collection, authorize, unset))},
+		{path: collection + ":id/set_label/", methods: post(labelAction("set label", collection, authorize, set))},
+		{path: collection + ":id/unset_label/", methods: post(labelAction("unset label", collection, authorize, unset))},
 	}
 }
 
-// labelAction returns the handler of an action on one label. change changes the label with the key and returns the
+// labelAction returns the handler of an action, with its name in the audit log, on one label. change changes the label with the key and returns the
 // value to show.
 func labelAction[T any](
-	collection string, authorize func(*request) (T, error),
+	action, collection string, authorize func(*request) (T, error),
 	change func(req *request, b *body.Fields, key string) (*string, error),
 ) handler {
 	return func(req *request) (reply.Reply, error) {
@@ -79,7 +80,7 @@ func labelAction[T any](
 		if err != nil {
 			return reply.Reply{}, err
 		}
-		req.audit("change label", pulp.Href(collection, strings.ToLower(req.param("id"))))
+		req.audit(action, pulp.Href(collection, strings.ToLower(req.param("id"))), slog.String("key", *key))
 		return reply.Reply{Status: http.StatusCreated, Body: label{*key, value}}, nil
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
+	"github.com/countersign/countersign/internal/actor"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/negotiate"
@@ -29,7 +30,9 @@ func fail(c *gin.Context, err error) {
 func (a *API) respondToErrors(c *gin.Context) {
 	c.Next()
 	if err := c.Errors.Last(); err != nil {
-		a.write(c, a.toReply(c.Request, err.Err))
+		rep := a.toReply(c.Request, err.Err)
+		a.conclude(c, rep.Status)
+		a.write(c, rep)
 	}
 }
 
@@ -95,6 +98,7 @@ func (a *API) recoverPanic(c *gin.Context) {
 			panic(p)
 		}
 		c.Abort() // the handlers after the one that panicked
+		a.conclude(c, http.StatusInternalServerError)
 		a.Log.ErrorContext(c.Request.Context(), "panic in the API", slog.Any("panic", p), slog.String("path", c.Request.URL.Path))
 		if !c.Writer.Written() {
 			a.write(c, reply.Internal())
@@ -180,5 +184,8 @@ func (a *API) authenticate(c *gin.Context) {
 	}
 	if err != nil {
 		fail(c, err)
+		return
 	}
+	c.Request = c.Request.WithContext(actor.With(c.Request.Context(), actorOf(c.Request, req.user)))
+	req.Request = c.Request
 }

@@ -63,7 +63,7 @@ func (a *API) contentAction(r resource[pulp.Repository], name string, act action
 		href := pulp.RepositoryHref(repo.Type, repo.ID)
 		spec.Namespace = pulp.NamespaceOf(repo.Name)
 		spec.Resources = append([]taskstore.Resource{{Href: href, Exclusive: true}}, spec.Resources...)
-		return a.dispatch(req, name, href, spec)
+		return a.dispatch(req, auditAction(req.Method, name), href, spec)
 	}
 }
 

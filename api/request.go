@@ -9,6 +9,7 @@ import (
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/access"
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -30,6 +31,14 @@ type request struct {
 	log      *slog.Logger
 
 	verifying time.Duration // spent on verifying signatures so far
+
+	noted []note // changes for the audit log
+}
+
+// note is a change that a handler has made or started.
+type note struct {
+	entry   audit.Entry
+	details []slog.Attr
 }
 
 // isStaff reports whether the caller is an administrator.
@@ -53,22 +62,19 @@ func (r *request) mayModify(name string) bool {
 
 var errDenied = fault.New(fault.Denied, "You do not have permission to perform this action.")
 
-// audit logs a change: its author, the action and the object.
+// audit notes a change for the audit log, whose entry is written before the response is sent: the action, named as by
+// auditAction, and the object.
 func (r *request) audit(action, object string, attrs ...slog.Attr) {
-	attrs = append([]slog.Attr{
-		slog.String("who", r.user.Username), slog.String("action", action), slog.String("object", object),
-		slog.String("result", "done"),
-	}, attrs...)
-	r.log.LogAttrs(r.Context(), slog.LevelInfo, "audit", attrs...)
+	r.noted = append(r.noted, note{audit.Entry{Action: action, Object: object, Result: audit.Done}, attrs})
 }
 
-// created responds with an object that has been created, and logs the change.
+// created responds with an object that has been created, and notes the change for the audit log.
 func created(req *request, action string, shown any, href string) reply.Reply {
 	req.audit(action, href)
 	return reply.Reply{Status: http.StatusCreated, Body: shown, Header: http.Header{"Location": {href}}}
 }
 
-// dispatch starts a task for the caller, logs the change, and responds with the task.
+// dispatch starts a task for the caller, notes that for the audit log, and responds with the task.
 func (a *API) dispatch(req *request, action, object string, spec tasks.Spec) (reply.Reply, error) {
 	t, err := a.Tasks.Dispatch(req.Context(), tasks.ByUser(req.user.ID), spec)
 	if err != nil {

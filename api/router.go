@@ -70,7 +70,7 @@ func (a *API) router() *gin.Engine {
 	e.UseRawPath = false       // routes match the decoded path, so that an encoded slash separates segments
 	e.UseEscapedPath = false
 	a.allowed, a.open = map[string]string{}, map[string]bool{}
-	e.Use(correlate, a.recoverPanic, setCommonHeaders, a.setAllow, a.respondToErrors, limitBody)
+	e.Use(correlate, identify, a.recoverPanic, setCommonHeaders, a.setAllow, a.respondToErrors, limitBody)
 	checks := []gin.HandlerFunc{acceptJSON, a.checkOrigin, parseQuery, a.authenticate}
 	for _, r := range a.declaredRoutes() {
 		a.declare(e, r, checks)
@@ -107,6 +107,7 @@ func (a *API) run(h handler) gin.HandlerFunc {
 			fail(c, err)
 			return
 		}
+		a.conclude(c, rep.Status)
 		a.send(c, rep)
 	}
 }

@@ -33,7 +33,7 @@ func (a *API) sign(r resource[pulp.Repository]) handler {
 			return reply.Reply{}, err
 		}
 		href := pulp.RepositoryHref(repo.Type, repo.ID)
-		return a.dispatch(req, "sign", href, tasks.Spec{
+		return a.dispatch(req, "sign repository", href, tasks.Spec{
 			Name: tasks.Sign, Args: args, ServiceID: args.ServiceID, Namespace: pulp.NamespaceOf(repo.Name),
 			Resources: []taskstore.Resource{{Href: href, Exclusive: true}},
 		})

@@ -84,6 +84,7 @@ type Config struct {
 	Mirror     Mirror     `yaml:"mirror" envPrefix:"MIRROR_"`
 	Retention  Retention  `yaml:"retention" envPrefix:"RETENTION_"`
 	Log        Log        `yaml:"log" envPrefix:"LOG_"`
+	Audit      Audit      `yaml:"audit" envPrefix:"AUDIT_"`
 	// ShutdownGrace is the time that running requests and tasks have to finish after SIGTERM.
 	ShutdownGrace time.Duration `yaml:"shutdown_grace" env:"SHUTDOWN_GRACE"`
 }
@@ -228,4 +229,13 @@ type Retention struct {
 type Log struct {
 	Level  slog.Level `yaml:"level" env:"LEVEL"`   // debug, info, warn or error
 	Format string     `yaml:"format" env:"FORMAT"` // text or json
+}
+
+// Audit contains settings of the audit log. See docs/audit.md.
+type Audit struct {
+	// File is the destination of the entries as lines of JSON: the path of a file, stdout (or -) or stderr. Empty: the
+	// entries are records of the log on standard error.
+	File string `yaml:"file" env:"FILE"`
+	// Retention is the time for which the database keeps entries.
+	Retention time.Duration `yaml:"retention" env:"RETENTION"`
 }

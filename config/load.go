@@ -91,6 +91,7 @@ func Default() Config {
 		},
 		Retention:     Retention{Uploads: 24 * time.Hour, Pending: 24 * time.Hour, Orphans: 24 * time.Hour, Tasks: 30 * 24 * time.Hour},
 		Log:           Log{Level: slog.LevelInfo, Format: "text"},
+		Audit:         Audit{Retention: 90 * 24 * time.Hour},
 		ShutdownGrace: 15 * time.Second,
 	}
 }

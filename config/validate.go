@@ -42,6 +42,7 @@ func (c Config) validate() error {
 		oneOf("log.format", c.Log.Format, "text", "json"),
 		check(min(c.Retention.Uploads, c.Retention.Pending, c.Retention.Orphans, c.Retention.Tasks) >= time.Minute,
 			"retention: want 1m or more for each setting"),
+		check(c.Audit.Retention >= time.Minute, "audit.retention: want 1m or more, got %v", c.Audit.Retention),
 	)
 }
 

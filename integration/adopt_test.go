@@ -142,7 +142,7 @@ func TestAdopt(t *testing.T) {
 	if said, err := s.cli(t, nil, "adopt", "company/*"); err != nil || !strings.Contains(said, "company/app  version 1") {
 		t.Fatalf("adopt: %v\n%s", err, said)
 	}
-	if log := s.LogTail(); !regexp.MustCompile(`msg=audit .*who="command line" action="adopt repository" repository=company/app`).MatchString(log) || strings.Contains(log, `who=""`) {
+	if log := s.LogTail(); !regexp.MustCompile(`msg=audit who="command line" kind=command action="adopt repository" object=company/app`).MatchString(log) || strings.Contains(log, `who=""`) {
 		t.Errorf("the audit log lacks the user of the adoption:\n%s", log)
 	}
 	if got := s.list(t, "/pulp/api/v3/repositories/container/container-push/").Count; got != 1 {

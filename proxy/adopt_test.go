@@ -358,7 +358,7 @@ func TestUnsignableImageStopsNoOthers(t *testing.T) {
 		Log:     quiet,
 		Timeout: time.Minute,
 		Signer: &signservice.Signer{
-			Store: a.store, Log: quiet, Parallel: 2,
+			Store: a.store, Parallel: 2,
 			SignerFor: func(pulp.SigningService) (signing.Signer, error) { return signer, nil }, Usable: func(pulp.SigningService) bool { return true },
 		},
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/access"
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
@@ -34,6 +35,7 @@ type Options struct {
 	// SignOnPush runs changes of repositories that sign on push. nil disables signing on push.
 	SignOnPush *signonpush.Runner
 	Log        *slog.Logger
+	Audit      *audit.Log // nil: the entries go to Log
 	// PublicURL is the URL that clients use: scheme://host[:port]. See compatibility.md#public-url.
 	PublicURL *url.URL
 	// PushType is the type of the repositories that pushes create. See compatibility.md#push-repository-type.
@@ -89,6 +91,7 @@ func New(o Options) http.Handler {
 	if err != nil {
 		panic(err)
 	}
+	o.Audit = audit.Or(o.Audit, o.Log)
 	g := &registry{Options: o, recent: newRecent(), writers: newWriters(), origins: origins}
 	g.manifests, _ = o.Storage.(storage.Manifests)
 	g.blobs = ingest.Blobs{Storage: o.Storage, Inline: o.InlineLimit, Foreign: g.manifests != nil}
@@ -105,6 +108,8 @@ type call struct {
 	name   string // the repository name in the path; empty if the route has none
 	ref    string // the tag, digest or upload id in the path; empty if the route has none
 	caller caller
+
+	failureAudited bool // the failure of the request has an audit entry
 }
 
 // handler responds to one kind of request. If it returns an error it has written nothing; the caller responds with the
@@ -119,6 +124,7 @@ func (g *registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Registry-Supports-Signatures", "1") // podman and skopeo require exactly this value
 	h.Set("X-Content-Type-Options", "nosniff")
 	if err := c.serve(); err != nil {
+		c.auditFailure(err)
 		c.writeError(err)
 	}
 }
@@ -156,6 +162,7 @@ func (c *call) serve() error {
 	if err := c.authenticate(); err != nil {
 		return err
 	}
+	c.identify()
 	return answer(c)
 }
 
@@ -188,19 +195,6 @@ func (c *call) getBase() error {
 		return c.challenge(errUnauthenticated, "")
 	}
 	return c.writeJSON(http.StatusOK, struct{}{})
-}
-
-// audit writes the audit entry of a change: the user, the action, the repository and the result.
-func (c *call) audit(action string, err error, facts ...slog.Attr) {
-	attrs := append([]slog.Attr{
-		slog.String("who", c.caller.name()), slog.String("action", action), slog.String("repository", c.name),
-	}, facts...)
-	if err != nil {
-		attrs = append(attrs, slog.String("result", "refused"), slog.Any("err", err))
-	} else {
-		attrs = append(attrs, slog.String("result", "done"))
-	}
-	c.Log.LogAttrs(c.r.Context(), slog.LevelInfo, "audit", attrs...)
 }
 
 // withSignatures runs a change that may make tags visible. In a repository that signs on push the tags are signed

@@ -195,6 +195,7 @@ func (c *call) deleteUpload() error {
 		return err
 	}
 	u.discard(context.WithoutCancel(c.r.Context()))
+	c.audit("cancel upload", nil)
 	c.writeEmpty(http.StatusNoContent)
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -46,6 +47,7 @@ type Worker struct {
 	queue Queue
 	jobs  map[string]Job
 	log   *slog.Logger
+	audit *audit.Log
 	slots int
 	found chan struct{} // received by an idle slot for each task that the sweep found
 
@@ -68,8 +70,9 @@ type WorkerOptions struct {
 	Queue    Queue
 	Jobs     map[string]Job // by the name of the task
 	Log      *slog.Logger
-	Slots    int    // tasks at a time, in addition to those in spare slots; 0: immediate tasks only
-	Name     string // <pid>@<host>
+	Audit    *audit.Log // receives the tasks that fail or are refused when they run; nil: nothing does
+	Slots    int        // tasks at a time, in addition to those in spare slots; 0: immediate tasks only
+	Name     string     // <pid>@<host>
 	Versions map[string]string
 	Show     func(any) any // returns the representation of an object that clients see as a task's result; nil: results show no objects
 	// Usable returns the signing services whose keys this process can use; nil: all services.
@@ -88,7 +91,7 @@ func NewWorker(o WorkerOptions) *Worker {
 		o.Show = func(any) any { return nil }
 	}
 	return &Worker{
-		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, slots: o.Slots, show: o.Show, findUsable: o.Usable,
+		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, audit: o.Audit, slots: o.Slots, show: o.Show, findUsable: o.Usable,
 		found: make(chan struct{}), foundLong: make(chan struct{}), lease: cmp.Or(o.Lease, DefaultLease),
 		reserved: pool{most: 1}, long: pool{most: max(1, o.Slots)},
 		self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},
@@ -199,6 +202,7 @@ func (w *Worker) attempt(ctx context.Context, r *Run) (err, cause error) {
 	if err := r.permit(ctx); err != nil {
 		return err, nil
 	}
+	ctx = withActor(ctx, r.Task, r.User())
 	working, cancel := context.WithCancelCause(ctx)
 	var keepers sync.WaitGroup
 	keepers.Go(func() { r.flushEvery(working, progressInterval) })
@@ -313,6 +317,9 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 	}
 	if err != nil && !errors.Is(err, taskstore.ErrFenced) {
 		r.log.ErrorContext(ctx, "cannot store the task's result; it runs again when its lease has ended", slog.Any("err", err))
+	}
+	if result == "failed" && err == nil {
+		w.recordFailure(ctx, r, jobErr)
 	}
 	ended := []slog.Attr{slog.String("result", result)}
 	if jobErr != nil {

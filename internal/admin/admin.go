@@ -13,6 +13,7 @@ import (
 
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/internal/app"
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/store"
 )
@@ -69,15 +70,22 @@ func (a *Admin) Migrate(ctx context.Context) error {
 	return err
 }
 
+// change calls do with the open database, which must exist, and the audit log.
+func (a *Admin) change(ctx context.Context, do func(context.Context, *store.Store, *audit.Log) error) error {
+	return a.app.WithExistingStore(ctx, func(s *store.Store) error {
+		return a.app.WithAudit(ctx, s, func(ctx context.Context, entries *audit.Log) error { return do(ctx, s, entries) })
+	})
+}
+
 // ResetAdminPassword sets the password of the user admin. If password is empty, it generates one and prints it.
 func (a *Admin) ResetAdminPassword(ctx context.Context, password string) error {
-	return a.app.WithExistingStore(ctx, func(s *store.Store) error {
+	return a.change(ctx, func(ctx context.Context, s *store.Store, entries *audit.Log) error {
 		text := fmt.Sprintf("The password of %s was changed.", app.AdminName)
 		if password == "" {
 			password = rand.Text()
 			text = fmt.Sprintf("The password of %s is now %s", app.AdminName, password)
 		}
-		if err := app.SetAdminPassword(ctx, s, password); err != nil {
+		if err := app.SetAdminPassword(ctx, s, entries, password); err != nil {
 			return err
 		}
 		_, err := fmt.Fprintln(a.out, text)

@@ -131,7 +131,7 @@ func TestSigningServices(t *testing.T) {
 	if want := regexp.MustCompile(`^Successfully added signing service release for key [0-9A-F]{40}\.\n$`); !want.MatchString(out.String()) {
 		t.Errorf("output %q, want %s", out, want)
 	}
-	if audit := `msg=audit who="command line" action=sign`; !strings.Contains(logged.String(), audit) {
+	if audit := `msg=audit who="command line" kind=command action=sign object=test result=done`; !strings.Contains(logged.String(), audit) {
 		t.Errorf("no audit entry for the test signature:\n%s", logged)
 	}
 	err = a.AddSigningService(t.Context(), service)
@@ -335,7 +335,7 @@ func TestSigningAssignments(t *testing.T) {
 	if err != nil || !strings.HasSuffix(out.String(), "Revoked 1 assignments.\n") {
 		t.Errorf("revoke: %v, output %q", err, out)
 	}
-	if !strings.Contains(logged.String(), `action="revoke signing assignment" object=team/app service=countersign`) {
+	if !strings.Contains(logged.String(), `action="revoke signing assignment" object=team/app result=done service=countersign`) {
 		t.Errorf("no audit entry:\n%s", logged)
 	}
 	a, out, _ = newAdmin(s.Config)

@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"text/tabwriter"
 
-	"github.com/countersign/countersign/internal/app"
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/store/signatures"
@@ -48,19 +48,19 @@ func (a *Admin) printAssignments(all []signatures.SigningAssignment) error {
 }
 
 // RevokeSigningAssignments removes the signing services of the named repositories, or with all those that no
-// administrator assigned. It logs an audit entry for each and prints them.
+// administrator assigned. It writes an audit entry for each and prints them.
 func (a *Admin) RevokeSigningAssignments(ctx context.Context, repositories []string, all bool) error {
 	if all == (len(repositories) > 0) {
 		return errors.New("give the names of repositories, or --all; list-signing-assignments shows all assignments")
 	}
-	return a.app.WithExistingStore(ctx, func(s *store.Store) error {
+	return a.change(ctx, func(ctx context.Context, s *store.Store, entries *audit.Log) error {
 		revoked, err := s.Signatures.RevokeSigningAssignments(ctx, repositories)
 		if err != nil {
 			return err
 		}
 		for _, v := range revoked {
-			a.log.InfoContext(ctx, "audit", slog.String("who", app.CommandLineUser), slog.String("action", "revoke signing assignment"),
-				slog.String("object", v.Repository), slog.String("service", v.Service), slog.String("result", "done"))
+			entry := audit.Entry{Action: "revoke signing assignment", Object: v.Repository, Result: audit.Done}
+			entries.Record(ctx, entry, slog.String("service", v.Service))
 		}
 		if err := a.printAssignments(revoked); err != nil {
 			return err

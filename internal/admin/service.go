@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/countersign/countersign/internal/app"
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signers"
@@ -53,12 +54,27 @@ func (a *Admin) add(ctx context.Context, n NewService) error {
 		return err
 	}
 	service.Name, service.Class = n.Name, n.Class
-	if err := keys.Validate(ctx, service, app.CommandLineUser); err != nil {
-		return err
-	}
+	validate := func(ctx context.Context, entries *audit.Log) error { return keys.Validate(ctx, service, entries) }
 	path, created := a.app.MissingDatabase()
+	if created { // a failed test signature creates no database
+		if err := a.app.WithAudit(ctx, nil, validate); err != nil {
+			return err
+		}
+	}
 	return a.app.WithStore(ctx, func(s *store.Store) error {
-		if _, err := s.Signatures.AddSigningService(ctx, service); err != nil {
+		err := a.app.WithAudit(ctx, s, func(ctx context.Context, entries *audit.Log) error {
+			if !created {
+				if err := validate(ctx, entries); err != nil {
+					return err
+				}
+			}
+			if _, err := s.Signatures.AddSigningService(ctx, service); err != nil {
+				return err
+			}
+			app.RecordService(ctx, entries, "add signing service", service.Name, slog.String("key", service.Fingerprint))
+			return nil
+		})
+		if err != nil {
 			return err
 		}
 		if created {
@@ -66,7 +82,7 @@ func (a *Admin) add(ctx context.Context, n NewService) error {
 				"run this command again with COUNTERSIGN_DATA set to the data directory of the server",
 				slog.String("database", path))
 		}
-		_, err := fmt.Fprintf(a.out, "Successfully added signing service %s for key %s.\n", n.Name, service.Fingerprint)
+		_, err = fmt.Fprintf(a.out, "Successfully added signing service %s for key %s.\n", n.Name, service.Fingerprint)
 		return err
 	})
 }
@@ -267,10 +283,11 @@ func (a *Admin) RemoveSigningService(ctx context.Context, name, class string) er
 	if err := checkClass(class); err != nil {
 		return commandError(err)
 	}
-	return commandError(a.app.WithExistingStore(ctx, func(s *store.Store) error {
+	return commandError(a.change(ctx, func(ctx context.Context, s *store.Store, entries *audit.Log) error {
 		if err := s.Signatures.RemoveSigningService(ctx, name, class); err != nil {
 			return err
 		}
+		app.RecordService(ctx, entries, "remove signing service", name)
 		_, err := fmt.Fprintf(a.out, "Signing service '%s' has been successfully removed.\n", name)
 		return err
 	}))

@@ -14,8 +14,10 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/app"
+	"github.com/countersign/countersign/internal/actor"
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/glob"
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/storage"
@@ -28,8 +30,8 @@ var errNoUpstream = errors.New("there is no upstream registry: set COUNTERSIGN_U
 // Adopt adopts the content of the upstream registry into the repositories with names that match pattern, in which *
 // stands for any characters. It creates a task for the server or a worker, waits for its end and prints its result.
 func (a *Admin) Adopt(ctx context.Context, pattern string) error {
-	return a.withUpstream(ctx, func(s *store.Store) error {
-		t, err := a.runTask(ctx, s, tasks.AdoptSpec(pattern, app.CommandLineUser))
+	return a.withUpstream(ctx, func(ctx context.Context, s *store.Store, entries *audit.Log) error {
+		t, err := a.runTask(ctx, s, tasks.AdoptSpec(pattern, actor.CommandName), started(entries, "adopt", pattern))
 		if prefix := a.config.Upstream.Prefix; err != nil && prefix != "" && strings.HasPrefix(pattern, prefix) {
 			return fmt.Errorf("%s: %w Repository names do not include upstream.prefix: try %q", pattern, err, strings.TrimPrefix(pattern, prefix))
 		} else if err != nil && t.Error != nil { // the text of the task need not name the repository
@@ -48,8 +50,9 @@ func (a *Admin) Adopt(ctx context.Context, pattern string) error {
 // Drift compares the repositories with names that match pattern with the upstream registry, by a task like Adopt, and
 // prints the differences. With deep it compares the manifests and blobs of all versions, otherwise the tags only.
 func (a *Admin) Drift(ctx context.Context, pattern string, deep bool) error {
-	return a.withUpstream(ctx, func(s *store.Store) error {
-		if _, err := a.runTask(ctx, s, tasks.CompareSpec(pattern, deep, app.CommandLineUser)); err != nil {
+	return a.withUpstream(ctx, func(ctx context.Context, s *store.Store, entries *audit.Log) error {
+		recorded := started(entries, "compare", pattern)
+		if _, err := a.runTask(ctx, s, tasks.CompareSpec(pattern, deep, actor.CommandName), recorded); err != nil {
 			return err
 		}
 		return a.printDrift(ctx, s, pattern)
@@ -125,12 +128,20 @@ func short(d digest.Digest) string {
 	return strings.TrimPrefix(string(d), "sha256:")[:12]
 }
 
-// withUpstream calls do with the open database if there is an upstream.
-func (a *Admin) withUpstream(ctx context.Context, do func(*store.Store) error) error {
+// withUpstream calls do with the open database and the audit log if there is an upstream.
+func (a *Admin) withUpstream(ctx context.Context, do func(context.Context, *store.Store, *audit.Log) error) error {
 	if a.config.UpstreamURL == "" {
 		return errNoUpstream
 	}
-	return a.app.WithExistingStore(ctx, do)
+	return a.change(ctx, do)
+}
+
+// started returns a function that writes the audit entry of a task that a command has started.
+func started(entries *audit.Log, action, pattern string) func(context.Context, taskstore.Task) {
+	return func(ctx context.Context, t taskstore.Task) {
+		entry := audit.Entry{Action: action, Object: pulp.Root + "upstream/", Result: audit.Done}
+		entries.Record(ctx, entry, slog.String("pattern", pattern), slog.String("task", t.ID))
+	}
 }
 
 // Times of a command that waits for a task.
@@ -141,8 +152,11 @@ const (
 	pingTimeout  = 5 * time.Second  // for the upstream's answer
 )
 
-// runTask dispatches a task and waits for its end. The error is that of the task. If ctx ends before, the task goes on.
-func (a *Admin) runTask(ctx context.Context, s *store.Store, spec tasks.Spec) (taskstore.Task, error) {
+// runTask dispatches a task, calls started with it, and waits for its end. The error is that of the task. If ctx ends
+// before, the task goes on.
+func (a *Admin) runTask(
+	ctx context.Context, s *store.Store, spec tasks.Spec, started func(context.Context, taskstore.Task),
+) (taskstore.Task, error) {
 	upstream, err := a.app.OpenStorage(ctx)
 	if err != nil {
 		return taskstore.Task{}, err
@@ -156,6 +170,7 @@ func (a *Admin) runTask(ctx context.Context, s *store.Store, spec tasks.Spec) (t
 	if err != nil {
 		return t, err
 	}
+	started(ctx, t)
 	if t, err = a.wait(ctx, s, t, upstream); err != nil {
 		return t, err
 	}

@@ -19,6 +19,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/countersign/countersign/internal/actor"
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
@@ -49,6 +51,7 @@ type Adopter struct {
 	Blobs      ingest.Blobs
 	SignOnPush *signonpush.Runner
 	Log        *slog.Logger
+	Audit      *audit.Log
 	// Type is the type of repositories that an adoption creates.
 	Type pulp.RepositoryType
 	// Public makes repositories that an adoption creates readable by everyone; otherwise they are private.
@@ -229,10 +232,17 @@ func (a *Adopter) target(ctx context.Context, user, name string) (pulp.Repositor
 	}
 	repo, made, err := a.Store.Catalog.AdoptTarget(ctx, name, a.Type, a.Public)
 	if made && err == nil {
-		a.Log.InfoContext(ctx, "audit", slog.String("who", user), slog.String("action", "adopt repository"),
-			slog.String("repository", name), slog.String("result", "done"))
+		a.Audit.Record(ctx, audit.Entry{Action: "adopt repository", Object: name, Result: audit.Done}, onBehalfOf(ctx, user)...)
 	}
 	return repo, err
+}
+
+// onBehalfOf returns the detail of an audit entry that names the user, unless the user is the actor.
+func onBehalfOf(ctx context.Context, user string) []slog.Attr {
+	if user == "" || user == actor.From(ctx).Name {
+		return nil
+	}
+	return []slog.Attr{slog.String("on_behalf_of", user)}
 }
 
 // run is one adoption into a repository, or one comparison of it.
@@ -270,8 +280,8 @@ func (r *run) commit(ctx context.Context, wanted upstreamstate.Adopted) (v *pulp
 		return err
 	})
 	if err == nil && v != nil {
-		r.Log.InfoContext(ctx, "audit", slog.String("who", r.why.User), slog.String("action", "adopt"),
-			slog.String("repository", r.repo.Name), slog.Int64("version", v.Number), slog.Int("tags", len(wanted.Tags)), slog.String("result", "done"))
+		r.Audit.Record(ctx, audit.Entry{Action: "adopt content", Object: r.repo.Name, Result: audit.Done},
+			append(onBehalfOf(ctx, r.why.User), slog.Int64("version", v.Number), slog.Int("tags", len(wanted.Tags)))...)
 	}
 	return v, err
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/adopt"
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
@@ -69,7 +70,7 @@ func newFixture(t *testing.T) *fixture {
 	f := &fixture{T: t, store: s, upstream: newRegistry(), log: &logged{}}
 	log := slog.New(slog.NewTextHandler(f.log, nil))
 	f.adopter = &adopt.Adopter{
-		Store: s, Upstream: f.upstream, Blobs: ingest.Blobs{Storage: f.upstream, Foreign: true}, Log: log,
+		Store: s, Upstream: f.upstream, Blobs: ingest.Blobs{Storage: f.upstream, Foreign: true}, Log: log, Audit: audit.New(audit.Options{Log: log}),
 		SignOnPush: &signonpush.Runner{Store: s, Log: log}, Type: pulp.ContainerPush,
 	}
 	return f

@@ -310,7 +310,7 @@ func (f *fixture) signOnPush(signer *pickySigner) {
 		f.Fatal(err)
 	}
 	f.adopter.SignOnPush.Signer = &signservice.Signer{
-		Store: f.store, Log: f.adopter.Log, Parallel: 2,
+		Store: f.store, Parallel: 2,
 		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return signer, nil },
 		Usable:    func(pulp.SigningService) bool { return true },
 	}

@@ -41,7 +41,8 @@ func TestPulledAdoptsAnImage(t *testing.T) {
 	if after := f.upstream.asked("resolve"); after != before {
 		t.Errorf("a pull of a known tag made %d lookups", after-before)
 	}
-	if log := f.log.String(); !strings.Contains(log, `action="adopt repository"`) || !strings.Contains(log, "action=adopt ") || !strings.Contains(log, "who=alice") {
+	if log := f.log.String(); !strings.Contains(log, `action="adopt repository"`) || !strings.Contains(log, `action="adopt content"`) ||
+		strings.Count(log, "on_behalf_of=alice") != 2 {
 		t.Errorf("the audit log lacks the adoption: %s", log)
 	}
 }

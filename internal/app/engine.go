@@ -9,6 +9,7 @@ import (
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/adopt"
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
@@ -42,9 +43,10 @@ type engine struct {
 	access     *access.Decider
 	worker     *tasks.Worker
 	dispatcher *tasks.Dispatcher
+	audit      *audit.Log
 }
 
-// buildEngine builds the common parts on an open store. The caller closes the queue.
+// buildEngine builds the common parts on an open store. The caller closes the queue and the audit log.
 func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) {
 	host, err := os.Hostname()
 	if err != nil {
@@ -65,24 +67,28 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	if err != nil {
 		return nil, err
 	}
+	entries, err := a.openAudit(s, a.config.Audit.File)
+	if err != nil {
+		return nil, err
+	}
 	c := a.config
 	process := fmt.Sprintf("%d@%s", os.Getpid(), host)
 	keys := a.Signers()
 	keys.WarnOfScripts(ctx, services)
 	signer := &signservice.Signer{
-		Store: s, Log: a.log, SignerFor: keys.Signer, Parallel: c.Signing.Parallel,
+		Store: s, Audit: entries, SignerFor: keys.Signer, Parallel: c.Signing.Parallel,
 		Usable: func(v pulp.SigningService) bool { return keys.CheckUsable(v) == nil },
 	}
 	runner := a.signOnPush(s, b.queue, signer)
-	adopter := a.adopter(s, b, runner)
+	adopter := a.adopter(s, b, runner, entries)
 	decider := s.Accounts.NewDecider(nil)
 	worker := tasks.NewWorker(tasks.WorkerOptions{
-		Store: s, Queue: b.queue, Log: a.log, Slots: c.Workers, Name: process, Versions: api.Versions(a.version), Show: results,
+		Store: s, Queue: b.queue, Log: a.log, Audit: entries, Slots: c.Workers, Name: process, Versions: api.Versions(a.version), Show: results,
 		Usable: usableServices(s, keys), Lease: c.TaskLease, Jobs: a.jobs(s, b, signer, runner, adopter, decider),
 	})
 	return &engine{
 		backends: b, process: process, signers: keys, signOnPush: runner, adopter: adopter, worker: worker, access: decider,
-		dispatcher: tasks.NewDispatcher(s, b.queue, worker, a.log),
+		dispatcher: tasks.NewDispatcher(s, b.queue, worker, a.log), audit: entries,
 	}, nil
 }
 
@@ -127,13 +133,13 @@ func (a *App) signOnPush(s *store.Store, queue Queue, signer *signservice.Signer
 }
 
 // adopter returns the adopter of content on the upstream, or nil without an upstream.
-func (a *App) adopter(s *store.Store, b backends, runner *signonpush.Runner) *adopt.Adopter {
+func (a *App) adopter(s *store.Store, b backends, runner *signonpush.Runner, entries *audit.Log) *adopt.Adopter {
 	if b.upstream == nil {
 		return nil
 	}
 	c := a.config
 	return &adopt.Adopter{
-		Store: s, Upstream: b.upstream, Blobs: b.blobs, SignOnPush: runner, Log: a.log, Type: pulp.RepositoryType(c.PushRepositoryType),
+		Store: s, Upstream: b.upstream, Blobs: b.blobs, SignOnPush: runner, Log: a.log, Audit: entries, Type: pulp.RepositoryType(c.PushRepositoryType),
 		Public: c.Upstream.AdoptPublic, Follow: c.Upstream.Follow, Pin: c.Upstream.KeepManifests,
 	}
 }

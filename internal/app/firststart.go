@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -18,22 +19,24 @@ import (
 // AdminName is the name of the user that the first start creates, with all permissions.
 const AdminName = "admin"
 
-// CommandLineUser names the operator in the audit log.
-const CommandLineUser = "command line"
-
 // SetAdminPassword sets the password of the user admin, and creates the user if it does not exist.
-func SetAdminPassword(ctx context.Context, s *store.Store, password string) error {
+func SetAdminPassword(ctx context.Context, s *store.Store, entries *audit.Log, password string) error {
 	hash, err := auth.HashPassword(password)
 	if err != nil {
 		return err
 	}
-	_, err = s.Accounts.PutUser(ctx, AdminName, hash, true, true)
-	return err
+	if _, err = s.Accounts.PutUser(ctx, AdminName, hash, true, true); err != nil {
+		return err
+	}
+	entries.Record(ctx, audit.Entry{Action: "reset admin password", Object: AdminName, Result: audit.Done})
+	return nil
 }
 
 // ensureAdmin creates the user admin if it does not exist, and sets the configured password. It returns the password
 // that it generated, which must be shown to the operator, or "" if it generated none.
-func (a *App) ensureAdmin(ctx context.Context, s *store.Store, users *auth.Auth) (generated string, err error) {
+func (a *App) ensureAdmin(
+	ctx context.Context, s *store.Store, users *auth.Auth, entries *audit.Log,
+) (generated string, err error) {
 	configured := a.config.AdminPassword.Reveal()
 	_, err = s.Accounts.UserByName(ctx, AdminName)
 	switch {
@@ -41,10 +44,10 @@ func (a *App) ensureAdmin(ctx context.Context, s *store.Store, users *auth.Auth)
 		if _, err := users.Login(ctx, AdminName, configured); err == nil {
 			return "", nil // the password is set; a new hash would end the tokens of admin
 		}
-		return "", SetAdminPassword(ctx, s, configured)
+		return "", SetAdminPassword(ctx, s, entries, configured)
 	case fault.Is(err, fault.NotFound):
 		generated = rand.Text()
-		return generated, SetAdminPassword(ctx, s, generated)
+		return generated, SetAdminPassword(ctx, s, entries, generated)
 	}
 	return "", err
 }
@@ -52,7 +55,7 @@ func (a *App) ensureAdmin(ctx context.Context, s *store.Store, users *auth.Auth)
 // ensureService creates the default signing service, with a key of its own, at the first start on SQLite: if there is
 // neither a signing service nor the user admin, which is created afterwards. A service that was removed is not
 // created again. A start that is killed in between leaves a key file, which the next start uses.
-func (a *App) ensureService(ctx context.Context, s *store.Store, keys *signers.Signers) error {
+func (a *App) ensureService(ctx context.Context, s *store.Store, keys *signers.Signers, entries *audit.Log) error {
 	c := a.config
 	name := c.Signing.DefaultService
 	if name == "" || sqldb.IsPostgres(c.DatabaseURL) {
@@ -76,12 +79,18 @@ func (a *App) ensureService(ctx context.Context, s *store.Store, keys *signers.S
 		return err
 	}
 	service.Name, service.Class = name, pulp.ManifestSigningService
-	if err := keys.Validate(ctx, service, CommandLineUser); err != nil {
+	if err := keys.Validate(ctx, service, entries); err != nil {
 		return err
 	}
 	if _, err := s.Signatures.AddSigningService(ctx, service); err != nil {
 		return err
 	}
+	RecordService(ctx, entries, "add signing service", name, slog.String("key", service.Fingerprint))
 	a.log.InfoContext(ctx, "created a signing service with a new key", slog.String("service", name), slog.String("key", service.Fingerprint))
 	return nil
+}
+
+// RecordService writes the audit entry of a change of a signing service.
+func RecordService(ctx context.Context, entries *audit.Log, action, name string, details ...slog.Attr) {
+	entries.Record(ctx, audit.Entry{Action: action, Object: name, Result: audit.Done}, details...)
 }

@@ -67,18 +67,19 @@ func (a *App) Serve(ctx context.Context, g Greeting) error {
 		return err
 	}
 	defer e.queue.Close()
+	defer a.closeAudit(ctx, e.audit)
 	handler, err := a.handler(ctx, s, users, e)
 	if err != nil {
 		return err
 	}
-	if err := a.ensureService(ctx, s, e.signers); err != nil {
+	if err := a.ensureService(ctx, s, e.signers, e.audit); err != nil {
 		return err
 	}
 	if err := a.warnAtStart(ctx, s); err != nil {
 		return err
 	}
 	// The password comes last because it is shown only once: later failures would lose it.
-	password, err := a.ensureAdmin(ctx, s, users)
+	password, err := a.ensureAdmin(ctx, s, users, e.audit)
 	if err != nil {
 		return err
 	}
@@ -113,7 +114,7 @@ func (a *App) handler(ctx context.Context, s *store.Store, users *auth.Auth, e *
 		return nil, err
 	}
 	rest := api.New(api.Options{
-		Store: s, Auth: users, Access: e.access, Tasks: e.dispatcher, Log: a.log, Redis: e.queue.Ping, PublicURL: c.Public(), Process: e.process, DataDir: c.Data,
+		Store: s, Auth: users, Access: e.access, Tasks: e.dispatcher, Log: a.log, Audit: e.audit, Redis: e.queue.Ping, PublicURL: c.Public(), Process: e.process, DataDir: c.Data,
 		Version: a.version, SignLists: c.SignLists, SigningUse: a.signingUse(), Ready: e.storage.Ping, Upstream: e.upstream != nil,
 	})
 	proxies, err := c.Proxies()
@@ -132,7 +133,7 @@ func (a *App) registry(ctx context.Context, s *store.Store, users *auth.Auth, e 
 		return nil, err
 	}
 	o := proxy.Options{
-		Store: s, Auth: users, Access: e.access, Tokens: tokens, Storage: e.storage, SignOnPush: e.signOnPush, Log: a.log, PublicURL: c.Public(),
+		Store: s, Auth: users, Access: e.access, Tokens: tokens, Storage: e.storage, SignOnPush: e.signOnPush, Log: a.log, Audit: e.audit, PublicURL: c.Public(),
 		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: auth.AnonymousPull(c.AnonymousPull),
 		TokensOnly: !c.Registry.BasicAuth, PushToMirrors: c.Mirror.AllowPush,
 		RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",

@@ -35,6 +35,7 @@ func (a *App) Work(ctx context.Context) error {
 		return err
 	}
 	defer e.queue.Close()
+	defer a.closeAudit(ctx, e.audit)
 	a.log.InfoContext(ctx, "worker started", slog.String("name", e.process), slog.Int("concurrent_tasks", c.Workers))
 	return e.worker.Run(ctx, c.ShutdownGrace)
 }

@@ -48,10 +48,10 @@ type Destination struct {
 // Open opens a destination: "stdout", "-" or "stderr" for a stream, otherwise the path of a file, which is created with
 // the mode 0600 if it does not exist. A path of anything but a regular file is an error.
 func Open(name string) (*Destination, error) {
-	switch name {
-	case Stdout, "-":
+	switch {
+	case IsStdout(name):
 		return stream(os.Stdout), nil
-	case Stderr:
+	case name == Stderr:
 		return stream(os.Stderr), nil
 	}
 	d := &Destination{path: name}
@@ -62,6 +62,9 @@ func Open(name string) (*Destination, error) {
 	}
 	return d, nil
 }
+
+// IsStdout reports whether a destination is standard output.
+func IsStdout(name string) bool { return name == Stdout || name == "-" }
 
 func stream(w io.Writer) *Destination { return &Destination{to: keepOpen{w}} }
 

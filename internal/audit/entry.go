@@ -28,6 +28,9 @@ const (
 	Failed Result = "failed" // the change was not made for another reason
 )
 
+// Sign is the action of each use of a key.
+const Sign = "sign"
+
 // Entry is one entry of the audit log. Action and Result are required.
 type Entry struct {
 	ID     string    // set by Record

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/safefile"
@@ -140,9 +141,9 @@ func (s *Signers) OpenPGPService(c pulp.ServiceConfig) (pulp.SigningService, err
 	return pulp.SigningService{Kind: pulp.ServiceOpenPGP, Fingerprint: key.Fingerprint(), PublicKey: key.PublicKey(), Config: c}, nil
 }
 
-// Validate verifies that a service signs: it makes one test signature and logs an audit entry for it. It does not
-// wait for an unavailable token. user names the requester in the audit entry.
-func (s *Signers) Validate(ctx context.Context, v pulp.SigningService, user string) error {
+// Validate verifies that a service signs: it makes one test signature and records it. It does not wait for an
+// unavailable token.
+func (s *Signers) Validate(ctx context.Context, v pulp.SigningService, entries *audit.Log) error {
 	key, err := signing.ParsePublicKey(v.PublicKey)
 	if err != nil {
 		return err
@@ -152,12 +153,12 @@ func (s *Signers) Validate(ctx context.Context, v pulp.SigningService, user stri
 		return err
 	}
 	err = signing.Validate(ctx, signer, key)
-	result := slog.String("result", "done")
+	entry := audit.Entry{Action: audit.Sign, Object: "test", Result: audit.Done}
+	details := []slog.Attr{slog.String("key", key.Fingerprint()), slog.String("service", v.Name)}
 	if err != nil {
-		result = slog.String("result", "failed")
+		entry.Result, details = audit.Failed, append(details, slog.Any("err", err))
 	}
-	s.options.Log.InfoContext(ctx, "audit", slog.String("who", user), slog.String("action", "sign"), slog.String("key", key.Fingerprint()),
-		slog.String("reference", "test"), slog.String("service", v.Name), result)
+	entries.Record(ctx, entry, details...)
 	return err
 }
 

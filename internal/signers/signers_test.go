@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/countersign/countersign/internal/actor"
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/safefile"
@@ -70,10 +72,11 @@ func TestOpenPGPService(t *testing.T) {
 	if err := s.CheckUsable(v); err != nil {
 		t.Errorf("CheckUsable = %v", err)
 	}
-	if err := s.Validate(t.Context(), v, "tester"); err != nil {
+	entries := audit.New(audit.Options{Log: slog.New(slog.NewTextHandler(log, nil))})
+	if err := s.Validate(actor.With(t.Context(), actor.ByCommand()), v, entries); err != nil {
 		t.Errorf("Validate = %v", err)
 	}
-	want := "msg=audit who=tester action=sign key=" + v.Fingerprint + " reference=test service=release result=done"
+	want := `msg=audit who="command line" kind=command action=sign object=test result=done key=` + v.Fingerprint + " service=release"
 	if !strings.Contains(log.String(), want) {
 		t.Errorf("log, want %q:\n%s", want, log)
 	}
@@ -88,7 +91,7 @@ func TestChangedKeyFile(t *testing.T) {
 	if _, err := s.Signer(v); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "created with "+v.Fingerprint) {
 		t.Errorf("Signer = %v, want an Invalid error with the fingerprint", err)
 	}
-	if err := s.Validate(t.Context(), v, "tester"); err == nil {
+	if err := s.Validate(t.Context(), v, audit.New(audit.Options{Log: slog.New(slog.NewTextHandler(log, nil))})); err == nil {
 		t.Error("Validate of a service with another key succeeded")
 	}
 	if log.Len() > 0 {

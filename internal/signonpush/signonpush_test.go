@@ -59,7 +59,7 @@ func newFixture(t *testing.T) *fixture {
 	f.runner = &signonpush.Runner{
 		Store: f.store, Log: log, Timeout: time.Minute,
 		Signer: &signservice.Signer{
-			Store: f.store, Log: log, Parallel: 2,
+			Store: f.store, Parallel: 2,
 			SignerFor: func(pulp.SigningService) (signing.Signer, error) { return f, nil },
 			Usable:    func(pulp.SigningService) bool { return true },
 		},

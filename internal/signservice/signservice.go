@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/actor"
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/telemetry"
@@ -21,8 +23,8 @@ import (
 type Signer struct {
 	// Store provides the manifests to sign.
 	Store *store.Store
-	// Log receives the audit entries.
-	Log *slog.Logger
+	// Audit receives an entry for each use of a key.
+	Audit *audit.Log
 	// SignerFor returns the signer that uses the key of a service.
 	SignerFor func(pulp.SigningService) (signing.Signer, error)
 	// Usable reports whether this process can sign with a service now.
@@ -70,17 +72,23 @@ func (s *Session) Sign(ctx context.Context, manifestID string, manifest digest.D
 		Manifest:      func(ctx context.Context) ([]byte, error) { return s.signer.Store.Serving.Payload(ctx, manifestID) },
 		CorrelationID: telemetry.Correlation(ctx),
 	})
-	entry := []slog.Attr{
-		slog.String("who", s.caller.User), slog.String("action", "sign"), slog.String("key", s.checked.Fingerprint()),
-		slog.String("digest", string(manifest)), slog.String("reference", reference), slog.String("task", s.caller.Task),
+	entry := audit.Entry{Action: audit.Sign, Object: reference, Result: audit.Done}
+	details := []slog.Attr{slog.String("key", s.checked.Fingerprint()), slog.String("digest", string(manifest))}
+	if s.caller.Task != "" {
+		details = append(details, slog.String("task", s.caller.Task))
+	}
+	if by := actor.From(ctx); s.caller.User != "" && s.caller.User != by.Name {
+		details = append(details, slog.String("on_behalf_of", s.caller.User))
 	}
 	if err != nil {
-		entry = append(entry, slog.String("result", "failed"), slog.Any("err", err))
-		s.signer.Log.LogAttrs(ctx, slog.LevelError, "audit", entry...)
+		entry.Result, details = audit.Failed, append(details, slog.Any("err", err))
+	} else {
+		details = append(details, slog.String("signature", string(signing.Digest(made.Raw))))
+	}
+	s.signer.Audit.Record(ctx, entry, details...)
+	if err != nil {
 		return pulp.Signature{}, err
 	}
-	entry = append(entry, slog.String("result", "done"), slog.String("signature", string(signing.Digest(made.Raw))))
-	s.signer.Log.LogAttrs(ctx, slog.LevelInfo, "audit", entry...)
 	return row(manifestID, made), nil
 }
 

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/countersign/countersign/internal/actor"
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
@@ -55,7 +57,7 @@ func newFixture(t *testing.T, sign signerFunc) *fixture {
 		}
 	}
 	f.signer = &signservice.Signer{
-		Store: f.store, Log: slog.New(slog.NewJSONHandler(&f.log, nil)), Parallel: 3,
+		Store: f.store, Audit: audit.New(audit.Options{Log: slog.New(slog.NewJSONHandler(&f.log, nil))}), Parallel: 3,
 		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return sign, nil },
 	}
 	return f
@@ -90,7 +92,7 @@ func TestSign(t *testing.T) {
 	if n := session.Concurrency(); n != 6 {
 		t.Errorf("Concurrency = %d, want twice Parallel", n)
 	}
-	ctx := telemetry.WithCorrelation(t.Context(), "request-1")
+	ctx := telemetry.WithCorrelation(actor.With(t.Context(), actor.Actor{ID: 1, Name: "alice", Kind: actor.User}), "request-1")
 	row, err := session.Sign(ctx, f.manifest.ID, f.manifest.Digest, reference)
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +114,7 @@ func TestSign(t *testing.T) {
 	entry := f.entry(t)
 	for name, want := range map[string]string{
 		"level": "INFO", "msg": "audit", "action": "sign", "who": "alice", "task": "task-1", "key": fingerprint, "digest": string(f.manifest.Digest),
-		"reference": reference, "result": "done", "signature": string(row.Digest),
+		"object": reference, "result": "done", "signature": string(row.Digest),
 	} {
 		if entry[name] != want {
 			t.Errorf("the audit entry has %s = %v, want %s", name, entry[name], want)
@@ -136,7 +138,7 @@ func TestSignFails(t *testing.T) {
 		}, kind: fault.Invalid, want: "is for another reference"},
 	} {
 		f = newFixture(t, tt.sign)
-		session, err := f.signer.Open(f.service, signservice.Caller{})
+		session, err := f.signer.Open(f.service, signservice.Caller{User: "alice"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,7 +147,7 @@ func TestSignFails(t *testing.T) {
 			t.Errorf("%s: Sign = %+v, %v, want %q", name, row, err, tt.want)
 		}
 		entry := f.entry(t)
-		if message, _ := entry["err"].(string); entry["level"] != "ERROR" || entry["result"] != "failed" || !strings.Contains(message, tt.want) || entry["signature"] != nil {
+		if message, _ := entry["err"].(string); entry["who"] != "system" || entry["on_behalf_of"] != "alice" || entry["result"] != "failed" || !strings.Contains(message, tt.want) || entry["signature"] != nil {
 			t.Errorf("%s: the audit entry is %v", name, entry)
 		}
 	}

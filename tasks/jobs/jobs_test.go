@@ -87,7 +87,7 @@ func newWorld(t *testing.T) *world {
 	w.assigned = []string{"svc"}
 	s.Signatures.SetPushPolicy(signatures.PushPolicy{Host: "registry.example:8443", Use: use})
 	w.signer = &signservice.Signer{
-		Store: s, Log: log, Parallel: 4,
+		Store: s, Parallel: 4,
 		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return w.maker, nil }, Usable: func(pulp.SigningService) bool { return true },
 	}
 	w.signOnPush = &signonpush.Runner{Store: s, Log: log, Signer: w.signer, Timeout: time.Minute}

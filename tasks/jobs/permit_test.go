@@ -69,7 +69,7 @@ func newShop(t *testing.T) *shop {
 	quiet, queue := slog.New(slog.DiscardHandler), &memqueue.Queue{}
 	w := &shop{T: t, store: s, raw: raw, remotes: map[string]pulp.Remote{}}
 	signer := &signservice.Signer{
-		Store: s, Log: quiet, SignerFor: func(pulp.SigningService) (signing.Signer, error) {
+		Store: s, SignerFor: func(pulp.SigningService) (signing.Signer, error) {
 			return nil, fault.New(fault.Invalid, "The job ran.")
 		},
 	}

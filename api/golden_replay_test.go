@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
 )
 
@@ -105,7 +106,7 @@ func (p *story) token(user string, scopes ...string) string {
 func (p *story) tokenFor(words []string) string {
 	p.t.Helper()
 	if words[0] == "foreign" {
-		issued, err := p.foreign.Issue(&pulp.User{Username: "admin"}, nil)
+		issued, err := p.foreign.Issue(&access.Caller{Account: pulp.User{Username: "admin"}}, nil)
 		if err != nil {
 			p.t.Fatal(err)
 		}

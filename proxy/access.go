@@ -56,7 +56,6 @@ var (
 			"get one at /token/, as clients do by themselves, and send it as Bearer.",
 		nil,
 	)
-	errPassword = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Invalid username/password.", nil)
 	errBadToken = newError(
 		http.StatusUnauthorized,
 		"UNAUTHORIZED",
@@ -79,7 +78,8 @@ func (c *call) authenticate() error {
 	case strings.EqualFold(scheme, "Basic"):
 		who, err := c.Auth.Basic(c.r)
 		if fault.Is(err, fault.Unauthenticated) {
-			return c.challenge(errPassword, "")
+			message, _ := fault.Message(err)
+			return c.challenge(newError(http.StatusUnauthorized, "UNAUTHORIZED", message, nil), "")
 		}
 		if who != nil {
 			c.caller = caller{Caller: who, user: &who.Account, authenticated: true}
@@ -98,7 +98,7 @@ func (c *call) authenticate() error {
 		if fault.Is(err, fault.NotFound) || err == nil && !c.Tokens.BelongsTo(token, user) {
 			return c.challenge(errBadToken, "invalid_token")
 		}
-		c.caller.Caller = &access.Caller{Account: user}
+		c.caller.Caller = &access.Caller{Account: user, Identity: token.Identity}
 		c.caller.user = &c.caller.Account
 		return err
 	}

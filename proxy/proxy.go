@@ -168,7 +168,7 @@ func (c *call) serve() error {
 
 // handlers maps each kind of route to its methods. HEAD uses the handler of GET.
 var handlers = map[routeKind]map[string]handler{
-	routeToken:   {http.MethodGet: (*call).getToken},
+	routeToken:   {http.MethodGet: (*call).getToken, http.MethodPost: (*call).postToken},
 	routeBase:    {http.MethodGet: (*call).getBase},
 	routeCatalog: {http.MethodGet: (*call).getCatalog},
 	routeTags:    {http.MethodGet: (*call).getTags},

@@ -21,10 +21,8 @@ const pluginScope = "repository(plugin)"
 func (c *call) getToken() error {
 	who, err := c.Auth.Basic(c.r)
 	if fault.Is(err, fault.Unauthenticated) {
-		return restError(
-			http.StatusUnauthorized,
-			"Invalid username/password.",
-		).withHeader("WWW-Authenticate", `Basic realm="api"`)
+		message, _ := fault.Message(err)
+		return restError(http.StatusUnauthorized, message).withHeader("WWW-Authenticate", `Basic realm="api"`)
 	}
 	if err != nil { // 429 and 503 in the format of the registry: docker shows the message only then
 		return err
@@ -59,7 +57,7 @@ func (c *call) getToken() error {
 		}
 		access = append(access, auth.Access{Type: kind, Class: class, Name: parts[1], Actions: actions})
 	}
-	issued, err := c.Tokens.Issue(user, access)
+	issued, err := c.Tokens.Issue(who, access)
 	if err != nil {
 		return err
 	}

@@ -27,10 +27,14 @@ type Grants interface {
 	Granted(ctx context.Context, accountID int64, keys Keys) (g Granted, namespaceExists bool, err error)
 }
 
-// RuleGrants are the permissions that the rules for CI tokens give, whatever is assigned.
+// RuleGrants are the permissions of identities of rules for CI tokens: accounts of the kind RuleIdentity. Roles that are
+// assigned to them, or that they get as creators, have no effect.
 type RuleGrants interface {
-	// Granted returns the permissions of the identity of a rule, an account of kind RuleIdentity, on an object.
-	Granted(account pulp.User, kind Kind, name string) Granted
+	// Granted returns the permissions of the identity of a rule on the object with a name.
+	Granted(ctx context.Context, account pulp.User, kind Kind, name string) (Granted, error)
+	// Patterns returns the patterns (glob.MatchName) of the names of objects that the identity of a rule may view or
+	// pull: of Repository, Distribution, Remote, Namespace, and SigningService. Others than those have none.
+	Patterns(ctx context.Context, account pulp.User, kind Kind) ([]string, error)
 }
 
 // Decider reads the permissions of callers and decides with Allow. It is safe for concurrent use.
@@ -81,16 +85,21 @@ func (d *Decider) Load(ctx context.Context, c *Caller, on Object, id string) (Ob
 		keys.Repository = id
 	}
 	var err error
-	on.Granted, on.NamespaceExists, err = d.grants.Granted(ctx, c.Account.ID, keys)
-	on.Granted = on.Granted.Or(d.byRule(c, on))
+	on.Granted, on.NamespaceExists, err = d.granted(ctx, c, on, keys)
 	return on, err
 }
 
-func (d *Decider) byRule(c *Caller, on Object) Granted {
-	if d.rules == nil || c.Account.Kind != pulp.RuleIdentity {
-		return Granted{}
+// granted returns the permissions of a caller on an object: by the roles that are assigned, or by a rule.
+func (d *Decider) granted(ctx context.Context, c *Caller, on Object, keys Keys) (g Granted, namespaceExists bool, err error) {
+	g, namespaceExists, err = d.grants.Granted(ctx, c.Account.ID, keys)
+	if err != nil || c.Account.Kind != pulp.RuleIdentity {
+		return g, namespaceExists, err
 	}
-	return d.rules.Granted(c.Account, on.Kind, on.Name)
+	if d.rules == nil {
+		return Granted{}, namespaceExists, nil
+	}
+	g, err = d.rules.Granted(ctx, c.Account, on.Kind, on.Name)
+	return g, namespaceExists, err
 }
 
 // AllowPath is Allow for the distribution with the base path on.Name, which need not exist. It may use grants that are up
@@ -126,8 +135,8 @@ func (d *Decider) LoadPath(ctx context.Context, c *Caller, on Object) (Object, e
 	}
 	read, err := d.paths.Read(pathKey{c.Account.ID, on.Name}, func() (pathGrants, error) {
 		keys := Keys{Namespace: pulp.NamespaceOf(on.Name), BasePath: on.Name}
-		granted, exists, err := d.grants.Granted(ctx, c.Account.ID, keys)
-		return pathGrants{granted.Or(d.byRule(c, on)), exists}, err
+		granted, exists, err := d.granted(ctx, c, on, keys)
+		return pathGrants{granted, exists}, err
 	})
 	on.Granted, on.NamespaceExists = read.granted, read.namespaceExists
 	return on, err

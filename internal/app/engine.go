@@ -12,6 +12,7 @@ import (
 	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
+	"github.com/countersign/countersign/internal/oidc"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/registryclient"
 	"github.com/countersign/countersign/internal/signers"
@@ -41,6 +42,7 @@ type engine struct {
 	signOnPush *signonpush.Runner
 	adopter    *adopt.Adopter // nil without an upstream
 	access     *access.Decider
+	idTokens   *oidc.Verifier
 	worker     *tasks.Worker
 	dispatcher *tasks.Dispatcher
 	audit      *audit.Log
@@ -52,7 +54,8 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	if err != nil {
 		return nil, fmt.Errorf("host name: %w", err)
 	}
-	if _, err := a.idTokens(); err != nil {
+	verifier, err := a.idTokens()
+	if err != nil {
 		return nil, err
 	}
 	results, err := api.Results(ctx, s)
@@ -81,14 +84,14 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	}
 	runner := a.signOnPush(s, b.queue, signer)
 	adopter := a.adopter(s, b, runner, entries)
-	decider := s.Accounts.NewDecider(nil)
+	decider := s.Accounts.NewDecider(&oidc.Rights{Verifier: verifier, Roles: s.Accounts})
 	worker := tasks.NewWorker(tasks.WorkerOptions{
 		Store: s, Queue: b.queue, Log: a.log, Audit: entries, Slots: c.Workers, Name: process, Versions: api.Versions(a.version), Show: results,
 		Usable: usableServices(s, keys), Lease: c.TaskLease, Jobs: a.jobs(s, b, signer, runner, adopter, decider),
 	})
 	return &engine{
 		backends: b, process: process, signers: keys, signOnPush: runner, adopter: adopter, worker: worker, access: decider,
-		dispatcher: tasks.NewDispatcher(s, b.queue, worker, a.log), audit: entries,
+		dispatcher: tasks.NewDispatcher(s, b.queue, worker, a.log), audit: entries, idTokens: verifier,
 	}, nil
 }
 

@@ -132,6 +132,9 @@ func (a *App) registry(ctx context.Context, s *store.Store, users *auth.Auth, e 
 	if err != nil {
 		return nil, err
 	}
+	if len(c.OIDC.Rules) > 0 {
+		users.AcceptIDTokens(&auth.IDTokens{Verifier: e.idTokens, Accounts: s.Accounts, Tokens: tokens})
+	}
 	o := proxy.Options{
 		Store: s, Auth: users, Access: e.access, Tokens: tokens, Storage: e.storage, SignOnPush: e.signOnPush, Log: a.log, Audit: e.audit, PublicURL: c.Public(),
 		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: auth.AnonymousPull(c.AnonymousPull),

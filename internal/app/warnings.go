@@ -29,7 +29,39 @@ func (a *App) warnAtStart(ctx context.Context, s *store.Store) error {
 	if err := a.warnOfEarlierAssignments(ctx, s); err != nil {
 		return err
 	}
-	return a.warnOfMissingServices(ctx, s)
+	if err := a.warnOfMissingServices(ctx, s); err != nil {
+		return err
+	}
+	return a.warnOfMissingRoles(ctx, s)
+}
+
+// warnOfMissingRoles logs each role and each signing service that a rule for id tokens names and that does not exist. It
+// is not an error: they can be added later.
+func (a *App) warnOfMissingRoles(ctx context.Context, s *store.Store) error {
+	services, err := s.Signatures.SigningServices(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range a.config.OIDC.Rules {
+		for _, g := range r.Grants {
+			exists, err := s.Accounts.RoleExists(ctx, g.Role)
+			if err != nil {
+				return err
+			}
+			if !exists {
+				a.log.WarnContext(ctx, "a rule for id tokens names a role that does not exist: it grants nothing until the role is created",
+					slog.String("rule", r.Name), slog.String("role", g.Role))
+			}
+			for _, name := range g.SigningServices {
+				if !slices.ContainsFunc(services, func(v pulp.SigningService) bool { return v.Name == name }) {
+					a.log.WarnContext(ctx, "a rule for id tokens names a signing service that does not exist: "+
+						"add it with `countersign add-signing-service`, or correct the rule",
+						slog.String("rule", r.Name), slog.String("service", name))
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // checkPlainHTTP logs that clients would send passwords and tokens over the network in plain text, or returns an error if

@@ -50,6 +50,8 @@ type Auth struct {
 	limit    *limiter
 	decoy    string // hash that no password matches, so that a login of an unknown user takes as long as others
 
+	idTokens *IDTokens // nil: tokens of CI jobs are not accepted
+
 	checks *lru.Cache[[32]byte, time.Time] // the time of the last use of verified credentials, by their digest
 }
 
@@ -156,7 +158,7 @@ func (a *Auth) warnOfBlocked(ctx context.Context, blocked bool, from string) {
 	}
 }
 
-// Basic authenticates the Basic credentials of a request. It returns nil if the request has no Authorization header. The
+// Basic authenticates the Basic credentials of a request: a user name and a password, or IDTokenUser and a token. It returns nil if the request has no Authorization header. The
 // error is Unauthenticated for wrong credentials, and TooMany if the client address (RemoteAddr) has too many failures.
 func (a *Auth) Basic(r *http.Request) (*access.Caller, error) {
 	if r.Header.Get("Authorization") == "" {
@@ -165,6 +167,9 @@ func (a *Auth) Basic(r *http.Request) (*access.Caller, error) {
 	username, password, ok := r.BasicAuth()
 	if !ok {
 		return nil, errPassword
+	}
+	if a.isIDToken(username, password) {
+		return a.byIDToken(r, password)
 	}
 	u, err := a.login(r.Context(), r.RemoteAddr, username, password)
 	if fault.Is(err, fault.Unauthenticated) {

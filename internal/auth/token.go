@@ -24,6 +24,7 @@ import (
 	"github.com/google/uuid"
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 )
@@ -57,6 +58,8 @@ type Bearer struct {
 	Access   []Access
 	// Credential identifies the account and the password for which the token was issued. Compare it with BelongsTo.
 	Credential string
+	// Identity describes the credentials for which the token was issued; see access.Caller.
+	Identity string
 }
 
 // Allows reports whether the token permits an action on a resource.
@@ -135,27 +138,49 @@ type claims struct {
 	Subject   string   `json:"sub"`
 	// Credential is the result of Tokens.credential; empty in anonymous tokens.
 	Credential string `json:"cred,omitempty"`
+	// Identity is that of access.Caller.
+	Identity string `json:"identity,omitempty"`
 }
 
-// Issue returns a token that is limited to the given access. It is bound to the user's account and current password: see
-// BelongsTo. A nil user is an anonymous caller.
-func (t *Tokens) Issue(user *pulp.User, access []Access) (Issued, error) {
+// jobLifetime is the lifetime of job tokens, and the longest of bearer tokens of CI jobs.
+const jobLifetime = time.Hour
+
+// jobAudience is the prefix of the audience of job tokens, so that bearer tokens are not accepted as job tokens and the
+// reverse.
+const jobAudience = "job:"
+
+// Issue returns a bearer token that is limited to the given access. It is bound to the caller's account and current
+// password: see BelongsTo. A nil caller is anonymous.
+func (t *Tokens) Issue(who *access.Caller, granted []Access) (Issued, error) {
+	lifetime := t.lifetime
+	if who != nil && who.Account.Kind == pulp.RuleIdentity {
+		lifetime = min(lifetime, jobLifetime)
+	}
+	return t.issue(who, granted, t.audience, lifetime)
+}
+
+// issueJob returns a job token, which a CI job uses as a password after its id token has expired.
+func (t *Tokens) issueJob(who *access.Caller) (Issued, error) {
+	return t.issue(who, nil, jobAudience+t.audience, jobLifetime)
+}
+
+func (t *Tokens) issue(who *access.Caller, granted []Access, audience string, lifetime time.Duration) (Issued, error) {
 	now := t.now().UTC()
-	username, credential := "", ""
-	if user != nil {
-		username, credential = user.Username, t.credential(*user)
+	c := claims{
+		Access: granted, Audience: audience, Issuer: t.issuer, ID: uuid.NewString(),
+		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expiry: now.Add(lifetime).Unix(),
 	}
-	if access == nil {
-		access = []Access{}
+	if who != nil {
+		c.Subject, c.Credential, c.Identity = who.Account.Username, t.credential(who.Account), who.Identity
 	}
-	text, err := jwt.Signed(t.signer).Claims(claims{
-		Access: access, Audience: t.audience, Issuer: t.issuer, ID: uuid.NewString(), Subject: username, Credential: credential,
-		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expiry: now.Add(t.lifetime).Unix(),
-	}).Serialize()
+	if granted == nil {
+		c.Access = []Access{}
+	}
+	text, err := jwt.Signed(t.signer).Claims(c).Serialize()
 	if err != nil {
 		return Issued{}, fmt.Errorf("sign token: %w", err)
 	}
-	return Issued{Token: text, IssuedAt: now, Lifetime: t.lifetime}, nil
+	return Issued{Token: text, IssuedAt: now, Lifetime: lifetime}, nil
 }
 
 // BelongsTo reports whether a verified token is valid for the current state of an account: the account is active, is the
@@ -173,20 +198,42 @@ func (t *Tokens) credential(user pulp.User) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
-// Verify verifies the signature, issuer, audience and times of a token and returns its content. It accepts only ES256 with
-// the server's own key, whatever the token's header states. It does not check the account: see BelongsTo. The error is
-// Unauthenticated.
-func (t *Tokens) Verify(text string) (Bearer, error) {
+// Verify verifies the signature, issuer, audience and times of a bearer token and returns its content. It accepts only
+// ES256 with the server's own key, whatever the token's header states. It does not check the account: see BelongsTo. The
+// error is Unauthenticated.
+func (t *Tokens) Verify(text string) (Bearer, error) { return t.verify(text, t.audience) }
+
+// verifyJob is Verify for job tokens.
+func (t *Tokens) verifyJob(text string) (Bearer, error) {
+	return t.verify(text, jobAudience+t.audience)
+}
+
+// issued reports whether a token claims to be issued by this server. It verifies nothing.
+func (t *Tokens) issued(text string) bool {
+	if len(text) > maxToken {
+		return false
+	}
+	parsed, err := jwt.ParseSigned(text, []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		return false
+	}
+	var c struct {
+		Issuer string `json:"iss"`
+	}
+	return parsed.UnsafeClaimsWithoutVerification(&c) == nil && c.Issuer == t.issuer
+}
+
+func (t *Tokens) verify(text, audience string) (Bearer, error) {
 	c, err := t.signed(text)
 	if err != nil {
 		return Bearer{}, err
 	}
 	now := t.now()
-	if c.Issuer != t.issuer || c.Audience != t.audience ||
+	if c.Issuer != t.issuer || c.Audience != audience ||
 		now.Add(leeway).Before(time.Unix(c.NotBefore, 0)) || now.Add(-leeway).After(time.Unix(c.Expiry, 0)) {
 		return Bearer{}, errToken
 	}
-	return Bearer{Username: c.Subject, Access: c.Access, Credential: c.Credential}, nil
+	return Bearer{Username: c.Subject, Access: c.Access, Credential: c.Credential, Identity: c.Identity}, nil
 }
 
 // signed verifies the signature of a token and returns its claims. The caller must not modify Access, which is cached.

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -58,13 +59,13 @@ func TestTokensRoundTrip(t *testing.T) {
 	if err != nil || !again.Equal(key) {
 		t.Fatalf("the stored key differs after a restart: %v", err)
 	}
-	access := []auth.Access{{Type: "repository", Name: "acme/app", Actions: []string{"push", "pull"}}}
-	issued, err := newTokens(t, key).Issue(&pulp.User{ID: 1, Username: "admin"}, access)
+	granted := []auth.Access{{Type: "repository", Name: "acme/app", Actions: []string{"push", "pull"}}}
+	issued, err := newTokens(t, key).Issue(&access.Caller{Account: pulp.User{ID: 1, Username: "admin"}}, granted)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got, err := newTokens(t, again).Verify(issued.Token)
-	if diff := cmp.Diff(auth.Bearer{Username: "admin", Access: access}, got, cmpopts.IgnoreFields(auth.Bearer{}, "Credential")); err != nil ||
+	if diff := cmp.Diff(auth.Bearer{Username: "admin", Access: granted}, got, cmpopts.IgnoreFields(auth.Bearer{}, "Credential")); err != nil ||
 		diff != "" {
 		t.Errorf("Verify: %v (-want +got):\n%s", err, diff)
 	}
@@ -99,7 +100,7 @@ func TestTokensEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		tokens := newTokens(t, key)
-		issued, err := tokens.Issue(&pulp.User{ID: 1, Username: "admin"}, nil)
+		issued, err := tokens.Issue(&access.Caller{Account: pulp.User{ID: 1, Username: "admin"}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +160,7 @@ func TestForgedTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	tokens := newTokens(t, key)
-	mine, err := tokens.Issue(&pulp.User{ID: 1, Username: "admin"}, nil)
+	mine, err := tokens.Issue(&access.Caller{Account: pulp.User{ID: 1, Username: "admin"}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +281,7 @@ func TestTokensAreBoundToTheirAccount(t *testing.T) {
 		change(&u)
 		return u
 	}
-	issued, err := tokens.Issue(&account, nil)
+	issued, err := tokens.Issue(&access.Caller{Account: account}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/countersign/countersign/internal/fault"
@@ -142,6 +143,15 @@ type Identity struct {
 	Expiry   time.Time
 }
 
+// String returns the rule, the subject and the id of the token, for the audit log.
+func (i Identity) String() string {
+	text := fmt.Sprintf("rule %s, subject %s", i.Rule.Name, i.Subject)
+	if i.ID != "" {
+		text += ", token " + i.ID
+	}
+	return text
+}
+
 // refusal is the message for clients. The reason is in the cause, for the log only: it would help to forge tokens.
 const refusal = "The id token is not accepted; the server's log has the reason."
 
@@ -158,6 +168,15 @@ func (v *Verifier) Rule(name string) (Rule, bool) {
 		}
 	}
 	return Rule{}, false
+}
+
+// HasAccount reports whether a user name is that of the account of a rule.
+func (v *Verifier) HasAccount(username string) bool {
+	name, ok := strings.CutPrefix(username, accountPrefix)
+	if ok {
+		_, ok = v.Rule(name)
+	}
+	return ok
 }
 
 // Verify verifies a token and returns the first rule that it matches. The error is Unauthenticated if the token is not

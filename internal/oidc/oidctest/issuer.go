@@ -6,6 +6,8 @@ import (
 	"crypto/rsa"
 	"encoding/json"
 	"encoding/pem"
+	"io"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -55,7 +57,9 @@ func New(tb testing.TB) *Issuer {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", i.serveDiscovery)
 	mux.HandleFunc("GET /jwks", i.serveKeys)
-	i.server = httptest.NewTLSServer(mux)
+	i.server = httptest.NewUnstartedServer(mux)
+	i.server.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that do not trust the certificate
+	i.server.StartTLS()
 	tb.Cleanup(i.server.Close)
 	i.URL = i.server.URL
 	i.discovery = map[string]any{"issuer": i.URL, "jwks_uri": i.URL + "/jwks"}

@@ -6,12 +6,12 @@ import (
 )
 
 // Assign gives an account a role on an object, in the transaction of the caller. object is an access.Key, or empty for all
-// objects. An assignment that exists stays. It has no effect if the account was deleted. The caller announces the change with
-// Changed.
+// objects. An assignment that exists stays. It has no effect if the account was deleted, or is the identity of a rule, whose
+// rights come from the configuration. The caller announces the change with Changed.
 func Assign(t *sqldb.Tx, accountID int64, role, object string) error {
 	_, err := t.Exec(`
 		INSERT INTO role_assignment (id, role_id, account_id, object, created, updated)
-		SELECT $1, r.id, a.id, $4, $5, $5 FROM role r, account a WHERE r.name = $2 AND a.id = $3
+		SELECT $1, r.id, a.id, $4, $5, $5 FROM role r, account a WHERE r.name = $2 AND a.id = $3 AND a.kind <> 'oidc'
 		ON CONFLICT DO NOTHING`, pulp.NewID(), role, accountID, object, t.Now)
 	return err
 }

@@ -24,6 +24,7 @@ func ScanUser(row sqldb.Scanner) (pulp.User, error) {
 	if checked != 0 {
 		u.Checked = time.UnixMicro(checked)
 	}
+	u.Staff = u.Staff && u.Kind != pulp.RuleIdentity // CI jobs are never administrators
 	u.Stamps = Stamps(created, updated)
 	return u, nil
 }

@@ -1,0 +1,75 @@
+package proxy
+
+import (
+	"log/slog"
+	"net/http"
+	"net/url"
+
+	"github.com/countersign/countersign/internal/fault"
+)
+
+// The names of token exchange (RFC 8693).
+const (
+	grantExchange   = "urn:ietf:params:oauth:grant-type:token-exchange"
+	typeIDToken     = "urn:ietf:params:oauth:token-type:id_token" //nolint:gosec // a name, not a credential
+	typeJWT         = "urn:ietf:params:oauth:token-type:jwt"
+	notAccessTokens = "N_A" // the token_type of tokens that are not sent as Bearer
+)
+
+// maxForm is the length limit of the form of a request for a token in bytes.
+const maxForm = 64 << 10
+
+// postToken handles POST /token/. See compatibility.md#tokens.
+func (c *call) postToken() error {
+	body, err := c.readAll(maxForm, oauthError(http.StatusRequestEntityTooLarge, "invalid_request", "The form is too long."))
+	if err != nil {
+		return err
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return oauthError(http.StatusBadRequest, "invalid_request", "The body is not a form.")
+	}
+	if form.Get("grant_type") == grantExchange {
+		return c.exchangeToken(form)
+	}
+	// Clients that try POST first use GET after this response.
+	return c.methodNotAllowed(map[string]handler{http.MethodGet: (*call).getToken})
+}
+
+// exchangeToken exchanges the id token of a CI job for a job token, which the job uses as a password until it expires.
+// Each id token is exchanged once.
+func (c *call) exchangeToken(form url.Values) error {
+	if kind := form.Get("subject_token_type"); kind != typeIDToken && kind != typeJWT {
+		return oauthError(http.StatusBadRequest, "invalid_request", "subject_token_type: want "+typeIDToken+".")
+	}
+	text := form.Get("subject_token")
+	if text == "" {
+		return oauthError(http.StatusBadRequest, "invalid_request", "subject_token is required.")
+	}
+	who, issued, err := c.Auth.ExchangeIDToken(c.r, text)
+	message, _ := fault.Message(err)
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return oauthError(http.StatusBadRequest, "unsupported_grant_type", message)
+	case fault.Is(err, fault.Unauthenticated):
+		return oauthError(http.StatusBadRequest, "invalid_grant", message)
+	case err != nil:
+		return err
+	}
+	c.caller = caller{Caller: who, user: &who.Account, authenticated: true}
+	c.identify()
+	c.audit("exchange id token", nil, slog.String("identity", who.Identity))
+	c.w.Header().Set("Cache-Control", "no-store")
+	return c.writeJSON(http.StatusOK, map[string]any{
+		"access_token": issued.Token, "issued_token_type": typeJWT, "token_type": notAccessTokens,
+		"expires_in": int(issued.Lifetime.Seconds()),
+	})
+}
+
+// oauthError returns a failure in the format of OAuth 2.0 (RFC 6749, 5.2).
+func oauthError(status int, code, description string) *failure {
+	return &failure{
+		status: status, code: "UNKNOWN", message: description,
+		restBody: map[string]string{"error": code, "error_description": description},
+	}
+}

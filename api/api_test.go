@@ -23,6 +23,7 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/storetest"
@@ -173,7 +174,7 @@ func (w *world) assign(r pulp.Repository, service string, by pulp.Assigner) {
 
 func (w *world) target(path string) record.Target {
 	w.t.Helper()
-	target, err := w.store.Catalog.PushTarget(w.t.Context(), path, pulp.ContainerPush)
+	target, err := w.store.Catalog.PushTarget(w.t.Context(), catalog.FirstPush{BasePath: path, Type: pulp.ContainerPush})
 	if err != nil {
 		w.t.Fatal(err)
 	}

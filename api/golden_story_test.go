@@ -27,6 +27,7 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
+	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/taskstore"
@@ -185,13 +186,13 @@ func (p *story) fill() {
 	t := p.t
 	t.Helper()
 	for _, name := range []string{"ctr/one", "walk/one"} {
-		target, err := p.store.Catalog.PushTarget(t.Context(), name, pulp.Container)
+		target, err := p.store.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: name, Type: pulp.Container})
 		if err != nil {
 			t.Fatal(err)
 		}
 		p.recordedImage(target, latestImage, spaced(t, recording(t, "56-manifest-tag").RawBody), "latest")
 	}
-	push, err := p.store.Catalog.PushTarget(t.Context(), "ctr/push", pulp.ContainerPush)
+	push, err := p.store.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: "ctr/push", Type: pulp.ContainerPush})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -10,28 +12,36 @@ import (
 	"github.com/countersign/countersign/internal/clientaddr"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/record"
 )
 
 // caller is the authenticated origin of a request.
 type caller struct {
 	*access.Caller              // nil for an anonymous caller
-	user           *pulp.User   // the account of Caller
 	authenticated  bool         // the request has valid credentials or a valid token, possibly an anonymous one
 	token          *auth.Bearer // nil without a token
 }
 
 func (b caller) name() string {
-	if b.user == nil {
+	if b.Caller == nil {
 		return "anonymous"
 	}
-	return b.user.Username
+	return b.Account.Username
+}
+
+// owner returns the id of the account that owns what the caller creates; 0 for none.
+func (b caller) owner() int64 {
+	if b.Caller == nil {
+		return 0
+	}
+	return b.Account.ID
 }
 
 // client identifies the caller for limits per client: by user or, if anonymous, by network address.
 func (c *call) client() string {
-	if c.caller.user != nil {
-		return "user " + c.caller.user.Username
+	if c.caller.Caller != nil {
+		return "user " + c.caller.name()
 	}
 	return "address " + clientaddr.Network(c.r.RemoteAddr).String()
 }
@@ -81,9 +91,7 @@ func (c *call) authenticate() error {
 			message, _ := fault.Message(err)
 			return c.challenge(newError(http.StatusUnauthorized, "UNAUTHORIZED", message, nil), "")
 		}
-		if who != nil {
-			c.caller = caller{Caller: who, user: &who.Account, authenticated: true}
-		}
+		c.caller = caller{Caller: who, authenticated: who != nil}
 		return err
 	case strings.EqualFold(scheme, "Bearer"):
 		token, err := c.Tokens.Verify(strings.TrimSpace(credentials))
@@ -99,7 +107,6 @@ func (c *call) authenticate() error {
 			return c.challenge(errBadToken, "invalid_token")
 		}
 		c.caller.Caller = &access.Caller{Account: user, Identity: token.Identity}
-		c.caller.user = &c.caller.Account
 		return err
 	}
 	return c.challenge(errUnauthenticated, "")
@@ -146,74 +153,102 @@ func (c *call) unauthorized() error {
 	return c.challenge(errUnauthenticated, "")
 }
 
-// authObject returns the object for auth.Allow.
-func (c *call) authObject(name string, t record.Target, exists bool) auth.Object {
+// distribution returns the object for decisions about pulling from a distribution.
+func (c *call) distribution(basePath string, private bool) access.Object {
 	anonymous := c.AnonymousPull == auth.AnonymousPullOn ||
 		c.AnonymousPull == auth.AnonymousPullWithToken && c.caller.token != nil
-	return auth.Object{Path: name, Exists: exists, Private: t.Distribution.Private, AnonymousPull: anonymous}
+	return access.Object{
+		Kind: access.Distribution, Name: basePath, Exists: true, Private: private, AnonymousPull: anonymous,
+	}
 }
 
 // readableTarget returns the target of the request's name if the caller may read it. The failure is NAME_UNKNOWN only
 // for callers with permission to read any repository of that name. For others it is 401, so that they cannot
 // distinguish private names from absent ones.
 func (c *call) readableTarget() (record.Target, error) {
-	t, err := c.visibleTarget(c.name)
-	if fault.Is(err, fault.NotFound) {
-		if c.mayPull(c.name, hiddenTarget) {
-			return t, c.nameUnknown()
+	t, insider, err := c.resolve(c.name)
+	if err == nil && !t.Served() {
+		if !insider {
+			insider, err = c.mayPull(c.name, true)
 		}
-		return t, c.unauthorized()
+		if err == nil {
+			err = errNotServed
+		}
 	}
-	return t, err
-}
-
-// hiddenTarget is the target to check whether the caller may read a name even if it is private.
-var hiddenTarget = record.Target{Distribution: pulp.Distribution{Private: true}}
-
-// visibleTarget returns the target of a name. The error is NotFound if the name serves nothing or the caller may not
-// read it.
-func (c *call) visibleTarget(name string) (record.Target, error) {
-	t, err := c.resolve(name)
-	if err != nil {
+	switch {
+	case !fault.Is(err, fault.NotFound):
 		return t, err
+	case insider:
+		return t, c.nameUnknown()
 	}
-	if !c.mayPull(name, t) || !t.Served() {
-		return t, fault.New(fault.NotFound, "Repository not found.")
-	}
-	return t, nil
+	return t, c.unauthorized()
 }
 
-// resolve returns the target of a name. For callers without permission to read private repositories of the name, a
-// private target is looked up with the same queries and the same result as an absent one: NotFound.
-func (c *call) resolve(name string) (record.Target, error) {
-	if auth.Allow(c.caller.user, auth.Pull, c.authObject(name, hiddenTarget, true)) {
-		return c.Store.Serving.Resolve(c.r.Context(), name)
+var errNotServed = fault.New(fault.NotFound, "Repository not found.")
+
+// resolve returns the target of a name if the caller may read it. insider reports whether the caller may read every
+// repository of that name; it is not set for public ones, which need no such permission. For others a private target is
+// looked up with the same queries and the same result as an absent one: NotFound.
+func (c *call) resolve(name string) (t record.Target, insider bool, err error) {
+	ctx, hidden := c.r.Context(), c.distribution(name, true)
+	covered := c.caller.coversPull(name)
+	if covered && c.Access.AllowCached(c.caller.Caller, access.Pull, hidden) {
+		t, err = c.Store.Serving.Resolve(ctx, name)
+		return t, true, err
 	}
-	return c.Store.Serving.ResolvePublic(c.r.Context(), name)
+	t, err = c.Store.Serving.ResolvePublic(ctx, name)
+	if err == nil && !c.mayPullPublic(name) {
+		return record.Target{}, false, errNotServed
+	}
+	if !covered || !fault.Is(err, fault.NotFound) {
+		return t, false, err
+	}
+	insider, denied := c.Access.AllowPath(ctx, c.caller.Caller, access.Pull, hidden)
+	if denied != nil || !insider {
+		return t, false, cmp.Or(denied, err)
+	}
+	t, err = c.Store.Serving.Resolve(ctx, name)
+	return t, true, err
 }
 
-// mayPull reports whether the caller may read a target. A token that does not cover the target still permits what an
-// anonymous caller may read.
-func (c *call) mayPull(name string, t record.Target) bool {
-	on := c.authObject(name, t, true)
-	if c.AnonymousPull == auth.AnonymousPullOn && auth.Allow(nil, auth.Pull, on) {
-		return true
+// mayPull reports whether the caller may read from a name that serves a public or a private repository.
+func (c *call) mayPull(name string, private bool) (bool, error) {
+	if !private {
+		return c.mayPullPublic(name), nil
 	}
-	covered := c.caller.covers("repository", name, "pull") || c.caller.covers("repository", name, "push")
-	return covered && auth.Allow(c.caller.user, auth.Pull, on)
+	if !c.caller.coversPull(name) {
+		return false, nil
+	}
+	return c.Access.AllowPath(c.r.Context(), c.caller.Caller, access.Pull, c.distribution(name, true))
 }
 
-// mayWrite reports whether the caller may change the content of the request's name. The result does not depend on
-// whether the name exists.
-func (c *call) mayWrite(action auth.Action) bool {
-	return c.caller.covers("repository", c.name, "push") && auth.Allow(c.caller.user, action, auth.Object{Path: c.name})
+// mayPullPublic reports whether the caller may read from a name that serves a public repository. A token that does not
+// cover the name still permits what an anonymous caller may read.
+func (c *call) mayPullPublic(name string) bool {
+	on := c.distribution(name, false)
+	return c.AnonymousPull == auth.AnonymousPullOn && access.Allow(nil, access.Pull, on) ||
+		c.caller.coversPull(name) && access.Allow(c.caller.Caller, access.Pull, on)
+}
+
+// coversPull reports whether the token of the request permits reading from a name. push includes pull.
+func (b caller) coversPull(name string) bool {
+	return b.covers("repository", name, "pull") || b.covers("repository", name, "push")
+}
+
+// mayWrite reports whether the caller may change the content of the request's name. The queries and the result do not
+// depend on whether the name exists.
+func (c *call) mayWrite(action access.Action) (bool, error) {
+	if !c.caller.covers("repository", c.name, "push") {
+		return false, nil
+	}
+	return c.Access.AllowPath(c.r.Context(), c.caller.Caller, action, c.distribution(c.name, true))
 }
 
 // writableTarget returns the target of the request's name if the caller may change it. Unlike pushTarget it does not
 // create it: the failure is NAME_UNKNOWN if the name does not exist.
-func (c *call) writableTarget(action auth.Action) (record.Target, error) {
-	if !c.mayWrite(action) {
-		return record.Target{}, c.unauthorized()
+func (c *call) writableTarget(action access.Action) (record.Target, error) {
+	if may, err := c.mayWrite(action); err != nil || !may {
+		return record.Target{}, cmp.Or(err, c.unauthorized())
 	}
 	t, err := c.Store.Serving.Resolve(c.r.Context(), c.name)
 	if err != nil && !fault.Is(err, fault.NotFound) {
@@ -243,29 +278,97 @@ func (c *call) readOnly(t record.Target) bool {
 // pushTarget returns the target of the request's name if the caller may push to it, and creates it if it does not
 // exist. See compatibility.md#push-creates-repositories.
 func (c *call) pushTarget() (record.Target, error) {
-	if !c.mayWrite(auth.Push) {
-		return record.Target{}, c.unauthorized()
+	push, create, err := c.mayPush()
+	if err != nil || !push && !create {
+		return record.Target{}, cmp.Or(err, c.unauthorized())
 	}
 	t, err := c.Store.Serving.Resolve(c.r.Context(), c.name)
-	if err != nil && !fault.Is(err, fault.NotFound) {
+	exists := err == nil
+	switch {
+	case err != nil && !fault.Is(err, fault.NotFound):
 		return t, err
-	}
-	if err == nil && t.Served() && !c.readOnly(t) {
+	case exists && !push:
+		return record.Target{}, c.unauthorized()
+	case exists && c.readOnly(t):
+		return t, c.notForPush(t)
+	case exists && t.Served():
 		return t, nil
 	}
+	for range firstPushAttempts {
+		if t, err = c.createTarget(exists); !errors.Is(err, catalog.ErrNamespaceExists) {
+			break
+		}
+	}
+	return t, err
+}
+
+// firstPushAttempts is the number of attempts of a push that creates its namespace.
+const firstPushAttempts = 3
+
+// mayPush reports whether the caller may push to the request's name if it exists. If not, create reports whether the
+// caller may do so if it does not exist.
+func (c *call) mayPush() (push, create bool, err error) {
+	if push, err = c.mayWrite(access.Push); err != nil || push || !c.caller.covers("repository", c.name, "push") {
+		return push, false, err
+	}
+	on, err := c.Access.LoadPath(c.r.Context(), c.caller.Caller, c.distribution(c.name, true))
+	return false, err == nil && access.MayPushNew(c.caller.Caller, on), err
+}
+
+// createTarget creates what the request's name lacks and returns its target. exists reports whether there is a
+// distribution; otherwise the caller needs the permission to create one. A repository that has the name is used if the
+// caller may change its content. The error is catalog.ErrNamespaceExists if the permissions must be checked again.
+func (c *call) createTarget(exists bool) (t record.Target, err error) {
+	first := catalog.FirstPush{BasePath: c.name, Type: c.PushType, Owner: c.caller.owner()}
+	if !exists {
+		on, err := c.Access.LoadPath(c.r.Context(), c.caller.Caller, c.distribution(c.name, true))
+		if err != nil || !access.MayPushNew(c.caller.Caller, on) {
+			return t, cmp.Or(err, c.unauthorized())
+		}
+		first.NewNamespace = !on.NamespaceExists
+	}
+	if first.RepositoryID, err = c.unservedRepository(); err != nil {
+		return t, err
+	}
 	err = c.withSignatures(func(ctx context.Context) error {
-		t, err = c.Store.Catalog.PushTarget(ctx, c.name, c.PushType)
+		t, err = c.Store.Catalog.PushTarget(ctx, first)
 		return err
 	})
-	if fault.Is(err, fault.Conflict) || err == nil && c.readOnly(t) {
-		message := "Repository is not available for push."
-		if err == nil && t.Distribution.Pinned == nil {
-			message += " It mirrors a remote; the setting mirror.allow_push permits pushes."
-		}
-		return t, newError(http.StatusBadRequest, "NAME_INVALID", message, map[string]string{"name": c.name})
-	}
-	if err != nil || t.Made {
+	switch {
+	case errors.Is(err, catalog.ErrNamespaceExists):
+		return t, err
+	case fault.Is(err, fault.Conflict) || err == nil && c.readOnly(t):
+		return t, c.notForPush(t)
+	case err != nil || t.Made:
 		c.audit("create repository", err)
 	}
 	return t, err
+}
+
+// unservedRepository returns the id of the repository that has the request's name and that no distribution serves; empty
+// if there is none. The failure is 401 if the caller may not change its content.
+func (c *call) unservedRepository() (string, error) {
+	repo, err := c.Store.Catalog.UnservedRepository(c.r.Context(), c.name)
+	if fault.Is(err, fault.NotFound) {
+		return "", nil
+	} else if err != nil {
+		return "", err
+	}
+	on := access.Object{
+		Kind: access.Repository, Name: repo.Name, Push: repo.Type == pulp.ContainerPush, Exists: true,
+	}
+	may, err := c.Access.Allow(c.r.Context(), c.caller.Caller, access.Modify, on, repo.ID)
+	if err == nil && !may {
+		err = c.unauthorized()
+	}
+	return repo.ID, err
+}
+
+// notForPush returns the failure for a push to a target that accepts none.
+func (c *call) notForPush(t record.Target) error {
+	message := "Repository is not available for push."
+	if t.Distribution.Pinned == nil && t.Repository.RemoteID != "" {
+		message += " It mirrors a remote; the setting mirror.allow_push permits pushes."
+	}
+	return newError(http.StatusBadRequest, "NAME_INVALID", message, map[string]string{"name": c.name})
 }

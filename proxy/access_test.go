@@ -245,10 +245,12 @@ func TestPrivateNamesLookAbsent(t *testing.T) {
 			for _, r := range requests {
 				for caller := range bearers["secret"] {
 					seen := func(name string) (response, int64) {
+						// These fill the caches.
+						w.expect(request{as: "acme", path: "/v2/acme/secret/manifests/v1"}, http.StatusOK)
 						w.expect(
-							request{as: "acme", path: "/v2/acme/secret/manifests/v1"},
-							http.StatusOK,
-						) // fills the cache
+							request{as: "carol", method: http.MethodPost, path: "/v2/carol/own/blobs/uploads/"},
+							http.StatusAccepted,
+						)
 						before := w.store.DB.Reads()
 						a := w.send(
 							request{

@@ -35,11 +35,7 @@ func (c *call) auditAction() string {
 
 // identify puts the caller into the context of the request as the actor.
 func (c *call) identify() {
-	by := actor.Unknown(c.r.RemoteAddr)
-	if u := c.caller.user; u != nil {
-		by.ID, by.Name, by.Kind = u.ID, u.Username, actor.User
-	}
-	c.r = c.r.WithContext(actor.With(c.r.Context(), by))
+	c.r = c.r.WithContext(actor.With(c.r.Context(), c.caller.Actor(c.r.RemoteAddr)))
 }
 
 // audit writes the audit entry of a change: the actor, the action, the repository and the result.

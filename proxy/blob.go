@@ -12,7 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/record"
@@ -46,7 +46,12 @@ func (c *call) getBlob() error {
 	} else if err != nil {
 		return err
 	}
-	pushes := c.r.Method == http.MethodHead && c.mayWrite(auth.Push)
+	pushes := false
+	if c.r.Method == http.MethodHead {
+		if pushes, err = c.mayWrite(access.Push); err != nil {
+			return err
+		}
+	}
 	if pushes {
 		c.keepPending(t.Repository.ID, b)
 	}
@@ -235,7 +240,7 @@ func (c *call) keepPending(repositoryID string, b pulp.Blob) {
 // deleteBlob handles DELETE of a blob. It fails if a manifest of the repository references the blob: see
 // compatibility.md#deleting-content.
 func (c *call) deleteBlob() error {
-	t, err := c.writableTarget(auth.Delete)
+	t, err := c.writableTarget(access.Remove)
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ func (c *call) exchangeToken(form url.Values) error {
 	case err != nil:
 		return err
 	}
-	c.caller = caller{Caller: who, user: &who.Account, authenticated: true}
+	c.caller = caller{Caller: who, authenticated: true}
 	c.identify()
 	c.audit("exchange id token", nil, slog.String("identity", who.Identity))
 	c.w.Header().Set("Cache-Control", "no-store")

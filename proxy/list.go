@@ -85,15 +85,14 @@ func (c *call) getTags() error {
 
 // getCatalog handles GET of the catalog: the names of repositories that the caller may list.
 func (c *call) getCatalog() error {
-	user := c.caller.user
-	if user == nil || !c.caller.covers("registry", "catalog", "*") {
+	if c.caller.Caller == nil || !c.caller.covers("registry", "catalog", "*") {
 		return c.unauthorized()
 	}
 	n, last, err := c.pageParameters()
 	if err != nil {
 		return err
 	}
-	names, err := c.Store.Serving.Catalog(c.r.Context(), user.Staff, user.Username+"/", last, n+1)
+	names, err := c.Store.Serving.Catalog(c.r.Context(), c.caller.Account.Staff, c.caller.Account.Username+"/", last, n+1)
 	if err != nil {
 		return err
 	}

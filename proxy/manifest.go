@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/negotiate"
@@ -82,21 +83,21 @@ func (c *call) adopt(why error) (bool, error) {
 		!validReference(c.ref) {
 		return false, nil
 	}
-	t, err := c.resolve(c.name)
+	t, insider, err := c.resolve(c.name)
 	absent := fault.Is(err, fault.NotFound)
-	if absent {
-		t = record.Target{Distribution: pulp.Distribution{Private: !c.AdoptPublic}}
-	} else if err != nil {
+	switch {
+	case absent && !insider && (!c.AdoptPublic || !c.mayPullPublic(c.name)):
+		return false, nil
+	case err != nil && !absent:
 		return false, err
-	}
-	if t.Distribution.Pinned != nil || !c.mayPull(c.name, t) {
+	case t.Distribution.Pinned != nil:
 		return false, nil
 	}
 	name := c.name
 	if t.Served() {
 		name = t.Repository.Name
 	}
-	blind := absent && !c.mayPull(c.name, hiddenTarget)
+	blind := absent && !insider
 	here, err := c.Adopt(c.r.Context(), c.caller.name(), name, c.ref, blind)
 	return here || blind, err // another pull may have adopted it concurrently
 }
@@ -140,8 +141,8 @@ func (c *call) negotiateUpstream(m pulp.Manifest) (pulp.Manifest, error) {
 // putManifest handles PUT of a manifest by tag or by digest, with optional tag parameters. See
 // compatibility.md#manifests.
 func (c *call) putManifest() error {
-	if !c.mayWrite(auth.Push) {
-		return c.unauthorized()
+	if push, create, err := c.mayPush(); err != nil || !push && !create {
+		return cmp.Or(err, c.unauthorized())
 	}
 	tags, m, err := c.readManifest()
 	if err != nil {
@@ -240,7 +241,7 @@ func (c *call) manifestTarget(m pulp.Manifest) (record.Target, error) {
 	if pulp.IsList(m.MediaType) {
 		return c.pushTarget()
 	}
-	return c.writableTarget(auth.Push)
+	return c.writableTarget(access.Push)
 }
 
 // storeManifest stores a parsed manifest and its tags. If there is an upstream it stores the manifest there first, by
@@ -391,7 +392,7 @@ func hasURLs(m pulp.Manifest) bool {
 // deleteManifest handles DELETE of a tag, or of a manifest with its tags and signatures. See
 // compatibility.md#deleting-manifests.
 func (c *call) deleteManifest() error {
-	t, err := c.writableTarget(auth.Delete)
+	t, err := c.writableTarget(access.Remove)
 	if err != nil {
 		return err
 	}

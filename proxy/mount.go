@@ -7,7 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/content"
@@ -50,7 +50,8 @@ func (c *call) mount(t record.Target, from string, dgst digest.Digest) (bool, er
 // findMountable returns a blob that the caller may read: from the repository from or, if that is empty, from the
 // target or any other repository. The error is NotFound if there is none. The user's permissions count, not the
 // scopes of the token: clients request a token only for the repository that they push to, and a mount discloses
-// nothing but bytes whose digest the caller already knows.
+// nothing but bytes whose digest the caller already knows. The queries do not depend on repositories that the caller may
+// not read.
 func (c *call) findMountable(t record.Target, from string, dgst digest.Digest) (pulp.Blob, error) {
 	ctx := c.r.Context()
 	if from == "" {
@@ -58,12 +59,20 @@ func (c *call) findMountable(t record.Target, from string, dgst digest.Digest) (
 			return b, err
 		}
 	}
+	insider := false
+	if from != "" {
+		var err error
+		if insider, err = c.Access.AllowPath(ctx, c.caller.Caller, access.Pull, c.distribution(from, true)); err != nil {
+			return pulp.Blob{}, err
+		}
+	}
 	holders, err := c.Store.Serving.BlobHolders(ctx, dgst, from, maxMountCandidates)
 	if err != nil {
 		return pulp.Blob{}, err
 	}
 	for _, d := range holders {
-		if auth.Allow(c.caller.user, auth.Pull, c.authObject(d.BasePath, record.Target{Distribution: d}, true)) {
+		on := c.distribution(d.BasePath, d.Private)
+		if insider || c.Access.AllowCached(c.caller.Caller, access.Pull, on) {
 			b, err := c.Store.Serving.ServedBlob(
 				ctx,
 				record.Target{Distribution: d, Repository: pulp.Repository{ID: d.RepositoryID}},

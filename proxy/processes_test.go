@@ -15,6 +15,7 @@ import (
 
 	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/proxy"
 	"github.com/countersign/countersign/storage"
 )
@@ -109,7 +110,7 @@ func TestStalledChunkUpstream(t *testing.T) {
 	d := digest.FromBytes(b)
 	at := one.startUpload("acme/app")
 	one.expect(request{as: "admin", method: http.MethodPatch, path: at, body: b[:100_000]}, http.StatusAccepted)
-	target, err := one.store.Catalog.PushTarget(t.Context(), "acme/app", pulp.ContainerPush)
+	target, err := one.store.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: "acme/app", Type: pulp.ContainerPush})
 	if err != nil {
 		t.Fatal(err)
 	}

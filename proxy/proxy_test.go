@@ -17,11 +17,14 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pace"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/accounts"
+	"github.com/countersign/countersign/internal/store/sqldb"
 	"github.com/countersign/countersign/proxy"
 	"github.com/countersign/countersign/storage/embedded"
 )
@@ -62,8 +65,16 @@ func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 		name  string
 		staff bool
 	}{{"admin", true}, {"acme", false}, {"carol", false}} {
-		if _, err := s.Accounts.PutUser(t.Context(), u.name, hash(), u.staff, true); err != nil {
+		account, err := s.Accounts.PutUser(t.Context(), u.name, hash(), u.staff, true)
+		if err != nil {
 			t.Fatal(err)
+		}
+		if !u.staff { // who owns the namespace, although tests push to it as admin
+			n, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: u.name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			assign(t, s, account.ID, access.NamespaceOwner, access.Key(access.Namespace, n.ID))
 		}
 	}
 	root := t.TempDir()
@@ -94,6 +105,18 @@ func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 	}
 	w.restart()
 	return w
+}
+
+// assign gives an account a role on an object; empty for all objects.
+func assign(t *testing.T, s *store.Store, account int64, role, object string) {
+	t.Helper()
+	err := s.DB.InTx(t.Context(), func(x *sqldb.Tx) error {
+		s.Accounts.Changed(x)
+		return accounts.Assign(x, account, role, object)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // restart replaces the handler by a new one without cached state on the same store and files.

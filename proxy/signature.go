@@ -9,7 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 )
@@ -47,7 +47,7 @@ func (c *call) getSignatures() error {
 
 // putSignature handles PUT of a signature. See compatibility.md#uploaded-signatures.
 func (c *call) putSignature() error {
-	t, err := c.writableTarget(auth.Push)
+	t, err := c.writableTarget(access.Sign)
 	if err != nil {
 		return err
 	}

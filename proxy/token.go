@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -35,16 +36,12 @@ func (c *call) getToken() error {
 	if len(scopes) > maxScopes {
 		return restError(http.StatusBadRequest, "Too many scopes.")
 	}
-	var user *pulp.User
-	if who != nil {
-		user = &who.Account
-	}
-	c.caller = caller{Caller: who, user: user, authenticated: who != nil}
-	access := []auth.Access{}
+	c.caller = caller{Caller: who, authenticated: who != nil}
+	granted := []auth.Access{}
 	for _, scope := range scopes {
 		parts := strings.Split(scope, ":")
 		if len(parts) != 3 { // as in Pulp, one malformed scope voids all
-			access = []auth.Access{}
+			granted = []auth.Access{}
 			break
 		}
 		kind, class := parts[0], ""
@@ -55,9 +52,9 @@ func (c *call) getToken() error {
 		if err != nil {
 			return err
 		}
-		access = append(access, auth.Access{Type: kind, Class: class, Name: parts[1], Actions: actions})
+		granted = append(granted, auth.Access{Type: kind, Class: class, Name: parts[1], Actions: actions})
 	}
-	issued, err := c.Tokens.Issue(who, access)
+	issued, err := c.Tokens.Issue(who, granted)
 	if err != nil {
 		return err
 	}
@@ -78,7 +75,7 @@ func (c *call) getToken() error {
 func (c *call) grant(kind, name string, actions []string) ([]string, error) {
 	none := []string{}
 	if kind == "registry" && name == "catalog" {
-		if c.caller.user != nil && len(actions) == 1 && actions[0] == "*" {
+		if c.caller.Caller != nil && len(actions) == 1 && actions[0] == "*" {
 			return []string{"*"}, nil
 		}
 		return none, nil
@@ -87,12 +84,15 @@ func (c *call) grant(kind, name string, actions []string) ([]string, error) {
 		return none, nil
 	}
 	asks := func(action string) bool { return slices.Contains(actions, action) || slices.Contains(actions, "*") }
+	if asks("push") {
+		if writes, err := c.mayWriteTo(name); err != nil || writes {
+			return []string{"push", "pull"}, err
+		}
+	}
 	switch {
-	case asks("push") && auth.Allow(c.caller.user, auth.Push, auth.Object{Path: name}):
-		return []string{"push", "pull"}, nil
 	case !asks("pull"):
 		return none, nil
-	case c.caller.user != nil:
+	case c.caller.Caller != nil:
 		return []string{"pull"}, nil
 	case c.AnonymousPull == auth.AnonymousPullOff || c.AnonymousPull == "":
 		return none, nil
@@ -102,6 +102,26 @@ func (c *call) grant(kind, name string, actions []string) ([]string, error) {
 		return none, nil
 	}
 	return []string{"pull"}, err
+}
+
+// writeActions are the actions that the action push of a token covers.
+var writeActions = []access.Action{access.Push, access.Sign, access.Remove}
+
+// mayWriteTo reports whether the caller may change the content of a name in any way, or push to it if it does not exist.
+// The queries and the result do not depend on whether the name exists.
+func (c *call) mayWriteTo(name string) (bool, error) {
+	on := c.distribution(name, true)
+	for _, action := range writeActions {
+		if c.Access.AllowCached(c.caller.Caller, action, on) {
+			return true, nil
+		}
+	}
+	on, err := c.Access.LoadPath(c.r.Context(), c.caller.Caller, on)
+	if err != nil {
+		return false, err
+	}
+	may := func(action access.Action) bool { return access.Allow(c.caller.Caller, action, on) }
+	return slices.ContainsFunc(writeActions, may) || access.MayPushNew(c.caller.Caller, on), nil
 }
 
 // restError returns a failure in the format of the REST API.

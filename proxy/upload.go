@@ -10,7 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/record"
@@ -80,7 +80,7 @@ func (c *call) uploadUnknown() error {
 
 // getUpload handles GET of the status of an upload.
 func (c *call) getUpload() error {
-	t, err := c.writableTarget(auth.Push)
+	t, err := c.writableTarget(access.Push)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/uploads"
@@ -30,7 +30,7 @@ type upload struct {
 
 // openUpload gives the request exclusive access to its upload. The caller must call release.
 func (c *call) openUpload() (*upload, error) {
-	t, err := c.writableTarget(auth.Push)
+	t, err := c.writableTarget(access.Push)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ package access
 import (
 	"slices"
 
+	"github.com/countersign/countersign/internal/actor"
 	"github.com/countersign/countersign/internal/glob"
 	"github.com/countersign/countersign/internal/pulp"
 )
@@ -15,6 +16,19 @@ type Caller struct {
 	Token   *Token // the API token that authenticated the caller; nil for none
 	// Identity describes the credentials for the audit log: the rule and subject of a CI token; empty for a password.
 	Identity string
+}
+
+// Actor returns the caller as the actor of a request. remote is http.Request.RemoteAddr.
+func (c *Caller) Actor(remote string) actor.Actor {
+	by := actor.Unknown(remote)
+	if c == nil {
+		return by
+	}
+	by.ID, by.Name, by.Kind, by.Identity = c.Account.ID, c.Account.Username, actor.Kind(c.Account.Kind), c.Identity
+	if c.Token != nil {
+		by.Identity = "token " + c.Token.ID
+	}
+	return by
 }
 
 // Token is an API token with its limits.

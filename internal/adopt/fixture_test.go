@@ -19,6 +19,7 @@ import (
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/upstreamstate"
 )
@@ -79,7 +80,7 @@ func newFixture(t *testing.T) *fixture {
 // here returns the repository with this name, creating it if necessary.
 func (f *fixture) here(name string) pulp.Repository {
 	f.Helper()
-	target, err := f.store.Catalog.PushTarget(f.Context(), name, pulp.ContainerPush)
+	target, err := f.store.Catalog.PushTarget(f.Context(), catalog.FirstPush{BasePath: name, Type: pulp.ContainerPush})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -3,6 +3,7 @@
 //
 //	sqldb ← record ← {accounts, taskstore, uploads, list, serving, sweep}
 //	record, taskstore, uploads ← content ← {catalog, signatures, upstreamstate}
+//	accounts ← catalog
 package store
 
 import (
@@ -47,7 +48,7 @@ func Open(ctx context.Context, rawURL string) (*Store, error) {
 		Sweeps: sweep.New(db), Tasks: taskstore.New(db), Uploads: uploads.New(db),
 	}
 	s.Content = content.New(db, s.Serving)
-	s.Catalog = catalog.New(db, s.Content, s.Serving)
+	s.Catalog = catalog.New(db, s.Accounts, s.Content, s.Serving)
 	s.Signatures = signatures.New(db, s.Content)
 	s.Upstream = upstreamstate.New(db, s.Content)
 	return s, nil

@@ -21,6 +21,7 @@ import (
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/internal/store/record"
@@ -103,7 +104,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.repo, err = s.Catalog.PushTarget(t.Context(), "acme/app", pulp.ContainerPush); err != nil {
+	if w.repo, err = s.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: "acme/app", Type: pulp.ContainerPush}); err != nil {
 		t.Fatal(err)
 	}
 	w.push("one", "latest", "v1")

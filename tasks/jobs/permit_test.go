@@ -18,6 +18,7 @@ import (
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/internal/store/sqldb"
@@ -88,7 +89,7 @@ func newShop(t *testing.T) *shop {
 	must(err)
 	w.repo, err = s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "acme/app"})
 	must(err)
-	target, err := s.Catalog.PushTarget(t.Context(), "acme/push", pulp.ContainerPush)
+	target, err := s.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: "acme/push", Type: pulp.ContainerPush})
 	must(err)
 	w.push = target.Repository
 	w.other, err = s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "zeta/private"})

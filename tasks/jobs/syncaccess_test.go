@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
@@ -37,7 +38,7 @@ func TestSyncGivesNoAccessToBlobsOfOthers(t *testing.T) {
 			return false
 		})
 		w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = policy })
-		victim, err := w.store.Catalog.PushTarget(t.Context(), "victim/app", pulp.ContainerPush)
+		victim, err := w.store.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: "victim/app", Type: pulp.ContainerPush})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/taskstore"
@@ -302,7 +303,7 @@ func TestSourcesGiveNoAccessToBlobsOfOthers(t *testing.T) {
 	fillRemote(g)
 	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
 	w.sync(taskstore.TaskCompleted, nil)
-	victim, err := w.store.Catalog.PushTarget(t.Context(), "victim/app", pulp.ContainerPush)
+	victim, err := w.store.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: "victim/app", Type: pulp.ContainerPush})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,11 +65,11 @@ func makeAdoptTarget(t *content.Tx, name string, kind pulp.RepositoryType, publi
 	target, err := record.Resolve(t.Ctx, t, name)
 	switch {
 	case fault.Is(err, fault.NotFound):
-		if target, err = makePushTarget(t, name, kind); err == nil && !public {
+		if target, err = makePushTarget(t, FirstPush{BasePath: name, Type: kind}); err == nil && !public {
 			_, err = t.Exec(`UPDATE distribution SET private = TRUE WHERE id = $1`, target.Distribution.ID)
 		}
 	case err == nil && !target.Served(): // its repository was deleted
-		err = linkRepository(t, &target, kind)
+		err = linkRepository(t, &target, FirstPush{BasePath: name, Type: kind})
 	case err == nil && target.Repository.Name != name:
 		err = fault.New(fault.Conflict, "The path %s serves another repository.", name)
 	}

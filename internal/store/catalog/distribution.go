@@ -82,7 +82,7 @@ func putDistribution(t *content.Tx, statement string, d pulp.Distribution) (pulp
 	if err := checkServed(t, d); err != nil {
 		return d, err
 	}
-	namespace, err := putNamespace(t, pulp.NamespaceOf(d.BasePath))
+	namespace, _, err := putNamespace(t, pulp.NamespaceOf(d.BasePath))
 	if err != nil {
 		return d, err
 	}

@@ -142,7 +142,7 @@ func TestPinnedDistribution(t *testing.T) {
 	if got, err := s.Catalog.RepositoryDistributions(t.Context(), r.ID); err != nil || len(got) != 0 {
 		t.Errorf("RepositoryDistributions = %+v, %v, want none", got, err)
 	}
-	if _, err := s.Catalog.PushTarget(t.Context(), "pinned", pulp.ContainerPush); !fault.Is(err, fault.Conflict) {
+	if _, err := s.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: "pinned", Type: pulp.ContainerPush}); !fault.Is(err, fault.Conflict) {
 		t.Errorf("a push to the pinned path: %v, want Conflict", err)
 	}
 	follow := func(d *pulp.Distribution) { d.Pinned, d.RepositoryID = nil, r.ID }

@@ -9,6 +9,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/signatures"
 	"github.com/countersign/countersign/internal/store/storetest"
@@ -76,7 +77,12 @@ func TestFirstPushesFindFreeNames(t *testing.T) {
 			t.Parallel()
 			s := storetest.Open(t)
 			other := tt.occupy(t, s, tt.path)
-			got, err := s.Catalog.PushTarget(t.Context(), tt.path, pulp.ContainerPush)
+			unserved, err := s.Catalog.UnservedRepository(t.Context(), tt.path)
+			if !tt.uses && !fault.Is(err, fault.NotFound) || tt.uses && (err != nil || unserved.ID != other.ID) {
+				t.Fatalf("UnservedRepository = %+v, %v", unserved, err)
+			}
+			first := catalog.FirstPush{BasePath: tt.path, Type: pulp.ContainerPush, RepositoryID: unserved.ID}
+			got, err := s.Catalog.PushTarget(t.Context(), first)
 			if err != nil || !got.Made || !got.Served() || got.Distribution.BasePath != tt.path {
 				t.Fatalf("PushTarget = %+v, %v", got, err)
 			}
@@ -91,7 +97,7 @@ func TestFirstPushesFindFreeNames(t *testing.T) {
 			if got.Repository.PolicyName() != tt.path {
 				t.Errorf("PolicyName = %s, want %s", got.Repository.PolicyName(), tt.path)
 			}
-			again, err := s.Catalog.PushTarget(t.Context(), tt.path, pulp.ContainerPush)
+			again, err := s.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: tt.path, Type: pulp.ContainerPush})
 			if err != nil || again.Made || again.Repository.ID != got.Repository.ID || again.Repository.PolicyName() != tt.path {
 				t.Errorf("the second PushTarget = %+v, %v", again, err)
 			}
@@ -115,7 +121,7 @@ func TestFirstPushesRaceForNames(t *testing.T) {
 	for range 8 {
 		for _, path := range []string{"alice/app", "alice/other"} {
 			group.Go(func() {
-				if _, err := s.Catalog.PushTarget(t.Context(), path, pulp.ContainerPush); err != nil {
+				if _, err := s.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: path, Type: pulp.ContainerPush}); err != nil {
 					t.Errorf("push to %s: %v", path, err)
 				}
 			})

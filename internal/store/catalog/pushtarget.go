@@ -8,36 +8,54 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/accounts"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// PushTarget returns the target of a base path. On a first push it creates the namespace, the repository of type kind and
-// the distribution that are missing (compatibility.md#push-creates-repositories). Both are named like the path, with a
-// suffix if an object that does not serve the path has that name. An existing repository with the name is used if no
-// distribution serves it. The error is Conflict if the path serves a fixed version.
-func (s *Store) PushTarget(ctx context.Context, basePath string, kind pulp.RepositoryType) (record.Target, error) {
-	target, err := s.serving.Resolve(ctx, basePath)
+// FirstPush is a push to a base path that lacks a distribution or a repository.
+type FirstPush struct {
+	BasePath string
+	Type     pulp.RepositoryType // of the repository, if it is created
+	// RepositoryID is the result of UnservedRepository if the distribution may serve that repository; empty if not.
+	RepositoryID string
+	// NewNamespace is set if only the creator of the namespace may push.
+	NewNamespace bool
+	// Owner is the id of the account that becomes the owner of what is created; 0 for none.
+	Owner int64
+}
+
+// ErrNamespaceExists is the error of a push that may create a namespace which somebody else has created in the meantime.
+var ErrNamespaceExists = fault.New(fault.Conflict, "The namespace was created in the meantime. Try again.")
+
+// PushTarget returns the target of a base path. On a first push it creates the namespace, the repository and the
+// distribution that are missing (compatibility.md#push-creates-repositories). Both are named like the path, with a suffix if
+// an object that does not serve the path has that name. The error is Conflict if the path serves a fixed version.
+func (s *Store) PushTarget(ctx context.Context, p FirstPush) (record.Target, error) {
+	target, err := s.serving.Resolve(ctx, p.BasePath)
 	if err == nil && target.Served() || err != nil && !fault.Is(err, fault.NotFound) {
 		return target, errors.Join(err, readOnly(target))
 	}
 	target, err = inTxUnlessTaken(ctx, s, func(t *content.Tx) (record.Target, error) {
-		if err := t.LockNamed("push " + basePath); err != nil { // of concurrent first pushes only one creates the repository
+		if err := t.LockNamed("push " + p.BasePath); err != nil { // of concurrent first pushes only one creates the repository
 			return record.Target{}, err
 		}
-		target, err := record.Resolve(t.Ctx, t, basePath)
+		target, err := record.Resolve(t.Ctx, t, p.BasePath)
 		switch {
 		case fault.Is(err, fault.NotFound):
-			target, err = makePushTarget(t, basePath, kind)
+			target, err = makePushTarget(t, p)
 		case err == nil && !target.Served():
-			err = linkRepository(t, &target, kind)
+			err = linkRepository(t, &target, p)
 		default:
 			return target, err
 		}
-		target.Made = err == nil
+		if target.Made = err == nil; p.Owner != 0 {
+			s.accounts.Changed(t.Tx)
+		}
 		return target, err
 	})
 	return target, errors.Join(err, readOnly(target))
@@ -66,37 +84,67 @@ func freeName(t *content.Tx, table, path string) (string, error) {
 }
 
 // makePushTarget creates a distribution with a base path and links it to a repository.
-func makePushTarget(t *content.Tx, basePath string, kind pulp.RepositoryType) (record.Target, error) {
-	namespace, err := putNamespace(t, pulp.NamespaceOf(basePath))
+func makePushTarget(t *content.Tx, p FirstPush) (record.Target, error) {
+	namespace, created, err := putNamespace(t, pulp.NamespaceOf(p.BasePath))
+	switch {
+	case err != nil:
+		return record.Target{}, err
+	case created:
+		err = p.own(t, access.NamespaceOwner, access.Namespace, namespace)
+	case p.NewNamespace:
+		err = ErrNamespaceExists
+	}
 	if err != nil {
 		return record.Target{}, err
 	}
-	name, err := freeName(t, "distribution", basePath)
+	name, err := freeName(t, "distribution", p.BasePath)
 	if err != nil {
 		return record.Target{}, err
 	}
 	target := record.Target{Distribution: pulp.Distribution{
-		ID: pulp.NewID(), Name: name, BasePath: basePath, NamespaceID: namespace, Stamps: record.Stamps(t.Now, t.Now),
+		ID: pulp.NewID(), Name: name, BasePath: p.BasePath, NamespaceID: namespace, Stamps: record.Stamps(t.Now, t.Now),
 	}}
 	_, err = t.Exec(`
 		INSERT INTO distribution (id, name, base_path, namespace_id, created, updated)
-		VALUES ($1, $2, $3, $4, $5, $5)`, target.Distribution.ID, name, basePath, namespace, t.Now)
+		VALUES ($1, $2, $3, $4, $5, $5)`, target.Distribution.ID, name, p.BasePath, namespace, t.Now)
 	if err != nil {
 		return record.Target{}, err
 	}
-	return target, linkRepository(t, &target, kind)
+	if err := p.own(t, access.DistributionOwner, access.Distribution, target.Distribution.ID); err != nil {
+		return record.Target{}, err
+	}
+	return target, linkRepository(t, &target, p)
 }
 
-// linkRepository makes a distribution serve the repository that is named like its path and that no distribution serves. If
-// there is none or it is a mirror, it creates a repository: only an administrator decides that a mirror is served.
-func linkRepository(t *content.Tx, target *record.Target, kind pulp.RepositoryType) error {
-	path := target.Distribution.BasePath
-	r, err := record.ScanRepository(t.Row(`
-		SELECT `+record.RepositoryColumns+` FROM repository r WHERE r.name = $1 AND r.remote_id IS NULL AND NOT EXISTS (
-			SELECT 1 FROM distribution d LEFT JOIN repository_version v ON v.id = d.repository_version_id
-			 WHERE r.id IN (d.repository_id, v.repository_id))`, path))
+// own gives the owner of the push a role on an object that it creates.
+func (p FirstPush) own(t *content.Tx, role string, kind access.Kind, id string) error {
+	if p.Owner == 0 {
+		return nil
+	}
+	return accounts.Assign(t.Tx, p.Owner, role, access.Key(kind, id))
+}
+
+// unserved selects the repository that is named like the path $1 and that no distribution serves, unless it is a mirror:
+// only an administrator decides that a mirror is served.
+const unserved = `
+	SELECT ` + record.RepositoryColumns + ` FROM repository r WHERE r.name = $1 AND r.remote_id IS NULL AND NOT EXISTS (
+		SELECT 1 FROM distribution d LEFT JOIN repository_version v ON v.id = d.repository_version_id
+		 WHERE r.id IN (d.repository_id, v.repository_id))`
+
+// UnservedRepository returns the repository that has the name of a base path, is no mirror, and that no distribution serves.
+// A first push to the path uses it. The error is NotFound if there is none.
+func (s *Store) UnservedRepository(ctx context.Context, basePath string) (pulp.Repository, error) {
+	r, err := record.ScanRepository(s.db.Read().QueryRowContext(ctx, unserved, basePath))
+	return r, sqldb.NotFound(err, "Repository not found.")
+}
+
+// linkRepository makes a distribution serve the unserved repository of a push, or a new one.
+func linkRepository(t *content.Tx, target *record.Target, p FirstPush) error {
+	r, err := record.ScanRepository(t.Row(unserved+` AND r.id = $2`, p.BasePath, p.RepositoryID))
 	if errors.Is(err, sql.ErrNoRows) {
-		r, err = makePushRepository(t, path, kind)
+		if r, err = makePushRepository(t, p.BasePath, p.Type); err == nil {
+			err = p.own(t, access.RepositoryOwner, access.Repository, r.ID)
+		}
 	}
 	if err != nil {
 		return err
@@ -141,12 +189,13 @@ func makeRepository(t *content.Tx, r pulp.Repository) (pulp.Repository, error) {
 	return r, t.InsertVersion(pulp.Version{ID: pulp.NewID(), RepositoryID: r.ID})
 }
 
-// putNamespace returns the id of the namespace with a name and creates it if there is none.
-func putNamespace(t *content.Tx, name string) (string, error) {
-	_, err := t.Exec(`INSERT INTO namespace (id, name, created, updated) VALUES ($1, $2, $3, $3) ON CONFLICT (name) DO NOTHING`,
+// putNamespace returns the id of the namespace with a name, and creates it if there is none.
+func putNamespace(t *content.Tx, name string) (id string, created bool, err error) {
+	n, err := t.Exec(`INSERT INTO namespace (id, name, created, updated) VALUES ($1, $2, $3, $3) ON CONFLICT (name) DO NOTHING`,
 		pulp.NewID(), name, t.Now)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
-	return sqldb.ScanString(t.Row(`SELECT id FROM namespace WHERE name = $1`, name))
+	id, err = sqldb.ScanString(t.Row(`SELECT id FROM namespace WHERE name = $1`, name))
+	return id, n > 0, err
 }

@@ -9,6 +9,7 @@ package catalog
 import (
 	"context"
 
+	"github.com/countersign/countersign/internal/store/accounts"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/serving"
 	"github.com/countersign/countersign/internal/store/sqldb"
@@ -16,14 +17,15 @@ import (
 
 // Store is safe for concurrent use.
 type Store struct {
-	db      *sqldb.DB
-	content *content.Store
-	serving *serving.Store
+	db       *sqldb.DB
+	accounts *accounts.Store
+	content  *content.Store
+	serving  *serving.Store
 }
 
 // New returns a store on a database.
-func New(db *sqldb.DB, c *content.Store, s *serving.Store) *Store {
-	return &Store{db: db, content: c, serving: s}
+func New(db *sqldb.DB, a *accounts.Store, c *content.Store, s *serving.Store) *Store {
+	return &Store{db: db, accounts: a, content: c, serving: s}
 }
 
 // uniqueAttempts is the number of attempts of inTxUnlessTaken.

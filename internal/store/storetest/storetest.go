@@ -15,6 +15,7 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/sqldb"
@@ -170,7 +171,7 @@ func StartTask(t *testing.T, s *store.Store, resources ...taskstore.Resource) *t
 // Target returns the target of a first push to a path.
 func Target(t *testing.T, s *store.Store, path string) record.Target {
 	t.Helper()
-	got, err := s.Catalog.PushTarget(t.Context(), path, pulp.ContainerPush)
+	got, err := s.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: path, Type: pulp.ContainerPush})
 	if err != nil {
 		t.Fatal(err)
 	}

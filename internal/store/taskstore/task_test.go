@@ -10,6 +10,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/storetest"
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
@@ -250,7 +251,7 @@ func TestTasksThatNeedAService(t *testing.T) {
 func TestTasksBehindAMigration(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
-	target, err := s.Catalog.PushTarget(t.Context(), "acme/app", pulp.ContainerPush)
+	target, err := s.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: "acme/app", Type: pulp.ContainerPush})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,6 +103,9 @@ func (c *call) authenticate() error {
 			return nil
 		}
 		user, err := c.Store.Accounts.UserByName(c.r.Context(), token.Username)
+		if err == nil {
+			user, err = c.Auth.Confirm(c.r.Context(), user)
+		}
 		if fault.Is(err, fault.NotFound) || err == nil && !c.Tokens.BelongsTo(token, user) {
 			return c.challenge(errBadToken, "invalid_token")
 		}

@@ -55,9 +55,14 @@ func (w *Worker) permit(ctx context.Context, r *Run) error {
 		return errUnknownOrigin
 	}
 	u, err := w.store.Accounts.User(ctx, t.CreatedBy)
+	if err == nil {
+		u, err = w.confirm(ctx, u)
+	}
 	switch {
 	case fault.Is(err, fault.NotFound):
 		return errUserDeleted
+	case fault.IsOutage(err, fault.Directory):
+		return RetryLater(err)
 	case err != nil:
 		return err
 	case !u.Active:

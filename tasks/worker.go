@@ -56,9 +56,10 @@ type Worker struct {
 	reserved  pool          // counts tasks in the slots for short tasks
 	long      pool          // counts long tasks
 
-	show  func(any) any
-	lease time.Duration
-	self  pulp.Worker // without Services
+	show    func(any) any
+	confirm func(context.Context, pulp.User) (pulp.User, error)
+	lease   time.Duration
+	self    pulp.Worker // without Services
 
 	findUsable func(context.Context) ([]pulp.SigningService, error)
 	usable     atomic.Pointer[[]pulp.SigningService] // latest result of findUsable; nil before the first
@@ -75,6 +76,8 @@ type WorkerOptions struct {
 	Name     string     // <pid>@<host>
 	Versions map[string]string
 	Show     func(any) any // returns the representation of an object that clients see as a task's result; nil: results show no objects
+	// Confirm returns an account as the source of people that it comes from confirms it (auth.Auth.Confirm); nil: as it is.
+	Confirm func(context.Context, pulp.User) (pulp.User, error)
 	// Usable returns the signing services whose keys this process can use; nil: all services.
 	Usable func(context.Context) ([]pulp.SigningService, error)
 	// Lease is the time after which a task without a heartbeat of its worker may be claimed by another; 0:
@@ -90,8 +93,11 @@ func NewWorker(o WorkerOptions) *Worker {
 	if o.Show == nil { // an object may contain secrets
 		o.Show = func(any) any { return nil }
 	}
+	if o.Confirm == nil {
+		o.Confirm = func(_ context.Context, u pulp.User) (pulp.User, error) { return u, nil }
+	}
 	return &Worker{
-		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, audit: o.Audit, slots: o.Slots, show: o.Show, findUsable: o.Usable,
+		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, audit: o.Audit, slots: o.Slots, show: o.Show, confirm: o.Confirm, findUsable: o.Usable,
 		found: make(chan struct{}), foundLong: make(chan struct{}), lease: cmp.Or(o.Lease, DefaultLease),
 		reserved: pool{most: 1}, long: pool{most: max(1, o.Slots)},
 		self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},

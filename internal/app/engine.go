@@ -10,6 +10,7 @@ import (
 	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/audit"
+	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/oidc"
@@ -41,6 +42,7 @@ type engine struct {
 	signers    *signers.Signers
 	signOnPush *signonpush.Runner
 	adopter    *adopt.Adopter // nil without an upstream
+	users      *auth.Auth
 	access     *access.Decider
 	idTokens   *oidc.Verifier
 	worker     *tasks.Worker
@@ -74,6 +76,10 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	if err != nil {
 		return nil, err
 	}
+	users, err := a.users(ctx, s, entries)
+	if err != nil {
+		return nil, err
+	}
 	c := a.config
 	process := fmt.Sprintf("%d@%s", os.Getpid(), host)
 	keys := a.Signers()
@@ -88,10 +94,11 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	worker := tasks.NewWorker(tasks.WorkerOptions{
 		Store: s, Queue: b.queue, Log: a.log, Audit: entries, Slots: c.Workers, Name: process, Versions: api.Versions(a.version), Show: results,
 		Usable: usableServices(s, keys), Lease: c.TaskLease, Jobs: a.jobs(s, b, signer, runner, adopter, decider),
+		Confirm: users.Confirm,
 	})
 	return &engine{
-		backends: b, process: process, signers: keys, signOnPush: runner, adopter: adopter, worker: worker, access: decider,
-		dispatcher: tasks.NewDispatcher(s, b.queue, worker, a.log), audit: entries, idTokens: verifier,
+		backends: b, process: process, signers: keys, signOnPush: runner, adopter: adopter, worker: worker, users: users,
+		access: decider, idTokens: verifier, dispatcher: tasks.NewDispatcher(s, b.queue, worker, a.log), audit: entries,
 	}, nil
 }
 

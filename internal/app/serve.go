@@ -61,14 +61,13 @@ func (a *App) Serve(ctx context.Context, g Greeting) error {
 		return fmt.Errorf("%w; set COUNTERSIGN_LISTEN to use another address", err)
 	}
 	defer func() { _ = listener.Close() }()
-	users := auth.New(s.Accounts, a.log)
 	e, err := a.buildEngine(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer e.queue.Close()
 	defer a.closeAudit(ctx, e.audit)
-	handler, err := a.handler(ctx, s, users, e)
+	handler, err := a.handler(ctx, s, e)
 	if err != nil {
 		return err
 	}
@@ -79,7 +78,7 @@ func (a *App) Serve(ctx context.Context, g Greeting) error {
 		return err
 	}
 	// The password comes last because it is shown only once: later failures would lose it.
-	password, err := a.ensureAdmin(ctx, s, users, e.audit)
+	password, err := a.ensureAdmin(ctx, s, e.users, e.audit)
 	if err != nil {
 		return err
 	}
@@ -107,14 +106,14 @@ func (a *App) backgroundJobs(s *store.Store, e *engine) []func(context.Context) 
 }
 
 // handler returns the handler of all requests.
-func (a *App) handler(ctx context.Context, s *store.Store, users *auth.Auth, e *engine) (http.Handler, error) {
+func (a *App) handler(ctx context.Context, s *store.Store, e *engine) (http.Handler, error) {
 	c := a.config
-	registry, err := a.registry(ctx, s, users, e)
+	registry, err := a.registry(ctx, s, e)
 	if err != nil {
 		return nil, err
 	}
 	rest := api.New(api.Options{
-		Store: s, Auth: users, Access: e.access, Tasks: e.dispatcher, Log: a.log, Audit: e.audit, Redis: e.queue.Ping, PublicURL: c.Public(), Process: e.process, DataDir: c.Data,
+		Store: s, Auth: e.users, Access: e.access, Tasks: e.dispatcher, Log: a.log, Audit: e.audit, Redis: e.queue.Ping, PublicURL: c.Public(), Process: e.process, DataDir: c.Data,
 		Version: a.version, SignLists: c.SignLists, SigningUse: a.signingUse(), Ready: e.storage.Ping, Upstream: e.upstream != nil,
 	})
 	proxies, err := c.Proxies()
@@ -126,17 +125,17 @@ func (a *App) handler(ctx context.Context, s *store.Store, users *auth.Auth, e *
 }
 
 // registry returns the handler of the registry protocol.
-func (a *App) registry(ctx context.Context, s *store.Store, users *auth.Auth, e *engine) (http.Handler, error) {
+func (a *App) registry(ctx context.Context, s *store.Store, e *engine) (http.Handler, error) {
 	c := a.config
 	tokens, err := a.tokens(ctx, s)
 	if err != nil {
 		return nil, err
 	}
 	if len(c.OIDC.Rules) > 0 {
-		users.AcceptIDTokens(&auth.IDTokens{Verifier: e.idTokens, Accounts: s.Accounts, Tokens: tokens})
+		e.users.AcceptIDTokens(&auth.IDTokens{Verifier: e.idTokens, Accounts: s.Accounts, Tokens: tokens})
 	}
 	o := proxy.Options{
-		Store: s, Auth: users, Access: e.access, Tokens: tokens, Storage: e.storage, SignOnPush: e.signOnPush, Log: a.log, Audit: e.audit, PublicURL: c.Public(),
+		Store: s, Auth: e.users, Access: e.access, Tokens: tokens, Storage: e.storage, SignOnPush: e.signOnPush, Log: a.log, Audit: e.audit, PublicURL: c.Public(),
 		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: auth.AnonymousPull(c.AnonymousPull),
 		TokensOnly: !c.Registry.BasicAuth, PushToMirrors: c.Mirror.AllowPush,
 		RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",

@@ -53,6 +53,7 @@ type Auth struct {
 	idTokens *IDTokens // nil: tokens of CI jobs are not accepted
 
 	checks *lru.Cache[[32]byte, time.Time] // the time of the last use of verified credentials, by their digest
+	people *external                       // nil: all people are local
 }
 
 // New returns an Auth over accounts, which logs refused logins and blocked addresses to log.
@@ -88,10 +89,11 @@ func (a *Auth) Login(ctx context.Context, username, password string) (pulp.User,
 
 // candidate is a login attempt whose password was not compared yet.
 type candidate struct {
-	user   pulp.User
-	known  bool     // the account exists, is active and has a password
-	hash   string   // to compare the password with; the decoy if the account is not known
-	digest [32]byte // the key of the credentials in Auth.checks
+	user     pulp.User
+	known    bool     // the account exists, is active and has a password
+	external bool     // a source of people may have the name: no account has it, or an account of a source
+	hash     string   // to compare the password with; the decoy if the account is not known
+	digest   [32]byte // the key of the credentials in Auth.checks
 }
 
 // candidate loads the account. The error is Unauthenticated if no account can have the name.
@@ -104,6 +106,7 @@ func (a *Auth) candidate(ctx context.Context, username, password string) (candid
 		return candidate{}, err
 	}
 	c := candidate{user: u, known: err == nil && u.Active && u.Hash != "", hash: a.decoy}
+	c.external = a.people != nil && username != IDTokenUser && (err != nil || u.Kind == pulp.ExternalUser)
 	if c.known {
 		c.hash = u.Hash
 	}
@@ -114,7 +117,8 @@ func (a *Auth) candidate(ctx context.Context, username, password string) (candid
 
 // login is Login with a limit on the failures of the client address from. Cached credentials pass at once. Other attempts
 // wait until the limiter admits them to compute a hash. The error is TooMany, without a hash, if the address has too
-// many failures. An unknown user takes as long as a wrong password.
+// many failures. An unknown user takes as long as a wrong password. The sources of people are asked about names that no
+// local account has.
 func (a *Auth) login(ctx context.Context, from, username, password string) (pulp.User, error) {
 	network := clientaddr.Network(from)
 	c, err := a.candidate(ctx, username, password)
@@ -130,6 +134,9 @@ func (a *Auth) login(ctx context.Context, from, username, password string) (pulp
 	}
 	if c.known && a.remembered(c.digest) {
 		return c.user, nil
+	}
+	if c.external {
+		return a.loginExternal(ctx, from, username, password, c)
 	}
 	if err := a.limit.acquire(ctx, network); err != nil {
 		return pulp.User{}, err

@@ -24,7 +24,7 @@ const (
 // Person is a person as a source describes them.
 type Person struct {
 	Name   string   // of the account: in the source's spelling, whatever the person typed
-	ID     string   // the identity in the source, which no other person gets; empty if the source has none
+	ID     string   // KIND=VALUE, the identity in the source, which no other person gets; empty if the source has none
 	First  string   // first name
 	Last   string   // last name
 	Mail   string   // mail address

@@ -272,8 +272,10 @@ func (l *LDAP) person(ctx context.Context, entry *ldap.Entry) (Person, error) {
 // id returns the identity of an entry. If it has none, the configuration is wrong, or the service account may not read
 // it: the person is not removed because of that.
 func (l *LDAP) id(entry *ldap.Entry) (string, error) {
+	kind := strings.ToLower(l.o.IDAttribute) + "="
 	if l.o.IDAttribute == dnIsID {
-		return normalDN(entry.DN)
+		dn, err := normalDN(entry.DN)
+		return kind + dn, err
 	}
 	value := entry.GetEqualFoldRawAttributeValue(l.o.IDAttribute)
 	if len(value) == 0 || len(value) > maxText {
@@ -281,9 +283,9 @@ func (l *LDAP) id(entry *ldap.Entry) (string, error) {
 			"set it to an attribute that identifies entries, such as entryUUID, objectGUID or dn", entry.DN, l.o.IDAttribute)
 	}
 	if !utf8.Valid(value) || text(string(value)) == "" { // objectGUID
-		return hex.EncodeToString(value), nil
+		return kind + hex.EncodeToString(value), nil
 	}
-	return string(value), nil
+	return kind + string(value), nil
 }
 
 // addGroups adds the groups of an entry to p. More groups than the limit are an error: some would be missing.

@@ -277,7 +277,7 @@ func TestLDAPIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p, err := byDN.Confirm(t.Context(), "alice"); err != nil || p.ID != "uid=alice,ou=people,dc=example,dc=com" {
+	if p, err := byDN.Confirm(t.Context(), "alice"); err != nil || p.ID != "dn=uid=alice,ou=people,dc=example,dc=com" {
 		t.Errorf("the identity by name = %+v, %v", p, err)
 	}
 	if _, err := binary.Confirm(t.Context(), "alice"); !fault.IsOutage(err, fault.Directory) ||
@@ -285,7 +285,7 @@ func TestLDAPIdentity(t *testing.T) {
 		t.Errorf("Confirm without an identity = %v, want an outage with the setting", err)
 	}
 	s.Replace(t, first, "jpegPhoto", "\xff\xd8\x00\x01")
-	if p, err := binary.Confirm(t.Context(), "alice"); err != nil || p.ID != "ffd80001" {
+	if p, err := binary.Confirm(t.Context(), "alice"); err != nil || p.ID != "jpegphoto=ffd80001" {
 		t.Errorf("a binary identity = %+v, %v", p, err)
 	}
 	s.Delete(t, first)

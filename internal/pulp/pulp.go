@@ -263,8 +263,8 @@ type User struct {
 	Active      bool
 	Kind        AccountKind
 	Source      string    // of an external user: the source that confirms the account (ldap, htpasswd, oidc)
-	ExternalID  string    // of an external user: the identity in the source; empty if it has none
-	Checked     time.Time // of an external user: the latest confirmation by the source
+	ExternalID  string    // of an external user: KIND=VALUE, the identity in the source; empty if it has none
+	Checked     time.Time // of an external user: the latest confirmation by the source; zero if it has no such person
 	NamespaceID string    // of a robot
 	FirstName   string
 	LastName    string

@@ -12,7 +12,7 @@ import (
 const AccountColumns = `id, username, password_hash, is_staff, is_active, kind, source, external_id, COALESCE(checked, 0),
 	COALESCE(namespace_id, ''), first_name, last_name, email, description, created, updated`
 
-// ScanUser reads a user.
+// ScanUser reads a user. An external user whom the source does not confirm is not active.
 func ScanUser(row sqldb.Scanner) (pulp.User, error) {
 	var u pulp.User
 	var checked, created, updated int64
@@ -25,6 +25,7 @@ func ScanUser(row sqldb.Scanner) (pulp.User, error) {
 		u.Checked = time.UnixMicro(checked)
 	}
 	u.Staff = u.Staff && u.Kind != pulp.RuleIdentity // CI jobs are never administrators
+	u.Active = u.Active && (u.Kind != pulp.ExternalUser || checked != 0)
 	u.Stamps = Stamps(created, updated)
 	return u, nil
 }

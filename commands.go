@@ -25,7 +25,10 @@ type commandLine struct {
 	Verify                   verifyCommand            `cmd:"" help:"Print the signatures of an image, and verify it against a policy. Exit status: 0 accepted, 1 not accepted, 2 unknown."`
 	Adopt                    adoptCommand             `cmd:"" help:"Adopt the content of the upstream registry."`
 	Drift                    driftCommand             `cmd:"" help:"Compare the repositories with the upstream registry and print the differences."`
-	ResetAdminPassword       resetAdminCommand        `cmd:"" help:"Set the password of the user admin."`
+	User                     userCommands             `cmd:"" help:"Manage users."`
+	Group                    groupCommands            `cmd:"" help:"Manage groups of users."`
+	Role                     roleCommands             `cmd:"" help:"Manage the roles of users and groups."`
+	ResetAdminPassword       resetAdminCommand        `cmd:"" help:"Set the password of the user admin, and make it an active administrator."`
 	Migrate                  migrateCommand           `cmd:"" help:"Update the database schema to this version."`
 	Version                  versionCommand           `cmd:"" help:"Print the version."`
 }

@@ -81,7 +81,7 @@ func run(ctx context.Context, args, environ []string, out, errOut io.Writer) err
 	}
 	a := app.New(app.Options{Config: loaded.Config, Version: version, Log: log})
 	parsed.BindTo(ctx, (*context.Context)(nil))
-	err = parsed.Run(a, admin.New(admin.Options{App: a, Config: loaded.Config, Out: out, Log: log}),
+	err = parsed.Run(a, admin.New(admin.Options{App: a, Config: loaded.Config, In: os.Stdin, Out: out, ErrOut: errOut, Log: log}),
 		app.Greeting{Out: out, Command: args[0], SettingsFile: loaded.File})
 	if failed, ok := errors.AsType[admin.CommandError](err); ok {
 		return failed

@@ -33,6 +33,13 @@ func TestHelp(t *testing.T) {
 	t.Parallel()
 	commands := strings.Fields("serve worker add-signing-service remove-signing-service list-signing-services list-signing-assignments " +
 		"revoke-signing-assignments verify adopt drift reset-admin-password migrate version")
+	for group, names := range map[string]string{
+		"user": "add list edit password disable enable remove", "group": "add list remove add-member remove-member", "role": "grant revoke list show",
+	} {
+		for name := range strings.FieldsSeq(names) {
+			commands = append(commands, group+" "+name)
+		}
+	}
 	for _, args := range [][]string{{}, {"help"}, {"--help"}, {"-h"}} {
 		got := call(t, append([]string{"countersign"}, args...))
 		if got.err != nil || got.errOut != "" {
@@ -45,7 +52,7 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	for _, command := range commands {
-		if got := call(t, []string{"countersign", command, "--help"}); got.err != nil || !strings.HasPrefix(got.out, "Usage: countersign "+command) {
+		if got := call(t, append(append([]string{"countersign"}, strings.Fields(command)...), "--help")); got.err != nil || !strings.HasPrefix(got.out, "Usage: countersign "+command) {
 			t.Errorf("%s --help: error %v, output:\n%s", command, got.err, got.out)
 		}
 	}
@@ -101,6 +108,20 @@ func TestErrors(t *testing.T) {
 		"revoke nothing": {
 			args: []string{"countersign", "revoke-signing-assignments"},
 			want: "^countersign: give the names of repositories, or --all",
+		},
+		"user without a name": {
+			args: []string{"countersign", "user", "add", "--password-stdin"},
+			want: "^countersign: expected \"<name>\"; `countersign --help` lists the commands$",
+		},
+		"password as an argument": {
+			args: []string{"countersign", "user", "password", "alice", "--password=secret"},
+			want: "^countersign: unknown flag --password",
+		},
+		"user without a database": {
+			args: []string{"countersign", "user", "edit", "alice", "--no-admin", "--email=a@b"}, want: "^countersign: there is no database at ",
+		},
+		"role without a database": {
+			args: []string{"countersign", "role", "grant", "r", "--group=g", "--namespace=n"}, want: "^countersign: there is no database at ",
 		},
 		"reference of others": {args: []string{"countersign", "verify", "x"}, want: "^countersign: there is no database at "},
 	} {

@@ -1,5 +1,5 @@
-// Package admin runs the commands with which operators manage an installation: signing services and their
-// assignments, verification of images, adoption from an upstream, and the database. All of them may run while a
+// Package admin runs the commands with which operators manage an installation: users, groups and roles, signing services
+// and their assignments, verification of images, adoption from an upstream, and the database. All of them may run while a
 // server runs.
 package admin
 
@@ -22,7 +22,9 @@ import (
 type Options struct {
 	App    *app.App
 	Config config.Config
+	In     io.Reader // for passwords; the terminal, unless they are passed in another way
 	Out    io.Writer // for the results
+	ErrOut io.Writer // for questions
 	Log    *slog.Logger
 }
 
@@ -30,12 +32,16 @@ type Options struct {
 type Admin struct {
 	app    *app.App
 	config config.Config
+	in     io.Reader
 	out    io.Writer
+	errOut io.Writer
 	log    *slog.Logger
 }
 
 // New returns an Admin.
-func New(o Options) *Admin { return &Admin{app: o.App, config: o.Config, out: o.Out, log: o.Log} }
+func New(o Options) *Admin {
+	return &Admin{app: o.App, config: o.Config, in: o.In, out: o.Out, errOut: o.ErrOut, log: o.Log}
+}
 
 // CommandError is an error of a command that Pulp has too. Its text is one line in the form of Pulp's management
 // commands.
@@ -59,6 +65,12 @@ func commandError(err error) error {
 		return nil
 	}
 	return CommandError{err}
+}
+
+// print writes a result.
+func (a *Admin) print(format string, args ...any) error {
+	_, err := fmt.Fprintf(a.out, format, args...)
+	return err
 }
 
 // Migrate updates the schema of the database.

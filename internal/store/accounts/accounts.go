@@ -31,11 +31,15 @@ func (s *Store) User(ctx context.Context, id int64) (pulp.User, error) {
 	return u, sqldb.NotFound(err, noUser)
 }
 
-// PutUser creates a user, or replaces password hash, staff and active of the user with that name. It does not keep the
-// last local administrator.
+// PutUser creates a local user, or replaces password hash, staff and active of the local user with that name. An account
+// of another kind with the name is deleted first, with its roles and API tokens: they are somebody else's. PutUser does not
+// keep the last local administrator.
 func (s *Store) PutUser(ctx context.Context, username, hash string, staff, active bool) (pulp.User, error) {
 	return sqldb.InTx(ctx, s.db, func(t *sqldb.Tx) (pulp.User, error) {
 		s.Changed(t)
+		if _, err := t.Exec(`DELETE FROM account WHERE username = $1 AND kind <> $2`, username, pulp.LocalUser); err != nil {
+			return pulp.User{}, err
+		}
 		return record.ScanUser(t.Row(`
 			INSERT INTO account (id, username, password_hash, is_staff, is_active, created, updated)
 			VALUES (`+t.Dialect.NextAccount+`, $1, $2, $3, $4, $5, $5)

@@ -4,7 +4,10 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/accounts"
 	"github.com/countersign/countersign/internal/store/storetest"
 )
 
@@ -32,6 +35,34 @@ func TestPutUserCreatesAndReplaces(t *testing.T) {
 	byID, err := s.User(t.Context(), made.ID)
 	if err != nil || byID.Username != "alice" || byID.Active {
 		t.Errorf("User = %+v, %v, want the changed user", byID, err)
+	}
+}
+
+// TestPutUserReplacesAccountsOfOthers makes a local user with the name of an external account: nothing of that account is
+// left to it.
+func TestPutUserReplacesAccountsOfOthers(t *testing.T) {
+	t.Parallel()
+	s := storetest.Open(t)
+	before, err := s.Accounts.CreateUser(t.Context(), pulp.User{
+		Username: "admin", Active: true, Kind: pulp.ExternalUser, Source: "ldap", ExternalID: "7", Email: "admin@ldap.example",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := accounts.Assignee{Account: before.ID, Name: "admin"}
+	if _, err := s.Accounts.AssignRole(t.Context(), access.NamespaceOwner, "", to); err != nil {
+		t.Fatal(err)
+	}
+	storetest.Exec(t, s, `INSERT INTO api_token (id, account_id, name, hash, hint, created, updated) VALUES ('t', $1, 't', 'h', 'cst_', 1, 1)`, before.ID)
+	after, err := s.Accounts.PutUser(t.Context(), "admin", "hash", true, true)
+	if err != nil || after.ID == before.ID || after.Kind != pulp.LocalUser || after.Source+after.ExternalID+after.Email != "" || !after.Staff {
+		t.Errorf("PutUser over an external account = %+v, %v, want a new local user", after, err)
+	}
+	for _, table := range []string{"role_assignment", "api_token"} {
+		var n int
+		if err := s.DB.Read().QueryRowContext(t.Context(), `SELECT COUNT(*) FROM `+table).Scan(&n); err != nil || n != 0 {
+			t.Errorf("%d rows of %s are left, %v", n, table, err)
+		}
 	}
 }
 

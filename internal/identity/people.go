@@ -94,18 +94,32 @@ func (p *People) Authenticate(ctx context.Context, source, name, password string
 		case err != nil:
 			return pulp.User{}, err
 		}
-		u, err := p.put(ctx, s, 0, person)
-		if fault.Is(err, fault.Conflict) {
-			p.o.Log.WarnContext(ctx, "a person cannot log in", slog.String("source", s.Name()),
-				slog.String("name", person.Name), slog.Any("reason", err))
-			return pulp.User{}, ErrPassword
-		}
-		if err == nil && !u.Active {
-			err = ErrPassword
-		}
-		return u, err
+		return p.loggedIn(ctx, s, person)
 	}
 	return pulp.User{}, ErrUnknown
+}
+
+// LoggedIn returns the active account of a person whom a source has authenticated in another way than by a password, and
+// creates or updates it. The error is that of Authenticate, or Unauthenticated if the source is not configured.
+func (p *People) LoggedIn(ctx context.Context, source string, person Person) (pulp.User, error) {
+	s, ok := p.source(source)
+	if !ok {
+		return pulp.User{}, ErrUnknown
+	}
+	return p.loggedIn(ctx, s, person)
+}
+
+func (p *People) loggedIn(ctx context.Context, s Confirmed, person Person) (pulp.User, error) {
+	u, err := p.put(ctx, s, 0, person)
+	if fault.Is(err, fault.Conflict) {
+		p.o.Log.WarnContext(ctx, "a person cannot log in", slog.String("source", s.Name()),
+			slog.String("name", person.Name), slog.Any("reason", err))
+		return pulp.User{}, ErrPassword
+	}
+	if err == nil && !u.Active {
+		err = ErrPassword
+	}
+	return u, err
 }
 
 // Confirm returns an account as its source confirms it, with Active false if the source no longer has the person, or no

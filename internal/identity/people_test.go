@@ -217,6 +217,20 @@ func TestPeopleTakeNoLocalName(t *testing.T) {
 	w.wantActive(t, "alice", false, 0)
 }
 
+// TestPeopleLoggedIn verifies the account of a person whom a source authenticated without a password.
+func TestPeopleLoggedIn(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	if u, err := w.LoggedIn(t.Context(), "ldap", identity.Person{Name: "dave", ID: "id=4"}); err != nil || u.Username != "dave" || !u.Active {
+		t.Errorf("LoggedIn = %+v, %v", u, err)
+	}
+	for source, person := range map[string]identity.Person{"ldap": {Name: "dave", ID: "id=5"}, "other": {Name: "eve", ID: "id=6"}} {
+		if u, err := w.LoggedIn(t.Context(), source, person); !fault.Is(err, fault.Unauthenticated) {
+			t.Errorf("LoggedIn(%s, %+v) = %+v, %v", source, person, u, err)
+		}
+	}
+}
+
 // TestPeopleConfirm verifies that an account is confirmed again after the time of its source, that a removed person is
 // inactive and that one who is back is active.
 func TestPeopleConfirm(t *testing.T) {

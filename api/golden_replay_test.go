@@ -87,7 +87,7 @@ func (p *story) token(user string, scopes ...string) string {
 		p.t.Fatal(err)
 	}
 	if user != "-" {
-		r.SetBasicAuth(user, "secret")
+		r.SetBasicAuth(user, passwordOf(user))
 	}
 	res, err := http.DefaultTransport.RoundTrip(r)
 	if err != nil {
@@ -154,7 +154,7 @@ func (p *story) send(t *testing.T, e exchange, as string) (*http.Response, strin
 	case as == "":
 		r.SetBasicAuth("admin", "secret")
 	default:
-		r.SetBasicAuth(as, "secret")
+		r.SetBasicAuth(as, passwordOf(as))
 	}
 	r.Host = recordedHost
 	res, err := http.DefaultTransport.RoundTrip(r)

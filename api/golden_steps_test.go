@@ -313,9 +313,12 @@ func (p *story) steps() []step {
 		{name: "111d-get-push-as-user", as: "ctru"},
 		{name: "111e-signing-services-as-user", as: "ctru"},
 		{name: "111f-tasks-as-user", as: "ctru"},
-		{name: "112-add-role"},
+		{name: "112-add-role", before: func() {
+			p.know("f890823fab54", pulp.DistributionCollection+"?name=ctr/push")
+			p.own("ctr/push")
+		}},
 		{name: "112b-list-roles"},
-		{name: "112c-my-permissions"},
+		{name: "112c-my-permissions", as: "ctru"},
 		{name: "112d-add-role-dup"},
 		{name: "112e-add-role-bad"},
 		{name: "112f-remove-role"},

@@ -21,12 +21,14 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/api"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
+	assign "github.com/countersign/countersign/internal/store/accounts"
 	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/record"
@@ -108,10 +110,8 @@ func newStory(t *testing.T) *story {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"admin", "ctru"} {
-		if _, err := s.Accounts.PutUser(t.Context(), name, hash, name == "admin", true); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := s.Accounts.PutUser(t.Context(), "admin", hash, true, true); err != nil {
+		t.Fatal(err)
 	}
 	p.start()
 	p.fill()
@@ -140,7 +140,7 @@ func (p *story) start() {
 		t.Fatal(err)
 	}
 	public, quiet, queue := &url.URL{Scheme: "http", Host: recordedHost}, slog.New(slog.DiscardHandler), &memqueue.Queue{}
-	accounts := auth.New(p.store.Accounts, quiet)
+	logins := auth.New(p.store.Accounts, quiet)
 	signer := &signservice.Signer{
 		Store: p.store, Parallel: 1, Usable: func(pulp.SigningService) bool { return true },
 		SignerFor: func(pulp.SigningService) (signing.Signer, error) { return keyed{t, p.key, &p.made}, nil },
@@ -154,11 +154,11 @@ func (p *story) start() {
 		}),
 	})
 	rest := api.New(api.Options{
-		Store: p.store, Tasks: atOnce{tasks.NewDispatcher(p.store, queue, worker, quiet)}, Auth: accounts, Log: quiet, PublicURL: public,
+		Store: p.store, Tasks: atOnce{tasks.NewDispatcher(p.store, queue, worker, quiet)}, Auth: logins, Log: quiet, PublicURL: public,
 		Process: "1@test", Version: "0.1.0", DataDir: t.TempDir(),
 	})
 	options := proxy.Options{
-		Store: p.store, Auth: accounts, Tokens: tokens, Storage: files, Log: quiet, PublicURL: public, PushType: pulp.Container, InlineLimit: 16 << 10,
+		Store: p.store, Auth: logins, Tokens: tokens, Storage: files, Log: quiet, PublicURL: public, PushType: pulp.Container, InlineLimit: 16 << 10,
 	}
 	asking := proxy.New(options)
 	options.AnonymousPull = auth.AnonymousPullOn
@@ -386,6 +386,25 @@ func (p *story) two() {
 	r := p.copyApp(p.container("ctr/two", ""))
 	p.ids["c45cdb9cab8a"] = r.ID
 	p.serve(pulp.Distribution{Name: "ctr/two", BasePath: "ctr/two", RepositoryID: r.ID})
+}
+
+// own makes the administrator the owner of a distribution, as if the administrator had pushed to it.
+func (p *story) own(path string) {
+	p.t.Helper()
+	href := p.results(pulp.DistributionCollection+"?base_path="+path, "pulp_href")[0]
+	on := access.Key(access.Distribution, anyID.FindString(href))
+	to := assign.Assignee{Account: p.userID("admin"), Name: "admin"}
+	if _, err := p.store.Accounts.AssignRole(p.t.Context(), access.DistributionOwner, on, to); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// passwordOf returns the password of a user: for ctru the one with which the recordings create the user.
+func passwordOf(user string) string {
+	if user == "ctru" {
+		return "Zx9!kkpq12"
+	}
+	return "secret"
 }
 
 // keyID returns the key id of the service's key: the last 16 digits of its fingerprint.

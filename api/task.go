@@ -212,7 +212,6 @@ func (a *API) taskRoutes() []route {
 		{path: pulp.TaskCollection + ":id/", methods: map[string]handler{
 			http.MethodGet: readOf(a, a.tasks()), http.MethodPatch: a.cancelTask, http.MethodDelete: a.deleteTask,
 		}},
-		{path: pulp.TaskCollection + ":id/my_permissions/", methods: get(a.taskPermissions)},
 	}
 }
 
@@ -262,15 +261,6 @@ func (a *API) deleteTask(req *request) (reply.Reply, error) {
 	}
 	req.audit("delete task", pulp.Href(pulp.TaskCollection, t.ID))
 	return reply.Reply{Status: http.StatusNoContent}, nil
-}
-
-// taskPermissions responds with Pulp's names of the caller's permissions on a task. A caller that sees a task has all
-// of them.
-func (a *API) taskPermissions(req *request) (reply.Reply, error) {
-	if _, err := findByPath(a, a.tasks(), req); err != nil {
-		return reply.Reply{}, err
-	}
-	return reply.OK(map[string][]string{"permissions": {"core.change_task", "core.delete_task", "core.view_task"}}), nil
 }
 
 // purgeAge is the default age above which a purge deletes finished tasks (compatibility.md#tasks).

@@ -17,8 +17,8 @@ const decoyHash = "$2a$10$TXvOQHQ3rraAFhCJ.dBjuujUA7Egi.s6I0yUjWBbMtVzsL6vjHqKq"
 // HashPassword returns the hash of a password for the database. The error is Invalid if the password is empty or longer
 // than 72 bytes.
 func HashPassword(password string) (string, error) {
-	if password == "" || len(password) > maxPassword {
-		return "", fault.Field("password", "A password has 1 to %d bytes.", maxPassword)
+	if err := CheckPasswordLength(password); err != nil {
+		return "", err
 	}
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), cost)
 	if err != nil {
@@ -29,4 +29,12 @@ func HashPassword(password string) (string, error) {
 
 func checkPassword(hash, password string) bool {
 	return len(password) <= maxPassword && bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) == nil
+}
+
+// CheckPasswordLength returns an error if a password is empty or longer than 72 bytes.
+func CheckPasswordLength(password string) error {
+	if password == "" || len(password) > maxPassword {
+		return fault.Field("password", "A password has 1 to %d bytes.", maxPassword)
+	}
+	return nil
 }

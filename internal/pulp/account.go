@@ -44,11 +44,12 @@ type Role struct {
 type Assignment struct {
 	ID        string
 	RoleID    string
-	Role      string // its name
-	AccountID int64  // 0 if the role is a group's
-	Account   string // its name
-	GroupID   int64  // 0 if the role is an account's
-	Group     string // its name
+	Role      string  // its name
+	About     *string // the role's description
+	AccountID int64   // 0 if the role is a group's
+	Account   string  // its name
+	GroupID   int64   // 0 if the role is an account's
+	Group     string  // its name
 	// Object is the object on which the role is assigned, KIND:ID; empty for all objects.
 	Object string
 	// Repository is the type of the repository that Object names; empty if it names none.

@@ -88,6 +88,9 @@ var prnModels = map[string]string{
 	GuardCollection:          "core.contentredirectcontentguard",
 }
 
+// Model returns Pulp's name of the model of a collection's objects, APP.MODEL; empty if there is no such collection.
+func Model(collection string) string { return prnModels[collection] }
+
 // PRN returns the Pulp resource name of the object with the given id in a collection.
 func PRN(collection, id string) string { return "prn:" + prnModels[collection] + ":" + id }
 

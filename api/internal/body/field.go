@@ -32,6 +32,7 @@ type Rule int
 const (
 	Required Rule = 1 << iota // the body must have the field
 	Nullable                  // the field may be null
+	Blank                     // the text may be empty
 )
 
 // RequiredIf returns Required when the condition holds.
@@ -42,7 +43,7 @@ func RequiredIf(condition bool) Rule {
 	return 0
 }
 
-// Text reads a text that is not blank, without the space around it.
+// Text reads a text without the space around it. It is not blank unless the rules allow that.
 func (f *Fields) Text(name string, rules ...Rule) tasks.Optional[string] {
 	var rule Rule
 	for _, r := range rules {
@@ -70,7 +71,7 @@ func (f *Fields) Text(name string, rules ...Rule) tasks.Optional[string] {
 	switch {
 	case !isText:
 		f.Fail(name, notText)
-	case s == "":
+	case s == "" && rule&Blank == 0:
 		f.Fail(name, "This field may not be blank.")
 	case strings.ContainsRune(s, 0):
 		f.Fail(name, NullCharacters)

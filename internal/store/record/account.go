@@ -61,7 +61,7 @@ func ScanRole(row sqldb.Scanner) (pulp.Role, error) {
 
 // The columns of an assignment that ScanAssignment reads, and the tables that they are from.
 const (
-	AssignmentColumns = `a.id, a.role_id, r.name, COALESCE(a.account_id, 0), COALESCE(u.username, ''), COALESCE(a.group_id, 0),
+	AssignmentColumns = `a.id, a.role_id, r.name, r.description, COALESCE(a.account_id, 0), COALESCE(u.username, ''), COALESCE(a.group_id, 0),
 	COALESCE(g.name, ''), a.object,
 	COALESCE((SELECT p.type FROM repository p WHERE a.object = 'repository:' || p.id AND p.id = SUBSTR(a.object, 12)), ''),
 	a.created, a.updated`
@@ -72,12 +72,13 @@ const (
 // ScanAssignment reads an assignment.
 func ScanAssignment(row sqldb.Scanner) (pulp.Assignment, error) {
 	var a pulp.Assignment
+	var about sql.NullString
 	var created, updated int64
-	err := row.Scan(&a.ID, &a.RoleID, &a.Role, &a.AccountID, &a.Account, &a.GroupID, &a.Group, &a.Object, &a.Repository,
+	err := row.Scan(&a.ID, &a.RoleID, &a.Role, &about, &a.AccountID, &a.Account, &a.GroupID, &a.Group, &a.Object, &a.Repository,
 		&created, &updated)
 	if err != nil {
 		return pulp.Assignment{}, err
 	}
-	a.Stamps = Stamps(created, updated)
+	a.About, a.Stamps = sqldb.Pointer(about), Stamps(created, updated)
 	return a, nil
 }

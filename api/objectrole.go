@@ -1,0 +1,267 @@
+package api
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/reply"
+	"github.com/countersign/countersign/internal/access"
+	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/accounts"
+)
+
+// securable is an object on which roles can be assigned.
+type securable struct {
+	on access.Object
+	id string
+}
+
+// key returns the name of the object in assignments.
+func (s securable) key() string { return access.Key(s.on.Kind, s.id) }
+
+// securables are the collections of such objects.
+var securables = []string{
+	pulp.PushCollection, pulp.ContainerCollection, pulp.RemoteCollection, pulp.DistributionCollection,
+	pulp.NamespaceCollection,
+	pulp.TaskCollection, pulp.GroupCollection, pulp.SigningServiceCollection,
+}
+
+// findSecurable returns the object with an id. The error is NotFound if the caller may not see it.
+func (a *API) findSecurable(req *request, collection, id string) (securable, error) {
+	kind, push, _ := access.KindOf(collection)
+	s := securable{access.Object{Kind: kind, Push: push, Exists: true}, id}
+	var err error
+	switch collection {
+	case pulp.PushCollection, pulp.ContainerCollection:
+		t := pulp.Container
+		if push {
+			t = pulp.ContainerPush
+		}
+		var r pulp.Repository
+		r, err = findByID(a, a.repositories(t), req, id)
+		s.on.Name = r.Name
+	case pulp.RemoteCollection:
+		var r pulp.Remote
+		r, err = findByID(a, a.remotes(), req, id)
+		s.on.Name = r.Name
+	case pulp.DistributionCollection:
+		var d pulp.Distribution
+		d, err = findByID(a, a.distributions(), req, id)
+		s.on.Name, s.on.Private = d.BasePath, d.Private
+	case pulp.NamespaceCollection:
+		var n pulp.Namespace
+		n, err = findByID(a, a.namespaces(), req, id)
+		s.on.Name = n.Name
+	case pulp.TaskCollection:
+		t, taskErr := findByID(a, a.tasks(), req, id)
+		s.on.Creator, err = t.CreatedBy, taskErr
+	case pulp.GroupCollection:
+		var g pulp.Group
+		g, err = findByID(a, a.groups(), req, id)
+		s.on.Name = g.Name
+	case pulp.SigningServiceCollection:
+		var v pulp.SigningService
+		v, err = findByID(a, a.signingServices(), req, id)
+		s.on.Name = v.Name
+	default:
+		err = fmt.Errorf("roles cannot be assigned in %s", collection)
+	}
+	return s, err
+}
+
+// objectRoleRoutes returns the routes of the actions on the roles of objects (compatibility.md#roles-on-objects).
+func (a *API) objectRoleRoutes() []route {
+	var routes []route
+	for _, c := range securables {
+		path := c + ":id/"
+		routes = append(routes,
+			route{path: path + "add_role/", methods: post(a.changeRole(c, true))},
+			route{path: path + "remove_role/", methods: post(a.changeRole(c, false))},
+			route{path: path + "list_roles/", methods: get(a.listRoles(c))},
+			route{path: path + "my_permissions/", methods: get(a.myPermissions(c))},
+		)
+	}
+	return routes
+}
+
+// securableByPath returns the object of a collection that the path names.
+func (a *API) securableByPath(req *request, collection string) (securable, error) {
+	id := strings.ToLower(req.param("id"))
+	if valid := pulp.ValidUUID(id) || collection == pulp.GroupCollection && numberForm.MatchString(id); !valid {
+		return securable{}, reply.ErrNotFound
+	}
+	return a.findSecurable(req, collection, id)
+}
+
+// roleManaged returns the object that the path names, if the caller may manage the roles on it.
+func (a *API) roleManaged(req *request, collection string) (securable, error) {
+	s, err := a.securableByPath(req, collection)
+	if err == nil {
+		err = a.require(req, access.ManageRoles, s.on, s.id)
+	}
+	return s, err
+}
+
+// nestedRole is a role with its assignees on an object, as requests and responses show it.
+type nestedRole struct {
+	Users  []string `json:"users"`
+	Groups []string `json:"groups"`
+	Role   string   `json:"role"`
+}
+
+// changeRole returns the handler that assigns a role on an object, or with add unset removes its assignment.
+func (a *API) changeRole(collection string, add bool) handler {
+	return func(req *request) (reply.Reply, error) {
+		s, err := a.roleManaged(req, collection)
+		if err != nil {
+			return reply.Reply{}, err
+		}
+		n, to, err := a.readNestedRole(req)
+		if err != nil {
+			return reply.Reply{}, err
+		}
+		action := "remove role"
+		if add {
+			action = "add role"
+			_, err = a.Store.Accounts.AssignRole(req.Context(), n.Role, s.key(), to...)
+		} else {
+			err = a.Store.Accounts.RevokeRole(req.Context(), n.Role, s.key(), to...)
+		}
+		if fault.Is(err, fault.NotFound) { // it was deleted in the meantime
+			err = fault.New(fault.Invalid, "%s", err.Error())
+		}
+		if err != nil {
+			return reply.Reply{}, err
+		}
+		req.audit(action, pulp.Href(collection, s.id),
+			slog.String("role", n.Role), slog.Any("users", n.Users), slog.Any("groups", n.Groups))
+		return reply.Reply{Status: http.StatusCreated, Body: n}, nil
+	}
+}
+
+// readNestedRole reads a role with assignees. Its errors about unknown names have Pulp's nested form.
+func (a *API) readNestedRole(req *request) (nestedRole, []accounts.Assignee, error) {
+	b, err := body.Read(req.Request)
+	if err != nil {
+		return nestedRole{}, nil, err
+	}
+	n := nestedRole{
+		Users: append([]string{}, b.Texts("users")...), Groups: append([]string{}, b.Texts("groups")...),
+	}
+	role := b.Text("role", body.Required).Value
+	if !b.Valid() {
+		return n, nil, b.Finish()
+	}
+	n.Role = *role
+	users, groups, err := a.Store.Accounts.Named(req.Context(), n.Users, n.Groups)
+	if err != nil {
+		return n, nil, err
+	}
+	unknown := map[string]any{}
+	var to []accounts.Assignee
+	for _, name := range n.Users {
+		to = append(to, accounts.Assignee{Account: users[name], Name: name})
+	}
+	for _, name := range n.Groups {
+		to = append(to, accounts.Assignee{Group: groups[name], Name: name})
+	}
+	noteUnknown(unknown, "users", "username", n.Users, users)
+	noteUnknown(unknown, "groups", "name", n.Groups, groups)
+	if _, err := a.Store.Accounts.RoleByName(req.Context(), n.Role); fault.Is(err, fault.NotFound) {
+		unknown["role"] = []string{noSuchRole(n.Role)}
+	} else if err != nil {
+		return n, nil, err
+	}
+	if len(unknown) > 0 {
+		return n, nil, &reply.Error{Status: http.StatusBadRequest, Body: unknown}
+	}
+	return n, to, b.Finish()
+}
+
+func noSuchRole(name string) string { return fmt.Sprintf("Object with name=%s does not exist.", name) }
+
+// noteUnknown notes the names of a list that have no id: by their place, under the name of the list.
+func noteUnknown(errs map[string]any, list, attribute string, names []string, ids map[string]int64) {
+	unknown := map[string][]string{}
+	for i, name := range names {
+		if _, ok := ids[name]; !ok {
+			unknown[strconv.Itoa(i)] = []string{fmt.Sprintf("Object with %s=%s does not exist.", attribute, name)}
+		}
+	}
+	if len(unknown) > 0 {
+		errs[list] = unknown
+	}
+}
+
+// listRoles returns the handler that shows the roles that are assigned on an object.
+func (a *API) listRoles(collection string) handler {
+	type assigned struct {
+		Role   string   `json:"role"`
+		Users  []string `json:"users"`
+		Groups []string `json:"groups"`
+	}
+	return func(req *request) (reply.Reply, error) {
+		s, err := a.roleManaged(req, collection)
+		if err != nil {
+			return reply.Reply{}, err
+		}
+		all, err := a.Store.Accounts.Assignments(req.Context(), s.key())
+		if err != nil {
+			return reply.Reply{}, err
+		}
+		if all, err = a.withCreator(req, s, all); err != nil {
+			return reply.Reply{}, err
+		}
+		roles, places := []*assigned{}, map[string]*assigned{}
+		for _, one := range all {
+			r := places[one.Role]
+			if r == nil {
+				r = &assigned{one.Role, []string{}, []string{}}
+				places[one.Role], roles = r, append(roles, r)
+			}
+			if one.GroupID != 0 {
+				r.Groups = append(r.Groups, one.Group)
+			} else {
+				r.Users = append(r.Users, one.Account)
+			}
+		}
+		return reply.OK(map[string]any{"roles": roles}), nil
+	}
+}
+
+// withCreator adds to the assignments on a task the one that its creator has without a row.
+func (a *API) withCreator(req *request, s securable, all []pulp.Assignment) ([]pulp.Assignment, error) {
+	if s.on.Creator == 0 {
+		return all, nil
+	}
+	u, err := a.Store.Accounts.User(req.Context(), s.on.Creator)
+	if fault.Is(err, fault.NotFound) {
+		return all, nil
+	}
+	for _, one := range all {
+		if one.Role == access.TaskOwner && one.AccountID == u.ID {
+			return all, err
+		}
+	}
+	return append([]pulp.Assignment{{Role: access.TaskOwner, AccountID: u.ID, Account: u.Username}}, all...), err
+}
+
+// myPermissions returns the handler that shows the permissions of the caller on an object.
+func (a *API) myPermissions(collection string) handler {
+	return func(req *request) (reply.Reply, error) {
+		s, err := a.securableByPath(req, collection)
+		if err != nil {
+			return reply.Reply{}, err
+		}
+		on, err := a.Access.Load(req.Context(), req.caller, s.on, s.id)
+		if err != nil {
+			return reply.Reply{}, err
+		}
+		return reply.OK(map[string]any{"permissions": access.Held(req.caller, on)}), nil
+	}
+}

@@ -178,7 +178,17 @@ func (w *world) target(path string) record.Target {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.own(path)
 	return target
+}
+
+// own makes the account with the name of a path's namespace its owner, if there is such an account.
+func (w *world) own(path string) {
+	w.t.Helper()
+	name := pulp.NamespaceOf(path)
+	if _, err := w.store.Accounts.UserByName(w.t.Context(), name); err == nil {
+		storetest.Own(w.t, w.store, name)
+	}
 }
 
 // serviceKey is the fingerprint of the key of the services that addService adds.

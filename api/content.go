@@ -160,9 +160,9 @@ func (a *API) showManifests(req *request, all []list.ListedManifest) ([]any, err
 	for i, m := range all {
 		ids[i] = m.ID
 	}
-	viewer := ""
-	if !req.isStaff() {
-		viewer = req.user.Username
+	viewer, err := a.viewer(req)
+	if err != nil {
+		return nil, err
 	}
 	blobs, children := req.selected.HasAny("config_blob", "blobs"), req.selected.Has("listed_manifests")
 	parts, err := a.Store.Lists.ManifestParts(req.Context(), ids, viewer, blobs, children)
@@ -234,14 +234,14 @@ func betweenVersions(added bool) filter {
 
 func (a *API) tags() resource[pulp.Tag] {
 	return resource[pulp.Tag]{
-		model: "Tag", list: list.TagList, within: visible, show: showEach(showTag), orderings: []string{"name", "pulp_type"},
+		model: "Tag", list: list.TagList, within: a.visible, show: showEach(showTag), orderings: []string{"name", "pulp_type"},
 		filters: contentFilters(exactFilters("name"), filters{"media_type": oneOf("media_type"), "digest": oneOf("digest")}),
 	}
 }
 
 func (a *API) manifests() resource[list.ListedManifest] {
 	return resource[list.ListedManifest]{
-		model: "Manifest", list: list.ManifestList, within: visible, show: a.showManifests,
+		model: "Manifest", list: list.ManifestList, within: a.visible, show: a.showManifests,
 		orderings: []string{
 			"digest", "schema_version", "media_type", "is_bootable", "is_flatpak", "type", "architecture", "os",
 			"compressed_image_size", "pulp_type",
@@ -254,14 +254,14 @@ func (a *API) manifests() resource[list.ListedManifest] {
 
 func (a *API) blobs() resource[pulp.Blob] {
 	return resource[pulp.Blob]{
-		model: "Blob", list: list.BlobList, within: visible, show: showEach(showBlob), orderings: []string{"digest", "pulp_type"},
+		model: "Blob", list: list.BlobList, within: a.visible, show: showEach(showBlob), orderings: []string{"digest", "pulp_type"},
 		filters: contentFilters(exactFilters("digest")),
 	}
 }
 
 func (a *API) signatures() resource[pulp.Signature] {
 	return resource[pulp.Signature]{
-		model: "ManifestSignature", list: list.SignatureList, within: visible, show: a.showSignatures,
+		model: "ManifestSignature", list: list.SignatureList, within: a.visible, show: a.showSignatures,
 		orderings: []string{"name", "digest", "key_id", "fingerprint", "timestamp", "creator", "pulp_type"},
 		filters:   contentFilters(nameFilters(), exactFilters("digest"), exactFilters("key_id"), filters{"manifest": oneOf("manifest")}),
 	}

@@ -126,7 +126,7 @@ var distributionOrderings = []string{"name", "base_path", "hidden"}
 
 func (a *API) distributions() resource[pulp.Distribution] {
 	return resource[pulp.Distribution]{
-		model: "ContainerDistribution", list: list.DistributionList, within: visible,
+		model: "ContainerDistribution", list: list.DistributionList, within: a.visible,
 		orderings: append([]string{"private", "description"}, distributionOrderings...),
 		filters:   mergeFilters(distributionFilters(), filters{"namespace__name": compare("namespace__name", list.Equal)}),
 		show: a.showDistributions(func(b baseDistribution, d pulp.Distribution) any {
@@ -137,7 +137,7 @@ func (a *API) distributions() resource[pulp.Distribution] {
 
 func (a *API) anyDistributions() resource[pulp.Distribution] {
 	return resource[pulp.Distribution]{
-		model: "Distribution", list: list.DistributionList, within: visible,
+		model: "Distribution", list: list.DistributionList, within: a.visible,
 		orderings: distributionOrderings, filters: distributionFilters(),
 		show: a.showDistributions(func(b baseDistribution, d pulp.Distribution) any {
 			return genericDistribution{b, strings.TrimSuffix(a.PublicURL.String(), "/") + contentPrefix + d.BasePath + "/"}
@@ -290,17 +290,20 @@ func (a *API) readServed(req *request, b *body.Fields, f *tasks.DistributionFiel
 	if b.Has("repository") {
 		none := ""
 		f.RepositoryID = &none
-		if ref, ok := b.Related("repository", pulp.ContainerCollection, pulp.PushCollection); ok {
-			t := pulp.Container
-			if ref.Collection == pulp.PushCollection {
-				t = pulp.ContainerPush
-			}
+		ref, ok := b.Related("repository", pulp.ContainerCollection, pulp.PushCollection)
+		t := pulp.Container
+		if ref.Collection == pulp.PushCollection {
+			t = pulp.ContainerPush
+		}
+		if ok && ref.ID == old.RepositoryID && t == old.Repository {
+			f.RepositoryID = &ref.ID
+		} else if ok {
 			repo, err := findByID(a, a.repositories(t), req, ref.ID)
 			if fault.Is(err, fault.NotFound) {
 				b.Fail("repository", notExist)
 			} else if err != nil {
 				return err
-			} else if repo.ID != old.RepositoryID && !req.mayModify(repo.Name) {
+			} else if !req.mayModify(repo.Name) {
 				return errDenied
 			}
 			f.RepositoryID = &repo.ID

@@ -289,7 +289,7 @@ func TestDistributions(t *testing.T) {
 		"a distribution of another user's repository": {
 			method: patch, path: at(nothing), user: "carol", body: `{"repository":"` + full + `"}`, status: 403, want: denied,
 		},
-		"keeping another user's repository": {
+		"keeping a repository that the user does not see": {
 			method: patch, path: at(foreign), user: "carol", body: `{"repository":"` + push + `","description":"d"}`,
 			status: 202,
 		},

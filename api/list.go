@@ -9,6 +9,7 @@ import (
 
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
@@ -217,10 +218,23 @@ func scope[T any](r resource[T], req *request) ([]list.Filter, error) {
 	return r.within(req)
 }
 
-// visible returns the condition for objects that the caller may see; administrators see all.
-func visible(req *request) ([]list.Filter, error) {
-	if req.isStaff() {
-		return nil, nil
+// visible returns the condition for objects that the caller sees in lists; administrators see all.
+func (a *API) visible(req *request) ([]list.Filter, error) {
+	viewer, err := a.viewer(req)
+	if err != nil || viewer == nil {
+		return nil, err
 	}
-	return []list.Filter{list.VisibleTo(req.user.Username)}, nil
+	return []list.Filter{list.VisibleTo(viewer)}, nil
+}
+
+// viewer returns the restriction of queries to the objects that the caller sees; nil for administrators.
+func (a *API) viewer(req *request) (*access.Viewer, error) {
+	if req.viewer == nil {
+		viewer, err := a.Access.Viewer(req.Context(), req.caller)
+		if err != nil {
+			return nil, err
+		}
+		req.viewer = &viewer
+	}
+	return *req.viewer, nil
 }

@@ -78,6 +78,7 @@ func (w *world) serve(d pulp.Distribution) pulp.Distribution {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.own(d.BasePath)
 	return d
 }
 

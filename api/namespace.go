@@ -25,7 +25,7 @@ func showNamespace(n pulp.Namespace) any {
 
 func (a *API) namespaces() resource[pulp.Namespace] {
 	return resource[pulp.Namespace]{
-		model: "ContainerNamespace", list: list.NamespaceList, show: showEach(showNamespace), within: visible,
+		model: "ContainerNamespace", list: list.NamespaceList, show: showEach(showNamespace), within: a.visible,
 		orderings: []string{"name"},
 		filters:   mergeFilters(identityFilters(), nameFilters(), labelFilters()),
 	}

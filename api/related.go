@@ -81,7 +81,7 @@ func (a *API) findVersion(req *request, text string) (pulp.Version, error) {
 	if !isVersion(ref) {
 		return pulp.Version{}, missing
 	}
-	where, err := visible(req)
+	where, err := a.visible(req)
 	if err != nil {
 		return pulp.Version{}, err
 	}
@@ -166,7 +166,7 @@ func (a *API) readUnits(req *request, b *body.Fields) (units []record.Unit, all 
 // visibleUnits returns the set of those ids that are units of a kind which the caller may see. A kind without a value
 // has none.
 func (a *API) visibleUnits(req *request, kind pulp.Kind, ids []string) (map[string]bool, error) {
-	where, err := visible(req)
+	where, err := a.visible(req)
 	if err != nil {
 		return nil, err
 	}

@@ -94,7 +94,7 @@ func remoteFilters() filters {
 
 func (a *API) remotes() resource[pulp.Remote] {
 	return resource[pulp.Remote]{
-		model: "ContainerRemote", list: list.RemoteList, show: showEach(showRemote), within: visible,
+		model: "ContainerRemote", list: list.RemoteList, show: showEach(showRemote), within: a.visible,
 		orderings: append([]string{"upstream_name", "sigstore"}, remoteOrderings...), filters: remoteFilters(),
 	}
 }
@@ -102,7 +102,7 @@ func (a *API) remotes() resource[pulp.Remote] {
 // anyRemotes are the remotes of all types.
 func (a *API) anyRemotes() resource[pulp.Remote] {
 	return resource[pulp.Remote]{
-		model: "Remote", list: list.RemoteList, within: visible, orderings: remoteOrderings, filters: remoteFilters(),
+		model: "Remote", list: list.RemoteList, within: a.visible, orderings: remoteOrderings, filters: remoteFilters(),
 		show: showEach(func(r pulp.Remote) any { return showBaseRemote(r) }),
 	}
 }

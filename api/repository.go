@@ -120,7 +120,7 @@ func (a *API) repositories(t pulp.RepositoryType) resource[pulp.Repository] {
 		model: repositoryModels[t], list: list.RepositoryList, show: showRepositories,
 		orderings: repositoryOrderings, filters: repositoryFilters(),
 		within: func(req *request) ([]list.Filter, error) {
-			where, err := visible(req)
+			where, err := a.visible(req)
 			return append(where, list.Where("pulp_type", list.Equal, t.PulpType())), err
 		},
 	}
@@ -131,7 +131,7 @@ func (a *API) anyRepositories() resource[pulp.Repository] {
 	types := []string{pulp.Container.PulpType(), pulp.ContainerPush.PulpType()}
 	byType := choice(types, func(v []string) list.Filter { return list.OneOf("pulp_type", v) })
 	return resource[pulp.Repository]{
-		model: "Repository", list: list.RepositoryList, within: visible, orderings: repositoryOrderings,
+		model: "Repository", list: list.RepositoryList, within: a.visible, orderings: repositoryOrderings,
 		show:    showEach(func(r pulp.Repository) any { return showAnyRepository(r) }),
 		filters: mergeFilters(repositoryFilters(), filters{"pulp_type": byType, "pulp_type__in": byType}),
 	}

@@ -29,6 +29,7 @@ type request struct {
 	selected query.Selection
 	param    func(string) string // returns a parameter of the path
 	log      *slog.Logger
+	viewer   **access.Viewer // of the caller; nil: not read yet
 
 	verifying time.Duration // spent on verifying signatures so far
 

@@ -124,20 +124,12 @@ var taskStates = []string{
 	string(taskstore.TaskFailed), string(taskstore.TaskCanceled), string(taskstore.TaskCanceling),
 }
 
-// ownTasks returns the condition for tasks that the caller may see: the caller's own; administrators see all.
-func ownTasks(req *request) ([]list.Filter, error) {
-	if req.isStaff() {
-		return nil, nil
-	}
-	return []list.Filter{list.Where("created_by", list.Equal, req.user.ID)}, nil
-}
-
 func (a *API) tasks() resource[taskstore.Task] {
 	dates := mergeFilters(
 		dateFilters("pulp_created"), dateFilters("unblocked_at"), dateFilters("started_at"), dateFilters("finished_at"),
 	)
 	return resource[taskstore.Task]{
-		model: "Task", list: list.TaskList, brief: minimal, within: ownTasks, show: a.showTasks,
+		model: "Task", list: list.TaskList, brief: minimal, within: a.visible, show: a.showTasks,
 		orderings: []string{"state", "name", "logging_cid", "unblocked_at", "started_at", "finished_at", "error", "result"},
 		filters: mergeFilters(identityFilters(), dates, filters{
 			"state": compareState(list.Equal), "state__ne": compareState(list.NotEqual),

@@ -258,7 +258,7 @@ func (v *verified) evaluate(
 // references returns the references by which clients pull a tag of a repository version: one for each distribution
 // that the caller may see.
 func (a *API) references(req *request, repo pulp.Repository, number int64, tag string) ([]string, error) {
-	where, err := visible(req)
+	where, err := a.visible(req)
 	if err != nil {
 		return nil, err
 	}

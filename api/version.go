@@ -95,7 +95,7 @@ func (a *API) versions(t pulp.RepositoryType) resource[pulp.Version] {
 func (a *API) anyVersions() resource[pulp.Version] {
 	return resource[pulp.Version]{
 		model: "RepositoryVersion", list: list.VersionList, show: showEach(showVersion), filters: versionFilters(),
-		orderings: []string{"number"}, within: visible,
+		orderings: []string{"number"}, within: a.visible,
 	}
 }
 

@@ -92,7 +92,11 @@ func (c *call) getCatalog() error {
 	if err != nil {
 		return err
 	}
-	names, err := c.Store.Serving.Catalog(c.r.Context(), c.caller.Account.Staff, c.caller.Account.Username+"/", last, n+1)
+	viewer, err := c.Access.Viewer(c.r.Context(), c.caller.Caller)
+	if err != nil {
+		return err
+	}
+	names, err := c.Store.Serving.Catalog(c.r.Context(), viewer, last, n+1)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/storetest"
 )
 
 func TestReferrers(t *testing.T) {
@@ -137,6 +138,8 @@ func TestLists(t *testing.T) {
 	w.pushImage("bob/app", "three", "v1")
 	w.pushImage("carol", "four", "v1")
 	w.setPrivate("carol")
+	storetest.Own(t, w.store, "acme")
+	storetest.Own(t, w.store, "carol")
 	const link = "<https://registry.example:8443"
 	tests := map[string]struct{ caller, path, body, link string }{
 		"all tags": {

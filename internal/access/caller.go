@@ -63,9 +63,23 @@ func (t *Token) permits(action Action, on Object) bool {
 		return true
 	case on.Kind == Server || on.Kind == Accounts:
 		return false
-	case t.Actions != nil && !slices.Contains(t.Actions, uses[action]):
+	case !t.permitsUse(action):
 		return false
 	}
 	matches := func(pattern string) bool { return glob.MatchName(pattern, on.Name) }
-	return t.Patterns == nil || on.Kind == SigningService || slices.ContainsFunc(t.Patterns, matches)
+	return t.Patterns == nil || !named(on.Kind) || slices.ContainsFunc(t.Patterns, matches)
+}
+
+// permitsUse reports whether the token permits an action on the objects to which it is limited.
+func (t *Token) permitsUse(action Action) bool {
+	return t == nil || t.Actions == nil || slices.Contains(t.Actions, uses[action])
+}
+
+// Owner returns the id of the account that gets the owner's roles on objects that the caller creates; 0 for none. The rights
+// of the rules for CI tokens are those of the configuration, so such a caller owns nothing.
+func (c *Caller) Owner() int64 {
+	if c == nil || c.Account.Kind == pulp.RuleIdentity {
+		return 0
+	}
+	return c.Account.ID
 }

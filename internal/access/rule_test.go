@@ -22,7 +22,7 @@ func (ruled) Granted(context.Context, pulp.User, access.Kind, string) (access.Gr
 	return access.Granted{Object: access.SetOf(access.ViewRepository)}, nil
 }
 
-func (ruled) Patterns(context.Context, pulp.User, access.Kind) ([]string, error) { return nil, nil }
+func (ruled) Grants(context.Context, pulp.User) ([]access.NameGrant, error) { return nil, nil }
 
 // TestRuleGrants verifies that the rule alone decides for the identity of a rule, and assignments alone for others.
 func TestRuleGrants(t *testing.T) {

@@ -82,36 +82,21 @@ func (r *Rights) role(ctx context.Context, name string) (access.Set, error) {
 	return r.Roles.RolePermissions(ctx, name)
 }
 
-// Patterns implements access.RuleGrants.
-func (r *Rights) Patterns(ctx context.Context, account pulp.User, kind access.Kind) ([]string, error) {
+// Grants implements access.RuleGrants.
+func (r *Rights) Grants(ctx context.Context, account pulp.User) ([]access.NameGrant, error) {
 	rule, ok := r.of(account)
 	if !ok {
 		return nil, nil
 	}
-	var patterns []string
+	var grants []access.NameGrant
 	for _, g := range rule.Grants {
-		if kind == access.SigningService {
-			patterns = append(patterns, g.SigningServices...)
-			continue
-		}
 		set, err := r.role(ctx, g.Role)
 		if err != nil {
 			return nil, err
 		}
-		if sees(account, kind, set) {
-			patterns = append(patterns, g.Repositories...)
-		}
+		grants = append(grants,
+			access.NameGrant{Permissions: set, Patterns: g.Repositories},
+			access.NameGrant{Permissions: servicePermissions, Patterns: g.SigningServices, Services: true})
 	}
-	slices.Sort(patterns)
-	return slices.Compact(patterns), nil
-}
-
-// sees reports whether permissions on a private object of a kind permit to view or pull it. Repositories are of two types.
-func sees(account pulp.User, kind access.Kind, s access.Set) bool {
-	on := access.Object{Kind: kind, Exists: true, Private: true, NamespaceExists: true, Granted: everywhere(s)}
-	push := on
-	push.Push = kind == access.Repository
-	c := &access.Caller{Account: account}
-	return slices.Contains(byName, kind) &&
-		(access.Allow(c, access.View, on) || access.Allow(c, access.Pull, on) || access.Allow(c, access.View, push))
+	return grants, nil
 }

@@ -107,35 +107,43 @@ func TestRightsOfOtherAccounts(t *testing.T) {
 		other := account
 		change(&other)
 		g, err := of.Granted(t.Context(), other, access.Repository, "acme/app")
-		patterns, patternsErr := of.Patterns(t.Context(), other, access.SigningService)
-		if err != nil || patternsErr != nil || g != (access.Granted{}) || len(patterns) > 0 {
-			t.Errorf("%s: %v, %v, %v, %v", name, g, err, patterns, patternsErr)
+		grants, grantsErr := of.Grants(t.Context(), other)
+		if err != nil || grantsErr != nil || g != (access.Granted{}) || len(grants) > 0 {
+			t.Errorf("%s: %v, %v, %v, %v", name, g, err, grants, grantsErr)
 		}
 	}
 }
 
-// TestPatterns verifies the names of objects that the identity of a rule sees in lists.
-func TestPatterns(t *testing.T) {
+// TestGrants verifies the names of objects that the identity of a rule sees in lists.
+func TestGrants(t *testing.T) {
 	t.Parallel()
 	of, account := rights(t,
 		oidc.Grant{Role: collaborator, Repositories: []string{"acme/*"}, SigningServices: []string{"release"}},
-		oidc.Grant{Role: collaborator, Repositories: []string{"acme/*"}, SigningServices: []string{"nightly", "release"}},
+		oidc.Grant{Role: collaborator, Repositories: []string{"acme/x"}, SigningServices: []string{"nightly"}},
 		oidc.Grant{Role: consumer, Repositories: []string{"base/*"}},
 		oidc.Grant{Role: "custom", Repositories: []string{"new/*"}},
 	)
+	v, err := access.NewDecider(nil, of).Viewer(t.Context(), &access.Caller{Account: account})
+	if err != nil {
+		t.Fatal(err)
+	}
+	acme := []string{"acme/*", "acme/x"}
 	for kind, want := range map[access.Kind][]string{
-		access.Repository:     {"acme/*"},
-		access.Distribution:   {"acme/*", "base/*"},
-		access.Remote:         {"acme/*"},
-		access.Namespace:      {"acme/*"},
-		access.SigningService: {"nightly", "release"},
+		access.Repository:     acme,
+		access.Distribution:   append(slices.Clone(acme), "base/*"),
+		access.Remote:         acme,
+		access.Namespace:      acme,
+		access.SigningService: {"release", "nightly"},
 		access.Task:           nil,
 		access.Accounts:       nil,
 	} {
-		got, err := of.Patterns(t.Context(), account, kind)
-		if err != nil || !slices.Equal(got, want) {
-			t.Errorf("Patterns(%s) = %v, %v, want %v", kind, got, err, want)
+		if got := v.Scope(kind, access.View); !slices.Equal(got.Granted, want) || got.Account != 0 {
+			t.Errorf("Scope(%s) = %+v, want %v", kind, got, want)
 		}
+	}
+	if got := v.Scope(access.Repository, access.Modify); !slices.Equal(got.Granted, acme) ||
+		!slices.Equal(got.GrantedPush, append(slices.Clone(acme), "new/*")) {
+		t.Errorf("Scope = %+v", got)
 	}
 }
 
@@ -146,7 +154,7 @@ func TestUnreadableRole(t *testing.T) {
 	if _, err := of.Granted(t.Context(), account, access.Repository, "acme/app"); err == nil {
 		t.Error("Granted has no error")
 	}
-	if _, err := of.Patterns(t.Context(), account, access.Repository); err == nil {
-		t.Error("Patterns has no error")
+	if _, err := of.Grants(t.Context(), account); err == nil {
+		t.Error("Grants has no error")
 	}
 }

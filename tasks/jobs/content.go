@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -22,11 +23,11 @@ func (o Options) addContent(ctx context.Context, r *tasks.Run, args tasks.AddArg
 	if args.Copy != nil {
 		_, err = o.Store.Content.CopyContent(ctx, r.Claim, args.RepositoryID, *args.Copy)
 	} else {
-		username := "" // without a name: may add all content
-		if u := r.User(); !u.Staff {
-			username = u.Username
+		viewer, viewerErr := o.Access.Viewer(ctx, &access.Caller{Account: r.User()})
+		if viewerErr != nil {
+			return viewerErr
 		}
-		_, err = o.Store.Content.AddContent(ctx, r.Claim, args.RepositoryID, args.Units, username)
+		_, err = o.Store.Content.AddContent(ctx, r.Claim, args.RepositoryID, args.Units, viewer)
 	}
 	return err
 }

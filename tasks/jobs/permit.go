@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -71,13 +72,20 @@ func first[T any](ctx context.Context, read func(context.Context, list.Query) ([
 	return found[0], nil
 }
 
-// sees requires that the user may view an object. It returns the object.
-func sees[T any](ctx context.Context, read func(context.Context, list.Query) ([]T, int64, error), u pulp.User, id, description string) (T, error) {
+// sees requires that the user sees an object in lists. It returns the object.
+func sees[T any](
+	ctx context.Context, o Options, read func(context.Context, list.Query) ([]T, int64, error), u pulp.User, id, description string,
+) (T, error) {
 	object, err := first(ctx, read, id)
-	if err == nil && !u.Staff {
-		if object, err = first(ctx, read, id, list.VisibleTo(u.Username)); fault.Is(err, fault.NotFound) {
-			err = fault.New(fault.Denied, "The user who started this task no longer has the permission %s on %s.", auth.View, description)
-		}
+	if err != nil {
+		return object, err
+	}
+	viewer, err := o.Access.Viewer(ctx, &access.Caller{Account: u})
+	if err != nil || viewer == nil {
+		return object, err
+	}
+	if object, err = first(ctx, read, id, list.VisibleTo(viewer)); fault.Is(err, fault.NotFound) {
+		err = fault.New(fault.Denied, "The user who started this task no longer has the permission %s on %s.", access.View, description)
 	}
 	return object, err
 }
@@ -140,7 +148,7 @@ func (o Options) maySync(ctx context.Context, u pulp.User, args tasks.SyncArgs) 
 	if err != nil || args.RemoteID == repo.RemoteID { // setting the repository's remote required the permission to view it
 		return err
 	}
-	_, err = sees(ctx, o.Store.Lists.Remotes, u, args.RemoteID, "the remote")
+	_, err = sees(ctx, o, o.Store.Lists.Remotes, u, args.RemoteID, "the remote")
 	if fault.Is(err, fault.NotFound) {
 		return fault.New(fault.NotFound, "The remote was removed before the task ran.")
 	}
@@ -151,7 +159,7 @@ func (o Options) maySync(ctx context.Context, u pulp.User, args tasks.SyncArgs) 
 func (o Options) mayAdd(ctx context.Context, u pulp.User, args tasks.AddArgs) error {
 	_, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
 	if err == nil && args.Copy != nil && args.Copy.RepositoryID != args.RepositoryID {
-		_, err = sees(ctx, o.Store.Lists.Repositories, u, args.Copy.RepositoryID, "the source repository")
+		_, err = sees(ctx, o, o.Store.Lists.Repositories, u, args.Copy.RepositoryID, "the source repository")
 	}
 	return err
 }
@@ -192,7 +200,7 @@ func (o Options) mayEditRepository(ctx context.Context, u pulp.User, id string, 
 		err = own(u, *f.Name)
 	}
 	if err == nil && f.RemoteID != nil && *f.RemoteID != "" && *f.RemoteID != repo.RemoteID {
-		_, err = sees(ctx, o.Store.Lists.Remotes, u, *f.RemoteID, "the remote")
+		_, err = sees(ctx, o, o.Store.Lists.Remotes, u, *f.RemoteID, "the remote")
 	}
 	byAdmin := f.SigningAssigned != nil && *f.SigningAssigned == pulp.AssignedByAdmin
 	if err == nil && f.SigningServiceID != nil && (byAdmin || !o.SigningUse.ByOwners) {
@@ -220,7 +228,7 @@ func (o Options) mayServe(ctx context.Context, u pulp.User, old pulp.Distributio
 		}
 	}
 	if f.Version.Value != nil {
-		if _, err := sees(ctx, o.Store.Lists.Repositories, u, f.Version.Value.RepositoryID, "the repository of the version"); err != nil {
+		if _, err := sees(ctx, o, o.Store.Lists.Repositories, u, f.Version.Value.RepositoryID, "the repository of the version"); err != nil {
 			return err
 		}
 	}

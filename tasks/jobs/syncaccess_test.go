@@ -15,6 +15,7 @@ import (
 
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/catalog"
+	"github.com/countersign/countersign/internal/store/storetest"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
@@ -53,6 +54,7 @@ func TestSyncGivesNoAccessToBlobsOfOthers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		storetest.Own(t, w.store, "dst")
 		k, err := w.dispatcher.Dispatch(context.WithoutCancel(t.Context()), tasks.ByUser(mallory.ID), tasks.Spec{
 			Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}, Immediate: true,
 		})

@@ -17,6 +17,7 @@ import (
 	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/storetest"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 )
@@ -333,6 +334,7 @@ func TestSourcesGiveNoAccessToBlobsOfOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	storetest.Own(t, w.store, "dst")
 	k, err := w.dispatcher.Dispatch(context.WithoutCancel(t.Context()), tasks.ByUser(mallory.ID), tasks.Spec{
 		Name: tasks.Sync, Args: tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remote.ID}, Immediate: true,
 	})

@@ -88,7 +88,7 @@ func TestRemoveKeepsWhatIsNamed(t *testing.T) {
 	for what, change := range map[string]func(context.Context, *taskstore.Claim, string, []record.Unit) (*pulp.Version, error){
 		"removal": s.Content.RemoveContent,
 		"addition": func(ctx context.Context, claim *taskstore.Claim, id string, units []record.Unit) (*pulp.Version, error) {
-			return s.Content.AddContent(ctx, claim, id, units, "")
+			return s.Content.AddContent(ctx, claim, id, units, nil)
 		},
 	} {
 		if v, err := change(t.Context(), nil, id, nil); err != nil || v != nil {
@@ -251,7 +251,7 @@ func TestAddTakesOnlyWhatIsSeen(t *testing.T) {
 	}
 	tag := unitOf(t, s, public.Repository.ID, pulp.KindTag, "x")
 	mine, admins := newRepository(t, s, "mallory/copy"), newRepository(t, s, "admin/copy")
-	v, err := s.Content.AddContent(t.Context(), nil, mine.ID, []record.Unit{tag, unitOf(t, s, secret.Repository.ID, pulp.KindTag, "latest")}, "mallory")
+	v, err := s.Content.AddContent(t.Context(), nil, mine.ID, []record.Unit{tag, unitOf(t, s, secret.Repository.ID, pulp.KindTag, "latest")}, storetest.ViewerOf(t, s, "mallory"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func TestAddTakesOnlyWhatIsSeen(t *testing.T) {
 		Manifests: pulp.Count{Present: 1, Added: 1},
 		Tags:      pulp.Count{Present: 1, Added: 1},
 	})
-	if v, err = s.Content.AddContent(t.Context(), nil, admins.ID, []record.Unit{tag}, ""); err != nil {
+	if v, err = s.Content.AddContent(t.Context(), nil, admins.ID, []record.Unit{tag}, nil); err != nil {
 		t.Fatal(err)
 	}
 	storetest.WantCounts(t, v, storetest.Counts{

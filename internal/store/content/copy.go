@@ -3,6 +3,7 @@ package content
 import (
 	"context"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/sqldb"
@@ -10,11 +11,13 @@ import (
 )
 
 // AddContent adds units to a repository and completes the task: tags with their manifests, manifests with their
-// children, configs and layers (compatibility.md#container-repositories). Only units that the named user may see are
-// added; an empty name is for all units. Signatures are left out, as in Pulp.
-func (s *Store) AddContent(ctx context.Context, claim *taskstore.Claim, repositoryID string, units []record.Unit, username string) (*pulp.Version, error) {
+// children, configs and layers (compatibility.md#container-repositories). Only units that the viewer sees are added; a nil
+// viewer sees all. Signatures are left out, as in Pulp.
+func (s *Store) AddContent(
+	ctx context.Context, claim *taskstore.Claim, repositoryID string, units []record.Unit, viewer *access.Viewer,
+) (*pulp.Version, error) {
 	return s.changeFor(ctx, claim, repositoryID, func(c *Change) ([]taskstore.Created, error) {
-		where := seenBy(username)
+		where := seenBy(viewer)
 		wanted := make([]record.Unit, 0, len(units))
 		for _, u := range units {
 			if u.Kind != pulp.KindSignature {
@@ -22,7 +25,7 @@ func (s *Store) AddContent(ctx context.Context, claim *taskstore.Claim, reposito
 			}
 		}
 		return nil, sqldb.Steps(c.Gather, func() error { return c.gatherUnits(wanted, where) }, func() error { return c.GatherTree(where) },
-			func() error { return c.inheritClaims(seenRepositories(username)) }, c.AddGathered)
+			func() error { return c.inheritClaims(seenRepositories(viewer)) }, c.AddGathered)
 	})
 }
 

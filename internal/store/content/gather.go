@@ -1,8 +1,7 @@
 package content
 
 import (
-	"strings"
-
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/record"
 )
@@ -45,12 +44,10 @@ func HeldOrFetched(repositoryID string) origin {
 		SELECT 1 FROM unversioned_content f WHERE ` + record.Fetched("$3") + ` AND f.content_id = u.id))`, []any{repositoryID}}
 }
 
-// seenBy selects the units that a user may see in any repository. An empty name selects all units.
-func seenBy(username string) origin {
-	if username == "" {
-		return origin{`EXISTS (SELECT 1 FROM repository_content c WHERE c.content_id = u.id)`, nil}
-	}
-	return origin{`EXISTS (SELECT 1 FROM repository_content c WHERE c.content_id = u.id AND ` + seenRepositories(username).Condition + `)`, []any{username}}
+// seenBy selects the units that a viewer sees in any repository. A nil viewer sees all units.
+func seenBy(v *access.Viewer) origin {
+	seen := seenRepositories(v)
+	return origin{`EXISTS (SELECT 1 FROM repository_content c WHERE c.content_id = u.id AND ` + seen.Condition + `)`, seen.Args}
 }
 
 // GatherTree gathers the content that the gathered tags and manifests refer to: manifests, their children, configs
@@ -93,13 +90,14 @@ func (c *Change) gatherBlobs(where origin) error {
 	return err
 }
 
-// seenRepositories is the condition that a user may see the repository of a row c. It is always true for an empty
-// name.
-func seenRepositories(username string) origin {
-	if username == "" {
+// seenRepositories is the condition that a viewer sees the repository of a row c. It is always true for a nil viewer.
+func seenRepositories(v *access.Viewer) origin {
+	if v == nil {
 		return origin{`TRUE`, nil}
 	}
-	return origin{`c.repository_id IN (` + strings.ReplaceAll(record.VisibleRepositories, "%s", "$3") + `)`, []any{username}}
+	args := &record.Args{Taken: 2}
+	seen := record.Permitted{Viewer: v, Arg: args.Add}.VisibleRepositories()
+	return origin{`c.repository_id IN (` + seen + `)`, args.Values}
 }
 
 // AddGathered adds all gathered units to the repository and replaces others under the same keys.

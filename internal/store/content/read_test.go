@@ -407,7 +407,7 @@ func TestAddContentIgnoresSignatures(t *testing.T) {
 	x := fillShelf(t, s, "acme/app")
 	to := newRepository(t, s, "copies")
 	signature := unitOf(t, s, x.Repository.ID, pulp.KindSignature, string(digest.FromString("signed")))
-	if v, err := s.Content.AddContent(t.Context(), nil, to.ID, []record.Unit{signature}, ""); err != nil || v != nil {
+	if v, err := s.Content.AddContent(t.Context(), nil, to.ID, []record.Unit{signature}, nil); err != nil || v != nil {
 		t.Errorf("AddContent of a signature = %+v, %v, want no version", v, err)
 	}
 }

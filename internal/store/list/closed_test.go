@@ -17,6 +17,7 @@ func errorOf[T any](_ []T, _ int64, err error) error { return err }
 func TestListsReportFailures(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
+	alice := storetest.ViewerOf(t, s, "alice")
 	if err := s.DB.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -35,15 +36,15 @@ func TestListsReportFailures(t *testing.T) {
 		"blobs":         func(ctx context.Context) error { return errorOf(s.Lists.Blobs(ctx, q)) },
 		"signatures":    func(ctx context.Context) error { return errorOf(s.Lists.Signatures(ctx, q)) },
 		"blobs of manifests": func(ctx context.Context) error {
-			_, err := s.Lists.ManifestParts(ctx, []string{pulp.NewID()}, "", true, false)
+			_, err := s.Lists.ManifestParts(ctx, []string{pulp.NewID()}, nil, true, false)
 			return err
 		},
 		"children of manifests": func(ctx context.Context) error {
-			_, err := s.Lists.ManifestParts(ctx, []string{pulp.NewID()}, "alice", false, true)
+			_, err := s.Lists.ManifestParts(ctx, []string{pulp.NewID()}, alice, false, true)
 			return err
 		},
 		"natures of manifests": func(ctx context.Context) error {
-			_, err := s.Lists.ManifestNatures(ctx, []string{pulp.NewID()}, "")
+			_, err := s.Lists.ManifestNatures(ctx, []string{pulp.NewID()}, nil)
 			return err
 		},
 		"deleted objects": func(ctx context.Context) error {

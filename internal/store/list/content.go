@@ -20,6 +20,11 @@ func contentFields(alias string, kind pulp.Kind, more map[string]string) map[str
 	return fields
 }
 
+// seenUnits returns the visibility of content: units of any version of a repository that the viewer sees.
+func seenUnits(id string) visibility {
+	return func(b *statement) string { return record.VisibleContent(id, b.seenRepositories()) }
+}
+
 // TagList is the list of tags. Each pair of a name and a manifest is a tag of its own.
 var TagList = &List[pulp.Tag]{
 	columns: `t.id, t.name, t.manifest_id, t.created, t.updated`, source: ` FROM tag t`, id: "t.id", kind: pulp.KindTag, scan: record.ScanTag,
@@ -28,7 +33,7 @@ var TagList = &List[pulp.Tag]{
 		"media_type": "(SELECT m.media_type FROM manifest m WHERE m.id = t.manifest_id)",
 		"digest":     "(SELECT m.digest FROM manifest m WHERE m.id = t.manifest_id)",
 	}),
-	visible: record.VisibleContent("t.id"),
+	visible: seenUnits("t.id"),
 }
 
 // Tags lists tags. Each pair of a name and a manifest is a tag of its own.
@@ -54,7 +59,7 @@ var ManifestList = &List[ListedManifest]{
 		"architecture": "m.architecture", "os": "m.os", "compressed_image_size": "m.image_size",
 		"is_bootable": natureFields["is_bootable"], "is_flatpak": natureFields["is_flatpak"],
 	}),
-	visible: record.VisibleContent("m.id"),
+	visible: seenUnits("m.id"),
 }
 
 // ListedManifest is a manifest in a list.
@@ -82,7 +87,7 @@ var BlobList = &List[pulp.Blob]{
 	columns: strings.Replace(record.BlobColumns, "b.data,", "NULL,", 1),
 	source:  ` FROM blob b`, id: "b.id", kind: pulp.KindBlob, scan: record.ScanBlob,
 	fields:  contentFields("b", pulp.KindBlob, map[string]string{"digest": "b.digest"}),
-	visible: record.VisibleContent("b.id"),
+	visible: seenUnits("b.id"),
 }
 
 // Blobs lists blobs without their bytes.
@@ -105,7 +110,7 @@ var SignatureList = &List[pulp.Signature]{
 		"creator":  "g.creator",
 		"manifest": "(SELECT m.digest FROM manifest m WHERE m.id = g.manifest_id)",
 	}),
-	visible: record.VisibleContent("g.id"),
+	visible: seenUnits("g.id"),
 }
 
 // Signatures lists signatures without their content.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/store/record"
 )
 
@@ -134,27 +135,38 @@ func Label(key string, op LabelOp, value string) Filter {
 	})
 }
 
-// VisibleTo restricts a list to the rows that a user without administrator rights sees: those in the namespace of the user's
-// name and those that a distribution serves that is not private (compatibility.md#permissions).
-func VisibleTo(username string) Filter { return visibleTo(username) }
+// VisibleTo restricts a list to the rows that a viewer sees: those on which the viewer has the permission to view, and
+// those that are public or belong to public repositories (compatibility.md#permissions).
+func VisibleTo(v *access.Viewer) Filter { return visibleTo{v} }
 
-type visibleTo string
+type visibleTo struct{ viewer *access.Viewer }
 
 func (v visibleTo) write(b *statement) string {
-	if !strings.Contains(b.visible, "%s") { // PostgreSQL rejects an argument that the text does not use
-		return b.visible
+	if v.viewer == nil {
+		return "TRUE"
 	}
-	return "(" + strings.ReplaceAll(b.visible, "%s", b.arg(string(v))) + ")"
+	return "(" + b.visible(b) + ")"
 }
 
-// viewer returns the user of a VisibleTo among filters, or an empty string.
-func viewer(filters []Filter) string {
+// Permitted restricts a list to the rows of objects of a kind on which the viewer's roles permit an action, whether they
+// are public or not.
+func Permitted(v *access.Viewer, kind access.Kind, action access.Action) Filter {
+	return clause(func(b *statement) string {
+		if v == nil {
+			return "TRUE"
+		}
+		return b.id + " IN (" + record.Permitted{Viewer: v, Arg: b.arg}.IDs(kind, action) + ")"
+	})
+}
+
+// viewerOf returns the viewer of a VisibleTo among filters, or nil.
+func viewerOf(filters []Filter) *access.Viewer {
 	for _, f := range filters {
 		if v, ok := f.(visibleTo); ok {
-			return string(v)
+			return v.viewer
 		}
 	}
-	return ""
+	return nil
 }
 
 // Membership is a relation of a content unit to a repository version.

@@ -31,7 +31,7 @@ type List[T any] struct {
 	long    []string          // fields with long texts; only their beginnings are sorted
 	large   []large           // data that is read only if it is shown
 	order   []Order           // usual order; nil: newest first
-	visible string            // condition of rows that a user without administrator rights sees; %s is the user's namespace
+	visible visibility        // condition of the rows that a restricted viewer sees
 	kind    pulp.Kind         // of content units
 	scan    func(sqldb.Scanner) (T, error)
 }
@@ -46,6 +46,7 @@ type large struct {
 
 // selection is the text of a query after its columns.
 type selection struct {
+	with    string // before SELECT
 	source  string
 	where   string
 	order   string
@@ -57,7 +58,7 @@ type selection struct {
 func (l *List[T]) selection(s *Store, q Query) (selection, error) {
 	b := &statement{
 		fields: l.fields, long: l.long, id: l.id, visible: l.visible, kind: l.kind,
-		viewer: viewer(q.Where), postgres: s.db.IsPostgres(),
+		viewer: viewerOf(q.Where), postgres: s.db.IsPostgres(),
 	}
 	sel := selection{source: l.source}
 	if len(q.Where) > 0 {
@@ -65,7 +66,7 @@ func (l *List[T]) selection(s *Store, q Query) (selection, error) {
 	}
 	sel.filters = len(b.args)
 	sel.order = b.order(q.Order, l.order)
-	sel.args = b.args
+	sel.args, sel.with = b.args, b.with
 	return sel, b.err
 }
 
@@ -75,7 +76,7 @@ func page[T any](
 ) ([]T, error) {
 	n := len(sel.args)
 	rows, err := sqldb.Collect(ctx, db, scan,
-		`SELECT `+columns+sel.source+sel.where+sel.order+fmt.Sprintf(` LIMIT $%d OFFSET $%d`, n+1, n+2),
+		sel.with+`SELECT `+columns+sel.source+sel.where+sel.order+fmt.Sprintf(` LIMIT $%d OFFSET $%d`, n+1, n+2),
 		append(sel.args[:n:n], q.Limit, q.Offset)...)
 	if err != nil {
 		return nil, fmt.Errorf("list: %w", patternError(err))
@@ -89,7 +90,7 @@ func (sel selection) count(ctx context.Context, db sqldb.Querier, q Query, found
 		return int64(found), nil
 	}
 	var count int64
-	err := db.QueryRowContext(ctx, `SELECT COUNT(*)`+sel.source+sel.where, sel.args[:sel.filters]...).Scan(&count)
+	err := db.QueryRowContext(ctx, sel.with+`SELECT COUNT(*)`+sel.source+sel.where, sel.args[:sel.filters]...).Scan(&count)
 	if err != nil {
 		return 0, fmt.Errorf("count list: %w", patternError(err))
 	}

@@ -2,8 +2,8 @@ package list
 
 import (
 	"context"
-	"strings"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
@@ -29,9 +29,11 @@ func scanEdge(row sqldb.Scanner) (edge, error) {
 }
 
 // ManifestParts returns the parts of manifests by the manifests' ids: configs and layers if blobs is set, children if
-// children is set. It omits absent content and content that the user viewer does not see in any repository: a manifest may
-// reference any digest, and the id of its content would reveal that another user has it. An empty viewer sees all content.
-func (s *Store) ManifestParts(ctx context.Context, ids []string, viewer string, blobs, children bool) (map[string]ManifestParts, error) {
+// children is set. It omits absent content and content that the viewer does not see in any repository: a manifest may
+// reference any digest, and the id of its content would reveal that another user has it. A nil viewer sees all content.
+func (s *Store) ManifestParts(
+	ctx context.Context, ids []string, viewer *access.Viewer, blobs, children bool,
+) (map[string]ManifestParts, error) {
 	parts := make(map[string]ManifestParts, len(ids))
 	if blobs {
 		edges, err := s.edges(ctx, ids, viewer, "b.id", `
@@ -67,11 +69,13 @@ func (s *Store) ManifestParts(ctx context.Context, ids []string, viewer string, 
 }
 
 // edges runs a query of references e of manifests and groups its rows. It omits units that the viewer does not see.
-func (s *Store) edges(ctx context.Context, ids []string, viewer, unit, query, group string) ([]edge, error) {
-	args, seen := []any{sqldb.ToJSON(append([]string{}, ids...))}, ""
-	if viewer != "" {
-		args, seen = append(args, viewer), " AND "+strings.ReplaceAll(record.VisibleContent(unit), "%s", "$2")
+func (s *Store) edges(
+	ctx context.Context, ids []string, viewer *access.Viewer, unit, query, group string,
+) ([]edge, error) {
+	b := &statement{viewer: viewer}
+	where := ` WHERE e.manifest_id IN ` + b.set(ids)
+	if viewer != nil {
+		where += " AND " + record.VisibleContent(unit, b.seenRepositories())
 	}
-	return sqldb.Collect(ctx, s.db.Read(), scanEdge,
-		query+` WHERE e.manifest_id IN (SELECT j.value FROM json_each($1) j)`+seen+` GROUP BY `+group+` ORDER BY 1, 2`, args...)
+	return sqldb.Collect(ctx, s.db.ReadComposed(), scanEdge, b.with+query+where+` GROUP BY `+group+` ORDER BY 1, 2`, b.args...)
 }

@@ -59,7 +59,7 @@ func TestManifestParts(t *testing.T) {
 		"children": {children: true, want: map[string]list.ManifestParts{indexID: ofIndex}},
 		"none":     {want: map[string]list.ManifestParts{}},
 	} {
-		parts, err := s.Lists.ManifestParts(t.Context(), []string{imageID, indexID}, "", tt.blobs, tt.children)
+		parts, err := s.Lists.ManifestParts(t.Context(), []string{imageID, indexID}, nil, tt.blobs, tt.children)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,22 +93,23 @@ func TestPartsOfOthers(t *testing.T) {
 	index := storetest.Index(image)
 	putManifest(t, s, public.ID, "v1", index)
 	indexID := contentID(t, s, index)
-	for viewer, sees := range map[string]bool{"": true, "acme": true, "carol": false} {
+	for name, sees := range map[string]bool{"": true, "acme": true, "carol": false} {
+		viewer := storetest.ViewerOf(t, s, name)
 		parts, err := s.Lists.ManifestParts(t.Context(), []string{indexID}, viewer, true, true)
 		if err != nil || (len(parts[indexID].Children) == 1) != sees {
-			t.Errorf("ManifestParts for %q = %+v, %v, want the image: %t", viewer, parts, err, sees)
+			t.Errorf("ManifestParts for %q = %+v, %v, want the image: %t", name, parts, err, sees)
 		}
 		natures, err := s.Lists.ManifestNatures(t.Context(), []string{indexID}, viewer)
 		if err != nil || natures[indexID] != (list.Nature{Flatpak: sees}) {
-			t.Errorf("ManifestNatures for %q = %+v, %v, want flatpak: %t", viewer, natures, err, sees)
+			t.Errorf("ManifestNatures for %q = %+v, %v, want flatpak: %t", name, natures, err, sees)
 		}
 		where := []list.Filter{list.Where("is_flatpak", list.Equal, true), list.Where("type", list.Equal, "index")}
-		if viewer != "" {
+		if viewer != nil {
 			where = append(where, list.VisibleTo(viewer))
 		}
 		got, _ := rowsOf(t, s.Lists.Manifests, func(m list.ListedManifest) string { return m.ID }, list.Query{Where: where})
 		if slices.Contains(got, indexID) != sees {
-			t.Errorf("the filter is_flatpak for %q selects %v, want the index: %t", viewer, got, sees)
+			t.Errorf("the filter is_flatpak for %q selects %v, want the index: %t", name, got, sees)
 		}
 	}
 }
@@ -137,7 +138,7 @@ func TestManifestNatures(t *testing.T) {
 	}
 	natures, err := s.Lists.ManifestNatures(t.Context(), []string{
 		ids["image"], ids["bootable"], ids["flatpak"], ids["index of images"], ids["index of both"], ids["nested index"],
-	}, "")
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

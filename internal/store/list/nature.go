@@ -3,6 +3,7 @@ package list
 import (
 	"context"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
@@ -37,11 +38,11 @@ func scanNature(row sqldb.Scanner) (natured, error) {
 }
 
 // ManifestNatures returns the natures of manifests by the manifests' ids, like the fields is_bootable and is_flatpak. It
-// considers the images in an index that the user viewer sees; an empty viewer sees all.
-func (s *Store) ManifestNatures(ctx context.Context, ids []string, viewer string) (map[string]Nature, error) {
+// considers the images in an index that the viewer sees; a nil viewer sees all.
+func (s *Store) ManifestNatures(ctx context.Context, ids []string, viewer *access.Viewer) (map[string]Nature, error) {
 	b := &statement{fields: natureFields, viewer: viewer}
-	query := `SELECT m.id, ` + b.field("is_bootable") + `, ` + b.field("is_flatpak") + ` FROM manifest m WHERE m.id IN ` + b.set(ids)
-	rows, err := sqldb.Collect(ctx, s.db.Read(), scanNature, query, b.args...)
+	rest := b.field("is_bootable") + `, ` + b.field("is_flatpak") + ` FROM manifest m WHERE m.id IN ` + b.set(ids)
+	rows, err := sqldb.Collect(ctx, s.db.ReadComposed(), scanNature, b.with+`SELECT m.id, `+rest, b.args...)
 	natures := make(map[string]Nature, len(rows))
 	for _, r := range rows {
 		natures[r.id] = r.Nature

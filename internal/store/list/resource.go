@@ -5,6 +5,7 @@ import (
 	"maps"
 	"strings"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/taskstore"
@@ -24,6 +25,18 @@ func with(alias string, more map[string]string) map[string]string {
 	return fields
 }
 
+// permitted returns the visibility of objects of a kind that nobody sees without a permission.
+func permitted(kind access.Kind, id string) visibility {
+	return func(b *statement) string {
+		return id + " IN (" + record.Permitted{Viewer: b.viewer, Arg: b.arg}.IDs(kind, access.View) + ")"
+	}
+}
+
+// inSeenRepositories returns the visibility of rows that belong to a repository.
+func inSeenRepositories(repository string) visibility {
+	return func(b *statement) string { return repository + " IN (" + b.seenRepositories() + ")" }
+}
+
 // TaskList is the list of tasks without their arguments. It omits the internal tasks that sign pushed images.
 var TaskList = &List[taskstore.Task]{
 	long: []string{"error", "result"},
@@ -41,7 +54,7 @@ var TaskList = &List[taskstore.Task]{
 		"finished_at": "k.finished", "error": "k.error", "result": "k.result", "worker": "k.worker_id", "created_by": "k.created_by",
 		"created_resources": "k.created_resources",
 	}),
-	visible: "FALSE", // a user's own tasks are selected by created_by
+	visible: permitted(access.Task, "k.id"),
 }
 
 // Tasks lists tasks.
@@ -62,7 +75,7 @@ var RepositoryList = &List[pulp.Repository]{
 		"retain_repo_versions": "r.retain_repo_versions", "retain_checkpoints": "CAST(NULL AS BIGINT)",
 		"next_version": "r.next_version", "remote": "r.remote_id",
 	}),
-	visible: "r.id IN (" + record.VisibleRepositories + ")",
+	visible: inSeenRepositories("r.id"),
 }
 
 // Repositories lists repositories of every type.
@@ -74,7 +87,7 @@ func (s *Store) Repositories(ctx context.Context, q Query) ([]pulp.Repository, i
 var VersionList = &List[pulp.Version]{
 	columns: record.VersionColumns, source: record.VersionSource, id: "v.id", scan: record.ScanVersion,
 	fields:  with("v", map[string]string{"number": "v.number", "repository": "v.repository_id"}),
-	visible: "v.repository_id IN (" + record.VisibleRepositories + ")",
+	visible: inSeenRepositories("v.repository_id"),
 }
 
 // Versions lists the versions of all repositories.
@@ -95,7 +108,7 @@ var DistributionList = &List[pulp.Distribution]{
 		"namespace": "d.namespace_id", "namespace__name": "(SELECT n.name FROM namespace n WHERE n.id = d.namespace_id)",
 		"private": "d.private", "hidden": "d.hidden", "description": "d.description", "pulp_labels": "d.labels",
 	}),
-	visible: "NOT d.private OR %s = (SELECT n.name FROM namespace n WHERE n.id = d.namespace_id)",
+	visible: func(b *statement) string { return "NOT d.private OR " + permitted(access.Distribution, "d.id")(b) },
 }
 
 // Distributions lists distributions.
@@ -122,7 +135,7 @@ var RemoteList = &List[pulp.Remote]{
 		"name": "m.name", "url": "m.url", "upstream_name": "m.upstream_name", "policy": "m.policy", "sigstore": "m.sigstore",
 		"pulp_labels": "m.labels",
 	}),
-	visible: "m.name = %s OR SUBSTR(m.name, 1, LENGTH(%s) + 1) = %s || '/'",
+	visible: permitted(access.Remote, "m.id"),
 }
 
 // Remotes lists remotes.
@@ -134,8 +147,10 @@ func (s *Store) Remotes(ctx context.Context, q Query) ([]pulp.Remote, int64, err
 var NamespaceList = &List[pulp.Namespace]{
 	large:   []large{{attributes: []string{"pulp_labels"}, column: "n.labels", instead: "'{}'"}},
 	columns: `n.id, n.name, n.labels, n.created, n.updated`, source: ` FROM namespace n`, id: "n.id", scan: record.ScanNamespace,
-	fields:  with("n", map[string]string{"name": "n.name", "pulp_labels": "n.labels"}),
-	visible: "n.name = %s OR EXISTS (SELECT 1 FROM distribution d WHERE d.namespace_id = n.id AND NOT d.private)",
+	fields: with("n", map[string]string{"name": "n.name", "pulp_labels": "n.labels"}),
+	visible: func(b *statement) string {
+		return "EXISTS (SELECT 1 FROM distribution d WHERE d.namespace_id = n.id AND NOT d.private) OR " + permitted(access.Namespace, "n.id")(b)
+	},
 }
 
 // Namespaces lists namespaces.
@@ -151,7 +166,7 @@ var ServiceList = &List[pulp.SigningService]{
 	fields: with("v", map[string]string{
 		"name": "v.name", "public_key": "v.public_key", "pubkey_fingerprint": "v.fingerprint", "script": "v.script",
 	}),
-	visible: "FALSE",
+	visible: permitted(access.SigningService, "v.id"),
 }
 
 // SigningServices lists signing services.
@@ -166,7 +181,7 @@ var WorkerList = &List[pulp.Worker]{
 		"pulp_id": "w.id", "pk": "w.id", "pulp_created": "w.started", "pulp_last_updated": "w.heartbeat",
 		"name": "w.name", "last_heartbeat": "w.heartbeat",
 	},
-	visible: "TRUE",
+	visible: func(*statement) string { return "TRUE" },
 }
 
 // Workers lists workers, including those that are no longer online.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/sqldb"
@@ -23,13 +24,26 @@ type statement struct {
 	fields   map[string]string // see List
 	long     []string
 	id       string
-	visible  string
+	visible  visibility
 	kind     pulp.Kind
-	viewer   string // user to whom the list is restricted; empty for no restriction
+	viewer   *access.Viewer // to whom the list is restricted; nil for no restriction
 	postgres bool
+	with     string // common table expression of the visible repositories; empty if no condition needs it
 
 	args []any
 	err  error // the first error: an invalid pattern or an unknown field
+}
+
+// visibility writes the condition of the rows that the viewer sees.
+type visibility func(b *statement) string
+
+// seenRepositories returns the query of the ids of the repositories that the viewer sees. The statement contains the
+// conditions once, in front.
+func (b *statement) seenRepositories() string {
+	if b.with == "" {
+		b.with = "WITH seen_repository (id) AS (" + record.Permitted{Viewer: b.viewer, Arg: b.arg}.VisibleRepositories() + ") "
+	}
+	return "SELECT s.id FROM seen_repository s"
 }
 
 // arg adds a value and returns its placeholder.
@@ -68,10 +82,10 @@ func (b *statement) field(name string) string {
 		b.err = fmt.Errorf("list: no field %q", name)
 	}
 	return seeing.ReplaceAllStringFunc(expression, func(text string) string {
-		if b.viewer == "" {
+		if b.viewer == nil {
 			return "TRUE"
 		}
-		return "(" + strings.ReplaceAll(record.VisibleContent(seeing.FindStringSubmatch(text)[1]), "%s", b.arg(b.viewer)) + ")"
+		return "(" + record.VisibleContent(seeing.FindStringSubmatch(text)[1], b.seenRepositories()) + ")"
 	})
 }
 

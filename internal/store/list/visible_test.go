@@ -15,7 +15,7 @@ import (
 // counts returns the number of rows that a user sees in each list.
 func counts(t *testing.T, s *store.Store, user string) map[string]int64 {
 	t.Helper()
-	q := list.Query{Where: []list.Filter{list.VisibleTo(user)}, Limit: 10}
+	q := list.Query{Where: []list.Filter{list.VisibleTo(storetest.ViewerOf(t, s, user))}, Limit: 10}
 	n := map[string]int64{}
 	note := func(name string, count int64, err error) {
 		t.Helper()

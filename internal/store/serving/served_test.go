@@ -91,19 +91,18 @@ func TestCatalog(t *testing.T) {
 	distribute(t, s, pulp.Distribution{BasePath: "acme/hidden", RepositoryID: id, Hidden: true})
 	distribute(t, s, pulp.Distribution{BasePath: "acme/nothing"})
 	for name, c := range map[string]struct {
-		all        bool
-		own, after string
-		limit      int
-		want       []string
+		user, after string // no user: an administrator
+		limit       int
+		want        []string
 	}{
-		"public":         {own: "nobody/", limit: 10, want: []string{"acme/a"}},
-		"own":            {own: "acme/", limit: 10, want: []string{"acme/a", "acme/b"}},
-		"all":            {all: true, limit: 10, want: []string{"acme/a", "acme/b", "other/a"}},
-		"first page":     {all: true, limit: 2, want: []string{"acme/a", "acme/b"}},
-		"second page":    {all: true, after: "acme/b", limit: 2, want: []string{"other/a"}},
-		"after the last": {all: true, after: "other/a", limit: 2, want: []string{}},
+		"public":         {user: "nobody", limit: 10, want: []string{"acme/a"}},
+		"own":            {user: "acme", limit: 10, want: []string{"acme/a", "acme/b"}},
+		"all":            {limit: 10, want: []string{"acme/a", "acme/b", "other/a"}},
+		"first page":     {limit: 2, want: []string{"acme/a", "acme/b"}},
+		"second page":    {after: "acme/b", limit: 2, want: []string{"other/a"}},
+		"after the last": {after: "other/a", limit: 2, want: []string{}},
 	} {
-		got, err := s.Serving.Catalog(t.Context(), c.all, c.own, c.after, c.limit)
+		got, err := s.Serving.Catalog(t.Context(), storetest.ViewerOf(t, s, c.user), c.after, c.limit)
 		if diff := cmp.Diff(c.want, got); err != nil || diff != "" {
 			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)
 		}

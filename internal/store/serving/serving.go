@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/sqldb"
@@ -117,14 +118,18 @@ func (s *Store) ServedSignatures(ctx context.Context, t record.Target, manifestI
 }
 
 // Catalog returns the base paths of distributions that serve a repository and are not hidden, in byte order, after
-// the path after, at most limit. Private ones are included if all is true or they begin with own, which ends with a
-// slash.
-func (s *Store) Catalog(ctx context.Context, all bool, own, after string, limit int) ([]string, error) {
-	return sqldb.Collect(ctx, s.db.Read(), sqldb.ScanString, `
+// the path after, at most limit. It omits private ones from which the viewer may not pull.
+func (s *Store) Catalog(ctx context.Context, viewer *access.Viewer, after string, limit int) ([]string, error) {
+	args := &record.Args{Values: []any{after, limit}}
+	readable := ""
+	if viewer != nil {
+		permitted := record.Permitted{Viewer: viewer, Arg: args.Add}.IDs(access.Distribution, access.Pull)
+		readable = ` AND (NOT d.private OR d.id IN (` + permitted + `))`
+	}
+	return sqldb.Collect(ctx, s.db.ReadComposed(), sqldb.ScanString, `
 		SELECT d.base_path FROM distribution d
-		 WHERE d.base_path > $1 AND NOT d.hidden AND (NOT d.private OR $2 OR substr(d.base_path || '/', 1, length($3)) = $3)
-		   AND COALESCE(d.repository_id, d.repository_version_id) IS NOT NULL
-		 ORDER BY d.base_path LIMIT $4`, after, all, own, limit)
+		 WHERE d.base_path > $1 AND NOT d.hidden AND COALESCE(d.repository_id, d.repository_version_id) IS NOT NULL`+readable+`
+		 ORDER BY d.base_path LIMIT $2`, args.Values...)
 }
 
 // BlobHolders returns distributions of repositories that hold a blob in their latest version or as pending, public

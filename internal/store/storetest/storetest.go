@@ -12,9 +12,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/access"
+	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/accounts"
 	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/record"
@@ -176,6 +179,57 @@ func Target(t *testing.T, s *store.Store, path string) record.Target {
 		t.Fatal(err)
 	}
 	return got
+}
+
+// User returns the active user with a name, who is no administrator, and creates it if there is none.
+func User(t *testing.T, s *store.Store, name string) pulp.User {
+	t.Helper()
+	u, err := s.Accounts.UserByName(t.Context(), name)
+	if fault.Is(err, fault.NotFound) {
+		u, err = s.Accounts.PutUser(t.Context(), name, "hash", false, true)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// Grant gives a user a role on an object, which is an access.Key or empty for all objects.
+func Grant(t *testing.T, s *store.Store, user int64, role, object string) {
+	t.Helper()
+	if err := s.DB.InTx(t.Context(), func(x *sqldb.Tx) error {
+		s.Accounts.Changed(x)
+		return accounts.Assign(x, user, role, object)
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Own makes the user with a name the owner of the namespace of that name, if it exists.
+func Own(t *testing.T, s *store.Store, name string) pulp.User {
+	t.Helper()
+	u := User(t, s, name)
+	ids, err := sqldb.Collect(t.Context(), s.DB.Read(), sqldb.ScanString, `SELECT id FROM namespace WHERE name = $1`, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		Grant(t, s, u.ID, access.NamespaceOwner, access.Key(access.Namespace, id))
+	}
+	return u
+}
+
+// ViewerOf returns the viewer of the user with a name, who owns the namespace of that name; nil for an empty name.
+func ViewerOf(t *testing.T, s *store.Store, name string) *access.Viewer {
+	t.Helper()
+	if name == "" {
+		return nil
+	}
+	v, err := access.NewDecider(s.Accounts, nil).Viewer(t.Context(), &access.Caller{Account: Own(t, s, name)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }
 
 // Counts are the numbers of units of a version, by kind.

@@ -199,7 +199,7 @@ func TestUserPasswords(t *testing.T) {
 	i.refuse(t, "its source decides", func(ctx context.Context, a *admin.Admin) error {
 		return a.EditUser(ctx, admin.UserEdit{Name: "eve\x1b[31m", Admin: &yes})
 	})
-	if table := i.run(t, listUsers); strings.Contains(table, "\x1b") || !strings.Contains(table, `"eve\x1b[31m"  external  ldap`) {
+	if table := i.run(t, listUsers); strings.Contains(table, "\x1b") || !strings.Contains(table, `"eve\x1b[31m"  external  ldap    no             removed`) {
 		t.Errorf("control characters of a name: %q", table)
 	}
 	if _, err := i.call(t, "new password\r\n", func(ctx context.Context, a *admin.Admin) error { return a.SetPassword(ctx, "alice", true) }); err != nil {

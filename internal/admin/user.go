@@ -228,7 +228,7 @@ func (a *Admin) ListUsers(ctx context.Context) error {
 		_, _ = fmt.Fprintln(w, "NAME\tKIND\tSOURCE\tADMINISTRATOR\tACTIVE\tGROUPS\tEMAIL")
 		for _, u := range users {
 			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", display(u.Username), u.Kind, orDash(u.Source), yes(u.Staff),
-				yes(u.Active), orDash(strings.Join(groups[u.ID], ", ")), orDash(display(u.Email)))
+				activity(u), orDash(strings.Join(groups[u.ID], ", ")), orDash(display(u.Email)))
 		}
 		return w.Flush()
 	})
@@ -240,6 +240,14 @@ func inSource(name string, m accounts.Membership) string {
 		return display(name)
 	}
 	return display(name) + " (" + m.Source + ")"
+}
+
+// activity returns whether an account is active: "removed" if its source no longer has the person.
+func activity(u pulp.User) string {
+	if u.Kind == pulp.ExternalUser && u.Checked.IsZero() {
+		return "removed"
+	}
+	return yes(u.Active)
 }
 
 func yes(is bool) string {

@@ -132,11 +132,15 @@ func EditUser(t *sqldb.Tx, id int64, edit func(*pulp.User) error) (pulp.User, er
 	return changed, err
 }
 
-// lockUser returns the account with an id, which no other transaction changes until this one ends.
+// lockUser returns the account with an id, which no other transaction changes until this one ends. Active is the stored
+// value, also for an external user whom the source does not confirm.
 func lockUser(t *sqldb.Tx, id int64) (pulp.User, error) {
 	u, err := record.ScanUser(
 		t.Row(`SELECT `+record.AccountColumns+` FROM account WHERE id = $1`+t.Dialect.ForUpdate, id),
 	)
+	if err == nil && u.Kind == pulp.ExternalUser {
+		err = t.Row(`SELECT is_active FROM account WHERE id = $1`, id).Scan(&u.Active)
+	}
 	return u, sqldb.NotFound(err, noUser)
 }
 

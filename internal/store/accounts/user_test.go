@@ -109,6 +109,31 @@ func TestIDsAreNotUsedAgain(t *testing.T) {
 	}
 }
 
+// TestEditOfARemovedPerson changes external accounts that their source does not confirm: the change neither disables nor
+// enables them when they come back.
+func TestEditOfARemovedPerson(t *testing.T) {
+	t.Parallel()
+	s := storetest.Open(t)
+	for name, tt := range map[string]struct {
+		edit func(*pulp.User)
+		want bool // active when the person is back
+	}{
+		"email":    {edit: func(u *pulp.User) { u.Email = "new@corp.example" }, want: true},
+		"disabled": {edit: func(u *pulp.User) { u.Active = false }},
+		"enabled":  {edit: func(u *pulp.User) { u.Active = true }, want: true},
+	} {
+		u := create(t, s, pulp.User{Username: name, Active: true, Kind: pulp.ExternalUser, Source: "ldap"})
+		changed, err := s.Accounts.EditUser(t.Context(), u.ID, func(u *pulp.User) error { tt.edit(u); return nil })
+		if err != nil || changed.Active {
+			t.Errorf("%s: %+v, %v, want an account that is not active", name, changed, err)
+		}
+		storetest.Exec(t, s, `UPDATE account SET checked = 1 WHERE id = $1`, u.ID)
+		if got, err := s.Accounts.User(t.Context(), u.ID); err != nil || got.Active != tt.want {
+			t.Errorf("%s: active %t after the confirmation, %v, want %t", name, got.Active, err, tt.want)
+		}
+	}
+}
+
 // TestTheLastAdministratorStays takes from administrators, one after another, what makes them local administrators.
 func TestTheLastAdministratorStays(t *testing.T) {
 	t.Parallel()

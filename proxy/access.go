@@ -94,23 +94,14 @@ func (c *call) authenticate() error {
 		c.caller = caller{Caller: who, authenticated: who != nil}
 		return err
 	case strings.EqualFold(scheme, "Bearer"):
-		token, err := c.Tokens.Verify(strings.TrimSpace(credentials))
-		if err != nil {
+		who, token, err := c.Auth.Bearer(c.r.Context(), c.Tokens, strings.TrimSpace(credentials))
+		if fault.Is(err, fault.Unauthenticated) {
 			return c.challenge(errBadToken, "invalid_token")
+		} else if err != nil {
+			return err
 		}
-		c.caller = caller{authenticated: true, token: &token}
-		if token.Username == "" {
-			return nil
-		}
-		user, err := c.Store.Accounts.UserByName(c.r.Context(), token.Username)
-		if err == nil {
-			user, err = c.Auth.Confirm(c.r.Context(), user)
-		}
-		if fault.Is(err, fault.NotFound) || err == nil && !c.Tokens.BelongsTo(token, user) {
-			return c.challenge(errBadToken, "invalid_token")
-		}
-		c.caller.Caller = &access.Caller{Account: user, Identity: token.Identity}
-		return err
+		c.caller = caller{Caller: who, authenticated: true, token: &token}
+		return nil
 	}
 	return c.challenge(errUnauthenticated, "")
 }

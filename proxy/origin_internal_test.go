@@ -27,7 +27,7 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 		Options{
 			PublicURL: &url.URL{Scheme: "https", Host: "registry.example:8443"},
 			Log:       slog.New(slog.DiscardHandler),
-			Auth:      auth.New(nil, slog.New(slog.DiscardHandler)),
+			Auth:      auth.New(noAccounts{}, slog.New(slog.DiscardHandler)),
 		},
 	)
 	// Credentials of an unknown scheme get 401 without access to the store.
@@ -92,3 +92,9 @@ func TestOtherOriginsChangeNothing(t *testing.T) {
 		t.Errorf("a read from another origin: %d", w.Code)
 	}
 }
+
+// noAccounts are the accounts of a server without any.
+type noAccounts struct{ auth.Accounts }
+
+// OnChange implements auth.Accounts.
+func (noAccounts) OnChange(func()) {}

@@ -239,7 +239,7 @@ func TestRevokedPermissions(t *testing.T) {
 }
 
 // TestPublicPullsReadNoPermissions checks that a pull from a public repository costs an account without permissions the same
-// queries as an anonymous caller, and one for the account.
+// queries as an anonymous caller.
 func TestPublicPullsReadNoPermissions(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -251,8 +251,9 @@ func TestPublicPullsReadNoPermissions(t *testing.T) {
 		w.expect(request{as: as, path: "/v2/acme/app/manifests/v1"}, http.StatusOK)
 		return w.store.DB.Reads() - before
 	}
+	reads(token) // reads the account
 	anonymous, mine := reads(""), reads(token)
-	if mine > anonymous+1 {
+	if mine > anonymous {
 		t.Errorf("%d queries with a token, %d without", mine, anonymous)
 	}
 }

@@ -39,6 +39,8 @@ var errPassword = fault.New(fault.Unauthenticated, "Invalid username/password.")
 type Accounts interface {
 	// UserByName returns the user with exactly this name. The error is NotFound if there is none.
 	UserByName(ctx context.Context, username string) (pulp.User, error)
+	// OnChange registers a function that runs after each change of accounts in this process.
+	OnChange(f func())
 }
 
 // Auth checks passwords. It is safe for concurrent use.
@@ -52,8 +54,9 @@ type Auth struct {
 
 	idTokens *IDTokens // nil: tokens of CI jobs are not accepted
 
-	checks *lru.Cache[[32]byte, time.Time] // the time of the last use of verified credentials, by their digest
-	people *external                       // nil: all people are local
+	checks *lru.Cache[[32]byte, time.Time]  // the time of the last use of verified credentials, by their digest
+	people *external                        // nil: all people are local
+	known  *access.Cache[string, pulp.User] // accounts of bearer tokens by their names
 }
 
 // New returns an Auth over accounts, which logs refused logins and blocked addresses to log.
@@ -69,7 +72,9 @@ func New(accounts Accounts, log *slog.Logger) *Auth {
 		limit:    newLimiter(runtime.NumCPU(), time.Now),
 		decoy:    decoyHash,
 		checks:   checks,
+		known:    access.NewCache[string, pulp.User](maxKnown),
 	}
+	accounts.OnChange(a.known.Purge)
 	_, _ = rand.Read(a.key[:]) // never fails: crypto/rand
 	return a
 }

@@ -23,6 +23,9 @@ func (a accounts) UserByName(_ context.Context, name string) (pulp.User, error) 
 	return u, nil
 }
 
+// OnChange implements auth.Accounts.
+func (accounts) OnChange(func()) {}
+
 func hash(t *testing.T, password string) string {
 	t.Helper()
 	h, err := auth.HashPassword(password)

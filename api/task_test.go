@@ -287,7 +287,7 @@ func TestTasksBelongToTheirUsers(t *testing.T) {
 			)
 		}
 	}
-	permissions := `{"permissions":["core.change_task","core.delete_task","core.view_task"]}`
+	permissions := `{"permissions":["core.change_task","core.delete_task","core.manage_roles_task","core.view_task"]}`
 	for _, user := range []string{"carol", "admin"} {
 		r := w.expect(call{path: href(mine) + "my_permissions/", user: user}, http.StatusOK, permissions)
 		distributions := recording(

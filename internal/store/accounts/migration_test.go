@@ -1,6 +1,7 @@
 package accounts_test
 
 import (
+	"slices"
 	"strconv"
 	"testing"
 
@@ -99,5 +100,37 @@ func TestAssignmentsOfMigrationHaveIDs(t *testing.T) {
 		if !pulp.ValidUUID(id) {
 			t.Errorf("the id %q is not a UUID", id)
 		}
+	}
+}
+
+// TestObjectsWithoutNamespaceKeepTheirOwner migrates repositories and remotes of users without a namespace.
+func TestObjectsWithoutNamespaceKeepTheirOwner(t *testing.T) {
+	t.Parallel()
+	s := storetest.OpenAt(t, 13)
+	const account = `INSERT INTO account (id, username, password_hash, is_staff, created, updated) VALUES `
+	const repository = `INSERT INTO repository (id, type, name, created, updated) VALUES `
+	const remote = `INSERT INTO remote (id, name, url, upstream_name, policy, created, updated) VALUES `
+	storetest.ExecAll(t, s,
+		account+`(7, 'carol', 'hash', FALSE, 1, 1)`, account+`(8, 'boss', 'hash', TRUE, 1, 1)`, account+`(9, 'dave', 'hash', FALSE, 1, 1)`,
+		`INSERT INTO namespace (id, name, created, updated) VALUES ('00000000-0000-7000-8000-00000000000a', 'dave', 1, 1)`,
+		repository+`('r1', 'container', 'carol', 1, 1)`, repository+`('r2', 'container-push', 'carol/app', 1, 1)`,
+		repository+`('r3', 'container', 'carols/app', 1, 1)`, repository+`('r4', 'container', 'boss/app', 1, 1)`,
+		repository+`('r5', 'container', 'dave/app', 1, 1)`,
+		remote+`('m1', 'carol/hub', 'https://example.com', 'app', 'immediate', 1, 1)`,
+		remote+`('m2', 'hub', 'https://example.com', 'app', 'immediate', 1, 1)`)
+	if err := s.DB.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := sqldb.Collect(t.Context(), s.DB.Read(), func(r sqldb.Scanner) (text string, err error) {
+		var id, object, role string
+		err = r.Scan(&id, &object, &role)
+		return id + " " + object + " " + role, err
+	}, `SELECT a.account_id, a.object, r.name FROM role_assignment a JOIN role r ON r.id = a.role_id ORDER BY a.account_id, a.object`)
+	want := []string{
+		"7 remote:m1 " + access.RemoteOwner, "7 repository:r1 " + access.RepositoryOwner, "7 repository:r2 " + access.RepositoryOwner,
+		"9 namespace:00000000-0000-7000-8000-00000000000a " + access.NamespaceOwner,
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("assignments %q, %v, want %q", got, err, want)
 	}
 }

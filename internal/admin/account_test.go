@@ -176,7 +176,7 @@ func TestUserPasswords(t *testing.T) {
 	i.run(t, addUser(admin.NewUser{Name: "alice"}))
 	for input, want := range map[string]string{
 		"": "no password", "\n": "no password", "one\ntwo\n": "more than one line", "a\rb": "more than one line",
-		strings.Repeat("x", 73): "72 bytes",
+		strings.Repeat("x", 73): "72 bytes", "short": "too short", "alice2026": "similar to the username",
 	} {
 		command := func(ctx context.Context, a *admin.Admin) error { return a.SetPassword(ctx, "alice", true) }
 		if out, err := i.call(t, input, command); err == nil || !strings.Contains(err.Error(), want) {

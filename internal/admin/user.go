@@ -39,14 +39,14 @@ func (a *Admin) AddUser(ctx context.Context, n NewUser) error {
 		case !fault.Is(err, fault.NotFound):
 			return err
 		}
-		hash, err := a.newHash(ctx, n.Name, n.PasswordStdin)
-		if err != nil {
+		u := pulp.User{
+			Username: n.Name, Staff: n.Admin, Active: true, Email: n.Email, FirstName: n.FirstName, LastName: n.LastName,
+		}
+		var err error
+		if u.Hash, err = a.newHash(ctx, u, n.PasswordStdin); err != nil {
 			return err
 		}
-		u, err := s.Accounts.CreateUser(ctx, pulp.User{
-			Username: n.Name, Hash: hash, Staff: n.Admin, Active: true, Email: n.Email, FirstName: n.FirstName, LastName: n.LastName,
-		})
-		if err != nil {
+		if u, err = s.Accounts.CreateUser(ctx, u); err != nil {
 			return err
 		}
 		recordUser(ctx, entries, "create user", u, slog.Bool("is_staff", u.Staff))
@@ -54,11 +54,14 @@ func (a *Admin) AddUser(ctx context.Context, n NewUser) error {
 	})
 }
 
-// newHash reads a password for an account and returns its hash.
-func (a *Admin) newHash(ctx context.Context, name string, stdin bool) (string, error) {
-	password, err := a.readPassword(ctx, name, stdin)
+// newHash reads a password for a user and returns its hash. The rules are those of the REST API.
+func (a *Admin) newHash(ctx context.Context, u pulp.User, stdin bool) (string, error) {
+	password, err := a.readPassword(ctx, u.Username, stdin)
 	if err != nil {
 		return "", err
+	}
+	if faults := auth.PasswordFaults(password, u); len(faults) > 0 {
+		return "", errors.New(strings.Join(faults, " "))
 	}
 	return auth.HashPassword(password)
 }
@@ -131,7 +134,7 @@ func (a *Admin) SetPassword(ctx context.Context, name string, stdin bool) error 
 		if u.Kind != pulp.LocalUser {
 			return notLocal(u, "has no password here")
 		}
-		hash, err := a.newHash(ctx, name, stdin)
+		hash, err := a.newHash(ctx, u, stdin)
 		if err != nil {
 			return err
 		}

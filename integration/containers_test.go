@@ -39,9 +39,15 @@ func newContainers(t *testing.T, s *server) *containers {
 // asAdmin creates a user with the server's admin password in the file that podman login writes.
 func asAdmin(t *testing.T, s *server) *containers {
 	t.Helper()
+	return asUser(t, s)
+}
+
+// asUser is asAdmin for the user of the server's api.
+func asUser(t *testing.T, s *server) *containers {
+	t.Helper()
 	c := newContainers(t, s)
 	need(t, "skopeo")
-	must(t, c.env(), "skopeo", "login", "--tls-verify=false", "-u", "admin", "-p", adminPassword, s.host)
+	must(t, c.env(), "skopeo", "login", "--tls-verify=false", "-u", s.user, "-p", s.password, s.host)
 	return c
 }
 

@@ -67,7 +67,8 @@ func TestSeedStory(t *testing.T) {
 	for client, push := range seedPushes {
 		t.Run(client, func(t *testing.T) {
 			t.Parallel()
-			seedStory(t, startServer(t, trusted.env()), trusted, push)
+			s := startServer(t, trusted.env())
+			seedStory(t, s, s, trusted, push)
 		})
 	}
 }
@@ -82,7 +83,7 @@ var seedPushes = map[string]func(t *testing.T, admin *containers, reference stri
 	},
 	"docker": func(t *testing.T, admin *containers, reference string) {
 		docker, host := newDockerUser(t), admin.server.host
-		docker.must(t, "login", "--username", "admin", "--password", adminPassword, host)
+		docker.must(t, "login", "--username", admin.server.user, "--password", admin.server.password, host)
 		docker.must(t, "load", "--input", dockerArchive(t, image(t, "amd64", "minio"), host+"/"+reference))
 		docker.must(t, "push", host+"/"+reference)
 		docker.must(t, "rmi", host+"/"+reference)
@@ -90,12 +91,12 @@ var seedPushes = map[string]func(t *testing.T, admin *containers, reference stri
 	},
 }
 
-// seedStory needs a server that has the key.
-func seedStory(t *testing.T, s *server, trusted *key, push func(*testing.T, *containers, string)) {
+// seedStory needs a server that has the key. The operator creates the signing service, and the user of s does the rest.
+func seedStory(t *testing.T, s, operator *server, trusted *key, push func(*testing.T, *containers, string)) {
 	t.Helper()
 	need(t, "podman", "skopeo")
-	admin := asAdmin(t, s)
-	push(t, admin, "test/minio:v1")
+	user := asUser(t, s)
+	push(t, user, "test/minio:v1")
 
 	repository := s.repository(t, "test/minio")
 	href := text(repository["pulp_href"])
@@ -107,7 +108,8 @@ func seedStory(t *testing.T, s *server, trusted *key, push func(*testing.T, *con
 		"pulp_href": href, "pulp_labels": object{}, "retain_repo_versions": nil, "versions_href": href + "versions/",
 	})
 
-	service := addSeedService(t, s, trusted)
+	service := addSeedService(t, operator, trusted)
+	operator.allowSigning(t, service, s.user)
 	holds(t, "service", s.get(t, service), object{
 		"name": "signing-service-test", "pubkey_fingerprint": trusted.fingerprint, "pulp_created": anyTime, "pulp_href": service,
 		"public_key": regexp.MustCompile(`(?s)^-----BEGIN PGP PUBLIC KEY BLOCK-----\n.*\n-----END PGP PUBLIC KEY BLOCK-----\n$`),
@@ -152,8 +154,8 @@ func seedStory(t *testing.T, s *server, trusted *key, push func(*testing.T, *con
 	}
 	standaloneVerify(t, s, trusted, "test/minio", digest, "v1", served[0])
 
-	policy := admin.signedBy(t, trusted)
-	if said, err := admin.podmanPull(t, policy, "test/minio:v1"); err != nil {
+	policy := user.signedBy(t, trusted)
+	if said, err := user.podmanPull(t, policy, "test/minio:v1"); err != nil {
 		t.Errorf("podman pull of the signed image: %v\n%s", err, said)
 	}
 	if said, err := newContainers(t, s).pull(t, policy, "test/minio:v1"); err != nil {

@@ -19,7 +19,7 @@ func TestUpstreamSeedStory(t *testing.T) {
 			t.Parallel()
 			p := newPeer(t)
 			s := p.inFront(t, trusted.env())
-			seedStory(t, s, trusted, push)
+			seedStory(t, s, s, trusted, push)
 			p.usedDirectly(t, s, "test/minio", "test/minio")
 		})
 	}

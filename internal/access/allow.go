@@ -255,7 +255,7 @@ func Allow(c *Caller, action Action, on Object) bool {
 	case on.Kind == Task && on.Creator != 0 && on.Creator == c.Account.ID:
 		return true
 	}
-	return rule.granted(on, on.Granted.Or(c.own(on)), c)
+	return rule.granted(on, on.Granted.Or(c.own(action, on)), c)
 }
 
 func (r compiled) granted(on Object, g Granted, c *Caller) bool {
@@ -284,12 +284,15 @@ func (c *Caller) ownsAbsent(on Object) bool {
 // inNamespaces are the kinds of objects whose names begin with their namespace.
 var inNamespaces = map[Kind]bool{Repository: true, Distribution: true, Remote: true, Namespace: true}
 
-// own returns the permissions in the absent namespace of the caller's own name.
-func (c *Caller) own(on Object) Granted {
-	if c.ownsAbsent(on) {
-		return Granted{Namespace: ownNamespace}
+// own returns the permissions in the absent namespace of the caller's own name. They do not apply to repositories and
+// remotes that exist: those that a user has created there have a role for the user, and others may be left from a
+// namespace of that name.
+func (c *Caller) own(action Action, on Object) Granted {
+	exists := action != Create && (on.Kind == Repository || on.Kind == Remote)
+	if exists || !c.ownsAbsent(on) {
+		return Granted{}
 	}
-	return Granted{}
+	return Granted{Namespace: ownNamespace}
 }
 
 // MayCreatePath reports whether a caller may create a distribution with a base path. on is the distribution, with the grants

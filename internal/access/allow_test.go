@@ -34,8 +34,8 @@ func TestAllow(t *testing.T) {
 	private.Private, anonymous.AnonymousPull = true, true
 	with := func(on access.Object, g access.Granted) access.Object { on.Granted = g; return on }
 	repo := access.Object{Kind: access.Repository, Name: "acme/app", NamespaceExists: true}
-	push := repo
-	push.Push = true
+	push, unspaced := repo, repo
+	push.Push, unspaced.NamespaceExists = true, false
 	set := access.SetOf
 	tests := map[string]struct {
 		c      *access.Caller
@@ -55,6 +55,9 @@ func TestAllow(t *testing.T) {
 		"a user in the absent namespace of the own name": {c: acme, action: access.Push, on: absent, want: true},
 		"a robot in the absent namespace of its name":    {c: robot, action: access.Push, on: absent},
 		"an external user in the absent namespace":       {c: caller("acme", pulp.ExternalUser), action: access.Push, on: absent},
+		"a user creates a repository there":              {c: acme, action: access.Create, on: unspaced, want: true},
+		"a user changes a repository there":              {c: acme, action: access.Change, on: unspaced},
+		"a user views a repository there":                {c: acme, action: access.View, on: unspaced},
 		"a user in the namespace of the own name":        {c: acme, action: access.Push, on: private},
 		"a user whose name is a prefix":                  {c: caller("acm", pulp.LocalUser), action: access.Push, on: absent},
 		"pull by an object's role": {

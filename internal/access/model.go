@@ -75,7 +75,7 @@ func Held(c *Caller, on Object) []Permission {
 	case c.Account.Staff:
 		has = object.Or(namespace)
 	default:
-		g := on.Granted.Or(c.own(on))
+		g := on.Granted.Or(c.own(View, on))
 		if on.Kind == Namespace {
 			g.Object = g.Object.Or(g.Namespace)
 		}

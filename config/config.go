@@ -104,6 +104,11 @@ type TLS struct {
 	ClientCAFile string `yaml:"client_ca_file" env:"CLIENT_CA_FILE"`
 	// ClientAuth is ClientAuthOptional, or ClientAuthRequired to refuse connections without a client certificate.
 	ClientAuth string `yaml:"client_auth" env:"CLIENT_AUTH"`
+	// ClientIdentity is the field of client certificates that names an account: cn (common name of the subject), or dns,
+	// email or uri (subject alternative names). Empty: certificates authenticate no account.
+	ClientIdentity string `yaml:"client_identity" env:"CLIENT_IDENTITY"`
+	// ClientIdentityPattern is the form of the field, with one * that stands for the name of the account.
+	ClientIdentityPattern string `yaml:"client_identity_pattern" env:"CLIENT_IDENTITY_PATTERN"`
 	// HSTS is the time for which browsers use only https for the host of the server, on all its ports, after a response
 	// (RFC 6797, max-age); 0: the header is not sent.
 	HSTS time.Duration `yaml:"hsts" env:"HSTS"`

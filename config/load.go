@@ -70,7 +70,7 @@ func Default() Config {
 		AnonymousPull:      "true",
 		Registry:           Registry{BasicAuth: true},
 		TrustedProxies:     []string{},
-		TLS:                TLS{ClientAuth: ClientAuthOptional},
+		TLS:                TLS{ClientAuth: ClientAuthOptional, ClientIdentityPattern: "*"},
 		Token:              Token{Lifetime: 5 * time.Minute},
 		OIDC:               OIDC{Issuers: []OIDCIssuer{}, Rules: []OIDCRule{}},
 		Upstream:           Upstream{Redirects: RedirectsFollow, TokenHosts: []string{}, CompareEvery: 5 * time.Minute, Follow: true},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -53,6 +54,11 @@ func (t TLS) validate(publicScheme string) error {
 		oneOf("tls.client_auth", t.ClientAuth, ClientAuthOptional, ClientAuthRequired),
 		check(t.ClientCAFile == "" || t.CertFile != "", "tls.client_ca_file: set cert_file and key_file too"),
 		check(t.ClientAuth == ClientAuthOptional || t.ClientCAFile != "", "tls.client_auth: set client_ca_file too"),
+		check(slices.Contains([]string{"", "cn", "dns", "email", "uri"}, t.ClientIdentity),
+			"tls.client_identity: want cn, dns, email or uri, got %q", t.ClientIdentity),
+		check(t.ClientIdentity == "" || t.ClientCAFile != "", "tls.client_identity: set client_ca_file too"),
+		check(strings.Count(t.ClientIdentityPattern, "*") == 1,
+			"tls.client_identity_pattern: want one * for the name of the account, like *@example.com, got %q", t.ClientIdentityPattern),
 		check(t.HSTS == 0 || t.HSTS >= time.Second, "tls.hsts: want 0, or 1s or more, got %v", t.HSTS),
 		check(t.HSTS == 0 || t.CertFile != "" || publicScheme == "https", "tls.hsts: set cert_file and key_file, or a public_url with https"),
 	)

@@ -75,14 +75,16 @@ var (
 	errScope = newError(http.StatusUnauthorized, "UNAUTHORIZED", "Insufficient permissions", nil)
 )
 
-// authenticate sets the caller from the Authorization header. A token is valid only while its account is active and has
+// authenticate sets the caller from the Authorization header, or from the client certificate without one. A token is valid only while its account is active and has
 // the same password as when the token was issued.
 func (c *call) authenticate() error {
 	header := c.r.Header.Get("Authorization")
 	scheme, credentials, _ := strings.Cut(header, " ")
 	switch {
 	case header == "":
-		return nil
+		who, err := c.Auth.Basic(c.r) // by client certificate
+		c.caller = caller{Caller: who, authenticated: who != nil}
+		return err
 	case strings.EqualFold(scheme, "Basic") && c.TokensOnly:
 		return c.challenge(errTokensOnly, "")
 	case strings.EqualFold(scheme, "Basic"):

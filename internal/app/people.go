@@ -19,6 +19,11 @@ const (
 // users returns the authentication of users, with the configured sources of people.
 func (a *App) users(ctx context.Context, s *store.Store, entries *audit.Log) (*auth.Auth, error) {
 	users := auth.New(s.Accounts, a.log)
+	if t := a.config.TLS; t.ClientIdentity != "" {
+		users.AcceptCertificates(auth.CertificateNames{
+			Field: auth.CertificateField(t.ClientIdentity), Pattern: t.ClientIdentityPattern,
+		})
+	}
 	people, err := a.people(ctx, s, entries)
 	if people != nil {
 		users.UsePeople(people)

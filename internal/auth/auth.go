@@ -56,7 +56,9 @@ type Auth struct {
 
 	checks *lru.Cache[[32]byte, time.Time]  // the time of the last use of verified credentials, by their digest
 	people *external                        // nil: all people are local
-	known  *access.Cache[string, pulp.User] // accounts of bearer tokens by their names
+	known  *access.Cache[string, pulp.User] // accounts of bearer tokens and certificates by their names
+
+	certificates *certificates // nil: client certificates are not accepted
 }
 
 // New returns an Auth over accounts, which logs refused logins and blocked addresses to log.
@@ -170,11 +172,13 @@ func (a *Auth) warnOfBlocked(ctx context.Context, blocked bool, from string) {
 	}
 }
 
-// Basic authenticates the Basic credentials of a request: a user name and a password, or IDTokenUser and a token. It returns nil if the request has no Authorization header. The
-// error is Unauthenticated for wrong credentials, and TooMany if the client address (RemoteAddr) has too many failures.
+// Basic authenticates the Basic credentials of a request: a user name and a password, or IDTokenUser and a token. Without
+// an Authorization header its client certificate counts; the result is nil if it has none that names an active account.
+// The error is Unauthenticated for wrong credentials, and TooMany if the client address (RemoteAddr) has too many
+// failures.
 func (a *Auth) Basic(r *http.Request) (*access.Caller, error) {
 	if r.Header.Get("Authorization") == "" {
-		return nil, nil
+		return a.byCertificate(r)
 	}
 	username, password, ok := r.BasicAuth()
 	if !ok {

@@ -93,7 +93,7 @@ func (a *API) permittedGroup(req *request, action access.Action) (pulp.Group, er
 		err = a.require(
 			req,
 			action,
-			access.Object{Kind: access.Group, Name: g.Name, Exists: true},
+			access.OfGroup(g),
 			strconv.FormatInt(g.ID, 10),
 		)
 	}

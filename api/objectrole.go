@@ -13,6 +13,7 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/accounts"
+	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
 // securable is an object on which roles can be assigned.
@@ -33,45 +34,56 @@ var securables = []string{
 
 // findSecurable returns the object with an id. The error is NotFound if the caller may not see it.
 func (a *API) findSecurable(req *request, collection, id string) (securable, error) {
-	kind, push, _ := access.KindOf(collection)
-	s := securable{access.Object{Kind: kind, Push: push, Exists: true}, id}
+	s := securable{id: id}
 	var err error
 	switch collection {
-	case pulp.PushCollection, pulp.ContainerCollection:
-		t := pulp.Container
-		if push {
-			t = pulp.ContainerPush
-		}
-		var r pulp.Repository
-		r, err = findByID(a, a.repositories(t), req, id)
-		s.on.Name = r.Name
+	case pulp.PushCollection:
+		s.on, err = objectWithID(a, req, a.repositories(pulp.ContainerPush), id, access.OfRepository)
+	case pulp.ContainerCollection:
+		s.on, err = objectWithID(a, req, a.repositories(pulp.Container), id, access.OfRepository)
 	case pulp.RemoteCollection:
-		var r pulp.Remote
-		r, err = findByID(a, a.remotes(), req, id)
-		s.on.Name = r.Name
+		s.on, err = objectWithID(a, req, a.remotes(), id, access.OfRemote)
 	case pulp.DistributionCollection:
-		var d pulp.Distribution
-		d, err = findByID(a, a.distributions(), req, id)
-		s.on.Name, s.on.Private = d.BasePath, d.Private
+		s.on, err = objectWithID(a, req, a.distributions(), id, access.OfDistribution)
 	case pulp.NamespaceCollection:
-		var n pulp.Namespace
-		n, err = findByID(a, a.namespaces(), req, id)
-		s.on.Name = n.Name
+		s.on, err = objectWithID(
+			a,
+			req,
+			a.namespaces(),
+			id,
+			func(n pulp.Namespace) access.Object { return access.OfNamespace(n, false) },
+		)
 	case pulp.TaskCollection:
-		t, taskErr := findByID(a, a.tasks(), req, id)
-		s.on.Creator, err = t.CreatedBy, taskErr
+		s.on, err = objectWithID(
+			a,
+			req,
+			a.tasks(),
+			id,
+			func(t taskstore.Task) access.Object { return access.OfTask(t.CreatedBy) },
+		)
 	case pulp.GroupCollection:
-		var g pulp.Group
-		g, err = findByID(a, a.groups(), req, id)
-		s.on.Name = g.Name
+		s.on, err = objectWithID(a, req, a.groups(), id, access.OfGroup)
 	case pulp.SigningServiceCollection:
-		var v pulp.SigningService
-		v, err = findByID(a, a.signingServices(), req, id)
-		s.on.Name = v.Name
+		s.on, err = objectWithID(a, req, a.signingServices(), id, access.OfService)
 	default:
 		err = fmt.Errorf("roles cannot be assigned in %s", collection)
 	}
 	return s, err
+}
+
+// objectWithID returns the object of actions on the object of a resource with an id.
+func objectWithID[T any](
+	a *API,
+	req *request,
+	r resource[T],
+	id string,
+	of func(T) access.Object,
+) (access.Object, error) {
+	v, err := findByID(a, r, req, id)
+	if err != nil {
+		return access.Object{}, err
+	}
+	return of(v), nil
 }
 
 // objectRoleRoutes returns the routes of the actions on the roles of objects (compatibility.md#roles-on-objects).

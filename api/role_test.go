@@ -300,10 +300,13 @@ func TestAssignedRoles(t *testing.T) {
 func TestRolesOfOthers(t *testing.T) {
 	t.Parallel()
 	w := newAccountWorld(t)
+	if _, err := w.store.Accounts.PutUser(t.Context(), "dora", "x", false, true); err != nil {
+		t.Fatal(err)
+	}
 	distribution := pulp.Href(pulp.DistributionCollection, w.repo.Distribution.ID)
 	onDistribution := `"content_object":"` + distribution + `"`
-	w.grant("acme", access.DistributionOwner, access.Key(access.Distribution, w.repo.Distribution.ID))
-	w.grant("acme", "core.user_viewer", "")
+	w.grant("dora", access.DistributionOwner, access.Key(access.Distribution, w.repo.Distribution.ID))
+	w.grant("dora", "core.user_viewer", "")
 	w.grant("carol", "container.containerremote_creator", "")
 	carol := w.userHref("carol") + "roles/"
 	as := func(user, method, path, body string, status int) reply {
@@ -313,14 +316,14 @@ func TestRolesOfOthers(t *testing.T) {
 	if r := as("carol", "GET", carol, "", 200); r.body.(map[string]any)["count"] != 1.0 {
 		t.Errorf("carol's own roles: %s", r.raw)
 	}
-	as("carol", "GET", w.userHref("acme")+"roles/", "", 404)
+	as("carol", "GET", w.userHref("dora")+"roles/", "", 404)
 	as("carol", "POST", carol, `{"role":"core.user_owner"}`, 403)
 	as("carol", "POST", carol, `{"role":"container.containerdistribution_owner",`+onDistribution+`}`, 403)
 	as("carol", "DELETE", w.results(carol, "pulp_href")[0], "", 403)
 
-	as("acme", "POST", carol, `{"role":"container.containerdistribution_owner"}`, 403)
+	as("dora", "POST", carol, `{"role":"container.containerdistribution_owner"}`, 403)
 	as(
-		"acme",
+		"dora",
 		"POST",
 		carol,
 		`{"role":"container.containernamespace_owner","content_object":"`+pulp.Href(
@@ -329,12 +332,12 @@ func TestRolesOfOthers(t *testing.T) {
 		)+`"}`,
 		403,
 	)
-	made := as("acme", "POST", carol, `{"role":"container.containerdistribution_consumer",`+onDistribution+`}`, 201)
+	made := as("dora", "POST", carol, `{"role":"container.containerdistribution_consumer",`+onDistribution+`}`, 201)
 	href := made.Header.Get("Location")
 	as("carol", "GET", href, "", 200)
 	as("carol", "DELETE", href, "", 403)
-	as("acme", "DELETE", href, "", 204)
-	as("acme", "DELETE", w.results(carol, "pulp_href")[0], "", 403)
+	as("dora", "DELETE", href, "", 204)
+	as("dora", "DELETE", w.results(carol, "pulp_href")[0], "", 403)
 }
 
 // TestRolesOnObjects covers add_role/, remove_role/, list_roles/ and my_permissions/ of each kind of objects.
@@ -342,6 +345,18 @@ func TestRolesOnObjects(t *testing.T) {
 	t.Parallel()
 	w := newAccountWorld(t)
 	if _, err := w.store.Accounts.CreateGroup(t.Context(), "team", 0); err != nil {
+		t.Fatal(err)
+	}
+	remote, err := w.store.Catalog.CreateRemote(t.Context(), pulp.Remote{
+		Name: "acme/remote", URL: "https://example.com", UpstreamName: "x", Policy: pulp.Immediate,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := w.container("acme/plain", "")
+	acme := assign.Assignee{Account: w.userID("acme"), Name: "acme"}
+	namespace := access.Key(access.Namespace, w.repo.Distribution.NamespaceID)
+	if err := w.store.Accounts.RevokeRole(t.Context(), access.NamespaceOwner, namespace, acme); err != nil {
 		t.Fatal(err)
 	}
 	group, err := w.store.Accounts.CreateGroup(t.Context(), "object", 0)
@@ -354,6 +369,14 @@ func TestRolesOnObjects(t *testing.T) {
 		permissions       string
 	}{
 		{w.repoHref(), "container.containerrepository_viewer", "container.containerdistribution_owner", `"container.view_containerrepository"`},
+		{
+			pulp.RepositoryHref(pulp.Container, plain.ID), "container.containerrepository_viewer", "core.task_owner",
+			`"container.view_containerrepository"`,
+		},
+		{
+			pulp.Href(pulp.RemoteCollection, remote.ID), "container.containerremote_viewer", access.RepositoryOwner,
+			`"container.view_containerremote"`,
+		},
 		{
 			pulp.Href(pulp.DistributionCollection, w.repo.Distribution.ID), "container.containerdistribution_consumer",
 			"container.containernamespace_owner", `"container.pull_containerdistribution","container.view_containerdistribution"`,

@@ -29,5 +29,8 @@ func OfService(s pulp.SigningService) Object {
 // OfTask returns the object of actions on a task. creator is the id of the account that started it; 0 for none.
 func OfTask(creator int64) Object { return Object{Kind: Task, Exists: true, Creator: creator} }
 
+// OfGroup returns the object of actions on a group.
+func OfGroup(g pulp.Group) Object { return Object{Kind: Group, Name: g.Name, Exists: true} }
+
 // OfServer returns the object of actions on the server as a whole.
 func OfServer() Object { return Object{Kind: Server, Exists: true} }

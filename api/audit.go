@@ -80,13 +80,6 @@ func identify(c *gin.Context) {
 	c.Request = c.Request.WithContext(actor.With(c.Request.Context(), actor.Unknown(c.Request.RemoteAddr)))
 }
 
-// actorOf returns the actor of a request whose credentials are those of a user.
-func actorOf(r *http.Request, user *pulp.User) actor.Actor {
-	by := actor.From(r.Context())
-	by.ID, by.Name, by.Kind = user.ID, user.Username, actor.User
-	return by
-}
-
 // pathParameter is the form of parameters that the audit log shows. Others cannot name an object.
 var pathParameter = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
@@ -121,7 +114,8 @@ func (a *API) conclude(c *gin.Context, status int) {
 	known := actor.From(ctx).Authenticated()
 	switch {
 	case refusesLogin(c.Request, status) && !known:
-		a.Audit.RecordLogin(c.Request, status, entry.Action)
+		name, _, _ := c.Request.BasicAuth()
+		a.Audit.RecordLogin(ctx, c.Request.RemoteAddr, name, status, entry.Action)
 		return
 	case status == http.StatusForbidden:
 		entry.Result = audit.Denied

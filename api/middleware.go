@@ -186,6 +186,6 @@ func (a *API) authenticate(c *gin.Context) {
 		fail(c, err)
 		return
 	}
-	c.Request = c.Request.WithContext(actor.With(c.Request.Context(), actorOf(c.Request, req.user)))
+	c.Request = c.Request.WithContext(actor.With(c.Request.Context(), req.caller.Actor(c.Request.RemoteAddr)))
 	req.Request = c.Request
 }

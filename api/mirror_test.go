@@ -3,6 +3,7 @@ package api_test
 import (
 	"testing"
 
+	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/content"
 )
@@ -14,9 +15,9 @@ type mirrors struct {
 	remote      pulp.Remote     // acme/remote
 }
 
-func newMirrors(t *testing.T) *mirrors {
+func newMirrors(t *testing.T, set ...func(*api.Options)) *mirrors {
 	t.Helper()
-	m := &mirrors{world: newWorld(t)}
+	m := &mirrors{world: newWorld(t, set...)}
 	var err error
 	m.remote, err = m.store.Catalog.CreateRemote(t.Context(), pulp.Remote{
 		Name: "acme/remote", URL: "https://upstream.example", UpstreamName: "library/app", Policy: pulp.Immediate, Includes: []string{"v*"},

@@ -51,7 +51,7 @@ func (a *API) declaredRoutes() []route {
 	return slices.Concat(
 		a.statusRoutes(), a.taskRoutes(), a.taskGroupRoutes(), a.workerRoutes(), a.signingServiceRoutes(),
 		a.repositoryRoutes(), a.versionRoutes(), a.remoteRoutes(), a.distributionRoutes(), a.namespaceRoutes(),
-		a.guardRoutes(), a.contentRoutes(), a.orphanRoutes(), a.upstreamRoutes(),
+		a.guardRoutes(), a.contentRoutes(), a.orphanRoutes(), a.upstreamRoutes(), a.auditRoutes(),
 		a.userRoutes(), a.groupRoutes(), a.roleRoutes(), a.objectRoleRoutes(), a.assignedRoleRoutes(), a.accessPolicyRoutes(),
 	)
 }

@@ -22,6 +22,8 @@ type version struct {
 	BaseVersion *string `json:"base_version"`
 	Summary     summary `json:"content_summary"`
 	VulnReport  string  `json:"vuln_report"`
+	CreatedBy   *string `json:"created_by"`
+	Actor       string  `json:"actor"`
 }
 
 // summary has the numbers of units by kind, without kinds that have none (compatibility.md#repository-versions).
@@ -51,8 +53,14 @@ func showVersion(v pulp.Version) any {
 		put(s.Added, n.Added, "_added")
 		put(s.Removed, n.Removed, "_removed")
 	}
+	var by *string
+	if v.ActorID != 0 {
+		user := pulp.UserHref(v.ActorID)
+		by = &user
+	}
 	prn := pulp.VersionPRN(v.ID)
 	return version{
+		CreatedBy: by, Actor: v.Actor,
 		object: object{href, prn, timestamp.Time(v.Created), timestamp.Time(v.Updated)}, Number: v.Number,
 		Repository: pulp.RepositoryHref(v.Type, v.RepositoryID), Summary: s, VulnReport: pulp.Root + "vuln_report/?repo_versions=" + prn,
 	}

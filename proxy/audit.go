@@ -61,10 +61,12 @@ func (c *call) auditFailure(err error) {
 	switch {
 	case c.failureAudited, f.status == http.StatusMethodNotAllowed:
 	case f.status == http.StatusForbidden:
+		c.identify() // it may be refused before that
 		c.audit(c.auditAction(), err)
 	case c.r.Header.Get("Authorization") == "":
 	case !c.caller.authenticated && (refuses(f.status) || f.status == http.StatusTooManyRequests):
-		c.Audit.RecordLogin(c.r, f.status, c.auditAction())
+		name, _, _ := c.r.BasicAuth()
+		c.Audit.RecordLogin(c.r.Context(), c.r.RemoteAddr, name, f.status, c.auditAction())
 	case refuses(f.status), !reads && !c.preparesUpload():
 		c.audit(c.auditAction(), err, c.reference()...)
 	}

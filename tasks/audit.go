@@ -21,7 +21,10 @@ func withActor(ctx context.Context, t taskstore.Task, user pulp.User) context.Co
 		if requester := actor.From(ctx); requester.ID != 0 && requester.ID == t.CreatedBy {
 			return ctx // the request that started the task runs it
 		}
-		by = actor.Actor{ID: t.CreatedBy, Name: user.Username, Kind: actor.User}
+		by = actor.Actor{ID: t.CreatedBy, Name: user.Username, Kind: actor.Kind(user.Kind)}
+		if user.ID == 0 { // deleted
+			by.Kind = actor.User
+		}
 	}
 	return actor.With(ctx, by)
 }

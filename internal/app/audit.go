@@ -13,8 +13,8 @@ import (
 // closeTimeout limits the time for the last rows of the audit log at the end of the program.
 const closeTimeout = 10 * time.Second
 
-// openAudit opens the audit log. file is its destination as in the settings.
-func (a *App) openAudit(_ *store.Store, file string) (*audit.Log, error) {
+// openAudit opens the audit log. file is its destination as in the settings. Without a store it has no rows.
+func (a *App) openAudit(s *store.Store, file string) (*audit.Log, error) {
 	o := audit.Options{Log: a.log}
 	if file != "" {
 		to, err := audit.Open(file)
@@ -22,6 +22,9 @@ func (a *App) openAudit(_ *store.Store, file string) (*audit.Log, error) {
 			return nil, err
 		}
 		o.To = to
+	}
+	if s != nil {
+		o.Rows = s.Audits
 	}
 	return audit.New(o), nil
 }

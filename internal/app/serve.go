@@ -93,6 +93,7 @@ func (a *App) backgroundJobs(s *store.Store, e *engine) []func(context.Context) 
 	c := a.config
 	keeper := jobs.Housekeeper{Store: s, Storage: e.storage, Log: a.log, Embedded: e.upstream == nil, Keep: jobs.Retention{
 		Uploads: c.Retention.Uploads, Pending: c.Retention.Pending, Orphans: c.Retention.Orphans, Tasks: c.Retention.Tasks,
+		Audit: c.Audit.Retention,
 	}}
 	all := []func(context.Context){func(ctx context.Context) { keeper.Run(ctx, housekeepingInterval) }}
 	if e.upstream == nil {

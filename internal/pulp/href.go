@@ -28,6 +28,7 @@ const (
 	TagCollection            = "content/container/tags/"
 	SignatureCollection      = "content/container/signatures/"
 	GuardCollection          = "contentguards/core/content_redirect/"
+	AuditCollection          = "audit/" // of our own
 )
 
 // Href returns the href (the path) of the object with the given id in a collection.
@@ -86,6 +87,7 @@ var prnModels = map[string]string{
 	TagCollection:            "container.tag",
 	SignatureCollection:      "container.manifestsignature",
 	GuardCollection:          "core.contentredirectcontentguard",
+	AuditCollection:          "countersign.auditentry",
 }
 
 // Model returns Pulp's name of the model of a collection's objects, APP.MODEL; empty if there is no such collection.

@@ -104,6 +104,8 @@ type Version struct {
 	Type         RepositoryType // of the repository
 	Number       int64
 	Counts       map[Kind]Count
+	Actor        string // the name of the author; empty for versions of earlier programs
+	ActorID      int64  // the account of the author; 0 if there is none or, in lists, no longer
 	Stamps
 }
 

@@ -1,6 +1,7 @@
 // Package store opens the database and the stores on it. Each store is a package that owns the statements on its tables; arrows
 // between them point one way:
 //
+//	sqldb ← audits
 //	sqldb ← record ← {accounts, taskstore, uploads, list, serving, sweep}
 //	record, taskstore, uploads ← content ← {catalog, signatures, upstreamstate}
 //	accounts ← catalog
@@ -10,6 +11,7 @@ import (
 	"context"
 
 	"github.com/countersign/countersign/internal/store/accounts"
+	"github.com/countersign/countersign/internal/store/audits"
 	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/list"
@@ -26,6 +28,7 @@ import (
 type Store struct {
 	DB         *sqldb.DB
 	Accounts   *accounts.Store
+	Audits     *audits.Store
 	Catalog    *catalog.Store
 	Content    *content.Store
 	Lists      *list.Store
@@ -44,7 +47,7 @@ func Open(ctx context.Context, rawURL string) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		DB: db, Accounts: accounts.New(db), Lists: list.New(db), Serving: serving.New(db),
+		DB: db, Accounts: accounts.New(db), Audits: audits.New(db), Lists: list.New(db), Serving: serving.New(db),
 		Sweeps: sweep.New(db), Tasks: taskstore.New(db), Uploads: uploads.New(db),
 	}
 	s.Content = content.New(db, s.Serving)

@@ -20,9 +20,10 @@ type Retention struct {
 	Pending time.Duration
 	Orphans time.Duration // content that is in no version any more, since its creation
 	Tasks   time.Duration // tasks, since their end
+	Audit   time.Duration // entries of the audit log
 }
 
-// Housekeeper deletes unfinished uploads, unreferenced blobs, orphaned content and old tasks. It deletes them
+// Housekeeper deletes unfinished uploads, unreferenced blobs, orphaned content, old tasks and old entries of the audit log. It deletes them
 // in batches, so that no push waits long for it.
 type Housekeeper struct {
 	Store   *store.Store
@@ -63,6 +64,9 @@ func (h Housekeeper) Clean(ctx context.Context) error {
 		h.blobs(ctx, now.Add(-h.Keep.Orphans)),
 		h.repeat(ctx, "tasks", func() (int64, error) {
 			return h.Store.Tasks.PurgeTasks(ctx, now.Add(-h.Keep.Tasks), final, purgeBatch)
+		}),
+		h.repeat(ctx, "audit entries", func() (int64, error) {
+			return h.Store.Audits.Purge(ctx, now.Add(-h.Keep.Audit), purgeBatch)
 		}),
 	)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
@@ -355,21 +356,35 @@ func TestHousekeeping(t *testing.T) {
 		t.Fatal(err)
 	}
 	keeper := jobs.Housekeeper{Store: w.store, Storage: files, Log: slog.New(slog.DiscardHandler), Embedded: true}
-	keeper.Keep = jobs.Retention{Uploads: time.Hour, Pending: time.Hour, Orphans: time.Hour, Tasks: time.Hour}
+	keeper.Keep = jobs.Retention{Uploads: time.Hour, Pending: time.Hour, Orphans: time.Hour, Tasks: time.Hour, Audit: time.Hour}
+	entry := audit.Entry{ID: pulp.NewID(), At: time.Now(), Action: "x", Result: audit.Done, Details: []byte(`{}`)}
+	if err := w.store.Audits.Add(t.Context(), []audit.Entry{entry}); err != nil {
+		t.Fatal(err)
+	}
+	entries := func() int64 {
+		_, n, err := list.AuditList.Rows(t.Context(), w.store.Lists, list.Query{Limit: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
 	has := func(d digest.Digest) bool {
 		_, err := files.Stat(t.Context(), "", d)
 		return err == nil
 	}
-	if err := keeper.Clean(t.Context()); err != nil || !has(forgotten) {
-		t.Errorf("a young blob or manifest was deleted, %v", err)
+	if err := keeper.Clean(t.Context()); err != nil || !has(forgotten) || entries() != 1 {
+		t.Errorf("a young blob, manifest or audit entry was deleted, %v", err)
 	}
 	if _, err := w.store.Uploads.Upload(t.Context(), w.repo.Repository.ID, row.ID); err != nil {
 		t.Errorf("a young upload: %v", err)
 	}
 	// everything is older than its retention
-	keeper.Keep = jobs.Retention{Uploads: -time.Hour, Pending: -time.Hour, Orphans: -time.Hour, Tasks: -time.Hour}
+	keeper.Keep = jobs.Retention{Uploads: -time.Hour, Pending: -time.Hour, Orphans: -time.Hour, Tasks: -time.Hour, Audit: -time.Hour}
 	if err := keeper.Clean(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if n := entries(); n != 0 {
+		t.Errorf("%d old audit entries are left", n)
 	}
 	if _, err := w.store.Uploads.Upload(t.Context(), w.repo.Repository.ID, row.ID); !fault.Is(err, fault.NotFound) {
 		t.Errorf("an old upload: %v, want NotFound", err)

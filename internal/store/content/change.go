@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/countersign/countersign/internal/actor"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/sqldb"
@@ -165,8 +166,9 @@ func (c *Change) End() (*pulp.Version, error) {
 	if !changed {
 		return nil, nil
 	}
+	by := actor.From(c.Tx.Ctx)
 	v := pulp.Version{
-		ID: pulp.NewID(), RepositoryID: c.Repo.ID, Type: c.Repo.Type, Number: c.Number, Counts: c.counts,
+		ID: pulp.NewID(), RepositoryID: c.Repo.ID, Type: c.Repo.Type, Number: c.Number, Counts: c.counts, Actor: by.Name, ActorID: by.ID,
 		Stamps: record.Stamps(c.Tx.Now, c.Tx.Now),
 	}
 	if err := c.Tx.InsertVersion(v); err != nil {
@@ -180,16 +182,19 @@ func (c *Change) End() (*pulp.Version, error) {
 	return &v, err
 }
 
-// InsertVersion stores a version of a repository with its counts.
+// InsertVersion stores a version of a repository with its counts. The actor of the transaction's context is its author.
 func (t *Tx) InsertVersion(v pulp.Version) error {
+	by := actor.From(t.Ctx)
 	b, m, g, n := v.Counts[pulp.KindBlob], v.Counts[pulp.KindManifest], v.Counts[pulp.KindSignature], v.Counts[pulp.KindTag]
 	_, err := t.Exec(`
 		INSERT INTO repository_version (id, repository_id, number,
 			blobs_present, blobs_added, blobs_removed, manifests_present, manifests_added, manifests_removed,
-			signatures_present, signatures_added, signatures_removed, tags_present, tags_added, tags_removed, created, updated)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16)`,
+			signatures_present, signatures_added, signatures_removed, tags_present, tags_added, tags_removed, created, updated,
+			actor, actor_id)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16, $17, $18)`,
 		v.ID, v.RepositoryID, v.Number, b.Present, b.Added, b.Removed, m.Present, m.Added, m.Removed,
-		g.Present, g.Added, g.Removed, n.Present, n.Added, n.Removed, t.Now)
+		g.Present, g.Added, g.Removed, n.Present, n.Added, n.Removed, t.Now,
+		by.Name, sql.NullInt64{Int64: by.ID, Valid: by.ID != 0})
 	return err
 }
 

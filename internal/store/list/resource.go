@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/countersign/countersign/internal/access"
+	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/taskstore"
@@ -85,7 +86,8 @@ func (s *Store) Repositories(ctx context.Context, q Query) ([]pulp.Repository, i
 
 // VersionList is the list of the versions of all repositories.
 var VersionList = &List[pulp.Version]{
-	columns: record.VersionColumns, source: record.VersionSource, id: "v.id", scan: record.ScanVersion,
+	columns: strings.Replace(record.VersionColumns, record.VersionAuthor, `COALESCE((SELECT a.id FROM account a WHERE a.id = v.actor_id), 0)`, 1),
+	source:  record.VersionSource, id: "v.id", scan: record.ScanVersion,
 	fields:  with("v", map[string]string{"number": "v.number", "repository": "v.repository_id"}),
 	visible: inSeenRepositories("v.repository_id"),
 }
@@ -187,4 +189,16 @@ var WorkerList = &List[pulp.Worker]{
 // Workers lists workers, including those that are no longer online.
 func (s *Store) Workers(ctx context.Context, q Query) ([]pulp.Worker, int64, error) {
 	return WorkerList.Rows(ctx, s, q)
+}
+
+// AuditList is the list of the entries of the audit log.
+var AuditList = &List[audit.Entry]{
+	large:   []large{{attributes: []string{"details"}, column: "e.details", instead: "'{}'"}},
+	columns: record.AuditColumns, source: ` FROM audit_entry e`, id: "e.id", scan: record.ScanAuditEntry,
+	fields: map[string]string{
+		"pulp_id": "e.id", "pk": "e.id", "pulp_created": "e.at", "pulp_last_updated": "e.at", "at": "e.at", "actor": "e.actor",
+		"actor_kind": "e.actor_kind", "identity": "e.identity", "address": "e.address", "action": "e.action", "object": "e.object",
+		"result": "e.result", "status": "e.status", "correlation_id": "e.correlation",
+	},
+	visible: func(*statement) string { return "FALSE" }, // administrators only
 }

@@ -11,7 +11,10 @@ import (
 const VersionColumns = `v.id, v.repository_id, r.type, v.number,
 	v.blobs_present, v.blobs_added, v.blobs_removed, v.manifests_present, v.manifests_added, v.manifests_removed,
 	v.signatures_present, v.signatures_added, v.signatures_removed, v.tags_present, v.tags_added, v.tags_removed,
-	v.created, v.updated`
+	v.created, v.updated, v.actor, ` + VersionAuthor
+
+// VersionAuthor is the account of a version's author in VersionColumns, which may be deleted.
+const VersionAuthor = `COALESCE(v.actor_id, 0)`
 
 // VersionSource is the FROM clause of versions v with their repository r.
 const VersionSource = ` FROM repository_version v JOIN repository r ON r.id = v.repository_id`
@@ -23,7 +26,7 @@ func ScanVersion(row sqldb.Scanner) (pulp.Version, error) {
 	var created, updated int64
 	err := row.Scan(&v.ID, &v.RepositoryID, &v.Type, &v.Number,
 		&b.Present, &b.Added, &b.Removed, &m.Present, &m.Added, &m.Removed,
-		&g.Present, &g.Added, &g.Removed, &t.Present, &t.Added, &t.Removed, &created, &updated)
+		&g.Present, &g.Added, &g.Removed, &t.Present, &t.Added, &t.Removed, &created, &updated, &v.Actor, &v.ActorID)
 	if err != nil {
 		return pulp.Version{}, err
 	}

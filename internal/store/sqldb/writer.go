@@ -134,6 +134,9 @@ func runInSavepoint(t *Tx, x *write) (err, lost error) {
 	if _, err := t.Exec(`SAVEPOINT one`); err != nil {
 		return err, err
 	}
+	batch := t.Ctx
+	t.Ctx = context.WithoutCancel(x.ctx) // with its values, such as the actor
+	defer func() { t.Ctx = batch }()
 	t.onCommit = nil
 	if err = guard(t, x.do); err == nil {
 		x.onCommit = t.onCommit

@@ -196,7 +196,7 @@ func TestFirstPushToARepositoryOfAnother(t *testing.T) {
 }
 
 // TestRevokedPermissions checks when a live token loses what its account has lost: at once after a change of this process, and
-// also after one of another process if the permission was not used before (hostile input 30).
+// also after one of another process if the permission was not used before.
 func TestRevokedPermissions(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

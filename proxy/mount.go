@@ -59,20 +59,20 @@ func (c *call) findMountable(t record.Target, from string, dgst digest.Digest) (
 			return b, err
 		}
 	}
-	insider := false
-	if from != "" {
-		var err error
-		if insider, err = c.Access.AllowPath(ctx, c.caller.Caller, access.Pull, c.distribution(from, true)); err != nil {
-			return pulp.Blob{}, err
-		}
+	viewer, err := c.Access.Viewer(ctx, c.caller.Caller)
+	if err != nil {
+		return pulp.Blob{}, err
 	}
-	holders, err := c.Store.Serving.BlobHolders(ctx, dgst, from, maxMountCandidates)
+	holders, err := c.Store.Serving.BlobHolders(ctx, viewer, dgst, from, maxMountCandidates)
 	if err != nil {
 		return pulp.Blob{}, err
 	}
 	for _, d := range holders {
-		on := c.distribution(d.BasePath, d.Private)
-		if insider || c.Access.AllowCached(c.caller.Caller, access.Pull, on) {
+		may, err := c.Access.AllowPath(ctx, c.caller.Caller, access.Pull, c.distribution(d.BasePath, d.Private))
+		if err != nil {
+			return pulp.Blob{}, err
+		}
+		if may {
 			b, err := c.Store.Serving.ServedBlob(
 				ctx,
 				record.Target{Distribution: d, Repository: pulp.Repository{ID: d.RepositoryID}},

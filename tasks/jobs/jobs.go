@@ -12,7 +12,6 @@ import (
 
 	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/adopt"
-	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/pulp"
@@ -70,23 +69,23 @@ func All(o Options) map[string]tasks.Job {
 		tasks.Sign:               permitted(signer{o}.run, o.maySign),
 		tasks.SignMissing:        {Run: with(o.signMissing)}, // dispatched by the server only
 		tasks.Sync:               permitted(syncer{o}.run, o.maySync),
-		tasks.Tag:                o.signingFirst(permitted(o.tag, may(o, auth.Modify, repositoryOfTag))),
-		tasks.Untag:              permitted(o.untag, may(o, auth.Modify, repositoryOfTag)),
+		tasks.Tag:                o.signingFirst(permitted(o.tag, may(o, access.Modify, repositoryOfTag))),
+		tasks.Untag:              permitted(o.untag, may(o, access.Modify, repositoryOfTag)),
 		tasks.AddContent:         o.signingFirst(permitted(o.addContent, o.mayAdd)),
-		tasks.RemoveContent:      o.signingFirst(permitted(o.removeContent, may(o, auth.Modify, repositoryOfRemoval))),
-		tasks.RemoveSignatures:   permitted(o.removeSignatures, may(o, auth.Modify, repositoryOfSignatures)),
-		tasks.Repair:             permitted(o.repair, may(o, auth.Modify, repositoryOfVersion)),
-		tasks.Restore:            o.signingFirst(permitted(o.restore, may(o, auth.Modify, repositoryOfVersion))),
-		tasks.DeleteVersion:      o.signingFirst(permitted(o.deleteVersion, may(o, auth.Delete, repositoryOfVersion))),
+		tasks.RemoveContent:      o.signingFirst(permitted(o.removeContent, may(o, access.Modify, repositoryOfRemoval))),
+		tasks.RemoveSignatures:   permitted(o.removeSignatures, may(o, access.Modify, repositoryOfSignatures)),
+		tasks.Repair:             permitted(o.repair, may(o, access.Modify, repositoryOfVersion)),
+		tasks.Restore:            o.signingFirst(permitted(o.restore, may(o, access.Modify, repositoryOfVersion))),
+		tasks.DeleteVersion:      o.signingFirst(permitted(o.deleteVersion, may(o, access.RemoveVersions, repositoryOfVersion))),
 		tasks.Create:             o.signingFirst(permitted(o.create, o.mayCreate)),
 		tasks.Edit:               o.signingFirst(permitted(o.edit, o.mayEdit)),
 		tasks.Delete:             permitted(o.delete, o.mayDelete),
 		tasks.DeleteDistribution: permitted(o.delete, o.mayDelete),
-		tasks.Adopt:              permitted(o.adopt, administrator[tasks.AdoptArgs]),
-		tasks.Compare:            permitted(o.compare, administrator[tasks.CompareArgs]),
-		tasks.Migrate:            permitted(o.migrate, may(o, auth.Modify, migrated)),
-		tasks.CleanOrphans:       permitted(o.cleanOrphans, administrator[tasks.OrphanArgs]),
-		tasks.Purge:              totalled(permitted(o.purge, administrator[tasks.PurgeArgs])),
+		tasks.Adopt:              permitted(o.adopt, administrator[tasks.AdoptArgs](o)),
+		tasks.Compare:            permitted(o.compare, administrator[tasks.CompareArgs](o)),
+		tasks.Migrate:            permitted(o.migrate, may(o, access.Change, migrated)),
+		tasks.CleanOrphans:       permitted(o.cleanOrphans, administrator[tasks.OrphanArgs](o)),
+		tasks.Purge:              totalled(permitted(o.purge, administrator[tasks.PurgeArgs](o))),
 	}
 }
 

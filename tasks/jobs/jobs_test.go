@@ -15,6 +15,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pgtest"
@@ -27,6 +28,7 @@ import (
 	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/signatures"
+	"github.com/countersign/countersign/internal/store/storetest"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/signing/signtest"
@@ -431,17 +433,18 @@ func TestSignTasksCheckTheUseOfTheService(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		by   pulp.Assigner // "none": the service is not assigned any more
-		user string        // the user of the task: "", staff or owner
+		user string        // the user of the task: "", staff, owner, or role, who is an owner and has the role to use the service
 		want taskstore.TaskState
 	}{
-		"assigned by an administrator":  {by: pulp.AssignedByAdmin, user: "owner", want: taskstore.TaskCompleted},
-		"assigned before the upgrade":   {by: pulp.AssignedEarlier, user: "owner", want: taskstore.TaskCompleted},
-		"assigned by the owner":         {by: pulp.AssignedByOwner, user: "owner", want: taskstore.TaskFailed},
-		"revoked":                       {by: "none", user: "owner", want: taskstore.TaskFailed},
-		"revoked, of nobody":            {by: "none", want: taskstore.TaskFailed},
-		"never, by an administrator":    {by: "none", user: "staff", want: taskstore.TaskCompleted},
-		"by an administrator of before": {by: "none", user: "demoted", want: taskstore.TaskFailed},
-		"by a disabled administrator":   {by: "none", user: "disabled", want: taskstore.TaskFailed},
+		"assigned by an administrator":   {by: pulp.AssignedByAdmin, user: "owner", want: taskstore.TaskCompleted},
+		"assigned before the upgrade":    {by: pulp.AssignedEarlier, user: "owner", want: taskstore.TaskCompleted},
+		"assigned by the owner":          {by: pulp.AssignedByOwner, user: "owner", want: taskstore.TaskFailed},
+		"revoked":                        {by: "none", user: "owner", want: taskstore.TaskFailed},
+		"never, by a user with the role": {by: "none", user: "role", want: taskstore.TaskCompleted},
+		"revoked, of nobody":             {by: "none", want: taskstore.TaskFailed},
+		"never, by an administrator":     {by: "none", user: "staff", want: taskstore.TaskCompleted},
+		"by an administrator of before":  {by: "none", user: "demoted", want: taskstore.TaskFailed},
+		"by a disabled administrator":    {by: "none", user: "disabled", want: taskstore.TaskFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -460,6 +463,10 @@ func TestSignTasksCheckTheUseOfTheService(t *testing.T) {
 				u, err := w.store.Accounts.PutUser(t.Context(), "acme", "x", c.user == "staff" || c.user == "disabled", c.user != "disabled")
 				if err != nil {
 					t.Fatal(err)
+				}
+				storetest.Own(t, w.store, "acme")
+				if c.user == "role" {
+					storetest.Grant(t, w.store, u.ID, "core.signingservice_user", access.Key(access.SigningService, w.service.ID))
 				}
 				from = tasks.ByUser(u.ID)
 			}

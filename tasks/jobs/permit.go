@@ -1,11 +1,11 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
 	"github.com/countersign/countersign/internal/access"
-	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
@@ -31,23 +31,43 @@ func permitted[T any](run func(context.Context, *tasks.Run, T) error, permit fun
 	}
 }
 
-// require returns a Denied error unless a user may perform an action on an object. description is the object's
-// in the error.
-func require(u pulp.User, action auth.Action, on auth.Object, description string) error {
-	if auth.Allow(&u, action, on) {
-		return nil
+// require returns a Denied error unless a user may perform all of some actions on an object. id is the object's; empty if it
+// does not exist. description is the object's in the error.
+func (o Options) require(
+	ctx context.Context, u pulp.User, on access.Object, id, description string, actions ...access.Action,
+) error {
+	caller := &access.Caller{Account: u}
+	on, err := o.Access.Load(ctx, caller, on, id)
+	if err != nil {
+		return err
 	}
+	for _, action := range actions {
+		if !access.Allow(caller, action, on) {
+			return denied(action, description)
+		}
+	}
+	return nil
+}
+
+func denied(action access.Action, description string) error {
 	return fault.New(fault.Denied, "The user who started this task no longer has the permission %s on %s.", action, description)
 }
 
-// administrator requires that the user is an administrator.
-func administrator[T any](_ context.Context, u pulp.User, _ T) error {
-	return require(u, auth.Administer, auth.Object{Exists: true}, "the server")
+// administrator returns the function that requires that the user is an administrator.
+func administrator[T any](o Options) func(context.Context, pulp.User, T) error {
+	return func(ctx context.Context, u pulp.User, _ T) error {
+		return o.require(ctx, u, access.OfServer(), "", "the server", access.Administer)
+	}
 }
 
-// own requires that the user may create or change objects with this name or path.
-func own(u pulp.User, name string) error {
-	return require(u, auth.Modify, auth.Object{Path: name}, name)
+// mayCreatePath requires that the user may create a distribution with a name or base path.
+func (o Options) mayCreatePath(ctx context.Context, u pulp.User, path string) error {
+	caller := &access.Caller{Account: u}
+	on, err := o.Access.LoadPath(ctx, caller, access.Object{Kind: access.Distribution, Name: path})
+	if err == nil && !access.MayCreatePath(caller, on) {
+		err = denied(access.Create, path)
+	}
+	return err
 }
 
 var errObjectDeleted = fault.New(fault.NotFound, "An object that this task needs was deleted.")
@@ -85,52 +105,68 @@ func sees[T any](
 		return object, err
 	}
 	if object, err = first(ctx, read, id, list.VisibleTo(viewer)); fault.Is(err, fault.NotFound) {
-		err = fault.New(fault.Denied, "The user who started this task no longer has the permission %s on %s.", access.View, description)
+		err = denied(access.View, description)
 	}
 	return object, err
 }
 
-// onRepository requires a permission on a repository of any type. It returns the repository.
-func (o Options) onRepository(ctx context.Context, u pulp.User, action auth.Action, id string) (pulp.Repository, error) {
+// onRepository requires permissions on a repository of any type, and the one to view it. It returns the repository.
+func (o Options) onRepository(
+	ctx context.Context, u pulp.User, id string, actions ...access.Action,
+) (pulp.Repository, error) {
 	repo, err := needed(o.Store.Catalog.RepositoryByID(ctx, id))
 	if err != nil {
 		return repo, err
 	}
-	return repo, require(u, action, auth.Object{Path: repo.Name, Exists: true}, "repository "+repo.Name)
+	actions = append(actions, access.View)
+	return repo, o.require(ctx, u, access.OfRepository(repo), id, "repository "+repo.Name, actions...)
 }
 
 // may requires a permission on the repository of a task. id returns its id from the task's arguments.
-func may[T any](o Options, action auth.Action, id func(T) string) func(context.Context, pulp.User, T) error {
+func may[T any](o Options, action access.Action, id func(T) string) func(context.Context, pulp.User, T) error {
 	return func(ctx context.Context, u pulp.User, args T) error {
-		_, err := o.onRepository(ctx, u, action, id(args))
+		_, err := o.onRepository(ctx, u, id(args), action)
 		return err
 	}
 }
 
 func (o Options) maySign(ctx context.Context, u pulp.User, args tasks.SignArgs) error {
-	repo, err := o.onRepository(ctx, u, auth.Sign, args.RepositoryID)
+	repo, err := o.onRepository(ctx, u, args.RepositoryID, access.Sign)
 	if err != nil {
 		return err
 	}
-	service, err := o.Store.Signatures.SigningService(ctx, args.ServiceID)
-	switch {
-	case fault.Is(err, fault.NotFound): // the job reports this error
-	case err != nil:
-		return err
-	case !auth.Allow(&u, auth.Administer, auth.Object{Exists: true}):
-		if err := o.assigned(repo, service); err != nil {
-			return err
-		}
-	}
-	if err := require(u, auth.Push, auth.Object{Path: args.BasePath, Exists: true}, "path "+args.BasePath); err != nil {
+	if err := o.mayUse(ctx, u, repo, args.ServiceID); err != nil {
 		return err
 	}
 	holder, err := o.Store.Serving.Resolve(ctx, args.BasePath)
+	absent := fault.Is(err, fault.NotFound)
+	if err != nil && !absent {
+		return err
+	}
+	caller := &access.Caller{Account: u}
+	on, err := o.Access.LoadPath(ctx, caller, access.Object{Kind: access.Distribution, Name: args.BasePath})
 	switch {
-	case fault.Is(err, fault.NotFound): // the path serves nothing yet
-		return nil
-	case err == nil && holder.Repository.ID != args.RepositoryID:
+	case err != nil:
+		return err
+	case !access.Allow(caller, access.Push, on) && !(absent && access.MayCreatePath(caller, on)):
+		return denied(access.Push, "path "+args.BasePath)
+	case !absent && holder.Repository.ID != args.RepositoryID:
 		return fault.New(fault.Denied, "The path %s serves another repository now.", args.BasePath)
+	}
+	return nil
+}
+
+// mayUse requires that the user may sign with a service, or that the service is assigned to the repository.
+func (o Options) mayUse(ctx context.Context, u pulp.User, repo pulp.Repository, serviceID string) error {
+	service, err := o.Store.Signatures.SigningService(ctx, serviceID)
+	if fault.Is(err, fault.NotFound) { // the job reports this error
+		return nil
+	} else if err != nil {
+		return err
+	}
+	err = o.require(ctx, u, access.OfService(service), service.ID, "signing service "+service.Name, access.UseKey)
+	if fault.Is(err, fault.Denied) {
+		err = o.assigned(repo, service)
 	}
 	return err
 }
@@ -144,20 +180,29 @@ func (o Options) assigned(repo pulp.Repository, service pulp.SigningService) err
 }
 
 func (o Options) maySync(ctx context.Context, u pulp.User, args tasks.SyncArgs) error {
-	repo, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
+	repo, err := o.onRepository(ctx, u, args.RepositoryID, access.Sync)
 	if err != nil || args.RemoteID == repo.RemoteID { // setting the repository's remote required the permission to view it
 		return err
 	}
-	_, err = sees(ctx, o, o.Store.Lists.Remotes, u, args.RemoteID, "the remote")
+	err = o.viewsRemote(ctx, u, args.RemoteID)
 	if fault.Is(err, fault.NotFound) {
 		return fault.New(fault.NotFound, "The remote was removed before the task ran.")
 	}
 	return err
 }
 
+// viewsRemote requires the permission to view a remote.
+func (o Options) viewsRemote(ctx context.Context, u pulp.User, id string) error {
+	remote, err := needed(o.Store.Catalog.Remote(ctx, id))
+	if err != nil {
+		return err
+	}
+	return o.require(ctx, u, access.OfRemote(remote), id, "the remote", access.View)
+}
+
 // mayAdd does not check single units: the store only adds those that the user may read (see addContent).
 func (o Options) mayAdd(ctx context.Context, u pulp.User, args tasks.AddArgs) error {
-	_, err := o.onRepository(ctx, u, auth.Modify, args.RepositoryID)
+	_, err := o.onRepository(ctx, u, args.RepositoryID, access.Modify)
 	if err == nil && args.Copy != nil && args.Copy.RepositoryID != args.RepositoryID {
 		_, err = sees(ctx, o, o.Store.Lists.Repositories, u, args.Copy.RepositoryID, "the source repository")
 	}
@@ -171,18 +216,11 @@ func (o Options) mayCreate(ctx context.Context, u pulp.User, args tasks.CreateAr
 func (o Options) mayEdit(ctx context.Context, u pulp.User, args tasks.EditArgs) error {
 	switch {
 	case args.Remote != nil:
-		remote, err := needed(o.Store.Catalog.Remote(ctx, args.ID))
-		if err == nil {
-			err = own(u, remote.Name)
-		}
-		if err == nil && args.Remote.Name != nil {
-			err = own(u, *args.Remote.Name)
-		}
-		return err
+		return o.mayEditRemote(ctx, u, args.ID, *args.Remote)
 	case args.Distribution != nil:
 		d, err := needed(o.Store.Catalog.Distribution(ctx, args.ID))
 		if err == nil {
-			err = own(u, d.BasePath)
+			err = o.require(ctx, u, access.OfDistribution(d), d.ID, d.BasePath, access.Change, access.View)
 		}
 		if err == nil {
 			err = o.mayServe(ctx, u, d, *args.Distribution)
@@ -194,36 +232,61 @@ func (o Options) mayEdit(ctx context.Context, u pulp.User, args tasks.EditArgs) 
 	return fmt.Errorf("an edit of no object: %+v", args)
 }
 
-func (o Options) mayEditRepository(ctx context.Context, u pulp.User, id string, f tasks.RepositoryFields) error {
-	repo, err := o.onRepository(ctx, u, auth.Modify, id)
-	if err == nil && f.Name != nil && *f.Name != repo.Name {
-		err = own(u, *f.Name)
+func (o Options) mayEditRemote(ctx context.Context, u pulp.User, id string, f tasks.RemoteFields) error {
+	remote, err := needed(o.Store.Catalog.Remote(ctx, id))
+	if err == nil {
+		err = o.require(ctx, u, access.OfRemote(remote), id, remote.Name, access.Change, access.View)
 	}
-	if err == nil && f.RemoteID != nil && *f.RemoteID != "" && *f.RemoteID != repo.RemoteID {
-		_, err = sees(ctx, o, o.Store.Lists.Remotes, u, *f.RemoteID, "the remote")
-	}
-	byAdmin := f.SigningAssigned != nil && *f.SigningAssigned == pulp.AssignedByAdmin
-	if err == nil && f.SigningServiceID != nil && (byAdmin || !o.SigningUse.ByOwners) {
-		err = require(u, auth.Administer, auth.Object{Exists: true}, "the server, which assigning a signing service needs")
+	if err == nil && f.Name != nil && *f.Name != remote.Name {
+		err = o.require(ctx, u, access.OfRemote(pulp.Remote{Name: *f.Name}), "", *f.Name, access.Create)
 	}
 	return err
 }
 
-// mayServe requires the permissions for new values of a distribution's fields: the user owns the name and the
-// path, may change the repository, and may view the repository of the version.
+func (o Options) mayEditRepository(ctx context.Context, u pulp.User, id string, f tasks.RepositoryFields) error {
+	repo, err := o.onRepository(ctx, u, id, access.Change)
+	if err == nil && f.Name != nil && *f.Name != repo.Name {
+		renamed := repo
+		renamed.Name = *f.Name
+		err = o.require(ctx, u, access.OfRepository(renamed), "", *f.Name, access.Create)
+	}
+	if err == nil && f.RemoteID != nil && *f.RemoteID != "" && *f.RemoteID != repo.RemoteID {
+		err = o.viewsRemote(ctx, u, *f.RemoteID)
+	}
+	byAdmin := f.SigningAssigned != nil && *f.SigningAssigned == pulp.AssignedByAdmin
+	if err == nil && f.SigningServiceID != nil && (byAdmin || !o.SigningUse.ByOwners) {
+		err = o.mayAssign(ctx, u, cmp.Or(*f.SigningServiceID, repo.SigningServiceID))
+	}
+	return err
+}
+
+// mayAssign requires the permission to make a signing service that of a repository, or to remove it.
+func (o Options) mayAssign(ctx context.Context, u pulp.User, id string) error {
+	if id == "" {
+		return nil
+	}
+	service, err := needed(o.Store.Signatures.SigningService(ctx, id))
+	if err != nil {
+		return err
+	}
+	return o.require(ctx, u, access.OfService(service), id, "the signing service "+service.Name, access.AssignKey)
+}
+
+// mayServe requires the permissions for new values of a distribution's fields: the user may create distributions with the
+// name and the path, may change the content of the repository, and sees the repository of the version.
 func (o Options) mayServe(ctx context.Context, u pulp.User, old pulp.Distribution, f tasks.DistributionFields) error {
-	if f.BasePath != nil {
-		if err := own(u, *f.BasePath); err != nil {
+	if f.BasePath != nil && *f.BasePath != old.BasePath {
+		if err := o.mayCreatePath(ctx, u, *f.BasePath); err != nil {
 			return err
 		}
 	}
 	if f.Name != nil && *f.Name != old.Name && pulp.ValidName(*f.Name) {
-		if err := own(u, *f.Name); err != nil {
+		if err := o.mayCreatePath(ctx, u, *f.Name); err != nil {
 			return err
 		}
 	}
 	if f.RepositoryID != nil && *f.RepositoryID != "" && *f.RepositoryID != old.RepositoryID {
-		if _, err := o.onRepository(ctx, u, auth.Modify, *f.RepositoryID); err != nil {
+		if _, err := o.onRepository(ctx, u, *f.RepositoryID, access.Modify); err != nil {
 			return err
 		}
 	}
@@ -242,20 +305,20 @@ func (o Options) mayDelete(ctx context.Context, u pulp.User, args tasks.ObjectAr
 		if err != nil {
 			return err
 		}
-		return require(u, auth.Delete, auth.Object{Path: d.BasePath, Private: d.Private, Exists: true}, "distribution "+d.Name)
+		return o.require(ctx, u, access.OfDistribution(d), d.ID, "distribution "+d.Name, access.Delete)
 	case pulp.RemoteCollection:
 		remote, err := needed(o.Store.Catalog.Remote(ctx, args.ID))
 		if err != nil {
 			return err
 		}
-		return own(u, remote.Name)
+		return o.require(ctx, u, access.OfRemote(remote), remote.ID, remote.Name, access.Delete)
 	case pulp.NamespaceCollection:
 		n, err := first(ctx, o.Store.Lists.Namespaces, args.ID)
 		if err != nil {
 			return err
 		}
-		return own(u, n.Name)
+		return o.require(ctx, u, access.OfNamespace(n, false), n.ID, n.Name, access.Delete)
 	}
-	_, err := o.onRepository(ctx, u, auth.Delete, args.ID)
+	_, err := o.onRepository(ctx, u, args.ID, access.Delete)
 	return err
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/storetest"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/tasks"
@@ -92,6 +93,7 @@ func newShop(t *testing.T) *shop {
 	target, err := s.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: "acme/push", Type: pulp.ContainerPush})
 	must(err)
 	w.push = target.Repository
+	storetest.Own(t, s, "acme")
 	w.other, err = s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "zeta/private"})
 	must(err)
 	for _, name := range []string{"acme/remote", "zeta/remote"} {
@@ -178,7 +180,7 @@ func permissionCases() []taskCase {
 		}, staff: true, reason: "is not assigned to the repository acme/push"},
 		{title: "sync", name: tasks.Sync, args: func(w *shop) any {
 			return tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remotes["acme/remote"].ID}
-		}, lose: onRepo, reason: "modify on repository zeta/app"},
+		}, lose: onRepo, reason: "sync on repository zeta/app"},
 		{title: "sync, from a remote that the user no longer sees", name: tasks.Sync, args: func(w *shop) any {
 			return tasks.SyncArgs{RepositoryID: w.repo.ID, RemoteID: w.remotes["acme/remote"].ID}
 		}, lose: rename("remote", "name"), reason: "view on the remote"},
@@ -197,32 +199,32 @@ func permissionCases() []taskCase {
 		}, lose: onRepo, reason: "modify on repository zeta/push"},
 		{title: "repair", name: tasks.Repair, args: version, lose: onRepo, reason: "modify on repository zeta/app"},
 		{title: "restore", name: tasks.Restore, args: version, lose: onRepo, reason: "modify on repository zeta/app"},
-		{title: "delete a version", name: tasks.DeleteVersion, args: version, lose: onRepo, reason: "delete on repository zeta/app"},
-		{title: "migrate", name: tasks.Migrate, args: object(pulp.PushCollection, func(w *shop) string { return w.push.ID }), lose: onRepo, reason: "modify on repository zeta/push"},
-		{title: "create a distribution, on another's path", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.BasePath = text("zeta/new") }), lose: nothing, reason: "modify on zeta/new"},
-		{title: "create a distribution, with another's name", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.Name = text("zeta/new") }), lose: nothing, reason: "modify on zeta/new"},
+		{title: "delete a version", name: tasks.DeleteVersion, args: version, lose: onRepo, reason: "remove-versions on repository zeta/app"},
+		{title: "migrate", name: tasks.Migrate, args: object(pulp.PushCollection, func(w *shop) string { return w.push.ID }), lose: onRepo, reason: "change on repository zeta/push"},
+		{title: "create a distribution, on another's path", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.BasePath = text("zeta/new") }), lose: nothing, reason: "create on zeta/new"},
+		{title: "create a distribution, with another's name", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.Name = text("zeta/new") }), lose: nothing, reason: "create on zeta/new"},
 		{title: "create a distribution, of a repository", name: tasks.Create, args: fields(func(w *shop, f *tasks.DistributionFields) { f.RepositoryID = &w.repo.ID }), lose: onRepo, reason: "modify on repository zeta/app"},
 		{title: "create a distribution, of a version", name: tasks.Create, args: fields(func(w *shop, f *tasks.DistributionFields) {
 			f.Version = tasks.Optional[pulp.PinnedVersion]{Set: true, Value: &pulp.PinnedVersion{RepositoryID: w.repo.ID}}
 		}), lose: onRepo, reason: "view on the repository of the version"},
 		{title: "edit a distribution", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			a.Collection, a.ID, a.Distribution = pulp.DistributionCollection, distribution(w), &tasks.DistributionFields{}
-		}), lose: rename("distribution", "base_path"), reason: "modify on zeta/push"},
+		}), lose: rename("distribution", "base_path"), reason: "change on zeta/push"},
 		{title: "edit a distribution, to another's path", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			a.Collection, a.ID, a.Distribution = pulp.DistributionCollection, distribution(w), &tasks.DistributionFields{BasePath: text("zeta/new")}
-		}), lose: nothing, reason: "modify on zeta/new"},
+		}), lose: nothing, reason: "create on zeta/new"},
 		{title: "edit a remote", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			a.Collection, a.ID, a.Remote = pulp.RemoteCollection, w.remotes["acme/remote"].ID, &tasks.RemoteFields{}
-		}), lose: rename("remote", "name"), reason: "modify on zeta/remote2"},
+		}), lose: rename("remote", "name"), reason: "change on zeta/remote2"},
 		{title: "edit a remote, to another's name", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			a.Collection, a.ID, a.Remote = pulp.RemoteCollection, w.remotes["acme/remote"].ID, &tasks.RemoteFields{Name: text("zeta/new")}
-		}), lose: nothing, reason: "modify on zeta/new"},
+		}), lose: nothing, reason: "create on zeta/new"},
 		{title: "edit a repository", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{}
-		}), lose: onRepo, reason: "modify on repository zeta/app"},
+		}), lose: onRepo, reason: "change on repository zeta/app"},
 		{title: "edit a repository, to another's name", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{Name: text("zeta/new")}
-		}), lose: nothing, reason: "modify on zeta/new"},
+		}), lose: nothing, reason: "create on zeta/new"},
 		{title: "edit a repository, to another's remote", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			id := w.remotes["zeta/remote"].ID
 			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{RemoteID: &id}
@@ -230,22 +232,22 @@ func permissionCases() []taskCase {
 		{title: "edit a repository, assigning a signing service", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			id, by := addService(w), pulp.AssignedByAdmin
 			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{SigningServiceID: &id, SigningAssigned: &by}
-		}), staff: true, reason: "administer on the server, which assigning a signing service needs"},
+		}), staff: true, reason: "assign-key on the signing service"},
 		{title: "edit a repository, as an owner who could assign a signing service", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			id, by := addService(w), pulp.AssignedByOwner
 			a.Collection, a.ID, a.Repository = pulp.ContainerCollection, w.repo.ID, &tasks.RepositoryFields{SigningServiceID: &id, SigningAssigned: &by}
-		}), lose: nothing, reason: "administer on the server, which assigning a signing service needs"},
-		{title: "create a distribution, with a name that is another's namespace", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.Name = text("nginx") }), lose: nothing, reason: "modify on nginx"},
+		}), lose: nothing, reason: "assign-key on the signing service"},
+		{title: "create a distribution, with a name that is another's namespace", name: tasks.Create, args: fields(func(_ *shop, f *tasks.DistributionFields) { f.Name = text("nginx") }), lose: nothing, reason: "create on nginx"},
 		{title: "delete a repository", name: tasks.Delete, args: object(pulp.ContainerCollection, repository), lose: onRepo, reason: "delete on repository zeta/app"},
 		{title: "delete a remote", name: tasks.Delete, args: object(pulp.RemoteCollection, func(w *shop) string { return w.remotes["acme/remote"].ID }),
-			lose: rename("remote", "name"), reason: "modify on zeta/remote2"},
+			lose: rename("remote", "name"), reason: "delete on zeta/remote2"},
 		{title: "delete a namespace", name: tasks.Delete, args: object(pulp.NamespaceCollection, func(w *shop) string {
 			found, _, err := w.store.Lists.Namespaces(w.Context(), list.Query{Where: []list.Filter{list.Where("name", list.Equal, "acme")}, Limit: 1})
 			if err != nil || len(found) != 1 {
 				w.Fatal(found, err)
 			}
 			return found[0].ID
-		}), lose: func(w *shop) { w.exec(`UPDATE namespace SET name = 'zeta' WHERE name = 'acme'`) }, reason: "modify on zeta"},
+		}), lose: func(w *shop) { w.exec(`DELETE FROM role_assignment`) }, reason: "delete on acme"},
 		{title: "delete a distribution", name: tasks.DeleteDistribution, args: object(pulp.DistributionCollection, distribution), lose: rename("distribution", "base_path"),
 			reason: "delete on distribution"},
 		{title: "adopt", name: tasks.Adopt, args: func(*shop) any { return tasks.AdoptArgs{Pattern: "*"} }, staff: true, reason: "administer on the server"},
@@ -369,6 +371,7 @@ func TestTasksOfUsersWithoutPermission(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				storetest.Own(t, w.store, "acme")
 			}
 		})
 	}

@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
@@ -188,13 +187,21 @@ func (o *oneSync) mayTake(ctx context.Context, d digest.Digest) (bool, error) {
 	if user.Staff {
 		return true, nil
 	}
-	found, err := o.Store.Serving.BlobHolders(ctx, d, "", holders)
+	caller := &access.Caller{Account: user}
+	viewer, err := o.Access.Viewer(ctx, caller)
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(found, func(h pulp.Distribution) bool {
-		return auth.Allow(&user, auth.Pull, auth.Object{Path: h.BasePath, Exists: true, Private: h.Private})
-	}), nil
+	found, err := o.Store.Serving.BlobHolders(ctx, viewer, d, "", holders)
+	if err != nil {
+		return false, err
+	}
+	for _, h := range found {
+		if may, err := o.Access.Allow(ctx, caller, access.Pull, access.OfDistribution(h), h.ID); may || err != nil {
+			return may, err
+		}
+	}
+	return false, nil
 }
 
 // takeBlob links the server's copy of a blob. With an upstream it also mounts the blob there. It reports

@@ -121,7 +121,7 @@ func TestBlobHolders(t *testing.T) {
 	storetest.PushBlob(t, s, second.Repository.ID, "layer one") // pending
 	holders := func(basePath string, limit int, want ...string) {
 		t.Helper()
-		found, err := s.Serving.BlobHolders(t.Context(), layer, basePath, limit)
+		found, err := s.Serving.BlobHolders(t.Context(), nil, layer, basePath, limit)
 		if err != nil {
 			t.Fatal(err)
 		}

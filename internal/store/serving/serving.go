@@ -121,26 +121,34 @@ func (s *Store) ServedSignatures(ctx context.Context, t record.Target, manifestI
 // the path after, at most limit. It omits private ones from which the viewer may not pull.
 func (s *Store) Catalog(ctx context.Context, viewer *access.Viewer, after string, limit int) ([]string, error) {
 	args := &record.Args{Values: []any{after, limit}}
-	readable := ""
-	if viewer != nil {
-		permitted := record.Permitted{Viewer: viewer, Arg: args.Add}.IDs(access.Distribution, access.Pull)
-		readable = ` AND (NOT d.private OR d.id IN (` + permitted + `))`
-	}
 	return sqldb.Collect(ctx, s.db.ReadComposed(), sqldb.ScanString, `
 		SELECT d.base_path FROM distribution d
-		 WHERE d.base_path > $1 AND NOT d.hidden AND COALESCE(d.repository_id, d.repository_version_id) IS NOT NULL`+readable+`
+		 WHERE d.base_path > $1 AND NOT d.hidden AND COALESCE(d.repository_id, d.repository_version_id) IS NOT NULL`+readable(viewer, args)+`
 		 ORDER BY d.base_path LIMIT $2`, args.Values...)
 }
 
+// readable returns the condition that a viewer may pull from a distribution d. It begins with AND.
+func readable(viewer *access.Viewer, args *record.Args) string {
+	if viewer == nil {
+		return ""
+	}
+	permitted := record.Permitted{Viewer: viewer, Arg: args.Add}.IDs(access.Distribution, access.Pull)
+	return ` AND (NOT d.private OR d.id IN (` + permitted + `))`
+}
+
 // BlobHolders returns distributions of repositories that hold a blob in their latest version or as pending, public
-// ones first, at most limit. If basePath is not empty, only the distribution with that base path is returned.
-func (s *Store) BlobHolders(ctx context.Context, dgst digest.Digest, basePath string, limit int) ([]pulp.Distribution, error) {
-	return sqldb.Collect(ctx, s.db.Read(), record.ScanDistribution, `
+// ones first, at most limit. It omits private ones from which the viewer may not pull. If basePath is not empty, only the
+// distribution with that base path is returned.
+func (s *Store) BlobHolders(
+	ctx context.Context, viewer *access.Viewer, dgst digest.Digest, basePath string, limit int,
+) ([]pulp.Distribution, error) {
+	args := &record.Args{Values: []any{pulp.KindBlob, dgst, basePath, limit}}
+	return sqldb.Collect(ctx, s.db.ReadComposed(), record.ScanDistribution, `
 		SELECT `+record.DistributionColumns+record.DistributionSource+`
 		 WHERE d.repository_id IN (
 			SELECT c.repository_id FROM blob b JOIN repository_content c ON c.content_id = b.id AND c.kind = $1 AND c.version_removed IS NULL
 			 WHERE b.digest = $2
 			UNION SELECT p.repository_id FROM blob b JOIN unversioned_content p ON p.content_id = b.id AND p.kind = $1 AND p.reason = 'pending' WHERE b.digest = $2)
-		   AND ($3 = '' OR d.base_path = $3)
-		 ORDER BY d.private, d.base_path LIMIT $4`, pulp.KindBlob, dgst, basePath, limit)
+		   AND ($3 = '' OR d.base_path = $3)`+readable(viewer, args)+`
+		 ORDER BY d.private, d.base_path LIMIT $4`, args.Values...)
 }

@@ -185,8 +185,9 @@ func (v viewset) conditions(r access.Rule) []string {
 	}
 	add("has_namespace_perms", namespace)
 	add("has_model_perms", r.Everywhere)
-	if slices.Contains([]access.Kind{access.Repository, access.Distribution, access.Namespace, access.Remote}, v.kind) {
-		all = append(all, "namespace_is_username")
+	if v.kind == access.Distribution || v.kind == access.Namespace ||
+		r.Action == access.Create && (v.kind == access.Repository || v.kind == access.Remote) {
+		all = append(all, "namespace_is_username") // while the namespace does not exist
 	}
 	if v.kind == access.Task {
 		all = append(all, "is_task_creator")

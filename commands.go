@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"time"
 
 	"github.com/countersign/countersign/internal/admin"
 	"github.com/countersign/countersign/internal/app"
+	"github.com/countersign/countersign/internal/oidclogin"
 )
 
 // commandLine defines the commands and options of the program. The program accepts the same ones when it is called as
@@ -29,6 +31,7 @@ type commandLine struct {
 	Group                    groupCommands            `cmd:"" help:"Manage groups of users."`
 	Role                     roleCommands             `cmd:"" help:"Manage the roles of users and groups."`
 	ResetAdminPassword       resetAdminCommand        `cmd:"" help:"Set the password of the user admin, and make it an active administrator."`
+	Login                    loginCommand             `cmd:"" help:"Log in to a server with OpenID Connect, and print an API token."`
 	Migrate                  migrateCommand           `cmd:"" help:"Update the database schema to this version."`
 	Version                  versionCommand           `cmd:"" help:"Print the version."`
 }
@@ -154,6 +157,43 @@ type resetAdminCommand struct {
 // Run runs the command.
 func (c resetAdminCommand) Run(ctx context.Context, a *admin.Admin) error {
 	return a.ResetAdminPassword(ctx, c.Password)
+}
+
+type loginCommand struct {
+	out, errOut io.Writer
+
+	Registry  string `arg:"" help:"URL of the server: https://HOST[:PORT]." placeholder:"URL"`
+	Device    bool   `help:"Log in with a browser on another computer."`
+	NoBrowser bool   `help:"Print the address to open instead of starting a browser."`
+	Listen    string `help:"Loopback address that the browser is redirected to. Default: 127.0.0.1 and a free port." placeholder:"HOST:PORT"`
+	CAFile    string `name:"ca-file" help:"PEM certificates to trust in addition to the system's." placeholder:"FILE"`
+}
+
+// Help shows how to use the token.
+func (loginCommand) Help() string {
+	return `The token is printed on standard output, everything else on standard error:
+
+    countersign login https://registry.example.com > token
+    docker login -u NAME --password-stdin registry.example.com < token`
+}
+
+// Run runs the command.
+func (c loginCommand) Run(ctx context.Context) error {
+	client, err := oidclogin.Client(c.CAFile)
+	if err != nil {
+		return err
+	}
+	o := oidclogin.Options{Registry: c.Registry, Device: c.Device, Listen: c.Listen, HTTP: client, Out: c.errOut}
+	if !c.NoBrowser {
+		o.Browser = oidclogin.OpenBrowser
+	}
+	result, err := oidclogin.Run(ctx, o)
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.errOut, "Logged in as %s until %s.\n", result.Username, result.Expires.Local().Format(time.RFC3339))
+	_, err = fmt.Fprintln(c.out, result.Token)
+	return err
 }
 
 type migrateCommand struct{}

@@ -57,7 +57,7 @@ func exitStatus(args []string, err error) int {
 // run parses the command line and runs its command. Its error is one line for the operator.
 func run(ctx context.Context, args, environ []string, out, errOut io.Writer) error {
 	name := filepath.Base(args[0])
-	line := commandLine{Version: versionCommand{out: out}}
+	line := commandLine{Version: versionCommand{out: out}, Login: loginCommand{out: out, errOut: errOut}}
 	helpShown := false
 	parser, err := kong.New(&line, kong.Name(name), kong.Description("A container registry that signs."),
 		kong.Writers(out, errOut), kong.Exit(func(int) { helpShown = true }), kong.UsageOnError())

@@ -49,13 +49,14 @@ type Options struct {
 	Auth      Authenticator
 	Access    *access.Decider // nil: one over Store, without rules for CI tokens
 	Log       *slog.Logger
-	Audit     *audit.Log // nil: the entries go to Log
-	PublicURL *url.URL   // of clients; its host is part of registry paths (compatibility.md#public-url)
-	Process   string     // <pid>@<host> of this process, for the status
-	Version   string     // of this binary, for the status
-	DataDir   string     // whose file system's usage the status reports; empty: the status omits it
-	Upstream  bool       // whether there is an upstream registry
-	SignLists bool       // the default of sign_lists (compatibility.md#signing-lists)
+	Audit     *audit.Log    // nil: the entries go to Log
+	Logins    *PersonLogins // nil: people cannot log in with OpenID Connect
+	PublicURL *url.URL      // of clients; its host is part of registry paths (compatibility.md#public-url)
+	Process   string        // <pid>@<host> of this process, for the status
+	Version   string        // of this binary, for the status
+	DataDir   string        // whose file system's usage the status reports; empty: the status omits it
+	Upstream  bool          // whether there is an upstream registry
+	SignLists bool          // the default of sign_lists (compatibility.md#signing-lists)
 	// SigningUse decides which repositories may use which signing services.
 	SigningUse pulp.SigningUse
 	// Redis returns an error when the queue's Redis does not answer; nil: the queue is in the process.

@@ -72,8 +72,12 @@ func Default() Config {
 		TrustedProxies:     []string{},
 		TLS:                TLS{ClientAuth: ClientAuthOptional, ClientIdentityPattern: "*"},
 		Token:              Token{Lifetime: 5 * time.Minute},
-		OIDC:               OIDC{Issuers: []OIDCIssuer{}, Rules: []OIDCRule{}},
-		Upstream:           Upstream{Redirects: RedirectsFollow, TokenHosts: []string{}, CompareEvery: 5 * time.Minute, Follow: true},
+		OIDC: OIDC{Issuers: []OIDCIssuer{}, Rules: []OIDCRule{}, Login: OIDCLogin{
+			Scopes: []string{"openid", "profile", "email"}, AllowPrivateAddresses: []string{}, NameClaim: "preferred_username",
+			GroupsClaim: "groups", Groups: GroupMap{}, AdminGroups: []string{}, Lifetime: 24 * time.Hour,
+			Claims: map[string]OIDCValues{},
+		}},
+		Upstream: Upstream{Redirects: RedirectsFollow, TokenHosts: []string{}, CompareEvery: 5 * time.Minute, Follow: true},
 		Signing: Signing{
 			Parallel: max(4, 2*runtime.NumCPU()), ScriptTimeout: 300 * time.Second, TokenWait: 5 * time.Second, DefaultService: "countersign",
 			Use: UseAssigned, Assign: []string{}, OnPush: []string{}, OnPushFailure: "refuse", OnPushTimeout: 30 * time.Second,

@@ -9,13 +9,48 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// OIDC contains settings of id tokens: of CI jobs, which push and sign without a stored secret. Its lists can be set in
-// the file only. Package oidc checks them at start.
+// maxLogin bounds oidc.login.lifetime: for that long a person who was removed at the issuer keeps access.
+const maxLogin = 30 * 24 * time.Hour
+
+// OIDC contains settings of id tokens: of CI jobs, which push and sign without a stored secret, and of people. Its lists
+// can be set in the file only. Package oidc checks them at start.
 type OIDC struct {
 	// Issuers are the services whose id tokens rules may accept.
 	Issuers []OIDCIssuer `yaml:"issuers" env:"-"`
 	// Rules grant rights to id tokens. A token gets the rights of the first rule that it matches.
 	Rules []OIDCRule `yaml:"rules" env:"-"`
+	// Login lets people log in.
+	Login OIDCLogin `yaml:"login" envPrefix:"LOGIN_"`
+}
+
+// OIDCLogin lets people log in with OpenID Connect.
+type OIDCLogin struct {
+	// Issuer is the URL of the issuer of their id tokens. Empty: people cannot log in so.
+	Issuer string `yaml:"issuer" env:"ISSUER"`
+	// ClientID is the name at the issuer of the public client that `countersign login` is.
+	ClientID string   `yaml:"client_id" env:"CLIENT_ID"`
+	Scopes   []string `yaml:"scopes" env:"SCOPES"`   // that the command requests
+	CAFile   string   `yaml:"ca_file" env:"CA_FILE"` // PEM certificates to trust in addition to the system's
+	// AllowPrivateAddresses are private and loopback addresses or networks that the issuer may have.
+	AllowPrivateAddresses []string `yaml:"allow_private_addresses" env:"ALLOW_PRIVATE_ADDRESSES"`
+	NameClaim             string   `yaml:"name_claim" env:"NAME_CLAIM"`     // has the name of the account
+	GroupsClaim           string   `yaml:"groups_claim" env:"GROUPS_CLAIM"` // has the groups; empty: none
+	// Groups maps groups of the issuer to groups of this server. Other groups have no effect.
+	Groups GroupMap `yaml:"groups" env:"GROUPS"`
+	// AdminGroups are groups of the issuer whose members are administrators.
+	AdminGroups []string `yaml:"admin_groups" env:"ADMIN_GROUPS"`
+	// Claims are the claims that a token must have. Empty: everybody with an account at the issuer may log in. They can
+	// be set in the file only.
+	Claims map[string]OIDCValues `yaml:"claims" env:"-"`
+	// DeviceFlow permits logins without a browser on the same computer, also by id tokens without a nonce.
+	DeviceFlow bool `yaml:"device_flow" env:"DEVICE_FLOW"`
+	// Lifetime is the validity of a login: of its API token, and of other tokens of the account.
+	Lifetime time.Duration `yaml:"lifetime" env:"LIFETIME"`
+}
+
+// Prefixes returns AllowPrivateAddresses, parsed.
+func (l OIDCLogin) Prefixes() ([]netip.Prefix, error) {
+	return prefixes("oidc.login.allow_private_addresses", l.AllowPrivateAddresses)
 }
 
 // OIDCIssuer is a service that issues id tokens.
@@ -80,5 +115,8 @@ func (o OIDC) validate() error {
 		_, err := i.Prefixes()
 		invalid = append(invalid, err)
 	}
-	return errors.Join(invalid...)
+	_, err := o.Login.Prefixes()
+	return errors.Join(append(invalid, err,
+		check(o.Login.Lifetime >= time.Minute && o.Login.Lifetime <= maxLogin,
+			"oidc.login.lifetime: want 1m to %v, got %v", maxLogin, o.Login.Lifetime))...)
 }

@@ -26,6 +26,7 @@ oidc:
     - {role: collaborator, repositories: [acme/app], signing_services: [release]}
 `))
 	want := config.OIDC{
+		Login: config.Default().OIDC.Login,
 		Issuers: []config.OIDCIssuer{{
 			URL: "https://gitlab.example", CAFile: "/ca.pem", MaxLifetime: 6 * time.Hour,
 			AllowPrivateAddresses: []string{"10.1.2.3"},

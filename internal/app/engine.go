@@ -11,6 +11,7 @@ import (
 	"github.com/countersign/countersign/internal/adopt"
 	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/identity"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
 	"github.com/countersign/countersign/internal/oidc"
@@ -43,6 +44,7 @@ type engine struct {
 	signOnPush *signonpush.Runner
 	adopter    *adopt.Adopter // nil without an upstream
 	users      *auth.Auth
+	people     *identity.People // nil without sources of people
 	access     *access.Decider
 	idTokens   *oidc.Verifier
 	worker     *tasks.Worker
@@ -76,7 +78,7 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	if err != nil {
 		return nil, err
 	}
-	users, err := a.users(ctx, s, entries)
+	users, people, err := a.users(ctx, s, entries)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +99,7 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 		Confirm: users.Confirm,
 	})
 	return &engine{
-		backends: b, process: process, signers: keys, signOnPush: runner, adopter: adopter, worker: worker, users: users,
+		backends: b, process: process, signers: keys, signOnPush: runner, adopter: adopter, worker: worker, users: users, people: people,
 		access: decider, idTokens: verifier, dispatcher: tasks.NewDispatcher(s, b.queue, worker, a.log), audit: entries,
 	}, nil
 }

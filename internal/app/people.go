@@ -16,8 +16,9 @@ const (
 	htpasswdMaxOutage = time.Hour
 )
 
-// users returns the authentication of users, with the configured sources of people.
-func (a *App) users(ctx context.Context, s *store.Store, entries *audit.Log) (*auth.Auth, error) {
+// users returns the authentication of users, with the configured sources of people, and these sources; nil if there are
+// none.
+func (a *App) users(ctx context.Context, s *store.Store, entries *audit.Log) (*auth.Auth, *identity.People, error) {
 	users := auth.New(s.Accounts, a.log)
 	if t := a.config.TLS; t.ClientIdentity != "" {
 		users.AcceptCertificates(auth.CertificateNames{
@@ -28,7 +29,7 @@ func (a *App) users(ctx context.Context, s *store.Store, entries *audit.Log) (*a
 	if people != nil {
 		users.UsePeople(people)
 	}
-	return users, err
+	return users, people, err
 }
 
 // people returns the configured sources of people. It is nil if there are none.
@@ -56,6 +57,9 @@ func (a *App) people(ctx context.Context, s *store.Store, entries *audit.Log) (*
 			return nil, err
 		}
 		sources = append(sources, identity.Confirmed{Source: directory, Recheck: l.Recheck, MaxOutage: l.MaxOutage})
+	}
+	if l := c.OIDC.Login; l.Issuer != "" {
+		sources = append(sources, identity.Confirmed{Source: identity.OIDC{}, Recheck: l.Lifetime, MaxOutage: l.Lifetime})
 	}
 	if len(sources) == 0 {
 		return nil, nil

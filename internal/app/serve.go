@@ -109,25 +109,6 @@ func (a *App) backgroundJobs(s *store.Store, e *engine) []func(context.Context) 
 // handler returns the handler of all requests.
 func (a *App) handler(ctx context.Context, s *store.Store, e *engine) (http.Handler, error) {
 	c := a.config
-	registry, err := a.registry(ctx, s, e)
-	if err != nil {
-		return nil, err
-	}
-	rest := api.New(api.Options{
-		Store: s, Auth: e.users, Access: e.access, Tasks: e.dispatcher, Log: a.log, Audit: e.audit, Redis: e.queue.Ping, PublicURL: c.Public(), Process: e.process, DataDir: c.Data,
-		Version: a.version, SignLists: c.SignLists, SigningUse: a.signingUse(), Ready: e.storage.Ping, Upstream: e.upstream != nil,
-	})
-	proxies, err := c.Proxies()
-	if err != nil {
-		return nil, err
-	}
-	paced := pace.Handler(route(registry, rest), pace.Options{Log: a.log})
-	return telemetry.Correlate(clientaddr.New(proxies, a.log).Handler(paced)), nil
-}
-
-// registry returns the handler of the registry protocol.
-func (a *App) registry(ctx context.Context, s *store.Store, e *engine) (http.Handler, error) {
-	c := a.config
 	tokens, err := a.tokens(ctx, s)
 	if err != nil {
 		return nil, err
@@ -135,6 +116,25 @@ func (a *App) registry(ctx context.Context, s *store.Store, e *engine) (http.Han
 	if len(c.OIDC.Rules) > 0 {
 		e.users.AcceptIDTokens(&auth.IDTokens{Verifier: e.idTokens, Accounts: s.Accounts, Tokens: tokens})
 	}
+	logins, err := a.personLogins(s, e, tokens)
+	if err != nil {
+		return nil, err
+	}
+	rest := api.New(api.Options{
+		Logins: logins, Store: s, Auth: e.users, Access: e.access, Tasks: e.dispatcher, Log: a.log, Audit: e.audit, Redis: e.queue.Ping, PublicURL: c.Public(), Process: e.process, DataDir: c.Data,
+		Version: a.version, SignLists: c.SignLists, SigningUse: a.signingUse(), Ready: e.storage.Ping, Upstream: e.upstream != nil,
+	})
+	proxies, err := c.Proxies()
+	if err != nil {
+		return nil, err
+	}
+	paced := pace.Handler(route(a.registry(s, e, tokens), rest), pace.Options{Log: a.log})
+	return telemetry.Correlate(clientaddr.New(proxies, a.log).Handler(paced)), nil
+}
+
+// registry returns the handler of the registry protocol.
+func (a *App) registry(s *store.Store, e *engine, tokens *auth.Tokens) http.Handler {
+	c := a.config
 	o := proxy.Options{
 		Store: s, Auth: e.users, Access: e.access, Tokens: tokens, Storage: e.storage, SignOnPush: e.signOnPush, Log: a.log, Audit: e.audit, PublicURL: c.Public(),
 		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: auth.AnonymousPull(c.AnonymousPull),
@@ -151,7 +151,7 @@ func (a *App) registry(ctx context.Context, s *store.Store, e *engine) (http.Han
 			o.Adopt, o.AdoptPublic = e.adopter.Pulled, c.Upstream.AdoptPublic
 		}
 	}
-	return proxy.New(o), nil
+	return proxy.New(o)
 }
 
 // tokens returns the issuer of bearer tokens, with the configured key or the one stored in the database.

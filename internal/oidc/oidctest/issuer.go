@@ -47,6 +47,7 @@ type Issuer struct {
 	redirect  string
 	failing   bool
 	requests  int
+	client    client
 }
 
 // New starts an issuer until the end of the test.
@@ -57,12 +58,20 @@ func New(tb testing.TB) *Issuer {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", i.serveDiscovery)
 	mux.HandleFunc("GET /jwks", i.serveKeys)
+	mux.HandleFunc("GET /authorize", i.serveAuthorize)
+	mux.HandleFunc("POST /device", i.serveDevice)
+	mux.HandleFunc("POST /token", i.serveToken(tb))
 	i.server = httptest.NewUnstartedServer(mux)
 	i.server.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that do not trust the certificate
 	i.server.StartTLS()
 	tb.Cleanup(i.server.Close)
 	i.URL = i.server.URL
-	i.discovery = map[string]any{"issuer": i.URL, "jwks_uri": i.URL + "/jwks"}
+	i.client = client{grants: map[string]grant{}, devices: map[string]device{}}
+	i.discovery = map[string]any{
+		"issuer": i.URL, "jwks_uri": i.URL + "/jwks", "authorization_endpoint": i.URL + "/authorize",
+		"token_endpoint": i.URL + "/token", "device_authorization_endpoint": i.URL + "/device",
+		"id_token_signing_alg_values_supported": []string{"RS256"},
+	}
 	return i
 }
 

@@ -18,7 +18,7 @@ import (
 const jobAudience = "https://" + publicHost
 
 // newJobWorld returns a registry that accepts id tokens of pushes to the branch main of one project, and their issuer.
-// The rule grants rights in the namespace acme.
+// The rule grants rights in the namespace jobs, which does not exist.
 func newJobWorld(t *testing.T, edits ...func(*proxy.Options)) (*world, *oidctest.Issuer) {
 	t.Helper()
 	i := oidctest.New(t)
@@ -27,7 +27,7 @@ func newJobWorld(t *testing.T, edits ...func(*proxy.Options)) (*world, *oidctest
 		Rules: []oidc.Rule{{
 			Name: "app", Issuer: i.URL, Audience: jobAudience,
 			Claims: map[string][]string{"repository_id": {"22"}, "ref": {"refs/heads/main"}},
-			Grants: []oidc.Grant{{Role: "container.containernamespace_collaborator", Repositories: []string{"acme/*"}}},
+			Grants: []oidc.Grant{{Role: "container.containernamespace_collaborator", Repositories: []string{"jobs/*"}}},
 		}},
 	})
 	if err != nil {
@@ -142,5 +142,51 @@ func TestIDTokenAtTokenService(t *testing.T) {
 	if a := fresh.send(request{as: basic(other.Token(t, other.GitHub(jobAudience))), path: "/token/?service=x"}); a.status != http.StatusServiceUnavailable ||
 		a.header.Get("Retry-After") == "" {
 		t.Errorf("an issuer that does not respond: %+v", a)
+	}
+}
+
+// TestRightsOfIDTokens verifies that a CI job pushes to the names of its rule in a namespace that exists, with its id
+// token, its job token and a bearer token, and nowhere else, and that it does not become the owner of what it creates.
+func TestRightsOfIDTokens(t *testing.T) {
+	t.Parallel()
+	w, i := newJobWorld(t)
+	token := i.Token(t, i.GitHub(jobAudience))
+	start := func(as, name string, status int) {
+		t.Helper()
+		if a := w.send(request{as: as, method: http.MethodPost, path: "/v2/" + name + "/blobs/uploads/"}); a.status != status {
+			t.Errorf("upload to %s = %d %s, want %d", name, a.status, a.body, status)
+		}
+	}
+	start(basic(token), "jobs/app", http.StatusUnauthorized) // the rule's role cannot create the namespace
+	w.pushImage("jobs/other", "one", "v1")
+	start(basic(token), "jobs/app", http.StatusAccepted)
+	start(basic(token), "jobs/other", http.StatusAccepted)
+	start(basic(token), "carol/app", http.StatusUnauthorized)
+	start(basic(token), "jobs", http.StatusUnauthorized)
+	start(basic(i.Token(t, i.GitHub(jobAudience).With(oidctest.Fork()))), "jobs/app", http.StatusUnauthorized)
+
+	var job struct {
+		AccessToken string `json:"access_token"`
+		Token       string
+	}
+	if err := json.Unmarshal([]byte(w.exchange(exchangeForm(token)).body), &job); err != nil {
+		t.Fatal(err)
+	}
+	start(basic(job.AccessToken), "jobs/app", http.StatusAccepted)
+	a := w.send(request{as: basic(job.AccessToken), path: "/token/?service=x&scope=repository:jobs/app:push"})
+	if err := json.Unmarshal([]byte(a.body), &job); err != nil {
+		t.Fatal(err)
+	}
+	start("Bearer "+job.Token, "jobs/app", http.StatusAccepted)
+	start("Bearer "+job.Token, "carol/app", http.StatusUnauthorized)
+
+	u, err := w.store.Accounts.UserByName(t.Context(), "oidc:app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	if err := w.store.DB.Read().QueryRowContext(t.Context(),
+		`SELECT COUNT(*) FROM role_assignment WHERE account_id = $1`, u.ID).Scan(&n); err != nil || n != 0 {
+		t.Errorf("%d roles are assigned to the job, %v, want none", n, err)
 	}
 }

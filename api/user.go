@@ -421,7 +421,7 @@ func noteMaintained(b *body.Fields, u pulp.User, f userFields) {
 	}
 	for _, name := range f.changed(u) {
 		if name != "is_active" && b.Valid(name) {
-			b.Fail(name, "Only local users can have another value; this is an account of the kind '%s'.", u.Kind)
+			b.Fail(name, "Only is_active of an account of the kind '%s' can be changed.", u.Kind)
 		}
 	}
 }

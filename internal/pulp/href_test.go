@@ -14,7 +14,7 @@ func TestParseRef(t *testing.T) {
 	for _, c := range []string{
 		pulp.TaskCollection, pulp.WorkerCollection, pulp.SigningServiceCollection, pulp.PushCollection, pulp.ContainerCollection,
 		pulp.DistributionCollection, pulp.NamespaceCollection, pulp.BlobCollection, pulp.ManifestCollection, pulp.TagCollection,
-		pulp.SignatureCollection, pulp.GuardCollection,
+		pulp.SignatureCollection, pulp.GuardCollection, pulp.RoleCollection, pulp.AccessPolicyCollection,
 	} {
 		want := pulp.Ref{Collection: c, ID: id, Version: -1}
 		for _, s := range []string{pulp.Href(c, id), pulp.PRN(c, id), pulp.Href(c, strings.ToUpper(id))} {
@@ -34,7 +34,11 @@ func TestParseRef(t *testing.T) {
 		got != (pulp.Ref{Collection: pulp.UserCollection, ID: "1", Version: -1}) {
 		t.Errorf("a user's href: %+v, %v", got, ok)
 	}
+	if got, ok := pulp.ParseRef(pulp.GroupHref(7)); !ok || got != (pulp.Ref{Collection: pulp.GroupCollection, ID: "7", Version: -1}) {
+		t.Errorf("a group's href: %+v, %v", got, ok)
+	}
 	for _, s := range []string{
+		"/pulp/api/v3/users/1/roles/" + id + "/", "/pulp/api/v3/groups/" + id + "/", "/pulp/api/v3/roles/1/",
 		"", "abc", "prn:", "prn:core.task", "prn:core.task:abc", "prn:unknown.model:" + id, "/pulp/api/v3/tasks/", "/pulp/api/v3/tasks/abc/",
 		"/pulp/api/v3/tasks/" + id, "/pulp/api/v3/tasks/" + id + "/x/", "/pulp/api/v3/tasks/" + id + "/versions/1/", "/pulp/api/v3/users/0/", "/pulp/api/v3/users/x/",
 		"http://x/pulp/api/v3/tasks/" + id + "/", pulp.RepositoryHref(pulp.ContainerPush, id) + "versions/-1/",

@@ -93,6 +93,7 @@ func TestReaders(t *testing.T) {
 		"text, null, nullable":   {json: `{"x":null}`, read: text(Nullable), want: `{"set":true,"value":null}`},
 		"text, blank":            {json: `{"x":" "}`, read: text(Nullable), err: "This field may not be blank."},
 		"text, blank in a form":  {form: "x=", read: text(Nullable), want: `{"set":true,"value":null}`},
+		"text, blank, allowed":   {json: `{"x":" "}`, read: text(Blank), want: `{"set":true,"value":""}`},
 		"text, repeated":         {form: "x=a&x=b", read: text(), want: `{"set":true,"value":"b"}`},
 		"text, a list":           {json: `{"x":[]}`, read: text(), err: "Not a valid string."},
 		"text, a null character": {json: `{"x":"a\u0000"}`, read: text(), err: NullCharacters},

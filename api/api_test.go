@@ -185,10 +185,19 @@ func (w *world) target(path string) record.Target {
 // own makes the account with the name of a path's namespace its owner, if there is such an account.
 func (w *world) own(path string) {
 	w.t.Helper()
-	name := pulp.NamespaceOf(path)
-	if _, err := w.store.Accounts.UserByName(w.t.Context(), name); err == nil {
-		storetest.Own(w.t, w.store, name)
+	if w.owner(path) != 0 {
+		storetest.Own(w.t, w.store, pulp.NamespaceOf(path))
 	}
+}
+
+// owner returns the id of the account with the name of a path's namespace; 0 if there is none.
+func (w *world) owner(path string) int64 {
+	w.t.Helper()
+	u, err := w.store.Accounts.UserByName(w.t.Context(), pulp.NamespaceOf(path))
+	if err != nil {
+		return 0
+	}
+	return u.ID
 }
 
 // serviceKey is the fingerprint of the key of the services that addService adds.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"net/http"
 
 	"github.com/countersign/countersign/api/internal/body"
@@ -15,16 +16,13 @@ import (
 var (
 	errAssign = &reply.Error{
 		Status: http.StatusForbidden,
-		Body:   reply.Detail("Only administrators may change the manifest_signing_service of a repository."),
+		Body:   reply.Detail("Changing the manifest_signing_service of a repository needs a role on the signing service, such as core.signingservice_owner."),
 	}
 	errUse = &reply.Error{
 		Status: http.StatusForbidden,
-		Body:   reply.Detail("The repository may be signed only with a signing service that an administrator assigned to it."),
+		Body:   reply.Detail("The repository may be signed only with a signing service that is assigned to it, or on which you have a role such as core.signingservice_user."),
 	}
 )
-
-// mayAssign reports whether the caller may choose any signing service for a repository that the caller may modify.
-func (a *API) mayAssign(req *request) bool { return a.SigningUse.ByOwners || req.isStaff() }
 
 // readService reads the field manifest_signing_service. set is false when the body lacks it; the service is zero for
 // null.
@@ -43,22 +41,26 @@ func (a *API) readService(req *request, b *body.Fields) (service pulp.SigningSer
 // not assign services may repeat the present service only.
 func (a *API) readSigning(req *request, b *body.Fields, repo pulp.Repository, edit *tasks.RepositoryFields) error {
 	const field = "manifest_signing_service"
-	if b.Has(field) && !a.mayAssign(req) {
-		ref, _ := b.Related(field, pulp.SigningServiceCollection)
-		if b.Valid(field) && ref.ID != repo.SigningServiceID {
-			return errAssign
-		}
-	} else if service, set, err := a.readService(req, b); err != nil {
-		return err
-	} else if set && (req.isStaff() || service.ID != repo.SigningServiceID) {
-		by := pulp.AssignedByOwner
+	ref, _ := b.Related(field, pulp.SigningServiceCollection)
+	if b.Has(field) && b.Valid(field) {
+		by, err := a.Access.AssignsServiceAs(req.Context(), req.caller, a.SigningUse, cmp.Or(ref.ID, repo.SigningServiceID))
 		switch {
-		case service.ID == "":
-			by = ""
-		case req.isStaff():
-			by = pulp.AssignedByAdmin
+		case err != nil:
+			return err
+		case by == "" && ref.ID != repo.SigningServiceID:
+			return errAssign
+		case by != "":
+			service, _, err := a.readService(req, b)
+			if err != nil {
+				return err
+			}
+			if by == pulp.AssignedByAdmin || service.ID != repo.SigningServiceID {
+				if service.ID == "" {
+					by = ""
+				}
+				edit.SigningServiceID, edit.SigningAssigned = &service.ID, &by
+			}
 		}
-		edit.SigningServiceID, edit.SigningAssigned = &service.ID, &by
 	}
 	edit.SignOnPush = b.Bool("sign_on_push")
 	return a.checkSignOnPush(req, b, repo, edit)
@@ -86,8 +88,8 @@ func (a *API) checkSignOnPush(req *request, b *body.Fields, repo pulp.Repository
 }
 
 // serviceToSignWith returns the signing service for a sign task: the one in the body, or the one assigned to the
-// repository. It returns a zero service when there is neither. A caller that may not assign services may use assigned
-// ones only.
+// repository. It returns a zero service when there is neither. A caller without the permission to use the service may use
+// assigned ones only.
 func (a *API) serviceToSignWith(req *request, b *body.Fields, repo pulp.Repository) (pulp.SigningService, error) {
 	service, _, err := a.readService(req, b)
 	if err != nil {
@@ -98,10 +100,11 @@ func (a *API) serviceToSignWith(req *request, b *body.Fields, repo pulp.Reposito
 			return service, err
 		}
 	}
-	if !req.isStaff() && !a.SigningUse.Allows(repo, service) {
-		return service, errUse
+	ok, err := a.Access.SignsWith(req.Context(), req.caller, a.SigningUse, repo, service)
+	if err == nil && !ok {
+		err = errUse
 	}
-	return service, nil
+	return service, err
 }
 
 // assignedService returns the signing service of a repository: its own, or the first that the configuration assigns

@@ -9,6 +9,7 @@ import (
 
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/storetest"
 	"github.com/countersign/countersign/tasks"
 )
 
@@ -28,8 +29,8 @@ func configured(service string) func(*api.Options) {
 }
 
 const (
-	assignDenied = `{"detail":"Only administrators may change the manifest_signing_service of a repository."}`
-	useDenied    = `{"detail":"The repository may be signed only with a signing service that an administrator assigned to it."}`
+	assignDenied = `{"detail":"Changing the manifest_signing_service of a repository needs a role on the signing service, such as core.signingservice_owner."}`
+	useDenied    = `{"detail":"The repository may be signed only with a signing service that is assigned to it, or on which you have a role such as core.signingservice_user."}`
 )
 
 // TestAssigningSigningServices proves, for both types of repository, PUT and PATCH, which users may assign which
@@ -318,7 +319,8 @@ func TestSignOnPushNeedsAnAssignment(t *testing.T) {
 }
 
 // TestSigningServicesAreNotShown proves that lists, objects, signatures and reports of verify/ show the href of a
-// signing service only to users that may modify the repository or administer the server.
+// signing service only to users that may change the repository or view the service. The user carol may view the
+// repositories.
 func TestSigningServicesAreNotShown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -329,6 +331,7 @@ func TestSigningServicesAreNotShown(t *testing.T) {
 	k := newSigningKey(t)
 	signer := w.serviceOf(k, "signer")
 	w.signWith(k, w.repo, w.manifest, app+"latest")
+	storetest.Grant(t, w.store, w.userID("carol"), "container.containerrepository_viewer", "")
 	const signatures = "content/container/signatures/"
 	asked := []call{
 		{path: pulp.PushCollection}, {path: w.repoHref()}, {path: w.repoHref() + "?fields=manifest_signing_service"},

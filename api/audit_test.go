@@ -133,7 +133,7 @@ func (m *mirrors) mutations() map[string]mutation {
 		"POST " + repositories + "container-push/{}/sign/":               {path: push + "sign/", body: sign},
 		"POST " + repositories + "container-push/{}/tag/":                {path: push + "tag/", body: tag},
 		"POST " + repositories + "container-push/{}/untag/":              {path: push + "untag/", body: `{"tag":"latest"}`},
-		"POST " + repositories + "container-push/{}/verify/":             {path: push + "verify/", body: `{"tag":"latest"}`, reads: true, outsider: 200},
+		"POST " + repositories + "container-push/{}/verify/":             {path: push + "verify/", body: `{"tag":"latest"}`, reads: true},
 		"DELETE " + repositories + "container-push/{}/versions/{}/":      {path: push + "versions/1/", status: 403},
 		"POST " + repositories + "container-push/{}/versions/{}/repair/": {path: push + "versions/1/repair/", body: `{}`},
 		"POST " + repositories + "container/":                            {path: repositories + "container/", body: `{"name":"acme/made"}`},

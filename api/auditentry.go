@@ -55,7 +55,7 @@ func (a *API) auditEntries() resource[audit.Entry] {
 	return resource[audit.Entry]{
 		model: "AuditEntry", list: list.AuditList, show: showEach(showAuditEntry),
 		orderings: []string{"at", "actor", "action", "object", "result"}, order: []list.Order{{Field: "at", Desc: true}},
-		within: func(req *request) ([]list.Filter, error) { return nil, req.requireStaff() },
+		within: func(req *request) ([]list.Filter, error) { return nil, req.requireAdministrator() },
 		filters: mergeFilters(append(texts, identityFilters(), dateFilters("at"), dateFilters("pulp_created"), filters{
 			"result": result, "result__in": result, "object__startswith": compare("object", list.HasPrefix),
 		})...),

@@ -66,7 +66,7 @@ type signature struct {
 	// Fields of our own; each needs a line in testdata/differences.tsv.
 	Reference string   `json:"docker_reference"`
 	Verified  bool     `json:"verified"`         // by the key of a signing service that exists now; not stored
-	Services  []string `json:"signing_services"` // that have the key; empty unless the caller is an administrator
+	Services  []string `json:"signing_services"` // that have the key, of those that the caller may view
 }
 
 func showTag(t pulp.Tag) any {
@@ -118,6 +118,10 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 	if err != nil {
 		return nil, err
 	}
+	shows, err := a.showsServices(req)
+	if err != nil {
+		return nil, err
+	}
 	shown, now := make([]any, len(all)), time.Now()
 	for i, g := range all {
 		var check verify.Check
@@ -125,9 +129,7 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 			if check, err = keys.Check(ctx, raw, now); err != nil {
 				return nil, err
 			}
-			if !req.isStaff() {
-				check.Services = nil
-			}
+			check.Services = slices.DeleteFunc(slices.Clone(check.Services), func(s pulp.SigningService) bool { return !shows(s.ID) })
 		}
 		shown[i] = showSignature(g, check)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/api/internal/timestamp"
-	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/catalog"
@@ -127,6 +127,7 @@ var distributionOrderings = []string{"name", "base_path", "hidden"}
 func (a *API) distributions() resource[pulp.Distribution] {
 	return resource[pulp.Distribution]{
 		model: "ContainerDistribution", list: list.DistributionList, within: a.visible,
+		object:    func(d pulp.Distribution) (access.Object, string) { return access.OfDistribution(d), d.ID },
 		orderings: append([]string{"private", "description"}, distributionOrderings...),
 		filters:   mergeFilters(distributionFilters(), filters{"namespace__name": compare("namespace__name", list.Equal)}),
 		show: a.showDistributions(func(b baseDistribution, d pulp.Distribution) any {
@@ -161,11 +162,16 @@ func (a *API) distributionRoutes() []route {
 
 // permittedDistribution returns the distribution that the path names, if the caller may change it.
 func (a *API) permittedDistribution(req *request) (pulp.Distribution, error) {
-	d, err := findByPath(a, a.distributions(), req)
-	if err == nil && !req.mayModify(d.BasePath) {
+	return permitted(a, a.distributions(), req, access.Change)
+}
+
+// requireNewPath returns an error unless the caller may create a distribution with a path.
+func (a *API) requireNewPath(req *request, path string) error {
+	on, err := a.Access.Load(req.Context(), req.caller, access.Object{Kind: access.Distribution, Name: path}, "")
+	if err == nil && !access.MayCreatePath(req.caller, on) {
 		err = errDenied
 	}
-	return d, err
+	return err
 }
 
 // createDistribution checks a new distribution and starts a task that creates it (compatibility.md#distributions).
@@ -227,13 +233,17 @@ func (a *API) readDistribution(
 	if f.BasePath != nil && b.Valid("base_path") {
 		if !pulp.ValidName(*f.BasePath) {
 			b.Fail("base_path", badPath)
-		} else if !req.mayModify(*f.BasePath) {
-			return f, errDenied
+		} else if *f.BasePath != old.BasePath {
+			if err := a.requireNewPath(req, *f.BasePath); err != nil {
+				return f, err
+			}
 		}
 	}
-	// The first push to a path names its distribution after the path. So only owners of its namespace may use such a name.
-	if f.Name != nil && *f.Name != old.Name && pulp.ValidName(*f.Name) && !req.mayModify(*f.Name) {
-		return f, errDenied
+	// The first push to a path names its distribution after the path. So such a name needs the permission for the path.
+	if f.Name != nil && *f.Name != old.Name && pulp.ValidName(*f.Name) {
+		if err := a.requireNewPath(req, *f.Name); err != nil {
+			return f, err
+		}
 	}
 	b.Ignore("registry_path", "remote", "namespace", "content_guard_prn", "no_content_change_since")
 	if err := a.readServed(req, b, &f, old); err != nil {
@@ -285,7 +295,7 @@ func noteConflict(conflict error, b *body.Fields) error {
 }
 
 // readServed reads the fields repository and repository_version. The caller must be able to change the repository,
-// because pushes to the distribution's path change it; a version need only be visible to the caller.
+// because pushes to the distribution's path change it, and to view that of the version.
 func (a *API) readServed(req *request, b *body.Fields, f *tasks.DistributionFields, old pulp.Distribution) error {
 	if b.Has("repository") {
 		none := ""
@@ -301,10 +311,11 @@ func (a *API) readServed(req *request, b *body.Fields, f *tasks.DistributionFiel
 			repo, err := findByID(a, a.repositories(t), req, ref.ID)
 			if fault.Is(err, fault.NotFound) {
 				b.Fail("repository", notExist)
-			} else if err != nil {
+			} else if err == nil {
+				err = a.require(req, access.Modify, access.OfRepository(repo), repo.ID)
+			}
+			if err != nil && !fault.Is(err, fault.NotFound) {
 				return err
-			} else if !req.mayModify(repo.Name) {
-				return errDenied
 			}
 			f.RepositoryID = &repo.ID
 		}
@@ -315,6 +326,13 @@ func (a *API) readServed(req *request, b *body.Fields, f *tasks.DistributionFiel
 	f.Version = tasks.Optional[pulp.PinnedVersion]{Set: true}
 	v, given, err := a.readVersion(req, b, "repository_version")
 	if err != nil || !given || !b.Valid("repository_version") {
+		return err
+	}
+	repo, err := a.Store.Catalog.Repository(req.Context(), v.Type, v.RepositoryID)
+	if err == nil {
+		err = a.require(req, access.View, access.OfRepository(repo), repo.ID)
+	}
+	if err != nil {
 		return err
 	}
 	if v.Type == pulp.ContainerPush {
@@ -343,12 +361,9 @@ func (a *API) checkGuard(req *request, b *body.Fields) error {
 // deleteDistribution starts a task that deletes a distribution and, if a push created it, its repository
 // (compatibility.md#deleting-distributions).
 func (a *API) deleteDistribution(req *request) (reply.Reply, error) {
-	d, err := findByPath(a, a.distributions(), req)
+	d, err := permitted(a, a.distributions(), req, access.Delete)
 	if err != nil {
 		return reply.Reply{}, err
-	}
-	if !auth.Allow(req.user, auth.Delete, auth.Object{Path: d.BasePath, Private: d.Private, Exists: true}) {
-		return reply.Reply{}, errDenied
 	}
 	resources, err := a.deletedWith(req, d)
 	if err != nil {

@@ -107,9 +107,10 @@ func TestDistributions(t *testing.T) {
 			method: post, user: "carol", body: `{"name":"carol/n","base_path":"carol/n","repository":"` + href(theirs) + `"}`,
 			status: 202,
 		},
-		"a visible version of another user": {
+		"a version of another user's public repository": {
 			method: post, user: "carol",
-			body: `{"name":"carol/n","base_path":"carol/n","repository_version":"` + full + `versions/1/"}`, status: 202,
+			body: `{"name":"carol/n","base_path":"carol/n","repository_version":"` + full + `versions/1/"}`, status: 403,
+			want: denied,
 		},
 		"a malformed body": {method: post, body: `x`, status: 400},
 		"another user's path": {

@@ -73,7 +73,7 @@ func testChangesAreAnsweredAsTheReference(t *testing.T) {
 	if err := m.store.Catalog.MigrateRepository(t.Context(), nil, migrated.ID); err != nil {
 		t.Fatal(err)
 	}
-	ns, err := m.store.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: "there"})
+	ns, err := m.store.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: "there"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

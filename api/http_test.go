@@ -152,6 +152,8 @@ func TestPermissions(t *testing.T) {
 	w.put(secret, pulp.Manifest{MediaType: pulp.OCIIndex, Payload: []byte("secret"), Type: "index"}, "hidden")
 	private := pulp.Href(pulp.DistributionCollection, secret.Distribution.ID)
 	version := pulp.VersionHref(pulp.ContainerPush, secret.Repository.ID, 1)
+	public := pulp.Href(pulp.DistributionCollection, w.repo.Distribution.ID)
+	namespace := pulp.Href(pulp.NamespaceCollection, w.repo.Distribution.NamespaceID)
 	for name, c := range map[string]struct {
 		call   call
 		status int
@@ -174,7 +176,21 @@ func TestPermissions(t *testing.T) {
 			call: call{path: w.serviceHref(), user: "carol"}, status: 403,
 			body: `{"detail":"You do not have permission to perform this action."}`,
 		},
-		"a user, a public repository": {call: call{path: w.repoHref(), user: "carol"}, status: 200},
+		"a user, a public repository": {
+			call: call{path: w.repoHref(), user: "carol"}, status: 403,
+			body: `{"detail":"You do not have permission to perform this action."}`,
+		},
+		"a user, its versions":            {call: call{path: w.repoHref() + "versions/", user: "carol"}, status: 403},
+		"a user, a version of it":         {call: call{path: w.repoHref() + "versions/1/", user: "carol"}, status: 403},
+		"a user, verifying it":            {call: call{method: "POST", path: w.repoHref() + "verify/", user: "carol"}, status: 403},
+		"a user, its roles":               {call: call{path: w.repoHref() + "my_permissions/", user: "carol"}, status: 403},
+		"a user, its distribution":        {call: call{path: public, user: "carol"}, status: 403},
+		"a user, deleting that":           {call: call{method: "DELETE", path: public, user: "carol"}, status: 403},
+		"a user, its namespace":           {call: call{path: namespace, user: "carol"}, status: 200},
+		"a user, deleting the namespace":  {call: call{method: "DELETE", path: namespace, user: "carol"}, status: 403},
+		"a user, its content":             {call: call{path: "content/container/tags/?repository_version=" + w.repoHref() + "versions/1/", user: "carol"}, status: 200},
+		"its owner, reading it":           {call: call{path: w.repoHref(), user: "acme"}, status: 200},
+		"its owner, reading its versions": {call: call{path: w.repoHref() + "versions/1/", user: "acme"}, status: 200},
 		"a user, editing it": {
 			call: call{method: "PATCH", path: w.repoHref(), user: "carol", json: `{"description":"x"}`}, status: 403,
 		},
@@ -195,7 +211,7 @@ func TestPermissions(t *testing.T) {
 		"a user, a private repository": {
 			call: call{path: pulp.RepositoryHref(pulp.ContainerPush, secret.Repository.ID), user: "carol"}, status: 404,
 		},
-		"a user, its versions": {
+		"a user, versions of a private repository": {
 			call:   call{path: pulp.RepositoryHref(pulp.ContainerPush, secret.Repository.ID) + "versions/", user: "carol"},
 			status: 404,
 		},

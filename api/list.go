@@ -31,6 +31,9 @@ type resource[T any] struct {
 	brief func(*request) bool
 	// key returns the condition for the object that the path names; nil: "id" is its UUID.
 	key func(*request) (list.Filter, error)
+	// object returns the object of actions, and its id, if lists show objects that the caller may not view; nil: they do
+	// not.
+	object func(T) (access.Object, string)
 }
 
 // commonOrderings are orderings of every list.
@@ -145,7 +148,7 @@ func writePage[T any](w io.Writer, r resource[T], req *request, found *list.Foun
 // readOf returns the handler that reads one object of a resource.
 func readOf[T any](a *API, r resource[T]) handler {
 	return func(req *request) (reply.Reply, error) {
-		v, err := findByPath(a, r, req)
+		v, err := permitted(a, r, req, access.View)
 		if err != nil {
 			return reply.Reply{}, err
 		}
@@ -170,6 +173,21 @@ func findByPath[T any](a *API, r resource[T], req *request) (T, error) {
 		key = byID
 	}
 	return find(a, r, req, func() (list.Filter, error) { return key(req) })
+}
+
+// permitted returns the object that the path names, if the caller may view it and perform an action on it. The error is
+// NotFound if the caller does not see it in lists, and Denied if it is public.
+func permitted[T any](a *API, r resource[T], req *request, action access.Action) (T, error) {
+	v, err := findByPath(a, r, req)
+	if err != nil || r.object == nil {
+		return v, err
+	}
+	on, id := r.object(v)
+	ok, err := a.Access.AllowAll(req.Context(), req.caller, on, id, access.View, action)
+	if err == nil && !ok {
+		err = errDenied
+	}
+	return v, err
 }
 
 // findByID returns the object with an id. An object that the caller may not see is not found.

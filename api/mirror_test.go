@@ -24,7 +24,7 @@ func newMirrors(t *testing.T, set ...func(*api.Options)) *mirrors {
 		Connection: pulp.Connection{
 			TLSValidation: true,
 		}, Secrets: pulp.RemoteSecrets{Username: ptr("robot"), Password: ptr("tellnobody")},
-	})
+	}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func newMirrors(t *testing.T, set ...func(*api.Options)) *mirrors {
 func (w *world) container(name, remoteID string) pulp.Repository {
 	w.t.Helper()
 	r, err := w.store.Catalog.CreateRepository(
-		w.t.Context(), pulp.Repository{Type: pulp.Container, Name: name, RemoteID: remoteID},
+		w.t.Context(), pulp.Repository{Type: pulp.Container, Name: name, RemoteID: remoteID}, w.owner(name),
 	)
 	if err != nil {
 		w.t.Fatal(err)
@@ -75,7 +75,7 @@ func (w *world) latest(t pulp.RepositoryType, id string) int64 {
 // serve creates a distribution.
 func (w *world) serve(d pulp.Distribution) pulp.Distribution {
 	w.t.Helper()
-	d, err := w.store.Catalog.CreateDistribution(w.t.Context(), nil, d)
+	d, err := w.store.Catalog.CreateDistribution(w.t.Context(), nil, d, 0)
 	if err != nil {
 		w.t.Fatal(err)
 	}

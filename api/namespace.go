@@ -7,6 +7,7 @@ import (
 
 	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/api/internal/reply"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/internal/store/taskstore"
@@ -28,6 +29,8 @@ func (a *API) namespaces() resource[pulp.Namespace] {
 		model: "ContainerNamespace", list: list.NamespaceList, show: showEach(showNamespace), within: a.visible,
 		orderings: []string{"name"},
 		filters:   mergeFilters(identityFilters(), nameFilters(), labelFilters()),
+		// Lists show namespaces that the caller may view, among them those with public distributions.
+		object: func(n pulp.Namespace) (access.Object, string) { return access.OfNamespace(n, true), n.ID },
 	}
 }
 
@@ -43,8 +46,7 @@ func (a *API) namespaceRoutes() []route {
 	}
 }
 
-// createNamespace creates a namespace without a task. A user may create the namespace with the user's own name, an
-// administrator any.
+// createNamespace creates a namespace without a task. A local user may create the namespace with the user's own name.
 func (a *API) createNamespace(req *request) (reply.Reply, error) {
 	b, err := body.Read(req.Request)
 	if err != nil {
@@ -56,8 +58,8 @@ func (a *API) createNamespace(req *request) (reply.Reply, error) {
 		n.Name = *name
 		if strings.Contains(*name, "/") || !pulp.ValidName(*name) {
 			b.Fail("name", badPath)
-		} else if !req.mayModify(*name) {
-			return reply.Reply{}, errDenied
+		} else if err := a.require(req, access.Create, access.Object{Kind: access.Namespace, Name: *name}, ""); err != nil {
+			return reply.Reply{}, err
 		}
 	}
 	if labels != nil {
@@ -66,7 +68,7 @@ func (a *API) createNamespace(req *request) (reply.Reply, error) {
 	if err := b.Finish(); err != nil {
 		return reply.Reply{}, err
 	}
-	if n, err = a.Store.Catalog.CreateNamespace(req.Context(), n); err != nil {
+	if n, err = a.Store.Catalog.CreateNamespace(req.Context(), n, req.caller.Owner()); err != nil {
 		return reply.Reply{}, err
 	}
 	return created(req, "create namespace", showNamespace(n), pulp.Href(pulp.NamespaceCollection, n.ID)), nil
@@ -75,10 +77,7 @@ func (a *API) createNamespace(req *request) (reply.Reply, error) {
 // deleteNamespace starts a task that deletes a namespace with its distributions and the repositories that pushes
 // created for them (compatibility.md#namespaces).
 func (a *API) deleteNamespace(req *request) (reply.Reply, error) {
-	n, err := findByPath(a, a.namespaces(), req)
-	if err == nil && !req.mayModify(n.Name) {
-		err = errDenied
-	}
+	n, err := permitted(a, a.namespaces(), req, access.Delete)
 	if err != nil {
 		return reply.Reply{}, err
 	}

@@ -107,7 +107,11 @@ func (a *API) securableByPath(req *request, collection string) (securable, error
 	if valid := pulp.ValidUUID(id) || collection == pulp.GroupCollection && numberForm.MatchString(id); !valid {
 		return securable{}, reply.ErrNotFound
 	}
-	return a.findSecurable(req, collection, id)
+	s, err := a.findSecurable(req, collection, id)
+	if err == nil {
+		err = a.require(req, access.View, s.on, s.id)
+	}
+	return s, err
 }
 
 // roleManaged returns the object that the path names, if the caller may manage the roles on it.

@@ -24,7 +24,7 @@ func (a *API) orphanRoutes() []route {
 // cleanOrphans starts a task that deletes content that nothing refers to: all of it, or only the given units. It
 // affects content of every user, so only administrators may call it.
 func (a *API) cleanOrphans(req *request) (reply.Reply, error) {
-	if err := req.requireStaff(); err != nil {
+	if err := req.requireAdministrator(); err != nil {
 		return reply.Reply{}, err
 	}
 	b, err := body.Read(req.Request)

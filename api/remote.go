@@ -7,6 +7,7 @@ import (
 
 	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/api/internal/reply"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/internal/store/taskstore"
@@ -96,6 +97,7 @@ func (a *API) remotes() resource[pulp.Remote] {
 	return resource[pulp.Remote]{
 		model: "ContainerRemote", list: list.RemoteList, show: showEach(showRemote), within: a.visible,
 		orderings: append([]string{"upstream_name", "sigstore"}, remoteOrderings...), filters: remoteFilters(),
+		object: func(r pulp.Remote) (access.Object, string) { return access.OfRemote(r), r.ID },
 	}
 }
 
@@ -121,11 +123,15 @@ func (a *API) remoteRoutes() []route {
 
 // permittedRemote returns the remote that the path names, if the caller may change it.
 func (a *API) permittedRemote(req *request) (pulp.Remote, error) {
-	r, err := findByPath(a, a.remotes(), req)
-	if err == nil && !req.mayModify(r.Name) {
-		err = errDenied
+	return permitted(a, a.remotes(), req, access.Change)
+}
+
+// requireNewRemote returns an error unless the caller may create a remote with a new name.
+func (a *API) requireNewRemote(req *request, b *body.Fields, name *string, old string) error {
+	if name == nil || *name == old || !b.Valid("name") {
+		return nil
 	}
-	return r, err
+	return a.require(req, access.Create, access.Object{Kind: access.Remote, Name: *name}, "")
 }
 
 // createRemote creates a remote without a task.
@@ -136,15 +142,15 @@ func (a *API) createRemote(req *request) (reply.Reply, error) {
 	}
 	none := pulp.Remote{Policy: pulp.Immediate, Connection: pulp.Connection{TLSValidation: true}}
 	fields := readRemote(b, none, true)
-	if fields.Name != nil && b.Valid("name") && !req.mayModify(*fields.Name) {
-		return reply.Reply{}, errDenied
+	if err := a.requireNewRemote(req, b, fields.Name, ""); err != nil {
+		return reply.Reply{}, err
 	}
 	if err := a.finishRemote(req, b, none, fields); err != nil {
 		return reply.Reply{}, err
 	}
 	r := none
 	fields.Apply(&r)
-	if r, err = a.Store.Catalog.CreateRemote(req.Context(), r); err != nil {
+	if r, err = a.Store.Catalog.CreateRemote(req.Context(), r, req.caller.Owner()); err != nil {
 		return reply.Reply{}, err
 	}
 	return created(req, "create remote", showRemote(r), pulp.Href(pulp.RemoteCollection, r.ID)), nil
@@ -163,8 +169,8 @@ func (a *API) editRemote(whole bool) handler {
 			return reply.Reply{}, err
 		}
 		fields := readRemote(b, r, whole)
-		if fields.Name != nil && b.Valid("name") && !req.mayModify(*fields.Name) {
-			return reply.Reply{}, errDenied
+		if err := a.requireNewRemote(req, b, fields.Name, r.Name); err != nil {
+			return reply.Reply{}, err
 		}
 		if err := a.finishRemote(req, b, r, fields); err != nil {
 			return reply.Reply{}, err
@@ -204,7 +210,7 @@ func changed[T any](object T, apply func(*T)) bool {
 }
 
 func (a *API) deleteRemote(req *request) (reply.Reply, error) {
-	r, err := a.permittedRemote(req)
+	r, err := permitted(a, a.remotes(), req, access.Delete)
 	if err != nil {
 		return reply.Reply{}, err
 	}

@@ -23,7 +23,7 @@ func TestEditRemote(t *testing.T) {
 	t.Parallel()
 	m := newMirrors(t)
 	if _, err := m.store.Catalog.CreateRemote(
-		t.Context(), pulp.Remote{Name: "acme/other", URL: "https://h.example", UpstreamName: "x", Policy: pulp.Immediate},
+		t.Context(), pulp.Remote{Name: "acme/other", URL: "https://h.example", UpstreamName: "x", Policy: pulp.Immediate}, 0,
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +317,7 @@ func TestRemotesAreFiltered(t *testing.T) {
 			Labels: pulp.Labels{"env": ptr("test")},
 		},
 	} {
-		if _, err := m.store.Catalog.CreateRemote(t.Context(), r); err != nil {
+		if _, err := m.store.Catalog.CreateRemote(t.Context(), r, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
-	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/internal/store/taskstore"
@@ -60,11 +60,28 @@ func baseRepository(r pulp.Repository) repository {
 }
 
 // showRepositories returns the JSON forms of repositories of one type. It shows the signing service only to callers
-// that may modify the repository.
-func showRepositories(req *request, all []pulp.Repository) ([]any, error) {
+// that may change the repository.
+func (a *API) showRepositories(req *request, all []pulp.Repository) ([]any, error) {
+	viewer, err := a.viewer(req)
+	if err != nil {
+		return nil, err
+	}
+	var changeable []string
+	if viewer != nil {
+		ids := make([]string, len(all))
+		for i, r := range all {
+			ids[i] = r.ID
+		}
+		changeable, err = findIDs(a, req, list.RepositoryList, list.Query{Limit: len(ids), Where: []list.Filter{
+			list.OneOf("pulp_id", ids), list.Permitted(viewer, access.Repository, access.Change),
+		}})
+		if err != nil {
+			return nil, err
+		}
+	}
 	shown := make([]any, len(all))
 	for i, r := range all {
-		if !req.mayModify(r.Name) {
+		if viewer != nil && !slices.Contains(changeable, r.ID) {
 			r.SigningServiceID = ""
 		}
 		shown[i] = showRepository(r)
@@ -72,7 +89,7 @@ func showRepositories(req *request, all []pulp.Repository) ([]any, error) {
 	return shown, nil
 }
 
-// showRepository returns the JSON form of a repository for a caller that may modify it.
+// showRepository returns the JSON form of a repository for a caller that may change it.
 func showRepository(r pulp.Repository) any {
 	service := hrefOrNil(pulp.SigningServiceCollection, r.SigningServiceID)
 	if r.Type == pulp.ContainerPush {
@@ -114,10 +131,14 @@ func byRemote(a *API, req *request, name string, values []string) (list.Filter, 
 	return relatedTo("remote")(a, req, name, values)
 }
 
+func objectOfRepository(r pulp.Repository) (access.Object, string) {
+	return access.OfRepository(r), r.ID
+}
+
 // repositories are the repositories of one type.
 func (a *API) repositories(t pulp.RepositoryType) resource[pulp.Repository] {
 	return resource[pulp.Repository]{
-		model: repositoryModels[t], list: list.RepositoryList, show: showRepositories,
+		model: repositoryModels[t], list: list.RepositoryList, show: a.showRepositories, object: objectOfRepository,
 		orderings: repositoryOrderings, filters: repositoryFilters(),
 		within: func(req *request) ([]list.Filter, error) {
 			where, err := a.visible(req)
@@ -155,24 +176,15 @@ func (a *API) repositoryRoutes() []route {
 	}
 	container := a.repositories(pulp.Container)
 	return append(routes, labelRoutes(a, pulp.ContainerCollection, func(req *request) (pulp.Repository, error) {
-		return a.permitted(container, req, auth.Modify)
+		return permitted(a, container, req, access.Change)
 	})...)
-}
-
-// permitted returns the repository that the path names, if the caller may do an action to it.
-func (a *API) permitted(r resource[pulp.Repository], req *request, action auth.Action) (pulp.Repository, error) {
-	repo, err := findByPath(a, r, req)
-	if err == nil && !auth.Allow(req.user, action, auth.Object{Path: repo.Name, Exists: true}) {
-		err = errDenied
-	}
-	return repo, err
 }
 
 // editRepository returns the handler of PATCH or, when whole, of PUT, which requires the name. With both, fields that
 // the body lacks keep their values (compatibility.md#writes). It starts a task unless nothing changes.
 func (a *API) editRepository(r resource[pulp.Repository], whole bool) handler {
 	return func(req *request) (reply.Reply, error) {
-		repo, err := a.permitted(r, req, auth.Modify)
+		repo, err := permitted(a, r, req, access.Change)
 		if err != nil {
 			return reply.Reply{}, err
 		}
@@ -223,9 +235,10 @@ func (a *API) readRepository(
 		return edit, err
 	}
 	if edit.Name != nil && *edit.Name != repo.Name && b.Valid("name") {
-		// The first push to a path uses the repository of that name, so its name must be in a namespace of the caller.
-		if !req.mayModify(*edit.Name) {
-			return edit, errDenied
+		// The first push to a path can use the repository of that name.
+		on := access.Object{Kind: access.Repository, Name: *edit.Name, Push: repo.Type == pulp.ContainerPush}
+		if err := a.require(req, access.Create, on, ""); err != nil {
+			return edit, err
 		}
 		taken, _, err := a.Store.Lists.Repositories(req.Context(), list.Query{
 			Where: []list.Filter{list.Where("name", list.Equal, *edit.Name)}, Limit: 1,
@@ -252,7 +265,7 @@ func (a *API) createRepository(req *request) (reply.Reply, error) {
 		return reply.Reply{}, err
 	}
 	fields.Apply(&r)
-	if r, err = a.Store.Catalog.CreateRepository(req.Context(), r); err != nil {
+	if r, err = a.Store.Catalog.CreateRepository(req.Context(), r, req.caller.Owner()); err != nil {
 		return reply.Reply{}, err
 	}
 	return created(req, "create repository", showRepository(r), pulp.RepositoryHref(r.Type, r.ID)), nil
@@ -262,7 +275,7 @@ func (a *API) createRepository(req *request) (reply.Reply, error) {
 // distributions remain (compatibility.md#container-repositories).
 func (a *API) deleteRepository(r resource[pulp.Repository]) handler {
 	return func(req *request) (reply.Reply, error) {
-		repo, err := a.permitted(r, req, auth.Delete)
+		repo, err := permitted(a, r, req, access.Delete)
 		if err != nil {
 			return reply.Reply{}, err
 		}

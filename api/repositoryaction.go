@@ -10,7 +10,7 @@ import (
 
 	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/api/internal/reply"
-	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
@@ -26,29 +26,31 @@ type action func(req *request, b *body.Fields, repo pulp.Repository) (tasks.Spec
 // (compatibility.md#push-repositories, compatibility.md#container-repositories).
 func (a *API) repositoryActions(t pulp.RepositoryType, r resource[pulp.Repository]) map[string]handler {
 	actions := map[string]handler{"sign": a.sign(r), "verify": a.verify(r)}
-	add := func(name string, act action) { actions[name] = a.contentAction(r, name, act) }
-	add("tag", a.tag)
-	add("untag", a.untag)
-	add("rollback", a.rollback)
+	add := func(name string, needs access.Action, act action) {
+		actions[name] = a.contentAction(r, name, needs, act)
+	}
+	add("tag", access.Modify, a.tag)
+	add("untag", access.Modify, a.untag)
+	add("rollback", access.Modify, a.rollback)
 	if t == pulp.ContainerPush {
-		add("remove_image", a.removeImage)
-		add("remove_signatures", a.removeSignatures)
-		add("migrate", a.migrate)
+		add("remove_image", access.Modify, a.removeImage)
+		add("remove_signatures", access.Modify, a.removeSignatures)
+		add("migrate", access.Change, a.migrate)
 		return actions
 	}
-	add("sync", a.sync)
-	add("add", a.addContent)
-	add("remove", a.removeContent)
-	add("copy_tags", a.copyTags)
-	add("copy_manifests", a.copyManifests)
+	add("sync", access.Sync, a.sync)
+	add("add", access.Modify, a.addContent)
+	add("remove", access.Modify, a.removeContent)
+	add("copy_tags", access.Modify, a.copyTags)
+	add("copy_manifests", access.Modify, a.copyManifests)
 	return actions
 }
 
-// contentAction returns the handler that starts the task of an action. The caller must be able to modify the
-// repository, which the task reserves exclusively.
-func (a *API) contentAction(r resource[pulp.Repository], name string, act action) handler {
+// contentAction returns the handler that starts the task of an action, for callers with the permission that the action
+// needs on the repository. The task reserves the repository exclusively.
+func (a *API) contentAction(r resource[pulp.Repository], name string, needs access.Action, act action) handler {
 	return func(req *request) (reply.Reply, error) {
-		repo, err := a.permitted(r, req, auth.Modify)
+		repo, err := permitted(a, r, req, needs)
 		if err != nil {
 			return reply.Reply{}, err
 		}

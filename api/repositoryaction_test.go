@@ -33,7 +33,7 @@ func TestContentActions(t *testing.T) {
 	tagHref, imageHref := pulp.Href(pulp.TagCollection, tag), pulp.Href(pulp.ManifestCollection, image)
 	units := []record.Unit{{Kind: pulp.KindTag, ID: tag}, {Kind: pulp.KindManifest, ID: image}}
 	other, err := m.store.Catalog.CreateRemote(
-		t.Context(), pulp.Remote{Name: "acme/second", URL: "https://h.example", UpstreamName: "x", Policy: pulp.Immediate},
+		t.Context(), pulp.Remote{Name: "acme/second", URL: "https://h.example", UpstreamName: "x", Policy: pulp.Immediate}, 0,
 	)
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/content"
@@ -76,7 +77,11 @@ func (a *API) copyContent(req *request, b *body.Fields, repo pulp.Repository, fr
 	// Tasks on the source wait for tasks that have reserved it. Only callers that may modify the source may make its
 	// owners wait; for others the copy runs without a reservation, like a push to the source.
 	source, err = a.Store.Catalog.Repository(req.Context(), source.Type, from.RepositoryID)
-	if err == nil && req.mayModify(source.Name) {
+	if err != nil {
+		return spec, err
+	}
+	mayModify, err := a.may(req, access.Modify, access.OfRepository(source), source.ID)
+	if mayModify {
 		spec.Resources = []taskstore.Resource{{Href: pulp.RepositoryHref(source.Type, source.ID)}}
 	}
 	return spec, err

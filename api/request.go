@@ -10,7 +10,6 @@ import (
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/audit"
-	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/taskstore"
@@ -42,23 +41,17 @@ type note struct {
 	details []slog.Attr
 }
 
-// isStaff reports whether the caller is an administrator.
-func (r *request) isStaff() bool {
-	return auth.Allow(r.user, auth.Administer, auth.Object{Exists: true})
+// administers reports whether the caller may do what only administrators may.
+func (r *request) administers() bool {
+	return access.Allow(r.caller, access.Administer, access.OfServer())
 }
 
-// requireStaff returns an error unless the caller is an administrator.
-func (r *request) requireStaff() error {
-	if !r.isStaff() {
+// requireAdministrator returns an error unless the caller may do what only administrators may.
+func (r *request) requireAdministrator() error {
+	if !r.administers() {
 		return errDenied
 	}
 	return nil
-}
-
-// mayModify reports whether the caller may create or change an object with this name or path: objects in the caller's
-// own namespace, or any as an administrator.
-func (r *request) mayModify(name string) bool {
-	return auth.Allow(r.user, auth.Modify, auth.Object{Path: name})
 }
 
 var errDenied = fault.New(fault.Denied, "You do not have permission to perform this action.")

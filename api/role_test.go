@@ -349,11 +349,14 @@ func TestRolesOnObjects(t *testing.T) {
 	}
 	remote, err := w.store.Catalog.CreateRemote(t.Context(), pulp.Remote{
 		Name: "acme/remote", URL: "https://example.com", UpstreamName: "x", Policy: pulp.Immediate,
-	})
+	}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain := w.container("acme/plain", "")
+	plain, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "acme/plain"}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	acme := assign.Assignee{Account: w.userID("acme"), Name: "acme"}
 	namespace := access.Key(access.Namespace, w.repo.Distribution.NamespaceID)
 	if err := w.store.Accounts.RevokeRole(t.Context(), access.NamespaceOwner, namespace, acme); err != nil {

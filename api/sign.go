@@ -5,7 +5,7 @@ import (
 
 	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/api/internal/reply"
-	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
@@ -20,7 +20,7 @@ const maxDistributions = 10_000
 // request, so that the task only signs.
 func (a *API) sign(r resource[pulp.Repository]) handler {
 	return func(req *request) (reply.Reply, error) {
-		repo, err := a.permitted(r, req, auth.Sign)
+		repo, err := permitted(a, r, req, access.Sign)
 		if err != nil {
 			return reply.Reply{}, err
 		}
@@ -70,7 +70,8 @@ func (a *API) readSign(req *request, b *body.Fields, repo pulp.Repository) (task
 }
 
 // basePath returns the path in the references of new signatures (compatibility.md#future-base-path): the requested
-// one, or that of the repository's only distribution when requested is nil.
+// one, or that of the repository's only distribution when requested is nil. Callers that may sign the repository may sign
+// for the paths that serve it.
 func (a *API) basePath(req *request, repo pulp.Repository, requested *string) (string, error) {
 	const field = "future_base_path"
 	if requested != nil && !pulp.ValidName(*requested) {
@@ -86,10 +87,10 @@ func (a *API) basePath(req *request, repo pulp.Repository, requested *string) (s
 		if len(own) != 1 {
 			return "", fault.Field(field, "This field is required since this repo has zero or multiple distributions.")
 		}
-		return own[0].BasePath, requirePush(req, own[0].BasePath, true)
+		return own[0].BasePath, nil
 	}
 	if slices.ContainsFunc(own, func(d pulp.Distribution) bool { return d.BasePath == *requested }) {
-		return *requested, requirePush(req, *requested, true)
+		return *requested, nil
 	}
 	holder, err := a.Store.Serving.Resolve(req.Context(), *requested)
 	held := err == nil
@@ -99,7 +100,7 @@ func (a *API) basePath(req *request, repo pulp.Repository, requested *string) (s
 	if held && holder.Repository.ID != repo.ID {
 		return "", errDenied
 	}
-	if err := requirePush(req, *requested, held); err != nil {
+	if err := a.requirePush(req, *requested, holder.Distribution); err != nil {
 		return "", err
 	}
 	if len(own) > 0 {
@@ -108,10 +109,15 @@ func (a *API) basePath(req *request, repo pulp.Repository, requested *string) (s
 	return *requested, nil
 }
 
-// requirePush returns an error unless the caller may push to a path, and so may have images signed for it.
-func requirePush(req *request, path string, exists bool) error {
-	if !auth.Allow(req.user, auth.Push, auth.Object{Path: path, Exists: exists}) {
-		return errDenied
+// requirePush returns an error unless the caller may push to a path that does not serve the repository, and so may have
+// images signed for it. d is the distribution with the path; zero for none.
+func (a *API) requirePush(req *request, path string, d pulp.Distribution) error {
+	if d.ID != "" {
+		return a.require(req, access.Sign, access.OfDistribution(d), d.ID)
 	}
-	return nil
+	on, err := a.Access.LoadPath(req.Context(), req.caller, access.Object{Name: path})
+	if err == nil && !access.MayPushNew(req.caller, on) {
+		err = errDenied
+	}
+	return err
 }

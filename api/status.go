@@ -11,6 +11,7 @@ import (
 	"github.com/countersign/countersign/api/internal/pep440"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/api/internal/timestamp"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
 )
@@ -127,7 +128,7 @@ func (a *API) status(req *request) (reply.Reply, error) {
 		}
 		s.Redis.Connected = err == nil
 	}
-	if user, err := a.Auth.Basic(req.Request); err == nil && user != nil && user.Account.Staff {
+	if caller, err := a.Auth.Basic(req.Request); err == nil && access.Allow(caller, access.Administer, access.OfServer()) {
 		a.addPrivateStatus(req, &s, workers)
 	}
 	return reply.OK(s), nil

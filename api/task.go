@@ -13,6 +13,7 @@ import (
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/api/internal/timestamp"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
@@ -129,7 +130,8 @@ func (a *API) tasks() resource[taskstore.Task] {
 		dateFilters("pulp_created"), dateFilters("unblocked_at"), dateFilters("started_at"), dateFilters("finished_at"),
 	)
 	return resource[taskstore.Task]{
-		model: "Task", list: list.TaskList, brief: minimal, within: a.visible, show: a.showTasks,
+		object: func(t taskstore.Task) (access.Object, string) { return access.OfTask(t.CreatedBy), t.ID },
+		model:  "Task", list: list.TaskList, brief: minimal, within: a.visible, show: a.showTasks,
 		orderings: []string{"state", "name", "logging_cid", "unblocked_at", "started_at", "finished_at", "error", "result"},
 		filters: mergeFilters(identityFilters(), dates, filters{
 			"state": compareState(list.Equal), "state__ne": compareState(list.NotEqual),
@@ -210,7 +212,7 @@ func (a *API) taskRoutes() []route {
 // cancelTask cancels a task: a PATCH that sets its state to "canceled", the only possible change of a task. A task
 // that has ended is shown with status 409.
 func (a *API) cancelTask(req *request) (reply.Reply, error) {
-	t, err := findByPath(a, a.tasks(), req)
+	t, err := permitted(a, a.tasks(), req, access.Change)
 	if err != nil {
 		return reply.Reply{}, err
 	}
@@ -241,7 +243,7 @@ func (a *API) cancelTask(req *request) (reply.Reply, error) {
 
 // deleteTask deletes a task that has ended. For other tasks it responds with 409 and no body.
 func (a *API) deleteTask(req *request) (reply.Reply, error) {
-	t, err := findByPath(a, a.tasks(), req)
+	t, err := permitted(a, a.tasks(), req, access.Delete)
 	if err == nil {
 		err = a.Store.Tasks.DeleteTask(req.Context(), t.ID)
 	}
@@ -260,7 +262,7 @@ const purgeAge = 30 * 24 * time.Hour
 
 // purgeTasks starts a task that deletes finished tasks of every user, so only administrators may call it.
 func (a *API) purgeTasks(req *request) (reply.Reply, error) {
-	if err := req.requireStaff(); err != nil {
+	if err := req.requireAdministrator(); err != nil {
 		return reply.Reply{}, err
 	}
 	b, err := body.Read(req.Request)

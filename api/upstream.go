@@ -43,7 +43,7 @@ func (a *API) upstreamRoutes() []route {
 
 // requireUpstream returns an error unless the caller is an administrator and there is an upstream registry.
 func (a *API) requireUpstream(req *request) error {
-	if err := req.requireStaff(); err != nil {
+	if err := req.requireAdministrator(); err != nil {
 		return err
 	}
 	if !a.Upstream {

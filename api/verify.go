@@ -11,6 +11,7 @@ import (
 	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/api/internal/timestamp"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
@@ -58,7 +59,7 @@ type verifiedSignature struct {
 }
 
 type named struct {
-	Href string `json:"pulp_href,omitempty"` // for administrators
+	Href string `json:"pulp_href,omitempty"` // for callers that may view it
 	Name string `json:"name"`
 }
 
@@ -102,7 +103,7 @@ type verifyArgs struct {
 // operation of our own.
 func (a *API) verify(r resource[pulp.Repository]) handler {
 	return func(req *request) (reply.Reply, error) {
-		repo, err := findByPath(a, r, req)
+		repo, err := permitted(a, r, req, access.View)
 		if err != nil {
 			return reply.Reply{}, err
 		}
@@ -117,9 +118,13 @@ func (a *API) verify(r resource[pulp.Repository]) handler {
 		if err != nil {
 			return reply.Reply{}, err
 		}
+		shows, err := a.showsServices(req)
+		if err != nil {
+			return reply.Reply{}, err
+		}
 		shown := verified{
 			Tag: args.tag, Version: pulp.VersionHref(repo.Type, repo.ID, args.number), Digest: report.Manifests[0].Digest,
-			Manifests: showVerified(report, req.isStaff()), Verdicts: []verdict{},
+			Manifests: showVerified(report, shows), Verdicts: []verdict{},
 		}
 		if args.policy == nil {
 			return reply.OK(shown), nil
@@ -283,9 +288,8 @@ func (a *API) references(req *request, repo pulp.Repository, number int64, tag s
 	return references, err
 }
 
-// showVerified returns the JSON form of a report. Only administrators may read signing services, so only they get their
-// hrefs.
-func showVerified(r verify.Report, staff bool) []verifiedManifest {
+// showVerified returns the JSON form of a report, with the hrefs of the signing services that the caller may view.
+func showVerified(r verify.Report, shows func(id string) bool) []verifiedManifest {
 	shown := make([]verifiedManifest, len(r.Manifests))
 	for i, m := range r.Manifests {
 		shown[i] = verifiedManifest{
@@ -306,7 +310,7 @@ func showVerified(r verify.Report, staff bool) []verifiedManifest {
 			}
 			for k, s := range g.Services {
 				v.Services[k] = named{Name: s.Name}
-				if staff {
+				if shows(s.ID) {
 					v.Services[k].Href = pulp.Href(pulp.SigningServiceCollection, s.ID)
 				}
 			}

@@ -8,7 +8,7 @@ import (
 	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/api/internal/timestamp"
-	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/internal/store/taskstore"
@@ -86,7 +86,7 @@ func (a *API) versions(t pulp.RepositoryType) resource[pulp.Version] {
 		model: "RepositoryVersion", list: list.VersionList, show: showEach(showVersion), filters: versionFilters(),
 		orderings: []string{"number"}, order: []list.Order{{Field: "number", Desc: true}},
 		within: func(req *request) ([]list.Filter, error) {
-			repo, err := findByPath(a, a.repositories(t), req)
+			repo, err := permitted(a, a.repositories(t), req, access.View)
 			return []list.Filter{list.Where("repository", list.Equal, repo.ID)}, err
 		},
 		key: func(req *request) (list.Filter, error) {
@@ -132,9 +132,9 @@ func (a *API) versionRoutes() []route {
 // permittedVersion returns the version that the path names and its repository, if the caller may do an action to the
 // repository.
 func (a *API) permittedVersion(
-	req *request, t pulp.RepositoryType, action auth.Action,
+	req *request, t pulp.RepositoryType, action access.Action,
 ) (v pulp.Version, repo pulp.Repository, err error) {
-	repo, err = a.permitted(a.repositories(t), req, action)
+	repo, err = permitted(a, a.repositories(t), req, action)
 	if err == nil {
 		v, err = findByPath(a, a.versions(t), req)
 	}
@@ -145,7 +145,7 @@ func (a *API) permittedVersion(
 // distribution serves. The changes of the version become changes of the next one
 // (compatibility.md#repository-versions).
 func (a *API) deleteVersion(req *request) (reply.Reply, error) {
-	v, repo, err := a.permittedVersion(req, pulp.Container, auth.Delete)
+	v, repo, err := a.permittedVersion(req, pulp.Container, access.RemoveVersions)
 	if err != nil {
 		return reply.Reply{}, err
 	}
@@ -168,7 +168,7 @@ func (a *API) deleteVersion(req *request) (reply.Reply, error) {
 // again from remotes.
 func (a *API) repairVersion(t pulp.RepositoryType) handler {
 	return func(req *request) (reply.Reply, error) {
-		v, repo, err := a.permittedVersion(req, t, auth.Modify)
+		v, repo, err := a.permittedVersion(req, t, access.Modify)
 		if err != nil {
 			return reply.Reply{}, err
 		}

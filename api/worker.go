@@ -25,7 +25,7 @@ func showWorkers(req *request, all []pulp.Worker) ([]any, error) {
 			LastHeartbeat: timestamp.Time(w.Heartbeat), Versions: versionsOf(w.Versions),
 			CurrentTask: hrefOrNil(pulp.TaskCollection, w.TaskID),
 		}
-		if req.user.Staff {
+		if req.administers() {
 			shown.Services = &w.Services
 		}
 		return shown

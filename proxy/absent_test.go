@@ -78,19 +78,19 @@ func (w *world) addMirror(
 	remote, err := w.store.Catalog.CreateRemote(
 		ctx,
 		pulp.Remote{Name: name, URL: source.URL, UpstreamName: "src/app", Policy: policy,
-			Connection: pulp.Connection{TLSValidation: true, MaxRetries: &none}},
+			Connection: pulp.Connection{TLSValidation: true, MaxRetries: &none}}, 0,
 	)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	repo, err := w.store.Catalog.CreateRepository(
 		ctx,
-		pulp.Repository{Type: pulp.Container, Name: "mirror/" + name, RemoteID: remote.ID},
+		pulp.Repository{Type: pulp.Container, Name: "mirror/" + name, RemoteID: remote.ID}, 0,
 	)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.store.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: name, BasePath: "mirror/" + name, RepositoryID: repo.ID}); err != nil {
+	if _, err := w.store.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: name, BasePath: "mirror/" + name, RepositoryID: repo.ID}, 0); err != nil {
 		w.t.Fatal(err)
 	}
 	return w.addSyncedImage(repo, remote, layers...), asked

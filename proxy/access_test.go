@@ -331,7 +331,7 @@ func TestPushesPastObjectsWithTheirName(t *testing.T) {
 	for _, path := range []string{"acme/app", "acme/mirror", "acme", "acme/mounted"} {
 		remote, err := w.store.Catalog.CreateRemote(
 			t.Context(),
-			pulp.Remote{Name: path, URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand},
+			pulp.Remote{Name: path, URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand}, 0,
 		)
 		if err != nil {
 			t.Fatal(err)
@@ -340,10 +340,10 @@ func TestPushesPastObjectsWithTheirName(t *testing.T) {
 		if path == "acme/mirror" {
 			r.RemoteID = remote.ID
 		}
-		if r, err = w.store.Catalog.CreateRepository(t.Context(), r); err != nil {
+		if r, err = w.store.Catalog.CreateRepository(t.Context(), r, 0); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.store.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: path, BasePath: elsewhere, RepositoryID: r.ID}); err != nil {
+		if _, err := w.store.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: path, BasePath: elsewhere, RepositoryID: r.ID}, 0); err != nil {
 			t.Fatal(err)
 		}
 		if path == "acme/mounted" {

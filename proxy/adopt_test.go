@@ -213,7 +213,7 @@ func TestPullsAdoptPastADistributionWithTheirName(t *testing.T) {
 	t.Parallel()
 	a := newAdopting(t)
 	a.pushImageUpstream("company/app", "one", "v1", layerType)
-	if _, err := a.store.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "company/app", BasePath: "company/elsewhere"}); err != nil {
+	if _, err := a.store.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "company/app", BasePath: "company/elsewhere"}, 0); err != nil {
 		t.Fatal(err)
 	}
 	a.expect(request{as: "admin", path: "/v2/company/app/manifests/v1"}, http.StatusOK)
@@ -239,7 +239,7 @@ func TestStrangersAdoptNothingIntoPrivateRepositories(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.store.Catalog.EditDistribution(t.Context(), nil, moved.Distribution.ID, func(d *pulp.Distribution) { d.BasePath = "acme/elsewhere" }); err != nil {
+	if _, err := a.store.Catalog.EditDistribution(t.Context(), nil, moved.Distribution.ID, 0, func(d *pulp.Distribution) { d.BasePath = "acme/elsewhere" }); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"acme/secret", "acme/moved", "acme/open"} {
@@ -290,7 +290,7 @@ func TestPullsUnderOtherPathsAdopt(t *testing.T) {
 		{Name: "other", BasePath: "other", RepositoryID: repo.ID},
 		{Name: "pinned", BasePath: "pinned", Pinned: &pulp.PinnedVersion{VersionID: v.ID, RepositoryID: repo.ID, Number: v.Number}},
 	} {
-		if _, err := a.store.Catalog.CreateDistribution(t.Context(), nil, d); err != nil {
+		if _, err := a.store.Catalog.CreateDistribution(t.Context(), nil, d, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

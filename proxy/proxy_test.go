@@ -70,7 +70,7 @@ func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 			t.Fatal(err)
 		}
 		if !u.staff { // who owns the namespace, although tests push to it as admin
-			n, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: u.name})
+			n, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: u.name}, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

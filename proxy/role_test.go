@@ -182,7 +182,7 @@ func TestFirstPushToARepositoryOfAnother(t *testing.T) {
 	w := newWorld(t)
 	u := w.account("dora")
 	assign(t, w.store, u.ID, "container.containerdistribution_creator", "")
-	repo, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "acme/app"})
+	repo, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "acme/app"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

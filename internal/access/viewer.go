@@ -44,9 +44,8 @@ type Scope struct {
 	// None is set if there are none. All is set if they are all objects of the kind, except push repositories; AllPush if
 	// they are all push repositories.
 	None, All, AllPush bool
-	// Account has the assignments; 0 for none. Creator is the account whose tasks are among the objects. Own is the name of the namespace that it owns while it does not exist; empty for none.
+	// Account has the assignments; 0 for none. Creator is the account whose tasks are among the objects.
 	Account, Creator int64
-	Own              string
 	// Rule has the permissions each of which suffices, where they are assigned. Rule.Everywhere does not count.
 	Rule Rule
 	// Granted are patterns of the names of objects on which the rule of a CI token gives a permission, GrantedPush those
@@ -56,7 +55,8 @@ type Scope struct {
 	Only []string
 }
 
-// Scope returns the objects of a kind on which the viewer has the permission for an action.
+// Scope returns the objects of a kind on which the viewer has the permission for an action. The absent namespace of a user's
+// own name has no objects that its name alone gives the user (see Caller.own).
 func (v *Viewer) Scope(kind Kind, action Action) Scope {
 	if v == nil {
 		return Scope{All: true, AllPush: true}
@@ -75,9 +75,6 @@ func (v *Viewer) Scope(kind Kind, action Action) Scope {
 	s.AllPush = s.All
 	if kind == Repository {
 		s.AllPush = c.Account.Staff || v.everywhere.HasAny(push)
-	}
-	if c.Account.Kind == pulp.LocalUser && inNamespaces[kind] && pulp.ValidName(c.Account.Username) {
-		s.Own = c.Account.Username
 	}
 	if c.Account.Kind == pulp.RuleIdentity {
 		s.Account = 0

@@ -169,11 +169,11 @@ func TestPulledDecides(t *testing.T) {
 		"a mirror": {
 			prepare: func(f *fixture) string {
 				f.upstream.image(name, "one", "v1")
-				remote, err := f.store.Catalog.CreateRemote(f.Context(), pulp.Remote{Name: "r", URL: "https://r.example", UpstreamName: "app", Policy: pulp.Immediate})
+				remote, err := f.store.Catalog.CreateRemote(f.Context(), pulp.Remote{Name: "r", URL: "https://r.example", UpstreamName: "app", Policy: pulp.Immediate}, 0)
 				if err != nil {
 					f.Fatal(err)
 				}
-				if _, err := f.store.Catalog.CreateRepository(f.Context(), pulp.Repository{Name: name, Type: pulp.Container, RemoteID: remote.ID}); err != nil {
+				if _, err := f.store.Catalog.CreateRepository(f.Context(), pulp.Repository{Name: name, Type: pulp.Container, RemoteID: remote.ID}, 0); err != nil {
 					f.Fatal(err)
 				}
 				return "v1"
@@ -199,7 +199,7 @@ func TestPulledDecides(t *testing.T) {
 		"a path that serves another repository": {
 			prepare: func(f *fixture) string {
 				other := f.here("acme/other")
-				if _, err := f.store.Catalog.CreateDistribution(f.Context(), nil, pulp.Distribution{Name: "d", BasePath: name, RepositoryID: other.ID}); err != nil {
+				if _, err := f.store.Catalog.CreateDistribution(f.Context(), nil, pulp.Distribution{Name: "d", BasePath: name, RepositoryID: other.ID}, 0); err != nil {
 					f.Fatal(err)
 				}
 				f.upstream.image(name, "one", "v1")

@@ -25,7 +25,7 @@ func TestServeListsEarlierAssignments(t *testing.T) {
 		for name, by := range map[string]pulp.Assigner{"team/app": pulp.AssignedEarlier, "prod/app": pulp.AssignedByAdmin} {
 			if _, err := s.Catalog.CreateRepository(t.Context(), pulp.Repository{
 				Name: name, Type: pulp.ContainerPush, SigningServiceID: service.ID, SigningAssigned: by,
-			}); err != nil {
+			}, 0); err != nil {
 				return err
 			}
 		}

@@ -103,7 +103,8 @@ func with[T any](job func(context.Context, *tasks.Run, T) error) func(context.Co
 func (o Options) create(ctx context.Context, r *tasks.Run, args tasks.CreateArgs) error {
 	var d pulp.Distribution
 	args.Distribution.Apply(&d)
-	_, err := o.Store.Catalog.CreateDistribution(ctx, r.Claim, d)
+	creator := &access.Caller{Account: r.User()}
+	_, err := o.Store.Catalog.CreateDistribution(ctx, r.Claim, d, creator.Owner())
 	return err
 }
 
@@ -112,7 +113,7 @@ func (o Options) edit(ctx context.Context, r *tasks.Run, args tasks.EditArgs) (e
 	case args.Remote != nil:
 		_, err = o.Store.Catalog.EditRemote(ctx, r.Claim, args.ID, args.Remote.Apply)
 	case args.Distribution != nil:
-		_, err = o.Store.Catalog.EditDistribution(ctx, r.Claim, args.ID, args.Distribution.Apply)
+		_, err = o.Store.Catalog.EditDistribution(ctx, r.Claim, args.ID, (&access.Caller{Account: r.User()}).Owner(), args.Distribution.Apply)
 	case args.Repository != nil:
 		_, err = o.Store.Catalog.EditRepository(ctx, r.Claim, repositoryType(args.Collection), args.ID, args.Repository.Apply)
 	default:

@@ -148,7 +148,9 @@ func (o Options) maySign(ctx context.Context, u pulp.User, args tasks.SignArgs) 
 	switch {
 	case err != nil:
 		return err
-	case !access.Allow(caller, access.Push, on) && !(absent && access.MayCreatePath(caller, on)):
+	case !absent && holder.Repository.ID == repo.ID && holder.Distribution.Pinned == nil:
+		return nil // the permission on the repository suffices for the paths that serve it
+	case !access.Allow(caller, access.Sign, on) && !(absent && access.MayCreatePath(caller, on)):
 		return denied(access.Push, "path "+args.BasePath)
 	case !absent && holder.Repository.ID != args.RepositoryID:
 		return fault.New(fault.Denied, "The path %s serves another repository now.", args.BasePath)
@@ -273,7 +275,7 @@ func (o Options) mayAssign(ctx context.Context, u pulp.User, id string) error {
 }
 
 // mayServe requires the permissions for new values of a distribution's fields: the user may create distributions with the
-// name and the path, may change the content of the repository, and sees the repository of the version.
+// name and the path, may change the content of the repository, and may view the repository of the version.
 func (o Options) mayServe(ctx context.Context, u pulp.User, old pulp.Distribution, f tasks.DistributionFields) error {
 	if f.BasePath != nil && *f.BasePath != old.BasePath {
 		if err := o.mayCreatePath(ctx, u, *f.BasePath); err != nil {
@@ -291,7 +293,7 @@ func (o Options) mayServe(ctx context.Context, u pulp.User, old pulp.Distributio
 		}
 	}
 	if f.Version.Value != nil {
-		if _, err := sees(ctx, o, o.Store.Lists.Repositories, u, f.Version.Value.RepositoryID, "the repository of the version"); err != nil {
+		if _, err := o.onRepository(ctx, u, f.Version.Value.RepositoryID); err != nil {
 			return err
 		}
 	}

@@ -88,16 +88,16 @@ func newShop(t *testing.T) *shop {
 	}
 	w.user, err = s.Accounts.PutUser(t.Context(), "acme", "", false, true)
 	must(err)
-	w.repo, err = s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "acme/app"})
+	w.repo, err = s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "acme/app"}, 0)
 	must(err)
 	target, err := s.Catalog.PushTarget(t.Context(), catalog.FirstPush{BasePath: "acme/push", Type: pulp.ContainerPush})
 	must(err)
 	w.push = target.Repository
 	storetest.Own(t, s, "acme")
-	w.other, err = s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "zeta/private"})
+	w.other, err = s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "zeta/private"}, 0)
 	must(err)
 	for _, name := range []string{"acme/remote", "zeta/remote"} {
-		w.remotes[name], err = s.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: name, URL: "http://127.0.0.1:1", UpstreamName: "x", Policy: pulp.Immediate})
+		w.remotes[name], err = s.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: name, URL: "http://127.0.0.1:1", UpstreamName: "x", Policy: pulp.Immediate}, 0)
 		must(err)
 	}
 	return w
@@ -206,7 +206,7 @@ func permissionCases() []taskCase {
 		{title: "create a distribution, of a repository", name: tasks.Create, args: fields(func(w *shop, f *tasks.DistributionFields) { f.RepositoryID = &w.repo.ID }), lose: onRepo, reason: "modify on repository zeta/app"},
 		{title: "create a distribution, of a version", name: tasks.Create, args: fields(func(w *shop, f *tasks.DistributionFields) {
 			f.Version = tasks.Optional[pulp.PinnedVersion]{Set: true, Value: &pulp.PinnedVersion{RepositoryID: w.repo.ID}}
-		}), lose: onRepo, reason: "view on the repository of the version"},
+		}), lose: onRepo, reason: "view on repository zeta/app"},
 		{title: "edit a distribution", name: tasks.Edit, args: edit(func(w *shop, a *tasks.EditArgs) {
 			a.Collection, a.ID, a.Distribution = pulp.DistributionCollection, distribution(w), &tasks.DistributionFields{}
 		}), lose: rename("distribution", "base_path"), reason: "change on zeta/push"},
@@ -462,7 +462,7 @@ func TestUserIsDisabledWhileATaskRuns(t *testing.T) {
 					<-ctx.Done()
 					return context.Cause(ctx)
 				}
-				_, err := w.store.Catalog.CreateDistribution(context.WithoutCancel(ctx), r.Claim, pulp.Distribution{Name: "made", BasePath: "zeta/made"})
+				_, err := w.store.Catalog.CreateDistribution(context.WithoutCancel(ctx), r.Claim, pulp.Distribution{Name: "made", BasePath: "zeta/made"}, 0)
 				return err
 			}
 			w.jobs[tasks.RemoveContent] = job

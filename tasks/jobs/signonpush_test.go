@@ -140,7 +140,7 @@ func TestVisibleTagsAreSigned(t *testing.T) {
 	w.wantSigned()
 
 	// A copy contains tags without signatures for this repository.
-	source, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "source"})
+	source, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "source"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

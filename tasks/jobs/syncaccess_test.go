@@ -92,11 +92,11 @@ func TestAbsentBlobsComeFromTheirOwnRemote(t *testing.T) {
 		t.Fatal(absent, err)
 	}
 	mallory := newRemote(t)
-	remote, err := w.store.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: "mallory", URL: mallory.server.URL, UpstreamName: "src/app", Policy: pulp.OnDemand})
+	remote, err := w.store.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: "mallory", URL: mallory.server.URL, UpstreamName: "src/app", Policy: pulp.OnDemand}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	repo, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "mallory/app"})
+	repo, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "mallory/app"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

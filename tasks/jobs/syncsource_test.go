@@ -89,7 +89,7 @@ func (w *mirrorWorld) recreate(name string, change func(*pulp.Remote)) pulp.Remo
 	if change != nil {
 		change(&r)
 	}
-	made, err := w.store.Catalog.CreateRemote(w.Context(), r)
+	made, err := w.store.Catalog.CreateRemote(w.Context(), r, 0)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -257,7 +257,7 @@ func TestCopiesOfAbsentBlobs(t *testing.T) {
 	fillRemote(g)
 	w := newMirror(t, g, func(r *pulp.Remote) { r.Policy = pulp.OnDemand })
 	w.sync(taskstore.TaskCompleted, nil)
-	to, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "copy/app"})
+	to, err := w.store.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "copy/app"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -214,13 +214,13 @@ func newMirror(t *testing.T, g *remoteRegistry, change func(*pulp.Remote)) *mirr
 	if change != nil {
 		change(&r)
 	}
-	if w.remote, err = s.Catalog.CreateRemote(t.Context(), r); err != nil {
+	if w.remote, err = s.Catalog.CreateRemote(t.Context(), r, 0); err != nil {
 		t.Fatal(err)
 	}
-	if w.repo, err = s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "dst/app", RemoteID: w.remote.ID}); err != nil {
+	if w.repo, err = s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "dst/app", RemoteID: w.remote.ID}, 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "dst/app", BasePath: "dst/app", RepositoryID: w.repo.ID}); err != nil {
+	if _, err := s.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "dst/app", BasePath: "dst/app", RepositoryID: w.repo.ID}, 0); err != nil {
 		t.Fatal(err)
 	}
 	return w

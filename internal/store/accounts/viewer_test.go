@@ -45,11 +45,11 @@ func makeObjects(t *testing.T, s *store.Store) objects {
 		}
 	}
 	for _, name := range []string{"a", "a/lib", "a-b/lib", "a0/x", "c", "c/lib", "c.d/lib"} {
-		r, err := s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: name})
+		r, err := s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: name}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := s.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: name, Policy: pulp.Immediate})
+		m, err := s.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: name, Policy: pulp.Immediate}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,7 +58,7 @@ func makeObjects(t *testing.T, s *store.Store) objects {
 	}
 	for id, on := range all[access.Repository] {
 		if on.Name == "a/lib" {
-			d, err := s.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "a-b/lib", BasePath: "a-b/lib", RepositoryID: id})
+			d, err := s.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "a-b/lib", BasePath: "a-b/lib", RepositoryID: id}, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/content"
@@ -12,15 +13,18 @@ import (
 )
 
 // CreateDistribution stores a new distribution and creates its namespace if it is missing. The distribution serves the
-// latest version of RepositoryID, the version Pinned, or nothing. The error is Invalid and has fields if the name or base
+// latest version of RepositoryID, the version Pinned, or nothing. The account owner gets the owner's role on it, and on the
+// namespace if that is created; 0 for none. The error is Invalid and has fields if the name or base
 // path conflicts with another distribution (compatibility.md#distributions), or the repository or version does not exist.
-func (s *Store) CreateDistribution(ctx context.Context, claim *taskstore.Claim, d pulp.Distribution) (pulp.Distribution, error) {
+func (s *Store) CreateDistribution(
+	ctx context.Context, claim *taskstore.Claim, d pulp.Distribution, owner int64,
+) (pulp.Distribution, error) {
 	d.ID = pulp.NewID()
 	return inTxUnlessTaken(ctx, s, func(t *content.Tx) (pulp.Distribution, error) {
 		if err := checkConflict(t, d); err != nil {
 			return d, err
 		}
-		stored, err := putDistribution(t, `
+		stored, err := s.putDistribution(t, owner, `
 			INSERT INTO distribution (id, name, base_path, repository_id, repository_version_id, namespace_id,
 			       private, hidden, description, labels, created, updated)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)`, d)
@@ -30,6 +34,9 @@ func (s *Store) CreateDistribution(ctx context.Context, claim *taskstore.Claim, 
 		if err := t.CheckDistribution(stored); err != nil {
 			return d, err
 		}
+		if err := s.own(t, owner, access.DistributionOwner, access.Distribution, d.ID); err != nil {
+			return d, err
+		}
 		created := []taskstore.Created{{
 			Href: pulp.Href(pulp.DistributionCollection, d.ID), PRN: pulp.PRN(pulp.DistributionCollection, d.ID),
 		}}
@@ -37,10 +44,11 @@ func (s *Store) CreateDistribution(ctx context.Context, claim *taskstore.Claim, 
 	})
 }
 
-// EditDistribution changes a distribution with edit and returns it as it is afterwards. The error is NotFound if there is no
-// such distribution; the others are those of CreateDistribution.
+// EditDistribution changes a distribution with edit and returns it as it is afterwards. The account owner gets the owner's
+// role on the namespace of a new path if that is created; 0 for none. The error is NotFound if there is no such
+// distribution; the others are those of CreateDistribution.
 func (s *Store) EditDistribution(
-	ctx context.Context, claim *taskstore.Claim, id string, edit func(*pulp.Distribution),
+	ctx context.Context, claim *taskstore.Claim, id string, owner int64, edit func(*pulp.Distribution),
 ) (pulp.Distribution, error) {
 	return inTxUnlessTaken(ctx, s, func(t *content.Tx) (d pulp.Distribution, err error) {
 		if err := t.LockRow("distribution", id); err != nil {
@@ -59,12 +67,15 @@ func (s *Store) EditDistribution(
 				return d, err
 			}
 		}
-		d, err = putDistribution(t, `
+		d, err = s.putDistribution(t, owner, `
 			UPDATE distribution SET name = $2, base_path = $3, repository_id = $4, repository_version_id = $5, namespace_id = $6,
 			       private = $7, hidden = $8, description = $9, labels = $10, updated = $11
 			 WHERE id = $1`, d)
 		if err != nil {
 			return d, err
+		}
+		if before.BasePath != d.BasePath {
+			s.accounts.Changed(t.Tx)
 		}
 		if before.BasePath != d.BasePath || before.RepositoryID != d.RepositoryID || !samePinned(before.Pinned, d.Pinned) {
 			if err := t.CheckDistribution(d); err != nil {
@@ -78,11 +89,14 @@ func (s *Store) EditDistribution(
 // putDistribution runs a statement that stores a distribution and returns the stored distribution. The statement's arguments
 // are id, name, base_path, repository_id, repository_version_id, namespace_id, private, hidden, description, labels and the
 // time.
-func putDistribution(t *content.Tx, statement string, d pulp.Distribution) (pulp.Distribution, error) {
+func (s *Store) putDistribution(t *content.Tx, owner int64, statement string, d pulp.Distribution) (pulp.Distribution, error) {
 	if err := checkServed(t, d); err != nil {
 		return d, err
 	}
-	namespace, _, err := putNamespace(t, pulp.NamespaceOf(d.BasePath))
+	namespace, created, err := putNamespace(t, pulp.NamespaceOf(d.BasePath))
+	if err == nil && created {
+		err = s.own(t, owner, access.NamespaceOwner, access.Namespace, namespace)
+	}
 	if err != nil {
 		return d, err
 	}
@@ -141,6 +155,7 @@ func checkServed(t *content.Tx, d pulp.Distribution) error {
 // NotFound if there is no such distribution.
 func (s *Store) DeleteDistribution(ctx context.Context, claim *taskstore.Claim, id string) error {
 	return s.content.InTx(ctx, func(t *content.Tx) error {
+		s.accounts.Changed(t.Tx)
 		removed := map[string]int64{}
 		if err := deleteDistribution(t, id, removed); err != nil {
 			return err

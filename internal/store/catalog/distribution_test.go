@@ -19,7 +19,7 @@ import (
 // createDistribution creates a distribution outside a task.
 func createDistribution(t *testing.T, s *store.Store, d pulp.Distribution) pulp.Distribution {
 	t.Helper()
-	created, err := s.Catalog.CreateDistribution(t.Context(), nil, d)
+	created, err := s.Catalog.CreateDistribution(t.Context(), nil, d, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestCreateDistributionFields(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	n, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: "team"})
+	n, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: "team"}, 0)
 	if !slices.Equal(errorFields(err), []string{"name"}) {
 		t.Errorf("the namespace of the path was not created: %+v, %v", n, err)
 	}
@@ -90,7 +90,7 @@ func TestDistributionConflicts(t *testing.T) {
 			if err != nil || !slices.Equal(errorFields(conflict), tt.fields) {
 				t.Errorf("DistributionConflict = %v, %v, want fields %v", conflict, err, tt.fields)
 			}
-			created, err := s.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: tt.name, BasePath: tt.path})
+			created, err := s.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: tt.name, BasePath: tt.path}, 0)
 			if !slices.Equal(errorFields(err), tt.fields) {
 				t.Errorf("CreateDistribution: %v, want fields %v", err, tt.fields)
 			}
@@ -99,12 +99,12 @@ func TestDistributionConflicts(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			_, err = s.Catalog.EditDistribution(t.Context(), nil, other.ID, func(d *pulp.Distribution) { d.Name, d.BasePath = tt.name, tt.path })
+			_, err = s.Catalog.EditDistribution(t.Context(), nil, other.ID, 0, func(d *pulp.Distribution) { d.Name, d.BasePath = tt.name, tt.path })
 			if !slices.Equal(errorFields(err), tt.fields) {
 				t.Errorf("EditDistribution: %v, want fields %v", err, tt.fields)
 			}
 			restore := func(d *pulp.Distribution) { d.Name, d.BasePath = other.Name, other.BasePath }
-			if _, err := s.Catalog.EditDistribution(t.Context(), nil, other.ID, restore); err != nil {
+			if _, err := s.Catalog.EditDistribution(t.Context(), nil, other.ID, 0, restore); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -146,7 +146,7 @@ func TestPinnedDistribution(t *testing.T) {
 		t.Errorf("a push to the pinned path: %v, want Conflict", err)
 	}
 	follow := func(d *pulp.Distribution) { d.Pinned, d.RepositoryID = nil, r.ID }
-	if d, err := s.Catalog.EditDistribution(t.Context(), nil, pinned.ID, follow); err != nil || d.Pinned != nil || d.RepositoryID != r.ID {
+	if d, err := s.Catalog.EditDistribution(t.Context(), nil, pinned.ID, 0, follow); err != nil || d.Pinned != nil || d.RepositoryID != r.ID {
 		t.Errorf("EditDistribution = %+v, %v", d, err)
 	}
 	if is, err := s.Catalog.VersionPinned(t.Context(), v.ID); err != nil || is {
@@ -171,17 +171,17 @@ func TestDistributionOfMissingObject(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := pulp.Distribution{Name: "new", BasePath: "new"}
 			tt.edit(&d)
-			if _, err := s.Catalog.CreateDistribution(t.Context(), nil, d); !slices.Equal(errorFields(err), []string{tt.field}) {
+			if _, err := s.Catalog.CreateDistribution(t.Context(), nil, d, 0); !slices.Equal(errorFields(err), []string{tt.field}) {
 				t.Errorf("CreateDistribution: %v, want an error of the field %s", err, tt.field)
 			}
-			if _, err := s.Catalog.EditDistribution(t.Context(), nil, served.ID, tt.edit); !slices.Equal(errorFields(err), []string{tt.field}) {
+			if _, err := s.Catalog.EditDistribution(t.Context(), nil, served.ID, 0, tt.edit); !slices.Equal(errorFields(err), []string{tt.field}) {
 				t.Errorf("EditDistribution: %v, want an error of the field %s", err, tt.field)
 			}
 		})
 	}
 	for name, err := range map[string]error{
 		"find":        second(s.Catalog.Distribution(t.Context(), pulp.NewID())),
-		"edit":        second(s.Catalog.EditDistribution(t.Context(), nil, pulp.NewID(), func(*pulp.Distribution) {})),
+		"edit":        second(s.Catalog.EditDistribution(t.Context(), nil, pulp.NewID(), 0, func(*pulp.Distribution) {})),
 		"delete":      s.Catalog.DeleteDistribution(t.Context(), nil, pulp.NewID()),
 		"set private": s.Catalog.SetPrivate(t.Context(), "absent", true),
 	} {
@@ -270,7 +270,7 @@ func TestEditedPathIsResolved(t *testing.T) {
 		t.Errorf("after SetPrivate: %+v, %v", to.Distribution, err)
 	}
 	move := func(d *pulp.Distribution) { d.BasePath = "team/app" }
-	if d, err := s.Catalog.EditDistribution(t.Context(), nil, target.Distribution.ID, move); err != nil || d.NamespaceID == target.Distribution.NamespaceID {
+	if d, err := s.Catalog.EditDistribution(t.Context(), nil, target.Distribution.ID, 0, move); err != nil || d.NamespaceID == target.Distribution.NamespaceID {
 		t.Errorf("the moved distribution is %+v, %v, want another namespace", d, err)
 	}
 	if _, err := s.Serving.Resolve(t.Context(), "acme/app"); !fault.Is(err, fault.NotFound) {
@@ -325,7 +325,7 @@ func TestFailedEditChangesNothing(t *testing.T) {
 	target := storetest.Target(t, s, "acme/app")
 	lost := storetest.StartTask(t, s)
 	lost.Attempt++
-	if _, err := s.Catalog.EditDistribution(t.Context(), lost, target.Distribution.ID, func(d *pulp.Distribution) { d.Hidden = true }); err == nil {
+	if _, err := s.Catalog.EditDistribution(t.Context(), lost, target.Distribution.ID, 0, func(d *pulp.Distribution) { d.Hidden = true }); err == nil {
 		t.Error("an edit with a lost claim succeeded")
 	}
 	if d, err := s.Catalog.Distribution(t.Context(), target.Distribution.ID); err != nil || d.Hidden {

@@ -78,7 +78,7 @@ func changedDistribution(t *testing.T, s *store.Store) concurrentChange {
 	d, text := storetest.Target(t, s, "acme/distributed").Distribution, "edited"
 	return concurrentChange{
 		edit: func(during func()) error {
-			_, err := s.Catalog.EditDistribution(t.Context(), nil, d.ID, func(d *pulp.Distribution) {
+			_, err := s.Catalog.EditDistribution(t.Context(), nil, d.ID, 0, func(d *pulp.Distribution) {
 				during()
 				d.Description = &text
 			})

@@ -126,13 +126,13 @@ func TestFirstPushesRaceForNames(t *testing.T) {
 				}
 			})
 			group.Go(func() {
-				_, err := s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: path})
+				_, err := s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: path}, 0)
 				if err != nil && !fault.Is(err, fault.Invalid) {
 					t.Errorf("repository %s: %v", path, err)
 				}
 			})
 			group.Go(func() {
-				_, err := s.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: path, BasePath: "elsewhere/" + path})
+				_, err := s.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: path, BasePath: "elsewhere/" + path}, 0)
 				if err != nil && !fault.Is(err, fault.Invalid) {
 					t.Errorf("distribution %s: %v", path, err)
 				}

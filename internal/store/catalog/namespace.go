@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/content"
@@ -11,8 +12,9 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
-// CreateNamespace stores a new namespace and returns it with its id. The error has the field "name" if the name is taken.
-func (s *Store) CreateNamespace(ctx context.Context, n pulp.Namespace) (pulp.Namespace, error) {
+// CreateNamespace stores a new namespace and returns it with its id. The account owner gets the owner's role; 0 for none.
+// The error has the field "name" if the name is taken.
+func (s *Store) CreateNamespace(ctx context.Context, n pulp.Namespace, owner int64) (pulp.Namespace, error) {
 	return content.InTx(ctx, s.content, func(t *content.Tx) (pulp.Namespace, error) {
 		created := n
 		created.ID, created.Stamps = pulp.NewID(), record.Stamps(t.Now, t.Now)
@@ -21,7 +23,10 @@ func (s *Store) CreateNamespace(ctx context.Context, n pulp.Namespace) (pulp.Nam
 		}
 		_, err := t.Exec(`INSERT INTO namespace (id, name, labels, created, updated) VALUES ($1, $2, $3, $4, $4)`,
 			created.ID, created.Name, sqldb.ToJSON(created.Labels), t.Now)
-		return created, uniqueName(err)
+		if err != nil {
+			return created, uniqueName(err)
+		}
+		return created, s.own(t, owner, access.NamespaceOwner, access.Namespace, created.ID)
 	})
 }
 
@@ -33,6 +38,7 @@ func (s *Store) DeleteNamespace(ctx context.Context, claim *taskstore.Claim, id 
 		if err != nil {
 			return err
 		}
+		s.accounts.Changed(t.Tx)
 		removed := map[string]int64{}
 		for _, d := range ids {
 			if err := deleteDistribution(t, d, removed); err != nil {

@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/content"
@@ -28,8 +29,9 @@ func (s *Store) Remote(ctx context.Context, id string) (pulp.Remote, error) {
 	return record.FindRemote(ctx, s.db.Read(), id)
 }
 
-// CreateRemote stores a new remote and returns it with its id. The error has the field "name" if the name is taken.
-func (s *Store) CreateRemote(ctx context.Context, r pulp.Remote) (pulp.Remote, error) {
+// CreateRemote stores a new remote and returns it with its id. The account owner gets the owner's role; 0 for none. The
+// error has the field "name" if the name is taken.
+func (s *Store) CreateRemote(ctx context.Context, r pulp.Remote, owner int64) (pulp.Remote, error) {
 	return content.InTx(ctx, s.content, func(t *content.Tx) (pulp.Remote, error) {
 		created := r
 		created.ID, created.Stamps = pulp.NewID(), record.Stamps(t.Now, t.Now)
@@ -37,7 +39,10 @@ func (s *Store) CreateRemote(ctx context.Context, r pulp.Remote) (pulp.Remote, e
 			INSERT INTO remote (id, name, url, upstream_name, policy, includes, excludes, sigstore, connection, secrets, labels,
 			       created, updated)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)`, append(remoteValues(created), t.Now)...)
-		return created, uniqueName(err)
+		if err != nil {
+			return created, uniqueName(err)
+		}
+		return created, s.own(t, owner, access.RemoteOwner, access.Remote, created.ID)
 	})
 }
 

@@ -20,7 +20,7 @@ func TestRemote(t *testing.T) {
 	m, err := s.Catalog.CreateRemote(t.Context(), pulp.Remote{
 		Name: "acme/remote", URL: "https://remote.example", UpstreamName: "app", Policy: pulp.Immediate, Includes: []string{"v*"},
 		Excludes: []string{}, Sigstore: &sigstore, Labels: pulp.Labels{"label": &value},
-	})
+	}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func TestRemote(t *testing.T) {
 		t.Errorf("stored remote (-want +got):\n%s", diff)
 	}
 	createRemote(t, s, "taken")
-	if _, err := s.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: "taken"}); !slices.Equal(errorFields(err), []string{"name"}) {
+	if _, err := s.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: "taken"}, 0); !slices.Equal(errorFields(err), []string{"name"}) {
 		t.Errorf("CreateRemote with a taken name: %v, want an error of the field name", err)
 	}
 	rename := func(m *pulp.Remote) { m.Name = "taken" }
@@ -150,11 +150,11 @@ func TestCreateNamespace(t *testing.T) {
 	s := storetest.Open(t)
 	value := "value"
 	for name, labels := range map[string]pulp.Labels{"labeled": {"label": &value}, "bare": nil} {
-		n, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: name, Labels: labels})
+		n, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: name, Labels: labels}, 0)
 		if err != nil || n.ID == "" || n.Name != name || n.Labels == nil || len(n.Labels) != len(labels) || n.Created.IsZero() {
 			t.Errorf("CreateNamespace = %+v, %v", n, err)
 		}
-		if _, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: name}); !slices.Equal(errorFields(err), []string{"name"}) {
+		if _, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: name}, 0); !slices.Equal(errorFields(err), []string{"name"}) {
 			t.Errorf("a taken name: %v, want an error of the field name", err)
 		}
 	}

@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/content"
@@ -81,12 +82,15 @@ func updateRepository(t *content.Tx, r pulp.Repository) error {
 	return uniqueName(err)
 }
 
-// CreateRepository stores a new repository with its empty version 0 and returns it with its id. The error has the field
-// "name" if the name is taken.
-func (s *Store) CreateRepository(ctx context.Context, r pulp.Repository) (pulp.Repository, error) {
+// CreateRepository stores a new repository with its empty version 0 and returns it with its id. The account owner gets the
+// owner's role; 0 for none. The error has the field "name" if the name is taken.
+func (s *Store) CreateRepository(ctx context.Context, r pulp.Repository, owner int64) (pulp.Repository, error) {
 	return content.InTx(ctx, s.content, func(t *content.Tx) (pulp.Repository, error) {
 		created, err := makeRepository(t, r)
-		return created, uniqueName(err)
+		if err != nil {
+			return created, uniqueName(err)
+		}
+		return created, s.own(t, owner, access.RepositoryOwner, access.Repository, created.ID)
 	})
 }
 

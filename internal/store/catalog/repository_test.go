@@ -20,7 +20,7 @@ func createRepository(t *testing.T, s *store.Store, r pulp.Repository) pulp.Repo
 	if r.Type == "" {
 		r.Type = pulp.Container
 	}
-	created, err := s.Catalog.CreateRepository(t.Context(), r)
+	created, err := s.Catalog.CreateRepository(t.Context(), r, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func createRepository(t *testing.T, s *store.Store, r pulp.Repository) pulp.Repo
 // createRemote creates a remote with a name.
 func createRemote(t *testing.T, s *store.Store, name string) pulp.Remote {
 	t.Helper()
-	m, err := s.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: name, URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand})
+	m, err := s.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: name, URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestCreateRepositoryFields(t *testing.T) {
 	if _, err := s.Catalog.Repository(t.Context(), pulp.ContainerPush, r.ID); !fault.Is(err, fault.NotFound) {
 		t.Errorf("as another type: %v, want NotFound", err)
 	}
-	if _, err := s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.ContainerPush, Name: "acme/app"}); !slices.Equal(errorFields(err), []string{"name"}) {
+	if _, err := s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.ContainerPush, Name: "acme/app"}, 0); !slices.Equal(errorFields(err), []string{"name"}) {
 		t.Errorf("a taken name: %v, want an error of the field name", err)
 	}
 }

@@ -9,6 +9,7 @@ package catalog
 import (
 	"context"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/store/accounts"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/serving"
@@ -26,6 +27,16 @@ type Store struct {
 // New returns a store on a database.
 func New(db *sqldb.DB, a *accounts.Store, c *content.Store, s *serving.Store) *Store {
 	return &Store{db: db, accounts: a, content: c, serving: s}
+}
+
+// own gives an account a role on an object that it creates; 0 for no account. Grants that were read before the object
+// existed are no longer used.
+func (s *Store) own(t *content.Tx, owner int64, role string, kind access.Kind, id string) error {
+	s.accounts.Changed(t.Tx)
+	if owner == 0 {
+		return nil
+	}
+	return accounts.Assign(t.Tx, owner, role, access.Key(kind, id))
 }
 
 // uniqueAttempts is the number of attempts of inTxUnlessTaken.

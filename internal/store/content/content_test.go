@@ -65,7 +65,7 @@ func unitOf(t *testing.T, s *store.Store, repositoryID string, kind pulp.Kind, k
 
 func newRepository(t *testing.T, s *store.Store, name string) pulp.Repository {
 	t.Helper()
-	r, err := s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: name})
+	r, err := s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: name}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +352,7 @@ func TestDistributions(t *testing.T) {
 	s := storetest.Open(t)
 	ctx := t.Context()
 	repo := newRepository(t, s, "r")
-	first, err := s.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: "a", BasePath: "ns/a", RepositoryID: repo.ID})
+	first, err := s.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: "a", BasePath: "ns/a", RepositoryID: repo.ID}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -366,12 +366,12 @@ func TestDistributions(t *testing.T) {
 	if conflict, err := s.Catalog.DistributionConflict(ctx, first.ID, "a", "ns/a"); err != nil || conflict != nil {
 		t.Errorf("it stands against itself: %v, %v", conflict, err)
 	}
-	if _, err := s.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: "a", BasePath: "x", RepositoryID: repo.ID}); !fault.Is(err, fault.Invalid) {
+	if _, err := s.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: "a", BasePath: "x", RepositoryID: repo.ID}, 0); !fault.Is(err, fault.Invalid) {
 		t.Errorf("a taken name: %v", err)
 	}
 	// A push may nest (compatibility.md#nested-names); existing repositories can still be edited.
 	storetest.Target(t, s, "ns/a/below")
-	if d, err := s.Catalog.EditDistribution(ctx, nil, first.ID, func(d *pulp.Distribution) { d.Private = true }); err != nil || !d.Private {
+	if d, err := s.Catalog.EditDistribution(ctx, nil, first.ID, 0, func(d *pulp.Distribution) { d.Private = true }); err != nil || !d.Private {
 		t.Errorf("edit: %+v, %v", d, err)
 	}
 	if err := s.Catalog.DeleteRepository(ctx, nil, pulp.Container, repo.ID); err != nil {

@@ -17,12 +17,12 @@ func TestFetchedContent(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	ctx := t.Context()
-	remote, err := s.Catalog.CreateRemote(ctx, pulp.Remote{Name: "r", URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand})
+	remote, err := s.Catalog.CreateRemote(ctx, pulp.Remote{Name: "r", URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	repo := newRepository(t, s, "mirror")
-	if _, err := s.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: "m", BasePath: "m", RepositoryID: repo.ID}); err != nil {
+	if _, err := s.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: "m", BasePath: "m", RepositoryID: repo.ID}, 0); err != nil {
 		t.Fatal(err)
 	}
 	served, err := s.Serving.Resolve(ctx, "m")

@@ -282,7 +282,7 @@ func TestClaimsFollowTheirRemotes(t *testing.T) {
 		var err error
 		remotes[i], err = s.Catalog.CreateRemote(t.Context(), pulp.Remote{
 			Name: string(rune('a' + i)), URL: "https://remote", UpstreamName: "app", Policy: pulp.OnDemand,
-		})
+		}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

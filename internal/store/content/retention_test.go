@@ -184,7 +184,7 @@ func (m *versionModel) pin() {
 		m.Fatal(err)
 	}
 	path := fmt.Sprint("pin/", m.id, "-", m.next)
-	d, err := m.store.Catalog.CreateDistribution(m.Context(), nil, pulp.Distribution{Name: path, BasePath: path, Pinned: &pulp.PinnedVersion{VersionID: v.ID}})
+	d, err := m.store.Catalog.CreateDistribution(m.Context(), nil, pulp.Distribution{Name: path, BasePath: path, Pinned: &pulp.PinnedVersion{VersionID: v.ID}}, 0)
 	if err != nil {
 		m.Fatal(err)
 	}
@@ -281,7 +281,7 @@ func TestVersionsAgainstAModel(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			s := storetest.Open(t)
-			r, err := s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "m"})
+			r, err := s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "m"}, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -173,7 +173,7 @@ func TestContentFilters(t *testing.T) {
 		t.Fatal(err)
 	}
 	pinned := &pulp.PinnedVersion{VersionID: first.ID, RepositoryID: id}
-	if _, err := s.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "pinned", BasePath: "pinned", Pinned: pinned}); err != nil {
+	if _, err := s.Catalog.CreateDistribution(t.Context(), nil, pulp.Distribution{Name: "pinned", BasePath: "pinned", Pinned: pinned}, 0); err != nil {
 		t.Fatal(err)
 	}
 	storetest.Target(t, s, "acme/other")

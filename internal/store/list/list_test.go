@@ -51,7 +51,7 @@ func namespaces(t *testing.T, s *store.Store, q list.Query) ([]string, int64) {
 func createRepository(t *testing.T, s *store.Store, r pulp.Repository) pulp.Repository {
 	t.Helper()
 	r.Type = pulp.Container
-	created, err := s.Catalog.CreateRepository(t.Context(), r)
+	created, err := s.Catalog.CreateRepository(t.Context(), r, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func createRepository(t *testing.T, s *store.Store, r pulp.Repository) pulp.Repo
 // createNamespace creates a namespace.
 func createNamespace(t *testing.T, s *store.Store, name string) pulp.Namespace {
 	t.Helper()
-	n, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: name})
+	n, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: name}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func TestPatternsMatchAsInGo(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	for _, name := range patternNames {
-		if _, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: name}); err != nil {
+		if _, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: name}, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -71,7 +71,7 @@ func TestPatternsMatchAsInGo(t *testing.T) {
 func TestRejectedPatterns(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
-	if _, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: "aa"}); err != nil {
+	if _, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: "aa"}, 0); err != nil {
 		t.Fatal(err)
 	}
 	for _, pattern := range []string{
@@ -90,7 +90,7 @@ func TestRejectedPatterns(t *testing.T) {
 func TestLargePatterns(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
-	if _, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: "aa"}); err != nil {
+	if _, err := s.Catalog.CreateNamespace(t.Context(), pulp.Namespace{Name: "aa"}, 0); err != nil {
 		t.Fatal(err)
 	}
 	for _, pattern := range []string{

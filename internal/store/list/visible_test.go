@@ -62,7 +62,7 @@ func TestVisibleTo(t *testing.T) {
 		t.Fatal(err)
 	}
 	remote := pulp.Remote{Name: "acme/remote", URL: "https://remote.example", UpstreamName: "app", Policy: pulp.Immediate}
-	if _, err := s.Catalog.CreateRemote(t.Context(), remote); err != nil {
+	if _, err := s.Catalog.CreateRemote(t.Context(), remote, 0); err != nil {
 		t.Fatal(err)
 	}
 	storetest.AddService(t, s, "release")

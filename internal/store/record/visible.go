@@ -149,8 +149,8 @@ func (q scopeQuery) assignedOn(kind access.Kind, join string, permissions, push 
 	return `SELECT o.id FROM assigned x JOIN ` + q.of.name + ` o ON ` + join + ` WHERE ` + q.on(kind) + ` AND ` + condition
 }
 
-// inNamespaces returns the query of the objects whose names are in a namespace with a permission, or in the absent one of
-// the viewer's own name. Each namespace is a range of the index on the names.
+// inNamespaces returns the query of the objects whose names are in a namespace with a permission.
+// Each namespace is a range of the index on the names.
 func (q scopeQuery) inNamespaces() string {
 	r := q.Rule
 	condition := `x.permission IN ` + oneOf(r.Namespace)
@@ -159,13 +159,9 @@ func (q scopeQuery) inNamespaces() string {
 	}
 	namespaces := `SELECT n.name AS name, a.permission AS permission FROM assigned a JOIN namespace n ON n.id = ` + strings.Replace(q.key(access.Namespace), "x.", "a.", 1) +
 		` WHERE ` + strings.ReplaceAll(q.on(access.Namespace), "x.", "a.")
-	if q.Own != "" {
-		own := `CAST(` + q.Arg(q.Own) + ` AS TEXT)`
-		namespaces += ` UNION ALL SELECT ` + own + `, '' WHERE NOT EXISTS (SELECT 1 FROM namespace n WHERE n.name = ` + own + `)`
-	}
 	return `SELECT o.id FROM (` + namespaces + `) x JOIN ` + q.of.name + ` o
 			    ON o.` + q.of.path + ` >= x.name AND o.` + q.of.path + ` < x.name || '0'
-			 WHERE SUBSTR(o.` + q.of.path + ` || '/', LENGTH(x.name) + 1, 1) = '/' AND (x.permission = '' OR ` + condition + `)`
+			 WHERE SUBSTR(o.` + q.of.path + ` || '/', LENGTH(x.name) + 1, 1) = '/' AND ` + condition
 }
 
 // on returns the condition that the object of an assignment x is of a kind.

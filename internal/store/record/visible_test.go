@@ -50,7 +50,7 @@ var visibility = map[string][]string{
 	"acme":      {"acme", "acme/app", "acme/private"},
 	"a_me":      {"a_me/app"},
 	"other":     {"other/app", "other/private"},
-	"acme2":     {"acme2/app"},
+	"acme2":     {},
 	"acm":       {},
 	"acme/":     {},
 	"%":         {},

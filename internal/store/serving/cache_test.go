@@ -42,7 +42,7 @@ func TestCacheIsInvalidatedByWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	shows("")
-	if _, err := s.Catalog.EditDistribution(t.Context(), nil, to.Distribution.ID, func(d *pulp.Distribution) { d.Private = true }); err != nil {
+	if _, err := s.Catalog.EditDistribution(t.Context(), nil, to.Distribution.ID, 0, func(d *pulp.Distribution) { d.Private = true }); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := s.Serving.Resolve(t.Context(), "acme/app"); err != nil || !got.Distribution.Private {

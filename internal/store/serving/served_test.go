@@ -29,7 +29,7 @@ func put(t *testing.T, s *store.Store, repositoryID string, m pulp.Manifest, tag
 func distribute(t *testing.T, s *store.Store, d pulp.Distribution) record.Target {
 	t.Helper()
 	d.Name = d.BasePath
-	if _, err := s.Catalog.CreateDistribution(t.Context(), nil, d); err != nil {
+	if _, err := s.Catalog.CreateDistribution(t.Context(), nil, d, 0); err != nil {
 		t.Fatal(err)
 	}
 	to, err := s.Serving.Resolve(t.Context(), d.BasePath)
@@ -347,11 +347,11 @@ func second[T any](_ T, err error) error { return err }
 func TestBlobsWithoutSource(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
-	remote, err := s.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: "r", URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand})
+	remote, err := s.Catalog.CreateRemote(t.Context(), pulp.Remote{Name: "r", URL: "https://x", UpstreamName: "a/b", Policy: pulp.OnDemand}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "mirror"})
+	r, err := s.Catalog.CreateRepository(t.Context(), pulp.Repository{Type: pulp.Container, Name: "mirror"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

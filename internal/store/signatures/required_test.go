@@ -239,7 +239,7 @@ func TestDistributionsShowSignedTagsOnly(t *testing.T) {
 	}
 	distribute := func(path string, d pulp.Distribution) error {
 		d.Name, d.BasePath = path, path
-		_, err := s.Catalog.CreateDistribution(t.Context(), nil, d)
+		_, err := s.Catalog.CreateDistribution(t.Context(), nil, d, 0)
 		return err
 	}
 	pinned := &pulp.PinnedVersion{VersionID: v.ID, RepositoryID: repository.ID, Number: v.Number}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/api"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/identity"
@@ -69,7 +70,7 @@ func (a *App) personLogins(s *store.Store, e *engine, tokens *auth.Tokens) (*api
 		Verifier: verifier, Tokens: tokens, Lifetime: c.Lifetime, UseToken: s.Accounts.UseToken,
 		Account: func(ctx context.Context, p oidc.Person) (pulp.User, error) { return a.account(ctx, e.people, p) },
 		NewToken: func(ctx context.Context, u pulp.User, expires time.Time) (string, error) {
-			_, secret, err := s.Accounts.CreateToken(ctx, pulp.APIToken{AccountID: u.ID, Name: loginTokenName, Expires: expires})
+			_, secret, err := s.Accounts.CreateAPIToken(ctx, access.APIToken{AccountID: u.ID, Name: loginTokenName, Expires: &expires})
 			return secret, err
 		},
 	}

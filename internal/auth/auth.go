@@ -35,11 +35,12 @@ const maxLoggedName = 100
 
 var errPassword = fault.New(fault.Unauthenticated, "Invalid username/password.")
 
-// Accounts finds users.
+// Accounts finds users and their API tokens.
 type Accounts interface {
 	// UserByName returns the user with exactly this name. The error is NotFound if there is none.
 	UserByName(ctx context.Context, username string) (pulp.User, error)
-	// OnChange registers a function that runs after each change of accounts in this process.
+	APITokens
+	// OnChange registers a function that runs after each change of accounts and API tokens in this process.
 	OnChange(f func())
 }
 
@@ -54,9 +55,10 @@ type Auth struct {
 
 	idTokens *IDTokens // nil: tokens of CI jobs are not accepted
 
-	checks *lru.Cache[[32]byte, time.Time]  // the time of the last use of verified credentials, by their digest
-	people *external                        // nil: all people are local
-	known  *access.Cache[string, pulp.User] // accounts of bearer tokens and certificates by their names
+	checks *lru.Cache[[32]byte, time.Time]    // the time of the last use of verified credentials, by their digest
+	people *external                          // nil: all people are local
+	known  *access.Cache[principal, identity] // of bearer tokens
+	used   *uses                              // of API tokens
 
 	certificates *certificates // nil: client certificates are not accepted
 }
@@ -74,7 +76,8 @@ func New(accounts Accounts, log *slog.Logger) *Auth {
 		limit:    newLimiter(runtime.NumCPU(), time.Now),
 		decoy:    decoyHash,
 		checks:   checks,
-		known:    access.NewCache[string, pulp.User](maxKnown),
+		known:    access.NewCache[principal, identity](maxKnown),
+		used:     newUses(accounts.APITokensUsed, log),
 	}
 	accounts.OnChange(a.known.Purge)
 	_, _ = rand.Read(a.key[:]) // never fails: crypto/rand
@@ -172,7 +175,7 @@ func (a *Auth) warnOfBlocked(ctx context.Context, blocked bool, from string) {
 	}
 }
 
-// Basic authenticates the Basic credentials of a request: a user name and a password, or IDTokenUser and a token. Without
+// Basic authenticates the Basic credentials of a request: a user name with a password or an API token, or IDTokenUser with a token. Without
 // an Authorization header its client certificate counts; the result is nil if it has none that names an active account.
 // The error is Unauthenticated for wrong credentials, and TooMany if the client address (RemoteAddr) has too many
 // failures.
@@ -187,11 +190,20 @@ func (a *Auth) Basic(r *http.Request) (*access.Caller, error) {
 	if a.isIDToken(username, password) {
 		return a.byIDToken(r, password)
 	}
-	u, err := a.login(r.Context(), r.RemoteAddr, username, password)
+	who, err := a.byPassword(r, username, password)
 	if fault.Is(err, fault.Unauthenticated) {
 		name := username[:min(len(username), maxLoggedName)]
 		a.log.WarnContext(r.Context(), "login refused", slog.String("user", name), slog.String("from", r.RemoteAddr))
 	}
+	return who, err
+}
+
+// byPassword authenticates a password, or an API token as a password.
+func (a *Auth) byPassword(r *http.Request, username, password string) (*access.Caller, error) {
+	if access.IsSecret(password) {
+		return a.byAPIToken(r, username, password)
+	}
+	u, err := a.login(r.Context(), r.RemoteAddr, username, password)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -25,6 +27,19 @@ func (a accounts) UserByName(_ context.Context, name string) (pulp.User, error) 
 
 // OnChange implements auth.Accounts.
 func (accounts) OnChange(func()) {}
+
+// APIToken implements auth.APITokens.
+func (accounts) APIToken(context.Context, string) (access.APIToken, error) {
+	return access.APIToken{}, fault.New(fault.NotFound, "no token")
+}
+
+// APITokenByHash implements auth.APITokens.
+func (a accounts) APITokenByHash(ctx context.Context, _ string) (access.APIToken, error) {
+	return a.APIToken(ctx, "")
+}
+
+// APITokensUsed implements auth.APITokens.
+func (accounts) APITokensUsed(context.Context, map[string]time.Time) error { return nil }
 
 func hash(t *testing.T, password string) string {
 	t.Helper()

@@ -11,25 +11,55 @@ import (
 // maxKnown is the number of accounts of bearer tokens that are cached.
 const maxKnown = 10_000
 
+// principal identifies the account of a bearer token, and the API token with which it was requested; empty for none.
+type principal struct{ username, apiToken string }
+
+// identity is a principal as stored.
+type identity struct {
+	account pulp.User
+	token   access.APIToken // zero without an API token
+}
+
 // Bearer authenticates a bearer token of the registry. The caller is nil for an anonymous token. A token is valid while its
-// account is active and has the password with which the token was requested: after a change in this process no longer at
-// once, after one in another process within access.CacheLife. The error is Unauthenticated for a token that is not valid.
+// account is active and has the password with which the token was requested, or while the API token exists and has not
+// expired: after a change in this process no longer at once, after one in another process within access.CacheLife. The error
+// is Unauthenticated for a token that is not valid.
 func (a *Auth) Bearer(ctx context.Context, t *Tokens, text string) (*access.Caller, Bearer, error) {
 	b, err := t.Verify(text)
 	if err != nil || b.Username == "" {
 		return nil, b, err
 	}
-	user, ok := a.known.Get(b.Username)
-	if !ok || !t.BelongsTo(b, user) { // a token may be newer than the cached account
-		user, err = a.known.Read(b.Username, func() (pulp.User, error) { return a.account(ctx, b.Username) })
-		if fault.Is(err, fault.NotFound) || err == nil && !t.BelongsTo(b, user) {
+	key := principal{b.Username, b.APIToken}
+	known, ok := a.known.Get(key)
+	if !ok || !a.accepts(t, b, known) { // a token may be newer than the cached account
+		known, err = a.known.Read(key, func() (identity, error) { return a.identify(ctx, key) })
+		if fault.Is(err, fault.NotFound) || err == nil && !a.accepts(t, b, known) {
 			err = errToken
 		}
 		if err != nil {
 			return nil, Bearer{}, err
 		}
 	}
-	return &access.Caller{Account: user, Identity: b.Identity}, b, nil
+	who := &access.Caller{Account: known.account, Identity: b.Identity}
+	if b.APIToken != "" {
+		who.Token = &known.token.Token
+		a.used.add(ctx, b.APIToken, a.now())
+	}
+	return who, b, nil
+}
+
+// accepts reports whether a verified token is valid for an identity.
+func (a *Auth) accepts(t *Tokens, b Bearer, known identity) bool {
+	return t.BelongsTo(b, known.account) &&
+		(b.APIToken == "" || known.token.AccountID == known.account.ID && !known.token.Expired(a.now()))
+}
+
+// identify reads an identity. The error is NotFound if the account or the API token does not exist.
+func (a *Auth) identify(ctx context.Context, of principal) (known identity, err error) {
+	if known.account, err = a.account(ctx, of.username); err == nil && of.apiToken != "" {
+		known.token, err = a.accounts.APIToken(ctx, of.apiToken)
+	}
+	return known, err
 }
 
 // account returns the account with a name, confirmed by its source.

@@ -102,11 +102,13 @@ func (a *Auth) byCertificate(r *http.Request) (*access.Caller, error) {
 		a.reportCertificate(r.Context(), leaf, "the certificate does not have one name for tls.client_identity")
 		return nil, nil
 	}
-	u, ok := a.known.Get(name)
+	key := principal{username: name}
+	known, ok := a.known.Get(key)
 	var err error
-	if !ok || !u.Active { // it may be active again
-		u, err = a.known.Read(name, func() (pulp.User, error) { return a.account(r.Context(), name) })
+	if !ok || !known.account.Active { // it may be active again
+		known, err = a.known.Read(key, func() (identity, error) { return a.identify(r.Context(), key) })
 	}
+	u := known.account
 	switch {
 	case fault.Is(err, fault.NotFound):
 		a.reportCertificate(r.Context(), leaf, "there is no such account")

@@ -8,6 +8,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/clientaddr"
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
@@ -18,9 +19,6 @@ const (
 	externalLife  = time.Minute // from the verification of credentials to the next one
 	externalSlots = 8           // questions to sources at a time
 )
-
-// tokenPrefix begins API tokens. They are never sent to a source.
-const tokenPrefix = "cst_"
 
 // People are the sources of people outside the database.
 type People interface {
@@ -95,7 +93,7 @@ func (a *Auth) loginExternal(ctx context.Context, from, username, password strin
 func (a *Auth) askPeople(
 	ctx context.Context, network netip.Prefix, digest [32]byte, username, password, source string,
 ) (pulp.User, error) {
-	if strings.HasPrefix(password, tokenPrefix) {
+	if strings.HasPrefix(password, access.SecretPrefix) { // API tokens are never sent to a source
 		return pulp.User{}, errPassword
 	}
 	if err := a.people.limit.acquire(ctx, network); err != nil {

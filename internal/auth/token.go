@@ -58,6 +58,8 @@ type Bearer struct {
 	Access   []Access
 	// Credential identifies the account and the password for which the token was issued. Compare it with BelongsTo.
 	Credential string
+	// APIToken is the id of the API token with which the token was requested; empty for none.
+	APIToken string
 	// Identity describes the credentials for which the token was issued; see access.Caller.
 	Identity string
 }
@@ -138,6 +140,8 @@ type claims struct {
 	Subject   string   `json:"sub"`
 	// Credential is the result of Tokens.credential; empty in anonymous tokens.
 	Credential string `json:"cred,omitempty"`
+	// APIToken is the id of the API token of the caller.
+	APIToken string `json:"token,omitempty"`
 	// Identity is that of access.Caller.
 	Identity string `json:"identity,omitempty"`
 }
@@ -171,7 +175,10 @@ func (t *Tokens) issue(who *access.Caller, granted []Access, audience string, li
 		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expiry: now.Add(lifetime).Unix(),
 	}
 	if who != nil {
-		c.Subject, c.Credential, c.Identity = who.Account.Username, t.credential(who.Account), who.Identity
+		if who.Token != nil {
+			c.APIToken = who.Token.ID
+		}
+		c.Subject, c.Credential, c.Identity = who.Account.Username, t.credential(who.Account, c.APIToken), who.Identity
 	}
 	if granted == nil {
 		c.Access = []Access{}
@@ -184,17 +191,23 @@ func (t *Tokens) issue(who *access.Caller, granted []Access, audience string, li
 }
 
 // BelongsTo reports whether a verified token is valid for the current state of an account: the account is active, is the
-// same account (not one created later with the same name) and has the same password as when the token was issued. The
-// result is false for anonymous tokens and for tokens without a credential, which older versions issued.
+// same account (not one created later with the same name) and, unless an API token was used, has the same password as when
+// the token was issued. The result is false for anonymous tokens and for tokens without a credential, which older versions
+// issued. The API token is not checked.
 func (t *Tokens) BelongsTo(b Bearer, user pulp.User) bool {
-	return user.Active && b.Username == user.Username && hmac.Equal([]byte(b.Credential), []byte(t.credential(user)))
+	return user.Active && b.Username == user.Username && hmac.Equal([]byte(b.Credential), []byte(t.credential(user, b.APIToken)))
 }
 
-// credential returns a short HMAC of an account's id, time of creation and password hash. Since its key is derived from
-// the token key, all servers compute the same value and clients learn nothing about the password hash.
-func (t *Tokens) credential(user pulp.User) string {
+// credential returns a short HMAC of an account's id, time of creation and password hash, or of the id of an API token
+// instead of the hash. Since its key is derived from the token key, all servers compute the same value and clients learn
+// nothing about the password hash.
+func (t *Tokens) credential(user pulp.User, apiToken string) string {
+	secret := user.Hash
+	if apiToken != "" {
+		secret = "token " + apiToken
+	}
 	h := hmac.New(sha256.New, t.bind)
-	_, _ = fmt.Fprintf(h, "%d %d %s", user.ID, user.Created.UnixMicro(), user.Hash)
+	_, _ = fmt.Fprintf(h, "%d %d %s", user.ID, user.Created.UnixMicro(), secret)
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
@@ -233,7 +246,7 @@ func (t *Tokens) verify(text, audience string) (Bearer, error) {
 		now.Add(leeway).Before(time.Unix(c.NotBefore, 0)) || now.Add(-leeway).After(time.Unix(c.Expiry, 0)) {
 		return Bearer{}, errToken
 	}
-	return Bearer{Username: c.Subject, Access: c.Access, Credential: c.Credential, Identity: c.Identity}, nil
+	return Bearer{Username: c.Subject, Access: c.Access, Credential: c.Credential, Identity: c.Identity, APIToken: c.APIToken}, nil
 }
 
 // signed verifies the signature of a token and returns its claims. The caller must not modify Access, which is cached.

@@ -285,16 +285,3 @@ type Worker struct {
 	Heartbeat time.Time
 	TaskID    string // the task that it runs; empty if it runs none
 }
-
-// APIToken is an API token without its secret.
-type APIToken struct {
-	ID        string
-	AccountID int64
-	Name      string
-	Hint      string    // the first characters of the secret
-	Patterns  []string  // of names of objects; nil: all objects
-	Actions   []string  // nil: all actions
-	Expires   time.Time // zero: never
-	LastUsed  time.Time // about; zero: never
-	Stamps
-}

@@ -1,35 +1,69 @@
 package accounts_test
 
 import (
-	"strings"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/storetest"
 )
 
-// TestCreateToken verifies that the database has a hash of the secret and its first characters only.
-func TestCreateToken(t *testing.T) {
+// TestAPITokens stores, finds, uses and deletes API tokens. Only the hash of the secret is stored.
+func TestAPITokens(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	alice := user(t, s, "alice")
-	expires := time.Now().Add(time.Hour).Truncate(time.Microsecond)
-	made, secret, err := s.Accounts.CreateToken(t.Context(), pulp.APIToken{AccountID: alice.ID, Name: "login", Expires: expires})
-	if err != nil || !strings.HasPrefix(secret, "cst_") || len(secret) < 30 || made.Hint != secret[:8] || made.Created.IsZero() {
-		t.Fatalf("CreateToken = %+v, %q, %v", made, secret, err)
+	changes := 0
+	s.Accounts.OnChange(func() { changes++ })
+	expires := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	want := access.APIToken{
+		Token:     access.Token{Patterns: []string{"acme/*"}, Actions: []access.Use{access.UsePull, access.UsePush}},
+		AccountID: alice.ID, Name: "ci", Expires: &expires,
 	}
-	var hash, hint string
-	var until int64
-	if err := s.DB.Read().QueryRowContext(t.Context(), `SELECT hash, hint, expires FROM api_token WHERE account_id = $1`, alice.ID).
-		Scan(&hash, &hint, &until); err != nil {
+	made, secret, err := s.Accounts.CreateAPIToken(t.Context(), want)
+	if err != nil || !access.IsSecret(secret) || made.Hint != secret[:10] || made.Account != "alice" || made.ID == "" ||
+		!slices.Equal(made.Patterns, want.Patterns) || !slices.Equal(made.Actions, want.Actions) || !made.Expires.Equal(expires) {
+		t.Fatalf("CreateAPIToken = %+v, %q, %v", made, secret, err)
+	}
+	unlimited, other, err := s.Accounts.CreateAPIToken(t.Context(), access.APIToken{AccountID: alice.ID, Name: "all"})
+	if err != nil || other == secret || unlimited.Patterns != nil || unlimited.Actions != nil || unlimited.Expires != nil || unlimited.Limited() {
+		t.Fatalf("CreateAPIToken = %+v, %v", unlimited, err)
+	}
+	used := time.Date(2029, 1, 1, 0, 0, 0, 0, time.UTC)
+	if err := s.Accounts.APITokensUsed(t.Context(), map[string]time.Time{made.ID: used, "gone": used}); err != nil {
 		t.Fatal(err)
 	}
-	if len(hash) != 64 || strings.Contains(hash, secret) || hint != secret[:8] || until != expires.UnixMicro() {
-		t.Errorf("stored hash %q, hint %q, expires %d", hash, hint, until)
+	found, err := s.Accounts.APITokenByHash(t.Context(), access.HashSecret(secret))
+	if err != nil || found.ID != made.ID || found.LastUsed == nil || !found.LastUsed.Equal(used) {
+		t.Errorf("APITokenByHash = %+v, %v", found, err)
 	}
-	if _, _, err := s.Accounts.CreateToken(t.Context(), pulp.APIToken{AccountID: -1}); !fault.Is(err, fault.NotFound) {
-		t.Errorf("a token of no account: %v", err)
+	if byID, err := s.Accounts.APIToken(t.Context(), made.ID); err != nil || byID.Name != "ci" {
+		t.Errorf("APIToken = %+v, %v", byID, err)
+	}
+	if changes != 0 {
+		t.Errorf("%d announcements of new tokens and uses, want none", changes)
+	}
+	if _, err := s.Accounts.APITokenByHash(t.Context(), secret); !fault.Is(err, fault.NotFound) {
+		t.Errorf("the secret itself is found: %v", err)
+	}
+	if err := s.Accounts.DeleteAPIToken(t.Context(), made.ID); err != nil || changes != 1 {
+		t.Errorf("DeleteAPIToken = %v, %d announcements", err, changes)
+	}
+	if _, err := s.Accounts.APIToken(t.Context(), made.ID); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a deleted token: %v", err)
+	}
+	if err := s.Accounts.DeleteAPIToken(t.Context(), made.ID); !fault.Is(err, fault.NotFound) {
+		t.Errorf("the second DeleteAPIToken = %v", err)
+	}
+	if err := s.Accounts.DeleteUser(t.Context(), alice.ID, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Accounts.APIToken(t.Context(), unlimited.ID); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a token of a deleted account: %v", err)
+	}
+	if _, _, err := s.Accounts.CreateAPIToken(t.Context(), want); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a token for a deleted account: %v", err)
 	}
 }

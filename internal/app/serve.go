@@ -96,6 +96,9 @@ func (a *App) backgroundJobs(s *store.Store, e *engine) []func(context.Context) 
 		Audit: c.Audit.Retention,
 	}}
 	all := []func(context.Context){func(ctx context.Context) { keeper.Run(ctx, housekeepingInterval) }}
+	if e.people != nil {
+		all = append(all, e.people.Run)
+	}
 	if e.upstream == nil {
 		return all
 	}

@@ -26,6 +26,10 @@ const (
 	removedLife = 10 * time.Second
 	// outagePause is the time for which a source that did not answer is not asked to confirm accounts.
 	outagePause = 10 * time.Second
+	// sweepInterval, sweepAge and sweepLimit control the confirmation of accounts that are not in use.
+	sweepInterval = time.Minute
+	sweepAge      = time.Hour // of the latest confirmation
+	sweepLimit    = 20        // accounts of a source in each interval
 )
 
 // Confirmed is a source with the validity of its confirmations.
@@ -165,6 +169,41 @@ func (p *People) source(name string) (Confirmed, bool) {
 		}
 	}
 	return Confirmed{}, false
+}
+
+// Run confirms accounts that nobody uses, so that lists show which people have left, until ctx ends. Access does not depend
+// on it.
+func (p *People) Run(ctx context.Context) {
+	tick := time.NewTicker(sweepInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := p.sweep(ctx); err != nil && ctx.Err() == nil {
+				p.o.Log.WarnContext(ctx, "cannot confirm accounts that are not in use", slog.Any("err", err))
+			}
+		}
+	}
+}
+
+// sweep confirms the accounts with the oldest confirmations.
+func (p *People) sweep(ctx context.Context) error {
+	for _, s := range p.o.Sources {
+		stale, err := p.o.Accounts.StaleExternal(ctx, s.Name(), p.now().Add(-max(sweepAge, s.Recheck)), sweepLimit)
+		if err != nil {
+			return err
+		}
+		for _, u := range stale {
+			if _, err := p.Confirm(ctx, u); fault.Is(err, fault.Unavailable) {
+				break // the source is away; it was logged
+			} else if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // renewOnce is renew for callers that ask about the same account at the same time.

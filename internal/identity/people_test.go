@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -321,6 +322,37 @@ func TestPeopleOutage(t *testing.T) {
 	w.pass(10 * time.Second)
 	_ = w.second.questions()
 	w.wantActive(t, "alice", true, 1)
+}
+
+// TestPeopleSweep verifies that accounts which nobody uses are confirmed after an hour, the oldest first, and that an outage
+// removes nobody.
+func TestPeopleSweep(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	sweep := func(questions int) {
+		t.Helper()
+		if err := w.Sweep(t.Context()); err != nil || w.second.questions() != questions {
+			t.Errorf("Sweep = %v after other than %d questions", err, questions)
+		}
+	}
+	for i := range 25 {
+		name := fmt.Sprintf("p%d", i)
+		w.second.people[name] = identity.Person{Name: name, ID: "id=" + name}
+		w.login(t, name)
+	}
+	_ = w.second.questions()
+	sweep(0)
+	w.pass(time.Hour + time.Second)
+	w.second.set(func(s *source) { s.err = errDown })
+	sweep(1)
+	w.pass(10 * time.Second)
+	w.second.set(func(s *source) { s.err = nil; delete(s.people, "p24") })
+	sweep(20)
+	sweep(5)
+	sweep(0)
+	if u, err := w.store.Accounts.UserByName(t.Context(), "p24"); err != nil || u.Active {
+		t.Errorf("the removed person: %+v, %v", u, err)
+	}
 }
 
 // TestPeopleWithoutSource verifies that accounts of a source that is not configured are inactive, and that other accounts

@@ -106,6 +106,15 @@ func (s *Store) RemoveExternal(ctx context.Context, id int64) (Change, error) {
 	})
 }
 
+// StaleExternal returns the active accounts of a source whose latest confirmation is older than a time, the oldest first,
+// at most limit of them.
+func (s *Store) StaleExternal(ctx context.Context, source string, before time.Time, limit int) ([]pulp.User, error) {
+	return sqldb.Collect(ctx, s.db.Read(), record.ScanUser, `
+		SELECT `+record.AccountColumns+` FROM account
+		 WHERE kind = 'external' AND source = $1 AND is_active AND checked < $2 ORDER BY checked LIMIT $3`,
+		source, before.UnixMicro(), limit)
+}
+
 var (
 	errChanged      = errors.New("changed")
 	errOtherAccount = fault.New(fault.Conflict, "The name belongs to another account.")

@@ -207,12 +207,9 @@ func (a *API) accessPolicies(req *request) ([]accessPolicy, error) {
 	all := make([]accessPolicy, len(viewsets))
 	for i, v := range viewsets {
 		id := uuid.NewSHA1(uuid.NameSpaceURL, []byte("countersign:access-policy:"+v.name)).String()
+		stamps := pulp.Stamps{Created: since.Created, Updated: since.Created}
 		p := accessPolicy{
-			object: objectOf(
-				pulp.AccessPolicyCollection,
-				id,
-				pulp.Stamps{Created: since.Created, Updated: since.Created},
-			),
+			object:  objectOf(pulp.AccessPolicyCollection, id, stamps),
 			Viewset: v.name, Statements: v.statements(), Hooks: []policyFunction{},
 		}
 		if v.owner != "" {

@@ -165,12 +165,10 @@ func (a *API) assignedRoleRoutes() []route {
 	var routes []route
 	for _, h := range []roleHolders{a.userHolders(), a.groupHolders()} {
 		path, r := h.collection+":id/roles/", a.assignedRoles(h)
-		routes = append(
-			routes,
-			route{
-				path:    path,
-				methods: map[string]handler{http.MethodGet: listOf(a, r), http.MethodPost: a.assignRole(h)},
-			},
+		routes = append(routes,
+			route{path: path, methods: map[string]handler{
+				http.MethodGet: listOf(a, r), http.MethodPost: a.assignRole(h),
+			}},
 			route{path: path + ":role/", methods: map[string]handler{
 				http.MethodGet: readOf(a, r), http.MethodDelete: a.removeAssignedRole(h),
 			}},
@@ -225,13 +223,8 @@ func (a *API) assignRole(h roleHolders) handler {
 		if err != nil {
 			return reply.Reply{}, err
 		}
-		req.audit(
-			"create "+h.noun+" role",
-			h.href(made),
-			slog.String("to", to.String()),
-			slog.String("role", *name),
-			slog.String("on", key),
-		)
+		req.audit("create "+h.noun+" role", h.href(made),
+			slog.String("to", to.String()), slog.String("role", *name), slog.String("on", key))
 		return reply.Reply{
 			Status: http.StatusCreated, Body: shown[0], Header: http.Header{"Location": {h.href(made)}},
 		}, nil

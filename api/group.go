@@ -73,29 +73,19 @@ func (a *API) groupRoutes() []route {
 	}
 }
 
-// visibleGroups returns the condition for groups that the caller may see: those on which a role gives the permission.
-// Limited API tokens see none.
+// visibleGroups returns the condition for groups that the caller may see. Limited API tokens see none.
 func (a *API) visibleGroups(req *request) ([]list.Filter, error) {
 	if req.caller.Token.Limited() {
 		return []list.Filter{list.Any()}, nil
 	}
-	all, err := a.may(req, access.View, access.Object{Kind: access.Group}, "")
-	if err != nil || all {
-		return nil, err
-	}
-	return []list.Filter{list.GrantedTo(req.caller.Account.ID, access.Group, access.ViewGroup)}, nil
+	return a.visible(req)
 }
 
 // permittedGroup returns the group that the path names, if the caller may perform an action on it.
 func (a *API) permittedGroup(req *request, action access.Action) (pulp.Group, error) {
 	g, err := findByPath(a, a.groups(), req)
 	if err == nil {
-		err = a.require(
-			req,
-			action,
-			access.OfGroup(g),
-			strconv.FormatInt(g.ID, 10),
-		)
+		err = a.require(req, action, access.OfGroup(g), strconv.FormatInt(g.ID, 10))
 	}
 	return g, err
 }

@@ -46,21 +46,13 @@ func (a *API) findSecurable(req *request, collection, id string) (securable, err
 	case pulp.DistributionCollection:
 		s.on, err = objectWithID(a, req, a.distributions(), id, access.OfDistribution)
 	case pulp.NamespaceCollection:
-		s.on, err = objectWithID(
-			a,
-			req,
-			a.namespaces(),
-			id,
-			func(n pulp.Namespace) access.Object { return access.OfNamespace(n, false) },
-		)
+		s.on, err = objectWithID(a, req, a.namespaces(), id, func(n pulp.Namespace) access.Object {
+			return access.OfNamespace(n, false)
+		})
 	case pulp.TaskCollection:
-		s.on, err = objectWithID(
-			a,
-			req,
-			a.tasks(),
-			id,
-			func(t taskstore.Task) access.Object { return access.OfTask(t.CreatedBy) },
-		)
+		s.on, err = objectWithID(a, req, a.tasks(), id, func(t taskstore.Task) access.Object {
+			return access.OfTask(t.CreatedBy)
+		})
 	case pulp.GroupCollection:
 		s.on, err = objectWithID(a, req, a.groups(), id, access.OfGroup)
 	case pulp.SigningServiceCollection:

@@ -25,13 +25,8 @@ type role struct {
 }
 
 func showRole(r pulp.Role) role {
-	return role{
-		objectOf(
-			pulp.RoleCollection,
-			r.ID,
-			r.Stamps,
-		), r.Name, r.Description, append([]string{}, r.Permissions...), r.Locked,
-	}
+	common := objectOf(pulp.RoleCollection, r.ID, r.Stamps)
+	return role{common, r.Name, r.Description, append([]string{}, r.Permissions...), r.Locked}
 }
 
 // showRoles returns the JSON forms of roles. It reads their permissions only if they are shown.

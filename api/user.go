@@ -94,15 +94,8 @@ func (a *API) users() resource[pulp.User] {
 			"id", "username", "first_name", "last_name", "email", "is_staff", "is_active", "date_joined", "kind", "source",
 		},
 		filters: mergeFilters(
-			numberIdentityFilters(pulp.UserCollection),
-			textFilters("username"),
-			textFilters("first_name"),
-			textFilters("last_name"),
-			textFilters("email"),
-			exactFilters(
-				"kind",
-			),
-			exactFilters("source"),
+			numberIdentityFilters(pulp.UserCollection), textFilters("username"), textFilters("first_name"),
+			textFilters("last_name"), textFilters("email"), exactFilters("kind"), exactFilters("source"),
 			filters{"is_active": is("is_active"), "is_staff": is("is_staff")},
 		),
 	}

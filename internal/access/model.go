@@ -103,10 +103,8 @@ func (t *Token) permitsAny(p Permission, on Object) bool {
 
 // lists reports whether a permission suffices for the rule's action.
 func (r Rule) lists(p Permission) bool {
-	return slices.Contains(
-		slices.Concat(r.Object, r.PushObject, r.Namespace, r.PushNamespace, r.Serving, r.Everywhere),
-		p,
-	)
+	all := slices.Concat(r.Object, r.PushObject, r.Namespace, r.PushNamespace, r.Serving, r.Everywhere)
+	return slices.Contains(all, p)
 }
 
 // KindOf returns the kind of the objects of a collection of the REST API, and whether they are push repositories. ok is

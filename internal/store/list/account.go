@@ -31,11 +31,8 @@ func (s *Store) Users(ctx context.Context, q Query) ([]pulp.User, int64, error) 
 // InGroup restricts a list of users to the members of a group.
 func InGroup(group int64) Filter {
 	return clause(func(b *statement) string {
-		return b.field(
-			"id",
-		) + " IN (SELECT m.account_id FROM account_group_member m WHERE m.group_id = " + b.arg(
-			group,
-		) + ")"
+		return b.field("id") +
+			" IN (SELECT m.account_id FROM account_group_member m WHERE m.group_id = " + b.arg(group) + ")"
 	})
 }
 
@@ -47,23 +44,12 @@ var GroupList = &List[pulp.Group]{
 		"pulp_created": "g.created", "pulp_last_updated": "g.updated",
 		"name": "g.name",
 	},
+	visible: permitted(access.Group, "g.id"),
 }
 
 // Groups lists groups.
 func (s *Store) Groups(ctx context.Context, q Query) ([]pulp.Group, int64, error) {
 	return GroupList.Rows(ctx, s, q)
-}
-
-// GrantedTo restricts a list of objects of a kind to those on which an account has a permission, by a role of its own
-// or of one of its groups that is assigned on the object.
-func GrantedTo(account int64, kind access.Kind, p access.Permission) Filter {
-	return clause(func(b *statement) string {
-		who := b.arg(account)
-		return "'" + string(kind) + ":' || " + b.id + ` IN (
-			SELECT a.object FROM role_assignment a JOIN role_permission p ON p.role_id = a.role_id
-			 WHERE p.permission = ` + b.arg(string(p)) + ` AND (a.account_id = ` + who + `
-			    OR a.group_id IN (SELECT m.group_id FROM account_group_member m WHERE m.account_id = ` + who + `)))`
-	})
 }
 
 // GroupsOf returns the groups of some accounts, sorted by name, by the accounts' ids.
@@ -123,11 +109,8 @@ func (s *Store) PermissionsOf(ctx context.Context, roles []string) (map[string][
 // WithPermission restricts a list of roles, or of assignments of roles, to roles with a permission.
 func WithPermission(p access.Permission) Filter {
 	return clause(func(b *statement) string {
-		return b.field(
-			"role_id",
-		) + " IN (SELECT p.role_id FROM role_permission p WHERE p.permission = " + b.arg(
-			string(p),
-		) + ")"
+		return b.field("role_id") +
+			" IN (SELECT p.role_id FROM role_permission p WHERE p.permission = " + b.arg(string(p)) + ")"
 	})
 }
 

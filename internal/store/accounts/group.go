@@ -96,36 +96,30 @@ func lockMember(t *sqldb.Tx, group, account int64) error {
 	return sqldb.NotFound(err, noGroup)
 }
 
-// RemoveMember removes an account from a group. The error is NotFound if it is no member, and Conflict if a source such
-// as LDAP maintains the membership.
+// RemoveMember removes the membership of an account in a group that was added by hand. The error is NotFound if the
+// account is no member, and Conflict if it remains one because a source such as LDAP maintains a membership too.
 func (s *Store) RemoveMember(ctx context.Context, group, account int64) error {
-	return s.db.InTx(ctx, func(t *sqldb.Tx) error {
-		n, err := t.Exec(
-			`DELETE FROM account_group_member WHERE group_id = $1 AND account_id = $2 AND source = ''`,
-			group,
-			account,
-		)
+	source, err := sqldb.InTx(ctx, s.db, func(t *sqldb.Tx) (source string, err error) {
+		removed, err := t.Exec(
+			`DELETE FROM account_group_member WHERE group_id = $1 AND account_id = $2 AND source = ''`, group, account)
 		if err != nil {
-			return err
+			return "", err
 		}
 		s.Changed(t)
-		var source string
 		err = t.Row(`SELECT source FROM account_group_member WHERE group_id = $1 AND account_id = $2 LIMIT 1`, group, account).
 			Scan(&source)
-		switch {
-		case err == nil:
-			return fault.New(
-				fault.Conflict,
-				"The source %q maintains this membership; remove the user from the group there.",
-				source,
-			)
-		case !errors.Is(err, sql.ErrNoRows):
-			return err
-		case n == 0:
-			return fault.New(fault.NotFound, noUser)
+		if errors.Is(err, sql.ErrNoRows) {
+			err = nil
+			if removed == 0 {
+				err = fault.New(fault.NotFound, noUser)
+			}
 		}
-		return nil
+		return source, err
 	})
+	if err == nil && source != "" {
+		err = fault.New(fault.Conflict, "The source %q maintains this membership; remove the user from the group there.", source)
+	}
+	return err
 }
 
 // SetMemberships makes an account a member of exactly the groups with these names as far as a source is concerned, in

@@ -281,11 +281,11 @@ SELECT r.id, v.permission FROM role r JOIN (
 -- Where their namespace does not exist, they keep the repositories and remotes of their name.
 INSERT INTO role_assignment (id, role_id, account_id, object, created, updated)
 SELECT gen_random_uuid()::text, '0199d5a0-0000-7000-8000-000000000003', a.id, 'repository:' || o.id, t.now, t.now
-  FROM account a JOIN repository o ON o.name = a.username OR SUBSTR(o.name, 1, LENGTH(a.username) + 1) = a.username || '/'
+  FROM repository o JOIN account a ON a.username = SPLIT_PART(o.name, '/', 1)
  CROSS JOIN (SELECT CAST(EXTRACT(EPOCH FROM now()) * 1000000 AS BIGINT) AS now) t
  WHERE NOT a.is_staff AND NOT EXISTS (SELECT 1 FROM namespace n WHERE n.name = a.username);
 INSERT INTO role_assignment (id, role_id, account_id, object, created, updated)
 SELECT gen_random_uuid()::text, '0199d5a0-0000-7000-8000-000000000007', a.id, 'remote:' || o.id, t.now, t.now
-  FROM account a JOIN remote o ON o.name = a.username OR SUBSTR(o.name, 1, LENGTH(a.username) + 1) = a.username || '/'
+  FROM remote o JOIN account a ON a.username = SPLIT_PART(o.name, '/', 1)
  CROSS JOIN (SELECT CAST(EXTRACT(EPOCH FROM now()) * 1000000 AS BIGINT) AS now) t
  WHERE NOT a.is_staff AND NOT EXISTS (SELECT 1 FROM namespace n WHERE n.name = a.username);

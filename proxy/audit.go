@@ -63,7 +63,7 @@ func (c *call) auditFailure(err error) {
 	case f.status == http.StatusForbidden:
 		c.identify() // it may be refused before that
 		c.audit(c.auditAction(), err)
-	case c.r.Header.Get("Authorization") == "":
+	case c.r.Header.Get("Authorization") == "" && !c.caller.authenticated: // authenticated by certificate
 	case !c.caller.authenticated && (refuses(f.status) || f.status == http.StatusTooManyRequests):
 		name, _, _ := c.r.BasicAuth()
 		c.Audit.RecordLogin(c.r.Context(), c.r.RemoteAddr, name, f.status, c.auditAction())

@@ -1,9 +1,15 @@
 package proxy_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/json"
 	"log/slog"
+	"math/big"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -147,6 +153,28 @@ func TestEveryMutatingRouteIsAudited(t *testing.T) {
 	}
 	for route := range calls {
 		t.Errorf("%s: there is no such route", route)
+	}
+}
+
+// TestCertificatesAreAudited checks the entries of a caller whose credentials are a client certificate.
+func TestCertificatesAreAudited(t *testing.T) {
+	t.Parallel()
+	w, lines := newAuditedWorld(t)
+	w.pushImage("acme/app", "one", "latest")
+	w.options.Auth.AcceptCertificates(auth.CertificateNames{Field: auth.CommonName, Pattern: "*"})
+	name := pkix.AttributeTypeAndValue{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "carol"}
+	carol := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{Names: []pkix.AttributeTypeAndValue{name}}}
+	lines.take(t)
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodDelete, "/v2/acme/app/manifests/latest", nil)
+	r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{carol}}}
+	answer := httptest.NewRecorder()
+	proxy.New(w.options).ServeHTTP(answer, r)
+	want := []audited{{
+		Who: "carol", Action: "delete manifest", Object: "acme/app", Result: "denied", Status: http.StatusUnauthorized,
+		Error: "UNAUTHORIZED",
+	}}
+	if diff := cmp.Diff(want, lines.take(t)); answer.Code != http.StatusUnauthorized || diff != "" {
+		t.Errorf("status %d, entries (-want +got):\n%s", answer.Code, diff)
 	}
 }
 

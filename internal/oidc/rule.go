@@ -131,6 +131,13 @@ var (
 	nameClaims = []string{"sub", "repository", "project_path"}
 )
 
+// github is the issuer of GitHub. Each project there chooses the claims in its subjects, so that a subject such as
+// environment:prod can be that of any project: one that names a project contains repo, repository or repository_id.
+const github = "https://token.actions.githubusercontent.com"
+
+var subjectAtGitHub = regexp.MustCompile(
+	`(?:^|:)(?:(?:repo|repository):[^:/*]+/[^:/*]+|repository_id:[0-9]+)(?::|$)`)
+
 func projectClaims() []string { return slices.Concat(idClaims, nameClaims) }
 
 // The subjects of GitHub and GitLab begin with the project. GitHub's contain ids in new repositories:
@@ -144,6 +151,9 @@ var (
 func (r Rule) bindsProject() bool {
 	return slices.ContainsFunc(projectClaims(), func(name string) bool {
 		return allOf(r.Claims[name], func(value string) bool {
+			if name == "sub" && strings.HasPrefix(r.Issuer, github) {
+				return subjectAtGitHub.MatchString(value)
+			}
 			return exact(value) || name == "sub" && subjectOfProject.MatchString(value)
 		})
 	})

@@ -11,7 +11,10 @@ import (
 	"github.com/countersign/countersign/internal/oidc/oidctest"
 )
 
-const github = "https://token.actions.githubusercontent.com"
+const (
+	github    = "https://token.actions.githubusercontent.com"
+	elsewhere = "https://ci.example"
+)
 
 // TestRules verifies which rules are refused at start, and the names in the error.
 func TestRules(t *testing.T) {
@@ -23,12 +26,19 @@ func TestRules(t *testing.T) {
 		change func(*oidc.Rule)
 		want   string // a part of the error; empty if the rule is accepted
 	}{
-		"ids":                           {change: func(*oidc.Rule) {}},
-		"several projects":              {change: with(claims{"repository_id": {"22", "23"}})},
-		"GitLab project":                {change: with(claims{"project_id": {"7"}, "ref_protected": {"true"}})},
-		"exact subject":                 {change: with(claims{"sub": {"system:serviceaccount:ci:builder"}})},
-		"subject of a GitHub project":   {change: with(claims{"sub": {"repo:acme@11/app@22:*"}})},
-		"subject of a GitLab project":   {change: with(claims{"sub": {"project_path:acme/sub/app:ref_type:branch:*"}})},
+		"ids":              {change: func(*oidc.Rule) {}},
+		"several projects": {change: with(claims{"repository_id": {"22", "23"}})},
+		"GitLab project":   {change: with(claims{"project_id": {"7"}, "ref_protected": {"true"}})},
+		"exact subject elsewhere": {change: func(r *oidc.Rule) {
+			r.Issuer, r.Claims = elsewhere, claims{"sub": {"system:serviceaccount:ci:builder"}}
+		}},
+		"exact subject that any GitHub project can have": {change: with(claims{"sub": {"environment:prod"}}), want: wide},
+		"exact subject of a GitHub owner":                {change: with(claims{"sub": {"repository_owner:acme"}}), want: wide},
+		"chosen subject of a GitHub project":             {change: with(claims{"sub": {"environment:prod:repository_id:22"}})},
+		"subject of a GitHub project":                    {change: with(claims{"sub": {"repo:acme@11/app@22:*"}})},
+		"subject of a GitLab project": {change: func(r *oidc.Rule) {
+			r.Issuer, r.Claims = elsewhere, claims{"sub": {"project_path:acme/sub/app:ref_type:branch:*"}}
+		}},
 		"no claims":                     {change: with(nil), want: wide},
 		"ref alone":                     {change: with(claims{"ref": {"refs/heads/main"}}), want: wide},
 		"owner alone":                   {change: with(claims{"repository_owner_id": {"11"}}), want: wide},
@@ -65,7 +75,7 @@ func TestRules(t *testing.T) {
 			t.Parallel()
 			r := rule(github)
 			tt.change(&r)
-			_, err := oidc.New(oidc.Options{Issuers: []oidc.Issuer{{URL: github}}, Rules: []oidc.Rule{r}})
+			_, err := oidc.New(oidc.Options{Issuers: []oidc.Issuer{{URL: github}, {URL: elsewhere}}, Rules: []oidc.Rule{r}})
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("New: %v, want %q", err, tt.want)
 			}
@@ -99,10 +109,10 @@ func TestRulesByName(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var log strings.Builder
-			r := rule(github)
+			r := rule(elsewhere)
 			r.Claims = tt.claims
 			open(t, oidc.Options{
-				Issuers: []oidc.Issuer{{URL: github}}, Rules: []oidc.Rule{r}, Log: slog.New(slog.NewTextHandler(&log, nil)),
+				Issuers: []oidc.Issuer{{URL: elsewhere}}, Rules: []oidc.Rule{r}, Log: slog.New(slog.NewTextHandler(&log, nil)),
 			})
 			if got := strings.Contains(log.String(), "rule=app"); got != tt.warned {
 				t.Errorf("warned = %t, want %t: %s", got, tt.warned, log.String())

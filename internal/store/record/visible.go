@@ -59,6 +59,9 @@ var tables = map[access.Kind]table{
 	access.Group:          {name: "account_group", path: "name", number: true},
 }
 
+// The statements say CROSS JOIN where SQLite must look up the objects of the assignments, not the assignments for each
+// object: it keeps the order of such joins.
+
 // IDs returns the query of the ids of the objects of a kind on which the viewer's roles permit an action. The rows may
 // repeat. Its cost depends on the viewer's assignments and on the objects found, not on all assignments.
 func (p Permitted) IDs(kind access.Kind, action access.Action) string {
@@ -78,7 +81,7 @@ func (p Permitted) IDs(kind access.Kind, action access.Action) string {
 		found = `SELECT o.id FROM (` + found + `) g JOIN ` + q.of.name + ` o ON o.id = g.id WHERE ` + only
 	}
 	return `
-		WITH assigned (object, permission) AS (
+		WITH assigned (object, permission) AS MATERIALIZED (
 			SELECT a.object, p.permission FROM role_assignment a JOIN role_permission p ON p.role_id = a.role_id
 			 WHERE a.account_id = ` + account + ` AND a.object > '' AND p.permission IN ` + q.permissions() + `
 			UNION ALL
@@ -113,9 +116,8 @@ func (q scopeQuery) branches() []string {
 		branches = append(branches, q.inNamespaces())
 	}
 	if len(r.Serving) > 0 {
-		branches = append(branches, `SELECT o.id FROM assigned x JOIN distribution d ON d.id = `+q.key(access.Distribution)+`
-			  JOIN repository o ON o.id = d.repository_id
-			 WHERE `+q.on(access.Distribution)+` AND `+isPush+` AND x.permission IN `+oneOf(r.Serving))
+		branches = append(branches, `SELECT o.id FROM assigned x CROSS JOIN distribution d CROSS JOIN repository o
+			 WHERE d.id = `+q.key(access.Distribution)+` AND o.id = d.repository_id AND `+q.on(access.Distribution)+` AND `+isPush+` AND x.permission IN `+oneOf(r.Serving))
 	}
 	if q.kind == access.Task {
 		branches = append(branches, `SELECT o.id FROM task o WHERE o.created_by = `+q.Arg(q.Creator))
@@ -146,7 +148,7 @@ func (q scopeQuery) assignedOn(kind access.Kind, join string, permissions, push 
 	if len(push) > 0 {
 		condition = `(` + condition + ` OR ` + isPush + ` AND x.permission IN ` + oneOf(push) + `)`
 	}
-	return `SELECT o.id FROM assigned x JOIN ` + q.of.name + ` o ON ` + join + ` WHERE ` + q.on(kind) + ` AND ` + condition
+	return `SELECT o.id FROM assigned x CROSS JOIN ` + q.of.name + ` o WHERE ` + join + ` AND ` + q.on(kind) + ` AND ` + condition
 }
 
 // inNamespaces returns the query of the objects whose names are in a namespace with a permission.
@@ -157,11 +159,11 @@ func (q scopeQuery) inNamespaces() string {
 	if q.kind == access.Repository {
 		condition = `CASE WHEN ` + isPush + ` THEN x.permission IN ` + oneOf(r.PushNamespace) + ` ELSE ` + condition + ` END`
 	}
-	namespaces := `SELECT n.name AS name, a.permission AS permission FROM assigned a JOIN namespace n ON n.id = ` + strings.Replace(q.key(access.Namespace), "x.", "a.", 1) +
-		` WHERE ` + strings.ReplaceAll(q.on(access.Namespace), "x.", "a.")
-	return `SELECT o.id FROM (` + namespaces + `) x JOIN ` + q.of.name + ` o
-			    ON o.` + q.of.path + ` >= x.name AND o.` + q.of.path + ` < x.name || '0'
-			 WHERE SUBSTR(o.` + q.of.path + ` || '/', LENGTH(x.name) + 1, 1) = '/' AND ` + condition
+	namespaces := `SELECT n.name AS name, y.permission AS permission FROM assigned y CROSS JOIN namespace n WHERE n.id = ` +
+		strings.ReplaceAll(q.key(access.Namespace)+` AND `+q.on(access.Namespace), "x.", "y.")
+	return `SELECT o.id FROM (` + namespaces + `) x CROSS JOIN ` + q.of.name + ` o
+			 WHERE o.` + q.of.path + ` >= x.name AND o.` + q.of.path + ` < x.name || '0'
+			   AND SUBSTR(o.` + q.of.path + ` || '/', LENGTH(x.name) + 1, 1) = '/' AND ` + condition
 }
 
 // on returns the condition that the object of an assignment x is of a kind.

@@ -65,6 +65,6 @@ func (a *App) people(ctx context.Context, s *store.Store, entries *audit.Log) (*
 		return nil, nil
 	}
 	return identity.NewPeople(identity.PeopleOptions{
-		Accounts: s.Accounts, Sources: sources, Log: a.log, Audit: entries,
+		Accounts: s.Accounts, Sources: sources, Reserved: []string{AdminName}, Log: a.log, Audit: entries,
 	}), nil
 }

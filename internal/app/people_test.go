@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/app"
 	"github.com/countersign/countersign/internal/app/apptest"
 	"github.com/countersign/countersign/internal/eventually"
@@ -78,6 +79,20 @@ func account(t *testing.T, c config.Config, name string) (u pulp.User) {
 	return u
 }
 
+// apiToken creates an API token of an account and returns its secret.
+func apiToken(t *testing.T, c config.Config, name string) (secret string) {
+	t.Helper()
+	owner := account(t, c, name)
+	a, _ := apptest.New(c)
+	if err := a.WithStore(t.Context(), func(s *store.Store) (err error) {
+		_, secret, err = s.Accounts.CreateAPIToken(t.Context(), access.APIToken{AccountID: owner.ID, Name: "ci"})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return secret
+}
+
 // TestPeopleOfADirectory verifies on two servers that people of an LDAP directory log in, and that a removed person loses
 // access with the password and with tokens.
 func TestPeopleOfADirectory(t *testing.T) {
@@ -85,7 +100,7 @@ func TestPeopleOfADirectory(t *testing.T) {
 	directory := slapdtest.Start(t)
 	alice := directory.AddPerson(t, "alice", "wonderland")
 	bob := directory.AddPerson(t, "bob", "builder")
-	directory.AddPerson(t, app.AdminName, "directory-password")
+	directory.AddPerson(t, app.AdminName, "directory-password") // reserved, also for other spellings
 	directory.AddGroup(t, "dev", alice)
 	directory.AddGroup(t, "ops", bob)
 	const recheck = 500 * time.Millisecond
@@ -125,11 +140,17 @@ func TestPeopleOfADirectory(t *testing.T) {
 		}
 	}
 
+	secret := apiToken(t, c, "alice")
+	if got := first.Login(t, "alice", secret); got != http.StatusOK {
+		t.Errorf("alice's API token: status %d", got)
+	}
+
 	directory.Delete(t, alice)
 	for s, text := range tokens {
 		eventually.True(t, time.Minute, func() bool {
 			byToken, _ := get(t, s, "/v2/", "", text)
-			return byToken == http.StatusUnauthorized && s.Login(t, "alice", "wonderland") == http.StatusUnauthorized
+			return byToken == http.StatusUnauthorized && s.Login(t, "alice", secret) == http.StatusUnauthorized &&
+				s.Login(t, "alice", "wonderland") == http.StatusUnauthorized
 		}, "alice loses access")
 	}
 	if account(t, c, "alice").Active {

@@ -74,7 +74,8 @@ func certificateUsers(t *testing.T) accounts {
 	}
 }
 
-// TestCertificatesNameAccounts verifies the account of a certificate for each field and pattern.
+// TestCertificatesNameAccounts verifies the account of a certificate for each field and pattern. See
+// hostile-inputs.md#foreign-certificate.
 func TestCertificatesNameAccounts(t *testing.T) {
 	t.Parallel()
 	users := certificateUsers(t)

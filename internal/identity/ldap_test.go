@@ -110,7 +110,7 @@ func TestLDAPSearchesAnonymously(t *testing.T) {
 }
 
 // TestLDAPRefusesHostileNames verifies that names are never part of a filter's structure, and that unusable ones do not
-// reach the directory.
+// reach the directory. See hostile-inputs.md#names-in-a-directory.
 func TestLDAPRefusesHostileNames(t *testing.T) {
 	t.Parallel()
 	s := slapdtest.Start(t)
@@ -152,7 +152,7 @@ func TestLDAPRefusesHostileNames(t *testing.T) {
 }
 
 // TestLDAPPasswords verifies that an empty password, which the directory of the tests accepts for everybody, never
-// reaches it, and that passwords may contain any bytes.
+// reaches it, and that passwords may contain any bytes. See hostile-inputs.md#empty-password.
 func TestLDAPPasswords(t *testing.T) {
 	t.Parallel()
 	s := slapdtest.Start(t)
@@ -348,7 +348,7 @@ func TestLDAPOutage(t *testing.T) {
 }
 
 // TestLDAPBoundsBrokenServers verifies that a server that is silent, sends garbage or announces a huge response does not
-// occupy this one.
+// occupy this one. See hostile-inputs.md#broken-directory.
 func TestLDAPBoundsBrokenServers(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]string{

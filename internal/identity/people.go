@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -45,6 +46,8 @@ type Confirmed struct {
 type PeopleOptions struct {
 	Accounts *accounts.Store
 	Sources  []Confirmed // in the order in which they are asked
+	// Reserved are names that only accounts of the server have, even while there is none with the name.
+	Reserved []string
 	Log      *slog.Logger
 	Audit    *audit.Log // nil: the log
 }
@@ -247,6 +250,9 @@ func (p *People) renew(ctx context.Context, s Confirmed, u pulp.User) (pulp.User
 
 // put stores the account of a person whom a source has confirmed.
 func (p *People) put(ctx context.Context, s Confirmed, id int64, person Person) (pulp.User, error) {
+	if slices.Contains(p.o.Reserved, person.Name) {
+		return pulp.User{}, fault.New(fault.Conflict, "The name is reserved for an account of this server.")
+	}
 	at := p.now()
 	u, change, err := p.o.Accounts.PutExternal(ctx, id, accounts.External{
 		Source: s.Name(), ID: person.ID, Name: person.Name, FirstName: person.First, LastName: person.Last,

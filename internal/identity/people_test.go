@@ -107,7 +107,7 @@ func newTown(t *testing.T) *town {
 	clock := func() time.Time { w.mu.Lock(); defer w.mu.Unlock(); return w.now }
 	w.store.DB.SetClock(clock)
 	w.People = identity.NewPeople(identity.PeopleOptions{
-		Accounts: w.store.Accounts, Log: slog.New(slog.NewTextHandler(&w.log, nil)),
+		Accounts: w.store.Accounts, Log: slog.New(slog.NewTextHandler(&w.log, nil)), Reserved: []string{"root"},
 		Sources: []identity.Confirmed{
 			{Source: w.first, Recheck: time.Minute, MaxOutage: time.Hour}, {Source: w.second, Recheck: 5 * time.Minute, MaxOutage: time.Hour},
 		},
@@ -207,6 +207,10 @@ func TestPeopleTakeNoLocalName(t *testing.T) {
 	}
 	if !strings.Contains(w.log.String(), "The name belongs to another account") {
 		t.Errorf("the log does not say why: %s", &w.log)
+	}
+	w.second.people["root"] = identity.Person{Name: "root", ID: "id=8"}
+	if u, err := w.Authenticate(t.Context(), "", "root", "secret"); !fault.Is(err, fault.Unauthenticated) {
+		t.Errorf("Authenticate with a reserved name = %+v, %v", u, err)
 	}
 	w.login(t, "alice")
 	storetest.ExecAll(t, w.store, `UPDATE account SET is_active = FALSE WHERE username = 'alice'`)

@@ -32,6 +32,8 @@ type Grants interface {
 type RuleGrants interface {
 	// Granted returns the permissions of the identity of a rule on the object with a name.
 	Granted(ctx context.Context, account pulp.User, kind Kind, name string) (Granted, error)
+	// SignsWith reports whether the identity of a rule may use a signing service for a repository.
+	SignsWith(account pulp.User, service, repository string) bool
 	// Grants returns all that the identity of a rule is granted.
 	Grants(ctx context.Context, account pulp.User) ([]NameGrant, error)
 }

@@ -22,6 +22,10 @@ func (ruled) Granted(context.Context, pulp.User, access.Kind, string) (access.Gr
 	return access.Granted{Object: access.SetOf(access.ViewRepository)}, nil
 }
 
+func (ruled) SignsWith(_ pulp.User, service, repository string) bool {
+	return service == "release" && repository == "acme/app"
+}
+
 func (ruled) Grants(context.Context, pulp.User) ([]access.NameGrant, error) { return nil, nil }
 
 // TestRuleGrants verifies that the rule alone decides for the identity of a rule, and assignments alone for others.
@@ -50,4 +54,34 @@ func TestRuleGrants(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRuleSignsWith verifies that the identity of a rule uses a signing service for the repositories of its grant only, and
+// a service that is assigned to the repository.
+func TestRuleSignsWith(t *testing.T) {
+	t.Parallel()
+	d := access.NewDecider(assigned{}, serviceRules{})
+	c := caller("oidc:app", pulp.RuleIdentity)
+	for name, tt := range map[string]struct {
+		repository, service, own string
+		want                     bool
+	}{
+		"granted":            {repository: "acme/app", service: "release", want: true},
+		"another repository": {repository: "acme/other", service: "release"},
+		"another service":    {repository: "acme/app", service: "test"},
+		"assigned service":   {repository: "acme/other", service: "test", own: "test", want: true},
+	} {
+		repo := pulp.Repository{Name: tt.repository, SigningServiceID: tt.own, SigningAssigned: pulp.AssignedByAdmin}
+		got, err := d.SignsWith(t.Context(), c, pulp.SigningUse{}, repo, pulp.SigningService{ID: tt.service, Name: tt.service})
+		if err != nil || got != tt.want {
+			t.Errorf("%s: %t, %v, want %t", name, got, err, tt.want)
+		}
+	}
+}
+
+// serviceRules gives the identities of rules the right to use every signing service, for some repositories.
+type serviceRules struct{ ruled }
+
+func (serviceRules) Granted(context.Context, pulp.User, access.Kind, string) (access.Granted, error) {
+	return access.Granted{Object: access.SetOf(access.UseService)}, nil
 }

@@ -7,14 +7,19 @@ import (
 )
 
 // SignsWith reports whether a caller that may sign a repository may do that with a signing service: one that is assigned
-// to the repository, or one that the caller may use.
+// to the repository, or one that the caller may use. The identity of a rule may use a service for the repositories of the
+// same grant only.
 func (d *Decider) SignsWith(
 	ctx context.Context, c *Caller, use pulp.SigningUse, r pulp.Repository, s pulp.SigningService,
 ) (bool, error) {
 	if use.Allows(r, s) {
 		return true, nil
 	}
-	return d.Allow(ctx, c, UseKey, OfService(s), s.ID)
+	ok, err := d.Allow(ctx, c, UseKey, OfService(s), s.ID)
+	if ok && c.Account.Kind == pulp.RuleIdentity {
+		ok = d.rules.SignsWith(c.Account, s.Name, r.Name)
+	}
+	return ok, err
 }
 
 // AssignsServiceAs returns as whom a caller that may change a repository assigns it the signing service with an id, or

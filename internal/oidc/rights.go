@@ -82,6 +82,14 @@ func (r *Rights) role(ctx context.Context, name string) (access.Set, error) {
 	return r.Roles.RolePermissions(ctx, name)
 }
 
+// SignsWith implements access.RuleGrants.
+func (r *Rights) SignsWith(account pulp.User, service, repository string) bool {
+	rule, ok := r.of(account)
+	return ok && slices.ContainsFunc(rule.Grants, func(g Grant) bool {
+		return slices.Contains(g.SigningServices, service) && g.Covers(repository)
+	})
+}
+
 // Grants implements access.RuleGrants.
 func (r *Rights) Grants(ctx context.Context, account pulp.User) ([]access.NameGrant, error) {
 	rule, ok := r.of(account)

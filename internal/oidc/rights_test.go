@@ -87,6 +87,13 @@ func TestRights(t *testing.T) {
 			t.Errorf("%s: %t, want %t", name, got, tt.want)
 		}
 	}
+	for pair, want := range map[[2]string]bool{
+		{"release", "acme/app"}: true, {"release", "base/x"}: false, {"other", "acme/app"}: false, {"", "acme/app"}: false,
+	} {
+		if got := of.SignsWith(account, pair[0], pair[1]); got != want {
+			t.Errorf("SignsWith(%v) = %t, want %t", pair, got, want)
+		}
+	}
 	creates := access.Object{Kind: access.Distribution, Name: "acme/app"}
 	creates.Granted, _ = of.Granted(t.Context(), account, creates.Kind, creates.Name)
 	if access.MayCreatePath(&access.Caller{Account: account}, creates) {

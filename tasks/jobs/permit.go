@@ -166,8 +166,8 @@ func (o Options) mayUse(ctx context.Context, u pulp.User, repo pulp.Repository, 
 	} else if err != nil {
 		return err
 	}
-	err = o.require(ctx, u, access.OfService(service), service.ID, "signing service "+service.Name, access.UseKey)
-	if fault.Is(err, fault.Denied) {
+	ok, err := o.Access.SignsWith(ctx, &access.Caller{Account: u}, o.SigningUse, repo, service)
+	if err == nil && !ok {
 		err = o.assigned(repo, service)
 	}
 	return err

@@ -86,7 +86,7 @@ func (k *key) secretParts(t *testing.T, file string) (parts [][]byte) {
 func (s *server) addKeyService(t *testing.T, name string, k *key, arguments ...string) string {
 	t.Helper()
 	said, err := s.cli(t, nil, append([]string{"add-signing-service", name}, arguments...)...)
-	if err != nil || !strings.HasSuffix(said, "Successfully added signing service "+name+" for key "+k.fingerprint+".\n") || !strings.Contains(said, "action=sign key="+k.fingerprint) {
+	if err != nil || !strings.HasSuffix(said, "Successfully added signing service "+name+" for key "+k.fingerprint+".\n") || !strings.Contains(said, "action=sign object=test result=done key="+k.fingerprint) {
 		t.Fatalf("add-signing-service: %v\n%s", err, said)
 	}
 	found := s.list(t, signingServices+"?name="+name).Results

@@ -285,6 +285,8 @@ type call struct {
 	json   any    // the body; a string is sent unchanged
 	kind   string // the Content-Type; empty: JSON
 	header map[string]string
+
+	headers http.Header // with several values
 }
 
 type reply struct {
@@ -332,6 +334,9 @@ func (w *world) do(c call) reply {
 	}
 	for name, value := range c.header {
 		r.Header.Set(name, value)
+	}
+	for name, values := range c.headers {
+		r.Header[name] = values
 	}
 	res, err := http.DefaultTransport.RoundTrip(r) // does not follow redirects
 	if err != nil {

@@ -346,7 +346,7 @@ func (a *API) editUser(whole bool) handler {
 		}
 		by := editor{
 			administers: administers(req), may: may,
-			own: old.ID == req.caller.Account.ID && !req.caller.Token.Limited(), withToken: req.caller.Token != nil,
+			own: old.ID == req.caller.Account.ID && !req.caller.Token.Limited(), byPassword: req.caller.Token == nil && req.caller.Identity == "",
 		}
 		if !by.may && !by.own {
 			return reply.Reply{}, errDenied
@@ -388,11 +388,12 @@ type editor struct {
 	administers bool // the caller is an administrator
 	may         bool // the caller has the permission to change users
 	own         bool // the user is the caller
-	withToken   bool // the caller authenticated with an API token
+	byPassword  bool // the caller authenticated with the password
 }
 
 // permit returns an error unless the editor may set the fields of a user. Only administrators change administrators and
-// make them. An API token cannot change its owner's password, so that a stolen token does not outlive its revocation.
+// make them. An API token or a certificate cannot change the password of its owner, so that a stolen one does not outlive
+// its revocation.
 func (e editor) permit(u pulp.User, f userFields) error {
 	differs := func(v *bool, from bool) bool { return v != nil && *v != from }
 	switch {
@@ -400,7 +401,7 @@ func (e editor) permit(u pulp.User, f userFields) error {
 		differs(f.staff, u.Staff) && !e.administers,
 		differs(f.active, u.Active) && !e.may,
 		f.username != nil && *f.username != u.Username && !e.may,
-		f.password.Set && e.own && e.withToken:
+		f.password.Set && e.own && !e.byPassword:
 		return errDenied
 	}
 	return nil

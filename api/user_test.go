@@ -18,13 +18,16 @@ import (
 	assign "github.com/countersign/countersign/internal/store/accounts"
 )
 
-// tokens accepts what accounts accepts. The header "Token" makes the caller one with an API token: "any", or "limited".
+// tokens accepts what accounts accepts. The header "Token" makes the caller one with an API token ("any",
+// "limited") or with a certificate.
 type tokens struct{ accounts }
 
 func (a tokens) Basic(r *http.Request) (*access.Caller, error) {
 	c, err := a.accounts.Basic(r)
 	switch kind := r.Header.Get("Token"); {
 	case c == nil || kind == "":
+	case kind == "certificate":
+		c.Identity = "certificate x"
 	case kind == "limited":
 		c.Token = &access.Token{ID: "t", Actions: access.Uses}
 	default:
@@ -298,6 +301,8 @@ func TestOwnUser(t *testing.T) {
 	}{
 		"a token":                     {"any", `{"first_name":"C"}`, 200},
 		"a token, the password":       {"any", `{"password":"stolen-Secret9"}`, 403},
+		"a certificate":               {"certificate", `{"first_name":"C"}`, 200},
+		"a certificate, the password": {"certificate", `{"password":"stolen-Secret9"}`, 403},
 		"a limited token":             {"limited", `{"first_name":"C"}`, 403},
 		"a limited token, a password": {"limited", `{"password":"stolen-Secret9"}`, 403},
 	} {

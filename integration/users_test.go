@@ -336,3 +336,31 @@ func (s *server) allowSigning(t *testing.T, service, user string) {
 		s.role(t, "add_role", service, "core.signingservice_user", object{"users": []string{user}})
 	}
 }
+
+// TestSeedStoryAsUser follows Pulp's guide to signing images as a user with two roles: collaborator of the namespace, and
+// user of the signing service. Without one of them the user is refused.
+func TestSeedStoryAsUser(t *testing.T) {
+	t.Parallel()
+	trusted := keyNamed(t, "trusted")
+	for client, push := range seedPushes {
+		t.Run(client, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t, trusted.env())
+			_, builder := s.addUser(t, "builder")
+			user := s.asServer(builder)
+			if _, err := user.pushTiny(t, "test/minio", "v0", "refused"); err == nil {
+				t.Error("a user without a role pushes to the namespace test")
+			}
+			s.call(t, http.MethodPost, namespaces, object{"name": "test"}, http.StatusCreated, nil)
+			s.role(t, "add_role", s.one(t, namespaces, "test"), "container.containernamespace_collaborator",
+				object{"users": []string{"builder"}})
+			user.call(t, http.MethodGet, signingServices, nil, http.StatusForbidden, nil)
+			seedStory(t, user, s, trusted, push)
+
+			other := s.addService(t, "other", trusted, "")
+			repository := text(user.repository(t, "test/minio")["pulp_href"])
+			user.call(t, http.MethodPost, repository+"sign/", object{"manifest_signing_service": other}, http.StatusForbidden, nil)
+			user.call(t, http.MethodGet, other, nil, http.StatusNotFound, nil)
+		})
+	}
+}

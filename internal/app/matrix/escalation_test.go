@@ -39,7 +39,7 @@ func newMallory(t *testing.T, s *server) (*fixture, identity) {
 	t.Helper()
 	f := newFixture(t, s, "secret", true, identity{})
 	mallory := s.user(t, "mallory")
-	if r := s.push(t, mallory.basic(), "mallory/app", second, "v1"); r.status != http.StatusCreated {
+	if r := s.push(t, mallory.basic(), "mallory/app", pushedImage, "v1"); r.status != http.StatusCreated {
 		t.Fatalf("the push to the own namespace: %v", r)
 	}
 	for name, post := range map[string][2]string{
@@ -71,13 +71,13 @@ func TestForeignContent(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.values["upload"] = strings.TrimPrefix(location.RequestURI(), "/v2/secret/app/")
-	f.values["foreign-blob"] = byDigest.configBlob()
-	f.values["foreign-manifest"] = unwanted.manifest
+	f.values["foreign-blob"] = f.images["deleted"].configBlob()
+	f.values["foreign-manifest"] = f.images["unwanted"].manifest
 	f.refused(t, mallory, map[string]request{
 		"mount a blob":                   {"POST", "/v2/mallory/app/blobs/uploads/?mount={foreign-blob}&from=secret/app", "", []int{202}},
 		"mount a blob without a source":  {"POST", "/v2/mallory/app/blobs/uploads/?mount={foreign-blob}", "", []int{202}},
 		"read a blob at an own name":     {"GET", "/v2/mallory/app/blobs/{foreign-blob}", "", []int{404}},
-		"read a manifest at an own name": {"GET", "/v2/mallory/app/manifests/{deleted}", "", []int{404}},
+		"read a manifest at an own name": {"GET", "/v2/mallory/app/manifests/{digest of deleted}", "", []int{404}},
 		"push a manifest of a foreign blob": {
 			"PUT", "/v2/mallory/app/manifests/stolen", "{foreign-manifest}", []int{400},
 		},
@@ -92,7 +92,7 @@ func TestForeignContent(t *testing.T) {
 		"add a private blob":               {"POST", "{mine}add/", `{"content_units":["{config}"]}`, []int{400}},
 		"roll back to a private version":   {"POST", "{mine}rollback/", `{"version":"{version}"}`, []int{400}},
 		"verify a private version":         {"POST", "{mine}verify/", `{"tag":"v1","repository_version":"{version}"}`, []int{400}},
-		"tag a private manifest":           {"POST", "{mine}tag/", `{"tag":"stolen","digest":"{deleted}"}`, []int{400}},
+		"tag a private manifest":           {"POST", "{mine}tag/", `{"tag":"stolen","digest":"{digest of deleted}"}`, []int{400}},
 		"serve a private repository":       {"PATCH", "{mine-dist}", `{"repository":"{repo}"}`, []int{400, 403}},
 		"serve a private push repository":  {"PATCH", "{mine-dist}", `{"repository":"{push}"}`, []int{400, 403}},
 		"serve a private version":          {"PATCH", "{mine-dist}", `{"repository":null,"repository_version":"{repo-version}"}`, []int{400, 403}},
@@ -129,7 +129,7 @@ func (f *fixture) hidden(t *testing.T, as identity) {
 		"distributions/?base_path__icontains=SECRET", "distributions/?with_content={manifest}", "distributions/?namespace={namespace}",
 		"remotes/?name__startswith=secret", "remotes/?pulp_href__in={remote}",
 		"content/container/tags/?name=untagged", "content/container/tags/?tagged_manifest={manifest}",
-		"content/container/manifests/?digest={deleted}", "content/container/blobs/?digest={foreign-blob}",
+		"content/container/manifests/?digest={digest of deleted}", "content/container/blobs/?digest={foreign-blob}",
 		"content/container/manifests/?pulp_href__in={manifest}", "content/container/signatures/?manifest={manifest}",
 		"content/container/manifests/?orphaned_for=0", "content/?pulp_href__in={manifest}",
 		"tasks/?reserved_resources={repo}", "tasks/?exclusive_resources={push}", "tasks/?created_resources={version}",
@@ -177,4 +177,100 @@ func TestAdministratorsAreOutOfReach(t *testing.T) {
 		"the last administrator demotes the own account":  {"PATCH", "{admin}", `{"is_staff":false}`, []int{409}},
 		"the last administrator deletes the own account":  {"DELETE", "{admin}", "", []int{409}},
 	})
+}
+
+// TestRolesEndWithTheirObjects checks that roles on an object, of a group and of a deleted role give nothing after the
+// deletion, not even for the time of a cache, and that an object of the same name starts without roles.
+func TestRolesEndWithTheirObjects(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	const name = "team/private"
+	push := func() {
+		t.Helper()
+		s.mustPush(t, name, pushedImage, "v1")
+		s.must(t, http.MethodPatch, s.find(t, pulp.DistributionCollection+"?name="+name), `{"private":true}`)
+	}
+	push()
+	namespace := func() string { return s.find(t, pulp.NamespaceCollection+"?name=team") }
+	distribution := func() string { return s.find(t, pulp.DistributionCollection+"?name="+name) }
+	for what, c := range map[string]struct{ role, object func() string }{
+		"distribution": {func() string { return "container.containerdistribution_collaborator" }, distribution},
+		"namespace":    {func() string { return "container.containernamespace_collaborator" }, namespace},
+	} {
+		user := s.user(t, "of-"+what)
+		s.must(t, http.MethodPost, c.object()+"add_role/", `{"role":"`+c.role()+`","users":["of-`+what+`"]}`)
+		token := s.bearer(t, user, "repository:"+name+":pull,push")
+		check := func(when string, want int) {
+			t.Helper()
+			for _, authorization := range []string{token, user.basic()} {
+				pulled := s.send(t, authorization, http.MethodGet, "/v2/"+name+"/manifests/v1", nil, nil)
+				pushed := s.putManifest(t, authorization, name, pushedImage, "v1")
+				if pulled.status != want || pushed.status != want && pushed.status != http.StatusCreated {
+					t.Errorf("%s %s: pull %v, push %v, want %d", what, when, pulled, pushed, want)
+				}
+				if want != http.StatusOK && pushed.status == http.StatusCreated {
+					t.Errorf("%s %s: pushed", what, when)
+				}
+			}
+		}
+		check("with the role", http.StatusOK)
+		s.must(t, http.MethodDelete, c.object(), "")
+		push()
+		check("created again", http.StatusUnauthorized)
+	}
+}
+
+// TestForeignRepositoryThroughAnOwnDistribution lets a user who may only modify the content of a repository serve it
+// under an own path: the deletion of that distribution does not delete the repository.
+func TestForeignRepositoryThroughAnOwnDistribution(t *testing.T) {
+	t.Parallel()
+	f, mallory := newMallory(t, newServer(t))
+	f.assign(t, "container.containerrepository_content_manager", "push", "mallory")
+	r := f.rest(t, mallory, http.MethodPost, pulp.DistributionCollection,
+		f.fillIn(`{"name":"mallory/served","base_path":"mallory/served","repository":"{push}"}`))
+	if state, why := f.ended(t, r); state != "completed" {
+		t.Fatalf("serve the repository: %v %s %s", r, state, why)
+	}
+	r = f.rest(t, mallory, http.MethodDelete, f.find(t, pulp.DistributionCollection+"?name=mallory/served"), "")
+	f.ended(t, r)
+	if r := f.rest(t, f.admin, http.MethodGet, f.values["push"], ""); r.status != http.StatusOK {
+		t.Errorf("the repository after the deletion of the other distribution: %v", r)
+	}
+	f.refused(t, mallory, map[string]request{
+		"delete the repository's own distribution": {"DELETE", "{push-dist}", "", []int{403, 404}},
+		"rename the repository":                    {"PATCH", "{push}", `{"name":"mallory/taken"}`, []int{403}},
+		"hide or publish it":                       {"PATCH", "{push-dist}", `{"private":false}`, []int{403, 404}},
+		"give a role on it":                        {"POST", "{push}add_role/", `{"role":"container.containerrepository_owner","users":["mallory"]}`, []int{403}},
+	})
+}
+
+// TestNamesOfUsersAndNamespaces checks that only local users own the absent namespace of their name, and that objects
+// which outlive a namespace do not fall to whoever creates it again.
+func TestNamesOfUsersAndNamespaces(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	f := newFixture(t, s, "reused", true, identity{})
+	same := s.user(t, "reused")
+	creator := s.user(t, "creator")
+	s.giveEverywhere(t, "creator", "container.containernamespace_creator")
+	read := func(as identity, want ...int) {
+		t.Helper()
+		for _, object := range []string{"repo", "gone-repo", "remote"} {
+			if r := s.rest(t, as, http.MethodGet, f.values[object], ""); r.status == http.StatusOK || !slices.Contains(want, r.status) {
+				t.Errorf("%s reads the %s: %v", as.user, object, r)
+			}
+		}
+	}
+	read(same, http.StatusNotFound, http.StatusForbidden)
+	s.must(t, http.MethodDelete, f.values["namespace"], "")
+	for _, as := range []identity{same, creator} {
+		// The container repositories and the remotes are left.
+		read(as, http.StatusNotFound, http.StatusForbidden)
+		r := s.rest(t, as, http.MethodPost, pulp.NamespaceCollection, `{"name":"reused"}`)
+		t.Logf("%s creates the namespace again: %v", as.user, r)
+		read(as, http.StatusNotFound, http.StatusForbidden)
+		if r.status == http.StatusCreated {
+			s.must(t, http.MethodDelete, s.find(t, pulp.NamespaceCollection+"?name=reused"), "")
+		}
+	}
 }

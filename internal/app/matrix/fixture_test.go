@@ -9,21 +9,17 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// The images of a fixture. Each operation that removes content has one of its own.
-var (
-	kept      = newImage("kept")            // v1, and the tags that operations remove or move
-	second    = newImage("second")          // v2
-	byDigest  = newImage("deleted")         // is deleted by digest
-	removed   = newImage("removed")         // is removed over REST
-	unwanted  = newImage("unwanted")        // its hrefs are removed from the container repository
-	pushedNew = newImage("pushed by users") // is pushed by operations
-)
+// imageNames are the names of the images of a fixture. Each operation that removes content has one of its own: kept has
+// the tag v1 and tags that operations remove or move, second has v2, deleted is deleted by digest, removed is removed
+// over REST, and unwanted is removed from the container repository.
+var imageNames = []string{"kept", "second", "deleted", "removed", "unwanted"}
 
 // fixture is a namespace with objects of each kind, all public or all private. Users of the subject act on it.
 type fixture struct {
 	*server
 	namespace string
 	private   bool
+	images    map[string]image  // of this fixture only
 	values    map[string]string // of placeholders in paths and bodies
 }
 
@@ -31,10 +27,16 @@ type fixture struct {
 // push.
 func newFixture(t *testing.T, s *server, namespace string, private bool, first identity) *fixture {
 	t.Helper()
-	f := &fixture{server: s, namespace: namespace, private: private, values: map[string]string{
-		"ns": namespace, "service": s.service, "spare": s.spare, "digest": kept.digest(), "second": second.digest(),
-		"deleted": byDigest.digest(), "removed": removed.digest(), "blob": kept.configBlob(),
-	}}
+	f := &fixture{
+		server: s, namespace: namespace, private: private, images: map[string]image{},
+		values: map[string]string{"ns": namespace, "service": s.service, "spare": s.spare},
+	}
+	for _, name := range imageNames {
+		f.images[name] = newImage(name + " of " + namespace)
+		f.values["digest of "+name] = f.images[name].digest()
+	}
+	kept := f.images["kept"]
+	f.values["blob"] = kept.configBlob()
 	if first != (identity{}) {
 		if r := s.push(t, first.basic(), namespace+"/first", kept, "v1"); r.status != http.StatusCreated {
 			t.Fatalf("the first push to %s: %v", namespace, r)
@@ -60,11 +62,12 @@ func newFixture(t *testing.T, s *server, namespace string, private bool, first i
 	}
 	f.values["version"] = s.latest(t, f.values["push"])
 	f.values["repo-version"] = s.latest(t, f.values["repo"])
-	for name, list := range map[string]string{"tag": "tags/?name=v1&", "manifest": "manifests/?", "config": "blobs/?"} {
-		found := s.hrefs(t, s.must(t, http.MethodGet, "content/container/"+list+"repository_version="+f.values["repo-version"], ""))
-		f.values[name] = found[0]
+	for name, list := range map[string]string{
+		"tag": "tags/?name=v1", "manifest": "manifests/?digest={digest of kept}", "config": "blobs/?digest={blob}",
+		"unwanted": "manifests/?digest={digest of unwanted}",
+	} {
+		f.values[name] = s.find(t, f.fillIn("content/container/"+list+"&repository_version={repo-version}"))
 	}
-	f.values["unwanted"] = s.find(t, "content/container/manifests/?digest="+unwanted.digest()+"&repository_version="+f.values["repo-version"])
 	return f
 }
 
@@ -72,11 +75,11 @@ func newFixture(t *testing.T, s *server, namespace string, private bool, first i
 func (f *fixture) fill(t *testing.T, name, kind, collection string) {
 	t.Helper()
 	path := f.namespace + "/" + name
-	f.mustPush(t, path, kept, "v1", "untagged", "deleted-tag")
-	f.mustPush(t, path, second, "v2")
-	f.mustPush(t, path, byDigest, "deleted")
-	f.mustPush(t, path, removed, "removed")
-	f.mustPush(t, path, unwanted, "unwanted")
+	f.mustPush(t, path, f.images["kept"], "v1", "untagged", "deleted-tag")
+	f.mustPush(t, path, f.images["second"], "v2")
+	for _, name := range imageNames[2:] {
+		f.mustPush(t, path, f.images[name], name)
+	}
 	f.values[kind] = f.find(t, collection+"?name="+path)
 	f.values[kind+"-dist"] = f.find(t, pulp.DistributionCollection+"?name="+path)
 	f.must(t, http.MethodPatch, f.values[kind], `{"manifest_signing_service":"`+f.service+`"}`)

@@ -20,6 +20,9 @@ type image struct {
 	manifest string
 }
 
+// pushedImage is what users push.
+var pushedImage = newImage("pushed by users")
+
 func newImage(label string) image {
 	config := `{"architecture":"amd64","os":"linux","author":"` + label + `","rootfs":{"type":"layers","diff_ids":[]}}`
 	manifest, _ := json.Marshal(map[string]any{

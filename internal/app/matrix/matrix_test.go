@@ -12,7 +12,7 @@ import (
 func TestPermissions(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	s.mustPush(t, "seed/app", kept, "v1")
+	s.mustPush(t, "seed/app", pushedImage, "v1")
 	s.user(t, "bystander")
 	run := outcomes{cells: map[cell]string{}}
 	t.Run("subjects", func(t *testing.T) { // returns after all of its parallel tests
@@ -34,7 +34,11 @@ func TestPermissions(t *testing.T) {
 					f, as := a.own(t, s, private)
 					performAll(t, attempt{f, of.name, as}, object, operations(), &run)
 					if !of.alike {
-						performAll(t, attempt{foreigners[private], of.name, as}, foreign+object, operations(), &run)
+						others := foreigners[private]
+						if of.reaches {
+							others = newFixture(t, s, "foreign-of-"+of.name+"-"+object, private, identity{})
+						}
+						performAll(t, attempt{others, of.name, as}, foreign+object, operations(), &run)
 					}
 				})
 			}

@@ -116,14 +116,16 @@ func change(name, method, path string, body func(t *testing.T, a attempt) (conte
 	}}
 }
 
-func sentManifest(i image) func(*testing.T, attempt) (string, []byte) {
-	return func(*testing.T, attempt) (string, []byte) { return pulp.OCIManifest, []byte(i.manifest) }
+func sentManifest(name string) func(*testing.T, attempt) (string, []byte) {
+	return func(_ *testing.T, a attempt) (string, []byte) {
+		return pulp.OCIManifest, []byte(a.images[name].manifest)
+	}
 }
 
 func sentSignature(name string) func(*testing.T, attempt) (string, []byte) {
 	return func(t *testing.T, a attempt) (string, []byte) {
 		t.Helper()
-		return "application/json", a.signature(t, a.fillIn(name), second)
+		return "application/json", a.signature(t, a.fillIn(name), a.images["second"])
 	}
 }
 
@@ -159,8 +161,8 @@ func registryOperations() []operation {
 		pull("registry: HEAD a manifest", http.MethodHead, app+"manifests/v1"),
 		pull("registry: GET a blob", http.MethodGet, app+"blobs/{blob}"),
 		pull("registry: GET tags", http.MethodGet, app+"tags/list"),
-		pull("registry: GET referrers", http.MethodGet, app+"referrers/{digest}"),
-		pull("registry: GET signatures", http.MethodGet, "/extensions/v2/{ns}/app/signatures/{digest}"),
+		pull("registry: GET referrers", http.MethodGet, app+"referrers/{digest of kept}"),
+		pull("registry: GET signatures", http.MethodGet, "/extensions/v2/{ns}/app/signatures/{digest of kept}"),
 		pull("registry: GET a manifest of a container repository", http.MethodGet, "/v2/{ns}/img/manifests/v1"),
 		pull("registry: GET a manifest of an absent name", http.MethodGet, "/v2/{ns}/absent/manifests/v1"),
 		{name: "registry: catalog", perform: catalog},
@@ -168,11 +170,11 @@ func registryOperations() []operation {
 		{name: "registry: push a tag", perform: pushes("app")},
 		{name: "registry: push a tag to a container repository", perform: pushes("img")},
 		{name: "registry: push a new name", perform: pushes("new")},
-		change("registry: PUT a signature", http.MethodPut, "/extensions/v2/{ns}/app/signatures/{second}",
+		change("registry: PUT a signature", http.MethodPut, "/extensions/v2/{ns}/app/signatures/{digest of second}",
 			sentSignature("{ns}/app")),
-		change("registry: move a tag", http.MethodPut, app+"manifests/v2", sentManifest(kept)),
+		change("registry: move a tag", http.MethodPut, app+"manifests/v2", sentManifest("kept")),
 		change("registry: DELETE a tag", http.MethodDelete, app+"manifests/deleted-tag", nil),
-		change("registry: DELETE a manifest", http.MethodDelete, app+"manifests/{deleted}", nil),
+		change("registry: DELETE a manifest", http.MethodDelete, app+"manifests/{digest of deleted}", nil),
 	}
 }
 
@@ -226,19 +228,19 @@ func repositoryOperations() []operation {
 			call(n+"sign with another service", http.MethodPost, href+"sign/",
 				`{"manifest_signing_service":"{spare}","tags_list":["v2"]}`),
 			call(n+"assign another service", http.MethodPatch, href, `{"manifest_signing_service":"{spare}"}`),
-			call(n+"tag", http.MethodPost, href+"tag/", `{"tag":"tagged","digest":"{digest}"}`),
+			call(n+"tag", http.MethodPost, href+"tag/", `{"tag":"tagged","digest":"{digest of kept}"}`),
 			call(n+"untag", http.MethodPost, href+"untag/", `{"tag":"untagged"}`),
 		)
 	}
 	return append(all,
-		call("push repository: remove an image", http.MethodPost, "{push}remove_image/", `{"digest":"{removed}"}`),
+		call("push repository: remove an image", http.MethodPost, "{push}remove_image/", `{"digest":"{digest of removed}"}`),
 		call("container repository: set a label", http.MethodPost, "{repo}set_label/", `{"key":"k","value":"{subject}"}`),
 		call("container repository: unset a label", http.MethodPost, "{repo}unset_label/", `{"key":"k"}`),
 		call("container repository: add content", http.MethodPost, "{repo}add/", `{"content_units":["{manifest}"]}`),
 		call("container repository: remove content", http.MethodPost, "{repo}remove/", `{"content_units":["{unwanted}"]}`),
 		call("container repository: copy tags", http.MethodPost, "{repo}copy_tags/", `{"source_repository_version":"{version}","names":["v1"]}`),
 		call("container repository: copy manifests", http.MethodPost, "{repo}copy_manifests/",
-			`{"source_repository_version":"{version}","digests":["{digest}"]}`),
+			`{"source_repository_version":"{version}","digests":["{digest of kept}"]}`),
 		call("container repository: sync", http.MethodPost, "{repo}sync/", `{"remote":"{remote}"}`),
 		call("push repository: rollback", http.MethodPost, "{push}rollback/", `{"version":2}`),
 		call("container repository: rollback", http.MethodPost, "{repo}rollback/", `{"version":2}`),
@@ -288,7 +290,7 @@ func remoteOperations() []operation {
 func contentOperations() []operation {
 	return []operation{
 		listed("content: list tags of a version", "content/container/tags/?repository_version={repo-version}&name=v1", "{tag}"),
-		listed("content: list manifests of a version", "content/container/manifests/?repository_version={repo-version}&digest={digest}", "{manifest}"),
+		listed("content: list manifests of a version", "content/container/manifests/?repository_version={repo-version}&digest={digest of kept}", "{manifest}"),
 		call("content: list signatures of a version", http.MethodGet, "content/container/signatures/?repository_version={repo-version}", ""),
 		call("content: read a tag", http.MethodGet, "{tag}", ""),
 		call("content: read a manifest", http.MethodGet, "{manifest}", ""),

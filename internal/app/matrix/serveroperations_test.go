@@ -26,7 +26,7 @@ func newServerFixture(t *testing.T, s *server, of account, as identity) *fixture
 			fmt.Sprintf(`{"name":%q,"permissions":["container.view_containerrepository"]}`, "test."+victim)),
 	}}
 	var started struct{ Task string }
-	s.must(t, http.MethodPost, f.values["others"]+"tag/", fmt.Sprintf(`{"tag":%q,"digest":%q}`, of.name, kept.digest())).
+	s.must(t, http.MethodPost, f.values["others"]+"tag/", fmt.Sprintf(`{"tag":%q,"digest":%q}`, of.name, pushedImage.digest())).
 		decode(t, &started)
 	f.values["task"] = started.Task
 	of.assign(t, f, of.onServer)
@@ -125,5 +125,5 @@ func getBase(t *testing.T, a attempt) string {
 // pushTo pushes an image to a name.
 func (a attempt) pushTo(t *testing.T, name string) string {
 	t.Helper()
-	return a.outcome(t, a.push(t, a.bearer(t, a.as, "repository:"+name+":pull,push"), name, pushedNew, "pushed"))
+	return a.outcome(t, a.push(t, a.bearer(t, a.as, "repository:"+name+":pull,push"), name, pushedImage, "pushed"))
 }

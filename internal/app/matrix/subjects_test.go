@@ -20,6 +20,8 @@ type subject struct {
 	identify func(t *testing.T, s *server, namespace string) identity
 	// alike tells that own and foreign objects do not differ for the subject.
 	alike bool
+	// reaches tells that the subject may create objects in foreign namespaces, and so needs ones of its own.
+	reaches bool
 	// first tells that the user creates the namespace by a push.
 	first bool
 	// group tells that a group of the user has the roles.
@@ -51,7 +53,7 @@ func subjects() []subject {
 		{name: "repository-viewer", roles: on(repository+"viewer", repos)},
 		{name: "remote-owner", roles: remote + "owner@remote " + remote + "owner@gone-remote"},
 		{name: "remote-viewer", roles: remote + "viewer@remote"},
-		{name: "creator", everywhere: repository + "creator " + distribution + "creator " + remote + "creator"},
+		{name: "creator", reaches: true, everywhere: repository + "creator " + distribution + "creator " + remote + "creator"},
 		{name: "namespace-creator", everywhere: namespace + "creator"},
 		{name: "group-member", roles: namespace + "collaborator@namespace", group: true},
 		{name: "same-name", first: true, identify: func(t *testing.T, s *server, namespace string) identity {

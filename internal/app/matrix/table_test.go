@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "write the results to the table; review 
 // The results are separated by bars, each with its subjects. The subject others stands for those that no other result
 // lists. On foreign objects each subject has the result of the subject likeUser, unless a line says otherwise.
 //
-// A recording is named as SUBJECT=FILE. Its status is that of the subject's result, unless there is a reason.
+// A recording is named as SUBJECT=FILE if its status is that of the subject's result, and as SUBJECT!=FILE if not.
 const (
 	tableFile  = "testdata/permissions.tsv"
 	tableTitle = "operation\tobject\tresults\trecordings\tdifference"
@@ -50,7 +50,10 @@ type result struct {
 	subjects []string
 }
 
-type recording struct{ subject, file string }
+type recording struct {
+	subject, file string
+	differs       bool
+}
 
 // of returns the result of a subject; empty if the line has none.
 func (l line) of(subject string) string {
@@ -103,7 +106,8 @@ func readTable(t *testing.T) []line {
 		}
 		for _, name := range strings.Fields(columns[3]) {
 			subject, file, _ := strings.Cut(name, "=")
-			l.recordings = append(l.recordings, recording{subject, file})
+			subject, differs := strings.CutSuffix(subject, "!")
+			l.recordings = append(l.recordings, recording{subject, file, differs})
 		}
 		lines = append(lines, l)
 	}
@@ -145,11 +149,15 @@ func sortedCells(run map[cell]string) []cell {
 	})
 }
 
-// compareRecordings compares the table with the recordings that it names.
+// compareRecordings compares the table with the recordings that it names. The table names each recording of a
+// permission.
 func compareRecordings(t *testing.T, lines []line) {
 	t.Helper()
+	named := map[string]bool{}
 	for _, l := range lines {
+		differs := false
 		for _, r := range l.recordings {
+			named[r.file] = true
 			raw, err := os.ReadFile(filepath.Join(goldenDir, r.file+".json"))
 			if err != nil {
 				t.Error(err)
@@ -160,12 +168,48 @@ func compareRecordings(t *testing.T, lines []line) {
 				t.Fatal(err)
 			}
 			status, _, _ := strings.Cut(l.of(r.subject), " ")
-			if differs := status != strconv.Itoa(recorded.Status); differs != (l.difference != "") {
-				t.Errorf("%s, %s, %s: %s; the recording %s has %d; difference %q",
-					l.operation, l.object, r.subject, status, r.file, recorded.Status, l.difference)
+			if (status != strconv.Itoa(recorded.Status)) != r.differs {
+				t.Errorf("%s, %s, %s: %s, and the recording %s has %d", l.operation, l.object, r.subject, status, r.file, recorded.Status)
+			}
+			differs = differs || r.differs
+		}
+		if differs != (l.difference != "") {
+			t.Errorf("%s, %s: the difference is %q, but a recording differs: %t", l.operation, l.object, l.difference, differs)
+		}
+	}
+	for _, pattern := range []string{"111*", "113*", "5[0-4]*", "69b*"} {
+		found, err := filepath.Glob(filepath.Join(goldenDir, pattern+".json"))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("no recordings %s: %v", pattern, err)
+		}
+		for _, path := range found {
+			name := strings.TrimSuffix(filepath.Base(path), ".json")
+			if named[name] == (otherRecordings[name] != "") {
+				t.Errorf("%s names the recording %s: %t; otherRecordings explains it as %q", tableFile, name, named[name], otherRecordings[name])
 			}
 		}
 	}
+}
+
+// otherRecordings are recordings that the table does not name, with the reason. The golden story of package api replays
+// them.
+var otherRecordings = map[string]string{
+	"50c-v2-no-slash":           "a redirect",
+	"52c-token-noscope":         "a token without a scope",
+	"52d-token-catalog":         "a token for the catalog, which every account gets",
+	"52g-token-multi":           "several scopes",
+	"52h-token-malformed-scope": "a malformed scope",
+	"52i-token-no-service":      "a missing parameter",
+	"52j-token-badpw":           "a wrong password",
+	"52k-token-post":            "another method",
+	"52l-token-noslash":         "a redirect",
+	"53b-v2-with-scoped-token":  "the form of the token",
+	"53c-badtoken":              "an invalid token",
+	"53d-wrong-host":            "an invalid token",
+	"53e-insufficient":          "the scope of a token, whatever its user may",
+	"69b-push-insufficient":     "the scope of a token, whatever its user may",
+	"54b-catalog-n1":            "pages",
+	"54c-catalog-last":          "pages",
 }
 
 // writeTable writes the results of a run as a table. It takes recordings and differences from the old table.
@@ -189,7 +233,11 @@ func writeTable(t *testing.T, operations []string, old []line, run map[cell]stri
 				}
 			}
 			for _, r := range l.recordings {
-				recordings = append(recordings, r.subject+"="+r.file)
+				sign := "="
+				if r.differs {
+					sign = "!="
+				}
+				recordings = append(recordings, r.subject+sign+r.file)
 			}
 			_, _ = fmt.Fprintf(&text, "%s\t%s\t%s\t%s\t%s\n", operation, object,
 				strings.Join(results, " | "), strings.Join(recordings, " "), l.difference)

@@ -52,7 +52,7 @@ func (s *Store) AdoptTarget(ctx context.Context, name string, kind pulp.Reposito
 		}
 		r, err := adoptable(t.Ctx, t, name)
 		if fault.Is(err, fault.NotFound) {
-			r, err = makeAdoptTarget(t, name, kind, public)
+			r, err = s.makeAdoptTarget(t, name, kind, public)
 			return adoptTarget{repository: r, made: true}, err
 		}
 		return adoptTarget{repository: r}, err // another call created it before the lock was taken
@@ -61,11 +61,11 @@ func (s *Store) AdoptTarget(ctx context.Context, name string, kind pulp.Reposito
 }
 
 // makeAdoptTarget creates the repository of AdoptTarget.
-func makeAdoptTarget(t *content.Tx, name string, kind pulp.RepositoryType, public bool) (pulp.Repository, error) {
+func (s *Store) makeAdoptTarget(t *content.Tx, name string, kind pulp.RepositoryType, public bool) (pulp.Repository, error) {
 	target, err := record.Resolve(t.Ctx, t, name)
 	switch {
 	case fault.Is(err, fault.NotFound):
-		if target, err = makePushTarget(t, FirstPush{BasePath: name, Type: kind}); err == nil && !public {
+		if target, err = s.makePushTarget(t, FirstPush{BasePath: name, Type: kind}); err == nil && !public {
 			_, err = t.Exec(`UPDATE distribution SET private = TRUE WHERE id = $1`, target.Distribution.ID)
 		}
 	case err == nil && !target.Served(): // its repository was deleted

@@ -95,7 +95,7 @@ func (s *Store) putDistribution(t *content.Tx, owner int64, statement string, d 
 	}
 	namespace, created, err := putNamespace(t, pulp.NamespaceOf(d.BasePath))
 	if err == nil && created {
-		err = s.own(t, owner, access.NamespaceOwner, access.Namespace, namespace)
+		err = s.ownNamespace(t, owner, namespace, pulp.NamespaceOf(d.BasePath))
 	}
 	if err != nil {
 		return d, err

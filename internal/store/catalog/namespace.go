@@ -26,8 +26,32 @@ func (s *Store) CreateNamespace(ctx context.Context, n pulp.Namespace, owner int
 		if err != nil {
 			return created, uniqueName(err)
 		}
-		return created, s.own(t, owner, access.NamespaceOwner, access.Namespace, created.ID)
+		return created, s.ownNamespace(t, owner, created.ID, created.Name)
 	})
+}
+
+// ownNamespace makes an account the owner of a namespace that the transaction has created. The error is Denied if the
+// namespace has repositories or remotes, left from a deleted namespace of this name, that the account does not own:
+// only administrators may give these away.
+func (s *Store) ownNamespace(t *content.Tx, owner int64, id, name string) error {
+	var foreign bool
+	err := t.Row(`
+		WITH left_over (object) AS (
+			SELECT 'repository:' || id FROM repository WHERE name = $1 OR name > $1 || '/' AND name < $1 || '0'
+			UNION ALL SELECT 'remote:' || id FROM remote WHERE name = $1 OR name > $1 || '/' AND name < $1 || '0')
+		SELECT EXISTS (
+			SELECT 1 FROM left_over o WHERE NOT EXISTS (
+				SELECT 1 FROM role_assignment a JOIN role r ON r.id = a.role_id
+				 WHERE a.account_id = $2 AND a.object = o.object AND r.name IN ($3, $4)))
+		   AND EXISTS (SELECT 1 FROM account WHERE id = $2 AND NOT is_staff)`,
+		name, owner, access.RepositoryOwner, access.RemoteOwner).Scan(&foreign)
+	if err == nil && foreign {
+		err = fault.New(fault.Denied, "The namespace %s has repositories or remotes of others. Ask an administrator to create it.", name)
+	}
+	if err != nil {
+		return err
+	}
+	return s.own(t, owner, access.NamespaceOwner, access.Namespace, id)
 }
 
 // DeleteNamespace deletes a namespace with its distributions, and their repositories under the conditions of

@@ -47,7 +47,7 @@ func (s *Store) PushTarget(ctx context.Context, p FirstPush) (record.Target, err
 		target, err := record.Resolve(t.Ctx, t, p.BasePath)
 		switch {
 		case fault.Is(err, fault.NotFound):
-			target, err = makePushTarget(t, p)
+			target, err = s.makePushTarget(t, p)
 		case err == nil && !target.Served():
 			err = linkRepository(t, &target, p)
 		default:
@@ -84,13 +84,13 @@ func freeName(t *content.Tx, table, path string) (string, error) {
 }
 
 // makePushTarget creates a distribution with a base path and links it to a repository.
-func makePushTarget(t *content.Tx, p FirstPush) (record.Target, error) {
+func (s *Store) makePushTarget(t *content.Tx, p FirstPush) (record.Target, error) {
 	namespace, created, err := putNamespace(t, pulp.NamespaceOf(p.BasePath))
 	switch {
 	case err != nil:
 		return record.Target{}, err
 	case created:
-		err = p.own(t, access.NamespaceOwner, access.Namespace, namespace)
+		err = s.ownNamespace(t, p.Owner, namespace, pulp.NamespaceOf(p.BasePath))
 	case p.NewNamespace:
 		err = ErrNamespaceExists
 	}

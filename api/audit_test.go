@@ -18,6 +18,7 @@ import (
 
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/internal/audit"
+	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
@@ -62,6 +63,9 @@ type audited struct {
 func withAudit(lines *auditLines) func(*api.Options) {
 	return func(o *api.Options) {
 		o.Audit, o.Upstream = audit.New(audit.Options{Log: slog.New(slog.NewJSONHandler(lines, nil))}), true
+		o.Logins = &api.PersonLogins{Login: func(*http.Request, string, string) (auth.PersonLogin, error) {
+			return auth.PersonLogin{Account: pulp.User{ID: 77, Username: "dana"}}, nil
+		}}
 	}
 }
 
@@ -73,6 +77,7 @@ type mutation struct {
 	// outsider is the status of a caller without rights; 0: 403. Objects that the caller does not see are not found.
 	outsider int
 	reads    bool // only refusals have an entry
+	person   bool // the call logs a person in, who is the actor
 }
 
 // mutations returns a call for each route that can change something, by its method and path.
@@ -107,9 +112,12 @@ func (m *mirrors) mutations() map[string]mutation {
 		},
 		"POST /pulp/api/v3/distributions/container/container/{}/set_label/":   {path: distribution + "set_label/", body: label},
 		"POST /pulp/api/v3/distributions/container/container/{}/unset_label/": {path: distribution + "unset_label/", body: `{"key":"k"}`},
-		"POST /pulp/api/v3/orphans/cleanup/":                                  {path: "orphans/cleanup/", body: `{}`},
-		"POST /pulp/api/v3/pulp_container/namespaces/":                        {path: "pulp_container/namespaces/", body: `{"name":"new"}`},
-		"DELETE /pulp/api/v3/pulp_container/namespaces/{}/":                   {path: namespace},
+		"POST /pulp/api/v3/oidc/login/": {
+			path: "oidc/login/", body: `{"id_token":"x","challenge":"y"}`, outsider: http.StatusOK, person: true,
+		},
+		"POST /pulp/api/v3/orphans/cleanup/":                {path: "orphans/cleanup/", body: `{}`},
+		"POST /pulp/api/v3/pulp_container/namespaces/":      {path: "pulp_container/namespaces/", body: `{"name":"new"}`},
+		"DELETE /pulp/api/v3/pulp_container/namespaces/{}/": {path: namespace},
 		"POST /pulp/api/v3/remotes/container/container/": {
 			path: "remotes/container/container/", body: `{"name":"acme/r","url":"https://h.example","upstream_name":"a"}`,
 		},
@@ -318,7 +326,11 @@ func wantOne(t *testing.T, route, user string, status int, c mutation, got []aud
 	case status >= http.StatusBadRequest:
 		result = "failed"
 	}
-	if len(got) != 1 || got[0].Who != user || got[0].Kind != "user" || got[0].Result != result || got[0].Status != status ||
+	kind := "user"
+	if c.person {
+		user, kind = "dana", "external"
+	}
+	if len(got) != 1 || got[0].Who != user || got[0].Kind != kind || got[0].Result != result || got[0].Status != status ||
 		got[0].Action == "" || got[0].Object == "" {
 		t.Errorf("%s as %s: status %d, entries %+v, want one of the result %s", route, user, status, got, result)
 		return

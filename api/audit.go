@@ -19,7 +19,7 @@ var nouns = map[string]string{
 	"repositories": "repository", "repository_versions": "version", "versions": "version", "distributions": "distribution",
 	"remotes": "remote", "namespaces": "namespace", "tasks": "task", "task-groups": "task group", "workers": "worker",
 	"signing-services": "signing service", "contentguards": "content guard", "content": "content", "upstream": "upstream",
-	"users": "user", "groups": "group", "roles": "role", "tokens": "token", "access_policies": "access policy",
+	"users": "user", "groups": "group", "roles": "role", "tokens": "token", "robots": "robot", "access_policies": "access policy",
 	"audit": "audit log", "status": "status",
 }
 

@@ -224,6 +224,10 @@ func (m *mirrors) accountMutations() map[string]mutation {
 		"POST /pulp/api/v3/roles/":                 {path: "roles/", body: `{"name":"r2","permissions":["core.view_task"]}`},
 		"PATCH /pulp/api/v3/roles/{}/":             {path: role, body: `{"description":"x"}`},
 		"PUT /pulp/api/v3/roles/{}/":               {path: role, body: `{"name":"r1","permissions":["core.delete_task"]}`},
+		"POST /pulp/api/v3/tokens/":                {path: "tokens/", body: `{"name":"x","account":"admin"}`},
+		"DELETE /pulp/api/v3/tokens/{}/":           {path: made("tokens/", `{"name":"y"}`), outsider: 404},
+		"POST /pulp/api/v3/robots/":                {path: "robots/", body: `{"name":"x","namespace":"acme"}`},
+		"DELETE /pulp/api/v3/robots/{}/":           {path: made("robots/", `{"name":"y","namespace":"acme"}`), outsider: 404},
 		"DELETE /pulp/api/v3/roles/{}/":            {path: made("roles/", `{"name":"r3","permissions":["core.view_task"]}`)},
 	}
 }

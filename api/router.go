@@ -53,7 +53,7 @@ func (a *API) declaredRoutes() []route {
 		a.repositoryRoutes(), a.versionRoutes(), a.remoteRoutes(), a.distributionRoutes(), a.namespaceRoutes(),
 		a.guardRoutes(), a.contentRoutes(), a.orphanRoutes(), a.upstreamRoutes(), a.auditRoutes(),
 		a.userRoutes(), a.groupRoutes(), a.roleRoutes(), a.objectRoleRoutes(), a.assignedRoleRoutes(), a.accessPolicyRoutes(),
-		a.loginRoutes(),
+		a.loginRoutes(), a.tokenRoutes(), a.robotRoutes(),
 	)
 }
 

@@ -28,7 +28,9 @@ const (
 	TagCollection            = "content/container/tags/"
 	SignatureCollection      = "content/container/signatures/"
 	GuardCollection          = "contentguards/core/content_redirect/"
-	AuditCollection          = "audit/" // of our own
+	AuditCollection          = "audit/"  // of our own
+	TokenCollection          = "tokens/" // of our own
+	RobotCollection          = "robots/" // of our own
 )
 
 // Href returns the href (the path) of the object with the given id in a collection.
@@ -88,6 +90,8 @@ var prnModels = map[string]string{
 	SignatureCollection:      "container.manifestsignature",
 	GuardCollection:          "core.contentredirectcontentguard",
 	AuditCollection:          "countersign.auditentry",
+	TokenCollection:          "countersign.token",
+	RobotCollection:          "countersign.robot",
 }
 
 // Model returns Pulp's name of the model of a collection's objects, APP.MODEL; empty if there is no such collection.
@@ -168,7 +172,7 @@ func cutPRN(s string) (model, id string, ok bool) {
 }
 
 func validID(collection, id string) bool {
-	if collection == UserCollection || collection == GroupCollection {
+	if collection == UserCollection || collection == GroupCollection || collection == RobotCollection {
 		return numberIDForm.MatchString(id)
 	}
 	return ValidUUID(id)

@@ -17,7 +17,7 @@ var UserList = &List[pulp.User]{
 	fields: map[string]string{
 		"pulp_id": "CAST(u.id AS TEXT)", "pk": "u.id", "id": "u.id",
 		"pulp_created": "u.created", "pulp_last_updated": "u.updated",
-		"username": "u.username", "first_name": "u.first_name", "last_name": "u.last_name", "email": "u.email",
+		"username": "u.username", "name": "u.username", "first_name": "u.first_name", "last_name": "u.last_name", "email": "u.email",
 		"is_staff": "u.is_staff", "is_active": "u.is_active", "date_joined": "u.created",
 		"kind": "u.kind", "source": "u.source",
 	},

@@ -28,7 +28,7 @@ func people(t *testing.T, directory *slapdtest.Server, recheck time.Duration) co
 	c := apptest.Load(t, "LDAP_URL="+directory.URL, "LDAP_CA_FILE="+directory.CAFile, "LDAP_BIND_DN="+slapdtest.Service,
 		"LDAP_PASSWORD="+slapdtest.ServicePassword, "LDAP_USER_BASE="+slapdtest.People, "LDAP_GROUP_BASE="+slapdtest.Groups,
 		`LDAP_GROUPS={"cn=dev,`+slapdtest.Groups+`": developers}`, `LDAP_ADMIN_GROUPS=["cn=ops,`+slapdtest.Groups+`"]`)
-	c.LDAP.Recheck = recheck
+	c.LDAP.Recheck, c.LDAP.Timeout = recheck, 30*time.Second // the machine may be busy
 	return c
 }
 

@@ -31,7 +31,7 @@ func options(s *slapdtest.Server) identity.LDAPOptions {
 		UserBase: slapdtest.People, UserFilter: "(uid={name})", IDAttribute: "entryUUID", NameAttribute: "uid",
 		FirstAttribute: "givenName", LastAttribute: "sn", MailAttribute: "mail",
 		GroupBase: slapdtest.Groups, GroupFilter: "(member={dn})",
-		Timeout: 10 * time.Second, Log: slog.New(slog.DiscardHandler),
+		Timeout: 30 * time.Second, Log: slog.New(slog.DiscardHandler),
 	}
 }
 

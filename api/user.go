@@ -346,7 +346,8 @@ func (a *API) editUser(whole bool) handler {
 		}
 		by := editor{
 			administers: administers(req), may: may,
-			own: old.ID == req.caller.Account.ID && !req.caller.Token.Limited(), byPassword: req.caller.Token == nil && req.caller.Identity == "",
+			own:        old.ID == req.caller.Account.ID && !req.caller.Token.Limited(),
+			byPassword: req.caller.Token == nil && req.caller.Identity == "",
 		}
 		if !by.may && !by.own {
 			return reply.Reply{}, errDenied

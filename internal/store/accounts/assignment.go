@@ -39,8 +39,8 @@ func (a Assignee) column() (string, int64) {
 
 // AssignRole gives accounts and groups a role on an object, all of them or none, and returns the ids of the assignments
 // in the order of the assignees. object is an access.Key, or empty for all objects. The error is Invalid if one of them
-// has the role there already, or if the role has no permission for the object's type, and NotFound if the role, the
-// object or an assignee does not exist.
+// has the role there already or is the identity of a rule, or if the role has no permission for the object's type, and
+// NotFound if the role, the object or an assignee does not exist.
 func (s *Store) AssignRole(ctx context.Context, role, object string, to ...Assignee) ([]string, error) {
 	return sqldb.InTx(ctx, s.db, func(t *sqldb.Tx) ([]string, error) {
 		if err := checkRole(t, role, object); err != nil {
@@ -53,7 +53,7 @@ func (s *Store) AssignRole(ctx context.Context, role, object string, to ...Assig
 				INSERT INTO role_assignment (id, role_id, account_id, group_id, object, created, updated)
 				SELECT $1, r.id, u.id, g.id, $5, $6, $6
 				  FROM role r LEFT JOIN account u ON u.id = $3 LEFT JOIN account_group g ON g.id = $4
-				 WHERE r.name = $2 AND (u.id IS NULL) <> (g.id IS NULL)
+				 WHERE r.name = $2 AND (u.id IS NULL) <> (g.id IS NULL) AND COALESCE(u.kind, '') <> 'oidc'
 				ON CONFLICT DO NOTHING`, ids[i], role, a.Account, a.Group, object, t.Now)
 			if err != nil {
 				return nil, err
@@ -81,7 +81,15 @@ func notAssigned(t *sqldb.Tx, role, object string, a Assignee) error {
 	case a.Group != 0:
 		return fault.New(fault.NotFound, noGroup)
 	}
-	return fault.New(fault.NotFound, noUser)
+	var kind pulp.AccountKind
+	err = t.Row(`SELECT kind FROM account WHERE id = $1`, id).Scan(&kind)
+	if err == nil && kind == pulp.RuleIdentity {
+		return fault.New(fault.Invalid, "The rights of %s are those of its rule in the configuration; change oidc.rules instead.", a)
+	}
+	if err == nil { // it was created in the meantime
+		err = sql.ErrNoRows
+	}
+	return sqldb.NotFound(err, noUser)
 }
 
 // checkRole returns an error unless a role exists and can be assigned on an object. Both exist until the transaction

@@ -1,6 +1,7 @@
 package accounts_test
 
 import (
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -60,6 +61,10 @@ func TestRuleAccountHasNoRightsOfItsOwn(t *testing.T) {
 		return err
 	}); err != nil {
 		t.Fatal(err)
+	}
+	_, err = s.Accounts.AssignRole(t.Context(), access.NamespaceOwner, "", accounts.Assignee{Account: u.ID, Name: u.Username})
+	if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "change oidc.rules") {
+		t.Errorf("AssignRole: %v, want an error that names oidc.rules", err)
 	}
 	got, exists, err := s.Accounts.Granted(t.Context(), u.ID, access.Keys{Namespace: "acme"})
 	if err != nil || !exists || got != (access.Granted{}) {

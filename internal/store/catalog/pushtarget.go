@@ -53,7 +53,7 @@ func (s *Store) PushTarget(ctx context.Context, p FirstPush) (record.Target, err
 		default:
 			return target, err
 		}
-		if target.Made = err == nil; p.Owner != 0 {
+		if target.Made = err == nil; target.Made { // grants that were read before are those of an absent object
 			s.accounts.Changed(t.Tx)
 		}
 		return target, err

@@ -159,6 +159,9 @@ func (s Set) Or(t Set) Set { return Set{s[0] | t[0], s[1] | t[1]} }
 // And returns the intersection of two sets.
 func (s Set) And(t Set) Set { return Set{s[0] & t[0], s[1] & t[1]} }
 
+// Without returns the permissions of the set that are not in another one.
+func (s Set) Without(t Set) Set { return Set{s[0] &^ t[0], s[1] &^ t[1]} }
+
 // HasAny reports whether the sets have a permission in common.
 func (s Set) HasAny(t Set) bool { return s[0]&t[0] != 0 || s[1]&t[1] != 0 }
 

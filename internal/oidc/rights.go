@@ -74,12 +74,18 @@ func everywhere(s access.Set) access.Granted {
 	return access.Granted{Everywhere: s, Namespace: s, Object: s, Serving: s}
 }
 
-// role returns the permissions of a role. Those of locked roles need no query.
-func (r *Rights) role(ctx context.Context, name string) (access.Set, error) {
-	if locked := access.Locked(name); locked != (access.Set{}) {
-		return locked, nil
+// lasting are the permissions to give rights to other accounts, which would outlive the rule. A rule never has them.
+var lasting = access.SetOf(
+	access.ManageRolesNamespace, access.ManageRolesRepository, access.ManageRolesPushRepository,
+	access.ManageRolesDistribution, access.ManageRolesRemote,
+)
+
+// role returns the permissions of a role for a rule. Those of locked roles need no query.
+func (r *Rights) role(ctx context.Context, name string) (all access.Set, err error) {
+	if all = access.Locked(name); all == (access.Set{}) {
+		all, err = r.Roles.RolePermissions(ctx, name)
 	}
-	return r.Roles.RolePermissions(ctx, name)
+	return all.Without(lasting), err
 }
 
 // SignsWith implements access.RuleGrants.

@@ -44,6 +44,7 @@ func TestRights(t *testing.T) {
 		oidc.Grant{Role: consumer, Repositories: []string{"base/*"}},
 		oidc.Grant{Role: "custom", Repositories: []string{"new/*"}},
 		oidc.Grant{Role: "absent", Repositories: []string{"x/*"}},
+		oidc.Grant{Role: access.NamespaceOwner, Repositories: []string{"owned", "owned/*"}},
 	)
 	for name, tt := range map[string]struct {
 		action access.Action
@@ -70,6 +71,9 @@ func TestRights(t *testing.T) {
 		"not of a custom role":            {access.Push, access.Object{Kind: access.Distribution, Name: "new/x"}, false},
 		"role that does not exist":        {access.View, access.Object{Kind: access.Repository, Name: "x/y"}, false},
 		"manage roles":                    {access.ManageRoles, access.Object{Kind: access.Repository, Name: "acme/app"}, false},
+		"change as an owner":              {access.Change, access.Object{Kind: access.Repository, Name: "owned/app"}, true},
+		"manage roles as an owner":        {access.ManageRoles, access.Object{Kind: access.Repository, Name: "owned/app"}, false},
+		"manage roles on a namespace":     {access.ManageRoles, access.Object{Kind: access.Namespace, Name: "owned"}, false},
 		"delete the namespace":            {access.Delete, access.Object{Kind: access.Namespace, Name: "acme"}, false},
 		"administer":                      {access.Administer, access.Object{Kind: access.Server}, false},
 		"create a user":                   {access.Create, access.Object{Kind: access.Accounts}, false},

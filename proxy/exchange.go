@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
 )
 
@@ -29,11 +30,51 @@ func (c *call) postToken() error {
 	if err != nil {
 		return oauthError(http.StatusBadRequest, "invalid_request", "The body is not a form.")
 	}
-	if form.Get("grant_type") == grantExchange {
+	switch form.Get("grant_type") {
+	case grantExchange:
 		return c.exchangeToken(form)
+	case "password", "refresh_token":
+		return c.tokenByForm(form)
 	}
 	// Clients that try POST first use GET after this response.
 	return c.methodNotAllowed(map[string]handler{http.MethodGet: (*call).getToken})
+}
+
+// tokenByForm issues a bearer token for the credentials in a form. docker and containerd send it before they try GET, and
+// repeat the latter after 401.
+func (c *call) tokenByForm(form url.Values) error {
+	username, password, refresh := form.Get("username"), form.Get("password"), form.Get("refresh_token")
+	r := c.r.Clone(c.r.Context())
+	r.Header.Del("Authorization") // the form has the credentials
+	var who *access.Caller
+	var err error
+	if form.Get("grant_type") == "password" {
+		r.SetBasicAuth(username, password)
+		if who, err = c.Auth.Basic(r); form.Get("access_type") == "offline" && c.Auth.Refreshes(username, password) {
+			refresh = password
+		}
+	} else {
+		who, err = c.Auth.Refresh(r, refresh)
+	}
+	if fault.Is(err, fault.Unauthenticated) {
+		message, _ := fault.Message(err)
+		return oauthError(http.StatusUnauthorized, "invalid_grant", message)
+	}
+	if err != nil {
+		return err
+	}
+	if form.Get("service") == "" {
+		return oauthError(http.StatusBadRequest, "invalid_request", "service is required.")
+	}
+	answer, err := c.bearerToken(who, form["scope"])
+	if err != nil {
+		return err
+	}
+	if refresh != "" {
+		answer["refresh_token"] = refresh
+	}
+	c.w.Header().Set("Cache-Control", "no-store")
+	return c.writeJSON(http.StatusOK, answer)
 }
 
 // exchangeToken exchanges the id token of a CI job for a job token, which the job uses as a password until it expires.

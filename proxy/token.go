@@ -32,9 +32,18 @@ func (c *call) getToken() error {
 	if q.Get("service") == "" {
 		return restError(http.StatusBadRequest, "No service name provided.")
 	}
-	scopes := strings.Fields(strings.Join(q["scope"], " "))
+	answer, err := c.bearerToken(who, q["scope"])
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, answer)
+}
+
+// bearerToken returns the response with a bearer token for a caller and scopes, which may be separated by spaces.
+func (c *call) bearerToken(who *access.Caller, requested []string) (map[string]any, error) {
+	scopes := strings.Fields(strings.Join(requested, " "))
 	if len(scopes) > maxScopes {
-		return restError(http.StatusBadRequest, "Too many scopes.")
+		return nil, restError(http.StatusBadRequest, "Too many scopes.")
 	}
 	c.caller = caller{Caller: who, authenticated: who != nil}
 	granted := []auth.Access{}
@@ -50,20 +59,18 @@ func (c *call) getToken() error {
 		}
 		actions, err := c.grant(kind, parts[1], strings.Split(parts[2], ","))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		granted = append(granted, auth.Access{Type: kind, Class: class, Name: parts[1], Actions: actions})
 	}
 	issued, err := c.Tokens.Issue(who, granted)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return c.writeJSON(http.StatusOK, map[string]any{
-		"expires_in": int(
-			issued.Lifetime.Seconds(),
-		), "issued_at": issued.IssuedAt.Format("2006-01-02T15:04:05.000000Z"),
+	return map[string]any{
+		"expires_in": int(issued.Lifetime.Seconds()), "issued_at": issued.IssuedAt.Format("2006-01-02T15:04:05.000000Z"),
 		"token": issued.Token, "access_token": issued.Token,
-	})
+	}, nil
 }
 
 // grant returns the subset of the requested actions on a resource that a token for the caller permits. push includes

@@ -24,10 +24,10 @@ type APITokens interface {
 	APITokensUsed(ctx context.Context, at map[string]time.Time) error
 }
 
-// byAPIToken authenticates the secret of an API token, which belongs to the account of the user name. A refused secret
+// byAPIToken authenticates the secret of an API token of an account that of accepts. A refused secret
 // counts as a failed login; a blocked address does not hinder valid ones.
-func (a *Auth) byAPIToken(r *http.Request, username, secret string) (*access.Caller, error) {
-	who, err := a.apiTokenCaller(r.Context(), username, secret)
+func (a *Auth) byAPIToken(r *http.Request, secret string, of func(account string) bool) (*access.Caller, error) {
+	who, err := a.apiTokenCaller(r.Context(), secret, of)
 	if !fault.Is(err, fault.Unauthenticated) {
 		return who, err
 	}
@@ -39,14 +39,14 @@ func (a *Auth) byAPIToken(r *http.Request, username, secret string) (*access.Cal
 	return nil, err
 }
 
-func (a *Auth) apiTokenCaller(ctx context.Context, username, secret string) (*access.Caller, error) {
+func (a *Auth) apiTokenCaller(ctx context.Context, secret string, of func(account string) bool) (*access.Caller, error) {
 	k, err := a.accounts.APITokenByHash(ctx, access.HashSecret(secret))
-	if fault.Is(err, fault.NotFound) || err == nil && (k.Account != username || k.Expired(a.now())) {
+	if fault.Is(err, fault.NotFound) || err == nil && (!of(k.Account) || k.Expired(a.now())) {
 		return nil, errPassword
 	} else if err != nil {
 		return nil, err
 	}
-	u, err := a.account(ctx, username)
+	u, err := a.account(ctx, k.Account)
 	if fault.Is(err, fault.NotFound) || err == nil && (u.ID != k.AccountID || !u.Active) {
 		return nil, errPassword
 	} else if err != nil {
@@ -54,6 +54,23 @@ func (a *Auth) apiTokenCaller(ctx context.Context, username, secret string) (*ac
 	}
 	a.used.add(ctx, k.ID, a.now())
 	return &access.Caller{Account: u, Token: &k.Token}, nil
+}
+
+// Refresh authenticates a refresh token: the secret of an API token, or the token of a CI job. Both say whose they are. The
+// error is Unauthenticated if it is refused.
+func (a *Auth) Refresh(r *http.Request, token string) (*access.Caller, error) {
+	switch {
+	case access.IsSecret(token):
+		return a.byAPIToken(r, token, func(string) bool { return true })
+	case a.isIDToken(IDTokenUser, token):
+		return a.byIDToken(r, token)
+	}
+	return nil, errPassword
+}
+
+// Refreshes reports whether credentials are a refresh token themselves.
+func (a *Auth) Refreshes(username, password string) bool {
+	return access.IsSecret(password) || a.isIDToken(username, password)
 }
 
 // Limits of uses.

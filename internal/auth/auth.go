@@ -201,7 +201,7 @@ func (a *Auth) Basic(r *http.Request) (*access.Caller, error) {
 // byPassword authenticates a password, or an API token as a password.
 func (a *Auth) byPassword(r *http.Request, username, password string) (*access.Caller, error) {
 	if access.IsSecret(password) {
-		return a.byAPIToken(r, username, password)
+		return a.byAPIToken(r, password, func(account string) bool { return account == username })
 	}
 	u, err := a.login(r.Context(), r.RemoteAddr, username, password)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
-	"github.com/countersign/countersign/internal/auth"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/signing"
 	"github.com/countersign/countersign/tasks"
@@ -82,10 +82,10 @@ func TestPushPermissionDoesNotAllowSigning(t *testing.T) {
 	other := w.target("b/other")
 	w.pushImage(other, "theirs", "amd64", "latest")
 	w.distribute("carol/window", other.Repository.ID)
-	if carol := (&pulp.User{
-		Username: "carol", Active: true,
-	}); !auth.Allow(carol, auth.Push, auth.Object{Path: "carol/window", Exists: true}) {
-		t.Fatal("carol may not push, so the test proves nothing")
+	carol := &access.Caller{Account: w.storedUser("carol")}
+	may, err := w.store.Accounts.NewDecider(nil).AllowPath(t.Context(), carol, access.Push, access.Object{Name: "carol/window"})
+	if err != nil || !may {
+		t.Fatal("carol may not push, so the test proves nothing", err)
 	}
 	href := pulp.RepositoryHref(pulp.ContainerPush, other.Repository.ID)
 	before := len(w.dispatcher.specs)

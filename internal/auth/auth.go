@@ -1,4 +1,4 @@
-// Package auth authenticates users by password or token, limits failed logins, and decides about permissions.
+// Package auth authenticates callers by password, token or certificate, and limits failed logins.
 //
 // It reads accounts through the interface Accounts. Of HTTP it uses only the credentials and the origin of requests.
 package auth

@@ -143,8 +143,6 @@ func (r ruleOfTest) Granted(_ context.Context, _ pulp.User, kind access.Kind, na
 	return access.Granted{Everywhere: r.set(), Namespace: r.set(), Object: r.set(), Serving: r.set()}, nil
 }
 
-func (ruleOfTest) SignsWith(pulp.User, string, string) bool { return false }
-
 func (r ruleOfTest) Grants(context.Context, pulp.User) ([]access.NameGrant, error) {
 	return []access.NameGrant{
 		{Permissions: r.set(), Patterns: []string{"a/*"}},

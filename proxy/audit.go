@@ -72,6 +72,15 @@ func (c *call) auditFailure(err error) {
 	}
 }
 
+// loginFailed writes the audit entry of a request whose credentials in a form were refused, and returns its failure.
+func (c *call) loginFailed(name string, err error) error {
+	if status := toFailure(err).status; status < http.StatusInternalServerError {
+		c.failureAudited = true
+		c.Audit.RecordLogin(c.r.Context(), c.r.RemoteAddr, name, status, c.auditAction())
+	}
+	return err
+}
+
 // refuses reports whether a status refuses a request for lack of rights.
 func refuses(status int) bool {
 	return status == http.StatusUnauthorized || status == http.StatusForbidden

@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -153,6 +154,27 @@ func TestEveryMutatingRouteIsAudited(t *testing.T) {
 	}
 	for route := range calls {
 		t.Errorf("%s: there is no such route", route)
+	}
+}
+
+// TestRefusedFormsAreAudited checks the entries of refused credentials in the form of a request for a token.
+func TestRefusedFormsAreAudited(t *testing.T) {
+	t.Parallel()
+	w, lines := newAuditedWorld(t)
+	for _, tt := range []struct {
+		form url.Values
+		name string
+	}{
+		{url.Values{"grant_type": {"password"}, "username": {"carol"}, "password": {"hunter2"}, "service": {"x"}}, "carol"},
+		{url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"hunter2"}, "service": {"x"}}, ""},
+	} {
+		if got := w.exchange(tt.form); got.status != http.StatusUnauthorized {
+			t.Errorf("%v: %v", tt.form, got)
+		}
+		want := []audited{{Who: "anonymous", Action: "login", Object: tt.name, Result: "denied", Status: http.StatusUnauthorized}}
+		if diff := cmp.Diff(want, lines.take(t)); diff != "" {
+			t.Errorf("%v: entries (-want +got):\n%s", tt.form, diff)
+		}
 	}
 }
 

@@ -58,10 +58,10 @@ func (c *call) tokenByForm(form url.Values) error {
 	}
 	if fault.Is(err, fault.Unauthenticated) {
 		message, _ := fault.Message(err)
-		return oauthError(http.StatusUnauthorized, "invalid_grant", message)
+		err = oauthError(http.StatusUnauthorized, "invalid_grant", message)
 	}
 	if err != nil {
-		return err
+		return c.loginFailed(username, err)
 	}
 	if form.Get("service") == "" {
 		return oauthError(http.StatusBadRequest, "invalid_request", "service is required.")
@@ -93,9 +93,9 @@ func (c *call) exchangeToken(form url.Values) error {
 	case fault.Is(err, fault.NotFound):
 		return oauthError(http.StatusBadRequest, "unsupported_grant_type", message)
 	case fault.Is(err, fault.Unauthenticated):
-		return oauthError(http.StatusBadRequest, "invalid_grant", message)
+		return c.loginFailed("", oauthError(http.StatusBadRequest, "invalid_grant", message))
 	case err != nil:
-		return err
+		return c.loginFailed("", err)
 	}
 	c.caller = caller{Caller: who, authenticated: true}
 	c.identify()

@@ -126,9 +126,6 @@ func TestScopeIsThatOfAllow(t *testing.T) {
 // ruleOfTest is a rule for CI tokens that lets its identities view and pull a/*.
 type ruleOfTest struct{}
 
-// SignsWith implements access.RuleGrants.
-func (ruleOfTest) SignsWith(pulp.User, string, string) bool { return false }
-
 func (ruleOfTest) set() access.Set {
 	return access.SetOf(access.ViewPushRepository, access.PullDistribution, access.InNamespaceViewDistribution)
 }

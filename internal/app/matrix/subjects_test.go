@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/countersign/countersign/internal/pulp"
 )
 
 // subject is a kind of user. Its users have roles on the objects of their own fixtures only.
@@ -22,6 +24,8 @@ type subject struct {
 	alike bool
 	// reaches tells that the subject may create objects in foreign namespaces, and so needs ones of its own.
 	reaches bool
+	// token are the limits of the API token that the user logs in with; empty: the password.
+	token string
 	// first tells that the user creates the namespace by a push.
 	first bool
 	// group tells that a group of the user has the roles.
@@ -66,6 +70,12 @@ func subjects() []subject {
 		},
 		{name: "key-owner", everywhere: "core.signingservice_owner", roles: on(repository+"owner", repos)},
 		{name: "key-user-only", everywhere: "core.signingservice_user"},
+		{name: "robot", identify: func(t *testing.T, s *server, namespace string) identity {
+			t.Helper()
+			return s.robot(t, namespace)
+		}},
+		{name: "token-to-pull", token: `"actions":["pull"]`, roles: namespace + "owner@namespace"},
+		{name: "token-for-others", token: `"patterns":["elsewhere/*"]`, roles: namespace + "owner@namespace"},
 		{name: "ci-job", identify: func(t *testing.T, s *server, _ string) identity {
 			t.Helper()
 			return s.job(t)
@@ -86,6 +96,30 @@ func (s *server) user(t *testing.T, name string) identity {
 	t.Helper()
 	s.must(t, http.MethodPost, "users/", fmt.Sprintf(`{"username":%q,"password":%q}`, name, password))
 	return identity{name, password}
+}
+
+// robot creates a robot of a namespace, and the namespace if it does not exist.
+func (s *server) robot(t *testing.T, namespace string) identity {
+	t.Helper()
+	s.rest(t, s.admin, http.MethodPost, pulp.NamespaceCollection, fmt.Sprintf(`{"name":%q}`, namespace))
+	var made struct{ Name string }
+	s.must(t, http.MethodPost, "robots/", fmt.Sprintf(`{"namespace":%q,"name":"builder"}`, namespace)).decode(t, &made)
+	return s.apiToken(t, s.admin, made.Name, "")
+}
+
+// apiToken creates an API token of an account, with limits, and returns the identity.
+func (s *server) apiToken(t *testing.T, as identity, account, limits string) identity {
+	t.Helper()
+	if limits != "" {
+		limits = "," + limits
+	}
+	r := s.rest(t, as, http.MethodPost, "tokens/", fmt.Sprintf(`{"name":"test","account":%q%s}`, account, limits))
+	var made struct{ Token string }
+	r.decode(t, &made)
+	if made.Token == "" {
+		t.Fatalf("an API token of %s: %v", account, r)
+	}
+	return identity{account, made.Token}
 }
 
 // account is a user of a subject with the roles on all objects.
@@ -110,6 +144,9 @@ func newAccount(t *testing.T, s *server, of subject) account {
 	}
 	for _, role := range strings.Fields(of.everywhere) {
 		s.giveEverywhere(t, of.name, role)
+	}
+	if of.token != "" {
+		a.as = s.apiToken(t, a.as, of.name, of.token)
 	}
 	return a
 }
@@ -142,11 +179,12 @@ func (a account) own(t *testing.T, s *server, private bool) (*fixture, identity)
 	if private {
 		namespace = a.name + "-private"
 	}
-	as, first := a.actor(t, s, namespace), identity{}
 	if a.first {
-		first = as
+		as := a.actor(t, s, namespace)
+		return newFixture(t, s, namespace, private, as), as
 	}
-	f := newFixture(t, s, namespace, private, first)
+	f := newFixture(t, s, namespace, private, identity{})
+	as := a.actor(t, s, namespace)
 	a.assign(t, f, a.roles)
 	return f, as
 }

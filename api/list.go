@@ -179,8 +179,13 @@ func findByPath[T any](a *API, r resource[T], req *request) (T, error) {
 // NotFound if the caller does not see it in lists, and Denied if it is public.
 func permitted[T any](a *API, r resource[T], req *request, action access.Action) (T, error) {
 	v, err := findByPath(a, r, req)
-	if err != nil || r.object == nil {
+	switch {
+	case err != nil:
 		return v, err
+	case r.object == nil && action == access.View:
+		return v, nil
+	case r.object == nil:
+		return v, errDenied
 	}
 	on, id := r.object(v)
 	ok, err := a.Access.AllowAll(req.Context(), req.caller, on, id, access.View, action)

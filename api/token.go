@@ -88,8 +88,12 @@ func (a *API) createToken(req *request) (reply.Reply, error) {
 	if err != nil {
 		return reply.Reply{}, err
 	}
-	k := a.readToken(req, b)
 	owner := readName(b, "account")
+	var parent *access.Token
+	if owner == nil || *owner == req.caller.Account.Username {
+		parent = req.caller.Token
+	}
+	k := a.readToken(req, b, parent)
 	if err := b.Finish(); err != nil {
 		return reply.Reply{}, err
 	}
@@ -114,9 +118,13 @@ func (a *API) createToken(req *request) (reply.Reply, error) {
 	return r, nil
 }
 
-// readToken reads the fields of a token. It does not outlive the token of the request.
-func (a *API) readToken(req *request, b *body.Fields) access.APIToken {
+// readToken reads the fields of a token. parent is the token that creates it for the same account; nil for none. The new
+// token ends with its parent.
+func (a *API) readToken(req *request, b *body.Fields, parent *access.Token) access.APIToken {
 	k := access.APIToken{}
+	if parent != nil {
+		k.Parent = parent.ID
+	}
 	if name := readName(b, "name", body.Required); name != nil {
 		k.Name = *name
 	}
@@ -126,8 +134,8 @@ func (a *API) readToken(req *request, b *body.Fields) access.APIToken {
 	if k.Expires != nil && b.Valid("expires") && !k.Expires.After(time.Now()) {
 		b.Fail("expires", "The time has passed.")
 	}
-	if by := req.caller.Token; by != nil && b.Valid("expires") {
-		own, err := a.Store.Accounts.APIToken(req.Context(), by.ID)
+	if parent != nil && b.Valid("expires") {
+		own, err := a.Store.Accounts.APIToken(req.Context(), parent.ID)
 		if err != nil || own.Expires != nil && (k.Expires == nil || k.Expires.After(*own.Expires)) {
 			b.Fail("expires", "A token cannot create one that outlives it.")
 		}

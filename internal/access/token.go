@@ -15,6 +15,7 @@ import (
 type APIToken struct {
 	Token
 	AccountID int64
+	Parent    string // the id of the token that creates this one, which is deleted with it; empty for none
 	Account   string // its name
 	Name      string
 	Hint      string     // the beginning of the secret

@@ -39,9 +39,10 @@ func (s *Store) CreateAPIToken(ctx context.Context, k access.APIToken) (access.A
 		}
 		id := pulp.NewID()
 		n64, err := t.Exec(`
-			INSERT INTO api_token (id, account_id, name, hash, hint, patterns, actions, expires, created, updated)
-			SELECT $1, a.id, $3, $4, $5, $6, $7, $8, $9, $9 FROM account a WHERE a.id = $2`,
-			id, k.AccountID, k.Name, access.HashSecret(secret), hint, nullJSON(k.Patterns), nullJSON(k.Actions), nullTime(k.Expires), t.Now)
+			INSERT INTO api_token (id, account_id, name, hash, hint, patterns, actions, expires, created, updated, parent_id)
+			SELECT $1, a.id, $3, $4, $5, $6, $7, $8, $9, $9, $10 FROM account a WHERE a.id = $2`,
+			id, k.AccountID, k.Name, access.HashSecret(secret), hint, nullJSON(k.Patterns), nullJSON(k.Actions), nullTime(k.Expires),
+			t.Now, sql.NullString{String: k.Parent, Valid: k.Parent != ""})
 		if err == nil && n64 == 0 {
 			err = fault.New(fault.NotFound, noUser)
 		}

@@ -48,11 +48,18 @@ func TestAPITokens(t *testing.T) {
 	if _, err := s.Accounts.APITokenByHash(t.Context(), secret); !fault.Is(err, fault.NotFound) {
 		t.Errorf("the secret itself is found: %v", err)
 	}
+	child, _, err := s.Accounts.CreateAPIToken(t.Context(), access.APIToken{AccountID: alice.ID, Name: "child", Parent: made.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Accounts.DeleteAPIToken(t.Context(), made.ID); err != nil || changes != 1 {
 		t.Errorf("DeleteAPIToken = %v, %d announcements", err, changes)
 	}
 	if _, err := s.Accounts.APIToken(t.Context(), made.ID); !fault.Is(err, fault.NotFound) {
 		t.Errorf("a deleted token: %v", err)
+	}
+	if _, err := s.Accounts.APIToken(t.Context(), child.ID); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a token that a deleted one created: %v", err)
 	}
 	if err := s.Accounts.DeleteAPIToken(t.Context(), made.ID); !fault.Is(err, fault.NotFound) {
 		t.Errorf("the second DeleteAPIToken = %v", err)

@@ -72,6 +72,8 @@ CREATE INDEX role_assignment_role ON role_assignment (role_id);
 CREATE TABLE api_token (
     id          TEXT COLLATE "C" PRIMARY KEY,
     account_id  BIGINT NOT NULL REFERENCES account (id) ON DELETE CASCADE,
+    -- The token that created this one and is deleted with it; NULL: none did.
+    parent_id   TEXT COLLATE "C" REFERENCES api_token (id) ON DELETE CASCADE,
     name        TEXT COLLATE "C" NOT NULL,
     hash        TEXT COLLATE "C" NOT NULL UNIQUE,         -- sha256 of the secret, hex
     hint        TEXT COLLATE "C" NOT NULL,                -- the first characters of the secret
@@ -83,6 +85,7 @@ CREATE TABLE api_token (
     updated     BIGINT NOT NULL
 );
 CREATE INDEX api_token_account ON api_token (account_id);
+CREATE INDEX api_token_parent ON api_token (parent_id) WHERE parent_id IS NOT NULL;
 
 CREATE TABLE audit_entry (
     id          TEXT COLLATE "C" PRIMARY KEY,

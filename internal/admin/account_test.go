@@ -199,6 +199,14 @@ func TestUserPasswords(t *testing.T) {
 	i.refuse(t, "its source decides", func(ctx context.Context, a *admin.Admin) error {
 		return a.EditUser(ctx, admin.UserEdit{Name: "eve\x1b[31m", Admin: &yes})
 	})
+	i.store(t, func(s *store.Store) {
+		if _, err := s.Accounts.CreateUser(t.Context(), pulp.User{Username: "acme+builder", Kind: pulp.Robot, Active: true}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	i.refuse(t, "acme+builder (robot) cannot be an administrator", func(ctx context.Context, a *admin.Admin) error {
+		return a.EditUser(ctx, admin.UserEdit{Name: "acme+builder", Admin: &yes})
+	})
 	if table := i.run(t, listUsers); strings.Contains(table, "\x1b") || !strings.Contains(table, `"eve\x1b[31m"  external  ldap    no             removed`) {
 		t.Errorf("control characters of a name: %q", table)
 	}
@@ -289,6 +297,36 @@ func TestGroupAndRoleCommands(t *testing.T) {
 	} {
 		i.audited(t, action, n)
 	}
+}
+
+// TestRoleEntriesNameHrefs verifies that the audit entries of commands name objects by the hrefs of the REST API, so that a
+// search for an object finds the changes of both.
+func TestRoleEntriesNameHrefs(t *testing.T) {
+	t.Parallel()
+	i := newInstallation(t)
+	i.run(t, addUser(admin.NewUser{Name: "alice"}))
+	i.store(t, func(s *store.Store) { storetest.Target(t, s, "acme/app"); storetest.AddService(t, s, "release") })
+	for _, test := range []struct {
+		role, collection string
+		on               admin.RoleScope
+	}{
+		{"container.containernamespace_owner", pulp.NamespaceCollection, admin.RoleScope{Namespace: "acme"}},
+		{"container.containerrepository_owner", pulp.PushCollection, admin.RoleScope{Repository: "acme/app"}},
+		{"container.containerdistribution_owner", pulp.DistributionCollection, admin.RoleScope{Distribution: "acme/app"}},
+		{"core.signingservice_user", pulp.SigningServiceCollection, admin.RoleScope{SigningService: "release"}},
+	} {
+		test.on.User = "alice"
+		i.run(t, func(ctx context.Context, a *admin.Admin) error { return a.GrantRole(ctx, test.role, test.on) })
+		i.run(t, func(ctx context.Context, a *admin.Admin) error { return a.RevokeRole(ctx, test.role, test.on) })
+		for _, action := range []string{"grant role", "revoke role"} {
+			if entry := `action="` + action + `" object=` + pulp.Root + test.collection; strings.Count(i.log.String(), entry) != 1 {
+				t.Errorf("no entry %s:\n%s", entry, i.log.String())
+			}
+		}
+	}
+	i.refuse(t, "no signing service named x; `list-signing-services`", func(ctx context.Context, a *admin.Admin) error {
+		return a.GrantRole(ctx, "core.signingservice_user", admin.RoleScope{User: "alice", SigningService: "x"})
+	})
 }
 
 // TestResetAdminPasswordRepairs verifies that the command makes admin an active administrator again, whatever became of

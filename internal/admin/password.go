@@ -62,7 +62,7 @@ func (a *Admin) prompt(ctx context.Context, terminal *os.File, text string) (str
 	select {
 	case got = <-read:
 	case <-ctx.Done():
-		_, got.err = term.Restore(fd, before), ctx.Err()
+		_, got.err = term.Restore(fd, before), errors.New("interrupted; nothing was changed")
 	}
 	_, _ = fmt.Fprintln(a.errOut)
 	if got.err != nil {

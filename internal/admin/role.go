@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/store/accounts"
 )
@@ -73,9 +75,32 @@ func (r RoleScope) key(ctx context.Context, s *store.Store) (string, error) {
 		if kind == access.Namespace {
 			hint = "; the first push to it creates it"
 		}
+		if kind == access.SigningService {
+			hint = "; `list-signing-services` shows all"
+		}
 		err = fmt.Errorf("there is no %s named %s%s", kindNames[kind], display(name), hint)
 	}
 	return key, err
+}
+
+// collections are the collections of the objects of a kind. Those of repositories depend on their type.
+var collections = map[access.Kind]string{
+	access.Namespace: pulp.NamespaceCollection, access.Distribution: pulp.DistributionCollection,
+	access.Remote: pulp.RemoteCollection, access.SigningService: pulp.SigningServiceCollection,
+}
+
+// hrefOf returns the href of the object with an access.Key, as in the audit entries of the REST API; empty for all objects.
+func hrefOf(ctx context.Context, s *store.Store, key string) (string, error) {
+	kind, id, _ := strings.Cut(key, ":")
+	switch access.Kind(kind) {
+	case "":
+		return "", nil
+	case access.Repository:
+		r, err := s.Catalog.RepositoryByID(ctx, id)
+		return pulp.RepositoryHref(r.Type, id), err
+	default:
+		return pulp.Href(collections[access.Kind(kind)], id), nil
+	}
 }
 
 // kindNames are the printed names of kinds of objects.
@@ -133,10 +158,14 @@ func (a *Admin) changeRole(
 		if err != nil {
 			return err
 		}
+		object, err := hrefOf(ctx, s, key)
+		if err != nil {
+			return err
+		}
 		if err := change(ctx, s, key, to); err != nil {
 			return err
 		}
-		entries.Record(ctx, audit.Entry{Action: action, Object: cmp.Or(key, "all objects"), Result: audit.Done},
+		entries.Record(ctx, audit.Entry{Action: action, Object: cmp.Or(object, "all objects"), Result: audit.Done},
 			slog.String("role", role), slog.String("assignee", to.String()))
 		return a.print(text, display(cmp.Or(r.User, "The group "+r.Group)), role, r.where())
 	})

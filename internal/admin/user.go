@@ -88,6 +88,9 @@ func (a *Admin) EditUser(ctx context.Context, e UserEdit) error {
 		return errors.New("nothing to change: use --admin or --no-admin, --email, --first-name, --last-name")
 	}
 	return a.editUser(ctx, e.Name, "edit user", details, func(u *pulp.User) error {
+		if e.Admin != nil && u.Kind == pulp.Robot {
+			return notLocal(*u, "cannot be an administrator")
+		}
 		if e.Admin != nil && u.Kind != pulp.LocalUser {
 			return notLocal(*u, "is not an administrator by this command: its source decides")
 		}

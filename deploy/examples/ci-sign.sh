@@ -18,7 +18,8 @@ api=/pulp/api/v3
 href=$(call GET "$api/repositories/container/container-push/?name=$repository" | jq -er '.results[0].pulp_href')
 key=$(call GET "$api/signing-services/?name=$service" | jq -er '.results[0].pulp_href')
 body=$(jq -n --arg key "$key" --arg tag "$tag" '{manifest_signing_service: $key, tags_list: [$tag]}')
-task=$(call POST "${href}sign/" "$body" | jq -er .task)
+answer=$(call POST "${href}sign/" "$body")
+task=$(printf '%s' "$answer" | jq -er .task)
 
 while :; do
 	answer=$(call GET "$task")

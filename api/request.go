@@ -41,12 +41,12 @@ type note struct {
 	details []slog.Attr
 }
 
-// administers reports whether the caller may do what only administrators may.
+// administers reports whether the caller has the rights of an administrator.
 func (r *request) administers() bool {
 	return access.Allow(r.caller, access.Administer, access.OfServer())
 }
 
-// requireAdministrator returns an error unless the caller may do what only administrators may.
+// requireAdministrator returns an error unless the caller has the rights of an administrator.
 func (r *request) requireAdministrator() error {
 	if !r.administers() {
 		return errDenied

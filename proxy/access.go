@@ -311,7 +311,7 @@ func (c *call) mayPush() (push, create bool, err error) {
 	return false, err == nil && access.MayPushNew(c.caller.Caller, on), err
 }
 
-// createTarget creates what the request's name lacks and returns its target. exists reports whether there is a
+// createTarget creates the missing objects of the request's name and returns its target. exists reports whether there is a
 // distribution; otherwise the caller needs the permission to create one. A repository that has the name is used if the
 // caller may change its content. The error is catalog.ErrNamespaceExists if the permissions must be checked again.
 func (c *call) createTarget(exists bool) (t record.Target, err error) {

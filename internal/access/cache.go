@@ -64,7 +64,7 @@ func (c *Cache[K, V]) Read(key K, read func() (V, error)) (V, error) {
 	return value, nil
 }
 
-// Purge removes all values. Call it after a change of what they were read from.
+// Purge removes all values. Call it after a change of the rows from which they were read.
 func (c *Cache[K, V]) Purge() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -30,7 +30,7 @@ const (
 	AnonymousName = "anonymous"
 )
 
-// Actor identifies who acts. The zero Actor is none; From never returns it.
+// Actor identifies the author of an action. The zero Actor is none; From never returns it.
 type Actor struct {
 	ID   int64  // of the account; 0: none
 	Name string // of the account; otherwise one of the names above

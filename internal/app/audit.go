@@ -29,7 +29,7 @@ func (a *App) openAudit(s *store.Store, file string) (*audit.Log, error) {
 	return audit.New(o), nil
 }
 
-// closeAudit writes what the audit log holds.
+// closeAudit writes the entries that the audit log still holds.
 func (a *App) closeAudit(ctx context.Context, l *audit.Log) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()

@@ -30,7 +30,7 @@ func (d *disk) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// grow makes room and returns what the disk has.
+// grow makes room on the disk and returns its contents.
 func (d *disk) grow(room int) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -19,10 +19,10 @@ const (
 	maxUnknown, maxKnown = 300, 3000
 )
 
-// several replaces action and object in the entry that counts what exceeds a bound.
+// several replaces action and object in the entry that counts the refusals beyond a bound.
 const several = "several"
 
-// subject is what equal entries have in common.
+// subject holds the fields that equal entries have in common.
 type subject struct {
 	actor  actor.Actor
 	action string

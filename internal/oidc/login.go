@@ -150,7 +150,7 @@ func (l *Login) Verify(ctx context.Context, text, challenge string) (Person, err
 	return l.person(t, id)
 }
 
-// check verifies what go-oidc does not: the nonce, the age, the party to which the token was issued, and the configured
+// check verifies the claims that go-oidc does not check: the nonce, the age, the party to which the token was issued, and the configured
 // claims.
 func (l *Login) check(c claims, id Identity, verified *goidc.IDToken, challenge string) error {
 	party, hasParty := c.text("azp")

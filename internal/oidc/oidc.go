@@ -1,4 +1,4 @@
-// Package oidc decides which id tokens of CI jobs this server accepts, and what they permit.
+// Package oidc decides which id tokens of CI jobs this server accepts, and the rights that they give.
 //
 // A Rule of the configuration binds one issuer, one audience and a set of claims to grants: roles on repository names,
 // and signing services. A Verifier accepts a token if its issuer is configured, the issuer's keys verify it, it is

@@ -20,7 +20,7 @@ type image struct {
 	manifest string
 }
 
-// pushedImage is what users push.
+// pushedImage is the image that users push.
 var pushedImage = newImage("pushed by users")
 
 func newImage(label string) image {

@@ -58,6 +58,17 @@ func (s *server) as(t *testing.T, name string) api {
 	return api{base: s.base, user: name, password: adminPassword}
 }
 
+// ownsNamespace creates the namespace of an account's name and makes the account its owner.
+func (s *server) ownsNamespace(t *testing.T, name string) {
+	t.Helper()
+	var namespace struct {
+		Href string `json:"pulp_href"`
+	}
+	s.call(t, http.MethodPost, "/pulp/api/v3/pulp_container/namespaces/", object{"name": name}, http.StatusCreated, &namespace)
+	s.call(t, http.MethodPost, namespace.Href+"add_role/",
+		object{"role": "container.containernamespace_owner", "users": []string{name}}, http.StatusCreated, nil)
+}
+
 // TestAnAccountCannotTakeAKey checks over HTTP, with a real key, that an ordinary account cannot sign its own repository with an
 // unassigned service, and can with a service that an administrator or the configuration assigned.
 func TestAnAccountCannotTakeAKey(t *testing.T) {
@@ -68,6 +79,7 @@ func TestAnAccountCannotTakeAKey(t *testing.T) {
 	k.generate(t, "ed25519", "")
 	release := s.addKeyService(t, "release", k, "--openpgp-key", k.secret(t, ""))
 	mallory := s.as(t, "mallory")
+	s.ownsNamespace(t, "mallory")
 	for _, name := range []string{"mallory/app", "mallory/approved"} {
 		if _, err := s.pushTiny(t, name, "v1", name); err != nil {
 			t.Fatal(err)
@@ -99,6 +111,7 @@ func TestEarlierAssignmentsAreListedOnceAndRevoked(t *testing.T) {
 	k.generate(t, "ed25519", "")
 	release := s.addKeyService(t, "release", k, "--openpgp-key", k.secret(t, ""))
 	owner := s.as(t, "team")
+	s.ownsNamespace(t, "team")
 	for _, name := range []string{"team/one", "team/two", "team/three"} {
 		if _, err := s.pushTiny(t, name, "v1", name); err != nil {
 			t.Fatal(err)

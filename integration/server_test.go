@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -82,8 +83,12 @@ func (s *server) start(t *testing.T) {
 // cli runs a command of Countersign on the same data directory while the server runs.
 func (s *server) cli(t *testing.T, env []string, arguments ...string) (string, error) {
 	t.Helper()
-	return output(t, append(s.env[:len(s.env):len(s.env)], env...), s.command.Program, arguments...)
+	said, err := output(t, append(s.env[:len(s.env):len(s.env)], env...), s.command.Program, arguments...)
+	return auditLine.ReplaceAllString(said, ""), err
 }
+
+// auditLine matches the lines of the audit log that adopt and drift write to standard error.
+var auditLine = regexp.MustCompile(`(?m)^time=\S+ level=INFO msg=audit who="command line" kind=command action=(adopt|compare) .*\n`)
 
 // startPeer starts the registry distribution with its own storage and returns its URL.
 func startPeer(t *testing.T) string {

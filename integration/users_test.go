@@ -261,7 +261,7 @@ func (s *server) bearerFor(t *testing.T, as api, scope string) http.Header {
 }
 
 // TestRevocation takes a right from users through one of two processes. This process must refuse their next request with
-// a bearer token that was issued before, and with the password; the other process must do so within a minute.
+// a bearer token that was issued before and with the password; the other process must refuse the token within a minute.
 func TestRevocation(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, 0)
@@ -277,13 +277,9 @@ func TestRevocation(t *testing.T) {
 			href, mine := one.addUser(t, user)
 			method, path, body := give(t, one.api, user, href)
 			read := func(s *server, header http.Header) int {
-				anonymous, plain := s.asUser("", ""), s.asUser(mine.user, mine.password)
-				token, _, _ := anonymous.do(t, http.MethodGet, "/v2/team/private/manifests/v1", header, nil)
-				basic, _, _ := plain.do(t, http.MethodGet, "/v2/team/private/manifests/v1", nil, nil)
-				if token == basic {
-					return token
-				}
-				return 0
+				anonymous := s.asUser("", "")
+				status, _, _ := anonymous.do(t, http.MethodGet, "/v2/team/private/manifests/v1", header, nil)
+				return status
 			}
 			tokens := map[*server]http.Header{}
 			for _, s := range c.servers {
@@ -298,6 +294,11 @@ func TestRevocation(t *testing.T) {
 			}
 			if status := read(one, tokens[one]); status != http.StatusUnauthorized {
 				t.Errorf("after the change, on the same process: %d", status)
+			}
+			// Once only: ten failed logins would block the address for all cases.
+			plain := one.asUser(mine.user, mine.password)
+			if status, _, _ := plain.do(t, http.MethodGet, "/v2/team/private/manifests/v1", nil, nil); status != http.StatusUnauthorized {
+				t.Errorf("after the change, with the password on the same process: %d", status)
 			}
 			began := time.Now()
 			eventually.True(t, revocation, func() bool { return read(two, tokens[two]) == http.StatusUnauthorized },

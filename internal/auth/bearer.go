@@ -18,6 +18,9 @@ type principal struct{ username, apiToken string }
 type identity struct {
 	account pulp.User
 	token   access.APIToken // zero without an API token
+	// credential is that of valid bearer tokens; empty if none was read. It is kept, because the HMAC costs more than the rest
+	// of Bearer.
+	credential string
 }
 
 // Bearer authenticates a bearer token of the registry. The caller is nil for an anonymous token. A token is valid while its
@@ -31,9 +34,13 @@ func (a *Auth) Bearer(ctx context.Context, t *Tokens, text string) (*access.Call
 	}
 	key := principal{b.Username, b.APIToken}
 	known, ok := a.known.Get(key)
-	if !ok || !a.accepts(t, b, known) { // a token may be newer than the cached account
-		known, err = a.known.Read(key, func() (identity, error) { return a.identify(ctx, key) })
-		if fault.Is(err, fault.NotFound) || err == nil && !a.accepts(t, b, known) {
+	if !ok || !a.accepts(b, known) { // a token may be newer than the cached account
+		known, err = a.known.Read(key, func() (identity, error) {
+			read, err := a.identify(ctx, key)
+			read.credential = t.credential(read.account, key.apiToken)
+			return read, err
+		})
+		if fault.Is(err, fault.NotFound) || err == nil && !a.accepts(b, known) {
 			err = errToken
 		}
 		if err != nil {
@@ -49,8 +56,8 @@ func (a *Auth) Bearer(ctx context.Context, t *Tokens, text string) (*access.Call
 }
 
 // accepts reports whether a verified token is valid for an identity.
-func (a *Auth) accepts(t *Tokens, b Bearer, known identity) bool {
-	return t.BelongsTo(b, known.account) &&
+func (a *Auth) accepts(b Bearer, known identity) bool {
+	return belongsTo(b, known.account, known.credential) &&
 		(b.APIToken == "" || known.token.AccountID == known.account.ID && !known.token.Expired(a.now()))
 }
 

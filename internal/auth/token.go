@@ -195,7 +195,13 @@ func (t *Tokens) issue(who *access.Caller, granted []Access, audience string, li
 // the token was issued. The result is false for anonymous tokens and for tokens without a credential, which older versions
 // issued. The API token is not checked.
 func (t *Tokens) BelongsTo(b Bearer, user pulp.User) bool {
-	return user.Active && b.Username == user.Username && hmac.Equal([]byte(b.Credential), []byte(t.credential(user, b.APIToken)))
+	return belongsTo(b, user, t.credential(user, b.APIToken))
+}
+
+// belongsTo is BelongsTo with the credential of the account and of the API token.
+func belongsTo(b Bearer, user pulp.User, credential string) bool {
+	return user.Active && b.Username == user.Username && b.Credential != "" &&
+		hmac.Equal([]byte(b.Credential), []byte(credential))
 }
 
 // credential returns a short HMAC of an account's id, time of creation and password hash, or of the id of an API token

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -23,7 +23,11 @@ type outcome struct {
 func call(t *testing.T, args []string, environ ...string) outcome {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	err := run(t.Context(), args, append([]string{"COUNTERSIGN_DATA=" + t.TempDir()}, environ...), &out, &errOut)
+	p := Program{
+		Version: "dev", Args: args, Environ: append([]string{"COUNTERSIGN_DATA=" + t.TempDir()}, environ...),
+		In: strings.NewReader(""), Out: &out, ErrOut: &errOut,
+	}
+	err := p.run(t.Context())
 	return outcome{out: out.String(), errOut: errOut.String(), err: err}
 }
 

@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime/debug"
+
+	"github.com/countersign/countersign/internal/admin"
+	"github.com/countersign/countersign/internal/app"
+)
+
+type serveCommand struct{}
+
+// Run runs the command.
+func (serveCommand) Run(ctx context.Context, a *app.App, g app.Greeting) error {
+	return a.Serve(ctx, g)
+}
+
+type workerCommand struct{}
+
+// Run runs the command.
+func (workerCommand) Run(ctx context.Context, a *app.App) error { return a.Work(ctx) }
+
+type migrateCommand struct{}
+
+// Run runs the command.
+func (migrateCommand) Run(ctx context.Context, a *admin.Admin) error { return a.Migrate(ctx) }
+
+type versionCommand struct {
+	version string
+	out     io.Writer
+}
+
+// Run prints the versions of the program and of Go.
+func (c versionCommand) Run() error {
+	from := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		from = " " + info.GoVersion
+	}
+	_, err := fmt.Fprintf(c.out, "countersign %s%s\n", c.version, from)
+	return err
+}

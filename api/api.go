@@ -72,6 +72,8 @@ type API struct {
 	origins *auth.Origins
 	allowed map[string]string // the Allow header by declared path
 	open    map[string]bool   // the paths that are served without authentication
+	// patterns are the routes in metrics and traces, by declared path with and without the final slash.
+	patterns map[string]string
 }
 
 // New returns the handler of everything under /pulp/. It panics when PublicURL is not of the form scheme://host[:port].

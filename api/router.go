@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/telemetry"
 )
 
 // route declares the handlers of one path.
@@ -19,6 +21,9 @@ type route struct {
 	methods map[string]handler
 	open    bool // served without authentication; for paths without parameters only
 }
+
+// parameter matches a parameter in the path of a route.
+var parameter = regexp.MustCompile(`:([a-z_]+)`)
 
 func get(h handler) map[string]handler  { return map[string]handler{http.MethodGet: h} }
 func post(h handler) map[string]handler { return map[string]handler{http.MethodPost: h} }
@@ -71,8 +76,8 @@ func (a *API) router() *gin.Engine {
 	e.RemoveExtraSlash = false // an empty segment is an error
 	e.UseRawPath = false       // routes match the decoded path, so that an encoded slash separates segments
 	e.UseEscapedPath = false
-	a.allowed, a.open = map[string]string{}, map[string]bool{}
-	e.Use(correlate, identify, a.recoverPanic, setCommonHeaders, a.setAllow, a.respondToErrors, limitBody)
+	a.allowed, a.open, a.patterns = map[string]string{}, map[string]bool{}, map[string]string{}
+	e.Use(correlate, a.setRoute, identify, a.recoverPanic, setCommonHeaders, a.setAllow, a.respondToErrors, limitBody)
 	checks := []gin.HandlerFunc{acceptJSON, a.checkOrigin, parseQuery, a.authenticate}
 	for _, r := range a.declaredRoutes() {
 		a.declare(e, r, checks)
@@ -91,6 +96,8 @@ func (a *API) declare(e *gin.Engine, r route, checks []gin.HandlerFunc) {
 	path := pulp.Root + r.path
 	literal := !strings.Contains(path, ":")
 	a.allowed[path], a.open[path] = r.allow(), r.open
+	pattern := parameter.ReplaceAllString(path, "{$1}")
+	a.patterns[path], a.patterns[strings.TrimSuffix(path, "/")] = pattern, pattern
 	for _, method := range routedMethods {
 		e.Handle(method, strings.TrimSuffix(path, "/"), redirectToSlash)
 		if h := r.handler(method); h != nil {
@@ -112,6 +119,11 @@ func (a *API) run(h handler) gin.HandlerFunc {
 		a.conclude(c, rep.Status)
 		a.send(c, rep)
 	}
+}
+
+// setRoute declares the route of a request to metrics and traces.
+func (a *API) setRoute(c *gin.Context) {
+	telemetry.SetRoute(c.Request.Context(), a.patterns[c.FullPath()])
 }
 
 // setAllow sets the Allow header of a declared path, which Pulp sends with every response. For a path with parameters

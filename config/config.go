@@ -85,6 +85,7 @@ type Config struct {
 	Retention  Retention  `yaml:"retention" envPrefix:"RETENTION_"`
 	Log        Log        `yaml:"log" envPrefix:"LOG_"`
 	Audit      Audit      `yaml:"audit" envPrefix:"AUDIT_"`
+	Metrics    Metrics    `yaml:"metrics" envPrefix:"METRICS_"`
 	// ShutdownGrace is the time that running requests and tasks have to finish after SIGTERM.
 	ShutdownGrace time.Duration `yaml:"shutdown_grace" env:"SHUTDOWN_GRACE"`
 }

@@ -25,6 +25,20 @@ const (
 	routeSignatures
 )
 
+// patterns are the routes in metrics and traces.
+var patterns = map[routeKind]string{
+	routeBase:       "/v2/",
+	routeToken:      "/token/",
+	routeCatalog:    "/v2/_catalog",
+	routeTags:       "/v2/{name}/tags/list",
+	routeUploads:    "/v2/{name}/blobs/uploads/",
+	routeUpload:     "/v2/{name}/blobs/uploads/{uuid}",
+	routeBlob:       "/v2/{name}/blobs/{digest}",
+	routeManifest:   "/v2/{name}/manifests/{reference}",
+	routeReferrers:  "/v2/{name}/referrers/{digest}",
+	routeSignatures: "/extensions/v2/{name}/signatures/{digest}",
+}
+
 // route is a parsed path.
 type route struct {
 	kind routeKind

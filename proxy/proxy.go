@@ -22,6 +22,7 @@ import (
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/telemetry"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -135,6 +136,7 @@ func (c *call) serve() error {
 		return err
 	}
 	c.kind, c.name, c.ref = route.kind, route.name, route.ref
+	telemetry.SetRoute(c.r.Context(), patterns[route.kind])
 	if route.kind == routeRedirect {
 		http.Redirect(
 			c.w,

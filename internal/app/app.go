@@ -9,6 +9,7 @@ import (
 	"log/slog"
 
 	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/internal/metrics"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signers"
 )
@@ -26,10 +27,13 @@ type App struct {
 	config  config.Config
 	version string
 	log     *slog.Logger
+	metrics *metrics.Metrics
 }
 
 // New returns an App.
-func New(o Options) *App { return &App{config: o.Config, version: o.Version, log: o.Log} }
+func New(o Options) *App {
+	return &App{config: o.Config, version: o.Version, log: o.Log, metrics: metrics.New(metrics.Options{Version: o.Version, Log: o.Log})}
+}
 
 // Signers returns the signers of this process.
 func (a *App) Signers() *signers.Signers {

@@ -61,6 +61,11 @@ func (a *App) Serve(ctx context.Context, g Greeting) error {
 		return fmt.Errorf("%w; set COUNTERSIGN_LISTEN to use another address", err)
 	}
 	defer func() { _ = listener.Close() }()
+	monitor, err := a.openMonitoring(ctx)
+	if err != nil {
+		return err
+	}
+	defer monitor.close()
 	e, err := a.buildEngine(ctx, s)
 	if err != nil {
 		return err
@@ -83,8 +88,10 @@ func (a *App) Serve(ctx context.Context, g Greeting) error {
 		return err
 	}
 	a.greet(g, password)
-	return a.run(ctx, &server{
-		handler: handler, listener: listener, tls: secure, worker: e.worker, background: a.backgroundJobs(s, e),
+	return a.observe(ctx, s, e, monitor, func(ctx context.Context) error {
+		return a.run(ctx, &server{
+			handler: handler, listener: listener, tls: secure, worker: e.worker, background: a.backgroundJobs(s, e),
+		})
 	})
 }
 
@@ -131,7 +138,8 @@ func (a *App) handler(ctx context.Context, s *store.Store, e *engine) (http.Hand
 	if err != nil {
 		return nil, err
 	}
-	paced := pace.Handler(route(a.registry(s, e, tokens), rest), pace.Options{Log: a.log})
+	observed := telemetry.Observe(route(a.registry(s, e, tokens), rest), a.metrics)
+	paced := pace.Handler(observed, pace.Options{Log: a.log})
 	return telemetry.Correlate(clientaddr.New(proxies, a.log).Handler(paced)), nil
 }
 

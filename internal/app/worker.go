@@ -30,6 +30,11 @@ func (a *App) Work(ctx context.Context) error {
 	if err := script.Sweep(c.Signing.WorkDir, c.Signing.ScriptTimeout); err != nil {
 		return err
 	}
+	monitor, err := a.openMonitoring(ctx)
+	if err != nil {
+		return err
+	}
+	defer monitor.close()
 	e, err := a.buildEngine(ctx, s)
 	if err != nil {
 		return err
@@ -37,5 +42,5 @@ func (a *App) Work(ctx context.Context) error {
 	defer e.queue.Close()
 	defer a.closeAudit(ctx, e.audit)
 	a.log.InfoContext(ctx, "worker started", slog.String("name", e.process), slog.Int("concurrent_tasks", c.Workers))
-	return e.worker.Run(ctx, c.ShutdownGrace)
+	return a.observe(ctx, s, e, monitor, func(ctx context.Context) error { return e.worker.Run(ctx, c.ShutdownGrace) })
 }

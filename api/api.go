@@ -61,6 +61,8 @@ type Options struct {
 	SigningUse pulp.SigningUse
 	// Redis returns an error when the queue's Redis does not answer; nil: the queue is in the process.
 	Redis func(context.Context) error
+	// Verified receives the result of each request to verify an image; nil: nothing does.
+	Verified func(Verification)
 	// Ready returns an error when this process cannot do its work, for a reason other than the database; nil: it always
 	// can.
 	Ready func(context.Context) error

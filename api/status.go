@@ -25,10 +25,6 @@ const (
 // contentPrefix is the path of content in the status. Registry clients use /v2/ instead.
 const contentPrefix = "/pulp/container/"
 
-// workerTTL is the time after its last heartbeat during which a worker counts as online
-// (compatibility.md#task-groups-and-workers).
-const workerTTL = 30 * time.Second
-
 // maxApps is the largest number of workers in the status.
 const maxApps = 1000
 

@@ -103,40 +103,49 @@ type verifyArgs struct {
 // operation of our own.
 func (a *API) verify(r resource[pulp.Repository]) handler {
 	return func(req *request) (reply.Reply, error) {
-		repo, err := permitted(a, r, req, access.View)
-		if err != nil {
-			return reply.Reply{}, err
+		rep, err := a.verifyImage(r, req)
+		if a.Verified != nil {
+			a.Verified(verification(rep, err))
 		}
-		args, err := a.readVerify(req, repo)
-		if err != nil {
-			return reply.Reply{}, err
-		}
-		ctx, cancel := verify.WithTimeout(req.Context())
-		defer cancel()
-		now := time.Now()
-		report, err := a.verifyTag(ctx, repo, args, now)
-		if err != nil {
-			return reply.Reply{}, err
-		}
-		shows, err := a.showsServices(req)
-		if err != nil {
-			return reply.Reply{}, err
-		}
-		shown := verified{
-			Tag: args.tag, Version: pulp.VersionHref(repo.Type, repo.ID, args.number), Digest: report.Manifests[0].Digest,
-			Manifests: showVerified(report, shows), Verdicts: []verdict{},
-		}
-		if args.policy == nil {
-			return reply.OK(shown), nil
-		}
-		references := []string{args.reference}
-		if args.reference == "" {
-			if references, err = a.references(req, repo, args.number, args.tag); err != nil {
-				return reply.Reply{}, err
-			}
-		}
-		return reply.OK(&shown), shown.evaluate(ctx, args.policy, references, report, now)
+		return rep, err
 	}
+}
+
+// verifyImage reports the signers of a tag.
+func (a *API) verifyImage(r resource[pulp.Repository], req *request) (reply.Reply, error) {
+	repo, err := permitted(a, r, req, access.View)
+	if err != nil {
+		return reply.Reply{}, err
+	}
+	args, err := a.readVerify(req, repo)
+	if err != nil {
+		return reply.Reply{}, err
+	}
+	ctx, cancel := verify.WithTimeout(req.Context())
+	defer cancel()
+	now := time.Now()
+	report, err := a.verifyTag(ctx, repo, args, now)
+	if err != nil {
+		return reply.Reply{}, err
+	}
+	shows, err := a.showsServices(req)
+	if err != nil {
+		return reply.Reply{}, err
+	}
+	shown := verified{
+		Tag: args.tag, Version: pulp.VersionHref(repo.Type, repo.ID, args.number), Digest: report.Manifests[0].Digest,
+		Manifests: showVerified(report, shows), Verdicts: []verdict{},
+	}
+	if args.policy == nil {
+		return reply.OK(&shown), nil
+	}
+	references := []string{args.reference}
+	if args.reference == "" {
+		if references, err = a.references(req, repo, args.number, args.tag); err != nil {
+			return reply.Reply{}, err
+		}
+	}
+	return reply.OK(&shown), shown.evaluate(ctx, args.policy, references, report, now)
 }
 
 // verifyTag verifies the signatures of a tag with the keys of all signing services and of the policy.

@@ -6,6 +6,7 @@ import (
 	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
+	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
 type worker struct {
@@ -34,7 +35,7 @@ func showWorkers(req *request, all []pulp.Worker) ([]any, error) {
 
 // isOnline returns the condition for workers whose last heartbeat is recent enough.
 func isOnline() list.Filter {
-	return list.Where("last_heartbeat", list.AtLeast, time.Now().Add(-workerTTL).UnixMicro())
+	return list.Where("last_heartbeat", list.AtLeast, time.Now().Add(-taskstore.WorkerTTL).UnixMicro())
 }
 
 func (a *API) workers() resource[pulp.Worker] {

@@ -223,7 +223,7 @@ func TestAdoptGoesOn(t *testing.T) {
 		text, err := s.cli(t, nil, "adopt", "company/*")
 		said <- fmt.Sprintf("%s%v", text, err)
 	}()
-	within(t, "the task is returned to be retried", func() bool { return strings.Contains(s.LogTail(), `result="returned, to be retried later"`) })
+	within(t, "the task is returned to be retried", func() bool { return strings.Contains(s.LogTail(), "result=postponed") })
 	proxy.heal(t)
 	if got := <-said; !regexp.MustCompile(`(^|\n)company/a +version 1\ncompany/b +version 1\n<nil>$`).MatchString(got) {
 		t.Errorf("adopt: %s", got)

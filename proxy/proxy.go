@@ -54,6 +54,8 @@ type Options struct {
 	Fetcher *ingest.BlobFetcher
 	// RefuseUnknownKeys rejects signatures by keys of no signing service. See compatibility.md#uploaded-signatures.
 	RefuseUnknownKeys bool
+	// SignatureValidated receives the result for each signature that clients upload; nil: nothing does.
+	SignatureValidated func(ingest.Validation)
 	// InlineLimit is the maximum size in bytes of a blob that is stored in the database; 0 stores none there.
 	InlineLimit int64
 	// PassThroughRedirects redirects clients to the URL of a blob if the storage returns one.
@@ -96,7 +98,7 @@ func New(o Options) http.Handler {
 	g := &registry{Options: o, recent: newRecent(), writers: newWriters(), origins: origins}
 	g.manifests, _ = o.Storage.(storage.Manifests)
 	g.blobs = ingest.Blobs{Storage: o.Storage, Inline: o.InlineLimit, Foreign: g.manifests != nil}
-	g.validator = ingest.SignatureValidator{Store: o.Store, RefuseUnknown: o.RefuseUnknownKeys}
+	g.validator = ingest.SignatureValidator{Store: o.Store, RefuseUnknown: o.RefuseUnknownKeys, Observe: o.SignatureValidated}
 	return g
 }
 

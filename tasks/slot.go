@@ -3,6 +3,8 @@ package tasks
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -31,6 +33,9 @@ func IsLong(name string) (long, known bool) {
 	long, known = longTasks[name]
 	return long, known
 }
+
+// Names returns the names of all tasks, sorted.
+func Names() []string { return slices.Sorted(maps.Keys(longTasks)) }
 
 // share returns the share of the slots that a task counts against: the owner's (for tasks of the server, the
 // namespace is the owner) and, within it, the namespace's.
@@ -105,6 +110,9 @@ func (w *Worker) newSlots() []*slot {
 	}
 	return all
 }
+
+// Slots returns the number of tasks that the worker can run at a time.
+func (w *Worker) Slots() int { return len(w.newSlots()) }
 
 // takeTasks runs one task after another until ctx ends. Each task runs in the context running.
 func (s *slot) takeTasks(ctx, running context.Context) {

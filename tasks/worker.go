@@ -56,10 +56,11 @@ type Worker struct {
 	reserved  pool          // counts tasks in the slots for short tasks
 	long      pool          // counts long tasks
 
-	show    func(any) any
-	confirm func(context.Context, pulp.User) (pulp.User, error)
-	lease   time.Duration
-	self    pulp.Worker // without Services
+	observer Observer
+	show     func(any) any
+	confirm  func(context.Context, pulp.User) (pulp.User, error)
+	lease    time.Duration
+	self     pulp.Worker // without Services
 
 	findUsable func(context.Context) ([]pulp.SigningService, error)
 	usable     atomic.Pointer[[]pulp.SigningService] // latest result of findUsable; nil before the first
@@ -72,6 +73,7 @@ type WorkerOptions struct {
 	Jobs     map[string]Job // by the name of the task
 	Log      *slog.Logger
 	Audit    *audit.Log // receives the tasks that fail or are refused when they run; nil: nothing does
+	Observer Observer   // receives the attempts at tasks; nil: nothing does
 	Slots    int        // tasks at a time, in addition to those in spare slots; 0: immediate tasks only
 	Name     string     // <pid>@<host>
 	Versions map[string]string
@@ -96,8 +98,11 @@ func NewWorker(o WorkerOptions) *Worker {
 	if o.Confirm == nil {
 		o.Confirm = func(_ context.Context, u pulp.User) (pulp.User, error) { return u, nil }
 	}
+	if o.Observer == nil {
+		o.Observer = unobserved{}
+	}
 	return &Worker{
-		store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, audit: o.Audit, slots: o.Slots, show: o.Show, confirm: o.Confirm, findUsable: o.Usable,
+		observer: o.Observer, store: o.Store, queue: o.Queue, jobs: o.Jobs, log: o.Log, audit: o.Audit, slots: o.Slots, show: o.Show, confirm: o.Confirm, findUsable: o.Usable,
 		found: make(chan struct{}), foundLong: make(chan struct{}), lease: cmp.Or(o.Lease, DefaultLease),
 		reserved: pool{most: 1}, long: pool{most: max(1, o.Slots)},
 		self: pulp.Worker{ID: pulp.NewID(), Name: o.Name, Versions: o.Versions},
@@ -190,8 +195,10 @@ func (w *Worker) work(ctx context.Context, t *taskstore.Task) {
 	r.permit = func(ctx context.Context) error { return w.permit(ctx, r) }
 	r.Claim = &taskstore.Claim{TaskID: t.ID, Attempt: t.Attempt, Show: w.show, Permit: r.stillPermitted}
 	log.InfoContext(ctx, "task started", slog.Int64("attempt", t.Attempt))
+	began := time.Now()
+	w.observer.TaskStarted(t.Name)
 	err, cause := w.attempt(ctx, r)
-	w.end(ctx, r, err, cause)
+	w.observer.TaskEnded(t.Name, w.end(ctx, r, err, cause), time.Since(began))
 	// Tasks that became ready are left to idle slots. The finished task's own announcement may still be in the
 	// queue if all slots were busy.
 	if err := errors.Join(w.queue.Push(ctx, r.Claim.Freed()...), w.queue.Remove(ctx, t.ID)); err != nil && ctx.Err() == nil {
@@ -281,13 +288,13 @@ func guard(job func() error) (err error) {
 	return job()
 }
 
-// end stores the result of an attempt. If the database does not accept it, the task is claimed again when its
+// end stores the result of an attempt and returns it. If the database does not accept it, the task is claimed again when its
 // lease ends.
-func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
+func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) Result {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
 	var err error
-	result := "completed"
+	result := Completed
 	if fault.Is(cause, fault.Denied) && !r.Claim.Ended() { // this cause is more precise than the job's error
 		jobErr = cause
 	}
@@ -299,39 +306,40 @@ func (w *Worker) end(ctx context.Context, r *Run, jobErr, cause error) {
 	switch {
 	case jobErr == nil:
 	case errors.Is(cause, errStopping):
-		result = "returned"
+		result = Returned
 		err = w.store.Tasks.ReturnTask(ctx, r.Claim, 0)
 	case cause == nil && isRetryLater(jobErr):
-		result = "returned, to be retried later"
+		result = Postponed
 		err = errors.Join(r.flush(ctx), w.store.Tasks.ReturnTask(ctx, r.Claim, retryPause))
 	case cause == nil && sqldb.IsUnavailable(jobErr): // not the task's fault: treated like the loss of its worker
-		result = "left until its lease ends"
+		result = Left
 	case errors.Is(cause, errCanceled), errors.Is(cause, taskstore.ErrFenced), errors.Is(jobErr, taskstore.ErrFenced):
-		result = "canceled"
+		result = Canceled
 		r.end(taskstore.TaskCanceled)
 		err = errors.Join(r.flush(ctx), w.store.Tasks.EndCanceled(ctx, r.Claim))
 	default:
-		result = "failed"
+		result = Failed
 		r.end(taskstore.TaskFailed)
 		err = errors.Join(r.flush(ctx), w.store.Tasks.FailTask(ctx, r.Claim, sentence(jobErr)))
 	}
 	if errors.Is(err, taskstore.ErrFenced) {
 		// A concurrent cancel won: EndCanceled ends the task. If another worker has claimed it, EndCanceled is
 		// fenced, too.
-		result = "canceled or claimed by another worker"
+		result = Fenced
 		err = w.store.Tasks.EndCanceled(ctx, r.Claim)
 	}
 	if err != nil && !errors.Is(err, taskstore.ErrFenced) {
 		r.log.ErrorContext(ctx, "cannot store the task's result; it runs again when its lease has ended", slog.Any("err", err))
 	}
-	if result == "failed" && err == nil {
+	if result == Failed && err == nil {
 		w.recordFailure(ctx, r, jobErr)
 	}
-	ended := []slog.Attr{slog.String("result", result)}
+	ended := []slog.Attr{slog.String("result", string(result))}
 	if jobErr != nil {
 		ended = append(ended, slog.Any("err", jobErr))
 	}
 	r.log.LogAttrs(ctx, slog.LevelInfo, "task ended", ended...)
+	return result
 }
 
 // complete completes a task whose job stored its results, if any, in other transactions.

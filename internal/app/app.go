@@ -32,7 +32,7 @@ type App struct {
 
 // New returns an App.
 func New(o Options) *App {
-	return &App{config: o.Config, version: o.Version, log: o.Log, metrics: metrics.New(metrics.Options{Version: o.Version, Log: o.Log})}
+	return &App{config: o.Config, version: o.Version, log: o.Log, metrics: newMetrics(o)}
 }
 
 // Signers returns the signers of this process.

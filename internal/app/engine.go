@@ -23,6 +23,7 @@ import (
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/store/signatures"
 	"github.com/countersign/countersign/storage"
+	"github.com/countersign/countersign/storage/observed"
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/jobs"
 )
@@ -88,14 +89,14 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	keys.WarnOfScripts(ctx, services)
 	signer := &signservice.Signer{
 		Store: s, Audit: entries, SignerFor: keys.Signer, Parallel: c.Signing.Parallel,
-		Usable: func(v pulp.SigningService) bool { return keys.CheckUsable(v) == nil },
+		Usable: func(v pulp.SigningService) bool { return keys.CheckUsable(v) == nil }, Observe: a.observeSignature,
 	}
 	runner := a.signOnPush(s, b.queue, signer)
 	adopter := a.adopter(s, b, runner, entries)
 	decider := s.Accounts.NewDecider(&oidc.Rights{Verifier: verifier, Roles: s.Accounts})
 	worker := tasks.NewWorker(tasks.WorkerOptions{
 		Store: s, Queue: b.queue, Log: a.log, Audit: entries, Slots: c.Workers, Name: process, Versions: api.Versions(a.version), Show: results,
-		Usable: usableServices(s, keys), Lease: c.TaskLease, Jobs: a.jobs(s, b, signer, runner, adopter, decider),
+		Usable: usableServices(s, keys), Lease: c.TaskLease, Observer: taskObserver{a.metrics}, Jobs: a.jobs(s, b, signer, runner, adopter, decider),
 		Confirm: users.Confirm,
 	})
 	return &engine{
@@ -107,9 +108,11 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 // openBackends opens the storage and the queue and prepares the store for the kind of storage. A storage that does
 // not answer causes a warning only.
 func (a *App) openBackends(ctx context.Context, s *store.Store) (b backends, err error) {
-	if b.storage, err = a.OpenStorage(ctx); err != nil {
+	own, err := a.OpenStorage(ctx)
+	if err != nil {
 		return backends{}, err
 	}
+	b.storage = observed.New(own, a.observeStorage)
 	if err := b.storage.Ping(ctx); err != nil {
 		a.log.WarnContext(ctx, "the storage is not available; pushes and pulls fail until it is", slog.Any("err", err))
 	}
@@ -176,8 +179,8 @@ func (a *App) jobs(
 	return jobs.All(jobs.Options{
 		Store: s, Log: a.log, Access: decider, Host: c.Public().Host, Parallel: c.Signing.Parallel, Mirror: b.network, Blobs: b.blobs, Upstream: b.upstream,
 		AllowShrink: c.Mirror.AllowShrink, SkipCorrupt: c.Mirror.SkipCorrupt, SyncTimeout: c.Mirror.SyncTimeout,
-		Validator: ingest.SignatureValidator{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse"},
-		Signer:    signer, SignOnPush: runner, Adopter: adopter, SigningUse: a.signingUse(),
+		Validator: ingest.SignatureValidator{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse", Observe: a.observeValidation(sourceRemote)},
+		Signer:    signer, SignOnPush: runner, Adopter: adopter, SigningUse: a.signingUse(), Swept: a.metrics.Swept,
 	})
 }
 
@@ -191,5 +194,6 @@ func (a *App) network() (*mirror.Network, error) {
 	return mirror.New(mirror.Options{
 		AllowPrivate: allowed, UserAgent: "countersign/" + a.version, Log: a.log,
 		Pace: registryclient.Pace{BytesPerSecond: c.MinRate, Window: c.MinRateWindow}, BlobTimeout: c.BlobTimeout,
+		WrapTransport: a.observePeer(peerRemote),
 	}), nil
 }

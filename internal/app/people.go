@@ -20,6 +20,7 @@ const (
 // none.
 func (a *App) users(ctx context.Context, s *store.Store, entries *audit.Log) (*auth.Auth, *identity.People, error) {
 	users := auth.New(s.Accounts, a.log)
+	users.Observe(func(m auth.Method, result auth.LoginResult) { a.metrics.Login(string(m), string(result)) })
 	if t := a.config.TLS; t.ClientIdentity != "" {
 		users.AcceptCertificates(auth.CertificateNames{
 			Field: auth.CertificateField(t.ClientIdentity), Pattern: t.ClientIdentityPattern,

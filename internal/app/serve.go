@@ -88,7 +88,7 @@ func (a *App) Serve(ctx context.Context, g Greeting) error {
 		return err
 	}
 	a.greet(g, password)
-	return a.observe(ctx, s, e, monitor, func(ctx context.Context) error {
+	return a.observe(ctx, s, e, secure, monitor, func(ctx context.Context) error {
 		return a.run(ctx, &server{
 			handler: handler, listener: listener, tls: secure, worker: e.worker, background: a.backgroundJobs(s, e),
 		})
@@ -101,7 +101,7 @@ func (a *App) backgroundJobs(s *store.Store, e *engine) []func(context.Context) 
 	keeper := jobs.Housekeeper{Store: s, Storage: e.storage, Log: a.log, Embedded: e.upstream == nil, Keep: jobs.Retention{
 		Uploads: c.Retention.Uploads, Pending: c.Retention.Pending, Orphans: c.Retention.Orphans, Tasks: c.Retention.Tasks,
 		Audit: c.Audit.Retention,
-	}}
+	}, Swept: a.metrics.Swept}
 	all := []func(context.Context){func(ctx context.Context) { keeper.Run(ctx, housekeepingInterval) }}
 	if e.people != nil {
 		all = append(all, e.people.Run)
@@ -133,6 +133,7 @@ func (a *App) handler(ctx context.Context, s *store.Store, e *engine) (http.Hand
 	rest := api.New(api.Options{
 		Logins: logins, Store: s, Auth: e.users, Access: e.access, Tasks: e.dispatcher, Log: a.log, Audit: e.audit, Redis: e.queue.Ping, PublicURL: c.Public(), Process: e.process, DataDir: c.Data,
 		Version: a.version, SignLists: c.SignLists, SigningUse: a.signingUse(), Ready: e.storage.Ping, Upstream: e.upstream != nil,
+		Verified: func(v api.Verification) { a.metrics.Verified(string(v)) },
 	})
 	proxies, err := c.Proxies()
 	if err != nil {
@@ -151,6 +152,7 @@ func (a *App) registry(s *store.Store, e *engine, tokens *auth.Tokens) http.Hand
 		PushType: pulp.RepositoryType(c.PushRepositoryType), AnonymousPull: auth.AnonymousPull(c.AnonymousPull),
 		TokensOnly: !c.Registry.BasicAuth, PushToMirrors: c.Mirror.AllowPush,
 		RequireIndexChildren: c.RequireIndexChildren, RefuseUnknownKeys: c.Signatures.UnknownKeys == "refuse",
+		SignatureValidated:   a.observeValidation(sourceClient),
 		PassThroughRedirects: c.Upstream.Redirects == config.RedirectsPassThrough, InlineLimit: e.blobs.Inline,
 		Fetcher: &ingest.BlobFetcher{
 			Store: s, Blobs: e.blobs, Mirror: e.network, Log: a.log, Idle: maxFetchDelay, Limits: ingest.Limits{Total: c.Mirror.BlobTimeout},

@@ -37,7 +37,7 @@ func (a *App) OpenStorage(ctx context.Context) (storage.Storage, error) {
 	return upstream.New(upstream.Options{
 		URL: c.UpstreamURL, Prefix: c.Upstream.Prefix, Username: c.Upstream.Username, Password: c.Upstream.Password.Reveal(),
 		PasswordFile: c.Upstream.PasswordFile, Token: c.Upstream.Token.Reveal(), TokenHosts: c.Upstream.TokenHosts,
-		CAFile: c.Upstream.CAFile, InsecureSkipVerify: c.Upstream.InsecureSkipVerify,
+		CAFile: c.Upstream.CAFile, InsecureSkipVerify: c.Upstream.InsecureSkipVerify, WrapTransport: a.observePeer(peerUpstream),
 	})
 }
 

@@ -42,5 +42,5 @@ func (a *App) Work(ctx context.Context) error {
 	defer e.queue.Close()
 	defer a.closeAudit(ctx, e.audit)
 	a.log.InfoContext(ctx, "worker started", slog.String("name", e.process), slog.Int("concurrent_tasks", c.Workers))
-	return a.observe(ctx, s, e, monitor, func(ctx context.Context) error { return e.worker.Run(ctx, c.ShutdownGrace) })
+	return a.observe(ctx, s, e, nil, monitor, func(ctx context.Context) error { return e.worker.Run(ctx, c.ShutdownGrace) })
 }

@@ -104,6 +104,22 @@ func storable(text string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(text, "\ufffd"), "\x00", "\ufffd")
 }
 
+// Stats describes the rows of a Log.
+type Stats struct {
+	Waiting int   // rows that are not stored yet
+	Lost    int64 // rows that the database did not take in time
+}
+
+// Stats returns the present numbers of rows.
+func (l *Log) Stats() Stats {
+	if l.rows == nil {
+		return Stats{}
+	}
+	l.rows.mu.Lock()
+	defer l.rows.mu.Unlock()
+	return Stats{Waiting: len(l.rows.queue), Lost: l.rows.dropped}
+}
+
 // Close writes the counts of refusals, stores the rows that wait, and closes the destination. The caller records
 // nothing afterwards.
 func (l *Log) Close(ctx context.Context) error {

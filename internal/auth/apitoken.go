@@ -58,14 +58,19 @@ func (a *Auth) apiTokenCaller(ctx context.Context, secret string, of func(accoun
 
 // Refresh authenticates a refresh token: the secret of an API token, or the token of a CI job. Both say whose they are. The
 // error is Unauthenticated if it is refused.
-func (a *Auth) Refresh(r *http.Request, token string) (*access.Caller, error) {
+func (a *Auth) Refresh(r *http.Request, token string) (who *access.Caller, err error) {
+	method := ByAPIToken
 	switch {
 	case access.IsSecret(token):
-		return a.byAPIToken(r, token, func(string) bool { return true })
+		who, err = a.byAPIToken(r, token, func(string) bool { return true })
 	case a.isIDToken(IDTokenUser, token):
-		return a.byIDToken(r, token)
+		method = ByIDToken
+		who, err = a.byIDToken(r, token)
+	default:
+		err = errPassword
 	}
-	return nil, errPassword
+	a.observe(method, loginResult(err))
+	return who, err
 }
 
 // Refreshes reports whether credentials are a refresh token themselves.

@@ -61,6 +61,7 @@ type Auth struct {
 	used   *uses                              // of API tokens
 
 	certificates *certificates // nil: client certificates are not accepted
+	observe      func(Method, LoginResult)
 }
 
 // New returns an Auth over accounts, which logs refused logins and blocked addresses to log.
@@ -78,6 +79,7 @@ func New(accounts Accounts, log *slog.Logger) *Auth {
 		checks:   checks,
 		known:    access.NewCache[principal, identity](maxKnown),
 		used:     newUses(accounts.APITokensUsed, log),
+		observe:  func(Method, LoginResult) {},
 	}
 	accounts.OnChange(a.known.Purge)
 	_, _ = rand.Read(a.key[:]) // never fails: crypto/rand
@@ -180,22 +182,33 @@ func (a *Auth) warnOfBlocked(ctx context.Context, blocked bool, from string) {
 // The error is Unauthenticated for wrong credentials, and TooMany if the client address (RemoteAddr) has too many
 // failures.
 func (a *Auth) Basic(r *http.Request) (*access.Caller, error) {
+	method, who, err := a.basic(r)
+	if who != nil || err != nil { // there are credentials
+		a.observe(method, loginResult(err))
+	}
+	return who, err
+}
+
+// basic is Basic, and returns the method of the authentication.
+func (a *Auth) basic(r *http.Request) (Method, *access.Caller, error) {
 	if r.Header.Get("Authorization") == "" {
-		return a.byCertificate(r)
+		who, err := a.byCertificate(r)
+		return ByCertificate, who, err
 	}
 	username, password, ok := r.BasicAuth()
 	if !ok {
-		return nil, errPassword
+		return ByPassword, nil, errPassword
 	}
 	if a.isIDToken(username, password) {
-		return a.byIDToken(r, password)
+		who, err := a.byIDToken(r, password)
+		return ByIDToken, who, err
 	}
 	who, err := a.byPassword(r, username, password)
 	if fault.Is(err, fault.Unauthenticated) {
 		name := username[:min(len(username), maxLoggedName)]
 		a.log.WarnContext(r.Context(), "login refused", slog.String("user", name), slog.String("from", r.RemoteAddr))
 	}
-	return who, err
+	return methodOf(password), who, err
 }
 
 // byPassword authenticates a password, or an API token as a password.

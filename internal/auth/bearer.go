@@ -28,6 +28,12 @@ type identity struct {
 // expired: after a change in this process no longer at once, after one in another process within access.CacheLife. The error
 // is Unauthenticated for a token that is not valid.
 func (a *Auth) Bearer(ctx context.Context, t *Tokens, text string) (*access.Caller, Bearer, error) {
+	who, b, err := a.bearer(ctx, t, text)
+	a.observe(ByBearer, loginResult(err))
+	return who, b, err
+}
+
+func (a *Auth) bearer(ctx context.Context, t *Tokens, text string) (*access.Caller, Bearer, error) {
 	b, err := t.Verify(text)
 	if err != nil || b.Username == "" {
 		return nil, b, err

@@ -116,7 +116,9 @@ func (a *Auth) ExchangeIDToken(r *http.Request, text string) (*access.Caller, Is
 		return nil, Issued{}, fault.New(fault.NotFound, "This server has no rules for id tokens.")
 	}
 	who, issued, err := a.idTokens.exchange(r.Context(), text)
-	return who, issued, a.countRefusal(r, err)
+	err = a.countRefusal(r, err)
+	a.observe(ByIDToken, loginResult(err))
+	return who, issued, err
 }
 
 func (t *IDTokens) exchange(ctx context.Context, text string) (*access.Caller, Issued, error) {

@@ -77,7 +77,9 @@ type PersonLogin struct {
 // count as failed logins of the client's address. The error is Unauthenticated if the token is refused or was used before.
 func (a *Auth) LoginPerson(r *http.Request, l *PersonLogins, idToken, challenge string) (PersonLogin, error) {
 	result, err := l.login(r.Context(), a.now(), idToken, challenge)
-	return result, a.countRefusal(r, err)
+	err = a.countRefusal(r, err)
+	a.observe(ByOpenID, loginResult(err))
+	return result, err
 }
 
 func (l *PersonLogins) login(ctx context.Context, now time.Time, idToken, challenge string) (PersonLogin, error) {

@@ -17,6 +17,37 @@ type SignatureValidator struct {
 	Store *store.Store
 	// RefuseUnknown refuses signatures by keys that no signing service has.
 	RefuseUnknown bool
+	// Observe receives the result for each signature; nil: nothing does.
+	Observe func(Validation)
+}
+
+// Validation is the result of validating a signature.
+type Validation string
+
+// The results of validations.
+const (
+	ValidationVerified Validation = "verified"    // with the key of a signing service
+	ValidationUnknown  Validation = "unknown_key" // accepted without verification
+	ValidationRefused  Validation = "refused"
+	ValidationError    Validation = "error" // the signature could not be validated
+)
+
+// Validations returns all results.
+func Validations() []Validation {
+	return []Validation{ValidationVerified, ValidationUnknown, ValidationRefused, ValidationError}
+}
+
+// validation returns the result for a signature and the error of its validation.
+func validation(g pulp.Signature, err error) Validation {
+	switch {
+	case fault.Is(err, fault.Invalid):
+		return ValidationRefused
+	case err != nil:
+		return ValidationError
+	case g.VerifiedBy != "":
+		return ValidationVerified
+	}
+	return ValidationUnknown
 }
 
 // ErrUnreadable says that bytes are not a signature of an image.
@@ -27,6 +58,14 @@ var ErrUnreadable = fault.New(fault.Invalid, "signature invalid")
 // verify. Otherwise Validate returns an Invalid error with the reason, together with the parts of the signature that
 // could be read.
 func (v SignatureValidator) Validate(ctx context.Context, manifest digest.Digest, raw []byte) (pulp.Signature, error) {
+	g, err := v.validate(ctx, manifest, raw)
+	if v.Observe != nil {
+		v.Observe(validation(g, err))
+	}
+	return g, err
+}
+
+func (v SignatureValidator) validate(ctx context.Context, manifest digest.Digest, raw []byte) (pulp.Signature, error) {
 	foreign, err := signing.Parse(raw)
 	if err != nil {
 		return pulp.Signature{}, ErrUnreadable

@@ -37,6 +37,7 @@ var buckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 
 type Options struct {
 	Version string
 	Log     *slog.Logger
+	Values  Values
 }
 
 // Metrics holds the metrics of a process. It is safe for concurrent use.
@@ -44,6 +45,8 @@ type Metrics struct {
 	registry *prometheus.Registry
 	log      *slog.Logger
 	http     httpMetrics
+	work     workMetrics
+	unread   prometheus.Counter
 }
 
 // New returns the metrics of a process.
@@ -55,6 +58,12 @@ func New(o Options) *Metrics {
 		buildInfo(o.Version),
 	)
 	m.http = newHTTPMetrics(m.registry)
+	m.work = newWorkMetrics(m.registry, o.Values)
+	m.unread = prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: namespace, Name: "state_read_failures_total",
+		Help: "Scrapes without the states of the database, which could not be read.",
+	})
+	m.registry.MustRegister(m.unread)
 	return m
 }
 

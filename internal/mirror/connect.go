@@ -51,6 +51,9 @@ func (g *Registry) connect() error {
 	if c.RateLimit != nil && *c.RateLimit > 0 {
 		o.Limiter = rate.NewLimiter(rate.Limit(*c.RateLimit), 1)
 	}
+	if g.network.WrapTransport != nil {
+		o.Transport = g.network.WrapTransport(transport)
+	}
 	g.client, g.close = registryclient.New(o), transport.close
 	return nil
 }

@@ -9,6 +9,7 @@ package mirror
 import (
 	"context"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -34,6 +35,8 @@ type Options struct {
 	Pace registryclient.Pace
 	// BlobTimeout bounds the download of one blob over all its connections; 0 means no bound.
 	BlobTimeout time.Duration
+	// WrapTransport wraps the transport of each remote; nil means none.
+	WrapTransport func(http.RoundTripper) http.RoundTripper
 	// Lookup resolves host names; nil means the resolver of the system.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 }

@@ -86,6 +86,18 @@ func (r *Reloader) Config() *tls.Config {
 	}
 }
 
+// Expires returns the time at which the first certificate of the server's chain expires.
+func (r *Reloader) Expires() time.Time {
+	chain := r.current.Load().chain
+	first := chain[0].NotAfter
+	for _, c := range chain {
+		if c.NotAfter.Before(first) {
+			first = c.NotAfter
+		}
+	}
+	return first
+}
+
 // Run reloads changed files and warns about certificates that expire soon, until ctx ends.
 func (r *Reloader) Run(ctx context.Context) {
 	tick := time.NewTicker(r.options.Interval)

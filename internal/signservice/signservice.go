@@ -8,11 +8,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/actor"
 	"github.com/countersign/countersign/internal/audit"
+	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/telemetry"
@@ -31,6 +33,35 @@ type Signer struct {
 	Usable func(pulp.SigningService) bool
 	// Parallel is the maximum number of signatures that one session makes at a time.
 	Parallel int
+	// Observe receives each use of a key with the name of the service; nil: nothing does.
+	Observe func(service string, result Result, took time.Duration)
+}
+
+// Result is the result of the use of a key.
+type Result string
+
+// The results of uses of keys.
+const (
+	Made        Result = "made"
+	Failed      Result = "failed"
+	Unavailable Result = "unavailable" // the token or the program with the key does not answer
+	Canceled    Result = "canceled"
+)
+
+// Results returns all results.
+func Results() []Result { return []Result{Made, Failed, Unavailable, Canceled} }
+
+// resultOf returns the result for the error of a signature.
+func resultOf(ctx context.Context, err error) Result {
+	switch {
+	case err == nil:
+		return Made
+	case ctx.Err() != nil:
+		return Canceled
+	case fault.IsOutage(err, fault.SigningKey):
+		return Unavailable
+	}
+	return Failed
 }
 
 // Caller identifies the user and the task that use a key. Audit entries contain it.
@@ -42,6 +73,7 @@ type Caller struct {
 // Session signs with one service for one caller. It is safe for concurrent use.
 type Session struct {
 	signer  *Signer
+	service string
 	caller  Caller
 	checked *signing.Checked
 }
@@ -57,7 +89,7 @@ func (s *Signer) Open(service pulp.SigningService, caller Caller) (*Session, err
 	if err != nil {
 		return nil, err
 	}
-	return &Session{s, caller, signing.NewChecked(signing.NewSlots(s.Parallel).Limited(signer), key)}, nil
+	return &Session{s, service.Name, caller, signing.NewChecked(signing.NewSlots(s.Parallel).Limited(signer), key)}, nil
 }
 
 // Concurrency returns the number of goroutines that should call Sign to keep the key busy: while one signature is made
@@ -67,11 +99,15 @@ func (s *Session) Concurrency() int { return 2 * max(1, s.signer.Parallel) }
 // Sign signs a manifest for one docker reference, verifies the signature with the service's public key and returns its
 // row. The row is not stored. manifestID is the id of the manifest with the given digest.
 func (s *Session) Sign(ctx context.Context, manifestID string, manifest digest.Digest, reference string) (pulp.Signature, error) {
+	began := time.Now()
 	made, err := s.checked.Sign(ctx, signing.Request{
 		Claim:         signing.Claim{ManifestDigest: manifest, DockerReference: reference},
 		Manifest:      func(ctx context.Context) ([]byte, error) { return s.signer.Store.Serving.Payload(ctx, manifestID) },
 		CorrelationID: telemetry.Correlation(ctx),
 	})
+	if s.signer.Observe != nil {
+		s.signer.Observe(s.service, resultOf(ctx, err), time.Since(began))
+	}
 	entry := audit.Entry{Action: audit.Sign, Object: reference, Result: audit.Done}
 	details := []slog.Attr{slog.String("key", s.checked.Fingerprint()), slog.String("digest", string(manifest))}
 	if s.caller.Task != "" {

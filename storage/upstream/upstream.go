@@ -38,6 +38,8 @@ type Options struct {
 	TokenHosts         []string // host[:port] of token services on other hosts that may receive the password
 	CAFile             string   // PEM certificates to trust besides the system's
 	InsecureSkipVerify bool
+	// WrapTransport wraps the transport of all requests; nil means none.
+	WrapTransport func(http.RoundTripper) http.RoundTripper
 }
 
 // Storage is an existing registry. It is safe for concurrent use.
@@ -68,8 +70,16 @@ func New(o Options) (*Storage, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := registryclient.New(registryclient.Options{Base: base, Transport: transport, Login: login, MaxRedirects: maxRedirects})
+	client := registryclient.New(registryclient.Options{Base: base, Transport: o.wrap(transport), Login: login, MaxRedirects: maxRedirects})
 	return &Storage{base: base, prefix: o.Prefix, client: client, lists: listBounds}, nil
+}
+
+// wrap returns the transport for requests.
+func (o Options) wrap(t http.RoundTripper) http.RoundTripper {
+	if o.WrapTransport == nil {
+		return t
+	}
+	return o.WrapTransport(t)
 }
 
 // parseURL reads an http or https URL without a path and a user. ok is false if the text is not such a URL.

@@ -33,6 +33,25 @@ type Housekeeper struct {
 	// Embedded is true if the storage is this server's own. An upstream's blobs are left to its garbage
 	// collection.
 	Embedded bool
+	// Swept receives the numbers of deleted objects; nil: nothing does.
+	Swept func(kind string, n int64)
+}
+
+// Kinds of objects that sweeps delete.
+const (
+	sweptUploads   = "uploads"
+	sweptPending   = "pending blobs"
+	sweptManifests = "pending manifests"
+	sweptFetched   = "fetched content"
+	sweptOrphans   = "orphans"
+	sweptBlobs     = "blobs"
+	sweptTasks     = "tasks"
+	sweptAudit     = "audit entries"
+)
+
+// SweptKinds returns all kinds of objects that sweeps delete.
+func SweptKinds() []string {
+	return []string{sweptUploads, sweptPending, sweptManifests, sweptFetched, sweptOrphans, sweptBlobs, sweptTasks, sweptAudit}
 }
 
 // Run calls Clean immediately and then at each interval, until ctx ends.
@@ -58,17 +77,24 @@ func (h Housekeeper) Clean(ctx context.Context) error {
 	return errors.Join(
 		h.uploads(ctx, now.Add(-h.Keep.Uploads)),
 		h.leftovers(ctx, now.Add(-2*h.Keep.Uploads)), // twice the time, so that the rows of uploads are deleted before
-		h.repeat(ctx, "pending blobs", func() (int64, error) { return h.Store.Sweeps.SweepPending(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
-		h.repeat(ctx, "fetched content", func() (int64, error) { return h.Store.Sweeps.SweepFetched(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
-		h.repeat(ctx, "orphans", func() (int64, error) { return h.Store.Sweeps.SweepOrphans(ctx, now.Add(-h.Keep.Orphans), purgeBatch) }),
+		h.repeat(ctx, sweptPending, func() (int64, error) { return h.Store.Sweeps.SweepPending(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
+		h.repeat(ctx, sweptFetched, func() (int64, error) { return h.Store.Sweeps.SweepFetched(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
+		h.repeat(ctx, sweptOrphans, func() (int64, error) { return h.Store.Sweeps.SweepOrphans(ctx, now.Add(-h.Keep.Orphans), purgeBatch) }),
 		h.blobs(ctx, now.Add(-h.Keep.Orphans)),
-		h.repeat(ctx, "tasks", func() (int64, error) {
+		h.repeat(ctx, sweptTasks, func() (int64, error) {
 			return h.Store.Tasks.PurgeTasks(ctx, now.Add(-h.Keep.Tasks), final, purgeBatch)
 		}),
-		h.repeat(ctx, "audit entries", func() (int64, error) {
+		h.repeat(ctx, sweptAudit, func() (int64, error) {
 			return h.Store.Audits.Purge(ctx, now.Add(-h.Keep.Audit), purgeBatch)
 		}),
 	)
+}
+
+// count reports deleted objects.
+func (h Housekeeper) count(kind string, n int64) {
+	if h.Swept != nil && n > 0 {
+		h.Swept(kind, n)
+	}
 }
 
 // repeat deletes batches until one is empty, and logs the total number.
@@ -77,6 +103,7 @@ func (h Housekeeper) repeat(ctx context.Context, kind string, batch func() (int6
 	for ctx.Err() == nil {
 		n, err := batch()
 		total += n
+		h.count(kind, n)
 		if err != nil {
 			return err
 		}
@@ -91,7 +118,7 @@ func (h Housekeeper) repeat(ctx context.Context, kind string, batch func() (int6
 }
 
 func (h Housekeeper) uploads(ctx context.Context, before time.Time) error {
-	return h.repeat(ctx, "uploads", func() (int64, error) {
+	return h.repeat(ctx, sweptUploads, func() (int64, error) {
 		swept, err := h.Store.Sweeps.SweepUploads(ctx, before, purgeBatch)
 		for _, u := range swept {
 			if u.StorageRef == "" {
@@ -124,7 +151,7 @@ func (h Housekeeper) blobs(ctx context.Context, before time.Time) error {
 	if !h.Embedded {
 		return nil
 	}
-	return h.repeat(ctx, "blobs", func() (int64, error) {
+	return h.repeat(ctx, sweptBlobs, func() (int64, error) {
 		return h.removeBlobs(ctx, func() ([]sweep.DoomedBlob, error) { return h.Store.Sweeps.DoomBlobs(ctx, before, purgeBatch) })
 	})
 }

@@ -53,6 +53,8 @@ type Options struct {
 	Upstream storage.Manifests
 	// Adopter adopts content of the upstream; nil if none is configured.
 	Adopter *adopt.Adopter
+	// Swept receives the numbers of objects that orphan cleanups delete; nil: nothing does.
+	Swept func(kind string, n int64)
 }
 
 // All returns the jobs by the names of their tasks.

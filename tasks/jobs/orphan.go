@@ -24,7 +24,7 @@ type orphans struct {
 // arguments (compatibility.md#orphan-cleanup).
 func (o Options) cleanOrphans(ctx context.Context, r *tasks.Run, args tasks.OrphanArgs) error {
 	c := orphans{
-		Housekeeper: Housekeeper{Store: o.Store, Storage: o.Blobs.Storage, Log: o.Log, Embedded: o.Upstream == nil}, before: time.UnixMicro(args.Before),
+		Housekeeper: Housekeeper{Store: o.Store, Storage: o.Blobs.Storage, Log: o.Log, Embedded: o.Upstream == nil, Swept: o.Swept}, before: time.UnixMicro(args.Before),
 		content:   r.Report("clean-up.content", "Clean up orphan Content", -1),
 		artifacts: r.Report("clean-up.artifacts", "Clean up orphan Artifacts", -1),
 	}
@@ -46,11 +46,11 @@ func (c orphans) all(ctx context.Context) error {
 		content bool // the deleted rows are content, not references to content
 		batch   func(context.Context, time.Time, int) (int64, error)
 	}{
-		{"pending manifests", false, c.Store.Sweeps.SweepPendingManifests},
-		{"pending blobs", false, c.Store.Sweeps.SweepPending},
-		{"fetched content", false, c.Store.Sweeps.SweepFetched},
-		{"orphans", true, c.Store.Sweeps.SweepOrphans},
-		{"blobs", false, c.sweepBlobs}, // sweepBlobs counts content itself
+		{sweptManifests, false, c.Store.Sweeps.SweepPendingManifests},
+		{sweptPending, false, c.Store.Sweeps.SweepPending},
+		{sweptFetched, false, c.Store.Sweeps.SweepFetched},
+		{sweptOrphans, true, c.Store.Sweeps.SweepOrphans},
+		{sweptBlobs, false, c.sweepBlobs}, // sweepBlobs counts content itself
 	} {
 		err := c.repeat(ctx, sweep.kind, func() (int64, error) {
 			n, err := sweep.batch(ctx, c.before, purgeBatch)
@@ -108,10 +108,13 @@ func (c orphans) named(ctx context.Context, units []record.Unit) error {
 func (c orphans) unit(ctx context.Context, u record.Unit) (int64, error) {
 	n, err := c.Store.Sweeps.SweepUnit(ctx, u, c.before)
 	c.content.Add(int(n))
+	c.count(sweptOrphans, n)
 	if err != nil || n > 0 || u.Kind != pulp.KindBlob {
 		return n, err
 	}
-	return c.countBlobs(ctx, func() ([]sweep.DoomedBlob, error) { return c.Store.Sweeps.DoomBlob(ctx, u.ID, c.before) })
+	n, err = c.countBlobs(ctx, func() ([]sweep.DoomedBlob, error) { return c.Store.Sweeps.DoomBlob(ctx, u.ID, c.before) })
+	c.count(sweptBlobs, n)
+	return n, err
 }
 
 // removeBlobs deletes the files and rows of the blobs that doom marks, under a lock. It returns their number.

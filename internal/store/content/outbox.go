@@ -1,6 +1,11 @@
 package content
 
-import "github.com/countersign/countersign/internal/pulp"
+import (
+	"fmt"
+	"slices"
+
+	"github.com/countersign/countersign/internal/pulp"
+)
 
 // In front of an upstream, every change of a tag is recorded in upstream_tag, the outbox, by the transaction that makes it.
 // Package upstreamstate reads the outbox. Digests of manifests that leave the last version which held them are recorded in
@@ -12,8 +17,10 @@ func (t *Tx) RecordTags(rows string, args ...any) error {
 	if !t.store.outbox {
 		return nil
 	}
-	_, err := t.Exec(`INSERT INTO upstream_tag (repository_id, name) `+rows+` ON CONFLICT (repository_id, name) DO UPDATE SET
-		dirty = TRUE, attempts = 0, not_before = 0, serial = upstream_tag.serial + 1`, args...)
+	now := fmt.Sprintf("CAST($%d AS BIGINT)", len(args)+1)
+	_, err := t.Exec(`INSERT INTO upstream_tag (repository_id, name, since) SELECT w.*, `+now+` FROM (`+rows+`) w WHERE TRUE
+		ON CONFLICT (repository_id, name) DO UPDATE SET since = CASE WHEN upstream_tag.dirty THEN upstream_tag.since ELSE excluded.since END,
+		dirty = TRUE, attempts = 0, not_before = 0, serial = upstream_tag.serial + 1`, append(slices.Clip(args), t.Now)...)
 	return err
 }
 

@@ -104,6 +104,24 @@ func (d *DB) ReadComposed() Querier { return d.read.composed() }
 // Reads returns the number of queries outside transactions since Open.
 func (d *DB) Reads() int64 { return d.read.count.Load() }
 
+// Stats describes the use of the connections of this process.
+type Stats struct {
+	InUse, Idle, Max int
+	Waits            int64         // for a connection
+	Waited           time.Duration // for connections, in total
+	Queued           int           // writes that wait for the writer; on SQLite only, whose connection is not among the others
+}
+
+// Stats returns the present use of the connections.
+func (d *DB) Stats() Stats {
+	s := d.read.Stats()
+	stats := Stats{InUse: s.InUse, Idle: s.Idle, Max: s.MaxOpenConnections, Waits: s.WaitCount, Waited: s.WaitDuration}
+	if d.sqlite != nil {
+		stats.Queued = len(d.sqlite.writes)
+	}
+	return stats
+}
+
 // IsPostgres reports whether the engine is PostgreSQL.
 func (d *DB) IsPostgres() bool { return d.postgres != nil }
 

@@ -109,6 +109,9 @@ func (p pgComposed) QueryRowContext(ctx context.Context, query string, args ...a
 	return p.db.QueryRowContext(ctx, toPostgres.Replace(query), append([]any{pgx.QueryExecModeCacheDescribe}, args...)...)
 }
 
+// Stats implements pool.
+func (p *postgres) Stats() sql.DBStats { return p.db.Stats() }
+
 // Close implements pool.
 func (p *postgres) Close() error { return p.db.Close() }
 

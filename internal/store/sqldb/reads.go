@@ -12,6 +12,8 @@ type pool interface {
 	// composed returns the querier for texts that are composed from a caller's filters. Their number has no bound, so few of
 	// them stay prepared.
 	composed() Querier
+	// Stats returns the use of the connections.
+	Stats() sql.DBStats
 	Close() error
 }
 

@@ -60,6 +60,12 @@ func ScanUpload(row sqldb.Scanner) (Upload, error) {
 	return u, err
 }
 
+// Count returns the number of open sessions.
+func (s *Store) Count(ctx context.Context) (n int64, err error) {
+	err = s.db.Read().QueryRowContext(ctx, `SELECT COUNT(touched) FROM upload`).Scan(&n)
+	return n, err
+}
+
 // ClaimUpload moves a session to the next epoch, which it returns, and hides the storage's reference from other requests until
 // SaveUpload stores it again. The error is ErrUploadGone if u's epoch is not the latest. A claim whose process dies is never
 // released, because the number of bytes that the process wrote is unknown. A power failure may undo a claim.

@@ -2,6 +2,7 @@ package upstreamstate
 
 import (
 	"context"
+	"database/sql"
 	"math"
 	"time"
 
@@ -33,6 +34,17 @@ func (s *Store) OutboxTags(ctx context.Context, limit int) ([]OutboxTag, error) 
 		  LEFT JOIN tag t ON t.id = c.content_id
 		  LEFT JOIN manifest m ON m.id = t.manifest_id
 		 WHERE u.dirty AND u.not_before <= $2 ORDER BY u.not_before LIMIT $3`, pulp.KindTag, sqldb.Micros(s.db.Now()), limit)
+}
+
+// OutboxState returns the number of tags in the outbox, and the time since which the first of them waits; zero if none waits.
+func (s *Store) OutboxState(ctx context.Context) (tags int64, oldest time.Time, err error) {
+	var since sql.NullInt64 // rows of earlier versions have no time
+	err = s.db.Read().QueryRowContext(ctx, `SELECT COUNT(*), MIN(CASE WHEN since > 0 THEN since END) FROM upstream_tag WHERE dirty`).
+		Scan(&tags, &since)
+	if since.Valid {
+		oldest = sqldb.FromMicros(since.Int64)
+	}
+	return tags, oldest, err
 }
 
 func scanOutboxTag(row sqldb.Scanner) (OutboxTag, error) {

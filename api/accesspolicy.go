@@ -225,10 +225,16 @@ func (a *API) accessPolicies(req *request) ([]accessPolicy, error) {
 
 func (a *API) accessPolicyRoutes() []route {
 	return []route{
-		{path: pulp.AccessPolicyCollection, methods: get(a.listAccessPolicies)},
-		{path: pulp.AccessPolicyCollection + ":id/", methods: get(a.readAccessPolicy)},
+		{path: pulp.AccessPolicyCollection, methods: get(listed(
+			a.listAccessPolicies, accessPolicy{}, policyOrderings, slices.Sorted(maps.Keys(policyFilters)),
+		))},
+		{path: pulp.AccessPolicyCollection + ":id/", href: "access_policy_href", methods: get(operation{
+			verb: "read", handle: a.readAccessPolicy, query: selection(), replies: replies{http.StatusOK: selected{accessPolicy{}}},
+		})},
 	}
 }
+
+var policyOrderings = append([]string{"viewset_name", "customized"}, commonOrderings...)
 
 // policyFilters are the filters of the list of policies.
 var policyFilters = map[string]func(p accessPolicy, value string) bool{
@@ -266,7 +272,7 @@ func (a *API) listAccessPolicies(req *request) (reply.Reply, error) {
 			return reply.Reply{}, reply.BadQuery("Invalid Filter: '%s'", name)
 		}
 	}
-	order, err := query.Order(req.query, append([]string{"viewset_name", "customized"}, commonOrderings...))
+	order, err := query.Order(req.query, policyOrderings)
 	if err != nil {
 		return reply.Reply{}, err
 	}

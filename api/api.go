@@ -74,6 +74,7 @@ type API struct {
 	origins *auth.Origins
 	allowed map[string]string // the Allow header by declared path
 	open    map[string]bool   // the paths that are served without authentication
+	media   map[string]media  // the media types beside JSON by declared path
 	// patterns are the routes in metrics and traces, by declared path with and without the final slash.
 	patterns map[string]string
 }

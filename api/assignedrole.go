@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/openapi"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/api/internal/timestamp"
@@ -32,6 +33,7 @@ type assignedRole struct {
 // roleHolders describes the users or the groups of nested paths: users/<id>/roles/ and groups/<id>/roles/.
 type roleHolders struct {
 	collection string
+	hrefName   string // of assignments, in the OpenAPI document
 	noun       string
 	model      string // of the assignments
 	field      string // of list.AssignmentList
@@ -42,6 +44,7 @@ type roleHolders struct {
 func (a *API) userHolders() roleHolders {
 	return roleHolders{
 		pulp.UserCollection,
+		"auth_users_user_role_href",
 		"user",
 		"UserRole",
 		"account",
@@ -55,6 +58,7 @@ func (a *API) userHolders() roleHolders {
 func (a *API) groupHolders() roleHolders {
 	return roleHolders{
 		pulp.GroupCollection,
+		"groups_group_role_href",
 		"group",
 		"GroupRole",
 		"group",
@@ -68,7 +72,7 @@ func (a *API) groupHolders() roleHolders {
 // assignedRoles are the roles of the user or group that the path names.
 func (a *API) assignedRoles(h roleHolders) resource[pulp.Assignment] {
 	return resource[pulp.Assignment]{
-		model: h.model, list: list.AssignmentList, orderings: []string{"role"},
+		model: h.model, form: assignedRole{}, list: list.AssignmentList, orderings: []string{"role"},
 		show: func(req *request, all []pulp.Assignment) ([]any, error) { return a.showAssignedRoles(req, h, all) },
 		within: func(req *request) ([]list.Filter, error) {
 			of, err := h.find(req)
@@ -84,7 +88,8 @@ func (a *API) assignedRoles(h roleHolders) resource[pulp.Assignment] {
 		filters: mergeFilters(filters{"pulp_id__in": identityFilters()["pulp_id__in"]}, exactFilters("role"), filters{
 			"role__contains": compare("role", list.Contains), "role__icontains": compare("role", list.ContainsFold),
 			"role__startswith":    compare("role", list.HasPrefix),
-			"contains_permission": withPermissions, "content_object": onObject, "content_object_prn": onObject,
+			"contains_permission": {permissionList, withPermissions},
+			"content_object":      {openapi.Text(), onObject}, "content_object_prn": {openapi.Text(), onObject},
 		}),
 	}
 }
@@ -166,15 +171,20 @@ func (a *API) assignedRoleRoutes() []route {
 	for _, h := range []roleHolders{a.userHolders(), a.groupHolders()} {
 		path, r := h.collection+":id/roles/", a.assignedRoles(h)
 		routes = append(routes,
-			route{path: path, methods: map[string]handler{
-				http.MethodGet: listOf(a, r), http.MethodPost: a.assignRole(h),
+			route{path: path, methods: map[string]operation{
+				http.MethodGet: listOf(a, r), http.MethodPost: create(a.assignRole(h), assignedRoleFields, r.creates()),
 			}},
-			route{path: path + ":role/", methods: map[string]handler{
-				http.MethodGet: readOf(a, r), http.MethodDelete: a.removeAssignedRole(h),
+			route{path: path + ":role/", href: h.hrefName, methods: map[string]operation{
+				http.MethodGet: readOf(a, r), http.MethodDelete: remove(a.removeAssignedRole(h), deletes),
 			}},
 		)
 	}
 	return routes
+}
+
+// assignedRoleFields are the fields of the bodies of assignments.
+var assignedRoleFields = body.Form{
+	"role": body.Text.Required(), "content_object": body.Reference, "content_object_prn": body.Reference, "domain": body.Reference,
 }
 
 // assignRole returns the handler that assigns a role to a user or a group: on an object, or on all objects, which only

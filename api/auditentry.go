@@ -53,11 +53,11 @@ func (a *API) auditEntries() resource[audit.Entry] {
 	results := []string{string(audit.Done), string(audit.Denied), string(audit.Failed)}
 	result := choice(results, func(v []string) list.Filter { return list.OneOf("result", v) })
 	return resource[audit.Entry]{
-		model: "AuditEntry", list: list.AuditList, show: showEach(showAuditEntry),
+		model: "AuditEntry", form: auditEntry{}, list: list.AuditList, show: showEach(showAuditEntry),
 		orderings: []string{"at", "actor", "action", "object", "result"}, order: []list.Order{{Field: "at", Desc: true}},
 		within: func(req *request) ([]list.Filter, error) { return nil, req.requireAdministrator() },
 		filters: mergeFilters(append(texts, identityFilters(), dateFilters("at"), dateFilters("pulp_created"), filters{
-			"result": result, "result__in": result, "object__startswith": compare("object", list.HasPrefix),
+			"result": one(result), "result__in": result, "object__startswith": compare("object", list.HasPrefix),
 		})...),
 	}
 }
@@ -65,6 +65,6 @@ func (a *API) auditEntries() resource[audit.Entry] {
 func (a *API) auditRoutes() []route {
 	return []route{
 		{path: pulp.AuditCollection, methods: get(listOf(a, a.auditEntries()))},
-		{path: pulp.AuditCollection + ":id/", methods: get(readOf(a, a.auditEntries()))},
+		{path: pulp.AuditCollection + ":id/", href: "audit_entry_href", methods: get(readOf(a, a.auditEntries()))},
 	}
 }

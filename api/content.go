@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/countersign/countersign/api/internal/openapi"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
@@ -198,19 +199,19 @@ func contentFilters(own ...filters) filters {
 
 // inVersion filters by the relation to one version.
 func inVersion(m list.Membership) filter {
-	return func(a *API, req *request, _ string, values []string) (list.Filter, error) {
+	return filter{openapi.Text(), func(a *API, req *request, _ string, values []string) (list.Filter, error) {
 		text := query.Last(values)
 		if text == "" {
 			return nil, nil
 		}
 		v, err := a.findVersion(req, text)
 		return list.InVersion(v.RepositoryID, v.Number, m), err
-	}
+	}}
 }
 
 // betweenVersions filters by content of only one of two versions: of the second for added, of the first otherwise.
 func betweenVersions(added bool) filter {
-	return func(a *API, req *request, name string, values []string) (list.Filter, error) {
+	return filter{openapi.List(openapi.Text()), func(a *API, req *request, name string, values []string) (list.Filter, error) {
 		text := query.Last(values)
 		if text == "" {
 			return nil, nil
@@ -231,19 +232,19 @@ func betweenVersions(added bool) filter {
 			list.InVersion(with.RepositoryID, with.Number, list.Present),
 			list.Not(list.InVersion(without.RepositoryID, without.Number, list.Present)),
 		), err
-	}
+	}}
 }
 
 func (a *API) tags() resource[pulp.Tag] {
 	return resource[pulp.Tag]{
-		model: "Tag", list: list.TagList, within: a.visible, show: showEach(showTag), orderings: []string{"name", "pulp_type"},
+		model: "Tag", form: tag{}, list: list.TagList, within: a.visible, show: showEach(showTag), orderings: []string{"name", "pulp_type"},
 		filters: contentFilters(exactFilters("name"), filters{"media_type": oneOf("media_type"), "digest": oneOf("digest")}),
 	}
 }
 
 func (a *API) manifests() resource[list.ListedManifest] {
 	return resource[list.ListedManifest]{
-		model: "Manifest", list: list.ManifestList, within: a.visible, show: a.showManifests,
+		model: "Manifest", form: manifest{}, list: list.ManifestList, within: a.visible, show: a.showManifests,
 		orderings: []string{
 			"digest", "schema_version", "media_type", "is_bootable", "is_flatpak", "type", "architecture", "os",
 			"compressed_image_size", "pulp_type",
@@ -256,25 +257,32 @@ func (a *API) manifests() resource[list.ListedManifest] {
 
 func (a *API) blobs() resource[pulp.Blob] {
 	return resource[pulp.Blob]{
-		model: "Blob", list: list.BlobList, within: a.visible, show: showEach(showBlob), orderings: []string{"digest", "pulp_type"},
+		model: "Blob", form: blob{}, list: list.BlobList, within: a.visible, show: showEach(showBlob), orderings: []string{"digest", "pulp_type"},
 		filters: contentFilters(exactFilters("digest")),
 	}
 }
 
 func (a *API) signatures() resource[pulp.Signature] {
 	return resource[pulp.Signature]{
-		model: "ManifestSignature", list: list.SignatureList, within: a.visible, show: a.showSignatures,
+		model: "ManifestSignature", form: signature{}, list: list.SignatureList, within: a.visible, show: a.showSignatures,
 		orderings: []string{"name", "digest", "key_id", "fingerprint", "timestamp", "creator", "pulp_type"},
 		filters:   contentFilters(nameFilters(), exactFilters("digest"), exactFilters("key_id"), filters{"manifest": oneOf("manifest")}),
 	}
 }
 
 func (a *API) contentRoutes() []route {
-	return slices.Concat(contentKind(a, pulp.TagCollection, a.tags()), contentKind(a, pulp.ManifestCollection, a.manifests()),
-		contentKind(a, pulp.BlobCollection, a.blobs()), contentKind(a, pulp.SignatureCollection, a.signatures()))
+	return slices.Concat(
+		contentKind(a, pulp.TagCollection, "container_tag_href", a.tags()),
+		contentKind(a, pulp.ManifestCollection, "container_manifest_href", a.manifests()),
+		contentKind(a, pulp.BlobCollection, "container_blob_href", a.blobs()),
+		contentKind(a, pulp.SignatureCollection, "container_manifest_signature_href", a.signatures()),
+	)
 }
 
 // contentKind returns the routes of one kind of content.
-func contentKind[T any](a *API, collection string, r resource[T]) []route {
-	return []route{{path: collection, methods: get(listOf(a, r))}, {path: collection + ":id/", methods: get(readOf(a, r))}}
+func contentKind[T any](a *API, collection, href string, r resource[T]) []route {
+	return []route{
+		{path: collection, methods: get(listOf(a, r))},
+		{path: collection + ":id/", href: href, methods: get(readOf(a, r))},
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/openapi"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/api/internal/timestamp"
@@ -100,7 +101,8 @@ func distributionFilters() filters {
 	return mergeFilters(identityFilters(), nameFilters(), labelFilters(), filters{
 		"base_path": compare("base_path", list.Equal), "base_path__contains": compare("base_path", list.Contains),
 		"base_path__icontains": compare("base_path", list.ContainsFold), "base_path__in": oneOf("base_path"),
-		"repository": relatedTo("repository"), "repository__in": relatedTo("repository"), "with_content": servingContent,
+		"repository": one(relatedTo("repository")), "repository__in": relatedTo("repository"),
+		"with_content": {openapi.Text(), servingContent},
 	})
 }
 
@@ -126,7 +128,7 @@ var distributionOrderings = []string{"name", "base_path", "hidden"}
 
 func (a *API) distributions() resource[pulp.Distribution] {
 	return resource[pulp.Distribution]{
-		model: "ContainerDistribution", list: list.DistributionList, within: a.visible,
+		model: "ContainerDistribution", form: distribution{}, list: list.DistributionList, within: a.visible,
 		object:    func(d pulp.Distribution) (access.Object, string) { return access.OfDistribution(d), d.ID },
 		orderings: append([]string{"private", "description"}, distributionOrderings...),
 		filters:   mergeFilters(distributionFilters(), filters{"namespace__name": compare("namespace__name", list.Equal)}),
@@ -138,7 +140,7 @@ func (a *API) distributions() resource[pulp.Distribution] {
 
 func (a *API) anyDistributions() resource[pulp.Distribution] {
 	return resource[pulp.Distribution]{
-		model: "Distribution", list: list.DistributionList, within: a.visible,
+		model: "Distribution", form: genericDistribution{}, list: list.DistributionList, within: a.visible,
 		orderings: distributionOrderings, filters: distributionFilters(),
 		show: a.showDistributions(func(b baseDistribution, d pulp.Distribution) any {
 			return genericDistribution{b, strings.TrimSuffix(a.PublicURL.String(), "/") + contentPrefix + d.BasePath + "/"}
@@ -150,12 +152,13 @@ func (a *API) distributionRoutes() []route {
 	r := a.distributions()
 	return slices.Concat([]route{
 		{path: "distributions/", methods: get(listOf(a, a.anyDistributions()))},
-		{path: pulp.DistributionCollection, methods: map[string]handler{
-			http.MethodGet: listOf(a, r), http.MethodPost: a.createDistribution,
+		{path: pulp.DistributionCollection, methods: map[string]operation{
+			http.MethodGet: listOf(a, r), http.MethodPost: create(a.createDistribution, distributionFields, startsTask),
 		}},
-		{path: pulp.DistributionCollection + ":id/", methods: map[string]handler{
-			http.MethodGet: readOf(a, r), http.MethodDelete: a.deleteDistribution,
-			http.MethodPut: a.editDistribution(true), http.MethodPatch: a.editDistribution(false),
+		{path: pulp.DistributionCollection + ":id/", href: "container_container_distribution_href", methods: map[string]operation{
+			http.MethodGet: readOf(a, r), http.MethodDelete: remove(a.deleteDistribution, startsTask),
+			http.MethodPut:   update(a.editDistribution(true), distributionFields, r.edits()),
+			http.MethodPatch: partialUpdate(a.editDistribution(false), distributionFields, r.edits()),
 		}},
 	}, labelRoutes(a, pulp.DistributionCollection, a.permittedDistribution))
 }
@@ -215,6 +218,19 @@ func (a *API) editDistribution(whole bool) handler {
 			Resources: []taskstore.Resource{{Href: href, Exclusive: true}}, Immediate: true,
 		})
 	}
+}
+
+// distributionFields are the fields of the bodies of distributions.
+var distributionFields = body.Form{
+	"name":               body.Text.Required(),
+	"base_path":          body.Text.Required(),
+	"repository":         body.Reference,
+	"repository_version": body.Reference,
+	"content_guard":      body.Reference.NotNull(),
+	"private":            body.Bool,
+	"hidden":             body.Bool,
+	"description":        body.Text.Nullable(),
+	"pulp_labels":        body.Labels,
 }
 
 // readDistribution reads and checks the fields of a distribution. Fields that the body lacks keep their values in

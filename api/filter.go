@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/countersign/countersign/api/internal/openapi"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/api/internal/timestamp"
@@ -17,8 +18,14 @@ import (
 	"github.com/countersign/countersign/internal/store/list"
 )
 
-// filter returns the condition for the values of one query parameter; nil: none. It gets the name for its errors.
-type filter func(a *API, req *request, name string, values []string) (list.Filter, error)
+// filter is the condition that one query parameter sets.
+type filter struct {
+	schema *openapi.Schema // of the parameter
+	parse  parseFilter
+}
+
+// parseFilter returns the condition for the values of one query parameter; nil: none. It gets the name for its errors.
+type parseFilter func(a *API, req *request, name string, values []string) (list.Filter, error)
 
 // filters are the filters of a list by parameter (compatibility.md#lists).
 type filters map[string]filter
@@ -37,6 +44,18 @@ func mergeFilters(sets ...filters) filters {
 	return all
 }
 
+// parameters declares the filters as parameters of the query string. A list with the filter of ids has "q" too.
+func (f filters) parameters() []openapi.Parameter {
+	var all []openapi.Parameter
+	for _, name := range slices.Sorted(maps.Keys(f)) {
+		all = append(all, openapi.InQuery(name, "", f[name].schema))
+	}
+	if len(f) > 0 {
+		all = append(all, openapi.InQuery("q", "Filters combined with NOT, AND, OR and parentheses.", openapi.Text()))
+	}
+	return all
+}
+
 // parse returns the conditions for a request's parameters. An unknown parameter is an error.
 func (f filters) parse(a *API, req *request) ([]list.Filter, error) {
 	var where []list.Filter
@@ -48,7 +67,7 @@ func (f filters) parse(a *API, req *request) ([]list.Filter, error) {
 		if !known {
 			return nil, reply.BadQuery("Invalid Filter: '%s'", name)
 		}
-		condition, err := read(a, req, name, req.query[name])
+		condition, err := read.parse(a, req, name, req.query[name])
 		if err != nil {
 			return nil, err
 		}
@@ -80,7 +99,7 @@ func (f filters) term(a *API, req *request, name, value string) (list.Filter, er
 	if !known {
 		return nil, fault.Field("q", "Filter '%s' does not exist.", name)
 	}
-	condition, err := read(a, req, name, []string{value})
+	condition, err := read.parse(a, req, name, []string{value})
 	if condition == nil {
 		condition = list.All()
 	}
@@ -89,23 +108,23 @@ func (f filters) term(a *API, req *request, name, value string) (list.Filter, er
 
 // compare filters by one text. An empty text is no condition.
 func compare(field string, op list.Op) filter {
-	return func(_ *API, _ *request, _ string, values []string) (list.Filter, error) {
+	return filter{openapi.Text(), func(_ *API, _ *request, _ string, values []string) (list.Filter, error) {
 		if v := query.Last(values); v != "" {
 			return list.Where(field, op, v), nil
 		}
 		return nil, nil
-	}
+	}}
 }
 
 // oneOf filters by several texts.
 func oneOf(field string) filter {
-	return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
+	return filter{openapi.List(openapi.Text()), func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		parts, err := query.Split(name, values)
 		if err != nil || len(parts) == 0 {
 			return nil, err
 		}
 		return list.OneOf(field, parts), nil
-	}
+	}}
 }
 
 // exactFilters filter by one whole text or by several.
@@ -118,7 +137,7 @@ const maxPatternLength = 1000
 
 // matching filters by a regular expression, which gets a prefix of flags.
 func matching(field, flags string) filter {
-	return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
+	return filter{openapi.Text(), func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		pattern := query.Last(values)
 		if pattern == "" {
 			return nil, nil
@@ -133,7 +152,7 @@ func matching(field, flags string) filter {
 			return nil, fault.Field(name, "The regular expression is too complex.")
 		}
 		return list.Where(field, list.Match, flags+pattern), nil
-	}
+	}}
 }
 
 // nameFilters are the filters of objects with a name.
@@ -149,17 +168,17 @@ func nameFilters() filters {
 	})
 }
 
-// rangeFilters are the filters of a field whose values have an order. parse converts one value.
-func rangeFilters(field string, parse func(name, text string) (int64, error)) filters {
+// rangeFilters are the filters of a field whose values have an order and a schema. parse converts one value.
+func rangeFilters(field string, schema *openapi.Schema, parse func(name, text string) (int64, error)) filters {
 	at := func(op list.Op) filter {
-		return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
+		return filter{schema, func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 			text := query.Last(values)
 			if text == "" {
 				return nil, nil
 			}
 			v, err := parse(name, text)
 			return list.Where(field, op, v), err
-		}
+		}}
 	}
 	between := func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		text := query.Last(values)
@@ -179,7 +198,7 @@ func rangeFilters(field string, parse func(name, text string) (int64, error)) fi
 	}
 	return filters{
 		field: at(list.Equal), field + "__lt": at(list.Less), field + "__lte": at(list.AtMost),
-		field + "__gt": at(list.Greater), field + "__gte": at(list.AtLeast), field + "__range": between,
+		field + "__gt": at(list.Greater), field + "__gte": at(list.AtLeast), field + "__range": {openapi.List(schema), between},
 	}
 }
 
@@ -194,7 +213,7 @@ func cutRange(name, text string) (from, to string, err error) {
 
 // dateFilters are the filters of a point in time that may be null.
 func dateFilters(field string) filters {
-	return mergeFilters(rangeFilters(field, func(name, text string) (int64, error) {
+	return mergeFilters(rangeFilters(field, openapi.Time(), func(name, text string) (int64, error) {
 		t, ok := timestamp.Parse(text)
 		if !ok {
 			return 0, fault.Field(name, "Enter a valid date/time.")
@@ -213,22 +232,22 @@ func number(name, text string) (int64, error) {
 }
 
 // numberFilters are the filters of a number that is never null.
-func numberFilters(field string) filters { return rangeFilters(field, number) }
+func numberFilters(field string) filters { return rangeFilters(field, openapi.Integer(), number) }
 
 // nullableNumberFilters are the filters of a number that may be null.
 func nullableNumberFilters(field string) filters {
 	return mergeFilters(numberFilters(field), filters{
 		field + "__isnull": isNull(field),
-		field + "__ne": func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
+		field + "__ne": {openapi.Integer(), func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 			n, err := number(name, query.Last(values))
 			return list.Where(field, list.NotEqual, n), err
-		},
+		}},
 	})
 }
 
 // boolean filters by a boolean, for which with returns the condition.
 func boolean(with func(bool) list.Filter) filter {
-	return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
+	return filter{openapi.Bool(), func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		switch v := query.Last(values); strings.ToLower(v) {
 		case "true", "1":
 			return with(true), nil
@@ -239,7 +258,7 @@ func boolean(with func(bool) list.Filter) filter {
 		default:
 			return nil, query.BadChoice(name, v)
 		}
-	}
+	}}
 }
 
 func isNull(field string) filter {
@@ -252,7 +271,7 @@ func is(field string) filter {
 
 // choice filters by some of the possible texts, for which with returns the condition.
 func choice(possible []string, with func(values []string) list.Filter) filter {
-	return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
+	return filter{openapi.List(openapi.Choice(possible...)), func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		parts, err := query.Split(name, values)
 		if err != nil {
 			return nil, err
@@ -266,13 +285,13 @@ func choice(possible []string, with func(values []string) list.Filter) filter {
 			return nil, nil
 		}
 		return with(parts), nil
-	}
+	}}
 }
 
 // identityFilters are the filters of every list: by id, href and PRN.
 func identityFilters() filters {
 	in := func(parse func(string) (id string, err error)) filter {
-		return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
+		return filter{openapi.List(openapi.Text()), func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 			parts, err := query.Split(name, values)
 			if err != nil || len(parts) == 0 {
 				return nil, err
@@ -288,7 +307,7 @@ func identityFilters() filters {
 				}
 			}
 			return list.OneOf("pulp_id", ids), nil
-		}
+		}}
 	}
 	return filters{
 		"pulp_id__in": in(func(v string) (string, error) {
@@ -334,7 +353,7 @@ func parseReference(v string) (pulp.Ref, error) {
 
 // related filters by references to objects, for which with returns the condition.
 func related(with func([]pulp.Ref) list.Filter) filter {
-	return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
+	return filter{openapi.List(openapi.Text()), func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		parts, err := query.Split(name, values)
 		if err != nil {
 			return nil, err
@@ -351,12 +370,18 @@ func related(with func([]pulp.Ref) list.Filter) filter {
 			return nil, nil
 		}
 		return with(refs), nil
-	}
+	}}
 }
 
 // relatedTo filters by a field that holds the id of another object.
 func relatedTo(field string) filter {
 	return related(func(refs []pulp.Ref) list.Filter { return list.OneOf(field, idsOf(refs)) })
+}
+
+// one returns a filter that is declared with one value, although it accepts several.
+func one(f filter) filter {
+	f.schema = f.schema.Items
+	return f
 }
 
 // idsOf returns the ids of objects. It omits repository versions, since their references contain the repositories' ids.

@@ -38,7 +38,7 @@ func showMember(u pulp.User) any {
 
 func (a *API) groups() resource[pulp.Group] {
 	return resource[pulp.Group]{
-		model: "Group", list: list.GroupList, show: showEach(showGroup), within: a.visibleGroups, key: byNumber,
+		model: "Group", form: group{}, list: list.GroupList, show: showEach(showGroup), within: a.visibleGroups, key: byNumber,
 		orderings: []string{"id", "name"},
 		filters:   mergeFilters(numberIdentityFilters(pulp.GroupCollection), nameFilters()),
 	}
@@ -47,7 +47,7 @@ func (a *API) groups() resource[pulp.Group] {
 // members are the users of the group that the path names.
 func (a *API) members() resource[pulp.User] {
 	return resource[pulp.User]{
-		model: "User", list: list.UserList, show: showEach(showMember), orderings: []string{"id", "username"},
+		model: "User", form: member{}, list: list.UserList, show: showEach(showMember), orderings: []string{"id", "username"},
 		filters: mergeFilters(numberIdentityFilters(pulp.UserCollection), textFilters("username")),
 		within: func(req *request) ([]list.Filter, error) {
 			g, err := findByPath(a, a.groups(), req)
@@ -57,19 +57,23 @@ func (a *API) members() resource[pulp.User] {
 }
 
 func (a *API) groupRoutes() []route {
-	path := pulp.GroupCollection + ":id/"
+	path, r, fields := pulp.GroupCollection+":id/", a.groups(), body.Form{"name": accountName.Required()}
 	return []route{
-		{path: pulp.GroupCollection, methods: map[string]handler{
-			http.MethodGet: listOf(a, a.groups()), http.MethodPost: a.createGroup,
+		{path: pulp.GroupCollection, methods: map[string]operation{
+			http.MethodGet: listOf(a, r), http.MethodPost: create(a.createGroup, fields, r.creates()),
 		}},
-		{path: path, methods: map[string]handler{
-			http.MethodGet: readOf(a, a.groups()), http.MethodDelete: a.deleteGroup,
-			http.MethodPut: a.editGroup(true), http.MethodPatch: a.editGroup(false),
+		{path: path, href: "group_href", methods: map[string]operation{
+			http.MethodGet: readOf(a, r), http.MethodDelete: remove(a.deleteGroup, deletes),
+			http.MethodPut:   update(a.editGroup(true), fields, r.changes()),
+			http.MethodPatch: partialUpdate(a.editGroup(false), fields, r.changes()),
 		}},
-		{path: path + "users/", methods: map[string]handler{
-			http.MethodGet: listOf(a, a.members()), http.MethodPost: a.addMember,
+		{path: path + "users/", methods: map[string]operation{
+			http.MethodGet:  listOf(a, a.members()),
+			http.MethodPost: create(a.addMember, body.Form{"username": accountName.Required()}, a.members().creates()),
 		}},
-		{path: path + "users/:user/", methods: map[string]handler{http.MethodDelete: a.removeMember}},
+		{path: path + "users/:user/", href: "groups_user_href", methods: map[string]operation{
+			http.MethodDelete: remove(a.removeMember, deletes),
+		}},
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -53,10 +55,14 @@ func guardOf(ctx context.Context, s *store.Store) (contentGuard, error) {
 
 func (a *API) guardRoutes() []route {
 	return []route{
-		{path: pulp.GuardCollection, methods: get(a.listGuards)},
-		{path: pulp.GuardCollection + ":id/", methods: get(a.readGuard)},
+		{path: pulp.GuardCollection, methods: get(listed(a.listGuards, contentGuard{}, guardOrderings, slices.Sorted(maps.Keys(guardFilters))))},
+		{path: pulp.GuardCollection + ":id/", href: "content_redirect_content_guard_href", methods: get(operation{
+			verb: "read", handle: a.readGuard, query: selection(), replies: replies{http.StatusOK: selected{contentGuard{}}},
+		})},
 	}
 }
+
+var guardOrderings = append([]string{"name", "description"}, commonOrderings...)
 
 // guardFilters are the filters of the list of guards.
 var guardFilters = map[string]func(name, value string) bool{
@@ -85,7 +91,7 @@ func (a *API) listGuards(req *request) (reply.Reply, error) {
 			shown = []any{}
 		}
 	}
-	if _, err := query.Order(req.query, append([]string{"name", "description"}, commonOrderings...)); err != nil {
+	if _, err := query.Order(req.query, guardOrderings); err != nil {
 		return reply.Reply{}, err
 	}
 	p := query.PageOf(req.query)

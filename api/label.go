@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/openapi"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/pulp"
@@ -14,13 +15,13 @@ import (
 
 // labelFilters are the filters of objects with labels.
 func labelFilters() filters {
-	return filters{"pulp_label_select": func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
+	return filters{"pulp_label_select": {openapi.Text(), func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		text := query.Last(values)
 		if text == "" {
 			return nil, nil
 		}
 		return query.ParseLabels(name, text)
-	}}
+	}}}
 }
 
 // label is one label of an object, in the responses of set_label/ and unset_label/.
@@ -49,9 +50,15 @@ func labelRoutes[T any](a *API, collection string, authorize func(*request) (T, 
 		}
 		return a.Store.Catalog.UnsetLabel(req.Context(), collection, strings.ToLower(req.param("id")), key)
 	}
+	key := body.Form{"key": body.Text.Required()}
 	return []route{
-		{path: collection + ":id/set_label/", methods: post(labelAction("set label", collection, authorize, set))},
-		{path: collection + ":id/unset_label/", methods: post(labelAction("unset label", collection, authorize, unset))},
+		{path: collection + ":id/set_label/", methods: post(operation{
+			handle: labelAction("set label", collection, authorize, set), replies: replies{http.StatusCreated: label{}},
+			body: key.With(body.Form{"value": body.Text.Required().Nullable()}),
+		})},
+		{path: collection + ":id/unset_label/", methods: post(operation{
+			handle: labelAction("unset label", collection, authorize, unset), replies: replies{http.StatusCreated: label{}}, body: key,
+		})},
 	}
 }
 

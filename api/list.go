@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
+	"github.com/countersign/countersign/api/internal/openapi"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/access"
@@ -20,6 +22,7 @@ import (
 type resource[T any] struct {
 	model     string        // Pulp's class, which errors name
 	list      *list.List[T] // nil: the list is always empty
+	form      any           // a value of the type that show returns
 	filters   filters
 	orderings []string     // beside commonOrderings
 	order     []list.Order // the default
@@ -38,6 +41,9 @@ type resource[T any] struct {
 
 // commonOrderings are orderings of every list.
 var commonOrderings = []string{"pk", "pulp_id", "pulp_created", "pulp_last_updated"}
+
+// allOrderings returns the possible fields of the parameter "ordering".
+func (r resource[T]) allOrderings() []string { return slices.Concat(commonOrderings, r.orderings) }
 
 // showEach returns a show function for objects that are shown one by one.
 func showEach[T any](show func(T) any) func(*request, []T) ([]any, error) {
@@ -58,8 +64,16 @@ type page struct {
 	Results  []any   `json:"results"`
 }
 
-// listOf returns the handler of a resource's list. It reads, shows and writes the rows of a page in pieces.
-func listOf[T any](a *API, r resource[T]) handler {
+// listOf returns the list of a resource.
+func listOf[T any](a *API, r resource[T]) operation {
+	return operation{
+		verb: "list", handle: listHandler(a, r), replies: replies{http.StatusOK: pageOf{r.form}},
+		query: slices.Concat(r.filters.parameters(), paging(), []openapi.Parameter{ordering(r.allOrderings())}, selection()),
+	}
+}
+
+// listHandler returns the handler of a resource's list. It reads, shows and writes the rows of a page in pieces.
+func listHandler[T any](a *API, r resource[T]) handler {
 	return func(req *request) (reply.Reply, error) {
 		q, err := listQuery(a, r, req)
 		if err != nil {
@@ -88,8 +102,7 @@ func listQuery[T any](a *API, r resource[T], req *request) (list.Query, error) {
 	if err != nil {
 		return list.Query{}, err
 	}
-	orderings := append(commonOrderings[:len(commonOrderings):len(commonOrderings)], r.orderings...)
-	order, err := query.Order(req.query, orderings)
+	order, err := query.Order(req.query, r.allOrderings())
 	if err != nil {
 		return list.Query{}, err
 	}
@@ -145,15 +158,16 @@ func writePage[T any](w io.Writer, r resource[T], req *request, found *list.Foun
 	return err
 }
 
-// readOf returns the handler that reads one object of a resource.
-func readOf[T any](a *API, r resource[T]) handler {
-	return func(req *request) (reply.Reply, error) {
+// readOf returns the operation that reads one object of a resource.
+func readOf[T any](a *API, r resource[T]) operation {
+	read := func(req *request) (reply.Reply, error) {
 		v, err := permitted(a, r, req, access.View)
 		if err != nil {
 			return reply.Reply{}, err
 		}
 		return showOne(r, req, v)
 	}
+	return operation{verb: "read", handle: read, query: selection(), replies: r.changes()}
 }
 
 // showOne responds with one object.

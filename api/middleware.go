@@ -123,9 +123,13 @@ func limitBody(c *gin.Context) {
 	c.Request.Body = http.MaxBytesReader(nil, c.Request.Body, body.MaxBytes)
 }
 
-// acceptJSON refuses a request that accepts neither JSON nor HTML. Browsers, which ask for HTML, get JSON too.
-func acceptJSON(c *gin.Context) {
-	accept := c.Request.Header.Values("Accept")
+// accept refuses a request that accepts neither JSON nor HTML, nor a further media type of the route. Browsers, which
+// ask for HTML, get JSON too.
+func (a *API) accept(c *gin.Context) {
+	accept, other := c.Request.Header.Values("Accept"), a.media[c.FullPath()]
+	if other != "" && negotiate.Accepts(accept, string(other)) {
+		return
+	}
 	if !negotiate.Accepts(accept, "application/json") && !negotiate.Accepts(accept, "text/html") {
 		fail(c, &reply.Error{Status: http.StatusNotAcceptable, Body: reply.Detail("Could not satisfy the request Accept header.")})
 	}

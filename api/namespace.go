@@ -26,7 +26,7 @@ func showNamespace(n pulp.Namespace) any {
 
 func (a *API) namespaces() resource[pulp.Namespace] {
 	return resource[pulp.Namespace]{
-		model: "ContainerNamespace", list: list.NamespaceList, show: showEach(showNamespace), within: a.visible,
+		model: "ContainerNamespace", form: namespace{}, list: list.NamespaceList, show: showEach(showNamespace), within: a.visible,
 		orderings: []string{"name"},
 		filters:   mergeFilters(identityFilters(), nameFilters(), labelFilters()),
 		// Lists show namespaces that the caller may view, among them those with public distributions.
@@ -37,11 +37,12 @@ func (a *API) namespaces() resource[pulp.Namespace] {
 func (a *API) namespaceRoutes() []route {
 	r := a.namespaces()
 	return []route{
-		{path: pulp.NamespaceCollection, methods: map[string]handler{
-			http.MethodGet: listOf(a, r), http.MethodPost: a.createNamespace,
+		{path: pulp.NamespaceCollection, methods: map[string]operation{
+			http.MethodGet:  listOf(a, r),
+			http.MethodPost: create(a.createNamespace, body.Form{"name": body.Text.Required(), "pulp_labels": body.Labels}, r.creates()),
 		}},
-		{path: pulp.NamespaceCollection + ":id/", methods: map[string]handler{
-			http.MethodGet: readOf(a, r), http.MethodDelete: a.deleteNamespace,
+		{path: pulp.NamespaceCollection + ":id/", href: "container_container_namespace_href", methods: map[string]operation{
+			http.MethodGet: readOf(a, r), http.MethodDelete: remove(a.deleteNamespace, startsTask),
 		}},
 	}
 }

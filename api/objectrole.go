@@ -84,10 +84,18 @@ func (a *API) objectRoleRoutes() []route {
 	for _, c := range securables {
 		path := c + ":id/"
 		routes = append(routes,
-			route{path: path + "add_role/", methods: post(a.changeRole(c, true))},
-			route{path: path + "remove_role/", methods: post(a.changeRole(c, false))},
-			route{path: path + "list_roles/", methods: get(a.listRoles(c))},
-			route{path: path + "my_permissions/", methods: get(a.myPermissions(c))},
+			route{path: path + "add_role/", methods: post(operation{
+				handle: a.changeRole(c, true), body: nestedRoleFields, replies: replies{http.StatusCreated: nestedRole{}},
+			})},
+			route{path: path + "remove_role/", methods: post(operation{
+				handle: a.changeRole(c, false), body: nestedRoleFields, replies: replies{http.StatusCreated: nestedRole{}},
+			})},
+			route{path: path + "list_roles/", methods: get(operation{
+				handle: a.listRoles(c), replies: replies{http.StatusOK: nestedRoles{}},
+			})},
+			route{path: path + "my_permissions/", methods: get(operation{
+				handle: a.myPermissions(c), replies: replies{http.StatusOK: ownPermissions{}},
+			})},
 		)
 	}
 	return routes
@@ -120,6 +128,26 @@ type nestedRole struct {
 	Users  []string `json:"users"`
 	Groups []string `json:"groups"`
 	Role   string   `json:"role"`
+}
+
+// nestedRoleFields are the fields of the bodies of nested roles.
+var nestedRoleFields = body.Form{"users": body.Texts, "groups": body.Texts, "role": body.Text.Required()}
+
+// nestedRoles are the roles that are assigned on an object.
+type nestedRoles struct {
+	Roles []*listedRole `json:"roles"`
+}
+
+// listedRole is a role with its assignees on an object, in lists.
+type listedRole struct {
+	Role   string   `json:"role"`
+	Users  []string `json:"users"`
+	Groups []string `json:"groups"`
+}
+
+// ownPermissions are the permissions of the caller on an object.
+type ownPermissions struct {
+	Permissions []access.Permission `json:"permissions"`
 }
 
 // changeRole returns the handler that assigns a role on an object, or with add unset removes its assignment.
@@ -208,11 +236,6 @@ func noteUnknown(errs map[string]any, list, attribute string, names []string, id
 
 // listRoles returns the handler that shows the roles that are assigned on an object.
 func (a *API) listRoles(collection string) handler {
-	type assigned struct {
-		Role   string   `json:"role"`
-		Users  []string `json:"users"`
-		Groups []string `json:"groups"`
-	}
 	return func(req *request) (reply.Reply, error) {
 		s, err := a.roleManaged(req, collection)
 		if err != nil {
@@ -225,11 +248,11 @@ func (a *API) listRoles(collection string) handler {
 		if all, err = a.withCreator(req, s, all); err != nil {
 			return reply.Reply{}, err
 		}
-		roles, places := []*assigned{}, map[string]*assigned{}
+		roles, places := []*listedRole{}, map[string]*listedRole{}
 		for _, one := range all {
 			r := places[one.Role]
 			if r == nil {
-				r = &assigned{one.Role, []string{}, []string{}}
+				r = &listedRole{one.Role, []string{}, []string{}}
 				places[one.Role], roles = r, append(roles, r)
 			}
 			if one.GroupID != 0 {
@@ -238,7 +261,7 @@ func (a *API) listRoles(collection string) handler {
 				r.Users = append(r.Users, one.Account)
 			}
 		}
-		return reply.OK(map[string]any{"roles": roles}), nil
+		return reply.OK(nestedRoles{roles}), nil
 	}
 }
 
@@ -270,6 +293,6 @@ func (a *API) myPermissions(collection string) handler {
 		if err != nil {
 			return reply.Reply{}, err
 		}
-		return reply.OK(map[string]any{"permissions": access.Held(req.caller, on)}), nil
+		return reply.OK(ownPermissions{access.Held(req.caller, on)}), nil
 	}
 }

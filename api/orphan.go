@@ -18,7 +18,10 @@ const orphanAge = 24 * 60
 const orphanCleanup = "orphans/cleanup/"
 
 func (a *API) orphanRoutes() []route {
-	return []route{{path: orphanCleanup, methods: post(a.cleanOrphans)}}
+	return []route{{path: orphanCleanup, methods: post(operation{
+		verb: "cleanup", handle: a.cleanOrphans, replies: startsTask,
+		body: body.Form{"orphan_protection_time": body.Int(0), "content_hrefs": body.Texts.NotEmpty()},
+	})}}
 }
 
 // cleanOrphans starts a task that deletes content that nothing refers to: all of it, or only the given units. It

@@ -45,8 +45,15 @@ type loginResult struct {
 }
 
 func (a *API) loginRoutes() []route {
-	return []route{{path: loginCollection, open: true, methods: map[string]handler{
-		http.MethodGet: a.offerLogin, http.MethodPost: a.login,
+	return []route{{path: loginCollection, open: true, methods: map[string]operation{
+		http.MethodGet: {
+			verb: "read", handle: a.offerLogin, replies: replies{http.StatusOK: loginOffer{}}, fails: []int{http.StatusNotFound},
+		},
+		http.MethodPost: {
+			verb: "create", handle: a.login, replies: replies{http.StatusOK: loginResult{}},
+			body:  body.Form{"id_token": body.Text.Required(), "challenge": body.Text.Required()},
+			fails: []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusTooManyRequests},
+		},
 	}}}
 }
 

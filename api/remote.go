@@ -95,7 +95,7 @@ func remoteFilters() filters {
 
 func (a *API) remotes() resource[pulp.Remote] {
 	return resource[pulp.Remote]{
-		model: "ContainerRemote", list: list.RemoteList, show: showEach(showRemote), within: a.visible,
+		model: "ContainerRemote", form: remote{}, list: list.RemoteList, show: showEach(showRemote), within: a.visible,
 		orderings: append([]string{"upstream_name", "sigstore"}, remoteOrderings...), filters: remoteFilters(),
 		object: func(r pulp.Remote) (access.Object, string) { return access.OfRemote(r), r.ID },
 	}
@@ -104,7 +104,7 @@ func (a *API) remotes() resource[pulp.Remote] {
 // anyRemotes are the remotes of all types.
 func (a *API) anyRemotes() resource[pulp.Remote] {
 	return resource[pulp.Remote]{
-		model: "Remote", list: list.RemoteList, within: a.visible, orderings: remoteOrderings, filters: remoteFilters(),
+		model: "Remote", form: baseRemote{}, list: list.RemoteList, within: a.visible, orderings: remoteOrderings, filters: remoteFilters(),
 		show: showEach(func(r pulp.Remote) any { return showBaseRemote(r) }),
 	}
 }
@@ -113,10 +113,13 @@ func (a *API) remoteRoutes() []route {
 	r := a.remotes()
 	return slices.Concat([]route{
 		{path: "remotes/", methods: get(listOf(a, a.anyRemotes()))},
-		{path: pulp.RemoteCollection, methods: map[string]handler{http.MethodGet: listOf(a, r), http.MethodPost: a.createRemote}},
-		{path: pulp.RemoteCollection + ":id/", methods: map[string]handler{
-			http.MethodGet: readOf(a, r), http.MethodDelete: a.deleteRemote,
-			http.MethodPut: a.editRemote(true), http.MethodPatch: a.editRemote(false),
+		{path: pulp.RemoteCollection, methods: map[string]operation{
+			http.MethodGet: listOf(a, r), http.MethodPost: create(a.createRemote, remoteFields, r.creates()),
+		}},
+		{path: pulp.RemoteCollection + ":id/", href: "container_container_remote_href", methods: map[string]operation{
+			http.MethodGet: readOf(a, r), http.MethodDelete: remove(a.deleteRemote, startsTask),
+			http.MethodPut:   update(a.editRemote(true), remoteFields, r.edits()),
+			http.MethodPatch: partialUpdate(a.editRemote(false), remoteFields, r.edits()),
 		}},
 	}, labelRoutes(a, pulp.RemoteCollection, a.permittedRemote))
 }

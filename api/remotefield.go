@@ -10,6 +10,38 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
+// remoteFields are the fields of the bodies of remotes.
+var remoteFields = body.Form{
+	"name":                 body.Text.Required(),
+	"url":                  body.Text.Required(),
+	"upstream_name":        body.Text.Required(),
+	"policy":               body.Text.OneOf(string(pulp.Immediate), string(pulp.OnDemand), string(pulp.Streamed)),
+	"includes":             body.OptionalTexts,
+	"excludes":             body.OptionalTexts,
+	"include_tags":         body.OptionalTexts,
+	"exclude_tags":         body.OptionalTexts,
+	"sigstore":             body.WebURL,
+	"pulp_labels":          body.Labels,
+	"ca_cert":              body.Certificate,
+	"client_cert":          body.Certificate,
+	"client_key":           body.PrivateKey,
+	"tls_validation":       body.Bool,
+	"proxy_url":            body.WebURL,
+	"max_retries":          body.Int(0),
+	"download_concurrency": body.Count,
+	"rate_limit":           body.Count,
+	"total_timeout":        body.Seconds,
+	"connect_timeout":      body.Seconds,
+	"sock_connect_timeout": body.Seconds,
+	"sock_read_timeout":    body.Seconds,
+	"headers":              body.Headers,
+	"token_hosts":          body.OptionalTexts.AtMost(maxTokenHosts),
+	"username":             body.Secret,
+	"password":             body.Secret,
+	"proxy_username":       body.Secret,
+	"proxy_password":       body.Secret,
+}
+
 // readRemote reads and checks the fields of a remote. Fields that the body lacks keep their values in old; when
 // whole, the required ones must be present.
 func readRemote(b *body.Fields, old pulp.Remote, whole bool) tasks.RemoteFields {

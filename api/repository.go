@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/openapi"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/access"
@@ -103,10 +104,31 @@ func showAnyRepository(r pulp.Repository) remoteRepository {
 	return remoteRepository{baseRepository(r), hrefOrNil(pulp.RemoteCollection, r.RemoteID)}
 }
 
-// repositoryModels has Pulp's class of each type of repository, which errors name.
-var repositoryModels = map[pulp.RepositoryType]string{
-	pulp.ContainerPush: "ContainerPushRepository",
-	pulp.Container:     "ContainerRepository",
+// repositoryTypes are the types of repositories.
+var repositoryTypes = map[pulp.RepositoryType]struct {
+	model  string // Pulp's class, which errors name
+	href   string
+	form   any
+	fields body.Form
+}{
+	pulp.ContainerPush: {
+		"ContainerPushRepository", "container_container_push_repository_href", pushRepository{}, repositoryFields,
+	},
+	pulp.Container: {
+		"ContainerRepository", "container_container_repository_href", containerRepository{},
+		repositoryFields.With(body.Form{"remote": body.Reference, "allow_shrink": body.Bool}),
+	},
+}
+
+// repositoryFields are the fields of the bodies of repositories of every type.
+var repositoryFields = body.Form{
+	"name":                     body.Text.Required(),
+	"description":              body.Text.Nullable(),
+	"pulp_labels":              body.Labels,
+	"retain_repo_versions":     body.Count,
+	"retain_checkpoints":       body.Count,
+	"manifest_signing_service": body.Reference,
+	"sign_on_push":             body.Bool,
 }
 
 var repositoryOrderings = []string{
@@ -116,9 +138,9 @@ var repositoryOrderings = []string{
 func repositoryFilters() filters {
 	numbers := mergeFilters(nullableNumberFilters("retain_repo_versions"), nullableNumberFilters("retain_checkpoints"))
 	return mergeFilters(identityFilters(), nameFilters(), labelFilters(), numbers, filters{
-		"remote":              byRemote,
-		"with_content":        related(func(refs []pulp.Ref) list.Filter { return list.Holding(idsOf(refs), false) }),
-		"latest_with_content": related(func(refs []pulp.Ref) list.Filter { return list.Holding(idsOf(refs), true) }),
+		"remote":              {openapi.Text(), byRemote},
+		"with_content":        one(related(func(refs []pulp.Ref) list.Filter { return list.Holding(idsOf(refs), false) })),
+		"latest_with_content": one(related(func(refs []pulp.Ref) list.Filter { return list.Holding(idsOf(refs), true) })),
 	})
 }
 
@@ -128,7 +150,7 @@ func byRemote(a *API, req *request, name string, values []string) (list.Filter, 
 	if v := query.Last(values); v == "" || v == "null" {
 		return list.IsNull("remote", true), nil
 	}
-	return relatedTo("remote")(a, req, name, values)
+	return relatedTo("remote").parse(a, req, name, values)
 }
 
 func objectOfRepository(r pulp.Repository) (access.Object, string) {
@@ -138,7 +160,7 @@ func objectOfRepository(r pulp.Repository) (access.Object, string) {
 // repositories are the repositories of one type.
 func (a *API) repositories(t pulp.RepositoryType) resource[pulp.Repository] {
 	return resource[pulp.Repository]{
-		model: repositoryModels[t], list: list.RepositoryList, show: a.showRepositories, object: objectOfRepository,
+		model: repositoryTypes[t].model, form: repositoryTypes[t].form, list: list.RepositoryList, show: a.showRepositories, object: objectOfRepository,
 		orderings: repositoryOrderings, filters: repositoryFilters(),
 		within: func(req *request) ([]list.Filter, error) {
 			where, err := a.visible(req)
@@ -152,24 +174,28 @@ func (a *API) anyRepositories() resource[pulp.Repository] {
 	types := []string{pulp.Container.PulpType(), pulp.ContainerPush.PulpType()}
 	byType := choice(types, func(v []string) list.Filter { return list.OneOf("pulp_type", v) })
 	return resource[pulp.Repository]{
-		model: "Repository", list: list.RepositoryList, within: a.visible, orderings: repositoryOrderings,
+		model: "Repository", form: remoteRepository{}, list: list.RepositoryList, within: a.visible, orderings: repositoryOrderings,
 		show:    showEach(func(r pulp.Repository) any { return showAnyRepository(r) }),
-		filters: mergeFilters(repositoryFilters(), filters{"pulp_type": byType, "pulp_type__in": byType}),
+		filters: mergeFilters(repositoryFilters(), filters{"pulp_type": one(byType), "pulp_type__in": byType}),
 	}
 }
 
 func (a *API) repositoryRoutes() []route {
 	routes := []route{{path: "repositories/", methods: get(listOf(a, a.anyRepositories()))}}
-	for _, t := range slices.Sorted(maps.Keys(repositoryModels)) {
-		r, path := a.repositories(t), t.Collection()
+	for _, t := range slices.Sorted(maps.Keys(repositoryTypes)) {
+		r, path, fields := a.repositories(t), t.Collection(), repositoryTypes[t].fields
 		all := get(listOf(a, r))
-		one := map[string]handler{
-			http.MethodGet: readOf(a, r), http.MethodPut: a.editRepository(r, true), http.MethodPatch: a.editRepository(r, false),
+		one := map[string]operation{
+			http.MethodGet:   readOf(a, r),
+			http.MethodPut:   update(a.editRepository(r, true), fields, r.edits()),
+			http.MethodPatch: partialUpdate(a.editRepository(r, false), fields, r.edits()),
 		}
 		if t == pulp.Container { // push repositories are created by pushes and deleted with their distributions
-			all[http.MethodPost], one[http.MethodDelete] = a.createRepository, a.deleteRepository(r)
+			all[http.MethodPost] = create(a.createRepository, fields, r.creates())
+			one[http.MethodDelete] = remove(a.deleteRepository(r), startsTask)
 		}
-		routes = append(routes, route{path: path, methods: all}, route{path: path + ":id/", methods: one})
+		routes = append(routes, route{path: path, methods: all},
+			route{path: path + ":id/", href: repositoryTypes[t].href, methods: one})
 		for name, act := range a.repositoryActions(t, r) {
 			routes = append(routes, route{path: path + ":id/" + name + "/", methods: post(act)})
 		}

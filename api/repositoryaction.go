@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"regexp"
 	"strconv"
 
@@ -18,37 +19,49 @@ import (
 	"github.com/countersign/countersign/tasks"
 )
 
-// action reads and checks the body of a content action of a repository, and returns the task to start. The task
+// contentTask reads and checks the body of a content action of a repository, and returns the task to start. The task
 // repeats the checks against the version that is the latest when it runs.
-type action func(req *request, b *body.Fields, repo pulp.Repository) (tasks.Spec, error)
+type contentTask func(req *request, b *body.Fields, repo pulp.Repository) (tasks.Spec, error)
 
 // repositoryActions returns the actions of a type of repository by the last segment of their path
 // (compatibility.md#push-repositories, compatibility.md#container-repositories).
-func (a *API) repositoryActions(t pulp.RepositoryType, r resource[pulp.Repository]) map[string]handler {
-	actions := map[string]handler{"sign": a.sign(r), "verify": a.verify(r)}
-	add := func(name string, needs access.Action, act action) {
-		actions[name] = a.contentAction(r, name, needs, act)
+func (a *API) repositoryActions(t pulp.RepositoryType, r resource[pulp.Repository]) map[string]operation {
+	actions := map[string]operation{
+		"sign": action(a.sign(r), signFields),
+		"verify": {
+			handle: a.verify(r), body: verifyFields, replies: replies{http.StatusOK: verified{}},
+		},
 	}
-	add("tag", access.Modify, a.tag)
-	add("untag", access.Modify, a.untag)
-	add("rollback", access.Modify, a.rollback)
+	add := func(name string, needs access.Action, act contentTask, fields body.Form) {
+		actions[name] = action(a.contentAction(r, name, needs, act), fields)
+	}
+	tag, digest := body.Form{"tag": body.Text.Required()}, body.Form{"digest": body.Text.Required()}
+	add("tag", access.Modify, a.tag, tag.With(digest))
+	add("untag", access.Modify, a.untag, tag)
+	add("rollback", access.Modify, a.rollback, body.Form{"version": body.Value.Required()})
 	if t == pulp.ContainerPush {
-		add("remove_image", access.Modify, a.removeImage)
-		add("remove_signatures", access.Modify, a.removeSignatures)
-		add("migrate", access.Change, a.migrate)
+		add("remove_image", access.Modify, a.removeImage, digest)
+		add("remove_signatures", access.Modify, a.removeSignatures, body.Form{"signed_with_key_id": body.Text.Required()})
+		add("migrate", access.Change, a.migrate, body.Form{})
 		return actions
 	}
-	add("sync", access.Sync, a.sync)
-	add("add", access.Modify, a.addContent)
-	add("remove", access.Modify, a.removeContent)
-	add("copy_tags", access.Modify, a.copyTags)
-	add("copy_manifests", access.Modify, a.copyManifests)
+	units := body.Form{"content_units": body.Texts}
+	source := body.Form{"source_repository": body.Reference, "source_repository_version": body.Reference}
+	add("sync", access.Sync, a.sync, body.Form{
+		"remote": body.Reference, "mirror": body.Bool, "signed_only": body.Bool, "allow_shrink": body.Bool, "skip_corrupt": body.Bool,
+	})
+	add("add", access.Modify, a.addContent, units)
+	add("remove", access.Modify, a.removeContent, units)
+	add("copy_tags", access.Modify, a.copyTags, source.With(body.Form{"names": body.OptionalTexts}))
+	add("copy_manifests", access.Modify, a.copyManifests, source.With(body.Form{
+		"digests": body.OptionalTexts, "media_types": body.OptionalTexts.OneOf(copyTypes...),
+	}))
 	return actions
 }
 
 // contentAction returns the handler that starts the task of an action, for callers with the permission that the action
 // needs on the repository. The task reserves the repository exclusively.
-func (a *API) contentAction(r resource[pulp.Repository], name string, needs access.Action, act action) handler {
+func (a *API) contentAction(r resource[pulp.Repository], name string, needs access.Action, act contentTask) handler {
 	return func(req *request) (reply.Reply, error) {
 		repo, err := permitted(a, r, req, needs)
 		if err != nil {

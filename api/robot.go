@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/openapi"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
@@ -44,9 +45,9 @@ func showRobot(u pulp.User) any {
 // robots are the robots of the namespaces whose roles the caller may manage.
 func (a *API) robots() resource[pulp.User] {
 	return resource[pulp.User]{
-		model: "Robot", list: list.UserList, show: showEach(showRobot), key: byNumber, within: a.managedRobots,
+		model: "Robot", form: robot{}, list: list.UserList, show: showEach(showRobot), key: byNumber, within: a.managedRobots,
 		orderings: []string{"id", "name"},
-		filters:   mergeFilters(numberIdentityFilters(pulp.RobotCollection), nameFilters(), filters{"namespace": ofNamespace}),
+		filters:   mergeFilters(numberIdentityFilters(pulp.RobotCollection), nameFilters(), filters{"namespace": {openapi.Text(), ofNamespace}}),
 	}
 }
 
@@ -56,12 +57,13 @@ func ofNamespace(_ *API, _ *request, _ string, values []string) (list.Filter, er
 }
 
 func (a *API) robotRoutes() []route {
+	r := a.robots()
 	return []route{
-		{path: pulp.RobotCollection, methods: map[string]handler{
-			http.MethodGet: listOf(a, a.robots()), http.MethodPost: a.createRobot,
+		{path: pulp.RobotCollection, methods: map[string]operation{
+			http.MethodGet: listOf(a, r), http.MethodPost: create(a.createRobot, robotFields, r.creates()),
 		}},
-		{path: pulp.RobotCollection + ":id/", methods: map[string]handler{
-			http.MethodGet: readOf(a, a.robots()), http.MethodDelete: a.deleteRobot,
+		{path: pulp.RobotCollection + ":id/", href: "robot_href", methods: map[string]operation{
+			http.MethodGet: readOf(a, r), http.MethodDelete: remove(a.deleteRobot, deletes),
 		}},
 	}
 }
@@ -73,6 +75,12 @@ func (a *API) managedRobots(req *request) ([]list.Filter, error) {
 	}
 	viewer, err := a.viewer(req)
 	return []list.Filter{list.RobotsManagedBy(viewer)}, err
+}
+
+// robotFields are the fields of the bodies of robots.
+var robotFields = body.Form{
+	"name": accountName.Required(), "namespace": body.Text.Required(), "description": body.Text.Blank().Nullable(),
+	"role": body.Text.Nullable(),
 }
 
 var robotForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)

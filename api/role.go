@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/openapi"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/access"
@@ -53,12 +54,16 @@ func (a *API) showRoles(req *request, all []pulp.Role) ([]any, error) {
 // roles are visible to every caller.
 func (a *API) roles() resource[pulp.Role] {
 	return resource[pulp.Role]{
-		model: "Role", list: list.RoleList, show: a.showRoles, orderings: []string{"name", "description", "locked"},
+		model: "Role", form: role{}, list: list.RoleList, show: a.showRoles, orderings: []string{"name", "description", "locked"},
 		filters: mergeFilters(identityFilters(), nameFilters(), filters{
-			"locked": is("locked"), "contains_permission": withPermissions, "for_object_type": forObjectType,
+			"locked": is("locked"), "contains_permission": {permissionList, withPermissions},
+			"for_object_type": {openapi.Text(), forObjectType},
 		}),
 	}
 }
+
+// permissionList is the schema of a list of permissions.
+var permissionList = openapi.List(openapi.Text())
 
 // withPermissions filters roles, or assignments of roles, by permissions that the roles all have.
 func withPermissions(_ *API, _ *request, name string, values []string) (list.Filter, error) {
@@ -96,15 +101,22 @@ func forObjectType(_ *API, _ *request, name string, values []string) (list.Filte
 }
 
 func (a *API) roleRoutes() []route {
+	r := a.roles()
 	return []route{
-		{path: pulp.RoleCollection, methods: map[string]handler{
-			http.MethodGet: listOf(a, a.roles()), http.MethodPost: a.createRole,
+		{path: pulp.RoleCollection, methods: map[string]operation{
+			http.MethodGet: listOf(a, r), http.MethodPost: create(a.createRole, roleForm, r.creates()),
 		}},
-		{path: pulp.RoleCollection + ":id/", methods: map[string]handler{
-			http.MethodGet: readOf(a, a.roles()), http.MethodDelete: a.deleteRole,
-			http.MethodPut: a.editRole(true), http.MethodPatch: a.editRole(false),
+		{path: pulp.RoleCollection + ":id/", href: "role_href", methods: map[string]operation{
+			http.MethodGet: readOf(a, r), http.MethodDelete: remove(a.deleteRole, deletes),
+			http.MethodPut:   update(a.editRole(true), roleForm, r.changes()),
+			http.MethodPatch: partialUpdate(a.editRole(false), roleForm, r.changes()),
 		}},
 	}
+}
+
+// roleForm are the fields of the bodies of roles.
+var roleForm = body.Form{
+	"name": accountName.Required(), "description": body.Text.Nullable().Blank(), "permissions": body.Texts.Required(),
 }
 
 // roleFields are the fields of a role that a body sets.

@@ -17,16 +17,22 @@ import (
 
 // route declares the handlers of one path.
 type route struct {
-	path    string // below pulp.Root, with a slash at the end; a segment that begins with a colon is a parameter
-	methods map[string]handler
-	open    bool // served without authentication; for paths without parameters only
+	// path is below pulp.Root. It has a slash at the end, except those of files. A segment that begins with a colon is a
+	// parameter.
+	path    string
+	methods map[string]operation
+	open    bool  // served without authentication; for paths without parameters only
+	media   media // of the responses beside JSON, which the Accept header may request; empty for most routes
+	// href is Pulp's name for the href of the object that the path names, in the paths of the OpenAPI document; empty for
+	// collections and actions.
+	href string
 }
 
 // parameter matches a parameter in the path of a route.
 var parameter = regexp.MustCompile(`:([a-z_]+)`)
 
-func get(h handler) map[string]handler  { return map[string]handler{http.MethodGet: h} }
-func post(h handler) map[string]handler { return map[string]handler{http.MethodPost: h} }
+func get(o operation) map[string]operation  { return map[string]operation{http.MethodGet: o} }
+func post(o operation) map[string]operation { return map[string]operation{http.MethodPost: o} }
 
 // routedMethods are the methods that the router knows, in the order of Pulp's Allow header. Every path answers
 // OPTIONS, and HEAD where it answers GET.
@@ -38,11 +44,11 @@ var routedMethods = []string{
 func (r route) handler(method string) handler {
 	switch method {
 	case http.MethodHead:
-		return r.methods[http.MethodGet] // net/http omits the body
+		return r.methods[http.MethodGet].handle // net/http omits the body
 	case http.MethodOptions:
 		return func(*request) (reply.Reply, error) { return reply.OK(struct{}{}), nil }
 	}
-	return r.methods[method]
+	return r.methods[method].handle
 }
 
 // allow returns the route's Allow header.
@@ -58,7 +64,7 @@ func (a *API) declaredRoutes() []route {
 		a.repositoryRoutes(), a.versionRoutes(), a.remoteRoutes(), a.distributionRoutes(), a.namespaceRoutes(),
 		a.guardRoutes(), a.contentRoutes(), a.orphanRoutes(), a.upstreamRoutes(), a.auditRoutes(),
 		a.userRoutes(), a.groupRoutes(), a.roleRoutes(), a.objectRoleRoutes(), a.assignedRoleRoutes(), a.accessPolicyRoutes(),
-		a.loginRoutes(), a.tokenRoutes(), a.robotRoutes(),
+		a.loginRoutes(), a.tokenRoutes(), a.robotRoutes(), a.docsRoutes(),
 	)
 }
 
@@ -76,9 +82,10 @@ func (a *API) router() *gin.Engine {
 	e.RemoveExtraSlash = false // an empty segment is an error
 	e.UseRawPath = false       // routes match the decoded path, so that an encoded slash separates segments
 	e.UseEscapedPath = false
-	a.allowed, a.open, a.patterns = map[string]string{}, map[string]bool{}, map[string]string{}
+	a.allowed, a.open, a.media = map[string]string{}, map[string]bool{}, map[string]media{}
+	a.patterns = map[string]string{}
 	e.Use(correlate, a.setRoute, identify, a.recoverPanic, setCommonHeaders, a.setAllow, a.respondToErrors, limitBody)
-	checks := []gin.HandlerFunc{acceptJSON, a.checkOrigin, parseQuery, a.authenticate}
+	checks := []gin.HandlerFunc{a.accept, a.checkOrigin, parseQuery, a.authenticate}
 	for _, r := range a.declaredRoutes() {
 		a.declare(e, r, checks)
 	}
@@ -95,11 +102,13 @@ func (a *API) router() *gin.Engine {
 func (a *API) declare(e *gin.Engine, r route, checks []gin.HandlerFunc) {
 	path := pulp.Root + r.path
 	literal := !strings.Contains(path, ":")
-	a.allowed[path], a.open[path] = r.allow(), r.open
+	a.allowed[path], a.open[path], a.media[path] = r.allow(), r.open, r.media
 	pattern := parameter.ReplaceAllString(path, "{$1}")
 	a.patterns[path], a.patterns[strings.TrimSuffix(path, "/")] = pattern, pattern
 	for _, method := range routedMethods {
-		e.Handle(method, strings.TrimSuffix(path, "/"), redirectToSlash)
+		if short, ok := strings.CutSuffix(path, "/"); ok {
+			e.Handle(method, short, redirectToSlash)
+		}
 		if h := r.handler(method); h != nil {
 			e.Handle(method, path, append(slices.Clip(checks), a.run(h))...)
 		} else if literal {

@@ -19,55 +19,61 @@ import (
 	"github.com/countersign/countersign/internal/auth"
 )
 
-// newRouter returns an API's router. Its handlers have no store; the routes that need none can be called.
+// newRouter returns the router of newAPI.
 func newRouter(t *testing.T, login Authenticator) *gin.Engine {
+	t.Helper()
+	return newAPI(t, login).router()
+}
+
+// newAPI returns an API whose handlers have no store; the routes that need none can be called.
+func newAPI(t *testing.T, login Authenticator) *API {
 	t.Helper()
 	public := &url.URL{Scheme: "https", Host: "registry.example:8443"}
 	origins, err := auth.NewOrigins(public)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return (&API{
+	return &API{
 		Options: Options{Auth: login, PublicURL: public, Log: slog.New(slog.DiscardHandler)}, origins: origins,
-	}).router()
+	}
 }
+
+// parameterForm is the form of a parameter in a route.
+var parameterForm = regexp.MustCompile(`:[^/]+`)
 
 // servedRoutes returns the routes of a router that have a handler of a resource, as "METHOD path" with parameters as
 // "{}": without HEAD and OPTIONS, which follow from the others, redirects, and routes that answer 405.
 func servedRoutes(e *gin.Engine) []string {
-	parameter := regexp.MustCompile(`:[^/]+`)
 	var served []string
 	for _, r := range e.Routes() {
-		if r.Method == http.MethodHead || r.Method == http.MethodOptions || !strings.HasSuffix(
-			r.Path, "/",
-		) || strings.HasSuffix(r.Handler, ".methodNotAllowed") {
+		if r.Method == http.MethodHead || r.Method == http.MethodOptions || strings.HasSuffix(r.Handler, ".redirectToSlash") || strings.HasSuffix(r.Handler, ".methodNotAllowed") {
 			continue
 		}
-		served = append(served, r.Method+" "+parameter.ReplaceAllString(r.Path, "{}"))
+		served = append(served, r.Method+" "+parameterForm.ReplaceAllString(r.Path, "{}"))
 	}
 	slices.Sort(served)
 	return served
 }
 
-// operation is one method of one path. Parameters of the path are written as "{}", since Pulp and gin name them
+// listedOperation is one method of one path. Parameters of the path are written as "{}", since Pulp and gin name them
 // differently.
-type operation struct{ id, method, path string }
+type listedOperation struct{ id, method, path string }
 
 // readOperations reads a tab-separated file with these columns.
-func readOperations(t *testing.T, file string, columns ...string) []operation {
+func readOperations(t *testing.T, file string, columns ...string) []listedOperation {
 	t.Helper()
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	parameter := regexp.MustCompile(`\{[^/]+\}`)
-	var all []operation
+	var all []listedOperation
 	for _, line := range strings.Split(strings.TrimSpace(string(raw)), "\n")[1:] {
 		fields := strings.Split(line, "\t")
 		if len(fields) != len(columns) {
 			t.Fatalf("%s: %d fields, want %d: %s", file, len(fields), len(columns), line)
 		}
-		var o operation
+		var o listedOperation
 		for i, column := range columns {
 			switch column {
 			case "id":

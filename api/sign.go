@@ -40,6 +40,12 @@ func (a *API) sign(r resource[pulp.Repository]) handler {
 	}
 }
 
+// signFields are the fields of the body of a sign request.
+var signFields = body.Form{
+	"manifest_signing_service": body.Reference, "future_base_path": body.Text, "force": body.Bool, "sign_lists": body.Bool,
+	"tags_list": body.Texts,
+}
+
 func (a *API) readSign(req *request, b *body.Fields, repo pulp.Repository) (tasks.SignArgs, error) {
 	service, err := a.serviceToSignWith(req, b, repo)
 	if err != nil {

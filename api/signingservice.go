@@ -25,7 +25,7 @@ func showSigningService(v pulp.SigningService) any {
 // (compatibility.md#signing-services).
 func (a *API) signingServices() resource[pulp.SigningService] {
 	return resource[pulp.SigningService]{
-		model: "SigningService", list: list.ServiceList, show: showEach(showSigningService),
+		model: "SigningService", form: signingService{}, list: list.ServiceList, show: showEach(showSigningService),
 		orderings: []string{"name", "public_key", "pubkey_fingerprint", "script"},
 		filters:   mergeFilters(identityFilters(), filters{"name": compare("name", list.Equal)}),
 		within:    a.visibleServices,
@@ -64,7 +64,7 @@ const maxServices = 1000
 func (a *API) signingServiceRoutes() []route {
 	return []route{
 		{path: pulp.SigningServiceCollection, methods: get(listOf(a, a.signingServices()))},
-		{path: pulp.SigningServiceCollection + ":id/", methods: get(readOf(a, a.signingServices()))},
+		{path: pulp.SigningServiceCollection + ":id/", href: "signing_service_href", methods: get(readOf(a, a.signingServices()))},
 	}
 }
 

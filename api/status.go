@@ -89,9 +89,9 @@ func Versions(build string) map[string]string {
 
 func (a *API) statusRoutes() []route {
 	return []route{
-		{path: "status/", methods: get(a.status), open: true},
-		{path: "livez/", methods: get(a.live), open: true},
-		{path: "readyz/", methods: get(a.ready), open: true},
+		{path: "status/", open: true, methods: get(operation{verb: "read", handle: a.status, replies: replies{http.StatusOK: status{}}})},
+		{path: "livez/", open: true, methods: get(operation{verb: "read", handle: a.live, replies: replies{http.StatusOK: nil}})},
+		{path: "readyz/", open: true, methods: get(operation{verb: "read", handle: a.ready, replies: replies{http.StatusOK: nil}})},
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/openapi"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/api/internal/timestamp"
@@ -131,7 +132,7 @@ func (a *API) tasks() resource[taskstore.Task] {
 	)
 	return resource[taskstore.Task]{
 		object: func(t taskstore.Task) (access.Object, string) { return access.OfTask(t.CreatedBy), t.ID },
-		model:  "Task", list: list.TaskList, brief: minimal, within: a.visible, show: a.showTasks,
+		model:  "Task", form: task{}, list: list.TaskList, brief: minimal, within: a.visible, show: a.showTasks,
 		orderings: []string{"state", "name", "logging_cid", "unblocked_at", "started_at", "finished_at", "error", "result"},
 		filters: mergeFilters(identityFilters(), dates, filters{
 			"state": compareState(list.Equal), "state__ne": compareState(list.NotEqual),
@@ -139,19 +140,19 @@ func (a *API) tasks() resource[taskstore.Task] {
 			"name":      compare("name", list.Equal), "name__contains": compare("name", list.Contains), "name__in": oneOf("name"),
 			"name__ne":    compare("name", list.NotEqual),
 			"logging_cid": compare("logging_cid", list.Equal), "logging_cid__contains": compare("logging_cid", list.Contains),
-			"worker": relatedTo("worker"), "worker__in": relatedTo("worker"),
-			"parent_task": matchNone, "child_tasks": matchNone, "task_group": inGroup,
-			"created_resources":  createdResources,
-			"reserved_resources": reserving(true, true), "reserved_resources__in": reserving(true, true),
-			"exclusive_resources": reserving(true, false), "exclusive_resources__in": reserving(true, false),
-			"shared_resources": reserving(false, true), "shared_resources__in": reserving(false, true),
+			"worker": one(relatedTo("worker")), "worker__in": relatedTo("worker"),
+			"parent_task": one(matchNone), "child_tasks": matchNone, "task_group": {openapi.Text(), inGroup},
+			"created_resources":  {openapi.Text(), createdResources},
+			"reserved_resources": one(reserving(true, true)), "reserved_resources__in": reserving(true, true),
+			"exclusive_resources": one(reserving(true, false)), "exclusive_resources__in": reserving(true, false),
+			"shared_resources": one(reserving(false, true)), "shared_resources__in": reserving(false, true),
 		}),
 	}
 }
 
 // compareState filters tasks by one state.
 func compareState(op list.Op) filter {
-	return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
+	return filter{openapi.Choice(taskStates...), func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 		v := query.Last(values)
 		switch {
 		case v == "":
@@ -160,7 +161,7 @@ func compareState(op list.Op) filter {
 			return nil, query.BadChoice(name, v)
 		}
 		return list.Where("state", op, v), nil
-	}
+	}}
 }
 
 // createdResources filters tasks by the href or PRN of an object that they created.
@@ -201,12 +202,32 @@ func reserving(exclusive, shared bool) filter {
 
 func (a *API) taskRoutes() []route {
 	return []route{
-		{path: pulp.TaskCollection, methods: get(listOf(a, a.tasks()))},
-		{path: pulp.TaskCollection + "purge/", methods: post(a.purgeTasks)},
-		{path: pulp.TaskCollection + ":id/", methods: map[string]handler{
-			http.MethodGet: readOf(a, a.tasks()), http.MethodPatch: a.cancelTask, http.MethodDelete: a.deleteTask,
+		{path: pulp.TaskCollection, methods: get(brief(listOf(a, a.tasks())))},
+		{path: pulp.TaskCollection + "purge/", methods: post(action(a.purgeTasks, body.Form{
+			"finished_before": body.Time, "states": body.Texts.OneOf(finalStates()...),
+		}))},
+		{path: pulp.TaskCollection + ":id/", href: "task_href", methods: map[string]operation{
+			http.MethodGet: brief(readOf(a, a.tasks())),
+			http.MethodPatch: {
+				verb: "cancel", handle: a.cancelTask, body: body.Form{"state": body.Text.Required().OneOf(string(taskstore.TaskCanceled))},
+				query: selection(), replies: replies{http.StatusOK: selected{task{}}, http.StatusConflict: selected{task{}}},
+			},
+			http.MethodDelete: {verb: "delete", handle: a.deleteTask, replies: replies{
+				http.StatusNoContent: nil, http.StatusConflict: nil,
+			}},
 		}},
 	}
+}
+
+// brief adds the parameter "minimal" to an operation that shows tasks.
+func brief(o operation) operation {
+	o.query = append(o.query, openapi.InQuery("minimal", "Show tasks in the short form.", openapi.Bool()))
+	return o
+}
+
+// finalStates are the states of tasks that have ended.
+func finalStates() []string {
+	return slices.DeleteFunc(slices.Clone(taskStates), func(s string) bool { return !taskstore.TaskState(s).Final() })
 }
 
 // cancelTask cancels a task: a PATCH that sets its state to "canceled", the only possible change of a task. A task

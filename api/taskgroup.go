@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/countersign/countersign/api/internal/body"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/pulp"
@@ -15,9 +16,24 @@ import (
 // and no path names one (compatibility.md#task-groups-and-workers).
 const taskGroupCollection = "task-groups/"
 
+// taskGroup is the form of a task group. There is none.
+type taskGroup struct {
+	object
+	Description string        `json:"description"`
+	Dispatched  bool          `json:"all_tasks_dispatched"`
+	Waiting     int64         `json:"waiting"`
+	Skipped     int64         `json:"skipped"`
+	Running     int64         `json:"running"`
+	Completed   int64         `json:"completed"`
+	Canceled    int64         `json:"canceled"`
+	Failed      int64         `json:"failed"`
+	Canceling   int64         `json:"canceling"`
+	Tasks       []minimalTask `json:"tasks"`
+}
+
 func (a *API) taskGroups() resource[struct{}] {
 	return resource[struct{}]{
-		model: "TaskGroup", filters: filters{}, orderings: []string{"description", "all_tasks_dispatched"},
+		model: "TaskGroup", form: taskGroup{}, filters: filters{}, orderings: []string{"description", "all_tasks_dispatched"},
 		show: showEach(func(struct{}) any { return nil }),
 	}
 }
@@ -27,7 +43,12 @@ func (a *API) taskGroupRoutes() []route {
 	return []route{
 		{path: taskGroupCollection, methods: get(listOf(a, a.taskGroups()))},
 		// Canceling a task group is a PATCH. It fails in the same way as reading one.
-		{path: taskGroupCollection + ":id/", methods: map[string]handler{http.MethodGet: read, http.MethodPatch: read}},
+		{path: taskGroupCollection + ":id/", href: "task_group_href", methods: map[string]operation{
+			http.MethodGet: read, http.MethodPatch: {
+				verb: "cancel", handle: read.handle, body: body.Form{"state": body.Text.Required().OneOf("canceled")},
+				replies: read.replies,
+			},
+		}},
 	}
 }
 

@@ -42,7 +42,7 @@ func tokenForm(k access.APIToken) apiToken {
 // manages, and all for administrators.
 func (a *API) apiTokens() resource[access.APIToken] {
 	return resource[access.APIToken]{
-		model: "Token", list: list.TokenList, show: showEach(showToken), within: a.managedTokens,
+		model: "Token", form: apiToken{}, list: list.TokenList, show: showEach(showToken), within: a.managedTokens,
 		orderings: []string{"name", "account", "expires", "last_used"},
 		filters: mergeFilters(identityFilters(), nameFilters(), textFilters("account"), dateFilters("pulp_created"),
 			dateFilters("expires"), dateFilters("last_used")),
@@ -50,12 +50,13 @@ func (a *API) apiTokens() resource[access.APIToken] {
 }
 
 func (a *API) tokenRoutes() []route {
+	r := a.apiTokens()
 	return []route{
-		{path: pulp.TokenCollection, methods: map[string]handler{
-			http.MethodGet: listOf(a, a.apiTokens()), http.MethodPost: a.createToken,
+		{path: pulp.TokenCollection, methods: map[string]operation{
+			http.MethodGet: listOf(a, r), http.MethodPost: create(a.createToken, tokenFields, r.creates()),
 		}},
-		{path: pulp.TokenCollection + ":id/", methods: map[string]handler{
-			http.MethodGet: readOf(a, a.apiTokens()), http.MethodDelete: a.deleteToken,
+		{path: pulp.TokenCollection + ":id/", href: "token_href", methods: map[string]operation{
+			http.MethodGet: readOf(a, r), http.MethodDelete: remove(a.deleteToken, deletes),
 		}},
 	}
 }
@@ -77,6 +78,24 @@ const (
 	maxTokenPatterns = 100
 	maxTokenPattern  = 255 // bytes
 )
+
+// tokenFields are the fields of the bodies of tokens.
+var tokenFields = body.Form{
+	"name":     accountName.Required(),
+	"account":  accountName,
+	"expires":  body.Time.Nullable(),
+	"patterns": body.OptionalTexts.NotEmpty().AtMost(maxTokenPatterns),
+	"actions":  body.OptionalTexts.NotEmpty().OneOf(uses()...),
+}
+
+// uses are the possible actions of tokens.
+func uses() []string {
+	var all []string
+	for _, u := range access.Uses {
+		all = append(all, string(u))
+	}
+	return all
+}
 
 // createToken creates a token for the caller, for a robot whose namespace the caller manages, or, as an administrator,
 // for any account that may have tokens. The response has the secret, which is not stored.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"net/http"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -35,10 +36,21 @@ type drift struct {
 
 func (a *API) upstreamRoutes() []route {
 	return []route{
-		{path: upstreamCollection + "adopt/", methods: post(a.adopt)},
-		{path: upstreamCollection + "compare/", methods: post(a.compareUpstream)},
-		{path: upstreamCollection + "drift/", methods: get(a.drift)},
+		{path: upstreamCollection + "adopt/", methods: post(upstreamTask(a.adopt, body.Form{"pattern": body.Text.Required()}))},
+		{path: upstreamCollection + "compare/", methods: post(upstreamTask(a.compareUpstream, body.Form{
+			"pattern": body.Text, "deep": body.Bool,
+		}))},
+		{path: upstreamCollection + "drift/", methods: get(operation{
+			verb: "list", handle: a.drift, query: paging(), replies: replies{http.StatusOK: pageOf{drift{}}}, fails: []int{http.StatusNotFound},
+		})},
 	}
+}
+
+// upstreamTask returns an action that starts a task, or fails with 404 without an upstream registry.
+func upstreamTask(h handler, fields body.Form) operation {
+	o := action(h, fields)
+	o.fails = []int{http.StatusNotFound}
+	return o
 }
 
 // requireUpstream returns an error unless the caller is an administrator and there is an upstream registry.

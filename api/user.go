@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/countersign/countersign/api/internal/body"
+	"github.com/countersign/countersign/api/internal/openapi"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/api/internal/timestamp"
@@ -89,7 +90,7 @@ func (a *API) showUsers(req *request, all []pulp.User) ([]any, error) {
 
 func (a *API) users() resource[pulp.User] {
 	return resource[pulp.User]{
-		model: "User", list: list.UserList, show: a.showUsers, within: a.visibleUsers, key: byNumber,
+		model: "User", form: user{}, list: list.UserList, show: a.showUsers, within: a.visibleUsers, key: byNumber,
 		orderings: []string{
 			"id", "username", "first_name", "last_name", "email", "is_staff", "is_active", "date_joined", "kind", "source",
 		},
@@ -112,7 +113,7 @@ func textFilters(field string) filters {
 // numberIdentityFilters are the identity filters of a collection whose ids are numbers.
 func numberIdentityFilters(collection string) filters {
 	in := func(parse func(name, text string) (id string, err error)) filter {
-		return func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
+		return filter{openapi.List(openapi.Text()), func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
 			parts, err := query.Split(name, values)
 			if err != nil || len(parts) == 0 {
 				return nil, err
@@ -126,7 +127,7 @@ func numberIdentityFilters(collection string) filters {
 				ids = append(ids, id)
 			}
 			return list.OneOf("pulp_id", ids), nil
-		}
+		}}
 	}
 	reference := func(prefix, message string) func(name, text string) (string, error) {
 		return func(_, text string) (string, error) {
@@ -144,8 +145,9 @@ func numberIdentityFilters(collection string) filters {
 		n, err := number(name, text)
 		return strconv.FormatInt(n, 10), err
 	})
+	id.schema = openapi.List(openapi.Integer())
 	return filters{
-		"id": id, "id__in": id,
+		"id": one(id), "id__in": id,
 		"pulp_href__in": in(reference("/", "URI not valid: %s")),
 		"prn__in":       in(reference("prn:", "Not a valid PRN: %s, must start with 'prn:'")),
 	}
@@ -163,13 +165,15 @@ func byNumber(req *request) (list.Filter, error) {
 }
 
 func (a *API) userRoutes() []route {
+	r := a.users()
 	return []route{
-		{path: pulp.UserCollection, methods: map[string]handler{
-			http.MethodGet: listOf(a, a.users()), http.MethodPost: a.createUser,
+		{path: pulp.UserCollection, methods: map[string]operation{
+			http.MethodGet: listOf(a, r), http.MethodPost: create(a.createUser, userForm, r.creates()),
 		}},
-		{path: pulp.UserCollection + ":id/", methods: map[string]handler{
-			http.MethodGet: readOf(a, a.users()), http.MethodDelete: a.deleteUser,
-			http.MethodPut: a.editUser(true), http.MethodPatch: a.editUser(false),
+		{path: pulp.UserCollection + ":id/", href: "auth_user_href", methods: map[string]operation{
+			http.MethodGet: readOf(a, r), http.MethodDelete: remove(a.deleteUser, deletes),
+			http.MethodPut:   update(a.editUser(true), userForm, r.changes()),
+			http.MethodPatch: partialUpdate(a.editUser(false), userForm, r.changes()),
 		}},
 	}
 }
@@ -200,6 +204,20 @@ func (a *API) visibleUsers(req *request) ([]list.Filter, error) {
 		return nil, err
 	}
 	return []list.Filter{list.Where("id", list.Equal, req.caller.Account.ID)}, nil
+}
+
+// accountName is the field that readName reads.
+var accountName = body.Text.AtMost(pulp.MaxAccountName)
+
+// userForm are the fields of the bodies of users.
+var userForm = body.Form{
+	"username":   accountName.Required(),
+	"first_name": accountName.Blank(),
+	"last_name":  accountName.Blank(),
+	"email":      body.Text.Blank().AtMost(maxEmail),
+	"is_staff":   body.Bool,
+	"is_active":  body.Bool,
+	"password":   body.Secret,
 }
 
 // userFields are the fields of a user that a body sets.

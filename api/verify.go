@@ -99,6 +99,11 @@ type verifyArgs struct {
 	reference string         // empty: all references of the tag
 }
 
+// verifyFields are the fields of the body of a request to verify/.
+var verifyFields = body.Form{
+	"tag": body.Text.Required(), "reference": body.Text, "repository_version": body.Reference, "policy": body.Value,
+}
+
 // verify returns the handler that reports the signers of a tag. It changes nothing, so there is no task. It is an
 // operation of our own.
 func (a *API) verify(r resource[pulp.Repository]) handler {
@@ -173,11 +178,7 @@ func (a *API) verifyTag(ctx context.Context, repo pulp.Repository, args verifyAr
 // readVerify reads the body of a request to verify/. The policy is parsed from the text of the body, because its parser
 // refuses keys that occur twice.
 func (a *API) readVerify(req *request, repo pulp.Repository) (verifyArgs, error) {
-	raw, err := body.ReadAll(req.Request)
-	if err != nil {
-		return verifyArgs{}, err
-	}
-	b, err := body.Parse(raw, req.Header.Get("Content-Type"))
+	b, raw, err := body.ReadRaw(req.Request)
 	if err != nil {
 		return verifyArgs{}, err
 	}

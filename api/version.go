@@ -69,7 +69,7 @@ func showVersion(v pulp.Version) any {
 func versionFilters() filters {
 	holding := related(func(refs []pulp.Ref) list.Filter { return list.VersionHolding(idsOf(refs)) })
 	return mergeFilters(numberFilters("number"), dateFilters("pulp_created"), filters{
-		"content": holding, "content__in": holding, "prn__in": identityFilters()["prn__in"],
+		"content": one(holding), "content__in": holding, "prn__in": identityFilters()["prn__in"],
 		"pulp_href__in": related(func(refs []pulp.Ref) list.Filter {
 			named := make([]list.VersionName, len(refs))
 			for i, r := range refs {
@@ -83,7 +83,7 @@ func versionFilters() filters {
 // versions are the versions of the repository that the path names, which must have a type.
 func (a *API) versions(t pulp.RepositoryType) resource[pulp.Version] {
 	return resource[pulp.Version]{
-		model: "RepositoryVersion", list: list.VersionList, show: showEach(showVersion), filters: versionFilters(),
+		model: "RepositoryVersion", form: version{}, list: list.VersionList, show: showEach(showVersion), filters: versionFilters(),
 		orderings: []string{"number"}, order: []list.Order{{Field: "number", Desc: true}},
 		within: func(req *request) ([]list.Filter, error) {
 			repo, err := permitted(a, a.repositories(t), req, access.View)
@@ -102,28 +102,28 @@ func (a *API) versions(t pulp.RepositoryType) resource[pulp.Version] {
 // anyVersions are the versions of all repositories.
 func (a *API) anyVersions() resource[pulp.Version] {
 	return resource[pulp.Version]{
-		model: "RepositoryVersion", list: list.VersionList, show: showEach(showVersion), filters: versionFilters(),
+		model: "RepositoryVersion", form: version{}, list: list.VersionList, show: showEach(showVersion), filters: versionFilters(),
 		orderings: []string{"number"}, within: a.visible,
 	}
 }
 
 func (a *API) versionRoutes() []route {
 	push, container := a.versions(pulp.ContainerPush), a.versions(pulp.Container)
-	repair := func(t pulp.RepositoryType) map[string]handler {
-		return post(a.repairVersion(t))
+	repair := func(t pulp.RepositoryType) map[string]operation {
+		return post(action(a.repairVersion(t), body.Form{"verify_checksums": body.Bool.Default(true)}))
 	}
 	return []route{
 		{path: "repository_versions/", methods: get(listOf(a, a.anyVersions()))},
 		{path: pulp.ContainerCollection + ":id/versions/", methods: get(listOf(a, container))},
-		{path: pulp.ContainerCollection + ":id/versions/:number/", methods: map[string]handler{
-			http.MethodGet: readOf(a, container), http.MethodDelete: a.deleteVersion,
+		{path: pulp.ContainerCollection + ":id/versions/:number/", href: "container_container_repository_version_href", methods: map[string]operation{
+			http.MethodGet: readOf(a, container), http.MethodDelete: remove(a.deleteVersion, startsTask),
 		}},
 		{path: pulp.ContainerCollection + ":id/versions/:number/repair/", methods: repair(pulp.Container)},
 		{path: pulp.PushCollection + ":id/versions/", methods: get(listOf(a, push))},
 		// Versions of push repositories cannot be deleted (compatibility.md#push-repositories).
-		{path: pulp.PushCollection + ":id/versions/:number/", methods: map[string]handler{
+		{path: pulp.PushCollection + ":id/versions/:number/", href: "container_container_push_repository_version_href", methods: map[string]operation{
 			http.MethodGet:    readOf(a, push),
-			http.MethodDelete: func(*request) (reply.Reply, error) { return reply.Reply{}, errDenied },
+			http.MethodDelete: remove(func(*request) (reply.Reply, error) { return reply.Reply{}, errDenied }, startsTask),
 		}},
 		{path: pulp.PushCollection + ":id/versions/:number/repair/", methods: repair(pulp.ContainerPush)},
 	}

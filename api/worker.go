@@ -48,7 +48,7 @@ func (a *API) workers() resource[pulp.Worker] {
 		})
 	}
 	return resource[pulp.Worker]{
-		model: "AppStatus", list: list.WorkerList, show: showWorkers, orderings: []string{"name", "last_heartbeat"},
+		model: "AppStatus", form: worker{}, list: list.WorkerList, show: showWorkers, orderings: []string{"name", "last_heartbeat"},
 		filters: mergeFilters(identityFilters(), nameFilters(), dateFilters("last_heartbeat"), filters{
 			"online": online(true), "missing": online(false),
 		}),
@@ -58,6 +58,6 @@ func (a *API) workers() resource[pulp.Worker] {
 func (a *API) workerRoutes() []route {
 	return []route{
 		{path: pulp.WorkerCollection, methods: get(listOf(a, a.workers()))},
-		{path: pulp.WorkerCollection + ":id/", methods: get(readOf(a, a.workers()))},
+		{path: pulp.WorkerCollection + ":id/", href: "worker_href", methods: get(readOf(a, a.workers()))},
 	}
 }

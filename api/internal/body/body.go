@@ -32,6 +32,8 @@ type Fields struct {
 	values map[string]any // of JSON; a form's values are []string
 	known  map[string]bool
 	errs   fault.Fields
+	reads  Form       // what readers have read, if the request is observed
+	done   func(Form) // gets the fields that were read; nil: the request is not observed
 }
 
 // readOnly are fields that every body may hold without effect (compatibility.md#errors).
@@ -42,15 +44,22 @@ var readOnly = []string{
 // Read reads the body of a request, which must be limited to MaxBytes bytes by http.MaxBytesReader. An empty body has
 // no fields, whatever its media type.
 func Read(r *http.Request) (*Fields, error) {
-	raw, err := ReadAll(r)
-	if err != nil {
-		return nil, err
-	}
-	return Parse(raw, r.Header.Get("Content-Type"))
+	f, _, err := ReadRaw(r)
+	return f, err
 }
 
-// ReadAll returns the body of a request, which must be limited to MaxBytes bytes by http.MaxBytesReader.
-func ReadAll(r *http.Request) ([]byte, error) {
+// ReadRaw returns the fields of a body, as Read does, and its text.
+func ReadRaw(r *http.Request) (*Fields, []byte, error) {
+	raw, err := readText(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := Parse(raw, r.Header.Get("Content-Type"))
+	f.observe(r.Context())
+	return f, raw, err
+}
+
+func readText(r *http.Request) ([]byte, error) {
 	raw, err := io.ReadAll(r.Body)
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return nil, fault.New(fault.TooLarge, "The request's body has more than %d bytes.", MaxBytes)
@@ -217,6 +226,9 @@ func (f *Fields) Finish() error {
 		}
 	}
 	if len(f.errs) == 0 {
+		if f.done != nil {
+			f.done(f.reads)
+		}
 		return nil
 	}
 	return &fault.Error{Kind: fault.Invalid, Msg: "The request's body is not valid.", Fields: f.errs}
@@ -225,6 +237,11 @@ func (f *Fields) Finish() error {
 // Value returns a field in its JSON form: nil, bool, string, json.Number, []any or map[string]any. ok is false when
 // the body lacks it. Of a repeated field of a form the last value counts.
 func (f *Fields) Value(name string) (v any, ok bool) {
+	f.note(name, Value)
+	return f.value(name)
+}
+
+func (f *Fields) value(name string) (v any, ok bool) {
 	f.known[name] = true
 	v, ok = f.values[name]
 	if texts, isForm := v.([]string); isForm {

@@ -50,7 +50,8 @@ func (f *Fields) Text(name string, rules ...Rule) tasks.Optional[string] {
 		rule |= r
 	}
 	nullable := rule&Nullable != 0
-	v, ok := f.Value(name)
+	f.note(name, textWith(rule))
+	v, ok := f.value(name)
 	switch {
 	case !ok:
 		if rule&Required != 0 {
@@ -79,9 +80,25 @@ func (f *Fields) Text(name string, rules ...Rule) tasks.Optional[string] {
 	return tasks.Optional[string]{Set: true, Value: &s}
 }
 
+// textWith returns the field that Text reads with some rules.
+func textWith(rule Rule) Field {
+	field := Text
+	if rule&Required != 0 {
+		field = field.Required()
+	}
+	if rule&Nullable != 0 {
+		field = field.Nullable()
+	}
+	if rule&Blank != 0 {
+		field = field.Blank()
+	}
+	return field
+}
+
 // Secret reads a text that is never shown, with its spaces. It may be null; a blank text is null too, as in forms.
 func (f *Fields) Secret(name string) tasks.Optional[string] {
-	v, ok := f.Value(name)
+	f.note(name, Secret)
+	v, ok := f.value(name)
 	if !ok || v == nil || v == "" {
 		return tasks.Optional[string]{Set: ok}
 	}
@@ -100,7 +117,8 @@ func (f *Fields) Count(name string) tasks.Optional[int64] { return f.Int(name, 1
 
 // Int reads an integer from least to the largest 32-bit integer that may be null.
 func (f *Fields) Int(name string, least int64) tasks.Optional[int64] {
-	v, ok := f.Value(name)
+	f.note(name, Int(least))
+	v, ok := f.value(name)
 	if !ok || v == nil || v == "" {
 		return tasks.Optional[int64]{Set: ok}
 	}
@@ -118,7 +136,8 @@ func (f *Fields) Int(name string, least int64) tasks.Optional[int64] {
 
 // Seconds reads a duration in seconds that may be null.
 func (f *Fields) Seconds(name string) tasks.Optional[float64] {
-	v, ok := f.Value(name)
+	f.note(name, Seconds)
+	v, ok := f.value(name)
 	if !ok || v == nil || v == "" {
 		return tasks.Optional[float64]{Set: ok}
 	}
@@ -143,7 +162,8 @@ func (f *Fields) Seconds(name string) tasks.Optional[float64] {
 
 // Bool reads a boolean. It returns nil when the body lacks it.
 func (f *Fields) Bool(name string) *bool {
-	v, ok := f.Value(name)
+	f.note(name, Bool)
+	v, ok := f.value(name)
 	if !ok {
 		return nil
 	}
@@ -172,6 +192,7 @@ const maxTexts = 10_000
 
 // Texts reads a list of at most 10,000 texts. It returns nil when the body lacks it.
 func (f *Fields) Texts(name string) []string {
+	f.note(name, Texts)
 	v, ok := f.nested(name)
 	if !ok || v == nil && f.isForm(name) {
 		return nil
@@ -205,16 +226,19 @@ func (f *Fields) Texts(name string) []string {
 
 // OptionalTexts reads a list of at most 10,000 texts that may be null.
 func (f *Fields) OptionalTexts(name string) tasks.Optional[[]string] {
+	f.note(name, OptionalTexts)
 	v, ok := f.nested(name)
 	if !ok || v == nil {
 		return tasks.Optional[[]string]{Set: ok}
 	}
 	list := f.Texts(name)
+	f.note(name, OptionalTexts)
 	return tasks.Optional[[]string]{Set: true, Value: &list}
 }
 
 // Labels reads an object of labels, whose values may be null. It returns nil when the body lacks it.
 func (f *Fields) Labels(name string) *map[string]*string {
+	f.note(name, Labels)
 	v, ok := f.nested(name)
 	if !ok {
 		return nil
@@ -265,7 +289,8 @@ func ValidLabelKey(key string) bool {
 
 // Time reads a point in time. It returns nil when the body lacks it.
 func (f *Fields) Time(name string) *time.Time {
-	v, ok := f.Value(name)
+	f.note(name, Time)
+	v, ok := f.value(name)
 	if !ok {
 		return nil
 	}
@@ -283,7 +308,8 @@ func (f *Fields) Time(name string) *time.Time {
 
 // Reference reads the text of a field that names another object. It returns "" when the field is null or absent.
 func (f *Fields) Reference(name string) string {
-	v, _ := f.Value(name)
+	f.note(name, Reference)
+	v, _ := f.value(name)
 	if v == nil {
 		return ""
 	}

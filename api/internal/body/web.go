@@ -14,6 +14,7 @@ import (
 // WebURL reads an http or https URL without credentials that may be null.
 func (f *Fields) WebURL(name string) tasks.Optional[string] {
 	v := f.Text(name, Nullable)
+	f.note(name, WebURL)
 	if v.Value == nil || !f.Valid(name) {
 		return v
 	}
@@ -30,6 +31,7 @@ func IsWebURL(u *url.URL) bool {
 
 // Headers reads a list of objects of HTTP headers that may be null.
 func (f *Fields) Headers(name string) tasks.Optional[[]map[string]string] {
+	f.note(name, Headers)
 	v, ok := f.nested(name)
 	if !ok || v == nil {
 		return tasks.Optional[[]map[string]string]{Set: ok}

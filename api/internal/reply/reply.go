@@ -16,7 +16,8 @@ import (
 // Reply is a response with a JSON body.
 type Reply struct {
 	Status int
-	Body   any // nil: no body
+	Body   any    // nil: no body
+	Raw    []byte // the body instead of Body, whose Content-Type is in Header; nil: there is none
 	Header http.Header
 	// Stream writes the body piece by piece, instead of Body, where it is not nil.
 	Stream func(io.Writer) error
@@ -121,7 +122,7 @@ const contentType = "application/json"
 // Write sends a response that has no Stream. When its body cannot be encoded it sends status 500 and returns the error.
 // Errors of the client's connection are ignored: a client that has gone needs no response.
 func Write(w http.ResponseWriter, r Reply) error {
-	var body []byte
+	body := r.Raw
 	var err error
 	if r.Body != nil {
 		if body, err = Encode(r.Body); err != nil {
@@ -132,7 +133,7 @@ func Write(w http.ResponseWriter, r Reply) error {
 	for name, values := range r.Header {
 		w.Header()[name] = values
 	}
-	if r.Status != http.StatusNoContent {
+	if r.Status != http.StatusNoContent && r.Status != http.StatusNotModified {
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	}
 	w.WriteHeader(r.Status)

@@ -4,6 +4,8 @@ package timestamp
 import (
 	"strings"
 	"time"
+
+	"github.com/countersign/countersign/api/internal/openapi"
 )
 
 // Time is a point in time whose JSON form is Pulp's: UTC, with six fractional digits.
@@ -13,6 +15,9 @@ type Time time.Time
 func (t Time) MarshalJSON() ([]byte, error) {
 	return []byte(time.Time(t).UTC().Format(`"2006-01-02T15:04:05.000000Z"`)), nil
 }
+
+// OpenAPISchema implements openapi.Schemer.
+func (Time) OpenAPISchema() *openapi.Schema { return openapi.Time() }
 
 // Optional converts an optional time; nil stays nil.
 func Optional(t *time.Time) *Time {

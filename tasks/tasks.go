@@ -16,7 +16,7 @@ import (
 // The names of tasks. Clients of Pulp compare them, so those of Pulp's own tasks are Pulp's.
 const (
 	Sign               = "pulp_container.app.tasks.sign.sign"
-	Sync               = "pulp_container.app.tasks.synchronize.synchronize"
+	Sync               = taskstore.SyncTask
 	Tag                = "pulp_container.app.tasks.tag.tag_image"
 	Untag              = "pulp_container.app.tasks.untag.untag_image"
 	AddContent         = "pulp_container.app.tasks.recursive_add.recursive_add_content"

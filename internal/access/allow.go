@@ -45,6 +45,7 @@ const (
 	Task           Kind = "task"
 	Group          Kind = "group"
 	SigningService Kind = "signing_service"
+	Webhook        Kind = "webhook"
 	Accounts       Kind = "accounts" // users, groups, roles and API tokens as a whole
 	Server         Kind = "server"
 )
@@ -199,6 +200,12 @@ var Rules = []Rule{
 	{Kind: Group, Action: Change, Object: []Permission{ChangeGroup}},
 	{Kind: Group, Action: Delete, Object: []Permission{DeleteGroup}},
 	{Kind: Group, Action: ManageRoles, Object: []Permission{ManageRolesGroup}},
+
+	{Kind: Webhook, Action: View, Object: []Permission{ViewWebhook}},
+	{Kind: Webhook, Action: Create, Everywhere: []Permission{AddWebhook}},
+	{Kind: Webhook, Action: Change, Object: []Permission{ChangeWebhook}},
+	{Kind: Webhook, Action: Delete, Object: []Permission{DeleteWebhook}},
+	{Kind: Webhook, Action: ManageRoles, Object: []Permission{ManageRolesWebhook}},
 
 	{Kind: Accounts, Action: View, Everywhere: []Permission{ViewUser}},
 	{Kind: Accounts, Action: Create, Everywhere: []Permission{AddUser}},

@@ -32,6 +32,7 @@ var models = map[Kind][]string{
 	Task:           {"core.task"},
 	Group:          {"core.group"},
 	SigningService: {"core.signingservice"},
+	Webhook:        {"countersign.webhook"},
 }
 
 // Applicable returns the permissions that a role can give on an object of a kind. push is set for repositories of the
@@ -127,6 +128,8 @@ func KindOf(collection string) (kind Kind, push, ok bool) {
 		return Group, false, true
 	case pulp.SigningServiceCollection:
 		return SigningService, false, true
+	case pulp.WebhookCollection:
+		return Webhook, false, true
 	}
 	return "", false, false
 }

@@ -32,5 +32,8 @@ func OfTask(creator int64) Object { return Object{Kind: Task, Exists: true, Crea
 // OfGroup returns the object of actions on a group.
 func OfGroup(g pulp.Group) Object { return Object{Kind: Group, Name: g.Name, Exists: true} }
 
+// OfWebhook returns the object of actions on a webhook.
+func OfWebhook(w pulp.Webhook) Object { return Object{Kind: Webhook, Name: w.Name, Exists: true} }
+
 // OfServer returns the object of actions on the server as a whole.
 func OfServer() Object { return Object{Kind: Server, Exists: true} }

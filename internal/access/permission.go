@@ -73,6 +73,15 @@ const (
 	ManageRolesNamespace Permission = "container.manage_roles_containernamespace"
 )
 
+// The permissions on webhooks.
+const (
+	AddWebhook         Permission = "countersign.add_webhook"
+	ViewWebhook        Permission = "countersign.view_webhook"
+	ChangeWebhook      Permission = "countersign.change_webhook"
+	DeleteWebhook      Permission = "countersign.delete_webhook"
+	ManageRolesWebhook Permission = "countersign.manage_roles_webhook"
+)
+
 // The permissions on the objects of a namespace. They are given on the namespace, or for all namespaces.
 const (
 	InNamespaceAddDistribution    Permission = "container.namespace_add_containerdistribution"
@@ -123,6 +132,7 @@ var Permissions = []Permission{
 	addPullThroughRemote, viewPullThroughRemote, changePullThroughRemote, deletePullThroughRemote,
 	manageRolesPullThroughRemote, addPullThrough, viewPullThrough, changePullThrough, deletePullThrough,
 	manageRolesPullThrough, pullNew,
+	AddWebhook, ViewWebhook, ChangeWebhook, DeleteWebhook, ManageRolesWebhook,
 }
 
 var numbers = func() map[Permission]int {

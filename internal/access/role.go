@@ -19,6 +19,7 @@ const (
 	DistributionOwner = "container.containerdistribution_owner"
 	GroupOwner        = "core.group_owner"
 	TaskOwner         = "core.task_owner"
+	WebhookOwner      = "countersign.webhook_owner"
 )
 
 // collaborates are the permissions that owners and collaborators of a namespace have.
@@ -79,6 +80,9 @@ var LockedRoles = []Role{
 	{"core.user_viewer", []Permission{ViewUser}},
 	{"core.signingservice_user", []Permission{ViewService, UseService}},
 	{"core.signingservice_owner", []Permission{ViewService, UseService, ChangeService, ManageRolesService}},
+	{"countersign.webhook_creator", []Permission{AddWebhook}},
+	{WebhookOwner, []Permission{ViewWebhook, ChangeWebhook, DeleteWebhook, ManageRolesWebhook}},
+	{"countersign.webhook_viewer", []Permission{ViewWebhook}},
 }
 
 // Locked returns the permissions of a locked role; empty if there is none of this name.

@@ -28,9 +28,10 @@ const (
 	TagCollection            = "content/container/tags/"
 	SignatureCollection      = "content/container/signatures/"
 	GuardCollection          = "contentguards/core/content_redirect/"
-	AuditCollection          = "audit/"  // of our own
-	TokenCollection          = "tokens/" // of our own
-	RobotCollection          = "robots/" // of our own
+	AuditCollection          = "audit/"    // of our own
+	TokenCollection          = "tokens/"   // of our own
+	RobotCollection          = "robots/"   // of our own
+	WebhookCollection        = "webhooks/" // of our own
 )
 
 // Href returns the href (the path) of the object with the given id in a collection.
@@ -92,6 +93,7 @@ var prnModels = map[string]string{
 	AuditCollection:          "countersign.auditentry",
 	TokenCollection:          "countersign.token",
 	RobotCollection:          "countersign.robot",
+	WebhookCollection:        "countersign.webhook",
 }
 
 // Model returns Pulp's name of the model of a collection's objects, APP.MODEL; empty if there is no such collection.

@@ -1,10 +1,11 @@
 // Package store opens the database and the stores on it. Each store is a package that owns the statements on its tables; arrows
 // between them point one way:
 //
-//	sqldb ← audits
+//	sqldb ← {audits, eventlog}
 //	sqldb ← record ← {accounts, taskstore, uploads, list, serving, sweep}
+//	eventlog ← {taskstore, content, webhooks}
 //	record, taskstore, uploads ← content ← {catalog, signatures, upstreamstate}
-//	accounts ← catalog
+//	accounts ← {catalog, webhooks}
 package store
 
 import (
@@ -22,6 +23,7 @@ import (
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/internal/store/uploads"
 	"github.com/countersign/countersign/internal/store/upstreamstate"
+	"github.com/countersign/countersign/internal/store/webhooks"
 )
 
 // Store is an open database with the stores on it. It is safe for concurrent use.
@@ -38,6 +40,7 @@ type Store struct {
 	Tasks      *taskstore.Store
 	Uploads    *uploads.Store
 	Upstream   *upstreamstate.Store
+	Webhooks   *webhooks.Store
 }
 
 // Open opens the database at a URL; see sqldb.Open.
@@ -54,6 +57,7 @@ func Open(ctx context.Context, rawURL string) (*Store, error) {
 	s.Catalog = catalog.New(db, s.Accounts, s.Content, s.Serving)
 	s.Signatures = signatures.New(db, s.Content)
 	s.Upstream = upstreamstate.New(db, s.Content)
+	s.Webhooks = webhooks.New(db, s.Accounts)
 	return s, nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/countersign/countersign/internal/actor"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/eventlog"
 	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/sqldb"
 	"github.com/countersign/countersign/internal/store/taskstore"
@@ -21,6 +22,9 @@ type Change struct {
 	Repo   pulp.Repository
 	Number int64 // of the new version
 	counts map[pulp.Kind]pulp.Count
+
+	listening bool    // whether webhooks may receive the events of the change
+	pushed    *pushed // the manifest that a client has pushed; nil: the change is no push
 }
 
 // Begin locks a repository's row and reads its latest version. The error is NotFound if there is no such repository.
@@ -34,7 +38,7 @@ func (t *Tx) Begin(repositoryID string) (*Change, error) {
 	if err != nil {
 		return nil, sqldb.NotFound(err, "Repository not found.")
 	}
-	if err := t.Row(`SELECT next_version FROM repository WHERE id = $1`, repositoryID).Scan(&c.Number); err != nil {
+	if err := t.Row(`SELECT next_version, `+eventlog.Listening+` FROM repository WHERE id = $1`, repositoryID).Scan(&c.Number, &c.listening); err != nil {
 		return nil, err
 	}
 	latest, err := record.FindVersion(t.Ctx, t, repositoryID, c.Repo.LatestVersion)
@@ -176,6 +180,9 @@ func (c *Change) End() (*pulp.Version, error) {
 	}
 	_, err := c.Tx.Exec(`UPDATE repository SET latest_version = $2, next_version = $3, updated = $4 WHERE id = $1`,
 		c.Repo.ID, v.Number, v.Number+1, c.Tx.Now)
+	if err == nil {
+		err = c.announce(v) // before older versions are dropped
+	}
 	if err == nil {
 		err = c.Tx.Retain(c.Repo)
 	}

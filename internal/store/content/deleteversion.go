@@ -6,6 +6,7 @@ import (
 
 	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/sqldb"
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
 
@@ -22,7 +23,8 @@ var (
 // other.
 func (s *Store) DeleteVersion(ctx context.Context, claim *taskstore.Claim, repositoryID string, number int64) error {
 	return s.InTx(ctx, func(t *Tx) error {
-		if _, err := t.Begin(repositoryID); err != nil { // the lock waits for a push that makes the next version
+		c, err := t.Begin(repositoryID) // the lock waits for a push that makes the next version
+		if err != nil {
 			return err
 		}
 		v, err := record.FindVersion(t.Ctx, t, repositoryID, number)
@@ -50,9 +52,11 @@ func (s *Store) DeleteVersion(ctx context.Context, claim *taskstore.Claim, repos
 			}
 			err = t.dropBetween(repositoryID, p, newer.Int64)
 		default:
-			if err = t.dropLatest(repositoryID, older.Int64); err == nil {
-				err = t.checkLatest(repositoryID)
-			}
+			err = sqldb.Steps(
+				func() error { return c.announceRevert(older.Int64) },
+				func() error { return t.dropLatest(repositoryID, older.Int64) },
+				func() error { return t.checkLatest(repositoryID) },
+			)
 		}
 		if err != nil {
 			return err

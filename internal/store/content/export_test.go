@@ -22,3 +22,11 @@ func (c *Change) RemoveGathered() error { return c.removeGathered() }
 
 // KeepGathered is keepGathered, for tests.
 func (c *Change) KeepGathered() error { return c.keepGathered() }
+
+// MaxAnnounced is maxAnnounced, for tests.
+const MaxAnnounced = maxAnnounced
+
+// DiffConditions returns the conditions of the differences that are announced.
+func DiffConditions() []string {
+	return []string{changedBy.before, changedBy.after, revertedTo.before, revertedTo.after}
+}

@@ -69,6 +69,7 @@ func (s *Store) putManifest(ctx context.Context, p PutManifest) (*pulp.Version, 
 		if err != nil {
 			return nil, err
 		}
+		c.pushed = &pushed{p.Manifest, p.Tags}
 		if len(p.Tags) == 0 && p.Manifest.Subject == "" {
 			return c.putByDigest(string(p.Manifest.Digest), id)
 		}

@@ -57,6 +57,7 @@ var tables = map[access.Kind]table{
 	access.Task:           {name: "task"},
 	access.SigningService: {name: "signing_service", path: "name"},
 	access.Group:          {name: "account_group", path: "name", number: true},
+	access.Webhook:        {name: "webhook", path: "name"},
 }
 
 // The statements say CROSS JOIN where SQLite must look up the objects of the assignments, not the assignments for each

@@ -92,3 +92,46 @@ func TestRetriedAttemptLeaksNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestDefer proves that deferred functions run before the commit, in the order of their names, and that their error rolls the
+// transaction back.
+func TestDefer(t *testing.T) {
+	t.Parallel()
+	d := storetest.Open(t).DB
+	refused := errors.New("refused")
+	for _, want := range []error{nil, refused} {
+		var order string
+		err := d.InTx(t.Context(), func(x *sqldb.Tx) error {
+			order = ""
+			for _, name := range []string{"b", "a", "b"} {
+				x.Defer(name, func() error {
+					order += name
+					_, err := x.Exec(`INSERT INTO setting (name, value) VALUES ($1, 'x')`, "deferred "+order)
+					return err
+				})
+			}
+			x.Defer("c", func() error { return want })
+			return nil
+		})
+		if !errors.Is(err, want) || order != "abb" {
+			t.Errorf("%v after %s, want %v after abb", err, order, want)
+		}
+		kept, err := d.Setting(t.Context(), "deferred abb")
+		if err != nil || (kept != nil) != (want == nil) {
+			t.Errorf("after %v: %q, %v", want, kept, err)
+		}
+		if err := d.InTx(t.Context(), func(x *sqldb.Tx) error {
+			_, err := x.Exec(`DELETE FROM setting WHERE name LIKE 'deferred %'`)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := d.InTx(t.Context(), func(x *sqldb.Tx) error {
+		x.Defer("a", func() error { t.Error("a function of a failed transaction ran"); return nil })
+		return refused
+	})
+	if !errors.Is(err, refused) {
+		t.Error(err)
+	}
+}

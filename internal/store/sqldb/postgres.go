@@ -145,7 +145,7 @@ func (p *postgres) inTx(ctx context.Context, f func(*Tx) error) error {
 func (p *postgres) inStatement(ctx context.Context, f func(*Tx) error) error {
 	return again(ctx, func() error {
 		t := &Tx{conn: p, Dialect: &postgresDialect, Ctx: ctx, Now: Micros(p.now())}
-		err := guard(t, f)
+		err := t.run(f)
 		if err == nil {
 			t.committed()
 		}
@@ -171,7 +171,7 @@ func (p *postgres) once(ctx context.Context, f func(*Tx) error) error {
 		return err
 	}
 	t := &Tx{conn: &pgTx{began, p}, Dialect: &postgresDialect, Ctx: ctx, Now: Micros(p.now())}
-	if err := guard(t, f); err != nil {
+	if err := t.run(f); err != nil {
 		_ = began.Rollback()
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"fmt"
 	"runtime/debug"
+	"slices"
+	"strings"
 )
 
 // Querier reads: the pool of connections, or a transaction that sees its own writes.
@@ -28,11 +30,40 @@ type Tx struct {
 
 	conn     runner
 	onCommit []func()
+	deferred []deferred
+}
+
+// deferred is a function that Defer registered.
+type deferred struct {
+	name string
+	f    func() error
 }
 
 // OnCommit registers f to run after the transaction is committed, before its caller continues. f does not run if the
 // transaction, or this attempt of it, is rolled back.
 func (t *Tx) OnCommit(f func()) { t.onCommit = append(t.onCommit, f) }
+
+// Defer registers f to run after the function of the transaction has succeeded, before the commit; its error rolls the
+// transaction back. Deferred functions run in the order of their names. So transactions that lock these names then, after all
+// their other locks, cannot deadlock with each other.
+func (t *Tx) Defer(name string, f func() error) { t.deferred = append(t.deferred, deferred{name, f}) }
+
+// run runs f and then the functions that it deferred.
+func (t *Tx) run(f func(*Tx) error) error {
+	t.onCommit, t.deferred = nil, nil
+	return guard(t, func(t *Tx) error {
+		if err := f(t); err != nil {
+			return err
+		}
+		slices.SortStableFunc(t.deferred, func(a, b deferred) int { return strings.Compare(a.name, b.name) })
+		for _, d := range t.deferred {
+			if err := d.f(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
 
 // committed runs the functions that OnCommit registered.
 func (t *Tx) committed() {

@@ -137,8 +137,7 @@ func runInSavepoint(t *Tx, x *write) (err, lost error) {
 	batch := t.Ctx
 	t.Ctx = context.WithoutCancel(x.ctx) // with its values, such as the actor
 	defer func() { t.Ctx = batch }()
-	t.onCommit = nil
-	if err = guard(t, x.do); err == nil {
+	if err = t.run(x.do); err == nil {
 		x.onCommit = t.onCommit
 		_, err = t.Exec(`RELEASE one`)
 		return err, err

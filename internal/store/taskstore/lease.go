@@ -110,6 +110,9 @@ func end(t *sqldb.Tx, c *Claim, state TaskState, set, in string, args ...any) er
 	} else if err != nil {
 		return err
 	}
+	if err := announce(t, c.TaskID); err != nil {
+		return err
+	}
 	freed, err := release(t, c.TaskID, strings.Fields(reserved))
 	t.OnCommit(func() { c.ended, c.freed = true, freed })
 	return err
@@ -158,6 +161,9 @@ func cancel(t *sqldb.Tx, id string) ([]string, error) {
 		return nil, err
 	}
 	if n > 0 {
+		if err := announce(t, id); err != nil {
+			return nil, err
+		}
 		return release(t, id, strings.Fields(reserved))
 	}
 	_, err = t.Exec(`UPDATE task SET state = 'canceling', updated = $2 WHERE id = $1 AND state = 'running'`, id, t.Now)

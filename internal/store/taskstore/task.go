@@ -248,3 +248,6 @@ func insertTask(t *sqldb.Tx, n NewTask) (Task, error) {
 // PushSigningTask is the name, as older versions stored it, of tasks that sign for a change which another process has made and which waits for the
 // signatures. They have no owner, and no list shows them.
 const PushSigningTask = "countersign.tasks.seal"
+
+// SyncTask is the name of tasks that sync a repository.
+const SyncTask = "pulp_container.app.tasks.synchronize.synchronize"

@@ -50,6 +50,9 @@ func reclaim(t *sqldb.Tx, id string, r *Reclaimed) error {
 	}
 	end := func(state TaskState, failure any) error {
 		_, err := t.Exec(`UPDATE task SET state = $2, error = $3, finished = $4, updated = $4, args = '{}' WHERE id = $1`, id, state, failure, t.Now)
+		if err == nil {
+			err = announce(t, id)
+		}
 		if err != nil {
 			return err
 		}

@@ -26,6 +26,9 @@ const (
 // kubernetesVariable matches the variables that Kubernetes defines for a service named countersign.
 var kubernetesVariable = regexp.MustCompile(`^COUNTERSIGN_(SERVICE_|PORT($|_))`)
 
+// clientVariables are the variables of commands that use a server. They are no settings of a server.
+var clientVariables = []string{prefix + "SERVER", prefix + "USERNAME", prefix + "PASSWORD", prefix + "CA_FILE"}
+
 // parsers parse values of the basic types. Their errors, unlike those of the env library, contain the expected form
 // and the value.
 var parsers = map[reflect.Type]env.ParserFunc{
@@ -66,7 +69,8 @@ func (c *Config) readEnvironment(vars map[string]string) ([]Warning, error) {
 	var unknown []Warning
 	for name := range vars {
 		_, isSetting := settings[name]
-		if strings.HasPrefix(name, prefix) && !isSetting && name != configVariable && !kubernetesVariable.MatchString(name) {
+		if strings.HasPrefix(name, prefix) && !isSetting && name != configVariable && !slices.Contains(clientVariables, name) &&
+			!kubernetesVariable.MatchString(name) {
 			unknown = append(unknown, Warning{Setting: name, Problem: "unknown setting in the environment"})
 		}
 	}

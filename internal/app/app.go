@@ -27,7 +27,9 @@ type App struct {
 	config  config.Config
 	version string
 	log     *slog.Logger
-	metrics *metrics.Metrics
+	// auditLog receives the audit entries that have no destination of their own; nil: log does.
+	auditLog *slog.Logger
+	metrics  *metrics.Metrics
 }
 
 // New returns an App.

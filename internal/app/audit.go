@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
@@ -15,7 +16,7 @@ const closeTimeout = 10 * time.Second
 
 // openAudit opens the audit log. file is its destination as in the settings. Without a store it has no rows.
 func (a *App) openAudit(s *store.Store, file string) (*audit.Log, error) {
-	o := audit.Options{Log: a.log}
+	o := audit.Options{Log: cmp.Or(a.auditLog, a.log)}
 	if file != "" {
 		to, err := audit.Open(file)
 		if err != nil {

@@ -127,10 +127,18 @@ func (a *App) WithStore(ctx context.Context, do func(*store.Store) error) error 
 // WithExistingStore is like WithStore, but returns an error if the SQLite database does not exist. It serves commands
 // that have no meaning without data, which are often called with a wrong data directory.
 func (a *App) WithExistingStore(ctx context.Context, do func(*store.Store) error) error {
+	if err := a.requireDatabase(); err != nil {
+		return err
+	}
+	return a.WithStore(ctx, do)
+}
+
+// requireDatabase returns an error if the SQLite database does not exist.
+func (a *App) requireDatabase() error {
 	if path, missing := a.MissingDatabase(); missing {
 		return fmt.Errorf("there is no database at %s: set COUNTERSIGN_DATA to the data directory of the server", path)
 	}
-	return a.WithStore(ctx, do)
+	return nil
 }
 
 // Migrate updates the schema of the database. It creates a missing SQLite database.

@@ -133,12 +133,18 @@ func (a *App) openBackends(ctx context.Context, s *store.Store) (b backends, err
 	return b, err
 }
 
-// signOnPush sets the policy of signing on push and returns the runner of changes that it concerns.
-func (a *App) signOnPush(s *store.Store, queue Queue, signer *signservice.Signer) *signonpush.Runner {
+// setPushPolicy sets the policy of signing on push.
+func (a *App) setPushPolicy(s *store.Store) {
 	c := a.config
 	s.Signatures.SetPushPolicy(signatures.PushPolicy{
 		Host: c.Public().Host, Lists: c.SignLists, Service: c.Signing.ServiceOnPush, Use: a.signingUse(),
 	})
+}
+
+// signOnPush sets the policy of signing on push and returns the runner of changes that it concerns.
+func (a *App) signOnPush(s *store.Store, queue Queue, signer *signservice.Signer) *signonpush.Runner {
+	c := a.config
+	a.setPushPolicy(s)
 	queued := tasks.NewQueueDispatcher(s, queue, a.log)
 	signTasks := jobs.SignTasks{Store: s, Dispatch: queued.Dispatch, Cancel: queued.Cancel}
 	return &signonpush.Runner{

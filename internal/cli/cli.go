@@ -10,8 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
-	"slices"
-	"sync"
+	"strings"
 
 	"github.com/alecthomas/kong"
 
@@ -35,6 +34,16 @@ type Program struct {
 type commandLine struct {
 	Config string `help:"YAML file with settings. Default: the variable COUNTERSIGN_CONFIG." type:"path" placeholder:"FILE"`
 
+	Sign       signCommand        `cmd:"" help:"Sign images."`
+	Status     statusCommand      `cmd:"" help:"Show the state of a server: its connections, workers and signing services."`
+	Repository repositoryCommands `cmd:"" aliases:"repo" help:"List and show repositories."`
+	Tag        tagCommands        `cmd:"" help:"List tags."`
+	Rollback   rollbackCommand    `cmd:"" help:"Give a repository the content of an older version."`
+	Sync       syncCommand        `cmd:"" help:"Sync a repository from its remote."`
+	Mirror     mirrorCommands     `cmd:"" help:"Mirror other registries."`
+	Task       taskCommands       `cmd:"" help:"List, show, follow and cancel tasks."`
+	Version    versionCommands    `cmd:"" help:"List, show and compare versions of repositories. Without a command: print the version of the program."`
+
 	Serve                    serveCommand             `cmd:"" help:"Run the registry, the API and workers in one process."`
 	Worker                   workerCommand            `cmd:"" help:"Run workers only. Servers and workers share PostgreSQL and Redis."`
 	AddSigningService        addServiceCommand        `cmd:"" help:"Add a signing service: a script and its key (SCRIPT KEY), a key file (--openpgp-key), or a key in a token (--pkcs11-uri with --public-key or --user-id)."`
@@ -51,88 +60,80 @@ type commandLine struct {
 	ResetAdminPassword       resetAdminCommand        `cmd:"" help:"Set the password of the user admin, and make it an active administrator."`
 	Login                    loginCommand             `cmd:"" help:"Log in to a server with OpenID Connect, and print an API token."`
 	Migrate                  migrateCommand           `cmd:"" help:"Update the database schema to this version."`
-	Version                  versionCommand           `cmd:"" help:"Print the version."`
 }
 
 // Run parses the command line, runs its command, and returns the exit status. It writes errors to p.ErrOut.
 func Run(ctx context.Context, p Program) (status int) {
-	err := p.run(ctx)
-	if err == nil {
-		return 0
+	command, err := p.run(ctx)
+	_, silent := errors.AsType[silentError](err)
+	if err != nil && !silent && !errors.Is(err, admin.ErrNotAccepted) {
+		_, _ = fmt.Fprintln(p.ErrOut, err)
 	}
-	if !errors.Is(err, admin.ErrNotAccepted) {
-		fmt.Fprintln(p.ErrOut, err)
-	}
-	return exitStatus(p.Args, err)
+	return exitStatus(command, err)
 }
 
-// exitStatus returns the exit status for an error of run: 1, or 2 if verify could not verify the image.
-func exitStatus(args []string, err error) int {
-	if errors.Is(err, admin.ErrNotAccepted) || !slices.Contains(args, "verify") {
-		return 1
-	}
-	return 2
-}
-
-// run parses the command line and runs its command. Its error is one line for the operator.
-func (p Program) run(ctx context.Context) error {
+// run parses the command line and runs its command, whose name it returns. Its error is one line for the operator.
+func (p Program) run(ctx context.Context) (command string, err error) {
 	name := filepath.Base(p.Args[0])
-	line := commandLine{
-		Version: versionCommand{version: p.Version, out: p.Out}, Login: loginCommand{out: p.Out, errOut: p.ErrOut},
-	}
+	var line commandLine
 	helpShown := false
-	parser, err := kong.New(&line, kong.Name(name), kong.Description("A container registry that signs."),
-		kong.Writers(p.Out, p.ErrOut), kong.Exit(func(int) { helpShown = true }), kong.UsageOnError())
+	parser, err := newParser(&line, name, kong.Writers(p.Out, p.ErrOut), kong.Exit(func(int) { helpShown = true }), kong.UsageOnError())
 	if err != nil {
-		return err
+		return "", err
 	}
 	parsed, err := parser.Parse(normalize(p.Args[1:]))
 	if helpShown {
-		return nil
+		return "", nil
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w; `%[1]s --help` lists the commands", name, err)
+		return "", usageError{fmt.Errorf("%s: %w; `%[1]s --help` lists the commands", name, err)}
 	}
+	command, _, _ = strings.Cut(parsed.Command(), " ")
+	c := newConsole(ctx, p, name, line.Config)
 	parsed.BindTo(ctx, (*context.Context)(nil))
-	if err := p.provide(ctx, parsed, line.Config); err != nil {
-		return err
+	parsed.Bind(c)
+	if err := c.provide(parsed); err != nil {
+		return command, err
 	}
 	err = parsed.Run()
 	if failed, ok := errors.AsType[admin.CommandError](err); ok {
-		return failed
+		return command, failed
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		err = fmt.Errorf("%s: %w", name, err)
 	}
-	return nil
+	return command, err
 }
 
-// provide gives the commands that have parameters of these types the configuration, the app, the admin and the greeting.
-// The configuration is loaded if a command needs it.
-func (p Program) provide(ctx context.Context, parsed *kong.Context, file string) error {
-	load := sync.OnceValues(func() (*installation, error) { return p.load(ctx, file) })
+// newParser returns a parser for the command line, which it fills.
+func newParser(line *commandLine, name string, options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(line, append([]kong.Option{kong.Name(name), kong.Description("A container registry that signs.")}, options...)...)
+}
+
+// provide gives the commands that have parameters of these types the app, the admin and the greeting. The configuration is
+// loaded if a command needs it.
+func (c *console) provide(parsed *kong.Context) error {
 	return errors.Join(
-		parsed.BindToProvider(load),
 		parsed.BindToProvider(func() (*app.App, error) {
-			i, err := load()
+			i, err := c.load()
 			if err != nil {
 				return nil, err
 			}
 			return i.app, nil
 		}),
 		parsed.BindToProvider(func() (*admin.Admin, error) {
-			i, err := load()
+			i, err := c.load()
 			if err != nil {
 				return nil, err
 			}
-			return admin.New(admin.Options{App: i.app, Config: i.Config, In: p.In, Out: p.Out, ErrOut: p.ErrOut, Log: i.log}), nil
+			return admin.New(admin.Options{App: i.app, Config: i.Config, In: c.in, Out: c.out, ErrOut: c.err, Log: i.log}), nil
 		}),
 		parsed.BindToProvider(func() (app.Greeting, error) {
-			i, err := load()
+			i, err := c.load()
 			if err != nil {
 				return app.Greeting{}, err
 			}
-			return app.Greeting{Out: p.Out, Command: p.Args[0], SettingsFile: i.File}, nil
+			return app.Greeting{Out: c.out, Command: c.program.Args[0], SettingsFile: i.File}, nil
 		}),
 	)
 }
@@ -144,13 +145,13 @@ type installation struct {
 	log *slog.Logger
 }
 
-// load loads the configuration and logs its warnings.
-func (p Program) load(ctx context.Context, file string) (*installation, error) {
+// load loads the configuration and logs its warnings to errOut.
+func (p Program) load(ctx context.Context, file string, errOut io.Writer) (*installation, error) {
 	loaded, err := config.Load(file, p.Environ)
 	if err != nil {
-		return nil, err
+		return nil, usageError{err}
 	}
-	log := newLogger(loaded.Config.Log, p.ErrOut)
+	log := newLogger(loaded.Config.Log, errOut)
 	for _, w := range loaded.Warnings {
 		log.WarnContext(ctx, "check the configuration", slog.String("setting", w.Setting), slog.String("problem", w.Problem))
 	}

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,12 +13,14 @@ import (
 	"testing"
 
 	"github.com/countersign/countersign/internal/admin"
+	"github.com/countersign/countersign/internal/fault"
 )
 
 // outcome is the result of one call of the program.
 type outcome struct {
 	out, errOut string
 	err         error
+	status      int
 }
 
 // call runs the program in a new data directory with arguments, args[0] included, and variables.
@@ -27,8 +31,8 @@ func call(t *testing.T, args []string, environ ...string) outcome {
 		Version: "dev", Args: args, Environ: append([]string{"COUNTERSIGN_DATA=" + t.TempDir()}, environ...),
 		In: strings.NewReader(""), Out: &out, ErrOut: &errOut,
 	}
-	err := p.run(t.Context())
-	return outcome{out: out.String(), errOut: errOut.String(), err: err}
+	command, err := p.run(t.Context())
+	return outcome{out: out.String(), errOut: errOut.String(), err: err, status: exitStatus(command, err)}
 }
 
 // TestHelp verifies that the common forms of asking for help list all commands, and that each command has help of its
@@ -138,22 +142,34 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestExitStatus verifies the status of each kind of error. Status 2 belongs to verify, for an image that could not
-// be verified.
+// TestExitStatus verifies the status of each kind of error (docs/cli.md). Verify has status 2 for an image that could not be
+// verified, whatever the reason.
 func TestExitStatus(t *testing.T) {
 	t.Parallel()
 	failure := errors.New("failure")
 	for name, tt := range map[string]struct {
-		args []string
-		err  error
-		want int
+		command string
+		err     error
+		want    int
 	}{
-		"command failed":      {args: []string{"countersign", "serve"}, err: failure, want: 1},
-		"image not accepted":  {args: []string{"countersign", "verify", "x"}, err: admin.ErrNotAccepted, want: 1},
-		"image not verified":  {args: []string{"countersign", "verify", "x"}, err: failure, want: 2},
-		"verify with options": {args: []string{"countersign", "--config", "f", "verify", "x"}, err: failure, want: 2},
+		"done":                    {command: "sign", want: 0},
+		"command failed":          {command: "serve", err: failure, want: 1},
+		"image not accepted":      {command: "verify", err: admin.ErrNotAccepted, want: 1},
+		"image not verified":      {command: "verify", err: failure, want: 2},
+		"image not found":         {command: "verify", err: missing("no tag"), want: 2},
+		"failure already shown":   {command: "status", err: silentError{}, want: 1},
+		"wrong use":               {command: "sign", err: fmt.Errorf("countersign: %w", usageError{failure}), want: 2},
+		"wrong command line":      {err: usageError{failure}, want: 2},
+		"no permission":           {command: "sign", err: fault.New(fault.Denied, "no"), want: 3},
+		"no login":                {command: "sign", err: fmt.Errorf("x: %w", fault.New(fault.Unauthenticated, "no")), want: 3},
+		"not found":               {command: "sign", err: missing("no tag"), want: 4},
+		"server away":             {command: "sign", err: fault.New(fault.Unavailable, "away"), want: 5},
+		"too many requests":       {command: "sign", err: fault.New(fault.TooMany, "later"), want: 5},
+		"request refused":         {command: "sign", err: fault.New(fault.Invalid, "no"), want: 1},
+		"interrupted":             {command: "sign", err: fmt.Errorf("x: %w", context.Canceled), want: 130},
+		"task failed, and output": {command: "sync", err: errors.Join(nil, failure), want: 1},
 	} {
-		if got := exitStatus(tt.args, tt.err); got != tt.want {
+		if got := exitStatus(tt.command, tt.err); got != tt.want {
 			t.Errorf("%s: exit status %d, want %d", name, got, tt.want)
 		}
 	}

@@ -3,15 +3,12 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/countersign/countersign/internal/oidclogin"
 )
 
 type loginCommand struct {
-	out, errOut io.Writer
-
 	Registry  string `arg:"" help:"URL of the server: https://HOST[:PORT]." placeholder:"URL"`
 	Device    bool   `help:"Log in with a browser on another computer."`
 	NoBrowser bool   `help:"Print the address to open instead of starting a browser."`
@@ -28,20 +25,20 @@ func (loginCommand) Help() string {
 }
 
 // Run runs the command.
-func (c loginCommand) Run(ctx context.Context) error {
-	client, err := oidclogin.Client(c.CAFile)
+func (o loginCommand) Run(ctx context.Context, c *console) error {
+	client, err := oidclogin.Client(o.CAFile)
 	if err != nil {
 		return err
 	}
-	o := oidclogin.Options{Registry: c.Registry, Device: c.Device, Listen: c.Listen, HTTP: client, Out: c.errOut}
-	if !c.NoBrowser {
-		o.Browser = oidclogin.OpenBrowser
+	options := oidclogin.Options{Registry: o.Registry, Device: o.Device, Listen: o.Listen, HTTP: client, Out: c.err}
+	if !o.NoBrowser {
+		options.Browser = oidclogin.OpenBrowser
 	}
-	result, err := oidclogin.Run(ctx, o)
+	result, err := oidclogin.Run(ctx, options)
 	if err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(c.errOut, "Logged in as %s until %s.\n", result.Username, result.Expires.Local().Format(time.RFC3339))
+	c.notef("Logged in as %s until %s.", result.Username, result.Expires.Local().Format(time.RFC3339))
 	_, err = fmt.Fprintln(c.out, result.Token)
 	return err
 }

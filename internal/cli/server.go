@@ -2,9 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"runtime/debug"
 
 	"github.com/countersign/countersign/internal/admin"
 	"github.com/countersign/countersign/internal/app"
@@ -26,18 +23,3 @@ type migrateCommand struct{}
 
 // Run runs the command.
 func (migrateCommand) Run(ctx context.Context, a *admin.Admin) error { return a.Migrate(ctx) }
-
-type versionCommand struct {
-	version string
-	out     io.Writer
-}
-
-// Run prints the versions of the program and of Go.
-func (c versionCommand) Run() error {
-	from := ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		from = " " + info.GoVersion
-	}
-	_, err := fmt.Fprintf(c.out, "countersign %s%s\n", c.version, from)
-	return err
-}

@@ -86,6 +86,7 @@ type Config struct {
 	Log        Log        `yaml:"log" envPrefix:"LOG_"`
 	Audit      Audit      `yaml:"audit" envPrefix:"AUDIT_"`
 	Metrics    Metrics    `yaml:"metrics" envPrefix:"METRICS_"`
+	Tracing    Tracing    `yaml:"tracing" envPrefix:"TRACING_"`
 	// ShutdownGrace is the time that running requests and tasks have to finish after SIGTERM.
 	ShutdownGrace time.Duration `yaml:"shutdown_grace" env:"SHUTDOWN_GRACE"`
 }

@@ -34,6 +34,7 @@ var clientVariables = []string{prefix + "SERVER", prefix + "USERNAME", prefix + 
 var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[bool]():          parser(strconv.ParseBool, "true or false"),
 	reflect.TypeFor[int]():           parser(strconv.Atoi, "a whole number"),
+	reflect.TypeFor[float64]():       parser(func(text string) (float64, error) { return strconv.ParseFloat(text, 64) }, "a number"),
 	reflect.TypeFor[time.Duration](): parser(time.ParseDuration, "a duration like 90s, 5m or 24h"),
 }
 

@@ -50,7 +50,7 @@ func Load(path string, environ []string) (Loaded, error) {
 		return Loaded{}, err
 	}
 	warnings := append(unknown, c.replaceFormerValues()...)
-	if err := c.complete(); err != nil {
+	if err := errors.Join(c.complete(), c.Tracing.complete(vars)); err != nil {
 		return Loaded{}, err
 	}
 	if err := c.validate(); err != nil {
@@ -96,6 +96,7 @@ func Default() Config {
 		Retention:     Retention{Uploads: 24 * time.Hour, Pending: 24 * time.Hour, Orphans: 24 * time.Hour, Tasks: 30 * 24 * time.Hour},
 		Log:           Log{Level: slog.LevelInfo, Format: "text"},
 		Audit:         Audit{Retention: 90 * 24 * time.Hour},
+		Tracing:       Tracing{SampleRatio: 1},
 		ShutdownGrace: 15 * time.Second,
 	}
 }

@@ -2,8 +2,11 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net"
+	"net/url"
 	"strconv"
+	"strings"
 )
 
 // Metrics contains settings of the listener for monitoring. See docs/metrics.md.
@@ -31,4 +34,45 @@ func isAddress(text string) bool {
 	}
 	_, err = strconv.ParseUint(port, 10, 16)
 	return err == nil
+}
+
+// Tracing contains settings of OpenTelemetry traces. See docs/metrics.md.
+type Tracing struct {
+	// Endpoint is the URL of an OTLP receiver for HTTP, http(s)://HOST:PORT; spans are sent to /v1/traces there unless the URL
+	// has a path. Empty: the standard variables OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_TRACES_ENDPOINT name it;
+	// without them there are no traces.
+	Endpoint string `yaml:"endpoint" env:"ENDPOINT"`
+	// SampleRatio is the share of traces that are recorded, from 0 to 1.
+	SampleRatio float64 `yaml:"sample_ratio" env:"SAMPLE_RATIO"`
+	// AcceptParent continues traces of clients, which then decide whether a request is recorded.
+	AcceptParent bool `yaml:"accept_parent" env:"ACCEPT_PARENT"`
+}
+
+// tracesPath is the path of OTLP receivers for spans.
+const tracesPath = "/v1/traces"
+
+// complete derives the endpoint from the standard variables and completes its path.
+func (t *Tracing) complete(vars map[string]string) error {
+	if t.Endpoint == "" && vars["OTEL_SDK_DISABLED"] != "true" && vars["OTEL_TRACES_EXPORTER"] != "none" {
+		t.Endpoint = vars["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]
+		if base := vars["OTEL_EXPORTER_OTLP_ENDPOINT"]; t.Endpoint == "" && base != "" {
+			t.Endpoint = strings.TrimRight(base, "/") + tracesPath
+		}
+	}
+	if t.Endpoint == "" {
+		return nil
+	}
+	u, err := url.Parse(t.Endpoint)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Errorf("tracing.endpoint: want http(s)://HOST:PORT, got %q", t.Endpoint)
+	}
+	if strings.Trim(u.Path, "/") == "" {
+		u.Path = tracesPath
+	}
+	t.Endpoint = u.String()
+	return nil
+}
+
+func (t Tracing) validate() error {
+	return check(t.SampleRatio >= 0 && t.SampleRatio <= 1, "tracing.sample_ratio: want 0 to 1, got %v", t.SampleRatio)
 }

@@ -32,6 +32,7 @@ func (c Config) validate() error {
 		c.Htpasswd.validate(),
 		c.LDAP.validate(),
 		c.Metrics.validate(),
+		c.Tracing.validate(),
 		check(c.Workers >= 0, "workers: want 0 or more, got %d", c.Workers),
 		check(c.TaskLease >= time.Second, "task_lease: want 1s or more, got %v", c.TaskLease),
 		c.Signing.validate(),

@@ -34,7 +34,7 @@ func NewQueueDispatcher(s *store.Store, q Queue, log *slog.Logger) *Dispatcher {
 func (d *Dispatcher) Dispatch(ctx context.Context, from Origin, spec Spec) (taskstore.Task, error) {
 	long, _ := IsLong(spec.Name)
 	t, err := d.store.Tasks.CreateTask(ctx, taskstore.NewTask{
-		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), Resources: spec.Resources, ServiceID: spec.ServiceID,
+		Name: spec.Name, Args: spec.Args, CID: telemetry.Correlation(ctx), Traceparent: telemetry.Traceparent(ctx), Resources: spec.Resources, ServiceID: spec.ServiceID,
 		Origin: from.Kind, CreatedBy: from.User, Long: long, Share: share(from, spec),
 	})
 	if err != nil || t.Unblocked == nil {

@@ -189,7 +189,9 @@ func (w *Worker) notClaimed(ctx context.Context, err error) {
 
 // work runs a claimed task to its end.
 func (w *Worker) work(ctx context.Context, t *taskstore.Task) {
-	ctx = telemetry.WithCorrelation(ctx, t.CID)
+	ctx, span := telemetry.StartSpan(telemetry.WithTraceparent(telemetry.WithCorrelation(ctx, t.CID), t.Traceparent), telemetry.KindConsumer,
+		"task "+t.Name, slog.String("countersign.task", t.ID), slog.Int64("countersign.task.attempt", t.Attempt),
+		slog.String("countersign.correlation_id", t.CID))
 	log := w.log.With(slog.String("task", t.ID), slog.String("name", t.Name))
 	r := &Run{Task: *t, store: w.store, log: log, job: w.jobs[t.Name]}
 	r.permit = func(ctx context.Context) error { return w.permit(ctx, r) }
@@ -198,7 +200,13 @@ func (w *Worker) work(ctx context.Context, t *taskstore.Task) {
 	began := time.Now()
 	w.observer.TaskStarted(t.Name)
 	err, cause := w.attempt(ctx, r)
-	w.observer.TaskEnded(t.Name, w.end(ctx, r, err, cause), time.Since(began))
+	result := w.end(ctx, r, err, cause)
+	w.observer.TaskEnded(t.Name, result, time.Since(began))
+	span.Set(slog.String("countersign.task.result", string(result)))
+	if result == Failed {
+		span.Fail(sentence(err))
+	}
+	span.End(nil)
 	// Tasks that became ready are left to idle slots. The finished task's own announcement may still be in the
 	// queue if all slots were busy.
 	if err := errors.Join(w.queue.Push(ctx, r.Claim.Freed()...), w.queue.Remove(ctx, t.ID)); err != nil && ctx.Err() == nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/store/signatures"
+	"github.com/countersign/countersign/internal/tracing"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/observed"
 	"github.com/countersign/countersign/tasks"
@@ -51,6 +52,7 @@ type engine struct {
 	worker     *tasks.Worker
 	dispatcher *tasks.Dispatcher
 	audit      *audit.Log
+	tracing    *tracing.Tracing // nil without a receiver of traces
 }
 
 // buildEngine builds the common parts on an open store. The caller closes the queue and the audit log.
@@ -85,6 +87,10 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	}
 	c := a.config
 	process := fmt.Sprintf("%d@%s", os.Getpid(), host)
+	traces, err := a.openTracing(ctx, process)
+	if err != nil {
+		return nil, err
+	}
 	keys := a.Signers()
 	keys.WarnOfScripts(ctx, services)
 	signer := &signservice.Signer{
@@ -101,7 +107,7 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 	})
 	return &engine{
 		backends: b, process: process, signers: keys, signOnPush: runner, adopter: adopter, worker: worker, users: users, people: people,
-		access: decider, idTokens: verifier, dispatcher: tasks.NewDispatcher(s, b.queue, worker, a.log), audit: entries,
+		access: decider, idTokens: verifier, dispatcher: tasks.NewDispatcher(s, b.queue, worker, a.log), audit: entries, tracing: traces,
 	}, nil
 }
 

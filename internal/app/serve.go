@@ -31,6 +31,9 @@ const (
 	maxFetchDelay = 30 * time.Second
 )
 
+// untraced are the paths of health checks, which would fill the traces.
+var untraced = []string{"/pulp/api/v3/livez/", "/pulp/api/v3/readyz/"}
+
 // Greeting is the output of a server's start.
 type Greeting struct {
 	Out io.Writer
@@ -140,6 +143,11 @@ func (a *App) handler(ctx context.Context, s *store.Store, e *engine) (http.Hand
 		return nil, err
 	}
 	observed := telemetry.Observe(route(a.registry(s, e, tokens), rest), a.metrics)
+	if e.tracing != nil {
+		observed = telemetry.Trace(observed, telemetry.TraceOptions{
+			Tracer: e.tracing.Tracer(), AcceptParent: c.Tracing.AcceptParent, Skip: untraced,
+		})
+	}
 	paced := pace.Handler(observed, pace.Options{Log: a.log})
 	return telemetry.Correlate(clientaddr.New(proxies, a.log).Handler(paced)), nil
 }

@@ -100,11 +100,14 @@ func (s *Session) Concurrency() int { return 2 * max(1, s.signer.Parallel) }
 // row. The row is not stored. manifestID is the id of the manifest with the given digest.
 func (s *Session) Sign(ctx context.Context, manifestID string, manifest digest.Digest, reference string) (pulp.Signature, error) {
 	began := time.Now()
+	ctx, span := telemetry.StartSpan(ctx, telemetry.KindInternal, "sign", slog.String("countersign.service", s.service),
+		slog.String("countersign.digest", string(manifest)))
 	made, err := s.checked.Sign(ctx, signing.Request{
 		Claim:         signing.Claim{ManifestDigest: manifest, DockerReference: reference},
 		Manifest:      func(ctx context.Context) ([]byte, error) { return s.signer.Store.Serving.Payload(ctx, manifestID) },
 		CorrelationID: telemetry.Correlation(ctx),
 	})
+	span.End(err)
 	if s.signer.Observe != nil {
 		s.signer.Observe(s.service, resultOf(ctx, err), time.Since(began))
 	}

@@ -47,13 +47,16 @@ func Correlate(next http.Handler) http.Handler {
 	})
 }
 
-// LogHandler adds the correlation id of the context to each record.
+// LogHandler adds the correlation id of the context to each record, and the id of its trace if that is recorded.
 type LogHandler struct{ slog.Handler }
 
 // Handle implements slog.Handler.
 func (h LogHandler) Handle(ctx context.Context, r slog.Record) error {
 	if id := Correlation(ctx); id != "" {
 		r.AddAttrs(slog.String("correlation_id", id))
+	}
+	if id := traceID(ctx); id != "" {
+		r.AddAttrs(slog.String("trace_id", id))
 	}
 	return h.Handler.Handle(ctx, r)
 }

@@ -59,6 +59,7 @@ func Observe(next http.Handler, to Observer) http.Handler {
 			} else if e.Status == 0 {
 				e.Status = statusDisconnected
 			}
+			describeExchange(r.Context(), e)
 			to.RequestEnded(e)
 		}()
 		next.ServeHTTP(ow, r)

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"io"
+	"log/slog"
 	"net/http"
 	"time"
 )
@@ -27,12 +28,21 @@ type observedTransport struct {
 // RoundTrip implements http.RoundTripper.
 func (t observedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	began := time.Now()
+	_, span := StartSpan(r.Context(), KindClient, knownMethod(r.Method), slog.String("http.request.method", knownMethod(r.Method)),
+		slog.String("server.address", r.URL.Hostname()), slog.String("url.path", r.URL.Path))
 	res, err := t.next.RoundTrip(r)
 	if err != nil {
 		t.to.ClientRequestEnded(r.Method, 0, time.Since(began))
+		span.Fail("no response") // the error may contain a URL with credentials
+		span.End(nil)
 		return nil, err
 	}
 	t.to.ClientRequestEnded(r.Method, res.StatusCode, time.Since(began))
+	span.Set(slog.Int("http.response.status_code", res.StatusCode))
+	if res.StatusCode >= http.StatusBadRequest {
+		span.Fail("")
+	}
+	span.End(nil)
 	if res.Body != http.NoBody {
 		res.Body = receivedBody{res.Body, t.to}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/telemetry"
 	"github.com/countersign/countersign/storage"
 )
 
@@ -119,20 +120,27 @@ func resultOf(ctx context.Context, err error) (result Result, ok bool) {
 // operation is an operation that is running.
 type operation struct {
 	ctx    context.Context // nil if the operation has none
+	span   *telemetry.Span
 	name   string
 	began  time.Time
 	report Func
 }
 
 func (w *wrapper) begin(ctx context.Context, name string) operation {
-	return operation{ctx, name, time.Now(), w.report}
+	_, span := telemetry.StartSpan(ctx, telemetry.KindInternal, "storage "+name)
+	return operation{ctx, span, name, time.Now(), w.report}
 }
 
 // end reports the operation.
 func (o operation) end(err error) {
-	if result, ok := resultOf(o.ctx, err); ok {
+	result, ok := resultOf(o.ctx, err)
+	if ok {
 		o.report(o.name, result, time.Since(o.began))
 	}
+	if ok && result != OK {
+		o.span.Fail(string(result))
+	}
+	o.span.End(nil)
 }
 
 // wrapper implements storage.Storage.

@@ -80,40 +80,44 @@ type TaskError struct {
 
 // Task is background work.
 type Task struct {
-	ID        string
-	Seq       int64 // order of dispatch
-	Name      string
-	State     TaskState
-	Attempt   int64
-	Args      json.RawMessage
-	Result    json.RawMessage // nil: null
-	Error     *TaskError
-	CID       string // correlation id of the request that created it
-	Origin    Origin
-	CreatedBy int64  // id of the account that created it; 0 if the account was deleted or Origin is not OriginUser
-	WorkerID  string // of the latest attempt
-	Long      bool   // it may run for hours
-	Share     Share
-	Resources []Resource
-	Created   []Created
-	Progress  []Progress
-	Unblocked *time.Time
-	Started   *time.Time
-	Finished  *time.Time
+	ID      string
+	Seq     int64 // order of dispatch
+	Name    string
+	State   TaskState
+	Attempt int64
+	Args    json.RawMessage
+	Result  json.RawMessage // nil: null
+	Error   *TaskError
+	CID     string // correlation id of the request that created it
+	// Traceparent is the trace of that request (W3C); empty: none.
+	Traceparent string
+	Origin      Origin
+	CreatedBy   int64  // id of the account that created it; 0 if the account was deleted or Origin is not OriginUser
+	WorkerID    string // of the latest attempt
+	Long        bool   // it may run for hours
+	Share       Share
+	Resources   []Resource
+	Created     []Created
+	Progress    []Progress
+	Unblocked   *time.Time
+	Started     *time.Time
+	Finished    *time.Time
 	pulp.Stamps
 }
 
 // NewTask is a task to be created.
 type NewTask struct {
-	Name      string
-	Args      any // encoded as JSON
-	CID       string
-	Origin    Origin // required
-	CreatedBy int64  // id of an account; required with OriginUser, 0 with other origins
-	Resources []Resource
-	ServiceID string // signing service that the worker must be able to use; empty: none
-	Long      bool   // it may run for hours
-	Share     Share
+	Name string
+	Args any // encoded as JSON
+	CID  string
+	// Traceparent is the trace to which the task belongs (W3C); empty: none.
+	Traceparent string
+	Origin      Origin // required
+	CreatedBy   int64  // id of an account; required with OriginUser, 0 with other origins
+	Resources   []Resource
+	ServiceID   string // signing service that the worker must be able to use; empty: none
+	Long        bool   // it may run for hours
+	Share       Share
 }
 
 // Claim is the right of one attempt to write a task's results. A nil *Claim stands for work outside tasks.
@@ -145,7 +149,7 @@ type Outcome struct {
 }
 
 // TaskColumns are the columns of a task k that ScanTask reads.
-const TaskColumns = `k.id, k.seq, k.name, k.state, k.attempt, k.args, k.result, k.error, k.logging_cid, k.origin, k.long, k.owner, k.namespace, k.created_by, k.worker_id,
+const TaskColumns = `k.id, k.seq, k.name, k.state, k.attempt, k.args, k.result, k.error, k.logging_cid, k.traceparent, k.origin, k.long, k.owner, k.namespace, k.created_by, k.worker_id,
 	k.resources, k.created_resources, k.progress, k.created, k.updated, k.unblocked, k.started, k.finished`
 
 // returnedTask are TaskColumns without the alias, which SQLite's RETURNING does not accept.
@@ -158,7 +162,7 @@ func ScanTask(row sqldb.Scanner) (Task, error) {
 	var result, failure, worker sql.NullString
 	var by, unblocked, started, finished sql.NullInt64
 	var made, updated int64
-	err := row.Scan(&k.ID, &k.Seq, &k.Name, &k.State, &k.Attempt, &args, &result, &failure, &k.CID, &k.Origin, &k.Long, &k.Share.Owner, &k.Share.Namespace, &by, &worker,
+	err := row.Scan(&k.ID, &k.Seq, &k.Name, &k.State, &k.Attempt, &args, &result, &failure, &k.CID, &k.Traceparent, &k.Origin, &k.Long, &k.Share.Owner, &k.Share.Namespace, &by, &worker,
 		&resources, &created, &progress, &made, &updated, &unblocked, &started, &finished)
 	if err != nil {
 		return Task{}, err
@@ -221,7 +225,7 @@ func (s *Store) CreateTask(ctx context.Context, n NewTask) (Task, error) {
 // insertTask inserts the row of a task without its reservations.
 func insertTask(t *sqldb.Tx, n NewTask) (Task, error) {
 	made := Task{
-		ID: pulp.NewID(), Name: n.Name, State: TaskWaiting, Args: json.RawMessage(sqldb.ToJSON(n.Args)), CID: n.CID, Origin: n.Origin, CreatedBy: n.CreatedBy,
+		ID: pulp.NewID(), Name: n.Name, State: TaskWaiting, Args: json.RawMessage(sqldb.ToJSON(n.Args)), CID: n.CID, Traceparent: n.Traceparent, Origin: n.Origin, CreatedBy: n.CreatedBy,
 		Long: n.Long, Share: n.Share, Resources: slices.Concat([]Resource{}, n.Resources), Created: []Created{}, Progress: []Progress{},
 	}
 	exclusive := []string{}
@@ -233,13 +237,13 @@ func insertTask(t *sqldb.Tx, n NewTask) (Task, error) {
 	turn, lap := place("$10", "$11", "$12")
 	var unblocked sql.NullInt64
 	err := t.Row(`
-		INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated, service_id, origin, long, owner, namespace, turn, lap, unblocked)
-		VALUES ($1, `+t.Dialect.NextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7, $8, $9, $10, $11, $12, `+turn+`, `+lap+`, CASE
+		INSERT INTO task (id, seq, name, state, args, resources, logging_cid, created_by, created, updated, service_id, origin, long, owner, namespace, turn, lap, traceparent, unblocked)
+		VALUES ($1, `+t.Dialect.NextSeq+`, $2, 'waiting', $3, $4, $5, $6, $7, $7, $8, $9, $10, $11, $12, `+turn+`, `+lap+`, $15, CASE
 			WHEN EXISTS (SELECT 1 FROM (SELECT j.value AS href FROM json_each($13) j) w WHERE `+queued("w.href", " AND r.exclusive")+`) THEN NULL
 			WHEN EXISTS (SELECT 1 FROM (SELECT j.value AS href FROM json_each($14) j) w WHERE `+queued("w.href", "")+`) THEN NULL
 			ELSE CAST($7 AS BIGINT) END) RETURNING seq, unblocked`,
 		made.ID, n.Name, string(made.Args), sqldb.ToJSON(made.Resources), n.CID, sql.NullInt64{Int64: n.CreatedBy, Valid: n.CreatedBy != 0}, t.Now,
-		sqldb.NullIfEmpty(n.ServiceID), n.Origin, n.Long, n.Share.Owner, n.Share.Namespace, sqldb.ToJSON(hrefsOf(n.Resources)), sqldb.ToJSON(exclusive)).
+		sqldb.NullIfEmpty(n.ServiceID), n.Origin, n.Long, n.Share.Owner, n.Share.Namespace, sqldb.ToJSON(hrefsOf(n.Resources)), sqldb.ToJSON(exclusive), n.Traceparent).
 		Scan(&made.Seq, &unblocked)
 	made.Unblocked, made.Stamps = sqldb.FromNullMicros(unblocked), record.Stamps(t.Now, t.Now)
 	return made, err

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -20,7 +19,6 @@ import (
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/store/catalog"
@@ -104,16 +102,8 @@ type world struct {
 // openStore returns a new, migrated store and its URL.
 func openStore(t *testing.T) (s *store.Store, database string) {
 	t.Helper()
-	database = pgtest.Or(t, filepath.Join(t.TempDir(), "api.db"))
-	s, err := store.Open(t.Context(), database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.DB.Close() })
-	if err := s.DB.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return s, database
+	database = storetest.Database(t)
+	return storetest.OpenURL(t, database), database
 }
 
 func newWorld(t *testing.T, set ...func(*api.Options)) *world {

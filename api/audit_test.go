@@ -1,7 +1,6 @@
 package api_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -11,46 +10,17 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/internal/audit"
+	"github.com/countersign/countersign/internal/audit/audittest"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/taskstore"
 )
-
-// auditLines collects the entries of an audit log.
-type auditLines struct {
-	mu   sync.Mutex
-	text []byte
-}
-
-func (a *auditLines) Write(p []byte) (int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.text = append(a.text, p...)
-	return len(p), nil
-}
-
-// take returns the entries since the last call, in a short form.
-func (a *auditLines) take(t *testing.T) (all []audited) {
-	t.Helper()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for line := range strings.Lines(string(a.text)) {
-		var e audited
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			t.Fatalf("%s: %v", line, err)
-		}
-		all = append(all, e)
-	}
-	a.text = nil
-	return all
-}
 
 // audited is an entry of the audit log in the log of the server.
 type audited struct {
@@ -59,10 +29,10 @@ type audited struct {
 	Task                              string
 }
 
-// withAudit sets an audit log whose entries go to lines.
-func withAudit(lines *auditLines) func(*api.Options) {
+// withAudit sets an audit log whose entries go to entries.
+func withAudit(entries *audittest.Recorder) func(*api.Options) {
 	return func(o *api.Options) {
-		o.Audit, o.Upstream = audit.New(audit.Options{Log: slog.New(slog.NewJSONHandler(lines, nil))}), true
+		o.Audit, o.Upstream = entries.Log(), true
 		o.Logins = &api.PersonLogins{Login: func(*http.Request, string, string) (auth.PersonLogin, error) {
 			return auth.PersonLogin{Account: pulp.User{ID: 77, Username: "dana"}}, nil
 		}}
@@ -255,10 +225,10 @@ func mutatingRoutes(t *testing.T) []string {
 // administrator. Each call has exactly one entry, and both have the same action. A new route needs a row in mutations.
 func TestEveryMutatingRouteIsAudited(t *testing.T) {
 	t.Parallel()
-	lines := &auditLines{}
+	lines := &audittest.Recorder{}
 	m := newMirrors(t, withAudit(lines))
 	calls := m.mutations()
-	lines.take(t)
+	audittest.Take[audited](t, lines)
 	routes := mutatingRoutes(t)
 	slices.SortStableFunc(routes, func(x, y string) int { // deletions and removals are the last
 		last := func(route string) bool {
@@ -290,7 +260,7 @@ func TestEveryMutatingRouteIsAudited(t *testing.T) {
 				request.json = c.body
 			}
 			r := m.do(request)
-			return r.StatusCode, lines.take(t)
+			return r.StatusCode, audittest.Take[audited](t, lines)
 		}
 		status, refused := send(outsider)
 		want := c.outsider
@@ -348,7 +318,7 @@ func wantOne(t *testing.T, route, user string, status int, c mutation, got []aud
 // requests have none.
 func TestRefusalsAreAudited(t *testing.T) {
 	t.Parallel()
-	lines := &auditLines{}
+	lines := &audittest.Recorder{}
 	w := newWorld(t, withAudit(lines))
 	repository := w.repoHref()
 	w.hide("acme/app")
@@ -393,7 +363,7 @@ func TestRefusalsAreAudited(t *testing.T) {
 		if got := w.do(tt.call).StatusCode; got != tt.status {
 			t.Errorf("%s: status %d, want %d", name, got, tt.status)
 		}
-		if diff := cmp.Diff(tt.want, lines.take(t)); diff != "" {
+		if diff := cmp.Diff(tt.want, audittest.Take[audited](t, lines)); diff != "" {
 			t.Errorf("%s: entries (-want +got):\n%s", name, diff)
 		}
 	}

@@ -62,9 +62,9 @@ func (r *request) audit(action, object string, attrs ...slog.Attr) {
 	r.noted = append(r.noted, note{audit.Entry{Action: action, Object: object, Result: audit.Done}, attrs})
 }
 
-// created responds with an object that has been created, and notes the change for the audit log.
-func created(req *request, action string, shown any, href string) reply.Reply {
-	req.audit(action, href)
+// created responds with an object that has been created, and notes the change with its details for the audit log.
+func created(req *request, action string, shown any, href string, details ...slog.Attr) reply.Reply {
+	req.audit(action, href, details...)
 	return reply.Reply{Status: http.StatusCreated, Body: shown, Header: http.Header{"Location": {href}}}
 }
 

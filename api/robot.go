@@ -1,8 +1,8 @@
 package api
 
 import (
+	"log/slog"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -14,9 +14,6 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
 )
-
-// robotSeparator is between the namespace and the short name in the name of a robot. It is in no name of a namespace.
-const robotSeparator = "+"
 
 // defaultRobotRole is the role that a new robot gets on its namespace.
 const defaultRobotRole = "container.containernamespace_collaborator"
@@ -36,7 +33,7 @@ func robotHref(id int64) string {
 }
 
 func showRobot(u pulp.User) any {
-	namespace, _, _ := strings.Cut(u.Username, robotSeparator)
+	namespace, _, _ := strings.Cut(u.Username, pulp.RobotSeparator)
 	return robot{
 		objectOf(pulp.RobotCollection, strconv.FormatInt(u.ID, 10), u.Stamps), u.ID, u.Username, namespace, u.Description, u.Active,
 	}
@@ -53,7 +50,7 @@ func (a *API) robots() resource[pulp.User] {
 
 // ofNamespace filters robots by the name of their namespace.
 func ofNamespace(_ *API, _ *request, _ string, values []string) (list.Filter, error) {
-	return list.Where("username", list.HasPrefix, values[len(values)-1]+robotSeparator), nil
+	return list.Where("username", list.HasPrefix, values[len(values)-1]+pulp.RobotSeparator), nil
 }
 
 func (a *API) robotRoutes() []route {
@@ -83,8 +80,6 @@ var robotFields = body.Form{
 	"role": body.Text.Nullable(),
 }
 
-var robotForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
-
 // createRobot creates a robot in a namespace whose roles the caller may manage, and gives it a role there.
 func (a *API) createRobot(req *request) (reply.Reply, error) {
 	if req.caller.Token.Limited() {
@@ -98,12 +93,12 @@ func (a *API) createRobot(req *request) (reply.Reply, error) {
 	description, role := b.Text("description", body.Blank, body.Nullable).Value, b.Text("role", body.Nullable)
 	b.Ignore("id", "is_active")
 	if name != nil && namespace != nil {
-		short := strings.TrimPrefix(*name, *namespace+robotSeparator)
-		if !robotForm.MatchString(short) {
+		short := strings.TrimPrefix(*name, *namespace+pulp.RobotSeparator)
+		if !pulp.ValidRobotName(short) {
 			b.Fail("name", "Enter a name of at most 63 lowercase letters, digits and . _ - "+
 				"that begins with a letter or digit. The namespace precedes it.")
 		}
-		*name = *namespace + robotSeparator + short
+		*name = *namespace + pulp.RobotSeparator + short
 	}
 	if err := b.Finish(); err != nil {
 		return reply.Reply{}, err
@@ -128,7 +123,8 @@ func (a *API) createRobot(req *request) (reply.Reply, error) {
 	case err != nil:
 		return reply.Reply{}, err
 	}
-	return created(req, "create robot", showRobot(u), robotHref(u.ID)), nil
+	return created(req, "create robot", showRobot(u), robotHref(u.ID),
+		slog.String("name", u.Username), slog.String("role", given)), nil
 }
 
 // managedNamespace returns the namespace with a name, if the caller may manage the roles on it. Callers without that

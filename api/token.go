@@ -1,6 +1,7 @@
 package api
 
 import (
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -132,9 +133,24 @@ func (a *API) createToken(req *request) (reply.Reply, error) {
 	}
 	shown := tokenForm(made)
 	shown.Secret = secret
-	r := created(req, "create token", shown, shown.Href)
+	r := created(req, "create token", shown, shown.Href, tokenDetails(made)...)
 	r.Header.Set("Cache-Control", "no-store")
 	return r, nil
+}
+
+// tokenDetails describes a new token for the audit log, without its secret.
+func tokenDetails(k access.APIToken) []slog.Attr {
+	details := []slog.Attr{slog.String("account", k.Account), slog.String("name", k.Name)}
+	if k.Patterns != nil {
+		details = append(details, slog.Any("patterns", k.Patterns))
+	}
+	if k.Actions != nil {
+		details = append(details, slog.Any("actions", k.Actions))
+	}
+	if k.Expires != nil {
+		details = append(details, slog.Time("expires", k.Expires.UTC()))
+	}
+	return details
 }
 
 // readToken reads the fields of a token. parent is the token that creates it for the same account; nil for none. The new
@@ -215,7 +231,7 @@ func (a *API) tokenOwner(req *request, name string) (pulp.User, error) {
 
 // requireRobotManager returns an error unless the caller may manage the roles on the namespace of a robot.
 func (a *API) requireRobotManager(req *request, robot pulp.User) error {
-	namespace, _, _ := strings.Cut(robot.Username, robotSeparator)
+	namespace, _, _ := strings.Cut(robot.Username, pulp.RobotSeparator)
 	on := access.Object{Kind: access.Namespace, Name: namespace, Exists: true, Private: true}
 	return a.require(req, access.ManageRoles, on, robot.NamespaceID)
 }

@@ -3,23 +3,13 @@ package api
 import (
 	"log/slog"
 	"net/http"
-	"net/mail"
-	"regexp"
-	"strconv"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/countersign/countersign/api/internal/body"
-	"github.com/countersign/countersign/api/internal/openapi"
-	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/api/internal/timestamp"
 	"github.com/countersign/countersign/internal/access"
-	"github.com/countersign/countersign/internal/auth"
-	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
-	"github.com/countersign/countersign/tasks"
 )
 
 // user is the form of an account (compatibility.md#users-of-the-api).
@@ -61,11 +51,6 @@ func showUser(u pulp.User, groups []pulp.Group) user {
 		v.Groups = append(v.Groups, userGroup{g.Name, pulp.GroupHref(g.ID), numberPRN(pulp.GroupCollection, g.ID)})
 	}
 	return v
-}
-
-// numberPRN returns the PRN of an object whose id is a number.
-func numberPRN(collection string, id int64) string {
-	return pulp.PRN(collection, strconv.FormatInt(id, 10))
 }
 
 // showUsers returns the JSON forms of users. It reads their groups only if they are shown.
@@ -110,60 +95,6 @@ func textFilters(field string) filters {
 	})
 }
 
-// numberIdentityFilters are the identity filters of a collection whose ids are numbers.
-func numberIdentityFilters(collection string) filters {
-	in := func(parse func(name, text string) (id string, err error)) filter {
-		return filter{openapi.List(openapi.Text()), func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
-			parts, err := query.Split(name, values)
-			if err != nil || len(parts) == 0 {
-				return nil, err
-			}
-			var ids []string
-			for _, v := range parts {
-				id, err := parse(name, v)
-				if err != nil {
-					return nil, err
-				}
-				ids = append(ids, id)
-			}
-			return list.OneOf("pulp_id", ids), nil
-		}}
-	}
-	reference := func(prefix, message string) func(name, text string) (string, error) {
-		return func(_, text string) (string, error) {
-			ref, ok := pulp.ParseRef(text)
-			if !ok || !strings.HasPrefix(text, prefix) {
-				return "", reply.BadRequest(message, text)
-			}
-			if ref.Collection != collection { // its id may be that of an object of this collection
-				return "", nil
-			}
-			return ref.ID, nil
-		}
-	}
-	id := in(func(name, text string) (string, error) {
-		n, err := number(name, text)
-		return strconv.FormatInt(n, 10), err
-	})
-	id.schema = openapi.List(openapi.Integer())
-	return filters{
-		"id": one(id), "id__in": id,
-		"pulp_href__in": in(reference("/", "URI not valid: %s")),
-		"prn__in":       in(reference("prn:", "Not a valid PRN: %s, must start with 'prn:'")),
-	}
-}
-
-var numberForm = regexp.MustCompile(`^[1-9][0-9]{0,17}$`)
-
-// byNumber returns the condition for the object whose id, a number, the path has as "id".
-func byNumber(req *request) (list.Filter, error) {
-	if !numberForm.MatchString(req.param("id")) {
-		return nil, reply.ErrNotFound
-	}
-	id, err := strconv.ParseInt(req.param("id"), 10, 64)
-	return list.Where("id", list.Equal, id), err
-}
-
 func (a *API) userRoutes() []route {
 	r := a.users()
 	return []route{
@@ -178,25 +109,6 @@ func (a *API) userRoutes() []route {
 	}
 }
 
-// may reports whether the caller may perform an action on an object with an id, or on objects of its kind.
-func (a *API) may(req *request, action access.Action, on access.Object, id string) (bool, error) {
-	return a.Access.Allow(req.Context(), req.caller, action, on, id)
-}
-
-// require returns an error unless the caller may perform an action; see may.
-func (a *API) require(req *request, action access.Action, on access.Object, id string) error {
-	allowed, err := a.may(req, action, on, id)
-	if err == nil && !allowed {
-		err = errDenied
-	}
-	return err
-}
-
-// administers reports whether the caller is an administrator whose API token, if there is one, has no limits.
-func administers(req *request) bool {
-	return access.Allow(req.caller, access.Administer, access.Object{Kind: access.Server})
-}
-
 // visibleUsers returns the condition for users that the caller may see: all with the permission, else the caller.
 func (a *API) visibleUsers(req *request) ([]list.Filter, error) {
 	all, err := a.may(req, access.View, access.Object{Kind: access.Accounts}, "")
@@ -204,125 +116,6 @@ func (a *API) visibleUsers(req *request) ([]list.Filter, error) {
 		return nil, err
 	}
 	return []list.Filter{list.Where("id", list.Equal, req.caller.Account.ID)}, nil
-}
-
-// accountName is the field that readName reads.
-var accountName = body.Text.AtMost(pulp.MaxAccountName)
-
-// userForm are the fields of the bodies of users.
-var userForm = body.Form{
-	"username":   accountName.Required(),
-	"first_name": accountName.Blank(),
-	"last_name":  accountName.Blank(),
-	"email":      body.Text.Blank().AtMost(maxEmail),
-	"is_staff":   body.Bool,
-	"is_active":  body.Bool,
-	"password":   body.Secret,
-}
-
-// userFields are the fields of a user that a body sets.
-type userFields struct {
-	username, firstName, lastName, email *string
-	staff, active                        *bool
-	password                             tasks.Optional[string]
-	hash                                 string // of the password
-}
-
-// apply sets the fields of a user, except the password's hash.
-func (f userFields) apply(u *pulp.User) {
-	set(&u.Username, f.username)
-	set(&u.FirstName, f.firstName)
-	set(&u.LastName, f.lastName)
-	set(&u.Email, f.email)
-	set(&u.Staff, f.staff)
-	set(&u.Active, f.active)
-}
-
-// changed returns the names of the fields that differ from those of a user.
-func (f userFields) changed(old pulp.User) []string {
-	after, names := old, []string{}
-	f.apply(&after)
-	for _, field := range []struct {
-		name    string
-		differs bool
-	}{
-		{"username", after.Username != old.Username}, {"first_name", after.FirstName != old.FirstName},
-		{"last_name", after.LastName != old.LastName}, {"email", after.Email != old.Email},
-		{"is_staff", after.Staff != old.Staff}, {"is_active", after.Active != old.Active}, {"password", f.password.Set},
-	} {
-		if field.differs {
-			names = append(names, field.name)
-		}
-	}
-	return names
-}
-
-func set[T any](to, v *T) {
-	if v != nil {
-		*to = *v
-	}
-}
-
-// readUser reads and checks the fields of a user. Fields that the body lacks keep their values in old. With whole the
-// body must have the user's name.
-func readUser(b *body.Fields, old pulp.User, whole bool) userFields {
-	f := userFields{
-		username:  readName(b, "username", body.RequiredIf(whole)),
-		firstName: readName(b, "first_name", body.Blank),
-		lastName:  readName(b, "last_name", body.Blank),
-		email:     b.Text("email", body.Blank).Value,
-		staff:     b.Bool("is_staff"),
-		active:    b.Bool("is_active"),
-		password:  b.Secret("password"),
-	}
-	b.Ignore("id", "date_joined", "groups", "hidden_fields", "kind", "source")
-	if f.username != nil && *f.username != old.Username && b.Valid("username") && !pulp.ValidUsername(*f.username) {
-		b.Fail("username", "Enter a valid username. "+
-			"This value may contain only letters, numbers, and @/./+/-/_ characters.")
-	}
-	if f.email != nil && *f.email != old.Email && *f.email != "" && b.Valid("email") && !validEmail(*f.email) {
-		b.Fail("email", "Enter a valid email address.")
-	}
-	if v, _ := b.Value("password"); v == "" {
-		b.Fail("password", "This field may not be blank.")
-	}
-	return f
-}
-
-// readName reads a text of at most 150 characters.
-func readName(b *body.Fields, name string, rules ...body.Rule) *string {
-	v := b.Text(name, rules...).Value
-	if v != nil && utf8.RuneCountInString(*v) > pulp.MaxAccountName {
-		b.Fail(name, "Ensure this field has no more than %d characters.", pulp.MaxAccountName)
-	}
-	return v
-}
-
-// maxEmail is the length limit of an address in bytes.
-const maxEmail = 254
-
-func validEmail(s string) bool {
-	address, err := mail.ParseAddress(s)
-	return err == nil && address.Address == s && len(s) <= maxEmail
-}
-
-// finishUser finishes the body of a user, checks the password and hashes it. u has the names after the change.
-func finishUser(b *body.Fields, f *userFields, u pulp.User) error {
-	if err := b.Finish(); err != nil || f.password.Value == nil {
-		return err
-	}
-	password := *f.password.Value
-	if err := auth.CheckPasswordLength(password); err != nil {
-		return err
-	}
-	if faults := auth.PasswordFaults(password, u); len(faults) > 0 {
-		return &fault.Error{
-			Kind: fault.Invalid, Msg: "The password is too weak.", Fields: fault.Fields{"non_field_errors": faults},
-		}
-	}
-	var err error
-	f.hash, err = auth.HashPassword(password)
-	return err
 }
 
 // createUser creates a local user. Only administrators create administrators.
@@ -399,43 +192,6 @@ func (a *API) editUser(whole bool) handler {
 		}
 		req.audit("edit user", pulp.UserHref(old.ID), slog.Any("changed", f.changed(old)))
 		return showOne(a.users(), req, changed)
-	}
-}
-
-// editor is the relation of a caller to a user that the caller changes.
-type editor struct {
-	administers bool // the caller is an administrator
-	may         bool // the caller has the permission to change users
-	own         bool // the user is the caller
-	byPassword  bool // the caller authenticated with the password
-}
-
-// permit returns an error unless the editor may set the fields of a user. Only administrators change administrators and
-// make them. An API token or a certificate cannot change the password of its owner, so that a stolen one does not outlive
-// its revocation.
-func (e editor) permit(u pulp.User, f userFields) error {
-	differs := func(v *bool, from bool) bool { return v != nil && *v != from }
-	switch {
-	case u.Staff && !e.administers && !e.own,
-		differs(f.staff, u.Staff) && !e.administers,
-		differs(f.active, u.Active) && !e.may,
-		f.username != nil && *f.username != u.Username && !e.may,
-		f.password.Set && e.own && !e.byPassword:
-		return errDenied
-	}
-	return nil
-}
-
-// noteMaintained notes errors for fields of an account that this server does not maintain: of accounts that are no
-// local users only is_active can be changed.
-func noteMaintained(b *body.Fields, u pulp.User, f userFields) {
-	if u.Kind == pulp.LocalUser {
-		return
-	}
-	for _, name := range f.changed(u) {
-		if name != "is_active" && b.Valid(name) {
-			b.Fail(name, "Only is_active of an account of the kind '%s' can be changed.", u.Kind)
-		}
 	}
 }
 

@@ -5,37 +5,21 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/json"
-	"log/slog"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
-	"github.com/countersign/countersign/internal/audit"
+	"github.com/countersign/countersign/internal/audit/audittest"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/proxy"
 )
-
-// auditLines collects the entries of an audit log.
-type auditLines struct {
-	mu   sync.Mutex
-	text []byte
-}
-
-func (a *auditLines) Write(p []byte) (int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.text = append(a.text, p...)
-	return len(p), nil
-}
 
 // audited is an entry of the audit log in the log of the server.
 type audited struct {
@@ -44,27 +28,11 @@ type audited struct {
 	Error                       string
 }
 
-// take returns the entries since the last call.
-func (a *auditLines) take(t *testing.T) (all []audited) {
+func newAuditedWorld(t *testing.T, edits ...func(*proxy.Options)) (*world, *audittest.Recorder) {
 	t.Helper()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for line := range strings.Lines(string(a.text)) {
-		var e audited
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			t.Fatalf("%s: %v", line, err)
-		}
-		all = append(all, e)
-	}
-	a.text = nil
-	return all
-}
-
-func newAuditedWorld(t *testing.T, edits ...func(*proxy.Options)) (*world, *auditLines) {
-	t.Helper()
-	lines := &auditLines{}
+	lines := &audittest.Recorder{}
 	return newWorld(t, append(edits, func(o *proxy.Options) {
-		o.Audit = audit.New(audit.Options{Log: slog.New(slog.NewJSONHandler(lines, nil))})
+		o.Audit = lines.Log()
 	})...), lines
 }
 
@@ -108,7 +76,7 @@ func TestEveryMutatingRouteIsAudited(t *testing.T) {
 	t.Parallel()
 	w, lines := newAuditedWorld(t)
 	calls := w.mutations(w.pushImage("acme/app", "one", "latest"))
-	lines.take(t)
+	audittest.Take[audited](t, lines)
 	routes := proxy.MutatingRoutes()
 	slices.Sort(routes)
 	slices.Reverse(routes) // deletions last
@@ -133,7 +101,7 @@ func TestEveryMutatingRouteIsAudited(t *testing.T) {
 			want = nil
 		}
 		refused[action] = true
-		if diff := cmp.Diff(want, lines.take(t)); diff != "" {
+		if diff := cmp.Diff(want, audittest.Take[audited](t, lines)); diff != "" {
 			t.Errorf("%s as a caller without rights (-want +got):\n%s", route, diff)
 		}
 		c.as = "admin"
@@ -148,7 +116,7 @@ func TestEveryMutatingRouteIsAudited(t *testing.T) {
 		case c.status >= http.StatusBadRequest:
 			want[0].Result, want[0].Status, want[0].Error = "failed", c.status, "SIGNATURE_INVALID"
 		}
-		if diff := cmp.Diff(want, lines.take(t)); diff != "" {
+		if diff := cmp.Diff(want, audittest.Take[audited](t, lines)); diff != "" {
 			t.Errorf("%s as an administrator: %s (-want +got):\n%s", route, r.body, diff)
 		}
 	}
@@ -172,7 +140,7 @@ func TestRefusedFormsAreAudited(t *testing.T) {
 			t.Errorf("%v: %v", tt.form, got)
 		}
 		want := []audited{{Who: "anonymous", Action: "login", Object: tt.name, Result: "denied", Status: http.StatusUnauthorized}}
-		if diff := cmp.Diff(want, lines.take(t)); diff != "" {
+		if diff := cmp.Diff(want, audittest.Take[audited](t, lines)); diff != "" {
 			t.Errorf("%v: entries (-want +got):\n%s", tt.form, diff)
 		}
 	}
@@ -186,7 +154,7 @@ func TestCertificatesAreAudited(t *testing.T) {
 	w.options.Auth.AcceptCertificates(auth.CertificateNames{Field: auth.CommonName, Pattern: "*"})
 	name := pkix.AttributeTypeAndValue{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "carol"}
 	carol := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{Names: []pkix.AttributeTypeAndValue{name}}}
-	lines.take(t)
+	audittest.Take[audited](t, lines)
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodDelete, "/v2/acme/app/manifests/latest", nil)
 	r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{carol}}}
 	answer := httptest.NewRecorder()
@@ -195,7 +163,7 @@ func TestCertificatesAreAudited(t *testing.T) {
 		Who: "carol", Action: "delete manifest", Object: "acme/app", Result: "denied", Status: http.StatusUnauthorized,
 		Error: "UNAUTHORIZED",
 	}}
-	if diff := cmp.Diff(want, lines.take(t)); answer.Code != http.StatusUnauthorized || diff != "" {
+	if diff := cmp.Diff(want, audittest.Take[audited](t, lines)); answer.Code != http.StatusUnauthorized || diff != "" {
 		t.Errorf("status %d, entries (-want +got):\n%s", answer.Code, diff)
 	}
 }
@@ -210,7 +178,7 @@ func TestRefusalsAreAudited(t *testing.T) {
 	w.setPrivate("acme/secret")
 	carol, _ := w.token("carol", "repository:acme/app:pull")
 	anonymous, _ := w.token("", "repository:acme/app:pull")
-	lines.take(t)
+	audittest.Take[audited](t, lines)
 	denied := func(who, action, object string, status int) []audited {
 		return []audited{{Who: who, Action: action, Object: object, Result: "denied", Status: status, Error: "UNAUTHORIZED"}}
 	}
@@ -254,7 +222,7 @@ func TestRefusalsAreAudited(t *testing.T) {
 		if got := w.send(tt.request).status; got != tt.status {
 			t.Errorf("%s: status %d, want %d", tt.name, got, tt.status)
 		}
-		if diff := cmp.Diff(tt.want, lines.take(t)); diff != "" {
+		if diff := cmp.Diff(tt.want, audittest.Take[audited](t, lines)); diff != "" {
 			t.Errorf("%s: entries (-want +got):\n%s", tt.name, diff)
 		}
 	}

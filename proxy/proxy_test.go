@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -20,11 +19,11 @@ import (
 	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/pace"
-	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/store/accounts"
 	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/storetest"
 	"github.com/countersign/countersign/proxy"
 	"github.com/countersign/countersign/storage/embedded"
 )
@@ -53,14 +52,7 @@ type world struct {
 
 func newWorld(t *testing.T, edits ...func(*proxy.Options)) *world {
 	t.Helper()
-	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "registry.db")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.DB.Close() })
-	if err := s.DB.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s := storetest.Open(t)
 	for _, u := range []struct {
 		name  string
 		staff bool

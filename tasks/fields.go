@@ -115,8 +115,10 @@ func (f DistributionFields) Apply(d *pulp.Distribution) {
 	put((*map[string]*string)(&d.Labels), f.Labels)
 }
 
-// Apply assigns the present fields to a remote.
+// Apply assigns the present fields to a remote. Stored credentials that another host would receive are removed, unless
+// the fields have new ones: see pulp.Remote.KeepsPassword.
 func (f RemoteFields) Apply(r *pulp.Remote) {
+	old := *r
 	put(&r.Name, f.Name)
 	put(&r.URL, f.URL)
 	put(&r.UpstreamName, f.UpstreamName)
@@ -140,6 +142,12 @@ func (f RemoteFields) Apply(r *pulp.Remote) {
 	f.RateLimit.set(&c.RateLimit)
 	if setList(&c.TokenHosts, f.TokenHosts); len(c.TokenHosts) == 0 { // an empty list is stored as null
 		c.TokenHosts = nil
+	}
+	if !r.KeepsPassword(old) {
+		s.Username, s.Password = nil, nil
+	}
+	if !r.KeepsProxyPassword(old) {
+		s.ProxyUsername, s.ProxyPassword = nil, nil
 	}
 	f.Username.set(&s.Username)
 	f.Password.set(&s.Password)

@@ -4,15 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/storetest"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
 	"github.com/countersign/countersign/tasks/memqueue"
@@ -35,14 +34,7 @@ type stage struct {
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "stage.db")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.DB.Close() })
-	if err := s.DB.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s := storetest.Open(t)
 	g := &stage{T: t, store: s, queue: &memqueue.Queue{}, users: map[string]int64{}, running: map[string]chan struct{}{}, changed: make(chan struct{}, 1000)}
 	job := tasks.Job{Run: g.run, Permit: func(context.Context, *tasks.Run, pulp.User) error { return nil }}
 	g.jobs = map[string]tasks.Job{tasks.Sync: job, tasks.Sign: job}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,9 +12,9 @@ import (
 
 	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/store/sqldb"
+	"github.com/countersign/countersign/internal/store/storetest"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/internal/telemetry"
 	"github.com/countersign/countersign/tasks"
@@ -46,14 +45,7 @@ func jobsOf(all map[string]work) map[string]tasks.Job {
 // openShop starts a worker with so many slots; with none it only runs immediate tasks.
 func openShop(t *testing.T, slots int, jobs map[string]work) *shop {
 	t.Helper()
-	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "tasks.db")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.DB.Close() })
-	if err := s.DB.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s := storetest.Open(t)
 	log := slog.New(slog.DiscardHandler)
 	q := &memqueue.Queue{}
 	w := tasks.NewWorker(tasks.WorkerOptions{Store: s, Queue: q, Jobs: jobsOf(jobs), Log: log, Slots: slots, Name: "1@test"})
@@ -242,14 +234,7 @@ func (q *deaf) Pop(ctx context.Context, wait time.Duration) (string, error) {
 // announcements.
 func TestTasksAnnouncedToOthersRun(t *testing.T) {
 	t.Parallel()
-	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "deaf.db")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.DB.Close() })
-	if err := s.DB.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s := storetest.Open(t)
 	ran := make(chan struct{}, 1)
 	q := &deaf{}
 	w := tasks.NewWorker(tasks.WorkerOptions{

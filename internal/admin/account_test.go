@@ -9,9 +9,11 @@ import (
 	"testing"
 
 	"github.com/countersign/countersign/config"
+	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/admin"
 	"github.com/countersign/countersign/internal/app"
 	"github.com/countersign/countersign/internal/app/apptest"
+	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
@@ -357,8 +359,12 @@ func TestResetAdminPasswordRepairs(t *testing.T) {
 			i.run(t, addUser(admin.NewUser{Name: "other", Admin: true}))
 			reset := func(ctx context.Context, a *admin.Admin) error { return a.ResetAdminPassword(ctx, "new password") }
 			i.run(t, reset)
+			var lost access.APIToken
 			i.store(t, func(s *store.Store) {
 				u, err := s.Accounts.UserByName(t.Context(), app.AdminName)
+				if err == nil {
+					lost, _, err = s.Accounts.CreateAPIToken(t.Context(), access.APIToken{AccountID: u.ID, Name: "lost"})
+				}
 				if err == nil {
 					err = damage(s, u)
 				}
@@ -366,7 +372,15 @@ func TestResetAdminPasswordRepairs(t *testing.T) {
 					t.Fatal(err)
 				}
 			})
-			i.run(t, reset)
+			said := i.run(t, reset)
+			if want := name == "disabled" || name == "demoted"; strings.Contains(said, "that were deleted: 1\n") != want {
+				t.Errorf("the output names a deleted API token: %t: %q", !want, said)
+			}
+			i.store(t, func(s *store.Store) {
+				if _, err := s.Accounts.APIToken(t.Context(), lost.ID); !fault.Is(err, fault.NotFound) {
+					t.Errorf("the API token of admin: %v", err)
+				}
+			})
 			expectColumns(t, i.run(t, listUsers), app.AdminName, "user - yes yes - -")
 			i.audited(t, "reset admin password", 2)
 		})

@@ -15,6 +15,7 @@ import (
 	"github.com/countersign/countersign/internal/app"
 	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 )
 
@@ -89,18 +90,28 @@ func (a *Admin) change(ctx context.Context, do func(context.Context, *store.Stor
 	})
 }
 
-// ResetAdminPassword sets the password of the user admin. If password is empty, it generates one and prints it.
+// ResetAdminPassword sets the password of the user admin, which the rules for passwords of users apply to, and deletes the
+// user's API tokens. If password is empty, it generates one and prints it.
 func (a *Admin) ResetAdminPassword(ctx context.Context, password string) error {
 	return a.change(ctx, func(ctx context.Context, s *store.Store, entries *audit.Log) error {
-		text := fmt.Sprintf("The password of %s was changed.", app.AdminName)
+		text := fmt.Sprintf("The password of %s was changed.\n", app.AdminName)
 		if password == "" {
 			password = rand.Text()
-			text = fmt.Sprintf("The password of %s is now %s", app.AdminName, password)
+			text = fmt.Sprintf("The password of %s is now %s\n", app.AdminName, password)
 		}
-		if err := app.SetAdminPassword(ctx, s, entries, password); err != nil {
+		hash, err := hashOf(password, pulp.User{Username: app.AdminName})
+		if err != nil {
 			return err
 		}
-		_, err := fmt.Fprintln(a.out, text)
-		return err
+		tokens, err := s.Accounts.ResetAdministrator(ctx, app.AdminName, hash)
+		if err != nil {
+			return err
+		}
+		if tokens > 0 {
+			text += fmt.Sprintf("API tokens of %s that were deleted: %d\n", app.AdminName, tokens)
+		}
+		entries.Record(ctx, audit.Entry{Action: "reset admin password", Object: app.AdminName, Result: audit.Done},
+			slog.Int64("deleted_tokens", tokens))
+		return a.print("%s", text)
 	})
 }

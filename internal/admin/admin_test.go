@@ -91,9 +91,13 @@ func TestCommandsWithoutDatabase(t *testing.T) {
 // only the last one.
 func TestResetAdminPassword(t *testing.T) {
 	t.Parallel()
+	const given = "a given passphrase"
 	s := apptest.Start(t, apptest.Load(t))
 	a, out, _ := newAdmin(s.Config)
-	if err := a.ResetAdminPassword(t.Context(), "given"); err != nil {
+	if err := a.ResetAdminPassword(t.Context(), "password"); err == nil || !strings.Contains(err.Error(), "too common") {
+		t.Errorf("a weak password: %v", err)
+	}
+	if err := a.ResetAdminPassword(t.Context(), given); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.ResetAdminPassword(t.Context(), ""); err != nil {
@@ -104,7 +108,7 @@ func TestResetAdminPassword(t *testing.T) {
 		t.Fatalf("output %q", out)
 	}
 	for password, want := range map[string]int{
-		m[1]: http.StatusOK, "given": http.StatusUnauthorized, apptest.AdminPassword: http.StatusUnauthorized,
+		m[1]: http.StatusOK, given: http.StatusUnauthorized, apptest.AdminPassword: http.StatusUnauthorized,
 	} {
 		if got := s.Login(t, app.AdminName, password); got != want {
 			t.Errorf("login with %s: status %d, want %d", password, got, want)

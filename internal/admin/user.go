@@ -30,7 +30,8 @@ type NewUser struct {
 // AddUser creates a local user with a password.
 func (a *Admin) AddUser(ctx context.Context, n NewUser) error {
 	if !pulp.ValidUsername(n.Name) {
-		return fmt.Errorf("%s is not a valid name: use letters, digits and @ . + - _, at most %d", display(n.Name), pulp.MaxAccountName)
+		return fmt.Errorf("%s is not a valid name: use letters, digits and @ . + - _, at most %d, and not the form of names "+
+			"of robots, NAMESPACE+NAME", display(n.Name), pulp.MaxAccountName)
 	}
 	return a.change(ctx, func(ctx context.Context, s *store.Store, entries *audit.Log) error {
 		switch _, err := s.Accounts.UserByName(ctx, n.Name); {
@@ -60,6 +61,11 @@ func (a *Admin) newHash(ctx context.Context, u pulp.User, stdin bool) (string, e
 	if err != nil {
 		return "", err
 	}
+	return hashOf(password, u)
+}
+
+// hashOf returns the hash of a password that a user may choose.
+func hashOf(password string, u pulp.User) (string, error) {
 	if faults := auth.PasswordFaults(password, u); len(faults) > 0 {
 		return "", errors.New(strings.Join(faults, " "))
 	}

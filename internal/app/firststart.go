@@ -19,8 +19,8 @@ import (
 // AdminName is the name of the user that the first start creates, with all permissions.
 const AdminName = "admin"
 
-// SetAdminPassword sets the password of the user admin, and creates the user if it does not exist.
-func SetAdminPassword(ctx context.Context, s *store.Store, entries *audit.Log, password string) error {
+// setAdminPassword sets the password of the user admin, and creates the user if it does not exist.
+func setAdminPassword(ctx context.Context, s *store.Store, entries *audit.Log, password string) error {
 	hash, err := auth.HashPassword(password)
 	if err != nil {
 		return err
@@ -44,10 +44,10 @@ func (a *App) ensureAdmin(
 		if _, err := users.Login(ctx, AdminName, configured); err == nil {
 			return "", nil // the password is set; a new hash would end the tokens of admin
 		}
-		return "", SetAdminPassword(ctx, s, entries, configured)
+		return "", setAdminPassword(ctx, s, entries, configured)
 	case fault.Is(err, fault.NotFound):
 		generated = rand.Text()
-		return generated, SetAdminPassword(ctx, s, entries, generated)
+		return generated, setAdminPassword(ctx, s, entries, generated)
 	}
 	return "", err
 }

@@ -37,6 +37,9 @@ type server struct {
 	arguments  []string
 	attributes *syscall.SysProcAttr
 	made       atomic.Int64
+
+	template    sync.Once
+	templateErr error
 }
 
 var shared struct {
@@ -57,14 +60,22 @@ func Main(m *testing.M) int {
 // URL returns the URL of a new database for a test, or "" if COUNTERSIGN_TEST_DATABASE selects SQLite.
 func URL(t testing.TB) string {
 	t.Helper()
-	switch engine := os.Getenv(Variable); engine {
-	case "", "sqlite":
+	if !Selected(t) {
 		return ""
-	case "postgres":
+	}
+	return Database(t)
+}
+
+// Selected reports whether COUNTERSIGN_TEST_DATABASE selects PostgreSQL.
+func Selected(t testing.TB) bool {
+	t.Helper()
+	engine := os.Getenv(Variable)
+	switch engine {
+	case "", "sqlite", "postgres":
 	default:
 		t.Fatalf("%s: want sqlite or postgres, got %q", Variable, engine)
 	}
-	return Database(t)
+	return engine == "postgres"
 }
 
 // Or returns the URL of a new PostgreSQL database if COUNTERSIGN_TEST_DATABASE requests one, else the URL of
@@ -83,9 +94,35 @@ func available() bool {
 	return err == nil
 }
 
-// Database returns the URL of a new PostgreSQL database for a test. It skips the test if PostgreSQL is not
+// Database returns the URL of a new, empty PostgreSQL database for a test. It skips the test if PostgreSQL is not
 // installed.
 func Database(t testing.TB) string {
+	t.Helper()
+	return running(t).database(t, "template1")
+}
+
+// templateName is the name of the database that Copy copies.
+const templateName = "prepared"
+
+// Copy returns the URL of a new PostgreSQL database for a test: a copy of one that the first call of the test binary
+// creates and passes to prepare, which must close its connections. It skips the test if PostgreSQL is not installed.
+func Copy(t testing.TB, prepare func(url string) error) string {
+	t.Helper()
+	s := running(t)
+	s.template.Do(func() {
+		_, s.templateErr = s.admin.ExecContext(context.WithoutCancel(t.Context()), "CREATE DATABASE "+templateName)
+		if s.templateErr == nil {
+			s.templateErr = prepare(s.urlOf(templateName))
+		}
+	})
+	if s.templateErr != nil {
+		t.Fatalf("PostgreSQL: prepare a database: %v", s.templateErr)
+	}
+	return s.database(t, templateName)
+}
+
+// running returns the server that the tests share. It skips the test if PostgreSQL is not installed.
+func running(t testing.TB) *server {
 	t.Helper()
 	if !available() {
 		t.Skip("PostgreSQL is not installed; tools/install-test-tools.sh says how to get it")
@@ -94,9 +131,14 @@ func Database(t testing.TB) string {
 	if shared.err != nil {
 		t.Fatalf("PostgreSQL: %v", shared.err)
 	}
-	s := shared.s
+	return shared.s
+}
+
+// database creates a copy of a database and returns its URL. The end of the test deletes it.
+func (s *server) database(t testing.TB, template string) string {
+	t.Helper()
 	name := fmt.Sprintf("t%d", s.made.Add(1))
-	if _, err := s.admin.ExecContext(context.WithoutCancel(t.Context()), "CREATE DATABASE "+name); err != nil {
+	if _, err := s.admin.ExecContext(context.WithoutCancel(t.Context()), "CREATE DATABASE "+name+" TEMPLATE "+template); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -104,8 +146,11 @@ func Database(t testing.TB) string {
 			t.Error(err)
 		}
 	})
-	return s.url + "/" + name + "?sslmode=disable"
+	return s.urlOf(name)
 }
+
+// urlOf returns the URL of a database.
+func (s *server) urlOf(name string) string { return s.url + "/" + name + "?sslmode=disable" }
 
 // Durable starts a server with the durability settings of production, for measurements. It returns the URL of
 // its database and a function that stops the server.

@@ -10,9 +10,9 @@ const MaxAccountName = 150
 
 var usernameForm = regexp.MustCompile(`^[A-Za-z0-9@.+_-]{1,150}$`)
 
-// ValidUsername reports whether a local user can have a name: ASCII letters, digits and @ . + - _, at most 150. Names
-// of accounts of other kinds may have other characters.
-func ValidUsername(s string) bool { return usernameForm.MatchString(s) }
+// ValidUsername reports whether a local user can have a name: ASCII letters, digits and @ . + - _, at most 150, and not
+// the form of IsRobotName. Names of accounts of other kinds may have other characters.
+func ValidUsername(s string) bool { return usernameForm.MatchString(s) && !IsRobotName(s) }
 
 // IsLocalAdministrator reports whether the account is an active administrator with a password of this server. One such
 // account always remains.

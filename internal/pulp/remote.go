@@ -2,8 +2,10 @@ package pulp
 
 import (
 	"log/slog"
+	"net/url"
 	"reflect"
 	"regexp"
+	"strings"
 )
 
 // Policy determines the time at which the blobs of a mirrored repository are downloaded.
@@ -36,6 +38,40 @@ type Remote struct {
 func (r Remote) SameSource(o Remote) bool {
 	return r.URL == o.URL && r.UpstreamName == o.UpstreamName && reflect.DeepEqual(r.Secrets, o.Secrets) &&
 		reflect.DeepEqual(r.Connection, o.Connection)
+}
+
+// KeepsPassword reports whether the user name and the password of an older state may stay in this one: they reach the
+// same server, directly or through the same proxy, under certificates that are verified as before. Otherwise whoever may change the
+// remote could read a password that nobody is shown.
+func (r Remote) KeepsPassword(old Remote) bool {
+	c, o := r.Connection, old.Connection
+	return sameHost(r.URL, old.URL) && r.KeepsProxyPassword(old) &&
+		(c.TLSValidation || !o.TLSValidation) && (c.CACert == nil || o.CACert != nil && *c.CACert == *o.CACert)
+}
+
+// KeepsProxyPassword is KeepsPassword for the credentials for the proxy.
+func (r Remote) KeepsProxyPassword(old Remote) bool {
+	a, b := r.Connection.ProxyURL, old.Connection.ProxyURL
+	return a == nil || b != nil && sameHost(*a, *b)
+}
+
+// sameHost reports whether two URLs have the same scheme, host and port.
+func sameHost(a, b string) bool {
+	if a == b {
+		return true
+	}
+	first, err := url.Parse(a)
+	if err != nil {
+		return false
+	}
+	second, err := url.Parse(b)
+	return err == nil && first.Scheme == second.Scheme && hostPort(first) == hostPort(second)
+}
+
+var defaultPorts = map[string]string{"http": ":80", "https": ":443"}
+
+func hostPort(u *url.URL) string {
+	return strings.TrimSuffix(strings.ToLower(u.Host), defaultPorts[u.Scheme])
 }
 
 // tokenHost matches a host with an optional port, as in a URL.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/accounts"
 	"github.com/countersign/countersign/internal/store/sweep"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/storage"
@@ -23,8 +24,8 @@ type Retention struct {
 	Audit   time.Duration // entries of the audit log
 }
 
-// Housekeeper deletes unfinished uploads, unreferenced blobs, orphaned content, old tasks and old entries of the audit log. It deletes them
-// in batches, so that no push waits long for it.
+// Housekeeper deletes unfinished uploads, unreferenced blobs, orphaned content, old tasks, expired API tokens and old
+// entries of the audit log. It deletes them in batches, so that no push waits long for it.
 type Housekeeper struct {
 	Store   *store.Store
 	Storage storage.Storage
@@ -47,11 +48,14 @@ const (
 	sweptBlobs     = "blobs"
 	sweptTasks     = "tasks"
 	sweptAudit     = "audit entries"
+	sweptTokens    = "expired API tokens"
 )
 
 // SweptKinds returns all kinds of objects that sweeps delete.
 func SweptKinds() []string {
-	return []string{sweptUploads, sweptPending, sweptManifests, sweptFetched, sweptOrphans, sweptBlobs, sweptTasks, sweptAudit}
+	return []string{
+		sweptUploads, sweptPending, sweptManifests, sweptFetched, sweptOrphans, sweptBlobs, sweptTasks, sweptAudit, sweptTokens,
+	}
 }
 
 // Run calls Clean immediately and then at each interval, until ctx ends.
@@ -83,6 +87,9 @@ func (h Housekeeper) Clean(ctx context.Context) error {
 		h.blobs(ctx, now.Add(-h.Keep.Orphans)),
 		h.repeat(ctx, sweptTasks, func() (int64, error) {
 			return h.Store.Tasks.PurgeTasks(ctx, now.Add(-h.Keep.Tasks), final, purgeBatch)
+		}),
+		h.repeat(ctx, sweptTokens, func() (int64, error) {
+			return h.Store.Accounts.PurgeAPITokens(ctx, now.Add(-accounts.ExpiredKept), purgeBatch)
 		}),
 		h.repeat(ctx, sweptAudit, func() (int64, error) {
 			return h.Store.Audits.Purge(ctx, now.Add(-h.Keep.Audit), purgeBatch)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -18,11 +17,11 @@ import (
 	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
 	"github.com/countersign/countersign/internal/store"
+	"github.com/countersign/countersign/internal/store/accounts"
 	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/content"
 	"github.com/countersign/countersign/internal/store/list"
@@ -77,14 +76,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "jobs.db")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.DB.Close() })
-	if err := s.DB.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s := storetest.Open(t)
 	log, queue := slog.New(slog.DiscardHandler), &memqueue.Queue{}
 	w := &world{T: t, store: s, maker: &maker{t: t, key: signtest.NewKey(t, time.Now().Add(-time.Hour), 0)}}
 	use := pulp.SigningUse{Assigned: func(string) []string { return w.assigned }}
@@ -101,6 +93,7 @@ func newWorld(t *testing.T) *world {
 	})})
 	w.worker, w.dispatcher = worker, tasks.NewDispatcher(s, queue, worker, log)
 	w.signOnPush.SignElsewhere, w.signOnPush.SignLater = w.signTasks().Sign, w.signTasks().SignLater
+	var err error
 	w.service, err = s.Signatures.AddSigningService(t.Context(), pulp.SigningService{
 		Name: "svc", Class: pulp.ManifestSigningService, Kind: pulp.ServiceScript, Fingerprint: w.maker.key.Public.Fingerprint(), PublicKey: w.maker.key.Armor,
 	})
@@ -363,6 +356,13 @@ func TestHousekeeping(t *testing.T) {
 	if err := w.store.Audits.Add(t.Context(), []audit.Entry{entry}); err != nil {
 		t.Fatal(err)
 	}
+	long := time.Now().Add(-accounts.ExpiredKept - time.Minute)
+	expired, _, err := w.store.Accounts.CreateAPIToken(t.Context(), access.APIToken{
+		AccountID: storetest.User(t, w.store, "alice").ID, Name: "x", Expires: &long,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	entries := func() int64 {
 		_, n, err := list.AuditList.Rows(t.Context(), w.store.Lists, list.Query{Limit: 1})
 		if err != nil {
@@ -379,6 +379,9 @@ func TestHousekeeping(t *testing.T) {
 	}
 	if _, err := w.store.Uploads.Upload(t.Context(), w.repo.Repository.ID, row.ID); err != nil {
 		t.Errorf("a young upload: %v", err)
+	}
+	if _, err := w.store.Accounts.APIToken(t.Context(), expired.ID); !fault.Is(err, fault.NotFound) {
+		t.Errorf("an API token that expired long ago: %v, want NotFound", err)
 	}
 	// everything is older than its retention
 	keeper.Keep = jobs.Retention{Uploads: -time.Hour, Pending: -time.Hour, Orphans: -time.Hour, Tasks: -time.Hour, Audit: -time.Hour}

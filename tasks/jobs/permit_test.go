@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/countersign/countersign/internal/eventually"
 	"github.com/countersign/countersign/internal/fault"
-	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
@@ -50,15 +48,8 @@ type shop struct {
 
 func newShop(t *testing.T) *shop {
 	t.Helper()
-	file := pgtest.Or(t, filepath.Join(t.TempDir(), "shop.db"))
-	s, err := store.Open(t.Context(), file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.DB.Close() })
-	if err := s.DB.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	file := storetest.Database(t)
+	s := storetest.OpenURL(t, file)
 	driver, source := "sqlite", "file:"+strings.TrimPrefix(file, "sqlite:")+"?_pragma=busy_timeout(60000)&_pragma=foreign_keys(1)"
 	if sqldb.IsPostgres(file) {
 		driver, source = "pgx", file

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -21,10 +20,10 @@ import (
 
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/mirror"
-	"github.com/countersign/countersign/internal/pgtest"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/store/record"
+	"github.com/countersign/countersign/internal/store/storetest"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/storage/embedded"
 	"github.com/countersign/countersign/tasks"
@@ -191,14 +190,7 @@ func (w *mirrorWorld) serve(change func(*jobs.Options)) {
 
 func newMirror(t *testing.T, g *remoteRegistry, change func(*pulp.Remote)) *mirrorWorld {
 	t.Helper()
-	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "sync.db")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.DB.Close() })
-	if err := s.DB.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s := storetest.Open(t)
 	files, err := embedded.New(t.Context(), embedded.Options{Driver: "filesystem", Parameters: map[string]any{"rootdirectory": t.TempDir()}})
 	if err != nil {
 		t.Fatal(err)

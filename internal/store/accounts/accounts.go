@@ -37,16 +37,33 @@ func (s *Store) User(ctx context.Context, id int64) (pulp.User, error) {
 func (s *Store) PutUser(ctx context.Context, username, hash string, staff, active bool) (pulp.User, error) {
 	return sqldb.InTx(ctx, s.db, func(t *sqldb.Tx) (pulp.User, error) {
 		s.Changed(t)
-		if _, err := t.Exec(`DELETE FROM account WHERE username = $1 AND kind <> $2`, username, pulp.LocalUser); err != nil {
-			return pulp.User{}, err
+		return putUser(t, username, hash, staff, active)
+	})
+}
+
+func putUser(t *sqldb.Tx, username, hash string, staff, active bool) (pulp.User, error) {
+	if _, err := t.Exec(`DELETE FROM account WHERE username = $1 AND kind <> $2`, username, pulp.LocalUser); err != nil {
+		return pulp.User{}, err
+	}
+	return record.ScanUser(t.Row(`
+		INSERT INTO account (id, username, password_hash, is_staff, is_active, created, updated)
+		VALUES (`+t.Dialect.NextAccount+`, $1, $2, $3, $4, $5, $5)
+		ON CONFLICT (username) DO UPDATE
+		   SET password_hash = excluded.password_hash, is_staff = excluded.is_staff, is_active = excluded.is_active,
+		       updated = excluded.updated
+		RETURNING `+record.AccountColumns, username, hash, staff, active, t.Now))
+}
+
+// ResetAdministrator is PutUser for an active administrator. It also deletes the API tokens of the account, because
+// somebody else may have them, and returns their number.
+func (s *Store) ResetAdministrator(ctx context.Context, username, hash string) (tokens int64, err error) {
+	return sqldb.InTx(ctx, s.db, func(t *sqldb.Tx) (int64, error) {
+		s.Changed(t)
+		u, err := putUser(t, username, hash, true, true)
+		if err != nil {
+			return 0, err
 		}
-		return record.ScanUser(t.Row(`
-			INSERT INTO account (id, username, password_hash, is_staff, is_active, created, updated)
-			VALUES (`+t.Dialect.NextAccount+`, $1, $2, $3, $4, $5, $5)
-			ON CONFLICT (username) DO UPDATE
-			   SET password_hash = excluded.password_hash, is_staff = excluded.is_staff, is_active = excluded.is_active,
-			       updated = excluded.updated
-			RETURNING `+record.AccountColumns, username, hash, staff, active, t.Now))
+		return t.Exec(`DELETE FROM api_token WHERE account_id = $1`, u.ID)
 	})
 }
 

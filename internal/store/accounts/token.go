@@ -12,12 +12,11 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-const (
-	// maxTokens is the number of API tokens that an account can have.
-	maxTokens = 1000
-	// expiredKept is the time for which an expired token is still listed.
-	expiredKept = 30 * 24 * time.Hour
-)
+// maxTokens is the number of API tokens that an account can have.
+const maxTokens = 1000
+
+// ExpiredKept is the time for which an expired API token is still listed.
+const ExpiredKept = 30 * 24 * time.Hour
 
 const noToken = "No Token matches the given query."
 
@@ -26,10 +25,6 @@ const noToken = "No Token matches the given query."
 func (s *Store) CreateAPIToken(ctx context.Context, k access.APIToken) (access.APIToken, string, error) {
 	secret, hint := access.NewSecret()
 	created, err := sqldb.InTx(ctx, s.db, func(t *sqldb.Tx) (access.APIToken, error) {
-		if _, err := t.Exec(`DELETE FROM api_token WHERE account_id = $1 AND expires < $2`,
-			k.AccountID, t.Now-expiredKept.Microseconds()); err != nil {
-			return access.APIToken{}, err
-		}
 		var n int
 		if err := t.Row(`SELECT COUNT(*) FROM api_token WHERE account_id = $1`, k.AccountID).Scan(&n); err != nil {
 			return access.APIToken{}, err
@@ -94,6 +89,15 @@ func (s *Store) DeleteAPIToken(ctx context.Context, id string) error {
 			err = fault.New(fault.NotFound, noToken)
 		}
 		return err
+	})
+}
+
+// PurgeAPITokens deletes at most limit API tokens that expired before a time, and returns their number.
+func (s *Store) PurgeAPITokens(ctx context.Context, before time.Time, limit int) (int64, error) {
+	return sqldb.InTx(ctx, s.db, func(t *sqldb.Tx) (int64, error) {
+		return t.Exec(`
+			DELETE FROM api_token WHERE id IN (SELECT t.id FROM api_token t WHERE t.expires < $1 LIMIT $2)`,
+			sqldb.Micros(before), limit)
 	})
 }
 

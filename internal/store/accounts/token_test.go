@@ -10,6 +10,38 @@ import (
 	"github.com/countersign/countersign/internal/store/storetest"
 )
 
+// TestPurgeAPITokens deletes expired tokens in batches, and no others.
+func TestPurgeAPITokens(t *testing.T) {
+	t.Parallel()
+	s := storetest.Open(t)
+	alice := user(t, s, "alice")
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	kept := map[string]bool{}
+	for _, expires := range []time.Duration{-3 * time.Hour, -2 * time.Hour, -time.Hour, 0, time.Hour} {
+		at := now.Add(expires)
+		k, _, err := s.Accounts.CreateAPIToken(t.Context(), access.APIToken{AccountID: alice.ID, Name: "x", Expires: &at})
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept[k.ID] = expires >= 0
+	}
+	k, _, err := s.Accounts.CreateAPIToken(t.Context(), access.APIToken{AccountID: alice.ID, Name: "without an end"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept[k.ID] = true
+	for _, want := range []int64{2, 1, 0} {
+		if n, err := s.Accounts.PurgeAPITokens(t.Context(), now, 2); err != nil || n != want {
+			t.Errorf("PurgeAPITokens = %d, %v, want %d", n, err, want)
+		}
+	}
+	for id, want := range kept {
+		if _, err := s.Accounts.APIToken(t.Context(), id); (err == nil) != want {
+			t.Errorf("a token is kept: %v, want %t", err, want)
+		}
+	}
+}
+
 // TestAPITokens stores, finds, uses and deletes API tokens. Only the hash of the secret is stored.
 func TestAPITokens(t *testing.T) {
 	t.Parallel()

@@ -2,10 +2,14 @@
 package storetest
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -66,13 +70,62 @@ func Index(children ...pulp.Manifest) pulp.Manifest {
 }
 
 // Open returns a fresh, migrated store on disk, on the engine that pgtest.Variable names.
-func Open(t *testing.T) *store.Store {
+func Open(t testing.TB) *store.Store {
 	t.Helper()
-	s := OpenEmpty(t)
-	if err := s.DB.Migrate(t.Context()); err != nil {
+	return OpenURL(t, Database(t))
+}
+
+// OpenURL returns the store on a database and closes it at the end of the test.
+func OpenURL(t testing.TB, url string) *store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), url)
+	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = s.DB.Close() })
 	return s
+}
+
+// Database returns the URL of a fresh, migrated database, on the engine that pgtest.Variable names. It is a copy: only
+// the first call of a test binary runs the migrations, which take longer than most tests.
+func Database(t testing.TB) string {
+	t.Helper()
+	if pgtest.Selected(t) {
+		return pgtest.Copy(t, func(url string) error { return migrate(t.Context(), url) })
+	}
+	file, err := migrated()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "countersign.db")
+	if err := os.WriteFile(path, file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return "sqlite:" + path
+}
+
+// migrated returns the bytes of an SQLite database without rows.
+var migrated = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "storetest")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	path := filepath.Join(dir, "countersign.db")
+	//nolint:forbidigo // the database is all tests', so the context of one must not end its creation
+	if err := migrate(context.Background(), "sqlite:"+path); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path) //nolint:gosec // the path is this function's
+})
+
+// migrate creates the schema of an empty database.
+func migrate(ctx context.Context, url string) error {
+	s, err := store.Open(ctx, url)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.DB.Migrate(ctx), s.DB.Close())
 }
 
 // OpenAt returns a store with the schema of an older version, for tests of migrations. Until DB.Migrate, only plain
@@ -89,12 +142,7 @@ func OpenAt(t *testing.T, version int64) *store.Store {
 // OpenEmpty returns a store without a schema.
 func OpenEmpty(t *testing.T) *store.Store {
 	t.Helper()
-	s, err := store.Open(t.Context(), pgtest.Or(t, filepath.Join(t.TempDir(), "db", "countersign.db")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.DB.Close() })
-	return s
+	return OpenURL(t, pgtest.Or(t, filepath.Join(t.TempDir(), "db", "countersign.db")))
 }
 
 // PushBlob commits a text as a pending blob of a repository.

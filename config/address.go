@@ -11,6 +11,11 @@ func (m Mirror) Prefixes() ([]netip.Prefix, error) {
 	return prefixes("mirror.allow_private_addresses", m.AllowPrivateAddresses)
 }
 
+// Prefixes returns AllowPrivateAddresses, parsed.
+func (w Webhooks) Prefixes() ([]netip.Prefix, error) {
+	return prefixes("webhooks.allow_private_addresses", w.AllowPrivateAddresses)
+}
+
 // Proxies returns TrustedProxies, parsed.
 func (c Config) Proxies() ([]netip.Prefix, error) {
 	return prefixes("trusted_proxies", c.TrustedProxies)

@@ -82,6 +82,7 @@ type Config struct {
 	Signing    Signing    `yaml:"signing" envPrefix:"SIGNING_"`
 	Signatures Signatures `yaml:"signatures" envPrefix:"SIGNATURES_"`
 	Mirror     Mirror     `yaml:"mirror" envPrefix:"MIRROR_"`
+	Webhooks   Webhooks   `yaml:"webhooks" envPrefix:"WEBHOOKS_"`
 	Retention  Retention  `yaml:"retention" envPrefix:"RETENTION_"`
 	Log        Log        `yaml:"log" envPrefix:"LOG_"`
 	Audit      Audit      `yaml:"audit" envPrefix:"AUDIT_"`
@@ -222,6 +223,22 @@ type Mirror struct {
 	BlobTimeout time.Duration `yaml:"blob_timeout" env:"BLOB_TIMEOUT"`
 	// SyncTimeout limits one sync.
 	SyncTimeout time.Duration `yaml:"sync_timeout" env:"SYNC_TIMEOUT"`
+}
+
+// Webhooks contains settings of the delivery of events. See docs/webhooks.md.
+type Webhooks struct {
+	// AllowPrivateAddresses are private and loopback addresses or networks (10.1.0.0/16) that receivers may have.
+	AllowPrivateAddresses []string `yaml:"allow_private_addresses" env:"ALLOW_PRIVATE_ADDRESSES"`
+	// Parallel is the number of concurrent deliveries of this process; 0: other processes deliver.
+	Parallel int `yaml:"parallel" env:"PARALLEL"`
+	// Timeout limits one delivery.
+	Timeout time.Duration `yaml:"timeout" env:"TIMEOUT"`
+	// RetryFor is the age of events that are given up.
+	RetryFor time.Duration `yaml:"retry_for" env:"RETRY_FOR"`
+	// Backlog is the number of events that wait for one receiver; the oldest others are dropped.
+	Backlog int64 `yaml:"backlog" env:"BACKLOG"`
+	// Retention is the time for which deliveries are listed after their end.
+	Retention time.Duration `yaml:"retention" env:"RETENTION"`
 }
 
 // Retention contains the times for which unreferenced data are kept. See compatibility.md#retention.

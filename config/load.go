@@ -93,6 +93,10 @@ func Default() Config {
 		Mirror: Mirror{
 			AllowPrivateAddresses: []string{}, MinRate: 1024, MinRateWindow: time.Minute, BlobTimeout: 12 * time.Hour, SyncTimeout: 24 * time.Hour,
 		},
+		Webhooks: Webhooks{
+			AllowPrivateAddresses: []string{}, Parallel: 64, Timeout: 10 * time.Second, RetryFor: 24 * time.Hour, Backlog: 10_000,
+			Retention: 7 * 24 * time.Hour,
+		},
 		Retention:     Retention{Uploads: 24 * time.Hour, Pending: 24 * time.Hour, Orphans: 24 * time.Hour, Tasks: 30 * 24 * time.Hour},
 		Log:           Log{Level: slog.LevelInfo, Format: "text"},
 		Audit:         Audit{Retention: 90 * 24 * time.Hour},

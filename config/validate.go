@@ -29,6 +29,7 @@ func (c Config) validate() error {
 		oneOf("signatures.unknown_keys", c.Signatures.UnknownKeys, "accept", "refuse"),
 		c.Upstream.validate(),
 		c.Mirror.validate(),
+		c.Webhooks.validate(),
 		c.Htpasswd.validate(),
 		c.LDAP.validate(),
 		c.Metrics.validate(),
@@ -84,6 +85,18 @@ func (m Mirror) validate() error {
 		check(m.MinRateWindow >= time.Second && m.MinRateWindow <= time.Hour, "mirror.min_rate_window: want 1s to 1h, got %v", m.MinRateWindow),
 		check(m.BlobTimeout >= time.Second, "mirror.blob_timeout: want 1s or more, got %v", m.BlobTimeout),
 		check(m.SyncTimeout >= time.Second, "mirror.sync_timeout: want 1s or more, got %v", m.SyncTimeout),
+	)
+}
+
+func (w Webhooks) validate() error {
+	_, addressErr := w.Prefixes()
+	return errors.Join(
+		addressErr,
+		check(w.Parallel >= 0, "webhooks.parallel: want 0 or more, got %d", w.Parallel),
+		check(w.Timeout >= time.Second && w.Timeout <= time.Minute, "webhooks.timeout: want 1s to 1m, got %v", w.Timeout),
+		check(w.RetryFor >= time.Minute, "webhooks.retry_for: want 1m or more, got %v", w.RetryFor),
+		check(w.Backlog >= 1, "webhooks.backlog: want 1 or more, got %d", w.Backlog),
+		check(w.Retention >= time.Minute, "webhooks.retention: want 1m or more, got %v", w.Retention),
 	)
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/store/signatures"
 	"github.com/countersign/countersign/internal/tracing"
+	"github.com/countersign/countersign/internal/webhook"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/observed"
 	"github.com/countersign/countersign/tasks"
@@ -52,7 +53,8 @@ type engine struct {
 	worker     *tasks.Worker
 	dispatcher *tasks.Dispatcher
 	audit      *audit.Log
-	tracing    *tracing.Tracing // nil without a receiver of traces
+	tracing    *tracing.Tracing    // nil without a receiver of traces
+	webhooks   *webhook.Dispatcher // nil if other processes deliver events
 }
 
 // buildEngine builds the common parts on an open store. The caller closes the queue and the audit log.
@@ -105,10 +107,29 @@ func (a *App) buildEngine(ctx context.Context, s *store.Store) (*engine, error) 
 		Usable: usableServices(s, keys), Lease: c.TaskLease, Observer: taskObserver{a.metrics}, Jobs: a.jobs(s, b, signer, runner, adopter, decider),
 		Confirm: users.Confirm,
 	})
+	sending, err := a.webhooks(s, users, decider, process)
+	if err != nil {
+		return nil, err
+	}
 	return &engine{
+		webhooks: sending,
 		backends: b, process: process, signers: keys, signOnPush: runner, adopter: adopter, worker: worker, users: users, people: people,
 		access: decider, idTokens: verifier, dispatcher: tasks.NewDispatcher(s, b.queue, worker, a.log), audit: entries, tracing: traces,
 	}, nil
+}
+
+// webhooks returns the dispatcher of events, or nil if other processes deliver them.
+func (a *App) webhooks(s *store.Store, users *auth.Auth, decider *access.Decider, process string) (*webhook.Dispatcher, error) {
+	c := a.config.Webhooks
+	allowed, err := c.Prefixes()
+	if err != nil || c.Parallel == 0 {
+		return nil, err
+	}
+	return webhook.New(webhook.Options{
+		Store: s, Access: webhook.Access{Decider: decider, Confirm: users.Confirm}, Log: a.log, Name: process,
+		Sender:   webhook.NewSender(allowed, c.Timeout, a.config.Public().String(), "countersign/"+a.version),
+		Parallel: c.Parallel, Timeout: c.Timeout, Backlog: c.Backlog, RetryFor: c.RetryFor,
+	}), nil
 }
 
 // openBackends opens the storage and the queue and prepares the store for the kind of storage. A storage that does

@@ -103,11 +103,14 @@ func (a *App) backgroundJobs(s *store.Store, e *engine) []func(context.Context) 
 	c := a.config
 	keeper := jobs.Housekeeper{Store: s, Storage: e.storage, Log: a.log, Embedded: e.upstream == nil, Keep: jobs.Retention{
 		Uploads: c.Retention.Uploads, Pending: c.Retention.Pending, Orphans: c.Retention.Orphans, Tasks: c.Retention.Tasks,
-		Audit: c.Audit.Retention,
+		Audit: c.Audit.Retention, Events: c.Webhooks.Retention,
 	}, Swept: a.metrics.Swept}
 	all := []func(context.Context){func(ctx context.Context) { keeper.Run(ctx, housekeepingInterval) }}
 	if e.people != nil {
 		all = append(all, e.people.Run)
+	}
+	if e.webhooks != nil {
+		all = append(all, e.webhooks.Run)
 	}
 	if e.upstream == nil {
 		return all

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 
 	"github.com/countersign/countersign/internal/store/sqldb"
 	"github.com/countersign/countersign/signing/script"
@@ -42,5 +43,14 @@ func (a *App) Work(ctx context.Context) error {
 	defer e.queue.Close()
 	defer a.closeAudit(ctx, e.audit)
 	a.log.InfoContext(ctx, "worker started", slog.String("name", e.process), slog.Int("concurrent_tasks", c.Workers))
-	return a.observe(ctx, s, e, nil, monitor, func(ctx context.Context) error { return e.worker.Run(ctx, c.ShutdownGrace) })
+	return a.observe(ctx, s, e, nil, monitor, func(ctx context.Context) error {
+		running, cancel := context.WithCancel(ctx)
+		var sending sync.WaitGroup
+		defer sending.Wait()
+		if e.webhooks != nil {
+			sending.Go(func() { e.webhooks.Run(running) })
+		}
+		defer cancel() // before the wait
+		return e.worker.Run(running, c.ShutdownGrace)
+	})
 }

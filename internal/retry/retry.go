@@ -9,6 +9,7 @@ package retry
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -147,4 +148,17 @@ func unmarked(err error) error {
 			return err
 		}
 	}
+}
+
+// Wait returns the wait after a number of failures, the first of which is 0, for callers that store when to try again. It is
+// that of Do: it doubles from First up to Max, and is lengthened by a random part of up to one half.
+func (p Policy) Wait(failures int) time.Duration {
+	wait := p.First
+	for range failures {
+		if wait *= 2; wait >= p.Max {
+			wait = p.Max
+			break
+		}
+	}
+	return wait + rand.N(wait/2+1)
 }

@@ -22,10 +22,11 @@ type Retention struct {
 	Orphans time.Duration // content that is in no version any more, since its creation
 	Tasks   time.Duration // tasks, since their end
 	Audit   time.Duration // entries of the audit log
+	Events  time.Duration // deliveries to webhooks, since their end
 }
 
-// Housekeeper deletes unfinished uploads, unreferenced blobs, orphaned content, old tasks, expired API tokens and old
-// entries of the audit log. It deletes them in batches, so that no push waits long for it.
+// Housekeeper deletes unfinished uploads, unreferenced blobs, orphaned content, old tasks, expired API tokens, old entries of
+// the audit log and old deliveries to webhooks. It deletes them in batches, so that no push waits long for it.
 type Housekeeper struct {
 	Store   *store.Store
 	Storage storage.Storage
@@ -93,6 +94,9 @@ func (h Housekeeper) Clean(ctx context.Context) error {
 		}),
 		h.repeat(ctx, sweptAudit, func() (int64, error) {
 			return h.Store.Audits.Purge(ctx, now.Add(-h.Keep.Audit), purgeBatch)
+		}),
+		h.repeat(ctx, "deliveries to webhooks", func() (int64, error) {
+			return h.Store.Webhooks.Purge(ctx, now.Add(-h.Keep.Events))
 		}),
 	)
 }

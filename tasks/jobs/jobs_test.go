@@ -351,7 +351,7 @@ func TestHousekeeping(t *testing.T) {
 		t.Fatal(err)
 	}
 	keeper := jobs.Housekeeper{Store: w.store, Storage: files, Log: slog.New(slog.DiscardHandler), Embedded: true}
-	keeper.Keep = jobs.Retention{Uploads: time.Hour, Pending: time.Hour, Orphans: time.Hour, Tasks: time.Hour, Audit: time.Hour}
+	keeper.Keep = jobs.Retention{Uploads: time.Hour, Pending: time.Hour, Orphans: time.Hour, Tasks: time.Hour, Audit: time.Hour, Events: time.Hour}
 	entry := audit.Entry{ID: pulp.NewID(), At: time.Now(), Action: "x", Result: audit.Done, Details: []byte(`{}`)}
 	if err := w.store.Audits.Add(t.Context(), []audit.Entry{entry}); err != nil {
 		t.Fatal(err)
@@ -384,7 +384,7 @@ func TestHousekeeping(t *testing.T) {
 		t.Errorf("an API token that expired long ago: %v, want NotFound", err)
 	}
 	// everything is older than its retention
-	keeper.Keep = jobs.Retention{Uploads: -time.Hour, Pending: -time.Hour, Orphans: -time.Hour, Tasks: -time.Hour, Audit: -time.Hour}
+	keeper.Keep = jobs.Retention{Uploads: -time.Hour, Pending: -time.Hour, Orphans: -time.Hour, Tasks: -time.Hour, Audit: -time.Hour, Events: -time.Hour}
 	if err := keeper.Clean(t.Context()); err != nil {
 		t.Fatal(err)
 	}

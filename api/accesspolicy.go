@@ -96,6 +96,20 @@ var viewsets = []viewset{
 		},
 	},
 	{
+		name: "distributions/container/pull-through", kind: access.PullThrough, owner: access.PullThroughOwner,
+		actions: map[access.Action][]string{
+			access.View: viewActions, access.Create: {"create"}, access.Change: changeActions, access.Delete: {"destroy"},
+			access.PullNew: {"pull_new"}, access.ManageRoles: roleActions,
+		},
+	},
+	{
+		name: "remotes/container/pull-through", kind: access.PullThroughRemote, owner: access.PullThroughRemoteOwner,
+		actions: map[access.Action][]string{
+			access.View: viewActions, access.Create: {"create"}, access.Change: changeActions, access.Delete: {"destroy"},
+			access.ManageRoles: roleActions,
+		},
+	},
+	{
 		name: "pulp_container/namespaces", kind: access.Namespace, owner: access.NamespaceOwner,
 		actions: map[access.Action][]string{
 			access.View: viewActions, access.Create: {"create"}, access.Delete: {"destroy"}, access.ManageRoles: roleActions,
@@ -183,9 +197,12 @@ func (v viewset) conditions(r access.Rule) []string {
 		add("has_model_or_obj_perms", r.PushObject)
 		add("has_distribution_perms", r.Serving)
 	}
+	if !v.push {
+		add("has_pull_through_perms", r.Cache)
+	}
 	add("has_namespace_perms", namespace)
 	add("has_model_perms", r.Everywhere)
-	if v.kind == access.Distribution || v.kind == access.Namespace ||
+	if v.kind == access.Distribution || v.kind == access.PullThrough || v.kind == access.Namespace ||
 		r.Action == access.Create && (v.kind == access.Repository || v.kind == access.Remote) {
 		all = append(all, "namespace_is_username") // while the namespace does not exist
 	}

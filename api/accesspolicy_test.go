@@ -18,6 +18,7 @@ func TestAccessPoliciesDescribeTheRules(t *testing.T) {
 	viewsets := map[access.Kind][]string{
 		access.Repository:   {"repositories/container/container", "repositories/container/container-push"},
 		access.Distribution: {"distributions/container/container"}, access.Remote: {"remotes/container/container"},
+		access.PullThrough: {"distributions/container/pull-through"}, access.PullThroughRemote: {"remotes/container/pull-through"},
 		access.Namespace: {
 			"pulp_container/namespaces",
 		}, access.Task: {"tasks"}, access.Group: {"groups"}, access.Accounts: {"users"},
@@ -37,7 +38,7 @@ func TestAccessPoliciesDescribeTheRules(t *testing.T) {
 		if viewsets[r.Kind] == nil || r.Kind == access.Namespace && r.Action == access.Change {
 			continue // namespaces cannot be changed
 		}
-		plain := slices.Concat(r.Object, r.Namespace, r.Everywhere)
+		plain := slices.Concat(r.Object, r.Namespace, r.Everywhere, r.Cache)
 		push := slices.Concat(r.Object, r.PushObject, r.PushNamespace, r.Serving)
 		for i, viewset := range viewsets[r.Kind] {
 			permissions := plain
@@ -86,7 +87,7 @@ func TestAccessPolicies(t *testing.T) {
 	}
 	for query, want := range map[string]int{
 		"?viewset_name=signing-services": 0, "?viewset_name__startswith=repositories/": 2, "?viewset_name__in=tasks,users": 2,
-		"?customized=true": 0, "?customized=false&limit=3": 3, "?viewset_name__icontains=CONTAINER": 5, "?offset=1000": 0,
+		"?customized=true": 0, "?customized=false&limit=3": 3, "?viewset_name__icontains=CONTAINER": 7, "?offset=1000": 0,
 		"?pulp_href__in=" + href[0]: 1,
 	} {
 		if got := w.results("access_policies/"+query, "viewset_name"); len(got) != want {

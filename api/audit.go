@@ -55,7 +55,7 @@ func auditAction(method, route string) string {
 
 // isType reports whether a segment is a type of objects, which follows the segment of their kind.
 func isType(segment string) bool {
-	return segment == "container" || segment == "container-push" || segment == "content_redirect"
+	return segment == "container" || segment == "container-push" || segment == "pull-through" || segment == "content_redirect"
 }
 
 // nounOf returns the kind of object that the segments of a path name, such as "user role" for a role of a user.

@@ -142,16 +142,18 @@ func (m *mirrors) mutations() map[string]mutation {
 		"POST /pulp/api/v3/upstream/compare/": {path: "upstream/compare/", body: `{}`},
 	}
 	maps.Copy(all, m.accountMutations())
+	maps.Copy(all, m.pullThroughMutations())
 	for collection, object := range map[string]string{
 		"distributions/container/container/": distribution, "remotes/container/container/": remote, "repositories/container/container/": full,
 		"pulp_container/namespaces/": namespace, "repositories/container/container-push/": push, "tasks/": waiting(),
-		"signing-services/": m.serviceHref(),
+		"signing-services/": m.serviceHref(), pulp.PullThroughCollection: pulp.Href(pulp.PullThroughCollection, m.cache().ID),
+		pulp.PullThroughRemoteCollection: pulp.Href(pulp.PullThroughRemoteCollection, m.cache().RemoteID),
 	} {
 		_, model, _ := strings.Cut(pulp.PRN(collection, ""), ":")
 		role := strings.Replace(strings.TrimSuffix(model, ":"), "pushrepository", "repository", 1) + "_owner"
 		body := `{"role":"` + role + `","users":["carol"]}`
 		outsider := http.StatusNotFound
-		if slices.Contains([]string{distribution, namespace, push, m.serviceHref()}, object) {
+		if slices.Contains([]string{distribution, namespace, push, m.serviceHref()}, object) || collection == pulp.PullThroughCollection {
 			outsider = http.StatusForbidden
 		}
 		for _, action := range []string{"add_role/", "remove_role/"} {

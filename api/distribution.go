@@ -54,7 +54,7 @@ type genericDistribution struct {
 
 func showBaseDistribution(d pulp.Distribution, guard contentGuard) baseDistribution {
 	v := baseDistribution{
-		object:          objectOf(pulp.DistributionCollection, d.ID, d.Stamps),
+		object:          objectOf(d.Collection(), d.ID, d.Stamps),
 		Labels:          labelsOf(d.Labels),
 		Name:            d.Name,
 		BasePath:        d.BasePath,
@@ -93,7 +93,7 @@ func (a *API) showDistributions(
 func showDistribution(b baseDistribution, d pulp.Distribution, path string) distribution {
 	return distribution{
 		baseDistribution: b, RegistryPath: path, Namespace: pulp.Href(pulp.NamespaceCollection, d.NamespaceID), Private: d.Private,
-		Description: d.Description,
+		Description: d.Description, Remote: hrefOrNil(pulp.RemoteCollection, d.RemoteID),
 	}
 }
 
@@ -140,7 +140,7 @@ func (a *API) distributions() resource[pulp.Distribution] {
 
 func (a *API) anyDistributions() resource[pulp.Distribution] {
 	return resource[pulp.Distribution]{
-		model: "Distribution", form: genericDistribution{}, list: list.DistributionList, within: a.visible,
+		model: "Distribution", form: genericDistribution{}, list: list.AnyDistributionList, within: a.visible,
 		orderings: distributionOrderings, filters: distributionFilters(),
 		show: a.showDistributions(func(b baseDistribution, d pulp.Distribution) any {
 			return genericDistribution{b, strings.TrimSuffix(a.PublicURL.String(), "/") + contentPrefix + d.BasePath + "/"}
@@ -168,9 +168,9 @@ func (a *API) permittedDistribution(req *request) (pulp.Distribution, error) {
 	return permitted(a, a.distributions(), req, access.Change)
 }
 
-// requireNewPath returns an error unless the caller may create a distribution with a path.
-func (a *API) requireNewPath(req *request, path string) error {
-	on, err := a.Access.Load(req.Context(), req.caller, access.Object{Kind: access.Distribution, Name: path}, "")
+// requireNewPath returns an error unless the caller may create a distribution of a kind with a path.
+func (a *API) requireNewPath(req *request, kind access.Kind, path string) error {
+	on, err := a.Access.Load(req.Context(), req.caller, access.Object{Kind: kind, Name: path}, "")
 	if err == nil && !access.MayCreatePath(req.caller, on) {
 		err = errDenied
 	}
@@ -250,14 +250,14 @@ func (a *API) readDistribution(
 		if !pulp.ValidName(*f.BasePath) {
 			b.Fail("base_path", badPath)
 		} else if *f.BasePath != old.BasePath {
-			if err := a.requireNewPath(req, *f.BasePath); err != nil {
+			if err := a.requireNewPath(req, access.Distribution, *f.BasePath); err != nil {
 				return f, err
 			}
 		}
 	}
 	// The first push to a path names its distribution after the path. So such a name needs the permission for the path.
 	if f.Name != nil && *f.Name != old.Name && pulp.ValidName(*f.Name) {
-		if err := a.requireNewPath(req, *f.Name); err != nil {
+		if err := a.requireNewPath(req, access.Distribution, *f.Name); err != nil {
 			return f, err
 		}
 	}
@@ -271,7 +271,7 @@ func (a *API) readDistribution(
 	after := old
 	f.Apply(&after)
 	if b.Valid("name", "base_path") && (after.Name != old.Name || after.BasePath != old.BasePath) {
-		conflict, err := a.Store.Catalog.DistributionConflict(req.Context(), old.ID, after.Name, after.BasePath)
+		conflict, err := a.Store.Catalog.DistributionConflict(req.Context(), after)
 		if err != nil {
 			return f, err
 		}

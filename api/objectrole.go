@@ -28,7 +28,7 @@ func (s securable) key() string { return access.Key(s.on.Kind, s.id) }
 // securables are the collections of such objects.
 var securables = []string{
 	pulp.PushCollection, pulp.ContainerCollection, pulp.RemoteCollection, pulp.DistributionCollection,
-	pulp.NamespaceCollection,
+	pulp.NamespaceCollection, pulp.PullThroughCollection, pulp.PullThroughRemoteCollection,
 	pulp.TaskCollection, pulp.GroupCollection, pulp.SigningServiceCollection,
 }
 
@@ -45,6 +45,10 @@ func (a *API) findSecurable(req *request, collection, id string) (securable, err
 		s.on, err = objectWithID(a, req, a.remotes(), id, access.OfRemote)
 	case pulp.DistributionCollection:
 		s.on, err = objectWithID(a, req, a.distributions(), id, access.OfDistribution)
+	case pulp.PullThroughCollection:
+		s.on, err = objectWithID(a, req, a.pullThroughs(), id, access.OfDistribution)
+	case pulp.PullThroughRemoteCollection:
+		s.on, err = objectWithID(a, req, a.pullThroughRemotes(), id, access.OfRemote)
 	case pulp.NamespaceCollection:
 		s.on, err = objectWithID(a, req, a.namespaces(), id, func(n pulp.Namespace) access.Object {
 			return access.OfNamespace(n, false)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"net/http"
 	"reflect"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"github.com/countersign/countersign/api/internal/reply"
 	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/pulp"
+	"github.com/countersign/countersign/internal/store/catalog"
 	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/internal/store/taskstore"
 	"github.com/countersign/countersign/tasks"
@@ -53,8 +55,8 @@ type hiddenField struct {
 
 func showBaseRemote(r pulp.Remote) baseRemote {
 	c, s := r.Connection, r.Secrets
-	return baseRemote{
-		object: objectOf(pulp.RemoteCollection, r.ID, r.Stamps),
+	v := baseRemote{
+		object: objectOf(r.Collection(), r.ID, r.Stamps),
 		Name:   r.Name,
 		URL:    r.URL,
 		Labels: labelsOf(r.Labels),
@@ -65,8 +67,6 @@ func showBaseRemote(r pulp.Remote) baseRemote {
 			{"proxy_password", s.ProxyPassword != nil},
 			{"username", s.Username != nil},
 			{"password", s.Password != nil},
-			{"include_tags", false},
-			{"exclude_tags", false},
 		},
 		CACert:             c.CACert,
 		ClientCert:         c.ClientCert,
@@ -81,6 +81,10 @@ func showBaseRemote(r pulp.Remote) baseRemote {
 		Concurrency:        c.DownloadConcurrency,
 		RateLimit:          c.RateLimit,
 	}
+	if !r.PullThrough {
+		v.Hidden = append(v.Hidden, hiddenField{"include_tags", false}, hiddenField{"exclude_tags", false})
+	}
+	return v
 }
 
 func showRemote(r pulp.Remote) any {
@@ -104,66 +108,98 @@ func (a *API) remotes() resource[pulp.Remote] {
 // anyRemotes are the remotes of all types.
 func (a *API) anyRemotes() resource[pulp.Remote] {
 	return resource[pulp.Remote]{
-		model: "Remote", form: baseRemote{}, list: list.RemoteList, within: a.visible, orderings: remoteOrderings, filters: remoteFilters(),
+		model: "Remote", form: baseRemote{}, list: list.AnyRemoteList, within: a.visible, orderings: remoteOrderings, filters: remoteFilters(),
 		show: showEach(func(r pulp.Remote) any { return showBaseRemote(r) }),
 	}
 }
 
+// remoteKind is a kind of remotes.
+type remoteKind struct {
+	resource func() resource[pulp.Remote]
+	href     string      // name of the variable for hrefs in the OpenAPI document
+	none     pulp.Remote // the defaults of a new remote
+	form     body.Form
+	// read reads and checks the fields of a remote. Fields that the body lacks keep their values in old; when whole, the
+	// required ones must be present.
+	read   func(b *body.Fields, old pulp.Remote, whole bool) tasks.RemoteFields
+	create func(context.Context, pulp.Remote, int64) (pulp.Remote, error)
+}
+
+func (a *API) syncedRemotes() remoteKind {
+	return remoteKind{
+		resource: a.remotes, href: "container_container_remote_href", form: remoteFields, read: readRemote,
+		create: func(ctx context.Context, r pulp.Remote, owner int64) (pulp.Remote, error) {
+			return a.Store.Catalog.CreateRemote(ctx, r, owner)
+		},
+		none: pulp.Remote{Policy: pulp.Immediate, Connection: pulp.Connection{TLSValidation: true}},
+	}
+}
+
 func (a *API) remoteRoutes() []route {
-	r := a.remotes()
+	return slices.Concat(
+		[]route{{path: "remotes/", methods: get(listOf(a, a.anyRemotes()))}},
+		a.remoteRoutesOf(a.syncedRemotes()),
+	)
+}
+
+// remoteRoutesOf returns the routes of the remotes of one kind.
+func (a *API) remoteRoutesOf(k remoteKind) []route {
+	r, collection := k.resource(), k.none.Collection()
+	changeable := func(req *request) (pulp.Remote, error) { return permitted(a, r, req, access.Change) }
 	return slices.Concat([]route{
-		{path: "remotes/", methods: get(listOf(a, a.anyRemotes()))},
-		{path: pulp.RemoteCollection, methods: map[string]operation{
-			http.MethodGet: listOf(a, r), http.MethodPost: create(a.createRemote, remoteFields, r.creates()),
+		{path: collection, methods: map[string]operation{
+			http.MethodGet: listOf(a, r), http.MethodPost: create(a.createRemote(k), k.form, r.creates()),
 		}},
-		{path: pulp.RemoteCollection + ":id/", href: "container_container_remote_href", methods: map[string]operation{
-			http.MethodGet: readOf(a, r), http.MethodDelete: remove(a.deleteRemote, startsTask),
-			http.MethodPut:   update(a.editRemote(true), remoteFields, r.edits()),
-			http.MethodPatch: partialUpdate(a.editRemote(false), remoteFields, r.edits()),
+		{path: collection + ":id/", href: k.href, methods: map[string]operation{
+			http.MethodGet: readOf(a, r), http.MethodDelete: remove(a.deleteRemote(k), startsTask),
+			http.MethodPut:   update(a.editRemote(k, true), k.form, r.edits()),
+			http.MethodPatch: partialUpdate(a.editRemote(k, false), k.form, r.edits()),
 		}},
-	}, labelRoutes(a, pulp.RemoteCollection, a.permittedRemote))
+	}, labelRoutes(a, collection, changeable))
 }
 
-// permittedRemote returns the remote that the path names, if the caller may change it.
-func (a *API) permittedRemote(req *request) (pulp.Remote, error) {
-	return permitted(a, a.remotes(), req, access.Change)
-}
-
-// requireNewRemote returns an error unless the caller may create a remote with a new name.
-func (a *API) requireNewRemote(req *request, b *body.Fields, name *string, old string) error {
+// requireNewRemote returns an error unless the caller may create a remote of a kind with a new name.
+func (a *API) requireNewRemote(req *request, k remoteKind, b *body.Fields, name *string, old string) error {
 	if name == nil || *name == old || !b.Valid("name") {
 		return nil
 	}
-	return a.require(req, access.Create, access.Object{Kind: access.Remote, Name: *name}, "")
+	renamed := k.none
+	renamed.Name = *name
+	return a.require(req, access.Create, access.OfRemote(renamed), "")
 }
 
-// createRemote creates a remote without a task.
-func (a *API) createRemote(req *request) (reply.Reply, error) {
-	b, err := body.Read(req.Request)
-	if err != nil {
-		return reply.Reply{}, err
-	}
-	none := pulp.Remote{Policy: pulp.Immediate, Connection: pulp.Connection{TLSValidation: true}}
-	fields := readRemote(b, none, true)
-	if err := a.requireNewRemote(req, b, fields.Name, ""); err != nil {
-		return reply.Reply{}, err
-	}
-	if err := a.finishRemote(req, b, none, fields); err != nil {
-		return reply.Reply{}, err
-	}
-	r := none
-	fields.Apply(&r)
-	if r, err = a.Store.Catalog.CreateRemote(req.Context(), r, req.caller.Owner()); err != nil {
-		return reply.Reply{}, err
-	}
-	return created(req, "create remote", showRemote(r), pulp.Href(pulp.RemoteCollection, r.ID)), nil
-}
-
-// editRemote returns the handler of PATCH or, when whole, of PUT, which requires name, url and upstream_name. It
-// starts a task unless nothing changes.
-func (a *API) editRemote(whole bool) handler {
+// createRemote returns the handler that creates a remote without a task.
+func (a *API) createRemote(k remoteKind) handler {
 	return func(req *request) (reply.Reply, error) {
-		r, err := a.permittedRemote(req)
+		b, err := body.Read(req.Request)
+		if err != nil {
+			return reply.Reply{}, err
+		}
+		r := k.none
+		fields := k.read(b, r, true)
+		if err := a.requireNewRemote(req, k, b, fields.Name, ""); err != nil {
+			return reply.Reply{}, err
+		}
+		if err := a.finishRemote(req, k, b, r, fields); err != nil {
+			return reply.Reply{}, err
+		}
+		fields.Apply(&r)
+		if r, err = k.create(req.Context(), r, req.caller.Owner()); err != nil {
+			return reply.Reply{}, err
+		}
+		shown, err := k.resource().show(req, []pulp.Remote{r})
+		if err != nil {
+			return reply.Reply{}, err
+		}
+		return created(req, "create remote", shown[0], pulp.Href(r.Collection(), r.ID)), nil
+	}
+}
+
+// editRemote returns the handler of PATCH or, when whole, of PUT, which requires the fields that creation requires. It
+// starts a task unless nothing changes.
+func (a *API) editRemote(k remoteKind, whole bool) handler {
+	return func(req *request) (reply.Reply, error) {
+		r, err := permitted(a, k.resource(), req, access.Change)
 		if err != nil {
 			return reply.Reply{}, err
 		}
@@ -171,28 +207,39 @@ func (a *API) editRemote(whole bool) handler {
 		if err != nil {
 			return reply.Reply{}, err
 		}
-		fields := readRemote(b, r, whole)
-		if err := a.requireNewRemote(req, b, fields.Name, r.Name); err != nil {
+		fields := k.read(b, r, whole)
+		if err := a.requireNewRemote(req, k, b, fields.Name, r.Name); err != nil {
 			return reply.Reply{}, err
 		}
-		if err := a.finishRemote(req, b, r, fields); err != nil {
+		if err := a.finishRemote(req, k, b, r, fields); err != nil {
 			return reply.Reply{}, err
 		}
 		if !changed(r, fields.Apply) {
-			return showOne(a.remotes(), req, r)
+			return showOne(k.resource(), req, r)
 		}
-		href := pulp.Href(pulp.RemoteCollection, r.ID)
+		if r.CacheID != "" && changed(r, withLabelsOf(r, fields)) {
+			return reply.Reply{}, catalog.ErrCacheRemote
+		}
+		href := pulp.Href(r.Collection(), r.ID)
 		return a.dispatch(req, "edit remote", href, tasks.Spec{
-			Name: tasks.Edit, Args: tasks.EditArgs{Collection: pulp.RemoteCollection, ID: r.ID, Remote: &fields},
+			Name: tasks.Edit, Args: tasks.EditArgs{Collection: r.Collection(), ID: r.ID, Remote: &fields},
 			Resources: []taskstore.Resource{{Href: href, Exclusive: true}}, Immediate: true,
 		})
 	}
 }
 
+// withLabelsOf returns the edit of a remote with fields that keeps its labels.
+func withLabelsOf(old pulp.Remote, fields tasks.RemoteFields) func(*pulp.Remote) {
+	return func(r *pulp.Remote) {
+		fields.Apply(r)
+		r.Labels = old.Labels
+	}
+}
+
 // finishRemote finishes the body of a remote after checking that no other remote has its name.
-func (a *API) finishRemote(req *request, b *body.Fields, old pulp.Remote, fields tasks.RemoteFields) error {
+func (a *API) finishRemote(req *request, k remoteKind, b *body.Fields, old pulp.Remote, fields tasks.RemoteFields) error {
 	if fields.Name != nil && *fields.Name != old.Name && b.Valid("name") {
-		taken, _, err := a.Store.Lists.Remotes(req.Context(), list.Query{
+		taken, _, err := k.resource().list.Rows(req.Context(), a.Store.Lists, list.Query{
 			Where: []list.Filter{list.Where("name", list.Equal, *fields.Name)}, Limit: 1,
 		})
 		if err != nil {
@@ -212,10 +259,13 @@ func changed[T any](object T, apply func(*T)) bool {
 	return !reflect.DeepEqual(object, edited)
 }
 
-func (a *API) deleteRemote(req *request) (reply.Reply, error) {
-	r, err := permitted(a, a.remotes(), req, access.Delete)
-	if err != nil {
-		return reply.Reply{}, err
+// deleteRemote returns the handler that deletes a remote.
+func (a *API) deleteRemote(k remoteKind) handler {
+	return func(req *request) (reply.Reply, error) {
+		r, err := permitted(a, k.resource(), req, access.Delete)
+		if err != nil {
+			return reply.Reply{}, err
+		}
+		return a.deleteObject(req, "delete remote", r.Collection(), r.ID)
 	}
-	return a.deleteObject(req, "delete remote", pulp.RemoteCollection, r.ID)
 }

@@ -45,11 +45,35 @@ var remoteFields = body.Form{
 // readRemote reads and checks the fields of a remote. Fields that the body lacks keep their values in old; when
 // whole, the required ones must be present.
 func readRemote(b *body.Fields, old pulp.Remote, whole bool) tasks.RemoteFields {
+	f := readBaseRemote(b, whole)
+	f.UpstreamName = b.Text("upstream_name", body.RequiredIf(whole)).Value
+	f.Policy = readSyncPolicy(b, pulp.Immediate, pulp.OnDemand, pulp.Streamed)
+	// The older names of these fields add to the list (compatibility.md#remotes).
+	f.Includes = appendTexts(f.Includes, b.OptionalTexts("include_tags"), old.Includes)
+	f.Excludes = appendTexts(f.Excludes, b.OptionalTexts("exclude_tags"), old.Excludes)
+	checkKeyPair(b, old, f)
+	return f
+}
+
+// readSyncPolicy reads the policy of a remote, which must be one of some.
+func readSyncPolicy(b *body.Fields, allowed ...pulp.Policy) *pulp.Policy {
+	v := b.Text("policy").Value
+	if v == nil {
+		return nil
+	}
+	p := pulp.Policy(*v)
+	if !slices.Contains(allowed, p) {
+		b.Fail("policy", "\"%s\" is not a valid choice.", *v)
+	}
+	return &p
+}
+
+// readBaseRemote reads the fields that remotes of every kind have.
+func readBaseRemote(b *body.Fields, whole bool) tasks.RemoteFields {
 	b.Ignore("hidden_fields")
-	f := tasks.RemoteFields{
+	return tasks.RemoteFields{
 		Name:                b.Text("name", body.RequiredIf(whole)).Value,
 		URL:                 readRemoteURL(b, whole),
-		UpstreamName:        b.Text("upstream_name", body.RequiredIf(whole)).Value,
 		Includes:            b.OptionalTexts("includes"),
 		Excludes:            b.OptionalTexts("excludes"),
 		Sigstore:            b.WebURL("sigstore"),
@@ -73,18 +97,6 @@ func readRemote(b *body.Fields, old pulp.Remote, whole bool) tasks.RemoteFields 
 		ProxyUsername:       b.Secret("proxy_username"),
 		ProxyPassword:       b.Secret("proxy_password"),
 	}
-	if v := b.Text("policy").Value; v != nil {
-		p := pulp.Policy(*v)
-		if p != pulp.Immediate && p != pulp.OnDemand && p != pulp.Streamed {
-			b.Fail("policy", "\"%s\" is not a valid choice.", *v)
-		}
-		f.Policy = &p
-	}
-	// The older names of these fields add to the list (compatibility.md#remotes).
-	f.Includes = appendTexts(f.Includes, b.OptionalTexts("include_tags"), old.Includes)
-	f.Excludes = appendTexts(f.Excludes, b.OptionalTexts("exclude_tags"), old.Excludes)
-	checkKeyPair(b, old, f)
-	return f
 }
 
 // checkKeyPair checks that the client's key belongs to its certificate, if an edit changes one of them.

@@ -25,8 +25,14 @@ func Results(ctx context.Context, s *store.Store) (func(any) any, error) {
 		case pulp.Repository:
 			return showRepository(v)
 		case pulp.Remote:
+			if v.PullThrough {
+				return showPullThroughRemote(v)
+			}
 			return showRemote(v)
 		case pulp.Distribution:
+			if v.PullThrough {
+				return showPullThrough(showBaseDistribution(v, guard), v)
+			}
 			return showDistribution(showBaseDistribution(v, guard), v, v.BasePath)
 		}
 		return nil

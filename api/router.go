@@ -61,7 +61,8 @@ func (r route) allow() string {
 func (a *API) declaredRoutes() []route {
 	return slices.Concat(
 		a.statusRoutes(), a.taskRoutes(), a.taskGroupRoutes(), a.workerRoutes(), a.signingServiceRoutes(),
-		a.repositoryRoutes(), a.versionRoutes(), a.remoteRoutes(), a.distributionRoutes(), a.namespaceRoutes(),
+		a.repositoryRoutes(), a.versionRoutes(), a.remoteRoutes(), a.distributionRoutes(),
+		a.pullThroughRemoteRoutes(), a.pullThroughRoutes(), a.namespaceRoutes(),
 		a.guardRoutes(), a.contentRoutes(), a.orphanRoutes(), a.upstreamRoutes(), a.auditRoutes(),
 		a.userRoutes(), a.groupRoutes(), a.roleRoutes(), a.objectRoleRoutes(), a.assignedRoleRoutes(), a.accessPolicyRoutes(),
 		a.loginRoutes(), a.tokenRoutes(), a.robotRoutes(), a.docsRoutes(),

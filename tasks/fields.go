@@ -54,6 +54,7 @@ type DistributionFields struct {
 	BasePath     *string                      `json:"base_path,omitempty"`
 	RepositoryID *string                      `json:"repository,omitempty"` // empty: no repository
 	Version      Optional[pulp.PinnedVersion] `json:"repository_version,omitzero"`
+	RemoteID     *string                      `json:"remote,omitempty"` // of a pull-through distribution
 	Private      *bool                        `json:"private,omitempty"`
 	Hidden       *bool                        `json:"hidden,omitempty"`
 	Description  Optional[string]             `json:"description,omitzero"`
@@ -109,6 +110,7 @@ func (f DistributionFields) Apply(d *pulp.Distribution) {
 	put(&d.BasePath, f.BasePath)
 	put(&d.RepositoryID, f.RepositoryID)
 	f.Version.set(&d.Pinned)
+	put(&d.RemoteID, f.RemoteID)
 	put(&d.Private, f.Private)
 	put(&d.Hidden, f.Hidden)
 	f.Description.set(&d.Description)

@@ -150,7 +150,15 @@ type ObjectArgs struct {
 
 // CreateArgs are the arguments of a Create task, which creates a distribution. The endpoint has validated them.
 type CreateArgs struct {
-	Distribution DistributionFields `json:"distribution"`
+	Distribution DistributionFields  `json:"distribution"`
+	PullThrough  *DistributionFields `json:"pull_through,omitempty"` // of a pull-through distribution; else nil
+}
+
+// NewPullThrough returns the arguments of a task that creates a pull-through distribution.
+func NewPullThrough(f DistributionFields) CreateArgs {
+	// A worker of an earlier version ignores PullThrough. Its task fails, because the repository does not exist.
+	absent := "pull-through"
+	return CreateArgs{Distribution: DistributionFields{Name: f.Name, BasePath: f.BasePath, RepositoryID: &absent}, PullThrough: &f}
 }
 
 // EditArgs are the arguments of an Edit task: new values of the fields of one object. The endpoint has

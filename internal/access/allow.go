@@ -13,6 +13,7 @@ const (
 	Delete         Action = "delete"          // delete an object
 	ManageRoles    Action = "manage-roles"    // list and change the assignments of roles
 	Pull           Action = "pull"            // read content through the registry API
+	PullNew        Action = "pull-new"        // make a pull-through cache fetch content that it does not have
 	Push           Action = "push"            // add content through the registry API
 	Remove         Action = "remove"          // delete content through the registry API
 	Modify         Action = "modify"          // add and remove content through the REST API
@@ -26,7 +27,7 @@ const (
 
 // uses has the class of each action.
 var uses = map[Action]Use{
-	View: UsePull, Pull: UsePull,
+	View: UsePull, Pull: UsePull, PullNew: UsePull,
 	Push: UsePush, Modify: UsePush, Sync: UsePush,
 	Sign: UseSign, UseKey: UseSign,
 	Delete: UseDelete, Remove: UseDelete, RemoveVersions: UseDelete,
@@ -38,9 +39,13 @@ type Kind string
 
 // The kinds of objects. The text of those that roles can be assigned on is stored in the database.
 const (
-	Repository     Kind = "repository"
-	Distribution   Kind = "distribution"
-	Remote         Kind = "remote"
+	Repository   Kind = "repository"
+	Distribution Kind = "distribution"
+	Remote       Kind = "remote"
+
+	PullThrough       Kind = "pull_through_distribution"
+	PullThroughRemote Kind = "pull_through_remote"
+
 	Namespace      Kind = "namespace"
 	Task           Kind = "task"
 	Group          Kind = "group"
@@ -75,12 +80,14 @@ type Granted struct {
 	Namespace  Set // on the object's namespace
 	Object     Set // on the object
 	Serving    Set // on the distributions that serve a repository
+	Cache      Set // on the pull-through distribution that created a distribution, or the distribution of a repository
 }
 
 // Or returns the union of two grants.
 func (g Granted) Or(h Granted) Granted {
 	return Granted{
 		g.Everywhere.Or(h.Everywhere), g.Namespace.Or(h.Namespace), g.Object.Or(h.Object), g.Serving.Or(h.Serving),
+		g.Cache.Or(h.Cache),
 	}
 }
 
@@ -95,6 +102,8 @@ type Rule struct {
 	Namespace, PushNamespace []Permission
 	// Serving are permissions on a distribution that serves a push repository.
 	Serving []Permission
+	// Cache are permissions on the pull-through distribution whose pull created the object.
+	Cache []Permission
 	// Everywhere are permissions that count only when they are given on all objects.
 	Everywhere []Permission
 	// Public permits the action on public objects to every account, and to anonymous callers if AnonymousPull does.
@@ -104,11 +113,23 @@ type Rule struct {
 // Rules are the rules in force, beside those of administrators and of the absent namespace of a user's own name. See
 // compatibility.md#permissions.
 var Rules = []Rule{
-	{Kind: Distribution, Action: Pull, Object: []Permission{PullDistribution}, Namespace: []Permission{InNamespacePull}, Public: true},
+	{
+		Kind: Distribution, Action: Pull,
+		Object: []Permission{PullDistribution}, Namespace: []Permission{InNamespacePull}, Public: true,
+		Cache: []Permission{PullNewDistribution},
+	},
 	{Kind: Distribution, Action: Push, Object: []Permission{PushDistribution}, Namespace: []Permission{InNamespacePush}},
 	{Kind: Distribution, Action: Remove, Object: []Permission{PushDistribution}, Namespace: []Permission{InNamespacePush}},
-	{Kind: Distribution, Action: Sign, Object: []Permission{PushDistribution}, Namespace: []Permission{InNamespacePush}},
-	{Kind: Distribution, Action: View, Object: []Permission{ViewDistribution}, Namespace: []Permission{InNamespaceViewDistribution}},
+	{
+		Kind: Distribution, Action: Sign,
+		Object: []Permission{PushDistribution}, Namespace: []Permission{InNamespacePush},
+		Cache: []Permission{ChangePullThrough},
+	},
+	{
+		Kind: Distribution, Action: View,
+		Object: []Permission{ViewDistribution}, Namespace: []Permission{InNamespaceViewDistribution},
+		Cache: []Permission{ViewPullThrough},
+	},
 	{
 		Kind: Distribution, Action: Create,
 		Namespace: []Permission{InNamespaceAddDistribution}, Everywhere: []Permission{AddDistribution},
@@ -116,14 +137,17 @@ var Rules = []Rule{
 	{
 		Kind: Distribution, Action: Change,
 		Object: []Permission{ChangeDistribution}, Namespace: []Permission{InNamespaceChangeDistribution},
+		Cache: []Permission{ChangePullThrough},
 	},
 	{
 		Kind: Distribution, Action: Delete,
 		Object: []Permission{DeleteDistribution}, Namespace: []Permission{InNamespaceDeleteDistribution},
+		Cache: []Permission{DeletePullThrough},
 	},
 	{
 		Kind: Distribution, Action: ManageRoles,
 		Object: []Permission{ManageRolesDistribution}, Namespace: []Permission{ManageRolesNamespace},
+		Cache: []Permission{ManageRolesPullThrough},
 	},
 
 	{
@@ -131,6 +155,7 @@ var Rules = []Rule{
 		Object: []Permission{ViewRepository}, PushObject: []Permission{ViewPushRepository},
 		Namespace: []Permission{InNamespaceView}, PushNamespace: []Permission{InNamespaceViewPush},
 		Serving: []Permission{PushDistribution},
+		Cache:   []Permission{ViewPullThrough},
 	},
 	{
 		Kind: Repository, Action: Create,
@@ -141,38 +166,45 @@ var Rules = []Rule{
 		Kind: Repository, Action: Change,
 		Object: []Permission{ChangeRepository}, PushObject: []Permission{ChangePushRepository},
 		Namespace: []Permission{InNamespaceChange}, PushNamespace: []Permission{InNamespaceChangePush},
+		Cache: []Permission{ChangePullThrough},
 	},
 	{
 		Kind: Repository, Action: Delete,
 		Object:    []Permission{DeleteRepository},
 		Namespace: []Permission{InNamespaceChange}, PushNamespace: []Permission{InNamespaceChangePush},
+		Cache: []Permission{DeletePullThrough},
 	},
 	{
 		Kind: Repository, Action: RemoveVersions,
 		Object:    []Permission{DeleteVersions},
 		Namespace: []Permission{InNamespaceModify}, PushNamespace: []Permission{InNamespaceModifyPush},
+		Cache: []Permission{ChangePullThrough},
 	},
 	{
 		Kind: Repository, Action: Modify,
 		Object: []Permission{ModifyContent}, PushObject: []Permission{ModifyPushContent},
 		Namespace: []Permission{InNamespaceModify}, PushNamespace: []Permission{InNamespaceModifyPush},
 		Serving: []Permission{PushDistribution},
+		Cache:   []Permission{ChangePullThrough},
 	},
 	{
 		Kind: Repository, Action: Sign,
 		Object: []Permission{ModifyContent}, PushObject: []Permission{ModifyPushContent},
 		Namespace: []Permission{InNamespaceModify}, PushNamespace: []Permission{InNamespaceModifyPush},
 		Serving: []Permission{PushDistribution},
+		Cache:   []Permission{ChangePullThrough},
 	},
 	{
 		Kind: Repository, Action: Sync,
 		Object:    []Permission{SyncRepository},
 		Namespace: []Permission{InNamespaceModify}, PushNamespace: []Permission{InNamespaceModifyPush},
+		Cache: []Permission{ChangePullThrough},
 	},
 	{
 		Kind: Repository, Action: ManageRoles,
 		Object: []Permission{ManageRolesRepository}, PushObject: []Permission{ManageRolesPushRepository},
 		Namespace: []Permission{ManageRolesNamespace}, PushNamespace: []Permission{ManageRolesNamespace},
+		Cache: []Permission{ManageRolesPullThrough},
 	},
 
 	{Kind: Remote, Action: View, Object: []Permission{ViewRemote}, Namespace: []Permission{InNamespaceChange}},
@@ -182,6 +214,37 @@ var Rules = []Rule{
 	{
 		Kind: Remote, Action: ManageRoles,
 		Object: []Permission{ManageRolesRemote}, Namespace: []Permission{ManageRolesNamespace},
+	},
+
+	{Kind: PullThroughRemote, Action: View, Object: []Permission{ViewPullThroughRemote}},
+	{Kind: PullThroughRemote, Action: Create, Everywhere: []Permission{AddPullThroughRemote}},
+	{Kind: PullThroughRemote, Action: Change, Object: []Permission{ChangePullThroughRemote}},
+	{Kind: PullThroughRemote, Action: Delete, Object: []Permission{DeletePullThroughRemote}},
+	{Kind: PullThroughRemote, Action: ManageRoles, Object: []Permission{ManageRolesPullThroughRemote}},
+
+	{
+		Kind: PullThrough, Action: PullNew,
+		Object: []Permission{PullNewDistribution}, Namespace: []Permission{InNamespaceAddDistribution}, Public: true,
+	},
+	{
+		Kind: PullThrough, Action: View,
+		Object: []Permission{ViewPullThrough}, Namespace: []Permission{InNamespaceViewDistribution},
+	},
+	{
+		Kind: PullThrough, Action: Create,
+		Namespace: []Permission{InNamespaceAddDistribution}, Everywhere: []Permission{AddPullThrough},
+	},
+	{
+		Kind: PullThrough, Action: Change,
+		Object: []Permission{ChangePullThrough}, Namespace: []Permission{InNamespaceChangeDistribution},
+	},
+	{
+		Kind: PullThrough, Action: Delete,
+		Object: []Permission{DeletePullThrough}, Namespace: []Permission{InNamespaceDeleteDistribution},
+	},
+	{
+		Kind: PullThrough, Action: ManageRoles,
+		Object: []Permission{ManageRolesPullThrough}, Namespace: []Permission{ManageRolesNamespace},
 	},
 
 	{Kind: Namespace, Action: View, Namespace: []Permission{ViewNamespace}, Public: true},
@@ -220,8 +283,8 @@ var Rules = []Rule{
 
 // compiled is a Rule as sets.
 type compiled struct {
-	object, pushObject, namespace, pushNamespace, serving, everywhere Set
-	public                                                            bool
+	object, pushObject, namespace, pushNamespace, serving, cache, everywhere Set
+	public                                                                   bool
 }
 
 type ruleKey struct {
@@ -235,7 +298,7 @@ var rules = func() map[ruleKey]compiled {
 		m[ruleKey{r.Kind, r.Action}] = compiled{
 			object: SetOf(r.Object...), pushObject: SetOf(r.PushObject...),
 			namespace: SetOf(r.Namespace...), pushNamespace: SetOf(r.PushNamespace...),
-			serving: SetOf(r.Serving...), everywhere: SetOf(r.Everywhere...), public: r.Public,
+			serving: SetOf(r.Serving...), cache: SetOf(r.Cache...), everywhere: SetOf(r.Everywhere...), public: r.Public,
 		}
 	}
 	return m
@@ -274,7 +337,8 @@ func (r compiled) granted(on Object, g Granted, c *Caller) bool {
 	case g.Everywhere.HasAny(object.Or(namespace).Or(r.everywhere)),
 		g.Object.HasAny(object),
 		g.Namespace.HasAny(namespace),
-		on.Push && g.Serving.HasAny(r.serving):
+		on.Push && g.Serving.HasAny(r.serving),
+		g.Cache.HasAny(r.cache):
 		return true
 	}
 	// The namespace of a user's own name is created with the first object in it.
@@ -289,7 +353,7 @@ func (c *Caller) ownsAbsent(on Object) bool {
 }
 
 // inNamespaces are the kinds of objects whose names begin with their namespace.
-var inNamespaces = map[Kind]bool{Repository: true, Distribution: true, Remote: true, Namespace: true}
+var inNamespaces = map[Kind]bool{Repository: true, Distribution: true, PullThrough: true, Remote: true, Namespace: true}
 
 // own returns the permissions in the absent namespace of the caller's own name. They do not apply to repositories and
 // remotes that exist: those that a user has created there have a role for the user, and others may be left from a

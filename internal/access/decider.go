@@ -11,10 +11,13 @@ const cacheSize = 50_000
 
 // Keys locate the assignments that concern an object.
 type Keys struct {
-	Namespace  string   // name
-	BasePath   string   // of a distribution
-	Repository string   // id: the distributions that serve it
-	Objects    []string // Key of each object itself
+	Namespace  string // name
+	BasePath   string // of a distribution
+	Repository string // id: the distributions that serve it
+	// Cached is the id of a distribution, or of the repository of distributions: the pull-through distributions that created
+	// these.
+	Cached  string
+	Objects []string // Key of each object itself
 }
 
 // Key returns the stored name of an object, on which roles are assigned.
@@ -106,6 +109,9 @@ func (d *Decider) Load(ctx context.Context, c *Caller, on Object, id string) (Ob
 	}
 	if on.Kind == Repository {
 		keys.Repository = id
+	}
+	if on.Kind == Repository || on.Kind == Distribution {
+		keys.Cached = id
 	}
 	var err error
 	on.Granted, on.NamespaceExists, err = d.granted(ctx, c, on, keys)

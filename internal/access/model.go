@@ -14,7 +14,7 @@ func (p Permission) Model() string {
 	switch {
 	case strings.HasPrefix(code, "namespace_"):
 		return "container.containernamespace"
-	case p == pullNew:
+	case p == PullNewDistribution:
 		return "container.containerpullthroughdistribution"
 	case p == DeleteVersions:
 		return "container.containerrepository"
@@ -25,9 +25,13 @@ func (p Permission) Model() string {
 // models are the models of the kinds of objects on which roles can be assigned. Permissions on repositories count for
 // push repositories too.
 var models = map[Kind][]string{
-	Repository:     {"container.containerrepository"},
-	Distribution:   {"container.containerdistribution"},
-	Remote:         {"container.containerremote"},
+	Repository:   {"container.containerrepository"},
+	Distribution: {"container.containerdistribution"},
+	Remote:       {"container.containerremote"},
+
+	PullThrough:       {"container.containerpullthroughdistribution"},
+	PullThroughRemote: {"container.containerpullthroughremote"},
+
 	Namespace:      {"container.containernamespace"},
 	Task:           {"core.task"},
 	Group:          {"core.group"},
@@ -120,6 +124,10 @@ func KindOf(collection string) (kind Kind, push, ok bool) {
 		return Distribution, false, true
 	case pulp.RemoteCollection:
 		return Remote, false, true
+	case pulp.PullThroughCollection:
+		return PullThrough, false, true
+	case pulp.PullThroughRemoteCollection:
+		return PullThroughRemote, false, true
 	case pulp.NamespaceCollection:
 		return Namespace, false, true
 	case pulp.TaskCollection:

@@ -7,13 +7,23 @@ func OfRepository(r pulp.Repository) Object {
 	return Object{Kind: Repository, Name: r.Name, Push: r.Type == pulp.ContainerPush, Exists: true}
 }
 
-// OfDistribution returns the object of actions on a distribution.
+// OfDistribution returns the object of actions on a distribution of either kind.
 func OfDistribution(d pulp.Distribution) Object {
-	return Object{Kind: Distribution, Name: d.BasePath, Exists: true, Private: d.Private}
+	kind := Distribution
+	if d.PullThrough {
+		kind = PullThrough
+	}
+	return Object{Kind: kind, Name: d.BasePath, Exists: true, Private: d.Private}
 }
 
-// OfRemote returns the object of actions on a remote.
-func OfRemote(r pulp.Remote) Object { return Object{Kind: Remote, Name: r.Name, Exists: true} }
+// OfRemote returns the object of actions on a remote of either kind.
+func OfRemote(r pulp.Remote) Object {
+	kind := Remote
+	if r.PullThrough {
+		kind = PullThroughRemote
+	}
+	return Object{Kind: kind, Name: r.Name, Exists: true}
+}
 
 // OfNamespace returns the object of actions on a namespace. public reports whether it has a distribution that is not
 // private.

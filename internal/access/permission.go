@@ -98,19 +98,19 @@ const (
 	InNamespaceChange             Permission = "container.namespace_change_containerrepository"
 )
 
-// The permissions of pull-through caches, which are not served. Roles of Pulp contain them.
+// The permissions on pull-through caches.
 const (
-	addPullThroughRemote         Permission = "container.add_containerpullthroughremote"
-	viewPullThroughRemote        Permission = "container.view_containerpullthroughremote"
-	changePullThroughRemote      Permission = "container.change_containerpullthroughremote"
-	deletePullThroughRemote      Permission = "container.delete_containerpullthroughremote"
-	manageRolesPullThroughRemote Permission = "container.manage_roles_containerpullthroughremote"
-	addPullThrough               Permission = "container.add_containerpullthroughdistribution"
-	viewPullThrough              Permission = "container.view_containerpullthroughdistribution"
-	changePullThrough            Permission = "container.change_containerpullthroughdistribution"
-	deletePullThrough            Permission = "container.delete_containerpullthroughdistribution"
-	manageRolesPullThrough       Permission = "container.manage_roles_containerpullthroughdistribution"
-	pullNew                      Permission = "container.pull_new_containerdistribution"
+	AddPullThroughRemote         Permission = "container.add_containerpullthroughremote"
+	ViewPullThroughRemote        Permission = "container.view_containerpullthroughremote"
+	ChangePullThroughRemote      Permission = "container.change_containerpullthroughremote"
+	DeletePullThroughRemote      Permission = "container.delete_containerpullthroughremote"
+	ManageRolesPullThroughRemote Permission = "container.manage_roles_containerpullthroughremote"
+	AddPullThrough               Permission = "container.add_containerpullthroughdistribution"
+	ViewPullThrough              Permission = "container.view_containerpullthroughdistribution"
+	ChangePullThrough            Permission = "container.change_containerpullthroughdistribution"
+	DeletePullThrough            Permission = "container.delete_containerpullthroughdistribution"
+	ManageRolesPullThrough       Permission = "container.manage_roles_containerpullthroughdistribution"
+	PullNewDistribution          Permission = "container.pull_new_containerdistribution"
 )
 
 // Permissions are all permissions. A Set numbers them in this order.
@@ -129,9 +129,9 @@ var Permissions = []Permission{
 	InNamespaceAddDistribution, InNamespaceDeleteDistribution, InNamespaceViewDistribution, InNamespacePull,
 	InNamespacePush, InNamespaceChangeDistribution, InNamespaceViewPush, InNamespaceModifyPush, InNamespaceChangePush,
 	InNamespaceView, InNamespaceModify, InNamespaceChange,
-	addPullThroughRemote, viewPullThroughRemote, changePullThroughRemote, deletePullThroughRemote,
-	manageRolesPullThroughRemote, addPullThrough, viewPullThrough, changePullThrough, deletePullThrough,
-	manageRolesPullThrough, pullNew,
+	AddPullThroughRemote, ViewPullThroughRemote, ChangePullThroughRemote, DeletePullThroughRemote,
+	ManageRolesPullThroughRemote, AddPullThrough, ViewPullThrough, ChangePullThrough, DeletePullThrough,
+	ManageRolesPullThrough, PullNewDistribution,
 	AddWebhook, ViewWebhook, ChangeWebhook, DeleteWebhook, ManageRolesWebhook,
 }
 

@@ -20,6 +20,9 @@ const (
 	GroupOwner        = "core.group_owner"
 	TaskOwner         = "core.task_owner"
 	WebhookOwner      = "countersign.webhook_owner"
+
+	PullThroughRemoteOwner = "container.containerpullthroughremote_owner"
+	PullThroughOwner       = "container.containerpullthroughdistribution_owner"
 )
 
 // collaborates are the permissions that owners and collaborators of a namespace have.
@@ -45,11 +48,11 @@ var LockedRoles = []Role{
 	{"container.containerremote_creator", []Permission{AddRemote}},
 	{RemoteOwner, []Permission{ViewRemote, ChangeRemote, DeleteRemote, ManageRolesRemote}},
 	{"container.containerremote_viewer", []Permission{ViewRemote}},
-	{"container.containerpullthroughremote_creator", []Permission{addPullThroughRemote}},
-	{"container.containerpullthroughremote_owner", []Permission{
-		viewPullThroughRemote, changePullThroughRemote, deletePullThroughRemote, manageRolesPullThroughRemote,
+	{"container.containerpullthroughremote_creator", []Permission{AddPullThroughRemote}},
+	{PullThroughRemoteOwner, []Permission{
+		ViewPullThroughRemote, ChangePullThroughRemote, DeletePullThroughRemote, ManageRolesPullThroughRemote,
 	}},
-	{"container.containerpullthroughremote_viewer", []Permission{viewPullThroughRemote}},
+	{"container.containerpullthroughremote_viewer", []Permission{ViewPullThroughRemote}},
 	{"container.containerdistribution_creator", []Permission{AddDistribution}},
 	{DistributionOwner, []Permission{
 		ViewDistribution, PullDistribution, PushDistribution, DeleteDistribution, ChangeDistribution,
@@ -57,12 +60,12 @@ var LockedRoles = []Role{
 	}},
 	{"container.containerdistribution_collaborator", []Permission{ViewDistribution, PullDistribution, PushDistribution}},
 	{"container.containerdistribution_consumer", []Permission{ViewDistribution, PullDistribution}},
-	{"container.containerpullthroughdistribution_creator", []Permission{addPullThrough}},
-	{"container.containerpullthroughdistribution_owner", []Permission{
-		viewPullThrough, deletePullThrough, changePullThrough, manageRolesPullThrough, pullNew,
+	{"container.containerpullthroughdistribution_creator", []Permission{AddPullThrough}},
+	{PullThroughOwner, []Permission{
+		ViewPullThrough, DeletePullThrough, ChangePullThrough, ManageRolesPullThrough, PullNewDistribution,
 	}},
-	{"container.containerpullthroughdistribution_collaborator", []Permission{viewPullThrough, pullNew}},
-	{"container.containerpullthroughdistribution_consumer", []Permission{viewPullThrough, pullNew}},
+	{"container.containerpullthroughdistribution_collaborator", []Permission{ViewPullThrough, PullNewDistribution}},
+	{"container.containerpullthroughdistribution_consumer", []Permission{ViewPullThrough, PullNewDistribution}},
 	{"container.containernamespace_creator", []Permission{AddNamespace}},
 	{NamespaceOwner, append(slices.Clone(collaborates), DeleteNamespace, ManageRolesNamespace)},
 	{"container.containernamespace_collaborator", collaborates},

@@ -44,6 +44,8 @@ type Scope struct {
 	// None is set if there are none. All is set if they are all objects of the kind, except push repositories; AllPush if
 	// they are all push repositories.
 	None, All, AllPush bool
+	// AllCached is set if the objects that pulls of pull-through caches have created are among them.
+	AllCached bool
 	// Account has the assignments; 0 for none. Creator is the account whose tasks are among the objects.
 	Account, Creator int64
 	// Rule has the permissions each of which suffices, where they are assigned. Rule.Everywhere does not count.
@@ -73,6 +75,7 @@ func (v *Viewer) Scope(kind Kind, action Action) Scope {
 	push := r.object.Or(r.pushObject).Or(r.pushNamespace).Or(r.everywhere)
 	s.All = c.Account.Staff || v.everywhere.HasAny(one)
 	s.AllPush = s.All
+	s.AllCached = v.everywhere.HasAny(r.cache)
 	if kind == Repository {
 		s.AllPush = c.Account.Staff || v.everywhere.HasAny(push)
 	}

@@ -87,6 +87,7 @@ func (r RoleScope) key(ctx context.Context, s *store.Store) (string, error) {
 var collections = map[access.Kind]string{
 	access.Namespace: pulp.NamespaceCollection, access.Distribution: pulp.DistributionCollection,
 	access.Remote: pulp.RemoteCollection, access.SigningService: pulp.SigningServiceCollection,
+	access.PullThrough: pulp.PullThroughCollection, access.PullThroughRemote: pulp.PullThroughRemoteCollection,
 }
 
 // hrefOf returns the href of the object with an access.Key, as in the audit entries of the REST API; empty for all objects.
@@ -107,6 +108,7 @@ func hrefOf(ctx context.Context, s *store.Store, key string) (string, error) {
 var kindNames = map[access.Kind]string{
 	access.Namespace: "namespace", access.Repository: "repository", access.Distribution: "distribution with the base path",
 	access.Remote: "remote", access.SigningService: "signing service", access.Group: "group", access.Task: "task",
+	access.PullThrough: "pull-through distribution with the base path", access.PullThroughRemote: "pull-through remote",
 }
 
 // where describes the object for messages.

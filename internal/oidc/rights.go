@@ -38,7 +38,8 @@ func (r *Rights) of(account pulp.User) (rule Rule, ok bool) {
 }
 
 // byName are the kinds of objects whose names the patterns of grants match.
-var byName = []access.Kind{access.Repository, access.Distribution, access.Remote, access.Namespace}
+var byName = []access.Kind{access.Repository, access.Distribution, access.Remote, access.Namespace,
+	access.PullThrough, access.PullThroughRemote}
 
 // servicePermissions are the permissions on the signing services of a grant.
 var servicePermissions = access.SetOf(access.ViewService, access.UseService)
@@ -77,7 +78,8 @@ func everywhere(s access.Set) access.Granted {
 // lasting are the permissions to give rights to other accounts, which would outlive the rule. A rule never has them.
 var lasting = access.SetOf(
 	access.ManageRolesNamespace, access.ManageRolesRepository, access.ManageRolesPushRepository,
-	access.ManageRolesDistribution, access.ManageRolesRemote,
+	access.ManageRolesDistribution, access.ManageRolesRemote, access.ManageRolesPullThrough,
+	access.ManageRolesPullThroughRemote,
 )
 
 // role returns the permissions of a role for a rule. Those of locked roles need no query.

@@ -32,6 +32,9 @@ const (
 	TokenCollection          = "tokens/"   // of our own
 	RobotCollection          = "robots/"   // of our own
 	WebhookCollection        = "webhooks/" // of our own
+
+	PullThroughRemoteCollection = "remotes/container/pull-through/"
+	PullThroughCollection       = "distributions/container/pull-through/"
 )
 
 // Href returns the href (the path) of the object with the given id in a collection.
@@ -94,6 +97,9 @@ var prnModels = map[string]string{
 	TokenCollection:          "countersign.token",
 	RobotCollection:          "countersign.robot",
 	WebhookCollection:        "countersign.webhook",
+
+	PullThroughRemoteCollection: "container.containerpullthroughremote",
+	PullThroughCollection:       "container.containerpullthroughdistribution",
 }
 
 // Model returns Pulp's name of the model of a collection's objects, APP.MODEL; empty if there is no such collection.

@@ -117,7 +117,8 @@ type Namespace struct {
 	Stamps
 }
 
-// Distribution serves a repository, or one version of it, under a base path.
+// Distribution serves a repository, or one version of it, under a base path. A pull-through distribution serves none: pulls
+// create repositories and distributions below its path. See compatibility.md#pull-through.
 type Distribution struct {
 	ID           string
 	Name         string
@@ -130,7 +131,21 @@ type Distribution struct {
 	Hidden       bool
 	Description  *string
 	Labels       Labels
+	PullThrough  bool   // it is a pull-through distribution
+	RemoteID     string // of a pull-through distribution: its pull-through remote; of a cached one: the remote of its repository
+	CacheID      string // of a cached one: the pull-through distribution whose pull created it; else empty
+	// Cached are the ids of the newest distributions that pulls of a pull-through distribution have created. Only
+	// catalog.EditPullThrough and the API set it.
+	Cached []string
 	Stamps
+}
+
+// Collection returns the collection of the distribution.
+func (d Distribution) Collection() string {
+	if d.PullThrough {
+		return PullThroughCollection
+	}
+	return DistributionCollection
 }
 
 // PinnedVersion identifies the repository version that a distribution serves.

@@ -18,20 +18,39 @@ const (
 	Streamed  Policy = "streamed"  // at each request of a client; they are not stored
 )
 
-// Remote is a repository in another registry that can be mirrored. See compatibility.md#remotes.
+// Remote is a repository in another registry that can be mirrored. A pull-through remote is a registry whose repositories
+// pull-through distributions fetch. See compatibility.md#remotes and compatibility.md#pull-through.
 type Remote struct {
 	ID           string
 	Name         string
 	URL          string // http(s)://host[:port][/prefix]
 	UpstreamName string // of the repository in that registry
 	Policy       Policy
-	Includes     []string // patterns of tags to sync; nil for all
-	Excludes     []string // patterns of tags to skip; nil for none
+	Includes     []string // patterns of tags to sync, or of repositories for a pull-through remote; nil for all
+	Excludes     []string // patterns of tags or repositories to skip; nil for none
 	Sigstore     *string  // URL of a lookaside signature store; nil if there is none
 	Connection   Connection
 	Secrets      RemoteSecrets
 	Labels       Labels
+	PullThrough  bool // it is a pull-through remote
+	// CacheID is the pull-through remote that the remote of a cached repository has its URL, sigstore, connection and
+	// secrets from; empty for others.
+	CacheID string
 	Stamps
+}
+
+// Collection returns the collection of the remote.
+func (r Remote) Collection() string {
+	if r.PullThrough {
+		return PullThroughRemoteCollection
+	}
+	return RemoteCollection
+}
+
+// HasCredentials reports whether requests to the remote carry credentials: a user name, a password, a client key or headers.
+func (r Remote) HasCredentials() bool {
+	s := r.Secrets
+	return s.Username != nil || s.Password != nil || s.ClientKey != nil || len(r.Connection.Headers) > 0
 }
 
 // SameSource reports whether two states of a remote have the same repository, credentials and connection settings.

@@ -104,18 +104,28 @@ func with[T any](job func(context.Context, *tasks.Run, T) error) func(context.Co
 
 func (o Options) create(ctx context.Context, r *tasks.Run, args tasks.CreateArgs) error {
 	var d pulp.Distribution
-	args.Distribution.Apply(&d)
 	creator := &access.Caller{Account: r.User()}
+	if args.PullThrough != nil {
+		args.PullThrough.Apply(&d)
+		_, err := o.Store.Catalog.CreatePullThrough(ctx, r.Claim, d, creator.Owner())
+		return err
+	}
+	args.Distribution.Apply(&d)
 	_, err := o.Store.Catalog.CreateDistribution(ctx, r.Claim, d, creator.Owner())
 	return err
 }
 
 func (o Options) edit(ctx context.Context, r *tasks.Run, args tasks.EditArgs) (err error) {
+	owner := (&access.Caller{Account: r.User()}).Owner()
 	switch {
+	case args.Collection == pulp.PullThroughRemoteCollection && args.Remote != nil:
+		_, err = o.Store.Catalog.EditPullThroughRemote(ctx, r.Claim, args.ID, args.Remote.Apply)
+	case args.Collection == pulp.PullThroughCollection && args.Distribution != nil:
+		_, err = o.Store.Catalog.EditPullThrough(ctx, r.Claim, args.ID, owner, args.Distribution.Apply)
 	case args.Remote != nil:
 		_, err = o.Store.Catalog.EditRemote(ctx, r.Claim, args.ID, args.Remote.Apply)
 	case args.Distribution != nil:
-		_, err = o.Store.Catalog.EditDistribution(ctx, r.Claim, args.ID, (&access.Caller{Account: r.User()}).Owner(), args.Distribution.Apply)
+		_, err = o.Store.Catalog.EditDistribution(ctx, r.Claim, args.ID, owner, args.Distribution.Apply)
 	case args.Repository != nil:
 		_, err = o.Store.Catalog.EditRepository(ctx, r.Claim, repositoryType(args.Collection), args.ID, args.Repository.Apply)
 	default:
@@ -138,6 +148,10 @@ func (o Options) delete(ctx context.Context, r *tasks.Run, args tasks.ObjectArgs
 		return o.Store.Catalog.DeleteDistribution(ctx, r.Claim, args.ID)
 	case pulp.RemoteCollection:
 		return o.Store.Catalog.DeleteRemote(ctx, r.Claim, args.ID)
+	case pulp.PullThroughCollection:
+		return o.Store.Catalog.DeletePullThrough(ctx, r.Claim, args.ID)
+	case pulp.PullThroughRemoteCollection:
+		return o.Store.Catalog.DeletePullThroughRemote(ctx, r.Claim, args.ID)
 	case pulp.NamespaceCollection:
 		return o.Store.Catalog.DeleteNamespace(ctx, r.Claim, args.ID)
 	case pulp.ContainerCollection, pulp.PushCollection:

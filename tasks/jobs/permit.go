@@ -60,10 +60,10 @@ func administrator[T any](o Options) func(context.Context, pulp.User, T) error {
 	}
 }
 
-// mayCreatePath requires that the user may create a distribution with a name or base path.
-func (o Options) mayCreatePath(ctx context.Context, u pulp.User, path string) error {
+// mayCreatePath requires that the user may create a distribution of a kind with a name or base path.
+func (o Options) mayCreatePath(ctx context.Context, u pulp.User, kind access.Kind, path string) error {
 	caller := &access.Caller{Account: u}
-	on, err := o.Access.LoadPath(ctx, caller, access.Object{Kind: access.Distribution, Name: path})
+	on, err := o.Access.Load(ctx, caller, access.Object{Kind: kind, Name: path}, "")
 	if err == nil && !access.MayCreatePath(caller, on) {
 		err = denied(access.Create, path)
 	}
@@ -212,13 +212,25 @@ func (o Options) mayAdd(ctx context.Context, u pulp.User, args tasks.AddArgs) er
 }
 
 func (o Options) mayCreate(ctx context.Context, u pulp.User, args tasks.CreateArgs) error {
+	if args.PullThrough != nil {
+		return o.mayPullThrough(ctx, u, pulp.Distribution{}, *args.PullThrough)
+	}
 	return o.mayServe(ctx, u, pulp.Distribution{}, args.Distribution)
 }
 
 func (o Options) mayEdit(ctx context.Context, u pulp.User, args tasks.EditArgs) error {
 	switch {
 	case args.Remote != nil:
-		return o.mayEditRemote(ctx, u, args.ID, *args.Remote)
+		return o.mayEditRemote(ctx, u, args.Collection, args.ID, *args.Remote)
+	case args.Collection == pulp.PullThroughCollection && args.Distribution != nil:
+		d, err := needed(o.Store.Catalog.PullThrough(ctx, args.ID))
+		if err == nil {
+			err = o.require(ctx, u, access.OfDistribution(d), d.ID, d.BasePath, access.Change, access.View)
+		}
+		if err == nil {
+			err = o.mayPullThrough(ctx, u, d, *args.Distribution)
+		}
+		return err
 	case args.Distribution != nil:
 		d, err := needed(o.Store.Catalog.Distribution(ctx, args.ID))
 		if err == nil {
@@ -234,13 +246,40 @@ func (o Options) mayEdit(ctx context.Context, u pulp.User, args tasks.EditArgs) 
 	return fmt.Errorf("an edit of no object: %+v", args)
 }
 
-func (o Options) mayEditRemote(ctx context.Context, u pulp.User, id string, f tasks.RemoteFields) error {
-	remote, err := needed(o.Store.Catalog.Remote(ctx, id))
+func (o Options) mayEditRemote(ctx context.Context, u pulp.User, collection, id string, f tasks.RemoteFields) error {
+	remote, err := o.remoteOf(ctx, collection, id)
 	if err == nil {
 		err = o.require(ctx, u, access.OfRemote(remote), id, remote.Name, access.Change, access.View)
 	}
 	if err == nil && f.Name != nil && *f.Name != remote.Name {
-		err = o.require(ctx, u, access.OfRemote(pulp.Remote{Name: *f.Name}), "", *f.Name, access.Create)
+		renamed := access.OfRemote(pulp.Remote{Name: *f.Name, PullThrough: remote.PullThrough})
+		err = o.require(ctx, u, renamed, "", *f.Name, access.Create)
+	}
+	return err
+}
+
+// remoteOf returns the remote of a collection that a task needs.
+func (o Options) remoteOf(ctx context.Context, collection, id string) (pulp.Remote, error) {
+	if collection == pulp.PullThroughRemoteCollection {
+		return needed(o.Store.Catalog.PullThroughRemote(ctx, id))
+	}
+	return needed(o.Store.Catalog.Remote(ctx, id))
+}
+
+// mayPullThrough requires the permissions for new values of a pull-through distribution's fields: the user may create one with
+// the path, and may view the remote.
+func (o Options) mayPullThrough(ctx context.Context, u pulp.User, old pulp.Distribution, f tasks.DistributionFields) error {
+	if f.BasePath != nil && *f.BasePath != old.BasePath {
+		if err := o.mayCreatePath(ctx, u, access.PullThrough, *f.BasePath); err != nil {
+			return err
+		}
+	}
+	if f.RemoteID == nil || *f.RemoteID == old.RemoteID {
+		return nil
+	}
+	remote, err := o.remoteOf(ctx, pulp.PullThroughRemoteCollection, *f.RemoteID)
+	if err == nil {
+		err = o.require(ctx, u, access.OfRemote(remote), remote.ID, "the remote", access.View)
 	}
 	return err
 }
@@ -278,12 +317,12 @@ func (o Options) mayAssign(ctx context.Context, u pulp.User, id string) error {
 // name and the path, may change the content of the repository, and may view the repository of the version.
 func (o Options) mayServe(ctx context.Context, u pulp.User, old pulp.Distribution, f tasks.DistributionFields) error {
 	if f.BasePath != nil && *f.BasePath != old.BasePath {
-		if err := o.mayCreatePath(ctx, u, *f.BasePath); err != nil {
+		if err := o.mayCreatePath(ctx, u, access.Distribution, *f.BasePath); err != nil {
 			return err
 		}
 	}
 	if f.Name != nil && *f.Name != old.Name && pulp.ValidName(*f.Name) {
-		if err := o.mayCreatePath(ctx, u, *f.Name); err != nil {
+		if err := o.mayCreatePath(ctx, u, access.Distribution, *f.Name); err != nil {
 			return err
 		}
 	}
@@ -308,8 +347,14 @@ func (o Options) mayDelete(ctx context.Context, u pulp.User, args tasks.ObjectAr
 			return err
 		}
 		return o.require(ctx, u, access.OfDistribution(d), d.ID, "distribution "+d.Name, access.Delete)
-	case pulp.RemoteCollection:
-		remote, err := needed(o.Store.Catalog.Remote(ctx, args.ID))
+	case pulp.PullThroughCollection:
+		d, err := needed(o.Store.Catalog.PullThrough(ctx, args.ID))
+		if err != nil {
+			return err
+		}
+		return o.require(ctx, u, access.OfDistribution(d), d.ID, "distribution "+d.Name, access.Delete)
+	case pulp.RemoteCollection, pulp.PullThroughRemoteCollection:
+		remote, err := o.remoteOf(ctx, args.Collection, args.ID)
 		if err != nil {
 			return err
 		}

@@ -151,7 +151,7 @@ func permissionCases() []taskCase {
 		}
 	}
 	nothing := func(*shop) {}
-	return []taskCase{
+	return append(pullThroughCases(), []taskCase{
 		{title: "sign", name: tasks.Sign, args: func(w *shop) any {
 			return tasks.SignArgs{RepositoryID: w.push.ID, BasePath: "acme/push", ServiceID: addService(w)}
 		}, lose: onRepo, reason: "sign on repository zeta/push"},
@@ -246,7 +246,7 @@ func permissionCases() []taskCase {
 		{title: "purge", name: tasks.Purge, args: func(*shop) any { return tasks.PurgeArgs{} }, staff: true, reason: "administer on the server"},
 		{title: "orphans", name: tasks.CleanOrphans, args: func(*shop) any { return tasks.OrphanArgs{} }, staff: true, reason: "administer on the server"},
 		{title: "sign missing", name: tasks.SignMissing, args: func(w *shop) any { return tasks.SignMissingArgs{RepositoryID: w.repo.ID} }, lose: nothing, reason: "Only the server itself may start"},
-	}
+	}...)
 }
 
 // addService creates a signing service and assigns it to every repository.

@@ -8,14 +8,21 @@ import (
 )
 
 // granted selects the objects of access.Keys, each with its relation to the object that a caller acts on, and the permissions
-// that the account $1 and its groups have there. A namespace without permissions has one row with an empty permission.
+// that the account $1 and its groups have there. The permissions on all objects count for the pull-through distributions that
+// created an object, too. A namespace without permissions has one row with an empty permission.
 const granted = `
-	WITH target (object, relation) AS (
+	WITH cache (id) AS (
+		SELECT d.pull_through_id FROM distribution d WHERE d.base_path = $3 AND d.pull_through_id IS NOT NULL
+		UNION SELECT d.pull_through_id FROM distribution d WHERE d.id = $6 AND d.pull_through_id IS NOT NULL
+		UNION SELECT d.pull_through_id FROM distribution d WHERE d.repository_id = $6 AND d.pull_through_id IS NOT NULL),
+	target (object, relation) AS (
 		SELECT '', 'everywhere'
 		UNION ALL SELECT 'namespace:' || n.id, 'namespace' FROM namespace n WHERE n.name = $2
 		UNION ALL SELECT 'distribution:' || d.id, 'object' FROM distribution d WHERE d.base_path = $3
 		UNION ALL SELECT 'distribution:' || d.id, 'serving' FROM distribution d WHERE d.repository_id = $4
-		UNION ALL SELECT j.value, 'object' FROM json_each($5) j)
+		UNION ALL SELECT j.value, 'object' FROM json_each($5) j
+		UNION ALL SELECT 'pull_through_distribution:' || c.id, 'cache' FROM cache c
+		UNION ALL SELECT '', 'cache' FROM cache c)
 	SELECT t.relation, p.permission FROM target t
 	  JOIN role_assignment a ON a.object = t.object AND a.account_id = $1
 	  JOIN role_permission p ON p.role_id = a.role_id
@@ -43,7 +50,7 @@ func (s *Store) Granted(ctx context.Context, accountID int64, keys access.Keys) 
 		return v, err
 	}
 	rows, err := sqldb.Collect(ctx, s.db.Read(), scan, granted,
-		accountID, keys.Namespace, keys.BasePath, keys.Repository, sqldb.ToJSON(append([]string{}, keys.Objects...)))
+		accountID, keys.Namespace, keys.BasePath, keys.Repository, sqldb.ToJSON(append([]string{}, keys.Objects...)), keys.Cached)
 	if err != nil {
 		return access.Granted{}, false, err
 	}
@@ -60,6 +67,8 @@ func (s *Store) Granted(ctx context.Context, accountID int64, keys access.Keys) 
 			g.Object = g.Object.Or(has)
 		case "serving":
 			g.Serving = g.Serving.Or(has)
+		case "cache":
+			g.Cache = g.Cache.Or(has)
 		}
 	}
 	return g, namespaceExists, nil

@@ -49,7 +49,7 @@ func (s *Store) Memberships(ctx context.Context) ([]Membership, error) {
 // named are the columns with the names by which operators call objects: those of distributions are their base paths.
 var named = map[access.Kind]string{
 	access.Namespace: "name", access.Repository: "name", access.Distribution: "base_path", access.Remote: "name",
-	access.SigningService: "name",
+	access.SigningService: "name", access.PullThrough: "base_path", access.PullThroughRemote: "name",
 }
 
 // ObjectNamed returns the access.Key of the object of a kind with a name. The name of a distribution is its base path.
@@ -92,6 +92,8 @@ func (s *Store) NamedAssignments(ctx context.Context, f AssignmentFilter) ([]Nam
 		         WHEN 'repository' THEN (SELECT o.name FROM repository o WHERE o.id = x.id)
 		         WHEN 'distribution' THEN (SELECT o.base_path FROM distribution o WHERE o.id = x.id)
 		         WHEN 'remote' THEN (SELECT o.name FROM remote o WHERE o.id = x.id)
+		         WHEN 'pull_through_distribution' THEN (SELECT o.base_path FROM pull_through_distribution o WHERE o.id = x.id)
+		         WHEN 'pull_through_remote' THEN (SELECT o.name FROM pull_through_remote o WHERE o.id = x.id)
 		         WHEN 'signing_service' THEN (SELECT o.name FROM signing_service o WHERE o.id = x.id)
 		         WHEN 'group' THEN (SELECT o.name FROM account_group o WHERE CAST(o.id AS TEXT) = x.id)
 		         END, x.id)

@@ -78,12 +78,28 @@ func (s *Store) EditDistribution(
 			s.accounts.Changed(t.Tx)
 		}
 		if before.BasePath != d.BasePath || before.RepositoryID != d.RepositoryID || !samePinned(before.Pinned, d.Pinned) {
+			if d, err = s.leaveCache(t, d); err != nil {
+				return d, err
+			}
 			if err := t.CheckDistribution(d); err != nil {
 				return d, err
 			}
 		}
 		return d, taskstore.Complete(t.Tx, claim, taskstore.Outcome{Result: d})
 	})
+}
+
+// leaveCache ends the membership of a distribution in a pull-through cache: the roles on the cache do not apply to another
+// repository or path.
+func (s *Store) leaveCache(t *content.Tx, d pulp.Distribution) (pulp.Distribution, error) {
+	if d.CacheID == "" {
+		return d, nil
+	}
+	s.accounts.Changed(t.Tx)
+	if _, err := t.Exec(`UPDATE distribution SET pull_through_id = NULL WHERE id = $1`, d.ID); err != nil {
+		return d, err
+	}
+	return record.FindDistribution(t.Ctx, t, d.ID)
 }
 
 // putDistribution runs a statement that stores a distribution and returns the stored distribution. The statement's arguments
@@ -122,7 +138,7 @@ func samePinned(a, b *pulp.PinnedVersion) bool {
 
 // checkConflict returns an error with fields if a distribution's name or base path conflicts with another distribution.
 func checkConflict(t *content.Tx, d pulp.Distribution) error {
-	conflict, err := conflictOf(t.Ctx, t, d.ID, d.Name, d.BasePath)
+	conflict, err := conflictOf(t.Ctx, t, d)
 	if err != nil {
 		return err
 	}
@@ -165,8 +181,12 @@ func (s *Store) DeleteDistribution(ctx context.Context, claim *taskstore.Claim, 
 }
 
 // deleteDistribution is DeleteDistribution within a transaction. It adds the numbers of deleted objects to removed, by
-// Pulp's names of their models.
+// Pulp's names of their models. With the repository of a pull-through cache it deletes the repository's remote.
 func deleteDistribution(t *content.Tx, id string, removed map[string]int64) error {
+	remote, err := cacheRemote(t, id)
+	if err != nil {
+		return err
+	}
 	types, err := sqldb.Collect(t.Ctx, t, sqldb.ScanString, `
 		DELETE FROM repository WHERE made_by_push AND id = (SELECT repository_id FROM distribution WHERE id = $1)
 		   AND NOT EXISTS (SELECT 1 FROM distribution d LEFT JOIN repository_version v ON v.id = d.repository_version_id
@@ -182,6 +202,13 @@ func deleteDistribution(t *content.Tx, id string, removed map[string]int64) erro
 		return fault.New(fault.NotFound, "No ContainerDistribution matches the given query.")
 	}
 	removed["container.ContainerDistribution"] += n
+	if err != nil || remote == "" {
+		return err
+	}
+	n, err = t.Exec(`DELETE FROM remote WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM repository WHERE remote_id = $1)`, remote)
+	if n > 0 {
+		removed["container.ContainerRemote"] += n
+	}
 	return err
 }
 

@@ -86,7 +86,7 @@ func TestDistributionConflicts(t *testing.T) {
 		"a name like another path": {name: "a/b/c", path: "y"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			conflict, err := s.Catalog.DistributionConflict(t.Context(), other.ID, tt.name, tt.path)
+			conflict, err := s.Catalog.DistributionConflict(t.Context(), pulp.Distribution{ID: other.ID, Name: tt.name, BasePath: tt.path})
 			if err != nil || !slices.Equal(errorFields(conflict), tt.fields) {
 				t.Errorf("DistributionConflict = %v, %v, want fields %v", conflict, err, tt.fields)
 			}

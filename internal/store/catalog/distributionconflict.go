@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/countersign/countersign/internal/fault"
+	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
@@ -23,21 +24,25 @@ func uniqueName(err error) error {
 	return err
 }
 
-// DistributionConflict returns an error with fields if another distribution than the one with an id has the name, or a base
-// path that is equal to basePath, below it or above it. conflict is nil if there is none.
-func (s *Store) DistributionConflict(ctx context.Context, id, name, basePath string) (conflict, err error) {
-	return conflictOf(ctx, s.db.Read(), id, name, basePath)
+// DistributionConflict returns an error with fields if another distribution than d has its name or base path, or a base path
+// below or above it. Pull-through distributions may overlap with others, but not with each other. conflict is nil if there
+// is none.
+func (s *Store) DistributionConflict(ctx context.Context, d pulp.Distribution) (conflict, err error) {
+	return conflictOf(ctx, s.db.Read(), d)
 }
 
 // conflictOf is DistributionConflict on a querier.
-func conflictOf(ctx context.Context, q sqldb.Querier, id, name, basePath string) (conflict, err error) {
+func conflictOf(ctx context.Context, q sqldb.Querier, d pulp.Distribution) (conflict, err error) {
+	const taken = `SELECT EXISTS (SELECT 1 FROM distribution WHERE name = $1 AND id <> $2)
+		            OR EXISTS (SELECT 1 FROM pull_through_distribution WHERE name = $1 AND id <> $2),
+		       EXISTS (SELECT 1 FROM distribution WHERE base_path = $3 AND id <> $2)
+		            OR EXISTS (SELECT 1 FROM pull_through_distribution WHERE base_path = $3 AND id <> $2),
+		       EXISTS (SELECT 1 FROM `
+	const overlapping = ` WHERE id <> $2 AND (
+		               base_path IN (SELECT j.value FROM json_each($4) j) OR base_path >= $5 AND base_path < $6))`
 	var nameTaken, pathTaken, overlaps bool
-	err = q.QueryRowContext(ctx, `
-		SELECT EXISTS (SELECT 1 FROM distribution WHERE name = $1 AND id <> $2),
-		       EXISTS (SELECT 1 FROM distribution WHERE base_path = $3 AND id <> $2),
-		       EXISTS (SELECT 1 FROM distribution WHERE id <> $2 AND (
-		               base_path IN (SELECT j.value FROM json_each($4) j) OR base_path >= $5 AND base_path < $6))`,
-		name, id, basePath, sqldb.ToJSON(pathsAbove(basePath)), basePath+"/", basePath+"0"). // '0' follows '/'
+	err = q.QueryRowContext(ctx, taken+distributionTable(d)+overlapping,
+		d.Name, d.ID, d.BasePath, sqldb.ToJSON(pathsAbove(d.BasePath)), d.BasePath+"/", d.BasePath+"0"). // '0' follows '/'
 		Scan(&nameTaken, &pathTaken, &overlaps)
 	if err != nil {
 		return nil, err
@@ -55,6 +60,14 @@ func conflictOf(ctx context.Context, q sqldb.Querier, id, name, basePath string)
 		return nil, nil
 	}
 	return &fault.Error{Kind: fault.Invalid, Msg: "Another distribution has this name or an overlapping base path.", Fields: fields}, nil
+}
+
+// distributionTable returns the table of a distribution.
+func distributionTable(d pulp.Distribution) string {
+	if d.PullThrough {
+		return "pull_through_distribution"
+	}
+	return "distribution"
 }
 
 // pathsAbove returns the paths that a path is below: a and a/b for a/b/c.

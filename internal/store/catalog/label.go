@@ -12,6 +12,7 @@ import (
 // labeled are the tables of the collections of objects with labels.
 var labeled = map[string]string{
 	pulp.ContainerCollection: "repository", pulp.DistributionCollection: "distribution", pulp.RemoteCollection: "remote",
+	pulp.PullThroughCollection: "pull_through_distribution", pulp.PullThroughRemoteCollection: "pull_through_remote",
 }
 
 // SetLabel sets a label of an object of a collection. The error is NotFound if there is no such object, and Invalid if the

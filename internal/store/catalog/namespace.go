@@ -69,6 +69,13 @@ func (s *Store) DeleteNamespace(ctx context.Context, claim *taskstore.Claim, id 
 				return err
 			}
 		}
+		caches, err := t.Exec(`DELETE FROM pull_through_distribution WHERE namespace_id = $1`, id)
+		if err != nil {
+			return err
+		}
+		if caches > 0 {
+			removed["container.ContainerPullThroughDistribution"] = caches
+		}
 		n, err := t.Exec(`DELETE FROM namespace WHERE id = $1`, id)
 		if err == nil && n == 0 {
 			return fault.New(fault.NotFound, "No ContainerNamespace matches the given query.")

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"reflect"
 
 	"github.com/countersign/countersign/internal/access"
 	"github.com/countersign/countersign/internal/fault"
@@ -47,7 +48,8 @@ func (s *Store) CreateRemote(ctx context.Context, r pulp.Remote, owner int64) (p
 }
 
 // EditRemote changes a remote with edit and returns it as it is afterwards. The error is NotFound if there is no such
-// remote, and has the field "name" if the name is taken.
+// remote, Invalid if the remote belongs to a pull-through cache and the edit changes more than its labels, and has the field
+// "name" if the name is taken.
 func (s *Store) EditRemote(ctx context.Context, claim *taskstore.Claim, id string, edit func(*pulp.Remote)) (pulp.Remote, error) {
 	return content.InTx(ctx, s.content, func(t *content.Tx) (r pulp.Remote, err error) {
 		if err := t.LockRow("remote", id); err != nil {
@@ -60,6 +62,9 @@ func (s *Store) EditRemote(ctx context.Context, claim *taskstore.Claim, id strin
 		r = before
 		edit(&r)
 		r.ID, r.Updated = id, sqldb.FromMicros(t.Now)
+		if before.CacheID != "" {
+			return editCacheRemote(t, claim, before, r)
+		}
 		_, err = t.Exec(`
 			UPDATE remote SET name = $2, url = $3, upstream_name = $4, policy = $5, includes = $6, excludes = $7, sigstore = $8,
 			       connection = $9, secrets = $10, labels = $11, updated = $12
@@ -74,6 +79,22 @@ func (s *Store) EditRemote(ctx context.Context, claim *taskstore.Claim, id strin
 		}
 		return r, taskstore.Complete(t.Tx, claim, taskstore.Outcome{Result: r})
 	})
+}
+
+// ErrCacheRemote is the error of an edit of the remote of a cached repository.
+var ErrCacheRemote = fault.New(fault.Invalid, "The remote belongs to a pull-through cache. Change its pull-through remote instead.")
+
+// editCacheRemote is EditRemote for the remote of a cached repository. Its settings are those of the pull-through remote.
+func editCacheRemote(t *content.Tx, claim *taskstore.Claim, before, after pulp.Remote) (pulp.Remote, error) {
+	unlabeled := after
+	unlabeled.Labels, unlabeled.Stamps = before.Labels, before.Stamps
+	if !reflect.DeepEqual(unlabeled, before) {
+		return after, ErrCacheRemote
+	}
+	if _, err := t.Exec(`UPDATE remote SET labels = $2, updated = $3 WHERE id = $1`, after.ID, sqldb.ToJSON(after.Labels), t.Now); err != nil {
+		return after, err
+	}
+	return after, taskstore.Complete(t.Tx, claim, taskstore.Outcome{Result: after})
 }
 
 // DeleteRemote deletes a remote. Its mirrors remain, without a remote. Absent blobs whose only source it is cannot be served

@@ -357,13 +357,13 @@ func TestDistributions(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, field := range map[string]string{"ns/a": "base_path", "ns/a/b": catalog.OverlapField, "ns": catalog.OverlapField, "ns/a-b": "", "ns/ab": "", "n": ""} {
-		conflict, err := s.Catalog.DistributionConflict(ctx, "", "other", path)
+		conflict, err := s.Catalog.DistributionConflict(ctx, pulp.Distribution{Name: "other", BasePath: path})
 		f, _ := errors.AsType[*fault.Error](conflict)
 		if err != nil || (conflict == nil) != (field == "") || field != "" && len(f.Fields[field]) == 0 {
 			t.Errorf("%s: %v, %v", path, conflict, err)
 		}
 	}
-	if conflict, err := s.Catalog.DistributionConflict(ctx, first.ID, "a", "ns/a"); err != nil || conflict != nil {
+	if conflict, err := s.Catalog.DistributionConflict(ctx, pulp.Distribution{ID: first.ID, Name: "a", BasePath: "ns/a"}); err != nil || conflict != nil {
 		t.Errorf("it stands against itself: %v, %v", conflict, err)
 	}
 	if _, err := s.Catalog.CreateDistribution(ctx, nil, pulp.Distribution{Name: "a", BasePath: "x", RepositoryID: repo.ID}, 0); !fault.Is(err, fault.Invalid) {

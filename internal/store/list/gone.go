@@ -34,6 +34,7 @@ func (s *Store) Gone(ctx context.Context, hrefs []string) (map[string]bool, erro
 var tables = map[string]string{
 	pulp.PushCollection: "repository", pulp.ContainerCollection: "repository", pulp.DistributionCollection: "distribution",
 	pulp.NamespaceCollection: "namespace", pulp.TagCollection: "tag", pulp.RemoteCollection: "remote",
+	pulp.PullThroughCollection: "pull_through_distribution", pulp.PullThroughRemoteCollection: "pull_through_remote",
 }
 
 // existence returns the query for the object of a reference, empty for other collections than those of tables.

@@ -118,6 +118,12 @@ func (s *Store) Distributions(ctx context.Context, q Query) ([]pulp.Distribution
 	return DistributionList.Rows(ctx, s, q)
 }
 
+// connectionAttributes are the attributes that show the connection settings of a remote.
+var connectionAttributes = []string{
+	"ca_cert", "client_cert", "tls_validation", "proxy_url", "max_retries", "total_timeout", "connect_timeout",
+	"sock_connect_timeout", "sock_read_timeout", "headers", "download_concurrency", "rate_limit",
+}
+
 // RemoteList is the list of remotes.
 var RemoteList = &List[pulp.Remote]{
 	long: []string{"sigstore"},
@@ -125,14 +131,11 @@ var RemoteList = &List[pulp.Remote]{
 		{attributes: []string{"pulp_labels"}, column: "m.labels", instead: "'{}'"},
 		{attributes: []string{"includes"}, column: "m.includes", instead: "NULL"},
 		{attributes: []string{"excludes"}, column: "m.excludes", instead: "NULL"},
-		{attributes: []string{"sigstore"}, column: "m.sigstore", instead: "NULL"},
-		{attributes: []string{"hidden_fields"}, column: "m.secrets", instead: "'{}'"},
-		{attributes: []string{
-			"ca_cert", "client_cert", "tls_validation", "proxy_url", "max_retries", "total_timeout", "connect_timeout",
-			"sock_connect_timeout", "sock_read_timeout", "headers", "download_concurrency", "rate_limit",
-		}, column: "m.connection", instead: "'{}'"},
+		{attributes: []string{"sigstore"}, column: record.RemoteSigstore, instead: "NULL"},
+		{attributes: []string{"hidden_fields"}, column: record.RemoteSecrets, instead: "'{}'"},
+		{attributes: connectionAttributes, column: record.RemoteConnection, instead: "'{}'"},
 	},
-	columns: record.RemoteColumns, source: ` FROM remote m`, id: "m.id", scan: record.ScanRemote,
+	columns: record.RemoteColumns, source: record.RemoteSource, id: "m.id", scan: record.ScanRemote,
 	fields: with("m", map[string]string{
 		"name": "m.name", "url": "m.url", "upstream_name": "m.upstream_name", "policy": "m.policy", "sigstore": "m.sigstore",
 		"pulp_labels": "m.labels",

@@ -11,7 +11,12 @@ import (
 // DistributionColumns are the columns of DistributionSource that ScanDistribution reads.
 const DistributionColumns = `d.id, d.name, d.base_path, COALESCE(d.repository_id, ''), COALESCE(r.type, ''),
 	COALESCE(pv.id, ''), COALESCE(pv.repository_id, ''), COALESCE(pv.number, 0),
-	d.namespace_id, d.private, d.hidden, d.description, d.labels, d.created, d.updated`
+	d.namespace_id, d.private, d.hidden, d.description, d.labels, FALSE,
+	CASE WHEN d.pull_through_id IS NULL THEN '' ELSE COALESCE(r.remote_id, '') END, COALESCE(d.pull_through_id, ''), d.created, d.updated`
+
+// PullThroughColumns are the columns of a pull-through distribution d that ScanDistribution reads.
+const PullThroughColumns = `d.id, d.name, d.base_path, '', '', '', '', 0,
+	d.namespace_id, d.private, d.hidden, d.description, d.labels, TRUE, COALESCE(d.remote_id, ''), '', d.created, d.updated`
 
 // DistributionSource is the FROM clause of distributions d with the version pv that they are pinned to and their repository r.
 const DistributionSource = ` FROM distribution d
@@ -31,7 +36,7 @@ func (x *distributionRow) dests() []any {
 	d, p := &x.value, &x.pinned
 	return []any{
 		&d.ID, &d.Name, &d.BasePath, &d.RepositoryID, &d.Repository, &p.VersionID, &p.RepositoryID, &p.Number,
-		&d.NamespaceID, &d.Private, &d.Hidden, &x.description, &x.labels, &x.created, &x.updated,
+		&d.NamespaceID, &d.Private, &d.Hidden, &x.description, &x.labels, &d.PullThrough, &d.RemoteID, &d.CacheID, &x.created, &x.updated,
 	}
 }
 
@@ -57,4 +62,10 @@ func ScanDistribution(row sqldb.Scanner) (pulp.Distribution, error) {
 func FindDistribution(ctx context.Context, q sqldb.Querier, id string) (pulp.Distribution, error) {
 	d, err := ScanDistribution(q.QueryRowContext(ctx, `SELECT `+DistributionColumns+DistributionSource+` WHERE d.id = $1`, id))
 	return d, sqldb.NotFound(err, "No ContainerDistribution matches the given query.")
+}
+
+// FindPullThrough returns the pull-through distribution with an id. The error is NotFound if there is none.
+func FindPullThrough(ctx context.Context, q sqldb.Querier, id string) (pulp.Distribution, error) {
+	d, err := ScanDistribution(q.QueryRowContext(ctx, `SELECT `+PullThroughColumns+` FROM pull_through_distribution d WHERE d.id = $1`, id))
+	return d, sqldb.NotFound(err, "No ContainerPullThroughDistribution matches the given query.")
 }

@@ -58,6 +58,9 @@ var tables = map[access.Kind]table{
 	access.SigningService: {name: "signing_service", path: "name"},
 	access.Group:          {name: "account_group", path: "name", number: true},
 	access.Webhook:        {name: "webhook", path: "name"},
+
+	access.PullThrough:       {name: "pull_through_distribution", path: "base_path", namespace: "namespace_id"},
+	access.PullThroughRemote: {name: "pull_through_remote", path: "name"},
 }
 
 // The statements say CROSS JOIN where SQLite must look up the objects of the assignments, not the assignments for each
@@ -103,7 +106,7 @@ type scopeQuery struct {
 // permissions returns the set of the permissions that count for the scope.
 func (q scopeQuery) permissions() string {
 	r := q.Rule
-	return oneOf(r.Object, r.PushObject, r.Namespace, r.PushNamespace, r.Serving)
+	return oneOf(r.Object, r.PushObject, r.Namespace, r.PushNamespace, r.Serving, r.Cache)
 }
 
 // branches returns the queries of the ids, one for each way to get a permission.
@@ -119,6 +122,9 @@ func (q scopeQuery) branches() []string {
 	if len(r.Serving) > 0 {
 		branches = append(branches, `SELECT o.id FROM assigned x CROSS JOIN distribution d CROSS JOIN repository o
 			 WHERE d.id = `+q.key(access.Distribution)+` AND o.id = d.repository_id AND `+q.on(access.Distribution)+` AND `+isPush+` AND x.permission IN `+oneOf(r.Serving))
+	}
+	if len(r.Cache) > 0 {
+		branches = append(branches, q.cached()...)
 	}
 	if q.kind == access.Task {
 		branches = append(branches, `SELECT o.id FROM task o WHERE o.created_by = `+q.Arg(q.Creator))
@@ -136,6 +142,20 @@ func (q scopeQuery) branches() []string {
 	}
 	if len(q.Granted) > 0 {
 		branches = append(branches, `SELECT o.id FROM `+q.of.name+` o WHERE `+q.named(q.Granted, true))
+	}
+	return branches
+}
+
+// cached returns the queries of the distributions, or of their repositories, that pulls of pull-through caches have created.
+func (q scopeQuery) cached() []string {
+	from, id := `distribution o`, `o.pull_through_id`
+	if q.kind == access.Repository {
+		from, id = `distribution d CROSS JOIN repository o`, `o.id = d.repository_id AND d.pull_through_id`
+	}
+	branches := []string{`SELECT o.id FROM assigned x CROSS JOIN ` + from + ` WHERE ` + id + ` = ` + q.key(access.PullThrough) +
+		` AND ` + q.on(access.PullThrough) + ` AND x.permission IN ` + oneOf(q.Rule.Cache)}
+	if q.AllCached {
+		branches = append(branches, `SELECT o.id FROM `+from+` WHERE `+id+` IS NOT NULL`)
 	}
 	return branches
 }

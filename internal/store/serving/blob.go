@@ -63,5 +63,5 @@ func (s *Store) BlobsWithoutSource(ctx context.Context, repositoryID string, num
 // BlobSources returns the remotes that a blob was synced from, newest first.
 func (s *Store) BlobSources(ctx context.Context, blobID string) ([]pulp.Remote, error) {
 	return sqldb.Collect(ctx, s.db.Read(), record.ScanRemote, `
-		SELECT `+record.RemoteColumns+` FROM blob_source b JOIN remote m ON m.id = b.remote_id WHERE b.blob_id = $1 ORDER BY m.id DESC`, blobID)
+		SELECT `+record.RemoteColumns+` FROM blob_source b JOIN remote m ON m.id = b.remote_id`+record.RemoteJoin+` WHERE b.blob_id = $1 ORDER BY m.id DESC`, blobID)
 }

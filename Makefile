@@ -17,13 +17,18 @@ TEST_FLAGS   ?=
 FUZZTIME     ?= 60s
 BENCH_FLAGS  ?=
 
-.PHONY: help build run test postgres unit integration lint bench fuzz soak clean tools
+.PHONY: help build man run test postgres unit integration lint bench fuzz soak clean tools
 
 help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 build: ## build bin/countersign (static, without cgo); CGO_ENABLED=1 adds support for PKCS #11 tokens
 	CGO_ENABLED=$(CGO_ENABLED) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) .
+
+man: build ## write the manual page to bin/man and the completion scripts to bin/completion
+	mkdir -p bin/man bin/completion
+	$(BIN) man > bin/man/countersign.1
+	for shell in bash zsh fish; do $(BIN) completion $$shell > bin/completion/countersign.$$shell; done
 
 run: build ## build and start the registry with its defaults
 	exec $(BIN) serve

@@ -23,8 +23,13 @@ func (Secret) GoString() string { return "***" }
 // LogValue hides the secret.
 func (Secret) LogValue() slog.Value { return slog.StringValue("***") }
 
-// MarshalText hides the secret.
-func (Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
+// MarshalText hides the secret. An empty one is shown as such.
+func (s Secret) MarshalText() ([]byte, error) {
+	if s == "" {
+		return nil, nil
+	}
+	return []byte("***"), nil
+}
 
 // Reveal returns the secret.
 func (s Secret) Reveal() string { return string(s) }

@@ -41,3 +41,8 @@ func (s *Storage) UnmarshalYAML(node *yaml.Node) error {
 	}
 	return nil
 }
+
+// MarshalYAML returns the block that UnmarshalYAML decodes.
+func (s Storage) MarshalYAML() (any, error) {
+	return map[string]map[string]any{s.Driver: s.Parameters}, nil
+}

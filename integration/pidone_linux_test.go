@@ -27,7 +27,7 @@ func TestPIDOne(t *testing.T) {
 	}
 	own := ownKey(t)
 	s := startServer(t)
-	for verb, want := range map[string]int{"version": 0, "remove-signing-service": 1} {
+	for verb, want := range map[string]int{"version": 0, "remove-signing-service": 2} {
 		c := exec.CommandContext(t.Context(), s.command.Program, verb)
 		c.Env, c.SysProcAttr = s.env, namespace
 		said, err := c.CombinedOutput()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/countersign/countersign/config"
 	"github.com/countersign/countersign/tasks"
@@ -19,6 +20,8 @@ type Queue struct {
 	tasks.Queue
 	// Ping reports whether Redis answers. It is nil for a queue in memory.
 	Ping func(context.Context) error
+	// Time returns the time of Redis's clock. It is nil for a queue in memory.
+	Time func(context.Context) (time.Time, error)
 	// Close releases the connections.
 	Close func()
 }
@@ -39,7 +42,7 @@ func (a *App) OpenQueue(ctx context.Context) (Queue, error) {
 	if err != nil {
 		return Queue{}, fmt.Errorf("redis_url: %w", err)
 	}
-	return Queue{Queue: q, Ping: q.Ping, Close: func() { _ = q.Close() }}, nil
+	return Queue{Queue: q, Ping: q.Ping, Time: q.Time, Close: func() { _ = q.Close() }}, nil
 }
 
 // redisTLS returns a TLS configuration that trusts the certificates of ca_file in addition to the system's. It

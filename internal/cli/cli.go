@@ -35,14 +35,20 @@ type commandLine struct {
 	Config string `help:"YAML file with settings. Default: the variable COUNTERSIGN_CONFIG." type:"path" placeholder:"FILE"`
 
 	Sign       signCommand        `cmd:"" help:"Sign images."`
+	Doctor     doctorCommand      `cmd:"" help:"Look for problems of a server or of the installation on this machine, and name the next steps."`
 	Status     statusCommand      `cmd:"" help:"Show the state of a server: its connections, workers and signing services."`
-	Repository repositoryCommands `cmd:"" aliases:"repo" help:"List and show repositories."`
+	Repository repositoryCommands `cmd:"" help:"List and show repositories."`
 	Tag        tagCommands        `cmd:"" help:"List tags."`
 	Rollback   rollbackCommand    `cmd:"" help:"Give a repository the content of an older version."`
 	Sync       syncCommand        `cmd:"" help:"Sync a repository from its remote."`
 	Mirror     mirrorCommands     `cmd:"" help:"Mirror other registries."`
 	Task       taskCommands       `cmd:"" help:"List, show, follow and cancel tasks."`
 	Version    versionCommands    `cmd:"" help:"List, show and compare versions of repositories. Without a command: print the version of the program."`
+
+	Settings   configCommands    `cmd:"" name:"config" help:"Check the configuration."`
+	Completion completionCommand `cmd:"" help:"Print a script with which a shell completes commands and options."`
+	Man        manCommand        `cmd:"" help:"Print the manual page."`
+	Complete   completeCommand   `cmd:"" name:"__complete" hidden:""`
 
 	Serve                    serveCommand             `cmd:"" help:"Run the registry, the API and workers in one process."`
 	Worker                   workerCommand            `cmd:"" help:"Run workers only. Servers and workers share PostgreSQL and Redis."`
@@ -91,7 +97,7 @@ func (p Program) run(ctx context.Context) (command string, err error) {
 	command, _, _ = strings.Cut(parsed.Command(), " ")
 	c := newConsole(ctx, p, name, line.Config)
 	parsed.BindTo(ctx, (*context.Context)(nil))
-	parsed.Bind(c)
+	parsed.Bind(c, parser)
 	if err := c.provide(parsed); err != nil {
 		return command, err
 	}

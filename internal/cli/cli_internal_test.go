@@ -40,9 +40,11 @@ func call(t *testing.T, args []string, environ ...string) outcome {
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	commands := strings.Fields("serve worker add-signing-service remove-signing-service list-signing-services list-signing-assignments " +
-		"revoke-signing-assignments verify adopt drift reset-admin-password migrate version")
+		"revoke-signing-assignments verify adopt drift reset-admin-password migrate sign doctor status rollback sync completion man")
 	for group, names := range map[string]string{
-		"user": "add list edit password disable enable remove", "group": "add list remove add-member remove-member", "role": "grant revoke list show",
+		"user": "add list edit password disable enable remove", "group": "add list remove add-member remove-member",
+		"repository": "list show", "tag": "list", "version": "list show diff", "task": "list show cancel follow", "mirror": "add", "config": "check",
+		"role": "grant revoke list show",
 	} {
 		for name := range strings.FieldsSeq(names) {
 			commands = append(commands, group+" "+name)

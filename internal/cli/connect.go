@@ -54,10 +54,7 @@ type connection struct {
 // machine.
 func (c *console) connect(ctx context.Context, want connection, do func(context.Context, *session) error) error {
 	c.json = want.options.Output == asJSON
-	server := want.options.Server
-	if server == "" {
-		server = c.getenv(serverVariable)
-	}
+	server := c.value(want.options.Server, serverVariable)
 	host := want.reference.host
 	if server == "" && host != "" {
 		local, err := c.isLocal(host)
@@ -107,11 +104,7 @@ func (c *console) connectLocal(ctx context.Context, want connection, do func(con
 func (c *console) connectServer(
 	ctx context.Context, server string, want connection, do func(context.Context, *session) error,
 ) error {
-	caFile := want.options.CAFile
-	if caFile == "" {
-		caFile = c.getenv(caFileVariable)
-	}
-	transport, err := apiclient.Transport(caFile)
+	transport, err := apiclient.Transport(c.value(want.options.CAFile, caFileVariable))
 	if err != nil {
 		return usageError{fmt.Errorf("certificates of --ca-file: %w", err)}
 	}

@@ -50,6 +50,14 @@ func (c *console) getenv(name string) string {
 	return value
 }
 
+// value returns the value of an option, or else that of a variable.
+func (c *console) value(option, variable string) string {
+	if option != "" {
+		return option
+	}
+	return c.getenv(variable)
+}
+
 // home returns the home directory, or "".
 func (c *console) home() string { return c.getenv("HOME") }
 

@@ -167,6 +167,17 @@ func (q *Queue) Ping(ctx context.Context) error {
 	return q.awaitActive(ctx, q.current())
 }
 
+// Time returns the time of Redis's clock.
+func (q *Queue) Time(ctx context.Context) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	at, err := q.client.Time(ctx).Result()
+	if err != nil {
+		return time.Time{}, fmt.Errorf("redis: %w", q.redact(err))
+	}
+	return at, nil
+}
+
 // Push implements tasks.Queue.
 func (q *Queue) Push(ctx context.Context, ids ...string) error {
 	if len(ids) == 0 {

@@ -139,3 +139,13 @@ func (d *DB) Now() time.Time { return d.now() }
 
 // SetClock replaces the clock. Tests call it before the database is used.
 func (d *DB) SetClock(now func() time.Time) { d.now = now }
+
+// ServerTime returns the time of the clock of the database's machine. SQLite uses the clock of this process.
+func (d *DB) ServerTime(ctx context.Context) (time.Time, error) {
+	if !d.IsPostgres() {
+		return d.now(), nil
+	}
+	var at float64
+	err := d.read.QueryRowContext(ctx, `SELECT EXTRACT(EPOCH FROM clock_timestamp())`).Scan(&at)
+	return time.UnixMicro(int64(at * 1e6)), err
+}

@@ -239,7 +239,11 @@ func nullableNumberFilters(field string) filters {
 	return mergeFilters(numberFilters(field), filters{
 		field + "__isnull": isNull(field),
 		field + "__ne": {openapi.Integer(), func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
-			n, err := number(name, query.Last(values))
+			text := query.Last(values)
+			if text == "" {
+				return nil, nil
+			}
+			n, err := number(name, text)
 			return list.Where(field, list.NotEqual, n), err
 		}},
 	})

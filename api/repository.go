@@ -164,7 +164,7 @@ func (a *API) repositories(t pulp.RepositoryType) resource[pulp.Repository] {
 		orderings: repositoryOrderings, filters: repositoryFilters(),
 		within: func(req *request) ([]list.Filter, error) {
 			where, err := a.visible(req)
-			return append(where, list.Where("pulp_type", list.Equal, t.PulpType())), err
+			return append(where, list.Where("type", list.Equal, string(t))), err
 		},
 	}
 }

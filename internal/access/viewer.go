@@ -38,6 +38,12 @@ func (d *Decider) Viewer(ctx context.Context, c *Caller) (*Viewer, error) {
 	return v, err
 }
 
+// SeesAllRepositories reports whether the viewer has the permission to view every repository, as administrators have.
+func (v *Viewer) SeesAllRepositories() bool {
+	s := v.Scope(Repository, View)
+	return s.All && s.AllPush && s.Only == nil
+}
+
 // Scope describes the objects of one kind on which a caller has the permission for an action, beside public ones: all of
 // them, or those that the other fields describe. Only objects whose names match Only are among them.
 type Scope struct {

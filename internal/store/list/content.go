@@ -22,7 +22,7 @@ func contentFields(alias string, kind pulp.Kind, more map[string]string) map[str
 
 // seenUnits returns the visibility of content: units of any version of a repository that the viewer sees.
 func seenUnits(id string) visibility {
-	return func(b *statement) string { return record.VisibleContent(id, b.seenRepositories()) }
+	return func(b *statement) string { return b.seesContent(id) }
 }
 
 // TagList is the list of tags. Each pair of a name and a manifest is a tag of its own.
@@ -33,7 +33,7 @@ var TagList = &List[pulp.Tag]{
 		"media_type": "(SELECT m.media_type FROM manifest m WHERE m.id = t.manifest_id)",
 		"digest":     "(SELECT m.digest FROM manifest m WHERE m.id = t.manifest_id)",
 	}),
-	visible: seenUnits("t.id"),
+	visible: seenUnits("t.id"), sparse: true,
 }
 
 // Tags lists tags. Each pair of a name and a manifest is a tag of its own.
@@ -59,7 +59,7 @@ var ManifestList = &List[ListedManifest]{
 		"architecture": "m.architecture", "os": "m.os", "compressed_image_size": "m.image_size",
 		"is_bootable": natureFields["is_bootable"], "is_flatpak": natureFields["is_flatpak"],
 	}),
-	visible: seenUnits("m.id"),
+	visible: seenUnits("m.id"), sparse: true,
 }
 
 // ListedManifest is a manifest in a list.
@@ -87,7 +87,7 @@ var BlobList = &List[pulp.Blob]{
 	columns: strings.Replace(record.BlobColumns, "b.data,", "NULL,", 1),
 	source:  ` FROM blob b`, id: "b.id", kind: pulp.KindBlob, scan: record.ScanBlob,
 	fields:  contentFields("b", pulp.KindBlob, map[string]string{"digest": "b.digest"}),
-	visible: seenUnits("b.id"),
+	visible: seenUnits("b.id"), sparse: true,
 }
 
 // Blobs lists blobs without their bytes.
@@ -110,7 +110,7 @@ var SignatureList = &List[pulp.Signature]{
 		"creator":  "g.creator",
 		"manifest": "(SELECT m.digest FROM manifest m WHERE m.id = g.manifest_id)",
 	}),
-	visible: seenUnits("g.id"),
+	visible: seenUnits("g.id"), sparse: true,
 }
 
 // Signatures lists signatures without their content.

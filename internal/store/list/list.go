@@ -32,6 +32,7 @@ type List[T any] struct {
 	large   []large           // data that is read only if it is shown
 	order   []Order           // usual order; nil: newest first
 	visible visibility        // condition of the rows that a restricted viewer sees
+	sparse  bool              // visible depends on statement.sparse
 	kind    pulp.Kind         // of content units
 	scan    func(sqldb.Scanner) (T, error)
 }
@@ -55,10 +56,16 @@ type selection struct {
 }
 
 // selection writes the text of a query.
-func (l *List[T]) selection(s *Store, q Query) (selection, error) {
+func (l *List[T]) selection(ctx context.Context, s *Store, q Query) (selection, error) {
 	b := &statement{
 		fields: l.fields, long: l.long, id: l.id, visible: l.visible, kind: l.kind,
 		viewer: viewerOf(q.Where), postgres: s.db.IsPostgres(),
+	}
+	if l.sparse {
+		var err error
+		if b.sparse, err = s.seesFew(ctx, b.viewer); err != nil {
+			return selection{}, err
+		}
 	}
 	sel := selection{source: l.source}
 	if len(q.Where) > 0 {
@@ -70,63 +77,71 @@ func (l *List[T]) selection(s *Store, q Query) (selection, error) {
 	return sel, b.err
 }
 
-// page selects columns of the rows within the limit and offset of a query.
+// page selects columns of the rows within the limit and offset of a query. more reports whether there are rows after them.
 func page[T any](
 	ctx context.Context, db sqldb.Querier, sel selection, q Query, columns string, scan func(sqldb.Scanner) (T, error),
-) ([]T, error) {
+) (rows []T, more bool, err error) {
 	n := len(sel.args)
-	rows, err := sqldb.Collect(ctx, db, scan,
+	rows, err = sqldb.Collect(ctx, db, scan,
 		sel.with+`SELECT `+columns+sel.source+sel.where+sel.order+fmt.Sprintf(` LIMIT $%d OFFSET $%d`, n+1, n+2),
-		append(sel.args[:n:n], q.Limit, q.Offset)...)
+		append(sel.args[:n:n], q.Limit+1, q.Offset)...)
 	if err != nil {
-		return nil, fmt.Errorf("list: %w", patternError(err))
+		return nil, false, fmt.Errorf("list: %w", patternError(err))
 	}
-	return rows, nil
+	if len(rows) > q.Limit {
+		return rows[:q.Limit], true, nil
+	}
+	return rows, false, nil
 }
 
-// count returns the number of rows of a query without its limit and offset. found is the number of rows with them.
-func (sel selection) count(ctx context.Context, db sqldb.Querier, q Query, found int) (int64, error) {
-	if q.Offset == 0 && found < q.Limit {
-		return int64(found), nil
+// count returns the number of rows of a query without its limit and offset. found is the number of rows with them, and more
+// reports whether there are rows after them. The number agrees with both, also if it was counted earlier (see counts).
+func (s *Store) count(ctx context.Context, db sqldb.Querier, sel selection, q Query, found int, more bool) (int64, error) {
+	seen := int64(q.Offset) + int64(found)
+	if !more && (found > 0 || q.Offset == 0) {
+		return seen, nil
 	}
-	var count int64
-	err := db.QueryRowContext(ctx, sel.with+`SELECT COUNT(*)`+sel.source+sel.where, sel.args[:sel.filters]...).Scan(&count)
-	if err != nil {
-		return 0, fmt.Errorf("count list: %w", patternError(err))
+	rows, err := s.counts.of(ctx, db, sel.with+`SELECT COUNT(*)`+sel.source+sel.where, sel.args[:sel.filters])
+	switch {
+	case err != nil:
+		return 0, err
+	case more:
+		return max(rows, seen+1), nil
+	default:
+		return min(rows, seen), nil
 	}
-	return count, nil
 }
 
 // Rows returns the rows of a query and the number of rows without its Limit and Offset. It reads all rows at once, so it is
 // for small limits; see Find.
 func (l *List[T]) Rows(ctx context.Context, s *Store, q Query) ([]T, int64, error) {
 	db := s.db.ReadComposed()
-	sel, err := l.selection(s, q)
+	sel, err := l.selection(ctx, s, q)
 	if err != nil {
 		return nil, 0, err
 	}
 	columns, _ := l.selected(q.Wanted)
-	rows, err := page(ctx, db, sel, q, columns, l.scan)
+	rows, more, err := page(ctx, db, sel, q, columns, l.scan)
 	if err != nil {
 		return nil, 0, err
 	}
-	count, err := sel.count(ctx, db, q, len(rows))
+	count, err := s.count(ctx, db, sel, q, len(rows), more)
 	return rows, count, err
 }
 
 // Find finds the rows of a query without reading them.
 func (l *List[T]) Find(ctx context.Context, s *Store, q Query) (*Found[T], error) {
 	db := s.db.ReadComposed()
-	sel, err := l.selection(s, q)
+	sel, err := l.selection(ctx, s, q)
 	if err != nil {
 		return nil, err
 	}
-	ids, err := page(ctx, db, sel, q, l.id, sqldb.ScanString)
+	ids, more, err := page(ctx, db, sel, q, l.id, sqldb.ScanString)
 	if err != nil {
 		return nil, err
 	}
 	columns, size := l.selected(q.Wanted)
-	count, err := sel.count(ctx, db, q, len(ids))
+	count, err := s.count(ctx, db, sel, q, len(ids), more)
 	return &Found[T]{Count: count, IDs: ids, source: l.source, id: l.id, columns: columns, size: size, scan: l.scan, db: db}, err
 }
 

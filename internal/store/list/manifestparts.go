@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/countersign/countersign/internal/access"
-	"github.com/countersign/countersign/internal/store/record"
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
@@ -75,7 +74,7 @@ func (s *Store) edges(
 	b := &statement{viewer: viewer}
 	where := ` WHERE e.manifest_id IN ` + b.set(ids)
 	if viewer != nil {
-		where += " AND " + record.VisibleContent(unit, b.seenRepositories())
+		where += " AND " + b.seesContent(unit)
 	}
 	return sqldb.Collect(ctx, s.db.ReadComposed(), scanEdge, b.with+query+where+` GROUP BY `+group+` ORDER BY 1, 2`, b.args...)
 }

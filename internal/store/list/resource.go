@@ -35,7 +35,7 @@ func permitted(kind access.Kind, id string) visibility {
 
 // inSeenRepositories returns the visibility of rows that belong to a repository.
 func inSeenRepositories(repository string) visibility {
-	return func(b *statement) string { return repository + " IN (" + b.seenRepositories() + ")" }
+	return func(b *statement) string { return b.seesRepository(repository) }
 }
 
 // TaskList is the list of tasks without their arguments. It omits the internal tasks that sign pushed images.
@@ -72,11 +72,11 @@ var RepositoryList = &List[pulp.Repository]{
 	},
 	columns: record.RepositoryColumns, source: ` FROM repository r`, id: "r.id", scan: record.ScanRepository,
 	fields: with("r", map[string]string{
-		"name": "r.name", "description": "r.description", "pulp_labels": "r.labels", "pulp_type": "('container.' || r.type)",
+		"name": "r.name", "description": "r.description", "pulp_labels": "r.labels", "type": "r.type", "pulp_type": "('container.' || r.type)",
 		"retain_repo_versions": "r.retain_repo_versions", "retain_checkpoints": "CAST(NULL AS BIGINT)",
 		"next_version": "r.next_version", "remote": "r.remote_id",
 	}),
-	visible: inSeenRepositories("r.id"),
+	visible: inSeenRepositories("r.id"), sparse: true,
 }
 
 // Repositories lists repositories of every type.
@@ -89,7 +89,7 @@ var VersionList = &List[pulp.Version]{
 	columns: strings.Replace(record.VersionColumns, record.VersionAuthor, `COALESCE((SELECT a.id FROM account a WHERE a.id = v.actor_id), 0)`, 1),
 	source:  record.VersionSource, id: "v.id", scan: record.ScanVersion,
 	fields:  with("v", map[string]string{"number": "v.number", "repository": "v.repository_id"}),
-	visible: inSeenRepositories("v.repository_id"),
+	visible: inSeenRepositories("v.repository_id"), sparse: true,
 }
 
 // Versions lists the versions of all repositories.

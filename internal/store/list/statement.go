@@ -28,7 +28,10 @@ type statement struct {
 	kind     pulp.Kind
 	viewer   *access.Viewer // to whom the list is restricted; nil for no restriction
 	postgres bool
-	with     string // common table expression of the visible repositories; empty if no condition needs it
+	with     string // common table expression of the viewer's repositories; empty if no condition needs it
+	// sparse is set if the viewer sees few repositories. Conditions then select their content first; otherwise they are
+	// checked row by row, in the order of the list.
+	sparse bool
 
 	args []any
 	err  error // the first error: an invalid pattern or an unknown field
@@ -37,13 +40,34 @@ type statement struct {
 // visibility writes the condition of the rows that the viewer sees.
 type visibility func(b *statement) string
 
-// seenRepositories returns the query of the ids of the repositories that the viewer sees. The statement contains the
-// conditions once, in front.
-func (b *statement) seenRepositories() string {
+// ownRepositories returns the query of the ids of the repositories that the viewer's roles permit to view. The statement
+// contains the conditions once, in front.
+func (b *statement) ownRepositories() string {
 	if b.with == "" {
-		b.with = "WITH seen_repository (id) AS (" + record.Permitted{Viewer: b.viewer, Arg: b.arg}.VisibleRepositories() + ") "
+		own := record.Permitted{Viewer: b.viewer, Arg: b.arg}.IDs(access.Repository, access.View)
+		b.with = "WITH own_repository (id) AS (" + own + ") "
 	}
-	return "SELECT s.id FROM seen_repository s"
+	return "SELECT s.id FROM own_repository s"
+}
+
+// seesRepository returns the condition that the viewer sees the repository with an id.
+func (b *statement) seesRepository(id string) string {
+	switch {
+	case b.viewer.SeesAllRepositories():
+		return "TRUE"
+	case b.sparse:
+		return id + " IN (" + record.PublicRepositories + " UNION ALL " + b.ownRepositories() + ")"
+	}
+	return record.SeesRepository(id, b.ownRepositories())
+}
+
+// seesContent returns the condition that the viewer sees the content unit with an id: it is in a version of a repository that
+// the viewer sees.
+func (b *statement) seesContent(id string) string {
+	if b.sparse {
+		return id + " IN (SELECT vc.content_id FROM repository_content vc WHERE " + b.seesRepository("vc.repository_id") + ")"
+	}
+	return record.SeesContent(id, b.seesRepository("vc.repository_id"))
 }
 
 // arg adds a value and returns its placeholder.
@@ -85,7 +109,7 @@ func (b *statement) field(name string) string {
 		if b.viewer == nil {
 			return "TRUE"
 		}
-		return "(" + record.VisibleContent(seeing.FindStringSubmatch(text)[1], b.seenRepositories()) + ")"
+		return "(" + b.seesContent(seeing.FindStringSubmatch(text)[1]) + ")"
 	})
 }
 

@@ -6,7 +6,11 @@ package list
 import "github.com/countersign/countersign/internal/store/sqldb"
 
 // Store is safe for concurrent use.
-type Store struct{ db *sqldb.DB }
+type Store struct {
+	db     *sqldb.DB
+	counts *counts
+	few    int // see fewRepositories
+}
 
 // New returns a store on a database.
-func New(db *sqldb.DB) *Store { return &Store{db: db} }
+func New(db *sqldb.DB) *Store { return &Store{db: db, counts: newCounts(db), few: fewRepositories} }

@@ -31,7 +31,7 @@ func (s *Store) Webhooks(ctx context.Context, q Query) ([]pulp.Webhook, int64, e
 // ofSeenRepositories returns the visibility of rows about repositories, and of those with test events.
 func ofSeenRepositories(repository, kind string) visibility {
 	return func(b *statement) string {
-		return kind + " = '" + string(events.Ping) + "' OR " + repository + " IN (" + b.seenRepositories() + ")"
+		return kind + " = '" + string(events.Ping) + "' OR " + repository + " IN (" + record.PublicRepositories + " UNION ALL " + b.ownRepositories() + ")"
 	}
 }
 

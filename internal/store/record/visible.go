@@ -31,14 +31,24 @@ func (a *Args) Add(v any) string {
 // VisibleRepositories returns the query of the ids of the repositories that the viewer sees in lists: those that a public
 // distribution serves, and those that the viewer has the permission to view.
 func (p Permitted) VisibleRepositories() string {
-	return `SELECT d.repository_id FROM distribution d WHERE NOT d.private AND d.repository_id IS NOT NULL
+	return PublicRepositories + `
 		UNION ALL SELECT v.id FROM (` + p.IDs(access.Repository, access.View) + `) v`
 }
 
-// VisibleContent returns the condition that the unit with an id is in a version of a repository whose id is among those of
-// a query.
-func VisibleContent(id, repositories string) string {
-	return id + ` IN (SELECT vc.content_id FROM repository_content vc WHERE vc.repository_id IN (` + repositories + `))`
+// PublicRepositories is the query of the ids of the repositories that a public distribution serves.
+const PublicRepositories = `SELECT d.repository_id FROM distribution d WHERE NOT d.private AND d.repository_id IS NOT NULL`
+
+// SeesRepository returns the condition that a public distribution serves the repository with an id, or that the id is among
+// those of the query own. It is checked row by row, and a planner cannot turn it into a join: lists read few rows in order.
+func SeesRepository(id, own string) string {
+	return `((SELECT 1 FROM distribution pd WHERE pd.repository_id = ` + id + ` AND NOT pd.private LIMIT 1) IS NOT NULL OR ` +
+		id + ` IN (` + own + `))`
+}
+
+// SeesContent returns the condition that the unit with an id is in a version of a repository that satisfies a condition on
+// vc.repository_id. It is checked row by row, like that of SeesRepository.
+func SeesContent(id, repository string) string {
+	return `(SELECT 1 FROM repository_content vc WHERE vc.content_id = ` + id + ` AND ` + repository + ` LIMIT 1) IS NOT NULL`
 }
 
 // table describes the table of a kind of objects.

@@ -81,8 +81,8 @@ func TestVisibleRepositories(t *testing.T) {
 	}
 }
 
-// TestVisibleContent verifies that users see the units of all versions of the repositories that they see.
-func TestVisibleContent(t *testing.T) {
+// TestSeesContent verifies that users see the units of all versions of the repositories that they see.
+func TestSeesContent(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
 	addVisibility(t, s)
@@ -102,7 +102,7 @@ func TestVisibleContent(t *testing.T) {
 		}
 		query, args := visibleTo(t, s, user)
 		got, err := sqldb.Collect(t.Context(), s.DB.Read(), sqldb.ScanString,
-			`SELECT DISTINCT c.content_id FROM repository_content c WHERE `+record.VisibleContent("c.content_id", query), args...)
+			`SELECT DISTINCT c.content_id FROM repository_content c WHERE `+record.SeesContent("c.content_id", "vc.repository_id IN ("+query+")"), args...)
 		if err != nil || !slices.Equal(sorted(got), sorted(want)) {
 			t.Errorf("the user %q sees %q, %v, want %q", user, got, err, want)
 		}

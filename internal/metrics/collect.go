@@ -33,9 +33,10 @@ var (
 	descQueued         = describe("database_queued_writes", "Writes that wait for the writer of SQLite.")
 	descAuditQueue     = describe("audit_queue_rows", "Entries of the audit log that the database does not have yet.")
 	descAuditLost      = describe("audit_lost_rows_total", "Entries of the audit log that the database did not take in time.")
-	descCertificate    = describe("tls_certificate_expiry_timestamp_seconds", "Time at which the first certificate of the server's chain expires.")
-	descSize           = describe("data_filesystem_size_bytes", "Size of the file system of the data directory.")
-	descFree           = describe("data_filesystem_free_bytes", "Space of the file system of the data directory that the program can use.")
+	descCertificate    = describe("tls_certificate_expiry_timestamp_seconds",
+		"Time at which the first certificate of the server's chain expires; +Inf: the process does not terminate TLS.")
+	descSize = describe("data_filesystem_size_bytes", "Size of the file system of the data directory.")
+	descFree = describe("data_filesystem_free_bytes", "Space of the file system of the data directory that the program can use.")
 )
 
 // states are the states of tasks that have not ended.
@@ -82,9 +83,11 @@ func (c *stateCollector) Collect(to chan<- prometheus.Metric) {
 		e.gauge(descAuditQueue, float64(waiting))
 		e.counter(descAuditLost, float64(lost))
 	}
+	var expiry time.Time
 	if c.sources.Certificate != nil {
-		e.gauge(descCertificate, timestamp(c.sources.Certificate()))
+		expiry = c.sources.Certificate()
 	}
+	e.gauge(descCertificate, timestamp(expiry))
 }
 
 // collectUp checks a dependency.

@@ -118,7 +118,7 @@ func newWorld(t *testing.T, set ...func(*api.Options)) *world {
 	for _, f := range set {
 		f(&o)
 	}
-	w.server = httptest.NewServer(api.New(o))
+	w.server = httptest.NewServer(api.Validated(t, api.New(o)))
 	t.Cleanup(w.server.Close)
 	w.fill()
 	return w

@@ -313,10 +313,10 @@ func noteConflict(conflict error, b *body.Fields) error {
 // readServed reads the fields repository and repository_version. The caller must be able to change the repository,
 // because pushes to the distribution's path change it, and to view that of the version.
 func (a *API) readServed(req *request, b *body.Fields, f *tasks.DistributionFields, old pulp.Distribution) error {
+	ref, ok := b.Related("repository", pulp.ContainerCollection, pulp.PushCollection)
 	if b.Has("repository") {
 		none := ""
 		f.RepositoryID = &none
-		ref, ok := b.Related("repository", pulp.ContainerCollection, pulp.PushCollection)
 		t := pulp.Container
 		if ref.Collection == pulp.PushCollection {
 			t = pulp.ContainerPush
@@ -336,11 +336,8 @@ func (a *API) readServed(req *request, b *body.Fields, f *tasks.DistributionFiel
 			f.RepositoryID = &repo.ID
 		}
 	}
-	if !b.Has("repository_version") {
-		return nil
-	}
-	f.Version = tasks.Optional[pulp.PinnedVersion]{Set: true}
 	v, given, err := a.readVersion(req, b, "repository_version")
+	f.Version = tasks.Optional[pulp.PinnedVersion]{Set: b.Has("repository_version")}
 	if err != nil || !given || !b.Valid("repository_version") {
 		return err
 	}

@@ -153,10 +153,10 @@ func (p *story) start() {
 			Mirror: mirror.New(mirror.Options{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet}),
 		}),
 	})
-	rest := api.New(api.Options{
+	rest := api.Validated(t, api.New(api.Options{
 		Store: p.store, Tasks: atOnce{tasks.NewDispatcher(p.store, queue, worker, quiet)}, Auth: logins, Log: quiet, PublicURL: public,
 		Process: "1@test", Version: "0.1.0", DataDir: t.TempDir(),
-	})
+	}))
 	options := proxy.Options{
 		Store: p.store, Auth: logins, Tokens: tokens, Storage: files, Log: quiet, PublicURL: public, PushType: pulp.Container, InlineLimit: 16 << 10,
 	}

@@ -72,7 +72,7 @@ func (a *API) groupRoutes() []route {
 			http.MethodPost: create(a.addMember, body.Form{"username": accountName.Required()}, a.members().creates()),
 		}},
 		{path: path + "users/:user/", href: "groups_user_href", methods: map[string]operation{
-			http.MethodDelete: remove(a.removeMember, deletes),
+			http.MethodDelete: remove(a.removeMember, deletes, http.StatusConflict),
 		}},
 	}
 }

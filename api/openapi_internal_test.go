@@ -1,12 +1,15 @@
 package api
 
 import (
+	"bytes"
 	"maps"
 	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
 
 	"github.com/countersign/countersign/internal/pulp"
 )
@@ -44,6 +47,34 @@ func TestEveryRouteDeclaresItsOperations(t *testing.T) {
 		}
 		if last := r.path[strings.LastIndexByte(strings.TrimSuffix(r.path, "/"), '/')+1:]; strings.HasPrefix(last, ":") && r.href == "" {
 			t.Errorf("%s: the object has no name of its href", r.path)
+		}
+	}
+}
+
+// TestDocumentIsValid proves that the document, with paths that begin with a slash, satisfies OpenAPI 3.1, and that it
+// is the same each time. Pulp's paths, whose first variable is a whole href, are no paths of OpenAPI.
+func TestDocumentIsValid(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, &noLogin{})
+	text, err := a.document(documentForm{plainPaths: true}).JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := openapi3.NewLoader().LoadFromData(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Validate(t.Context(), openapi3.IsOpenAPI31OrLater()); err != nil {
+		t.Error(err)
+	}
+	hrefs, err := a.document(documentForm{}).JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		again, err := newAPI(t, &noLogin{}).document(documentForm{}).JSON()
+		if err != nil || !bytes.Equal(again, hrefs) {
+			t.Fatalf("another document, error %v", err)
 		}
 	}
 }

@@ -93,24 +93,24 @@ func listed(h handler, form any, orderings, filters []string) operation {
 	}
 }
 
-// create returns an operation that creates an object.
-func create(h handler, form body.Form, with replies) operation {
-	return operation{verb: "create", handle: h, body: form, replies: with}
+// create returns an operation that creates an object. fails are further statuses of errors, as of the functions below.
+func create(h handler, form body.Form, with replies, fails ...int) operation {
+	return operation{verb: "create", handle: h, body: form, replies: with, fails: fails}
 }
 
 // update returns an operation that changes an object with the whole body.
-func update(h handler, form body.Form, with replies) operation {
-	return operation{verb: "update", handle: h, body: form, query: selection(), replies: with}
+func update(h handler, form body.Form, with replies, fails ...int) operation {
+	return operation{verb: "update", handle: h, body: form, query: selection(), replies: with, fails: fails}
 }
 
 // partialUpdate returns an operation that changes an object with some fields.
-func partialUpdate(h handler, form body.Form, with replies) operation {
-	return operation{verb: "partial_update", handle: h, body: form.Partial(), query: selection(), replies: with}
+func partialUpdate(h handler, form body.Form, with replies, fails ...int) operation {
+	return operation{verb: "partial_update", handle: h, body: form.Partial(), query: selection(), replies: with, fails: fails}
 }
 
 // remove returns an operation that deletes an object.
-func remove(h handler, with replies) operation {
-	return operation{verb: "delete", handle: h, replies: with}
+func remove(h handler, with replies, fails ...int) operation {
+	return operation{verb: "delete", handle: h, replies: with, fails: fails}
 }
 
 // edits are the replies of operations that edit an object of a resource with a task, unless nothing changes.
@@ -139,5 +139,4 @@ func (o operation) failures(r route) []int {
 	return append(all, o.fails...)
 }
 
-// OpenAPISchema implements openapi.Schemer.
 var _ openapi.Schemer = timestamp.Time{}

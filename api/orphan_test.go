@@ -152,11 +152,11 @@ func (w *world) withStorage() storage.Storage {
 		Store: w.store, Queue: queue, Log: log, Slots: 1, Name: "1@test",
 		Jobs: jobs.All(jobs.Options{Store: w.store, Log: log, Blobs: ingest.Blobs{Storage: files}}),
 	})
-	w.server = httptest.NewServer(api.New(api.Options{
+	w.server = httptest.NewServer(api.Validated(w.t, api.New(api.Options{
 		Store: w.store, Tasks: atOnce{
 			tasks.NewDispatcher(w.store, queue, worker, log),
 		}, Auth: accounts{w.store}, Log: log, PublicURL: public, Process: "1@test",
-	}))
+	})))
 	w.t.Cleanup(w.server.Close)
 	return files
 }

@@ -52,7 +52,7 @@ func (a *API) loginRoutes() []route {
 		http.MethodPost: {
 			verb: "create", handle: a.login, replies: replies{http.StatusOK: loginResult{}},
 			body:  body.Form{"id_token": body.Text.Required(), "challenge": body.Text.Required()},
-			fails: []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusTooManyRequests},
+			fails: []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusConflict, http.StatusTooManyRequests},
 		},
 	}}}
 }

@@ -33,7 +33,7 @@ type baseRemote struct {
 	ConnectTimeout     *float64            `json:"connect_timeout"`
 	SockConnectTimeout *float64            `json:"sock_connect_timeout"`
 	SockReadTimeout    *float64            `json:"sock_read_timeout"`
-	Headers            []map[string]string `json:"headers"`
+	Headers            []map[string]string `json:"headers" openapi:"nullable"`
 	Concurrency        *int64              `json:"download_concurrency"`
 	RateLimit          *int64              `json:"rate_limit"`
 }
@@ -41,8 +41,8 @@ type baseRemote struct {
 type remote struct {
 	baseRemote
 	UpstreamName string   `json:"upstream_name"`
-	Includes     []string `json:"includes"`
-	Excludes     []string `json:"excludes"`
+	Includes     []string `json:"includes" openapi:"nullable"`
+	Excludes     []string `json:"excludes" openapi:"nullable"`
 	Sigstore     *string  `json:"sigstore"`
 	TokenHosts   []string `json:"token_hosts,omitempty"` // a field of our own
 }

@@ -238,11 +238,11 @@ func TestNoSecretIsShown(t *testing.T) {
 	m.withWorker()
 	log := &lines{}
 	public, _ := url.Parse("https://registry.example:8443")
-	logged := httptest.NewServer(api.New(api.Options{
+	logged := httptest.NewServer(api.Validated(t, api.New(api.Options{
 		Store: m.store, Tasks: m.dispatcher, Auth: accounts{
 			m.store,
 		}, PublicURL: public, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	}))
+	})))
 	t.Cleanup(logged.Close)
 	certificate, key := pair(t)
 	_, otherKey := pair(t)

@@ -44,11 +44,11 @@ func (w *world) withWorker() {
 		), Log: log, Slots: 1, Name: "1@test", Versions: api.Versions("0.1.0"),
 		Show: results,
 	})
-	w.server = httptest.NewServer(api.New(api.Options{
+	w.server = httptest.NewServer(api.Validated(w.t, api.New(api.Options{
 		Store: w.store, Tasks: tasks.NewDispatcher(
 			w.store, queue, worker, log,
 		), Auth: auth.New(w.store.Accounts, log), Log: log, PublicURL: public, Process: "1@test",
-	}))
+	})))
 	w.t.Cleanup(w.server.Close)
 }
 

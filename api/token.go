@@ -22,8 +22,8 @@ type apiToken struct {
 	Name     string          `json:"name"`
 	Account  string          `json:"account"`
 	Hint     string          `json:"hint"`
-	Patterns []string        `json:"patterns"`
-	Actions  []access.Use    `json:"actions"`
+	Patterns []string        `json:"patterns" openapi:"nullable"`
+	Actions  []access.Use    `json:"actions" openapi:"nullable"`
 	Expires  *timestamp.Time `json:"expires"`
 	LastUsed *timestamp.Time `json:"last_used"`
 	Secret   string          `json:"token,omitempty"` // in the response to its creation only
@@ -84,7 +84,7 @@ const (
 var tokenFields = body.Form{
 	"name":     accountName.Required(),
 	"account":  accountName,
-	"expires":  body.Time.Nullable(),
+	"expires":  body.OptionalTime,
 	"patterns": body.OptionalTexts.NotEmpty().AtMost(maxTokenPatterns),
 	"actions":  body.OptionalTexts.NotEmpty().OneOf(uses()...),
 }
@@ -163,9 +163,7 @@ func (a *API) readToken(req *request, b *body.Fields, parent *access.Token) acce
 	if name := readName(b, "name", body.Required); name != nil {
 		k.Name = *name
 	}
-	if v, ok := b.Value("expires"); ok && v != nil {
-		k.Expires = b.Time("expires")
-	}
+	k.Expires = b.OptionalTime("expires")
 	if k.Expires != nil && b.Valid("expires") && !k.Expires.After(time.Now()) {
 		b.Fail("expires", "The time has passed.")
 	}

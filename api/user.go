@@ -102,9 +102,9 @@ func (a *API) userRoutes() []route {
 			http.MethodGet: listOf(a, r), http.MethodPost: create(a.createUser, userForm, r.creates()),
 		}},
 		{path: pulp.UserCollection + ":id/", href: "auth_user_href", methods: map[string]operation{
-			http.MethodGet: readOf(a, r), http.MethodDelete: remove(a.deleteUser, deletes),
-			http.MethodPut:   update(a.editUser(true), userForm, r.changes()),
-			http.MethodPatch: partialUpdate(a.editUser(false), userForm, r.changes()),
+			http.MethodGet: readOf(a, r), http.MethodDelete: remove(a.deleteUser, deletes, http.StatusConflict),
+			http.MethodPut:   update(a.editUser(true), userForm, r.changes(), http.StatusConflict),
+			http.MethodPatch: partialUpdate(a.editUser(false), userForm, r.changes(), http.StatusConflict),
 		}},
 	}
 }

@@ -306,6 +306,16 @@ func (f *Fields) Time(name string) *time.Time {
 	return &t
 }
 
+// OptionalTime reads a point in time that may be null. It returns nil when the field is null or absent.
+func (f *Fields) OptionalTime(name string) *time.Time {
+	var t *time.Time
+	if v, ok := f.value(name); ok && v != nil {
+		t = f.Time(name)
+	}
+	f.note(name, OptionalTime)
+	return t
+}
+
 // Reference reads the text of a field that names another object. It returns "" when the field is null or absent.
 func (f *Fields) Reference(name string) string {
 	f.note(name, Reference)

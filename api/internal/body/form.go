@@ -36,6 +36,7 @@ var (
 	Value       = Field{schema: openapi.Any()}
 
 	OptionalTexts = Texts.Nullable()
+	OptionalTime  = Time.Nullable()
 
 	texts = &openapi.Schema{
 		Type: openapi.Types{"array"}, MaxItems: maxTexts, Items: &openapi.Schema{Type: openapi.Types{"string"}, MinLength: 1},

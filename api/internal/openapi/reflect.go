@@ -107,32 +107,9 @@ func (s *Schemas) named(t reflect.Type) *Schema {
 // object returns the schema of the JSON object of a struct. Members with "omitempty" are not required. Members with
 // the tag openapi:"nullable" may be null; for pointers, this follows from the type.
 func (s *Schemas) object(t reflect.Type) *Schema {
-	properties, required := map[string]*Schema{}, []string{}
-	for _, f := range reflect.VisibleFields(t) {
-		if f.Anonymous || !f.IsExported() {
-			continue
-		}
-		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if name == "-" {
-			continue
-		}
-		if name == "" {
-			name = f.Name
-		}
-		optional := slices.Contains(strings.Split(options, ","), "omitempty")
-		of := f.Type
-		if optional && of.Kind() == reflect.Pointer {
-			of = of.Elem()
-		}
-		properties[name] = s.of(of)
-		if f.Tag.Get("openapi") == "nullable" {
-			properties[name] = properties[name].OrNull()
-		}
-		if !optional {
-			required = append(required, name)
-		}
-	}
-	o := Object(properties, required...)
+	o := Object(map[string]*Schema{})
+	s.addMembers(o, t)
+	slices.Sort(o.Required)
 	if !s.Strict {
 		o.Additional = nil
 		if s.partial[t] {
@@ -140,4 +117,34 @@ func (s *Schemas) object(t reflect.Type) *Schema {
 		}
 	}
 	return o
+}
+
+// addMembers adds the members of a struct to the schema of an object. Members of embedded structs are members of the
+// object.
+func (s *Schemas) addMembers(o *Schema, t reflect.Type) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case f.Anonymous && name == "":
+			s.addMembers(o, f.Type)
+			continue
+		case name == "-" || !f.IsExported():
+			continue
+		case name == "":
+			name = f.Name
+		}
+		optional := slices.Contains(strings.Split(options, ","), "omitempty")
+		of := f.Type
+		if optional && of.Kind() == reflect.Pointer {
+			of = of.Elem()
+		}
+		o.Properties[name] = s.of(of)
+		if f.Tag.Get("openapi") == "nullable" {
+			o.Properties[name] = o.Properties[name].OrNull()
+		}
+		if !optional {
+			o.Required = append(o.Required, name)
+		}
+	}
 }

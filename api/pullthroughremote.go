@@ -14,8 +14,8 @@ import (
 // pullThroughRemote is the form of a pull-through remote (compatibility.md#pull-through).
 type pullThroughRemote struct {
 	baseRemote
-	Includes   []string `json:"includes"`
-	Excludes   []string `json:"excludes"`
+	Includes   []string `json:"includes" openapi:"nullable"`
+	Excludes   []string `json:"excludes" openapi:"nullable"`
 	Sigstore   *string  `json:"sigstore,omitempty"`    // a field of our own, as is TokenHosts
 	TokenHosts []string `json:"token_hosts,omitempty"` //
 }

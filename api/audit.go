@@ -19,14 +19,14 @@ var nouns = map[string]string{
 	"repositories": "repository", "repository_versions": "version", "versions": "version", "distributions": "distribution",
 	"remotes": "remote", "namespaces": "namespace", "tasks": "task", "task-groups": "task group", "workers": "worker",
 	"signing-services": "signing service", "contentguards": "content guard", "content": "content", "upstream": "upstream",
-	"users": "user", "groups": "group", "roles": "role", "tokens": "token", "robots": "robot", "access_policies": "access policy",
+	"users": "user", "groups": "group", "roles": "role", "tokens": "token", "robots": "robot", "webhooks": "webhook", "access_policies": "access policy",
 	"audit": "audit log", "status": "status",
 }
 
 // verbs are the actions that the last segment of a path names. Others are the segment's words, such as "set label".
 var verbs = map[string]string{
 	"add": "add content", "adopt": "adopt", "cleanup": "clean up orphans", "compare": "compare", "migrate": "migrate repository",
-	"purge": "purge tasks", "remove": "remove content", "repair": "repair version", "rollback": "roll back repository",
+	"purge": "purge tasks", "ping": "ping webhook", "redeliver": "redeliver event", "remove": "remove content", "repair": "repair version", "rollback": "roll back repository",
 	"sign": "sign repository", "sync": "sync repository", "tag": "tag image", "untag": "untag image", "verify": "verify tag",
 }
 

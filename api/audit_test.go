@@ -173,10 +173,25 @@ func (m *mirrors) accountMutations() map[string]mutation {
 	group, last := made("groups/", `{"name":"g1"}`), made("groups/", `{"name":"g2"}`)
 	role := made("roles/", `{"name":"r1","permissions":["core.view_task"]}`)
 	const grant = `{"role":"core.task_viewer","content_object":null}`
+	const hook = `","url":"https://receiver.example/","patterns":["*"]}`
+	webhook := made("webhooks/", `{"name":"w1`+hook)
+	delivered := made(webhook+"ping/", ``)
 	userRole, groupRole := made(user+"roles/", grant), made(group+"roles/", grant)
 	m.expect(call{method: http.MethodPost, path: last + "users/", json: `{"username":"dora"}`}, http.StatusCreated, "")
 	viewer, other := `{"role":"core.group_viewer","users":["carol"]}`, `{"role":"core.group_viewer","content_object":null}`
 	return map[string]mutation{
+		"POST /pulp/api/v3/webhooks/":                            {path: "webhooks/", body: `{"name":"w2` + hook},
+		"PATCH /pulp/api/v3/webhooks/{}/":                        {path: webhook, body: `{"patterns":["acme/*"]}`, outsider: 404},
+		"PUT /pulp/api/v3/webhooks/{}/":                          {path: webhook, body: `{"name":"w1` + hook, outsider: 404},
+		"DELETE /pulp/api/v3/webhooks/{}/":                       {path: made("webhooks/", `{"name":"w3`+hook), outsider: 404},
+		"POST /pulp/api/v3/webhooks/{}/ping/":                    {path: webhook + "ping/", outsider: 404},
+		"POST /pulp/api/v3/webhooks/{}/deliveries/{}/redeliver/": {path: delivered + "redeliver/", outsider: 404},
+		"POST /pulp/api/v3/webhooks/{}/add_role/": {
+			path: webhook + "add_role/", body: `{"role":"countersign.webhook_viewer","users":["dora"]}`, outsider: 404,
+		},
+		"POST /pulp/api/v3/webhooks/{}/remove_role/": {
+			path: webhook + "remove_role/", body: `{"role":"countersign.webhook_viewer","users":["dora"]}`, outsider: 404,
+		},
 		"POST /pulp/api/v3/users/":                 {path: "users/", body: `{"username":"new"}`},
 		"PATCH /pulp/api/v3/users/{}/":             {path: user, body: `{"first_name":"D"}`, outsider: 404},
 		"PUT /pulp/api/v3/users/{}/":               {path: user, body: `{"username":"dora","last_name":"D"}`, outsider: 404},

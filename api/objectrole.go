@@ -29,7 +29,7 @@ func (s securable) key() string { return access.Key(s.on.Kind, s.id) }
 var securables = []string{
 	pulp.PushCollection, pulp.ContainerCollection, pulp.RemoteCollection, pulp.DistributionCollection,
 	pulp.NamespaceCollection, pulp.PullThroughCollection, pulp.PullThroughRemoteCollection,
-	pulp.TaskCollection, pulp.GroupCollection, pulp.SigningServiceCollection,
+	pulp.TaskCollection, pulp.GroupCollection, pulp.SigningServiceCollection, pulp.WebhookCollection,
 }
 
 // findSecurable returns the object with an id. The error is NotFound if the caller may not see it.
@@ -61,6 +61,8 @@ func (a *API) findSecurable(req *request, collection, id string) (securable, err
 		s.on, err = objectWithID(a, req, a.groups(), id, access.OfGroup)
 	case pulp.SigningServiceCollection:
 		s.on, err = objectWithID(a, req, a.signingServices(), id, access.OfService)
+	case pulp.WebhookCollection:
+		s.on, err = objectWithID(a, req, a.webhooks(), id, access.OfWebhook)
 	default:
 		err = fmt.Errorf("roles cannot be assigned in %s", collection)
 	}

@@ -65,7 +65,7 @@ func (a *API) declaredRoutes() []route {
 		a.pullThroughRemoteRoutes(), a.pullThroughRoutes(), a.namespaceRoutes(),
 		a.guardRoutes(), a.contentRoutes(), a.orphanRoutes(), a.upstreamRoutes(), a.auditRoutes(),
 		a.userRoutes(), a.groupRoutes(), a.roleRoutes(), a.objectRoleRoutes(), a.assignedRoleRoutes(), a.accessPolicyRoutes(),
-		a.loginRoutes(), a.tokenRoutes(), a.robotRoutes(), a.docsRoutes(),
+		a.loginRoutes(), a.tokenRoutes(), a.robotRoutes(), a.webhookRoutes(), a.docsRoutes(),
 	)
 }
 

@@ -125,6 +125,7 @@ var tables = map[access.Kind]string{
 	access.Repository: "repository", access.Distribution: "distribution", access.Remote: "remote",
 	access.Namespace: "namespace", access.Task: "task", access.Group: "account_group", access.SigningService: "signing_service",
 	access.PullThrough: "pull_through_distribution", access.PullThroughRemote: "pull_through_remote",
+	access.Webhook: "webhook",
 }
 
 // lockObject returns the kind of the object with an access.Key, and whether it is a push repository. The object exists

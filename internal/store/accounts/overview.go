@@ -49,7 +49,7 @@ func (s *Store) Memberships(ctx context.Context) ([]Membership, error) {
 // named are the columns with the names by which operators call objects: those of distributions are their base paths.
 var named = map[access.Kind]string{
 	access.Namespace: "name", access.Repository: "name", access.Distribution: "base_path", access.Remote: "name",
-	access.SigningService: "name", access.PullThrough: "base_path", access.PullThroughRemote: "name",
+	access.SigningService: "name", access.PullThrough: "base_path", access.PullThroughRemote: "name", access.Webhook: "name",
 }
 
 // ObjectNamed returns the access.Key of the object of a kind with a name. The name of a distribution is its base path.
@@ -95,6 +95,7 @@ func (s *Store) NamedAssignments(ctx context.Context, f AssignmentFilter) ([]Nam
 		         WHEN 'pull_through_distribution' THEN (SELECT o.base_path FROM pull_through_distribution o WHERE o.id = x.id)
 		         WHEN 'pull_through_remote' THEN (SELECT o.name FROM pull_through_remote o WHERE o.id = x.id)
 		         WHEN 'signing_service' THEN (SELECT o.name FROM signing_service o WHERE o.id = x.id)
+		         WHEN 'webhook' THEN (SELECT o.name FROM webhook o WHERE o.id = x.id)
 		         WHEN 'group' THEN (SELECT o.name FROM account_group o WHERE CAST(o.id AS TEXT) = x.id)
 		         END, x.id)
 		  FROM (SELECT r.name AS role, COALESCE(u.username, '') AS username, COALESCE(g.name, '') AS grp,

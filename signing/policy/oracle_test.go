@@ -6,17 +6,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/countersign/countersign/internal/slowtest"
 )
 
 // unreachable are parts of the messages of the go command when it cannot download a module.
 var unreachable = []string{"dial tcp", "lookup ", "module lookup disabled", "i/o timeout", "TLS handshake", "proxyconnect"}
 
-// TestOracle runs the module oracle, which compares this package with the code of podman and skopeo.
-func TestOracle(t *testing.T) {
+// TestSlowOracle runs the module oracle, which compares this package with the code of podman and skopeo.
+func TestSlowOracle(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("it builds a program with many dependencies")
-	}
+	slowtest.Only(t) // it builds a program with many dependencies
 	tool, err := exec.LookPath("go")
 	if err != nil {
 		t.Skip("the go command is not installed")

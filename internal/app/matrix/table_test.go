@@ -114,6 +114,22 @@ func readTable(t *testing.T) []line {
 	return lines
 }
 
+// onlyOf returns the lines with the results of some subjects. The subject others stays.
+func onlyOf(lines []line, some []subject) []line {
+	unknown := func(name string) bool {
+		return name != others && !slices.ContainsFunc(some, func(s subject) bool { return s.name == name })
+	}
+	var all []line
+	for _, l := range lines {
+		l.results = slices.Clone(l.results)
+		for i, r := range l.results {
+			l.results[i].subjects = slices.DeleteFunc(slices.Clone(r.subjects), unknown)
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
 // compare compares the results of a run with the table.
 func compare(t *testing.T, lines []line, run map[cell]string) {
 	t.Helper()

@@ -57,6 +57,7 @@ var (
 	viewActions   = []string{"retrieve", "my_permissions"}
 	changeActions = []string{"update", "partial_update", "set_label", "unset_label"}
 	roleActions   = []string{"list_roles", "add_role", "remove_role"}
+	labelActions  = map[access.Action][]string{access.Change: {"set_label", "unset_label"}}
 )
 
 // viewsets are the kinds of objects that have a policy on the reference. Signing services have none there.
@@ -140,6 +141,10 @@ var viewsets = []viewset{
 			access.Delete: {"destroy"},
 		},
 	},
+	{name: "content/container/tags", kind: access.Content, actions: labelActions},
+	{name: "content/container/manifests", kind: access.Content, actions: labelActions},
+	{name: "content/container/blobs", kind: access.Content, actions: labelActions},
+	{name: "content/container/signatures", kind: access.Content, actions: labelActions},
 	{name: "roles"},
 	{name: "access_policies"},
 }
@@ -147,7 +152,7 @@ var viewsets = []viewset{
 // statements returns the statements of a viewset. They follow from access.Rules.
 func (v viewset) statements() []policyStatement {
 	read := []string{"list"}
-	if v.kind == "" {
+	if v.kind == "" || v.kind == access.Content {
 		read = append(read, "retrieve")
 	}
 	all := []policyStatement{{Action: read, Principal: "authenticated", Effect: "allow"}}

@@ -22,6 +22,7 @@ func TestAccessPoliciesDescribeTheRules(t *testing.T) {
 		access.Namespace: {
 			"pulp_container/namespaces",
 		}, access.Task: {"tasks"}, access.Group: {"groups"}, access.Accounts: {"users"},
+		access.Content: {"content/container/tags"},
 	}
 	var all strings.Builder
 	texts := map[string]string{}
@@ -87,7 +88,7 @@ func TestAccessPolicies(t *testing.T) {
 	}
 	for query, want := range map[string]int{
 		"?viewset_name=signing-services": 0, "?viewset_name__startswith=repositories/": 2, "?viewset_name__in=tasks,users": 2,
-		"?customized=true": 0, "?customized=false&limit=3": 3, "?viewset_name__icontains=CONTAINER": 7, "?offset=1000": 0,
+		"?customized=true": 0, "?customized=false&limit=3": 3, "?viewset_name__icontains=CONTAINER": 11, "?offset=1000": 0,
 		"?pulp_href__in=" + href[0]: 1,
 	} {
 		if got := w.results("access_policies/"+query, "viewset_name"); len(got) != want {

@@ -47,6 +47,8 @@ func auditAction(method, route string) string {
 		return "cancel " + noun // the only change of a task
 	case method == http.MethodPatch || method == http.MethodPut:
 		return "edit " + noun
+	case segments[0] == "repair": // of all content
+		return "repair content"
 	case nouns[last] != "" || isType(last):
 		return "create " + noun
 	}

@@ -135,14 +135,26 @@ func (m *mirrors) mutations() map[string]mutation {
 		"PATCH /pulp/api/v3/task-groups/{}/": {
 			path: "task-groups/" + pulp.NewID() + "/", body: `{"state":"canceled"}`, status: 404, outsider: 404,
 		},
-		"POST /pulp/api/v3/tasks/purge/":      {path: "tasks/purge/", body: `{}`},
-		"DELETE /pulp/api/v3/tasks/{}/":       {path: ended, outsider: 404},
-		"PATCH /pulp/api/v3/tasks/{}/":        {path: waiting(), body: `{"state":"canceled"}`, outsider: 404},
+		"POST /pulp/api/v3/tasks/purge/": {path: "tasks/purge/", body: `{}`},
+		"DELETE /pulp/api/v3/tasks/{}/":  {path: ended, outsider: 404},
+		"PATCH /pulp/api/v3/tasks/{}/":   {path: waiting(), body: `{"state":"canceled"}`, outsider: 404},
+		"POST /pulp/api/v3/repair/":      {path: "repair/", body: `{}`},
+		"POST /pulp/api/v3/repositories/reclaim_space/": {
+			path: "repositories/reclaim_space/", body: `{"repo_hrefs":["*"]}`, status: 400, // there is an upstream
+		},
 		"POST /pulp/api/v3/upstream/adopt/":   {path: "upstream/adopt/", body: `{"pattern":"*"}`},
 		"POST /pulp/api/v3/upstream/compare/": {path: "upstream/compare/", body: `{}`},
 	}
 	maps.Copy(all, m.accountMutations())
 	maps.Copy(all, m.pullThroughMutations())
+	for _, collection := range []string{pulp.BlobCollection, pulp.ManifestCollection, pulp.SignatureCollection, pulp.TagCollection} {
+		unit := m.results(collection+"?repository_version="+push+"versions/1/", "pulp_href")
+		if collection == pulp.SignatureCollection {
+			unit = m.results(collection, "pulp_href")
+		}
+		all["POST "+pulp.Root+collection+"{}/set_label/"] = mutation{path: unit[0] + "set_label/", body: label}
+		all["POST "+pulp.Root+collection+"{}/unset_label/"] = mutation{path: unit[0] + "unset_label/", body: `{"key":"k"}`}
+	}
 	for collection, object := range map[string]string{
 		"distributions/container/container/": distribution, "remotes/container/container/": remote, "repositories/container/container/": full,
 		"pulp_container/namespaces/": namespace, "repositories/container/container-push/": push, "tasks/": waiting(),

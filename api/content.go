@@ -2,11 +2,16 @@ package api
 
 import (
 	"encoding/json"
+	"math"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/countersign/countersign/api/internal/openapi"
 	"github.com/countersign/countersign/api/internal/query"
+	"github.com/countersign/countersign/internal/access"
+	"github.com/countersign/countersign/internal/fault"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store/list"
 	"github.com/countersign/countersign/internal/verify"
@@ -19,8 +24,8 @@ type contentObject struct {
 	VulnReport *string     `json:"vuln_report"` // always null here
 }
 
-func contentOf(kind pulp.Kind, id string, s pulp.Stamps) contentObject {
-	return contentObject{object: objectOf(kind.Collection(), id, s), Labels: pulp.Labels{}}
+func contentOf(kind pulp.Kind, id string, l pulp.Labels, s pulp.Stamps) contentObject {
+	return contentObject{object: objectOf(kind.Collection(), id, s), Labels: labelsOf(l)}
 }
 
 type tag struct {
@@ -49,7 +54,7 @@ type manifest struct {
 
 type blob struct {
 	contentObject
-	Artifact *string `json:"artifact"` // always null: blobs are not artifacts here
+	Artifact *string `json:"artifact"` // null while the bytes are absent
 	Digest   string  `json:"digest"`
 }
 
@@ -71,16 +76,29 @@ type signature struct {
 }
 
 func showTag(t pulp.Tag) any {
-	return tag{contentOf(pulp.KindTag, t.ID, t.Stamps), t.Name, pulp.Href(pulp.ManifestCollection, t.ManifestID)}
+	return tag{contentOf(pulp.KindTag, t.ID, t.Labels, t.Stamps), t.Name, pulp.Href(pulp.ManifestCollection, t.ManifestID)}
 }
 
-func showBlob(b pulp.Blob) any {
-	return blob{contentObject: contentOf(pulp.KindBlob, b.ID, b.Stamps), Digest: string(b.Digest)}
+// showBlobs returns the JSON forms of blobs.
+func (a *API) showBlobs(req *request, all []pulp.Blob) ([]any, error) {
+	ids := make([]string, len(all))
+	for i, b := range all {
+		ids[i] = b.ID
+	}
+	artifacts, err := a.artifactsOf(req, "artifact", ids)
+	if err != nil {
+		return nil, err
+	}
+	shown := make([]any, len(all))
+	for i, b := range all {
+		shown[i] = blob{contentOf(pulp.KindBlob, b.ID, b.Labels, b.Stamps), artifacts[b.ID], string(b.Digest)}
+	}
+	return shown, nil
 }
 
 func showSignature(g pulp.Signature, c verify.Check) any {
 	return signature{
-		contentObject: contentOf(pulp.KindSignature, g.ID, g.Stamps),
+		contentObject: contentOf(pulp.KindSignature, g.ID, g.Labels, g.Stamps),
 		Name:          g.Name,
 		Digest:        string(g.Digest),
 		Type:          "atomic",
@@ -139,7 +157,7 @@ func (a *API) showSignatures(req *request, all []pulp.Signature) ([]any, error) 
 
 func showManifest(m list.ListedManifest, parts list.ManifestParts, nature list.Nature) any {
 	return manifest{
-		contentObject: contentOf(pulp.KindManifest, m.ID, m.Stamps),
+		contentObject: contentOf(pulp.KindManifest, m.ID, m.UnitLabels, m.Stamps),
 		Digest:        string(m.Digest),
 		SchemaVersion: m.SchemaVersion,
 		MediaType:     m.MediaType,
@@ -189,6 +207,7 @@ func (a *API) showManifests(req *request, all []list.ListedManifest) ([]any, err
 // removed a unit.
 func contentFilters(own ...filters) filters {
 	return mergeFilters(append(own, identityFilters(), labelFilters(), filters{
+		"orphaned_for":               orphanedFor,
 		"added_between":              betweenVersions(true),
 		"removed_between":            betweenVersions(false),
 		"repository_version":         inVersion(list.Present),
@@ -196,6 +215,24 @@ func contentFilters(own ...filters) filters {
 		"repository_version_removed": inVersion(list.Removed),
 	})...)
 }
+
+// orphanedFor filters by content that is in no repository version, and that nothing has used for a number of minutes. -1
+// stands for the default of orphan cleanups.
+var orphanedFor = filter{openapi.Number(), func(_ *API, _ *request, name string, values []string) (list.Filter, error) {
+	text := query.Last(values)
+	if text == "" {
+		return nil, nil
+	}
+	minutes, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+	if err != nil || math.IsNaN(minutes) {
+		return nil, fault.Field(name, "Enter a number.")
+	}
+	if minutes < 0 {
+		minutes = orphanAge
+	}
+	since := float64(time.Now().UnixMicro()) - minutes*float64(time.Minute.Microseconds())
+	return list.Orphaned(int64(max(since, 0))), nil
+}}
 
 // inVersion filters by the relation to one version.
 func inVersion(m list.Membership) filter {
@@ -257,7 +294,7 @@ func (a *API) manifests() resource[list.ListedManifest] {
 
 func (a *API) blobs() resource[pulp.Blob] {
 	return resource[pulp.Blob]{
-		model: "Blob", form: blob{}, list: list.BlobList, within: a.visible, show: showEach(showBlob), orderings: []string{"digest", "pulp_type"},
+		model: "Blob", form: blob{}, list: list.BlobList, within: a.visible, show: a.showBlobs, orderings: []string{"digest", "pulp_type"},
 		filters: contentFilters(exactFilters("digest")),
 	}
 }
@@ -272,6 +309,7 @@ func (a *API) signatures() resource[pulp.Signature] {
 
 func (a *API) contentRoutes() []route {
 	return slices.Concat(
+		a.allContentRoutes(),
 		contentKind(a, pulp.TagCollection, "container_tag_href", a.tags()),
 		contentKind(a, pulp.ManifestCollection, "container_manifest_href", a.manifests()),
 		contentKind(a, pulp.BlobCollection, "container_blob_href", a.blobs()),
@@ -279,10 +317,20 @@ func (a *API) contentRoutes() []route {
 	)
 }
 
+// labelable returns the unit that the path names if the caller may change its labels. The repositories that hold the unit
+// share its labels, so that needs a permission on the content of all of them (compatibility.md#content-labels).
+func labelable[T any](a *API, r resource[T], req *request) (T, error) {
+	v, err := findByPath(a, r, req)
+	if err != nil {
+		return v, err
+	}
+	return v, a.require(req, access.Change, access.OfContent(), "")
+}
+
 // contentKind returns the routes of one kind of content.
 func contentKind[T any](a *API, collection, href string, r resource[T]) []route {
-	return []route{
+	return append([]route{
 		{path: collection, methods: get(listOf(a, r))},
 		{path: collection + ":id/", href: href, methods: get(readOf(a, r))},
-	}
+	}, labelRoutes(a, collection, func(req *request) (T, error) { return labelable(a, r, req) })...)
 }

@@ -55,6 +55,7 @@ func guardOf(ctx context.Context, s *store.Store) (contentGuard, error) {
 
 func (a *API) guardRoutes() []route {
 	return []route{
+		{path: "contentguards/", methods: get(listed(a.listGuards, contentGuard{}, guardOrderings, slices.Sorted(maps.Keys(guardFilters))))},
 		{path: pulp.GuardCollection, methods: get(listed(a.listGuards, contentGuard{}, guardOrderings, slices.Sorted(maps.Keys(guardFilters))))},
 		{path: pulp.GuardCollection + ":id/", href: "content_redirect_content_guard_href", methods: get(operation{
 			verb: "read", handle: a.readGuard, query: selection(), replies: replies{http.StatusOK: selected{contentGuard{}}},
@@ -62,17 +63,28 @@ func (a *API) guardRoutes() []route {
 	}
 }
 
-var guardOrderings = append([]string{"name", "description"}, commonOrderings...)
+var guardOrderings = append([]string{"name", "description", "pulp_type"}, commonOrderings...)
 
-// guardFilters are the filters of the list of guards.
-var guardFilters = map[string]func(name, value string) bool{
-	"name":             func(name, value string) bool { return name == value },
-	"name__in":         func(name, value string) bool { return slices.Contains(strings.Split(value, ","), name) },
-	"name__contains":   strings.Contains,
-	"name__startswith": strings.HasPrefix,
+// guardType is the type of the guard in the list of guards of all types.
+const guardType = "core.content_redirect"
+
+// guardFilters are the filters of the lists of guards.
+var guardFilters = map[string]func(g contentGuard, value string) bool{
+	"name":              func(g contentGuard, v string) bool { return g.Name == v },
+	"name__in":          func(g contentGuard, v string) bool { return slices.Contains(strings.Split(v, ","), g.Name) },
+	"name__iexact":      func(g contentGuard, v string) bool { return strings.EqualFold(g.Name, v) },
+	"name__contains":    func(g contentGuard, v string) bool { return strings.Contains(g.Name, v) },
+	"name__icontains":   func(g contentGuard, v string) bool { return strings.Contains(g.Name, strings.ToLower(v)) },
+	"name__startswith":  func(g contentGuard, v string) bool { return strings.HasPrefix(g.Name, v) },
+	"name__istartswith": func(g contentGuard, v string) bool { return strings.HasPrefix(g.Name, strings.ToLower(v)) },
+	"pulp_type":         func(_ contentGuard, v string) bool { return v == guardType },
+	"pulp_type__in":     func(_ contentGuard, v string) bool { return slices.Contains(strings.Split(v, ","), guardType) },
+	"pulp_href__in":     func(g contentGuard, v string) bool { return slices.Contains(strings.Split(v, ","), g.Href) },
+	"prn__in":           func(g contentGuard, v string) bool { return slices.Contains(strings.Split(v, ","), g.PRN) },
 }
 
-// listGuards lists the content guard. The guard is not a row of a table, so its filters do not use the list machinery.
+// listGuards lists the content guard, in its collection and among the guards of all types. The guard is not a row of a
+// table, so its filters do not use the list machinery.
 func (a *API) listGuards(req *request) (reply.Reply, error) {
 	g, err := a.guard(req.Context())
 	if err != nil {
@@ -87,7 +99,7 @@ func (a *API) listGuards(req *request) (reply.Reply, error) {
 		if !known {
 			return reply.Reply{}, reply.BadQuery("Invalid Filter: '%s'", name)
 		}
-		if v := query.Last(values); v != "" && !matches(g.Name, v) {
+		if v := query.Last(values); v != "" && !matches(g, v) {
 			shown = []any{}
 		}
 	}

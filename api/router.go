@@ -63,7 +63,7 @@ func (a *API) declaredRoutes() []route {
 		a.statusRoutes(), a.taskRoutes(), a.taskGroupRoutes(), a.workerRoutes(), a.signingServiceRoutes(),
 		a.repositoryRoutes(), a.versionRoutes(), a.remoteRoutes(), a.distributionRoutes(),
 		a.pullThroughRemoteRoutes(), a.pullThroughRoutes(), a.namespaceRoutes(),
-		a.guardRoutes(), a.contentRoutes(), a.orphanRoutes(), a.upstreamRoutes(), a.auditRoutes(),
+		a.guardRoutes(), a.contentRoutes(), a.artifactRoutes(), a.maintenanceRoutes(), a.orphanRoutes(), a.upstreamRoutes(), a.auditRoutes(),
 		a.userRoutes(), a.groupRoutes(), a.roleRoutes(), a.objectRoleRoutes(), a.assignedRoleRoutes(), a.accessPolicyRoutes(),
 		a.loginRoutes(), a.tokenRoutes(), a.robotRoutes(), a.webhookRoutes(), a.docsRoutes(),
 	)

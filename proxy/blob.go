@@ -59,6 +59,11 @@ func (c *call) getBlob() error {
 		return c.getAbsentBlob(t, b)
 	}
 	err = c.sendBlob(t, b)
+	if errors.Is(err, storage.ErrNotFound) { // a reclaim of space may have released it since it was found
+		if now, again := c.Store.Serving.ServedBlob(c.r.Context(), t, dgst); again == nil && now.Absent {
+			return c.getAbsentBlob(t, now)
+		}
+	}
 	if pushes && errors.Is(err, storage.ErrNotFound) { // a second upload repairs the blob
 		c.Log.WarnContext(
 			c.r.Context(),

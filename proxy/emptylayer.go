@@ -32,7 +32,9 @@ func (c *call) addEmptyLayer(t record.Target) error {
 	return c.blobs.Record(
 		ctx,
 		b,
-		func(ctx context.Context) error { return c.Store.Content.CommitBlob(ctx, t.Repository.ID, b, "", 0) },
+		func(ctx context.Context, b pulp.Blob) error {
+			return c.Store.Content.CommitBlob(ctx, t.Repository.ID, b, "", 0)
+		},
 		nil,
 	)
 }

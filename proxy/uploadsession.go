@@ -308,7 +308,7 @@ func (u *upload) finish(b pulp.Blob) error {
 
 // record adds the blob to the repository and ends the upload, in one transaction.
 func (u *upload) record(b pulp.Blob) error {
-	err := u.blobs.Record(u.r.Context(), b, func(ctx context.Context) error {
+	err := u.blobs.Record(u.r.Context(), b, func(ctx context.Context, b pulp.Blob) error {
 		return u.Store.Content.CommitBlob(ctx, u.row.RepositoryID, b, u.row.ID, u.row.Epoch)
 	}, func(ctx context.Context) error {
 		_, err := u.Store.Content.DeleteBlob(ctx, u.row.RepositoryID, b.Digest)

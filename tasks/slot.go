@@ -21,7 +21,7 @@ const (
 // longTasks maps the name of a task to whether it is long. A long task may run for hours, because it waits for
 // other servers or reads everything, and must not occupy the slots that signatures and changes of content need.
 var longTasks = map[string]bool{
-	Sync: true, Repair: true, Adopt: true, Compare: true, Purge: true, CleanOrphans: true,
+	Sync: true, Repair: true, RepairAll: true, ReclaimSpace: true, Adopt: true, Compare: true, Purge: true, CleanOrphans: true,
 	Sign: false, SignMissing: false, Tag: false, Untag: false, AddContent: false, RemoveContent: false,
 	RemoveSignatures: false, Restore: false, DeleteVersion: false,
 	Create: false, Edit: false, Delete: false, DeleteDistribution: false, Migrate: false,

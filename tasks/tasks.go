@@ -29,6 +29,8 @@ const (
 	DeleteDistribution = "pulpcore.app.tasks.base.general_multi_delete"
 	DeleteVersion      = "pulpcore.app.tasks.repository.delete_version"
 	Repair             = "pulpcore.app.tasks.repository.repair_version"
+	RepairAll          = "pulpcore.app.tasks.repository.repair_all_artifacts"
+	ReclaimSpace       = "pulpcore.app.tasks.reclaim_space.reclaim_space"
 	Restore            = "countersign.tasks.restore_version" // not a task of Pulp's
 	Purge              = "pulpcore.app.tasks.purge.purge"
 	CleanOrphans       = "pulpcore.app.tasks.orphan.orphan_cleanup"
@@ -140,6 +142,17 @@ type VersionArgs struct {
 	RepositoryID    string `json:"repository"`
 	Number          int64  `json:"number"`
 	VerifyChecksums bool   `json:"verify_checksums,omitempty"` // Repair: verify the digests of all blobs, too
+}
+
+// RepairAllArgs are the arguments of a RepairAll task.
+type RepairAllArgs struct {
+	VerifyChecksums bool `json:"verify_checksums"` // verify the digests of all content, too
+}
+
+// ReclaimArgs are the arguments of a ReclaimSpace task.
+type ReclaimArgs struct {
+	Repositories []string              `json:"repositories"`   // ids; null: all repositories
+	Keep         []content.KeptVersion `json:"keep,omitempty"` // versions whose blobs stay
 }
 
 // ObjectArgs identify the object of a Delete or Migrate task.

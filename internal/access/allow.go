@@ -52,6 +52,7 @@ const (
 	SigningService Kind = "signing_service"
 	Webhook        Kind = "webhook"
 	Accounts       Kind = "accounts" // users, groups, roles and API tokens as a whole
+	Content        Kind = "content"  // content units of every kind; all repositories that hold a unit share its labels
 	Server         Kind = "server"
 )
 
@@ -279,6 +280,8 @@ var Rules = []Rule{
 	{Kind: SigningService, Action: UseKey, Object: []Permission{UseService}},
 	{Kind: SigningService, Action: AssignKey, Object: []Permission{ChangeService}},
 	{Kind: SigningService, Action: ManageRoles, Object: []Permission{ManageRolesService}},
+
+	{Kind: Content, Action: Change, Everywhere: []Permission{ManageContentLabels}},
 }
 
 // compiled is a Rule as sets.

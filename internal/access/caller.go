@@ -61,7 +61,7 @@ func (t *Token) permits(action Action, on Object) bool {
 	switch {
 	case !t.Limited():
 		return true
-	case on.Kind == Server || on.Kind == Accounts:
+	case on.Kind == Server || on.Kind == Accounts || on.Kind == Content:
 		return false
 	case !t.permitsUse(action):
 		return false

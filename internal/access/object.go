@@ -45,5 +45,8 @@ func OfGroup(g pulp.Group) Object { return Object{Kind: Group, Name: g.Name, Exi
 // OfWebhook returns the object of actions on a webhook.
 func OfWebhook(w pulp.Webhook) Object { return Object{Kind: Webhook, Name: w.Name, Exists: true} }
 
+// OfContent returns the object of actions on content units.
+func OfContent() Object { return Object{Kind: Content, Exists: true} }
+
 // OfServer returns the object of actions on the server as a whole.
 func OfServer() Object { return Object{Kind: Server, Exists: true} }

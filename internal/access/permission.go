@@ -30,6 +30,8 @@ const (
 	UseService         Permission = "core.use_signingservice"
 	ChangeService      Permission = "core.change_signingservice"
 	ManageRolesService Permission = "core.manage_roles_signingservice"
+
+	ManageContentLabels Permission = "core.manage_content_labels"
 )
 
 // The permissions on repositories. They count for push repositories too, which also have some of their own.
@@ -133,6 +135,7 @@ var Permissions = []Permission{
 	ManageRolesPullThroughRemote, AddPullThrough, ViewPullThrough, ChangePullThrough, DeletePullThrough,
 	ManageRolesPullThrough, PullNewDistribution,
 	AddWebhook, ViewWebhook, ChangeWebhook, DeleteWebhook, ManageRolesWebhook,
+	ManageContentLabels,
 }
 
 var numbers = func() map[Permission]int {

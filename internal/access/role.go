@@ -86,6 +86,7 @@ var LockedRoles = []Role{
 	{"countersign.webhook_creator", []Permission{AddWebhook}},
 	{WebhookOwner, []Permission{ViewWebhook, ChangeWebhook, DeleteWebhook, ManageRolesWebhook}},
 	{"countersign.webhook_viewer", []Permission{ViewWebhook}},
+	{"core.content_labeler", []Permission{ManageContentLabels}},
 }
 
 // Locked returns the permissions of a locked role; empty if there is none of this name.

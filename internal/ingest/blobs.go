@@ -83,9 +83,11 @@ var whileDeleting = retry.Policy{Elapsed: 10 * time.Second, First: 50 * time.Mil
 // Record calls write, which writes the row of a blob whose bytes are stored. It waits while an older copy of the blob
 // is being removed. It returns ErrRemoved if that removal took the new bytes too, after undo, unless that is nil, has
 // deleted the row.
-func (i Blobs) Record(ctx context.Context, b pulp.Blob, write, undo func(context.Context) error) error {
+func (i Blobs) Record(
+	ctx context.Context, b pulp.Blob, write func(context.Context, pulp.Blob) error, undo func(context.Context) error,
+) error {
 	err := retry.Run(ctx, whileDeleting, func(ctx context.Context) error {
-		err := write(ctx)
+		err := i.recordOver(ctx, b, write)
 		if errors.Is(err, content.ErrDeleting) {
 			return err
 		}
@@ -98,6 +100,26 @@ func (i Blobs) Record(ctx context.Context, b pulp.Blob, write, undo func(context
 		return err
 	}
 	return i.confirm(context.WithoutCancel(ctx), b, undo)
+}
+
+// recordOver calls write. If the blob is absent, it checks that the bytes are in the storage after that began, since they
+// may have gone with the older copy, and calls write again.
+func (i Blobs) recordOver(ctx context.Context, b pulp.Blob, write func(context.Context, pulp.Blob) error) error {
+	for {
+		err := write(ctx, b)
+		absent, ok := errors.AsType[*content.NotStoredError](err)
+		if !ok {
+			return err
+		}
+		_, err = i.Storage.Stat(ctx, b.Location, b.Digest)
+		if errors.Is(err, storage.ErrNotFound) {
+			return ErrRemoved
+		}
+		if err != nil {
+			return err
+		}
+		b.AbsentSince = absent.Since
+	}
 }
 
 // confirm checks that the bytes of a recorded blob exist. The removal of an older copy that ends between the commit

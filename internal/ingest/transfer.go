@@ -147,7 +147,7 @@ func (t *transfer) store(from io.Reader) error {
 		if _, err := io.Copy(io.Discard, from); err != nil || !t.kept() {
 			return err
 		}
-		return t.Store.Content.FilledBlob(t.ctx, t.repo.ID, t.remote.ID, known)
+		return t.record(known)
 	}
 	got, err := t.Blobs.Receive(t.ctx, t.repo.Name, t.blob.Digest, from)
 	if errors.Is(err, storage.ErrDigest) {
@@ -156,8 +156,15 @@ func (t *transfer) store(from io.Reader) error {
 	} else if err != nil {
 		return err
 	}
-	write := func(ctx context.Context) error { return t.Store.Content.FilledBlob(ctx, t.repo.ID, t.remote.ID, got) }
-	return t.Blobs.Record(t.ctx, got, write, nil)
+	got.AbsentSince = known.Updated // the bytes were stored after that
+	return t.record(got)
+}
+
+// record records that the remote has a blob whose bytes are stored.
+func (t *transfer) record(b pulp.Blob) error {
+	return t.Blobs.Record(t.ctx, b, func(ctx context.Context, b pulp.Blob) error {
+		return t.Store.Content.FilledBlob(ctx, t.repo.ID, t.remote.ID, b)
+	}, nil)
 }
 
 // end releases the transfer and logs its failure.

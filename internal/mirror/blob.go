@@ -160,3 +160,30 @@ func (b *blob) Close() error {
 	b.stop()
 	return err
 }
+
+// HasBlob reports whether the remote has a blob of a size in bytes. It asks with HEAD, and with GET if the remote refuses
+// HEAD, as stores do whose URLs are signed for GET.
+func (g *Registry) HasBlob(ctx context.Context, d digest.Digest, size int64) (bool, error) {
+	if !supported(d) {
+		return false, malformed(string(d))
+	}
+	for _, method := range []string{http.MethodHead, http.MethodGet} {
+		res, err := g.do(ctx, request{method: method, url: g.repository("/blobs/" + string(d)), blob: true})
+		if err != nil {
+			return false, err
+		}
+		_ = res.Body.Close()
+		switch {
+		case res.StatusCode == http.StatusOK && (res.ContentLength < 0 || res.ContentLength == size):
+			return true, nil
+		case res.StatusCode == http.StatusOK: // other bytes under the digest
+			return false, nil
+		case method == http.MethodHead && mayAnswerGET(res.StatusCode):
+		case res.StatusCode == http.StatusNotFound:
+			return false, nil
+		default:
+			return false, refusedAt(res.StatusCode, res.Request.URL)
+		}
+	}
+	return false, nil
+}

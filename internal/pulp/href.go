@@ -27,6 +27,8 @@ const (
 	ManifestCollection       = "content/container/manifests/"
 	TagCollection            = "content/container/tags/"
 	SignatureCollection      = "content/container/signatures/"
+	ContentCollection        = "content/"
+	ArtifactCollection       = "artifacts/"
 	GuardCollection          = "contentguards/core/content_redirect/"
 	AuditCollection          = "audit/"    // of our own
 	TokenCollection          = "tokens/"   // of our own
@@ -71,7 +73,7 @@ func (k Kind) Collection() string {
 	case KindSignature:
 		return SignatureCollection
 	}
-	return "content/"
+	return ContentCollection
 }
 
 // prnModels maps a collection to the model in the PRNs of its objects. See compatibility.md#identifiers.
@@ -92,6 +94,7 @@ var prnModels = map[string]string{
 	ManifestCollection:       "container.manifest",
 	TagCollection:            "container.tag",
 	SignatureCollection:      "container.manifestsignature",
+	ArtifactCollection:       "core.artifact",
 	GuardCollection:          "core.contentredirectcontentguard",
 	AuditCollection:          "countersign.auditentry",
 	TokenCollection:          "countersign.token",

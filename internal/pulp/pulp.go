@@ -165,6 +165,10 @@ type Blob struct {
 	Location string // with an upstream: the name of an upstream repository that contains the blob
 	Absent   bool   // the content was not fetched from the remote yet
 	RemoteID string // of an absent blob; empty if no remote has the content: then the blob cannot be served
+	Labels   Labels // only set in lists
+	// AbsentSince is the Updated of the absent row for which the bytes are recorded, which were in the storage after that;
+	// zero: the caller knows of no such row.
+	AbsentSince time.Time
 	Stamps
 }
 
@@ -205,6 +209,7 @@ type Tag struct {
 	ID         string
 	Name       string
 	ManifestID string
+	Labels     Labels // only set in lists
 	Stamps
 }
 
@@ -222,7 +227,8 @@ type Signature struct {
 	VerifiedBy string
 	Reference  string // the docker reference in the payload
 	Creator    string
-	SignedAt   int64 // Unix time in seconds, from the OpenPGP packet
+	SignedAt   int64  // Unix time in seconds, from the OpenPGP packet
+	Labels     Labels // only set in lists
 	Stamps
 }
 

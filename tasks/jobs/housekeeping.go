@@ -85,6 +85,7 @@ func (h Housekeeper) Clean(ctx context.Context) error {
 		h.repeat(ctx, sweptPending, func() (int64, error) { return h.Store.Sweeps.SweepPending(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
 		h.repeat(ctx, sweptFetched, func() (int64, error) { return h.Store.Sweeps.SweepFetched(ctx, now.Add(-h.Keep.Pending), purgeBatch) }),
 		h.repeat(ctx, sweptOrphans, func() (int64, error) { return h.Store.Sweeps.SweepOrphans(ctx, now.Add(-h.Keep.Orphans), purgeBatch) }),
+		h.unendedReleases(ctx),
 		h.blobs(ctx, now.Add(-h.Keep.Orphans)),
 		h.repeat(ctx, sweptTasks, func() (int64, error) {
 			return h.Store.Tasks.PurgeTasks(ctx, now.Add(-h.Keep.Tasks), final, purgeBatch)

@@ -77,6 +77,8 @@ func All(o Options) map[string]tasks.Job {
 		tasks.RemoveContent:      o.signingFirst(permitted(o.removeContent, may(o, access.Modify, repositoryOfRemoval))),
 		tasks.RemoveSignatures:   permitted(o.removeSignatures, may(o, access.Modify, repositoryOfSignatures)),
 		tasks.Repair:             permitted(o.repair, may(o, access.Modify, repositoryOfVersion)),
+		tasks.RepairAll:          permitted(o.repairAll, administrator[tasks.RepairAllArgs](o)),
+		tasks.ReclaimSpace:       permitted(o.reclaim, administrator[tasks.ReclaimArgs](o)),
 		tasks.Restore:            o.signingFirst(permitted(o.restore, may(o, access.Modify, repositoryOfVersion))),
 		tasks.DeleteVersion:      o.signingFirst(permitted(o.deleteVersion, may(o, access.RemoveVersions, repositoryOfVersion))),
 		tasks.Create:             o.signingFirst(permitted(o.create, o.mayCreate)),

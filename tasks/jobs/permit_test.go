@@ -244,6 +244,8 @@ func permissionCases() []taskCase {
 		{title: "adopt", name: tasks.Adopt, args: func(*shop) any { return tasks.AdoptArgs{Pattern: "*"} }, staff: true, reason: "administer on the server"},
 		{title: "compare", name: tasks.Compare, args: func(*shop) any { return tasks.CompareArgs{Pattern: "*"} }, staff: true, reason: "administer on the server"},
 		{title: "purge", name: tasks.Purge, args: func(*shop) any { return tasks.PurgeArgs{} }, staff: true, reason: "administer on the server"},
+		{title: "repair of all content", name: tasks.RepairAll, args: func(*shop) any { return tasks.RepairAllArgs{} }, staff: true, reason: "administer on the server"},
+		{title: "reclaim", name: tasks.ReclaimSpace, args: func(*shop) any { return tasks.ReclaimArgs{} }, staff: true, reason: "administer on the server"},
 		{title: "orphans", name: tasks.CleanOrphans, args: func(*shop) any { return tasks.OrphanArgs{} }, staff: true, reason: "administer on the server"},
 		{title: "sign missing", name: tasks.SignMissing, args: func(w *shop) any { return tasks.SignMissingArgs{RepositoryID: w.repo.ID} }, lose: nothing, reason: "Only the server itself may start"},
 	}...)

@@ -198,22 +198,34 @@ func TestRepair(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.spoil(large[1].Digest)
-	repair := func(read bool, corrupted, repaired int64) {
+	repair := func(name string, args any, corrupted, repaired int64) {
 		t.Helper()
-		k, err := w.dispatcher.Dispatch(t.Context(), tasks.BySystem(), tasks.Spec{Name: tasks.Repair, Immediate: true,
-			Args: tasks.VersionArgs{RepositoryID: w.repo.ID, Number: 1, VerifyChecksums: read}})
+		k, err := w.dispatcher.Dispatch(t.Context(), tasks.BySystem(), tasks.Spec{Name: name, Immediate: true, Args: args})
 		if err != nil || k.State != taskstore.TaskCompleted || k.Progress[0].Done != corrupted || k.Progress[1].Done != repaired {
 			t.Errorf("repair: %s %+v %+v, %v", k.State, k.Error, k.Progress, err)
 		}
 	}
-	repair(false, 1, 1)
-	repair(true, 1, 1)
-	repair(true, 0, 0)
+	version := func(read bool) any {
+		return tasks.VersionArgs{RepositoryID: w.repo.ID, Number: 1, VerifyChecksums: read}
+	}
+	repair(tasks.Repair, version(false), 1, 1)
+	repair(tasks.Repair, version(true), 1, 1)
+	repair(tasks.Repair, version(true), 0, 0)
+	// All content: a lost and a spoilt blob, and a manifest whose row has other bytes.
+	if err := w.blobs.Storage.Delete(t.Context(), "", large[0].Digest); err != nil {
+		t.Fatal(err)
+	}
+	w.spoil(large[1].Digest)
+	storetest.Exec(t, w.store, `UPDATE manifest SET payload = $1 WHERE type = 'index'`, []byte("{}"))
+	repair(tasks.RepairAll, tasks.RepairAllArgs{}, 1, 1)
+	repair(tasks.RepairAll, tasks.RepairAllArgs{VerifyChecksums: true}, 2, 1)
+	repair(tasks.RepairAll, tasks.RepairAllArgs{VerifyChecksums: true}, 1, 0)
+	storetest.Exec(t, w.store, `DELETE FROM blob_source`)
 	w.spoil(large[2].Digest)
 	if err := w.store.Catalog.DeleteRemote(t.Context(), nil, w.remote.ID); err != nil {
 		t.Fatal(err)
 	}
-	repair(true, 1, 0)
+	repair(tasks.Repair, version(true), 1, 0)
 }
 
 // spoil changes the bytes of a blob in the storage.

@@ -250,7 +250,7 @@ func (o *oneSync) download(ctx context.Context, d pulp.Descriptor) error {
 	if err != nil {
 		return err
 	}
-	err = o.Blobs.Record(ctx, b, func(ctx context.Context) error {
+	err = o.Blobs.Record(ctx, b, func(ctx context.Context, b pulp.Blob) error {
 		return o.Store.Content.FetchedBlob(ctx, o.repo.ID, o.remote.ID, b)
 	}, nil)
 	if err == nil {

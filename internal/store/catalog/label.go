@@ -9,10 +9,17 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// labeled are the tables of the collections of objects with labels.
-var labeled = map[string]string{
-	pulp.ContainerCollection: "repository", pulp.DistributionCollection: "distribution", pulp.RemoteCollection: "remote",
-	pulp.PullThroughCollection: "pull_through_distribution", pulp.PullThroughRemoteCollection: "pull_through_remote",
+// labeled are the tables of the collections of objects with labels, and the columns of the labels.
+var labeled = map[string]struct{ table, column string }{
+	pulp.ContainerCollection:         {"repository", "labels"},
+	pulp.DistributionCollection:      {"distribution", "labels"},
+	pulp.RemoteCollection:            {"remote", "labels"},
+	pulp.BlobCollection:              {"blob", "pulp_labels"},
+	pulp.ManifestCollection:          {"manifest", "pulp_labels"},
+	pulp.TagCollection:               {"tag", "pulp_labels"},
+	pulp.SignatureCollection:         {"signature", "pulp_labels"},
+	pulp.PullThroughCollection:       {"pull_through_distribution", "labels"},
+	pulp.PullThroughRemoteCollection: {"pull_through_remote", "labels"},
 }
 
 // SetLabel sets a label of an object of a collection. The error is NotFound if there is no such object, and Invalid if the
@@ -43,20 +50,20 @@ func (s *Store) UnsetLabel(ctx context.Context, collection, id, key string) (*st
 
 // editLabels changes the labels of an object with edit and returns its result.
 func editLabels[T any](ctx context.Context, s *Store, collection, id string, edit func(pulp.Labels) (T, error)) (T, error) {
-	table := labeled[collection]
+	in := labeled[collection]
 	return content.InTx(ctx, s.content, func(t *content.Tx) (result T, err error) {
 		var text string
-		if err := t.Row(`SELECT labels FROM `+table+` WHERE id = $1`+t.Dialect.ForUpdate, id).Scan(&text); err != nil {
+		if err := t.Row(`SELECT `+in.column+` FROM `+in.table+` WHERE id = $1`+t.Dialect.ForUpdate, id).Scan(&text); err != nil {
 			return result, sqldb.NotFound(err, "Not found.")
 		}
 		labels := pulp.Labels{}
-		if err := sqldb.FromJSON(table+".labels", text, &labels); err != nil {
+		if err := sqldb.FromJSON(in.table+"."+in.column, text, &labels); err != nil {
 			return result, err
 		}
 		if result, err = edit(labels); err != nil {
 			return result, err
 		}
-		_, err = t.Exec(`UPDATE `+table+` SET labels = $2, updated = $3 WHERE id = $1`, id, sqldb.ToJSON(labels), t.Now)
+		_, err = t.Exec(`UPDATE `+in.table+` SET `+in.column+` = $2, updated = $3 WHERE id = $1`, id, sqldb.ToJSON(labels), t.Now)
 		return result, err
 	})
 }

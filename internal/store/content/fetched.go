@@ -88,7 +88,7 @@ type unitHad struct {
 // repository claims it of the remote. The error is ErrDeleting as for CommitBlob.
 func (s *Store) FetchedBlob(ctx context.Context, repositoryID, remoteID string, b pulp.Blob) error {
 	return s.InTx(ctx, func(t *Tx) error {
-		id, err := t.putBlob(b)
+		id, err := t.putBlob(b, false)
 		if err != nil {
 			return err
 		}
@@ -111,7 +111,7 @@ func (s *Store) FetchedBlob(ctx context.Context, repositoryID, remoteID string, 
 // ErrDeleting as for CommitBlob.
 func (s *Store) FilledBlob(ctx context.Context, repositoryID, remoteID string, b pulp.Blob) error {
 	return s.InTx(ctx, func(t *Tx) error {
-		id, err := t.putBlob(b)
+		id, err := t.putBlob(b, false)
 		if err != nil {
 			return err
 		}

@@ -85,7 +85,7 @@ func (c *Change) gatherBlobs(where origin) error {
 	_, err := c.Tx.Exec(`
 		INSERT INTO change_unit (kind, key, content_id)
 		SELECT DISTINCT CAST($1 AS BIGINT), u.digest, u.id FROM change_unit g JOIN manifest_blob mb ON mb.manifest_id = g.content_id JOIN blob u ON u.digest = mb.digest
-		 WHERE g.kind = $2 AND NOT u.deleting AND NOT EXISTS (SELECT 1 FROM change_unit d WHERE d.kind = $1 AND d.key = u.digest) AND `+where.Condition,
+		 WHERE g.kind = $2 AND (u.absent OR NOT u.deleting) AND NOT EXISTS (SELECT 1 FROM change_unit d WHERE d.kind = $1 AND d.key = u.digest) AND `+where.Condition,
 		append([]any{pulp.KindBlob, pulp.KindManifest}, where.Args...)...)
 	return err
 }

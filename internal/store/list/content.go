@@ -11,13 +11,34 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// contentFields returns the fields of a kind of content. Its labels are {}: the API cannot set labels of content yet.
+// contentFields returns the fields of a kind of content.
 func contentFields(alias string, kind pulp.Kind, more map[string]string) map[string]string {
 	fields := common(alias)
-	fields["pulp_labels"] = "CAST('{}' AS TEXT)"
+	fields["pulp_labels"] = alias + ".pulp_labels"
 	fields["pulp_type"] = "CAST('" + kind.String() + "' AS TEXT)"
+	fields["timestamp_of_interest"] = alias + ".created"
 	maps.Copy(fields, more)
 	return fields
+}
+
+// labelsOf is the data of a unit's labels.
+func labelsOf(alias string) large {
+	return large{attributes: []string{"pulp_labels"}, column: alias + ".pulp_labels", instead: "'{}'"}
+}
+
+// withLabels returns the scan function of a unit whose last column has its labels, and set stores them.
+func withLabels[T any](scan func(sqldb.Scanner) (T, error), set func(*T, pulp.Labels)) func(sqldb.Scanner) (T, error) {
+	return func(row sqldb.Scanner) (T, error) {
+		var text string
+		v, err := scan(sqldb.WithMore(row, &text))
+		if err != nil {
+			return v, err
+		}
+		var labels pulp.Labels
+		err = sqldb.FromJSON("pulp_labels", text, &labels)
+		set(&v, labels)
+		return v, err
+	}
 }
 
 // seenUnits returns the visibility of content: units of any version of a repository that the viewer sees.
@@ -27,7 +48,9 @@ func seenUnits(id string) visibility {
 
 // TagList is the list of tags. Each pair of a name and a manifest is a tag of its own.
 var TagList = &List[pulp.Tag]{
-	columns: `t.id, t.name, t.manifest_id, t.created, t.updated`, source: ` FROM tag t`, id: "t.id", kind: pulp.KindTag, scan: record.ScanTag,
+	large:   []large{labelsOf("t")},
+	columns: `t.id, t.name, t.manifest_id, t.created, t.updated, t.pulp_labels`, source: ` FROM tag t`, id: "t.id", kind: pulp.KindTag,
+	scan: withLabels(record.ScanTag, func(t *pulp.Tag, l pulp.Labels) { t.Labels = l }),
 	fields: contentFields("t", pulp.KindTag, map[string]string{
 		"name":       "t.name",
 		"media_type": "(SELECT m.media_type FROM manifest m WHERE m.id = t.manifest_id)",
@@ -51,9 +74,12 @@ var ManifestList = &List[ListedManifest]{
 		{attributes: []string{"os"}, column: "m.os", instead: "NULL"},
 		{attributes: []string{"listed_manifests"}, size: "100 * (SELECT COUNT(*) FROM manifest_child e WHERE e.manifest_id = m.id)"},
 		{attributes: []string{"config_blob", "blobs"}, size: "100 * (SELECT COUNT(*) FROM manifest_blob e WHERE e.manifest_id = m.id)"},
+		labelsOf("m"),
 	},
-	columns: strings.NewReplacer("m.payload", "x''", "m.artifact_type", "''").Replace(record.ManifestColumns) + `, m.annotations, m.labels`,
-	source:  ` FROM manifest m`, id: "m.id", kind: pulp.KindManifest, scan: scanListedManifest,
+	columns: strings.NewReplacer("m.payload", "x''", "m.artifact_type", "''").Replace(record.ManifestColumns) +
+		`, m.annotations, m.labels, m.pulp_labels`,
+	source:  ` FROM manifest m`, id: "m.id", kind: pulp.KindManifest,
+	scan: withLabels(scanListedManifest, func(m *ListedManifest, l pulp.Labels) { m.UnitLabels = l }),
 	fields: contentFields("m", pulp.KindManifest, map[string]string{
 		"digest": "m.digest", "media_type": "m.media_type", "schema_version": "m.schema_version", "type": "m.type",
 		"architecture": "m.architecture", "os": "m.os", "compressed_image_size": "m.image_size",
@@ -66,6 +92,7 @@ var ManifestList = &List[ListedManifest]{
 type ListedManifest struct {
 	pulp.Manifest                             // without Annotations and Labels
 	RawAnnotations, RawLabels json.RawMessage // JSON objects
+	UnitLabels                pulp.Labels     // of the unit, not of the image's config
 }
 
 func scanListedManifest(row sqldb.Scanner) (ListedManifest, error) {
@@ -82,11 +109,16 @@ func (s *Store) Manifests(ctx context.Context, q Query) ([]ListedManifest, int64
 	return ManifestList.Rows(ctx, s, q)
 }
 
+// listedBlobColumns are the columns of a blob b without its bytes that scanListedBlob reads.
+var listedBlobColumns = strings.Replace(record.BlobColumns, "b.data,", "NULL,", 1) + `, b.pulp_labels`
+
+var scanListedBlob = withLabels(record.ScanBlob, func(b *pulp.Blob, l pulp.Labels) { b.Labels = l })
+
 // BlobList is the list of blobs without their bytes.
 var BlobList = &List[pulp.Blob]{
-	columns: strings.Replace(record.BlobColumns, "b.data,", "NULL,", 1),
-	source:  ` FROM blob b`, id: "b.id", kind: pulp.KindBlob, scan: record.ScanBlob,
-	fields:  contentFields("b", pulp.KindBlob, map[string]string{"digest": "b.digest"}),
+	large:   []large{labelsOf("b")},
+	columns: listedBlobColumns, source: ` FROM blob b`, id: "b.id", kind: pulp.KindBlob, scan: scanListedBlob,
+	fields:  contentFields("b", pulp.KindBlob, map[string]string{"digest": "b.digest", "timestamp_of_interest": "b.updated"}),
 	visible: seenUnits("b.id"), sparse: true,
 }
 
@@ -102,9 +134,11 @@ var SignatureList = &List[pulp.Signature]{
 		{attributes: []string{"creator"}, column: "g.creator", instead: "''"},
 		{attributes: []string{"docker_reference"}, column: "g.reference", instead: "''"},
 		{attributes: []string{"verified", "signing_services"}, size: "LENGTH(g.content)"},
+		labelsOf("g"),
 	},
-	columns: strings.Replace(record.SignatureColumns, "g.content", "x''", 1),
-	source:  ` FROM signature g`, id: "g.id", kind: pulp.KindSignature, scan: record.ScanSignature,
+	columns: strings.Replace(record.SignatureColumns, "g.content", "x''", 1) + `, g.pulp_labels`,
+	source:  ` FROM signature g`, id: "g.id", kind: pulp.KindSignature,
+	scan: withLabels(record.ScanSignature, func(g *pulp.Signature, l pulp.Labels) { g.Labels = l }),
 	fields: contentFields("g", pulp.KindSignature, map[string]string{
 		"name": "g.name", "digest": "g.digest", "key_id": "g.key_id", "fingerprint": "g.fingerprint", "timestamp": "g.signed_at",
 		"creator":  "g.creator",

@@ -194,8 +194,21 @@ func InVersion(repositoryID string, number int64, m Membership) Filter {
 			relation = record.RemovedIn(repository, version)
 		case Present:
 		}
-		return b.id + " IN (SELECT c.content_id FROM repository_content c WHERE c.repository_id = " + repository +
-			" AND c.kind = " + b.arg(b.kind) + " AND " + relation + ")"
+		if b.kind != 0 {
+			relation = "c.kind = " + b.arg(b.kind) + " AND " + relation
+		}
+		return b.id + " IN (SELECT c.content_id FROM repository_content c WHERE c.repository_id = " + repository + " AND " + relation + ")"
+	})
+}
+
+// Orphaned restricts a list of content to the units that are in no version of a repository, and that nothing has used since
+// a time in microseconds since 1970.
+func Orphaned(since int64) Filter {
+	return clause(func(b *statement) string {
+		before := b.arg(since)
+		return "(" + b.field("timestamp_of_interest") + " < " + before +
+			" AND NOT EXISTS (SELECT 1 FROM repository_content c WHERE c.content_id = " + b.id + ")" +
+			" AND NOT EXISTS (SELECT 1 FROM unversioned_content x WHERE x.content_id = " + b.id + " AND x.touched >= " + before + "))"
 	})
 }
 

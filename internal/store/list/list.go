@@ -33,7 +33,7 @@ type List[T any] struct {
 	order   []Order           // usual order; nil: newest first
 	visible visibility        // condition of the rows that a restricted viewer sees
 	sparse  bool              // visible depends on statement.sparse
-	kind    pulp.Kind         // of content units
+	kind    pulp.Kind         // of content units; 0: of every kind
 	scan    func(sqldb.Scanner) (T, error)
 }
 

@@ -13,7 +13,7 @@ import (
 
 // Blob returns the blob with this digest, in any repository. The error is NotFound if there is none.
 func (s *Store) Blob(ctx context.Context, d digest.Digest) (pulp.Blob, error) {
-	b, err := record.ScanBlob(s.db.Read().QueryRowContext(ctx, `SELECT `+record.BlobColumns+` FROM blob b WHERE b.digest = $1 AND NOT b.deleting`, d))
+	b, err := record.ScanBlob(s.db.Read().QueryRowContext(ctx, `SELECT `+record.BlobColumns+` FROM blob b WHERE b.digest = $1 AND (b.absent OR NOT b.deleting)`, d))
 	return b, sqldb.NotFound(err, "Blob not found.")
 }
 
@@ -49,14 +49,26 @@ func (s *Store) KnowsBlobs(ctx context.Context) (blobs, upstream bool, err error
 // BlobsWithoutSource returns digests of the blobs of a repository's version that cannot be served: they were never
 // fetched, and no remote has them any more. It returns at most limit digests, and the number of all such blobs.
 func (s *Store) BlobsWithoutSource(ctx context.Context, repositoryID string, number int64, limit int) ([]digest.Digest, int64, error) {
+	return s.withoutSource(ctx, limit, ` AND c.repository_id = $3 AND `+record.InVersion("$4"), repositoryID, number)
+}
+
+// AllBlobsWithoutSource is BlobsWithoutSource for all versions of all repositories. A blob counts if one of the repositories
+// that hold it cannot serve it.
+func (s *Store) AllBlobsWithoutSource(ctx context.Context, limit int) ([]digest.Digest, int64, error) {
+	return s.withoutSource(ctx, limit, "")
+}
+
+// withoutSource returns blobs of rows c of repository_content that cannot be served. The arguments of the condition begin at $3.
+func (s *Store) withoutSource(ctx context.Context, limit int, condition string, args ...any) ([]digest.Digest, int64, error) {
 	where := ` FROM repository_content c JOIN blob b ON b.id = c.content_id LEFT JOIN blob_claim k ON k.blob_id = b.id AND k.repository_id = c.repository_id
-		 WHERE c.repository_id = $1 AND c.kind = $2 AND ` + record.InVersion("$3") + ` AND ` + record.WithoutSource("$4")
-	args := []any{repositoryID, pulp.KindBlob, number, record.LackedSince()}
+		 WHERE c.kind = $1 AND ` + record.WithoutSource("$2") + condition
+	args = append([]any{pulp.KindBlob, record.LackedSince()}, args...)
 	var n int64
-	if err := s.db.Read().QueryRowContext(ctx, `SELECT COUNT(*)`+where, args...).Scan(&n); err != nil || n == 0 {
+	if err := s.db.Read().QueryRowContext(ctx, `SELECT COUNT(DISTINCT b.id)`+where, args...).Scan(&n); err != nil || n == 0 {
 		return nil, n, err
 	}
-	found, err := sqldb.Collect(ctx, s.db.Read(), record.ScanDigest, `SELECT b.digest`+where+` ORDER BY b.digest LIMIT $5`, append(args, limit)...)
+	found, err := sqldb.Collect(ctx, s.db.Read(), record.ScanDigest,
+		`SELECT DISTINCT b.digest`+where+fmt.Sprintf(` ORDER BY b.digest LIMIT $%d`, len(args)+1), append(args, limit)...)
 	return found, n, err
 }
 

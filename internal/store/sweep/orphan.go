@@ -77,7 +77,7 @@ var sweepUnit = map[pulp.Kind][]string{
 	},
 	pulp.KindBlob: {
 		`DELETE FROM blob WHERE id IN (
-			SELECT u.id FROM blob u WHERE u.id = $1 AND (u.data IS NOT NULL OR u.absent) AND u.updated < $2 AND ` + unreferenced + `)`,
+			SELECT u.id FROM blob u WHERE u.id = $1 AND (u.data IS NOT NULL OR u.absent AND NOT u.deleting) AND u.updated < $2 AND ` + unreferenced + `)`,
 	},
 }
 

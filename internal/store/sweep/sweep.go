@@ -94,7 +94,7 @@ func (s *Store) SweepOrphans(ctx context.Context, before time.Time, limit int) (
 			`DELETE FROM manifest WHERE id IN (
 				SELECT u.id FROM manifest u WHERE u.created < $1 AND ` + unreferenced + ` AND ` + unlinked + ` LIMIT $2)`,
 			`DELETE FROM blob WHERE id IN (
-				SELECT u.id FROM blob u WHERE (u.data IS NOT NULL OR u.absent) AND u.updated < $1 AND ` + unreferenced + ` LIMIT $2)`,
+				SELECT u.id FROM blob u WHERE (u.data IS NOT NULL OR u.absent AND NOT u.deleting) AND u.updated < $1 AND ` + unreferenced + ` LIMIT $2)`,
 		}, sqldb.Micros(before), limit)
 	})
 }

@@ -355,10 +355,19 @@ func (a *API) readServed(req *request, b *body.Fields, f *tasks.DistributionFiel
 	return nil
 }
 
+// otherGuards begin the hrefs of guards of types that this server does not have.
+const otherGuards = pulp.Root + "contentguards/"
+
 // checkGuard checks that the field content_guard, if present, names the only content guard.
 func (a *API) checkGuard(req *request, b *body.Fields) error {
-	if v, set := b.Value("content_guard"); set && v == nil {
+	v, set := b.Value("content_guard")
+	if set && v == nil {
 		b.Fail("content_guard", "This field may not be null.")
+	}
+	text, _ := v.(string)
+	if strings.HasPrefix(text, otherGuards) && !strings.HasPrefix(text, pulp.Root+pulp.GuardCollection) {
+		b.Fail("content_guard", "This server has no content guards of this type. Set private, and give roles to those who may pull.")
+		return nil
 	}
 	ref, given := b.Related("content_guard", pulp.GuardCollection)
 	if !given {

@@ -456,3 +456,27 @@ func TestDeletingADistributionReservesItsRepository(t *testing.T) {
 		`{"detail":"No ContainerDistribution matches the given query."}`,
 	)
 }
+
+// TestOtherContentGuardsAreRefused proves that a distribution gets no guard that would guard nothing.
+func TestOtherContentGuardsAreRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, kind := range []string{"rbac", "header", "composite", "envvar_header"} {
+		collection := "contentguards/core/" + kind + "/"
+		w.expect(call{path: collection}, http.StatusNotFound, "")
+		w.expect(call{
+			method: http.MethodPost, path: pulp.DistributionCollection,
+			json: `{"name":"acme/g","base_path":"acme/g","content_guard":"` + pulp.Href(collection, pulp.NewID()) + `"}`,
+		}, http.StatusBadRequest,
+			`{"content_guard":["This server has no content guards of this type. Set private, and give roles to those who may pull."]}`)
+	}
+	guard := w.results(pulp.GuardCollection, "pulp_href")[0]
+	for query, want := range map[string]int{
+		"": 1, "?pulp_type=core.content_redirect": 1, "?pulp_type=core.rbac": 0, "?name__iexact=CONTENT%20REDIRECT": 1, "?name__icontains=REDIR": 1,
+		"?name__istartswith=x": 0, "?pulp_href__in=" + guard: 1, "?ordering=-pulp_type": 1,
+	} {
+		if got := w.results("contentguards/"+query, "pulp_href"); len(got) != want {
+			t.Errorf("contentguards/%s: %v", query, got)
+		}
+	}
+}

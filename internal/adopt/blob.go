@@ -29,7 +29,9 @@ func (r *run) recordBlob(ctx context.Context, d digest.Digest) error {
 	} else if err != nil || r.dry {
 		return err
 	}
-	return r.Blobs.Record(ctx, b, func(ctx context.Context, b pulp.Blob) error { return r.Store.Content.FetchedBlob(ctx, r.repo.ID, "", b) }, nil)
+	return r.Blobs.Record(ctx, b, func(ctx context.Context, b pulp.Blob) error {
+		return r.Store.Content.FetchedBlob(ctx, r.repo.ID, "", b)
+	}, nil)
 }
 
 // upstreamBlob returns the size and location of a blob of the upstream repository. It uploads the empty layer

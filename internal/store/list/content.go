@@ -78,7 +78,7 @@ var ManifestList = &List[ListedManifest]{
 	},
 	columns: strings.NewReplacer("m.payload", "x''", "m.artifact_type", "''").Replace(record.ManifestColumns) +
 		`, m.annotations, m.labels, m.pulp_labels`,
-	source:  ` FROM manifest m`, id: "m.id", kind: pulp.KindManifest,
+	source: ` FROM manifest m`, id: "m.id", kind: pulp.KindManifest,
 	scan: withLabels(scanListedManifest, func(m *ListedManifest, l pulp.Labels) { m.UnitLabels = l }),
 	fields: contentFields("m", pulp.KindManifest, map[string]string{
 		"digest": "m.digest", "media_type": "m.media_type", "schema_version": "m.schema_version", "type": "m.type",

@@ -36,7 +36,7 @@ func (s *Store) HasArtifact(ctx context.Context, blobs []string, viewer *access.
 	b := &statement{viewer: viewer}
 	where := ` FROM blob b WHERE NOT b.absent AND NOT b.deleting AND b.id IN ` + b.set(blobs)
 	if viewer != nil {
-		where += ` AND EXISTS (SELECT 1 FROM repository_content c WHERE c.content_id = b.id AND c.repository_id IN (` + b.seenRepositories() + `)
+		where += ` AND EXISTS (SELECT 1 FROM repository_content c WHERE c.content_id = b.id AND ` + b.seesRepository("c.repository_id") + `
 			AND NOT EXISTS (SELECT 1 FROM blob_claim k WHERE k.repository_id = c.repository_id AND k.blob_id = b.id))`
 	}
 	found, err := sqldb.Collect(ctx, s.db.ReadComposed(), sqldb.ScanString, b.with+`SELECT b.id`+where, b.args...)

@@ -231,7 +231,7 @@ func TestCommands(t *testing.T) {
 		{arguments: "migrate", want: `^The database schema is up to date\.\n$`},
 		{arguments: "migrate", want: `^The database schema is up to date\.\n$`},
 		{arguments: "reset-admin-password", want: `^The password of admin is now [A-Z2-7]{20,}\n$`},
-		{arguments: "reset-admin-password --password chosen", want: `^The password of admin was changed\.\n$`},
+		{arguments: "reset-admin-password --password chosen-password", want: `^The password of admin was changed\.\n$`},
 		{arguments: "list-signing-services", want: "^$"},
 		{arguments: "list-signing-assignments", want: "^$"},
 		{arguments: "revoke-signing-assignments --all", want: `^Revoked 0 assignments\.\n$`},

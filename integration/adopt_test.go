@@ -16,7 +16,8 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 )
 
-// upstreamPeer is the registry distribution, used as an upstream. It can be stopped and started again on the same files.
+// upstreamPeer is the registry distribution, used as an upstream. It can be stopped and started again on the same
+// files.
 type upstreamPeer struct {
 	*process.Server
 	api     // anonymous
@@ -122,8 +123,8 @@ func (c *containers) copies(t *testing.T, policy, reference string, want bool) {
 	}
 }
 
-// TestAdopt adopts the content of an upstream, follows changes that others make there, and does not take its own pushes for
-// such changes.
+// TestAdopt adopts the content of an upstream, follows changes that others make there, and does not take its own pushes
+// for such changes.
 func TestAdopt(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -265,8 +266,8 @@ func TestAdoptSigned(t *testing.T) {
 	admin.copies(t, policy, "company/app:2.0", true)
 }
 
-// TestUpstreamCollectsGarbage runs the garbage collector of the upstream, which deletes untagged manifests: manifests of older
-// versions are lost and reported, unless hidden tags protect them.
+// TestUpstreamCollectsGarbage runs the garbage collector of the upstream, which deletes untagged manifests: manifests
+// of older versions are lost and reported, unless hidden tags protect them.
 func TestUpstreamCollectsGarbage(t *testing.T) {
 	t.Parallel()
 	for name, keep := range map[string]bool{"told": false, "kept": true} {

@@ -51,8 +51,8 @@ func (a api) do(t *testing.T, method, path string, header http.Header, body []by
 	return status, answered, text
 }
 
-// try is do with an error as its result: for requests during which the server may be killed, and for goroutines other than the
-// test's.
+// try is do with an error as its result: for requests during which the server may be killed, and for goroutines other
+// than the test's.
 func (a api) try(t *testing.T, method, path string, header http.Header, body []byte) (int, http.Header, []byte, error) {
 	to, err := a.base.Parse(path)
 	if err != nil {

@@ -69,8 +69,8 @@ func (s *server) ownsNamespace(t *testing.T, name string) {
 		object{"role": "container.containernamespace_owner", "users": []string{name}}, http.StatusCreated, nil)
 }
 
-// TestAnAccountCannotTakeAKey checks over HTTP, with a real key, that an ordinary account cannot sign its own repository with an
-// unassigned service, and can with a service that an administrator or the configuration assigned.
+// TestAnAccountCannotTakeAKey checks over HTTP, with a real key, that an ordinary account cannot sign its own
+// repository with an unassigned service, and can with a service that an administrator or the configuration assigned.
 func TestAnAccountCannotTakeAKey(t *testing.T) {
 	t.Parallel()
 	need(t, "sqlite3")
@@ -101,8 +101,8 @@ func TestAnAccountCannotTakeAKey(t *testing.T) {
 	}
 }
 
-// TestEarlierAssignmentsAreListedOnceAndRevoked upgrades a server on which users assigned signing services: the first start warns of
-// each, the second of none, and the command line lists and revokes them.
+// TestEarlierAssignmentsAreListedOnceAndRevoked upgrades a server on which users assigned signing services: the first
+// start warns of each, the second of none, and the command line lists and revokes them.
 func TestEarlierAssignmentsAreListedOnceAndRevoked(t *testing.T) {
 	t.Parallel()
 	need(t, "sqlite3")

@@ -119,8 +119,8 @@ func (b *backup) run(t *testing.T, env []string, command string) {
 	must(t, append(b.env[:len(b.env):len(b.env)], env...), "bash", "-euc", "cd "+filepath.Dir(b.data)+"; "+command)
 }
 
-// check checks the restored server: all pushes that were acknowledged before the backup are there and verify, all other tags are
-// complete and signed, and new pushes work.
+// check checks the restored server: all pushes that were acknowledged before the backup are there and verify, all other
+// tags are complete and signed, and new pushes work.
 func (b *backup) check(t *testing.T) {
 	t.Helper()
 	for name, images := range b.kept {
@@ -222,8 +222,8 @@ func TestBackupOnSQLite(t *testing.T) {
 	b.check(t)
 }
 
-// TestBackupOnPostgreSQL backs up the database and the storage of a running server, and restores them to another database and
-// directory. Redis is not changed.
+// TestBackupOnPostgreSQL backs up the database and the storage of a running server, and restores them to another
+// database and directory. Redis is not changed.
 func TestBackupOnPostgreSQL(t *testing.T) {
 	t.Parallel()
 	need(t, "pg_dump", "pg_restore", "skopeo")
@@ -278,8 +278,8 @@ func TestBackupOnPostgreSQL(t *testing.T) {
 	b.check(t)
 }
 
-// TestDiskIsFull fills the disk of a server with the embedded stores: pushes fail without partial effects, pulls work, and pushes
-// work again when there is space.
+// TestDiskIsFull fills the disk of a server with the embedded stores: pushes fail without partial effects, pulls work,
+// and pushes work again when there is space.
 func TestDiskIsFull(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(pgtest.Variable) == "postgres" {
@@ -324,8 +324,8 @@ func TestDiskIsFull(t *testing.T) {
 	s.versionsAreComplete(t, text(s.repository(t, "full/app")["pulp_href"]))
 }
 
-// TestUpstreamIsAway stops the upstream: content in the database is served, requests for content of the upstream get 503, and sign
-// tasks work.
+// TestUpstreamIsAway stops the upstream: content in the database is served, requests for content of the upstream get
+// 503, and sign tasks work.
 func TestUpstreamIsAway(t *testing.T) {
 	t.Parallel()
 	program, err := shared.peer()

@@ -12,7 +12,8 @@ import (
 	"github.com/countersign/countersign/internal/eventually"
 )
 
-// wellBehavedFor is a script that signs correctly when a service is added (REFERENCE=test), and later runs the given commands.
+// wellBehavedFor is a script that signs correctly when a service is added (REFERENCE=test), and later runs the given
+// commands.
 func wellBehavedFor(then string) string {
 	return `#!/usr/bin/env bash
 if [ "$REFERENCE" = test ] || [ -e "` + goodAgain + `" ]; then
@@ -26,9 +27,9 @@ fi
 // goodAgain is replaced by a path. If a file exists there, the script signs correctly.
 const goodAgain = "@GOOD_AGAIN@"
 
-// TestBadScripts runs scripts that fail in different ways after their service was added: the task fails with a clear error, makes no version,
-// and the repository can be signed afterwards. See hostile-inputs.md#script-signs-something-else,
-// hostile-inputs.md#script-output and hostile-inputs.md#script-hangs.
+// TestBadScripts runs scripts that fail in different ways after their service was added: the task fails with a clear
+// error, makes no version, and the repository can be signed afterwards. See
+// hostile-inputs.md#script-signs-something-else, hostile-inputs.md#script-output and hostile-inputs.md#script-hangs.
 func TestBadScripts(t *testing.T) {
 	t.Parallel()
 	trusted, stranger := keyNamed(t, "trusted"), keyNamed(t, "stranger")
@@ -80,8 +81,8 @@ func TestBadScripts(t *testing.T) {
 	}
 }
 
-// TestScriptsThatOthersMayChange checks that no service can be added with a script that other users can change, and that a script
-// whose permissions change later is not run. The errors say what to do, and the server warns at start.
+// TestScriptsThatOthersMayChange checks that no service can be added with a script that other users can change, and
+// that a script whose permissions change later is not run. The errors say what to do, and the server warns at start.
 func TestScriptsThatOthersMayChange(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo")
@@ -144,7 +145,8 @@ func TestScriptsThatOthersMayChange(t *testing.T) {
 	s.signed(t, repository, object{"manifest_signing_service": service})
 }
 
-// TestCancelSigning cancels a task while its script runs: the script's process group ends, no version is made, and the next task runs.
+// TestCancelSigning cancels a task while its script runs: the script's process group ends, no version is made, and the
+// next task runs.
 func TestCancelSigning(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -191,8 +193,8 @@ func within(t *testing.T, condition string, holds func() bool) {
 	eventually.True(t, process.Patience, holds, "%s", condition)
 }
 
-// TestAddSigningServiceRefusals calls the command with wrong arguments: each call prints one line, exits with status 1, and adds no
-// service.
+// TestAddSigningServiceRefusals calls the command with wrong arguments: each call prints one line, exits with status 1,
+// and adds no service.
 func TestAddSigningServiceRefusals(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo")

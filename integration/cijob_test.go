@@ -223,8 +223,8 @@ func TestForeignJobs(t *testing.T) {
 	}
 }
 
-// TestJobsOnTwoServers verifies that two servers and a worker on one database treat jobs as one server does: an id token
-// is exchanged once, the job token is valid on both, and the worker signs with the rights of the rule.
+// TestJobsOnTwoServers verifies that two servers and a worker on one database treat jobs as one server does: an id
+// token is exchanged once, the job token is valid on both, and the worker signs with the rights of the rule.
 func TestJobsOnTwoServers(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo", "curl")

@@ -60,7 +60,8 @@ func TestClientsPushAndPull(t *testing.T) {
 	}
 }
 
-// TestLogin logs in with podman and docker: the right password is accepted, a wrong one is refused, and a push without a login fails.
+// TestLogin logs in with podman and docker: the right password is accepted, a wrong one is refused, and a push without
+// a login fails.
 func TestLogin(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -120,8 +121,8 @@ func TestPodmanPushSignBy(t *testing.T) {
 	}
 }
 
-// TestSkopeoCopySignBy copies an index with a signature of every manifest. skopeo uploads the signatures before it tags the index
-// (compatibility.md#uploaded-signatures).
+// TestSkopeoCopySignBy copies an index with a signature of every manifest. skopeo uploads the signatures before it tags
+// the index (compatibility.md#uploaded-signatures).
 func TestSkopeoCopySignBy(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -162,8 +163,9 @@ func TestPipelineStep(t *testing.T) {
 	}
 }
 
-// TestBadUploads sends invalid content and names: every answer is a clear error, and no repository is created. See hostile-inputs.md#oversized-manifest,
-// hostile-inputs.md#bad-digest, hostile-inputs.md#hostile-names and hostile-inputs.md#hostile-tags.
+// TestBadUploads sends invalid content and names: every answer is a clear error, and no repository is created. See
+// hostile-inputs.md#oversized-manifest, hostile-inputs.md#bad-digest, hostile-inputs.md#hostile-names and
+// hostile-inputs.md#hostile-tags.
 func TestBadUploads(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

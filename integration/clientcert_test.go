@@ -19,8 +19,8 @@ import (
 	"github.com/countersign/countersign/integration/process"
 )
 
-// issueClient writes a client certificate for a common name and its key. It returns a directory in the form of a --cert-dir
-// of podman, which trusts the servers of an authority.
+// issueClient writes a client certificate for a common name and its key. It returns a directory in the form of a
+// --cert-dir of podman, which trusts the servers of an authority.
 func (a *authority) issueClient(t *testing.T, name string, servers *authority) (dir string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -114,8 +114,8 @@ func tlsGet(t *testing.T, s *server, servers *authority, certDir, path string) (
 	return response.StatusCode, string(text)
 }
 
-// TestClientCertificates pushes and pulls with podman and skopeo as an account that only a client certificate names, and
-// reads the REST API with it.
+// TestClientCertificates pushes and pulls with podman and skopeo as an account that only a client certificate names,
+// and reads the REST API with it.
 func TestClientCertificates(t *testing.T) {
 	t.Parallel()
 	need(t, "sqlite3")

@@ -13,7 +13,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 )
 
-// pinned is a user of a client that tools/clients pins (crane, oras, helm, cosign), with a separate home directory and credentials.
+// pinned is a user of a client that tools/clients pins (crane, oras, helm, cosign), with a separate home directory and
+// credentials.
 type pinned struct {
 	program string
 	home    string

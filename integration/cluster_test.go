@@ -129,8 +129,8 @@ func (c *cluster) addWorker(t *testing.T) {
 	})
 }
 
-// TestTwoServersOnOneDatabase pushes to one repository through two servers at the same time, and starts uploads at one server and
-// finishes them at the other.
+// TestTwoServersOnOneDatabase pushes to one repository through two servers at the same time, and starts uploads at one
+// server and finishes them at the other.
 func TestTwoServersOnOneDatabase(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, 0)

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// TestConformance runs the OCI distribution specification's conformance suite against the server, with the tests that the suite runs by default and all
-// optional ones. None may fail, and none may be skipped.
+// TestConformance runs the OCI distribution specification's conformance suite against the server, with the tests that
+// the suite runs by default and all optional ones. None may fail, and none may be skipped.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	counted := regexp.MustCompile(`(?m)^  (Pass|Skip|FAIL|Error|Total)\.+: +(\d+)$`)
@@ -32,8 +32,9 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// buildConformance builds the suite at the version that tools/clients/conformance pins and returns the path of the program. Its source is a Go module, like
-// the server's dependencies, so a test never skips because the suite is missing.
+// buildConformance builds the suite at the version that tools/clients/conformance pins and returns the path of the
+// program. Its source is a Go module, like the server's dependencies, so a test never skips because the suite is
+// missing.
 func buildConformance(ctx context.Context, root, dir string) (string, error) {
 	program := filepath.Join(dir, "conformance")
 	build := exec.CommandContext(ctx, "go", "build", "-C", filepath.Join(root, "tools/clients/conformance"), "-o", program,
@@ -45,8 +46,9 @@ func buildConformance(ctx context.Context, root, dir string) (string, error) {
 	return program, nil
 }
 
-// runConformance runs the suite with all optional tests against the registry at host, over plain HTTP and as admin. It writes its reports into the directory
-// results, and returns what the suite printed. The error is the suite's exit status: it says only that some test failed.
+// runConformance runs the suite with all optional tests against the registry at host, over plain HTTP and as admin. It
+// writes its reports into the directory results, and returns what the suite printed. The error is the suite's exit
+// status: it says only that some test failed.
 func runConformance(t *testing.T, host, results string) (string, error) {
 	t.Helper()
 	program, err := shared.suite()

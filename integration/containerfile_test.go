@@ -33,8 +33,8 @@ func (b builder) run(t *testing.T, arguments ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// standIn creates an image that replaces one with Go: an empty root, with this machine's /usr, modules and build cache mounted when it
-// runs. It returns the image's name and the mounts.
+// standIn creates an image that replaces one with Go: an empty root, with this machine's /usr, modules and build cache
+// mounted when it runs. It returns the image's name and the mounts.
 func (b builder) standIn(t *testing.T) (name string, mounts []string) {
 	t.Helper()
 	var from map[string]string
@@ -62,8 +62,9 @@ func (b builder) standIn(t *testing.T) (name string, mounts []string) {
 	}
 }
 
-// TestContainerfile builds the image static with buildah, and runs its server in its root as its user. A stand-in replaces the image
-// with Go, because no registry may be reachable. The image full is not tested: its base and its packages.
+// TestContainerfile builds the image static with buildah, and runs its server in its root as its user. A stand-in
+// replaces the image with Go, because no registry may be reachable. The image full is not tested: its base and its
+// packages.
 func TestContainerfile(t *testing.T) {
 	t.Parallel()
 	need(t, "buildah", "chroot")

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// containers is a user of podman, buildah and skopeo with a separate home directory, credentials and image storage, so that the
-// machine's configuration is neither read nor changed.
+// containers is a user of podman, buildah and skopeo with a separate home directory, credentials and image storage, so
+// that the machine's configuration is neither read nor changed.
 type containers struct {
 	home   string
 	open   string // policy file that accepts everything
@@ -111,7 +111,8 @@ func (c *containers) push(t *testing.T, oci, reference string, options ...string
 	must(t, c.env(), "skopeo", append(arguments, oci, "docker://"+c.server.host+"/"+reference)...)
 }
 
-// pull copies name:tag to a directory with skopeo under a policy. The options are those of skopeo, such as --override-arch.
+// pull copies name:tag to a directory with skopeo under a policy. The options are those of skopeo, such as
+// --override-arch.
 func (c *containers) pull(t *testing.T, policy, reference string, options ...string) (string, error) {
 	t.Helper()
 	need(t, "skopeo")

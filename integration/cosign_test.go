@@ -23,7 +23,8 @@ func newSigner(t *testing.T, s *server) signer {
 	return c
 }
 
-// legacy selects the older form of signatures, which are stored under tags. By default they are bundles, which are referrers.
+// legacy selects the older form of signatures, which are stored under tags. By default they are bundles, which are
+// referrers.
 const legacy = "--new-bundle-format=false"
 
 // offline has the options with which sign and attest use no online services.
@@ -31,13 +32,14 @@ func offline(verb string, options ...string) []string {
 	return append([]string{verb, "--yes", "--key", "cosign.key", "--use-signing-config=false", "--tlog-upload=false"}, options...)
 }
 
-// checked returns the options with which the verify commands use no online services. The key is the signer's, "cosign", or that
-// of a "stranger".
+// checked returns the options with which the verify commands use no online services. The key is the signer's, "cosign",
+// or that of a "stranger".
 func checked(verb, key string, options ...string) []string {
 	return append([]string{verb, "--key", key + ".pub", "--insecure-ignore-tlog"}, options...)
 }
 
-// verifies checks that both forms of an image's signature are found and verify with the signer's key, and with no other.
+// verifies checks that both forms of an image's signature are found and verify with the signer's key, and with no
+// other.
 func (c signer) verifies(t *testing.T, reference, digest string) {
 	t.Helper()
 	// If cosign finds no bundle, it uses the older form. The type in its output shows which form it found.
@@ -50,8 +52,8 @@ func (c signer) verifies(t *testing.T, reference, digest string) {
 	}
 }
 
-// TestCosign makes signatures and attestations in both forms of cosign, copies an image with them, signs it with a signing service
-// too, and cleans up.
+// TestCosign makes signatures and attestations in both forms of cosign, copies an image with them, signs it with a
+// signing service too, and cleans up.
 func TestCosign(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -142,7 +144,8 @@ func TestCosign(t *testing.T) {
 	s.versionsAreComplete(t, text(s.repository(t, "cosign/app")["pulp_href"]))
 }
 
-// shownAs checks the types that the REST API shows for the artifacts of cosign: three tags, and two bundles that are referrers.
+// shownAs checks the types that the REST API shows for the artifacts of cosign: three tags, and two bundles that are
+// referrers.
 func shownAs(t *testing.T, s *server, repository, digest, companion string) {
 	t.Helper()
 	for suffix, want := range map[string]string{".sig": "cosign_signature", ".att": "cosign_attestation", ".sbom": "cosign_sbom"} {
@@ -168,8 +171,9 @@ func shownAs(t *testing.T, s *server, repository, digest, companion string) {
 	}
 }
 
-// TestCosignSignaturesAreMirrored syncs one tag of a registry without a referrers API, which stores both forms under tags. They are
-// synced although the filter matches only the tag of the image, and the referrers API lists the bundle here.
+// TestCosignSignaturesAreMirrored syncs one tag of a registry without a referrers API, which stores both forms under
+// tags. They are synced although the filter matches only the tag of the image, and the referrers API lists the bundle
+// here.
 func TestCosignSignaturesAreMirrored(t *testing.T) {
 	t.Parallel()
 	source := startPeer(t)

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// moments returns a source of random times at which to kill a server. Its seed is logged; COUNTERSIGN_TEST_SEED sets it.
+// moments returns a source of random times at which to kill a server. Its seed is logged; COUNTERSIGN_TEST_SEED sets
+// it.
 func moments(t *testing.T) *rand.Rand {
 	t.Helper()
 	seed := rand.Uint64()
@@ -29,8 +30,8 @@ func kills() int {
 	return 10
 }
 
-// TestCrashWhilePushing kills the server at random times while eight clients push. After each restart, every acknowledged push is
-// complete, and no version is missing or incomplete.
+// TestCrashWhilePushing kills the server at random times while eight clients push. After each restart, every
+// acknowledged push is complete, and no version is missing or incomplete.
 func TestCrashWhilePushing(t *testing.T) {
 	const clients, repository = 8, "crash/app"
 	s := startServer(t)
@@ -83,8 +84,8 @@ func TestCrashWhilePushing(t *testing.T) {
 	t.Logf("%d acknowledged pushes, %d kills, %d tags", len(all), kills(), have)
 }
 
-// TestCrashWhileSigning kills the server at random times during a sign task. After the restart the task runs again and completes with
-// one version, which has exactly one signature for each tag.
+// TestCrashWhileSigning kills the server at random times during a sign task. After the restart the task runs again and
+// completes with one version, which has exactly one signature for each tag.
 func TestCrashWhileSigning(t *testing.T) {
 	trusted := keyNamed(t, "trusted")
 	s := startServer(t)

@@ -16,8 +16,8 @@ import (
 	"github.com/countersign/countersign/internal/pgtest"
 )
 
-// TestSystemdUnits checks the units with systemd-analyze: no errors, and a low exposure level. Their restrictions are not applied
-// here, because that requires a running systemd.
+// TestSystemdUnits checks the units with systemd-analyze: no errors, and a low exposure level. Their restrictions are
+// not applied here, because that requires a running systemd.
 func TestSystemdUnits(t *testing.T) {
 	t.Parallel()
 	need(t, "systemd-analyze")
@@ -77,8 +77,8 @@ type composed struct {
 	}
 }
 
-// readCompose checks deploy/compose.yaml with docker-compose, which resolves variables and anchors. It must fail without a value for
-// each secret.
+// readCompose checks deploy/compose.yaml with docker-compose, which resolves variables and anchors. It must fail
+// without a value for each secret.
 func readCompose(t *testing.T, env ...string) composed {
 	t.Helper()
 	command := []string{"docker-compose"}
@@ -104,9 +104,9 @@ func readCompose(t *testing.T, env ...string) composed {
 	return c
 }
 
-// TestCompose checks the compose file with docker-compose and runs its commands without containers, because no registry with the
-// images is reachable: migrate, serve and worker run with its commands and environment, on a PostgreSQL and a Redis of the test. The
-// health check of the server succeeds while it runs, and fails afterwards.
+// TestCompose checks the compose file with docker-compose and runs its commands without containers, because no registry
+// with the images is reachable: migrate, serve and worker run with its commands and environment, on a PostgreSQL and a
+// Redis of the test. The health check of the server succeeds while it runs, and fails afterwards.
 func TestCompose(t *testing.T) {
 	t.Parallel()
 	need(t, "bash")

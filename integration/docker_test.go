@@ -14,7 +14,8 @@ import (
 	"github.com/countersign/countersign/integration/process"
 )
 
-// dockerDaemon is a dockerd for the tests, without bridge and iptables, with separate directories and socket. It only transfers images.
+// dockerDaemon is a dockerd for the tests, without bridge and iptables, with separate directories and socket. It only
+// transfers images.
 type dockerDaemon struct {
 	dir    string
 	socket string
@@ -86,7 +87,8 @@ type dockerUser struct {
 	home   string
 }
 
-// newDockerUser creates a user. It starts the daemon in the first test that needs it, and skips the test if no daemon can run.
+// newDockerUser creates a user. It starts the daemon in the first test that needs it, and skips the test if no daemon
+// can run.
 func newDockerUser(t *testing.T) *dockerUser {
 	t.Helper()
 	need(t, "docker", "dockerd")

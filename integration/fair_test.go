@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// stalledRegistry is a registry whose tag lists never end. The channel asked gets a value for each request of a tag list.
+// stalledRegistry is a registry whose tag lists never end. The channel asked gets a value for each request of a tag
+// list.
 func stalledRegistry(t *testing.T) (url string, asked <-chan struct{}) {
 	t.Helper()
 	began, ended := make(chan struct{}, 100), make(chan struct{})
@@ -55,7 +56,8 @@ func waitFor(t *testing.T, what string, asked <-chan struct{}) {
 	}
 }
 
-// TestStalledSyncsLeaveRoomToSign stalls more syncs than a process has workers, in one namespace and in several: a sign task still runs.
+// TestStalledSyncsLeaveRoomToSign stalls more syncs than a process has workers, in one namespace and in several: a sign
+// task still runs.
 func TestStalledSyncsLeaveRoomToSign(t *testing.T) {
 	t.Parallel()
 	for _, workers := range []int{1, 2} {
@@ -91,8 +93,8 @@ func TestStalledSyncsLeaveRoomToSign(t *testing.T) {
 	}
 }
 
-// TestTasksEndWithTheirAccount deletes an account while one of its tasks runs and another waits for it. Both fail with the reason, and
-// only administrators see them.
+// TestTasksEndWithTheirAccount deletes an account while one of its tasks runs and another waits for it. Both fail with
+// the reason, and only administrators see them.
 func TestTasksEndWithTheirAccount(t *testing.T) {
 	t.Parallel()
 	need(t, "sqlite3")

@@ -17,7 +17,8 @@ import (
 	"github.com/countersign/countersign/integration/process"
 )
 
-// faultProxy is a proxy between Countersign and its upstream. It injects the faults of networks and overloaded registries.
+// faultProxy is a proxy between Countersign and its upstream. It injects the faults of networks and overloaded
+// registries.
 type faultProxy struct {
 	address string
 	pass    http.Handler
@@ -180,8 +181,8 @@ func (f *faultProxy) slow(wait time.Duration) http.HandlerFunc {
 	}
 }
 
-// answerLost forwards a request and loses its answer: done is closed after the upstream has answered, and the client gets nothing until
-// the proxy is healed.
+// answerLost forwards a request and loses its answer: done is closed after the upstream has answered, and the client
+// gets nothing until the proxy is healed.
 func (f *faultProxy) answerLost(done chan<- struct{}) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		f.pass.ServeHTTP(&deaf{header: http.Header{}}, r)

@@ -70,7 +70,8 @@ func TestNewcomerSigns(t *testing.T) {
 	}
 }
 
-// TestDefaultServiceOff checks that no service is created if the setting is empty, or if a service was added before the first start.
+// TestDefaultServiceOff checks that no service is created if the setting is empty, or if a service was added before the
+// first start.
 func TestDefaultServiceOff(t *testing.T) {
 	t.Parallel()
 	off := startServer(t, "COUNTERSIGN_SIGNING_DEFAULT_SERVICE=")
@@ -101,8 +102,8 @@ func TestDefaultServiceOff(t *testing.T) {
 	}
 }
 
-// TestFirstStartIsKilled kills first starts at times that differ by some milliseconds: in the end there is always exactly one key, and one
-// service that signs with it.
+// TestFirstStartIsKilled kills first starts at times that differ by some milliseconds: in the end there is always
+// exactly one key, and one service that signs with it.
 func TestFirstStartIsKilled(t *testing.T) {
 	t.Parallel()
 	if pgtest.URL(t) != "" {

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestAScriptThatHangsHoldsUpNobody signs one repository with a script that hangs together with a child process. Meanwhile it pushes to
-// this repository, and pushes and signs others. A cancel ends the task and both processes.
+// TestAScriptThatHangsHoldsUpNobody signs one repository with a script that hangs together with a child process.
+// Meanwhile it pushes to this repository, and pushes and signs others. A cancel ends the task and both processes.
 //
 // See hostile-inputs.md#script-hangs.
 func TestAScriptThatHangsHoldsUpNobody(t *testing.T) {
@@ -73,7 +73,8 @@ while :; do wait; done
 	}
 }
 
-// TestForeignHostsAreNotSigned sends sign requests with other hosts in every header that has one: signatures contain the configured host.
+// TestForeignHostsAreNotSigned sends sign requests with other hosts in every header that has one: signatures contain
+// the configured host.
 //
 // See hostile-inputs.md#foreign-host-headers.
 func TestForeignHostsAreNotSigned(t *testing.T) {
@@ -122,8 +123,8 @@ func TestForeignHostsAreNotSigned(t *testing.T) {
 	}
 }
 
-// TestScriptsSeeNoSecretOfTheServer runs a script that records its environment, arguments and open files, called by the server and by
-// the command line.
+// TestScriptsSeeNoSecretOfTheServer runs a script that records its environment, arguments and open files, called by the
+// server and by the command line.
 //
 // See hostile-inputs.md#script-environment.
 func TestScriptsSeeNoSecretOfTheServer(t *testing.T) {

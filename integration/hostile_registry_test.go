@@ -29,8 +29,9 @@ func (s *server) pushIndex(t *testing.T, repository, tag string, children ...des
 	return d
 }
 
-// TestSigningWideAndDeepIndexes signs three kinds of indexes: nested 1,000 deep; with two indexes per level that share their children, so
-// that 2^100 paths lead to one image; and with thousands of absent manifests. Each image is signed once for each tag.
+// TestSigningWideAndDeepIndexes signs three kinds of indexes: nested 1,000 deep; with two indexes per level that share
+// their children, so that 2^100 paths lead to one image; and with thousands of absent manifests. Each image is signed
+// once for each tag.
 //
 // See hostile-inputs.md#deep-index.
 func TestSigningWideAndDeepIndexes(t *testing.T) {
@@ -78,8 +79,8 @@ func TestSigningWideAndDeepIndexes(t *testing.T) {
 	}
 }
 
-// TestHostilePaths sends request targets that clients would normalise to the whole server, which has other handlers beside the registry:
-// none reaches another resource.
+// TestHostilePaths sends request targets that clients would normalise to the whole server, which has other handlers
+// beside the registry: none reaches another resource.
 //
 // See hostile-inputs.md#hostile-names.
 func TestHostilePaths(t *testing.T) {

@@ -72,10 +72,12 @@ func index(t *testing.T, text string, architectures ...string) v1.ImageIndex {
 	return made
 }
 
-// ociLayout writes an image or an index as an OCI image layout and returns the reference that skopeo, podman and buildah read.
+// ociLayout writes an image or an index as an OCI image layout and returns the reference that skopeo, podman and
+// buildah read.
 func ociLayout(t *testing.T, content mutate.Appendable) string {
 	t.Helper()
-	// podman derives a name from the path, so the path must not contain the test's name, which has capitals. TestMain removes it.
+	// podman derives a name from the path, so the path must not contain the test's name, which has capitals. TestMain
+	// removes it.
 	dir, err := os.MkdirTemp(shared.dir, "oci") //nolint:usetesting // for the reason above
 	if err != nil {
 		t.Fatal(err)

@@ -133,7 +133,8 @@ else
 fi
 `
 
-// addService adds a signing service with the command line of Pulp's guide and returns its href. The default script is the guide's.
+// addService adds a signing service with the command line of Pulp's guide and returns its href. The default script is
+// the guide's.
 func (s *server) addService(t *testing.T, name string, k *key, script string) string {
 	t.Helper()
 	need(t, "skopeo")

@@ -19,8 +19,8 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// watchTasks adds a trigger to the database that records each change of a task's state and the worker that made it. It knows workers by
-// the names of addWorker.
+// watchTasks adds a trigger to the database that records each change of a task's state and the worker that made it. It
+// knows workers by the names of addWorker.
 func watchTasks(t *testing.T, url string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("pgx", url)
@@ -51,9 +51,9 @@ type seenTask struct {
 	holder       string // the worker that started the attempt
 }
 
-// checkSeen checks the recorded changes against the guarantees of the queue: attempts are numbered in order, each is ended by the worker
-// that started it, and nothing follows the end; the tasks of a repository run in order, and all have completed. It returns the number
-// of tasks and of attempts.
+// checkSeen checks the recorded changes against the guarantees of the queue: attempts are numbered in order, each is
+// ended by the worker that started it, and nothing follows the end; the tasks of a repository run in order, and all
+// have completed. It returns the number of tasks and of attempts.
 func checkSeen(t *testing.T, db *sql.DB) (completed, attempts int) {
 	t.Helper()
 	rows, err := db.QueryContext(t.Context(), `SELECT task, seq, repository, attempt, state, writer FROM seen ORDER BY n`)
@@ -237,7 +237,8 @@ func (c *cluster) disasters(t *testing.T, own pgtest.Own, db *sql.DB) []disaster
 	}
 }
 
-// stopBusy stops a worker (SIGSTOP) that has a task according to the database, and returns its index, the task and the attempt.
+// stopBusy stops a worker (SIGSTOP) that has a task according to the database, and returns its index, the task and the
+// attempt.
 func (c *cluster) stopBusy(t *testing.T, db *sql.DB) (n int, task string, attempt int64) {
 	t.Helper()
 	eventually.True(t, time.Minute, func() bool {
@@ -259,8 +260,9 @@ func (c *cluster) stopBusy(t *testing.T, db *sql.DB) (n int, task string, attemp
 	return n, task, attempt
 }
 
-// TestNothingIsLost runs 1,000 sign tasks (10,000 in the long form) on 100 repositories with three workers, while one disaster after
-// another hits workers, Redis and PostgreSQL: each task completes, in order, by one worker, and each signature is stored once.
+// TestNothingIsLost runs 1,000 sign tasks (10,000 in the long form) on 100 repositories with three workers, while one
+// disaster after another hits workers, Redis and PostgreSQL: each task completes, in order, by one worker, and each
+// signature is stored once.
 func TestNothingIsLost(t *testing.T) {
 	own := pgtest.NewOwn(t)
 	k := keyHome(t)

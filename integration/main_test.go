@@ -1,7 +1,8 @@
 // Package integration tests the built binary with common clients: podman, docker, skopeo, buildah, gpg and curl.
 //
-// It uses only the command line, the environment and the wire formats, and imports hardly more of the module than integration/process and
-// the helpers of tests (internal/eventually, internal/pgtest). If a client is not installed, its tests skip with a message.
+// It uses only the command line, the environment and the wire formats, and imports hardly more of the module than
+// integration/process and the helpers of tests (internal/eventually, internal/pgtest). If a client is not installed,
+// its tests skip with a message.
 package integration
 
 import (
@@ -85,7 +86,8 @@ func run(m *testing.M) (code int, err error) {
 	return code, nil
 }
 
-// buildFlags adds the race detector to the server if COUNTERSIGN_TEST_RACE is set. It makes the server several times slower.
+// buildFlags adds the race detector to the server if COUNTERSIGN_TEST_RACE is set. It makes the server several times
+// slower.
 func buildFlags() []string {
 	if os.Getenv("COUNTERSIGN_TEST_RACE") != "" {
 		return []string{"-race"}

@@ -13,7 +13,8 @@ import (
 	"testing"
 )
 
-// memory returns a value of the server's /proc status in MiB: VmRSS is its present memory, VmHWM the maximum since the last reset.
+// memory returns a value of the server's /proc status in MiB: VmRSS is its present memory, VmHWM the maximum since the
+// last reset.
 func (s *server) memory(t *testing.T, line string) int {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
@@ -69,8 +70,9 @@ func (s *server) fetch(t *testing.T, path string, want int) int64 {
 	return n
 }
 
-// TestListsTakeLittleMemory lists 60 manifests with 3.5 MiB of annotations each. A list without the annotations takes little memory in any
-// order. A list with them sends more than 200 MiB without storing all at the same time. The same applies to referrers of one subject.
+// TestListsTakeLittleMemory lists 60 manifests with 3.5 MiB of annotations each. A list without the annotations takes
+// little memory in any order. A list with them sends more than 200 MiB without storing all at the same time. The same
+// applies to referrers of one subject.
 func TestListsTakeLittleMemory(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -116,8 +118,8 @@ func TestListsTakeLittleMemory(t *testing.T) {
 	})
 }
 
-// TestFiltersTakeLittleMemory requests 1,000 lists with different filters of the maximum number of terms, each of which is a different
-// statement for the database.
+// TestFiltersTakeLittleMemory requests 1,000 lists with different filters of the maximum number of terms, each of which
+// is a different statement for the database.
 func TestFiltersTakeLittleMemory(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

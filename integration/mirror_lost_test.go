@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// TestMirrorLosesItsRemote deletes the remotes of mirrors whose layers were never downloaded. Then pulls fail, HEAD of the layers is 404,
-// and repair reports them. A sync of a new remote restores one mirror; a push by skopeo, which checks each layer before it sends it,
-// restores another.
+// TestMirrorLosesItsRemote deletes the remotes of mirrors whose layers were never downloaded. Then pulls fail, HEAD of
+// the layers is 404, and repair reports them. A sync of a new remote restores one mirror; a push by skopeo, which
+// checks each layer before it sends it, restores another.
 func TestMirrorLosesItsRemote(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo")

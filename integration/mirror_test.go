@@ -76,8 +76,8 @@ func copyTo(t *testing.T, registry, reference string, content mutate.Appendable)
 	must(t, environment(t.TempDir()), "skopeo", "--insecure-policy", "copy", "--all", "--quiet", "--dest-tls-verify=false", ociLayout(t, content), "docker://"+host.Host+"/"+reference)
 }
 
-// TestMirroredSeedStory follows the second part of Pulp's guide: a repository is synced from another registry (9 blobs, 5 manifests, 2
-// tags), signed for a path before a distribution serves it, and pulled under a policy.
+// TestMirroredSeedStory follows the second part of Pulp's guide: a repository is synced from another registry (9 blobs,
+// 5 manifests, 2 tags), signed for a path before a distribution serves it, and pulled under a policy.
 func TestMirroredSeedStory(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -128,7 +128,8 @@ func mirroredSeedStory(t *testing.T, s *server, trusted *key) {
 		t.Errorf("an unchanged sync made %v", again)
 	}
 
-	// Two distributions: one created before the signatures and one after them, with the path in the signatures and with another.
+	// Two distributions: one created before the signatures and one after them, with the path in the signatures and with
+	// another.
 	s.distribute(t, "early/busybox", object{"repository": repository})
 	status, _, said := s.do(t, http.MethodPost, repository+"sign/", http.Header{"Content-Type": {"application/json"}},
 		[]byte(`{"manifest_signing_service":"`+service+`","future_base_path":"library/busybox"}`))
@@ -176,8 +177,8 @@ func mirroredSeedStory(t *testing.T, s *server, trusted *key) {
 	}
 }
 
-// TestMirrorOfSignedRepository syncs from another Countersign server: signatures are synced from its signature endpoint, and cosign's
-// companion tags by the filters.
+// TestMirrorOfSignedRepository syncs from another Countersign server: signatures are synced from its signature
+// endpoint, and cosign's companion tags by the filters.
 func TestMirrorOfSignedRepository(t *testing.T) {
 	t.Parallel()
 	need(t, "podman", "skopeo")
@@ -228,7 +229,8 @@ func TestMirrorOfSignedRepository(t *testing.T) {
 	}
 }
 
-// slowSync pushes images to another server and creates a repository that is synced from it with a few requests per second.
+// slowSync pushes images to another server and creates a repository that is synced from it with a few requests per
+// second.
 func slowSync(t *testing.T, s *server, images int) (repository, remote, source string) {
 	t.Helper()
 	from := startServer(t)
@@ -256,8 +258,8 @@ func untilFetching(t *testing.T, s *server, task string) {
 	})
 }
 
-// TestFaultsInTheMiddleOfASync cancels a sync, stops its remote, and kills the server: each leaves the latest version unchanged, and in
-// the end all content is there, downloaded once.
+// TestFaultsInTheMiddleOfASync cancels a sync, stops its remote, and kills the server: each leaves the latest version
+// unchanged, and in the end all content is there, downloaded once.
 func TestFaultsInTheMiddleOfASync(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, allowLoopback)
@@ -326,7 +328,8 @@ func TestRemotesInsideAreRefused(t *testing.T) {
 	}
 }
 
-// TestContentManagement copies, tags, restores, removes and deletes versions over REST, and checks the results with a client.
+// TestContentManagement copies, tags, restores, removes and deletes versions over REST, and checks the results with a
+// client.
 func TestContentManagement(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo")

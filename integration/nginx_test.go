@@ -84,8 +84,8 @@ func pemFile(t *testing.T, path, kind string, der []byte) string {
 	return write(t, path, string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})), 0o600)
 }
 
-// startNginx starts nginx with the site of deploy/nginx, which listens on an address and forwards to a server. Additional pairs of
-// texts change the site. It returns the path of the error log.
+// startNginx starts nginx with the site of deploy/nginx, which listens on an address and forwards to a server.
+// Additional pairs of texts change the site. It returns the path of the error log.
 func startNginx(t *testing.T, ca *authority, listen, backend string, pairs ...string) (complaints string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -127,8 +127,8 @@ http {
 	return complaints
 }
 
-// TestNginxInFront pushes, signs and pulls an image with layers of some megabytes over TLS, through the nginx site of deploy/: tokens
-// come from the https address, signatures contain its host, and nginx buffers nothing on its disk.
+// TestNginxInFront pushes, signs and pulls an image with layers of some megabytes over TLS, through the nginx site of
+// deploy/: tokens come from the https address, signatures contain its host, and nginx buffers nothing on its disk.
 func TestNginxInFront(t *testing.T) {
 	t.Parallel()
 	need(t, "nginx", "skopeo")
@@ -190,8 +190,9 @@ func TestNginxInFront(t *testing.T) {
 	}
 }
 
-// TestNginxTellsClientsApart checks with a real nginx that failed logins count against the client that makes them, regardless of the
-// X-Forwarded-For that it sends, that the log has the client's address, and that nginx limits the rate of requests with a password.
+// TestNginxTellsClientsApart checks with a real nginx that failed logins count against the client that makes them,
+// regardless of the X-Forwarded-For that it sends, that the log has the client's address, and that nginx limits the
+// rate of requests with a password.
 func TestNginxTellsClientsApart(t *testing.T) {
 	t.Parallel()
 	need(t, "nginx")

@@ -169,8 +169,8 @@ func TestKeyFiles(t *testing.T) {
 	}
 }
 
-// TestSubkeySigns signs with a subkey of a key file without the primary key's secret. Clients of Debian 12 verify the signature, but under
-// a policy they accept only signatures by primary keys; so pulls under a policy are not tested.
+// TestSubkeySigns signs with a subkey of a key file without the primary key's secret. Clients of Debian 12 verify the
+// signature, but under a policy they accept only signatures by primary keys; so pulls under a policy are not tested.
 func TestSubkeySigns(t *testing.T) {
 	t.Parallel()
 	k := keyHome(t)
@@ -217,8 +217,8 @@ func (s *server) usableBy(t *testing.T, name string) float64 {
 	return 0
 }
 
-// TestKeyFileChanges removes the key file, makes it readable to others, and replaces its key: tasks wait until the key is back, and the
-// log gives the reason. With the same key after its expiry, they fail.
+// TestKeyFileChanges removes the key file, makes it readable to others, and replaces its key: tasks wait until the key
+// is back, and the log gives the reason. With the same key after its expiry, they fail.
 func TestKeyFileChanges(t *testing.T) {
 	t.Parallel()
 	k, other := keyHome(t), keyHome(t)
@@ -291,7 +291,8 @@ func TestKeyFileChanges(t *testing.T) {
 	}
 }
 
-// TestKeyFileRefusals adds services with unsuitable files: each is refused with one line that does not show the file's content.
+// TestKeyFileRefusals adds services with unsuitable files: each is refused with one line that does not show the file's
+// content.
 func TestKeyFileRefusals(t *testing.T) {
 	t.Parallel()
 	k := keyHome(t)

@@ -105,8 +105,8 @@ func (s *server) isAway(t *testing.T, token http.Header, name string, image push
 	}
 }
 
-// TestPostgresIsAway stops the database while a task runs and others wait: servers and workers report it, keep running, and recover. The
-// running task loses its worker once.
+// TestPostgresIsAway stops the database while a task runs and others wait: servers and workers report it, keep running,
+// and recover. The running task loses its worker once.
 func TestPostgresIsAway(t *testing.T) {
 	t.Parallel()
 	own := pgtest.NewOwn(t)
@@ -162,8 +162,8 @@ func TestPostgresIsAway(t *testing.T) {
 	})
 }
 
-// TestRedisIsAway stops the queue: pulls and pushes work, and the sweep starts tasks. A cancel takes effect when the worker extends its
-// lease. Workers send heartbeats regardless of the length of a lease.
+// TestRedisIsAway stops the queue: pulls and pushes work, and the sweep starts tasks. A cancel takes effect when the
+// worker extends its lease. Workers send heartbeats regardless of the length of a lease.
 func TestRedisIsAway(t *testing.T) {
 	t.Parallel()
 	k := keyNamed(t, "trusted")
@@ -214,8 +214,8 @@ func TestRedisIsAway(t *testing.T) {
 	}
 }
 
-// TestAFencedWorkerCommitsNothing stops a worker in the middle of a signature until another worker has run its task. When the first one
-// continues, its result is not stored, and it runs new tasks.
+// TestAFencedWorkerCommitsNothing stops a worker in the middle of a signature until another worker has run its task.
+// When the first one continues, its result is not stored, and it runs new tasks.
 func TestAFencedWorkerCommitsNothing(t *testing.T) {
 	t.Parallel()
 	own := pgtest.NewOwn(t)
@@ -247,8 +247,8 @@ func TestAFencedWorkerCommitsNothing(t *testing.T) {
 	}
 }
 
-// TestAWorkerDrains sends SIGTERM to a worker in the middle of a task. A task that ends in time completes; otherwise it is requeued for
-// another worker. The worker starts no other task.
+// TestAWorkerDrains sends SIGTERM to a worker in the middle of a task. A task that ends in time completes; otherwise it
+// is requeued for another worker. The worker starts no other task.
 func TestAWorkerDrains(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

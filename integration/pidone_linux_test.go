@@ -14,11 +14,13 @@ import (
 	"testing"
 )
 
-// orphaning is a script that signs and leaves processes in other sessions, which the server does not kill and which end soon.
+// orphaning is a script that signs and leaves processes in other sessions, which the server does not kill and which end
+// soon.
 var orphaning = strings.Replace(seedScript, "# Create atomic", "for i in 1 2 3 4 5 6 7 8 9 10; do setsid sh -c 'sleep 0.01 & sleep 0.01' >/dev/null 2>&1 </dev/null & done\n# Create atomic", 1)
 
-// TestPIDOne runs the server and other commands as the first process of a PID namespace, as container engines do: orphans of 30 runs of a
-// script are reaped, SIGTERM ends the server, and outputs and exit statuses of commands are passed on.
+// TestPIDOne runs the server and other commands as the first process of a PID namespace, as container engines do:
+// orphans of 30 runs of a script are reaped, SIGTERM ends the server, and outputs and exit statuses of commands are
+// passed on.
 func TestPIDOne(t *testing.T) {
 	t.Parallel()
 	namespace := &syscall.SysProcAttr{Setpgid: true, Cloneflags: syscall.CLONE_NEWPID}
@@ -56,8 +58,8 @@ func TestPIDOne(t *testing.T) {
 	})
 }
 
-// ownKey creates a key for this test only: gpg treats locks of processes outside its namespace as stale, and its agent ends with the
-// namespace.
+// ownKey creates a key for this test only: gpg treats locks of processes outside its namespace as stale, and its agent
+// ends with the namespace.
 func ownKey(t *testing.T) *key {
 	t.Helper()
 	need(t, "gpg", "gpgconf", "gpg-agent")

@@ -145,8 +145,8 @@ func countSigned(t *testing.T, s *server, k *key, name string, images []pushed) 
 	return n
 }
 
-// TestTokens signs 1,000 tags with one key of a token, and other tags with its second key while the token is removed in the middle of the
-// task.
+// TestTokens signs 1,000 tags with one key of a token, and other tags with its second key while the token is removed in
+// the middle of the task.
 //
 // See hostile-inputs.md#failing-hardware-keys.
 func TestTokens(t *testing.T) {
@@ -215,8 +215,8 @@ func progressOf(task object) (done float64) {
 	return done
 }
 
-// TestTokensPIN starts with a wrong PIN: tasks wait, and the log gives the reason without the PIN. After the PIN is corrected, they run. See
-// hostile-inputs.md#failing-hardware-keys.
+// TestTokensPIN starts with a wrong PIN: tasks wait, and the log gives the reason without the PIN. After the PIN is
+// corrected, they run. See hostile-inputs.md#failing-hardware-keys.
 func TestTokensPIN(t *testing.T) {
 	t.Parallel()
 	h := newToken(t)

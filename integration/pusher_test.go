@@ -32,8 +32,8 @@ type pushed struct {
 	blobs []string
 }
 
-// pushTiny pushes an image of two blobs, both made from the text, in three requests. It may be called from any goroutine. It returns an
-// error instead of failing the test, since the server may be killed meanwhile.
+// pushTiny pushes an image of two blobs, both made from the text, in three requests. It may be called from any
+// goroutine. It returns an error instead of failing the test, since the server may be killed meanwhile.
 func (a api) pushTiny(t *testing.T, repository, tag, text string) (pushed, error) {
 	config := []byte(`{"architecture":"amd64","os":"linux","author":"` + text + `","rootfs":{"type":"layers","diff_ids":[]}}`)
 	layer := []byte(text)
@@ -84,8 +84,8 @@ func (a api) isServed(t *testing.T, repository string, image pushed) {
 	}
 }
 
-// versionsAreComplete checks that a repository's versions are numbered from 0 without gaps, that the counts of each match its changes, and
-// that the counts of the latest version match its lists. It returns the latest version.
+// versionsAreComplete checks that a repository's versions are numbered from 0 without gaps, that the counts of each
+// match its changes, and that the counts of the latest version match its lists. It returns the latest version.
 func (a api) versionsAreComplete(t *testing.T, repository string) object {
 	t.Helper()
 	versions := a.list(t, repository+"versions/").Results // newest first

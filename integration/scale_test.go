@@ -41,7 +41,8 @@ func pushMany(t *testing.T, s *server, repository string) []pushed {
 	return all
 }
 
-// TestScalePushes runs 50 concurrent clients that push 20 tags each to one repository: all tags and one version for each, without errors.
+// TestScalePushes runs 50 concurrent clients that push 20 tags each to one repository: all tags and one version for
+// each, without errors.
 func TestScalePushes(t *testing.T) {
 	s := startServer(t)
 	clients, tags := load()
@@ -63,8 +64,8 @@ func TestScalePushes(t *testing.T) {
 	}
 }
 
-// TestScalePushesWhileSigning does the same while one sign task after another runs on that repository: pushes do not wait for them, the
-// tasks complete, and each signature is added once.
+// TestScalePushesWhileSigning does the same while one sign task after another runs on that repository: pushes do not
+// wait for them, the tasks complete, and each signature is added once.
 func TestScalePushesWhileSigning(t *testing.T) {
 	trusted := keyNamed(t, "trusted")
 	s := startServer(t)

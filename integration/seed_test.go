@@ -60,7 +60,8 @@ func holds(t *testing.T, what string, have object, want map[string]any) {
 	}
 }
 
-// TestSeedStory follows Pulp's guide to signing images with the guide's own commands and checks every field that the guide prints.
+// TestSeedStory follows Pulp's guide to signing images with the guide's own commands and checks every field that the
+// guide prints.
 func TestSeedStory(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")

@@ -24,8 +24,8 @@ type server struct {
 	command process.Command
 }
 
-// startServer starts Countersign with additions to its environment and stops it at the end of the test. If the test fails, the end of the
-// log is printed.
+// startServer starts Countersign with additions to its environment and stops it at the end of the test. If the test
+// fails, the end of the log is printed.
 func startServer(t *testing.T, env ...string) *server {
 	t.Helper()
 	binary, err := shared.binary()

@@ -95,7 +95,8 @@ func TestSignSomeTags(t *testing.T) {
 	}
 }
 
-// TestSignIndex signs an index of two architectures: its images, not the index. Each image can be pulled under a policy.
+// TestSignIndex signs an index of two architectures: its images, not the index. Each image can be pulled under a
+// policy.
 func TestSignIndex(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -144,7 +145,8 @@ func TestSignIndex(t *testing.T) {
 	must(t, admin.env(), "skopeo", arguments...)
 }
 
-// TestPolicyRefuses checks that clients refuse unsigned images, signatures by another key, and signatures for another tag.
+// TestPolicyRefuses checks that clients refuse unsigned images, signatures by another key, and signatures for another
+// tag.
 func TestPolicyRefuses(t *testing.T) {
 	t.Parallel()
 	trusted, stranger := keyNamed(t, "trusted"), keyNamed(t, "stranger")

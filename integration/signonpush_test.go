@@ -17,7 +17,8 @@ import (
 	"github.com/countersign/countersign/signing"
 )
 
-// signOnPush starts a server that signs pushes to prod/ with a key in the process. It returns the server, the key and its file.
+// signOnPush starts a server that signs pushes to prod/ with a key in the process. It returns the server, the key and
+// its file.
 func signOnPush(t *testing.T, env ...string) (s *server, k *key, file string) {
 	t.Helper()
 	s = startServer(t, append([]string{"COUNTERSIGN_SIGNING_ON_PUSH=prod/*=release"}, env...)...)
@@ -28,7 +29,8 @@ func signOnPush(t *testing.T, env ...string) (s *server, k *key, file string) {
 	return s, k, file
 }
 
-// seenSigned fetches a tag like a client whose policy requires a signature, and returns what is wrong with it, or an empty string.
+// seenSigned fetches a tag like a client whose policy requires a signature, and returns what is wrong with it, or an
+// empty string.
 func (s *server) seenSigned(t *testing.T, public signing.PublicKey, repository, tag string) string {
 	accept := http.Header{"Accept": {ociManifest}}
 	status, header, _, err := s.try(t, http.MethodGet, "/v2/"+repository+"/manifests/"+tag, accept, nil)
@@ -53,8 +55,8 @@ func (s *server) seenSigned(t *testing.T, public signing.PublicKey, repository, 
 	return fmt.Sprintf("%s:%s was seen as %s with none of %d signatures for it", repository, tag, digest, len(served.Signatures))
 }
 
-// TestScaleNoTagIsSeenUnsigned pushes 500 images, or 2,000 in the long form, some of them to one tag. Meanwhile seenSigned and skopeo pull
-// under a policy in a loop.
+// TestScaleNoTagIsSeenUnsigned pushes 500 images, or 2,000 in the long form, some of them to one tag. Meanwhile
+// seenSigned and skopeo pull under a policy in a loop.
 func TestScaleNoTagIsSeenUnsigned(t *testing.T) {
 	s, k, _ := signOnPush(t)
 	armored, err := os.ReadFile(k.public)
@@ -140,8 +142,8 @@ func TestScaleNoTagIsSeenUnsigned(t *testing.T) {
 	t.Logf("%d pushes, %d checks and %d pulls with skopeo beside them", clients*each, checks.Load(), pulls.Load())
 }
 
-// TestSignedPushesWithRealClients pushes with podman, skopeo and docker to a repository that signs on push. podman and skopeo can pull the
-// images under a policy at once, for each architecture of a list too.
+// TestSignedPushesWithRealClients pushes with podman, skopeo and docker to a repository that signs on push. podman and
+// skopeo can pull the images under a policy at once, for each architecture of a list too.
 func TestSignedPushesWithRealClients(t *testing.T) {
 	t.Parallel()
 	s, k, _ := signOnPush(t)

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// TestStalledBodiesEndOnEveryPath checks that the server disconnects clients with a stalled body within 90 seconds, on every kind of path,
-// with and without credentials, and still serves others.
+// TestStalledBodiesEndOnEveryPath checks that the server disconnects clients with a stalled body within 90 seconds, on
+// every kind of path, with and without credentials, and still serves others.
 func TestStalledBodiesEndOnEveryPath(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

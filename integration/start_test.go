@@ -56,8 +56,8 @@ func TestFirstStart(t *testing.T) {
 	s.get(t, pushRepos)
 }
 
-// TestAnotherStorage changes between own storage and an upstream: this is refused if the database has images, also in a database of an
-// older version, and allowed otherwise.
+// TestAnotherStorage changes between own storage and an upstream: this is refused if the database has images, also in a
+// database of an older version, and allowed otherwise.
 func TestAnotherStorage(t *testing.T) {
 	t.Parallel()
 	need(t, "sqlite3")
@@ -100,8 +100,8 @@ func TestAnotherStorage(t *testing.T) {
 	}
 }
 
-// TestFormerPublicURL changes public_url: existing signatures keep their host, each start warns of them, and signing again adds signatures
-// for the new host.
+// TestFormerPublicURL changes public_url: existing signatures keep their host, each start warns of them, and signing
+// again adds signatures for the new host.
 func TestFormerPublicURL(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -152,8 +152,8 @@ func TestFormerPublicURL(t *testing.T) {
 	}
 }
 
-// TestAbsentServicesAreWarnedOf checks that the server warns at start of each configured signing service that does not exist, and of no
-// other.
+// TestAbsentServicesAreWarnedOf checks that the server warns at start of each configured signing service that does not
+// exist, and of no other.
 func TestAbsentServicesAreWarnedOf(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "COUNTERSIGN_SIGNING_ASSIGN=team/*=countersign,dev/*=nosuch,qa/*=nosuch", "COUNTERSIGN_SIGNING_ON_PUSH=prod/*=relaese")

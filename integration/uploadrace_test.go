@@ -34,8 +34,8 @@ func (a api) patch(ctx context.Context, at string, body io.Reader) (int, error) 
 	return response.StatusCode, errors.Join(err, response.Body.Close())
 }
 
-// intruder is a body with other bytes for an upload. It yields a few bytes at a time until stop is closed; after the channel after is
-// closed too, it yields the last bytes.
+// intruder is a body with other bytes for an upload. It yields a few bytes at a time until stop is closed; after the
+// channel after is closed too, it yields the last bytes.
 type intruder struct {
 	from        *rand.Rand
 	stop, after chan struct{}
@@ -137,8 +137,9 @@ func (x *race) check(t *testing.T) {
 	}
 }
 
-// TestNoProcessChangesABlobOfAnother runs two servers that share a database and a directory. At random times during an upload through one
-// of them, and after its end, requests write other bytes to it through the other. Every acknowledged blob must keep its bytes.
+// TestNoProcessChangesABlobOfAnother runs two servers that share a database and a directory. At random times during an
+// upload through one of them, and after its end, requests write other bytes to it through the other. Every acknowledged
+// blob must keep its bytes.
 func TestNoProcessChangesABlobOfAnother(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, 0)

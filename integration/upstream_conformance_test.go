@@ -89,8 +89,8 @@ var strictExceptions = map[string]string{
 // answered finds the status of each answer in a test's log.
 var answered = regexp.MustCompile(`(?s)~~~ RESPONSE ~~~\s+Status: (\d+)(.*?)={20}`)
 
-// TestUpstreamConformance runs the conformance suite in front of the registry distribution. Content that this upstream cannot store is refused with a 400 that names
-// the upstream. All other tests pass, those of referrers included.
+// TestUpstreamConformance runs the conformance suite in front of the registry distribution. Content that this upstream
+// cannot store is refused with a 400 that names the upstream. All other tests pass, those of referrers included.
 func TestUpstreamConformance(t *testing.T) {
 	t.Parallel()
 	strict := maps.Clone(sha512Exceptions)

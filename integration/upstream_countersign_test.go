@@ -33,8 +33,8 @@ func TestUpstreamIsCountersign(t *testing.T) {
 	storagetest.RunManifests(t, in)
 }
 
-// TestOwnSHA512IsOwn pushes an image by its sha512 digest with tags, in front of an upstream that reports sha256 digests for the tags: the
-// server does not take its own writes for pushes by others.
+// TestOwnSHA512IsOwn pushes an image by its sha512 digest with tags, in front of an upstream that reports sha256
+// digests for the tags: the server does not take its own writes for pushes by others.
 func TestOwnSHA512IsOwn(t *testing.T) {
 	t.Parallel()
 	behind := startServer(t)
@@ -66,7 +66,8 @@ func TestOwnSHA512IsOwn(t *testing.T) {
 	}
 }
 
-// TestAdoptedReferrers adopts an image from an upstream with the referrers API, with artifacts that oras attached to it, and to those.
+// TestAdoptedReferrers adopts an image from an upstream with the referrers API, with artifacts that oras attached to
+// it, and to those.
 func TestAdoptedReferrers(t *testing.T) {
 	t.Parallel()
 	behind := startServer(t)

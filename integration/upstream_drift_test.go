@@ -25,8 +25,8 @@ func (s *server) tiny(t *testing.T, name, tag, content string) pushed {
 	return image
 }
 
-// TestUpstreamNames adds content to repositories in other ways than by a push to their own name: the upstream has all of it under the
-// repository's name.
+// TestUpstreamNames adds content to repositories in other ways than by a push to their own name: the upstream has all
+// of it under the repository's name.
 func TestUpstreamNames(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -87,8 +87,8 @@ func TestUpstreamNames(t *testing.T) {
 	}
 }
 
-// TestUpstreamForgetsOneName deletes a blob at the upstream under the name of its first push. It is still served under another name, and a
-// push restores it under the first.
+// TestUpstreamForgetsOneName deletes a blob at the upstream under the name of its first push. It is still served under
+// another name, and a push restores it under the first.
 func TestUpstreamForgetsOneName(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -108,8 +108,8 @@ func TestUpstreamForgetsOneName(t *testing.T) {
 	}
 }
 
-// TestUpstreamRefusesOneTag lets the upstream refuse requests for one tag and one repository. They are reported, and all others are adopted
-// and compared.
+// TestUpstreamRefusesOneTag lets the upstream refuse requests for one tag and one repository. They are reported, and
+// all others are adopted and compared.
 func TestUpstreamRefusesOneTag(t *testing.T) {
 	t.Parallel()
 	for _, code := range []int{http.StatusForbidden, http.StatusPreconditionFailed, http.StatusInternalServerError} {
@@ -152,8 +152,8 @@ func TestUpstreamRefusesOneTag(t *testing.T) {
 	}
 }
 
-// TestVerbsWaitForTheUpstream runs adopt and drift while the upstream is unavailable: they print the reason with its URL, and finish when it is
-// back.
+// TestVerbsWaitForTheUpstream runs adopt and drift while the upstream is unavailable: they print the reason with its
+// URL, and finish when it is back.
 func TestVerbsWaitForTheUpstream(t *testing.T) {
 	t.Parallel()
 	f := startFronted(t)
@@ -200,7 +200,8 @@ func TestVerbsWaitForTheUpstream(t *testing.T) {
 	}
 }
 
-// TestAdoptGoesOn stops the upstream in the middle of an adoption: the task's result still lists the content that was adopted before.
+// TestAdoptGoesOn stops the upstream in the middle of an adoption: the task's result still lists the content that was
+// adopted before.
 func TestAdoptGoesOn(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -234,8 +235,8 @@ func TestAdoptGoesOn(t *testing.T) {
 	}
 }
 
-// TestUpstreamLateWriteAfterRestart stops the server while a write of a tag is delayed. The write arrives after another server has written
-// a later one.
+// TestUpstreamLateWriteAfterRestart stops the server while a write of a tag is delayed. The write arrives after another
+// server has written a later one.
 func TestUpstreamLateWriteAfterRestart(t *testing.T) {
 	t.Parallel()
 	for title, end := range map[string]func(*testing.T, *fronted){
@@ -290,8 +291,8 @@ func TestDeletedStaysDeleted(t *testing.T) {
 	}
 }
 
-// TestKeptThoughNeverWritten pushes to a tag so fast that the upstream never gets the images in between. Hidden tags protect these too, and
-// are not deleted.
+// TestKeptThoughNeverWritten pushes to a tag so fast that the upstream never gets the images in between. Hidden tags
+// protect these too, and are not deleted.
 func TestKeptThoughNeverWritten(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -328,7 +329,8 @@ func TestKeptThoughNeverWritten(t *testing.T) {
 	}
 }
 
-// TestUpstreamSaysNoToABlob lets the upstream refuse blobs: the answer has the reason, and a Retry-After only if a retry may succeed.
+// TestUpstreamSaysNoToABlob lets the upstream refuse blobs: the answer has the reason, and a Retry-After only if a
+// retry may succeed.
 func TestUpstreamSaysNoToABlob(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -362,8 +364,8 @@ func TestUpstreamSaysNoToABlob(t *testing.T) {
 	}
 }
 
-// TestAdoptionThatCannotBeSigned adopts into a repository that signs on push while the key is unavailable: no tag becomes visible unsigned,
-// the command prints the reason, and the adoption succeeds when the key is back.
+// TestAdoptionThatCannotBeSigned adopts into a repository that signs on push while the key is unavailable: no tag
+// becomes visible unsigned, the command prints the reason, and the adoption succeeds when the key is back.
 func TestAdoptionThatCannotBeSigned(t *testing.T) {
 	t.Parallel()
 	peer := newPeer(t)
@@ -396,8 +398,8 @@ func TestAdoptionThatCannotBeSigned(t *testing.T) {
 	admin.copies(t, admin.signedBy(t, k), "prod/app:v1", true)
 }
 
-// TestDriftTellsWhatWaits lets the upstream refuse to move a tag, like registries with immutable tags: the report lists the tag until it is
-// written.
+// TestDriftTellsWhatWaits lets the upstream refuse to move a tag, like registries with immutable tags: the report lists
+// the tag until it is written.
 func TestDriftTellsWhatWaits(t *testing.T) {
 	t.Parallel()
 	f := startFronted(t, "COUNTERSIGN_UPSTREAM_COMPARE_EVERY=1s")

@@ -233,8 +233,8 @@ func (f *fronted) isReady(t *testing.T) {
 	})
 }
 
-// TestUpstreamFailsPushes breaks a push at each of its requests to the upstream: no part of it is visible, and the same push works
-// afterwards.
+// TestUpstreamFailsPushes breaks a push at each of its requests to the upstream: no part of it is visible, and the same
+// push works afterwards.
 func TestUpstreamFailsPushes(t *testing.T) {
 	t.Parallel()
 	begin := func(r *http.Request) bool { return isUpload(r) && r.Method == http.MethodPost }
@@ -286,8 +286,8 @@ func TestUpstreamFailsPushes(t *testing.T) {
 	f.versionsAreComplete(t, f.href)
 }
 
-// pushLarge pushes an image of one layer with separate requests for the start of the upload, its bytes and its end, like clients. It returns
-// the first answer that is an error, or the answer to the manifest.
+// pushLarge pushes an image of one layer with separate requests for the start of the upload, its bytes and its end,
+// like clients. It returns the first answer that is an error, or the answer to the manifest.
 func (f *fronted) pushLarge(t *testing.T, tag string, layer []byte) (int, http.Header, []byte) {
 	t.Helper()
 	config := []byte(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}`)
@@ -320,8 +320,8 @@ func (f *fronted) pushLarge(t *testing.T, tag string, layer []byte) (int, http.H
 	return f.do(t, http.MethodPut, "/v2/"+f.name+"/manifests/"+tag, http.Header{"Content-Type": {ociManifest}}, manifest)
 }
 
-// TestUpstreamBreaksPulls lets the upstream lose blobs, or end in the middle of one: the client gets an error, and content of the database
-// is served.
+// TestUpstreamBreaksPulls lets the upstream lose blobs, or end in the middle of one: the client gets an error, and
+// content of the database is served.
 func TestUpstreamBreaksPulls(t *testing.T) {
 	t.Parallel()
 	f := startFronted(t)
@@ -351,7 +351,8 @@ func TestUpstreamBreaksPulls(t *testing.T) {
 	}
 }
 
-// TestUpstreamStalls lets the upstream stall while it reads a chunk, and in the middle of a blob: neither blocks a client forever.
+// TestUpstreamStalls lets the upstream stall while it reads a chunk, and in the middle of a blob: neither blocks a
+// client forever.
 func TestUpstreamStalls(t *testing.T) {
 	t.Parallel()
 	f := startFronted(t)
@@ -382,8 +383,8 @@ func TestUpstreamStalls(t *testing.T) {
 	waiting.Wait()
 }
 
-// TestUpstreamLostBlob lets the upstream lose a blob permanently: pulls report that it is unavailable, and another push of the image restores
-// it.
+// TestUpstreamLostBlob lets the upstream lose a blob permanently: pulls report that it is unavailable, and another push
+// of the image restores it.
 func TestUpstreamLostBlob(t *testing.T) {
 	t.Parallel()
 	f := startFronted(t)

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// TestUpstreamCrash kills the server when the upstream has a part of a push that the server has not recorded. The same push completes it.
+// TestUpstreamCrash kills the server when the upstream has a part of a push that the server has not recorded. The same
+// push completes it.
 func TestUpstreamCrash(t *testing.T) {
 	t.Parallel()
 	for title, which := range map[string]func(*http.Request) bool{
@@ -63,8 +64,8 @@ func TestUpstreamCrash(t *testing.T) {
 	})
 }
 
-// TestUpstreamRacingPushes repeatedly pushes two images to one tag at the same time, through a slow upstream: in the end the upstream has the
-// same image as the server.
+// TestUpstreamRacingPushes repeatedly pushes two images to one tag at the same time, through a slow upstream: in the
+// end the upstream has the same image as the server.
 func TestUpstreamRacingPushes(t *testing.T) {
 	t.Parallel()
 	const rounds = 25
@@ -99,8 +100,8 @@ func TestUpstreamRacingPushes(t *testing.T) {
 	}
 }
 
-// staysAt checks that a late write of the tag "moving" has no effect: the tag is the last pushed image, here and at the upstream, and the state
-// has not changed.
+// staysAt checks that a late write of the tag "moving" has no effect: the tag is the last pushed image, here and at the
+// upstream, and the state has not changed.
 func (f *fronted) staysAt(t *testing.T, newest pushed, before string) {
 	t.Helper()
 	f.caughtUp(t)
@@ -114,8 +115,8 @@ func (f *fronted) staysAt(t *testing.T, newest pushed, before string) {
 	}
 }
 
-// TestUpstreamLateWrite lets writes of a tag time out and reach the upstream after the newest write, with different delays. The upstream must
-// get the newest image again, and the server must not take an older one for a push by others.
+// TestUpstreamLateWrite lets writes of a tag time out and reach the upstream after the newest write, with different
+// delays. The upstream must get the newest image again, and the server must not take an older one for a push by others.
 func TestUpstreamLateWrite(t *testing.T) {
 	t.Parallel()
 	for title, c := range map[string]struct {

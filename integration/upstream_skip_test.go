@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// TestAdoptNamesWhatItSkips uses an upstream with content that cannot be stored: a schema 1 manifest, a tag and a repository with malformed
-// names, and a tag without a manifest. The commands, the task, the log and the list of differences name each with its reason, with and
-// without upstream.follow.
+// TestAdoptNamesWhatItSkips uses an upstream with content that cannot be stored: a schema 1 manifest, a tag and a
+// repository with malformed names, and a tag without a manifest. The commands, the task, the log and the list of
+// differences name each with its reason, with and without upstream.follow.
 func TestAdoptNamesWhatItSkips(t *testing.T) {
 	t.Parallel()
 	const schema1 = `{"schemaVersion":1,"name":"company/app","tag":"old","architecture":"amd64","fsLayers":[],"history":[],"signatures":[]}`

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestUpstreamSeedStory follows Pulp's guide in front of the registry distribution, with the same code as without it. Afterwards that
-// registry is used directly.
+// TestUpstreamSeedStory follows Pulp's guide in front of the registry distribution, with the same code as without it.
+// Afterwards that registry is used directly.
 func TestUpstreamSeedStory(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")
@@ -32,8 +32,8 @@ func TestUpstreamSeedStory(t *testing.T) {
 	})
 }
 
-// usedDirectly checks that the upstream has exactly the tags that the server has under a path, with the same digests, and that images can be
-// copied from it.
+// usedDirectly checks that the upstream has exactly the tags that the server has under a path, with the same digests,
+// and that images can be copied from it.
 func (p *upstreamPeer) usedDirectly(t *testing.T, s *server, name, path string) {
 	t.Helper()
 	want := s.tags(t, path)
@@ -62,9 +62,9 @@ func (p *upstreamPeer) digestOf(t *testing.T, name, tag string) string {
 	return answered.Get("Docker-Content-Digest")
 }
 
-// TestUpstreamReferrers attaches artifacts, which have no tag, in front of a registry without the referrers API. Hidden tags protect them
-// from its garbage collector. Clients find them there after the script in docs/upstream.md has written the lists as fallback tags; a copy
-// does not write them, because it skips existing content.
+// TestUpstreamReferrers attaches artifacts, which have no tag, in front of a registry without the referrers API. Hidden
+// tags protect them from its garbage collector. Clients find them there after the script in docs/upstream.md has
+// written the lists as fallback tags; a copy does not write them, because it skips existing content.
 func TestUpstreamReferrers(t *testing.T) {
 	t.Parallel()
 	p := newPeer(t)
@@ -130,8 +130,8 @@ func TestUpstreamReferrers(t *testing.T) {
 	}
 }
 
-// TestTakenAway signs images in front of a registry and writes the signatures to a lookaside. With it, clients with a policy pull directly
-// from that registry.
+// TestTakenAway signs images in front of a registry and writes the signatures to a lookaside. With it, clients with a
+// policy pull directly from that registry.
 func TestTakenAway(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo")

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestUpstreamStory pushes, signs and pulls in front of an existing registry, distribution, which stays usable by itself.
+// TestUpstreamStory pushes, signs and pulls in front of an existing registry, distribution, which stays usable by
+// itself.
 func TestUpstreamStory(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")

@@ -260,8 +260,9 @@ func (s *server) bearerFor(t *testing.T, as api, scope string) http.Header {
 	return http.Header{"Authorization": {"Bearer " + got.Token}}
 }
 
-// TestRevocation takes a right from users through one of two processes. This process must refuse their next request with
-// a bearer token that was issued before and with the password; the other process must refuse the token within a minute.
+// TestRevocation takes a right from users through one of two processes. This process must refuse their next request
+// with a bearer token that was issued before and with the password; the other process must refuse the token within a
+// minute.
 func TestRevocation(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, 0)
@@ -338,8 +339,8 @@ func (s *server) allowSigning(t *testing.T, service, user string) {
 	}
 }
 
-// TestSeedStoryAsUser follows Pulp's guide to signing images as a user with two roles: collaborator of the namespace, and
-// user of the signing service. Without one of them the user is refused.
+// TestSeedStoryAsUser follows Pulp's guide to signing images as a user with two roles: collaborator of the namespace,
+// and user of the signing service. Without one of them the user is refused.
 func TestSeedStoryAsUser(t *testing.T) {
 	t.Parallel()
 	trusted := keyNamed(t, "trusted")

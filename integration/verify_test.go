@@ -21,7 +21,8 @@ import (
 // verifyCases is the number of generated policies. For each, skopeo and Countersign run once.
 const verifyCases = 60
 
-// verifyWorld has the keys of all kinds, and the images with signatures for some references, from which cases are drawn.
+// verifyWorld has the keys of all kinds, and the images with signatures for some references, from which cases are
+// drawn.
 type verifyWorld struct {
 	*server
 	r      *rand.Rand
@@ -197,7 +198,8 @@ func (s *server) verify(t *testing.T, arguments ...string) (string, int) {
 	return said, 0
 }
 
-// TestVerifySaysWhatSkopeoDoes compares the results of `countersign verify` and verify/ for generated policies with those of skopeo.
+// TestVerifySaysWhatSkopeoDoes compares the results of `countersign verify` and verify/ for generated policies with
+// those of skopeo.
 func TestVerifySaysWhatSkopeoDoes(t *testing.T) {
 	t.Parallel()
 	w := newVerifyWorld(t)

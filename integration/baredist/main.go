@@ -1,5 +1,6 @@
-// Command baredist runs the registry distribution, from the version that this module depends on. Tests use it as an upstream, and the
-// benchmark compares with it. Its configuration is that of the stock registry: files, with blob descriptors cached in memory.
+// Command baredist runs the registry distribution, from the version that this module depends on. Tests use it as an
+// upstream, and the benchmark compares with it. Its configuration is that of the stock registry: files, with blob
+// descriptors cached in memory.
 package main
 
 import (

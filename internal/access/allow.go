@@ -348,8 +348,8 @@ func (r compiled) granted(on Object, g Granted, c *Caller) bool {
 	return on.Kind == Namespace && r.everywhere.Has(AddNamespace) && c.ownsAbsent(on)
 }
 
-// ownsAbsent reports whether the object is in the absent namespace of the caller's own name. Only local users own it: names
-// of robots and of external identities give nothing.
+// ownsAbsent reports whether the object is in the absent namespace of the caller's own name. Only local users own it:
+// names of robots and of external identities give nothing.
 func (c *Caller) ownsAbsent(on Object) bool {
 	return c.Account.Kind == pulp.LocalUser && !on.NamespaceExists && on.Name != "" && inNamespaces[on.Kind] &&
 		pulp.NamespaceOf(on.Name) == c.Account.Username && pulp.ValidName(c.Account.Username)
@@ -369,8 +369,9 @@ func (c *Caller) own(action Action, on Object) Granted {
 	return Granted{Namespace: ownNamespace}
 }
 
-// MayCreatePath reports whether a caller may create a distribution with a base path. on is the distribution, with the grants
-// for its path. In an absent namespace that is the permission to create the namespace, whose owner the caller becomes.
+// MayCreatePath reports whether a caller may create a distribution with a base path. on is the distribution, with the
+// grants for its path. In an absent namespace that is the permission to create the namespace, whose owner the caller
+// becomes.
 func MayCreatePath(c *Caller, on Object) bool {
 	if on.NamespaceExists {
 		return Allow(c, Create, on)
@@ -380,7 +381,8 @@ func MayCreatePath(c *Caller, on Object) bool {
 	})
 }
 
-// MayPushNew is MayCreatePath for a push, which creates the distribution and its repository. An API token needs UsePush only.
+// MayPushNew is MayCreatePath for a push, which creates the distribution and its repository. An API token needs UsePush
+// only.
 func MayPushNew(c *Caller, on Object) bool {
 	if c == nil || !c.Token.permits(Push, on) {
 		return false

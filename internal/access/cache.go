@@ -7,8 +7,8 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// CacheLife is the longest time for which the registry API uses what it has read about accounts and their permissions. So
-// another process can take permissions away within this time.
+// CacheLife is the longest time for which the registry API uses what it has read about accounts and their permissions.
+// So another process can take permissions away within this time.
 const CacheLife = 10 * time.Second
 
 // Cache keeps values that were read, for at most CacheLife, and evicts the least recently used ones. It is safe for
@@ -46,8 +46,8 @@ func (c *Cache[K, V]) Get(key K) (value V, ok bool) {
 	return e.value, true
 }
 
-// Read returns the result of read and keeps it, unless it is an error or Purge was called while read ran: then the result may
-// be older than the change.
+// Read returns the result of read and keeps it, unless it is an error or Purge was called while read ran: then the
+// result may be older than the change.
 func (c *Cache[K, V]) Read(key K, read func() (V, error)) (V, error) {
 	c.mu.Lock()
 	generation, until := c.generation, c.now().Add(CacheLife)

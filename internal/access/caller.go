@@ -1,5 +1,5 @@
-// Package access decides about permissions: Allow is the only function that does. It is pure. The permissions that roles
-// give come with the object (Object.Granted); package internal/store/accounts reads them.
+// Package access decides about permissions: Allow is the only function that does. It is pure. The permissions that
+// roles give come with the object (Object.Granted); package internal/store/accounts reads them.
 package access
 
 import (
@@ -75,8 +75,8 @@ func (t *Token) permitsUse(action Action) bool {
 	return t == nil || t.Actions == nil || slices.Contains(t.Actions, uses[action])
 }
 
-// Owner returns the id of the account that gets the owner's roles on objects that the caller creates; 0 for none. The rights
-// of the rules for CI tokens are those of the configuration, so such a caller owns nothing.
+// Owner returns the id of the account that gets the owner's roles on objects that the caller creates; 0 for none. The
+// rights of the rules for CI tokens are those of the configuration, so such a caller owns nothing.
 func (c *Caller) Owner() int64 {
 	if c == nil || c.Account.Kind == pulp.RuleIdentity {
 		return 0

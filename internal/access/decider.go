@@ -14,8 +14,8 @@ type Keys struct {
 	Namespace  string // name
 	BasePath   string // of a distribution
 	Repository string // id: the distributions that serve it
-	// Cached is the id of a distribution, or of the repository of distributions: the pull-through distributions that created
-	// these.
+	// Cached is the id of a distribution, or of the repository of distributions: the pull-through distributions that
+	// created these.
 	Cached  string
 	Objects []string // Key of each object itself
 }
@@ -30,8 +30,8 @@ type Grants interface {
 	Granted(ctx context.Context, accountID int64, keys Keys) (g Granted, namespaceExists bool, err error)
 }
 
-// RuleGrants are the permissions of identities of rules for CI tokens: accounts of the kind RuleIdentity. Roles that are
-// assigned to them, or that they get as creators, have no effect.
+// RuleGrants are the permissions of identities of rules for CI tokens: accounts of the kind RuleIdentity. Roles that
+// are assigned to them, or that they get as creators, have no effect.
 type RuleGrants interface {
 	// Granted returns the permissions of the identity of a rule on the object with a name.
 	Granted(ctx context.Context, account pulp.User, kind Kind, name string) (Granted, error)
@@ -131,8 +131,9 @@ func (d *Decider) granted(ctx context.Context, c *Caller, on Object, keys Keys) 
 	return g, namespaceExists, err
 }
 
-// AllowPath is Allow for the distribution with the base path on.Name, which need not exist. It may use grants that are up
-// to CacheLife old, except to deny: new grants have effect at once. The queries do not depend on whether the path exists.
+// AllowPath is Allow for the distribution with the base path on.Name, which need not exist. It may use grants that are
+// up to CacheLife old, except to deny: new grants have effect at once. The queries do not depend on whether the path
+// exists.
 func (d *Decider) AllowPath(ctx context.Context, c *Caller, action Action, on Object) (bool, error) {
 	if d.AllowCached(c, action, on) {
 		return true, nil
@@ -155,8 +156,8 @@ func (d *Decider) AllowCached(c *Caller, action Action, on Object) bool {
 	return ok && Allow(c, action, on)
 }
 
-// LoadPath returns the distribution with the base path on.Name with its Granted and NamespaceExists set, as the database
-// has them now.
+// LoadPath returns the distribution with the base path on.Name with its Granted and NamespaceExists set, as the
+// database has them now.
 func (d *Decider) LoadPath(ctx context.Context, c *Caller, on Object) (Object, error) {
 	on.Kind = Distribution
 	if c == nil {

@@ -8,8 +8,8 @@ type Role struct {
 	Permissions []Permission
 }
 
-// NamespaceOwner is the role of the creator of a namespace. A local user has its permissions in the absent namespace of the
-// user's own name.
+// NamespaceOwner is the role of the creator of a namespace. A local user has its permissions in the absent namespace of
+// the user's own name.
 const NamespaceOwner = "container.containernamespace_owner"
 
 // The roles that creators get on their objects.

@@ -56,8 +56,8 @@ func TestRuleGrants(t *testing.T) {
 	}
 }
 
-// TestRuleSignsWith verifies that the identity of a rule uses a signing service for the repositories of its grant only, and
-// a service that is assigned to the repository.
+// TestRuleSignsWith verifies that the identity of a rule uses a signing service for the repositories of its grant only,
+// and a service that is assigned to the repository.
 func TestRuleSignsWith(t *testing.T) {
 	t.Parallel()
 	d := access.NewDecider(assigned{}, serviceRules{})

@@ -6,9 +6,9 @@ import (
 	"github.com/countersign/countersign/internal/pulp"
 )
 
-// SignsWith reports whether a caller that may sign a repository may do that with a signing service: one that is assigned
-// to the repository, or one that the caller may use. The identity of a rule may use a service for the repositories of the
-// same grant only.
+// SignsWith reports whether a caller that may sign a repository may do that with a signing service: one that is
+// assigned to the repository, or one that the caller may use. The identity of a rule may use a service for the
+// repositories of the same grant only.
 func (d *Decider) SignsWith(
 	ctx context.Context, c *Caller, use pulp.SigningUse, r pulp.Repository, s pulp.SigningService,
 ) (bool, error) {

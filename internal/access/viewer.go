@@ -44,11 +44,11 @@ func (v *Viewer) SeesAllRepositories() bool {
 	return s.All && s.AllPush && s.Only == nil
 }
 
-// Scope describes the objects of one kind on which a caller has the permission for an action, beside public ones: all of
-// them, or those that the other fields describe. Only objects whose names match Only are among them.
+// Scope describes the objects of one kind on which a caller has the permission for an action, beside public ones: all
+// of them, or those that the other fields describe. Only objects whose names match Only are among them.
 type Scope struct {
-	// None is set if there are none. All is set if they are all objects of the kind, except push repositories; AllPush if
-	// they are all push repositories.
+	// None is set if there are none. All is set if they are all objects of the kind, except push repositories; AllPush
+	// if they are all push repositories.
 	None, All, AllPush bool
 	// AllCached is set if the objects that pulls of pull-through caches have created are among them.
 	AllCached bool
@@ -56,15 +56,15 @@ type Scope struct {
 	Account, Creator int64
 	// Rule has the permissions each of which suffices, where they are assigned. Rule.Everywhere does not count.
 	Rule Rule
-	// Granted are patterns of the names of objects on which the rule of a CI token gives a permission, GrantedPush those
-	// of push repositories.
+	// Granted are patterns of the names of objects on which the rule of a CI token gives a permission, GrantedPush
+	// those of push repositories.
 	Granted, GrantedPush []string
 	// Only are patterns of names to which an API token is limited; nil: all names.
 	Only []string
 }
 
-// Scope returns the objects of a kind on which the viewer has the permission for an action. The absent namespace of a user's
-// own name has no objects that its name alone gives the user (see Caller.own).
+// Scope returns the objects of a kind on which the viewer has the permission for an action. The absent namespace of a
+// user's own name has no objects that its name alone gives the user (see Caller.own).
 func (v *Viewer) Scope(kind Kind, action Action) Scope {
 	if v == nil {
 		return Scope{All: true, AllPush: true}

@@ -1,8 +1,8 @@
 // Package audit writes the audit log: one entry for each change and for each refusal.
 //
-// An entry is a line of JSON in a file or stream, written at once, and a row in the database, written in batches. Without
-// a file the line goes to the log of the program. Repeated refusals are counted, so that nobody can fill the disk with
-// them. docs/audit.md describes the entries.
+// An entry is a line of JSON in a file or stream, written at once, and a row in the database, written in batches.
+// Without a file the line goes to the log of the program. Repeated refusals are counted, so that nobody can fill the
+// disk with them. docs/audit.md describes the entries.
 package audit
 
 import (
@@ -84,8 +84,8 @@ func (e Entry) encode() []byte {
 }
 
 // escapeInvisible replaces characters that are not printable, such as those that change the direction of text or
-// control a terminal, by their JSON escapes. encoding/json escapes those of ASCII only. The input is JSON, in which such
-// characters are in strings only.
+// control a terminal, by their JSON escapes. encoding/json escapes those of ASCII only. The input is JSON, in which
+// such characters are in strings only.
 func escapeInvisible(text []byte) []byte {
 	if !bytes.ContainsFunc(text, invisible) {
 		return text

@@ -58,9 +58,9 @@ func Or(l *Log, log *slog.Logger) *Log {
 	return l
 }
 
-// Record writes an entry. A nil Log has no effect. The actor, unless e has one, and the correlation id are those of the context. Record returns
-// when the line is written; the row follows within a second. An entry that is not Done may be counted instead: see
-// Window.
+// Record writes an entry. A nil Log has no effect. The actor, unless e has one, and the correlation id are those of the
+// context. Record returns when the line is written; the row follows within a second. An entry that is not Done may be
+// counted instead: see Window.
 func (l *Log) Record(ctx context.Context, e Entry, details ...slog.Attr) {
 	if l == nil {
 		return

@@ -215,8 +215,8 @@ func TestRepeatedDenialsAreCounted(t *testing.T) {
 	})
 }
 
-// TestDifferentDenialsAreBounded sends denials that all differ: from one address, from many networks, and from accounts.
-// None is lost, because the counts include them.
+// TestDifferentDenialsAreBounded sends denials that all differ: from one address, from many networks, and from
+// accounts. None is lost, because the counts include them.
 func TestDifferentDenialsAreBounded(t *testing.T) {
 	t.Parallel()
 	const n = 20_000

@@ -115,8 +115,8 @@ func (b *batches) run() {
 	}
 }
 
-// waitForBatch waits until a batch is full, the log is closed, or the time has passed. After a failure a full batch waits
-// as well.
+// waitForBatch waits until a batch is full, the log is closed, or the time has passed. After a failure a full batch
+// waits as well.
 func (b *batches) waitForBatch(wait time.Duration) {
 	full := b.full
 	if wait == pause {

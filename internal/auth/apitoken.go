@@ -56,8 +56,8 @@ func (a *Auth) apiTokenCaller(ctx context.Context, secret string, of func(accoun
 	return &access.Caller{Account: u, Token: &k.Token}, nil
 }
 
-// Refresh authenticates a refresh token: the secret of an API token, or the token of a CI job. Both say whose they are. The
-// error is Unauthenticated if it is refused.
+// Refresh authenticates a refresh token: the secret of an API token, or the token of a CI job. Both say whose they are.
+// The error is Unauthenticated if it is refused.
 func (a *Auth) Refresh(r *http.Request, token string) (who *access.Caller, err error) {
 	method := ByAPIToken
 	switch {

@@ -86,8 +86,8 @@ func New(accounts Accounts, log *slog.Logger) *Auth {
 	return a
 }
 
-// Login returns the user with this name and password. It does not limit failed attempts and is for the command line. The
-// error is Unauthenticated if the user does not exist, the password is wrong, or the account is not active.
+// Login returns the user with this name and password. It does not limit failed attempts and is for the command line.
+// The error is Unauthenticated if the user does not exist, the password is wrong, or the account is not active.
 func (a *Auth) Login(ctx context.Context, username, password string) (pulp.User, error) {
 	c, err := a.candidate(ctx, username, password)
 	if err != nil {
@@ -127,10 +127,10 @@ func (a *Auth) candidate(ctx context.Context, username, password string) (candid
 	return c, nil
 }
 
-// login is Login with a limit on the failures of the client address from. Cached credentials pass at once. Other attempts
-// wait until the limiter admits them to compute a hash. The error is TooMany, without a hash, if the address has too
-// many failures. An unknown user takes as long as a wrong password. The sources of people are asked about names that no
-// local account has.
+// login is Login with a limit on the failures of the client address from. Cached credentials pass at once. Other
+// attempts wait until the limiter admits them to compute a hash. The error is TooMany, without a hash, if the address
+// has too many failures. An unknown user takes as long as a wrong password. The sources of people are asked about names
+// that no local account has.
 func (a *Auth) login(ctx context.Context, from, username, password string) (pulp.User, error) {
 	network := clientaddr.Network(from)
 	c, err := a.candidate(ctx, username, password)
@@ -177,10 +177,10 @@ func (a *Auth) warnOfBlocked(ctx context.Context, blocked bool, from string) {
 	}
 }
 
-// Basic authenticates the Basic credentials of a request: a user name with a password or an API token, or IDTokenUser with a token. Without
-// an Authorization header its client certificate counts; the result is nil if it has none that names an active account.
-// The error is Unauthenticated for wrong credentials, and TooMany if the client address (RemoteAddr) has too many
-// failures.
+// Basic authenticates the Basic credentials of a request: a user name with a password or an API token, or IDTokenUser
+// with a token. Without an Authorization header its client certificate counts; the result is nil if it has none that
+// names an active account. The error is Unauthenticated for wrong credentials, and TooMany if the client address
+// (RemoteAddr) has too many failures.
 func (a *Auth) Basic(r *http.Request) (*access.Caller, error) {
 	method, who, err := a.basic(r)
 	if who != nil || err != nil { // there are credentials

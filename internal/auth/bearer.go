@@ -18,15 +18,15 @@ type principal struct{ username, apiToken string }
 type identity struct {
 	account pulp.User
 	token   access.APIToken // zero without an API token
-	// credential is that of valid bearer tokens; empty if none was read. It is kept, because the HMAC costs more than the rest
-	// of Bearer.
+	// credential is that of valid bearer tokens; empty if none was read. It is kept, because the HMAC costs more than
+	// the rest of Bearer.
 	credential string
 }
 
-// Bearer authenticates a bearer token of the registry. The caller is nil for an anonymous token. A token is valid while its
-// account is active and has the password with which the token was requested, or while the API token exists and has not
-// expired: after a change in this process no longer at once, after one in another process within access.CacheLife. The error
-// is Unauthenticated for a token that is not valid.
+// Bearer authenticates a bearer token of the registry. The caller is nil for an anonymous token. A token is valid while
+// its account is active and has the password with which the token was requested, or while the API token exists and has
+// not expired: after a change in this process no longer at once, after one in another process within access.CacheLife.
+// The error is Unauthenticated for a token that is not valid.
 func (a *Auth) Bearer(ctx context.Context, t *Tokens, text string) (*access.Caller, Bearer, error) {
 	who, b, err := a.bearer(ctx, t, text)
 	a.observe(ByBearer, loginResult(err))

@@ -38,8 +38,8 @@ type CertificateNames struct {
 
 var commonName = asn1.ObjectIdentifier{2, 5, 4, 3}
 
-// account returns the name of the account of a certificate. It is empty unless exactly one value of the field matches the
-// pattern.
+// account returns the name of the account of a certificate. It is empty unless exactly one value of the field matches
+// the pattern.
 func (n CertificateNames) account(c *x509.Certificate) string {
 	var values []string
 	switch n.Field {
@@ -90,8 +90,8 @@ func (a *Auth) AcceptCertificates(names CertificateNames) {
 	a.certificates = &certificates{names: names, reported: reported}
 }
 
-// byCertificate returns the active account that the verified client certificate of a request names. It is nil if there is
-// none: then the request is anonymous.
+// byCertificate returns the active account that the verified client certificate of a request names. It is nil if there
+// is none: then the request is anonymous.
 func (a *Auth) byCertificate(r *http.Request) (*access.Caller, error) {
 	if a.certificates == nil || r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 		return nil, nil

@@ -131,8 +131,8 @@ func TestCertificatesNameAccounts(t *testing.T) {
 	}
 }
 
-// TestCertificatesComeSecond verifies that credentials take precedence over a certificate, that an unverified certificate
-// authenticates nobody, and that certificates without an account are logged once.
+// TestCertificatesComeSecond verifies that credentials take precedence over a certificate, that an unverified
+// certificate authenticates nobody, and that certificates without an account are logged once.
 func TestCertificatesComeSecond(t *testing.T) {
 	t.Parallel()
 	users := certificateUsers(t)

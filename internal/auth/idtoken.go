@@ -27,8 +27,8 @@ type RuleAccounts interface {
 	UseToken(ctx context.Context, issuer, id string, expires time.Time) error
 }
 
-// IDTokens authenticates CI jobs by id tokens of other issuers, and by the job tokens for which they are exchanged. It is
-// safe for concurrent use.
+// IDTokens authenticates CI jobs by id tokens of other issuers, and by the job tokens for which they are exchanged. It
+// is safe for concurrent use.
 type IDTokens struct {
 	Verifier *oidc.Verifier
 	Accounts RuleAccounts
@@ -50,8 +50,8 @@ func (a *Auth) byIDToken(r *http.Request, text string) (*access.Caller, error) {
 	return who, a.countRefusal(r, err)
 }
 
-// countRefusal counts a refused token as a failed login of the client's address and logs the reason. It returns the error
-// for the client.
+// countRefusal counts a refused token as a failed login of the client's address and logs the reason. It returns the
+// error for the client.
 func (a *Auth) countRefusal(r *http.Request, err error) error {
 	if !fault.Is(err, fault.Unauthenticated) {
 		return err
@@ -108,9 +108,9 @@ func (t *IDTokens) jobCaller(ctx context.Context, text string) (*access.Caller, 
 	return &access.Caller{Account: u, Identity: b.Identity}, nil
 }
 
-// ExchangeIDToken exchanges the id token of a CI job for a job token, once. Refused tokens count as failed logins of the
-// client's address. The error is NotFound if id tokens are not accepted, and Unauthenticated if the token is refused, has
-// no jti, or was exchanged before.
+// ExchangeIDToken exchanges the id token of a CI job for a job token, once. Refused tokens count as failed logins of
+// the client's address. The error is NotFound if id tokens are not accepted, and Unauthenticated if the token is
+// refused, has no jti, or was exchanged before.
 func (a *Auth) ExchangeIDToken(r *http.Request, text string) (*access.Caller, Issued, error) {
 	if a.idTokens == nil {
 		return nil, Issued{}, fault.New(fault.NotFound, "This server has no rules for id tokens.")

@@ -155,8 +155,8 @@ func TestNoRules(t *testing.T) {
 	}
 }
 
-// TestExchange verifies that an id token is exchanged once for a job token, which authenticates the same account, and that
-// neither of them is accepted in place of another token.
+// TestExchange verifies that an id token is exchanged once for a job token, which authenticates the same account, and
+// that neither of them is accepted in place of another token.
 func TestExchange(t *testing.T) {
 	t.Parallel()
 	j := newJobs(t, "app")

@@ -23,8 +23,8 @@ const (
 
 var errBusy = &fault.Error{Kind: fault.TooMany, Msg: "Too many logins at a time. Try again.", RetryAfter: time.Second}
 
-// limiter admits login attempts to compute a password hash. It refuses attempts of addresses with too many failures, and
-// shares the computations among the waiting addresses, so that one address cannot delay the others. It is safe for
+// limiter admits login attempts to compute a password hash. It refuses attempts of addresses with too many failures,
+// and shares the computations among the waiting addresses, so that one address cannot delay the others. It is safe for
 // concurrent use.
 type limiter struct {
 	slots      int // concurrent hash computations
@@ -135,8 +135,8 @@ func (l *limiter) release(from netip.Prefix, failed bool) (blocked bool) {
 	return blocked
 }
 
-// dispatch admits waiting attempts while slots are free. The address with the fewest failures is first; among equals the
-// one with the lowest turn.
+// dispatch admits waiting attempts while slots are free. The address with the fewest failures is first; among equals
+// the one with the lowest turn.
 func (l *limiter) dispatch() {
 	for l.running < l.slots && l.waiting > 0 {
 		var next *queue
@@ -167,8 +167,8 @@ func (l *limiter) nextTurn() uint64 {
 	return l.turn
 }
 
-// evict refuses the latest attempt of the address with the most waiting attempts, in favor of an address with own waiting
-// attempts. It reports false if no address has at least own+2.
+// evict refuses the latest attempt of the address with the most waiting attempts, in favor of an address with own
+// waiting attempts. It reports false if no address has at least own+2.
 func (l *limiter) evict(own int) bool {
 	var longest *queue
 	most := own + 1
@@ -218,7 +218,8 @@ func (l *limiter) refusal(from netip.Prefix) error {
 	}
 }
 
-// count records a failure of an address. If that blocks the address, count refuses its waiting attempts and reports true.
+// count records a failure of an address. If that blocks the address, count refuses its waiting attempts and reports
+// true.
 func (l *limiter) count(from netip.Prefix) (blocked bool) {
 	l.failures.Add(from, append(l.recent(from), l.now()))
 	err := l.refusal(from)

@@ -14,8 +14,8 @@ import (
 	"github.com/countersign/countersign/internal/fault"
 )
 
-// bench runs attempts through a limiter. Each hash computation takes a second. It records the order in which the attempts
-// begin or are refused.
+// bench runs attempts through a limiter. Each hash computation takes a second. It records the order in which the
+// attempts begin or are refused.
 type bench struct {
 	*limiter
 	mu    sync.Mutex
@@ -98,8 +98,8 @@ func TestWaitingAttempts(t *testing.T) {
 	})
 }
 
-// TestFailuresWithoutHash checks that failures without a hash computation also refuse the waiting attempts of the address
-// that they block. No event would admit those attempts later.
+// TestFailuresWithoutHash checks that failures without a hash computation also refuse the waiting attempts of the
+// address that they block. No event would admit those attempts later.
 func TestFailuresWithoutHash(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -121,8 +121,8 @@ func TestFailuresWithoutHash(t *testing.T) {
 	})
 }
 
-// TestFullQueues checks the limits on waiting attempts, and that a new address evicts an attempt of the address with the
-// most waiting attempts.
+// TestFullQueues checks the limits on waiting attempts, and that a new address evicts an attempt of the address with
+// the most waiting attempts.
 func TestFullQueues(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

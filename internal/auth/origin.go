@@ -12,8 +12,8 @@ type Origins struct{ protection http.CrossOriginProtection }
 // defaultPorts are the ports that browsers omit from an origin, by scheme.
 var defaultPorts = map[string]string{"http": ":80", "https": ":443"}
 
-// NewOrigins returns an Origins that trusts the origin of the public URL, whatever the Host header is: a proxy may change
-// that header.
+// NewOrigins returns an Origins that trusts the origin of the public URL, whatever the Host header is: a proxy may
+// change that header.
 func NewOrigins(public *url.URL) (*Origins, error) {
 	o := &Origins{}
 	origin := url.URL{Scheme: public.Scheme, Host: strings.TrimSuffix(public.Host, defaultPorts[public.Scheme])}

@@ -22,11 +22,11 @@ const (
 
 // People are the sources of people outside the database.
 type People interface {
-	// Authenticate returns the active account of the person with a name and a password. source restricts the question to
-	// one source; empty: all. The error is Unauthenticated, or Unavailable if a source cannot answer.
+	// Authenticate returns the active account of the person with a name and a password. source restricts the question
+	// to one source; empty: all. The error is Unauthenticated, or Unavailable if a source cannot answer.
 	Authenticate(ctx context.Context, source, name, password string) (pulp.User, error)
-	// Confirm returns an account as its source confirms it; not active if the source no longer has the person. The error
-	// is Unavailable if the source has not answered for too long.
+	// Confirm returns an account as its source confirms it; not active if the source no longer has the person. The
+	// error is Unavailable if the source has not answered for too long.
 	Confirm(ctx context.Context, u pulp.User) (pulp.User, error)
 }
 
@@ -53,9 +53,9 @@ func (a *Auth) UsePeople(p People) {
 	a.people = &external{People: p, limit: newLimiter(externalSlots, a.now), checks: checks}
 }
 
-// Confirm returns an account as its source confirms it; accounts without a source are returned as they are. An account of
-// a source that no longer has the person, or that is not configured, is not active. Call it for each account that a token
-// or a certificate names. The error is Unavailable if the source has not answered for too long.
+// Confirm returns an account as its source confirms it; accounts without a source are returned as they are. An account
+// of a source that no longer has the person, or that is not configured, is not active. Call it for each account that a
+// token or a certificate names. The error is Unavailable if the source has not answered for too long.
 func (a *Auth) Confirm(ctx context.Context, u pulp.User) (pulp.User, error) {
 	switch {
 	case u.Kind != pulp.ExternalUser:
@@ -67,8 +67,8 @@ func (a *Auth) Confirm(ctx context.Context, u pulp.User) (pulp.User, error) {
 	return a.people.Confirm(ctx, u)
 }
 
-// loginExternal is login for a name that no local account has. Like any other login it takes the time of a hash, so that
-// the names of local accounts do not stand out.
+// loginExternal is login for a name that no local account has. Like any other login it takes the time of a hash, so
+// that the names of local accounts do not stand out.
 func (a *Auth) loginExternal(ctx context.Context, from, username, password string, c candidate) (pulp.User, error) {
 	digest := a.digest("external", username, password)
 	if u, err := a.rememberedExternal(ctx, digest); err != nil || u.Active {

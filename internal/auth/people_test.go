@@ -66,8 +66,8 @@ func (p *people) questions() int {
 
 const home = "192.0.2.7:41000"
 
-// TestLocalAccountsWin verifies that the sources are not asked about names of accounts of the server, whatever their state
-// is, nor about API tokens.
+// TestLocalAccountsWin verifies that the sources are not asked about names of accounts of the server, whatever their
+// state is, nor about API tokens.
 func TestLocalAccountsWin(t *testing.T) {
 	t.Parallel()
 	users := accounts{
@@ -103,8 +103,8 @@ func TestLocalAccountsWin(t *testing.T) {
 	}
 }
 
-// TestExternalCredentialsAreCachedBriefly verifies that the source is asked at most once a minute about credentials that it
-// accepted, that the account counts at each use, and that refusals are not cached.
+// TestExternalCredentialsAreCachedBriefly verifies that the source is asked at most once a minute about credentials
+// that it accepted, that the account counts at each use, and that refusals are not cached.
 func TestExternalCredentialsAreCachedBriefly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -140,8 +140,8 @@ func TestExternalCredentialsAreCachedBriefly(t *testing.T) {
 	})
 }
 
-// TestExternalFailuresAreLimited verifies that refusals of sources block an address, also when many attempts run at a time,
-// and that an outage does not count.
+// TestExternalFailuresAreLimited verifies that refusals of sources block an address, also when many attempts run at a
+// time, and that an outage does not count.
 func TestExternalFailuresAreLimited(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

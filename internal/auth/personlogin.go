@@ -25,8 +25,8 @@ const (
 	challengeMAC    = 16
 )
 
-// Challenge returns a text that the nonce of an id token must be derived from. Servers do not store it: all servers with
-// the same token key accept it.
+// Challenge returns a text that the nonce of an id token must be derived from. Servers do not store it: all servers
+// with the same token key accept it.
 func (t *Tokens) Challenge() string {
 	text := binary.BigEndian.AppendUint64(nil, uint64(t.now().Unix()))
 	text = append(text, make([]byte, challengeRandom)...)
@@ -74,7 +74,8 @@ type PersonLogin struct {
 }
 
 // LoginPerson exchanges the id token of a person, which is the answer to a challenge, for an API token. Refused tokens
-// count as failed logins of the client's address. The error is Unauthenticated if the token is refused or was used before.
+// count as failed logins of the client's address. The error is Unauthenticated if the token is refused or was used
+// before.
 func (a *Auth) LoginPerson(r *http.Request, l *PersonLogins, idToken, challenge string) (PersonLogin, error) {
 	result, err := l.login(r.Context(), a.now(), idToken, challenge)
 	err = a.countRefusal(r, err)

@@ -190,10 +190,10 @@ func (t *Tokens) issue(who *access.Caller, granted []Access, audience string, li
 	return Issued{Token: text, IssuedAt: now, Lifetime: lifetime}, nil
 }
 
-// BelongsTo reports whether a verified token is valid for the current state of an account: the account is active, is the
-// same account (not one created later with the same name) and, unless an API token was used, has the same password as when
-// the token was issued. The result is false for anonymous tokens and for tokens without a credential, which older versions
-// issued. The API token is not checked.
+// BelongsTo reports whether a verified token is valid for the current state of an account: the account is active, is
+// the same account (not one created later with the same name) and, unless an API token was used, has the same password
+// as when the token was issued. The result is false for anonymous tokens and for tokens without a credential, which
+// older versions issued. The API token is not checked.
 func (t *Tokens) BelongsTo(b Bearer, user pulp.User) bool {
 	return belongsTo(b, user, t.credential(user, b.APIToken))
 }
@@ -205,8 +205,8 @@ func belongsTo(b Bearer, user pulp.User, credential string) bool {
 }
 
 // credential returns a short HMAC of an account's id, time of creation and password hash, or of the id of an API token
-// instead of the hash. Since its key is derived from the token key, all servers compute the same value and clients learn
-// nothing about the password hash.
+// instead of the hash. Since its key is derived from the token key, all servers compute the same value and clients
+// learn nothing about the password hash.
 func (t *Tokens) credential(user pulp.User, apiToken string) string {
 	secret := user.Hash
 	if apiToken != "" {
@@ -218,8 +218,8 @@ func (t *Tokens) credential(user pulp.User, apiToken string) string {
 }
 
 // Verify verifies the signature, issuer, audience and times of a bearer token and returns its content. It accepts only
-// ES256 with the server's own key, whatever the token's header states. It does not check the account: see BelongsTo. The
-// error is Unauthenticated.
+// ES256 with the server's own key, whatever the token's header states. It does not check the account: see BelongsTo.
+// The error is Unauthenticated.
 func (t *Tokens) Verify(text string) (Bearer, error) { return t.verify(text, t.audience) }
 
 // verifyJob is Verify for job tokens.
@@ -318,7 +318,8 @@ func KeptKey(ctx context.Context, s Settings) (*ecdsa.PrivateKey, error) {
 	return parseKey(kept)
 }
 
-// ReadKey reads the token key from a pair of PEM files. It is an error if the public key is not that of the private key.
+// ReadKey reads the token key from a pair of PEM files. It is an error if the public key is not that of the private
+// key.
 func ReadKey(privatePath, publicPath string) (*ecdsa.PrivateKey, error) {
 	private, err := os.ReadFile(privatePath)
 	if err != nil {

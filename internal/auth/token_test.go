@@ -260,8 +260,8 @@ func TestReadKey(t *testing.T) {
 	}
 }
 
-// TestTokensAreBoundToTheirAccount checks that a token is invalid after a change of the password, and for another account
-// with the same name or id.
+// TestTokensAreBoundToTheirAccount checks that a token is invalid after a change of the password, and for another
+// account with the same name or id.
 func TestTokensAreBoundToTheirAccount(t *testing.T) {
 	t.Parallel()
 	key, err := auth.KeptKey(t.Context(), &settings{})

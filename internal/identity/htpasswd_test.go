@@ -94,8 +94,8 @@ func TestHtpasswdAuthenticates(t *testing.T) {
 	}
 }
 
-// TestHtpasswdRefusesLines verifies that lines without a usable entry have no effect, and that the log has their numbers
-// and no part of their secrets.
+// TestHtpasswdRefusesLines verifies that lines without a usable entry have no effect, and that the log has their
+// numbers and no part of their secrets.
 func TestHtpasswdRefusesLines(t *testing.T) {
 	t.Parallel()
 	bcryptOf := strings.TrimSpace(strings.TrimPrefix(line(t, "", "secret"), ":"))

@@ -347,8 +347,8 @@ func TestLDAPOutage(t *testing.T) {
 	}
 }
 
-// TestLDAPBoundsBrokenServers verifies that a server that is silent, sends garbage or announces a huge response does not
-// occupy this one. See hostile-inputs.md#broken-directory.
+// TestLDAPBoundsBrokenServers verifies that a server that is silent, sends garbage or announces a huge response does
+// not occupy this one. See hostile-inputs.md#broken-directory.
 func TestLDAPBoundsBrokenServers(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]string{

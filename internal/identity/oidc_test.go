@@ -10,8 +10,8 @@ import (
 	"github.com/countersign/countersign/internal/store/storetest"
 )
 
-// TestOIDCLogins verifies that an account of a person with OpenID Connect is active for a time after each login, and that
-// no password opens it.
+// TestOIDCLogins verifies that an account of a person with OpenID Connect is active for a time after each login, and
+// that no password opens it.
 func TestOIDCLogins(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)

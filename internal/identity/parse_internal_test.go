@@ -15,8 +15,8 @@ var seeds = []string{
 	"dev: alice bob\nops:alice\ndev: carol\n",
 }
 
-// FuzzParseHashes verifies that each line is an entry, without effect or refused, and that no refusal contains a hash or
-// a password.
+// FuzzParseHashes verifies that each line is an entry, without effect or refused, and that no refusal contains a hash
+// or a password.
 func FuzzParseHashes(f *testing.F) {
 	for _, seed := range seeds {
 		f.Add([]byte(seed))

@@ -87,8 +87,9 @@ func NewPeople(o PeopleOptions) *People {
 }
 
 // Authenticate returns the active account of the person with a name and a password, and creates or updates it. It asks
-// the sources in their order until one has the person; source restricts it to one of them. The error is Unauthenticated,
-// also if the name belongs to an account of another kind or source, or Unavailable if a source cannot answer.
+// the sources in their order until one has the person; source restricts it to one of them. The error is
+// Unauthenticated, also if the name belongs to an account of another kind or source, or Unavailable if a source cannot
+// answer.
 func (p *People) Authenticate(ctx context.Context, source, name, password string) (pulp.User, error) {
 	for _, s := range p.o.Sources {
 		if source != "" && s.Name() != source {
@@ -106,8 +107,8 @@ func (p *People) Authenticate(ctx context.Context, source, name, password string
 	return pulp.User{}, ErrUnknown
 }
 
-// LoggedIn returns the active account of a person whom a source has authenticated in another way than by a password, and
-// creates or updates it. The error is that of Authenticate, or Unauthenticated if the source is not configured.
+// LoggedIn returns the active account of a person whom a source has authenticated in another way than by a password,
+// and creates or updates it. The error is that of Authenticate, or Unauthenticated if the source is not configured.
 func (p *People) LoggedIn(ctx context.Context, source string, person Person) (pulp.User, error) {
 	s, ok := p.source(source)
 	if !ok {
@@ -174,8 +175,8 @@ func (p *People) source(name string) (Confirmed, bool) {
 	return Confirmed{}, false
 }
 
-// Run confirms accounts that nobody uses, so that lists show which people have left, until ctx ends. Access does not depend
-// on it.
+// Run confirms accounts that nobody uses, so that lists show which people have left, until ctx ends. Access does not
+// depend on it.
 func (p *People) Run(ctx context.Context) {
 	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()

@@ -303,8 +303,8 @@ func TestPeopleRemovedElsewhere(t *testing.T) {
 	w.wantActive(t, "alice", false, 0)
 }
 
-// TestPeopleOutage verifies that the latest confirmation is valid for a bounded time while a source does not answer, and
-// that the source is asked rarely then.
+// TestPeopleOutage verifies that the latest confirmation is valid for a bounded time while a source does not answer,
+// and that the source is asked rarely then.
 func TestPeopleOutage(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
@@ -328,8 +328,8 @@ func TestPeopleOutage(t *testing.T) {
 	w.wantActive(t, "alice", true, 1)
 }
 
-// TestPeopleSweep verifies that accounts which nobody uses are confirmed after an hour, the oldest first, and that an outage
-// removes nobody.
+// TestPeopleSweep verifies that accounts which nobody uses are confirmed after an hour, the oldest first, and that an
+// outage removes nobody.
 func TestPeopleSweep(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
@@ -359,8 +359,8 @@ func TestPeopleSweep(t *testing.T) {
 	}
 }
 
-// TestPeopleWithoutSource verifies that accounts of a source that is not configured are inactive, and that other accounts
-// are not touched.
+// TestPeopleWithoutSource verifies that accounts of a source that is not configured are inactive, and that other
+// accounts are not touched.
 func TestPeopleWithoutSource(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)

@@ -125,9 +125,9 @@ func Nonce(challenge, origin string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// Verify verifies the id token of a login to which the server gave a challenge. The error is Unauthenticated if the token
-// is not accepted; its cause contains the reason, without the token. It is Unavailable if the keys of the issuer cannot be
-// read at present. The caller verifies the challenge, and that the token is used once.
+// Verify verifies the id token of a login to which the server gave a challenge. The error is Unauthenticated if the
+// token is not accepted; its cause contains the reason, without the token. It is Unavailable if the keys of the issuer
+// cannot be read at present. The caller verifies the challenge, and that the token is used once.
 func (l *Login) Verify(ctx context.Context, text, challenge string) (Person, error) {
 	t, err := parse(text)
 	if err != nil {
@@ -150,8 +150,8 @@ func (l *Login) Verify(ctx context.Context, text, challenge string) (Person, err
 	return l.person(t, id)
 }
 
-// check verifies the claims that go-oidc does not check: the nonce, the age, the party to which the token was issued, and the configured
-// claims.
+// check verifies the claims that go-oidc does not check: the nonce, the age, the party to which the token was issued,
+// and the configured claims.
 func (l *Login) check(c claims, id Identity, verified *goidc.IDToken, challenge string) error {
 	party, hasParty := c.text("azp")
 	nonce, hasNonce := c.text("nonce")

@@ -44,8 +44,8 @@ var byName = []access.Kind{access.Repository, access.Distribution, access.Remote
 // servicePermissions are the permissions on the signing services of a grant.
 var servicePermissions = access.SetOf(access.ViewService, access.UseService)
 
-// Granted implements access.RuleGrants. The permissions of a role apply to an object of a matching name whether they are
-// permissions on the object, on its namespace or on all objects.
+// Granted implements access.RuleGrants. The permissions of a role apply to an object of a matching name whether they
+// are permissions on the object, on its namespace or on all objects.
 func (r *Rights) Granted(ctx context.Context, account pulp.User, kind access.Kind, name string) (access.Granted, error) {
 	rule, ok := r.of(account)
 	if !ok || name == "" {

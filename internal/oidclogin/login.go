@@ -2,8 +2,8 @@
 // program on the person's own computer, without a secret.
 //
 // The server names the issuer. The person logs in there with a browser, either on the same computer (authorization code
-// with PKCE, and a redirect to a loopback address, RFC 8252) or on another one (device flow, RFC 8628). The server gets the
-// id token and returns an API token.
+// with PKCE, and a redirect to a loopback address, RFC 8252) or on another one (device flow, RFC 8628). The server gets
+// the id token and returns an API token.
 package oidclogin
 
 import (

@@ -1,8 +1,8 @@
 // Package servertls provides the TLS configuration of the server. It reloads the certificate and the authorities of
 // client certificates when their files change, without interrupting connections.
 //
-// Files are compared by content, so atomic renames, changes in place and the symbolic links that Kubernetes switches are
-// all noticed. Files that cannot be used are logged once, and the server goes on with those that it has.
+// Files are compared by content, so atomic renames, changes in place and the symbolic links that Kubernetes switches
+// are all noticed. Files that cannot be used are logged once, and the server goes on with those that it has.
 package servertls
 
 import (

@@ -346,8 +346,8 @@ func TestClientCertificates(t *testing.T) {
 	}
 }
 
-// TestStaleClientCertificates verifies that connections do not keep the rights of a client certificate whose authority is
-// no longer in the file: neither open ones, over HTTP/1.1 and HTTP/2, nor resumed sessions.
+// TestStaleClientCertificates verifies that connections do not keep the rights of a client certificate whose authority
+// is no longer in the file: neither open ones, over HTTP/1.1 and HTTP/2, nor resumed sessions.
 func TestStaleClientCertificates(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

@@ -31,9 +31,9 @@ func (s *Store) User(ctx context.Context, id int64) (pulp.User, error) {
 	return u, sqldb.NotFound(err, noUser)
 }
 
-// PutUser creates a local user, or replaces password hash, staff and active of the local user with that name. An account
-// of another kind with the name is deleted first, with its roles and API tokens: they are somebody else's. PutUser does not
-// keep the last local administrator.
+// PutUser creates a local user, or replaces password hash, staff and active of the local user with that name. An
+// account of another kind with the name is deleted first, with its roles and API tokens: they are somebody else's.
+// PutUser does not keep the last local administrator.
 func (s *Store) PutUser(ctx context.Context, username, hash string, staff, active bool) (pulp.User, error) {
 	return sqldb.InTx(ctx, s.db, func(t *sqldb.Tx) (pulp.User, error) {
 		s.Changed(t)

@@ -38,8 +38,8 @@ func TestPutUserCreatesAndReplaces(t *testing.T) {
 	}
 }
 
-// TestPutUserReplacesAccountsOfOthers makes a local user with the name of an external account: nothing of that account is
-// left to it.
+// TestPutUserReplacesAccountsOfOthers makes a local user with the name of an external account: nothing of that account
+// is left to it.
 func TestPutUserReplacesAccountsOfOthers(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)

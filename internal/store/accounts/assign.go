@@ -5,9 +5,9 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// Assign gives an account a role on an object, in the transaction of the caller. object is an access.Key, or empty for all
-// objects. An assignment that exists stays. It has no effect if the account was deleted, or is the identity of a rule, whose
-// rights come from the configuration. The caller announces the change with Changed.
+// Assign gives an account a role on an object, in the transaction of the caller. object is an access.Key, or empty for
+// all objects. An assignment that exists stays. It has no effect if the account was deleted, or is the identity of a
+// rule, whose rights come from the configuration. The caller announces the change with Changed.
 func Assign(t *sqldb.Tx, accountID int64, role, object string) error {
 	_, err := t.Exec(`
 		INSERT INTO role_assignment (id, role_id, account_id, object, created, updated)
@@ -20,7 +20,8 @@ func Assign(t *sqldb.Tx, accountID int64, role, object string) error {
 // API tokens is committed, before its caller continues. Call it before the store is used.
 func (s *Store) OnChange(f func()) { s.onChange = append(s.onChange, f) }
 
-// Changed announces, when the transaction is committed, that it changed accounts, groups, roles, assignments or API tokens.
+// Changed announces, when the transaction is committed, that it changed accounts, groups, roles, assignments or API
+// tokens.
 func (s *Store) Changed(t *sqldb.Tx) {
 	t.OnCommit(func() {
 		for _, f := range s.onChange {

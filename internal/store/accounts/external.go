@@ -42,9 +42,9 @@ const (
 )
 
 // PutExternal records that a source has confirmed a person now. It creates or updates the account, its memberships of
-// this source and the groups. id is that of the account which was confirmed; with 0 the account is looked up by identity
-// or name, and created if there is none. The error is Conflict if the name belongs to another account, and NotFound if
-// the account id was deleted.
+// this source and the groups. id is that of the account which was confirmed; with 0 the account is looked up by
+// identity or name, and created if there is none. The error is Conflict if the name belongs to another account, and
+// NotFound if the account id was deleted.
 func (s *Store) PutExternal(ctx context.Context, id int64, e External) (pulp.User, Change, error) {
 	if u, err := s.unchanged(ctx, id, e); err == nil {
 		return u, Unchanged, nil
@@ -106,8 +106,8 @@ func (s *Store) RemoveExternal(ctx context.Context, id int64) (Change, error) {
 	})
 }
 
-// StaleExternal returns the active accounts of a source whose latest confirmation is older than a time, the oldest first,
-// at most limit of them.
+// StaleExternal returns the active accounts of a source whose latest confirmation is older than a time, the oldest
+// first, at most limit of them.
 func (s *Store) StaleExternal(ctx context.Context, source string, before time.Time, limit int) ([]pulp.User, error) {
 	return sqldb.Collect(ctx, s.db.Read(), record.ScanUser, `
 		SELECT `+record.AccountColumns+` FROM account
@@ -207,8 +207,8 @@ func memberships(ctx context.Context, q sqldb.Querier, id int64, source string) 
 	return names, err
 }
 
-// putMemberships makes the groups that a source gives an account exactly those of e, and reports whether it changed any.
-// It creates groups that do not exist.
+// putMemberships makes the groups that a source gives an account exactly those of e, and reports whether it changed
+// any. It creates groups that do not exist.
 func putMemberships(t *sqldb.Tx, id int64, e External) (changed bool, err error) {
 	if _, err := t.Exec(`
 		INSERT INTO account_group (name, created, updated) SELECT j.value, $2, $2 FROM json_each($1) j WHERE TRUE

@@ -27,7 +27,8 @@ func memberships(t *testing.T, s *store.Store, id int64) []string {
 	return names
 }
 
-// TestPutExternal verifies that a confirmation creates an account and updates it, with the memberships of its source only.
+// TestPutExternal verifies that a confirmation creates an account and updates it, with the memberships of its source
+// only.
 func TestPutExternal(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)
@@ -85,8 +86,8 @@ func TestPutExternal(t *testing.T) {
 	}
 }
 
-// TestRemoveExternal verifies that an account is inactive while its source does not have the person, independently of the
-// flag that administrators set.
+// TestRemoveExternal verifies that an account is inactive while its source does not have the person, independently of
+// the flag that administrators set.
 func TestRemoveExternal(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)

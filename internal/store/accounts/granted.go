@@ -7,9 +7,9 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// granted selects the objects of access.Keys, each with its relation to the object that a caller acts on, and the permissions
-// that the account $1 and its groups have there. The permissions on all objects count for the pull-through distributions that
-// created an object, too. A namespace without permissions has one row with an empty permission.
+// granted selects the objects of access.Keys, each with its relation to the object that a caller acts on, and the
+// permissions that the account $1 and its groups have there. The permissions on all objects count for the pull-through
+// distributions that created an object, too. A namespace without permissions has one row with an empty permission.
 const granted = `
 	WITH cache (id) AS (
 		SELECT d.pull_through_id FROM distribution d WHERE d.base_path = $3 AND d.pull_through_id IS NOT NULL
@@ -34,8 +34,8 @@ const granted = `
 	UNION ALL
 	SELECT t.relation, '' FROM target t WHERE t.relation = 'namespace'`
 
-// NewDecider returns a decider over the store, whose cache ends with each change that this process makes. rules may be nil.
-// Call it before the store is used.
+// NewDecider returns a decider over the store, whose cache ends with each change that this process makes. rules may be
+// nil. Call it before the store is used.
 func (s *Store) NewDecider(rules access.RuleGrants) *access.Decider {
 	d := access.NewDecider(s, rules)
 	s.OnChange(d.Purge)

@@ -9,9 +9,9 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// CreateRobot stores a new account of a robot of the namespace NamespaceID and gives it a role there; empty for none. The
-// error has the field "name" if the name is taken, is Invalid if the role has no permission for namespaces, and NotFound if
-// the role or the namespace does not exist.
+// CreateRobot stores a new account of a robot of the namespace NamespaceID and gives it a role there; empty for none.
+// The error has the field "name" if the name is taken, is Invalid if the role has no permission for namespaces, and
+// NotFound if the role or the namespace does not exist.
 func (s *Store) CreateRobot(ctx context.Context, u pulp.User, role string) (pulp.User, error) {
 	return sqldb.InTx(ctx, s.db, func(t *sqldb.Tx) (pulp.User, error) {
 		s.Changed(t)

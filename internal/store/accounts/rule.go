@@ -12,8 +12,8 @@ import (
 	"github.com/countersign/countersign/internal/store/sqldb"
 )
 
-// RuleAccount returns the account of a rule for CI tokens, and creates it if it does not exist. The error is Conflict if
-// the name belongs to an account of another kind.
+// RuleAccount returns the account of a rule for CI tokens, and creates it if it does not exist. The error is Conflict
+// if the name belongs to an account of another kind.
 func (s *Store) RuleAccount(ctx context.Context, username string) (pulp.User, error) {
 	u, err := s.UserByName(ctx, username)
 	if fault.Is(err, fault.NotFound) {
@@ -56,8 +56,8 @@ func (s *Store) RoleExists(ctx context.Context, name string) (bool, error) {
 // between clocks.
 const usedKept = time.Hour
 
-// UseToken records that a token of an issuer was used that may be used once. The error is Conflict if it was used before,
-// on any server.
+// UseToken records that a token of an issuer was used that may be used once. The error is Conflict if it was used
+// before, on any server.
 func (s *Store) UseToken(ctx context.Context, issuer, id string, expires time.Time) error {
 	sum := sha256.Sum256([]byte(issuer + "\x00" + id))
 	return s.db.InTx(ctx, func(t *sqldb.Tx) error {

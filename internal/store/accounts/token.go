@@ -20,8 +20,9 @@ const ExpiredKept = 30 * 24 * time.Hour
 
 const noToken = "No Token matches the given query."
 
-// CreateAPIToken stores a new API token of the account AccountID and returns it with its secret, which is not stored. It
-// sets id, hint and timestamps. The error is Invalid if the account has too many tokens, and NotFound if it was deleted.
+// CreateAPIToken stores a new API token of the account AccountID and returns it with its secret, which is not stored.
+// It sets id, hint and timestamps. The error is Invalid if the account has too many tokens, and NotFound if it was
+// deleted.
 func (s *Store) CreateAPIToken(ctx context.Context, k access.APIToken) (access.APIToken, string, error) {
 	secret, hint := access.NewSecret()
 	created, err := sqldb.InTx(ctx, s.db, func(t *sqldb.Tx) (access.APIToken, error) {
@@ -69,7 +70,8 @@ func (s *Store) APIToken(ctx context.Context, id string) (access.APIToken, error
 	return s.apiToken(ctx, `t.id = $1`, id)
 }
 
-// APITokenByHash returns the API token whose secret has a hash (access.HashSecret). The error is NotFound if there is none.
+// APITokenByHash returns the API token whose secret has a hash (access.HashSecret). The error is NotFound if there is
+// none.
 func (s *Store) APITokenByHash(ctx context.Context, hash string) (access.APIToken, error) {
 	return s.apiToken(ctx, `t.hash = $1`, hash)
 }

@@ -109,8 +109,8 @@ func TestIDsAreNotUsedAgain(t *testing.T) {
 	}
 }
 
-// TestEditOfARemovedPerson changes external accounts that their source does not confirm: the change neither disables nor
-// enables them when they come back.
+// TestEditOfARemovedPerson changes external accounts that their source does not confirm: the change neither disables
+// nor enables them when they come back.
 func TestEditOfARemovedPerson(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)

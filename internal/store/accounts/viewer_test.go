@@ -19,8 +19,8 @@ import (
 // objects are objects with their ids.
 type objects map[access.Kind]map[string]access.Object
 
-// makeObjects fills a store with objects in the namespaces a, a-b (a name that begins with that of another) and, without a
-// namespace of that name, c.
+// makeObjects fills a store with objects in the namespaces a, a-b (a name that begins with that of another) and,
+// without a namespace of that name, c.
 func makeObjects(t *testing.T, s *store.Store) objects {
 	t.Helper()
 	all := objects{}
@@ -72,8 +72,9 @@ func makeObjects(t *testing.T, s *store.Store) objects {
 	return all
 }
 
-// TestScopeIsThatOfAllow assigns random roles of an account, of its groups and of others, on random objects, and compares
-// for each kind and action the objects that the query of a viewer finds with those for which access.Allow permits it.
+// TestScopeIsThatOfAllow assigns random roles of an account, of its groups and of others, on random objects, and
+// compares for each kind and action the objects that the query of a viewer finds with those for which access.Allow
+// permits it.
 func TestScopeIsThatOfAllow(t *testing.T) {
 	t.Parallel()
 	s := storetest.Open(t)

@@ -36,6 +36,7 @@ type options struct {
 	old     int           // finished tasks in the database at the last measurement of tasks
 	users   int           // in the database of the measurement of permissions, each with grants roles
 	grants  int           // roles of each of these users
+	rows    int           // content units and tasks in the database of the measurement of lists; a tenth as many repositories
 	before  string        // program of an earlier version for the measurement of permissions; empty: none
 	only    string        // names of parts, separated by commas; empty: all
 	dir     string        // parent of the data directory; empty: the system's temporary directory
@@ -55,8 +56,9 @@ func main() {
 	flag.IntVar(&o.old, "old", 1_000_000, "finished tasks in the database at the last measurement of tasks")
 	flag.IntVar(&o.users, "users", 10_000, "users in the database of the measurement of permissions")
 	flag.IntVar(&o.grants, "grants", 10, "roles of each of these users")
+	flag.IntVar(&o.rows, "rows", 1_000_000, "content units, and tasks, in the database of the measurement of lists; a tenth as many repositories")
 	flag.StringVar(&o.before, "before", "", "program of an earlier version that the measurement of permissions compares; default: none")
-	flag.StringVar(&o.only, "only", "", "parts to run, separated by commas: registry,upstream,sync,tasks,signing,access,depth; default: all")
+	flag.StringVar(&o.only, "only", "", "parts to run, separated by commas: registry,upstream,sync,tasks,signing,access,lists,depth; default: all")
 	flag.StringVar(&o.dir, "dir", "", "parent of the data directory, which is deleted at the end; default: the system's temporary directory")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -102,6 +104,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		{"tasks", func() error { return compareTasks(ctx, o, out, dir) }},
 		{"signing", func() error { return compareSigning(ctx, o, out, ours, dir) }},
 		{"access", func() error { return compareAccess(ctx, o, out, dir) }},
+		{"lists", func() error { return compareLists(ctx, o, out, dir) }},
 		{"depth", func() error { return compareDepth(ctx, o, out, ours) }},
 	})
 }

@@ -76,23 +76,24 @@ type Config struct {
 	// TrustedProxies are addresses or networks (10.1.0.0/16) of the proxies with a trusted X-Forwarded-For header.
 	TrustedProxies []string `yaml:"trusted_proxies" env:"TRUSTED_PROXIES"`
 
-	TLS        TLS        `yaml:"tls" envPrefix:"TLS_"`
-	Registry   Registry   `yaml:"registry" envPrefix:"REGISTRY_"`
-	Token      Token      `yaml:"token" envPrefix:"TOKEN_"`
-	OIDC       OIDC       `yaml:"oidc" envPrefix:"OIDC_"`
-	Upstream   Upstream   `yaml:"upstream" envPrefix:"UPSTREAM_"`
-	Htpasswd   Htpasswd   `yaml:"htpasswd" envPrefix:"HTPASSWD_"`
-	LDAP       LDAP       `yaml:"ldap" envPrefix:"LDAP_"`
-	Redis      Redis      `yaml:"redis" envPrefix:"REDIS_"`
-	Signing    Signing    `yaml:"signing" envPrefix:"SIGNING_"`
-	Signatures Signatures `yaml:"signatures" envPrefix:"SIGNATURES_"`
-	Mirror     Mirror     `yaml:"mirror" envPrefix:"MIRROR_"`
-	Webhooks   Webhooks   `yaml:"webhooks" envPrefix:"WEBHOOKS_"`
-	Retention  Retention  `yaml:"retention" envPrefix:"RETENTION_"`
-	Log        Log        `yaml:"log" envPrefix:"LOG_"`
-	Audit      Audit      `yaml:"audit" envPrefix:"AUDIT_"`
-	Metrics    Metrics    `yaml:"metrics" envPrefix:"METRICS_"`
-	Tracing    Tracing    `yaml:"tracing" envPrefix:"TRACING_"`
+	TLS         TLS         `yaml:"tls" envPrefix:"TLS_"`
+	Registry    Registry    `yaml:"registry" envPrefix:"REGISTRY_"`
+	Token       Token       `yaml:"token" envPrefix:"TOKEN_"`
+	OIDC        OIDC        `yaml:"oidc" envPrefix:"OIDC_"`
+	Upstream    Upstream    `yaml:"upstream" envPrefix:"UPSTREAM_"`
+	Htpasswd    Htpasswd    `yaml:"htpasswd" envPrefix:"HTPASSWD_"`
+	LDAP        LDAP        `yaml:"ldap" envPrefix:"LDAP_"`
+	Redis       Redis       `yaml:"redis" envPrefix:"REDIS_"`
+	Signing     Signing     `yaml:"signing" envPrefix:"SIGNING_"`
+	Signatures  Signatures  `yaml:"signatures" envPrefix:"SIGNATURES_"`
+	Mirror      Mirror      `yaml:"mirror" envPrefix:"MIRROR_"`
+	Webhooks    Webhooks    `yaml:"webhooks" envPrefix:"WEBHOOKS_"`
+	PullThrough PullThrough `yaml:"pull_through" envPrefix:"PULL_THROUGH_"`
+	Retention   Retention   `yaml:"retention" envPrefix:"RETENTION_"`
+	Log         Log         `yaml:"log" envPrefix:"LOG_"`
+	Audit       Audit       `yaml:"audit" envPrefix:"AUDIT_"`
+	Metrics     Metrics     `yaml:"metrics" envPrefix:"METRICS_"`
+	Tracing     Tracing     `yaml:"tracing" envPrefix:"TRACING_"`
 	// ShutdownGrace is the time that running requests and tasks have to finish after SIGTERM.
 	ShutdownGrace time.Duration `yaml:"shutdown_grace" env:"SHUTDOWN_GRACE"`
 }
@@ -244,6 +245,18 @@ type Webhooks struct {
 	Backlog int64 `yaml:"backlog" env:"BACKLOG"`
 	// Retention is the time for which deliveries are listed after their end.
 	Retention time.Duration `yaml:"retention" env:"RETENTION"`
+}
+
+// PullThrough contains settings of pull-through caches.
+type PullThrough struct {
+	// Freshness is the time after which a pull of a cached tag asks the upstream registry again.
+	Freshness time.Duration `yaml:"freshness" env:"FRESHNESS"`
+	// RemoveMissing removes tags from the cache that the upstream registry does not have any more.
+	RemoveMissing bool `yaml:"remove_missing" env:"REMOVE_MISSING"`
+	// NewPerMinute is the number of names that a cache looks up in a minute because it does not have them.
+	NewPerMinute int `yaml:"new_per_minute" env:"NEW_PER_MINUTE"`
+	// Anonymous lets clients without an account make public caches fetch content.
+	Anonymous bool `yaml:"anonymous" env:"ANONYMOUS"`
 }
 
 // Retention contains the times for which unreferenced data are kept. See compatibility.md#retention.

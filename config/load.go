@@ -97,6 +97,7 @@ func Default() Config {
 			AllowPrivateAddresses: []string{}, Parallel: 64, Timeout: 10 * time.Second, RetryFor: 24 * time.Hour, Backlog: 10_000,
 			Retention: 7 * 24 * time.Hour,
 		},
+		PullThrough:   PullThrough{Freshness: time.Minute, NewPerMinute: 60},
 		Retention:     Retention{Uploads: 24 * time.Hour, Pending: 24 * time.Hour, Orphans: 24 * time.Hour, Tasks: 30 * 24 * time.Hour},
 		Log:           Log{Level: slog.LevelInfo, Format: "text"},
 		Audit:         Audit{Retention: 90 * 24 * time.Hour},

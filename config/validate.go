@@ -30,6 +30,8 @@ func (c Config) validate() error {
 		c.Upstream.validate(),
 		c.Mirror.validate(),
 		c.Webhooks.validate(),
+		check(c.PullThrough.Freshness >= 0, "pull_through.freshness: want 0 or more, got %v", c.PullThrough.Freshness),
+		check(c.PullThrough.NewPerMinute >= 1, "pull_through.new_per_minute: want 1 or more, got %d", c.PullThrough.NewPerMinute),
 		c.Htpasswd.validate(),
 		c.LDAP.validate(),
 		c.Metrics.validate(),

@@ -321,6 +321,9 @@ func (c *call) createTarget(exists bool) (t record.Target, err error) {
 		if err != nil || !access.MayPushNew(c.caller.Caller, on) {
 			return t, cmp.Or(err, c.unauthorized())
 		}
+		if err := c.refusePushBelowCache(); err != nil {
+			return t, err
+		}
 		first.NewNamespace = !on.NamespaceExists
 	}
 	if first.RepositoryID, err = c.unservedRepository(); err != nil {

@@ -29,7 +29,7 @@ const maxTagParams = 100
 // getManifest handles GET and HEAD of a manifest.
 func (c *call) getManifest() error {
 	m, err := c.findManifest()
-	if err != nil {
+	if m, err = c.pullThrough(m, err); err != nil {
 		here, adoptErr := c.adopt(err)
 		if adoptErr != nil {
 			return adoptErr

@@ -18,6 +18,7 @@ import (
 	"github.com/countersign/countersign/internal/audit"
 	"github.com/countersign/countersign/internal/auth"
 	"github.com/countersign/countersign/internal/ingest"
+	"github.com/countersign/countersign/internal/pullthrough"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/signonpush"
 	"github.com/countersign/countersign/internal/signservice"
@@ -60,6 +61,11 @@ type Options struct {
 	InlineLimit int64
 	// PassThroughRedirects redirects clients to the URL of a blob if the storage returns one.
 	PassThroughRedirects bool
+	// PullThrough fetches content of pull-through caches; nil: caches serve what they have.
+	PullThrough *pullthrough.Cache
+	// PullThroughAnonymous lets callers without an account make public caches fetch content, if AnonymousPull lets them
+	// read public repositories.
+	PullThroughAnonymous bool
 	// Adopt stores the manifest that the upstream has under a repository name and a tag or digest, on behalf of a
 	// user. It reports whether the caller should look the manifest up again. With absentOnly it does nothing if a
 	// repository with the name exists, and its result does not reveal that. nil disables adoption by pulls.

@@ -105,6 +105,12 @@ func (c *call) grant(kind, name string, actions []string) ([]string, error) {
 		return none, nil
 	}
 	_, err := c.Store.Serving.ResolvePublic(c.r.Context(), name)
+	if fault.Is(err, fault.NotFound) && c.PullThroughAnonymous {
+		var d pulp.Distribution
+		if d, err = c.Store.Catalog.PullThroughAbove(c.r.Context(), name); err == nil && d.Private {
+			return none, nil
+		}
+	}
 	if fault.Is(err, fault.NotFound) {
 		return none, nil
 	}

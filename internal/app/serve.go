@@ -16,6 +16,7 @@ import (
 	"github.com/countersign/countersign/internal/clientaddr"
 	"github.com/countersign/countersign/internal/ingest"
 	"github.com/countersign/countersign/internal/pace"
+	"github.com/countersign/countersign/internal/pullthrough"
 	"github.com/countersign/countersign/internal/pulp"
 	"github.com/countersign/countersign/internal/store"
 	"github.com/countersign/countersign/internal/telemetry"
@@ -169,6 +170,7 @@ func (a *App) registry(s *store.Store, e *engine, tokens *auth.Tokens) http.Hand
 			Store: s, Blobs: e.blobs, Mirror: e.network, Log: a.log, Idle: maxFetchDelay, Limits: ingest.Limits{Total: c.Mirror.BlobTimeout},
 		},
 	}
+	o.PullThrough, o.PullThroughAnonymous = a.pullThrough(s, e), c.PullThrough.Anonymous
 	if e.adopter != nil {
 		o.ForeignTag = e.adopter.SettleTag
 		if c.Upstream.AdoptOnPull {
@@ -176,6 +178,17 @@ func (a *App) registry(s *store.Store, e *engine, tokens *auth.Tokens) http.Hand
 		}
 	}
 	return proxy.New(o)
+}
+
+// pullThrough returns the cache of all pull-through distributions.
+func (a *App) pullThrough(s *store.Store, e *engine) *pullthrough.Cache {
+	c := a.config
+	return pullthrough.New(pullthrough.Options{
+		Store: s, Network: e.network, Blobs: e.blobs, Upstream: e.upstream, SignOnPush: e.signOnPush, Access: e.access,
+		Validator: ingest.SignatureValidator{Store: s, RefuseUnknown: c.Signatures.UnknownKeys == "refuse", Observe: a.observeValidation(sourceRemote)},
+		Log:       a.log, Audit: e.audit, Freshness: c.PullThrough.Freshness, RemoveMissing: c.PullThrough.RemoveMissing,
+		NewPerMinute: c.PullThrough.NewPerMinute,
+	})
 }
 
 // tokens returns the issuer of bearer tokens, with the configured key or the one stored in the database.

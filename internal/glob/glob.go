@@ -5,7 +5,7 @@
 //     including slashes. Every other character matches itself.
 //   - MatchTag, for the tags of a remote (includes, excludes): the shell patterns of Pulp, with *, ? and [set].
 //
-// Both use path.Match.
+// MatchRepository, for the names of a pull-through remote, is a form of the latter. All use path.Match.
 package glob
 
 import (
@@ -22,6 +22,12 @@ var escapeName = strings.NewReplacer("/", slash, `\`, `\\`, "?", `\?`, "[", `\[`
 func MatchName(pattern, name string) bool {
 	matched, err := path.Match(escapeName.Replace(pattern), strings.ReplaceAll(name, "/", slash))
 	return matched && err == nil
+}
+
+// MatchRepository reports whether the shell pattern of Pulp matches the whole repository name. Unlike in MatchTag, * and ?
+// match slashes, too.
+func MatchRepository(pattern, name string) bool {
+	return MatchTag(strings.ReplaceAll(pattern, "/", slash), strings.ReplaceAll(name, "/", slash))
 }
 
 // MatchTag reports whether the pattern matches the whole tag. A set may begin with ! or ^ to negate it. A malformed

@@ -110,6 +110,12 @@ type Manifest struct {
 // hubHosts are the usual names of Docker Hub; the last one has its API.
 var hubHosts = []string{"docker.io", "index.docker.io", "hub.docker.com", "registry-1.docker.io"}
 
+// IsDockerHub reports whether a URL is that of Docker Hub, where names without a slash mean official images.
+func IsDockerHub(text string) bool {
+	u, ok := registryclient.ParseURL(text)
+	return ok && slices.Contains(hubHosts, u.Hostname())
+}
+
 // Open returns the repository of a remote. It sends no request. It returns an Invalid error if a setting of the
 // remote cannot be used. The caller calls Close.
 func (n *Network) Open(r pulp.Remote) (*Registry, error) {

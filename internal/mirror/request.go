@@ -105,6 +105,14 @@ func (r *refusal) Error() string { return r.fault.Error() }
 // Unwrap returns the error that is safe to show.
 func (r *refusal) Unwrap() error { return r.fault }
 
+// Status returns the status of the response that an error is about; 0 if the error has another reason.
+func Status(err error) int {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return r.status
+	}
+	return 0
+}
+
 // refused returns the refusal of a response, and drains its body.
 func refused(res *http.Response) error {
 	drain(res)

@@ -62,6 +62,22 @@ func (s *Store) CommitSync(ctx context.Context, claim *taskstore.Claim, w Synced
 	})
 }
 
+// CommitPulled makes a version with content that a pull of a pull-through cache has fetched. Other content stays, also what
+// other pulls have fetched meanwhile. It returns the version, nil if nothing changed. The error is MissingSignatures if the
+// content must be signed before it is visible.
+func (s *Store) CommitPulled(ctx context.Context, w Synced) (*pulp.Version, error) {
+	return InTx(ctx, s, func(t *Tx) (*pulp.Version, error) {
+		c, err := t.Begin(w.RepositoryID)
+		if err != nil {
+			return nil, err
+		}
+		if err := sqldb.Steps(c.Gather, func() error { return c.GatherSynced(w) }, c.AddGathered); err != nil {
+			return nil, err
+		}
+		return c.End()
+	})
+}
+
 // syncOutcome returns the result of a sync's task.
 func (c *Change) syncOutcome(v *pulp.Version, report func(added, removed int64) []taskstore.Progress) taskstore.Outcome {
 	var made taskstore.Outcome

@@ -338,7 +338,7 @@ func (w *world) do(c call) reply {
 		w.t.Fatal(err)
 	}
 	out := reply{Response: res, raw: string(raw)}
-	if kind := res.Header.Get("Content-Type"); len(raw) > 0 && kind != "application/yaml" {
+	if kind := res.Header.Get("Content-Type"); len(raw) > 0 && kind != "application/yaml" && !strings.HasPrefix(kind, "text/html") {
 		if err := json.Unmarshal(raw, &out.body); err != nil {
 			w.t.Fatalf("%s %s: not JSON: %s", c.method, c.path, raw)
 		}

@@ -31,6 +31,10 @@ func (a *API) docsRoutes() []route {
 			verb: "get", summary: "Read the OpenAPI document as YAML", query: variants, handle: document(yamlForm),
 			replies: replies{http.StatusOK: yamlMedia},
 		})},
+		{path: docsPath, open: true, methods: get(operation{
+			verb: "redoc", summary: "Read the documentation as a page", query: variants, handle: document(pageForm),
+			replies: replies{http.StatusOK: htmlMedia},
+		})},
 	}
 }
 
@@ -46,25 +50,32 @@ func newEncoded(m media, text []byte) *encodedDocument {
 	return &encodedDocument{m, text, `"` + hex.EncodeToString(sum[:16]) + `"`}
 }
 
-func jsonForm(text []byte) (*encodedDocument, error) { return newEncoded(openapi.JSON, text), nil }
+func jsonForm(d *openapi.Document) (*encodedDocument, error) {
+	text, err := d.JSON()
+	return newEncoded(openapi.JSON, text), err
+}
 
-func yamlForm(text []byte) (*encodedDocument, error) {
-	text, err := openapi.YAML(text)
+func yamlForm(d *openapi.Document) (*encodedDocument, error) {
+	text, err := d.JSON()
+	if err == nil {
+		text, err = openapi.YAML(text)
+	}
 	return newEncoded(yamlMedia, text), err
+}
+
+func pageForm(d *openapi.Document) (*encodedDocument, error) {
+	text, err := renderPage(d)
+	return newEncoded(htmlMedia, text), err
 }
 
 // documents returns a function that makes the handlers which serve the document in a form. Each form is made when the
 // first request asks for it. The parameter "pk_path" selects plain paths, as on the reference; other parameters have no
 // effect.
-func (a *API) documents() func(encode func(text []byte) (*encodedDocument, error)) handler {
-	return func(encode func([]byte) (*encodedDocument, error)) handler {
+func (a *API) documents() func(encode func(*openapi.Document) (*encodedDocument, error)) handler {
+	return func(encode func(*openapi.Document) (*encodedDocument, error)) handler {
 		form := func(f documentForm) func() (*encodedDocument, error) {
 			return sync.OnceValues(func() (*encodedDocument, error) {
-				text, err := a.document(f).JSON()
-				if err != nil {
-					return nil, err
-				}
-				return encode(text)
+				return encode(a.document(f))
 			})
 		}
 		hrefs, plain := form(documentForm{}), form(documentForm{plainPaths: true})
@@ -89,5 +100,8 @@ func (d *encodedDocument) reply(r *http.Request) reply.Reply {
 		return reply.Reply{Status: http.StatusNotModified, Header: h}
 	}
 	h.Set("Content-Type", string(d.media))
+	if d.media == htmlMedia {
+		h.Set("Content-Security-Policy", pagePolicy())
+	}
 	return reply.Reply{Status: http.StatusOK, Raw: d.text, Header: h}
 }

@@ -51,6 +51,14 @@ func TestDocument(t *testing.T) {
 	if y.Header.Get("Content-Type") != "application/yaml" || len(inYAML.Paths) != len(d.Paths) {
 		t.Errorf("YAML: header %v, %d paths, want %d", y.Header, len(inYAML.Paths), len(d.Paths))
 	}
+	page := w.do(call{path: "docs/", user: "-", header: map[string]string{"Accept": "text/html"}})
+	policy := page.Header.Get("Content-Security-Policy")
+	if page.StatusCode != http.StatusOK || page.Header.Get("Content-Type") != "text/html; charset=utf-8" ||
+		!strings.HasPrefix(policy, "default-src 'none'; style-src 'sha256-") ||
+		!strings.Contains(page.raw, `<details id="repositories_container_container_sync">`) ||
+		strings.Contains(page.raw, "<script") || strings.Contains(page.raw, "ZgotmplZ") {
+		t.Errorf("page: status %d, header %v, %.2000s", page.StatusCode, page.Header, page.raw)
+	}
 	again := w.do(call{path: "docs/api.json", user: "-", header: map[string]string{"If-None-Match": r.Header.Get("ETag")}})
 	if again.StatusCode != http.StatusNotModified || len(again.raw) != 0 {
 		t.Errorf("If-None-Match: status %d, %d bytes", again.StatusCode, len(again.raw))

@@ -116,7 +116,7 @@ var migrated = sync.OnceValues(func() ([]byte, error) {
 	if err := migrate(context.Background(), "sqlite:"+path); err != nil {
 		return nil, err
 	}
-	return os.ReadFile(path) //nolint:gosec // the path is this function's
+	return os.ReadFile(path)
 })
 
 // migrate creates the schema of an empty database.

@@ -50,12 +50,15 @@ const (
 	sweptTasks     = "tasks"
 	sweptAudit     = "audit entries"
 	sweptTokens    = "expired API tokens"
+
+	sweptDeliveries = "webhook deliveries"
 )
 
 // SweptKinds returns all kinds of objects that sweeps delete.
 func SweptKinds() []string {
 	return []string{
 		sweptUploads, sweptPending, sweptManifests, sweptFetched, sweptOrphans, sweptBlobs, sweptTasks, sweptAudit, sweptTokens,
+		sweptDeliveries,
 	}
 }
 
@@ -96,7 +99,7 @@ func (h Housekeeper) Clean(ctx context.Context) error {
 		h.repeat(ctx, sweptAudit, func() (int64, error) {
 			return h.Store.Audits.Purge(ctx, now.Add(-h.Keep.Audit), purgeBatch)
 		}),
-		h.repeat(ctx, "deliveries to webhooks", func() (int64, error) {
+		h.repeat(ctx, sweptDeliveries, func() (int64, error) {
 			return h.Store.Webhooks.Purge(ctx, now.Add(-h.Keep.Events))
 		}),
 	)

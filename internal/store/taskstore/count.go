@@ -24,12 +24,22 @@ type Count struct {
 	OldestReady time.Time
 }
 
-// CountTasks counts the tasks that have not ended. Ended tasks, of which there are many, cost nothing.
+// MaxCounted is the number of tasks of each state that CountTasks reads.
+const MaxCounted = 50_000
+
+// CountTasks counts the tasks that have not ended: of each state the oldest MaxCounted at most. Ended tasks, of which there are
+// many, cost nothing.
 func (s *Store) CountTasks(ctx context.Context) ([]Count, error) {
 	return sqldb.Collect(ctx, s.db.Read(), scanCount, `
 		SELECT name, state, COUNT(*), COUNT(CASE WHEN state = 'waiting' AND unblocked <= $1 THEN 1 END), MIN(created),
 		       MIN(CASE WHEN state = 'waiting' AND unblocked <= $1 THEN unblocked END)
-		  FROM task WHERE state IN ('waiting', 'running', 'canceling') GROUP BY name, state`, sqldb.Micros(s.db.Now()))
+		  FROM (`+oldestOf("waiting")+` UNION ALL `+oldestOf("running")+` UNION ALL `+oldestOf("canceling")+`) k
+		 GROUP BY name, state`, sqldb.Micros(s.db.Now()), MaxCounted)
+}
+
+// oldestOf selects the $2 oldest tasks of a state.
+func oldestOf(state TaskState) string {
+	return `SELECT * FROM (SELECT name, state, created, unblocked FROM task WHERE state = '` + string(state) + `' ORDER BY created LIMIT $2) ` + string(state)
 }
 
 func scanCount(row sqldb.Scanner) (Count, error) {

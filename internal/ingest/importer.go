@@ -179,7 +179,7 @@ func (i *Importer) download(ctx context.Context, d pulp.Descriptor) error {
 	if err != nil {
 		return err
 	}
-	return i.Blobs.Record(ctx, b, func(ctx context.Context) error {
+	return i.Blobs.Record(ctx, b, func(ctx context.Context, b pulp.Blob) error {
 		return i.Store.Content.FetchedBlob(ctx, i.Repo.ID, i.Remote.ID, b)
 	}, nil)
 }

@@ -278,7 +278,7 @@ func permits(remote pulp.Remote, name string) bool {
 	if mirror.IsDockerHub(remote.URL) && !strings.Contains(name, "/") {
 		names = append(names, "library/"+name)
 	}
-	any := func(patterns []string) bool {
+	matches := func(patterns []string) bool {
 		for _, p := range patterns {
 			for _, n := range names {
 				if glob.MatchRepository(p, n) {
@@ -288,7 +288,7 @@ func permits(remote pulp.Remote, name string) bool {
 		}
 		return false
 	}
-	return (len(remote.Includes) == 0 || any(remote.Includes)) && !any(remote.Excludes)
+	return (len(remote.Includes) == 0 || matches(remote.Includes)) && !matches(remote.Excludes)
 }
 
 // sources remembers where the signatures of remotes are.

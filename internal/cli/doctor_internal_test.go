@@ -48,7 +48,7 @@ func expect(t *testing.T, all []doctor.Finding, check string, result doctor.Resu
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	if err := os.Chmod(w.config.Data, 0o700); err != nil { //nolint:gosec // a directory
+	if err := os.Chmod(w.config.Data, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	healthy := w.local(t, "doctor")
@@ -77,11 +77,11 @@ func TestDoctor(t *testing.T) {
 	if err != nil || len(keys) == 0 {
 		t.Fatalf("keys %v, %v", keys, err)
 	}
-	if err := os.Chmod(keys[0], 0o644); err != nil { //nolint:gosec // the defect
+	if err := os.Chmod(keys[0], 0o644); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, parse(t, w.local(t, "doctor", "-o", "json")), "key of countersign", doctor.Warning, "this process cannot sign with it")
-	if err := os.Chmod(w.config.Data, 0o755); err != nil { //nolint:gosec // the defect
+	if err := os.Chmod(w.config.Data, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, parse(t, w.local(t, "doctor", "-o", "json")), "data directory", doctor.Warning, "can be read by other users")

@@ -181,7 +181,7 @@ func TestScanRemote(t *testing.T) {
 		ID: "b", Name: "full", URL: "https://b", UpstreamName: "lib/app", Policy: pulp.Immediate, Includes: []string{"v*"},
 		Excludes: []string{}, Sigstore: new("https://sigstore"), Connection: connection, Secrets: secrets, Labels: labels(), Stamps: stamps,
 	}
-	query := `SELECT ` + record.RemoteColumns + ` FROM remote m ORDER BY m.id`
+	query := `SELECT ` + record.RemoteColumns + record.RemoteSource + ` ORDER BY m.id`
 	wantRows(t, s, record.ScanRemote, query, pulp.Remote{
 		ID: "a", Name: "a", URL: "https://a", UpstreamName: "app", Policy: pulp.OnDemand, Labels: pulp.Labels{}, Stamps: stamps,
 	}, full)

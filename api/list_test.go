@@ -157,7 +157,7 @@ func TestErrorsNameTheListParameter(t *testing.T) {
 		"tasks/?created_by=1":                          `{"errors":["Invalid Filter: 'created_by'"]}`,
 		"signing-services/?name__contains=x":           `{"errors":["Invalid Filter: 'name__contains'"]}`,
 		"contentguards/core/content_redirect/?bogus=1": `{"errors":["Invalid Filter: 'bogus'"]}`,
-		"content/container/tags/?orphaned_for=1":       `{"errors":["Invalid Filter: 'orphaned_for'"]}`,
+		"content/container/tags/?orphaned_for=x":       `{"orphaned_for":["Enter a number."]}`,
 		"tasks/?ordering=-args":                        `{"ordering":["Select a valid choice. -args is not one of the available choices."]}`,
 		"tasks/?state__in=running,nope":                `{"state__in":["Select a valid choice. nope is not one of the available choices."]}`,
 		"tasks/?started_at__range=2026-01-01":          `{"started_at__range":["Range query expects two values."]}`,

@@ -108,14 +108,15 @@ func readWebhook(b *body.Fields, w *pulp.Webhook, whole bool) (made bool) {
 			b.Fail("url", "Enter http(s)://host[:port][/path] of at most %d characters, without credentials: these go into headers.", maxWebhookURL)
 		}
 	}
-	if b.Has("patterns") || whole {
-		if !b.Has("patterns") {
-			b.Fail("patterns", "This field is required.")
-		}
-		w.Patterns = b.Texts("patterns")
+	patterns := b.Texts("patterns")
+	switch {
+	case b.Has("patterns"):
+		w.Patterns = patterns
 		if b.Valid("patterns") {
-			checkPatterns(b, w.Patterns)
+			checkPatterns(b, patterns)
 		}
+	case whole:
+		b.Fail("patterns", "This field is required.")
 	}
 	if v := b.OptionalTexts("event_types"); v.Set {
 		w.EventTypes = nil

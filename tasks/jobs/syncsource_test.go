@@ -313,7 +313,10 @@ func TestSourcesGiveNoAccessToBlobsOfOthers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := w.store.Content.CommitBlob(t.Context(), victim.Repository.ID, got, "", 0); err != nil {
+		err = w.blobs.Record(t.Context(), got, func(ctx context.Context, b pulp.Blob) error {
+			return w.store.Content.CommitBlob(ctx, victim.Repository.ID, b, "", 0)
+		}, nil)
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -55,6 +55,7 @@ type connection struct {
 func (c *console) connect(ctx context.Context, want connection, do func(context.Context, *session) error) error {
 	c.json = want.options.Output == asJSON
 	server := c.value(want.options.Server, serverVariable)
+	chosen := server != ""
 	host := want.reference.host
 	if server == "" && host != "" {
 		local, err := c.isLocal(host)
@@ -68,7 +69,7 @@ func (c *console) connect(ctx context.Context, want connection, do func(context.
 	if server == "" {
 		return c.connectLocal(ctx, want, do)
 	}
-	return c.connectServer(ctx, server, want, do)
+	return c.connectServer(ctx, server, chosen, want, do)
 }
 
 // isLocal reports whether host is that of the installation on this machine.
@@ -100,9 +101,9 @@ func (c *console) connectLocal(ctx context.Context, want connection, do func(con
 	})
 }
 
-// connectServer calls do with the API of a server.
+// connectServer calls do with the API of a server. chosen reports that the server is that of the options, not of a reference.
 func (c *console) connectServer(
-	ctx context.Context, server string, want connection, do func(context.Context, *session) error,
+	ctx context.Context, server string, chosen bool, want connection, do func(context.Context, *session) error,
 ) error {
 	transport, err := apiclient.Transport(c.value(want.options.CAFile, caFileVariable))
 	if err != nil {
@@ -113,7 +114,7 @@ func (c *console) connectServer(
 	if err != nil {
 		return err
 	}
-	login, err := c.login(at, want.reference.path)
+	login, err := c.login(at, chosen, want.reference.path)
 	if err != nil {
 		return err
 	}
@@ -127,24 +128,29 @@ func (c *console) connectServer(
 	s := &session{console: c, api: apiclient.New(o), host: at.Host}
 	err = do(ctx, s)
 	if fault.Is(err, fault.Unauthenticated) {
-		return fmt.Errorf("%w %s", err, advice(at, login))
+		return fmt.Errorf("%w %s", err, c.advice(at, chosen, login))
 	}
 	return err
 }
 
 // advice returns the next step for a caller that the server does not accept.
-func advice(at *url.URL, login *authfile.Login) string {
-	if login == nil {
+func (c *console) advice(at *url.URL, chosen bool, login *authfile.Login) string {
+	switch {
+	case login == nil && !chosen && (c.getenv(usernameVariable) != "" || c.getenv(passwordVariable) != ""):
+		return fmt.Sprintf("%s and %s are not sent to a server that only a reference names: set %s=%s too, or log in with `podman login %s`.",
+			usernameVariable, passwordVariable, serverVariable, at, at.Host)
+	case login == nil:
 		return fmt.Sprintf("Log in with `podman login %s`, or set %s and %s.", at.Host, usernameVariable, passwordVariable)
 	}
 	return fmt.Sprintf("The login of %s comes from %s.", login.Username, login.Source)
 }
 
 // login returns the login for a server: that of the environment, or that which other programs have stored. It is nil if
-// there is none.
-func (c *console) login(at *url.URL, repository string) (*authfile.Login, error) {
+// there is none. The login of the environment is for a chosen server only: a reference may name any host.
+func (c *console) login(at *url.URL, chosen bool, repository string) (*authfile.Login, error) {
 	username, password := c.getenv(usernameVariable), c.getenv(passwordVariable)
 	switch {
+	case !chosen:
 	case username != "" && password != "":
 		return &authfile.Login{Username: username, Password: password, Source: "the environment"}, nil
 	case username != "" || password != "":

@@ -312,6 +312,12 @@ func TestPermissions(t *testing.T) {
 	w.remote(t, "", "", "status").want(t, 0, `(?m)^database +connected$`)
 	w.remote(t, "bob", "", "status").wantError(t, 2, "set both COUNTERSIGN_USERNAME and COUNTERSIGN_PASSWORD")
 
+	// The login of the environment is for a chosen server, not for one that only a reference names.
+	environment := []string{"COUNTERSIGN_USERNAME=admin", "COUNTERSIGN_PASSWORD=" + apptest.AdminPassword}
+	w.run(t, environment, "repository", "show", "team/app", "--server", w.host()).want(t, 0, "team/app")
+	w.run(t, environment, "repository", "show", w.host()+"/team/app").
+		wantError(t, 3, "COUNTERSIGN_PASSWORD are not sent to a server that only a reference names: set COUNTERSIGN_SERVER=http://localhost:")
+
 	// The stored login of podman, and a reference that names the server.
 	text := fmt.Sprintf(`{"auths": {%q: {"auth": "Ym9iOmJvYi1wYXNzd29yZC0x"}}}`, w.host())
 	if err := os.MkdirAll(filepath.Join(w.dir, "containers"), 0o700); err != nil {
@@ -322,6 +328,7 @@ func TestPermissions(t *testing.T) {
 	}
 	w.run(t, nil, "task", "list", "--server", w.host()).want(t, 0, `^ID .*\n$`)
 	w.run(t, nil, "sign", w.host()+"/team/app:v1").wantError(t, 3, "You do not have permission")
+	w.run(t, environment, "sign", w.host()+"/team/app:v1").wantError(t, 3, "You do not have permission")
 	w.run(t, nil, "task", "list", "--server", "http://"+w.host()+"/x").wantError(t, 2, "want http")
 	w.run(t, nil, "task", "list").wantError(t, 1, "there is no database at .*: give a server with --server URL or COUNTERSIGN_SERVER")
 }

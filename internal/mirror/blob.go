@@ -161,29 +161,29 @@ func (b *blob) Close() error {
 	return err
 }
 
-// HasBlob reports whether the remote has a blob of a size in bytes. It asks with HEAD, and with GET if the remote refuses
-// HEAD, as stores do whose URLs are signed for GET.
+// HasBlob reports whether the remote sends a blob of a size in bytes. It requests the blob and reads its first byte: a remote
+// that is a mirror itself may answer HEAD for a blob that it would have to fetch, and cannot.
 func (g *Registry) HasBlob(ctx context.Context, d digest.Digest, size int64) (bool, error) {
 	if !supported(d) {
 		return false, malformed(string(d))
 	}
-	for _, method := range []string{http.MethodHead, http.MethodGet} {
-		res, err := g.do(ctx, request{method: method, url: g.repository("/blobs/" + string(d)), blob: true})
-		if err != nil {
-			return false, err
-		}
-		_ = res.Body.Close()
-		switch {
-		case res.StatusCode == http.StatusOK && (res.ContentLength < 0 || res.ContentLength == size):
-			return true, nil
-		case res.StatusCode == http.StatusOK: // other bytes under the digest
-			return false, nil
-		case method == http.MethodHead && mayAnswerGET(res.StatusCode):
-		case res.StatusCode == http.StatusNotFound:
-			return false, nil
-		default:
-			return false, refusedAt(res.StatusCode, res.Request.URL)
-		}
+	res, err := g.do(ctx, request{method: http.MethodGet, url: g.repository("/blobs/" + string(d)), blob: true})
+	if err != nil {
+		return false, err
 	}
-	return false, nil
+	defer func() { _ = res.Body.Close() }()
+	switch res.StatusCode {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		return false, nil
+	default:
+		return false, refusedAt(res.StatusCode, res.Request.URL)
+	}
+	if res.ContentLength >= 0 && res.ContentLength != size { // other bytes under the digest
+		return false, nil
+	}
+	if _, err := io.CopyN(io.Discard, res.Body, min(size, 1)); err != nil {
+		return false, fault.Wrap(fault.Unavailable, registryclient.Sanitized(err), "The remote broke off %s.", d)
+	}
+	return true, nil
 }

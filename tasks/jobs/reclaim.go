@@ -25,7 +25,7 @@ func (o Options) reclaim(ctx context.Context, r *tasks.Run, args tasks.ReclaimAr
 		return fault.New(fault.Invalid, "The blobs are stored by the upstream registry; reclaim the space there.")
 	}
 	c := reclaimer{
-		Options: o, log: o.Log.With(slog.String("task", r.Task.ID)), remotes: map[string]*mirror.Registry{},
+		Options: o, log: o.Log.With(slog.String("task", r.Task.ID)), remotes: map[string]*opened{},
 		released: r.Report("reclaim-space.artifact", "Reclaim disk space", -1),
 		bytes:    r.Report("reclaim-space.bytes", "Bytes of released blobs", -1),
 		kept:     r.Report("reclaim-space.kept", "Blobs that a remote does not have or did not answer for", -1),
@@ -55,15 +55,26 @@ func (o Options) reclaim(ctx context.Context, r *tasks.Run, args tasks.ReclaimAr
 type reclaimer struct {
 	Options
 	log                   *slog.Logger
-	remotes               map[string]*mirror.Registry // by id; nil: it does not answer
+	remotes               map[string]*opened // by id
 	released, bytes, kept *tasks.Report
 }
 
 func (c reclaimer) close() {
-	for _, registry := range c.remotes {
-		if registry != nil {
-			registry.Close()
-		}
+	for _, o := range c.remotes {
+		o.close()
+	}
+}
+
+// opened is a remote in the state in which it was opened. The registry is nil if it does not answer.
+type opened struct {
+	remote   pulp.Remote
+	registry *mirror.Registry
+}
+
+func (o *opened) close() {
+	if o.registry != nil {
+		o.registry.Close()
+		o.registry = nil
 	}
 }
 
@@ -108,8 +119,7 @@ func (c reclaimer) areThere(ctx context.Context, b content.Releasable) (bool, er
 		case ctx.Err() != nil:
 			return false, context.Cause(ctx)
 		case err != nil: // it is not asked for the other blobs either: each may take as long to fail
-			registry.Close()
-			c.remotes[id] = nil
+			c.remotes[id].close()
 			c.log.WarnContext(ctx, "the remote does not answer; its blobs are kept", slog.String("remote", id), slog.Any("err", err))
 			return false, nil
 		case !has:
@@ -121,24 +131,26 @@ func (c reclaimer) areThere(ctx context.Context, b content.Releasable) (bool, er
 	return true, nil
 }
 
-// remote returns a connection to a remote. It returns nil for a remote that does not answer, and for this server itself, which
-// has nothing but the bytes that are to be released.
+// remote returns a connection to a remote in its present state, which may change during the task. It returns nil for a remote
+// that does not answer, and for this server itself, which has nothing but the bytes that are to be released.
 func (c reclaimer) remote(ctx context.Context, id string) (*mirror.Registry, error) {
-	if registry, known := c.remotes[id]; known {
-		return registry, nil
-	}
 	remote, err := c.Store.Catalog.Remote(ctx, id)
 	if fault.Is(err, fault.NotFound) || err == nil && c.isThisServer(remote) {
-		c.remotes[id] = nil
 		return nil, nil
 	} else if err != nil {
 		return nil, err
+	}
+	if o, known := c.remotes[id]; known {
+		if remote.SameSource(o.remote) {
+			return o.registry, nil
+		}
+		o.close()
 	}
 	registry, err := c.Mirror.Open(remote)
 	if err != nil {
 		c.log.WarnContext(ctx, "cannot use the remote; its blobs are kept", slog.String("remote", remote.Name), slog.Any("err", err))
 	}
-	c.remotes[id] = registry
+	c.remotes[id] = &opened{remote, registry}
 	return registry, nil
 }
 

@@ -134,15 +134,16 @@ func (t *Tx) claimReleased(released []Released) error {
 	for i, b := range released {
 		ids[i] = b.ID
 	}
+	// Each statement has the same arguments. PostgreSQL takes $2 for a 32-bit integer where no column gives its type.
 	for _, statement := range []string{`
 		INSERT INTO blob_claim (repository_id, blob_id, remote_id, size)
 		SELECT DISTINCT c.repository_id, b.id, r.remote_id, b.size
 		  FROM json_each($1) j JOIN blob b ON b.id = j.value JOIN repository_content c ON c.content_id = b.id JOIN repository r ON r.id = c.repository_id
-		 WHERE $2 > 0
+		 WHERE CAST($2 AS BIGINT) > 0
 		ON CONFLICT (repository_id, blob_id) DO NOTHING`, `
 		INSERT INTO claim_source (repository_id, blob_id, remote_id)
 		SELECT k.repository_id, k.blob_id, k.remote_id FROM json_each($1) j JOIN blob_claim k ON k.blob_id = j.value
-		 WHERE k.remote_id IS NOT NULL AND $2 > 0
+		 WHERE k.remote_id IS NOT NULL AND CAST($2 AS BIGINT) > 0
 		ON CONFLICT (repository_id, blob_id, remote_id) DO NOTHING`, `
 		UPDATE blob SET absent = TRUE, deleting = TRUE, updated = $2 WHERE id IN (SELECT j.value FROM json_each($1) j)`,
 	} {

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"github.com/opencontainers/go-digest"
+
 	"github.com/countersign/countersign/api/internal/openapi"
 	"github.com/countersign/countersign/api/internal/query"
 	"github.com/countersign/countersign/internal/pulp"
@@ -30,9 +32,11 @@ func showArtifact(b pulp.Blob) any {
 		object: objectOf(pulp.ArtifactCollection, b.ID, b.Stamps), File: "artifact/" + hex[:2] + "/" + hex[2:], Size: b.Size,
 	}
 	switch b.Digest.Algorithm() {
-	case "sha256":
+	case digest.SHA256:
 		shown.SHA256 = &hex
-	case "sha512":
+	case digest.SHA384:
+		shown.SHA384 = &hex
+	case digest.SHA512:
 		shown.SHA512 = &hex
 	}
 	return shown

@@ -2,7 +2,6 @@ package api
 
 import (
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -234,15 +233,4 @@ func (b *documentBuilder) response(status int, form any) openapi.Response {
 	}
 	r.Content = map[string]openapi.Media{openapi.JSON: {Schema: schema}}
 	return r
-}
-
-// operationIDs returns the ids of all operations by method and path.
-func (a *API) operationIDs() map[string]string {
-	ids := map[string]string{}
-	for _, r := range a.declaredRoutes() {
-		for _, method := range slices.Sorted(maps.Keys(r.methods)) {
-			ids[method+" "+pulp.Root+r.path] = operationID(r.path, r.methods[method])
-		}
-	}
-	return ids
 }

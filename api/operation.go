@@ -93,12 +93,13 @@ func listed(h handler, form any, orderings, filters []string) operation {
 	}
 }
 
-// create returns an operation that creates an object. fails are further statuses of errors, as of the functions below.
-func create(h handler, form body.Form, with replies, fails ...int) operation {
-	return operation{verb: "create", handle: h, body: form, replies: with, fails: fails}
+// create returns an operation that creates an object.
+func create(h handler, form body.Form, with replies) operation {
+	return operation{verb: "create", handle: h, body: form, replies: with}
 }
 
-// update returns an operation that changes an object with the whole body.
+// update returns an operation that changes an object with the whole body. fails are further statuses of errors, as of the
+// functions below.
 func update(h handler, form body.Form, with replies, fails ...int) operation {
 	return operation{verb: "update", handle: h, body: form, query: selection(), replies: with, fails: fails}
 }

@@ -104,17 +104,27 @@ func (c *call) grant(kind, name string, actions []string) ([]string, error) {
 	case c.AnonymousPull == auth.AnonymousPullOff || c.AnonymousPull == "":
 		return none, nil
 	}
+	public, err := c.isPublic(name)
+	if err != nil || !public {
+		return none, err
+	}
+	return []string{"pull"}, nil
+}
+
+// isPublic reports whether anonymous callers may pull from a name: a public distribution has it, or a public cache may get it.
+func (c *call) isPublic(name string) (bool, error) {
 	_, err := c.Store.Serving.ResolvePublic(c.r.Context(), name)
-	if fault.Is(err, fault.NotFound) && c.PullThroughAnonymous {
-		var d pulp.Distribution
-		if d, err = c.Store.Catalog.PullThroughAbove(c.r.Context(), name); err == nil && d.Private {
-			return none, nil
-		}
+	if !fault.Is(err, fault.NotFound) {
+		return err == nil, err
 	}
+	if !c.PullThroughAnonymous {
+		return false, nil
+	}
+	d, err := c.Store.Catalog.PullThroughAbove(c.r.Context(), name)
 	if fault.Is(err, fault.NotFound) {
-		return none, nil
+		return false, nil
 	}
-	return []string{"pull"}, err
+	return err == nil && !d.Private, err
 }
 
 // writeActions are the actions that the action push of a token covers.

@@ -2,7 +2,6 @@ package authfile_test
 
 import (
 	"encoding/base64"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -178,7 +177,7 @@ func FuzzFind(f *testing.F) {
 		path := write(t, t.TempDir(), "auth.json", text)
 		got, err := environment("", map[string]string{"REGISTRY_AUTH_FILE": path}).Find(host, repository)
 		if err == nil && got != nil && (got.Username == "" || got.Password == "" || got.Source == "") {
-			t.Error(fmt.Sprintf("incomplete: %+v", got))
+			t.Errorf("incomplete: %+v", got)
 		}
 	})
 }

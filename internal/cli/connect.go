@@ -21,7 +21,7 @@ import (
 const (
 	serverVariable   = "COUNTERSIGN_SERVER"
 	usernameVariable = "COUNTERSIGN_USERNAME"
-	passwordVariable = "COUNTERSIGN_PASSWORD" //nolint:gosec // the name of a variable
+	passwordVariable = "COUNTERSIGN_PASSWORD"
 	caFileVariable   = "COUNTERSIGN_CA_FILE"
 )
 

@@ -50,7 +50,7 @@ type Connection struct {
 func (r *Report) Server(ctx context.Context, at *url.URL, transport http.RoundTripper) bool {
 	check := "address " + at.String()
 	began := time.Now()
-	response, err := request(ctx, at.String()+pulp.Root+"status/", transport)
+	response, err := request(ctx, at.String()+pulp.Root+"status/", transport) //nolint:bodyclose // request closes it
 	if err != nil {
 		r.fail(check, unreachableNext(at, err), "does not answer: %s", oneLine(err))
 		return false
@@ -133,7 +133,7 @@ func (r *Report) publicURL(at *url.URL, origin string) {
 
 // realm checks that the registry sends clients for tokens to the address that they use.
 func (r *Report) realm(ctx context.Context, at *url.URL, transport http.RoundTripper) {
-	response, err := request(ctx, at.String()+"/v2/", transport)
+	response, err := request(ctx, at.String()+"/v2/", transport) //nolint:bodyclose // request closes it
 	if err != nil {
 		r.fail("registry", unreachableNext(at, err), "/v2/ does not answer: %s", oneLine(err))
 		return

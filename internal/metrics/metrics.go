@@ -92,7 +92,7 @@ type scrapeLog struct{ log *slog.Logger }
 func (l scrapeLog) Println(v ...any) {
 	for _, x := range v {
 		if err, ok := x.(error); ok {
-			l.log.Error("a scrape is incomplete", slog.Any("err", err)) //nolint:sloglint // the library passes no context
+			l.log.Error("a scrape is incomplete", slog.Any("err", err))
 		}
 	}
 }

@@ -160,5 +160,5 @@ func (p Policy) Wait(failures int) time.Duration {
 			break
 		}
 	}
-	return wait + rand.N(wait/2+1)
+	return wait + rand.N(wait/2+1) //nolint:gosec // jitter, not a secret
 }

@@ -78,7 +78,7 @@ func (s *source) Read(p []byte) (int, error) {
 	began := time.Now()
 	n, err := s.Reader.Read(p)
 	s.waited += time.Since(began)
-	s.failed = s.failed || err != nil && err != io.EOF //nolint:errorlint // readers return io.EOF itself
+	s.failed = s.failed || err != nil && err != io.EOF
 	return n, err
 }
 

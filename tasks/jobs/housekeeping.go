@@ -49,7 +49,7 @@ const (
 	sweptBlobs     = "blobs"
 	sweptTasks     = "tasks"
 	sweptAudit     = "audit entries"
-	sweptTokens    = "expired API tokens"
+	sweptTokens    = "expired API tokens" //nolint:gosec // a label
 
 	sweptDeliveries = "webhook deliveries"
 )

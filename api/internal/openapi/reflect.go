@@ -65,7 +65,7 @@ func (s *Schemas) of(t reflect.Type) *Schema {
 	if s.choices[t] != nil {
 		return s.choices[t]
 	}
-	switch t.Kind() {
+	switch t.Kind() { //nolint:exhaustive // other kinds have no JSON form
 	case reflect.Pointer:
 		return s.of(t.Elem()).OrNull()
 	case reflect.Interface:

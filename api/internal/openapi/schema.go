@@ -39,16 +39,31 @@ type Schema struct {
 	WriteOnly   bool               `json:"writeOnly,omitempty"`
 }
 
-// The schemas of values without further conditions.
+// Any returns the schema of any value.
+func Any() *Schema { return &Schema{} }
 
-func Any() *Schema              { return &Schema{} }
-func Text() *Schema             { return &Schema{Type: Types{"string"}} }
-func Bool() *Schema             { return &Schema{Type: Types{"boolean"}} }
-func Integer() *Schema          { return &Schema{Type: Types{"integer"}} }
-func Number() *Schema           { return &Schema{Type: Types{"number"}} }
-func Time() *Schema             { return &Schema{Type: Types{"string"}, Format: "date-time"} }
-func List(of *Schema) *Schema   { return &Schema{Type: Types{"array"}, Items: of} }
-func MapOf(of *Schema) *Schema  { return &Schema{Type: Types{"object"}, Additional: of} }
+// Text returns the schema of texts.
+func Text() *Schema { return &Schema{Type: Types{"string"}} }
+
+// Bool returns the schema of booleans.
+func Bool() *Schema { return &Schema{Type: Types{"boolean"}} }
+
+// Integer returns the schema of integers.
+func Integer() *Schema { return &Schema{Type: Types{"integer"}} }
+
+// Number returns the schema of numbers.
+func Number() *Schema { return &Schema{Type: Types{"number"}} }
+
+// Time returns the schema of times.
+func Time() *Schema { return &Schema{Type: Types{"string"}, Format: "date-time"} }
+
+// List returns the schema of lists of elements.
+func List(of *Schema) *Schema { return &Schema{Type: Types{"array"}, Items: of} }
+
+// MapOf returns the schema of objects with members of one schema.
+func MapOf(of *Schema) *Schema { return &Schema{Type: Types{"object"}, Additional: of} }
+
+// RefTo returns a reference to a schema with a name.
 func RefTo(name string) *Schema { return &Schema{Ref: "#/components/schemas/" + name} }
 
 // Choice returns the schema of some possible texts.

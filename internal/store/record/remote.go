@@ -17,7 +17,7 @@ const RemoteColumns = `m.id, m.name, COALESCE(p.url, m.url), m.upstream_name, m.
 const (
 	RemoteSigstore   = `CASE WHEN p.id IS NULL THEN m.sigstore ELSE p.sigstore END`
 	RemoteConnection = `COALESCE(p.connection, m.connection)`
-	RemoteSecrets    = `COALESCE(p.secrets, m.secrets)`
+	RemoteSecrets    = `COALESCE(p.secrets, m.secrets)` //nolint:gosec // the text of a column
 )
 
 // RemoteJoin joins the pull-through remotes p of remotes m.

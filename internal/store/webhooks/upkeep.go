@@ -87,7 +87,7 @@ func (s *Store) drop(ctx context.Context, webhook string, number int64, oldest t
 		}
 		var n int64
 		for _, stream := range slices.Sorted(maps.Keys(streams)) {
-			k, err := lose(t, Key{webhook, stream}, streams[stream], oldest)
+			k, err := lose(t, Key{webhook, stream}, streams[stream])
 			if err != nil {
 				return 0, err
 			}
@@ -98,7 +98,7 @@ func (s *Store) drop(ctx context.Context, webhook string, number int64, oldest t
 }
 
 // lose drops deliveries of one stream, unless they have been made in the meantime, and notes that they are lost.
-func lose(t *sqldb.Tx, k Key, all []dropped, oldest time.Time) (int64, error) {
+func lose(t *sqldb.Tx, k Key, all []dropped) (int64, error) {
 	// The stream is locked first, as by processes that deliver.
 	if _, err := t.Exec(`UPDATE webhook_stream SET serial = serial + 1 WHERE webhook_id = $1 AND stream = $2`, k.WebhookID, k.Name); err != nil {
 		return 0, err
@@ -196,12 +196,12 @@ func (s *Store) Purge(ctx context.Context, before time.Time) (int64, error) {
 }
 
 // purgeDeleted deletes the other rows of deleted webhooks that have no deliveries.
-func purgeDeleted(t *sqldb.Tx) (n int64, err error) {
+func purgeDeleted(t *sqldb.Tx) (int64, error) {
 	for _, table := range []string{"webhook_attempt", "webhook_stream"} {
-		if n, err = t.Exec(`DELETE FROM ` + table + ` WHERE webhook_id IN (SELECT id FROM webhook_deleted)`); err != nil {
+		if _, err := t.Exec(`DELETE FROM ` + table + ` WHERE webhook_id IN (SELECT id FROM webhook_deleted)`); err != nil {
 			return 0, err
 		}
 	}
-	_, err = t.Exec(`DELETE FROM webhook_deleted WHERE at < $1`, t.Now-deletedFor.Microseconds())
+	_, err := t.Exec(`DELETE FROM webhook_deleted WHERE at < $1`, t.Now-deletedFor.Microseconds())
 	return 0, err
 }

@@ -32,9 +32,23 @@ func (c *call) pullThrough(m pulp.Manifest, why error) (pulp.Manifest, error) {
 		return m, cmp.Or(err, why)
 	}
 	by := pullthrough.Puller{Name: c.caller.name(), Client: c.client()}
+	hidden := false
 	if absent {
+		if _, found := c.Store.Serving.Resolve(c.r.Context(), c.name); found == nil { // private, or another pull has just made it
+			t, _, err = c.resolve(c.name)
+			absent = fault.Is(err, fault.NotFound)
+			hidden = absent
+			if err != nil && !absent {
+				return m, err
+			}
+		}
+	}
+	switch err = nil; {
+	case hidden:
+		err = c.PullThrough.Ask(c.r.Context(), by, d, c.name, c.ref)
+	case absent:
 		err = c.PullThrough.Create(c.r.Context(), by, d, c.name, c.ref)
-	} else {
+	case c.PullThrough.NeedsUpdate(t, c.ref, m):
 		err = c.PullThrough.Update(c.r.Context(), by, t, c.ref, m)
 	}
 	if fault.Is(err, fault.NotFound) {

@@ -34,6 +34,7 @@ type cachingWorld struct {
 	// manifests counts the requests for manifests with GET that reach the origin; lookups counts those with HEAD, too.
 	manifests, lookups atomic.Int64
 	status             atomic.Int64 // of the origin's responses; 0: those of the origin
+	refuseGET          atomic.Bool  // the origin answers requests for manifests with GET with 403
 }
 
 func newCaching(t *testing.T, edits ...func(*pullthrough.Options)) *cachingWorld {
@@ -49,6 +50,10 @@ func newCaching(t *testing.T, edits ...func(*pullthrough.Options)) *cachingWorld
 			c.lookups.Add(1)
 			if r.Method == http.MethodGet {
 				c.manifests.Add(1)
+				if c.refuseGET.Load() {
+					w.WriteHeader(http.StatusForbidden)
+					return
+				}
 			}
 		}
 		if status := c.status.Load(); status != 0 {
@@ -217,6 +222,68 @@ func TestPrivatePullThrough(t *testing.T) {
 	c.pull("", "acme/app", "v1", http.StatusUnauthorized, "UNAUTHORIZED")
 	header, _ := c.token("carol", "repository:acme/hub/acme/app:pull")
 	c.pull(header, "acme/app", "v1", http.StatusOK, "")
+}
+
+// TestPullThroughServesPresent proves that a present tag is served when the upstream registry says that it has moved and then
+// refuses the manifest, and that this does not stop the checks of other repositories.
+func TestPullThroughServesPresent(t *testing.T) {
+	t.Parallel()
+	c := newCaching(t)
+	first := c.origin.pushImage("acme/app", "one", "v1")
+	c.origin.pushImage("acme/other", "one", "v1")
+	c.pull("carol", "acme/app", "v1", http.StatusOK, "")
+	c.pull("carol", "acme/other", "v1", http.StatusOK, "")
+	c.origin.pushImage("acme/app", "two", "v1")
+	moved := c.origin.pushImage("acme/other", "two", "v1")
+	c.refuseGET.Store(true)
+	if got := c.pull("carol", "acme/app", "v1", http.StatusOK, "").header.Get("Docker-Content-Digest"); got != string(first) {
+		t.Errorf("digest %s, want the present %s", got, first)
+	}
+	c.refuseGET.Store(false)
+	if got := c.pull("carol", "acme/other", "v1", http.StatusOK, "").header.Get("Docker-Content-Digest"); got != string(moved) {
+		t.Errorf("digest %s of another repository, want %s", got, moved)
+	}
+}
+
+// TestPullThroughOutage proves that one failed request to a registry that does not answer is enough for all its repositories.
+func TestPullThroughOutage(t *testing.T) {
+	t.Parallel()
+	c := newCaching(t)
+	for _, name := range []string{"acme/app", "acme/other"} {
+		c.origin.pushImage(name, "one", "v1")
+		c.pull("carol", name, "v1", http.StatusOK, "")
+	}
+	c.status.Store(http.StatusBadGateway)
+	c.pull("carol", "acme/app", "v1", http.StatusOK, "")
+	before := c.lookups.Load()
+	c.pull("carol", "acme/other", "v1", http.StatusOK, "")
+	if n := c.lookups.Load() - before; n != 0 {
+		t.Errorf("the check of another repository sent %d requests during an outage", n)
+	}
+}
+
+// TestPullThroughHidden proves that an outsider cannot make a private repository of a public cache store anything.
+func TestPullThroughHidden(t *testing.T) {
+	t.Parallel()
+	c := newCaching(t)
+	c.origin.pushImage("acme/app", "one", "v1")
+	c.origin.pushImage("acme/app", "two", "v2")
+	c.pull("carol", "acme/app", "v1", http.StatusOK, "")
+	target, err := c.store.Serving.Resolve(t.Context(), "acme/hub/acme/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.store.Catalog.EditDistribution(t.Context(), nil, target.Distribution.ID, 0, func(d *pulp.Distribution) { d.Private = true }); err != nil {
+		t.Fatal(err)
+	}
+	c.pull("carol", "acme/app", "v2", http.StatusNotFound, "MANIFEST_UNKNOWN")
+	if target, err = c.store.Serving.Resolve(t.Context(), "acme/hub/acme/app"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.store.Serving.ServedManifest(t.Context(), target, "v2"); !fault.Is(err, fault.NotFound) {
+		t.Errorf("the pull of an outsider stored v2: %v", err)
+	}
+	c.pull("admin", "acme/app", "v2", http.StatusOK, "")
 }
 
 // TestPullThroughLimits proves that an account cannot flood the upstream registry with new names.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"time"
 
@@ -32,6 +33,7 @@ type fetch struct {
 	by       Puller
 	target   record.Target
 	remote   pulp.Remote
+	from     pulp.Remote // the pull-through remote
 	registry *mirror.Registry
 }
 
@@ -105,6 +107,9 @@ func (f *fetch) check(ctx context.Context, tag string, known pulp.Manifest) erro
 	case fault.Is(err, fault.NotFound):
 		return nil
 	case err != nil:
+		if isOutage(err) {
+			f.checked.Add(cacheKey(f.target), time.Now().Add(outageTTL))
+		}
 		return unavailable(err)
 	case d == known.Digest:
 		return f.add(ctx, content.Synced{}, known)
@@ -121,6 +126,14 @@ func (f *fetch) check(ctx context.Context, tag string, known pulp.Manifest) erro
 	}
 	m.Digest = got.Digest
 	return f.take(ctx, tag, m)
+}
+
+// isOutage reports whether a failed request says that the whole registry does not answer. Other failures may be those of one
+// repository, which must not stop the checks of others.
+func isOutage(err error) bool {
+	status := mirror.Status(err)
+	_, failed := errors.AsType[net.Error](err)
+	return failed || status == http.StatusTooManyRequests || status >= http.StatusInternalServerError
 }
 
 // importer returns the importer of the fetch. It links blobs of public repositories only: a registry that merely names a digest
@@ -194,7 +207,7 @@ func (f *fetch) add(ctx context.Context, wanted content.Synced, m pulp.Manifest)
 // sigstore, cosign's companion tag, and referrers that are signatures.
 func (f *fetch) addSignatures(ctx context.Context, wanted *content.Synced, d digest.Digest) error {
 	i := f.importer()
-	from, err := f.sources.of(ctx, f.remote, f.registry)
+	from, err := f.sources.of(ctx, f.from, f.registry)
 	if err != nil {
 		return err
 	}

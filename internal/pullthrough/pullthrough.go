@@ -66,7 +66,7 @@ type Cache struct {
 	places  chan struct{}
 	flights singleflight.Group
 	misses  *lru.Cache[string, miss]
-	checked *lru.Cache[string, time.Time] // tags and remotes that need no check before a time
+	checked *lru.Cache[string, time.Time] // tags, remotes and caches that need no check before a time
 	limits  *limits
 	sources sources
 }
@@ -94,15 +94,24 @@ type miss struct {
 // errUnknown is the error of a name or reference that the upstream registry does not have, or may not be fetched.
 var errUnknown = fault.New(fault.NotFound, "The upstream registry of the cache does not have the manifest.")
 
-// Create fetches the first manifest of a path below a pull-through distribution and creates its repository. It does nothing
-// but ask the upstream registry if a distribution has the path already: the caller may not read that. The error is NotFound if
-// the upstream registry does not have the manifest, or the patterns of the remote exclude the name.
+// Create fetches the first manifest of a path below a pull-through distribution and creates its repository. The error is
+// NotFound if the upstream registry does not have the manifest, or the patterns of the remote exclude the name.
 func (c *Cache) Create(ctx context.Context, by Puller, d pulp.Distribution, path, reference string) error {
+	return c.create(ctx, by, d, path, reference, false)
+}
+
+// Ask is Create for a path that a distribution has which the caller may not read. It sends the same request for the manifest, so
+// that the caller does not learn of the distribution, but it stores nothing. The error is NotFound at best.
+func (c *Cache) Ask(ctx context.Context, by Puller, d pulp.Distribution, path, reference string) error {
+	return c.create(ctx, by, d, path, reference, true)
+}
+
+func (c *Cache) create(ctx context.Context, by Puller, d pulp.Distribution, path, reference string, hidden bool) error {
 	name, ok := strings.CutPrefix(path, d.BasePath+"/")
 	if !ok || d.RemoteID == "" {
 		return errUnknown
 	}
-	return c.once(ctx, d.ID+" "+path+" "+reference, func(ctx context.Context) error {
+	get := func(ctx context.Context) error {
 		remote, err := c.Store.Catalog.PullThroughRemote(ctx, d.RemoteID)
 		if err != nil {
 			return err
@@ -114,7 +123,7 @@ func (c *Cache) Create(ctx context.Context, by Puller, d pulp.Distribution, path
 			return err
 		}
 		remote.UpstreamName, remote.PullThrough, remote.Includes, remote.Excludes = name, false, nil, nil
-		f := fetch{Cache: c, by: by, remote: remote}
+		f := fetch{Cache: c, by: by, remote: remote, from: remote}
 		if err := f.open(); err != nil {
 			return err
 		}
@@ -122,6 +131,9 @@ func (c *Cache) Create(ctx context.Context, by Puller, d pulp.Distribution, path
 		m, err := f.manifest(ctx, reference)
 		if err != nil {
 			return err
+		}
+		if hidden {
+			return errUnknown
 		}
 		target, err := c.Store.Catalog.CacheTarget(ctx, d.ID, path, name)
 		if err != nil {
@@ -137,7 +149,11 @@ func (c *Cache) Create(ctx context.Context, by Puller, d pulp.Distribution, path
 			return err
 		}
 		return f.take(ctx, reference, m)
-	})
+	}
+	if hidden { // its failure must not be that of pulls of others
+		return c.once(ctx, "hidden "+d.ID+" "+path+" "+reference, get)
+	}
+	return c.fetchOnce(ctx, d.ID, path, reference, get)
 }
 
 // NeedsUpdate reports whether a pull of a reference from a cached repository asks the upstream registry. known is the manifest
@@ -149,35 +165,44 @@ func (c *Cache) NeedsUpdate(t record.Target, reference string, known pulp.Manife
 	if known.Digest == "" {
 		return true
 	}
-	return pulp.ValidTag(reference) && !c.isFresh(tagKey(t, reference)) && !c.isFresh(t.Repository.RemoteID)
+	return pulp.ValidTag(reference) && !c.isFresh(tagKey(t, reference)) && !c.isFresh(t.Repository.RemoteID) &&
+		!c.isFresh(cacheKey(t))
 }
 
 // Update asks the upstream registry for a reference of a cached repository and stores what is new. known is the manifest that is
 // present; empty if there is none. Without one, the error is NotFound if the upstream registry does not have the reference. With
-// one, failures of the upstream registry are logged, and the present manifest stays.
+// one, failures of the upstream registry are logged, and the present manifest stays; Update waits for checkTimeout at most, and
+// slower checks go on without the caller.
 func (c *Cache) Update(ctx context.Context, by Puller, t record.Target, reference string, known pulp.Manifest) error {
-	key := tagKey(t, reference)
 	if known.Digest == "" {
-		return c.once(ctx, key, func(ctx context.Context) error { return c.update(ctx, by, t, reference, known) })
+		return c.fetchOnce(ctx, t.Distribution.CacheID, t.Distribution.BasePath, reference, func(ctx context.Context) error {
+			return c.update(ctx, by, t, reference, known)
+		})
 	}
+	key := tagKey(t, reference)
 	done := c.flights.DoChan("check "+key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 		defer cancel()
-		return nil, c.update(ctx, by, t, reference, known)
-	})
-	select {
-	case r := <-done:
-		if r.Err == nil {
+		err := c.placed(ctx, func() error { return c.update(ctx, by, t, reference, known) })
+		if err == nil {
 			c.checked.Add(key, time.Now().Add(c.Freshness))
-			return nil
-		}
-		if fault.Is(r.Err, fault.NotFound) {
-			return r.Err
+			return nil, nil
 		}
 		c.Log.WarnContext(ctx, "a cached tag cannot be checked at the upstream registry; the present manifest is served",
-			slog.String("repository", t.Repository.Name), slog.String("tag", reference), slog.Any("err", r.Err))
+			slog.String("repository", t.Repository.Name), slog.String("tag", reference), slog.Any("err", err))
 		c.checked.Add(key, time.Now().Add(outageTTL))
-		c.checked.Add(t.Repository.RemoteID, time.Now().Add(outageTTL))
+		if !fault.Is(err, fault.NotFound) && !fault.Is(err, fault.TooMany) {
+			c.checked.Add(t.Repository.RemoteID, time.Now().Add(outageTTL))
+		}
+		return nil, nil
+	})
+	timer := time.NewTimer(checkTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-timer.C:
+		c.checked.Add(key, time.Now().Add(outageTTL)) // other clients need not wait, either
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -192,11 +217,11 @@ func (c *Cache) update(ctx context.Context, by Puller, t record.Target, referenc
 	if f.remote.CacheID == "" { // the repository has another remote by now
 		return nil
 	}
-	from, err := c.Store.Catalog.PullThroughRemote(ctx, f.remote.CacheID)
-	if err != nil {
+	var err error
+	if f.from, err = c.Store.Catalog.PullThroughRemote(ctx, f.remote.CacheID); err != nil {
 		return err
 	}
-	if !permits(from, f.remote.UpstreamName) {
+	if !permits(f.from, f.remote.UpstreamName) {
 		return errUnknownUnless(known)
 	}
 	if err := f.open(); err != nil {
@@ -221,6 +246,17 @@ func errUnknownUnless(known pulp.Manifest) error {
 	return errUnknown
 }
 
+// fetchOnce is once for a reference of a path below a pull-through distribution. It does not call f if the manifest is there by
+// then: a call may begin just after another has fetched it.
+func (c *Cache) fetchOnce(ctx context.Context, cacheID, path, reference string, f func(context.Context) error) error {
+	return c.once(ctx, cacheID+" "+path+" "+reference, func(ctx context.Context) error {
+		if there, err := c.has(ctx, cacheID, path, reference); there || err != nil {
+			return err
+		}
+		return f(ctx)
+	})
+}
+
 // once calls f for one of several concurrent calls with a key. A failure is the result of further calls for missTTL.
 func (c *Cache) once(ctx context.Context, key string, f func(context.Context) error) error {
 	if m, ok := c.misses.Get(key); ok && time.Since(m.at) < missTTL {
@@ -229,16 +265,13 @@ func (c *Cache) once(ctx context.Context, key string, f func(context.Context) er
 	done := c.flights.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 		defer cancel()
-		release, err := c.place(ctx)
-		if err != nil {
-			return nil, err
-		}
-		defer release()
-		err = f(ctx)
-		if err != nil && !fault.Is(err, fault.TooMany) {
-			c.misses.Add(key, miss{time.Now(), err})
-		}
-		return nil, err
+		return nil, c.placed(ctx, func() error {
+			err := f(ctx)
+			if err != nil && !fault.Is(err, fault.TooMany) {
+				c.misses.Add(key, miss{time.Now(), err})
+			}
+			return err
+		})
 	})
 	select {
 	case r := <-done:
@@ -246,6 +279,31 @@ func (c *Cache) once(ctx context.Context, key string, f func(context.Context) er
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// has reports whether a path of a pull-through distribution serves a reference.
+func (c *Cache) has(ctx context.Context, cacheID, path, reference string) (bool, error) {
+	t, err := c.Store.Serving.Resolve(ctx, path)
+	if err == nil && t.Distribution.CacheID == cacheID {
+		_, err = c.Store.Serving.ServedManifest(ctx, t, reference)
+		if err == nil {
+			return true, nil
+		}
+	}
+	if fault.Is(err, fault.NotFound) {
+		return false, nil
+	}
+	return false, err
+}
+
+// placed calls f in a place among the fetches.
+func (c *Cache) placed(ctx context.Context, f func() error) error {
+	release, err := c.place(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return f()
 }
 
 // place waits for a place among the fetches. The caller releases it.
@@ -270,6 +328,9 @@ func (c *Cache) isFresh(key string) bool {
 func tagKey(t record.Target, reference string) string {
 	return fmt.Sprint(t.Repository.ID, " ", reference)
 }
+
+// cacheKey is the key of the outage of a cache's upstream registry.
+func cacheKey(t record.Target) string { return "cache " + t.Distribution.CacheID }
 
 // permits reports whether a pull-through remote's patterns permit the name of a repository. On Docker Hub, a name without a
 // slash is that of the official image in library/, which patterns may name either way.
@@ -308,12 +369,10 @@ const (
 	maxSources = 10_000
 )
 
-// of returns the place of the signatures of a registry.
+// of returns the place of the signatures of the registry of a pull-through remote. What another remote says about the same URL
+// does not count: its owner may have chosen a proxy that answers.
 func (s *sources) of(ctx context.Context, remote pulp.Remote, g *mirror.Registry) (mirror.Source, error) {
-	key := remote.URL
-	if remote.Sigstore != nil {
-		key += " " + *remote.Sigstore
-	}
+	key := fmt.Sprint(remote.ID, " ", remote.Updated.UnixNano())
 	s.mu.Lock()
 	known, ok := s.known[key]
 	s.mu.Unlock()

@@ -33,8 +33,9 @@ type cachingWorld struct {
 	cache  pulp.Distribution
 	// manifests counts the requests for manifests with GET that reach the origin; lookups counts those with HEAD, too.
 	manifests, lookups atomic.Int64
-	status             atomic.Int64 // of the origin's responses; 0: those of the origin
-	refuseGET          atomic.Bool  // the origin answers requests for manifests with GET with 403
+	status             atomic.Int64                  // of the origin's responses; 0: those of the origin
+	refuseGET          atomic.Bool                   // the origin answers requests for manifests with GET with 403
+	stallGET           atomic.Pointer[chan struct{}] // those requests wait until it is closed
 }
 
 func newCaching(t *testing.T, edits ...func(*pullthrough.Options)) *cachingWorld {
@@ -50,6 +51,9 @@ func newCaching(t *testing.T, edits ...func(*pullthrough.Options)) *cachingWorld
 			c.lookups.Add(1)
 			if r.Method == http.MethodGet {
 				c.manifests.Add(1)
+				if until := c.stallGET.Load(); until != nil {
+					<-*until
+				}
 				if c.refuseGET.Load() {
 					w.WriteHeader(http.StatusForbidden)
 					return
@@ -242,6 +246,34 @@ func TestPullThroughServesPresent(t *testing.T) {
 	c.refuseGET.Store(false)
 	if got := c.pull("carol", "acme/other", "v1", http.StatusOK, "").header.Get("Docker-Content-Digest"); got != string(moved) {
 		t.Errorf("digest %s of another repository, want %s", got, moved)
+	}
+}
+
+// TestPullThroughStall proves that a client does not wait for an upstream registry that says that a tag has moved and then stalls,
+// and that the check goes on.
+func TestPullThroughStall(t *testing.T) {
+	t.Parallel()
+	c := newCaching(t)
+	first := c.origin.pushImage("acme/app", "one", "v1")
+	c.pull("carol", "acme/app", "v1", http.StatusOK, "")
+	moved := c.origin.pushImage("acme/app", "two", "v1")
+	until := make(chan struct{})
+	release := sync.OnceFunc(func() { close(until) })
+	t.Cleanup(release)
+	c.stallGET.Store(&until)
+	for range 2 { // the second does not wait at all
+		if got := c.pull("carol", "acme/app", "v1", http.StatusOK, "").header.Get("Docker-Content-Digest"); got != string(first) {
+			t.Errorf("digest %s, want the present %s", got, first)
+		}
+	}
+	release()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if c.pull("carol", "acme/app", "v1", http.StatusOK, "").header.Get("Docker-Content-Digest") == string(moved) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the check did not go on")
+		}
 	}
 }
 

@@ -152,10 +152,11 @@ func Deliver(t *sqldb.Tx, webhook, stream string, event int64, once bool) (strin
 	return id, err
 }
 
-// Wake makes a stream with new deliveries due, unless it is waiting after a failure.
+// Wake makes a stream with new deliveries due, unless it is waiting after a failure. The fence of a new stream begins at the
+// current time, so that it matches no claim of a deleted stream with the same name.
 func Wake(t *sqldb.Tx, webhook, stream string) error {
 	_, err := t.Exec(`
-		INSERT INTO webhook_stream (webhook_id, stream, due, fence, serial) VALUES ($1, $2, $3, 0, 1)
+		INSERT INTO webhook_stream (webhook_id, stream, due, fence, serial) VALUES ($1, $2, $3, $3, 1)
 		ON CONFLICT (webhook_id, stream) DO UPDATE SET serial = webhook_stream.serial + 1`, webhook, stream, t.Now)
 	return err
 }

@@ -25,23 +25,18 @@ type Claim struct {
 	serial int64 // as read by the last call of Waiting
 }
 
-// Due returns the stream of each active webhook that has been due longest, except of the webhooks in busy.
+// Due returns the stream of each active webhook that has been due longest, except of the webhooks in busy. The first one has been
+// due longest of all.
 func (s *Store) Due(ctx context.Context, busy []string) ([]Key, error) {
-	found, err := sqldb.Collect(ctx, s.db.Read(), func(row sqldb.Scanner) (k Key, err error) {
-		var name sql.NullString
-		err = row.Scan(&k.WebhookID, &name)
-		k.Name = name.String
+	return sqldb.Collect(ctx, s.db.Read(), func(row sqldb.Scanner) (k Key, err error) {
+		err = row.Scan(&k.WebhookID, &k.Name)
 		return k, err
-	}, `SELECT w.id, (SELECT s.stream FROM webhook_stream s WHERE s.webhook_id = w.id AND s.due <= $1 ORDER BY s.due LIMIT 1)
-		  FROM webhook w WHERE w.active AND w.id NOT IN (SELECT j.value FROM json_each($2) j)`,
+	}, `SELECT x.webhook_id, x.stream
+		  FROM (SELECT w.id, (SELECT s.stream FROM webhook_stream s WHERE s.webhook_id = w.id AND s.due <= $1 ORDER BY s.due LIMIT 1) AS stream
+		          FROM webhook w WHERE w.active AND w.id NOT IN (SELECT j.value FROM json_each($2) j)) f
+		  JOIN webhook_stream x ON x.webhook_id = f.id AND x.stream = f.stream
+		 ORDER BY x.due, x.webhook_id`,
 		sqldb.Micros(s.db.Now()), sqldb.ToJSON(append([]string{}, busy...)))
-	due := found[:0]
-	for _, k := range found {
-		if k.Name != "" {
-			due = append(due, k)
-		}
-	}
-	return due, err
 }
 
 // Claim claims a stream for a process. It returns nil if the stream is not due any more.

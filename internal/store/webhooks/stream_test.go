@@ -153,6 +153,43 @@ func TestStream(t *testing.T) {
 	}
 }
 
+// TestFenceOfNewStream verifies that a claim of a deleted stream is none of a later stream with the same name.
+func TestFenceOfNewStream(t *testing.T) {
+	t.Parallel()
+	s := storetest.Open(t)
+	r := storetest.Target(t, s, "acme/app").Repository
+	storetest.AddWebhook(t, s, "hook", nil, "acme/*")
+	record(t, s, r, "0")
+	stalled := claimed(t, s)
+	storetest.Exec(t, s, `DELETE FROM webhook_stream`) // as Close by a later claimant
+	record(t, s, r, "1")
+	if _, err := s.Webhooks.Waiting(t.Context(), claimed(t, s), 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Webhooks.Extend(t.Context(), stalled, lease); !errors.Is(err, webhooks.ErrFenced) {
+		t.Errorf("Extend with a claim of the deleted stream: %v", err)
+	}
+}
+
+// TestDueOrder verifies that the webhook that has been due longest is the first, whatever its id.
+func TestDueOrder(t *testing.T) {
+	t.Parallel()
+	s := storetest.Open(t)
+	r := storetest.Target(t, s, "acme/app").Repository
+	first := storetest.AddWebhook(t, s, "first", nil, "acme/*")
+	second := storetest.AddWebhook(t, s, "second", nil, "acme/*")
+	record(t, s, r, "0")
+	for _, w := range []pulp.Webhook{first, second} {
+		storetest.Exec(t, s, `UPDATE webhook_stream SET due = due - 1000000 WHERE webhook_id = '`+w.ID+`'`)
+		storetest.Exec(t, s, `UPDATE webhook_stream SET due = due + 1000 WHERE webhook_id <> '`+w.ID+`'`)
+		due, err := s.Webhooks.Due(t.Context(), nil)
+		if err != nil || len(due) == 0 || due[0].WebhookID != w.ID {
+			t.Errorf("due: %v, %v; want %s first", due, err, w.ID)
+		}
+		storetest.Exec(t, s, `UPDATE webhook_stream SET due = 1000000`)
+	}
+}
+
 // TestOrderOfConcurrentEvents records events in concurrent transactions. The numbers of the deliveries follow the commits: a reader
 // never sees a number and later a lower one.
 func TestOrderOfConcurrentEvents(t *testing.T) {

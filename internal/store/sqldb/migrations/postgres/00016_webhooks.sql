@@ -63,7 +63,7 @@ CREATE TABLE webhook_stream (
     stream           TEXT COLLATE "C" NOT NULL,           -- the id of a repository; 'server': about no repository; 'manual': requested by a user
     due              BIGINT NOT NULL,        -- the time of the next attempt, or the end of the lease of the process that delivers
     holder           TEXT COLLATE "C" NOT NULL DEFAULT '',-- the process that delivers; '': none
-    fence            BIGINT NOT NULL,        -- the number of claims
+    fence            BIGINT NOT NULL,        -- rises with each claim; a new stream has that of its time in microseconds
     serial           BIGINT NOT NULL,        -- the number of times that deliveries were added
     failures         BIGINT NOT NULL DEFAULT 0, -- failed attempts since the last success
     failing_since    BIGINT,

@@ -2,7 +2,6 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/url"
 	"strconv"
@@ -63,8 +62,10 @@ func (t *Tracing) complete(vars map[string]string) error {
 		return nil
 	}
 	u, err := url.Parse(t.Endpoint)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return fmt.Errorf("tracing.endpoint: want http(s)://HOST:PORT, got %q", t.Endpoint)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || u.RawQuery != "" || u.ForceQuery {
+		// The value may contain a password.
+		return errors.New("tracing.endpoint: want http(s)://HOST:PORT without a user, password or query; " +
+			"OTEL_EXPORTER_OTLP_HEADERS can have credentials")
 	}
 	if strings.Trim(u.Path, "/") == "" {
 		u.Path = tracesPath

@@ -34,14 +34,18 @@ func TestTracingEndpoint(t *testing.T) {
 func TestMonitoringSettingsAreChecked(t *testing.T) {
 	t.Parallel()
 	for variable, want := range map[string]string{
-		"COUNTERSIGN_TRACING_ENDPOINT=collector:4318": "tracing.endpoint",
-		"COUNTERSIGN_TRACING_SAMPLE_RATIO=2":          "tracing.sample_ratio",
-		"COUNTERSIGN_TRACING_SAMPLE_RATIO=x":          "COUNTERSIGN_TRACING_SAMPLE_RATIO: want a number",
-		"COUNTERSIGN_METRICS_LISTEN=24818":            "metrics.listen",
-		"COUNTERSIGN_METRICS_LISTEN=:http":            "metrics.listen",
-		"COUNTERSIGN_METRICS_TOKEN_FILE=/token":       "metrics.token_file",
+		"COUNTERSIGN_TRACING_ENDPOINT=collector:4318":           "tracing.endpoint",
+		"COUNTERSIGN_TRACING_ENDPOINT=http://me:hidden@c":       "tracing.endpoint",
+		"COUNTERSIGN_TRACING_ENDPOINT=http://c/?t=hidden":       "tracing.endpoint",
+		"COUNTERSIGN_TRACING_ENDPOINT=http://me:hidden@c:x":     "tracing.endpoint",
+		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://me:hidden@c": "tracing.endpoint",
+		"COUNTERSIGN_TRACING_SAMPLE_RATIO=2":                    "tracing.sample_ratio",
+		"COUNTERSIGN_TRACING_SAMPLE_RATIO=x":                    "COUNTERSIGN_TRACING_SAMPLE_RATIO: want a number",
+		"COUNTERSIGN_METRICS_LISTEN=24818":                      "metrics.listen",
+		"COUNTERSIGN_METRICS_LISTEN=:http":                      "metrics.listen",
+		"COUNTERSIGN_METRICS_TOKEN_FILE=/token":                 "metrics.token_file",
 	} {
-		if _, err := config.Load("", []string{variable}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := config.Load("", []string{variable}); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hidden") {
 			t.Errorf("%s: %v, want an error about %s", variable, err, want)
 		}
 	}

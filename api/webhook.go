@@ -96,9 +96,10 @@ var webhookFields = body.Form{
 }
 
 // readWebhook reads the fields of a webhook into w. made is true if it makes a new secret. With whole the required fields must
-// be present.
+// be present. Stored headers that another receiver could get are removed, unless the fields have new ones.
 func readWebhook(b *body.Fields, w *pulp.Webhook, whole bool) (made bool) {
 	b.Ignore("hidden_fields", "backlog", "failing_since")
+	old := *w
 	if v := readName(b, "name", body.RequiredIf(whole)); v != nil {
 		w.Name = *v
 	}
@@ -138,6 +139,8 @@ func readWebhook(b *body.Fields, w *pulp.Webhook, whole bool) (made bool) {
 		if v.Value != nil {
 			w.Headers = readHeaders(b, *v.Value)
 		}
+	} else if !w.KeepsHeaders(old) {
+		w.Headers = nil
 	}
 	return readSecret(b, w)
 }

@@ -81,6 +81,34 @@ func TestWebhooks(t *testing.T) {
 	w.expect(call{path: made.Href}, http.StatusNotFound, "")
 }
 
+// TestHeadersOfMovedWebhooks verifies that hidden headers do not reach another receiver.
+func TestHeadersOfMovedWebhooks(t *testing.T) {
+	t.Parallel()
+	w := newTokenWorld(t)
+	const headers = `"headers":[{"Authorization":"Bearer hidden"}]`
+	made := w.makeWebhook("", `{"name":"w",`+receiverURL+`,"patterns":["*"],`+headers+`}`)
+	for _, tt := range []struct {
+		body  string
+		keeps bool
+	}{
+		{`{"url":"https://RECEIVER.example:443/other"}`, true},
+		{`{"active":false}`, true},
+		{`{"url":"https://other.example/x"}`, false},
+		{`{"url":"http://receiver.example/x"}`, false},
+		{`{"url":"https://receiver.example:8443/x"}`, false},
+		{`{"url":"https://other.example/x",` + headers + `}`, true},
+		{`{"tls_validation":false}`, false},
+		{`{"tls_validation":false,` + headers + `}`, true},
+	} {
+		w.expect(call{method: "PATCH", path: made.Href, json: `{` + receiverURL + `,"tls_validation":true,` + headers + `}`}, http.StatusOK, "")
+		w.expect(call{method: "PATCH", path: made.Href, json: tt.body}, http.StatusOK, "")
+		now, err := w.store.Webhooks.Webhook(t.Context(), strings.Split(made.Href, "/")[5])
+		if err != nil || (now.Headers["Authorization"] == "Bearer hidden") != tt.keeps {
+			t.Errorf("%s: headers %v, %v", tt.body, now.Headers, err)
+		}
+	}
+}
+
 // TestWebhooksOfNamespaceOwners lets the owner of a namespace have webhooks for it only, and shows events that the caller may view.
 func TestWebhooksOfNamespaceOwners(t *testing.T) {
 	t.Parallel()

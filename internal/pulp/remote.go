@@ -64,8 +64,12 @@ func (r Remote) SameSource(o Remote) bool {
 // remote could read a password that nobody is shown.
 func (r Remote) KeepsPassword(old Remote) bool {
 	c, o := r.Connection, old.Connection
-	return sameHost(r.URL, old.URL) && r.KeepsProxyPassword(old) &&
-		(c.TLSValidation || !o.TLSValidation) && (c.CACert == nil || o.CACert != nil && *c.CACert == *o.CACert)
+	return sameHost(r.URL, old.URL) && r.KeepsProxyPassword(old) && verifiesAs(c.TLSValidation, c.CACert, o.TLSValidation, o.CACert)
+}
+
+// verifiesAs reports whether settings accept no certificates that older settings refuse.
+func verifiesAs(validation bool, ca *string, oldValidation bool, oldCA *string) bool {
+	return (validation || !oldValidation) && (ca == nil || oldCA != nil && *ca == *oldCA)
 }
 
 // KeepsProxyPassword is KeepsPassword for the credentials for the proxy.

@@ -24,3 +24,9 @@ type Webhook struct {
 	FailingSince *time.Time
 	Stamps
 }
+
+// KeepsHeaders reports whether the headers of an older state may stay in this one: they reach the same server, under
+// certificates that are verified as before. Otherwise whoever may change the webhook could read headers that nobody is shown.
+func (w Webhook) KeepsHeaders(old Webhook) bool {
+	return sameHost(w.URL, old.URL) && verifiesAs(w.TLSValidation, w.CACert, old.TLSValidation, old.CACert)
+}

@@ -104,13 +104,25 @@ func (a *App) withOwnWorker(ctx context.Context, s *store.Store, do func(context
 	defer e.queue.Close()
 	defer a.closeAudit(ctx, e.audit)
 	working, stop := context.WithCancel(ctx)
+	doing, abandon := context.WithCancelCause(ctx)
+	defer abandon(nil)
 	ended := make(chan error, 1)
-	go func() { ended <- e.worker.Run(working, localGrace) }()
-	err = do(ctx, &Local{
+	go func() {
+		failure := e.worker.Run(working, localGrace)
+		if failure != nil {
+			abandon(failure) // no task of do would end
+		}
+		ended <- failure
+	}()
+	err = do(doing, &Local{
 		Handler: a.localAPI(s, e.backends, e.audit, tasks.NewQueueDispatcher(s, e.queue, a.log)), PublicURL: a.config.Public(), RunsTasks: true,
 	})
 	stop()
-	return errors.Join(err, <-ended)
+	failure := <-ended
+	if failure != nil && ctx.Err() == nil && errors.Is(err, context.Canceled) {
+		return failure
+	}
+	return errors.Join(err, failure)
 }
 
 // withQueue calls do; servers and workers run the tasks.

@@ -38,18 +38,24 @@ func (a *API) repairAll(req *request) (reply.Reply, error) {
 	if err := req.requireAdministrator(); err != nil {
 		return reply.Reply{}, err
 	}
-	b, err := body.Read(req.Request)
+	checksums, err := readRepair(req)
 	if err != nil {
 		return reply.Reply{}, err
 	}
-	checksums := b.Bool("verify_checksums")
-	if err := b.Finish(); err != nil {
-		return reply.Reply{}, err
-	}
 	return a.dispatch(req, "repair content", pulp.Root+repairAll, tasks.Spec{
-		Name: tasks.RepairAll, Args: tasks.RepairAllArgs{VerifyChecksums: checksums == nil || *checksums},
+		Name: tasks.RepairAll, Args: tasks.RepairAllArgs{VerifyChecksums: checksums},
 		Resources: []taskstore.Resource{{Href: pulp.Root + repairAll, Exclusive: true}},
 	})
+}
+
+// readRepair reads the body of a request that starts a repair: whether the task verifies checksums, which is the default.
+func readRepair(req *request) (verifyChecksums bool, err error) {
+	b, err := body.Read(req.Request)
+	if err != nil {
+		return false, err
+	}
+	checksums := b.Bool("verify_checksums")
+	return checksums == nil || *checksums, b.Finish()
 }
 
 // reclaimSpace starts a task that deletes the bytes of blobs which mirrors can fetch again from their remotes. It affects

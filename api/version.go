@@ -172,18 +172,14 @@ func (a *API) repairVersion(t pulp.RepositoryType) handler {
 		if err != nil {
 			return reply.Reply{}, err
 		}
-		b, err := body.Read(req.Request)
+		checksums, err := readRepair(req)
 		if err != nil {
-			return reply.Reply{}, err
-		}
-		checksums := b.Bool("verify_checksums")
-		if err := b.Finish(); err != nil {
 			return reply.Reply{}, err
 		}
 		return a.dispatch(req, "repair version", pulp.VersionHref(v.Type, v.RepositoryID, v.Number), tasks.Spec{
 			Name: tasks.Repair, Namespace: pulp.NamespaceOf(repo.Name),
 			Args: tasks.VersionArgs{
-				RepositoryID: v.RepositoryID, Number: v.Number, VerifyChecksums: checksums == nil || *checksums,
+				RepositoryID: v.RepositoryID, Number: v.Number, VerifyChecksums: checksums,
 			},
 			Resources: []taskstore.Resource{{Href: pulp.RepositoryHref(v.Type, v.RepositoryID)}},
 		})
